@@ -1,0 +1,5 @@
+import sys
+
+from fine_tuning.cli import main
+
+sys.exit(main())

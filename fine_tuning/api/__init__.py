@@ -1,0 +1,1 @@
+"""The HTTP and WebSocket interface (its rooms: app, security, schemas, static)."""

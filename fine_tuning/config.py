@@ -1,0 +1,190 @@
+"""The configuration: config/fine_tuning_config.yaml, typed. Unknown keys and contradictions are errors, all reported at once.
+
+A *profile* (config/<name>.yaml) holds only what differs from the main file.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fine_tuning import paths
+from fine_tuning.errors import ConfigError
+
+
+class FineTuningMethod(StrEnum):
+    """How the weights are adapted. LoRA: arXiv 2106.09685; QLoRA: arXiv 2305.14314."""
+
+    QLORA = "qlora"
+    LORA = "lora"
+
+
+class DatasetFormat(StrEnum):
+    CHATML = "chatml"
+    ALPACA = "alpaca"
+    INSTRUCTION = "instruction"
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DataCollection(_Section):
+    log_file: str = "conversations.jsonl"  # in data/conversations/
+    min_conversation_length: Positive = 10  # characters of a turn's shorter side below which it is dropped
+    max_conversation_length: Positive = 1000  # characters of a turn's longer side above which it is dropped
+    auto_export: bool = False
+    export_interval: Positive = 100  # turns
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "DataCollection":
+        if self.min_conversation_length > self.max_conversation_length:
+            raise ValueError("min_conversation_length is larger than max_conversation_length")
+        return self
+
+
+class DataPreparation(_Section):
+    format_type: DatasetFormat = DatasetFormat.CHATML
+    max_length: Annotated[int, Field(ge=16)] = 2048  # tokens of one training row
+    train_ratio: Share = 0.8
+    validation_ratio: Share = 0.1
+    test_ratio: Share = 0.1
+    seed: int = 0
+    scrub_pii: bool = True
+
+    @model_validator(mode="after")
+    def _whole(self) -> "DataPreparation":
+        total = self.train_ratio + self.validation_ratio + self.test_ratio
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train_ratio + validation_ratio + test_ratio is {total:g}, and must be 1")
+        if self.train_ratio == 0:
+            raise ValueError("train_ratio is 0: nothing would be learned")
+        return self
+
+
+class Replay(_Section):
+    """Self-replay: general prompts, answered by the base itself, mixed in so that the model keeps what it knew.
+
+    `kl_weight` weighs the divergence from the base on those answers (Learning without Forgetting, arXiv 1606.09282).
+    """
+
+    prompts: Annotated[int, Field(ge=0)] = 64
+    max_new_tokens: Positive = 64
+    kl_weight: Annotated[float, Field(ge=0)] = 1.0
+
+
+class Training(_Section):
+    method: FineTuningMethod = FineTuningMethod.QLORA
+    base_model: str = "smollm2:135m"  # an Ollama tag, a folder in Hugging Face format, or a Hugging Face id
+    output_dir: str = "runs"  # in data/
+    lora_r: Positive = 16
+    lora_alpha: Positive = 32
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    batch_size: Positive = 4  # conversations a step
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-4
+    num_epochs: Positive = 3
+    warmup_ratio: Share = 0.05
+    lr_scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    seed: int = 0
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    save_steps: Positive = 25
+    keep_checkpoints: Positive = 2
+    min_pairs: Positive = 100  # fewer is "too small" without --force
+    replay: Replay = Replay()
+
+
+class Evaluation(_Section):
+    metrics: tuple[Literal["perplexity", "accuracy", "bleu", "rouge"], ...] = ("perplexity", "accuracy", "bleu", "rouge")
+    test_prompts: tuple[str, ...] = ()
+    max_new_tokens: Positive = 64
+    generate: Annotated[int, Field(ge=0)] = 16  # test conversations answered for BLEU and ROUGE
+
+
+class Deployment(_Section):
+    ollama_base_url: str = "http://127.0.0.1:11434"
+    auto_deploy: bool = True
+    model_name_prefix: str = "fine_tuned_"
+    model_name: str | None = None  # default: the base's name, made safe
+    mode: Literal["adapter", "merged"] = "adapter"
+    quantization: str = "q8_0"  # of a merged model: same, f16, f32, q8_0, q4_k_m, ...
+
+
+class FineTuningConfig(_Section):
+    data_collection: DataCollection = DataCollection()
+    data_preparation: DataPreparation = DataPreparation()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    deployment: Deployment = Deployment()
+
+    @property
+    def log_path(self) -> Path:
+        return paths.conversations_dir() / self.data_collection.log_file
+
+    @property
+    def runs_dir(self) -> Path:
+        return paths.home() / self.training.output_dir
+
+    def tuned_name(self) -> str:
+        """The fine-tuned model's name without version: `fine_tuned_smollm2-135m`."""
+        return self.deployment.model_name_prefix + paths.slug(self.deployment.model_name or self.training.base_model)
+
+
+def load_config(path: Path | None = None, profile: str | None = None, overrides: dict[str, Any] | None = None) -> FineTuningConfig:
+    """The file, then the profile over it, then dotted overrides (`{"training.num_epochs": 5}`).
+
+    Raises ConfigError with every fault: unreadable file, unknown key, wrong value, contradiction.
+    """
+    files = [path or paths.DEFAULT_CONFIG]
+    if profile:
+        files.append(paths.DEFAULT_CONFIG.parent / f"{paths.safe_name(profile)}.yaml")
+    merged: dict[str, Any] = {}
+    for file in files:
+        merged = _merge(merged, _read(file))
+    for dotted, value in (overrides or {}).items():
+        nested: Any = value
+        for key in reversed(dotted.split(".")):
+            nested = {key: nested}
+        merged = _merge(merged, nested)
+    try:
+        return FineTuningConfig.model_validate(merged)
+    except ValidationError as error:
+        faults = [f"  {'.'.join(map(str, fault['loc'])) or 'file'}: {_say(fault)}" for fault in error.errors()]
+        names = " + ".join(str(file) for file in files)
+        raise ConfigError(f"{len(faults)} fault(s) in {names}:\n" + "\n".join(faults)) from error
+
+
+def _say(fault: Any) -> str:
+    if fault["type"] == "extra_forbidden":
+        return "unknown key (see config/fine_tuning_config.yaml for the known ones)"
+    return f"{fault['msg']} (got {fault['input']!r})" if not isinstance(fault["input"], dict) else str(fault["msg"])
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        known = ", ".join(sorted(p.stem for p in paths.DEFAULT_CONFIG.parent.glob("*.yaml")))
+        raise ConfigError(f"cannot read {file}: {error.strerror}. Known in config/: {known}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not YAML: {error}") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{file} must hold sections (data_collection, training, ...), not a {type(value).__name__}")
+    return value
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(merged.get(key), dict) and isinstance(value, dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged

@@ -1,0 +1,87 @@
+"""Message, Turn, Conversation: the one record that all stages share.
+
+A *turn* is what a person said and what the model answered. A *conversation* is a session's turns in order.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fine_tuning.errors import DataError
+
+Role = Literal["system", "user", "assistant"]
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    role: Role
+    content: str
+
+
+class Turn(BaseModel):
+    """One exchange, as the log holds it. `metadata["model"]` names the tag that answered."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str = Field(min_length=1)
+    session_id: str = Field(min_length=1)
+    timestamp: str
+    user_message: str
+    bot_response: str
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    def messages(self) -> list[Message]:
+        return [Message(role="user", content=self.user_message), Message(role="assistant", content=self.bot_response)]
+
+
+class Conversation(BaseModel):
+    """A session's turns, oldest first, with at least one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    turns: tuple[Turn, ...] = Field(min_length=1)
+    system: str | None = None
+
+    def messages(self) -> list[Message]:
+        """System message (if any), then user and assistant in turn."""
+        head = [Message(role="system", content=self.system)] if self.system else []
+        return head + [message for turn in self.turns for message in turn.messages()]
+
+
+def conversations_of(turns: Iterable[Turn]) -> list[Conversation]:
+    """Group turns by session, in order of first appearance."""
+    sessions: dict[str, list[Turn]] = {}
+    for turn in turns:
+        sessions.setdefault(turn.session_id, []).append(turn)
+    return [Conversation(id=session, turns=tuple(items)) for session, items in sessions.items()]
+
+
+def parse_conversations(records: Sequence[Conversation | dict[str, Any]]) -> list[Conversation]:
+    """Conversations from what people pass in: Conversations, or dicts of a whole conversation or of a single turn.
+
+    Turn dicts need only `user_message` and `bot_response`. DataError names every bad record by its index.
+    """
+    found: list[Conversation] = []
+    faults: list[str] = []
+    for index, record in enumerate(records):
+        try:
+            found.append(_parse(index, record))
+        except ValidationError as error:
+            first = error.errors()[0]
+            faults.append(f"record {index}: {'.'.join(map(str, first['loc'])) or 'value'}: {first['msg']}")
+    if faults:
+        raise DataError("not conversations:\n  " + "\n  ".join(faults))
+    return found
+
+
+def _parse(index: int, record: Conversation | dict[str, Any]) -> Conversation:
+    if isinstance(record, Conversation):
+        return record
+    if isinstance(record, dict) and "turns" not in record and "user_message" in record:
+        name = str(record.get("session_id") or f"record-{index}")
+        turn = {"id": f"{name}-{index}", "timestamp": "", **record, "session_id": name}
+        return Conversation.model_validate({"id": name, "turns": [turn]})
+    return Conversation.model_validate(record)

@@ -1,0 +1,1 @@
+"""From cleaned conversations to token rows: formats, the engine's own rendering, the split."""

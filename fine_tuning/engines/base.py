@@ -1,0 +1,114 @@
+"""The Engine protocol: all that the rest of byoai knows of what serves the models.
+
+The same contract tests (tests/engines/test_contract.py) run against every implementation.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from fine_tuning.conversation import Message
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    tag: str  # always with its version, e.g. "smollm2:135m", "llama3:latest"
+    digest: str  # of the whole model (manifest), hexadecimal; equal digests are equal models
+    size: int  # bytes
+    family: str = ""
+    parameter_size: str = ""  # as the engine says it, e.g. "134.52M"
+    quantization: str = ""  # e.g. "Q4_1"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a tag is made of; what a Modelfile says. Read by `show`, written by `create`."""
+
+    from_: str | Path  # a tag of the engine, or the path of a GGUF
+    adapter: Path | None = None  # the path of an adapter GGUF
+    template: str | None = None  # None: the engine takes the GGUF's own
+    system: str | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)  # e.g. {"stop": ["<|im_end|>"], "temperature": 0.2}
+    renderer: str | None = None  # Ollama's RENDERER and PARSER
+    parser: str | None = None
+    license: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelDetails:
+    """What `show` tells of one tag."""
+
+    tag: str
+    digest: str
+    gguf: Path  # the base weights' file, readable
+    gguf_digest: str  # sha256 of that file, hexadecimal
+    spec: ModelSpec  # from_ is `gguf`; adapter is the adapter's path if the tag has one
+    chat_template: str | None = None  # the Jinja template inside the GGUF
+    context_length: int = 0  # tokens the model was trained for
+    family: str = ""
+    parameter_size: str = ""
+    quantization: str = ""
+
+
+@dataclass(frozen=True)
+class ChatChunk:
+    """A piece of a streamed answer. Only the last has `done`; it may carry counts and times."""
+
+    text: str
+    done: bool = False
+    done_reason: str = ""  # "stop" (ended by itself) or "length"
+    prompt_tokens: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    temperature: float | None = None  # None: the model's own setting; 0: greedy
+    seed: int | None = None
+    max_tokens: int | None = None
+    context: int | None = None  # tokens; None: the engine's choice
+
+
+class Engine(Protocol):
+    """Raises EngineUnavailable when it cannot be reached, ModelNotFound for an unknown tag, EngineError for the rest."""
+
+    name: str  # "ollama" or "embedded"
+    where: str  # URL or folder, for messages
+
+    def version(self) -> str: ...
+
+    def list_models(self) -> list[ModelSummary]: ...
+
+    def show(self, tag: str) -> ModelDetails: ...
+
+    def render(self, tag: str, messages: Sequence[Message]) -> str:
+        """The exact text that the model would be fed for `messages`, generation prompt included. Never truncated."""
+        ...
+
+    def chat(self, tag: str, messages: Sequence[Message], options: ChatOptions | None = None) -> Iterator[ChatChunk]:
+        """Stream the answer. Closing the iterator stops the generation."""
+        ...
+
+    def create(self, tag: str, spec: ModelSpec) -> None:
+        """Make `tag`; all or nothing. An existing tag is replaced."""
+        ...
+
+    def copy(self, source: str, target: str) -> None:
+        """Make `target` name what `source` names, at once (how `latest` moves)."""
+        ...
+
+    def delete(self, tag: str) -> None: ...
+
+    def warm(self, tag: str) -> None:
+        """Load the model, so that the first answer comes at once."""
+        ...
+
+    def unload(self, tag: str | None = None) -> list[str]:
+        """Free the memory of one model, or of all; says which were loaded."""
+        ...
+
+    def loaded(self) -> list[str]:
+        """The tags that are in memory now."""
+        ...

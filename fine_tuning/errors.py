@@ -1,0 +1,95 @@
+"""Every error that byoai raises on purpose.
+
+ByoaiError                     exit 1   anything below; the message says what is wrong, where, and what to do
+├── ConfigError                exit 2   the configuration (all its faults at once)
+├── DataError                  exit 3   the data to learn from
+│   ├── NoConversations
+│   ├── TooLittleData
+│   └── LogDamaged
+├── EngineError                exit 4   Ollama or the embedded engine
+│   ├── EngineUnavailable
+│   ├── EngineTooOld
+│   └── ModelNotFound
+├── TrainingError              exit 5   loading, memory, the training itself
+│   ├── NotEnoughMemory
+│   └── CheckpointDamaged
+├── ExportError                exit 6   GGUF, disk space
+├── PromotionRefused           exit 7   the model was made but must not go live
+│   └── ParityError
+├── Busy                       exit 8   another retrain holds the lock
+└── Cancelled                  exit 130 stopped by the user; what was done is kept
+"""
+
+
+class ByoaiError(Exception):
+    """Base of all; `exit_code` is what the command line returns for it."""
+
+    exit_code = 1
+
+
+class ConfigError(ByoaiError):
+    exit_code = 2
+
+
+class DataError(ByoaiError):
+    exit_code = 3
+
+
+class NoConversations(DataError):
+    pass
+
+
+class TooLittleData(DataError):
+    pass
+
+
+class LogDamaged(DataError):
+    pass
+
+
+class EngineError(ByoaiError):
+    exit_code = 4
+
+
+class EngineUnavailable(EngineError):
+    pass
+
+
+class EngineTooOld(EngineError):
+    pass
+
+
+class ModelNotFound(EngineError):
+    pass
+
+
+class TrainingError(ByoaiError):
+    exit_code = 5
+
+
+class NotEnoughMemory(TrainingError):
+    pass
+
+
+class CheckpointDamaged(TrainingError):
+    pass
+
+
+class ExportError(ByoaiError):
+    exit_code = 6
+
+
+class PromotionRefused(ByoaiError):
+    exit_code = 7
+
+
+class ParityError(PromotionRefused):
+    pass
+
+
+class Busy(ByoaiError):
+    exit_code = 8
+
+
+class Cancelled(ByoaiError):
+    exit_code = 130

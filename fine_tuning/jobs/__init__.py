@@ -1,0 +1,1 @@
+"""Retrains that outlive their window: the asynchronous face of the pipeline."""

@@ -1,0 +1,1 @@
+"""From an adapter to a live tag: GGUF export, Modelfile, registration, switching."""

@@ -1,0 +1,101 @@
+"""Where artifacts live, how names become paths, and how files are written so that a crash leaves the old or the new one.
+
+All that the program writes lies under `home()`; model caches lie in the user's cache folder. Nothing else of the home folder is touched.
+"""
+
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from fine_tuning.errors import ByoaiError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SAMPLES = REPOSITORY / "data" / "samples"
+DEFAULT_CONFIG = REPOSITORY / "config" / "fine_tuning_config.yaml"
+
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def home() -> Path:
+    """The data folder: `BYOAI_HOME`, else `data/` in the repository."""
+    return Path(os.environ.get("BYOAI_HOME") or REPOSITORY / "data").expanduser().absolute()
+
+
+def cache() -> Path:
+    """The user's cache folder for what can be fetched or computed again (base models, engine builds)."""
+    return platformdirs.user_cache_path("byoai")
+
+
+def conversations_dir() -> Path:
+    return home() / "conversations"
+
+
+def datasets_dir() -> Path:
+    return home() / "datasets"
+
+
+def state_db() -> Path:
+    return home() / "state.db"
+
+
+def engine_dir() -> Path:
+    """Where the embedded engine keeps its tags."""
+    return home() / "engine"
+
+
+def safe_name(name: str) -> str:
+    """`name` if it can be one path component anywhere, else ByoaiError. The only way a name from outside becomes a path."""
+    if not _SAFE.fullmatch(name) or name.endswith(".") or ".." in name:
+        raise ByoaiError(f"{name!r} cannot be a name: use letters, digits, '.', '_' and '-' (at most 100, starting with a letter or digit)")
+    return name
+
+
+def slug(text: str) -> str:
+    """A safe name made from any text: `smollm2:135m` becomes `smollm2-135m`."""
+    return safe_name(re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-_")[:80] or "model")
+
+
+def fsync_dir(folder: Path) -> None:
+    """Make renames and new names in `folder` survive a power cut (a no-op where folders cannot be opened)."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Write `content` so that `path` always holds the whole old or the whole new text, also after a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    fsync_dir(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`atomic_write` of `value` as indented JSON."""
+    atomic_write(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in `path`; ByoaiError names the file when it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ByoaiError(f"cannot read {path}: {error}") from error

@@ -1,0 +1,1 @@
+"""From token rows to an adapter. The only package that imports torch, transformers, peft and trl."""

@@ -1,0 +1,35 @@
+"""Fixtures that several packages' tests share."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty data folder of the test's own."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("BYOAI_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def base_gguf() -> Path:
+    """The real SmolLM2-135M-Instruct GGUF, fetched into the user's cache when it is not there."""
+    if given := os.environ.get("BYOAI_TEST_BASE_GGUF"):
+        return Path(given)
+    from fine_tuning.engines.default_base import fetch_default_base
+
+    return fetch_default_base()
+
+
+@pytest.fixture(scope="session")
+def ollama_url() -> Iterator[str]:
+    """The real server that scripts/test.sh started. Its absence is a failure: the engine tests never run against a mock."""
+    url = os.environ.get("BYOAI_TEST_OLLAMA")
+    if not url:
+        pytest.fail("BYOAI_TEST_OLLAMA is not set: run ./scripts/test.sh, or start a server and set it to its URL")
+    yield url
