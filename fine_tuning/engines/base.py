@@ -3,12 +3,25 @@
 The same contract tests (tests/engines/test_contract.py) run against every implementation.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from fine_tuning.conversation import Message
+from fine_tuning.errors import EngineError
+
+# [host/][namespace/]model:version, as Ollama reads names (types/model/name.go).
+_TAG = re.compile(r"(\w[\w.:-]*/){0,2}\w[\w.-]{0,79}:\w[\w.-]{0,79}", re.ASCII)
+
+
+def full_tag(tag: str) -> str:
+    """`tag` with its version: "llama3" is "llama3:latest". EngineError if it cannot be the name of a model."""
+    full = tag if ":" in tag.rpartition("/")[2] else f"{tag}:latest"
+    if not _TAG.fullmatch(full) or ".." in full:
+        raise EngineError(f"{tag!r} cannot name a model: use name:version with letters, digits, '.', '_' and '-'")
+    return full
 
 
 @dataclass(frozen=True)

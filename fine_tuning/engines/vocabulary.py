@@ -4,10 +4,15 @@ Transformers can rebuild a tokenizer from a GGUF, but not every pre-tokenizer co
 so training on its tokens would not be training on what is served.
 """
 
+import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
 from fine_tuning.errors import EngineError
+
+# llama-cpp-python silences llama.cpp by swapping the process's stdout and stderr while it loads: two at once would lose them for good.
+LOADING = threading.Lock()
 
 
 class Vocabulary:
@@ -18,9 +23,11 @@ class Vocabulary:
         from llama_cpp import Llama
 
         try:
-            self._llama = Llama(model_path=str(gguf), vocab_only=True, verbose=False)
+            with LOADING:
+                self._llama = Llama(model_path=str(gguf), vocab_only=True, verbose=False)
         except ValueError as error:
             raise EngineError(f"llama.cpp cannot read the vocabulary of {gguf}: {error}") from error
+        weakref.finalize(self, self._llama.close)  # also at exit, while the library is still there
         self.path = gguf
         self.size: int = self._llama.n_vocab()
         self._adds_bos: bool = bool(self._llama._model.add_bos_token())

@@ -1,0 +1,188 @@
+"""The chat page: who answers, the conversation, what was recorded."""
+
+import streamlit as st
+
+from chatbot import session
+from chatbot.markdown import presentable
+from chatbot.resources import Models, config, connect_again, engine, models, recorded
+from fine_tuning.conversation import Turn
+from fine_tuning.data_collection.conversation_logger import Rating
+from fine_tuning.errors import ByoaiError
+from fine_tuning.model_management.model_switcher import Choice
+
+REFRESH = 4.0  # seconds between looks for new models
+EXAMPLES = ("What is the capital of France?", "Explain photosynthesis in two sentences", "Three ideas for a rainy Sunday")
+THUMBS: dict[int | None, Rating] = {0: "down", 1: "up"}
+USER, BOT = ":material/person:", ":material/forum:"
+
+state = st.session_state
+
+
+# What people do
+
+
+def ask(text: str | None) -> None:
+    if text and text.strip() and state.choice and not state.chat.answering:
+        state.chat.ask(engine(), state.choice.tag, text.strip())
+        st.query_params["chat"] = state.chat.id  # a reload comes back to this chat
+
+
+def ask_again() -> None:
+    ask(state.chat.answer.user_message)
+
+
+def new_chat() -> None:
+    state.chat.stop()
+    st.query_params.pop("chat", None)
+    del state["chat"]
+
+
+def pick() -> None:
+    """A person's pick stays; picking the default means to follow it when it moves."""
+    state.picked = None if state.models.get(state.tag) == state.models.default else state.tag
+
+
+def rate(turn_id: str, widget: str) -> None:
+    try:
+        state.chat.rate(turn_id, THUMBS.get(state[widget]))
+    except ByoaiError as error:
+        st.toast(f"Not recorded: {error}", icon=":material/error:")
+
+
+# The page
+
+
+@st.fragment(run_every=REFRESH)
+def watch() -> None:
+    """Draw the page anew when the engine offers something else than it shows."""
+    if models() != state.models:
+        st.rerun()
+
+
+def sidebar(now: Models) -> None:
+    st.button("New chat", icon=":material/edit_square:", width="stretch", on_click=new_chat, disabled=not state.chat.turns)
+    if state.choice:
+        state.tag = state.choice.tag
+        st.selectbox("Who answers", [choice.tag for choice in now.found], format_func=now.title, key="tag", on_change=pick)
+    st.caption(now.engine)
+    st.space("small")
+    learning()
+
+
+def learning() -> None:
+    count, new = recorded()
+    st.markdown(f"**{count}** {'turn' if count == 1 else 'turns'} recorded, **{new}** not yet learned")
+    st.caption("To make a version that has learned from them, run in a terminal:")
+    st.code("./scripts/retrain.sh", language="bash")
+
+
+def announce(before: Models | None, now: Models) -> None:
+    """Say what a training in a terminal brought while this page was open."""
+    if not before or not before.found:
+        return
+    for choice in now.found:
+        if choice.kind == "fine_tuned" and not before.get(choice.tag):
+            st.toast(f"**{now.title(choice.tag)}** is in the switch", icon=":material/auto_awesome:")
+    if now.default and now.default != before.default and not state.picked:
+        st.toast(f"**{now.title(now.default.tag)}** answers from here on", icon=":material/swap_horiz:")
+
+
+def notice(now: Models) -> None:
+    """Why nobody answers, and what to do."""
+    if now.trouble:
+        st.error(presentable(now.trouble), title="Nobody can answer now", icon=":material/power_off:")
+        st.button("Look again", icon=":material/refresh:", on_click=connect_again)
+    else:
+        st.info("Run `./scripts/start.sh`: it fetches one.", title="No model yet", icon=":material/download:")
+
+
+def welcome(choice: Choice) -> None:
+    st.space("large")
+    st.header("What is on your mind?", anchor=False)
+    who = state.models.title(choice.tag)
+    st.markdown(f"**{who}** answers, on this machine. What you say is recorded here, and the next version learns from it.")
+    st.pills("Examples", EXAMPLES, label_visibility="collapsed", key="example", on_change=lambda: ask(state.example))
+
+
+def show(turn: Turn) -> None:
+    st.chat_message("user", avatar=USER).text(turn.user_message)
+    with st.chat_message("assistant", avatar=BOT):
+        st.markdown(presentable(turn.bot_response))
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            thumb = next((thumb for thumb, rating in THUMBS.items() if rating == turn.metadata.get("rating")), None)
+            st.feedback("thumbs", key=f"rate-{turn.id}", default=thumb, on_change=rate, args=(turn.id, f"rate-{turn.id}"))
+            st.caption(footnote(turn))
+
+
+def footnote(turn: Turn) -> str:
+    facts = [state.models.title(turn.metadata.get("model", "")).removesuffix(" · live")]
+    seconds, tokens = turn.metadata.get("seconds"), turn.metadata.get("tokens")
+    if seconds:
+        facts.append(f"{seconds:.1f} s")
+    if seconds and tokens:
+        facts.append(f"{tokens / seconds:.0f} tokens/s")
+    if reason := turn.metadata.get("incomplete"):
+        facts.append({"stopped": "stopped", "length": "cut: too long"}.get(reason, reason) + ", nothing is learned from it")
+    return " · ".join(facts)
+
+
+def watch_answer(answer: session.Answer) -> None:
+    """Show an answer as it comes in; then the page is drawn anew with the turn that it has become, or with what went wrong."""
+    st.chat_message("user", avatar=USER).text(answer.user_message)
+    slot = st.chat_message("assistant", avatar=BOT).empty()
+    slot.markdown(f":shimmer[{state.models.title(answer.model)} is thinking]")
+    for text in answer.texts():
+        if text:
+            slot.markdown(presentable(text) + " ▌")
+    st.rerun()
+
+
+def show_unfinished(answer: session.Answer) -> None:
+    st.chat_message("user", avatar=USER).text(answer.user_message)
+    with st.chat_message("assistant", avatar=BOT):
+        if answer.text:
+            st.markdown(presentable(answer.text))
+        if answer.incomplete and not answer.error:
+            st.caption("Stopped before the first word")
+        else:
+            why = str(answer.error or "A fault in byoai itself: the terminal that runs it says more.")
+            st.error(presentable(why), title="Nothing was recorded", icon=":material/error:")
+        st.button("Ask again", icon=":material/refresh:", on_click=ask_again, disabled=not state.choice)
+
+
+def foot(choice: Choice | None, answering: bool) -> None:
+    with st.bottom:
+        if answering:
+            with st.container(horizontal=True, horizontal_alignment="center"):
+                st.button("Stop", icon=":material/stop_circle:", shortcut="Esc", on_click=state.chat.stop)
+        placeholder = f"Message {state.models.title(choice.tag)}" if choice else "Nobody answers"
+        st.chat_input(placeholder, key="question", on_submit=lambda: ask(state.question), disabled=answering or not choice)
+        st.caption("Recorded on this machine only, for the next version to learn from", text_alignment="center")
+
+
+state.setdefault("picked", None)
+before, state.models = state.get("models"), models()
+state.choice = state.models.get(state.picked) or state.models.default
+if "chat" not in state:
+    state.chat = session.open_chat(config().data_collection.log_file, st.query_params.get("chat"))
+turns, answer = state.chat.look()
+answering = answer is not None and not answer.ended
+
+announce(before, state.models)
+with st.sidebar:
+    sidebar(state.models)
+watch()
+foot(state.choice, answering)
+top = st.empty()  # one place for what comes and goes, so that nothing of it lingers below an answer
+if not state.choice:
+    with top.container():
+        notice(state.models)
+elif not turns and not answer:
+    with top.container():
+        welcome(state.choice)
+for turn in turns:
+    show(turn)
+if answer and answering:
+    watch_answer(answer)
+elif answer:
+    show_unfinished(answer)

@@ -1,0 +1,153 @@
+"""The chat's web server: one ASGI app on 127.0.0.1, and before it one door that says who may talk to it and what a page may load."""
+
+import asyncio
+import os
+import socket
+import sys
+import webbrowser
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fine_tuning.config import load_config
+from fine_tuning.errors import ByoaiError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HOST = "127.0.0.1"
+PORT = 8501
+APP = Path(__file__).with_name("app.py")
+
+_LOOPBACK = ("127.0.0.1", "localhost")
+
+_HEADERS = {
+    # Whatever a model or a person writes, the page loads nothing from elsewhere, and no other page can frame it.
+    "content-security-policy": "; ".join(
+        (
+            "default-src 'self'",
+            "script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval'",  # Streamlit's index.html has an inline script
+            "style-src 'self' 'unsafe-inline'",
+            "img-src 'self' data: blob:",
+            "font-src 'self' data:",
+            "connect-src 'self' ws://127.0.0.1:* ws://localhost:*",
+            "object-src 'none'",
+            "base-uri 'self'",
+            "form-action 'self'",
+            "frame-ancestors 'none'",
+        )
+    ),
+    "referrer-policy": "no-referrer",  # the address names the chat
+    "x-content-type-options": "nosniff",
+}
+
+_OPTIONS: dict[str, Any] = {
+    "server.address": HOST,
+    "server.fileWatcherType": "none",
+    "server.showEmailPrompt": False,
+    "server.enableAgentApi": False,
+    "server.headless": True,  # the browser is opened here, once the server answers
+    "browser.gatherUsageStats": False,
+    "client.toolbarMode": "minimal",
+    "client.showErrorDetails": "none",  # details go to the terminal, not into a page
+    "client.showErrorLinks": False,
+    "logger.hideWelcomeMessage": True,
+    "theme.baseRadius": "medium",
+    "theme.paddingTop": "1rem",
+    "theme.sidebar.paddingTop": "0.5rem",
+    "theme.light.primaryColor": "#4f46e5",
+    "theme.light.backgroundColor": "#ffffff",
+    "theme.light.secondaryBackgroundColor": "#f4f4f6",
+    "theme.light.textColor": "#1c1c22",
+    "theme.light.sidebar.backgroundColor": "#f8f8fa",
+    "theme.light.sidebar.secondaryBackgroundColor": "#ececf1",
+    "theme.dark.primaryColor": "#818cf8",
+    "theme.dark.backgroundColor": "#16161a",
+    "theme.dark.secondaryBackgroundColor": "#232329",
+    "theme.dark.textColor": "#ececf1",
+    "theme.dark.sidebar.backgroundColor": "#1c1c21",
+    "theme.dark.sidebar.secondaryBackgroundColor": "#2a2a31",
+}
+
+
+def free_port(first: int = PORT) -> int:
+    """The first free port from `first` on. ByoaiError if twenty in a row are taken."""
+    for port in range(first, min(first + 20, 65_536)):
+        with closing(socket.socket()) as probe:
+            if os.name != "nt":  # on Windows the option would take a port that is in use
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    raise ByoaiError(f"no free port on {HOST} from {first} on (20 tried): name another with --port")
+
+
+def url(port: int) -> str:
+    return f"http://{HOST}:{port}"
+
+
+def serve(port: int = PORT, *, browser: bool = True) -> None:
+    """Serve the chat on `url(port)` until interrupted; opens it in the browser once it answers. ConfigError before anything is served."""
+    import streamlit
+    from starlette.middleware import Middleware
+
+    load_config()  # a fault in it belongs into the terminal, not into the page
+
+    @asynccontextmanager
+    async def lifespan(_app: object) -> AsyncGenerator[None]:
+        if browser and _has_display():
+            asyncio.get_running_loop().call_later(0.5, webbrowser.open, url(port))
+        yield
+
+    app = streamlit.App(APP, middleware=[Middleware(Door)], lifespan=lifespan)
+    app.run(config={**_OPTIONS, "server.port": port})
+
+
+class Door:
+    """Refuses what does not come from this very page (DNS rebinding, other sites, other local servers), over HTTP and WebSocket,
+    and tells browsers to load nothing from elsewhere."""
+
+    def __init__(self, app: "ASGIApp") -> None:
+        self._app = app
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif not _from_here(dict(scope["headers"])):
+            await _refuse(scope, receive, send)
+        else:
+            await self._app(scope, receive, _with_headers(send))
+
+
+def _from_here(headers: dict[bytes, bytes]) -> bool:
+    host = headers.get(b"host", b"").decode("latin-1")
+    origin = headers.get(b"origin")
+    return host.rpartition(":")[0] in _LOOPBACK and (origin is None or origin.decode("latin-1") == f"http://{host}")
+
+
+async def _refuse(scope: "Scope", receive: "Receive", send: "Send") -> None:
+    from starlette.responses import PlainTextResponse
+
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+    else:
+        await PlainTextResponse("byoai answers only its own page on this machine", status_code=403)(scope, receive, send)
+
+
+def _with_headers(send: "Send") -> "Send":
+    extra = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+
+    async def answer(message: "Message") -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], *extra]}
+        await send(message)
+
+    return answer
+
+
+def _has_display() -> bool:
+    """Whether a window can open: without one, a text browser would take over the terminal."""
+    return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

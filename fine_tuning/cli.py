@@ -1,0 +1,244 @@
+"""The `byoai` command: the only place that prints or exits.
+
+Heavy imports wait until a command needs them, so that `byoai --help` answers at once.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fine_tuning.errors import ByoaiError
+
+if TYPE_CHECKING:
+    from fine_tuning.config import FineTuningConfig
+    from fine_tuning.engines.base import Engine
+
+EXIT_CODES = """\
+exit codes:
+  0  done, or (--if-new) nothing to do     5  training failed: memory, model, checkpoint
+  1  any other error                       6  export failed: disk space, unsupported weights
+  2  wrong configuration or arguments      7  the new model was refused; the live one still answers
+  3  no, too few or unusable conversations 8  another retrain is running
+  4  engine: not running, too old, unknown model        130  stopped; the next retrain goes on from there
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is the error's own (`byoai retrain --help` lists them)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options) or 0
+    except ByoaiError as error:
+        print(f"byoai: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("byoai: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 141
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--config", type=Path, metavar="FILE", help="configuration instead of config/fine_tuning_config.yaml")
+    shared.add_argument("--profile", metavar="NAME", help="config/NAME.yaml over the configuration")
+    shared.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one value, e.g. training.num_epochs=5")
+    shared.add_argument("--ollama-url", metavar="URL", help="the engine (default: OLLAMA_HOST, else the configuration)")
+
+    parser = argparse.ArgumentParser(prog="byoai", description="A chatbot on your own machine that learns from your own conversations.")
+    parser.add_argument("--version", action="version", version="byoai 0.1.0")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int | None], help: str, **more: Any) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name, help=help, description=help, parents=[shared], formatter_class=argparse.RawDescriptionHelpFormatter, **more
+        )
+        command.set_defaults(command=run)
+        return command
+
+    chat = add("chat", _chat, "open the chat in the browser")
+    chat.add_argument("--port", type=int, help="default: 8501, or the next free one")
+    chat.add_argument("--no-browser", action="store_true", help="only serve")
+
+    retrain = add("retrain", _retrain, "learn from the chats, and make the new version live", epilog=EXIT_CODES)
+    retrain.add_argument("--sample", action="store_true", help="learn the shipped sample (profile `sample`) instead of your chats")
+    retrain.add_argument("--if-new", type=int, metavar="N", help="do nothing with fewer than N new turns since the last version (for cron)")
+    retrain.add_argument("--dry-run", action="store_true", help="show what would be learned, and the memory and time it would take")
+    retrain.add_argument("--force", action="store_true", help="go on with little data")
+
+    ask = add("ask", _ask, "ask one question in the terminal")
+    ask.add_argument("question")
+    ask.add_argument("--model", help="a tag (default: the live fine-tuned model, else the base)")
+
+    add("models", _models, "list the base models and the versions of the fine-tuned one")
+    use = add("use", _use, "make a version live")
+    use.add_argument("version", help="a number, or a tag such as fine_tuned_smollm2-135m:v2")
+    rollback = add("rollback", _rollback, "make the version live that was so before")
+    for command in (use, rollback):
+        command.add_argument("--name", help="the fine-tuned model (default: that of the configuration)")
+    add("stats", _stats, "say what the log holds")
+    export = add("export", _export, "write the log in all formats for other programs")
+    export.add_argument("folder", type=Path, nargs="?", help="default: data/exports")
+    add("doctor", _doctor, "check engine, base, disk, memory, log and template; say what to do")
+    add("prepare", _prepare, "make sure that there are an engine and a base model")
+    return parser
+
+
+# Commands
+
+
+def _chat(options: argparse.Namespace) -> None:
+    from chatbot.server import PORT, free_port, serve, url
+
+    if options.ollama_url:
+        import os
+
+        os.environ["OLLAMA_HOST"] = options.ollama_url  # the page connects by itself
+    port = options.port or free_port(PORT)
+    print(f"The chat is at {url(port)} (Ctrl-C ends it)", flush=True)
+    serve(port, browser=not options.no_browser)
+
+
+def _retrain(options: argparse.Namespace) -> None:
+    from fine_tuning.pipeline import Request, make_plan, retrain
+    from fine_tuning.terminal import Terminal, show_outcome, show_plan
+
+    if options.sample and not options.profile:
+        options.profile = "sample"
+    config = _config(options)
+    stopped: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.append(1) if not stopped else sys.exit(130))  # the second time: at once
+    terminal = Terminal()
+    request = Request(options.sample, options.if_new, options.force, lambda: bool(stopped))
+    with terminal:
+        if options.dry_run:
+            plan = make_plan(config, _engine(options, config), terminal, request)
+        else:
+            outcome = retrain(config, _engine(options, config), terminal, request)
+    if options.dry_run:
+        show_plan(plan, config)
+    else:
+        show_outcome(outcome)
+
+
+def _ask(options: argparse.Namespace) -> None:
+    from fine_tuning.conversation import Message
+
+    config = _config(options)
+    engine = _engine(options, config)
+    tag = options.model or _answering(engine, config)
+    for chunk in engine.chat(tag, [Message(role="user", content=options.question)]):
+        print(chunk.text, end="", flush=True)
+    print()
+
+
+def _answering(engine: "Engine", config: "FineTuningConfig") -> str:
+    from fine_tuning.engines.default_base import ensure_some_model
+    from fine_tuning.model_management.model_registry import latest_tag
+
+    live, tags = latest_tag(config.tuned_name()), [model.tag for model in engine.list_models()]
+    return next((tag for tag in (live, config.training.base_model) if tag in tags), None) or ensure_some_model(engine)
+
+
+def _models(options: argparse.Namespace) -> None:
+    from fine_tuning.model_management.model_deployer import reconcile
+    from fine_tuning.model_management.model_registry import Registry
+    from fine_tuning.terminal import show_models
+
+    config = _config(options)
+    engine, registry = _engine(options, config), Registry()
+    for name in {version.name for version in registry.list()}:
+        for finding in reconcile(engine, registry, name):
+            print(finding.text)
+    show_models(engine, registry, config.deployment.model_name_prefix)
+
+
+def _use(options: argparse.Namespace) -> None:
+    from fine_tuning.errors import ConfigError
+    from fine_tuning.model_management.model_registry import Registry
+    from fine_tuning.model_management.model_switcher import use
+
+    name, _, number = options.version.rpartition(":")
+    number = number.removeprefix("v")
+    if not number.isdigit():
+        raise ConfigError(f"{options.version!r} is no version: give its number (byoai models lists them)")
+    config = _config(options)
+    version = use(_engine(options, config), Registry(), name or options.name or config.tuned_name(), int(number))
+    print(f"{version.tag} is live")
+
+
+def _rollback(options: argparse.Namespace) -> None:
+    from fine_tuning.model_management.model_registry import Registry
+    from fine_tuning.model_management.model_switcher import rollback
+
+    config = _config(options)
+    version = rollback(_engine(options, config), Registry(), options.name or config.tuned_name())
+    print(f"{version.tag} is live again")
+
+
+def _stats(options: argparse.Namespace) -> None:
+    from fine_tuning.data_collection.conversation_logger import ConversationLogger
+    from fine_tuning.model_management.model_registry import Registry
+    from fine_tuning.pipeline import new_turns
+
+    config = _config(options)
+    logger = ConversationLogger(config.log_path)
+    for key, value in logger.get_conversation_stats().items():
+        print(f"{key.replace('_', ' ')}: {value}")
+    print(f"new since the last version: {len(new_turns(config, logger.turns(), Registry()))}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from fine_tuning.data_collection.conversation_logger import ConversationLogger
+    from fine_tuning.data_collection.data_export import DataExporter
+
+    conversations = ConversationLogger(_config(options).log_path).conversations()
+    for format, path in DataExporter(options.folder).export_all_formats(conversations).items():
+        print(f"{format}: {path}")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from fine_tuning.doctor import examine
+
+    checks = list(examine(lambda: _config(options), lambda config: _engine(options, config)))
+    for check in checks:
+        print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.text}")
+    return 0 if all(check.ok for check in checks) else 1
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from fine_tuning.engines.default_base import ensure_some_model
+
+    engine = _engine(options, _config(options))
+    print(f"engine: {engine.name} {engine.version()} ({engine.where})")
+    if not engine.list_models():
+        print("fetching a base model (98 MB, once) ...", flush=True)
+    print(f"model:  {ensure_some_model(engine)}")
+
+
+# What commands share
+
+
+def _config(options: argparse.Namespace) -> "FineTuningConfig":
+    import yaml
+
+    from fine_tuning.config import load_config
+    from fine_tuning.errors import ConfigError
+
+    values: dict[str, Any] = {}
+    for item in options.set:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {item}: write it as KEY=VALUE, e.g. --set training.num_epochs=5")
+        values[key] = yaml.safe_load(value)
+    return load_config(options.config, options.profile, values)
+
+
+def _engine(options: argparse.Namespace, config: "FineTuningConfig") -> "Engine":
+    from fine_tuning.engines.connect import connect
+
+    return connect(options.ollama_url, config)

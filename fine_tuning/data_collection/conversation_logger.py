@@ -1,0 +1,339 @@
+"""What was said, kept for good: an append-only log of turns, and of what people did with them later.
+
+One JSON object a line (JSON Lines), in the order of writing. A turn:
+    {"id", "session_id", "timestamp", "user_message", "bot_response", "metadata": {"model", ...}}
+and later events, each {"event", "turn_id", "timestamp"} and
+    "rating"   {"rating": "up" | "down" | null}   of the answer as it stands then
+    "edit"     {"bot_response"}                   the answer as it should have been; the turn keeps what was said
+    "exclude"  {"excluded": true | false}         whether to leave the turn out of everything that learns
+    "delete"   {}                                 all that is left of a deleted turn
+Times are ISO 8601, in UTC. Any number of processes may read and write at once.
+"""
+
+import json
+import logging
+import re
+import uuid
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from fine_tuning import paths
+from fine_tuning.conversation import Conversation, Turn, conversations_of
+from fine_tuning.data_collection.data_export import write_export
+from fine_tuning.data_collection.log_file import LogFile
+from fine_tuning.errors import DataError, LogDamaged
+
+Rating = Literal["up", "down"]
+
+_EVENTS = {"rating", "edit", "exclude", "delete"}
+_NAME = re.compile(rb'"(?:id|turn_id|session_id)": ?"([^"\\]+)"')
+_HEAD = re.compile(rb'\{("id": "[^"\\]+", "session_id"|"event": "[^"\\]+", "turn_id"): "[^"\\]+",')
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LogHealth:
+    path: Path
+    turns: int  # excluded ones included
+    events: int
+    damaged: int  # lines set aside in `quarantine`
+    orphans: int  # events whose turn is not there
+    unknown: int  # events of a kind that this version does not know; kept, and left alone
+    bytes: int
+    quarantine: Path
+
+    @property
+    def ok(self) -> bool:
+        return not (self.damaged or self.orphans or self.unknown)
+
+    def __str__(self) -> str:
+        faults = []
+        if self.damaged:
+            faults.append(f"{self.damaged} damaged line(s) set aside in {self.quarantine}: mend and append them to the log, or delete that file")
+        if self.orphans:
+            faults.append(f"{self.orphans} event(s) of turns that are not there")
+        if self.unknown:
+            faults.append(f"{self.unknown} event(s) of a newer version of byoai: update it")
+        return "; ".join([f"{self.turns} turn(s)", *faults])
+
+
+class ConversationLogger:
+    """The log at `path`; relative paths lie in data/conversations/. What it logs belongs to the session `session_id` (new if None).
+
+    Every method that writes returns when the write is on the disk, and raises DataError if it cannot be, or Busy when another program
+    keeps the log locked. Damaged lines found on reading are moved to a quarantine file beside the log: see `health`.
+    """
+
+    def __init__(self, path: str | Path = "conversations.jsonl", session_id: str | None = None) -> None:
+        self._file = LogFile(paths.conversations_dir() / path)
+        self.session_id = session_id or _new_id()
+
+    @property
+    def path(self) -> Path:
+        return self._file.path
+
+    def new_session(self) -> str:
+        """Begin a new conversation. Returns its session id."""
+        self.session_id = _new_id()
+        return self.session_id
+
+    def log_conversation(self, user_message: str, bot_response: str, metadata: dict[str, Any] | None = None) -> Turn:
+        """Log one exchange. The Turn is as it will be read back. DataError for what is not text, or metadata that JSON cannot hold."""
+        record = {
+            "id": _new_id(),
+            "session_id": self.session_id,
+            "timestamp": _now(),
+            "user_message": user_message,
+            "bot_response": bot_response,
+            "metadata": metadata or {},
+        }
+        line = _line(record)
+        try:
+            turn = Turn.model_validate_json(line)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            raise DataError(f"cannot log this turn: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+        with self._file.locked():
+            self._file.append(line)
+        return turn
+
+    def rate(self, turn_id: str, rating: Rating | None) -> None:
+        """Thumbs up or down for the answer as it stands; None takes the thumb back."""
+        if rating not in ("up", "down", None):
+            raise DataError(f"a rating is 'up', 'down' or None, not {rating!r}")
+        self._append_event("rating", turn_id, rating=rating)
+
+    def edit(self, turn_id: str, bot_response: str) -> None:
+        """Say what the answer should have been. To leave the turn out altogether, use `exclude`."""
+        if not isinstance(bot_response, str) or not bot_response.strip():
+            raise DataError("an edited answer must be text, and not empty: to leave the turn out, exclude it")
+        self._append_event("edit", turn_id, bot_response=bot_response)
+
+    def exclude(self, turn_id: str, excluded: bool = True) -> None:
+        """Leave the turn out of all that learns, or (False) take it in again."""
+        self._append_event("exclude", turn_id, excluded=bool(excluded))
+
+    def delete(self, turn_id: str | None = None, session_id: str | None = None) -> int:
+        """Remove a turn, or all turns of a session, with their text, from the log and its quarantine. Returns how many turns.
+
+        Events without their turn go too, and damaged lines of which nobody can tell whose they are. What was made from the log before
+        (datasets, exports) is not here: `deleted_ids` says what must not be in it.
+        """
+        if (turn_id is None) == (session_id is None):
+            raise DataError("say either which turn to delete, or which session")
+        with self._file.locked():
+            log = self._settle()
+            gone = {turn.id for turn in log.turns.values() if turn.id == turn_id or turn.session_id == session_id}
+            kept = log.without(gone)
+            if gone or len(kept) < len(log.records):
+                self._file.rewrite([*kept, *(_event("delete", id) for id in sorted(gone))])
+            self._purge_quarantine(gone | {turn_id or session_id or ""}, anyones=bool(gone))
+        return len(gone)
+
+    def deleted_ids(self) -> set[str]:
+        """Ids of all turns that were ever deleted."""
+        return self._read().deleted
+
+    def turns(self, include_excluded: bool = False) -> list[Turn]:
+        """All turns, in the order in which they were logged, with the later events applied.
+
+        An edited answer stands in `bot_response`, and the original in metadata["original_response"]; metadata["rating"] is "up" or "down"
+        if rated; metadata["excluded"] marks excluded turns.
+        """
+        turns = self._read().turns.values()
+        return [turn for turn in turns if include_excluded or not turn.metadata.get("excluded")]
+
+    def conversations(self, include_excluded: bool = False) -> list[Conversation]:
+        """The same by session, in order of first appearance."""
+        return conversations_of(self.turns(include_excluded))
+
+    def get_conversation_stats(self) -> dict[str, Any]:
+        """Counts over all turns, excluded ones included; lengths are mean characters, times those of the first and last turn."""
+        turns = self.turns(include_excluded=True)
+        facts = [turn.metadata for turn in turns]
+        return {
+            "total_turns": len(turns),
+            "total_conversations": len({turn.session_id for turn in turns}),
+            "excluded": sum(bool(fact.get("excluded")) for fact in facts),
+            "edited": sum("original_response" in fact for fact in facts),
+            "rated_up": sum(fact.get("rating") == "up" for fact in facts),
+            "rated_down": sum(fact.get("rating") == "down" for fact in facts),
+            "models": dict(Counter(str(fact["model"]) for fact in facts if "model" in fact)),
+            "average_user_length": fmean(len(turn.user_message) for turn in turns) if turns else 0.0,
+            "average_bot_length": fmean(len(turn.bot_response) for turn in turns) if turns else 0.0,
+            "first": min((turn.timestamp for turn in turns), default=None),
+            "last": max((turn.timestamp for turn in turns), default=None),
+        }
+
+    def export(self, format: str, path: str | Path) -> Path:
+        """Write the conversations (without excluded turns) to `path`, as jsonl, json, csv, chatml or alpaca. DataError for others."""
+        return write_export(self.conversations(), format, Path(path))
+
+    def health(self) -> LogHealth:
+        """How the log is, after setting aside what is damaged."""
+        log = self._read(settle_tail=True)
+        return LogHealth(
+            path=self.path,
+            turns=len(log.turns),
+            events=log.events,
+            damaged=len(self._file.quarantined()),
+            orphans=len(log.orphans),
+            unknown=log.unknown,
+            bytes=self.path.stat().st_size if self.path.exists() else 0,
+            quarantine=self._file.quarantine,
+        )
+
+    def _append_event(self, event: str, turn_id: str, **facts: Any) -> None:
+        line = _event(event, turn_id, **facts)
+        with self._file.locked():
+            # Under the lock: an event that came after its turn's deletion would bring text back.
+            if turn_id not in _Log(*self._file.read()).turns:
+                raise DataError(f"no turn {turn_id!r} in {self.path}")
+            self._file.append(line)
+
+    def _read(self, settle_tail: bool = False) -> "_Log":
+        """Without the lock: who writes never keeps readers waiting, and a rewrite replaces the file as a whole."""
+        log = _Log(*self._file.read())
+        if not log.damaged and not (settle_tail and log.torn):
+            return log
+        try:
+            with self._file.locked():
+                return self._settle()
+        except DataError as error:
+            raise LogDamaged(f"{self.path} has damaged lines that could not be set aside: {error}") from error
+
+    def _settle(self) -> "_Log":
+        """Under the lock: set aside what is damaged. A torn last line too, for nobody is writing it any more."""
+        log = _Log(*self._file.read())
+        damaged = [*log.damaged, *([log.torn] if log.torn else [])]
+        if damaged:
+            self._file.set_aside(damaged, [line for line, _ in log.records])
+            _logger.warning("%d damaged line(s) of %s were set aside in %s", len(damaged), self.path, self._file.quarantine)
+        return log
+
+    def _purge_quarantine(self, gone: Collection[str], anyones: bool) -> None:
+        """Remove the damaged lines that name a turn or session in `gone`, and (`anyones`) those that do not say whose they are."""
+        lines = self._file.quarantined()
+        kept = [line for line in lines if _named(line).isdisjoint(gone) and not (anyones and not _tells_whose(line))]
+        if len(kept) < len(lines):
+            self._file.rewrite_quarantine(kept)
+
+
+class _Log:
+    """The lines of a log, understood. Events are applied when all turns are known, so a mended line may come after its events."""
+
+    def __init__(self, lines: Iterable[bytes], tail: bytes) -> None:
+        self.turns: dict[str, Turn] = {}
+        self.records: list[tuple[bytes, dict[str, Any]]] = []
+        self.damaged = [line for line in lines if line.strip() and not self._take(line)]
+        # All there but its end of line: whole. Else it is being written, or its writer was killed before it could acknowledge it.
+        self.torn = tail if tail.strip() and not self._take(tail) else b""
+        events = [record for _, record in self.records if "event" in record]
+        self.unknown = sum(event["event"] not in _EVENTS for event in events)
+        self.events = len(events) - self.unknown
+        self.deleted = {event["turn_id"] for event in events if event["event"] == "delete"}
+        for id in self.deleted:
+            self.turns.pop(id, None)
+        self.orphans = {event["turn_id"] for event in events if event["event"] in _EVENTS} - self.turns.keys() - self.deleted
+        for event in events:
+            if turn := self.turns.get(event["turn_id"]):
+                self.turns[turn.id] = _apply(turn, event)
+
+    def without(self, ids: Collection[str]) -> list[bytes]:
+        """The lines that stay when these turns go: not theirs, nor those of turns that are gone already, but for the fact that they are."""
+        gone = {*ids, *self.deleted, *self.orphans}
+        return [line for line, record in self.records if record.get("event") == "delete" or _owner(record) not in gone]
+
+    def _take(self, line: bytes) -> bool:
+        """False if the line is no record, or has the id of an earlier turn."""
+        try:
+            record = json.loads(line)
+            if "event" in record:
+                known = _is_event(record)
+            else:
+                turn = Turn.model_validate(record)
+                known = turn.id not in self.turns
+                self.turns.setdefault(turn.id, turn)
+        except (ValueError, TypeError, RecursionError):
+            return False
+        if known:
+            self.records.append((line, record))
+        return known
+
+
+def _owner(record: dict[str, Any]) -> str:
+    return record["turn_id"] if "event" in record else record["id"]
+
+
+def _is_event(record: Any) -> bool:
+    if not isinstance(record, dict) or not isinstance(record.get("turn_id"), str):
+        return False
+    match record["event"]:
+        case "rating":
+            return record.get("rating") in ("up", "down", None)
+        case "edit":
+            return isinstance(record.get("bot_response"), str)
+        case "exclude":
+            return isinstance(record.get("excluded"), bool)
+        case kind:
+            return isinstance(kind, str)
+
+
+def _apply(turn: Turn, event: dict[str, Any]) -> Turn:
+    answer, facts = turn.bot_response, dict(turn.metadata)
+    match event["event"]:
+        case "rating":
+            facts["rating"] = event["rating"]
+        case "exclude":
+            facts["excluded"] = event["excluded"]
+        case "edit":
+            facts.setdefault("original_response", answer)
+            answer = event["bot_response"]
+            # Both are said of the answer that is now replaced.
+            facts |= {"rating": None, "incomplete": None}
+    for key in ("rating", "excluded", "incomplete"):
+        if not facts.get(key):
+            facts.pop(key, None)
+    return turn.model_copy(update={"bot_response": answer, "metadata": facts})
+
+
+def _named(line: bytes) -> set[str]:
+    """Turns and sessions that a damaged line names."""
+    return {id.decode("utf-8", "replace") for id in _NAME.findall(line)}
+
+
+def _tells_whose(line: bytes) -> bool:
+    """Whether a damaged line begins as ours do: with the ids, before anything that was said."""
+    return bool(_HEAD.match(line))
+
+
+def _event(event: str, turn_id: str, **facts: Any) -> bytes:
+    return _line({"event": event, "turn_id": turn_id, "timestamp": _now(), **facts})
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    try:
+        text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"cannot log what JSON cannot hold: {error}") from error
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # Half a character, as a cut emoji leaves: pairs of halves are joined, single ones become U+FFFD.
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

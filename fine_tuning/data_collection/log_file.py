@@ -1,0 +1,121 @@
+"""A file of lines that any number of processes append to, and that a crash cannot spoil.
+
+Beside `conversations.jsonl` lie `conversations.jsonl.lock` (empty, and never removed: all who wait must wait on the same file) and, if there
+was damage, `conversations.jsonl.damaged`: the lines that could not be read, byte for byte.
+"""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from fine_tuning import paths
+from fine_tuning.errors import Busy, DataError
+
+LOCK_TIMEOUT = 60.0  # seconds
+
+
+class LogFile:
+    """All but `read` must be called inside `locked()`. Raises DataError when the file system refuses."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()  # one lock, by whatever name the log is reached
+        self.quarantine = self.path.with_name(self.path.name + ".damaged")
+        self._lock = self.path.with_name(self.path.name + ".lock")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep all other writers out, in this process and any other. Not reentrant. Raises Busy when the wait is too long.
+
+        The lock is a file of its own, and the log is opened only under it: who waited never writes to a file that was replaced meanwhile.
+        """
+        with self._refusals("lock"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self._lock, timeout=LOCK_TIMEOUT, poll_interval=0.005)
+            try:
+                lock.acquire()
+            except filelock.Timeout as error:
+                raise Busy(f"{self.path} is locked by another program for {LOCK_TIMEOUT:.0f} s: end it, and try again") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def append(self, line: bytes) -> None:
+        """Add one line; on return it is on the disk. A torn last line is ended first. What cannot be written whole is taken back."""
+        with self._refusals("write"), self.path.open("ab+", buffering=0, opener=_private) as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                _write_all(file.fileno(), (b"" if _ends_line(file.fileno(), end) else b"\n") + line + b"\n")
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)
+                raise
+            if end == 0:
+                paths.fsync_dir(self.path.parent)
+
+    def read(self) -> tuple[list[bytes], bytes]:
+        """The ended lines, and what follows the last of them: nothing, a line that is being written, or one that never was."""
+        *lines, tail = self._bytes(self.path).split(b"\n")
+        return lines, tail
+
+    def rewrite(self, lines: Sequence[bytes]) -> None:
+        """Put `lines` in place of all that is there. A crash leaves the old or the new file, and no third one for long."""
+        self._replace(self.path, lines)
+
+    def set_aside(self, damaged: Sequence[bytes], kept: Sequence[bytes]) -> None:
+        """Move lines into the quarantine. They are safe there before they leave the log; a crash in between doubles none of them."""
+        before = self.quarantined()
+        known = set(before)
+        self._replace(self.quarantine, [*before, *(line for line in damaged if line not in known)])
+        self.rewrite(kept)
+
+    def quarantined(self) -> list[bytes]:
+        return [line for line in self._bytes(self.quarantine).split(b"\n") if line]
+
+    def rewrite_quarantine(self, lines: Sequence[bytes]) -> None:
+        self._replace(self.quarantine, lines)
+        if not lines:
+            self.quarantine.unlink()
+
+    def _replace(self, path: Path, lines: Sequence[bytes]) -> None:
+        with self._refusals("write"):
+            # Left by a rewrite that was killed: it holds what people said. Under the lock nobody else's is in use.
+            for stale in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}"):
+                stale.unlink(missing_ok=True)
+            paths.atomic_write(path, b"".join(line + b"\n" for line in lines))
+
+    def _bytes(self, path: Path) -> bytes:
+        with self._refusals("read"):
+            try:
+                return path.read_bytes()
+            except FileNotFoundError:
+                return b""
+
+    @contextmanager
+    def _refusals(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(f"cannot {what} the log {self.path}: {error.strerror or error}. Check the disk's space and the permissions") from error
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _ends_line(file: int, end: int) -> bool:
+    """Whether a line may begin at `end`."""
+    if end == 0:
+        return True
+    os.lseek(file, end - 1, os.SEEK_SET)
+    return os.read(file, 1) == b"\n"
+
+
+def _write_all(file: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]

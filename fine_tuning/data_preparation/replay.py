@@ -1,0 +1,59 @@
+"""Self-replay: the base answers general prompts itself, and the fine-tune is held to those answers.
+
+No foreign data is needed for a model to keep what it knew; the rows are made once for each base and set of prompts.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fine_tuning import paths
+from fine_tuning.conversation import Message
+from fine_tuning.data_preparation.rows import Render, Tokenizer, TokenRow, tokenize_conversation
+from fine_tuning.errors import DataError
+
+PROMPTS = paths.SAMPLES / "general_prompts.jsonl"
+
+Answer = Callable[[str], tuple[str, bool]]
+"""The base's greedy answer to a prompt, and whether it ended by itself."""
+
+
+def read_prompts(count: int, seed: int, file: Path = PROMPTS) -> list[str]:
+    """`count` of the project's general prompts (all, if there are fewer), drawn with `seed`."""
+    try:
+        prompts = [str(json.loads(line)["prompt"]) for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f'{file} must hold one {{"prompt": ...}} a line: {error}') from error
+    return random.Random(seed).sample(prompts, min(count, len(prompts)))
+
+
+def build_replay(
+    prompts: Sequence[str], answer: Answer, render: Render, tokenizer: Tokenizer, max_length: int, key: str
+) -> tuple[Path, Iterator[int]]:
+    """The file of the replay's token rows, and an iterator that makes it, counting the prompts done.
+
+    `key` names the base and how it answers. The iterator is empty when the file is there already.
+    """
+    digest = hashlib.sha256(json.dumps([key, max_length, list(prompts)]).encode()).hexdigest()
+    file = paths.datasets_dir() / f"replay-{digest[:16]}.jsonl"
+    return file, iter(()) if file.exists() else _make(file, prompts, answer, render, tokenizer, max_length)
+
+
+def _make(file: Path, prompts: Sequence[str], answer: Answer, render: Render, tokenizer: Tokenizer, max_length: int) -> Iterator[int]:
+    rows: list[TokenRow] = []
+    for done, prompt in enumerate(prompts, 1):
+        text, ended = answer(prompt)
+        if text.strip():
+            messages = [Message(role="user", content=prompt), Message(role="assistant", content=text)]
+            made = tokenize_conversation(messages, render, tokenizer, max_length, id=f"replay-{done}")
+            rows += made if ended else [_without_end(row) for row in made]
+        yield done
+    paths.atomic_write(file, "".join(json.dumps(row.record()) + "\n" for row in rows))
+
+
+def _without_end(row: TokenRow) -> TokenRow:
+    # An answer that was cut off did not end there, so its end must not be taught.
+    return replace(row, input_ids=row.input_ids[:-1], trained=row.trained[:-1])

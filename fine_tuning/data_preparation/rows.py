@@ -1,0 +1,184 @@
+"""From a conversation to token rows: the model learns exactly what it will be served.
+
+The engine's own rendering is the only renderer, its own vocabulary the only tokenizer. For the assistant's turns a1..an of a conversation,
+prompt k is the rendering of everything before ak, generation prompt included: at serving time the model reads `encode(prompt k)`, in one
+piece, and then generates the answer and an end-of-turn token. So a row is
+
+    encode(prompt 1)  a1 end  ...what encode(prompt 2) adds...  a2 end  ...   with loss on every answer and the end after it.
+
+This fits into one row as long as encode(prompt k+1) begins with the row so far, *token by token*. A template may rewrite history (strip the
+thinking of earlier answers), leave the end of turn out of it, or let a token reach across the seam. Then the served history wins: a new row
+starts from encode(prompt k+1), in which nothing but the answers from there on are trained. In every row, the tokens before an answer are
+those that the engine would feed.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fine_tuning.conversation import Message
+from fine_tuning.data_preparation.formatter import order_faults
+from fine_tuning.errors import DataError
+
+Render = Callable[[Sequence[Message]], str]
+"""The engine's own text of messages that end with a user's, generation prompt included: `partial(engine.render, tag)`."""
+
+
+class Tokenizer(Protocol):
+    """engines.vocabulary.Vocabulary, or tokenizer.HuggingFaceTokenizer."""
+
+    size: int
+
+    def encode(self, text: str, *, special: bool = True, bos: bool = False) -> list[int]: ...
+
+    def decode(self, tokens: Sequence[int], *, special: bool = False) -> str: ...
+
+    def ends_turn(self, token: int) -> bool: ...
+
+    def control_tokens(self) -> list[str]: ...
+
+    @property
+    def eos(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One training row. `trained[i]` says whether the prediction of `input_ids[i]` (from what is before it) has loss."""
+
+    id: str
+    input_ids: list[int]
+    trained: list[bool]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def turns(self) -> int:
+        """How many answers are trained. Between two of them lies a prompt, so each is one run of trained tokens."""
+        return sum(now and not before for before, now in zip([False, *self.trained], self.trained, strict=False))
+
+    def record(self) -> dict[str, Any]:
+        """As it is stored: `trained` as 0 and 1."""
+        return {"id": self.id, "input_ids": self.input_ids, "trained": [int(flag) for flag in self.trained]}
+
+
+def tokenize_conversation(
+    messages: Sequence[Message], render: Render, tokenizer: Tokenizer, max_length: int, *, id: str = ""
+) -> list[TokenRow]:
+    """The rows of one conversation: see `ConversationTokenizer.rows`. For many conversations make one ConversationTokenizer."""
+    return ConversationTokenizer(render, tokenizer, max_length).rows(messages, id=id)
+
+
+class ConversationTokenizer:
+    def __init__(self, render: Render, tokenizer: Tokenizer, max_length: int) -> None:
+        """`max_length` in tokens of a row. Renders twice, to learn how the template surrounds an answer."""
+        self._render = render
+        self._tokenizer = tokenizer
+        self._max_length = max_length
+        self._control = _any_of(tokenizer.control_tokens())
+        self._form = _answer_form(render, tokenizer)
+
+    def rows(self, messages: Sequence[Message], *, id: str = "") -> list[TokenRow]:
+        """Usually one row; more where the template rewrites history (`id`, `id#2`, ...); none if no turn fits.
+
+        A turn that would make its row longer than `max_length` is left out, and so are those after it that contain it.
+        Raises DataError for roles out of order and for empty answers.
+        """
+        messages = self._prepared(messages)
+        rows: list[TokenRow] = []
+        ids: list[int] = []
+        trained: list[bool] = []
+        for index, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            prompt_text = self._render(messages[:index])
+            prompt = prompt_ids(prompt_text, self._tokenizer)
+            answer = self._answer_ids(prompt_text, prompt, message.content)
+            if len(prompt) + len(answer) > self._max_length:
+                continue
+            if prompt[: len(ids)] != ids:
+                rows.append(TokenRow(_row_id(id, rows), ids, trained))
+                ids, trained = [], []
+            trained = trained + [False] * (len(prompt) - len(ids)) + [True] * len(answer)
+            ids = prompt + answer
+        if ids:
+            rows.append(TokenRow(_row_id(id, rows), ids, trained))
+        return rows
+
+    def _prepared(self, messages: Sequence[Message]) -> list[Message]:
+        """Control tokens neutralised; answers without the white space around them, so that they begin where the prompt ends."""
+        faults = order_faults(messages)
+        faults += [f"message {i} is an empty answer" for i, m in enumerate(messages) if m.role == "assistant" and not m.content.strip()]
+        if faults:
+            raise DataError("not a conversation to train on: " + "; ".join(faults))
+        plain = [message.model_copy(update={"content": neutralise(message.content, self._control)}) for message in messages]
+        return [m.model_copy(update={"content": m.content.strip()}) if m.role == "assistant" else m for m in plain]
+
+    def _answer_ids(self, prompt_text: str, prompt: list[int], answer: str) -> list[int]:
+        """The answer and its end as the model would generate them after `prompt`.
+
+        Tokenised behind its prompt (SentencePiece treats the start of a text in its own way), unless a token would reach across the seam:
+        generation starts after the prompt's last token, so there the answer is tokenised alone.
+        """
+        text = self._form.lead + answer + self._form.trail
+        whole = prompt_ids(prompt_text + text, self._tokenizer)
+        seam = len(prompt)
+        return [*(whole[seam:] if whole[:seam] == prompt else self._tokenizer.encode(text)), self._form.end]
+
+
+def prompt_ids(text: str, tokenizer: Tokenizer) -> list[int]:
+    """The tokens that an engine makes of a rendered prompt: control tokens read as such, the begin token first if the model wants one,
+    and not twice if the template wrote it already (Ollama cuts it from the text in that case)."""
+    bos = tokenizer.encode("", bos=True)[:1]
+    ids = tokenizer.encode(text, special=True)
+    return ids if ids[:1] == bos else [*bos, *ids]
+
+
+def neutralise(text: str, control: re.Pattern[str] | Collection[str]) -> str:
+    """`text` with a space inside every control token, so that what people type never acts as one: `<|im_end|>` becomes `< |im_end|>`."""
+    pattern = control if isinstance(control, re.Pattern) else _any_of(control)
+    while True:  # again, as breaking one may leave or make another: tokens overlap, and some contain a space
+        text, broken = pattern.subn(_broken, text)
+        if not broken:
+            return text
+
+
+def _broken(match: re.Match[str]) -> str:
+    token = match[0]
+    return f"{token[0]} {token[1:]}" if len(token) > 1 else ""
+
+
+def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
+    found = sorted(filter(None, tokens), key=lambda token: (-len(token), token))
+    return re.compile("|".join(map(re.escape, found)) or r"(?!)")
+
+
+@dataclass(frozen=True)
+class _AnswerForm:
+    """How a template writes an answer into the history: white space before and after it, then the end-of-turn token."""
+
+    lead: str
+    trail: str
+    end: int
+
+
+def _answer_form(render: Render, tokenizer: Tokenizer) -> _AnswerForm:
+    """Read off a probe: the text after an answer in the history. A template that ends no turn there gets the vocabulary's own end."""
+    question, mark = Message(role="user", content="Question?"), "Answer-7-probe"
+    prompt = render([question])
+    history = render([question, Message(role="assistant", content=mark), Message(role="user", content="Next?")])
+    before, _, after = history.partition(mark)
+    between = before.removeprefix(prompt)
+    lead = between if before.startswith(prompt) and not between.strip() else ""
+    closing = after.lstrip()
+    ids = tokenizer.encode(closing, special=True)
+    if ids and tokenizer.ends_turn(ids[0]):
+        return _AnswerForm(lead, after.removesuffix(closing), ids[0])
+    if tokenizer.eos < 0:
+        raise DataError("the template ends no turn, and the vocabulary has no end-of-sequence token: an answer could never stop")
+    return _AnswerForm(lead, "", tokenizer.eos)
+
+
+def _row_id(id: str, rows: list[TokenRow]) -> str:
+    return f"{id}#{len(rows) + 1}" if rows else id

@@ -1,0 +1,53 @@
+"""The split into train, validation and test: stable, by group, as near to the ratios as the groups allow."""
+
+import hashlib
+from collections.abc import Hashable, Sequence
+
+SPLITS = ("train", "validation", "test")
+
+
+def assign_splits(ids: Sequence[str], groups: Sequence[int], ratios: Sequence[float], seed: int) -> list[str]:
+    """The split of every item. Items of one group stay together; the train split is never empty (if there are items).
+
+    The largest group goes first, always to the split that lacks most. Equal ones are ordered by a hash of their ids, not by their
+    place, so that most conversations keep their split when the log grows. No split differs from its share by more than twice the largest
+    group.
+    """
+    members: dict[int, list[int]] = {}
+    for item, group in enumerate(groups):
+        members.setdefault(group, []).append(item)
+    order = sorted(members.values(), key=lambda items: (-len(items), min(_mix(seed, ids[item]) for item in items)))
+    lacking = {split: ratio * len(ids) for split, ratio in zip(SPLITS, ratios, strict=True)}
+    chosen: dict[str, list[list[int]]] = {split: [] for split in SPLITS}
+    for items in order:
+        split = max(SPLITS, key=lacking.__getitem__)  # the first of equals: train before validation before test
+        chosen[split].append(items)
+        lacking[split] -= len(items)
+    if order and not chosen["train"]:
+        chosen["train"].append(max((chosen[split] for split in SPLITS), key=len).pop())
+    return [split for _, split in sorted((item, split) for split, taken in chosen.items() for items in taken for item in items)]
+
+
+def join_groups(*labels: Sequence[Hashable]) -> list[int]:
+    """One group number an item: items are together if any of the labellings has them together, also through others.
+
+    >>> join_groups(["a", "b", "b", "c"], [1, 1, 2, 3])
+    [0, 0, 0, 3]
+    """
+    root = list(range(len(labels[0])))
+
+    def find(item: int) -> int:
+        while root[item] != item:
+            root[item] = item = root[root[item]]
+        return item
+
+    for labelling in labels:
+        first: dict[Hashable, int] = {}
+        for item, label in enumerate(labelling):
+            one, other = sorted((find(first.setdefault(label, item)), find(item)))
+            root[other] = one
+    return [find(item) for item in range(len(root))]
+
+
+def _mix(seed: int, id: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{id}".encode()).digest()

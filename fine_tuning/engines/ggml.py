@@ -1,0 +1,144 @@
+"""ggml's own quantiser, out of the library that llama-cpp-python ships, so that weights come out as llama.cpp itself makes them.
+
+Rows of weights are (rows, columns), columns being what a GGUF calls the first dimension; a quantised row is bytes.
+C declarations: https://github.com/ggml-org/llama.cpp/blob/master/ggml/include/ggml.h and include/llama.h
+"""
+
+import ctypes
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
+from numpy.typing import NDArray
+
+from fine_tuning.engines.vocabulary import LOADING
+from fine_tuning.errors import ExportError
+
+# What llama-quantize calls its mixtures (tools/quantize/quantize.cpp), without those that need an importance matrix.
+MIXTURES = {
+    **{name.lower(): LlamaFileType[f"MOSTLY_{name}"] for name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q6_K", "IQ4_NL", "IQ4_XS")},
+    **{f"q3_k_{size.lower()}": LlamaFileType[f"MOSTLY_Q3_K_{size}"] for size in "SML"},
+    **{f"q{bits}_k_{size.lower()}": LlamaFileType[f"MOSTLY_Q{bits}_K_{size}"] for bits in (4, 5) for size in "SM"},
+    **{f"q{bits}_k": LlamaFileType[f"MOSTLY_Q{bits}_K_M"] for bits in (3, 4, 5)},
+}
+
+_LOG_ERROR = 3
+_BUFFER = 256 << 20  # bytes of one tensor's rows that llama.cpp holds at once
+
+
+class _TypeTraits(ctypes.Structure):
+    _fields_ = (
+        ("type_name", ctypes.c_char_p),
+        ("block_size", ctypes.c_int64),
+        ("block_size_interleave", ctypes.c_int64),
+        ("type_size", ctypes.c_size_t),
+        ("is_quantized", ctypes.c_bool),
+        ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
+        ("from_float_ref", ctypes.c_void_p),
+    )
+
+
+def row_bytes(kind: GGMLQuantizationType, columns: int) -> int:
+    """Bytes of one row. ExportError if `columns` is no multiple of the type's block."""
+    block, size = GGML_QUANT_SIZES[kind]
+    if columns % block:
+        raise ExportError(f"rows of {columns} weights cannot be {kind.name}, which packs {block} at a time")
+    return columns // block * size
+
+
+def dequantize(data: NDArray[np.uint8], kind: GGMLQuantizationType, columns: int) -> NDArray[np.float32]:
+    """The weights, float32 (rows, columns), of `data`: the bytes of whole rows of type `kind`."""
+    rows, rest = divmod(data.nbytes, row_bytes(kind, columns))
+    if rest:
+        raise ExportError(f"{data.nbytes} bytes are no whole rows of {columns} {kind.name} weights")
+    if kind is GGMLQuantizationType.F32:
+        return data.view(np.float32).reshape(rows, columns).copy()
+    traits = _traits(kind)
+    if not traits.to_float:
+        raise ExportError(f"ggml cannot read weights of type {kind.name}")
+    weights = np.empty((rows, columns), np.float32)
+    traits.to_float(data.ctypes.data, weights.ctypes.data, weights.size)
+    return weights
+
+
+def quantize(weights: NDArray[np.float32], kind: GGMLQuantizationType) -> NDArray[np.uint8]:
+    """The bytes, uint8 (rows, bytes of a row), of float32 `weights` (rows, columns). ExportError if `kind` cannot be made without more."""
+    weights = np.ascontiguousarray(weights, np.float32)
+    rows, columns = weights.shape
+    data = np.empty((rows, row_bytes(kind, columns)), np.uint8)
+    if kind is GGMLQuantizationType.F32:
+        return weights.view(np.uint8)
+    if not can_quantize(kind):
+        raise ExportError(f"weights cannot be made {kind.name} without an importance matrix: choose another quantization, such as q8_0")
+    _library().ggml_quantize_chunk(kind, weights.ctypes.data, data.ctypes.data, 0, rows, columns, None)
+    return data
+
+
+def can_quantize(kind: GGMLQuantizationType) -> bool:
+    """Whether `quantize` can make `kind` of plain weights."""
+    floats = kind in (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
+    return floats or (_traits(kind).is_quantized and not _library().ggml_quantize_requires_imatrix(kind))
+
+
+def quantize_file(source: Path, target: Path, mixture: str) -> None:
+    """Write `target`, the GGUF `source` quantised exactly as `llama-quantize source target mixture` does.
+
+    `source` holds float weights; `mixture` is a key of MIXTURES. ExportError says what llama.cpp said.
+    """
+    from llama_cpp import llama_cpp
+
+    settings = llama_cpp.llama_model_quantize_default_params()
+    settings.ftype = MIXTURES[mixture]
+    settings.max_buf_size = _BUFFER
+    with LOADING, _errors_said() as said:
+        llama_cpp.llama_backend_init()
+        failed = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(settings))
+    if failed:
+        raise ExportError(f"llama.cpp could not make {mixture} of {source}: {' '.join(said) or 'it said nothing'}")
+
+
+@contextmanager
+def _errors_said() -> Iterator[list[str]]:
+    """What llama.cpp logs as errors meanwhile; the rest of its log goes nowhere."""
+    from llama_cpp import _logger, llama_cpp
+
+    said: list[str] = []
+
+    @llama_cpp.llama_log_callback
+    def listen(level: int, text: bytes, _user_data: Any) -> None:
+        if level == _LOG_ERROR:
+            said.append(text.decode("utf-8", errors="replace").strip())
+
+    llama_cpp.llama_log_set(listen, ctypes.c_void_p(0))
+    try:
+        yield said
+    finally:
+        llama_cpp.llama_log_set(_logger.llama_log_callback, ctypes.c_void_p(0))
+
+
+def _traits(kind: GGMLQuantizationType) -> _TypeTraits:
+    return _library().ggml_get_type_traits(kind).contents
+
+
+@functools.cache
+def _library() -> Any:
+    """The ggml-base library. ExportError if it is not the ggml that this was written for."""
+    import llama_cpp
+    from llama_cpp._ctypes_extensions import load_shared_library
+
+    library = load_shared_library("ggml-base", Path(llama_cpp.__file__).parent / "lib")
+    library.ggml_get_type_traits.argtypes = [ctypes.c_int]
+    library.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
+    library.ggml_quantize_requires_imatrix.argtypes = [ctypes.c_int]
+    library.ggml_quantize_requires_imatrix.restype = ctypes.c_bool
+    library.ggml_quantize_chunk.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, ctypes.c_void_p]
+    library.ggml_quantize_chunk.restype = ctypes.c_size_t
+    for kind in (GGMLQuantizationType.F16, GGMLQuantizationType.Q8_0):  # C structures carry no version: look before trusting
+        traits = library.ggml_get_type_traits(kind).contents
+        if (traits.block_size, traits.type_size) != GGML_QUANT_SIZES[kind]:
+            raise ExportError("this llama-cpp-python ships another ggml than byoai knows: install the version that requirements.txt names")
+    return library

@@ -1,0 +1,177 @@
+"""A GGUF as a stream: metadata as the bytes that they are, weights a few megabytes at a time, and a file that is there whole or not at all.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+import math
+import mmap
+import os
+import shutil
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguf.constants import GGMLQuantizationType
+
+from fine_tuning import paths
+from fine_tuning.engines.ggml import row_bytes
+from fine_tuning.engines.gguf_header import GgufHeader, GgufReader, read_header
+from fine_tuning.errors import EngineError, ExportError
+
+DEFAULT_ALIGNMENT = 32
+_COUNTS = 4 + 4  # where the numbers of tensors and keys stand: behind magic and version
+_VERSION = 3
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    name: str
+    shape: tuple[int, ...]  # as GGUF has it: the length of a row first
+    kind: GGMLQuantizationType
+
+    @property
+    def columns(self) -> int:
+        return self.shape[0]
+
+    @property
+    def rows(self) -> int:
+        return math.prod(self.shape[1:])
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.rows * row_bytes(self.kind, self.columns)
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """Where everything lies in the GGUF at `path`."""
+
+    path: Path
+    header: GgufHeader
+    metadata: dict[str, bytes]  # each key's whole entry (key, type, value), in the file's order
+    tensors: dict[str, TensorInfo]  # in the file's order
+    starts: dict[str, int]  # a tensor's first byte in the file
+
+    @property
+    def alignment(self) -> int:
+        return int(self.header.metadata.get("general.alignment", DEFAULT_ALIGNMENT))
+
+
+def read_gguf(path: Path) -> GgufFile:
+    """ExportError if `path` is no whole GGUF of one file whose types are known."""
+    try:
+        header = read_header(path)
+    except EngineError as error:
+        raise ExportError(str(error)) from error
+    if int(header.metadata.get("split.count", 0)) > 1:
+        raise ExportError(f"{path} is one part of a model in several files: join them with llama.cpp's `llama-gguf-split --merge` first")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        reader = GgufReader(content, _COUNTS)
+        tensor_count, key_count = reader.scalar("Q"), reader.scalar("Q")
+        metadata = dict(_entry(reader) for _ in range(key_count))
+        found = [reader.tensor() for _ in range(tensor_count)]
+        size = len(content)
+    tensors = {name: TensorInfo(name, shape, _kind(path, name, kind)) for name, shape, kind, _ in found}
+    base = padded(reader.position, int(header.metadata.get("general.alignment", DEFAULT_ALIGNMENT)))
+    starts = {name: base + offset for name, _, _, offset in found}
+    if any(starts[name] + tensor.size > size for name, tensor in tensors.items()):
+        raise ExportError(f"{path} ends before its last weights: its download or export was interrupted. Get it again.")
+    return GgufFile(path, header, metadata, tensors, starts)
+
+
+def _entry(reader: GgufReader) -> tuple[str, bytes]:
+    start = reader.position
+    key = reader.string()
+    reader.value()
+    return key, reader.content[start : reader.position]
+
+
+def _kind(path: Path, name: str, number: int) -> GGMLQuantizationType:
+    try:
+        return GGMLQuantizationType(number)
+    except ValueError as error:
+        raise ExportError(
+            f"{path}: the weights {name} are of a type ({number}) that gguf does not know: upgrade it, or use another base"
+        ) from error
+
+
+def entry(key: str, value: str | int | float) -> bytes:
+    """One key of a GGUF's metadata: a string, a uint32 or a float32."""
+    if isinstance(value, str):
+        return _string(key) + struct.pack("<I", 8) + _string(value)
+    return _string(key) + (struct.pack("<If", 6, value) if isinstance(value, float) else struct.pack("<II", 4, value))
+
+
+def file_size(metadata: Mapping[str, bytes], tensors: Iterable[TensorInfo], alignment: int = DEFAULT_ALIGNMENT) -> int:
+    """Bytes of the file that `write_gguf` makes."""
+    tensors = list(tensors)
+    return len(_head(metadata, tensors, alignment)) + sum(padded(tensor.size, alignment) for tensor in tensors)
+
+
+def write_gguf(
+    path: Path, metadata: Mapping[str, bytes], tensors: Sequence[tuple[TensorInfo, Iterable[bytes]]], alignment: int = DEFAULT_ALIGNMENT
+) -> None:
+    """Write a GGUF; each tensor comes with the pieces of its weights, which are asked for one after the other."""
+    with path.open("wb") as file:
+        file.write(_head(metadata, [info for info, _ in tensors], alignment))
+        for info, pieces in tensors:
+            written = sum(file.write(piece) for piece in pieces)
+            if written != info.size:
+                raise ExportError(f"{info.name} came out with {written} bytes instead of {info.size}")
+            file.write(bytes(padded(written, alignment) - written))
+
+
+def _head(metadata: Mapping[str, bytes], tensors: Sequence[TensorInfo], alignment: int) -> bytes:
+    parts = [b"GGUF", struct.pack("<IQQ", _VERSION, len(tensors), len(metadata)), *metadata.values()]
+    offset = 0
+    for info in tensors:
+        parts += [_string(info.name), struct.pack(f"<I{len(info.shape)}QIQ", len(info.shape), *info.shape, info.kind, offset)]
+        offset += padded(info.size, alignment)
+    head = b"".join(parts)
+    return head + bytes(padded(len(head), alignment) - len(head))
+
+
+def _string(text: str) -> bytes:
+    data = text.encode("utf-8")
+    return struct.pack("<Q", len(data)) + data
+
+
+def padded(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment
+
+
+@contextmanager
+def whole_file(path: Path, needed: int) -> Iterator[Path]:
+    """A name beside `path` to write to, which becomes `path` when the block ends, and is gone when it fails.
+
+    Raises ExportError before anything is written if fewer than `needed` bytes are free, and for every failure to write.
+    """
+    temporary = path.with_name(f".{path.name}.partial")  # always the same name: the rest of a killed export is overwritten by the next
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _check_space(path, needed)
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        paths.fsync_dir(path.parent)
+    except OSError as error:
+        raise ExportError(
+            f"cannot export to {path} ({needed} bytes): {error.strerror or error}. Nothing was left behind; free some disk space "
+            f"or choose another folder (BYOAI_HOME), and try again."
+        ) from error
+
+
+def _check_space(path: Path, needed: int) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise ExportError(
+            f"not enough disk space to export {path}: {needed} bytes are needed, {free} are free in {path.parent}. "
+            f"Free {needed - free} bytes, choose a smaller quantization, or another folder (BYOAI_HOME)."
+        )

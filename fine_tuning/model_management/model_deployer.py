@@ -1,0 +1,269 @@
+"""From a GGUF to the model that answers: register under an immutable tag, prove parity, go live; and mend what was interrupted.
+
+`fine_tuned_<name>:v<N>` is one version for ever; `fine_tuned_<name>:latest` is a copy of the live one. The engine's `latest` is what
+answers people, so it moves first and the registry follows: killed at any point in between, something whole answers, and `reconcile`
+makes the registry agree with it.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fine_tuning import paths
+from fine_tuning.conversation import Message
+from fine_tuning.engines.base import ChatOptions, Engine, ModelSpec
+from fine_tuning.engines.vocabulary import Vocabulary
+from fine_tuning.errors import ByoaiError, EngineError, EngineUnavailable, ExportError, ModelNotFound, ParityError
+from fine_tuning.model_management.model_registry import Registry, Version, latest_tag, version_tag
+from fine_tuning.model_management.modelfile import parse_modelfile
+
+Render = Callable[[Sequence[Message]], str]
+Encode = Callable[[str], list[int]]
+
+GENERATION_LIMIT = 256  # tokens within which an answer to a short question must end by itself
+TRIAL = ".trial"  # ends the tag of a model that is made only to be compared
+QUESTION = "What is the capital of France?"
+
+
+def register(engine: Engine, tag: str, spec: ModelSpec) -> None:
+    """Make a version's tag. If it is there already it must be the very model that `spec` makes: EngineError else, and nothing changes."""
+    if tag not in _digests(engine):
+        engine.create(tag, spec)
+        return
+    trial = tag + TRIAL
+    engine.create(trial, spec)
+    digests = _digests(engine)
+    engine.delete(trial)
+    if digests[trial] != digests[tag]:
+        raise EngineError(
+            f"{tag} is there already and is another model. A version is never made anew: register this one under the next number"
+        )
+
+
+# Parity
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    tag: str
+    cases: int  # conversations whose text was compared
+    tokens: int  # compared
+    answer: str  # the generation that ended by itself
+    answer_tokens: int
+
+
+def check_parity(
+    engine: Engine,
+    tag: str,
+    expected_render: Render,
+    encode: Encode | None = None,
+    control_tokens: Iterable[str] | None = None,
+    question: str = QUESTION,
+) -> ParityReport:
+    """Prove that `tag` is fed what it was trained on, and that it ends its answers.
+
+    The engine's text for one and for several turns, with and without a system message, is compared token by token with what
+    `expected_render` (the rendering that the training used) makes of the same messages. Then a greedy answer to `question` must end by
+    itself within 256 tokens, not be empty, and show no control token. `encode` and `control_tokens` are by default those of the
+    model's own vocabulary.
+
+    ParityError at the first difference, with both texts.
+    """
+    if encode is None or control_tokens is None:
+        vocabulary = Vocabulary(engine.show(tag).gguf)
+        encode, control_tokens = encode or vocabulary.encode, control_tokens or vocabulary.control_tokens()
+    cases = _cases()
+    compared = [_compare(engine, tag, case, messages, expected_render, encode) for case, messages in cases.items()]
+    answer, tokens = _generate(engine, tag, question, control_tokens)
+    return ParityReport(tag=tag, cases=len(cases), tokens=sum(compared), answer=answer, answer_tokens=tokens)
+
+
+def _cases() -> dict[str, list[Message]]:
+    # Blank lines, white space at the ends and other scripts are where templates differ.
+    system = [Message(role="system", content="Answer in one sentence.\n\nBe kind.")]
+    one = [Message(role="user", content="Hello! How do I say „cat“ in Japanese?\n- in kana\n- in kanji ")]
+    more = [Message(role="assistant", content="ねこ, 猫."), Message(role="user", content="Thanks.  And 12345 + 1?")]
+    return {
+        "one turn": one,
+        "one turn with a system message": system + one,
+        "several turns": one + more,
+        "several turns with a system message": system + one + more,
+    }
+
+
+def _compare(engine: Engine, tag: str, case: str, messages: list[Message], expected_render: Render, encode: Encode) -> int:
+    """The number of tokens, which are the same; ParityError else. A template may refuse system messages if it did so in training."""
+    optional = messages[0].role == "system"
+    expected = _rendered(expected_render, messages, optional)
+    served = _rendered(lambda given: engine.render(tag, given), messages, optional)
+    if expected is None or served is None:
+        if expected == served:
+            return 0
+        refuses, takes = ("training", "the engine") if expected is None else ("the engine", "training")
+        raise ParityError(
+            f"{tag}, {case}: the template of {refuses} refuses the messages, that of {takes} makes {expected or served!r} of them"
+        )
+    expected_tokens, served_tokens = encode(expected), encode(served)
+    if expected_tokens == served_tokens:
+        return len(expected_tokens)
+    token, character = _first_difference(expected_tokens, served_tokens), _first_difference(expected, served)
+    raise ParityError(
+        f"{tag} would be fed other text than it was trained on ({case}): they differ from token {token} (character {character}) on.\n"
+        f"  in training: {expected!r}\n"
+        f"  the engine:  {served!r}\n"
+        "Its template, system text or messages are not the base's: look at the run's Modelfile, and deploy with deployment.mode: adapter, "
+        "which inherits them. Nothing went live."
+    )
+
+
+def _first_difference(left: Sequence[object], right: Sequence[object]) -> int:
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((index for index, (one, other) in pairs if one != other), min(len(left), len(right)))
+
+
+def _rendered(render: Render, messages: list[Message], optional: bool) -> str | None:
+    """The text, or None where the template refuses `optional` messages."""
+    try:
+        return render(messages)
+    except (EngineUnavailable, ModelNotFound):
+        raise
+    except EngineError:
+        if optional:
+            return None
+        raise
+
+
+def _generate(engine: Engine, tag: str, question: str, control_tokens: Iterable[str]) -> tuple[str, int]:
+    """A greedy answer and its number of tokens; ParityError if it is not sane."""
+    messages = [Message(role="user", content=question)]
+    chunks = list(engine.chat(tag, messages, ChatOptions(temperature=0, max_tokens=GENERATION_LIMIT)))
+    text = "".join(chunk.text for chunk in chunks)
+    last = chunks[-1]
+    faults = [f"shows the control token {token}" for token in control_tokens if token in text][:1]
+    if last.done_reason != "stop":
+        faults.append(f"does not end by itself within {GENERATION_LIMIT} tokens ({last.done_reason or 'broken off'})")
+    if not text.strip():
+        faults.append("is empty")
+    if faults:
+        raise ParityError(
+            f"the answer of {tag} to {question!r} {', and '.join(faults)}:\n  {text!r}\n"
+            "Was it trained with the end-of-turn token, and not too long or too fast? Nothing went live."
+        )
+    return text, last.tokens
+
+
+# Going live
+
+
+def go_live(engine: Engine, registry: Registry, name: str, number: int) -> Version:
+    """Make a version the one that answers as `fine_tuned_<name>:latest`. Doing it twice, or again after a crash, changes nothing more.
+
+    ModelNotFound if the registry or the engine has no such version.
+    """
+    version = registry.get(name, number)
+    if version.tag not in _digests(engine):
+        raise ModelNotFound(f"{version.tag} is gone from {engine.name} ({engine.where}), and so cannot go live: choose another version")
+    _point_latest(engine, version.tag, latest_tag(name))
+    return registry.promote(name, number)
+
+
+def _point_latest(engine: Engine, tag: str, latest: str) -> None:
+    engine.copy(tag, latest)
+    digests = _digests(engine)
+    if digests.get(latest) != digests.get(tag):
+        raise EngineError(f"{engine.name} ({engine.where}) did not point {latest} to {tag}: try again, and look at its log")
+
+
+# Mending
+
+
+@dataclass(frozen=True)
+class Finding:
+    text: str  # what was found, and what was done about it or is to be done
+    mended: bool
+
+
+def reconcile(engine: Engine, registry: Registry, name: str) -> list[Finding]:
+    """Find and mend where the engine and the registry do not agree. Nothing that answers people is replaced, and nothing is deleted.
+
+    - a version's tag in the engine that the registry does not know (a lost state.db): entered as a candidate;
+    - a live, previous or pinned version without its tag (removed, interrupted): made again from its run;
+    - `latest` on another version than the registry's live one (an interrupted promotion): the registry follows;
+    - `latest` gone: copied from the live version.
+    """
+    findings = [_adopt(registry, name, number) for number in _unknown_numbers(engine, registry, name)]
+    missing = _missing(engine, registry, name)
+    findings += [_restored(engine, version) for version in missing]
+    return findings + _reconcile_latest(engine, registry, name)
+
+
+def restore(engine: Engine, version: Version) -> None:
+    """Make a version's tag again from the Modelfile in its run. ExportError if that, or a file that it names, is gone."""
+    run = paths.home() / version.run
+    try:
+        spec = parse_modelfile((run / "Modelfile").read_text(encoding="utf-8"), run)
+    except OSError as error:
+        raise ExportError(f"{version.tag} cannot be made again: cannot read {run / 'Modelfile'} ({error.strerror})") from error
+    for file in (spec.from_, spec.adapter):
+        if isinstance(file, Path) and not file.exists():
+            raise ExportError(f"{version.tag} cannot be made again: {file} is gone")
+    register(engine, version.tag, spec)
+
+
+def _adopt(registry: Registry, name: str, number: int) -> Finding:
+    registry.add(name, number, notes="found in the engine; how it was made is not known")
+    return Finding(f"{version_tag(name, number)} was unknown to the registry: entered as a candidate", mended=True)
+
+
+def _restored(engine: Engine, version: Version) -> Finding:
+    lost = f"{version.tag}, which is {'pinned' if version.pinned else version.state}, is gone from {engine.name}"
+    try:
+        restore(engine, version)
+    except EngineUnavailable:
+        raise
+    except ByoaiError as error:
+        return Finding(f"{lost}. {error}", mended=False)
+    return Finding(f"{lost}: made again from {version.run}", mended=True)
+
+
+def _reconcile_latest(engine: Engine, registry: Registry, name: str) -> list[Finding]:
+    digests, live, latest = _digests(engine), registry.live(name), latest_tag(name)
+    answering = digests.get(latest)
+    if live and live.tag in digests:
+        if answering == digests[live.tag]:
+            return []
+        if answering is None:
+            _point_latest(engine, live.tag, latest)
+            return [Finding(f"{latest} was gone: it is {live.tag} again", mended=True)]
+    elif answering is None:
+        return []
+    same = [number for number, digest in version_digests(digests, name).items() if digest == answering]
+    if not same:
+        cure = f"`byoai use {name} {live.number}` puts {live.tag} back" if live and live.tag in digests else "`byoai use` chooses a version"
+        return [Finding(f"{latest} is none of the versions of {name}: {cure}", mended=False)]
+    version = registry.promote(name, max(same))
+    return [Finding(f"{latest} is {version.tag}, which the registry did not have as live: it has now", mended=True)]
+
+
+def _unknown_numbers(engine: Engine, registry: Registry, name: str) -> list[int]:
+    known = {version.number for version in registry.list(name)}
+    return sorted(version_digests(_digests(engine), name).keys() - known)
+
+
+def _missing(engine: Engine, registry: Registry, name: str) -> list[Version]:
+    """Versions that must be there and are not."""
+    digests = _digests(engine)
+    return [each for each in registry.list(name) if (each.state in ("live", "previous") or each.pinned) and each.tag not in digests]
+
+
+def version_digests(digests: dict[str, str], name: str) -> dict[int, str]:
+    """The digests of the versions of `name`, by number in order, among those of all tags."""
+    pattern = re.compile(re.escape(name) + r":v([1-9]\d*)", re.ASCII)
+    found = {int(match[1]): digest for tag, digest in digests.items() if (match := pattern.fullmatch(tag))}
+    return dict(sorted(found.items()))
+
+
+def _digests(engine: Engine) -> dict[str, str]:
+    """By tag."""
+    return {model.tag: model.digest for model in engine.list_models()}

@@ -1,0 +1,194 @@
+"""Which versions of a fine-tuned model there are, what each was made of, which one is live, and which turns taught it."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from sqlite3 import Connection, IntegrityError, Row
+from typing import Any, Literal
+
+from fine_tuning import state
+from fine_tuning.errors import ByoaiError, ModelNotFound
+
+State = Literal["candidate", "live", "previous", "retired"]
+_CHANGEABLE = frozenset({"metrics", "verdict", "pinned", "notes"})
+
+
+def version_tag(name: str, number: int) -> str:
+    """The engine's tag of one version, e.g. `fine_tuned_smollm2-135m:v3`."""
+    return f"{name}:v{number}"
+
+
+def latest_tag(name: str) -> str:
+    """The engine's tag of the live version."""
+    return f"{name}:latest"
+
+
+@dataclass(frozen=True)
+class Version:
+    name: str  # without version, e.g. "fine_tuned_smollm2-135m"
+    number: int
+    base_tag: str
+    base_digest: str  # sha256 of the base's GGUF
+    run: str  # its folder: relative to the data folder, or absolute
+    dataset: str  # its hash
+    method: str
+    mode: str  # "adapter" or "merged"
+    metrics: dict[str, Any]
+    verdict: str  # of the gate, in words; "" while nothing was judged
+    state: State
+    pinned: bool  # never pruned
+    notes: str
+    created: str  # ISO 8601, UTC
+
+    @property
+    def tag(self) -> str:
+        return version_tag(self.name, self.number)
+
+
+class Registry:
+    """Every method is one transaction; any number of processes may use the same file."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        """`path`: the database, by default data/state.db."""
+        self._path = path
+
+    def next_number(self, name: str) -> int:
+        """Reserve the number of the next version of `name`. It is never given again, also when nothing comes of it."""
+        with state.connect(self._path) as connection, state.transaction(connection):
+            return _reserve(connection, name)
+
+    def add(
+        self,
+        name: str,
+        number: int,
+        *,
+        base_tag: str = "",
+        base_digest: str = "",
+        run: str = "",
+        dataset: str = "",
+        method: str = "",
+        mode: str = "",
+        metrics: dict[str, Any] | None = None,
+        verdict: str = "",
+        notes: str = "",
+        turns: Iterable[str] = (),
+    ) -> Version:
+        """Enter a version as a candidate, and the turns that taught it. ByoaiError if the number is taken.
+
+        Done before its tag is made: then an interrupted `create` leaves a candidate without a tag, which `reconcile` can name.
+        """
+        made_of = (base_tag, base_digest, run, dataset, method, mode)
+        with state.connect(self._path) as connection, state.transaction(connection):
+            _reserve(connection, name, number)
+            try:
+                cursor = connection.execute(
+                    "INSERT INTO versions"
+                    " (name, number, base_tag, base_digest, run, dataset, method, mode, metrics, verdict, notes, created)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (name, number, *made_of, _dump(metrics or {}), verdict, notes, _now()),
+                )
+            except IntegrityError as error:
+                raise ByoaiError(f"{name} cannot have a version {number} ({error}): take the number from next_number") from error
+            pairs = ((cursor.lastrowid, turn) for turn in dict.fromkeys(turns))
+            connection.executemany("INSERT INTO version_turns (version_id, turn_id) VALUES (?, ?)", pairs)
+            return _one(connection, name, number)
+
+    def update(self, name: str, number: int, **changes: Any) -> Version:
+        """Set any of `metrics`, `verdict`, `pinned`, `notes`. What a version was made of never changes."""
+        if unknown := set(changes) - _CHANGEABLE:
+            raise ByoaiError(f"of a version, only {', '.join(sorted(_CHANGEABLE))} can change, not {', '.join(sorted(unknown))}")
+        with state.connect(self._path) as connection, state.transaction(connection):
+            _one(connection, name, number)
+            for key, value in changes.items():
+                stored = _dump(value) if key == "metrics" else value
+                connection.execute(f"UPDATE versions SET {key} = ? WHERE name = ? AND number = ?", (stored, name, number))
+            return _one(connection, name, number)
+
+    def get(self, name: str, number: int) -> Version:
+        """ModelNotFound says which versions there are."""
+        with state.connect(self._path) as connection:
+            return _one(connection, name, number)
+
+    def live(self, name: str) -> Version | None:
+        return self._in_state(name, "live")
+
+    def previous(self, name: str) -> Version | None:
+        """The one that was live before: where a rollback goes."""
+        return self._in_state(name, "previous")
+
+    def promote(self, name: str, number: int) -> Version:
+        """Make a version live; the live one becomes the previous, and that one retires. Does nothing if it is live already."""
+        with state.connect(self._path) as connection, state.transaction(connection):
+            if _one(connection, name, number).state != "live":
+                # In this order, since there is never more than one live, nor more than one previous.
+                for old, new in (("previous", "retired"), ("live", "previous")):
+                    connection.execute("UPDATE versions SET state = ? WHERE name = ? AND state = ?", (new, name, old))
+                connection.execute("UPDATE versions SET state = 'live' WHERE name = ? AND number = ?", (name, number))
+            return _one(connection, name, number)
+
+    def learned_turns(self, name: str) -> set[str]:
+        """The ids of all turns that taught any version of `name`."""
+        with state.connect(self._path) as connection:
+            rows = connection.execute(
+                "SELECT DISTINCT turn_id FROM version_turns JOIN versions ON versions.id = version_id WHERE name = ?", (name,)
+            )
+            return {row["turn_id"] for row in rows}
+
+    def turns_of(self, name: str, number: int) -> set[str]:
+        """The ids of the turns that taught one version."""
+        with state.connect(self._path) as connection:
+            rows = connection.execute(
+                "SELECT turn_id FROM version_turns JOIN versions ON versions.id = version_id WHERE name = ? AND number = ?", (name, number)
+            )
+            return {row["turn_id"] for row in rows}
+
+    def versions_of_turn(self, turn_id: str) -> tuple[Version, ...]:
+        """The versions that learned a turn, by name and number."""
+        return self._select("JOIN version_turns ON version_id = versions.id WHERE turn_id = ?", turn_id)
+
+    def list(self, name: str | None = None) -> tuple[Version, ...]:
+        """All versions, or those of `name`; by name and number."""
+        return self._select("WHERE name = ?", name) if name is not None else self._select("")
+
+    def _in_state(self, name: str, wanted: State) -> Version | None:
+        return next(iter(self._select("WHERE name = ? AND state = ?", name, wanted)), None)
+
+    def _select(self, condition: str, *values: str) -> tuple[Version, ...]:
+        with state.connect(self._path) as connection:
+            rows = connection.execute(f"SELECT versions.* FROM versions {condition} ORDER BY name, number", values)
+            return tuple(_version(row) for row in rows)
+
+
+def _reserve(connection: Connection, name: str, number: int | None = None) -> int:
+    """Raise the last number of `name` to `number`, or by one; the number."""
+    row = connection.execute("SELECT last FROM version_numbers WHERE name = ?", (name,)).fetchone()
+    last = row["last"] if row else 0
+    taken = max(last, number) if number is not None else last + 1
+    connection.execute("INSERT INTO version_numbers VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET last = excluded.last", (name, taken))
+    return taken
+
+
+def _one(connection: Connection, name: str, number: int) -> Version:
+    row = connection.execute("SELECT * FROM versions WHERE name = ? AND number = ?", (name, number)).fetchone()
+    if row is None:
+        known = [f"v{each['number']}" for each in connection.execute("SELECT number FROM versions WHERE name = ? ORDER BY number", (name,))]
+        raise ModelNotFound(f"{name} has no version {number}. Its versions: {', '.join(known) or 'none yet'}.")
+    return _version(row)
+
+
+_COLUMNS = tuple(field.name for field in fields(Version))
+
+
+def _version(row: Row) -> Version:
+    values = {column: row[column] for column in _COLUMNS}
+    return Version(**values | {"metrics": json.loads(row["metrics"]), "pinned": bool(row["pinned"])})
+
+
+def _dump(metrics: dict[str, Any]) -> str:
+    return json.dumps(metrics, ensure_ascii=False, sort_keys=True)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

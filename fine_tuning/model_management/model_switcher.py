@@ -1,0 +1,100 @@
+"""Which models can answer, and switching between the versions of a fine-tuned one. A switch copies a tag: nothing is made or deleted."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from fine_tuning.engines.base import Engine, ModelSummary
+from fine_tuning.errors import ModelNotFound
+from fine_tuning.model_management.model_deployer import TRIAL, go_live, restore, version_digests
+from fine_tuning.model_management.model_registry import Registry, Version, latest_tag, version_tag
+
+PREFIX = "fine_tuned_"  # config: deployment.model_name_prefix
+
+
+@dataclass(frozen=True)
+class ServedVersion:
+    number: int
+    tag: str
+    digest: str
+    live: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One entry of the switch."""
+
+    tag: str
+    label: str  # for people
+    kind: Literal["base", "fine_tuned"]
+    live: bool = False  # whether it is what `latest` of its name is
+    name: str = ""  # of a fine-tuned model, without version
+    number: int = 0  # of its version; 0 for a `latest` that is none of the versions
+
+
+def versions(engine: Engine, name: str) -> list[ServedVersion]:
+    """The versions of `name` that the engine has, oldest first."""
+    return _versions(engine.list_models(), name)
+
+
+def live(engine: Engine, name: str) -> int | None:
+    """The version that `latest` is, by digest (the newest of equal ones); None if there is no `latest` or it is none of them."""
+    return next((version.number for version in versions(engine, name) if version.live), None)
+
+
+def use(engine: Engine, registry: Registry, name: str, number: int) -> Version:
+    """Make a version live. One whose tag was removed is first made again from its run."""
+    version = registry.get(name, number)
+    if number not in {served.number for served in versions(engine, name)}:
+        restore(engine, version)
+    return go_live(engine, registry, name, number)
+
+
+def rollback(engine: Engine, registry: Registry, name: str) -> Version:
+    """Make the version live that was so before; a second rollback takes the first back. ModelNotFound if there is none."""
+    previous = registry.previous(name)
+    if previous is None:
+        raise ModelNotFound(f"{name} has no version before the live one to go back to: `byoai use` chooses any other")
+    return use(engine, registry, name, previous.number)
+
+
+def choices(engine: Engine, prefix: str = PREFIX) -> list[Choice]:
+    """All that can answer: base models in the engine's order, then the fine-tuned ones by name, newest version first."""
+    models = engine.list_models()
+    names = {model.tag: _tuned_name(model.tag, prefix) for model in models}
+    base_tags = [tag for tag, name in names.items() if not name and not tag.endswith(TRIAL)]
+    bases = [Choice(tag=tag, label=tag.removesuffix(":latest"), kind="base") for tag in base_tags]
+    return bases + [choice for name in sorted({name for name in names.values() if name}) for choice in _tuned_choices(models, name)]
+
+
+def _tuned_choices(models: list[ModelSummary], name: str) -> list[Choice]:
+    found = _versions(models, name)
+    latest = latest_tag(name)
+    entries = [
+        Choice(
+            tag=version.tag,
+            label=f"{name} v{version.number}" + (" (live)" if version.live else ""),
+            kind="fine_tuned",
+            live=version.live,
+            name=name,
+            number=version.number,
+        )
+        for version in reversed(found)
+    ]
+    if any(version.live for version in found) or all(model.tag != latest for model in models):
+        return entries
+    return [Choice(tag=latest, label=f"{name} (live)", kind="fine_tuned", live=True, name=name), *entries]
+
+
+def _versions(models: list[ModelSummary], name: str) -> list[ServedVersion]:
+    digests = {model.tag: model.digest for model in models}
+    numbers = version_digests(digests, name)
+    answering = digests.get(latest_tag(name))
+    current = max((number for number, digest in numbers.items() if digest == answering), default=0)
+    return [ServedVersion(number, version_tag(name, number), digest, number == current) for number, digest in numbers.items()]
+
+
+def _tuned_name(tag: str, prefix: str) -> str:
+    """The name of a fine-tuned model's tag, without version; "" for any other tag."""
+    found = re.fullmatch(rf"({re.escape(prefix)}.+):(?:v[1-9]\d*|latest)", tag, re.ASCII)
+    return found[1] if found else ""

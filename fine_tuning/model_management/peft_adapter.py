@@ -1,0 +1,168 @@
+"""A LoRA adapter as PEFT saves it: a folder with adapter_config.json and adapter_model.safetensors. Read without torch, never unpickled.
+
+Safetensors format: https://github.com/huggingface/safetensors#format
+"""
+
+import json
+import math
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fine_tuning.errors import ExportError
+
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PICKLES = (".bin", ".pt", ".pth", ".pkl")
+_MAX_HEADER = 100 << 20  # bytes, as in the reference implementation
+_PREFIX = "base_model.model."
+_KEY = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.weight)?")
+
+# Settings under which the weights are more, or other, than W + scale * B @ A.
+_UNSUPPORTED = {
+    **{"use_dora": "DoRA", "use_qalora": "QALoRA", "use_bdlora": "BD-LoRA", "lora_bias": "biases of LoRA's own", "kasa_config": "KaSA"},
+    **{
+        "alora_invocation_tokens": "activated LoRA",
+        "layer_replication": "replicated layers",
+        "target_parameters": "LoRA on bare parameters",
+    },
+    **{"modules_to_save": "modules trained whole", "trainable_token_indices": "trained tokens", "arrow_config": "Arrow routing"},
+    **{"monteclora_config": "MonteCLoRA", "megatron_config": "Megatron layers"},
+}
+# Others (PiSSA, OLoRA, CorDA, LoftQ ...) change the base's own weights before the training starts.
+_HARMLESS_STARTS = (True, False, "gaussian", "eva", "orthogonal")
+
+
+@dataclass(frozen=True)
+class LoraPair:
+    """The update of one module: W + scale * b @ a, for W (outputs, inputs); an embedding's rows are its tokens."""
+
+    module: str  # as in the model, e.g. "model.layers.0.self_attn.q_proj"
+    scale: float
+    rank: int
+    shape: tuple[int, int]  # of W
+    _a: "_Stored"
+    _b: "_Stored"
+    _embedding: bool
+
+    def load(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """`a` (rank, inputs) and `b` (outputs, rank). ExportError if they hold anything but numbers."""
+        a, b = self._a.load(), self._b.load()
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            raise ExportError(
+                f"the adapter's weights for {self.module} in {self._a.path} are not finite numbers: its training diverged. "
+                f"Train again with a lower learning_rate."
+            )
+        return (b.T, a.T) if self._embedding else (a, b)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor's place in a safetensors file."""
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int  # bytes from the file's beginning
+
+    def load(self) -> NDArray[np.float32]:
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            raw: NDArray[Any] = np.fromfile(file, _DTYPES[self.dtype], math.prod(self.shape))
+        if self.dtype == "BF16":  # the upper half of a float32; numpy has no such type
+            raw = (raw.astype(np.uint32) << 16).view(np.float32)
+        return raw.astype(np.float32, copy=False).reshape(self.shape)
+
+
+_DTYPES: dict[str, np.dtype[Any]] = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+
+
+def read_adapter(folder: Path) -> list[LoraPair]:
+    """The pairs of the adapter in `folder`; their weights are read when asked for.
+
+    Raises ExportError for a folder that is no LoRA adapter, holds pickles, or changes the model in ways that a GGUF cannot say.
+    """
+    config = _config(folder)
+    found: dict[str, dict[str, tuple[_Stored, bool]]] = {}
+    for key, tensor in _stored(folder / _WEIGHTS).items():
+        match = _KEY.fullmatch(key.removeprefix(_PREFIX))
+        if match:
+            found.setdefault(match["module"], {})[match["side"]] = (tensor, bool(match["embedding"]))
+        elif not key.endswith(".base_layer.weight"):  # a copy of what the base has
+            raise ExportError(
+                f"{folder / _WEIGHTS} holds {key}, which is no LoRA weight: train with bias='none' and without modules_to_save"
+            )
+    if not found:
+        raise ExportError(f"{folder / _WEIGHTS} holds no LoRA weights")
+    return [_pair(folder, module, sides, config) for module, sides in found.items()]
+
+
+def _pair(folder: Path, module: str, sides: dict[str, tuple[_Stored, bool]], config: dict[str, Any]) -> LoraPair:
+    if set(sides) != {"A", "B"}:
+        raise ExportError(f"{folder / _WEIGHTS} holds only half of the adapter of {module}: it was not saved whole")
+    (a, embedding), (b, _) = sides["A"], sides["B"]
+    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
+        raise ExportError(f"{folder / _WEIGHTS}: the two sides of {module}, {a.shape} and {b.shape}, do not fit together")
+    shape = (a.shape[1], b.shape[0]) if embedding else (b.shape[0], a.shape[1])
+    return LoraPair(module, _scale(config, module, a.shape[0]), a.shape[0], shape, a, b, embedding)
+
+
+def _scale(config: dict[str, Any], module: str, rank: int) -> float:
+    """alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA (arXiv 2312.03732); patterns match as in PEFT's get_pattern_key."""
+    patterns: dict[str, float] = config.get("alpha_pattern") or {}
+    alpha = next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), config["lora_alpha"])
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    if pickles := sorted(path.name for path in folder.glob("adapter_model*") if path.suffix in _PICKLES):
+        raise ExportError(
+            f"{folder / pickles[0]} is a pickle, which can run any code when it is read: only {_WEIGHTS} is. "
+            f"Delete it, or save the adapter again with save_pretrained(..., safe_serialization=True)."
+        )
+    try:
+        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{folder} is no PEFT adapter: cannot read {_CONFIG} ({error})") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA" or not isinstance(config.get("lora_alpha"), int | float):
+        raise ExportError(f"{folder / _CONFIG} does not describe a LoRA adapter (peft_type LORA with a lora_alpha)")
+    faults = [text for key, text in _UNSUPPORTED.items() if config.get(key)]
+    if config.get("init_lora_weights", True) not in _HARMLESS_STARTS:
+        faults.append(f"a base changed by init_lora_weights={config['init_lora_weights']!r}")
+    if faults:
+        raise ExportError(f"{folder / _CONFIG} asks for {', '.join(faults)}, which a GGUF cannot be given: train a plain LoRA")
+    return config
+
+
+def _stored(path: Path) -> dict[str, _Stored]:
+    """The tensors of a safetensors file, their places checked against its size."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > _MAX_HEADER:
+                raise ValueError(f"a header of {length} bytes")
+            header = json.loads(file.read(length))
+        size = path.stat().st_size
+        header.pop("__metadata__", None)
+        return {key: _place(path, key, entry, 8 + length, size) for key, entry in header.items()}
+    except FileNotFoundError as error:
+        raise ExportError(f"{path} is missing: the adapter was not saved, or its training was interrupted") from error
+    except OSError as error:
+        raise ExportError(f"cannot read {path}: {error.strerror}") from error
+    except (struct.error, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ExportError(f"{path} is not a whole safetensors file ({error}): it may be damaged") from error
+
+
+def _place(path: Path, key: str, entry: dict[str, Any], base: int, size: int) -> _Stored:
+    start, end = (int(offset) for offset in entry["data_offsets"])
+    shape = tuple(int(length) for length in entry["shape"])
+    if entry["dtype"] not in _DTYPES:
+        raise ValueError(f"{key} has the type {entry['dtype']}")
+    wanted = math.prod(shape) * _DTYPES[entry["dtype"]].itemsize
+    if min(shape, default=0) < 0 or start < 0 or end - start != wanted or base + end > size:
+        raise ValueError(f"{key} does not lie inside it")
+    return _Stored(path, entry["dtype"], shape, base + start)

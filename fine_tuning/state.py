@@ -1,0 +1,119 @@
+"""data/state.db: the SQLite file in which the model registry and the jobs keep their tables.
+
+The schema is the list of migrations below and nothing else: a module that needs a table appends a migration here, and no migration is
+ever changed after it was released. WAL lets any number of processes read while one writes (https://sqlite.org/wal.html).
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from fine_tuning import paths
+from fine_tuning.errors import ByoaiError
+
+BUSY_TIMEOUT = 30.0  # seconds that a writer waits for another; a write takes milliseconds
+
+# Append-only. Each is a tuple of single statements, applied in one transaction; `user_version` counts those that are in.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    # 1: model_management/model_registry.py
+    (
+        """CREATE TABLE version_numbers (
+            name TEXT PRIMARY KEY,
+            last INTEGER NOT NULL
+        ) WITHOUT ROWID""",
+        """CREATE TABLE versions (
+            id INTEGER PRIMARY KEY,
+            name TEXT NOT NULL,
+            number INTEGER NOT NULL CHECK (number > 0),
+            base_tag TEXT NOT NULL,
+            base_digest TEXT NOT NULL,
+            run TEXT NOT NULL,
+            dataset TEXT NOT NULL,
+            method TEXT NOT NULL,
+            mode TEXT NOT NULL,
+            metrics TEXT NOT NULL DEFAULT '{}',
+            verdict TEXT NOT NULL DEFAULT '',
+            state TEXT NOT NULL DEFAULT 'candidate' CHECK (state IN ('candidate', 'live', 'previous', 'retired')),
+            pinned INTEGER NOT NULL DEFAULT 0,
+            notes TEXT NOT NULL DEFAULT '',
+            created TEXT NOT NULL,
+            UNIQUE (name, number)
+        )""",
+        "CREATE UNIQUE INDEX one_live ON versions (name) WHERE state = 'live'",
+        "CREATE UNIQUE INDEX one_previous ON versions (name) WHERE state = 'previous'",
+        """CREATE TABLE version_turns (
+            version_id INTEGER NOT NULL REFERENCES versions (id) ON DELETE CASCADE,
+            turn_id TEXT NOT NULL,
+            PRIMARY KEY (version_id, turn_id)
+        ) WITHOUT ROWID""",
+        "CREATE INDEX version_turns_by_turn ON version_turns (turn_id)",
+    ),
+)
+
+
+@contextmanager
+def connect(path: Path | None = None) -> Iterator[sqlite3.Connection]:
+    """An open connection to `path` (default data/state.db), made and migrated when needed; rows come as sqlite3.Row.
+
+    Statements outside of `transaction` commit by themselves. Not to be shared between threads: it costs a millisecond to open one.
+    ByoaiError when the file cannot be read or written, is no database, or was written by a newer byoai.
+    """
+    file = path or paths.state_db()
+    _make_folder(file)
+    try:
+        with closing(sqlite3.connect(file, timeout=BUSY_TIMEOUT, isolation_level=None)) as connection:
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            _migrate(connection, file)
+            yield connection
+    except sqlite3.IntegrityError:
+        raise  # a rule of the schema: the caller's to explain
+    except sqlite3.Error as error:
+        raise ByoaiError(f"{file}: {error}. {_cure(error)}") from error
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All that is executed inside, or, after an exception or a crash, nothing of it. Writers take turns from its first moment."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.rollback()
+        raise
+    connection.commit()
+
+
+def _make_folder(file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ByoaiError(f"cannot make the folder of {file}: {error.strerror}. Is the disk full, or the folder read-only?") from error
+
+
+def _migrate(connection: sqlite3.Connection, file: Path) -> None:
+    if _schema(connection) == len(MIGRATIONS):
+        return
+    with transaction(connection):
+        done = _schema(connection)  # again: another process may have been faster
+        if done > len(MIGRATIONS):
+            raise ByoaiError(f"{file} was written by a newer byoai (schema {done}, this one knows {len(MIGRATIONS)}): update byoai")
+        for migration in MIGRATIONS[done:]:
+            for statement in migration:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+
+def _schema(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _cure(error: sqlite3.Error) -> str:
+    said = str(error)
+    if "locked" in said:
+        return "Another byoai is writing to it: try again when it is done."
+    if "not a database" in said or "malformed" in said:
+        return "It is damaged: move it aside, and byoai starts a new one; the models in the engine are found again."
+    return "Is the disk full, or the folder read-only?"

@@ -1,0 +1,170 @@
+"""What the command line shows: stages, the progress of a training, tables. Part of `cli`: it prints."""
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from fine_tuning.config import FineTuningConfig
+    from fine_tuning.engines.base import Engine
+    from fine_tuning.model_management.model_registry import Registry
+    from fine_tuning.pipeline import Outcome, Plan
+    from fine_tuning.training.trainer import Progress as Step
+
+_QUIET_INTERVAL = 10.0  # seconds between progress lines where no terminal draws a bar (cron, a log file)
+
+
+class Terminal:
+    """A pipeline.Reporter: a bar in a terminal, a line now and then in a log file."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(soft_wrap=True, highlight=False)
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._last_line = 0.0
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end_bar()
+
+    def stage(self, title: str) -> None:
+        self._end_bar()
+        self.console.print(Text.assemble(("▸ ", "bold cyan"), (title, "bold")))
+
+    def note(self, text: str) -> None:
+        self.console.print(Text(f"  {text}"))
+
+    def count(self, done: int, total: int) -> None:
+        self._advance(done, total, f"{done}/{total}")
+
+    def progress(self, progress: "Step") -> None:
+        text = (
+            f"step {progress.step}/{progress.steps}  loss {progress.loss:.3f}  {progress.tokens_per_second:.0f} tokens/s  "
+            f"{progress.memory / 1e9:.1f} GB  ETA {clock(progress.eta)}"
+        )
+        if progress.validation_loss is not None:
+            self.note(f"epoch {progress.epoch:.0f}: validation loss {progress.validation_loss:.3f}")
+        self._advance(progress.step, progress.steps, text)
+
+    def _advance(self, done: int, total: int, text: str) -> None:
+        if self.console.is_terminal:
+            if self._bar is None:
+                self._bar = Progress(
+                    TextColumn("  "), BarColumn(30), TextColumn("{task.description}"), console=self.console, transient=True
+                )
+                self._bar.start()
+                self._task = self._bar.add_task(text, total=total)
+            self._bar.update(self._task, completed=done, total=total, description=text)
+        elif time.monotonic() - self._last_line > _QUIET_INTERVAL or done == total:
+            self._last_line = time.monotonic()
+            self.note(text)
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def show_plan(plan: "Plan", config: "FineTuningConfig") -> None:
+    train, estimate = plan.counts["train"], plan.estimate
+    splits = ", ".join(f"{counts['conversations']} {name}" for name, counts in plan.counts.items())
+    rows = [
+        ("base", f"{plan.base.tag} ({plan.base.parameter_size}, {plan.base.quantization})"),
+        ("becomes", f"the next version of {plan.name}"),
+        ("in the log", f"{plan.turns} turns, {plan.new_turns} of them new since the last version"),
+        ("after cleaning", f"{plan.kept_turns} turns" + _reasons(" (dropped: ", plan.dropped)),
+        ("private details", _reasons("", plan.scrubbed) or "none found"),
+        ("conversations", splits),
+        ("to learn", f"{train['tokens']} tokens, {train['trained_tokens']} of them answers, {config.training.num_epochs} times"),
+        ("to keep", f"{plan.replay_prompts} general prompts, answered by the base itself"),
+        ("method", f"{config.training.method}, r={config.training.lora_r}, {estimate.steps} steps of {config.training.batch_size}"),
+        ("memory", f"about {estimate.memory / 1e9:.1f} GB ({estimate.available / 1e9:.1f} GB free)"),
+        ("time", f"about {clock(estimate.seconds)} for the training"),
+    ]
+    table = Table(title="What would be learned", title_justify="left", show_header=False, box=None, padding=(0, 2))
+    for name, value in rows:
+        table.add_row(Text(name, style="bold"), Text(value))
+    _console().print(table)
+
+
+def show_outcome(outcome: "Outcome") -> None:
+    console = _console()
+    if outcome.version is None or outcome.comparison is None or outcome.training is None:
+        console.print(Text(outcome.reason))
+        return
+    table = Table(title=f"\n{outcome.tag} against its base, on held-out conversations", title_justify="left")
+    for heading in ("metric", "base", "fine-tuned", ""):
+        table.add_column(heading, justify="left" if heading == "metric" else "right")
+    for score in outcome.comparison.scores():
+        verdict = Text("better", style="green") if score.better else Text("not better", style="yellow")
+        table.add_row(score.metric, f"{score.base:.2f}", f"{score.tuned:.2f}", verdict)
+    if table.row_count:
+        console.print(table)
+    for note in outcome.comparison.base.notes:
+        console.print(Text(note))
+    for before, after in outcome.comparison.answers()[:2]:
+        console.print(Text.assemble(("\n" + before.prompt, "bold")))
+        console.print(Text.assemble(("  base        ", "dim"), _one_line(before.answer)))
+        console.print(Text.assemble(("  fine-tuned  ", "cyan"), _one_line(after.answer)))
+    total = sum(outcome.seconds.values())
+    learned = outcome.training
+    console.print(
+        Text(
+            f"\n{learned.steps} steps, {learned.tokens} tokens, {learned.dtype}, peak {learned.memory / 1e9:.1f} GB; "
+            f"{clock(total)} in all. Everything is in {outcome.run}"
+        )
+    )
+    state = "is live: the chat answers with it now" if outcome.live else "is registered, not live (deployment.auto_deploy is off)"
+    console.print(Text(f"{outcome.tag} {state}. In a terminal: ollama run {outcome.tag.rpartition(':')[0]}", style="bold green"))
+
+
+def show_models(engine: "Engine", registry: "Registry", prefix: str) -> None:
+    from fine_tuning.model_management.model_switcher import choices
+
+    known = {version.tag: version for version in registry.list()}
+    table = Table(box=None, padding=(0, 2))
+    for heading in ("model", "state", "made", "base", "perplexity (base)"):
+        table.add_column(heading)
+    for choice in choices(engine, prefix):
+        version = known.get(choice.tag)
+        state = "base" if choice.kind == "base" else "live" if choice.live else version.state if version else ""
+        row = [choice.tag, state, version.created[:16].replace("T", " ") if version else "", version.base_tag if version else ""]
+        scores = version.metrics if version else {}
+        row.append(
+            f"{scores['tuned']['perplexity']:.2f} ({scores['base']['perplexity']:.2f})"
+            if "perplexity" in scores.get("tuned", {}) and "perplexity" in scores.get("base", {})
+            else ""
+        )
+        table.add_row(*(Text(cell, style="bold" if choice.live else "") for cell in row))
+    _console().print(table)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people read them: 45 s, 3 min 5 s, 2 h 10 min."""
+    whole = max(round(seconds), 0)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _reasons(before: str, counts: dict[str, int]) -> str:
+    text = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in counts.items() if count)
+    return f"{before}{text}{')' if before else ''}" if text else ""
+
+
+def _one_line(text: str, limit: int = 300) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def _console() -> Console:
+    return Console(soft_wrap=True, highlight=False, file=sys.stdout)

@@ -1,0 +1,129 @@
+"""Checkpoints that a crash cannot make half of: files first, synced, then a manifest with their hashes.
+
+Only safetensors and JSON are written and read. Nothing is unpickled, so a file planted in a run's folder cannot run code.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from fine_tuning import paths
+from fine_tuning.errors import CheckpointDamaged
+
+MANIFEST = "manifest.json"
+_TENSORS, _STATE = "state.safetensors", "state.json"
+
+
+def seal(folder: Path) -> None:
+    """Sync every file of `folder`, then write its manifest: from now on it is complete."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    for path in files:
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    paths.fsync_dir(folder)
+    paths.write_json(folder / MANIFEST, {"files": {str(path.relative_to(folder)): _sha256(path) for path in files}})
+    paths.fsync_dir(folder.parent)
+
+
+def check(folder: Path) -> None:
+    """CheckpointDamaged unless `folder` holds just what its manifest says."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+    except FileNotFoundError:
+        raise CheckpointDamaged(f"{folder} is unfinished (it has no {MANIFEST})") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointDamaged(f"{folder / MANIFEST} is no manifest: {error}") from error
+    for name, digest in files.items():
+        path = folder / name
+        if not path.is_file() or _sha256(path) != digest:
+            raise CheckpointDamaged(f"{path} is missing or not what was saved")
+
+
+def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint in `folder`, and what was passed over on the way to it, in words."""
+    passed: list[str] = []
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
+        try:
+            check(checkpoint)
+        except CheckpointDamaged as damage:
+            passed.append(str(damage))
+        else:
+            return checkpoint, passed
+    return None, passed
+
+
+def keep_newest(folder: Path, count: int) -> None:
+    """Remove all but the `count` newest checkpoints."""
+    for old in sorted(folder.glob("checkpoint-*"), key=step_of)[:-count]:
+        shutil.rmtree(old)
+
+
+def save_state(folder: Path, optimizer: Any, scheduler: Any) -> None:
+    """Write optimiser, scheduler and random states (Python, NumPy, torch CPU and CUDA) to `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = optimizer.state_dict()
+    tensors = {
+        f"optimizer.{index}.{key}": value.contiguous()
+        for index, values in state["state"].items()
+        for key, value in values.items()
+        if torch.is_tensor(value)
+    }
+    tensors["rng.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    tensors["rng.numpy"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
+    save_file(tensors, folder / _TENSORS)
+    (folder / _STATE).write_text(
+        json.dumps(
+            {
+                "param_groups": state["param_groups"],
+                "scheduler": scheduler.state_dict(),
+                "python": random.getstate(),
+                "numpy": [kind, position, has_gauss, gauss],
+            }
+        )
+    )
+
+
+def load_optimizer(folder: Path, optimizer: Any, scheduler: Any) -> None:
+    """Restore what `save_state` wrote of optimiser and scheduler."""
+    tensors, state = load_file(folder / _TENSORS), json.loads((folder / _STATE).read_text())
+    values: dict[int, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            values.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": values, "param_groups": state["param_groups"]})
+    scheduler.load_state_dict(state["scheduler"])
+
+
+def load_random(folder: Path) -> None:
+    """Restore what `save_state` wrote of the random generators."""
+    tensors, state = load_file(folder / _TENSORS), json.loads((folder / _STATE).read_text())
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, tensors["rng.numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(tensors["rng.cpu"])
+    if "rng.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["rng.cuda"])
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimiser step after which `checkpoint` was saved; -1 for a folder that is none."""
+    tail = checkpoint.name.rpartition("-")[2]
+    return int(tail) if tail.isdigit() else -1
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,324 @@
+"""The real page in headless Chromium, before real engines."""
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from chatbot.server import HOST, free_port, url
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.engines.base import Engine, ModelSpec
+from fine_tuning.engines.embedded import EmbeddedEngine
+from fine_tuning.engines.ollama import OllamaEngine
+from fine_tuning.model_management.model_deployer import go_live
+from fine_tuning.model_management.model_registry import Registry
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+
+BASE = "smollm2:135m"
+TUNED = "fine_tuned_smollm2-135m"
+GREEDY = {"stop": ["<|im_start|>", "<|im_end|>"], "temperature": 0}
+CHROMIUM = os.environ.get("BYOAI_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
+FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+SOON, GENERATED = 30_000, 300_000  # milliseconds: what the page does at once; what a model does on two busy cores
+
+Serve = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def requests() -> list[str]:
+    """Every address that the page asked for."""
+    return []
+
+
+@pytest.fixture
+def page(chromium: Browser, requests: list[str]) -> Iterator[Page]:
+    context = chromium.new_context(viewport={"width": 1280, "height": 800}, color_scheme="light")
+    page = context.new_page()
+    page.set_default_timeout(SOON)
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("websocket", lambda websocket: requests.append(websocket.url))
+    yield page
+    context.close()
+
+
+@pytest.fixture
+def serve(home: Path) -> Iterator[Serve]:
+    """serve(OLLAMA_HOST=...) starts the chat on the test's data folder; its address."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(**environment: str) -> str:
+        port = free_port(8600)
+        code = f"from chatbot.server import serve; serve({port}, browser=False)"
+        started.append(subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "BYOAI_HOME": str(home), **environment}))
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and started[-1].poll() is None:
+            with contextlib.suppress(OSError), urllib.request.urlopen(url(port) + "/_stcore/health"):
+                return url(port)
+            time.sleep(0.1)
+        pytest.fail("the chat did not start")
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture
+def embedded(home: Path, base_gguf: Path) -> Engine:
+    """The store that the page's embedded engine reads, with the base in it."""
+    engine = EmbeddedEngine(home / "engine")
+    engine.create(BASE, ModelSpec(from_=base_gguf, parameters=GREEDY))
+    return engine
+
+
+@pytest.fixture
+def site(serve: Serve, embedded: Engine) -> str:
+    return serve(BYOAI_ENGINE="embedded")
+
+
+def ask(page: Page, text: str) -> None:
+    page.get_by_test_id("stChatInputTextArea").fill(text)
+    page.get_by_test_id("stChatInputTextArea").press("Enter")
+
+
+def stop(page: Page) -> None:
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("button", name="Stop")).to_have_count(0, timeout=GENERATED)
+
+
+def messages(page: Page) -> list[str]:
+    return page.get_by_test_id("stChatMessage").all_inner_texts()
+
+
+def answered(page: Page, count: int) -> None:
+    """Wait until `count` answers are whole: only then they can be rated."""
+    expect(page.get_by_test_id("stFeedback")).to_have_count(count, timeout=GENERATED)
+
+
+def test_a_person_chats_rates_comes_back_and_starts_anew(page: Page, site: str, requests: list[str]) -> None:
+    page.goto(site)
+    expect(page).to_have_title("byoai")
+    expect(page.get_by_text("Embedded engine in use")).to_be_visible()
+    expect(page.get_by_test_id("stChatInputTextArea")).to_have_attribute("placeholder", re.compile(f"{BASE}.*base"))
+    page.get_by_text("What is the capital of France?").click()
+    answered(page, 1)
+    assert "Paris" in messages(page)[-1]
+    expect(page.get_by_text("What is on your mind?")).to_have_count(0)
+
+    (turn,) = ConversationLogger().turns()
+    assert turn.user_message == "What is the capital of France?"
+    assert turn.bot_response in messages(page)[-1]
+    assert turn.metadata["model"] == BASE
+    expect(page.get_by_text("1 turn recorded")).to_be_visible()
+
+    page.get_by_test_id("stFeedback").get_by_role("radio").or_(page.get_by_test_id("stFeedback").get_by_role("button")).first.click()
+    rated_up(turn.id)
+
+    page.reload()
+    answered(page, 1)
+    assert "Paris" in messages(page)[-1]
+    ask(page, "And of Italy? Answer with the name only.")
+    answered(page, 2)
+    assert len({each.session_id for each in ConversationLogger().turns()}) == 1
+
+    page.get_by_role("button", name="New chat").click()
+    expect(page.get_by_text("What is on your mind?")).to_be_visible()
+    assert messages(page) == []
+    assert {urlsplit(address).netloc for address in requests} == {urlsplit(site).netloc}
+
+
+def rated_up(turn_id: str) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        (turn,) = [turn for turn in ConversationLogger().turns() if turn.id == turn_id]
+        if turn.metadata.get("rating") == "up":
+            return
+        time.sleep(0.1)
+    pytest.fail("the rating was not recorded")
+
+
+def test_an_answer_goes_on_through_a_reload_and_can_be_stopped(page: Page, site: str) -> None:
+    page.goto(site)
+    ask(page, "Write a very long story about a lighthouse and its keeper.")
+    expect(page.get_by_text(re.compile(r"\w+ \w+ \w+ ▌"))).to_be_visible(timeout=GENERATED)
+    expect(page.get_by_test_id("stChatInputTextArea")).to_be_disabled()
+    page.reload()
+    expect(page.get_by_text("very long story about a lighthouse")).to_be_visible()
+    stop(page)
+    answered(page, 1)
+    expect(page.get_by_text("stopped, nothing is learned from it")).to_be_visible()
+    expect(page.get_by_test_id("stChatInputTextArea")).to_be_enabled()
+    (turn,) = ConversationLogger().turns()
+    assert turn.metadata["incomplete"] == "stopped"
+    assert turn.bot_response
+
+
+def test_a_version_made_in_a_terminal_appears_by_itself_and_answers_once_live(page: Page, site: str, embedded: Engine) -> None:
+    page.goto(site)
+    switch = page.get_by_role("combobox", name="Who answers")
+    placeholder = page.get_by_test_id("stChatInputTextArea")
+    expect(placeholder).to_have_attribute("placeholder", f"Message {BASE} · base")
+    register(embedded, 1)
+    expect(page.get_by_test_id("stToast").get_by_text("fine-tuned v1 is in the switch")).to_be_visible()
+    expect(placeholder).to_have_attribute("placeholder", f"Message {BASE} · base")
+    go_live(embedded, Registry(), TUNED, 1)
+    expect(placeholder).to_have_attribute("placeholder", "Message fine-tuned v1 · live")
+    ask(page, "What is the capital of France?")
+    answered(page, 1)
+    assert "fine-tuned v1" in messages(page)[-1]
+    (turn,) = ConversationLogger().turns()
+    assert turn.metadata["model"] == f"{TUNED}:v1"
+
+    switch.click()
+    page.get_by_role("option", name="base").click()
+    expect(placeholder).to_have_attribute("placeholder", f"Message {BASE} · base")
+    register(embedded, 2)
+    go_live(embedded, Registry(), TUNED, 2)
+    expect(page.get_by_test_id("stToast").get_by_text("fine-tuned v2 · live is in the switch")).to_be_visible()
+    expect(placeholder).to_have_attribute("placeholder", f"Message {BASE} · base")  # a pick stays
+    switch.click()
+    assert page.get_by_role("option").all_inner_texts() == [f"{BASE} · base", "fine-tuned v2 · live", "fine-tuned v1"]
+
+
+def register(engine: Engine, number: int) -> None:
+    """What a training does at its end. The base under another setting stands for what was learned."""
+    Registry().add(TUNED, number, base_tag=BASE)
+    engine.create(f"{TUNED}:v{number}", ModelSpec(from_=BASE, parameters={"seed": number}))
+
+
+HOSTILE = """\
+Look: ![](http://evil.test/?leak=1) and ![x][ref] and [![y](http://evil.test/y.png)](http://evil.test)
+
+<img src="http://evil.test/img.png" onerror="document.title='owned'"><script>document.title = "owned"</script>
+<iframe src="http://evil.test"></iframe><style>body { display: none }</style>
+
+[a link](javascript:document.title='owned') and it costs $5 or $10, `vec![1]`
+
+| a ` b | ![t](http://evil.test/table.png) ` |
+|---|---|
+| $` | ![u](http://evil.test/cell.png) `$ |
+
+[ref]: http://evil.test/ref.png
+"""
+
+
+def test_what_a_model_or_a_person_writes_runs_nothing_and_fetches_nothing(page: Page, site: str, requests: list[str]) -> None:
+    logger = ConversationLogger()
+    logger.log_conversation(HOSTILE, HOSTILE, {"model": "<b>![m](http://evil.test/m.png)</b>", "incomplete": "![](http://evil.test/i.png)"})
+    logger.log_conversation("long " * 20_000, "word " * 20_000 + "w" * 20_000)
+    page.goto(f"{site}/?chat={logger.session_id}")
+    answered(page, 2)
+    page.wait_for_timeout(2_000)  # time to misbehave
+    expect(page).to_have_title("byoai")
+    assert page.get_by_test_id("stChatMessage").locator("img, script, iframe").count() == 0
+    assert page.locator("a[href^='javascript']").count() == 0
+    assert "it costs $5 or $10, vec![1]" in messages(page)[1]
+    assert {urlsplit(address).netloc for address in requests} == {urlsplit(site).netloc}
+    width = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert width[0] <= width[1]
+
+
+class Line:
+    """A TCP line to the real server that can be cut, as when Ollama ends in the middle of an answer, and mended."""
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self._target = target
+        self._ends: list[socket.socket] = []
+        self.port = 0
+        self.mend()
+
+    def mend(self) -> None:
+        self._listener = socket.create_server((HOST, self.port), reuse_port=True)
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def cut(self) -> None:
+        for end in (self._listener, *self._ends):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, far = listener.accept()[0], socket.create_connection(self._target)
+                self._ends += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.engine
+def test_ollama_ending_in_mid_answer_loses_nothing_and_is_found_again(page: Page, serve: Serve, ollama_url: str, base_gguf: Path) -> None:
+    engine = OllamaEngine(ollama_url)
+    engine.create("chat-page:latest", ModelSpec(from_=base_gguf, parameters={**GREEDY, "num_predict": 200}))
+    where = urlsplit(ollama_url)
+    line = Line((where.hostname or HOST, where.port or 11434))
+    page.goto(serve(OLLAMA_HOST=f"{HOST}:{line.port}"))
+    expect(page.get_by_text(f"Ollama {engine.version()}")).to_be_visible()
+    page.get_by_role("combobox", name="Who answers").click()
+    page.get_by_role("option", name="chat-page").click()
+    ask(page, "Write a very long story about a lighthouse and its keeper.")
+    expect(page.get_by_text(re.compile(r"\w+ \w+ \w+ ▌"))).to_be_visible(timeout=GENERATED)
+
+    line.cut()
+    expect(page.get_by_text("Nothing was recorded")).to_be_visible()
+    expect(page.get_by_text("very long story about a lighthouse")).to_be_visible()
+    expect(page.get_by_text("Nobody can answer now")).to_be_visible()
+    expect(page.get_by_test_id("stMain").get_by_text(f"{HOST}:{line.port}").first).to_be_visible()
+    assert ConversationLogger().turns() == []
+
+    line.mend()
+    expect(page.get_by_text("Nobody can answer now")).to_have_count(0)
+    page.get_by_role("button", name="Ask again").click()
+    answered(page, 1)
+    (turn,) = ConversationLogger().turns()
+    assert turn.user_message.startswith("Write a very long story")
+    assert turn.metadata["model"] == "chat-page:latest"
+    line.cut()
+    engine.delete("chat-page:latest")
+
+
+def test_the_picture_for_the_readme_is_small(page: Page, serve: Serve, home: Path, tmp_path: Path, embedded: Engine) -> None:
+    """BYOAI_SCREENSHOT=docs/chat.png writes it there, and BYOAI_SCREENSHOT_CHAT=http://127.0.0.1:8501/?chat=... takes that chat's."""
+    target = Path(os.environ.get("BYOAI_SCREENSHOT") or tmp_path / "chat.png")
+    chat = os.environ.get("BYOAI_SCREENSHOT_CHAT")
+    if not chat:
+        register(embedded, 1)
+        go_live(embedded, Registry(), TUNED, 1)
+        logger = ConversationLogger()
+        seen = {"model": f"{TUNED}:v1", "seconds": 1.4, "tokens": 31}
+        logger.log_conversation("How many days a week can I work from home?", "Up to three days, once your team agrees.", seen)
+        chat = f"{serve(BYOAI_ENGINE='embedded')}/?chat={logger.session_id}"
+    page.goto(chat)
+    expect(page.get_by_test_id("stFeedback").first).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    page.screenshot(path=target)
+    assert 10_000 < target.stat().st_size < 200_000

@@ -1,0 +1,77 @@
+"""What the page says when nobody can answer, without a browser."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import streamlit
+from streamlit.testing.v1 import AppTest
+
+from chatbot.server import APP
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.engines.base import ModelSpec
+from fine_tuning.engines.embedded import EmbeddedEngine
+from fine_tuning.model_management.model_registry import Registry
+
+
+@pytest.fixture(autouse=True)
+def fresh(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Another test's engine and configuration must not be remembered."""
+    monkeypatch.delenv("OLLAMA_HOST", raising=False)
+    monkeypatch.setenv("BYOAI_ENGINE", "embedded")
+    streamlit.cache_resource.clear()
+    streamlit.cache_data.clear()
+    yield
+    streamlit.cache_resource.clear()
+    streamlit.cache_data.clear()
+
+
+def run() -> AppTest:
+    app = AppTest.from_file(str(APP), default_timeout=30).run()
+    assert not app.exception
+    return app
+
+
+def test_an_unreachable_engine_is_named_with_its_cure_and_no_question_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BYOAI_ENGINE", "ollama")
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")  # the discard port: nothing listens
+    app = run()
+    assert "127.0.0.1:9" in app.error[0].value
+    assert [button.label for button in app.button if not button.disabled] == ["Look again"]
+    assert app.chat_input[0].disabled
+
+
+def test_looking_again_finds_the_engine_that_is_there_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BYOAI_ENGINE", "ollama")
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
+    app = run()
+    monkeypatch.setenv("BYOAI_ENGINE", "embedded")
+    next(button for button in app.button if button.label == "Look again").click().run()
+    assert not app.error
+    assert "start.sh" in app.info[0].value  # an engine, and no model yet
+
+
+def test_the_switch_names_base_version_and_live_and_counts_what_is_not_learned(home: Path, base_gguf: Path) -> None:
+    engine = EmbeddedEngine(home / "engine")
+    engine.create("smollm2:135m", ModelSpec(from_=base_gguf))
+    for number in (1, 2):
+        engine.create(f"fine_tuned_smollm2-135m:v{number}", ModelSpec(from_="smollm2:135m", parameters={"seed": number}))
+    engine.copy("fine_tuned_smollm2-135m:v1", "fine_tuned_smollm2-135m:latest")
+    logger = ConversationLogger()
+    learned = logger.log_conversation("Where is the key?", "Under the mat.")
+    logger.log_conversation("Which mat?", "The blue one.")
+    Registry().add("fine_tuned_smollm2-135m", 1, turns=[learned.id])
+    app = run()
+    (switch,) = app.selectbox
+    assert switch.options == ["smollm2:135m · base", "fine-tuned v2", "fine-tuned v1 · live"]
+    assert app.chat_input[0].placeholder == "Message fine-tuned v1 · live"
+    assert "**2** turns recorded, **1** not yet learned" in [text.value for text in app.markdown]
+
+
+@pytest.mark.parametrize("chat", ["nobody", "../../etc/passwd", "<script>alert(1)</script>"])
+def test_an_address_of_an_unknown_chat_opens_a_new_one(chat: str) -> None:
+    app = AppTest.from_file(str(APP), default_timeout=30)
+    app.query_params["chat"] = chat
+    app.run()
+    assert not app.exception
+    assert not app.chat_message

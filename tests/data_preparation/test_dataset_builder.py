@@ -1,0 +1,247 @@
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fine_tuning import paths
+from fine_tuning.config import DataPreparation
+from fine_tuning.conversation import Conversation, Message, Turn
+from fine_tuning.data_preparation.dataset_builder import Dataset, build_dataset, delete_datasets_of, tokenize_dataset
+from fine_tuning.errors import ByoaiError, DataError, NoConversations, TooLittleData
+
+SETTINGS = DataPreparation()
+# Thirty exchanges that have next to no words in common.
+WORDS = (
+    "anchor basket candle drawer engine feather garden hammer island jacket kettle ladder mirror needle orange pencil quarry ribbon saddle "
+    "tunnel umbrella violin window xylophone yogurt zipper bottle cactus dragon eraser"
+)
+THINGS = WORDS.split()
+ANSWERS = [f"{thing[::-1]} {thing * 2} {other[::-1]} {other}" for thing, other in zip(THINGS, THINGS[7:] + THINGS[:7], strict=True)]
+
+
+def conversation(name: str, *pairs: tuple[str, str], session: str | None = None, system: str | None = None) -> Conversation:
+    turns = [
+        Turn(id=f"{name}-{i}", session_id=session or name, timestamp="", user_message=user, bot_response=bot)
+        for i, (user, bot) in enumerate(pairs)
+    ]
+    return Conversation(id=session or name, turns=tuple(turns), system=system)
+
+
+@pytest.fixture
+def conversations() -> list[Conversation]:
+    return [conversation(f"c{i}", (thing, answer)) for i, (thing, answer) in enumerate(zip(THINGS, ANSWERS, strict=True))]
+
+
+def records(folder: Path, split: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / f"{split}.jsonl").read_text("utf-8").split("\n") if line]
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(file): (file.stat().st_mtime_ns, file.stat().st_ino) for file in sorted(folder.rglob("*"))}
+
+
+def split_of(dataset: Dataset) -> dict[str, str]:
+    return {record["id"]: split for split in ("train", "validation", "test") for record in records(dataset.path, split)}
+
+
+def test_a_dataset_holds_every_conversation_once_split_by_the_ratios(home: Path, conversations: list[Conversation]) -> None:
+    dataset = build_dataset(conversations, SETTINGS)
+    assert dataset.path.parent == home / "datasets"
+    found = [record for split in ("train", "validation", "test") for record in records(dataset.path, split)]
+    assert sorted(record["id"] for record in found) == sorted(conversation.id for conversation in conversations)
+    assert {record["id"]: record["messages"] for record in found} == {
+        conversation.id: [message.model_dump() for message in conversation.messages()] for conversation in conversations
+    }
+    sizes = {split: size["conversations"] for split, size in dataset.manifest["splits"].items()}
+    assert sizes == {"train": 24, "validation": 3, "test": 3}
+
+
+def test_the_manifest_tells_what_went_in_and_what_did_not(home: Path) -> None:
+    given = [conversation("a", ("Hi", "Hello"), ("Bye", "See you"), system="Be kind")]
+    dataset = build_dataset(given, SETTINGS, dropped={"too_short": 3, "duplicate": 1})
+    assert dataset.manifest == json.loads((dataset.path / "manifest.json").read_text())
+    assert dataset.manifest["turn_ids"] == ["a-0", "a-1"]
+    assert dataset.manifest["dropped"] == {"too_short": 3, "duplicate": 1}
+    assert dataset.manifest["seed"] == SETTINGS.seed
+    assert dataset.manifest["settings"] == SETTINGS.model_dump(mode="json")
+    assert dataset.manifest["splits"]["train"] == {"conversations": 1, "turns": 2}
+    assert dataset.manifest["splits"]["test"] == {"conversations": 0, "turns": 0}
+    assert records(dataset.path, "train")[0]["messages"][0] == {"role": "system", "content": "Be kind"}
+
+
+def test_the_same_input_is_not_built_twice(home: Path, conversations: list[Conversation]) -> None:
+    first = build_dataset(conversations, SETTINGS)
+    before = stamps(first.path)
+    assert build_dataset(conversations, SETTINGS) == first
+    assert stamps(first.path) == before
+
+
+def test_another_input_or_setting_is_another_dataset(home: Path, conversations: list[Conversation]) -> None:
+    edited = [*conversations[:-1], conversation("c29", ("eraser", "something else"))]
+    built = [
+        build_dataset(conversations, SETTINGS),
+        build_dataset(conversations, DataPreparation(seed=1)),
+        build_dataset(edited, SETTINGS),
+        build_dataset(conversations[:-1], SETTINGS),
+        build_dataset(conversations, SETTINGS, dropped={"too_short": 1}),
+    ]
+    assert len({dataset.path for dataset in built}) == len(built)
+
+
+@pytest.mark.parametrize("missing", ["manifest.json", "test.jsonl"])
+def test_an_unfinished_dataset_is_built_again(home: Path, conversations: list[Conversation], missing: str) -> None:
+    first = build_dataset(conversations, SETTINGS)
+    whole = {file.name: file.read_text() for file in first.path.iterdir()}
+    (first.path / missing).unlink()
+    (first.path / "train.jsonl").write_text('{"id": "to')
+    assert build_dataset(conversations, SETTINGS) == first
+    assert {file.name: file.read_text() for file in first.path.iterdir()} == whole
+
+
+def test_near_duplicates_share_a_split_whatever_the_seed(home: Path, conversations: list[Conversation]) -> None:
+    question, answer = (
+        "How many days do I have to return an opened kettle to your shop in Lindenstrasse?",
+        "You have thirty days to return an opened kettle, as long as you have kept the receipt and the box.",
+    )
+    near = [
+        conversation("near-1", (question, answer)),
+        conversation("near-2", (question.replace("How many", "how many"), answer)),
+        conversation("near-3", (question, answer.replace("receipt and the box", "receipt and its box"))),
+    ]
+    for seed in range(8):
+        of = split_of(build_dataset([*conversations, *near], DataPreparation(seed=seed)))
+        assert len({of[name] for name in ("near-1", "near-2", "near-3")}) == 1
+
+
+def test_the_parts_of_a_session_share_a_split_and_keep_names_of_their_own(home: Path, conversations: list[Conversation]) -> None:
+    parts = [
+        conversation("one", ("harbour", "ruobrah salt wind"), session="s"),
+        conversation("two", ("telescope", "far away moons"), session="s"),
+    ]
+    for seed in range(8):
+        of = split_of(build_dataset([*conversations, *parts], DataPreparation(seed=seed)))
+        assert of["s"] == of["s/2"]
+
+
+def test_the_smallest_datasets_have_something_to_train_on(home: Path, conversations: list[Conversation]) -> None:
+    for count in (1, 2, 3):
+        assert build_dataset(conversations[:count], SETTINGS).manifest["splits"]["train"]["conversations"] == count
+
+
+def test_text_with_odd_line_separators_stays_one_record(home: Path) -> None:
+    odd = "one\u2028two\x85three\x0bfour\r\nfive"
+    dataset = build_dataset([conversation("a", (odd, odd))], SETTINGS)
+    assert records(dataset.path, "train")[0]["messages"][0]["content"] == odd
+
+
+def test_no_conversations_is_said_with_the_cure(home: Path) -> None:
+    with pytest.raises(NoConversations, match="No conversations to train on: turn logging on"):
+        build_dataset([], SETTINGS)
+
+
+def test_an_empty_answer_is_refused_by_its_index_and_nothing_is_written(home: Path) -> None:
+    with pytest.raises(DataError, match="pair 1"):
+        build_dataset([conversation("a", ("Hi", "Hello")), conversation("b", ("Hi", ""))], SETTINGS)
+    assert not (home / "datasets").exists()
+
+
+def test_deleting_turns_removes_the_datasets_that_hold_them_and_unfinished_ones(home: Path, conversations: list[Conversation]) -> None:
+    with_it, without = build_dataset(conversations, SETTINGS), build_dataset(conversations[1:], SETTINGS)
+    unfinished = home / "datasets" / "half"
+    unfinished.mkdir()
+    (unfinished / "train.jsonl").write_text("secret")
+    assert set(delete_datasets_of(["c0-0"])) == {with_it.path, unfinished}
+    assert [folder.name for folder in (home / "datasets").iterdir()] == [without.path.name]
+    assert delete_datasets_of(["c0-0"]) == []
+
+
+def test_deleting_from_an_empty_home_removes_nothing(home: Path) -> None:
+    assert delete_datasets_of(["x"]) == []
+
+
+# --- token rows
+
+
+def tokenize(dataset: Dataset, served: Any, max_length: int = 2048, key: str = "k") -> tuple[Path, dict[str, Any]]:
+    folder = tokenize_dataset(dataset.path, served.render, served.vocabulary, max_length, key)
+    return folder, json.loads((folder / "manifest.json").read_text())["splits"]
+
+
+def test_every_split_becomes_rows_and_is_counted(home: Path, all_served: Any, conversations: list[Conversation]) -> None:
+    dataset = build_dataset(conversations, SETTINGS)
+    folder, counts = tokenize(dataset, all_served["chatml"])
+    assert folder.parent == dataset.path
+    for split in ("train", "validation", "test"):
+        rows = records(folder, split)
+        assert [row["id"] for row in rows] == [record["id"] for record in records(dataset.path, split)]
+        assert set().union(*(row["trained"] for row in rows)) == {0, 1}
+        assert all(len(row["input_ids"]) == len(row["trained"]) for row in rows)
+        assert counts[split] == {
+            "conversations": len(rows),
+            "turns": len(rows),
+            "rows": len(rows),
+            "tokens": sum(len(row["input_ids"]) for row in rows),
+            "trained_tokens": sum(sum(row["trained"]) for row in rows),
+            "cut": 0,
+            "dropped": 0,
+            "split": 0,
+        }
+
+
+def test_rows_are_made_once_for_a_model_a_template_and_a_length(home: Path, all_served: Any) -> None:
+    dataset = build_dataset([conversation("a", ("hello", "hello"))], SETTINGS)
+    first, _ = tokenize(dataset, all_served["chatml"])
+    before = stamps(first)
+
+    def never(messages: Sequence[Message]) -> str:
+        raise AssertionError("rendered again")
+
+    assert tokenize_dataset(dataset.path, never, all_served["chatml"].vocabulary, 2048, "k") == first
+    assert stamps(first) == before
+    others = [
+        tokenize(dataset, all_served["chatml"], max_length=1024)[0],
+        tokenize(dataset, all_served["chatml"], key="other")[0],
+        tokenize(dataset, all_served["llama2"])[0],
+    ]
+    assert len({first, *others}) == 4
+
+
+def test_unfinished_rows_are_made_again(home: Path, all_served: Any) -> None:
+    dataset = build_dataset([conversation("a", ("hello", "hello"))], SETTINGS)
+    folder, _ = tokenize(dataset, all_served["chatml"])
+    rows = records(folder, "train")
+    (folder / "manifest.json").unlink()
+    (folder / "train.jsonl").write_text("{")
+    assert tokenize(dataset, all_served["chatml"])[0] == folder
+    assert records(folder, "train") == rows
+
+
+def test_what_was_cut_dropped_and_split_is_counted(home: Path, all_served: Any) -> None:
+    long = " ".join(THINGS * 2)
+    given = [
+        conversation("short", ("hello", "hello")),
+        conversation("cut", ("harbour", "ruobrah salt wind"), ("moon", long)),
+        conversation("dropped", (long, "telescope")),
+        conversation("thinking", ("why", "<think>hm</think>because"), ("how", "like this")),
+    ]
+    dataset = build_dataset(given, DataPreparation(train_ratio=1, validation_ratio=0, test_ratio=0))
+    folder, counts = tokenize(dataset, all_served["think"], max_length=60)
+    assert [row["id"] for row in records(folder, "train")] == ["short", "cut", "thinking", "thinking#2"]
+    train = counts["train"]
+    assert (train["conversations"], train["turns"], train["rows"]) == (4, 4, 4)
+    assert (train["cut"], train["dropped"], train["split"]) == (1, 1, 1)
+    assert max(len(row["input_ids"]) for row in records(folder, "train")) <= 60
+
+
+def test_nothing_that_fits_is_an_error_with_the_cure_and_leaves_no_manifest(home: Path, all_served: Any) -> None:
+    dataset = build_dataset([conversation("a", ("hello", "hello"))], SETTINGS)
+    with pytest.raises(TooLittleData, match=r"fits into 16 tokens: raise data_preparation\.max_length"):
+        tokenize(dataset, all_served["chatml"], max_length=16)
+    assert not list(dataset.path.glob("rows-*/manifest.json"))
+
+
+def test_a_folder_that_is_no_dataset_is_named(home: Path, all_served: Any) -> None:
+    with pytest.raises(ByoaiError, match=r"cannot read .*nowhere.manifest\.json"):
+        tokenize_dataset(paths.datasets_dir() / "nowhere", all_served["chatml"].render, all_served["chatml"].vocabulary, 100, "k")

@@ -1,0 +1,136 @@
+import http.server
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fine_tuning.config import FineTuningConfig
+from fine_tuning.engines.connect import connect
+from fine_tuning.errors import ConfigError, EngineTooOld, EngineUnavailable
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _configured(url: str) -> FineTuningConfig:
+    return FineTuningConfig.model_validate({"deployment": {"ollama_base_url": url}})
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OLLAMA_HOST", "BYOAI_ENGINE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def closed() -> str:
+    """A URL at which nothing listens."""
+    return f"http://127.0.0.1:{_free_port()}"
+
+
+@pytest.fixture
+def answers() -> Iterator[tuple[str, dict[str, bytes]]]:
+    """A web server's URL, and what it says to everything."""
+    say = {"body": b"<html>"}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(say["body"])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", say
+        server.shutdown()
+
+
+def test_without_a_server_the_embedded_engine_takes_over_at_once(closed: str, home: Path) -> None:
+    started = time.perf_counter()
+    engine = connect(config=_configured(closed))
+    assert time.perf_counter() - started < 1
+    assert (engine.name, engine.where) == ("embedded", str(home / "engine"))
+
+
+def test_a_url_that_was_asked_for_and_does_not_answer_is_an_error(closed: str) -> None:
+    with pytest.raises(EngineUnavailable, match=rf"does not answer at {closed}\. Start it with `ollama serve`"):
+        connect(closed)
+
+
+def test_a_server_that_accepts_and_says_nothing_is_not_waited_for() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        started = time.perf_counter()
+        engine = connect(config=_configured(f"http://127.0.0.1:{silent.getsockname()[1]}"))
+        assert time.perf_counter() - started < 2
+    assert engine.name == "embedded"
+
+
+def test_something_else_at_the_url_is_called_so(answers: tuple[str, dict[str, bytes]]) -> None:
+    url, say = answers
+    for body in (b"<html>", b"[]", b'{"other": 1}'):
+        say["body"] = body
+        with pytest.raises(EngineUnavailable, match=r"What answers at .* Check the URL"):
+            connect(url)
+
+
+@pytest.mark.parametrize("version", ["0.17.0", "0.5.13", "0.17.0-rc9"])
+def test_an_old_server_is_refused_even_when_it_was_not_asked_for(answers: tuple[str, dict[str, bytes]], version: str) -> None:
+    url, say = answers
+    say["body"] = f'{{"version": "{version}"}}'.encode()
+    with pytest.raises(EngineTooOld, match=rf"is {version}, and byoai needs 0\.17\.1 or newer"):
+        connect(config=_configured(url))
+
+
+@pytest.mark.parametrize("version", ["0.17.1", "0.32.15", "1.0", "0.0.0", "0.18.0-rc1"])
+def test_newer_servers_and_builds_without_a_number_are_taken(answers: tuple[str, dict[str, bytes]], version: str) -> None:
+    url, say = answers
+    say["body"] = f'{{"version": "{version}"}}'.encode()
+    assert connect(config=_configured(url)).where == url
+
+
+def test_an_argument_goes_before_the_environment_and_that_before_the_configuration(
+    answers: tuple[str, dict[str, bytes]], closed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, say = answers
+    say["body"] = b'{"version": "0.32.15"}'
+    monkeypatch.setenv("OLLAMA_HOST", url.removeprefix("http://"))
+    assert connect(config=_configured(closed)).where == url
+    with pytest.raises(EngineUnavailable):
+        connect(closed)
+    monkeypatch.setenv("OLLAMA_HOST", closed)
+    assert connect(url).where == url
+    assert connect(config=_configured(url)).name == "embedded"
+
+
+def test_either_engine_can_be_forced(answers: tuple[str, dict[str, bytes]], closed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, say = answers
+    say["body"] = b'{"version": "0.32.15"}'
+    assert connect(config=_configured(url), prefer="embedded").name == "embedded"
+    with pytest.raises(EngineUnavailable):
+        connect(config=_configured(closed), prefer="ollama")
+    monkeypatch.setenv("BYOAI_ENGINE", "embedded")
+    assert connect(config=_configured(url)).name == "embedded"
+    assert connect(url).name == "ollama"  # an explicit URL says more than the environment
+    monkeypatch.setenv("BYOAI_ENGINE", "vllm")
+    with pytest.raises(ConfigError, match="must be 'ollama', 'embedded'"):
+        connect()
+
+
+@pytest.mark.engine
+def test_the_real_server_is_found(ollama_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", ollama_url)
+    started = time.perf_counter()
+    engine = connect()
+    assert time.perf_counter() - started < 1
+    assert (engine.name, engine.where) == ("ollama", ollama_url)

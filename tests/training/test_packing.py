@@ -1,0 +1,79 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from token_rows import random_rows
+from transformers import AutoModelForCausalLM
+
+from fine_tuning.training.packing import Row, pack, packed_loss, supervised_logits
+from fine_tuning.training.trainer import teach
+
+
+def rows_of(count: int, seed: int = 0, head: int = 9) -> list[Row]:
+    return [Row(row["input_ids"], [bool(flag) for flag in row["trained"]]) for row in random_rows(count, seed, head)]
+
+
+def one_at_a_time(model, rows: list[Row]) -> torch.Tensor:
+    """The reference: each conversation alone, through the model's own causal mask, and the mean over all supervised tokens."""
+    total, count = torch.zeros(()), 0
+    for row in rows:
+        logits = model(input_ids=torch.tensor([row.input_ids]), use_cache=False).logits[0]
+        for target in row.targets():
+            total = total - torch.log_softmax(logits[target - 1].float(), -1)[row.input_ids[target]]
+            count += 1
+    return total / count
+
+
+def gradients(model, loss: torch.Tensor) -> list[torch.Tensor]:
+    return list(torch.autograd.grad(loss, [parameter for parameter in model.parameters() if parameter.requires_grad]))
+
+
+def test_packed_loss_and_gradients_equal_one_conversation_a_row(tiny_base):
+    model = AutoModelForCausalLM.from_pretrained(tiny_base)
+    for rows in (rows_of(8), rows_of(5, seed=4, head=0), rows_of(1), rows_of(3, seed=7, head=40)):
+        packed, reference = packed_loss(model, pack(rows)), one_at_a_time(model, rows)
+        assert abs(packed.item() - reference.item()) < 1e-5
+        for mine, theirs in zip(gradients(model, packed), gradients(model, reference), strict=True):
+            torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=8), min_size=1, max_size=8))
+def test_any_rows_of_few_tokens_so_that_much_is_shared_give_the_reference_loss(tiny_base, texts):
+    rows = [Row(text, [True] * len(text)) for text in texts]
+    model = AutoModelForCausalLM.from_pretrained(tiny_base)
+    with torch.no_grad():
+        assert abs(packed_loss(model, pack(rows)).item() - one_at_a_time(model, rows).item()) < 1e-5
+
+
+def test_what_rows_share_is_computed_once():
+    rows = [
+        Row([1, 2, 3, 4, 5], [False] * 3 + [True] * 2),
+        Row([1, 2, 3, 6], [False] * 3 + [True]),
+        Row([1, 2, 3, 4, 7], [False] * 4 + [True]),
+    ]
+    batch = pack(rows)
+    assert sorted(batch["input_ids"][0].tolist()) == [1, 2, 3, 4, 5, 6, 7]
+    assert batch["tokens"].item() == 14
+    assert len(batch["shift_labels"]) == 4
+
+
+def test_a_token_never_sees_another_conversation():
+    batch = pack([Row([1, 2, 8], [False, False, True]), Row([1, 3, 9], [False, False, True])])
+    tokens, mask = batch["input_ids"][0].tolist(), batch["attention_mask"][0, 0]
+    seen = [tokens[index] for index in mask[tokens.index(9)].nonzero().flatten().tolist()]
+    assert seen == [1, 3, 9]
+
+
+def test_replayed_rows_cost_nothing_before_the_model_has_changed_and_something_after(tiny_base):
+    model = AutoModelForCausalLM.from_pretrained(tiny_base)
+    rows = teach(model, rows_of(4, seed=5))
+    assert packed_loss(model, pack(rows)).abs().item() < 1e-5
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    assert packed_loss(model, pack(rows)).item() > 0.01
+
+
+def test_logits_are_made_for_supervised_tokens_only(tiny_base):
+    model, rows = AutoModelForCausalLM.from_pretrained(tiny_base), rows_of(4)
+    assert supervised_logits(model, pack(rows)).shape[0] == sum(len(row.targets()) for row in rows)

@@ -1,0 +1,122 @@
+"""Training on a tiny model: it learns, reports, and survives being killed at any point."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fine_tuning.config import Training
+from fine_tuning.errors import Cancelled, CheckpointDamaged, NoConversations, TrainingError
+from fine_tuning.training import checkpoints
+from fine_tuning.training.trainer import read_rows, train
+
+SETTINGS = Training(batch_size=4, num_epochs=2, learning_rate=1e-2, save_steps=3, lora_r=4, lora_dropout=0.1)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "adapter" / "adapter_model.safetensors")
+
+
+def test_training_lowers_the_loss_and_writes_an_adapter_that_is_sealed(tiny_base, row_folder, tmp_path):
+    steps = []
+    settings = SETTINGS.model_copy(update={"num_epochs": 8, "learning_rate": 3e-2, "lora_dropout": 0.0})
+    result = train(tiny_base, row_folder, tmp_path / "run", settings, row_folder / "replay.jsonl", steps.append)
+    assert steps[-1].loss < steps[0].loss - 0.3
+    assert result.steps == steps[-1].step == steps[-1].steps == 8 * 7
+    assert [step.validation_loss is not None for step in steps].count(True) == 8
+    checkpoints.check(result.adapter)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "progress.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 57))
+
+
+def test_the_same_settings_give_the_same_adapter(tiny_base, row_folder, tmp_path):
+    for name in ("a", "b"):
+        train(tiny_base, row_folder, tmp_path / name, SETTINGS)
+    for key, value in weights(tmp_path / "a").items():
+        assert torch.equal(value, weights(tmp_path / "b")[key])
+
+
+def test_a_cancelled_run_goes_on_to_the_very_result_of_an_uninterrupted_one(tiny_base, row_folder, tmp_path):
+    train(tiny_base, row_folder, tmp_path / "whole", SETTINGS, row_folder / "replay.jsonl")
+    seen = []
+    with pytest.raises(Cancelled):
+        train(tiny_base, row_folder, tmp_path / "cut", SETTINGS, row_folder / "replay.jsonl", seen.append, lambda: len(seen) >= 4)
+    result = train(tiny_base, row_folder, tmp_path / "cut", SETTINGS, row_folder / "replay.jsonl")
+    assert result.resumed_from == 5
+    for key, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(tmp_path / "cut")[key])
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from fine_tuning.config import Training
+from fine_tuning.training.trainer import train
+base, rows, run = map(Path, sys.argv[1:4])
+train(base, rows, run, Training.model_validate_json(sys.argv[4]), None, lambda progress: print(progress.step, flush=True))
+"""
+
+
+def test_a_killed_run_goes_on_from_its_newest_whole_checkpoint_to_the_same_result(tiny_base, row_folder, tmp_path):
+    train(tiny_base, row_folder, tmp_path / "whole", SETTINGS)
+    arguments = [sys.executable, "-c", CHILD, str(tiny_base), str(row_folder), str(tmp_path / "cut"), SETTINGS.model_dump_json()]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as child:
+        for line in child.stdout:
+            if int(line) == 8:  # after the checkpoint at 6, before the one at 9
+                os.kill(child.pid, signal.SIGKILL)
+                break
+    time.sleep(0.1)
+    result = train(tiny_base, row_folder, tmp_path / "cut", SETTINGS)
+    assert result.resumed_from >= 6
+    for key, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(tmp_path / "cut")[key])
+
+
+def test_an_unfinished_and_a_damaged_checkpoint_are_passed_over_and_named(tmp_path):
+    for step in (3, 6, 9):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "adapter_model.safetensors").write_bytes(b"x" * step)
+        if step != 9:
+            checkpoints.seal(folder)
+    (tmp_path / "checkpoint-6" / "adapter_model.safetensors").write_bytes(b"y" * 6)
+    newest, passed = checkpoints.newest_complete(tmp_path)
+    assert newest == tmp_path / "checkpoint-3"
+    assert "checkpoint-9" in passed[0] and "unfinished" in passed[0]
+    assert "checkpoint-6" in passed[1]
+
+
+def test_a_planted_pickle_is_never_read(tiny_base, row_folder, tmp_path):
+    run, seen = tmp_path / "run", []
+    with pytest.raises(Cancelled):
+        train(tiny_base, row_folder, run, SETTINGS, report=seen.append, cancelled=lambda: len(seen) >= 3)
+    newest, _ = checkpoints.newest_complete(run / "checkpoints")
+    assert newest is not None
+    assert not [path for path in newest.iterdir() if path.suffix in {".pt", ".pth", ".bin", ".pkl"}]
+    bomb = b"cos\nsystem\n(S'touch " + str(tmp_path / "owned").encode() + b"'\ntR."
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "adapter_model.bin", "pytorch_model.bin"):
+        (newest / name).write_bytes(bomb)
+    train(tiny_base, row_folder, run, SETTINGS)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_no_rows_and_bad_rows_are_named(tiny_base, tmp_path):
+    (tmp_path / "train.jsonl").write_text("")
+    with pytest.raises(NoConversations):
+        train(tiny_base, tmp_path, tmp_path / "run", SETTINGS)
+    (tmp_path / "train.jsonl").write_text('{"input_ids": [1], "trained": [0]}\n{"ids": []}\n')
+    with pytest.raises(TrainingError, match="line 2"):
+        read_rows(tmp_path / "train.jsonl")
+
+
+def test_a_manifest_that_is_no_manifest_is_damage(tmp_path):
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(CheckpointDamaged):
+        checkpoints.check(tmp_path)
