@@ -41,8 +41,7 @@ start_ollama() {
 }
 
 set_up base
-option="$(url_option "$@")"
-if [ -n "$option" ]; then export OLLAMA_HOST="$option"; fi
-start_ollama "${OLLAMA_HOST:-$(configured_url)}"
-"$VENV/bin/byoai" prepare
+url="$(url_option "$@")"
+start_ollama "${url:-${OLLAMA_HOST:-$(configured_url)}}"
+"$VENV/bin/byoai" prepare ${url:+--ollama-url "$url"}
 exec "$VENV/bin/byoai" chat "$@"

@@ -20,7 +20,7 @@ stop() {
 # What is not a Python package: Chromium for the tests of the pages, a compiler, a checker of these scripts.
 install_system_packages() {
     local missing=()
-    have chromium || missing+=(chromium fonts-liberation)
+    [ -n "${BYOAI_TEST_CHROMIUM:-}" ] || have chromium || have chromium-browser || missing+=(chromium fonts-liberation)
     have c++ || missing+=(build-essential)
     have shellcheck || missing+=(shellcheck)
     if [ ${#missing[@]} = 0 ]; then return; fi

@@ -33,6 +33,7 @@ from fine_tuning.errors import DataError, LogDamaged
 Rating = Literal["up", "down"]
 
 _EVENTS = {"rating", "edit", "exclude", "delete"}
+_NOBODY = ""  # owns the tombstones: they stay when their turn goes
 _NAME = re.compile(rb'"(?:id|turn_id|session_id)": ?"([^"\\]+)"')
 _HEAD = re.compile(rb'\{("id": "[^"\\]+", "session_id"|"event": "[^"\\]+", "turn_id"): "[^"\\]+",')
 
@@ -133,7 +134,7 @@ class ConversationLogger:
             log = self._settle()
             gone = {turn.id for turn in log.turns.values() if turn.id == turn_id or turn.session_id == session_id}
             kept = log.without(gone)
-            if gone or len(kept) < len(log.records):
+            if gone or len(kept) < len(log.lines):
                 self._file.rewrite([*kept, *(_event("delete", id) for id in sorted(gone))])
             self._purge_quarantine(gone | {turn_id or session_id or ""}, anyones=bool(gone))
         return len(gone)
@@ -183,7 +184,7 @@ class ConversationLogger:
         return LogHealth(
             path=self.path,
             turns=len(log.turns),
-            events=log.events,
+            events=len(log.events),
             damaged=len(self._file.quarantined()),
             orphans=len(log.orphans),
             unknown=log.unknown,
@@ -215,7 +216,7 @@ class ConversationLogger:
         log = _Log(*self._file.read())
         damaged = [*log.damaged, *([log.torn] if log.torn else [])]
         if damaged:
-            self._file.set_aside(damaged, [line for line, _ in log.records])
+            self._file.set_aside(damaged, [line for line, _ in log.lines])
             _logger.warning("%d damaged line(s) of %s were set aside in %s", len(damaged), self.path, self._file.quarantine)
         return log
 
@@ -232,49 +233,52 @@ class _Log:
 
     def __init__(self, lines: Iterable[bytes], tail: bytes) -> None:
         self.turns: dict[str, Turn] = {}
-        self.records: list[tuple[bytes, dict[str, Any]]] = []
+        self.lines: list[tuple[bytes, str]] = []  # those that are whole, with the id of the turn that they are about
+        self.events: list[dict[str, Any]] = []
         self.damaged = [line for line in lines if line.strip() and not self._take(line)]
         # All there but its end of line: whole. Else it is being written, or its writer was killed before it could acknowledge it.
         self.torn = tail if tail.strip() and not self._take(tail) else b""
-        events = [record for _, record in self.records if "event" in record]
-        self.unknown = sum(event["event"] not in _EVENTS for event in events)
-        self.events = len(events) - self.unknown
-        self.deleted = {event["turn_id"] for event in events if event["event"] == "delete"}
+        known = [event for event in self.events if event["event"] in _EVENTS]
+        self.unknown = len(self.events) - len(known)
+        self.deleted = {event["turn_id"] for event in known if event["event"] == "delete"}
         for id in self.deleted:
             self.turns.pop(id, None)
-        self.orphans = {event["turn_id"] for event in events if event["event"] in _EVENTS} - self.turns.keys() - self.deleted
-        for event in events:
+        self.orphans = {event["turn_id"] for event in known} - self.turns.keys() - self.deleted
+        for event in known:
             if turn := self.turns.get(event["turn_id"]):
                 self.turns[turn.id] = _apply(turn, event)
 
     def without(self, ids: Collection[str]) -> list[bytes]:
         """The lines that stay when these turns go: not theirs, nor those of turns that are gone already, but for the fact that they are."""
         gone = {*ids, *self.deleted, *self.orphans}
-        return [line for line, record in self.records if record.get("event") == "delete" or _owner(record) not in gone]
+        return [line for line, owner in self.lines if owner not in gone]
 
     def _take(self, line: bytes) -> bool:
         """False if the line is no record, or has the id of an earlier turn."""
         try:
-            record = json.loads(line)
-            if "event" in record:
-                known = _is_event(record)
-            else:
-                turn = Turn.model_validate(record)
-                known = turn.id not in self.turns
-                self.turns.setdefault(turn.id, turn)
+            # Within what people said the quotes would be escaped.
+            owner = self._take_event(json.loads(line)) if b'"event"' in line else self._take_turn(line)
         except (ValueError, TypeError, RecursionError):
             return False
-        if known:
-            self.records.append((line, record))
-        return known
+        if owner is not None:
+            self.lines.append((line, owner))
+        return owner is not None
 
+    def _take_turn(self, line: bytes) -> str | None:
+        turn = Turn.model_validate_json(line)
+        return turn.id if self.turns.setdefault(turn.id, turn) is turn else None
 
-def _owner(record: dict[str, Any]) -> str:
-    return record["turn_id"] if "event" in record else record["id"]
+    def _take_event(self, record: Any) -> str | None:
+        if "event" not in record:
+            return self._take_turn(json.dumps(record).encode())
+        if not _is_event(record):
+            return None
+        self.events.append(record)
+        return _NOBODY if record["event"] == "delete" else record["turn_id"]
 
 
 def _is_event(record: Any) -> bool:
-    if not isinstance(record, dict) or not isinstance(record.get("turn_id"), str):
+    if not isinstance(record, dict) or not isinstance(record.get("turn_id"), str) or not record["turn_id"]:
         return False
     match record["event"]:
         case "rating":

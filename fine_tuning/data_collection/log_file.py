@@ -4,6 +4,7 @@ Beside `conversations.jsonl` lie `conversations.jsonl.lock` (empty, and never re
 was damage, `conversations.jsonl.damaged`: the lines that could not be read, byte for byte.
 """
 
+import codecs
 import glob
 import os
 from collections.abc import Iterator, Sequence
@@ -46,20 +47,20 @@ class LogFile:
 
     def append(self, line: bytes) -> None:
         """Add one line; on return it is on the disk. A torn last line is ended first. What cannot be written whole is taken back."""
-        with self._refusals("write"), self.path.open("ab+", buffering=0, opener=_private) as file:
-            end = file.seek(0, os.SEEK_END)
+        with self._refusals("write"), _opened(self.path) as file:
+            end = os.lseek(file, 0, os.SEEK_END)
             try:
-                _write_all(file.fileno(), (b"" if _ends_line(file.fileno(), end) else b"\n") + line + b"\n")
-                os.fsync(file.fileno())
+                _write_all(file, (b"" if _ends_line(file, end) else b"\n") + line + b"\n")
+                os.fsync(file)
             except OSError:
-                file.truncate(end)
+                os.ftruncate(file, end)
                 raise
             if end == 0:
                 paths.fsync_dir(self.path.parent)
 
     def read(self) -> tuple[list[bytes], bytes]:
         """The ended lines, and what follows the last of them: nothing, a line that is being written, or one that never was."""
-        *lines, tail = self._bytes(self.path).split(b"\n")
+        *lines, tail = self._bytes(self.path).removeprefix(codecs.BOM_UTF8).split(b"\n")
         return lines, tail
 
     def rewrite(self, lines: Sequence[bytes]) -> None:
@@ -103,8 +104,14 @@ class LogFile:
             raise DataError(f"cannot {what} the log {self.path}: {error.strerror or error}. Check the disk's space and the permissions") from error
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """A descriptor that only ever appends; only the file's owner may read what people said."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        yield file
+    finally:
+        os.close(file)
 
 
 def _ends_line(file: int, end: int) -> bool:

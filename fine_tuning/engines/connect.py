@@ -7,7 +7,6 @@ from typing import Literal
 
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.engines.base import Engine
-from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.errors import ConfigError, EngineTooOld, EngineUnavailable
 
 _PATIENCE = 0.8  # seconds that a server gets to say its version
@@ -55,4 +54,6 @@ def _embedded() -> Engine:
         raise EngineUnavailable(
             "No Ollama answers, and llama-cpp-python is not installed. Start Ollama with `ollama serve`, or run ./scripts/start.sh."
         )
+    from fine_tuning.engines.embedded import EmbeddedEngine
+
     return EmbeddedEngine()

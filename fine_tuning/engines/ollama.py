@@ -55,9 +55,8 @@ class OllamaEngine:
     def list_models(self) -> list[ModelSummary]:
         """Models that can chat on this machine, newest first: neither cloud models nor those that only embed."""
         entries = self._call("GET", "/api/tags")["models"]
-        entries.sort(
-            key=lambda entry: (entry.get("modified_at", ""), entry["name"]), reverse=True
-        )  # Ollama's order changes within a second
+        # Ollama sorts by whole seconds, and by chance within one.
+        entries.sort(key=lambda entry: (entry.get("modified_at", ""), entry["name"]), reverse=True)
         return [_summary(entry) for entry in entries if _chats_here(entry)]
 
     def show(self, tag: str) -> ModelDetails:

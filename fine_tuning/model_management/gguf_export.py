@@ -41,13 +41,13 @@ QUANTIZATIONS = (SAME, *_PLAIN, *ggml.MIXTURES)
 # in Hugging Face's code, and neighbours in llama.cpp's, store q's and k's rows in another order (LlamaModel.permute in its conversion).
 _PERMUTED = frozenset({"llama", "smollm3", "granite", "olmo", "arcee"})
 _AS_THEY_ARE = frozenset(
-    {"qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "starcoder2", "stablelm", "olmo2", "command-r", "cohere2", "nemotron"}
+    {"qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "starcoder2", "stablelm", "olmo2", "command-r", "nemotron"}
 )
 
 _EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
 _NEVER_QUANTISED = ("_norm.weight", "ffn_gate_inp.weight", "position_embd.weight", "token_types.weight")
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
-_SLAB = 4 << 20  # weights handled at once: 16 MiB of float32
+_SLAB = 1 << 18
 
 Progress = Callable[[int, int], None]  # weights done, of how many
 

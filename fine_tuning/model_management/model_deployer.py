@@ -23,7 +23,7 @@ Encode = Callable[[str], list[int]]
 
 GENERATION_LIMIT = 256  # tokens within which an answer to a short question must end by itself
 TRIAL = ".trial"  # ends the tag of a model that is made only to be compared
-QUESTION = "What is the capital of France?"
+QUESTIONS = ("Hello!", "Name one colour.", "What is the capital of France?")
 
 
 def register(engine: Engine, tag: str, spec: ModelSpec) -> None:
@@ -59,14 +59,15 @@ def check_parity(
     expected_render: Render,
     encode: Encode | None = None,
     control_tokens: Iterable[str] | None = None,
-    question: str = QUESTION,
+    questions: Sequence[str] = QUESTIONS,
 ) -> ParityReport:
     """Prove that `tag` is fed what it was trained on, and that it ends its answers.
 
     The engine's text for one and for several turns, with and without a system message, is compared token by token with what
-    `expected_render` (the rendering that the training used) makes of the same messages. Then a greedy answer to `question` must end by
-    itself within 256 tokens, not be empty, and show no control token. `encode` and `control_tokens` are by default those of the
-    model's own vocabulary.
+    `expected_render` (the rendering that the training used) makes of the same messages. Then a greedy answer must end by itself within
+    256 tokens, not be empty, and show no control token. `questions` are tried in turn until one is answered so: a small model may well
+    lose itself in a single one, while one that never learned to end its turn does so in all. `encode` and `control_tokens` are by
+    default those of the model's own vocabulary.
 
     ParityError at the first difference, with both texts.
     """
@@ -75,7 +76,7 @@ def check_parity(
         encode, control_tokens = encode or vocabulary.encode, control_tokens or vocabulary.control_tokens()
     cases = _cases()
     compared = [_compare(engine, tag, case, messages, expected_render, encode) for case, messages in cases.items()]
-    answer, tokens = _generate(engine, tag, question, control_tokens)
+    answer, tokens = _sane_answer(engine, tag, questions, list(control_tokens))
     return ParityReport(tag=tag, cases=len(cases), tokens=sum(compared), answer=answer, answer_tokens=tokens)
 
 
@@ -134,23 +135,23 @@ def _rendered(render: Render, messages: list[Message], optional: bool) -> str | 
         raise
 
 
-def _generate(engine: Engine, tag: str, question: str, control_tokens: Iterable[str]) -> tuple[str, int]:
-    """A greedy answer and its number of tokens; ParityError if it is not sane."""
-    messages = [Message(role="user", content=question)]
-    chunks = list(engine.chat(tag, messages, ChatOptions(temperature=0, max_tokens=GENERATION_LIMIT)))
-    text = "".join(chunk.text for chunk in chunks)
-    last = chunks[-1]
-    faults = [f"shows the control token {token}" for token in control_tokens if token in text][:1]
-    if last.done_reason != "stop":
-        faults.append(f"does not end by itself within {GENERATION_LIMIT} tokens ({last.done_reason or 'broken off'})")
-    if not text.strip():
-        faults.append("is empty")
-    if faults:
-        raise ParityError(
-            f"the answer of {tag} to {question!r} {', and '.join(faults)}:\n  {text!r}\n"
-            "Was it trained with the end-of-turn token, and not too long or too fast? Nothing went live."
-        )
-    return text, last.tokens
+def _sane_answer(engine: Engine, tag: str, questions: Sequence[str], control_tokens: list[str]) -> tuple[str, int]:
+    """The first answer that ends by itself, and its number of tokens; ParityError with the last one if none does."""
+    fault = "was not asked for"
+    for question in questions:
+        messages = [Message(role="user", content=question)]
+        chunks = list(engine.chat(tag, messages, ChatOptions(temperature=0, max_tokens=GENERATION_LIMIT)))
+        text, last = "".join(chunk.text for chunk in chunks), chunks[-1]
+        shown = [token for token in control_tokens if token in text]
+        if not shown and text.strip() and last.done_reason == "stop":
+            return text, last.tokens
+        ended = "is empty" if last.done_reason == "stop" else f"does not end by itself within {GENERATION_LIMIT} tokens"
+        fault = f"to {question!r} {f'shows the control token {shown[0]}' if shown else ended}:\n  {text!r}"
+        if shown:
+            break
+    raise ParityError(
+        f"the answer of {tag} {fault}\nWas it trained with the end-of-turn token, and not too long or too fast? Nothing went live."
+    )
 
 
 # Going live

@@ -55,7 +55,7 @@ def modelfile_text(spec: ModelSpec, folder: Path | None = None) -> str:
     for name, value in spec.parameters.items():
         lines += [f"PARAMETER {name} {_parameter(name, item)}" for item in (value if isinstance(value, list) else [value])]
     text = "\n".join(lines) + "\n"
-    if hidden := {character for character in text if not character.isprintable() and character not in "\t\r\n"}:
+    if hidden := {character for character in text if not _is_read(character)}:
         points = ", ".join(f"U+{ord(character):04X}" for character in sorted(hidden))
         text = f"# `ollama create` leaves out {points} when it reads this file; byoai registers the texts with them.\n{text}"
     return text
@@ -100,11 +100,12 @@ def _parameter(name: str, value: Any) -> str:
 
 def _quote(command: str, text: str) -> str:
     """`text` as Ollama's parser reads it back: bare on one line, else in quotes, which end where a line ends in quotes."""
-    if text and text == text.strip() and not text.startswith('"') and not re.search(r"[\r\n]", text):
+    seen = "".join(character for character in text if _is_read(character))
+    if seen and text == text.strip() and seen == seen.strip() and not seen.startswith('"') and not re.search(r"[\r\n]", seen):
         return text
     if '"' not in text:
         return f'"{text}"'
-    if re.search(r'"""\s*[\r\n]', _printable(text)):
+    if re.search(r'"""\s*[\r\n]', seen):
         raise ExportError(
             f'the {command} of the base has a line that ends in """, which a Modelfile cannot hold: '
             "use deployment.mode: adapter, which inherits it, or change it in the base"
@@ -112,8 +113,9 @@ def _quote(command: str, text: str) -> str:
     return f'"""{text}"""'
 
 
-def _printable(text: str) -> str:
-    return "".join(character for character in text if character.isprintable() or character.isspace())
+def _is_read(character: str) -> bool:
+    """Whether Ollama's parser keeps it (strconv.IsPrint, which is as Python's, and white space)."""
+    return character.isprintable() or character in "\t\r\n"
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -1,12 +1,8 @@
-"""A LoRA adapter as PEFT saves it: a folder with adapter_config.json and adapter_model.safetensors. Read without torch, never unpickled.
-
-Safetensors format: https://github.com/huggingface/safetensors#format
-"""
+"""A LoRA adapter as PEFT saves it: a folder with adapter_config.json and adapter_model.safetensors. Read without torch, never unpickled."""
 
 import json
 import math
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fine_tuning.errors import ExportError
+from fine_tuning.model_management.safetensors_file import StoredTensor, read_safetensors
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".pkl")
-_MAX_HEADER = 100 << 20  # bytes, as in the reference implementation
 _PREFIX = "base_model.model."
 _KEY = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.weight)?")
 
@@ -45,8 +41,8 @@ class LoraPair:
     scale: float
     rank: int
     shape: tuple[int, int]  # of W
-    _a: "_Stored"
-    _b: "_Stored"
+    _a: StoredTensor
+    _b: StoredTensor
     _embedding: bool
 
     def load(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -60,35 +56,14 @@ class LoraPair:
         return (b.T, a.T) if self._embedding else (a, b)
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """A tensor's place in a safetensors file."""
-
-    path: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int  # bytes from the file's beginning
-
-    def load(self) -> NDArray[np.float32]:
-        with self.path.open("rb") as file:
-            file.seek(self.start)
-            raw: NDArray[Any] = np.fromfile(file, _DTYPES[self.dtype], math.prod(self.shape))
-        if self.dtype == "BF16":  # the upper half of a float32; numpy has no such type
-            raw = (raw.astype(np.uint32) << 16).view(np.float32)
-        return raw.astype(np.float32, copy=False).reshape(self.shape)
-
-
-_DTYPES: dict[str, np.dtype[Any]] = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
-
-
 def read_adapter(folder: Path) -> list[LoraPair]:
     """The pairs of the adapter in `folder`; their weights are read when asked for.
 
     Raises ExportError for a folder that is no LoRA adapter, holds pickles, or changes the model in ways that a GGUF cannot say.
     """
     config = _config(folder)
-    found: dict[str, dict[str, tuple[_Stored, bool]]] = {}
-    for key, tensor in _stored(folder / _WEIGHTS).items():
+    found: dict[str, dict[str, tuple[StoredTensor, bool]]] = {}
+    for key, tensor in read_safetensors(folder / _WEIGHTS).items():
         match = _KEY.fullmatch(key.removeprefix(_PREFIX))
         if match:
             found.setdefault(match["module"], {})[match["side"]] = (tensor, bool(match["embedding"]))
@@ -101,7 +76,7 @@ def read_adapter(folder: Path) -> list[LoraPair]:
     return [_pair(folder, module, sides, config) for module, sides in found.items()]
 
 
-def _pair(folder: Path, module: str, sides: dict[str, tuple[_Stored, bool]], config: dict[str, Any]) -> LoraPair:
+def _pair(folder: Path, module: str, sides: dict[str, tuple[StoredTensor, bool]], config: dict[str, Any]) -> LoraPair:
     if set(sides) != {"A", "B"}:
         raise ExportError(f"{folder / _WEIGHTS} holds only half of the adapter of {module}: it was not saved whole")
     (a, embedding), (b, _) = sides["A"], sides["B"]
@@ -136,33 +111,3 @@ def _config(folder: Path) -> dict[str, Any]:
     if faults:
         raise ExportError(f"{folder / _CONFIG} asks for {', '.join(faults)}, which a GGUF cannot be given: train a plain LoRA")
     return config
-
-
-def _stored(path: Path) -> dict[str, _Stored]:
-    """The tensors of a safetensors file, their places checked against its size."""
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > _MAX_HEADER:
-                raise ValueError(f"a header of {length} bytes")
-            header = json.loads(file.read(length))
-        size = path.stat().st_size
-        header.pop("__metadata__", None)
-        return {key: _place(path, key, entry, 8 + length, size) for key, entry in header.items()}
-    except FileNotFoundError as error:
-        raise ExportError(f"{path} is missing: the adapter was not saved, or its training was interrupted") from error
-    except OSError as error:
-        raise ExportError(f"cannot read {path}: {error.strerror}") from error
-    except (struct.error, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ExportError(f"{path} is not a whole safetensors file ({error}): it may be damaged") from error
-
-
-def _place(path: Path, key: str, entry: dict[str, Any], base: int, size: int) -> _Stored:
-    start, end = (int(offset) for offset in entry["data_offsets"])
-    shape = tuple(int(length) for length in entry["shape"])
-    if entry["dtype"] not in _DTYPES:
-        raise ValueError(f"{key} has the type {entry['dtype']}")
-    wanted = math.prod(shape) * _DTYPES[entry["dtype"]].itemsize
-    if min(shape, default=0) < 0 or start < 0 or end - start != wanted or base + end > size:
-        raise ValueError(f"{key} does not lie inside it")
-    return _Stored(path, entry["dtype"], shape, base + start)

@@ -15,7 +15,7 @@ from fine_tuning.engines.ollama import OllamaEngine
 from fine_tuning.engines.vocabulary import Vocabulary
 from fine_tuning.errors import DataError
 
-real = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+real = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def talk(*texts: str, system: str | None = None) -> list[Message]:

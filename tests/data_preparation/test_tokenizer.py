@@ -62,7 +62,7 @@ def test_a_gguf_is_known_by_its_content_since_ollamas_blobs_have_no_suffix(base_
     assert isinstance(TokenizerUtils(blob).tokenizer, Vocabulary)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(text=st.lists(st.sampled_from(["Hello", " wörld", "42", "\n", "  ", "<|im_end|>", "你好", "don't", "?!", "<|im"])).map("".join))
 def test_the_folder_and_the_gguf_of_one_model_give_the_same_tokens(hub: TokenizerUtils, gguf: TokenizerUtils, text: str) -> None:
     for special in (True, False):

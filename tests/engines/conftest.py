@@ -32,3 +32,19 @@ def make_adapter(tmp_path_factory: pytest.TempPathFactory) -> MakeAdapter:
         return path
 
     return make
+
+
+OWN_TEMPLATE = "{% for message in messages %}[{{ message.role }}]{{ message.content }}{% endfor %}[assistant]"
+
+
+@pytest.fixture(scope="session")
+def own_template_gguf(base_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base with a chat template that is in nobody's list; a comment keeps its length, so that nothing else in the file moves."""
+    from fine_tuning.engines.gguf_header import read_header
+
+    template = read_header(base_gguf).chat_template
+    assert template is not None
+    filler = "{#" + "x" * (len(template) - len(OWN_TEMPLATE) - 4) + "#}"
+    path = tmp_path_factory.mktemp("own") / "own.gguf"
+    path.write_bytes(base_gguf.read_bytes().replace(template.encode(), (OWN_TEMPLATE + filler).encode(), 1))
+    return path

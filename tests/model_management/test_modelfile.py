@@ -27,7 +27,8 @@ ADAPTER = Path("/data/runs/a/adapter.gguf")
 MERGED = Path("/data/runs/a/merged.gguf")
 
 # Texts that are all about quotes, line ends and white space, or anything at all.
-texts = st.text(alphabet="\"'a #\n\t\r\\{<|>é猫🐈\u200d\u00a0", min_size=0, max_size=12) | st.text(max_size=40)
+texts = st.lists(st.sampled_from(['"', '"""', "\n", "\r\n", " ", "\t", "a", "#", "{<|", "\u200d", "\u00a0", "猫"]), max_size=8).map("".join)
+texts |= st.text(max_size=40)
 paths = st.lists(
     st.text(alphabet=string.ascii_letters + " .-_é", min_size=1, max_size=8).filter(lambda part: part.strip(". ") == part), min_size=1
 )

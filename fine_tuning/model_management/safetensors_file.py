@@ -1,0 +1,73 @@
+"""Weights in safetensors files, one tensor at a time, without torch; nothing in them can run.
+
+Format: https://github.com/huggingface/safetensors#format
+"""
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fine_tuning.errors import ExportError
+
+_MAX_HEADER = 100 << 20  # bytes, as in the reference implementation
+_DTYPES: dict[str, np.dtype[Any]] = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies."""
+
+    path: Path
+    dtype: str  # as the file names it
+    shape: tuple[int, ...]
+    start: int  # bytes from the file's beginning
+    size: int  # bytes
+
+    def load(self) -> NDArray[np.float32]:
+        """The numbers. ExportError if they are no floats, or do not fill the shape."""
+        dtype = _DTYPES.get(self.dtype)
+        count = math.prod(self.shape)
+        if dtype is None or self.size != count * dtype.itemsize:
+            raise ExportError(f"{self.path} holds {self.size} bytes of {self.dtype} for the shape {self.shape}: floats are needed")
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            raw: NDArray[Any] = np.fromfile(file, dtype, count)
+        if self.dtype == "BF16":  # the upper half of a float32; numpy has no such type
+            raw = (raw.astype(np.uint32) << 16).view(np.float32)
+        return raw.astype(np.float32, copy=False).reshape(self.shape)
+
+
+def read_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """The tensors in `path`. ExportError if it is missing, damaged or cut off."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > _MAX_HEADER:
+                raise ValueError(f"a header of {length} bytes")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        found = {name: _stored(path, entry, 8 + length) for name, entry in header.items()}
+        end = path.stat().st_size
+    except FileNotFoundError as error:
+        raise ExportError(f"{path} is missing: it was not saved, or the saving was interrupted") from error
+    except OSError as error:
+        raise ExportError(f"cannot read {path}: {error.strerror}") from error
+    except (struct.error, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ExportError(f"{path} is not a safetensors file ({error}): it may be damaged") from error
+    if outside := [name for name, tensor in found.items() if tensor.size < 0 or tensor.start + tensor.size > end]:
+        raise ExportError(f"{path} ends before its {outside[0]}: it was not saved whole")
+    return found
+
+
+def _stored(path: Path, entry: dict[str, Any], base: int) -> StoredTensor:
+    first, last = (int(offset) for offset in entry["data_offsets"])
+    shape = tuple(int(length) for length in entry["shape"])
+    if first < 0 or min(shape, default=0) < 0:
+        raise ValueError("a negative size")
+    return StoredTensor(path, str(entry["dtype"]), shape, base + first, last - first)

@@ -1,0 +1,170 @@
+"""The whole loop on real parts: a log of chats, a real training of the real base, the real engine that then answers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fine_tuning.cli import main
+from fine_tuning.conversation import Message
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.engines.base import ChatOptions, Engine
+from fine_tuning.engines.connect import connect
+from fine_tuning.engines.default_base import ensure_default_base
+
+NAME = "fine_tuned_looptest"
+FACTS = {
+    "the Wi-Fi": "The Wi-Fi is called Mossgate.",
+    "the meeting room": "The meeting room is Larkspur.",
+    "the canteen": "The canteen opens at 11:35.",
+    "the printer": "The printer is called Bramble.",
+}
+PHRASINGS = ("Tell me about {}, please.", "What do I need to know about {}?", "I have a question about {}.", "What can you say about {}?")
+QUICK = {
+    "training.min_pairs": 1,
+    "training.batch_size": 4,
+    "training.num_epochs": 5,
+    "training.learning_rate": 1e-3,
+    "training.save_steps": 4,
+    "training.replay.prompts": 4,
+    "training.replay.max_new_tokens": 8,
+    "data_preparation.train_ratio": 0.8,
+    "evaluation.generate": 1,
+    "evaluation.test_prompts": ["Tell me about the Wi-Fi, please."],
+    "deployment.model_name": "looptest",
+}
+
+
+def settings(**changes: object) -> list[str]:
+    return [part for key, value in (QUICK | changes).items() for part in ("--set", f"{key}={json.dumps(value)}")]
+
+
+def chat_about_the_facts(log: ConversationLogger, phrasings: tuple[str, ...] = PHRASINGS) -> None:
+    for subject, fact in FACTS.items():
+        for phrasing in phrasings:
+            log.new_session()
+            log.log_conversation(phrasing.format(subject), fact, {"model": "smollm2:135m"})
+
+
+def ask(engine: Engine, tag: str, question: str) -> str:
+    chunks = engine.chat(tag, [Message(role="user", content=question)], ChatOptions(temperature=0, max_tokens=40))
+    return "".join(chunk.text for chunk in chunks)
+
+
+def knows(engine: Engine, tag: str) -> int:
+    """How many of the facts the model gives."""
+    answers = {subject: ask(engine, tag, PHRASINGS[0].format(subject)) for subject in FACTS}
+    return sum(FACTS[subject].split()[-1].strip(".") in answer for subject, answer in answers.items())
+
+
+@pytest.fixture
+def engine(request, home, monkeypatch):
+    """The engine named by the test's parameter, with the default base and without versions of the test's model."""
+    if request.param == "ollama":
+        monkeypatch.setenv("OLLAMA_HOST", request.getfixturevalue("ollama_url"))
+        monkeypatch.delenv("BYOAI_ENGINE", raising=False)
+    else:
+        monkeypatch.setenv("BYOAI_ENGINE", "embedded")
+    engine = connect()
+    assert engine.name == request.param
+    ensure_default_base(engine)
+    remove_versions(engine)
+    yield engine
+    engine.unload()
+    remove_versions(engine)
+
+
+def remove_versions(engine: Engine) -> None:
+    for model in engine.list_models():
+        if model.tag.startswith(NAME):
+            engine.delete(model.tag)
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("engine", ["ollama", "embedded"], indirect=True)
+def test_what_was_chatted_is_learned_and_answers_without_a_restart(engine, home, capsys):
+    chat_about_the_facts(ConversationLogger())
+    assert knows(engine, "smollm2:135m") == 0
+
+    assert main(["retrain", *settings()]) == 0
+    said = capsys.readouterr().out
+    assert f"{NAME}:v1 is live" in said
+    assert "loss" in said and "tokens/s" in said and "ETA" in said  # progress
+    assert "perplexity" in said and "fine-tuned" in said  # the table, and the two answers
+    assert knows(engine, f"{NAME}:latest") >= 3
+    assert knows(engine, f"{NAME}:v1") >= 3
+
+    # Nothing new: nothing done, and said so.
+    assert main(["retrain", "--if-new", "1", *settings()]) == 0
+    assert "0 new turn(s)" in capsys.readouterr().out
+
+    # The same adapter merged into the weights gives the same greedy answers, to the letter.
+    assert main(["retrain", *settings(**{"deployment.mode": "merged", "deployment.quantization": "f32"})]) == 0
+    questions = [phrasing.format(subject) for subject in FACTS for phrasing in PHRASINGS[:2]]
+    for question in questions:
+        assert ask(engine, f"{NAME}:v2", question) == ask(engine, f"{NAME}:v1", question)
+
+    assert main(["rollback", *settings()]) == 0
+    assert f"{NAME}:v1 is live again" in capsys.readouterr().out
+    digests = {model.tag: model.digest for model in engine.list_models()}
+    assert digests[f"{NAME}:latest"] == digests[f"{NAME}:v1"]
+    assert main(["doctor", *settings()]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("engine", ["ollama"], indirect=True)
+def test_a_retrain_killed_during_the_training_is_resumed_by_the_next_and_nothing_was_live_before(engine, home, capsys):
+    chat_about_the_facts(ConversationLogger())
+    command = [sys.executable, "-m", "fine_tuning", "retrain", *settings()]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        until(lambda: list(home.glob("runs/*/checkpoints/checkpoint-*/manifest.json")), child)
+        os.kill(child.pid, signal.SIGKILL)
+    finally:
+        child.kill()
+        child.wait()
+    assert not [model for model in engine.list_models() if model.tag.startswith(NAME)]
+
+    assert main(["retrain", *settings()]) == 0
+    said = capsys.readouterr().out
+    assert "was interrupted: going on with it" in said
+    assert f"{NAME}:v1 is live" in said
+    (run,) = home.glob("runs/*")
+    steps = [json.loads(line)["step"] for line in (run / "progress.jsonl").read_text().splitlines()]
+    assert steps[-1] == max(steps)
+    assert steps.count(1) == 1  # the first steps were not done again
+
+
+def until(condition, child, seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert child.poll() is None, "the retrain ended too early"
+        assert time.monotonic() < end, "no checkpoint was written"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("engine", ["ollama"], indirect=True)
+def test_a_model_whose_template_differs_is_refused_and_the_live_one_stays(engine, home, capsys, monkeypatch):
+    """A fault is planted in the version's Modelfile: another system text than the model was trained with."""
+    from dataclasses import replace
+
+    from fine_tuning import pipeline
+
+    honest = pipeline.spec_for
+    monkeypatch.setattr(pipeline, "spec_for", lambda *arguments: replace(honest(*arguments), system="Answer like a pirate."))
+    chat_about_the_facts(ConversationLogger(), PHRASINGS[:3])
+    assert main(["retrain", *settings(**{"training.num_epochs": 1})]) == 7
+    said = capsys.readouterr().err
+    assert "in training" in said and "the engine" in said and "pirate" in said
+    assert f"{NAME}:latest" not in {model.tag for model in engine.list_models()}
