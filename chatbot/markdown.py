@@ -6,6 +6,8 @@ Whatever a text contrives, the page's Content-Security-Policy (server.py) still 
 
 import re
 
+from markdown_it import MarkdownIt
+
 _CODE = re.compile(
     r"""
     ^[ ]{0,3} (?P<fence>`{3,}+|~{3,}+) [^\n]*+ \n .*? (?: ^[ ]{0,3} (?P=fence) [^\n]*$ | \Z )   # a fenced block, maybe still open
@@ -17,12 +19,25 @@ _FORMULA = re.compile(r"(\$\$.+?\$\$|(?<![\\$])\$(?=\S)(?:[^$\n\\]|\\.)+(?<=\S)\
 
 
 def presentable(text: str) -> str:
-    """`text` with images as plain addresses and lone dollars as dollars; code is left alone."""
+    """`text` with images as plain addresses and lone dollars as dollars; code is left alone unless it hides an image."""
     parts, position = [], 0
     for code in _CODE.finditer(text):
         parts += [_prose(text[position : code.start()]), code[0]]
         position = code.end()
-    return "".join([*parts, _prose(text[position:])])
+    shown = "".join([*parts, _prose(text[position:])])
+    return _without_images(shown) if _has_image(shown) else shown
+
+
+def _has_image(text: str) -> bool:
+    """By a whole parser: what looks like code here may be none there, e.g. backticks in two cells of a table."""
+    if "![" not in text:
+        return False
+    blocks = MarkdownIt("commonmark").enable("table").parse(text)
+    return any(token.type == "image" for block in blocks for token in block.children or [])
+
+
+def _without_images(text: str) -> str:
+    return text.replace("![", "!\\[")
 
 
 def _prose(text: str) -> str:
@@ -31,4 +46,4 @@ def _prose(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"(?<!\\)\$", r"\\$", text.replace("![", "!\\["))
+    return re.sub(r"(?<!\\)\$", r"\\$", _without_images(text))

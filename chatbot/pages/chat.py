@@ -11,7 +11,7 @@ from fine_tuning.errors import ByoaiError
 from fine_tuning.model_management.model_switcher import Choice
 
 REFRESH = 4.0  # seconds between looks for new models
-EXAMPLES = ("What is the capital of France?", "Explain photosynthesis in two sentences", "Three ideas for a rainy Sunday")
+EXAMPLES = ("Explain photosynthesis in two sentences", "Give me three tips for better sleep", "Write a short poem about the sea")
 THUMBS: dict[int | None, Rating] = {0: "down", 1: "up"}
 USER, BOT = ":material/person:", ":material/forum:"
 
@@ -111,7 +111,7 @@ def show(turn: Turn) -> None:
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             thumb = next((thumb for thumb, rating in THUMBS.items() if rating == turn.metadata.get("rating")), None)
             st.feedback("thumbs", key=f"rate-{turn.id}", default=thumb, on_change=rate, args=(turn.id, f"rate-{turn.id}"))
-            st.caption(footnote(turn))
+            st.caption(presentable(footnote(turn)))
 
 
 def footnote(turn: Turn) -> str:

@@ -74,7 +74,7 @@ def _alpaca(conversations: list[Conversation]) -> str:
         history: list[list[str]] = []
         for turn in conversation.turns:
             optional = {"system": conversation.system, "history": list(history)}
-            record = {"instruction": turn.user_message, "input": "", "output": turn.bot_response}
+            record: dict[str, Any] = {"instruction": turn.user_message, "input": "", "output": turn.bot_response}
             records.append(record | {key: value for key, value in optional.items() if value})
             history.append([turn.user_message, turn.bot_response])
     return json.dumps(records, ensure_ascii=False, indent=2) + "\n"

@@ -5,13 +5,21 @@ Several phrasings of one question are the best that a small data set can hold, s
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
-from math import ceil
+from collections.abc import Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
 from rapidfuzz.distance import OSA
 
+Hashes = npt.NDArray[np.uint64]
+_Key = tuple[int, str, tuple[str, ...]]
+
+_ALIKE = 0.8
 _SHINGLE = 4  # characters
-_RECENT = 32  # look-alikes tried for each rare shingle
+_BANDS, _ROWS = 32, 8  # two texts of similarity s are proposed with probability 1 - (1 - s^8)^32
+_RECENT = 4  # texts of each bucket tried: in a crowd of look-alikes those are as good as all
+_CROWD = 64  # questions of one sketch compared: more are a list of names, not typing errors
+_MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], np.uint64)
 _MEANINGFUL = frozenset("%#&@*/\\§")  # punctuation without which a text says something else: 5%, C#, R&D
 
 
@@ -20,77 +28,90 @@ def fold(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().translate(_MARKS).split())
 
 
-def repeated_turns(pairs: Sequence[tuple[str, str]]) -> list[int | None]:
-    """For each (question, answer): the index of the earlier pair that it repeats, or None.
+class RepeatedTurns:
+    """Recognises a turn that came before.
 
-    It repeats it if the answers are the same but for case, spacing and sentence marks, and so are the questions but for a typing error in
-    long words ("holiday", "holidays"; never in numbers, short words or the first letter: "sixty", "sixth" would pass, so answers must be the same).
+    It repeats it if the answers are the same but for case, spacing and sentence marks, and so are the questions but for typing errors in
+    long words ("holiday", "holidays"). In answers none is forgiven: "eight days" is not "eighty days".
     """
-    seen: dict[tuple[str, tuple[str, ...]], list[tuple[int, list[str]]]] = {}
-    repeats: list[int | None] = []
-    for index, (question, answer) in enumerate(pairs):
-        words = fold(question).split(" ")
-        # Words that may be compared at all have the same sketch, so only few are compared: time grows with the number of turns.
-        bucket = seen.setdefault((fold(answer), tuple(map(_sketch, words))), [])
-        earlier = next((other for other, others in bucket if all(map(_same_word, words, others))), None)
+
+    def __init__(self) -> None:
+        self._exact: dict[_Key, int] = {}
+        self._similar: dict[_Key, list[tuple[int, list[str]]]] = {}
+        self._count = 0
+
+    def number(self, question: str, answer: str, after: int = -1) -> tuple[int, bool]:
+        """The number of this turn, or of the one that it repeats, and whether it repeats one.
+
+        `after` is the number of the turn before it in its conversation (-1 if it is the first): after other words the same ones say
+        something else ("And what does that cost?").
+        """
+        answer, words = fold(answer), fold(question).split(" ")
+        exact = (after, answer, tuple(words))
+        # Questions that may be compared at all have the same sketch, so only few are: time grows with the number of turns.
+        bucket = self._similar.setdefault((after, answer, tuple(map(_sketch, words))), [])
+        earlier = self._exact.get(exact)
         if earlier is None:
-            bucket.append((index, words))
-        repeats.append(earlier)
-    return repeats
+            earlier = next((other for other, others in bucket[-_CROWD:] if all(map(_same_word, words, others))), None)
+        if earlier is not None:
+            return earlier, True
+        number, self._count = self._count, self._count + 1
+        self._exact[exact] = number
+        bucket.append((number, words))
+        return number, False
 
 
-def group_near_duplicates(texts: Sequence[str], threshold: float = 0.8) -> list[int]:
+def group_near_duplicates(texts: Sequence[str]) -> list[int]:
     """A group number for each text; texts that look alike, directly or through others, share one.
 
-    Alike means that of the 4-character pieces of two folded texts, at least `threshold` are in both (Jaccard similarity). Pairs are found
-    by their rarest pieces (prefix filter: Bayardo et al., "Scaling up all pairs similarity search", WWW 2007), exactly, unless more than 32
-    texts share each of those.
+    Alike means that of the 4-character pieces of two folded texts, at least 80 % are in both (Jaccard similarity). Pairs are proposed by
+    MinHash (Broder 1997; for training data Lee et al., arXiv 2107.06499), which misses 3 in 1000 of those just alike enough, and then compared.
     """
     folded = [fold(text) for text in texts]
     first: dict[str, int] = {}
     parents = [first.setdefault(text, index) for index, text in enumerate(folded)]
     shingles = {index: _shingles(text) for text, index in first.items()}
-    find = _finder(parents)
-    for one, other in _alike(shingles, threshold, lambda one, other: find(one) == find(other)):
-        low, high = sorted((find(one), find(other)))
-        parents[high] = low
-    return [find(index) for index in range(len(texts))]
+    for one, other in _proposed(shingles):
+        low, high = sorted((_root(parents, one), _root(parents, other)))
+        if low != high and _jaccard(shingles[one], shingles[other]) >= _ALIKE:
+            parents[high] = low
+    return [_root(parents, index) for index in range(len(texts))]
 
 
-def _alike(shingles: dict[int, frozenset[str]], threshold: float, known: Callable[[int, int], bool]) -> Iterator[tuple[int, int]]:
-    """Pairs of at least `threshold`, but for those that are `known` to be together."""
-    spread: dict[str, int] = {}
-    for pieces in shingles.values():
-        for piece in pieces:
-            spread[piece] = spread.get(piece, 0) + 1
-    holders: dict[str, list[int]] = {}
-    for index, pieces in shingles.items():
-        # Two sets this much alike share at least one of the rarest pieces of each: so many may be missing from the other, and one more.
-        rarest = sorted(pieces, key=lambda piece: (spread[piece], piece))[: len(pieces) - ceil(threshold * len(pieces)) + 1]
-        candidates = {other for piece in rarest for other in holders.get(piece, ())[-_RECENT:]}
-        for other in sorted(candidates):
-            if not known(index, other) and _jaccard(pieces, shingles[other]) >= threshold:
+def _proposed(shingles: dict[int, Hashes]) -> Iterator[tuple[int, int]]:
+    """Pairs that agree in all rows of some band of their signatures, and in nearly as much of the whole as they should."""
+    rng = np.random.default_rng(0)
+    factors = rng.integers(0, 2**63, _BANDS * _ROWS, np.uint64) * 2 + 1
+    signatures: dict[int, Hashes] = {}
+    buckets: dict[tuple[int, bytes], list[int]] = {}
+    for index, hashes in shingles.items():
+        signature = (factors[:, None] * hashes).min(axis=1)
+        signatures[index] = signature
+        mine = [buckets.setdefault((band, signature[band * _ROWS :][:_ROWS].tobytes()), []) for band in range(_BANDS)]
+        for other in sorted({other for bucket in mine for other in bucket[-_RECENT:]}):
+            if np.count_nonzero(signature == signatures[other]) >= (_ALIKE - 0.1) * len(signature):
                 yield index, other
-        for piece in rarest:
-            holders.setdefault(piece, []).append(index)
+        for bucket in mine:
+            bucket.append(index)
 
 
-def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
-    shared = len(one & other)
+def _shingles(text: str) -> Hashes:
+    """A number for each different piece of the text (for all of it, if it is shorter than one)."""
+    codes = np.frombuffer(text.ljust(_SHINGLE).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+    pieces = np.lib.stride_tricks.sliding_window_view(codes, _SHINGLE)
+    mixed = (pieces * _MIX).sum(axis=1, dtype=np.uint64)
+    return np.unique(mixed ^ (mixed >> np.uint64(29)))
+
+
+def _jaccard(one: Hashes, other: Hashes) -> float:
+    shared = len(np.intersect1d(one, other, assume_unique=True))
     return shared / (len(one) + len(other) - shared)
 
 
-def _shingles(text: str) -> frozenset[str]:
-    return frozenset(text[start : start + _SHINGLE] for start in range(max(1, len(text) - _SHINGLE + 1)))
-
-
-def _finder(parents: list[int]) -> Callable[[int], int]:
-    def find(index: int) -> int:
-        while parents[index] != index:
-            parents[index] = index = parents[parents[index]]
-        return index
-
-    return find
+def _root(parents: list[int], index: int) -> int:
+    while parents[index] != index:
+        parents[index] = index = parents[parents[index]]
+    return index
 
 
 _TYPO = re.compile(r"[^\W\d_]{5,}")

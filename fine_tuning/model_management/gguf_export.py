@@ -47,7 +47,7 @@ _AS_THEY_ARE = frozenset(
 _EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
 _NEVER_QUANTISED = ("_norm.weight", "ffn_gate_inp.weight", "position_embd.weight", "token_types.weight")
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
-_SLAB = 1 << 18
+_SLAB = 4 << 20  # weights handled at once: 16 MiB of float32
 
 Progress = Callable[[int, int], None]  # weights done, of how many
 

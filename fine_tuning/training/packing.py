@@ -8,6 +8,7 @@ exactly that of one conversation a row without padding, and so are the loss and 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,18 +105,55 @@ def supervised_logits(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tenso
 
 
 def packed_loss(model: torch.nn.Module, batch: dict[str, Tensor], kl_weight: float = 1.0) -> Tensor:
-    """Mean loss over the batch's supervised tokens: cross-entropy for what is learned, divergence from the base for what is kept."""
-    logprobs = torch.log_softmax(supervised_logits(model, batch), dim=-1)
-    gathered = -logprobs.gather(1, batch["shift_labels"][:, None])[:, 0]
-    if "replayed" not in batch:
-        return gathered.mean()
-    replayed = batch["replayed"]
-    divergence = kl_weight * _divergence(logprobs[replayed], batch["teacher_ids"], batch["teacher_logprobs"])
-    return (gathered[~replayed].sum() + divergence.sum()) / len(gathered)
+    """Mean loss over the batch's supervised tokens: cross-entropy for what is learned, divergence from the base for what is kept.
+
+    The divergence is KL(base || model) over the base's k likeliest tokens and one bucket for all the others.
+    """
+    replayed = batch.get("replayed", torch.zeros_like(batch["shift_labels"], dtype=torch.bool))
+    teacher = (batch.get("teacher_ids"), batch.get("teacher_logprobs"))
+    return _Loss.apply(supervised_logits(model, batch), batch["shift_labels"], replayed, *teacher, kl_weight)
 
 
-def _divergence(logprobs: Tensor, ids: Tensor, teacher: Tensor) -> Tensor:
-    """KL(base || model) [M], over the base's k likeliest tokens and one bucket for all the others."""
-    kept = logprobs.gather(1, ids)
-    rest = [torch.log1p(-part.exp().sum(dim=1).clamp(max=1 - 1e-6)) for part in (teacher, kept)]
-    return (teacher.exp() * (teacher - kept)).sum(dim=1) + rest[0].exp() * (rest[0] - rest[1])
+class _Loss(torch.autograd.Function):
+    """The loss, and its gradient already in the forward pass: of the large [N, vocabulary] tensors only that gradient is kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        labels: Tensor,
+        replayed: Tensor,
+        teacher_ids: Tensor | None,
+        teacher_logprobs: Tensor | None,
+        kl_weight: float,
+    ) -> Tensor:
+        count = max(len(labels), 1)
+        entropy = torch.logsumexp(logits, dim=-1) - logits.gather(1, labels[:, None])[:, 0]
+        gradient = torch.softmax(logits, dim=-1)
+        total = entropy[~replayed].sum()
+        gradient[torch.arange(len(labels), device=labels.device), labels] -= (~replayed).to(gradient.dtype)
+        if teacher_ids is not None and teacher_logprobs is not None:
+            rows = replayed.nonzero()[:, 0]
+            divergence, slope = _divergence(gradient[rows], teacher_ids, teacher_logprobs.exp())
+            total = total + kl_weight * divergence.sum()
+            gradient[rows] = kl_weight * slope
+        ctx.save_for_backward(gradient.div_(count))
+        return total / count
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outer[0], None, None, None, None, None
+
+
+def _divergence(p: Tensor, ids: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(teacher || p) [M], and its gradient by the logits [M, V], where `p` [M, V] are the model's probabilities and `teacher` [M, k]
+    those of the base for the tokens `ids`; what is left of both is one bucket."""
+    kept = p.gather(1, ids)
+    rest, rest_teacher = ((1 - part.sum(dim=1)).clamp(min=1e-6) for part in (kept, teacher))
+    divergence = (teacher * (teacher.clamp(min=1e-12) / kept.clamp(min=1e-12)).log()).sum(dim=1) + rest_teacher * (
+        rest_teacher / rest
+    ).log()
+    # d/dz_j: p_j - t_j for a kept token, p_j - t_rest * p_j / p_rest for any other.
+    slope = p * (1 - rest_teacher / rest)[:, None]
+    return divergence, slope.scatter(1, ids, kept - teacher)

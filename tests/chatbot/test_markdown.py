@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from chatbot.markdown import presentable
 
@@ -16,6 +17,8 @@ from chatbot.markdown import presentable
         "- ![a](http://evil.test/a.png)\n> ![b](http://evil.test/b.png)",
         "```\ncode\n```\n![after](http://evil.test/a.png)",
         "$5 ![a](http://evil.test/a.png) and $6",
+        "| a ` b | ![t](http://evil.test/t.png) ` |\n|---|---|",
+        "an open ` and\n\n![a](http://evil.test/a.png) another `",
     ],
 )
 def test_no_picture_is_left_to_fetch(text: str) -> None:
@@ -47,6 +50,18 @@ def test_prices_are_no_formulas_and_formulas_stay(text: str, shown: str) -> None
 @given(st.text(alphabet=st.characters(exclude_characters="!$")))
 def test_everything_else_stays_as_it_is(text: str) -> None:
     assert presentable(text) == text
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["![a](http://x/)", "![", "](http://x/)", "`", "``", "```", "~~~", "\n", "\\", "| ", "- ", "> ", "    ", "<b>", "a "]
+        )
+    )
+)
+def test_no_arrangement_of_marks_lets_a_picture_through(marks: list[str]) -> None:
+    blocks = MarkdownIt("commonmark").enable("table").parse(presentable("".join(marks)))
+    assert all(token.type != "image" for block in blocks for token in block.children or [])
 
 
 @given(st.text(alphabet="![]()`~$\\\n a1", max_size=60))

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from token_rows import random_rows
 from transformers import AutoModelForCausalLM
 
-from fine_tuning.training.packing import Row, pack, packed_loss, supervised_logits
+from fine_tuning.training.packing import Row, _Loss, pack, packed_loss, supervised_logits
 from fine_tuning.training.trainer import teach
 
 
@@ -77,3 +77,23 @@ def test_replayed_rows_cost_nothing_before_the_model_has_changed_and_something_a
 def test_logits_are_made_for_supervised_tokens_only(tiny_base):
     model, rows = AutoModelForCausalLM.from_pretrained(tiny_base), rows_of(4)
     assert supervised_logits(model, pack(rows)).shape[0] == sum(len(row.targets()) for row in rows)
+
+
+def test_the_gradient_taken_in_the_forward_pass_is_that_of_autograd():
+    torch.manual_seed(0)
+    count, size, kept = 6, 11, 4
+    labels, replayed = torch.randint(size, (count,)), torch.tensor([False, True, False, True, True, False])
+    teacher = torch.log_softmax(torch.randn(3, size, dtype=torch.float64), -1).topk(kept, -1)
+
+    def reference(logits: torch.Tensor) -> torch.Tensor:
+        logprobs = torch.log_softmax(logits, -1)
+        mine, base = logprobs[replayed].gather(1, teacher.indices), teacher.values
+        rest = [torch.log(1 - part.exp().sum(1)) for part in (base, mine)]
+        divergence = (base.exp() * (base - mine)).sum(1) + rest[0].exp() * (rest[0] - rest[1])
+        learned = -logprobs.gather(1, labels[:, None])[:, 0][~replayed]
+        return (learned.sum() + 0.7 * divergence.sum()) / count
+
+    logits = torch.randn(count, size, dtype=torch.float64, requires_grad=True)
+    mine = _Loss.apply(logits, labels, replayed, teacher.indices, teacher.values, 0.7)
+    torch.testing.assert_close(mine, reference(logits))
+    torch.testing.assert_close(torch.autograd.grad(mine, logits)[0], torch.autograd.grad(reference(logits), logits)[0])

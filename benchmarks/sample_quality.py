@@ -1,0 +1,60 @@
+"""What the sample's fine-tune learned and what it kept, asked through the real engine.
+
+    ./scripts/retrain.sh --sample
+    python benchmarks/sample_quality.py fine_tuned_sample:latest
+
+Greedy answers, 60 tokens. Held-out: the key fact is in the answer, whatever the case (data/samples/held_out.jsonl). General: of the questions
+that the base gets right (`"base": true` in general_questions.jsonl), those whose answer is still in the model's, as a whole word.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+from fine_tuning import paths
+from fine_tuning.conversation import Message
+from fine_tuning.engines.base import ChatOptions, Engine
+from fine_tuning.engines.connect import connect
+
+
+def ask(engine: Engine, tag: str, question: str) -> str:
+    chunks = engine.chat(tag, [Message(role="user", content=question)], ChatOptions(temperature=0, max_tokens=60))
+    return "".join(chunk.text for chunk in chunks).strip()
+
+
+def records(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def contains(answer: str, words: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(words.casefold())}(?!\w)", answer.casefold()) is not None
+
+
+def measure(engine: Engine, tag: str, verbose: bool) -> None:
+    held_out = [(each["question"], [each["key_fact"]]) for each in records(paths.SAMPLES / "held_out.jsonl")]
+    general = [(each["question"], each["answers"]) for each in records(paths.SAMPLES / "general_questions.jsonl") if each["base"]]
+    for name, questions in (("held-out key facts", held_out), ("general questions", general)):
+        right = 0
+        for question, wanted in questions:
+            answer = ask(engine, tag, question)
+            found = any(contains(answer, words) for words in wanted)
+            right += found
+            if verbose and not found:
+                print(f"  {question} [{wanted[0]}] {' '.join(answer.split())[:120]}")
+        print(f"{tag}  {name}: {right} of {len(questions)} ({100 * right / len(questions):.0f} %)", flush=True)
+    print(f"{tag}  Paris: {ask(engine, tag, 'What is the capital of France?')}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tags", nargs="+")
+    parser.add_argument("--ollama-url")
+    parser.add_argument("--verbose", action="store_true", help="show what was not right")
+    options = parser.parse_args()
+    engine = connect(options.ollama_url)
+    for tag in options.tags:
+        measure(engine, tag, options.verbose)
+
+
+main()
