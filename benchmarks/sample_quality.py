@@ -3,7 +3,7 @@
     ./scripts/retrain.sh --sample
     python benchmarks/sample_quality.py fine_tuned_sample:latest
 
-Greedy answers, 60 tokens. Held-out: the key fact is in the answer, whatever the case (data/samples/held_out.jsonl). General: of the questions
+Greedy answers, 60 tokens. Held-out: the key fact is in the answer, whatever the case (held_out.jsonl). General: of the questions
 that the base gets right (`"base": true` in general_questions.jsonl), those whose answer is still in the model's, as a whole word.
 """
 

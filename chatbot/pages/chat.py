@@ -11,7 +11,7 @@ from fine_tuning.errors import ByoaiError
 from fine_tuning.model_management.model_switcher import Choice
 
 REFRESH = 4.0  # seconds between looks for new models
-EXAMPLES = ("Explain photosynthesis in two sentences", "Give me three tips for better sleep", "Write a short poem about the sea")
+EXAMPLES = ("Explain photosynthesis in two sentences", "What makes a good breakfast?", "Write a short poem about the sea")
 THUMBS: dict[int | None, Rating] = {0: "down", 1: "up"}
 USER, BOT = ":material/person:", ":material/forum:"
 
@@ -152,6 +152,8 @@ def show_unfinished(answer: session.Answer) -> None:
 
 def foot(choice: Choice | None, answering: bool) -> None:
     with st.bottom:
+        if not choice:
+            notice(state.models)
         if answering:
             with st.container(horizontal=True, horizontal_alignment="center"):
                 st.button("Stop", icon=":material/stop_circle:", shortcut="Esc", on_click=state.chat.stop)
@@ -173,11 +175,8 @@ with st.sidebar:
     sidebar(state.models)
 watch()
 foot(state.choice, answering)
-top = st.empty()  # one place for what comes and goes, so that nothing of it lingers below an answer
-if not state.choice:
-    with top.container():
-        notice(state.models)
-elif not turns and not answer:
+top = st.empty()  # a place of its own, so that nothing of the welcome lingers below the first answer
+if state.choice and not turns and not answer:
     with top.container():
         welcome(state.choice)
 for turn in turns:

@@ -37,8 +37,8 @@ class Scrubbed:
 def scrub(text: str) -> Scrubbed:
     """`text` with a placeholder for each find, and how many there were of each kind."""
     counts: Counter[PII] = Counter()
-    for kind, applies, replace in _STEPS:
-        if applies(text):
+    for kind, sign, replace in _STEPS:
+        if sign(text):
             text, found = replace(text)
             counts[kind] += found
     return Scrubbed(text, dict(+counts))
@@ -228,16 +228,15 @@ def _by(pattern: re.Pattern[str], kind: PII, replace: Callable[[re.Match[str]], 
     return apply
 
 
-def _digits(text: str) -> bool:
-    return any(map(str.isdigit, text))
+_DIGIT = re.compile(r"\d").search
 
-
+# The step is skipped, which saves most of the time, when its first sign is not there.
 _STEPS: tuple[tuple[PII, Callable[[str], object], Callable[[str], tuple[str, int]]], ...] = (
-    (PII.URL, lambda text: ":" in text or "/" in text or "www." in text.lower(), _by(_URL, PII.URL, _url)),
-    (PII.EMAIL, lambda text: "@" in text, _by(_EMAIL, PII.EMAIL)),
-    (PII.SECRET, lambda text: True, _secret),
-    (PII.IBAN, _digits, _by(_IBAN, PII.IBAN, _iban)),
-    (PII.CARD, _digits, _by(_CARD, PII.CARD, _card)),
-    (PII.IP, _digits, _by(_IP, PII.IP, _ip)),
+    (PII.URL, re.compile(r"(?i)://|www\.|\.[a-z]{2,}/").search, _by(_URL, PII.URL, _url)),
+    (PII.EMAIL, re.compile("@").search, _by(_EMAIL, PII.EMAIL)),
+    (PII.SECRET, re.compile(r"\d|-----BEGIN").search, _secret),
+    (PII.IBAN, _DIGIT, _by(_IBAN, PII.IBAN, _iban)),
+    (PII.CARD, _DIGIT, _by(_CARD, PII.CARD, _card)),
+    (PII.IP, _DIGIT, _by(_IP, PII.IP, _ip)),
     (PII.PHONE, _SEVEN_DIGITS.search, _phone),
 )

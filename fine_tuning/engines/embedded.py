@@ -30,7 +30,7 @@ from fine_tuning.conversation import Message
 from fine_tuning.engines.base import ChatChunk, ChatOptions, ModelDetails, ModelSpec, ModelSummary, full_tag
 from fine_tuning.engines.gguf_header import GgufHeader, check_adapter, check_model, read_header
 from fine_tuning.engines.jinja import check_template, render_chat
-from fine_tuning.engines.vocabulary import LOADING
+from fine_tuning.engines.llama import load
 from fine_tuning.errors import ByoaiError, EngineError, ModelNotFound
 
 if TYPE_CHECKING:
@@ -325,19 +325,8 @@ class EmbeddedEngine:
 
 
 def _open(gguf: Path, adapter: Path | None, context: int) -> "Llama":
-    from llama_cpp import Llama
-
-    try:
-        with LOADING:
-            return Llama(
-                str(gguf),
-                lora_path=str(adapter) if adapter else None,
-                n_ctx=context,
-                n_gpu_layers=-1,  # all, where llama.cpp was built with GPU support
-                verbose=False,
-            )
-    except ValueError as error:
-        raise EngineError(f"llama.cpp cannot load {gguf}: {error}. Is the file whole, and not newer than llama-cpp-python?") from error
+    # All layers go to the GPU where llama.cpp was built with support for one.
+    return load(gguf, lora_path=str(adapter) if adapter else None, n_ctx=context, n_gpu_layers=-1)
 
 
 def _render(header: GgufHeader, entry: _Tag, messages: Sequence[Message]) -> str:

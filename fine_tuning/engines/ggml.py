@@ -15,7 +15,7 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 from numpy.typing import NDArray
 
-from fine_tuning.engines.vocabulary import LOADING
+from fine_tuning.engines.llama import LOADING, silence
 from fine_tuning.errors import ExportError
 
 # What llama-quantize calls its mixtures (tools/quantize/quantize.cpp), without those that need an importance matrix.
@@ -26,7 +26,7 @@ MIXTURES = {
     **{f"q{bits}_k": LlamaFileType[f"MOSTLY_Q{bits}_K_M"] for bits in (3, 4, 5)},
 }
 
-_LOG_ERROR = 3
+_LOG_ERROR = 4  # GGML_LOG_LEVEL_ERROR
 _BUFFER = 256 << 20  # bytes of one tensor's rows that llama.cpp holds at once
 
 
@@ -104,7 +104,7 @@ def quantize_file(source: Path, target: Path, mixture: str) -> None:
 @contextmanager
 def _errors_said() -> Iterator[list[str]]:
     """What llama.cpp logs as errors meanwhile; the rest of its log goes nowhere."""
-    from llama_cpp import _logger, llama_cpp
+    from llama_cpp import llama_cpp
 
     said: list[str] = []
 
@@ -117,7 +117,7 @@ def _errors_said() -> Iterator[list[str]]:
     try:
         yield said
     finally:
-        llama_cpp.llama_log_set(_logger.llama_log_callback, ctypes.c_void_p(0))
+        silence()
 
 
 def _traits(kind: GGMLQuantizationType) -> _TypeTraits:

@@ -4,15 +4,11 @@ Transformers can rebuild a tokenizer from a GGUF, but not every pre-tokenizer co
 so training on its tokens would not be training on what is served.
 """
 
-import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
-from fine_tuning.errors import EngineError
-
-# llama-cpp-python silences llama.cpp by swapping the process's stdout and stderr while it loads: two at once would lose them for good.
-LOADING = threading.Lock()
+from fine_tuning.engines.llama import load
 
 
 class Vocabulary:
@@ -20,13 +16,7 @@ class Vocabulary:
 
     def __init__(self, gguf: Path) -> None:
         """Raises EngineError if llama.cpp cannot read `gguf`."""
-        from llama_cpp import Llama
-
-        try:
-            with LOADING:
-                self._llama = Llama(model_path=str(gguf), vocab_only=True, verbose=False)
-        except ValueError as error:
-            raise EngineError(f"llama.cpp cannot read the vocabulary of {gguf}: {error}") from error
+        self._llama = load(gguf, vocab_only=True)
         weakref.finalize(self, self._llama.close)  # also at exit, while the library is still there
         self.path = gguf
         self.size: int = self._llama.n_vocab()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fine_tuning.engines.llama import load
 from fine_tuning.errors import EngineError
 
 _BATCH = 512  # tokens a decode
@@ -18,14 +19,7 @@ class ServedModel:
 
     def __init__(self, gguf: Path, adapter: Path | None = None, context: int = 2048) -> None:
         """Raises EngineError when llama.cpp cannot load the files."""
-        from llama_cpp import Llama
-
-        try:
-            self._llama = Llama(
-                str(gguf), lora_path=str(adapter) if adapter else None, n_ctx=context, n_batch=_BATCH, logits_all=False, verbose=False
-            )
-        except (ValueError, RuntimeError) as error:
-            raise EngineError(f"llama.cpp cannot load {gguf}{f' with {adapter}' if adapter else ''}: {error}") from error
+        self._llama = load(gguf, lora_path=str(adapter) if adapter else None, n_ctx=context, n_batch=_BATCH)
 
     def close(self) -> None:
         self._llama.close()

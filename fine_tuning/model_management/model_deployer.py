@@ -23,7 +23,7 @@ Encode = Callable[[str], list[int]]
 
 GENERATION_LIMIT = 256  # tokens within which an answer to a short question must end by itself
 TRIAL = ".trial"  # ends the tag of a model that is made only to be compared
-QUESTIONS = ("Hello!", "Name one colour.", "What is the capital of France?")
+QUESTIONS = ("Name one colour.", "Hello!", "What is the capital of France?")
 
 
 def register(engine: Engine, tag: str, spec: ModelSpec) -> None:

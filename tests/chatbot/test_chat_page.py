@@ -277,14 +277,21 @@ class Line:
             sink.shutdown(socket.SHUT_WR)
 
 
-@pytest.mark.engine
-def test_ollama_ending_in_mid_answer_loses_nothing_and_is_found_again(page: Page, serve: Serve, ollama_url: str, base_gguf: Path) -> None:
+@pytest.fixture
+def ollama(ollama_url: str, base_gguf: Path) -> Iterator[OllamaEngine]:
+    """With the model `chat-page`."""
     engine = OllamaEngine(ollama_url)
     engine.create("chat-page:latest", ModelSpec(from_=base_gguf, parameters=GREEDY))
-    where = urlsplit(ollama_url)
+    yield engine
+    engine.delete("chat-page:latest")
+
+
+@pytest.mark.engine
+def test_ollama_ending_in_mid_answer_loses_nothing_and_is_found_again(page: Page, serve: Serve, ollama: OllamaEngine) -> None:
+    where = urlsplit(ollama.where)
     line = Line((where.hostname or HOST, where.port or 11434))
     page.goto(serve(OLLAMA_HOST=f"{HOST}:{line.port}"))
-    expect(page.get_by_text(f"Ollama {engine.version()}")).to_be_visible()
+    expect(page.get_by_text(f"Ollama {ollama.version()}")).to_be_visible()
     page.get_by_role("combobox", name="Who answers").click()
     page.get_by_role("option", name="chat-page").click()
     ask(page, "Write a very long story about a lighthouse and its keeper.")
@@ -294,7 +301,7 @@ def test_ollama_ending_in_mid_answer_loses_nothing_and_is_found_again(page: Page
     expect(page.get_by_text("Nothing was recorded")).to_be_visible()
     expect(page.get_by_text("very long story about a lighthouse")).to_be_visible()
     expect(page.get_by_text("Nobody can answer now")).to_be_visible()
-    expect(page.get_by_test_id("stMain").get_by_text(f"{HOST}:{line.port}").first).to_be_visible()
+    expect(page.get_by_test_id("stBottom").get_by_text(f"{HOST}:{line.port}")).to_be_visible()
     assert ConversationLogger().turns() == []
 
     line.mend()
@@ -304,8 +311,15 @@ def test_ollama_ending_in_mid_answer_loses_nothing_and_is_found_again(page: Page
     (turn,) = ConversationLogger().turns()
     assert turn.user_message.startswith("Write a very long story")
     assert turn.metadata["model"] == "chat-page:latest"
+
+    typing = page.get_by_test_id("stChatInputTextArea")
+    typing.fill("half a quest")
     line.cut()
-    engine.delete("chat-page:latest")
+    expect(typing).to_be_disabled()
+    line.mend()
+    expect(typing).to_be_enabled()
+    expect(typing).to_have_value("half a quest")
+    line.cut()
 
 
 def test_the_picture_for_the_readme_is_small(page: Page, serve: Serve, home: Path, tmp_path: Path, embedded: Engine) -> None:

@@ -20,7 +20,7 @@ from fine_tuning.engines.base import ChatOptions, Engine, ModelSpec
 from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.engines.vocabulary import Vocabulary
 from fine_tuning.errors import EngineError, EngineUnavailable, ExportError, ModelNotFound, ParityError
-from fine_tuning.model_management import model_switcher
+from fine_tuning.model_management import model_deployer, model_switcher
 from fine_tuning.model_management.model_deployer import check_parity, go_live, reconcile, register, restore
 from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.model_management.modelfile import spec_for
@@ -31,7 +31,7 @@ HELLO = [Message(role="user", content="Hello!")]
 
 def _say(engine: Engine, tag: str) -> str:
     messages = [Message(role="user", content="Name one colour.")]
-    return "".join(chunk.text for chunk in engine.chat(tag, messages, ChatOptions(temperature=0, max_tokens=64)))
+    return "".join(chunk.text for chunk in engine.chat(tag, messages, ChatOptions(temperature=0, max_tokens=20)))
 
 
 # Registering
@@ -137,16 +137,17 @@ def test_the_first_difference_is_counted_in_tokens(engine: Engine, base_gguf: Pa
         check_parity(engine, BASE, other, encode)
 
 
-def test_an_answer_that_does_not_end_is_refused(engine: Engine, name: str, tmp_path: Path) -> None:
+def test_an_answer_that_does_not_end_is_refused(engine: Engine, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_deployer, "GENERATION_LIMIT", 24)
     broken = write_adapter(tmp_path / "broken.gguf", 1, scale=5.0)
     register(engine, f"{name}:v1", ModelSpec(from_=BASE, adapter=broken))
-    with pytest.raises(ParityError, match="does not end by itself within 256 tokens"):
-        check_parity(engine, f"{name}:v1", partial(engine.render, BASE), questions=["Hello!"])
+    with pytest.raises(ParityError, match="does not end by itself within 24 tokens"):
+        check_parity(engine, f"{name}:v1", partial(engine.render, BASE))
 
 
 def test_a_control_token_in_the_answer_is_refused(engine: Engine) -> None:
-    with pytest.raises(ParityError, match="shows the control token ello"):
-        check_parity(engine, BASE, partial(engine.render, BASE), control_tokens=["ello"])
+    with pytest.raises(ParityError, match="shows the control token colour"):
+        check_parity(engine, BASE, partial(engine.render, BASE), control_tokens=["colour"])
 
 
 def test_a_template_may_refuse_system_messages_if_it_did_so_in_training(tmp_path: Path, base_gguf: Path) -> None:
@@ -247,7 +248,7 @@ def test_killed_at_any_line_of_a_promotion_the_live_model_still_answers(engine: 
         assert registered is not None
         if (answering, registered.number) not in states:
             states.append((answering, registered.number))
-            assert "red" in _say(engine, f"{name}:latest")
+            assert "colour" in _say(engine, f"{name}:latest")
         assert engine.show(f"{name}:latest").gguf.exists()
         findings = reconcile(engine, registry, name)
         assert [finding.mended for finding in findings] == [True] * (answering != registered.number)
@@ -337,7 +338,7 @@ def test_a_version_that_cannot_be_made_again_is_told_with_the_reason(engine: Eng
     findings = reconcile(engine, registry, name)
     assert findings[0].text == f"{name}:v1, which is live, is gone from {engine.name}. {name}:v1 cannot be made again: {adapter} is gone"
     assert not any(finding.mended for finding in findings)
-    assert "red" in _say(engine, f"{name}:latest")
+    assert "colour" in _say(engine, f"{name}:latest")
     (home / version.run / "Modelfile").unlink()
     with pytest.raises(ExportError, match=r"cannot read .*Modelfile"):
         restore(engine, version)

@@ -1,0 +1,37 @@
+"""llama.cpp, loaded: the one place where its library is opened, made quiet, and its errors named."""
+
+import ctypes
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fine_tuning.errors import EngineError
+
+if TYPE_CHECKING:
+    from llama_cpp import Llama
+
+# llama-cpp-python silences llama.cpp by swapping the process's stdout and stderr while it loads: two at once would lose them for good.
+LOADING = threading.Lock()
+
+_callbacks: list[Any] = []  # C keeps no reference to them
+
+
+def load(gguf: Path, **settings: Any) -> "Llama":
+    """`gguf` opened with llama_cpp.Llama's `settings`. EngineError if llama.cpp cannot load it."""
+    from llama_cpp import Llama
+
+    try:
+        with LOADING:
+            silence()
+            return Llama(str(gguf), verbose=False, **settings)
+    except (ValueError, RuntimeError) as error:
+        raise EngineError(f"llama.cpp cannot load {gguf}: {error}. Is the file whole, and not newer than llama-cpp-python?") from error
+
+
+def silence() -> None:
+    """Drop llama.cpp's own messages: llama-cpp-python takes its warnings for errors and prints them."""
+    from llama_cpp import llama_cpp
+
+    if not _callbacks:
+        _callbacks.append(llama_cpp.llama_log_callback(lambda level, text, data: None))
+    llama_cpp.llama_log_set(_callbacks[0], ctypes.c_void_p(0))
