@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from fine_tuning.config import FineTuningConfig, load_config
+from chatbot.server import config
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import Engine
 from fine_tuning.engines.connect import connect
@@ -28,7 +28,7 @@ class Models:
         return next((choice for choice in self.found if choice.tag == tag), None)
 
     def title(self, tag: str) -> str:
-        """ "smollm2:135m · base", "fine-tuned v3 · live"; the tag itself for a model that is gone."""
+        """For people: `smollm2:135m · base`, `fine-tuned v3 · live`; the tag itself for a model that is gone."""
         choice = self.get(tag)
         if choice is None:
             return tag
@@ -38,11 +38,6 @@ class Models:
         several = len({each.name for each in self.found if each.kind == "fine_tuned"}) > 1
         of = f" of {choice.name.removeprefix(config().deployment.model_name_prefix)}" if several else ""
         return f"fine-tuned{version}{of}" + (" · live" if choice.live else "")
-
-
-@st.cache_data
-def config() -> FineTuningConfig:
-    return load_config()
 
 
 @st.cache_resource(show_spinner="Looking for Ollama …")

@@ -6,11 +6,13 @@ import socket
 import sys
 import webbrowser
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fine_tuning.config import load_config
+from chatbot.session import stop_all
+from fine_tuning.config import FineTuningConfig, load_config
 from fine_tuning.errors import ByoaiError
 
 if TYPE_CHECKING:
@@ -89,21 +91,42 @@ def url(port: int) -> str:
     return f"http://{HOST}:{port}"
 
 
-def serve(port: int = PORT, *, browser: bool = True) -> None:
-    """Serve the chat on `url(port)` until interrupted; opens it in the browser once it answers. ConfigError before anything is served."""
+_config: FineTuningConfig | None = None
+
+
+def config() -> FineTuningConfig:
+    """What the pages go by: what `serve` was given, else config/fine_tuning_config.yaml."""
+    return _config or _default_config()
+
+
+@cache
+def _default_config() -> FineTuningConfig:
+    return load_config()
+
+
+def serve(port: int = PORT, *, browser: bool = True, settings: FineTuningConfig | None = None) -> None:
+    """Serve the chat on `url(port)` until interrupted; opens it in the browser once it answers.
+
+    Before anything is served: ConfigError (without `settings`, the default file is read), ByoaiError if the port is taken.
+    """
     import streamlit
     from starlette.middleware import Middleware
 
-    load_config()  # a fault in it belongs into the terminal, not into the page
+    global _config
+    if free_port(port) != port:
+        raise ByoaiError(f"port {port} of {HOST} is taken: name another with --port, or none to get the next free one")
+    _config = settings or load_config()
 
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncGenerator[None]:
         if browser and _has_display():
             asyncio.get_running_loop().call_later(0.5, webbrowser.open, url(port))
         yield
+        stop_all()  # what was said so far is recorded, and no engine is at work while Python ends
 
     app = streamlit.App(APP, middleware=[Middleware(Door)], lifespan=lifespan)
-    app.run(config={**_OPTIONS, "server.port": port})
+    with suppress(KeyboardInterrupt):  # the way to end it
+        app.run(config={**_OPTIONS, "server.port": port})
 
 
 class Door:

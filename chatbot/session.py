@@ -73,6 +73,9 @@ class Answer:
         return self.ended or self.text != shown
 
 
+_asked: "WeakValueDictionary[str, Chat]" = WeakValueDictionary()  # a chat lives as long as a page, or the thread that answers, holds it
+
+
 class Chat:
     """One conversation: its recorded turns, and the answer in the making.
 
@@ -103,6 +106,7 @@ class Chat:
             if self.answering:
                 raise Busy("the last question is still being answered: wait for it, or stop it")
             self.answer = answer
+        _asked[self.id] = self
         threading.Thread(target=self._answer, args=(engine, answer), name=f"answer-{self.id}", daemon=True).start()
         return answer
 
@@ -158,14 +162,19 @@ def _rated(turn: Turn, rating: Rating | None) -> Turn:
     return turn.model_copy(update={"metadata": {**facts, "rating": rating} if rating else facts})
 
 
-_open: WeakValueDictionary[str, Chat] = WeakValueDictionary()  # lives as long as a page, or the thread that answers, holds the chat
-
-
 def open_chat(log_file: str, chat_id: str | None = None) -> Chat:
-    """The chat `chat_id` as it stands, an answer in the making included; a new one if the log does not know it."""
-    if chat_id and (known := _open.get(chat_id)):
+    """The chat `chat_id` as the log has it, or with the answer in the making; a new one if nobody knows it."""
+    known = _asked.get(chat_id) if chat_id else None
+    if known and known.answer:
         return known
     turns = [turn for turn in ConversationLogger(log_file).turns() if turn.session_id == chat_id] if chat_id else []
-    chat = Chat(ConversationLogger(log_file, session_id=chat_id if turns else None), turns)
-    _open[chat.id] = chat
-    return chat
+    return Chat(ConversationLogger(log_file, session_id=chat_id if turns else None), turns)
+
+
+def stop_all(patience: float = 10.0) -> None:
+    """Stop every answer in the making, and wait up to `patience` seconds for each until it is recorded."""
+    answers = [chat.answer for chat in list(_asked.values()) if chat.answer]
+    for answer in answers:
+        answer.stop()
+    for answer in answers:
+        answer.wait(patience)

@@ -30,7 +30,7 @@ from fine_tuning.engines.base import ChatOptions, Engine, ModelDetails
 from fine_tuning.engines.default_base import DEFAULT_TAG, ensure_default_base
 from fine_tuning.engines.gguf_header import read_header
 from fine_tuning.engines.vocabulary import Vocabulary
-from fine_tuning.errors import Busy, ModelNotFound, NoConversations, TooLittleData
+from fine_tuning.errors import Busy, Cancelled, ModelNotFound, NoConversations, TooLittleData
 from fine_tuning.model_management.model_deployer import check_parity, go_live, reconcile, register
 from fine_tuning.model_management.model_registry import Registry, latest_tag, version_tag
 from fine_tuning.model_management.modelfile import modelfile_text, spec_for
@@ -312,6 +312,7 @@ class _Retrain:
         with self.stage("Asking the base what it should not forget"):
             for done in making:
                 self.reporter.count(done, len(prompts))
+                self.stop_if_cancelled()
         return file
 
     @contextmanager
@@ -410,8 +411,13 @@ class _Retrain:
             go_live(self.engine, self.registry, self.name, number)
         return True
 
+    def stop_if_cancelled(self) -> None:
+        if self.request.cancelled():
+            raise Cancelled("stopped; what was done is kept, and the next retrain goes on from there")
+
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
+        self.stop_if_cancelled()
         self.reporter.stage(title)
         started = time.perf_counter()
         yield

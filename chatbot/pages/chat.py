@@ -4,7 +4,8 @@ import streamlit as st
 
 from chatbot import session
 from chatbot.markdown import presentable
-from chatbot.resources import Models, config, connect_again, engine, models, recorded
+from chatbot.resources import Models, connect_again, engine, models, recorded
+from chatbot.server import config
 from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.conversation_logger import Rating
 from fine_tuning.errors import ByoaiError

@@ -36,6 +36,7 @@ _EVENTS = {"rating", "edit", "exclude", "delete"}
 _NOBODY = ""  # owns the tombstones: they stay when their turn goes
 _NAME = re.compile(rb'"(?:id|turn_id|session_id)": ?"([^"\\]+)"')
 _HEAD = re.compile(rb'\{("id": "[^"\\]+", "session_id"|"event": "[^"\\]+", "turn_id"): "[^"\\]+",')
+_HALF = re.compile("[\ud800-\udfff]")  # half a character: no text that could be written anywhere
 
 _logger = logging.getLogger(__name__)
 
@@ -58,7 +59,9 @@ class LogHealth:
     def __str__(self) -> str:
         faults = []
         if self.damaged:
-            faults.append(f"{self.damaged} damaged line(s) set aside in {self.quarantine}: mend and append them to the log, or delete that file")
+            faults.append(
+                f"{self.damaged} damaged line(s) set aside in {self.quarantine}: mend and append them to the log, or delete that file"
+            )
         if self.orphans:
             faults.append(f"{self.orphans} event(s) of turns that are not there")
         if self.unknown:
@@ -284,7 +287,7 @@ def _is_event(record: Any) -> bool:
         case "rating":
             return record.get("rating") in ("up", "down", None)
         case "edit":
-            return isinstance(record.get("bot_response"), str)
+            return isinstance(record.get("bot_response"), str) and not _HALF.search(record["bot_response"])
         case "exclude":
             return isinstance(record.get("excluded"), bool)
         case kind:

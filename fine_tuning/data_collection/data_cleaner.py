@@ -37,7 +37,7 @@ class Cleaned:
 
 
 class DataCleaner:
-    """`min_length` and `max_length` are characters of a turn's shorter and of its longer side, after cleaning."""
+    """`min_length` and `max_length` are characters of a turn's shorter and of its longer side, placeholders not yet put in."""
 
     def __init__(self, min_length: int = 10, max_length: int = 1000, scrub_pii: bool = True) -> None:
         self.min_length, self.max_length, self.scrub_pii = min_length, max_length, scrub_pii
@@ -56,50 +56,58 @@ class DataCleaner:
 
     def clean_text(self, text: str) -> Scrubbed:
         """One text as it would be learned."""
-        text = normalise(text)
-        return scrub(text) if self.scrub_pii else Scrubbed(text, {})
+        return self._scrub(normalise(text))
 
     def _parts(self, conversation: Conversation, drops: list[tuple[str, str]]) -> Iterator["_Part"]:
         system = self.clean_text(conversation.system) if conversation.system else None
         part = _Part(conversation.id, system)
         for turn in conversation.turns:
-            cleaned, found = self._cleaned(turn)
-            if reason := self._reason(cleaned):
-                drops.append((turn.id, reason))
+            sides = normalise(turn.user_message), normalise(turn.bot_response)
+            reason = self._unfit(sides, turn.metadata)
+            if not reason:  # only now, for scrubbing takes its time, most of all with very long texts
+                question, answer = map(self._scrub, sides)
+                reason = _worthless(question.text, answer.text)
+            if reason:
+                drops.append((turn.id, str(reason)))
                 yield part
                 part = _Part(conversation.id, system)
             else:
-                part.turns.append(cleaned)
-                part.found.append(found)
+                part.turns.append(self._cleaned(turn, question.text, answer.text))
+                part.found.append(Counter(question.counts) + Counter(answer.counts))
         yield part
 
-    def _cleaned(self, turn: Turn) -> tuple[Turn, Counter[PII]]:
-        question, answer = self.clean_text(turn.user_message), self.clean_text(turn.bot_response)
-        facts = dict(turn.metadata)
-        if isinstance(original := facts.get("original_response"), str):
-            facts["original_response"] = self.clean_text(original).text
-        cleaned = turn.model_copy(update={"user_message": question.text, "bot_response": answer.text, "metadata": facts})
-        return cleaned, Counter(question.counts) + Counter(answer.counts)
+    def _scrub(self, text: str) -> Scrubbed:
+        return scrub(text) if self.scrub_pii else Scrubbed(text, {})
 
-    def _reason(self, turn: Turn) -> Reason | None:
-        sides = turn.user_message, turn.bot_response
+    def _unfit(self, sides: tuple[str, str], facts: dict[str, Any]) -> Reason | None:
         if not all(sides):
             return Reason.EMPTY
-        if turn.metadata.get("incomplete"):
+        if facts.get("incomplete"):
             return Reason.INCOMPLETE
-        if turn.metadata.get("rating") == "down":
+        if facts.get("rating") == "down":
             return Reason.REJECTED
         if min(map(_fullness, sides)) < self.min_length:
             return Reason.TOO_SHORT
         if max(map(len, sides)) > self.max_length:
             return Reason.TOO_LONG
-        if any(map(is_inappropriate, sides)):
-            return Reason.INAPPROPRIATE
-        if any(map(is_repetitive, sides)):
-            return Reason.REPETITIVE
-        if any(map(_says_little, sides)) or fold(sides[0]) == fold(sides[1]):
-            return Reason.LOW_QUALITY
         return None
+
+    def _cleaned(self, turn: Turn, question: str, answer: str) -> Turn:
+        facts = dict(turn.metadata)
+        if isinstance(original := facts.get("original_response"), str):
+            facts["original_response"] = self.clean_text(original).text
+        return turn.model_copy(update={"user_message": question, "bot_response": answer, "metadata": facts})
+
+
+def _worthless(question: str, answer: str) -> Reason | None:
+    sides = question, answer
+    if any(map(is_inappropriate, sides)):
+        return Reason.INAPPROPRIATE
+    if any(map(is_repetitive, sides)):
+        return Reason.REPETITIVE
+    if any(map(_says_little, sides)) or fold(question) == fold(answer):
+        return Reason.LOW_QUALITY
+    return None
 
 
 @dataclass
@@ -130,7 +138,7 @@ def _cut_repeats(parts: Sequence[_Part], drops: list[tuple[str, str]]) -> None:
             number, repeated = known.number(turn.user_message, turn.bot_response, after=number)
             repeats.append(repeated)
         while repeats and repeats.pop():
-            drops.append((part.turns.pop().id, Reason.DUPLICATE))
+            drops.append((part.turns.pop().id, str(Reason.DUPLICATE)))
             part.found.pop()
 
 
@@ -138,7 +146,7 @@ def _cut_repeats(parts: Sequence[_Part], drops: list[tuple[str, str]]) -> None:
 
 _LINE_ENDS = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
 _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
-# Controls, half characters, and what nobody sees: soft hyphens, zero-width spaces, text directions turned over, tags. Joiners stay: they spell.
+# Controls, half characters, and what nobody sees: soft hyphens, zero-width spaces, reversed directions, tags. Joiners stay: they spell.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u2060-\u2064\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff"
     "\U000e0000-\U000e007f]"
@@ -166,7 +174,7 @@ _RUN = re.compile(r"(\S)\1{7,}")
 def is_repetitive(text: str) -> bool:
     """Whether the text, or its second half, repeats itself in more than half of its sequences of four words.
 
-    As small models do when they are stuck (duplicate n-grams: Rae et al., arXiv 2112.11446). Without spaces between words, characters count.
+    As small models do when they are stuck (duplicate n-grams: Rae et al., arXiv 2112.11446). Where words have no spaces, characters count.
     """
     if 2 * len(_RUN.sub(r"\1", text)) < len(text):
         return True

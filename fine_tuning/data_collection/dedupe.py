@@ -64,8 +64,8 @@ class RepeatedTurns:
 def group_near_duplicates(texts: Sequence[str]) -> list[int]:
     """A group number for each text; texts that look alike, directly or through others, share one.
 
-    Alike means that of the 4-character pieces of two folded texts, at least 80 % are in both (Jaccard similarity). Pairs are proposed by
-    MinHash (Broder 1997; for training data Lee et al., arXiv 2107.06499), which misses 3 in 1000 of those just alike enough, and then compared.
+    Alike means that of the 4-character pieces of two folded texts, at least 80 % are in both (Jaccard similarity). MinHash proposes pairs
+    (Broder 1997; for training data Lee et al., arXiv 2107.06499), which are then compared; it misses 3 in 1000 of those just alike enough.
     """
     folded = [fold(text) for text in texts]
     first: dict[str, int] = {}

@@ -1,14 +1,22 @@
 """Words that no model of ours should learn to say.
 
-A short list on purpose: words that are obscene, or a slur, in nearly every use. Kept libraries were tried on texts about Scunthorpe, butt joints,
-sex education, tit for tat, Moby Dick and fire retardants: each takes some of them for filth, up to half. What a list cannot know, people exclude.
+A short list on purpose: words that are obscene, or a slur, in nearly every use. Kept libraries were tried on texts about Scunthorpe,
+butt joints, sex education, tit for tat, Moby Dick and fire retardants: each takes some of them for filth, up to half. What a list cannot
+know, people exclude.
 """
 
 import re
 from functools import cache
 
-_ANYWHERE = tuple(["fuck", "cocksuck", "dickhead", "bullshit", "asshole", "arsehole", "faggot", "hurensohn", "arschloch", "vaffanculo"])
-_WHOLE = tuple(["shit", "shits", "shitty", "shitting", "shithead", "shithole", "shitshow", "horseshit", "cunt", "cunts", "bitch", "bitches", "wanker", "wankers", "whore", "whores", "slut", "sluts", "slutty", "twat", "twats", "douchebag", "blowjob", "blowjobs", "gangbang", "cumshot", "nigger", "niggers", "nigga", "niggas", "wetback", "raghead", "towelhead", "gook", "gooks", "fick", "ficken", "fotze", "fotzen", "hurensöhne", "wichser", "schlampe", "schlampen", "missgeburt", "connard", "connards", "connasse", "enculé", "enculés", "salope", "salopes", "puta", "putas", "gilipollas", "maricón", "pendejo", "pendejos", "coño", "caralho", "viado", "stronzo", "stronza", "stronzi", "coglione", "coglioni", "kurwa", "spierdalaj", "skurwysyn", "блядь", "хуй", "пизда", "пиздец", "ебать", "f*ck", "f**k", "f**king", "sh*t", "s**t", "c*nt", "c**t", "b*tch"])
+_ANYWHERE = "fuck cocksuck dickhead bullshit asshole arsehole faggot hurensohn arschloch vaffanculo"
+_WHOLE = """
+    shit shits shitty shitting shithead shithole shitshow horseshit cunt cunts bitch bitches wanker wankers whore whores slut sluts slutty
+    twat twats douchebag blowjob blowjobs gangbang cumshot nigger niggers nigga niggas wetback raghead towelhead gook gooks
+    fick ficken fotze fotzen hurensöhne wichser schlampe schlampen missgeburt
+    connard connards connasse enculé enculés salope salopes puta putas gilipollas maricón pendejo pendejos coño
+    caralho viado stronzo stronza stronzi coglione coglioni kurwa spierdalaj skurwysyn блядь хуй пизда пиздец ебать
+    f*ck f**k f**king sh*t s**t c*nt c**t b*tch
+"""
 
 _LEET = str.maketrans("@$013457", "asoieast")
 _REPEATED = re.compile(r"(.)\1+")
@@ -24,7 +32,7 @@ def is_inappropriate(text: str) -> bool:
 
 
 def _holds(text: str) -> bool:
-    """First with every letter once, which is quick; then whether those that are double in the word are so in the text: Niger is a country."""
+    """First with every letter once, which is quick; then those that are double in the word must be so in the text: Niger is a country."""
     short = _once(text)
     suspects = [word for once, word in _shortened(_ANYWHERE) if once in short]
     suspects += [word for once, word in _shortened(_WHOLE) if once in short and once in _WORD.findall(short)]
@@ -36,11 +44,11 @@ def _once(text: str) -> str:
 
 
 @cache
-def _shortened(words: tuple[str, ...]) -> list[tuple[str, str]]:
-    return [(_once(word), word) for word in words]
+def _shortened(words: str) -> list[tuple[str, str]]:
+    return [(_once(word), word) for word in words.split()]
 
 
 @cache
 def _pattern(word: str) -> re.Pattern[str]:
     letters = re.sub(r"(.)\1|(.)", lambda match: re.escape(match[0]) + ("" if match[1] or match[2] == "*" else "{1,2}"), word)
-    return re.compile(letters if word in _ANYWHERE else rf"(?<![^\W_]){letters}(?![^\W_])")
+    return re.compile(letters if word in _ANYWHERE.split() else rf"(?<![^\W_]){letters}(?![^\W_])")

@@ -1,7 +1,7 @@
 """A file of lines that any number of processes append to, and that a crash cannot spoil.
 
-Beside `conversations.jsonl` lie `conversations.jsonl.lock` (empty, and never removed: all who wait must wait on the same file) and, if there
-was damage, `conversations.jsonl.damaged`: the lines that could not be read, byte for byte.
+Beside `conversations.jsonl` lie `conversations.jsonl.lock` (empty, and never removed: all who wait must wait on the same file) and, if
+there was damage, `conversations.jsonl.damaged`: the lines that could not be read, byte for byte.
 """
 
 import codecs
@@ -101,7 +101,9 @@ class LogFile:
         try:
             yield
         except OSError as error:
-            raise DataError(f"cannot {what} the log {self.path}: {error.strerror or error}. Check the disk's space and the permissions") from error
+            raise DataError(
+                f"cannot {what} the log {self.path}: {error.strerror or error}. Check the disk's space and the permissions"
+            ) from error
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Personal data out of training text: each find becomes a placeholder such as [EMAIL].
 
 A model repeats what it was trained on (Carlini et al., arXiv 2012.07805), so what is private must not get that far. Each kind is told by
-its own check digits or rules where it has any, so that order numbers, years, prices and dates stay. Names and postal addresses are not found.
+its own check digits or rules where it has any, so that order numbers, years, prices and dates stay. Names and postal addresses are not
+found.
 """
 
 import ipaddress
@@ -50,7 +51,8 @@ _URL = re.compile(
     r"""(?ix) (?<![\w@]) (?:
         (?:https?|ftps?|sftp|ssh|git|wss?|file) :// [^\s<>"`]+
       | www \. [^\s<>"`]{3,}
-      | (?:[a-z0-9-]{1,63}\.){1,4} (?:com|org|net|edu|gov|io|dev|app|info|eu|de|uk|fr|es|it|nl|at|ch|pl|ru|br|in|jp|cn|au|ca|us) / [^\s<>"`]*
+      | (?:[a-z0-9-]{1,63}\.){1,4}
+        (?:com|org|net|edu|gov|io|dev|app|info|eu|de|uk|fr|es|it|nl|at|ch|pl|ru|br|in|jp|cn|au|ca|us) / [^\s<>"`]*
     )"""
 )
 _EMAIL = re.compile(r"(?<![\w.+%'-])[\w.+%'-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?![\w-])")
@@ -102,7 +104,7 @@ def _random(token: str) -> bool:
 
 
 def _chosen(match: re.Match[str]) -> bool:
-    """What people choose, and not the next word of a sentence: "hunter2", not "required". A key is never digits alone, as in "token: 4096"."""
+    """What people choose, not the next word of a sentence: "hunter2", not "required". A key is never digits alone, as in "token: 4096"."""
     password, value = match[2], match[4]
     return any(map(str.isdigit, value)) and (bool(password) or any(map(str.isalpha, value))) and not value.startswith("[")
 

@@ -29,22 +29,27 @@ from fine_tuning.model_management.gguf_file import (
 )
 from fine_tuning.model_management.peft_adapter import LoraPair, read_adapter
 
-# What llama.cpp's convert_hf_to_gguf.py writes itself; the mixtures (ggml.MIXTURES) are made from F32 by llama.cpp's own quantiser.
+# What llama.cpp's convert_hf_to_gguf.py writes itself. The mixtures (ggml.MIXTURES) are made from F32 by llama.cpp's own quantiser.
 _PLAIN = {
-    **{"f32": (Type.F32, LlamaFileType.ALL_F32), "f16": (Type.F16, LlamaFileType.MOSTLY_F16)},
-    **{"bf16": (Type.BF16, LlamaFileType.MOSTLY_BF16), "q8_0": (Type.Q8_0, LlamaFileType.MOSTLY_Q8_0)},
+    "f32": (Type.F32, LlamaFileType.ALL_F32),
+    "f16": (Type.F16, LlamaFileType.MOSTLY_F16),
+    "bf16": (Type.BF16, LlamaFileType.MOSTLY_BF16),
+    "q8_0": (Type.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
 SAME = "same"  # every tensor keeps the type that it has in the base
 QUANTIZATIONS = (SAME, *_PLAIN, *ggml.MIXTURES)
 
-# Architectures whose GGUF is compared with llama.cpp's converter in the tests. Those that turn the two halves of a head by the same angle
-# in Hugging Face's code, and neighbours in llama.cpp's, store q's and k's rows in another order (LlamaModel.permute in its conversion).
+# The architectures of which the tests compare a merge with llama.cpp's converter. A rotary embedding turns rows in pairs: Hugging Face's
+# takes one of a head's first half and one of its second; where llama.cpp takes neighbours, a GGUF has the rows of q and k in that order
+# (LlamaModel.permute in llama.cpp's conversion/llama.py).
 _PERMUTED = frozenset({"llama", "smollm3", "granite", "olmo", "arcee"})
 _AS_THEY_ARE = frozenset(
     {"qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "starcoder2", "stablelm", "olmo2", "command-r", "nemotron"}
 )
 
+_FLOATS = (Type.F32, Type.F16, Type.BF16)
 _EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
+_OTHER_SENSES = ("v.", "mm.")  # a vision model's encoder and projector, which Ollama keeps in the same file
 _NEVER_QUANTISED = ("_norm.weight", "ffn_gate_inp.weight", "position_embd.weight", "token_types.weight")
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 _SLAB = 4 << 20  # weights handled at once: 16 MiB of float32
@@ -57,8 +62,13 @@ class Exported:
     path: Path
     size: int  # bytes
     adapted: int  # tensors that the adapter changed
-    converted: int  # tensors that only changed their type
+    converted: int  # tensors that were only quantised anew
     copied: int  # tensors copied as bytes
+
+
+def check_exportable(base_gguf: Path, quantization: str = SAME) -> None:
+    """ExportError if an adapter for `base_gguf` could not be exported, or not so: to be asked before the training."""
+    _open(base_gguf, quantization)
 
 
 def merge_adapter(
@@ -70,9 +80,8 @@ def merge_adapter(
     mixtures (q4_k_m, ...), which need room for the model in float32 beside `out_path` meanwhile.
     Raises ExportError; then `out_path` is as it was.
     """
-    if quantization not in QUANTIZATIONS:
-        raise ExportError(f"unknown quantization {quantization!r}: choose one of {', '.join(QUANTIZATIONS)}")
-    base = read_gguf(base_gguf)
+    quantization = quantization.lower()
+    base = _open(base_gguf, quantization)
     pairs = _targets(base, adapter_dir)
     if quantization in ggml.MIXTURES:
         return _merge_mixture(base, pairs, out_path, quantization, progress)
@@ -84,7 +93,7 @@ def merge_adapter(
 
 def convert_adapter(base_gguf: Path, adapter_dir: Path, out_path: Path) -> Exported:
     """Write `out_path`, the adapter as llama.cpp's convert_lora_to_gguf.py makes it (float32), whole or not at all. Raises ExportError."""
-    base = read_gguf(base_gguf)
+    base = _open(base_gguf, SAME)
     pairs = _targets(base, adapter_dir)
     # llama.cpp scales every pair by alpha / rank; what an adapter has beside that goes into its B.
     alpha, _ = Counter(pair.scale * pair.rank for pair in pairs.values()).most_common(1)[0]
@@ -121,23 +130,23 @@ class _Merge:
         self._done, self._total = 0, sum(tensor.rows * tensor.columns for tensor in base.tensors.values())
         self._alignment = base.alignment
         self._metadata = dict(base.metadata)
-        self._targets = dict(base.tensors)
+        self._made = dict(base.tensors)
         if quantization != SAME:
             kind, file_type = _PLAIN[quantization]
-            self._targets = {name: _retyped(tensor, kind) for name, tensor in base.tensors.items()}
+            self._made = {name: _retyped(tensor, kind) for name, tensor in base.tensors.items()}
             self._metadata["general.file_type"] = entry("general.file_type", file_type.value)
             self._metadata["general.quantization_version"] = entry("general.quantization_version", _QUANTIZATION_VERSION)
         for name in pairs:
-            if not ggml.can_quantize(kind := self._targets[name].kind):
+            if not ggml.can_quantize(kind := self._made[name].kind):
                 raise ExportError(f"{name} of {base.path} is {kind.name}, which cannot be made again: choose a quantization, such as q8_0")
-        self.size = file_size(self._metadata, self._targets.values(), self._alignment)
+        self.size = file_size(self._metadata, self._made.values(), self._alignment)
 
     def write(self, path: Path) -> None:
-        write_gguf(path, self._metadata, [(target, self._weights(target)) for target in self._targets.values()], self._alignment)
+        write_gguf(path, self._metadata, [(target, self._weights(target)) for target in self._made.values()], self._alignment)
 
     def exported(self, path: Path) -> Exported:
-        changed = sum(target.kind != self._base.tensors[name].kind for name, target in self._targets.items() if name not in self._pairs)
-        return Exported(path, self.size, len(self._pairs), changed, len(self._targets) - len(self._pairs) - changed)
+        changed = sum(target.kind != self._base.tensors[name].kind for name, target in self._made.items() if name not in self._pairs)
+        return Exported(path, self.size, len(self._pairs), changed, len(self._made) - len(self._pairs) - changed)
 
     def _weights(self, target: TensorInfo) -> Iterator[bytes]:
         source, pair = self._base.tensors[target.name], self._pairs.get(target.name)
@@ -180,18 +189,18 @@ def _merge_mixture(base: GgufFile, pairs: dict[str, LoraPair], out_path: Path, m
             ggml.quantize_file(merged, temporary, mixture)
         finally:
             merged.unlink(missing_ok=True)
-    made = read_gguf(out_path)
-    changed = sum(tensor.kind != base.tensors[name].kind for name, tensor in made.tensors.items() if name not in pairs)
-    # Of unchanged type, but by way of float32: only the types that are no quantisation are the same bytes for certain.
-    return Exported(out_path, out_path.stat().st_size, len(pairs), changed, len(made.tensors) - len(pairs) - changed)
+    made = read_gguf(out_path).tensors
+    again = sum(name not in pairs and (made[name].kind not in _FLOATS or made[name] != tensor) for name, tensor in base.tensors.items())
+    return Exported(out_path, out_path.stat().st_size, len(pairs), again, len(made) - len(pairs) - again)
 
 
 def _retyped(tensor: TensorInfo, kind: Type) -> TensorInfo:
     """`tensor` as convert_hf_to_gguf.py would store it: matrices quantised, or F16 where a row does not fit into blocks."""
-    if len(tensor.shape) < 2 or not tensor.name.endswith(".weight") or tensor.name.endswith(_NEVER_QUANTISED):
+    name = tensor.name
+    if len(tensor.shape) < 2 or not name.endswith(".weight") or name.endswith(_NEVER_QUANTISED) or name.startswith(_OTHER_SENSES):
         return tensor
     fits = tensor.columns % gguf.GGML_QUANT_SIZES[kind][0] == 0
-    return TensorInfo(tensor.name, tensor.shape, kind if fits else Type.F16)
+    return TensorInfo(name, tensor.shape, kind if fits else Type.F16)
 
 
 def _slabs(tensor: TensorInfo) -> Iterator[tuple[int, int]]:
@@ -200,12 +209,19 @@ def _slabs(tensor: TensorInfo) -> Iterator[tuple[int, int]]:
         yield first, min(first + step, tensor.rows)
 
 
+def _open(base_gguf: Path, quantization: str) -> GgufFile:
+    if quantization.lower() not in QUANTIZATIONS:
+        raise ExportError(f"unknown quantization {quantization!r}: choose one of {', '.join(QUANTIZATIONS)}")
+    base = read_gguf(base_gguf)
+    if base.header.architecture not in _PERMUTED | _AS_THEY_ARE:
+        known = ", ".join(sorted(_PERMUTED | _AS_THEY_ARE))
+        raise ExportError(f"{base_gguf} is of the architecture {base.header.architecture!r}; an adapter can be exported for {known}")
+    return base
+
+
 def _targets(base: GgufFile, adapter_dir: Path) -> dict[str, LoraPair]:
     """The adapter's pairs by the base's tensor names, in the base's order; ExportError unless each fits."""
     architecture = base.header.architecture
-    if architecture not in _PERMUTED | _AS_THEY_ARE:
-        known = ", ".join(sorted(_PERMUTED | _AS_THEY_ARE))
-        raise ExportError(f"{base.path} is of the architecture {architecture!r}; an adapter can be exported for {known}")
     found: dict[str, LoraPair] = {}
     for pair in read_adapter(adapter_dir):
         name = _name_map(architecture, _number(base, "block_count")).get_name(pair.module)

@@ -201,6 +201,8 @@ def reconcile(engine: Engine, registry: Registry, name: str) -> list[Finding]:
 
 def restore(engine: Engine, version: Version) -> None:
     """Make a version's tag again from the Modelfile in its run. ExportError if that, or a file that it names, is gone."""
+    if not version.run:
+        raise ExportError(f"{version.tag} cannot be made again: the registry does not know how it was made")
     run = paths.home() / version.run
     try:
         spec = parse_modelfile((run / "Modelfile").read_text(encoding="utf-8"), run)
@@ -238,7 +240,8 @@ def _reconcile_latest(engine: Engine, registry: Registry, name: str) -> list[Fin
             _point_latest(engine, live.tag, latest)
             return [Finding(f"{latest} was gone: it is {live.tag} again", mended=True)]
     elif answering is None:
-        return []
+        gone = f"{latest} is gone, and so is its version: `byoai rollback` or `byoai use` chooses another"
+        return [Finding(gone, mended=False)] if live else []
     same = [number for number, digest in version_digests(digests, name).items() if digest == answering]
     if not same:
         cure = f"`byoai use {name} {live.number}` puts {live.tag} back" if live and live.tag in digests else "`byoai use` chooses a version"

@@ -20,14 +20,19 @@ _KEY = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB]
 
 # Settings under which the weights are more, or other, than W + scale * B @ A.
 _UNSUPPORTED = {
-    **{"use_dora": "DoRA", "use_qalora": "QALoRA", "use_bdlora": "BD-LoRA", "lora_bias": "biases of LoRA's own", "kasa_config": "KaSA"},
-    **{
-        "alora_invocation_tokens": "activated LoRA",
-        "layer_replication": "replicated layers",
-        "target_parameters": "LoRA on bare parameters",
-    },
-    **{"modules_to_save": "modules trained whole", "trainable_token_indices": "trained tokens", "arrow_config": "Arrow routing"},
-    **{"monteclora_config": "MonteCLoRA", "megatron_config": "Megatron layers"},
+    "use_dora": "DoRA",
+    "use_qalora": "QALoRA",
+    "use_bdlora": "BD-LoRA",
+    "kasa_config": "KaSA",
+    "monteclora_config": "MonteCLoRA",
+    "arrow_config": "Arrow routing",
+    "alora_invocation_tokens": "activated LoRA",
+    "lora_bias": "biases of LoRA's own",
+    "layer_replication": "replicated layers",
+    "megatron_config": "Megatron layers",
+    "modules_to_save": "modules trained whole",
+    "target_parameters": "LoRA on bare parameters",
+    "trainable_token_indices": "trained tokens",
 }
 # Others (PiSSA, OLoRA, CorDA, LoftQ ...) change the base's own weights before the training starts.
 _HARMLESS_STARTS = (True, False, "gaussian", "eva", "orthogonal")

@@ -8,7 +8,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from chatbot.server import HOST, Door, free_port, url
+from chatbot.server import HOST, Door, free_port, serve, url
 from fine_tuning.errors import ByoaiError
 
 OURS = "http://127.0.0.1:8501"
@@ -68,3 +68,11 @@ def test_a_taken_port_is_passed_over() -> None:
 def test_no_free_port_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(ByoaiError, match="--port"):
         free_port(65_536)
+
+
+def test_a_taken_port_is_refused_before_anything_is_served() -> None:
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        with pytest.raises(ByoaiError, match="is taken"):
+            serve(taken.getsockname()[1])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chatbot.session import Chat, open_chat
+from chatbot.session import Chat, open_chat, stop_all
 from fine_tuning.conversation import Message
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import ChatChunk, ModelSummary
@@ -181,11 +181,20 @@ def test_a_reload_finds_the_chat_with_the_answer_in_the_making(chat: Chat) -> No
     assert answer.wait(PATIENCE)
 
 
+def test_ending_the_program_stops_and_records_what_is_being_said(chat: Chat) -> None:
+    script = Script("Under ", "the ", "mat.").go(1)
+    answer = chat.ask(script, TAG, "Where is the key?")  # type: ignore[arg-type]
+    next(text for text in answer.texts(0) if text)
+    threading.Timer(0.2, script.go).start()
+    stop_all(PATIENCE)
+    (turn,) = ConversationLogger(LOG).turns()
+    assert turn.metadata["incomplete"] == "stopped"
+
+
 def test_a_chat_is_read_back_from_the_log_and_goes_on_in_its_session(chat: Chat) -> None:
     ask(chat, Script("Under the mat.").go())
     name = chat.id
     ask(open_chat(LOG), Script("Yes.").go(), "Another chat?")
-    del chat
     again = open_chat(LOG, name)
     assert [turn.user_message for turn in again.turns] == ["Where is the key?"]
     ask(again, Script("Beside the door.").go(), "Which mat?")
@@ -198,6 +207,12 @@ def test_a_rating_is_recorded_and_can_be_taken_back(chat: Chat) -> None:
         chat.rate(chat.turns[0].id, rating)  # type: ignore[arg-type]
         assert chat.turns == ConversationLogger(LOG).turns()
         assert chat.turns[0].metadata.get("rating") == rating
+
+
+def test_what_was_deleted_meanwhile_is_gone_after_a_reload(chat: Chat) -> None:
+    ask(chat, Script("Under the mat.").go())
+    ConversationLogger(LOG).delete(turn_id=chat.turns[0].id)
+    assert open_chat(LOG, chat.id).turns == []
 
 
 @pytest.mark.parametrize("unknown", ["nobody", "../../etc/passwd", "<script>", ""])

@@ -78,9 +78,8 @@ def test_an_evaluation_holds_all_configured_scores_and_the_answers_to_the_prompt
     rows = tmp_path / "test.jsonl"
     rows.write_text(json.dumps(row(vocabulary)) + "\n")
     counts = []
-    evaluation = evaluate(
-        base_gguf, None, rows, [Prompt("Capital?", vocabulary.encode(PROMPT))], Settings(), 256, lambda done, total: counts.append((done, total))
-    )
+    prompts = [Prompt("Capital?", vocabulary.encode(PROMPT))]
+    evaluation = evaluate(base_gguf, None, rows, prompts, Settings(), 256, lambda done, total: counts.append((done, total)))
     assert set(evaluation.scores) == {"perplexity", "accuracy", "bleu", "rouge"}
     assert evaluation.scores["accuracy"] > 80
     assert evaluation.scores["rouge"] > 80

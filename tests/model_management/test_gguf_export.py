@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fine_tuning.errors import ExportError
-from fine_tuning.model_management.gguf_export import convert_adapter, merge_adapter, rotary_order
+from fine_tuning.model_management.gguf_export import check_exportable, convert_adapter, merge_adapter, rotary_order
 from fine_tuning.paths import REPOSITORY
 
 
@@ -323,6 +323,14 @@ def test_bases_that_cannot_be_exported_are_named(base: Path, adapter: Path, tmp_
     ):
         with pytest.raises(ExportError, match=said):
             merge_adapter(file, adapter, tmp_path / "out.gguf")
+
+
+def test_what_cannot_be_exported_can_be_known_before_the_training(base: Path, tmp_path: Path) -> None:
+    check_exportable(base, "Q4_K_M")
+    with pytest.raises(ExportError, match="unknown quantization"):
+        check_exportable(base, "q9")
+    with pytest.raises(ExportError, match="architecture 'falcon'"):
+        check_exportable(tiny.write_base(tmp_path / "other.gguf", arch="falcon"))
 
 
 def test_an_unknown_quantization_lists_the_known_ones(base: Path, adapter: Path, tmp_path: Path) -> None:

@@ -339,9 +339,13 @@ def test_a_version_that_cannot_be_made_again_is_told_with_the_reason(engine: Eng
     assert findings[0].text == f"{name}:v1, which is live, is gone from {engine.name}. {name}:v1 cannot be made again: {adapter} is gone"
     assert not any(finding.mended for finding in findings)
     assert "colour" in _say(engine, f"{name}:latest")
+    engine.delete(f"{name}:latest")
+    assert reconcile(engine, registry, name)[1].text.startswith(f"{name}:latest is gone, and so is its version")
     (home / version.run / "Modelfile").unlink()
     with pytest.raises(ExportError, match=r"cannot read .*Modelfile"):
         restore(engine, version)
+    with pytest.raises(ExportError, match=f"{name}:v2 cannot be made again: the registry does not know how"):
+        restore(engine, registry.add(name, 2))
 
 
 def test_an_interrupted_create_leaves_a_candidate_that_disturbs_nothing(engine: Engine, name: str, registry: Registry, home: Path) -> None:

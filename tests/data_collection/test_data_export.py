@@ -1,0 +1,100 @@
+"""Every format can be read by what it is for, and says all that was said."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from fine_tuning.conversation import Conversation, Turn, parse_conversations
+from fine_tuning.data_collection.data_export import DataExporter, write_export
+from fine_tuning.errors import DataError
+
+TURNS = [
+    Turn(
+        id=str(n),
+        session_id="s",
+        timestamp="2026-03-02T09:06:25+00:00",
+        user_message=f"frage {n}\nü,\"'",
+        bot_response=f"Antwort {n}",
+        metadata=facts,
+    )
+    for n, facts in enumerate([{"model": "m:1", "rating": "up"}, {"deep": {"a": [1]}}])
+]
+CONVERSATIONS = [Conversation(id="s", turns=tuple(TURNS), system="Be kind."), Conversation(id="t", turns=(TURNS[0],))]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    return DataExporter(tmp_path / "out").export_all_formats(CONVERSATIONS)
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_all_formats_are_written_to_the_folder(files: dict[str, Path], tmp_path: Path) -> None:
+    assert list(files) == ["jsonl", "json", "csv", "chatml", "alpaca"]
+    assert sorted(files.values()) == sorted((tmp_path / "out").iterdir())
+
+
+def test_exports_lie_in_the_data_folder_unless_said_otherwise(home: Path) -> None:
+    assert {path.parent for path in DataExporter().export_all_formats([]).values()} == {home / "exports"}
+
+
+def test_jsonl_is_a_turn_a_line_as_in_the_log(files: dict[str, Path]) -> None:
+    assert [Turn.model_validate(record) for record in lines(files["jsonl"])] == [*TURNS, TURNS[0]]
+
+
+def test_json_gives_the_same_conversations_back(files: dict[str, Path]) -> None:
+    assert parse_conversations(json.loads(files["json"].read_text(encoding="utf-8"))) == CONVERSATIONS
+
+
+def test_csv_has_a_row_a_turn(files: dict[str, Path]) -> None:
+    assert [row["user_message"] for row in rows(files["csv"])] == [turn.user_message for turn in (*TURNS, TURNS[0])]
+    assert [(row["model"], row["rating"]) for row in rows(files["csv"])] == [("m:1", "up"), ("", ""), ("m:1", "up")]
+
+
+def test_chatml_has_the_messages_of_a_conversation_a_line(files: dict[str, Path]) -> None:
+    first, second = lines(files["chatml"])
+    assert [message["role"] for message in first["messages"]] == ["system", "user", "assistant", "user", "assistant"]  # type: ignore[attr-defined]
+    assert second == {"messages": [message.model_dump() for message in TURNS[0].messages()]}
+
+
+def test_alpaca_has_a_record_a_turn_with_what_was_said_before(files: dict[str, Path]) -> None:
+    first, second, third = json.loads(files["alpaca"].read_text(encoding="utf-8"))
+    said = {"instruction": TURNS[0].user_message, "input": "", "output": TURNS[0].bot_response}
+    assert first == said | {"system": "Be kind."}
+    assert second["history"] == [[TURNS[0].user_message, TURNS[0].bot_response]]
+    assert third == said
+
+
+@pytest.mark.parametrize("said", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "  =1+1", "=cmd|' /C calc'!A0"])
+def test_a_spreadsheet_runs_nothing_that_was_said(tmp_path: Path, said: str) -> None:
+    (row,) = rows(write_export([{"user_message": said, "bot_response": "a, b"}], "csv", tmp_path / "x.csv"))
+    assert row["user_message"] == "'" + said
+    assert row["bot_response"] == "a, b"
+
+
+def test_an_export_replaces_the_one_before_and_leaves_nothing_else(files: dict[str, Path], tmp_path: Path) -> None:
+    DataExporter(tmp_path / "out").export_all_formats(CONVERSATIONS[1:])
+    assert len(lines(files["jsonl"])) == 1
+    assert sorted(files.values()) == sorted((tmp_path / "out").iterdir())
+
+
+def test_an_unknown_format_and_an_unwritable_place_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="unknown export format 'xml'"):
+        write_export(CONVERSATIONS, "xml", tmp_path / "x")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot write"):
+        write_export(CONVERSATIONS, "csv", tmp_path / "file" / "x.csv")
+
+
+def test_records_that_are_no_conversations_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="record 1"):
+        DataExporter(tmp_path).export_all_formats([CONVERSATIONS[0], {"user_message": 5}])

@@ -1,0 +1,168 @@
+"""What identifies people becomes a placeholder, and what merely looks like it stays."""
+
+import re
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from fine_tuning.data_collection.privacy import PII, scrub
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        # e-mail
+        ("write to a.b+c@example.co.uk, please", "write to [EMAIL], please"),
+        ("<jörg@müller.example>", "<[EMAIL]>"),
+        ("mailto:jo@example.com", "mailto:[EMAIL]"),
+        ("(jo@example.com)", "([EMAIL])"),
+        # links
+        ("see https://en.wikipedia.org/wiki/Foo_(bar) and (https://x.org/a?b=c).", "see [URL] and ([URL])."),
+        ("www.example.com/x!", "[URL]!"),
+        ("[docs](https://example.com/a)", "[docs]([URL])"),
+        ("on example.com/pricing, ok", "on [URL], ok"),
+        ("http://user:pw@host.example/ is it", "[URL] is it"),
+        ("ftp://files.example/a", "[URL]"),
+        # phones
+        ("call +44 20 7946 0377.", "call [PHONE]."),
+        ("reach me on +1 415-555-0127, ok?", "reach me on [PHONE], ok?"),
+        ("(415) 555-0127 is it", "[PHONE] is it"),
+        ("415-555-0127", "[PHONE]"),
+        ("415.555.0127", "[PHONE]"),
+        ("020 7946 0143 is the office", "[PHONE] is the office"),
+        ("0171/1234567", "[PHONE]"),
+        ("06 12 34 56 78", "[PHONE]"),
+        ("+49 (0)30 1234567", "[PHONE]"),
+        ("0044 20 7946 0143", "[PHONE]"),
+        ("+81 3-1234-5678", "[PHONE]"),
+        ("＋４４ ２０ ７９４６ ０３７７", "[PHONE]"),
+        ("my phone is 4155550127", "my phone is [PHONE]"),
+        ("Tel. 030-1234567", "Tel. [PHONE]"),
+        ("call 202-555-0168 or 202-555-0169", "call [PHONE] or [PHONE]"),
+        # bank accounts and cards
+        ("DE89 3704 0044 0532 0130 00 IS MINE", "[IBAN] IS MINE"),
+        ("my iban gb82west12345698765432", "my iban [IBAN]"),
+        ("IBAN: DE89370400440532013000.", "IBAN: [IBAN]."),
+        ("4111 1111 1111 1111", "[CARD]"),
+        ("card 5500-0000-0000-0004, exp", "card [CARD], exp"),
+        ("378282246310005", "[CARD]"),
+        # network
+        ("server 203.0.113.7:8080 down", "server [IP]:8080 down"),
+        ("ping 192.168.1.5.", "ping [IP]."),
+        ("2001:db8::8a2e:370:7334", "[IP]"),
+        ("fe80::1ff:fe23:4567:890a", "[IP]"),
+        # secrets
+        ("sk-abcdefghijklmnopqrstuvwx1234", "[SECRET]"),
+        ("ghp_abcdefghijklmnopqrstuvwxyz0123456789", "[SECRET]"),
+        ("AKIAIOSFODNN7EXAMPLE", "[SECRET]"),
+        ("hf_" + "aB3" * 11, "[SECRET]"),
+        ("key " + "aB3" * 14, "key [SECRET]"),
+        ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.abcdefghijk", "[SECRET]"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\nthat", "[SECRET]\nthat"),
+        ("-----BEGIN PRIVATE KEY-----\nMIIE torn", "[SECRET]"),
+        ("password: hunter2", "password: [SECRET]"),
+        ("my password is hunter2.", "my password is [SECRET]."),
+        ('api_key="abc123def456"', 'api_key="[SECRET]"'),
+        ("PIN: 4417", "PIN: [SECRET]"),
+        ("Mein Passwort ist geheim42!", "Mein Passwort ist [SECRET]!"),
+    ],
+)
+def test_what_is_private_becomes_a_placeholder(text: str, clean: str) -> None:
+    scrubbed = scrub(text)
+    assert scrubbed.text == clean
+    assert sum(scrubbed.counts.values()) == len(re.findall(r"\[(?:EMAIL|URL|PHONE|IBAN|CARD|IP|SECRET)\]", clean))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # order numbers and other identifiers
+        "order 4155550127 has shipped",
+        "order number 123-4567890-1234567",
+        "ticket #1234567890, invoice 20240012345",
+        "part no. 030-1234567-X",
+        "tracking 1Z999AA10123456784",
+        "ISBN 978-3-16-148410-0, EAN 4006381333931",
+        "doi 10.5281/zenodo.1234567",
+        "uuid 123e4567-e89b-12d3-a456-426614174000",
+        "commit 2422b0c1d2e3f4a5b6c7d8e9f0a1b2c3d4e5f6a7",
+        "sha256 e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "1234 5678 9012 3456 has a wrong check digit",
+        "DE89 3704 0044 0532 0130 01 has too",
+        "extension 4417, bays 31 to 46, counter 12B, sort code 20-00-00",
+        # years, dates, times
+        "in 2024 and 2025, from 1999-2024, 2025-2026, 9/11",
+        "on 2026-03-02, at 2026-03-02T14:05:00+00:00 or 2026-03-02 14:05:00",
+        "02.03.2026 14:30 and 02/03/2026 10:15 and 2 3 2026 1415",
+        "10:20 to 14:40, 12:30:45, 24/7",
+        "Unix time 1700000000 or 1700000000000",
+        # amounts
+        "it costs $1,234,567.89 or £38 or 29.99 EUR or 1 234 567 890 yen",
+        "1000000000, 1,000,000,000 and a population of 1412600000",
+        "3.14159265358979 and 6.02214076e23 and 0.1234567",
+        "2 ** 64 = 18446744073709551616",
+        "1 2 3 4 5 6 7 8 9 10, 0 1 1 2 3 5 8 13 21 34 55 89 144",
+        "GPS 52.520008, 13.404954; pages 100-200, 300-400; 16:9; 100 200 3000",
+        # software
+        "version 10.0.19041.388, version 1.2.3.4, v1.2.3.4",
+        "it listens on 127.0.0.1:11434, ::1 or 0.0.0.0",
+        "std::vector<int>, a::b and Foo::Bar",
+        "node.js/express, and/or, README.md, @someone said, a = b @ c",
+        "the password is required; password: at least 12 characters; max token: 4096",
+        "Secret: nobody knows. The token is invalid.",
+        "/usr/lib/python3.11/site-packages/VeryLongPackageName0123456789Abcdef",
+    ],
+)
+def test_what_only_looks_private_stays(text: str) -> None:
+    assert scrub(text).text == text
+    assert scrub(text).counts == {}
+
+
+def test_finds_are_counted_by_kind() -> None:
+    scrubbed = scrub("a@example.com, b@example.com and https://example.com, +44 20 7946 0377")
+    assert scrubbed.counts == {PII.EMAIL: 2, PII.URL: 1, PII.PHONE: 1}
+
+
+WILD = st.text(max_size=60)
+PLANTED = [
+    "jo.doe@example.com",
+    "https://example.com/x",
+    "+44 20 7946 0377",
+    "4111 1111 1111 1111",
+    "203.0.113.7",
+    "sk-abcdefghijklmnopqrstuvwx1234",
+]
+
+
+@given(WILD, st.sampled_from(PLANTED), WILD)
+def test_what_was_planted_in_wild_text_is_gone(before: str, planted: str, after: str) -> None:
+    # Words that make it something else ("version 203...", "12 +44..." may be another number) are not the point here.
+    assume(not re.search(r"\w\s*$", before) and not re.match(r"\s*[\w.]", after))
+    scrubbed = scrub(f"{before} , {planted} , {after}")
+    assert planted not in scrubbed.text
+    assert sum(scrubbed.counts.values()) >= 1
+
+
+@given(st.text(st.characters(exclude_categories=["Nd", "Nl", "No"], exclude_characters="@/")))
+def test_text_without_digits_addresses_or_slashes_is_left_alone(text: str) -> None:
+    assume("www." not in text.lower() and "-----BEGIN" not in text)
+    assert scrub(text).text == text
+
+
+@given(st.text(st.sampled_from("0123456789 +-./()@:,[]abcEMAILPHONE\n"), max_size=120))
+def test_wild_digits_never_break_it_and_placeholders_are_counted(text: str) -> None:
+    assume("[" not in text)
+    scrubbed = scrub(text)
+    assert len(re.findall(r"\[[A-Z]+\]", scrubbed.text)) == sum(scrubbed.counts.values())
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 50_000, "1" * 50_000, "a." * 25_000, "1 " * 25_000, "a@" * 25_000, "www." * 12_000, "[" * 50_000, "0:" * 25_000]
+)
+def test_no_text_takes_long(text: str) -> None:
+    import time
+
+    start = time.process_time()
+    scrub(text)
+    assert time.process_time() - start < 5
