@@ -32,7 +32,7 @@ TUNED = "fine_tuned_smollm2-135m"
 GREEDY = {"stop": ["<|im_start|>", "<|im_end|>"], "temperature": 0, "num_predict": 300}
 CHROMIUM = os.environ.get("BYOAI_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-SOON, GENERATED = 30_000, 300_000  # milliseconds: what the page does at once; what a model does on two busy cores
+SOON, GENERATED = 60_000, 300_000  # milliseconds: what the page does at once; what a model does on two busy cores
 
 expect.set_options(timeout=SOON)
 
@@ -73,7 +73,7 @@ def serve(home: Path) -> Iterator[Serve]:
         port = free_port(8600)
         code = f"from chatbot.server import serve; serve({port}, browser=False)"
         started.append(subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "BYOAI_HOME": str(home), **environment}))
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while time.monotonic() < deadline and started[-1].poll() is None:
             with contextlib.suppress(OSError), urllib.request.urlopen(url(port) + "/_stcore/health"):
                 return url(port)
