@@ -22,7 +22,8 @@ exit codes:
   1  any other error                       6  export failed: disk space, unsupported weights
   2  wrong configuration or arguments      7  the new model was refused; the live one still answers
   3  no, too few or unusable conversations 8  another retrain is running
-  4  engine: not running, too old, unknown model        130  stopped; the next retrain goes on from there
+  4  engine: not running, too old, unknown model        9  (scripts/retrain.sh) the set-up failed
+  130  stopped; the next retrain goes on from there
 """
 
 

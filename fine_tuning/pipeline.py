@@ -133,6 +133,7 @@ class _Retrain:
         self.seconds: dict[str, float] = {}
 
     def run(self) -> Outcome:
+        self.reporter.note(f"engine: {self.engine.name} {self.engine.version()} at {self.engine.where}")
         for finding in reconcile(self.engine, self.registry, self.name):
             self.reporter.note(finding.text)
         log = self.collect()

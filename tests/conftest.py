@@ -33,3 +33,11 @@ def ollama_url() -> Iterator[str]:
     if not url:
         pytest.fail("BYOAI_TEST_OLLAMA is not set: run ./scripts/test.sh, or start a server and set it to its URL")
     yield url
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick tests first: what a unit test can tell should not wait for an engine, a browser, or minutes of training."""
+    items.sort(key=lambda item: sum(weight for mark, weight in _WEIGHTS.items() if item.get_closest_marker(mark)))
+
+
+_WEIGHTS = {"engine": 1, "browser": 2, "slow": 4}
