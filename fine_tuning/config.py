@@ -95,6 +95,7 @@ class Training(_Section):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     seed: int = 0
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    backend: Literal["packed", "trl"] = "packed"  # trl: TRL's own trainer, slower, as a reference
     save_steps: Positive = 25
     keep_checkpoints: Positive = 2
     min_pairs: Positive = 100  # fewer is "too small" without --force

@@ -104,10 +104,11 @@ def supervised_logits(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tenso
     return output.logits[0].float()
 
 
-def packed_loss(model: torch.nn.Module, batch: dict[str, Tensor], kl_weight: float = 1.0) -> Tensor:
+def packed_loss(model: torch.nn.Module, batch: dict[str, Tensor], kl_weight: float = 1.0) -> tuple[Tensor, Tensor]:
     """Mean loss over the batch's supervised tokens: cross-entropy for what is learned, divergence from the base for what is kept.
 
-    The divergence is KL(base || model) over the base's k likeliest tokens and one bucket for all the others.
+    The divergence is KL(base || model) over the base's k likeliest tokens and one bucket for all the others. Also returns how many of the
+    supervised tokens are the model's likeliest (1 number, no gradient).
     """
     replayed = batch.get("replayed", torch.zeros_like(batch["shift_labels"], dtype=torch.bool))
     teacher = (batch.get("teacher_ids"), batch.get("teacher_logprobs"))
@@ -126,8 +127,9 @@ class _Loss(torch.autograd.Function):
         teacher_ids: Tensor | None,
         teacher_logprobs: Tensor | None,
         kl_weight: float,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         count = max(len(labels), 1)
+        hits = (logits.argmax(dim=-1) == labels).sum()
         entropy = torch.logsumexp(logits, dim=-1) - logits.gather(1, labels[:, None])[:, 0]
         gradient = torch.softmax(logits, dim=-1)
         total = entropy[~replayed].sum()
@@ -138,7 +140,8 @@ class _Loss(torch.autograd.Function):
             total = total + kl_weight * divergence.sum()
             gradient[rows] = kl_weight * slope
         ctx.save_for_backward(gradient.div_(count))
-        return total / count
+        ctx.mark_non_differentiable(hits)
+        return total / count, hits
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,4 +1,4 @@
-"""The training itself: Transformers' Trainer, with the packed row in place of padding and checkpoints of our own."""
+"""One training, from base and token rows to an adapter: resumable, reported step by step, with either backend."""
 
 import contextlib
 import json
@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from fine_tuning import paths
 from fine_tuning.config import Training
 from fine_tuning.errors import Cancelled, NoConversations, TrainingError
 from fine_tuning.training import checkpoints
 from fine_tuning.training.base_model import load_base
-from fine_tuning.training.hardware import choose_dtype, keep_freed_memory, peak_memory
+from fine_tuning.training.hardware import choose_dtype, gemm_flops, keep_freed_memory, peak_memory
 from fine_tuning.training.methods import METHODS
-from fine_tuning.training.packing import Row, pack, packed_loss, supervised_logits
+from fine_tuning.training.packed_trainer import Backend, PackedTrainer
+from fine_tuning.training.packing import Row, pack, supervised_logits
 
 _TEACHER_TOKENS = 64  # of the base's distribution that are kept for each replayed token; the others share one bucket
 
@@ -34,10 +34,12 @@ class Progress:
     steps: int
     epoch: float
     loss: float
+    accuracy: float  # share of the supervised tokens that were the model's likeliest
     learning_rate: float
     grad_norm: float
     tokens: int  # of conversations learned from so far, in this process
     tokens_per_second: float
+    gemm_share: float  # of this machine's matrix products' speed, over all steps so far, everything between them included
     eta: float  # seconds
     memory: int
     validation_loss: float | None = None
@@ -83,17 +85,10 @@ def train(
         model = load_base(base, dtype, run / "base")
         replayed = teach(model, read_rows(replay)) if replay else []
         model = METHODS[settings.method].attach(model, settings)
-    callback = _Report(run / "progress.jsonl", report, cancelled)
-    trainer = PackedTrainer(
-        model=model,
-        args=_arguments(run, settings, len(learned) + len(replayed)),
-        train_dataset=learned + replayed,  # a list of rows is all that a sampler needs
-        eval_dataset=read_rows(rows / "validation.jsonl"),
-        data_collator=pack,
-        callbacks=[callback],
-    )
+    trainer = _backend(settings)(model, run / "checkpoints", settings, learned + replayed, read_rows(rows / "validation.jsonl"))
+    callback = _Report(trainer, run / "progress.jsonl", gemm_flops(dtype), report, cancelled)
     trainer.remove_callback(PrinterCallback)
-    trainer.kl_weight, trainer.keep_checkpoints, callback.trainer = settings.replay.kl_weight, settings.keep_checkpoints, trainer
+    trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if cancelled():
         raise Cancelled(f"training stopped at step {trainer.state.global_step}; the next retrain goes on from there")
@@ -109,6 +104,14 @@ def train(
         resumed_from=checkpoints.step_of(checkpoint) if checkpoint else 0,
         passed_over=tuple(passed_over),
     )
+
+
+def _backend(settings: Training) -> Any:
+    if settings.backend == "packed":
+        return PackedTrainer
+    from fine_tuning.training.trl_trainer import TrlTrainer  # TRL takes seconds to import
+
+    return TrlTrainer
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -138,69 +141,19 @@ def teach(model: Any, rows: list[Row], batch_size: int = 8) -> list[Row]:
     return taught
 
 
-class PackedTrainer(Trainer):
-    """Trainer with the packed loss, and with checkpoints that are sealed last and hold no pickle.
-
-    Resuming reads only folders that `checkpoints.check` passed.
-    """
-
-    kl_weight = 1.0
-    keep_checkpoints = 2
-    seen_tokens = 0
-
-    def compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None) -> Tensor:
-        if model.training:
-            self.seen_tokens += int(inputs["tokens"])
-        return packed_loss(model, inputs, self.kl_weight)
-
-    @torch.no_grad()
-    def validation_loss(self) -> float:
-        """Mean loss (nats) over the supervised tokens of the validation rows."""
-        self.model.eval()
-        total, count = 0.0, 0
-        for batch in self.get_eval_dataloader():
-            batch = self._prepare_inputs(batch)
-            total += packed_loss(self.model, batch).item() * len(batch["shift_labels"])
-            count += len(batch["shift_labels"])
-        self.model.train()
-        return total / max(count, 1)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        root = Path(self.args.output_dir)
-        checkpoints.seal(root / f"checkpoint-{self.state.global_step}")
-        checkpoints.keep_newest(root, self.keep_checkpoints)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        self.model.save_pretrained(output_dir or self.args.output_dir, safe_serialization=True)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        checkpoints.save_state(Path(output_dir), self.optimizer, self.lr_scheduler)
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        """Nothing to add: `checkpoints.save_state` holds the random states."""
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        from peft import set_peft_model_state_dict
-        from safetensors.torch import load_file
-
-        set_peft_model_state_dict(self.model, load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors"))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint:
-            checkpoints.load_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint:
-            checkpoints.load_random(Path(checkpoint))
-
-
 class _Report(TrainerCallback):
     """Each step as a line of progress.jsonl and a call; stops the training when it was cancelled."""
 
-    def __init__(self, file: Path, report: Callable[[Progress], None], cancelled: Callable[[], bool]) -> None:
-        self.file, self.report, self.cancelled = file, report, cancelled
-        self.trainer: PackedTrainer | None = None
+    def __init__(
+        self,
+        trainer: Backend,
+        file: Path,
+        peak: float,
+        report: Callable[[Progress], None],
+        cancelled: Callable[[], bool],
+    ) -> None:
+        """`peak`: floating-point operations a second that this machine's matrix products reach."""
+        self.trainer, self.file, self.peak, self.report, self.cancelled = trainer, file, peak, report, cancelled
         self.last: Progress | None = None
         self.started, self.first_step = 0.0, 0
 
@@ -212,7 +165,7 @@ class _Report(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if not logs or "loss" not in logs or self.trainer is None:
+        if not logs or "loss" not in logs:
             return
         seconds = time.perf_counter() - self.started
         done = state.global_step - self.first_step
@@ -222,45 +175,22 @@ class _Report(TrainerCallback):
             steps=state.max_steps,
             epoch=round(state.epoch or 0, 3),
             loss=logs["loss"],
+            accuracy=self.trainer.accuracy,
             learning_rate=logs["learning_rate"],
             grad_norm=logs.get("grad_norm", 0.0),
             tokens=self.trainer.seen_tokens,
             tokens_per_second=self.trainer.seen_tokens / seconds,
+            gemm_share=self.trainer.seen_flops / seconds / self.peak,
             eta=seconds / max(done, 1) * (state.max_steps - state.global_step),
             memory=peak_memory(),
-            validation_loss=self.trainer.validation_loss() if at_epoch_end and self.trainer.eval_dataset else None,
+            validation_loss=self.trainer.validation_loss() if at_epoch_end and len(self.trainer.eval_dataset) else None,
         )
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(self.last)) + "\n")
         self.report(self.last)
 
 
-def _arguments(run: Path, settings: Training, rows: int) -> TrainingArguments:
-    steps = -(-rows // settings.batch_size) * settings.num_epochs
-    return TrainingArguments(
-        output_dir=str(run / "checkpoints"),
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
-        num_train_epochs=settings.num_epochs,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.lr_scheduler,
-        warmup_steps=round(settings.warmup_ratio * steps),
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        seed=settings.seed,
-        use_cpu=not torch.cuda.is_available(),
-        bf16=False,  # the model's own dtype decides; the adapter stays in fp32
-        logging_steps=1,
-        save_strategy="steps",
-        save_steps=settings.save_steps,
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-    )
-
-
-def _save_adapter(trainer: PackedTrainer, run: Path) -> Path:
+def _save_adapter(trainer: Backend, run: Path) -> Path:
     adapter = run / "adapter"
     trainer.model.save_pretrained(str(adapter), safe_serialization=True)
     checkpoints.seal(adapter)

@@ -36,6 +36,30 @@ def test_training_lowers_the_loss_and_writes_an_adapter_that_is_sealed(tiny_base
     assert [line["step"] for line in lines] == list(range(1, 57))
 
 
+def test_every_step_has_the_loss_that_trl_has_on_the_same_rows(tiny_base, row_folder, tmp_path):
+    settings = SETTINGS.model_copy(update={"lora_dropout": 0.0})
+    steps = {"packed": [], "trl": []}
+    for backend, seen in steps.items():
+        train(tiny_base, row_folder, tmp_path / backend, settings.model_copy(update={"backend": backend}), report=seen.append)
+    for mine, theirs in zip(steps["packed"], steps["trl"], strict=True):
+        assert mine.loss == pytest.approx(theirs.loss, abs=1e-4)
+        assert mine.accuracy == pytest.approx(theirs.accuracy, abs=1e-6)
+        assert mine.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-3)
+        assert mine.tokens == theirs.tokens
+    for key, value in weights(tmp_path / "packed").items():
+        torch.testing.assert_close(value, weights(tmp_path / "trl")[key], atol=1e-4, rtol=1e-2)
+
+
+def test_a_run_of_the_reference_is_resumed_to_the_same_result_too(tiny_base, row_folder, tmp_path):
+    settings, seen = SETTINGS.model_copy(update={"backend": "trl"}), []
+    train(tiny_base, row_folder, tmp_path / "whole", settings)
+    with pytest.raises(Cancelled):
+        train(tiny_base, row_folder, tmp_path / "cut", settings, None, seen.append, lambda: len(seen) >= 4)
+    assert train(tiny_base, row_folder, tmp_path / "cut", settings).resumed_from == 5
+    for key, value in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(value, weights(tmp_path / "cut")[key])
+
+
 def test_the_same_settings_give_the_same_adapter(tiny_base, row_folder, tmp_path):
     for name in ("a", "b"):
         train(tiny_base, row_folder, tmp_path / name, SETTINGS)

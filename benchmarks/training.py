@@ -1,0 +1,218 @@
+"""Training beside TRL: the same tokens, the same LoRA, the same batches, on this machine.
+
+    python benchmarks/training.py                     # the table: shared and unshared heads, medians of A B A B
+    python benchmarks/training.py --grow              # 1x, 4x, 16x the conversations
+    python benchmarks/training.py --sides packed,trl-tuned --rounds 3
+
+Each measurement is a process of its own. Data: real English chats of PyPI's `chatterbot-corpus`; base: the default one (SmolLM2-135M).
+`shared`: single pairs under the template's own system prompt. `apart`: three pairs a chat, each chat with a system prompt of its own.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fine_tuning import paths
+from fine_tuning.config import Replay, Training
+from fine_tuning.engines.default_base import fetch_default_base
+
+SETTINGS = Training(
+    batch_size=8,
+    num_epochs=1,
+    learning_rate=2e-4,
+    warmup_ratio=0,
+    dtype="float32",
+    save_steps=10_000_000,
+    replay=Replay(prompts=0),
+)
+TRL_SETTINGS: dict[str, dict[str, Any]] = {
+    "trl": {},
+    "trl-tuned": {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length", "loss_type": "nll"},
+}
+
+
+# The data
+
+
+def corpus() -> list[tuple[str, str]]:
+    """Question and answer pairs, shuffled, always in the same order."""
+    folder = paths.cache() / "benchmarks"
+    if not list(folder.glob("chatterbot_corpus*.whl")):
+        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), "chatterbot-corpus==1.3.3"]
+        subprocess.run(pip, check=True)
+    found = []
+    with zipfile.ZipFile(next(folder.glob("chatterbot_corpus*.whl"))) as wheel:
+        for name in sorted(name for name in wheel.namelist() if "data/english/" in name and name.endswith(".yml")):
+            chats = yaml.safe_load(wheel.read(name))["conversations"]
+            found += [(str(chat[0]), str(chat[1])) for chat in chats if len(chat) >= 2]
+    random.Random(0).shuffle(found)
+    return found
+
+
+def chats(kind: str, count: int) -> list[list[dict[str, str]]]:
+    pairs, size = corpus(), 1 if kind == "shared" else 3
+    made = []
+    for index in range(count):
+        chat = [] if kind == "shared" else [{"role": "system", "content": f"{index * 7919 % 9973} is the number of this conversation."}]
+        for offset in range(size):
+            question, answer = pairs[(index * size + offset) % len(pairs)]
+            chat += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        made.append(chat)
+    return made
+
+
+def tokenizer() -> Any:
+    from transformers import AutoTokenizer
+
+    base = fetch_default_base()
+    return AutoTokenizer.from_pretrained(str(base.parent), gguf_file=base.name)
+
+
+def token_rows(kind: str, count: int) -> list[dict[str, list[int]]]:
+    """The chats in tokens; the last answer carries loss, as it does in TRL with `prompt` and `completion`."""
+    words, rows = tokenizer(), []
+    for chat in chats(kind, count):
+        prompt = words.apply_chat_template(chat[:-1], add_generation_prompt=True, tokenize=True, return_dict=False)
+        whole = words.apply_chat_template(chat, tokenize=True, return_dict=False)
+        rows.append({"input_ids": whole, "trained": [int(index >= len(prompt)) for index in range(len(whole))]})
+    return rows
+
+
+# One measurement
+
+
+def measure(side: str, kind: str, count: int) -> dict[str, Any]:
+    """Seconds, tokens, peak memory and losses of one training."""
+    rows = token_rows(kind, count)
+    with tempfile.TemporaryDirectory() as folder:
+        return (_trl if side in TRL_SETTINGS else _packed)(side, rows, kind, Path(folder))
+
+
+def _packed(side: str, rows: list[dict[str, list[int]]], kind: str, folder: Path) -> dict[str, Any]:
+    from fine_tuning.training.trainer import Progress, train
+
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "validation.jsonl").write_text("")
+    steps: list[Progress] = []
+    settings = SETTINGS.model_copy(update={"method": "qlora"} if side == "qlora" else {})
+    train(fetch_default_base(), folder, folder / "run", settings, report=steps.append)
+    last = steps[-1]
+    return {
+        "seconds": last.tokens / last.tokens_per_second,
+        "tokens": last.tokens,
+        "memory": last.memory,
+        "gemm_share": last.gemm_share,
+        "losses": [step.loss for step in steps],
+    }
+
+
+def _trl(side: str, rows: list[dict[str, list[int]]], kind: str, folder: Path) -> dict[str, Any]:
+    import time
+
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import set_seed
+    from trl import SFTConfig, SFTTrainer
+
+    from fine_tuning.training.base_model import load_base
+    from fine_tuning.training.hardware import peak_memory
+
+    set_seed(SETTINGS.seed)
+    model = load_base(fetch_default_base(), torch.float32, folder / "base")
+    words = tokenizer()
+    words.pad_token = words.pad_token or words.eos_token
+    arguments = SFTConfig(
+        output_dir=str(folder / "out"),
+        num_train_epochs=1,
+        per_device_train_batch_size=SETTINGS.batch_size,
+        learning_rate=SETTINGS.learning_rate,
+        max_length=2048,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+        seed=SETTINGS.seed,
+        disable_tqdm=True,
+        **TRL_SETTINGS[side],
+    )
+    data = [{"prompt": chat[:-1], "completion": chat[-1:]} for chat in chats(kind, len(rows))]
+    lora = LoraConfig(r=SETTINGS.lora_r, lora_alpha=SETTINGS.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = SFTTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(data), processing_class=words, peft_config=lora)
+    started = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - started
+    tokens = sum(len(row["input_ids"]) for row in trainer.train_dataset)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {"seconds": seconds, "tokens": tokens, "memory": peak_memory(), "gemm_share": None, "losses": losses}
+
+
+# The tables
+
+
+def child(side: str, kind: str, count: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--child", side, kind, str(count)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr[-4000:])
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"  {kind} {side} {count}: {result['seconds']:.1f} s, {result['memory'] / 1e6:.0f} MB", file=sys.stderr, flush=True)
+    return result
+
+
+def median(runs: list[dict[str, Any]], of: Callable[[dict[str, Any]], float]) -> float:
+    return statistics.median(of(run) for run in runs)
+
+
+def compare(sides: list[str], kinds: list[str], rounds: int, count: int) -> None:
+    print("| chats | way | s | tokens/s | of the GEMM peak | peak MB | loss, first and last step |\n|---|---|---|---|---|---|---|")
+    for kind in kinds:
+        runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+        for _ in range(rounds):
+            for side in sides:
+                runs[side].append(child(side, kind, count))
+        for side, measured in runs.items():
+            seconds = median(measured, lambda run: run["seconds"])
+            share = "" if measured[0]["gemm_share"] is None else f"{median(measured, lambda run: run['gemm_share']):.0%}"
+            memory, first = median(measured, lambda run: run["memory"]) / 1e6, measured[0]
+            losses = f"{first['losses'][0]:.4f} {first['losses'][-1]:.4f}"
+            print(f"| {kind} | {side} | {seconds:.1f} | {first['tokens'] / seconds:.0f} | {share} | {memory:.0f} | {losses} |", flush=True)
+
+
+def grow(count: int) -> None:
+    print("| conversations | s | s per 1000 tokens | peak MB |\n|---|---|---|---|")
+    for factor in (1, 4, 16):
+        run = child("packed", "shared", count * factor)
+        print(f"| {count * factor} | {run['seconds']:.1f} | {1000 * run['seconds'] / run['tokens']:.2f} | {run['memory'] / 1e6:.0f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sides", default="trl,trl-tuned,packed")
+    parser.add_argument("--kinds", default="shared,apart")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--grow", action="store_true")
+    parser.add_argument("--child", nargs=3, metavar=("SIDE", "KIND", "ROWS"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        side, kind, count = options.child
+        print(json.dumps(measure(side, kind, int(count))))
+    elif options.grow:
+        grow(options.rows)
+    else:
+        compare(options.sides.split(","), options.kinds.split(","), options.rounds, options.rows)
+
+
+main()

@@ -1,0 +1,137 @@
+"""Transformers' Trainer with one packed row a batch, and with checkpoints of our own; schedulers, accelerate and callbacks keep working."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+
+from fine_tuning.config import Training
+from fine_tuning.training import checkpoints
+from fine_tuning.training.packing import Row, pack, packed_loss
+
+
+class Backend:
+    """What this trainer and the reference share: figures for the report, and checkpoints that are sealed last and hold no pickle.
+
+    Resuming reads only folders that `checkpoints.check` passed.
+    """
+
+    model: Any
+    args: Any
+    state: Any
+    eval_dataset: Any
+    optimizer: Any
+    lr_scheduler: Any
+
+    keep_checkpoints = 2
+    seen_tokens = 0  # of conversations, padding not counted
+    seen_flops = 0.0  # of matrix products with weights
+    accuracy = 0.0  # of the last step
+
+    def validation_loss(self) -> float:
+        """Mean loss (nats) over the supervised tokens of the validation rows."""
+        raise NotImplementedError
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        root = Path(self.args.output_dir)
+        checkpoints.seal(root / f"checkpoint-{self.state.global_step}")
+        checkpoints.keep_newest(root, self.keep_checkpoints)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        self.model.save_pretrained(output_dir or self.args.output_dir, safe_serialization=True)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        checkpoints.save_state(Path(output_dir), self.optimizer, self.lr_scheduler)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Nothing to add: `checkpoints.save_state` holds the random states."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        set_peft_model_state_dict(self.model, load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors"))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint:
+            checkpoints.load_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint:
+            checkpoints.load_random(Path(checkpoint))
+
+
+class PackedTrainer(Backend, Trainer):
+    """Trainer with one packed row a batch."""
+
+    def __init__(self, model: Any, folder: Path, settings: Training, rows: Sequence[Row], validation: Sequence[Row]) -> None:
+        super().__init__(
+            model=model,
+            args=TrainingArguments(**arguments(folder, settings, len(rows))),
+            train_dataset=rows,  # a list of rows is all that a sampler needs
+            eval_dataset=validation,
+            data_collator=pack,
+        )
+        self.kl_weight, self.keep_checkpoints = settings.replay.kl_weight, settings.keep_checkpoints
+        self.flops_per_token, self.flops_per_target = step_flops(model)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None) -> Tensor:
+        loss, hits = packed_loss(model, inputs, self.kl_weight)
+        targets = len(inputs["shift_labels"])
+        self.seen_tokens += int(inputs["tokens"])
+        self.seen_flops += self.flops_per_token * inputs["input_ids"].numel() + self.flops_per_target * targets
+        self.accuracy = int(hits) / max(targets, 1)
+        return loss
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """Mean loss (nats) over the supervised tokens of the validation rows."""
+        self.model.eval()
+        total, count = 0.0, 0
+        for batch in self.get_eval_dataloader():
+            batch = self._prepare_inputs(batch)
+            total += packed_loss(self.model, batch)[0].item() * len(batch["shift_labels"])
+            count += len(batch["shift_labels"])
+        self.model.train()
+        return total / max(count, 1)
+
+
+def arguments(folder: Path, settings: Training, rows: int) -> dict[str, Any]:
+    """TrainingArguments, by name, for `rows` rows an epoch."""
+    steps = -(-rows // settings.batch_size) * settings.num_epochs
+    return {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": settings.batch_size,
+        "per_device_eval_batch_size": settings.batch_size,
+        "num_train_epochs": settings.num_epochs,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": settings.lr_scheduler,
+        "warmup_steps": round(settings.warmup_ratio * steps),
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "seed": settings.seed,
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": False,  # the model's own dtype decides; the adapter stays in fp32
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": settings.save_steps,
+        "report_to": [],
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+    }
+
+
+def step_flops(model: Any) -> tuple[float, float]:
+    """Floating-point operations of one training step, for each token that is computed and for each that carries loss.
+
+    Two for each weight forward, two backward to the inputs, two more where the weight itself is trained (arXiv 2001.08361, section 2.1).
+    """
+    head = model.get_output_embeddings()
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
+    costs = [module.weight.numel() * (6 if module.weight.requires_grad else 4) for module in layers]
+    return float(sum(costs)), 4.0 * head.weight.numel()
