@@ -5,6 +5,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from fine_tuning.errors import EngineError
 
 if TYPE_CHECKING:
@@ -20,10 +22,11 @@ def load(gguf: Path, **settings: Any) -> "Llama":
     """`gguf` opened with llama_cpp.Llama's `settings`. EngineError if llama.cpp cannot load it."""
     from llama_cpp import Llama
 
+    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1  # as Ollama does; llama-cpp-python would take half
     try:
         with LOADING:
             silence()
-            return Llama(str(gguf), verbose=False, **settings)
+            return Llama(str(gguf), verbose=False, n_threads=cores, **settings)
     except (ValueError, RuntimeError) as error:
         raise EngineError(f"llama.cpp cannot load {gguf}: {error}. Is the file whole, and not newer than llama-cpp-python?") from error
 
