@@ -74,11 +74,17 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("question")
     ask.add_argument("--model", help="a tag (default: the live fine-tuned model, else the base)")
 
-    add("models", _models, "list the base models and the versions of the fine-tuned one")
+    models = add("models", _models, "list the base models and the versions of the fine-tuned one; pin, label and annotate them")
+    models.add_argument("--pin", type=int, metavar="N", help="never prune version N")
+    models.add_argument("--unpin", type=int, metavar="N")
+    models.add_argument("--note", nargs=2, metavar=("N", "TEXT"), help="a note of your own on version N")
+    models.add_argument("--label", nargs=2, metavar=("N", "A,B"), help='labels of version N, in place of those it has ("" for none)')
     use = add("use", _use, "make a version live")
     use.add_argument("version", help="a number, or a tag such as fine_tuned_smollm2-135m:v2")
     rollback = add("rollback", _rollback, "make the version live that was so before")
-    for command in (use, rollback):
+    prune = add("prune", _prune, "remove old versions, with their runs: all but the live one, the one before it, and the pinned ones")
+    prune.add_argument("--dry-run", action="store_true", help="only say what would go")
+    for command in (models, use, rollback, prune):
         command.add_argument("--name", help="the fine-tuned model (default: that of the configuration)")
     add("stats", _stats, "say what the log holds")
     export = add("export", _export, "write the log in all formats for other programs")
@@ -151,24 +157,57 @@ def _models(options: argparse.Namespace) -> None:
     from fine_tuning.terminal import show_models
 
     config = _config(options)
-    engine, registry = _engine(options, config), Registry()
+    registry = Registry()
+    for number, changes in _changes(options):
+        registry.update(options.name or config.tuned_name(), number, **changes)
+    engine = _engine(options, config)
     for name in {version.name for version in registry.list()}:
         for finding in reconcile(engine, registry, name):
             print(finding.text)
     show_models(engine, registry, config.deployment.model_name_prefix)
 
 
-def _use(options: argparse.Namespace) -> None:
+def _changes(options: argparse.Namespace) -> list[tuple[int, dict[str, Any]]]:
+    """What `byoai models` is asked to change: a version's number, and how."""
+    changes: list[tuple[int, dict[str, Any]]] = [
+        (number, {"pinned": pinned}) for number, pinned in ((options.pin, True), (options.unpin, False)) if number is not None
+    ]
+    if options.note:
+        changes.append((_number(options.note[0]), {"notes": options.note[1]}))
+    if options.label:
+        labels = [label.strip() for label in options.label[1].split(",")]
+        changes.append((_number(options.label[0]), {"labels": [label for label in labels if label]}))
+    return changes
+
+
+def _number(text: str) -> int:
     from fine_tuning.errors import ConfigError
+
+    if not (number := text.rpartition(":")[2].removeprefix("v")).isdigit():
+        raise ConfigError(f"{text!r} is no version: give its number (byoai models lists them)")
+    return int(number)
+
+
+def _prune(options: argparse.Namespace) -> None:
+    from fine_tuning.model_management.model_pruner import prune
+    from fine_tuning.model_management.model_registry import Registry
+    from fine_tuning.pipeline import only_one
+    from fine_tuning.terminal import show_pruned
+
+    config = _config(options)
+    engine, name = _engine(options, config), options.name or config.tuned_name()
+    with only_one():  # a retrain's run looks unfinished
+        found = prune(engine, Registry(), name, config.runs_dir, options.dry_run)
+    show_pruned(found, options.dry_run)
+
+
+def _use(options: argparse.Namespace) -> None:
     from fine_tuning.model_management.model_registry import Registry
     from fine_tuning.model_management.model_switcher import use
 
-    name, _, number = options.version.rpartition(":")
-    number = number.removeprefix("v")
-    if not number.isdigit():
-        raise ConfigError(f"{options.version!r} is no version: give its number (byoai models lists them)")
+    number, name = _number(options.version), options.version.rpartition(":")[0]
     config = _config(options)
-    version = use(_engine(options, config), Registry(), name or options.name or config.tuned_name(), int(number))
+    version = use(_engine(options, config), Registry(), name or options.name or config.tuned_name(), number)
     print(f"{version.tag} is live")
 
 

@@ -106,7 +106,7 @@ def retrain(config: FineTuningConfig, engine: Engine, reporter: Reporter, reques
 
     Raises Busy when another retrain runs, and whatever a stage raises; what was done is kept, and the next retrain resumes it.
     """
-    with _only_one():
+    with only_one():
         return _Retrain(config, engine, reporter, request or Request()).run()
 
 
@@ -426,7 +426,8 @@ class _Retrain:
 
 
 @contextmanager
-def _only_one() -> Iterator[None]:
+def only_one() -> Iterator[None]:
+    """Keep every other retrain (and what must not happen during one) out; Busy if one is running."""
     paths.home().mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(paths.home() / "retrain.lock")
     try:

@@ -49,6 +49,17 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID""",
         "CREATE INDEX version_turns_by_turn ON version_turns (turn_id)",
     ),
+    # 2: model_management/model_registry.py: labels; and model_management/elo.py: who was preferred in a blind comparison
+    (
+        "ALTER TABLE versions ADD COLUMN labels TEXT NOT NULL DEFAULT '[]'",
+        """CREATE TABLE votes (
+            id INTEGER PRIMARY KEY,
+            one TEXT NOT NULL,
+            other TEXT NOT NULL,
+            score REAL NOT NULL CHECK (score IN (0, 0.5, 1)),
+            created TEXT NOT NULL
+        )""",
+    ),
 )
 
 
@@ -66,6 +77,7 @@ def connect(path: Path | None = None) -> Iterator[sqlite3.Connection]:
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten, not only given up
             _migrate(connection, file)
             yield connection
     except sqlite3.IntegrityError:

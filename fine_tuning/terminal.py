@@ -10,8 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fine_tuning.config import FineTuningConfig
     from fine_tuning.engines.base import Engine
+    from fine_tuning.model_management.model_pruner import Pruned
     from fine_tuning.model_management.model_registry import Registry
     from fine_tuning.pipeline import Outcome, Plan
     from fine_tuning.training.trainer import Progress as Step
@@ -129,12 +132,13 @@ def show_models(engine: "Engine", registry: "Registry", prefix: str) -> None:
     from fine_tuning.model_management.model_switcher import choices
 
     known = {version.tag: version for version in registry.list()}
-    table = Table(box=None, padding=(0, 2))
-    for heading in ("model", "state", "made", "base", "perplexity (base)"):
+    table = Table(box=None, padding=(0, 1))
+    for heading in ("model", "state", "made", "base", "perplexity (base)", "verdict", "labels and notes"):
         table.add_column(heading)
     for choice in choices(engine, prefix):
         version = known.get(choice.tag)
-        state = "base" if choice.kind == "base" else "live" if choice.live else version.state if version else ""
+        state: str = "base" if choice.kind == "base" else "live" if choice.live else version.state if version else ""
+        state += ", pinned" if version and version.pinned else ""
         row = [choice.tag, state, version.created[:16].replace("T", " ") if version else "", version.base_tag if version else ""]
         scores = version.metrics if version else {}
         row.append(
@@ -142,8 +146,27 @@ def show_models(engine: "Engine", registry: "Registry", prefix: str) -> None:
             if "perplexity" in scores.get("tuned", {}) and "perplexity" in scores.get("base", {})
             else ""
         )
+        row += [_one_line(version.verdict, 60), _one_line("; ".join(filter(None, [*version.labels, version.notes])), 60)] if version else []
         table.add_row(*(Text(cell, style="bold" if choice.live else "") for cell in row))
     _console().print(table)
+
+
+def show_pruned(found: "Sequence[Pruned]", dry_run: bool) -> None:
+    console = _console()
+    for each in found:
+        what = each.version.tag if each.version else "an unfinished training"
+        parts = [part for part in ("its tag" if each.tag else "", f"its run {each.run.name}" if each.run else "") if part]
+        console.print(Text(f"{what}: {' and '.join(parts)}, {size(each.bytes)}"))
+    total = size(sum(each.bytes for each in found))
+    console.print(Text(f"{len(found)} {'would go' if dry_run else 'removed'}, {total}" if found else "nothing to remove"))
+
+
+def size(bytes: int) -> str:
+    """Bytes as people read them: 812 bytes, 45.2 MB, 1.3 GB."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if bytes >= factor:
+            return f"{bytes / factor:.1f} {unit}"
+    return f"{bytes} bytes"
 
 
 def clock(seconds: float) -> str:

@@ -33,7 +33,7 @@ def test_help_takes_under_half_a_second():
 
 def test_help_names_every_command():
     said = byoai("--help").stdout
-    for command in ("chat", "retrain", "ask", "models", "use", "rollback", "stats", "export", "doctor", "prepare"):
+    for command in ("chat", "retrain", "ask", "models", "prune", "use", "rollback", "stats", "export", "doctor", "prepare"):
         assert re.search(rf"^\s+{command}\s", said, re.MULTILINE)
 
 
@@ -82,10 +82,10 @@ def test_an_unknown_base_is_named_with_the_known_ones(home, capsys, monkeypatch)
 
 
 def test_a_second_retrain_is_refused_while_one_runs(home, capsys, monkeypatch):
-    from fine_tuning.pipeline import _only_one
+    from fine_tuning.pipeline import only_one
 
     monkeypatch.setenv("BYOAI_ENGINE", "embedded")
-    with _only_one():
+    with only_one():
         done = byoai("retrain", BYOAI_HOME=str(home), BYOAI_ENGINE="embedded")
     assert done.returncode == 8
     assert "another retrain" in done.stderr

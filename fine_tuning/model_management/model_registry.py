@@ -1,7 +1,7 @@
 """Which versions of a fine-tuned model there are, what each was made of, which one is live, and which turns taught it."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from fine_tuning import state
 from fine_tuning.errors import ByoaiError, ModelNotFound
 
 State = Literal["candidate", "live", "previous", "retired"]
-_CHANGEABLE = frozenset({"metrics", "verdict", "pinned", "notes"})
+_CHANGEABLE = frozenset({"metrics", "verdict", "pinned", "notes", "labels"})
 
 
 def version_tag(name: str, number: int) -> str:
@@ -41,6 +41,7 @@ class Version:
     pinned: bool  # never pruned
     notes: str
     created: str  # ISO 8601, UTC
+    labels: tuple[str, ...] = ()  # a person's own words for it
 
     @property
     def tag(self) -> str:
@@ -96,13 +97,13 @@ class Registry:
             return _one(connection, name, number)
 
     def update(self, name: str, number: int, **changes: Any) -> Version:
-        """Set any of `metrics`, `verdict`, `pinned`, `notes`. What a version was made of never changes."""
+        """Set any of `metrics`, `verdict`, `pinned`, `notes`, `labels`. What a version was made of never changes."""
         if unknown := set(changes) - _CHANGEABLE:
             raise ByoaiError(f"of a version, only {', '.join(sorted(_CHANGEABLE))} can change, not {', '.join(sorted(unknown))}")
         with state.connect(self._path) as connection, state.transaction(connection):
             _one(connection, name, number)
             for key, value in changes.items():
-                stored = _dump(value) if key == "metrics" else value
+                stored = _dump(value) if key in ("metrics", "labels") else value
                 connection.execute(f"UPDATE versions SET {key} = ? WHERE name = ? AND number = ?", (stored, name, number))
             return _one(connection, name, number)
 
@@ -126,6 +127,13 @@ class Registry:
                 for old, new in (("previous", "retired"), ("live", "previous")):
                     connection.execute("UPDATE versions SET state = ? WHERE name = ? AND state = ?", (new, name, old))
                 connection.execute("UPDATE versions SET state = 'live' WHERE name = ? AND number = ?", (name, number))
+            return _one(connection, name, number)
+
+    def retire(self, name: str, number: int) -> Version:
+        """Take a version out of use, whatever it was: nothing goes back to it, and nothing keeps it."""
+        with state.connect(self._path) as connection, state.transaction(connection):
+            _one(connection, name, number)
+            connection.execute("UPDATE versions SET state = 'retired', pinned = 0 WHERE name = ? AND number = ?", (name, number))
             return _one(connection, name, number)
 
     def learned_turns(self, name: str) -> set[str]:
@@ -183,11 +191,12 @@ _COLUMNS = tuple(field.name for field in fields(Version))
 
 def _version(row: Row) -> Version:
     values = {column: row[column] for column in _COLUMNS}
-    return Version(**values | {"metrics": json.loads(row["metrics"]), "pinned": bool(row["pinned"])})
+    metrics, labels = json.loads(row["metrics"]), tuple(json.loads(row["labels"]))
+    return Version(**values | {"metrics": metrics, "pinned": bool(row["pinned"]), "labels": labels})
 
 
-def _dump(metrics: dict[str, Any]) -> str:
-    return json.dumps(metrics, ensure_ascii=False, sort_keys=True)
+def _dump(value: dict[str, Any] | Sequence[str]) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
 def _now() -> str:

@@ -106,11 +106,24 @@ def test_an_unknown_version_is_named_with_those_that_there_are(registry: Registr
 
 def test_what_was_judged_can_change_and_what_it_was_made_of_cannot(registry: Registry) -> None:
     _add(registry, 1)
-    changed = registry.update(NAME, 1, metrics={"bleu": 3.0}, verdict="forgot too much", pinned=True, notes="keep")
+    changed = registry.update(NAME, 1, metrics={"bleu": 3.0}, verdict="forgot too much", pinned=True, notes="keep", labels=["warm", "ß"])
+    assert changed.labels == ("warm", "ß")
     assert (changed.metrics, changed.verdict, changed.pinned, changed.notes) == ({"bleu": 3.0}, "forgot too much", True, "keep")
     for forbidden in ("state", "base_digest"):
         with pytest.raises(ByoaiError, match=f"not {forbidden}"):
             registry.update(NAME, 1, **{forbidden: "x"})
+
+
+def test_a_retired_version_is_neither_live_nor_kept(registry: Registry) -> None:
+    _add(registry, 2)
+    registry.promote(NAME, 1)
+    registry.update(NAME, 1, pinned=True)
+    retired = registry.retire(NAME, 1)
+    assert (retired.state, retired.pinned) == ("retired", False)
+    assert registry.live(NAME) is None
+    assert registry.promote(NAME, 2).state == "live"
+    with pytest.raises(ModelNotFound):
+        registry.retire(NAME, 3)
 
 
 def test_lineage_is_known_from_the_version_and_from_the_turn(registry: Registry) -> None:
