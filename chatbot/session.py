@@ -2,24 +2,27 @@
 
 import threading
 import time
+import uuid
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from functools import partial
 from typing import cast
 from weakref import WeakValueDictionary
 
-from fine_tuning.conversation import Message, Turn
+from fine_tuning.conversation import Message, Turn, standing
 from fine_tuning.data_collection.conversation_logger import ConversationLogger, Rating
 from fine_tuning.engines.base import ChatChunk, Engine
-from fine_tuning.errors import Busy, ByoaiError, EngineError
+from fine_tuning.errors import Busy, ByoaiError, DataError, EngineError
 
 
 class Answer:
     """An answer in the making: one thread feeds it, any number of pages may watch or stop it."""
 
-    def __init__(self, user_message: str, model: str) -> None:
+    def __init__(self, user_message: str, model: str, recorded: bool = True, regenerates: str | None = None) -> None:
         self.user_message = user_message
         self.model = model
+        self.recorded = recorded
+        self.regenerates = regenerates  # the turn whose answer it replaces
         self.text = ""
         self.tokens: int | None = None  # as the engine counts them; None if it did not say
         self.incomplete: str | None = None  # "stopped" by the person, or "length": cut by the engine's limit
@@ -81,6 +84,9 @@ class Chat:
 
     An answer that ended becomes a turn; one that failed, or was stopped before its first word, stays in `answer` until it is
     asked again or given up, so that nobody has to type a question twice.
+
+    While `recording` is off nothing is logged, and those turns live as long as this object. What is recorded is answered from what was
+    recorded: else an answer could say again, in the log, what was meant to stay out of it.
     """
 
     def __init__(self, logger: ConversationLogger, turns: list[Turn] | None = None) -> None:
@@ -88,6 +94,7 @@ class Chat:
         self.id = logger.session_id
         self.turns = list(turns or [])
         self.answer: Answer | None = None
+        self.recording = True
         self._lock = threading.Lock()
 
     @property
@@ -97,11 +104,13 @@ class Chat:
     def look(self) -> tuple[list[Turn], Answer | None]:
         """The turns and the answer of one moment: an answer is never in both, nor in neither."""
         with self._lock:
-            return list(self.turns), self.answer
+            return standing(self.turns), self.answer
 
     def ask(self, engine: Engine, tag: str, user_message: str) -> Answer:
         """Start answering in the background. Busy while another answer is in the making."""
-        answer = Answer(user_message, tag)
+        return self._start(engine, Answer(user_message, tag, self.recording))
+
+    def _start(self, engine: Engine, answer: Answer) -> Answer:
         with self._lock:
             if self.answering:
                 raise Busy("the last question is still being answered: wait for it, or stop it")
@@ -110,21 +119,42 @@ class Chat:
         threading.Thread(target=self._answer, args=(engine, answer), name=f"answer-{self.id}", daemon=True).start()
         return answer
 
+    def regenerate(self, engine: Engine, tag: str) -> Answer:
+        """Have the last question answered anew. Both answers are kept; the new one stands. DataError if nothing was asked yet."""
+        with self._lock:
+            last = next(reversed(standing(self.turns)), None)
+        if last is None:
+            raise DataError("there is no answer yet that could be given anew: ask something first")
+        # The question was asked before: it is recorded only if it was so then.
+        return self._start(engine, Answer(last.user_message, tag, self.recording and recorded(last), last.id))
+
     def stop(self) -> None:
         if self.answer:
             self.answer.stop()
 
     def rate(self, turn_id: str, rating: Rating | None) -> None:
-        """Record what a person thinks of an answer; None takes it back."""
+        """Record what the owner thinks of an answer; None takes it back. DataError for what was not recorded."""
         self.logger.rate(turn_id, rating)
+        self._read_again()
+
+    def edit(self, turn_id: str, bot_response: str) -> None:
+        """Record what the answer should have been. DataError for what was not recorded, or an empty answer."""
+        self.logger.edit(turn_id, bot_response)
+        self._read_again()
+
+    def _read_again(self) -> None:
+        """Take over what the log says of the recorded turns now: ratings, edits, and which of them are gone."""
+        logged = {turn.id: turn for turn in self.logger.turns(include_excluded=True)}
         with self._lock:
-            self.turns = [_rated(turn, rating) if turn.id == turn_id else turn for turn in self.turns]
+            self.turns = [logged.get(turn.id, turn) for turn in self.turns if turn.id in logged or not recorded(turn)]
 
     def _answer(self, engine: Engine, answer: Answer) -> None:
         started = time.monotonic()
         try:
             digest = next((model.digest for model in engine.list_models() if model.tag == answer.model), "")
-            stream = cast("Generator[ChatChunk]", engine.chat(answer.model, self._history(answer.user_message)))
+            if any(map(recorded, self.turns)):
+                self._read_again()  # a model must not be told what was deleted meanwhile
+            stream = cast("Generator[ChatChunk]", engine.chat(answer.model, self._history(answer)))
             with closing(stream):
                 answer.read(stream)
             if not answer.text.strip() and not answer.incomplete:
@@ -139,12 +169,16 @@ class Chat:
         finally:
             answer.end()
 
-    def _history(self, user_message: str) -> list[Message]:
-        said = [message for turn in self.turns for message in turn.messages()]
-        return [*said, Message(role="user", content=user_message)]
+    def _history(self, answer: Answer) -> list[Message]:
+        turns = [turn for turn in self.turns if recorded(turn) or not answer.recorded]
+        said = [message for turn in standing(turns) if turn.id != answer.regenerates for message in turn.messages()]
+        return [*said, Message(role="user", content=answer.user_message)]
 
     def _log(self, engine: Engine, answer: Answer, digest: str, seconds: float) -> Turn:
-        """`metadata["incomplete"]` marks an answer that did not end by itself: it is kept, but nothing to learn from."""
+        """`metadata["incomplete"]` marks an answer that did not end by itself: it is kept, but nothing to learn from.
+
+        Recorded is what was asked and answered while recording was on, all the time.
+        """
         facts = {
             "model": answer.model,
             "digest": digest,
@@ -152,23 +186,33 @@ class Chat:
             "seconds": round(seconds, 2),
             "tokens": answer.tokens,
             "incomplete": answer.incomplete,
+            "regenerates": answer.regenerates,
         }
         known = {name: fact for name, fact in facts.items() if fact is not None}
-        return self.logger.log_conversation(answer.user_message, answer.text, known)
+        if answer.recorded and self.recording:
+            return self.logger.log_conversation(answer.user_message, answer.text, known)
+        return Turn(
+            id=uuid.uuid4().hex,
+            session_id=self.id,
+            timestamp="",
+            user_message=answer.user_message,
+            bot_response=answer.text,
+            metadata={**known, "recorded": False},
+        )
 
 
-def _rated(turn: Turn, rating: Rating | None) -> Turn:
-    facts = {name: fact for name, fact in turn.metadata.items() if name != "rating"}
-    return turn.model_copy(update={"metadata": {**facts, "rating": rating} if rating else facts})
+def recorded(turn: Turn) -> bool:
+    """Whether a chat's turn is in the log, and not only in memory."""
+    return turn.metadata.get("recorded") is not False
 
 
-def open_chat(log_file: str, chat_id: str | None = None) -> Chat:
+def open_chat(log_file: str, chat_id: str | None = None, export_every: int | None = None) -> Chat:
     """The chat `chat_id` as the log has it, or with the answer in the making; a new one if nobody knows it."""
     known = _asked.get(chat_id) if chat_id else None
     if known and known.answer:
         return known
     turns = [turn for turn in ConversationLogger(log_file).turns() if turn.session_id == chat_id] if chat_id else []
-    return Chat(ConversationLogger(log_file, session_id=chat_id if turns else None), turns)
+    return Chat(ConversationLogger(log_file, chat_id if turns else None, export_every), turns)
 
 
 def stop_all(patience: float = 10.0) -> None:

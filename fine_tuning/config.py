@@ -41,6 +41,8 @@ class DataCollection(_Section):
     max_conversation_length: Positive = 1000  # characters of a turn's longer side above which it is dropped
     auto_export: bool = False
     export_interval: Positive = 100  # turns
+    record: bool = True  # whether a new chat is recorded before its owner says otherwise
+    learn_own_answers: bool = False  # learn what a fine-tuned model answered also where nobody approved it
 
     @model_validator(mode="after")
     def _ordered(self) -> "DataCollection":

@@ -51,6 +51,24 @@ class Conversation(BaseModel):
         return head + [message for turn in self.turns for message in turn.messages()]
 
 
+def approved(turn: Turn) -> bool:
+    """Whether its owner stands behind the answer: thumbs up, or written anew."""
+    return turn.metadata.get("rating") == "up" or "original_response" in turn.metadata
+
+
+def standing(turns: Iterable[Turn]) -> list[Turn]:
+    """One turn for each question: of answers that were generated again, the last approved one, else the last.
+
+    `metadata["regenerates"]` of a turn names the one whose answer it replaces.
+    """
+    first: dict[str, str] = {}  # of a turn's siblings
+    siblings: dict[str, list[Turn]] = {}
+    for turn in turns:
+        first[turn.id] = first.get(str(turn.metadata.get("regenerates")), turn.id)
+        siblings.setdefault(first[turn.id], []).append(turn)
+    return [next(filter(approved, reversed(group)), group[-1]) for group in siblings.values()]
+
+
 def conversations_of(turns: Iterable[Turn]) -> list[Conversation]:
     """Group turns by session, in order of first appearance."""
     sessions: dict[str, list[Turn]] = {}

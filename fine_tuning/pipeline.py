@@ -209,7 +209,10 @@ class _Retrain:
     def clean(self, conversations: list[Conversation]) -> tuple[list[Conversation], dict[str, int], dict[str, int]]:
         limits = self.config.data_collection
         cleaner = DataCleaner(
-            limits.min_conversation_length, limits.max_conversation_length, scrub_pii=self.config.data_preparation.scrub_pii
+            limits.min_conversation_length,
+            limits.max_conversation_length,
+            scrub_pii=self.config.data_preparation.scrub_pii,
+            own_prefix="" if limits.learn_own_answers else self.config.deployment.model_name_prefix,
         )
         cleaned = cleaner.filter_conversations(conversations)
         if not cleaned.conversations:

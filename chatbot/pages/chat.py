@@ -1,18 +1,24 @@
 """The chat page: who answers, the conversation, what was recorded."""
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from chatbot import session
 from chatbot.markdown import presentable
 from chatbot.resources import Models, connect_again, engine, models, recorded
 from chatbot.server import config
-from fine_tuning.conversation import Turn
+from fine_tuning.conversation import Turn, approved
 from fine_tuning.data_collection.conversation_logger import Rating
 from fine_tuning.errors import ByoaiError
 from fine_tuning.model_management.model_switcher import Choice
 
 REFRESH = 4.0  # seconds between looks for new models
 EXAMPLES = ("Explain photosynthesis in two sentences", "What makes a good breakfast?", "Write a short poem about the sea")
+CONSENT = (
+    "While it is off, nothing is written down, and what was said is gone with this page. "
+    "Switched on again, the model answers only from what was recorded: the rest stays out."
+)
 THUMBS: dict[int | None, Rating] = {0: "down", 1: "up"}
 USER, BOT = ":material/person:", ":material/forum:"
 
@@ -44,10 +50,33 @@ def pick() -> None:
 
 
 def rate(turn_id: str, widget: str) -> None:
+    record(lambda: state.chat.rate(turn_id, THUMBS.get(state[widget])))
+
+
+def save(turn_id: str, widget: str) -> None:
+    record(lambda: state.chat.edit(turn_id, state[widget]))
+    state.edited = None
+
+
+def record(what: Callable[[], None]) -> None:
     try:
-        state.chat.rate(turn_id, THUMBS.get(state[widget]))
+        what()
     except ByoaiError as error:
         st.toast(f"Not recorded: {error}", icon=":material/error:")
+
+
+def regenerate() -> None:
+    if state.choice and not state.chat.answering:
+        state.chat.regenerate(engine(), state.choice.tag)
+
+
+def consent() -> None:
+    """Recording is on or off for what comes; a reload keeps it so."""
+    state.chat.recording = state.recording
+    if state.recording:
+        st.query_params.pop("record", None)
+    else:
+        st.query_params["record"] = "off"
 
 
 # The page
@@ -66,6 +95,7 @@ def sidebar(now: Models) -> None:
         state.tag = state.choice.tag
         st.selectbox("Who answers", [choice.tag for choice in now.found], format_func=now.title, key="tag", on_change=pick)
     st.caption(now.engine)
+    st.toggle("Record this chat", key="recording", on_change=consent, help=CONSENT)
     st.space("small")
     learning()
 
@@ -101,18 +131,50 @@ def welcome(choice: Choice) -> None:
     st.space("large")
     st.header("What is on your mind?", anchor=False)
     who = state.models.title(choice.tag)
-    st.markdown(f"**{who}** answers, on this machine. What you say is recorded here, and the next version learns from it.")
+    kept = "What you say is recorded here, and the next version learns from it." if state.recording else "Nothing of it is recorded."
+    st.markdown(f"**{who}** answers, on this machine. {kept}")
     st.pills("Examples", EXAMPLES, label_visibility="collapsed", key="example", on_change=lambda: ask(state.example))
 
 
-def show(turn: Turn) -> None:
+def show(turn: Turn, last: bool) -> None:
     st.chat_message("user", avatar=USER).text(turn.user_message)
     with st.chat_message("assistant", avatar=BOT):
-        st.markdown(presentable(turn.bot_response))
+        if state.edited == turn.id:
+            edit(turn)
+        else:
+            st.markdown(presentable(turn.bot_response))
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            thumb = next((thumb for thumb, rating in THUMBS.items() if rating == turn.metadata.get("rating")), None)
-            st.feedback("thumbs", key=f"rate-{turn.id}", default=thumb, on_change=rate, args=(turn.id, f"rate-{turn.id}"))
+            judge(turn, last)
             st.caption(presentable(footnote(turn)))
+
+
+def judge(turn: Turn, last: bool) -> None:
+    """What a person can do with an answer: rate it, say what it should have been, have it given anew."""
+    if session.recorded(turn):
+        thumb = next((thumb for thumb, rating in THUMBS.items() if rating == turn.metadata.get("rating")), None)
+        st.feedback("thumbs", key=f"rate-{turn.id}", default=thumb, on_change=rate, args=(turn.id, f"rate-{turn.id}"))
+        st.button(
+            "",
+            key=f"edit-{turn.id}",
+            icon=":material/edit:",
+            type="tertiary",
+            help="Write what it should have been",
+            on_click=begin_edit,
+            args=(turn.id,),
+        )
+    if last and state.choice and not approved(turn):
+        st.button("", key=f"again-{turn.id}", icon=":material/refresh:", type="tertiary", help="Answer anew", on_click=regenerate)
+
+
+def begin_edit(turn_id: str) -> None:
+    state.edited = turn_id
+
+
+def edit(turn: Turn) -> None:
+    st.text_area("What the answer should have been", turn.bot_response, key=f"text-{turn.id}", height="content")
+    with st.container(horizontal=True):
+        st.button("Save", type="primary", on_click=save, args=(turn.id, f"text-{turn.id}"))
+        st.button("Cancel", on_click=begin_edit, args=(None,))
 
 
 def footnote(turn: Turn) -> str:
@@ -124,6 +186,10 @@ def footnote(turn: Turn) -> str:
         facts.append(f"{tokens / seconds:.0f} tokens/s")
     if reason := turn.metadata.get("incomplete"):
         facts.append({"stopped": "stopped", "length": "cut: too long"}.get(reason, reason) + ", nothing is learned from it")
+    if "original_response" in turn.metadata:
+        facts.append("edited")
+    if not session.recorded(turn):
+        facts.append("not recorded")
     return " · ".join(facts)
 
 
@@ -160,14 +226,20 @@ def foot(choice: Choice | None, answering: bool) -> None:
                 st.button("Stop", icon=":material/stop_circle:", shortcut="Esc", on_click=state.chat.stop)
         placeholder = f"Message {state.models.title(choice.tag)}" if choice else "Nobody answers"
         st.chat_input(placeholder, key="question", on_submit=lambda: ask(state.question), disabled=answering or not choice)
-        st.caption("Recorded on this machine only, for the next version to learn from", text_alignment="center")
+        here = "Recorded on this machine only, for the next version to learn from"
+        st.caption(here if state.recording else "Not recorded: nothing of this is kept or learned", text_alignment="center")
 
 
 state.setdefault("picked", None)
+state.setdefault("edited", None)
+if "recording" not in state:
+    state.recording = config().data_collection.record and st.query_params.get("record") != "off"
 before, state.models = state.get("models"), models()
 state.choice = state.models.get(state.picked) or state.models.default
 if "chat" not in state:
-    state.chat = session.open_chat(config().data_collection.log_file, st.query_params.get("chat"))
+    data = config().data_collection
+    state.chat = session.open_chat(data.log_file, st.query_params.get("chat"), data.export_interval if data.auto_export else None)
+    state.chat.recording = state.recording
 turns, answer = state.chat.look()
 answering = answer is not None and not answer.ended
 
@@ -181,7 +253,7 @@ if state.choice and not turns and not answer:
     with top.container():
         welcome(state.choice)
 for turn in turns:
-    show(turn)
+    show(turn, last=turn is turns[-1] and not answering)
 if answer and answering:
     watch_answer(answer)
 elif answer:

@@ -3,10 +3,11 @@
 One JSON object a line (JSON Lines), in the order of writing. A turn:
     {"id", "session_id", "timestamp", "user_message", "bot_response", "metadata": {"model", ...}}
 and later events, each {"event", "turn_id", "timestamp"} and
-    "rating"   {"rating": "up" | "down" | null}   of the answer as it stands then
+    "rating"   {"rating": "up" | "down" | null, "by"}   of the answer as it stands then; it counts only if it is the owner's
     "edit"     {"bot_response"}                   the answer as it should have been; the turn keeps what was said
     "exclude"  {"excluded": true | false}         whether to leave the turn out of everything that learns
     "delete"   {}                                 all that is left of a deleted turn
+A turn whose metadata has {"regenerates": id} answers the same question as that turn, anew.
 Times are ISO 8601, in UTC. Any number of processes may read and write at once.
 """
 
@@ -26,13 +27,15 @@ from pydantic import ValidationError
 
 from fine_tuning import paths
 from fine_tuning.conversation import Conversation, Turn, conversations_of
-from fine_tuning.data_collection.data_export import write_export
+from fine_tuning.data_collection.data_export import DataExporter, write_export
 from fine_tuning.data_collection.log_file import LogFile
 from fine_tuning.errors import DataError, LogDamaged
 
 Rating = Literal["up", "down"]
 
 _EVENTS = {"rating", "edit", "exclude", "delete"}
+_OWNER = "owner"  # of this machine and its log; who rates without saying who it is
+_OWNERS = ("rating", "original_response")  # what only the owner's own events may say of a turn
 _NOBODY = ""  # owns the tombstones: they stay when their turn goes
 _NAME = re.compile(rb'"(?:id|turn_id|session_id)": ?"([^"\\]+)"')
 _HEAD = re.compile(rb'\{("id": "[^"\\]+", "session_id"|"event": "[^"\\]+", "turn_id"): "[^"\\]+",')
@@ -76,9 +79,11 @@ class ConversationLogger:
     keeps the log locked. Damaged lines found on reading are moved to a quarantine file beside the log: see `health`.
     """
 
-    def __init__(self, path: str | Path = "conversations.jsonl", session_id: str | None = None) -> None:
+    def __init__(self, path: str | Path = "conversations.jsonl", session_id: str | None = None, export_every: int | None = None) -> None:
+        """`export_every`: with every so many turns the log is written to data/exports, in all formats."""
         self._file = LogFile(paths.conversations_dir() / path)
         self.session_id = session_id or _new_id()
+        self._export_every = export_every
 
     @property
     def path(self) -> Path:
@@ -101,19 +106,20 @@ class ConversationLogger:
         }
         line = _line(record)
         try:
-            turn = Turn.model_validate_json(line)
+            turn = _unclaimed(Turn.model_validate_json(line))
         except ValidationError as error:
             fault = error.errors()[0]
             raise DataError(f"cannot log this turn: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
         with self._file.locked():
             self._file.append(line)
+        self._export_when_due()
         return turn
 
-    def rate(self, turn_id: str, rating: Rating | None) -> None:
-        """Thumbs up or down for the answer as it stands; None takes the thumb back."""
+    def rate(self, turn_id: str, rating: Rating | None, by: str = _OWNER) -> None:
+        """Thumbs up or down for the answer as it stands; None takes the thumb back. What others than the owner say is only kept."""
         if rating not in ("up", "down", None):
             raise DataError(f"a rating is 'up', 'down' or None, not {rating!r}")
-        self._append_event("rating", turn_id, rating=rating)
+        self._append_event("rating", turn_id, rating=rating, by=by)
 
     def edit(self, turn_id: str, bot_response: str) -> None:
         """Say what the answer should have been. To leave the turn out altogether, use `exclude`."""
@@ -195,6 +201,14 @@ class ConversationLogger:
             quarantine=self._file.quarantine,
         )
 
+    def _export_when_due(self) -> None:
+        if not self._export_every:
+            return
+        try:
+            DataExporter().export_when_due(self.conversations(), self._export_every)
+        except DataError as error:
+            _logger.warning("the turn was logged, and the export that was due then failed: %s", error)
+
     def _append_event(self, event: str, turn_id: str, **facts: Any) -> None:
         line = _event(event, turn_id, **facts)
         with self._file.locked():
@@ -268,7 +282,7 @@ class _Log:
         return owner is not None
 
     def _take_turn(self, line: bytes) -> str | None:
-        turn = Turn.model_validate_json(line)
+        turn = _unclaimed(Turn.model_validate_json(line))
         return turn.id if self.turns.setdefault(turn.id, turn) is turn else None
 
     def _take_event(self, record: Any) -> str | None:
@@ -285,7 +299,7 @@ def _is_event(record: Any) -> bool:
         return False
     match record["event"]:
         case "rating":
-            return record.get("rating") in ("up", "down", None)
+            return record.get("rating") in ("up", "down", None) and isinstance(record.get("by", _OWNER), str)
         case "edit":
             return isinstance(record.get("bot_response"), str) and not _HALF.search(record["bot_response"])
         case "exclude":
@@ -294,11 +308,19 @@ def _is_event(record: Any) -> bool:
             return isinstance(kind, str)
 
 
+def _unclaimed(turn: Turn) -> Turn:
+    """The turn without a rating or an edit that came with it (with what was imported, say): such are not the owner's."""
+    if turn.metadata.keys().isdisjoint(_OWNERS):
+        return turn
+    return turn.model_copy(update={"metadata": {key: fact for key, fact in turn.metadata.items() if key not in _OWNERS}})
+
+
 def _apply(turn: Turn, event: dict[str, Any]) -> Turn:
     answer, facts = turn.bot_response, dict(turn.metadata)
     match event["event"]:
         case "rating":
-            facts["rating"] = event["rating"]
+            if event.get("by", _OWNER) == _OWNER:
+                facts["rating"] = event["rating"]
         case "exclude":
             facts["excluded"] = event["excluded"]
         case "edit":

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from fine_tuning.conversation import Conversation, Turn, parse_conversations
+from fine_tuning.conversation import Conversation, Turn, approved, parse_conversations, standing
 from fine_tuning.data_collection.dedupe import RepeatedTurns, fold
 from fine_tuning.data_collection.inappropriate import is_inappropriate
 from fine_tuning.data_collection.privacy import PII, Scrubbed, scrub
@@ -20,6 +20,8 @@ class Reason(StrEnum):
     EMPTY = "empty"  # a side says nothing
     INCOMPLETE = "incomplete"  # the answer was stopped, or cut by the engine's limit
     REJECTED = "rejected"  # thumbs down, and not edited since
+    OWN_ANSWER = "own_answer_not_approved"  # of a fine-tuned model: it would learn from itself
+    REGENERATED = "regenerated"  # another answer to the same question stands
     TOO_SHORT = "too_short"
     TOO_LONG = "too_long"
     INAPPROPRIATE = "inappropriate"
@@ -37,10 +39,14 @@ class Cleaned:
 
 
 class DataCleaner:
-    """`min_length` and `max_length` are characters of a turn's shorter and of its longer side, placeholders not yet put in."""
+    """`min_length` and `max_length` are characters of a turn's shorter and of its longer side, placeholders not yet put in.
 
-    def __init__(self, min_length: int = 10, max_length: int = 1000, scrub_pii: bool = True) -> None:
-        self.min_length, self.max_length, self.scrub_pii = min_length, max_length, scrub_pii
+    What a model whose tag begins with `own_prefix` answered is learned only if its owner approved it: thumbs up, or an edit. A model that
+    learns its own answers unseen loses what it knew (arXiv 2305.17493).
+    """
+
+    def __init__(self, min_length: int = 10, max_length: int = 1000, scrub_pii: bool = True, own_prefix: str = "") -> None:
+        self.min_length, self.max_length, self.scrub_pii, self.own_prefix = min_length, max_length, scrub_pii, own_prefix
 
     def filter_conversations(self, conversations: Sequence[Conversation | dict[str, Any]]) -> Cleaned:
         """The conversations, cleaned, without the turns that are dropped. One in the middle cuts its conversation into two of the same id.
@@ -61,9 +67,11 @@ class DataCleaner:
     def _parts(self, conversation: Conversation, drops: list[tuple[str, str]]) -> Iterator["_Part"]:
         system = self.clean_text(conversation.system) if conversation.system else None
         part = _Part(conversation.id, system)
-        for turn in conversation.turns:
+        stands = {turn.id for turn in standing(conversation.turns)}
+        drops += [(turn.id, str(Reason.REGENERATED)) for turn in conversation.turns if turn.id not in stands]
+        for turn in (turn for turn in conversation.turns if turn.id in stands):
             sides = normalise(turn.user_message), normalise(turn.bot_response)
-            reason = self._unfit(sides, turn.metadata)
+            reason = self._unfit(sides, turn)
             if not reason:  # only now, for scrubbing takes its time, most of all with very long texts
                 question, answer = map(self._scrub, sides)
                 reason = _worthless(question.text, answer.text)
@@ -79,13 +87,16 @@ class DataCleaner:
     def _scrub(self, text: str) -> Scrubbed:
         return scrub(text) if self.scrub_pii else Scrubbed(text, {})
 
-    def _unfit(self, sides: tuple[str, str], facts: dict[str, Any]) -> Reason | None:
+    def _unfit(self, sides: tuple[str, str], turn: Turn) -> Reason | None:
+        facts = turn.metadata
         if not all(sides):
             return Reason.EMPTY
         if facts.get("incomplete"):
             return Reason.INCOMPLETE
         if facts.get("rating") == "down":
             return Reason.REJECTED
+        if self.own_prefix and str(facts.get("model", "")).startswith(self.own_prefix) and not approved(turn):
+            return Reason.OWN_ANSWER
         if min(map(_fullness, sides)) < self.min_length:
             return Reason.TOO_SHORT
         if max(map(len, sides)) > self.max_length:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from fine_tuning import paths
-from fine_tuning.conversation import Conversation, parse_conversations
+from fine_tuning.conversation import Conversation, parse_conversations, standing
 from fine_tuning.errors import DataError
 
 _COLUMNS = ("id", "session_id", "timestamp", "user_message", "bot_response", "model", "rating")
+_MARK = "exported.json"  # how many turns were exported last
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -32,6 +33,24 @@ class DataExporter:
         """Every format once; the paths by format. What was there is replaced. DataError names every record that is no conversation."""
         parsed = parse_conversations(conversations)
         return {format: write_export(parsed, format, self.folder / name) for format, (name, _) in _FORMATS.items()}
+
+    def export_when_due(self, conversations: Sequence[Conversation], every: int) -> bool:
+        """`export_all_formats` if there are `every` more turns than at the last time, or fewer than then. Whether it was due."""
+        mark, turns = self.folder / _MARK, sum(len(conversation.turns) for conversation in conversations)
+        before = int(paths.read_json(mark)) if mark.exists() else 0
+        if before <= turns < before + every:
+            return False
+        self.export_all_formats(conversations)
+        paths.write_json(mark, turns)
+        return True
+
+    def remove(self) -> list[Path]:
+        """Remove what was exported here. The files that were there."""
+        files = [self.folder / name for name in (_MARK, *(name for name, _ in _FORMATS.values()))]
+        there = [file for file in files if file.exists()]
+        for file in there:
+            file.unlink()
+        return there
 
 
 def write_export(conversations: Sequence[Conversation | dict[str, Any]], format: str, path: Path) -> Path:
@@ -65,14 +84,15 @@ def _csv(conversations: list[Conversation]) -> str:
 
 
 def _chatml(conversations: list[Conversation]) -> str:
-    return _lines({"messages": [message.model_dump() for message in conversation.messages()]} for conversation in conversations)
+    chats = (conversation.model_copy(update={"turns": tuple(standing(conversation.turns))}) for conversation in conversations)
+    return _lines({"messages": [message.model_dump() for message in chat.messages()]} for chat in chats)
 
 
 def _alpaca(conversations: list[Conversation]) -> str:
     records = []
     for conversation in conversations:
         history: list[list[str]] = []
-        for turn in conversation.turns:
+        for turn in standing(conversation.turns):
             optional = {"system": conversation.system, "history": list(history)}
             record: dict[str, Any] = {"instruction": turn.user_message, "input": "", "output": turn.bot_response}
             records.append(record | {key: value for key, value in optional.items() if value})

@@ -75,3 +75,33 @@ def test_an_address_of_an_unknown_chat_opens_a_new_one(chat: str) -> None:
     app.run()
     assert not app.exception
     assert not app.chat_message
+
+
+def test_recording_is_shown_and_can_be_switched_off_for_good_on_this_page() -> None:
+    app = run()
+    assert any("Recorded on this machine" in caption.value for caption in app.caption)
+    app.toggle(key="recording").set_value(False).run()
+    assert app.query_params["record"] == "off"  # a reload keeps it
+    assert not app.session_state.chat.recording
+    assert any("Not recorded" in caption.value for caption in app.caption)
+    again = AppTest.from_file(str(APP), default_timeout=30)
+    again.query_params["record"] = "off"
+    again.run()
+    assert not again.session_state.chat.recording
+    again.toggle(key="recording").set_value(True).run()
+    assert again.session_state.chat.recording and "record" not in again.query_params
+
+
+def test_an_answer_can_be_edited_on_the_page() -> None:
+    logger = ConversationLogger()
+    turn = logger.log_conversation("Where is the key?", "Under the cat.")
+    app = AppTest.from_file(str(APP), default_timeout=30)
+    app.query_params["chat"] = logger.session_id
+    app.run()
+    app.button(key=f"edit-{turn.id}").click().run()
+    app.text_area(key=f"text-{turn.id}").set_value("Under the mat.")
+    next(button for button in app.button if button.label == "Save").click().run()
+    assert not app.exception
+    assert logger.turns()[0].bot_response == "Under the mat."
+    assert "Under the mat." in [text.value for text in app.markdown]
+    assert not app.text_area

@@ -12,7 +12,7 @@ from chatbot.session import Chat, open_chat, stop_all
 from fine_tuning.conversation import Message
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import ChatChunk, ModelSummary
-from fine_tuning.errors import Busy, EngineUnavailable
+from fine_tuning.errors import Busy, DataError, EngineUnavailable
 
 LOG = "conversations.jsonl"
 TAG = "smollm2:135m"
@@ -207,6 +207,87 @@ def test_a_rating_is_recorded_and_can_be_taken_back(chat: Chat) -> None:
         chat.rate(chat.turns[0].id, rating)  # type: ignore[arg-type]
         assert chat.turns == ConversationLogger(LOG).turns()
         assert chat.turns[0].metadata.get("rating") == rating
+
+
+def test_an_edited_answer_stands_in_the_chat_and_in_the_log(chat: Chat) -> None:
+    ask(chat, Script("Under the cat.").go())
+    chat.edit(chat.turns[0].id, "Under the mat.")
+    assert chat.turns == ConversationLogger(LOG).turns()
+    assert (chat.turns[0].bot_response, chat.turns[0].metadata["original_response"]) == ("Under the mat.", "Under the cat.")
+    follow = Script("Yes.").go()
+    ask(chat, follow, "Really?")
+    assert "Under the mat." in [message.content for message in follow.asked]
+    with pytest.raises(DataError):
+        chat.edit(chat.turns[0].id, " ")
+
+
+def test_an_answer_given_anew_stands_and_the_one_before_stays_in_the_log(chat: Chat) -> None:
+    ask(chat, Script("In the garden.").go(), "Where are you?")
+    ask(chat, Script("Under the cat.").go())
+    again = Script("Under the mat.").go()
+    assert chat.regenerate(again, TAG).wait(PATIENCE)  # type: ignore[arg-type]
+    assert [message.content for message in again.asked] == ["Where are you?", "In the garden.", "Where is the key?"]
+    logged = ConversationLogger(LOG).turns()
+    assert [turn.bot_response for turn in logged] == ["In the garden.", "Under the cat.", "Under the mat."]
+    assert logged[2].metadata["regenerates"] == logged[1].id
+    for seen in (chat, open_chat(LOG, chat.id)):
+        assert [turn.bot_response for turn in seen.look()[0]] == ["In the garden.", "Under the mat."]
+    follow = Script("Yes.").go()
+    ask(chat, follow, "Really?")
+    assert "Under the cat." not in [message.content for message in follow.asked]
+
+
+def test_nothing_asked_is_nothing_to_answer_anew(chat: Chat) -> None:
+    with pytest.raises(DataError, match="ask something first"):
+        chat.regenerate(Script("?"), TAG)  # type: ignore[arg-type]
+
+
+def test_while_recording_is_off_nothing_is_written_and_the_chat_goes_on(chat: Chat, home: Path) -> None:
+    chat.recording = False
+    ask(chat, Script("Under the mat.").go())
+    second = Script("The blue one.").go()
+    ask(chat, second, "Which mat?")
+    assert [turn.bot_response for turn in chat.turns] == ["Under the mat.", "The blue one."]
+    assert "Under the mat." in [message.content for message in second.asked]
+    assert not [path for path in home.rglob("*") if path.is_file()]
+    with pytest.raises(DataError):
+        chat.rate(chat.turns[0].id, "up")
+
+
+def test_what_was_said_before_recording_was_switched_on_stays_out_of_log_and_context(chat: Chat) -> None:
+    ask(chat, Script("Hello.").go(), "Hello!")
+    chat.recording = False
+    ask(chat, Script("I will keep it.").go(), "My secret is 4711.")
+    chat.recording = True
+    third = Script("Fine.").go()
+    ask(chat, third, "How are you?")
+    assert [message.content for message in third.asked] == ["Hello!", "Hello.", "How are you?"]
+    assert [turn.user_message for turn in ConversationLogger(LOG).turns()] == ["Hello!", "How are you?"]
+    assert b"4711" not in ConversationLogger(LOG).path.read_bytes()
+    assert len(chat.turns) == 3  # the person still sees all of it
+
+
+def test_an_answer_is_not_recorded_if_recording_was_switched_off_or_on_meanwhile(chat: Chat) -> None:
+    for before, after in ((True, False), (False, True)):
+        chat.recording = before
+        script = Script("Under the mat.")
+        answer = chat.ask(script, TAG, "Where is the key?")  # type: ignore[arg-type]
+        chat.recording = after
+        script.go()
+        assert answer.wait(PATIENCE)
+    assert ConversationLogger(LOG).turns() == []
+    chat.recording = True
+    assert chat.regenerate(Script("Beside it.").go(), TAG).wait(PATIENCE)  # type: ignore[arg-type]
+    assert ConversationLogger(LOG).turns() == []  # its question was asked off the record
+    assert [turn.bot_response for turn in chat.look()[0]] == ["Under the mat.", "Beside it."]
+
+
+def test_a_model_is_not_told_what_was_deleted_meanwhile(chat: Chat) -> None:
+    ask(chat, Script("I will keep it.").go(), "My secret is 4711.")
+    ConversationLogger(LOG).delete(turn_id=chat.turns[0].id)
+    second = Script("Fine.").go()
+    ask(chat, second, "How are you?")
+    assert [message.content for message in second.asked] == ["How are you?"]
 
 
 def test_what_was_deleted_meanwhile_is_gone_after_a_reload(chat: Chat) -> None:

@@ -368,6 +368,28 @@ def test_an_edit_outdates_the_rating_and_the_incompleteness_of_what_it_replaces(
     assert log.turns()[0].metadata["rating"] == "up"
 
 
+def test_a_rating_counts_only_if_it_is_the_owners(log: ConversationLogger) -> None:
+    turn = log.log_conversation("a", "b")
+    log.rate(turn.id, "up", by="guest")
+    assert log.turns() == [turn]
+    log.rate(turn.id, "down")
+    log.rate(turn.id, "up", by="guest")
+    assert log.turns()[0].metadata == {"rating": "down"}
+    assert [json.loads(line)["by"] for line in raw(log)[1:]] == ["guest", "owner", "guest"]
+
+
+def test_a_rating_or_an_edit_that_comes_with_a_turn_is_not_the_owners(log: ConversationLogger) -> None:
+    turn = log.log_conversation("a", "b", {"model": "m", "rating": "up", "original_response": "c"})
+    assert turn.metadata == {"model": "m"}
+    assert log.turns() == [turn]
+
+
+def test_ratings_from_before_it_was_said_who_rated_are_the_owners(log: ConversationLogger) -> None:
+    turn = log.log_conversation("a", "b")
+    append(log, json.dumps({"event": "rating", "turn_id": turn.id, "timestamp": "", "rating": "up"}).encode() + b"\n")
+    assert log.turns()[0].metadata == {"rating": "up"}
+
+
 def test_excluded_turns_are_left_out_until_taken_in_again(log: ConversationLogger) -> None:
     turn, other = log.log_conversation("a", "b"), log.log_conversation("c", "d")
     log.exclude(turn.id)

@@ -6,7 +6,7 @@ import unicodedata
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fine_tuning.conversation import Conversation, Turn, conversations_of
@@ -194,6 +194,45 @@ def test_a_whole_conversation_repeated_is_dropped_as_a_whole() -> None:
     assert cleaned.dropped == {"duplicate": 2}
 
 
+# Whose answers teach
+
+
+OWN = "fine_tuned_"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({"model": "fine_tuned_x:v3"}, "own_answer_not_approved"),
+        ({"model": "fine_tuned_x:v3", "rating": "up"}, None),
+        ({"model": "fine_tuned_x:v3", "rating": "down"}, "rejected"),
+        ({"model": "fine_tuned_x:v3", "original_response": "Never."}, None),
+        ({"model": "smollm2:135m"}, None),
+        ({}, None),
+    ],
+)
+def test_what_a_fine_tuned_model_said_teaches_only_when_approved(metadata: dict[str, str], expected: str | None) -> None:
+    drops = clean(turn("x", **metadata), own_prefix=OWN).drops
+    assert (drops[0][1] if drops else None) == expected
+    if expected != "rejected":
+        assert clean(turn("x", **metadata)).drops == []  # config: data_collection.learn_own_answers
+
+
+def test_of_answers_given_anew_the_last_one_is_learned_and_the_conversation_stays_whole() -> None:
+    turns = turn("a"), turn("b", "Where is it?", "It is upstairs."), turn("c", "Where is it?", "It is downstairs.", regenerates="b")
+    cleaned = clean(*turns, turn("d", "And what is it called?", "It is called Bramble.", regenerates="nobody"))
+    assert kept(cleaned) == [["a", "c", "d"]]
+    assert cleaned.drops == [("b", "regenerated")]
+
+
+def test_an_approved_answer_stands_against_later_ones_that_are_not() -> None:
+    later = turn("c", "Where is it?", "It is downstairs.", regenerates="b")
+    assert kept(clean(turn("b", "Where is it?", "It is upstairs.", rating="up"), later)) == [["b"]]
+    assert kept(
+        clean(turn("b", "Where is it?", "It is upstairs."), later, turn("e", "Where is it?", "No idea at all.", regenerates="c"))
+    ) == [["e"]]
+
+
 # Text
 
 
@@ -237,6 +276,7 @@ def test_white_space_and_unicode_become_plain_and_meaning_stays(said: str, learn
     assert normalise(said) == learned
 
 
+@settings(deadline=None)  # a busy machine may take its time
 @given(st.text())
 def test_normalising_twice_is_normalising_once(text: str) -> None:
     once = normalise(text)
@@ -245,6 +285,7 @@ def test_normalising_twice_is_normalising_once(text: str) -> None:
     once.encode()  # no half characters
 
 
+@settings(deadline=None)  # a busy machine may take its time
 @given(st.lists(st.tuples(st.text(max_size=40), st.text(max_size=40)), max_size=6))
 def test_every_turn_is_either_kept_or_dropped_once(pairs: list[tuple[str, str]]) -> None:
     turns = [turn(str(n), f"question {pair[0]}", pair[1]) for n, pair in enumerate(pairs)]
@@ -254,6 +295,7 @@ def test_every_turn_is_either_kept_or_dropped_once(pairs: list[tuple[str, str]])
     assert sum(cleaned.dropped.values()) == len(cleaned.drops)
 
 
+@settings(deadline=None)  # a busy machine may take its time
 @given(st.text())
 def test_wild_text_never_breaks_the_judgement_of_repetition(text: str) -> None:
     assert isinstance(is_repetitive(text), bool)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fine_tuning.conversation import Conversation, Turn, parse_conversations
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_export import DataExporter, write_export
 from fine_tuning.errors import DataError
 
@@ -98,3 +99,36 @@ def test_an_unknown_format_and_an_unwritable_place_are_errors(tmp_path: Path) ->
 def test_records_that_are_no_conversations_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="record 1"):
         DataExporter(tmp_path).export_all_formats([CONVERSATIONS[0], {"user_message": 5}])
+
+
+def test_an_automatic_export_is_due_every_so_many_turns_and_after_a_deletion(home: Path) -> None:
+    log = ConversationLogger(export_every=2)
+    exported = home / "exports" / "conversations.jsonl"
+    log.log_conversation("one", "1")
+    assert not exported.exists()
+    turn = log.log_conversation("two", "2")
+    assert len(lines(exported)) == 2
+    log.log_conversation("three", "3")
+    assert len(lines(exported)) == 2
+    log.delete(turn.id)
+    assert not DataExporter().export_when_due(log.conversations(), 2)
+    log.delete(session_id=log.session_id)
+    assert DataExporter().export_when_due(log.conversations(), 2)
+    assert lines(exported) == []
+    assert len(DataExporter().remove()) == 6
+    assert list((home / "exports").iterdir()) == []
+
+
+def test_a_turn_is_logged_also_when_its_export_fails(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (home / "exports").touch()  # a file where the folder should be
+    log = ConversationLogger(export_every=1)
+    turn = log.log_conversation("one", "1")
+    assert log.turns() == [turn]
+    assert "export" in caplog.text
+
+
+def test_chats_for_training_have_one_answer_to_each_question(tmp_path: Path) -> None:
+    again = TURNS[1].model_copy(update={"id": "again", "bot_response": "anew", "metadata": {"regenerates": TURNS[1].id}})
+    chat = CONVERSATIONS[0].model_copy(update={"turns": (*TURNS, again)})
+    (record,) = lines(write_export([chat], "chatml", tmp_path / "x.jsonl"))
+    assert [message["content"] for message in record["messages"] if message["role"] == "assistant"] == [TURNS[0].bot_response, "anew"]  # type: ignore[attr-defined]
