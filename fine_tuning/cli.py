@@ -86,6 +86,19 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--dry-run", action="store_true", help="only say what would go")
     for command in (models, use, rollback, prune):
         command.add_argument("--name", help="the fine-tuned model (default: that of the configuration)")
+    forget = add("forget", _forget, "remove what was said from the log and all that was made of it, and the versions that learned it")
+    forget.add_argument(
+        "what", nargs="?", metavar="TURN|SESSION", help="an id; without, and without --matching: go on with an interrupted one"
+    )
+    forget.add_argument("--matching", metavar="TEXT", help="every turn that holds this text")
+    forget.add_argument("--dry-run", action="store_true", help="only say what would go")
+    forget.add_argument("--yes", action="store_true", help="do not ask")
+    forget.add_argument("--no-retrain", action="store_true", help="remove the versions that learned it without making a new one")
+    forget.add_argument("--now", action="store_true", help="remove them before the new one is made: until then the base answers")
+    lineage = add("lineage", _lineage, "say which versions learned a turn, or which turns taught a version")
+    lineage.add_argument("turn", nargs="?", metavar="TURN|SESSION")
+    lineage.add_argument("--version", type=int, metavar="N")
+    lineage.add_argument("--name", help="the fine-tuned model (default: that of the configuration)")
     add("stats", _stats, "say what the log holds")
     export = add("export", _export, "write the log in all formats for other programs")
     export.add_argument("folder", type=Path, nargs="?", help="default: data/exports")
@@ -218,6 +231,50 @@ def _rollback(options: argparse.Namespace) -> None:
     config = _config(options)
     version = rollback(_engine(options, config), Registry(), options.name or config.tuned_name())
     print(f"{version.tag} is live again")
+
+
+def _forget(options: argparse.Namespace) -> int:
+    from fine_tuning.errors import ConfigError, PromotionRefused
+    from fine_tuning.forgetting import examine, forget
+    from fine_tuning.terminal import Terminal, confirmed, show_case, show_forgotten
+
+    config = _config(options)
+    engine = _engine(options, config)
+    case = examine(config, engine, options.what, options.matching)
+    show_case(case)
+    if options.dry_run:
+        return 0
+    if not options.yes and not sys.stdin.isatty():
+        raise ConfigError("forgetting cannot be undone, and nobody is here to be asked: add --yes")
+    if not options.yes and not confirmed("Forget this for good?"):
+        return 0
+    with Terminal() as terminal:
+        outcome = forget(config, engine, terminal, case, teach_again=not options.no_retrain, now=options.now)
+    show_forgotten(outcome)
+    return PromotionRefused.exit_code if outcome.unfinished else int(bool(outcome.left))
+
+
+def _lineage(options: argparse.Namespace) -> None:
+    from fine_tuning.data_collection.conversation_logger import ConversationLogger
+    from fine_tuning.errors import ConfigError, DataError
+    from fine_tuning.model_management.model_registry import Registry
+
+    if (options.turn is None) == (options.version is None):
+        raise ConfigError("say either a turn (or session), or --version N")
+    config, registry = _config(options), Registry()
+    said = {turn.id: turn for turn in ConversationLogger(config.log_path).turns(include_excluded=True)}
+    if options.version is not None:
+        version = registry.get(options.name or config.tuned_name(), options.version)
+        taught = registry.turns_of(version.name, version.number)
+        for id in [*(id for id in said if id in taught), *sorted(taught - said.keys())]:
+            print(f"{id}  {' '.join(said[id].user_message.split())[:80] if id in said else '(not in the log)'}")
+        print(f"{len(taught)} turn(s) taught {version.tag}")
+        return
+    for id in [turn.id for turn in said.values() if options.turn in (turn.id, turn.session_id)] or [options.turn]:
+        versions = registry.versions_of_turn(id)
+        if id not in said and not versions:
+            raise DataError(f"no turn or session {id!r}: byoai forget --dry-run --matching TEXT finds what was said")
+        print(f"{id}  {', '.join(f'{each.tag} ({each.state})' for each in versions) or 'no version has learned it'}")
 
 
 def _stats(options: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from fine_tuning.config import FineTuningConfig
     from fine_tuning.engines.base import Engine
+    from fine_tuning.forgetting import Case, Forgotten
     from fine_tuning.model_management.model_pruner import Pruned
     from fine_tuning.model_management.model_registry import Registry
     from fine_tuning.pipeline import Outcome, Plan
@@ -159,6 +160,34 @@ def show_pruned(found: "Sequence[Pruned]", dry_run: bool) -> None:
         console.print(Text(f"{what}: {' and '.join(parts)}, {size(each.bytes)}"))
     total = size(sum(each.bytes for each in found))
     console.print(Text(f"{len(found)} {'would go' if dry_run else 'removed'}, {total}" if found else "nothing to remove"))
+
+
+def confirmed(question: str) -> bool:
+    return _console().input(Text(f"{question} [y/N] ", style="bold")).strip().casefold() in ("y", "yes")
+
+
+def show_case(case: "Case") -> None:
+    console = _console()
+    console.print(Text(f"{len(case.turns)} turn(s) to forget:", style="bold"))
+    for id in case.turns[:20]:
+        console.print(Text(f"  {id}  {_one_line(case.said.get(id, '(no longer in the log)'), 80)}"))
+    if len(case.turns) > 20:
+        console.print(Text(f"  and {len(case.turns) - 20} more"))
+    learned = ", ".join(f"{version.tag} ({version.state})" for version in case.versions)
+    console.print(Text(f"learned by: {learned or 'no version'}"))
+
+
+def show_forgotten(outcome: "Forgotten") -> None:
+    console = _console()
+    if outcome.version:
+        console.print(Text(f"{outcome.version} was made without it, and is live", style="bold green"))
+    if outcome.unfinished:
+        still = ", ".join(version.tag for version in outcome.case.versions)
+        console.print(Text(f"{outcome.unfinished}. What learned it is still there: {still}. byoai forget --now removes it at once"))
+    for path in outcome.left:
+        console.print(Text(f"still holds it: {path}", style="yellow"))
+    if not outcome.left:
+        console.print(Text("the data folder was searched: nothing of it is left" if outcome.case.texts else "nothing of it is left"))
 
 
 def size(bytes: int) -> str:

@@ -33,7 +33,21 @@ def test_help_takes_under_half_a_second():
 
 def test_help_names_every_command():
     said = byoai("--help").stdout
-    for command in ("chat", "retrain", "ask", "models", "prune", "use", "rollback", "stats", "export", "doctor", "prepare"):
+    for command in (
+        "chat",
+        "retrain",
+        "ask",
+        "models",
+        "prune",
+        "use",
+        "rollback",
+        "forget",
+        "lineage",
+        "stats",
+        "export",
+        "doctor",
+        "prepare",
+    ):
         assert re.search(rf"^\s+{command}\s", said, re.MULTILINE)
 
 

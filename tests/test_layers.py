@@ -14,6 +14,7 @@ HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "ac
 LEVELS = [
     ["cli", "terminal", "doctor", "api", "chatbot", "__main__"],
     ["jobs"],
+    ["forgetting"],
     ["pipeline"],
     ["data_preparation", "training", "evaluation", "model_management"],
     ["data_collection", "engines"],
@@ -21,7 +22,7 @@ LEVELS = [
     ["errors"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
-FREE_WITHIN = {0, 5}  # the faces of the program use each other, and so do the ground's modules
+FREE_WITHIN = {LEVEL["cli"], LEVEL["paths"]}  # the faces of the program use each other, and so do the ground's modules
 
 
 def modules() -> list[Path]:

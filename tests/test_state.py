@@ -108,3 +108,17 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ByoaiError, match="cannot make the folder of"), state.connect(tmp_path / "file" / "state.db"):
         pass
+
+
+def test_a_text_that_is_rewritten_leaves_no_trace_in_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT, size REAL)"
+    monkeypatch.setattr(state, "MIGRATIONS", ((table,),))
+    file = tmp_path / "state.db"
+    with state.connect(file) as connection:
+        for number in range(500):
+            connection.execute("INSERT INTO notes (text, size) VALUES (?, 1.5)", (f"the secret word {number} " + "x" * 500,))
+        connection.execute("DELETE FROM notes WHERE id % 2")
+        state.rewrite_texts(lambda text: text.replace("secret", "******"), file)  # while another connection is open
+        rows = connection.execute("SELECT text, size FROM notes").fetchall()
+    assert len(rows) == 250 and all(row["text"].startswith("the ****** word") and row["size"] == 1.5 for row in rows)
+    assert b"secret" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())

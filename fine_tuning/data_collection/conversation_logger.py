@@ -27,6 +27,7 @@ from pydantic import ValidationError
 
 from fine_tuning import paths
 from fine_tuning.conversation import Conversation, Turn, conversations_of
+from fine_tuning.data_collection.blackout import Pattern, pattern
 from fine_tuning.data_collection.data_export import DataExporter, write_export
 from fine_tuning.data_collection.log_file import LogFile
 from fine_tuning.errors import DataError, LogDamaged
@@ -142,11 +143,37 @@ class ConversationLogger:
         with self._file.locked():
             log = self._settle()
             gone = {turn.id for turn in log.turns.values() if turn.id == turn_id or turn.session_id == session_id}
-            kept = log.without(gone)
-            if gone or len(kept) < len(log.lines):
-                self._file.rewrite([*kept, *(_event("delete", id) for id in sorted(gone))])
+            self._remove(log, gone)
             self._purge_quarantine(gone | {turn_id or session_id or ""}, anyones=bool(gone))
         return len(gone)
+
+    def forget(self, turn_ids: Collection[str], wanted: Pattern | None = None) -> int:
+        """`delete` of many turns at once, and of the damaged lines that `wanted` finds something in. Returns how many turns."""
+        with self._file.locked():
+            log = self._settle()
+            gone = log.turns.keys() & set(turn_ids)
+            self._remove(log, gone)
+            self._purge_quarantine(set(turn_ids), anyones=bool(gone), wanted=wanted)
+        return len(gone)
+
+    def _remove(self, log: "_Log", gone: Collection[str]) -> None:
+        kept = log.without(gone)
+        if gone or len(kept) < len(log.lines):
+            self._file.rewrite([*kept, *(_event("delete", id) for id in sorted(gone))])
+
+    def find(self, text: str) -> set[str]:
+        """Ids of the turns of which anything holds `text`, answers before an edit and metadata included. Case does not matter."""
+        wanted = pattern([text])
+        if wanted is None:
+            return set()
+        log = self._read(settle_tail=True)
+        return {owner for line, owner in log.lines if owner in log.turns and wanted.search(line)}
+
+    def said(self, turn_ids: Collection[str]) -> set[str]:
+        """Every text that was ever asked, answered or put in an answer's place in these turns."""
+        records = [json.loads(line) for line, owner in self._read().lines if owner in set(turn_ids)]
+        texts = (record.get(key) for record in records for key in ("user_message", "bot_response"))
+        return {text for text in texts if isinstance(text, str)}
 
     def deleted_ids(self) -> set[str]:
         """Ids of all turns that were ever deleted."""
@@ -237,10 +264,11 @@ class ConversationLogger:
             _logger.warning("%d damaged line(s) of %s were set aside in %s", len(damaged), self.path, self._file.quarantine)
         return log
 
-    def _purge_quarantine(self, gone: Collection[str], anyones: bool) -> None:
-        """Remove the damaged lines that name a turn or session in `gone`, and (`anyones`) those that do not say whose they are."""
+    def _purge_quarantine(self, gone: Collection[str], anyones: bool, wanted: Pattern | None = None) -> None:
+        """Remove the damaged lines that name a turn or session in `gone`, (`anyones`) that do not say whose they are, or hold `wanted`."""
         lines = self._file.quarantined()
         kept = [line for line in lines if _named(line).isdisjoint(gone) and not (anyones and not _tells_whose(line))]
+        kept = [line for line in kept if not (wanted and wanted.search(line))]
         if len(kept) < len(lines):
             self._file.rewrite_quarantine(kept)
 

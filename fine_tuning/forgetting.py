@@ -1,0 +1,228 @@
+"""The right to be forgotten: what was said goes from the log and from all that was made of it, and the models that learned it go too.
+
+In this order, so that a crash leaves nothing half forgotten that the next call could not find again:
+
+1. data/forgetting.json: the ids (never the text) of the turns, until all is done;
+2. datasets with their rows, unfinished trainings, what runs tell in words, exports, state.db, any other file of the data folder;
+3. the log, compacted;
+4. a new version, trained from the base without the turns; then the versions that learned them are removed, tags and weights.
+"""
+
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from fine_tuning import paths, state
+from fine_tuning.config import FineTuningConfig
+from fine_tuning.data_collection.blackout import Pattern, black_out, black_out_text, pattern, search
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.data_collection.data_export import DataExporter
+from fine_tuning.data_preparation.dataset_builder import delete_datasets_of
+from fine_tuning.engines.base import Engine
+from fine_tuning.errors import DataError, NoConversations, TooLittleData
+from fine_tuning.model_management.model_deployer import reconcile
+from fine_tuning.model_management.model_pruner import remove_version, run_of
+from fine_tuning.model_management.model_registry import Registry, Version, latest_tag
+from fine_tuning.model_management.model_switcher import use
+from fine_tuning.pipeline import MANIFEST, Reporter, Request, only_one, retrain
+
+_SHORTEST = 3  # characters of a text to search for: with fewer nearly everything would be hit
+_TELLING = 12  # characters from which on a whole question or answer is searched for in all files: "Yes." is nobody's secret
+_SERVING = {"Modelfile", "adapter.gguf", "model.gguf", MANIFEST, "config.yaml", "inputs.json", "version.json"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is to be forgotten."""
+
+    turns: tuple[str, ...]  # ids
+    texts: frozenset[str]  # what was said in them, and the text that was searched for
+    versions: tuple[Version, ...]  # that learned one of the turns, or may have: nobody knows what taught them
+    said: dict[str, str]  # the questions of the turns that are still in the log
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """How it went."""
+
+    case: Case
+    left: tuple[Path, ...]  # files that still hold the text
+    version: str = ""  # the tag of the version that was made without the turns
+    retired: tuple[str, ...] = ()  # tags
+    unfinished: str = ""  # why the versions that learned it are still there
+
+
+def examine(config: FineTuningConfig, engine: Engine, wanted: str | None = None, matching: str | None = None) -> Case:
+    """What `forget` would forget: a turn or a session by its id, all turns that hold a text, or (neither) what an interrupted one left.
+
+    DataError if there is nothing of the kind.
+    """
+    log, started = ConversationLogger(config.log_path), _started()
+    chosen = set(started)
+    if matching is not None:
+        if len("".join(matching.split())) < _SHORTEST:
+            raise DataError(f"{matching!r} is too short to search for: nearly everything would be forgotten")
+        chosen |= {id for each in _logs(config) for id in each.find(matching)}
+    if wanted is not None:
+        turns = [turn for each in _logs(config) for turn in each.turns(include_excluded=True)]
+        named = {turn.id for turn in turns if wanted in (turn.id, turn.session_id)} | ({wanted} & log.deleted_ids())
+        if not named:
+            raise DataError(f"no turn or session {wanted!r} in {log.path}: --matching TEXT searches for what was said")
+        chosen |= named
+    if wanted is None and matching is None and not started:
+        raise DataError("nothing to go on with: say which turn or session to forget, or --matching TEXT")
+    texts = _telling(_logs(config), chosen) | ({matching} if matching else set())
+    said = {turn.id: turn.user_message for log in _logs(config) for turn in log.turns(include_excluded=True) if turn.id in chosen}
+    return Case(tuple(sorted(chosen)), frozenset(texts), learners(engine, chosen), said)
+
+
+def learners(engine: Engine, turns: Collection[str]) -> tuple[Version, ...]:
+    """The versions that learned one of the turns, or may have (nobody knows what taught them), and of which anything is left."""
+    registry, tags = Registry(), {model.tag for model in engine.list_models()}
+    learned = {(version.name, version.number) for turn in turns for version in registry.versions_of_turn(turn)}
+
+    def may_have(version: Version) -> bool:
+        return (version.name, version.number) in learned or not registry.turns_of(version.name, version.number)
+
+    def is_there(version: Version) -> bool:
+        run = run_of(version)
+        return version.state != "retired" or version.tag in tags or bool(run and run.exists())
+
+    return tuple(version for version in registry.list() if turns and is_there(version) and may_have(version))
+
+
+def forget(
+    config: FineTuningConfig, engine: Engine, reporter: Reporter, case: Case, *, teach_again: bool = True, now: bool = False
+) -> Forgotten:
+    """Remove the turns of `case` for good, and the versions that learned them: when one without them is live, or at once.
+
+    At once: with `now`, without `teach_again`, or where nothing is left to learn. Then the version before answers if it never learned
+    them, else the base. Raises Busy while a retrain runs, and what a retrain raises: the next call goes on from there.
+    """
+    with only_one():
+        paths.write_json(_journal(), list(case.turns))
+        left = _erase(config, reporter, case)
+    at_once, made, why = now or not teach_again, "", ""
+    if at_once:
+        _retire(engine, reporter, case.versions)
+    if case.versions and teach_again:
+        made, why = _teach_again(config, engine, reporter)
+    if not at_once:
+        if why:
+            return Forgotten(case, left, unfinished=why)
+        _retire(engine, reporter, case.versions)
+    _journal().unlink()
+    return Forgotten(case, left, made, tuple(version.tag for version in case.versions))
+
+
+# What was said
+
+
+def _erase(config: FineTuningConfig, reporter: Reporter, case: Case) -> tuple[Path, ...]:
+    """Remove the turns from the data folder. The log is last: until then a second try finds in it what to search for."""
+    exporter, logs, wanted = DataExporter(), _logs(config), pattern(case.texts)
+    reporter.stage("Removing it from what was made of the log")
+    datasets = delete_datasets_of(case.turns)
+    runs = _clean_runs(config, case)
+    exports = exporter.remove()
+    reporter.note(f"{len(datasets)} dataset(s), the texts of {runs} run(s), {len(exports)} export(s)")
+    if wanted:
+        own = [log.path for log in logs] + [log.path.with_name(log.path.name + ".damaged") for log in logs]
+        _black_out_all(wanted, skip=[paths.engine_dir(), *own])
+    reporter.stage("Removing it from the log")
+    gone = sum(log.forget(case.turns, wanted) for log in logs)
+    reporter.note(f"{gone} turn(s)")
+    if exports:
+        exporter.export_all_formats(ConversationLogger(config.log_path).conversations())
+    return tuple(search(paths.home(), wanted)) if wanted else ()
+
+
+def _clean_runs(config: FineTuningConfig, case: Case) -> int:
+    """Of the runs that knew the turns: remove the unfinished ones, and from the others all that only told about them."""
+    learned = {run for version in case.versions if (run := run_of(version))}
+    registered = {run for version in Registry().list() if (run := run_of(version))}
+    cleaned = 0
+    for run in (path.resolve() for path in config.runs_dir.glob("*") if path.is_dir()):
+        unfinished = run not in registered and not (run / MANIFEST).exists()
+        if unfinished and _knows(run, case.turns):
+            shutil.rmtree(run)
+        elif run in learned:
+            for each in run.iterdir():
+                if each.name not in _SERVING:
+                    shutil.rmtree(each) if each.is_dir() else each.unlink()
+        else:
+            continue
+        cleaned += 1
+    return cleaned
+
+
+def _knows(run: Path, turns: Collection[str]) -> bool:
+    """Whether an unfinished run began with one of the turns in the log; also if it does not say with which."""
+    inputs = run / "inputs.json"
+    return not inputs.exists() or not set(turns).isdisjoint(paths.read_json(inputs)["seen"])
+
+
+def _black_out_all(wanted: Pattern, skip: Collection[Path]) -> None:
+    database = paths.state_db()
+    if database.exists():
+        state.rewrite_texts(lambda text: black_out_text(text, wanted))
+    of_database = [database.with_name(database.name + ending) for ending in ("", "-wal", "-shm")]
+    for path in search(paths.home(), wanted, [*skip, *of_database]):
+        black_out(path, wanted)
+
+
+def _telling(logs: Collection[ConversationLogger], turns: Collection[str]) -> set[str]:
+    """What was said in these turns, in no other, and is long enough to be known again."""
+    said = {text for log in logs for text in log.said(turns)}
+    elsewhere = {text for log in logs for text in log.said({turn.id for turn in log.turns(include_excluded=True)} - set(turns))}
+    return {text for text in said - elsewhere if len(text) >= _TELLING}
+
+
+def _logs(config: FineTuningConfig) -> list[ConversationLogger]:
+    """The log, and any other in its folder: of another name in the configuration, or put aside."""
+    others = {path.resolve() for path in paths.conversations_dir().glob("*.jsonl")} - {config.log_path.resolve()}
+    return [ConversationLogger(path) for path in (config.log_path, *sorted(others))]
+
+
+def _journal() -> Path:
+    return paths.home() / "forgetting.json"
+
+
+def _started() -> list[str]:
+    """The turns of a forgetting that was interrupted."""
+    return [str(turn) for turn in paths.read_json(_journal())] if _journal().exists() else []
+
+
+# What was learned
+
+
+def _teach_again(config: FineTuningConfig, engine: Engine, reporter: Reporter) -> tuple[str, str]:
+    """The tag of the version that went live without the turns, and why none did."""
+    try:
+        outcome = retrain(config, engine, reporter, Request(force=True))
+    except (NoConversations, TooLittleData) as error:
+        reporter.note(f"nothing to learn from is left ({error}): the versions that learned it are removed at once")
+        return "", ""
+    if outcome.live:
+        return outcome.tag, ""
+    return "", f"{outcome.tag or 'a new version'} was made, and did not go live"
+
+
+def _retire(engine: Engine, reporter: Reporter, versions: Collection[Version]) -> None:
+    """Remove versions. Where one of them is live, the version before takes its place if it is none of them; else the base answers."""
+    registry = Registry()
+    gone = {(version.name, version.number) for version in versions}
+    for name in {version.name for version in versions}:
+        reconcile(engine, registry, name)
+        live, previous = registry.live(name), registry.previous(name)
+        if live is None or (name, live.number) not in gone:
+            continue
+        if previous and (name, previous.number) not in gone:
+            reporter.note(f"{use(engine, registry, name, previous.number).tag} answers again")
+        elif latest_tag(name) in {model.tag for model in engine.list_models()}:
+            engine.delete(latest_tag(name))
+            reporter.note(f"{latest_tag(name)} is removed: the base answers")
+    for version in versions:
+        remove_version(engine, registry, version)
+        reporter.note(f"{version.tag} is removed")

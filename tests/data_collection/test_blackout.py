@@ -1,0 +1,94 @@
+"""A text is found however a file writes it, and nothing else is touched."""
+
+import csv
+import gzip
+import html
+import io
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fine_tuning.data_collection.blackout import black_out, black_out_text, pattern, search
+from fine_tuning.errors import ByoaiError
+
+SAID = 'Grüße an "Zorbex" & Co,\n5 Ärzte'
+
+
+def _csv(text: str) -> str:
+    table = io.StringIO()
+    csv.writer(table).writerow([text])
+    return table.getvalue()
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        SAID,
+        SAID.upper(),
+        SAID.lower(),
+        SAID.replace("\n", "  "),
+        json.dumps(SAID),
+        json.dumps(SAID, ensure_ascii=False),
+        html.escape(SAID),
+        _csv(SAID),
+    ],
+)
+def test_a_text_is_found_however_it_is_written(tmp_path: Path, written: str) -> None:
+    wanted = pattern([SAID, "something else"])
+    assert wanted
+    file = tmp_path / "folder" / "file"
+    file.parent.mkdir()
+    file.write_text(f"before {written} after", encoding="utf-8")
+    length = file.stat().st_size
+    assert list(search(tmp_path, wanted)) == [file]
+    assert list(search(tmp_path, wanted, skip=[file.parent])) == []
+    black_out(file, wanted)
+    left = file.read_text(encoding="utf-8")
+    assert "orbex" not in left.lower() and left.startswith("before ") and left.endswith(" after")
+    assert file.stat().st_size == length
+    assert list(search(tmp_path, wanted)) == []
+
+
+def test_json_stays_json_with_its_other_values(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps({"a": SAID, "b": [f"x {SAID} y", 1.5], "c": "stays"}))
+    wanted = pattern([SAID])
+    assert wanted
+    black_out(file, wanted)
+    left = json.loads(file.read_text())
+    assert (left["b"][1], left["c"]) == (1.5, "stays")
+
+
+def test_packed_files_are_searched_and_packed_again(tmp_path: Path) -> None:
+    file = tmp_path / "old.jsonl.gz"
+    file.write_bytes(gzip.compress(b"keep " + SAID.encode()))
+    wanted = pattern([SAID])
+    assert wanted
+    assert list(search(tmp_path, wanted)) == [file]
+    black_out(file, wanted)
+    assert gzip.decompress(file.read_bytes()).startswith(b"keep ****")
+
+
+def test_a_packed_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.gz").write_bytes(b"no gzip")
+    wanted = pattern(["text"])
+    assert wanted
+    with pytest.raises(ByoaiError, match=r"broken\.gz"):
+        list(search(tmp_path, wanted))
+
+
+@settings(deadline=None)
+@given(st.text(min_size=1).filter(str.strip), st.text(), st.text())
+def test_any_text_is_found_in_json_and_blacked_out_there(text: str, before: str, after: str) -> None:
+    wanted = pattern([text])
+    assert wanted
+    for ascii_only in (True, False):
+        written = json.dumps({"key": f"{before} {text} {after}"}, ensure_ascii=ascii_only)
+        assert not wanted.search(black_out_text(written, wanted).encode("utf-8", "replace"))
+
+
+def test_nothing_to_search_for_is_no_pattern() -> None:
+    assert pattern([]) is None and pattern([" \n"]) is None

@@ -1,0 +1,256 @@
+"""What is forgotten is gone: from every byte of the data folder, and from every model that learned it."""
+
+import contextlib
+import gzip
+import html
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from fine_tuning import forgetting, paths
+from fine_tuning.cli import main
+from fine_tuning.config import FineTuningConfig
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.data_collection.data_export import DataExporter
+from fine_tuning.data_preparation.dataset_builder import build_dataset
+from fine_tuning.engines.base import Engine, ModelSpec
+from fine_tuning.engines.embedded import EmbeddedEngine
+from fine_tuning.errors import Busy, DataError
+from fine_tuning.forgetting import examine, forget
+from fine_tuning.jobs.tuner import Silent
+from fine_tuning.model_management.model_deployer import go_live
+from fine_tuning.model_management.model_registry import Registry
+from fine_tuning.model_management.modelfile import modelfile_text
+from fine_tuning.pipeline import only_one
+
+BASE = "smollm2:135m"
+CONFIG = FineTuningConfig()
+NAME = CONFIG.tuned_name()
+SECRET = 'Zorbexine-"4711" für Ümlaut'
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory, base_gguf: Path) -> Engine:
+    engine = EmbeddedEngine(tmp_path_factory.mktemp("engine"))
+    engine.create(BASE, ModelSpec(from_=base_gguf))
+    return engine
+
+
+@pytest.fixture(autouse=True)
+def no_versions(engine: Engine) -> Iterator[None]:
+    yield
+    remove_versions(engine)
+
+
+def remove_versions(engine: Engine) -> None:
+    for model in engine.list_models():
+        if model.tag.startswith("fine_tuned"):
+            engine.delete(model.tag)
+
+
+def tags(engine: Engine) -> set[str]:
+    return {model.tag for model in engine.list_models()} - {BASE}
+
+
+def make_version(engine: Engine, home: Path, number: int, turns: list[str]) -> Path:
+    """A version that learned `turns`, and its run with all that a run holds. The base under another setting stands for its weights."""
+    run = home / "runs" / f"run-{number}"
+    (run / "checkpoints").mkdir(parents=True)
+    spec = ModelSpec(from_=BASE, parameters={"seed": number})
+    (run / "Modelfile").write_text(modelfile_text(spec, run), encoding="utf-8")
+    paths.write_json(run / "inputs.json", {"seen": turns})
+    paths.write_json(run / "manifest.json", {"version": number})
+    Registry().add(NAME, number, run=str(run.relative_to(home)), turns=turns)
+    engine.create(f"{NAME}:v{number}", spec)
+    return run
+
+
+def fill(engine: Engine, home: Path) -> tuple[ConversationLogger, dict[str, str]]:
+    """A data folder with the secret wherever one can get to; the ids of its turns, by what they are."""
+    log = ConversationLogger()
+    ids = {"clean": log.log_conversation("Where is the printer?", "The printer is upstairs.").id}
+    log.new_session()
+    ids["asked"] = log.log_conversation(f"My word is {SECRET}, keep it.", "I will keep that word.").id
+    ids["edited"] = log.log_conversation("What is it again?", "I do not know.").id
+    log.edit(ids["edited"], f"It is {SECRET.upper()}.")
+    log.edit(ids["edited"], "It is a secret, and stays one.")
+    with log.path.open("ab") as file:
+        file.write(b'{"id": "half", "session_id": "s", "user_message": ' + json.dumps(SECRET).encode() + b"\n")
+    log.turns()  # sets the damaged line aside
+    other = ConversationLogger("before.jsonl")
+    ids["other log"] = other.log_conversation("And in the old log?", f"There it is {SECRET}, too.").id
+    build_dataset(log.conversations(), CONFIG.data_preparation)
+    DataExporter().export_all_formats(log.conversations())
+
+    make_version(engine, home, 1, [ids["clean"]])
+    learned = make_version(engine, home, 2, [ids["clean"], ids["asked"]])
+    for name in ("evaluation.json", "checkpoints/rows.jsonl", "preferences.jsonl"):
+        (learned / name).write_text(json.dumps({"answer": SECRET}))
+    unfinished = home / "runs" / "run-3"
+    unfinished.mkdir()
+    paths.write_json(unfinished / "inputs.json", {"seen": list(ids.values()), "text": SECRET})
+    (home / "runs" / "run-1" / "evaluation.json").write_text(json.dumps({"answer": f"They say {SECRET} here.", "score": 1.5}))
+    (home / "report.html").write_text("<p>" + html.escape(SECRET) + "</p>")
+    (home / "old.log.gz").write_bytes(gzip.compress(SECRET.encode()))
+    (home / "conversations" / ".conversations.jsonl.abcdefgh").write_text(SECRET)
+    for number in (1, 2):
+        go_live(engine, Registry(), NAME, number)
+    Registry().update(NAME, 1, verdict=f"leaks {SECRET}", notes="short")
+    Registry().update(NAME, 1, metrics={"answer": SECRET, "perplexity": 2.5})
+    return log, ids
+
+
+def holding(home: Path, text: str = "orbexine") -> list[str]:
+    """Files that hold a piece of the secret that no way of writing changes but for its case."""
+    found = []
+    for path in sorted(home.rglob("*")):
+        content = path.read_bytes() if path.is_file() else b""
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        if text.encode() in content.lower():
+            found.append(str(path.relative_to(home)))
+    return found
+
+
+def test_no_byte_of_it_is_left_anywhere_and_the_rest_stays(engine: Engine, home: Path) -> None:
+    log, ids = fill(engine, home)
+    assert len(holding(home)) >= 14  # the test looks where it is
+    case = examine(CONFIG, engine, matching=SECRET.lower())
+    assert set(case.turns) == {ids["asked"], ids["edited"], ids["other log"]}
+    assert [version.number for version in case.versions] == [2]
+    outcome = forget(CONFIG, engine, Silent(), case, teach_again=False)
+    assert holding(home) == []
+    assert outcome.left == ()
+    assert [turn.id for turn in log.turns()] == [ids["clean"]]
+    assert log.deleted_ids() == {ids["asked"], ids["edited"]}
+    assert [json.loads(line)["id"] for line in (home / "exports" / "conversations.jsonl").read_text().splitlines()] == [ids["clean"]]
+    assert json.loads((home / "runs" / "run-1" / "evaluation.json").read_text())["score"] == 1.5
+    version = Registry().get(NAME, 1)
+    assert (version.notes, version.metrics["perplexity"]) == ("short", 2.5)
+    assert "leaks" in version.verdict
+    assert not (home / "runs" / "run-2").exists() and not (home / "runs" / "run-3").exists()
+    assert not list((home / "datasets").iterdir())
+    assert not (home / "forgetting.json").exists()
+
+
+def test_the_version_before_answers_if_it_never_learned_it(engine: Engine, home: Path) -> None:
+    _, ids = fill(engine, home)
+    outcome = forget(CONFIG, engine, Silent(), examine(CONFIG, engine, ids["asked"]), teach_again=False)
+    assert outcome.retired == (f"{NAME}:v2",)
+    assert tags(engine) == {f"{NAME}:v1", f"{NAME}:latest"}
+    live = Registry().live(NAME)
+    assert live and live.number == 1
+    assert Registry().get(NAME, 2).state == "retired"
+
+
+def test_the_base_answers_if_every_version_learned_it(engine: Engine, home: Path) -> None:
+    _, ids = fill(engine, home)
+    forget(CONFIG, engine, Silent(), examine(CONFIG, engine, ids["clean"]), teach_again=False)
+    assert tags(engine) == set()
+    assert Registry().live(NAME) is None
+
+
+def test_a_version_of_which_nobody_knows_what_taught_it_goes_too(engine: Engine, home: Path) -> None:
+    _, ids = fill(engine, home)
+    engine.create(f"{NAME}:v7", ModelSpec(from_=BASE, parameters={"seed": 7}))
+    Registry().add(NAME, 7, notes="found in the engine")
+    assert [version.number for version in examine(CONFIG, engine, ids["asked"]).versions] == [2, 7]
+
+
+def test_what_no_version_learned_is_forgotten_without_a_training(engine: Engine, home: Path) -> None:
+    _, ids = fill(engine, home)
+    before = tags(engine)
+    outcome = forget(CONFIG, engine, Silent(), examine(CONFIG, engine, ids["edited"]))
+    assert (outcome.version, outcome.retired, tags(engine)) == ("", (), before)
+
+
+def test_a_session_is_forgotten_as_a_whole(engine: Engine, home: Path) -> None:
+    log, ids = fill(engine, home)
+    session = next(turn.session_id for turn in log.turns() if turn.id == ids["asked"])
+    assert set(examine(CONFIG, engine, session).turns) == {ids["asked"], ids["edited"]}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "matching", "said"), [("nobody", None, "no turn or session"), (None, "a ", "too short"), (None, None, "say which")]
+)
+def test_what_is_not_there_or_would_hit_all_is_refused(engine: Engine, home: Path, wanted: str, matching: str, said: str) -> None:
+    fill(engine, home)
+    with pytest.raises(DataError, match=said):
+        examine(CONFIG, engine, wanted, matching)
+
+
+def test_nothing_is_forgotten_while_a_retrain_runs(engine: Engine, home: Path) -> None:
+    _, ids = fill(engine, home)
+    case = examine(CONFIG, engine, ids["asked"])
+    with only_one(), pytest.raises(Busy):
+        forget(CONFIG, engine, Silent(), case, teach_again=False)
+    assert not (home / "forgetting.json").exists() and holding(home)
+
+
+def test_the_command_shows_asks_and_says_what_is_left(engine: Engine, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    _, ids = fill(engine, home)
+    monkeypatch.setattr("fine_tuning.cli._engine", lambda options, config: engine)
+    assert main(["forget", "--matching", "zorbexine", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert ids["asked"] in said and f"{NAME}:v2 (live)" in said
+    assert holding(home)
+    assert main(["forget", ids["asked"]]) == 2  # nobody to be asked
+    assert "--yes" in capsys.readouterr().err
+    assert main(["lineage", ids["asked"]]) == 0
+    assert f"{NAME}:v2 (live)" in capsys.readouterr().out
+    assert main(["forget", "--matching", "zorbexine", "--yes", "--no-retrain"]) == 0
+    assert "nothing of it is left" in capsys.readouterr().out
+    assert holding(home) == []
+    assert main(["lineage", "--version", "1"]) == 0
+    assert "Where is the printer?" in capsys.readouterr().out
+
+
+def _lines(each: Any) -> Any:
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename != forgetting.__file__:
+            return None
+        if event == "line":
+            each(frame.f_lineno)
+        return trace
+
+    return trace
+
+
+def _forget_until(line: int, where: str) -> None:
+    engine = EmbeddedEngine(Path(where))
+    sys.settrace(_lines(lambda reached: os._exit(9) if reached == line else None))
+    forget(CONFIG, engine, Silent(), examine(CONFIG, engine, matching=SECRET), teach_again=False)
+    os._exit(0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_at_any_line_the_next_call_forgets_the_rest(engine: Engine, home: Path) -> None:
+    fill(engine, home)
+    reached: dict[int, None] = {}
+    sys.settrace(_lines(lambda line: reached.setdefault(line)))
+    forget(CONFIG, engine, Silent(), examine(CONFIG, engine, matching=SECRET), teach_again=False)
+    sys.settrace(None)
+    assert len(reached) > 40
+    for line in list(reached):
+        shutil.rmtree(home)
+        remove_versions(engine)
+        fill(engine, home)
+        child = FORK.Process(target=_forget_until, args=(line, engine.where))
+        child.start()
+        child.join()
+        assert child.exitcode == 9
+        with contextlib.suppress(DataError):  # nothing to go on with: it was killed at its last line
+            text = SECRET if ConversationLogger().find(SECRET) else None
+            forget(CONFIG, engine, Silent(), examine(CONFIG, engine, matching=text), teach_again=False)
+        assert holding(home) == [], f"killed at line {line}"
+        assert tags(engine) == {f"{NAME}:v1", f"{NAME}:latest"}
+        assert not (home / "forgetting.json").exists()
