@@ -103,11 +103,12 @@ class ConversationLogger:
             "timestamp": _now(),
             "user_message": user_message,
             "bot_response": bot_response,
-            "metadata": metadata or {},
+            # A rating or an edit that comes with a turn (with what is imported, say) is not the owner's.
+            "metadata": {key: fact for key, fact in (metadata or {}).items() if key not in _OWNERS},
         }
         line = _line(record)
         try:
-            turn = _unclaimed(Turn.model_validate_json(line))
+            turn = Turn.model_validate_json(line)
         except ValidationError as error:
             fault = error.errors()[0]
             raise DataError(f"cannot log this turn: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
@@ -310,7 +311,7 @@ class _Log:
         return owner is not None
 
     def _take_turn(self, line: bytes) -> str | None:
-        turn = _unclaimed(Turn.model_validate_json(line))
+        turn = Turn.model_validate_json(line)
         return turn.id if self.turns.setdefault(turn.id, turn) is turn else None
 
     def _take_event(self, record: Any) -> str | None:
@@ -334,13 +335,6 @@ def _is_event(record: Any) -> bool:
             return isinstance(record.get("excluded"), bool)
         case kind:
             return isinstance(kind, str)
-
-
-def _unclaimed(turn: Turn) -> Turn:
-    """The turn without a rating or an edit that came with it (with what was imported, say): such are not the owner's."""
-    if turn.metadata.keys().isdisjoint(_OWNERS):
-        return turn
-    return turn.model_copy(update={"metadata": {key: fact for key, fact in turn.metadata.items() if key not in _OWNERS}})
 
 
 def _apply(turn: Turn, event: dict[str, Any]) -> Turn:
