@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     retrain.add_argument("--sample", action="store_true", help="learn the shipped sample (profile `sample`) instead of your chats")
     retrain.add_argument("--if-new", type=int, metavar="N", help="do nothing with fewer than N new turns since the last version (for cron)")
     retrain.add_argument("--dry-run", action="store_true", help="show what would be learned, and the memory and time it would take")
+    retrain.add_argument("--auto", action="store_true", help="lower batch, length or rank until the training fits into the memory")
     retrain.add_argument("--force", action="store_true", help="go on with little data")
 
     ask = add("ask", _ask, "ask one question in the terminal")
@@ -133,7 +134,7 @@ def _retrain(options: argparse.Namespace) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.append(1) if not stopped else sys.exit(130))  # the second time: at once
     terminal = Terminal()
-    request = Request(options.sample, options.if_new, options.force, lambda: bool(stopped))
+    request = Request(options.sample, options.if_new, options.force, options.auto, lambda: bool(stopped))
     with terminal:
         if options.dry_run:
             plan = make_plan(config, _engine(options, config), terminal, request)

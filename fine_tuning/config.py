@@ -135,6 +135,10 @@ class FineTuningConfig(_Section):
     def runs_dir(self) -> Path:
         return paths.home() / self.training.output_dir
 
+    def changed(self, overrides: dict[str, Any]) -> "FineTuningConfig":
+        """With other values, by dotted keys: `{"training.num_epochs": 5}`. Pydantic's ValidationError for a wrong one."""
+        return FineTuningConfig.model_validate(_override(self.model_dump(), overrides))
+
     def tuned_name(self) -> str:
         """The fine-tuned model's name without version: `fine_tuned_smollm2-135m`."""
         return self.deployment.model_name_prefix + paths.slug(self.deployment.model_name or self.training.base_model)
@@ -151,11 +155,7 @@ def load_config(path: Path | None = None, profile: str | None = None, overrides:
     merged: dict[str, Any] = {}
     for file in files:
         merged = _merge(merged, _read(file))
-    for dotted, value in (overrides or {}).items():
-        nested: Any = value
-        for key in reversed(dotted.split(".")):
-            nested = {key: nested}
-        merged = _merge(merged, nested)
+    merged = _override(merged, overrides or {})
     try:
         return FineTuningConfig.model_validate(merged)
     except ValidationError as error:
@@ -183,6 +183,15 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{file} must hold sections (data_collection, training, ...), not a {type(value).__name__}")
     return value
+
+
+def _override(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    for dotted, value in overrides.items():
+        nested: Any = value
+        for key in reversed(dotted.split(".")):
+            nested = {key: nested}
+        values = _merge(values, nested)
+    return values
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

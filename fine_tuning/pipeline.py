@@ -19,7 +19,7 @@ import psutil
 import yaml
 
 from fine_tuning import paths
-from fine_tuning.config import FineTuningConfig
+from fine_tuning.config import FineTuningConfig, Training
 from fine_tuning.conversation import Conversation, Message, Turn, conversations_of
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_cleaner import DataCleaner
@@ -64,6 +64,7 @@ class Request:
     sample: bool = False  # learn the shipped sample instead of the log
     if_new: int | None = None  # do nothing with fewer new turns than this
     force: bool = False  # go on with little data
+    auto: bool = False  # lower what does not fit into the memory
     cancelled: Callable[[], bool] = lambda: False
 
 
@@ -83,6 +84,7 @@ class Plan:
     counts: dict[str, dict[str, int]]  # by split: conversations, rows, tokens, trained_tokens, ...
     replay_prompts: int
     estimate: "Estimate"
+    fitting: dict[str, Any] | None  # what to lower if it does not fit, to the largest settings that do
     seen: tuple[str, ...]  # the ids of the log's turns
 
 
@@ -141,6 +143,7 @@ class _Retrain:
             return Outcome(reason=f"{len(new)} new turn(s) since the last version, fewer than {least}: nothing to do")
         plan = self.plan(log)
         self.check(plan)
+        self.reporter.note(f"about {plan.estimate.memory / 1e9:.1f} GB of memory and {plan.estimate.seconds / 60:.1f} minutes of training")
         run, plan = self.open_run(plan)
         replay = self.replay(plan)
         with self.memory_for(plan):
@@ -164,10 +167,17 @@ class _Retrain:
         return logger.turns()
 
     def plan(self, log: list[Turn] | None = None) -> Plan:
-        """Clean, split and tokenise; nothing is loaded or trained."""
-        from fine_tuning.training import memory
-        from fine_tuning.training.hardware import gemm_flops
+        """Clean, split and tokenise; nothing is loaded or trained. With `--auto`, for settings that fit into the memory."""
+        plan = self._plan(log)
+        if not (self.request.auto and plan.fitting):
+            return plan
+        lowered = " ".join(f"{key}={value}" for key, value in plan.fitting.items())
+        needed, free = plan.estimate.memory / 1e9, plan.estimate.available / 1e9
+        self.reporter.note(f"this would need about {needed:.1f} GB of memory, and {free:.1f} GB are free: --auto takes {lowered}")
+        self.config = self.config.changed(plan.fitting)
+        return self._plan(log)
 
+    def _plan(self, log: list[Turn] | None) -> Plan:
         with self.stage("Reading what was said"):
             log = self.collect() if log is None else log
             if not log:
@@ -182,14 +192,7 @@ class _Retrain:
             max_length = self.config.data_preparation.max_length
             rows = tokenize_dataset(dataset.path, self.render, self.vocabulary, max_length, f"{self.engine.name} {base.digest}")
             counts = paths.read_json(rows / MANIFEST)["splits"]
-        replays = self.config.training.replay.prompts
-        sizes = memory.Sizes(
-            rows=counts["train"]["rows"] + replays,
-            tokens=counts["train"]["tokens"] + replays * 40,
-            supervised=counts["train"]["trained_tokens"] + replays * 25,
-            longest=_longest(rows / "train.jsonl"),
-        )
-        estimate = memory.estimate(memory.shape_of(read_header(base.gguf)), self.config.training, sizes, gemm_flops())
+        estimate, fitting = self.estimate(base, rows)
         return Plan(
             name=self.name,
             base=base,
@@ -201,10 +204,28 @@ class _Retrain:
             dataset=dataset,
             rows=rows,
             counts=counts,
-            replay_prompts=replays,
+            replay_prompts=self.config.training.replay.prompts,
             estimate=estimate,
+            fitting=fitting,
             seen=tuple(turn.id for turn in log),
         )
+
+    def estimate(self, base: ModelDetails, rows: Path) -> tuple["Estimate", dict[str, Any] | None]:
+        """What the training will take, and, if that is too much, what to lower."""
+        from fine_tuning.training import memory
+        from fine_tuning.training.hardware import choose_dtype, free_memory, gemm_flops, has_gpu
+
+        settings, dtype = self.config.training, choose_dtype(self.config.training.dtype)
+        shape, learned = memory.shape_of(read_header(base.gguf)), memory.read_rows(rows / "train.jsonl")
+        learned += memory.guess_replay(learned, settings.replay.prompts, settings.replay.max_new_tokens)
+        machine = gemm_flops(dtype), free_memory(), dtype.itemsize, has_gpu()
+
+        def at(training: Training, max_length: int) -> "Estimate":
+            return memory.estimate(shape, training, memory.workload(learned, training, max_length), *machine)
+
+        longest = max(len(row.ids) for row in learned)
+        estimate = at(settings, longest)
+        return estimate, None if estimate.fits else memory.largest_fitting(settings, longest, at)
 
     def clean(self, conversations: list[Conversation]) -> tuple[list[Conversation], dict[str, int], dict[str, int]]:
         limits = self.config.data_collection
@@ -232,7 +253,7 @@ class _Retrain:
                 f"Training data too small: {plan.kept_turns} question-answer pairs, and {least}+ are recommended (training.min_pairs). "
                 "Chat more, or go on with --force"
             )
-        memory.require(plan.estimate, self.config.training, plan.base.tag)
+        memory.require(plan.estimate, self.config.training, plan.base.tag, plan.fitting)
 
     # The base
 

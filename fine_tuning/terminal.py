@@ -89,7 +89,7 @@ def show_plan(plan: "Plan", config: "FineTuningConfig") -> None:
         ("to learn", f"{train['tokens']} tokens, {train['trained_tokens']} of them answers, {config.training.num_epochs} times"),
         ("to keep", f"{plan.replay_prompts} general prompts, answered by the base itself"),
         ("method", f"{config.training.method}, r={config.training.lora_r}, {estimate.steps} steps of {config.training.batch_size}"),
-        ("memory", f"about {estimate.memory / 1e9:.1f} GB ({estimate.available / 1e9:.1f} GB free)"),
+        ("memory", f"about {estimate.memory / 1e9:.1f} GB ({estimate.available / 1e9:.1f} GB free)" + _lower(plan)),
         ("time", f"about {clock(estimate.seconds)} for the training"),
     ]
     table = Table(title="What would be learned", title_justify="left", show_header=False, box=None, padding=(0, 2))
@@ -206,6 +206,13 @@ def clock(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _lower(plan: "Plan") -> str:
+    if plan.estimate.fits:
+        return ", with the base in four bits" if plan.estimate.nf4 else ""
+    changes = plan.fitting and " ".join(f"{key}={value}" for key, value in plan.fitting.items())
+    return f": too much; {f'with {changes} it fits (--auto)' if changes else 'choose a smaller training.base_model'}"
 
 
 def _reasons(before: str, counts: dict[str, int]) -> str:

@@ -5,6 +5,7 @@ import resource
 import sys
 import time
 
+import psutil
 import torch
 
 
@@ -18,6 +19,13 @@ def peak_memory() -> int:
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def free_memory() -> int:
+    """Bytes that are free now where the training runs: the GPU's memory, or the machine's."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    return psutil.virtual_memory().available
 
 
 def choose_dtype(wanted: str = "auto") -> torch.dtype:

@@ -1,57 +1,116 @@
-"""Peak memory and time of a training, estimated from the model's shape before anything is loaded."""
+"""Peak memory and time of a training, estimated from shapes and token counts before anything is loaded.
 
+The peak is the end of a forward pass, when all that the backward pass needs is held. What it is made of (`Estimate.parts`, bytes):
+
+runtime      Python, torch, transformers and the Trainer, with no model yet
+weights      the base: in the number format of the training, or (QLoRA that does not fit otherwise) its layers in NF4
+loading      the largest weight twice more, while it is dequantised; no part of the peak once the activations are larger
+training     gradient and Adam's two moments of whatever is trained, and an adapter's own weights; all fp32
+activations  what each layer saves of each token (`_saved`), and on a CPU the holes that the allocator leaves between
+mask         SDPA makes each layer its own copy [T, T] of the mask, in the training's number format
+logits       [N, vocabulary] in fp32, for the N supervised tokens only; replayed ones need more for their divergence
+
+T, the tokens that a step computes, is the size of the batch's prefix tree (packing.py), counted here from the token rows themselves.
+benchmarks/memory.py compares all this with what is measured, and says how to calibrate it anew.
+"""
+
+import json
 import math
-from dataclasses import dataclass
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-import psutil
-
-from fine_tuning.config import Training
+from fine_tuning.config import FineTuningMethod, Training
 from fine_tuning.engines.gguf_header import GgufHeader
 from fine_tuning.errors import NotEnoughMemory
 
-_RUNTIME = 600 << 20  # bytes that Python, torch and transformers hold before a model is loaded (measured)
-_LINEAR_SAVED = 26  # numbers of the hidden width kept for the backward pass, a token and layer: norms, projections, attention (measured)
-_FEED_FORWARD_SAVED = 7  # of the feed-forward width
-_EFFICIENCY = 0.5  # of the matrix products' speed, over a whole step (measured)
-_LOGITS_COPIES = 4  # logits, their log-softmax, and the gradients of both
+# Measured on a CPU (benchmarks/memory.py); the others follow from what torch keeps.
+_RUNTIME = 940 << 20  # bytes
+_HOLES = 1.8  # glibc does not give a freed block again to an aligned request of the same size, and torch aligns all of its tensors
+_EFFICIENCY = 0.5  # of the matrix products' speed, over a whole step
+_STEP_OVERHEAD = 0.05  # seconds a step that do not grow with it: Python, the optimiser, the report
+
+_LOGITS_COPIES = 3  # logits, their exponentials, and the gradient
+_REPLAY_COPIES = 4  # the model's probabilities of the replayed tokens, and the slope while it is built
+_NF4_BYTES = 0.5 + 4 / 64  # a weight, and its share of a block's scale (QLoRA, arXiv 2305.14314)
+_TEACHER_BATCH = 8  # replay rows that the base looks at together (trainer.teach)
+_MARGIN = 0.95  # of the free memory that lowered settings may fill: what is free changes
+_SAMPLED_BATCHES = 100  # batches whose size is counted exactly; more say nothing more
+
+LEAST_LENGTH = 64  # tokens below which a conversation is no longer one
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the estimate needs to know of a model."""
+    """What the estimate needs to know of a model. Widths are numbers a token; `inputs` and `outputs` are sums over one layer's matrices."""
 
     parameters: int
     layers: int
     hidden: int
+    attention: int  # of all heads together
     feed_forward: int
-    heads: int
     vocabulary: int
+    linear: int  # weights that multiply every token: all layers' matrices
+    matrices: int  # of a layer
+    inputs: int
+    outputs: int
+    largest: int  # weights of the largest tensor
 
     @property
-    def linear(self) -> int:
-        """The weights that multiply every token: all but the embedding."""
-        return self.parameters - self.vocabulary * self.hidden
+    def largest_matrix(self) -> int:
+        """Weights of the largest matrix in a layer."""
+        return self.hidden * max(self.feed_forward, self.attention)
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """What is to be learned in one epoch."""
+class Row:
+    """A conversation's tokens, and how many of them carry loss."""
 
-    rows: int
-    tokens: int
-    supervised: int  # tokens that carry loss
-    longest: int  # tokens of the longest row
+    ids: tuple[int, ...]
+    targets: int
+    replayed: bool = False
+
+    def cut(self, length: int) -> "Row":
+        """The row as a smaller `max_length` would leave it (about: it is really cut at a turn)."""
+        return self if len(self.ids) <= length else replace(self, ids=self.ids[:length], targets=min(self.targets, length - 1))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step computes."""
+
+    tokens: int  # of the prefix tree
+    targets: int  # of them that carry loss
+    replayed: int = 0  # of the targets that are held to the base's answer
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One epoch: how many steps, and a sample of their batches in which the one with the longest row is."""
+
+    steps: int
+    batches: tuple[Batch, ...]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes at the peak and seconds of the training."""
+    """Bytes at the peak, by what they are for; seconds of all the training's steps."""
 
-    memory: int
+    parts: dict[str, int]
     seconds: float
     steps: int
-    available: int  # bytes of memory that are free now
+    available: int  # bytes that are free now, where the training runs
+    nf4: bool = False  # whether the base has to be held in four bits
+
+    @cached_property
+    def memory(self) -> int:
+        held = self.parts["runtime"] + self.parts["weights"]
+        step = sum(self.parts[part] for part in ("training", "activations", "mask", "logits"))
+        return held + max(self.parts["loading"], step)
 
     @property
     def fits(self) -> bool:
@@ -61,45 +120,194 @@ class Estimate:
 def shape_of(header: GgufHeader) -> Shape:
     """The shape of the model in a GGUF."""
 
-    def number(key: str) -> int:
-        return int(header.metadata[f"{header.architecture}.{key}"])
+    def number(key: str, default: int = 0) -> int:
+        return int(header.metadata.get(f"{header.architecture}.{key}", default))
 
+    hidden, heads, layers = number("embedding_length"), number("attention.head_count"), number("block_count")
+    matrices = [shape for name, shape in header.tensors.items() if name.startswith("blk.") and len(shape) > 1]
+    sizes = [math.prod(shape) for shape in header.tensors.values()]
     return Shape(
-        parameters=sum(math.prod(shape) for shape in header.tensors.values()),
-        layers=number("block_count"),
-        hidden=number("embedding_length"),
+        parameters=sum(sizes),
+        layers=layers,
+        hidden=hidden,
+        attention=heads * number("attention.key_length", hidden // heads),
         feed_forward=number("feed_forward_length"),
-        heads=number("attention.head_count"),
         vocabulary=header.tensors["token_embd.weight"][1],
+        linear=sum(map(math.prod, matrices)),
+        matrices=len(matrices) // layers,
+        inputs=sum(shape[0] for shape in matrices) // layers,
+        outputs=sum(shape[1] for shape in matrices) // layers,
+        largest=max(sizes),
     )
 
 
-def estimate(shape: Shape, settings: Training, sizes: Sizes, flops: float, bytes_per_weight: int = 4) -> Estimate:
-    """What training on `sizes` takes. `flops` is what this machine's matrix products reach, a second."""
-    rows = max(sizes.rows, 1)
-    batch = max(sizes.longest, settings.batch_size * sizes.tokens // rows)
-    targets = settings.batch_size * sizes.supervised // rows
-    saved = shape.hidden * _LINEAR_SAVED + shape.feed_forward * _FEED_FORWARD_SAVED + 2 * shape.heads * batch
-    adapter = 2 * settings.lora_r * shape.layers * (8 * shape.hidden + 3 * shape.feed_forward)
-    memory = (
-        _RUNTIME
-        + shape.parameters * (bytes_per_weight + 4)  # while it loads, the file's tensors lie beside the model's
-        + batch * shape.layers * saved * bytes_per_weight
-        + targets * shape.vocabulary * 4 * _LOGITS_COPIES
-        + adapter * 16  # weight, gradient, and Adam's two moments
-    )
-    steps = -(-rows // settings.batch_size) * settings.num_epochs
-    # Forward 2, backward to the inputs 2 operations a weight and token: frozen weights have no gradient of their own.
-    work = 4 * (shape.linear * sizes.tokens + shape.vocabulary * shape.hidden * sizes.supervised) * settings.num_epochs
-    return Estimate(memory, work / (_EFFICIENCY * flops), steps, psutil.virtual_memory().available)
+def read_rows(path: Path) -> list[Row]:
+    """The token rows in a JSONL file."""
+    rows = []
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            record = json.loads(line)
+            rows.append(Row(tuple(record["input_ids"]), sum(record["trained"][1:])))
+    return rows
 
 
-def require(estimate: Estimate, settings: Training, base: str | Path) -> None:
-    """NotEnoughMemory, with what to lower, when the training would not fit."""
+def guess_replay(rows: Sequence[Row], count: int, new_tokens: int, prompt_tokens: int = 16) -> list[Row]:
+    """`count` rows as the base's answers to general prompts will be: the head that all rows share, then tokens of their own."""
+    head = min((shared_head(before.ids, row.ids) for before, row in pairwise(rows)), default=0)
+    prefix = rows[0].ids[:head] if rows else ()
+    own = prompt_tokens + new_tokens
+    return [Row(prefix + tuple(-1 - index * own - i for i in range(own)), new_tokens, replayed=True) for index in range(count)]
+
+
+def workload(rows: Sequence[Row], settings: Training, max_length: int | None = None) -> Workload:
+    """The batches of an epoch over `rows` in random order (`settings.seed`), each row cut to `max_length` tokens."""
+    order = list(rows if max_length is None else (row.cut(max_length) for row in rows))
+    random.Random(settings.seed).shuffle(order)
+    groups = [order[start : start + settings.batch_size] for start in range(0, len(order), settings.batch_size)]
+    sampled = sorted(groups, key=lambda group: max(len(row.ids) for row in group), reverse=True)
+    if len(groups) > _SAMPLED_BATCHES:  # the one with the longest row, and others at random
+        sampled = [sampled[0], *random.Random(settings.seed).sample(sampled[1:], _SAMPLED_BATCHES - 1)]
+    return Workload(len(groups), tuple(_batch(group, padded=settings.backend == "trl") for group in sampled))
+
+
+def _batch(rows: Sequence[Row], padded: bool) -> Batch:
+    if padded:
+        tokens = len(rows) * max(len(row.ids) for row in rows)
+        return Batch(tokens, tokens)  # TRL takes logits of every token
+    replayed = sum(row.targets for row in rows if row.replayed)
+    return Batch(tree_size([row.ids for row in rows]), sum(row.targets for row in rows), replayed)
+
+
+def tree_size(rows: Sequence[Sequence[int]]) -> int:
+    """Tokens of the rows' prefix tree. In sorted order a row adds what it does not share with the one before."""
+    ordered = sorted(map(tuple, rows))
+    return sum(map(len, ordered)) - sum(shared_head(before, row) for before, row in pairwise(ordered))
+
+
+def shared_head(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two rows share at their beginning."""
+    return next((index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def estimate(
+    shape: Shape, settings: Training, work: Workload, flops: float, available: int, bytes_per_weight: int = 4, on_gpu: bool = False
+) -> Estimate:
+    """What training on `work` takes, for every epoch of `settings`.
+
+    `flops`: floating-point operations a second that this machine's matrix products reach. `bytes_per_weight`: of the training's number
+    format. QLoRA is taken as dequantised once if that fits into `available` bytes, else as NF4.
+    """
+    parts = _parts(shape, settings, work, bytes_per_weight)
+    if not on_gpu:  # there, what is free is free of torch already, and the allocator fills its holes
+        parts |= {"runtime": _RUNTIME, "activations": int(_HOLES * parts["activations"])}
+    seconds = sum(_seconds(shape, settings, batch, flops) for batch in work.batches) / max(len(work.batches), 1)
+    steps = work.steps * settings.num_epochs
+    whole = Estimate(parts, steps * seconds, steps, available)
+    if whole.fits or settings.method is not FineTuningMethod.QLORA:
+        return whole
+    return replace(whole, parts={**parts, "weights": _nf4(shape, bytes_per_weight)}, nf4=True)
+
+
+def _parts(shape: Shape, settings: Training, work: Workload, width: int) -> dict[str, int]:
+    def most(of: Callable[[Batch], int]) -> int:
+        return max(map(of, work.batches), default=0)
+
+    full = settings.method == "full"
+    trained = shape.parameters if full else _adapter(shape, settings)
+    logits = most(lambda batch: _LOGITS_COPIES * batch.targets + _REPLAY_COPIES * batch.replayed) * shape.vocabulary * 4
+    teaching = 2 * _TEACHER_BATCH * settings.replay.max_new_tokens * shape.vocabulary * 4 if settings.replay.prompts else 0
+    return {
+        "runtime": 0,
+        "weights": shape.parameters * width,
+        "loading": 2 * shape.largest * width + teaching,
+        "training": trained * (12 if full else 16),
+        "activations": most(lambda batch: batch.tokens) * shape.layers * _saved(shape, settings, width),
+        "mask": most(lambda batch: batch.tokens) ** 2 * (shape.layers * width + 1),
+        "logits": logits,
+    }
+
+
+def _saved(shape: Shape, settings: Training, width: int) -> int:
+    """Bytes that a layer keeps of each token for the backward pass, as counted with `saved_tensors_hooks` (tests/training/test_memory.py).
+
+    Both norms' inputs (in fp32); queries, keys, values (repeated for every head) and the attention's output; of the feed-forward the gate
+    before and after its activation, and its partner; and the input of every matrix that is trained or has an adapter.
+    """
+    kept = 2 * shape.hidden * 4 + (4 * shape.attention + 3 * shape.feed_forward) * width
+    shared = (2 * shape.hidden + shape.feed_forward) * width  # norms' and gate's outputs; the attention's is there already
+    if settings.method == "full":
+        return kept + shared + 2 * shape.hidden * width  # the norms' weights are trained too
+    low = settings.lora_r * shape.matrices * 4
+    if settings.lora_dropout:
+        return kept + low + 2 * shape.inputs * 4  # each adapter's own dropped-out input, and its noise
+    return kept + low + (shared if width == 4 else shape.inputs * 4)  # in another number format each adapter has its own copy
+
+
+def _adapter(shape: Shape, settings: Training) -> int:
+    """Parameters of a LoRA adapter on every matrix of every layer."""
+    return settings.lora_r * shape.layers * (shape.inputs + shape.outputs)
+
+
+def _nf4(shape: Shape, width: int) -> int:
+    """The layers' matrices in four bits, the rest (embedding, norms) as it is, and one matrix at a time dequantised."""
+    return int(shape.linear * _NF4_BYTES) + (shape.parameters - shape.linear + shape.largest_matrix) * width
+
+
+def _seconds(shape: Shape, settings: Training, batch: Batch, flops: float) -> float:
+    """One step. Operations: two for each weight forward, two backward to the input, two for a weight's own gradient (arXiv 2001.08361);
+    attention over the whole mask: two products forward, five backward."""
+    full = settings.method == "full"
+    weights = shape.linear * batch.tokens + shape.vocabulary * shape.hidden * batch.targets
+    adapters = 0 if full else 6 * _adapter(shape, settings) * batch.tokens
+    attention = 14 * shape.layers * shape.attention * batch.tokens**2
+    return ((6 if full else 4) * weights + adapters + attention) / (_EFFICIENCY * flops) + _STEP_OVERHEAD
+
+
+# When it does not fit
+
+
+def largest_fitting(settings: Training, max_length: int, at: Callable[[Training, int], Estimate]) -> dict[str, Any] | None:
+    """What to lower so that it fits, as dotted settings: the batch; if one conversation is too much, the length too; at last the rank.
+
+    `at` estimates for other settings and lengths. The last one named is as large as fits. None when nothing is small enough.
+    """
+    lowered: dict[str, Any] = {}
+
+    def fits(changes: dict[str, Any]) -> bool:
+        training = {key.removeprefix("training."): value for key, value in changes.items() if key.startswith("training.")}
+        found = at(settings.model_copy(update=training), changes.get("data_preparation.max_length", max_length))
+        return found.memory <= _MARGIN * found.available
+
+    knobs = [("training.batch_size", settings.batch_size, 1), ("data_preparation.max_length", max_length, min(LEAST_LENGTH, max_length))]
+    if settings.method in (FineTuningMethod.LORA, FineTuningMethod.QLORA):
+        knobs.append(("training.lora_r", settings.lora_r, 1))
+    for key, now, least in knobs:
+        if fits({**lowered, key: least}):
+            return {**lowered, key: _largest(least, now, lambda value, key=key: fits({**lowered, key: value}))}  # type: ignore[misc]
+        lowered[key] = least
+    return None
+
+
+def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """The largest number from `low`, which fits, to below `high`, which does not."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def require(estimate: Estimate, settings: Training, base: str | Path, fitting: dict[str, Any] | None) -> None:
+    """NotEnoughMemory, with what to lower (`fitting`, see `largest_fitting`), when the training would not fit."""
     if estimate.fits:
         return
+    largest = max((part for part in estimate.parts if part not in ("runtime", "loading")), key=lambda part: estimate.parts[part])
+    if fitting:
+        lower = " ".join(f"--set {key}={value}" for key, value in fitting.items())
+        cure = f"The largest that fits: {lower} (--auto takes it)."
+    else:
+        smaller = "training.method lora, or a smaller" if settings.method == "full" else "a smaller"
+        cure = f"No setting makes it fit: choose {smaller} training.base_model."
     raise NotEnoughMemory(
-        f"training {base} needs about {estimate.memory / 1e9:.1f} GB of memory, and {estimate.available / 1e9:.1f} GB are free. "
-        f"Lower training.batch_size (now {settings.batch_size}), data_preparation.max_length, or training.lora_r (now {settings.lora_r}); "
-        "close other programs; or choose a smaller training.base_model."
+        f"training {base} needs about {estimate.memory / 1e9:.1f} GB of memory ({estimate.parts[largest] / 1e9:.1f} GB of it {largest}), "
+        f"and {estimate.available / 1e9:.1f} GB are free. {cure} Closing other programs helps too."
     )

@@ -1,0 +1,125 @@
+"""The estimate of memory and time (fine_tuning/training/memory.py) beside what real trainings of the default base take.
+
+    python benchmarks/memory.py                  # the table, each setting in a process of its own
+    python benchmarks/memory.py short --steps 4  # one of them
+
+Rows are random tokens: only their lengths matter here. To calibrate anew, after a change of the training or of torch: what a layer saves
+is counted exactly by tests/training/test_memory.py; mend `_saved` until it passes. Then solve for the measured constants on a quiet
+machine: `_RUNTIME` is the peak of `short` less all other parts, `_HOLES` is what makes the rest of `long` its activations,
+`_EFFICIENCY` and `_STEP_OVERHEAD` follow from the steps of `long` and `short`.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from fine_tuning.config import Replay, Training
+from fine_tuning.engines.default_base import fetch_default_base
+from fine_tuning.engines.gguf_header import read_header
+from fine_tuning.training import memory
+
+
+@dataclass(frozen=True)
+class Setting:
+    batch: int
+    head: int  # tokens that all rows share
+    own: int  # tokens of each row's own, at most; at least half as many
+    answer: int  # of them that carry loss
+    rank: int = 16
+    replay: int = 0
+
+
+SETTINGS = {
+    "short": Setting(batch=4, head=30, own=40, answer=20),
+    "long": Setting(batch=8, head=30, own=90, answer=60, rank=32),
+    "wide": Setting(batch=16, head=60, own=50, answer=25),
+    "replay": Setting(batch=8, head=30, own=50, answer=25, replay=16),
+}
+
+
+def rows(setting: Setting, count: int, seed: int) -> list[dict[str, list[int]]]:
+    draw = random.Random(seed)
+    head = [random.Random(0).randrange(1000, 40_000) for _ in range(setting.head)]
+    made = []
+    for _ in range(count):
+        own = draw.randint(setting.own // 2, setting.own)
+        answer = min(setting.answer, own)
+        ids = head + [draw.randrange(1000, 40_000) for _ in range(own)]
+        made.append({"input_ids": ids, "trained": [0] * (len(ids) - answer) + [1] * answer})
+    return made
+
+
+def measure(setting: Setting, steps: int) -> dict[str, float]:
+    """Estimated and measured bytes at the peak, and seconds a step, of one training in this process."""
+    from fine_tuning.training.hardware import free_memory, gemm_flops
+    from fine_tuning.training.trainer import Progress, train
+
+    settings = Training(
+        method="lora",
+        batch_size=setting.batch,
+        lora_r=setting.rank,
+        num_epochs=1,
+        warmup_ratio=0,
+        dtype="float32",
+        save_steps=1_000_000,
+        replay=Replay(prompts=setting.replay, max_new_tokens=setting.answer),
+    )
+    base = fetch_default_base()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file, count in (("train", steps * setting.batch - setting.replay), ("replay", setting.replay), ("validation", 0)):
+            lines = (json.dumps(row) + "\n" for row in rows(setting, count, len(file)))
+            (folder / f"{file}.jsonl").write_text("".join(lines))
+        learned = memory.read_rows(folder / "train.jsonl")
+        learned += memory.guess_replay(learned, setting.replay, setting.answer)
+        work = memory.workload(learned, settings)
+        found = memory.estimate(memory.shape_of(read_header(base)), settings, work, gemm_flops(), free_memory())
+        ends: list[float] = []
+
+        def report(progress: Progress) -> None:
+            ends.append(time.perf_counter())
+
+        result = train(base, folder, folder / "run", settings, folder / "replay.jsonl" if setting.replay else None, report)
+    step = statistics.median(after - before for before, after in pairwise(ends))
+    return {
+        "tokens": statistics.mean(batch.tokens for batch in work.batches),
+        "estimate": found.memory,
+        "peak": result.memory,
+        "estimated_step": found.seconds / found.steps,
+        "step": step,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="*", choices=[*SETTINGS, []], help="default: all")
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--child", choices=SETTINGS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(measure(SETTINGS[options.child], options.steps)))
+        return
+    print("| setting | tokens a step | peak MB: estimate | measured | ratio | s a step: estimate | measured | ratio |", flush=True)
+    print("|---|---|---|---|---|---|---|---|", flush=True)
+    for name in options.settings or SETTINGS:
+        # The parent holds no torch: on Linux a child's peak begins at what its parent held.
+        command = [sys.executable, __file__, "--child", name, "--steps", str(options.steps)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(done.stderr[-4000:])
+        run = json.loads(done.stdout.splitlines()[-1])
+        space = f"{run['estimate'] / 1e6:.0f} | {run['peak'] / 1e6:.0f} | {run['estimate'] / run['peak']:.2f}"
+        speed = f"{run['estimated_step']:.2f} | {run['step']:.2f} | {run['estimated_step'] / run['step']:.2f}"
+        print(f"| {name} | {run['tokens']:.0f} | {space} | {speed} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""The estimate of memory and time: what it counts is what torch keeps, and what it advises fits."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from token_rows import VOCABULARY, random_rows
+
+from fine_tuning.config import Replay, Training
+from fine_tuning.engines.gguf_header import read_header
+from fine_tuning.errors import NotEnoughMemory
+from fine_tuning.training import memory
+from fine_tuning.training.memory import Batch, Estimate, Row, Shape, Workload, estimate, largest_fitting, tree_size, workload
+
+SMOL = Shape(
+    parameters=134_515_008,
+    layers=30,
+    hidden=576,
+    attention=576,
+    feed_forward=1536,
+    vocabulary=49152,
+    linear=106_168_320,
+    matrices=7,
+    inputs=4992,
+    outputs=5184,
+    largest=49152 * 576,
+)
+TINY = replace(SMOL, layers=1, hidden=64, attention=64, feed_forward=192, inputs=576, outputs=640)
+LORA = Training(method="lora", replay=Replay(prompts=0))
+
+
+def bytes_saved(layers: int, tokens: int, settings: Training, dtype: torch.dtype) -> int:
+    """What autograd keeps for the backward pass of a real model, weights not counted, each storage once."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from fine_tuning.training.methods import METHODS
+    from fine_tuning.training.packing import Row, pack, packed_loss
+
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=64, intermediate_size=192, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2
+    )
+    model = METHODS[settings.method].attach(LlamaForCausalLM(config).to(dtype), settings).train()
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: list[torch.Tensor] = []
+    draw = random.Random(1)
+    row = Row([draw.randrange(VOCABULARY) for _ in range(tokens)], [False] * (tokens - 2) + [True] * 2)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        packed_loss(model, pack([row]))
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in kept}
+    return sum(size for pointer, size in storages.items() if pointer not in weights)
+
+
+@pytest.mark.parametrize(("dtype", "dropout"), [(torch.float32, 0.0), (torch.float32, 0.1), (torch.bfloat16, 0.0), (torch.bfloat16, 0.1)])
+def test_what_a_layer_saves_is_what_torch_saves(dtype, dropout):
+    settings, tokens = LORA.model_copy(update={"lora_r": 4, "lora_dropout": dropout}), 100
+    measured = bytes_saved(3, tokens, settings, dtype) - bytes_saved(2, tokens, settings, dtype)
+    mask = tokens**2 * dtype.itemsize
+    assert tokens * memory._saved(TINY, settings, dtype.itemsize) + mask == pytest.approx(measured, rel=0.02)
+
+
+def test_the_tree_counted_is_the_tree_that_is_computed():
+    from fine_tuning.training.packing import Row, pack
+
+    for seed in range(20):
+        rows = random_rows(random.Random(seed).randint(1, 12), seed, head=seed % 5)
+        packed = pack([Row(row["input_ids"], [bool(flag) for flag in row["trained"]]) for row in rows])
+        assert tree_size([row["input_ids"] for row in rows]) == packed["input_ids"].numel()
+
+
+def test_a_workload_has_every_step_and_the_longest_row(tmp_path):
+    rows = [Row(tuple(range(start, start + 20)), 5) for start in range(0, 40_000, 20)] + [Row(tuple(range(-500, 0)), 100)]
+    work = workload(rows, LORA)
+    assert work.steps == 501
+    assert len(work.batches) <= 100
+    assert max(batch.tokens for batch in work.batches) >= 500
+    assert max(batch.tokens for batch in workload(rows, LORA, max_length=30).batches) <= 110
+
+
+def test_rows_are_read_as_the_training_reads_them(row_folder):
+    from fine_tuning.training.trainer import read_rows
+
+    theirs = read_rows(row_folder / "train.jsonl")
+    assert [(list(row.ids), row.targets) for row in memory.read_rows(row_folder / "train.jsonl")] == [
+        (row.input_ids, len(row.targets())) for row in theirs
+    ]
+
+
+def test_the_shape_of_the_real_base_is_read_from_its_file(base_gguf):
+    assert memory.shape_of(read_header(base_gguf)) == SMOL
+
+
+def at_most(available: int, rows: list[Row], **more: object):
+    return lambda settings, length: estimate(SMOL, settings, workload(rows, settings, length), 1e11, available, **more)
+
+
+ROWS = [Row(tuple(range(start, start + 400)), 100) for start in range(0, 40_000, 400)]
+
+
+@pytest.mark.parametrize(("available", "lowered"), [(3.5e9, "batch_size"), (1.95e9, "max_length")])
+def test_what_is_advised_fits_and_one_more_would_not(available, lowered):
+    settings = LORA.model_copy(update={"batch_size": 32})
+    at = at_most(int(available), ROWS)
+    assert not at(settings, 400).fits
+    advice = largest_fitting(settings, 400, at)
+    *_, last = advice
+    assert last.endswith(lowered)
+
+    def applied(changes):
+        training = {key.removeprefix("training."): value for key, value in changes.items() if key.startswith("training.")}
+        return at(settings.model_copy(update=training), changes.get("data_preparation.max_length", 400))
+
+    limit = memory._MARGIN * available
+    assert applied(advice).memory <= limit < applied({**advice, last: advice[last] + 1}).memory
+
+
+def test_no_advice_where_even_the_base_does_not_fit():
+    assert largest_fitting(LORA, 400, at_most(1_000_000_000, ROWS)) is None
+
+
+def test_too_much_is_refused_with_the_settings_that_fit_and_the_option_that_takes_them():
+    settings = LORA.model_copy(update={"batch_size": 32})
+    at = at_most(3_500_000_000, ROWS)
+    advice = largest_fitting(settings, 400, at)
+    with pytest.raises(NotEnoughMemory, match=rf"activations.*--set training.batch_size={advice['training.batch_size']} \(--auto"):
+        memory.require(at(settings, 400), settings, "smollm2:135m", advice)
+    memory.require(at_most(10**10, ROWS)(LORA, 400), LORA, "smollm2:135m", None)
+
+
+def test_qlora_holds_the_base_in_four_bits_only_where_it_would_not_fit_otherwise():
+    work = Workload(10, (Batch(100, 50),))
+    roomy, tight = (estimate(SMOL, LORA.model_copy(update={"method": "qlora"}), work, 1e11, size) for size in (10**10, 1_700_000_000))
+    assert not roomy.nf4 and roomy.fits
+    assert tight.nf4 and tight.fits
+    assert tight.parts["weights"] < 0.4 * roomy.parts["weights"]
+    assert not estimate(SMOL, LORA, work, 1e11, 1_700_000_000).fits
+
+
+def test_more_of_anything_takes_more():
+    base = estimate(SMOL, LORA, Workload(10, (Batch(500, 200),)), 1e11, 10**10)
+    for work, settings in (
+        (Workload(10, (Batch(600, 200),)), LORA),
+        (Workload(10, (Batch(500, 300),)), LORA),
+        (Workload(10, (Batch(500, 200),)), LORA.model_copy(update={"lora_r": 64})),
+    ):
+        more = estimate(SMOL, settings, work, 1e11, 10**10)
+        assert more.memory > base.memory and more.seconds > base.seconds
+    held = estimate(SMOL, LORA, Workload(10, (Batch(500, 200, replayed=100),)), 1e11, 10**10)
+    assert held.memory > base.memory
+
+
+def test_shared_heads_cost_once():
+    head, settings = tuple(range(300)), LORA.model_copy(update={"batch_size": 8})
+    shared = [Row(head + tuple(range(1000 * index, 1000 * index + 20)), 10) for index in range(1, 9)]
+    apart = [replace(row, ids=tuple(-index - 1000 * number for index in range(320))) for number, row in enumerate(shared)]
+    assert at_most(10**10, shared)(settings, 400).memory < at_most(10**10, apart)(settings, 400).memory
+
+
+def test_guessed_replay_rows_share_the_head_and_nothing_else():
+    rows = [Row((1, 2, 3, number, 9), 1) for number in range(10, 14)]
+    guessed = memory.guess_replay(rows, 3, new_tokens=8, prompt_tokens=4)
+    assert tree_size([row.ids for row in guessed]) == 3 + 3 * 12
+    assert all(row.replayed and row.targets == 8 for row in guessed)
+
+
+@pytest.mark.slow
+def test_auto_takes_what_fits_and_says_so(home, monkeypatch, capsys):
+    from fine_tuning.cli import main
+    from fine_tuning.training import hardware
+
+    monkeypatch.setenv("BYOAI_ENGINE", "embedded")
+    monkeypatch.setattr(hardware, "free_memory", lambda: 2_300_000_000)
+    arguments = ["retrain", "--sample", "--dry-run", "--set", "training.batch_size=64"]
+    assert main([*arguments, "--auto"]) == 0
+    said = capsys.readouterr().out
+    assert "--auto takes training.batch_size=" in said
+    assert "2.3 GB free" in said
+
+
+def test_the_parts_of_an_estimate_are_its_memory():
+    found = estimate(SMOL, LORA, Workload(10, (Batch(500, 200),)), 1e11, 10**10)
+    assert isinstance(found, Estimate)
+    assert found.memory == sum(size for part, size in found.parts.items() if part != "loading")
