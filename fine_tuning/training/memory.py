@@ -203,7 +203,7 @@ def estimate(
     seconds = sum(_seconds(shape, settings, batch, flops) for batch in work.batches) / max(len(work.batches), 1)
     steps = work.steps * settings.num_epochs
     whole = Estimate(parts, steps * seconds, steps, available)
-    if whole.fits or settings.method is not FineTuningMethod.QLORA:
+    if whole.fits or settings.method != FineTuningMethod.QLORA:
         return whole
     return replace(whole, parts={**parts, "weights": _nf4(shape, bytes_per_weight)}, nf4=True)
 
