@@ -10,6 +10,7 @@ from transformers import Trainer, TrainingArguments
 
 from fine_tuning.config import Training
 from fine_tuning.training import checkpoints
+from fine_tuning.training.fused import fuse
 from fine_tuning.training.packing import Row, pack, packed_loss
 
 
@@ -76,6 +77,7 @@ class PackedTrainer(Backend, Trainer):
             eval_dataset=validation,
             data_collator=pack,
         )
+        fuse(self.model)  # here, since the weights are now where they stay
         self.kl_weight, self.keep_checkpoints = settings.replay.kl_weight, settings.keep_checkpoints
         self.flops_per_token, self.flops_per_target = step_flops(model)
 
