@@ -75,6 +75,16 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("question")
     ask.add_argument("--model", help="a tag (default: the live fine-tuned model, else the base)")
 
+    compare = add("compare", _compare, "several models answer the same prompts, side by side; or blind, for a vote")
+    compare.add_argument("prompt", nargs="+")
+    compare.add_argument("--models", metavar="A,B", help="base, live, v3, or any tag (default: base,live)")
+    compare.add_argument("--blind", action="store_true", help="two of them, unnamed and in random order; your vote makes their Elo")
+    compare.add_argument("--max-tokens", type=int, metavar="N", help="of an answer")
+    review = add("review", _review, "rate or edit the answers that teach the most")
+    review.add_argument("--count", type=int, default=10, metavar="N")
+    review.add_argument("--list", action="store_true", help="only list them")
+    review.add_argument("--json", action="store_true", help="only list them, an object a line")
+
     models = add("models", _models, "list the base models and the versions of the fine-tuned one; pin, label and annotate them")
     models.add_argument("--pin", type=int, metavar="N", help="never prune version N")
     models.add_argument("--unpin", type=int, metavar="N")
@@ -179,6 +189,53 @@ def _models(options: argparse.Namespace) -> None:
         for finding in reconcile(engine, registry, name):
             print(finding.text)
     show_models(engine, registry, config.deployment.model_name_prefix)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    import random
+
+    from fine_tuning.dialogue import compare, compare_blind
+    from fine_tuning.engines.base import ChatOptions
+    from fine_tuning.errors import ConfigError
+    from fine_tuning.model_management.compare import chosen_tags
+    from fine_tuning.model_management.model_registry import Registry
+
+    config = _config(options)
+    engine, wanted = _engine(options, config), options.models.split(",") if options.models else []
+    tags = chosen_tags(engine, Registry(), config.tuned_name(), config.training.base_model, wanted)
+    chat = ChatOptions(max_tokens=options.max_tokens)
+    if options.blind and len(tags) < 2:
+        raise ConfigError(f"a blind comparison needs two models, not only {tags[0]}: --models A,B")
+    if options.blind:
+        compare_blind(engine, tags, options.prompt, chat, random.Random())
+    else:
+        compare(engine, tags, options.prompt, chat)
+
+
+def _review(options: argparse.Namespace) -> None:
+    import json
+
+    from fine_tuning.data_collection.conversation_logger import ConversationLogger
+    from fine_tuning.dialogue import review
+    from fine_tuning.model_management.model_registry import Registry
+    from fine_tuning.review import worth_reviewing
+    from fine_tuning.terminal import Terminal
+
+    config = _config(options)
+    log, live = ConversationLogger(config.log_path), Registry().live(config.tuned_name())
+    base = config.training.base_model
+    with Terminal() as terminal:
+        report = (lambda done, total: None) if options.json else terminal.count
+        found = worth_reviewing(_engine(options, config), log.turns(), live.tag if live else base, base, options.count, report)
+    if not options.list and not options.json:
+        print(f"{review(log, found)} of {len(found)} judged" if found else "nothing to review: every answer was judged already")
+        return
+    for each in found:
+        if options.json:
+            facts = {"surprise": each.surprise, "shift": each.shift, "alike": each.alike}
+            print(json.dumps({**each.turn.model_dump(), **facts}, ensure_ascii=False))
+        else:
+            print(f"{each.turn.id}  {each.worth:.2f}  {' '.join(each.turn.user_message.split())[:80]}")
 
 
 def _changes(options: argparse.Namespace) -> list[tuple[int, dict[str, Any]]]:

@@ -130,11 +130,12 @@ def show_outcome(outcome: "Outcome") -> None:
 
 
 def show_models(engine: "Engine", registry: "Registry", prefix: str) -> None:
+    from fine_tuning.model_management.elo import ratings
     from fine_tuning.model_management.model_switcher import choices
 
-    known = {version.tag: version for version in registry.list()}
+    known, rated = {version.tag: version for version in registry.list()}, ratings()
     table = Table(box=None, padding=(0, 1))
-    for heading in ("model", "state", "made", "base", "perplexity (base)", "verdict", "labels and notes"):
+    for heading in ("model", "state", "made", "base", "perplexity (base)", "Elo (votes)", "verdict", "labels and notes"):
         table.add_column(heading)
     for choice in choices(engine, prefix):
         version = known.get(choice.tag)
@@ -147,6 +148,7 @@ def show_models(engine: "Engine", registry: "Registry", prefix: str) -> None:
             if "perplexity" in scores.get("tuned", {}) and "perplexity" in scores.get("base", {})
             else ""
         )
+        row.append(f"{rated[choice.tag][0]:.0f} ({rated[choice.tag][1]})" if choice.tag in rated else "")
         row += [_one_line(version.verdict, 60), _one_line("; ".join(filter(None, [*version.labels, version.notes])), 60)] if version else []
         table.add_row(*(Text(cell, style="bold" if choice.live else "") for cell in row))
     _console().print(table)

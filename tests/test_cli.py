@@ -37,6 +37,8 @@ def test_help_names_every_command():
         "chat",
         "retrain",
         "ask",
+        "compare",
+        "review",
         "models",
         "prune",
         "use",

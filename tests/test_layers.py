@@ -12,9 +12,9 @@ HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "ac
 
 # Left to right as in fine_tuning/__init__.py; what stands on one level does not import each other (but for itself).
 LEVELS = [
-    ["cli", "terminal", "doctor", "api", "chatbot", "__main__"],
+    ["cli", "terminal", "dialogue", "doctor", "api", "chatbot", "__main__"],
     ["jobs"],
-    ["forgetting"],
+    ["forgetting", "review"],
     ["pipeline"],
     ["data_preparation", "training", "evaluation", "model_management"],
     ["data_collection", "engines"],

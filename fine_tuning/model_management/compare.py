@@ -1,0 +1,44 @@
+"""The same question to several models, side by side."""
+
+from collections.abc import Iterator, Sequence
+
+from fine_tuning.conversation import Message
+from fine_tuning.engines.base import ChatChunk, ChatOptions, Engine
+from fine_tuning.errors import ModelNotFound
+from fine_tuning.model_management.model_registry import Registry, version_tag
+
+
+def side_by_side(
+    engine: Engine, tags: Sequence[str], messages: Sequence[Message], options: ChatOptions | None = None
+) -> Iterator[tuple[str, ChatChunk]]:
+    """(tag, piece of its answer), model after model: two at once would share the machine, and both be slow.
+
+    Closing the iterator stops the generation.
+    """
+    for tag in tags:
+        for chunk in engine.chat(tag, messages, options):
+            yield tag, chunk
+
+
+def chosen_tags(engine: Engine, registry: Registry, name: str, base: str, wanted: Sequence[str] = ()) -> list[str]:
+    """The tags that people mean by "base", "live", "v3" or "3" (of the fine-tuned model `name`), or a tag itself.
+
+    By default the base and the live version. ModelNotFound names what the engine does not have.
+    """
+    live = registry.live(name)
+    if not wanted:
+        wanted = ["base", "live"] if live else ["base"]
+    there = [model.tag for model in engine.list_models()]
+    tags = [_tag(each.strip(), name, base, live.tag if live else "", there) for each in wanted]
+    if missing := [given for given, tag in zip(wanted, tags, strict=True) if tag not in there]:
+        known = ", ".join(there) or "none"
+        raise ModelNotFound(f"{engine.name} has no {', '.join(missing)}: say base, live, a version (v3), or one of its models: {known}")
+    return list(dict.fromkeys(tags))
+
+
+def _tag(given: str, name: str, base: str, live: str, there: Sequence[str]) -> str:
+    if given in ("base", "live"):
+        return base if given == "base" else live
+    if (number := given.removeprefix("v")).isdigit():
+        return version_tag(name, int(number))
+    return given if given in there else f"{given}:latest"

@@ -1,0 +1,118 @@
+"""Which answers are most worth a person's time: a rating or an edit of those teaches the most.
+
+The most uncertain ones (uncertainty sampling: Lewis and Gale 1994), measured on what is served: how surprised the live model is by the
+answer, and how far it has moved from the base there. Of answers that look alike only one is shown.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+from statistics import fmean
+
+from fine_tuning.conversation import Turn, approved, conversations_of, standing
+from fine_tuning.data_collection.dedupe import group_near_duplicates
+from fine_tuning.data_preparation.rows import ConversationTokenizer
+from fine_tuning.engines.base import Engine
+from fine_tuning.engines.vocabulary import Vocabulary
+from fine_tuning.evaluation.served_model import ServedModel
+
+CONTEXT = 2048  # tokens of a conversation that are read; of longer ones only the turn itself
+NEWEST = 200  # turns that are looked at: each costs a forward pass through both models
+
+
+@dataclass(frozen=True)
+class Candidate:
+    turn: Turn
+    surprise: float  # nats a token of the answer, under the live model
+    shift: float  # nats a token between the live model and the base, either way; 0 while the base is live
+    alike: tuple[str, ...]  # ids of other turns that look the same
+
+    @property
+    def worth(self) -> float:
+        return self.surprise + self.shift
+
+
+def worth_reviewing(
+    engine: Engine,
+    turns: Sequence[Turn],
+    live: str,
+    base: str,
+    count: int = 10,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Candidate]:
+    """The `count` turns of the log most worth a review, best first. `live` and `base` are the engine's tags.
+
+    Rated, edited and incomplete ones are left out. Raises EngineError when a model cannot be loaded.
+    """
+    open_turns = unjudged(turns)[-NEWEST:]
+    rows = _rows(engine, base, turns, open_turns)
+    tags = list(dict.fromkeys((live, base)))
+    scores = [
+        _surprises(engine, tag, list(rows.values()), partial(_count, report, index * len(rows), len(tags) * len(rows)))
+        for index, tag in enumerate(tags)
+    ]
+    by_live, by_base = (dict(zip(rows, each, strict=True)) for each in (scores[0], scores[-1]))
+    scored = [turn for turn in open_turns if turn.id in rows]
+    groups: dict[int, list[Turn]] = {}
+    for group, turn in zip(group_near_duplicates([f"{turn.user_message}\n{turn.bot_response}" for turn in scored]), scored, strict=True):
+        groups.setdefault(group, []).append(turn)
+    found = []
+    for alike in groups.values():
+        best = max(alike, key=lambda turn: by_live[turn.id])
+        others = tuple(turn.id for turn in alike if turn is not best)
+        found.append(Candidate(best, by_live[best.id], abs(by_live[best.id] - by_base[best.id]), others))
+    return sorted(found, key=lambda candidate: -candidate.worth)[:count]
+
+
+def unjudged(turns: Iterable[Turn]) -> list[Turn]:
+    """The turns that stand, are whole, and of which their owner has not said anything yet."""
+    return [
+        turn
+        for turn in standing(turns)
+        if not approved(turn) and "rating" not in turn.metadata and "incomplete" not in turn.metadata and turn.bot_response.strip()
+    ]
+
+
+Row = tuple[list[int], list[int]]  # tokens, and the places of the answer's tokens among them
+
+
+def _rows(engine: Engine, base: str, turns: Sequence[Turn], wanted: Sequence[Turn]) -> dict[str, Row]:
+    """By turn: its conversation up to its answer, in the tokens that the engine makes of it."""
+    tokenizer = ConversationTokenizer(partial(engine.render, base), Vocabulary(engine.show(base).gguf), CONTEXT)
+    ids, found = {turn.id for turn in wanted}, {}
+    for conversation in conversations_of(turn for turn in standing(turns) if turn.bot_response.strip()):
+        for index, turn in enumerate(conversation.turns):
+            if turn.id in ids and (row := _row(tokenizer, conversation.turns[: index + 1]) or _row(tokenizer, [turn])):
+                found[turn.id] = row
+    return found
+
+
+def _row(tokenizer: ConversationTokenizer, turns: Sequence[Turn]) -> Row | None:
+    """None if its last answer does not fit."""
+    made = tokenizer.rows([message for turn in turns for message in turn.messages()])
+    if not made or sum(row.turns for row in made) < len(turns):
+        return None
+    last = made[-1]
+    answer = len(list(takewhile(bool, reversed(last.trained))))
+    return last.input_ids, list(range(len(last.input_ids) - answer, len(last.input_ids)))
+
+
+def _surprises(engine: Engine, tag: str, rows: Sequence[Row], report: Callable[[int], None]) -> list[float]:
+    """Mean nats a token of each answer."""
+    if not rows:
+        return []
+    details = engine.show(tag)
+    model = ServedModel(details.gguf, details.spec.adapter, max(512, *(len(tokens) + 1 for tokens, _ in rows)))
+    try:
+        found = []
+        for tokens, targets in rows:
+            found.append(-fmean(model.logprobs(tokens, targets)[0]))
+            report(len(found))
+        return found
+    finally:
+        model.close()
+
+
+def _count(report: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    report(before + done, total)
