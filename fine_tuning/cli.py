@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     retrain.add_argument("--dry-run", action="store_true", help="show what would be learned, and the memory and time it would take")
     retrain.add_argument("--auto", action="store_true", help="lower batch, length or rank until the training fits into the memory")
     retrain.add_argument("--force", action="store_true", help="go on with little data")
+    retrain.add_argument("--few-shot", action="store_true", help="for 5 to 50 pairs (profile `few_shot`): small steps, and an early end")
 
     ask = add("ask", _ask, "ask one question in the terminal")
     ask.add_argument("question")
@@ -139,6 +140,8 @@ def _retrain(options: argparse.Namespace) -> None:
 
     if options.sample and not options.profile:
         options.profile = "sample"
+    if options.few_shot:
+        options.profile = f"{options.profile},few_shot" if options.profile else "few_shot"
     config = _config(options)
     stopped: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):

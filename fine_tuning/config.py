@@ -100,6 +100,7 @@ class Training(_Section):
     backend: Literal["packed", "trl"] = "packed"  # trl: TRL's own trainer, slower, as a reference
     save_steps: Positive = 25
     keep_checkpoints: Positive = 2
+    early_stop: Annotated[int, Field(ge=0)] = 0  # epochs without a lower validation loss after which to end; 0: never
     min_pairs: Positive = 100  # fewer is "too small" without --force
     replay: Replay = Replay()
 
@@ -145,13 +146,12 @@ class FineTuningConfig(_Section):
 
 
 def load_config(path: Path | None = None, profile: str | None = None, overrides: dict[str, Any] | None = None) -> FineTuningConfig:
-    """The file, then the profile over it, then dotted overrides (`{"training.num_epochs": 5}`).
+    """The file, then the profile over it (or several, `a,b`, the last on top), then dotted overrides (`{"training.num_epochs": 5}`).
 
     Raises ConfigError with every fault: unreadable file, unknown key, wrong value, contradiction.
     """
     files = [path or paths.DEFAULT_CONFIG]
-    if profile:
-        files.append(paths.DEFAULT_CONFIG.parent / f"{paths.safe_name(profile)}.yaml")
+    files += [paths.DEFAULT_CONFIG.parent / f"{paths.safe_name(name.strip())}.yaml" for name in (profile.split(",") if profile else [])]
     merged: dict[str, Any] = {}
     for file in files:
         merged = _merge(merged, _read(file))

@@ -251,7 +251,7 @@ class _Retrain:
         if plan.kept_turns < least and not self.request.force:
             raise TooLittleData(
                 f"Training data too small: {plan.kept_turns} question-answer pairs, and {least}+ are recommended (training.min_pairs). "
-                "Chat more, or go on with --force"
+                "Chat more, learn from few with --few-shot (5 to 50 pairs), or go on with --force"
             )
         memory.require(plan.estimate, self.config.training, plan.base.tag, plan.fitting)
 

@@ -18,6 +18,7 @@ from fine_tuning.config import Training
 from fine_tuning.errors import Cancelled, NoConversations, TrainingError
 from fine_tuning.training import checkpoints
 from fine_tuning.training.base_model import load_base
+from fine_tuning.training.early_stop import EarlyStop
 from fine_tuning.training.hardware import choose_dtype, gemm_flops, keep_freed_memory, peak_memory
 from fine_tuning.training.methods import METHODS
 from fine_tuning.training.packed_trainer import Backend, PackedTrainer
@@ -89,6 +90,8 @@ def train(
     callback = _Report(trainer, run / "progress.jsonl", gemm_flops(dtype), report, cancelled)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(callback)
+    if settings.early_stop:
+        trainer.add_callback(EarlyStop(trainer, run, settings.early_stop))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if cancelled():
         raise Cancelled(f"training stopped at step {trainer.state.global_step}; the next retrain goes on from there")

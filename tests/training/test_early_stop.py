@@ -1,0 +1,68 @@
+"""A training ends when the held-out conversations are no longer learned better, with the weights that did best on them."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fine_tuning.config import Training, load_config
+from fine_tuning.errors import Cancelled
+from fine_tuning.training.trainer import Progress, train
+
+# So fast that the tiny model has soon learned what the held-out rows can gain from.
+SETTINGS = Training(batch_size=4, num_epochs=40, learning_rate=5e-2, lr_scheduler="constant", save_steps=3, lora_r=4, early_stop=2)
+EPOCH = 6  # steps
+
+
+def test_the_training_ends_early_and_the_best_weights_are_kept(tiny_base: Any, row_folder: Any, tmp_path: Any) -> None:
+    seen: list[Progress] = []
+    result = train(tiny_base, row_folder, tmp_path / "run", SETTINGS, report=seen.append)
+    losses = [step.validation_loss for step in seen if step.validation_loss is not None]
+    best = 1
+    for epoch, loss in enumerate(losses, 1):
+        best = epoch if loss < losses[best - 1] - 1e-4 else best
+    assert result.steps < 40 * EPOCH
+    assert len(losses) - best == 2 and result.steps == len(losses) * EPOCH
+    until = SETTINGS.model_copy(update={"num_epochs": best, "early_stop": 0})
+    train(tiny_base, row_folder, tmp_path / "until", until)
+    for key, value in _adapter(tmp_path / "until").items():
+        torch.testing.assert_close(value, _adapter(tmp_path / "run")[key])
+
+
+def test_a_run_that_was_cut_ends_at_the_same_step_with_the_same_weights(tiny_base: Any, row_folder: Any, tmp_path: Any) -> None:
+    whole = train(tiny_base, row_folder, tmp_path / "whole", SETTINGS)
+    stop_at = whole.steps - EPOCH - 2  # after the best epoch was kept
+    seen: list[Progress] = []
+    with pytest.raises(Cancelled):
+        train(tiny_base, row_folder, tmp_path / "cut", SETTINGS, None, seen.append, lambda: len(seen) >= stop_at)
+    result = train(tiny_base, row_folder, tmp_path / "cut", SETTINGS)
+    assert result.resumed_from > 0 and result.steps == whole.steps
+    assert _losses(tmp_path / "cut") == pytest.approx(_losses(tmp_path / "whole"), abs=1e-5)
+    for key, value in _adapter(tmp_path / "whole").items():
+        torch.testing.assert_close(value, _adapter(tmp_path / "cut")[key])
+
+
+def test_without_validation_rows_it_goes_on_to_the_end(tiny_base: Any, row_folder: Any, tmp_path: Any) -> None:
+    rows = tmp_path / "few"
+    rows.mkdir()
+    (rows / "train.jsonl").write_text((row_folder / "train.jsonl").read_text())
+    (rows / "validation.jsonl").write_text("")
+    assert train(tiny_base, rows, tmp_path / "run", SETTINGS.model_copy(update={"num_epochs": 4})).steps == 4 * EPOCH
+
+
+def test_few_pairs_have_a_profile_of_their_own_that_goes_over_another() -> None:
+    plain, few = load_config(), load_config(profile="few_shot")
+    assert few.training.lora_r < plain.training.lora_r and few.training.replay.prompts > plain.training.replay.prompts
+    assert few.training.early_stop and few.training.min_pairs == 5 < plain.training.min_pairs
+    both = load_config(profile="sample,few_shot")
+    assert (both.deployment.model_name, both.training.lora_r) == ("sample", few.training.lora_r)
+
+
+def _adapter(run: Any) -> dict[str, torch.Tensor]:
+    return load_file(run / "adapter" / "adapter_model.safetensors")
+
+
+def _losses(run: Any) -> list[float]:
+    return [loss for _, loss in sorted((int(step), loss) for step, loss in json.loads((run / "best" / "losses.json").read_text()).items())]
