@@ -15,10 +15,13 @@ from fine_tuning.errors import ConfigError
 
 
 class FineTuningMethod(StrEnum):
-    """How the weights are adapted. LoRA: arXiv 2106.09685; QLoRA: arXiv 2305.14314."""
+    """How the weights are adapted. LoRA: arXiv 2106.09685; QLoRA: 2305.14314; prefix tuning: 2101.00190; prompt tuning: 2104.08691."""
 
-    QLORA = "qlora"
+    FULL = "full"
     LORA = "lora"
+    QLORA = "qlora"
+    PREFIX_TUNING = "prefix_tuning"
+    PROMPT_TUNING = "prompt_tuning"
 
 
 class DatasetFormat(StrEnum):
@@ -88,6 +91,9 @@ class Training(_Section):
     lora_r: Positive = 16
     lora_alpha: Positive = 32
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    use_dora: bool = False  # magnitude and direction apart (arXiv 2402.09353)
+    use_rslora: bool = False  # scaled by alpha / sqrt(r) (arXiv 2312.03732)
+    virtual_tokens: Positive = 20  # of prefix_tuning and prompt_tuning
     batch_size: Positive = 4  # conversations a step
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-4
     num_epochs: Positive = 3
@@ -103,6 +109,13 @@ class Training(_Section):
     early_stop: Annotated[int, Field(ge=0)] = 0  # epochs without a lower validation loss after which to end; 0: never
     min_pairs: Positive = 100  # fewer is "too small" without --force
     replay: Replay = Replay()
+
+    @model_validator(mode="after")
+    def _flags_belong_to_lora(self) -> "Training":
+        flags = [name for name in ("use_dora", "use_rslora") if getattr(self, name)]
+        if flags and self.method not in (FineTuningMethod.LORA, FineTuningMethod.QLORA):
+            raise ValueError(f"{' and '.join(flags)} belong to method lora or qlora, not to {self.method}")
+        return self
 
 
 class Evaluation(_Section):

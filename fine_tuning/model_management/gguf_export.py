@@ -1,13 +1,15 @@
-"""From a base GGUF and a PEFT adapter to a GGUF that an engine serves: merged into the weights, or an adapter beside the base.
+"""From a base GGUF and what was trained on it to a GGUF that an engine serves.
 
-The export is a stream: untouched weights and all metadata are copied as bytes, adapted weights are taken apart a few megabytes at a time.
+An adapter is merged into the weights, or becomes an adapter beside the base; a model that was trained whole takes the place of the base's
+weights. The export is a stream: untouched weights and all metadata are copied as bytes, others are taken apart a few megabytes at a time.
 """
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import gguf
 import numpy as np
@@ -28,6 +30,7 @@ from fine_tuning.model_management.gguf_file import (
     write_gguf,
 )
 from fine_tuning.model_management.peft_adapter import LoraPair, read_adapter
+from fine_tuning.model_management.safetensors_file import StoredTensor, read_safetensors
 
 # What llama.cpp's convert_hf_to_gguf.py writes itself. The mixtures (ggml.MIXTURES) are made from F32 by llama.cpp's own quantiser.
 _PLAIN = {
@@ -47,6 +50,10 @@ _AS_THEY_ARE = frozenset(
     {"qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "starcoder2", "stablelm", "olmo2", "command-r", "nemotron"}
 )
 
+# Where Hugging Face keeps a norm's weights around 0, and llama.cpp around 1.
+_NORMS_FROM_ZERO = frozenset({"gemma", "gemma2", "gemma3", "nemotron"})
+_COMPUTED = frozenset({"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"})  # from the configuration, not trained
+
 _FLOATS = (Type.F32, Type.F16, Type.BF16)
 _EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
 _OTHER_SENSES = ("v.", "mm.")  # a vision model's encoder and projector, which Ollama keeps in the same file
@@ -55,6 +62,10 @@ _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 _SLAB = 4 << 20  # weights handled at once: 16 MiB of float32
 
 Progress = Callable[[int, int], None]  # weights done, of how many
+Rows = NDArray[np.float32]
+Change = Callable[[int, int, Callable[[], Rows]], Rows]
+"""The new rows from `first` to `last` of a tensor, in the base's order; the third argument gives the base's, if they are needed."""
+Changes = Mapping[str, Callable[[], Change]]  # by the base's tensor names; called when the tensor's turn has come
 
 
 @dataclass(frozen=True)
@@ -74,27 +85,44 @@ def check_exportable(base_gguf: Path, quantization: str = SAME) -> None:
 def merge_adapter(
     base_gguf: Path, adapter_dir: Path, out_path: Path, quantization: str = "q8_0", progress: Progress | None = None
 ) -> Exported:
-    """Write `out_path`, the model W + scale * B @ A, whole or not at all.
+    """Write `out_path`, the model W + scale * B @ A (its rows scaled to the learned magnitudes with DoRA), whole or not at all.
 
     `quantization` is one of QUANTIZATIONS: `same`, what convert_hf_to_gguf.py makes (f32, f16, bf16, q8_0), or one of llama-quantize's
     mixtures (q4_k_m, ...), which need room for the model in float32 beside `out_path` meanwhile.
     Raises ExportError; then `out_path` is as it was.
     """
-    quantization = quantization.lower()
     base = _open(base_gguf, quantization)
-    pairs = _targets(base, adapter_dir)
+    changes = {name: functools.partial(_adapted, base, name, pair) for name, pair in _targets(base, adapter_dir).items()}
+    return _export(base, changes, out_path, quantization.lower(), progress)
+
+
+def export_full(
+    base_gguf: Path, model_folder: Path, out_path: Path, quantization: str = "q8_0", progress: Progress | None = None
+) -> Exported:
+    """Write `out_path`: the base's metadata with the weights in `model_folder` (model.safetensors), which was trained from it.
+
+    `quantization` as for `merge_adapter`. Raises ExportError; then `out_path` is as it was.
+    """
+    base = _open(base_gguf, quantization)
+    changes = {name: functools.partial(_replaced, base, name, hf, tensor) for name, (hf, tensor) in _weights_of(base, model_folder).items()}
+    return _export(base, changes, out_path, quantization.lower(), progress)
+
+
+def _export(base: GgufFile, changes: Changes, out_path: Path, quantization: str, progress: Progress | None) -> Exported:
     if quantization in ggml.MIXTURES:
-        return _merge_mixture(base, pairs, out_path, quantization, progress)
-    merge = _Merge(base, pairs, quantization, progress)
-    with whole_file(out_path, merge.size) as temporary:
-        merge.write(temporary)
-    return merge.exported(out_path)
+        return _export_mixture(base, changes, out_path, quantization, progress)
+    export = _Export(base, changes, quantization, progress)
+    with whole_file(out_path, export.size) as temporary:
+        export.write(temporary)
+    return export.exported(out_path)
 
 
 def convert_adapter(base_gguf: Path, adapter_dir: Path, out_path: Path) -> Exported:
     """Write `out_path`, the adapter as llama.cpp's convert_lora_to_gguf.py makes it (float32), whole or not at all. Raises ExportError."""
     base = _open(base_gguf, SAME)
     pairs = _targets(base, adapter_dir)
+    if any(pair.has_magnitude for pair in pairs.values()):
+        raise ExportError(f"{adapter_dir} was trained with DoRA, which no adapter GGUF can hold: set deployment.mode to merged")
     # llama.cpp scales every pair by alpha / rank; what an adapter has beside that goes into its B.
     alpha, _ = Counter(pair.scale * pair.rank for pair in pairs.values()).most_common(1)[0]
     values = {"general.architecture": base.header.architecture, "general.type": "adapter", "adapter.type": "lora"}
@@ -121,11 +149,45 @@ def _adapter_tensors(base: GgufFile, name: str, pair: LoraPair, alpha: float) ->
     yield TensorInfo(f"{name}.lora_b", b_shape, Type.F32), data(1)
 
 
-class _Merge:
+def _adapted(base: GgufFile, name: str, pair: LoraPair) -> Change:
+    """W + scale * B @ A; with DoRA (arXiv 2402.09353) each row of it scaled to its learned magnitude."""
+    a, b = pair.load()
+    order = _row_order(base, name, len(b))
+    b, scale, magnitude = b[order], np.float32(pair.scale), pair.load_magnitude()
+
+    def rows(first: int, last: int, base_rows: Callable[[], Rows]) -> Rows:
+        weights, delta = base_rows(), b[first:last] @ a
+        delta *= scale
+        weights += delta
+        if magnitude is not None:
+            weights *= (magnitude[order][first:last] / np.linalg.norm(weights, axis=1))[:, None]
+        return weights
+
+    return rows
+
+
+def _replaced(base: GgufFile, name: str, hf_name: str, tensor: StoredTensor) -> Change:
+    """The tensor of a model that was trained whole."""
+    order = _row_order(base, name, tensor.shape[0])
+    if isinstance(order, slice) and len(tensor.shape) > 1:
+        return lambda first, last, base_rows: _finite(hf_name, tensor, tensor.load(first, last))
+    whole = tensor.load()[order]
+    if hf_name.endswith("norm.weight") and base.header.architecture in _NORMS_FROM_ZERO:
+        whole = whole + np.float32(1)
+    return lambda first, last, base_rows: _finite(hf_name, tensor, np.atleast_2d(whole)[first:last])
+
+
+def _finite(name: str, tensor: StoredTensor, rows: Rows) -> Rows:
+    if not np.isfinite(rows).all():
+        raise ExportError(f"{name} in {tensor.path} is not finite: its training diverged. Train again with a lower learning_rate.")
+    return rows
+
+
+class _Export:
     """One pass over the base: what becomes of each tensor, then the writing."""
 
-    def __init__(self, base: GgufFile, pairs: dict[str, LoraPair], quantization: str, progress: Progress | None) -> None:
-        self._base, self._pairs = base, pairs
+    def __init__(self, base: GgufFile, changes: Changes, quantization: str, progress: Progress | None) -> None:
+        self._base, self._changes = base, changes
         self._progress = progress or (lambda done, total: None)
         self._done, self._total = 0, sum(tensor.rows * tensor.columns for tensor in base.tensors.values())
         self._alignment = base.alignment
@@ -136,7 +198,7 @@ class _Merge:
             self._made = {name: _retyped(tensor, kind) for name, tensor in base.tensors.items()}
             self._metadata["general.file_type"] = entry("general.file_type", file_type.value)
             self._metadata["general.quantization_version"] = entry("general.quantization_version", _QUANTIZATION_VERSION)
-        for name in pairs:
+        for name in changes:
             if not ggml.can_quantize(kind := self._made[name].kind):
                 raise ExportError(f"{name} of {base.path} is {kind.name}, which cannot be made again: choose a quantization, such as q8_0")
         self.size = file_size(self._metadata, self._made.values(), self._alignment)
@@ -145,43 +207,37 @@ class _Merge:
         write_gguf(path, self._metadata, [(target, self._weights(target)) for target in self._made.values()], self._alignment)
 
     def exported(self, path: Path) -> Exported:
-        changed = sum(target.kind != self._base.tensors[name].kind for name, target in self._made.items() if name not in self._pairs)
-        return Exported(path, self.size, len(self._pairs), changed, len(self._made) - len(self._pairs) - changed)
+        retyped = sum(target.kind != self._base.tensors[name].kind for name, target in self._made.items() if name not in self._changes)
+        return Exported(path, self.size, len(self._changes), retyped, len(self._made) - len(self._changes) - retyped)
 
     def _weights(self, target: TensorInfo) -> Iterator[bytes]:
-        source, pair = self._base.tensors[target.name], self._pairs.get(target.name)
-        update = _Update(self._base, target.name, pair) if pair else None
+        source, start = self._base.tensors[target.name], self._changes.get(target.name)
+        change = start() if start else None
         with self._base.path.open("rb") as file:
-            file.seek(self._base.starts[target.name])
             for first, last in _slabs(source):
-                data = np.fromfile(file, np.uint8, (last - first) * ggml.row_bytes(source.kind, source.columns))
-                if update or source.kind != target.kind:
-                    weights = ggml.dequantize(data, source.kind, source.columns)
-                    if update:
-                        weights += update.rows(first, last)
-                    data = ggml.quantize(weights, target.kind)
-                yield data.tobytes()
+                read = functools.partial(self._read, file, source, first, last)
+                dequantized = functools.partial(self._floats, read, source)
+                if change:
+                    yield ggml.quantize(change(first, last, dequantized), target.kind).tobytes()
+                else:
+                    yield (read() if source.kind == target.kind else ggml.quantize(dequantized(), target.kind)).tobytes()
                 self._done += (last - first) * source.columns
                 self._progress(self._done, self._total)
 
+    def _read(self, file: BinaryIO, source: TensorInfo, first: int, last: int) -> NDArray[np.uint8]:
+        row = ggml.row_bytes(source.kind, source.columns)
+        file.seek(self._base.starts[source.name] + first * row)
+        return np.fromfile(file, np.uint8, (last - first) * row)
 
-class _Update:
-    """scale * B @ A of one tensor, some rows at a time, in the base's order of rows."""
-
-    def __init__(self, base: GgufFile, name: str, pair: LoraPair) -> None:
-        a, b = pair.load()
-        self._a, self._b, self._scale = a, b[_row_order(base, name, len(b))], np.float32(pair.scale)
-
-    def rows(self, first: int, last: int) -> NDArray[np.float32]:
-        delta: NDArray[np.float32] = self._b[first:last] @ self._a
-        delta *= self._scale
-        return delta
+    @staticmethod
+    def _floats(read: Callable[[], NDArray[np.uint8]], source: TensorInfo) -> Rows:
+        return ggml.dequantize(read(), source.kind, source.columns)
 
 
-def _merge_mixture(base: GgufFile, pairs: dict[str, LoraPair], out_path: Path, mixture: str, progress: Progress | None) -> Exported:
+def _export_mixture(base: GgufFile, changes: Changes, out_path: Path, mixture: str, progress: Progress | None) -> Exported:
     if base.alignment != DEFAULT_ALIGNMENT:
         raise ExportError(f"{base.path} is aligned to {base.alignment} bytes, which llama.cpp's quantiser cannot keep: choose q8_0 or same")
-    floats, eights = _Merge(base, pairs, "f32", progress), _Merge(base, pairs, "q8_0", None)
+    floats, eights = _Export(base, changes, "f32", progress), _Export(base, changes, "q8_0", None)
     with whole_file(out_path, floats.size + eights.size) as temporary:  # no mixture is larger than q8_0
         merged = temporary.with_suffix(".f32")
         try:
@@ -190,8 +246,8 @@ def _merge_mixture(base: GgufFile, pairs: dict[str, LoraPair], out_path: Path, m
         finally:
             merged.unlink(missing_ok=True)
     made = read_gguf(out_path).tensors
-    again = sum(name not in pairs and (made[name].kind not in _FLOATS or made[name] != tensor) for name, tensor in base.tensors.items())
-    return Exported(out_path, out_path.stat().st_size, len(pairs), again, len(made) - len(pairs) - again)
+    again = sum(name not in changes and (made[name].kind not in _FLOATS or made[name] != tensor) for name, tensor in base.tensors.items())
+    return Exported(out_path, out_path.stat().st_size, len(changes), again, len(made) - len(changes) - again)
 
 
 def _retyped(tensor: TensorInfo, kind: Type) -> TensorInfo:
@@ -242,6 +298,23 @@ def _targets(base: GgufFile, adapter_dir: Path) -> dict[str, LoraPair]:
     return {name: found[name] for name in base.tensors if name in found}
 
 
+def _weights_of(base: GgufFile, model_folder: Path) -> dict[str, tuple[str, StoredTensor]]:
+    """By the base's tensor names, in its order: what `model_folder` has there, with its name. ExportError unless all fits, and is there."""
+    found: dict[str, tuple[str, StoredTensor]] = {}
+    names = _name_map(base.header.architecture, _number(base, "block_count"))
+    for hf_name, stored in read_safetensors(model_folder / "model.safetensors").items():
+        module, _, kind = hf_name.rpartition(".")
+        tensor = base.tensors.get(f"{names.get_name(module)}.{kind}")
+        if tensor is None or tensor.shape != stored.shape[::-1]:
+            theirs = str(tensor.shape[::-1]) if tensor else "it is not there"
+            raise ExportError(f"{model_folder} was not trained on {base.path}: {hf_name} is {stored.shape} there, and in the base {theirs}")
+        found[tensor.name] = (hf_name, stored)
+    kept = {name for name in base.tensors if name in _COMPUTED or name.startswith(_OTHER_SENSES)}
+    if missing := [name for name in base.tensors if name not in found and name not in kept]:
+        raise ExportError(f"{model_folder} lacks {', '.join(missing[:3])}, which {base.path} has: it was not saved whole")
+    return {name: found[name] for name in base.tensors if name in found}
+
+
 @functools.lru_cache(maxsize=4)
 def _name_map(architecture: str, blocks: int) -> gguf.TensorNameMap:
     by_name = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
@@ -250,8 +323,8 @@ def _name_map(architecture: str, blocks: int) -> gguf.TensorNameMap:
 
 def _row_order(base: GgufFile, name: str, rows: int) -> NDArray[np.intp] | slice:
     """Which of Hugging Face's rows stands at each of the GGUF's."""
-    heads = {".attn_q.weight": "attention.head_count", ".attn_k.weight": "attention.head_count_kv"}
-    key = next((key for suffix, key in heads.items() if name.endswith(suffix)), None)
+    heads = {".attn_q.": "attention.head_count", ".attn_k.": "attention.head_count_kv"}  # weights and biases
+    key = next((key for part, key in heads.items() if part in name), None)
     if key is None or base.header.architecture not in _PERMUTED:
         return slice(None)
     if f"{base.header.architecture}.{key}" not in base.metadata:

@@ -16,11 +16,11 @@ from fine_tuning.model_management.safetensors_file import StoredTensor, read_saf
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".pkl")
 _PREFIX = "base_model.model."
-_KEY = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.weight)?")
+_KEY = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB]|magnitude_vector)(\.weight)?")
+_MAGNITUDE = "magnitude_vector"
 
 # Settings under which the weights are more, or other, than W + scale * B @ A.
 _UNSUPPORTED = {
-    "use_dora": "DoRA",
     "use_qalora": "QALoRA",
     "use_bdlora": "BD-LoRA",
     "kasa_config": "KaSA",
@@ -40,7 +40,10 @@ _HARMLESS_STARTS = (True, False, "gaussian", "eva", "orthogonal")
 
 @dataclass(frozen=True)
 class LoraPair:
-    """The update of one module: W + scale * b @ a, for W (outputs, inputs); an embedding's rows are its tokens."""
+    """The update of one module: W + scale * b @ a, for W (outputs, inputs); an embedding's rows are its tokens.
+
+    With DoRA there is a magnitude as well, the length (over the inputs) of each of the outputs' rows.
+    """
 
     module: str  # as in the model, e.g. "model.layers.0.self_attn.q_proj"
     scale: float
@@ -49,6 +52,15 @@ class LoraPair:
     _a: StoredTensor
     _b: StoredTensor
     _embedding: bool
+    _magnitude: StoredTensor | None = None
+
+    @property
+    def has_magnitude(self) -> bool:
+        return self._magnitude is not None
+
+    def load_magnitude(self) -> NDArray[np.float32] | None:
+        """(outputs); None without DoRA."""
+        return self._magnitude.load() if self._magnitude else None
 
     def load(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """`a` (rank, inputs) and `b` (outputs, rank). ExportError if they hold anything but numbers."""
@@ -82,13 +94,20 @@ def read_adapter(folder: Path) -> list[LoraPair]:
 
 
 def _pair(folder: Path, module: str, sides: dict[str, tuple[StoredTensor, bool]], config: dict[str, Any]) -> LoraPair:
+    magnitude = sides.pop(_MAGNITUDE, (None, False))[0]
+    if bool(config.get("use_dora")) != (magnitude is not None):
+        raise ExportError(f"{folder}: {_CONFIG} and {_WEIGHTS} disagree whether {module} was trained with DoRA: it was not saved whole")
     if set(sides) != {"A", "B"}:
         raise ExportError(f"{folder / _WEIGHTS} holds only half of the adapter of {module}: it was not saved whole")
     (a, embedding), (b, _) = sides["A"], sides["B"]
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
         raise ExportError(f"{folder / _WEIGHTS}: the two sides of {module}, {a.shape} and {b.shape}, do not fit together")
     shape = (a.shape[1], b.shape[0]) if embedding else (b.shape[0], a.shape[1])
-    return LoraPair(module, _scale(config, module, a.shape[0]), a.shape[0], shape, a, b, embedding)
+    if magnitude and (embedding or magnitude.shape != shape[:1]):
+        raise ExportError(
+            f"{folder / _WEIGHTS}: the DoRA magnitude of {module} is {magnitude.shape}, and must be of a linear layer's outputs"
+        )
+    return LoraPair(module, _scale(config, module, a.shape[0]), a.shape[0], shape, a, b, embedding, magnitude)
 
 
 def _scale(config: dict[str, Any], module: str, rank: int) -> float:

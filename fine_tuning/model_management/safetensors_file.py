@@ -29,18 +29,18 @@ class StoredTensor:
     start: int  # bytes from the file's beginning
     size: int  # bytes
 
-    def load(self) -> NDArray[np.float32]:
-        """The numbers. ExportError if they are no floats, or do not fill the shape."""
+    def load(self, first: int = 0, last: int | None = None) -> NDArray[np.float32]:
+        """The numbers, or those of the rows from `first` to `last`. ExportError if they are no floats, or do not fill the shape."""
         dtype = _DTYPES.get(self.dtype)
-        count = math.prod(self.shape)
-        if dtype is None or self.size != count * dtype.itemsize:
+        if dtype is None or self.size != math.prod(self.shape) * dtype.itemsize:
             raise ExportError(f"{self.path} holds {self.size} bytes of {self.dtype} for the shape {self.shape}: floats are needed")
+        shape = (last - first, *self.shape[1:]) if last is not None else self.shape
         with self.path.open("rb") as file:
-            file.seek(self.start)
-            raw: NDArray[Any] = np.fromfile(file, dtype, count)
+            file.seek(self.start + first * math.prod(self.shape[1:]) * dtype.itemsize)
+            raw: NDArray[Any] = np.fromfile(file, dtype, math.prod(shape))
         if self.dtype == "BF16":  # the upper half of a float32; numpy has no such type
             raw = (raw.astype(np.uint32) << 16).view(np.float32)
-        return raw.astype(np.float32, copy=False).reshape(self.shape)
+        return raw.astype(np.float32, copy=False).reshape(shape)
 
 
 def read_safetensors(path: Path) -> dict[str, StoredTensor]:

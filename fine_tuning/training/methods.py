@@ -1,10 +1,13 @@
-"""What is trained, by method: one table."""
+"""What is trained, by method: one table. Also how it is saved, and put back."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from fine_tuning.config import FineTuningMethod, Training
+
+Carrier = Literal["adapter", "merged"]  # a GGUF beside the base's, or a whole model's
 
 
 @dataclass(frozen=True)
@@ -12,7 +15,12 @@ class Method:
     """`attach(model, settings)` returns the model with the parameters to train in place and all others frozen."""
 
     attach: Callable[[Any, Training], Any]
-    may_quantise: bool  # whether the frozen base may be held in NF4 when it does not fit otherwise
+    carriers: tuple[Carrier, ...] = ()  # what a GGUF can carry it in
+    may_quantise: bool = False  # whether the frozen base may be held in NF4 when it does not fit otherwise
+
+
+def _full(model: Any, settings: Training) -> Any:
+    return model.requires_grad_(True)
 
 
 def _lora(model: Any, settings: Training) -> Any:
@@ -22,13 +30,66 @@ def _lora(model: Any, settings: Training) -> Any:
         r=settings.lora_r,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
+        use_dora=settings.use_dora,
+        use_rslora=settings.use_rslora,
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
 
 
+def _prefix_tuning(model: Any, settings: Training) -> Any:
+    from peft import PrefixTuningConfig
+
+    from fine_tuning.training.virtual_tokens import VirtualTokenModel
+
+    # Zeros: a random prefix would drown what the base has to say.
+    config = PrefixTuningConfig(num_virtual_tokens=settings.virtual_tokens, init_weights="zero", task_type="CAUSAL_LM")
+    return VirtualTokenModel(model, config)
+
+
+def _prompt_tuning(model: Any, settings: Training) -> Any:
+    from peft import PromptTuningConfig
+
+    from fine_tuning.training.virtual_tokens import VirtualTokenModel
+
+    config = PromptTuningConfig(num_virtual_tokens=settings.virtual_tokens, prompt_tuning_init="SAMPLE_VOCAB", task_type="CAUSAL_LM")
+    return VirtualTokenModel(model, config)
+
+
 METHODS = {
-    FineTuningMethod.LORA: Method(_lora, may_quantise=False),
-    FineTuningMethod.QLORA: Method(_lora, may_quantise=True),
+    FineTuningMethod.FULL: Method(_full, ("merged",)),
+    FineTuningMethod.LORA: Method(_lora, ("adapter", "merged")),
+    FineTuningMethod.QLORA: Method(_lora, ("adapter", "merged"), may_quantise=True),
+    FineTuningMethod.PREFIX_TUNING: Method(_prefix_tuning),
+    FineTuningMethod.PROMPT_TUNING: Method(_prompt_tuning),
 }
+
+
+def carrier(settings: Training, wanted: Carrier) -> Carrier | None:
+    """What the fine-tuned model can be deployed as: `wanted` where that is possible. None if no GGUF can carry it."""
+    carriers: tuple[Carrier, ...] = ("merged",) if settings.use_dora else METHODS[settings.method].carriers
+    return wanted if wanted in carriers else next(iter(carriers), None)
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write what was trained: an adapter as PEFT does it, or (full) the whole model in Hugging Face's format; safetensors only."""
+    model.save_pretrained(str(folder), **({} if _is_peft(model) else {"max_shard_size": "1000GB"}))
+
+
+def restore(model: Any, folder: Path) -> None:
+    """Put back into an attached model what `save` wrote."""
+    from safetensors.torch import load_file, load_model
+
+    if not _is_peft(model):
+        load_model(model, folder / "model.safetensors")  # knows of tied weights, which are saved once
+        return
+    from peft import set_peft_model_state_dict
+
+    set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+
+
+def _is_peft(model: Any) -> bool:
+    from peft import PeftModel
+
+    return isinstance(model, PeftModel)

@@ -14,13 +14,12 @@ import torch
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from fine_tuning import paths
-from fine_tuning.config import Training
+from fine_tuning.config import FineTuningMethod, Training
 from fine_tuning.errors import Cancelled, NoConversations, TrainingError
-from fine_tuning.training import checkpoints
+from fine_tuning.training import checkpoints, methods
 from fine_tuning.training.base_model import load_base
 from fine_tuning.training.early_stop import EarlyStop
 from fine_tuning.training.hardware import choose_dtype, gemm_flops, keep_freed_memory, peak_memory
-from fine_tuning.training.methods import METHODS
 from fine_tuning.training.packed_trainer import Backend, PackedTrainer
 from fine_tuning.training.packing import Row, pack, supervised_logits
 
@@ -80,12 +79,12 @@ def train(
         raise NoConversations(f"{rows / 'train.jsonl'} holds no row to learn from")
     checkpoint, passed_over = checkpoints.newest_complete(run / "checkpoints")
     keep_freed_memory()
-    dtype = choose_dtype(settings.dtype)
+    dtype = _dtype(settings)
     set_seed(settings.seed)
     with quiet():
         model = load_base(base, dtype, run / "base")
         replayed = teach(model, read_rows(replay)) if replay else []
-        model = METHODS[settings.method].attach(model, settings)
+        model = methods.METHODS[settings.method].attach(model, settings)
     trainer = _backend(settings)(model, run / "checkpoints", settings, learned + replayed, read_rows(rows / "validation.jsonl"))
     callback = _Report(trainer, run / "progress.jsonl", gemm_flops(dtype), report, cancelled)
     trainer.remove_callback(PrinterCallback)
@@ -107,6 +106,13 @@ def train(
         resumed_from=checkpoints.step_of(checkpoint) if checkpoint else 0,
         passed_over=tuple(passed_over),
     )
+
+
+def _dtype(settings: Training) -> torch.dtype:
+    # A step of a small rate is lost in the eight bits of bfloat16; adapters are fp32 anyway, but here the weights themselves are trained.
+    if settings.method is FineTuningMethod.FULL and settings.dtype == "auto":
+        return torch.float32
+    return choose_dtype(settings.dtype)
 
 
 def _backend(settings: Training) -> Any:
@@ -195,7 +201,7 @@ class _Report(TrainerCallback):
 
 def _save_adapter(trainer: Backend, run: Path) -> Path:
     adapter = run / "adapter"
-    trainer.model.save_pretrained(str(adapter), safe_serialization=True)
+    methods.save(trainer.model, adapter)
     checkpoints.seal(adapter)
     paths.fsync_dir(run)
     return adapter

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fine_tuning.errors import ExportError
-from fine_tuning.model_management.gguf_export import check_exportable, convert_adapter, merge_adapter, rotary_order
+from fine_tuning.model_management.gguf_export import check_exportable, convert_adapter, export_full, merge_adapter, rotary_order
 from fine_tuning.paths import REPOSITORY
 
 
@@ -154,6 +154,55 @@ def test_scales_follow_peft(base: Path, tmp_path: Path, config: dict[str, Any], 
 
 def _pattern(name: str) -> str:
     return "q" if "attn_q" in name else "m" if name.startswith("blk.1.ffn") else ""
+
+
+# DoRA, and models trained whole
+
+
+def test_with_dora_each_row_gets_its_learned_length(base: Path, tmp_path: Path) -> None:
+    pairs = tiny.write_adapter(tmp_path / "adapter", dora=True)
+    merge_adapter(base, tmp_path / "adapter", tmp_path / "out.gguf", "f32")
+    before, after = tiny.weights(base), tiny.weights(tmp_path / "out.gguf")
+    for name, (a, b) in pairs.items():
+        moved = before[name] + tiny.delta(name, a, b, scale=2)
+        magnitude = tiny.in_order(name, tiny.magnitudes(len(moved)))
+        wanted = moved * (magnitude / np.sqrt((moved.astype(np.float64) ** 2).sum(axis=1)))[:, None]
+        assert np.allclose(after[name], wanted, atol=1e-6), name
+
+
+def test_dora_cannot_be_an_adapter_beside_the_base_and_that_is_said(base: Path, tmp_path: Path) -> None:
+    tiny.write_adapter(tmp_path / "adapter", dora=True)
+    with pytest.raises(ExportError, match=r"DoRA.*set deployment\.mode to merged"):
+        convert_adapter(base, tmp_path / "adapter", tmp_path / "lora.gguf")
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_a_model_trained_whole_takes_the_place_of_the_base(base: Path, tmp_path: Path, dtype: str) -> None:
+    whole = tiny.write_model(tmp_path / "model", dtype=dtype)
+    result = export_full(base, tmp_path / "model", tmp_path / "out.gguf", "f32")
+    after = tiny.weights(tmp_path / "out.gguf")
+    assert set(after) == set(whole) and (result.adapted, result.converted, result.copied) == (20, 0, 0)
+    for name, weights in whole.items():
+        assert np.array_equal(after[name], weights), name
+    before, out = (gguf.GGUFReader(path).fields for path in (base, tmp_path / "out.gguf"))
+    assert before["custom.floats"].contents() == out["custom.floats"].contents()
+    export_full(base, tmp_path / "model", tmp_path / "q8.gguf", "q8_0")
+    made = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "q8.gguf").tensors}
+    for name, weights in whole.items():
+        assert np.array_equal(made[name].data, weights if weights.ndim == 1 else gguf.quants.quantize(weights, Type.Q8_0)), name
+
+
+def test_a_model_that_does_not_fit_or_is_not_whole_is_named(base: Path, tmp_path: Path) -> None:
+    tiny.write_model(tmp_path / "wide", width=128)
+    with pytest.raises(ExportError, match=r"was not trained on .*embed_tokens\.weight is \(96, 128\)"):
+        export_full(base, tmp_path / "wide", tmp_path / "out.gguf")
+    tiny.write_model(tmp_path / "part", leave_out="blk.1.ffn_up.weight")
+    with pytest.raises(ExportError, match=r"lacks blk\.1\.ffn_up\.weight"):
+        export_full(base, tmp_path / "part", tmp_path / "out.gguf")
+    tiny.write_model(tmp_path / "nan", size=float("nan"))
+    with pytest.raises(ExportError, match="its training diverged"):
+        export_full(base, tmp_path / "nan", tmp_path / "out.gguf")
+    assert not list(tmp_path.glob("*out.gguf*"))
 
 
 # The adapter beside the base

@@ -13,7 +13,7 @@ import tiny_gguf as tiny
 
 from fine_tuning.errors import ExportError
 from fine_tuning.model_management import gguf_export, hf_export
-from fine_tuning.model_management.gguf_export import merge_adapter
+from fine_tuning.model_management.gguf_export import export_full, merge_adapter
 from fine_tuning.model_management.hf_export import convert_model, import_model, install_converter
 
 # Hugging Face's model types, by the architecture that their GGUF has.
@@ -129,6 +129,15 @@ def test_a_merge_is_bit_identical_to_converting_pefts_merged_model(models: Path,
     folder = models / architecture
     result = merge_adapter(folder / "base.gguf", folder / "adapter", tmp_path / "out.gguf", "q8_0")
     assert result.adapted
+    _assert_same_tensors(tmp_path / "out.gguf", folder / "merged.gguf")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_model_trained_whole_is_bit_identical_to_what_the_converter_makes_of_it(models: Path, tmp_path: Path, architecture: str) -> None:
+    folder = models / architecture
+    result = export_full(folder / "base.gguf", folder / "merged", tmp_path / "out.gguf", "q8_0")
+    assert result.adapted and not result.converted
     _assert_same_tensors(tmp_path / "out.gguf", folder / "merged.gguf")
 
 

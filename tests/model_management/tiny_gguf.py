@@ -75,7 +75,7 @@ def write_base(path: Path, kind: Type = Type.F32, width: int = 64, arch: str = "
 
 
 def write_adapter(
-    folder: Path, width: int = 64, rank: int = 4, alpha: float = 8, size: float = 0.3, dtype: str = "F32", **config: Any
+    folder: Path, width: int = 64, rank: int = 4, alpha: float = 8, size: float = 0.3, dtype: str = "F32", dora: bool = False, **config: Any
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """A PEFT adapter of every matrix of every layer; its (A, B) by the GGUF's names. `config` goes into adapter_config.json."""
     noise = np.random.default_rng(2)
@@ -89,8 +89,41 @@ def write_adapter(
             stored[f"{prefix}.lora_A.weight"], a = encode(a, dtype)
             stored[f"{prefix}.lora_B.weight"], b = encode(b, dtype)
             pairs[f"blk.{layer}.{name}.weight"] = (a, b)
-    save_adapter(folder, stored, {"r": rank, "lora_alpha": alpha, **config})
+            if dora:
+                stored[f"{prefix}.lora_magnitude_vector"], _ = encode(magnitudes(outputs), dtype)
+    save_adapter(folder, stored, {"r": rank, "lora_alpha": alpha, **({"use_dora": True} if dora else {}), **config})
     return pairs
+
+
+def magnitudes(outputs: int) -> np.ndarray:
+    """The rows' lengths that `write_adapter` gives a matrix with DoRA, in Hugging Face's order."""
+    return np.linspace(0.5, 2, outputs, dtype=np.float32)
+
+
+def write_model(folder: Path, width: int = 64, size: float = 0.3, dtype: str = "F32", leave_out: str = "") -> Weights:
+    """A whole model in Hugging Face's format, as a full fine-tune saves it; its weights as the GGUF of a llama has them."""
+    noise = np.random.default_rng(4)
+    names = {"model.embed_tokens.weight": ("token_embd.weight", (VOCABULARY, width)), "model.norm.weight": ("output_norm.weight", (width,))}
+    for layer in range(LAYERS):
+        here, there = f"model.layers.{layer}", f"blk.{layer}"
+        names[f"{here}.input_layernorm.weight"] = (f"{there}.attn_norm.weight", (width,))
+        names[f"{here}.post_attention_layernorm.weight"] = (f"{there}.ffn_norm.weight", (width,))
+        for module, name in MODULES.items():
+            names[f"{here}.{module}.weight"] = (f"{there}.{name}.weight", shapes(width)[name])
+    stored, found = {}, {}
+    for hf_name, (name, shape) in names.items():
+        if name != leave_out:
+            stored[hf_name], weights = encode((noise.standard_normal(shape) * size).astype(np.float32), dtype)
+            found[name] = in_order(name, weights)
+    save_adapter(folder, stored, {})
+    (folder / "adapter_model.safetensors").rename(folder / "model.safetensors")
+    return found
+
+
+def in_order(name: str, rows: np.ndarray, arch: str = "llama") -> np.ndarray:
+    """Hugging Face's rows in the order of the GGUF's `name`."""
+    heads = HEADS if "attn_q" in name else KV_HEADS if "attn_k" in name else None
+    return permuted(rows, heads) if arch == "llama" and heads else rows
 
 
 def encode(values: np.ndarray, dtype: str) -> tuple[tuple[str, tuple[int, ...], bytes], np.ndarray]:
@@ -128,10 +161,7 @@ def permuted(rows: np.ndarray, heads: int) -> np.ndarray:
 
 def delta(name: str, a: np.ndarray, b: np.ndarray, scale: float, arch: str = "llama") -> np.ndarray:
     """What the adapter adds to the GGUF's `name`."""
-    whole: np.ndarray = (b @ a) * np.float32(scale)
-    if arch == "llama" and "attn_q" in name:
-        return permuted(whole, HEADS)
-    return permuted(whole, KV_HEADS) if arch == "llama" and "attn_k" in name else whole
+    return in_order(name, (b @ a) * np.float32(scale), arch)
 
 
 def weights(path: Path) -> Weights:

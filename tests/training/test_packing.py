@@ -16,7 +16,7 @@ def one_at_a_time(model, rows: list[Row]) -> torch.Tensor:
     """The reference: each conversation alone, through the model's own causal mask, and the mean over all supervised tokens."""
     total, count = torch.zeros(()), 0
     for row in rows:
-        logits = model(input_ids=torch.tensor([row.input_ids]), use_cache=False).logits[0]
+        logits = model(input_ids=torch.tensor([row.input_ids]), use_cache=False).logits[0][-len(row.input_ids) :]  # without virtual ones
         for target in row.targets():
             total = total - torch.log_softmax(logits[target - 1].float(), -1)[row.input_ids[target]]
             count += 1
