@@ -19,7 +19,7 @@ import psutil
 import yaml
 
 from fine_tuning import paths
-from fine_tuning.config import FineTuningConfig, Training
+from fine_tuning.config import FineTuningConfig, FineTuningMethod, Training
 from fine_tuning.conversation import Conversation, Message, Turn, conversations_of
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_cleaner import DataCleaner
@@ -34,6 +34,7 @@ from fine_tuning.errors import Busy, Cancelled, ModelNotFound, NoConversations, 
 from fine_tuning.model_management.model_deployer import check_parity, go_live, reconcile, register
 from fine_tuning.model_management.model_registry import Registry, latest_tag, version_tag
 from fine_tuning.model_management.modelfile import modelfile_text, spec_for
+from fine_tuning.training.methods import Carrier, carrier
 
 if TYPE_CHECKING:
     from fine_tuning.evaluation.comparison import Comparison
@@ -99,6 +100,7 @@ class Outcome:
     live: bool = False
     training: "TrainingResult | None" = None
     comparison: "Comparison | None" = None
+    answers: tuple[tuple[str, str, str], ...] = ()  # prompt, base's answer, fine-tuned one's: where there is no comparison
     reason: str = ""
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
 
@@ -148,6 +150,8 @@ class _Retrain:
         replay = self.replay(plan)
         with self.memory_for(plan):
             training = self.train(plan, run, replay)
+            if self.mode is None:
+                return self.end_without_version(plan, run, training)
             artifact = self.export(plan, run, training.adapter)
             comparison = self.evaluate(plan, run, artifact)
         number = self.register(plan, run, artifact, comparison)
@@ -254,6 +258,25 @@ class _Retrain:
                 "Chat more, learn from few with --few-shot (5 to 50 pairs), or go on with --force"
             )
         memory.require(plan.estimate, self.config.training, plan.base.tag, plan.fitting)
+        self.check_deployment(plan)
+
+    def check_deployment(self, plan: Plan) -> None:
+        """Say, before the training, if its result will not be deployed as configured; ExportError if it could not be exported."""
+        from fine_tuning.model_management.gguf_export import SAME, check_exportable
+
+        wanted, settings = self.config.deployment, self.config.training
+        method = f"{settings.method}{' with DoRA' if settings.use_dora else ''}"
+        if self.mode is None:
+            self.reporter.note(f"no GGUF can carry {method}: what it learns answers through Transformers only, not in the engine")
+            return
+        if self.mode != wanted.mode:
+            self.reporter.note(f"{method} cannot be an adapter beside the base: it will be deployed merged ({wanted.quantization})")
+        check_exportable(plan.base.gguf, wanted.quantization if self.mode == "merged" else SAME)
+
+    @property
+    def mode(self) -> Carrier | None:
+        """What the engine will get: an adapter beside the base, a merged model, or nothing."""
+        return carrier(self.config.training, self.config.deployment.mode)
 
     # The base
 
@@ -367,13 +390,29 @@ class _Retrain:
         return training
 
     def export(self, plan: Plan, run: Path, adapter: Path) -> Path:
-        """The adapter's GGUF, or the merged model's."""
-        from fine_tuning.model_management.gguf_export import convert_adapter, merge_adapter
+        """The adapter's GGUF, or the whole model's."""
+        from fine_tuning.model_management.gguf_export import convert_adapter, export_full, merge_adapter
 
         with self.stage("Exporting to GGUF"):
-            if self.config.deployment.mode == "adapter":
+            if self.mode == "adapter":
                 return convert_adapter(plan.base.gguf, adapter, run / "adapter.gguf").path
-            return merge_adapter(plan.base.gguf, adapter, run / "model.gguf", self.config.deployment.quantization).path
+            export = export_full if self.config.training.method == FineTuningMethod.FULL else merge_adapter
+            return export(plan.base.gguf, adapter, run / "model.gguf", self.config.deployment.quantization).path
+
+    def end_without_version(self, plan: Plan, run: Path, training: "TrainingResult") -> Outcome:
+        """Answer the test prompts through Transformers: what was trained stays in the run, and the live model as it is."""
+        from fine_tuning.training.generate import answer_both
+
+        settings, words = self.config.training, self.vocabulary
+        texts = self.config.evaluation.test_prompts
+        with self.stage("Answering through Transformers"):
+            prompts = [prompt_ids(self.render([Message(role="user", content=text)]), words) for text in texts]
+            limit = self.config.evaluation.max_new_tokens
+            pairs = answer_both(plan.base.gguf, training.adapter, run, settings, prompts, limit, words.ends_turn)
+        answers = tuple((text, words.decode(base), words.decode(tuned)) for text, (base, tuned) in zip(texts, pairs, strict=True))
+        reason = f"no GGUF can carry {settings.method}: no version was made. {training.adapter} is for Transformers with PEFT"
+        paths.write_json(run / MANIFEST, {"version": None, "reason": reason, "seconds": self.seconds})
+        return Outcome(plan, run, training=training, answers=answers, reason=reason, seconds=self.seconds)
 
     def evaluate(self, plan: Plan, run: Path, artifact: Path) -> "Comparison":
         """Base and fine-tuned on the held-out conversations, both as they are served."""
@@ -381,7 +420,7 @@ class _Retrain:
 
         with self.stage("Evaluating"):
             base = self._evaluate(plan, plan.base.gguf, None)
-            merged = self.config.deployment.mode == "merged"
+            merged = self.mode == "merged"
             tuned = self._evaluate(plan, artifact if merged else plan.base.gguf, None if merged else artifact)
             comparison = Comparison(base, tuned)
             paths.write_json(run / "evaluation.json", comparison.record())
@@ -405,8 +444,9 @@ class _Retrain:
             paths.write_json(reserved, self.registry.next_number(self.name))
         number = int(paths.read_json(reserved))
         with self.stage(f"Registering {version_tag(self.name, number)}"):
+            mode: Carrier = "adapter" if self.mode == "adapter" else "merged"
             version = self.engine.version() if self.engine.name == "ollama" else None
-            spec = spec_for(plan.base, plan.base.tag, artifact, self.config.deployment.mode, version)
+            spec = spec_for(plan.base, plan.base.tag, artifact, mode, version)
             paths.atomic_write(run / "Modelfile", modelfile_text(spec, run))
             if all(known.number != number for known in self.registry.list(self.name)):
                 self.registry.add(
@@ -417,7 +457,7 @@ class _Retrain:
                     run=str(run.relative_to(paths.home())),
                     dataset=plan.dataset.path.name,
                     method=self.config.training.method,
-                    mode=self.config.deployment.mode,
+                    mode=mode,
                     metrics={"base": comparison.base.scores, "tuned": comparison.tuned.scores},
                     turns=plan.dataset.manifest["turn_ids"],
                 )

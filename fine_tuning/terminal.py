@@ -101,6 +101,8 @@ def show_plan(plan: "Plan", config: "FineTuningConfig") -> None:
 def show_outcome(outcome: "Outcome") -> None:
     console = _console()
     if outcome.version is None or outcome.comparison is None or outcome.training is None:
+        for prompt, *answers in outcome.answers[:2]:
+            _show_answers(console, prompt, *answers)
         console.print(Text(outcome.reason))
         return
     table = Table(title=f"\n{outcome.tag} against its base, on held-out conversations", title_justify="left")
@@ -114,9 +116,7 @@ def show_outcome(outcome: "Outcome") -> None:
     for note in outcome.comparison.base.notes:
         console.print(Text(note))
     for before, after in outcome.comparison.answers()[:2]:
-        console.print(Text.assemble(("\n" + before.prompt, "bold")))
-        console.print(Text.assemble(("  base        ", "dim"), _one_line(before.answer)))
-        console.print(Text.assemble(("  fine-tuned  ", "cyan"), _one_line(after.answer)))
+        _show_answers(console, before.prompt, before.answer, after.answer)
     total = sum(outcome.seconds.values())
     learned = outcome.training
     console.print(
@@ -127,6 +127,12 @@ def show_outcome(outcome: "Outcome") -> None:
     )
     state = "is live: the chat answers with it now" if outcome.live else "is registered, not live (deployment.auto_deploy is off)"
     console.print(Text(f"{outcome.tag} {state}. In a terminal: ollama run {outcome.tag.rpartition(':')[0]}", style="bold green"))
+
+
+def _show_answers(console: Console, prompt: str, base: str, tuned: str) -> None:
+    console.print(Text.assemble(("\n" + prompt, "bold")))
+    console.print(Text.assemble(("  base        ", "dim"), _one_line(base)))
+    console.print(Text.assemble(("  fine-tuned  ", "cyan"), _one_line(tuned)))
 
 
 def show_models(engine: "Engine", registry: "Registry", prefix: str) -> None:

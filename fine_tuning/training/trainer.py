@@ -110,7 +110,7 @@ def train(
 
 def _dtype(settings: Training) -> torch.dtype:
     # A step of a small rate is lost in the eight bits of bfloat16; adapters are fp32 anyway, but here the weights themselves are trained.
-    if settings.method is FineTuningMethod.FULL and settings.dtype == "auto":
+    if settings.method == FineTuningMethod.FULL and settings.dtype == "auto":
         return torch.float32
     return choose_dtype(settings.dtype)
 
