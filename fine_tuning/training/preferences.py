@@ -1,0 +1,158 @@
+"""Learning from what people preferred: DPO (arXiv 2305.18290) from pairs of answers, KTO (arXiv 2402.01306) from single ratings.
+
+Answers to one prompt share it: in the packed row (packing.py) it is computed once. The reference model is the one that the preference
+training starts from, and its log-probabilities are taken once, before the first step, so that no second model is in memory.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from fine_tuning.errors import TrainingError
+from fine_tuning.training.packing import Row, pack, supervised_logits
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one prompt, in tokens. `reference` holds the sums of their log-probabilities under the reference model."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+    reference: tuple[float, float] = (0.0, 0.0)
+
+    def rows(self) -> list[Row]:
+        return [_row(self.prompt, self.chosen), _row(self.prompt, self.rejected)]
+
+
+@dataclass(frozen=True)
+class Rated:
+    """An answer that was wanted or not, and `other`, the answer to another prompt, from which KTO estimates how far the model has moved."""
+
+    prompt: list[int]
+    answer: list[int]
+    wanted: bool
+    other: list[int]
+    reference: tuple[float, float] = (0.0, 0.0)
+
+    def rows(self) -> list[Row]:
+        return [_row(self.prompt, self.answer), _row(self.prompt, self.other)]
+
+
+Preference = Pair | Rated
+
+
+def read_preferences(path: Path) -> tuple[list[Pair], list[tuple[list[int], list[int], bool]]]:
+    """The pairs, and the single ratings as (prompt, answer, wanted), of {"prompt_ids", "chosen_ids", "rejected_ids"} and
+    {"prompt_ids", "completion_ids", "label"}, one a line. TrainingError names a bad line."""
+    pairs, ratings = [], []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            record = json.loads(line)
+            if "label" in record:
+                ratings.append((list(record["prompt_ids"]), list(record["completion_ids"]), bool(record["label"])))
+            else:
+                pairs.append(Pair(list(record["prompt_ids"]), list(record["chosen_ids"]), list(record["rejected_ids"])))
+        except (ValueError, KeyError, TypeError) as error:
+            raise TrainingError(f"{path}, line {number}: not a preference ({error})") from error
+    return pairs, ratings
+
+
+def mismatch(ratings: Sequence[tuple[list[int], list[int], bool]], batch_size: int) -> list[Rated]:
+    """Each rating with the answer of the one before it in its group of `batch_size`, the first with that of the last.
+
+    A group of one would compare an answer with itself: it joins the group before.
+    """
+    starts = list(range(0, len(ratings), batch_size))
+    if len(starts) > 1 and len(ratings) - starts[-1] == 1:
+        starts.pop()
+    groups = [ratings[start:end] for start, end in zip(starts, [*starts[1:], len(ratings)], strict=True)]
+    return [Rated(prompt, answer, wanted, group[index - 1][1]) for group in groups for index, (prompt, answer, wanted) in enumerate(group)]
+
+
+def pack_preferences(items: Sequence[Preference]) -> dict[str, Tensor]:
+    """What `packing.pack` returns for the items' rows, two each, with `answers` [N] (the row of each supervised token), `reference` [R],
+    and for ratings `wanted` [R / 2] (bool)."""
+    rows = [row for item in items for row in item.rows()]
+    batch = pack(rows)
+    batch["answers"] = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(row.targets()) for row in rows]))
+    batch["reference"] = torch.tensor([value for item in items for value in item.reference])
+    if isinstance(items[0], Rated):
+        batch["wanted"] = torch.tensor([item.wanted for item in items if isinstance(item, Rated)])
+    return batch
+
+
+def preference_loss(model: Any, batch: dict[str, Tensor], beta: float) -> tuple[Tensor, Tensor]:
+    """Mean loss over the batch, and the rewards [R], beta * (log-probability - reference's), without gradient."""
+    reference, wanted = batch["reference"], batch.get("wanted")
+
+    def of_sums(sums: Tensor) -> Tensor:
+        moved = sums - reference
+        return dpo(moved[0::2] - moved[1::2], beta) if wanted is None else kto(moved[0::2], moved[1::2], wanted, beta)
+
+    loss, sums = _SequenceLoss.apply(supervised_logits(model, batch), batch["shift_labels"], batch["answers"], len(reference), of_sums)
+    return loss, beta * (sums - reference)
+
+
+def dpo(margin: Tensor, beta: float) -> Tensor:
+    """Equation 7: `margin` [pairs] is how much more the model moved towards the chosen answer than towards the rejected one."""
+    return -logsigmoid(beta * margin).mean()
+
+
+def kto(moved: Tensor, others: Tensor, wanted: Tensor, beta: float) -> Tensor:
+    """Equation 7 with both weights 1: `moved` and `others` [ratings] are the log-ratios of the answers and of mismatched ones."""
+    divergence = others.mean().clamp(min=0).detach()
+    return (1 - torch.sigmoid(beta * torch.where(wanted, moved - divergence, divergence - moved))).mean()
+
+
+@torch.no_grad()
+def with_reference(model: Any, items: Sequence[Preference], batch_size: int = 8) -> list[Preference]:
+    """The items with the reference log-probabilities of `model` as it is now."""
+    model.eval()
+    found: list[Preference] = []
+    for start in range(0, len(items), batch_size):
+        group = items[start : start + batch_size]
+        batch = pack_preferences(group)
+        logits, labels = supervised_logits(model, batch), batch["shift_labels"]
+        sums = _sums(logits, labels, batch["answers"], 2 * len(group)).view(-1, 2).tolist()
+        found += [replace(item, reference=(first, second)) for item, (first, second) in zip(group, sums, strict=True)]
+    return found
+
+
+class _SequenceLoss(torch.autograd.Function):
+    """A loss of the answers' log-probabilities, with its gradient by the logits taken in the forward pass: only that is kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, labels: Tensor, answers: Tensor, count: int, of_sums: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        sums = _sums(logits, labels, answers, count)
+        with torch.enable_grad():
+            loss = of_sums(leaf := sums.clone().requires_grad_())
+        (slope,) = torch.autograd.grad(loss, leaf)
+        weight = slope[answers]
+        gradient = torch.softmax(logits, dim=-1).mul_(-weight[:, None])
+        gradient[torch.arange(len(labels), device=labels.device), labels] += weight
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(sums)
+        return loss.detach(), sums
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outer[0], None, None, None, None
+
+
+def _sums(logits: Tensor, labels: Tensor, answers: Tensor, count: int) -> Tensor:
+    logprobs = logits.gather(1, labels[:, None])[:, 0] - torch.logsumexp(logits, dim=-1)
+    return logprobs.new_zeros(count).index_add(0, answers, logprobs)
+
+
+def _row(prompt: list[int], answer: list[int]) -> Row:
+    return Row(prompt + answer, [False] * len(prompt) + [True] * len(answer))

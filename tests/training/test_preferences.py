@@ -1,0 +1,130 @@
+"""Losses and gradients of the packed preference row against TRL's own trainers, on the tiny model."""
+
+import random
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from token_rows import VOCABULARY
+from transformers import AutoModelForCausalLM
+
+from fine_tuning.errors import TrainingError
+from fine_tuning.training.preferences import (
+    Pair,
+    mismatch,
+    pack_preferences,
+    preference_loss,
+    read_preferences,
+    with_reference,
+)
+from fine_tuning.training.trl_trainer import _padding_only
+
+# What the trainers want to be made with; the losses are of tokens.
+TEXTS = {"prompt": "a", "chosen": "b", "rejected": "c"}
+
+
+def texts(count: int, shortest: int = 1) -> list[list[int]]:
+    draw = random.Random(7)
+    return [[draw.randrange(1, VOCABULARY) for _ in range(draw.randint(shortest, 9))] for _ in range(count)]
+
+
+def adapted(base: Path):
+    """A model with a LoRA adapter that does nothing yet."""
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+
+
+def move(model) -> None:
+    """Away from the base, the same way each time."""
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if ".default." in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+
+
+def gradients(model, loss) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name.replace("base_model.model.", ""): p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def compare(base: Path, tmp_path: Path, items, examples, trainer_of) -> None:
+    """Ours, with the base as reference, beside TRL's."""
+    model = adapted(base)
+    items = with_reference(model, items, batch_size=3)
+    move(model)
+    mine, rewards = preference_loss(model, pack_preferences(items), beta=0.3)
+    found = gradients(model, mine)
+    words = _padding_only()
+    words.eos_token = words.pad_token
+    trainer = trainer_of(adapted(base), train_dataset=Dataset.from_list([TEXTS] * 2), processing_class=words)
+    move(trainer.model)  # now, as TRL takes the adapter that it is given for the reference
+    theirs = trainer.compute_loss(trainer.model, trainer.data_collator(examples))
+    assert mine.item() == pytest.approx(theirs.item(), abs=1e-5)
+    wanted = gradients(trainer.model, theirs)
+    assert found.keys() == wanted.keys() and rewards.abs().max() > 0.01
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-3)
+
+
+def test_dpo_has_the_loss_and_gradients_of_trl(tiny_base, tmp_path):
+    from trl import DPOConfig, DPOTrainer
+
+    prompts, chosen, rejected = texts(5, 4), texts(10)[:5], texts(10)[5:]
+    pairs = [Pair(*sides) for sides in zip(prompts, chosen, rejected, strict=True)]
+    examples = [{"prompt_ids": pair.prompt, "chosen_ids": pair.chosen, "rejected_ids": pair.rejected} for pair in pairs]
+    config = DPOConfig(str(tmp_path), beta=0.3, use_cpu=True, report_to=[], gradient_checkpointing=False, bf16=False)
+    compare(
+        tiny_base,
+        tmp_path,
+        pairs,
+        examples,
+        partial(DPOTrainer, args=config),
+    )
+
+
+def test_kto_has_the_loss_and_gradients_of_trl(tiny_base, tmp_path):
+    from trl import KTOConfig, KTOTrainer
+
+    ratings = list(zip(texts(5, 4), texts(10)[:5], [True, False, True, True, False], strict=True))
+    items = mismatch(ratings, 5)
+    examples = [
+        {"prompt_ids": item.prompt, "completion_ids": item.answer, "KL_completion_ids": item.other, "label": item.wanted} for item in items
+    ]
+    config = KTOConfig(
+        str(tmp_path), beta=0.3, use_cpu=True, report_to=[], gradient_checkpointing=False, bf16=False, per_device_train_batch_size=5
+    )
+    compare(
+        tiny_base,
+        tmp_path,
+        items,
+        examples,
+        partial(KTOTrainer, args=config),
+    )
+
+
+def test_both_answers_share_their_prompt_in_the_packed_row():
+    batch = pack_preferences([Pair([1, 2, 3, 4], [5, 6], [7])])
+    assert sorted(batch["input_ids"][0].tolist()) == [1, 2, 3, 4, 5, 6, 7]
+    assert batch["answers"].tolist() == [0, 0, 1]
+
+
+def test_no_rating_is_compared_with_its_own_answer():
+    ratings = [([index], [index], True) for index in range(7)]
+    assert [(item.answer[0], item.other[0]) for item in mismatch(ratings, 3)] == [(0, 2), (1, 0), (2, 1), (3, 6), (4, 3), (5, 4), (6, 5)]
+
+
+def test_rows_are_read_and_a_bad_line_is_named(tmp_path):
+    file = tmp_path / "preferences.jsonl"
+    pair, rating = (
+        '{"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3]}',
+        '{"prompt_ids": [1], "completion_ids": [2], "label": false}',
+    )
+    file.write_text(f"{pair}\n{rating}\n")
+    assert read_preferences(file) == ([Pair([1], [2], [3])], [([1], [2], False)])
+    file.write_text('{"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3]}\n{"prompt_ids": [1]}\n')
+    with pytest.raises(TrainingError, match=r"preferences\.jsonl, line 2: not a preference"):
+        read_preferences(file)
