@@ -218,7 +218,7 @@ def clock(seconds: float) -> str:
 
 def _lower(plan: "Plan") -> str:
     if plan.estimate.fits:
-        return ", with the base in four bits" if plan.estimate.nf4 else ""
+        return ""
     changes = plan.fitting and " ".join(f"{key}={value}" for key, value in plan.fitting.items())
     return f": too much; {f'with {changes} it fits (--auto)' if changes else 'choose a smaller training.base_model'}"
 

@@ -67,6 +67,7 @@ start_server() {
 }
 
 unset OLLAMA_HOST OLLAMA_MODELS BYOAI_HOME # the tests set their own
+export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-10000}" # as in fine_tuning/cli.py
 install_system_packages
 set_up dev
 ollama="$(find_ollama)"

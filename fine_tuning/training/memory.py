@@ -3,7 +3,7 @@
 The peak is the end of a forward pass, when all that the backward pass needs is held. What it is made of (`Estimate.parts`, bytes):
 
 runtime      Python, torch, transformers and the Trainer, with no model yet
-weights      the base: in the number format of the training, or (QLoRA that does not fit otherwise) its layers in NF4
+weights      the base, in the number format of the training
 loading      the largest weight twice more, while it is dequantised; no part of the peak once the activations are larger
 training     gradient and Adam's two moments of whatever is trained, and an adapter's own weights; all fp32
 activations  what each layer saves of each token (`_saved`), and on a CPU the holes that the allocator leaves between
@@ -36,7 +36,6 @@ _STEP_OVERHEAD = 0.05  # seconds a step that do not grow with it: Python, the op
 
 _LOGITS_COPIES = 3  # logits, their exponentials, and the gradient
 _REPLAY_COPIES = 4  # the model's probabilities of the replayed tokens, and the slope while it is built
-_NF4_BYTES = 0.5 + 4 / 64  # a weight, and its share of a block's scale (QLoRA, arXiv 2305.14314)
 _TEACHER_BATCH = 8  # replay rows that the base looks at together (trainer.teach)
 _MARGIN = 0.95  # of the free memory that lowered settings may fill: what is free changes
 _SAMPLED_BATCHES = 100  # batches whose size is counted exactly; more say nothing more
@@ -59,11 +58,6 @@ class Shape:
     inputs: int
     outputs: int
     largest: int  # weights of the largest tensor
-
-    @property
-    def largest_matrix(self) -> int:
-        """Weights of the largest matrix in a layer."""
-        return self.hidden * max(self.feed_forward, self.attention)
 
 
 @dataclass(frozen=True)
@@ -104,7 +98,6 @@ class Estimate:
     seconds: float
     steps: int
     available: int  # bytes that are free now, where the training runs
-    nf4: bool = False  # whether the base has to be held in four bits
 
     @cached_property
     def memory(self) -> int:
@@ -195,17 +188,14 @@ def estimate(
     """What training on `work` takes, for every epoch of `settings`.
 
     `flops`: floating-point operations a second that this machine's matrix products reach. `bytes_per_weight`: of the training's number
-    format. QLoRA is taken as dequantised once if that fits into `available` bytes, else as NF4.
+    format. QLoRA's base is dequantised once, and takes what LoRA's does.
     """
     parts = _parts(shape, settings, work, bytes_per_weight)
     if not on_gpu:  # there, what is free is free of torch already, and the allocator fills its holes
         parts |= {"runtime": _RUNTIME, "activations": int(_HOLES * parts["activations"])}
     seconds = sum(_seconds(shape, settings, batch, flops) for batch in work.batches) / max(len(work.batches), 1)
     steps = work.steps * settings.num_epochs
-    whole = Estimate(parts, steps * seconds, steps, available)
-    if whole.fits or settings.method != FineTuningMethod.QLORA:
-        return whole
-    return replace(whole, parts={**parts, "weights": _nf4(shape, bytes_per_weight)}, nf4=True)
+    return Estimate(parts, steps * seconds, steps, available)
 
 
 def _parts(shape: Shape, settings: Training, work: Workload, width: int) -> dict[str, int]:
@@ -230,27 +220,20 @@ def _parts(shape: Shape, settings: Training, work: Workload, width: int) -> dict
 def _saved(shape: Shape, settings: Training, width: int) -> int:
     """Bytes that a layer keeps of each token for the backward pass, as counted with `saved_tensors_hooks` (tests/training/test_memory.py).
 
-    Both norms' inputs (in fp32); queries, keys, values (repeated for every head) and the attention's output; of the feed-forward the gate
-    before and after its activation, and its partner; and the input of every matrix that is trained or has an adapter.
+    Both norms' inputs; queries, keys, values (repeated for every head) and the attention's output; of the feed-forward its gate and the
+    gate's partner; and the input of every matrix that is trained or has an adapter. What fused.py cannot fuse keeps more.
     """
-    kept = 2 * shape.hidden * 4 + (4 * shape.attention + 3 * shape.feed_forward) * width
-    shared = (2 * shape.hidden + shape.feed_forward) * width  # norms' and gate's outputs; the attention's is there already
-    if settings.method == "full":
-        return kept + shared + 2 * shape.hidden * width  # the norms' weights are trained too
-    low = settings.lora_r * shape.matrices * 4
-    if settings.lora_dropout:
-        return kept + low + 2 * shape.inputs * 4  # each adapter's own dropped-out input, and its noise
-    return kept + low + (shared if width == 4 else shape.inputs * 4)  # in another number format each adapter has its own copy
+    attention, low = 4 * shape.attention * width, settings.lora_r * shape.matrices
+    if settings.method == "full":  # the norms, in fp32, have weights to train; the feed-forward keeps its gate before and after
+        return 2 * shape.hidden * (4 + width) + attention + (2 * shape.hidden + 4 * shape.feed_forward) * width
+    if settings.lora_dropout:  # each adapter's own dropped-out input, and its noise
+        return attention + (2 * shape.hidden + 3 * shape.feed_forward) * width + low * 4 + 2 * shape.inputs * 4
+    return attention + (4 * shape.hidden + 2 * shape.feed_forward + low) * width
 
 
 def _adapter(shape: Shape, settings: Training) -> int:
     """Parameters of a LoRA adapter on every matrix of every layer."""
     return settings.lora_r * shape.layers * (shape.inputs + shape.outputs)
-
-
-def _nf4(shape: Shape, width: int) -> int:
-    """The layers' matrices in four bits, the rest (embedding, norms) as it is, and one matrix at a time dequantised."""
-    return int(shape.linear * _NF4_BYTES) + (shape.parameters - shape.linear + shape.largest_matrix) * width
 
 
 def _seconds(shape: Shape, settings: Training, batch: Batch, flops: float) -> float:
