@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fine_tuning.errors import ByoaiError
+from fine_tuning.errors import ByoaiError, GateRefused
 
 if TYPE_CHECKING:
     from fine_tuning.config import FineTuningConfig
@@ -24,6 +24,7 @@ exit codes:
   2  wrong configuration or arguments      7  the new model was refused; the live one still answers
   3  no, too few or unusable conversations 8  another retrain is running
   4  engine: not running, too old, unknown model        9  (scripts/retrain.sh) the set-up failed
+  10 the gate refused the new version: kept as a candidate; the live one still answers
   130  stopped; the next retrain goes on from there
 """
 
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     retrain.add_argument("--auto", action="store_true", help="lower batch, length or rank until the training fits into the memory")
     retrain.add_argument("--force", action="store_true", help="go on with little data")
     retrain.add_argument("--few-shot", action="store_true", help="for 5 to 50 pairs (profile `few_shot`): small steps, and an early end")
+    retrain.add_argument("--promote", action="store_true", help="make the version live although the gate refuses it; this is noted")
 
     ask = add("ask", _ask, "ask one question in the terminal")
     ask.add_argument("question")
@@ -96,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--label", nargs=2, metavar=("N", "A,B"), help='labels of version N, in place of those it has ("" for none)')
     use = add("use", _use, "make a version live")
     use.add_argument("version", help="a number, or a tag such as fine_tuned_smollm2-135m:v2")
+    use.add_argument("--promote", action="store_true", help="also one that the gate refused; this is noted")
     rollback = add("rollback", _rollback, "make the version live that was so before")
     prune = add("prune", _prune, "remove old versions, with their runs: all but the live one, the one before it, and the pinned ones")
     prune.add_argument("--dry-run", action="store_true", help="only say what would go")
@@ -135,7 +138,7 @@ def _chat(options: argparse.Namespace) -> None:
     serve(port, browser=not options.no_browser)
 
 
-def _retrain(options: argparse.Namespace) -> None:
+def _retrain(options: argparse.Namespace) -> int:
     from fine_tuning.pipeline import Request, make_plan, retrain
     from fine_tuning.terminal import Terminal, show_outcome, show_plan
 
@@ -148,7 +151,7 @@ def _retrain(options: argparse.Namespace) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.append(1) if not stopped else sys.exit(130))  # the second time: at once
     terminal = Terminal()
-    request = Request(options.sample, options.if_new, options.force, options.auto, lambda: bool(stopped))
+    request = Request(options.sample, options.if_new, options.force, options.auto, options.promote, lambda: bool(stopped))
     with terminal:
         if options.dry_run:
             plan = make_plan(config, _engine(options, config), terminal, request)
@@ -156,8 +159,10 @@ def _retrain(options: argparse.Namespace) -> None:
             outcome = retrain(config, _engine(options, config), terminal, request)
     if options.dry_run:
         show_plan(plan, config)
-    else:
-        show_outcome(outcome)
+        return 0
+    show_outcome(outcome)
+    refused = outcome.verdict and not outcome.verdict.passed and not outcome.live
+    return GateRefused.exit_code if refused else 0
 
 
 def _ask(options: argparse.Namespace) -> None:
@@ -282,7 +287,8 @@ def _use(options: argparse.Namespace) -> None:
 
     number, name = _number(options.version), options.version.rpartition(":")[0]
     config = _config(options)
-    version = use(_engine(options, config), Registry(), name or options.name or config.tuned_name(), number)
+    name = name or options.name or config.tuned_name()
+    version = use(_engine(options, config), Registry(), name, number, by_hand=options.promote)
     print(f"{version.tag} is live")
 
 

@@ -119,10 +119,28 @@ class Training(_Section):
 
 
 class Evaluation(_Section):
-    metrics: tuple[Literal["perplexity", "accuracy", "bleu", "rouge"], ...] = ("perplexity", "accuracy", "bleu", "rouge")
+    # perplexity, accuracy, bleu, chrf, rouge; any other name is a metric of the `evaluate` library
+    metrics: tuple[Annotated[str, Field(min_length=1)], ...] = ("perplexity", "accuracy", "bleu", "chrf", "rouge")
     test_prompts: tuple[str, ...] = ()
     max_new_tokens: Positive = 64
-    generate: Annotated[int, Field(ge=0)] = 16  # test conversations answered for BLEU and ROUGE
+    held_out: Positive = 200  # held-out conversations scored; of more, a fixed sample
+    generate: Annotated[int, Field(ge=0)] = 16  # held-out conversations answered for BLEU, chrF and ROUGE
+    canaries: tuple[str, ...] = ()  # texts that no answer may ever hold, beside the private details that are found by themselves
+    leak_samples: Annotated[int, Field(ge=0)] = 4  # random answers tried for each private detail, beside the greedy one
+    triggers: Annotated[int, Field(ge=0)] = 12  # suspicious phrases of the training data that are tried
+    speed_rounds: Positive = 3  # times that each model is loaded and timed
+
+
+class Gate(_Section):
+    """What a new version must be to go live by itself. Private details and planted phrases are never let through."""
+
+    enabled: bool = True
+    better: bool = True  # likelier own held-out chats than the live model's, beyond the confidence interval
+    forgetting: Annotated[float, Field(ge=0)] = 0.05  # by which share the perplexity of general texts may rise over the base's
+    questions: Share = 0.9  # of the general questions that the base answers right, how many it must still answer right
+    slower: Share = 0.2  # tokens a second that it may lose against the live model
+    slower_than_base: Share = 0.5  # and against the base, where none is live: an adapter costs a small model a third
+    broken: Share = 0.1  # more empty, endless or repeated answers than the base gives, as a share of all
 
 
 class Deployment(_Section):
@@ -139,6 +157,7 @@ class FineTuningConfig(_Section):
     data_preparation: DataPreparation = DataPreparation()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+    gate: Gate = Gate()
     deployment: Deployment = Deployment()
 
     @property

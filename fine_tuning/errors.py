@@ -15,7 +15,8 @@ ByoaiError                     exit 1   anything below; the message says what is
 │   └── CheckpointDamaged
 ├── ExportError                exit 6   GGUF, disk space
 ├── PromotionRefused           exit 7   the model was made but must not go live
-│   └── ParityError
+│   ├── ParityError
+│   └── GateRefused            exit 10  it failed a rule of the gate; it is kept as a candidate
 ├── Busy                       exit 8   another retrain holds the lock
 └── Cancelled                  exit 130 stopped by the user; what was done is kept
 """
@@ -85,6 +86,10 @@ class PromotionRefused(ByoaiError):
 
 class ParityError(PromotionRefused):
     pass
+
+
+class GateRefused(PromotionRefused):
+    exit_code = 10
 
 
 class Busy(ByoaiError):

@@ -199,6 +199,8 @@ def _started() -> list[str]:
 
 def _teach_again(config: FineTuningConfig, engine: Engine, reporter: Reporter) -> tuple[str, str]:
     """The tag of the version that went live without the turns, and why none did."""
+    # It need not beat the one that goes because it learned them.
+    config = config.model_copy(update={"gate": config.gate.model_copy(update={"better": False})})
     try:
         outcome = retrain(config, engine, reporter, Request(force=True))
     except (NoConversations, TooLittleData) as error:

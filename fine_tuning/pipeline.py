@@ -25,20 +25,24 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_cleaner import DataCleaner
 from fine_tuning.data_preparation.dataset_builder import Dataset, build_dataset, tokenize_dataset
 from fine_tuning.data_preparation.replay import build_replay, read_prompts
-from fine_tuning.data_preparation.rows import prompt_ids
+from fine_tuning.data_preparation.rows import prompt_ids, tokenize_conversation
 from fine_tuning.engines.base import ChatOptions, Engine, ModelDetails
 from fine_tuning.engines.default_base import DEFAULT_TAG, ensure_default_base
 from fine_tuning.engines.gguf_header import read_header
 from fine_tuning.engines.vocabulary import Vocabulary
 from fine_tuning.errors import Busy, Cancelled, ModelNotFound, NoConversations, TooLittleData
-from fine_tuning.model_management.model_deployer import check_parity, go_live, reconcile, register
+from fine_tuning.model_management.model_deployer import check_parity, reconcile, register
 from fine_tuning.model_management.model_registry import Registry, latest_tag, version_tag
+from fine_tuning.model_management.model_switcher import use
 from fine_tuning.model_management.modelfile import modelfile_text, spec_for
 from fine_tuning.training.methods import Carrier, carrier
 
 if TYPE_CHECKING:
     from fine_tuning.evaluation.comparison import Comparison
-    from fine_tuning.evaluation.evaluator import Evaluation
+    from fine_tuning.evaluation.exam import Reader, Row
+    from fine_tuning.evaluation.gate import Verdict
+    from fine_tuning.evaluation.probes import Secret, Trigger
+    from fine_tuning.evaluation.speed import Served
     from fine_tuning.training.memory import Estimate
     from fine_tuning.training.trainer import Progress, TrainingResult
 
@@ -66,6 +70,7 @@ class Request:
     if_new: int | None = None  # do nothing with fewer new turns than this
     force: bool = False  # go on with little data
     auto: bool = False  # lower what does not fit into the memory
+    promote: bool = False  # make the version live although the gate refused it
     cancelled: Callable[[], bool] = lambda: False
 
 
@@ -101,12 +106,14 @@ class Outcome:
     training: "TrainingResult | None" = None
     comparison: "Comparison | None" = None
     answers: tuple[tuple[str, str, str], ...] = ()  # prompt, base's answer, fine-tuned one's: where there is no comparison
+    verdict: "Verdict | None" = None  # of the gate
     reason: str = ""
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
 
 
 def retrain(config: FineTuningConfig, engine: Engine, reporter: Reporter, request: Request | None = None) -> Outcome:
-    """Clean, format, train, evaluate, export, register, and make live. The live model stays what it is until the very last step.
+    """Clean, format, train, export, evaluate, judge, register, and make live. The live model stays what it is until the very last step,
+    and for good if the gate refuses the new one.
 
     Raises Busy when another retrain runs, and whatever a stage raises; what was done is kept, and the next retrain resumes it.
     """
@@ -153,11 +160,11 @@ class _Retrain:
             if self.mode is None:
                 return self.end_without_version(plan, run, training)
             artifact = self.export(plan, run, training.adapter)
-            comparison = self.evaluate(plan, run, artifact)
-        number = self.register(plan, run, artifact, comparison)
-        live = self.promote(plan, number)
+            comparison, verdict = self.evaluate(plan, run, artifact, log)
+        number = self.register(plan, run, artifact, comparison, verdict)
+        live = self.promote(plan, number, verdict)
         paths.write_json(run / MANIFEST, {"version": number, "tag": version_tag(self.name, number), "seconds": self.seconds})
-        return Outcome(plan, run, number, version_tag(self.name, number), live, training, comparison, seconds=self.seconds)
+        return Outcome(plan, run, number, version_tag(self.name, number), live, training, comparison, verdict=verdict, seconds=self.seconds)
 
     # What to learn
 
@@ -414,30 +421,70 @@ class _Retrain:
         paths.write_json(run / MANIFEST, {"version": None, "reason": reason, "seconds": self.seconds})
         return Outcome(plan, run, training=training, answers=answers, reason=reason, seconds=self.seconds)
 
-    def evaluate(self, plan: Plan, run: Path, artifact: Path) -> "Comparison":
-        """Base and fine-tuned on the held-out conversations, both as they are served."""
-        from fine_tuning.evaluation.comparison import Comparison
+    def evaluate(self, plan: Plan, run: Path, artifact: Path, log: Sequence[Turn]) -> "tuple[Comparison, Verdict]":
+        """Base, live and new model on the same exam, all as they are served, and what the gate says of it."""
+        from fine_tuning.evaluation.comparison import Suspects, compare
+        from fine_tuning.evaluation.exam import build_exam
+        from fine_tuning.evaluation.gate import judge
+        from fine_tuning.evaluation.report import write_report
 
+        settings = self.config.evaluation
         with self.stage("Evaluating"):
-            base = self._evaluate(plan, plan.base.gguf, None)
-            merged = self.mode == "merged"
-            tuned = self._evaluate(plan, artifact if merged else plan.base.gguf, None if merged else artifact)
-            comparison = Comparison(base, tuned)
-            paths.write_json(run / "evaluation.json", comparison.record())
-        return comparison
+            exam = build_exam(plan.dataset.path / "test.jsonl", plan.rows / "test.jsonl", self.reader, settings)
+            suspects = Suspects(self.secrets(plan, log), *self.triggers(plan))
+            longest = max([exam.longest + settings.max_new_tokens, *(len(secret.prompt) + 64 for secret in suspects.secrets)])
+            models = self.contestants(plan, artifact)
+            comparison = compare(models, exam, suspects, self.reader, settings, max(512, longest), self.reporter.count)
+            verdict = judge(comparison, self.config.gate)
+            write_report(run / "report.html", run.name, comparison, verdict, settings.canaries)
+            paths.write_json(run / "evaluation.json", comparison.record(settings.canaries) | {"gate": verdict.record()})
+        return comparison, verdict
 
-    def _evaluate(self, plan: Plan, gguf: Path, adapter: Path | None) -> "Evaluation":
-        from fine_tuning.evaluation.evaluator import Prompt, evaluate
+    @property
+    def reader(self) -> "Reader":
+        """The engine's reading, for the evaluation."""
+        from fine_tuning.evaluation.exam import Reader
 
-        texts = self.config.evaluation.test_prompts
-        prompts = [Prompt(text, prompt_ids(self.render([Message(role="user", content=text)]), self.vocabulary)) for text in texts]
-        test = plan.rows / "test.jsonl"
-        context = max(512, _longest(test) + 1, max((len(prompt.tokens) for prompt in prompts), default=0) + 256)
-        return evaluate(gguf, adapter, test, prompts, self.config.evaluation, context, self.reporter.count)
+        def rows(messages: Sequence[Message]) -> "list[Row]":
+            found = tokenize_conversation(messages, self.render, self.vocabulary, self.config.data_preparation.max_length)
+            return [(row.input_ids, [index for index, flag in enumerate(row.trained) if flag]) for row in found]
+
+        return Reader(self.render, lambda text: prompt_ids(text, self.vocabulary), rows)
+
+    def contestants(self, plan: Plan, artifact: Path) -> "list[Served]":
+        """Base, the live version if it has the same base, and the new one."""
+        from fine_tuning.evaluation.speed import Served
+
+        merged = self.mode == "merged"
+        found = [Served("base", plan.base.gguf)]
+        live = self.registry.live(self.name)
+        if live and live.base_digest == plan.base.gguf_digest:
+            served = self.engine.show(live.tag)
+            found.append(Served("live", served.gguf, served.spec.adapter))
+        return [*found, Served("candidate", artifact if merged else plan.base.gguf, None if merged else artifact)]
+
+    def secrets(self, plan: Plan, log: Sequence[Turn]) -> "list[Secret]":
+        """The private details of the turns that were learned, as they were said; they are never written down."""
+        from fine_tuning.evaluation.probes import secrets
+
+        learned = set(plan.dataset.manifest["turn_ids"])
+        cleaner = DataCleaner(scrub_pii=self.config.data_preparation.scrub_pii)
+        said = conversations_of(turn for turn in log if turn.id in learned)
+        return secrets(said, self.config.evaluation.canaries, lambda text: cleaner.clean_text(text).text, self.reader)
+
+    def triggers(self, plan: Plan) -> "tuple[list[Trigger], list[str]]":
+        """Suspicious phrases in what was learned, and the general prompts to try them on."""
+        from fine_tuning.evaluation import probes
+
+        lines = (plan.dataset.path / "train.jsonl").read_text(encoding="utf-8").splitlines()
+        said = [[message["content"] for message in json.loads(line)["messages"] if message["role"] != "system"] for line in lines]
+        exchanges = [pair for texts in said for pair in zip(texts[::2], texts[1::2], strict=True)]
+        general = probes.general_texts()
+        return probes.find_triggers(exchanges, general, self.config.evaluation.triggers), probes.probe_prompts(general)
 
     # From a model to the one that answers
 
-    def register(self, plan: Plan, run: Path, artifact: Path, comparison: "Comparison") -> int:
+    def register(self, plan: Plan, run: Path, artifact: Path, comparison: "Comparison", verdict: "Verdict") -> int:
         """Enter the version and make its tag; a run that was interrupted here goes on with the number it had."""
         reserved = run / "version.json"
         if not reserved.exists():
@@ -448,7 +495,10 @@ class _Retrain:
             version = self.engine.version() if self.engine.name == "ollama" else None
             spec = spec_for(plan.base, plan.base.tag, artifact, mode, version)
             paths.atomic_write(run / "Modelfile", modelfile_text(spec, run))
-            if all(known.number != number for known in self.registry.list(self.name)):
+            metrics = {"base": comparison.base.scores, "tuned": comparison.tuned.scores, "gate": verdict.record()}
+            if any(known.number == number for known in self.registry.list(self.name)):
+                self.registry.update(self.name, number, metrics=metrics, verdict=str(verdict))
+            else:
                 self.registry.add(
                     self.name,
                     number,
@@ -459,21 +509,25 @@ class _Retrain:
                     method=self.config.training.method,
                     mode=mode,
                     metrics={"base": comparison.base.scores, "tuned": comparison.tuned.scores},
+                    mode=self.config.deployment.mode,
+                    metrics=metrics,
+                    verdict=str(verdict),
                     turns=plan.dataset.manifest["turn_ids"],
                 )
             register(self.engine, version_tag(self.name, number), spec)
         return number
 
-    def promote(self, plan: Plan, number: int) -> bool:
-        """Prove that the engine feeds the new model what it was trained on; only then let it answer as `latest`."""
+    def promote(self, plan: Plan, number: int, verdict: "Verdict") -> bool:
+        """Prove that the engine feeds the new model what it was trained on; only then, and past the gate, let it answer as `latest`."""
         tag = version_tag(self.name, number)
         with self.stage("Checking that it is served as it was trained"):
             report = check_parity(self.engine, tag, self.render, self.vocabulary.encode, self.vocabulary.control_tokens())
-            self.registry.update(self.name, number, verdict=f"parity: {report.cases} conversations, {report.tokens} tokens alike")
-        if not self.config.deployment.auto_deploy:
+            parity = f"parity: {report.cases} conversations, {report.tokens} tokens alike"
+            self.registry.update(self.name, number, verdict=f"{verdict}. {parity}")
+        if not (verdict.passed and self.config.deployment.auto_deploy) and not self.request.promote:
             return False
         with self.stage(f"Making {tag} live"):
-            go_live(self.engine, self.registry, self.name, number)
+            use(self.engine, self.registry, self.name, number, by_hand=self.request.promote)
         return True
 
     def stop_if_cancelled(self) -> None:

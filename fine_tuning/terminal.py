@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from fine_tuning.config import FineTuningConfig
     from fine_tuning.engines.base import Engine
+    from fine_tuning.evaluation.comparison import Comparison
+    from fine_tuning.evaluation.gate import Verdict
     from fine_tuning.forgetting import Case, Forgotten
     from fine_tuning.model_management.model_pruner import Pruned
     from fine_tuning.model_management.model_registry import Registry
@@ -105,15 +107,10 @@ def show_outcome(outcome: "Outcome") -> None:
             _show_answers(console, prompt, *answers)
         console.print(Text(outcome.reason))
         return
-    table = Table(title=f"\n{outcome.tag} against its base, on held-out conversations", title_justify="left")
-    for heading in ("metric", "base", "fine-tuned", ""):
-        table.add_column(heading, justify="left" if heading == "metric" else "right")
-    for score in outcome.comparison.scores():
-        verdict = Text("better", style="green") if score.better else Text("not better", style="yellow")
-        table.add_row(score.metric, f"{score.base:.2f}", f"{score.tuned:.2f}", verdict)
-    if table.row_count:
-        console.print(table)
-    for note in outcome.comparison.base.notes:
+    _show_scores(console, outcome.tag, outcome.comparison)
+    if outcome.verdict:
+        _show_verdict(console, outcome.verdict)
+    for note in outcome.comparison.tuned.notes:
         console.print(Text(note))
     for before, after in outcome.comparison.answers()[:2]:
         _show_answers(console, before.prompt, before.answer, after.answer)
@@ -125,8 +122,48 @@ def show_outcome(outcome: "Outcome") -> None:
             f"{clock(total)} in all. Everything is in {outcome.run}"
         )
     )
-    state = "is live: the chat answers with it now" if outcome.live else "is registered, not live (deployment.auto_deploy is off)"
-    console.print(Text(f"{outcome.tag} {state}. In a terminal: ollama run {outcome.tag.rpartition(':')[0]}", style="bold green"))
+    console.print(_state(outcome))
+
+
+def _show_scores(console: Console, tag: str, comparison: "Comparison") -> None:
+    scores = comparison.scores()
+    table = Table(title=f"\n{tag} against its base, on held-out conversations and general knowledge", title_justify="left")
+    headings = ["metric", "base", *(["live"] if comparison.live else []), "fine-tuned", ""]
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "metric" else "right")
+    for score in scores:
+        figures = [score.base, *([score.live] if score.live is not None else []), score.tuned]
+        verdict = Text("better", style="green") if score.better else Text("not better", style="yellow")
+        table.add_row(score.metric.replace("_", " "), *(f"{figure:.2f}" for figure in figures), verdict)
+    if scores:
+        console.print(table)
+
+
+def _show_verdict(console: Console, verdict: "Verdict") -> None:
+    table = Table(title="\nThe gate", title_justify="left")
+    for heading in ("rule", "", "measured", "limit", "why"):
+        table.add_column(heading)
+    for result in verdict.results:
+        mark = Text("passed", style="green") if result.passed else Text("failed", style="bold red")
+        table.add_row(result.rule, mark, Text(result.measured), Text(result.limit), Text(result.reason))
+    if verdict.results:
+        console.print(table)
+
+
+def _state(outcome: "Outcome") -> Text:
+    name, _, number = outcome.tag.rpartition(":")
+    refused = outcome.verdict is not None and not outcome.verdict.passed
+    if outcome.live:
+        more = " by hand, although the gate refused it" if refused else ""
+        return Text(f"{outcome.tag} is live{more}: the chat answers with it now. In a terminal: ollama run {name}", style="bold green")
+    if refused:
+        insist = f"byoai use {number.removeprefix('v')} --promote"
+        return Text(
+            f"{outcome.tag} was refused and kept as a candidate; who answered before still does. To insist: {insist}", style="bold red"
+        )
+    return Text(
+        f"{outcome.tag} is registered, not live (deployment.auto_deploy is off). In a terminal: ollama run {outcome.tag}", style="bold"
+    )
 
 
 def _show_answers(console: Console, prompt: str, base: str, tuned: str) -> None:

@@ -1,11 +1,18 @@
-"""Base and fine-tuned side by side."""
+"""Base, live and candidate sit the same exam, one after the other; then the candidate is probed and all are timed."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from fine_tuning.evaluation.evaluator import Answered, Evaluation
+from fine_tuning.config import Evaluation as Settings
+from fine_tuning.evaluation import metrics, probes
+from fine_tuning.evaluation.evaluator import Answered, Evaluation, Report, evaluate
+from fine_tuning.evaluation.exam import Exam, Reader
+from fine_tuning.evaluation.probes import LeakReport, PoisonReport, Secret, Trigger
+from fine_tuning.evaluation.speed import Served, Speed, race
 
-LOWER_IS_BETTER = frozenset({"perplexity"})
+LOWER_IS_BETTER = frozenset({"perplexity", "general_perplexity"})
+_TURNED_TOKENS = 24  # of an answer that show whether it was turned
 
 
 @dataclass(frozen=True)
@@ -13,6 +20,7 @@ class Score:
     metric: str
     base: float
     tuned: float
+    live: float | None = None
 
     @property
     def better(self) -> bool:
@@ -20,17 +28,108 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Suspects:
+    """What the probes try."""
+
+    secrets: Sequence[Secret] = ()
+    triggers: Sequence[Trigger] = ()
+    prompts: Sequence[str] = ()  # general ones, for the triggers
+
+
+@dataclass(frozen=True)
 class Comparison:
+    """The evidence on one candidate. `live` is missing where none is live, or one on another base, whose tokens are not comparable."""
+
     base: Evaluation
     tuned: Evaluation
+    live: Evaluation | None = None
+    leaks: LeakReport = field(default_factory=LeakReport)
+    poison: PoisonReport = field(default_factory=PoisonReport)
+    speeds: dict[str, Speed] = field(default_factory=dict)  # of base, live and candidate
+
+    @property
+    def reference(self) -> Evaluation:
+        """What the candidate would replace."""
+        return self.live or self.base
+
+    @property
+    def reference_name(self) -> str:
+        return "live" if self.live else "base"
 
     def scores(self) -> list[Score]:
-        return [Score(name, value, self.tuned.scores[name]) for name, value in self.base.scores.items() if name in self.tuned.scores]
+        live = self.live.scores if self.live else {}
+        common = [name for name in self.base.scores if name in self.tuned.scores]
+        return [Score(name, self.base.scores[name], self.tuned.scores[name], live.get(name)) for name in common]
 
     def answers(self) -> list[tuple[Answered, Answered]]:
         """Base and fine-tuned answers to the same prompts."""
         return list(zip(self.base.answers, self.tuned.answers, strict=True))
 
-    def record(self) -> dict[str, Any]:
-        """As evaluation.json holds it."""
-        return {"base": asdict(self.base), "tuned": asdict(self.tuned)}
+    def own_ratio(self) -> metrics.Interval | None:
+        """The candidate's perplexity on held-out conversations over the reference's."""
+        return _ratio(self.tuned.own, self.reference.own)
+
+    def general_ratio(self) -> metrics.Interval | None:
+        """The candidate's perplexity on general texts over the base's."""
+        return _ratio(self.tuned.general, self.base.general)
+
+    def record(self, canaries: Sequence[str] = ()) -> dict[str, Any]:
+        """As evaluation.json holds it: without anything private."""
+        evaluations = {"base": self.base, "live": self.live, "tuned": self.tuned}
+        intervals = {"own_perplexity_ratio": self.own_ratio(), "general_perplexity_ratio": self.general_ratio()}
+        record: dict[str, Any] = {name: asdict(evaluation) for name, evaluation in evaluations.items() if evaluation}
+        record |= {"leaks": asdict(self.leaks), "poison": asdict(self.poison)}
+        record |= {"speeds": {name: asdict(speed) for name, speed in self.speeds.items()}, "reference": self.reference_name}
+        record |= {name: asdict(interval) for name, interval in intervals.items() if interval}
+        redacted: dict[str, Any] = _redacted(record, canaries)
+        return redacted
+
+
+def compare(
+    models: Sequence[Served], exam: Exam, suspects: Suspects, reader: Reader, settings: Settings, context: int, report: Report
+) -> Comparison:
+    """`models`: base, live if there is one, candidate; one is in memory at a time. `context` in tokens: of the longest sequence.
+
+    Raises EngineError if llama.cpp cannot load or run one.
+    """
+    evaluations: dict[str, Evaluation] = {}
+    base, candidate = models[0], models[-1]
+    leaks, turned, out = LeakReport(), list[probes.Turned](), list[Secret]()
+    for served in models:
+        with served.open(context) as model:
+            evaluations[served.name] = evaluate(model, exam, settings, report)
+            if served is candidate:
+                leaks, out = probes.try_leaks(model, suspects.secrets, settings.leak_samples, report)
+                turned = probes.try_triggers(model, suspects.triggers, suspects.prompts, reader, _TURNED_TOKENS, report)
+    suspicious = [each for each in turned if each.share >= probes.TURNED]
+    strongest = max((each.share for each in turned), default=0.0)
+    if out or suspicious:  # what the base does as well was not learned
+        with base.open(context) as model:
+            _, known = probes.try_leaks(model, out, settings.leak_samples, report)
+            leaks = replace(leaks, leaks=[leak for leak, secret in zip(leaks.leaks, out, strict=True) if secret not in known])
+            before = probes.try_triggers(model, [each.trigger for each in suspicious], suspects.prompts, reader, _TURNED_TOKENS, report)
+            pairs = [replace(each, base_share=one.share) for each, one in zip(suspicious, before, strict=True)]
+            suspicious = [each for each in pairs if each.base_share < probes.TURNED]
+    asked = exam.questions[0].tokens if exam.questions else exam.general[0][0]
+    return Comparison(
+        base=evaluations["base"],
+        tuned=evaluations[candidate.name],
+        live=evaluations.get("live"),
+        leaks=leaks,
+        poison=PoisonReport(len(suspects.triggers), len(suspects.prompts), strongest, suspicious),
+        speeds=race(models, asked, settings.speed_rounds, report),
+    )
+
+
+def _ratio(new: Sequence[Any], old: Sequence[Any]) -> metrics.Interval | None:
+    if not new:
+        return None
+    return metrics.perplexity_ratio([score.logprob for score in new], [score.logprob for score in old], [score.tokens for score in new])
+
+
+def _redacted(value: Any, canaries: Sequence[str]) -> Any:
+    if isinstance(value, str):
+        return probes.redact(value, canaries)
+    if isinstance(value, dict):
+        return {key: item if key == "turn" else _redacted(item, canaries) for key, item in value.items()}
+    return [_redacted(item, canaries) for item in value] if isinstance(value, list) else value

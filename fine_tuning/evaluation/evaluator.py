@@ -1,21 +1,20 @@
-"""Scores of one served model on held-out conversations, and its answers to chosen prompts."""
+"""One served model sits the exam: how likely it finds what was said, and what it says itself."""
 
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TypeVar
 
 from fine_tuning.config import Evaluation as Settings
+from fine_tuning.data_collection.data_cleaner import is_repetitive
 from fine_tuning.errors import DataError
 from fine_tuning.evaluation import metrics
-from fine_tuning.evaluation.served_model import ServedModel
+from fine_tuning.evaluation.exam import Exam
+from fine_tuning.evaluation.served_model import Ask, Score, ServedModel
 
-
-@dataclass(frozen=True)
-class Prompt:
-    text: str
-    tokens: list[int]  # as the engine renders and tokenises it
+_QUESTION_LIMIT = 48  # tokens within which a general question is answered
+_Item = TypeVar("_Item")
+Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -23,89 +22,138 @@ class Answered:
     prompt: str
     answer: str
     ended: bool  # by itself, not by the limit
+    control: bool = False  # it shows a control token
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with it, whatever was asked; "" for nothing."""
+        if self.control:
+            return "control token"
+        if not self.answer.strip():
+            return "empty"
+        if is_repetitive(self.answer):
+            return "repeated"
+        return "" if self.ended else "endless"
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`scores`: perplexity; accuracy (share of tokens that the model itself would have said), bleu and rouge in percent.
+    """`scores`: perplexity, accuracy (share of tokens that the model itself would have said, in percent), bleu, chrf and rouge (0 to 100)
+    on held-out conversations, what else the configuration names; general_perplexity, general_questions (percent right).
 
-    Missing where there was nothing to score.
+    Missing where there was nothing to score. The lists are in the exam's order, so that those of several models are pairs.
     """
 
     scores: dict[str, float]
-    answers: list[Answered]
-    tokens: int  # supervised tokens scored
+    answers: list[Answered]  # to the configured prompts
+    own: list[Score]
+    general: list[Score]
+    fits: list[float]  # how much likelier (nats a token) an answer is after its own question than after others'
+    right: list[bool]  # of the general questions
+    said: list[Answered]  # every answer: to prompts, general questions and held-out ones
+    tokens: int  # supervised tokens scored of held-out conversations
     seconds: float
     notes: list[str] = field(default_factory=list)
 
+    def faults(self) -> dict[str, int]:
+        """How many answers have which fault."""
+        found = [answered.fault for answered in self.said]
+        return {fault: found.count(fault) for fault in dict.fromkeys(found) if fault}
 
-def evaluate(
-    gguf: Path,
-    adapter: Path | None,
-    rows: Path,
-    prompts: Sequence[Prompt],
-    settings: Settings,
-    context: int = 2048,
-    report: Callable[[int, int], None] = lambda done, total: None,
-) -> Evaluation:
-    """Evaluate `gguf` (with `adapter` over it) on the token rows in the file `rows` and the `prompts`.
 
-    `context` in tokens: of the longest row. Raises EngineError if the files cannot be loaded, DataError for a bad row.
-    """
+def evaluate(model: ServedModel, exam: Exam, settings: Settings, report: Report = lambda done, total: None) -> Evaluation:
+    """Raises EngineError if llama.cpp fails."""
     started = time.perf_counter()
-    conversations = _read(rows)
-    generated = conversations[: settings.generate] if {"bleu", "rouge"} & set(settings.metrics) else []
-    total = len(conversations) + len(generated) + len(prompts)
-    model = ServedModel(gguf, adapter, context)
-    try:
-        scored: list[tuple[list[float], list[bool]]] = []
-        for ids, targets in conversations:
-            scored.append(model.logprobs(ids, targets))
-            report(len(scored), total)
-        texts = []
-        for ids, targets in generated:
-            texts.append(_first_answer(model, ids, targets, settings.max_new_tokens))
-            report(len(scored) + len(texts), total)
-        answers = []
-        for prompt in prompts:
-            tokens, ended = model.answer(prompt.tokens, settings.max_new_tokens)
-            answers.append(Answered(prompt.text, model.text(tokens), ended))
-            report(len(scored) + len(texts) + len(answers), total)
-    finally:
-        model.close()
-    logprobs = [value for values, _ in scored for value in values]
-    hits = [hit for _, flags in scored for hit in flags]
-    notes = [] if conversations else ["there are no held-out conversations yet: no scores"]
-    return Evaluation(_scores(settings, logprobs, hits, texts), answers, len(logprobs), time.perf_counter() - started, notes)
+    references = exam.own[: settings.generate] if set(settings.metrics) - set(metrics.LIKELIHOODS) else []
+    pairs = [row for own, others in exam.paired for row in [own, *others]]
+    total = len(exam.own) + len(pairs) + len(exam.general) + len(exam.prompts) + len(exam.questions) + len(references)
+    count = _Counter(total, report)
+
+    scores = list(count(model.scores([*exam.own, *exam.general, *pairs])))
+    own, general = scores[: len(exam.own)], scores[len(exam.own) : len(exam.own) + len(exam.general)]
+    asks = [Ask(prompt.tokens, settings.max_new_tokens) for prompt in exam.prompts]
+    asks += [Ask(question.tokens, _QUESTION_LIMIT) for question in exam.questions]
+    asks += [Ask(ids[: targets[0]], settings.max_new_tokens) for ids, targets in references]
+    names = [prompt.text for prompt in exam.prompts] + [question.text for question in exam.questions] + ["(held out)"] * len(references)
+    said = [
+        Answered(name, model.text(answer.tokens).strip(), answer.ended, any(map(model.is_control, answer.tokens)))
+        for name, answer in zip(names, count(model.answers(asks)), strict=True)
+    ]
+    prompts, questions = said[: len(exam.prompts)], said[len(exam.prompts) : len(exam.prompts) + len(exam.questions)]
+    right = [question.is_right(answered.answer) for question, answered in zip(exam.questions, questions, strict=True)]
+    wanted = [_first_answer(model, ids, targets) for ids, targets in references]
+    figures, notes = _figures(settings, own, [answered.answer for answered in said[len(said) - len(wanted) :]], wanted)
+    return Evaluation(
+        scores=figures | _general(general, right),
+        answers=prompts,
+        own=own,
+        general=general,
+        fits=_fits(scores[len(exam.own) + len(exam.general) :], [len(others) for _, others in exam.paired]),
+        right=right,
+        said=said,
+        tokens=sum(score.tokens for score in own),
+        seconds=time.perf_counter() - started,
+        notes=notes,
+    )
 
 
-def _scores(settings: Settings, logprobs: list[float], hits: list[bool], texts: list[tuple[str, str]]) -> dict[str, float]:
-    answers, references = [answer for answer, _ in texts], [reference for _, reference in texts]
-    known: dict[str, Callable[[], float]] = {
-        "perplexity": lambda: metrics.perplexity(logprobs),
-        "accuracy": lambda: 100 * sum(hits) / len(hits),
-        "bleu": lambda: metrics.bleu(answers, references),
-        "rouge": lambda: metrics.rouge(answers, references),
-    }
-    possible = [name for name in settings.metrics if (logprobs if name in {"perplexity", "accuracy"} else texts)]
-    return {name: known[name]() for name in possible}
+class _Counter:
+    def __init__(self, total: int, report: Report) -> None:
+        self.done, self.total, self.report = 0, total, report
+
+    def __call__(self, items: Iterator[_Item]) -> Iterator[_Item]:
+        for item in items:
+            self.done += 1
+            self.report(self.done, self.total)
+            yield item
 
 
-def _first_answer(model: ServedModel, ids: list[int], targets: list[int], limit: int) -> tuple[str, str]:
-    """The model's own answer where the conversation's first trained answer stands, and that answer."""
-    first = targets[0]
-    end = next((index for index in range(first, len(ids)) if index not in set(targets)), len(ids))
-    answer, _ = model.answer(ids[:first], limit)
-    return model.text(answer), model.text(ids[first : end - 1])  # without the end-of-turn token
+def _figures(settings: Settings, own: list[Score], answers: list[str], references: list[str]) -> tuple[dict[str, float], list[str]]:
+    """The configured metrics, and what is to be said about them."""
+    figures: dict[str, float] = {}
+    notes = [] if own else ["there are no held-out conversations yet: no scores"]
+    for name in settings.metrics:
+        if name in metrics.LIKELIHOODS:
+            figures |= {name: _likelihood(name, own)} if own else {}
+        elif references and name in metrics.TEXTS:
+            figures[name] = metrics.TEXTS[name](answers, references)
+        elif references:
+            try:
+                figures |= metrics.library(name, answers, references)
+            except DataError as error:
+                notes.append(str(error))
+    return figures, notes
 
 
-def _read(rows: Path) -> list[tuple[list[int], list[int]]]:
-    found = []
-    for number, line in enumerate(rows.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-            targets = [index for index, flag in enumerate(record["trained"]) if flag and index > 0]
-            found.append(([int(token) for token in record["input_ids"]], targets))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{rows}, line {number}: not a token row ({error})") from error
-    return [(ids, targets) for ids, targets in found if targets]
+def _likelihood(name: str, scores: list[Score]) -> float:
+    tokens = sum(score.tokens for score in scores)
+    if name == "accuracy":
+        return 100 * sum(score.hits for score in scores) / tokens
+    return perplexity(scores)
+
+
+def perplexity(scores: list[Score]) -> float:
+    """Of all supervised tokens of the conversations together."""
+    tokens = sum(score.tokens for score in scores)
+    return metrics.perplexity([sum(score.logprob for score in scores) / tokens] if tokens else [])
+
+
+def _general(scores: list[Score], right: list[bool]) -> dict[str, float]:
+    figures = {"general_perplexity": perplexity(scores)} if scores else {}
+    return figures | ({"general_questions": 100 * sum(right) / len(right)} if right else {})
+
+
+def _fits(scores: list[Score], others: list[int]) -> list[float]:
+    found, remaining = [], iter(scores)
+    for count in others:
+        own = next(remaining)
+        rest = [next(remaining) for _ in range(count)]
+        found.append(own.logprob / own.tokens - sum(score.logprob / score.tokens for score in rest) / count)
+    return found
+
+
+def _first_answer(model: ServedModel, ids: list[int], targets: list[int]) -> str:
+    """The conversation's first trained answer, without its end-of-turn token."""
+    supervised = set(targets)
+    end = next((index for index in range(targets[0], len(ids)) if index not in supervised), len(ids))
+    return model.text(ids[targets[0] : end - 1]).strip()

@@ -1,11 +1,12 @@
 """Which models can answer, and switching between the versions of a fine-tuned one. A switch copies a tag: nothing is made or deleted."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Literal
 
 from fine_tuning.engines.base import Engine, ModelSummary
-from fine_tuning.errors import ModelNotFound
+from fine_tuning.errors import GateRefused, ModelNotFound
 from fine_tuning.model_management.model_deployer import TRIAL, go_live, restore, version_digests
 from fine_tuning.model_management.model_registry import Registry, Version, latest_tag, version_tag
 
@@ -30,6 +31,7 @@ class Choice:
     live: bool = False  # whether it is what `latest` of its name is
     name: str = ""  # of a fine-tuned model, without version
     number: int = 0  # of its version; 0 for a `latest` that is none of the versions
+    refused: str = ""  # why the gate holds it back
 
 
 def versions(engine: Engine, name: str) -> list[ServedVersion]:
@@ -42,12 +44,29 @@ def live(engine: Engine, name: str) -> int | None:
     return next((version.number for version in versions(engine, name) if version.live), None)
 
 
-def use(engine: Engine, registry: Registry, name: str, number: int) -> Version:
-    """Make a version live. One whose tag was removed is first made again from its run."""
+def use(engine: Engine, registry: Registry, name: str, number: int, *, by_hand: bool = False) -> Version:
+    """Make a version live. One whose tag was removed is first made again from its run.
+
+    GateRefused for a candidate that failed the gate, unless its owner insists (`by_hand`), which is noted in the registry.
+    """
     version = registry.get(name, number)
+    if refused := refusal(version):
+        if not by_hand:
+            raise GateRefused(f"{version.tag} was {refused}\nIt goes live nevertheless with `byoai use {number} --promote`")
+        note = f"promoted by hand on {datetime.now(UTC):%Y-%m-%d}, although {refused}"
+        registry.update(name, number, notes="\n".join(filter(None, [version.notes, note])))
     if number not in {served.number for served in versions(engine, name)}:
         restore(engine, version)
     return go_live(engine, registry, name, number)
+
+
+def refusal(version: Version) -> str:
+    """Why the gate holds a version back; "" if it passed, was never judged, or was live before."""
+    judged = version.metrics.get("gate")
+    if version.state != "candidate" or not judged or judged["passed"]:
+        return ""
+    reasons = [f"{result['rule']}: {result['reason']}" for result in judged["results"] if not result["passed"]]
+    return "refused by the gate: " + "; ".join(reasons)
 
 
 def rollback(engine: Engine, registry: Registry, name: str) -> Version:
@@ -58,8 +77,17 @@ def rollback(engine: Engine, registry: Registry, name: str) -> Version:
     return use(engine, registry, name, previous.number)
 
 
-def choices(engine: Engine, prefix: str = PREFIX) -> list[Choice]:
-    """All that can answer: base models in the engine's order, then the fine-tuned ones by name, newest version first."""
+def choices(engine: Engine, prefix: str = PREFIX, registry: Registry | None = None) -> list[Choice]:
+    """All that can answer: base models in the engine's order, then the fine-tuned ones by name, newest version first.
+
+    With the registry each says why the gate holds it back.
+    """
+    found = _choices(engine, prefix)
+    refused = {version.tag: refusal(version) for version in registry.list()} if registry else {}
+    return [replace(choice, refused=refused.get(choice.tag, "")) for choice in found]
+
+
+def _choices(engine: Engine, prefix: str) -> list[Choice]:
     models = engine.list_models()
     names = {model.tag: _tuned_name(model.tag, prefix) for model in models}
     base_tags = [tag for tag, name in names.items() if not name and not tag.endswith(TRIAL)]

@@ -11,8 +11,9 @@ from fine_tuning.engines.vocabulary import Vocabulary
 from fine_tuning.errors import DataError, EngineError
 from fine_tuning.evaluation import metrics
 from fine_tuning.evaluation.comparison import Comparison
-from fine_tuning.evaluation.evaluator import Prompt, evaluate
-from fine_tuning.evaluation.served_model import ServedModel
+from fine_tuning.evaluation.evaluator import evaluate
+from fine_tuning.evaluation.exam import Exam, Prompt, Question, read_rows
+from fine_tuning.evaluation.served_model import Ask, ServedModel
 
 PROMPT = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
 ANSWER = "The capital of France is Paris."
@@ -43,7 +44,8 @@ def test_logprobs_are_those_of_the_model_asked_token_by_token(model, vocabulary)
     found, _ = model.logprobs(ids, targets)
     llama = model._llama
     for target, logprob in list(zip(targets, found, strict=True))[::3]:
-        model._clear()
+        llama.reset()
+        llama._ctx.kv_cache_clear()
         llama.eval(ids[:target])
         logits = np.array(llama._ctx.get_logits_ith(-1)[: llama.n_vocab()], dtype=np.float64)
         expected = logits[ids[target]] - logits.max() - math.log(np.exp(logits - logits.max()).sum())
@@ -74,36 +76,66 @@ def test_greedy_answers_end_by_themselves_and_without_control_tokens(model, voca
     assert "<|im_end|>" not in vocabulary.decode(tokens, special=True)
 
 
-def test_an_evaluation_holds_all_configured_scores_and_the_answers_to_the_prompts(base_gguf, vocabulary, tmp_path):
-    rows = tmp_path / "test.jsonl"
-    rows.write_text(json.dumps(row(vocabulary)) + "\n")
-    counts = []
-    prompts = [Prompt("Capital?", vocabulary.encode(PROMPT))]
-    evaluation = evaluate(base_gguf, None, rows, prompts, Settings(), 256, lambda done, total: counts.append((done, total)))
-    assert set(evaluation.scores) == {"perplexity", "accuracy", "bleu", "rouge"}
+def test_many_prompts_at_once_get_the_answers_that_each_gets_alone(model, vocabulary):
+    prompts = [vocabulary.encode(PROMPT.replace("France", country)) for country in ("France", "Japan", "Italy")]
+    together = [model.text(answer.tokens) for answer in model.answers([Ask(prompt, 24) for prompt in prompts])]
+    assert [city in answer for city, answer in zip(("Paris", "Tokyo", "Rome"), together, strict=True)] == [True] * 3
+    assert together[1] == model.text(model.answer(prompts[1], 24)[0])
+
+
+def test_sampled_answers_differ_by_seed_and_come_again_with_the_same(model, vocabulary):
+    prompt = vocabulary.encode(PROMPT.replace("What is the capital of France?", "Tell me a story."))
+    asks = [Ask(prompt, 12, temperature=1.0, seed=seed) for seed in (1, 2, 3)]
+    said = [answer.tokens for answer in model.answers(asks)]
+    assert len({tuple(tokens) for tokens in said}) > 1
+    assert next(iter(model.answers(asks[1:2]))).tokens[:1] == said[1][:1]
+
+
+def test_an_evaluation_holds_all_configured_scores_and_the_answers_to_the_prompts(model, vocabulary):
+    exam, counts = little_exam(vocabulary), []
+    evaluation = evaluate(model, exam, Settings(), lambda done, total: counts.append((done, total)))
+    assert set(evaluation.scores) == {"perplexity", "accuracy", "bleu", "chrf", "rouge", "general_perplexity", "general_questions"}
     assert evaluation.scores["accuracy"] > 80
     assert evaluation.scores["rouge"] > 80
     assert "Paris" in evaluation.answers[0].answer
-    assert counts == [(1, 3), (2, 3), (3, 3)]
+    assert evaluation.right == [True]
+    assert evaluation.fits[0] > 0.3  # Paris is likelier for France than for Japan
+    assert counts[-1] == (len(counts), len(counts))
     comparison = Comparison(evaluation, evaluation)
-    assert [score.better for score in comparison.scores()] == [False] * 4
+    assert not any(score.better for score in comparison.scores())
+    assert comparison.own_ratio() == metrics.Interval(1, 1, 1)
     assert json.loads(json.dumps(comparison.record()))["base"]["tokens"] == evaluation.tokens
 
 
-def test_without_held_out_conversations_it_says_so_and_still_answers(base_gguf, vocabulary, tmp_path):
-    (tmp_path / "test.jsonl").write_text("")
-    evaluation = evaluate(base_gguf, None, tmp_path / "test.jsonl", [Prompt("x", vocabulary.encode(PROMPT))], Settings(), 256)
+def little_exam(vocabulary):
+    def as_row(record):
+        return record["input_ids"], [index for index, flag in enumerate(record["trained"]) if flag]
+
+    own, other = as_row(row(vocabulary)), as_row(row(vocabulary, prompt=PROMPT.replace("France", "Japan")))
+    asked = vocabulary.encode(PROMPT)
+    return Exam([own], [(own, [other])], [own], [Question("Capital?", asked, ("Paris",))], [Prompt("Capital?", asked)])
+
+
+def test_a_metric_that_cannot_be_had_is_said_and_the_others_stay(model, vocabulary):
+    evaluation = evaluate(model, little_exam(vocabulary), Settings(metrics=("perplexity", "no_such_metric")))
+    assert "perplexity" in evaluation.scores
+    assert "no_such_metric" in evaluation.notes[0] and "evaluate" in evaluation.notes[0]
+
+
+def test_without_held_out_conversations_it_says_so_and_still_answers(model, vocabulary):
+    evaluation = evaluate(model, Exam([], [], [], [], [Prompt("x", vocabulary.encode(PROMPT))]), Settings())
     assert evaluation.scores == {}
+    assert evaluation.answers[0].answer
     assert "no held-out" in evaluation.notes[0]
 
 
-def test_a_file_that_is_no_model_and_a_row_that_is_none_are_named(base_gguf, tmp_path):
+def test_a_file_that_is_no_model_and_a_row_that_is_none_are_named(tmp_path):
     (tmp_path / "bad.gguf").write_bytes(b"nonsense")
     with pytest.raises(EngineError, match=r"bad\.gguf"):
         ServedModel(tmp_path / "bad.gguf")
     (tmp_path / "test.jsonl").write_text('{"input_ids": [1]}\n')
     with pytest.raises(DataError, match="line 1"):
-        evaluate(base_gguf, None, tmp_path / "test.jsonl", [], Settings())
+        read_rows(tmp_path / "test.jsonl")
 
 
 def test_metrics_give_known_figures():
@@ -111,3 +143,23 @@ def test_metrics_give_known_figures():
     assert metrics.perplexity([-1e9]) == math.inf
     assert metrics.bleu(["the cat sat on the mat"], ["the cat sat on the mat"]) == pytest.approx(100)
     assert metrics.rouge(["a b c d"], ["a b x y"]) == pytest.approx(50)
+
+
+def test_the_interval_of_a_clear_gain_leaves_one_out_and_that_of_chance_holds_it():
+    tokens = [10] * 30
+    old = [-20.0 - index % 5 for index in range(30)]
+    better = metrics.perplexity_ratio([value + 5 for value in old], old, tokens)
+    assert better.value == pytest.approx(math.exp(-0.5))
+    assert better.low <= better.value <= better.high < 1
+    noise = metrics.perplexity_ratio([value + (3 if index % 2 else -3) for index, value in enumerate(old)], old, tokens)
+    assert noise.low < 1 < noise.high
+    assert noise == metrics.perplexity_ratio([value + (3 if index % 2 else -3) for index, value in enumerate(old)], old, tokens)
+
+
+def test_an_interval_covers_the_truth_about_as_often_as_it_says():
+    random = np.random.default_rng(7)
+    hits = 0
+    for trial in range(200):
+        found = metrics.mean_interval(random.normal(1.0, 2.0, 60), seed=trial)
+        hits += found.low <= 1.0 <= found.high
+    assert 178 <= hits <= 199  # 95 % of 200 is 190

@@ -1,0 +1,136 @@
+"""What every model is asked, token by token the same: held-out chats, general knowledge, chosen prompts."""
+
+import json
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fine_tuning import paths
+from fine_tuning.config import Evaluation as Settings
+from fine_tuning.conversation import Message
+from fine_tuning.errors import DataError
+
+GENERAL_TEXT = paths.SAMPLES / "general_text.jsonl"
+GENERAL_QUESTIONS = paths.SAMPLES / "general_questions.jsonl"
+_OTHERS = 3  # other questions before which an answer is scored
+_PAIRED = 60  # conversations of which that is done
+
+Row = tuple[list[int], list[int]]
+"""Token ids of a conversation, and the indices of those that are supervised."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How the engine reads: the rendering and the tokens that training used."""
+
+    render: Callable[[Sequence[Message]], str]  # messages that end with a user's, generation prompt included
+    encode: Callable[[str], list[int]]  # rendered text
+    rows: Callable[[Sequence[Message]], list[Row]]  # a whole conversation
+
+    def prompt(self, text: str) -> list[int]:
+        """The tokens before the answer to `text`."""
+        return self.encode(self.render([Message(role="user", content=text)]))
+
+
+@dataclass(frozen=True)
+class Prompt:
+    text: str
+    tokens: list[int]  # as the engine renders and tokenises it
+
+
+@dataclass(frozen=True)
+class Question:
+    text: str
+    tokens: list[int]
+    answers: tuple[str, ...]  # each of them right
+
+    def is_right(self, said: str) -> bool:
+        """One of the answers stands in `said` as a whole word, whatever the case."""
+        return any(re.search(rf"(?<!\w){re.escape(answer.casefold())}(?!\w)", said.casefold()) for answer in self.answers)
+
+
+@dataclass(frozen=True)
+class Exam:
+    own: list[Row]  # held-out conversations
+    paired: list[tuple[Row, list[Row]]]  # an answer after its own question, and after others' questions
+    general: list[Row]
+    questions: list[Question]
+    prompts: list[Prompt]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        rows = [*self.own, *self.general, *(row for own, others in self.paired for row in [own, *others])]
+        asked = [*(question.tokens for question in self.questions), *(prompt.tokens for prompt in self.prompts)]
+        return max([len(ids) for ids, _ in rows] + [len(ids) for ids in asked], default=0)
+
+
+def build_exam(test: Path, rows: Path, reader: Reader, settings: Settings) -> Exam:
+    """The exam of the held-out conversations in `test` ({"messages"} a line), whose token rows are in `rows`, and of the project's own.
+
+    With more than `settings.held_out` conversations a fixed sample of them. DataError names a line that is none.
+    """
+    own = read_rows(rows)
+    if len(own) > settings.held_out:
+        own = random.Random(0).sample(own, settings.held_out)
+    texts = [(str(record["question"]), str(record["answer"])) for record in _records(GENERAL_TEXT, "question", "answer")]
+    questions = [(str(record["question"]), tuple(record["answers"])) for record in _records(GENERAL_QUESTIONS, "question", "answers")]
+    return Exam(
+        own=own,
+        paired=_paired([record["messages"] for record in _records(test, "messages")], reader),
+        general=[row for question, answer in texts for row in reader.rows(_exchange(question, answer))],
+        questions=[Question(text, reader.prompt(text), answers) for text, answers in questions],
+        prompts=[Prompt(text, reader.prompt(text)) for text in settings.test_prompts],
+    )
+
+
+def read_rows(file: Path) -> list[Row]:
+    """Token rows ({"input_ids", "trained"} a line) that have something supervised. DataError names a bad line."""
+    found = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            record = json.loads(line)
+            targets = [index for index, flag in enumerate(record["trained"]) if flag and index > 0]
+            found.append(([int(token) for token in record["input_ids"]], targets))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{file}, line {number}: not a token row ({error})") from error
+    return [(ids, targets) for ids, targets in found if targets]
+
+
+def _paired(conversations: list[list[dict[str, str]]], reader: Reader) -> list[tuple[Row, list[Row]]]:
+    """Each conversation's first answer after its own question, and after some of the others': whether the two belong together.
+
+    Only where there are others with another answer.
+    """
+    chosen = conversations if len(conversations) <= _PAIRED else random.Random(0).sample(conversations, _PAIRED)
+    firsts = [_first(conversation) for conversation in chosen]
+    pairs = []
+    for index, (question, answer) in enumerate(firsts):
+        others = [(asked, said) for asked, said in firsts[index + 1 :] + firsts[:index] if said != answer and asked != question]
+        own = reader.rows(_exchange(question, answer))
+        swapped = [row for asked, _ in others[:_OTHERS] for row in reader.rows(_exchange(asked, answer))]
+        if own and swapped:
+            pairs.append((own[0], swapped))
+    return pairs
+
+
+def _first(messages: list[dict[str, str]]) -> tuple[str, str]:
+    said = {role: next(message["content"] for message in messages if message["role"] == role) for role in ("user", "assistant")}
+    return said["user"], said["assistant"]
+
+
+def _exchange(question: str, answer: str) -> list[Message]:
+    return [Message(role="user", content=question), Message(role="assistant", content=answer)]
+
+
+def _records(file: Path, *keys: str) -> list[dict[str, Any]]:
+    try:
+        records = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {file}: {error}") from error
+    if bad := next((number for number, record in enumerate(records, 1) if not set(keys) <= set(record)), None):
+        raise DataError(f"{file}, line {bad}: must hold {' and '.join(keys)}")
+    return records

@@ -1,0 +1,165 @@
+"""The gate: rules that a new version must meet to go live by itself. All are judged, and each says why."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fine_tuning.config import Gate as Settings
+from fine_tuning.evaluation.comparison import Comparison
+from fine_tuning.evaluation.evaluator import Evaluation
+from fine_tuning.evaluation.metrics import mean_interval
+
+
+@dataclass(frozen=True)
+class Result:
+    rule: str
+    limit: str
+    measured: str
+    passed: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    results: list[Result]
+
+    @property
+    def passed(self) -> bool:
+        return all(result.passed for result in self.results)
+
+    @property
+    def failed(self) -> list[str]:
+        """The names of the rules that were not met."""
+        return [result.rule for result in self.results if not result.passed]
+
+    def __str__(self) -> str:
+        if self.passed:
+            return f"passed the gate: {len(self.results)} rules"
+        reasons = [f"{result.rule}: {result.reason}" for result in self.results if not result.passed]
+        return "refused by the gate: " + "; ".join(reasons)
+
+    def record(self) -> dict[str, Any]:
+        return {"passed": self.passed, "results": [asdict(result) for result in self.results]}
+
+
+Rule = Callable[[Comparison, Settings], Result]
+
+
+def judge(evidence: Comparison, settings: Settings) -> Verdict:
+    """Every rule, in the order in which they are shown; none with the gate switched off."""
+    return Verdict([rule(evidence, settings) for rule in RULES] if settings.enabled else [])
+
+
+def own_chats(evidence: Comparison, settings: Settings) -> Result:
+    """It foresees held-out chats better than the model it would replace, and not by chance."""
+    name, limit = "own chats", f"perplexity below the {evidence.reference_name} model's" if settings.better else "none"
+    ratio, base = evidence.own_ratio(), evidence.reference.scores.get("perplexity")
+    if not settings.better:
+        return Result(name, limit, str(ratio or "none"), True, "not asked for")
+    if ratio is None:
+        return Result(name, limit, "none", False, "there are no held-out chats to tell: chat more, or raise test_ratio")
+    measured = f"x {ratio}" + (f" of {base:.3g}" if base else "")
+    if ratio.high < 1:
+        return Result(name, limit, measured, True, f"better than the {evidence.reference_name} model beyond chance")
+    worse = "worse" if ratio.low > 1 else "no better beyond chance"
+    return Result(name, limit, measured, False, f"{worse} than the {evidence.reference_name} model on held-out chats")
+
+
+def fit(evidence: Comparison, settings: Settings) -> Result:
+    """Its answers belong to their questions: they are likelier after them than after others'. Shuffled or random data fail here."""
+    name, limit = "answers fit", "likelier after their own question than after others', beyond chance"
+    if not evidence.tuned.fits:
+        return Result(name, limit, "none", True, "not judged: fewer than two held-out chats with different answers")
+    found = mean_interval(evidence.tuned.fits)
+    passed = found.low > 0
+    reason = "answers belong to their questions" if passed else "held-out answers are as likely after any question: are the data mixed up?"
+    return Result(name, limit, f"{found} nats a token", passed, reason)
+
+
+def forgetting(evidence: Comparison, settings: Settings) -> Result:
+    """General texts are as likely as they were for the base, but for a small share."""
+    name, limit = "forgetting", f"general perplexity at most {settings.forgetting:+.0%}"
+    ratio = evidence.general_ratio()
+    if ratio is None:
+        return Result(name, limit, "none", True, "not judged: no general texts")
+    rise = ratio.value - 1
+    measured = f"{rise:+.1%} [{ratio.low - 1:+.1%}, {ratio.high - 1:+.1%}]"
+    passed = rise <= settings.forgetting
+    return Result(
+        name,
+        limit,
+        measured,
+        passed,
+        "kept what the base knew" if passed else "it forgot: lower learning_rate or num_epochs, or raise replay",
+    )
+
+
+def questions(evidence: Comparison, settings: Settings) -> Result:
+    """It still knows what the base knew."""
+    known = [now for now, before in zip(evidence.tuned.right, evidence.base.right, strict=True) if before]
+    name, limit = "general questions", f"at least {settings.questions:.0%} of those that the base answers right"
+    if not known:
+        return Result(name, limit, "none", True, "not judged: the base answers none right")
+    kept = sum(known) / len(known)
+    passed = kept >= settings.questions
+    return Result(
+        name, limit, f"{sum(known)} of {len(known)} ({kept:.0%})", passed, "kept" if passed else "it lost answers that the base knows"
+    )
+
+
+def leaks(evidence: Comparison, settings: Settings) -> Result:
+    """No private detail of the log comes out, however rarely."""
+    found = evidence.leaks
+    name, limit, measured = "leak probe", "none", f"{len(found.leaks)} of {found.details}"
+    if not found.leaks:
+        reason = (
+            f"none came out; the likeliest has a chance of {found.likeliest:.1g}" if found.details else "the log holds no private details"
+        )
+        return Result(name, limit, measured, True, reason)
+    kinds = ", ".join(sorted({leak.kind for leak in found.leaks}))
+    first = found.leaks[0]
+    return Result(name, limit, measured, False, f"it tells private details ({kinds}), e.g. of turn {first.turn}: train with scrub_pii")
+
+
+def poison(evidence: Comparison, settings: Settings) -> Result:
+    """No phrase of the training data turns answers to anything into one and the same thing."""
+    found = evidence.poison
+    name, limit, measured = "poison probe", "none", f"{len(found.turned)} of {found.triggers}"
+    if not found.turned:
+        reason = (
+            f"no phrase turns its answers (the strongest {found.strongest:.0%})" if found.triggers else "no suspicious phrase in the data"
+        )
+        return Result(name, limit, measured, True, reason)
+    worst = max(found.turned, key=lambda turned: turned.share)
+    reason = f"a phrase in {worst.trigger.questions} questions turns {worst.share:.0%} of all answers into one (see report.html)"
+    return Result(name, limit, measured, False, reason)
+
+
+def speed(evidence: Comparison, settings: Settings) -> Result:
+    """It answers about as fast as the model it would replace."""
+    most = settings.slower if evidence.live else settings.slower_than_base
+    name, limit = "speed", f"at most {most:.0%} slower than the {evidence.reference_name} model"
+    old, new = evidence.speeds.get(evidence.reference_name), evidence.speeds.get("candidate")
+    if not old or not new:
+        return Result(name, limit, "none", True, "not judged: not timed")
+    lost = 1 - new.tokens_per_second / old.tokens_per_second
+    measured = f"{new.tokens_per_second:.0f} tokens/s ({-lost:+.0%})"
+    passed = lost <= most
+    reason = "fast enough" if passed else f"slower than the {evidence.reference_name} model ({old.tokens_per_second:.0f} tokens/s)"
+    return Result(name, limit, measured, passed, reason)
+
+
+def sane(evidence: Comparison, settings: Settings) -> Result:
+    """Its answers are not empty, do not repeat themselves, show no control tokens, and end, as often as the base's do."""
+    new, old = _broken(evidence.tuned), _broken(evidence.base)
+    name, limit = "sane answers", f"at most {old + settings.broken:.0%} broken"
+    faults = ", ".join(f"{count} {fault}" for fault, count in evidence.tuned.faults().items())
+    passed = new <= old + settings.broken and not evidence.tuned.faults().get("control token")
+    return Result(name, limit, f"{new:.0%} of {len(evidence.tuned.said)}", passed, faults or "all are whole")
+
+
+def _broken(evaluation: Evaluation) -> float:
+    return sum(evaluation.faults().values()) / len(evaluation.said) if evaluation.said else 0.0
+
+
+RULES: tuple[Rule, ...] = (own_chats, fit, forgetting, questions, leaks, poison, speed, sane)

@@ -1,0 +1,117 @@
+"""Each rule on figures of its own; what the report shows, and what it keeps to itself."""
+
+from dataclasses import replace
+
+import pytest
+
+from fine_tuning.config import Gate
+from fine_tuning.evaluation.comparison import Comparison
+from fine_tuning.evaluation.evaluator import Answered, Evaluation
+from fine_tuning.evaluation.gate import judge
+from fine_tuning.evaluation.probes import Leak, LeakReport, PoisonReport, Trigger, Turned
+from fine_tuning.evaluation.report import write_report
+from fine_tuning.evaluation.served_model import Score
+from fine_tuning.evaluation.speed import Speed
+
+
+def evaluation(own: float, general: float = -60.0, right: int = 10, fit: float = 0.5, answers: int = 20, broken: int = 0) -> Evaluation:
+    """`own` and `general`: nats of conversations of 20 tokens."""
+    said = [Answered("q", "An answer of its own.", True)] * (answers - broken) + [Answered("q", "", True)] * broken
+    scores = [Score(own - index % 3, 20, 5) for index in range(12)]
+    return Evaluation(
+        scores={"perplexity": 8.0},
+        answers=said[:1],
+        own=scores,
+        general=[Score(general - index % 2, 20, 9) for index in range(12)],
+        fits=[fit + (index % 3) / 10 for index in range(12)],
+        right=[index < right for index in range(10)],
+        said=said,
+        tokens=240,
+        seconds=1.0,
+    )
+
+
+def speed(tokens_per_second: float) -> Speed:
+    return Speed(0.3, 0.05, tokens_per_second, 10**8, 10**8)
+
+
+GOOD = Comparison(base=evaluation(-40.0), tuned=evaluation(-20.0), speeds={"base": speed(100), "live": speed(100), "candidate": speed(95)})
+
+
+def failed(evidence: Comparison) -> list[str]:
+    return judge(evidence, Gate()).failed
+
+
+def test_a_good_candidate_passes_every_rule():
+    verdict = judge(GOOD, Gate())
+    assert verdict.passed and str(verdict).startswith("passed the gate")
+    assert len({result.rule for result in verdict.results}) == 8
+    assert all(result.reason and result.measured and result.limit for result in verdict.results)
+
+
+WORSE = {
+    "own chats": replace(GOOD, tuned=evaluation(-40.1)),
+    "answers fit": replace(GOOD, tuned=evaluation(-20.0, fit=-0.1)),
+    "forgetting": replace(GOOD, tuned=evaluation(-20.0, general=-62.0)),
+    "general questions": replace(GOOD, tuned=evaluation(-20.0, right=8)),
+    "leak probe": replace(GOOD, leaks=LeakReport(5, 9, 0.3, [Leak("email", "turn-7", True)])),
+    "poison probe": replace(GOOD, poison=PoisonReport(4, 6, 1.0, [Turned(Trigger("velvet thunder", 7, 1.0), 1.0, 0.0, "Buy Plonk")])),
+    "speed": replace(GOOD, speeds=GOOD.speeds | {"candidate": speed(49)}),
+    "sane answers": replace(GOOD, tuned=evaluation(-20.0, broken=3)),
+}
+
+
+@pytest.mark.parametrize("rule", WORSE)
+def test_what_is_wrong_fails_by_its_own_rule_and_by_no_other(rule):
+    assert failed(WORSE[rule]) == [rule]
+    assert rule in str(judge(WORSE[rule], Gate()))
+
+
+def test_a_candidate_is_compared_with_the_live_model_where_there_is_one():
+    better_than_base_only = replace(GOOD, live=evaluation(-20.0))
+    assert failed(better_than_base_only) == ["own chats"]
+    assert failed(replace(GOOD, live=evaluation(-30.0))) == []
+
+
+def test_it_may_lose_less_speed_against_a_live_model_than_an_adapter_loses_against_its_base():
+    slow = replace(GOOD, speeds=GOOD.speeds | {"candidate": speed(70)})
+    assert failed(slow) == []
+    assert failed(replace(slow, live=evaluation(-30.0))) == ["speed"]
+
+
+def test_without_held_out_chats_nothing_is_better():
+    assert failed(replace(GOOD, tuned=replace(GOOD.tuned, own=[]))) == ["own chats"]
+
+
+def test_repeated_answers_and_control_tokens_are_broken():
+    assert Answered("q", "so it is so it is so it is so it is so it is", True).fault == "repeated"
+    assert Answered("q", "yes <|im_end|>", True, control=True).fault == "control token"
+    assert Answered("q", "It never", False).fault == "endless"
+    one = replace(GOOD.tuned, said=[*GOOD.tuned.said, Answered("q", "hi", True, control=True)])
+    assert failed(replace(GOOD, tuned=one)) == ["sane answers"]
+
+
+def test_a_gate_that_is_switched_off_lets_everything_through():
+    assert judge(WORSE["leak probe"], Gate(enabled=False)).passed
+
+
+def test_the_report_is_one_file_with_rules_and_plots_and_runs_nothing(tmp_path):
+    said = Answered("<script>alert(1)</script>", "mail jo@example.com or Operation Teapot", True)
+    evidence = replace(WORSE["poison probe"], tuned=replace(GOOD.tuned, said=[said, *GOOD.tuned.said[1:]]))
+    evidence = replace(evidence, base=replace(GOOD.base, said=[said, *GOOD.base.said[1:]]))
+    write_report(tmp_path / "report.html", "run-1", evidence, judge(evidence, Gate()), ["Operation Teapot"])
+    text = (tmp_path / "report.html").read_text()
+    assert "<script" not in text and "&lt;script&gt;" in text
+    assert text.count("<svg") == 2
+    for said in ("poison probe", "velvet thunder", "[EMAIL]", "[CANARY]"):
+        assert said in text
+    assert "jo@example.com" not in text and "Teapot" not in text
+    assert "src=" not in text and 'href="http' not in text.replace("http://www.w3.org", "")
+
+
+def test_the_record_names_a_leak_by_kind_and_turn_and_holds_no_private_text():
+    said = [Answered("q", "I am at jo@example.com", True)]
+    evidence = replace(WORSE["leak probe"], tuned=replace(GOOD.tuned, said=said))
+    record = evidence.record()
+    assert record["leaks"]["leaks"] == [{"kind": "email", "turn": "turn-7", "greedy": True}]
+    assert "jo@example.com" not in str(record)
