@@ -55,11 +55,11 @@ def test_help_names_every_command():
 
 def test_every_error_has_its_own_documented_exit_code():
     classes = [errors.ConfigError, errors.DataError, errors.EngineError, errors.TrainingError, errors.ExportError]
-    classes += [errors.PromotionRefused, errors.Busy, errors.Cancelled]
+    classes += [errors.PromotionRefused, errors.GateRefused, errors.Busy, errors.Cancelled]
     codes = [each.exit_code for each in classes]
     assert len(set(codes)) == len(codes)
     for code in codes:
-        assert re.search(rf"\b{code}  \w", EXIT_CODES)
+        assert re.search(rf"\b{code} +\w", EXIT_CODES)
 
 
 def test_nothing_to_learn_is_said_with_the_cure(home):

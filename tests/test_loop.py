@@ -17,6 +17,7 @@ from fine_tuning.engines.connect import connect
 from fine_tuning.engines.default_base import ensure_default_base
 from fine_tuning.model_management.gguf_export import merge_adapter
 from fine_tuning.model_management.model_deployer import register
+from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.model_management.modelfile import spec_for
 
 NAME = "fine_tuned_looptest"
@@ -37,6 +38,10 @@ QUICK = {
     "training.replay.max_new_tokens": 8,
     "data_preparation.train_ratio": 0.8,
     "evaluation.generate": 1,
+    "evaluation.general": 4,
+    "evaluation.triggers": 1,
+    "evaluation.speed_rounds": 1,
+    "gate.enabled": False,  # so little data and replay pass no honest gate; what it does is shown below and in benchmarks/gate.py
     "evaluation.test_prompts": ["Tell me about the Wi-Fi, please."],
     "deployment.model_name": "looptest",
 }
@@ -115,6 +120,27 @@ def test_what_was_chatted_is_learned_and_answers_without_a_restart(engine, home,
     for question in [PHRASINGS[1].format(subject) for subject in FACTS]:
         assert ask(engine, f"{NAME}:merged", question) == ask(engine, f"{NAME}:v1", question)
     assert main(["doctor", *settings()]) == 0
+
+    # One that learned nothing is stopped by the gate; the live one stays, unless its owner insists.
+    lazy = {"training.num_epochs": 1, "training.learning_rate": 1e-7, "gate.enabled": True}
+    capsys.readouterr()
+    assert main(["retrain", *settings(**lazy)]) == 10
+    said = capsys.readouterr().out
+    assert "own chats" in said and "byoai use 2 --promote" in said
+    assert live_number() == 1
+    assert main(["use", "2", *settings()]) == 10
+    assert "refused by the gate" in capsys.readouterr().err
+    assert main(["use", "2", "--promote", *settings()]) == 0
+    assert live_number() == 2
+    assert "promoted by hand" in Registry().get(NAME, 2).notes
+    assert main(["rollback", *settings()]) == 0
+    assert live_number() == 1
+
+
+def live_number() -> int:
+    version = Registry().live(NAME)
+    assert version
+    return version.number
 
 
 @pytest.mark.slow

@@ -76,8 +76,12 @@ def build_exam(test: Path, rows: Path, reader: Reader, settings: Settings) -> Ex
     own = read_rows(rows)
     if len(own) > settings.held_out:
         own = random.Random(0).sample(own, settings.held_out)
-    texts = [(str(record["question"]), str(record["answer"])) for record in _records(GENERAL_TEXT, "question", "answer")]
-    questions = [(str(record["question"]), tuple(record["answers"])) for record in _records(GENERAL_QUESTIONS, "question", "answers")]
+    texts = [(str(record["question"]), str(record["answer"])) for record in _records(GENERAL_TEXT, "question", "answer")][
+        : settings.general
+    ]
+    questions = [(str(record["question"]), tuple(record["answers"])) for record in _records(GENERAL_QUESTIONS, "question", "answers")][
+        : settings.general
+    ]
     return Exam(
         own=own,
         paired=_paired([record["messages"] for record in _records(test, "messages")], reader),
