@@ -508,8 +508,6 @@ class _Retrain:
                     dataset=plan.dataset.path.name,
                     method=self.config.training.method,
                     mode=mode,
-                    metrics={"base": comparison.base.scores, "tuned": comparison.tuned.scores},
-                    mode=self.config.deployment.mode,
                     metrics=metrics,
                     verdict=str(verdict),
                     turns=plan.dataset.manifest["turn_ids"],
