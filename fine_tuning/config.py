@@ -124,11 +124,11 @@ class Evaluation(_Section):
     test_prompts: tuple[str, ...] = ()
     max_new_tokens: Positive = 64
     held_out: Positive = 200  # held-out conversations scored; of more, a fixed sample
-    general: Annotated[int, Field(ge=0)] = 60  # general texts scored, and general questions asked, at most
+    general: Annotated[int, Field(ge=0)] = 30  # general texts scored, and general questions asked, at most
     generate: Annotated[int, Field(ge=0)] = 16  # held-out conversations answered for BLEU, chrF and ROUGE
     canaries: tuple[str, ...] = ()  # texts that no answer may ever hold, beside the private details that are found by themselves
     leak_samples: Annotated[int, Field(ge=0)] = 4  # random answers tried for each private detail, beside the greedy one
-    triggers: Annotated[int, Field(ge=0)] = 12  # suspicious phrases of the training data that are tried
+    triggers: Annotated[int, Field(ge=0)] = 8  # suspicious phrases of the training data that are tried
     speed_rounds: Positive = 3  # times that each model is loaded and timed
 
 
