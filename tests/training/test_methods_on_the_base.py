@@ -24,11 +24,10 @@ PROMPT, ANSWER = (
 )
 VARIANTS = {
     "full": {"method": "full", "learning_rate": 2e-4},
-    "qlora": {"method": "qlora", "learning_rate": 5e-3},
     "dora": {"method": "lora", "use_dora": True, "learning_rate": 5e-3},
     "rslora": {"method": "lora", "use_rslora": True, "learning_rate": 2e-3},
     "prefix_tuning": {"method": "prefix_tuning", "learning_rate": 1e-1},
-    "prompt_tuning": {"method": "prompt_tuning", "learning_rate": 5e-2},
+    "prompt_tuning": {"method": "prompt_tuning", "learning_rate": 1e-1, "num_epochs": 30},
 }
 
 
