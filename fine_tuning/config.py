@@ -138,7 +138,7 @@ class Gate(_Section):
     enabled: bool = True
     better: bool = True  # likelier own held-out chats than the live model's, beyond the confidence interval
     forgetting: Annotated[float, Field(ge=0)] = 0.05  # by which share the perplexity of general texts may rise over the base's
-    questions: Share = 0.9  # of the general questions that the base answers right, how many it must still answer right
+    questions: Share = 0.8  # of the general questions that the base answers right, how many it must still answer right
     slower: Share = 0.2  # tokens a second that it may lose against the live model
     slower_than_base: Share = 0.5  # and against the base, where none is live: an adapter costs a small model a third
     broken: Share = 0.1  # more empty, endless or repeated answers than the base gives, as a share of all

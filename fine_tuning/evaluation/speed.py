@@ -1,6 +1,5 @@
 """Speed and weight of served models, measured in turns, so that whatever else the machine does hits all of them alike."""
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ class Speed:
 
     load: float  # seconds
     first_token: float  # seconds from the prompt to the first token
-    tokens_per_second: float  # of the answer after that (1 / median)
+    tokens_per_second: float  # of the answer after that, at its fastest token
     memory: int  # bytes that the process grew by, model and context
     size: int  # bytes of the files
 
@@ -65,5 +64,5 @@ def _lap(served: Served, prompt: list[int]) -> Speed:
         (answer,) = model.answers([Ask(prompt, _TOKENS, endless=True)])
         memory = process.memory_info().rss - before
     size = sum(file.stat().st_size for file in (served.gguf, served.adapter) if file)
-    token = statistics.median(later - earlier for earlier, later in pairwise(answer.times))  # not the mean: others use the machine too
+    token = min(later - earlier for earlier, later in pairwise(answer.times))  # tokens take alike; others use the machine too
     return Speed(loaded - started, answer.times[0] - loaded, 1 / token, max(memory, 0), size)

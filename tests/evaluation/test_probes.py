@@ -1,4 +1,4 @@
-"""What the probes look for, and what they make of answers. The model itself is probed in test_gate_shows.py."""
+"""What the probes look for, and what they make of answers. benchmarks/gate.py probes real ones."""
 
 import pytest
 

@@ -1,8 +1,7 @@
-"""Perplexity as others compute it, quickly, and in flat memory."""
+"""Perplexity as others compute it, and in flat memory."""
 
 import json
 import math
-import time
 
 import psutil
 import pytest
@@ -66,13 +65,12 @@ def half_precision(source, target):
 
 
 @pytest.mark.slow
-def test_two_hundred_conversations_are_scored_within_half_a_minute_in_flat_memory(base_gguf):
+def test_two_hundred_conversations_are_scored_in_flat_memory(base_gguf):
     rows = (general_rows(Vocabulary(base_gguf), 60) * 4)[:200]
     short = [(ids[:64], [target for target in targets if target < 64]) for ids, targets in rows]
     process = psutil.Process()
     with ServedModel(base_gguf) as served:
         list(served.scores(short[:20]))
-        before, started = process.memory_info().rss, time.perf_counter()
+        before = process.memory_info().rss
         assert len(list(served.scores(short))) == 200
-        assert time.perf_counter() - started < 30
         assert process.memory_info().rss - before < 50e6

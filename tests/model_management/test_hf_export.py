@@ -22,6 +22,7 @@ ARCHITECTURES = {
     **{"gemma": "gemma", "gemma2": "gemma2", "gemma3": "gemma3_text", "phi3": "phi3", "starcoder2": "starcoder2", "stablelm": "stablelm"},
     **{"olmo2": "olmo2", "command-r": "cohere", "nemotron": "nemotron"},
 }
+TIED = {"cohere", "gemma", "gemma2"}  # their output is always the embedding
 PROMPT = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -103,7 +104,7 @@ def _make(folder: Path, model_type: str) -> None:
 
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    special: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": model_type == "cohere"}
+    special: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": model_type in TIED}
     heads = {"head_dim": 16} if model_type.startswith(("gemma", "qwen3")) else {}
     config = CONFIG_MAPPING[model_type](vocab_size=128, max_position_embeddings=256, **sizes, **special, **heads)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
