@@ -179,7 +179,7 @@ def until(condition, child, seconds: float = 300) -> None:
 
 @pytest.mark.slow
 @pytest.mark.engine
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("engine", ["ollama"], indirect=True)
 def test_a_model_whose_template_differs_is_refused_and_the_live_one_stays(engine, home, capsys, monkeypatch):
     """A fault is planted in the version's Modelfile: another system text than the model was trained with."""
