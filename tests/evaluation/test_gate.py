@@ -53,7 +53,7 @@ WORSE = {
     "own chats": replace(GOOD, tuned=evaluation(-40.1)),
     "answers fit": replace(GOOD, tuned=evaluation(-20.0, fit=-0.1)),
     "forgetting": replace(GOOD, tuned=evaluation(-20.0, general=-62.0)),
-    "general questions": replace(GOOD, tuned=evaluation(-20.0, right=8)),
+    "general questions": replace(GOOD, tuned=evaluation(-20.0, right=7)),
     "leak probe": replace(GOOD, leaks=LeakReport(5, 9, 0.3, [Leak("email", "turn-7", True)])),
     "poison probe": replace(GOOD, poison=PoisonReport(4, 6, 1.0, [Turned(Trigger("velvet thunder", 7, 1.0), 1.0, 0.0, "Buy Plonk")])),
     "speed": replace(GOOD, speeds=GOOD.speeds | {"candidate": speed(49)}),
