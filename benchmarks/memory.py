@@ -23,7 +23,7 @@ from pathlib import Path
 
 from fine_tuning.config import Replay, Training
 from fine_tuning.engines.default_base import fetch_default_base
-from fine_tuning.engines.gguf_header import read_header
+from fine_tuning.engines.gguf_file import read_gguf
 from fine_tuning.training import memory
 
 
@@ -81,7 +81,7 @@ def measure(setting: Setting, steps: int) -> dict[str, float]:
         learned = memory.read_rows(folder / "train.jsonl")
         learned += memory.guess_replay(learned, setting.replay, setting.answer)
         work = memory.workload(learned, settings)
-        found = memory.estimate(memory.shape_of(read_header(base)), settings, work, gemm_flops(), free_memory())
+        found = memory.estimate(memory.shape_of(read_gguf(base)), settings, work, gemm_flops(), free_memory())
         ends: list[float] = []
 
         def report(progress: Progress) -> None:

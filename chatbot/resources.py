@@ -37,7 +37,7 @@ class Models:
         version = f" v{choice.number}" if choice.number else ""
         several = len({each.name for each in self.found if each.kind == "fine_tuned"}) > 1
         of = f" of {choice.name.removeprefix(config().deployment.model_name_prefix)}" if several else ""
-        return f"fine-tuned{version}{of}" + (" · live" if choice.live else "")
+        return f"fine-tuned{version}{of}" + (" · live" if choice.live else " · refused" if choice.refused else "")
 
 
 @st.cache_resource(show_spinner="Looking for Ollama …")
@@ -48,7 +48,7 @@ def engine() -> Engine:
 @st.cache_data(ttl=1.0, show_spinner=False)
 def models() -> Models:
     try:
-        found = tuple(choices(engine(), config().deployment.model_name_prefix))
+        found = tuple(choices(engine(), config().deployment.model_name_prefix, Registry()))
         return Models(found, _engine_line(engine()), _default(found))
     except ByoaiError as error:
         return Models(trouble=str(error))

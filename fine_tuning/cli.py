@@ -102,8 +102,6 @@ def _parser() -> argparse.ArgumentParser:
     rollback = add("rollback", _rollback, "make the version live that was so before")
     prune = add("prune", _prune, "remove old versions, with their runs: all but the live one, the one before it, and the pinned ones")
     prune.add_argument("--dry-run", action="store_true", help="only say what would go")
-    for command in (models, use, rollback, prune):
-        command.add_argument("--name", help="the fine-tuned model (default: that of the configuration)")
     forget = add("forget", _forget, "remove what was said from the log and all that was made of it, and the versions that learned it")
     forget.add_argument(
         "what", nargs="?", metavar="TURN|SESSION", help="an id; without, and without --matching: go on with an interrupted one"
@@ -116,7 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     lineage = add("lineage", _lineage, "say which versions learned a turn, or which turns taught a version")
     lineage.add_argument("turn", nargs="?", metavar="TURN|SESSION")
     lineage.add_argument("--version", type=int, metavar="N")
-    lineage.add_argument("--name", help="the fine-tuned model (default: that of the configuration)")
+    for command in (models, use, rollback, prune, lineage):
+        command.add_argument("--name", help="the fine-tuned model (default: that of the configuration)")
     add("stats", _stats, "say what the log holds")
     export = add("export", _export, "write the log in all formats for other programs")
     export.add_argument("folder", type=Path, nargs="?", help="default: data/exports")

@@ -103,6 +103,7 @@ class Training(_Section):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     seed: int = 0
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    base_weights: Literal["auto", "dequantised", "quantised"] = "auto"  # of qlora's base: dequantised is as fast as lora; auto: if it fits
     backend: Literal["packed", "trl"] = "packed"  # trl: TRL's own trainer, slower, as a reference
     save_steps: Positive = 25
     keep_checkpoints: Positive = 2
@@ -111,10 +112,12 @@ class Training(_Section):
     replay: Replay = Replay()
 
     @model_validator(mode="after")
-    def _flags_belong_to_lora(self) -> "Training":
+    def _options_belong_to_the_method(self) -> "Training":
         flags = [name for name in ("use_dora", "use_rslora") if getattr(self, name)]
         if flags and self.method not in (FineTuningMethod.LORA, FineTuningMethod.QLORA):
             raise ValueError(f"{' and '.join(flags)} belong to method lora or qlora, not to {self.method}")
+        if self.base_weights == "quantised" and (self.method != FineTuningMethod.QLORA or self.use_dora):
+            raise ValueError("base_weights: quantised belongs to method qlora without DoRA, which needs the weights themselves")
         return self
 
 

@@ -7,8 +7,9 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import platformdirs
 
@@ -17,6 +18,8 @@ from fine_tuning.errors import ByoaiError
 REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLES = REPOSITORY / "data" / "samples"
 DEFAULT_CONFIG = REPOSITORY / "config" / "fine_tuning_config.yaml"
+
+T = TypeVar("T")
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -91,6 +94,24 @@ def atomic_write(path: Path, content: str | bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """`atomic_write` of `value` as indented JSON."""
     atomic_write(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n")
+
+
+def read_jsonl(path: Path, parse: Callable[[Any], T], what: str, error: type[ByoaiError]) -> list[T]:
+    """`parse` of each line's JSON. `error` names the file, and the line that is not `what`."""
+    found = []
+    try:
+        # Not splitlines(): JSON may hold U+2028 as it is, which is a line's end to that.
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError) as problem:
+        raise error(f"cannot read {path}: {problem}") from problem
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            found.append(parse(json.loads(line)))
+        except (ValueError, KeyError, TypeError) as problem:
+            raise error(f"{path}, line {number}: not {what} ({problem})") from problem
+    return found
 
 
 def read_json(path: Path) -> Any:

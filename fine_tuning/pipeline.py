@@ -28,9 +28,9 @@ from fine_tuning.data_preparation.replay import build_replay, read_prompts
 from fine_tuning.data_preparation.rows import prompt_ids, tokenize_conversation
 from fine_tuning.engines.base import ChatOptions, Engine, ModelDetails
 from fine_tuning.engines.default_base import DEFAULT_TAG, ensure_default_base
-from fine_tuning.engines.gguf_header import read_header
+from fine_tuning.engines.gguf_file import read_gguf
 from fine_tuning.engines.vocabulary import Vocabulary
-from fine_tuning.errors import Busy, Cancelled, ModelNotFound, NoConversations, TooLittleData
+from fine_tuning.errors import Busy, Cancelled, ModelNotFound, NoConversations, ParityError, TooLittleData
 from fine_tuning.model_management.model_deployer import check_parity, reconcile, register
 from fine_tuning.model_management.model_registry import Registry, latest_tag, version_tag
 from fine_tuning.model_management.model_switcher import use
@@ -153,6 +153,8 @@ class _Retrain:
         plan = self.plan(log)
         self.check(plan)
         self.reporter.note(f"about {plan.estimate.memory / 1e9:.1f} GB of memory and {plan.estimate.seconds / 60:.1f} minutes of training")
+        if plan.estimate.quantised and self.config.training.base_weights == "auto":
+            self.reporter.note("the base stays quantised: dequantised it would not fit, and only then be faster")
         run, plan = self.open_run(plan)
         replay = self.replay(plan)
         with self.memory_for(plan):
@@ -162,7 +164,7 @@ class _Retrain:
             artifact = self.export(plan, run, training.adapter)
             comparison, verdict = self.evaluate(plan, run, artifact, log)
         number = self.register(plan, run, artifact, comparison, verdict)
-        live = self.promote(plan, number, verdict)
+        live = self.promote(run, number, verdict)
         paths.write_json(run / MANIFEST, {"version": number, "tag": version_tag(self.name, number), "seconds": self.seconds})
         return Outcome(plan, run, number, version_tag(self.name, number), live, training, comparison, verdict=verdict, seconds=self.seconds)
 
@@ -226,8 +228,8 @@ class _Retrain:
         from fine_tuning.training import memory
         from fine_tuning.training.hardware import choose_dtype, free_memory, gemm_flops, has_gpu
 
-        settings, dtype = self.config.training, choose_dtype(self.config.training.dtype)
-        shape, learned = memory.shape_of(read_header(base.gguf)), memory.read_rows(rows / "train.jsonl")
+        settings, dtype = self.config.training, choose_dtype(self.config.training)
+        shape, learned = memory.shape_of(read_gguf(base.gguf)), memory.read_rows(rows / "train.jsonl")
         learned += memory.guess_replay(learned, settings.replay.prompts, settings.replay.max_new_tokens)
         machine = gemm_flops(dtype), free_memory(), dtype.itemsize, has_gpu()
 
@@ -390,7 +392,8 @@ class _Retrain:
         with self.stage("Training"):
             from fine_tuning.training.trainer import train
 
-            training = train(plan.base.gguf, plan.rows, run, self.config.training, replay, self.reporter.progress, self.request.cancelled)
+            report, cancelled, quantised = self.reporter.progress, self.request.cancelled, plan.estimate.quantised
+            training = train(plan.base.gguf, plan.rows, run, self.config.training, replay, report, cancelled, quantised)
             for damage in training.passed_over:
                 self.reporter.note(f"passed over: {damage}")
             gc.collect()  # the model's memory, before the next one is loaded
@@ -515,11 +518,15 @@ class _Retrain:
             register(self.engine, version_tag(self.name, number), spec)
         return number
 
-    def promote(self, plan: Plan, number: int, verdict: "Verdict") -> bool:
+    def promote(self, run: Path, number: int, verdict: "Verdict") -> bool:
         """Prove that the engine feeds the new model what it was trained on; only then, and past the gate, let it answer as `latest`."""
         tag = version_tag(self.name, number)
         with self.stage("Checking that it is served as it was trained"):
-            report = check_parity(self.engine, tag, self.render, self.vocabulary.encode, self.vocabulary.control_tokens())
+            try:
+                report = check_parity(self.engine, tag, self.render, self.vocabulary.encode, self.vocabulary.control_tokens())
+            except ParityError as error:
+                self.hold_back(run, number, verdict, error)
+                raise
             parity = f"parity: {report.cases} conversations, {report.tokens} tokens alike"
             self.registry.update(self.name, number, verdict=f"{verdict}. {parity}")
         if not (verdict.passed and self.config.deployment.auto_deploy) and not self.request.promote:
@@ -527,6 +534,16 @@ class _Retrain:
         with self.stage(f"Making {tag} live"):
             use(self.engine, self.registry, self.name, number, by_hand=self.request.promote)
         return True
+
+    def hold_back(self, run: Path, number: int, verdict: "Verdict", error: ParityError) -> None:
+        """Note why a version must not go live, for every later switch. The run, gone on with once the cause is mended, makes another."""
+        from fine_tuning.evaluation.gate import Result, Verdict
+
+        reason = str(error).partition("\n")[0]
+        judged = Verdict([*verdict.results, Result("served as trained", "the same text, and an answer that ends", "", False, reason)])
+        metrics = self.registry.get(self.name, number).metrics | {"gate": judged.record()}
+        self.registry.update(self.name, number, metrics=metrics, verdict=str(judged))
+        (run / "version.json").unlink()
 
     def stop_if_cancelled(self) -> None:
         if self.request.cancelled():
@@ -551,9 +568,3 @@ def only_one() -> Iterator[None]:
             yield
     except filelock.Timeout:
         raise Busy(f"another retrain is running (it holds {lock.lock_file}): wait for it, or end it; it can be resumed") from None
-
-
-def _longest(rows: Path) -> int:
-    """Tokens of the longest row; 0 for none."""
-    with rows.open(encoding="utf-8") as lines:
-        return max((len(json.loads(line)["input_ids"]) for line in lines), default=0)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
-from statistics import fmean
 
 from fine_tuning.conversation import Turn, approved, conversations_of, standing
 from fine_tuning.data_collection.dedupe import group_near_duplicates
@@ -103,15 +102,12 @@ def _surprises(engine: Engine, tag: str, rows: Sequence[Row], report: Callable[[
     if not rows:
         return []
     details = engine.show(tag)
-    model = ServedModel(details.gguf, details.spec.adapter, max(512, *(len(tokens) + 1 for tokens, _ in rows)))
-    try:
-        found = []
-        for tokens, targets in rows:
-            found.append(-fmean(model.logprobs(tokens, targets)[0]))
+    found = []
+    with ServedModel(details.gguf, details.spec.adapter, max(512, *(len(tokens) + 1 for tokens, _ in rows))) as model:
+        for score in model.scores(rows):
+            found.append(-score.logprob / score.tokens)
             report(len(found))
-        return found
-    finally:
-        model.close()
+    return found
 
 
 def _count(report: Callable[[int, int], None], before: int, total: int, done: int) -> None:

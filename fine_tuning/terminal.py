@@ -81,6 +81,7 @@ class Terminal:
 def show_plan(plan: "Plan", config: "FineTuningConfig") -> None:
     train, estimate = plan.counts["train"], plan.estimate
     splits = ", ".join(f"{counts['conversations']} {name}" for name, counts in plan.counts.items())
+    held = ", the base as quantised as it is served" if estimate.quantised else ""
     rows = [
         ("base", f"{plan.base.tag} ({plan.base.parameter_size}, {plan.base.quantization})"),
         ("becomes", f"the next version of {plan.name}"),
@@ -90,7 +91,7 @@ def show_plan(plan: "Plan", config: "FineTuningConfig") -> None:
         ("conversations", splits),
         ("to learn", f"{train['tokens']} tokens, {train['trained_tokens']} of them answers, {config.training.num_epochs} times"),
         ("to keep", f"{plan.replay_prompts} general prompts, answered by the base itself"),
-        ("method", f"{config.training.method}, r={config.training.lora_r}, {estimate.steps} steps of {config.training.batch_size}"),
+        ("method", f"{config.training.method}, r={config.training.lora_r}, {estimate.steps} steps of {config.training.batch_size}{held}"),
         ("memory", f"about {estimate.memory / 1e9:.1f} GB ({estimate.available / 1e9:.1f} GB free)" + _lower(plan)),
         ("time", f"about {clock(estimate.seconds)} for the training"),
     ]

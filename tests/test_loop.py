@@ -1,14 +1,14 @@
 """The whole loop on real parts: a log of chats, a real training of the real base, the real engine that then answers."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
+from fine_tuning import pipeline
 from fine_tuning.cli import main
 from fine_tuning.conversation import Message
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
@@ -87,9 +87,8 @@ def engine(request, home, monkeypatch):
 
 
 def remove_versions(engine: Engine) -> None:
-    for model in engine.list_models():
-        if model.tag.startswith(NAME):
-            engine.delete(model.tag)
+    for tag in versions(engine):
+        engine.delete(tag)
 
 
 @pytest.mark.slow
@@ -99,6 +98,9 @@ def remove_versions(engine: Engine) -> None:
 def test_what_was_chatted_is_learned_and_answers_without_a_restart(engine, home, capsys):
     chat_about_the_facts(ConversationLogger())
     assert knows(engine, "smollm2:135m") == 0
+    if engine.name == "ollama":
+        kill_a_retrain_at_its_first_checkpoint(home)
+        assert not versions(engine)
 
     assert main(["retrain", *settings()]) == 0
     said = capsys.readouterr().out
@@ -107,13 +109,18 @@ def test_what_was_chatted_is_learned_and_answers_without_a_restart(engine, home,
     assert "perplexity" in said and "fine-tuned" in said  # the table, and the two answers
     assert knows(engine, f"{NAME}:latest") >= 3
     assert knows(engine, f"{NAME}:v1") >= 3
+    (run,) = home.glob("runs/*")
+    if engine.name == "ollama":
+        assert "was interrupted: going on with it" in said
+        steps = [json.loads(line)["step"] for line in (run / "progress.jsonl").read_text().splitlines()]
+        assert steps[-1] == max(steps)
+        assert steps.count(1) == 1  # the first steps were not done again
 
     # Nothing new: nothing done, and said so.
     assert main(["retrain", "--if-new", "1", *settings()]) == 0
     assert "0 new turn(s)" in capsys.readouterr().out
 
     # The same adapter merged into the weights gives the same greedy answers, to the letter.
-    (run,) = home.glob("runs/*")
     base = engine.show("smollm2:135m")
     whole = merge_adapter(base.gguf, run / "adapter", home / "whole.gguf", "f32").path
     register(engine, f"{NAME}:merged", spec_for(base, base.tag, whole, "merged", engine.version() if engine.name == "ollama" else None))
@@ -121,76 +128,51 @@ def test_what_was_chatted_is_learned_and_answers_without_a_restart(engine, home,
         assert ask(engine, f"{NAME}:merged", question) == ask(engine, f"{NAME}:v1", question)
     assert main(["doctor", *settings()]) == 0
 
-    # One that learned nothing is stopped by the gate; the live one stays, unless its owner insists.
-    lazy = {"training.num_epochs": 1, "training.learning_rate": 1e-7, "gate.enabled": True}
-    capsys.readouterr()
-    assert main(["retrain", *settings(**lazy)]) == 10
-    said = capsys.readouterr().out
-    assert "own chats" in said and "byoai use 2 --promote" in said
-    assert live_number() == 1
-    assert main(["use", "2", *settings()]) == 10
-    assert "refused by the gate" in capsys.readouterr().err
-    assert main(["use", "2", "--promote", *settings()]) == 0
-    assert live_number() == 2
-    assert "promoted by hand" in Registry().get(NAME, 2).notes
-    assert main(["rollback", *settings()]) == 0
-    assert live_number() == 1
-
-
-def live_number() -> int:
-    version = Registry().live(NAME)
-    assert version
-    return version.number
-
 
 @pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("engine", ["ollama"], indirect=True)
-def test_a_retrain_killed_during_the_training_is_resumed_by_the_next_and_nothing_was_live_before(engine, home, capsys):
-    chat_about_the_facts(ConversationLogger())
-    command = [sys.executable, "-m", "fine_tuning", "retrain", *settings()]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+def test_a_version_that_is_served_otherwise_or_learned_nothing_is_refused_unless_its_owner_insists(engine, home, capsys, monkeypatch):
+    chat_about_the_facts(ConversationLogger(), PHRASINGS[:3])
+    lazy = settings(**{"training.num_epochs": 1, "training.learning_rate": 1e-7, "gate.enabled": True})
+
+    # A fault is planted in the version's Modelfile: another system text than the model was trained with.
+    with monkeypatch.context() as fault:
+        honest = pipeline.spec_for
+        fault.setattr(pipeline, "spec_for", lambda *arguments: replace(honest(*arguments), system="Answer like a pirate."))
+        assert main(["retrain", *lazy]) == 7
+    said = capsys.readouterr().err
+    assert "in training" in said and "the engine" in said and "pirate" in said
+    assert f"{NAME}:latest" not in versions(engine)
+
+    assert main(["use", "1", *lazy]) == 10
+    assert "served as trained" in capsys.readouterr().err
+
+    # Without it the same run goes on, makes the next version, and gets to the gate.
+    assert main(["retrain", *lazy]) == 10
+    said = capsys.readouterr().out
+    assert "going on with it" in said and "own chats" in said and "byoai use 2 --promote" in said
+    assert f"{NAME}:latest" not in versions(engine)
+    assert main(["use", "2", *lazy]) == 10
+    assert "refused by the gate" in capsys.readouterr().err
+    assert main(["use", "2", "--promote", *lazy]) == 0
+    assert f"{NAME}:latest" in versions(engine)
+    assert "promoted by hand" in Registry().get(NAME, 2).notes
+
+
+def versions(engine: Engine) -> set[str]:
+    return {model.tag for model in engine.list_models() if model.tag.startswith(NAME)}
+
+
+def kill_a_retrain_at_its_first_checkpoint(home, seconds: float = 300) -> None:
+    child = subprocess.Popen([sys.executable, "-m", "fine_tuning", "retrain", *settings()], stdout=subprocess.DEVNULL)
+    end = time.monotonic() + seconds
     try:
-        until(lambda: list(home.glob("runs/*/checkpoints/checkpoint-*/manifest.json")), child)
-        os.kill(child.pid, signal.SIGKILL)
+        while not list(home.glob("runs/*/checkpoints/checkpoint-*/manifest.json")):
+            assert child.poll() is None, "the retrain ended too early"
+            assert time.monotonic() < end, "no checkpoint was written"
+            time.sleep(0.05)
     finally:
         child.kill()
         child.wait()
-    assert not [model for model in engine.list_models() if model.tag.startswith(NAME)]
-
-    assert main(["retrain", *settings()]) == 0
-    said = capsys.readouterr().out
-    assert "was interrupted: going on with it" in said
-    assert f"{NAME}:v1 is live" in said
-    (run,) = home.glob("runs/*")
-    steps = [json.loads(line)["step"] for line in (run / "progress.jsonl").read_text().splitlines()]
-    assert steps[-1] == max(steps)
-    assert steps.count(1) == 1  # the first steps were not done again
-
-
-def until(condition, child, seconds: float = 300) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert child.poll() is None, "the retrain ended too early"
-        assert time.monotonic() < end, "no checkpoint was written"
-        time.sleep(0.05)
-
-
-@pytest.mark.slow
-@pytest.mark.engine
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("engine", ["ollama"], indirect=True)
-def test_a_model_whose_template_differs_is_refused_and_the_live_one_stays(engine, home, capsys, monkeypatch):
-    """A fault is planted in the version's Modelfile: another system text than the model was trained with."""
-    from dataclasses import replace
-
-    from fine_tuning import pipeline
-
-    honest = pipeline.spec_for
-    monkeypatch.setattr(pipeline, "spec_for", lambda *arguments: replace(honest(*arguments), system="Answer like a pirate."))
-    chat_about_the_facts(ConversationLogger(), PHRASINGS[:3])
-    assert main(["retrain", *settings(**{"training.num_epochs": 1})]) == 7
-    said = capsys.readouterr().err
-    assert "in training" in said and "the engine" in said and "pirate" in said
-    assert f"{NAME}:latest" not in {model.tag for model in engine.list_models()}

@@ -94,6 +94,8 @@ def sidebar(now: Models) -> None:
     if state.choice:
         state.tag = state.choice.tag
         st.selectbox("Who answers", [choice.tag for choice in now.found], format_func=now.title, key="tag", on_change=pick)
+        if state.choice.refused:
+            st.warning(presentable(state.choice.refused), icon=":material/gpp_maybe:")
     st.caption(now.engine)
     st.toggle("Record this chat", key="recording", on_change=consent, help=CONSENT)
     st.space("small")
@@ -113,7 +115,8 @@ def announce(before: Models | None, now: Models) -> None:
         return
     for choice in now.found:
         if choice.kind == "fine_tuned" and not before.get(choice.tag):
-            st.toast(f"**{now.title(choice.tag)}** is in the switch", icon=":material/auto_awesome:")
+            icon = ":material/gpp_maybe:" if choice.refused else ":material/auto_awesome:"
+            st.toast(f"**{now.title(choice.tag)}** is in the switch", icon=icon)
     if now.default and now.default != before.default and not state.picked:
         st.toast(f"**{now.title(now.default.tag)}** answers from here on", icon=":material/swap_horiz:")
 
@@ -178,7 +181,7 @@ def edit(turn: Turn) -> None:
 
 
 def footnote(turn: Turn) -> str:
-    facts = [state.models.title(turn.metadata.get("model", "")).removesuffix(" · live")]
+    facts = [state.models.title(turn.metadata.get("model", "")).removesuffix(" · live").removesuffix(" · refused")]
     seconds, tokens = turn.metadata.get("seconds"), turn.metadata.get("tokens")
     if seconds:
         facts.append(f"{seconds:.1f} s")

@@ -1,6 +1,5 @@
 """What every model is asked, token by token the same: held-out chats, general knowledge, chosen prompts."""
 
-import json
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -93,15 +92,12 @@ def build_exam(test: Path, rows: Path, reader: Reader, settings: Settings) -> Ex
 
 def read_rows(file: Path) -> list[Row]:
     """Token rows ({"input_ids", "trained"} a line) that have something supervised. DataError names a bad line."""
-    found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-            targets = [index for index, flag in enumerate(record["trained"]) if flag and index > 0]
-            found.append(([int(token) for token in record["input_ids"]], targets))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{file}, line {number}: not a token row ({error})") from error
-    return [(ids, targets) for ids, targets in found if targets]
+
+    def row(record: Any) -> Row:
+        targets = [index for index, flag in enumerate(record["trained"]) if flag and index > 0]
+        return [int(token) for token in record["input_ids"]], targets
+
+    return [(ids, targets) for ids, targets in paths.read_jsonl(file, row, "a token row", DataError) if targets]
 
 
 def _paired(conversations: list[list[dict[str, str]]], reader: Reader) -> list[tuple[Row, list[Row]]]:
@@ -131,10 +127,7 @@ def _exchange(question: str, answer: str) -> list[Message]:
 
 
 def _records(file: Path, *keys: str) -> list[dict[str, Any]]:
-    try:
-        records = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {file}: {error}") from error
-    if bad := next((number for number, record in enumerate(records, 1) if not set(keys) <= set(record)), None):
-        raise DataError(f"{file}, line {bad}: must hold {' and '.join(keys)}")
-    return records
+    def wanted(record: Any) -> dict[str, Any]:
+        return {key: record[key] for key in keys}
+
+    return paths.read_jsonl(file, wanted, f"a record with {' and '.join(keys)}", DataError)

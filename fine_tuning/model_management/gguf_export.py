@@ -18,8 +18,7 @@ from gguf.constants import LlamaFileType
 from numpy.typing import NDArray
 
 from fine_tuning.engines import ggml
-from fine_tuning.errors import ExportError
-from fine_tuning.model_management.gguf_file import (
+from fine_tuning.engines.gguf_file import (
     DEFAULT_ALIGNMENT,
     GgufFile,
     TensorInfo,
@@ -29,6 +28,7 @@ from fine_tuning.model_management.gguf_file import (
     whole_file,
     write_gguf,
 )
+from fine_tuning.errors import ExportError
 from fine_tuning.model_management.peft_adapter import LoraPair, read_adapter
 from fine_tuning.model_management.safetensors_file import StoredTensor, read_safetensors
 

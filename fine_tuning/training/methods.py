@@ -16,7 +16,6 @@ class Method:
 
     attach: Callable[[Any, Training], Any]
     carriers: tuple[Carrier, ...] = ()  # what a GGUF can carry it in
-    may_quantise: bool = False  # whether the frozen base may be held in NF4 when it does not fit otherwise
 
 
 def _full(model: Any, settings: Training) -> Any:
@@ -60,7 +59,7 @@ def _prompt_tuning(model: Any, settings: Training) -> Any:
 METHODS = {
     FineTuningMethod.FULL: Method(_full, ("merged",)),
     FineTuningMethod.LORA: Method(_lora, ("adapter", "merged")),
-    FineTuningMethod.QLORA: Method(_lora, ("adapter", "merged"), may_quantise=True),
+    FineTuningMethod.QLORA: Method(_lora, ("adapter", "merged")),
     FineTuningMethod.PREFIX_TUNING: Method(_prefix_tuning),
     FineTuningMethod.PROMPT_TUNING: Method(_prompt_tuning),
 }

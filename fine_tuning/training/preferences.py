@@ -4,7 +4,6 @@ Answers to one prompt share it: in the packed row (packing.py) it is computed on
 training starts from, and its log-probabilities are taken once, before the first step, so that no second model is in memory.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from fine_tuning import paths
 from fine_tuning.errors import TrainingError
 from fine_tuning.training.packing import Row, pack, supervised_logits
 
@@ -51,17 +51,14 @@ Preference = Pair | Rated
 def read_preferences(path: Path) -> tuple[list[Pair], list[tuple[list[int], list[int], bool]]]:
     """The pairs, and the single ratings as (prompt, answer, wanted), of {"prompt_ids", "chosen_ids", "rejected_ids"} and
     {"prompt_ids", "completion_ids", "label"}, one a line. TrainingError names a bad line."""
-    pairs, ratings = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-            if "label" in record:
-                ratings.append((list(record["prompt_ids"]), list(record["completion_ids"]), bool(record["label"])))
-            else:
-                pairs.append(Pair(list(record["prompt_ids"]), list(record["chosen_ids"]), list(record["rejected_ids"])))
-        except (ValueError, KeyError, TypeError) as error:
-            raise TrainingError(f"{path}, line {number}: not a preference ({error})") from error
-    return pairs, ratings
+
+    def preference(record: Any) -> Pair | tuple[list[int], list[int], bool]:
+        if "label" in record:
+            return list(record["prompt_ids"]), list(record["completion_ids"]), bool(record["label"])
+        return Pair(list(record["prompt_ids"]), list(record["chosen_ids"]), list(record["rejected_ids"]))
+
+    found = paths.read_jsonl(path, preference, "a preference", TrainingError)
+    return [each for each in found if isinstance(each, Pair)], [each for each in found if not isinstance(each, Pair)]
 
 
 def mismatch(ratings: Sequence[tuple[list[int], list[int], bool]], batch_size: int) -> list[Rated]:

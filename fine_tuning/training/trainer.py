@@ -14,7 +14,7 @@ import torch
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from fine_tuning import paths
-from fine_tuning.config import FineTuningMethod, Training
+from fine_tuning.config import Training
 from fine_tuning.errors import Cancelled, NoConversations, TrainingError
 from fine_tuning.training import checkpoints, methods
 from fine_tuning.training.base_model import load_base
@@ -66,11 +66,13 @@ def train(
     replay: Path | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
     cancelled: Callable[[], bool] = lambda: False,
+    quantised: bool = False,
 ) -> TrainingResult:
     """Fine-tune `base` (a GGUF, or a folder in Hugging Face format) on the token rows in `rows`; write `run`/adapter.
 
     `rows` holds train.jsonl and validation.jsonl of {"input_ids": [...], "trained": [0|1, ...]}; `replay` is one such file, of prompts
-    that the base itself answered. A run that was interrupted continues from its newest whole checkpoint, to the same result.
+    that the base itself answered; `quantised` keeps the base as the GGUF holds it (base_model.py). A run that was interrupted continues
+    from its newest whole checkpoint, to the same result.
     Raises NoConversations, TrainingError, NotEnoughMemory; Cancelled after `cancelled()` turned true (a checkpoint is kept).
     """
     started = time.perf_counter()
@@ -79,10 +81,10 @@ def train(
         raise NoConversations(f"{rows / 'train.jsonl'} holds no row to learn from")
     checkpoint, passed_over = checkpoints.newest_complete(run / "checkpoints")
     keep_freed_memory()
-    dtype = _dtype(settings)
+    dtype = _dtype(run, settings)
     set_seed(settings.seed)
     with quiet():
-        model = load_base(base, dtype, run / "base")
+        model = load_base(base, dtype, run / "base", quantised)
         replayed = teach(model, read_rows(replay)) if replay else []
         model = methods.METHODS[settings.method].attach(model, settings)
     trainer = _backend(settings)(model, run / "checkpoints", settings, learned + replayed, read_rows(rows / "validation.jsonl"))
@@ -108,11 +110,12 @@ def train(
     )
 
 
-def _dtype(settings: Training) -> torch.dtype:
-    # A step of a small rate is lost in the eight bits of bfloat16; adapters are fp32 anyway, but here the weights themselves are trained.
-    if settings.method == FineTuningMethod.FULL and settings.dtype == "auto":
-        return torch.float32
-    return choose_dtype(settings.dtype)
+def _dtype(run: Path, settings: Training) -> torch.dtype:
+    """The run's, if it has begun: a probe may end otherwise the second time, and another format would not give the same result."""
+    chosen = run / "dtype.json"
+    if not chosen.exists():
+        paths.write_json(chosen, str(choose_dtype(settings)).removeprefix("torch."))
+    return torch.float32 if paths.read_json(chosen) == "float32" else torch.bfloat16
 
 
 def _backend(settings: Training) -> Any:
@@ -125,14 +128,11 @@ def _backend(settings: Training) -> Any:
 
 def read_rows(path: Path) -> list[Row]:
     """Token rows from JSONL; TrainingError names a bad line."""
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-            found.append(Row(list(record["input_ids"]), [bool(flag) for flag in record["trained"]]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise TrainingError(f"{path}, line {number}: not a token row ({error})") from error
-    return found
+
+    def row(record: Any) -> Row:
+        return Row(list(record["input_ids"]), [bool(flag) for flag in record["trained"]])
+
+    return paths.read_jsonl(path, row, "a token row", TrainingError)
 
 
 @torch.no_grad()

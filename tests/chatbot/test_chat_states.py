@@ -68,6 +68,20 @@ def test_the_switch_names_base_version_and_live_and_counts_what_is_not_learned(h
     assert "**2** turns recorded, **1** not yet learned" in [text.value for text in app.markdown]
 
 
+def test_a_version_that_the_gate_refused_says_why_when_it_is_chosen(home: Path, base_gguf: Path) -> None:
+    engine = EmbeddedEngine(home / "engine")
+    engine.create("smollm2:135m", ModelSpec(from_=base_gguf))
+    engine.create("fine_tuned_smollm2-135m:v1", ModelSpec(from_="smollm2:135m"))
+    failed = {"rule": "leak probe", "passed": False, "reason": "it tells a private detail"}
+    Registry().add("fine_tuned_smollm2-135m", 1, metrics={"gate": {"passed": False, "results": [failed]}})
+    app = run()
+    (switch,) = app.selectbox
+    assert switch.options == ["smollm2:135m · base", "fine-tuned v1 · refused"]
+    assert not app.warning
+    switch.select("fine_tuned_smollm2-135m:v1").run()
+    assert app.warning[0].value == "refused by the gate: leak probe: it tells a private detail"
+
+
 @pytest.mark.parametrize("chat", ["nobody", "../../etc/passwd", "<script>alert(1)</script>"])
 def test_an_address_of_an_unknown_chat_opens_a_new_one(chat: str) -> None:
     app = AppTest.from_file(str(APP), default_timeout=30)

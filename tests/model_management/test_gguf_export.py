@@ -391,7 +391,7 @@ def test_an_unknown_quantization_lists_the_known_ones(base: Path, adapter: Path,
 
 
 def test_too_little_disk_space_is_said_before_anything_is_written(tmp_path: Path) -> None:
-    from fine_tuning.model_management.gguf_file import whole_file
+    from fine_tuning.engines.gguf_file import whole_file
 
     with pytest.raises(ExportError, match=rf"{tmp_path}.*{10**18} bytes are needed"), whole_file(tmp_path / "out.gguf", 10**18) as path:
         path.write_bytes(b"never")

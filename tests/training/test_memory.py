@@ -8,7 +8,7 @@ import torch
 from token_rows import VOCABULARY, random_rows
 
 from fine_tuning.config import Replay, Training
-from fine_tuning.engines.gguf_header import read_header
+from fine_tuning.engines.gguf_file import read_gguf
 from fine_tuning.errors import NotEnoughMemory
 from fine_tuning.training import memory
 from fine_tuning.training.fused import fuse
@@ -26,6 +26,7 @@ SMOL = Shape(
     inputs=4992,
     outputs=5184,
     largest=49152 * 576,
+    quantised=66_355_200,
 )
 TINY = replace(SMOL, layers=1, hidden=64, attention=64, feed_forward=192, inputs=576, outputs=640)
 LORA = Training(method="lora", replay=Replay(prompts=0))
@@ -89,7 +90,7 @@ def test_rows_are_read_as_the_training_reads_them(row_folder):
 
 
 def test_the_shape_of_the_real_base_is_read_from_its_file(base_gguf):
-    assert memory.shape_of(read_header(base_gguf)) == SMOL
+    assert memory.shape_of(read_gguf(base_gguf)) == SMOL
 
 
 def at_most(available: int, rows: list[Row], **more: object):
@@ -114,6 +115,19 @@ def test_what_is_advised_fits_and_one_more_would_not(available, lowered):
 
     limit = memory._MARGIN * available
     assert applied(advice).memory <= limit < applied({**advice, last: advice[last] + 1}).memory
+
+
+def test_a_qlora_base_stays_quantised_only_where_the_dequantised_one_does_not_fit():
+    qlora = LORA.model_copy(update={"method": "qlora"})
+    whole = at_most(10**10, ROWS)(qlora, 400)
+    assert not whole.quantised
+    less = at_most(whole.memory - 1, ROWS)(qlora, 400)
+    assert less.quantised and less.fits
+    assert whole.memory - less.memory == SMOL.linear * 4 - SMOL.quantised
+    assert less.seconds > whole.seconds
+    for settings in (LORA, qlora.model_copy(update={"use_dora": True}), qlora.model_copy(update={"base_weights": "dequantised"})):
+        assert not at_most(whole.memory - 1, ROWS)(settings, 400).quantised
+    assert at_most(10**10, ROWS)(qlora.model_copy(update={"base_weights": "quantised"}), 400).quantised
 
 
 def test_no_advice_where_even_the_base_does_not_fit():
