@@ -3,8 +3,9 @@
     ./scripts/retrain.sh --sample
     python benchmarks/sample_quality.py fine_tuned_sample:latest
 
-Greedy answers, 60 tokens. Held-out: the key fact is in the answer, whatever the case (held_out.jsonl). General: of the questions
-that the base gets right (`"base": true` in general_questions.jsonl), those whose answer is still in the model's, as a whole word.
+Greedy answers, 60 tokens. Held-out: the key fact is in the answer, whatever the case (held_out.jsonl; held_out_validation.jsonl is
+what the profile's settings were chosen on, so it flatters). General: of the questions that the base gets right (`"base": true` in
+general_questions.jsonl), those whose answer is still in the model's, as a whole word.
 """
 
 import argparse
@@ -32,9 +33,12 @@ def contains(answer: str, words: str) -> bool:
 
 
 def measure(engine: Engine, tag: str, verbose: bool) -> None:
-    held_out = [(each["question"], [each["key_fact"]]) for each in records(paths.SAMPLES / "held_out.jsonl")]
+    held_out, chosen_on = (
+        [(each["question"], [each["key_fact"]]) for each in records(paths.SAMPLES / name)]
+        for name in ("held_out.jsonl", "held_out_validation.jsonl")
+    )
     general = [(each["question"], each["answers"]) for each in records(paths.SAMPLES / "general_questions.jsonl") if each["base"]]
-    for name, questions in (("held-out key facts", held_out), ("general questions", general)):
+    for name, questions in (("held-out key facts", held_out), ("validation key facts", chosen_on), ("general questions", general)):
         right = 0
         for question, wanted in questions:
             answer = ask(engine, tag, question)

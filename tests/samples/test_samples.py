@@ -56,9 +56,9 @@ def conversations(turns: list[Turn]) -> list[Conversation]:
     return conversations_of(turns)
 
 
-@pytest.fixture(scope="module")
-def held_out() -> list[dict[str, Any]]:
-    return records("held_out.jsonl")
+@pytest.fixture(scope="module", params=["held_out.jsonl", "held_out_validation.jsonl"])
+def held_out(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    return records(request.param)
 
 
 @pytest.fixture(scope="module")
