@@ -141,12 +141,11 @@ def _show_scores(console: Console, tag: str, comparison: "Comparison") -> None:
 
 
 def _show_verdict(console: Console, verdict: "Verdict") -> None:
-    table = Table(title="\nThe gate", title_justify="left")
-    for heading in ("rule", "", "measured", "limit", "why"):
-        table.add_column(heading)
+    table = Table(title="\nThe gate", title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
     for result in verdict.results:
         mark = Text("passed", style="green") if result.passed else Text("failed", style="bold red")
-        table.add_row(result.rule, mark, Text(result.measured), Text(result.limit), Text(result.reason))
+        limit = "" if result.passed else f" (limit: {result.limit})"
+        table.add_row(mark, result.rule, Text(f"{result.measured}: {result.reason}{limit}" if result.measured else result.reason))
     if verdict.results:
         console.print(table)
 
