@@ -16,6 +16,7 @@ from fine_tuning.errors import ByoaiError, GateRefused
 if TYPE_CHECKING:
     from fine_tuning.config import FineTuningConfig
     from fine_tuning.engines.base import Engine
+    from fine_tuning.pipeline import Outcome
 
 EXIT_CODES = """\
 exit codes:
@@ -76,6 +77,16 @@ def _parser() -> argparse.ArgumentParser:
     retrain.add_argument("--force", action="store_true", help="go on with little data")
     retrain.add_argument("--few-shot", action="store_true", help="for 5 to 50 pairs (profile `few_shot`): small steps, and an early end")
     retrain.add_argument("--promote", action="store_true", help="make the version live although the gate refuses it; this is noted")
+
+    sweep = add("sweep", _sweep, "search for better training settings; the best are a configuration to retrain with", epilog=EXIT_CODES)
+    sweep.add_argument("--sample", action="store_true", help="on the shipped sample (profile `sample`) instead of your chats")
+    sweep.add_argument("--sampler", choices=("tpe", "grid"), help="default: sweep.sampler of the configuration, and so on")
+    sweep.add_argument("--trials", type=int, metavar="N", help="trainings in all, those of before and of other processes counted")
+    sweep.add_argument("--minutes", type=float, metavar="M", help="begin no trial, and go on with none, after M minutes")
+    sweep.add_argument("--name", help="of the study (default: one for each dataset, base and ranges); the same name goes on with it")
+    sweep.add_argument("--retrain", action="store_true", help="then retrain with the best settings")
+    sweep.add_argument("--auto", action="store_true", help="lower batch, length or rank until the training fits into the memory")
+    sweep.add_argument("--force", action="store_true", help="go on with little data")
 
     ask = add("ask", _ask, "ask one question in the terminal")
     ask.add_argument("question")
@@ -139,16 +150,14 @@ def _chat(options: argparse.Namespace) -> None:
 
 def _retrain(options: argparse.Namespace) -> int:
     from fine_tuning.pipeline import Request, make_plan, retrain
-    from fine_tuning.terminal import Terminal, show_outcome, show_plan
+    from fine_tuning.terminal import Terminal, show_plan
 
     if options.sample and not options.profile:
         options.profile = "sample"
     if options.few_shot:
         options.profile = f"{options.profile},few_shot" if options.profile else "few_shot"
     config = _config(options)
-    stopped: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.append(1) if not stopped else sys.exit(130))  # the second time: at once
+    stopped = _stops()
     terminal = Terminal()
     request = Request(options.sample, options.if_new, options.force, options.auto, options.promote, lambda: bool(stopped))
     with terminal:
@@ -159,6 +168,35 @@ def _retrain(options: argparse.Namespace) -> int:
     if options.dry_run:
         show_plan(plan, config)
         return 0
+    return _ended(outcome)
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from fine_tuning.config import load_config
+    from fine_tuning.pipeline import Request, retrain, sweep
+    from fine_tuning.terminal import Terminal, show_found
+
+    if options.sample and not options.profile:
+        options.profile = "sample"
+    for key in ("sampler", "trials", "minutes"):
+        if getattr(options, key) is not None:
+            options.set.append(f"sweep.{key}={getattr(options, key)}")
+    config = _config(options)
+    engine, stopped = _engine(options, config), _stops()
+    request = Request(sample=options.sample, force=options.force, auto=options.auto, cancelled=lambda: bool(stopped))
+    with Terminal() as terminal:
+        found = sweep(config, engine, terminal, request, options.name)
+    show_found(found)
+    if options.retrain:
+        with Terminal() as terminal:
+            outcome = retrain(load_config(found.folder / "best.yaml"), engine, terminal, request)
+        return _ended(outcome)
+    return 0
+
+
+def _ended(outcome: "Outcome") -> int:
+    from fine_tuning.terminal import show_outcome
+
     show_outcome(outcome)
     refused = outcome.verdict and not outcome.verdict.passed and not outcome.live
     return GateRefused.exit_code if refused else 0
@@ -385,6 +423,14 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 # What commands share
+
+
+def _stops() -> list[int]:
+    """Holds something once the person asked to stop; asked again, the program ends at once."""
+    stopped: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.append(1) if not stopped else sys.exit(130))
+    return stopped
 
 
 def _config(options: argparse.Namespace) -> "FineTuningConfig":

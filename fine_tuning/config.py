@@ -32,6 +32,7 @@ class DatasetFormat(StrEnum):
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
 
 
 class _Section(BaseModel):
@@ -121,6 +122,32 @@ class Training(_Section):
         return self
 
 
+class Sweep(_Section):
+    """The ranges of `byoai sweep`: the two ends of the learning rate's, and what is chosen from for all others."""
+
+    sampler: Literal["tpe", "grid"] = "tpe"
+    trials: Positive = 20
+    minutes: Annotated[float, Field(gt=0)] = 60
+    seed: int = 0
+    learning_rate: tuple[Rate, Rate] = (1e-4, 3e-3)
+    lora_r: Annotated[tuple[Positive, ...], Field(min_length=1)] = (8, 16, 32)
+    lora_alpha: Annotated[tuple[Positive, ...], Field(min_length=1)] = (16, 32, 64)
+    lora_dropout: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(min_length=1)] = (0.0, 0.1)
+    num_epochs: Annotated[tuple[Positive, ...], Field(min_length=1)] = (2, 3, 5)
+    batch_size: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4, 8)
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "Sweep":
+        low, high = self.learning_rate
+        if low > high:
+            raise ValueError(f"learning_rate goes from {low:g} down to {high:g}: the lower end comes first")
+        for key in ("lora_r", "lora_alpha", "lora_dropout", "num_epochs", "batch_size"):
+            values = getattr(self, key)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{key} names a value twice: {list(values)}")
+        return self
+
+
 class Evaluation(_Section):
     # perplexity, accuracy, bleu, chrf, rouge; any other name is a metric of the `evaluate` library
     metrics: tuple[Annotated[str, Field(min_length=1)], ...] = ("perplexity", "accuracy", "bleu", "chrf", "rouge")
@@ -160,6 +187,7 @@ class FineTuningConfig(_Section):
     data_collection: DataCollection = DataCollection()
     data_preparation: DataPreparation = DataPreparation()
     training: Training = Training()
+    sweep: Sweep = Sweep()
     evaluation: Evaluation = Evaluation()
     gate: Gate = Gate()
     deployment: Deployment = Deployment()

@@ -4,6 +4,7 @@
 """
 
 import gc
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from fine_tuning.evaluation.probes import Secret, Trigger
     from fine_tuning.evaluation.speed import Served
     from fine_tuning.training.memory import Estimate
+    from fine_tuning.training.sweep import Found
     from fine_tuning.training.trainer import Progress, TrainingResult
 
 SAMPLE_LOG = paths.SAMPLES / "conversations.jsonl"
@@ -124,6 +126,41 @@ def retrain(config: FineTuningConfig, engine: Engine, reporter: Reporter, reques
 def make_plan(config: FineTuningConfig, engine: Engine, reporter: Reporter, request: Request | None = None) -> Plan:
     """What `retrain` would learn, without training."""
     return _Retrain(config, engine, reporter, request or Request()).plan()
+
+
+def sweep(config: FineTuningConfig, engine: Engine, reporter: Reporter, request: Request | None = None, name: str | None = None) -> "Found":
+    """Search for the settings with the least validation loss; the best ones are in `<folder>`/best.yaml, a whole configuration.
+
+    Dataset, base and replay are prepared once, under the lock; then other processes may join. `name`: default, a study for each
+    dataset, base and ranges. Raises what `retrain` and `training.sweep.search` raise.
+    """
+    from fine_tuning.training.sweep import SWEPT, Prepared, search
+
+    request = request or Request()
+    work = _Retrain(config, engine, reporter, request)
+    with only_one():
+        plan = work.plan()
+        work.check(plan)
+        replay = work.replay(plan)
+    config = work.config  # --auto may have lowered it
+    others = config.training.model_dump(mode="json", exclude=set(SWEPT))
+    facts = [plan.rows.name, plan.base.gguf_digest, replay and replay.name, others]
+    identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    ranges = hashlib.sha256(json.dumps(config.sweep.model_dump(mode="json", exclude={"trials", "minutes"})).encode()).hexdigest()
+    prepared = Prepared(plan.base.gguf, plan.rows, replay, identity, plan.estimate.quantised)
+    with work.memory_for(plan), work.stage("Sweeping"):
+        found = search(
+            prepared,
+            config.training,
+            config.sweep,
+            name or f"{plan.name}-{identity[:8]}-{ranges[:4]}",
+            reporter.note,
+            reporter.progress,
+            request.cancelled,
+        )
+    best = config.changed({f"training.{key}": value for key, value in found.settings.items()})
+    paths.atomic_write(found.folder / "best.yaml", yaml.safe_dump(best.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    return found
 
 
 def new_turns(config: FineTuningConfig, log: Sequence[Turn], registry: Registry) -> list[Turn]:

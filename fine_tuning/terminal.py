@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fine_tuning.model_management.model_pruner import Pruned
     from fine_tuning.model_management.model_registry import Registry
     from fine_tuning.pipeline import Outcome, Plan
+    from fine_tuning.training.sweep import Found
     from fine_tuning.training.trainer import Progress as Step
 
 _QUIET_INTERVAL = 10.0  # seconds between progress lines where no terminal draws a bar (cron, a log file)
@@ -99,6 +100,15 @@ def show_plan(plan: "Plan", config: "FineTuningConfig") -> None:
     for name, value in rows:
         table.add_row(Text(name, style="bold"), Text(value))
     _console().print(table)
+
+
+def show_found(found: "Found") -> None:
+    console = _console()
+    trials = f"{found.finished} trials finished, {found.pruned} pruned, {found.failed} failed"
+    console.print(Text(f"\n{trials}. The best: validation loss {found.loss:.4f} with", style="bold"))
+    console.print(Text("  " + " ".join(f"--set training.{key}={value:.4g}" for key, value in found.settings.items())))
+    console.print(Text(f"The plot is {found.folder / 'trials.png'}. Learn with these settings:"))
+    console.print(Text(f"  byoai retrain --config {found.folder / 'best.yaml'}", style="bold green"))
 
 
 def show_outcome(outcome: "Outcome") -> None:
