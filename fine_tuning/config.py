@@ -85,6 +85,16 @@ class Replay(_Section):
     kl_weight: Annotated[float, Field(ge=0)] = 1.0
 
 
+class Preferences(_Section):
+    """What people preferred (edits, thumbs) is learned after the chats: DPO (arXiv 2305.18290) from pairs, or KTO (2402.01306)."""
+
+    method: Literal["auto", "dpo", "kto", "off"] = "auto"  # auto: dpo with enough pairs, else kto from pairs and ratings
+    least: Annotated[int, Field(ge=2)] = 8  # pairs, or ratings, below which it is left for later
+    beta: Annotated[float, Field(gt=0)] = 0.1  # how strongly it is held to what it was
+    learning_rate: Rate = 5e-5
+    num_epochs: Positive = 2
+
+
 class Training(_Section):
     method: FineTuningMethod = FineTuningMethod.QLORA
     base_model: str = "smollm2:135m"  # an Ollama tag, a folder in Hugging Face format, or a Hugging Face id
@@ -111,6 +121,7 @@ class Training(_Section):
     early_stop: Annotated[int, Field(ge=0)] = 0  # epochs without a lower validation loss after which to end; 0: never
     min_pairs: Positive = 100  # fewer is "too small" without --force
     replay: Replay = Replay()
+    preferences: Preferences = Preferences()
 
     @model_validator(mode="after")
     def _options_belong_to_the_method(self) -> "Training":

@@ -61,12 +61,22 @@ def standing(turns: Iterable[Turn]) -> list[Turn]:
 
     `metadata["regenerates"]` of a turn names the one whose answer it replaces.
     """
+    return [standing_answer(answers) for answers in answers_by_question(turns)]
+
+
+def answers_by_question(turns: Iterable[Turn]) -> list[list[Turn]]:
+    """Each question's turns in order: more than one where the answer was generated again."""
     first: dict[str, str] = {}  # of a turn's siblings
     siblings: dict[str, list[Turn]] = {}
     for turn in turns:
         first[turn.id] = first.get(str(turn.metadata.get("regenerates")), turn.id)
         siblings.setdefault(first[turn.id], []).append(turn)
-    return [next(filter(approved, reversed(group)), group[-1]) for group in siblings.values()]
+    return list(siblings.values())
+
+
+def standing_answer(answers: Sequence[Turn]) -> Turn:
+    """Of the answers to one question the last approved one, else the last."""
+    return next(filter(approved, reversed(answers)), answers[-1])
 
 
 def conversations_of(turns: Iterable[Turn]) -> list[Conversation]:

@@ -25,8 +25,9 @@ from fine_tuning.conversation import Conversation, Message, Turn, conversations_
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_cleaner import DataCleaner
 from fine_tuning.data_preparation.dataset_builder import Dataset, build_dataset, tokenize_dataset
+from fine_tuning.data_preparation.preference_builder import PreferenceData, build_preferences, preferences_of, read_preference_data
 from fine_tuning.data_preparation.replay import build_replay, read_prompts
-from fine_tuning.data_preparation.rows import prompt_ids, tokenize_conversation
+from fine_tuning.data_preparation.rows import ConversationTokenizer, prompt_ids, tokenize_conversation
 from fine_tuning.engines.base import ChatOptions, Engine, ModelDetails
 from fine_tuning.engines.default_base import DEFAULT_TAG, ensure_default_base
 from fine_tuning.engines.gguf_file import read_gguf
@@ -89,11 +90,19 @@ class Plan:
     scrubbed: dict[str, int]  # private details by kind
     dataset: Dataset
     rows: Path
+    preferences: PreferenceData
+    preference_method: str | None  # how they are learned; None if they are too few
     counts: dict[str, dict[str, int]]  # by split: conversations, rows, tokens, trained_tokens, ...
     replay_prompts: int
     estimate: "Estimate"
     fitting: dict[str, Any] | None  # what to lower if it does not fit, to the largest settings that do
     seen: tuple[str, ...]  # the ids of the log's turns
+
+    @property
+    def turn_ids(self) -> list[str]:
+        """The turns that teach the version."""
+        preferred = self.preferences.turn_ids if self.preference_method else []
+        return list(dict.fromkeys([*self.dataset.manifest["turn_ids"], *preferred]))
 
 
 @dataclass(frozen=True)
@@ -240,7 +249,9 @@ class _Retrain:
             base = self.base
             dataset = build_dataset(conversations, self.config.data_preparation, dropped)
             max_length = self.config.data_preparation.max_length
-            rows = tokenize_dataset(dataset.path, self.render, self.vocabulary, max_length, f"{self.engine.name} {base.digest}")
+            key = f"{self.engine.name} {base.digest}"
+            rows = tokenize_dataset(dataset.path, self.render, self.vocabulary, max_length, key)
+            preferences = self.preferences(log, key)
             counts = paths.read_json(rows / MANIFEST)["splits"]
         estimate, fitting = self.estimate(base, rows)
         return Plan(
@@ -253,6 +264,8 @@ class _Retrain:
             scrubbed=scrubbed,
             dataset=dataset,
             rows=rows,
+            preferences=preferences,
+            preference_method=self.preference_method(preferences),
             counts=counts,
             replay_prompts=self.config.training.replay.prompts,
             estimate=estimate,
@@ -276,6 +289,18 @@ class _Retrain:
         longest = max(len(row.ids) for row in learned)
         estimate = at(settings, longest)
         return estimate, None if estimate.fits else memory.largest_fitting(settings, longest, at)
+
+    def preferences(self, log: Sequence[Turn], template_key: str) -> PreferenceData:
+        """What people preferred among answers, scrubbed as all that is learned."""
+        preparation = self.config.data_preparation
+        cleaner = DataCleaner(scrub_pii=preparation.scrub_pii)
+        tokenizer = ConversationTokenizer(self.render, self.vocabulary, preparation.max_length)
+        return build_preferences(preferences_of(log), lambda text: cleaner.clean_text(text).text, tokenizer, template_key)
+
+    def preference_method(self, found: PreferenceData) -> str | None:
+        from fine_tuning.training.preferences import choose
+
+        return choose(found.pairs, found.ratings, self.config.training.preferences)
 
     def clean(self, conversations: list[Conversation]) -> tuple[list[Conversation], dict[str, int], dict[str, int]]:
         limits = self.config.data_collection
@@ -358,6 +383,7 @@ class _Retrain:
         inputs = {
             "dataset": plan.dataset.path.name,
             "rows": plan.rows.name,
+            "preferences": plan.preferences.path.parent.name,
             "base_digest": plan.base.gguf_digest,
             "base": plan.base.tag,
             "seen": list(plan.seen),
@@ -378,14 +404,21 @@ class _Retrain:
         before = paths.read_json(run / "inputs.json")
         rows = paths.datasets_dir() / before["dataset"] / before["rows"]
         same = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) == resolved
-        if not same or before["base_digest"] != inputs["base_digest"] or not (rows / MANIFEST).exists():
+        there = all((folder / MANIFEST).exists() for folder in (rows, paths.datasets_dir() / str(before.get("preferences"))))
+        if not same or before["base_digest"] != inputs["base_digest"] or not there:
             self.reporter.note(f"{run.name} was interrupted, and has other settings, base or data than now: left as it is, starting anew")
             return None
         later = len(set(inputs["seen"]) - set(before["seen"]))
         more = f" ({later} newer turns come with the next retrain)" if later else ""
         self.reporter.note(f"{run.name} was interrupted: going on with it from its last whole checkpoint{more}")
-        dataset = Dataset(rows.parent, paths.read_json(rows.parent / MANIFEST))
-        return {"dataset": dataset, "rows": rows, "counts": paths.read_json(rows / MANIFEST)["splits"], "seen": tuple(before["seen"])}
+        return {
+            "dataset": Dataset(rows.parent, paths.read_json(rows.parent / MANIFEST)),
+            "rows": rows,
+            "preferences": (preferences := read_preference_data(paths.datasets_dir() / before["preferences"])),
+            "preference_method": self.preference_method(preferences),
+            "counts": paths.read_json(rows / MANIFEST)["splits"],
+            "seen": tuple(before["seen"]),
+        }
 
     # From rows to a model
 
@@ -429,8 +462,17 @@ class _Retrain:
         with self.stage("Training"):
             from fine_tuning.training.trainer import train
 
-            report, cancelled, quantised = self.reporter.progress, self.request.cancelled, plan.estimate.quantised
-            training = train(plan.base.gguf, plan.rows, run, self.config.training, replay, report, cancelled, quantised)
+            training = train(
+                plan.base.gguf,
+                plan.rows,
+                run,
+                self.config.training,
+                replay,
+                self.reporter.progress,
+                self.request.cancelled,
+                plan.estimate.quantised,
+                plan.preferences.path if plan.preference_method else None,
+            )
             for damage in training.passed_over:
                 self.reporter.note(f"passed over: {damage}")
             gc.collect()  # the model's memory, before the next one is loaded
@@ -507,7 +549,7 @@ class _Retrain:
         """The private details of the turns that were learned, as they were said; they are never written down."""
         from fine_tuning.evaluation.probes import secrets
 
-        learned = set(plan.dataset.manifest["turn_ids"])
+        learned = set(plan.turn_ids)
         cleaner = DataCleaner(scrub_pii=self.config.data_preparation.scrub_pii)
         said = conversations_of(turn for turn in log if turn.id in learned)
         return secrets(said, self.config.evaluation.canaries, lambda text: cleaner.clean_text(text).text, self.reader)
@@ -550,7 +592,7 @@ class _Retrain:
                     mode=mode,
                     metrics=metrics,
                     verdict=str(verdict),
-                    turns=plan.dataset.manifest["turn_ids"],
+                    turns=plan.turn_ids,
                 )
             register(self.engine, version_tag(self.name, number), spec)
         return number

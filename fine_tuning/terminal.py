@@ -52,8 +52,9 @@ class Terminal:
         self._advance(done, total, f"{done}/{total}")
 
     def progress(self, progress: "Step") -> None:
+        part = "preferences, " if progress.part == "preferences" else ""
         text = (
-            f"step {progress.step}/{progress.steps}  loss {progress.loss:.3f}  {progress.tokens_per_second:.0f} tokens/s  "
+            f"{part}step {progress.step}/{progress.steps}  loss {progress.loss:.3f}  {progress.tokens_per_second:.0f} tokens/s  "
             f"{progress.memory / 1e9:.1f} GB  ETA {clock(progress.eta)}"
         )
         if progress.validation_loss is not None:
@@ -91,6 +92,7 @@ def show_plan(plan: "Plan", config: "FineTuningConfig") -> None:
         ("private details", _reasons("", plan.scrubbed) or "none found"),
         ("conversations", splits),
         ("to learn", f"{train['tokens']} tokens, {train['trained_tokens']} of them answers, {config.training.num_epochs} times"),
+        ("preferences", _preferences(plan)),
         ("to keep", f"{plan.replay_prompts} general prompts, answered by the base itself"),
         ("method", f"{config.training.method}, r={config.training.lora_r}, {estimate.steps} steps of {config.training.batch_size}{held}"),
         ("memory", f"about {estimate.memory / 1e9:.1f} GB ({estimate.available / 1e9:.1f} GB free)" + _lower(plan)),
@@ -100,6 +102,14 @@ def show_plan(plan: "Plan", config: "FineTuningConfig") -> None:
     for name, value in rows:
         table.add_row(Text(name, style="bold"), Text(value))
     _console().print(table)
+
+
+def _preferences(plan: "Plan") -> str:
+    found = plan.preferences
+    if not found.pairs + found.ratings:
+        return "none: edits and thumbs on the chat page make them"
+    how = f"learned after the chats ({plan.preference_method})" if plan.preference_method else "too few, or switched off: left for later"
+    return f"{found.pairs} pairs, {found.ratings} ratings: {how}"
 
 
 def show_found(found: "Found") -> None:
@@ -127,9 +137,10 @@ def show_outcome(outcome: "Outcome") -> None:
         _show_answers(console, before.prompt, before.answer, after.answer)
     total = sum(outcome.seconds.values())
     learned = outcome.training
+    preferred = f"{learned.preference_steps} on preferences ({learned.agreement:.0%} now as people did), " * bool(learned.preference_steps)
     console.print(
         Text(
-            f"\n{learned.steps} steps, {learned.tokens} tokens, {learned.dtype}, peak {learned.memory / 1e9:.1f} GB; "
+            f"\n{learned.steps} steps, {preferred}{learned.tokens} tokens, {learned.dtype}, peak {learned.memory / 1e9:.1f} GB; "
             f"{clock(total)} in all. Everything is in {outcome.run}"
         )
     )

@@ -56,12 +56,12 @@ def build_dataset(
         "turn_ids": [turn.id for conversation in parsed for turn in conversation.turns],
         "dropped": dict(sorted((dropped or {}).items())),
     }
-    digest = _hash({**facts, "records": records, "sessions": [conversation.turns[0].session_id for conversation in parsed]})
+    digest = hash_of({**facts, "records": records, "sessions": [conversation.turns[0].session_id for conversation in parsed]})
     folder = paths.datasets_dir() / digest[:16]
     if not _finished(folder):
         chosen = _split(parsed, [record["id"] for record in records], settings)
         for split in SPLITS:
-            _write_jsonl(folder / f"{split}.jsonl", (record for record, of in zip(records, chosen, strict=True) if of == split))
+            write_jsonl(folder / f"{split}.jsonl", (record for record, of in zip(records, chosen, strict=True) if of == split))
         paths.write_json(folder / MANIFEST, {**facts, "hash": digest, "splits": _sizes(parsed, chosen)})
     return Dataset(folder, paths.read_json(folder / MANIFEST))
 
@@ -81,7 +81,7 @@ def tokenize_dataset(dataset_path: Path, render: Render, tokenizer: Tokenizer, m
         "vocabulary": fingerprint(tokenizer),
         "max_length": max_length,
     }
-    digest = _hash(facts)
+    digest = hash_of(facts)
     folder = dataset_path / f"rows-{digest[:16]}"
     if _finished(folder):
         return folder
@@ -100,7 +100,7 @@ def delete_datasets_of(turn_ids: Collection[str]) -> list[Path]:
     """
     gone = set(turn_ids)
     folders = [folder for folder in sorted(paths.datasets_dir().glob("*")) if folder.is_dir()]
-    hit = [folder for folder in folders if not _finished(folder) or gone & set(paths.read_json(folder / MANIFEST)["turn_ids"])]
+    hit = [each for each in folders if not (each / MANIFEST).exists() or gone & set(paths.read_json(each / MANIFEST)["turn_ids"])]
     for folder in hit:
         shutil.rmtree(folder)
     return hit
@@ -136,7 +136,7 @@ def _tokenize_split(source: Path, conversations: ConversationTokenizer, target: 
         counts["cut"] += 0 < turns < sum(message.role == "assistant" for message in messages)
         counts["dropped"] += not rows
         counts["split"] += len(rows) > 1
-    _write_jsonl(target, records)
+    write_jsonl(target, records)
     return dict(counts)
 
 
@@ -151,7 +151,8 @@ def _unique_ids(conversations: Sequence[Conversation]) -> list[str]:
     return ids
 
 
-def _hash(value: Any) -> str:
+def hash_of(value: Any) -> str:
+    """Of all that JSON can hold."""
     return hashlib.sha256(json.dumps(value, ensure_ascii=True, sort_keys=True).encode()).hexdigest()
 
 
@@ -159,7 +160,8 @@ def _finished(folder: Path) -> bool:
     return all((folder / name).is_file() for name in (MANIFEST, *(f"{split}.jsonl" for split in SPLITS)))
 
 
-def _write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
+def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """A record a line, whole or not at all."""
     paths.atomic_write(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 

@@ -47,6 +47,15 @@ def check(folder: Path) -> None:
             raise CheckpointDamaged(f"{path} is missing or not what was saved")
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether `folder` holds just what its manifest says."""
+    try:
+        check(folder)
+    except CheckpointDamaged:
+        return False
+    return True
+
+
 def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint in `folder`, and what was passed over on the way to it, in words."""
     passed: list[str] = []

@@ -23,7 +23,7 @@ def fuse(model: nn.Module) -> int:
     """
     done = 0
     for module in model.modules():
-        if (fused := _fused(module)) is not None:
+        if "forward" not in vars(module) and (fused := _fused(module)) is not None:  # a fused one stays as it is
             module.forward = fused
             done += 1
     return done

@@ -66,7 +66,7 @@ class Backend:
 class PackedTrainer(Backend, Trainer):
     """Trainer with one packed row a batch."""
 
-    def __init__(self, model: Any, folder: Path, settings: Training, rows: Sequence[Row], validation: Sequence[Row]) -> None:
+    def __init__(self, model: Any, folder: Path, settings: Training, rows: Sequence[Any], validation: Sequence[Row]) -> None:
         super().__init__(
             model=model,
             args=TrainingArguments(**arguments(folder, settings, len(rows))),
@@ -80,11 +80,14 @@ class PackedTrainer(Backend, Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None) -> Tensor:
         loss, hits = packed_loss(model, inputs, self.kl_weight)
-        targets = len(inputs["shift_labels"])
-        self.seen_tokens += int(inputs["tokens"])
-        self.seen_flops += self.flops_per_token * inputs["input_ids"].numel() + self.flops_per_target * targets
-        self.accuracy = int(hits) / max(targets, 1)
+        self.count(inputs)
+        self.accuracy = int(hits) / max(len(inputs["shift_labels"]), 1)
         return loss
+
+    def count(self, inputs: dict[str, Tensor]) -> None:
+        """Add a batch to what was seen."""
+        self.seen_tokens += int(inputs["tokens"])
+        self.seen_flops += self.flops_per_token * inputs["input_ids"].numel() + self.flops_per_target * len(inputs["shift_labels"])
 
     @torch.no_grad()
     def validation_loss(self) -> float:

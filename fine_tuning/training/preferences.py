@@ -7,13 +7,14 @@ training starts from, and its log-probabilities are taken once, before the first
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from fine_tuning import paths
+from fine_tuning.config import Preferences, Training
 from fine_tuning.errors import TrainingError
 from fine_tuning.training.packing import Row, pack, supervised_logits
 
@@ -59,6 +60,23 @@ def read_preferences(path: Path) -> tuple[list[Pair], list[tuple[list[int], list
 
     found = paths.read_jsonl(path, preference, "a preference", TrainingError)
     return [each for each in found if isinstance(each, Pair)], [each for each in found if not isinstance(each, Pair)]
+
+
+def choose(pairs: int, ratings: int, settings: Preferences) -> Literal["dpo", "kto"] | None:
+    """How so many pairs and single ratings are learned; None: they are too few, or are not to be."""
+    if settings.method in ("auto", "dpo") and pairs >= settings.least:
+        return "dpo"
+    return "kto" if settings.method in ("auto", "kto") and 2 * pairs + ratings >= settings.least else None
+
+
+def read_items(path: Path, settings: Training) -> list[Preference]:
+    """What is to be learned of a file of preferences: pairs, or for KTO each side of a pair as a rating beside the others."""
+    pairs, ratings = read_preferences(path)
+    how = choose(len(pairs), len(ratings), settings.preferences)
+    if how == "dpo":
+        return list(pairs)
+    sides = [side for pair in pairs for side in ((pair.prompt, pair.chosen, True), (pair.prompt, pair.rejected, False))]
+    return list(mismatch([*sides, *ratings], max(2, -(-settings.batch_size // 2)))) if how == "kto" else []
 
 
 def mismatch(ratings: Sequence[tuple[list[int], list[int], bool]], batch_size: int) -> list[Rated]:

@@ -5,10 +5,10 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PrinterCallback, TrainerCallback, set_seed
@@ -22,14 +22,22 @@ from fine_tuning.training.early_stop import EarlyStop
 from fine_tuning.training.hardware import choose_dtype, gemm_flops, keep_freed_memory, peak_memory
 from fine_tuning.training.packed_trainer import Backend, PackedTrainer
 from fine_tuning.training.packing import Row, pack, supervised_logits
+from fine_tuning.training.preference_trainer import PreferenceTrainer
+from fine_tuning.training.preferences import read_items, with_reference
 
+Part = Literal["chats", "preferences"]
 _TEACHER_TOKENS = 64  # of the base's distribution that are kept for each replayed token; the others share one bucket
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One optimiser step. `loss` is the mean over its supervised tokens (nats); `memory` the process's peak in bytes."""
+    """One optimiser step. `loss` is the mean over its supervised tokens (nats); `memory` the process's peak in bytes.
 
+    `part` is what is learned from; each part counts its own steps and tokens. Of preferences `loss` is theirs, and `accuracy` the share
+    that the model prefers as people did.
+    """
+
+    part: Part
     step: int
     steps: int
     epoch: float
@@ -56,6 +64,8 @@ class TrainingResult:
     dtype: str
     resumed_from: int  # the step; 0 for a run from the start
     passed_over: tuple[str, ...] = ()  # checkpoints that were not whole
+    preference_steps: int = 0  # more steps, after the others
+    agreement: float = 0.0  # with people's preferences, in the last of them
 
 
 def train(
@@ -67,19 +77,20 @@ def train(
     report: Callable[[Progress], None] = lambda progress: None,
     cancelled: Callable[[], bool] = lambda: False,
     quantised: bool = False,
+    preferences: Path | None = None,
 ) -> TrainingResult:
     """Fine-tune `base` (a GGUF, or a folder in Hugging Face format) on the token rows in `rows`; write `run`/adapter.
 
     `rows` holds train.jsonl and validation.jsonl of {"input_ids": [...], "trained": [0|1, ...]}; `replay` is one such file, of prompts
-    that the base itself answered; `quantised` keeps the base as the GGUF holds it (base_model.py). A run that was interrupted continues
-    from its newest whole checkpoint, to the same result.
+    that the base itself answered; `quantised` keeps the base as the GGUF holds it (base_model.py); `preferences` (preferences.py) are
+    learned after the chats. A run that was interrupted continues from its newest whole checkpoint, to the same result.
     Raises NoConversations, TrainingError, NotEnoughMemory; Cancelled after `cancelled()` turned true (a checkpoint is kept).
     """
     started = time.perf_counter()
     learned = read_rows(rows / "train.jsonl")
     if not learned:
         raise NoConversations(f"{rows / 'train.jsonl'} holds no row to learn from")
-    checkpoint, passed_over = checkpoints.newest_complete(run / "checkpoints")
+    wanted = read_items(preferences, settings) if preferences else []
     keep_freed_memory()
     dtype = _dtype(run, settings)
     set_seed(settings.seed)
@@ -87,27 +98,63 @@ def train(
         model = load_base(base, dtype, run / "base", quantised)
         replayed = teach(model, read_rows(replay)) if replay else []
         model = methods.METHODS[settings.method].attach(model, settings)
-    trainer = _backend(settings)(model, run / "checkpoints", settings, learned + replayed, read_rows(rows / "validation.jsonl"))
-    callback = _Report(trainer, run / "progress.jsonl", gemm_flops(dtype), report, cancelled)
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(callback)
-    if settings.early_stop:
-        trainer.add_callback(EarlyStop(trainer, run, settings.early_stop))
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if cancelled():
-        raise Cancelled(f"training stopped at step {trainer.state.global_step}; the next retrain goes on from there")
-    adapter = _save_adapter(trainer, run)
-    return TrainingResult(
-        adapter=adapter,
-        steps=trainer.state.global_step,
-        seconds=time.perf_counter() - started,
-        tokens=trainer.seen_tokens,
-        final_loss=callback.last.loss if callback.last else float("nan"),
-        memory=peak_memory(),
-        dtype=str(dtype).removeprefix("torch."),
-        resumed_from=checkpoints.step_of(checkpoint) if checkpoint else 0,
-        passed_over=tuple(passed_over),
-    )
+    lessons = _Lessons(run, gemm_flops(dtype), report, cancelled)
+    taught = run / "taught"  # what the chats have made of it, where preferences come after them
+    if wanted and checkpoints.is_complete(taught):
+        methods.restore(model, taught)
+    else:
+        chats = _backend(settings)(model, run / "checkpoints", settings, learned + replayed, read_rows(rows / "validation.jsonl"))
+        lessons.give("chats", chats, [EarlyStop(chats, run, settings.early_stop)] if settings.early_stop else [])
+        model = chats.model
+        if wanted:
+            _save(model, taught)
+    if wanted:
+        items = with_reference(model, wanted, settings.batch_size)
+        lessons.give("preferences", PreferenceTrainer(model, run / "preference-checkpoints", settings, items), [])
+    return lessons.result(_save(model, run / "adapter"), time.perf_counter() - started, str(dtype).removeprefix("torch."))
+
+
+class _Lessons:
+    """The parts of a training, one after the other: each from its own newest whole checkpoint, each reported."""
+
+    def __init__(self, run: Path, peak: float, report: Callable[[Progress], None], cancelled: Callable[[], bool]) -> None:
+        self.run, self.peak, self.report, self.cancelled = run, peak, report, cancelled
+        self.passed_over: list[str] = []
+        self.last: dict[Part, Progress] = {}
+        self.steps: dict[Part, int] = {}
+        self.tokens, self.resumed_from = 0, 0
+
+    def give(self, part: Part, trainer: Any, more: Sequence[TrainerCallback]) -> None:
+        checkpoint, passed_over = checkpoints.newest_complete(Path(trainer.args.output_dir))
+        self.passed_over += passed_over
+        callback = _Report(part, trainer, self.run / "progress.jsonl", self.peak, self.report, self.cancelled)
+        trainer.remove_callback(PrinterCallback)
+        for each in (callback, *more):
+            trainer.add_callback(each)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if self.cancelled():
+            raise Cancelled(f"training stopped at step {trainer.state.global_step}; the next retrain goes on from there")
+        self.steps[part] = trainer.state.global_step
+        self.tokens += trainer.seen_tokens
+        self.resumed_from = checkpoints.step_of(checkpoint) if checkpoint else 0
+        if callback.last:
+            self.last[part] = callback.last
+
+    def result(self, adapter: Path, seconds: float, dtype: str) -> TrainingResult:
+        chats, preferences = self.last.get("chats"), self.last.get("preferences")
+        return TrainingResult(
+            adapter=adapter,
+            steps=self.steps.get("chats", 0),
+            seconds=seconds,
+            tokens=self.tokens,
+            final_loss=chats.loss if chats else float("nan"),
+            memory=peak_memory(),
+            dtype=dtype,
+            resumed_from=self.resumed_from,
+            passed_over=tuple(self.passed_over),
+            preference_steps=self.steps.get("preferences", 0),
+            agreement=preferences.accuracy if preferences else 0.0,
+        )
 
 
 def _dtype(run: Path, settings: Training) -> torch.dtype:
@@ -155,6 +202,7 @@ class _Report(TrainerCallback):
 
     def __init__(
         self,
+        part: Part,
         trainer: Backend,
         file: Path,
         peak: float,
@@ -162,7 +210,7 @@ class _Report(TrainerCallback):
         cancelled: Callable[[], bool],
     ) -> None:
         """`peak`: floating-point operations a second that this machine's matrix products reach."""
-        self.trainer, self.file, self.peak, self.report, self.cancelled = trainer, file, peak, report, cancelled
+        self.part, self.trainer, self.file, self.peak, self.report, self.cancelled = part, trainer, file, peak, report, cancelled
         self.last: Progress | None = None
         self.started, self.first_step = 0.0, 0
 
@@ -180,6 +228,7 @@ class _Report(TrainerCallback):
         done = state.global_step - self.first_step
         at_epoch_end = state.global_step % max(1, round(state.max_steps / args.num_train_epochs)) == 0
         self.last = Progress(
+            part=self.part,
             step=state.global_step,
             steps=state.max_steps,
             epoch=round(state.epoch or 0, 3),
@@ -199,12 +248,10 @@ class _Report(TrainerCallback):
         self.report(self.last)
 
 
-def _save_adapter(trainer: Backend, run: Path) -> Path:
-    adapter = run / "adapter"
-    methods.save(trainer.model, adapter)
-    checkpoints.seal(adapter)
-    paths.fsync_dir(run)
-    return adapter
+def _save(model: Any, folder: Path) -> Path:
+    methods.save(model, folder)
+    checkpoints.seal(folder)
+    return folder
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Losses and gradients of the packed preference row against TRL's own trainers, on the tiny model."""
 
+import json
 import random
 from functools import partial
 from pathlib import Path
@@ -8,18 +9,22 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from token_rows import VOCABULARY
 from transformers import AutoModelForCausalLM
 
-from fine_tuning.errors import TrainingError
+from fine_tuning.config import Preferences, Training
+from fine_tuning.errors import Cancelled, TrainingError
 from fine_tuning.training.preferences import (
     Pair,
+    choose,
     mismatch,
     pack_preferences,
     preference_loss,
     read_preferences,
     with_reference,
 )
+from fine_tuning.training.trainer import Progress, train
 from fine_tuning.training.trl_trainer import _padding_only
 
 # What the trainers want to be made with; the losses are of tokens.
@@ -128,3 +133,63 @@ def test_rows_are_read_and_a_bad_line_is_named(tmp_path):
     file.write_text('{"prompt_ids": [1], "chosen_ids": [2], "rejected_ids": [3]}\n{"prompt_ids": [1]}\n')
     with pytest.raises(TrainingError, match=r"preferences\.jsonl, line 2: not a preference"):
         read_preferences(file)
+
+
+# Trained with, after the chats
+
+
+SETTINGS = Training(
+    method="lora",
+    lora_r=4,
+    batch_size=4,
+    num_epochs=1,
+    dtype="float32",
+    save_steps=1,
+    preferences=Preferences(learning_rate=1e-2, num_epochs=5, least=4),
+)
+
+
+@pytest.fixture
+def preference_file(tmp_path: Path) -> Path:
+    """Six questions, each of which wants the first of two answers; and as single ratings."""
+    file = tmp_path / "preferences.jsonl"
+    keys = ("prompt_ids", "chosen_ids", "rejected_ids")
+    records = [dict(zip(keys, sides, strict=True)) for sides in zip(texts(6, 4), texts(12)[:6], texts(12)[6:], strict=True)]
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return file
+
+
+@pytest.mark.parametrize("how", ["dpo", "kto"])
+def test_after_the_chats_the_model_prefers_what_people_did(tiny_base, row_folder, preference_file, tmp_path, how):
+    wanted = SETTINGS.preferences.model_copy(update={"method": how, "num_epochs": 12})
+    settings, seen = SETTINGS.model_copy(update={"preferences": wanted}), []
+    result = train(tiny_base, row_folder, tmp_path / "run", settings, report=seen.append, preferences=preference_file)
+    assert [step.part for step in seen] == ["chats"] * result.steps + ["preferences"] * result.preference_steps
+    parts = [step for step in seen if step.part == "preferences"]
+    assert result.preference_steps == parts[-1].steps == 12 * {"dpo": 3, "kto": 6}[how]
+    assert parts[-1].loss < parts[0].loss
+    assert result.agreement == 1.0
+
+
+def test_a_run_killed_among_the_preferences_goes_on_to_the_very_same_adapter(tiny_base, row_folder, preference_file, tmp_path):
+    whole = train(tiny_base, row_folder, tmp_path / "whole", SETTINGS, preferences=preference_file)
+    seen: list[Progress] = []
+
+    def cut() -> bool:
+        return sum(step.part == "preferences" for step in seen) >= 4
+
+    with pytest.raises(Cancelled):
+        train(tiny_base, row_folder, tmp_path / "cut", SETTINGS, None, seen.append, cut, preferences=preference_file)
+    again: list[Progress] = []
+    result = train(tiny_base, row_folder, tmp_path / "cut", SETTINGS, None, again.append, preferences=preference_file)
+    assert {step.part for step in again} == {"preferences"} and again[0].step > 4  # the chats were not learned again
+    for name, weight in load_file(whole.adapter / "adapter_model.safetensors").items():
+        assert torch.equal(load_file(result.adapter / "adapter_model.safetensors")[name], weight)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "ratings", "method", "chosen"),
+    [(8, 0, "auto", "dpo"), (7, 0, "auto", "kto"), (3, 2, "auto", "kto"), (3, 1, "auto", None), (0, 9, "dpo", None), (9, 9, "off", None)],
+)
+def test_pairs_are_compared_where_there_are_enough_and_else_rated(pairs, ratings, method, chosen):
+    assert choose(pairs, ratings, Preferences(method=method, least=8)) == chosen

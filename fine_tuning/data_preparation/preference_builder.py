@@ -1,0 +1,118 @@
+"""What people preferred, in tokens: pairs of answers to one question for DPO, single ratings for KTO.
+
+data/datasets/preferences-<hash>/manifest.json       written last: turn_ids, pairs, ratings
+                                 preferences.jsonl   {"prompt_ids", "chosen_ids", "rejected_ids"}
+                                                     or {"prompt_ids", "completion_ids", "label"}
+
+Only what an owner said counts: an edit prefers the new text to the model's; a thumb up among answers that were given again prefers that one
+to the others; a thumb on an answer that stands alone is a rating. That one of them was given last says nothing.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+from fine_tuning import paths
+from fine_tuning.conversation import Message, Turn, answers_by_question, approved, conversations_of, standing_answer
+from fine_tuning.data_preparation.dataset_builder import MANIFEST, hash_of, write_jsonl
+from fine_tuning.data_preparation.rows import ConversationTokenizer
+from fine_tuning.errors import DataError
+
+
+@dataclass(frozen=True)
+class Preference:
+    """Answers to what was said so far, which ends with a user's message: a `rejected` one beside `chosen`, or `chosen` alone and rated."""
+
+    said: tuple[Message, ...]
+    chosen: str
+    rejected: str | None = None
+    wanted: bool = True  # of a rating
+    turn_ids: tuple[str, ...] = ()  # whose text this holds, what was said before included
+
+
+def preferences_of(turns: Iterable[Turn]) -> list[Preference]:
+    """In the order of the log. An answer that is in a pair is not rated once more."""
+    whole = (turn for turn in turns if "incomplete" not in turn.metadata and turn.bot_response.strip())
+    return [preference for conversation in conversations_of(whole) for preference in _of_session(conversation.turns)]
+
+
+def _of_session(turns: Sequence[Turn]) -> Iterator[Preference]:
+    heard: list[Message] = []
+    before: tuple[str, ...] = ()  # ids of the turns that were heard
+    for answers in answers_by_question(turns):
+        said = (*heard, answers[0].messages()[0])
+        best = standing_answer(answers)
+        pairs = [*_edits(answers), *((best, other.bot_response, other.id) for other in answers if approved(best) and not approved(other))]
+        for turn, rejected, id in pairs:
+            yield Preference(said, turn.bot_response, rejected, turn_ids=(*before, turn.id, id))
+        paired = {id for turn, _, other in pairs for id in (turn.id, other)}
+        for turn in answers:
+            if turn.id not in paired and (rating := turn.metadata.get("rating")) in ("up", "down"):
+                yield Preference(said, turn.bot_response, wanted=rating == "up", turn_ids=(*before, turn.id))
+        heard += best.messages()
+        before = (*before, best.id)
+
+
+def _edits(answers: Sequence[Turn]) -> list[tuple[Turn, str, str]]:
+    edited = [(turn, str(turn.metadata.get("original_response", turn.bot_response)), turn.id) for turn in answers]
+    return [(turn, before, id) for turn, before, id in edited if before.strip() != turn.bot_response.strip()]
+
+
+@dataclass(frozen=True)
+class PreferenceData:
+    path: Path
+    pairs: int
+    ratings: int
+    turn_ids: list[str]
+
+
+def build_preferences(
+    preferences: Sequence[Preference], clean: Callable[[str], str], conversations: ConversationTokenizer, template_key: str
+) -> PreferenceData:
+    """Write the preferences in tokens, unless they are there already. `clean` scrubs a text; `template_key`: see `tokenize_dataset`.
+
+    Left out: pairs whose texts are the same once they are clean, and what does not fit into a row.
+    """
+    facts = [
+        [[message.model_dump() for message in each.said], each.chosen, each.rejected, each.wanted, each.turn_ids] for each in preferences
+    ]
+    folder = paths.datasets_dir() / f"preferences-{hash_of([facts, template_key])[:16]}"
+    if not (folder / MANIFEST).exists():
+        records = [record for each in preferences if (record := _record(each, clean, conversations)) is not None]
+        write_jsonl(folder / "preferences.jsonl", records)
+        ratings = sum("label" in record for record in records)
+        turn_ids = sorted({id for each in preferences for id in each.turn_ids})
+        paths.write_json(folder / MANIFEST, {"turn_ids": turn_ids, "pairs": len(records) - ratings, "ratings": ratings})
+    return read_preference_data(folder)
+
+
+def read_preference_data(folder: Path) -> PreferenceData:
+    """What `build_preferences` wrote there; ByoaiError if it is not whole."""
+    manifest = paths.read_json(folder / MANIFEST)
+    return PreferenceData(folder / "preferences.jsonl", manifest["pairs"], manifest["ratings"], manifest["turn_ids"])
+
+
+def _record(preference: Preference, clean: Callable[[str], str], conversations: ConversationTokenizer) -> dict[str, object] | None:
+    said = [message.model_copy(update={"content": clean(message.content)}) for message in preference.said]
+    tokens = [_split(said, clean(text), conversations) for text in (preference.chosen, preference.rejected) if text is not None]
+    if any(each is None for each in tokens):
+        return None
+    (prompt, chosen), *others = (each for each in tokens if each is not None)
+    if not others:
+        return {"prompt_ids": prompt, "completion_ids": chosen, "label": preference.wanted}
+    ((other_prompt, rejected),) = others
+    return None if prompt != other_prompt or chosen == rejected else {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
+
+
+def _split(said: Sequence[Message], answer: str, conversations: ConversationTokenizer) -> tuple[list[int], list[int]] | None:
+    """Prompt and answer in tokens; None if they do not fit."""
+    try:
+        rows = conversations.rows([*said, Message(role="assistant", content=answer)])
+    except DataError:  # nothing is left of a text
+        return None
+    if not rows or sum(row.turns for row in rows) <= sum(message.role == "assistant" for message in said):
+        return None
+    last = rows[-1]
+    size = len(list(takewhile(bool, reversed(last.trained))))
+    return last.input_ids[:-size], last.input_ids[-size:]

@@ -1,0 +1,91 @@
+"""Preferences are what an owner said of answers, and nothing that only looks like it."""
+
+from pathlib import Path
+
+import pytest
+
+from fine_tuning import paths
+from fine_tuning.conversation import Message, Turn
+from fine_tuning.data_preparation.dataset_builder import delete_datasets_of
+from fine_tuning.data_preparation.preference_builder import Preference, build_preferences, preferences_of
+from fine_tuning.data_preparation.rows import ConversationTokenizer
+
+
+def turn(id: str, answer: str, *, session: str = "s", question: str = "Where is the key?", **metadata: object) -> Turn:
+    return Turn(id=id, session_id=session, timestamp="", user_message=question, bot_response=answer, metadata=metadata)
+
+
+def sides(turns: list[Turn]) -> list[tuple[str, str | None]]:
+    return [(each.chosen, each.rejected) for each in preferences_of(turns)]
+
+
+def test_an_edit_prefers_the_new_text_to_the_models():
+    assert sides([turn("1", "Under the mat.", original_response="In the sea.")]) == [("Under the mat.", "In the sea.")]
+
+
+def test_an_edit_that_changed_nothing_but_space_prefers_nothing():
+    assert sides([turn("1", "Under the mat.", original_response="Under the mat. ")]) == []
+
+
+def test_a_thumb_up_among_answers_given_again_prefers_that_one_to_all_others():
+    turns = [turn("1", "In the sea."), turn("2", "Under the mat.", regenerates="1", rating="up"), turn("3", "No idea.", regenerates="2")]
+    assert sides(turns) == [("Under the mat.", "In the sea."), ("Under the mat.", "No idea.")]
+
+
+def test_that_an_answer_was_given_again_says_nothing_by_itself():
+    assert sides([turn("1", "In the sea."), turn("2", "Under the mat.", regenerates="1")]) == []
+
+
+@pytest.mark.parametrize(("rating", "wanted"), [("up", True), ("down", False)])
+def test_a_thumb_on_an_answer_that_stands_alone_is_a_rating(rating: str, wanted: bool):
+    (found,) = preferences_of([turn("1", "Under the mat.", rating=rating)])
+    assert (found.chosen, found.rejected, found.wanted) == ("Under the mat.", None, wanted)
+
+
+def test_an_answer_in_a_pair_is_not_rated_once_more():
+    turns = [turn("1", "In the sea.", rating="down"), turn("2", "Under the mat.", regenerates="1", rating="up")]
+    assert sides(turns) == [("Under the mat.", "In the sea.")]
+
+
+def test_an_answer_that_was_stopped_is_left_out():
+    assert sides([turn("1", "Under the", rating="down", incomplete="stopped")]) == []
+
+
+def test_what_was_said_before_is_part_of_it_and_of_what_can_be_forgotten():
+    turns = [turn("1", "Yes.", question="Are you there?"), turn("2", "Under the mat.", rating="up")]
+    (found,) = preferences_of(turns)
+    assert [message.content for message in found.said] == ["Are you there?", "Yes.", "Where is the key?"]
+    assert found.turn_ids == ("1", "2")
+
+
+def build(preferences: list[Preference], conversations: ConversationTokenizer):
+    return build_preferences(preferences, lambda text: text.replace("secret", "[name]"), conversations, "key")
+
+
+def test_pairs_and_ratings_are_written_in_tokens_that_share_their_prompt(home: Path, all_served, vocabulary):
+    conversations = ConversationTokenizer(all_served["chatml"].render, vocabulary, 256)
+    said = (Message(role="user", content="Where is the secret key?"),)
+    pair_of_answers = Preference(said, "Under the mat.", "In the sea.", turn_ids=("1",))
+    data = build([pair_of_answers, Preference(said, "There.", wanted=False)], conversations)
+    assert (data.pairs, data.ratings, data.turn_ids) == (1, 1, ["1"])
+    pair, rating = paths.read_jsonl(data.path, dict, "a record", Exception)  # type: ignore[arg-type]
+    assert vocabulary.decode(pair["chosen_ids"]).startswith("Under the mat.")
+    assert vocabulary.decode(pair["rejected_ids"]).startswith("In the sea.")
+    assert "Where is the [name] key?" in vocabulary.decode(pair["prompt_ids"], special=True)
+    assert rating["label"] is False and rating["prompt_ids"] == pair["prompt_ids"]
+
+
+def test_what_is_the_same_once_scrubbed_or_does_not_fit_is_left_out(home: Path, all_served, vocabulary):
+    said = (Message(role="user", content="Who?"),)
+    preferences = [Preference(said, "A secret.", "A [name]."), Preference(said, "word " * 300, "No."), Preference(said, "Yes.", " ")]
+    data = build(preferences, ConversationTokenizer(all_served["chatml"].render, vocabulary, 64))
+    assert (data.pairs, data.ratings) == (0, 0)
+
+
+def test_they_go_with_any_turn_whose_text_they_hold(home: Path, all_served, vocabulary):
+    conversations = ConversationTokenizer(all_served["chatml"].render, vocabulary, 256)
+    turns = [turn("1", "Yes.", question="Are you there?"), turn("2", "Under the mat.", rating="up")]
+    data = build(preferences_of(turns), conversations)
+    assert delete_datasets_of(["9"]) == []
+    assert delete_datasets_of(["1"]) == [data.path.parent]
+    assert not data.path.exists()
