@@ -76,4 +76,4 @@ export BYOAI_TEST_BASE_GGUF
 lint
 start_server "$ollama"
 cd "$ROOT"
-"$VENV/bin/python" -m pytest "$@"
+"$VENV/bin/python" -m pytest --numprocesses logical --maxprocesses 2 --dist loadgroup "$@"

@@ -38,6 +38,14 @@ def ollama_url() -> Iterator[str]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Quick tests first: what a unit test can tell should not wait for an engine, a browser, or minutes of training."""
     items.sort(key=lambda item: sum(weight for mark, weight in _WEIGHTS.items() if item.get_closest_marker(mark)))
+    for item in items:  # in parallel a file's tests stay together, and what asks the one server or draws in a browser comes one by one
+        shared = any(item.get_closest_marker(mark) for mark in ("engine", "browser"))
+        item.add_marker(pytest.mark.xdist_group("server" if shared else f"{item.path.stem} {bool(item.get_closest_marker('slow'))}"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):  # as many processes as cores: more threads would only wait for each other
+        os.environ["OMP_NUM_THREADS"] = "1"
 
 
 _WEIGHTS = {"engine": 1, "browser": 2, "slow": 4}

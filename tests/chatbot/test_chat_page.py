@@ -104,11 +104,6 @@ def ask(page: Page, text: str) -> None:
     page.get_by_test_id("stChatInputTextArea").press("Enter")
 
 
-def stop(page: Page) -> None:
-    page.get_by_role("button", name="Stop").click()
-    expect(page.get_by_role("button", name="Stop")).to_have_count(0, timeout=GENERATED)
-
-
 def messages(page: Page) -> list[str]:
     return page.get_by_test_id("stChatMessage").all_inner_texts()
 
@@ -158,27 +153,6 @@ def rated_up(turn_id: str) -> None:
             return
         time.sleep(0.1)
     pytest.fail("the rating was not recorded")
-
-
-def test_an_answer_goes_on_through_a_reload_and_can_be_stopped(page: Page, site: str) -> None:
-    page.goto(site)
-    button = page.get_by_role("button", name="Stop")
-    for count in range(1, 4):  # an answer may be whole before the page is back: then another one
-        ask(page, "Write a very long story about a lighthouse and its keeper.")
-        expect(page.get_by_text(re.compile(r"\w+ \w+ \w+ ▌"))).to_be_visible(timeout=GENERATED)
-        expect(page.get_by_test_id("stChatInputTextArea")).to_be_disabled()
-        page.reload()
-        expect(page.get_by_text("very long story about a lighthouse").last).to_be_visible()
-        expect(button.or_(page.get_by_test_id("stFeedback").nth(count - 1))).to_be_visible(timeout=GENERATED)
-        if button.count():
-            break
-    stop(page)
-    answered(page, count)
-    expect(page.get_by_text("stopped, nothing is learned from it")).to_be_visible()
-    expect(page.get_by_test_id("stChatInputTextArea")).to_be_enabled()
-    *_, turn = ConversationLogger().turns()
-    assert turn.metadata["incomplete"] == "stopped"
-    assert turn.bot_response
 
 
 def test_a_version_made_in_a_terminal_appears_by_itself_and_answers_once_live(page: Page, site: str, embedded: Engine) -> None:
@@ -252,8 +226,13 @@ class Line:
     def __init__(self, target: tuple[str, int]) -> None:
         self._target = target
         self._ends: list[socket.socket] = []
+        self._slow = threading.Event()
         self.port = 0
         self.mend()
+
+    def slow_down(self) -> None:
+        """To about eight tokens a second: an answer is still coming in when the test gets to it."""
+        self._slow.set()
 
     def mend(self) -> None:
         self._listener = socket.create_server((HOST, self.port), reuse_port=True)
@@ -276,7 +255,8 @@ class Line:
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while data := source.recv(65_536):
+            while data := source.recv(200 if self._slow.is_set() else 65_536):
+                time.sleep(0.2 * self._slow.is_set())
                 sink.sendall(data)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
@@ -291,14 +271,44 @@ def ollama(ollama_url: str, base_gguf: Path) -> Iterator[OllamaEngine]:
     engine.delete("chat-page:latest")
 
 
-@pytest.mark.engine
-def test_ollama_ending_in_mid_answer_loses_nothing_and_is_found_again(page: Page, serve: Serve, ollama: OllamaEngine) -> None:
+@pytest.fixture
+def line(ollama: OllamaEngine) -> Iterator[Line]:
     where = urlsplit(ollama.where)
     line = Line((where.hostname or HOST, where.port or 11434))
+    yield line
+    line.cut()
+
+
+def open_chat(page: Page, serve: Serve, line: Line) -> None:
+    """The page over the line, with the model that every engine test may ask."""
     page.goto(serve(OLLAMA_HOST=f"{HOST}:{line.port}"))
-    expect(page.get_by_text(f"Ollama {ollama.version()}")).to_be_visible()
     page.get_by_role("combobox", name="Who answers").click()
     page.get_by_role("option", name="chat-page").click()
+
+
+@pytest.mark.engine
+def test_an_answer_goes_on_through_a_reload_and_can_be_stopped(page: Page, serve: Serve, line: Line) -> None:
+    open_chat(page, serve, line)
+    line.slow_down()
+    ask(page, "Write a very long story about a lighthouse and its keeper.")
+    expect(page.get_by_text(re.compile(r"\w+ \w+ \w+ ▌"))).to_be_visible(timeout=GENERATED)
+    expect(page.get_by_test_id("stChatInputTextArea")).to_be_disabled()
+    page.reload()
+    expect(page.get_by_text("very long story about a lighthouse")).to_be_visible()
+    page.get_by_role("button", name="Stop").click()
+    answered(page, 1)
+    expect(page.get_by_role("button", name="Stop")).to_have_count(0)
+    expect(page.get_by_text("stopped, nothing is learned from it")).to_be_visible()
+    expect(page.get_by_test_id("stChatInputTextArea")).to_be_enabled()
+    (turn,) = ConversationLogger().turns()
+    assert turn.metadata["incomplete"] == "stopped"
+    assert turn.bot_response
+
+
+@pytest.mark.engine
+def test_ollama_ending_in_mid_answer_loses_nothing_and_is_found_again(page: Page, serve: Serve, line: Line, ollama: OllamaEngine) -> None:
+    open_chat(page, serve, line)
+    expect(page.get_by_text(f"Ollama {ollama.version()}")).to_be_visible()
     ask(page, "Write a very long story about a lighthouse and its keeper.")
     expect(page.get_by_text(re.compile(r"\w+ \w+ \w+ ▌"))).to_be_visible(timeout=GENERATED)
 
@@ -324,7 +334,6 @@ def test_ollama_ending_in_mid_answer_loses_nothing_and_is_found_again(page: Page
     line.mend()
     expect(typing).to_be_enabled()
     expect(typing).to_have_value("half a quest")
-    line.cut()
 
 
 def test_the_picture_for_the_readme_is_small(page: Page, serve: Serve, home: Path, tmp_path: Path, embedded: Engine) -> None:

@@ -156,13 +156,13 @@ def real(base_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M out of its GGUF: an adapter/ for it, and merged/, in Hugging Face's format with its tokenizer."""
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
+
+    from fine_tuning.training.base_model import load_base
 
     folder = tmp_path_factory.mktemp("real")
     (folder / "base.gguf").symlink_to(base_gguf)
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file="base.gguf", dtype=torch.float32)
-    del model.config.quantization_config
-    model.hf_quantizer = None
+    model = load_base(base_gguf, torch.float32, folder)
     torch.manual_seed(0)
     adapted = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
     for name, weights in adapted.named_parameters():
