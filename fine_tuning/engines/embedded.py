@@ -278,16 +278,13 @@ class EmbeddedEngine:
         return read_header(blob)
 
     def _summary(self, file: Path) -> ModelSummary:
-        full, entry = self._name(file), self._parse(file)
-        header = self._header(full, entry)
-        return ModelSummary(
-            tag=full,
-            digest=entry.digest(),
-            size=sum(self._blob(digest).stat().st_size for digest in (entry.gguf, entry.adapter) if digest),
-            family=header.architecture,
-            parameter_size=header.parameter_size,
-            quantization=header.quantization,
-        )
+        entry = self._parse(file)
+        files = [self._blob(digest) for digest in (entry.gguf, entry.adapter) if digest]
+        summary = ModelSummary(self._name(file), entry.digest(), sum(each.stat().st_size for each in files if each.exists()))
+        if not files[0].exists():  # lost: `show` says so, and the other models must not go down with it
+            return summary
+        header = read_header(files[0])
+        return replace(summary, family=header.architecture, parameter_size=header.parameter_size, quantization=header.quantization)
 
     # The model in memory
 

@@ -189,7 +189,7 @@ def reconcile(engine: Engine, registry: Registry, name: str) -> list[Finding]:
     """Find and mend where the engine and the registry do not agree. Nothing that answers people is replaced, and nothing is deleted.
 
     - a version's tag in the engine that the registry does not know (a lost state.db): entered as a candidate;
-    - a live, previous or pinned version without its tag (removed, interrupted): made again from its run;
+    - a live, previous or pinned version without its tag (removed, interrupted) or without its weights: made again from its run;
     - `latest` on another version than the registry's live one (an interrupted promotion): the registry follows;
     - `latest` gone: copied from the live version.
     """
@@ -256,9 +256,21 @@ def _unknown_numbers(engine: Engine, registry: Registry, name: str) -> list[int]
 
 
 def _missing(engine: Engine, registry: Registry, name: str) -> list[Version]:
-    """Versions that must be there and are not."""
+    """Versions that must be there, whole, and are not."""
     digests = _digests(engine)
-    return [each for each in registry.list(name) if (each.state in ("live", "previous") or each.pinned) and each.tag not in digests]
+    wanted = [each for each in registry.list(name) if each.state in ("live", "previous") or each.pinned]
+    return [each for each in wanted if each.tag not in digests or not _has_weights(engine, each.tag)]
+
+
+def _has_weights(engine: Engine, tag: str) -> bool:
+    """Whether the files that a tag names are there: one may be lost while the tag still stands."""
+    try:
+        shown = engine.show(tag)
+    except EngineUnavailable:
+        raise
+    except EngineError:
+        return False
+    return all(file.exists() for file in (shown.gguf, shown.spec.adapter) if file)
 
 
 def version_digests(digests: dict[str, str], name: str) -> dict[int, str]:

@@ -94,10 +94,12 @@ def pack(rows: Sequence[Row]) -> dict[str, Tensor]:
 
 def supervised_logits(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """[N, vocabulary] in fp32: logits for the supervised tokens only."""
+    seen, numbers = batch["attention_mask"], model.get_input_embeddings().weight.dtype  # type: ignore[operator]
     output = model(
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
-        attention_mask=batch["attention_mask"],
+        # To be added to the scores. Of booleans every layer would make these numbers for itself, and keep them for its backward pass.
+        attention_mask=torch.zeros_like(seen, dtype=numbers).masked_fill_(~seen, float("-inf")),
         logits_to_keep=batch["predictors"],
         use_cache=False,
     )

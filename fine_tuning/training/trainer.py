@@ -1,6 +1,7 @@
 """One training, from base and token rows to an adapter: resumable, reported step by step, with either backend."""
 
 import contextlib
+import hashlib
 import json
 import os
 import time
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from fine_tuning import paths
@@ -96,7 +99,7 @@ def train(
     set_seed(settings.seed)
     with quiet():
         model = load_base(base, dtype, run / "base", quantised)
-        replayed = teach(model, read_rows(replay)) if replay else []
+        replayed = replay_rows(model, replay, base) if replay else []
         model = methods.METHODS[settings.method].attach(model, settings)
     lessons = _Lessons(run, gemm_flops(dtype), report, cancelled)
     taught = run / "taught"  # what the chats have made of it, where preferences come after them
@@ -180,6 +183,22 @@ def read_rows(path: Path) -> list[Row]:
         return Row(list(record["input_ids"]), [bool(flag) for flag in record["trained"]])
 
     return paths.read_jsonl(path, row, "a token row", TrainingError)
+
+
+def replay_rows(model: Any, replay: Path, base: Path) -> list[Row]:
+    """The replay's rows with what the base, which `model` is, thinks of them; kept beside the file, for the next training."""
+    rows, kept = read_rows(replay), replay.with_suffix(f".{str(model.dtype).removeprefix('torch.')}.safetensors")
+    about = {"base": f"{base.name} {base.stat().st_size}", "rows": hashlib.sha256(replay.read_bytes()).hexdigest()}
+    with contextlib.suppress(OSError, SafetensorError), safe_open(kept, "pt") as file:
+        if file.metadata() == about:
+            sizes = [len(row.targets()) for row in rows]
+            ids, logprobs = (file.get_tensor(name).split(sizes) for name in ("ids", "logprobs"))
+            return [replace(row, teacher=(likeliest, said)) for row, likeliest, said in zip(rows, ids, logprobs, strict=True)]
+    if not (rows := teach(model, rows)):
+        return rows
+    ids, logprobs = (torch.cat([row.teacher[part] for row in rows if row.teacher]) for part in (0, 1))
+    paths.atomic_write(kept, save({"ids": ids, "logprobs": logprobs}, about))
+    return rows
 
 
 @torch.no_grad()

@@ -329,6 +329,20 @@ def test_a_version_that_somebody_removed_is_made_again_from_its_run(engine: Engi
     assert reconcile(engine, registry, name) == []
 
 
+def test_a_version_whose_weights_are_gone_is_made_again_from_its_run(engine: Engine, name: str, registry: Registry, home: Path) -> None:
+    version = make_version(engine, registry, name, home)
+    go_live(engine, registry, name, 1)
+    before = digests(engine)
+    engine.unload()
+    lost = engine.show(version.tag).spec.adapter
+    assert isinstance(lost, Path)
+    lost.unlink()
+    (finding,) = reconcile(engine, registry, name)
+    assert finding.mended and f"{version.tag}, which is live" in finding.text
+    assert lost.exists() and digests(engine) == before
+    assert reconcile(engine, registry, name) == []
+
+
 def test_a_version_that_cannot_be_made_again_is_told_with_the_reason(engine: Engine, name: str, registry: Registry, home: Path) -> None:
     version = make_version(engine, registry, name, home)
     go_live(engine, registry, name, 1)

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from fine_tuning.config import Training
 from fine_tuning.errors import Cancelled, CheckpointDamaged, NoConversations, TrainingError
-from fine_tuning.training import checkpoints
-from fine_tuning.training.trainer import read_rows, train
+from fine_tuning.training import checkpoints, trainer
+from fine_tuning.training.trainer import read_rows, teach, train
 
 SETTINGS = Training(batch_size=4, num_epochs=2, learning_rate=1e-2, save_steps=3, lora_r=4, lora_dropout=0.1)
 
@@ -76,6 +76,23 @@ def test_a_cancelled_run_goes_on_to_the_very_result_of_an_uninterrupted_one(tiny
     assert result.resumed_from == 5
     for key, value in weights(tmp_path / "whole").items():
         assert torch.equal(value, weights(tmp_path / "cut")[key])
+
+
+def test_what_the_base_thinks_of_the_replay_is_asked_once_for_each_base_and_file(tiny_base, row_folder, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(trainer, "teach", lambda model, rows: asked.append(len(rows)) or teach(model, rows))
+    replay = row_folder / "replay.jsonl"
+    train(tiny_base, row_folder, tmp_path / "first", SETTINGS, replay)
+    train(tiny_base, row_folder, tmp_path / "second", SETTINGS, replay)
+    assert len(asked) == 1
+    for key, value in weights(tmp_path / "first").items():
+        assert torch.equal(value, weights(tmp_path / "second")[key])
+    replay.write_text("".join(replay.read_text().splitlines(keepends=True)[:-1]))
+    train(tiny_base, row_folder, tmp_path / "third", SETTINGS, replay)
+    (kept,) = row_folder.glob("*.safetensors")
+    kept.write_bytes(b"damaged")
+    train(tiny_base, row_folder, tmp_path / "fourth", SETTINGS, replay)
+    assert asked == [6, 5, 5]
 
 
 CHILD = """
