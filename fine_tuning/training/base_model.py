@@ -13,6 +13,7 @@ from torch import nn
 from fine_tuning.engines import ggml
 from fine_tuning.engines.gguf_file import GgufFile, TensorInfo, read_gguf, write_gguf
 from fine_tuning.errors import ExportError, TrainingError
+from fine_tuning.training import tree_attention
 from fine_tuning.training.quantised_linear import QuantisedLinear
 
 _VOCABULARY = 64 << 10  # bytes: an entry of a GGUF's metadata that is longer is a part of the vocabulary
@@ -36,7 +37,8 @@ def load_base(source: Path, dtype: torch.dtype, scratch: Path, quantised: bool =
 def _load_folder(folder: Path, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, attn_implementation="sdpa", trust_remote_code=False)
+    attention = tree_attention.register()
+    return AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, attn_implementation=attention, trust_remote_code=False)
 
 
 def _load_gguf(gguf: Path, dtype: torch.dtype, scratch: Path, quantised: bool) -> Any:
@@ -47,7 +49,9 @@ def _load_gguf(gguf: Path, dtype: torch.dtype, scratch: Path, quantised: bool) -
     config = AutoConfig.from_pretrained(str(scratch), gguf_file=_outline(file, scratch).name)
     config.get_text_config().vocab_size = file.tensors["token_embd.weight"].rows
     with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=tree_attention.register(), trust_remote_code=False
+        )
     with gguf.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for name, weight in _weights(file, content, model, quantised):
             _place(model, name, weight, dtype)

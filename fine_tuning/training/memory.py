@@ -52,6 +52,7 @@ class Shape:
     layers: int
     hidden: int
     attention: int  # of all heads together
+    keys: int  # of all heads that have keys of their own
     feed_forward: int
     vocabulary: int
     linear: int  # weights that multiply every token: all layers' matrices
@@ -121,6 +122,7 @@ def shape_of(file: GgufFile) -> Shape:
         return int(header.metadata.get(f"{header.architecture}.{key}", default))
 
     hidden, heads, layers = number("embedding_length"), number("attention.head_count"), number("block_count")
+    head = number("attention.key_length", hidden // heads)
     linear = [tensor for tensor in file.tensors.values() if tensor.name.startswith("blk.") and len(tensor.shape) > 1]
     matrices = [tensor.shape for tensor in linear]
     sizes = [math.prod(shape) for shape in header.tensors.values()]
@@ -128,7 +130,8 @@ def shape_of(file: GgufFile) -> Shape:
         parameters=sum(sizes),
         layers=layers,
         hidden=hidden,
-        attention=heads * number("attention.key_length", hidden // heads),
+        attention=heads * head,
+        keys=number("attention.head_count_kv", heads) * head,
         feed_forward=number("feed_forward_length"),
         vocabulary=header.tensors["token_embd.weight"][1],
         linear=sum(map(math.prod, matrices)),
@@ -234,14 +237,14 @@ def _parts(shape: Shape, settings: Training, work: Workload, width: int, quantis
 def _saved(shape: Shape, settings: Training, width: int) -> int:
     """Bytes that a layer keeps of each token for the backward pass, as counted with `saved_tensors_hooks` (tests/training/test_memory.py).
 
-    Both norms' inputs; queries, keys, values (repeated for every head) and the attention's output; of the feed-forward its gate and the
-    gate's partner; and the input of every matrix that is trained or has an adapter. What fused.py cannot fuse keeps more.
+    Both norms' inputs; queries, keys, values and the attention's output; of the feed-forward its gate and the gate's partner; and the
+    input of every matrix that is trained or has an adapter. What fused.py cannot fuse keeps more.
     """
-    attention, low = 4 * shape.attention * width, settings.lora_r * shape.matrices
+    attention, low = 2 * (shape.attention + shape.keys) * width, settings.lora_r * shape.matrices
     if settings.method == "full":  # the norms, in fp32, have weights to train; the feed-forward keeps its gate before and after
         return 2 * shape.hidden * (4 + width) + attention + (2 * shape.hidden + 4 * shape.feed_forward) * width
-    if settings.lora_dropout:  # each adapter's own dropped-out input, and its noise
-        return attention + (2 * shape.hidden + 3 * shape.feed_forward) * width + low * 4 + 2 * shape.inputs * 4
+    if settings.lora_dropout:  # each adapter's own dropped-out input, and its noise; that of the attention's output instead of itself
+        return attention - shape.attention * width + (2 * shape.hidden + 3 * shape.feed_forward) * width + low * 4 + 2 * shape.inputs * 4
     return attention + (4 * shape.hidden + 2 * shape.feed_forward + low) * width
 
 
@@ -252,7 +255,7 @@ def _adapter(shape: Shape, settings: Training) -> int:
 
 def _seconds(shape: Shape, settings: Training, batch: Batch, flops: float) -> float:
     """One step. Operations: two for each weight forward, two backward to the input, two for a weight's own gradient (arXiv 2001.08361);
-    attention over the whole mask: two products forward, five backward."""
+    attention over the whole mask, which is more than tree_attention.py does: two products forward, five backward."""
     full = settings.method == "full"
     weights = shape.linear * batch.tokens + shape.vocabulary * shape.hidden * batch.targets
     adapters = 0 if full else 6 * _adapter(shape, settings) * batch.tokens

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fine_tuning.training.tree_attention import blocks
+
 
 @dataclass
 class Row:
@@ -65,10 +67,11 @@ class _Tree:
         return ancestors[nodes][:, nodes].tril()
 
 
-def pack(rows: Sequence[Row]) -> dict[str, Tensor]:
+def pack(rows: Sequence[Row]) -> dict[str, Any]:
     """One packed row from conversations.
 
-    Returns `input_ids`, `position_ids` [1, T], `attention_mask` [1, 1, T, T] (bool), `predictors` [N] (where the logits of each
+    Returns `input_ids`, `position_ids` [1, T], `attention_mask` [1, 1, T, T] (bool), `blocks` (tree_attention.py: the same, for the
+    attention that needs no mask), `predictors` [N] (where the logits of each
     supervised token are taken) and `shift_labels` [N] (that token). With replay rows also `replayed` [N] (bool), `teacher_ids` and
     `teacher_logprobs` [M, k] for the M replayed ones, in order. `tokens` (1 number) counts the conversations' tokens before sharing.
     """
@@ -79,7 +82,8 @@ def pack(rows: Sequence[Row]) -> dict[str, Tensor]:
     batch = {
         "input_ids": torch.tensor([tree.tokens]),
         "position_ids": torch.tensor([tree.positions]),
-        "attention_mask": tree.mask()[None, None],
+        "attention_mask": (mask := tree.mask())[None, None],
+        "blocks": blocks([tree.paths[index] for index in order], len(tree.tokens), mask),
         "predictors": torch.tensor([path[target - 1] for _, path, target in targets], dtype=torch.long),
         "shift_labels": torch.tensor([row.input_ids[target] for row, _, target in targets], dtype=torch.long),
         "tokens": torch.tensor(sum(len(row.input_ids) for row in rows)),
@@ -92,21 +96,20 @@ def pack(rows: Sequence[Row]) -> dict[str, Tensor]:
     return batch
 
 
-def supervised_logits(model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+def supervised_logits(model: torch.nn.Module, batch: dict[str, Any]) -> Tensor:
     """[N, vocabulary] in fp32: logits for the supervised tokens only."""
-    seen, numbers = batch["attention_mask"], model.get_input_embeddings().weight.dtype  # type: ignore[operator]
     output = model(
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
-        # To be added to the scores. Of booleans every layer would make these numbers for itself, and keep them for its backward pass.
-        attention_mask=torch.zeros_like(seen, dtype=numbers).masked_fill_(~seen, float("-inf")),
+        attention_mask=batch["attention_mask"],
+        blocks=batch["blocks"],
         logits_to_keep=batch["predictors"],
         use_cache=False,
     )
     return output.logits[0].float()
 
 
-def packed_loss(model: torch.nn.Module, batch: dict[str, Tensor], kl_weight: float = 1.0) -> tuple[Tensor, Tensor]:
+def packed_loss(model: torch.nn.Module, batch: dict[str, Any], kl_weight: float = 1.0) -> tuple[Tensor, Tensor]:
     """Mean loss over the batch's supervised tokens: cross-entropy for what is learned, divergence from the base for what is kept.
 
     The divergence is KL(base || model) over the base's k likeliest tokens and one bucket for all the others. Also returns how many of the

@@ -26,7 +26,7 @@ from fine_tuning.training.hardware import choose_dtype, gemm_flops, keep_freed_m
 from fine_tuning.training.packed_trainer import Backend, PackedTrainer
 from fine_tuning.training.packing import Row, pack, supervised_logits
 from fine_tuning.training.preference_trainer import PreferenceTrainer
-from fine_tuning.training.preferences import read_items, with_reference
+from fine_tuning.training.preferences import Preference, read_items, with_reference
 
 Part = Literal["chats", "preferences"]
 _TEACHER_TOKENS = 64  # of the base's distribution that are kept for each replayed token; the others share one bucket
@@ -112,7 +112,7 @@ def train(
         if wanted:
             _save(model, taught)
     if wanted:
-        items = with_reference(model, wanted, settings.batch_size)
+        items = _with_reference(model, wanted, settings.batch_size, run / "reference.json")
         lessons.give("preferences", PreferenceTrainer(model, run / "preference-checkpoints", settings, items), [])
     return lessons.result(_save(model, run / "adapter"), time.perf_counter() - started, str(dtype).removeprefix("torch."))
 
@@ -158,6 +158,13 @@ class _Lessons:
             preference_steps=self.steps.get("preferences", 0),
             agreement=preferences.accuracy if preferences else 0.0,
         )
+
+
+def _with_reference(model: Any, items: Sequence[Preference], batch_size: int, kept: Path) -> list[Preference]:
+    """The items with what `model` thought of them when their part of the run began."""
+    if not kept.exists():
+        paths.write_json(kept, [item.reference for item in with_reference(model, items, batch_size)])
+    return [replace(item, reference=tuple(known)) for item, known in zip(items, paths.read_json(kept), strict=True)]
 
 
 def _dtype(run: Path, settings: Training) -> torch.dtype:

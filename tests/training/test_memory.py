@@ -10,7 +10,7 @@ from token_rows import VOCABULARY, random_rows
 from fine_tuning.config import Replay, Training
 from fine_tuning.engines.gguf_file import read_gguf
 from fine_tuning.errors import NotEnoughMemory
-from fine_tuning.training import memory
+from fine_tuning.training import memory, tree_attention
 from fine_tuning.training.fused import fuse
 from fine_tuning.training.memory import Batch, Estimate, Row, Shape, Workload, estimate, largest_fitting, tree_size, workload
 
@@ -19,6 +19,7 @@ SMOL = Shape(
     layers=30,
     hidden=576,
     attention=576,
+    keys=192,
     feed_forward=1536,
     vocabulary=49152,
     linear=106_168_320,
@@ -28,7 +29,7 @@ SMOL = Shape(
     largest=49152 * 576,
     quantised=66_355_200,
 )
-TINY = replace(SMOL, layers=1, hidden=64, attention=64, feed_forward=192, inputs=576, outputs=640)
+TINY = replace(SMOL, layers=1, hidden=64, attention=64, keys=32, feed_forward=192, inputs=576, outputs=640)
 LORA = Training(method="lora", replay=Replay(prompts=0))
 
 
@@ -42,7 +43,11 @@ def bytes_saved(layers: int, tokens: int, settings: Training, dtype: torch.dtype
     config = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=64, intermediate_size=192, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2
     )
-    model = METHODS[settings.method].attach(LlamaForCausalLM(config).to(dtype), settings).train()
+    model = (
+        METHODS[settings.method]
+        .attach(LlamaForCausalLM._from_config(config, attn_implementation=tree_attention.register()).to(dtype), settings)
+        .train()
+    )
     fuse(model)  # as PackedTrainer does
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: list[torch.Tensor] = []

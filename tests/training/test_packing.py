@@ -1,9 +1,12 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from token_rows import random_rows
 from transformers import AutoModelForCausalLM
 
+from fine_tuning.training import tree_attention
+from fine_tuning.training.base_model import load_base
 from fine_tuning.training.packing import Row, _Loss, pack, packed_loss, supervised_logits
 from fine_tuning.training.trainer import teach
 
@@ -27,8 +30,16 @@ def gradients(model, loss: torch.Tensor) -> list[torch.Tensor]:
     return list(torch.autograd.grad(loss, [parameter for parameter in model.parameters() if parameter.requires_grad]))
 
 
-def test_packed_loss_and_gradients_equal_one_conversation_a_row(tiny_base):
-    model = AutoModelForCausalLM.from_pretrained(tiny_base)
+@pytest.fixture(scope="module")
+def model(tiny_base, tmp_path_factory):
+    """As it is trained: with the attention over the tree."""
+    return load_base(tiny_base, torch.float32, tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize("attention", [tree_attention.NAME, "sdpa"])
+def test_packed_loss_and_gradients_equal_one_conversation_a_row(tiny_base, attention):
+    tree_attention.register()
+    model = AutoModelForCausalLM.from_pretrained(tiny_base, attn_implementation=attention)
     for rows in (rows_of(8), rows_of(5, seed=4, head=0), rows_of(1), rows_of(3, seed=7, head=40)):
         packed, reference = packed_loss(model, pack(rows))[0], one_at_a_time(model, rows)
         assert abs(packed.item() - reference.item()) < 1e-5
@@ -38,9 +49,8 @@ def test_packed_loss_and_gradients_equal_one_conversation_a_row(tiny_base):
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=8), min_size=1, max_size=8))
-def test_any_rows_of_few_tokens_so_that_much_is_shared_give_the_reference_loss(tiny_base, texts):
+def test_any_rows_of_few_tokens_so_that_much_is_shared_give_the_reference_loss(model, texts):
     rows = [Row(text, [True] * len(text)) for text in texts]
-    model = AutoModelForCausalLM.from_pretrained(tiny_base)
     with torch.no_grad():
         assert abs(packed_loss(model, pack(rows))[0].item() - one_at_a_time(model, rows).item()) < 1e-5
 
@@ -62,6 +72,21 @@ def test_a_token_never_sees_another_conversation():
     tokens, mask = batch["input_ids"][0].tolist(), batch["attention_mask"][0, 0]
     seen = [tokens[index] for index in mask[tokens.index(9)].nonzero().flatten().tolist()]
     assert seen == [1, 3, 9]
+
+
+def test_a_conversation_much_longer_than_the_others_is_not_padded_for():
+    short, long = [Row([1, index], [False, True]) for index in range(2, 9)], Row([1, *range(10, 60)], [False] * 50 + [True])
+    assert len(pack([*short, long])["blocks"]["queries"]) == 1
+    assert pack(short)["blocks"]["queries"].shape == (7, 2)  # the first owns what all share
+
+
+def test_the_memory_of_attention_does_not_grow_with_other_conversations(model):
+    rows = rows_of(16, seed=3)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        packed_loss(model, batch := pack(rows))
+    tokens = batch["input_ids"].numel()
+    assert tokens > 100 and all(tensor.shape[-2:] != (tokens, tokens) for tensor in kept)
 
 
 def test_replayed_rows_cost_nothing_before_the_model_has_changed_and_something_after(tiny_base):
