@@ -1,6 +1,7 @@
 """Fixtures that several packages' tests share."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,16 +38,34 @@ def ollama_url() -> Iterator[str]:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick tests first: what a unit test can tell should not wait for an engine, a browser, or minutes of training."""
+    """Quick tests first: what a unit test can tell should not wait for an engine, a browser, or minutes of training.
+
+    In several processes a file's quick tests stay together; whatever takes the machine (the one server, a browser, a training) comes after
+    them and one by one: two such beside each other take longer than one after the other.
+    """
     items.sort(key=lambda item: sum(weight for mark, weight in _WEIGHTS.items() if item.get_closest_marker(mark)))
-    for item in items:  # in parallel a file's tests stay together, and what asks the one server or draws in a browser comes one by one
-        shared = any(item.get_closest_marker(mark) for mark in ("engine", "browser"))
-        item.add_marker(pytest.mark.xdist_group("server" if shared else f"{item.path.stem} {bool(item.get_closest_marker('slow'))}"))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("heavy" if _heavy(item) else item.path.stem))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if hasattr(config, "workerinput"):  # as many processes as cores: more threads would only wait for each other
-        os.environ["OMP_NUM_THREADS"] = "1"
+    if _in_parallel(config):
+        os.environ["OMP_NUM_THREADS"] = "1"  # processes as many as cores: more threads would only wait for each other
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if _in_parallel(item.config) and _heavy(item):  # alone from here on
+        os.environ["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(os.cpu_count() or 1)
+
+
+def _in_parallel(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+def _heavy(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(mark) for mark in _WEIGHTS)
 
 
 _WEIGHTS = {"engine": 1, "browser": 2, "slow": 4}

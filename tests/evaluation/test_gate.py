@@ -83,6 +83,11 @@ def test_without_held_out_chats_nothing_is_better():
     assert failed(replace(GOOD, tuned=replace(GOOD.tuned, own=[]))) == ["own chats"]
 
 
+def test_a_gain_on_a_single_held_out_chat_may_be_chance():
+    one = {name: replace(each, own=each.own[:1]) for name, each in (("tuned", GOOD.tuned), ("base", GOOD.base))}
+    assert failed(replace(GOOD, **one)) == ["own chats"]
+
+
 def test_repeated_answers_and_control_tokens_are_broken():
     assert Answered("q", "so it is so it is so it is so it is so it is", True).fault == "repeated"
     assert Answered("q", "yes <|im_end|>", True, control=True).fault == "control token"
