@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLES = REPOSITORY / "data" / "samples"
 DEFAULT_CONFIG = REPOSITORY / "config" / "fine_tuning_config.yaml"
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -96,7 +96,7 @@ def write_json(path: Path, value: Any) -> None:
     atomic_write(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n")
 
 
-def read_jsonl(path: Path, parse: Callable[[Any], T], what: str, error: type[ByoaiError]) -> list[T]:
+def read_jsonl(path: Path, parse: Callable[[Any], _T], what: str, error: type[ByoaiError]) -> list[_T]:
     """`parse` of each line's JSON. `error` names the file, and the line that is not `what`."""
     found = []
     try:

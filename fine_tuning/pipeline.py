@@ -4,7 +4,6 @@
 """
 
 import gc
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ from fine_tuning.config import FineTuningConfig, FineTuningMethod, Training
 from fine_tuning.conversation import Conversation, Message, Turn, conversations_of
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_cleaner import DataCleaner
-from fine_tuning.data_preparation.dataset_builder import Dataset, build_dataset, tokenize_dataset
+from fine_tuning.data_preparation.dataset_builder import Dataset, build_dataset, hash_of, tokenize_dataset
 from fine_tuning.data_preparation.preference_builder import PreferenceData, build_preferences, preferences_of, read_preference_data
 from fine_tuning.data_preparation.replay import build_replay, read_prompts
 from fine_tuning.data_preparation.rows import ConversationTokenizer, prompt_ids, tokenize_conversation
@@ -154,8 +153,7 @@ def sweep(config: FineTuningConfig, engine: Engine, reporter: Reporter, request:
     config = work.config  # --auto may have lowered it
     others = config.training.model_dump(mode="json", exclude=set(SWEPT))
     facts = [plan.rows.name, plan.base.gguf_digest, replay and replay.name, others]
-    identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    ranges = hashlib.sha256(json.dumps(config.sweep.model_dump(mode="json", exclude={"trials", "minutes"})).encode()).hexdigest()
+    identity, ranges = hash_of(facts), hash_of(config.sweep.model_dump(mode="json", exclude={"trials", "minutes"}))
     prepared = Prepared(plan.base.gguf, plan.rows, replay, identity, plan.estimate.quantised)
     with work.memory_for(plan), work.stage("Sweeping"):
         found = search(

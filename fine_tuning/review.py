@@ -7,7 +7,6 @@ answer, and how far it has moved from the base there. Of answers that look alike
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
 
 from fine_tuning.conversation import Turn, approved, conversations_of, standing
 from fine_tuning.data_collection.dedupe import group_near_duplicates
@@ -89,12 +88,11 @@ def _rows(engine: Engine, base: str, turns: Sequence[Turn], wanted: Sequence[Tur
 
 def _row(tokenizer: ConversationTokenizer, turns: Sequence[Turn]) -> Row | None:
     """None if its last answer does not fit."""
-    made = tokenizer.rows([message for turn in turns for message in turn.messages()])
-    if not made or sum(row.turns for row in made) < len(turns):
+    found = tokenizer.last_answer([message for turn in turns for message in turn.messages()])
+    if found is None:
         return None
-    last = made[-1]
-    answer = len(list(takewhile(bool, reversed(last.trained))))
-    return last.input_ids, list(range(len(last.input_ids) - answer, len(last.input_ids)))
+    prompt, answer = found
+    return prompt + answer, list(range(len(prompt), len(prompt) + len(answer)))
 
 
 def _surprises(engine: Engine, tag: str, rows: Sequence[Row], report: Callable[[int], None]) -> list[float]:

@@ -10,7 +10,6 @@ to the others; a thumb on an answer that stands alone is a rating. That one of t
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 
 from fine_tuning import paths
@@ -108,11 +107,6 @@ def _record(preference: Preference, clean: Callable[[str], str], conversations: 
 def _split(said: Sequence[Message], answer: str, conversations: ConversationTokenizer) -> tuple[list[int], list[int]] | None:
     """Prompt and answer in tokens; None if they do not fit."""
     try:
-        rows = conversations.rows([*said, Message(role="assistant", content=answer)])
+        return conversations.last_answer([*said, Message(role="assistant", content=answer)])
     except DataError:  # nothing is left of a text
         return None
-    if not rows or sum(row.turns for row in rows) <= sum(message.role == "assistant" for message in said):
-        return None
-    last = rows[-1]
-    size = len(list(takewhile(bool, reversed(last.trained))))
-    return last.input_ids[:-size], last.input_ids[-size:]

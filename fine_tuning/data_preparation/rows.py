@@ -15,6 +15,7 @@ those that the engine would feed.
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Protocol
 
 from fine_tuning.conversation import Message
@@ -105,6 +106,15 @@ class ConversationTokenizer:
         if ids:
             rows.append(TokenRow(_row_id(id, rows), ids, trained))
         return rows
+
+    def last_answer(self, messages: Sequence[Message]) -> tuple[list[int], list[int]] | None:
+        """The last answer in tokens, behind the prompt that leads to it; None if an answer does not fit. Raises as `rows` does."""
+        made = self.rows(messages)
+        if not made or sum(row.turns for row in made) < sum(message.role == "assistant" for message in messages):
+            return None
+        last = made[-1]
+        size = len(list(takewhile(bool, reversed(last.trained))))
+        return last.input_ids[:-size], last.input_ids[-size:]
 
     def _prepared(self, messages: Sequence[Message]) -> list[Message]:
         """Control tokens neutralised; answers without the white space around them, so that they begin where the prompt ends."""

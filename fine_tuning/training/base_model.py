@@ -16,6 +16,7 @@ from fine_tuning.errors import ExportError, TrainingError
 from fine_tuning.training import tree_attention
 from fine_tuning.training.quantised_linear import QuantisedLinear
 
+_FLOATS = {ggml.GGMLQuantizationType.F32, ggml.GGMLQuantizationType.F16, ggml.GGMLQuantizationType.BF16}
 _VOCABULARY = 64 << 10  # bytes: an entry of a GGUF's metadata that is longer is a part of the vocabulary
 
 
@@ -85,9 +86,11 @@ def _weights(file: GgufFile, content: mmap.mmap, model: Any, quantised: bool) ->
     def processed(weights: Any, name: str) -> Any:
         return processor.process(weights=weights, name=name, tensor_key_mapping=names, parsed_parameters=gathered)
 
+    linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     for info in file.tensors.values():
         data = np.frombuffer(content, np.uint8, info.size, file.starts[info.name])
-        if quantised and (rows := _row_order(processed, info, model, names)) is not None:
+        stays = quantised and info.name.startswith("blk.") and info.kind not in _FLOATS and names.get(info.name) in linear
+        if stays and (rows := _row_order(processed, info)) is not None:
             blocks = torch.from_numpy(data.reshape(info.rows, -1)[rows])
             yield names[info.name], QuantisedLinear(blocks, info.kind, info.columns)
             continue
@@ -102,15 +105,8 @@ def _shallow(module: Any, children: list[tuple[str, Any]]) -> Any:
     return SimpleNamespace(config=module.config, state_dict=module.state_dict, named_children=lambda: children)
 
 
-def _row_order(processed: Any, info: TensorInfo, model: Any, names: dict[str, str]) -> Any:
-    """Where Transformers has each row of a layer's matrix: some families' GGUFs hold them in another order.
-
-    None for what is no such matrix, is not quantised, or becomes more than rows in another order.
-    """
-    owner = names.get(info.name, "").removesuffix(".weight")
-    floats = {kind for kind in ggml.GGMLQuantizationType if kind.name in ("F32", "F16", "BF16")}
-    if not info.name.startswith("blk.") or info.kind in floats or not isinstance(dict(model.named_modules()).get(owner), nn.Linear):
-        return None
+def _row_order(processed: Any, info: TensorInfo) -> Any:
+    """Where Transformers has each row of a matrix: some families' GGUFs hold them in another order. None if that is not all it changes."""
     made = processed(np.arange(info.rows, dtype=np.float64)[:, None], info.name)
     rows = made.weights.reshape(-1).astype(np.int64)
     return rows if made.name == info.name and np.array_equal(np.sort(rows), np.arange(info.rows)) else None
