@@ -52,9 +52,12 @@ free_port() { "$VENV/bin/python" -c 'import socket; s = socket.socket(); s.bind(
 
 # start_server OLLAMA: on a free port, with models and a home of its own; sets SERVER and BYOAI_TEST_OLLAMA.
 start_server() {
-    local port log="$WORK/ollama.log"
+    local port core log="$WORK/ollama.log"
     port="$(free_port)"
-    HOME="$WORK" OLLAMA_HOST="127.0.0.1:$port" OLLAMA_MODELS="$WORK/models" OLLAMA_NO_CLOUD=1 "$1" serve >"$log" 2>&1 &
+    # On one core: its models' threads spin while they wait for each other, which beside tests on the other cores is for ever.
+    have taskset && core="taskset -c 0"
+    # shellcheck disable=SC2086 # no word at all where there is no taskset
+    HOME="$WORK" OLLAMA_HOST="127.0.0.1:$port" OLLAMA_MODELS="$WORK/models" OLLAMA_NO_CLOUD=1 ${core:-} "$1" serve >"$log" 2>&1 &
     SERVER=$!
     export BYOAI_TEST_OLLAMA="http://127.0.0.1:$port"
     for _ in $(seq 120); do

@@ -1,7 +1,6 @@
 """Fixtures that several packages' tests share."""
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,35 +36,30 @@ def ollama_url() -> Iterator[str]:
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Quick tests first: what a unit test can tell should not wait for an engine, a browser, or minutes of training.
 
-    In several processes a file's quick tests stay together; whatever takes the machine (the one server, a browser, a training) comes after
-    them and one by one: two such beside each other take longer than one after the other.
+    In several processes, what needs the one server is one group, the longest, and starts at once; of the others a file's stay together.
     """
     items.sort(key=lambda item: sum(weight for mark, weight in _WEIGHTS.items() if item.get_closest_marker(mark)))
+    if _in_parallel(config):
+        items.sort(key=lambda item: not _needs_the_server(item))
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("heavy" if _heavy(item) else item.path.stem))
+        item.add_marker(pytest.mark.xdist_group("server" if _needs_the_server(item) else item.path.stem))
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Processes as many as cores: more threads would only wait for each other, llama.cpp's even spin while they do."""
     if _in_parallel(config):
-        os.environ["OMP_NUM_THREADS"] = "1"  # processes as many as cores: more threads would only wait for each other
+        os.environ["OMP_NUM_THREADS"] = "1"
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    if _in_parallel(item.config) and _heavy(item):  # alone from here on
-        os.environ["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)
-        if torch := sys.modules.get("torch"):
-            torch.set_num_threads(os.cpu_count() or 1)
+def _needs_the_server(item: pytest.Item) -> bool:
+    return bool(item.get_closest_marker("engine")) or "ollama_url" in getattr(item, "fixturenames", ())
 
 
 def _in_parallel(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
-
-
-def _heavy(item: pytest.Item) -> bool:
-    return any(item.get_closest_marker(mark) for mark in _WEIGHTS)
 
 
 _WEIGHTS = {"engine": 1, "browser": 2, "slow": 4}

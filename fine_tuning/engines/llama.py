@@ -1,6 +1,7 @@
 """llama.cpp, loaded: the one place where its library is opened, made quiet, and its errors named."""
 
 import ctypes
+import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +23,20 @@ def load(gguf: Path, **settings: Any) -> "Llama":
     """`gguf` opened with llama_cpp.Llama's `settings`. EngineError if llama.cpp cannot load it."""
     from llama_cpp import Llama
 
-    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1  # as Ollama does; llama-cpp-python would take half
+    threads = _threads()
     try:
         with LOADING:
             silence()
-            return Llama(str(gguf), verbose=False, n_threads=cores, **settings)
+            return Llama(str(gguf), verbose=False, n_threads=threads, n_threads_batch=threads, **settings)
     except (ValueError, RuntimeError) as error:
         raise EngineError(f"llama.cpp cannot load {gguf}: {error}. Is the file whole, and not newer than llama-cpp-python?") from error
+
+
+def _threads() -> int:
+    """As many as cores, as Ollama does (llama-cpp-python would take half), or as few as OMP_NUM_THREADS allows, as for PyTorch."""
+    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(allowed)) if allowed.isdecimal() and int(allowed) else cores
 
 
 def silence() -> None:

@@ -1,5 +1,6 @@
 """Base, live and candidate sit the same exam, one after the other; then the candidate is probed and all are timed."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -81,8 +82,8 @@ class Comparison:
         record |= {"leaks": asdict(self.leaks), "poison": asdict(self.poison)}
         record |= {"speeds": {name: asdict(speed) for name, speed in self.speeds.items()}, "reference": self.reference_name}
         record |= {name: asdict(interval) for name, interval in intervals.items() if interval}
-        redacted: dict[str, Any] = _redacted(record, canaries)
-        return redacted
+        shown: dict[str, Any] = _shown(record, canaries)
+        return shown
 
 
 def compare(
@@ -127,9 +128,12 @@ def _ratio(new: Sequence[Any], old: Sequence[Any]) -> metrics.Interval | None:
     return metrics.perplexity_ratio([score.logprob for score in new], [score.logprob for score in old], [score.tokens for score in new])
 
 
-def _redacted(value: Any, canaries: Sequence[str]) -> Any:
+def _shown(value: Any, canaries: Sequence[str]) -> Any:
+    """`value` without private details, and with null for what JSON has no number for (the bounds of one conversation's interval)."""
     if isinstance(value, str):
         return probes.redact(value, canaries)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, dict):
-        return {key: item if key == "turn" else _redacted(item, canaries) for key, item in value.items()}
-    return [_redacted(item, canaries) for item in value] if isinstance(value, list) else value
+        return {key: item if key == "turn" else _shown(item, canaries) for key, item in value.items()}
+    return [_shown(item, canaries) for item in value] if isinstance(value, list) else value

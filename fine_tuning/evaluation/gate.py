@@ -42,8 +42,6 @@ class Verdict:
         return {"passed": self.passed, "results": [asdict(result) for result in self.results]}
 
 
-_LEAST = 2  # held-out chats: of one, every resample is the same, and its interval no interval
-
 Rule = Callable[[Comparison, Settings], Result]
 
 
@@ -60,8 +58,6 @@ def own_chats(evidence: Comparison, settings: Settings) -> Result:
         return Result(name, limit, str(ratio or "none"), True, "not asked for")
     if ratio is None:
         return Result(name, limit, "none", False, "there are no held-out chats to tell: chat more, or raise test_ratio")
-    if len(evidence.tuned.own) < _LEAST:
-        return Result(name, limit, f"x {ratio.value:.3g}", False, "a single held-out chat may be chance: chat more, or raise test_ratio")
     measured = f"x {ratio}" + (f" of {base:.3g}" if base else "")
     if ratio.high < 1:
         return Result(name, limit, measured, True, f"better than the {evidence.reference_name} model beyond chance")

@@ -11,6 +11,8 @@ from fine_tuning.errors import DataError
 
 RESAMPLES = 2000
 _LEVEL = 95.0  # per cent that a confidence interval covers
+_NORMAL = 1.960  # of the normal distribution, where that level leaves 2.5 % on each side
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # the same of Student's t, by degrees of freedom
 
 # Names that need log-probabilities, and those that need answers and references. Any other is an id of the `evaluate` library.
 LIKELIHOODS = ("perplexity", "accuracy")
@@ -84,21 +86,40 @@ class Interval:
 def perplexity_ratio(new: Sequence[float], old: Sequence[float], tokens: Sequence[int], seed: int = 0) -> Interval:
     """The new model's perplexity over the old one's on the same conversations: below 1 is better.
 
-    `new` and `old`: the log-probabilities (nats) of each conversation; `tokens`: how many supervised ones it has. Paired bootstrap over
-    conversations (Efron 1979; Koehn 2004), which share the same resamples, so that a hard conversation counts for both.
+    `new` and `old`: the log-probabilities (nats) of each conversation; `tokens`: how many supervised ones it has. Paired: a conversation
+    that is hard for both counts for neither.
     """
-    gains, sizes = np.subtract(old, new), np.asarray(tokens, np.float64)
-    picked = _resamples(len(sizes), seed)
-    spread = gains[picked].sum(axis=1) / sizes[picked].sum(axis=1)
-    low, high = _bounds(spread)
-    return Interval(_exp(float(gains.sum() / sizes.sum())), _exp(low), _exp(high))
+    gain = _ratio_interval(np.subtract(old, new), np.asarray(tokens, np.float64), seed)
+    return Interval(_exp(gain.value), _exp(gain.low), _exp(gain.high))
 
 
 def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
-    """The mean of `values` and its bootstrap interval."""
-    figures = np.asarray(values, np.float64)
-    low, high = _bounds(figures[_resamples(len(figures), seed)].mean(axis=1))
-    return Interval(float(figures.mean()), low, high)
+    """The mean of `values` and its interval."""
+    return _ratio_interval(np.asarray(values, np.float64), np.ones(len(values)), seed)
+
+
+def _ratio_interval(parts: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], seed: int) -> Interval:
+    """sum(parts) / sum(sizes): the wider of the bootstrap's interval (Efron 1979; Koehn 2004) and Student's.
+
+    Few values resample to too narrow an interval, one value to none at all; Student's t knows that they are few. Where they are many
+    both agree, and the bootstrap follows their skew.
+    """
+    count = len(sizes)
+    ratio = float(parts.sum() / sizes.sum())
+    picked = _resamples(count, seed)
+    low, high = _bounds(parts[picked].sum(axis=1) / sizes[picked].sum(axis=1))
+    if count == 1:
+        return Interval(ratio, -math.inf, math.inf)
+    error = math.sqrt(count / (count - 1) * float(np.square(parts - ratio * sizes).sum())) / float(sizes.sum())
+    reach = _student(count - 1) * error
+    return Interval(ratio, min(low, ratio - reach), max(high, ratio + reach))
+
+
+def _student(freedom: int) -> float:
+    """97.5 % quantile of Student's t: from tables, and beyond them by its expansion in 1 / freedom (Cornish and Fisher 1938)."""
+    if freedom <= len(_STUDENT):
+        return _STUDENT[freedom - 1]
+    return _NORMAL + (_NORMAL**3 + _NORMAL) / (4 * freedom)
 
 
 def _resamples(count: int, seed: int) -> npt.NDArray[np.int64]:

@@ -13,12 +13,11 @@ A trial whose process died is failed, and its settings are queued again for whoe
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import random
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,6 +34,8 @@ from fine_tuning.config import Sweep, Training
 from fine_tuning.errors import Cancelled, ConfigError, TrainingError
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
     from optuna import Study, Trial
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
@@ -236,33 +237,32 @@ class _Worker:
 
         settings = self.training.model_copy(update={**fixed(self.sweep), **trial.params, "save_steps": 1_000_000})
         places = {"base": self.prepared.base, "rows": self.prepared.rows, "run": run, "replay": self.prepared.replay}
-        job = {"parent": os.getpid(), "quantised": self.prepared.quantised, "settings": settings.model_dump(mode="json")}
+        job = {"quantised": self.prepared.quantised, "settings": settings.model_dump(mode="json")}
         paths.write_json(run / "job.json", job | {key: str(place) if place else None for key, place in places.items()})
         loss = math.nan
-        with (run / "log.txt").open("wb") as log:
-            command = [sys.executable, "-m", "fine_tuning.training.sweep", str(run / "job.json")]
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=paths.REPOSITORY)
-            try:
-                for progress in self._follow(child, run / "progress.jsonl", trial.number):
-                    self.report(progress)
-                    if progress.validation_loss is not None:
-                        loss = progress.validation_loss
-                        trial.report(loss, round(progress.epoch))
-                        if trial.should_prune() and progress.step < progress.steps:
-                            return loss, TrialState.PRUNED, f"pruned after epoch {progress.epoch:.0f}, validation loss {loss:.4f}"
-            finally:
-                child.kill()
-                child.wait()
-        if child.returncode or math.isnan(loss):
+        child = _training_process(run / "job.json")
+        child.start()
+        try:
+            for progress in self._follow(child, run / "progress.jsonl", trial.number):
+                self.report(progress)
+                if progress.validation_loss is not None:
+                    loss = progress.validation_loss
+                    trial.report(loss, round(progress.epoch))
+                    if trial.should_prune() and progress.step < progress.steps:
+                        return loss, TrialState.PRUNED, f"pruned after epoch {progress.epoch:.0f}, validation loss {loss:.4f}"
+        finally:
+            child.kill()
+            child.join()
+        if child.exitcode or math.isnan(loss):
             said = (run / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
             return loss, TrialState.FAIL, f"failed: {said[-1] if said else 'it was killed (out of memory?)'}"
         return loss, TrialState.COMPLETE, ""
 
-    def _follow(self, child: subprocess.Popen[bytes], file: Path, number: int) -> Any:
+    def _follow(self, child: "BaseProcess", file: Path, number: int) -> Any:
         """Each line of a training's progress, as it is written, until the process ends."""
         read = 0
         while True:
-            ended = child.poll() is not None
+            ended = not child.is_alive()
             lines = file.read_bytes()[read:] if file.exists() else b""
             lines = lines[: lines.rfind(b"\n") + 1]
             read += len(lines)
@@ -381,16 +381,25 @@ def plot(study: "Study", file: Path) -> None:
     part.replace(file)
 
 
+def _training_process(job: Path) -> "BaseProcess":
+    """A process of its own for one training: where the system can, a copy of one that has imported PyTorch and its like already."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn").Process(target=_train_one, args=(job,), daemon=True)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fine_tuning.training.trainer"])
+    return context.Process(target=_train_one, args=(job,), daemon=True)
+
+
 def _train_one(file: Path) -> None:
     """The training of one trial, in its own process; it ends when the process that wanted it is gone."""
+    with (file.parent / "log.txt").open("wb") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
     from fine_tuning.training.trainer import train
 
     job = paths.read_json(file)
     base, rows, run = (Path(job[key]) for key in ("base", "rows", "run"))
     replay = Path(job["replay"]) if job["replay"] else None
     settings = Training.model_validate(job["settings"])
-    train(base, rows, run, settings, replay, cancelled=lambda: os.getppid() != job["parent"], quantised=job["quantised"])
-
-
-if __name__ == "__main__":
-    _train_one(Path(sys.argv[1]))
+    wanted_by = multiprocessing.parent_process()
+    train(base, rows, run, settings, replay, cancelled=lambda: not (wanted_by and wanted_by.is_alive()), quantised=job["quantised"])

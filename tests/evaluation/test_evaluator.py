@@ -103,8 +103,8 @@ def test_an_evaluation_holds_all_configured_scores_and_the_answers_to_the_prompt
     assert counts[-1] == (len(counts), len(counts))
     comparison = Comparison(evaluation, evaluation)
     assert not any(score.better for score in comparison.scores())
-    assert comparison.own_ratio() == metrics.Interval(1, 1, 1)
-    assert json.loads(json.dumps(comparison.record()))["base"]["tokens"] == evaluation.tokens
+    assert comparison.own_ratio() == metrics.Interval(1, 0, math.inf)  # of one conversation
+    assert json.loads(json.dumps(comparison.record(), allow_nan=False))["base"]["tokens"] == evaluation.tokens
 
 
 def little_exam(vocabulary):
@@ -156,10 +156,15 @@ def test_the_interval_of_a_clear_gain_leaves_one_out_and_that_of_chance_holds_it
     assert noise == metrics.perplexity_ratio([value + (3 if index % 2 else -3) for index, value in enumerate(old)], old, tokens)
 
 
-def test_an_interval_covers_the_truth_about_as_often_as_it_says():
+@pytest.mark.parametrize("count", [2, 3, 6, 12, 60])
+def test_an_interval_covers_the_truth_about_as_often_as_it_says_however_few_values_there_are(count):
     random = np.random.default_rng(7)
     hits = 0
     for trial in range(200):
-        found = metrics.mean_interval(random.normal(1.0, 2.0, 60), seed=trial)
+        found = metrics.mean_interval(random.normal(1.0, 2.0, count), seed=trial)
         hits += found.low <= 1.0 <= found.high
     assert 178 <= hits <= 199  # 95 % of 200 is 190
+
+
+def test_one_value_tells_nothing_about_chance():
+    assert metrics.perplexity_ratio([-1.0], [-20.0], [10]) == metrics.Interval(pytest.approx(math.exp(-1.9)), 0.0, math.inf)
