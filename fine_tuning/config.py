@@ -119,6 +119,7 @@ class Training(_Section):
     save_steps: Positive = 25
     keep_checkpoints: Positive = 2
     early_stop: Annotated[int, Field(ge=0)] = 0  # epochs without a lower validation loss after which to end; 0: never
+    folds: Annotated[int, Field(ge=0)] = 0  # parts of the training chats, each held out once to find the number of epochs; 0: none
     min_pairs: Positive = 100  # fewer is "too small" without --force
     replay: Replay = Replay()
     preferences: Preferences = Preferences()
@@ -128,6 +129,8 @@ class Training(_Section):
         flags = [name for name in ("use_dora", "use_rslora") if getattr(self, name)]
         if flags and self.method not in (FineTuningMethod.LORA, FineTuningMethod.QLORA):
             raise ValueError(f"{' and '.join(flags)} belong to method lora or qlora, not to {self.method}")
+        if self.folds and (self.folds < 2 or not self.early_stop):
+            raise ValueError("folds: 2 or more, and with an early_stop, which ends the training without each of them")
         if self.base_weights == "quantised" and (self.method != FineTuningMethod.QLORA or self.use_dora):
             raise ValueError("base_weights: quantised belongs to method qlora without DoRA, which needs the weights themselves")
         return self

@@ -52,7 +52,7 @@ class Terminal:
         self._advance(done, total, f"{done}/{total}")
 
     def progress(self, progress: "Step") -> None:
-        part = "preferences, " if progress.part == "preferences" else ""
+        part = "" if progress.part == "chats" else f"{progress.part}, "
         text = (
             f"{part}step {progress.step}/{progress.steps}  loss {progress.loss:.3f}  {progress.tokens_per_second:.0f} tokens/s  "
             f"{progress.memory / 1e9:.1f} GB  ETA {clock(progress.eta)}"

@@ -39,13 +39,20 @@ def ollama_url() -> Iterator[str]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Quick tests first: what a unit test can tell should not wait for an engine, a browser, or minutes of training.
 
-    In several processes, what needs the one server is one group, the longest, and starts at once; of the others a file's stay together.
+    In several processes the longest groups start first, so that all end at about the same time: what needs the one server, then each
+    file's slow tests, then each file's quick ones.
     """
     items.sort(key=lambda item: sum(weight for mark, weight in _WEIGHTS.items() if item.get_closest_marker(mark)))
-    if _in_parallel(config):
-        items.sort(key=lambda item: not _needs_the_server(item))
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("server" if _needs_the_server(item) else item.path.stem))
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    if _in_parallel(config):
+        items.sort(key=lambda item: (_group(item) != _SERVER, not _group(item).endswith(_SLOW)))
+
+
+def _group(item: pytest.Item) -> str:
+    if item.get_closest_marker("engine") or "ollama_url" in getattr(item, "fixturenames", ()):
+        return _SERVER
+    return item.path.stem + (_SLOW if item.get_closest_marker("slow") or item.get_closest_marker("browser") else "")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -54,12 +61,9 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
 
 
-def _needs_the_server(item: pytest.Item) -> bool:
-    return bool(item.get_closest_marker("engine")) or "ollama_url" in getattr(item, "fixturenames", ())
-
-
 def _in_parallel(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
+_SERVER, _SLOW = "server", "-slow"
 _WEIGHTS = {"engine": 1, "browser": 2, "slow": 4}

@@ -94,9 +94,8 @@ def remove_versions(engine: Engine) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.engine
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("engine", ["ollama", "embedded"], indirect=True)
+@pytest.mark.parametrize("engine", [pytest.param("ollama", marks=pytest.mark.engine), "embedded"], indirect=True)
 def test_what_was_chatted_is_learned_and_answers_without_a_restart(engine, home, capsys):
     chat_about_the_facts(ConversationLogger())
     assert knows(engine, "smollm2:135m") == 0

@@ -1,4 +1,4 @@
-"""End a training when the held-out conversations are no longer learned better, and keep the weights that did best on them."""
+"""End a training: when the held-out conversations are no longer learned better, keeping the best weights, or after so many epochs."""
 
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,11 @@ class EarlyStop(TrainerCallback):
                 best, lowest = step, loss
         return best
 
+    @property
+    def best_epoch(self) -> int:
+        """The epoch that ended with that step; 0 before the first."""
+        return sum(step <= self.best_step for step in self.losses)
+
     def _trained(self) -> dict[str, torch.Tensor]:
         return {name: weight for name, weight in self.trainer.model.named_parameters() if weight.requires_grad}
 
@@ -63,3 +68,14 @@ class EarlyStop(TrainerCallback):
         best = load_file(self._weights)
         for name, weight in self._trained().items():
             weight.copy_(best[name])
+
+
+class EndAfter(TrainerCallback):
+    """Ends the training after `epochs`, with the learning rate still on its way to more of them."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.epoch > self.epochs - 1e-6:
+            control.should_training_stop = True

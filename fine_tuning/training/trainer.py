@@ -21,14 +21,15 @@ from fine_tuning.config import Training
 from fine_tuning.errors import Cancelled, NoConversations, TrainingError
 from fine_tuning.training import checkpoints, methods
 from fine_tuning.training.base_model import load_base
-from fine_tuning.training.early_stop import EarlyStop
+from fine_tuning.training.cross_validation import best_epochs
+from fine_tuning.training.early_stop import EarlyStop, EndAfter
 from fine_tuning.training.hardware import choose_dtype, gemm_flops, keep_freed_memory, peak_memory
 from fine_tuning.training.packed_trainer import Backend, PackedTrainer
 from fine_tuning.training.packing import Row, pack, supervised_logits
 from fine_tuning.training.preference_trainer import PreferenceTrainer
 from fine_tuning.training.preferences import Preference, read_items, with_reference
 
-Part = Literal["chats", "preferences"]
+Part = Literal["held-out parts", "chats", "preferences"]
 _TEACHER_TOKENS = 64  # of the base's distribution that are kept for each replayed token; the others share one bucket
 
 
@@ -106,8 +107,13 @@ def train(
     if wanted and checkpoints.is_complete(taught):
         methods.restore(model, taught)
     else:
+        end: list[TrainerCallback] = []
+        if settings.folds:  # without the replay, which takes most of the time, and says nothing of when these are learned
+            end = [EndAfter(best_epochs(model, run / "folds", settings, learned, _backend(settings), lessons.try_out))]
         chats = _backend(settings)(model, run / "checkpoints", settings, learned + replayed, read_rows(rows / "validation.jsonl"))
-        lessons.give("chats", chats, [EarlyStop(chats, run, settings.early_stop)] if settings.early_stop else [])
+        if settings.early_stop and not end:
+            end = [EarlyStop(chats, run, settings.early_stop)]
+        lessons.give("chats", chats, end)
         model = chats.model
         if wanted:
             _save(model, taught)
@@ -142,6 +148,9 @@ class _Lessons:
         self.resumed_from = checkpoints.step_of(checkpoint) if checkpoint else 0
         if callback.last:
             self.last[part] = callback.last
+
+    def try_out(self, trainer: Any, stop: EarlyStop) -> None:
+        self.give("held-out parts", trainer, [stop])
 
     def result(self, adapter: Path, seconds: float, dtype: str) -> TrainingResult:
         chats, preferences = self.last.get("chats"), self.last.get("preferences")

@@ -52,10 +52,43 @@ def test_without_validation_rows_it_goes_on_to_the_end(tiny_base: Any, row_folde
     assert train(tiny_base, rows, tmp_path / "run", SETTINGS.model_copy(update={"num_epochs": 4})).steps == 4 * EPOCH
 
 
+LEFT_OUT = SETTINGS.model_copy(update={"folds": 3, "num_epochs": 12})
+
+
+def test_each_part_is_left_out_once_and_the_training_on_all_ends_after_as_many_epochs(
+    tiny_base: Any, row_folder: Any, tmp_path: Any
+) -> None:
+    (row_folder / "validation.jsonl").write_text("")
+    seen: list[Progress] = []
+    result = train(tiny_base, row_folder, tmp_path / "run", LEFT_OUT, report=seen.append)
+    epochs = json.loads((tmp_path / "run" / "folds" / "epochs.json").read_text())
+    assert len(epochs) == 3 and all(1 <= best < 12 for best in epochs)
+    assert result.steps == sorted(epochs)[1] * EPOCH
+    assert {step.part for step in seen} == {"held-out parts", "chats"}
+    # They leave nothing behind in the weights: a training of that length alone ends in the same.
+    alone = LEFT_OUT.model_copy(update={"folds": 0, "early_stop": 0, "num_epochs": sorted(epochs)[1]})
+    train(tiny_base, row_folder, tmp_path / "alone", alone)
+    for key, value in _adapter(tmp_path / "alone").items():
+        torch.testing.assert_close(value, _adapter(tmp_path / "run")[key])
+
+
+def test_a_run_killed_among_its_parts_leaves_none_of_them_out_twice(tiny_base: Any, row_folder: Any, tmp_path: Any) -> None:
+    (row_folder / "validation.jsonl").write_text("")
+    whole: list[Progress] = []
+    train(tiny_base, row_folder, tmp_path / "whole", LEFT_OUT, report=whole.append)
+    parts = [step for step in whole if step.part == "held-out parts"]
+    seen: list[Progress] = []
+    with pytest.raises(Cancelled):
+        train(tiny_base, row_folder, tmp_path / "cut", LEFT_OUT, None, seen.append, lambda: len(seen) >= len(parts) - 5)
+    train(tiny_base, row_folder, tmp_path / "cut", LEFT_OUT, report=seen.append)
+    assert len(seen) == len(whole)
+    assert [step.loss for step in seen] == pytest.approx([step.loss for step in whole], abs=1e-5)
+
+
 def test_few_pairs_have_a_profile_of_their_own_that_goes_over_another() -> None:
     plain, few = load_config(), load_config(profile="few_shot")
     assert few.training.lora_r < plain.training.lora_r and few.training.replay.prompts > plain.training.replay.prompts
-    assert few.training.early_stop and few.training.min_pairs == 5 < plain.training.min_pairs
+    assert few.training.early_stop and few.training.folds and few.training.min_pairs == 5 < plain.training.min_pairs
     both = load_config(profile="sample,few_shot")
     assert (both.deployment.model_name, both.training.lora_r) == ("sample", few.training.lora_r)
 
