@@ -29,6 +29,8 @@ SETTINGS = {
     "training.replay.prompts": 24,
     "training.replay.max_new_tokens": 24,
     "evaluation.generate": 4,
+    "evaluation.general": 20,
+    "evaluation.speed_rounds": 1,
     "evaluation.test_prompts": [],
     "deployment.model_name": "gate",
     "deployment.auto_deploy": False,

@@ -215,4 +215,5 @@ def main() -> None:
         compare(options.sides.split(","), options.kinds.split(","), options.rounds, options.rows)
 
 
-main()
+if __name__ == "__main__":
+    main()
