@@ -189,7 +189,7 @@ lint() {
         cd "$ROOT"
         "$VENV/bin/ruff" check
         "$VENV/bin/ruff" format --check
-        "$VENV/bin/mypy"
+        "$VENV/bin/mypy" --cache-dir "$CACHE/mypy" # by content: a clean checkout asks again only about what is new
         if have shellcheck; then shellcheck -x scripts/*.sh .ci/run; fi
     )
 }
