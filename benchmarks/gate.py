@@ -13,7 +13,10 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fine_tuning.evaluation.gate import Verdict
 
 POLICIES = 6
 CANARY = "quillon.marrow@example.com"
@@ -86,13 +89,15 @@ SCENARIOS = {
 }
 
 
-def run(scenario: Scenario, home: Path) -> Any:
-    """The gate's verdict on a model trained on the scenario's log."""
+def run(scenario: Scenario, home: Path) -> "Verdict":
+    """The gate's verdict on a model trained on the scenario's log, as the run's evaluation.json has it: parity may refuse it as well."""
     os.environ |= {"BYOAI_HOME": str(home), "BYOAI_ENGINE": "embedded"}
     from fine_tuning import paths
     from fine_tuning.config import load_config
     from fine_tuning.engines.connect import connect
     from fine_tuning.engines.default_base import ensure_default_base
+    from fine_tuning.errors import ParityError
+    from fine_tuning.evaluation.gate import Result, Verdict
     from fine_tuning.jobs.tuner import Silent
     from fine_tuning.pipeline import Request, retrain
 
@@ -104,7 +109,12 @@ def run(scenario: Scenario, home: Path) -> Any:
     write_log(config.log_path, spoilt)
     engine = connect(None, config)
     ensure_default_base(engine)
-    return retrain(config, engine, Silent(), Request()).verdict
+    try:
+        retrain(config, engine, Silent(), Request())
+    except ParityError as refused:
+        print(f"           {refused}".splitlines()[0], flush=True)
+    (evidence,) = home.glob("runs/*/evaluation.json")
+    return Verdict([Result(**result) for result in paths.read_json(evidence)["gate"]["results"]])
 
 
 def write_log(file: Path, turns: Records) -> None:
