@@ -10,7 +10,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 from training import token_rows
@@ -78,7 +77,7 @@ def listing() -> None:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as home:
-        os.environ["BYOAI_HOME"] = str(Path(home))
+        os.environ["BYOAI_HOME"] = home
         perplexity()
         rollback()
         listing()
