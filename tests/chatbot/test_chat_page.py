@@ -221,18 +221,18 @@ def test_what_a_model_or_a_person_writes_runs_nothing_and_fetches_nothing(page: 
 
 
 class Line:
-    """A TCP line to the real server that can be cut, as when Ollama ends in the middle of an answer, and mended."""
+    """A TCP line to the real server that can be cut, as when Ollama ends in the middle of an answer, and mended.
+
+    While it is `slow`, an answer's first words come at once and the rest in drips: it is still coming in when the test gets to it,
+    however fast the model and however slow the browser.
+    """
 
     def __init__(self, target: tuple[str, int]) -> None:
         self._target = target
         self._ends: list[socket.socket] = []
-        self._slow = threading.Event()
+        self.slow = False
         self.port = 0
         self.mend()
-
-    def slow_down(self) -> None:
-        """To about eight tokens a second: an answer is still coming in when the test gets to it."""
-        self._slow.set()
 
     def mend(self) -> None:
         self._listener = socket.create_server((HOST, self.port), reuse_port=True)
@@ -250,13 +250,18 @@ class Line:
             while True:
                 near, far = listener.accept()[0], socket.create_connection(self._target)
                 self._ends += [near, far]
+                asked = threading.Event()  # whether an answer is what comes back
                 for source, sink in ((near, far), (far, near)):
-                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+                    threading.Thread(target=self._pump, args=(source, sink, asked), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, asked: threading.Event) -> None:
+        passed = 0
         with contextlib.suppress(OSError):
-            while data := source.recv(200 if self._slow.is_set() else 65_536):
-                time.sleep(0.2 * self._slow.is_set())
+            while data := source.recv(200 if asked.is_set() else 65_536):
+                if b"POST /api/chat" in data:
+                    asked.set()
+                passed += len(data) * asked.is_set()
+                time.sleep(2.0 if self.slow and passed > 2_000 else 0)
                 sink.sendall(data)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
@@ -289,7 +294,7 @@ def open_chat(page: Page, serve: Serve, line: Line) -> None:
 @pytest.mark.engine
 def test_an_answer_goes_on_through_a_reload_and_can_be_stopped(page: Page, serve: Serve, line: Line) -> None:
     open_chat(page, serve, line)
-    line.slow_down()
+    line.slow = True
     ask(page, "Write a very long story about a lighthouse and its keeper.")
     expect(page.get_by_text(re.compile(r"\w+ \w+ \w+ ▌"))).to_be_visible(timeout=GENERATED)
     expect(page.get_by_test_id("stChatInputTextArea")).to_be_disabled()
@@ -309,6 +314,7 @@ def test_an_answer_goes_on_through_a_reload_and_can_be_stopped(page: Page, serve
 def test_ollama_ending_in_mid_answer_loses_nothing_and_is_found_again(page: Page, serve: Serve, line: Line, ollama: OllamaEngine) -> None:
     open_chat(page, serve, line)
     expect(page.get_by_text(f"Ollama {ollama.version()}")).to_be_visible()
+    line.slow = True
     ask(page, "Write a very long story about a lighthouse and its keeper.")
     expect(page.get_by_text(re.compile(r"\w+ \w+ \w+ ▌"))).to_be_visible(timeout=GENERATED)
 
@@ -319,6 +325,7 @@ def test_ollama_ending_in_mid_answer_loses_nothing_and_is_found_again(page: Page
     expect(page.get_by_test_id("stBottom").get_by_text(f"{HOST}:{line.port}")).to_be_visible()
     assert ConversationLogger().turns() == []
 
+    line.slow = False
     line.mend()
     expect(page.get_by_text("Nobody can answer now")).to_have_count(0)
     page.get_by_role("button", name="Ask again").click()
