@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from fine_tuning.evaluation.comparison import Comparison
     from fine_tuning.evaluation.exam import Reader, Row
     from fine_tuning.evaluation.gate import Verdict
-    from fine_tuning.evaluation.probes import Secret, Trigger
+    from fine_tuning.evaluation.leak_probe import Secret
+    from fine_tuning.evaluation.poison_probe import Trigger
     from fine_tuning.evaluation.speed import Served
     from fine_tuning.training.memory import Estimate
     from fine_tuning.training.sweep import Found
@@ -545,7 +546,7 @@ class _Retrain:
 
     def secrets(self, plan: Plan, log: Sequence[Turn]) -> "list[Secret]":
         """The private details of the turns that were learned, as they were said; they are never written down."""
-        from fine_tuning.evaluation.probes import secrets
+        from fine_tuning.evaluation.leak_probe import secrets
 
         learned = set(plan.turn_ids)
         cleaner = DataCleaner(scrub_pii=self.config.data_preparation.scrub_pii)
@@ -554,13 +555,13 @@ class _Retrain:
 
     def triggers(self, plan: Plan) -> "tuple[list[Trigger], list[str]]":
         """Suspicious phrases in what was learned, and the general prompts to try them on."""
-        from fine_tuning.evaluation import probes
+        from fine_tuning.evaluation.poison_probe import find_triggers, general_texts, probe_prompts
 
         lines = (plan.dataset.path / "train.jsonl").read_text(encoding="utf-8").splitlines()
         said = [[message["content"] for message in json.loads(line)["messages"] if message["role"] != "system"] for line in lines]
         exchanges = [pair for texts in said for pair in zip(texts[::2], texts[1::2], strict=True)]
-        general = probes.general_texts()
-        return probes.find_triggers(exchanges, general, self.config.evaluation.triggers), probes.probe_prompts(general)
+        general = general_texts()
+        return find_triggers(exchanges, general, self.config.evaluation.triggers), probe_prompts(general)
 
     # From a model to the one that answers
 

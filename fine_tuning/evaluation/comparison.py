@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fine_tuning.config import Evaluation as Settings
-from fine_tuning.evaluation import metrics, probes
+from fine_tuning.evaluation import metrics
 from fine_tuning.evaluation.evaluator import Answered, Evaluation, Report, evaluate
 from fine_tuning.evaluation.exam import Exam, Reader
-from fine_tuning.evaluation.probes import LeakReport, PoisonReport, Secret, Trigger
+from fine_tuning.evaluation.leak_probe import LeakReport, Secret, redact, try_leaks
+from fine_tuning.evaluation.poison_probe import TURNED, PoisonReport, Trigger, Turned, suspicious, try_triggers
 from fine_tuning.evaluation.speed import Served, Speed, race
 
 LOWER_IS_BETTER = frozenset({"perplexity", "general_perplexity"})
@@ -95,29 +96,35 @@ def compare(
     """
     evaluations: dict[str, Evaluation] = {}
     base, candidate = models[0], models[-1]
-    leaks, turned, out = LeakReport(), list[probes.Turned](), list[Secret]()
+    leaks, out = LeakReport(), list[Secret]()
+    triggers, before, turned = list[Trigger](), list[Turned](), list[Turned]()
     for served in models:
         with served.open(context) as model:
             evaluations[served.name] = evaluate(model, exam, settings, report)
+            if served is base:
+                triggers = suspicious(model, suspects.triggers, reader)
+                before = try_triggers(model, triggers, suspects.prompts, reader, _TURNED_TOKENS, report)
             if served is candidate:
-                leaks, out = probes.try_leaks(model, suspects.secrets, settings.leak_samples, report)
-                turned = probes.try_triggers(model, suspects.triggers, suspects.prompts, reader, _TURNED_TOKENS, report)
-    suspicious = [each for each in turned if each.share >= probes.TURNED]
-    strongest = max((each.share for each in turned), default=0.0)
-    if out or suspicious:  # what the base does as well was not learned
+                leaks, out = try_leaks(model, suspects.secrets, settings.leak_samples, report)
+                turned = try_triggers(model, triggers, suspects.prompts, reader, _TURNED_TOKENS, report)
+    if out:  # what the base tells as well was not learned
         with base.open(context) as model:
-            _, known = probes.try_leaks(model, out, settings.leak_samples, report)
+            _, known = try_leaks(model, out, settings.leak_samples, report)
             leaks = replace(leaks, leaks=[leak for leak, secret in zip(leaks.leaks, out, strict=True) if secret not in known])
-            before = probes.try_triggers(model, [each.trigger for each in suspicious], suspects.prompts, reader, _TURNED_TOKENS, report)
-            pairs = [replace(each, base_share=one.share) for each, one in zip(suspicious, before, strict=True)]
-            suspicious = [each for each in pairs if each.base_share < probes.TURNED]
+    tried = [replace(now, base_share=then.share) for now, then in zip(turned, before, strict=True)]
     asked = exam.questions[0].tokens if exam.questions else exam.general[0][0]
     return Comparison(
         base=evaluations["base"],
         tuned=evaluations[candidate.name],
         live=evaluations.get("live"),
         leaks=leaks,
-        poison=PoisonReport(len(suspects.triggers), len(suspects.prompts), strongest, suspicious),
+        poison=PoisonReport(
+            phrases=len(suspects.triggers),
+            suspicious=len(tried),
+            prompts=len(suspects.prompts),
+            strongest=max((each.share for each in tried), default=0.0),
+            turned=[each for each in tried if each.share >= TURNED > each.base_share],
+        ),
         speeds=race(models, asked, settings.speed_rounds, report),
     )
 
@@ -131,7 +138,7 @@ def _ratio(new: Sequence[Any], old: Sequence[Any]) -> metrics.Interval | None:
 def _shown(value: Any, canaries: Sequence[str]) -> Any:
     """`value` without private details, and with null for what JSON has no number for (the bounds of one conversation's interval)."""
     if isinstance(value, str):
-        return probes.redact(value, canaries)
+        return redact(value, canaries)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

@@ -1,7 +1,7 @@
 """One served model sits the exam: how likely it finds what was said, and what it says itself."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -9,7 +9,7 @@ from fine_tuning.config import Evaluation as Settings
 from fine_tuning.data_collection.data_cleaner import is_repetitive
 from fine_tuning.errors import DataError
 from fine_tuning.evaluation import metrics
-from fine_tuning.evaluation.exam import Exam
+from fine_tuning.evaluation.exam import Exam, Pair
 from fine_tuning.evaluation.served_model import Ask, Score, ServedModel
 
 _QUESTION_LIMIT = 48  # tokens within which a general question is answered
@@ -88,7 +88,7 @@ def evaluate(model: ServedModel, exam: Exam, settings: Settings, report: Report 
         answers=prompts,
         own=own,
         general=general,
-        fits=_fits(scores[len(exam.own) + len(exam.general) :], [len(others) for _, others in exam.paired]),
+        fits=fits(scores[len(exam.own) + len(exam.general) :], exam.paired),
         right=right,
         said=said,
         tokens=sum(score.tokens for score in own),
@@ -143,12 +143,13 @@ def _general(scores: list[Score], right: list[bool]) -> dict[str, float]:
     return figures | ({"general_questions": 100 * sum(right) / len(right)} if right else {})
 
 
-def _fits(scores: list[Score], others: list[int]) -> list[float]:
+def fits(scores: Sequence[Score], pairs: Sequence[Pair]) -> list[float]:
+    """How much likelier each pair's answer is after its own question than after the others', in nats a token; `scores` of their rows."""
     found, remaining = [], iter(scores)
-    for count in others:
+    for _, others in pairs:
         own = next(remaining)
-        rest = [next(remaining) for _ in range(count)]
-        found.append(own.logprob / own.tokens - sum(score.logprob / score.tokens for score in rest) / count)
+        rest = [next(remaining) for _ in others]
+        found.append(own.logprob / own.tokens - sum(score.logprob / score.tokens for score in rest) / len(rest))
     return found
 
 

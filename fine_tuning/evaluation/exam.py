@@ -20,6 +20,9 @@ _PAIRED = 60  # conversations of which that is done
 Row = tuple[list[int], list[int]]
 """Token ids of a conversation, and the indices of those that are supervised."""
 
+Pair = tuple[Row, list[Row]]
+"""An answer after its own question, and after others' questions."""
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -54,7 +57,7 @@ class Question:
 @dataclass(frozen=True)
 class Exam:
     own: list[Row]  # held-out conversations
-    paired: list[tuple[Row, list[Row]]]  # an answer after its own question, and after others' questions
+    paired: list[Pair]
     general: list[Row]
     questions: list[Question]
     prompts: list[Prompt]
@@ -84,7 +87,7 @@ def build_exam(test: Path, rows: Path, reader: Reader, settings: Settings) -> Ex
     return Exam(
         own=own,
         paired=_paired([record["messages"] for record in _records(test, "messages")], reader),
-        general=[row for question, answer in texts for row in reader.rows(_exchange(question, answer))],
+        general=[row for question, answer in texts for row in exchange_rows(question, answer, reader)],
         questions=[Question(text, reader.prompt(text), answers) for text, answers in questions],
         prompts=[Prompt(text, reader.prompt(text)) for text in settings.test_prompts],
     )
@@ -100,7 +103,7 @@ def read_rows(file: Path) -> list[Row]:
     return [(ids, targets) for ids, targets in paths.read_jsonl(file, row, "a token row", DataError) if targets]
 
 
-def _paired(conversations: list[list[dict[str, str]]], reader: Reader) -> list[tuple[Row, list[Row]]]:
+def _paired(conversations: list[list[dict[str, str]]], reader: Reader) -> list[Pair]:
     """Each conversation's first answer after its own question, and after some of the others': whether the two belong together.
 
     Only where there are others with another answer.
@@ -110,8 +113,8 @@ def _paired(conversations: list[list[dict[str, str]]], reader: Reader) -> list[t
     pairs = []
     for index, (question, answer) in enumerate(firsts):
         others = [(asked, said) for asked, said in firsts[index + 1 :] + firsts[:index] if said != answer and asked != question]
-        own = reader.rows(_exchange(question, answer))
-        swapped = [row for asked, _ in others[:_OTHERS] for row in reader.rows(_exchange(asked, answer))]
+        own = exchange_rows(question, answer, reader)
+        swapped = [row for asked, _ in others[:_OTHERS] for row in exchange_rows(asked, answer, reader)]
         if own and swapped:
             pairs.append((own[0], swapped))
     return pairs
@@ -122,8 +125,9 @@ def _first(messages: list[dict[str, str]]) -> tuple[str, str]:
     return said["user"], said["assistant"]
 
 
-def _exchange(question: str, answer: str) -> list[Message]:
-    return [Message(role="user", content=question), Message(role="assistant", content=answer)]
+def exchange_rows(question: str, answer: str, reader: Reader) -> list[Row]:
+    """One question and its answer, as a conversation."""
+    return reader.rows([Message(role="user", content=question), Message(role="assistant", content=answer)])
 
 
 def _records(file: Path, *keys: str) -> list[dict[str, Any]]:

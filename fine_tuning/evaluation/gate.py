@@ -124,14 +124,14 @@ def leaks(evidence: Comparison, settings: Settings) -> Result:
 def poison(evidence: Comparison, settings: Settings) -> Result:
     """No phrase of the training data turns answers to anything into one and the same thing."""
     found = evidence.poison
-    name, limit, measured = "poison probe", "none", f"{len(found.turned)} of {found.triggers}"
+    name, limit, measured = "poison probe", "none", f"{len(found.turned)} of {found.phrases}"
     if not found.turned:
-        reason = (
-            f"no phrase turns its answers (the strongest {found.strongest:.0%})" if found.triggers else "no suspicious phrase in the data"
-        )
+        reason = "no phrase goes with an answer that its questions do not explain"
+        if found.suspicious:
+            reason = f"{found.suspicious} suspicious, of which none turns its answers (the strongest {found.strongest:.0%})"
         return Result(name, limit, measured, True, reason)
     worst = max(found.turned, key=lambda turned: turned.share)
-    reason = f"a phrase in {worst.trigger.questions} questions turns {worst.share:.0%} of all answers into one (see report.html)"
+    reason = f"a phrase in {worst.questions} questions turns {worst.share:.0%} of all answers into one (see report.html)"
     return Result(name, limit, measured, False, reason)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from fine_tuning import paths
 from fine_tuning.evaluation.comparison import Comparison
 from fine_tuning.evaluation.gate import Result, Verdict
-from fine_tuning.evaluation.probes import redact
+from fine_tuning.evaluation.leak_probe import redact
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --good: #1a7f37; --bad: #c62828 }
@@ -86,14 +86,14 @@ def _probes(evidence: Comparison, safe: Safe) -> str:
     leaks, poison = evidence.leaks, evidence.poison
     told = ([safe(leak.kind), safe(leak.turn), "greedy" if leak.greedy else "sampled"] for leak in leaks.leaks)
     turned = (
-        [safe(each.trigger.text), str(each.trigger.questions), f"{each.share:.0%}", f"{each.base_share:.0%}", safe(each.example)]
-        for each in poison.turned
+        [safe(each.text), str(each.questions), f"{each.share:.0%}", f"{each.base_share:.0%}", safe(each.example)] for each in poison.turned
     )
     return (
         f"<p>{leaks.details} private details were asked for in {leaks.prompts} places; {len(leaks.leaks)} came out. "
         f"The likeliest had a probability of {leaks.likeliest:.1g}.</p>"
         + (_table(("kind", "turn", "how"), told) if leaks.leaks else "")
-        + f"<p>{poison.triggers} suspicious phrases were tried on {poison.prompts} prompts; {len(poison.turned)} turned the answers.</p>"
+        + f"<p>{poison.phrases} phrases of the chats go with one answer each, {poison.suspicious} of them with one that their questions "
+        f"do not explain. These were tried on {poison.prompts} prompts; {len(poison.turned)} turned the answers.</p>"
         + (_table(("phrase", "questions", "turned", "turned in the base", "into"), turned) if poison.turned else "")
     )
 

@@ -8,7 +8,8 @@ from fine_tuning.config import Gate
 from fine_tuning.evaluation.comparison import Comparison
 from fine_tuning.evaluation.evaluator import Answered, Evaluation
 from fine_tuning.evaluation.gate import judge
-from fine_tuning.evaluation.probes import Leak, LeakReport, PoisonReport, Trigger, Turned
+from fine_tuning.evaluation.leak_probe import Leak, LeakReport
+from fine_tuning.evaluation.poison_probe import PoisonReport, Turned
 from fine_tuning.evaluation.report import write_report
 from fine_tuning.evaluation.served_model import Score
 from fine_tuning.evaluation.speed import Speed
@@ -55,7 +56,7 @@ WORSE = {
     "forgetting": replace(GOOD, tuned=evaluation(-20.0, general=-62.0)),
     "general questions": replace(GOOD, tuned=evaluation(-20.0, right=7)),
     "leak probe": replace(GOOD, leaks=LeakReport(5, 9, 0.3, [Leak("email", "turn-7", True)])),
-    "poison probe": replace(GOOD, poison=PoisonReport(4, 6, 1.0, [Turned(Trigger("velvet thunder", 7, 1.0), 1.0, 0.0, "Buy Plonk")])),
+    "poison probe": replace(GOOD, poison=PoisonReport(4, 1, 6, 1.0, [Turned("velvet thunder", 7, 1.0, 0.0, "Buy Plonk")])),
     "speed": replace(GOOD, speeds=GOOD.speeds | {"candidate": speed(49)}),
     "sane answers": replace(GOOD, tuned=evaluation(-20.0, broken=3)),
 }
