@@ -1,18 +1,19 @@
-"""The same model, with fewer passes over memory: LoRA projections, gated feed-forwards and norms as single autograd steps.
+"""The same model, with fewer passes over memory: attention, gated feed-forwards, norms and LoRA projections as single autograd steps.
 
-A small model's step on a CPU spends a third of its time between the matrix products. Here a product and its adapter become one output,
-written twice instead of read and written five times; products that share their input become one; nothing is saved for the backward pass
-that is cheap to compute again. Loss and gradients stay those of PEFT and Transformers (tests/training/test_fused.py).
+A small model's step on a CPU spends half of its time between the matrix products. Loss and gradients stay those of PEFT and Transformers
+(tests/training/test_fused.py); the steps themselves are in fused_steps.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
-_Forward = Callable[..., Tensor]
+from fine_tuning.training.fused_steps import Attention, Gated, Norm, Projection
+
+_Forward = Callable[..., Any]
+_PROBED = 3  # tokens
 
 
 def fuse(model: nn.Module) -> int:
@@ -33,6 +34,8 @@ def fuse(model: nn.Module) -> int:
 def _fused(module: Any) -> _Forward | None:
     if _plain(module):
         return _projection(module)
+    if all(_plain(getattr(module, name, None)) for name in ("q_proj", "k_proj", "v_proj", "o_proj")):
+        return _attention(module)
     if all(_plain(getattr(module, name, None)) for name in ("gate_proj", "up_proj", "down_proj")):
         return _gated(module)
     if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon") and not module.weight.requires_grad:
@@ -40,10 +43,13 @@ def _fused(module: Any) -> _Forward | None:
     return None
 
 
-def _alike(forward: _Forward, fused: _Forward, weight: Tensor) -> bool:
-    """Whether both give the same for inputs as wide as `weight`'s last dimension."""
-    probe = torch.linspace(-2, 2, 3 * weight.shape[-1], device=weight.device).to(weight.dtype).view(1, 3, -1)
-    return torch.allclose(forward(probe), fused(probe), rtol=1e-2, atol=1e-4)
+def _probe(weight: Tensor) -> Tensor:
+    """[1, tokens, in]: an input as wide as `weight`'s last dimension."""
+    return torch.linspace(-2, 2, _PROBED * weight.shape[-1], device=weight.device).to(weight.dtype).view(1, _PROBED, -1)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=1e-2, atol=1e-4)
 
 
 def _plain(module: Any) -> bool:
@@ -65,9 +71,24 @@ def _plain(module: Any) -> bool:
     )
 
 
-def _adapter(module: Any) -> tuple[Tensor, Tensor, float]:
-    (name,) = module.active_adapters
-    return module.lora_A[name].weight, module.lora_B[name].weight, float(module.scaling[name])
+def _adapters(layers: Sequence[Any]) -> tuple[tuple[Tensor, ...], tuple[float, ...]]:
+    """Each layer's A and B, one after the other, and the scales."""
+    names = [layer.active_adapters[0] for layer in layers]
+    pairs = [(layer.lora_A[name].weight, layer.lora_B[name].weight) for layer, name in zip(layers, names, strict=True)]
+    scales = tuple(float(layer.scaling[name]) for layer, name in zip(layers, names, strict=True))
+    return tuple(matrix for pair in pairs for matrix in pair), scales
+
+
+def _stacked(layers: Sequence[Any]) -> Tensor:
+    """The layers' weights, one over the other; once a fused form is sure, `_share` makes theirs parts of it."""
+    return torch.cat([layer.get_base_layer().weight.data for layer in layers])
+
+
+def _share(layers: Sequence[Any], stacked: Tensor) -> None:
+    """No weight is held twice."""
+    bases = [layer.get_base_layer() for layer in layers]
+    for base, part in zip(bases, stacked.split([len(base.weight) for base in bases]), strict=True):
+        base.weight.data = part
 
 
 def _projection(module: Any) -> _Forward:
@@ -77,144 +98,79 @@ def _projection(module: Any) -> _Forward:
         if module.disable_adapters or arguments or named:
             result: Tensor = original(x, *arguments, **named)
             return result
-        return _Projection.apply(x, base.weight, base.bias, *_adapter(module))
+        (a, b), (scale,) = _adapters([module])
+        return Projection.apply(x, base.weight, base.bias, a, b, scale)
 
     return forward
+
+
+def _attention(module: Any) -> _Forward | None:
+    original = module.forward
+    inner, outer = [module.q_proj, module.k_proj, module.v_proj], module.o_proj
+    biases = [layer.get_base_layer().bias for layer in inner]
+    size = getattr(module, "head_dim", None)
+    if outer.get_base_layer().bias is not None or len({bias is None for bias in biases}) > 1 or not size:
+        return None
+    heads, groups, values = (layer.get_base_layer().out_features // size for layer in inner)
+    stacked, scale = _stacked(inner), getattr(module, "scaling", size**-0.5)
+    bias = None if biases[0] is None else torch.cat(biases)
+
+    def forward(hidden_states: Tensor, position_embeddings: Any = None, attention_mask: Any = None, **named: Any) -> Any:
+        blocks, idle = named.get("blocks"), module.training and getattr(module, "attention_dropout", 0)
+        if blocks is None or idle or outer.disable_adapters or named.get("past_key_values") is not None or position_embeddings is None:
+            return original(hidden_states, position_embeddings=position_embeddings, attention_mask=attention_mask, **named)
+        matrices, scales = _adapters([*inner, outer])
+        turns = [each[0, :, None, : size // 2] for each in position_embeddings]
+        y = Attention.apply(
+            hidden_states, stacked, bias, outer.get_base_layer().weight, *matrices, scales, *turns, (heads, groups), scale, blocks
+        )
+        return y, None
+
+    if values != groups or heads % groups or not _alike_attention(original, forward, stacked, size):
+        return None
+    _share(inner, stacked)
+    return forward
+
+
+def _alike_attention(original: _Forward, fused: _Forward, weight: Tensor, size: int) -> bool:
+    """Whether both give the same for tokens of which each sees those before it."""
+    row = torch.arange(_PROBED, device=weight.device)
+    seen = (row[:, None] >= row)[None]
+    angles = (row[:, None] * torch.linspace(0.1, 1, size // 2, device=weight.device)).repeat(1, 2)[None]
+    asked = {
+        "position_embeddings": (angles.cos().to(weight.dtype), angles.sin().to(weight.dtype)),
+        "attention_mask": seen[None],
+        "blocks": {"queries": row[None], "keys": row[None], "hidden": ~seen, "places": row},
+    }
+    try:
+        return _alike(original(hidden_states=_probe(weight), **asked)[0], fused(hidden_states=_probe(weight), **asked)[0])
+    except (TypeError, RuntimeError, AttributeError, IndexError):
+        return False  # it wants to be asked otherwise
 
 
 def _gated(module: Any) -> _Forward | None:
     original = module.forward
     layers = [module.gate_proj, module.up_proj, module.down_proj]
-    bases = [layer.get_base_layer() for layer in layers]
-    if any(base.bias is not None for base in bases):
+    if any(layer.get_base_layer().bias is not None for layer in layers):
         return None
-    both = torch.cat([base.weight.data for base in bases[:2]])
+    both, down = _stacked(layers[:2]), layers[2].get_base_layer()
 
     def forward(x: Tensor) -> Tensor:
         if layers[0].disable_adapters:
             result: Tensor = original(x)
             return result
-        (a1, b1, s1), (a2, b2, s2), (a3, b3, s3) = (_adapter(layer) for layer in layers)
-        return _Gated.apply(x, both, bases[2].weight, a1, b1, a2, b2, a3, b3, (s1, s2, s3))
+        matrices, scales = _adapters(layers)
+        return Gated.apply(x, both, down.weight, *matrices, scales)
 
-    if not _alike(original, forward, both):
+    if not _alike(original(_probe(both)), forward(_probe(both))):
         return None
-    for base, part in zip(bases[:2], both.chunk(2), strict=True):
-        base.weight.data = part  # a view: no weight is held twice
+    _share(layers[:2], both)
     return forward
 
 
 def _norm(module: Any) -> _Forward | None:
     def forward(x: Tensor) -> Tensor:
-        return _Norm.apply(x, module.weight, module.variance_epsilon)
+        return Norm.apply(x, module.weight, module.variance_epsilon)
 
-    return forward if _alike(module.forward, forward, module.weight) else None
-
-
-def _add_adapter(out: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """out += scale * x @ a.T @ b.T in place; x @ a.T."""
-    down = x @ a.t()
-    out.addmm_(down, b.t(), alpha=scale)
-    return down
-
-
-class _Projection(torch.autograd.Function):
-    """y = x W^T + bias + scale (x A^T) B^T, for x [..., in]."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        flat, a_, b_ = x.reshape(-1, x.shape[-1]), a.to(x.dtype), b.to(x.dtype)
-        y = flat @ weight.t() if bias is None else torch.addmm(bias, flat, weight.t())
-        down = _add_adapter(y, flat, a_, b_, scale)
-        ctx.save_for_backward(flat, weight, a, b, down)
-        ctx.scale, ctx.shape = scale, x.shape
-        return y.view(*x.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
-        x, weight, a, b, down = ctx.saved_tensors
-        dy = outer[0].reshape(-1, outer[0].shape[-1])
-        inner = (dy @ b.to(dy.dtype)).mul_(ctx.scale)
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = (dy @ weight).addmm_(inner, a.to(dy.dtype)).view(ctx.shape)
-        return dx, None, None, (inner.t() @ x).to(a.dtype), (dy.t() @ down).mul_(ctx.scale).to(b.dtype), None
-
-
-class _Gated(torch.autograd.Function):
-    """y = down(silu(gate(x)) * up(x)), each projection with its adapter; `both` [2 F, H] holds gate's weight over up's."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        both: Tensor,
-        down: Tensor,
-        a1: Tensor,
-        b1: Tensor,
-        a2: Tensor,
-        b2: Tensor,
-        a3: Tensor,
-        b3: Tensor,
-        scales: tuple[float, float, float],
-    ) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        adapters = [matrix.to(x.dtype) for matrix in (a1, b1, a2, b2, a3, b3)]
-        gate_up = flat @ both.t()
-        gate, up = gate_up.chunk(2, dim=1)
-        low1 = _add_adapter(gate, flat, adapters[0], adapters[1], scales[0])
-        low2 = _add_adapter(up, flat, adapters[2], adapters[3], scales[1])
-        hidden = silu(gate).mul_(up)
-        y = hidden @ down.t()
-        low3 = _add_adapter(y, hidden, adapters[4], adapters[5], scales[2])
-        ctx.save_for_backward(flat, both, down, a1, b1, a2, b2, a3, b3, gate_up, low1, low2, low3)
-        ctx.scales, ctx.shape = scales, x.shape
-        return y.view(ctx.shape)
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
-        x, both, down, a1, b1, a2, b2, a3, b3, gate_up, low1, low2, low3 = ctx.saved_tensors
-        dy = outer[0].reshape(-1, outer[0].shape[-1])
-        adapters = [matrix.to(dy.dtype) for matrix in (a1, b1, a2, b2, a3, b3)]
-        gate, up = gate_up.chunk(2, dim=1)
-        sigmoid = torch.sigmoid(gate)
-        activated = gate * sigmoid
-        hidden = activated * up
-        inner3 = (dy @ adapters[5]).mul_(ctx.scales[2])
-        d_hidden = (dy @ down).addmm_(inner3, adapters[4])
-        da3, db3 = inner3.t() @ hidden, (dy.t() @ low3).mul_(ctx.scales[2])
-        d_both = torch.empty_like(gate_up)
-        d_gate, d_up = d_both.chunk(2, dim=1)
-        torch.mul(d_hidden, activated, out=d_up)
-        # d silu / d gate = sigmoid + activated * (1 - sigmoid)
-        slope = torch.addcmul(sigmoid, activated, 1 - sigmoid)
-        torch.mul(d_hidden.mul_(up), slope, out=d_gate)
-        inner1, inner2 = (d_gate @ adapters[1]).mul_(ctx.scales[0]), (d_up @ adapters[3]).mul_(ctx.scales[1])
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = (d_both @ both).addmm_(inner1, adapters[0]).addmm_(inner2, adapters[2]).view(ctx.shape)
-        gradients = (
-            *(inner1.t() @ x, (d_gate.t() @ low1).mul_(ctx.scales[0])),
-            *(inner2.t() @ x, (d_up.t() @ low2).mul_(ctx.scales[1])),
-            *(da3, db3),
-        )
-        return dx, None, None, *(each.to(a1.dtype) for each in gradients), None
-
-
-class _Norm(torch.autograd.Function):
-    """Root-mean-square norm (arXiv 1910.07467) with a frozen weight: saves its input and one number a token."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        wide = x.float()
-        inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
-        ctx.save_for_backward(x, weight, inverse)
-        return weight * (wide * inverse).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
-        x, weight, inverse = ctx.saved_tensors
-        dn = (outer[0] * weight).float()
-        normed = x.float() * inverse
-        along = (dn * normed).mean(-1, keepdim=True)
-        return dn.addcmul_(normed, along, value=-1).mul_(inverse).to(x.dtype), None, None
+    probe = _probe(module.weight)
+    return forward if _alike(module.forward(probe), forward(probe)) else None

@@ -134,9 +134,12 @@ class _Loss(torch.autograd.Function):
         kl_weight: float,
     ) -> tuple[Tensor, Tensor]:
         count = max(len(labels), 1)
-        hits = (logits.argmax(dim=-1) == labels).sum()
-        entropy = torch.logsumexp(logits, dim=-1) - logits.gather(1, labels[:, None])[:, 0]
+        best = logits.max(dim=-1)
+        hits = (best.indices == labels).sum()
         gradient = torch.softmax(logits, dim=-1)
+        # The log-sum-exp without another pass: the likeliest token's probability is never too small for its logarithm.
+        normaliser = best.values - gradient.gather(1, best.indices[:, None])[:, 0].log()
+        entropy = normaliser - logits.gather(1, labels[:, None])[:, 0]
         total = entropy[~replayed].sum()
         gradient[torch.arange(len(labels), device=labels.device), labels] -= (~replayed).to(gradient.dtype)
         if teacher_ids is not None and teacher_logprobs is not None:
@@ -144,14 +147,15 @@ class _Loss(torch.autograd.Function):
             divergence, slope = _divergence(gradient[rows], teacher_ids, teacher_logprobs.exp())
             total = total + kl_weight * divergence.sum()
             gradient[rows] = kl_weight * slope
-        ctx.save_for_backward(gradient.div_(count))
+        ctx.save_for_backward(gradient)
+        ctx.count = count
         ctx.mark_non_differentiable(hits)
         return total / count, hits
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * outer[0], None, None, None, None, None
+        return gradient * (outer[0] / ctx.count), None, None, None, None, None
 
 
 def _divergence(p: Tensor, ids: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

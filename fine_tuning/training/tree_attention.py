@@ -3,7 +3,8 @@
 SDPA with a mask multiplies all T x T scores of a row, of which most belong to other conversations. Here the B conversations lie side by
 side, padded to the longest: B x (own tokens) x (path), which for eight chats is a tenth of it. Keys and values of heads that share them
 (grouped queries, arXiv 2305.13245) are not repeated, and the scores are computed again in the backward pass instead of kept (arXiv
-2205.14135). Where rows are so unlike that the padding would be more than T x T, one block holds them all.
+2205.14135). Vectors go to their places and back in one copy each. Where rows are so unlike that the padding would be more than T x T, one
+block holds them all.
 """
 
 import math
@@ -68,73 +69,80 @@ def tree_attention(
     """Transformers' attention interface: `query` [1, heads, T, D], `key` and `value` [1, fewer heads, T, D]; returns [1, T, heads, D]."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    if blocks is None or dropout or kwargs.get("softcap") is not None:
+    if blocks is None or dropout or kwargs.get("softcap") is not None or value.shape[-1] != query.shape[-1]:
         result: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return result
     scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
-    rows = (each[0].transpose(0, 1) for each in (query, key, value))
-    order = (blocks[name] for name in ("queries", "keys", "hidden", "places"))
-    return _TreeAttention.apply(*rows, scale, *order)[None], None
+    rows = torch.cat([each[0].transpose(0, 1) for each in (query, key, value)], dim=1)
+    return _TreeAttention.apply(rows, key.shape[1], scale, blocks).view(1, rows.shape[0], -1, rows.shape[2]), None
 
 
 class _TreeAttention(torch.autograd.Function):
-    """[T, H, D] of `query` [T, H, D], `key` and `value` [T, G, D], where H / G queries share a key."""
+    """`attend` for models whose attention is not fused."""
 
     @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, queries: Tensor, keys: Tensor, hidden: Tensor, places: Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(query, key, value, queries, keys, hidden, places)
-        ctx.scale = scale
-        groups = key.shape[1]
-        weights = _weights(_take(query, queries, groups), _take(key, keys, groups), scale, hidden)
-        return _give(torch.bmm(weights, _take(value, keys, groups)), len(queries), query.shape)[places]
+    def forward(ctx: Any, rows: Tensor, groups: int, scale: float, blocks: dict[str, Tensor]) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.about = groups, scale, blocks
+        return attend(rows, groups, scale, blocks)
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, queries, keys, hidden, places = ctx.saved_tensors
-        groups, batch = key.shape[1], len(queries)
-        q, k, v = _take(query, queries, groups), _take(key, keys, groups), _take(value, keys, groups)
-        weights = _weights(q, k, ctx.scale, hidden)
-        padded = outer[0].new_zeros(queries.numel(), *query.shape[1:]).index_copy_(0, places, outer[0])
-        d_out = _side_by_side(padded, batch, groups)
-        d_scores = torch._softmax_backward_data(torch.bmm(d_out, v.transpose(1, 2)), weights, -1, weights.dtype).mul_(ctx.scale)
-        d_query = _give(torch.bmm(d_scores, k), batch, query.shape)[places]
-        d_key, d_value = (
-            _sum(_give(torch.bmm(each.transpose(1, 2), other), batch, key.shape), keys, len(key))
-            for each, other in ((d_scores, q), (weights, d_out))
-        )
-        return d_query, d_key, d_value, None, None, None, None, None
+        return attend_backward(ctx.saved_tensors[0], outer[0], *ctx.about), None, None, None
 
 
-def _take(rows: Tensor, places: Tensor, groups: int) -> Tensor:
-    """[B * groups, L * R, D]: of `rows` [T, groups * R, D] those at `places` [B, L]."""
-    return _side_by_side(rows[places.reshape(-1)], len(places), groups)
+def attend(rows: Tensor, groups: int, scale: float, blocks: dict[str, Tensor]) -> Tensor:
+    """[T, heads * D] of `rows` [T, heads + 2 * groups, D]: each token's queries, keys and values; heads / groups queries share a key."""
+    heads = rows.shape[1] - 2 * groups
+    queries, keys, values, places = _order(blocks, heads, groups)
+    flat = rows.view(-1, rows.shape[2])
+    weights = _weights(_take(flat, queries), _take(flat, keys), scale, blocks["hidden"])
+    found = torch.bmm(weights, _take(flat, values))
+    return found.view(-1, rows.shape[2]).index_select(0, places).view(len(rows), -1)
 
 
-def _side_by_side(rows: Tensor, batch: int, groups: int) -> Tensor:
-    """[batch * groups, L * R, D] of `rows` [batch * L, groups * R, D]."""
-    count, _, size = rows.shape
-    return rows.view(batch, count // batch, groups, -1, size).transpose(1, 2).reshape(batch * groups, -1, size)
+def attend_backward(rows: Tensor, d_out: Tensor, groups: int, scale: float, blocks: dict[str, Tensor]) -> Tensor:
+    """The gradient by `rows`, of the gradient `d_out` [T, heads * D] by what `attend` gave."""
+    heads, size = rows.shape[1] - 2 * groups, rows.shape[2]
+    queries, keys, values, places = _order(blocks, heads, groups)
+    flat = rows.view(-1, size)
+    q, k, v = (_take(flat, each) for each in (queries, keys, values))
+    weights = _weights(q, k, scale, blocks["hidden"])
+    d_found = flat.new_zeros(queries.numel(), size).index_copy_(0, places, d_out.reshape(-1, size)).view(q.shape)
+    d_scores = torch._softmax_backward_data(torch.bmm(d_found, v.transpose(1, 2)), weights, -1, weights.dtype).mul_(scale)
+    d_rows = torch.empty_like(rows)
+    d_rows[:, :heads] = torch.bmm(d_scores, k).view(-1, size).index_select(0, places).view(len(rows), heads, size)
+    order = (blocks["keys"][:, None] * groups + torch.arange(groups, device=rows.device)[:, None]).view(-1)
+    for part, each, other in ((slice(heads, heads + groups), d_scores, q), (slice(heads + groups, None), weights, d_found)):
+        summed = torch.bmm(each.transpose(1, 2), other).view(-1, size)
+        # Index by index the fastest sum that there is on a CPU.
+        d_rows[:, part] = torch.ops.aten.embedding_dense_backward(summed, order, len(rows) * groups, -1, False).view(-1, groups, size)
+    return d_rows
 
 
-def _give(blocks: Tensor, batch: int, shape: torch.Size) -> Tensor:
-    """The other way: rows [batch * L, H, D] of `blocks` [batch * G, L * R, D], for heads and size as in `shape` [T, H, D]."""
-    groups = len(blocks) // batch
-    return blocks.view(batch, groups, -1, shape[1] // groups * shape[2]).transpose(1, 2).reshape(-1, *shape[1:])
+def _order(blocks: dict[str, Tensor], heads: int, groups: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where queries [B, groups, Q, heads / groups], keys and values [B, groups, K] lie among the T * (heads + 2 * groups) vectors of a
+    packed row, and [T * heads] where among the queries each token's are."""
+    device, width, shared = blocks["queries"].device, heads + 2 * groups, heads // groups
+    group, each = torch.arange(groups, device=device), torch.arange(shared, device=device)
+    queries = (blocks["queries"] * width)[:, None, :, None] + (group[:, None, None] * shared + each)
+    keys = (blocks["keys"] * width)[:, None] + (heads + group[:, None])
+    count = blocks["queries"].shape[1]
+    block, place = blocks["places"].div(count, rounding_mode="floor"), blocks["places"] % count
+    places = ((block[:, None] * groups + group) * count + place[:, None])[:, :, None] * shared + each
+    return queries, keys, keys + groups, places.view(-1)
+
+
+def _take(flat: Tensor, order: Tensor) -> Tensor:
+    """[B * groups, what remains, D]: of `flat` [n, D] those in `order` [B, groups, ...]."""
+    return flat.index_select(0, order.view(-1)).view(order.shape[0] * order.shape[1], -1, flat.shape[1])
 
 
 def _weights(q: Tensor, k: Tensor, scale: float, hidden: Tensor) -> Tensor:
-    """softmax(scale q k^T) [B * G, Q * R, K], nothing where a key is hidden [B, Q, K]."""
-    scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale)
+    """softmax(scale q k^T) [B * groups, Q * R, K], nothing where a key is hidden [B, Q, K]."""
+    scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=scale)
     batch, queries, keys = hidden.shape
     scores.view(batch, -1, queries, q.shape[1] // queries, keys).masked_fill_(hidden[:, None, :, None], float("-inf"))
     return torch.softmax(scores, dim=-1)
-
-
-def _sum(rows: Tensor, places: Tensor, tokens: int) -> Tensor:
-    """[tokens, G, D]: for each token the sum of the `rows` [B * K, G, D] that are at its place."""
-    flat = rows.reshape(len(rows), -1)
-    return torch.ops.aten.embedding_dense_backward(flat, places.reshape(-1), tokens, -1, False).view(tokens, *rows.shape[1:])

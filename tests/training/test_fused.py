@@ -30,7 +30,9 @@ def step(model):
 
 def test_fused_loss_and_gradients_are_those_of_peft(tiny_base):
     plain, fused = tuned(tiny_base), tuned(tiny_base)
-    assert fuse(fused) == 2 * (7 + 1 + 2) + 1  # projections, the gated feed-forward and norms of two layers, and the last norm
+    assert (
+        fuse(fused) == 2 * (7 + 1 + 1 + 2) + 1
+    )  # projections, attention, the gated feed-forward and norms of two layers, and the last norm
     (loss, gradients), (fused_loss, fused_gradients) = step(plain), step(fused)
     assert abs(loss.item() - fused_loss.item()) < 1e-6
     for mine, theirs in zip(fused_gradients, gradients, strict=True):
@@ -51,7 +53,7 @@ def test_a_norm_and_a_feed_forward_that_work_otherwise_are_left_alone(tiny_base)
     inner.norm.forward = lambda x: x * (1 + inner.norm.weight)  # as Gemma's does
     for layer in inner.layers:
         layer.mlp.act_fn = torch.nn.GELU()
-    assert fuse(model) == 2 * (7 + 2)
+    assert fuse(model) == 2 * (7 + 1 + 2)
 
 
 def test_projections_with_dropout_are_left_alone(tiny_base):
