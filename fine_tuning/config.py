@@ -114,6 +114,7 @@ class Training(_Section):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     seed: int = 0
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: Annotated[int, Field(ge=0)] = 0  # of the training on a CPU; 0: what a probe finds faster
     base_weights: Literal["auto", "dequantised", "quantised"] = "auto"  # of qlora's base: dequantised is as fast as lora; auto: if it fits
     backend: Literal["packed", "trl"] = "packed"  # trl: TRL's own trainer, slower, as a reference
     save_steps: Positive = 25

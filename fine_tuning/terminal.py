@@ -140,8 +140,8 @@ def show_outcome(outcome: "Outcome") -> None:
     preferred = f"{learned.preference_steps} on preferences ({learned.agreement:.0%} now as people did), " * bool(learned.preference_steps)
     console.print(
         Text(
-            f"\n{learned.steps} steps, {preferred}{learned.tokens} tokens, {learned.dtype}, peak {learned.memory / 1e9:.1f} GB; "
-            f"{clock(total)} in all. Everything is in {outcome.run}"
+            f"\n{learned.steps} steps, {preferred}{learned.tokens} tokens, {learned.dtype} on {learned.threads} thread(s), "
+            f"peak {learned.memory / 1e9:.1f} GB; {clock(total)} in all. Everything is in {outcome.run}"
         )
     )
     console.print(_state(outcome))

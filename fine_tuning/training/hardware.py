@@ -1,4 +1,4 @@
-"""What this machine can do: memory and the faster number format."""
+"""What this machine can do: memory, the faster number format, the faster number of threads."""
 
 import ctypes
 import resource
@@ -40,6 +40,23 @@ def choose_dtype(settings: Training) -> torch.dtype:
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     return min((torch.float32, torch.bfloat16), key=_gemm_seconds)
+
+
+def choose_threads(settings: Training) -> int:
+    """`training.threads`; for 0 every core, or half of them where that is clearly faster: two threads of one core, or slow cores beside
+    fast ones, may take more than they add (probed in well under 2 s). Sets torch's."""
+    most = torch.get_num_threads()
+    if not settings.threads and most > 1 and not torch.cuda.is_available():
+        seconds = {most: float("inf"), most // 2: float("inf")}
+        for threads in [*seconds] * 3:  # in turns: what else runs here comes and goes
+            torch.set_num_threads(threads)
+            seconds[threads] = min(seconds[threads], _gemm_seconds(torch.float32))
+        most = most // 2 if seconds[most // 2] < _CLEARLY * seconds[most] else most
+    torch.set_num_threads(settings.threads or most)
+    return torch.get_num_threads()
+
+
+_CLEARLY = 0.9  # of the time
 
 
 def gemm_flops(dtype: torch.dtype = torch.float32) -> float:

@@ -7,7 +7,7 @@ weights      the base, in the number format of the training; of a base that stay
 loading      the largest weight twice more, while it is dequantised; no part of the peak once the activations are larger
 training     gradient and Adam's two moments of whatever is trained, and an adapter's own weights; all fp32
 activations  what each layer saves of each token (`_saved`), and on a CPU the holes that the allocator leaves between
-mask         [T, T] in the training's number format, and as booleans
+mask         [T, T] booleans, twice while they are made
 logits       [N, vocabulary] in fp32, for the N supervised tokens only; replayed ones need more for their divergence
 
 T, the tokens that a step computes, is the size of the batch's prefix tree (packing.py), counted here from the token rows themselves.
@@ -229,7 +229,7 @@ def _parts(shape: Shape, settings: Training, work: Workload, width: int, quantis
         "loading": 2 * shape.largest * width + teaching,
         "training": trained * (12 if full else 16),
         "activations": most(lambda batch: batch.tokens) * shape.layers * _saved(shape, settings, width),
-        "mask": most(lambda batch: batch.tokens) ** 2 * (width + 1),
+        "mask": most(lambda batch: batch.tokens) ** 2 * 2,
         "logits": logits,
     }
 

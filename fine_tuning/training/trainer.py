@@ -23,7 +23,7 @@ from fine_tuning.training import checkpoints, methods
 from fine_tuning.training.base_model import load_base
 from fine_tuning.training.cross_validation import best_epochs
 from fine_tuning.training.early_stop import EarlyStop, EndAfter
-from fine_tuning.training.hardware import choose_dtype, gemm_flops, keep_freed_memory, peak_memory
+from fine_tuning.training.hardware import choose_dtype, choose_threads, gemm_flops, keep_freed_memory, peak_memory
 from fine_tuning.training.packed_trainer import Backend, PackedTrainer
 from fine_tuning.training.packing import Row, pack, supervised_logits
 from fine_tuning.training.preference_trainer import PreferenceTrainer
@@ -66,6 +66,7 @@ class TrainingResult:
     final_loss: float
     memory: int  # peak, bytes
     dtype: str
+    threads: int
     resumed_from: int  # the step; 0 for a run from the start
     passed_over: tuple[str, ...] = ()  # checkpoints that were not whole
     preference_steps: int = 0  # more steps, after the others
@@ -96,6 +97,7 @@ def train(
         raise NoConversations(f"{rows / 'train.jsonl'} holds no row to learn from")
     wanted = read_items(preferences, settings) if preferences else []
     keep_freed_memory()
+    threads = choose_threads(settings)
     dtype = _dtype(run, settings)
     set_seed(settings.seed)
     with quiet():
@@ -120,7 +122,8 @@ def train(
     if wanted:
         items = _with_reference(model, wanted, settings.batch_size, run / "reference.json")
         lessons.give("preferences", PreferenceTrainer(model, run / "preference-checkpoints", settings, items), [])
-    return lessons.result(_save(model, run / "adapter"), time.perf_counter() - started, str(dtype).removeprefix("torch."))
+    adapter = _save(model, run / "adapter")
+    return lessons.result(adapter, time.perf_counter() - started, str(dtype).removeprefix("torch."), threads)
 
 
 class _Lessons:
@@ -152,7 +155,7 @@ class _Lessons:
     def try_out(self, trainer: Any, stop: EarlyStop) -> None:
         self.give("held-out parts", trainer, [stop])
 
-    def result(self, adapter: Path, seconds: float, dtype: str) -> TrainingResult:
+    def result(self, adapter: Path, seconds: float, dtype: str, threads: int) -> TrainingResult:
         chats, preferences = self.last.get("chats"), self.last.get("preferences")
         return TrainingResult(
             adapter=adapter,
@@ -162,6 +165,7 @@ class _Lessons:
             final_loss=chats.loss if chats else float("nan"),
             memory=peak_memory(),
             dtype=dtype,
+            threads=threads,
             resumed_from=self.resumed_from,
             passed_over=tuple(self.passed_over),
             preference_steps=self.steps.get("preferences", 0),
