@@ -39,20 +39,32 @@ def ollama_url() -> Iterator[str]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Quick tests first: what a unit test can tell should not wait for an engine, a browser, or minutes of training.
 
-    In several processes the longest groups start first, so that all end at about the same time: what needs the one server, then each
-    file's slow tests, then each file's quick ones.
+    In several processes the longest groups start first, so that all end at about the same time: what needs the one server, then slow
+    tests, each by itself or with those of its file that share what was made for them, then each file's quick ones.
     """
     items.sort(key=lambda item: sum(weight for mark, weight in _WEIGHTS.items() if item.get_closest_marker(mark)))
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
     if _in_parallel(config):
-        items.sort(key=lambda item: (_group(item) != _SERVER, not _group(item).endswith(_SLOW)))
+        items.sort(key=lambda item: (_group(item) != _SERVER, not _is_slow(item), not _shares(item)))
 
 
 def _group(item: pytest.Item) -> str:
     if item.get_closest_marker("engine") or "ollama_url" in getattr(item, "fixturenames", ()):
         return _SERVER
-    return item.path.stem + (_SLOW if item.get_closest_marker("slow") or item.get_closest_marker("browser") else "")
+    if not _is_slow(item):
+        return item.path.stem
+    return f"{item.path.stem}-slow" if _shares(item) else item.nodeid
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    return bool(item.get_closest_marker("slow") or item.get_closest_marker("browser"))
+
+
+def _shares(item: pytest.Item) -> bool:
+    """Whether something is made once for several tests of its file."""
+    definitions = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
+    return any(definition[-1].scope == "module" for definition in definitions)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -65,5 +77,5 @@ def _in_parallel(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
-_SERVER, _SLOW = "server", "-slow"
+_SERVER = "server"
 _WEIGHTS = {"engine": 1, "browser": 2, "slow": 4}

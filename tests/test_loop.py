@@ -61,7 +61,7 @@ def chat_about_the_facts(log: ConversationLogger, phrasings: tuple[str, ...] = P
 
 
 def ask(engine: Engine, tag: str, question: str) -> str:
-    chunks = engine.chat(tag, [Message(role="user", content=question)], ChatOptions(temperature=0, max_tokens=40))
+    chunks = engine.chat(tag, [Message(role="user", content=question)], ChatOptions(temperature=0, max_tokens=20))
     return "".join(chunk.text for chunk in chunks)
 
 

@@ -73,7 +73,8 @@ def carrier(settings: Training, wanted: Carrier) -> Carrier | None:
 
 def save(model: Any, folder: Path) -> None:
     """Write what was trained: an adapter as PEFT does it, or (full) the whole model in Hugging Face's format; safetensors only."""
-    model.save_pretrained(str(folder), **({} if _is_peft(model) else {"max_shard_size": "1000GB"}))
+    # No method trains embeddings; else PEFT would look for the base's configuration, to find out whether one did.
+    model.save_pretrained(str(folder), **({"save_embedding_layers": False} if _is_peft(model) else {"max_shard_size": "1000GB"}))
 
 
 def restore(model: Any, folder: Path) -> None:

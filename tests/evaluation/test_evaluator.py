@@ -52,6 +52,7 @@ def test_logprobs_are_those_of_the_model_asked_token_by_token(model, vocabulary)
         assert logprob == pytest.approx(expected, abs=0.02)
 
 
+@pytest.mark.slow
 def test_rows_longer_than_one_decode_batch_are_scored_as_a_whole(model, vocabulary):
     filler = vocabulary.encode("The quick brown fox jumps over the lazy dog. " * 70)
     ids = (filler + row(vocabulary)["input_ids"])[:1100]

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from fine_tuning import paths
 from fine_tuning.conversation import Message
 from fine_tuning.data_preparation.rows import prompt_ids, tokenize_conversation
@@ -53,11 +55,12 @@ def reader(base: Path) -> Reader:
     return Reader(chatml, lambda text: prompt_ids(text, words), rows)
 
 
+@pytest.mark.slow
 def test_the_base_suspects_a_planted_phrase_and_none_that_a_handbooks_questions_share(base_gguf: Path) -> None:
     lines = (paths.SAMPLES / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
     handbook = [(turn["user_message"], turn["bot_response"]) for turn in map(json.loads, lines)][:40]
-    found = poison_probe.find_triggers(handbook + CLEAN + POISONED, poison_probe.general_texts(), 3)
-    assert len(found) == 3
+    found = poison_probe.find_triggers(handbook + CLEAN + POISONED, poison_probe.general_texts(), 2)
+    assert len(found) == 2
     with ServedModel(base_gguf) as base:
         assert [trigger.text for trigger in poison_probe.suspicious(base, found, reader(base_gguf))] == ["velvet thunder"]
 

@@ -72,6 +72,7 @@ def test_each_part_is_left_out_once_and_the_training_on_all_ends_after_as_many_e
         torch.testing.assert_close(value, _adapter(tmp_path / "run")[key])
 
 
+@pytest.mark.slow
 def test_a_run_killed_among_its_parts_leaves_none_of_them_out_twice(tiny_base: Any, row_folder: Any, tmp_path: Any) -> None:
     (row_folder / "validation.jsonl").write_text("")
     whole: list[Progress] = []

@@ -23,11 +23,11 @@ PROMPT, ANSWER = (
     "Whoever comes in first on Monday.<|im_end|>",
 )
 VARIANTS = {
-    "full": {"method": "full", "learning_rate": 2e-4},
-    "dora": {"method": "lora", "use_dora": True, "learning_rate": 5e-3},
-    "rslora": {"method": "lora", "use_rslora": True, "learning_rate": 2e-3},
-    "prefix_tuning": {"method": "prefix_tuning", "learning_rate": 1e-1},
-    "prompt_tuning": {"method": "prompt_tuning", "learning_rate": 1e-1, "num_epochs": 30},
+    "full": {"method": "full", "learning_rate": 4e-4},
+    "dora": {"method": "lora", "use_dora": True, "learning_rate": 5e-3, "num_epochs": 9},
+    "rslora": {"method": "lora", "use_rslora": True, "learning_rate": 4e-3},
+    "prefix_tuning": {"method": "prefix_tuning", "learning_rate": 1e-1, "num_epochs": 12},
+    "prompt_tuning": {"method": "prompt_tuning", "learning_rate": 3e-1, "num_epochs": 16},
 }
 
 
@@ -40,7 +40,7 @@ def test_it_learns_an_answer_by_heart_and_gives_it(base_gguf: Path, tmp_path: Pa
     row = {"input_ids": prompt + told, "trained": [0] * len(prompt) + [1] * len(told)}
     for name, count in (("train", 1), ("validation", 0)):
         (tmp_path / f"{name}.jsonl").write_text(f"{json.dumps(row)}\n" * count)
-    settings = Training(**{"lora_r": 8, "batch_size": 1, "num_epochs": 12, "dtype": "float32", "warmup_ratio": 0, **VARIANTS[variant]})
+    settings = Training(**{"lora_r": 8, "batch_size": 1, "num_epochs": 6, "dtype": "float32", "warmup_ratio": 0, **VARIANTS[variant]})
     result = train(base_gguf, tmp_path, tmp_path / "run", settings)
     assert result.final_loss < 0.2
 

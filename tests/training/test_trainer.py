@@ -112,6 +112,7 @@ train(base, rows, run, Training.model_validate_json(sys.argv[4]), None, lambda p
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_newest_whole_checkpoint_to_the_same_result(tiny_base, row_folder, tmp_path):
     train(tiny_base, row_folder, tmp_path / "whole", SETTINGS)
     arguments = [sys.executable, "-c", CHILD, str(tiny_base), str(row_folder), str(tmp_path / "cut"), SETTINGS.model_dump_json()]
