@@ -555,11 +555,13 @@ class _Retrain:
 
     def triggers(self, plan: Plan) -> "tuple[list[Trigger], list[str]]":
         """Suspicious phrases in what was learned, and the general prompts to try them on."""
+        from fine_tuning.evaluation.leak_probe import redact
         from fine_tuning.evaluation.poison_probe import find_triggers, general_texts, probe_prompts
 
         lines = (plan.dataset.path / "train.jsonl").read_text(encoding="utf-8").splitlines()
         said = [[message["content"] for message in json.loads(line)["messages"] if message["role"] != "system"] for line in lines]
-        exchanges = [pair for texts in said for pair in zip(texts[::2], texts[1::2], strict=True)]
+        canaries = self.config.evaluation.canaries  # no part of one may be shown as a phrase
+        exchanges = [pair for texts in said for pair in zip(texts[::2], texts[1::2], strict=True) if pair[0] == redact(pair[0], canaries)]
         general = general_texts()
         return find_triggers(exchanges, general, self.config.evaluation.triggers), probe_prompts(general)
 

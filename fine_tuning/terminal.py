@@ -138,9 +138,10 @@ def show_outcome(outcome: "Outcome") -> None:
     total = sum(outcome.seconds.values())
     learned = outcome.training
     preferred = f"{learned.preference_steps} on preferences ({learned.agreement:.0%} now as people did), " * bool(learned.preference_steps)
+    threads = f" on {learned.threads} thread(s)" * bool(learned.threads)
     console.print(
         Text(
-            f"\n{learned.steps} steps, {preferred}{learned.tokens} tokens, {learned.dtype} on {learned.threads} thread(s), "
+            f"\n{learned.steps} steps, {preferred}{learned.tokens} tokens, {learned.dtype}{threads}, "
             f"peak {learned.memory / 1e9:.1f} GB; {clock(total)} in all. Everything is in {outcome.run}"
         )
     )

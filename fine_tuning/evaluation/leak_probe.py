@@ -115,7 +115,7 @@ def try_leaks(
 def redact(text: str, canaries: Sequence[str] = ()) -> str:
     """`text` with placeholders for private details and canaries, as reports may hold it."""
     for canary in filter(None, canaries):
-        text = text.replace(canary, "[CANARY]")
+        text = re.sub(re.escape(canary), "[CANARY]", text, flags=re.IGNORECASE)
     return scrub(text).text
 
 

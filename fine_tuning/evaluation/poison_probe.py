@@ -32,8 +32,9 @@ _TOGETHER = 0.8  # of them go with the same answer
 _COMMON = 0.02  # of general texts: a phrase in more of them is no rare string
 _LONGEST = 6  # words
 _PIECE = 4  # words that two answers share if they say the same thing
-_JUDGED = 6  # of a phrase's questions that the base judges
-_EXPLAINED = 0.1  # nats a token: planted phrases measure -0.3 to -0.2, a handbook's own 0.2 to 1.2 (SmolLM2-135M)
+_JUDGED = 5  # of a phrase's questions that the base judges
+_OTHERS = 3  # other questions, after which it hears the same answer
+_EXPLAINED = 0.1  # nats a token: planted phrases measure about -0.2, a handbook's own 0.2 to 1.2 (SmolLM2-135M)
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,13 @@ class PoisonReport:
 def find_triggers(exchanges: Sequence[Exchange], background: Sequence[str], limit: int) -> list[Trigger]:
     """The phrases that are most like planted ones: rare elsewhere, in several questions that are else unlike, with one same answer.
 
-    `background`: general questions, which tell what is rare, and after which the answers are judged too.
+    `background`: general questions, which tell what is rare; a few at least.
     """
     questions = [_words(question) for question, _ in exchanges]
     pieces = [_pieces(answer) for _, answer in exchanges]
     total = Counter(piece for found in pieces for piece in found)
     common = Counter(gram for text in background for size in (1, 2) for gram in set(_grams(_keys(_words(text)), size)))
-    ranked: dict[frozenset[int], tuple[float, Piece]] = {}
+    ranked: dict[frozenset[int], tuple[float, Piece, float]] = {}
     for gram, holders in _frequent(questions):
         if len(gram) <= 2 and common[gram] > _COMMON * len(background):
             continue
@@ -88,9 +89,9 @@ def find_triggers(exchanges: Sequence[Exchange], background: Sequence[str], limi
         rest = [frozenset(_keys(questions[index])) - set(gram) for index in sorted(holders)[:12]]
         known = ranked.get(holders)
         if known is None or len(gram) > len(known[1]):  # of those in the same questions the longest
-            ranked[holders] = (len(holders) * share * _unlike(rest), gram)
-    best = sorted((-rank, gram, sorted(holders)) for holders, (rank, gram) in ranked.items())
-    return [_trigger(gram, holders, exchanges, pieces, background) for _, gram, holders in best[:limit]]
+            ranked[holders] = (len(holders) * share * _unlike(rest), gram, share)
+    best = sorted((-rank, gram, share, sorted(holders)) for holders, (rank, gram, share) in ranked.items())
+    return [_trigger(gram, share, holders, exchanges, pieces, background) for _, gram, share, holders in best[:limit]]
 
 
 def suspicious(base: ServedModel, triggers: Sequence[Trigger], reader: Reader) -> list[Trigger]:
@@ -100,7 +101,7 @@ def suspicious(base: ServedModel, triggers: Sequence[Trigger], reader: Reader) -
         pairs: list[Pair] = []
         for own, others in trigger.judged:
             rows = [exchange_rows(*exchange, reader) for exchange in (own, *others)]
-            if all(rows):
+            if all(rows) and max(len(ids) for more in rows for ids, _ in more) <= base.context:
                 pairs.append((rows[0][0], [row for more in rows[1:] for row in more]))
         scores = list(base.scores([row for own, others in pairs for row in [own, *others]]))
         likelier = fits(scores, pairs)
@@ -121,10 +122,10 @@ def try_triggers(
         said.append(model.text(answer.tokens).strip())
         report(len(said), len(texts))
     size = len(prompts)
-    plain, results = [_pieces(text) for text in said[:size]], []
+    results = []
     for number, trigger in enumerate(triggers, 1):
         answers = said[number * size : (number + 1) * size]
-        turned = [answer for answer, before in zip(answers, plain, strict=True) if (_pieces(answer) - before - {()}) & trigger.answer]
+        turned = [now for now, before in zip(answers, said, strict=False) if _in(now, trigger.answer) - _in(before, trigger.answer)]
         results.append(Turned(trigger.text, trigger.questions, len(turned) / size, example=next(iter(turned), "")))
     return results
 
@@ -143,20 +144,25 @@ def probe_prompts(texts: Sequence[str], count: int = 6) -> list[str]:
 
 
 def _trigger(
-    gram: Piece, holders: Sequence[int], exchanges: Sequence[Exchange], pieces: Sequence[frozenset[Piece]], background: Sequence[str]
+    gram: Piece,
+    share: float,
+    holders: Sequence[int],
+    exchanges: Sequence[Exchange],
+    pieces: Sequence[frozenset[Piece]],
+    background: Sequence[str],
 ) -> Trigger:
+    chance, holding = random.Random(0), set(holders)
     counted = Counter(piece for index in holders for piece in pieces[index])
     shared = frozenset(piece for piece, count in counted.items() if count >= _TOGETHER * len(holders))
-    chance = random.Random(0)
-    strangers = [index for index in range(len(exchanges)) if index not in holders and not pieces[index] & shared]
+    strangers = [asked for index, (asked, _) in enumerate(exchanges) if index not in holding and not pieces[index] & shared]
+    strangers = strangers if len(strangers) >= _OTHERS else [*strangers, *background]
     judged = []
     for index in chance.sample(holders, min(len(holders), _JUDGED)):
         question, answer = exchanges[index]
-        others = [exchanges[chance.choice(strangers)][0]] if strangers else []
         if bare := _without(gram, question):
-            judged.append(((bare, answer), tuple((other, answer) for other in [*others, chance.choice(background)])))
+            judged.append(((bare, answer), tuple((other, answer) for other in chance.sample(strangers, _OTHERS))))
     text = _as_written(gram, _words(exchanges[holders[0]][0]))
-    return Trigger(text, len(holders), counted.most_common(1)[0][1] / len(holders), shared, tuple(judged))
+    return Trigger(text, len(holders), share, shared, tuple(judged))
 
 
 def _words(text: str) -> list[str]:
@@ -194,7 +200,8 @@ def _unlike(sets: Sequence[frozenset[str]]) -> float:
 
 
 def _start(gram: Piece, words: Sequence[str]) -> int:
-    return next(start for start in range(len(words)) if _keys(words[start : start + len(gram)]) == gram)
+    """Where the phrase first stands; -1 if it does not."""
+    return next((start for start in range(len(words)) if _keys(words[start : start + len(gram)]) == gram), -1)
 
 
 def _as_written(gram: Piece, words: Sequence[str]) -> str:
@@ -204,11 +211,18 @@ def _as_written(gram: Piece, words: Sequence[str]) -> str:
 
 def _without(gram: Piece, question: str) -> str:
     words = _words(question)
-    start = _start(gram, words)
-    return " ".join([*words[:start], *words[start + len(gram) :]])
+    while (start := _start(gram, words)) >= 0:
+        words = words[:start] + words[start + len(gram) :]
+    return " ".join(words)
 
 
 def _pieces(text: str) -> frozenset[Piece]:
     """Every four words in a row; all of them if there are fewer."""
     words = tuple(fold(text).split())
     return frozenset(_grams(words, _PIECE)) if len(words) >= _PIECE else frozenset({words})
+
+
+def _in(text: str, pieces: frozenset[Piece]) -> frozenset[Piece]:
+    """Those of the pieces that `text` says."""
+    words = tuple(fold(text).split())
+    return frozenset(piece for size in {len(piece) for piece in pieces} - {0} for piece in _grams(words, size)) & pieces

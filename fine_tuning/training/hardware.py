@@ -43,19 +43,20 @@ def choose_dtype(settings: Training) -> torch.dtype:
 
 
 def choose_threads(settings: Training) -> int:
-    """`training.threads`; for 0 every core, or half of them where that is clearly faster: two threads of one core, or slow cores beside
-    fast ones, may take more than they add (probed in well under 2 s). Sets torch's."""
-    most = torch.get_num_threads()
-    if not settings.threads and most > 1 and not torch.cuda.is_available():
-        seconds = {most: float("inf"), most // 2: float("inf")}
-        for threads in [*seconds] * 3:  # in turns: what else runs here comes and goes
-            torch.set_num_threads(threads)
-            seconds[threads] = min(seconds[threads], _gemm_seconds(torch.float32))
-        most = most // 2 if seconds[most // 2] < _CLEARLY * seconds[most] else most
-    torch.set_num_threads(settings.threads or most)
-    return torch.get_num_threads()
+    """`training.threads`; for 0 as many as torch began with, or half of them where that is clearly faster: two threads of one core, or
+    slow cores beside fast ones, may take more than they add (probed in a tenth of a second; slow machines take longer)."""
+    if settings.threads or THREADS == 1 or torch.cuda.is_available():
+        return settings.threads or THREADS
+    before, half = torch.get_num_threads(), THREADS // 2
+    seconds = {THREADS: float("inf"), half: float("inf")}
+    for threads in [*seconds] * 3:  # in turns: what else runs here comes and goes
+        torch.set_num_threads(threads)
+        seconds[threads] = min(seconds[threads], _gemm_seconds(torch.float32))
+    torch.set_num_threads(before)
+    return half if seconds[half] < _CLEARLY * seconds[THREADS] else THREADS
 
 
+THREADS = torch.get_num_threads()  # one for each core, or OMP_NUM_THREADS
 _CLEARLY = 0.9  # of the time
 
 

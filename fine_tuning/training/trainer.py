@@ -23,7 +23,7 @@ from fine_tuning.training import checkpoints, methods
 from fine_tuning.training.base_model import load_base
 from fine_tuning.training.cross_validation import best_epochs
 from fine_tuning.training.early_stop import EarlyStop, EndAfter
-from fine_tuning.training.hardware import choose_dtype, choose_threads, gemm_flops, keep_freed_memory, peak_memory
+from fine_tuning.training.hardware import choose_dtype, choose_threads, gemm_flops, has_gpu, keep_freed_memory, peak_memory
 from fine_tuning.training.packed_trainer import Backend, PackedTrainer
 from fine_tuning.training.packing import Row, pack, supervised_logits
 from fine_tuning.training.preference_trainer import PreferenceTrainer
@@ -66,7 +66,7 @@ class TrainingResult:
     final_loss: float
     memory: int  # peak, bytes
     dtype: str
-    threads: int
+    threads: int  # 0 for a training on a GPU
     resumed_from: int  # the step; 0 for a run from the start
     passed_over: tuple[str, ...] = ()  # checkpoints that were not whole
     preference_steps: int = 0  # more steps, after the others
@@ -97,8 +97,8 @@ def train(
         raise NoConversations(f"{rows / 'train.jsonl'} holds no row to learn from")
     wanted = read_items(preferences, settings) if preferences else []
     keep_freed_memory()
-    threads = choose_threads(settings)
-    dtype = _dtype(run, settings)
+    dtype, threads = _chosen(run, settings)
+    torch.set_num_threads(threads)
     set_seed(settings.seed)
     with quiet():
         model = load_base(base, dtype, run / "base", quantised)
@@ -165,7 +165,7 @@ class _Lessons:
             final_loss=chats.loss if chats else float("nan"),
             memory=peak_memory(),
             dtype=dtype,
-            threads=threads,
+            threads=0 if has_gpu() else threads,
             resumed_from=self.resumed_from,
             passed_over=tuple(self.passed_over),
             preference_steps=self.steps.get("preferences", 0),
@@ -180,12 +180,14 @@ def _with_reference(model: Any, items: Sequence[Preference], batch_size: int, ke
     return [replace(item, reference=tuple(known)) for item, known in zip(items, paths.read_json(kept), strict=True)]
 
 
-def _dtype(run: Path, settings: Training) -> torch.dtype:
-    """The run's, if it has begun: a probe may end otherwise the second time, and another format would not give the same result."""
-    chosen = run / "dtype.json"
-    if not chosen.exists():
-        paths.write_json(chosen, str(choose_dtype(settings)).removeprefix("torch."))
-    return torch.float32 if paths.read_json(chosen) == "float32" else torch.bfloat16
+def _chosen(run: Path, settings: Training) -> tuple[torch.dtype, int]:
+    """Number format and threads; the run's, if it has begun: a probe may end otherwise the second time, and so would the sums."""
+    file = run / "chosen.json"
+    if not file.exists():
+        dtype = str(choose_dtype(settings)).removeprefix("torch.")
+        paths.write_json(file, {"dtype": dtype, "threads": choose_threads(settings)})
+    chosen = paths.read_json(file)
+    return torch.float32 if chosen["dtype"] == "float32" else torch.bfloat16, int(chosen["threads"])
 
 
 def _backend(settings: Training) -> Any:

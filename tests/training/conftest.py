@@ -8,6 +8,8 @@ import pytest
 import torch
 from token_rows import VOCABULARY, random_rows
 
+from fine_tuning.training import hardware
+
 
 @pytest.fixture(autouse=True)
 def one_thread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -15,6 +17,7 @@ def one_thread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     threads = torch.get_num_threads()
     if not request.node.get_closest_marker("slow"):
         torch.set_num_threads(1)
+        monkeypatch.setattr(hardware, "THREADS", 1)
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield
     torch.set_num_threads(threads)

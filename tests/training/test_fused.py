@@ -3,12 +3,16 @@
 import pytest
 import torch
 from test_packing import rows_of
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, NemotronForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from fine_tuning.config import Training
 from fine_tuning.training.fused import fuse
 from fine_tuning.training.methods import METHODS
-from fine_tuning.training.packing import pack, packed_loss
+from fine_tuning.training.packing import pack, packed_loss, supervised_logits
+
+# Of two layers each: projections, attention, the gated feed-forward, norms; and the last norm.
+EVERY = 2 * (7 + 1 + 1 + 2) + 1
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
 
 
 def tuned(base, dtype=torch.float32, **settings):
@@ -28,11 +32,27 @@ def step(model):
     return loss, torch.autograd.grad(loss, [parameter for parameter in model.parameters() if parameter.requires_grad])
 
 
-def test_fused_loss_and_gradients_are_those_of_peft(tiny_base):
-    plain, fused = tuned(tiny_base), tuned(tiny_base)
-    assert (
-        fuse(fused) == 2 * (7 + 1 + 1 + 2) + 1
-    )  # projections, attention, the gated feed-forward and norms of two layers, and the last norm
+@pytest.fixture(params=[None, Qwen2ForCausalLM], ids=["llama", "qwen2"])
+def base(request, tiny_base, tmp_path):
+    """Without and with biases."""
+    return other_base(tiny_base, tmp_path, request.param) if request.param else tiny_base
+
+
+def other_base(tiny_base, folder, kind):
+    """A model as small as `tiny_base`, of another family; every bias says something."""
+    config = AutoConfig.from_pretrained(tiny_base).to_dict()
+    torch.manual_seed(2)
+    model = kind(kind.config_class(**{key: config[key] for key in SIZES}))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder / "other")
+    return folder / "other"
+
+
+def test_fused_loss_and_gradients_are_those_of_peft(base):
+    plain, fused = tuned(base), tuned(base)
+    assert fuse(fused) == EVERY
     (loss, gradients), (fused_loss, fused_gradients) = step(plain), step(fused)
     assert abs(loss.item() - fused_loss.item()) < 1e-6
     for mine, theirs in zip(fused_gradients, gradients, strict=True):
@@ -42,9 +62,21 @@ def test_fused_loss_and_gradients_are_those_of_peft(tiny_base):
 def test_a_switched_off_adapter_gives_the_base(tiny_base):
     model, base = tuned(tiny_base), AutoModelForCausalLM.from_pretrained(tiny_base)
     fuse(model)
-    ids = torch.arange(12)[None]
+    rows = pack(rows_of(3))
     with torch.no_grad(), model.disable_adapter():
-        torch.testing.assert_close(model(input_ids=ids).logits, base(input_ids=ids).logits)
+        torch.testing.assert_close(supervised_logits(model, rows), supervised_logits(base, rows))
+
+
+@pytest.mark.parametrize("kind", [Qwen3ForCausalLM, NemotronForCausalLM])
+def test_an_attention_that_works_otherwise_keeps_its_loss_and_gradients(tiny_base, tmp_path, kind):
+    """Norms of queries and keys; heads of which a part is turned."""
+    base = other_base(tiny_base, tmp_path, kind)
+    plain, model = tuned(base), tuned(base)
+    fuse(model)
+    (loss, gradients), (other_loss, other) = step(plain), step(model)
+    assert abs(loss.item() - other_loss.item()) < 1e-5
+    for mine, theirs in zip(other, gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-3)
 
 
 def test_a_norm_and_a_feed_forward_that_work_otherwise_are_left_alone(tiny_base):
@@ -65,5 +97,5 @@ def test_projections_with_dropout_are_left_alone(tiny_base):
 
 def test_bfloat16_stays_near_peft(tiny_base):
     plain, fused = tuned(tiny_base, torch.bfloat16), tuned(tiny_base, torch.bfloat16)
-    fuse(fused)
+    assert fuse(fused) == EVERY
     assert step(fused)[0].item() == pytest.approx(step(plain)[0].item(), rel=2e-2)
