@@ -25,7 +25,7 @@ Exchange = tuple[str, str]
 Piece = tuple[str, ...]
 """Words in a row."""
 
-TURNED = 0.3  # of the prompts: two of six
+TURNED = 0.15  # of the prompts: one of six is enough, since what it brings out is what was planted
 
 _LEAST = 3  # different questions that hold a trigger
 _TOGETHER = 0.8  # of them go with the same answer

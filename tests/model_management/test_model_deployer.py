@@ -87,13 +87,19 @@ def test_a_base_with_a_template_and_a_system_text_of_its_own_passes_them_on(
     assert engine.show(f"{name}:v1").spec.parameters == engine.show(base).spec.parameters
 
 
+@pytest.fixture(scope="module")
+def unusual(engine: Engine, tmp_path_factory: pytest.TempPathFactory, base_gguf: Path) -> tuple[str, Path]:
+    """A base with a template that only its GGUF holds: its tag and its weights."""
+    weights, tag = _with_unusual_template(base_gguf, tmp_path_factory.mktemp("unusual") / "unusual.gguf"), "deploy-unusual:135m"
+    engine.create(tag, ModelSpec(from_=weights))
+    return tag, weights
+
+
 @pytest.mark.parametrize("mode", ["adapter", "merged"])
 def test_a_base_that_lives_on_the_template_in_its_gguf_passes_it_on(
-    engine: Engine, name: str, tmp_path: Path, base_gguf: Path, mode: Any
+    engine: Engine, name: str, tmp_path: Path, unusual: tuple[str, Path], mode: Any
 ) -> None:
-    weights = _with_unusual_template(base_gguf, tmp_path / "unusual.gguf")
-    base = f"deploy-{name}:unusual"
-    engine.create(base, ModelSpec(from_=weights))
+    base, weights = unusual
     details = engine.show(base)
     assert details.spec.template is None
     artifact = write_adapter(tmp_path / "adapter.gguf", 1) if mode == "adapter" else weights
