@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fine_tuning.training.fused_steps import Attention, Gated, Norm, Projection
+from fine_tuning.training.tree_attention import Layout
 
 _Forward = Callable[..., Any]
 _PROBED = 3  # tokens
@@ -120,14 +121,14 @@ def _attention(module: Any) -> _Forward | None:
     bias = None if biases[0] is None else torch.cat(biases)
 
     def forward(hidden_states: Tensor, position_embeddings: Any = None, attention_mask: Any = None, **named: Any) -> Any:
-        blocks = named.get("blocks")
+        layout = named.get("layout")
         turned = position_embeddings is not None and position_embeddings[0].shape[-1] == size  # some models turn a part of a head only
-        if blocks is None or not turned or outer.disable_adapters or named.get("past_key_values") is not None:
+        if layout is None or not turned or outer.disable_adapters or named.get("past_key_values") is not None:
             return original(hidden_states, position_embeddings=position_embeddings, attention_mask=attention_mask, **named)
         matrices, scales = _adapters([*inner, outer])
         turns = [each[0, :, None, : size // 2] for each in position_embeddings]
         y = Attention.apply(
-            hidden_states, stacked, bias, outer.get_base_layer().weight, *matrices, scales, *turns, (heads, groups), scale, blocks
+            hidden_states, stacked, bias, outer.get_base_layer().weight, *matrices, scales, *turns, (heads, groups), scale, layout
         )
         return y, None
 
@@ -140,12 +141,11 @@ def _attention(module: Any) -> _Forward | None:
 def _alike_attention(original: _Forward, fused: _Forward, weight: Tensor, size: int) -> bool:
     """Whether both give the same for tokens of which each sees those before it."""
     row = torch.arange(_PROBED, device=weight.device)
-    seen = (row[:, None] >= row)[None]
     angles = (row[:, None] * torch.linspace(0.1, 1, size // 2, device=weight.device)).repeat(1, 2)[None]
     asked = {
         "position_embeddings": (angles.cos().to(weight.dtype), angles.sin().to(weight.dtype)),
-        "attention_mask": seen[None],
-        "blocks": {"queries": row[None], "keys": row[None], "hidden": ~seen, "places": row},
+        "attention_mask": (row[:, None] >= row)[None, None],
+        "layout": Layout([range(_PROBED)]),
     }
     try:
         return _alike(original(hidden_states=_probe(weight), **asked)[0], fused(hidden_states=_probe(weight), **asked)[0])

@@ -34,14 +34,14 @@ class Projection(torch.autograd.Function):
         dx = None
         if ctx.needs_input_grad[0]:
             dx = (dy @ weight).addmm_(inner, a.to(dy.dtype)).view(ctx.shape)
-        return dx, None, None, (inner.t() @ x).to(a.dtype), (dy.t() @ down).mul_(ctx.scale).to(b.dtype), None
+        return dx, None, None, (inner.t() @ x).to(a.dtype), _by_b(dy, down, ctx.scale).to(b.dtype), None
 
 
 class Attention(torch.autograd.Function):
     """o(attend(turn(q(x)), turn(k(x)), v(x))) over a packed row x [1, T, H], each projection with its adapter.
 
     `weights` [(heads + 2 groups) D, H] holds q's over k's over v's, `bias` likewise or None; `cos` and `sin` [T, 1, D / 2] turn the two
-    halves of each query and key (rotary positions, arXiv 2104.09864); `blocks` as in tree_attention.py.
+    halves of each query and key (rotary positions, arXiv 2104.09864); `layout` as in tree_attention.py.
     """
 
     @staticmethod
@@ -53,7 +53,7 @@ class Attention(torch.autograd.Function):
         out: Tensor,
         *rest: Any,  # A and B of q, k, v and o, then what follows
     ) -> Tensor:
-        matrices, (scales, cos, sin, (heads, groups), scale, blocks) = rest[:8], rest[8:]
+        matrices, (scales, cos, sin, (heads, groups), scale, layout) = rest[:8], rest[8:]
         adapters = [matrix.to(x.dtype) for matrix in matrices]
         flat = x.reshape(-1, x.shape[-1])
         rows = _product(flat, weights, bias)
@@ -64,11 +64,11 @@ class Attention(torch.autograd.Function):
         ]
         by_head = rows.view(len(rows), heads + 2 * groups, -1)
         _turn(by_head[:, : heads + groups], cos, sin)
-        seen = attend(by_head, groups, scale, blocks)
+        seen = attend(by_head, groups, scale, layout)
         y = seen @ out.t()
         lows.append(_add_adapter(y, seen, adapters[6], adapters[7], scales[3]))
         ctx.save_for_backward(flat, weights, out, rows, seen, cos, sin, *lows, *matrices)
-        ctx.scales, ctx.heads, ctx.groups, ctx.scale, ctx.blocks, ctx.sizes = scales, heads, groups, scale, blocks, sizes
+        ctx.scales, ctx.heads, ctx.groups, ctx.scale, ctx.layout, ctx.sizes = scales, heads, groups, scale, layout, sizes
         return y.view(x.shape)
 
     @staticmethod
@@ -79,9 +79,9 @@ class Attention(torch.autograd.Function):
         adapters = [matrix.to(dy.dtype) for matrix in matrices]
         inner = (dy @ adapters[7]).mul_(ctx.scales[3])
         d_seen = (dy @ out).addmm_(inner, adapters[6])
-        by_output = [inner.t() @ seen, (dy.t() @ lows[3]).mul_(ctx.scales[3])]
+        by_output = [inner.t() @ seen, _by_b(dy, lows[3], ctx.scales[3])]
         by_head = rows.view(len(rows), ctx.heads + 2 * ctx.groups, -1)
-        d_rows = attend_backward(by_head, d_seen, ctx.groups, ctx.scale, ctx.blocks)
+        d_rows = attend_backward(by_head, d_seen, ctx.groups, ctx.scale, ctx.layout)
         _turn(d_rows[:, : ctx.heads + ctx.groups], cos, -sin)
         d_flat = d_rows.view(len(rows), -1)
         parts = d_flat.split(ctx.sizes, dim=1)
@@ -93,7 +93,7 @@ class Attention(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dx = (d_flat @ weights).addmm_(inner, torch.cat(adapters[0:6:2])).view(outer[0].shape)
         by_a = (inner.t() @ x).split(ranks)
-        by_b = [(part.t() @ low).mul_(scale) for part, low, scale in zip(parts, lows, ctx.scales, strict=False)]
+        by_b = [_by_b(part, low, scale) for part, low, scale in zip(parts, lows, ctx.scales, strict=False)]
         gradients = [each for pair in zip(by_a, by_b, strict=True) for each in pair] + by_output
         return dx, None, None, None, *(each.to(matrices[0].dtype) for each in gradients), *(None,) * 6
 
@@ -136,7 +136,7 @@ class Gated(torch.autograd.Function):
         gate, up = gate_up.chunk(2, dim=1)
         activated = silu(gate)
         inner3 = (dy @ adapters[5]).mul_(ctx.scales[2])
-        da3, db3 = inner3.t() @ (activated * up), (dy.t() @ low3).mul_(ctx.scales[2])
+        da3, db3 = inner3.t() @ (activated * up), _by_b(dy, low3, ctx.scales[2])
         d_hidden = (dy @ down).addmm_(inner3, adapters[4])
         d_both = torch.empty_like(gate_up)
         d_gate, d_up = d_both.chunk(2, dim=1)
@@ -147,8 +147,8 @@ class Gated(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dx = (d_both @ both).addmm_(inner1, adapters[0]).addmm_(inner2, adapters[2]).view(ctx.shape)
         gradients = (
-            *(inner1.t() @ x, (d_gate.t() @ low1).mul_(ctx.scales[0])),
-            *(inner2.t() @ x, (d_up.t() @ low2).mul_(ctx.scales[1])),
+            *(inner1.t() @ x, _by_b(d_gate, low1, ctx.scales[0])),
+            *(inner2.t() @ x, _by_b(d_up, low2, ctx.scales[1])),
             *(da3, db3),
         )
         return dx, None, None, *(each.to(a1.dtype) for each in gradients), None
@@ -182,6 +182,11 @@ def _add_adapter(out: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> 
     down = x @ a.t()
     out.addmm_(down, b.t(), alpha=scale)
     return down
+
+
+def _by_b(dy: Tensor, down: Tensor, scale: float) -> Tensor:
+    """scale * dy.T @ down: the gradient by B [out, r]. Taken as its transpose, which MKL makes twice as fast for so few columns."""
+    return (down.t() @ dy).mul_(scale).t()
 
 
 def _turn(heads: Tensor, cos: Tensor, sin: Tensor) -> None:

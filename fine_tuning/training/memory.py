@@ -65,7 +65,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Row:
-    """A conversation's tokens, and how many of them carry loss."""
+    """A conversation's tokens up to the last that carries loss, which need not be computed (packing.py), and how many carry it."""
 
     ids: tuple[int, ...]
     targets: int
@@ -147,7 +147,9 @@ def read_rows(path: Path) -> list[Row]:
     """The token rows in a JSONL file; TrainingError names a bad line."""
 
     def row(record: Any) -> Row:
-        return Row(tuple(record["input_ids"]), sum(record["trained"][1:]))
+        flags = record["trained"][1:]
+        last = max((index for index, flag in enumerate(flags, 1) if flag), default=1)
+        return Row(tuple(record["input_ids"][:last]), sum(flags))
 
     return paths.read_jsonl(path, row, "a token row", TrainingError)
 
@@ -156,7 +158,7 @@ def guess_replay(rows: Sequence[Row], count: int, new_tokens: int, prompt_tokens
     """`count` rows as the base's answers to general prompts will be: the head that all rows share, then tokens of their own."""
     head = min((shared_head(before.ids, row.ids) for before, row in pairwise(rows)), default=0)
     prefix = rows[0].ids[:head] if rows else ()
-    own = prompt_tokens + new_tokens
+    own = prompt_tokens + new_tokens - 1
     return [Row(prefix + tuple(-1 - index * own - i for i in range(own)), new_tokens, replayed=True) for index in range(count)]
 
 

@@ -11,7 +11,8 @@ from transformers import Trainer, TrainingArguments
 from fine_tuning.config import Training
 from fine_tuning.training import checkpoints, methods
 from fine_tuning.training.fused import fuse
-from fine_tuning.training.packing import Row, pack, packed_loss
+from fine_tuning.training.loss import packed_loss, plain_head
+from fine_tuning.training.packing import Row, pack
 
 
 class Backend:
@@ -75,14 +76,24 @@ class PackedTrainer(Backend, Trainer):
             data_collator=pack,
         )
         fuse(self.model)  # here, since the weights are now where they stay
+        self.head = plain_head(self.model)
+        self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.kl_weight, self.keep_checkpoints = settings.replay.kl_weight, settings.keep_checkpoints
         self.flops_per_token, self.flops_per_target = step_flops(model)
 
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None) -> Tensor:
-        loss, hits = packed_loss(model, inputs, self.kl_weight)
+        loss, hits = packed_loss(model, inputs, self.kl_weight, self.head)
         self.count(inputs)
         self.accuracy = int(hits) / max(len(inputs["shift_labels"]), 1)
         return loss
+
+    def _clip_grad_norm(self, model: Any) -> Tensor:
+        # Every weight that is trained at once; Transformers' own asks a thousand modules for them in each step.
+        return nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm, foreach=True)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """None: `count` knows better, and Transformers' own asks a thousand modules in each step."""
+        return 0
 
     def count(self, inputs: dict[str, Tensor]) -> None:
         """Add a batch to what was seen."""
@@ -96,7 +107,7 @@ class PackedTrainer(Backend, Trainer):
         total, count = 0.0, 0
         for batch in self.get_eval_dataloader():
             batch = self._prepare_inputs(batch)
-            total += packed_loss(self.model, batch)[0].item() * len(batch["shift_labels"])
+            total += packed_loss(self.model, batch, head=self.head)[0].item() * len(batch["shift_labels"])
             count += len(batch["shift_labels"])
         self.model.train()
         return total / max(count, 1)

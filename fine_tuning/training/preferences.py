@@ -16,7 +16,8 @@ from torch.nn.functional import logsigmoid
 from fine_tuning import paths
 from fine_tuning.config import Preferences, Training
 from fine_tuning.errors import TrainingError
-from fine_tuning.training.packing import Row, pack, supervised_logits
+from fine_tuning.training.loss import supervised_logits
+from fine_tuning.training.packing import Row, pack
 
 
 @dataclass(frozen=True)

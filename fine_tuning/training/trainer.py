@@ -24,8 +24,9 @@ from fine_tuning.training.base_model import load_base
 from fine_tuning.training.cross_validation import best_epochs
 from fine_tuning.training.early_stop import EarlyStop, EndAfter
 from fine_tuning.training.hardware import choose_dtype, choose_threads, gemm_flops, has_gpu, keep_freed_memory, peak_memory
+from fine_tuning.training.loss import supervised_logits
 from fine_tuning.training.packed_trainer import Backend, PackedTrainer
-from fine_tuning.training.packing import Row, pack, supervised_logits
+from fine_tuning.training.packing import Row, pack
 from fine_tuning.training.preference_trainer import PreferenceTrainer
 from fine_tuning.training.preferences import Preference, read_items, with_reference
 

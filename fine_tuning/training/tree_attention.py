@@ -1,14 +1,14 @@
 """Attention over a packed row (packing.py): each conversation's own tokens against the path that leads to them, and nothing else.
 
-SDPA with a mask multiplies all T x T scores of a row, of which most belong to other conversations. Here the B conversations lie side by
-side, padded to the longest: B x (own tokens) x (path), which for eight chats is a tenth of it. Keys and values of heads that share them
-(grouped queries, arXiv 2305.13245) are not repeated, and the scores are computed again in the backward pass instead of kept (arXiv
-2205.14135). Vectors go to their places and back in one copy each. Where rows are so unlike that the padding would be more than T x T, one
-block holds them all.
+SDPA with a mask multiplies all T x T scores of a row, of which most belong to other conversations. Here conversations lie side by side,
+long ones in pieces, those of like size in one group, padded to its longest: for eight chats a tenth of it. Keys and values of heads that
+share them (grouped queries, arXiv 2305.13245) are not repeated, and the scores are computed again in the backward pass instead of kept
+(arXiv 2205.14135). Vectors go to their places and back in one copy each.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,37 +16,121 @@ from torch import Tensor
 
 NAME = "byoai_tree"  # the attention's, in Transformers
 
+_LEAST_PIECE = 64  # tokens: shorter pieces of a conversation save less than they cost
+_PIECES = 8  # of a long one: keys are gathered for each, scores above the diagonal are wasted in each
+_GROUP_COST = 2500  # scores that take as long as another group's calls (measured on a CPU)
 
-def blocks(paths: Sequence[Sequence[int]], tokens: int, mask: Tensor) -> dict[str, Tensor]:
-    """How a packed row of `tokens` is laid side by side, from the conversations' paths, in the tree's order; `mask` [T, T]: who sees whom.
 
-    Returns `queries` [B, Q] and `keys` [B, K]: places in the row; `hidden` [B, Q, K]: True where a query must not see a key; `places` [T]:
-    where each token lies among the B * Q queries. Padding points to place 0, and is never looked at.
-    """
-    found: list[tuple[int, Sequence[int]]] = []  # how much of a path others own, and the path
+@dataclass(frozen=True)
+class _Group:
+    """Pieces of about one size: where in the packed row their queries [B, Q] and keys [B, K] are (queries that only pad: -1), and `bias`
+    [B, Q, K]: what a score gains, minus infinity where a query must not see a key."""
+
+    queries: Tensor
+    keys: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True)
+class _Order:
+    """A packed row's vectors [T * (heads + 2 * groups), D] in the order of the groups, all one after the other."""
+
+    queries: Tensor  # where in the row: [n], for each group [B, key heads, Q, heads / key heads]
+    keys: Tensor  # [m], for each group [B, key heads, K]
+    values: Tensor
+    places: Tensor  # [T * heads]: which of the queries each token's are
+    sums: Tensor  # [m]: to which token's key head each belongs
+    parts: list[tuple[slice, slice, Tensor]]  # of each group: its queries, its keys, and its bias [B * key heads, Q * R, K]
+
+
+class Layout:
+    """How a packed row is laid side by side, from the conversations' paths, in the tree's order (packing.py)."""
+
+    def __init__(self, paths: Sequence[Sequence[int]]) -> None:
+        self.groups = [_group(pieces) for pieces in _alike(_pieces(paths))]
+        self._orders: dict[Any, _Order] = {}
+
+    def order(self, heads: int, groups: int, like: Tensor) -> _Order:
+        """For a model's heads, on the device and in the number format of `like`; made once for all layers."""
+        key = heads, groups, like.device, like.dtype
+        if key not in self._orders:
+            self._orders[key] = _order(self.groups, heads, groups, like)
+        return self._orders[key]
+
+
+def _pieces(paths: Sequence[Sequence[int]]) -> list[tuple[int, Sequence[int]]]:
+    """Each token once: pieces of conversations, as how much of a path others own, and the path."""
+    found: list[tuple[int, Sequence[int]]] = []
     seen = 0
     for path in paths:
         start = next((index for index, place in enumerate(path) if place >= seen), len(path))
-        if start < len(path):
-            found.append((start, path))
-            seen = path[-1] + 1
-    most_own, longest = max(len(path) - start for start, path in found), max(len(path) for _, path in found)
-    if len(found) * most_own * longest >= tokens**2:
-        row = torch.arange(tokens)
-        return {"queries": row[None], "keys": row[None], "hidden": ~mask[None], "places": row}
-    queries, keys = torch.zeros(len(found), most_own, dtype=torch.long), torch.zeros(len(found), longest, dtype=torch.long)
-    places = torch.zeros(tokens, dtype=torch.long)
-    for index, (start, path) in enumerate(found):
-        own = torch.tensor(path[start:])
-        queries[index, : len(own)], keys[index, : len(path)] = own, torch.tensor(path)
-        places[own] = index * most_own + torch.arange(len(own))
-    starts = torch.tensor([start for start, _ in found])
-    hidden = torch.arange(longest)[None, None] > (starts[:, None] + torch.arange(most_own))[:, :, None]
-    return {"queries": queries, "keys": keys, "hidden": hidden, "places": places}
+        step = max(_LEAST_PIECE, -(-(len(path) - start) // _PIECES))
+        found += [(begin, path[: begin + step]) for begin in range(start, len(path), step)]
+        seen = max(seen, path[-1] + 1)
+    return found
+
+
+def _alike(pieces: Sequence[tuple[int, Sequence[int]]]) -> list[list[tuple[int, Sequence[int]]]]:
+    """The pieces in groups, so that padding and the groups' own calls cost least together: the shortest way over the sorted pieces."""
+    ordered = sorted(pieces, key=lambda piece: (len(piece[1]) - piece[0], len(piece[1])))
+    best, begin = [0.0], [0]
+    for end in range(1, len(ordered) + 1):
+        most_own, longest, found = len(ordered[end - 1][1]) - ordered[end - 1][0], 0, []
+        for start in range(end - 1, -1, -1):
+            longest = max(longest, len(ordered[start][1]))
+            found.append((best[start] + (end - start) * most_own * longest + _GROUP_COST, start))
+        cost, start = min(found)
+        best.append(cost)
+        begin.append(start)
+    groups, end = [], len(ordered)
+    while end:
+        groups.append(ordered[begin[end] : end])
+        end = begin[end]
+    return groups[::-1]
+
+
+def _group(pieces: Sequence[tuple[int, Sequence[int]]]) -> _Group:
+    most_own, longest = max(len(path) - start for start, path in pieces), max(len(path) for _, path in pieces)
+    queries, keys = torch.full((len(pieces), most_own), -1), torch.zeros(len(pieces), longest, dtype=torch.long)
+    for index, (start, path) in enumerate(pieces):
+        queries[index, : len(path) - start], keys[index, : len(path)] = torch.tensor(path[start:]), torch.tensor(path)
+    starts = torch.tensor([start for start, _ in pieces])
+    hidden = torch.arange(longest) > (starts[:, None] + torch.arange(most_own))[:, :, None]
+    return _Group(queries, keys, torch.zeros(hidden.shape).masked_fill_(hidden, -math.inf))
+
+
+def _order(laid: Sequence[_Group], heads: int, groups: int, like: Tensor) -> _Order:
+    width, shared = heads + 2 * groups, heads // groups
+    group, each = torch.arange(groups), torch.arange(shared)
+    queries, tokens, keys, sums, parts = [], [], [], [], []
+    at = seen = 0
+    for one in laid:
+        batch, count, length = one.bias.shape
+        head = (group[:, None, None] * shared + each).expand(batch, groups, count, shared)
+        token = one.queries[:, None, :, None].expand_as(head)
+        queries.append((token.clamp(min=0) * width + head).flatten())
+        tokens.append(torch.where(token < 0, -1, token * heads + head).flatten())
+        keys.append((one.keys[:, None] * width + heads + group[:, None]).flatten())
+        sums.append((one.keys[:, None] * groups + group[:, None]).flatten())
+        bias = one.bias[:, None, :, None].expand(batch, groups, count, shared, length).reshape(batch * groups, count * shared, length)
+        parts.append((slice(at, at + len(queries[-1])), slice(seen, seen + len(keys[-1])), bias.to(like)))
+        at, seen = at + len(queries[-1]), seen + len(keys[-1])
+    real = (token := torch.cat(tokens)) >= 0
+    places = torch.empty(int(real.sum()), dtype=torch.long)
+    places[token[real]] = real.nonzero()[:, 0]
+    of_keys = torch.cat(keys).to(like.device)
+    return _Order(
+        queries=torch.cat(queries).to(like.device),
+        keys=of_keys,
+        values=of_keys + groups,
+        places=places.to(like.device),
+        sums=torch.cat(sums).to(like.device),
+        parts=parts,
+    )
 
 
 def register() -> str:
-    """Make the attention known to Transformers; its name. Without `blocks` it is SDPA."""
+    """Make the attention known to Transformers; its name. Without a layout it is SDPA."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -63,86 +147,75 @@ def tree_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    blocks: dict[str, Tensor] | None = None,
+    layout: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Transformers' attention interface: `query` [1, heads, T, D], `key` and `value` [1, fewer heads, T, D]; returns [1, T, heads, D]."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    if blocks is None or dropout or kwargs.get("softcap") is not None or value.shape[-1] != query.shape[-1]:
+    if layout is None or dropout or kwargs.get("softcap") is not None or value.shape[-1] != query.shape[-1]:
         result: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return result
     scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
     rows = torch.cat([each[0].transpose(0, 1) for each in (query, key, value)], dim=1)
-    return _TreeAttention.apply(rows, key.shape[1], scale, blocks).view(1, rows.shape[0], -1, rows.shape[2]), None
+    return _TreeAttention.apply(rows, key.shape[1], scale, layout).view(1, rows.shape[0], -1, rows.shape[2]), None
 
 
 class _TreeAttention(torch.autograd.Function):
     """`attend` for models whose attention is not fused."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, groups: int, scale: float, blocks: dict[str, Tensor]) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, groups: int, scale: float, layout: Layout) -> Tensor:
         ctx.save_for_backward(rows)
-        ctx.about = groups, scale, blocks
-        return attend(rows, groups, scale, blocks)
+        ctx.about = groups, scale, layout
+        return attend(rows, groups, scale, layout)
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         return attend_backward(ctx.saved_tensors[0], outer[0], *ctx.about), None, None, None
 
 
-def attend(rows: Tensor, groups: int, scale: float, blocks: dict[str, Tensor]) -> Tensor:
+def attend(rows: Tensor, groups: int, scale: float, layout: Layout) -> Tensor:
     """[T, heads * D] of `rows` [T, heads + 2 * groups, D]: each token's queries, keys and values; heads / groups queries share a key."""
-    heads = rows.shape[1] - 2 * groups
-    queries, keys, values, places = _order(blocks, heads, groups)
-    flat = rows.view(-1, rows.shape[2])
-    weights = _weights(_take(flat, queries), _take(flat, keys), scale, blocks["hidden"])
-    found = torch.bmm(weights, _take(flat, values))
-    return found.view(-1, rows.shape[2]).index_select(0, places).view(len(rows), -1)
+    order, flat = layout.order(rows.shape[1] - 2 * groups, groups, rows), rows.view(-1, rows.shape[2])
+    queries, keys, values = (flat.index_select(0, index) for index in (order.queries, order.keys, order.values))
+    found = torch.empty_like(queries)
+    for own, path, bias in order.parts:
+        q, k, v, result = (_by_head(each, bias) for each in (queries[own], keys[path], values[path], found[own]))
+        torch.bmm(_weights(q, k, scale, bias), v, out=result)
+    return found.index_select(0, order.places).view(len(rows), -1)
 
 
-def attend_backward(rows: Tensor, d_out: Tensor, groups: int, scale: float, blocks: dict[str, Tensor]) -> Tensor:
+def attend_backward(rows: Tensor, d_out: Tensor, groups: int, scale: float, layout: Layout) -> Tensor:
     """The gradient by `rows`, of the gradient `d_out` [T, heads * D] by what `attend` gave."""
     heads, size = rows.shape[1] - 2 * groups, rows.shape[2]
-    queries, keys, values, places = _order(blocks, heads, groups)
-    flat = rows.view(-1, size)
-    q, k, v = (_take(flat, each) for each in (queries, keys, values))
-    weights = _weights(q, k, scale, blocks["hidden"])
-    d_found = flat.new_zeros(queries.numel(), size).index_copy_(0, places, d_out.reshape(-1, size)).view(q.shape)
-    d_scores = torch._softmax_backward_data(torch.bmm(d_found, v.transpose(1, 2)), weights, -1, weights.dtype).mul_(scale)
+    order, flat = layout.order(heads, groups, rows), rows.view(-1, size)
+    queries, keys, values = (flat.index_select(0, index) for index in (order.queries, order.keys, order.values))
+    d_found = torch.zeros_like(queries).index_copy_(0, order.places, d_out.reshape(-1, size))
+    for own, path, bias in order.parts:
+        q, k, v, d = (_by_head(each, bias) for each in (queries[own], keys[path], values[path], d_found[own]))
+        weights = _weights(q, k, scale, bias)
+        d_scores = torch._softmax_backward_data(torch.bmm(d, v.transpose(1, 2)), weights, -1, weights.dtype).mul_(scale)
+        # Each gradient takes the place of what it is the gradient by, once that is no longer needed.
+        torch.bmm(weights.transpose(1, 2), d, out=v)
+        d_k = torch.bmm(d_scores.transpose(1, 2), q)
+        torch.bmm(d_scores, k, out=q)
+        k.copy_(d_k)
     d_rows = torch.empty_like(rows)
-    d_rows[:, :heads] = torch.bmm(d_scores, k).view(-1, size).index_select(0, places).view(len(rows), heads, size)
-    order = (blocks["keys"][:, None] * groups + torch.arange(groups, device=rows.device)[:, None]).view(-1)
-    for part, each, other in ((slice(heads, heads + groups), d_scores, q), (slice(heads + groups, None), weights, d_found)):
-        summed = torch.bmm(each.transpose(1, 2), other).view(-1, size)
+    d_rows[:, :heads] = queries.index_select(0, order.places).view(len(rows), heads, size)
+    for part, summed in ((slice(heads, heads + groups), keys), (slice(heads + groups, None), values)):
         # Index by index the fastest sum that there is on a CPU.
-        d_rows[:, part] = torch.ops.aten.embedding_dense_backward(summed, order, len(rows) * groups, -1, False).view(-1, groups, size)
+        d_rows[:, part] = torch.ops.aten.embedding_dense_backward(summed, order.sums, len(rows) * groups, -1, False).view(-1, groups, size)
     return d_rows
 
 
-def _order(blocks: dict[str, Tensor], heads: int, groups: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Where queries [B, groups, Q, heads / groups], keys and values [B, groups, K] lie among the T * (heads + 2 * groups) vectors of a
-    packed row, and [T * heads] where among the queries each token's are."""
-    device, width, shared = blocks["queries"].device, heads + 2 * groups, heads // groups
-    group, each = torch.arange(groups, device=device), torch.arange(shared, device=device)
-    queries = (blocks["queries"] * width)[:, None, :, None] + (group[:, None, None] * shared + each)
-    keys = (blocks["keys"] * width)[:, None] + (heads + group[:, None])
-    count = blocks["queries"].shape[1]
-    block, place = blocks["places"].div(count, rounding_mode="floor"), blocks["places"] % count
-    places = ((block[:, None] * groups + group) * count + place[:, None])[:, :, None] * shared + each
-    return queries, keys, keys + groups, places.view(-1)
+def _by_head(vectors: Tensor, bias: Tensor) -> Tensor:
+    """A group's vectors [n, D] as [B * key heads, n of each, D]."""
+    return vectors.view(len(bias), -1, vectors.shape[1])
 
 
-def _take(flat: Tensor, order: Tensor) -> Tensor:
-    """[B * groups, what remains, D]: of `flat` [n, D] those in `order` [B, groups, ...]."""
-    return flat.index_select(0, order.view(-1)).view(order.shape[0] * order.shape[1], -1, flat.shape[1])
-
-
-def _weights(q: Tensor, k: Tensor, scale: float, hidden: Tensor) -> Tensor:
-    """softmax(scale q k^T) [B * groups, Q * R, K], nothing where a key is hidden [B, Q, K]."""
-    scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=scale)
-    batch, queries, keys = hidden.shape
-    scores.view(batch, -1, queries, q.shape[1] // queries, keys).masked_fill_(hidden[:, None, :, None], float("-inf"))
-    return torch.softmax(scores, dim=-1)
+def _weights(q: Tensor, k: Tensor, scale: float, bias: Tensor) -> Tensor:
+    """softmax(scale q k^T + bias) [B * key heads, Q * R, K]."""
+    return torch.softmax(torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scale), dim=-1)

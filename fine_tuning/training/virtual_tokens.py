@@ -20,10 +20,10 @@ class VirtualTokenModel(PeftModelForCausalLM):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
-        blocks: Any = None,
+        layout: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """The base model's output; `logits_to_keep` counts from the first real token. `blocks` know of no virtual tokens: the mask does."""
+        """The base model's output; `logits_to_keep` counts from the first real token. Of virtual tokens the mask knows, not `layout`."""
         if input_ids is None or position_ids is None or attention_mask is None or attention_mask.dim() != 4:
             return super().forward(input_ids, attention_mask, position_ids=position_ids, logits_to_keep=logits_to_keep, **kwargs)
         count, tokens = self.active_peft_config.num_virtual_tokens, input_ids.shape[1]

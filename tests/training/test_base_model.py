@@ -11,8 +11,9 @@ from tiny_gguf import VOCABULARY, write_base
 from fine_tuning.config import Training
 from fine_tuning.errors import TrainingError
 from fine_tuning.training.base_model import load_base
+from fine_tuning.training.loss import packed_loss
 from fine_tuning.training.methods import METHODS
-from fine_tuning.training.packing import Row, pack, packed_loss
+from fine_tuning.training.packing import Row, pack
 from fine_tuning.training.quantised_linear import QuantisedLinear
 from fine_tuning.training.trainer import train
 

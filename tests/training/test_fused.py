@@ -7,8 +7,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, NemotronForCausalLM, 
 
 from fine_tuning.config import Training
 from fine_tuning.training.fused import fuse
+from fine_tuning.training.loss import packed_loss, supervised_logits
 from fine_tuning.training.methods import METHODS
-from fine_tuning.training.packing import pack, packed_loss, supervised_logits
+from fine_tuning.training.packing import pack
 
 # Of two layers each: projections, attention, the gated feed-forward, norms; and the last norm.
 EVERY = 2 * (7 + 1 + 1 + 2) + 1

@@ -37,8 +37,9 @@ def bytes_saved(layers: int, tokens: int, settings: Training, dtype: torch.dtype
     """What autograd keeps for the backward pass of a real model, weights not counted, each storage once."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from fine_tuning.training.loss import packed_loss
     from fine_tuning.training.methods import METHODS
-    from fine_tuning.training.packing import Row, pack, packed_loss
+    from fine_tuning.training.packing import Row, pack
 
     config = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=64, intermediate_size=192, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2
@@ -71,8 +72,8 @@ def test_the_tree_counted_is_the_tree_that_is_computed():
 
     for seed in range(20):
         rows = random_rows(random.Random(seed).randint(1, 12), seed, head=seed % 5)
-        packed = pack([Row(row["input_ids"], [bool(flag) for flag in row["trained"]]) for row in rows])
-        assert tree_size([row["input_ids"] for row in rows]) == packed["input_ids"].numel()
+        conversations = [Row(row["input_ids"], [bool(flag) for flag in row["trained"]]) for row in rows]
+        assert tree_size([row.computed() for row in conversations]) == pack(conversations)["input_ids"].numel()
 
 
 def test_a_workload_has_every_step_and_the_longest_row(tmp_path):
@@ -84,12 +85,12 @@ def test_a_workload_has_every_step_and_the_longest_row(tmp_path):
     assert max(batch.tokens for batch in workload(rows, LORA, max_length=30).batches) <= 110
 
 
-def test_rows_are_read_as_the_training_reads_them(row_folder):
+def test_rows_are_read_as_the_training_computes_them(row_folder):
     from fine_tuning.training.trainer import read_rows
 
     theirs = read_rows(row_folder / "train.jsonl")
     assert [(list(row.ids), row.targets) for row in memory.read_rows(row_folder / "train.jsonl")] == [
-        (row.input_ids, len(row.targets())) for row in theirs
+        (row.computed(), len(row.targets())) for row in theirs
     ]
 
 
@@ -170,7 +171,7 @@ def test_shared_heads_cost_once():
 def test_guessed_replay_rows_share_the_head_and_nothing_else():
     rows = [Row((1, 2, 3, number, 9), 1) for number in range(10, 14)]
     guessed = memory.guess_replay(rows, 3, new_tokens=8, prompt_tokens=4)
-    assert tree_size([row.ids for row in guessed]) == 3 + 3 * 12
+    assert tree_size([row.ids for row in guessed]) == 3 + 3 * 11
     assert all(row.replayed and row.targets == 8 for row in guessed)
 
 

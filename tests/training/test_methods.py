@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM
 from fine_tuning.config import FineTuningMethod, Training
 from fine_tuning.errors import Cancelled
 from fine_tuning.training import checkpoints
+from fine_tuning.training.loss import packed_loss
 from fine_tuning.training.methods import METHODS, carrier, restore
-from fine_tuning.training.packing import pack, packed_loss
+from fine_tuning.training.packing import pack
 from fine_tuning.training.trainer import train
 
 VARIANTS = {

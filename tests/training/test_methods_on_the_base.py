@@ -14,8 +14,9 @@ from fine_tuning.evaluation.served_model import ServedModel
 from fine_tuning.model_management.gguf_export import convert_adapter, export_full, merge_adapter
 from fine_tuning.training.base_model import load_base
 from fine_tuning.training.generate import answer, answer_both
+from fine_tuning.training.loss import supervised_logits
 from fine_tuning.training.methods import METHODS
-from fine_tuning.training.packing import Row, pack, supervised_logits
+from fine_tuning.training.packing import Row, pack
 from fine_tuning.training.trainer import train
 
 PROMPT, ANSWER = (

@@ -17,7 +17,8 @@ from fine_tuning.errors import Cancelled, CheckpointDamaged, NoConversations, Tr
 from fine_tuning.training import checkpoints, trainer
 from fine_tuning.training.trainer import read_rows, teach, train
 
-SETTINGS = Training(batch_size=4, num_epochs=2, learning_rate=1e-2, save_steps=3, lora_r=4, lora_dropout=0.1)
+# One number of threads: a probe may choose another in each run, and sums would differ in their last digits.
+SETTINGS = Training(batch_size=4, num_epochs=2, learning_rate=1e-2, save_steps=3, lora_r=4, lora_dropout=0.1, threads=1)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -1,0 +1,139 @@
+"""The loss of a packed row (packing.py), and its gradient already in the forward pass.
+
+Logits are made for the supervised tokens only, some at a time, and each lot is at once turned into the gradient by what the last layer
+gave: of the large [N, vocabulary] tensors only one lot is ever held, and none is kept for the backward pass.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_LOT = 256  # supervised tokens; each lot reads the whole output matrix twice
+
+
+def supervised_logits(model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    """[N, vocabulary] in fp32: logits for the supervised tokens only."""
+    return _output(model, batch).float()
+
+
+def packed_loss(model: nn.Module, batch: dict[str, Any], kl_weight: float = 1.0, head: nn.Linear | None = None) -> tuple[Tensor, Tensor]:
+    """Mean loss over the batch's supervised tokens: cross-entropy for what is learned, divergence from the base for what is kept.
+
+    The divergence is KL(base || model) over the base's k likeliest tokens and one bucket for all the others. Also returns how many of the
+    supervised tokens are the model's likeliest (1 number, no gradient). `head`, see `plain_head`, saves memory and time.
+    """
+    if head is None:
+        vectors, weight = _output(model, batch), None
+    else:
+        with _without(head):
+            vectors, weight = _output(model, batch), head.weight
+    replayed = batch.get("replayed", torch.zeros_like(batch["shift_labels"], dtype=torch.bool))
+    teacher = (batch.get("teacher_ids"), batch.get("teacher_logprobs"))
+    return _Loss.apply(vectors, weight, batch["shift_labels"], replayed, *teacher, kl_weight)
+
+
+@torch.no_grad()
+def plain_head(model: Any) -> nn.Linear | None:
+    """The model's last matrix, if its product with the last layer's vectors is the logits and nothing more is done to them."""
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear or head.bias is not None:
+        return None
+    made: list[Tensor] = []
+    handle = head.register_forward_hook(lambda module, inputs, output: made.append(output.clone()))
+    tokens = torch.arange(4, device=head.weight.device)[None]
+    logits = model(input_ids=tokens, use_cache=False).logits
+    handle.remove()
+    return head if len(made) == 1 and torch.equal(made[0], logits) else None
+
+
+@contextlib.contextmanager
+def _without(head: nn.Linear) -> Iterator[None]:
+    """The model gives what its last layer gave, in place of logits."""
+    vars(head)["forward"] = lambda vectors: vectors
+    try:
+        yield
+    finally:
+        del vars(head)["forward"]
+
+
+def _output(model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    """[N, vocabulary], or [N, hidden] without the head: what the model says at the tokens before the supervised ones."""
+    output = model(
+        input_ids=batch["input_ids"],
+        position_ids=batch["position_ids"],
+        attention_mask=batch["attention_mask"],
+        layout=batch["layout"],
+        logits_to_keep=batch["predictors"],
+        use_cache=False,
+    )
+    return output.logits.squeeze(0)
+
+
+class _Loss(torch.autograd.Function):
+    """Loss and hits of `vectors` [N, hidden], and the gradients by them and by `weight` [vocabulary, hidden]; without a weight the
+    vectors are the logits themselves."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        vectors: Tensor,
+        weight: Tensor | None,
+        labels: Tensor,
+        replayed: Tensor,
+        teacher_ids: Tensor | None,
+        teacher_logprobs: Tensor | None,
+        kl_weight: float,
+    ) -> tuple[Tensor, Tensor]:
+        d_vectors = torch.empty_like(vectors)
+        d_weight = torch.zeros_like(weight) if weight is not None and ctx.needs_input_grad[1] else None
+        total, hits, taught = vectors.new_zeros((), dtype=torch.float32), labels.new_zeros(()), 0
+        count = max(len(labels), 1)
+        size = -(-count // -(-count // _LOT))  # lots of one size
+        for lot in (slice(start, start + size) for start in range(0, len(labels), size)):
+            logits = (vectors[lot].clone() if weight is None else vectors[lot] @ weight.t()).float()
+            entropy, likeliest, sums = _to_exponentials(logits, labels[lot])
+            old = replayed[lot]
+            total += entropy[~old].sum()
+            hits += likeliest.sum()
+            logits[torch.arange(len(old), device=old.device), labels[lot]] -= torch.where(old, 0, sums)
+            if teacher_ids is not None and teacher_logprobs is not None:
+                ids, said = (known[taught : taught + int(old.sum())] for known in (teacher_ids, teacher_logprobs))
+                taught += len(ids)
+                divergence, logits[old] = _divergence(logits[old], sums[old], ids, said.exp())
+                total += kl_weight * divergence.sum()
+            slope, scale = logits.to(vectors.dtype), (torch.where(old, kl_weight, 1.0) / (count * sums))[:, None].to(vectors.dtype)
+            d_vectors[lot] = (slope if weight is None else slope @ weight) * scale
+            if d_weight is not None:
+                d_weight += slope.t() @ (vectors[lot] * scale)
+        ctx.save_for_backward(d_vectors, d_weight)
+        ctx.mark_non_differentiable(hits)
+        return total / count, hits
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        d_vectors, d_weight = ctx.saved_tensors
+        return d_vectors * outer[0], None if d_weight is None else d_weight * outer[0], None, None, None, None, None
+
+
+def _to_exponentials(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Turns `logits` [n, V] in place into exp(logits - greatest). Cross-entropy [n], whether the label is the likeliest [n], sums [n]."""
+    greatest = logits.amax(dim=-1, keepdim=True)
+    chosen = (logits.gather(1, labels[:, None]) - greatest)[:, 0]
+    sums = logits.sub_(greatest).exp_().sum(dim=-1)
+    return sums.log() - chosen, chosen >= 0, sums
+
+
+def _divergence(exponentials: Tensor, sums: Tensor, ids: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(teacher || p) [M], and `sums` times its gradient by the logits [M, V], where p = `exponentials` [M, V] / `sums` [M] are the
+    model's probabilities and `teacher` [M, k] those of the base for the tokens `ids`; what is left of both is one bucket."""
+    kept = exponentials.gather(1, ids) / sums[:, None]
+    rest, rest_teacher = ((1 - part.sum(dim=1)).clamp(min=1e-6) for part in (kept, teacher))
+    divergence = (teacher * (teacher.clamp(min=1e-12) / kept.clamp(min=1e-12)).log()).sum(dim=1) + rest_teacher * (
+        rest_teacher / rest
+    ).log()
+    # d/dz_j: p_j - t_j for a kept token, p_j - t_rest * p_j / p_rest for any other.
+    slope = exponentials.mul_((1 - rest_teacher / rest)[:, None])
+    return divergence, slope.scatter_(1, ids, (kept - teacher) * sums[:, None])
