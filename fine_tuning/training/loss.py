@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_LOT = 256  # supervised tokens; each lot reads the whole output matrix twice
+from fine_tuning.training.memory import LOGITS_AT_ONCE
 
 
 def supervised_logits(model: nn.Module, batch: dict[str, Any]) -> Tensor:
@@ -91,7 +91,7 @@ class _Loss(torch.autograd.Function):
         d_weight = torch.zeros_like(weight) if weight is not None and ctx.needs_input_grad[1] else None
         total, hits, taught = vectors.new_zeros((), dtype=torch.float32), labels.new_zeros(()), 0
         count = max(len(labels), 1)
-        size = -(-count // -(-count // _LOT))  # lots of one size
+        size = -(-count // -(-count // LOGITS_AT_ONCE))  # lots of one size
         for lot in (slice(start, start + size) for start in range(0, len(labels), size)):
             logits = (vectors[lot].clone() if weight is None else vectors[lot] @ weight.t()).float()
             entropy, likeliest, sums = _to_exponentials(logits, labels[lot])

@@ -7,8 +7,8 @@ weights      the base, in the number format of the training; of a base that stay
 loading      the largest weight twice more, while it is dequantised; no part of the peak once the activations are larger
 training     gradient and Adam's two moments of whatever is trained, and an adapter's own weights; all fp32
 activations  what each layer saves of each token (`_saved`), and on a CPU the holes that the allocator leaves between
-mask         [T, T] booleans, twice while they are made
-logits       [N, vocabulary] in fp32, for the N supervised tokens only; replayed ones need more for their divergence
+mask         [T, T] booleans, twice while they are made, and who sees whom in the order of the attention (tree_attention.py), once a head
+logits       [n, vocabulary] in fp32, for a lot of n supervised tokens (loss.py); replayed ones once more for their divergence
 
 T, the tokens that a step computes, is the size of the batch's prefix tree (packing.py), counted here from the token rows themselves.
 benchmarks/memory.py compares all this with what is measured, and says how to calibrate it anew.
@@ -28,6 +28,8 @@ from fine_tuning.config import FineTuningMethod, Training
 from fine_tuning.engines.gguf_file import GgufFile
 from fine_tuning.errors import NotEnoughMemory, TrainingError
 
+LOGITS_AT_ONCE = 256  # supervised tokens; each lot reads the whole output matrix twice (loss.py)
+
 # Measured on a CPU (benchmarks/memory.py); the others follow from what torch keeps.
 _RUNTIME = 940 << 20  # bytes
 _HOLES = 1.8  # glibc does not give a freed block again to an aligned request of the same size, and torch aligns all of its tensors
@@ -35,8 +37,7 @@ _EFFICIENCY = 0.5  # of the matrix products' speed, over a whole step
 _DEQUANTISED = 4e8  # weights a second, one after the other (quantised_linear.py)
 _STEP_OVERHEAD = 0.05  # seconds a step that do not grow with it: Python, the optimiser, the report
 
-_LOGITS_COPIES = 3  # logits, their exponentials, and the gradient
-_REPLAY_COPIES = 4  # the model's probabilities of the replayed tokens, and the slope while it is built
+_TRL_COPIES = 3  # of all tokens' logits: themselves, their exponentials, and the gradient
 _TEACHER_BATCH = 8  # replay rows that the base looks at together (trainer.teach)
 _MARGIN = 0.95  # of the free memory that lowered settings may fill: what is free changes
 _SAMPLED_BATCHES = 100  # batches whose size is counted exactly; more say nothing more
@@ -50,6 +51,7 @@ class Shape:
 
     parameters: int
     layers: int
+    heads: int
     hidden: int
     attention: int  # of all heads together
     keys: int  # of all heads that have keys of their own
@@ -81,8 +83,9 @@ class Batch:
     """What one step computes."""
 
     tokens: int  # of the prefix tree
-    targets: int  # of them that carry loss
-    replayed: int = 0  # of the targets that are held to the base's answer
+    scores: int  # of the attention, for each head: tokens by the tokens that they may see, and about as many more that they may not
+    logits: int  # of tokens at once
+    targets: int  # tokens that carry loss
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ def shape_of(file: GgufFile) -> Shape:
     return Shape(
         parameters=sum(sizes),
         layers=layers,
+        heads=heads,
         hidden=hidden,
         attention=heads * head,
         keys=number("attention.head_count_kv", heads) * head,
@@ -174,17 +178,21 @@ def workload(rows: Sequence[Row], settings: Training, max_length: int | None = N
 
 
 def _batch(rows: Sequence[Row], padded: bool) -> Batch:
+    longest = max(len(row.ids) for row in rows)
     if padded:
-        tokens = len(rows) * max(len(row.ids) for row in rows)
-        return Batch(tokens, tokens)  # TRL takes logits of every token
-    replayed = sum(row.targets for row in rows if row.replayed)
-    return Batch(tree_size([row.ids for row in rows]), sum(row.targets for row in rows), replayed)
+        tokens = len(rows) * longest
+        return Batch(tokens, tokens * longest, _TRL_COPIES * tokens, tokens)  # TRL takes logits of every token
+    ordered = sorted(row.ids for row in rows)
+    own = tree_branches(ordered)
+    targets, replayed = sum(row.targets for row in rows), sum(row.targets for row in rows if row.replayed)
+    lot = -(-targets // max(1, -(-targets // LOGITS_AT_ONCE)))
+    scores = sum(count * len(ids) for count, ids in zip(own, ordered, strict=True))
+    return Batch(sum(own), scores, lot + min(lot, replayed), targets)
 
 
-def tree_size(rows: Sequence[Sequence[int]]) -> int:
-    """Tokens of the rows' prefix tree. In sorted order a row adds what it does not share with the one before."""
-    ordered = sorted(map(tuple, rows))
-    return sum(map(len, ordered)) - sum(shared_head(before, row) for before, row in pairwise(ordered))
+def tree_branches(ordered: Sequence[Sequence[int]]) -> list[int]:
+    """What each of the sorted rows adds to their prefix tree, in tokens: what it does not share with the one before."""
+    return [len(row) - shared_head(before, row) for before, row in pairwise([(), *ordered])]
 
 
 def shared_head(one: Sequence[int], other: Sequence[int]) -> int:
@@ -223,7 +231,6 @@ def _parts(shape: Shape, settings: Training, work: Workload, width: int, quantis
 
     full = settings.method == "full"
     trained = shape.parameters if full else _adapter(shape, settings)
-    logits = most(lambda batch: _LOGITS_COPIES * batch.targets + _REPLAY_COPIES * batch.replayed) * shape.vocabulary * 4
     teaching = 2 * _TEACHER_BATCH * settings.replay.max_new_tokens * shape.vocabulary * 4 if settings.replay.prompts else 0
     return {
         "runtime": 0,
@@ -231,8 +238,8 @@ def _parts(shape: Shape, settings: Training, work: Workload, width: int, quantis
         "loading": 2 * shape.largest * width + teaching,
         "training": trained * (12 if full else 16),
         "activations": most(lambda batch: batch.tokens) * shape.layers * _saved(shape, settings, width),
-        "mask": most(lambda batch: batch.tokens) ** 2 * 2,
-        "logits": logits,
+        "mask": most(lambda batch: batch.tokens**2 * 2 + batch.scores * shape.heads * width),
+        "logits": most(lambda batch: batch.logits) * shape.vocabulary * 4,
     }
 
 
@@ -257,11 +264,11 @@ def _adapter(shape: Shape, settings: Training) -> int:
 
 def _seconds(shape: Shape, settings: Training, batch: Batch, flops: float) -> float:
     """One step. Operations: two for each weight forward, two backward to the input, two for a weight's own gradient (arXiv 2001.08361);
-    attention over the whole mask, which is more than tree_attention.py does: two products forward, five backward."""
+    the attention's two products forward, five backward."""
     full = settings.method == "full"
     weights = shape.linear * batch.tokens + shape.vocabulary * shape.hidden * batch.targets
     adapters = 0 if full else 6 * _adapter(shape, settings) * batch.tokens
-    attention = 14 * shape.layers * shape.attention * batch.tokens**2
+    attention = 14 * shape.layers * shape.attention * batch.scores
     return ((6 if full else 4) * weights + adapters + attention) / (_EFFICIENCY * flops) + _STEP_OVERHEAD
 
 

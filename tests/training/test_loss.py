@@ -34,7 +34,7 @@ def reference(logits, labels, replayed, teacher, kl_weight):
 @pytest.mark.parametrize("lot", [256, 5], ids=["one lot", "several"])
 @pytest.mark.parametrize("kl_weight", [0.7, 0.0])
 def test_the_gradient_taken_in_the_forward_pass_is_that_of_autograd(monkeypatch, lot, kl_weight):
-    monkeypatch.setattr(loss, "_LOT", lot)
+    monkeypatch.setattr(loss, "LOGITS_AT_ONCE", lot)
     logits, labels, replayed, teacher = drawn(count=17, size=11)
     best = teacher.topk(4, -1)
     logits.requires_grad_()

@@ -12,11 +12,12 @@ from fine_tuning.engines.gguf_file import read_gguf
 from fine_tuning.errors import NotEnoughMemory
 from fine_tuning.training import memory, tree_attention
 from fine_tuning.training.fused import fuse
-from fine_tuning.training.memory import Batch, Estimate, Row, Shape, Workload, estimate, largest_fitting, tree_size, workload
+from fine_tuning.training.memory import Batch, Estimate, Row, Shape, Workload, estimate, largest_fitting, tree_branches, workload
 
 SMOL = Shape(
     parameters=134_515_008,
     layers=30,
+    heads=9,
     hidden=576,
     attention=576,
     keys=192,
@@ -31,6 +32,7 @@ SMOL = Shape(
 )
 TINY = replace(SMOL, layers=1, hidden=64, attention=64, keys=32, feed_forward=192, inputs=576, outputs=640)
 LORA = Training(method="lora", replay=Replay(prompts=0))
+BATCH = Batch(tokens=500, scores=60_000, logits=200, targets=200)
 
 
 def bytes_saved(layers: int, tokens: int, settings: Training, dtype: torch.dtype) -> int:
@@ -73,7 +75,7 @@ def test_the_tree_counted_is_the_tree_that_is_computed():
     for seed in range(20):
         rows = random_rows(random.Random(seed).randint(1, 12), seed, head=seed % 5)
         conversations = [Row(row["input_ids"], [bool(flag) for flag in row["trained"]]) for row in rows]
-        assert tree_size([row.computed() for row in conversations]) == pack(conversations)["input_ids"].numel()
+        assert sum(tree_branches(sorted(row.computed() for row in conversations))) == pack(conversations)["input_ids"].numel()
 
 
 def test_a_workload_has_every_step_and_the_longest_row(tmp_path):
@@ -149,16 +151,23 @@ def test_too_much_is_refused_with_the_settings_that_fit_and_the_option_that_take
 
 
 def test_more_of_anything_takes_more():
-    base = estimate(SMOL, LORA, Workload(10, (Batch(500, 200),)), 1e11, 10**10)
+    base = estimate(SMOL, LORA, Workload(10, (BATCH,)), 1e11, 10**10)
     for work, settings in (
-        (Workload(10, (Batch(600, 200),)), LORA),
-        (Workload(10, (Batch(500, 300),)), LORA),
-        (Workload(10, (Batch(500, 200),)), LORA.model_copy(update={"lora_r": 64})),
+        (Workload(10, (replace(BATCH, tokens=600),)), LORA),
+        (Workload(10, (replace(BATCH, logits=300, targets=300),)), LORA),
+        (Workload(10, (replace(BATCH, scores=90_000),)), LORA),
+        (Workload(10, (BATCH,)), LORA.model_copy(update={"lora_r": 64})),
     ):
         more = estimate(SMOL, settings, work, 1e11, 10**10)
         assert more.memory > base.memory and more.seconds > base.seconds
-    held = estimate(SMOL, LORA, Workload(10, (Batch(500, 200, replayed=100),)), 1e11, 10**10)
-    assert held.memory > base.memory
+
+
+def test_logits_are_counted_a_lot_at_a_time_and_those_held_to_the_base_twice():
+    rows = [Row((1, 2, *range(index, index + 100)), 100) for index in range(1000, 1400, 100)]
+    (batch,) = workload(rows, LORA).batches
+    assert batch.logits == 200 and batch.targets == 400
+    (batch,) = workload([replace(rows[0], replayed=True), *rows[1:]], LORA).batches
+    assert batch.logits == 300
 
 
 def test_shared_heads_cost_once():
@@ -171,7 +180,7 @@ def test_shared_heads_cost_once():
 def test_guessed_replay_rows_share_the_head_and_nothing_else():
     rows = [Row((1, 2, 3, number, 9), 1) for number in range(10, 14)]
     guessed = memory.guess_replay(rows, 3, new_tokens=8, prompt_tokens=4)
-    assert tree_size([row.ids for row in guessed]) == 3 + 3 * 11
+    assert sum(tree_branches(sorted(row.ids for row in guessed))) == 3 + 3 * 11
     assert all(row.replayed and row.targets == 8 for row in guessed)
 
 
@@ -190,6 +199,6 @@ def test_auto_takes_what_fits_and_says_so(home, monkeypatch, capsys):
 
 
 def test_the_parts_of_an_estimate_are_its_memory():
-    found = estimate(SMOL, LORA, Workload(10, (Batch(500, 200),)), 1e11, 10**10)
+    found = estimate(SMOL, LORA, Workload(10, (BATCH,)), 1e11, 10**10)
     assert isinstance(found, Estimate)
     assert found.memory == sum(size for part, size in found.parts.items() if part != "loading")
