@@ -6,7 +6,7 @@
 Rows are random tokens: only their lengths matter here. To calibrate anew, after a change of the training or of torch: what a layer saves
 is counted exactly by tests/training/test_memory.py; mend `_saved` until it passes. Then solve for the measured constants on a quiet
 machine: `_RUNTIME` is the peak of `short` less all other parts, `_HOLES` is what makes the rest of `long` its activations,
-`_EFFICIENCY` and `_STEP_OVERHEAD` follow from the steps of `long` and `short`.
+`_EFFICIENCY` and `_LAYER_SECONDS` follow from the steps of `long` and `short`.
 """
 
 import argparse

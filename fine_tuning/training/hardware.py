@@ -71,11 +71,11 @@ _ROWS, _WIDTH = 256, 768
 def _gemm_seconds(dtype: torch.dtype) -> float:
     rows, weight = torch.randn(_ROWS, _WIDTH).to(dtype), torch.randn(_WIDTH, 4 * _WIDTH).to(dtype)
     times = []
-    for _ in range(6):  # the first builds the kernel
+    for _ in range(20):  # the first builds the kernel, others may meet something else that runs here
         start = time.perf_counter()
         torch.mm(rows, weight)
         times.append(time.perf_counter() - start)
-        if sum(times) > 1:
+        if sum(times) > 0.3:
             break
     return min(times)
 

@@ -31,11 +31,11 @@ from fine_tuning.errors import NotEnoughMemory, TrainingError
 LOGITS_AT_ONCE = 256  # supervised tokens; each lot reads the whole output matrix twice (loss.py)
 
 # Measured on a CPU (benchmarks/memory.py); the others follow from what torch keeps.
-_RUNTIME = 940 << 20  # bytes
-_HOLES = 1.8  # glibc does not give a freed block again to an aligned request of the same size, and torch aligns all of its tensors
-_EFFICIENCY = 0.5  # of the matrix products' speed, over a whole step
+_RUNTIME = 800 << 20  # bytes
+_HOLES = 1.6  # glibc does not give a freed block again to an aligned request of the same size, and torch aligns all of its tensors
+_EFFICIENCY = 0.75  # of the matrix products' speed, over what grows with a step
 _DEQUANTISED = 4e8  # weights a second, one after the other (quantised_linear.py)
-_STEP_OVERHEAD = 0.05  # seconds a step that do not grow with it: Python, the optimiser, the report
+_LAYER_SECONDS = 0.015  # of a step that do not grow with it: its calls one by one, the weights read again, the optimiser
 
 _TRL_COPIES = 3  # of all tokens' logits: themselves, their exponentials, and the gradient
 _TEACHER_BATCH = 8  # replay rows that the base looks at together (trainer.teach)
@@ -269,7 +269,7 @@ def _seconds(shape: Shape, settings: Training, batch: Batch, flops: float) -> fl
     weights = shape.linear * batch.tokens + shape.vocabulary * shape.hidden * batch.targets
     adapters = 0 if full else 6 * _adapter(shape, settings) * batch.tokens
     attention = 14 * shape.layers * shape.attention * batch.scores
-    return ((6 if full else 4) * weights + adapters + attention) / (_EFFICIENCY * flops) + _STEP_OVERHEAD
+    return ((6 if full else 4) * weights + adapters + attention) / (_EFFICIENCY * flops) + shape.layers * _LAYER_SECONDS
 
 
 # When it does not fit
