@@ -3,6 +3,7 @@
 Conversations of one deployment share their head (system prompt, template), those of one session share whole turns. The tree is laid out
 depth first in one row; a token sees its ancestors and itself (a boolean mask), and its position is its depth. Attention is then
 exactly that of one conversation a row without padding, and so are the loss and its gradients (tests/training/test_packing.py).
+Tokens that no loss depends on, a row's last one at least, are left out.
 """
 
 from collections.abc import Sequence
@@ -74,10 +75,10 @@ class _Tree:
 def pack(rows: Sequence[Row]) -> dict[str, Any]:
     """One packed row from conversations.
 
-    Returns `input_ids`, `position_ids` [1, T], `attention_mask` [1, 1, T, T] (bool), `layout` (the same, for the attention
-    that needs no mask), `predictors` [N] (where the logits of each
-    supervised token are taken) and `shift_labels` [N] (that token). With replay rows also `replayed` [N] (bool), `teacher_ids` and
-    `teacher_logprobs` [M, k] for the M replayed ones, in order. `tokens` (1 number) counts the conversations' tokens before sharing.
+    Returns `input_ids`, `position_ids` [1, T], `attention_mask` [1, 1, T, T] (bool), `layout` (the same, for the attention that needs no
+    mask), `predictors` [N] (where the logits of each supervised token are taken) and `shift_labels` [N] (that token). With replay rows
+    also `replayed` [N] (bool), `teacher_ids` and `teacher_logprobs` [M, k] for the M replayed ones, in order. `tokens` (1 number) counts
+    the conversations' tokens before sharing.
     """
     tree = _Tree([row.computed() for row in rows])
     order = sorted(range(len(rows)), key=lambda index: tree.rows[index])
