@@ -104,10 +104,10 @@ class _Loss(torch.autograd.Function):
                 taught += len(ids)
                 divergence, logits[old] = _divergence(logits[old], sums[old], ids, said.exp())
                 total += kl_weight * divergence.sum()
-            slope, scale = logits.to(vectors.dtype), (torch.where(old, kl_weight, 1.0) / (count * sums))[:, None].to(vectors.dtype)
+            slope, scale = logits.to(vectors.dtype), (torch.where(old, kl_weight, 1.0) / (count * sums))[:, None]
             d_vectors[lot] = (slope if weight is None else slope @ weight) * scale
             if d_weight is not None:
-                d_weight += slope.t() @ (vectors[lot] * scale)
+                d_weight += slope.t() @ (vectors[lot] * scale).to(slope.dtype)
         ctx.save_for_backward(d_vectors, d_weight)
         ctx.mark_non_differentiable(hits)
         return total / count, hits
