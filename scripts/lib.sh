@@ -15,6 +15,7 @@ case "$(uname -s)" in
 esac
 export UV_CACHE_DIR="${UV_CACHE_DIR:-$CACHE/uv}"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
+unset PYTHONDONTWRITEBYTECODE # many containers set it: every start would compile all of PyTorch anew, for 20 seconds
 PATH="$PATH:/usr/local/bin:/opt/homebrew/bin" # cron's is shorter than a terminal's
 
 say() { printf 'byoai: %s\n' "$*" >&2; }

@@ -5,8 +5,6 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-unset PYTHONDONTWRITEBYTECODE # some containers set it: each of the tests' processes would compile all of PyTorch anew, for 20 seconds
-
 OLLAMA_MINIMUM=0.17.1 # older ones misread some GGUF files
 WORK="$(mktemp -d)"
 SERVER="" # process id

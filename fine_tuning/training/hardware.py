@@ -44,7 +44,7 @@ def choose_dtype(settings: Training) -> torch.dtype:
 
 def choose_threads(settings: Training) -> int:
     """`training.threads`; for 0 as many as torch began with, or half of them where that is clearly faster: two threads of one core, or
-    slow cores beside fast ones, may take more than they add (probed in a tenth of a second; slow machines take longer)."""
+    slow cores beside fast ones, may take more than they add (probed in less than a second; slow machines take longer)."""
     if settings.threads or THREADS == 1 or torch.cuda.is_available():
         return settings.threads or THREADS
     before, half = torch.get_num_threads(), THREADS // 2
@@ -62,22 +62,22 @@ _CLEARLY = 0.9  # of the time
 
 def gemm_flops(dtype: torch.dtype = torch.float32) -> float:
     """Floating-point operations a second of a matrix product of a training step's size on this machine."""
-    return 2 * _ROWS * _WIDTH * 4 * _WIDTH / _gemm_seconds(dtype)
+    return 2 * _ROWS * _WIDTH * 4 * _WIDTH / _gemm_seconds(dtype, 20)  # an estimate rests on it, and other work comes and goes
 
 
 _ROWS, _WIDTH = 256, 768
 
 
-def _gemm_seconds(dtype: torch.dtype) -> float:
+def _gemm_seconds(dtype: torch.dtype, times: int = 6) -> float:
     rows, weight = torch.randn(_ROWS, _WIDTH).to(dtype), torch.randn(_WIDTH, 4 * _WIDTH).to(dtype)
-    times = []
-    for _ in range(20):  # the first builds the kernel, others may meet something else that runs here
+    taken = []
+    for _ in range(times):  # the first builds the kernel
         start = time.perf_counter()
         torch.mm(rows, weight)
-        times.append(time.perf_counter() - start)
-        if sum(times) > 0.3:
+        taken.append(time.perf_counter() - start)
+        if sum(taken) > 0.3:
             break
-    return min(times)
+    return min(taken)
 
 
 def keep_freed_memory() -> None:

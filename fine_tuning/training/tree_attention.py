@@ -179,8 +179,8 @@ class _TreeAttention(torch.autograd.Function):
 
 def attend(rows: Tensor, groups: int, scale: float, layout: Layout) -> Tensor:
     """[T, heads * D] of `rows` [T, heads + 2 * groups, D]: each token's queries, keys and values; heads / groups queries share a key."""
-    order, flat = layout.order(rows.shape[1] - 2 * groups, groups, rows), rows.view(-1, rows.shape[2])
-    queries, keys, values = (flat.index_select(0, index) for index in (order.queries, order.keys, order.values))
+    order = layout.order(rows.shape[1] - 2 * groups, groups, rows)
+    queries, keys, values = _in_order(rows, order)
     found = torch.empty_like(queries)
     for own, path, bias in order.parts:
         q, k, v, result = (_by_head(each, bias) for each in (queries[own], keys[path], values[path], found[own]))
@@ -191,8 +191,8 @@ def attend(rows: Tensor, groups: int, scale: float, layout: Layout) -> Tensor:
 def attend_backward(rows: Tensor, d_out: Tensor, groups: int, scale: float, layout: Layout) -> Tensor:
     """The gradient by `rows`, of the gradient `d_out` [T, heads * D] by what `attend` gave."""
     heads, size = rows.shape[1] - 2 * groups, rows.shape[2]
-    order, flat = layout.order(heads, groups, rows), rows.view(-1, size)
-    queries, keys, values = (flat.index_select(0, index) for index in (order.queries, order.keys, order.values))
+    order = layout.order(heads, groups, rows)
+    queries, keys, values = _in_order(rows, order)
     d_found = torch.zeros_like(queries).index_copy_(0, order.places, d_out.reshape(-1, size))
     for own, path, bias in order.parts:
         q, k, v, d = (_by_head(each, bias) for each in (queries[own], keys[path], values[path], d_found[own]))
@@ -209,6 +209,12 @@ def attend_backward(rows: Tensor, d_out: Tensor, groups: int, scale: float, layo
         # Index by index the fastest sum that there is on a CPU.
         d_rows[:, part] = torch.ops.aten.embedding_dense_backward(summed, order.sums, len(rows) * groups, -1, False).view(-1, groups, size)
     return d_rows
+
+
+def _in_order(rows: Tensor, order: _Order) -> list[Tensor]:
+    """Queries [n, D], keys and values [m, D] of the groups, copies."""
+    flat = rows.view(-1, rows.shape[2])
+    return [flat.index_select(0, index) for index in (order.queries, order.keys, order.values)]
 
 
 def _by_head(vectors: Tensor, bias: Tensor) -> Tensor:
