@@ -10,9 +10,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 from training import token_rows
+
+from fine_tuning.engines.default_base import fetch_default_base
 
 NAME = "fine_tuned_evidence"
 
@@ -23,23 +26,47 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def perplexity() -> None:
-    """Seconds, and megabytes beside the weights' own file, for more and more conversations."""
-    from fine_tuning.engines.default_base import fetch_default_base
+def perplexity(rounds: int = 3) -> None:
+    """Seconds, and megabytes beside the weights' own file, for more and more conversations; then for the same weights in other formats."""
+    from llama_cpp import llama_cpp
+
+    base = fetch_default_base()
+    rows = [(row["input_ids"], [at for at, flag in enumerate(row["trained"]) if flag]) for row in token_rows("shared", 200)]
+    for count in (50, 100, 200):
+        took, found, memory = score(base, rows[:count])
+        tokens = sum(len(ids) for ids, _ in rows[:count])
+        print(f"perplexity {found:.2f} of {count} conversations ({tokens} tokens): {took:.1f} s, {memory:.0f} MB")
+    files = {"as served": base} | {name: requantized(base, getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{name}")) for name in ("Q8_0", "F16")}
+    taken: dict[str, list[float]] = {name: [] for name in files}
+    for _ in range(rounds):
+        for name, file in files.items():
+            taken[name].append(score(file, rows)[0])
+    for name, each in taken.items():
+        print(f"200 conversations, {name}: {statistics.median(each):.1f} s ({', '.join(f'{one:.1f}' for one in each)})")
+
+
+def score(gguf: Path, rows: list[tuple[list[int], list[int]]]) -> tuple[float, float, float]:
+    """Seconds, perplexity, megabytes."""
     from fine_tuning.evaluation import metrics
     from fine_tuning.evaluation.served_model import Score, ServedModel
 
-    rows = [(row["input_ids"], [at for at, flag in enumerate(row["trained"]) if flag]) for row in token_rows("shared", 200)]
-    for count in (50, 100, 200):
-        scores: list[Score] = []
-        with ServedModel(fetch_default_base()) as model:
-            took = seconds(lambda rows=rows[:count], model=model, scores=scores: scores.extend(model.scores(rows)))  # type: ignore[misc]
-            memory = psutil.Process().memory_info()
-        found = metrics.perplexity([sum(score.logprob for score in scores) / sum(score.tokens for score in scores)])
-        tokens = sum(len(ids) for ids, _ in rows[:count])
-        print(
-            f"perplexity {found:.2f} of {count} conversations ({tokens} tokens): {took:.1f} s, {(memory.rss - memory.shared) / 1e6:.0f} MB"
-        )
+    scores: list[Score] = []
+    with ServedModel(gguf) as model:
+        took = seconds(lambda: scores.extend(model.scores(rows)))
+        memory = psutil.Process().memory_info()
+    found = metrics.perplexity([sum(score.logprob for score in scores) / sum(score.tokens for score in scores)])
+    return took, found, (memory.rss - memory.shared) / 1e6
+
+
+def requantized(gguf: Path, kind: int) -> Path:
+    """`gguf` in another of llama.cpp's file types, in the benchmark's own data folder."""
+    from llama_cpp import llama_cpp
+
+    target = Path(os.environ["BYOAI_HOME"], f"{kind}.gguf")
+    settings = llama_cpp.llama_model_quantize_default_params()
+    settings.ftype, settings.allow_requantize = kind, True
+    llama_cpp.llama_model_quantize(str(gguf).encode(), str(target).encode(), settings)
+    return target
 
 
 def rollback() -> None:
