@@ -9,6 +9,7 @@ Runs in a data folder of its own with the embedded engine; the log of each scena
 import argparse
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -129,15 +130,22 @@ def write_log(file: Path, turns: Records) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scenarios", nargs="*", choices=[[], *SCENARIOS], default=list(SCENARIOS))
-    for name in parser.parse_args(arguments).scenarios:
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=", ".join(SCENARIOS))
+    names = parser.parse_args(arguments).scenarios
+    if unknown := [name for name in names if name not in SCENARIOS]:
+        parser.error(f"no such scenario: {', '.join(unknown)}. There are {', '.join(SCENARIOS)}")
+    wrong = False
+    for name in names or SCENARIOS:
         scenario = SCENARIOS[name]
         with tempfile.TemporaryDirectory() as home:
             verdict = run(scenario, Path(home))
         right = scenario.rule in verdict.failed if scenario.rule else verdict.passed
+        wrong |= not right
         print(f"{name:10} {'as it should be' if right else 'WRONG':16} failed: {', '.join(verdict.failed) or 'nothing'}", flush=True)
         for result in verdict.results:
             print(f"           {result.rule:18} {result.measured:32} {result.reason}", flush=True)
+    if wrong:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
