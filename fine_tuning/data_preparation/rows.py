@@ -15,6 +15,7 @@ those that the engine would feed.
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import takewhile
 from typing import Any, Protocol
 
@@ -73,12 +74,18 @@ def tokenize_conversation(
 
 class ConversationTokenizer:
     def __init__(self, render: Render, tokenizer: Tokenizer, max_length: int) -> None:
-        """`max_length` in tokens of a row. Renders twice, to learn how the template surrounds an answer."""
+        """`max_length` in tokens of a row. Costs nothing before the first row, for which an engine may have to load its model."""
         self._render = render
         self._tokenizer = tokenizer
         self._max_length = max_length
-        self._control = _any_of(tokenizer.control_tokens())
-        self._form = _answer_form(render, tokenizer)
+
+    @cached_property
+    def _control(self) -> re.Pattern[str]:
+        return _any_of(self._tokenizer.control_tokens())
+
+    @cached_property
+    def _form(self) -> "_AnswerForm":
+        return _answer_form(self._render, self._tokenizer)
 
     def rows(self, messages: Sequence[Message], *, id: str = "") -> list[TokenRow]:
         """Usually one row; more where the template rewrites history (`id`, `id#2`, ...); none if no turn fits.

@@ -4,6 +4,7 @@ import ctypes
 import resource
 import sys
 import time
+from functools import cache
 
 import psutil
 import torch
@@ -39,6 +40,12 @@ def choose_dtype(settings: Training) -> torch.dtype:
         return torch.float32
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return _faster_dtype()
+
+
+@cache
+def _faster_dtype() -> torch.dtype:
+    # Once: the estimate asks before the training does.
     return min((torch.float32, torch.bfloat16), key=_gemm_seconds)
 
 

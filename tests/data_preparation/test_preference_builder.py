@@ -89,3 +89,15 @@ def test_they_go_with_any_turn_whose_text_they_hold(home: Path, all_served, voca
     assert delete_datasets_of(["9"]) == []
     assert delete_datasets_of(["1"]) == [data.path.parent]
     assert not data.path.exists()
+
+
+def test_the_engine_renders_nothing_where_nothing_is_new(home: Path, all_served, vocabulary):
+    """An engine renders with its model loaded, which takes seconds."""
+
+    def never(messages: object) -> str:
+        raise AssertionError("rendered")
+
+    preferences = [Preference((Message(role="user", content="Where?"),), "Under the mat.", "In the sea.")]
+    first = build(preferences, ConversationTokenizer(all_served["chatml"].render, vocabulary, 256))
+    assert build(preferences, ConversationTokenizer(never, vocabulary, 256)) == first
+    assert build([], ConversationTokenizer(never, vocabulary, 256)).pairs == 0
