@@ -1,0 +1,67 @@
+"""How long a retrain takes to its first step when nothing in the data is new, beside Python's imports.
+
+    python benchmarks/start.py             # the sample; the engine is the one that answers, as for `byoai retrain`
+    python benchmarks/start.py --rounds 7
+
+A first retrain, not counted, reads, cleans, tokenises and asks the base; it is ended before its first step, and its run removed. Then each
+round is a process and a run of its own.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+
+def measure() -> dict[str, float]:
+    """Seconds of the imports, and from there to the first step."""
+    began = time.perf_counter()
+    from fine_tuning.config import load_config
+    from fine_tuning.engines.connect import connect
+    from fine_tuning.errors import Cancelled
+    from fine_tuning.jobs.tuner import Silent
+    from fine_tuning.pipeline import Request, retrain
+    from fine_tuning.training import trainer  # torch, transformers, peft
+
+    imported = time.perf_counter()
+    started: list[float] = []
+
+    def step(*arguments: object, **named: object) -> None:
+        started.append(time.perf_counter())
+        raise Cancelled("the first step would begin")
+
+    trainer.PackedTrainer.training_step = step
+    config = load_config(profile="sample")
+    try:
+        retrain(config, connect(None, config), Silent(), Request(sample=True, force=True))
+    except Cancelled:
+        shutil.rmtree(config.runs_dir)
+    return {"imports": imported - began, "start": started[0] - imported}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(measure()))
+        return
+    found = []
+    with tempfile.TemporaryDirectory() as home:
+        for index in range(options.rounds + 1):
+            done = subprocess.run(
+                [sys.executable, __file__, "--child"], env=os.environ | {"BYOAI_HOME": home}, stdout=subprocess.PIPE, text=True, check=True
+            )
+            found.append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"{index}: imports {found[-1]['imports']:.1f} s, then {found[-1]['start']:.1f} s to the first step", flush=True)
+    print(f"median: {statistics.median(each['start'] for each in found[1:]):.1f} s")
+
+
+if __name__ == "__main__":
+    main()
