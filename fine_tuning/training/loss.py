@@ -1,4 +1,4 @@
-"""The loss of a packed row (packing.py), and its gradient already in the forward pass.
+"""The loss of a packed row (packing.py), or its tokens' log-probabilities, and their gradients already in the forward pass.
 
 Logits are made for the supervised tokens only, some at a time, and each lot is at once turned into the gradient by what the last layer
 gave: of the large [N, vocabulary] tensors only one lot is ever held, and none is kept for the backward pass.
@@ -25,14 +25,16 @@ def packed_loss(model: nn.Module, batch: dict[str, Any], kl_weight: float = 1.0,
     The divergence is KL(base || model) over the base's k likeliest tokens and one bucket for all the others. Also returns how many of the
     supervised tokens are the model's likeliest (1 number, no gradient). `head`, see `plain_head`, saves memory and time.
     """
-    if head is None:
-        vectors, weight = _output(model, batch), None
-    else:
-        with _without(head):
-            vectors, weight = _output(model, batch), head.weight
+    vectors, weight = _vectors(model, batch, head)
     replayed = batch.get("replayed", torch.zeros_like(batch["shift_labels"], dtype=torch.bool))
     teacher = (batch.get("teacher_ids"), batch.get("teacher_logprobs"))
     return _Loss.apply(vectors, weight, batch["shift_labels"], replayed, *teacher, kl_weight)
+
+
+def token_logprobs(model: nn.Module, batch: dict[str, Any], head: nn.Linear | None = None) -> Tensor:
+    """[N] in fp32: the log-probability (nats) of each supervised token. `head`: see `packed_loss`; a trained one is not used."""
+    vectors, weight = _vectors(model, batch, None if head is None or head.weight.requires_grad else head)
+    return _Logprobs.apply(vectors, weight, batch["shift_labels"])
 
 
 @torch.no_grad()
@@ -57,6 +59,14 @@ def _without(head: nn.Linear) -> Iterator[None]:
         yield
     finally:
         del vars(head)["forward"]
+
+
+def _vectors(model: nn.Module, batch: dict[str, Any], head: nn.Linear | None) -> tuple[Tensor, Tensor | None]:
+    """What the last layer gave [N, hidden], and the matrix that makes logits of it; without `head` the logits themselves, and None."""
+    if head is None:
+        return _output(model, batch), None
+    with _without(head):
+        return _output(model, batch), head.weight
 
 
 def _output(model: nn.Module, batch: dict[str, Any]) -> Tensor:
@@ -91,9 +101,8 @@ class _Loss(torch.autograd.Function):
         d_weight = torch.zeros_like(weight) if weight is not None and ctx.needs_input_grad[1] else None
         total, hits, taught = vectors.new_zeros((), dtype=torch.float32), labels.new_zeros(()), 0
         count = max(len(labels), 1)
-        size = -(-count // -(-count // LOGITS_AT_ONCE))  # lots of one size
-        for lot in (slice(start, start + size) for start in range(0, len(labels), size)):
-            logits = (vectors[lot].clone() if weight is None else vectors[lot] @ weight.t()).float()
+        for lot in _lots(len(labels)):
+            logits = _logits(vectors[lot], weight)
             entropy, likeliest, sums = _to_exponentials(logits, labels[lot])
             old = replayed[lot]
             total += entropy[~old].sum()
@@ -116,6 +125,42 @@ class _Loss(torch.autograd.Function):
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         d_vectors, d_weight = ctx.saved_tensors
         return d_vectors * outer[0], None if d_weight is None else d_weight * outer[0], None, None, None, None, None
+
+
+class _Logprobs(torch.autograd.Function):
+    """Log-probabilities [N] of `labels` by `vectors` and `weight` (see `_Loss`; no gradient by the weight)."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, weight: Tensor | None, labels: Tensor) -> Tensor:
+        logprobs = vectors.new_empty(len(labels), dtype=torch.float32)
+        slopes = torch.empty_like(vectors) if ctx.needs_input_grad[0] else None  # of each log-probability by its vector
+        for lot in _lots(len(labels)):
+            logits = _logits(vectors[lot], weight)
+            entropy, _, sums = _to_exponentials(logits, labels[lot])
+            logprobs[lot] = -entropy
+            if slopes is not None:
+                logits.div_(-sums[:, None])
+                logits[torch.arange(len(entropy), device=labels.device), labels[lot]] += 1
+                slope = logits.to(vectors.dtype)
+                slopes[lot] = slope if weight is None else slope @ weight
+        ctx.save_for_backward(slopes)
+        return logprobs
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        (slopes,) = ctx.saved_tensors
+        return slopes * outer[0][:, None].to(slopes.dtype), None, None
+
+
+def _lots(count: int) -> Iterator[slice]:
+    """`count` tokens in lots of about one size."""
+    size = -(-count // max(1, -(-count // LOGITS_AT_ONCE)))
+    return (slice(start, start + size) for start in range(0, count, max(size, 1)))
+
+
+def _logits(vectors: Tensor, weight: Tensor | None) -> Tensor:
+    """[n, vocabulary] in fp32, to be written over."""
+    return (vectors.clone() if weight is None else vectors @ weight.t()).float()
 
 
 def _to_exponentials(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Transformers' Trainer with one packed row a batch, and with checkpoints of our own; schedulers, accelerate and callbacks keep working."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class Backend:
 
     keep_checkpoints = 2
     seen_tokens = 0  # of conversations, padding not counted
-    seen_flops = 0.0  # of matrix products with weights
+    seen_flops = 0.0  # of matrix products
     accuracy = 0.0  # of the last step
 
     def validation_loss(self) -> float:
@@ -79,7 +80,7 @@ class PackedTrainer(Backend, Trainer):
         self.head = plain_head(self.model)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.kl_weight, self.keep_checkpoints = settings.replay.kl_weight, settings.keep_checkpoints
-        self.flops_per_token, self.flops_per_target = step_flops(model)
+        self.flops = step_flops(model)
 
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None) -> Tensor:
         loss, hits = packed_loss(model, inputs, self.kl_weight, self.head)
@@ -98,7 +99,8 @@ class PackedTrainer(Backend, Trainer):
     def count(self, inputs: dict[str, Tensor]) -> None:
         """Add a batch to what was seen."""
         self.seen_tokens += int(inputs["tokens"])
-        self.seen_flops += self.flops_per_token * inputs["input_ids"].numel() + self.flops_per_target * len(inputs["shift_labels"])
+        positions = inputs["position_ids"]  # a token at position p sees p others and itself
+        self.seen_flops += self.flops.of(positions.numel(), len(inputs["shift_labels"]), int(positions.sum()) + positions.numel())
 
     @torch.no_grad()
     def validation_loss(self) -> float:
@@ -139,14 +141,26 @@ def arguments(folder: Path, settings: Training, rows: int) -> dict[str, Any]:
     }
 
 
-def step_flops(model: Any) -> tuple[float, float]:
-    """Floating-point operations of one training step, for each token that is computed and for each that carries loss.
+@dataclass(frozen=True)
+class StepFlops:
+    """Floating-point operations of a training step."""
 
-    Two for each weight forward, two backward to the inputs, two more where the weight itself is trained (arXiv 2001.08361, section 2.1).
-    """
-    head = model.get_output_embeddings()
+    token: float  # for each that is computed
+    target: float  # for each that carries loss
+    score: float  # for each key that a query sees
+
+    def of(self, tokens: int, targets: int, scores: int) -> float:
+        return self.token * tokens + self.target * targets + self.score * scores
+
+
+def step_flops(model: Any) -> StepFlops:
+    """Two for each weight forward, two backward to the inputs, two more where the weight itself is trained (arXiv 2001.08361, section 2.1);
+    of the attention two products forward and four backward (arXiv 2204.02311, appendix B), what is computed twice not counted."""
+    head, config = model.get_output_embeddings(), model.config.get_text_config()
     layers = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
-    return sum(map(_flops, layers)), _flops(head)
+    heads = getattr(config, "num_attention_heads", 0)
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1))
+    return StepFlops(sum(map(_flops, layers)), _flops(head), 12.0 * config.num_hidden_layers * width)
 
 
 def _flops(layer: nn.Linear) -> float:

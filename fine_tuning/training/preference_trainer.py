@@ -22,7 +22,7 @@ class PreferenceTrainer(PackedTrainer):
         self.data_collator, self.beta = pack_preferences, wanted.beta
 
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None) -> Tensor:
-        loss, rewards = preference_loss(model, inputs, self.beta)
+        loss, rewards = preference_loss(model, inputs, self.beta, self.head)
         self.count(inputs)
         as_wanted = rewards[0::2] > rewards[1::2] if "wanted" not in inputs else (rewards[0::2] > 0) == inputs["wanted"]
         self.accuracy = as_wanted.float().mean().item()

@@ -4,19 +4,19 @@ Answers to one prompt share it: in the packed row (packing.py) it is computed on
 training starts from, and its log-probabilities are taken once, before the first step, so that no second model is in memory.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from fine_tuning import paths
 from fine_tuning.config import Preferences, Training
 from fine_tuning.errors import TrainingError
-from fine_tuning.training.loss import supervised_logits
+from fine_tuning.training.loss import plain_head, token_logprobs
 from fine_tuning.training.packing import Row, pack
 
 
@@ -104,16 +104,12 @@ def pack_preferences(items: Sequence[Preference]) -> dict[str, Tensor]:
     return batch
 
 
-def preference_loss(model: Any, batch: dict[str, Tensor], beta: float) -> tuple[Tensor, Tensor]:
-    """Mean loss over the batch, and the rewards [R], beta * (log-probability - reference's), without gradient."""
-    reference, wanted = batch["reference"], batch.get("wanted")
-
-    def of_sums(sums: Tensor) -> Tensor:
-        moved = sums - reference
-        return dpo(moved[0::2] - moved[1::2], beta) if wanted is None else kto(moved[0::2], moved[1::2], wanted, beta)
-
-    loss, sums = _SequenceLoss.apply(supervised_logits(model, batch), batch["shift_labels"], batch["answers"], len(reference), of_sums)
-    return loss, beta * (sums - reference)
+def preference_loss(model: Any, batch: dict[str, Tensor], beta: float, head: nn.Linear | None = None) -> tuple[Tensor, Tensor]:
+    """Mean loss over the batch, and the rewards [R], beta * (log-probability - reference's), without gradient. `head`: see loss.py."""
+    moved = _sums(model, batch, head) - batch["reference"]
+    wanted = batch.get("wanted")
+    loss = dpo(moved[0::2] - moved[1::2], beta) if wanted is None else kto(moved[0::2], moved[1::2], wanted, beta)
+    return loss, beta * moved.detach()
 
 
 def dpo(margin: Tensor, beta: float) -> Tensor:
@@ -131,43 +127,19 @@ def kto(moved: Tensor, others: Tensor, wanted: Tensor, beta: float) -> Tensor:
 def with_reference(model: Any, items: Sequence[Preference], batch_size: int = 8) -> list[Preference]:
     """The items with the reference log-probabilities of `model` as it is now."""
     model.eval()
+    head = plain_head(model)
     found: list[Preference] = []
     for start in range(0, len(items), batch_size):
         group = items[start : start + batch_size]
-        batch = pack_preferences(group)
-        logits, labels = supervised_logits(model, batch), batch["shift_labels"]
-        sums = _sums(logits, labels, batch["answers"], 2 * len(group)).view(-1, 2).tolist()
+        sums = _sums(model, pack_preferences(group), head).view(-1, 2).tolist()
         found += [replace(item, reference=(first, second)) for item, (first, second) in zip(group, sums, strict=True)]
     return found
 
 
-class _SequenceLoss(torch.autograd.Function):
-    """A loss of the answers' log-probabilities, with its gradient by the logits taken in the forward pass: only that is kept."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, labels: Tensor, answers: Tensor, count: int, of_sums: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        sums = _sums(logits, labels, answers, count)
-        with torch.enable_grad():
-            loss = of_sums(leaf := sums.clone().requires_grad_())
-        (slope,) = torch.autograd.grad(loss, leaf)
-        weight = slope[answers]
-        gradient = torch.softmax(logits, dim=-1).mul_(-weight[:, None])
-        gradient[torch.arange(len(labels), device=labels.device), labels] += weight
-        ctx.save_for_backward(gradient)
-        ctx.mark_non_differentiable(sums)
-        return loss.detach(), sums
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * outer[0], None, None, None, None
-
-
-def _sums(logits: Tensor, labels: Tensor, answers: Tensor, count: int) -> Tensor:
-    logprobs = logits.gather(1, labels[:, None])[:, 0] - torch.logsumexp(logits, dim=-1)
-    return logprobs.new_zeros(count).index_add(0, answers, logprobs)
+def _sums(model: Any, batch: dict[str, Tensor], head: nn.Linear | None) -> Tensor:
+    """[R]: the log-probability of each answer."""
+    logprobs = token_logprobs(model, batch, head)
+    return logprobs.new_zeros(len(batch["reference"])).index_add(0, batch["answers"], logprobs)
 
 
 def _row(prompt: list[int], answer: list[int]) -> Row:

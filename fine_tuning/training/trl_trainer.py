@@ -29,14 +29,14 @@ class TrlTrainer(Backend, SFTTrainer):
             processing_class=_padding_only(),
         )
         self.keep_checkpoints = settings.keep_checkpoints
-        self.flops_per_token, self.flops_per_target = step_flops(model)
+        self.flops = step_flops(model)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if self.model.training:
-            targets = int((inputs["labels"] != -100).sum())
+            targets, (rows, length) = int((inputs["labels"] != -100).sum()), inputs["input_ids"].shape
             self.seen_tokens += int(inputs["attention_mask"].sum())
-            self.seen_flops += self.flops_per_token * inputs["input_ids"].numel() + self.flops_per_target * targets
+            self.seen_flops += self.flops.of(rows * length, targets, rows * length * (length + 1) // 2)
             self.accuracy = self._metrics["train"]["mean_token_accuracy"][-1]
         return loss
 

@@ -4,7 +4,7 @@ from test_packing import gradients, rows_of
 from transformers import AutoModelForCausalLM, CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from fine_tuning.training import loss
-from fine_tuning.training.loss import _Loss, packed_loss, plain_head, supervised_logits
+from fine_tuning.training.loss import _Loss, packed_loss, plain_head, supervised_logits, token_logprobs
 from fine_tuning.training.packing import pack
 from fine_tuning.training.trainer import teach
 
@@ -71,6 +71,22 @@ def test_a_models_own_head_is_used_and_changes_neither_loss_nor_gradients(tiny_b
     for mine, theirs in zip(gradients(model, with_head[0]), gradients(model, without[0]), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-7, rtol=1e-4)
     assert supervised_logits(model, batch).shape == (len(batch["shift_labels"]), model.config.vocab_size)  # the head is back
+
+
+@pytest.mark.parametrize("own_head", [True, False], ids=["by lots of the last matrix", "by logits"])
+@pytest.mark.parametrize("trained", [True, False], ids=["trained head", "frozen head"])
+def test_log_probabilities_and_their_gradients_are_those_of_autograd(tiny_base, monkeypatch, own_head, trained):
+    monkeypatch.setattr(loss, "LOGITS_AT_ONCE", 5)
+    model = AutoModelForCausalLM.from_pretrained(tiny_base)
+    head, batch = plain_head(model), pack(rows_of(5))
+    assert head is not None
+    head.weight.requires_grad_(trained)
+    slopes = torch.linspace(-1, 1, len(batch["shift_labels"]))
+    mine = token_logprobs(model, batch, head if own_head else None)
+    wanted = supervised_logits(model, batch).log_softmax(-1).gather(1, batch["shift_labels"][:, None])[:, 0]
+    torch.testing.assert_close(mine, wanted, atol=1e-6, rtol=1e-5)
+    for one, other in zip(gradients(model, mine @ slopes), gradients(model, wanted @ slopes), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
 
 
 SMALL = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
