@@ -15,6 +15,7 @@ from fine_tuning.errors import ByoaiError
 Pattern = re.Pattern[bytes]
 
 _WEIGHTS = {".gguf", ".safetensors"}  # hold numbers, and a vocabulary that nobody said
+_GGUF = b"GGUF"  # how one begins, whatever it is called: engines name their blobs by digests
 _PACKED: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
     ".gz": (gzip.decompress, gzip.compress),
     ".bz2": (bz2.decompress, bz2.compress),
@@ -31,8 +32,8 @@ def pattern(texts: Collection[str]) -> Pattern | None:
 def search(folder: Path, wanted: Pattern, skip: Collection[Path] = ()) -> Iterator[Path]:
     """The files under `folder` that hold it, packed ones too; not those in `skip` (files or folders), and no weights."""
     for path in sorted(folder.rglob("*")):
-        left_out = path.suffix in _WEIGHTS or any(path == each or each in path.parents for each in skip)
-        if not left_out and path.is_file() and wanted.search(_read(path)):
+        left_out = any(path == each or each in path.parents for each in skip)
+        if not left_out and path.is_file() and not _is_weights(path) and wanted.search(_read(path)):
             yield path
 
 
@@ -47,6 +48,17 @@ def black_out_text(text: str, wanted: Pattern) -> str:
     """The same for a string; half characters become question marks."""
     content = text.encode("utf-8", "replace")
     return wanted.sub(lambda match: b"*" * len(match[0]), content).decode("utf-8", "replace") if wanted.search(content) else text
+
+
+def _is_weights(path: Path) -> bool:
+    """Told by four bytes: the whole may be larger than the memory."""
+    if path.suffix in _WEIGHTS:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_GGUF)) == _GGUF
+    except OSError:  # `_read` says what is wrong with it
+        return False
 
 
 def _read(path: Path) -> bytes:

@@ -92,3 +92,17 @@ def test_any_text_is_found_in_json_and_blacked_out_there(text: str, before: str,
 
 def test_nothing_to_search_for_is_no_pattern() -> None:
     assert pattern([]) is None and pattern([" \n"]) is None
+
+
+def test_a_models_vocabulary_is_nothing_that_was_said(tmp_path: Path) -> None:
+    """An engine names its blobs by their digest: what is in them only their first bytes tell."""
+    for name, content in {
+        "model.gguf": b"GGUF badge",
+        "adapter.safetensors": b"badge",
+        "sha256-1": b"GGUF\x03 badge",
+        "sha256-2": b"{{ badge }}",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    wanted = pattern(["badge"])
+    assert wanted
+    assert [path.name for path in search(tmp_path, wanted)] == ["sha256-2"]
