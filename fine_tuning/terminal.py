@@ -96,7 +96,7 @@ def show_plan(plan: "Plan", config: "FineTuningConfig") -> None:
         ("to keep", f"{plan.replay_prompts} general prompts, answered by the base itself"),
         ("method", f"{config.training.method}, r={config.training.lora_r}, {estimate.steps} steps of {config.training.batch_size}{held}"),
         ("memory", f"about {estimate.memory / 1e9:.1f} GB ({estimate.available / 1e9:.1f} GB free)" + _lower(plan)),
-        ("time", f"about {clock(estimate.seconds)} for the training"),
+        ("time", f"{'up to' if config.training.early_stop else 'about'} {clock(estimate.seconds)} for the training"),
     ]
     table = Table(title="What would be learned", title_justify="left", show_header=False, box=None, padding=(0, 2))
     for name, value in rows:

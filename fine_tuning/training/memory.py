@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from fine_tuning import paths
@@ -94,6 +95,7 @@ class Workload:
 
     steps: int
     batches: tuple[Batch, ...]
+    held_out: "Workload | None" = None  # an epoch of all the trainings with a part held out, which come first (cross_validation.py)
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,16 @@ def workload(rows: Sequence[Row], settings: Training, max_length: int | None = N
     sampled = sorted(groups, key=lambda group: max(len(row.ids) for row in group), reverse=True)
     if len(groups) > _SAMPLED_BATCHES:  # the one with the longest row, and others at random
         sampled = [sampled[0], *random.Random(settings.seed).sample(sampled[1:], _SAMPLED_BATCHES - 1)]
-    return Workload(len(groups), tuple(_batch(group, padded=settings.backend == "trl") for group in sampled))
+    batches = tuple(_batch(group, padded=settings.backend == "trl") for group in sampled)
+    return Workload(len(groups), batches, _held_out([row for row in order if not row.replayed], settings))
+
+
+def _held_out(chats: Sequence[Row], settings: Training) -> Workload | None:
+    parts = min(settings.folds, len(chats))
+    if parts < 2:
+        return None
+    one = workload(chats[-(-len(chats) // parts) :], settings.model_copy(update={"folds": 0}))
+    return replace(one, steps=parts * one.steps)
 
 
 def _batch(rows: Sequence[Row], padded: bool) -> Batch:
@@ -203,7 +214,7 @@ def shared_head(one: Sequence[int], other: Sequence[int]) -> int:
 def estimate(
     shape: Shape, settings: Training, work: Workload, flops: float, available: int, bytes_per_weight: int = 4, on_gpu: bool = False
 ) -> Estimate:
-    """What training on `work` takes, for every epoch of `settings`.
+    """What training on `work` takes, for every epoch of `settings` (with `early_stop` it may end before).
 
     `flops`: floating-point operations a second that this machine's matrix products reach. `bytes_per_weight`: of the training's number
     format. QLoRA's base is dequantised once, and takes what LoRA's does; if that does not fit (or `settings` say so) it stays quantised.
@@ -213,10 +224,10 @@ def estimate(
         parts = _parts(shape, settings, work, bytes_per_weight, quantised)
         if not on_gpu:  # there, what is free is free of torch already, and the allocator fills its holes
             parts |= {"runtime": _RUNTIME, "activations": int(_HOLES * parts["activations"])}
-        seconds = sum(_seconds(shape, settings, batch, flops) for batch in work.batches) / max(len(work.batches), 1)
-        seconds += quantised * 2 * shape.linear / _DEQUANTISED
-        steps = work.steps * settings.num_epochs
-        return Estimate(parts, steps * seconds, steps, available, quantised)
+        once = quantised * 2 * shape.linear / _DEQUANTISED  # in each step
+        epochs = [each for each in (work, work.held_out) if each]
+        seconds = sum(each.steps * (once + mean(_seconds(shape, settings, batch, flops) for batch in each.batches)) for each in epochs)
+        return Estimate(parts, settings.num_epochs * seconds, settings.num_epochs * work.steps, available, quantised)
 
     if settings.base_weights == "quantised":
         return at(quantised=True)

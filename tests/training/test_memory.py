@@ -87,6 +87,16 @@ def test_a_workload_has_every_step_and_the_longest_row(tmp_path):
     assert max(batch.tokens for batch in workload(rows, LORA, max_length=30).batches) <= 110
 
 
+def test_trainings_with_a_part_held_out_take_their_time_but_not_the_replays():
+    rows = [Row(tuple(range(start, start + 50)), 10) for start in range(0, 1000, 50)]
+    settings = LORA.model_copy(update={"folds": 10, "batch_size": 6, "num_epochs": 3})
+    work = workload([*rows, *(replace(row, replayed=True) for row in rows)], settings)
+    assert work.steps == 7
+    assert work.held_out and work.held_out.steps == 10 * 3  # 18 of the 20 chats, by sixes
+    took = [estimate(SMOL, settings, each, 1e11, 10**10).seconds for each in (work, replace(work, held_out=None))]
+    assert took[0] > 4 * took[1]
+
+
 def test_rows_are_read_as_the_training_computes_them(row_folder):
     from fine_tuning.training.trainer import read_rows
 
