@@ -119,6 +119,14 @@ def _attention(module: Any) -> _Forward | None:
     heads, groups, values = (layer.get_base_layer().out_features // size for layer in inner)
     stacked, scale = _stacked(inner), getattr(module, "scaling", size**-0.5)
     bias = None if biases[0] is None else torch.cat(biases)
+    asked = _attention_probe(stacked, size)
+    try:
+        wanted = original(**asked)[0]
+    except Exception:  # noqa: BLE001 - any: it wants to be asked otherwise, and is left alone
+        return None
+    if values != groups or heads % groups or len(asked["layout"].windows) != 1:  # none: its attention is another than the tree's
+        return None
+    (window,) = asked["layout"].windows
 
     def forward(hidden_states: Tensor, position_embeddings: Any = None, attention_mask: Any = None, **named: Any) -> Any:
         layout = named.get("layout")
@@ -127,30 +135,25 @@ def _attention(module: Any) -> _Forward | None:
             return original(hidden_states, position_embeddings=position_embeddings, attention_mask=attention_mask, **named)
         matrices, scales = _adapters([*inner, outer])
         turns = [each[0, :, None, : size // 2] for each in position_embeddings]
-        y = Attention.apply(
-            hidden_states, stacked, bias, outer.get_base_layer().weight, *matrices, scales, *turns, (heads, groups), scale, layout
-        )
-        return y, None
+        about = (heads, groups), scale, layout, window
+        return Attention.apply(hidden_states, stacked, bias, outer.get_base_layer().weight, *matrices, scales, *turns, *about), None
 
-    if values != groups or heads % groups or not _alike_attention(original, forward, stacked, size):
+    if not _alike(wanted, forward(**asked)[0]):
         return None
     _share(inner, stacked)
     return forward
 
 
-def _alike_attention(original: _Forward, fused: _Forward, weight: Tensor, size: int) -> bool:
-    """Whether both give the same for tokens of which each sees those before it."""
+def _attention_probe(weight: Tensor, size: int) -> dict[str, Any]:
+    """What an attention layer is asked with: tokens of which each sees those before it."""
     row = torch.arange(_PROBED, device=weight.device)
     angles = (row[:, None] * torch.linspace(0.1, 1, size // 2, device=weight.device)).repeat(1, 2)[None]
-    asked = {
+    return {
+        "hidden_states": _probe(weight),
         "position_embeddings": (angles.cos().to(weight.dtype), angles.sin().to(weight.dtype)),
         "attention_mask": (row[:, None] >= row)[None, None],
         "layout": Layout([range(_PROBED)]),
     }
-    try:
-        return _alike(original(hidden_states=_probe(weight), **asked)[0], fused(hidden_states=_probe(weight), **asked)[0])
-    except Exception:  # noqa: BLE001 - any: it wants to be asked otherwise, and is left alone
-        return False
 
 
 def _gated(module: Any) -> _Forward | None:

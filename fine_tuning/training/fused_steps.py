@@ -41,7 +41,7 @@ class Attention(torch.autograd.Function):
     """o(attend(turn(q(x)), turn(k(x)), v(x))) over a packed row x [1, T, H], each projection with its adapter.
 
     `weights` [(heads + 2 groups) D, H] holds q's over k's over v's, `bias` likewise or None; `cos` and `sin` [T, 1, D / 2] turn the two
-    halves of each query and key (rotary positions, arXiv 2104.09864); `layout` as in tree_attention.py.
+    halves of each query and key (rotary positions, arXiv 2104.09864); `layout` and `window` as in tree_attention.py.
     """
 
     @staticmethod
@@ -53,7 +53,7 @@ class Attention(torch.autograd.Function):
         out: Tensor,
         *rest: Any,  # A and B of q, k, v and o, then what follows
     ) -> Tensor:
-        matrices, (scales, cos, sin, (heads, groups), scale, layout) = rest[:8], rest[8:]
+        matrices, (scales, cos, sin, (heads, groups), scale, layout, window) = rest[:8], rest[8:]
         adapters = [matrix.to(x.dtype) for matrix in matrices]
         flat = x.reshape(-1, x.shape[-1])
         rows = _product(flat, weights, bias)
@@ -64,11 +64,11 @@ class Attention(torch.autograd.Function):
         ]
         by_head = rows.view(len(rows), heads + 2 * groups, -1)
         _turn(by_head[:, : heads + groups], cos, sin)
-        seen = attend(by_head, groups, scale, layout)
+        seen = attend(by_head, groups, scale, layout, window)
         y = seen @ out.t()
         lows.append(_add_adapter(y, seen, adapters[6], adapters[7], scales[3]))
         ctx.save_for_backward(flat, weights, out, rows, seen, cos, sin, *lows, *matrices)
-        ctx.scales, ctx.heads, ctx.groups, ctx.scale, ctx.layout, ctx.sizes = scales, heads, groups, scale, layout, sizes
+        ctx.scales, ctx.heads, ctx.sizes, ctx.about = scales, heads, sizes, (groups, scale, layout, window)
         return y.view(x.shape)
 
     @staticmethod
@@ -80,9 +80,10 @@ class Attention(torch.autograd.Function):
         inner = (dy @ adapters[7]).mul_(ctx.scales[3])
         d_seen = (dy @ out).addmm_(inner, adapters[6])
         by_output = [inner.t() @ seen, _by_b(dy, lows[3], ctx.scales[3])]
-        by_head = rows.view(len(rows), ctx.heads + 2 * ctx.groups, -1)
-        d_rows = attend_backward(by_head, d_seen, ctx.groups, ctx.scale, ctx.layout)
-        _turn(d_rows[:, : ctx.heads + ctx.groups], cos, -sin)
+        groups = ctx.about[0]
+        by_head = rows.view(len(rows), ctx.heads + 2 * groups, -1)
+        d_rows = attend_backward(by_head, d_seen, *ctx.about)
+        _turn(d_rows[:, : ctx.heads + groups], cos, -sin)
         d_flat = d_rows.view(len(rows), -1)
         parts = d_flat.split(ctx.sizes, dim=1)
         inner = torch.cat([part @ b for part, b in zip(parts, adapters[1:6:2], strict=True)], dim=1)
@@ -95,7 +96,7 @@ class Attention(torch.autograd.Function):
         by_a = (inner.t() @ x).split(ranks)
         by_b = [_by_b(part, low, scale) for part, low, scale in zip(parts, lows, ctx.scales, strict=False)]
         gradients = [each for pair in zip(by_a, by_b, strict=True) for each in pair] + by_output
-        return dx, None, None, None, *(each.to(matrices[0].dtype) for each in gradients), *(None,) * 6
+        return dx, None, None, None, *(each.to(matrices[0].dtype) for each in gradients), *(None,) * 7
 
 
 class Gated(torch.autograd.Function):

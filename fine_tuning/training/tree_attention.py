@@ -23,12 +23,20 @@ _GROUP_COST = 2500  # scores that take as long as another group's calls (measure
 
 @dataclass(frozen=True)
 class _Group:
-    """Pieces of about one size: where in the packed row their queries [B, Q] and keys [B, K] are (queries that only pad: -1), and `bias`
-    [B, Q, K]: what a score gains, minus infinity where a query must not see a key."""
+    """Pieces of about one size: where in the packed row their queries [B, Q] and keys [B, K] are (queries that only pad: -1), and which of
+    its keys each query itself is [B, Q]."""
 
     queries: Tensor
     keys: Tensor
-    bias: Tensor
+    places: Tensor
+
+    def bias(self, window: int | None) -> Tensor:
+        """[B, Q, K]: what a score gains, minus infinity where a query must not see a key: a later one, or `window` or more before it."""
+        key, query = torch.arange(self.keys.shape[1]), self.places[:, :, None]
+        hidden = key > query
+        if window:
+            hidden |= key <= query - window
+        return torch.zeros(hidden.shape).masked_fill_(hidden, -math.inf)
 
 
 @dataclass(frozen=True)
@@ -48,14 +56,23 @@ class Layout:
 
     def __init__(self, paths: Sequence[Sequence[int]]) -> None:
         self.groups = [_group(pieces) for pieces in _alike(_pieces(paths))]
+        self.windows: set[int | None] = set()  # that were asked for
         self._orders: dict[Any, _Order] = {}
+        self._depths = torch.zeros(1 + max(path[-1] for path in paths), dtype=torch.long)
+        for path in paths:
+            self._depths[torch.tensor(path)] = torch.arange(len(path))
 
-    def order(self, heads: int, groups: int, like: Tensor) -> _Order:
-        """For a model's heads, on the device and in the number format of `like`; made once for all layers."""
-        key = heads, groups, like.device, like.dtype
+    def order(self, heads: int, groups: int, like: Tensor, window: int | None) -> _Order:
+        """For a model's heads, on the device and in the number format of `like`; made once for all layers of one `window`."""
+        self.windows.add(window)
+        key = heads, groups, like.device, like.dtype, window
         if key not in self._orders:
-            self._orders[key] = _order(self.groups, heads, groups, like)
+            self._orders[key] = _order(self.groups, heads, groups, like, window)
         return self._orders[key]
+
+    def near(self, window: int) -> Tensor:
+        """[T, T]: whether the key (column) is less than `window` before the query (row), if both are on one path."""
+        return self._depths[:, None] - self._depths < window
 
 
 def _pieces(paths: Sequence[Sequence[int]]) -> list[tuple[int, Sequence[int]]]:
@@ -95,25 +112,26 @@ def _group(pieces: Sequence[tuple[int, Sequence[int]]]) -> _Group:
     for index, (start, path) in enumerate(pieces):
         queries[index, : len(path) - start], keys[index, : len(path)] = torch.tensor(path[start:]), torch.tensor(path)
     starts = torch.tensor([start for start, _ in pieces])
-    hidden = torch.arange(longest) > (starts[:, None] + torch.arange(most_own))[:, :, None]
-    return _Group(queries, keys, torch.zeros(hidden.shape).masked_fill_(hidden, -math.inf))
+    places = (starts[:, None] + torch.arange(most_own)).clamp(max=longest - 1)  # also what only pads must see a key
+    return _Group(queries, keys, places)
 
 
-def _order(laid: Sequence[_Group], heads: int, groups: int, like: Tensor) -> _Order:
+def _order(laid: Sequence[_Group], heads: int, groups: int, like: Tensor, window: int | None) -> _Order:
     width, shared = heads + 2 * groups, heads // groups
     group, each = torch.arange(groups), torch.arange(shared)
     queries, tokens, keys, sums, parts = [], [], [], [], []
     at = seen = 0
     for one in laid:
-        batch, count, length = one.bias.shape
+        (batch, count), length = one.queries.shape, one.keys.shape[1]
         head = (group[:, None, None] * shared + each).expand(batch, groups, count, shared)
         token = one.queries[:, None, :, None].expand_as(head)
         queries.append((token.clamp(min=0) * width + head).flatten())
         tokens.append(torch.where(token < 0, -1, token * heads + head).flatten())
         keys.append((one.keys[:, None] * width + heads + group[:, None]).flatten())
         sums.append((one.keys[:, None] * groups + group[:, None]).flatten())
-        bias = one.bias[:, None, :, None].expand(batch, groups, count, shared, length).reshape(batch * groups, count * shared, length)
-        parts.append((slice(at, at + len(queries[-1])), slice(seen, seen + len(keys[-1])), bias.to(like)))
+        bias = one.bias(window)[:, None, :, None].expand(batch, groups, count, shared, length)
+        bias = bias.reshape(batch * groups, count * shared, length).to(like)
+        parts.append((slice(at, at + len(queries[-1])), slice(seen, seen + len(keys[-1])), bias))
         at, seen = at + len(queries[-1]), seen + len(keys[-1])
     real = (token := torch.cat(tokens)) >= 0
     places = torch.empty(int(real.sum()), dtype=torch.long)
@@ -148,38 +166,57 @@ def tree_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     layout: Layout | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Transformers' attention interface: `query` [1, heads, T, D], `key` and `value` [1, fewer heads, T, D]; returns [1, T, heads, D]."""
+    """Transformers' attention interface: `query` [1, heads, T, D], `key` and `value` [1, fewer heads, T, D]; returns [1, T, heads, D].
+
+    `sliding_window`: a token sees itself and those less than so many before it (arXiv 2004.05150). `softcap`: see `_capped_attention`.
+    """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    if layout is None or dropout or kwargs.get("softcap") is not None or value.shape[-1] != query.shape[-1]:
+    scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
+    if layout is None or dropout or softcap is not None or value.shape[-1] != query.shape[-1]:
+        if layout is not None and sliding_window and attention_mask is not None:
+            attention_mask = attention_mask & layout.near(sliding_window).to(attention_mask.device)
+        if softcap is not None:
+            return _capped_attention(query, key, value, attention_mask, scale, dropout, softcap), None
         result: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scale, **kwargs
         )
         return result
-    scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
     rows = torch.cat([each[0].transpose(0, 1) for each in (query, key, value)], dim=1)
-    return _TreeAttention.apply(rows, key.shape[1], scale, layout).view(1, rows.shape[0], -1, rows.shape[2]), None
+    return _TreeAttention.apply(rows, key.shape[1], scale, layout, sliding_window).view(1, rows.shape[0], -1, rows.shape[2]), None
+
+
+def _capped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout: float, cap: float) -> Tensor:
+    """Attention whose scores are bent to stay between -`cap` and `cap` (Gemma 2: arXiv 2408.00118, section 2), which SDPA cannot."""
+    key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], dim=1) for each in (key, value))
+    scores = cap * torch.tanh(query @ key.transpose(2, 3) * (scale / cap))
+    if mask is None:  # Transformers leaves out what is only causal
+        mask = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).tril(scores.shape[3] - scores.shape[2])
+    weights = torch.softmax(scores.masked_fill(~mask, -math.inf), dim=-1, dtype=torch.float32).to(value.dtype)
+    return (torch.dropout(weights, dropout, dropout > 0) @ value).transpose(1, 2).contiguous()
 
 
 class _TreeAttention(torch.autograd.Function):
     """`attend` for models whose attention is not fused."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, groups: int, scale: float, layout: Layout) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, groups: int, scale: float, layout: Layout, window: int | None) -> Tensor:
         ctx.save_for_backward(rows)
-        ctx.about = groups, scale, layout
-        return attend(rows, groups, scale, layout)
+        ctx.about = groups, scale, layout, window
+        return attend(rows, *ctx.about)
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        return attend_backward(ctx.saved_tensors[0], outer[0], *ctx.about), None, None, None
+        return attend_backward(ctx.saved_tensors[0], outer[0], *ctx.about), None, None, None, None
 
 
-def attend(rows: Tensor, groups: int, scale: float, layout: Layout) -> Tensor:
+def attend(rows: Tensor, groups: int, scale: float, layout: Layout, window: int | None = None) -> Tensor:
     """[T, heads * D] of `rows` [T, heads + 2 * groups, D]: each token's queries, keys and values; heads / groups queries share a key."""
-    order = layout.order(rows.shape[1] - 2 * groups, groups, rows)
+    order = layout.order(rows.shape[1] - 2 * groups, groups, rows, window)
     queries, keys, values = _in_order(rows, order)
     found = torch.empty_like(queries)
     for own, path, bias in order.parts:
@@ -188,10 +225,10 @@ def attend(rows: Tensor, groups: int, scale: float, layout: Layout) -> Tensor:
     return found.index_select(0, order.places).view(len(rows), -1)
 
 
-def attend_backward(rows: Tensor, d_out: Tensor, groups: int, scale: float, layout: Layout) -> Tensor:
+def attend_backward(rows: Tensor, d_out: Tensor, groups: int, scale: float, layout: Layout, window: int | None = None) -> Tensor:
     """The gradient by `rows`, of the gradient `d_out` [T, heads * D] by what `attend` gave."""
     heads, size = rows.shape[1] - 2 * groups, rows.shape[2]
-    order = layout.order(heads, groups, rows)
+    order = layout.order(heads, groups, rows, window)
     queries, keys, values = _in_order(rows, order)
     d_found = torch.zeros_like(queries).index_copy_(0, order.places, d_out.reshape(-1, size))
     for own, path, bias in order.parts:

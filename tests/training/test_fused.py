@@ -6,6 +6,7 @@ from test_packing import rows_of
 from transformers import AutoConfig, AutoModelForCausalLM, NemotronForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from fine_tuning.config import Training
+from fine_tuning.training import tree_attention
 from fine_tuning.training.fused import fuse
 from fine_tuning.training.loss import packed_loss, supervised_logits
 from fine_tuning.training.methods import METHODS
@@ -19,7 +20,8 @@ SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", 
 def tuned(base, dtype=torch.float32, **settings):
     """A LoRA model whose adapter does something: B is not zero."""
     settings = Training(lora_r=4, **settings)
-    model = METHODS[settings.method].attach(AutoModelForCausalLM.from_pretrained(base, dtype=dtype), settings)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, attn_implementation=tree_attention.register())
+    model = METHODS[settings.method].attach(model, settings)
     torch.manual_seed(1)
     for parameter in model.parameters():
         if parameter.requires_grad:

@@ -1,12 +1,16 @@
+from copy import deepcopy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from token_rows import random_rows
-from transformers import AutoModelForCausalLM
+from token_rows import VOCABULARY, random_rows
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, MistralConfig, Qwen2Config
 
-from fine_tuning.training import tree_attention
+from fine_tuning.config import Training
+from fine_tuning.training import methods, tree_attention
 from fine_tuning.training.base_model import load_base
+from fine_tuning.training.fused import fuse
 from fine_tuning.training.loss import packed_loss
 from fine_tuning.training.packing import Row, pack
 
@@ -45,6 +49,36 @@ def test_packed_loss_and_gradients_equal_one_conversation_a_row(tiny_base, atten
         assert abs(packed.item() - reference.item()) < 1e-5
         for mine, theirs in zip(gradients(model, packed), gradients(model, reference), strict=True):
             torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-4)
+
+
+TINY = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+TINY |= {"num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0, "initializer_range": 0.2, "sliding_window": 7}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MistralConfig(**TINY),
+        Qwen2Config(**TINY, use_sliding_window=True, max_window_layers=1),
+        Gemma2Config(**TINY),
+        Gemma3TextConfig(**TINY, layer_types=["sliding_attention", "full_attention"]),
+    ],
+    ids=["every layer", "the upper layer", "with capped scores", "with norms of queries and keys"],
+)
+@pytest.mark.parametrize("fused", [False, True], ids=["as it is", "fused with LoRA"])
+def test_layers_that_look_back_over_a_window_only_do_so_in_a_packed_row_too(config, fused):
+    torch.manual_seed(0)
+    tree_attention.register()
+    model = AutoModelForCausalLM.from_config(deepcopy(config), attn_implementation=tree_attention.NAME)
+    reference = AutoModelForCausalLM.from_config(deepcopy(config), attn_implementation="eager")
+    reference.load_state_dict(model.state_dict())
+    if fused:
+        model = methods.METHODS["lora"].attach(model, Training(method="lora"))
+        fuse(model)
+    rows = rows_of(6, head=12)
+    with torch.no_grad():
+        packed, wanted = packed_loss(model, pack(rows))[0], one_at_a_time(reference, rows)
+    assert abs(packed.item() - wanted.item()) < 1e-4
 
 
 @settings(max_examples=25, deadline=None)

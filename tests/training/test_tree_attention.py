@@ -41,8 +41,24 @@ def test_any_lengths_give_the_attention_and_the_gradients_of_the_mask(lengths, h
     torch.testing.assert_close(gradient, torch.autograd.grad(wanted, rows, d_out)[0], atol=1e-5, rtol=1e-4)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=7), st.integers(1, 40), st.integers(1, 60))
+def test_with_a_window_no_token_sees_so_far_back(lengths, head, window):
+    batch, heads, groups = packed(lengths, head), 4, 2
+    positions = batch["position_ids"][0]
+    near = positions[:, None] - positions < window
+    assert torch.equal(batch["layout"].near(window), near)
+    rows = torch.randn(len(positions), heads + 2 * groups, 8, requires_grad=True)
+    wanted = reference(rows, groups, batch["attention_mask"] & near)
+    found = attend(rows.detach(), groups, 0.3, batch["layout"], window)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+    d_out = torch.randn_like(wanted)
+    gradient = attend_backward(rows.detach(), d_out, groups, 0.3, batch["layout"], window)
+    torch.testing.assert_close(gradient, torch.autograd.grad(wanted, rows, d_out)[0], atol=1e-5, rtol=1e-4)
+
+
 def scores(layout: Layout) -> int:
-    return sum(group.bias.numel() for group in layout.groups)
+    return sum(group.bias(None).numel() for group in layout.groups)
 
 
 @pytest.mark.parametrize("lengths", [[20] * 7 + [300], [2000], [5, 9, 40, 44, 160, 170, 400, 420]])
