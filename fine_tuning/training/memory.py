@@ -177,15 +177,21 @@ def workload(rows: Sequence[Row], settings: Training, max_length: int | None = N
     if len(groups) > _SAMPLED_BATCHES:  # the one with the longest row, and others at random
         sampled = [sampled[0], *random.Random(settings.seed).sample(sampled[1:], _SAMPLED_BATCHES - 1)]
     batches = tuple(_batch(group, padded=settings.backend == "trl") for group in sampled)
-    return Workload(len(groups), batches, _held_out([row for row in order if not row.replayed], settings))
+    return Workload(len(groups), batches, _held_out([row for row in order if not row.replayed], len(order), settings))
 
 
-def _held_out(chats: Sequence[Row], settings: Training) -> Workload | None:
+def _held_out(chats: Sequence[Row], rows: int, settings: Training) -> Workload | None:
     parts = min(settings.folds, len(chats))
     if parts < 2:
         return None
-    one = workload(chats[-(-len(chats) // parts) :], settings.model_copy(update={"folds": 0}))
+    batch_size = chats_in_a_batch(settings, len(chats), rows)
+    one = workload(chats[-(-len(chats) // parts) :], settings.model_copy(update={"folds": 0, "batch_size": batch_size}))
     return replace(one, steps=parts * one.steps)
+
+
+def chats_in_a_batch(settings: Training, chats: int, rows: int) -> int:
+    """How many of a batch are chats when `chats` of all `rows` are, and the others replay: on average, and at least one."""
+    return max(1, round(settings.batch_size * chats / rows))
 
 
 def _batch(rows: Sequence[Row], padded: bool) -> Batch:

@@ -25,6 +25,7 @@ from fine_tuning.training.cross_validation import best_epochs
 from fine_tuning.training.early_stop import EarlyStop, EndAfter
 from fine_tuning.training.hardware import choose_dtype, choose_threads, gemm_flops, has_gpu, keep_freed_memory, peak_memory
 from fine_tuning.training.loss import supervised_logits
+from fine_tuning.training.memory import chats_in_a_batch
 from fine_tuning.training.packed_trainer import Backend, PackedTrainer
 from fine_tuning.training.packing import Row, pack
 from fine_tuning.training.preference_trainer import PreferenceTrainer
@@ -111,8 +112,12 @@ def train(
         methods.restore(model, taught)
     else:
         end: list[TrainerCallback] = []
-        if settings.folds:  # without the replay, which takes most of the time, and says nothing of when these are learned
-            end = [EndAfter(best_epochs(model, run / "folds", settings, learned, _backend(settings), lessons.try_out))]
+        if settings.folds:
+            # Without the replay, which takes most of the time and says nothing of when these are learned; but with as many steps that
+            # learn from chats as an epoch with it has, since a step goes as far for one chat as for eight.
+            size = chats_in_a_batch(settings, len(learned), len(learned) + len(replayed))
+            parts = settings.model_copy(update={"batch_size": size})
+            end = [EndAfter(best_epochs(model, run / "folds", parts, learned, _backend(settings), lessons.try_out))]
         chats = _backend(settings)(model, run / "checkpoints", settings, learned + replayed, read_rows(rows / "validation.jsonl"))
         if settings.early_stop and not end:
             end = [EarlyStop(chats, run, settings.early_stop)]

@@ -72,6 +72,17 @@ def test_each_part_is_left_out_once_and_the_training_on_all_ends_after_as_many_e
         torch.testing.assert_close(value, _adapter(tmp_path / "run")[key])
 
 
+def test_a_part_is_left_out_with_as_few_chats_a_step_as_there_are_beside_the_replay(tiny_base: Any, row_folder: Any, tmp_path: Any) -> None:
+    """Else an epoch with the replay would learn far more from the chats than the epochs that were counted."""
+    rows = (row_folder / "train.jsonl").read_text().splitlines(keepends=True)[:6]
+    (row_folder / "train.jsonl").write_text("".join(rows))
+    (row_folder / "validation.jsonl").write_text("")
+    seen: list[Progress] = []
+    train(tiny_base, row_folder, tmp_path / "run", LEFT_OUT, row_folder / "replay.jsonl", seen.append)
+    steps = {step.part: step.steps for step in seen}
+    assert steps == {"held-out parts": 5 * 2, "chats": 5 * 3}  # four chats by twos; six chats and six replayed rows by fours
+
+
 @pytest.mark.slow
 def test_a_run_killed_among_its_parts_leaves_none_of_them_out_twice(tiny_base: Any, row_folder: Any, tmp_path: Any) -> None:
     (row_folder / "validation.jsonl").write_text("")

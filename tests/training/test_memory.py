@@ -92,7 +92,7 @@ def test_trainings_with_a_part_held_out_take_their_time_but_not_the_replays():
     settings = LORA.model_copy(update={"folds": 10, "batch_size": 6, "num_epochs": 3})
     work = workload([*rows, *(replace(row, replayed=True) for row in rows)], settings)
     assert work.steps == 7
-    assert work.held_out and work.held_out.steps == 10 * 3  # 18 of the 20 chats, by sixes
+    assert work.held_out and work.held_out.steps == 10 * 6  # 18 of the 20 chats, by threes: half of a batch of six are chats
     took = [estimate(SMOL, settings, each, 1e11, 10**10).seconds for each in (work, replace(work, held_out=None))]
     assert took[0] > 4 * took[1]
 
