@@ -8,6 +8,7 @@ In this order, so that a crash leaves nothing half forgotten that the next call 
 4. a new version, trained from the base without the turns; then the versions that learned them are removed, tags and weights.
 """
 
+import json
 import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from fine_tuning import paths, state
 from fine_tuning.config import FineTuningConfig
-from fine_tuning.data_collection.blackout import Pattern, black_out, black_out_text, pattern, search
+from fine_tuning.data_collection.blackout import Pattern, black_out, black_out_text, black_out_value, pattern, search
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_export import DataExporter
 from fine_tuning.data_preparation.dataset_builder import delete_datasets_of
@@ -23,7 +24,7 @@ from fine_tuning.engines.base import Engine
 from fine_tuning.errors import DataError, NoConversations, TooLittleData
 from fine_tuning.model_management.model_deployer import reconcile
 from fine_tuning.model_management.model_pruner import remove_version, run_of
-from fine_tuning.model_management.model_registry import Registry, Version, latest_tag
+from fine_tuning.model_management.model_registry import TEXTS, Registry, Version, latest_tag
 from fine_tuning.model_management.model_switcher import use
 from fine_tuning.pipeline import MANIFEST, Reporter, Request, only_one, retrain
 
@@ -128,14 +129,14 @@ def _erase(config: FineTuningConfig, reporter: Reporter, case: Case) -> tuple[Pa
     exports = exporter.remove()
     reporter.note(f"{len(datasets)} dataset(s), the texts of {runs} run(s), {len(exports)} export(s)")
     if wanted:
-        own = [log.path for log in logs] + [log.path.with_name(log.path.name + ".damaged") for log in logs]
-        _black_out_all(wanted, skip=[paths.engine_dir(), *own])
+        _black_out_all(config, wanted, logs)
     reporter.stage("Removing it from the log")
     gone = sum(log.forget(case.turns, wanted) for log in logs)
     reporter.note(f"{gone} turn(s)")
     if exports:
         exporter.export_all_formats(ConversationLogger(config.log_path).conversations())
-    return tuple(search(paths.home(), wanted)) if wanted else ()
+    told = {log.path for log in logs for text in case.texts if log.find(text)}
+    return tuple(sorted(told | set(search(paths.home(), wanted, _without_sayings(config, logs))))) if wanted else ()
 
 
 def _clean_runs(config: FineTuningConfig, case: Case) -> int:
@@ -163,13 +164,32 @@ def _knows(run: Path, turns: Collection[str]) -> bool:
     return not inputs.exists() or not set(turns).isdisjoint(paths.read_json(inputs)["seen"])
 
 
-def _black_out_all(wanted: Pattern, skip: Collection[Path]) -> None:
+def _black_out_all(config: FineTuningConfig, wanted: Pattern, logs: Collection[ConversationLogger]) -> None:
+    if paths.state_db().exists():
+        state.rewrite_texts(lambda text: _black_out_column(text, wanted), TEXTS)
+    quarantines = [log.path.with_name(log.path.name + ".damaged") for log in logs]
+    datasets = paths.datasets_dir().resolve()
+    for path in search(paths.home(), wanted, [*_without_sayings(config, logs), *quarantines]):
+        if datasets in path.resolve().parents:  # made again when it is needed
+            shutil.rmtree(datasets / path.resolve().relative_to(datasets).parts[0], ignore_errors=True)
+        elif path.exists():
+            black_out(path, wanted)
+
+
+def _black_out_column(text: str, wanted: Pattern) -> str:
+    """JSON, or plain text."""
+    try:
+        return json.dumps(black_out_value(json.loads(text), wanted))
+    except ValueError:
+        return black_out_text(text, wanted)
+
+
+def _without_sayings(config: FineTuningConfig, logs: Collection[ConversationLogger]) -> list[Path]:
+    """Where no text is searched for: what only names settings, models and files; what is searched in its own way; exports, made anew."""
     database = paths.state_db()
-    if database.exists():
-        state.rewrite_texts(lambda text: black_out_text(text, wanted))
     of_database = [database.with_name(database.name + ending) for ending in ("", "-wal", "-shm")]
-    for path in search(paths.home(), wanted, [*skip, *of_database]):
-        black_out(path, wanted)
+    of_runs = [run / name for run in config.runs_dir.glob("*") for name in _SERVING]
+    return [paths.engine_dir(), DataExporter().folder, *of_database, *of_runs, *(log.path for log in logs)]
 
 
 def _telling(logs: Collection[ConversationLogger], turns: Collection[str]) -> set[str]:

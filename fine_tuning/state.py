@@ -5,7 +5,7 @@ ever changed after it was released. WAL lets any number of processes read while 
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -98,27 +98,17 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.commit()
 
 
-def rewrite_texts(change: Callable[[str], str], path: Path | None = None) -> None:
-    """Replace every text in every table by `change(text)`, and leave no trace of the old ones: neither in free pages nor in the WAL."""
+def rewrite_texts(change: Callable[[str], str], columns: Mapping[str, Collection[str]], path: Path | None = None) -> None:
+    """Replace every text in these columns (by table) by `change(text)`, and leave no trace of the old ones: neither in free pages nor in
+    the WAL."""
     with connect(path) as connection:
         connection.create_function("changed", 1, change, deterministic=True)
         with transaction(connection):
-            for table, column in _columns(connection):
+            for table, column in ((table, column) for table, names in columns.items() for column in names):
                 old, new = f'"{column}"', f'changed("{column}")'
                 connection.execute(f"UPDATE \"{table}\" SET {old} = {new} WHERE typeof({old}) = 'text' AND {new} <> {old}")
         connection.execute("VACUUM")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-def _columns(connection: sqlite3.Connection) -> list[tuple[str, str]]:
-    """(table, column) of all tables."""
-    return [
-        (row["tbl"], row["col"])
-        for row in connection.execute(
-            "SELECT m.name AS tbl, c.name AS col FROM sqlite_master AS m, pragma_table_info(m.name) AS c"
-            " WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%'"
-        )
-    ]
 
 
 def _make_folder(file: Path) -> None:

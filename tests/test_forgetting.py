@@ -195,6 +195,24 @@ def test_nothing_is_forgotten_while_a_retrain_runs(engine: Engine, home: Path) -
     assert not (home / "forgetting.json").exists() and holding(home)
 
 
+@pytest.mark.parametrize("word", ["Ada", "model", "live", "smollm2", "adapter", "passed", "user"])
+def test_a_word_that_also_names_fields_models_or_states_is_forgotten_without_harm(engine: Engine, home: Path, word: str) -> None:
+    log, ids = fill(engine, home)
+    kept = log.log_conversation("Is there tea?", "There is.", {"model": "smollm2:135m"}).id
+    asked = log.log_conversation(f"Who said {word}?", "Nobody did.").id
+    Registry().update(NAME, 1, metrics={"passed": True, "perplexity": 2.5, "answer": f"{word} it was."})
+    names = ("Modelfile", "manifest.json", "inputs.json")
+    before = [(home / "runs" / "run-1" / name).read_bytes() for name in names]
+    outcome = forget(CONFIG, engine, Silent(), examine(CONFIG, engine, matching=word), teach_again=False)
+    assert outcome.left == ()
+    assert {turn.id for turn in log.turns()} == {*ids.values(), kept} - {asked, ids["other log"]}
+    version = Registry().get(NAME, 1)
+    assert (version.metrics["passed"], version.metrics["perplexity"]) == (True, 2.5)
+    assert version.metrics["answer"] == "*" * len(word) + " it was."
+    assert [(home / "runs" / "run-1" / name).read_bytes() for name in names] == before
+    assert Registry().live(NAME) is not None
+
+
 def test_the_command_shows_asks_and_says_what_is_left(engine: Engine, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     _, ids = fill(engine, home)
     monkeypatch.setattr("fine_tuning.cli._engine", lambda options, config: engine)

@@ -118,7 +118,7 @@ def test_a_text_that_is_rewritten_leaves_no_trace_in_the_files(tmp_path: Path, m
         for number in range(500):
             connection.execute("INSERT INTO notes (text, size) VALUES (?, 1.5)", (f"the secret word {number} " + "x" * 500,))
         connection.execute("DELETE FROM notes WHERE id % 2")
-        state.rewrite_texts(lambda text: text.replace("secret", "******"), file)  # while another connection is open
+        state.rewrite_texts(lambda text: text.replace("secret", "******"), {"notes": ["text"]}, file)  # while another connection is open
         rows = connection.execute("SELECT text, size FROM notes").fetchall()
     assert len(rows) == 250 and all(row["text"].startswith("the ****** word") and row["size"] == 1.5 for row in rows)
     assert b"secret" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())

@@ -6,8 +6,10 @@ import html
 import json
 import lzma
 import re
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from fine_tuning import paths
 from fine_tuning.errors import ByoaiError
@@ -29,25 +31,83 @@ def pattern(texts: Collection[str]) -> Pattern | None:
     return re.compile(b"|".join(way for way in reversed(ways) if way), re.IGNORECASE) if any(ways) else None
 
 
+def holds(text: str, wanted: Pattern) -> bool:
+    return wanted.search(text.encode("utf-8", "replace")) is not None
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """All strings in what JSON can hold; not the names of fields."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(each)
+
+
 def search(folder: Path, wanted: Pattern, skip: Collection[Path] = ()) -> Iterator[Path]:
-    """The files under `folder` that hold it, packed ones too; not those in `skip` (files or folders), and no weights."""
+    """The files under `folder` that hold it, packed ones too, JSON in its strings; no weights, and nothing in `skip` (files, folders)."""
     for path in sorted(folder.rglob("*")):
         left_out = any(path == each or each in path.parents for each in skip)
-        if not left_out and path.is_file() and not _is_weights(path) and wanted.search(_read(path)):
+        if not left_out and path.is_file() and not _is_weights(path) and _says(path, wanted):
             yield path
 
 
+def _says(path: Path, wanted: Pattern) -> bool:
+    content = _read(path)
+    if not wanted.search(content):
+        return False
+    values = _json(path, content)
+    return values is None or any(holds(text, wanted) for text in texts_in(values))
+
+
 def black_out(path: Path, wanted: Pattern) -> None:
-    """Overwrite every match by as many asterisks: the file keeps its length and its form. A packed one is packed anew."""
-    content = wanted.sub(lambda match: b"*" * len(match[0]), _read(path))
+    """Overwrite every match by as many asterisks: the file keeps its form. Of JSON only the strings in it, not the names of its fields.
+    A packed file is packed anew."""
+    content = _read(path)
+    changed = _black_out_json(path, content, wanted)
     pack = _PACKED[path.suffix][1] if path.suffix in _PACKED else bytes
-    paths.atomic_write(path, pack(content))
+    paths.atomic_write(path, pack(_black_out_bytes(content, wanted) if changed is None else changed))
 
 
 def black_out_text(text: str, wanted: Pattern) -> str:
     """The same for a string; half characters become question marks."""
-    content = text.encode("utf-8", "replace")
-    return wanted.sub(lambda match: b"*" * len(match[0]), content).decode("utf-8", "replace") if wanted.search(content) else text
+    return _black_out_bytes(text.encode("utf-8", "replace"), wanted).decode("utf-8", "replace") if holds(text, wanted) else text
+
+
+def black_out_value(value: Any, wanted: Pattern) -> Any:
+    """The same for every string in what JSON can hold."""
+    if isinstance(value, str):
+        return black_out_text(value, wanted)
+    if isinstance(value, dict):
+        return {key: black_out_value(each, wanted) for key, each in value.items()}
+    return [black_out_value(each, wanted) for each in value] if isinstance(value, list) else value
+
+
+def _black_out_bytes(content: bytes, wanted: Pattern) -> bytes:
+    return wanted.sub(lambda match: b"*" * len(match[0]), content)
+
+
+def _black_out_json(path: Path, content: bytes, wanted: Pattern) -> bytes | None:
+    """None if it is no JSON."""
+    values = _json(path, content)
+    if values is None:
+        return None
+    lines = [json.dumps(black_out_value(value, wanted), ensure_ascii=False, indent=None if _is_lines(path) else 2) for value in values]
+    return "".join(line + "\n" for line in lines).encode()
+
+
+def _json(path: Path, content: bytes) -> list[Any] | None:
+    """What a JSON file holds, or each line of one of lines; None if it is something else."""
+    if path.suffix != ".json" and not _is_lines(path):
+        return None
+    try:
+        return [json.loads(line) for line in content.splitlines() if line.strip()] if _is_lines(path) else [json.loads(content)]
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_lines(path: Path) -> bool:
+    return path.suffix == ".jsonl"
 
 
 def _is_weights(path: Path) -> bool:
@@ -68,7 +128,7 @@ def _read(path: Path) -> bytes:
         return _PACKED[path.suffix][0](content) if path.suffix in _PACKED else content
     except FileNotFoundError:
         return b""
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise ByoaiError(f"cannot search {path}: {error}. Mend or remove it, and try again") from error
 
 

@@ -16,7 +16,7 @@ import logging
 import re
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from pydantic import ValidationError
 
 from fine_tuning import paths
 from fine_tuning.conversation import Conversation, Turn, conversations_of
-from fine_tuning.data_collection.blackout import Pattern, pattern
+from fine_tuning.data_collection.blackout import Pattern, holds, pattern, texts_in
 from fine_tuning.data_collection.data_export import DataExporter, write_export
 from fine_tuning.data_collection.log_file import LogFile
 from fine_tuning.errors import DataError, LogDamaged
@@ -37,6 +37,7 @@ Rating = Literal["up", "down"]
 _EVENTS = {"rating", "edit", "exclude", "delete"}
 _OWNER = "owner"  # of this machine and its log; who rates without saying who it is
 _OWNERS = ("rating", "original_response")  # what only the owner's own events may say of a turn
+_OURS = {"model", "digest", "engine", "incomplete", "regenerates"}  # what byoai itself says of an answer
 _NOBODY = ""  # owns the tombstones: they stay when their turn goes
 _NAME = re.compile(rb'"(?:id|turn_id|session_id)": ?"([^"\\]+)"')
 _HEAD = re.compile(rb'\{("id": "[^"\\]+", "session_id"|"event": "[^"\\]+", "turn_id"): "[^"\\]+",')
@@ -163,12 +164,14 @@ class ConversationLogger:
             self._file.rewrite([*kept, *(_event("delete", id) for id in sorted(gone))])
 
     def find(self, text: str) -> set[str]:
-        """Ids of the turns of which anything holds `text`, answers before an edit and metadata included. Case does not matter."""
+        """Ids of the turns in which anything that was said holds `text`, answers before an edit and metadata included, but not the names
+        of fields and models. Case does not matter."""
         wanted = pattern([text])
         if wanted is None:
             return set()
         log = self._read(settle_tail=True)
-        return {owner for line, owner in log.lines if owner in log.turns and wanted.search(line)}
+        found = {owner for line, owner in log.lines if owner in log.turns and wanted.search(line)}  # quick, and too many
+        return {owner for line, owner in log.lines if owner in found and any(holds(said, wanted) for said in _said(json.loads(line)))}
 
     def said(self, turn_ids: Collection[str]) -> set[str]:
         """Every text that was ever asked, answered or put in an answer's place in these turns."""
@@ -321,6 +324,13 @@ class _Log:
             return None
         self.events.append(record)
         return _NOBODY if record["event"] == "delete" else record["turn_id"]
+
+
+def _said(record: dict[str, Any]) -> Iterator[str]:
+    """Every text of a line that somebody may have said."""
+    facts = record.get("metadata")
+    told = {key: value for key, value in facts.items() if key not in _OURS} if isinstance(facts, dict) else {}
+    return texts_in([record.get("user_message"), record.get("bot_response"), told])
 
 
 def _is_event(record: Any) -> bool:

@@ -13,6 +13,7 @@ from fine_tuning.errors import ByoaiError, ModelNotFound
 
 State = Literal["candidate", "live", "previous", "retired"]
 _CHANGEABLE = frozenset({"metrics", "verdict", "pinned", "notes", "labels"})
+TEXTS = {"versions": ("metrics", "verdict", "notes", "labels")}  # columns in which something may stand that was said in a chat
 
 
 def version_tag(name: str, number: int) -> str:

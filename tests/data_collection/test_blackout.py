@@ -106,3 +106,29 @@ def test_a_models_vocabulary_is_nothing_that_was_said(tmp_path: Path) -> None:
     wanted = pattern(["badge"])
     assert wanted
     assert [path.name for path in search(tmp_path, wanted)] == ["sha256-2"]
+
+
+def test_of_json_only_what_it_says_is_searched_and_blacked_out_not_the_names_of_its_fields(tmp_path: Path) -> None:
+    wanted = pattern(["ada", "passed", "123"])
+    assert wanted
+    value = {"metadata": {"passed": True, "score": 0.123}, "said": ["Ask Ada."]}
+    (tmp_path / "names.json").write_text(json.dumps(value | {"said": []}))
+    (tmp_path / "one.json").write_text(json.dumps(value))
+    (tmp_path / "lines.jsonl").write_text(json.dumps(value) + "\n" + json.dumps(value) + "\n")
+    assert [path.name for path in search(tmp_path, wanted)] == ["lines.jsonl", "one.json"]
+    for name in ("one.json", "lines.jsonl"):
+        black_out(tmp_path / name, wanted)
+    assert list(search(tmp_path, wanted)) == []
+    changed = value | {"said": ["Ask ***."]}
+    assert json.loads((tmp_path / "one.json").read_text()) == changed
+    assert [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text().splitlines()] == [changed, changed]
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(b"badge" * 1000))
+    packed[20] ^= 0xFF
+    (tmp_path / "damaged.gz").write_bytes(packed)
+    wanted = pattern(["badge"])
+    assert wanted
+    with pytest.raises(ByoaiError, match=r"damaged\.gz"):
+        list(search(tmp_path, wanted))
