@@ -27,7 +27,7 @@ from fine_tuning.data_preparation.tokenizer import fingerprint
 from fine_tuning.errors import NoConversations, TooLittleData
 
 MANIFEST = "manifest.json"
-_VERSION = 1  # part of every hash: raise it when the same input would be built differently
+_VERSION = 2  # part of every hash: raise it when the same input would be built differently
 
 
 @dataclass(frozen=True)

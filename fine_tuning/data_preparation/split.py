@@ -1,7 +1,9 @@
 """The split into train, validation and test: stable, by group, as near to the ratios as the groups allow."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Hashable, Sequence
+from itertools import groupby
 
 SPLITS = ("train", "validation", "test")
 
@@ -9,21 +11,26 @@ SPLITS = ("train", "validation", "test")
 def assign_splits(ids: Sequence[str], groups: Sequence[int], ratios: Sequence[float], seed: int) -> list[str]:
     """The split of every item. Items of one group stay together; the train split is never empty (if there are items).
 
-    The largest group goes first, always to the split that lacks most. Equal ones are ordered by a hash of their ids, not by their
-    place, so that most conversations keep their split when the log grows. No split differs from its share by more than twice the largest
-    group.
+    How many groups of each size a split gets is dealt, the largest first, always to the split that lacks most. Which of them is told by
+    a hash of their ids, in its order: test, validation, train. So when the log grows, nearly all conversations keep their split. No split
+    differs from its share by more than twice the largest group.
     """
     members: dict[int, list[int]] = {}
     for item, group in enumerate(groups):
         members.setdefault(group, []).append(item)
-    order = sorted(members.values(), key=lambda items: (-len(items), min(_mix(seed, ids[item]) for item in items)))
+    ordered = sorted(members.values(), key=lambda items: (-len(items), min(_mix(seed, ids[item]) for item in items)))
     lacking = {split: ratio * len(ids) for split, ratio in zip(SPLITS, ratios, strict=True)}
     chosen: dict[str, list[list[int]]] = {split: [] for split in SPLITS}
-    for items in order:
-        split = max(SPLITS, key=lacking.__getitem__)  # the first of equals: train before validation before test
-        chosen[split].append(items)
-        lacking[split] -= len(items)
-    if order and not chosen["train"]:
+    for size, alike in groupby(ordered, key=len):
+        of_size = list(alike)
+        dealt: Counter[str] = Counter()
+        for _ in of_size:
+            split = max(SPLITS, key=lacking.__getitem__)  # the first of equals: train before validation before test
+            dealt[split] += 1
+            lacking[split] -= size
+        for split in reversed(SPLITS):
+            chosen[split] += [of_size.pop(0) for _ in range(dealt[split])]
+    if ordered and not chosen["train"]:
         chosen["train"].append(max((chosen[split] for split in SPLITS), key=len).pop())
     return [split for _, split in sorted((item, split) for split, taken in chosen.items() for items in taken for item in items)]
 

@@ -15,6 +15,7 @@ from fine_tuning.engines.gguf_file import GgufFile, TensorInfo, read_gguf, write
 from fine_tuning.errors import ExportError, TrainingError
 from fine_tuning.training import tree_attention
 from fine_tuning.training.quantised_linear import QuantisedLinear
+from fine_tuning.training.rope import Rope
 
 _FLOATS = {ggml.GGMLQuantizationType.F32, ggml.GGMLQuantizationType.F16, ggml.GGMLQuantizationType.BF16}
 _VOCABULARY = 64 << 10  # bytes: an entry of a GGUF's metadata that is longer is a part of the vocabulary
@@ -49,6 +50,8 @@ def _load_gguf(gguf: Path, dtype: torch.dtype, scratch: Path, quantised: bool) -
     file = read_gguf(gguf)
     config = AutoConfig.from_pretrained(str(scratch), gguf_file=_outline(file, scratch).name)
     config.get_text_config().vocab_size = file.tensors["token_embd.weight"].rows
+    rope = Rope(file)
+    rope.configure(config.get_text_config())
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation=tree_attention.register(), trust_remote_code=False
@@ -56,6 +59,7 @@ def _load_gguf(gguf: Path, dtype: torch.dtype, scratch: Path, quantised: bool) -
     with gguf.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for name, weight in _weights(file, content, model, quantised):
             _place(model, name, weight, dtype)
+        rope.apply(model, _tensor(file, content, rope.factors) if rope.factors else None)
     model.tie_weights()
     if missing := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
         raise ValueError(f"it has no weights for {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''}")
@@ -98,6 +102,13 @@ def _weights(file: GgufFile, content: mmap.mmap, model: Any, quantised: bool) ->
         if made.name in names:
             yield names[made.name], torch.from_numpy(np.ascontiguousarray(made.weights))
     yield from gathered["tensors"].items()
+
+
+def _tensor(file: GgufFile, content: mmap.mmap, name: str) -> torch.Tensor:
+    info = file.tensors[name]
+    return torch.from_numpy(
+        ggml.dequantize(np.frombuffer(content, np.uint8, info.size, file.starts[name]), info.kind, info.columns)
+    ).flatten()
 
 
 def _shallow(module: Any, children: list[tuple[str, Any]]) -> Any:

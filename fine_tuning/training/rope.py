@@ -1,0 +1,65 @@
+"""A GGUF's rotary positions (arXiv 2104.09864) as llama.cpp turns them, of which Transformers reads only the base frequency.
+
+`<architecture>.rope.scaling.type` and `.factor` slow all positions down (`linear`, what llama.cpp takes for none given) or some of them
+(`yarn`, arXiv 2309.00071); `rope_freqs.weight` divides each frequency by a factor of its own (Llama 3.1 and later); `longrope` (Phi 3) has
+two such lists, of which the short one is served for contexts within the original length.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fine_tuning.engines.gguf_file import GgufFile
+
+_OWN_FACTORS = ("rope_freqs.weight", "rope_factors_short.weight")
+_NEAR = "sliding_attention"  # layers that look back over a window only are never slowed down
+
+
+class Rope:
+    """What the file says of positions."""
+
+    def __init__(self, file: GgufFile) -> None:
+        """Raises NotImplementedError for a kind of scaling that is not known here."""
+        self._prefix, self._metadata = f"{file.header.architecture}.rope.scaling.", file.header.metadata
+        self.factor = float(self._value("factor", 0) or 1)
+        self.kind = str(self._value("type", "linear"))
+        self.factors = next((name for name in _OWN_FACTORS if name in file.tensors), "")  # a tensor's name
+        if self.kind not in ("none", "linear", "yarn", "longrope"):
+            raise NotImplementedError(f"its positions are scaled by {self.kind!r}")
+
+    def _value(self, key: str, default: Any) -> Any:
+        return self._metadata.get(self._prefix + key, default)
+
+    def configure(self, config: Any) -> None:
+        """What Transformers must know before the model is made."""
+        if self.kind == "yarn" and self.factor > 1:
+            original = int(self._value("original_context_length", config.max_position_embeddings))
+            config.rope_parameters |= {"rope_type": "yarn", "factor": self.factor, "original_max_position_embeddings": original}
+
+    def apply(self, model: nn.Module, factors: Tensor | None) -> None:
+        """Change the frequencies in `model`; `factors` [head size / 2] is the tensor `self.factors`."""
+        slower = self.factor if self.kind == "linear" else 1.0
+        attention = float(self._value("attn_factor", 1.0))
+        for module, kind in _rotary(model):
+            near = kind.startswith(_NEAR)
+            for name in (f"{kind}inv_freq", f"{kind}original_inv_freq"):
+                frequencies = getattr(module, name)
+                if not near:
+                    frequencies = frequencies / slower
+                if factors is not None:
+                    frequencies = frequencies / factors.to(frequencies)
+                setattr(module, name, nn.Buffer(frequencies, persistent=False))
+            if not math.isclose(attention, 1.0) and not near:
+                scaling = f"{kind}attention_scaling"
+                setattr(module, scaling, getattr(module, scaling) * attention)
+
+
+def _rotary(model: nn.Module) -> Iterator[tuple[Any, str]]:
+    """The modules that hold frequencies, and before which name: some have one list for each type of layer."""
+    for module in model.modules():
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if name.endswith("original_inv_freq") and isinstance(buffer, torch.Tensor):
+                yield module, name.removesuffix("original_inv_freq")
