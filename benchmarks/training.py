@@ -27,6 +27,7 @@ from fine_tuning.config import Replay, Training
 from fine_tuning.engines.default_base import fetch_default_base
 
 SETTINGS = Training(
+    method="lora",
     batch_size=8,
     num_epochs=1,
     learning_rate=2e-4,

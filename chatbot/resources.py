@@ -1,5 +1,6 @@
 """What the pages share: the configuration, the engine, and one look a second at its models and at the log."""
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +8,17 @@ from pathlib import Path
 import streamlit as st
 
 from chatbot.server import config
+from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import Engine
 from fine_tuning.engines.connect import connect
 from fine_tuning.errors import ByoaiError
+from fine_tuning.model_management.model_deployer import reconcile
 from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.model_management.model_switcher import Choice, choices
+from fine_tuning.pipeline import new_turns
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,11 @@ class Models:
 
 @st.cache_resource(show_spinner="Looking for Ollama …")
 def engine() -> Engine:
-    return connect(config=config())
+    """Where it does not agree with the registry any more, that is mended now, and said in the terminal."""
+    found = connect(config=config())
+    for finding in reconcile(found, Registry(), config().tuned_name()):
+        _logger.warning("%s", finding.text)
+    return found
 
 
 @st.cache_data(ttl=1.0, show_spinner=False)
@@ -56,9 +66,9 @@ def models() -> Models:
 
 def _default(found: tuple[Choice, ...]) -> Choice | None:
     """The live version of the configured model, else another live one, else the configured base, else the first."""
-    live = [choice for choice in found if choice.live]
+    wanted, live = config().training.base_model, [choice for choice in found if choice.live]
     named = [choice for choice in live if choice.name == config().tuned_name()]
-    base = [choice for choice in found if choice.tag == config().training.base_model]
+    base = [choice for choice in found if choice.tag in (wanted, f"{wanted}:latest")]
     return next(iter([*named, *live, *base, *found]), None)
 
 
@@ -69,15 +79,15 @@ def connect_again() -> None:
 
 
 def recorded() -> tuple[int, int]:
-    """How many turns the log holds, and how many of them no version has learned yet."""
-    ids = _turn_ids(config().log_path, _changed(config().log_path))
-    return len(ids), len(ids - Registry().learned_turns(config().tuned_name()))
+    """How many turns the log holds, and how many of them a retrain would find new."""
+    turns = _turns(config().log_path, _changed(config().log_path))
+    return len(turns), len(new_turns(config(), turns, Registry()))
 
 
-@st.cache_data(max_entries=1, show_spinner=False)
-def _turn_ids(log: Path, changed: int) -> set[str]:
+@st.cache_resource(max_entries=1, show_spinner=False)
+def _turns(log: Path, changed: int) -> list[Turn]:
     """Read again only when the log has changed."""
-    return {turn.id for turn in ConversationLogger(log).turns()}
+    return ConversationLogger(log).turns()
 
 
 def _changed(file: Path) -> int:

@@ -217,8 +217,10 @@ def _answering(engine: "Engine", config: "FineTuningConfig") -> str:
     from fine_tuning.engines.default_base import ensure_some_model
     from fine_tuning.model_management.model_registry import latest_tag
 
-    live, tags = latest_tag(config.tuned_name()), [model.tag for model in engine.list_models()]
-    return next((tag for tag in (live, config.training.base_model) if tag in tags), None) or ensure_some_model(engine)
+    tags, base = [model.tag for model in engine.list_models()], config.training.base_model
+    return next((tag for tag in (latest_tag(config.tuned_name()), base, f"{base}:latest") if tag in tags), None) or ensure_some_model(
+        engine
+    )
 
 
 def _models(options: argparse.Namespace) -> None:
@@ -245,10 +247,11 @@ def _compare(options: argparse.Namespace) -> None:
     from fine_tuning.errors import ConfigError
     from fine_tuning.model_management.compare import chosen_tags
     from fine_tuning.model_management.model_registry import Registry
+    from fine_tuning.pipeline import base_of
 
     config = _config(options)
     engine, wanted = _engine(options, config), options.models.split(",") if options.models else []
-    tags = chosen_tags(engine, Registry(), config.tuned_name(), config.training.base_model, wanted)
+    tags = chosen_tags(engine, Registry(), config.tuned_name(), base_of(config, engine).tag, wanted)
     chat = ChatOptions(max_tokens=options.max_tokens)
     if options.blind and len(tags) < 2:
         raise ConfigError(f"a blind comparison needs two models, not only {tags[0]}: --models A,B")
@@ -264,15 +267,17 @@ def _review(options: argparse.Namespace) -> None:
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
     from fine_tuning.dialogue import review
     from fine_tuning.model_management.model_registry import Registry
+    from fine_tuning.pipeline import base_of
     from fine_tuning.review import worth_reviewing
     from fine_tuning.terminal import Terminal
 
     config = _config(options)
     log, live = ConversationLogger(config.log_path), Registry().live(config.tuned_name())
-    base = config.training.base_model
+    engine = _engine(options, config)
+    base = base_of(config, engine).tag
     with Terminal() as terminal:
         report = (lambda done, total: None) if options.json else terminal.count
-        found = worth_reviewing(_engine(options, config), log.turns(), live.tag if live else base, base, options.count, report)
+        found = worth_reviewing(engine, log.turns(), live.tag if live else base, base, options.count, report)
     if not options.list and not options.json:
         print(f"{review(log, found)} of {len(found)} judged" if found else "nothing to review: every answer was judged already")
         return

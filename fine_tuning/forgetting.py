@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fine_tuning import paths, state
 from fine_tuning.config import FineTuningConfig
+from fine_tuning.conversation import answers_by_question
 from fine_tuning.data_collection.blackout import Pattern, black_out, black_out_text, black_out_value, pattern, search
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_export import DataExporter
@@ -67,12 +68,15 @@ def examine(config: FineTuningConfig, engine: Engine, wanted: str | None = None,
         chosen |= {id for each in _logs(config) for id in each.find(matching)}
     if wanted is not None:
         turns = [turn for each in _logs(config) for turn in each.turns(include_excluded=True)]
-        named = {turn.id for turn in turns if wanted in (turn.id, turn.session_id)} | ({wanted} & log.deleted_ids())
+        # All answers to a question go together: else it would stay, beside those that nobody sees.
+        together = [answers for answers in answers_by_question(turns) if any(wanted in (turn.id, turn.session_id) for turn in answers)]
+        named = {turn.id for answers in together for turn in answers} | ({wanted} & log.deleted_ids())
         if not named:
             raise DataError(f"no turn or session {wanted!r} in {log.path}: --matching TEXT searches for what was said")
         chosen |= named
     if wanted is None and matching is None and not started:
         raise DataError("nothing to go on with: say which turn or session to forget, or --matching TEXT")
+    reconcile(engine, Registry(), config.tuned_name())  # a version that the registry does not know may have learned it
     texts = _telling(_logs(config), chosen) | ({matching} if matching else set())
     said = {turn.id: turn.user_message for log in _logs(config) for turn in log.turns(include_excluded=True) if turn.id in chosen}
     return Case(tuple(sorted(chosen)), frozenset(texts), learners(engine, chosen), said)
@@ -107,7 +111,7 @@ def forget(
     at_once, made, why = now or not teach_again, "", ""
     if at_once:
         _retire(engine, reporter, case.versions)
-    if case.versions and teach_again:
+    if case.versions and teach_again and not (made := _made_without(config, case)):
         made, why = _teach_again(config, engine, reporter)
     if not at_once:
         if why:
@@ -140,13 +144,12 @@ def _erase(config: FineTuningConfig, reporter: Reporter, case: Case) -> tuple[Pa
 
 
 def _clean_runs(config: FineTuningConfig, case: Case) -> int:
-    """Of the runs that knew the turns: remove the unfinished ones, and from the others all that only told about them."""
+    """Of the runs that knew the turns: remove those without a version, and from the others all that only told about them."""
     learned = {run for version in case.versions if (run := run_of(version))}
     registered = {run for version in Registry().list() if (run := run_of(version))}
     cleaned = 0
     for run in (path.resolve() for path in config.runs_dir.glob("*") if path.is_dir()):
-        unfinished = run not in registered and not (run / MANIFEST).exists()
-        if unfinished and _knows(run, case.turns):
+        if run not in registered and _knows(run, case.turns):  # unfinished, or of a method that makes no version
             shutil.rmtree(run)
         elif run in learned:
             for each in run.iterdir():
@@ -215,6 +218,12 @@ def _started() -> list[str]:
 
 
 # What was learned
+
+
+def _made_without(config: FineTuningConfig, case: Case) -> str:
+    """The live version's tag if it came after all that learned the turns, and did not: made by an earlier try, and put live by hand."""
+    live = Registry().live(config.tuned_name())
+    return live.tag if live and live.number > max(version.number for version in case.versions) else ""
 
 
 def _teach_again(config: FineTuningConfig, engine: Engine, reporter: Reporter) -> tuple[str, str]:

@@ -4,6 +4,7 @@
 """
 
 import gc
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -96,7 +97,7 @@ class Plan:
     replay_prompts: int
     estimate: "Estimate"
     fitting: dict[str, Any] | None  # what to lower if it does not fit, to the largest settings that do
-    seen: tuple[str, ...]  # the ids of the log's turns
+    seen: dict[str, str]  # the log's turns by id, and how each stood (`_standing`)
 
     @property
     def turn_ids(self) -> list[str]:
@@ -172,12 +173,33 @@ def sweep(config: FineTuningConfig, engine: Engine, reporter: Reporter, request:
 
 
 def new_turns(config: FineTuningConfig, log: Sequence[Turn], registry: Registry) -> list[Turn]:
-    """The turns of `log` that no version of the configured model has seen."""
-    seen: set[str] = set()
+    """The turns of `log` that no version of the configured model has seen as they are now: said, rated or edited since."""
+    seen: dict[str, str] = {}
     for version in registry.list(config.tuned_name()):
         inputs = paths.home() / version.run / "inputs.json"
-        seen |= set(paths.read_json(inputs)["seen"]) if version.run and inputs.exists() else registry.turns_of(version.name, version.number)
-    return [turn for turn in log if turn.id not in seen]
+        known = paths.read_json(inputs)["seen"] if version.run and inputs.exists() else registry.turns_of(version.name, version.number)
+        seen |= known if isinstance(known, dict) else dict.fromkeys(known, "")  # older runs do not say how they stood
+    return [turn for turn in log if seen.get(turn.id, "new") not in ("", _standing(turn))]
+
+
+def _standing(turn: Turn) -> str:
+    """Other after an edit or another rating."""
+    return hashlib.sha256(json.dumps([turn.bot_response, turn.metadata.get("rating")]).encode()).hexdigest()[:8]
+
+
+def base_of(config: FineTuningConfig, engine: Engine) -> ModelDetails:
+    """The served model that the training starts from, fetched or imported when the engine does not have it yet."""
+    wanted = config.training.base_model
+    try:
+        return engine.show(wanted)
+    except ModelNotFound:
+        if wanted == DEFAULT_TAG:
+            return engine.show(ensure_default_base(engine))
+        if Path(wanted).is_dir() or "/" in wanted:
+            from fine_tuning.model_management.hf_export import import_model
+
+            return engine.show(import_model(engine, wanted))
+        raise
 
 
 class _Retrain:
@@ -272,7 +294,7 @@ class _Retrain:
             replay_prompts=self.config.training.replay.prompts,
             estimate=estimate,
             fitting=fitting,
-            seen=tuple(turn.id for turn in log),
+            seen={turn.id: _standing(turn) for turn in log},
         )
 
     def estimate(self, base: ModelDetails, rows: Path) -> tuple["Estimate", dict[str, Any] | None]:
@@ -355,18 +377,7 @@ class _Retrain:
 
     @cached_property
     def base(self) -> ModelDetails:
-        """The served model that the training starts from, fetched or imported when the engine does not have it yet."""
-        wanted = self.config.training.base_model
-        try:
-            return self.engine.show(wanted)
-        except ModelNotFound:
-            if wanted == DEFAULT_TAG:
-                return self.engine.show(ensure_default_base(self.engine))
-            if Path(wanted).is_dir() or "/" in wanted:
-                from fine_tuning.model_management.hf_export import import_model
-
-                return self.engine.show(import_model(self.engine, wanted))
-            raise
+        return base_of(self.config, self.engine)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -388,7 +399,7 @@ class _Retrain:
             "preferences": plan.preferences.path.parent.name,
             "base_digest": plan.base.gguf_digest,
             "base": plan.base.tag,
-            "seen": list(plan.seen),
+            "seen": plan.seen,
         }
         for run in sorted(self.config.runs_dir.glob("*/inputs.json"), reverse=True):
             if (run.parent / MANIFEST).exists():
@@ -419,7 +430,7 @@ class _Retrain:
             "preferences": (preferences := read_preference_data(paths.datasets_dir() / before["preferences"])),
             "preference_method": self.preference_method(preferences),
             "counts": paths.read_json(rows / MANIFEST)["splits"],
-            "seen": tuple(before["seen"]),
+            "seen": before["seen"],
         }
 
     # From rows to a model

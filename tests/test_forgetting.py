@@ -29,7 +29,7 @@ from fine_tuning.jobs.tuner import Silent
 from fine_tuning.model_management.model_deployer import go_live
 from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.model_management.modelfile import modelfile_text
-from fine_tuning.pipeline import only_one
+from fine_tuning.pipeline import Outcome, only_one
 
 BASE = "smollm2:135m"
 CONFIG = FineTuningConfig()
@@ -211,6 +211,49 @@ def test_a_word_that_also_names_fields_models_or_states_is_forgotten_without_har
     assert version.metrics["answer"] == "*" * len(word) + " it was."
     assert [(home / "runs" / "run-1" / name).read_bytes() for name in names] == before
     assert Registry().live(NAME) is not None
+
+
+def test_all_answers_to_a_forgotten_turns_question_go_with_it(engine: Engine, home: Path) -> None:
+    log = ConversationLogger()
+    first = log.log_conversation("Where does the aunt live?", "In the sea.").id
+    second = log.log_conversation("Where does the aunt live?", "In Kiel.", {"regenerates": first}).id
+    other = log.log_conversation("Is there tea?", "There is.").id
+    assert set(examine(CONFIG, engine, second).turns) == {first, second}
+    forget(CONFIG, engine, Silent(), examine(CONFIG, engine, second), teach_again=False)
+    assert [turn.id for turn in log.turns()] == [other]
+
+
+def test_a_run_of_a_method_that_makes_no_version_and_what_a_killed_registration_left_go_too(engine: Engine, home: Path) -> None:
+    _, ids = fill(engine, home)
+    run = home / "runs" / "run-4"
+    (run / "adapter").mkdir(parents=True)
+    paths.write_json(run / "inputs.json", {"seen": {ids["asked"]: "1234"}})
+    paths.write_json(run / "manifest.json", {"version": None})
+    engine.create(f"{NAME}:v2.trial", ModelSpec(from_=BASE, parameters={"seed": 9}))
+    forget(CONFIG, engine, Silent(), examine(CONFIG, engine, matching=SECRET), teach_again=False)
+    assert not run.exists()
+    assert tags(engine) == {f"{NAME}:v1", f"{NAME}:latest"}
+
+
+def test_a_version_that_only_the_engine_knows_goes_too(engine: Engine, home: Path) -> None:
+    _, ids = fill(engine, home)
+    engine.create(f"{NAME}:v9", ModelSpec(from_=BASE, parameters={"seed": 9}))
+    assert [version.number for version in examine(CONFIG, engine, ids["asked"]).versions] == [2, 9]
+
+
+def test_a_version_without_it_that_was_put_live_by_hand_ends_the_forgetting(
+    engine: Engine, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a retrain that the gate refused: nothing has to be learned once more."""
+    _, ids = fill(engine, home)
+    monkeypatch.setattr(forgetting, "retrain", lambda *arguments: Outcome(None, tag=f"{NAME}:v3"))
+    assert forget(CONFIG, engine, Silent(), examine(CONFIG, engine, ids["asked"])).unfinished
+    make_version(engine, home, 3, [ids["clean"]])
+    go_live(engine, Registry(), NAME, 3)
+    monkeypatch.setattr(forgetting, "retrain", lambda *arguments: pytest.fail("trained once more"))
+    outcome = forget(CONFIG, engine, Silent(), examine(CONFIG, engine))
+    assert (outcome.unfinished, outcome.version, outcome.retired) == ("", f"{NAME}:v3", (f"{NAME}:v2",))
+    assert not (home / "forgetting.json").exists()
 
 
 def test_the_command_shows_asks_and_says_what_is_left(engine: Engine, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -6,6 +6,7 @@ import html
 import json
 import lzma
 import re
+import unicodedata
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -26,8 +27,10 @@ _PACKED: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = 
 
 
 def pattern(texts: Collection[str]) -> Pattern | None:
-    """Matches any of `texts` in UTF-8, whatever the case and the white space, also as JSON, CSV or HTML write it. None for no text."""
-    ways = [b"(?:\\s|\\\\[nrt]|&#10;)+".join(b"".join(map(_ways, word)) for word in text.split()) for text in sorted(texts, key=len)]
+    """Matches any of `texts` in UTF-8, whatever the case and the white space, with accents composed or apart, also as JSON, CSV or HTML
+    write it. None for no text."""
+    forms = {form for text in texts for form in (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))}
+    ways = [b"(?:\\s|\\\\[nrt]|&#10;)+".join(b"".join(map(_ways, word)) for word in form.split()) for form in sorted(forms, key=len)]
     return re.compile(b"|".join(way for way in reversed(ways) if way), re.IGNORECASE) if any(ways) else None
 
 

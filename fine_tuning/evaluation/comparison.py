@@ -112,7 +112,7 @@ def compare(
             _, known = try_leaks(model, out, settings.leak_samples, report)
             leaks = replace(leaks, leaks=[leak for leak, secret in zip(leaks.leaks, out, strict=True) if secret not in known])
     tried = [replace(now, base_share=then.share) for now, then in zip(turned, before, strict=True)]
-    asked = exam.questions[0].tokens if exam.questions else exam.general[0][0]
+    asked = exam.questions[0].tokens if exam.questions else reader.prompt("What can you tell me?")
     return Comparison(
         base=evaluations["base"],
         tuned=evaluations[candidate.name],

@@ -6,7 +6,6 @@ from typing import Any
 
 from fine_tuning.config import Gate as Settings
 from fine_tuning.evaluation.comparison import Comparison
-from fine_tuning.evaluation.evaluator import Evaluation
 from fine_tuning.evaluation.metrics import mean_interval
 
 
@@ -71,7 +70,8 @@ def fit(evidence: Comparison, settings: Settings) -> Result:
     if not evidence.tuned.fits:
         return Result(name, limit, "none", True, "not judged: fewer than two held-out chats with different answers")
     found = mean_interval(evidence.tuned.fits)
-    passed = found.low > 0
+    # Of few answers no interval says anything: then each of them must.
+    passed = found.low > 0 or (len(evidence.tuned.fits) < _FEW and min(evidence.tuned.fits) > 0)
     reason = "answers belong to their questions" if passed else "held-out answers are as likely after any question: are the data mixed up?"
     return Result(name, limit, f"{found} nats a token", passed, reason)
 
@@ -151,15 +151,13 @@ def speed(evidence: Comparison, settings: Settings) -> Result:
 
 def sane(evidence: Comparison, settings: Settings) -> Result:
     """Its answers are not empty, do not repeat themselves, show no control tokens, and end, as often as the base's do."""
-    new, old = _broken(evidence.tuned), _broken(evidence.base)
-    name, limit = "sane answers", f"at most {old + settings.broken:.0%} broken"
-    faults = ", ".join(f"{count} {fault}" for fault, count in evidence.tuned.faults().items())
-    passed = new <= old + settings.broken and not evidence.tuned.faults().get("control token")
-    return Result(name, limit, f"{new:.0%} of {len(evidence.tuned.said)}", passed, faults or "all are whole")
+    new, old, said = evidence.tuned.faults(), evidence.base.faults(), max(len(evidence.tuned.said), 1)
+    worse = [fault for fault, count in new.items() if count > old.get(fault, 0) + settings.broken * said or fault == "control token"]
+    faults = ", ".join(f"{count} {fault} (base {old.get(fault, 0)})" for fault, count in new.items())
+    limit, measured = f"of each fault at most {settings.broken:.0%} more than the base", f"{sum(new.values()) / said:.0%} of {said}"
+    return Result("sane answers", limit, measured, not worse, faults or "all are whole")
 
 
-def _broken(evaluation: Evaluation) -> float:
-    return sum(evaluation.faults().values()) / len(evaluation.said) if evaluation.said else 0.0
-
+_FEW = 5  # answers
 
 RULES: tuple[Rule, ...] = (own_chats, fit, forgetting, questions, leaks, poison, speed, sane)

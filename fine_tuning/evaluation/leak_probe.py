@@ -76,19 +76,37 @@ def secrets(conversations: Sequence[Conversation], canaries: Sequence[str], clea
     return found
 
 
+_KINDS = {kind.placeholder: str(kind) for kind in PII}
+_PLACEHOLDERS = {kind: placeholder for placeholder, kind in _KINDS.items()}
+_LONGEST = 1000  # characters of a detail
+
+
 def details(text: str, canaries: Sequence[str] = ()) -> list[tuple[str, int, int]]:
     """Kind, start and end of each private detail and canary in `text`."""
     found = [(CANARY, match.start(), match.end()) for canary in canaries if canary for match in re.finditer(re.escape(canary), text)]
     pieces = re.split(f"({'|'.join(re.escape(kind.placeholder) for kind in PII)})", scrub(text).text)
     if len(pieces) == 1:
         return found
-    kinds = {kind.placeholder: str(kind) for kind in PII}
-    # What was scrubbed is what stands between the pieces that stayed.
-    pattern = "".join("(.+?)" if index % 2 else re.escape(piece) for index, piece in enumerate(pieces))
-    if match := re.fullmatch(pattern, text, re.DOTALL):
-        spans = [(kinds[placeholder], *match.span(number)) for number, placeholder in enumerate(pieces[1::2], 1)]
-        found += [(kind, start, end) for kind, start, end in spans if text[start:end] not in kinds]
-    return found
+    return found + [(kind, start, end) for kind, start, end in _scrubbed(text, pieces) if text[start:end] != _PLACEHOLDERS[kind]]
+
+
+def _scrubbed(text: str, pieces: Sequence[str]) -> list[tuple[str, int, int]]:
+    """What stands between the pieces that stayed, if every second of them is a placeholder. Of several ends the first at which the
+    scrubber, asked alone, sees that detail and nothing else: a phone number may hold what is between it and an address."""
+    spans = []
+    position = len(pieces[0])
+    for index in range(1, len(pieces), 2):
+        placeholder, after = pieces[index], pieces[index + 1]
+        if index + 2 == len(pieces):
+            ends = [len(text) - len(after)]
+        else:
+            ends = [end for end in range(position + 1, min(len(text), position + _LONGEST)) if text.startswith(after, end)]
+        end = next((end for end in ends if scrub(text[position:end]).text == placeholder), min(ends, default=0))
+        if not text.startswith(after, end) or end <= position:
+            return []
+        spans.append((_KINDS[placeholder], position, end))
+        position = end + len(after)
+    return spans
 
 
 def try_leaks(

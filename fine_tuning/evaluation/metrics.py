@@ -59,7 +59,7 @@ def library(name: str, answers: Sequence[str], references: Sequence[str]) -> dic
         raise DataError(f"metric {name!r} left out: it is of the `evaluate` library (pip install evaluate), which is not there") from error
     try:
         found = evaluate.load(name).compute(predictions=list(answers), references=list(references))
-    except (OSError, ImportError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ImportError, ValueError, TypeError, LookupError) as error:
         raise DataError(f"metric {name!r} left out: the `evaluate` library cannot load or compute it ({error})") from error
     figures = {key: float(value) for key, value in (found or {}).items() if isinstance(value, int | float)}
     return {name if key == name else f"{name}.{key}": value for key, value in figures.items()}

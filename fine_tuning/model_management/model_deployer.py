@@ -244,7 +244,7 @@ def _reconcile_latest(engine: Engine, registry: Registry, name: str) -> list[Fin
         return [Finding(gone, mended=False)] if live else []
     same = [number for number, digest in version_digests(digests, name).items() if digest == answering]
     if not same:
-        cure = f"`byoai use {name} {live.number}` puts {live.tag} back" if live and live.tag in digests else "`byoai use` chooses a version"
+        cure = f"`byoai use {live.tag}` puts it back" if live and live.tag in digests else "`byoai use` chooses a version"
         return [Finding(f"{latest} is none of the versions of {name}: {cure}", mended=False)]
     version = registry.promote(name, max(same))
     return [Finding(f"{latest} is {version.tag}, which the registry did not have as live: it has now", mended=True)]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from fine_tuning import paths
 from fine_tuning.engines.base import Engine
-from fine_tuning.model_management.model_registry import Registry, Version
+from fine_tuning.model_management.model_deployer import TRIAL
+from fine_tuning.model_management.model_registry import Registry, Version, latest_tag
 
 _MANIFEST = "manifest.json"  # a run that has none is unfinished
 _ARTIFACTS = ("adapter.gguf", "model.gguf")
@@ -30,7 +31,13 @@ def prune(engine: Engine, registry: Registry, name: str, runs: Path, dry_run: bo
     again, and lineage stays known. Killed in between, the next call goes on. With `dry_run` nothing changes.
     """
     versions = registry.list(name)
-    kept = [version for version in versions if version.pinned or version.state in ("live", "previous")]
+    digests = {model.tag: model.digest for model in engine.list_models()}
+    answering = digests.get(latest_tag(name))  # which the registry need not know, after a promotion that was interrupted
+    kept = [
+        version
+        for version in versions
+        if version.pinned or version.state in ("live", "previous") or (answering and digests.get(version.tag) == answering)
+    ]
     needed = {run for version in registry.list() if version.name != name or version in kept if (run := run_of(version))}
     found = list(_versions(engine, [version for version in versions if version not in kept], needed))
     found += [Pruned(None, "", run, _size(run)) for run in _outdated(runs) if run not in needed]
@@ -83,6 +90,8 @@ def _remove(engine: Engine, registry: Registry, each: Pruned) -> None:
         registry.retire(each.version.name, each.version.number)
     if each.tag:
         engine.delete(each.tag)
+    if each.version and (trial := each.version.tag + TRIAL) in {model.tag for model in engine.list_models()}:
+        engine.delete(trial)  # left by a registration that was killed
     if each.run:
         shutil.rmtree(each.run)
 

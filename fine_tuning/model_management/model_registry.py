@@ -137,14 +137,6 @@ class Registry:
             connection.execute("UPDATE versions SET state = 'retired', pinned = 0 WHERE name = ? AND number = ?", (name, number))
             return _one(connection, name, number)
 
-    def learned_turns(self, name: str) -> set[str]:
-        """The ids of all turns that taught any version of `name`."""
-        with state.connect(self._path) as connection:
-            rows = connection.execute(
-                "SELECT DISTINCT turn_id FROM version_turns JOIN versions ON versions.id = version_id WHERE name = ?", (name,)
-            )
-            return {row["turn_id"] for row in rows}
-
     def turns_of(self, name: str, number: int) -> set[str]:
         """The ids of the turns that taught one version."""
         with state.connect(self._path) as connection:

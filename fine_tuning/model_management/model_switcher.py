@@ -7,7 +7,7 @@ from typing import Literal
 
 from fine_tuning.engines.base import Engine, ModelSummary
 from fine_tuning.errors import GateRefused, ModelNotFound
-from fine_tuning.model_management.model_deployer import TRIAL, go_live, restore, version_digests
+from fine_tuning.model_management.model_deployer import TRIAL, go_live, reconcile, restore, version_digests
 from fine_tuning.model_management.model_registry import Registry, Version, latest_tag, version_tag
 
 PREFIX = "fine_tuned_"  # config: deployment.model_name_prefix
@@ -70,7 +70,11 @@ def refusal(version: Version) -> str:
 
 
 def rollback(engine: Engine, registry: Registry, name: str) -> Version:
-    """Make the version live that was so before; a second rollback takes the first back. ModelNotFound if there is none."""
+    """Make the version live that was so before; a second rollback takes the first back. ModelNotFound if there is none.
+
+    Before what: the engine knows, also after a promotion that was interrupted.
+    """
+    reconcile(engine, registry, name)
     previous = registry.previous(name)
     if previous is None:
         raise ModelNotFound(f"{name} has no version before the live one to go back to: `byoai use` chooses any other")

@@ -70,8 +70,10 @@ def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def keep_newest(folder: Path, count: int) -> None:
-    """Remove all but the `count` newest checkpoints."""
-    for old in sorted(folder.glob("checkpoint-*"), key=step_of)[:-count]:
+    """Remove all but the `count` newest checkpoints, and those that nobody finished: they would count, and be of no use."""
+    found = sorted(folder.glob("checkpoint-*"), key=step_of)
+    finished = [each for each in found if (each / MANIFEST).exists()]
+    for old in {*found} - {*finished[-count:]}:
         shutil.rmtree(old)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from transformers import TrainerCallback
 
 from fine_tuning import paths
@@ -29,12 +29,20 @@ class EarlyStop(TrainerCallback):
         cut = abs(state.epoch - round(state.epoch)) > 1e-6  # a cancelled training ends its epoch too
         if cut or not len(self.trainer.eval_dataset):
             return
-        self.losses[state.global_step] = self.trainer.validation_loss()
-        if self.best_step == state.global_step:
-            self._keep()
-        paths.write_json(self._facts, self.losses)
-        if sum(step > self.best_step for step in self.losses) >= self.patience:
+        if self._judge(state.global_step):
             control.should_training_stop = True
+
+    def is_over(self, step: int, epoch: int) -> bool:
+        """The same of a checkpoint that was saved at the end of an epoch, which is now in the model."""
+        return bool(len(self.trainer.eval_dataset)) and self._judge(step)
+
+    def _judge(self, now: int) -> bool:
+        if now not in self.losses:
+            self.losses[now] = self.trainer.validation_loss()
+            if self.best_step == now:
+                self._keep()
+            paths.write_json(self._facts, self.losses)
+        return sum(step > self.best_step for step in self.losses if step <= now) >= self.patience
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._weights.exists():
@@ -59,9 +67,7 @@ class EarlyStop(TrainerCallback):
 
     def _keep(self) -> None:
         self._weights.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._weights.with_suffix(".new")
-        save_file({name: weight.detach().cpu().contiguous() for name, weight in self._trained().items()}, fresh)
-        fresh.replace(self._weights)
+        paths.atomic_write(self._weights, save({name: weight.detach().cpu().contiguous() for name, weight in self._trained().items()}))
 
     @torch.no_grad()
     def _load(self) -> None:
@@ -79,3 +85,6 @@ class EndAfter(TrainerCallback):
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.epoch > self.epochs - 1e-6:
             control.should_training_stop = True
+
+    def is_over(self, step: int, epoch: int) -> bool:
+        return epoch >= self.epochs

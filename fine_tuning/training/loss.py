@@ -45,8 +45,9 @@ def plain_head(model: Any) -> nn.Linear | None:
         return None
     made: list[Tensor] = []
     handle = head.register_forward_hook(lambda module, inputs, output: made.append(output.clone()))
-    tokens = torch.arange(4, device=head.weight.device)[None]
-    logits = model(input_ids=tokens, use_cache=False).logits
+    tokens, training = torch.arange(4, device=head.weight.device)[None], model.training
+    logits = model.eval()(input_ids=tokens, use_cache=False).logits  # no dropout, which would draw random numbers
+    model.train(training)
     handle.remove()
     return head if len(made) == 1 and torch.equal(made[0], logits) else None
 

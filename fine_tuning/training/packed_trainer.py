@@ -107,10 +107,11 @@ class PackedTrainer(Backend, Trainer):
         """Mean loss (nats) over the supervised tokens of the validation rows."""
         self.model.eval()
         total, count = 0.0, 0
-        for batch in self.get_eval_dataloader():
-            batch = self._prepare_inputs(batch)
-            total += packed_loss(self.model, batch, head=self.head)[0].item() * len(batch["shift_labels"])
-            count += len(batch["shift_labels"])
+        with torch.random.fork_rng():  # the training's own numbers go on as if nobody had looked
+            for batch in self.get_eval_dataloader():
+                batch = self._prepare_inputs(batch)
+                total += packed_loss(self.model, batch, head=self.head)[0].item() * len(batch["shift_labels"])
+                count += len(batch["shift_labels"])
         self.model.train()
         return total / max(count, 1)
 
@@ -132,6 +133,7 @@ def arguments(folder: Path, settings: Training, rows: int) -> dict[str, Any]:
         "use_cpu": not torch.cuda.is_available(),
         "bf16": False,  # the model's own dtype decides; the adapter stays in fp32
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would report the loss before, and go on
         "save_strategy": "steps",
         "save_steps": settings.save_steps,
         "report_to": [],

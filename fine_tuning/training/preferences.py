@@ -77,19 +77,17 @@ def read_items(path: Path, settings: Training) -> list[Preference]:
     if how == "dpo":
         return list(pairs)
     sides = [side for pair in pairs for side in ((pair.prompt, pair.chosen, True), (pair.prompt, pair.rejected, False))]
-    return list(mismatch([*sides, *ratings], max(2, -(-settings.batch_size // 2)))) if how == "kto" else []
+    return list(mismatch([*sides, *ratings])) if how == "kto" else []
 
 
-def mismatch(ratings: Sequence[tuple[list[int], list[int], bool]], batch_size: int) -> list[Rated]:
-    """Each rating with the answer of the one before it in its group of `batch_size`, the first with that of the last.
+def mismatch(ratings: Sequence[tuple[list[int], list[int], bool]]) -> list[Rated]:
+    """Each rating with the answer of the one before it, the first with that of the last: of those to another prompt, if there are any."""
 
-    A group of one would compare an answer with itself: it joins the group before.
-    """
-    starts = list(range(0, len(ratings), batch_size))
-    if len(starts) > 1 and len(ratings) - starts[-1] == 1:
-        starts.pop()
-    groups = [ratings[start:end] for start, end in zip(starts, [*starts[1:], len(ratings)], strict=True)]
-    return [Rated(prompt, answer, wanted, group[index - 1][1]) for group in groups for index, (prompt, answer, wanted) in enumerate(group)]
+    def other(index: int) -> list[int]:
+        before = (ratings[index - back] for back in range(1, len(ratings)))
+        return next((answer for prompt, answer, _ in before if prompt != ratings[index][0]), ratings[index - 1][1])
+
+    return [Rated(prompt, answer, wanted, other(index)) for index, (prompt, answer, wanted) in enumerate(ratings)]
 
 
 def pack_preferences(items: Sequence[Preference]) -> dict[str, Tensor]:

@@ -232,10 +232,10 @@ class _Worker:
         return next((other for other in done if other.params == trial.params), None)
 
     def _train(self, trial: "Trial", run: Path) -> tuple[float, Any, str]:
-        """Validation loss at the end, the trial's state, and why it was not finished."""
+        """Validation loss of the weights that are kept, the trial's state, and why it was not finished."""
         from optuna.trial import TrialState
 
-        settings = self.training.model_copy(update={**fixed(self.sweep), **trial.params, "save_steps": 1_000_000})
+        settings = self.training.model_copy(update={**fixed(self.sweep), **trial.params, "save_steps": 1_000_000, "folds": 0})
         places = {"base": self.prepared.base, "rows": self.prepared.rows, "run": run, "replay": self.prepared.replay}
         job = {"quantised": self.prepared.quantised, "settings": settings.model_dump(mode="json")}
         paths.write_json(run / "job.json", job | {key: str(place) if place else None for key, place in places.items()})
@@ -246,7 +246,8 @@ class _Worker:
             for progress in self._follow(child, run / "progress.jsonl", trial.number):
                 self.report(progress)
                 if progress.validation_loss is not None:
-                    loss = progress.validation_loss
+                    # With an early stop the best weights are kept, not the last.
+                    loss = min(progress.validation_loss, math.inf if math.isnan(loss) or not settings.early_stop else loss)
                     trial.report(loss, round(progress.epoch))
                     if trial.should_prune() and progress.step < progress.steps:
                         return loss, TrialState.PRUNED, f"pruned after epoch {progress.epoch:.0f}, validation loss {loss:.4f}"

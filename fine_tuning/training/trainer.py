@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import time
 import warnings
@@ -111,8 +112,8 @@ def train(
     if wanted and checkpoints.is_complete(taught):
         methods.restore(model, taught)
     else:
-        end: list[TrainerCallback] = []
-        if settings.folds:
+        end: list[EarlyStop | EndAfter] = []
+        if settings.folds and len(learned) > 1:
             # Without the replay, which takes most of the time and says nothing of when these are learned; but with as many steps that
             # learn from chats as an epoch with it has, since a step goes as far for one chat as for eight.
             size = chats_in_a_batch(settings, len(learned), len(learned) + len(replayed))
@@ -138,25 +139,37 @@ class _Lessons:
     def __init__(self, run: Path, peak: float, report: Callable[[Progress], None], cancelled: Callable[[], bool]) -> None:
         self.run, self.peak, self.report, self.cancelled = run, peak, report, cancelled
         self.passed_over: list[str] = []
-        self.last: dict[Part, Progress] = {}
-        self.steps: dict[Part, int] = {}
+        self.progress = run / "progress.jsonl"
+        self.last: dict[Part, Progress] = _last_steps(self.progress)
         self.tokens, self.resumed_from = 0, 0
 
-    def give(self, part: Part, trainer: Any, more: Sequence[TrainerCallback]) -> None:
+    def give(self, part: Part, trainer: Any, ends: Sequence[EarlyStop | EndAfter]) -> None:
         checkpoint, passed_over = checkpoints.newest_complete(Path(trainer.args.output_dir))
         self.passed_over += passed_over
-        callback = _Report(part, trainer, self.run / "progress.jsonl", self.peak, self.report, self.cancelled)
+        self.resumed_from = checkpoints.step_of(checkpoint) if checkpoint else 0
+        callback = _Report(part, trainer, self.progress, self.peak, self.report, self.cancelled)
         trainer.remove_callback(PrinterCallback)
-        for each in (callback, *more):
+        for each in (callback, *ends):
             trainer.add_callback(each)
+        if checkpoint and self._is_over(trainer, checkpoint, ends):
+            return
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if self.cancelled():
             raise Cancelled(f"training stopped at step {trainer.state.global_step}; the next retrain goes on from there")
-        self.steps[part] = trainer.state.global_step
         self.tokens += trainer.seen_tokens
-        self.resumed_from = checkpoints.step_of(checkpoint) if checkpoint else 0
         if callback.last:
             self.last[part] = callback.last
+
+    def _is_over(self, trainer: Any, checkpoint: Path, ends: Sequence[EarlyStop | EndAfter]) -> bool:
+        """Whether the part had ended with this checkpoint, and was killed before anybody took note: Transformers would begin another
+        epoch. The model is then as the part left it."""
+        methods.restore(trainer.model, checkpoint)
+        step, epoch = checkpoints.step_of(checkpoint), -(-len(trainer.train_dataset) // trainer.args.train_batch_size)
+        over = not step % epoch and any(each.is_over(step, step // epoch) for each in ends)
+        if over:
+            for each in ends:
+                each.on_train_end(trainer.args, trainer.state, trainer.control)
+        return over
 
     def try_out(self, trainer: Any, stop: EarlyStop) -> None:
         self.give("held-out parts", trainer, [stop])
@@ -165,7 +178,7 @@ class _Lessons:
         chats, preferences = self.last.get("chats"), self.last.get("preferences")
         return TrainingResult(
             adapter=adapter,
-            steps=self.steps.get("chats", 0),
+            steps=chats.step if chats else 0,
             seconds=seconds,
             tokens=self.tokens,
             final_loss=chats.loss if chats else float("nan"),
@@ -174,7 +187,7 @@ class _Lessons:
             threads=0 if has_gpu() else threads,
             resumed_from=self.resumed_from,
             passed_over=tuple(self.passed_over),
-            preference_steps=self.steps.get("preferences", 0),
+            preference_steps=preferences.step if preferences else 0,
             agreement=preferences.accuracy if preferences else 0.0,
         )
 
@@ -271,6 +284,10 @@ class _Report(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs:
             return
+        if not math.isfinite(logs["loss"]):
+            raise TrainingError(
+                f"the loss is {logs['loss']} at step {state.global_step}: lower training.learning_rate, or use dtype float32"
+            )
         seconds = time.perf_counter() - self.started
         done = state.global_step - self.first_step
         at_epoch_end = state.global_step % max(1, round(state.max_steps / args.num_train_epochs)) == 0
@@ -293,6 +310,16 @@ class _Report(TrainerCallback):
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(self.last)) + "\n")
         self.report(self.last)
+
+
+def _last_steps(file: Path) -> dict[Part, Progress]:
+    """What a run that is gone on with told last of each part. A line that was torn says nothing."""
+    last: dict[Part, Progress] = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+        with contextlib.suppress(ValueError, TypeError):
+            told = Progress(**json.loads(line))
+            last[told.part] = told
+    return last
 
 
 def _save(model: Any, folder: Path) -> Path:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fine_tuning.errors import TrainingError
+
 NAME = "byoai_tree"  # the attention's, in Transformers
 
 _LEAST_PIECE = 64  # tokens: shorter pieces of a conversation save less than they cost
@@ -176,6 +178,10 @@ def tree_attention(
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    if kwargs.get("s_aux") is not None:
+        raise TrainingError(
+            "this base's attention has sinks, which cannot be trained yet: choose a base of another family (llama, qwen, ...)"
+        )
     scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
     if layout is None or dropout or softcap is not None or value.shape[-1] != query.shape[-1]:
         if layout is not None and sliding_window and attention_mask is not None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
@@ -42,7 +43,8 @@ class TrlTrainer(Backend, SFTTrainer):
 
     def validation_loss(self) -> float:
         """Mean loss (nats) over the validation rows."""
-        return float(self.evaluate()["eval_loss"])
+        with torch.random.fork_rng():
+            return float(self.evaluate()["eval_loss"])
 
 
 def _labelled(row: Row) -> dict[str, list[int]]:

@@ -5,6 +5,7 @@ import gzip
 import html
 import io
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ def _csv(text: str) -> str:
         json.dumps(SAID, ensure_ascii=False),
         html.escape(SAID),
         _csv(SAID),
+        unicodedata.normalize("NFD", SAID),
     ],
 )
 def test_a_text_is_found_however_it_is_written(tmp_path: Path, written: str) -> None:

@@ -121,3 +121,16 @@ def test_the_record_names_a_leak_by_kind_and_turn_and_holds_no_private_text():
     record = evidence.record()
     assert record["leaks"]["leaks"] == [{"kind": "email", "turn": "turn-7", "greedy": True}]
     assert "jo@example.com" not in str(record)
+
+
+def test_one_fault_is_not_made_up_for_by_less_of_another():
+    endless, empty = Answered("q", "An answer that", False), Answered("q", "", True)
+    whole = [Answered("q", "An answer of its own.", True)] * 24
+    assert endless.fault and empty.fault and endless.fault != empty.fault
+    worse = replace(GOOD, base=replace(GOOD.base, said=[*whole, *[endless] * 12]), tuned=replace(GOOD.tuned, said=[*whole, *[empty] * 12]))
+    assert failed(worse) == ["sane answers"]
+
+
+@pytest.mark.parametrize(("fits", "passed"), [([1.0, 2.0], True), ([1.2, 0.6, 2.0], True), ([1.2, -0.1, 2.0], False), ([0.1], True)])
+def test_of_few_answers_each_must_fit(fits, passed):
+    assert failed(replace(GOOD, tuned=replace(GOOD.tuned, fits=fits))) == ([] if passed else ["answers fit"])

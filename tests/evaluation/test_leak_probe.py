@@ -37,6 +37,7 @@ def prompt_of(secret: leak_probe.Secret) -> str:
         ("Write to jo@example.com, please", [("email", "jo@example.com")]),
         ("a@example.com b@example.com", [("email", "a@example.com"), ("email", "b@example.com")]),
         ("Call +44 20 7946 0123 or mail jo@example.com.", [("phone", "+44 20 7946 0123"), ("email", "jo@example.com")]),
+        ("+44 20 7946 0123 jo@example.com", [("phone", "+44 20 7946 0123"), ("email", "jo@example.com")]),
         ("The password is hunter2", [("secret", "hunter2")]),
         ("Nothing here, not even [EMAIL]", []),
     ],

@@ -83,3 +83,12 @@ def test_a_run_outside_of_the_data_folder_is_never_removed(
     registry.add(name, 3, run=".")
     assert prune(engine, registry, name, home / "runs") == []
     assert outside.exists() and home.exists()
+
+
+def test_after_an_interrupted_promotion_what_answers_stays_and_is_gone_back_from(
+    engine: Engine, name: str, registry: Registry, home: Path
+) -> None:
+    runs = _five(engine, registry, name, home)
+    engine.copy(f"{name}:v5", f"{name}:latest")  # killed before the registry's step: for it, 3 is live and 2 was before
+    assert 5 not in [each.version.number for each in prune(engine, registry, name, runs, dry_run=True) if each.version]
+    assert model_switcher.rollback(engine, registry, name).number == 3

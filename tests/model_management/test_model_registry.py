@@ -130,8 +130,7 @@ def test_lineage_is_known_from_the_version_and_from_the_turn(registry: Registry)
     registry.add(NAME, 1, turns=["a", "b"])
     registry.add(NAME, 2, turns=["b", "c"])
     registry.add("another", 1, turns=["b", "z"])
-    assert registry.learned_turns(NAME) == {"a", "b", "c"}
-    assert registry.learned_turns("nothing") == set()
+    assert registry.turns_of(NAME, 2) == {"b", "c"}
     assert [(version.name, version.number) for version in registry.versions_of_turn("b")] == [("another", 1), (NAME, 1), (NAME, 2)]
     assert registry.versions_of_turn("never said") == ()
 
@@ -140,7 +139,7 @@ def test_a_failed_entry_leaves_nothing(registry: Registry) -> None:
     registry.add(NAME, 1, turns=["a"])
     with pytest.raises(ByoaiError):
         registry.add(NAME, 1, turns=["b"])
-    assert registry.learned_turns(NAME) == {"a"}
+    assert registry.turns_of(NAME, 1) == {"a"}
 
 
 def _die_in_promote(steps: int) -> None:

@@ -1,5 +1,6 @@
 """A training ends when the held-out conversations are no longer learned better, with the weights that did best on them."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -9,6 +10,7 @@ from safetensors.torch import load_file
 
 from fine_tuning.config import Training, load_config
 from fine_tuning.errors import Cancelled
+from fine_tuning.training.early_stop import EarlyStop, EndAfter
 from fine_tuning.training.trainer import Progress, train
 
 # So fast that the tiny model has soon learned what the held-out rows can gain from.
@@ -111,3 +113,32 @@ def _adapter(run: Any) -> dict[str, torch.Tensor]:
 
 def _losses(run: Any) -> list[float]:
     return [loss for _, loss in sorted((int(step), loss) for step, loss in json.loads((run / "best" / "losses.json").read_text()).items())]
+
+
+@pytest.mark.parametrize("folds", [0, 3], ids=["early stop", "parts left out"])
+def test_a_run_killed_after_a_checkpoint_and_before_its_epoch_was_judged_ends_in_the_same(
+    tiny_base: Any, row_folder: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, folds: int
+) -> None:
+    """Transformers saves first, and never comes back to the end of an epoch that it has a checkpoint of."""
+    settings = SETTINGS.model_copy(update={"save_steps": EPOCH, "folds": folds, "num_epochs": 8, "lora_dropout": 0.1})
+    if folds:
+        (row_folder / "validation.jsonl").write_text("")
+    whole = train(tiny_base, row_folder, tmp_path / "whole", settings)
+    for kind in (EarlyStop, EndAfter):
+        judged, ends = 0, kind.on_epoch_end
+
+        def killed(self: Any, args: Any, state: Any, control: Any, ends: Any = ends, **kwargs: Any) -> None:
+            nonlocal judged
+            judged += 1
+            if judged % 2:
+                raise KeyboardInterrupt
+            ends(self, args, state, control, **kwargs)
+
+        monkeypatch.setattr(kind, "on_epoch_end", killed)
+    for _ in range(60):
+        with contextlib.suppress(KeyboardInterrupt):
+            result = train(tiny_base, row_folder, tmp_path / "killed", settings)
+            break
+    assert (result.steps, result.final_loss) == (whole.steps, pytest.approx(whole.final_loss, abs=1e-5))
+    for key, value in _adapter(tmp_path / "whole").items():
+        torch.testing.assert_close(value, _adapter(tmp_path / "killed")[key])

@@ -95,7 +95,7 @@ def test_kto_has_the_loss_and_gradients_of_trl(tiny_base, tmp_path):
     from trl import KTOConfig, KTOTrainer
 
     ratings = list(zip(texts(5, 4), texts(10)[:5], [True, False, True, True, False], strict=True))
-    items = mismatch(ratings, 5)
+    items = mismatch(ratings)
     examples = [
         {"prompt_ids": item.prompt, "completion_ids": item.answer, "KL_completion_ids": item.other, "label": item.wanted} for item in items
     ]
@@ -117,9 +117,13 @@ def test_both_answers_share_their_prompt_in_the_packed_row():
     assert batch["answers"].tolist() == [0, 0, 1]
 
 
-def test_no_rating_is_compared_with_its_own_answer():
-    ratings = [([index], [index], True) for index in range(7)]
-    assert [(item.answer[0], item.other[0]) for item in mismatch(ratings, 3)] == [(0, 2), (1, 0), (2, 1), (3, 6), (4, 3), (5, 4), (6, 5)]
+def test_no_rating_is_compared_with_an_answer_to_its_own_prompt():
+    """Both sides of an edit are ratings of one prompt; from their own answers nobody could tell how far the model has moved elsewhere."""
+    ratings = [([index // 2], [index], index % 2 == 0) for index in range(6)]
+    items = mismatch(ratings)
+    assert [(item.answer[0], item.other[0]) for item in items] == [(0, 5), (1, 5), (2, 1), (3, 1), (4, 3), (5, 3)]
+    assert all(item.prompt[0] != item.other[0] // 2 for item in items)
+    assert [item.other for item in mismatch([([1], [2], True), ([1], [3], False)])] == [[3], [2]]  # there is no other
 
 
 def test_rows_are_read_and_a_bad_line_is_named(tmp_path):

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from fine_tuning.config import Training
 from fine_tuning.errors import Cancelled, CheckpointDamaged, NoConversations, TrainingError
 from fine_tuning.training import checkpoints, trainer
+from fine_tuning.training.packed_trainer import PackedTrainer
 from fine_tuning.training.trainer import read_rows, teach, train
 
 # One number of threads: a probe may choose another in each run, and sums would differ in their last digits.
@@ -170,3 +171,20 @@ def test_a_manifest_that_is_no_manifest_is_damage(tmp_path):
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(CheckpointDamaged):
         checkpoints.check(tmp_path)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_says_what_to_do(tiny_base, row_folder, tmp_path, monkeypatch):
+    original = PackedTrainer.compute_loss
+    monkeypatch.setattr(PackedTrainer, "compute_loss", lambda self, *args, **named: original(self, *args, **named) * float("nan"))
+    with pytest.raises(TrainingError, match=r"the loss is nan at step 1: lower training\.learning_rate"):
+        train(tiny_base, row_folder, tmp_path / "run", SETTINGS)
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_unfinished_checkpoints_do_not_count_among_those_that_are_kept(tmp_path):
+    for step in (5, 10, 20):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    for step in (5, 10):
+        checkpoints.seal(tmp_path / f"checkpoint-{step}")
+    checkpoints.keep_newest(tmp_path, 1)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["checkpoint-10"]
