@@ -525,7 +525,9 @@ class _Retrain:
 
         settings = self.config.evaluation
         with self.stage("Evaluating"):
-            exam = build_exam(plan.dataset.path / "test.jsonl", plan.rows / "test.jsonl", self.reader, settings)
+            live = self.registry.live(self.name)
+            learned = paths.datasets_dir() / live.dataset / "train.jsonl" if live and live.dataset else None
+            exam = build_exam(plan.dataset.path / "test.jsonl", plan.rows / "test.jsonl", self.reader, settings, learned)
             suspects = Suspects(self.secrets(plan, log), *self.triggers(plan))
             longest = max([exam.longest + settings.max_new_tokens, *(len(secret.prompt) + 64 for secret in suspects.secrets)])
             models = self.contestants(plan, artifact)

@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,12 +70,17 @@ class Exam:
         return max([len(ids) for ids, _ in rows] + [len(ids) for ids in asked], default=0)
 
 
-def build_exam(test: Path, rows: Path, reader: Reader, settings: Settings) -> Exam:
-    """The exam of the held-out conversations in `test` ({"messages"} a line), whose token rows are in `rows`, and of the project's own.
+def build_exam(test: Path, rows: Path, reader: Reader, settings: Settings, learned: Path | None = None) -> Exam:
+    """The exam of the held-out conversations in `test` ({"id", "messages"} a line), whose token rows are in `rows`, and of the project's
+    own.
 
-    With more than `settings.held_out` conversations a fixed sample of them. DataError names a line that is none.
+    Conversations that are in `learned` too, what the live model was trained on, say nothing of the two: they are left out, unless none
+    is left then. With more than `settings.held_out` conversations a fixed sample of them. DataError names a line that is none.
     """
-    own = read_rows(rows)
+    known = {_session(record["id"]) for record in _records(learned, "id")} if learned and learned.exists() else set()
+    held_out = _records(test, "id", "messages")
+    unknown = [record for record in held_out if _session(record["id"]) not in known] or held_out
+    own = read_rows(rows, {_session(record["id"]) for record in unknown})
     if len(own) > settings.held_out:
         own = random.Random(0).sample(own, settings.held_out)
     texts = [(str(record["question"]), str(record["answer"])) for record in _records(GENERAL_TEXT, "question", "answer")][
@@ -86,21 +91,27 @@ def build_exam(test: Path, rows: Path, reader: Reader, settings: Settings) -> Ex
     ]
     return Exam(
         own=own,
-        paired=_paired([record["messages"] for record in _records(test, "messages")], reader),
+        paired=_paired([record["messages"] for record in unknown], reader),
         general=[row for question, answer in texts for row in exchange_rows(question, answer, reader)],
         questions=[Question(text, reader.prompt(text), answers) for text, answers in questions],
         prompts=[Prompt(text, reader.prompt(text)) for text in settings.test_prompts],
     )
 
 
-def read_rows(file: Path) -> list[Row]:
-    """Token rows ({"input_ids", "trained"} a line) that have something supervised. DataError names a bad line."""
+def read_rows(file: Path, sessions: Collection[str]) -> list[Row]:
+    """Token rows ({"id", "input_ids", "trained"} a line) of these sessions that have something supervised. DataError names a bad line."""
 
-    def row(record: Any) -> Row:
+    def row(record: Any) -> tuple[str, Row]:
         targets = [index for index, flag in enumerate(record["trained"]) if flag and index > 0]
-        return [int(token) for token in record["input_ids"]], targets
+        return _session(record["id"]), ([int(token) for token in record["input_ids"]], targets)
 
-    return [(ids, targets) for ids, targets in paths.read_jsonl(file, row, "a token row", DataError) if targets]
+    found = paths.read_jsonl(file, row, "a token row", DataError)
+    return [(ids, targets) for session, (ids, targets) in found if targets and session in sessions]
+
+
+def _session(id: str) -> str:
+    """Of a conversation or a row: a session may have made several of both (`id/2`, `id#2`)."""
+    return re.split("[/#]", id)[0]
 
 
 def _paired(conversations: list[list[dict[str, str]]], reader: Reader) -> list[Pair]:

@@ -12,7 +12,7 @@ from fine_tuning.errors import DataError, EngineError
 from fine_tuning.evaluation import metrics
 from fine_tuning.evaluation.comparison import Comparison
 from fine_tuning.evaluation.evaluator import evaluate
-from fine_tuning.evaluation.exam import Exam, Prompt, Question, read_rows
+from fine_tuning.evaluation.exam import Exam, Prompt, Question, Reader, build_exam, read_rows
 from fine_tuning.evaluation.served_model import Ask, ServedModel
 
 PROMPT = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
@@ -136,7 +136,34 @@ def test_a_file_that_is_no_model_and_a_row_that_is_none_are_named(tmp_path):
         ServedModel(tmp_path / "bad.gguf")
     (tmp_path / "test.jsonl").write_text('{"input_ids": [1]}\n')
     with pytest.raises(DataError, match="line 1"):
-        read_rows(tmp_path / "test.jsonl")
+        read_rows(tmp_path / "test.jsonl", {"a"})
+
+
+def test_what_the_live_model_was_trained_on_is_no_part_of_the_exam(tmp_path):
+    """A chat that grew, or moved to another split, would let the live model answer from memory."""
+
+    def write(name, ids):
+        lines = [
+            {
+                "id": id,
+                "messages": [{"role": "user", "content": id}, {"role": "assistant", "content": f"{id}!"}],
+                "input_ids": [index, 2],
+                "trained": [0, 1],
+            }
+            for index, id in enumerate(ids)
+        ]
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return tmp_path / name
+
+    reader = Reader(lambda said: said[-1].content, lambda text: [len(text)], lambda said: [([len(said[0].content), 1], [1])])
+    test, rows = write("test.jsonl", ["a", "b/2", "c"]), write("rows.jsonl", ["a", "b/2", "b/2#2", "c"])
+
+    def own(learned):
+        return [ids[0] for ids, _ in build_exam(test, rows, reader, Settings(), learned).own]
+
+    assert own(None) == own(tmp_path / "gone.jsonl") == [0, 1, 2, 3]
+    assert own(write("learned.jsonl", ["b", "x"])) == [0, 3]
+    assert own(write("learned.jsonl", ["a", "b", "c"])) == [0, 1, 2, 3]  # better than nothing
 
 
 def test_metrics_give_known_figures():
