@@ -3,6 +3,7 @@
     python benchmarks/training.py                     # the table: shared and unshared heads, medians of A B A B
     python benchmarks/training.py --grow              # 1x, 4x, 16x the conversations
     python benchmarks/training.py --sides packed,trl-tuned --rounds 3
+    python benchmarks/training.py --sides packed --batch 32      # conversations a step; 8 if not said
 
 Each measurement is a process of its own. Data: real English chats of PyPI's `chatterbot-corpus`; base: the default one (SmolLM2-135M).
 `shared`: single pairs under the template's own system prompt. `apart`: three pairs a chat, each chat with a system prompt of its own.
@@ -92,20 +93,20 @@ def token_rows(kind: str, count: int) -> list[dict[str, list[int]]]:
 # One measurement
 
 
-def measure(side: str, kind: str, count: int) -> dict[str, Any]:
+def measure(side: str, kind: str, count: int, batch: int) -> dict[str, Any]:
     """Seconds, tokens, peak memory and losses of one training."""
-    rows = token_rows(kind, count)
+    rows, settings = token_rows(kind, count), SETTINGS.model_copy(update={"batch_size": batch})
     with tempfile.TemporaryDirectory() as folder:
-        return (_trl if side in TRL_SETTINGS else _packed)(side, rows, kind, Path(folder))
+        return (_trl if side in TRL_SETTINGS else _packed)(side, rows, kind, settings, Path(folder))
 
 
-def _packed(side: str, rows: list[dict[str, list[int]]], kind: str, folder: Path) -> dict[str, Any]:
+def _packed(side: str, rows: list[dict[str, list[int]]], kind: str, settings: Training, folder: Path) -> dict[str, Any]:
     from fine_tuning.training.trainer import Progress, train
 
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "validation.jsonl").write_text("")
     steps: list[Progress] = []
-    settings = SETTINGS.model_copy(update={"method": "qlora"} if side == "qlora" else {})
+    settings = settings.model_copy(update={"method": "qlora"} if side == "qlora" else {})
     train(fetch_default_base(), folder, folder / "run", settings, report=steps.append)
     last = steps[-1]
     return {
@@ -117,7 +118,7 @@ def _packed(side: str, rows: list[dict[str, list[int]]], kind: str, folder: Path
     }
 
 
-def _trl(side: str, rows: list[dict[str, list[int]]], kind: str, folder: Path) -> dict[str, Any]:
+def _trl(side: str, rows: list[dict[str, list[int]]], kind: str, settings: Training, folder: Path) -> dict[str, Any]:
     import time
 
     import torch
@@ -129,27 +130,27 @@ def _trl(side: str, rows: list[dict[str, list[int]]], kind: str, folder: Path) -
     from fine_tuning.training.base_model import load_base
     from fine_tuning.training.hardware import peak_memory
 
-    set_seed(SETTINGS.seed)
+    set_seed(settings.seed)
     model = load_base(fetch_default_base(), torch.float32, folder / "base")
     words = tokenizer()
     words.pad_token = words.pad_token or words.eos_token
     arguments = SFTConfig(
         output_dir=str(folder / "out"),
         num_train_epochs=1,
-        per_device_train_batch_size=SETTINGS.batch_size,
-        learning_rate=SETTINGS.learning_rate,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
         max_length=2048,
         logging_steps=1,
         save_strategy="no",
         report_to=[],
         use_cpu=True,
         bf16=False,
-        seed=SETTINGS.seed,
+        seed=settings.seed,
         disable_tqdm=True,
         **TRL_SETTINGS[side],
     )
     data = [{"prompt": chat[:-1], "completion": chat[-1:]} for chat in chats(kind, len(rows))]
-    lora = LoraConfig(r=SETTINGS.lora_r, lora_alpha=SETTINGS.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    lora = LoraConfig(r=settings.lora_r, lora_alpha=settings.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(data), processing_class=words, peft_config=lora)
     started = time.perf_counter()
     trainer.train()
@@ -162,8 +163,8 @@ def _trl(side: str, rows: list[dict[str, list[int]]], kind: str, folder: Path) -
 # The tables
 
 
-def child(side: str, kind: str, count: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--child", side, kind, str(count)]
+def child(side: str, kind: str, count: int, batch: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--child", side, kind, str(count), str(batch)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr[-4000:])
@@ -176,13 +177,13 @@ def median(runs: list[dict[str, Any]], of: Callable[[dict[str, Any]], float]) ->
     return statistics.median(of(run) for run in runs)
 
 
-def compare(sides: list[str], kinds: list[str], rounds: int, count: int) -> None:
+def compare(sides: list[str], kinds: list[str], rounds: int, count: int, batch: int) -> None:
     print("| chats | way | s | tokens/s | of the GEMM peak | peak MB | loss, first and last step |\n|---|---|---|---|---|---|---|")
     for kind in kinds:
         runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
         for _ in range(rounds):
             for side in sides:
-                runs[side].append(child(side, kind, count))
+                runs[side].append(child(side, kind, count, batch))
         for side, measured in runs.items():
             seconds = median(measured, lambda run: run["seconds"])
             share = "" if measured[0]["gemm_share"] is None else f"{median(measured, lambda run: run['gemm_share']):.0%}"
@@ -191,10 +192,10 @@ def compare(sides: list[str], kinds: list[str], rounds: int, count: int) -> None
             print(f"| {kind} | {side} | {seconds:.1f} | {first['tokens'] / seconds:.0f} | {share} | {memory:.0f} | {losses} |", flush=True)
 
 
-def grow(count: int) -> None:
+def grow(count: int, batch: int) -> None:
     print("| conversations | s | s per 1000 tokens | peak MB |\n|---|---|---|---|")
     for factor in (1, 4, 16):
-        run = child("packed", "shared", count * factor)
+        run = child("packed", "shared", count * factor, batch)
         print(f"| {count * factor} | {run['seconds']:.1f} | {1000 * run['seconds'] / run['tokens']:.2f} | {run['memory'] / 1e6:.0f} |")
 
 
@@ -205,15 +206,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--grow", action="store_true")
-    parser.add_argument("--child", nargs=3, metavar=("SIDE", "KIND", "ROWS"), help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, default=SETTINGS.batch_size)
+    parser.add_argument("--child", nargs=4, metavar=("SIDE", "KIND", "ROWS", "BATCH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        side, kind, count = options.child
-        print(json.dumps(measure(side, kind, int(count))))
+        side, kind, count, batch = options.child
+        print(json.dumps(measure(side, kind, int(count), int(batch))))
     elif options.grow:
-        grow(options.rows)
+        grow(options.rows, options.batch)
     else:
-        compare(options.sides.split(","), options.kinds.split(","), options.rounds, options.rows)
+        compare(options.sides.split(","), options.kinds.split(","), options.rounds, options.rows, options.batch)
 
 
 if __name__ == "__main__":

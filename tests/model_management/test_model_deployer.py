@@ -309,7 +309,7 @@ def test_a_latest_that_is_none_of_the_versions_is_told_and_left(engine: Engine, 
     (finding,) = reconcile(engine, registry, name)
     assert (finding.mended, finding.text) == (
         False,
-        f"{name}:latest is none of the versions of {name}: `byoai use {name} 1` puts {name}:v1 back",
+        f"{name}:latest is none of the versions of {name}: `byoai use {name}:v1` puts it back",
     )
     assert digests(engine)[f"{name}:latest"] == digests(engine)[BASE]
 
