@@ -8,6 +8,7 @@ from typing import Any
 
 from fine_tuning import paths
 from fine_tuning.evaluation.comparison import Comparison
+from fine_tuning.evaluation.evaluator import Evaluation
 from fine_tuning.evaluation.gate import Result, Verdict
 from fine_tuning.evaluation.leak_probe import redact
 
@@ -43,7 +44,7 @@ def write_report(file: Path, title: str, evidence: Comparison, verdict: Verdict,
         *(f"<figure>{plot}</figure>" for plot in _plots(evidence)),
         "<h2>Speed and weight</h2>" + _table(_SPEED_HEAD, _speeds(evidence)),
         "<h2>Probes</h2>" + _probes(evidence, safe),
-        "<h2>Answers</h2>" + _table(("prompt", "base", "candidate"), _answers(evidence, safe)),
+        "<h2>Answers</h2>" + _table(("prompt", *(name for name, _ in _sides(evidence))), _answers(evidence, safe)),
         *(f"<p>{safe(note)}</p>" for note in evidence.tuned.notes),
     ]
     head = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{safe(title)}</title><style>{_STYLE}</style></head>'
@@ -99,8 +100,13 @@ def _probes(evidence: Comparison, safe: Safe) -> str:
 
 
 def _answers(evidence: Comparison, safe: Safe) -> Iterable[list[str]]:
-    for before, after in list(zip(evidence.base.said, evidence.tuned.said, strict=True))[:_ANSWERS]:
-        yield [safe(before.prompt), safe(before.answer), safe(after.answer)]
+    for same in list(zip(*(side.said for _, side in _sides(evidence)), strict=True))[:_ANSWERS]:
+        yield [safe(same[0].prompt), *(safe(each.answer) for each in same)]
+
+
+def _sides(evidence: Comparison) -> list[tuple[str, Evaluation]]:
+    sides = [("base", evidence.base), ("live", evidence.live), ("candidate", evidence.tuned)]
+    return [(name, side) for name, side in sides if side]
 
 
 # Plots

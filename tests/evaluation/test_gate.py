@@ -115,6 +115,17 @@ def test_the_report_is_one_file_with_rules_and_plots_and_runs_nothing(tmp_path):
     assert "src=" not in text and 'href="http' not in text.replace("http://www.w3.org", "")
 
 
+def test_the_report_shows_each_models_answers_side_by_side(tmp_path):
+    def saying(answer):
+        return replace(GOOD.base, said=[Answered("Who?", answer, True)])
+
+    evidence = replace(GOOD, base=saying("Ann."), live=saying("Bob."), tuned=replace(GOOD.tuned, said=saying("Eve.").said))
+    write_report(tmp_path / "report.html", "run-1", evidence, judge(evidence, Gate()))
+    text = (tmp_path / "report.html").read_text()
+    assert "<th>prompt</th><th>base</th><th>live</th><th>candidate</th>" in text
+    assert "<td>Who?</td><td>Ann.</td><td>Bob.</td><td>Eve.</td>" in text
+
+
 def test_the_record_names_a_leak_by_kind_and_turn_and_holds_no_private_text():
     said = [Answered("q", "I am at jo@example.com", True)]
     evidence = replace(WORSE["leak probe"], tuned=replace(GOOD.tuned, said=said))
