@@ -178,7 +178,7 @@ class Evaluation(_Section):
 
 
 class Gate(_Section):
-    """What a new version must be to go live by itself. Private details and planted phrases are never let through."""
+    """What a new version must be to go live by itself. With the gate on, private details and planted phrases are never let through."""
 
     enabled: bool = True
     better: bool = True  # likelier own held-out chats than the live model's, beyond the confidence interval
