@@ -217,10 +217,9 @@ def _answering(engine: "Engine", config: "FineTuningConfig") -> str:
     from fine_tuning.engines.default_base import ensure_some_model
     from fine_tuning.model_management.model_registry import latest_tag
 
-    tags, base = [model.tag for model in engine.list_models()], config.training.base_model
-    return next((tag for tag in (latest_tag(config.tuned_name()), base, f"{base}:latest") if tag in tags), None) or ensure_some_model(
-        engine
-    )
+    base, there = config.training.base_model, [model.tag for model in engine.list_models()]
+    wanted = (latest_tag(config.tuned_name()), base, f"{base}:latest")
+    return next((tag for tag in wanted if tag in there), None) or ensure_some_model(engine)
 
 
 def _models(options: argparse.Namespace) -> None:

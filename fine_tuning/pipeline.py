@@ -219,10 +219,8 @@ class _Retrain:
             return Outcome(reason=f"{len(new)} new turn(s) since the last version, fewer than {least}: nothing to do")
         plan = self.plan(log)
         self.check(plan)
-        about = "up to" if self.config.training.early_stop else "about"
-        self.reporter.note(
-            f"about {plan.estimate.memory / 1e9:.1f} GB of memory, {about} {plan.estimate.seconds / 60:.1f} minutes of training"
-        )
+        needs, about = plan.estimate, "up to" if self.config.training.early_stop else "about"
+        self.reporter.note(f"about {needs.memory / 1e9:.1f} GB of memory, {about} {needs.seconds / 60:.1f} minutes of training")
         if plan.estimate.quantised and self.config.training.base_weights == "auto":
             self.reporter.note("the base stays quantised: dequantised it would not fit, and only then be faster")
         run, plan = self.open_run(plan)

@@ -154,8 +154,10 @@ def sane(evidence: Comparison, settings: Settings) -> Result:
     new, old, said = evidence.tuned.faults(), evidence.base.faults(), max(len(evidence.tuned.said), 1)
     worse = [fault for fault, count in new.items() if count > old.get(fault, 0) + settings.broken * said or fault == "control token"]
     faults = ", ".join(f"{count} {fault} (base {old.get(fault, 0)})" for fault, count in new.items())
-    limit, measured = f"of each fault at most {settings.broken:.0%} more than the base", f"{sum(new.values()) / said:.0%} of {said}"
-    return Result("sane answers", limit, measured, not worse, faults or "all are whole")
+    total, before = sum(new.values()), sum(old.values())
+    passed = not worse and total <= before + settings.broken * said
+    limit = f"of each fault, and of all together, at most {settings.broken:.0%} more than the base"
+    return Result("sane answers", limit, f"{total / said:.0%} of {said}", passed, faults or "all are whole")
 
 
 _FEW = 5  # answers

@@ -1,7 +1,7 @@
 """Make room: remove the tags and the runs of versions that nobody goes back to."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,18 +39,19 @@ def prune(engine: Engine, registry: Registry, name: str, runs: Path, dry_run: bo
         if version.pinned or version.state in ("live", "previous") or (answering and digests.get(version.tag) == answering)
     ]
     needed = {run for version in registry.list() if version.name != name or version in kept if (run := run_of(version))}
-    found = list(_versions(engine, [version for version in versions if version not in kept], needed))
+    found = list(_versions(digests.keys(), [version for version in versions if version not in kept], needed))
     found += [Pruned(None, "", run, _size(run)) for run in _outdated(runs) if run not in needed]
     if not dry_run:
         for each in found:
-            _remove(engine, registry, each)
+            _remove(engine, registry, each, digests.keys())
     return found
 
 
 def remove_version(engine: Engine, registry: Registry, version: Version) -> Pruned:
     """Retire one version and remove its tag and its run."""
-    (found,) = _versions(engine, [version], needed=set()) or [Pruned(version, "", None, 0)]
-    _remove(engine, registry, found)
+    tags = {model.tag for model in engine.list_models()}
+    (found,) = _versions(tags, [version], needed=set()) or [Pruned(version, "", None, 0)]
+    _remove(engine, registry, found, tags)
     return found
 
 
@@ -60,9 +61,8 @@ def run_of(version: Version) -> Path | None:
     return run if run and run != paths.home().resolve() and run.is_relative_to(paths.home().resolve()) else None
 
 
-def _versions(engine: Engine, versions: list[Version], needed: set[Path]) -> list[Pruned]:
-    """Those of the versions that have a tag or a run."""
-    tags = {model.tag for model in engine.list_models()}
+def _versions(tags: Collection[str], versions: list[Version], needed: set[Path]) -> list[Pruned]:
+    """Those of the versions that have a tag or a run; `tags` are the engine's."""
     found = []
     for version in versions:
         tag = version.tag if version.tag in tags else ""
@@ -84,13 +84,13 @@ def _outdated(runs: Path) -> Iterator[Path]:
             yield run.resolve()
 
 
-def _remove(engine: Engine, registry: Registry, each: Pruned) -> None:
+def _remove(engine: Engine, registry: Registry, each: Pruned, tags: Collection[str]) -> None:
     # The registry first: what is still there after a crash is then found again, and nothing goes back to what is half gone.
     if each.version:
         registry.retire(each.version.name, each.version.number)
     if each.tag:
         engine.delete(each.tag)
-    if each.version and (trial := each.version.tag + TRIAL) in {model.tag for model in engine.list_models()}:
+    if each.version and (trial := each.version.tag + TRIAL) in tags:
         engine.delete(trial)  # left by a registration that was killed
     if each.run:
         shutil.rmtree(each.run)

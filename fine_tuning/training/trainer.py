@@ -163,9 +163,11 @@ class _Lessons:
     def _is_over(self, trainer: Any, checkpoint: Path, ends: Sequence[EarlyStop | EndAfter]) -> bool:
         """Whether the part had ended with this checkpoint, and was killed before anybody took note: Transformers would begin another
         epoch. The model is then as the part left it."""
-        methods.restore(trainer.model, checkpoint)
         step, epoch = checkpoints.step_of(checkpoint), -(-len(trainer.train_dataset) // trainer.args.train_batch_size)
-        over = not step % epoch and any(each.is_over(step, step // epoch) for each in ends)
+        if not ends or step % epoch:
+            return False
+        methods.restore(trainer.model, checkpoint)
+        over = any(each.is_over(step, step // epoch) for each in ends)
         if over:
             for each in ends:
                 each.on_train_end(trainer.args, trainer.state, trainer.control)

@@ -60,9 +60,7 @@ class Layout:
         self.groups = [_group(pieces) for pieces in _alike(_pieces(paths))]
         self.windows: set[int | None] = set()  # that were asked for
         self._orders: dict[Any, _Order] = {}
-        self._depths = torch.zeros(1 + max(path[-1] for path in paths), dtype=torch.long)
-        for path in paths:
-            self._depths[torch.tensor(path)] = torch.arange(len(path))
+        self._paths = paths
 
     def order(self, heads: int, groups: int, like: Tensor, window: int | None) -> _Order:
         """For a model's heads, on the device and in the number format of `like`; made once for all layers of one `window`."""
@@ -74,7 +72,10 @@ class Layout:
 
     def near(self, window: int) -> Tensor:
         """[T, T]: whether the key (column) is less than `window` before the query (row), if both are on one path."""
-        return self._depths[:, None] - self._depths < window
+        depths = torch.zeros(1 + max(path[-1] for path in self._paths), dtype=torch.long)
+        for path in self._paths:
+            depths[torch.tensor(path)] = torch.arange(len(path))
+        return depths[:, None] - depths < window
 
 
 def _pieces(paths: Sequence[Sequence[int]]) -> list[tuple[int, Sequence[int]]]:

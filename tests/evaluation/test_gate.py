@@ -142,6 +142,13 @@ def test_one_fault_is_not_made_up_for_by_less_of_another():
     assert failed(worse) == ["sane answers"]
 
 
+def test_a_little_more_of_every_fault_is_too_much_together():
+    faults = [Answered("q", "An answer that", False), Answered("q", "", True)]
+    whole = [Answered("q", "An answer of its own.", True)]
+    worse = replace(GOOD, base=replace(GOOD.base, said=whole * 40), tuned=replace(GOOD.tuned, said=[*whole * 34, *faults * 3]))
+    assert failed(worse) == ["sane answers"]
+
+
 @pytest.mark.parametrize(("fits", "passed"), [([1.0, 2.0], True), ([1.2, 0.6, 2.0], True), ([1.2, -0.1, 2.0], False), ([0.1], True)])
 def test_of_few_answers_each_must_fit(fits, passed):
     assert failed(replace(GOOD, tuned=replace(GOOD.tuned, fits=fits))) == ([] if passed else ["answers fit"])
