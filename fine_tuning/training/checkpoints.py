@@ -19,6 +19,7 @@ from fine_tuning import paths
 from fine_tuning.errors import CheckpointDamaged
 
 MANIFEST = "manifest.json"
+_VERSION = 2  # of what is in a checkpoint; 1 had the optimiser's state by matrix, not by vector (adapters.py)
 _TENSORS, _STATE = "state.safetensors", "state.json"
 
 
@@ -29,18 +30,21 @@ def seal(folder: Path) -> None:
         with path.open("rb+") as file:
             os.fsync(file.fileno())
     paths.fsync_dir(folder)
-    paths.write_json(folder / MANIFEST, {"files": {str(path.relative_to(folder)): _sha256(path) for path in files}})
+    paths.write_json(folder / MANIFEST, {"version": _VERSION, "files": {str(path.relative_to(folder)): _sha256(path) for path in files}})
     paths.fsync_dir(folder.parent)
 
 
 def check(folder: Path) -> None:
     """CheckpointDamaged unless `folder` holds just what its manifest says."""
     try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
+        manifest = json.loads((folder / MANIFEST).read_text())
+        files, version = manifest["files"], manifest.get("version", 1)
     except FileNotFoundError:
         raise CheckpointDamaged(f"{folder} is unfinished (it has no {MANIFEST})") from None
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointDamaged(f"{folder / MANIFEST} is no manifest: {error}") from error
+    if version != _VERSION:
+        raise CheckpointDamaged(f"{folder} was saved by another version of byoai, which this one cannot go on from")
     for name, digest in files.items():
         path = folder / name
         if not path.is_file() or _sha256(path) != digest:

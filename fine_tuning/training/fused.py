@@ -1,7 +1,7 @@
-"""The same model, with fewer passes over memory: attention, gated feed-forwards, norms and LoRA projections as single autograd steps.
+"""The same model, with fewer passes over memory and fewer calls: layers, or what can be fused of them, as single autograd steps.
 
 A small model's step on a CPU spends half of its time between the matrix products. Loss and gradients stay those of PEFT and Transformers
-(tests/training/test_fused.py); the steps themselves are in fused_steps.py.
+(tests/training/test_fused.py); the parts themselves are in fused_steps.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,49 +10,53 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fine_tuning.training.fused_steps import Attention, Gated, Norm, Projection
+from fine_tuning.training.adapters import AdapterVector
+from fine_tuning.training.fused_steps import Attention, Gated, Layer, Norm, Part, Projection, Step
 from fine_tuning.training.tree_attention import Layout
 
-_Forward = Callable[..., Any]
 _PROBED = 3  # tokens
+_TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # have the same input
 
 
-def fuse(model: nn.Module) -> int:
-    """Replace the forward passes that can be fused; how many were. Call it where the weights already are (device, dtype).
+def fuse(model: nn.Module) -> AdapterVector | None:
+    """Replace the forward passes that can be fused; the vector in which the adapters of these now are, and their gradients.
 
-    Left alone: LoRA with dropout or DoRA, several adapters at once, quantised weights, and every module that answers a probe otherwise
-    than its fused form would.
+    Call it where the weights already are (device, dtype). Left alone: LoRA with dropout or DoRA, several adapters at once, quantised
+    weights, and every module that answers a probe otherwise than its fused form would. None if no adapter's layer can be fused.
     """
-    done = 0
+    if "adapter_vector" not in vars(model):
+        groups = _groups(model)
+        vars(model)["adapter_vector"] = adapters = AdapterVector(groups) if groups else None  # lives as long as the model
+        _Fuser(adapters).fuse(model)
+        if adapters is not None:
+            rest = outside(model, adapters)
+            model.zero_grad = lambda set_to_none=True: _clear(adapters, rest)  # type: ignore[method-assign]
+    found: AdapterVector | None = vars(model)["adapter_vector"]
+    return found
+
+
+def outside(model: nn.Module, adapters: AdapterVector | None) -> list[nn.Parameter]:
+    """What is trained and not in the vector."""
+    within = set(map(id, adapters.parameters)) if adapters else set()
+    return [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in within]
+
+
+def _clear(adapters: AdapterVector, rest: Sequence[nn.Parameter]) -> None:
+    """Gradients to zero, without asking a thousand modules for their parameters."""
+    adapters.gradients.zero_()
+    for parameter in rest:
+        parameter.grad = None
+
+
+def _groups(model: nn.Module) -> list[list[Any]]:
+    """The layers whose adapters can be fused, those with the same input together."""
+    together = []
     for module in model.modules():
-        if "forward" not in vars(module) and (fused := _fused(module)) is not None:  # a fused one stays as it is
-            module.forward = fused
-            done += 1
-    return done
-
-
-@torch.no_grad()
-def _fused(module: Any) -> _Forward | None:
-    if _plain(module):
-        return _projection(module)
-    if all(_plain(getattr(module, name, None)) for name in ("q_proj", "k_proj", "v_proj", "o_proj")):
-        return _attention(module)
-    if all(_plain(getattr(module, name, None)) for name in ("gate_proj", "up_proj", "down_proj")):
-        return _gated(module)
-    if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon") and not module.weight.requires_grad:
-        return _norm(module)
-    return None
-
-
-def _probe(weight: Tensor) -> Tensor:
-    """[1, tokens, in]: an input as wide as `weight`'s last dimension."""
-    return torch.linspace(-2, 2, _PROBED * weight.shape[-1], device=weight.device).to(weight.dtype).view(1, _PROBED, -1)
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    """Whether the two are the same but for rounding, of which bfloat16 does much."""
-    near = 1e-3 if other.dtype == torch.float32 else 3e-2
-    return bool((one - other).norm() <= near * other.norm())
+        for names in _TOGETHER:
+            if layers := _children(module, *names):
+                together.append(layers)
+    taken = {id(layer) for layers in together for layer in layers}
+    return together + [[module] for module in model.modules() if _plain(module) and id(module) not in taken]
 
 
 def _plain(module: Any) -> bool:
@@ -74,12 +78,110 @@ def _plain(module: Any) -> bool:
     )
 
 
-def _adapters(layers: Sequence[Any]) -> tuple[tuple[Tensor, ...], tuple[float, ...]]:
-    """Each layer's A and B, one after the other, and the scales."""
-    names = [layer.active_adapters[0] for layer in layers]
-    pairs = [(layer.lora_A[name].weight, layer.lora_B[name].weight) for layer, name in zip(layers, names, strict=True)]
-    scales = tuple(float(layer.scaling[name]) for layer, name in zip(layers, names, strict=True))
-    return tuple(matrix for pair in pairs for matrix in pair), scales
+class _Fuser:
+    """Finds, for each module, the part that does the same; and takes it only if it does."""
+
+    def __init__(self, adapters: AdapterVector | None) -> None:
+        """`adapters`: those of all plain layers; None if there are none, and norms alone can be fused."""
+        self.adapters: Any = adapters
+        self.parts: dict[int, Any] = {}  # by the module that they stand for
+
+    @torch.no_grad()
+    def fuse(self, model: nn.Module) -> None:
+        for find in (self._projection, self._norm, self._attention, self._gated, self._layer):  # a layer is made of the parts before
+            for module in model.modules():
+                find(module)
+
+    def _projection(self, module: Any) -> None:
+        if _plain(module):
+            base = module.get_base_layer()
+            self._take(module, Projection(base.weight, base.bias, self.adapters.of(module)), module)
+
+    def _norm(self, module: Any) -> None:
+        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon") and not module.weight.requires_grad:
+            part, probe = Norm(module.weight, module.variance_epsilon), _probe(module.weight)
+            if _alike(module.forward(probe), Step.apply(probe, None, part)):
+                self._take(module, part)
+
+    def _gated(self, module: Any) -> None:
+        layers = _children(module, "gate_proj", "up_proj", "down_proj")
+        if not layers or any(layer.get_base_layer().bias is not None for layer in layers):
+            return
+        both, down = _stacked(layers[:2]), layers[2]
+        part = Gated(both, down.get_base_layer().weight, self.adapters.of(*layers[:2]), self.adapters.of(down))
+        if _alike(module.forward(_probe(both)), Step.apply(_probe(both), None, part)):
+            _share(layers[:2], both)
+            self._take(module, part, down)
+
+    def _attention(self, module: Any) -> None:
+        layers = _children(module, "q_proj", "k_proj", "v_proj", "o_proj")
+        size = getattr(module, "head_dim", None)
+        if not layers or not size or getattr(module, "attention_dropout", False):
+            return
+        bases = [layer.get_base_layer() for layer in layers]
+        biases = [base.bias for base in bases[:3]]
+        heads, groups, values = (base.out_features // size for base in bases[:3])
+        if bases[3].bias is not None or len({bias is None for bias in biases}) > 1 or values != groups or heads % groups:
+            return
+        inner = _stacked(layers[:3])
+        asked = _row_probe(inner, size)
+        wanted = _answer(module, asked)
+        if wanted is None or len(asked["layout"].windows) != 1:  # none: its attention is another than the tree's
+            return
+        part = Attention(
+            inner=inner,
+            bias=None if biases[0] is None else torch.cat(biases),
+            outer=bases[3].weight,
+            heads=heads,
+            groups=groups,
+            scale=getattr(module, "scaling", size**-0.5),
+            window=next(iter(asked["layout"].windows)),
+            of_inner=self.adapters.of(*layers[:3]),
+            of_outer=self.adapters.of(layers[3]),
+        )
+        if _alike(wanted, Step.apply(asked["hidden_states"], None, part, *_about(asked))):
+            _share(layers[:3], inner)
+            self._take_over_row(module, part, layers[3], size, lambda y: (y, None))
+
+    def _layer(self, module: Any) -> None:
+        names = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
+        parts: list[Any] = [self.parts.get(id(getattr(module, name, None))) for name in names]
+        if all(parts):
+            part, size = Layer(*parts), module.self_attn.head_dim
+            asked = _row_probe(part.attention.inner, size)
+            wanted = _answer(module, asked)
+            if wanted is not None and _alike(wanted, Step.apply(asked["hidden_states"], None, part, *_about(asked))):
+                self._take_over_row(module, part, module.self_attn.o_proj, size, lambda y: y)
+
+    def _take(self, module: Any, part: Part, adapted: Any = None) -> None:
+        """Let `part` stand for `module`, as long as the adapter of `adapted` is not switched off."""
+        original, anchor = module.forward, self.adapters.weights if adapted is not None else None
+
+        def forward(x: Tensor, *arguments: Any, **named: Any) -> Any:
+            if arguments or named or (adapted is not None and adapted.disable_adapters):
+                return original(x, *arguments, **named)
+            return Step.apply(x, anchor, part)
+
+        module.forward, self.parts[id(module)] = forward, part
+
+    def _take_over_row(self, module: Any, part: Part, adapted: Any, size: int, answer: Callable[[Tensor], Any]) -> None:
+        """The same of a part that is told of the packed row, whose heads are `size` wide; `answer`: as the module gives it."""
+        original, anchor = module.forward, self.adapters.weights
+
+        def forward(hidden_states: Tensor, **named: Any) -> Any:
+            angles = named.get("position_embeddings")
+            turned = angles is not None and angles[0].shape[-1] == size  # some models turn a part of a head only
+            if named.get("layout") is None or not turned or adapted.disable_adapters or named.get("past_key_values") is not None:
+                return original(hidden_states, **named)
+            return answer(Step.apply(hidden_states, anchor, part, *_about(named)))
+
+        module.forward, self.parts[id(module)] = forward, part
+
+
+def _children(module: Any, *names: str) -> list[Any]:
+    """The plain layers of these names; none if one is not there or not plain."""
+    layers = [getattr(module, name, None) for name in names]
+    return layers if all(map(_plain, layers)) else []
 
 
 def _stacked(layers: Sequence[Any]) -> Tensor:
@@ -94,58 +196,19 @@ def _share(layers: Sequence[Any], stacked: Tensor) -> None:
         base.weight.data = part
 
 
-def _projection(module: Any) -> _Forward:
-    original, base = module.forward, module.get_base_layer()
-
-    def forward(x: Tensor, *arguments: Any, **named: Any) -> Tensor:
-        if module.disable_adapters or arguments or named:
-            result: Tensor = original(x, *arguments, **named)
-            return result
-        (a, b), (scale,) = _adapters([module])
-        return Projection.apply(x, base.weight, base.bias, a, b, scale)
-
-    return forward
+def _about(named: dict[str, Any]) -> tuple[Tensor, Tensor, Layout]:
+    """What the parts are told of a packed row: cosines and sines for half of a head (both halves turn alike), and the layout."""
+    cos, sin = (each[0, :, None, : each.shape[-1] // 2] for each in named["position_embeddings"])
+    return cos, sin, named["layout"]
 
 
-def _attention(module: Any) -> _Forward | None:
-    original = module.forward
-    inner, outer = [module.q_proj, module.k_proj, module.v_proj], module.o_proj
-    biases = [layer.get_base_layer().bias for layer in inner]
-    size = getattr(module, "head_dim", None)
-    if outer.get_base_layer().bias is not None or len({bias is None for bias in biases}) > 1:
-        return None
-    if not size or getattr(module, "attention_dropout", False):
-        return None
-    heads, groups, values = (layer.get_base_layer().out_features // size for layer in inner)
-    stacked, scale = _stacked(inner), getattr(module, "scaling", size**-0.5)
-    bias = None if biases[0] is None else torch.cat(biases)
-    asked = _attention_probe(stacked, size)
-    try:
-        wanted = original(**asked)[0]
-    except Exception:  # noqa: BLE001 - any: it wants to be asked otherwise, and is left alone
-        return None
-    if values != groups or heads % groups or len(asked["layout"].windows) != 1:  # none: its attention is another than the tree's
-        return None
-    (window,) = asked["layout"].windows
-
-    def forward(hidden_states: Tensor, position_embeddings: Any = None, attention_mask: Any = None, **named: Any) -> Any:
-        layout = named.get("layout")
-        turned = position_embeddings is not None and position_embeddings[0].shape[-1] == size  # some models turn a part of a head only
-        if layout is None or not turned or outer.disable_adapters or named.get("past_key_values") is not None:
-            return original(hidden_states, position_embeddings=position_embeddings, attention_mask=attention_mask, **named)
-        matrices, scales = _adapters([*inner, outer])
-        turns = [each[0, :, None, : size // 2] for each in position_embeddings]
-        about = (heads, groups), scale, layout, window
-        return Attention.apply(hidden_states, stacked, bias, outer.get_base_layer().weight, *matrices, scales, *turns, *about), None
-
-    if not _alike(wanted, forward(**asked)[0]):
-        return None
-    _share(inner, stacked)
-    return forward
+def _probe(weight: Tensor) -> Tensor:
+    """[1, tokens, in]: an input as wide as `weight`'s last dimension."""
+    return torch.linspace(-2, 2, _PROBED * weight.shape[-1], device=weight.device).to(weight.dtype).view(1, _PROBED, -1)
 
 
-def _attention_probe(weight: Tensor, size: int) -> dict[str, Any]:
-    """What an attention layer is asked with: tokens of which each sees those before it."""
+def _row_probe(weight: Tensor, size: int) -> dict[str, Any]:
+    """What attention or a layer is asked with: tokens of which each sees those before it."""
     row = torch.arange(_PROBED, device=weight.device)
     angles = (row[:, None] * torch.linspace(0.1, 1, size // 2, device=weight.device)).repeat(1, 2)[None]
     return {
@@ -156,29 +219,16 @@ def _attention_probe(weight: Tensor, size: int) -> dict[str, Any]:
     }
 
 
-def _gated(module: Any) -> _Forward | None:
-    original = module.forward
-    layers = [module.gate_proj, module.up_proj, module.down_proj]
-    if any(layer.get_base_layer().bias is not None for layer in layers):
+def _answer(module: Any, asked: dict[str, Any]) -> Tensor | None:
+    """What `module` says; None if it wants to be asked otherwise."""
+    try:
+        answer = module.forward(**asked)
+    except Exception:  # noqa: BLE001 - any: it is left alone
         return None
-    both, down = _stacked(layers[:2]), layers[2].get_base_layer()
-
-    def forward(x: Tensor) -> Tensor:
-        if layers[0].disable_adapters:
-            result: Tensor = original(x)
-            return result
-        matrices, scales = _adapters(layers)
-        return Gated.apply(x, both, down.weight, *matrices, scales)
-
-    if not _alike(original(_probe(both)), forward(_probe(both))):
-        return None
-    _share(layers[:2], both)
-    return forward
+    return answer[0] if isinstance(answer, tuple) else answer
 
 
-def _norm(module: Any) -> _Forward | None:
-    def forward(x: Tensor) -> Tensor:
-        return Norm.apply(x, module.weight, module.variance_epsilon)
-
-    probe = _probe(module.weight)
-    return forward if _alike(module.forward(probe), forward(probe)) else None
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether the two are the same but for rounding, of which bfloat16 does much."""
+    near = 1e-3 if other.dtype == torch.float32 else 3e-2
+    return bool(one.shape == other.shape and (one - other).norm() <= near * other.norm())

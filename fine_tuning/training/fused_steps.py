@@ -1,193 +1,190 @@
-"""Parts of a transformer layer as single autograd steps: a LoRA projection, attention, a gated feed-forward, a norm.
+"""Parts of a transformer, each forward and backward: a LoRA projection, attention, a gated feed-forward, a norm, and a layer of them.
 
 A product and its adapter become one output, written twice instead of read and written five times; products that share their input become
-one; nothing is saved for the backward pass that is cheap to compute again. Weights are frozen: gradients go to the input and to the
-adapters. An adapter (LoRA, arXiv 2106.09685) is A [r, in], B [out, r] and a scale; T is a packed row's number of tokens.
+one; nothing is saved for the backward pass that is cheap to compute again. Weights are frozen: gradients go to the input, and to the
+adapters where they lie (adapters.py). T is a packed row's number of tokens.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from fine_tuning.training.tree_attention import attend, attend_backward
+from fine_tuning.training.adapters import Adapters
+from fine_tuning.training.tree_attention import Layout, attend, attend_backward
 
 
-class Projection(torch.autograd.Function):
-    """y = x W^T + bias + scale (x A^T) B^T, for x [..., in]."""
+class Part(Protocol):
+    """`about` is what else it is told of the row: the same forward and backward."""
+
+    def forward(self, x: Tensor, *about: Any) -> tuple[Tensor, ...]:
+        """For x [T, in]: y [T, out], and what `backward` wants to know."""
+
+    def backward(self, dy: Tensor, kept: Sequence[Tensor], deeper: bool, *about: Any) -> Tensor | None:
+        """The gradient by x of that by y, if `deeper`. Adds to the adapters' gradients; does not write to `dy`."""
+
+
+class Step(torch.autograd.Function):
+    """A part as one step of autograd, x [..., in] to [..., out].
+
+    `anchor`, any tensor with a gradient, makes autograd ask for the backward pass of the first layer too, whose input needs none.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        flat, a_, b_ = x.reshape(-1, x.shape[-1]), a.to(x.dtype), b.to(x.dtype)
-        y = _product(flat, weight, bias)
-        down = _add_adapter(y, flat, a_, b_, scale)
-        ctx.save_for_backward(flat, weight, a, b, down)
-        ctx.scale, ctx.shape = scale, x.shape
+    def forward(ctx: Any, x: Tensor, anchor: Tensor | None, part: Part, *about: Any) -> Tensor:
+        y, *kept = part.forward(x.reshape(-1, x.shape[-1]), *about)
+        ctx.save_for_backward(*kept)
+        ctx.part, ctx.about, ctx.shape = part, about, x.shape
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
-        x, weight, a, b, down = ctx.saved_tensors
         dy = outer[0].reshape(-1, outer[0].shape[-1])
-        inner = (dy @ b.to(dy.dtype)).mul_(ctx.scale)
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = (dy @ weight).addmm_(inner, a.to(dy.dtype)).view(ctx.shape)
-        return dx, None, None, (inner.t() @ x).to(a.dtype), _by_b(dy, down, ctx.scale).to(b.dtype), None
+        dx = ctx.part.backward(dy, ctx.saved_tensors, ctx.needs_input_grad[0], *ctx.about)
+        return None if dx is None else dx.view(ctx.shape), None, None, *(None for _ in ctx.about)
 
 
-class Attention(torch.autograd.Function):
-    """o(attend(turn(q(x)), turn(k(x)), v(x))) over a packed row x [1, T, H], each projection with its adapter.
+@dataclass
+class Projection:
+    """y = x W^T + bias, and the adapter's."""
 
-    `weights` [(heads + 2 groups) D, H] holds q's over k's over v's, `bias` likewise or None; `cos` and `sin` [T, 1, D / 2] turn the two
-    halves of each query and key (rotary positions, arXiv 2104.09864); `layout` and `window` as in tree_attention.py.
-    """
+    weight: Tensor
+    bias: Tensor | None
+    adapters: Adapters
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weights: Tensor,
-        bias: Tensor | None,
-        out: Tensor,
-        *rest: Any,  # A and B of q, k, v and o, then what follows
-    ) -> Tensor:
-        matrices, (scales, cos, sin, (heads, groups), scale, layout, window) = rest[:8], rest[8:]
-        adapters = [matrix.to(x.dtype) for matrix in matrices]
-        flat = x.reshape(-1, x.shape[-1])
-        rows = _product(flat, weights, bias)
-        sizes = [len(matrix) for matrix in matrices[1:6:2]]
-        lows = [
-            _add_adapter(part, flat, adapters[2 * index], adapters[2 * index + 1], scales[index])
-            for index, part in enumerate(rows.split(sizes, dim=1))
-        ]
-        by_head = rows.view(len(rows), heads + 2 * groups, -1)
-        _turn(by_head[:, : heads + groups], cos, sin)
-        seen = attend(by_head, groups, scale, layout, window)
-        y = seen @ out.t()
-        lows.append(_add_adapter(y, seen, adapters[6], adapters[7], scales[3]))
-        ctx.save_for_backward(flat, weights, out, rows, seen, cos, sin, *lows, *matrices)
-        ctx.scales, ctx.heads, ctx.sizes, ctx.about = scales, heads, sizes, (groups, scale, layout, window)
-        return y.view(x.shape)
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y = _product(x, self.weight, self.bias)
+        return y, x, self.adapters.add([y], x)
 
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
-        x, weights, out, rows, seen, cos, sin, *rest = ctx.saved_tensors
-        lows, matrices = rest[:4], rest[4:]
-        dy = outer[0].reshape(-1, outer[0].shape[-1])
-        adapters = [matrix.to(dy.dtype) for matrix in matrices]
-        inner = (dy @ adapters[7]).mul_(ctx.scales[3])
-        d_seen = (dy @ out).addmm_(inner, adapters[6])
-        by_output = [inner.t() @ seen, _by_b(dy, lows[3], ctx.scales[3])]
-        groups = ctx.about[0]
-        by_head = rows.view(len(rows), ctx.heads + 2 * groups, -1)
-        d_rows = attend_backward(by_head, d_seen, *ctx.about)
-        _turn(d_rows[:, : ctx.heads + groups], cos, -sin)
-        d_flat = d_rows.view(len(rows), -1)
-        parts = d_flat.split(ctx.sizes, dim=1)
-        inner = torch.cat([part @ b for part, b in zip(parts, adapters[1:6:2], strict=True)], dim=1)
-        ranks = [len(a) for a in adapters[0:6:2]]
-        for each, scale in zip(inner.split(ranks, dim=1), ctx.scales, strict=False):
-            each.mul_(scale)
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = (d_flat @ weights).addmm_(inner, torch.cat(adapters[0:6:2])).view(outer[0].shape)
-        by_a = (inner.t() @ x).split(ranks)
-        by_b = [_by_b(part, low, scale) for part, low, scale in zip(parts, lows, ctx.scales, strict=False)]
-        gradients = [each for pair in zip(by_a, by_b, strict=True) for each in pair] + by_output
-        return dx, None, None, None, *(each.to(matrices[0].dtype) for each in gradients), *(None,) * 7
+    def backward(self, dy: Tensor, kept: Sequence[Tensor], deeper: bool) -> Tensor | None:
+        dx = dy @ self.weight if deeper else None
+        x, low = kept
+        self.adapters.backward([dy], x, low, dx)
+        return dx
 
 
-class Gated(torch.autograd.Function):
-    """y = down(silu(gate(x)) * up(x)), each projection with its adapter; `both` [2 F, H] holds gate's weight over up's."""
+@dataclass
+class Attention:
+    """o(attend(turn(q(x)), turn(k(x)), v(x))) over a packed row x [T, H], each projection with its adapter."""
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        both: Tensor,
-        down: Tensor,
-        a1: Tensor,
-        b1: Tensor,
-        a2: Tensor,
-        b2: Tensor,
-        a3: Tensor,
-        b3: Tensor,
-        scales: tuple[float, float, float],
-    ) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        adapters = [matrix.to(x.dtype) for matrix in (a1, b1, a2, b2, a3, b3)]
-        gate_up = flat @ both.t()
+    inner: Tensor  # [(heads + 2 groups) D, H]: q's weights over k's over v's
+    bias: Tensor | None  # likewise
+    outer: Tensor  # o's weights
+    heads: int
+    groups: int
+    scale: float
+    window: int | None  # as in tree_attention.py
+    of_inner: Adapters
+    of_outer: Adapters
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> tuple[Tensor, ...]:
+        """`cos` and `sin` [T, 1, D / 2] turn the two halves of each query and key (rotary positions, arXiv 2104.09864)."""
+        rows = _product(x, self.inner, self.bias)
+        low = self.of_inner.add(self._split(rows), x)
+        by_head = rows.view(len(rows), self.heads + 2 * self.groups, -1)
+        _turn(by_head[:, : self.heads + self.groups], cos, sin)
+        seen = attend(by_head, self.groups, self.scale, layout, self.window)
+        y = seen @ self.outer.t()
+        return y, x, low, rows, seen, self.of_outer.add([y], seen)
+
+    def backward(self, dy: Tensor, kept: Sequence[Tensor], deeper: bool, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor | None:
+        x, low, rows, seen, low_of_outer = kept
+        d_seen = dy @ self.outer
+        self.of_outer.backward([dy], seen, low_of_outer, d_seen)
+        by_head = rows.view(len(rows), self.heads + 2 * self.groups, -1)
+        d_by_head = attend_backward(by_head, d_seen, self.groups, self.scale, layout, self.window)
+        _turn(d_by_head[:, : self.heads + self.groups], cos, -sin)
+        d_rows = d_by_head.view(len(rows), -1)
+        dx = d_rows @ self.inner if deeper else None
+        self.of_inner.backward(self._split(d_rows), x, low, dx)
+        return dx
+
+    def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
+        each = rows.shape[1] // (self.heads + 2 * self.groups)
+        return rows.split([self.heads * each, self.groups * each, self.groups * each], dim=1)
+
+
+@dataclass
+class Gated:
+    """y = down(silu(gate(x)) * up(x)), each projection with its adapter."""
+
+    both: Tensor  # [2 F, H]: gate's weights over up's
+    down: Tensor
+    of_both: Adapters
+    of_down: Adapters
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        gate_up = x @ self.both.t()
         gate, up = gate_up.chunk(2, dim=1)
-        low1 = _add_adapter(gate, flat, adapters[0], adapters[1], scales[0])
-        low2 = _add_adapter(up, flat, adapters[2], adapters[3], scales[1])
+        low = self.of_both.add([gate, up], x)
         hidden = silu(gate).mul_(up)
-        y = hidden @ down.t()
-        low3 = _add_adapter(y, hidden, adapters[4], adapters[5], scales[2])
-        ctx.save_for_backward(flat, both, down, a1, b1, a2, b2, a3, b3, gate_up, low1, low2, low3)
-        ctx.scales, ctx.shape = scales, x.shape
-        return y.view(ctx.shape)
+        y = hidden @ self.down.t()
+        return y, x, gate_up, low, self.of_down.add([y], hidden)
 
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
-        x, both, down, a1, b1, a2, b2, a3, b3, gate_up, low1, low2, low3 = ctx.saved_tensors
-        dy = outer[0].reshape(-1, outer[0].shape[-1])
-        adapters = [matrix.to(dy.dtype) for matrix in (a1, b1, a2, b2, a3, b3)]
+    def backward(self, dy: Tensor, kept: Sequence[Tensor], deeper: bool) -> Tensor | None:
+        x, gate_up, low, low_of_down = kept
         gate, up = gate_up.chunk(2, dim=1)
         activated = silu(gate)
-        inner3 = (dy @ adapters[5]).mul_(ctx.scales[2])
-        da3, db3 = inner3.t() @ (activated * up), _by_b(dy, low3, ctx.scales[2])
-        d_hidden = (dy @ down).addmm_(inner3, adapters[4])
+        d_hidden = dy @ self.down
+        self.of_down.backward([dy], activated * up, low_of_down, d_hidden)
         d_both = torch.empty_like(gate_up)
         d_gate, d_up = d_both.chunk(2, dim=1)
         torch.mul(d_hidden, activated, out=d_up)
         torch.ops.aten.silu_backward.grad_input(d_hidden.mul_(up), gate, grad_input=d_gate)
-        inner1, inner2 = (d_gate @ adapters[1]).mul_(ctx.scales[0]), (d_up @ adapters[3]).mul_(ctx.scales[1])
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = (d_both @ both).addmm_(inner1, adapters[0]).addmm_(inner2, adapters[2]).view(ctx.shape)
-        gradients = (
-            *(inner1.t() @ x, _by_b(d_gate, low1, ctx.scales[0])),
-            *(inner2.t() @ x, _by_b(d_up, low2, ctx.scales[1])),
-            *(da3, db3),
-        )
-        return dx, None, None, *(each.to(a1.dtype) for each in gradients), None
+        dx = d_both @ self.both if deeper else None
+        self.of_both.backward([d_gate, d_up], x, low, dx)
+        return dx
 
 
-class Norm(torch.autograd.Function):
-    """Root-mean-square norm (arXiv 1910.07467) with a frozen weight: saves its input and one number a token."""
+@dataclass
+class Norm:
+    """Root-mean-square norm (arXiv 1910.07467) with a frozen weight: keeps its input and one number a token."""
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    weight: Tensor
+    epsilon: float
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         wide = x.float()
-        inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
-        ctx.save_for_backward(x, weight, inverse)
-        return weight * (wide * inverse).to(x.dtype)
+        inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(self.epsilon).rsqrt_()
+        return (wide * inverse).to(x.dtype).mul_(self.weight), x, inverse
 
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
-        x, weight, inverse = ctx.saved_tensors
-        dn = (outer[0] * weight).float()
-        normed = x.float() * inverse
-        along = (dn * normed).mean(-1, keepdim=True)
-        return dn.addcmul_(normed, along, value=-1).mul_(inverse).to(x.dtype), None, None
+    def backward(self, dy: Tensor, kept: Sequence[Tensor], deeper: bool) -> Tensor:
+        x, inverse = kept
+        dn, wide = (dy * self.weight).float(), x.float()
+        along = (dn * wide).mean(-1, keepdim=True).mul_(inverse.pow(3))
+        return dn.mul_(inverse).addcmul_(wide, along, value=-1).to(x.dtype)
+
+
+@dataclass
+class Layer:
+    """x + attention(norm(x)), and to that its feed-forward likewise."""
+
+    before: Norm
+    attention: Attention
+    between: Norm
+    gated: Gated
+
+    def forward(self, x: Tensor, *about: Any) -> tuple[Tensor, ...]:
+        normed, *of_before = self.before.forward(x)
+        middle, *of_attention = self.attention.forward(normed, *about)
+        middle.add_(x)
+        normed, *of_between = self.between.forward(middle)
+        y, *of_gated = self.gated.forward(normed)
+        return y.add_(middle), *of_before, *of_attention, *of_between, *of_gated
+
+    def backward(self, dy: Tensor, kept: Sequence[Tensor], deeper: bool, *about: Any) -> Tensor | None:
+        of_before, of_attention, of_between, of_gated = kept[:2], kept[2:7], kept[7:9], kept[9:]
+        d_normed: Any = self.gated.backward(dy, of_gated, True)
+        d_middle = self.between.backward(d_normed, of_between, True).add_(dy)
+        d_normed = self.attention.backward(d_middle, of_attention, deeper, *about)
+        return self.before.backward(d_normed, of_before, True).add_(d_middle) if deeper else None
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
-
-
-def _add_adapter(out: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """out += scale * x @ a.T @ b.T in place; x @ a.T."""
-    down = x @ a.t()
-    out.addmm_(down, b.t(), alpha=scale)
-    return down
-
-
-def _by_b(dy: Tensor, down: Tensor, scale: float) -> Tensor:
-    """scale * dy.T @ down: the gradient by B [out, r]. Taken as its transpose, which MKL makes twice as fast for so few columns."""
-    return (down.t() @ dy).mul_(scale).t()
 
 
 def _turn(heads: Tensor, cos: Tensor, sin: Tensor) -> None:

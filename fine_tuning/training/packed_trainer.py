@@ -11,7 +11,7 @@ from transformers import Trainer, TrainingArguments
 
 from fine_tuning.config import Training
 from fine_tuning.training import checkpoints, methods
-from fine_tuning.training.fused import fuse
+from fine_tuning.training.fused import fuse, outside
 from fine_tuning.training.loss import packed_loss, plain_head
 from fine_tuning.training.packing import Row, pack
 
@@ -76,9 +76,10 @@ class PackedTrainer(Backend, Trainer):
             eval_dataset=validation,
             data_collator=pack,
         )
-        fuse(self.model)  # here, since the weights are now where they stay
+        self.adapters = fuse(self.model)  # here, since the weights are now where they stay
         self.head = plain_head(self.model)
-        self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        of_adapters = [self.adapters.weights] if self.adapters else []
+        self.trained = of_adapters + outside(self.model, self.adapters)
         self.kl_weight, self.keep_checkpoints = settings.replay.kl_weight, settings.keep_checkpoints
         self.flops = step_flops(model)
 
@@ -88,12 +89,26 @@ class PackedTrainer(Backend, Trainer):
         self.accuracy = int(hits) / max(len(inputs["shift_labels"]), 1)
         return loss
 
+    def create_optimizer(self, model: Any = None) -> Any:
+        if self.optimizer is None and self.adapters is not None:
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args)
+            self.optimizer = kind([{"params": self.trained, "weight_decay": self.args.weight_decay}], **settings)
+        return super().create_optimizer(model)
+
+    # Transformers' own forms of these ask a thousand modules in each step.
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        if not model.training:
+            model.train()
+        loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        self.accelerator.backward(loss)
+        return loss.detach()
+
     def _clip_grad_norm(self, model: Any) -> Tensor:
-        # Every weight that is trained at once; Transformers' own asks a thousand modules for them in each step.
         return nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm, foreach=True)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """None: `count` knows better, and Transformers' own asks a thousand modules in each step."""
+        """None: `count` knows better."""
         return 0
 
     def count(self, inputs: dict[str, Tensor]) -> None:

@@ -45,11 +45,9 @@ class _Group:
 class _Order:
     """A packed row's vectors [T * (heads + 2 * groups), D] in the order of the groups, all one after the other."""
 
-    queries: Tensor  # where in the row: [n], for each group [B, key heads, Q, heads / key heads]
-    keys: Tensor  # [m], for each group [B, key heads, K]
-    values: Tensor
+    index: Tensor  # [n + 2 m]: where in the row the queries, keys and values are
+    sizes: list[int]  # n: for each group [B, key heads, Q, heads / key heads]; twice m: for each [B, key heads, K]
     places: Tensor  # [T * heads]: which of the queries each token's are
-    sums: Tensor  # [m]: to which token's key head each belongs
     parts: list[tuple[slice, slice, Tensor]]  # of each group: its queries, its keys, and its bias [B * key heads, Q * R, K]
 
 
@@ -122,7 +120,7 @@ def _group(pieces: Sequence[tuple[int, Sequence[int]]]) -> _Group:
 def _order(laid: Sequence[_Group], heads: int, groups: int, like: Tensor, window: int | None) -> _Order:
     width, shared = heads + 2 * groups, heads // groups
     group, each = torch.arange(groups), torch.arange(shared)
-    queries, tokens, keys, sums, parts = [], [], [], [], []
+    queries, tokens, keys, parts = [], [], [], []
     at = seen = 0
     for one in laid:
         (batch, count), length = one.queries.shape, one.keys.shape[1]
@@ -131,7 +129,6 @@ def _order(laid: Sequence[_Group], heads: int, groups: int, like: Tensor, window
         queries.append((token.clamp(min=0) * width + head).flatten())
         tokens.append(torch.where(token < 0, -1, token * heads + head).flatten())
         keys.append((one.keys[:, None] * width + heads + group[:, None]).flatten())
-        sums.append((one.keys[:, None] * groups + group[:, None]).flatten())
         bias = one.bias(window)[:, None, :, None].expand(batch, groups, count, shared, length)
         bias = bias.reshape(batch * groups, count * shared, length).to(like)
         parts.append((slice(at, at + len(queries[-1])), slice(seen, seen + len(keys[-1])), bias))
@@ -139,15 +136,8 @@ def _order(laid: Sequence[_Group], heads: int, groups: int, like: Tensor, window
     real = (token := torch.cat(tokens)) >= 0
     places = torch.empty(int(real.sum()), dtype=torch.long)
     places[token[real]] = real.nonzero()[:, 0]
-    of_keys = torch.cat(keys).to(like.device)
-    return _Order(
-        queries=torch.cat(queries).to(like.device),
-        keys=of_keys,
-        values=of_keys + groups,
-        places=places.to(like.device),
-        sums=torch.cat(sums).to(like.device),
-        parts=parts,
-    )
+    index = torch.cat([*queries, *keys, *(each + groups for each in keys)])  # a token's values lie behind its keys
+    return _Order(index.to(like.device), [at, seen, seen], places.to(like.device), parts)
 
 
 def register() -> str:
@@ -224,7 +214,7 @@ class _TreeAttention(torch.autograd.Function):
 def attend(rows: Tensor, groups: int, scale: float, layout: Layout, window: int | None = None) -> Tensor:
     """[T, heads * D] of `rows` [T, heads + 2 * groups, D]: each token's queries, keys and values; heads / groups queries share a key."""
     order = layout.order(rows.shape[1] - 2 * groups, groups, rows, window)
-    queries, keys, values = _in_order(rows, order)
+    queries, keys, values = _in_order(rows, order).split(order.sizes)
     found = torch.empty_like(queries)
     for own, path, bias in order.parts:
         q, k, v, result = (_by_head(each, bias) for each in (queries[own], keys[path], values[path], found[own]))
@@ -236,7 +226,8 @@ def attend_backward(rows: Tensor, d_out: Tensor, groups: int, scale: float, layo
     """The gradient by `rows`, of the gradient `d_out` [T, heads * D] by what `attend` gave."""
     heads, size = rows.shape[1] - 2 * groups, rows.shape[2]
     order = layout.order(heads, groups, rows, window)
-    queries, keys, values = _in_order(rows, order)
+    ordered = _in_order(rows, order)
+    queries, keys, values = ordered.split(order.sizes)
     d_found = torch.zeros_like(queries).index_copy_(0, order.places, d_out.reshape(-1, size))
     for own, path, bias in order.parts:
         q, k, v, d = (_by_head(each, bias) for each in (queries[own], keys[path], values[path], d_found[own]))
@@ -247,18 +238,13 @@ def attend_backward(rows: Tensor, d_out: Tensor, groups: int, scale: float, layo
         d_k = torch.bmm(d_scores.transpose(1, 2), q)
         torch.bmm(d_scores, k, out=q)
         k.copy_(d_k)
-    d_rows = torch.empty_like(rows)
-    d_rows[:, :heads] = queries.index_select(0, order.places).view(len(rows), heads, size)
-    for part, summed in ((slice(heads, heads + groups), keys), (slice(heads + groups, None), values)):
-        # Index by index the fastest sum that there is on a CPU.
-        d_rows[:, part] = torch.ops.aten.embedding_dense_backward(summed, order.sums, len(rows) * groups, -1, False).view(-1, groups, size)
-    return d_rows
+    # Index by index the fastest sum that there is on a CPU. Queries that only pad add nothing to the first token's.
+    return torch.ops.aten.embedding_dense_backward(ordered, order.index, rows.shape[0] * rows.shape[1], -1, False).view_as(rows)
 
 
-def _in_order(rows: Tensor, order: _Order) -> list[Tensor]:
-    """Queries [n, D], keys and values [m, D] of the groups, copies."""
-    flat = rows.view(-1, rows.shape[2])
-    return [flat.index_select(0, index) for index in (order.queries, order.keys, order.values)]
+def _in_order(rows: Tensor, order: _Order) -> Tensor:
+    """The queries, keys and values of the groups [n + 2 m, D], a copy."""
+    return rows.view(-1, rows.shape[2]).index_select(0, order.index)
 
 
 def _by_head(vectors: Tensor, bias: Tensor) -> Tensor:

@@ -2,18 +2,18 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_packing import rows_of
 from transformers import AutoConfig, AutoModelForCausalLM, NemotronForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from fine_tuning.config import Training
-from fine_tuning.training import tree_attention
+from fine_tuning.training import methods, tree_attention
 from fine_tuning.training.fused import fuse
 from fine_tuning.training.loss import packed_loss, supervised_logits
-from fine_tuning.training.methods import METHODS
 from fine_tuning.training.packing import pack
 
-# Of two layers each: projections, attention, the gated feed-forward, norms; and the last norm.
-EVERY = 2 * (7 + 1 + 1 + 2) + 1
+# Of two layers each: projections, attention, the gated feed-forward, norms, the layer itself; and the last norm.
+EVERY = 2 * (7 + 1 + 1 + 2 + 1) + 1
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
 
 
@@ -21,7 +21,7 @@ def tuned(base, dtype=torch.float32, **settings):
     """A LoRA model whose adapter does something: B is not zero."""
     settings = Training(lora_r=4, **settings)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, attn_implementation=tree_attention.register())
-    model = METHODS[settings.method].attach(model, settings)
+    model = methods.METHODS[settings.method].attach(model, settings)
     torch.manual_seed(1)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -32,7 +32,13 @@ def tuned(base, dtype=torch.float32, **settings):
 def step(model):
     rows = rows_of(6)
     loss, _ = packed_loss(model, pack(rows))
-    return loss, torch.autograd.grad(loss, [parameter for parameter in model.parameters() if parameter.requires_grad])
+    loss.backward()
+    return loss, [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
+
+
+def fused_modules(model):
+    fuse(model)
+    return sum(getattr(module.forward, "__module__", "") == fuse.__module__ for module in model.modules())
 
 
 @pytest.fixture(params=[None, Qwen2ForCausalLM], ids=["llama", "qwen2"])
@@ -55,11 +61,32 @@ def other_base(tiny_base, folder, kind):
 
 def test_fused_loss_and_gradients_are_those_of_peft(base):
     plain, fused = tuned(base), tuned(base)
-    assert fuse(fused) == EVERY
+    assert fused_modules(fused) == EVERY
     (loss, gradients), (fused_loss, fused_gradients) = step(plain), step(fused)
     assert abs(loss.item() - fused_loss.item()) < 1e-6
     for mine, theirs in zip(fused_gradients, gradients, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-7, rtol=1e-4)
+
+
+def test_the_adapters_are_one_vector_that_is_cleared_and_saved_as_peft_would(tiny_base, tmp_path):
+    plain, fused = tuned(tiny_base), tuned(tiny_base)
+    vector = fuse(fused)
+    assert fuse(fused) is vector and vector.weights.numel() == sum(each.numel() for each in plain.parameters() if each.requires_grad)
+    step(fused)
+    assert vector.gradients.norm() > 0
+    fused.zero_grad()
+    assert vector.gradients.norm() == 0
+    _, gradients = step(fused)
+    for mine, theirs in zip(gradients, step(plain)[1], strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-7, rtol=1e-4)
+    for model, name in ((plain, "plain"), (fused, "fused")):
+        methods.save(model, tmp_path / name)
+    saved, wanted = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("fused", "plain"))
+    assert saved.keys() == wanted.keys() and all(torch.equal(saved[key], wanted[key]) for key in wanted)
+    with torch.no_grad():
+        vector.weights.zero_()
+    methods.restore(fused, tmp_path / "plain")
+    assert step(fused)[0].item() == pytest.approx(step(plain)[0].item(), abs=1e-6)
 
 
 def test_a_switched_off_adapter_gives_the_base(tiny_base):
@@ -88,7 +115,7 @@ def test_a_norm_and_a_feed_forward_that_work_otherwise_are_left_alone(tiny_base)
     inner.norm.forward = lambda x: x * (1 + inner.norm.weight)  # as Gemma's does
     for layer in inner.layers:
         layer.mlp.act_fn = torch.nn.GELU()
-    assert fuse(model) == 2 * (7 + 1 + 2)
+    assert fused_modules(model) == 2 * (7 + 1 + 2)
 
 
 def test_projections_with_dropout_are_left_alone(tiny_base):
@@ -100,5 +127,5 @@ def test_projections_with_dropout_are_left_alone(tiny_base):
 
 def test_bfloat16_stays_near_peft(tiny_base):
     plain, fused = tuned(tiny_base, torch.bfloat16), tuned(tiny_base, torch.bfloat16)
-    assert fuse(fused) == EVERY
+    assert fused_modules(fused) == EVERY
     assert step(fused)[0].item() == pytest.approx(step(plain)[0].item(), rel=2e-2)

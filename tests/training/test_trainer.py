@@ -173,6 +173,19 @@ def test_a_manifest_that_is_no_manifest_is_damage(tmp_path):
         checkpoints.check(tmp_path)
 
 
+def test_a_checkpoint_of_another_version_is_passed_over_and_named(tmp_path):
+    """An update between a kill and the next retrain may have laid out the optimiser's state anew."""
+    checkpoint = tmp_path / "checkpoint-3"
+    checkpoint.mkdir()
+    checkpoints.seal(checkpoint)
+    assert checkpoints.newest_complete(tmp_path) == (checkpoint, [])
+    (checkpoint / "manifest.json").write_text(json.dumps({"files": {}}))
+    assert checkpoints.newest_complete(tmp_path) == (
+        None,
+        [f"{checkpoint} was saved by another version of byoai, which this one cannot go on from"],
+    )
+
+
 def test_a_loss_that_is_no_number_ends_the_run_and_says_what_to_do(tiny_base, row_folder, tmp_path, monkeypatch):
     original = PackedTrainer.compute_loss
     monkeypatch.setattr(PackedTrainer, "compute_loss", lambda self, *args, **named: original(self, *args, **named) * float("nan"))
