@@ -30,7 +30,7 @@ SETTINGS = {
     "training.min_pairs": 1,
     "training.learning_rate": 1e-3,
     "training.num_epochs": 5,
-    "training.replay.prompts": 24,
+    "training.replay.share": 0.5,
     "training.replay.max_new_tokens": 24,
     "evaluation.generate": 4,
     "evaluation.general": 20,

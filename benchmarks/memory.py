@@ -70,7 +70,7 @@ def measure(setting: Setting, steps: int) -> dict[str, float]:
         warmup_ratio=0,
         dtype="float32",
         save_steps=1_000_000,
-        replay=Replay(prompts=setting.replay, max_new_tokens=setting.answer),
+        replay=Replay(share=setting.replay / (steps * setting.batch), max_new_tokens=setting.answer),
     )
     base = fetch_default_base()
     with tempfile.TemporaryDirectory() as name:

@@ -35,7 +35,7 @@ SETTINGS = Training(
     warmup_ratio=0,
     dtype="float32",
     save_steps=10_000_000,
-    replay=Replay(prompts=0),
+    replay=Replay(share=0),
 )
 TRL_SETTINGS: dict[str, dict[str, Any]] = {
     "trl": {},

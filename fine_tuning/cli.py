@@ -73,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     retrain.add_argument("--sample", action="store_true", help="learn the shipped sample (profile `sample`) instead of your chats")
     retrain.add_argument("--if-new", type=int, metavar="N", help="do nothing with fewer than N new turns since the last version (for cron)")
     retrain.add_argument("--dry-run", action="store_true", help="show what would be learned, and the memory and time it would take")
-    retrain.add_argument("--auto", action="store_true", help="lower batch, length or rank until the training fits into the memory")
+    retrain.add_argument(
+        "--auto", action="store_true", help="compute less at once, or lower length or rank, until the training fits into the memory"
+    )
     retrain.add_argument("--force", action="store_true", help="go on with little data")
     retrain.add_argument("--few-shot", action="store_true", help="for 5 to 50 pairs (profile `few_shot`): small steps, and an early end")
     retrain.add_argument("--promote", action="store_true", help="make the version live although the gate refuses it; this is noted")
@@ -85,7 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--minutes", type=float, metavar="M", help="begin no trial, and go on with none, after M minutes")
     sweep.add_argument("--name", help="of the study (default: one for each dataset, base and ranges); the same name goes on with it")
     sweep.add_argument("--retrain", action="store_true", help="then retrain with the best settings")
-    sweep.add_argument("--auto", action="store_true", help="lower batch, length or rank until the training fits into the memory")
+    sweep.add_argument(
+        "--auto", action="store_true", help="compute less at once, or lower length or rank, until the training fits into the memory"
+    )
     sweep.add_argument("--force", action="store_true", help="go on with little data")
 
     ask = add("ask", _ask, "ask one question in the terminal")

@@ -80,7 +80,7 @@ class Replay(_Section):
     `kl_weight` weighs the divergence from the base on those answers (Learning without Forgetting, arXiv 1606.09282).
     """
 
-    prompts: Annotated[int, Field(ge=0)] = 64
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.3  # of an epoch's conversations; as far as the project's prompts go
     max_new_tokens: Positive = 64
     kl_weight: Annotated[float, Field(ge=0)] = 1.0
 
@@ -106,6 +106,7 @@ class Training(_Section):
     use_rslora: bool = False  # scaled by alpha / sqrt(r) (arXiv 2312.03732)
     virtual_tokens: Positive = 20  # of prefix_tuning and prompt_tuning
     batch_size: Positive = 4  # conversations a step
+    batch_tokens: Positive = 4096  # computed at once, at most; a step of more takes several passes, to the same result
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-4
     num_epochs: Positive = 3
     warmup_ratio: Share = 0.05

@@ -26,7 +26,7 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_cleaner import DataCleaner
 from fine_tuning.data_preparation.dataset_builder import Dataset, build_dataset, hash_of, tokenize_dataset
 from fine_tuning.data_preparation.preference_builder import PreferenceData, build_preferences, preferences_of, read_preference_data
-from fine_tuning.data_preparation.replay import build_replay, read_prompts
+from fine_tuning.data_preparation.replay import build_replay, prompts_beside, read_prompts
 from fine_tuning.data_preparation.rows import ConversationTokenizer, prompt_ids, tokenize_conversation
 from fine_tuning.engines.base import ChatOptions, Engine, ModelDetails
 from fine_tuning.engines.default_base import DEFAULT_TAG, ensure_default_base
@@ -182,6 +182,12 @@ def new_turns(config: FineTuningConfig, log: Sequence[Turn], registry: Registry)
     return [turn for turn in log if seen.get(turn.id, "new") not in ("", _standing(turn))]
 
 
+def _learned_as(resolved: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without what changes nothing of what is learned: how much memory is free may differ when a run goes on."""
+    training = {key: value for key, value in resolved["training"].items() if key != "batch_tokens"}
+    return {**resolved, "training": training}
+
+
 def _standing(turn: Turn) -> str:
     """Other after an edit or another rating."""
     return hashlib.sha256(json.dumps([turn.bot_response, turn.metadata.get("rating")]).encode()).hexdigest()[:8]
@@ -275,7 +281,7 @@ class _Retrain:
             rows = tokenize_dataset(dataset.path, self.render, self.vocabulary, max_length, key)
             preferences = self.preferences(log, key)
             counts = paths.read_json(rows / MANIFEST)["splits"]
-        estimate, fitting = self.estimate(base, rows)
+        estimate, fitting = self.estimate(base, rows, self.replay_prompts(counts))
         return Plan(
             name=self.name,
             base=base,
@@ -289,20 +295,24 @@ class _Retrain:
             preferences=preferences,
             preference_method=self.preference_method(preferences),
             counts=counts,
-            replay_prompts=self.config.training.replay.prompts,
+            replay_prompts=self.replay_prompts(counts),
             estimate=estimate,
             fitting=fitting,
             seen={turn.id: _standing(turn) for turn in log},
         )
 
-    def estimate(self, base: ModelDetails, rows: Path) -> tuple["Estimate", dict[str, Any] | None]:
+    def replay_prompts(self, counts: dict[str, dict[str, int]]) -> int:
+        settings = self.config.training
+        return len(read_prompts(prompts_beside(counts["train"]["conversations"], settings.replay.share), settings.seed))
+
+    def estimate(self, base: ModelDetails, rows: Path, replayed: int) -> tuple["Estimate", dict[str, Any] | None]:
         """What the training will take, and, if that is too much, what to lower."""
         from fine_tuning.training import memory
         from fine_tuning.training.hardware import choose_dtype, free_memory, gemm_flops, has_gpu
 
         settings, dtype = self.config.training, choose_dtype(self.config.training)
         shape, learned = memory.shape_of(read_gguf(base.gguf)), memory.read_rows(rows / "train.jsonl")
-        learned += memory.guess_replay(learned, settings.replay.prompts, settings.replay.max_new_tokens)
+        learned += memory.guess_replay(learned, replayed, settings.replay.max_new_tokens)
         machine = gemm_flops(dtype), free_memory(), dtype.itemsize, has_gpu()
 
         def at(training: Training, max_length: int) -> "Estimate":
@@ -414,7 +424,7 @@ class _Retrain:
         """What of the plan changes to go on with `run`; None if it cannot be gone on with, and that is said."""
         before = paths.read_json(run / "inputs.json")
         rows = paths.datasets_dir() / before["dataset"] / before["rows"]
-        same = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) == resolved
+        same = _learned_as(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))) == _learned_as(resolved)
         there = all((folder / MANIFEST).exists() for folder in (rows, paths.datasets_dir() / str(before.get("preferences"))))
         if not same or before["base_digest"] != inputs["base_digest"] or not there:
             self.reporter.note(f"{run.name} was interrupted, and has other settings, base or data than now: left as it is, starting anew")
@@ -427,7 +437,8 @@ class _Retrain:
             "rows": rows,
             "preferences": (preferences := read_preference_data(paths.datasets_dir() / before["preferences"])),
             "preference_method": self.preference_method(preferences),
-            "counts": paths.read_json(rows / MANIFEST)["splits"],
+            "counts": (counts := paths.read_json(rows / MANIFEST)["splits"]),
+            "replay_prompts": self.replay_prompts(counts),
             "seen": before["seen"],
         }
 
@@ -436,7 +447,7 @@ class _Retrain:
     def replay(self, plan: Plan) -> Path | None:
         """Token rows of general prompts that the base answered itself."""
         settings = self.config.training.replay
-        if not settings.prompts:
+        if not plan.replay_prompts:
             return None
         options = ChatOptions(temperature=0, seed=0, max_tokens=settings.max_new_tokens)
 
@@ -444,7 +455,7 @@ class _Retrain:
             chunks = list(self.engine.chat(plan.base.tag, [Message(role="user", content=prompt)], options))
             return "".join(chunk.text for chunk in chunks), chunks[-1].done_reason == "stop"
 
-        prompts = read_prompts(settings.prompts, self.config.training.seed)
+        prompts = read_prompts(plan.replay_prompts, self.config.training.seed)
         key = f"{plan.base.digest} {settings.max_new_tokens}"
         file, making = build_replay(prompts, answer, self.render, self.vocabulary, self.config.data_preparation.max_length, key)
         with self.stage("Asking the base what it should not forget"):

@@ -5,6 +5,7 @@ No foreign data is needed for a model to keep what it knew; the rows are made on
 
 import hashlib
 import json
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -15,19 +16,27 @@ from fine_tuning.conversation import Message
 from fine_tuning.data_preparation.rows import Render, Tokenizer, TokenRow, tokenize_conversation
 from fine_tuning.errors import DataError
 
+_STEP = 16  # prompts
 PROMPTS = paths.SAMPLES / "general_prompts.jsonl"
 
 Answer = Callable[[str], tuple[str, bool]]
 """The base's greedy answer to a prompt, and whether it ended by itself."""
 
 
+def prompts_beside(chats: int, share: float) -> int:
+    """How many prompts make a `share` of what is learned together with `chats` conversations; in whole steps, for the base answers those
+    that it was not asked before, and a log grows a little from one retrain to the next."""
+    return math.ceil(share / (1 - share) * chats / _STEP) * _STEP
+
+
 def read_prompts(count: int, seed: int, file: Path = PROMPTS) -> list[str]:
-    """`count` of the project's general prompts (all, if there are fewer), drawn with `seed`."""
+    """`count` of the project's general prompts (all, if there are fewer), drawn with `seed`; fewer are the first of more."""
     try:
         prompts = [str(json.loads(line)["prompt"]) for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f'{file} must hold one {{"prompt": ...}} a line: {error}') from error
-    return random.Random(seed).sample(prompts, min(count, len(prompts)))
+    random.Random(seed).shuffle(prompts)
+    return prompts[:count]
 
 
 def build_replay(

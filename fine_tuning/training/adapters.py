@@ -31,14 +31,15 @@ class Adapters:
     def add(self, outs: Sequence[Tensor], x: Tensor) -> Tensor:
         """outs[i] += scale[i] x A[i]^T B[i]^T in place, for `x` [T, in] and `outs` [T, out] each; x A^T [T, R]."""
         low = x @ self.a.to(x.dtype).t()
-        for out, part, b, scale in zip(outs, low.split(self.ranks, dim=1), self.b, self.scales, strict=True):
+        for out, part, b, scale in zip(outs, low.split_with_sizes(self.ranks, dim=1), self.b, self.scales, strict=True):
             out.addmm_(part, b.to(x.dtype), alpha=scale)
         return low
 
     def backward(self, d_outs: Sequence[Tensor], x: Tensor, low: Tensor, dx: Tensor | None) -> None:
         """Add to the adapters' own gradients, and to `dx` [T, in], what `add` makes of the gradients `d_outs`."""
         d_low = torch.empty_like(low)
-        parts = zip(d_outs, low.split(self.ranks, dim=1), d_low.split(self.ranks, dim=1), self.b, self.d_b, self.scales, strict=True)
+        lows = (each.split_with_sizes(self.ranks, dim=1) for each in (low, d_low))
+        parts = zip(d_outs, *lows, self.b, self.d_b, self.scales, strict=True)
         for d_out, part, d_part, b, d_b, scale in parts:
             torch.addmm(d_part, d_out, b.to(x.dtype).t(), beta=0, alpha=scale, out=d_part)
             _add_product(d_b, part.t(), d_out, scale)

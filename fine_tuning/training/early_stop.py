@@ -57,11 +57,6 @@ class EarlyStop(TrainerCallback):
                 best, lowest = step, loss
         return best
 
-    @property
-    def best_epoch(self) -> int:
-        """The epoch that ended with that step; 0 before the first."""
-        return sum(step <= self.best_step for step in self.losses)
-
     def _trained(self) -> dict[str, torch.Tensor]:
         return {name: weight for name, weight in self.trainer.model.named_parameters() if weight.requires_grad}
 

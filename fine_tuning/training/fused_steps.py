@@ -86,25 +86,25 @@ class Attention:
         low = self.of_inner.add(self._split(rows), x)
         by_head = rows.view(len(rows), self.heads + 2 * self.groups, -1)
         _turn(by_head[:, : self.heads + self.groups], cos, sin)
-        seen = attend(by_head, self.groups, self.scale, layout, self.window)
+        seen, *attended = attend(by_head, self.groups, self.scale, layout, self.window)
         y = seen @ self.outer.t()
-        return y, x, low, rows, seen, self.of_outer.add([y], seen)
+        return y, x, low, seen, self.of_outer.add([y], seen), *attended
 
     def backward(self, dy: Tensor, kept: Sequence[Tensor], deeper: bool, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor | None:
-        x, low, rows, seen, low_of_outer = kept
+        x, low, seen, low_of_outer, *attended = kept
         d_seen = dy @ self.outer
         self.of_outer.backward([dy], seen, low_of_outer, d_seen)
-        by_head = rows.view(len(rows), self.heads + 2 * self.groups, -1)
-        d_by_head = attend_backward(by_head, d_seen, self.groups, self.scale, layout, self.window)
+        shape = torch.Size((len(x), self.heads + 2 * self.groups, seen.shape[1] // self.heads))
+        d_by_head = attend_backward(attended, d_seen, shape, self.groups, self.scale, layout, self.window)
         _turn(d_by_head[:, : self.heads + self.groups], cos, -sin)
-        d_rows = d_by_head.view(len(rows), -1)
+        d_rows = d_by_head.view(len(x), -1)
         dx = d_rows @ self.inner if deeper else None
         self.of_inner.backward(self._split(d_rows), x, low, dx)
         return dx
 
     def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
         each = rows.shape[1] // (self.heads + 2 * self.groups)
-        return rows.split([self.heads * each, self.groups * each, self.groups * each], dim=1)
+        return rows.split_with_sizes([self.heads * each, self.groups * each, self.groups * each], dim=1)
 
 
 @dataclass
@@ -173,10 +173,10 @@ class Layer:
         middle.add_(x)
         normed, *of_between = self.between.forward(middle)
         y, *of_gated = self.gated.forward(normed)
-        return y.add_(middle), *of_before, *of_attention, *of_between, *of_gated
+        return y.add_(middle), *of_before, *of_between, *of_gated, *of_attention
 
     def backward(self, dy: Tensor, kept: Sequence[Tensor], deeper: bool, *about: Any) -> Tensor | None:
-        of_before, of_attention, of_between, of_gated = kept[:2], kept[2:7], kept[7:9], kept[9:]
+        of_before, of_between, of_gated, of_attention = kept[:2], kept[2:4], kept[4:8], kept[8:]
         d_normed: Any = self.gated.backward(dy, of_gated, True)
         d_middle = self.between.backward(d_normed, of_between, True).add_(dy)
         d_normed = self.attention.backward(d_middle, of_attention, deeper, *about)

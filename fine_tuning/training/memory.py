@@ -10,7 +10,7 @@ activations  what each layer saves of each token (`_saved`), and on a CPU the ho
 mask         [T, T] booleans, twice while they are made, and who sees whom in the order of the attention (tree_attention.py), once a head
 logits       [n, vocabulary] in fp32, for a lot of n supervised tokens (loss.py); replayed ones once more for their divergence
 
-T, the tokens that a step computes, is the size of the batch's prefix tree (packing.py), counted here from the token rows themselves.
+T, the tokens that are computed at once, is the size of a prefix tree (packing.py), counted here from the token rows themselves.
 benchmarks/memory.py compares all this with what is measured, and says how to calibrate it anew.
 """
 
@@ -36,7 +36,7 @@ _RUNTIME = 800 << 20  # bytes
 _HOLES = 1.6  # glibc does not give a freed block again to an aligned request of the same size, and torch aligns all of its tensors
 _EFFICIENCY = 0.75  # of the matrix products' speed, over what grows with a step
 _DEQUANTISED = 4e8  # weights a second, one after the other (quantised_linear.py)
-_LAYER_SECONDS = 0.015  # of a step that do not grow with it: its calls one by one, the weights read again, the optimiser
+_LAYER_SECONDS = 0.015  # of a pass that do not grow with it: its calls one by one, the weights read again, the optimiser
 
 _TRL_COPIES = 3  # of all tokens' logits: themselves, their exponentials, and the gradient
 _TEACHER_BATCH = 8  # replay rows that the base looks at together (trainer.teach)
@@ -81,7 +81,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step computes."""
+    """What is computed at once."""
 
     tokens: int  # of the prefix tree
     scores: int  # of the attention, for each head: tokens by the tokens that they may see, and about as many more that they may not
@@ -91,10 +91,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Workload:
-    """One epoch: how many steps, and a sample of their batches in which the one with the longest row is."""
+    """One epoch: how many steps, and a sample of what is computed at once in which the pass with the longest row is."""
 
     steps: int
     batches: tuple[Batch, ...]
+    passes: float = 1.0  # of one step, on average
     held_out: "Workload | None" = None  # an epoch of all the trainings with a part held out, which come first (cross_validation.py)
 
 
@@ -176,8 +177,13 @@ def workload(rows: Sequence[Row], settings: Training, max_length: int | None = N
     sampled = sorted(groups, key=lambda group: max(len(row.ids) for row in group), reverse=True)
     if len(groups) > _SAMPLED_BATCHES:  # the one with the longest row, and others at random
         sampled = [sampled[0], *random.Random(settings.seed).sample(sampled[1:], _SAMPLED_BATCHES - 1)]
-    batches = tuple(_batch(group, padded=settings.backend == "trl") for group in sampled)
-    return Workload(len(groups), batches, _held_out([row for row in order if not row.replayed], len(order), settings))
+    batches = [batch for group in sampled for batch in _batches(group, settings)]
+    return Workload(
+        len(groups),
+        tuple(batches),
+        len(batches) / max(len(sampled), 1),
+        _held_out([row for row in order if not row.replayed], len(order), settings),
+    )
 
 
 def _held_out(chats: Sequence[Row], rows: int, settings: Training) -> Workload | None:
@@ -194,12 +200,19 @@ def chats_in_a_batch(settings: Training, chats: int, rows: int) -> int:
     return max(1, round(settings.batch_size * chats / rows))
 
 
-def _batch(rows: Sequence[Row], padded: bool) -> Batch:
-    longest = max(len(row.ids) for row in rows)
-    if padded:
+def _batches(rows: Sequence[Row], settings: Training) -> list[Batch]:
+    """What a step computes, pass by pass."""
+    if settings.backend == "trl":  # pads, takes logits of every token, and knows no passes
+        longest = max(len(row.ids) for row in rows)
         tokens = len(rows) * longest
-        return Batch(tokens, tokens * longest, _TRL_COPIES * tokens, tokens)  # TRL takes logits of every token
-    ordered = sorted(row.ids for row in rows)
+        return [Batch(tokens, tokens * longest, _TRL_COPIES * tokens, tokens)]
+    ordered = sorted(rows, key=lambda row: row.ids)
+    return [_batch(ordered[part]) for part in divide([row.ids for row in ordered], settings.batch_tokens)]
+
+
+def _batch(rows: Sequence[Row]) -> Batch:
+    """One pass over sorted rows."""
+    ordered = [row.ids for row in rows]
     own = tree_branches(ordered)
     targets, replayed = sum(row.targets for row in rows), sum(row.targets for row in rows if row.replayed)
     lot = -(-targets // max(1, -(-targets // LOGITS_AT_ONCE)))
@@ -210,6 +223,19 @@ def _batch(rows: Sequence[Row], padded: bool) -> Batch:
 def tree_branches(ordered: Sequence[Sequence[int]]) -> list[int]:
     """What each of the sorted rows adds to their prefix tree, in tokens: what it does not share with the one before."""
     return [len(row) - shared_head(before, row) for before, row in pairwise([(), *ordered])]
+
+
+def divide(ordered: Sequence[Sequence[int]], limit: int) -> list[slice]:
+    """The sorted rows in parts whose prefix trees have at most `limit` tokens each; a longer row is alone."""
+    parts: list[slice] = []
+    size = 0
+    for index, own in enumerate(tree_branches(ordered)):
+        if parts and size + own <= limit:
+            parts[-1], size = slice(parts[-1].start, index + 1), size + own
+        else:
+            parts.append(slice(index, index + 1))
+            size = len(ordered[index])
+    return parts
 
 
 def shared_head(one: Sequence[int], other: Sequence[int]) -> int:
@@ -230,9 +256,11 @@ def estimate(
         parts = _parts(shape, settings, work, bytes_per_weight, quantised)
         if not on_gpu:  # there, what is free is free of torch already, and the allocator fills its holes
             parts |= {"runtime": _RUNTIME, "activations": int(_HOLES * parts["activations"])}
-        once = quantised * 2 * shape.linear / _DEQUANTISED  # in each step
+        once = quantised * 2 * shape.linear / _DEQUANTISED  # in each pass
         epochs = [each for each in (work, work.held_out) if each]
-        seconds = sum(each.steps * (once + mean(_seconds(shape, settings, batch, flops) for batch in each.batches)) for each in epochs)
+        seconds = sum(
+            each.steps * each.passes * (once + mean(_seconds(shape, settings, batch, flops) for batch in each.batches)) for each in epochs
+        )
         return Estimate(parts, settings.num_epochs * seconds, settings.num_epochs * work.steps, available, quantised)
 
     if settings.base_weights == "quantised":
@@ -248,13 +276,13 @@ def _parts(shape: Shape, settings: Training, work: Workload, width: int, quantis
 
     full = settings.method == "full"
     trained = shape.parameters if full else _adapter(shape, settings)
-    teaching = 2 * _TEACHER_BATCH * settings.replay.max_new_tokens * shape.vocabulary * 4 if settings.replay.prompts else 0
+    teaching = 2 * _TEACHER_BATCH * settings.replay.max_new_tokens * shape.vocabulary * 4 if settings.replay.share else 0
     return {
         "runtime": 0,
         "weights": (shape.parameters - shape.linear * quantised) * width + shape.quantised * quantised,
         "loading": 2 * shape.largest * width + teaching,
         "training": trained * (12 if full else 16),
-        "activations": most(lambda batch: batch.tokens) * shape.layers * _saved(shape, settings, width),
+        "activations": shape.layers * most(lambda batch: batch.tokens * _saved(shape, settings, width) + _weights(shape, batch) * width),
         "mask": most(lambda batch: batch.tokens**2 * 2 + batch.scores * shape.heads * width),
         "logits": most(lambda batch: batch.logits) * shape.vocabulary * 4,
     }
@@ -274,13 +302,19 @@ def _saved(shape: Shape, settings: Training, width: int) -> int:
     return attention + (4 * shape.hidden + 2 * shape.feed_forward + low) * width
 
 
+def _weights(shape: Shape, batch: Batch) -> int:
+    """Numbers that a layer keeps of the attention's weights: those of short conversations (tree_attention.attend)."""
+    weights = batch.scores * shape.heads
+    return weights if weights <= batch.tokens * (shape.attention + 2 * shape.keys) else 0
+
+
 def _adapter(shape: Shape, settings: Training) -> int:
     """Parameters of a LoRA adapter on every matrix of every layer."""
     return settings.lora_r * shape.layers * (shape.inputs + shape.outputs)
 
 
 def _seconds(shape: Shape, settings: Training, batch: Batch, flops: float) -> float:
-    """One step. Operations: two for each weight forward, two backward to the input, two for a weight's own gradient (arXiv 2001.08361);
+    """One pass. Operations: two for each weight forward, two backward to the input, two for a weight's own gradient (arXiv 2001.08361);
     the attention's two products forward, five backward."""
     full = settings.method == "full"
     weights = shape.linear * batch.tokens + shape.vocabulary * shape.hidden * batch.targets
@@ -293,7 +327,8 @@ def _seconds(shape: Shape, settings: Training, batch: Batch, flops: float) -> fl
 
 
 def largest_fitting(settings: Training, max_length: int, at: Callable[[Training, int], Estimate]) -> dict[str, Any] | None:
-    """What to lower so that it fits, as dotted settings: the batch; if one conversation is too much, the length too; at last the rank.
+    """What to lower so that it fits, as dotted settings: what is computed at once, which changes nothing else; if one conversation is too
+    much, the length too; at last the rank.
 
     `at` estimates for other settings and lengths. The last one named is as large as fits. None when nothing is small enough.
     """
@@ -304,7 +339,8 @@ def largest_fitting(settings: Training, max_length: int, at: Callable[[Training,
         found = at(settings.model_copy(update=training), changes.get("data_preparation.max_length", max_length))
         return found.memory <= _MARGIN * found.available
 
-    knobs = [("training.batch_size", settings.batch_size, 1), ("data_preparation.max_length", max_length, min(LEAST_LENGTH, max_length))]
+    first = ("batch_size", settings.batch_size, 1) if settings.backend == "trl" else ("batch_tokens", settings.batch_tokens, LEAST_LENGTH)
+    knobs = [(f"training.{first[0]}", *first[1:]), ("data_preparation.max_length", max_length, min(LEAST_LENGTH, max_length))]
     if settings.method in (FineTuningMethod.LORA, FineTuningMethod.QLORA):
         knobs.append(("training.lora_r", settings.lora_r, 1))
     for key, now, least in knobs:

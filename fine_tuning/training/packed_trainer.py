@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from fine_tuning.config import Training
 from fine_tuning.training import checkpoints, methods
 from fine_tuning.training.fused import fuse, outside
 from fine_tuning.training.loss import packed_loss, plain_head
-from fine_tuning.training.packing import Row, pack
+from fine_tuning.training.packing import Row, pack_within
 
 
 class Backend:
@@ -66,7 +68,7 @@ class Backend:
 
 
 class PackedTrainer(Backend, Trainer):
-    """Trainer with one packed row a batch."""
+    """Trainer whose batches are packed rows: one, or as many as keep what is computed at once within `batch_tokens`."""
 
     def __init__(self, model: Any, folder: Path, settings: Training, rows: Sequence[Any], validation: Sequence[Row]) -> None:
         super().__init__(
@@ -74,7 +76,7 @@ class PackedTrainer(Backend, Trainer):
             args=TrainingArguments(**arguments(folder, settings, len(rows))),
             train_dataset=rows,  # a list of rows is all that a sampler needs
             eval_dataset=validation,
-            data_collator=pack,
+            data_collator=partial(pack_within, tokens=settings.batch_tokens),
         )
         self.adapters = fuse(self.model)  # here, since the weights are now where they stay
         self.head = plain_head(self.model)
@@ -97,15 +99,25 @@ class PackedTrainer(Backend, Trainer):
 
     # Transformers' own forms of these ask a thousand modules in each step.
 
-    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         if not model.training:
             model.train()
-        loss = self.compute_loss(model, self._prepare_inputs(inputs))
-        self.accelerator.backward(loss)
-        return loss.detach()
+        targets = max(sum(len(part["shift_labels"]) for part in inputs), 1)
+        total, right = torch.zeros((), device=self.args.device), 0.0
+        for part in inputs:
+            share = len(part["shift_labels"]) / targets
+            loss = self.compute_loss(model, self._prepare_inputs(part)) * share
+            self.accelerator.backward(loss)
+            total, right = total + loss.detach(), right + share * self.accuracy
+        self.accuracy = right
+        return total
 
     def _clip_grad_norm(self, model: Any) -> Tensor:
-        return nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm, foreach=True)
+        gradients = [each.grad for each in self.trained if each.grad is not None]
+        norm = nn.utils.get_total_norm(gradients, foreach=True)
+        if norm > self.args.max_grad_norm:  # else there is nothing to do to each of them
+            nn.utils.clip_grads_with_norm_(self.trained, self.args.max_grad_norm, norm, foreach=True)
+        return norm
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """None: `count` knows better."""
@@ -123,10 +135,10 @@ class PackedTrainer(Backend, Trainer):
         self.model.eval()
         total, count = 0.0, 0
         with torch.random.fork_rng():  # the training's own numbers go on as if nobody had looked
-            for batch in self.get_eval_dataloader():
-                batch = self._prepare_inputs(batch)
-                total += packed_loss(self.model, batch, head=self.head)[0].item() * len(batch["shift_labels"])
-                count += len(batch["shift_labels"])
+            for part in chain.from_iterable(self.get_eval_dataloader()):
+                part = self._prepare_inputs(part)
+                total += packed_loss(self.model, part, head=self.head)[0].item() * len(part["shift_labels"])
+                count += len(part["shift_labels"])
         self.model.train()
         return total / max(count, 1)
 

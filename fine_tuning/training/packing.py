@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fine_tuning.training.memory import divide
 from fine_tuning.training.tree_attention import Layout
 
 
@@ -70,6 +71,12 @@ class _Tree:
                 ancestors[node] |= ancestors[parent]
         nodes = torch.tensor(self.nodes)
         return ancestors[nodes][:, nodes].tril()
+
+
+def pack_within(rows: Sequence[Row], tokens: int) -> list[dict[str, Any]]:
+    """Packed rows of at most `tokens` tokens each; a longer conversation is one alone. What shares its head stays together."""
+    ordered = sorted(rows, key=lambda row: row.computed())
+    return [pack(ordered[part]) for part in divide([row.computed() for row in ordered], tokens)]
 
 
 def pack(rows: Sequence[Row]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class PreferenceTrainer(PackedTrainer):
         wanted = settings.preferences
         changes = {"learning_rate": wanted.learning_rate, "num_epochs": wanted.num_epochs, "batch_size": -(-settings.batch_size // 2)}
         super().__init__(model, folder, settings.model_copy(update=changes), items, [])
-        self.data_collator, self.beta = pack_preferences, wanted.beta
+        self.data_collator, self.beta = lambda items: [pack_preferences(items)], wanted.beta
 
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None) -> Tensor:
         loss, rewards = preference_loss(model, inputs, self.beta, self.head)

@@ -2,8 +2,8 @@
 
 SDPA with a mask multiplies all T x T scores of a row, of which most belong to other conversations. Here conversations lie side by side,
 long ones in pieces, those of like size in one group, padded to its longest: for eight chats a tenth of it. Keys and values of heads that
-share them (grouped queries, arXiv 2305.13245) are not repeated, and the scores are computed again in the backward pass instead of kept
-(arXiv 2205.14135). Vectors go to their places and back in one copy each.
+share them (grouped queries, arXiv 2305.13245) are not repeated, and the scores of long ones are computed again in the backward pass instead
+of kept (arXiv 2205.14135). Vectors go to their places and back in one copy each.
 """
 
 import math
@@ -202,36 +202,47 @@ class _TreeAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, groups: int, scale: float, layout: Layout, window: int | None) -> Tensor:
-        ctx.save_for_backward(rows)
         ctx.about = groups, scale, layout, window
-        return attend(rows, *ctx.about)
+        seen, *kept = attend(rows, *ctx.about)
+        ctx.save_for_backward(*kept)
+        ctx.shape = rows.shape
+        return seen
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        return attend_backward(ctx.saved_tensors[0], outer[0], *ctx.about), None, None, None, None
+        return attend_backward(ctx.saved_tensors, outer[0], ctx.shape, *ctx.about), None, None, None, None
 
 
-def attend(rows: Tensor, groups: int, scale: float, layout: Layout, window: int | None = None) -> Tensor:
-    """[T, heads * D] of `rows` [T, heads + 2 * groups, D]: each token's queries, keys and values; heads / groups queries share a key."""
+def attend(rows: Tensor, groups: int, scale: float, layout: Layout, window: int | None = None) -> list[Tensor]:
+    """[T, heads * D] of `rows` [T, heads + 2 * groups, D]: each token's queries, keys and values; heads / groups queries share a key.
+
+    Also what `attend_backward` wants: the rows; or, of conversations so short that this is little more, the rows in order and the weights.
+    """
     order = layout.order(rows.shape[1] - 2 * groups, groups, rows, window)
-    queries, keys, values = _in_order(rows, order).split(order.sizes)
-    found = torch.empty_like(queries)
+    ordered = _in_order(rows, order)
+    queries, keys, values = ordered.split_with_sizes(order.sizes)
+    found, kept = torch.empty_like(queries), []
     for own, path, bias in order.parts:
         q, k, v, result = (_by_head(each, bias) for each in (queries[own], keys[path], values[path], found[own]))
-        torch.bmm(_weights(q, k, scale, bias), v, out=result)
-    return found.index_select(0, order.places).view(len(rows), -1)
-
-
-def attend_backward(rows: Tensor, d_out: Tensor, groups: int, scale: float, layout: Layout, window: int | None = None) -> Tensor:
-    """The gradient by `rows`, of the gradient `d_out` [T, heads * D] by what `attend` gave."""
-    heads, size = rows.shape[1] - 2 * groups, rows.shape[2]
-    order = layout.order(heads, groups, rows, window)
-    ordered = _in_order(rows, order)
-    queries, keys, values = ordered.split(order.sizes)
-    d_found = torch.zeros_like(queries).index_copy_(0, order.places, d_out.reshape(-1, size))
-    for own, path, bias in order.parts:
-        q, k, v, d = (_by_head(each, bias) for each in (queries[own], keys[path], values[path], d_found[own]))
         weights = _weights(q, k, scale, bias)
+        torch.bmm(weights, v, out=result)
+        kept.append(weights)
+    small = sum(weights.numel() for weights in kept) <= rows.numel()
+    return [found.index_select(0, order.places).view(len(rows), -1), *([ordered, *kept] if small else [rows])]
+
+
+def attend_backward(
+    kept: Sequence[Tensor], d_out: Tensor, shape: torch.Size, groups: int, scale: float, layout: Layout, window: int | None = None
+) -> Tensor:
+    """The gradient by `rows` of that `shape`, of the gradient `d_out` [T, heads * D] by what `attend` gave; writes over what it kept."""
+    first, *known = kept
+    order = layout.order(shape[1] - 2 * groups, groups, first, window)
+    ordered = first if known else _in_order(first, order)
+    queries, keys, values = ordered.split_with_sizes(order.sizes)
+    d_found = torch.zeros_like(queries).index_copy_(0, order.places, d_out.reshape(-1, shape[2]))
+    for index, (own, path, bias) in enumerate(order.parts):
+        q, k, v, d = (_by_head(each, bias) for each in (queries[own], keys[path], values[path], d_found[own]))
+        weights = known[index] if known else _weights(q, k, scale, bias)
         d_scores = torch._softmax_backward_data(torch.bmm(d, v.transpose(1, 2)), weights, -1, weights.dtype).mul_(scale)
         # Each gradient takes the place of what it is the gradient by, once that is no longer needed.
         torch.bmm(weights.transpose(1, 2), d, out=v)
@@ -239,7 +250,7 @@ def attend_backward(rows: Tensor, d_out: Tensor, groups: int, scale: float, layo
         torch.bmm(d_scores, k, out=q)
         k.copy_(d_k)
     # Index by index the fastest sum that there is on a CPU. Queries that only pad add nothing to the first token's.
-    return torch.ops.aten.embedding_dense_backward(ordered, order.index, rows.shape[0] * rows.shape[1], -1, False).view_as(rows)
+    return torch.ops.aten.embedding_dense_backward(ordered, order.index, shape[0] * shape[1], -1, False).view(shape)
 
 
 def _in_order(rows: Tensor, order: _Order) -> Tensor:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from fine_tuning.config import Training, load_config
 from fine_tuning.errors import Cancelled
+from fine_tuning.training.cross_validation import fewest_epochs
 from fine_tuning.training.early_stop import EarlyStop, EndAfter
 from fine_tuning.training.trainer import Progress, train
 
@@ -63,15 +64,29 @@ def test_each_part_is_left_out_once_and_the_training_on_all_ends_after_as_many_e
     (row_folder / "validation.jsonl").write_text("")
     seen: list[Progress] = []
     result = train(tiny_base, row_folder, tmp_path / "run", LEFT_OUT, report=seen.append)
-    epochs = json.loads((tmp_path / "run" / "folds" / "epochs.json").read_text())
-    assert len(epochs) == 3 and all(1 <= best <= 5 for best in epochs)
-    assert result.steps == sorted(epochs)[1] * EPOCH
+    losses = json.loads((tmp_path / "run" / "folds" / "losses.json").read_text())
+    assert len(losses) == 3 and all(1 <= len(part) <= 5 for part in losses)
+    epochs = fewest_epochs(losses)
+    assert result.steps == epochs * EPOCH
     assert {step.part for step in seen} == {"held-out parts", "chats"}
     # They leave nothing behind in the weights: a training of that length alone ends in the same.
-    alone = LEFT_OUT.model_copy(update={"folds": 0, "early_stop": 0, "num_epochs": sorted(epochs)[1]})
+    alone = LEFT_OUT.model_copy(update={"folds": 0, "early_stop": 0, "num_epochs": epochs})
     train(tiny_base, row_folder, tmp_path / "alone", alone)
     for key, value in _adapter(tmp_path / "alone").items():
         torch.testing.assert_close(value, _adapter(tmp_path / "run")[key])
+
+
+@pytest.mark.parametrize(
+    ("losses", "epochs"),
+    [
+        ([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0]], 2),  # all agree
+        ([[2.0, 0.5, 0.1, 0.09, 0.08], [2.0, 0.3, 0.02, 0.01, 0.0]], 3),  # still falling, by less than the parts differ
+        ([[2.0, 1.0, 0.5], [2.0, 0.5]], 3),  # one part ended early: it stays as it was
+        ([[1.0, 2.0]], 1),
+    ],
+)
+def test_the_fewest_epochs_are_taken_that_are_within_a_standard_error_of_the_best(losses: Any, epochs: int) -> None:
+    assert fewest_epochs(losses) == epochs
 
 
 def test_a_part_is_left_out_with_as_few_chats_a_step_as_there_are_beside_the_replay(tiny_base: Any, row_folder: Any, tmp_path: Any) -> None:
@@ -101,7 +116,7 @@ def test_a_run_killed_among_its_parts_leaves_none_of_them_out_twice(tiny_base: A
 
 def test_few_pairs_have_a_profile_of_their_own_that_goes_over_another() -> None:
     plain, few = load_config(), load_config(profile="few_shot")
-    assert few.training.lora_r < plain.training.lora_r and few.training.replay.prompts > plain.training.replay.prompts
+    assert few.training.lora_r < plain.training.lora_r and few.training.replay.share > plain.training.replay.share
     assert few.training.early_stop and few.training.folds and few.training.min_pairs == 5 < plain.training.min_pairs
     both = load_config(profile="sample,few_shot")
     assert (both.deployment.model_name, both.training.lora_r) == ("sample", few.training.lora_r)

@@ -2,9 +2,12 @@
 
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from token_rows import VOCABULARY, random_rows
 
 from fine_tuning.config import Replay, Training
@@ -12,7 +15,7 @@ from fine_tuning.engines.gguf_file import read_gguf
 from fine_tuning.errors import NotEnoughMemory
 from fine_tuning.training import memory, tree_attention
 from fine_tuning.training.fused import fuse
-from fine_tuning.training.memory import Batch, Estimate, Row, Shape, Workload, estimate, largest_fitting, tree_branches, workload
+from fine_tuning.training.memory import Batch, Estimate, Row, Shape, Workload, divide, estimate, largest_fitting, tree_branches, workload
 
 SMOL = Shape(
     parameters=134_515_008,
@@ -31,7 +34,7 @@ SMOL = Shape(
     quantised=66_355_200,
 )
 TINY = replace(SMOL, layers=1, hidden=64, attention=64, keys=32, feed_forward=192, inputs=576, outputs=640)
-LORA = Training(method="lora", replay=Replay(prompts=0))
+LORA = Training(method="lora", replay=Replay(share=0))
 BATCH = Batch(tokens=500, scores=60_000, logits=200, targets=200)
 
 
@@ -117,7 +120,7 @@ def at_most(available: int, rows: list[Row], **more: object):
 ROWS = [Row(tuple(range(start, start + 400)), 100) for start in range(0, 40_000, 400)]
 
 
-@pytest.mark.parametrize(("available", "lowered"), [(3.5e9, "batch_size"), (1.95e9, "max_length")])
+@pytest.mark.parametrize(("available", "lowered"), [(3.5e9, "batch_tokens"), (1.95e9, "max_length")])
 def test_what_is_advised_fits_and_one_more_would_not(available, lowered):
     settings = LORA.model_copy(update={"batch_size": 32})
     at = at_most(int(available), ROWS)
@@ -155,7 +158,7 @@ def test_too_much_is_refused_with_the_settings_that_fit_and_the_option_that_take
     settings = LORA.model_copy(update={"batch_size": 32})
     at = at_most(3_500_000_000, ROWS)
     advice = largest_fitting(settings, 400, at)
-    with pytest.raises(NotEnoughMemory, match=rf"activations.*--set training.batch_size={advice['training.batch_size']} \(--auto"):
+    with pytest.raises(NotEnoughMemory, match=rf"activations.*--set training.batch_tokens={advice['training.batch_tokens']} \(--auto"):
         memory.require(at(settings, 400), settings, "smollm2:135m", advice)
     memory.require(at_most(10**10, ROWS)(LORA, 400), LORA, "smollm2:135m", None)
 
@@ -170,6 +173,23 @@ def test_more_of_anything_takes_more():
     ):
         more = estimate(SMOL, settings, work, 1e11, 10**10)
         assert more.memory > base.memory and more.seconds > base.seconds
+
+
+def test_many_passes_take_the_memory_of_the_largest_and_the_time_of_all():
+    one, few = (LORA.model_copy(update={"batch_size": 32, "batch_tokens": tokens}) for tokens in (100_000, 1000))
+    assert [round(workload(ROWS, settings).passes, 1) for settings in (one, few)] == [1.0, 12.5]  # 32, 32, 32 and 4 chats, by twos
+    whole, parts = (estimate(SMOL, settings, workload(ROWS, settings), 1e11, 10**11) for settings in (one, few))
+    assert parts.memory < whole.memory / 4 and parts.steps == whole.steps
+    assert whole.seconds < parts.seconds < 1.5 * whole.seconds
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), max_size=12), st.integers(1, 20))
+def test_rows_are_divided_into_trees_within_the_limit_and_no_more_of_them_than_it_takes(rows, limit):
+    ordered = sorted(rows)
+    parts = [ordered[part] for part in divide(ordered, limit)]
+    assert [row for part in parts for row in part] == ordered
+    assert all(sum(tree_branches(part)) <= limit or len(part) == 1 for part in parts)
+    assert all(sum(tree_branches([*part, following[0]])) > limit for part, following in pairwise(parts))
 
 
 def test_logits_are_counted_a_lot_at_a_time_and_those_held_to_the_base_twice():
@@ -204,7 +224,7 @@ def test_auto_takes_what_fits_and_says_so(home, monkeypatch, capsys):
     arguments = ["retrain", "--sample", "--dry-run", "--set", "training.batch_size=64"]
     assert main([*arguments, "--auto"]) == 0
     said = capsys.readouterr().out
-    assert "--auto takes training.batch_size=" in said
+    assert "--auto takes training.batch_tokens=" in said
     assert "2.3 GB free" in said
 
 

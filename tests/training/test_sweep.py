@@ -16,7 +16,7 @@ from fine_tuning.config import FineTuningConfig, Replay, Sweep, Training, load_c
 from fine_tuning.errors import Cancelled, ConfigError, TrainingError
 from fine_tuning.training.sweep import Prepared, _queue_again, _this_process, _Worker, fixed, grid, search, space
 
-TRAINING = Training(method="lora", batch_size=8, num_epochs=2, lora_r=4, dtype="float32", replay=Replay(prompts=0))
+TRAINING = Training(method="lora", batch_size=8, num_epochs=2, lora_r=4, dtype="float32", replay=Replay(share=0))
 ONE = {"lora_r": (4,), "lora_alpha": (8,), "lora_dropout": (0.0,), "num_epochs": (2,), "batch_size": (8,)}
 
 
@@ -249,7 +249,7 @@ def test_the_command_sweeps_the_real_base_and_writes_a_configuration_to_retrain_
             f"What is in box number {number}, please?", f"Box number {number} holds {number * 7} apples.", {"model": "smollm2:135m"}
         )
     ranges = {key: list(values) for key, values in ONE.items()} | {"learning_rate": [1e-4, 1e-3], "num_epochs": [1]}
-    sets = {f"sweep.{key}": values for key, values in ranges.items()} | {"training.replay.prompts": 0, "data_preparation.train_ratio": 0.5}
+    sets = {f"sweep.{key}": values for key, values in ranges.items()} | {"training.replay.share": 0, "data_preparation.train_ratio": 0.5}
     sets |= {"data_preparation.validation_ratio": 0.25, "data_preparation.test_ratio": 0.25}
     arguments = [part for key, value in sets.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     assert main(["sweep", "--trials", "2", "--name", "boxes", "--force", *arguments]) == 0
@@ -258,4 +258,4 @@ def test_the_command_sweeps_the_real_base_and_writes_a_configuration_to_retrain_
     best = load_config(home / "sweeps" / "boxes" / "best.yaml")
     assert isinstance(best, FineTuningConfig)
     assert 1e-4 <= best.training.learning_rate <= 1e-3
-    assert best.training.lora_r == 4 and best.training.replay.prompts == 0
+    assert best.training.lora_r == 4 and best.training.replay.share == 0

@@ -34,10 +34,10 @@ def test_any_lengths_give_the_attention_and_the_gradients_of_the_mask(lengths, h
     torch.manual_seed(len(lengths))
     rows = torch.randn(batch["input_ids"].numel(), heads + 2 * groups, 8, requires_grad=True)
     wanted = reference(rows, groups, batch["attention_mask"])
-    found = attend(rows.detach(), groups, 0.3, batch["layout"])
+    found, *kept = attend(rows.detach(), groups, 0.3, batch["layout"])
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
     d_out = torch.randn_like(wanted)
-    gradient = attend_backward(rows.detach(), d_out, groups, 0.3, batch["layout"])
+    gradient = attend_backward(kept, d_out, rows.shape, groups, 0.3, batch["layout"])
     torch.testing.assert_close(gradient, torch.autograd.grad(wanted, rows, d_out)[0], atol=1e-5, rtol=1e-4)
 
 
@@ -50,11 +50,17 @@ def test_with_a_window_no_token_sees_so_far_back(lengths, head, window):
     assert torch.equal(batch["layout"].near(window), near)
     rows = torch.randn(len(positions), heads + 2 * groups, 8, requires_grad=True)
     wanted = reference(rows, groups, batch["attention_mask"] & near)
-    found = attend(rows.detach(), groups, 0.3, batch["layout"], window)
+    found, *kept = attend(rows.detach(), groups, 0.3, batch["layout"], window)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
     d_out = torch.randn_like(wanted)
-    gradient = attend_backward(rows.detach(), d_out, groups, 0.3, batch["layout"], window)
+    gradient = attend_backward(kept, d_out, rows.shape, groups, 0.3, batch["layout"], window)
     torch.testing.assert_close(gradient, torch.autograd.grad(wanted, rows, d_out)[0], atol=1e-5, rtol=1e-4)
+
+
+def test_weights_are_kept_for_the_backward_pass_where_they_are_small_only():
+    for length, kept in ((30, 2), (300, 1)):  # the rows in order and one group's weights; the rows alone
+        batch = packed([length], 1)
+        assert len(attend(torch.randn(batch["input_ids"].numel(), 8, 16), 2, 0.3, batch["layout"])) == 1 + kept
 
 
 def scores(layout: Layout) -> int:
