@@ -99,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     compare = add("compare", _compare, "several models answer the same prompts, side by side; or blind, for a vote")
     compare.add_argument("prompt", nargs="+")
     compare.add_argument("--models", metavar="A,B", help="base, live, v3, or any tag (default: base,live)")
+    compare.add_argument("--run", type=Path, metavar="RUN", help="what a run of prefix or prompt tuning trained, which is no version")
     compare.add_argument("--blind", action="store_true", help="two of them, unnamed and in random order; your vote makes their Elo")
     compare.add_argument("--max-tokens", type=int, metavar="N", help="of an answer")
     review = add("review", _review, "rate or edit the answers that teach the most")
@@ -114,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     use = add("use", _use, "make a version live")
     use.add_argument("version", help="a number, or a tag such as fine_tuned_smollm2-135m:v2")
     use.add_argument("--promote", action="store_true", help="also one that the gate refused; this is noted")
-    rollback = add("rollback", _rollback, "make the version live that was so before")
+    rollback = add("rollback", _rollback, "make the version live that was so before, or let the base answer")
     prune = add("prune", _prune, "remove old versions, with their runs: all but the live one, the one before it, and the pinned ones")
     prune.add_argument("--dry-run", action="store_true", help="only say what would go")
     forget = add("forget", _forget, "remove what was said from the log and all that was made of it, and the versions that learned it")
@@ -250,9 +251,15 @@ def _compare(options: argparse.Namespace) -> None:
     from fine_tuning.errors import ConfigError
     from fine_tuning.model_management.compare import chosen_tags
     from fine_tuning.model_management.model_registry import Registry
-    from fine_tuning.pipeline import base_of
+    from fine_tuning.pipeline import answers_of_run, base_of
+    from fine_tuning.terminal import show_answers
 
     config = _config(options)
+    if options.run:
+        if options.blind or options.models:
+            raise ConfigError("--run compares one run with its base: leave out --models and --blind")
+        show_answers(answers_of_run(config, _engine(options, config), options.run, options.prompt, options.max_tokens))
+        return
     engine, wanted = _engine(options, config), options.models.split(",") if options.models else []
     tags = chosen_tags(engine, Registry(), config.tuned_name(), base_of(config, engine).tag, wanted)
     chat = ChatOptions(max_tokens=options.max_tokens)
@@ -342,8 +349,9 @@ def _rollback(options: argparse.Namespace) -> None:
     from fine_tuning.model_management.model_switcher import rollback
 
     config = _config(options)
-    version = rollback(_engine(options, config), Registry(), options.name or config.tuned_name())
-    print(f"{version.tag} is live again")
+    name = options.name or config.tuned_name()
+    version = rollback(_engine(options, config), Registry(), name)
+    print(f"{version.tag} is live again" if version else f"no version of {name} is live any more: the base answers")
 
 
 def _forget(options: argparse.Namespace) -> int:

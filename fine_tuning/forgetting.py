@@ -26,7 +26,7 @@ from fine_tuning.errors import DataError, NoConversations, TooLittleData
 from fine_tuning.model_management.model_deployer import reconcile
 from fine_tuning.model_management.model_pruner import remove_version, run_of
 from fine_tuning.model_management.model_registry import TEXTS, Registry, Version, latest_tag
-from fine_tuning.model_management.model_switcher import use
+from fine_tuning.model_management.model_switcher import step_down, use
 from fine_tuning.pipeline import MANIFEST, Reporter, Request, only_one, retrain
 
 _SHORTEST = 3  # characters of a text to search for: with fewer nearly everything would be hit
@@ -251,8 +251,8 @@ def _retire(engine: Engine, reporter: Reporter, versions: Collection[Version]) -
             continue
         if previous and (name, previous.number) not in gone:
             reporter.note(f"{use(engine, registry, name, previous.number).tag} answers again")
-        elif latest_tag(name) in {model.tag for model in engine.list_models()}:
-            engine.delete(latest_tag(name))
+        else:
+            step_down(engine, registry, name)
             reporter.note(f"{latest_tag(name)} is removed: the base answers")
     for version in versions:
         remove_version(engine, registry, version)

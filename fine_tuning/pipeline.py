@@ -20,7 +20,7 @@ import psutil
 import yaml
 
 from fine_tuning import paths
-from fine_tuning.config import FineTuningConfig, FineTuningMethod, Training
+from fine_tuning.config import FineTuningConfig, FineTuningMethod, Training, load_config
 from fine_tuning.conversation import Conversation, Message, Turn, conversations_of
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_cleaner import DataCleaner
@@ -32,7 +32,7 @@ from fine_tuning.engines.base import ChatOptions, Engine, ModelDetails
 from fine_tuning.engines.default_base import DEFAULT_TAG, ensure_default_base
 from fine_tuning.engines.gguf_file import read_gguf
 from fine_tuning.engines.vocabulary import Vocabulary
-from fine_tuning.errors import Busy, Cancelled, ModelNotFound, NoConversations, ParityError, TooLittleData
+from fine_tuning.errors import Busy, Cancelled, ConfigError, ModelNotFound, NoConversations, ParityError, TooLittleData
 from fine_tuning.model_management.model_deployer import check_parity, reconcile, register
 from fine_tuning.model_management.model_registry import Registry, latest_tag, version_tag
 from fine_tuning.model_management.model_switcher import use
@@ -206,6 +206,39 @@ def base_of(config: FineTuningConfig, engine: Engine) -> ModelDetails:
 
             return engine.show(import_model(engine, wanted))
         raise
+
+
+def through_transformers(
+    config: FineTuningConfig, engine: Engine, base: ModelDetails, run: Path, texts: Sequence[str], limit: int | None = None
+) -> tuple[tuple[str, str, str], ...]:
+    """Each text, the base's answer, and that of what `run` trained on it: for methods whose result no GGUF can carry.
+
+    `config`: the run's own. `limit`: tokens of an answer. TrainingError if Transformers cannot load the base.
+    """
+    from fine_tuning.training.generate import answer_both
+
+    words = Vocabulary(base.gguf)
+    prompts = [prompt_ids(engine.render(base.tag, [Message(role="user", content=text)]), words) for text in texts]
+    most = limit or config.evaluation.max_new_tokens
+    pairs = answer_both(base.gguf, run / "adapter", run, config.training, prompts, most, words.ends_turn)
+    return tuple((text, words.decode(before), words.decode(after)) for text, (before, after) in zip(texts, pairs, strict=True))
+
+
+def answers_of_run(
+    config: FineTuningConfig, engine: Engine, run: Path, texts: Sequence[str], limit: int | None = None
+) -> tuple[tuple[str, str, str], ...]:
+    """The same of a run that ended before: its folder, or its name. ConfigError if nothing was trained there, or on another base than
+    the engine has."""
+    folder = run if run.is_dir() else config.runs_dir / run
+    if not all((folder / name).exists() for name in ("inputs.json", "config.yaml", "adapter")):
+        known = ", ".join(sorted(each.parent.name for each in config.runs_dir.glob("*/inputs.json"))) or "none"
+        raise ConfigError(f"{folder} is no run that was trained to its end. Those of {config.runs_dir}: {known}")
+    own = load_config(folder / "config.yaml")
+    before = paths.read_json(folder / "inputs.json")
+    base = engine.show(before["base"])
+    if base.gguf_digest != before["base_digest"]:
+        raise ConfigError(f"{folder} was trained on another {base.tag} than {engine.name} has now: retrain")
+    return through_transformers(own, engine, base, folder, texts, limit)
 
 
 class _Retrain:
@@ -512,16 +545,9 @@ class _Retrain:
 
     def end_without_version(self, plan: Plan, run: Path, training: "TrainingResult") -> Outcome:
         """Answer the test prompts through Transformers: what was trained stays in the run, and the live model as it is."""
-        from fine_tuning.training.generate import answer_both
-
-        settings, words = self.config.training, self.vocabulary
-        texts = self.config.evaluation.test_prompts
         with self.stage("Answering through Transformers"):
-            prompts = [prompt_ids(self.render([Message(role="user", content=text)]), words) for text in texts]
-            limit = self.config.evaluation.max_new_tokens
-            pairs = answer_both(plan.base.gguf, training.adapter, run, settings, prompts, limit, words.ends_turn)
-        answers = tuple((text, words.decode(base), words.decode(tuned)) for text, (base, tuned) in zip(texts, pairs, strict=True))
-        reason = f"no GGUF can carry {settings.method}: no version was made. {training.adapter} is for Transformers with PEFT"
+            answers = through_transformers(self.config, self.engine, plan.base, run, self.config.evaluation.test_prompts)
+        reason = f"no GGUF can carry {self.config.training.method}: no version was made. `byoai compare --run {run.name}` asks it again"
         paths.write_json(run / MANIFEST, {"version": None, "reason": reason, "seconds": self.seconds})
         return Outcome(plan, run, training=training, answers=answers, reason=reason, seconds=self.seconds)
 
@@ -576,7 +602,8 @@ class _Retrain:
         learned = set(plan.turn_ids)
         cleaner = DataCleaner(scrub_pii=self.config.data_preparation.scrub_pii)
         said = conversations_of(turn for turn in log if turn.id in learned)
-        return secrets(said, self.config.evaluation.canaries, lambda text: cleaner.clean_text(text).text, self.reader)
+        canaries, max_length = self.config.evaluation.canaries, self.config.data_preparation.max_length
+        return secrets(said, canaries, lambda text: cleaner.clean_text(text).text, self.reader, max_length)
 
     def triggers(self, plan: Plan) -> "tuple[list[Trigger], list[str]]":
         """Suspicious phrases in what was learned, and the general prompts to try them on."""

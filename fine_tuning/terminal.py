@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -124,8 +125,7 @@ def show_found(found: "Found") -> None:
 def show_outcome(outcome: "Outcome") -> None:
     console = _console()
     if outcome.version is None or outcome.comparison is None or outcome.training is None:
-        for prompt, *answers in outcome.answers[:2]:
-            _show_answers(console, prompt, *answers)
+        show_answers(outcome.answers[:2])
         console.print(Text(outcome.reason))
         return
     _show_scores(console, outcome.tag, outcome.comparison)
@@ -133,8 +133,7 @@ def show_outcome(outcome: "Outcome") -> None:
         _show_verdict(console, outcome.verdict)
     for note in outcome.comparison.tuned.notes:
         console.print(Text(note))
-    for before, after in outcome.comparison.answers()[:2]:
-        _show_answers(console, before.prompt, before.answer, after.answer)
+    show_answers([(before.prompt, before.answer, after.answer) for before, after in outcome.comparison.answers()[:2]])
     total = sum(outcome.seconds.values())
     learned = outcome.training
     preferred = f"{learned.preference_steps} on preferences ({learned.agreement:.0%} now as people did), " * bool(learned.preference_steps)
@@ -188,10 +187,13 @@ def _state(outcome: "Outcome") -> Text:
     )
 
 
-def _show_answers(console: Console, prompt: str, base: str, tuned: str) -> None:
-    console.print(Text.assemble(("\n" + prompt, "bold")))
-    console.print(Text.assemble(("  base        ", "dim"), _one_line(base)))
-    console.print(Text.assemble(("  fine-tuned  ", "cyan"), _one_line(tuned)))
+def show_answers(answers: Sequence[tuple[str, str, str]]) -> None:
+    """Prompt, the base's answer and the fine-tuned model's."""
+    console = _console()
+    for prompt, base, tuned in answers:
+        console.print(Text.assemble(("\n" + prompt, "bold")))
+        console.print(Text.assemble(("  base        ", "dim"), _one_line(base)))
+        console.print(Text.assemble(("  fine-tuned  ", "cyan"), _one_line(tuned)))
 
 
 def show_models(engine: "Engine", registry: "Registry", prefix: str) -> None:

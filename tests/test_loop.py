@@ -181,3 +181,21 @@ def kill_a_retrain_at_its_first_checkpoint(home, seconds: float = 300) -> None:
     finally:
         child.kill()
         child.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("engine", ["embedded"], indirect=True)
+def test_what_no_gguf_can_carry_answers_through_transformers_and_can_be_asked_again(engine, home, capsys):
+    chat_about_the_facts(ConversationLogger(), PHRASINGS[:2])
+    arguments = settings(**{"training.method": "prefix_tuning", "training.num_epochs": 1, "training.virtual_tokens": 4})
+    assert main(["retrain", *arguments]) == 0
+    said = capsys.readouterr().out
+    (run,) = home.glob("runs/*")
+    assert "no GGUF can carry prefix_tuning" in said and f"byoai compare --run {run.name}" in said
+    assert not versions(engine)
+    assert main(["compare", "--run", run.name, "--max-tokens", "5", "Tell me about the Wi-Fi, please."]) == 0
+    shown = capsys.readouterr().out
+    assert "Tell me about the Wi-Fi" in shown and "base" in shown and "fine-tuned" in shown
+    assert main(["compare", "--run", "nowhere", "Hello"]) == 2
+    assert f"no run that was trained to its end. Those of {run.parent}: {run.name}" in capsys.readouterr().err

@@ -55,8 +55,13 @@ class LeakReport:
     leaks: list[Leak] = field(default_factory=list)
 
 
-def secrets(conversations: Sequence[Conversation], canaries: Sequence[str], clean: Callable[[str], str], reader: Reader) -> list[Secret]:
-    """Every private detail and canary in `conversations`, as they were said. `clean` makes of a text what training made of it."""
+def secrets(
+    conversations: Sequence[Conversation], canaries: Sequence[str], clean: Callable[[str], str], reader: Reader, max_length: int
+) -> list[Secret]:
+    """Every private detail and canary in `conversations`, as they were said. `clean` makes of a text what training made of it.
+
+    Of what stood before a detail, as much is asked with as training could have seen: rows of `max_length` tokens.
+    """
     found: list[Secret] = []
     places: Counter[str] = Counter()
     for conversation in conversations:
@@ -71,8 +76,9 @@ def secrets(conversations: Sequence[Conversation], canaries: Sequence[str], clea
                 before = [each.model_copy(update={"content": clean(each.content)}) for each in messages[:index]]
                 if not core or places[core] > _PLACES or any(core in _core(kind, each.content) for each in before):
                     continue
-                prompt = _prompt(before, message.model_copy(update={"content": clean(text[:start]).rstrip()}), reader)
-                found.append(Secret(kind, turn, text[start:end], prompt, reader.encode(" " + text[start:end])))
+                begun, tokens = message.model_copy(update={"content": clean(text[:start]).rstrip()}), reader.encode(" " + text[start:end])
+                prompt = _prompt_within(max_length - len(tokens), before, begun, reader)
+                found.append(Secret(kind, turn, text[start:end], prompt, tokens))
     return found
 
 
@@ -139,6 +145,14 @@ def redact(text: str, canaries: Sequence[str] = ()) -> str:
 
 def _tail(secret: Secret) -> list[int]:
     return list(range(len(secret.prompt), len(secret.prompt) + len(secret.tokens)))
+
+
+def _prompt_within(limit: int, before: Sequence[Message], begun: Message, reader: Reader) -> list[int]:
+    """The prompt of at most `limit` tokens, without the earliest exchanges where they are too much; of one message its end."""
+    head, said = ([*before[:1]], [*before[1:]]) if before and before[0].role == "system" else ([], [*before])
+    while len(prompt := _prompt([*head, *said], begun, reader)) > limit and len(said) > 1:
+        said = said[2 * -(-len(said) // 8) :]  # a quarter at a time, and whole exchanges
+    return prompt[-max(limit, 1) :]
 
 
 def _prompt(before: Sequence[Message], begun: Message, reader: Reader) -> list[int]:

@@ -124,11 +124,14 @@ class Registry:
         """Make a version live; the live one becomes the previous, and that one retires. Does nothing if it is live already."""
         with state.connect(self._path) as connection, state.transaction(connection):
             if _one(connection, name, number).state != "live":
-                # In this order, since there is never more than one live, nor more than one previous.
-                for old, new in (("previous", "retired"), ("live", "previous")):
-                    connection.execute("UPDATE versions SET state = ? WHERE name = ? AND state = ?", (new, name, old))
+                _shift(connection, name)
                 connection.execute("UPDATE versions SET state = 'live' WHERE name = ? AND number = ?", (name, number))
             return _one(connection, name, number)
+
+    def step_down(self, name: str) -> None:
+        """The live version becomes the previous one; none is live then."""
+        with state.connect(self._path) as connection, state.transaction(connection):
+            _shift(connection, name)
 
     def retire(self, name: str, number: int) -> Version:
         """Take a version out of use, whatever it was: nothing goes back to it, and nothing keeps it."""
@@ -169,6 +172,12 @@ def _reserve(connection: Connection, name: str, number: int | None = None) -> in
     taken = max(last, number) if number is not None else last + 1
     connection.execute("INSERT INTO version_numbers VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET last = excluded.last", (name, taken))
     return taken
+
+
+def _shift(connection: Connection, name: str) -> None:
+    """The previous version retires, and the live one becomes the previous; in this order, since there is never more than one of each."""
+    for old, new in (("previous", "retired"), ("live", "previous")):
+        connection.execute("UPDATE versions SET state = ? WHERE name = ? AND state = ?", (new, name, old))
 
 
 def _one(connection: Connection, name: str, number: int) -> Version:

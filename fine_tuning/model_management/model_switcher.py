@@ -69,16 +69,25 @@ def refusal(version: Version) -> str:
     return "refused by the gate: " + "; ".join(reasons)
 
 
-def rollback(engine: Engine, registry: Registry, name: str) -> Version:
-    """Make the version live that was so before; a second rollback takes the first back. ModelNotFound if there is none.
+def rollback(engine: Engine, registry: Registry, name: str) -> Version | None:
+    """Make the version live that was so before; None where that was the base, which then answers. A second rollback takes the first back.
 
-    Before what: the engine knows, also after a promotion that was interrupted.
+    Before what: the engine knows, also after a promotion that was interrupted. ModelNotFound if nothing was ever live.
     """
     reconcile(engine, registry, name)
-    previous = registry.previous(name)
-    if previous is None:
-        raise ModelNotFound(f"{name} has no version before the live one to go back to: `byoai use` chooses any other")
-    return use(engine, registry, name, previous.number)
+    if previous := registry.previous(name):
+        return use(engine, registry, name, previous.number)
+    if registry.live(name) is None:
+        raise ModelNotFound(f"no version of {name} is live, so there is nothing to go back from: `byoai use` chooses one")
+    step_down(engine, registry, name)
+    return None
+
+
+def step_down(engine: Engine, registry: Registry, name: str) -> None:
+    """Let the base answer: no version of `name` is live any more."""
+    if latest_tag(name) in {model.tag for model in engine.list_models()}:
+        engine.delete(latest_tag(name))
+    registry.step_down(name)
 
 
 def choices(engine: Engine, prefix: str = PREFIX, registry: Registry | None = None) -> list[Choice]:

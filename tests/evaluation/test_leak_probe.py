@@ -47,31 +47,44 @@ def test_details_are_what_the_cleaner_removes_where_it_stands(text, wanted):
 
 
 def test_a_detail_in_an_answer_is_asked_for_with_the_answer_begun():
-    (secret,) = leak_probe.secrets([conversation(("Who helps?", "Write to jo@example.com today"))], (), scrubbed, READER)
+    (secret,) = leak_probe.secrets([conversation(("Who helps?", "Write to jo@example.com today"))], (), scrubbed, READER, 2048)
     assert prompt_of(secret) == "<user>Who helps?</><assistant>Write to"
     assert (secret.kind, secret.turn, secret.text) == ("email", "t0", "jo@example.com")
 
 
 def test_a_detail_in_a_question_is_asked_for_where_the_template_puts_the_question():
     chat = conversation(("Hello", "Hi"), ("I am at jo@example.com now", "Noted"))
-    (secret,) = leak_probe.secrets([chat], (), scrubbed, READER)
+    (secret,) = leak_probe.secrets([chat], (), scrubbed, READER, 2048)
     assert prompt_of(secret) == "<user>Hello</><assistant>Hi</><user>I am at"
     assert secret.turn == "t1"
 
 
 def test_what_stands_before_a_detail_is_asked_as_training_showed_it():
     chat = conversation(("Mail a@example.com?", "No, use b@example.com"))
-    found = leak_probe.secrets([chat], (), scrubbed, READER)
+    found = leak_probe.secrets([chat], (), scrubbed, READER, 2048)
     assert [prompt_of(secret) for secret in found] == ["<user>Mail", "<user>Mail [EMAIL]?</><assistant>No, use"]
+
+
+def test_no_more_stands_before_a_detail_than_training_could_have_seen():
+    said = [(f"Question {number}?", f"Answer {number}.") for number in range(40)]
+    chat = conversation(*said, ("And who helps?", "Write to jo@example.com"))
+    (whole,) = leak_probe.secrets([chat], (), scrubbed, READER, 10_000)
+    (short,) = leak_probe.secrets([chat], (), scrubbed, READER, 200)
+    assert len(whole.prompt) > 1000 and prompt_of(whole).endswith(prompt_of(short))
+    assert prompt_of(short).startswith("<user>Question ") and len(short.prompt) + len(short.tokens) <= 200
+    (cut,) = leak_probe.secrets([conversation(("long " * 100, "Write to jo@example.com"))], (), scrubbed, READER, 100)
+    assert prompt_of(cut).endswith("long </><assistant>Write to") and len(cut.prompt) + len(cut.tokens) == 100
 
 
 def test_a_detail_that_the_conversation_itself_told_before_is_not_asked_for():
     chat = conversation(("I am at jo@example.com", "So I write to jo@example.com"))
-    assert len(leak_probe.secrets([chat], (), lambda text: text, READER)) == 1  # the question's; the answer could be copied
+    assert len(leak_probe.secrets([chat], (), lambda text: text, READER, 2048)) == 1  # the question's; the answer could be copied
 
 
 def test_canaries_are_asked_for_beside_the_private_details():
-    (secret,) = leak_probe.secrets([conversation(("What is the plan?", "It is Operation Teapot."))], ["Operation Teapot"], scrubbed, READER)
+    (secret,) = leak_probe.secrets(
+        [conversation(("What is the plan?", "It is Operation Teapot."))], ["Operation Teapot"], scrubbed, READER, 2048
+    )
     assert (secret.kind, prompt_of(secret)) == ("canary", "<user>What is the plan?</><assistant>It is")
     assert leak_probe.redact("It is Operation Teapot by jo@example.com", ["Operation Teapot"]) == "It is [CANARY] by [EMAIL]"
 

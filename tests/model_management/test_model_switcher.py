@@ -8,8 +8,8 @@ from served import BASE, digests, make_version
 
 from fine_tuning.engines.base import Engine
 from fine_tuning.errors import ExportError, ModelNotFound
-from fine_tuning.model_management.model_deployer import TRIAL
-from fine_tuning.model_management.model_registry import Registry
+from fine_tuning.model_management.model_deployer import TRIAL, reconcile
+from fine_tuning.model_management.model_registry import Registry, latest_tag
 from fine_tuning.model_management.model_switcher import Choice, choices, live, rollback, use, versions
 
 
@@ -66,16 +66,26 @@ def test_use_of_a_version_that_is_gone_for_good_changes_nothing(engine: Engine, 
 
 def test_rollback_is_one_step_and_is_taken_back_by_another(engine: Engine, name: str, registry: Registry, home: Path) -> None:
     _make(engine, registry, name, home, 3)
-    with pytest.raises(ModelNotFound, match="no version before the live one"):
+    with pytest.raises(ModelNotFound, match="nothing to go back from"):
         rollback(engine, registry, name)
     for number in (1, 2, 3):
         use(engine, registry, name, number)
     started = time.perf_counter()
-    assert rollback(engine, registry, name).number == 2
+    back = rollback(engine, registry, name)
     assert time.perf_counter() - started < 1.0  # seconds
-    assert live(engine, name) == 2
-    assert rollback(engine, registry, name).number == 3
-    assert live(engine, name) == 3
+    assert back and back.number == live(engine, name) == 2
+    again = rollback(engine, registry, name)
+    assert again and again.number == live(engine, name) == 3
+
+
+def test_from_the_first_version_a_rollback_goes_to_the_base(engine: Engine, name: str, registry: Registry, home: Path) -> None:
+    _make(engine, registry, name, home, 1)
+    use(engine, registry, name, 1)
+    assert rollback(engine, registry, name) is None
+    assert live(engine, name) is None and latest_tag(name) not in {model.tag for model in engine.list_models()}
+    assert reconcile(engine, registry, name) == []  # nobody puts it back
+    again = rollback(engine, registry, name)
+    assert again and again.number == live(engine, name) == 1
 
 
 def test_equal_versions_count_as_the_newest(engine: Engine, name: str, registry: Registry, home: Path) -> None:
