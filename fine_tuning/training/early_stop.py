@@ -38,7 +38,7 @@ class EarlyStop(TrainerCallback):
 
     def _judge(self, now: int) -> bool:
         if now not in self.losses:
-            self.losses[now] = self.trainer.validation_loss()
+            self.losses[now] = self.trainer.validated()
             if self.best_step == now:
                 self._keep()
             paths.write_json(self._facts, self.losses)

@@ -38,6 +38,11 @@ _EFFICIENCY = 0.75  # of the matrix products' speed, over what grows with a step
 _DEQUANTISED = 4e8  # weights a second, one after the other (quantised_linear.py)
 _LAYER_SECONDS = 0.015  # of a pass that do not grow with it: its calls one by one, the weights read again, the optimiser
 
+# What a layer that is not, or not wholly, fused keeps of a token, as a multiple (tests/training/test_memory.py); the largest if unknown.
+_UNFUSED = {"llama": 1.0, "qwen2": 1.0, "qwen3": 1.15, "phi3": 1.4, "gemma2": 1.7, "gemma3": 1.7}
+_VIRTUAL, _VIRTUAL_METHODS = 1.35, (FineTuningMethod.PREFIX_TUNING, FineTuningMethod.PROMPT_TUNING)
+_DORA, _DORA_COPIES = 2.9, 1.4  # and of every matrix, since DoRA wants its norm
+
 _TRL_COPIES = 3  # of all tokens' logits: themselves, their exponentials, and the gradient
 _TEACHER_BATCH = 8  # replay rows that the base looks at together (trainer.teach)
 _MARGIN = 0.95  # of the free memory that lowered settings may fill: what is free changes
@@ -64,6 +69,7 @@ class Shape:
     outputs: int
     largest: int  # weights of the largest tensor
     quantised: int  # bytes of all layers' matrices in the GGUF
+    architecture: str = "llama"
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,7 @@ def shape_of(file: GgufFile) -> Shape:
         outputs=sum(shape[1] for shape in matrices) // layers,
         largest=max(sizes),
         quantised=sum(tensor.size for tensor in linear),
+        architecture=header.architecture,
     )
 
 
@@ -282,17 +289,27 @@ def _parts(shape: Shape, settings: Training, work: Workload, width: int, quantis
         "weights": (shape.parameters - shape.linear * quantised) * width + shape.quantised * quantised,
         "loading": 2 * shape.largest * width + teaching,
         "training": trained * (12 if full else 16),
-        "activations": shape.layers * most(lambda batch: batch.tokens * _saved(shape, settings, width) + _weights(shape, batch) * width),
+        "activations": most(lambda batch: _activations(shape, settings, batch, width)),
         "mask": most(lambda batch: batch.tokens**2 * 2 + batch.scores * shape.heads * width),
         "logits": most(lambda batch: batch.logits) * shape.vocabulary * 4,
     }
+
+
+def _activations(shape: Shape, settings: Training, batch: Batch, width: int) -> int:
+    """Bytes that all layers keep for the backward pass. What fused.py cannot fuse keeps more of each token, as measured."""
+    own = _UNFUSED.get(shape.architecture, max(_UNFUSED.values())) if not settings.lora_dropout else 1.0
+    factor = max(own, _DORA if settings.use_dora else _VIRTUAL if settings.method in _VIRTUAL_METHODS else 1.0)
+    each = int(factor * batch.tokens * _saved(shape, settings, width)) + _weights(shape, batch) * width
+    if shape.architecture == "gemma2":  # its scores are capped, and so all of them are made, and kept twice
+        each += 2 * batch.tokens**2 * shape.heads * width
+    return shape.layers * each + (int(_DORA_COPIES * shape.linear) * width if settings.use_dora else 0)
 
 
 def _saved(shape: Shape, settings: Training, width: int) -> int:
     """Bytes that a layer keeps of each token for the backward pass, as counted with `saved_tensors_hooks` (tests/training/test_memory.py).
 
     Both norms' inputs; queries, keys, values and the attention's output; of the feed-forward its gate and the gate's partner; and the
-    input of every matrix that is trained or has an adapter. What fused.py cannot fuse keeps more.
+    input of every matrix that is trained or has an adapter.
     """
     attention, low = 2 * (shape.attention + shape.keys) * width, settings.lora_r * shape.matrices
     if settings.method == "full":  # the norms, in fp32, have weights to train; the feed-forward keeps its gate before and after

@@ -35,10 +35,17 @@ class Backend:
     seen_tokens = 0  # of conversations, padding not counted
     seen_flops = 0.0  # of matrix products
     accuracy = 0.0  # of the last step
+    _validated: tuple[int, float] | None = None  # the step after which that was computed
 
     def validation_loss(self) -> float:
         """Mean loss (nats) over the supervised tokens of the validation rows."""
         raise NotImplementedError
+
+    def validated(self) -> float:
+        """The same, computed once for a step: the report and the early stop both ask."""
+        if self._validated is None or self._validated[0] != self.state.global_step:
+            self._validated = self.state.global_step, self.validation_loss()
+        return self._validated[1]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)  # type: ignore[misc]

@@ -307,7 +307,7 @@ class _Report(TrainerCallback):
             gemm_share=self.trainer.seen_flops / seconds / self.peak,
             eta=seconds / max(done, 1) * (state.max_steps - state.global_step),
             memory=peak_memory(),
-            validation_loss=self.trainer.validation_loss() if at_epoch_end and len(self.trainer.eval_dataset) else None,
+            validation_loss=self.trainer.validated() if at_epoch_end and len(self.trainer.eval_dataset) else None,
         )
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(self.last)) + "\n")

@@ -12,6 +12,7 @@ from fine_tuning.config import Training, load_config
 from fine_tuning.errors import Cancelled
 from fine_tuning.training.cross_validation import fewest_epochs
 from fine_tuning.training.early_stop import EarlyStop, EndAfter
+from fine_tuning.training.packed_trainer import PackedTrainer
 from fine_tuning.training.trainer import Progress, train
 
 # So fast that the tiny model has soon learned what the held-out rows can gain from.
@@ -45,6 +46,14 @@ def test_a_run_that_was_cut_ends_at_the_same_step_with_the_same_weights(tiny_bas
     assert _losses(tmp_path / "cut") == pytest.approx(_losses(tmp_path / "whole"), abs=1e-5)
     for key, value in _adapter(tmp_path / "whole").items():
         torch.testing.assert_close(value, _adapter(tmp_path / "cut")[key])
+
+
+def test_each_epoch_is_validated_once(tiny_base: Any, row_folder: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, validation_loss = [], PackedTrainer.validation_loss
+    monkeypatch.setattr(PackedTrainer, "validation_loss", lambda self: asked.append(1) or validation_loss(self))
+    seen: list[Progress] = []
+    train(tiny_base, row_folder, tmp_path / "run", SETTINGS.model_copy(update={"num_epochs": 3}), report=seen.append)
+    assert len(asked) == sum(step.validation_loss is not None for step in seen) == 3
 
 
 def test_without_validation_rows_it_goes_on_to_the_end(tiny_base: Any, row_folder: Any, tmp_path: Any) -> None:

@@ -3,12 +3,14 @@
 import random
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from token_rows import VOCABULARY, random_rows
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, LlamaConfig, Phi3Config, Qwen2Config, Qwen3Config
 
 from fine_tuning.config import Replay, Training
 from fine_tuning.engines.gguf_file import read_gguf
@@ -38,22 +40,28 @@ LORA = Training(method="lora", replay=Replay(share=0))
 BATCH = Batch(tokens=500, scores=60_000, logits=200, targets=200)
 
 
-def bytes_saved(layers: int, tokens: int, settings: Training, dtype: torch.dtype) -> int:
-    """What autograd keeps for the backward pass of a real model, weights not counted, each storage once."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+CONFIGS: dict[str, Any] = {
+    "llama": LlamaConfig,
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+    "phi3": Phi3Config,
+    "gemma2": Gemma2Config,
+    "gemma3": Gemma3TextConfig,
+}
 
+
+def bytes_saved(
+    layers: int, tokens: int, settings: Training, dtype: torch.dtype = torch.float32, config: Any = LlamaConfig, **sizes: int
+) -> int:
+    """What autograd keeps for the backward pass of a real model, weights not counted, each storage once."""
     from fine_tuning.training.loss import packed_loss
     from fine_tuning.training.methods import METHODS
     from fine_tuning.training.packing import Row, pack
 
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=64, intermediate_size=192, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2
-    )
-    model = (
-        METHODS[settings.method]
-        .attach(LlamaForCausalLM._from_config(config, attn_implementation=tree_attention.register()).to(dtype), settings)
-        .train()
-    )
+    sizes = {"hidden_size": 64, "intermediate_size": 192, "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0} | sizes
+    shaped = config(vocab_size=VOCABULARY, num_hidden_layers=layers, **sizes)
+    model = AutoModelForCausalLM.from_config(shaped, attn_implementation=tree_attention.register()).to(dtype)
+    model = METHODS[settings.method].attach(model, settings).train()
     fuse(model)  # as PackedTrainer does
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: list[torch.Tensor] = []
@@ -70,6 +78,32 @@ def test_what_a_layer_saves_is_what_torch_saves(dtype, dropout):
     settings, tokens = LORA.model_copy(update={"lora_r": 4, "lora_dropout": dropout}), 100
     measured = bytes_saved(3, tokens, settings, dtype) - bytes_saved(2, tokens, settings, dtype)
     assert tokens * memory._saved(TINY, settings, dtype.itemsize) == pytest.approx(measured, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("llama", {"use_dora": True}),
+        ("llama", {"method": "prefix_tuning"}),
+        ("llama", {"method": "prompt_tuning"}),
+        ("qwen2", {}),
+        ("qwen3", {}),
+        ("phi3", {}),
+        ("gemma2", {}),
+        ("gemma3", {}),
+        ("gemma3", {"method": "prompt_tuning"}),
+    ],
+)
+def test_what_is_not_fused_keeps_about_so_much_more(architecture, changes):
+    wide = {"hidden_size": 192, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 48}
+    shape = replace(
+        TINY, heads=4, hidden=192, attention=192, keys=96, feed_forward=512, inputs=1664, outputs=1792, architecture=architecture
+    )
+    shape = replace(shape, linear=2 * 192 * 192 + 2 * 192 * 96 + 3 * 192 * 512)
+    settings, config = LORA.model_copy(update={"lora_r": 8, **changes}), CONFIGS[architecture]
+    measured = bytes_saved(3, 300, settings, config=config, **wide) - bytes_saved(2, 300, settings, config=config, **wide)
+    estimated = memory._activations(shape, settings, Batch(300, 300 * 300, 1, 2), 4)
+    assert 0.9 * measured < estimated < 1.25 * measured
 
 
 def test_the_tree_counted_is_the_tree_that_is_computed():
