@@ -17,6 +17,8 @@ from fine_tuning.config import Training
 from fine_tuning.training.early_stop import EarlyStop
 from fine_tuning.training.packing import Row
 
+_SPEAKING = 3  # parts from which on their losses tell how far the next need be trained
+
 
 def best_epochs(
     model: Any, folder: Path, settings: Training, rows: Sequence[Row], backend: Any, give: Callable[[Any, EarlyStop], None]
@@ -35,7 +37,9 @@ def best_epochs(
         place = folder / str(part)
         others = [row for other, held_out in enumerate(parts) if other != part for row in held_out]
         trainer = backend(model, place / "checkpoints", settings, others, parts[part])
-        stop = EarlyStop(trainer, place, settings.early_stop)
+        # What comes later than what the parts before speak for decides nothing any more.
+        most = fewest_epochs(found) + settings.early_stop if len(found) >= _SPEAKING else None
+        stop = EarlyStop(trainer, place, settings.early_stop, most)
         give(trainer, stop)
         found.append([loss for _, loss in sorted(stop.losses.items())])
         paths.write_json(known, found)

@@ -18,9 +18,9 @@ class EarlyStop(TrainerCallback):
     What it knows lies in `run`/best/, so that a run that was killed goes on to the same end.
     """
 
-    def __init__(self, trainer: Any, run: Path, patience: int) -> None:
-        """`patience`: epochs without a lower validation loss after which the training ends."""
-        self.trainer, self.patience = trainer, patience
+    def __init__(self, trainer: Any, run: Path, patience: int, most: int | None = None) -> None:
+        """`patience`: epochs without a lower validation loss after which the training ends; or after `most` epochs."""
+        self.trainer, self.patience, self.most = trainer, patience, most
         self._weights, self._facts = run / "best" / "weights.safetensors", run / "best" / "losses.json"
         known = paths.read_json(self._facts) if self._facts.exists() else {}
         self.losses = {int(step): float(loss) for step, loss in known.items()}  # by the step after which they were measured
@@ -42,7 +42,8 @@ class EarlyStop(TrainerCallback):
             if self.best_step == now:
                 self._keep()
             paths.write_json(self._facts, self.losses)
-        return sum(step > self.best_step for step in self.losses if step <= now) >= self.patience
+        until = [step for step in self.losses if step <= now]
+        return len(until) == self.most or sum(step > self.best_step for step in until) >= self.patience
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._weights.exists():

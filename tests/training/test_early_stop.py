@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,6 +97,22 @@ def test_each_part_is_left_out_once_and_the_training_on_all_ends_after_as_many_e
 )
 def test_the_fewest_epochs_are_taken_that_are_within_a_standard_error_of_the_best(losses: Any, epochs: int) -> None:
     assert fewest_epochs(losses) == epochs
+
+
+def test_later_parts_are_trained_little_further_than_the_first_ones_speak_for(
+    tiny_base: Any, row_folder: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part's loss goes on falling, by ever less than the parts differ."""
+
+    def falling(trainer: Any) -> float:
+        return 1 / trainer.state.global_step + int(Path(trainer.args.output_dir).parent.name) / 50
+
+    monkeypatch.setattr(PackedTrainer, "validation_loss", falling)
+    (row_folder / "validation.jsonl").write_text("")
+    train(tiny_base, row_folder, tmp_path / "run", LEFT_OUT.model_copy(update={"folds": 5, "num_epochs": 9}))
+    losses = json.loads((tmp_path / "run" / "folds" / "losses.json").read_text())
+    assert [len(part) for part in losses] == [9, 9, 9] + [fewest_epochs(losses[:3]) + 1, fewest_epochs(losses[:4]) + 1]
+    assert fewest_epochs(losses) < 8
 
 
 def test_a_part_is_left_out_with_as_few_chats_a_step_as_there_are_beside_the_replay(tiny_base: Any, row_folder: Any, tmp_path: Any) -> None:
