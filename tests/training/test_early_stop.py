@@ -111,7 +111,7 @@ def test_later_parts_are_trained_little_further_than_the_first_ones_speak_for(
     (row_folder / "validation.jsonl").write_text("")
     train(tiny_base, row_folder, tmp_path / "run", LEFT_OUT.model_copy(update={"folds": 5, "num_epochs": 9}))
     losses = json.loads((tmp_path / "run" / "folds" / "losses.json").read_text())
-    assert [len(part) for part in losses] == [9, 9, 9] + [fewest_epochs(losses[:3]) + 1, fewest_epochs(losses[:4]) + 1]
+    assert [len(part) for part in losses] == [9, 9, 9, fewest_epochs(losses[:3]) + 1, fewest_epochs(losses[:4]) + 1]
     assert fewest_epochs(losses) < 8
 
 
