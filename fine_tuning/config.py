@@ -84,6 +84,13 @@ class Replay(_Section):
     max_new_tokens: Positive = 64
     kl_weight: Annotated[float, Field(ge=0)] = 1.0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _prompts_were_a_number(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "prompts" in values:
+            raise ValueError("prompts is now share: of an epoch's conversations, how many are general prompts (64 beside 150 chats: 0.3)")
+        return values
+
 
 class Preferences(_Section):
     """What people preferred (edits, thumbs) is learned after the chats: DPO (arXiv 2305.18290) from pairs, or KTO (2402.01306)."""

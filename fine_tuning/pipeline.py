@@ -153,7 +153,7 @@ def sweep(config: FineTuningConfig, engine: Engine, reporter: Reporter, request:
         work.check(plan)
         replay = work.replay(plan)
     config = work.config  # --auto may have lowered it
-    others = config.training.model_dump(mode="json", exclude=set(SWEPT))
+    others = config.training.model_dump(mode="json", exclude={*SWEPT, "batch_tokens"})
     facts = [plan.rows.name, plan.base.gguf_digest, replay and replay.name, others]
     identity, ranges = hash_of(facts), hash_of(config.sweep.model_dump(mode="json", exclude={"trials", "minutes"}))
     prepared = Prepared(plan.base.gguf, plan.rows, replay, identity, plan.estimate.quantised)

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fine_tuning import paths
 from fine_tuning.conversation import Message
@@ -44,17 +45,25 @@ def build_replay(
 ) -> tuple[Path, Iterator[int]]:
     """The file of the replay's token rows, and an iterator that makes it, counting the prompts done.
 
-    `key` names the base and how it answers. The iterator is empty when the file is there already.
+    `key` names the base and how it answers; it is asked each prompt once, however many are wanted later. The iterator is empty when the
+    file is there already.
     """
     digest = hashlib.sha256(json.dumps([key, max_length, list(prompts)]).encode()).hexdigest()
     file = paths.datasets_dir() / f"replay-{digest[:16]}.jsonl"
-    return file, iter(()) if file.exists() else _make(file, prompts, answer, render, tokenizer, max_length)
+    known = paths.datasets_dir() / f"replay-answers-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    return file, iter(()) if file.exists() else _make(file, known, prompts, answer, render, tokenizer, max_length)
 
 
-def _make(file: Path, prompts: Sequence[str], answer: Answer, render: Render, tokenizer: Tokenizer, max_length: int) -> Iterator[int]:
+def _make(
+    file: Path, known: Path, prompts: Sequence[str], answer: Answer, render: Render, tokenizer: Tokenizer, max_length: int
+) -> Iterator[int]:
+    answers: dict[str, list[Any]] = paths.read_json(known) if known.exists() else {}
     rows: list[TokenRow] = []
     for done, prompt in enumerate(prompts, 1):
-        text, ended = answer(prompt)
+        if prompt not in answers:
+            answers[prompt] = list(answer(prompt))
+            paths.write_json(known, answers)
+        text, ended = answers[prompt]
         if text.strip():
             messages = [Message(role="user", content=prompt), Message(role="assistant", content=text)]
             made = tokenize_conversation(messages, render, tokenizer, max_length, id=f"replay-{done}")

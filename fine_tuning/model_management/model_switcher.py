@@ -77,8 +77,12 @@ def rollback(engine: Engine, registry: Registry, name: str) -> Version | None:
     reconcile(engine, registry, name)
     if previous := registry.previous(name):
         return use(engine, registry, name, previous.number)
-    if registry.live(name) is None:
+    current = registry.live(name)
+    if current is None:
         raise ModelNotFound(f"no version of {name} is live, so there is nothing to go back from: `byoai use` chooses one")
+    unknown = [each for each in registry.list(name) if each.state == "retired" or (each.state == "candidate" and not each.verdict)]
+    if unknown or live(engine, name) != current.number:  # another may have been live before: forgotten, or found in the engine only
+        raise ModelNotFound(f"it is not known what was live before {current.tag}: `byoai use` chooses a version")
     step_down(engine, registry, name)
     return None
 

@@ -38,7 +38,7 @@ def check(folder: Path) -> None:
     """CheckpointDamaged unless `folder` holds just what its manifest says."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        files, version = manifest["files"], manifest.get("version", 1)
+        files, version = manifest["files"], _version(manifest)
     except FileNotFoundError:
         raise CheckpointDamaged(f"{folder} is unfinished (it has no {MANIFEST})") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -74,11 +74,22 @@ def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def keep_newest(folder: Path, count: int) -> None:
-    """Remove all but the `count` newest checkpoints, and those that nobody finished: they would count, and be of no use."""
+    """Remove all but the `count` newest checkpoints, and those that nobody finished or can go on from: these are of no use."""
     found = sorted(folder.glob("checkpoint-*"), key=step_of)
-    finished = [each for each in found if (each / MANIFEST).exists()]
+    finished = [each for each in found if _is_finished(each)]
     for old in {*found} - {*finished[-count:]}:
         shutil.rmtree(old)
+
+
+def _is_finished(folder: Path) -> bool:
+    try:
+        return _version(json.loads((folder / MANIFEST).read_text())) == _VERSION
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _version(manifest: dict[str, Any]) -> int:
+    return int(manifest.get("version", 1))
 
 
 def save_state(folder: Path, optimizer: Any, scheduler: Any) -> None:

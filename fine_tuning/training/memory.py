@@ -41,6 +41,7 @@ _LAYER_SECONDS = 0.015  # of a pass that do not grow with it: its calls one by o
 # What a layer that is not, or not wholly, fused keeps of a token, as a multiple (tests/training/test_memory.py); the largest if unknown.
 _UNFUSED = {"llama": 1.0, "qwen2": 1.0, "qwen3": 1.15, "phi3": 1.4, "gemma2": 1.7, "gemma3": 1.7}
 _VIRTUAL, _VIRTUAL_METHODS = 1.35, (FineTuningMethod.PREFIX_TUNING, FineTuningMethod.PROMPT_TUNING)
+_QUANTISED = {4: 1.45, 2: 2.4}  # by the bytes of a number: of products with quantised weights inputs and outputs are kept in both formats
 _DORA, _DORA_COPIES = 2.9, 1.4  # and of every matrix, since DoRA wants its norm
 
 _TRL_COPIES = 3  # of all tokens' logits: themselves, their exponentials, and the gradient
@@ -274,7 +275,9 @@ def estimate(
         return at(quantised=True)
     whole = at(quantised=False)
     may_stay = settings.method == FineTuningMethod.QLORA and settings.base_weights == "auto" and not settings.use_dora and not on_gpu
-    return at(quantised=True) if may_stay and not whole.fits else whole
+    if not may_stay or whole.fits:
+        return whole
+    return min(whole, at(quantised=True), key=lambda found: found.memory)  # its weights take less, and its activations more
 
 
 def _parts(shape: Shape, settings: Training, work: Workload, width: int, quantised: bool) -> dict[str, int]:
@@ -289,15 +292,16 @@ def _parts(shape: Shape, settings: Training, work: Workload, width: int, quantis
         "weights": (shape.parameters - shape.linear * quantised) * width + shape.quantised * quantised,
         "loading": 2 * shape.largest * width + teaching,
         "training": trained * (12 if full else 16),
-        "activations": most(lambda batch: _activations(shape, settings, batch, width)),
+        "activations": most(lambda batch: _activations(shape, settings, batch, width, quantised)),
         "mask": most(lambda batch: batch.tokens**2 * 2 + batch.scores * shape.heads * width),
         "logits": most(lambda batch: batch.logits) * shape.vocabulary * 4,
     }
 
 
-def _activations(shape: Shape, settings: Training, batch: Batch, width: int) -> int:
+def _activations(shape: Shape, settings: Training, batch: Batch, width: int, quantised: bool = False) -> int:
     """Bytes that all layers keep for the backward pass. What fused.py cannot fuse keeps more of each token, as measured."""
     own = _UNFUSED.get(shape.architecture, max(_UNFUSED.values())) if not settings.lora_dropout else 1.0
+    own = max(own, _QUANTISED[width]) if quantised else own
     factor = max(own, _DORA if settings.use_dora else _VIRTUAL if settings.method in _VIRTUAL_METHODS else 1.0)
     each = int(factor * batch.tokens * _saved(shape, settings, width)) + _weights(shape, batch) * width
     if shape.architecture == "gemma2":  # its scores are capped, and so all of them are made, and kept twice
@@ -356,7 +360,11 @@ def largest_fitting(settings: Training, max_length: int, at: Callable[[Training,
         found = at(settings.model_copy(update=training), changes.get("data_preparation.max_length", max_length))
         return found.memory <= _MARGIN * found.available
 
-    first = ("batch_size", settings.batch_size, 1) if settings.backend == "trl" else ("batch_tokens", settings.batch_tokens, LEAST_LENGTH)
+    first = (
+        ("batch_size", settings.batch_size, 1)
+        if settings.backend == "trl"
+        else ("batch_tokens", settings.batch_tokens, min(LEAST_LENGTH, settings.batch_tokens))
+    )
     knobs = [(f"training.{first[0]}", *first[1:]), ("data_preparation.max_length", max_length, min(LEAST_LENGTH, max_length))]
     if settings.method in (FineTuningMethod.LORA, FineTuningMethod.QLORA):
         knobs.append(("training.lora_r", settings.lora_r, 1))

@@ -1,6 +1,6 @@
 """Transformers' Trainer with one packed row a batch, and with checkpoints of our own; schedulers, accelerate and callbacks keep working."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -92,6 +92,10 @@ class PackedTrainer(Backend, Trainer):
         self.kl_weight, self.keep_checkpoints = settings.replay.kl_weight, settings.keep_checkpoints
         self.flops = step_flops(model)
 
+    def weight(self, part: dict[str, Tensor]) -> int:
+        """Of what number a part's loss is the mean."""
+        return len(part["shift_labels"])
+
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None) -> Tensor:
         loss, hits = packed_loss(model, inputs, self.kl_weight, self.head)
         self.count(inputs)
@@ -109,10 +113,10 @@ class PackedTrainer(Backend, Trainer):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         if not model.training:
             model.train()
-        targets = max(sum(len(part["shift_labels"]) for part in inputs), 1)
+        whole = max(sum(map(self.weight, inputs)), 1)
         total, right = torch.zeros((), device=self.args.device), 0.0
-        for part in inputs:
-            share = len(part["shift_labels"]) / targets
+        for part in _taken(inputs):
+            share = self.weight(part) / whole
             loss = self.compute_loss(model, self._prepare_inputs(part)) * share
             self.accelerator.backward(loss)
             total, right = total + loss.detach(), right + share * self.accuracy
@@ -142,12 +146,18 @@ class PackedTrainer(Backend, Trainer):
         self.model.eval()
         total, count = 0.0, 0
         with torch.random.fork_rng():  # the training's own numbers go on as if nobody had looked
-            for part in chain.from_iterable(self.get_eval_dataloader()):
+            for part in chain.from_iterable(map(_taken, self.get_eval_dataloader())):
                 part = self._prepare_inputs(part)
                 total += packed_loss(self.model, part, head=self.head)[0].item() * len(part["shift_labels"])
                 count += len(part["shift_labels"])
         self.model.train()
         return total / max(count, 1)
+
+
+def _taken(parts: list[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """Each part, which is then let go: what its attention made for its layout would else be kept until the last part is done."""
+    while parts:
+        yield parts.pop(0)
 
 
 def arguments(folder: Path, settings: Training, rows: int) -> dict[str, Any]:

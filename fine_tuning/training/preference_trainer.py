@@ -1,6 +1,7 @@
 """The second part of a curriculum: after the chats, what people preferred among answers (preferences.py)."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from fine_tuning.config import Training
 from fine_tuning.training.packed_trainer import PackedTrainer
-from fine_tuning.training.preferences import Preference, pack_preferences, preference_loss
+from fine_tuning.training.preferences import Preference, pack_preferences_within, preference_loss
 
 
 class PreferenceTrainer(PackedTrainer):
@@ -19,7 +20,10 @@ class PreferenceTrainer(PackedTrainer):
         wanted = settings.preferences
         changes = {"learning_rate": wanted.learning_rate, "num_epochs": wanted.num_epochs, "batch_size": -(-settings.batch_size // 2)}
         super().__init__(model, folder, settings.model_copy(update=changes), items, [])
-        self.data_collator, self.beta = lambda items: [pack_preferences(items)], wanted.beta
+        self.data_collator, self.beta = partial(pack_preferences_within, tokens=settings.batch_tokens), wanted.beta
+
+    def weight(self, part: dict[str, Tensor]) -> int:
+        return len(part["reference"])
 
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None) -> Tensor:
         loss, rewards = preference_loss(model, inputs, self.beta, self.head)

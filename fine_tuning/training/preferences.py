@@ -102,6 +102,26 @@ def pack_preferences(items: Sequence[Preference]) -> dict[str, Tensor]:
     return batch
 
 
+def pack_preferences_within(items: Sequence[Preference], tokens: int) -> list[dict[str, Tensor]]:
+    """The same in parts of at most `tokens` tokens each; ratings in one, since their divergence is the batch's."""
+    return [pack_preferences(part) for part in ([items] if isinstance(items[0], Rated) else _divided(items, tokens))]
+
+
+def _divided(items: Sequence[Preference], tokens: int) -> list[list[Preference]]:
+    """The items in parts of at most `tokens` tokens each; a longer one is alone."""
+    parts: list[list[Preference]] = []
+    size = 0
+    for item in items:
+        own = sum(len(row.input_ids) for row in item.rows())
+        if parts and size + own <= tokens:
+            parts[-1].append(item)
+        else:
+            parts.append([item])
+            size = 0
+        size += own
+    return parts
+
+
 def preference_loss(model: Any, batch: dict[str, Tensor], beta: float, head: nn.Linear | None = None) -> tuple[Tensor, Tensor]:
     """Mean loss over the batch, and the rewards [R], beta * (log-probability - reference's), without gradient. `head`: see loss.py."""
     moved = _sums(model, batch, head) - batch["reference"]
@@ -122,13 +142,12 @@ def kto(moved: Tensor, others: Tensor, wanted: Tensor, beta: float) -> Tensor:
 
 
 @torch.no_grad()
-def with_reference(model: Any, items: Sequence[Preference], batch_size: int = 8) -> list[Preference]:
-    """The items with the reference log-probabilities of `model` as it is now."""
+def with_reference(model: Any, items: Sequence[Preference], tokens: int = 4096) -> list[Preference]:
+    """The items with the reference log-probabilities of `model` as it is now; at most so many `tokens` at once."""
     model.eval()
     head = plain_head(model)
     found: list[Preference] = []
-    for start in range(0, len(items), batch_size):
-        group = items[start : start + batch_size]
+    for group in _divided(items, tokens):
         sums = _sums(model, pack_preferences(group), head).view(-1, 2).tolist()
         found += [replace(item, reference=(first, second)) for item, (first, second) in zip(group, sums, strict=True)]
     return found

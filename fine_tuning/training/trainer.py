@@ -24,6 +24,7 @@ from fine_tuning.training import checkpoints, methods
 from fine_tuning.training.base_model import load_base
 from fine_tuning.training.cross_validation import best_epochs
 from fine_tuning.training.early_stop import EarlyStop, EndAfter
+from fine_tuning.training.fused import fuse
 from fine_tuning.training.hardware import choose_dtype, choose_threads, gemm_flops, has_gpu, keep_freed_memory, peak_memory
 from fine_tuning.training.loss import supervised_logits
 from fine_tuning.training.memory import chats_in_a_batch
@@ -127,7 +128,9 @@ def train(
         if wanted:
             _save(model, taught)
     if wanted:
-        items = _with_reference(model, wanted, settings.batch_size, run / "reference.json")
+        if settings.backend == "packed" and not has_gpu():  # as after the chats, whose trainer had fused it where the weights then were
+            fuse(model)
+        items = _with_reference(model, wanted, settings.batch_tokens, run / "reference.json")
         lessons.give("preferences", PreferenceTrainer(model, run / "preference-checkpoints", settings, items), [])
     adapter = _save(model, run / "adapter")
     return lessons.result(adapter, time.perf_counter() - started, str(dtype).removeprefix("torch."), threads)
@@ -194,10 +197,10 @@ class _Lessons:
         )
 
 
-def _with_reference(model: Any, items: Sequence[Preference], batch_size: int, kept: Path) -> list[Preference]:
+def _with_reference(model: Any, items: Sequence[Preference], tokens: int, kept: Path) -> list[Preference]:
     """The items with what `model` thought of them when their part of the run began."""
     if not kept.exists():
-        paths.write_json(kept, [item.reference for item in with_reference(model, items, batch_size)])
+        paths.write_json(kept, [item.reference for item in with_reference(model, items, tokens)])
     return [replace(item, reference=tuple(known)) for item, known in zip(items, paths.read_json(kept), strict=True)]
 
 

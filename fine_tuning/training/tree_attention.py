@@ -221,14 +221,15 @@ def attend(rows: Tensor, groups: int, scale: float, layout: Layout, window: int 
     order = layout.order(rows.shape[1] - 2 * groups, groups, rows, window)
     ordered = _in_order(rows, order)
     queries, keys, values = ordered.split_with_sizes(order.sizes)
-    found, kept = torch.empty_like(queries), []
+    small = sum(bias.numel() for *_, bias in order.parts) <= rows.numel()
+    found, kept = torch.empty_like(queries), [ordered if small else rows]
     for own, path, bias in order.parts:
         q, k, v, result = (_by_head(each, bias) for each in (queries[own], keys[path], values[path], found[own]))
         weights = _weights(q, k, scale, bias)
         torch.bmm(weights, v, out=result)
-        kept.append(weights)
-    small = sum(weights.numel() for weights in kept) <= rows.numel()
-    return [found.index_select(0, order.places).view(len(rows), -1), *([ordered, *kept] if small else [rows])]
+        if small:
+            kept.append(weights)
+    return [found.index_select(0, order.places).view(len(rows), -1), *kept]
 
 
 def attend_backward(

@@ -17,9 +17,11 @@ from fine_tuning.config import Preferences, Training
 from fine_tuning.errors import Cancelled, TrainingError
 from fine_tuning.training.preferences import (
     Pair,
+    Rated,
     choose,
     mismatch,
     pack_preferences,
+    pack_preferences_within,
     preference_loss,
     read_preferences,
     with_reference,
@@ -59,7 +61,7 @@ def gradients(model, loss) -> dict[str, torch.Tensor]:
 def compare(base: Path, tmp_path: Path, items, examples, trainer_of) -> None:
     """Ours, with the base as reference, beside TRL's."""
     model = adapted(base)
-    items = with_reference(model, items, batch_size=3)
+    items = with_reference(model, items)
     move(model)
     mine, rewards = preference_loss(model, pack_preferences(items), beta=0.3)
     found = gradients(model, mine)
@@ -73,6 +75,19 @@ def compare(base: Path, tmp_path: Path, items, examples, trainer_of) -> None:
     assert found.keys() == wanted.keys() and rewards.abs().max() > 0.01
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-3)
+
+
+def test_pairs_in_several_passes_have_the_loss_of_one(tiny_base):
+    prompts, chosen, rejected = texts(7, 4), texts(14)[:7], texts(14)[7:]
+    model = adapted(tiny_base)
+    items = with_reference(model, [Pair(*sides) for sides in zip(prompts, chosen, rejected, strict=True)], tokens=40)
+    move(model)
+    whole = preference_loss(model, pack_preferences(items), beta=0.3)[0].item()
+    parts = pack_preferences_within(items, 60)
+    assert len(parts) > 2 and sum(len(part["reference"]) for part in parts) == 14
+    losses = [preference_loss(model, part, beta=0.3)[0].item() * len(part["reference"]) / 14 for part in parts]
+    assert sum(losses) == pytest.approx(whole, abs=1e-5)
+    assert len(pack_preferences_within([Rated(prompts[0], chosen[0], True, rejected[0])] * 3, 1)) == 1
 
 
 def test_dpo_has_the_loss_and_gradients_of_trl(tiny_base, tmp_path):
