@@ -150,7 +150,8 @@ class _Lessons:
         checkpoint, passed_over = checkpoints.newest_complete(Path(trainer.args.output_dir))
         self.passed_over += passed_over
         self.resumed_from = checkpoints.step_of(checkpoint) if checkpoint else 0
-        callback = _Report(part, trainer, self.progress, self.peak, self.report, self.cancelled)
+        epochs = min((end.epochs for end in ends if isinstance(end, EndAfter)), default=trainer.args.num_train_epochs)
+        callback = _Report(part, trainer, int(epochs), self.progress, self.peak, self.report, self.cancelled)
         trainer.remove_callback(PrinterCallback)
         for each in (callback, *ends):
             trainer.add_callback(each)
@@ -269,13 +270,15 @@ class _Report(TrainerCallback):
         self,
         part: Part,
         trainer: Backend,
+        epochs: int,
         file: Path,
         peak: float,
         report: Callable[[Progress], None],
         cancelled: Callable[[], bool],
     ) -> None:
-        """`peak`: floating-point operations a second that this machine's matrix products reach."""
-        self.part, self.trainer, self.file, self.peak, self.report, self.cancelled = part, trainer, file, peak, report, cancelled
+        """`epochs`: that will be learned. `peak`: floating-point operations a second that this machine's matrix products reach."""
+        self.part, self.trainer, self.epochs, self.file, self.peak = part, trainer, epochs, file, peak
+        self.report, self.cancelled = report, cancelled
         self.last: Progress | None = None
         self.started, self.first_step = 0.0, 0
 
@@ -295,11 +298,12 @@ class _Report(TrainerCallback):
             )
         seconds = time.perf_counter() - self.started
         done = state.global_step - self.first_step
-        at_epoch_end = state.global_step % max(1, round(state.max_steps / args.num_train_epochs)) == 0
+        epoch = max(1, round(state.max_steps / args.num_train_epochs))  # steps
+        at_epoch_end, steps = state.global_step % epoch == 0, min(state.max_steps, self.epochs * epoch)
         self.last = Progress(
             part=self.part,
             step=state.global_step,
-            steps=state.max_steps,
+            steps=steps,
             epoch=round(state.epoch or 0, 3),
             loss=logs["loss"],
             accuracy=self.trainer.accuracy,
@@ -308,7 +312,7 @@ class _Report(TrainerCallback):
             tokens=self.trainer.seen_tokens,
             tokens_per_second=self.trainer.seen_tokens / seconds,
             gemm_share=self.trainer.seen_flops / seconds / self.peak,
-            eta=seconds / max(done, 1) * (state.max_steps - state.global_step),
+            eta=seconds / max(done, 1) * (steps - state.global_step),
             memory=peak_memory(),
             validation_loss=self.trainer.validated() if at_epoch_end and len(self.trainer.eval_dataset) else None,
         )

@@ -77,7 +77,7 @@ def test_each_part_is_left_out_once_and_the_training_on_all_ends_after_as_many_e
     losses = json.loads((tmp_path / "run" / "folds" / "losses.json").read_text())
     assert len(losses) == 3 and all(1 <= len(part) <= 5 for part in losses)
     epochs = fewest_epochs(losses)
-    assert result.steps == epochs * EPOCH
+    assert result.steps == seen[-1].steps == epochs * EPOCH and seen[-1].eta == 0
     assert {step.part for step in seen} == {"held-out parts", "chats"}
     # They leave nothing behind in the weights: a training of that length alone ends in the same.
     alone = LEFT_OUT.model_copy(update={"folds": 0, "early_stop": 0, "num_epochs": epochs})
@@ -123,7 +123,8 @@ def test_a_part_is_left_out_with_as_few_chats_a_step_as_there_are_beside_the_rep
     seen: list[Progress] = []
     train(tiny_base, row_folder, tmp_path / "run", LEFT_OUT, row_folder / "replay.jsonl", seen.append)
     steps = {step.part: step.steps for step in seen}
-    assert steps == {"held-out parts": 5 * 2, "chats": 5 * 3}  # four chats by twos; six chats and six replayed rows by fours
+    epochs = fewest_epochs(json.loads((tmp_path / "run" / "folds" / "losses.json").read_text()))
+    assert steps == {"held-out parts": 5 * 2, "chats": epochs * 3}  # four chats by twos; six chats and six replayed rows by fours
 
 
 @pytest.mark.slow
