@@ -36,7 +36,7 @@ _RUNTIME = 800 << 20  # bytes
 _HOLES = 1.6  # glibc does not give a freed block again to an aligned request of the same size, and torch aligns all of its tensors
 _EFFICIENCY = 0.75  # of the matrix products' speed, over what grows with a step
 _DEQUANTISED = 4e8  # weights a second, one after the other (quantised_linear.py)
-_LAYER_SECONDS = 0.015  # of a pass that do not grow with it: its calls one by one, the weights read again, the optimiser
+_LAYER_SECONDS = 0.011  # of a pass that do not grow with it: its calls one by one, the weights read again, the optimiser
 
 # What a layer that is not, or not wholly, fused keeps of a token, as a multiple (tests/training/test_memory.py); the largest if unknown.
 _UNFUSED = {"llama": 1.0, "qwen2": 1.0, "qwen3": 1.15, "phi3": 1.4, "gemma2": 1.7, "gemma3": 1.7}
