@@ -314,7 +314,8 @@ class _Retrain:
             rows = tokenize_dataset(dataset.path, self.render, self.vocabulary, max_length, key)
             preferences = self.preferences(log, key)
             counts = paths.read_json(rows / MANIFEST)["splits"]
-        estimate, fitting = self.estimate(base, rows, self.replay_prompts(counts))
+        replay_prompts = self.replay_prompts(counts)
+        estimate, fitting = self.estimate(base, rows, replay_prompts)
         return Plan(
             name=self.name,
             base=base,
@@ -328,7 +329,7 @@ class _Retrain:
             preferences=preferences,
             preference_method=self.preference_method(preferences),
             counts=counts,
-            replay_prompts=self.replay_prompts(counts),
+            replay_prompts=replay_prompts,
             estimate=estimate,
             fitting=fitting,
             seen={turn.id: _standing(turn) for turn in log},

@@ -25,8 +25,8 @@ Answer = Callable[[str], tuple[str, bool]]
 
 
 def prompts_beside(chats: int, share: float) -> int:
-    """How many prompts make a `share` of what is learned together with `chats` conversations; in whole steps, for the base answers those
-    that it was not asked before, and a log grows a little from one retrain to the next."""
+    """How many prompts make a `share` of what is learned together with `chats` conversations; in whole steps, so that
+    the rows, and what the base thinks of their tokens, are seldom made anew for a log that has grown a little."""
     return math.ceil(share / (1 - share) * chats / _STEP) * _STEP
 
 
