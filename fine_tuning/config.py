@@ -123,6 +123,7 @@ class Training(_Section):
     seed: int = 0
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Annotated[int, Field(ge=0)] = 0  # of the training on a CPU; 0: what a probe finds faster
+    products: Literal["auto", "blas", "onednn"] = "auto"  # library of a CPU's float32 products; auto: what a probe finds faster
     base_weights: Literal["auto", "dequantised", "quantised"] = "auto"  # of qlora's base: dequantised is as fast as lora; auto: if it fits
     backend: Literal["packed", "trl"] = "packed"  # trl: TRL's own trainer, slower, as a reference
     save_steps: Positive = 25

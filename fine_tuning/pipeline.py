@@ -341,10 +341,12 @@ class _Retrain:
 
     def estimate(self, base: ModelDetails, rows: Path, replayed: int) -> tuple["Estimate", dict[str, Any] | None]:
         """What the training will take, and, if that is too much, what to lower."""
-        from fine_tuning.training import memory
+        from fine_tuning.training import memory, products
         from fine_tuning.training.hardware import choose_dtype, free_memory, gemm_flops, has_gpu
 
-        settings, dtype = self.config.training, choose_dtype(self.config.training)
+        settings = self.config.training
+        products.use(settings.products)
+        dtype = choose_dtype(settings)
         shape, learned = memory.shape_of(read_gguf(base.gguf)), memory.read_rows(rows / "train.jsonl")
         learned += memory.guess_replay(learned, replayed, settings.replay.max_new_tokens)
         machine = gemm_flops(dtype), free_memory(), dtype.itemsize, has_gpu()

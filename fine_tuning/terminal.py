@@ -137,7 +137,7 @@ def show_outcome(outcome: "Outcome") -> None:
     total = sum(outcome.seconds.values())
     learned = outcome.training
     preferred = f"{learned.preference_steps} on preferences ({learned.agreement:.0%} now as people did), " * bool(learned.preference_steps)
-    threads = f" on {learned.threads} thread(s)" * bool(learned.threads)
+    threads = f" ({learned.products}) on {learned.threads} thread(s)" * bool(learned.threads)
     console.print(
         Text(
             f"\n{learned.steps} steps, {preferred}{learned.tokens} tokens, {learned.dtype}{threads}, "

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from fine_tuning.training.adapters import Adapters
+from fine_tuning.training.products import product
 from fine_tuning.training.tree_attention import Layout, attend, attend_backward
 
 
@@ -56,11 +57,11 @@ class Projection:
     adapters: Adapters
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        y = _product(x, self.weight, self.bias)
+        y = product(x, self.weight, self.bias)
         return y, x, self.adapters.add([y], x)
 
     def backward(self, dy: Tensor, kept: Sequence[Tensor], deeper: bool) -> Tensor | None:
-        dx = dy @ self.weight if deeper else None
+        dx = product(dy, self.weight.t()) if deeper else None
         x, low = kept
         self.adapters.backward([dy], x, low, dx)
         return dx
@@ -82,23 +83,23 @@ class Attention:
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> tuple[Tensor, ...]:
         """`cos` and `sin` [T, 1, D / 2] turn the two halves of each query and key (rotary positions, arXiv 2104.09864)."""
-        rows = _product(x, self.inner, self.bias)
+        rows = product(x, self.inner, self.bias)
         low = self.of_inner.add(self._split(rows), x)
         by_head = rows.view(len(rows), self.heads + 2 * self.groups, -1)
         _turn(by_head[:, : self.heads + self.groups], cos, sin)
         seen, *attended = attend(by_head, self.groups, self.scale, layout, self.window)
-        y = seen @ self.outer.t()
+        y = product(seen, self.outer)
         return y, x, low, seen, self.of_outer.add([y], seen), *attended
 
     def backward(self, dy: Tensor, kept: Sequence[Tensor], deeper: bool, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor | None:
         x, low, seen, low_of_outer, *attended = kept
-        d_seen = dy @ self.outer
+        d_seen = product(dy, self.outer.t())
         self.of_outer.backward([dy], seen, low_of_outer, d_seen)
         shape = torch.Size((len(x), self.heads + 2 * self.groups, seen.shape[1] // self.heads))
         d_by_head = attend_backward(attended, d_seen, shape, self.groups, self.scale, layout, self.window)
         _turn(d_by_head[:, : self.heads + self.groups], cos, -sin)
         d_rows = d_by_head.view(len(x), -1)
-        dx = d_rows @ self.inner if deeper else None
+        dx = product(d_rows, self.inner.t()) if deeper else None
         self.of_inner.backward(self._split(d_rows), x, low, dx)
         return dx
 
@@ -117,24 +118,24 @@ class Gated:
     of_down: Adapters
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        gate_up = x @ self.both.t()
+        gate_up = product(x, self.both)
         gate, up = gate_up.chunk(2, dim=1)
         low = self.of_both.add([gate, up], x)
         hidden = silu(gate).mul_(up)
-        y = hidden @ self.down.t()
+        y = product(hidden, self.down)
         return y, x, gate_up, low, self.of_down.add([y], hidden)
 
     def backward(self, dy: Tensor, kept: Sequence[Tensor], deeper: bool) -> Tensor | None:
         x, gate_up, low, low_of_down = kept
         gate, up = gate_up.chunk(2, dim=1)
         activated = silu(gate)
-        d_hidden = dy @ self.down
+        d_hidden = product(dy, self.down.t())
         self.of_down.backward([dy], activated * up, low_of_down, d_hidden)
         d_both = torch.empty_like(gate_up)
         d_gate, d_up = d_both.chunk(2, dim=1)
         torch.mul(d_hidden, activated, out=d_up)
         torch.ops.aten.silu_backward.grad_input(d_hidden.mul_(up), gate, grad_input=d_gate)
-        dx = d_both @ self.both if deeper else None
+        dx = product(d_both, self.both.t()) if deeper else None
         self.of_both.backward([d_gate, d_up], x, low, dx)
         return dx
 
@@ -181,10 +182,6 @@ class Layer:
         d_middle = self.between.backward(d_normed, of_between, True).add_(dy)
         d_normed = self.attention.backward(d_middle, of_attention, deeper, *about)
         return self.before.backward(d_normed, of_before, True).add_(d_middle) if deeper else None
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
 
 
 def _turn(heads: Tensor, cos: Tensor, sin: Tensor) -> None:

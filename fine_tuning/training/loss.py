@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fine_tuning.training.memory import LOGITS_AT_ONCE
+from fine_tuning.training.products import product
 
 
 def supervised_logits(model: nn.Module, batch: dict[str, Any]) -> Tensor:
@@ -55,11 +56,12 @@ def plain_head(model: Any) -> nn.Linear | None:
 @contextlib.contextmanager
 def _without(head: nn.Linear) -> Iterator[None]:
     """The model gives what its last layer gave, in place of logits."""
+    before = head.forward
     vars(head)["forward"] = lambda vectors: vectors
     try:
         yield
     finally:
-        del vars(head)["forward"]
+        vars(head)["forward"] = before
 
 
 def _vectors(model: nn.Module, batch: dict[str, Any], head: nn.Linear | None) -> tuple[Tensor, Tensor | None]:
@@ -115,9 +117,9 @@ class _Loss(torch.autograd.Function):
                 divergence, logits[old] = _divergence(logits[old], sums[old], ids, said.exp())
                 total += kl_weight * divergence.sum()
             slope, scale = logits.to(vectors.dtype), (torch.where(old, kl_weight, 1.0) / (count * sums))[:, None]
-            d_vectors[lot] = (slope if weight is None else slope @ weight) * scale
+            d_vectors[lot] = (slope if weight is None else product(slope, weight.t())) * scale
             if d_weight is not None:
-                d_weight += slope.t() @ (vectors[lot] * scale).to(slope.dtype)
+                d_weight += product(slope.t(), (vectors[lot] * scale).to(slope.dtype).t())
         ctx.save_for_backward(d_vectors, d_weight)
         ctx.mark_non_differentiable(hits)
         return total / count, hits
@@ -143,7 +145,7 @@ class _Logprobs(torch.autograd.Function):
                 logits.div_(-sums[:, None])
                 logits[torch.arange(len(entropy), device=labels.device), labels[lot]] += 1
                 slope = logits.to(vectors.dtype)
-                slopes[lot] = slope if weight is None else slope @ weight
+                slopes[lot] = slope if weight is None else product(slope, weight.t())
         ctx.save_for_backward(slopes)
         return logprobs
 
@@ -161,7 +163,7 @@ def _lots(count: int) -> Iterator[slice]:
 
 def _logits(vectors: Tensor, weight: Tensor | None) -> Tensor:
     """[n, vocabulary] in fp32, to be written over."""
-    return (vectors.clone() if weight is None else vectors @ weight.t()).float()
+    return (vectors.clone() if weight is None else product(vectors, weight)).float()
 
 
 def _to_exponentials(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,6 +8,7 @@ from gguf.constants import GGMLQuantizationType
 from torch import Tensor, nn
 
 from fine_tuning.engines import ggml
+from fine_tuning.training.products import product
 
 
 class QuantisedLinear(nn.Linear):
@@ -42,8 +43,11 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: QuantisedLinear) -> Tensor:
         ctx.layer = layer
-        return x @ layer.dequantised().t()
+        return product(x.reshape(-1, x.shape[-1]), layer.dequantised()).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, None]:
-        return outer[0] @ ctx.layer.dequantised() if ctx.needs_input_grad[0] else None, None
+        if not ctx.needs_input_grad[0]:
+            return None, None
+        (dy,), weight = outer, ctx.layer.dequantised()
+        return product(dy.reshape(-1, dy.shape[-1]), weight.t()).view(*dy.shape[:-1], -1), None

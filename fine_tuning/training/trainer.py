@@ -20,7 +20,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from fine_tuning import paths
 from fine_tuning.config import Training
 from fine_tuning.errors import Cancelled, NoConversations, TrainingError
-from fine_tuning.training import checkpoints, methods
+from fine_tuning.training import checkpoints, methods, products
 from fine_tuning.training.base_model import load_base
 from fine_tuning.training.cross_validation import best_epochs
 from fine_tuning.training.early_stop import EarlyStop, EndAfter
@@ -71,6 +71,7 @@ class TrainingResult:
     memory: int  # peak, bytes
     dtype: str
     threads: int  # 0 for a training on a GPU
+    products: products.Library
     resumed_from: int  # the step; 0 for a run from the start
     passed_over: tuple[str, ...] = ()  # checkpoints that were not whole
     preference_steps: int = 0  # more steps, after the others
@@ -106,6 +107,8 @@ def train(
     set_seed(settings.seed)
     with quiet():
         model = load_base(base, dtype, run / "base", quantised)
+        if settings.backend == "packed":
+            products.relay(model)
         replayed = replay_rows(model, replay, base) if replay else []
         model = methods.METHODS[settings.method].attach(model, settings)
     lessons = _Lessons(run, gemm_flops(dtype), report, cancelled)
@@ -191,6 +194,7 @@ class _Lessons:
             memory=peak_memory(),
             dtype=dtype,
             threads=0 if has_gpu() else threads,
+            products=products.used(),
             resumed_from=self.resumed_from,
             passed_over=tuple(self.passed_over),
             preference_steps=preferences.step if preferences else 0,
@@ -206,12 +210,15 @@ def _with_reference(model: Any, items: Sequence[Preference], tokens: int, kept: 
 
 
 def _chosen(run: Path, settings: Training) -> tuple[torch.dtype, int]:
-    """Number format and threads; the run's, if it has begun: a probe may end otherwise the second time, and so would the sums."""
+    """Number format and threads; the run's, if it has begun: a probe may end otherwise the second time, and so would the sums. Products
+    are from now on by the run's library."""
     file = run / "chosen.json"
     if not file.exists():
+        library = products.use(settings.products)  # first: the others' probes multiply
         dtype = str(choose_dtype(settings)).removeprefix("torch.")
-        paths.write_json(file, {"dtype": dtype, "threads": choose_threads(settings)})
+        paths.write_json(file, {"dtype": dtype, "threads": choose_threads(settings), "products": library})
     chosen = paths.read_json(file)
+    products.use(chosen.get("products", "blas"))  # as in older runs
     return torch.float32 if chosen["dtype"] == "float32" else torch.bfloat16, int(chosen["threads"])
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from token_rows import VOCABULARY, random_rows
 
-from fine_tuning.training import hardware
+from fine_tuning.training import hardware, products
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +21,16 @@ def one_thread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def one_arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a unit test computes is not what a probe of this machine finds faster."""
+    if not request.node.get_closest_marker("slow"):
+        monkeypatch.setattr(hardware, "_faster_dtype", lambda: torch.float32)
+        monkeypatch.setattr(products, "_faster", lambda: "blas")
+    yield
+    products.use("blas")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,95 @@
+"""Products of packed rows with a layer's weights, by whichever of torch's two libraries is faster on this processor.
+
+For float32 torch asks its BLAS (MKL, mostly), for bfloat16 oneDNN. On AMD processors oneDNN's float32 is more than twice as fast as MKL's,
+with the weights as they lie (benchmarks/README.md); so it is asked there too, through the operator that `torch.compile` uses for it.
+"""
+
+import time
+from functools import cache, partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+Library = Literal["blas", "onednn"]
+"""Of float32 products on a CPU; there is no choice elsewhere."""
+
+_CLEARLY = 0.9  # of the other's time
+_PROBED = (256, 768, 3072)  # tokens, width, width: a small model's
+_ROUNDS, _ENOUGH = 8, 0.3  # at most; seconds
+
+_library: Library = "blas"
+
+
+def use(library: Library | Literal["auto"]) -> Library:
+    """From now on, in this process; for `auto` the faster one, which is returned."""
+    global _library
+    _library = _faster() if library == "auto" else library
+    return _library
+
+
+def used() -> Library:
+    return _library
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + bias: `x` [T, in], `weight` [out, in], which may be another's transpose; [T, out]. Autograd does not see it."""
+    if _library == "onednn" and x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu":
+        return _by_onednn(x, weight, bias)
+    return _by_blas(x, weight, bias)
+
+
+def relay(model: nn.Module) -> None:
+    """Let the model's linear layers multiply by the library that is used, if it is not torch's own way; what they answer is the same."""
+    for module in model.modules() if _library == "onednn" else ():
+        if type(module) is nn.Linear:
+            vars(module)["forward"] = partial(_linear, module)
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    y: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), layer.weight, layer.bias)
+    return y.view(*x.shape[:-1], -1)
+
+
+class _Linear(torch.autograd.Function):
+    """`product` with its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        (dy,), (for_x, for_weight, for_bias) = outer, ctx.needs_input_grad
+        dx = product(dy, weight.t()) if for_x else None
+        return dx, product(dy.t(), x.t()) if for_weight else None, dy.sum(0) if for_bias else None
+
+
+@cache
+def _faster() -> Library:
+    """Of a step's products, forward and backward (probed in less than half a second); BLAS unless oneDNN is there and clearly faster."""
+    if torch.cuda.is_available() or not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return "blas"
+    tokens, width, wide = _PROBED
+    x, y, weight = torch.randn(tokens, width), torch.randn(tokens, wide), torch.randn(wide, width)
+    best, start = [float("inf")] * 2, time.perf_counter()
+    for _ in range(_ROUNDS):  # in turns: what else runs here comes and goes
+        for index, by in enumerate((_by_blas, _by_onednn)):
+            began = time.perf_counter()
+            by(x, weight, None)
+            by(y, weight.t(), None)
+            best[index] = min(best[index], time.perf_counter() - began)
+        if time.perf_counter() - start > _ENOUGH:
+            break
+    return "onednn" if best[1] < _CLEARLY * best[0] else "blas"
+
+
+def _by_blas(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
+
+
+def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return made

@@ -1,0 +1,102 @@
+"""Whichever library multiplies, the products are the same."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from fine_tuning.config import Training
+from fine_tuning.training import hardware, products
+from fine_tuning.training.trainer import train
+
+FASTER = products._faster.__wrapped__  # asked anew each time
+SIZES = st.integers(1, 70)
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+
+
+def seeded(*shape, **more):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), **more)
+
+
+@needs_onednn
+@given(tokens=st.integers(0, 70), inner=SIZES, outer=SIZES, biased=st.booleans(), turned=st.booleans(), strided=st.booleans())
+def test_onednn_multiplies_as_blas_does_also_by_a_transpose_and_of_a_part_of_a_row(tokens, inner, outer, biased, turned, strided):
+    x = seeded(tokens, 2 * inner)[:, ::2] if strided else seeded(tokens, inner)
+    weight = seeded(inner, outer).t() if turned else seeded(outer, inner)
+    bias = seeded(outer) if biased else None
+    products.use("onednn")
+    made = products.product(x, weight, bias)
+    products.use("blas")
+    assert made.shape == (tokens, outer)
+    torch.testing.assert_close(made, products.product(x, weight, bias), atol=1e-4, rtol=1e-4)
+
+
+@needs_onednn
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_relayed_layer_gives_the_same_and_has_the_same_gradients(trained: bool, biased: bool) -> None:
+    layer = nn.Sequential(nn.Linear(5, 7, bias=biased)).requires_grad_(trained)
+
+    def step():
+        layer.zero_grad()
+        x = seeded(2, 3, 5).requires_grad_()
+        y = layer(x)
+        y.square().sum().backward()
+        return [y, x.grad, *(parameter.grad.clone() for parameter in layer.parameters() if trained)]
+
+    wanted = step()
+    products.use("onednn")
+    products.relay(layer)
+    assert "forward" in vars(layer[0])
+    for made, known in zip(step(), wanted, strict=True):
+        torch.testing.assert_close(made, known)
+
+
+@pytest.mark.parametrize(("factor", "chosen"), [(0.4, "onednn"), (0.95, "blas"), (3.0, "blas")])
+def test_onednn_is_taken_only_where_it_is_clearly_faster(monkeypatch, factor: float, chosen: str) -> None:
+    clock = [0.0]
+
+    def takes(seconds):
+        def by(x, weight, bias):
+            clock[0] += seconds
+
+        return by
+
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(products.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(products, "_by_blas", takes(1.0))
+    monkeypatch.setattr(products, "_by_onednn", takes(factor))
+    monkeypatch.setattr(products, "_faster", FASTER)
+    assert products.use("auto") == products.used() == chosen
+
+
+@needs_onednn
+def test_a_run_goes_on_with_the_library_that_it_began_with(tiny_base, row_folder, tmp_path, monkeypatch) -> None:
+    settings = Training(method="lora", num_epochs=1, dtype="float32", threads=1, products="onednn")
+    result = train(tiny_base, row_folder, tmp_path / "run", settings)
+    assert result.products == json.loads((tmp_path / "run" / "chosen.json").read_text())["products"] == "onednn"
+    monkeypatch.setattr(products, "_faster", lambda: "blas")  # what another probe would say
+    assert train(tiny_base, row_folder, tmp_path / "run", settings.model_copy(update={"products": "auto"})).products == "onednn"
+
+
+@needs_onednn
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_what_is_learned_does_not_depend_on_the_library(tiny_base, row_folder, tmp_path, method: str) -> None:
+    losses = []
+    for library in ("blas", "onednn"):
+        told = []
+        settings = Training(method=method, num_epochs=1, dtype="float32", threads=1, products=library)
+        train(tiny_base, row_folder, tmp_path / library, settings, report=told.append)
+        losses.append([step.loss for step in told])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_the_machine_is_measured_by_the_library_that_is_used(monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(hardware, "product", lambda x, weight: asked.append(x.shape))
+    hardware.gemm_flops()
+    assert asked
