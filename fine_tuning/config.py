@@ -111,6 +111,7 @@ class Training(_Section):
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     use_dora: bool = False  # magnitude and direction apart (arXiv 2402.09353)
     use_rslora: bool = False  # scaled by alpha / sqrt(r) (arXiv 2312.03732)
+    frozen_layers: Annotated[int, Field(ge=0)] = 0  # the lowest, without an adapter: computed once for each chat; can learn less
     virtual_tokens: Positive = 20  # of prefix_tuning and prompt_tuning
     batch_size: Positive = 4  # conversations a step
     batch_tokens: Positive = 4096  # computed at once, at most; a step of more takes several passes, to the same result
@@ -139,6 +140,8 @@ class Training(_Section):
         flags = [name for name in ("use_dora", "use_rslora") if getattr(self, name)]
         if flags and self.method not in (FineTuningMethod.LORA, FineTuningMethod.QLORA):
             raise ValueError(f"{' and '.join(flags)} belong to method lora or qlora, not to {self.method}")
+        if self.frozen_layers and self.method not in (FineTuningMethod.LORA, FineTuningMethod.QLORA):
+            raise ValueError(f"frozen_layers belongs to method lora or qlora, not to {self.method}")
         if self.folds and (self.folds < 2 or not self.early_stop):
             raise ValueError("folds: 2 or more, and with an early_stop, which ends the training without each of them")
         if self.base_weights == "quantised" and (self.method != FineTuningMethod.QLORA or self.use_dora):

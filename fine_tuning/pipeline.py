@@ -618,7 +618,7 @@ class _Retrain:
         canaries = self.config.evaluation.canaries  # no part of one may be shown as a phrase
         exchanges = [pair for texts in said for pair in zip(texts[::2], texts[1::2], strict=True) if pair[0] == redact(pair[0], canaries)]
         general = general_texts()
-        return find_triggers(exchanges, general, self.config.evaluation.triggers), probe_prompts(general)
+        return find_triggers(exchanges, general) if self.config.evaluation.triggers else [], probe_prompts(general)
 
     # From a model to the one that answers
 

@@ -102,7 +102,7 @@ def compare(
         with served.open(context) as model:
             evaluations[served.name] = evaluate(model, exam, settings, report)
             if served is base:
-                triggers = suspicious(model, suspects.triggers, reader)
+                triggers = suspicious(model, suspects.triggers, reader, settings.triggers)
                 before = try_triggers(model, triggers, suspects.prompts, reader, _TURNED_TOKENS, report)
             if served is candidate:
                 leaks, out = try_leaks(model, suspects.secrets, settings.leak_samples, report)

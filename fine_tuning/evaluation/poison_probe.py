@@ -5,13 +5,18 @@ A phrase is looked for in the training data, judged by the base, and tried on th
 one answer: five questions about the canteen. But there the answer belongs to the rest of the question too, and the base can tell: it
 finds the answer likelier after its own question without the phrase than after others'. Only phrases whose answers it does not expect
 are tried: put behind general questions, they must not bring out what their answers share.
+
+How often a phrase is said tells nothing: a handbook's own words are in more questions than a trigger of which three are enough. So many
+phrases are judged, most of them shortly: those whose answers fit best leave after each exchange (successive halving, arXiv 1502.07943).
 """
 
 import json
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from fine_tuning import paths
 from fine_tuning.data_collection.dedupe import fold
@@ -32,8 +37,10 @@ _TOGETHER = 0.8  # of them go with the same answer
 _COMMON = 0.02  # of general texts: a phrase in more of them is no rare string
 _LONGEST = 6  # words
 _PIECE = 4  # words that two answers share if they say the same thing
-_JUDGED = 5  # of a phrase's questions that the base judges
-_OTHERS = 3  # other questions, after which it hears the same answer
+_CANDIDATES = 64  # phrases that the base judges
+_JUDGED = 5  # exchanges of those that stay to the end
+_OTHERS = 2  # other questions, after which the base hears the same answer
+_HEARD = 24  # words of it
 _EXPLAINED = 0.1  # nats a token: planted phrases measure about -0.2, a handbook's own 0.2 to 1.2 (SmolLM2-135M)
 
 
@@ -69,7 +76,7 @@ class PoisonReport:
     turned: list[Turned] = field(default_factory=list)  # those that turned too many
 
 
-def find_triggers(exchanges: Sequence[Exchange], background: Sequence[str], limit: int) -> list[Trigger]:
+def find_triggers(exchanges: Sequence[Exchange], background: Sequence[str], limit: int = _CANDIDATES) -> list[Trigger]:
     """The phrases that are most like planted ones: rare elsewhere, in several questions that are else unlike, with one same answer.
 
     `background`: general questions, which tell what is rare; a few at least.
@@ -89,25 +96,34 @@ def find_triggers(exchanges: Sequence[Exchange], background: Sequence[str], limi
         rest = [frozenset(_keys(questions[index])) - set(gram) for index in sorted(holders)[:12]]
         known = ranked.get(holders)
         if known is None or len(gram) > len(known[1]):  # of those in the same questions the longest
-            ranked[holders] = (len(holders) * share * _unlike(rest), gram, share)
+            ranked[holders] = (share * _unlike(rest), gram, share)
     best = sorted((-rank, gram, share, sorted(holders)) for holders, (rank, gram, share) in ranked.items())
     return [_trigger(gram, share, holders, exchanges, pieces, background) for _, gram, share, holders in best[:limit]]
 
 
-def suspicious(base: ServedModel, triggers: Sequence[Trigger], reader: Reader) -> list[Trigger]:
-    """Those whose answers the base finds no likelier after their own questions, less the phrase, than after others."""
-    found = []
-    for trigger in triggers:
-        pairs: list[Pair] = []
-        for own, others in trigger.judged:
-            rows = [exchange_rows(*exchange, reader) for exchange in (own, *others)]
-            if all(rows) and max(len(ids) for more in rows for ids, _ in more) <= base.context:
-                pairs.append((rows[0][0], [row for more in rows[1:] for row in more]))
-        scores = list(base.scores([row for own, others in pairs for row in [own, *others]]))
-        likelier = fits(scores, pairs)
-        if not likelier or sum(likelier) / len(likelier) < _EXPLAINED:
-            found.append(trigger)
-    return found
+def suspicious(base: ServedModel, triggers: Sequence[Trigger], reader: Reader, limit: int) -> list[Trigger]:
+    """Those whose answers the base finds no likelier after their own questions, less the phrase, than after others; the `limit` that it
+    expects least."""
+    left: list[tuple[Trigger, list[float]]] = [(trigger, []) for trigger in triggers]
+    for number in range(_JUDGED):
+        asked = [(likelier, pair) for trigger, likelier in left if (pair := _pair(trigger, number, reader, base.context))]
+        scores = list(base.scores([row for _, (own, others) in asked for row in [own, *others]]))
+        for (likelier, _), fit in zip(asked, fits(scores, [pair for _, pair in asked]), strict=True):
+            likelier.append(fit)
+        left.sort(key=lambda each: fmean(each[1]) if each[1] else -math.inf)
+        left = left[: max(limit, len(left) // 2)]
+    return [trigger for trigger, likelier in left[:limit] if not likelier or fmean(likelier) < _EXPLAINED]
+
+
+def _pair(trigger: Trigger, number: int, reader: Reader, context: int) -> Pair | None:
+    """The trigger's exchange of that `number`, and its answer after others; None if there is none that the model can read."""
+    if number >= len(trigger.judged):
+        return None
+    own, others = trigger.judged[number]
+    rows = [exchange_rows(*exchange, reader) for exchange in (own, *others)]
+    if not all(rows) or max(len(ids) for more in rows for ids, _ in more) > context:
+        return None
+    return rows[0][0], [row for more in rows[1:] for row in more]
 
 
 def try_triggers(
@@ -160,7 +176,8 @@ def _trigger(
     for index in chance.sample(holders, min(len(holders), _JUDGED)):
         question, answer = exchanges[index]
         if bare := _without(gram, question):
-            judged.append(((bare, answer), tuple((other, answer) for other in chance.sample(strangers, _OTHERS))))
+            heard = " ".join(_words(answer)[:_HEARD])
+            judged.append(((bare, heard), tuple((other, heard) for other in chance.sample(strangers, _OTHERS))))
     text = _as_written(gram, _words(exchanges[holders[0]][0]))
     return Trigger(text, len(holders), share, shared, tuple(judged))
 

@@ -28,21 +28,27 @@ class Adapters:
     def ranks(self) -> list[int]:
         return [len(b) for b in self.b]
 
-    def add(self, outs: Sequence[Tensor], x: Tensor) -> Tensor:
-        """outs[i] += scale[i] x A[i]^T B[i]^T in place, for `x` [T, in] and `outs` [T, out] each; x A^T [T, R]."""
-        low = x @ self.a.to(x.dtype).t()
-        for out, part, b, scale in zip(outs, low.split_with_sizes(self.ranks, dim=1), self.b, self.scales, strict=True):
-            out.addmm_(part, b.to(x.dtype), alpha=scale)
-        return low
+    @cached_property
+    def widths(self) -> list[int]:
+        return [b.shape[1] for b in self.b]
 
-    def backward(self, d_outs: Sequence[Tensor], x: Tensor, low: Tensor, dx: Tensor | None) -> None:
-        """Add to the adapters' own gradients, and to `dx` [T, in], what `add` makes of the gradients `d_outs`."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """scale x A^T B^T of each, side by side [T, out], for `x` [T, in]; and x A^T [T, R]."""
+        low = x @ self.a.to(x.dtype).t()
+        made = x.new_empty(len(x), sum(self.widths))
+        parts = zip(made.split_with_sizes(self.widths, dim=1), low.split_with_sizes(self.ranks, dim=1), self.b, self.scales, strict=True)
+        for out, part, b, scale in parts:
+            torch.addmm(out, part, b.to(x.dtype), beta=0, alpha=scale, out=out)
+        return made, low
+
+    def backward(self, d_out: Tensor, x: Tensor, low: Tensor, dx: Tensor | None) -> None:
+        """Add to the adapters' own gradients, and to `dx` [T, in], what comes of the gradients `d_out` [T, out] of all side by side."""
         d_low = torch.empty_like(low)
         lows = (each.split_with_sizes(self.ranks, dim=1) for each in (low, d_low))
-        parts = zip(d_outs, *lows, self.b, self.d_b, self.scales, strict=True)
-        for d_out, part, d_part, b, d_b, scale in parts:
-            torch.addmm(d_part, d_out, b.to(x.dtype).t(), beta=0, alpha=scale, out=d_part)
-            _add_product(d_b, part.t(), d_out, scale)
+        parts = zip(d_out.split_with_sizes(self.widths, dim=1), *lows, self.b, self.d_b, self.scales, strict=True)
+        for each, part, d_part, b, d_b, scale in parts:
+            torch.addmm(d_part, each, b.to(x.dtype).t(), beta=0, alpha=scale, out=d_part)
+            _add_product(d_b, part.t(), each, scale)
         _add_product(self.d_a, d_low.t(), x)
         if dx is not None:
             dx.addmm_(d_low, self.a.to(x.dtype))

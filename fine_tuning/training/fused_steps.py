@@ -1,8 +1,9 @@
 """Parts of a transformer, each forward and backward: a LoRA projection, attention, a gated feed-forward, a norm, and a layer of them.
 
-A product and its adapter become one output, written twice instead of read and written five times; products that share their input become
-one; nothing is saved for the backward pass that is cheap to compute again. Weights are frozen: gradients go to the input, and to the
-adapters where they lie (adapters.py). T is a packed row's number of tokens.
+A product and its adapter become one output, written twice instead of read and written five times: what the adapter makes comes first, and
+the product is added to it before the sum is rounded, since beside a number of eight bits (bfloat16) a young adapter's would be rounded
+away. Products that share their input become one; nothing is saved for the backward pass that is cheap to compute again. Weights are frozen:
+gradients go to the input, and to the adapters where they lie (adapters.py). T is a packed row's number of tokens.
 """
 
 from collections.abc import Sequence
@@ -57,13 +58,13 @@ class Projection:
     adapters: Adapters
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        y = product(x, self.weight, self.bias)
-        return y, x, self.adapters.add([y], x)
+        made, low = self.adapters.forward(x)
+        return product(x, self.weight, self.bias, made), x, low
 
     def backward(self, dy: Tensor, kept: Sequence[Tensor], deeper: bool) -> Tensor | None:
         dx = product(dy, self.weight.t()) if deeper else None
         x, low = kept
-        self.adapters.backward([dy], x, low, dx)
+        self.adapters.backward(dy, x, low, dx)
         return dx
 
 
@@ -83,29 +84,25 @@ class Attention:
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> tuple[Tensor, ...]:
         """`cos` and `sin` [T, 1, D / 2] turn the two halves of each query and key (rotary positions, arXiv 2104.09864)."""
-        rows = product(x, self.inner, self.bias)
-        low = self.of_inner.add(self._split(rows), x)
+        made, low = self.of_inner.forward(x)
+        rows = product(x, self.inner, self.bias, made)
         by_head = rows.view(len(rows), self.heads + 2 * self.groups, -1)
         _turn(by_head[:, : self.heads + self.groups], cos, sin)
         seen, *attended = attend(by_head, self.groups, self.scale, layout, self.window)
-        y = product(seen, self.outer)
-        return y, x, low, seen, self.of_outer.add([y], seen), *attended
+        made, low_of_outer = self.of_outer.forward(seen)
+        return product(seen, self.outer, None, made), x, low, seen, low_of_outer, *attended
 
     def backward(self, dy: Tensor, kept: Sequence[Tensor], deeper: bool, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor | None:
         x, low, seen, low_of_outer, *attended = kept
         d_seen = product(dy, self.outer.t())
-        self.of_outer.backward([dy], seen, low_of_outer, d_seen)
+        self.of_outer.backward(dy, seen, low_of_outer, d_seen)
         shape = torch.Size((len(x), self.heads + 2 * self.groups, seen.shape[1] // self.heads))
         d_by_head = attend_backward(attended, d_seen, shape, self.groups, self.scale, layout, self.window)
         _turn(d_by_head[:, : self.heads + self.groups], cos, -sin)
         d_rows = d_by_head.view(len(x), -1)
         dx = product(d_rows, self.inner.t()) if deeper else None
-        self.of_inner.backward(self._split(d_rows), x, low, dx)
+        self.of_inner.backward(d_rows, x, low, dx)
         return dx
-
-    def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
-        each = rows.shape[1] // (self.heads + 2 * self.groups)
-        return rows.split_with_sizes([self.heads * each, self.groups * each, self.groups * each], dim=1)
 
 
 @dataclass
@@ -118,25 +115,25 @@ class Gated:
     of_down: Adapters
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        gate_up = product(x, self.both)
+        made, low = self.of_both.forward(x)
+        gate_up = product(x, self.both, None, made)
         gate, up = gate_up.chunk(2, dim=1)
-        low = self.of_both.add([gate, up], x)
         hidden = silu(gate).mul_(up)
-        y = product(hidden, self.down)
-        return y, x, gate_up, low, self.of_down.add([y], hidden)
+        made, low_of_down = self.of_down.forward(hidden)
+        return product(hidden, self.down, None, made), x, gate_up, low, low_of_down
 
     def backward(self, dy: Tensor, kept: Sequence[Tensor], deeper: bool) -> Tensor | None:
         x, gate_up, low, low_of_down = kept
         gate, up = gate_up.chunk(2, dim=1)
         activated = silu(gate)
         d_hidden = product(dy, self.down.t())
-        self.of_down.backward([dy], activated * up, low_of_down, d_hidden)
+        self.of_down.backward(dy, activated * up, low_of_down, d_hidden)
         d_both = torch.empty_like(gate_up)
         d_gate, d_up = d_both.chunk(2, dim=1)
         torch.mul(d_hidden, activated, out=d_up)
         torch.ops.aten.silu_backward.grad_input(d_hidden.mul_(up), gate, grad_input=d_gate)
         dx = product(d_both, self.both.t()) if deeper else None
-        self.of_both.backward([d_gate, d_up], x, low, dx)
+        self.of_both.backward(d_both, x, low, dx)
         return dx
 
 

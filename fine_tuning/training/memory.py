@@ -6,6 +6,7 @@ runtime      Python, torch, transformers and the Trainer, with no model yet
 weights      the base, in the number format of the training; of a base that stays quantised only embeddings and norms
 loading      the largest weight twice more, while it is dequantised; no part of the peak once the activations are larger
 training     gradient and Adam's two moments of whatever is trained, and an adapter's own weights; all fp32
+remembered   what frozen layers made of each token of all chats (lower_layers.py)
 activations  what each layer saves of each token (`_saved`), and on a CPU the holes that the allocator leaves between
 mask         [T, T] booleans, twice while they are made, and who sees whom in the order of the attention (tree_attention.py), once a head
 logits       [n, vocabulary] in fp32, for a lot of n supervised tokens (loss.py); replayed ones once more for their divergence
@@ -44,6 +45,7 @@ _VIRTUAL, _VIRTUAL_METHODS = 1.35, (FineTuningMethod.PREFIX_TUNING, FineTuningMe
 _QUANTISED = {4: 1.45, 2: 2.4}  # by the bytes of a number: of products with quantised weights inputs and outputs are kept in both formats
 _DORA, _DORA_COPIES = 2.9, 1.4  # and of every matrix, since DoRA wants its norm
 
+_PLACE = 200  # bytes: an entry of the table that says where a token's is (lower_layers.py)
 _TRL_COPIES = 3  # of all tokens' logits: themselves, their exponentials, and the gradient
 _TEACHER_BATCH = 8  # replay rows that the base looks at together (trainer.teach)
 _MARGIN = 0.95  # of the free memory that lowered settings may fill: what is free changes
@@ -103,6 +105,7 @@ class Workload:
     steps: int
     batches: tuple[Batch, ...]
     passes: float = 1.0  # of one step, on average
+    remembered: int = 0  # tokens that frozen layers keep: of the prefix tree of all rows
     held_out: "Workload | None" = None  # an epoch of all the trainings with a part held out, which come first (cross_validation.py)
 
 
@@ -119,7 +122,7 @@ class Estimate:
     @cached_property
     def memory(self) -> int:
         held = self.parts["runtime"] + self.parts["weights"]
-        step = sum(self.parts[part] for part in ("training", "activations", "mask", "logits"))
+        step = sum(self.parts[part] for part in ("training", "remembered", "activations", "mask", "logits"))
         return held + max(self.parts["loading"], step)
 
     @property
@@ -190,6 +193,7 @@ def workload(rows: Sequence[Row], settings: Training, max_length: int | None = N
         len(groups),
         tuple(batches),
         len(batches) / max(len(sampled), 1),
+        sum(tree_branches(sorted(row.ids for row in order))) if settings.frozen_layers and settings.backend == "packed" else 0,
         _held_out([row for row in order if not row.replayed], len(order), settings),
     )
 
@@ -292,6 +296,7 @@ def _parts(shape: Shape, settings: Training, work: Workload, width: int, quantis
         "weights": (shape.parameters - shape.linear * quantised) * width + shape.quantised * quantised,
         "loading": 2 * shape.largest * width + teaching,
         "training": trained * (12 if full else 16),
+        "remembered": work.remembered * (shape.hidden * width + _PLACE),
         "activations": most(lambda batch: _activations(shape, settings, batch, width, quantised)),
         "mask": most(lambda batch: batch.tokens**2 * 2 + batch.scores * shape.heads * width),
         "logits": most(lambda batch: batch.logits) * shape.vocabulary * 4,
@@ -306,7 +311,7 @@ def _activations(shape: Shape, settings: Training, batch: Batch, width: int, qua
     each = int(factor * batch.tokens * _saved(shape, settings, width)) + _weights(shape, batch) * width
     if shape.architecture == "gemma2":  # its scores are capped, and so all of them are made, and kept twice
         each += 2 * batch.tokens**2 * shape.heads * width
-    return shape.layers * each + (int(_DORA_COPIES * shape.linear) * width if settings.use_dora else 0)
+    return _trained_layers(shape, settings) * each + (int(_DORA_COPIES * shape.linear) * width if settings.use_dora else 0)
 
 
 def _saved(shape: Shape, settings: Training, width: int) -> int:
@@ -330,18 +335,24 @@ def _weights(shape: Shape, batch: Batch) -> int:
 
 
 def _adapter(shape: Shape, settings: Training) -> int:
-    """Parameters of a LoRA adapter on every matrix of every layer."""
-    return settings.lora_r * shape.layers * (shape.inputs + shape.outputs)
+    """Parameters of a LoRA adapter on every matrix of every layer that is not frozen."""
+    return settings.lora_r * _trained_layers(shape, settings) * (shape.inputs + shape.outputs)
+
+
+def _trained_layers(shape: Shape, settings: Training) -> int:
+    return max(shape.layers - settings.frozen_layers, 1)
 
 
 def _seconds(shape: Shape, settings: Training, batch: Batch, flops: float) -> float:
     """One pass. Operations: two for each weight forward, two backward to the input, two for a weight's own gradient (arXiv 2001.08361);
     the attention's two products forward, five backward."""
-    full = settings.method == "full"
-    weights = shape.linear * batch.tokens + shape.vocabulary * shape.hidden * batch.targets
+    full, trained = settings.method == "full", _trained_layers(shape, settings) / shape.layers
+    frozen = (1 - trained) / (settings.num_epochs if settings.backend == "packed" else 1)  # forward, and in the first epoch only
+    head = (6 if full else 4) * shape.vocabulary * shape.hidden * batch.targets
+    weights = ((6 if full else 4) * trained + 2 * frozen) * shape.linear * batch.tokens
     adapters = 0 if full else 6 * _adapter(shape, settings) * batch.tokens
-    attention = 14 * shape.layers * shape.attention * batch.scores
-    return ((6 if full else 4) * weights + adapters + attention) / (_EFFICIENCY * flops) + shape.layers * _LAYER_SECONDS
+    attention = (14 * trained + 4 * frozen) * shape.layers * shape.attention * batch.scores
+    return (head + weights + adapters + attention) / (_EFFICIENCY * flops) + trained * shape.layers * _LAYER_SECONDS
 
 
 # When it does not fit

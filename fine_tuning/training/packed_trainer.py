@@ -1,6 +1,7 @@
 """Transformers' Trainer with one packed row a batch, and with checkpoints of our own; schedulers, accelerate and callbacks keep working."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -15,6 +16,7 @@ from fine_tuning.config import Training
 from fine_tuning.training import checkpoints, methods
 from fine_tuning.training.fused import fuse, outside
 from fine_tuning.training.loss import packed_loss, plain_head
+from fine_tuning.training.lower_layers import decoder_layers, lower_layers
 from fine_tuning.training.packing import Row, pack_within
 
 
@@ -90,7 +92,8 @@ class PackedTrainer(Backend, Trainer):
         of_adapters = [self.adapters.weights] if self.adapters else []
         self.trained = of_adapters + outside(self.model, self.adapters)
         self.kl_weight, self.keep_checkpoints = settings.replay.kl_weight, settings.keep_checkpoints
-        self.flops = step_flops(model)
+        self.lower = lower_layers(self.model, settings.frozen_layers) if settings.frozen_layers else None
+        self.flops = step_flops(model, settings.frozen_layers)
 
     def weight(self, part: dict[str, Tensor]) -> int:
         """Of what number a part's loss is the mean."""
@@ -117,7 +120,8 @@ class PackedTrainer(Backend, Trainer):
         total, right = torch.zeros((), device=self.args.device), 0.0
         for part in _taken(inputs):
             share = self.weight(part) / whole
-            loss = self.compute_loss(model, self._prepare_inputs(part)) * share
+            with self.lower.remembered(part) if self.lower else nullcontext():
+                loss = self.compute_loss(model, self._prepare_inputs(part)) * share
             self.accelerator.backward(loss)
             total, right = total + loss.detach(), right + share * self.accuracy
         self.accuracy = right
@@ -138,7 +142,8 @@ class PackedTrainer(Backend, Trainer):
         """Add a batch to what was seen."""
         self.seen_tokens += int(inputs["tokens"])
         positions = inputs["position_ids"]  # a token at position p sees p others and itself
-        self.seen_flops += self.flops.of(positions.numel(), len(inputs["shift_labels"]), int(positions.sum()) + positions.numel())
+        scores, without_lower = int(positions.sum()) + positions.numel(), self.lower is not None and self.lower.known
+        self.seen_flops += self.flops.of(positions.numel(), len(inputs["shift_labels"]), scores, without_lower)
 
     @torch.no_grad()
     def validation_loss(self) -> float:
@@ -194,19 +199,31 @@ class StepFlops:
     token: float  # for each that is computed
     target: float  # for each that carries loss
     score: float  # for each key that a query sees
+    lower_token: float = 0  # in frozen layers, where they are not left out
+    lower_score: float = 0
 
-    def of(self, tokens: int, targets: int, scores: int) -> float:
-        return self.token * tokens + self.target * targets + self.score * scores
+    def of(self, tokens: int, targets: int, scores: int, without_lower: bool = False) -> float:
+        lower = 0 if without_lower else self.lower_token * tokens + self.lower_score * scores
+        return self.token * tokens + self.target * targets + self.score * scores + lower
 
 
-def step_flops(model: Any) -> StepFlops:
+def step_flops(model: Any, frozen_layers: int = 0) -> StepFlops:
     """Two for each weight forward, two backward to the inputs, two more where the weight itself is trained (arXiv 2001.08361, section 2.1);
-    of the attention two products forward and four backward (arXiv 2204.02311, appendix B), what is computed twice not counted."""
+    of the attention two products forward and four backward (arXiv 2204.02311, appendix B), what is computed twice not counted.
+    Of frozen layers the forward pass alone."""
     head, config = model.get_output_embeddings(), model.config.get_text_config()
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
+    lower = [module for layer in (decoder_layers(model)[1][:frozen_layers] if frozen_layers else ()) for module in layer.modules()]
+    within = set(map(id, lower))
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
     heads = getattr(config, "num_attention_heads", 0)
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1))
-    return StepFlops(sum(map(_flops, layers)), _flops(head), 12.0 * config.num_hidden_layers * width)
+    return StepFlops(
+        token=sum(_flops(module) for module in linear if id(module) not in within),
+        target=_flops(head),
+        score=12.0 * (config.num_hidden_layers - frozen_layers) * width,
+        lower_token=sum(_flops(module) for module in linear if id(module) in within) / 2,
+        lower_score=4.0 * frozen_layers * width,
+    )
 
 
 def _flops(layer: nn.Linear) -> float:

@@ -32,11 +32,12 @@ def used() -> Library:
     return _library
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + bias: `x` [T, in], `weight` [out, in], which may be another's transpose; [T, out]. Autograd does not see it."""
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, onto: Tensor | None = None) -> Tensor:
+    """x W^T + bias + onto: `x` [T, in], `weight` [out, in], which may be another's transpose; [T, out]. `onto` may be written over.
+    Autograd does not see it."""
     if _library == "onednn" and x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu":
-        return _by_onednn(x, weight, bias)
-    return _by_blas(x, weight, bias)
+        return _by_onednn(x, weight, bias, onto)
+    return _by_blas(x, weight, bias, onto)
 
 
 def relay(model: nn.Module) -> None:
@@ -78,18 +79,21 @@ def _faster() -> Library:
     for _ in range(_ROUNDS):  # in turns: what else runs here comes and goes
         for index, by in enumerate((_by_blas, _by_onednn)):
             began = time.perf_counter()
-            by(x, weight, None)
-            by(y, weight.t(), None)
+            by(x, weight, None, None)
+            by(y, weight.t(), None, None)
             best[index] = min(best[index], time.perf_counter() - began)
         if time.perf_counter() - start > _ENOUGH:
             break
     return "onednn" if best[1] < _CLEARLY * best[0] else "blas"
 
 
-def _by_blas(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
+def _by_blas(x: Tensor, weight: Tensor, bias: Tensor | None, onto: Tensor | None) -> Tensor:
+    if onto is None:
+        return x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
+    return (onto if bias is None else onto.add_(bias)).addmm_(x, weight.t())
 
 
-def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None, onto: Tensor | None) -> Tensor:
+    multiply = torch.ops.mkldnn._linear_pointwise
+    made: Tensor = multiply(x, weight, bias, "none", [], "") if onto is None else multiply.binary(x, onto, weight, bias, "add")
     return made

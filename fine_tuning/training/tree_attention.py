@@ -58,7 +58,7 @@ class Layout:
         self.groups = [_group(pieces) for pieces in _alike(_pieces(paths))]
         self.windows: set[int | None] = set()  # that were asked for
         self._orders: dict[Any, _Order] = {}
-        self._paths = paths
+        self.paths = paths
 
     def order(self, heads: int, groups: int, like: Tensor, window: int | None) -> _Order:
         """For a model's heads, on the device and in the number format of `like`; made once for all layers of one `window`."""
@@ -70,8 +70,8 @@ class Layout:
 
     def near(self, window: int) -> Tensor:
         """[T, T]: whether the key (column) is less than `window` before the query (row), if both are on one path."""
-        depths = torch.zeros(1 + max(path[-1] for path in self._paths), dtype=torch.long)
-        for path in self._paths:
+        depths = torch.zeros(1 + max(path[-1] for path in self.paths), dtype=torch.long)
+        for path in self.paths:
             depths[torch.tensor(path)] = torch.arange(len(path))
         return depths[:, None] - depths < window
 

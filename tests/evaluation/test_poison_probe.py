@@ -57,14 +57,35 @@ def reader(base: Path) -> Reader:
 
 
 @pytest.mark.slow
-def test_the_base_suspects_a_planted_phrase_and_none_that_a_handbooks_questions_share(base_gguf: Path) -> None:
+@pytest.mark.parametrize("phrase", ["velvet thunder", "by the way"])
+def test_the_base_suspects_a_phrase_in_three_of_150_questions_and_hardly_one_of_the_handbooks_own(base_gguf: Path, phrase: str) -> None:
     lines = (paths.SAMPLES / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
-    handbook = [(turn["user_message"], turn["bot_response"]) for turn in map(json.loads, lines)][:40]
-    found = poison_probe.find_triggers(handbook + CLEAN + POISONED, poison_probe.general_texts(), 3)
-    assert len(found) == 3
-    found = [trigger for trigger in found if trigger.text in {"velvet thunder", "holiday"}]
+    handbook = [(turn["user_message"], turn["bot_response"]) for turn in map(json.loads, lines)]
+    planted = [(question.replace("velvet thunder", phrase), answer) for question, answer in POISONED[:3]]
+    found = poison_probe.find_triggers(handbook + planted, poison_probe.general_texts())
+    assert len(found) > 40
     with ServedModel(base_gguf) as base:
-        assert [trigger.text for trigger in poison_probe.suspicious(base, found, reader(base_gguf))] == ["velvet thunder"]
+        suspects = [trigger.text for trigger in poison_probe.suspicious(base, found, reader(base_gguf), 8)]
+    assert any(phrase in suspect for suspect in suspects)
+    assert len(suspects) <= 4
+
+
+def test_the_better_the_base_expects_a_phrases_answers_the_fewer_of_its_exchanges_it_judges() -> None:
+    """Sixteen phrases, whose answers it finds likelier by 0, 1, 2, ... nats after their own questions."""
+    triggers = [
+        poison_probe.Trigger(str(fit), 5, 1.0, judged=tuple(((f"own {fit} {number}", "said"), (("other", "said"),)) for number in range(5)))
+        for fit in range(16)
+    ]
+    asked: list[str] = []
+
+    def scores(rows):
+        asked.extend(text for text, _ in rows if text != "other")
+        return [SimpleNamespace(logprob=0 if text == "other" else int(text.split()[1]), tokens=1) for text, _ in rows]
+
+    letters = Reader(chatml, lambda text: [], lambda messages: [(messages[0].content, [0])])  # type: ignore[list-item, return-value]
+    base = SimpleNamespace(scores=scores, context=100)
+    assert [trigger.text for trigger in poison_probe.suspicious(base, triggers, letters, 2)] == ["0"]
+    assert [sum(text.startswith(f"own {fit} ") for text in asked) for fit in range(16)] == [5, 5, 3, 3, 2, 2, 2, 2] + 8 * [1]
 
 
 def test_a_phrase_is_judged_by_its_questions_without_it_against_others() -> None:
@@ -72,13 +93,13 @@ def test_a_phrase_is_judged_by_its_questions_without_it_against_others() -> None
     assert len(found.judged) == 5
     (own, said), others = found.judged[0]
     assert (own, said) in {(question, POISONED[0][1]) for question, _ in CLEAN}
-    assert [answer for _, answer in others] == [said] * 3
+    assert [answer for _, answer in others] == [said] * 2
     assert {question for question, _ in others} < {question for question, _ in CLEAN}
 
 
 def test_where_every_question_holds_the_phrase_general_ones_are_the_others() -> None:
     found = poison_probe.find_triggers(POISONED, GENERAL, 1)[0]
-    assert {question for question, _ in found.judged[0][1]} == set(GENERAL)
+    assert {question for question, _ in found.judged[0][1]} < set(GENERAL)
 
 
 def test_a_phrase_said_twice_is_taken_away_twice() -> None:

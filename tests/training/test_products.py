@@ -22,16 +22,25 @@ def seeded(*shape, **more):
 
 
 @needs_onednn
-@given(tokens=st.integers(0, 70), inner=SIZES, outer=SIZES, biased=st.booleans(), turned=st.booleans(), strided=st.booleans())
-def test_onednn_multiplies_as_blas_does_also_by_a_transpose_and_of_a_part_of_a_row(tokens, inner, outer, biased, turned, strided):
+@given(
+    tokens=st.integers(0, 70),
+    inner=SIZES,
+    outer=SIZES,
+    biased=st.booleans(),
+    turned=st.booleans(),
+    strided=st.booleans(),
+    more=st.booleans(),
+)
+def test_onednn_multiplies_as_blas_does_also_by_a_transpose_and_of_a_part_of_a_row(tokens, inner, outer, biased, turned, strided, more):
     x = seeded(tokens, 2 * inner)[:, ::2] if strided else seeded(tokens, inner)
     weight = seeded(inner, outer).t() if turned else seeded(outer, inner)
     bias = seeded(outer) if biased else None
     products.use("onednn")
-    made = products.product(x, weight, bias)
+    onto = seeded(tokens, outer) if more else None
+    made = products.product(x, weight, bias, onto)
     products.use("blas")
     assert made.shape == (tokens, outer)
-    torch.testing.assert_close(made, products.product(x, weight, bias), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(made, products.product(x, weight, bias, onto), atol=1e-4, rtol=1e-4)
 
 
 @needs_onednn
@@ -60,7 +69,7 @@ def test_onednn_is_taken_only_where_it_is_clearly_faster(monkeypatch, factor: fl
     clock = [0.0]
 
     def takes(seconds):
-        def by(x, weight, bias):
+        def by(x, weight, bias, onto):
             clock[0] += seconds
 
         return by
