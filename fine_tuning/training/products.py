@@ -4,6 +4,7 @@ For float32 torch asks its BLAS (MKL, mostly), for bfloat16 oneDNN. On AMD proce
 with the weights as they lie (benchmarks/README.md); so it is asked there too, through the operator that `torch.compile` uses for it.
 """
 
+import os
 import time
 from functools import cache, partial
 from typing import Any, Literal
@@ -18,12 +19,18 @@ _CLEARLY = 0.9  # of the other's time
 _PROBED = (256, 768, 3072)  # tokens, width, width: a small model's
 _ROUNDS, _ENOUGH = 8, 0.3  # at most; seconds
 
+# oneDNN makes a kernel for each shape, half a megabyte, and keeps 1024 of them; but hardly two packed rows have as many tokens. It asks for
+# these numbers when it multiplies first, also in bfloat16.
+_KERNEL_CACHES, _KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), 16  # a step's products have about ten shapes
+
 _library: Library = "blas"
 
 
 def use(library: Library | Literal["auto"]) -> Library:
     """From now on, in this process; for `auto` the faster one, which is returned."""
     global _library
+    for name in _KERNEL_CACHES:
+        os.environ.setdefault(name, str(_KERNELS))
     _library = _faster() if library == "auto" else library
     return _library
 

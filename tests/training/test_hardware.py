@@ -4,6 +4,8 @@ import torch
 from fine_tuning.config import Training
 from fine_tuning.training import hardware
 
+FASTER = hardware._faster_dtype.__wrapped__  # asked anew each time
+
 
 @pytest.fixture(autouse=True)
 def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,3 +27,11 @@ def test_half_of_the_threads_are_taken_only_where_they_are_clearly_faster(monkey
 
 def test_one_thread_stays_one() -> None:
     assert hardware.choose_threads(Training()) == 1  # as for all tests of the training
+
+
+@pytest.mark.parametrize(("share", "chosen"), [(0.5, torch.bfloat16), (0.8, torch.float32), (1.5, torch.float32)])
+def test_bfloat16_is_taken_only_where_its_products_are_much_faster(monkeypatch, share: float, chosen: torch.dtype) -> None:
+    monkeypatch.setattr(hardware, "_faster_dtype", FASTER)
+    monkeypatch.setattr(hardware, "_gemm_seconds", lambda dtype: share if dtype == torch.bfloat16 else 1.0)
+    assert hardware.choose_dtype(Training()) == chosen
+    assert hardware.choose_dtype(Training(method="full")) == torch.float32

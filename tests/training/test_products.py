@@ -1,6 +1,8 @@
 """Whichever library multiplies, the products are the same."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -102,6 +104,25 @@ def test_what_is_learned_does_not_depend_on_the_library(tiny_base, row_folder, t
         train(tiny_base, row_folder, tmp_path / library, settings, report=told.append)
         losses.append([step.loss for step in told])
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+@needs_onednn
+def test_memory_does_not_grow_with_the_number_of_different_lengths() -> None:
+    """In a process of its own: the caches' sizes are read once."""
+    measure = """
+import psutil, torch
+from fine_tuning.training import products
+products.use("onednn")
+held = []
+weight = torch.randn(600, 500)
+for tokens in range(100, 400):
+    for each in (weight, weight.t()):
+        products.product(torch.ones(tokens, each.shape[1]), each)
+    held.append(psutil.Process().memory_info().rss)
+print(held[-1] - held[50])
+"""
+    grown = int(subprocess.run([sys.executable, "-c", measure], capture_output=True, text=True, check=True).stdout)
+    assert grown < 40e6  # with all kernels kept more than 200 MB
 
 
 def test_the_machine_is_measured_by_the_library_that_is_used(monkeypatch) -> None:
