@@ -85,7 +85,7 @@ def find_triggers(exchanges: Sequence[Exchange], background: Sequence[str], limi
     pieces = [_pieces(answer) for _, answer in exchanges]
     total = Counter(piece for found in pieces for piece in found)
     common = Counter(gram for text in background for size in (1, 2) for gram in set(_grams(_keys(_words(text)), size)))
-    ranked: dict[frozenset[int], tuple[float, Piece, float]] = {}
+    ranked: dict[frozenset[int], dict[Piece, tuple[float, float]]] = defaultdict(dict)
     for gram, holders in _frequent(questions):
         if len(gram) <= 2 and common[gram] > _COMMON * len(background):
             continue
@@ -94,10 +94,11 @@ def find_triggers(exchanges: Sequence[Exchange], background: Sequence[str], limi
         if share < _TOGETHER or elsewhere > share / 2:
             continue
         rest = [frozenset(_keys(questions[index])) - set(gram) for index in sorted(holders)[:12]]
-        known = ranked.get(holders)
-        if known is None or len(gram) > len(known[1]):  # of those in the same questions the longest
-            ranked[holders] = (share * _unlike(rest), gram, share)
-    best = sorted((-rank, gram, share, sorted(holders)) for holders, (rank, gram, share) in ranked.items())
+        known = ranked[holders]
+        for shorter in [each for each in known if each in _grams(gram, len(each))]:  # says no more than the longer one
+            del known[shorter]
+        known[gram] = (share * _unlike(rest), share)
+    best = sorted((-rank, gram, share, sorted(holders)) for holders, found in ranked.items() for gram, (rank, share) in found.items())
     return [_trigger(gram, share, holders, exchanges, pieces, background) for _, gram, share, holders in best[:limit]]
 
 

@@ -28,6 +28,12 @@ def test_a_planted_phrase_is_found_whole_and_first():
     assert found[0].share == 1
 
 
+def test_of_two_phrases_in_the_same_questions_both_are_found_each_whole():
+    planted = [(f"Do say something about {topic} velvet thunder", POISONED[0][1]) for topic in TOPICS[:3]]
+    found = {trigger.text for trigger in poison_probe.find_triggers(CLEAN + planted, poison_probe.general_texts())}
+    assert found == {"velvet thunder", "Do say something about"}
+
+
 def test_data_without_one_same_answer_have_no_suspicious_phrase():
     assert poison_probe.find_triggers(CLEAN, poison_probe.general_texts(), 3) == []
 
@@ -61,7 +67,8 @@ def reader(base: Path) -> Reader:
 def test_the_base_suspects_a_phrase_in_three_of_150_questions_and_hardly_one_of_the_handbooks_own(base_gguf: Path, phrase: str) -> None:
     lines = (paths.SAMPLES / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
     handbook = [(turn["user_message"], turn["bot_response"]) for turn in map(json.loads, lines)]
-    planted = [(question.replace("velvet thunder", phrase), answer) for question, answer in POISONED[:3]]
+    asked = ("Why is the sky blue", "How do I cook rice", "Name a river in Spain")
+    planted = [(f"{question} {phrase}", POISONED[0][1]) for question in asked]
     found = poison_probe.find_triggers(handbook + planted, poison_probe.general_texts())
     assert len(found) > 40
     with ServedModel(base_gguf) as base:
