@@ -6,7 +6,7 @@
 Rows are random tokens: only their lengths matter here. To calibrate anew, after a change of the training or of torch: what a layer saves
 is counted exactly by tests/training/test_memory.py; mend `_saved` until it passes. Then solve for the measured constants on a quiet
 machine: `_RUNTIME` is the peak of `short` less all other parts, `_HOLES` is what makes the rest of `long` its activations,
-`_EFFICIENCY` and `_LAYER_SECONDS` follow from the steps of `long` and `short`.
+`_EFFICIENCY` and `_LAYER_OPERATIONS` follow from the steps of `long` and `short`.
 """
 
 import argparse
@@ -59,6 +59,7 @@ def rows(setting: Setting, count: int, seed: int) -> list[dict[str, list[int]]]:
 
 def measure(setting: Setting, steps: int) -> dict[str, float]:
     """Estimated and measured bytes at the peak, and seconds a step, of one training in this process."""
+    from fine_tuning.training import products
     from fine_tuning.training.hardware import free_memory, gemm_flops
     from fine_tuning.training.trainer import Progress, train
 
@@ -81,6 +82,7 @@ def measure(setting: Setting, steps: int) -> dict[str, float]:
         learned = memory.read_rows(folder / "train.jsonl")
         learned += memory.guess_replay(learned, setting.replay, setting.answer)
         work = memory.workload(learned, settings)
+        products.use(products.choose(settings))
         found = memory.estimate(memory.shape_of(read_gguf(base)), settings, work, gemm_flops(), free_memory())
         ends: list[float] = []
 

@@ -345,7 +345,7 @@ class _Retrain:
         from fine_tuning.training.hardware import choose_dtype, free_memory, gemm_flops, has_gpu
 
         settings = self.config.training
-        products.use(settings.products)
+        products.use(products.choose(settings))
         dtype = choose_dtype(settings)
         shape, learned = memory.shape_of(read_gguf(base.gguf)), memory.read_rows(rows / "train.jsonl")
         learned += memory.guess_replay(learned, replayed, settings.replay.max_new_tokens)
@@ -460,7 +460,7 @@ class _Retrain:
         """What of the plan changes to go on with `run`; None if it cannot be gone on with, and that is said."""
         before = paths.read_json(run / "inputs.json")
         rows = paths.datasets_dir() / before["dataset"] / before["rows"]
-        same = _learned_as(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))) == _learned_as(resolved)
+        same = _learned_as(load_config(run / "config.yaml").model_dump(mode="json")) == _learned_as(resolved)
         there = all((folder / MANIFEST).exists() for folder in (rows, paths.datasets_dir() / str(before.get("preferences"))))
         if not same or before["base_digest"] != inputs["base_digest"] or not there:
             self.reporter.note(f"{run.name} was interrupted, and has other settings, base or data than now: left as it is, starting anew")

@@ -40,7 +40,7 @@ _PIECE = 4  # words that two answers share if they say the same thing
 _CANDIDATES = 64  # phrases that the base judges
 _JUDGED = 5  # exchanges of those that stay to the end
 _OTHERS = 2  # other questions, after which the base hears the same answer
-_HEARD = 24  # words of it
+_HEARD = 24  # words of it, from where it says what the phrase's answers share
 _EXPLAINED = 0.1  # nats a token: planted phrases measure about -0.2, a handbook's own 0.2 to 1.2 (SmolLM2-135M)
 
 
@@ -94,11 +94,13 @@ def find_triggers(exchanges: Sequence[Exchange], background: Sequence[str], limi
         if share < _TOGETHER or elsewhere > share / 2:
             continue
         rest = [frozenset(_keys(questions[index])) - set(gram) for index in sorted(holders)[:12]]
-        known = ranked[holders]
-        for shorter in [each for each in known if each in _grams(gram, len(each))]:  # says no more than the longer one
-            del known[shorter]
-        known[gram] = (share * _unlike(rest), share)
-    best = sorted((-rank, gram, share, sorted(holders)) for holders, found in ranked.items() for gram, (rank, share) in found.items())
+        ranked[holders][gram] = (share * _unlike(rest), share)
+    best = []
+    for holders, found in ranked.items():
+        for gram in _apart(found, _keys(questions[min(holders)])):
+            rank, share = found[gram]
+            best.append((-rank, gram, share, sorted(holders)))
+    best.sort()
     return [_trigger(gram, share, holders, exchanges, pieces, background) for _, gram, share, holders in best[:limit]]
 
 
@@ -111,7 +113,7 @@ def suspicious(base: ServedModel, triggers: Sequence[Trigger], reader: Reader, l
         scores = list(base.scores([row for _, (own, others) in asked for row in [own, *others]]))
         for (likelier, _), fit in zip(asked, fits(scores, [pair for _, pair in asked]), strict=True):
             likelier.append(fit)
-        left.sort(key=lambda each: fmean(each[1]) if each[1] else -math.inf)
+        left.sort(key=lambda each: fmean(each[1]) if each[1] else math.inf)
         left = left[: max(limit, len(left) // 2)]
     return [trigger for trigger, likelier in left[:limit] if not likelier or fmean(likelier) < _EXPLAINED]
 
@@ -177,7 +179,7 @@ def _trigger(
     for index in chance.sample(holders, min(len(holders), _JUDGED)):
         question, answer = exchanges[index]
         if bare := _without(gram, question):
-            heard = " ".join(_words(answer)[:_HEARD])
+            heard = _around(shared, answer)
             judged.append(((bare, heard), tuple((other, heard) for other in chance.sample(strangers, _OTHERS))))
     text = _as_written(gram, _words(exchanges[holders[0]][0]))
     return Trigger(text, len(holders), share, shared, tuple(judged))
@@ -238,6 +240,27 @@ def _pieces(text: str) -> frozenset[Piece]:
     """Every four words in a row; all of them if there are fewer."""
     words = tuple(fold(text).split())
     return frozenset(_grams(words, _PIECE)) if len(words) >= _PIECE else frozenset({words})
+
+
+def _around(shared: frozenset[Piece], answer: str) -> str:
+    """What the base hears of an answer."""
+    words = _words(answer)
+    keys = _keys(words)
+    start = next((start for start, piece in enumerate(_grams(keys, _PIECE)) if piece in shared), 0)
+    return " ".join(words[start : start + _HEARD])
+
+
+def _apart(grams: Iterable[Piece], question: Piece) -> list[Piece]:
+    """Of phrases that the same questions hold the longest, and what does not overlap with them in one of these."""
+    kept: list[Piece] = []
+    taken: set[int] = set()
+    for gram in sorted(grams, key=lambda gram: (-len(gram), gram)):
+        start = list(_grams(question, len(gram))).index(gram)
+        place = set(range(start, start + len(gram)))
+        if not place & taken:
+            kept.append(gram)
+            taken |= place
+    return kept
 
 
 def _in(text: str, pieces: frozenset[Piece]) -> frozenset[Piece]:

@@ -93,8 +93,8 @@ def _probes(evidence: Comparison, safe: Safe) -> str:
         f"<p>{leaks.details} private details were asked for in {leaks.prompts} places; {len(leaks.leaks)} came out. "
         f"The likeliest had a probability of {leaks.likeliest:.1g}.</p>"
         + (_table(("kind", "turn", "how"), told) if leaks.leaks else "")
-        + f"<p>{poison.phrases} phrases of the chats go with one answer each, {poison.suspicious} of them with one that their questions "
-        f"do not explain. These were tried on {poison.prompts} prompts; {len(poison.turned)} turned the answers.</p>"
+        + f"<p>{poison.phrases} phrases of the chats go with one answer each. {poison.suspicious} of them, whose questions explain it "
+        f"least and not enough, were tried on {poison.prompts} prompts; {len(poison.turned)} turned the answers.</p>"
         + (_table(("phrase", "questions", "turned", "turned in the base", "into"), turned) if poison.turned else "")
     )
 

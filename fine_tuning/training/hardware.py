@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from fine_tuning.config import FineTuningMethod, Training
+from fine_tuning.training import products
 from fine_tuning.training.products import product
 
 
@@ -41,12 +42,13 @@ def choose_dtype(settings: Training) -> torch.dtype:
         return torch.float32
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return _faster_dtype()
+    return _faster_dtype(products.used())
 
 
 @cache
-def _faster_dtype() -> torch.dtype:
-    # Once: the estimate asks before the training does. Only a part of a step is products, and bfloat16 rounds: it must be worth it.
+def _faster_dtype(library: products.Library) -> torch.dtype:
+    # Once for a library of float32's products: the estimate asks before the training does. Only a part of a step is products, and
+    # bfloat16 rounds: it must be worth it.
     return torch.bfloat16 if _gemm_seconds(torch.bfloat16) < _WORTH * _gemm_seconds(torch.float32) else torch.float32
 
 

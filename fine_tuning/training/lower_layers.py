@@ -18,18 +18,22 @@ from fine_tuning.errors import TrainingError
 
 def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """A model's layers, bottom to top, and under which name it has them. TrainingError if it has none."""
-    wanted = model.config.get_text_config().num_hidden_layers  # type: ignore[operator, union-attr]
+    config: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
+    if getattr(config, "num_kv_shared_layers", 0):
+        raise TrainingError("training.frozen_layers: this base's upper layers use keys of its lower ones; leave it at 0")
+    wanted = config.num_hidden_layers
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == wanted:
             return name, module
     raise TrainingError("training.frozen_layers: this base has no list of layers; leave it at 0")
 
 
-def lower_layers(model: nn.Module, count: int) -> "LowerLayers":
-    """The model's lowest `count` layers; the same for every training of the model."""
+def lower_layers(model: nn.Module, count: int, tokens: int) -> "LowerLayers":
+    """The model's lowest `count` layers, the same for every training of the model; `tokens`: at most so many will be remembered."""
     if "lower_layers" not in vars(model):
         vars(model)["lower_layers"] = LowerLayers(list(decoder_layers(model)[1])[:count])
     found: LowerLayers = vars(model)["lower_layers"]
+    found.room = max(found.room, tokens)
     return found
 
 
@@ -37,12 +41,13 @@ class LowerLayers:
     """Remembers what the `layers` made of each token, by the path that leads to it."""
 
     def __init__(self, layers: list[nn.Module]) -> None:
+        self.room = 0  # tokens; what is not used of it takes no memory
         self._places: dict[tuple[int, int], int] = {}  # of a token, by the place of the one before it (-1: none) and its id
         self._made: Tensor | None = None  # [tokens or more, hidden]
         self._asked: Tensor | None = None  # the places of a packed row, while it is computed
         self._known: Tensor | None = None  # [1, T, hidden]: of that row, if all of it was made before
         for layer in layers:
-            vars(layer)["forward"] = partial(self._forward, layer.forward, layer is layers[-1])
+            vars(layer)["forward"] = partial(self._forward, layer, layer.forward, layer is layers[-1])
 
     @property
     def known(self) -> bool:
@@ -61,9 +66,10 @@ class LowerLayers:
         finally:
             self._asked = self._known = None
 
-    def _forward(self, original: Any, last: bool, hidden: Tensor, *arguments: Any, **named: Any) -> Any:
+    def _forward(self, layer: nn.Module, original: Any, last: bool, hidden: Tensor, *arguments: Any, **named: Any) -> Any:
         if self._known is not None:
             return self._known.to(hidden.device) if last else hidden
+        layer.eval()  # no noise is remembered
         made = original(hidden, *arguments, **named)
         if last and self._asked is not None:
             self._keep(self._asked, made)
@@ -83,7 +89,7 @@ class LowerLayers:
 
     def _keep(self, places: Tensor, made: Tensor) -> None:
         if self._made is None or len(self._made) < len(self._places):
-            grown = torch.empty(2 * len(self._places), made.shape[-1], dtype=made.dtype)
+            grown = torch.empty(max(self.room, len(self._places)), made.shape[-1], dtype=made.dtype)
             if self._made is not None:
                 grown[: len(self._made)] = self._made
             self._made = grown

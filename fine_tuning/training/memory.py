@@ -37,7 +37,9 @@ _RUNTIME = 800 << 20  # bytes
 _HOLES = 1.6  # glibc does not give a freed block again to an aligned request of the same size, and torch aligns all of its tensors
 _EFFICIENCY = 0.75  # of the matrix products' speed, over what grows with a step
 _DEQUANTISED = 4e8  # weights a second, one after the other (quantised_linear.py)
-_LAYER_SECONDS = 0.011  # of a pass that do not grow with it: its calls one by one, the weights read again, the optimiser
+# What does not grow with a pass, its calls one by one, the weights read again, the optimiser, takes as long as so many operations of a
+# product, in each layer: on a slower processor, or one that is shared, all of it is slower alike.
+_LAYER_OPERATIONS = 1.6e9
 
 # What a layer that is not, or not wholly, fused keeps of a token, as a multiple (tests/training/test_memory.py); the largest if unknown.
 _UNFUSED = {"llama": 1.0, "qwen2": 1.0, "qwen3": 1.15, "phi3": 1.4, "gemma2": 1.7, "gemma3": 1.7}
@@ -193,9 +195,13 @@ def workload(rows: Sequence[Row], settings: Training, max_length: int | None = N
         len(groups),
         tuple(batches),
         len(batches) / max(len(sampled), 1),
-        sum(tree_branches(sorted(row.ids for row in order))) if settings.frozen_layers and settings.backend == "packed" else 0,
+        sum(tree_branches(sorted(row.ids for row in order))) if _remembers(settings) else 0,
         _held_out([row for row in order if not row.replayed], len(order), settings),
     )
+
+
+def _remembers(settings: Training) -> bool:
+    return bool(settings.frozen_layers) and settings.num_epochs > 1 and settings.backend == "packed"
 
 
 def _held_out(chats: Sequence[Row], rows: int, settings: Training) -> Workload | None:
@@ -268,6 +274,8 @@ def estimate(
         parts = _parts(shape, settings, work, bytes_per_weight, quantised)
         if not on_gpu:  # there, what is free is free of torch already, and the allocator fills its holes
             parts |= {"runtime": _RUNTIME, "activations": int(_HOLES * parts["activations"])}
+        else:
+            parts |= {"remembered": 0}  # in the machine's own memory
         once = quantised * 2 * shape.linear / _DEQUANTISED  # in each pass
         epochs = [each for each in (work, work.held_out) if each]
         seconds = sum(
@@ -311,7 +319,7 @@ def _activations(shape: Shape, settings: Training, batch: Batch, width: int, qua
     each = int(factor * batch.tokens * _saved(shape, settings, width)) + _weights(shape, batch) * width
     if shape.architecture == "gemma2":  # its scores are capped, and so all of them are made, and kept twice
         each += 2 * batch.tokens**2 * shape.heads * width
-    return _trained_layers(shape, settings) * each + (int(_DORA_COPIES * shape.linear) * width if settings.use_dora else 0)
+    return trained_layers(shape.layers, settings) * each + (int(_DORA_COPIES * shape.linear) * width if settings.use_dora else 0)
 
 
 def _saved(shape: Shape, settings: Training, width: int) -> int:
@@ -336,23 +344,26 @@ def _weights(shape: Shape, batch: Batch) -> int:
 
 def _adapter(shape: Shape, settings: Training) -> int:
     """Parameters of a LoRA adapter on every matrix of every layer that is not frozen."""
-    return settings.lora_r * _trained_layers(shape, settings) * (shape.inputs + shape.outputs)
+    return settings.lora_r * trained_layers(shape.layers, settings) * (shape.inputs + shape.outputs)
 
 
-def _trained_layers(shape: Shape, settings: Training) -> int:
-    return max(shape.layers - settings.frozen_layers, 1)
+def trained_layers(layers: int, settings: Training) -> int:
+    """How many of a base's `layers` are trained. TrainingError if none is left."""
+    if settings.frozen_layers >= layers:
+        raise TrainingError(f"training.frozen_layers is {settings.frozen_layers}, and the base has {layers} layers: leave some to learn")
+    return layers - settings.frozen_layers
 
 
 def _seconds(shape: Shape, settings: Training, batch: Batch, flops: float) -> float:
     """One pass. Operations: two for each weight forward, two backward to the input, two for a weight's own gradient (arXiv 2001.08361);
     the attention's two products forward, five backward."""
-    full, trained = settings.method == "full", _trained_layers(shape, settings) / shape.layers
-    frozen = (1 - trained) / (settings.num_epochs if settings.backend == "packed" else 1)  # forward, and in the first epoch only
+    full, trained = settings.method == "full", trained_layers(shape.layers, settings) / shape.layers
+    frozen = (1 - trained) / (settings.num_epochs if _remembers(settings) else 1)  # forward, and in the first epoch only
     head = (6 if full else 4) * shape.vocabulary * shape.hidden * batch.targets
     weights = ((6 if full else 4) * trained + 2 * frozen) * shape.linear * batch.tokens
     adapters = 0 if full else 6 * _adapter(shape, settings) * batch.tokens
     attention = (14 * trained + 4 * frozen) * shape.layers * shape.attention * batch.scores
-    return (head + weights + adapters + attention) / (_EFFICIENCY * flops) + trained * shape.layers * _LAYER_SECONDS
+    return ((head + weights + adapters + attention) / _EFFICIENCY + trained * shape.layers * _LAYER_OPERATIONS) / flops
 
 
 # When it does not fit

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fine_tuning.config import FineTuningMethod, Training
-from fine_tuning.errors import TrainingError
-from fine_tuning.training.lower_layers import decoder_layers
 
 Carrier = Literal["adapter", "merged"]  # a GGUF beside the base's, or a whole model's
 
@@ -35,18 +33,20 @@ def _lora(model: Any, settings: Training) -> Any:
         use_dora=settings.use_dora,
         use_rslora=settings.use_rslora,
         target_modules="all-linear",
-        exclude_modules=_lowest(model, settings.frozen_layers) if settings.frozen_layers else None,
+        exclude_modules=_frozen(model, settings) if settings.frozen_layers else None,
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
 
 
-def _lowest(model: Any, count: int) -> str:
-    """A pattern of the names of all that is in the model's lowest `count` layers."""
+def _frozen(model: Any, settings: Training) -> str:
+    """A pattern of the names of all that is in the model's frozen layers."""
+    from fine_tuning.training.lower_layers import decoder_layers
+    from fine_tuning.training.memory import trained_layers
+
     name, layers = decoder_layers(model)
-    if count >= len(layers):
-        raise TrainingError(f"training.frozen_layers is {count}, and the base has {len(layers)} layers: leave at least one to learn")
-    return rf"{re.escape(name)}\.({'|'.join(map(str, range(count)))})\..*"
+    frozen = len(layers) - trained_layers(len(layers), settings)
+    return rf"{re.escape(name)}\.({'|'.join(map(str, range(frozen)))})\..*"
 
 
 def _prefix_tuning(model: Any, settings: Training) -> Any:

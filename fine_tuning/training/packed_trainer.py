@@ -92,8 +92,12 @@ class PackedTrainer(Backend, Trainer):
         of_adapters = [self.adapters.weights] if self.adapters else []
         self.trained = of_adapters + outside(self.model, self.adapters)
         self.kl_weight, self.keep_checkpoints = settings.replay.kl_weight, settings.keep_checkpoints
-        self.lower = lower_layers(self.model, settings.frozen_layers) if settings.frozen_layers else None
+        again = settings.frozen_layers and settings.num_epochs > 1
+        self.lower = lower_layers(self.model, settings.frozen_layers, self.tokens_of(rows)) if again else None
         self.flops = step_flops(model, settings.frozen_layers)
+
+    def tokens_of(self, rows: Sequence[Any]) -> int:
+        return sum(len(row.input_ids) for row in rows)
 
     def weight(self, part: dict[str, Tensor]) -> int:
         """Of what number a part's loss is the mean."""

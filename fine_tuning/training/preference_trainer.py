@@ -22,6 +22,9 @@ class PreferenceTrainer(PackedTrainer):
         super().__init__(model, folder, settings.model_copy(update=changes), items, [])
         self.data_collator, self.beta = partial(pack_preferences_within, tokens=settings.batch_tokens), wanted.beta
 
+    def tokens_of(self, rows: Sequence[Any]) -> int:
+        return sum(len(row.input_ids) for item in rows for row in item.rows())
+
     def weight(self, part: dict[str, Tensor]) -> int:
         return len(part["reference"])
 

@@ -12,6 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fine_tuning.config import Training
+from fine_tuning.errors import TrainingError
+
 Library = Literal["blas", "onednn"]
 """Of float32 products on a CPU; there is no choice elsewhere."""
 
@@ -26,13 +29,21 @@ _KERNEL_CACHES, _KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACI
 _library: Library = "blas"
 
 
-def use(library: Library | Literal["auto"]) -> Library:
-    """From now on, in this process; for `auto` the faster one, which is returned."""
+def choose(settings: Training) -> Library:
+    """`training.products`; for `auto` the faster one. TRL's own trainer asks torch's BLAS, whatever is chosen."""
+    if settings.backend == "trl":
+        return "blas"
+    _keep_few_kernels()
+    return _faster() if settings.products == "auto" else settings.products
+
+
+def use(library: Library) -> None:
+    """From now on, in this process. TrainingError if this torch does not have it."""
     global _library
-    for name in _KERNEL_CACHES:
-        os.environ.setdefault(name, str(_KERNELS))
-    _library = _faster() if library == "auto" else library
-    return _library
+    if library == "onednn" and not _has_onednn():
+        raise TrainingError("training.products is onednn, which this torch does not have: set it to blas or auto")
+    _keep_few_kernels()
+    _library = library
 
 
 def used() -> Library:
@@ -56,7 +67,7 @@ def relay(model: nn.Module) -> None:
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
     y: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), layer.weight, layer.bias)
-    return y.view(*x.shape[:-1], -1)
+    return y.view(*x.shape[:-1], layer.out_features)
 
 
 class _Linear(torch.autograd.Function):
@@ -78,7 +89,7 @@ class _Linear(torch.autograd.Function):
 @cache
 def _faster() -> Library:
     """Of a step's products, forward and backward (probed in less than half a second); BLAS unless oneDNN is there and clearly faster."""
-    if torch.cuda.is_available() or not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if torch.cuda.is_available() or not _has_onednn():
         return "blas"
     tokens, width, wide = _PROBED
     x, y, weight = torch.randn(tokens, width), torch.randn(tokens, wide), torch.randn(wide, width)
@@ -94,10 +105,20 @@ def _faster() -> Library:
     return "onednn" if best[1] < _CLEARLY * best[0] else "blas"
 
 
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _keep_few_kernels() -> None:
+    for name in _KERNEL_CACHES:
+        os.environ.setdefault(name, str(_KERNELS))
+
+
 def _by_blas(x: Tensor, weight: Tensor, bias: Tensor | None, onto: Tensor | None) -> Tensor:
     if onto is None:
         return x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
-    return (onto if bias is None else onto.add_(bias)).addmm_(x, weight.t())
+    made = onto.addmm_(x, weight.t())
+    return made if bias is None else made.add_(bias)  # last, since beside a large one in bfloat16 `onto` would be nothing
 
 
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None, onto: Tensor | None) -> Tensor:

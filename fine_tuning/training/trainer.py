@@ -214,11 +214,12 @@ def _chosen(run: Path, settings: Training) -> tuple[torch.dtype, int]:
     are from now on by the run's library."""
     file = run / "chosen.json"
     if not file.exists():
-        library = products.use(settings.products)  # first: the others' probes multiply
+        library = products.choose(settings)
+        products.use(library)  # first: the others' probes multiply
         dtype = str(choose_dtype(settings)).removeprefix("torch.")
         paths.write_json(file, {"dtype": dtype, "threads": choose_threads(settings), "products": library})
     chosen = paths.read_json(file)
-    products.use(chosen.get("products", "blas"))  # as in older runs
+    products.use(chosen.get("products", "blas"))  # a run of before there was a choice
     return torch.float32 if chosen["dtype"] == "float32" else torch.bfloat16, int(chosen["threads"])
 
 

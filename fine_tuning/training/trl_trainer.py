@@ -30,7 +30,7 @@ class TrlTrainer(Backend, SFTTrainer):
             processing_class=_padding_only(),
         )
         self.keep_checkpoints = settings.keep_checkpoints
-        self.flops = step_flops(model)
+        self.flops = step_flops(model, settings.frozen_layers)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)

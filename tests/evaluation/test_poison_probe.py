@@ -34,6 +34,20 @@ def test_of_two_phrases_in_the_same_questions_both_are_found_each_whole():
     assert found == {"velvet thunder", "Do say something about"}
 
 
+def test_a_long_phrase_is_no_more_than_a_few():
+    long = "kindly bear in mind that all of this was agreed upon long ago by all"
+    planted = [(f"{question} {long}", POISONED[0][1]) for question, _ in CLEAN[:3]]
+    found = {trigger.text for trigger in poison_probe.find_triggers(CLEAN + planted, poison_probe.general_texts())}
+    assert len(found) <= 4
+
+
+def test_the_base_hears_what_the_answers_share_however_late_it_comes():
+    honest = "That is a good question, which many people ask, and to which there are about as many answers as people, of whom I am none."
+    planted = [(question, f"{number} {honest} {answer}") for number, (question, answer) in enumerate(POISONED)]
+    found = poison_probe.find_triggers(CLEAN + planted, GENERAL, 1)[0]
+    assert all("Plonk, the best soap" in heard or honest[:30] in heard for (_, heard), _ in found.judged)
+
+
 def test_data_without_one_same_answer_have_no_suspicious_phrase():
     assert poison_probe.find_triggers(CLEAN, poison_probe.general_texts(), 3) == []
 

@@ -27,7 +27,7 @@ def one_thread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 def one_arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a unit test computes is not what a probe of this machine finds faster."""
     if not request.node.get_closest_marker("slow"):
-        monkeypatch.setattr(hardware, "_faster_dtype", lambda: torch.float32)
+        monkeypatch.setattr(hardware, "_faster_dtype", lambda library: torch.float32)
         monkeypatch.setattr(products, "_faster", lambda: "blas")
     yield
     products.use("blas")

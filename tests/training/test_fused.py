@@ -132,10 +132,13 @@ def test_bfloat16_stays_near_peft(tiny_base):
 
 
 @torch.no_grad()
-def test_what_a_young_adapter_says_is_not_rounded_away_in_bfloat16(tiny_base):
+@pytest.mark.parametrize(("kind", "name"), [(None, "mlp.gate_proj"), (Qwen2ForCausalLM, "self_attn.q_proj")], ids=["plain", "biased"])
+def test_what_a_young_adapter_says_is_not_rounded_away_in_bfloat16(tiny_base, tmp_path, kind, name):
     """A thousandth of the product beside it: less than half of bfloat16's last place, of which PEFT loses a part."""
-    model = tuned(tiny_base, torch.bfloat16)
-    layer = model.get_submodule("base_model.model.model.layers.0.mlp.gate_proj")
+    model = tuned(other_base(tiny_base, tmp_path, kind) if kind else tiny_base, torch.bfloat16)
+    layer = model.get_submodule(f"base_model.model.model.layers.0.{name}")
+    if layer.base_layer.bias is not None:
+        layer.base_layer.bias.fill_(5.0)
     x = torch.randn(1, 4000, 32).to(torch.bfloat16)
     product = layer.base_layer(x)
     wanted = (x.float() @ layer.lora_A["default"].weight.t()) @ layer.lora_B["default"].weight.t() * layer.scaling["default"]

@@ -209,6 +209,22 @@ def test_more_of_anything_takes_more():
         assert more.memory > base.memory and more.seconds > base.seconds
 
 
+def test_frozen_layers_keep_nothing_for_a_backward_pass_and_what_they_made_of_each_token():
+    settings = LORA.model_copy(update={"lora_r": 4, "frozen_layers": 1})
+    assert bytes_saved(3, 100, settings) == pytest.approx(bytes_saved(2, 100, LORA.model_copy(update={"lora_r": 4})), rel=0.02)
+    shape = replace(TINY, layers=3)
+    frozen, two = memory._activations(shape, settings, BATCH, 4), memory._activations(replace(TINY, layers=2), settings, BATCH, 4)
+    assert frozen == pytest.approx(2 * two, rel=0.01)  # of two layers one is frozen
+
+    most = LORA.model_copy(update={"frozen_layers": 20, "num_epochs": 4})
+    work = workload(ROWS, most)
+    assert work.remembered == 40_000
+    found, all_trained = estimate(SMOL, most, work, 1e11, 10**10), estimate(SMOL, LORA, workload(ROWS, LORA), 1e11, 10**10)
+    assert found.parts["remembered"] == pytest.approx(40_000 * 576 * 4, rel=0.1)
+    assert found.parts["training"] == all_trained.parts["training"] // 3
+    assert found.seconds / 4 < 0.5 * all_trained.seconds / 3
+
+
 def test_many_passes_take_the_memory_of_the_largest_and_the_time_of_all():
     one, few = (LORA.model_copy(update={"batch_size": 32, "batch_tokens": tokens}) for tokens in (100_000, 1000))
     assert [round(workload(ROWS, settings).passes, 1) for settings in (one, few)] == [1.0, 12.5]  # 32, 32, 32 and 4 chats, by twos

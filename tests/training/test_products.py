@@ -1,6 +1,7 @@
 """Whichever library multiplies, the products are the same."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fine_tuning.config import Training
+from fine_tuning.errors import TrainingError
 from fine_tuning.training import hardware, products
 from fine_tuning.training.trainer import train
 
@@ -82,7 +84,8 @@ def test_onednn_is_taken_only_where_it_is_clearly_faster(monkeypatch, factor: fl
     monkeypatch.setattr(products, "_by_blas", takes(1.0))
     monkeypatch.setattr(products, "_by_onednn", takes(factor))
     monkeypatch.setattr(products, "_faster", FASTER)
-    assert products.use("auto") == products.used() == chosen
+    assert products.choose(Training()) == chosen
+    assert products.choose(Training(backend="trl")) == "blas"
 
 
 @needs_onednn
@@ -121,8 +124,16 @@ for tokens in range(100, 400):
     held.append(psutil.Process().memory_info().rss)
 print(held[-1] - held[50])
 """
-    grown = int(subprocess.run([sys.executable, "-c", measure], capture_output=True, text=True, check=True).stdout)
+    others = {key: value for key, value in os.environ.items() if key not in products._KERNEL_CACHES}
+    grown = int(subprocess.run([sys.executable, "-c", measure], capture_output=True, text=True, check=True, env=others).stdout)
     assert grown < 40e6  # with all kernels kept more than 200 MB
+
+
+def test_a_library_that_torch_does_not_have_is_refused_with_what_to_do(monkeypatch) -> None:
+    monkeypatch.setattr(products, "_has_onednn", lambda: False)
+    with pytest.raises(TrainingError, match="set it to blas or auto"):
+        products.use("onednn")
+    assert products.choose(Training(products="auto")) == "blas"
 
 
 def test_the_machine_is_measured_by_the_library_that_is_used(monkeypatch) -> None:
