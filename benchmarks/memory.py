@@ -83,7 +83,7 @@ def measure(setting: Setting, steps: int) -> dict[str, float]:
         learned += memory.guess_replay(learned, setting.replay, setting.answer)
         work = memory.workload(learned, settings)
         products.use(products.choose(settings))
-        found = memory.estimate(memory.shape_of(read_gguf(base)), settings, work, gemm_flops(), free_memory())
+        found = memory.estimate(memory.shape_of(read_gguf(base)), settings, work, gemm_flops(over=0.7), free_memory())
         ends: list[float] = []
 
         def report(progress: Progress) -> None:

@@ -35,7 +35,7 @@ LOGITS_AT_ONCE = 256  # supervised tokens; each lot reads the whole output matri
 # Measured on a CPU (benchmarks/memory.py); the others follow from what torch keeps.
 _RUNTIME = 800 << 20  # bytes
 _HOLES = 1.6  # glibc does not give a freed block again to an aligned request of the same size, and torch aligns all of its tensors
-_EFFICIENCY = 0.75  # of the matrix products' speed, over what grows with a step
+_EFFICIENCY = 0.7  # of the matrix products' speed, over what grows with a step
 _DEQUANTISED = 4e8  # weights a second, one after the other (quantised_linear.py)
 # What does not grow with a pass, its calls one by one, the weights read again, the optimiser, takes as long as so many operations of a
 # product, in each layer: on a slower processor, or one that is shared, all of it is slower alike.
