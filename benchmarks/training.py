@@ -4,7 +4,10 @@
     python benchmarks/training.py --grow              # 1x, 4x, 16x the conversations
     python benchmarks/training.py --sides packed,trl-tuned --rounds 3
     python benchmarks/training.py --sides packed --batch 32      # conversations a step; 8 if not said
+    python benchmarks/training.py --sides packed,frozen --epochs 3
 
+The sides: `trl`, as it comes, and `trl-tuned`; ours as `packed`, and with one setting more as `qlora`, `frozen` (the lower half of the
+layers), `blas` (no oneDNN), `bfloat16`.
 Each measurement is a process of its own. Data: real English chats of PyPI's `chatterbot-corpus`; base: the default one (SmolLM2-135M).
 `shared`: single pairs under the template's own system prompt. `apart`: three pairs a chat, each chat with a system prompt of its own.
 """
@@ -37,6 +40,13 @@ SETTINGS = Training(
     save_steps=10_000_000,
     replay=Replay(share=0),
 )
+OUR_SETTINGS: dict[str, dict[str, Any]] = {
+    "packed": {},
+    "qlora": {"method": "qlora"},
+    "frozen": {"frozen_layers": 15},
+    "blas": {"products": "blas"},
+    "bfloat16": {"dtype": "bfloat16"},
+}
 TRL_SETTINGS: dict[str, dict[str, Any]] = {
     "trl": {},
     "trl-tuned": {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length", "loss_type": "nll"},
@@ -93,9 +103,9 @@ def token_rows(kind: str, count: int) -> list[dict[str, list[int]]]:
 # One measurement
 
 
-def measure(side: str, kind: str, count: int, batch: int) -> dict[str, Any]:
+def measure(side: str, kind: str, count: int, batch: int, epochs: int) -> dict[str, Any]:
     """Seconds, tokens, peak memory and losses of one training."""
-    rows, settings = token_rows(kind, count), SETTINGS.model_copy(update={"batch_size": batch})
+    rows, settings = token_rows(kind, count), SETTINGS.model_copy(update={"batch_size": batch, "num_epochs": epochs})
     with tempfile.TemporaryDirectory() as folder:
         return (_trl if side in TRL_SETTINGS else _packed)(side, rows, kind, settings, Path(folder))
 
@@ -106,7 +116,7 @@ def _packed(side: str, rows: list[dict[str, list[int]]], kind: str, settings: Tr
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "validation.jsonl").write_text("")
     steps: list[Progress] = []
-    settings = settings.model_copy(update={"method": "qlora"} if side == "qlora" else {})
+    settings = Training(**settings.model_dump() | OUR_SETTINGS[side])
     train(fetch_default_base(), folder, folder / "run", settings, report=steps.append)
     last = steps[-1]
     return {
@@ -136,7 +146,7 @@ def _trl(side: str, rows: list[dict[str, list[int]]], kind: str, settings: Train
     words.pad_token = words.pad_token or words.eos_token
     arguments = SFTConfig(
         output_dir=str(folder / "out"),
-        num_train_epochs=1,
+        num_train_epochs=settings.num_epochs,
         per_device_train_batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         max_length=2048,
@@ -155,7 +165,7 @@ def _trl(side: str, rows: list[dict[str, list[int]]], kind: str, settings: Train
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started
-    tokens = sum(len(row["input_ids"]) for row in trainer.train_dataset)
+    tokens = settings.num_epochs * sum(len(row["input_ids"]) for row in trainer.train_dataset)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {"seconds": seconds, "tokens": tokens, "memory": peak_memory(), "gemm_share": None, "losses": losses}
 
@@ -163,8 +173,8 @@ def _trl(side: str, rows: list[dict[str, list[int]]], kind: str, settings: Train
 # The tables
 
 
-def child(side: str, kind: str, count: int, batch: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--child", side, kind, str(count), str(batch)]
+def child(side: str, kind: str, count: int, batch: int, epochs: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--child", side, kind, str(count), str(batch), str(epochs)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr[-4000:])
@@ -177,13 +187,13 @@ def median(runs: list[dict[str, Any]], of: Callable[[dict[str, Any]], float]) ->
     return statistics.median(of(run) for run in runs)
 
 
-def compare(sides: list[str], kinds: list[str], rounds: int, count: int, batch: int) -> None:
+def compare(sides: list[str], kinds: list[str], rounds: int, count: int, batch: int, epochs: int) -> None:
     print("| chats | way | s | tokens/s | of the GEMM peak | peak MB | loss, first and last step |\n|---|---|---|---|---|---|---|")
     for kind in kinds:
         runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
         for _ in range(rounds):
             for side in sides:
-                runs[side].append(child(side, kind, count, batch))
+                runs[side].append(child(side, kind, count, batch, epochs))
         for side, measured in runs.items():
             seconds = median(measured, lambda run: run["seconds"])
             share = "" if measured[0]["gemm_share"] is None else f"{median(measured, lambda run: run['gemm_share']):.0%}"
@@ -192,10 +202,10 @@ def compare(sides: list[str], kinds: list[str], rounds: int, count: int, batch: 
             print(f"| {kind} | {side} | {seconds:.1f} | {first['tokens'] / seconds:.0f} | {share} | {memory:.0f} | {losses} |", flush=True)
 
 
-def grow(count: int, batch: int) -> None:
+def grow(count: int, batch: int, epochs: int) -> None:
     print("| conversations | s | s per 1000 tokens | peak MB |\n|---|---|---|---|")
     for factor in (1, 4, 16):
-        run = child("packed", "shared", count * factor, batch)
+        run = child("packed", "shared", count * factor, batch, epochs)
         print(f"| {count * factor} | {run['seconds']:.1f} | {1000 * run['seconds'] / run['tokens']:.2f} | {run['memory'] / 1e6:.0f} |")
 
 
@@ -207,15 +217,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--grow", action="store_true")
     parser.add_argument("--batch", type=int, default=SETTINGS.batch_size)
-    parser.add_argument("--child", nargs=4, metavar=("SIDE", "KIND", "ROWS", "BATCH"), help=argparse.SUPPRESS)
+    parser.add_argument("--epochs", type=int, default=SETTINGS.num_epochs)
+    parser.add_argument("--child", nargs=5, metavar=("SIDE", "KIND", "ROWS", "BATCH", "EPOCHS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        side, kind, count, batch = options.child
-        print(json.dumps(measure(side, kind, int(count), int(batch))))
+        side, kind, *numbers = options.child
+        print(json.dumps(measure(side, kind, *map(int, numbers))))
     elif options.grow:
-        grow(options.rows, options.batch)
+        grow(options.rows, options.batch, options.epochs)
     else:
-        compare(options.sides.split(","), options.kinds.split(","), options.rounds, options.rows, options.batch)
+        compare(options.sides.split(","), options.kinds.split(","), options.rounds, options.rows, options.batch, options.epochs)
 
 
 if __name__ == "__main__":
