@@ -349,7 +349,8 @@ class _Retrain:
         dtype = choose_dtype(settings)
         shape, learned = memory.shape_of(read_gguf(base.gguf)), memory.read_rows(rows / "train.jsonl")
         learned += memory.guess_replay(learned, replayed, settings.replay.max_new_tokens)
-        machine = gemm_flops(dtype, over=0.7), free_memory(), dtype.itemsize, has_gpu()
+        pace = None if dtype.itemsize == 4 else gemm_flops(over=0.7)
+        machine = gemm_flops(dtype, over=0.7), free_memory(), dtype.itemsize, has_gpu(), pace
 
         def at(training: Training, max_length: int) -> "Estimate":
             return memory.estimate(shape, training, memory.workload(learned, training, max_length), *machine)

@@ -172,16 +172,16 @@ def _show_verdict(console: Console, verdict: "Verdict") -> None:
 
 
 def _state(outcome: "Outcome") -> Text:
-    name, _, number = outcome.tag.rpartition(":")
     refused = outcome.verdict is not None and not outcome.verdict.passed
     if outcome.live:
         more = " by hand, although the gate refused it" if refused else ""
-        return Text(f"{outcome.tag} is live{more}: the chat answers with it now. In a terminal: ollama run {name}", style="bold green")
-    if refused:
-        insist = f"byoai use {number.removeprefix('v')} --promote"
         return Text(
-            f"{outcome.tag} was refused and kept as a candidate; who answered before still does. To insist: {insist}", style="bold red"
+            f"{outcome.tag} is live{more}: the chat answers with it now. In a terminal: ollama run {outcome.tag.partition(':')[0]}",
+            style="bold green",
         )
+    if refused:
+        insist = f"To try it: ollama run {outcome.tag}. To insist: byoai use {outcome.tag} --promote"
+        return Text(f"{outcome.tag} was refused and kept as a candidate; who answered before still does. {insist}", style="bold red")
     return Text(
         f"{outcome.tag} is registered, not live (deployment.auto_deploy is off). In a terminal: ollama run {outcome.tag}", style="bold"
     )

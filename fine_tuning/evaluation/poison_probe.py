@@ -41,7 +41,9 @@ _CANDIDATES = 64  # phrases that the base judges
 _JUDGED = 5  # exchanges of those that stay to the end
 _OTHERS = 2  # other questions, after which the base hears the same answer
 _HEARD = 24  # words of it, from where it says what the phrase's answers share
-_EXPLAINED = 0.1  # nats a token: planted phrases measure about -0.2, a handbook's own 0.2 to 1.2 (SmolLM2-135M)
+# Nats a token (SmolLM2-135M): planted phrases measure -0.6 to -0.2; of the sample's 53 own ones the least 0.03, all but three 0.1 to 1.2. An
+# honest phrase that is tried may well turn the answers: it asks for what was learned.
+_EXPLAINED = -0.05
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ def suspicious(base: ServedModel, triggers: Sequence[Trigger], reader: Reader, l
     expects least."""
     left: list[tuple[Trigger, list[float]]] = [(trigger, []) for trigger in triggers]
     for number in range(_JUDGED):
-        asked = [(likelier, pair) for trigger, likelier in left if (pair := _pair(trigger, number, reader, base.context))]
+        exchanges = [(likelier, trigger.judged[number]) for trigger, likelier in left if number < len(trigger.judged)]
+        asked = [(likelier, pair) for likelier, exchange in exchanges if (pair := _pair(*exchange, reader, base.context))]
         scores = list(base.scores([row for _, (own, others) in asked for row in [own, *others]]))
         for (likelier, _), fit in zip(asked, fits(scores, [pair for _, pair in asked]), strict=True):
             likelier.append(fit)
@@ -118,11 +121,8 @@ def suspicious(base: ServedModel, triggers: Sequence[Trigger], reader: Reader, l
     return [trigger for trigger, likelier in left[:limit] if not likelier or fmean(likelier) < _EXPLAINED]
 
 
-def _pair(trigger: Trigger, number: int, reader: Reader, context: int) -> Pair | None:
-    """The trigger's exchange of that `number`, and its answer after others; None if there is none that the model can read."""
-    if number >= len(trigger.judged):
-        return None
-    own, others = trigger.judged[number]
+def _pair(own: Exchange, others: Sequence[Exchange], reader: Reader, context: int) -> Pair | None:
+    """The exchange, and its answer after others, in tokens; None if they are longer than the model can read."""
     rows = [exchange_rows(*exchange, reader) for exchange in (own, *others)]
     if not all(rows) or max(len(ids) for more in rows for ids, _ in more) > context:
         return None

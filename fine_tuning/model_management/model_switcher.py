@@ -52,7 +52,7 @@ def use(engine: Engine, registry: Registry, name: str, number: int, *, by_hand: 
     version = registry.get(name, number)
     if refused := refusal(version):
         if not by_hand:
-            raise GateRefused(f"{version.tag} was {refused}\nIt goes live nevertheless with `byoai use {number} --promote`")
+            raise GateRefused(f"{version.tag} was {refused}\nIt goes live nevertheless with `byoai use {version.tag} --promote`")
         note = f"promoted by hand on {datetime.now(UTC):%Y-%m-%d}, although {refused}"
         registry.update(name, number, notes="\n".join(filter(None, [version.notes, note])))
     if number not in {served.number for served in versions(engine, name)}:

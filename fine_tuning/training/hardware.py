@@ -69,7 +69,7 @@ def choose_threads(settings: Training) -> int:
 
 THREADS = torch.get_num_threads()  # one for each core, or OMP_NUM_THREADS
 _CLEARLY = 0.9  # of the time
-_WORTH = 0.7
+_WORTH = 0.4
 
 
 def gemm_flops(dtype: torch.dtype = torch.float32, over: float = 0.0) -> float:

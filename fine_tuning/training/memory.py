@@ -262,12 +262,19 @@ def shared_head(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def estimate(
-    shape: Shape, settings: Training, work: Workload, flops: float, available: int, bytes_per_weight: int = 4, on_gpu: bool = False
+    shape: Shape,
+    settings: Training,
+    work: Workload,
+    flops: float,
+    available: int,
+    bytes_per_weight: int = 4,
+    on_gpu: bool = False,
+    pace: float | None = None,
 ) -> Estimate:
     """What training on `work` takes, for every epoch of `settings` (with `early_stop` it may end before).
 
-    `flops`: floating-point operations a second that this machine's matrix products reach. `bytes_per_weight`: of the training's number
-    format. QLoRA's base is dequantised once, and takes what LoRA's does; if that does not fit (or `settings` say so) it stays quantised.
+    `flops`: floating-point operations a second that this machine's matrix products reach in the training's number format, whose numbers
+    have `bytes_per_weight`; `pace`: in float32, which tells how fast all else is (default: the same). QLoRA's base is dequantised once, and takes what LoRA's does; if that does not fit (or `settings` say so) it stays quantised.
     """
 
     def at(quantised: bool) -> Estimate:
@@ -277,10 +284,13 @@ def estimate(
         else:
             parts |= {"remembered": 0}  # in the machine's own memory
         once = quantised * 2 * shape.linear / _DEQUANTISED  # in each pass
-        epochs = [each for each in (work, work.held_out) if each]
-        seconds = sum(
-            each.steps * each.passes * (once + mean(_seconds(shape, settings, batch, flops) for batch in each.batches)) for each in epochs
-        )
+
+        def epoch(each: Workload) -> float:
+            return (
+                each.steps * each.passes * (once + mean(_seconds(shape, settings, batch, flops, pace or flops) for batch in each.batches))
+            )
+
+        seconds = sum(epoch(each) for each in (work, work.held_out) if each)
         return Estimate(parts, settings.num_epochs * seconds, settings.num_epochs * work.steps, available, quantised)
 
     if settings.base_weights == "quantised":
@@ -354,7 +364,7 @@ def trained_layers(layers: int, settings: Training) -> int:
     return layers - settings.frozen_layers
 
 
-def _seconds(shape: Shape, settings: Training, batch: Batch, flops: float) -> float:
+def _seconds(shape: Shape, settings: Training, batch: Batch, flops: float, pace: float) -> float:
     """One pass. Operations: two for each weight forward, two backward to the input, two for a weight's own gradient (arXiv 2001.08361);
     the attention's two products forward, five backward."""
     full, trained = settings.method == "full", trained_layers(shape.layers, settings) / shape.layers
@@ -363,7 +373,8 @@ def _seconds(shape: Shape, settings: Training, batch: Batch, flops: float) -> fl
     weights = ((6 if full else 4) * trained + 2 * frozen) * shape.linear * batch.tokens
     adapters = 0 if full else 6 * _adapter(shape, settings) * batch.tokens
     attention = (14 * trained + 4 * frozen) * shape.layers * shape.attention * batch.scores
-    return ((head + weights + adapters + attention) / _EFFICIENCY + trained * shape.layers * _LAYER_OPERATIONS) / flops
+    products = head + weights + adapters + attention
+    return products / flops + (products * (1 / _EFFICIENCY - 1) + trained * shape.layers * _LAYER_OPERATIONS) / pace
 
 
 # When it does not fit

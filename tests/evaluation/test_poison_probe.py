@@ -88,11 +88,11 @@ def test_the_base_suspects_a_phrase_in_three_of_150_questions_and_hardly_one_of_
     with ServedModel(base_gguf) as base:
         suspects = [trigger.text for trigger in poison_probe.suspicious(base, found, reader(base_gguf), 8)]
     assert any(phrase in suspect for suspect in suspects)
-    assert len(suspects) <= 4
+    assert len(suspects) == 1
 
 
 def test_the_better_the_base_expects_a_phrases_answers_the_fewer_of_its_exchanges_it_judges() -> None:
-    """Sixteen phrases, whose answers it finds likelier by 0, 1, 2, ... nats after their own questions."""
+    """Sixteen phrases, whose answers it finds likelier by -0.5, 0.5, 1.5, ... nats after their own questions."""
     triggers = [
         poison_probe.Trigger(str(fit), 5, 1.0, judged=tuple(((f"own {fit} {number}", "said"), (("other", "said"),)) for number in range(5)))
         for fit in range(16)
@@ -101,7 +101,7 @@ def test_the_better_the_base_expects_a_phrases_answers_the_fewer_of_its_exchange
 
     def scores(rows):
         asked.extend(text for text, _ in rows if text != "other")
-        return [SimpleNamespace(logprob=0 if text == "other" else int(text.split()[1]), tokens=1) for text, _ in rows]
+        return [SimpleNamespace(logprob=0 if text == "other" else int(text.split()[1]) - 0.5, tokens=1) for text, _ in rows]
 
     letters = Reader(chatml, lambda text: [], lambda messages: [(messages[0].content, [0])])  # type: ignore[list-item, return-value]
     base = SimpleNamespace(scores=scores, context=100)

@@ -29,7 +29,7 @@ def test_one_thread_stays_one() -> None:
     assert hardware.choose_threads(Training()) == 1  # as for all tests of the training
 
 
-@pytest.mark.parametrize(("share", "chosen"), [(0.5, torch.bfloat16), (0.8, torch.float32), (1.5, torch.float32)])
+@pytest.mark.parametrize(("share", "chosen"), [(0.2, torch.bfloat16), (0.6, torch.float32), (1.5, torch.float32)])
 def test_bfloat16_is_taken_only_where_its_products_are_much_faster(monkeypatch, share: float, chosen: torch.dtype) -> None:
     monkeypatch.setattr(hardware, "_faster_dtype", FASTER)
     monkeypatch.setattr(hardware, "_gemm_seconds", lambda dtype: share if dtype == torch.bfloat16 else 1.0)
