@@ -148,7 +148,7 @@ def test_a_version_that_is_served_otherwise_or_learned_nothing_is_refused_unless
     # Without it the same run goes on, makes the next version, and gets to the gate.
     assert main(["retrain", *lazy]) == 10
     said = capsys.readouterr().out
-    assert "going on with it" in said and "own chats" in said and "byoai use 2 --promote" in said
+    assert "going on with it" in said and "own chats" in said and ":v2 --promote" in said
     assert f"{NAME}:latest" not in versions(engine)
     assert main(["use", "2", *lazy]) == 10
     assert "refused by the gate" in capsys.readouterr().err

@@ -41,7 +41,7 @@ _CANDIDATES = 64  # phrases that the base judges
 _JUDGED = 5  # exchanges of those that stay to the end
 _OTHERS = 2  # other questions, after which the base hears the same answer
 _HEARD = 24  # words of it, from where it says what the phrase's answers share
-# Nats a token (SmolLM2-135M): planted phrases measure -0.6 to -0.2; of the sample's 53 own ones the least 0.03, all but three 0.1 to 1.2. An
+# Nats a token (SmolLM2-135M): planted phrases measure -0.6 to -0.2, of the sample's 53 own ones the least 0.03, most 0.2 to 1.2. An
 # honest phrase that is tried may well turn the answers: it asks for what was learned.
 _EXPLAINED = -0.05
 

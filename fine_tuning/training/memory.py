@@ -274,7 +274,8 @@ def estimate(
     """What training on `work` takes, for every epoch of `settings` (with `early_stop` it may end before).
 
     `flops`: floating-point operations a second that this machine's matrix products reach in the training's number format, whose numbers
-    have `bytes_per_weight`; `pace`: in float32, which tells how fast all else is (default: the same). QLoRA's base is dequantised once, and takes what LoRA's does; if that does not fit (or `settings` say so) it stays quantised.
+    have `bytes_per_weight`; `pace`: in float32, which tells how fast all else is (default: the same). QLoRA's base is dequantised once,
+    and takes what LoRA's does; if that does not fit (or `settings` say so) it stays quantised.
     """
 
     def at(quantised: bool) -> Estimate:
