@@ -28,7 +28,7 @@ from typing import Any
 from fine_tuning import paths
 from fine_tuning.config import FineTuningMethod, Training
 from fine_tuning.engines.gguf_file import GgufFile
-from fine_tuning.errors import NotEnoughMemory, TrainingError
+from fine_tuning.errors import ConfigError, NotEnoughMemory, TrainingError
 
 LOGITS_AT_ONCE = 256  # supervised tokens; each lot reads the whole output matrix twice (loss.py)
 
@@ -359,9 +359,9 @@ def _adapter(shape: Shape, settings: Training) -> int:
 
 
 def trained_layers(layers: int, settings: Training) -> int:
-    """How many of a base's `layers` are trained. TrainingError if none is left."""
+    """How many of a base's `layers` are trained. ConfigError if none is left."""
     if settings.frozen_layers >= layers:
-        raise TrainingError(f"training.frozen_layers is {settings.frozen_layers}, and the base has {layers} layers: leave some to learn")
+        raise ConfigError(f"training.frozen_layers is {settings.frozen_layers}, and the base has {layers} layers: leave some to learn")
     return layers - settings.frozen_layers
 
 

@@ -7,7 +7,7 @@ from test_packing import rows_of
 from transformers import AutoModelForCausalLM
 
 from fine_tuning.config import Training
-from fine_tuning.errors import TrainingError
+from fine_tuning.errors import ConfigError, TrainingError
 from fine_tuning.training import methods, tree_attention
 from fine_tuning.training.lower_layers import LowerLayers, decoder_layers, lower_layers
 from fine_tuning.training.packed_trainer import step_flops
@@ -116,7 +116,7 @@ def test_a_base_whose_layers_share_keys_is_refused(tiny_base):
 
 
 def test_more_frozen_layers_than_the_base_has_are_refused(tiny_base):
-    with pytest.raises(TrainingError, match=r"frozen_layers is 2, and the base has 2 layers"):
+    with pytest.raises(ConfigError, match=r"frozen_layers is 2, and the base has 2 layers"):
         tuned(tiny_base, frozen_layers=2)
 
 
