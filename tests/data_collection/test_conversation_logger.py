@@ -291,11 +291,12 @@ def test_readers_see_whole_turns_in_order_while_others_write(log: ConversationLo
     with process(WRITER, log.path, "x", 200_000) as child:
         read(child.stdout)
         seen: list[Turn] = []
-        for _ in range(25):
+        readings, end = 0, time.monotonic() + 60
+        while (readings < 25 or len(seen) < 5) and time.monotonic() < end:  # a quick reader may come 25 times between two turns
             turns = log.turns()
             assert turns[: len(seen)] == seen
-            seen = turns
-    assert len(seen) > 1
+            seen, readings = turns, readings + 1
+    assert len(seen) >= 5
     assert not log._file.quarantine.exists()
 
 
