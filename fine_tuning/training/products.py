@@ -52,7 +52,7 @@ def used() -> Library:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, onto: Tensor | None = None) -> Tensor:
     """x W^T + bias + onto: `x` [T, in], `weight` [out, in], which may be another's transpose; [T, out]. `onto` may be written over.
-    Autograd does not see it."""
+    Without `bias` and `onto` x may have more dimensions before its last. Autograd does not see it."""
     if _library == "onednn" and x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu":
         return _by_onednn(x, weight, bias, onto)
     return _by_blas(x, weight, bias, onto)

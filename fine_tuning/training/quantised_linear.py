@@ -43,11 +43,8 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: QuantisedLinear) -> Tensor:
         ctx.layer = layer
-        return product(x.reshape(-1, x.shape[-1]), layer.dequantised()).view(*x.shape[:-1], layer.out_features)
+        return product(x, layer.dequantised())
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, None]:
-        if not ctx.needs_input_grad[0]:
-            return None, None
-        (dy,), weight = outer, ctx.layer.dequantised()
-        return product(dy.reshape(-1, dy.shape[-1]), weight.t()).view(*dy.shape[:-1], ctx.layer.in_features), None
+        return product(outer[0], ctx.layer.dequantised().t()) if ctx.needs_input_grad[0] else None, None

@@ -47,6 +47,14 @@ def test_onednn_multiplies_as_blas_does_also_by_a_transpose_and_of_a_part_of_a_r
     torch.testing.assert_close(made, products.product(x, weight, bias, onto), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("library", ["blas", pytest.param("onednn", marks=needs_onednn)])
+@pytest.mark.parametrize("shape", [(2, 3, 5), (1, 0, 5)])
+def test_what_comes_before_the_last_dimension_stays(library, shape) -> None:
+    products.use(library)
+    x, weight = seeded(*shape), seeded(7, 5)
+    torch.testing.assert_close(products.product(x, weight), nn.functional.linear(x, weight))
+
+
 @needs_onednn
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("trained", [True, False])
