@@ -1,57 +1,67 @@
-"""A model's adapters (LoRA, arXiv 2106.09685) as one vector, and their gradients as another.
+"""A model's adapters (LoRA, arXiv 2106.09685): as one vector, their gradients as another, and each beside the weight that it adapts.
 
-Adapters of layers that share their input lie side by side, so that what they have in common is one product. Whoever computes a gradient
-adds it where it belongs (as Megatron-LM does with `main_grad`); its norm, a step of the optimiser and setting it to zero are then one call
-each instead of one for each of hundreds of matrices, which takes a noticeable part of a small model's step on a CPU.
+Whoever computes a gradient adds it where it belongs (as Megatron-LM does with `main_grad`); its norm, a step of the optimiser and setting
+it to zero are then one call each instead of one for each of hundreds of matrices, which takes a noticeable part of a small model's step on
+a CPU. So do many products with a few rows; most of them are made here by the way, in a large one that is made anyhow.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fine_tuning.training.products import add_products, product
+
 
 @dataclass
-class Adapters:
-    """Those of layers that share their input. `d_...`: the gradients."""
+class Adapted:
+    """Frozen layers that share their input, with their adapters: y = [x, scale x A^T] [W, B]^T, where each B has rows and columns of its
+    own. All is one sum, then rounded: beside a number of eight bits (bfloat16) a young adapter's would be rounded away.
 
+    `d_...`: the gradients. R is the sum of the adapters' ranks r.
+    """
+
+    wide: Tensor  # [out, in + R]: W and all B
+    bias: Tensor | None  # [out]
     a: Tensor  # [R, in]: one over the other
     d_a: Tensor
-    b: list[Tensor]  # of each [r, out], transposed
+    b: list[Tensor]  # of each [out, r]
     d_b: list[Tensor]
-    scales: list[float]
+    scale: float
 
-    @cached_property
-    def ranks(self) -> list[int]:
-        return [len(b) for b in self.b]
+    def __post_init__(self) -> None:
+        self.room = len(self.a)  # how many columns `forward` wants beside its input, to write in
+        self.inputs = self.a.shape[1]
+        # Views cost as much as a small product; these stay.
+        self.weight, self._beside = self.wide.split_with_sizes((self.inputs, self.room), dim=1)
+        rows = self._beside.split_with_sizes([len(b) for b in self.b])
+        self._places = [row.split_with_sizes([b.shape[1] for b in self.b], dim=1)[index] for index, row in enumerate(rows)]
+        self._back, self._d_a_turned = self.wide.t(), self.d_a.t()
 
-    @cached_property
-    def widths(self) -> list[int]:
-        return [b.shape[1] for b in self.b]
+    def forward(self, x: Tensor) -> Tensor:
+        """y [T, out] for `x` [T, in + R], of which the last R columns are written here: scale x A^T."""
+        torch._foreach_copy_(self._places, self.b)  # a step later they are others
+        own, low = apart(x, self.room)
+        torch.addmm(low, own, self.a.to(x.dtype).t(), beta=0, alpha=self.scale, out=low)
+        return product(x, self.wide, self.bias)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """scale x A^T B^T of each, side by side [T, out], for `x` [T, in]; and x A^T [T, R]."""
-        low = x @ self.a.to(x.dtype).t()
-        made = x.new_empty(len(x), sum(self.widths))
-        parts = zip(made.split_with_sizes(self.widths, dim=1), low.split_with_sizes(self.ranks, dim=1), self.b, self.scales, strict=True)
-        for out, part, b, scale in parts:
-            torch.addmm(out, part, b.to(x.dtype), beta=0, alpha=scale, out=out)
-        return made, low
+    def backward(self, dy: Tensor, x: Tensor, low: Tensor, deeper: bool = True) -> Tensor | None:
+        """Adds to the adapters' gradients, by `x` [T, in] and `low` = scale x A^T; that by x, if `deeper`."""
+        if deeper:
+            dx, d_low = apart(product(dy, self._back), self.room)
+        else:
+            dx, d_low = None, dy @ self._beside  # too small for a kernel of its own, if `product` would make one
+        add_products(self.d_b, dy, low)
+        add_products([self._d_a_turned], x, d_low, self.scale)
+        return None if dx is None else dx.addmm_(d_low, self.a.to(dx.dtype), alpha=self.scale)
 
-    def backward(self, d_out: Tensor, x: Tensor, low: Tensor, dx: Tensor | None) -> None:
-        """Add to the adapters' own gradients, and to `dx` [T, in], what comes of the gradients `d_out` [T, out] of all side by side."""
-        d_low = torch.empty_like(low)
-        lows = (each.split_with_sizes(self.ranks, dim=1) for each in (low, d_low))
-        parts = zip(d_out.split_with_sizes(self.widths, dim=1), *lows, self.b, self.d_b, self.scales, strict=True)
-        for each, part, d_part, b, d_b, scale in parts:
-            torch.addmm(d_part, each, b.to(x.dtype).t(), beta=0, alpha=scale, out=d_part)
-            _add_product(d_b, part.t(), each, scale)
-        _add_product(self.d_a, d_low.t(), x)
-        if dx is not None:
-            dx.addmm_(d_low, self.a.to(x.dtype))
+
+def apart(x: Tensor, room: int) -> tuple[Tensor, Tensor]:
+    """The two parts of x [T, n + room]."""
+    first, second = x.split_with_sizes((x.shape[1] - room, room), dim=1)
+    return first, second
 
 
 class AdapterVector:
@@ -73,15 +83,25 @@ class AdapterVector:
         for layer in (layer for group in groups for layer in group):
             a, b = _matrices(layer)
             _move(a, *self._views(a, a.shape))
-            _move(b, *(view.t() for view in self._views(b, b.t().shape)))
+            _move(b, *self._views(b, b.shape))
 
-    def of(self, *layers: Any) -> Adapters:
-        """The adapters of one layer, or of all of a group."""
+    def of(self, *layers: Any) -> Adapted:
+        """One layer, or all of a group; `weight` is a copy of theirs."""
         downs, ups = zip(*map(_matrices, layers), strict=True)
+        bases = [layer.get_base_layer() for layer in layers]
         a, d_a = self._views(downs[0], torch.Size((sum(map(len, downs)), downs[0].shape[1])))
-        scales = [float(layer.scaling[layer.active_adapters[0]]) for layer in layers]
-        b, d_b = zip(*(self._views(up, up.t().shape) for up in ups), strict=True)
-        return Adapters(a, d_a, list(b), list(d_b), scales)
+        b, d_b = zip(*(self._views(up, up.shape) for up in ups), strict=True)
+        weight = torch.cat([base.weight.data for base in bases])
+        (scale,) = {float(layer.scaling[layer.active_adapters[0]]) for layer in layers}  # there is but one setting
+        return Adapted(
+            wide=torch.cat([weight, weight.new_zeros(len(weight), len(a))], dim=1),
+            bias=None if bases[0].bias is None else torch.cat([base.bias.data for base in bases]),
+            a=a,
+            d_a=d_a,
+            b=list(b),
+            d_b=list(d_b),
+            scale=scale,
+        )
 
     def _views(self, first: nn.Parameter, shape: torch.Size) -> tuple[Tensor, Tensor]:
         """Weights and gradients from where `first` lies, as `shape`."""
@@ -97,11 +117,3 @@ def _matrices(layer: Any) -> tuple[nn.Parameter, nn.Parameter]:
 def _move(parameter: nn.Parameter, weights: Tensor, gradient: Tensor) -> None:
     weights.copy_(parameter.data)
     parameter.data, parameter.grad = weights, gradient
-
-
-def _add_product(total: Tensor, one: Tensor, other: Tensor, scale: float = 1.0) -> None:
-    """total += scale one @ other, in the number format of `total`."""
-    if total.dtype == one.dtype:
-        total.addmm_(one, other, alpha=scale)
-    else:
-        total.add_(one @ other, alpha=scale)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fine_tuning.training.adapters import AdapterVector
-from fine_tuning.training.fused_steps import Attention, Gated, Layer, Norm, Part, Projection, Step
+from fine_tuning.training.adapters import Adapted, AdapterVector
+from fine_tuning.training.fused_steps import Angles, Attention, Gated, Layer, Norm, Part, Projection, Step
 from fine_tuning.training.tree_attention import Layout
 
 _PROBED = 3  # tokens
@@ -85,17 +85,20 @@ class _Fuser:
         """`adapters`: those of all plain layers; None if there are none, and norms alone can be fused."""
         self.adapters: Any = adapters
         self.parts: dict[int, Any] = {}  # by the module that they stand for
+        self.within: set[int] = set()  # layers whose weights a part has
 
     @torch.no_grad()
     def fuse(self, model: nn.Module) -> None:
-        for find in (self._projection, self._norm, self._attention, self._gated, self._layer):  # a layer is made of the parts before
+        # A layer is made of the parts before it; projections that are in no part come last, since a part has their weights.
+        for find in (self._norm, self._attention, self._gated, self._layer, self._projection):
             for module in model.modules():
                 find(module)
 
     def _projection(self, module: Any) -> None:
-        if _plain(module):
-            base = module.get_base_layer()
-            self._take(module, Projection(base.weight, base.bias, self.adapters.of(module)), module)
+        if _plain(module) and id(module) not in self.within:
+            part = Projection(self.adapters.of(module))
+            self._share(part.only, module)
+            self._take(module, part, module)
 
     def _norm(self, module: Any) -> None:
         if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon") and not module.weight.requires_grad:
@@ -107,11 +110,12 @@ class _Fuser:
         layers = _children(module, "gate_proj", "up_proj", "down_proj")
         if not layers or any(layer.get_base_layer().bias is not None for layer in layers):
             return
-        both, down = _stacked(layers[:2]), layers[2]
-        part = Gated(both, down.get_base_layer().weight, self.adapters.of(*layers[:2]), self.adapters.of(down))
-        if _alike(module.forward(_probe(both)), Step.apply(_probe(both), None, part)):
-            _share(layers[:2], both)
-            self._take(module, part, down)
+        part = Gated(self.adapters.of(*layers[:2]), self.adapters.of(layers[2]))
+        probe = _probe(part.both.weight)
+        if _alike(module.forward(probe), Step.apply(probe, None, part)):
+            self._share(part.both, *layers[:2])
+            self._share(part.down, layers[2])
+            self._take(module, part, layers[2])
 
     def _attention(self, module: Any) -> None:
         layers = _children(module, "q_proj", "k_proj", "v_proj", "o_proj")
@@ -123,24 +127,21 @@ class _Fuser:
         heads, groups, values = (base.out_features // size for base in bases[:3])
         if bases[3].bias is not None or len({bias is None for bias in biases}) > 1 or values != groups or heads % groups:
             return
-        inner = _stacked(layers[:3])
-        asked = _row_probe(inner, size)
+        asked = _row_probe(bases[0].weight, size)
         wanted = _answer(module, asked)
         if wanted is None or len(asked["layout"].windows) != 1:  # none: its attention is another than the tree's
             return
         part = Attention(
-            inner=inner,
-            bias=None if biases[0] is None else torch.cat(biases),
-            outer=bases[3].weight,
+            inner=self.adapters.of(*layers[:3]),
+            outer=self.adapters.of(layers[3]),
             heads=heads,
             groups=groups,
             scale=getattr(module, "scaling", size**-0.5),
             window=next(iter(asked["layout"].windows)),
-            of_inner=self.adapters.of(*layers[:3]),
-            of_outer=self.adapters.of(layers[3]),
         )
         if _alike(wanted, Step.apply(asked["hidden_states"], None, part, *_about(asked))):
-            _share(layers[:3], inner)
+            self._share(part.inner, *layers[:3])
+            self._share(part.outer, layers[3])
             self._take_over_row(module, part, layers[3], size, lambda y: (y, None))
 
     def _layer(self, module: Any) -> None:
@@ -148,10 +149,17 @@ class _Fuser:
         parts: list[Any] = [self.parts.get(id(getattr(module, name, None))) for name in names]
         if all(parts):
             part, size = Layer(*parts), module.self_attn.head_dim
-            asked = _row_probe(part.attention.inner, size)
+            asked = _row_probe(part.attention.inner.weight, size)
             wanted = _answer(module, asked)
             if wanted is not None and _alike(wanted, Step.apply(asked["hidden_states"], None, part, *_about(asked))):
                 self._take_over_row(module, part, module.self_attn.o_proj, size, lambda y: y)
+
+    def _share(self, adapted: Adapted, *layers: Any) -> None:
+        """No weight is held twice: those of `layers` become views of the part's."""
+        bases = [layer.get_base_layer() for layer in layers]
+        for base, weight in zip(bases, adapted.weight.split([len(base.weight) for base in bases]), strict=True):
+            base.weight.data = weight
+        self.within.update(map(id, layers))
 
     def _take(self, module: Any, part: Part, adapted: Any = None) -> None:
         """Let `part` stand for `module`, as long as the adapter of `adapted` is not switched off."""
@@ -184,22 +192,13 @@ def _children(module: Any, *names: str) -> list[Any]:
     return layers if all(map(_plain, layers)) else []
 
 
-def _stacked(layers: Sequence[Any]) -> Tensor:
-    """The layers' weights, one over the other; `_share` makes the layers' own views of this, once it is sure to be used."""
-    return torch.cat([layer.get_base_layer().weight.data for layer in layers])
-
-
-def _share(layers: Sequence[Any], stacked: Tensor) -> None:
-    """No weight is held twice."""
-    bases = [layer.get_base_layer() for layer in layers]
-    for base, part in zip(bases, stacked.split([len(base.weight) for base in bases]), strict=True):
-        base.weight.data = part
-
-
-def _about(named: dict[str, Any]) -> tuple[Tensor, Tensor, Layout]:
-    """What the parts are told of a packed row: cosines and sines for half of a head (both halves turn alike), and the layout."""
-    cos, sin = (each[0, :, None, : each.shape[-1] // 2] for each in named["position_embeddings"])
-    return cos, sin, named["layout"]
+def _about(named: dict[str, Any]) -> tuple[Angles, Layout]:
+    """What the parts are told of a packed row; its angles are the same in all layers of a kind."""
+    cos, sin = named["position_embeddings"]
+    layout: Layout = named["layout"]
+    if id(cos) not in layout.angles:
+        layout.angles[id(cos)] = cos, Angles(cos, sin)  # with what it was made of, whose id no other gets meanwhile
+    return layout.angles[id(cos)][1], layout
 
 
 def _probe(weight: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
 """Parts of a transformer, each forward and backward: a LoRA projection, attention, a gated feed-forward, a norm, and a layer of them.
 
-A product and its adapter become one output, written twice instead of read and written five times: what the adapter makes comes first, and
-the product is added to it before the sum is rounded, since beside a number of eight bits (bfloat16) a young adapter's would be rounded
-away. Products that share their input become one; nothing is saved for the backward pass that is cheap to compute again. Weights are frozen:
-gradients go to the input, and to the adapters where they lie (adapters.py). T is a packed row's number of tokens.
+Products that share their input become one, and their adapters a part of it (adapters.py), for which whoever makes the input leaves some
+columns free beside it. Nothing is saved for the backward pass that is cheap to compute again. Weights are frozen: gradients go to the
+input, and to the adapters where they lie. T is a packed row's number of tokens.
 """
 
 from collections.abc import Sequence
@@ -14,16 +13,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from fine_tuning.training.adapters import Adapters
-from fine_tuning.training.products import product
+from fine_tuning.training.adapters import Adapted, apart
 from fine_tuning.training.tree_attention import Layout, attend, attend_backward
 
 
 class Part(Protocol):
     """`about` is what else it is told of the row: the same forward and backward."""
 
+    @property
+    def room(self) -> int:
+        """How many columns `forward` wants beside its input, to write in."""
+
     def forward(self, x: Tensor, *about: Any) -> tuple[Tensor, ...]:
-        """For x [T, in]: y [T, out], and what `backward` wants to know."""
+        """For x [T, in + room]: y [T, out], and what `backward` wants to know."""
 
     def backward(self, dy: Tensor, kept: Sequence[Tensor], deeper: bool, *about: Any) -> Tensor | None:
         """The gradient by x of that by y, if `deeper`. Adds to the adapters' gradients; does not write to `dy`."""
@@ -37,7 +39,7 @@ class Step(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, anchor: Tensor | None, part: Part, *about: Any) -> Tensor:
-        y, *kept = part.forward(x.reshape(-1, x.shape[-1]), *about)
+        y, *kept = part.forward(_with_room(x.reshape(-1, x.shape[-1]), part.room), *about)
         ctx.save_for_backward(*kept)
         ctx.part, ctx.about, ctx.shape = part, about, x.shape
         return y.view(*x.shape[:-1], -1)
@@ -49,92 +51,92 @@ class Step(torch.autograd.Function):
         return None if dx is None else dx.view(ctx.shape), None, None, *(None for _ in ctx.about)
 
 
+class Angles:
+    """By which the two halves of each query and key are turned (rotary positions, arXiv 2104.09864): [T, 1, D] each."""
+
+    def __init__(self, cos: Tensor, sin: Tensor) -> None:
+        """As Transformers gives them [1, T, D], both halves alike."""
+        half = sin.shape[-1] // 2
+        self.cos, self.back = cos[0, :, None], torch.cat([sin[0, :, None, :half], -sin[0, :, None, half:]], dim=-1)
+        self.sin = -self.back
+
+
 @dataclass
 class Projection:
-    """y = x W^T + bias, and the adapter's."""
+    """y = x W^T + bias, and the adapter's. Keeps its input as it is, which others may keep too."""
 
-    weight: Tensor
-    bias: Tensor | None
-    adapters: Adapters
+    only: Adapted
+    room = 0
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        made, low = self.adapters.forward(x)
-        return product(x, self.weight, self.bias, made), x, low
+        wide = _with_room(x, self.only.room)
+        return self.only.forward(wide), x, apart(wide, self.only.room)[1].clone()
 
     def backward(self, dy: Tensor, kept: Sequence[Tensor], deeper: bool) -> Tensor | None:
-        dx = product(dy, self.weight.t()) if deeper else None
         x, low = kept
-        self.adapters.backward(dy, x, low, dx)
-        return dx
+        return self.only.backward(dy, x, low, deeper)
 
 
 @dataclass
 class Attention:
     """o(attend(turn(q(x)), turn(k(x)), v(x))) over a packed row x [T, H], each projection with its adapter."""
 
-    inner: Tensor  # [(heads + 2 groups) D, H]: q's weights over k's over v's
-    bias: Tensor | None  # likewise
-    outer: Tensor  # o's weights
+    inner: Adapted  # [(heads + 2 groups) D, H]: q over k over v
+    outer: Adapted  # o
     heads: int
     groups: int
     scale: float
     window: int | None  # as in tree_attention.py
-    of_inner: Adapters
-    of_outer: Adapters
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> tuple[Tensor, ...]:
-        """`cos` and `sin` [T, 1, D / 2] turn the two halves of each query and key (rotary positions, arXiv 2104.09864)."""
-        made, low = self.of_inner.forward(x)
-        rows = product(x, self.inner, self.bias, made)
-        by_head = rows.view(len(rows), self.heads + 2 * self.groups, -1)
-        _turn(by_head[:, : self.heads + self.groups], cos, sin)
+    @property
+    def room(self) -> int:
+        return self.inner.room
+
+    def forward(self, x: Tensor, angles: Angles, layout: Layout) -> tuple[Tensor, ...]:
+        by_head = self.inner.forward(x).view(x.shape[0], self.heads + 2 * self.groups, -1)
+        _turn(by_head.narrow(1, 0, self.heads + self.groups), angles.cos, angles.sin)
         seen, *attended = attend(by_head, self.groups, self.scale, layout, self.window)
-        made, low_of_outer = self.of_outer.forward(seen)
-        return product(seen, self.outer, None, made), x, low, seen, low_of_outer, *attended
+        seen = _with_room(seen, self.outer.room)
+        return self.outer.forward(seen), x, seen, *attended
 
-    def backward(self, dy: Tensor, kept: Sequence[Tensor], deeper: bool, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor | None:
-        x, low, seen, low_of_outer, *attended = kept
-        d_seen = product(dy, self.outer.t())
-        self.of_outer.backward(dy, seen, low_of_outer, d_seen)
-        shape = torch.Size((len(x), self.heads + 2 * self.groups, seen.shape[1] // self.heads))
+    def backward(self, dy: Tensor, kept: Sequence[Tensor], deeper: bool, angles: Angles, layout: Layout) -> Tensor | None:
+        x, seen, *attended = kept
+        d_seen: Any = self.outer.backward(dy, *apart(seen, self.outer.room))
+        shape = torch.Size((x.shape[0], self.heads + 2 * self.groups, d_seen.shape[1] // self.heads))
         d_by_head = attend_backward(attended, d_seen, shape, self.groups, self.scale, layout, self.window)
-        _turn(d_by_head[:, : self.heads + self.groups], cos, -sin)
-        d_rows = d_by_head.view(len(x), -1)
-        dx = product(d_rows, self.inner.t()) if deeper else None
-        self.of_inner.backward(d_rows, x, low, dx)
-        return dx
+        _turn(d_by_head.narrow(1, 0, self.heads + self.groups), angles.cos, angles.back)
+        return self.inner.backward(d_by_head.view(x.shape[0], -1), *apart(x, self.room), deeper)
 
 
 @dataclass
 class Gated:
     """y = down(silu(gate(x)) * up(x)), each projection with its adapter."""
 
-    both: Tensor  # [2 F, H]: gate's weights over up's
-    down: Tensor
-    of_both: Adapters
-    of_down: Adapters
+    both: Adapted  # [2 F, H]: gate over up
+    down: Adapted
+
+    @property
+    def room(self) -> int:
+        return self.both.room
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        made, low = self.of_both.forward(x)
-        gate_up = product(x, self.both, None, made)
+        gate_up = self.both.forward(x)
         gate, up = gate_up.chunk(2, dim=1)
-        hidden = silu(gate).mul_(up)
-        made, low_of_down = self.of_down.forward(hidden)
-        return product(hidden, self.down, None, made), x, gate_up, low, low_of_down
+        hidden = x.new_empty(x.shape[0], gate.shape[1] + self.down.room)
+        own, low = apart(hidden, self.down.room)
+        torch.ops.aten.silu.out(gate, out=own).mul_(up)
+        return self.down.forward(hidden), x, gate_up, low.clone()
 
     def backward(self, dy: Tensor, kept: Sequence[Tensor], deeper: bool) -> Tensor | None:
-        x, gate_up, low, low_of_down = kept
+        x, gate_up, low = kept
         gate, up = gate_up.chunk(2, dim=1)
         activated = silu(gate)
-        d_hidden = product(dy, self.down.t())
-        self.of_down.backward(dy, activated * up, low_of_down, d_hidden)
+        d_hidden: Any = self.down.backward(dy, activated * up, low)
         d_both = torch.empty_like(gate_up)
         d_gate, d_up = d_both.chunk(2, dim=1)
         torch.mul(d_hidden, activated, out=d_up)
         torch.ops.aten.silu_backward.grad_input(d_hidden.mul_(up), gate, grad_input=d_gate)
-        dx = product(d_both, self.both.t()) if deeper else None
-        self.of_both.backward(d_both, x, low, dx)
-        return dx
+        return self.both.backward(d_both, *apart(x, self.room), deeper)
 
 
 @dataclass
@@ -143,17 +145,25 @@ class Norm:
 
     weight: Tensor
     epsilon: float
+    room = 0
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def __post_init__(self) -> None:
+        self._epsilon = torch.tensor(self.epsilon, device=self.weight.device)
+
+    def forward(self, x: Tensor, room: int = 0) -> tuple[Tensor, ...]:
+        """`room`: how many columns to leave free beside y."""
         wide = x.float()
-        inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(self.epsilon).rsqrt_()
-        return (wide * inverse).to(x.dtype).mul_(self.weight), x, inverse
+        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        inverse = torch.addcmul(self._epsilon, length, length, value=1 / x.shape[1]).rsqrt_()
+        y = x.new_empty(x.shape[0], x.shape[1] + room)
+        torch.mul(wide, inverse, out=y.narrow(1, 0, x.shape[1])).mul_(self.weight)
+        return y, x, inverse
 
     def backward(self, dy: Tensor, kept: Sequence[Tensor], deeper: bool) -> Tensor:
         x, inverse = kept
         dn, wide = (dy * self.weight).float(), x.float()
-        along = (dn * wide).mean(-1, keepdim=True).mul_(inverse.pow(3))
-        return dn.mul_(inverse).addcmul_(wide, along, value=-1).to(x.dtype)
+        along = (dn * wide).sum(-1, keepdim=True).mul_(inverse).mul_(inverse)
+        return dn.addcmul_(wide, along, value=-1 / x.shape[1]).mul_(inverse).to(x.dtype)
 
 
 @dataclass
@@ -164,26 +174,34 @@ class Layer:
     attention: Attention
     between: Norm
     gated: Gated
+    room = 0
 
     def forward(self, x: Tensor, *about: Any) -> tuple[Tensor, ...]:
-        normed, *of_before = self.before.forward(x)
+        normed, *of_before = self.before.forward(x, self.attention.room)
         middle, *of_attention = self.attention.forward(normed, *about)
         middle.add_(x)
-        normed, *of_between = self.between.forward(middle)
+        normed, *of_between = self.between.forward(middle, self.gated.room)
         y, *of_gated = self.gated.forward(normed)
         return y.add_(middle), *of_before, *of_between, *of_gated, *of_attention
 
     def backward(self, dy: Tensor, kept: Sequence[Tensor], deeper: bool, *about: Any) -> Tensor | None:
-        of_before, of_between, of_gated, of_attention = kept[:2], kept[2:4], kept[4:8], kept[8:]
+        of_before, of_between, of_gated, of_attention = kept[:2], kept[2:4], kept[4:7], kept[7:]
         d_normed: Any = self.gated.backward(dy, of_gated, True)
         d_middle = self.between.backward(d_normed, of_between, True).add_(dy)
         d_normed = self.attention.backward(d_middle, of_attention, deeper, *about)
         return self.before.backward(d_normed, of_before, True).add_(d_middle) if deeper else None
 
 
+def _with_room(x: Tensor, room: int) -> Tensor:
+    """A copy of x [T, n] with so many columns more, not yet written; x itself if there are none."""
+    if not room:
+        return x
+    wide = x.new_empty(x.shape[0], x.shape[1] + room)
+    wide.narrow(1, 0, x.shape[1]).copy_(x)
+    return wide
+
+
 def _turn(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Turn the halves of each head [T, n, D] in place by the angles whose `cos` and `sin` [T, 1, D / 2] are given."""
-    first, second = heads.chunk(2, dim=-1)
-    kept = first * sin
-    first.mul_(cos).addcmul_(second, sin, value=-1)
-    second.mul_(cos).add_(kept)
+    """Turn the halves of each head [T, n, D] in place, by `Angles`."""
+    halves_changed = heads.roll(heads.shape[2] // 2, dims=2)
+    heads.mul_(cos).addcmul_(halves_changed, sin)

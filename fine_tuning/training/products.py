@@ -6,6 +6,7 @@ with the weights as they lie (benchmarks/README.md); so it is asked there too, t
 
 import os
 import time
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any, Literal
 
@@ -21,10 +22,12 @@ Library = Literal["blas", "onednn"]
 _CLEARLY = 0.9  # of the other's time
 _PROBED = (256, 768, 3072)  # tokens, width, width: a small model's
 _ROUNDS, _ENOUGH = 8, 0.3  # at most; seconds
+_WIDE = 1024  # numbers: a narrower product with few rows gains less than it costs to make oneDNN's kernel for it
 
-# oneDNN makes a kernel for each shape, half a megabyte, and keeps 1024 of them; but hardly two packed rows have as many tokens. It asks for
-# these numbers when it multiplies first, also in bfloat16.
-_KERNEL_CACHES, _KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), 16  # a step's products have about ten shapes
+# oneDNN makes a kernel for each shape, half a megabyte, and keeps 1024 of them; but hardly two packed rows have as many tokens. A step has
+# up to some thirty shapes; if fewer are kept, all are made anew in each layer. It asks for these numbers when it multiplies first, also in
+# bfloat16.
+_KERNEL_CACHES, _KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), 64
 
 _library: Library = "blas"
 
@@ -50,12 +53,25 @@ def used() -> Library:
     return _library
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, onto: Tensor | None = None) -> Tensor:
-    """x W^T + bias + onto: `x` [T, in], `weight` [out, in], which may be another's transpose; [T, out]. `onto` may be written over.
-    Without `bias` and `onto` x may have more dimensions before its last. Autograd does not see it."""
-    if _library == "onednn" and x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu":
-        return _by_onednn(x, weight, bias, onto)
-    return _by_blas(x, weight, bias, onto)
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + bias [..., out] for `x` [..., in] and `weight` [out, in], which may be another's transpose. Autograd does not see it."""
+    return _by_onednn(x, weight, bias) if _for_onednn(x, weight) else _by_blas(x, weight, bias)
+
+
+def add_products(totals: Sequence[Tensor], one: Tensor, other: Tensor, scale: float = 1.0) -> None:
+    """total [n, r] += scale one^T other for each of `totals`, from its own columns of `one` [T, all n] and of `other` [T, all r], in the
+    totals' number format. All r are small."""
+    heights, widths = ([total.shape[side] for total in totals] for side in (0, 1))
+    if one.shape[1] >= _WIDE and _for_onednn(other, one):
+        made = _by_onednn(other.t(), one.t(), None).t()  # all at once, though what is of one's and another's columns is not wanted
+        for index, (total, rows) in enumerate(zip(totals, made.split_with_sizes(heights), strict=True)):
+            total.add_(rows.split_with_sizes(widths, dim=1)[index], alpha=scale)
+        return
+    for total, left, right in zip(totals, one.split_with_sizes(heights, dim=1), other.split_with_sizes(widths, dim=1), strict=True):
+        if total.dtype == left.dtype:
+            total.addmm_(left.t(), right, alpha=scale)
+        else:
+            total.add_(left.t() @ right, alpha=scale)
 
 
 def relay(model: nn.Module) -> None:
@@ -97,8 +113,8 @@ def _faster() -> Library:
     for _ in range(_ROUNDS):  # in turns: what else runs here comes and goes
         for index, by in enumerate((_by_blas, _by_onednn)):
             began = time.perf_counter()
-            by(x, weight, None, None)
-            by(y, weight.t(), None, None)
+            by(x, weight, None)
+            by(y, weight.t(), None)
             best[index] = min(best[index], time.perf_counter() - began)
         if time.perf_counter() - start > _ENOUGH:
             break
@@ -114,14 +130,18 @@ def _keep_few_kernels() -> None:
         os.environ.setdefault(name, str(_KERNELS))
 
 
-def _by_blas(x: Tensor, weight: Tensor, bias: Tensor | None, onto: Tensor | None) -> Tensor:
-    if onto is None:
-        return x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
-    made = onto.addmm_(x, weight.t())
-    return made if bias is None else made.add_(bias)  # last, since beside a large one in bfloat16 `onto` would be nothing
+def _for_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Not by a part of a matrix, nor by the transpose of one, for which oneDNN has no kernel: it takes a second."""
+    if _library != "onednn" or not (x.is_cpu and x.dtype == weight.dtype == torch.float32):
+        return False
+    rows, columns = weight.shape
+    return weight.stride() in ((columns, 1), (1, rows))
 
 
-def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None, onto: Tensor | None) -> Tensor:
-    multiply = torch.ops.mkldnn._linear_pointwise
-    made: Tensor = multiply(x, weight, bias, "none", [], "") if onto is None else multiply.binary(x, onto, weight, bias, "add")
+def _by_blas(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return nn.functional.linear(x, weight, bias)
+
+
+def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return made

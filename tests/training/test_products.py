@@ -33,18 +33,34 @@ def seeded(*shape, **more):
     biased=st.booleans(),
     turned=st.booleans(),
     strided=st.booleans(),
-    more=st.booleans(),
+    narrowed=st.booleans(),
 )
-def test_onednn_multiplies_as_blas_does_also_by_a_transpose_and_of_a_part_of_a_row(tokens, inner, outer, biased, turned, strided, more):
+def test_onednn_multiplies_as_blas_does_also_by_a_transpose_or_a_part_and_of_a_part(
+    tokens, inner, outer, biased, turned, strided, narrowed
+):
     x = seeded(tokens, 2 * inner)[:, ::2] if strided else seeded(tokens, inner)
-    weight = seeded(inner, outer).t() if turned else seeded(outer, inner)
+    weight = seeded(outer, inner + 5)[:, 5:] if narrowed else seeded(outer, inner)
+    weight = (seeded(inner, outer + 3)[:, 3:] if narrowed else seeded(inner, outer)).t() if turned else weight
     bias = seeded(outer) if biased else None
     products.use("onednn")
-    onto = seeded(tokens, outer) if more else None
-    made = products.product(x, weight, bias, onto)
+    made = products.product(x, weight, bias)
     products.use("blas")
     assert made.shape == (tokens, outer)
-    torch.testing.assert_close(made, products.product(x, weight, bias, onto), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(made, products.product(x, weight, bias), atol=1e-4, rtol=1e-4)
+
+
+@needs_onednn
+@pytest.mark.parametrize("width", [7, products._WIDE])
+def test_products_are_added_alike_by_both(width: int) -> None:
+    one, other, totals = seeded(9, width), seeded(9, 5), [seeded(4, 3), seeded(width - 4, 2)]
+    wanted = [totals[0] + 0.5 * one[:, :4].t() @ other[:, :3], totals[1] + 0.5 * one[:, 4:].t() @ other[:, 3:]]
+    alone = seeded(width, 5)
+    for library in ("blas", "onednn"):
+        products.use(library)
+        made, made_alone = [total.clone() for total in totals], alone.clone()
+        products.add_products(made, one, other, 0.5)
+        products.add_products([made_alone], one, other, 2.0)
+        torch.testing.assert_close([*made, made_alone], [*wanted, alone + 2 * one.t() @ other], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("library", ["blas", pytest.param("onednn", marks=needs_onednn)])
@@ -81,7 +97,7 @@ def test_onednn_is_taken_only_where_it_is_clearly_faster(monkeypatch, factor: fl
     clock = [0.0]
 
     def takes(seconds):
-        def by(x, weight, bias, onto):
+        def by(x, weight, bias):
             clock[0] += seconds
 
         return by
