@@ -8,7 +8,8 @@
 
 The sides: `trl`, as it comes, and `trl-tuned`; ours as `packed`, and with one setting more as `qlora`, `frozen` (the lower half of the
 layers), `blas` (no oneDNN), `bfloat16`.
-Each measurement is a process of its own. Data: real English chats of PyPI's `chatterbot-corpus`; base: the default one (SmolLM2-135M).
+Each measurement is a process of its own. "Of the GEMM peak": a product of a step's size is timed after each step.
+Data: real English chats of PyPI's `chatterbot-corpus`; base: the default one (SmolLM2-135M).
 `shared`: single pairs under the template's own system prompt. `apart`: three pairs a chat, each chat with a system prompt of its own.
 """
 
@@ -19,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -111,26 +113,50 @@ def measure(side: str, kind: str, count: int, batch: int, epochs: int) -> dict[s
 
 
 def _packed(side: str, rows: list[dict[str, list[int]]], kind: str, settings: Training, folder: Path) -> dict[str, Any]:
-    from fine_tuning.training.trainer import Progress, train
+    from fine_tuning.training.trainer import train
 
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "validation.jsonl").write_text("")
-    steps: list[Progress] = []
-    settings = Training(**settings.model_dump() | OUR_SETTINGS[side])
-    train(fetch_default_base(), folder, folder / "run", settings, report=steps.append)
-    last = steps[-1]
+    settings, watch = Training(**settings.model_dump() | OUR_SETTINGS[side]), _Watch(settings)
+    train(fetch_default_base(), folder, folder / "run", settings, report=watch.step)
+    last = watch.steps[-1]
     return {
-        "seconds": last.tokens / last.tokens_per_second,
+        "seconds": last.tokens / last.tokens_per_second - sum(watch.measuring[:-1]),
         "tokens": last.tokens,
         "memory": last.memory,
-        "gemm_share": last.gemm_share,
-        "losses": [step.loss for step in steps],
+        "gemm_share": watch.gemm_share(),
+        "losses": [step.loss for step in watch.steps],
     }
 
 
-def _trl(side: str, rows: list[dict[str, list[int]]], kind: str, settings: Training, folder: Path) -> dict[str, Any]:
-    import time
+class _Watch:
+    """Measures the peak of the machine's matrix products after each step: its clock moves within seconds."""
 
+    def __init__(self, settings: Training) -> None:
+        self.settings = settings
+        self.steps: list[Any] = []
+        self.came: list[float] = []  # seconds: when a step ended,
+        self.measuring: list[float] = []  # and what measuring took then
+        self.peaks: list[float] = []
+
+    def step(self, progress: Any) -> None:
+        from fine_tuning.training.hardware import choose_dtype, gemm_flops
+
+        self.steps.append(progress)
+        self.came.append(time.perf_counter())
+        self.peaks.append(gemm_flops(choose_dtype(self.settings)))
+        self.measuring.append(time.perf_counter() - self.came[-1])
+
+    def gemm_share(self) -> float:
+        """Of all steps but the first, whatever is between them included: their operations, by those of products alone in the same time."""
+        possible = 0.0
+        for before in range(len(self.steps) - 1):
+            seconds = self.came[before + 1] - self.came[before] - self.measuring[before]
+            possible += seconds * (self.peaks[before] + self.peaks[before + 1]) / 2
+        return float((self.steps[-1].flops - self.steps[0].flops) / possible)
+
+
+def _trl(side: str, rows: list[dict[str, list[int]]], kind: str, settings: Training, folder: Path) -> dict[str, Any]:
     import torch
     from datasets import Dataset
     from peft import LoraConfig

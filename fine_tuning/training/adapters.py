@@ -44,7 +44,7 @@ class Adapted:
         """y [T, out] for `x` [T, in + R], of which the last R columns are written here: scale x A^T."""
         torch._foreach_copy_(self._places, self.b)  # a step later they are others
         own, low = apart(x, self.room)
-        torch.addmm(low, own, self.a.to(x.dtype).t(), beta=0, alpha=self.scale, out=low)
+        torch.addmm(low, own, self._a_as(x).t(), beta=0, alpha=self.scale, out=low)
         return product(x, self.wide, self.bias)
 
     def backward(self, dy: Tensor, x: Tensor, low: Tensor, deeper: bool = True) -> Tensor | None:
@@ -55,7 +55,10 @@ class Adapted:
             dx, d_low = None, dy @ self._beside  # too small for a kernel of its own, if `product` would make one
         add_products(self.d_b, dy, low)
         add_products([self._d_a_turned], x, d_low, self.scale)
-        return None if dx is None else dx.addmm_(d_low, self.a.to(dx.dtype), alpha=self.scale)
+        return None if dx is None else dx.addmm_(d_low, self._a_as(dx), alpha=self.scale)
+
+    def _a_as(self, other: Tensor) -> Tensor:
+        return self.a if self.a.dtype == other.dtype else self.a.to(other.dtype)  # even `to` that has nothing to do takes its time
 
 
 def apart(x: Tensor, room: int) -> tuple[Tensor, Tensor]:

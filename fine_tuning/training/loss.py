@@ -106,17 +106,17 @@ class _Loss(torch.autograd.Function):
         count = max(len(labels), 1)
         for lot in _lots(len(labels)):
             logits = _logits(vectors[lot], weight)
-            entropy, likeliest, sums = _to_exponentials(logits, labels[lot])
+            entropy, likeliest = _to_probabilities(logits, labels[lot])
             old = replayed[lot]
             total += entropy[~old].sum()
             hits += likeliest.sum()
-            logits[torch.arange(len(old), device=old.device), labels[lot]] -= torch.where(old, 0, sums)
+            logits[torch.arange(len(old), device=old.device), labels[lot]] -= torch.where(old, 0.0, 1.0)
             if teacher_ids is not None and teacher_logprobs is not None:
                 ids, said = (known[taught : taught + int(old.sum())] for known in (teacher_ids, teacher_logprobs))
                 taught += len(ids)
-                divergence, logits[old] = _divergence(logits[old], sums[old], ids, said.exp())
+                divergence, logits[old] = _divergence(logits[old], ids, said.exp())
                 total += kl_weight * divergence.sum()
-            slope, scale = logits.to(vectors.dtype), (torch.where(old, kl_weight, 1.0) / (count * sums))[:, None]
+            slope, scale = logits.to(vectors.dtype), (torch.where(old, kl_weight, 1.0) / count)[:, None]
             d_vectors[lot] = (slope if weight is None else product(slope, weight.t())) * scale
             if d_weight is not None:
                 d_weight += product(slope.t(), (vectors[lot] * scale).to(slope.dtype).t())
@@ -139,10 +139,10 @@ class _Logprobs(torch.autograd.Function):
         slopes = torch.empty_like(vectors) if ctx.needs_input_grad[0] else None  # of each log-probability by its vector
         for lot in _lots(len(labels)):
             logits = _logits(vectors[lot], weight)
-            entropy, _, sums = _to_exponentials(logits, labels[lot])
+            entropy, _ = _to_probabilities(logits, labels[lot])
             logprobs[lot] = -entropy
             if slopes is not None:
-                logits.div_(-sums[:, None])
+                logits.neg_()
                 logits[torch.arange(len(entropy), device=labels.device), labels[lot]] += 1
                 slope = logits.to(vectors.dtype)
                 slopes[lot] = slope if weight is None else product(slope, weight.t())
@@ -166,22 +166,22 @@ def _logits(vectors: Tensor, weight: Tensor | None) -> Tensor:
     return (vectors.clone() if weight is None else product(vectors, weight)).float()
 
 
-def _to_exponentials(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Turns `logits` [n, V] in place into exp(logits - greatest). Cross-entropy [n], whether the label is the likeliest [n], sums [n]."""
-    greatest = logits.amax(dim=-1, keepdim=True)
-    chosen = (logits.gather(1, labels[:, None]) - greatest)[:, 0]
-    sums = logits.sub_(greatest).exp_().sum(dim=-1)
-    return sums.log() - chosen, chosen >= 0, sums
+def _to_probabilities(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Turns `logits` [n, V] in place into probabilities. Cross-entropy [n], and whether the label is the likeliest [n]."""
+    chosen = (logits.gather(1, labels[:, None]) - logits.amax(dim=-1, keepdim=True))[:, 0]
+    torch.softmax(logits, dim=-1, out=logits)
+    # The likeliest's is 1 / sum of exp(logit - greatest); the label's own may be too small for a number.
+    return -logits.amax(dim=-1).log() - chosen, chosen >= 0
 
 
-def _divergence(exponentials: Tensor, sums: Tensor, ids: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """KL(teacher || p) [M], and `sums` times its gradient by the logits [M, V], where p = `exponentials` [M, V] / `sums` [M] are the
-    model's probabilities and `teacher` [M, k] those of the base for the tokens `ids`; what is left of both is one bucket."""
-    kept = exponentials.gather(1, ids) / sums[:, None]
+def _divergence(probabilities: Tensor, ids: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(teacher || p) [M], and its gradient by the logits [M, V], where p = `probabilities` [M, V], which are written over, are those of
+    the model, and `teacher` [M, k] those of the base for the tokens `ids`; what is left of both is one bucket."""
+    kept = probabilities.gather(1, ids)
     rest, rest_teacher = ((1 - part.sum(dim=1)).clamp(min=1e-6) for part in (kept, teacher))
     divergence = (teacher * (teacher.clamp(min=1e-12) / kept.clamp(min=1e-12)).log()).sum(dim=1) + rest_teacher * (
         rest_teacher / rest
     ).log()
     # d/dz_j: p_j - t_j for a kept token, p_j - t_rest * p_j / p_rest for any other.
-    slope = exponentials.mul_((1 - rest_teacher / rest)[:, None])
-    return divergence, slope.scatter_(1, ids, (kept - teacher) * sums[:, None])
+    slope = probabilities.mul_((1 - rest_teacher / rest)[:, None])
+    return divergence, slope.scatter_(1, ids, kept - teacher)

@@ -59,6 +59,7 @@ class Progress:
     eta: float  # seconds
     memory: int
     validation_loss: float | None = None
+    flops: float = 0.0  # floating-point operations of matrix products so far
 
 
 @dataclass(frozen=True)
@@ -319,6 +320,7 @@ class _Report(TrainerCallback):
             grad_norm=logs.get("grad_norm", 0.0),
             tokens=self.trainer.seen_tokens,
             tokens_per_second=self.trainer.seen_tokens / seconds,
+            flops=self.trainer.seen_flops,
             gemm_share=self.trainer.seen_flops / seconds / self.peak,
             eta=seconds / max(done, 1) * (steps - state.global_step),
             memory=peak_memory(),
