@@ -3,6 +3,8 @@
 A *profile* (config/<name>.yaml) holds only what differs from the main file.
 """
 
+import difflib
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -251,21 +253,39 @@ def load_config(path: Path | None = None, profile: str | None = None, overrides:
         return FineTuningConfig.model_validate(merged)
     except ValidationError as error:
         faults = [f"  {'.'.join(map(str, fault['loc'])) or 'file'}: {_say(fault)}" for fault in error.errors()]
-        names = " + ".join(str(file) for file in files)
+        names = " + ".join([*map(str, files), *(["what was set beside them"] if overrides else [])])
         raise ConfigError(f"{len(faults)} fault(s) in {names}:\n" + "\n".join(faults)) from error
 
 
 def _say(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
-        return "unknown key (see config/fine_tuning_config.yaml for the known ones)"
+        near = _nearest(".".join(map(str, fault["loc"])))
+        return f"unknown key; {f'did you mean {near}?' if near else 'see config/fine_tuning_config.yaml for the known ones'}"
     return f"{fault['msg']} (got {fault['input']!r})" if not isinstance(fault["input"], dict) else str(fault["msg"])
+
+
+def _nearest(unknown: str) -> str | None:
+    """The known key, dotted, that was perhaps meant: of the same name in another section, or spelt alike."""
+    known = list(_dotted(FineTuningConfig().model_dump()))
+    section, dot, name = unknown.rpartition(".")
+    elsewhere = [key for key in known if key.rpartition(".")[2] == name]
+    beside = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == section]
+    alike = [section + dot + near for near in difflib.get_close_matches(name, beside, 1, 0.7)]
+    return next(iter(elsewhere + alike), None)
+
+
+def _dotted(values: dict[str, Any], before: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        yield before + key
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{before}{key}.")
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
         value = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
-        known = ", ".join(sorted(p.stem for p in paths.DEFAULT_CONFIG.parent.glob("*.yaml")))
+        known = ", ".join(sorted(p.stem for p in paths.DEFAULT_CONFIG.parent.glob("*.yaml") if p.name != paths.DEFAULT_CONFIG.name))
         raise ConfigError(f"cannot read {file}: {error.strerror}. Known in config/: {known}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not YAML: {error}") from error

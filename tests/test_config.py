@@ -35,7 +35,10 @@ def test_a_profile_and_overrides_change_only_what_they_name():
     ("text", "fault"),
     [
         ("training: {learning_rate: 0}", "training.learning_rate"),
-        ("trainning: {}", "trainning: unknown key"),
+        ("trainning: {}", "trainning: unknown key; did you mean training?"),
+        ("training: {num_epoch: 3}", "training.num_epoch: unknown key; did you mean training.num_epochs?"),
+        ("num_epochs: 3", "num_epochs: unknown key; did you mean training.num_epochs?"),
+        ("training: {xyzzy: 3}", "training.xyzzy: unknown key; see config/fine_tuning_config.yaml"),
         ("data_preparation: {train_ratio: 0.5}", "must be 1"),
         ("data_collection: {min_conversation_length: 50, max_conversation_length: 20}", "larger than"),
         ("- a list", "must hold sections"),
@@ -51,6 +54,12 @@ def test_a_fault_in_a_file_is_named_with_the_file(tmp_path, text, fault):
     assert "mine.yaml" in str(caught.value)
 
 
+def test_a_fault_in_what_was_set_beside_the_file_is_not_blamed_on_the_file_alone():
+    with pytest.raises(ConfigError, match=r"in .*fine_tuning_config.yaml \+ what was set beside them:"):
+        load_config(overrides={"training.num_epoch": 3})
+
+
 def test_a_missing_profile_is_named_with_the_known_ones():
-    with pytest.raises(ConfigError, match="sample"):
+    with pytest.raises(ConfigError, match="sample") as caught:
         load_config(profile="nosuch")
+    assert "fine_tuning_config" not in str(caught.value)
