@@ -153,7 +153,7 @@ class _Watch:
         for before in range(len(self.steps) - 1):
             seconds = self.came[before + 1] - self.came[before] - self.measuring[before]
             possible += seconds * (self.peaks[before] + self.peaks[before + 1]) / 2
-        return float((self.steps[-1].flops - self.steps[0].flops) / possible)
+        return float((self.steps[-1].flops - self.steps[0].flops) / possible) if possible else float("nan")
 
 
 def _trl(side: str, rows: list[dict[str, list[int]]], kind: str, settings: Training, folder: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Whoever computes a gradient adds it where it belongs (as Megatron-LM does with `main_grad`); its norm, a step of the optimiser and setting
 it to zero are then one call each instead of one for each of hundreds of matrices, which takes a noticeable part of a small model's step on
-a CPU. So do many products with a few rows; most of them are made here by the way, in a large one that is made anyhow.
+a CPU. So does a small product for each adapter: here it is a few rows or columns more of the large one that is made anyhow.
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ class Adapted:
         if deeper:
             dx, d_low = apart(product(dy, self._back), self.room)
         else:
-            dx, d_low = None, dy @ self._beside  # too small for a kernel of its own, if `product` would make one
+            dx, d_low = None, dy @ self._beside  # once a step, and small: not worth a kernel of oneDNN's
         add_products(self.d_b, dy, low)
         add_products([self._d_a_turned], x, d_low, self.scale)
         return None if dx is None else dx.addmm_(d_low, self._a_as(dx), alpha=self.scale)
@@ -89,15 +89,17 @@ class AdapterVector:
             _move(b, *self._views(b, b.shape))
 
     def of(self, *layers: Any) -> Adapted:
-        """One layer, or all of a group; `weight` is a copy of theirs."""
+        """One layer, or all of a group; their weights are copied."""
         downs, ups = zip(*map(_matrices, layers), strict=True)
         bases = [layer.get_base_layer() for layer in layers]
         a, d_a = self._views(downs[0], torch.Size((sum(map(len, downs)), downs[0].shape[1])))
         b, d_b = zip(*(self._views(up, up.shape) for up in ups), strict=True)
-        weight = torch.cat([base.weight.data for base in bases])
         (scale,) = {float(layer.scaling[layer.active_adapters[0]]) for layer in layers}  # there is but one setting
+        wide = bases[0].weight.data.new_zeros(sum(map(len, b)), a.shape[1] + len(a))
+        for base, rows in zip(bases, wide[:, : a.shape[1]].split([len(each) for each in b]), strict=True):
+            rows.copy_(base.weight.data)
         return Adapted(
-            wide=torch.cat([weight, weight.new_zeros(len(weight), len(a))], dim=1),
+            wide=wide,
             bias=None if bases[0].bias is None else torch.cat([base.bias.data for base in bases]),
             a=a,
             d_a=d_a,

@@ -15,6 +15,7 @@ from fine_tuning.training.fused_steps import Angles, Attention, Gated, Layer, No
 from fine_tuning.training.tree_attention import Layout
 
 _PROBED = 3  # tokens
+_KINDS = 8  # of layers that turn by other angles, at most
 _TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # have the same input
 
 
@@ -86,9 +87,11 @@ class _Fuser:
         self.adapters: Any = adapters
         self.parts: dict[int, Any] = {}  # by the module that they stand for
         self.within: set[int] = set()  # layers whose weights a part has
+        self.turned: set[int] = set()  # numbers of each head that are turned by their place
 
     @torch.no_grad()
     def fuse(self, model: nn.Module) -> None:
+        self.turned = {2 * len(module.inv_freq) for module in model.modules() if isinstance(getattr(module, "inv_freq", None), Tensor)}
         # A layer is made of the parts before it; projections that are in no part come last, since a part has their weights.
         for find in (self._norm, self._attention, self._gated, self._layer, self._projection):
             for module in model.modules():
@@ -120,7 +123,9 @@ class _Fuser:
     def _attention(self, module: Any) -> None:
         layers = _children(module, "q_proj", "k_proj", "v_proj", "o_proj")
         size = getattr(module, "head_dim", None)
-        if not layers or not size or getattr(module, "attention_dropout", False):
+        if (
+            not layers or size is None or self.turned != {size} or getattr(module, "attention_dropout", False)
+        ):  # some turn a part of each head only
             return
         bases = [layer.get_base_layer() for layer in layers]
         biases = [base.bias for base in bases[:3]]
@@ -142,20 +147,20 @@ class _Fuser:
         if _alike(wanted, Step.apply(asked["hidden_states"], None, part, *_about(asked))):
             self._share(part.inner, *layers[:3])
             self._share(part.outer, layers[3])
-            self._take_over_row(module, part, layers[3], size, lambda y: (y, None))
+            self._take_over_row(module, part, layers[3], lambda y: (y, None))
 
     def _layer(self, module: Any) -> None:
         names = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
         parts: list[Any] = [self.parts.get(id(getattr(module, name, None))) for name in names]
         if all(parts):
-            part, size = Layer(*parts), module.self_attn.head_dim
-            asked = _row_probe(part.attention.inner.weight, size)
+            part = Layer(*parts)
+            asked = _row_probe(part.attention.inner.weight, module.self_attn.head_dim)
             wanted = _answer(module, asked)
             if wanted is not None and _alike(wanted, Step.apply(asked["hidden_states"], None, part, *_about(asked))):
-                self._take_over_row(module, part, module.self_attn.o_proj, size, lambda y: y)
+                self._take_over_row(module, part, module.self_attn.o_proj, lambda y: y)
 
     def _share(self, adapted: Adapted, *layers: Any) -> None:
-        """No weight is held twice: those of `layers` become views of the part's."""
+        """No weight is held twice: those of `layers` become views of the part's (by which only BLAS multiplies, see `product`)."""
         bases = [layer.get_base_layer() for layer in layers]
         for base, weight in zip(bases, adapted.weight.split([len(base.weight) for base in bases]), strict=True):
             base.weight.data = weight
@@ -172,14 +177,12 @@ class _Fuser:
 
         module.forward, self.parts[id(module)] = forward, part
 
-    def _take_over_row(self, module: Any, part: Part, adapted: Any, size: int, answer: Callable[[Tensor], Any]) -> None:
-        """The same of a part that is told of the packed row, whose heads are `size` wide; `answer`: as the module gives it."""
+    def _take_over_row(self, module: Any, part: Part, adapted: Any, answer: Callable[[Tensor], Any]) -> None:
+        """The same of a part that is told of the packed row; `answer`: as the module gives it."""
         original, anchor = module.forward, self.adapters.weights
 
         def forward(hidden_states: Tensor, **named: Any) -> Any:
-            angles = named.get("position_embeddings")
-            turned = angles is not None and angles[0].shape[-1] == size  # some models turn a part of a head only
-            if named.get("layout") is None or not turned or adapted.disable_adapters or named.get("past_key_values") is not None:
+            if named.get("layout") is None or adapted.disable_adapters or named.get("past_key_values") is not None:
                 return original(hidden_states, **named)
             return answer(Step.apply(hidden_states, anchor, part, *_about(named)))
 
@@ -197,6 +200,8 @@ def _about(named: dict[str, Any]) -> tuple[Angles, Layout]:
     cos, sin = named["position_embeddings"]
     layout: Layout = named["layout"]
     if id(cos) not in layout.angles:
+        if len(layout.angles) == _KINDS:  # of forward passes before
+            layout.angles.clear()
         layout.angles[id(cos)] = cos, Angles(cos, sin)  # with what it was made of, whose id no other gets meanwhile
     return layout.angles[id(cos)][1], layout
 

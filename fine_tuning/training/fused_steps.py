@@ -203,5 +203,5 @@ def _with_room(x: Tensor, room: int) -> Tensor:
 
 def _turn(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
     """Turn the halves of each head [T, n, D] in place, by `Angles`."""
-    halves_changed = heads.roll(heads.shape[2] // 2, dims=2)
-    heads.mul_(cos).addcmul_(halves_changed, sin)
+    swapped = heads.roll(heads.shape[2] // 2, dims=2)
+    heads.mul_(cos).addcmul_(swapped, sin)

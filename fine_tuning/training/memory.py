@@ -5,7 +5,7 @@ The peak is the end of a forward pass, when all that the backward pass needs is 
 runtime      Python, torch, transformers and the Trainer, with no model yet
 weights      the base, in the number format of the training; of a base that stays quantised only embeddings and norms
 loading      the largest weight twice more, while it is dequantised; no part of the peak once the activations are larger
-training     gradient and Adam's two moments of whatever is trained, and an adapter's own weights; all fp32
+training     gradient and Adam's two moments of whatever is trained, and an adapter's weights, all fp32; these once more beside the base's
 remembered   what frozen layers made of each token of all chats (lower_layers.py)
 activations  what each layer saves of each token (`_saved`), and on a CPU the holes that the allocator leaves between
 mask         [T, T] booleans, twice while they are made, and who sees whom in the order of the attention (tree_attention.py), once a head
@@ -314,12 +314,20 @@ def _parts(shape: Shape, settings: Training, work: Workload, width: int, quantis
         "runtime": 0,
         "weights": (shape.parameters - shape.linear * quantised) * width + shape.quantised * quantised,
         "loading": 2 * shape.largest * width + teaching,
-        "training": trained * (12 if full else 16),
+        "training": trained * (12 if full else 16) + _beside(shape, settings) * width,
         "remembered": work.remembered * (shape.hidden * width + _PLACE),
         "activations": most(lambda batch: _activations(shape, settings, batch, width, quantised)),
         "mask": most(lambda batch: batch.tokens**2 * 2 + batch.scores * shape.heads * width),
         "logits": most(lambda batch: batch.logits) * shape.vocabulary * 4,
     }
+
+
+def _beside(shape: Shape, settings: Training) -> int:
+    """Numbers beside the layers' weights, where each group's adapters are again, and zeros between them (adapters.py)."""
+    if settings.method not in (FineTuningMethod.LORA, FineTuningMethod.QLORA) or settings.use_dora or settings.lora_dropout:
+        return 0
+    rows = 3 * (shape.attention + 2 * shape.keys) + 2 * 2 * shape.feed_forward + 2 * shape.hidden
+    return trained_layers(shape.layers, settings) * rows * settings.lora_r
 
 
 def _activations(shape: Shape, settings: Training, batch: Batch, width: int, quantised: bool = False) -> int:

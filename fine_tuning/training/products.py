@@ -131,7 +131,7 @@ def _keep_few_kernels() -> None:
 
 
 def _for_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Not by a part of a matrix, nor by the transpose of one, for which oneDNN has no kernel: it takes a second."""
+    """Whether oneDNN multiplies. Not where `weight` is a part of a matrix: it has no kernel for that, and takes a second."""
     if _library != "onednn" or not (x.is_cpu and x.dtype == weight.dtype == torch.float32):
         return False
     rows, columns = weight.shape

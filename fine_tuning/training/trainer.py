@@ -59,7 +59,7 @@ class Progress:
     eta: float  # seconds
     memory: int
     validation_loss: float | None = None
-    flops: float = 0.0  # floating-point operations of matrix products so far
+    flops: float = 0.0  # floating-point operations of matrix products so far, in this process
 
 
 @dataclass(frozen=True)

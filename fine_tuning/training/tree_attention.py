@@ -68,7 +68,7 @@ class Layout:
         self.groups = [_group(pieces) for pieces in _alike(_pieces(paths))]
         self.windows: set[int | None] = set()  # that were asked for
         self._orders: dict[Any, _Order] = {}
-        self.angles: dict[int, Any] = {}  # that were made for this row, for whoever made them
+        self.angles: dict[int, Any] = {}  # that were made for this row, by the id of what they were made of (fused.py)
         self.paths = paths
 
     def order(self, heads: int, groups: int, like: Tensor, window: int | None) -> _Order:
@@ -148,7 +148,7 @@ def _order(laid: Sequence[_Group], heads: int, groups: int, like: Tensor, window
     index, used = torch.cat(pieces), torch.ones(sum(map(len, pieces)), dtype=torch.bool)
     used[: len(token)] = real
     here = used.nonzero()[:, 0]
-    wanted, by_vector = index[here].sort(stable=True)
+    wanted, by_vector = index[here].sort(stable=True)  # every vector of the row is among them
     device = like.device
     return _Order(
         index=index.to(device),

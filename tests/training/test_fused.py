@@ -7,7 +7,7 @@ from test_packing import rows_of
 from transformers import AutoConfig, AutoModelForCausalLM, NemotronForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from fine_tuning.config import Training
-from fine_tuning.training import methods, tree_attention
+from fine_tuning.training import methods, products, tree_attention
 from fine_tuning.training.adapters import AdapterVector
 from fine_tuning.training.fused import fuse
 from fine_tuning.training.fused_steps import Projection, Step
@@ -38,9 +38,13 @@ def step(model):
     return loss, [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
 
 
+def is_fused(module):
+    return getattr(module.forward, "__module__", "") == fuse.__module__
+
+
 def fused_modules(model):
     fuse(model)
-    return sum(getattr(module.forward, "__module__", "") == fuse.__module__ for module in model.modules())
+    return sum(map(is_fused, model.modules()))
 
 
 @pytest.fixture(params=[None, Qwen2ForCausalLM], ids=["llama", "qwen2"])
@@ -91,6 +95,30 @@ def test_the_adapters_are_one_vector_that_is_cleared_and_saved_as_peft_would(tin
     assert step(fused)[0].item() == pytest.approx(step(plain)[0].item(), abs=1e-6)
 
 
+@pytest.mark.parametrize("kind", [None, Qwen2ForCausalLM], ids=["plain", "biased"])
+@pytest.mark.parametrize("library", ["blas", *(["onednn"] if torch.backends.mkldnn.is_available() else [])])
+def test_layers_with_one_input_are_one_product_with_the_gradients_of_each(tiny_base, tmp_path, monkeypatch, library, kind):
+    """Also after another forward pass, and where oneDNN makes the adapters' gradients."""
+    monkeypatch.setattr(products, "_WIDE", 8)
+    model = tuned(other_base(tiny_base, tmp_path, kind) if kind else tiny_base)
+    attention = model.get_base_model().model.layers[0].self_attn
+    layers = [attention.q_proj, attention.k_proj, attention.v_proj]
+    x, other = (torch.randn(1, tokens, 32, requires_grad=True) for tokens in (7, 5))
+    wanted = torch.cat([layer(x) for layer in layers], dim=-1)
+    wanted.square().sum().backward()
+    trained = [weight for layer in layers for weight in layer.parameters() if weight.requires_grad]
+    gradients = [x.grad, *(weight.grad.clone() for weight in trained)]
+    x.grad = None
+    products.use(library)
+    vector = AdapterVector([layers])
+    part = Projection(vector.of(*layers))
+    made = Step.apply(x, vector.weights, part)
+    Step.apply(other, vector.weights, part)
+    made.square().sum().backward()
+    torch.testing.assert_close(made, wanted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close([x.grad, *(weight.grad for weight in trained)], gradients, atol=1e-4, rtol=1e-4)
+
+
 def test_a_switched_off_adapter_gives_the_base(tiny_base):
     model, base = tuned(tiny_base), AutoModelForCausalLM.from_pretrained(tiny_base)
     fuse(model)
@@ -105,6 +133,8 @@ def test_an_attention_that_works_otherwise_keeps_its_loss_and_gradients(tiny_bas
     base = other_base(tiny_base, tmp_path, kind)
     plain, model = tuned(base), tuned(base)
     fuse(model)
+    attention = model.get_base_model().model.layers[0].self_attn
+    assert [is_fused(module) for module in (attention, attention.q_proj, attention.o_proj)] == [False, True, True]
     (loss, gradients), (other_loss, other) = step(plain), step(model)
     assert abs(loss.item() - other_loss.item()) < 1e-5
     for mine, theirs in zip(other, gradients, strict=True):

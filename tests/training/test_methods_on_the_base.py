@@ -29,7 +29,7 @@ VARIANTS = {
     "rslora": {"method": "lora", "use_rslora": True, "learning_rate": 4e-3},
     "frozen_layers": {"method": "lora", "learning_rate": 2e-3, "num_epochs": 8, "frozen_layers": 20},
     "prefix_tuning": {"method": "prefix_tuning", "learning_rate": 1e-1, "num_epochs": 12},
-    "prompt_tuning": {"method": "prompt_tuning", "learning_rate": 3e-1, "num_epochs": 16},
+    "prompt_tuning": {"method": "prompt_tuning", "learning_rate": 3e-1, "num_epochs": 20},
 }
 
 
