@@ -91,7 +91,8 @@ class _Fuser:
 
     @torch.no_grad()
     def fuse(self, model: nn.Module) -> None:
-        self.turned = {2 * len(module.inv_freq) for module in model.modules() if isinstance(getattr(module, "inv_freq", None), Tensor)}
+        frequencies: list[Any] = [getattr(module, "inv_freq", None) for module in model.modules()]
+        self.turned = {2 * len(each) for each in frequencies if each is not None}
         # A layer is made of the parts before it; projections that are in no part come last, since a part has their weights.
         for find in (self._norm, self._attention, self._gated, self._layer, self._projection):
             for module in model.modules():
@@ -122,10 +123,9 @@ class _Fuser:
 
     def _attention(self, module: Any) -> None:
         layers = _children(module, "q_proj", "k_proj", "v_proj", "o_proj")
-        size = getattr(module, "head_dim", None)
-        if (
-            not layers or size is None or self.turned != {size} or getattr(module, "attention_dropout", False)
-        ):  # some turn a part of each head only
+        size: Any = getattr(module, "head_dim", None)
+        whole = size is not None and self.turned == {size}  # some turn a part of each head only
+        if not layers or not whole or getattr(module, "attention_dropout", False):
             return
         bases = [layer.get_base_layer() for layer in layers]
         biases = [base.bias for base in bases[:3]]
