@@ -39,7 +39,7 @@ _EFFICIENCY = 0.7  # of the matrix products' speed, over what grows with a step
 _DEQUANTISED = 4e8  # weights a second, one after the other (quantised_linear.py)
 # What does not grow with a pass, its calls one by one, the weights read again, the optimiser, takes as long as so many operations of a
 # product, in each layer: on a slower processor, or one that is shared, all of it is slower alike.
-_LAYER_OPERATIONS = 1.6e9
+_LAYER_OPERATIONS = 1.2e9
 
 # What a layer that is not, or not wholly, fused keeps of a token, as a multiple (tests/training/test_memory.py); the largest if unknown.
 _UNFUSED = {"llama": 1.0, "qwen2": 1.0, "qwen3": 1.15, "phi3": 1.4, "gemma2": 1.7, "gemma3": 1.7}
