@@ -27,6 +27,16 @@ fail() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# show_help COMMAND ARGUMENTS: if they ask for help, what the script says of itself and the command's own help, and nothing is set up.
+show_help() {
+    local command="$1"
+    shift
+    case " $* " in *" --help "* | *" -h "*) ;; *) return 0 ;; esac
+    sed -n '2,/^[^#]/s/^# //p' "$0"
+    if [ -x "$VENV/bin/byoai" ]; then exec "$VENV/bin/byoai" "$command" --help; fi
+    exit 0
+}
+
 # set_up base|dev: the virtual environment with all that requirements.txt names and `byoai` itself; dev adds what the tests need.
 # Does nothing, at once, when that was done before and nothing it depends on has changed.
 set_up() {

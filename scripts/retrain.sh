@@ -6,5 +6,6 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+show_help retrain "$@"
 set_up base
 exec "$VENV/bin/byoai" retrain "$@"

@@ -40,13 +40,7 @@ start_ollama() {
     say "Ollama does not answer at $1: see $log"
 }
 
-case " $* " in *" --help "* | *" -h "*)
-    sed -n 's/^# //p' "${BASH_SOURCE[0]}" | head -1
-    if [ -x "$VENV/bin/byoai" ]; then exec "$VENV/bin/byoai" chat --help; fi
-    exit 0
-    ;;
-esac
-
+show_help chat "$@"
 set_up base
 url="$(url_option "$@")"
 start_ollama "${url:-${OLLAMA_HOST:-$(configured_url)}}"

@@ -33,9 +33,8 @@ class Adapted:
 
     def __post_init__(self) -> None:
         self.room = len(self.a)  # how many columns `forward` wants beside its input, to write in
-        self.inputs = self.a.shape[1]
         # Views cost as much as a small product; these stay.
-        self.weight, self._beside = self.wide.split_with_sizes((self.inputs, self.room), dim=1)
+        self.weight, self._beside = apart(self.wide, self.room)
         rows = self._beside.split_with_sizes([len(b) for b in self.b])
         self._places = [row.split_with_sizes([b.shape[1] for b in self.b], dim=1)[index] for index, row in enumerate(rows)]
         self._back, self._d_a_turned = self.wide.t(), self.d_a.t()

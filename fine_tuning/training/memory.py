@@ -314,7 +314,7 @@ def _parts(shape: Shape, settings: Training, work: Workload, width: int, quantis
         "runtime": 0,
         "weights": (shape.parameters - shape.linear * quantised) * width + shape.quantised * quantised,
         "loading": 2 * shape.largest * width + teaching,
-        "training": trained * (12 if full else 16) + _beside(shape, settings) * width,
+        "training": trained * (12 if full else 16) + (0 if quantised else _beside(shape, settings) * width),
         "remembered": work.remembered * (shape.hidden * width + _PLACE),
         "activations": most(lambda batch: _activations(shape, settings, batch, width, quantised)),
         "mask": most(lambda batch: batch.tokens**2 * 2 + batch.scores * shape.heads * width),

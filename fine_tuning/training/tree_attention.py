@@ -47,12 +47,16 @@ class _Order:
 
     index: Tensor  # where in the row the queries of all groups are, then their keys, then their values
     sizes: list[int]  # of these: for each group [B, key heads, Q, heads / key heads], then twice for each [B, key heads, K]
-    queries: int  # of all groups
     places: Tensor  # [T * heads]: which of the queries each token's are
     askers: tuple[Tensor, Tensor]  # for each of the queries whose it is, T * heads of them; no one's if it only pads (`_sums`)
     sources: tuple[Tensor, Tensor]  # for each of the row's vectors where it went
     biases: list[Tensor]  # of each group [B * key heads, Q * heads / key heads, K]
     scores: int  # numbers in all of them
+
+    @property
+    def queries(self) -> list[int]:
+        """Of these the sizes of the queries."""
+        return self.sizes[: len(self.biases)]
 
     def parts(self, ordered: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """The queries, keys and values [B * key heads, n of each, D] of each group, of all in order [n, D]; and the bias."""
@@ -153,7 +157,6 @@ def _order(laid: Sequence[_Group], heads: int, groups: int, like: Tensor, window
     return _Order(
         index=index.to(device),
         sizes=[len(piece) for piece in pieces],
-        queries=len(token),
         places=places.to(device),
         askers=(token[real].to(device), _starts(real.long()).to(device)),
         sources=(here[by_vector].to(device), _starts(torch.bincount(wanted)).to(device)),
@@ -248,9 +251,8 @@ def attend(rows: Tensor, groups: int, scale: float, layout: Layout, window: int 
     order = layout.order(rows.shape[1] - 2 * groups, groups, rows, window)
     ordered = _in_order(rows, order)
     small = order.scores <= rows.numel()
-    found, kept = ordered.new_empty(order.queries, ordered.shape[1]), [ordered if small else rows]
-    results = found.split_with_sizes(order.sizes[: len(order.biases)])
-    for (q, k, v, bias), result in zip(order.parts(ordered), results, strict=True):
+    found, kept = ordered.new_empty(sum(order.queries), ordered.shape[1]), [ordered if small else rows]
+    for (q, k, v, bias), result in zip(order.parts(ordered), found.split_with_sizes(order.queries), strict=True):
         weights = _weights(q, k, scale, bias)
         torch.bmm(weights, v, out=result.view_as(q))
         if small:
@@ -265,7 +267,7 @@ def attend_backward(
     first, *known = kept
     order = layout.order(shape[1] - 2 * groups, groups, first, window)
     ordered = first if known else _in_order(first, order)
-    d_founds = _sums(d_out.reshape(-1, shape[2]), order.askers).split_with_sizes(order.sizes[: len(order.biases)])
+    d_founds = _sums(d_out.reshape(-1, shape[2]), order.askers).split_with_sizes(order.queries)
     for index, (q, k, v, bias) in enumerate(order.parts(ordered)):
         d = d_founds[index].view_as(q)
         weights = known[index] if known else _weights(q, k, scale, bias)
