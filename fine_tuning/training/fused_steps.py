@@ -131,12 +131,13 @@ class Gated:
         x, gate_up, low = kept
         gate, up = gate_up.chunk(2, dim=1)
         activated = silu(gate)
-        d_hidden: Any = self.down.backward(dy, activated * up, low)
-        d_both = torch.empty_like(gate_up)
-        d_gate, d_up = d_both.chunk(2, dim=1)
-        torch.mul(d_hidden, activated, out=d_up)
-        torch.ops.aten.silu_backward.grad_input(d_hidden.mul_(up), gate, grad_input=d_gate)
-        return self.both.backward(d_both, *apart(x, self.room), deeper)
+        hidden = activated * up
+        d_hidden: Any = self.down.backward(dy, hidden, low)
+        # Each gradient takes the place of what it is the gradient by: memory that is not in the cache costs more than the sums.
+        d_activated = torch.mul(d_hidden, up, out=hidden)
+        torch.mul(d_hidden, activated, out=up)
+        torch.ops.aten.silu_backward.grad_input(d_activated, gate, grad_input=gate)
+        return self.both.backward(gate_up, *apart(x, self.room), deeper)
 
 
 @dataclass

@@ -61,17 +61,21 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def add_products(totals: Sequence[Tensor], one: Tensor, other: Tensor, scale: float = 1.0) -> None:
     """total [n, r] += scale one^T other for each of `totals`, from its own columns of `one` [T, all n] and of `other` [T, all r], in the
     totals' number format. All r are small."""
-    heights, widths = ([total.shape[side] for total in totals] for side in (0, 1))
     if one.shape[1] >= _WIDE and _for_onednn(other, one):
         made = _by_onednn(other.t(), one.t(), None).t()  # all at once, though what is of one's and another's columns is not wanted
-        for index, (total, rows) in enumerate(zip(totals, made.split_with_sizes(heights), strict=True)):
-            total.add_(rows.split_with_sizes(widths, dim=1)[index], alpha=scale)
+        for index, (total, rows) in enumerate(zip(totals, _shared_out(made, totals, 0), strict=True)):
+            total.add_(_shared_out(rows, totals, 1)[index], alpha=scale)
         return
-    for total, left, right in zip(totals, one.split_with_sizes(heights, dim=1), other.split_with_sizes(widths, dim=1), strict=True):
+    for total, left, right in zip(totals, _shared_out(one.t(), totals, 0), _shared_out(other, totals, 1), strict=True):
         if total.dtype == left.dtype:
-            total.addmm_(left.t(), right, alpha=scale)
+            total.addmm_(left, right, alpha=scale)
         else:
-            total.add_(left.t() @ right, alpha=scale)
+            total.add_(left @ right, alpha=scale)
+
+
+def _shared_out(matrix: Tensor, totals: Sequence[Tensor], side: int) -> Sequence[Tensor]:
+    """Its rows (`side` 0) or columns (1) for each of `totals`, as many as each has. Even views take their time: none for one total."""
+    return matrix.split_with_sizes([total.shape[side] for total in totals], dim=side) if len(totals) > 1 else (matrix,)
 
 
 def relay(model: nn.Module) -> None:
