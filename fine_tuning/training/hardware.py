@@ -4,6 +4,7 @@ import ctypes
 import resource
 import sys
 import time
+from collections.abc import Callable
 from functools import cache
 from statistics import median
 
@@ -12,7 +13,7 @@ import torch
 
 from fine_tuning.config import FineTuningMethod, Training
 from fine_tuning.training import products
-from fine_tuning.training.products import product
+from fine_tuning.training.products import least_seconds, product
 
 
 def has_gpu() -> bool:
@@ -50,24 +51,40 @@ def choose_dtype(settings: Training) -> torch.dtype:
 def _faster_dtype(library: products.Library) -> torch.dtype:
     # Once for a library of float32's products: the estimate asks before the training does. Only a part of a step is products, and
     # bfloat16 rounds: it must be worth it.
-    return torch.bfloat16 if _gemm_seconds(torch.bfloat16) < _WORTH * _gemm_seconds(torch.float32) else torch.float32
+    half, single = least_seconds(_ENOUGH, _step_product(torch.bfloat16), _step_product(torch.float32))
+    return torch.bfloat16 if half < _WORTH * single else torch.float32
 
 
 def choose_threads(settings: Training) -> int:
     """`training.threads`; for 0 as many as torch began with, or half of them where that is clearly faster: two threads of one core, or
-    slow cores beside fast ones, may take more than they add (probed in less than a second; slow machines take longer)."""
+    slow cores beside fast ones, may take more than they add. Probed in a moment; what speaks for half is doubted for a second, since
+    something else that runs here does so too, until it ends, and the training would keep what it began with."""
     if settings.threads or THREADS == 1 or torch.cuda.is_available():
         return settings.threads or THREADS
-    before, half = torch.get_num_threads(), THREADS // 2
-    seconds = {THREADS: float("inf"), half: float("inf")}
-    for threads in [*seconds] * 3:  # in turns: what else runs here comes and goes
-        torch.set_num_threads(threads)
-        seconds[threads] = min(seconds[threads], _gemm_seconds(torch.float32))
-    torch.set_num_threads(before)
-    return half if seconds[half] < _CLEARLY * seconds[THREADS] else THREADS
+    before, half, multiply = torch.get_num_threads(), THREADS // 2, _step_product(torch.float32)
+
+    def by(threads: int) -> Callable[[], None]:
+        def several() -> None:
+            torch.set_num_threads(threads)
+            for _ in range(_IN_A_ROW):
+                multiply()
+
+        return several
+
+    try:
+        least = [float("inf")] * 2
+        for enough in (_ENOUGH, _DOUBT):
+            least = list(map(min, least, least_seconds(enough, by(half), by(THREADS))))
+            if least[0] >= _CLEARLY * least[1]:
+                return THREADS
+        return half
+    finally:
+        torch.set_num_threads(before)
 
 
 THREADS = torch.get_num_threads()  # one for each core, or OMP_NUM_THREADS
+_ENOUGH, _DOUBT = 0.2, 1.0  # seconds
+_IN_A_ROW = 3  # products: threads that slept wake meanwhile
 _CLEARLY = 0.9  # of the time
 _WORTH = 0.4
 
@@ -82,21 +99,27 @@ def gemm_flops(dtype: torch.dtype = torch.float32, over: float = 0.0) -> float:
 _ROWS, _WIDTH = 256, 768
 
 
-def _gemm_seconds(dtype: torch.dtype) -> float:
-    return min(_gemm_times(dtype, 0.03))
+def _step_product(dtype: torch.dtype) -> Callable[[], None]:
+    """What makes such a product once, and has made one, for which the library built its kernel."""
+    device = "cuda" if has_gpu() else "cpu"
+    rows, weight = torch.randn(_ROWS, _WIDTH).to(device, dtype), torch.randn(4 * _WIDTH, _WIDTH).to(device, dtype)
+
+    def multiply() -> None:
+        product(rows, weight)
+        if has_gpu():
+            torch.cuda.synchronize()
+
+    multiply()
+    return multiply
 
 
 def _gemm_times(dtype: torch.dtype, seconds: float) -> list[float]:
     """Of a product made again and again, three times at least."""
-    device = "cuda" if has_gpu() else "cpu"
-    rows, weight = torch.randn(_ROWS, _WIDTH).to(device, dtype), torch.randn(4 * _WIDTH, _WIDTH).to(device, dtype)
+    multiply = _step_product(dtype)
     taken: list[float] = []
-    product(rows, weight)  # builds the kernel
     while len(taken) < 3 or sum(taken) < seconds:
         start = time.perf_counter()
-        product(rows, weight)
-        if has_gpu():
-            torch.cuda.synchronize()
+        multiply()
         taken.append(time.perf_counter() - start)
     return taken
 

@@ -6,7 +6,7 @@ with the weights as they lie (benchmarks/README.md); so it is asked there too, t
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ Library = Literal["blas", "onednn"]
 
 _CLEARLY = 0.9  # of the other's time
 _PROBED = (256, 768, 3072)  # tokens, width, width: a small model's
-_ROUNDS, _ENOUGH = 8, 0.3  # at most; seconds
+_ENOUGH = 0.2  # seconds
 _WIDE = 1024  # numbers: a narrower product with few rows gains less than it costs to make oneDNN's kernel for it
 
 # oneDNN makes a kernel for each shape, half a megabyte, and keeps 1024 of them; but hardly two packed rows have as many tokens. A step has
@@ -106,6 +106,22 @@ class _Linear(torch.autograd.Function):
         return dx, product(dy.t(), x.t()) if for_weight else None, dy.sum(0) if for_bias else None
 
 
+def least_seconds(enough: float, *ways: Callable[[], Any]) -> list[float]:
+    """The least that each of `ways` takes, each three times at least and for `enough` seconds in all. In turns, since what else runs on
+    this machine comes and goes."""
+    best, start, rounds = [float("inf")] * len(ways), time.perf_counter(), 0
+    while rounds < _ROUNDS or time.perf_counter() - start < enough:
+        for index, way in enumerate(ways):
+            began = time.perf_counter()
+            way()
+            best[index] = min(best[index], time.perf_counter() - began)
+        rounds += 1
+    return best
+
+
+_ROUNDS = 3
+
+
 @cache
 def _faster() -> Library:
     """Of a step's products, forward and backward (probed in less than half a second); BLAS unless oneDNN is there and clearly faster."""
@@ -113,16 +129,8 @@ def _faster() -> Library:
         return "blas"
     tokens, width, wide = _PROBED
     x, y, weight = torch.randn(tokens, width), torch.randn(tokens, wide), torch.randn(wide, width)
-    best, start = [float("inf")] * 2, time.perf_counter()
-    for _ in range(_ROUNDS):  # in turns: what else runs here comes and goes
-        for index, by in enumerate((_by_blas, _by_onednn)):
-            began = time.perf_counter()
-            by(x, weight, None)
-            by(y, weight.t(), None)
-            best[index] = min(best[index], time.perf_counter() - began)
-        if time.perf_counter() - start > _ENOUGH:
-            break
-    return "onednn" if best[1] < _CLEARLY * best[0] else "blas"
+    blas, onednn = least_seconds(_ENOUGH, *(lambda by=by: (by(x, weight, None), by(y, weight.t(), None)) for by in (_by_blas, _by_onednn)))
+    return "onednn" if onednn < _CLEARLY * blas else "blas"
 
 
 def _has_onednn() -> bool:

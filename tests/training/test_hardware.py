@@ -1,3 +1,5 @@
+import time
+
 import pytest
 import torch
 
@@ -18,11 +20,26 @@ def test_the_configured_number_of_threads_is_taken() -> None:
 
 @pytest.mark.parametrize(("half", "chosen"), [(0.5, 2), (0.95, 4), (2.0, 4)])
 def test_half_of_the_threads_are_taken_only_where_they_are_clearly_faster(monkeypatch, half: float, chosen: int) -> None:
-    monkeypatch.setattr(hardware, "THREADS", 4)
-    monkeypatch.setattr(hardware, "_gemm_seconds", lambda dtype: {4: 1.0, 2: half}[torch.get_num_threads()])
+    takes(monkeypatch, lambda passed, threads: 0.004 if threads == 4 else half * 0.004)
     before = torch.get_num_threads()
     assert hardware.choose_threads(Training()) == chosen
     assert torch.get_num_threads() == before
+
+
+def test_what_else_runs_here_for_a_moment_does_not_cost_the_training_half_of_its_threads(monkeypatch) -> None:
+    takes(monkeypatch, lambda passed, threads: (0.020 if passed < 0.6 else 0.004) if threads == 4 else 0.008)
+    assert hardware.choose_threads(Training()) == 4
+
+
+def takes(monkeypatch, seconds) -> None:
+    """A product takes `seconds` of the time that has passed since now, and of the threads, of which this machine has four."""
+    monkeypatch.setattr(hardware, "THREADS", 4)
+    began = time.perf_counter()
+
+    def product(rows, weight) -> None:
+        time.sleep(seconds(time.perf_counter() - began, torch.get_num_threads()))
+
+    monkeypatch.setattr(hardware, "product", product)
 
 
 def test_one_thread_stays_one() -> None:
@@ -32,6 +49,6 @@ def test_one_thread_stays_one() -> None:
 @pytest.mark.parametrize(("share", "chosen"), [(0.2, torch.bfloat16), (0.6, torch.float32), (1.5, torch.float32)])
 def test_bfloat16_is_taken_only_where_its_products_are_much_faster(monkeypatch, share: float, chosen: torch.dtype) -> None:
     monkeypatch.setattr(hardware, "_faster_dtype", FASTER)
-    monkeypatch.setattr(hardware, "_gemm_seconds", lambda dtype: share if dtype == torch.bfloat16 else 1.0)
+    monkeypatch.setattr(hardware, "product", lambda rows, weight: time.sleep(0.005 * (share if rows.dtype == torch.bfloat16 else 1)))
     assert hardware.choose_dtype(Training()) == chosen
     assert hardware.choose_dtype(Training(method="full")) == torch.float32
