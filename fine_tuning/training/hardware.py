@@ -91,12 +91,14 @@ _WORTH = 0.4
 
 def gemm_flops(dtype: torch.dtype = torch.float32, over: float = 0.0) -> float:
     """Floating-point operations a second of a matrix product of a training step's size on this machine, by the library that is used: the
-    most of some; or of all that are made `over` so many seconds the median, which is what other work leaves."""
-    taken = _gemm_times(dtype, over or 0.1)
-    return 2 * _ROWS * _WIDTH * 4 * _WIDTH / (median(taken) if over else min(taken))
+    most of some; or, `over` so many seconds, what is usual: the median, which is what other work leaves, of the best tenth of a second,
+    since what comes and goes is over when the training has begun."""
+    times = (_gemm_times(dtype, _MOMENT) for _ in range(max(1, round(over / _MOMENT))))
+    least = min(median(taken) if over else min(taken) for taken in times)
+    return 2 * _ROWS * _WIDTH * 4 * _WIDTH / least
 
 
-_ROWS, _WIDTH = 256, 768
+_ROWS, _WIDTH, _MOMENT = 256, 768, 0.1
 
 
 def _step_product(dtype: torch.dtype) -> Callable[[], None]:
