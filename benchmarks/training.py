@@ -152,12 +152,14 @@ class _Watch:
         self.measuring.append(time.perf_counter() - self.came[-1])
 
     def gemm_share(self) -> float:
-        """Of all steps but the first, whatever is between them included: their operations, by those of products alone in the same time."""
-        possible = 0.0
+        """Of the median step, what is between it and the one before included: its operations, by those of products alone in the same time.
+        The first ones are slower, as long as the memory grows."""
+        shares = []
         for before in range(len(self.steps) - 1):
             seconds = self.came[before + 1] - self.came[before] - self.measuring[before]
-            possible += seconds * (self.peaks[before] + self.peaks[before + 1]) / 2
-        return float((self.steps[-1].flops - self.steps[0].flops) / possible) if possible else float("nan")
+            peak = (self.peaks[before] + self.peaks[before + 1]) / 2
+            shares.append((self.steps[before + 1].flops - self.steps[before].flops) / (seconds * peak))
+        return statistics.median(shares) if shares else float("nan")
 
 
 def _trl(side: str, rows: list[dict[str, list[int]]], kind: str, settings: Training, folder: Path) -> dict[str, Any]:
