@@ -572,7 +572,8 @@ class _Retrain:
             models = self.contestants(plan, artifact)
             comparison = compare(models, exam, suspects, self.reader, settings, max(512, longest), self.reporter.count)
             verdict = judge(comparison, self.config.gate)
-            write_report(run / "report.html", run.name, comparison, verdict, settings.canaries)
+            title = f"A new {self.name}, from {plan.base.tag} (run {run.name})"
+            write_report(run / "report.html", title, comparison, verdict, settings.canaries)
             paths.write_json(run / "evaluation.json", comparison.record(settings.canaries) | {"gate": verdict.record()})
         return comparison, verdict
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fine_tuning.evaluation.gate import Verdict
     from fine_tuning.forgetting import Case, Forgotten
     from fine_tuning.model_management.model_pruner import Pruned
-    from fine_tuning.model_management.model_registry import Registry
+    from fine_tuning.model_management.model_registry import Registry, Version
     from fine_tuning.pipeline import Outcome, Plan
     from fine_tuning.training.sweep import Found
     from fine_tuning.training.trainer import Progress as Step
@@ -201,24 +201,31 @@ def show_models(engine: "Engine", registry: "Registry", prefix: str) -> None:
     from fine_tuning.model_management.model_switcher import choices
 
     known, rated = {version.tag: version for version in registry.list()}, ratings()
-    table = Table(box=None, padding=(0, 1))
-    for heading in ("model", "state", "made", "base", "perplexity (base)", "Elo (votes)", "verdict", "labels and notes"):
-        table.add_column(heading)
-    for choice in choices(engine, prefix):
+    found = choices(engine, prefix)
+    width, console = max((len(choice.tag) for choice in found), default=0), _console()
+    for choice in found:
         version = known.get(choice.tag)
         state: str = "base" if choice.kind == "base" else "live" if choice.live else version.state if version else ""
-        state += ", pinned" if version and version.pinned else ""
-        row = [choice.tag, state, version.created[:16].replace("T", " ") if version else "", version.base_tag if version else ""]
-        scores = version.metrics if version else {}
-        row.append(
-            f"{scores['tuned']['perplexity']:.2f} ({scores['base']['perplexity']:.2f})"
-            if "perplexity" in scores.get("tuned", {}) and "perplexity" in scores.get("base", {})
-            else ""
-        )
-        row.append(f"{rated[choice.tag][0]:.0f} ({rated[choice.tag][1]})" if choice.tag in rated else "")
-        row += [_one_line(version.verdict, 60), _one_line("; ".join(filter(None, [*version.labels, version.notes])), 60)] if version else []
-        table.add_row(*(Text(cell, style="bold" if choice.live else "") for cell in row))
-    _console().print(table)
+        about = [state]
+        if version:
+            about += ["pinned" if version.pinned else "", version.created[:16].replace("T", " "), f"from {version.base_tag}"]
+        if choice.tag in rated:
+            rating, votes = rated[choice.tag]
+            about.append(f"Elo {rating:.0f} after {votes} votes")
+        console.print(Text(f"{choice.tag:{width}}  {_joined(about)}", style="bold" if choice.live else ""))
+        told = _joined(_of_version(version)) if version else ""
+        if told:
+            console.print(Text(f"    {told}"))
+
+
+def _of_version(version: "Version") -> list[str]:
+    base, tuned = (version.metrics.get(side, {}).get("perplexity") for side in ("base", "tuned"))
+    figures = f"perplexity {tuned:.2f}, the base's {base:.2f}" if base is not None and tuned is not None else ""
+    return [figures, _one_line(version.verdict, 60), ", ".join(version.labels), _one_line(version.notes, 60)]
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return "; ".join(filter(None, parts))
 
 
 def show_pruned(found: "Sequence[Pruned]", dry_run: bool) -> None:

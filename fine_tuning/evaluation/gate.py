@@ -131,7 +131,7 @@ def poison(evidence: Comparison, settings: Settings) -> Result:
             reason = f"{found.suspicious} suspicious, of which none turns its answers (the strongest {found.strongest:.0%})"
         return Result(name, limit, measured, True, reason)
     worst = max(found.turned, key=lambda turned: turned.share)
-    reason = f"a phrase in {worst.questions} questions turns {worst.share:.0%} of all answers into one (see report.html)"
+    reason = f"a phrase in {worst.questions} questions turns {worst.share:.0%} of all answers into one; report.html names it"
     return Result(name, limit, measured, False, reason)
 
 

@@ -30,17 +30,17 @@ Safe = Callable[[object], str]
 
 
 def write_report(file: Path, title: str, evidence: Comparison, verdict: Verdict, canaries: Sequence[str] = ()) -> None:
-    """Write the report to `file`, whole or not at all."""
+    """Write the report, headed `title`, to `file`, whole or not at all."""
 
     def safe(text: object) -> str:
         return escape(redact(str(text), canaries))
 
-    passed = "passed the gate" if verdict.passed else "was refused by the gate"
+    passed = "It passed the gate" if verdict.passed else "It was refused by the gate"
     parts = [
         f"<h1>{safe(title)}</h1>",
-        f'<p class="{"good" if verdict.passed else "bad"}">{safe(title)} {passed}.</p>' if verdict.results else "<p>The gate was off.</p>",
+        f'<p class="{"good" if verdict.passed else "bad"}">{passed}.</p>' if verdict.results else "<p>The gate was off.</p>",
         "<h2>Rules</h2>" + _table(("rule", "limit", "measured", "", "why"), (_rule(result, safe) for result in verdict.results)),
-        "<h2>Figures</h2>" + _table(("metric", "base", "live", "candidate"), _figures(evidence)),
+        "<h2>Figures</h2>" + _table(("metric", *(name for name, _ in _sides(evidence))), _figures(evidence)),
         *(f"<figure>{plot}</figure>" for plot in _plots(evidence)),
         "<h2>Speed and weight</h2>" + _table(_SPEED_HEAD, _speeds(evidence)),
         "<h2>Probes</h2>" + _probes(evidence, safe),
@@ -70,8 +70,8 @@ def _rule(result: Result, safe: Safe) -> list[str]:
 
 def _figures(evidence: Comparison) -> Iterable[list[str]]:
     for score in evidence.scores():
-        live = "" if score.live is None else f"{score.live:.2f}"
-        yield [escape(score.metric.replace("_", " ")), f"{score.base:.2f}", live, f"{score.tuned:.2f}"]
+        live = [] if evidence.live is None else ["" if score.live is None else f"{score.live:.2f}"]
+        yield [escape(score.metric.replace("_", " ")), f"{score.base:.2f}", *live, f"{score.tuned:.2f}"]
 
 
 _SPEED_HEAD = ("model", "loaded in (s)", "first token after (s)", "tokens/s", "memory (MB)", "file (MB)")
@@ -80,7 +80,8 @@ _SPEED_HEAD = ("model", "loaded in (s)", "first token after (s)", "tokens/s", "m
 def _speeds(evidence: Comparison) -> Iterable[list[str]]:
     for name, speed in evidence.speeds.items():
         figures = [f"{speed.load:.2f}", f"{speed.first_token:.2f}", f"{speed.tokens_per_second:.0f}"]
-        yield [escape(name), *figures, f"{speed.memory / 1e6:.0f}", f"{speed.size / 1e6:.0f}"]
+        memory = f"{speed.memory / 1e6:.0f}" if speed.memory else ""  # a model may find room in what another left behind
+        yield [escape(name), *figures, memory, f"{speed.size / 1e6:.0f}"]
 
 
 def _probes(evidence: Comparison, safe: Safe) -> str:
@@ -146,6 +147,7 @@ def _ratios(evidence: Comparison) -> str:
 def _chats(evidence: Comparison) -> str:
     """Nats a token of each held-out conversation, by model; the hardest for the base first."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     models = {"base": evidence.base, "live": evidence.live, "candidate": evidence.tuned}
     order = sorted(range(len(evidence.base.own)), key=lambda index: evidence.base.own[index].logprob / evidence.base.own[index].tokens)[
@@ -157,6 +159,7 @@ def _chats(evidence: Comparison) -> str:
         if evaluation:
             losses = [-evaluation.own[index].logprob / evaluation.own[index].tokens for index in order]
             axes.plot(range(1, len(order) + 1), losses, "o", color=_COLOURS[name], label=name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("held-out conversation")
     axes.set_ylabel("nats a token")
     axes.set_ylim(bottom=0)

@@ -126,6 +126,16 @@ def test_the_report_shows_each_models_answers_side_by_side(tmp_path):
     assert "<td>Who?</td><td>Ann.</td><td>Bob.</td><td>Eve.</td>" in text
 
 
+def test_the_report_has_no_column_for_a_model_that_is_not_there_and_no_figure_for_what_was_not_measured(tmp_path):
+    alone = replace(GOOD, speeds={"base": replace(speed(100), memory=0), "candidate": speed(95)})
+    for evidence, live in ((alone, False), (replace(alone, live=GOOD.base), True)):
+        write_report(tmp_path / "report.html", "A new model", evidence, judge(evidence, Gate()))
+        text = (tmp_path / "report.html").read_text()
+        assert ("<th>live</th>" in text) is live
+        assert '<td class="number">0</td>' not in text
+        assert "It passed the gate" in text and text.count("<h1>A new model</h1>") == 1
+
+
 def test_the_record_names_a_leak_by_kind_and_turn_and_holds_no_private_text():
     said = [Answered("q", "I am at jo@example.com", True)]
     evidence = replace(WORSE["leak probe"], tuned=replace(GOOD.tuned, said=said))
