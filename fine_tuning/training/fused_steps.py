@@ -28,7 +28,7 @@ class Part(Protocol):
         """For x [T, in + room]: y [T, out], and what `backward` wants to know."""
 
     def backward(self, dy: Tensor, kept: Sequence[Tensor], deeper: bool, *about: Any) -> Tensor | None:
-        """The gradient by x of that by y, if `deeper`. Adds to the adapters' gradients; does not write to `dy`."""
+        """The gradient by x of that by y, if `deeper`. Adds to the adapters' gradients; writes over what was kept, never to `dy`."""
 
 
 class Step(torch.autograd.Function):
