@@ -171,7 +171,7 @@ def test_the_better_rate_is_found_and_plotted_and_no_weights_are_left(tiny_base,
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_hopeless_trial_is_pruned_after_its_first_epoch(tiny_base, row_folder, home):
-    sweep = Sweep(trials=5, learning_rate=(1e-5, 1e-1), **ONE | {"num_epochs": (6,)})
+    sweep = Sweep(trials=5, learning_rate=(1e-5, 1e-1), **ONE | {"num_epochs": (300,)})  # many: it is stopped from another process
     at = worker(home, row_folder, sweep)
     for value in (2.0, 1.9, 1.8, 1.7):  # what other processes have found
         trial = at._ask()
@@ -180,6 +180,7 @@ def test_a_hopeless_trial_is_pruned_after_its_first_epoch(tiny_base, row_folder,
         at.study.tell(trial, value)
     found = search(prepared(tiny_base, row_folder), TRAINING, sweep, "s")
     assert found.pruned == 1
+    assert worker(home, row_folder, sweep).study.trials[4].last_step == 1
     lines = [json.loads(line) for line in (found.folder / "trials" / "4" / "progress.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] < lines[-1]["steps"]
 
