@@ -208,7 +208,8 @@ def show_models(engine: "Engine", registry: "Registry", prefix: str) -> None:
         state: str = "base" if choice.kind == "base" else "live" if choice.live else version.state if version else ""
         about = [state]
         if version:
-            about += ["pinned" if version.pinned else "", version.created[:16].replace("T", " "), f"from {version.base_tag}"]
+            about += ["pinned" if version.pinned else "", version.created[:16].replace("T", " ")]
+            about += [f"from {version.base_tag}"] if version.base_tag else []  # unknown where it was only found in the engine
         if choice.tag in rated:
             rating, votes = rated[choice.tag]
             about.append(f"Elo {rating:.0f} after {votes} votes")
@@ -221,7 +222,7 @@ def show_models(engine: "Engine", registry: "Registry", prefix: str) -> None:
 def _of_version(version: "Version") -> list[str]:
     base, tuned = (version.metrics.get(side, {}).get("perplexity") for side in ("base", "tuned"))
     figures = f"perplexity {tuned:.2f}, the base's {base:.2f}" if base is not None and tuned is not None else ""
-    return [figures, _one_line(version.verdict, 60), ", ".join(version.labels), _one_line(version.notes, 60)]
+    return [figures, _one_line(version.verdict, 90), ", ".join(version.labels), _one_line(version.notes, 90)]
 
 
 def _joined(parts: Sequence[str]) -> str:
