@@ -117,7 +117,8 @@ def _packed(side: str, rows: list[dict[str, list[int]]], kind: str, settings: Tr
 
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "validation.jsonl").write_text("")
-    settings, watch = Training(**settings.model_dump() | OUR_SETTINGS[side]), _Watch(settings)
+    settings = Training(**settings.model_dump() | OUR_SETTINGS[side])
+    watch = _Watch(settings)
     train(fetch_default_base(), folder, folder / "run", settings, report=watch.step)
     last = watch.steps[-1]
     return {

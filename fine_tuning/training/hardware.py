@@ -5,7 +5,8 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
+from math import prod
 from statistics import median
 
 import psutil
@@ -13,7 +14,7 @@ import torch
 
 from fine_tuning.config import FineTuningMethod, Training
 from fine_tuning.training import products
-from fine_tuning.training.products import least_seconds, product
+from fine_tuning.training.products import CLEARLY, ENOUGH, PROBED, least_seconds, product
 
 
 def has_gpu() -> bool:
@@ -51,7 +52,7 @@ def choose_dtype(settings: Training) -> torch.dtype:
 def _faster_dtype(library: products.Library) -> torch.dtype:
     # Once for a library of float32's products: the estimate asks before the training does. Only a part of a step is products, and
     # bfloat16 rounds: it must be worth it.
-    half, single = least_seconds(_ENOUGH, _step_product(torch.bfloat16), _step_product(torch.float32))
+    half, single = least_seconds(ENOUGH, _step_product(torch.bfloat16), _step_product(torch.float32))
     return torch.bfloat16 if half < _WORTH * single else torch.float32
 
 
@@ -63,19 +64,16 @@ def choose_threads(settings: Training) -> int:
         return settings.threads or THREADS
     before, half, multiply = torch.get_num_threads(), THREADS // 2, _step_product(torch.float32)
 
-    def by(threads: int) -> Callable[[], None]:
-        def several() -> None:
-            torch.set_num_threads(threads)
-            for _ in range(_IN_A_ROW):
-                multiply()
-
-        return several
+    def several(threads: int) -> None:
+        torch.set_num_threads(threads)
+        for _ in range(_IN_A_ROW):
+            multiply()
 
     try:
         least = [float("inf")] * 2
-        for enough in (_ENOUGH, _DOUBT):
-            least = list(map(min, least, least_seconds(enough, by(half), by(THREADS))))
-            if least[0] >= _CLEARLY * least[1]:
+        for enough in (ENOUGH, _DOUBT):
+            least = list(map(min, least, least_seconds(enough, partial(several, half), partial(several, THREADS))))
+            if least[0] >= CLEARLY * least[1]:
                 return THREADS
         return half
     finally:
@@ -83,9 +81,8 @@ def choose_threads(settings: Training) -> int:
 
 
 THREADS = torch.get_num_threads()  # one for each core, or OMP_NUM_THREADS
-_ENOUGH, _DOUBT = 0.2, 1.0  # seconds
+_DOUBT = 1.0  # seconds
 _IN_A_ROW = 3  # products: threads that slept wake meanwhile
-_CLEARLY = 0.9  # of the time
 _WORTH = 0.4
 
 
@@ -93,18 +90,19 @@ def gemm_flops(dtype: torch.dtype = torch.float32, over: float = 0.0) -> float:
     """Floating-point operations a second of a matrix product of a training step's size on this machine, by the library that is used: the
     most of some; or, `over` so many seconds, what is usual: the median, which is what other work leaves, of the best tenth of a second,
     since what comes and goes is over when the training has begun."""
-    times = (_gemm_times(dtype, _MOMENT) for _ in range(max(1, round(over / _MOMENT))))
-    least = min(median(taken) if over else min(taken) for taken in times)
-    return 2 * _ROWS * _WIDTH * 4 * _WIDTH / least
+    multiply = _step_product(dtype)
+    times = (_times(multiply, _MOMENT) for _ in range(max(1, round(over / _MOMENT))))
+    return 2 * prod(PROBED) / min(median(taken) if over else min(taken) for taken in times)
 
 
-_ROWS, _WIDTH, _MOMENT = 256, 768, 0.1
+_MOMENT = 0.1  # seconds
 
 
 def _step_product(dtype: torch.dtype) -> Callable[[], None]:
     """What makes such a product once, and has made one, for which the library built its kernel."""
     device = "cuda" if has_gpu() else "cpu"
-    rows, weight = torch.randn(_ROWS, _WIDTH).to(device, dtype), torch.randn(4 * _WIDTH, _WIDTH).to(device, dtype)
+    tokens, width, wide = PROBED
+    rows, weight = torch.randn(tokens, width).to(device, dtype), torch.randn(wide, width).to(device, dtype)
 
     def multiply() -> None:
         product(rows, weight)
@@ -115,9 +113,8 @@ def _step_product(dtype: torch.dtype) -> Callable[[], None]:
     return multiply
 
 
-def _gemm_times(dtype: torch.dtype, seconds: float) -> list[float]:
+def _times(multiply: Callable[[], None], seconds: float) -> list[float]:
     """Of a product made again and again, three times at least."""
-    multiply = _step_product(dtype)
     taken: list[float] = []
     while len(taken) < 3 or sum(taken) < seconds:
         start = time.perf_counter()

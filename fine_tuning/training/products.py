@@ -19,9 +19,9 @@ from fine_tuning.errors import TrainingError
 Library = Literal["blas", "onednn"]
 """Of float32 products on a CPU; there is no choice elsewhere."""
 
-_CLEARLY = 0.9  # of the other's time
-_PROBED = (256, 768, 3072)  # tokens, width, width: a small model's
-_ENOUGH = 0.2  # seconds
+CLEARLY = 0.9  # of the other's time
+PROBED = (256, 768, 3072)  # tokens, width, width: a small model's
+ENOUGH, _ROUNDS = 0.2, 3  # seconds, and rounds, of a probe at least
 _WIDE = 1024  # numbers: a narrower product with few rows gains less than it costs to make oneDNN's kernel for it
 
 # oneDNN makes a kernel for each shape, half a megabyte, and keeps 1024 of them; but hardly two packed rows have as many tokens. A step has
@@ -119,18 +119,15 @@ def least_seconds(enough: float, *ways: Callable[[], Any]) -> list[float]:
     return best
 
 
-_ROUNDS = 3
-
-
 @cache
 def _faster() -> Library:
     """Of a step's products, forward and backward (probed in less than half a second); BLAS unless oneDNN is there and clearly faster."""
     if torch.cuda.is_available() or not _has_onednn():
         return "blas"
-    tokens, width, wide = _PROBED
+    tokens, width, wide = PROBED
     x, y, weight = torch.randn(tokens, width), torch.randn(tokens, wide), torch.randn(wide, width)
-    blas, onednn = least_seconds(_ENOUGH, *(lambda by=by: (by(x, weight, None), by(y, weight.t(), None)) for by in (_by_blas, _by_onednn)))
-    return "onednn" if onednn < _CLEARLY * blas else "blas"
+    blas, onednn = least_seconds(ENOUGH, *(lambda by=by: (by(x, weight, None), by(y, weight.t(), None)) for by in (_by_blas, _by_onednn)))
+    return "onednn" if onednn < CLEARLY * blas else "blas"
 
 
 def _has_onednn() -> bool:
