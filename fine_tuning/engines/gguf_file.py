@@ -17,10 +17,9 @@ from gguf.constants import GGMLQuantizationType
 
 from fine_tuning import paths
 from fine_tuning.engines.ggml import row_bytes
-from fine_tuning.engines.gguf_header import GgufHeader, GgufReader, read_header
+from fine_tuning.engines.gguf_header import DEFAULT_ALIGNMENT, GgufHeader, GgufReader, padded, read_header
 from fine_tuning.errors import EngineError, ExportError
 
-DEFAULT_ALIGNMENT = 32
 _COUNTS = 4 + 4  # where the numbers of tensors and keys stand: behind magic and version
 _VERSION = 3
 
@@ -53,33 +52,34 @@ class GgufFile:
     header: GgufHeader
     metadata: dict[str, bytes]  # each key's whole entry (key, type, value), in the file's order
     tensors: dict[str, TensorInfo]  # in the file's order
-    starts: dict[str, int]  # a tensor's first byte in the file
 
     @property
     def alignment(self) -> int:
-        return int(self.header.metadata.get("general.alignment", DEFAULT_ALIGNMENT))
+        return self.header.alignment
+
+    @property
+    def starts(self) -> dict[str, int]:
+        """Each tensor's first byte in the file."""
+        return self.header.starts
 
 
-def read_gguf(path: Path) -> GgufFile:
-    """ExportError if `path` is no whole GGUF of one file whose types are known."""
+def read_gguf(path: str | Path) -> GgufFile:
+    """Return where everything lies in the GGUF at `path`. ExportError if it is no whole GGUF of one file whose types are known."""
+    path = Path(path)
     try:
         header = read_header(path)
     except EngineError as error:
         raise ExportError(str(error)) from error
-    if int(header.metadata.get("split.count", 0)) > 1:
+    if (header.metadata.get("split.count", 0)) > 1:
         raise ExportError(f"{path} is one part of a model in several files: join them with llama.cpp's `llama-gguf-split --merge` first")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         reader = GgufReader(content, _COUNTS)
-        tensor_count, key_count = reader.scalar("Q"), reader.scalar("Q")
+        _, key_count = reader.scalar("Q"), reader.scalar("Q")
         metadata = dict(_entry(reader) for _ in range(key_count))
-        found = [reader.tensor() for _ in range(tensor_count)]
-        size = len(content)
-    tensors = {name: TensorInfo(name, shape, _kind(path, name, kind)) for name, shape, kind, _ in found}
-    base = padded(reader.position, int(header.metadata.get("general.alignment", DEFAULT_ALIGNMENT)))
-    starts = {name: base + offset for name, _, _, offset in found}
-    if any(starts[name] + tensor.size > size for name, tensor in tensors.items()):
+    tensors = {name: TensorInfo(name, shape, _kind(path, name, header.kinds[name])) for name, shape in header.tensors.items()}
+    if any(header.starts[name] + tensor.size > header.size for name, tensor in tensors.items()):
         raise ExportError(f"{path} ends before its last weights: its download or export was interrupted. Get it again.")
-    return GgufFile(path, header, metadata, tensors, starts)
+    return GgufFile(path, header, metadata, tensors)
 
 
 def _entry(reader: GgufReader) -> tuple[str, bytes]:
@@ -137,10 +137,6 @@ def _head(metadata: Mapping[str, bytes], tensors: Sequence[TensorInfo], alignmen
 def _string(text: str) -> bytes:
     data = text.encode("utf-8")
     return struct.pack("<Q", len(data)) + data
-
-
-def padded(size: int, alignment: int) -> int:
-    return -(-size // alignment) * alignment
 
 
 @contextmanager

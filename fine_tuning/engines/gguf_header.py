@@ -8,6 +8,7 @@ import functools
 import math
 import mmap
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,16 @@ from fine_tuning.errors import EngineError
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _TOKENS = "tokenizer.ggml.tokens"
+
+# A file is refused before any of its numbers is believed. Real models stay far below: 300 keys, 10^4 tensors, 10^6 tokens.
+_MOST_KEYS, _MOST_TENSORS, _MOST_STRINGS = 1 << 16, 1 << 20, 1 << 24
+_MOST_DIMENSIONS = 4  # GGML_MAX_DIMS
+_LONGEST_TEXT = 64 << 20  # bytes
+_DEEPEST = 4  # arrays within arrays
+
+DEFAULT_ALIGNMENT = 32
+_TEXTS = ("general.architecture", "general.type", "adapter.type", "tokenizer.chat_template")
+_NUMBERS = ("general.file_type", "general.alignment", "split.count")
 
 # general.file_type (llama_ftype in llama.h), as Ollama and llama.cpp write it.
 _QUANTIZATIONS = {
@@ -31,6 +42,9 @@ class GgufHeader:
     path: Path
     metadata: dict[str, Any]  # every key but those of arrays
     tensors: dict[str, tuple[int, ...]]  # name to shape, in GGUF's order (the row's length first)
+    kinds: dict[str, int]  # name to ggml type
+    starts: dict[str, int]  # name to the first byte of its weights in the file
+    size: int  # bytes of the file
     bos_token: str
     eos_token: str
 
@@ -43,12 +57,18 @@ class GgufHeader:
         return self.metadata.get("general.type") == "adapter"
 
     @property
+    def alignment(self) -> int:
+        """Bytes: a tensor's weights begin at a multiple of it."""
+        return self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+
+    @property
     def chat_template(self) -> str | None:
         return self.metadata.get("tokenizer.chat_template") or None
 
     @property
     def context_length(self) -> int:
-        return int(self.metadata.get(f"{self.architecture}.context_length", 0))
+        """Tokens; 0 if the file does not say it."""
+        return self.metadata.get(f"{self.architecture}.context_length", 0)
 
     @property
     def quantization(self) -> str:
@@ -64,31 +84,48 @@ class GgufHeader:
         return str(count)
 
 
-def read_header(path: Path) -> GgufHeader:
-    """The header of the GGUF at `path`. EngineError when it cannot be read or is none."""
+def read_header(path: str | Path) -> GgufHeader:
+    """Return the header of the GGUF at `path`, with every count, size and offset checked.
+
+    Raises EngineError when the file cannot be read, or is no GGUF that llama.cpp could read.
+    """
+    path = Path(path)
     try:
         status = path.stat()
         return _read(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise EngineError(f"cannot read {path}: {error.strerror}") from error
-    except (struct.error, UnicodeDecodeError, ValueError, KeyError, IndexError) as error:
+    except (struct.error, ValueError, KeyError, OverflowError) as error:
         raise EngineError(
             f"{path} is not a whole GGUF file ({error}): it may be damaged, or its download or export was interrupted"
         ) from error
 
 
 def check_model(header: GgufHeader) -> GgufHeader:
-    """`header`, or EngineError if these are no model's weights."""
+    """Return `header`; raise EngineError if these are no model's weights, or not all of them."""
     if header.is_adapter or not header.architecture or not header.tensors:
         what = "an adapter" if header.is_adapter else "no model"
         raise EngineError(f"{header.path} holds {what}, not a model's weights: give it as the adapter of a base, or give another file")
+    _check_whole(header)
     return header
+
+
+def _check_whole(header: GgufHeader) -> None:
+    """Raise EngineError if the file ends before its last weights. Types that this gguf does not know are left to the engine."""
+    from gguf.constants import GGML_QUANT_SIZES  # a tenth of a second, for those who only read headers
+
+    sizes = {int(kind): size for kind, size in GGML_QUANT_SIZES.items()}
+    for name, shape in header.tensors.items():
+        block, block_bytes = sizes.get(header.kinds[name], (1, 0))
+        if header.starts[name] + math.prod(shape) // block * block_bytes > header.size:
+            raise EngineError(f"{header.path} ends before its last weights: its download or export was interrupted. Get it again.")
 
 
 def check_adapter(adapter: GgufHeader, base: GgufHeader | None) -> None:
     """EngineError unless `adapter` is a LoRA made for `base` (None: any), which llama.cpp would only find out when it loads them."""
     if not adapter.is_adapter or adapter.metadata.get("adapter.type") != "lora":
         raise EngineError(f"{adapter.path} is not a LoRA adapter in GGUF format")
+    _check_whole(adapter)
     if base is None:
         return
     if adapter.architecture != base.architecture:
@@ -99,7 +136,7 @@ def check_adapter(adapter: GgufHeader, base: GgufHeader | None) -> None:
         if axis is None or target == "token_embd.weight":  # llama.cpp takes the embedding's pair transposed
             continue
         wanted = base.tensors.get(target)
-        if wanted is None or wanted[axis] != shape[axis]:
+        if wanted is None or len(wanted) < 2 or len(shape) < 2 or wanted[axis] != shape[axis]:
             raise EngineError(f"{adapter.path} was not trained on this base: its {name} {shape} does not fit the base's {wanted}")
 
 
@@ -112,13 +149,60 @@ def _read(path: Path, size: int, modified: int) -> GgufHeader:  # size and time:
         reader.position = 4
         if (version := reader.scalar("I")) not in (2, 3):
             raise ValueError(f"GGUF version {version}")
-        tensor_count, key_count = reader.scalar("Q"), reader.scalar("Q")
-        values = {reader.string(): reader.value() for _ in range(key_count)}
-        tensors = {name: shape for name, shape, _, _ in (reader.tensor() for _ in range(tensor_count))}
-        tokens = values.get(_TOKENS)
-        bos, eos = (_token(content, tokens, values.get(f"tokenizer.ggml.{name}_token_id")) for name in ("bos", "eos"))
-    metadata = {key: value for key, value in values.items() if not isinstance(value, _Array)}
-    return GgufHeader(path=path, metadata=metadata, tensors=tensors, bos_token=bos, eos_token=eos)
+        tensor_count = _at_most(_MOST_TENSORS, reader.scalar("Q"), "tensors")
+        key_count = _at_most(_MOST_KEYS, reader.scalar("Q"), "keys")
+        values = _once((reader.string(), reader.value()) for _ in range(key_count))
+        tensors = _once((name, rest) for name, *rest in (reader.tensor() for _ in range(tensor_count)))
+        metadata = {key: value for key, value in values.items() if not isinstance(value, _Array)}
+        _check_types(values)
+        base = padded(reader.position, metadata.get("general.alignment", DEFAULT_ALIGNMENT))
+        bos, eos = (_token(content, values.get(_TOKENS), values.get(f"tokenizer.ggml.{name}_token_id")) for name in ("bos", "eos"))
+    return GgufHeader(
+        path=path,
+        metadata=metadata,
+        tensors={name: shape for name, (shape, _, _) in tensors.items()},
+        kinds={name: kind for name, (_, kind, _) in tensors.items()},
+        starts={name: base + offset for name, (_, _, offset) in tensors.items()},
+        size=size,
+        bos_token=bos,
+        eos_token=eos,
+    )
+
+
+def padded(size: int, alignment: int) -> int:
+    """Return `size` rounded up to a multiple of `alignment`."""
+    return -(-size // alignment) * alignment
+
+
+def _at_most(limit: int, count: int, what: str) -> int:
+    if count > limit:
+        raise ValueError(f"it claims {count} {what}, and no model has more than {limit}")
+    return count
+
+
+def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs as a dictionary; llama.cpp too refuses a file that says something twice."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"it says {name} twice")
+        found[name] = value
+    return found
+
+
+def _check_types(values: dict[str, Any]) -> None:
+    """Raise ValueError if a key that this module uses has a value of another type than the format gives it."""
+    lengths = tuple(key for key in values if key.endswith(".context_length"))
+    ids = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("bos", "eos"))
+    for kind, keys in ((str, _TEXTS), (int, (*_NUMBERS, *lengths, *ids))):
+        for key in keys:
+            if key in values and (type(values[key]) is not kind or (kind is int and values[key] < 0)):
+                raise ValueError(f"its {key} is {values[key]!r}, where a {'text' if kind is str else 'number'} belongs")
+    if _TOKENS in values and not (isinstance(values[_TOKENS], _Array) and values[_TOKENS].kind == _STRING):
+        raise ValueError(f"its {_TOKENS} are no list of texts")
+    alignment = values.get("general.alignment", DEFAULT_ALIGNMENT)
+    if alignment < 1 or alignment & (alignment - 1) or alignment > 1 << 20:
+        raise ValueError(f"its general.alignment is {alignment}, which is no power of two")
 
 
 @dataclass(frozen=True)
@@ -143,7 +227,7 @@ class GgufReader:
         return value
 
     def string(self) -> str:
-        length = self.scalar("Q")
+        length = _at_most(_LONGEST_TEXT, self.scalar("Q"), "bytes of one text")
         start = self.position
         self._skip(length)
         return self.content[start : start + length].decode("utf-8")
@@ -154,36 +238,47 @@ class GgufReader:
             return self.string()
         if kind == _ARRAY:
             return self._array()
-        return self.scalar(_SCALARS[kind])
+        return self.scalar(_code(kind))
 
     def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
         """Name, shape, ggml type, and offset from where the weights begin."""
         name = self.string()
-        shape = tuple(self.scalar("Q") for _ in range(self.scalar("I")))
+        dimensions = _at_most(_MOST_DIMENSIONS, self.scalar("I"), f"dimensions of {name}")
+        shape = tuple(self.scalar("Q") for _ in range(dimensions))
+        if not shape or min(shape) < 1 or math.prod(shape) >= 1 << 63:
+            raise ValueError(f"its {name} has the impossible shape {shape}")
         return name, shape, self.scalar("I"), self.scalar("Q")
 
-    def _array(self) -> _Array:
+    def _array(self, depth: int = 1) -> _Array:
+        _at_most(_DEEPEST, depth, "arrays within arrays")
         kind, count = self.scalar("I"), self.scalar("Q")
         array = _Array(kind, count, self.position)
         if kind == _STRING:
-            self.skip_strings(count)
+            self.skip_strings(_at_most(_MOST_STRINGS, count, "texts in one array"))
         elif kind == _ARRAY:
-            for _ in range(count):
-                self._array()
+            for _ in range(_at_most(_MOST_STRINGS, count, "arrays in one array")):
+                self._array(depth + 1)
         else:
-            self._skip(count * struct.calcsize(f"<{_SCALARS[kind]}"))
+            self._skip(count * struct.calcsize(f"<{_code(kind)}"))
         return array
 
     def skip_strings(self, count: int) -> None:
         length_at, content, position = struct.Struct("<Q").unpack_from, self.content, self.position
         for _ in range(count):  # the one hot loop: a vocabulary has 10^5 strings
             position += 8 + length_at(content, position)[0]
-        self.position = position
+        self._skip(position - self.position)
 
     def _skip(self, count: int) -> None:
         self.position += count
         if self.position > len(self.content):
             raise ValueError("it ends in the middle of its header")
+
+
+def _code(kind: int) -> str:
+    """Return the struct code of a scalar type."""
+    if kind not in _SCALARS:
+        raise ValueError(f"a value of the unknown type {kind}")
+    return _SCALARS[kind]
 
 
 def _token(content: mmap.mmap, tokens: _Array | None, index: int | None) -> str:

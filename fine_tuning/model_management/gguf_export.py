@@ -58,6 +58,7 @@ _FLOATS = (Type.F32, Type.F16, Type.BF16)
 _EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
 _OTHER_SENSES = ("v.", "mm.")  # a vision model's encoder and projector, which Ollama keeps in the same file
 _NEVER_QUANTISED = ("_norm.weight", "ffn_gate_inp.weight", "position_embd.weight", "token_types.weight")
+_LARGEST_F16 = 65504.0
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 _SLAB = 4 << 20  # weights handled at once: 16 MiB of float32
 
@@ -77,13 +78,13 @@ class Exported:
     copied: int  # tensors copied as bytes
 
 
-def check_exportable(base_gguf: Path, quantization: str = SAME) -> None:
+def check_exportable(base_gguf: str | Path, quantization: str = SAME) -> None:
     """ExportError if an adapter for `base_gguf` could not be exported, or not so: to be asked before the training."""
     _open(base_gguf, quantization)
 
 
 def merge_adapter(
-    base_gguf: Path, adapter_dir: Path, out_path: Path, quantization: str = "q8_0", progress: Progress | None = None
+    base_gguf: str | Path, adapter_dir: str | Path, out_path: str | Path, quantization: str = "q8_0", progress: Progress | None = None
 ) -> Exported:
     """Write `out_path`, the model W + scale * B @ A (its rows scaled to the learned magnitudes with DoRA), whole or not at all.
 
@@ -93,11 +94,11 @@ def merge_adapter(
     """
     base = _open(base_gguf, quantization)
     changes = {name: functools.partial(_adapted, base, name, pair) for name, pair in _targets(base, adapter_dir).items()}
-    return _export(base, changes, out_path, quantization.lower(), progress)
+    return _export(base, changes, Path(out_path), quantization.lower(), progress)
 
 
 def export_full(
-    base_gguf: Path, model_folder: Path, out_path: Path, quantization: str = "q8_0", progress: Progress | None = None
+    base_gguf: str | Path, model_folder: str | Path, out_path: str | Path, quantization: str = "q8_0", progress: Progress | None = None
 ) -> Exported:
     """Write `out_path`: the base's metadata with the weights in `model_folder` (model.safetensors), which was trained from it.
 
@@ -105,7 +106,7 @@ def export_full(
     """
     base = _open(base_gguf, quantization)
     changes = {name: functools.partial(_replaced, base, name, hf, tensor) for name, (hf, tensor) in _weights_of(base, model_folder).items()}
-    return _export(base, changes, out_path, quantization.lower(), progress)
+    return _export(base, changes, Path(out_path), quantization.lower(), progress)
 
 
 def _export(base: GgufFile, changes: Changes, out_path: Path, quantization: str, progress: Progress | None) -> Exported:
@@ -117,7 +118,7 @@ def _export(base: GgufFile, changes: Changes, out_path: Path, quantization: str,
     return export.exported(out_path)
 
 
-def convert_adapter(base_gguf: Path, adapter_dir: Path, out_path: Path) -> Exported:
+def convert_adapter(base_gguf: str | Path, adapter_dir: str | Path, out_path: str | Path) -> Exported:
     """Write `out_path`, the adapter as llama.cpp's convert_lora_to_gguf.py makes it (float32), whole or not at all. Raises ExportError."""
     base = _open(base_gguf, SAME)
     pairs = _targets(base, adapter_dir)
@@ -130,9 +131,9 @@ def convert_adapter(base_gguf: Path, adapter_dir: Path, out_path: Path) -> Expor
     metadata["adapter.lora.alpha"] = entry("adapter.lora.alpha", alpha)
     tensors = [tensor for name, pair in pairs.items() for tensor in _adapter_tensors(base, name, pair, alpha)]
     size = file_size(metadata, (info for info, _ in tensors))
-    with whole_file(out_path, size) as temporary:
+    with whole_file(Path(out_path), size) as temporary:
         write_gguf(temporary, metadata, tensors)
-    return Exported(out_path, size, adapted=len(pairs), converted=0, copied=0)
+    return Exported(Path(out_path), size, adapted=len(pairs), converted=0, copied=0)
 
 
 def _adapter_tensors(base: GgufFile, name: str, pair: LoraPair, alpha: float) -> Iterator[tuple[TensorInfo, Iterator[bytes]]]:
@@ -142,7 +143,10 @@ def _adapter_tensors(base: GgufFile, name: str, pair: LoraPair, alpha: float) ->
 
     def data(side: int) -> Iterator[bytes]:
         a, b = pair.load()
-        b = b[_row_order(base, name, outputs)] * np.float32(pair.scale * pair.rank / alpha if alpha else 1)
+        with np.errstate(over="ignore"):
+            b = b[_row_order(base, name, outputs)] * np.float32(pair.scale * pair.rank / alpha if alpha else 1)
+        if not np.isfinite(b).all():
+            raise _overflow(name, base.path, "float32")
         yield np.ascontiguousarray(((b, a.T) if flipped else (a, b))[side]).tobytes()
 
     yield TensorInfo(f"{name}.lora_a", a_shape, Type.F32), data(0)
@@ -156,11 +160,13 @@ def _adapted(base: GgufFile, name: str, pair: LoraPair) -> Change:
     b, scale, magnitude = b[order], np.float32(pair.scale), pair.load_magnitude()
 
     def rows(first: int, last: int, base_rows: Callable[[], Rows]) -> Rows:
-        weights, delta = base_rows(), b[first:last] @ a
-        delta *= scale
-        weights += delta
-        if magnitude is not None:
-            weights *= (magnitude[order][first:last] / np.linalg.norm(weights, axis=1))[:, None]
+        weights = base_rows()
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is an ExportError later
+            delta = b[first:last] @ a
+            delta *= scale
+            weights += delta
+            if magnitude is not None:
+                weights *= (magnitude[order][first:last] / np.linalg.norm(weights, axis=1))[:, None]
         return weights
 
     return rows
@@ -183,6 +189,13 @@ def _finite(name: str, tensor: StoredTensor, rows: Rows) -> Rows:
     return rows
 
 
+def _overflow(name: str, path: Path, kind: str) -> ExportError:
+    return ExportError(
+        f"{name} of {path} has weights that {kind} cannot hold: the training diverged. Train again with a lower learning_rate, "
+        "or, if the base itself is so, choose quantization bf16."
+    )
+
+
 class _Export:
     """One pass over the base: what becomes of each tensor, then the writing."""
 
@@ -191,6 +204,7 @@ class _Export:
         self._progress = progress or (lambda done, total: None)
         self._done, self._total = 0, sum(tensor.rows * tensor.columns for tensor in base.tensors.values())
         self._alignment = base.alignment
+        self.large: list[str] = []  # names of tensors with weights beyond float16, known once they are written
         self._metadata = dict(base.metadata)
         self._made = dict(base.tensors)
         if quantization != SAME:
@@ -217,12 +231,23 @@ class _Export:
             for first, last in _slabs(source):
                 read = functools.partial(self._read, file, source, first, last)
                 dequantized = functools.partial(self._floats, read, source)
-                if change:
-                    yield ggml.quantize(change(first, last, dequantized), target.kind).tobytes()
+                if change is None and source.kind == target.kind:
+                    yield read().tobytes()
                 else:
-                    yield (read() if source.kind == target.kind else ggml.quantize(dequantized(), target.kind)).tobytes()
+                    yield self._quantised(target, change(first, last, dequantized) if change else dequantized()).tobytes()
                 self._done += (last - first) * source.columns
                 self._progress(self._done, self._total)
+
+    def _quantised(self, target: TensorInfo, rows: Rows) -> NDArray[np.uint8]:
+        """Return the rows as `target` stores them. ExportError if they are not finite there."""
+        made = ggml.quantize(rows, target.kind)
+        largest = np.abs(rows).max(initial=0)  # NaN if any weight is
+        if largest < _LARGEST_F16:  # then the scales of blocks, which are float16, hold it too
+            return made
+        if not np.isfinite(largest) or not np.isfinite(ggml.dequantize(made, target.kind, target.columns)).all():
+            raise _overflow(target.name, self._base.path, target.kind.name)
+        self.large.append(target.name)
+        return made
 
     def _read(self, file: BinaryIO, source: TensorInfo, first: int, last: int) -> NDArray[np.uint8]:
         row = ggml.row_bytes(source.kind, source.columns)
@@ -242,6 +267,8 @@ def _export_mixture(base: GgufFile, changes: Changes, out_path: Path, mixture: s
         merged = temporary.with_suffix(".f32")
         try:
             floats.write(merged)
+            if floats.large:  # llama.cpp's quantiser would store them as infinite
+                raise _overflow(floats.large[0], base.path, mixture)
             ggml.quantize_file(merged, temporary, mixture)
         finally:
             merged.unlink(missing_ok=True)
@@ -265,7 +292,7 @@ def _slabs(tensor: TensorInfo) -> Iterator[tuple[int, int]]:
         yield first, min(first + step, tensor.rows)
 
 
-def _open(base_gguf: Path, quantization: str) -> GgufFile:
+def _open(base_gguf: str | Path, quantization: str) -> GgufFile:
     if quantization.lower() not in QUANTIZATIONS:
         raise ExportError(f"unknown quantization {quantization!r}: choose one of {', '.join(QUANTIZATIONS)}")
     base = read_gguf(base_gguf)
@@ -275,7 +302,7 @@ def _open(base_gguf: Path, quantization: str) -> GgufFile:
     return base
 
 
-def _targets(base: GgufFile, adapter_dir: Path) -> dict[str, LoraPair]:
+def _targets(base: GgufFile, adapter_dir: str | Path) -> dict[str, LoraPair]:
     """The adapter's pairs by the base's tensor names, in the base's order; ExportError unless each fits."""
     architecture = base.header.architecture
     found: dict[str, LoraPair] = {}
@@ -298,11 +325,11 @@ def _targets(base: GgufFile, adapter_dir: Path) -> dict[str, LoraPair]:
     return {name: found[name] for name in base.tensors if name in found}
 
 
-def _weights_of(base: GgufFile, model_folder: Path) -> dict[str, tuple[str, StoredTensor]]:
+def _weights_of(base: GgufFile, model_folder: str | Path) -> dict[str, tuple[str, StoredTensor]]:
     """By the base's tensor names, in its order: what `model_folder` has there, with its name. ExportError unless all fits, and is there."""
     found: dict[str, tuple[str, StoredTensor]] = {}
     names = _name_map(base.header.architecture, _number(base, "block_count"))
-    for hf_name, stored in read_safetensors(model_folder / "model.safetensors").items():
+    for hf_name, stored in read_safetensors(Path(model_folder, "model.safetensors")).items():
         module, _, kind = hf_name.rpartition(".")
         tensor = base.tensors.get(f"{names.get_name(module)}.{kind}")
         if tensor is None or tensor.shape != stored.shape[::-1]:

@@ -73,11 +73,12 @@ class LoraPair:
         return (b.T, a.T) if self._embedding else (a, b)
 
 
-def read_adapter(folder: Path) -> list[LoraPair]:
+def read_adapter(folder: str | Path) -> list[LoraPair]:
     """The pairs of the adapter in `folder`; their weights are read when asked for.
 
     Raises ExportError for a folder that is no LoRA adapter, holds pickles, or changes the model in ways that a GGUF cannot say.
     """
+    folder = Path(folder)
     config = _config(folder)
     found: dict[str, dict[str, tuple[StoredTensor, bool]]] = {}
     for key, tensor in read_safetensors(folder / _WEIGHTS).items():

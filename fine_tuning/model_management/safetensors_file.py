@@ -43,8 +43,9 @@ class StoredTensor:
         return raw.astype(np.float32, copy=False).reshape(shape)
 
 
-def read_safetensors(path: Path) -> dict[str, StoredTensor]:
+def read_safetensors(path: str | Path) -> dict[str, StoredTensor]:
     """The tensors in `path`. ExportError if it is missing, damaged or cut off."""
+    path = Path(path)
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -58,7 +59,7 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
         raise ExportError(f"{path} is missing: it was not saved, or the saving was interrupted") from error
     except OSError as error:
         raise ExportError(f"cannot read {path}: {error.strerror}") from error
-    except (struct.error, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (struct.error, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ExportError(f"{path} is not a safetensors file ({error}): it may be damaged") from error
     if outside := [name for name, tensor in found.items() if tensor.size < 0 or tensor.start + tensor.size > end]:
         raise ExportError(f"{path} ends before its {outside[0]}: it was not saved whole")

@@ -18,16 +18,18 @@ from fine_tuning.training.quantised_linear import QuantisedLinear
 from fine_tuning.training.rope import Rope
 
 _FLOATS = {ggml.GGMLQuantizationType.F32, ggml.GGMLQuantizationType.F16, ggml.GGMLQuantizationType.BF16}
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _VOCABULARY = 64 << 10  # bytes: an entry of a GGUF's metadata that is longer is a part of the vocabulary
 
 
-def load_base(source: Path, dtype: torch.dtype, scratch: Path, quantised: bool = False) -> Any:
+def load_base(source: str | Path, dtype: torch.dtype, scratch: str | Path, quantised: bool = False) -> Any:
     """A causal language model with the weights of `source`, on the CPU, in `dtype`, in evaluation mode.
 
     A GGUF's weights are dequantised as llama.cpp does, one at a time, so training starts from the very function that is served. With
     `quantised` the layers' matrices stay as they are in the file, and are dequantised for each pass (quantised_linear.py).
     `scratch` is a folder of the run. Raises TrainingError when Transformers does not know the architecture or a weight is missing.
     """
+    source, scratch = Path(source), Path(scratch)
     try:
         model = _load_gguf(source, dtype, scratch, quantised) if source.is_file() else _load_folder(source, dtype)
     except (ValueError, KeyError, NotImplementedError, OSError, ExportError) as error:
@@ -39,8 +41,13 @@ def load_base(source: Path, dtype: torch.dtype, scratch: Path, quantised: bool =
 def _load_folder(folder: Path, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
-    attention = tree_attention.register()
-    return AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, attn_implementation=attention, trust_remote_code=False)
+    if not any(folder.glob("*.safetensors")):
+        if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES):
+            raise ValueError(f"its weights are a pickle ({pickles[0]}), which can run any code when it is read; save it as safetensors")
+        raise ValueError("there are no *.safetensors in it")
+    return AutoModelForCausalLM.from_pretrained(
+        str(folder), dtype=dtype, attn_implementation=tree_attention.register(), trust_remote_code=False, use_safetensors=True
+    )
 
 
 def _load_gguf(gguf: Path, dtype: torch.dtype, scratch: Path, quantised: bool) -> Any:

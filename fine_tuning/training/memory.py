@@ -133,16 +133,21 @@ class Estimate:
 
 
 def shape_of(file: GgufFile) -> Shape:
-    """The shape of the model in a GGUF."""
+    """Return the shape of the model in a GGUF. TrainingError if the file does not say it, or its layers differ."""
     header = file.header
 
     def number(key: str, default: int = 0) -> int:
-        return int(header.metadata.get(f"{header.architecture}.{key}", default))
+        value = header.metadata.get(f"{header.architecture}.{key}", default)
+        if not isinstance(value, int) or value < 1:
+            raise TrainingError(f"{file.path} says no single {header.architecture}.{key}: models whose layers differ cannot be trained yet")
+        return value
 
     hidden, heads, layers = number("embedding_length"), number("attention.head_count"), number("block_count")
-    head = number("attention.key_length", hidden // heads)
+    head = number("attention.key_length", max(hidden // heads, 1))
     linear = [tensor for tensor in file.tensors.values() if tensor.name.startswith("blk.") and len(tensor.shape) > 1]
     matrices = [tensor.shape for tensor in linear]
+    if not matrices or "token_embd.weight" not in header.tensors or len(header.tensors["token_embd.weight"]) != 2:
+        raise TrainingError(f"{file.path} has no token embedding: it is no language model")
     sizes = [math.prod(shape) for shape in header.tensors.values()]
     return Shape(
         parameters=sum(sizes),
@@ -151,7 +156,7 @@ def shape_of(file: GgufFile) -> Shape:
         hidden=hidden,
         attention=heads * head,
         keys=number("attention.head_count_kv", heads) * head,
-        feed_forward=number("feed_forward_length"),
+        feed_forward=number("feed_forward_length", max(shape[1] for shape in matrices)),
         vocabulary=header.tensors["token_embd.weight"][1],
         linear=sum(map(math.prod, matrices)),
         matrices=len(matrices) // layers,

@@ -330,6 +330,44 @@ def test_a_training_that_diverged_is_not_exported(base: Path, tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base.gguf"]
 
 
+@pytest.mark.parametrize("quantization", ["f16", "q8_0", "q4_0", "q5_1", "q4_k_m", "q6_k"])
+@pytest.mark.parametrize("size", [1e4, 1e5])
+def test_weights_that_overflow_when_they_are_merged_are_not_exported(tmp_path: Path, quantization: str, size: float) -> None:
+    base = tiny.write_base(tmp_path / "base.gguf", width=256)
+    tiny.write_adapter(tmp_path / "a", width=256, size=size)  # finite, but W + BA is beyond what float16 holds
+    out = tmp_path / "out.gguf"
+    with pytest.raises(ExportError, match=r"blk\.0\.\w+\.weight of .*base\.gguf has weights that \w+ cannot hold.*lower learning_rate"):
+        merge_adapter(base, tmp_path / "a", out, quantization)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "base.gguf"]
+
+
+@pytest.mark.parametrize("quantization", ["f32", "bf16"])
+def test_weights_beyond_float16_are_exported_where_the_type_holds_them(base: Path, tmp_path: Path, quantization: str) -> None:
+    tiny.write_adapter(tmp_path / "a", size=1e4)
+    merge_adapter(base, tmp_path / "a", tmp_path / "out.gguf", quantization)
+    assert all(np.isfinite(weights).all() for weights in tiny.weights(tmp_path / "out.gguf").values())
+
+
+@pytest.mark.parametrize("quantization", ["f32", "bf16", "q8_0"])
+def test_weights_beyond_float32_are_never_exported(base: Path, tmp_path: Path, quantization: str) -> None:
+    tiny.write_adapter(tmp_path / "a", size=1e25)
+    with pytest.raises(ExportError, match="cannot hold"):
+        merge_adapter(base, tmp_path / "a", tmp_path / "out.gguf", quantization)
+    with pytest.raises(ExportError, match="cannot hold"):
+        tiny.write_adapter(tmp_path / "b", size=1e25, alpha_pattern={"q_proj": 1e25})
+        convert_adapter(base, tmp_path / "b", tmp_path / "out.gguf")
+
+
+def test_paths_may_be_texts(base: Path, adapter: Path, tmp_path: Path) -> None:
+    check_exportable(str(base))
+    merged, beside, whole = (tmp_path / name for name in ("merged.gguf", "beside.gguf", "whole.gguf"))
+    assert merge_adapter(str(base), str(adapter), str(merged)).path == merged
+    assert convert_adapter(str(base), str(adapter), str(beside)).path == beside
+    tiny.write_model(tmp_path / "model")
+    assert export_full(str(base), str(tmp_path / "model"), str(whole)).path == whole
+    assert all(path.is_file() for path in (merged, beside, whole))
+
+
 @pytest.mark.parametrize(
     ("module", "said"),
     [

@@ -86,6 +86,21 @@ def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
         load_base(broken, torch.float32, tmp_path / "run")
 
 
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "consolidated.00.pth", "model.pkl"])
+def test_a_folder_with_a_pickle_is_refused_and_the_pickle_never_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 8}), encoding="utf-8")
+    ran = tmp_path / "ran"
+    (tmp_path / name).write_bytes(f"cpathlib\nPosixPath\n(V{ran}\ntRp0\ncpathlib\nPath.touch\n(g0\ntR.".encode())
+    with pytest.raises(TrainingError, match=rf"its weights are a pickle \({name}\), which can run any code.*save it as safetensors"):
+        load_base(tmp_path, torch.float32, tmp_path / "run")
+    assert not ran.exists()
+
+
+def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"there are no \*\.safetensors in it"):
+        load_base(str(tmp_path), torch.float32, str(tmp_path / "run"))
+
+
 def test_a_base_without_a_weight_is_refused_by_its_name(tmp_path: Path) -> None:
     from fine_tuning.engines.gguf_file import read_gguf, write_gguf
 
