@@ -41,7 +41,8 @@ class Evaluation:
     """What one model scored and said.
 
     `scores`: perplexity, accuracy (share of tokens that the model itself would have said, in percent), bleu, chrf, rouge and token_f1
-    (0 to 100) on the held-out conversations; general_perplexity, general_questions (percent right).
+    (0 to 100) on held-out conversations, and what else the configuration names; general_perplexity, general_questions (percent right).
+    Missing where there was nothing to score. The lists are in the test set's order, so that those of several models are pairs.
     """
 
     scores: dict[str, float]
