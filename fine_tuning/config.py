@@ -32,6 +32,9 @@ class DatasetFormat(StrEnum):
     INSTRUCTION = "instruction"
 
 
+BaseWeights = Literal["dequantised", "quantised", "nf4"]
+"""How a training holds the base's matrices: as floats, as the blocks of the served GGUF, or quantised (again) to NF4 by bitsandbytes."""
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -127,7 +130,8 @@ class Training(_Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: Annotated[int, Field(ge=0)] = 0  # of the training on a CPU; 0: what a probe finds faster
     products: Literal["auto", "blas", "onednn"] = "auto"  # library of a CPU's float32 products; auto: what a probe finds faster
-    base_weights: Literal["auto", "dequantised", "quantised"] = "auto"  # of qlora's base: dequantised is as fast as lora; auto: if it fits
+    base_weights: Literal["auto"] | BaseWeights = "auto"  # of qlora's base: dequantised is as fast as lora; auto: if it fits
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"  # the last two are bitsandbytes' (arXiv 2110.02861)
     backend: Literal["packed", "trl"] = "packed"  # trl: TRL's own trainer, slower, as a reference
     save_steps: Positive = 25
     keep_checkpoints: Positive = 2
@@ -146,8 +150,8 @@ class Training(_Section):
             raise ValueError(f"frozen_layers belongs to method lora or qlora, not to {self.method}")
         if self.folds and (self.folds < 2 or not self.early_stop):
             raise ValueError("folds: 2 or more, and with an early_stop, which ends the training without each of them")
-        if self.base_weights == "quantised" and (self.method != FineTuningMethod.QLORA or self.use_dora):
-            raise ValueError("base_weights: quantised belongs to method qlora without DoRA, which needs the weights themselves")
+        if self.base_weights in ("quantised", "nf4") and (self.method != FineTuningMethod.QLORA or self.use_dora):
+            raise ValueError(f"base_weights: {self.base_weights} belongs to method qlora without DoRA, which needs the weights themselves")
         return self
 
 
@@ -178,8 +182,8 @@ class Sweep(_Section):
 
 
 class Evaluation(_Section):
-    # perplexity, accuracy, bleu, chrf, rouge; any other name is a metric of the `evaluate` library
-    metrics: tuple[Annotated[str, Field(min_length=1)], ...] = ("perplexity", "accuracy", "bleu", "chrf", "rouge")
+    # perplexity, accuracy, bleu, chrf, rouge; token_f1 (shipped) and any other name are metrics of the `evaluate` library
+    metrics: tuple[Annotated[str, Field(min_length=1)], ...] = ("perplexity", "accuracy", "bleu", "chrf", "rouge", "token_f1")
     test_prompts: tuple[str, ...] = ()
     max_new_tokens: Positive = 64
     held_out: Positive = 200  # held-out conversations scored; of more, a fixed sample

@@ -156,7 +156,7 @@ def sweep(config: FineTuningConfig, engine: Engine, reporter: Reporter, request:
     others = config.training.model_dump(mode="json", exclude={*SWEPT, "batch_tokens"})
     facts = [plan.rows.name, plan.base.gguf_digest, replay and replay.name, others]
     identity, ranges = hash_of(facts), hash_of(config.sweep.model_dump(mode="json", exclude={"trials", "minutes"}))
-    prepared = Prepared(plan.base.gguf, plan.rows, replay, identity, plan.estimate.quantised)
+    prepared = Prepared(plan.base.gguf, plan.rows, replay, identity, plan.estimate.base_weights)
     with work.memory_for(plan), work.stage("Sweeping"):
         found = search(
             prepared,
@@ -260,7 +260,7 @@ class _Retrain:
         self.check(plan)
         needs, about = plan.estimate, "up to" if self.config.training.early_stop else "about"
         self.reporter.note(f"about {needs.memory / 1e9:.1f} GB of memory, {about} {needs.seconds / 60:.1f} minutes of training")
-        if plan.estimate.quantised and self.config.training.base_weights == "auto":
+        if plan.estimate.base_weights == "quantised" and self.config.training.base_weights == "auto":
             self.reporter.note("the base stays quantised: dequantised it would not fit, and only then be faster")
         run, plan = self.open_run(plan)
         replay = self.replay(plan)
@@ -529,7 +529,7 @@ class _Retrain:
                 replay,
                 self.reporter.progress,
                 self.request.cancelled,
-                plan.estimate.quantised,
+                plan.estimate.base_weights,
                 plan.preferences.path if plan.preference_method else None,
             )
             for damage in training.passed_over:

@@ -84,7 +84,7 @@ class Terminal:
 def show_plan(plan: "Plan", config: "FineTuningConfig") -> None:
     train, estimate = plan.counts["train"], plan.estimate
     splits = ", ".join(f"{counts['conversations']} {name}" for name, counts in plan.counts.items())
-    held = ", the base as quantised as it is served" if estimate.quantised else ""
+    held = {"quantised": ", the base as quantised as it is served", "nf4": ", the base in NF4"}.get(estimate.base_weights, "")
     rows = [
         ("base", f"{plan.base.tag} ({plan.base.parameter_size}, {plan.base.quantization})"),
         ("becomes", f"the next version of {plan.name}"),

@@ -38,10 +38,11 @@ class Answered:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`scores`: perplexity, accuracy (share of tokens that the model itself would have said, in percent), bleu, chrf and rouge (0 to 100)
-    on held-out conversations, what else the configuration names; general_perplexity, general_questions (percent right).
+    """What one model scored and said.
 
-    Missing where there was nothing to score. The lists are in the exam's order, so that those of several models are pairs.
+    `scores`: perplexity, accuracy (share of tokens that the model itself would have said, in percent), bleu, chrf, rouge and token_f1
+    (0 to 100) on held-out conversations, and what else the configuration names; general_perplexity, general_questions (percent right).
+    Missing where there was nothing to score. The lists are in the test set's order, so that those of several models are pairs.
     """
 
     scores: dict[str, float]

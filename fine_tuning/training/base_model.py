@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from fine_tuning.config import BaseWeights
 from fine_tuning.engines import ggml
 from fine_tuning.engines.gguf_file import GgufFile, TensorInfo, read_gguf, write_gguf
 from fine_tuning.errors import ExportError, TrainingError
 from fine_tuning.training import tree_attention
-from fine_tuning.training.quantised_linear import QuantisedLinear
+from fine_tuning.training.quantised_linear import HeldLinear, Nf4Linear, QuantisedLinear
 from fine_tuning.training.rope import Rope
 
 _FLOATS = {ggml.GGMLQuantizationType.F32, ggml.GGMLQuantizationType.F16, ggml.GGMLQuantizationType.BF16}
@@ -22,35 +23,41 @@ _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _VOCABULARY = 64 << 10  # bytes: an entry of a GGUF's metadata that is longer is a part of the vocabulary
 
 
-def load_base(source: str | Path, dtype: torch.dtype, scratch: str | Path, quantised: bool = False) -> Any:
+def load_base(source: str | Path, dtype: torch.dtype, scratch: str | Path, weights: BaseWeights = "dequantised") -> Any:
     """A causal language model with the weights of `source`, on the CPU, in `dtype`, in evaluation mode.
 
-    A GGUF's weights are dequantised as llama.cpp does, one at a time, so training starts from the very function that is served. With
-    `quantised` the layers' matrices stay as they are in the file, and are dequantised for each pass (quantised_linear.py).
+    A GGUF's weights are dequantised as llama.cpp does, one at a time, so training starts from the very function that is served. The
+    layers' matrices may stay as they are in the file (`quantised`; a folder has no such blocks), or be held as `nf4`: both are
+    dequantised for each pass (quantised_linear.py).
     `scratch` is a folder of the run. Raises TrainingError when Transformers does not know the architecture or a weight is missing.
     """
     source, scratch = Path(source), Path(scratch)
     try:
-        model = _load_gguf(source, dtype, scratch, quantised) if source.is_file() else _load_folder(source, dtype)
+        model = _load_gguf(source, dtype, scratch, weights) if source.is_file() else _load_folder(source, dtype, weights)
     except (ValueError, KeyError, NotImplementedError, OSError, ExportError) as error:
         raise TrainingError(f"cannot load {source} for training: {error}. Choose a base of a known family (llama, qwen, ...)") from error
     model.config.use_cache = False
     return model.eval()
 
 
-def _load_folder(folder: Path, dtype: torch.dtype) -> Any:
+def _load_folder(folder: Path, dtype: torch.dtype, weights: BaseWeights) -> Any:
     from transformers import AutoModelForCausalLM
 
     if not any(folder.glob("*.safetensors")):
         if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES):
             raise ValueError(f"its weights are a pickle ({pickles[0]}), which can run any code when it is read; save it as safetensors")
         raise ValueError("there are no *.safetensors in it")
-    return AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         str(folder), dtype=dtype, attn_implementation=tree_attention.register(), trust_remote_code=False, use_safetensors=True
     )
+    if weights == "nf4":
+        for name, module in list(model.named_modules()):
+            if _within_layers(model, module):
+                _place(model, f"{name}.weight", module.weight.data, dtype, weights)
+    return model
 
 
-def _load_gguf(gguf: Path, dtype: torch.dtype, scratch: Path, quantised: bool) -> Any:
+def _load_gguf(gguf: Path, dtype: torch.dtype, scratch: Path, weights: BaseWeights) -> Any:
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -64,8 +71,8 @@ def _load_gguf(gguf: Path, dtype: torch.dtype, scratch: Path, quantised: bool) -
             config, dtype=dtype, attn_implementation=tree_attention.register(), trust_remote_code=False
         )
     with gguf.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        for name, weight in _weights(file, content, model, quantised):
-            _place(model, name, weight, dtype)
+        for name, weight in _weights(file, content, model, weights == "quantised"):
+            _place(model, name, weight, dtype, weights)
         rope.apply(model, _tensor(file, content, rope.factors) if rope.factors else None)
     model.tie_weights()
     if missing := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
@@ -130,14 +137,21 @@ def _row_order(processed: Any, info: TensorInfo) -> Any:
     return rows if made.name == info.name and np.array_equal(np.sort(rows), np.arange(info.rows)) else None
 
 
-def _place(model: Any, name: str, weight: torch.Tensor | QuantisedLinear, dtype: torch.dtype) -> None:
+def _within_layers(model: Any, module: nn.Module) -> bool:
+    """Whether `module` is a matrix of a layer, and not the output's, which is often the embedding."""
+    return isinstance(module, nn.Linear) and module is not model.get_output_embeddings()
+
+
+def _place(model: Any, name: str, weight: torch.Tensor | HeldLinear, dtype: torch.dtype, weights: BaseWeights) -> None:
     path, _, leaf = name.rpartition(".")
     owner = model.get_submodule(path)
     wanted = getattr(owner, leaf)
     shape = tuple(weight.shape)
     if shape != tuple(wanted.shape):
         raise ValueError(f"its {name} is of shape {shape}, and Transformers wants {tuple(wanted.shape)}")
-    if isinstance(weight, QuantisedLinear):
+    if weights == "nf4" and leaf == "weight" and isinstance(weight, torch.Tensor) and _within_layers(model, owner):
+        weight = Nf4Linear(weight.to(dtype))
+    if isinstance(weight, HeldLinear):
         weight.take_place_of(owner, dtype)
         model.set_submodule(path, weight)
         return

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,8 @@ def save_state(folder: Path, optimizer: Any, scheduler: Any) -> None:
     """Write optimiser, scheduler and random states (Python, NumPy, torch CPU and CUDA) to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     state = optimizer.state_dict()
-    tensors = {
-        f"optimizer.{index}.{key}": value.contiguous()
-        for index, values in state["state"].items()
-        for key, value in values.items()
-        if torch.is_tensor(value)
-    }
+    values = {f"{index}.{key}": value for index, each in state["state"].items() for key, value in _flat(each)}
+    tensors = {f"optimizer.{key}": value.contiguous() for key, value in values.items() if torch.is_tensor(value)}
     tensors["rng.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
@@ -112,12 +109,22 @@ def save_state(folder: Path, optimizer: Any, scheduler: Any) -> None:
         json.dumps(
             {
                 "param_groups": state["param_groups"],
+                "numbers": {key: value for key, value in values.items() if isinstance(value, int | float)},
                 "scheduler": scheduler.state_dict(),
                 "python": random.getstate(),
                 "numpy": [kind, position, has_gauss, gauss],
             }
         )
     )
+
+
+def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield an optimiser's state of one parameter; bitsandbytes has a part of it in a dictionary of its own, and reads it also without."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value)
+        else:
+            yield key, value
 
 
 def load_optimizer(folder: Path, optimizer: Any, scheduler: Any) -> None:
@@ -128,6 +135,9 @@ def load_optimizer(folder: Path, optimizer: Any, scheduler: Any) -> None:
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
             values.setdefault(int(index), {})[key] = tensor
+    for name, number in state.get("numbers", {}).items():
+        index, key = name.split(".", 1)
+        values.setdefault(int(index), {})[key] = number
     optimizer.load_state_dict({"state": values, "param_groups": state["param_groups"]})
     scheduler.load_state_dict(state["scheduler"])
 

@@ -26,7 +26,7 @@ from statistics import mean
 from typing import Any
 
 from fine_tuning import paths
-from fine_tuning.config import FineTuningMethod, Training
+from fine_tuning.config import BaseWeights, FineTuningMethod, Training
 from fine_tuning.engines.gguf_file import GgufFile
 from fine_tuning.errors import ConfigError, NotEnoughMemory, TrainingError
 
@@ -44,6 +44,7 @@ _LAYER_OPERATIONS = 1.2e9
 # What a layer that is not, or not wholly, fused keeps of a token, as a multiple (tests/training/test_memory.py); the largest if unknown.
 _UNFUSED = {"llama": 1.0, "qwen2": 1.0, "qwen3": 1.15, "phi3": 1.4, "gemma2": 1.7, "gemma3": 1.7}
 _VIRTUAL, _VIRTUAL_METHODS = 1.35, (FineTuningMethod.PREFIX_TUNING, FineTuningMethod.PROMPT_TUNING)
+_NF4 = 0.516  # bytes of a number: four bits, and the scales of blocks of 64, themselves in eight bits (arXiv 2305.14314, section 3)
 _QUANTISED = {4: 1.45, 2: 2.4}  # by the bytes of a number: of products with quantised weights inputs and outputs are kept in both formats
 _DORA, _DORA_COPIES = 2.9, 1.4  # and of every matrix, since DoRA wants its norm
 
@@ -119,7 +120,7 @@ class Estimate:
     seconds: float
     steps: int
     available: int  # bytes that are free now, where the training runs
-    quantised: bool = False  # whether the base stays in the GGUF's own number format
+    base_weights: BaseWeights = "dequantised"
 
     @cached_property
     def memory(self) -> int:
@@ -283,13 +284,13 @@ def estimate(
     and takes what LoRA's does; if that does not fit (or `settings` say so) it stays quantised.
     """
 
-    def at(quantised: bool) -> Estimate:
-        parts = _parts(shape, settings, work, bytes_per_weight, quantised)
+    def at(weights: BaseWeights) -> Estimate:
+        parts = _parts(shape, settings, work, bytes_per_weight, weights)
         if not on_gpu:  # there, what is free is free of torch already, and the allocator fills its holes
             parts |= {"runtime": _RUNTIME, "activations": int(_HOLES * parts["activations"])}
         else:
             parts |= {"remembered": 0}  # in the machine's own memory
-        once = quantised * 2 * shape.linear / _DEQUANTISED  # in each pass
+        once = (weights != "dequantised") * 2 * shape.linear / _DEQUANTISED  # in each pass
 
         def epoch(each: Workload) -> float:
             return (
@@ -297,18 +298,21 @@ def estimate(
             )
 
         seconds = sum(epoch(each) for each in (work, work.held_out) if each)
-        return Estimate(parts, settings.num_epochs * seconds, settings.num_epochs * work.steps, available, quantised)
+        return Estimate(parts, settings.num_epochs * seconds, settings.num_epochs * work.steps, available, weights)
 
-    if settings.base_weights == "quantised":
-        return at(quantised=True)
-    whole = at(quantised=False)
+    if settings.base_weights in ("quantised", "nf4"):
+        return at(settings.base_weights)
+    whole = at("dequantised")
     may_stay = settings.method == FineTuningMethod.QLORA and settings.base_weights == "auto" and not settings.use_dora and not on_gpu
     if not may_stay or whole.fits:
         return whole
-    return min(whole, at(quantised=True), key=lambda found: found.memory)  # its weights take less, and its activations more
+    return min(whole, at("quantised"), key=lambda found: found.memory)  # its weights take less, and its activations more
 
 
-def _parts(shape: Shape, settings: Training, work: Workload, width: int, quantised: bool) -> dict[str, int]:
+def _parts(shape: Shape, settings: Training, work: Workload, width: int, weights: BaseWeights) -> dict[str, int]:
+    quantised = weights != "dequantised"
+    held = {"dequantised": shape.linear * width, "quantised": shape.quantised, "nf4": int(shape.linear * _NF4)}[weights]
+
     def most(of: Callable[[Batch], int]) -> int:
         return max(map(of, work.batches), default=0)
 
@@ -317,9 +321,10 @@ def _parts(shape: Shape, settings: Training, work: Workload, width: int, quantis
     teaching = 2 * _TEACHER_BATCH * settings.replay.max_new_tokens * shape.vocabulary * 4 if settings.replay.share else 0
     return {
         "runtime": 0,
-        "weights": (shape.parameters - shape.linear * quantised) * width + shape.quantised * quantised,
+        "weights": (shape.parameters - shape.linear) * width + held,
         "loading": 2 * shape.largest * width + teaching,
-        "training": trained * (12 if full else 16) + (0 if quantised else _beside(shape, settings) * width),
+        "training": trained * ((12 if full else 16) - (6 if settings.optimizer != "adamw" else 0))
+        + (0 if quantised else _beside(shape, settings) * width),
         "remembered": work.remembered * (shape.hidden * width + _PLACE),
         "activations": most(lambda batch: _activations(shape, settings, batch, width, quantised)),
         "mask": most(lambda batch: batch.tokens**2 * 2 + batch.scores * shape.heads * width),

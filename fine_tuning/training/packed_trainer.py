@@ -181,6 +181,7 @@ def arguments(folder: Path, settings: Training, rows: int) -> dict[str, Any]:
         "lr_scheduler_type": settings.lr_scheduler,
         "warmup_steps": round(settings.warmup_ratio * steps),
         "weight_decay": settings.weight_decay,
+        **({"optim": settings.optimizer} if settings.optimizer != "adamw" else {}),
         "max_grad_norm": settings.max_grad_norm,
         "seed": settings.seed,
         "use_cpu": not torch.cuda.is_available(),

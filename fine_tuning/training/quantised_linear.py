@@ -1,5 +1,9 @@
-"""A frozen linear layer that holds its weight as the GGUF does, in four to eight bits a number: QLoRA (arXiv 2305.14314) without a
-second quantisation. What is trained against is exactly what is served, where NF4 would round the served weights once more."""
+"""Frozen linear layers that hold their weight in four to eight bits a number: QLoRA (arXiv 2305.14314).
+
+`QuantisedLinear` holds the very blocks of the GGUF, without a second quantisation: what is trained against is exactly what is served.
+`Nf4Linear` is QLoRA as published, NF4 with double quantisation by bitsandbytes. It rounds what is served once more, so the adapter learns
+beside slightly other weights; it is for GPUs, for which ggml's blocks have no kernels here, and for bases that are served as floats.
+"""
 
 from typing import Any
 
@@ -11,14 +15,12 @@ from fine_tuning.engines import ggml
 from fine_tuning.training.products import product
 
 
-class QuantisedLinear(nn.Linear):
+class HeldLinear(nn.Linear):
     """y = x W^T + bias, with W [out, in] dequantised for the forward pass and once more for the backward pass."""
 
-    def __init__(self, blocks: Tensor, kind: GGMLQuantizationType, columns: int) -> None:
-        """`blocks`: uint8 [out, bytes of a row], `columns` numbers a row."""
+    def __init__(self, rows: int, columns: int) -> None:
         nn.Module.__init__(self)  # nn.Linear's own would make a whole weight
-        self.out_features, self.in_features, self.kind = len(blocks), columns, kind
-        self.register_buffer("blocks", blocks, persistent=False)
+        self.out_features, self.in_features = rows, columns
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -26,22 +28,55 @@ class QuantisedLinear(nn.Linear):
 
     def take_place_of(self, layer: Any, dtype: torch.dtype) -> None:
         """Become `layer`, to all who ask a weight for its shape, type or device: a single number, seen in every place."""
-        self.weight = nn.Parameter(torch.zeros((), dtype=dtype).expand(self.shape), requires_grad=False)
+        device = layer.weight.device if layer.weight.device.type != "meta" else None
+        self.weight = nn.Parameter(torch.zeros((), dtype=dtype, device=device).expand(self.shape), requires_grad=False)
         self.register_parameter("bias", layer.bias)
 
     def dequantised(self) -> Tensor:
-        """W, of the type and where `weight` says."""
-        blocks: Any = self.blocks
-        return torch.from_numpy(ggml.dequantize(blocks.cpu().numpy(), self.kind, self.in_features)).to(self.weight)
+        """Return W, of the type and on the device of `weight`."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = _Product.apply(x, self)
         return y if self.bias is None else y + self.bias
 
 
+class QuantisedLinear(HeldLinear):
+    """The weight as the GGUF holds it."""
+
+    def __init__(self, blocks: Tensor, kind: GGMLQuantizationType, columns: int) -> None:
+        """`blocks`: uint8 [out, bytes of a row], `columns` numbers a row."""
+        super().__init__(len(blocks), columns)
+        self.kind = kind
+        self.register_buffer("blocks", blocks, persistent=False)
+
+    def dequantised(self) -> Tensor:
+        blocks: Any = self.blocks
+        return torch.from_numpy(ggml.dequantize(blocks.cpu().numpy(), self.kind, self.in_features)).to(self.weight)
+
+
+class Nf4Linear(HeldLinear):
+    """The weight in NF4: blocks of 64 numbers of four bits, whose scales are quantised as well."""
+
+    def __init__(self, weight: Tensor) -> None:
+        """Quantise `weight` [out, in]."""
+        from bitsandbytes.functional import quantize_4bit  # seconds, for those who do not want it
+
+        super().__init__(*weight.shape)
+        packed, self._state = quantize_4bit(weight.contiguous(), blocksize=64, compress_statistics=True, quant_type="nf4")
+        self.register_buffer("packed", packed, persistent=False)
+
+    def dequantised(self) -> Tensor:
+        from bitsandbytes.functional import dequantize_4bit
+
+        packed: Any = self.packed
+        self._state.to(packed.device)  # no buffers of the module, which may have moved
+        return dequantize_4bit(packed, self._state).to(self.weight)
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: QuantisedLinear) -> Tensor:
+    def forward(ctx: Any, x: Tensor, layer: HeldLinear) -> Tensor:
         ctx.layer = layer
         return product(x, layer.dequantised())
 

@@ -30,7 +30,7 @@ import filelock
 import psutil
 
 from fine_tuning import paths
-from fine_tuning.config import Sweep, Training
+from fine_tuning.config import BaseWeights, Sweep, Training
 from fine_tuning.errors import Cancelled, ConfigError, TrainingError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Prepared:
     rows: Path
     replay: Path | None
     identity: str
-    quantised: bool = False  # whether the base stays as the GGUF holds it
+    weights: BaseWeights = "dequantised"  # how the base is held
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ class _Worker:
 
         settings = self.training.model_copy(update={**fixed(self.sweep), **trial.params, "save_steps": 1_000_000, "folds": 0})
         places = {"base": self.prepared.base, "rows": self.prepared.rows, "run": run, "replay": self.prepared.replay}
-        job = {"quantised": self.prepared.quantised, "settings": settings.model_dump(mode="json")}
+        job = {"weights": self.prepared.weights, "settings": settings.model_dump(mode="json")}
         paths.write_json(run / "job.json", job | {key: str(place) if place else None for key, place in places.items()})
         loss = math.nan
         child = _training_process(run / "job.json")
@@ -403,4 +403,4 @@ def _train_one(file: Path) -> None:
     replay = Path(job["replay"]) if job["replay"] else None
     settings = Training.model_validate(job["settings"])
     wanted_by = multiprocessing.parent_process()
-    train(base, rows, run, settings, replay, cancelled=lambda: not (wanted_by and wanted_by.is_alive()), quantised=job["quantised"])
+    train(base, rows, run, settings, replay, cancelled=lambda: not (wanted_by and wanted_by.is_alive()), weights=job["weights"])

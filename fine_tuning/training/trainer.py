@@ -18,7 +18,7 @@ from safetensors.torch import save
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from fine_tuning import paths
-from fine_tuning.config import Training
+from fine_tuning.config import BaseWeights, Training
 from fine_tuning.errors import Cancelled, NoConversations, TrainingError
 from fine_tuning.training import checkpoints, methods, products
 from fine_tuning.training.base_model import load_base
@@ -87,13 +87,13 @@ def train(
     replay: Path | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
     cancelled: Callable[[], bool] = lambda: False,
-    quantised: bool = False,
+    weights: BaseWeights = "dequantised",
     preferences: Path | None = None,
 ) -> TrainingResult:
     """Fine-tune `base` (a GGUF, or a folder in Hugging Face format) on the token rows in `rows`; write `run`/adapter.
 
     `rows` holds train.jsonl and validation.jsonl of {"input_ids": [...], "trained": [0|1, ...]}; `replay` is one such file, of prompts
-    that the base itself answered; `quantised` keeps the base as the GGUF holds it (base_model.py); `preferences` (preferences.py) are
+    that the base itself answered; `weights` says how the base is held (base_model.py); `preferences` (preferences.py) are
     learned after the chats. A run that was interrupted continues from its newest whole checkpoint, to the same result.
     Raises NoConversations, TrainingError, NotEnoughMemory; Cancelled after `cancelled()` turned true (a checkpoint is kept).
     """
@@ -107,7 +107,7 @@ def train(
     torch.set_num_threads(threads)
     set_seed(settings.seed)
     with quiet():
-        model = load_base(base, dtype, run / "base", quantised)
+        model = load_base(base, dtype, run / "base", weights)
         if settings.backend == "packed":
             products.relay(model)
         replayed = replay_rows(model, replay, base) if replay else []

@@ -8,7 +8,7 @@ import torch
 from gguf import GGMLQuantizationType as Type
 from tiny_gguf import VOCABULARY, write_base
 
-from fine_tuning.config import Training
+from fine_tuning.config import BaseWeights, Training
 from fine_tuning.errors import TrainingError
 from fine_tuning.training.base_model import load_base
 from fine_tuning.training.loss import packed_loss
@@ -42,9 +42,9 @@ def test_a_base_that_stays_quantised_has_the_losses_and_gradients_of_the_dequant
     base = write_base(tmp_path / "base.gguf", kind)
     settings = Training(method="qlora", lora_r=4)
     found = []
-    for quantised in (False, True):
+    for weights in ("dequantised", "quantised"):
         torch.manual_seed(0)
-        model = METHODS["qlora"].attach(load_base(base, torch.float32, tmp_path / "run", quantised), settings).train()
+        model = METHODS["qlora"].attach(load_base(base, torch.float32, tmp_path / "run", weights), settings).train()
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
@@ -58,7 +58,7 @@ def test_a_base_that_stays_quantised_has_the_losses_and_gradients_of_the_dequant
 
 
 def test_a_quantised_layer_takes_the_room_of_its_blocks(tmp_path: Path) -> None:
-    model = load_base(write_base(tmp_path / "base.gguf", Type.Q4_0), torch.float32, tmp_path / "run", quantised=True)
+    model = load_base(write_base(tmp_path / "base.gguf", Type.Q4_0), torch.float32, tmp_path / "run", "quantised")
     layer = model.model.layers[0].mlp.up_proj
     assert layer.blocks.nbytes == 96 * 64 * 18 // 32  # a block of 32 takes 18 bytes
     assert layer.weight.untyped_storage().nbytes() == 4
@@ -71,12 +71,12 @@ def test_every_step_on_a_quantised_base_has_the_loss_of_one_on_the_dequantised(t
         lines = (json.dumps({"input_ids": row.input_ids, "trained": row.trained}) + "\n" for row in rows)
         (tmp_path / f"{name}.jsonl").write_text("".join(lines))
     settings = Training(method="qlora", lora_r=4, num_epochs=3, batch_size=2, dtype="float32", learning_rate=1e-2)
-    losses: dict[bool, list[float]] = {False: [], True: []}
-    for quantised, found in losses.items():
-        run = tmp_path / f"run {quantised}"
-        train(base, tmp_path, run, settings, report=lambda progress, found=found: found.append(progress.loss), quantised=quantised)
-    assert losses[True] == pytest.approx(losses[False], abs=1e-4)
-    assert losses[True][-1] < losses[True][0]
+    losses: dict[BaseWeights, list[float]] = {"dequantised": [], "quantised": []}
+    for weights, found in losses.items():
+        run = tmp_path / f"run {weights}"
+        train(base, tmp_path, run, settings, report=lambda progress, found=found: found.append(progress.loss), weights=weights)
+    assert losses["quantised"] == pytest.approx(losses["dequantised"], abs=1e-4)
+    assert losses["quantised"][-1] < losses["quantised"][0]
 
 
 def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:

@@ -174,14 +174,25 @@ def test_what_is_advised_fits_and_one_more_would_not(available, lowered):
 def test_a_qlora_base_stays_quantised_only_where_the_dequantised_one_does_not_fit():
     qlora = LORA.model_copy(update={"method": "qlora", "batch_size": 1})
     whole = at_most(10**10, ROWS)(qlora, 400)
-    assert not whole.quantised
+    assert whole.base_weights == "dequantised"
     less = at_most(whole.memory - 1, ROWS)(qlora, 400)
-    assert less.quantised and less.fits
+    assert less.base_weights == "quantised" and less.fits
     assert whole.parts["weights"] - less.parts["weights"] == SMOL.linear * 4 - SMOL.quantised
     assert less.seconds > whole.seconds
     for settings in (LORA, qlora.model_copy(update={"use_dora": True}), qlora.model_copy(update={"base_weights": "dequantised"})):
-        assert not at_most(whole.memory - 1, ROWS)(settings, 400).quantised
-    assert at_most(10**10, ROWS)(qlora.model_copy(update={"base_weights": "quantised"}), 400).quantised
+        assert at_most(whole.memory - 1, ROWS)(settings, 400).base_weights == "dequantised"
+    for wanted in ("quantised", "nf4"):
+        assert at_most(10**10, ROWS)(qlora.model_copy(update={"base_weights": wanted}), 400).base_weights == wanted
+
+
+def test_nf4_takes_about_half_a_byte_a_weight_and_eight_bit_optimisers_a_quarter_of_the_states():
+    qlora = LORA.model_copy(update={"method": "qlora", "batch_size": 1})
+    whole = at_most(10**10, ROWS)(qlora, 400)
+    nf4 = at_most(10**10, ROWS)(qlora.model_copy(update={"base_weights": "nf4"}), 400)
+    assert whole.parts["weights"] - nf4.parts["weights"] == SMOL.linear * 4 - int(SMOL.linear * 0.516)
+    eight = at_most(10**10, ROWS)(qlora.model_copy(update={"optimizer": "adamw_8bit"}), 400)
+    trained = 16 * SMOL.layers * (SMOL.inputs + SMOL.outputs)
+    assert whole.parts["training"] - eight.parts["training"] == 6 * trained
 
 
 def test_no_advice_where_even_the_base_does_not_fit():
