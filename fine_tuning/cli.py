@@ -421,7 +421,7 @@ def _forget(options: argparse.Namespace) -> int:
     with Terminal() as terminal:
         outcome = forget(config, engine, terminal, case, teach_again=not options.no_retrain, now=options.now)
     show_forgotten(outcome)
-    return PromotionRefused.exit_code if outcome.unfinished else int(bool(outcome.left))
+    return PromotionRefused.exit_code if outcome.unfinished else int(bool(outcome.left or outcome.strangers))
 
 
 def _lineage(options: argparse.Namespace) -> None:
