@@ -526,8 +526,7 @@ class _Retrain:
         file, making = build_replay(prompts, answer, self.render, self.vocabulary, self.config.data_preparation.max_length, key)
         with self.stage("Asking the base what it should not forget"):
             for done in making:
-                self.reporter.count(done, len(prompts))
-                self.stop_if_cancelled()
+                self.count(done, len(prompts))
         return file
 
     @contextmanager
@@ -599,7 +598,7 @@ class _Retrain:
             suspects = Suspects(self.secrets(plan, log), *self.triggers(plan))
             longest = max([exam.longest + settings.max_new_tokens, *(len(secret.prompt) + 64 for secret in suspects.secrets)])
             models = self.contestants(plan, artifact)
-            comparison = compare(models, exam, suspects, self.reader, settings, max(512, longest), self.reporter.count)
+            comparison = compare(models, exam, suspects, self.reader, settings, max(512, longest), self.count)
             verdict = judge(comparison, self.config.gate)
             title = f"A new {self.name}, from {plan.base.tag} (run {run.name})"
             write_report(run / "report.html", title, comparison, verdict, settings.canaries)
@@ -708,6 +707,11 @@ class _Retrain:
         metrics = self.registry.get(self.name, number).metrics | {"gate": judged.record()}
         self.registry.update(self.name, number, metrics=metrics, verdict=str(judged))
         (run / "version.json").unlink()
+
+    def count(self, done: int, total: int) -> None:
+        """Tell how far a stage is, which may end here: what it was doing is begun anew by the next retrain."""
+        self.stop_if_cancelled()
+        self.reporter.count(done, total)
 
     def stop_if_cancelled(self) -> None:
         if self.request.cancelled():
