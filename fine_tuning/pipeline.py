@@ -136,7 +136,7 @@ def retrain(config: FineTuningConfig, engine: Engine, reporter: Reporter, reques
 
 def make_plan(config: FineTuningConfig, engine: Engine, reporter: Reporter, request: Request | None = None) -> Plan:
     """What `retrain` would learn, without training."""
-    return _Retrain(config, engine, reporter, request or Request()).plan()
+    return _Retrain(config, engine, reporter, request or Request(), only_plans=True).plan()
 
 
 def sweep(config: FineTuningConfig, engine: Engine, reporter: Reporter, request: Request | None = None, name: str | None = None) -> "Found":
@@ -150,6 +150,7 @@ def sweep(config: FineTuningConfig, engine: Engine, reporter: Reporter, request:
     request = request or Request()
     work = _Retrain(config, engine, reporter, request)
     with only_one():
+        work.check_folders()
         plan = work.plan()
         work.check(plan)
         replay = work.replay(plan)
@@ -245,8 +246,8 @@ def answers_of_run(
 class _Retrain:
     """One retrain: the stages as methods, in the order in which they run."""
 
-    def __init__(self, config: FineTuningConfig, engine: Engine, reporter: Reporter, request: Request) -> None:
-        self.config, self.engine, self.reporter, self.request = config, engine, reporter, request
+    def __init__(self, config: FineTuningConfig, engine: Engine, reporter: Reporter, request: Request, *, only_plans: bool = False) -> None:
+        self.config, self.engine, self.reporter, self.request, self.only_plans = config, engine, reporter, request, only_plans
         self.registry, self.name = Registry(), config.tuned_name()
         self.seconds: dict[str, float] = {}
 
@@ -400,7 +401,6 @@ class _Retrain:
                 "Chat more, learn from few with --few-shot (5 to 50 pairs), or go on with --force"
             )
         memory.require(plan.estimate, self.config.training, plan.base.tag, plan.fitting)
-        self.check_engine()
 
     # What all will be needed, looked at before anything is computed
 
@@ -425,13 +425,11 @@ class _Retrain:
         check_name(self.engine, self.registry, self.name, base.tag)
         modelfile_text(self.spec(base, self.config.runs_dir / "artifact.gguf"))
 
-    def check_engine(self) -> None:
+    def check_engine(self, base: ModelDetails) -> None:
         """What the engine raises if it cannot make a model of the version's name from the base."""
-        if self.mode is None:
-            return
         trial = version_tag(self.name, self.registry.likely_number(self.name)) + TRIAL
         # Other than the base in a parameter: else the engine would put the base away, which somebody may be talking to, with the trial.
-        self.engine.create(trial, ModelSpec(from_=self.base.tag, parameters={"seed": 0, "temperature": 0.0}))
+        self.engine.create(trial, ModelSpec(from_=base.tag, parameters={"seed": 0, "temperature": 0.0}))
         self.engine.delete(trial)
 
     def spec(self, base: ModelDetails, artifact: Path) -> ModelSpec:
@@ -451,6 +449,8 @@ class _Retrain:
         """What is trained; looked at once, before anything is computed, whether a version of it can be made."""
         found = base_of(self.config, self.engine)
         self.check_deployment(found)
+        if self.mode is not None and not self.only_plans:
+            self.check_engine(found)
         return found
 
     @cached_property

@@ -4,7 +4,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fine_tuning.conversation import Message
@@ -93,7 +93,14 @@ def test_a_host_is_a_url_or_a_clear_error_and_nothing_else(host: str) -> None:
     assert "@" not in OllamaEngine(host).where
 
 
-@given(st.text(st.characters(), max_size=100) | st.from_regex(r"[\w./:-]{1,400}", fullmatch=True))
+PARTS = st.lists(
+    st.text("ab_:.-é", min_size=1, max_size=3).map(lambda text: text * 90) | st.text("ab_.-", min_size=1), min_size=1, max_size=4
+)
+
+
+@given(st.text(st.characters(), max_size=100) | PARTS.map("/".join))
+@example("a" * 240 + "/b")
+@example("a" * 240 + "/b/c:d")
 def test_a_tag_is_a_name_or_a_clear_error_and_nothing_else(tag: str) -> None:
     try:
         full = full_tag(tag)
