@@ -263,7 +263,7 @@ def server_url(host: str) -> str:
     user, at, authority = authority.rpartition("@")
     name, port = _name_and_port(authority, given)
     scheme, path = scheme.lower(), path.rstrip("/")
-    if scheme not in ("http", "https") or re.search(r"[^!-~]|[?#\\\[\]]", user + path):
+    if scheme not in ("http", "https") or re.search(r"[^!-~]|[\"'?#\\\[\]]", user + path):
         raise _bad_url(given)
     if found := re.search(r"(^|/)(v1|api)(/|$)", path):
         raise EngineError(
