@@ -5,13 +5,14 @@ Heavy imports wait until a command needs them, so that `byoai --help` answers at
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fine_tuning.errors import ByoaiError, GateRefused
+from fine_tuning.errors import ByoaiError, ConfigError, GateRefused
 
 if TYPE_CHECKING:
     from fine_tuning.config import FineTuningConfig
@@ -32,10 +33,14 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is the error's own (`byoai retrain --help` lists them)."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what the terminal's encoding has no sign for is shown as its code
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     # Threads that spin while they wait for each other halve the speed on a busy machine; with a short spin nothing is lost on a free one.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
+        _check_texts(options)
         return options.command(options) or 0
     except ByoaiError as error:
         print(f"byoai: {error}", file=sys.stderr)
@@ -45,6 +50,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 141
+    except Exception as error:  # noqa: BLE001 (the last guard: a person gets a sentence, and the traceback goes where it can be sent from)
+        from fine_tuning.paths import write_fault
+
+        print(f"byoai: {_told(error)} The details are in {write_fault(error)}", file=sys.stderr)
+        return 1
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"cannot use {error.filename}: {error.strerror}. Is the disk full, or the folder read-only?"
+    said = str(error).strip().partition("\n")[0]
+    return f"a fault in byoai itself, not in what you did: {type(error).__name__}{f': {said}' if said else ''}. Please report it."
+
+
+def _check_texts(options: argparse.Namespace) -> None:
+    """ConfigError for an argument that is no text: bytes that are not UTF-8 (but in a path, where they may stand), or NUL."""
+    for name, value in vars(options).items():
+        for text in value if isinstance(value, list) else [value]:
+            if "\0" in str(text):
+                raise ConfigError(f"{name}: {str(text)!r} holds a NUL character")
+            if isinstance(text, str) and not _is_unicode(text):
+                raise ConfigError(f"{name}: {text!r} is not UTF-8 text: type it in a terminal whose encoding is UTF-8")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,12 +101,14 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     chat = add("chat", _chat, "open the chat in the browser")
-    chat.add_argument("--port", type=int, help="default: 8501, or the next free one")
+    chat.add_argument("--port", type=_port, help="default: 8501, or the next free one")
     chat.add_argument("--no-browser", action="store_true", help="only serve")
 
     retrain = add("retrain", _retrain, "learn from the chats, and make the new version live", epilog=EXIT_CODES)
     retrain.add_argument("--sample", action="store_true", help="learn the shipped sample (profile `sample`) instead of your chats")
-    retrain.add_argument("--if-new", type=int, metavar="N", help="do nothing with fewer than N new turns since the last version (for cron)")
+    retrain.add_argument(
+        "--if-new", type=_count, metavar="N", help="do nothing with fewer than N new turns since the last version (for cron)"
+    )
     retrain.add_argument("--dry-run", action="store_true", help="show what would be learned, and the memory and time it would take")
     retrain.add_argument(
         "--auto", action="store_true", help="compute less at once, or lower length or rank, until the training fits into the memory"
@@ -83,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep = add("sweep", _sweep, "search for better training settings; the best are a configuration to retrain with", epilog=EXIT_CODES)
     sweep.add_argument("--sample", action="store_true", help="on the shipped sample (profile `sample`) instead of your chats")
     sweep.add_argument("--sampler", choices=("tpe", "grid"), help="default: sweep.sampler of the configuration, and so on")
-    sweep.add_argument("--trials", type=int, metavar="N", help="trainings in all, those of before and of other processes counted")
+    sweep.add_argument("--trials", type=_count, metavar="N", help="trainings in all, those of before and of other processes counted")
     sweep.add_argument("--minutes", type=float, metavar="M", help="begin no trial, and go on with none, after M minutes")
     sweep.add_argument("--name", help="of the study (default: one for each dataset, base and ranges); the same name goes on with it")
     sweep.add_argument("--retrain", action="store_true", help="then retrain with the best settings")
@@ -101,15 +138,15 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--models", metavar="A,B", help="base, live, v3, or any tag (default: base,live)")
     compare.add_argument("--run", type=Path, metavar="RUN", help="what a run of prefix or prompt tuning trained, which is no version")
     compare.add_argument("--blind", action="store_true", help="two of them, unnamed and in random order; your vote makes their Elo")
-    compare.add_argument("--max-tokens", type=int, metavar="N", help="of an answer")
+    compare.add_argument("--max-tokens", type=_positive, metavar="N", help="of an answer")
     review = add("review", _review, "rate or edit the answers that teach the most")
-    review.add_argument("--count", type=int, default=10, metavar="N")
+    review.add_argument("--count", type=_positive, default=10, metavar="N")
     review.add_argument("--list", action="store_true", help="only list them")
     review.add_argument("--json", action="store_true", help="only list them, an object a line")
 
     models = add("models", _models, "list the base models and the versions of the fine-tuned one; pin, label and annotate them")
-    models.add_argument("--pin", type=int, metavar="N", help="never prune version N")
-    models.add_argument("--unpin", type=int, metavar="N")
+    models.add_argument("--pin", type=_count, metavar="N", help="never prune version N")
+    models.add_argument("--unpin", type=_count, metavar="N")
     models.add_argument("--note", nargs=2, metavar=("N", "TEXT"), help="a note of your own on version N")
     models.add_argument("--label", nargs=2, metavar=("N", "A,B"), help='labels of version N, in place of those it has ("" for none)')
     use = add("use", _use, "make a version live")
@@ -129,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     forget.add_argument("--now", action="store_true", help="remove them before the new one is made: until then the base answers")
     lineage = add("lineage", _lineage, "say which versions learned a turn, or which turns taught a version")
     lineage.add_argument("turn", nargs="?", metavar="TURN|SESSION")
-    lineage.add_argument("--version", type=int, metavar="N")
+    lineage.add_argument("--version", type=_count, metavar="N")
     for command in (models, use, rollback, prune, lineage):
         command.add_argument("--name", help="the fine-tuned model (default: that of the configuration)")
     add("stats", _stats, "say what the log holds")
@@ -138,6 +175,20 @@ def _parser() -> argparse.ArgumentParser:
     add("doctor", _doctor, "check engine, base, disk, memory, log and template; say what to do")
     add("prepare", _prepare, "make sure that there are an engine and a base model")
     return parser
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    """What argparse makes a whole number of, within these ends."""
+
+    def number(text: str) -> int:
+        if not re.fullmatch(r"[+-]?[0-9]{1,19}", text.strip()) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number from {least} to {most}")
+        return int(text)
+
+    return number
+
+
+_count, _positive, _port = _whole(0, 2**31 - 1), _whole(1, 2**31 - 1), _whole(1, 65_535)
 
 
 # Commands
@@ -248,7 +299,6 @@ def _compare(options: argparse.Namespace) -> None:
 
     from fine_tuning.dialogue import compare, compare_blind
     from fine_tuning.engines.base import ChatOptions
-    from fine_tuning.errors import ConfigError
     from fine_tuning.model_management.compare import chosen_tags
     from fine_tuning.model_management.model_registry import Registry
     from fine_tuning.pipeline import answers_of_run, base_of
@@ -313,11 +363,10 @@ def _changes(options: argparse.Namespace) -> list[tuple[int, dict[str, Any]]]:
 
 
 def _number(text: str) -> int:
-    from fine_tuning.errors import ConfigError
-
-    if not (number := text.rpartition(":")[2].removeprefix("v")).isdigit():
-        raise ConfigError(f"{text!r} is no version: give its number (byoai models lists them)")
-    return int(number)
+    found = re.fullmatch(r"v?([0-9]{1,18})", text.rpartition(":")[2])
+    if not found:
+        raise ConfigError(f"{text[:80]!r} is no version: give its number (byoai models lists them)")
+    return int(found[1])
 
 
 def _prune(options: argparse.Namespace) -> None:
@@ -355,7 +404,7 @@ def _rollback(options: argparse.Namespace) -> None:
 
 
 def _forget(options: argparse.Namespace) -> int:
-    from fine_tuning.errors import ConfigError, PromotionRefused
+    from fine_tuning.errors import PromotionRefused
     from fine_tuning.forgetting import examine, forget
     from fine_tuning.terminal import Terminal, confirmed, show_case, show_forgotten
 
@@ -372,12 +421,12 @@ def _forget(options: argparse.Namespace) -> int:
     with Terminal() as terminal:
         outcome = forget(config, engine, terminal, case, teach_again=not options.no_retrain, now=options.now)
     show_forgotten(outcome)
-    return PromotionRefused.exit_code if outcome.unfinished else int(bool(outcome.left))
+    return PromotionRefused.exit_code if outcome.unfinished else int(bool(outcome.left or outcome.strangers))
 
 
 def _lineage(options: argparse.Namespace) -> None:
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
-    from fine_tuning.errors import ConfigError, DataError
+    from fine_tuning.errors import DataError
     from fine_tuning.model_management.model_registry import Registry
 
     if (options.turn is None) == (options.version is None):
@@ -450,18 +499,9 @@ def _stops() -> list[int]:
 
 
 def _config(options: argparse.Namespace) -> "FineTuningConfig":
-    import yaml
+    from fine_tuning.config import load_config, read_settings
 
-    from fine_tuning.config import load_config
-    from fine_tuning.errors import ConfigError
-
-    values: dict[str, Any] = {}
-    for item in options.set:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {item}: write it as KEY=VALUE, e.g. --set training.num_epochs=5")
-        values[key] = yaml.safe_load(value)
-    return load_config(options.config, options.profile, values)
+    return load_config(options.config, options.profile, read_settings(options.set))
 
 
 def _engine(options: argparse.Namespace, config: "FineTuningConfig") -> "Engine":

@@ -4,16 +4,21 @@ A *profile* (config/<name>.yaml) holds only what differs from the main file.
 """
 
 import difflib
-from collections.abc import Iterator
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from fine_tuning import paths
-from fine_tuning.errors import ConfigError
+from fine_tuning import config_file, paths
+from fine_tuning.errors import ByoaiError, ConfigError
+
+_NAME_LIMIT = 80  # characters of a model's name without its version, in Ollama (types/model/name.go)
+_NULLS = ("null", "Null", "NULL", "~")
+_PREFIX = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,39}", re.ASCII | re.IGNORECASE)
 
 
 class FineTuningMethod(StrEnum):
@@ -35,17 +40,69 @@ class DatasetFormat(StrEnum):
 BaseWeights = Literal["dequantised", "quantised", "nf4"]
 """How a training holds the base's matrices: as floats, as the blocks of the served GGUF, or quantised (again) to NF4 by bitsandbytes."""
 
+
+def _unicode(text: str) -> str:
+    """Return `text` with surrogate pairs joined (JSON escapes write them so). ValueError for a single one, which no file can hold."""
+    try:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is no text: half of a surrogate pair ({error.reason})") from None
+
+
+def _visible(text: str) -> str:
+    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text):
+        raise ValueError("holds a control character, or a line's end")
+    return text
+
+
+def _base_name(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty: name a model of the engine, a folder, or a Hugging Face id")
+    return text
+
+
+def _own_name(text: str) -> str:
+    if text and not re.search(r"[a-z0-9]", text, re.ASCII | re.IGNORECASE):
+        raise ValueError("needs at least one letter of a-z, or a digit: the engine takes no others, and all else becomes '-'")
+    return text
+
+
+def _own_prefix(text: str) -> str:
+    if not _PREFIX.fullmatch(text) or ".." in text:
+        raise ValueError(
+            "must be 1 to 40 letters (a-z), digits, '_', '-' and '.', a letter, digit or '_' first: "
+            "by it byoai tells the models that it made from all others"
+        )
+    return text
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # as NumPy takes one
+Text = Annotated[str, AfterValidator(_unicode)]
+Name = Annotated[str, AfterValidator(_unicode), AfterValidator(_visible)]
+BaseName = Annotated[Name, AfterValidator(_base_name)]
+OwnName = Annotated[Name, AfterValidator(_own_name)]
+OwnPrefix = Annotated[Name, AfterValidator(_own_prefix)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_means_the_default(cls, values: Any) -> Any:
+        """Leave out what has a key and no value, as a section or a list in which every line is commented out."""
+        if not isinstance(values, dict):
+            return values
+        known = cls.model_fields
+        return {key: value for key, value in values.items() if value is not None or key not in known or known[key].default is None}
 
 
 class DataCollection(_Section):
-    log_file: str = "conversations.jsonl"  # in data/conversations/
+    log_file: Name = "conversations.jsonl"  # in data/conversations/
     min_conversation_length: Positive = 10  # characters of a turn's shorter side below which it is dropped
     max_conversation_length: Positive = 1000  # characters of a turn's longer side above which it is dropped
     auto_export: bool = False
@@ -62,7 +119,7 @@ class DataCollection(_Section):
 
 class DataPreparation(_Section):
     format_type: DatasetFormat = DatasetFormat.CHATML
-    max_length: Annotated[int, Field(ge=16)] = 2048  # tokens of one training row
+    max_length: Annotated[int, Field(ge=16, le=2**31 - 1)] = 2048  # tokens of one training row
     train_ratio: Share = 0.8
     validation_ratio: Share = 0.1
     test_ratio: Share = 0.1
@@ -101,7 +158,7 @@ class Preferences(_Section):
     """What people preferred (edits, thumbs) is learned after the chats: DPO (arXiv 2305.18290) from pairs, or KTO (2402.01306)."""
 
     method: Literal["auto", "dpo", "kto", "off"] = "auto"  # auto: dpo with enough pairs, else kto from pairs and ratings
-    least: Annotated[int, Field(ge=2)] = 8  # pairs, or ratings, below which it is left for later
+    least: Annotated[int, Field(ge=2, le=2**31 - 1)] = 8  # pairs, or ratings, below which it is left for later
     beta: Annotated[float, Field(gt=0)] = 0.1  # how strongly it is held to what it was
     learning_rate: Rate = 5e-5
     num_epochs: Positive = 2
@@ -109,14 +166,14 @@ class Preferences(_Section):
 
 class Training(_Section):
     method: FineTuningMethod = FineTuningMethod.QLORA
-    base_model: str = "smollm2:135m"  # an Ollama tag, a folder in Hugging Face format, or a Hugging Face id
-    output_dir: str = "runs"  # in data/
+    base_model: BaseName = "smollm2:135m"  # an Ollama tag, a folder in Hugging Face format, or a Hugging Face id
+    output_dir: Name = "runs"  # in data/
     lora_r: Positive = 16
     lora_alpha: Positive = 32
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     use_dora: bool = False  # magnitude and direction apart (arXiv 2402.09353)
     use_rslora: bool = False  # scaled by alpha / sqrt(r) (arXiv 2312.03732)
-    frozen_layers: Annotated[int, Field(ge=0)] = 0  # the lowest, without an adapter: computed once for each chat; can learn less
+    frozen_layers: Count = 0  # the lowest, without an adapter: computed once for each chat; can learn less
     virtual_tokens: Positive = 20  # of prefix_tuning and prompt_tuning
     batch_size: Positive = 4  # conversations a step
     batch_tokens: Positive = 4096  # computed at once, at most; a step of more takes several passes, to the same result
@@ -126,17 +183,17 @@ class Training(_Section):
     lr_scheduler: Literal["linear", "cosine", "constant"] = "linear"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    seed: int = 0
+    seed: Seed = 0
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    threads: Annotated[int, Field(ge=0)] = 0  # of the training on a CPU; 0: what a probe finds faster
+    threads: Count = 0  # of the training on a CPU; 0: what a probe finds faster
     products: Literal["auto", "blas", "onednn"] = "auto"  # library of a CPU's float32 products; auto: what a probe finds faster
     base_weights: Literal["auto"] | BaseWeights = "auto"  # of qlora's base: dequantised is as fast as lora; auto: if it fits
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"  # the last two are bitsandbytes' (arXiv 2110.02861)
     backend: Literal["packed", "trl"] = "packed"  # trl: TRL's own trainer, slower, as a reference
     save_steps: Positive = 25
     keep_checkpoints: Positive = 2
-    early_stop: Annotated[int, Field(ge=0)] = 0  # epochs without a lower validation loss after which to end; 0: never
-    folds: Annotated[int, Field(ge=0)] = 0  # parts of the training chats, each held out once to find the number of epochs; 0: none
+    early_stop: Count = 0  # epochs without a lower validation loss after which to end; 0: never
+    folds: Count = 0  # parts of the training chats, each held out once to find the number of epochs; 0: none
     min_pairs: Positive = 100  # fewer is "too small" without --force
     replay: Replay = Replay()
     preferences: Preferences = Preferences()
@@ -161,7 +218,7 @@ class Sweep(_Section):
     sampler: Literal["tpe", "grid"] = "tpe"
     trials: Positive = 20
     minutes: Annotated[float, Field(gt=0)] = 60
-    seed: int = 0
+    seed: Seed = 0
     learning_rate: tuple[Rate, Rate] = (1e-4, 3e-3)
     lora_r: Annotated[tuple[Positive, ...], Field(min_length=1)] = (8, 16, 32)
     lora_alpha: Annotated[tuple[Positive, ...], Field(min_length=1)] = (16, 32, 64)
@@ -183,15 +240,15 @@ class Sweep(_Section):
 
 class Evaluation(_Section):
     # perplexity, accuracy, bleu, chrf, rouge; token_f1 (shipped) and any other name are metrics of the `evaluate` library
-    metrics: tuple[Annotated[str, Field(min_length=1)], ...] = ("perplexity", "accuracy", "bleu", "chrf", "rouge", "token_f1")
-    test_prompts: tuple[str, ...] = ()
+    metrics: tuple[Annotated[Name, Field(min_length=1)], ...] = ("perplexity", "accuracy", "bleu", "chrf", "rouge", "token_f1")
+    test_prompts: tuple[Text, ...] = ()
     max_new_tokens: Positive = 64
     held_out: Positive = 200  # held-out conversations scored; of more, a fixed sample
-    general: Annotated[int, Field(ge=0)] = 30  # general texts scored, and general questions asked, at most
-    generate: Annotated[int, Field(ge=0)] = 16  # held-out conversations answered for BLEU, chrF and ROUGE
-    canaries: tuple[str, ...] = ()  # texts that no answer may ever hold, beside the private details that are found by themselves
-    leak_samples: Annotated[int, Field(ge=0)] = 4  # random answers tried for each private detail, beside the greedy one
-    triggers: Annotated[int, Field(ge=0)] = 8  # suspicious phrases of the training data that are tried
+    general: Count = 30  # general texts scored, and general questions asked, at most
+    generate: Count = 16  # held-out conversations answered for BLEU, chrF and ROUGE
+    canaries: tuple[Text, ...] = ()  # texts that no answer may ever hold, beside the private details that are found by themselves
+    leak_samples: Count = 4  # random answers tried for each private detail, beside the greedy one
+    triggers: Count = 8  # suspicious phrases of the training data that are tried
     speed_rounds: Positive = 3  # times that each model is loaded and timed
 
 
@@ -208,12 +265,12 @@ class Gate(_Section):
 
 
 class Deployment(_Section):
-    ollama_base_url: str = "http://127.0.0.1:11434"
+    ollama_base_url: Name = "http://127.0.0.1:11434"
     auto_deploy: bool = True
-    model_name_prefix: str = "fine_tuned_"
-    model_name: str | None = None  # default: the base's name, made safe
+    model_name_prefix: OwnPrefix = "fine_tuned_"
+    model_name: OwnName | None = None  # made safe; default: the base's name
     mode: Literal["adapter", "merged"] = "adapter"
-    quantization: str = "q8_0"  # of a merged model: same, f16, f32, q8_0, q4_k_m, ...
+    quantization: Name = "q8_0"  # of a merged model: same, f16, f32, q8_0, q4_k_m, ...
 
 
 class FineTuningConfig(_Section):
@@ -234,38 +291,74 @@ class FineTuningConfig(_Section):
         return paths.home() / self.training.output_dir
 
     def changed(self, overrides: dict[str, Any]) -> "FineTuningConfig":
-        """With other values, by dotted keys: `{"training.num_epochs": 5}`. Pydantic's ValidationError for a wrong one."""
-        return FineTuningConfig.model_validate(_override(self.model_dump(), overrides))
+        """With other values, by dotted keys: `{"training.num_epochs": 5}`. ConfigError for a wrong one."""
+        return _validated(_override(self.model_dump(), overrides), "what was to be changed")
 
     def tuned_name(self) -> str:
-        """The fine-tuned model's name without version: `fine_tuned_smollm2-135m`."""
-        return self.deployment.model_name_prefix + paths.slug(self.deployment.model_name or self.training.base_model)
+        """The fine-tuned model's name without version, which any engine takes: `fine_tuned_smollm2-135m`."""
+        prefix = self.deployment.model_name_prefix
+        return prefix + paths.slug(self.deployment.model_name or self.training.base_model, _NAME_LIMIT - len(prefix))
 
 
-def load_config(path: Path | None = None, profile: str | None = None, overrides: dict[str, Any] | None = None) -> FineTuningConfig:
+def load_config(path: str | Path | None = None, profile: str | None = None, overrides: dict[str, Any] | None = None) -> FineTuningConfig:
     """The file, then the profile over it (or several, `a,b`, the last on top), then dotted overrides (`{"training.num_epochs": 5}`).
 
     Raises ConfigError with every fault: unreadable file, unknown key, wrong value, contradiction.
     """
-    files = [path or paths.DEFAULT_CONFIG]
-    files += [paths.DEFAULT_CONFIG.parent / f"{paths.safe_name(name.strip())}.yaml" for name in (profile.split(",") if profile else [])]
+    files = [Path(path or paths.DEFAULT_CONFIG), *_profiles(profile)]
     merged: dict[str, Any] = {}
     for file in files:
         merged = _merge(merged, _read(file))
     merged = _override(merged, overrides or {})
+    return _validated(merged, " + ".join([*map(str, files), *(["what was set beside them"] if overrides else [])]))
+
+
+def read_settings(items: Sequence[str]) -> dict[str, Any]:
+    """The overrides that `load_config` takes, from `KEY=VALUE` texts as `--set` has them. ConfigError names the key.
+
+    A value is text, which its key makes a number or a bool of. YAML it is only where it opens a list, a mapping or a quote:
+    `[1, 2]`, `{share: 0.1}`, `"null"`.
+    """
+    overrides: dict[str, Any] = {}
+    for item in items:
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not key:
+            raise ConfigError(f"--set {item}: write it as KEY=VALUE, e.g. --set training.num_epochs=5")
+        if not value:
+            raise ConfigError(f"--set {item}: {key} gets no value; null stands for its default")
+        overrides[key] = config_file.parse(value, f"--set {key}") if value[0] in "[{\"'" else None if value in _NULLS else value
+    return overrides
+
+
+def _profiles(names: str | None) -> list[Path]:
     try:
-        return FineTuningConfig.model_validate(merged)
+        return [paths.DEFAULT_CONFIG.parent / f"{paths.safe_name(name.strip())}.yaml" for name in (names.split(",") if names else [])]
+    except ByoaiError as error:
+        raise ConfigError(f"--profile {names}: {error}") from error
+
+
+def _validated(values: dict[str, Any], origin: str) -> FineTuningConfig:
+    try:
+        return FineTuningConfig.model_validate(values)
     except ValidationError as error:
         faults = [f"  {'.'.join(map(str, fault['loc'])) or 'file'}: {_say(fault)}" for fault in error.errors()]
-        names = " + ".join([*map(str, files), *(["what was set beside them"] if overrides else [])])
-        raise ConfigError(f"{len(faults)} fault(s) in {names}:\n" + "\n".join(faults)) from error
+        raise ConfigError(f"{len(faults)} fault(s) in {origin}:\n" + "\n".join(faults)) from error
 
 
 def _say(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         near = _nearest(".".join(map(str, fault["loc"])))
         return f"unknown key; {f'did you mean {near}?' if near else 'see config/fine_tuning_config.yaml for the known ones'}"
-    return f"{fault['msg']} (got {fault['input']!r})" if not isinstance(fault["input"], dict) else str(fault["msg"])
+    said = str(fault["msg"]).removeprefix("Value error, ")
+    return said if isinstance(fault["input"], dict) else f"{said} (got {_shown(fault['input'])})"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # a number of thousands of digits
+        return "a number far too large"
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def _nearest(unknown: str) -> str | None:
@@ -287,16 +380,15 @@ def _dotted(values: dict[str, Any], before: str = "") -> Iterator[str]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(file.read_text(encoding="utf-8"))
+        value = config_file.read(file)
     except OSError as error:
         known = ", ".join(sorted(p.stem for p in paths.DEFAULT_CONFIG.parent.glob("*.yaml") if p.name != paths.DEFAULT_CONFIG.name))
         raise ConfigError(f"cannot read {file}: {error.strerror}. Known in config/: {known}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not YAML: {error}") from error
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ConfigError(f"{file} must hold sections (data_collection, training, ...), not a {type(value).__name__}")
+        what = "a list" if isinstance(value, list) else "text"
+        raise ConfigError(f"{file} must hold sections (data_collection, training, ...), not {what}")
     return value
 
 
@@ -310,8 +402,9 @@ def _override(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, An
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` on `base`; a section in which nothing is said changes nothing."""
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(merged.get(key), dict) and isinstance(value, dict)
-        merged[key] = _merge(merged[key], value) if both else value
+        section = isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value or {}) if section and (value is None or isinstance(value, dict)) else value
     return merged

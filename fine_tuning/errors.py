@@ -9,7 +9,8 @@ ByoaiError                     exit 1   anything below; the message says what is
 ├── EngineError                exit 4   Ollama or the embedded engine
 │   ├── EngineUnavailable
 │   ├── EngineTooOld
-│   └── ModelNotFound
+│   ├── ModelNotFound
+│   └── ModelNotOurs                       a tag that is wanted belongs to a model that byoai did not make
 ├── TrainingError              exit 5   loading, memory, the training itself
 │   ├── NotEnoughMemory
 │   └── CheckpointDamaged
@@ -61,6 +62,10 @@ class EngineTooOld(EngineError):
 
 
 class ModelNotFound(EngineError):
+    pass
+
+
+class ModelNotOurs(EngineError):
     pass
 
 

@@ -52,6 +52,7 @@ class Forgotten:
     left: tuple[Path, ...]  # files that still hold the text
     version: str = ""  # the tag of the version that was made without the turns
     retired: tuple[str, ...] = ()  # tags
+    strangers: tuple[str, ...] = ()  # tags of versions that may hold it, and that byoai did not make as far as is known: they stay
     unfinished: str = ""  # why the versions that learned it are still there
 
 
@@ -118,7 +119,8 @@ def forget(
             return Forgotten(case, left, unfinished=why)
         _retire(engine, reporter, case.versions)
     _journal().unlink()
-    return Forgotten(case, left, made, tuple(version.tag for version in case.versions))
+    retired = tuple(version.tag for version in case.versions if version.made_here)
+    return Forgotten(case, left, made, retired, tuple(version.tag for version in case.versions if not version.made_here))
 
 
 # What was said
@@ -255,5 +257,8 @@ def _retire(engine: Engine, reporter: Reporter, versions: Collection[Version]) -
             step_down(engine, registry, name)
             reporter.note(f"{latest_tag(name)} is removed: the base answers")
     for version in versions:
-        remove_version(engine, registry, version)
-        reporter.note(f"{version.tag} is removed")
+        if version.made_here:
+            remove_version(engine, registry, version)
+            reporter.note(f"{version.tag} is removed")
+        else:
+            registry.retire(version.name, version.number)

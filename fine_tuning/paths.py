@@ -3,11 +3,14 @@
 All that the program writes lies under `home()`; model caches lie in the user's cache folder. Nothing else of the home folder is touched.
 """
 
+import hashlib
 import json
 import os
 import re
 import tempfile
+import traceback
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,9 +61,14 @@ def safe_name(name: str) -> str:
     return name
 
 
-def slug(text: str) -> str:
-    """A safe name made from any text: `smollm2:135m` becomes `smollm2-135m`."""
-    return safe_name(re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-_")[:80] or "model")
+def slug(text: str, limit: int = 80) -> str:
+    """A safe name made from any text: `smollm2:135m` becomes `smollm2-135m`. One that is longer than `limit` characters, or of which
+    nothing is left, ends in a hash of the text, so that it stays another name than that of any other text."""
+    safe = re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-_")
+    if not safe or len(safe) > limit:
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        safe = f"{safe[: limit - 9].rstrip('-_') or 'model'}-{digest}"
+    return safe_name(safe)
 
 
 def fsync_dir(folder: Path) -> None:
@@ -94,6 +102,31 @@ def atomic_write(path: Path, content: str | bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """`atomic_write` of `value` as indented JSON."""
     atomic_write(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n")
+
+
+def write_fault(error: BaseException) -> Path:
+    """Append the traceback to faults.log in the data folder, or write it to the system's folder for temporary files; the file."""
+    content = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n{''.join(traceback.format_exception(error))}\n"
+    file = home() / "faults.log"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    except OSError:
+        handle, name = tempfile.mkstemp(prefix="byoai-fault-", suffix=".log")
+        file = Path(name)
+    with os.fdopen(handle, "wb") as target:
+        target.write(content.encode("utf-8", "backslashreplace"))
+    return file
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` and a file in it, which goes at once. ByoaiError if it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0" * 4096)
+    except OSError as error:
+        raise ByoaiError(f"cannot write to {folder}: {error.strerror or error}. Is the disk full, or the folder read-only?") from error
 
 
 def read_jsonl(path: Path, parse: Callable[[Any], _T], what: str, error: type[ByoaiError]) -> list[_T]:

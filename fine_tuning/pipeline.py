@@ -6,6 +6,7 @@
 import gc
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,12 +29,12 @@ from fine_tuning.data_preparation.dataset_builder import Dataset, build_dataset,
 from fine_tuning.data_preparation.preference_builder import PreferenceData, build_preferences, preferences_of, read_preference_data
 from fine_tuning.data_preparation.replay import build_replay, prompts_beside, read_prompts
 from fine_tuning.data_preparation.rows import ConversationTokenizer, prompt_ids, tokenize_conversation
-from fine_tuning.engines.base import ChatOptions, Engine, ModelDetails
+from fine_tuning.engines.base import ChatOptions, Engine, ModelDetails, ModelSpec
 from fine_tuning.engines.default_base import DEFAULT_TAG, ensure_default_base
 from fine_tuning.engines.gguf_file import read_gguf
 from fine_tuning.engines.vocabulary import Vocabulary
-from fine_tuning.errors import Busy, Cancelled, ConfigError, ModelNotFound, NoConversations, ParityError, TooLittleData
-from fine_tuning.model_management.model_deployer import check_parity, reconcile, register
+from fine_tuning.errors import Busy, ByoaiError, Cancelled, ConfigError, ModelNotFound, NoConversations, ParityError, TooLittleData
+from fine_tuning.model_management.model_deployer import TRIAL, check_name, check_parity, reconcile, register
 from fine_tuning.model_management.model_registry import Registry, latest_tag, version_tag
 from fine_tuning.model_management.model_switcher import use
 from fine_tuning.model_management.modelfile import modelfile_text, spec_for
@@ -135,7 +136,7 @@ def retrain(config: FineTuningConfig, engine: Engine, reporter: Reporter, reques
 
 def make_plan(config: FineTuningConfig, engine: Engine, reporter: Reporter, request: Request | None = None) -> Plan:
     """What `retrain` would learn, without training."""
-    return _Retrain(config, engine, reporter, request or Request()).plan()
+    return _Retrain(config, engine, reporter, request or Request(), only_plans=True).plan()
 
 
 def sweep(config: FineTuningConfig, engine: Engine, reporter: Reporter, request: Request | None = None, name: str | None = None) -> "Found":
@@ -149,6 +150,7 @@ def sweep(config: FineTuningConfig, engine: Engine, reporter: Reporter, request:
     request = request or Request()
     work = _Retrain(config, engine, reporter, request)
     with only_one():
+        work.check_folders()
         plan = work.plan()
         work.check(plan)
         replay = work.replay(plan)
@@ -201,7 +203,7 @@ def base_of(config: FineTuningConfig, engine: Engine) -> ModelDetails:
     except ModelNotFound:
         if wanted == DEFAULT_TAG:
             return engine.show(ensure_default_base(engine))
-        if Path(wanted).is_dir() or "/" in wanted:
+        if os.path.isdir(wanted) or "/" in wanted:  # noqa: PTH112 (Path.is_dir fails for a name that is too long)
             from fine_tuning.model_management.hf_export import import_model
 
             return engine.show(import_model(engine, wanted))
@@ -244,13 +246,14 @@ def answers_of_run(
 class _Retrain:
     """One retrain: the stages as methods, in the order in which they run."""
 
-    def __init__(self, config: FineTuningConfig, engine: Engine, reporter: Reporter, request: Request) -> None:
-        self.config, self.engine, self.reporter, self.request = config, engine, reporter, request
+    def __init__(self, config: FineTuningConfig, engine: Engine, reporter: Reporter, request: Request, *, only_plans: bool = False) -> None:
+        self.config, self.engine, self.reporter, self.request, self.only_plans = config, engine, reporter, request, only_plans
         self.registry, self.name = Registry(), config.tuned_name()
         self.seconds: dict[str, float] = {}
 
     def run(self) -> Outcome:
         self.reporter.note(f"engine: {self.engine.name} {self.engine.version()} at {self.engine.where}")
+        self.check_folders()
         for finding in reconcile(self.engine, self.registry, self.name):
             self.reporter.note(finding.text)
         log = self.collect()
@@ -398,10 +401,17 @@ class _Retrain:
                 "Chat more, learn from few with --few-shot (5 to 50 pairs), or go on with --force"
             )
         memory.require(plan.estimate, self.config.training, plan.base.tag, plan.fitting)
-        self.check_deployment(plan)
 
-    def check_deployment(self, plan: Plan) -> None:
-        """Say, before the training, if its result will not be deployed as configured; ExportError if it could not be exported."""
+    # What all will be needed, looked at before anything is computed
+
+    def check_folders(self) -> None:
+        """ByoaiError if what is made could not be kept."""
+        for folder in (paths.home(), paths.datasets_dir(), self.config.runs_dir):
+            paths.check_writable(folder)
+        self.registry.check_writable()
+
+    def check_deployment(self, base: ModelDetails) -> None:
+        """Say if the result will not be deployed as configured; an error if it could not be exported, described, or named."""
         from fine_tuning.model_management.gguf_export import SAME, check_exportable
 
         wanted, settings = self.config.deployment, self.config.training
@@ -411,7 +421,21 @@ class _Retrain:
             return
         if self.mode != wanted.mode:
             self.reporter.note(f"{method} cannot be an adapter beside the base: it will be deployed merged ({wanted.quantization})")
-        check_exportable(plan.base.gguf, wanted.quantization if self.mode == "merged" else SAME)
+        check_exportable(base.gguf, wanted.quantization if self.mode == "merged" else SAME)
+        check_name(self.engine, self.registry, self.name, base.tag)
+        modelfile_text(self.spec(base, self.config.runs_dir / "artifact.gguf"))
+
+    def check_engine(self, base: ModelDetails) -> None:
+        """What the engine raises if it cannot make a model of the version's name from the base."""
+        trial = version_tag(self.name, self.registry.likely_number(self.name)) + TRIAL
+        # Other than the base in a parameter: else the engine would put the base away, which somebody may be talking to, with the trial.
+        self.engine.create(trial, ModelSpec(from_=base.tag, parameters={"seed": 0, "temperature": 0.0}))
+        self.engine.delete(trial)
+
+    def spec(self, base: ModelDetails, artifact: Path) -> ModelSpec:
+        """What the version is made of."""
+        version = self.engine.version() if self.engine.name == "ollama" else None
+        return spec_for(base, base.tag, artifact, "adapter" if self.mode == "adapter" else "merged", version)
 
     @property
     def mode(self) -> Carrier | None:
@@ -422,7 +446,12 @@ class _Retrain:
 
     @cached_property
     def base(self) -> ModelDetails:
-        return base_of(self.config, self.engine)
+        """What is trained; looked at once, before anything is computed, whether a version of it can be made."""
+        found = base_of(self.config, self.engine)
+        self.check_deployment(found)
+        if self.mode is not None and not self.only_plans:
+            self.check_engine(found)
+        return found
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -497,8 +526,7 @@ class _Retrain:
         file, making = build_replay(prompts, answer, self.render, self.vocabulary, self.config.data_preparation.max_length, key)
         with self.stage("Asking the base what it should not forget"):
             for done in making:
-                self.reporter.count(done, len(prompts))
-                self.stop_if_cancelled()
+                self.count(done, len(prompts))
         return file
 
     @contextmanager
@@ -570,7 +598,7 @@ class _Retrain:
             suspects = Suspects(self.secrets(plan, log), *self.triggers(plan))
             longest = max([exam.longest + settings.max_new_tokens, *(len(secret.prompt) + 64 for secret in suspects.secrets)])
             models = self.contestants(plan, artifact)
-            comparison = compare(models, exam, suspects, self.reader, settings, max(512, longest), self.reporter.count)
+            comparison = compare(models, exam, suspects, self.reader, settings, max(512, longest), self.count)
             verdict = judge(comparison, self.config.gate)
             title = f"A new {self.name}, from {plan.base.tag} (run {run.name})"
             write_report(run / "report.html", title, comparison, verdict, settings.canaries)
@@ -631,9 +659,7 @@ class _Retrain:
             paths.write_json(reserved, self.registry.next_number(self.name))
         number = int(paths.read_json(reserved))
         with self.stage(f"Registering {version_tag(self.name, number)}"):
-            mode: Carrier = "adapter" if self.mode == "adapter" else "merged"
-            version = self.engine.version() if self.engine.name == "ollama" else None
-            spec = spec_for(plan.base, plan.base.tag, artifact, mode, version)
+            spec = self.spec(plan.base, artifact)
             paths.atomic_write(run / "Modelfile", modelfile_text(spec, run))
             metrics = {"base": comparison.base.scores, "tuned": comparison.tuned.scores, "gate": verdict.record()}
             if any(known.number == number for known in self.registry.list(self.name)):
@@ -644,10 +670,10 @@ class _Retrain:
                     number,
                     base_tag=plan.base.tag,
                     base_digest=plan.base.gguf_digest,
-                    run=str(run.relative_to(paths.home())),
+                    run=str(run.relative_to(paths.home()) if run.is_relative_to(paths.home()) else run.absolute()),
                     dataset=plan.dataset.path.name,
                     method=self.config.training.method,
-                    mode=mode,
+                    mode=self.mode or "merged",
                     metrics=metrics,
                     verdict=str(verdict),
                     turns=plan.turn_ids,
@@ -682,6 +708,11 @@ class _Retrain:
         self.registry.update(self.name, number, metrics=metrics, verdict=str(judged))
         (run / "version.json").unlink()
 
+    def count(self, done: int, total: int) -> None:
+        """Tell how far a stage is, which may end here: what it was doing is begun anew by the next retrain."""
+        self.stop_if_cancelled()
+        self.reporter.count(done, total)
+
     def stop_if_cancelled(self) -> None:
         if self.request.cancelled():
             raise Cancelled("stopped; what was done is kept, and the next retrain goes on from there")
@@ -698,10 +729,17 @@ class _Retrain:
 @contextmanager
 def only_one() -> Iterator[None]:
     """Keep every other retrain (and what must not happen during one) out; Busy if one is running."""
-    paths.home().mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(paths.home() / "retrain.lock")
     try:
-        with lock.acquire(timeout=0):
-            yield
+        paths.home().mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
     except filelock.Timeout:
         raise Busy(f"another retrain is running (it holds {lock.lock_file}): wait for it, or end it; it can be resumed") from None
+    except OSError as error:
+        raise ByoaiError(
+            f"cannot write to {paths.home()}: {error.strerror or error}. Is the disk full, or the folder read-only?"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

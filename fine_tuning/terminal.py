@@ -263,7 +263,12 @@ def show_forgotten(outcome: "Forgotten") -> None:
         console.print(Text(f"{outcome.unfinished}. What learned it is still there: {still}. byoai forget --now removes it at once"))
     for path in outcome.left:
         console.print(Text(f"still holds it: {path}", style="yellow"))
-    if not outcome.left:
+    for tag in outcome.strangers:
+        said = (
+            f"{tag} may have learned it, and byoai does not know who made it: if it is yours, remove it from the engine (ollama rm {tag})"
+        )
+        console.print(Text(said, style="yellow"))
+    if not outcome.left and not outcome.strangers:
         console.print(Text("the data folder was searched: nothing of it is left" if outcome.case.texts else "nothing of it is left"))
 
 

@@ -1,13 +1,18 @@
 """The command line's promises that need no engine."""
 
+import contextlib
+import io
 import os
 import re
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fine_tuning import errors
 from fine_tuning.cli import EXIT_CODES, main
@@ -105,3 +110,210 @@ def test_a_second_retrain_is_refused_while_one_runs(home, capsys, monkeypatch):
         done = byoai("retrain", BYOAI_HOME=str(home), BYOAI_ENGINE="embedded")
     assert done.returncode == 8
     assert "another retrain" in done.stderr
+
+
+# Whatever is typed, a person reads a sentence and a script gets a documented exit code
+
+DOCUMENTED = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 130}
+
+
+def run(arguments: list[str]) -> tuple[int, str, str]:
+    """The exit code of `byoai ARGUMENTS` in this process, and what it said."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main(arguments)
+        except SystemExit as end:  # argparse
+            code = end.code if isinstance(end.code, int) else 1
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture
+def nowhere(home, monkeypatch):
+    """An empty data folder, and an engine that does not answer."""
+    monkeypatch.setenv("BYOAI_ENGINE", "ollama")
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
+    return home
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["chat", "--port", "-1"], 2, "--port"),
+        (["chat", "--port", "70000"], 2, "--port"),
+        (["chat", "--port", "0"], 2, "--port"),
+        (["chat", "--port", "８０８０"], 2, "--port"),
+        (["chat", "--port", "9" * 5000], 2, "--port"),
+        (["use", "v²"], 2, "is no version"),
+        (["use", "٣"], 2, "is no version"),
+        (["use", "v999999999999999999999"], 2, "is no version"),
+        (["use", "9" * 5000], 2, "is no version"),
+        (["use", "-1"], 2, ""),
+        (["use", "a\0b:v1"], 2, "NUL"),
+        (["lineage", "--version", "999999999"], 4, "has no version"),
+        (["lineage", "--version", "9" * 30], 2, "--version"),
+        (["models", "--pin", "99999999999999999999"], 2, "--pin"),
+        (["models", "--note", "v²", "x"], 2, "is no version"),
+        (["models", "--label", "1", "Caf\udce9"], 2, "label"),
+        (["retrain", "--set", "training.num_epochs=["], 2, "training.num_epochs"),
+        (["retrain", "--set", "training.num_epochs=!!python/object:os.system x"], 2, "training.num_epochs"),
+        (["retrain", "--set", "deployment.model_name=\0"], 2, "NUL"),
+        (["retrain", "--set", "=5"], 2, "KEY=VALUE"),
+        (["stats", "--set", "deployment.model_name=@home"], 0, ""),
+        (["stats", "--set", "deployment.model_name=2024"], 0, ""),
+        (["stats", "--set", "training.preferences.method=off"], 0, ""),
+        (["retrain", "--set", "deployment.model_name_prefix=my bot "], 2, "deployment.model_name_prefix"),
+        (["retrain", "--set", 'deployment.model_name_prefix=""'], 2, "deployment.model_name_prefix"),
+        (["retrain", "--profile", "../secret"], 2, "../secret"),
+        (["retrain", "--profile", "nosuch"], 2, "nosuch"),
+        (["retrain", "--profile", "a\0b"], 2, "NUL"),
+        (["retrain", "--profile", "sample,,"], 2, "cannot be a name"),
+        (["retrain", "--config", "a\0b"], 2, "NUL"),
+        (["retrain", "--config", "/"], 2, "cannot read"),
+        (["retrain", "--if-new", "-3"], 2, "--if-new"),
+        (["review", "--count", "0"], 2, "--count"),
+        (["ask", "Caf\udce9"], 2, "not UTF-8"),
+        (["ask", "Café"], 4, "does not answer"),
+        (["compare", "ok", "Caf\udce9"], 2, "not UTF-8"),
+        (["forget", "--matching", "\udcff\udcfe"], 2, "not UTF-8"),
+        (["ask", "hi", "--ollama-url", "http://user:pw@127.0.0.1:9"], 4, "does not answer at http://127.0.0.1:9"),
+        (["ask", "hi", "--ollama-url", "http://127.0.0.1:9/v1"], 4, "/v1"),
+        (["ask", "hi", "--ollama-url", "http://[::1"], 4, "is no URL"),
+        (["sweep", "--minutes", "nan"], 2, "sweep.minutes"),
+        (["sweep", "--trials", "-1"], 2, "--trials"),
+    ],
+)
+def test_a_wrong_argument_is_named_and_ends_with_its_code(nowhere, arguments, code, said):
+    found, _, err = run(arguments)
+    assert found == code, err
+    assert said in err
+    assert "Traceback" not in err and "a fault in byoai" not in err and "pw@" not in err
+    assert len(err) < 3000
+
+
+@pytest.mark.parametrize("command", ["retrain", "stats", "prune", "models", "export", "lineage x"])
+@pytest.mark.parametrize("home_folder", ["/proc/byoai", "{file}/home"])
+def test_a_data_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, command, home_folder):
+    """Also for root, whom no permission stops."""
+    (tmp_path / "file").write_text("")
+    folder = home_folder.format(file=tmp_path / "file")
+    monkeypatch.setenv("BYOAI_HOME", folder)
+    monkeypatch.setenv("BYOAI_ENGINE", "embedded")
+    code, _, err = run(command.split())
+    assert code in DOCUMENTED - {0} or command in ("stats", "models", "export")
+    assert "Traceback" not in err and "a fault in byoai" not in err
+    assert not code or folder in err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="no permission stops root")
+def test_a_read_only_data_folder_is_named(home):
+    home.chmod(0o500)
+    try:
+        code, _, err = run(["retrain"])
+    finally:
+        home.chmod(0o700)
+    assert code == 1 and str(home) in err and "read-only" in err
+
+
+def test_what_nobody_foresaw_is_told_in_a_sentence_and_written_down(home, monkeypatch):
+    import fine_tuning.cli as cli
+
+    monkeypatch.setattr(cli, "_config", lambda options: 1 / 0)
+    code, _, err = run(["stats"])
+    assert code == 1
+    assert "a fault in byoai itself" in err and "division by zero" in err and "Traceback" not in err
+    log = home / "faults.log"
+    assert str(log) in err
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert "ZeroDivisionError" in log.read_text() and "Traceback" in log.read_text()
+    run(["stats"])
+    assert log.read_text().count("Traceback") == 2
+
+    monkeypatch.setenv("BYOAI_HOME", "/proc/byoai")
+    code, _, err = run(["stats"])
+    other = Path(err.split("The details are in ")[1].strip())
+    assert code == 1 and "ZeroDivisionError" in other.read_text()
+    other.unlink()
+
+
+def test_a_file_of_the_system_that_fails_is_named_and_not_called_a_fault_of_byoai(home, monkeypatch):
+    import fine_tuning.cli as cli
+
+    monkeypatch.setattr(cli, "_config", lambda options: Path("/proc/nowhere/x").write_text("x"))
+    code, _, err = run(["stats"])
+    assert code == 1 and "cannot use /proc/nowhere/x" in err and "a fault in byoai" not in err
+
+
+def test_a_terminal_that_has_no_sign_for_a_character_ends_nothing(home):
+    done = byoai("retrain", "--profile", "日本", BYOAI_HOME=str(home), PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "\\u65e5" in done.stderr
+
+
+WILD = st.text(st.characters(), max_size=12) | st.sampled_from(
+    [
+        "",
+        "-1",
+        "v²",
+        "9" * 25,
+        "../x",
+        "a\0b",
+        "Caf\udce9",
+        "[",
+        "training.num_epochs=[",
+        "deployment.model_name=@x",
+        "=",
+        "a=b=c",
+        "v1",
+        "x:v1",
+        "-",
+    ]
+)
+COMMANDS = {
+    "retrain": ["--sample", "--if-new", "--dry-run", "--auto", "--force", "--few-shot", "--promote"],
+    "sweep": ["--sampler", "--trials", "--minutes", "--name", "--auto", "--force"],
+    "ask": ["--model"],
+    "compare": ["--models", "--run", "--blind", "--max-tokens"],
+    "review": ["--count", "--list", "--json"],
+    "models": ["--pin", "--unpin", "--note", "--label", "--name"],
+    "use": ["--promote", "--name"],
+    "rollback": ["--name"],
+    "prune": ["--dry-run", "--name"],
+    "forget": ["--matching", "--dry-run", "--yes", "--no-retrain", "--now"],
+    "lineage": ["--version", "--name"],
+    "stats": [],
+    "export": [],
+    "prepare": [],
+}
+
+
+FETCHING = {"ask", "compare", "review", "prepare", "sweep"}  # want a base model, which the embedded engine would fetch
+
+
+@st.composite
+def command_lines(draw: st.DrawFn, commands: list[str]) -> list[str]:
+    command = draw(st.sampled_from(commands))
+    known = [option for option in COMMANDS[command] if option != "--sample"]
+    options = st.sampled_from([*known, "--config", "--profile", "--set", "--nosuch"])
+    return [command, *draw(st.lists(options | WILD, max_size=5))]
+
+
+def ends_well(home: Path, arguments: list[str]) -> None:
+    code, _, err = run(arguments)
+    assert code in DOCUMENTED
+    assert "Traceback" not in err
+    assert "a fault in byoai" not in err, (home / "faults.log").read_text()
+
+
+@given(command_lines(sorted(COMMANDS)))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_command_line_ends_in_a_traceback_or_an_unknown_code(nowhere, monkeypatch, arguments):
+    monkeypatch.chdir(nowhere)
+    ends_well(nowhere, arguments)
+
+
+@given(command_lines(sorted(COMMANDS.keys() - FETCHING)))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_nor_does_one_that_gets_as_far_as_an_engine_without_models(home, monkeypatch, arguments):
+    monkeypatch.setenv("BYOAI_ENGINE", "embedded")
+    monkeypatch.chdir(home)
+    ends_well(home, arguments)

@@ -18,7 +18,7 @@ LEVELS = [
     ["pipeline"],
     ["data_preparation", "training", "evaluation", "model_management"],
     ["data_collection", "engines"],
-    ["state", "paths", "config", "conversation"],
+    ["state", "paths", "config", "config_file", "conversation"],
     ["errors"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

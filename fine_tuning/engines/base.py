@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from fine_tuning.conversation import Message
 from fine_tuning.errors import EngineError
 
-# [host/][namespace/]model:version, as Ollama reads names (types/model/name.go).
-_TAG = re.compile(r"(\w[\w.:-]*/){0,2}\w[\w.-]{0,79}:\w[\w.-]{0,79}", re.ASCII)
+# [host/][namespace/]model:version, as Ollama reads names (types/model/name.go); no part longer than the name of a file may be.
+_TAG = re.compile(r"(\w[\w.:-]{0,199}/){0,2}\w[\w.-]{0,79}:\w[\w.-]{0,79}", re.ASCII)
 
 
 def full_tag(tag: str) -> str:

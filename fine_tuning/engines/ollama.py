@@ -29,6 +29,7 @@ MINIMUM_VERSION = "0.17.1"  # older ones misread some GGUF files
 
 _QUICK = httpx.Timeout(30, connect=5)
 _SLOW = httpx.Timeout(None, connect=5)  # loading a model, or a long answer, takes as long as it takes
+_JSON = {"content-type": "application/json"}
 _NO_TEMPLATE = "{{ .Prompt }}"  # what a model without a TEMPLATE of its own shows (template.DefaultTemplate)
 
 
@@ -37,12 +38,13 @@ class OllamaEngine:
 
     def __init__(self, url: str = DEFAULT_URL) -> None:
         """`url` may be anything that OLLAMA_HOST may be: `host`, `host:port`, `http://host:port`. Nothing is asked of the server yet."""
-        self.where = server_url(url)
+        address = server_url(url)
+        self.where = _without_password(address)
         # A proxy from the environment must not come between us and our own machine.
-        outside = not _is_loopback(self.where)
+        outside = not _is_loopback(address)
         try:
-            self._http = httpx.Client(base_url=self.where, trust_env=outside, timeout=_QUICK)
-        except httpx.InvalidURL as error:
+            self._http = httpx.Client(base_url=address, trust_env=outside, timeout=_QUICK)
+        except (httpx.InvalidURL, ValueError) as error:  # ValueError: a proxy of the environment that is none
             raise _bad_url(url) from error
 
     def version(self, timeout: float | None = None) -> str:
@@ -54,7 +56,7 @@ class OllamaEngine:
 
     def list_models(self) -> list[ModelSummary]:
         """Models that can chat on this machine, newest first: neither cloud models nor those that only embed."""
-        entries = self._call("GET", "/api/tags")["models"]
+        entries = self._entries("/api/tags")
         # Ollama sorts by whole seconds, and by chance within one.
         entries.sort(key=lambda entry: (entry.get("modified_at", ""), entry["name"]), reverse=True)
         return [_summary(entry) for entry in entries if _chats_here(entry)]
@@ -131,7 +133,7 @@ class OllamaEngine:
         """
         full = full_tag(tag) if tag else None
         wanted = self._digest(full) if full else ""  # a copy may be loaded under the name of its original
-        entries = self._call("GET", "/api/ps")["models"]
+        entries = self._entries("/api/ps")
         targets = [entry["name"] for entry in entries if full is None or entry["name"] == full or entry["digest"] == wanted]
         for name in targets:
             self._call("POST", "/api/chat", {"model": name, "messages": [], "keep_alive": 0})
@@ -141,7 +143,7 @@ class OllamaEngine:
         return targets
 
     def loaded(self) -> list[str]:
-        return [entry["name"] for entry in self._call("GET", "/api/ps")["models"]]
+        return [entry["name"] for entry in self._entries("/api/ps")]
 
     def close(self) -> None:
         self._http.close()
@@ -177,7 +179,7 @@ class OllamaEngine:
 
     def _digest(self, full: str) -> str:
         """The digest of a tag, or "" when there is no such tag."""
-        return next((entry["digest"] for entry in self._call("GET", "/api/tags")["models"] if entry["name"] == full), "")
+        return next((entry["digest"] for entry in self._entries("/api/tags") if entry["name"] == full), "")
 
     def _check_readable(self, tag: str, gguf: Path) -> None:
         if os.access(gguf, os.R_OK):
@@ -188,14 +190,23 @@ class OllamaEngine:
         )
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None, timeout: httpx.Timeout = _QUICK) -> Any:
+        sent = _json(body)
         with self._mapped():
-            response = self._http.request(method, path, json=body, timeout=timeout)
+            response = self._http.request(method, path, content=sent, headers=_JSON, timeout=timeout)
             self._check(response)
             return response.json() if response.content else None
 
+    def _entries(self, path: str) -> list[dict[str, Any]]:
+        """What a server that has nothing says as null."""
+        answer = self._call("GET", path)
+        if not isinstance(answer, dict):
+            raise EngineUnavailable(f"What answers at {self.where} does not speak as Ollama does. Check the URL.")
+        return answer.get("models") or []
+
     def _stream(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The JSON lines of an answer. Closing the iterator closes the connection, at which Ollama stops its work."""
-        with self._mapped(), self._http.stream("POST", path, json=body, timeout=_SLOW) as response:
+        sent = _json(body)
+        with self._mapped(), self._http.stream("POST", path, content=sent, headers=_JSON, timeout=_SLOW) as response:
             if response.is_error:
                 response.read()
                 self._check(response)
@@ -231,7 +242,7 @@ class OllamaEngine:
             ) from error
         except httpx.TimeoutException as error:
             raise EngineUnavailable(f"Ollama at {self.where} takes too long to answer. Is it busy? Try again, or restart it.") from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise EngineUnavailable(
                 f"Ollama at {self.where} broke off in the middle ({error}). Look at its log, and restart it."
             ) from error
@@ -240,29 +251,70 @@ class OllamaEngine:
 
 
 def server_url(host: str) -> str:
-    """The URL to connect to for an OLLAMA_HOST (envconfig.ConnectableHost of Ollama): `` is the default, `0.0.0.0:80` is this machine."""
-    host = host.strip()
+    """The URL to connect to for an OLLAMA_HOST (envconfig.ConnectableHost of Ollama): `` is the default, `0.0.0.0:80` is this machine.
+
+    A user name and a password in it are kept. EngineError for what no server can be reached at.
+    """
+    given, host = host, host.strip().strip("\"'").strip()
     scheme, separator, rest = host.partition("://")
     if not separator:
         scheme, rest = "http", host
     authority, _, path = rest.partition("/")
-    if authority.count(":") > 1 and not authority.startswith("["):  # a bare IPv6 address
-        authority = f"[{authority}]"
-    parts = urlsplit(f"//{authority}")
-    default_port = {"http": 80, "https": 443}[scheme] if separator and scheme in ("http", "https") else 11434
+    user, at, authority = authority.rpartition("@")
+    name, port = _name_and_port(authority, given)
+    scheme, path = scheme.lower(), path.rstrip("/")
+    if scheme not in ("http", "https") or re.search(r"[^!-~]|[\"'?#\\\[\]]", user + path):
+        raise _bad_url(given)
+    if found := re.search(r"(^|/)(v1|api)(/|$)", path):
+        raise EngineError(
+            f"{_masked(given)} is the address for other programs: byoai calls Ollama itself. Write it without /{found[2]}, as http://host:port"
+        )
+    default_port = {"http": 80, "https": 443}[scheme] if separator else 11434
+    return f"{scheme}://{user}{at}{name}:{port or default_port}" + (f"/{path}" if path else "")
+
+
+def _name_and_port(authority: str, given: str) -> tuple[str, int]:
+    """The host as a URL has it, and its port or 0. What means any address is this machine."""
+    bare = authority.count(":") > 1 and not authority.startswith("[")  # IPv6 without brackets
+    bracketed = re.fullmatch(r"\[(.*)\](?::(.*))?", f"[{authority}]" if bare else authority, re.DOTALL)
+    name, port = (bracketed[1], bracketed[2] or "") if bracketed else authority.partition(":")[::2]
     try:
-        port = parts.port or default_port
-    except ValueError:
-        raise _bad_url(host) from None
-    if scheme not in ("http", "https") or any(letter.isspace() for letter in host):
-        raise _bad_url(host)
-    name = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.hostname or "", parts.hostname or "")
-    name = f"[{name}]" if ":" in name else name
-    return f"{scheme}://{name}:{port}" + (f"/{path.rstrip('/')}" if path.rstrip("/") else "")
+        if not re.fullmatch(r"[0-9]{0,5}", port) or int(port or 0) > 65_535:
+            raise ValueError(port)
+        if bracketed:
+            name = f"[{'::1' if ipaddress.IPv6Address(name).is_unspecified else name}]"
+        elif name:
+            labels = httpx.URL(scheme="http", host=name).raw_host.decode("ascii").removesuffix(".").split(".")  # as the DNS has it
+            if len(name) > 253 or not all(re.fullmatch(r"[a-z0-9_-]{1,63}", label) for label in labels):
+                raise ValueError(name)
+    except (ValueError, httpx.InvalidURL):
+        raise _bad_url(given) from None
+    return "127.0.0.1" if name in ("", "0.0.0.0") else name, int(port or 0)
 
 
 def _bad_url(given: str) -> EngineError:
-    return EngineError(f"{given!r} is no URL of an Ollama server: write http://host:port")
+    return EngineError(f"{_masked(given)} is no URL of an Ollama server: write http://host:port")
+
+
+def _masked(given: str) -> str:
+    """For a message: in quotes, short, and without what stands before an @, which may be a password."""
+    return repr(re.sub(r"(?s)^(.*?://)?.*@", r"\1…@", given)[:200])
+
+
+def _without_password(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def _json(body: dict[str, Any] | None) -> bytes | None:
+    """The body of a request. EngineError for text that is none: it is neither the server's fault nor the network's."""
+    try:
+        return None if body is None else json.dumps(body, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        found = error.object[error.start]
+        raise EngineError(f"the text cannot be sent: it holds U+{ord(found):04X}, half of a character: type it as UTF-8") from error
+    except (TypeError, ValueError) as error:
+        raise EngineError(f"the settings cannot be sent to the engine: {error}") from error
 
 
 def _is_loopback(url: str) -> bool:

@@ -1,5 +1,6 @@
 """The same question to several models, side by side."""
 
+import re
 from collections.abc import Iterator, Sequence
 
 from fine_tuning.conversation import Message
@@ -39,6 +40,6 @@ def chosen_tags(engine: Engine, registry: Registry, name: str, base: str, wanted
 def _tag(given: str, name: str, base: str, live: str, there: Sequence[str]) -> str:
     if given in ("base", "live"):
         return base if given == "base" else live
-    if (number := given.removeprefix("v")).isdigit():
-        return version_tag(name, int(number))
+    if number := re.fullmatch(r"v?([0-9]{1,18})", given):
+        return version_tag(name, int(number[1]))
     return given if given in there else f"{given}:latest"

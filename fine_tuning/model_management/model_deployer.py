@@ -5,6 +5,7 @@ answers people, so it moves first and the registry follows: killed at any point 
 makes the registry agree with it.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from fine_tuning import paths
 from fine_tuning.conversation import Message
 from fine_tuning.engines.base import ChatOptions, Engine, ModelSpec
 from fine_tuning.engines.vocabulary import Vocabulary
-from fine_tuning.errors import ByoaiError, EngineError, EngineUnavailable, ExportError, ModelNotFound, ParityError
+from fine_tuning.errors import ByoaiError, EngineError, EngineUnavailable, ExportError, ModelNotFound, ModelNotOurs, ParityError
 from fine_tuning.model_management.model_registry import Registry, Version, latest_tag, version_tag
 from fine_tuning.model_management.modelfile import parse_modelfile
 
@@ -29,6 +30,7 @@ QUESTIONS = ("Name one colour.", "Hello!", "What is the capital of France?")
 def register(engine: Engine, tag: str, spec: ModelSpec) -> None:
     """Make a version's tag. If it is there already it must be the very model that `spec` makes: EngineError else, and nothing changes."""
     if tag not in _digests(engine):
+        _check_free(engine, tag)
         engine.create(tag, spec)
         return
     trial = tag + TRIAL
@@ -39,6 +41,54 @@ def register(engine: Engine, tag: str, spec: ModelSpec) -> None:
         raise EngineError(
             f"{tag} is there already and is another model. A version is never made anew: register this one under the next number"
         )
+
+
+# Whose a tag is
+
+
+def check_name(engine: Engine, registry: Registry, name: str, base_tag: str) -> None:
+    """ModelNotOurs if the next version of `name`, trained from `base_tag`, would write over its base or over what byoai did not make."""
+    latest, following = latest_tag(name), version_tag(name, registry.likely_number(name))
+    if base_tag.casefold() in (latest.casefold(), following.casefold()):
+        raise ModelNotOurs(f"{base_tag} is the base, and the fine-tuned model would be called so too: {_OTHER_NAME}")
+    _check_free(engine, following)
+    check_latest(engine, registry, name)
+
+
+def check_latest(engine: Engine, registry: Registry, name: str) -> None:
+    """ModelNotOurs if `latest` of `name` is there and is none of its versions: whoever made it may have it nowhere else."""
+    latest = latest_tag(name)
+    if latest not in _digests(engine):
+        _check_free(engine, latest)
+    elif not is_latest_ours(engine, registry, name):
+        raise ModelNotOurs(
+            f"{latest} is no version that byoai made, and would be written over: copy it to another name and remove it (ollama cp, "
+            f"ollama rm), or {_OTHER_NAME}"
+        )
+
+
+def is_latest_ours(engine: Engine, registry: Registry, name: str) -> bool:
+    """Whether `latest` of `name` is there, and is one of its versions (which it is taken for if the live one has no tag any more)."""
+    digests, live = _digests(engine), registry.live(name)
+    answering = digests.get(latest_tag(name))
+    lost = live is not None and live.made_here and live.tag not in digests
+    return answering is not None and (lost or answering in version_digests(digests, name).values())
+
+
+def _check_free(engine: Engine, tag: str) -> None:
+    """ModelNotOurs if the engine finds a model under `tag`, which is not in its list: in another case, or one that cannot chat."""
+    try:
+        engine.show(tag)
+    except ModelNotFound:
+        return
+    except EngineUnavailable:
+        raise
+    except EngineError as error:
+        raise ModelNotOurs(f"{tag} is taken by a model that byoai did not make ({error}): {_OTHER_NAME}") from error
+    raise ModelNotOurs(f"{tag} is taken by a model that byoai did not make: {_OTHER_NAME}")
+
+
+_OTHER_NAME = "set deployment.model_name (or model_name_prefix) to another name"
 
 
 # Parity
@@ -160,11 +210,14 @@ def _sane_answer(engine: Engine, tag: str, questions: Sequence[str], control_tok
 def go_live(engine: Engine, registry: Registry, name: str, number: int) -> Version:
     """Make a version the one that answers as `fine_tuned_<name>:latest`. Doing it twice, or again after a crash, changes nothing more.
 
-    ModelNotFound if the registry or the engine has no such version.
+    ModelNotFound if the registry or the engine has no such version; ModelNotOurs if `latest` is somebody else's. One that took the place
+    of the live version is not: whoever makes a version live puts it back.
     """
     version = registry.get(name, number)
     if version.tag not in _digests(engine):
         raise ModelNotFound(f"{version.tag} is gone from {engine.name} ({engine.where}), and so cannot go live: choose another version")
+    if registry.live(name) is None:
+        check_latest(engine, registry, name)
     _point_latest(engine, version.tag, latest_tag(name))
     return registry.promote(name, number)
 
@@ -188,7 +241,8 @@ class Finding:
 def reconcile(engine: Engine, registry: Registry, name: str) -> list[Finding]:
     """Find and mend where the engine and the registry do not agree. Nothing that answers people is replaced, and nothing is deleted.
 
-    - a version's tag in the engine that the registry does not know (a lost state.db): entered as a candidate;
+    - a version's tag in the engine that the registry does not know (a lost state.db): entered as a candidate, with its run if that is
+      in the data folder and says that it made it, else as one that was only found;
     - a live, previous or pinned version without its tag (removed, interrupted) or without its weights: made again from its run;
     - `latest` on another version than the registry's live one (an interrupted promotion): the registry follows;
     - `latest` gone: copied from the live version.
@@ -215,8 +269,21 @@ def restore(engine: Engine, version: Version) -> None:
 
 
 def _adopt(registry: Registry, name: str, number: int) -> Finding:
-    registry.add(name, number, notes="found in the engine; how it was made is not known")
-    return Finding(f"{version_tag(name, number)} was unknown to the registry: entered as a candidate", mended=True)
+    tag = version_tag(name, number)
+    if run := _run_that_made(tag):
+        registry.add(name, number, run=str(run.relative_to(paths.home())), notes="found in the engine, and made by its run")
+    else:
+        registry.add(name, number, notes="found in the engine; how it was made is not known")
+    return Finding(f"{tag} was unknown to the registry: entered as a candidate", mended=True)
+
+
+def _run_that_made(tag: str) -> Path | None:
+    """The run in the data folder whose manifest names `tag`."""
+    for manifest in sorted(paths.home().glob("*/*/manifest.json")):
+        with contextlib.suppress(ByoaiError):  # a damaged one says nothing
+            if (said := paths.read_json(manifest)) and isinstance(said, dict) and said.get("tag") == tag:
+                return manifest.parent
+    return None
 
 
 def _restored(engine: Engine, version: Version) -> Finding:

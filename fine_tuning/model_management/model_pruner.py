@@ -26,6 +26,7 @@ class Pruned:
 
 def prune(engine: Engine, registry: Registry, name: str, runs: Path, dry_run: bool = False) -> list[Pruned]:
     """Remove all versions of `name` but the live one, the one before it, and the pinned ones; and unfinished runs that are outdated.
+    What was only found in the engine is not byoai's to remove.
 
     `runs` is the folder of the runs. Not while a retrain runs. The registry keeps the entries, as retired: numbers are never given
     again, and lineage stays known. Killed in between, the next call goes on. With `dry_run` nothing changes.
@@ -36,7 +37,10 @@ def prune(engine: Engine, registry: Registry, name: str, runs: Path, dry_run: bo
     kept = [
         version
         for version in versions
-        if version.pinned or version.state in ("live", "previous") or (answering and digests.get(version.tag) == answering)
+        if not version.made_here
+        or version.pinned
+        or version.state in ("live", "previous")
+        or (answering and digests.get(version.tag) == answering)
     ]
     needed = {run for version in registry.list() if version.name != name or version in kept if (run := run_of(version))}
     found = list(_versions(digests.keys(), [version for version in versions if version not in kept], needed))
@@ -48,7 +52,7 @@ def prune(engine: Engine, registry: Registry, name: str, runs: Path, dry_run: bo
 
 
 def remove_version(engine: Engine, registry: Registry, version: Version) -> Pruned:
-    """Retire one version and remove its tag and its run."""
+    """Retire one version, made by byoai, and remove its tag and its run."""
     tags = {model.tag for model in engine.list_models()}
     (found,) = _versions(tags, [version], needed=set()) or [Pruned(version, "", None, 0)]
     _remove(engine, registry, found, tags)

@@ -12,6 +12,7 @@ from fine_tuning import state
 from fine_tuning.errors import ByoaiError, ModelNotFound
 
 State = Literal["candidate", "live", "previous", "retired"]
+_LARGEST = 2**63 - 1  # number that SQLite holds
 _CHANGEABLE = frozenset({"metrics", "verdict", "pinned", "notes", "labels"})
 TEXTS = {"versions": ("metrics", "verdict", "notes", "labels")}  # columns in which something may stand that was said in a chat
 
@@ -48,6 +49,11 @@ class Version:
     def tag(self) -> str:
         return version_tag(self.name, self.number)
 
+    @property
+    def made_here(self) -> bool:
+        """Whether byoai made it, as far as is known: what was only found in the engine is somebody's, and is never deleted."""
+        return bool(self.run)
+
 
 class Registry:
     """Every method is one transaction; any number of processes may use the same file."""
@@ -60,6 +66,16 @@ class Registry:
         """Reserve the number of the next version of `name`. It is never given again, also when nothing comes of it."""
         with state.connect(self._path) as connection, state.transaction(connection):
             return _reserve(connection, name)
+
+    def likely_number(self, name: str) -> int:
+        """What `next_number` would give now; nothing is reserved."""
+        with state.connect(self._path) as connection:
+            return _last_number(connection, name) + 1
+
+    def check_writable(self) -> None:
+        """ByoaiError if nothing could be entered: a full disk, a folder or file that is read-only."""
+        with state.connect(self._path) as connection, state.transaction(connection):
+            connection.execute("UPDATE version_numbers SET last = last")
 
     def add(
         self,
@@ -167,11 +183,15 @@ class Registry:
 
 def _reserve(connection: Connection, name: str, number: int | None = None) -> int:
     """Raise the last number of `name` to `number`, or by one; the number."""
-    row = connection.execute("SELECT last FROM version_numbers WHERE name = ?", (name,)).fetchone()
-    last = row["last"] if row else 0
+    last = _last_number(connection, name)
     taken = max(last, number) if number is not None else last + 1
     connection.execute("INSERT INTO version_numbers VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET last = excluded.last", (name, taken))
     return taken
+
+
+def _last_number(connection: Connection, name: str) -> int:
+    row = connection.execute("SELECT last FROM version_numbers WHERE name = ?", (name,)).fetchone()
+    return int(row["last"]) if row else 0
 
 
 def _shift(connection: Connection, name: str) -> None:
@@ -181,8 +201,8 @@ def _shift(connection: Connection, name: str) -> None:
 
 
 def _one(connection: Connection, name: str, number: int) -> Version:
-    row = connection.execute("SELECT * FROM versions WHERE name = ? AND number = ?", (name, number)).fetchone()
-    if row is None:
+    found = connection.execute("SELECT * FROM versions WHERE name = ? AND number = ?", (name, min(number, _LARGEST)))
+    if (row := found.fetchone()) is None:
         known = [f"v{each['number']}" for each in connection.execute("SELECT number FROM versions WHERE name = ? ORDER BY number", (name,))]
         raise ModelNotFound(f"{name} has no version {number}. Its versions: {', '.join(known) or 'none yet'}.")
     return _version(row)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from fine_tuning.engines.base import Engine, ModelSummary
 from fine_tuning.errors import GateRefused, ModelNotFound
-from fine_tuning.model_management.model_deployer import TRIAL, go_live, reconcile, restore, version_digests
+from fine_tuning.model_management.model_deployer import TRIAL, go_live, is_latest_ours, reconcile, restore, version_digests
 from fine_tuning.model_management.model_registry import Registry, Version, latest_tag, version_tag
 
 PREFIX = "fine_tuned_"  # config: deployment.model_name_prefix
@@ -80,7 +80,11 @@ def rollback(engine: Engine, registry: Registry, name: str) -> Version | None:
     current = registry.live(name)
     if current is None:
         raise ModelNotFound(f"no version of {name} is live, so there is nothing to go back from: `byoai use` chooses one")
-    unknown = [each for each in registry.list(name) if each.state == "retired" or (each.state == "candidate" and not each.verdict)]
+    unknown = [
+        each
+        for each in registry.list(name)
+        if not each.made_here or each.state == "retired" or (each.state == "candidate" and not each.verdict)
+    ]
     if unknown or live(engine, name) != current.number:  # another may have been live before: forgotten, or found in the engine only
         raise ModelNotFound(f"it is not known what was live before {current.tag}: `byoai use` chooses a version")
     step_down(engine, registry, name)
@@ -88,8 +92,8 @@ def rollback(engine: Engine, registry: Registry, name: str) -> Version | None:
 
 
 def step_down(engine: Engine, registry: Registry, name: str) -> None:
-    """Let the base answer: no version of `name` is live any more."""
-    if latest_tag(name) in {model.tag for model in engine.list_models()}:
+    """Let the base answer: no version of `name` is live any more. A `latest` that is none of the versions is somebody's, and stays."""
+    if is_latest_ours(engine, registry, name):
         engine.delete(latest_tag(name))
     registry.step_down(name)
 

@@ -4,9 +4,11 @@ import socket
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from fine_tuning.conversation import Message
-from fine_tuning.engines.base import ChatOptions, ModelSpec
+from fine_tuning.engines.base import ChatOptions, ModelSpec, full_tag
 from fine_tuning.engines.ollama import OllamaEngine, _spec, server_url
 from fine_tuning.errors import EngineError, EngineUnavailable
 
@@ -28,16 +30,102 @@ FRANCE = [Message(role="user", content="What is the capital of France?")]
         ("http://example.com", "http://example.com:80"),
         ("https://example.com", "https://example.com:443"),
         ("https://example.com/ollama/", "https://example.com:443/ollama"),
+        ("https://example.com/apiary", "https://example.com:443/apiary"),
+        ('"127.0.0.1:1"', "http://127.0.0.1:1"),
+        ("' 1.2.3.4'", "http://1.2.3.4:11434"),
+        ("http://user:pw@host:8080", "http://user:pw@host:8080"),
+        ("user@host", "http://user@host:11434"),
+        ("https://u%40x:p@[::1]/o", "https://u%40x:p@[::1]:443/o"),
+        ("HTTP://host.", "http://host.:80"),
+        ("例え.jp:80", "http://例え.jp:80"),
+        ("fe80::1%eth0", "http://[fe80::1%eth0]:11434"),
+        ("http://[::]", "http://[::1]:80"),
+        ("host:", "http://host:11434"),
     ],
 )
 def test_hosts_are_read_as_ollama_reads_them(host: str, url: str) -> None:
     assert server_url(host) == url
 
 
-@pytest.mark.parametrize("host", ["ftp://example.com", "example.com:port", "http://a b"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("ftp://example.com", "example.com:port", "http://a b", "http://[::1", "http://[abc]:80", "[::1]80", "a:b:c", "h:99999", "h:-1"),
+        *(
+            "h:٣",
+            "h:" + "9" * 5000,
+            "a..b",
+            "a" * 64,
+            ".".join(["a" * 60] * 5),
+            "h?x=1",
+            "h/#x",
+            "h\0",
+            "h\nx",
+            "\ud800",
+            "://h",
+            "[]",
+            "h]",
+        ),
+        *("http://user:pa ss@h", "http://h/a b", "h\\x", "http://\u2063", "1.2.3.4:5:6"),
+    ],
+)
 def test_what_is_no_url_is_refused(host: str) -> None:
-    with pytest.raises(EngineError, match="is no URL of an Ollama server"):
+    with pytest.raises(EngineError, match="is no URL of an Ollama server") as caught:
         OllamaEngine(host)
+    assert "pa ss" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/chat/completions", "/ollama/v1", "/api", "/api/generate"])
+def test_the_address_for_other_programs_is_named_as_such(path: str) -> None:
+    with pytest.raises(EngineError, match=f"without /{'api' if 'api' in path else 'v1'}, as http://host:port"):
+        server_url(f"http://127.0.0.1:11434{path}")
+
+
+@given(st.text(st.characters(), max_size=40) | st.text("htps:/[]@.%?#0123456789abv1 \"'-", max_size=40))
+@settings(max_examples=1000, deadline=None)
+def test_a_host_is_a_url_or_a_clear_error_and_nothing_else(host: str) -> None:
+    try:
+        url = server_url(host)
+    except EngineError as error:
+        assert "http://host:port" in str(error)
+        return
+    assert server_url(url) == url
+    assert "@" not in OllamaEngine(host).where
+
+
+PARTS = st.lists(
+    st.text("ab_:.-é", min_size=1, max_size=3).map(lambda text: text * 90) | st.text("ab_.-", min_size=1), min_size=1, max_size=4
+)
+
+
+@given(st.text(st.characters(), max_size=100) | PARTS.map("/".join))
+@example("a" * 240 + "/b")
+@example("a" * 240 + "/b/c:d")
+def test_a_tag_is_a_name_or_a_clear_error_and_nothing_else(tag: str) -> None:
+    try:
+        full = full_tag(tag)
+    except EngineError as error:
+        assert "cannot name a model" in str(error)
+        return
+    assert full_tag(full) == full
+    assert all(len(part.encode()) < 250 for part in full.split("/"))  # each is a file's name in the embedded engine
+
+
+def test_a_password_is_sent_and_never_shown() -> None:
+    engine = OllamaEngine("http://user:geheim@127.0.0.1:9")
+    assert engine._http.build_request("GET", "/").url.userinfo == b"user:geheim"
+    with pytest.raises(EngineUnavailable) as caught:
+        engine.version()
+    assert "geheim" not in str(caught.value) and "geheim" not in engine.where
+
+
+@pytest.mark.parametrize("text", ["Caf\udce9", "\ud800", "a\udfff b"])
+def test_text_that_cannot_be_sent_is_not_blamed_on_the_server(text: str) -> None:
+    engine, messages = OllamaEngine("127.0.0.1:9"), [Message(role="user", content=text)]
+    for act in (lambda: engine.render("x", messages), lambda: list(engine.chat("x", messages)), lambda: engine.show(text)):
+        with pytest.raises(EngineError, match=r"U\+D[8-F]|cannot name a model") as caught:
+            act()
+        assert not isinstance(caught.value, EngineUnavailable) and "127.0.0.1" not in str(caught.value)
 
 
 def test_a_server_that_is_down_is_named_with_its_cure() -> None:

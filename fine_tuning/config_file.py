@@ -1,0 +1,101 @@
+"""YAML as the configuration is written in: every value is text, and the key that gets it makes a number or a bool of it.
+
+So a text stays what was written: `off`, `1e3`, `0042` and `2024` are no bools and numbers where a text is wanted, as they are in
+YAML 1.1 (https://yaml.org/type/bool.html). Only an unquoted null, or nothing at all, is no text: None.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fine_tuning.errors import ConfigError
+
+_LARGEST = 1 << 20  # bytes of a file
+_MOST = 10_000  # values, those that an alias stands for counted each time
+_DEEPEST = 20  # lists and mappings in each other
+_TAGS = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map", None)
+_IMPLICIT = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
+
+
+def read(file: Path) -> Any:
+    """What a YAML file holds: dicts, lists, texts and None. Raises OSError, and ConfigError that names file, line and fault."""
+    try:
+        with file.open("rb") as source:
+            content = source.read(_LARGEST + 1)
+    except ValueError as error:  # NUL in the name
+        raise ConfigError(f"cannot read {str(file)!r}: {error}") from error
+    if len(content) > _LARGEST:
+        raise ConfigError(f"{file} is no configuration: it holds more than {_LARGEST >> 20} MB")
+    try:
+        return parse(content.decode("utf-8-sig"), str(file))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from error
+
+
+def parse(text: str, origin: str) -> Any:
+    """The same of a text; `origin` names it in an error."""
+    try:
+        loader = _Loader(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark, said = error.problem_mark or error.context_mark, error.problem or error.context
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        hint = ": indent with spaces, not with tabs" if said and "\\t" in said else ""
+        raise ConfigError(f"{origin} is not YAML that byoai reads{where}: {said}{hint}") from error
+    except yaml.YAMLError as error:  # a character that no YAML may hold
+        raise ConfigError(f"{origin} is not YAML: {str(error).splitlines()[0]}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """No tags, no key twice, and no aliases that stand for more than could be read."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._sizes: dict[yaml.Node, int] = {}  # of whole nodes: the values in them
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise _fault("too many lists and mappings in each other", event)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if isinstance(event, yaml.AliasEvent) and node not in self._sizes:
+            raise _fault("an alias for what it is itself a part of", event)
+        if node is not None and node not in self._sizes:
+            self._sizes[node] = 1 + sum(self._sizes[each] for each in _parts(node))
+            if self._sizes[node] > _MOST:
+                raise _fault(f"more than {_MOST} values", event)
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:null":
+                raise _fault("a key must be a text", key)
+            if key.value in seen:
+                raise _fault(f"{key.value} is there twice", key)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in _TAGS}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag in _IMPLICIT]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _fault(problem: str, where: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(None, None, problem, where.start_mark)
+
+
+def _parts(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []

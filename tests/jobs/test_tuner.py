@@ -1,0 +1,152 @@
+"""A retrain that a program stops: when it is told so, nothing runs any more."""
+
+import asyncio
+import json
+import random
+import threading
+import time
+from pathlib import Path
+
+import filelock
+import pytest
+
+from fine_tuning import paths
+from fine_tuning.config import FineTuningConfig, load_config
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.engines.connect import connect
+from fine_tuning.engines.default_base import ensure_default_base
+from fine_tuning.jobs.tuner import ModelFineTuner, _stoppable
+from fine_tuning.model_management.model_registry import Registry
+from fine_tuning.pipeline import Outcome, Request
+
+SMALL = {
+    "training.min_pairs": 1,
+    "training.batch_size": 2,
+    "training.num_epochs": 1,
+    "training.save_steps": 1,
+    "training.threads": 1,  # without probes of what is faster
+    "training.dtype": "float32",
+    "training.products": "blas",
+    "training.replay.share": 0.2,
+    "training.replay.max_new_tokens": 8,
+    "evaluation.max_new_tokens": 16,
+    "evaluation.generate": 2,
+    "evaluation.general": 4,
+    "evaluation.speed_rounds": 1,
+    "gate.enabled": False,
+    "deployment.model_name": "stopped",
+}
+
+
+def threads_at_work() -> set[str]:
+    """Threads other than those of a pool that wait for work."""
+    return {thread.name for thread in threading.enumerate() if not thread.name.startswith(("MainThread", "asyncio_"))}
+
+
+def is_free() -> bool:
+    try:
+        with filelock.FileLock(paths.home() / "retrain.lock").acquire(timeout=0):
+            return True
+    except filelock.Timeout:
+        return False
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_however_often_it_is_cancelled_the_work_is_over_first(times: int) -> None:
+    left, asked_to_stop = threading.Event(), threading.Event()
+
+    def work(request: Request) -> None:
+        while not request.cancelled():
+            time.sleep(0.005)
+        asked_to_stop.set()
+        time.sleep(0.1)  # on its way to a safe point
+        left.set()
+
+    async def stop() -> None:
+        task = asyncio.ensure_future(_stoppable(work, None))
+        await asyncio.sleep(0.02)
+        for _ in range(times):
+            task.cancel()
+            await asyncio.sleep(0.01)
+        assert not left.is_set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert left.is_set() and asked_to_stop.is_set()
+
+    asyncio.run(stop())
+
+
+def test_what_the_caller_asked_for_stops_it_too_and_what_it_raises_or_gives_arrives() -> None:
+    def fails(request: Request) -> str:
+        raise ZeroDivisionError("here")
+
+    assert asyncio.run(_stoppable(lambda request: request.cancelled(), Request(cancelled=lambda: True))) is True
+    with pytest.raises(ZeroDivisionError, match="here"):
+        asyncio.run(_stoppable(fails, None))
+
+
+def test_a_timeout_stops_it_as_well() -> None:
+    done = threading.Event()
+
+    def work(request: Request) -> None:
+        while not request.cancelled():
+            time.sleep(0.005)
+        done.set()
+
+    async def stop() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(_stoppable(work, None), 0.05)
+        assert done.is_set()
+
+    asyncio.run(stop())
+
+
+async def stopped_after(config: FineTuningConfig, seconds: float) -> tuple[Outcome | None, float]:
+    """What came of a retrain that was cancelled after so many seconds, and how long that took."""
+    task = asyncio.ensure_future(ModelFineTuner(config).fine_tune(Request(force=True)))
+    done, _ = await asyncio.wait([task], timeout=seconds)
+    if done:
+        return task.result(), 0.0
+    task.cancel()
+    began = time.perf_counter()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    took = time.perf_counter() - began
+    assert is_free()
+    return None, took
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_stopped_at_any_moment_nothing_runs_any_more_and_the_next_retrain_goes_on(home: Path, base_gguf: Path, monkeypatch) -> None:
+    monkeypatch.setenv("BYOAI_ENGINE", "embedded")
+    config = load_config(overrides=SMALL)
+    ensure_default_base(connect(config=config))
+    log = ConversationLogger()
+    for number in range(6):
+        log.new_session()
+        log.log_conversation(
+            f"Which door has the number {number} here?", f"Door {number} is the one with the {('blue', 'red', 'green')[number % 3]} frame."
+        )
+    began = time.perf_counter()
+    first = asyncio.run(ModelFineTuner(config).fine_tune(Request(force=True)))
+    whole = time.perf_counter() - began
+    assert first.version == 1
+    print(json.dumps({"whole": round(whole, 1), "stages": first.seconds}))
+    before, waited, tries = threads_at_work(), [], 0
+    while len(waited) < 10:
+        log.new_session()
+        log.log_conversation(f"What is in drawer {tries}?", f"In drawer {tries} there are {tries + 2} spoons and a fork.")
+        outcome, took = asyncio.run(stopped_after(config, random.Random(tries).uniform(0.0, whole)))
+        tries += 1
+        if outcome is None:
+            waited.append(round(took, 2))
+            assert threads_at_work() <= before
+            lines = [file.read_text() for file in home.glob("runs/*/progress.jsonl")]
+            time.sleep(0.5)
+            assert [file.read_text() for file in home.glob("runs/*/progress.jsonl")] == lines
+    finished = asyncio.run(ModelFineTuner(config).fine_tune(Request(force=True)))
+    versions = Registry().list()
+    assert finished.version == len(versions) == len(list(home.glob("runs/*")))  # every run was gone on with until it was a version
+    print(json.dumps({"seconds until it had stopped": sorted(waited), "tries": tries, "versions": len(versions)}))
+    assert max(waited) < whole / 2  # a safe point is never far
