@@ -27,7 +27,7 @@ from fine_tuning.data_preparation.tokenizer import fingerprint
 from fine_tuning.errors import NoConversations, TooLittleData
 
 MANIFEST = "manifest.json"
-_VERSION = 2  # part of every hash: raise it when the same input would be built differently
+_VERSION = 3  # part of every hash: raise it when the same input would be built differently
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def build_dataset(
     parsed = parse_conversations(conversations)
     if not parsed:
         raise NoConversations("No conversations to train on: turn logging on, chat, and try again")
-    pairs = TrainingDataFormatter(DatasetFormat.CHATML).create_training_pairs(parsed)
+    pairs = TrainingDataFormatter(DatasetFormat.CHATML).create_training_pairs(parsed, settings.teach_thoughts)
     records = [{"id": id, **pair} for id, pair in zip(_unique_ids(parsed), pairs, strict=True)]
     facts = {
         "version": _VERSION,

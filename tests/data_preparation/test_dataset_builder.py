@@ -226,7 +226,7 @@ def test_what_was_cut_dropped_and_split_is_counted(home: Path, all_served: Any) 
         conversation("dropped", (long, "telescope")),
         conversation("thinking", ("why", "<think>hm</think>because"), ("how", "like this")),
     ]
-    dataset = build_dataset(given, DataPreparation(train_ratio=1, validation_ratio=0, test_ratio=0))
+    dataset = build_dataset(given, DataPreparation(train_ratio=1, validation_ratio=0, test_ratio=0, teach_thoughts=True))
     folder, counts = tokenize(dataset, all_served["think"], max_length=60)
     assert [row["id"] for row in records(folder, "train")] == ["short", "cut", "thinking", "thinking#2"]
     train = counts["train"]
