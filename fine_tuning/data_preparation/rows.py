@@ -80,16 +80,16 @@ class ConversationTokenizer:
     def __init__(self, render: Render, tokenizer: Tokenizer, max_length: int) -> None:
         """`max_length` in tokens of a row. Costs nothing before the first row, for which an engine may have to load its model."""
         self._render = render
-        self._tokenizer = tokenizer
-        self._max_length = max_length
+        self.tokenizer = tokenizer
+        self.max_length = max_length
 
     @cached_property
     def _neutral(self) -> Neutraliser:
-        return neutraliser_for(self._tokenizer.structural_tokens(), self._render)
+        return neutraliser_for(self.tokenizer.structural_tokens(), self._render)
 
     @cached_property
     def _form(self) -> "_AnswerForm":
-        return _answer_form(self._render, self._tokenizer)
+        return _answer_form(self._render, self.tokenizer)
 
     def rows(self, messages: Sequence[Message], *, id: str = "") -> list[TokenRow]:
         """Usually one row; more where the template rewrites history (`id`, `id#2`, ...); none if no turn fits.
@@ -106,9 +106,9 @@ class ConversationTokenizer:
             if message.role != "assistant":
                 continue
             prompt_text = self._render(heard[:index])
-            prompt = prompt_ids(prompt_text, self._tokenizer)
+            prompt = prompt_ids(prompt_text, self.tokenizer)
             answer = self._answer_ids(prompt_text, prompt, self._neutral.answer(message.content, prompt_text))
-            if len(prompt) + len(answer) > self._max_length:
+            if len(prompt) + len(answer) > self.max_length:
                 continue
             if prompt[: len(ids)] != ids:
                 rows.append(TokenRow(_row_id(id, rows), ids, trained))
@@ -135,9 +135,9 @@ class ConversationTokenizer:
         generation starts after the prompt's last token, so there the answer is tokenised alone.
         """
         text = self._form.lead + answer + self._form.trail
-        whole = prompt_ids(prompt_text + text, self._tokenizer)
+        whole = prompt_ids(prompt_text + text, self.tokenizer)
         seam = len(prompt)
-        return [*(whole[seam:] if whole[:seam] == prompt else self._tokenizer.encode(text)), self._form.end]
+        return [*(whole[seam:] if whole[:seam] == prompt else self.tokenizer.encode(text)), self._form.end]
 
 
 def _check(messages: Sequence[Message]) -> None:
