@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from fine_tuning.conversation import Message, Turn, standing
 from fine_tuning.data_collection.conversation_logger import ConversationLogger, Rating
-from fine_tuning.engines.base import ChatChunk, Engine, same_tag
+from fine_tuning.engines.base import ChatChunk, Engine, known_tag
 from fine_tuning.errors import Busy, ByoaiError, DataError, EngineError
 from fine_tuning.thoughts import split_thoughts
 
@@ -152,7 +152,8 @@ class Chat:
     def _answer(self, engine: Engine, answer: Answer) -> None:
         started = time.monotonic()
         try:
-            digest = next((model.digest for model in engine.list_models() if same_tag(model.tag, answer.model)), "")
+            digests = {model.tag: model.digest for model in engine.list_models()}
+            digest = digests.get(known_tag(answer.model, digests) or "", "")
             if any(map(recorded, self.turns)):
                 self._read_again()  # a model must not be told what was deleted meanwhile
             stream = cast("Generator[ChatChunk]", engine.chat(answer.model, self._history(answer)))

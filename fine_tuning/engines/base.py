@@ -19,7 +19,7 @@ _DEFAULT_PLACE = re.compile(r"(?:registry\.ollama\.ai/(?=[^/]+/))?(?:library/(?=
 
 
 def full_tag(tag: str) -> str:
-    """`tag` with its version and without what goes without saying, as Ollama lists it: "library/llama3" is "llama3:latest".
+    """Return `tag` with its version and without what goes without saying, as Ollama lists it: "library/llama3" is "llama3:latest".
 
     EngineError if it cannot be the name of a model.
     """
@@ -29,14 +29,12 @@ def full_tag(tag: str) -> str:
     return _DEFAULT_PLACE.sub("", full)
 
 
-def same_tag(one: str, other: str) -> bool:
-    """Whether both name the same model: engines take a name in any case. EngineError if one cannot name a model."""
-    return full_tag(one).casefold() == full_tag(other).casefold()
-
-
 def known_tag(tag: str, known: Iterable[str]) -> str | None:
-    """The one of `known` that `tag` names, spelled as it is there; None if there is none. EngineError if `tag` cannot name a model."""
-    wanted = full_tag(tag).casefold()
+    """Return the one of `known` tags that `tag` names, spelled as it is there: engines take a name in any case. None if there is none."""
+    try:
+        wanted = full_tag(tag).casefold()
+    except EngineError:
+        return None
     return next((each for each in known if each.casefold() == wanted), None)
 
 
