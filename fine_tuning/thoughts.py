@@ -28,9 +28,10 @@ _TAGS = [  # an opening, and what closes it
 _AROUND = re.compile(r"\A<\|(?:begin_of_solution|START_RESPONSE)\|>\s*|\s*<\|(?:end_of_solution|END_RESPONSE|return|end)\|>\Z")  # an answer
 # gpt-oss (Harmony) answers in channels, and only the final one is the answer. The second form is what shows without control tokens.
 _CHANNEL = re.compile(
-    r"(?:<\|start\|>assistant)?<\|channel\|>\s*(?:analysis|commentary)\b.*?<\|message\|>|analysis(?=.*assistantfinal)", re.DOTALL
+    r"(?:<\|start\|>assistant)?<\|channel\|>\s*(?:analysis|commentary)\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>|analysis(?=.*assistantfinal)",
+    re.DOTALL,
 )
-_FINAL = re.compile(r"(?:<\|end\|>\s*)?(?:<\|start\|>assistant)?<\|channel\|>\s*final\b.*?<\|message\|>|assistantfinal", re.DOTALL)
+_FINAL = re.compile(r"(?:<\|end\|>\s*)?(?:<\|start\|>assistant)?<\|channel\|>\s*final\b[^<]*<\|message\|>|assistantfinal")
 # A closing whose opening stood in the prompt (DeepSeek R1): on a line of its own, or right behind the thoughts.
 _LONE_CLOSING = re.compile(rf"(?:^|(?<=[^\s`'\"“(]))<\s*/\s*{_WORD}\s*>(?!`)", re.IGNORECASE | re.MULTILINE)
 _NEXT = re.compile(r"[ \t]+([^\W\d_])|[ \t]*([,;:.)`'\"])")  # a letter of a next word, or a sign behind the one before

@@ -27,7 +27,7 @@ class Neutraliser:
         self._sizes: dict[str, list[int]] = {}  # of the markers, longest first, by their first two characters
         for size, start in sorted({(len(core), core[:2]) for core in self._cores}, reverse=True):
             self._sizes.setdefault(start, []).append(size)
-        self._starts = re.compile("|".join(f"(?={re.escape(start)})" for start in sorted(self._sizes)) or r"(?!)")
+        self._first = re.compile(f"[{''.join(sorted({re.escape(start[0]) for start in self._sizes}))}]" if self._sizes else r"(?!)")
         # A template may put two contents side by side: no end of one and beginning of the next may make a marker together. Of those in
         # brackets only, since the beginning of `USER:` is also a word.
         tags = [core for core in self._cores if _is_tag(core)]
@@ -61,9 +61,9 @@ class Neutraliser:
 
     def _found(self, folded: str) -> Iterator[tuple[int, int]]:
         """Start and size of every marker, overlapping ones too."""
-        for match in self._starts.finditer(folded):
+        for match in self._first.finditer(folded):
             start = match.start()
-            for size in self._sizes[folded[start : start + 2]]:
+            for size in self._sizes.get(folded[start : start + 2], ()):
                 if folded[start : start + size] in self._cores:
                     yield start, size
 
@@ -112,9 +112,9 @@ def _content(message: Message) -> str:
 _CONTENTS = ("qzsystemzq", "qzquestionzq", "qzanswerzq", "qzfollowupzq")
 _ROLES: tuple[Role, ...] = ("system", "user", "assistant", "user")
 _PROBE = [Message(role=role, content=content) for role, content in zip(_ROLES, _CONTENTS, strict=True)]
-_TAG = re.compile(r"<{1,3}[^\s<>]+>{1,3}|\[{1,2}[^\s\[\]]+\]{1,2}")
+_TAG = re.compile(r"<{1,3}[^\s<>]+>{1,3}|\[{1,2}[^\s\[\]]+\]{1,2}|\([^\s()]+\)")
 _SIGN = r"[^\w\s.,;!?'\"()…]"  # that prose does not end or begin with
-_MARKED = re.compile(rf"(?=.*\w)(?:{_SIGN}.*|.*{_SIGN})", re.DOTALL)
+_MARKED = re.compile(rf"(?=.*\w)(?:{_SIGN}.*|.*{_SIGN}|\(.*\))", re.DOTALL)
 _MOST_WORDS = 4  # of a marker; more are prose
 
 

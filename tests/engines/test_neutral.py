@@ -212,6 +212,8 @@ ALPACA = (
             [],
             ["Human:"],
         ),
+        ("{% for m in messages %}({{ m.role }}) {{ m.content }} {% endfor %}", [], ["(assistant)", "(system)", "(user)"]),
+        ("{% for m in messages %}**{{ m.role }}** {{ m.content }}\n{% endfor %}", [], ["**assistant**", "**system**", "**user**"]),
         ("{{ messages[-1].content }}", [], []),
         ("{{ raise_exception('never') }}", [], []),
     ],
