@@ -10,7 +10,7 @@ import streamlit as st
 from chatbot.server import config
 from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.engines.base import Engine
+from fine_tuning.engines.base import Engine, known_tag
 from fine_tuning.engines.connect import connect
 from fine_tuning.errors import ByoaiError
 from fine_tuning.model_management.model_deployer import reconcile
@@ -68,7 +68,8 @@ def _default(found: tuple[Choice, ...]) -> Choice | None:
     """The live version of the configured model, else another live one, else the configured base, else the first."""
     wanted, live = config().training.base_model, [choice for choice in found if choice.live]
     named = [choice for choice in live if choice.name == config().tuned_name()]
-    base = [choice for choice in found if choice.tag in (wanted, f"{wanted}:latest")]
+    known = known_tag(wanted, [choice.tag for choice in found])
+    base = [choice for choice in found if choice.tag == known]
     return next(iter([*named, *live, *base, *found]), None)
 
 

@@ -11,8 +11,9 @@ from weakref import WeakValueDictionary
 
 from fine_tuning.conversation import Message, Turn, standing
 from fine_tuning.data_collection.conversation_logger import ConversationLogger, Rating
-from fine_tuning.engines.base import ChatChunk, Engine
+from fine_tuning.engines.base import ChatChunk, Engine, known_tag
 from fine_tuning.errors import Busy, ByoaiError, DataError, EngineError
+from fine_tuning.thoughts import split_thoughts
 
 
 class Answer:
@@ -151,13 +152,14 @@ class Chat:
     def _answer(self, engine: Engine, answer: Answer) -> None:
         started = time.monotonic()
         try:
-            digest = next((model.digest for model in engine.list_models() if model.tag == answer.model), "")
+            digests = {model.tag: model.digest for model in engine.list_models()}
+            digest = digests.get(known_tag(answer.model, digests) or "", "")
             if any(map(recorded, self.turns)):
                 self._read_again()  # a model must not be told what was deleted meanwhile
             stream = cast("Generator[ChatChunk]", engine.chat(answer.model, self._history(answer)))
             with closing(stream):
                 answer.read(stream)
-            if not answer.text.strip() and not answer.incomplete:
+            if not split_thoughts(answer.text).answer.strip() and not answer.incomplete:
                 raise EngineError(f"{answer.model} said nothing: ask again, or in other words")
             if answer.text.strip():
                 turn = self._log(engine, answer, digest, time.monotonic() - started)

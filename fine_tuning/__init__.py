@@ -3,7 +3,7 @@
 Each layer imports only what stands to its right:
 
 cli, api, chatbot > jobs > forgetting, review > pipeline > data_preparation | training | evaluation | model_management
-    > data_collection, engines > state, paths, config, config_file, conversation > errors
+    > data_collection, engines > state, paths, config, config_file, conversation > errors, thoughts
 
 The stages between the bars never import each other: `pipeline` hands them paths and manifests. Read `pipeline.py` first.
 """

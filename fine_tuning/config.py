@@ -125,6 +125,7 @@ class DataPreparation(_Section):
     test_ratio: Share = 0.1
     seed: int = 0
     scrub_pii: bool = True
+    teach_thoughts: bool = False  # of answers that were thought about first (<think>...</think>), the thoughts too
 
     @model_validator(mode="after")
     def _whole(self) -> "DataPreparation":

@@ -4,36 +4,62 @@ A *turn* is what a person said and what the model answered. A *conversation* is 
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from fine_tuning.errors import DataError
+from fine_tuning.thoughts import split_thoughts, with_thoughts
 
 Role = Literal["system", "user", "assistant"]
+
+
+def whole_characters(text: Any) -> Any:
+    """Return a text whose halves of characters are joined, or U+FFFD where one stands alone, as a cut emoji leaves it: no file, engine
+    or tokenizer takes them. Anything else is returned as it is."""
+    if not isinstance(text, str) or text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+Text = Annotated[str, BeforeValidator(whole_characters)]
 
 
 class Message(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     role: Role
-    content: str
+    content: Text
 
 
 class Turn(BaseModel):
-    """One exchange, as the log holds it. `metadata["model"]` names the tag that answered."""
+    """One exchange, as the log holds it. `metadata["model"]` names the tag that answered, `["thoughts"]` is what it thought."""
 
     model_config = ConfigDict(frozen=True)
 
     id: str = Field(min_length=1)
     session_id: str = Field(min_length=1)
     timestamp: str
-    user_message: str
-    bot_response: str
+    user_message: Text
+    bot_response: Text
     metadata: dict[str, Any] = Field(default_factory=dict)
 
-    def messages(self) -> list[Message]:
-        return [Message(role="user", content=self.user_message), Message(role="assistant", content=self.bot_response)]
+    @model_validator(mode="before")
+    @classmethod
+    def _without_thoughts(cls, record: Any) -> Any:
+        """Move what was thought into the metadata; also of what was logged before the two were told apart."""
+        if not isinstance(record, dict) or not isinstance(answer := record.get("bot_response"), str):
+            return record
+        said, facts = split_thoughts(answer), record.get("metadata") or {}
+        if said.answer == answer or not isinstance(facts, dict):
+            return record
+        thoughts = "\n\n".join(filter(None, [facts.get("thoughts"), said.thoughts]))
+        return {**record, "bot_response": said.answer, "metadata": {**facts, "thoughts": thoughts} if thoughts else facts}
+
+    def messages(self, thoughts: bool = False) -> list[Message]:
+        """The question and the answer, which begins with the `thoughts` if they are wanted."""
+        answer = with_thoughts(str(self.metadata.get("thoughts", "")), self.bot_response) if thoughts else self.bot_response
+        return [Message(role="user", content=self.user_message), Message(role="assistant", content=answer)]
 
 
 class Conversation(BaseModel):
@@ -43,12 +69,12 @@ class Conversation(BaseModel):
 
     id: str
     turns: tuple[Turn, ...] = Field(min_length=1)
-    system: str | None = None
+    system: Text | None = None
 
-    def messages(self) -> list[Message]:
+    def messages(self, thoughts: bool = False) -> list[Message]:
         """System message (if any), then user and assistant in turn."""
         head = [Message(role="system", content=self.system)] if self.system else []
-        return head + [message for turn in self.turns for message in turn.messages()]
+        return head + [message for turn in self.turns for message in turn.messages(thoughts)]
 
 
 def approved(turn: Turn) -> bool:

@@ -32,6 +32,7 @@ from fine_tuning.data_preparation.rows import ConversationTokenizer, prompt_ids,
 from fine_tuning.engines.base import ChatOptions, Engine, ModelDetails, ModelSpec
 from fine_tuning.engines.default_base import DEFAULT_TAG, ensure_default_base
 from fine_tuning.engines.gguf_file import read_gguf
+from fine_tuning.engines.neutral import Neutraliser, neutraliser_for
 from fine_tuning.engines.vocabulary import Vocabulary
 from fine_tuning.errors import Busy, ByoaiError, Cancelled, ConfigError, ModelNotFound, NoConversations, ParityError, TooLittleData
 from fine_tuning.model_management.model_deployer import TRIAL, check_name, check_parity, reconcile, register
@@ -614,7 +615,11 @@ class _Retrain:
             found = tokenize_conversation(messages, self.render, self.vocabulary, self.config.data_preparation.max_length)
             return [(row.input_ids, [index for index, flag in enumerate(row.trained) if flag]) for row in found]
 
-        return Reader(self.render, lambda text: prompt_ids(text, self.vocabulary), rows)
+        return Reader(self.render, lambda text: prompt_ids(text, self.vocabulary), rows, self.neutral)
+
+    @cached_property
+    def neutral(self) -> Neutraliser:
+        return neutraliser_for(self.vocabulary.structural_tokens(), self.render)
 
     def contestants(self, plan: Plan, artifact: Path) -> "list[Served]":
         """Base, the live version if it has the same base, and the new one."""

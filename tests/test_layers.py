@@ -19,7 +19,7 @@ LEVELS = [
     ["data_preparation", "training", "evaluation", "model_management"],
     ["data_collection", "engines"],
     ["state", "paths", "config", "config_file", "conversation"],
-    ["errors"],
+    ["errors", "thoughts"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 FREE_WITHIN = {LEVEL["cli"], LEVEL["paths"]}  # the faces of the program use each other, and so do the ground's modules

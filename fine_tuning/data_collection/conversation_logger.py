@@ -26,11 +26,12 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from fine_tuning import paths
-from fine_tuning.conversation import Conversation, Turn, conversations_of
+from fine_tuning.conversation import Conversation, Turn, conversations_of, whole_characters
 from fine_tuning.data_collection.blackout import Pattern, holds, pattern, texts_in
 from fine_tuning.data_collection.data_export import DataExporter, write_export
 from fine_tuning.data_collection.log_file import LogFile
 from fine_tuning.errors import DataError, LogDamaged
+from fine_tuning.thoughts import split_thoughts
 
 Rating = Literal["up", "down"]
 
@@ -107,14 +108,13 @@ class ConversationLogger:
             # A rating or an edit that comes with a turn (with what is imported, say) is not the owner's.
             "metadata": {key: fact for key, fact in (metadata or {}).items() if key not in _OWNERS},
         }
-        line = _line(record)
         try:
-            turn = Turn.model_validate_json(line)
+            turn = Turn.model_validate_json(_line(record))
         except ValidationError as error:
             fault = error.errors()[0]
             raise DataError(f"cannot log this turn: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
         with self._file.locked():
-            self._file.append(line)
+            self._file.append(_line(turn.model_dump()))
         self._export_when_due()
         return turn
 
@@ -357,7 +357,7 @@ def _apply(turn: Turn, event: dict[str, Any]) -> Turn:
             facts["excluded"] = event["excluded"]
         case "edit":
             facts.setdefault("original_response", answer)
-            answer = event["bot_response"]
+            answer = split_thoughts(event["bot_response"]).answer
             # Both are said of the answer that is now replaced.
             facts |= {"rating": None, "incomplete": None}
     for key in ("rating", "excluded", "incomplete"):
@@ -388,8 +388,7 @@ def _line(record: dict[str, Any]) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        # Half a character, as a cut emoji leaves: pairs of halves are joined, single ones become U+FFFD.
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+        return str(whole_characters(text)).encode()
 
 
 def _new_id() -> str:

@@ -105,8 +105,9 @@ class DataCleaner:
 
     def _cleaned(self, turn: Turn, question: str, answer: str) -> Turn:
         facts = dict(turn.metadata)
-        if isinstance(original := facts.get("original_response"), str):
-            facts["original_response"] = self.clean_text(original).text
+        for key in ("original_response", "thoughts"):
+            if isinstance(text := facts.get(key), str):
+                facts[key] = self.clean_text(text).text
         return turn.model_copy(update={"user_message": question, "bot_response": answer, "metadata": facts})
 
 

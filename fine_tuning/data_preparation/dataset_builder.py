@@ -24,10 +24,10 @@ from fine_tuning.data_preparation.formatter import TrainingDataFormatter
 from fine_tuning.data_preparation.rows import ConversationTokenizer, Render, Tokenizer
 from fine_tuning.data_preparation.split import SPLITS, assign_splits, join_groups
 from fine_tuning.data_preparation.tokenizer import fingerprint
-from fine_tuning.errors import NoConversations, TooLittleData
+from fine_tuning.errors import DataError, NoConversations, TooLittleData
 
 MANIFEST = "manifest.json"
-_VERSION = 2  # part of every hash: raise it when the same input would be built differently
+VERSION = 3  # part of every hash: raise it when the same input would be built differently
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ def build_dataset(
     parsed = parse_conversations(conversations)
     if not parsed:
         raise NoConversations("No conversations to train on: turn logging on, chat, and try again")
-    pairs = TrainingDataFormatter(DatasetFormat.CHATML).create_training_pairs(parsed)
+    pairs = TrainingDataFormatter(DatasetFormat.CHATML).create_training_pairs(parsed, settings.teach_thoughts)
     records = [{"id": id, **pair} for id, pair in zip(_unique_ids(parsed), pairs, strict=True)]
     facts = {
-        "version": _VERSION,
+        "version": VERSION,
         "settings": settings.model_dump(mode="json"),
         "seed": settings.seed,
         "turn_ids": [turn.id for conversation in parsed for turn in conversation.turns],
@@ -74,8 +74,9 @@ def tokenize_dataset(dataset_path: Path, render: Render, tokenizer: Tokenizer, m
     `dropped` (those that lost all), `split` (those that needed several rows).
     Raises TooLittleData if no conversation of the train split fits, DataError for a broken one.
     """
+    check_key(template_key, "template_key")
     facts = {
-        "version": _VERSION,
+        "version": VERSION,
         "dataset": paths.read_json(dataset_path / MANIFEST)["hash"],
         "template_key": template_key,
         "vocabulary": fingerprint(tokenizer),
@@ -149,6 +150,12 @@ def _unique_ids(conversations: Sequence[Conversation]) -> list[str]:
         count = seen[conversation.id]
         ids.append(conversation.id if count == 1 else f"{conversation.id}/{count}")
     return ids
+
+
+def check_key(key: str, what: str) -> None:
+    """Raise DataError for a key that says nothing: with it, what was made of one model would be taken for another's."""
+    if not key.strip():
+        raise DataError(f"{what} is empty: say which model this is for (its digest), so that no other is fed what is made of it")
 
 
 def hash_of(value: Any) -> str:

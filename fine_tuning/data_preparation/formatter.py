@@ -28,10 +28,12 @@ class TrainingDataFormatter:
         """Raises DataError for an unknown format."""
         self.format = _known(format_type)
 
-    def create_training_pairs(self, conversations: Sequence[Conversation | dict[str, Any]]) -> list[dict[str, Any]]:
-        """One pair a conversation, in order. Raises DataError naming every conversation that cannot be one (an empty answer, ...)."""
+    def create_training_pairs(self, conversations: Sequence[Conversation | dict[str, Any]], thoughts: bool = False) -> list[dict[str, Any]]:
+        """Return one pair a conversation, in order, with the `thoughts` before the answers if they are wanted.
+
+        Raises DataError naming every conversation that cannot be one (an empty answer, ...)."""
         parsed = parse_conversations(conversations)
-        chatml = [{"messages": [message.model_dump() for message in conversation.messages()]} for conversation in parsed]
+        chatml = [{"messages": [message.model_dump() for message in conversation.messages(thoughts)]} for conversation in parsed]
         return [_PAIRS[self.format].of(example) for example in _parse(DatasetFormat.CHATML, chatml)]
 
     def validate(self, pairs: Sequence[Any]) -> None:

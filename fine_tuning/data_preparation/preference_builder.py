@@ -14,8 +14,9 @@ from pathlib import Path
 
 from fine_tuning import paths
 from fine_tuning.conversation import Message, Turn, answers_by_question, approved, conversations_of, standing_answer
-from fine_tuning.data_preparation.dataset_builder import MANIFEST, hash_of, write_jsonl
+from fine_tuning.data_preparation.dataset_builder import MANIFEST, VERSION, check_key, hash_of, write_jsonl
 from fine_tuning.data_preparation.rows import ConversationTokenizer
+from fine_tuning.data_preparation.tokenizer import fingerprint
 from fine_tuning.errors import DataError
 
 
@@ -73,10 +74,12 @@ def build_preferences(
 
     Left out: pairs whose texts are the same once they are clean, and what does not fit into a row.
     """
+    check_key(template_key, "template_key")
     facts = [
         [[message.model_dump() for message in each.said], each.chosen, each.rejected, each.wanted, each.turn_ids] for each in preferences
     ]
-    folder = paths.datasets_dir() / f"preferences-{hash_of([facts, template_key])[:16]}"
+    identity = [VERSION, facts, template_key, fingerprint(conversations.tokenizer), conversations.max_length]
+    folder = paths.datasets_dir() / f"preferences-{hash_of(identity)[:16]}"
     if not (folder / MANIFEST).exists():
         records = [record for each in preferences if (record := _record(each, clean, conversations)) is not None]
         write_jsonl(folder / "preferences.jsonl", records)

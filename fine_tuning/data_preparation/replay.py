@@ -3,7 +3,6 @@
 No foreign data is needed for a model to keep what it knew; the rows are made once for each base and set of prompts.
 """
 
-import hashlib
 import json
 import math
 import random
@@ -14,7 +13,9 @@ from typing import Any
 
 from fine_tuning import paths
 from fine_tuning.conversation import Message
+from fine_tuning.data_preparation.dataset_builder import VERSION, check_key, hash_of
 from fine_tuning.data_preparation.rows import Render, Tokenizer, TokenRow, tokenize_conversation
+from fine_tuning.data_preparation.tokenizer import fingerprint
 from fine_tuning.errors import DataError
 
 _STEP = 16  # prompts
@@ -46,11 +47,12 @@ def build_replay(
     """The file of the replay's token rows, and an iterator that makes it, counting the prompts done.
 
     `key` names the base and how it answers; it is asked each prompt once, however many are wanted later. The iterator is empty when the
-    file is there already.
+    file is there already. Raises DataError for an empty key.
     """
-    digest = hashlib.sha256(json.dumps([key, max_length, list(prompts)]).encode()).hexdigest()
-    file = paths.datasets_dir() / f"replay-{digest[:16]}.jsonl"
-    known = paths.datasets_dir() / f"replay-answers-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    check_key(key, "the replay's key")
+    base = [key, fingerprint(tokenizer)]
+    file = paths.datasets_dir() / f"replay-{hash_of([VERSION, base, max_length, list(prompts)])[:16]}.jsonl"
+    known = paths.datasets_dir() / f"replay-answers-{hash_of(base)[:16]}.json"
     return file, iter(()) if file.exists() else _make(file, known, prompts, answer, render, tokenizer, max_length)
 
 

@@ -12,8 +12,7 @@ starts from encode(prompt k+1), in which nothing but the answers from there on a
 those that the engine would feed.
 """
 
-import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -21,7 +20,10 @@ from typing import Any, Protocol
 
 from fine_tuning.conversation import Message
 from fine_tuning.data_preparation.formatter import order_faults
+from fine_tuning.engines.neutral import Neutraliser, neutralise, neutraliser_for
 from fine_tuning.errors import DataError
+
+__all__ = ["ConversationTokenizer", "Render", "TokenRow", "Tokenizer", "neutralise", "prompt_ids", "tokenize_conversation"]
 
 Render = Callable[[Sequence[Message]], str]
 """The engine's own text of messages that end with a user's, generation prompt included: `partial(engine.render, tag)`."""
@@ -39,6 +41,8 @@ class Tokenizer(Protocol):
     def ends_turn(self, token: int) -> bool: ...
 
     def control_tokens(self) -> list[str]: ...
+
+    def structural_tokens(self) -> list[str]: ...
 
     @property
     def eos(self) -> int: ...
@@ -76,16 +80,16 @@ class ConversationTokenizer:
     def __init__(self, render: Render, tokenizer: Tokenizer, max_length: int) -> None:
         """`max_length` in tokens of a row. Costs nothing before the first row, for which an engine may have to load its model."""
         self._render = render
-        self._tokenizer = tokenizer
-        self._max_length = max_length
+        self.tokenizer = tokenizer
+        self.max_length = max_length
 
     @cached_property
-    def _control(self) -> re.Pattern[str]:
-        return _any_of(self._tokenizer.control_tokens())
+    def _neutral(self) -> Neutraliser:
+        return neutraliser_for(self.tokenizer.structural_tokens(), self._render)
 
     @cached_property
     def _form(self) -> "_AnswerForm":
-        return _answer_form(self._render, self._tokenizer)
+        return _answer_form(self._render, self.tokenizer)
 
     def rows(self, messages: Sequence[Message], *, id: str = "") -> list[TokenRow]:
         """Usually one row; more where the template rewrites history (`id`, `id#2`, ...); none if no turn fits.
@@ -93,17 +97,18 @@ class ConversationTokenizer:
         A turn that would make its row longer than `max_length` is left out, and so are those after it that contain it.
         Raises DataError for roles out of order and for empty answers.
         """
-        messages = self._prepared(messages)
+        _check(messages)
+        heard = [message.model_copy(update={"content": self._neutral(_trimmed(message))}) for message in messages]
         rows: list[TokenRow] = []
         ids: list[int] = []
         trained: list[bool] = []
         for index, message in enumerate(messages):
             if message.role != "assistant":
                 continue
-            prompt_text = self._render(messages[:index])
-            prompt = prompt_ids(prompt_text, self._tokenizer)
-            answer = self._answer_ids(prompt_text, prompt, message.content)
-            if len(prompt) + len(answer) > self._max_length:
+            prompt_text = self._render(heard[:index])
+            prompt = prompt_ids(prompt_text, self.tokenizer)
+            answer = self._answer_ids(prompt_text, prompt, self._neutral.answer(message.content, prompt_text))
+            if len(prompt) + len(answer) > self.max_length:
                 continue
             if prompt[: len(ids)] != ids:
                 rows.append(TokenRow(_row_id(id, rows), ids, trained))
@@ -123,15 +128,6 @@ class ConversationTokenizer:
         size = len(list(takewhile(bool, reversed(last.trained))))
         return last.input_ids[:-size], last.input_ids[-size:]
 
-    def _prepared(self, messages: Sequence[Message]) -> list[Message]:
-        """Control tokens neutralised; answers without the white space around them, so that they begin where the prompt ends."""
-        faults = order_faults(messages)
-        faults += [f"message {i} is an empty answer" for i, m in enumerate(messages) if m.role == "assistant" and not m.content.strip()]
-        if faults:
-            raise DataError("not a conversation to train on: " + "; ".join(faults))
-        plain = [message.model_copy(update={"content": neutralise(message.content, self._control)}) for message in messages]
-        return [m.model_copy(update={"content": m.content.strip()}) if m.role == "assistant" else m for m in plain]
-
     def _answer_ids(self, prompt_text: str, prompt: list[int], answer: str) -> list[int]:
         """The answer and its end as the model would generate them after `prompt`.
 
@@ -139,9 +135,22 @@ class ConversationTokenizer:
         generation starts after the prompt's last token, so there the answer is tokenised alone.
         """
         text = self._form.lead + answer + self._form.trail
-        whole = prompt_ids(prompt_text + text, self._tokenizer)
+        whole = prompt_ids(prompt_text + text, self.tokenizer)
         seam = len(prompt)
-        return [*(whole[seam:] if whole[:seam] == prompt else self._tokenizer.encode(text)), self._form.end]
+        return [*(whole[seam:] if whole[:seam] == prompt else self.tokenizer.encode(text)), self._form.end]
+
+
+def _check(messages: Sequence[Message]) -> None:
+    """DataError for roles out of order and for empty answers."""
+    faults = order_faults(messages)
+    faults += [f"message {i} is an empty answer" for i, m in enumerate(messages) if m.role == "assistant" and not m.content.strip()]
+    if faults:
+        raise DataError("not a conversation to train on: " + "; ".join(faults))
+
+
+def _trimmed(message: Message) -> str:
+    """The content; an answer without the white space around it, so that it begins where the prompt ends."""
+    return message.content.strip() if message.role == "assistant" else message.content
 
 
 def prompt_ids(text: str, tokenizer: Tokenizer) -> list[int]:
@@ -150,25 +159,6 @@ def prompt_ids(text: str, tokenizer: Tokenizer) -> list[int]:
     bos = tokenizer.encode("", bos=True)[:1]
     ids = tokenizer.encode(text, special=True)
     return ids if ids[:1] == bos else [*bos, *ids]
-
-
-def neutralise(text: str, control: re.Pattern[str] | Collection[str]) -> str:
-    """`text` with a space inside every control token, so that what people type never acts as one: `<|im_end|>` becomes `< |im_end|>`."""
-    pattern = control if isinstance(control, re.Pattern) else _any_of(control)
-    while True:  # again, as breaking one may leave or make another: tokens overlap, and some contain a space
-        text, broken = pattern.subn(_broken, text)
-        if not broken:
-            return text
-
-
-def _broken(match: re.Match[str]) -> str:
-    token = match[0]
-    return f"{token[0]} {token[1:]}" if len(token) > 1 else ""
-
-
-def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
-    found = sorted(filter(None, tokens), key=lambda token: (-len(token), token))
-    return re.compile("|".join(map(re.escape, found)) or r"(?!)")
 
 
 @dataclass(frozen=True)

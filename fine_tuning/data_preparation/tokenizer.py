@@ -12,6 +12,7 @@ from typing import Any
 from fine_tuning import paths
 from fine_tuning.conversation import Message
 from fine_tuning.data_preparation.rows import Render, Tokenizer, TokenRow, tokenize_conversation
+from fine_tuning.engines.structure import CONTROL, USER_DEFINED, structural
 from fine_tuning.engines.vocabulary import Vocabulary
 from fine_tuning.errors import ModelNotFound
 
@@ -49,6 +50,9 @@ class TokenizerUtils:
 
     def control_tokens(self) -> list[str]:
         return self.tokenizer.control_tokens()
+
+    def structural_tokens(self) -> list[str]:
+        return self.tokenizer.structural_tokens()
 
     @property
     def eos(self) -> int:
@@ -100,7 +104,7 @@ def open_tokenizer(name_or_path: str | Path) -> Tokenizer:
 
 def fingerprint(tokenizer: Tokenizer) -> str:
     """Hexadecimal; equal for tokenizers that encode alike. Known by what they make of a check text, as llama.cpp's converter does it."""
-    facts = [tokenizer.size, tokenizer.eos, sorted(tokenizer.control_tokens()), tokenizer.encode(_CHECK_TEXT, bos=True)]
+    facts = [tokenizer.size, tokenizer.eos, sorted(tokenizer.structural_tokens()), tokenizer.encode(_CHECK_TEXT, bos=True)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -135,6 +139,10 @@ class HuggingFaceTokenizer:
 
     def control_tokens(self) -> list[str]:
         return [added.content for added in self._fast.get_added_tokens_decoder().values() if added.special]
+
+    def structural_tokens(self) -> list[str]:
+        added = self._fast.get_added_tokens_decoder().values()
+        return structural((token.content for token in added), (CONTROL if token.special else USER_DEFINED for token in added))
 
     @property
     def eos(self) -> int:

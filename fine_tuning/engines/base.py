@@ -4,7 +4,7 @@ The same contract tests (tests/engines/test_contract.py) run against every imple
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,13 +15,27 @@ from fine_tuning.errors import EngineError
 # [host/][namespace/]model:version, as Ollama reads names (types/model/name.go); no part longer than the name of a file may be.
 _TAG = re.compile(r"(\w[\w.:-]{0,199}/){0,2}\w[\w.-]{0,79}:\w[\w.-]{0,79}", re.ASCII)
 
+_DEFAULT_PLACE = re.compile(r"(?:registry\.ollama\.ai/(?=[^/]+/))?(?:library/(?=[^/]+\Z))?", re.IGNORECASE)
+
 
 def full_tag(tag: str) -> str:
-    """`tag` with its version: "llama3" is "llama3:latest". EngineError if it cannot be the name of a model."""
+    """Return `tag` with its version and without what goes without saying, as Ollama lists it: "library/llama3" is "llama3:latest".
+
+    EngineError if it cannot be the name of a model.
+    """
     full = tag if ":" in tag.rpartition("/")[2] else f"{tag}:latest"
     if not _TAG.fullmatch(full) or ".." in full:
         raise EngineError(f"{tag!r} cannot name a model: use name:version with letters, digits, '.', '_' and '-'")
-    return full
+    return _DEFAULT_PLACE.sub("", full)
+
+
+def known_tag(tag: str, known: Iterable[str]) -> str | None:
+    """Return the one of `known` tags that `tag` names, spelled as it is there: engines take a name in any case. None if there is none."""
+    try:
+        wanted = full_tag(tag).casefold()
+    except EngineError:
+        return None
+    return next((each for each in known if each.casefold() == wanted), None)
 
 
 @dataclass(frozen=True)
@@ -50,10 +64,10 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class ModelDetails:
-    """What `show` tells of one tag."""
+    """What `show` tells of one tag. EngineError without digests: by them is known what was made of which model."""
 
-    tag: str
-    digest: str
+    tag: str  # spelled as the engine lists it
+    digest: str  # of the whole model, as in ModelSummary
     gguf: Path  # the base weights' file, readable
     gguf_digest: str  # sha256 of that file, hexadecimal
     spec: ModelSpec  # from_ is `gguf`; adapter is the adapter's path if the tag has one
@@ -62,6 +76,10 @@ class ModelDetails:
     family: str = ""
     parameter_size: str = ""
     quantization: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.digest or not self.gguf_digest:
+            raise EngineError(f"the engine does not say which model {self.tag} is (it has no digest): make or pull it again")
 
 
 @dataclass(frozen=True)
@@ -97,7 +115,10 @@ class Engine(Protocol):
     def show(self, tag: str) -> ModelDetails: ...
 
     def render(self, tag: str, messages: Sequence[Message]) -> str:
-        """The exact text that the model would be fed for `messages`, generation prompt included. Never truncated."""
+        """The exact text that the model would be fed for `messages`, generation prompt included. Never truncated.
+
+        As in `chat`, nothing in the messages acts as structure (engines/neutral.py); only the tag's own system text may.
+        """
         ...
 
     def chat(self, tag: str, messages: Sequence[Message], options: ChatOptions | None = None) -> Iterator[ChatChunk]:

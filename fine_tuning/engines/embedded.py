@@ -20,6 +20,7 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +28,12 @@ import filelock
 
 from fine_tuning import paths
 from fine_tuning.conversation import Message
-from fine_tuning.engines.base import ChatChunk, ChatOptions, ModelDetails, ModelSpec, ModelSummary, full_tag
+from fine_tuning.engines.base import ChatChunk, ChatOptions, ModelDetails, ModelSpec, ModelSummary, full_tag, known_tag
 from fine_tuning.engines.gguf_header import GgufHeader, check_adapter, check_model, read_header
 from fine_tuning.engines.jinja import check_template, render_chat
 from fine_tuning.engines.llama import load
+from fine_tuning.engines.neutral import Neutraliser, Render, neutraliser_for
+from fine_tuning.engines.structure import structural_tokens
 from fine_tuning.errors import ByoaiError, EngineError, ModelNotFound
 
 if TYPE_CHECKING:
@@ -251,7 +254,12 @@ class EmbeddedEngine:
 
     def _file(self, full: str) -> Path:
         name, _, version = full.rpartition(":")
-        return self._tags.joinpath(*(part.replace(":", "%") for part in name.split("/")), f"{version}.json")
+        exact = self._tags.joinpath(*(part.replace(":", "%") for part in name.split("/")), f"{version}.json")
+        if exact.exists():
+            return exact
+        others = {self._name(file): file for file in self._tags.rglob("*.json")}
+        known = known_tag(full, others)  # in another case
+        return others[known] if known else exact
 
     def _read(self, tag: str) -> tuple[str, _Tag]:
         full = full_tag(tag)
@@ -259,7 +267,7 @@ class EmbeddedEngine:
         if not file.exists():
             known = ", ".join(self._name(each) for each in self._tags.rglob("*.json")) or "none"
             raise ModelNotFound(f"The embedded engine has no model {full}. Its models: {known}.")
-        return full, self._parse(file)
+        return self._name(file), self._parse(file)
 
     def _name(self, file: Path) -> str:
         *name, version = file.relative_to(self._tags).with_suffix("").parts
@@ -330,9 +338,22 @@ def _render(header: GgufHeader, entry: _Tag, messages: Sequence[Message]) -> str
     template = entry.template or header.chat_template
     if not template:
         raise EngineError(f"{header.path} has no chat template: make the model again with one (a Jinja text)")
+    render = partial(render_chat, template, bos_token=header.bos_token, eos_token=header.eos_token)
+    messages = _neutraliser(entry.gguf, template, header.path, render).messages(messages)
     if entry.system and (not messages or messages[0].role != "system"):
         messages = [Message(role="system", content=entry.system), *messages]
-    return render_chat(template, messages, bos_token=header.bos_token, eos_token=header.eos_token)
+    return render(messages)
+
+
+_neutralisers: dict[tuple[str, str], Neutraliser] = {}
+
+
+def _neutraliser(gguf_digest: str, template: str, gguf: Path, render: Render) -> Neutraliser:
+    """Made once for each vocabulary and template."""
+    key = gguf_digest, template
+    if key not in _neutralisers:
+        _neutralisers[key] = neutraliser_for(structural_tokens(gguf), render)
+    return _neutralisers[key]
 
 
 def _fit(held: _Loaded, header: GgufHeader, entry: _Tag, messages: Sequence[Message]) -> list[int]:

@@ -1,63 +1,130 @@
-"""Chat templates as Hugging Face and llama.cpp render them: Jinja, sandboxed, for the embedded engine.
+"""Chat templates as Hugging Face renders them, for the embedded engine: Jinja, sandboxed, in a child process with limits.
 
-A template is a program that came with a model: it gets no access beyond the messages (ImmutableSandboxedEnvironment).
+A template is a program that came with a model. It gets no access beyond the messages, a few seconds, and a bounded memory: one that
+loops or crashes ends the child, and not the program that asked.
 """
 
-import datetime
+import contextlib
 import functools
 import json
+import os
+import subprocess
+import sys
+import threading
+import weakref
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import IO, Any
 
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from fine_tuning.conversation import Message
+from fine_tuning.conversation import Message, whole_characters
 from fine_tuning.errors import EngineError
+
+TIME_LIMIT = 5.0  # seconds of one rendering, which takes a millisecond
+_START_LIMIT = 60.0  # seconds, on a machine that has much else to do
+_CHILD = Path(__file__).with_name("jinja_child.py")
 
 
 def render_chat(template: str, messages: Sequence[Message], *, bos_token: str, eos_token: str) -> str:
-    """The prompt for the next answer to `messages`. EngineError says what the template does not like."""
-    try:
-        return _compile(template).render(
-            messages=[message.model_dump() for message in messages],
-            add_generation_prompt=True,
-            bos_token=bos_token,
-            eos_token=eos_token,
-            tools=None,
-            enable_thinking=False,  # answers, not thoughts: as engines/ollama.py asks for
-        )
-    except (jinja2.TemplateError, TypeError) as error:
-        raise EngineError(
-            f"the chat template refuses these messages ({', '.join(message.role for message in messages)}): {error}"
-        ) from error
+    """Return the prompt for the next answer to `messages`. EngineError says what the template does not like, or does wrong."""
+    variables = {
+        "messages": [message.model_dump() for message in messages],
+        "add_generation_prompt": True,
+        "bos_token": bos_token,
+        "eos_token": eos_token,
+        "tools": None,
+        "documents": None,
+        "enable_thinking": False,  # answers, not thoughts: as engines/ollama.py asks for
+    }
+    answer = _renderer(os.getpid()).ask({"template": template, "variables": variables})
+    if "text" in answer:
+        return str(whole_characters(answer["text"]))
+    why = answer.get("syntax") or answer["refused"]
+    raise EngineError(f"the chat template refuses these messages ({', '.join(message.role for message in messages)}): {why}")
 
 
 def check_template(template: str) -> None:
-    """EngineError unless `template` is Jinja."""
-    try:
-        _compile(template)
-    except jinja2.TemplateError as error:
-        raise EngineError(f"not a Jinja template ({error}): the embedded engine takes no Go templates") from error
+    """Raise EngineError unless `template` is Jinja."""
+    answer = _renderer(os.getpid()).ask({"template": template})
+    if "text" not in answer:
+        why = answer.get("syntax") or answer["refused"]
+        raise EngineError(f"not a Jinja template ({why}): the embedded engine takes no Go templates")
 
 
-@functools.lru_cache(maxsize=16)
-def _compile(template: str) -> jinja2.Template:
-    # The same settings as transformers.utils.chat_template_utils and llama.cpp's own.
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = _now
-    return environment.from_string(template)
+@functools.lru_cache(maxsize=1)
+def _renderer(process: int) -> "_Renderer":
+    """Of this process: a fork must not read its parent's answers."""
+    return _Renderer()
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)  # Jinja's own escapes HTML
+class _Renderer:
+    """The child process, started when it is needed, and again after it ended."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[str] | None = None
+
+    def ask(self, request: dict[str, Any]) -> dict[str, str]:
+        """The child's answer. EngineError if it takes too long, or the child dies of it."""
+        line = json.dumps(request) + "\n"
+        with self._lock:
+            if self._child is None or self._child.poll() is not None:
+                self._child = self._start()
+            said = self._exchange(self._child, line, TIME_LIMIT)
+            if said is None:
+                self._stop()
+                raise EngineError(
+                    f"the chat template takes more than {TIME_LIMIT:g} seconds, or ends the process that renders it: "
+                    "give the model another one (a Jinja text), or take another model"
+                )
+        answer: dict[str, str] = json.loads(said)
+        return answer
+
+    def _start(self) -> "subprocess.Popen[str]":
+        # -P: what lies beside the script is not to be imported by its short name.
+        child = subprocess.Popen(
+            [sys.executable, "-P", str(_CHILD)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            encoding="ascii",
+        )
+        weakref.finalize(self, _end, child)  # also at exit
+        if self._exchange(child, "", _START_LIMIT) is None:
+            _end(child)
+            raise EngineError(f"the process that renders chat templates does not start: try `{sys.executable} {_CHILD}`")
+        return child
+
+    def _stop(self) -> None:
+        if self._child:
+            _end(self._child)
+        self._child = None
+
+    def _exchange(self, child: "subprocess.Popen[str]", line: str, limit: float) -> str | None:
+        """The line that answers `line`; None if there is none within `limit` seconds, at which the child is killed."""
+        timer = threading.Timer(limit, child.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            into, out = _pipes(child)
+            into.write(line)
+            into.flush()
+            said = out.readline()
+        except OSError:  # it is dead
+            said = ""
+        finally:
+            timer.cancel()
+        return said if said.endswith("\n") else None
 
 
-def _refuse(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
+def _pipes(child: "subprocess.Popen[str]") -> tuple[IO[str], IO[str]]:
+    if child.stdin is None or child.stdout is None:
+        raise OSError("no pipes")
+    return child.stdin, child.stdout
 
 
-def _now(layout: str) -> str:
-    return datetime.datetime.now().strftime(layout)
+def _end(child: "subprocess.Popen[str]") -> None:
+    child.kill()
+    child.wait()
+    for pipe in filter(None, (child.stdin, child.stdout)):
+        with contextlib.suppress(OSError):  # what was not written to a child that died
+            pipe.close()

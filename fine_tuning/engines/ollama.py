@@ -20,8 +20,10 @@ from urllib.parse import urlsplit
 import httpx
 
 from fine_tuning.conversation import Message
-from fine_tuning.engines.base import ChatChunk, ChatOptions, ModelDetails, ModelSpec, ModelSummary, full_tag
+from fine_tuning.engines.base import ChatChunk, ChatOptions, ModelDetails, ModelSpec, ModelSummary, full_tag, known_tag
 from fine_tuning.engines.gguf_header import GgufHeader, check_adapter, check_model, read_header
+from fine_tuning.engines.neutral import Neutraliser, neutraliser_for
+from fine_tuning.engines.structure import structural, structural_tokens
 from fine_tuning.errors import EngineError, EngineUnavailable, ModelNotFound
 
 DEFAULT_URL = "http://127.0.0.1:11434"
@@ -46,6 +48,7 @@ class OllamaEngine:
             self._http = httpx.Client(base_url=address, trust_env=outside, timeout=_QUICK)
         except (httpx.InvalidURL, ValueError) as error:  # ValueError: a proxy of the environment that is none
             raise _bad_url(url) from error
+        self._neutral: dict[str, Neutraliser] = {}  # by the model's digest
 
     def version(self, timeout: float | None = None) -> str:
         """Raises EngineUnavailable also when what answers is no Ollama. `timeout` in seconds."""
@@ -63,7 +66,7 @@ class OllamaEngine:
 
     def show(self, tag: str) -> ModelDetails:
         shown = self._call("POST", "/api/show", {"model": tag})
-        full = full_tag(tag)
+        full, digest = self._named(tag)
         spec = _spec(shown)
         gguf = Path(spec.from_)
         self._check_readable(full, gguf)
@@ -71,7 +74,7 @@ class OllamaEngine:
         header = read_header(gguf)
         return ModelDetails(
             tag=full,
-            digest=self._digest(full),
+            digest=digest,
             gguf=gguf,
             gguf_digest=gguf.name.removeprefix("sha256-"),  # Ollama names its files by their hash
             spec=spec,
@@ -84,15 +87,20 @@ class OllamaEngine:
 
     def render(self, tag: str, messages: Sequence[Message]) -> str:
         """Loads the model when it is not (Ollama renders only then); after that some milliseconds each."""
+        return self._render(tag, self._plain(tag, messages, {}), {})
+
+    def _render(self, tag: str, messages: Sequence[Message], options: dict[str, Any]) -> str:
+        """What Ollama feeds the model for `messages` as they are."""
         # truncate=False: else messages that exceed num_ctx are dropped in silence (chatPrompt in server/prompt.go).
-        body = {**_conversation(tag, messages), "stream": False, "truncate": False, "_debug_render_only": True}
+        body = {**_conversation(tag, messages), "stream": False, "options": options, "truncate": False, "_debug_render_only": True}
         answer = self._call("POST", "/api/chat", body, timeout=_SLOW)
         if "_debug_info" not in answer:
             raise EngineError(f"Ollama at {self.where} does not show the text that it feeds {tag}. Update it: https://ollama.com/download")
         return answer["_debug_info"]["rendered_template"]
 
     def chat(self, tag: str, messages: Sequence[Message], options: ChatOptions | None = None) -> Iterator[ChatChunk]:
-        body = {**_conversation(tag, messages), "stream": True, "options": _options(options or ChatOptions())}
+        given = _options(options or ChatOptions())
+        body = {**_conversation(tag, self._plain(tag, messages, given)), "stream": True, "options": given}
         for part in self._stream("/api/chat", body):
             text = part.get("message", {}).get("content", "")
             if part.get("done"):
@@ -131,8 +139,7 @@ class OllamaEngine:
 
         Tags that share a base share Ollama's place for it: unloading one unloads whichever of them is in.
         """
-        full = full_tag(tag) if tag else None
-        wanted = self._digest(full) if full else ""  # a copy may be loaded under the name of its original
+        full, wanted = self._named(tag) if tag else (None, "")  # a copy may be loaded under the name of its original
         entries = self._entries("/api/ps")
         targets = [entry["name"] for entry in entries if full is None or entry["name"] == full or entry["digest"] == wanted]
         for name in targets:
@@ -177,9 +184,29 @@ class OllamaEngine:
                     self._check(self._http.post(f"/api/blobs/{digest}", content=content, timeout=_SLOW))
         return digest
 
-    def _digest(self, full: str) -> str:
-        """The digest of a tag, or "" when there is no such tag."""
-        return next((entry["digest"] for entry in self._entries("/api/tags") if entry["name"] == full), "")
+    def _named(self, tag: str) -> tuple[str, str]:
+        """A tag as Ollama lists it, and its digest; ("...", "") when there is no such tag."""
+        digests = {entry["name"]: entry["digest"] for entry in self._entries("/api/tags")}
+        name = known_tag(tag, digests)
+        return (name, digests[name]) if name else (full_tag(tag), "")
+
+    def _plain(self, tag: str, messages: Sequence[Message], options: dict[str, Any]) -> list[Message]:
+        """`messages` as they may be sent: nothing in them acts as structure (neutral.py). `options`: so that no model is loaded twice."""
+        _, digest = self._named(tag)
+        neutral = self._neutral.get(digest)
+        if neutral is None:
+            neutral = neutraliser_for(self._structural_tokens(tag), lambda probe: self._render(tag, probe, options))
+            if digest:
+                self._neutral[digest] = neutral
+        return neutral.messages(messages)
+
+    def _structural_tokens(self, tag: str) -> list[str]:
+        """Of the weights' file, or as Ollama tells them where that cannot be read from here."""
+        gguf = _spec(self._call("POST", "/api/show", {"model": tag})).from_
+        if os.access(gguf, os.R_OK) and Path(gguf).is_file():
+            return structural_tokens(Path(gguf))
+        told = self._call("POST", "/api/show", {"model": tag, "verbose": True}, timeout=_SLOW).get("model_info") or {}
+        return structural(told.get("tokenizer.ggml.tokens") or [], told.get("tokenizer.ggml.token_type") or [])
 
     def _check_readable(self, tag: str, gguf: Path) -> None:
         if os.access(gguf, os.R_OK):
@@ -364,7 +391,7 @@ def _chats_here(entry: dict[str, Any]) -> bool:
 
 def _spec(shown: dict[str, Any]) -> ModelSpec:
     """The spec that /api/show describes; `from_` is the path of the weights on the server."""
-    commands = _modelfile(shown.get("modelfile", ""))
+    commands = _modelfile(shown.get("modelfile", ""), {"TEMPLATE": shown.get("template"), "SYSTEM": shown.get("system")})
     adapter = commands.get("ADAPTER")
     template = commands.get("TEMPLATE")
     return ModelSpec(
@@ -383,15 +410,29 @@ def _spec(shown: dict[str, Any]) -> ModelSpec:
 _COMMAND = re.compile(r'^([A-Z]+) (?:"""(.*?)"""|"([^"]*)"|([^\n]*))$', re.MULTILINE | re.DOTALL)
 
 
-def _modelfile(text: str) -> dict[str, str]:
-    """The first of each command up to the parameters, whose values come from elsewhere."""
+def _modelfile(text: str, exact: dict[str, str | None]) -> dict[str, str]:
+    """The first of each command up to the parameters, whose values come from elsewhere.
+
+    `exact` are values of commands that may be in `text`: they may hold quotes and whole commands, for which it has no escapes.
+    """
     commands: dict[str, str] = {}
+    for name, value in exact.items():
+        if value and (command := f"{name} {_quoted(value)}\n") in text:
+            text = text.replace(command, "", 1)
+            commands[name] = value
     for found in _COMMAND.finditer(text):
         name = found[1]
         if name in ("PARAMETER", "LICENSE", "MESSAGE"):
             break
         commands.setdefault(name, next(value for value in found.groups()[1:] if value is not None))
     return commands
+
+
+def _quoted(text: str) -> str:
+    """As Ollama writes it (parser.quote)."""
+    if "\n" not in text and text == text.strip(" "):
+        return text
+    return f'"""{text}"""' if '"' in text else f'"{text}"'
 
 
 def _parameters(text: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fine_tuning.engines.llama import load
+from fine_tuning.engines.structure import structural_tokens
 
 
 class Vocabulary:
@@ -48,6 +49,10 @@ class Vocabulary:
             if llama_cpp.llama_vocab_is_control(vocab, token)
         )
         return [text for text in texts if text]
+
+    def structural_tokens(self) -> list[str]:
+        """The texts of all tokens that stand for structure, those among them that are not marked as control tokens included."""
+        return structural_tokens(self.path)
 
     @property
     def eos(self) -> int:

@@ -31,6 +31,7 @@ class Reader:
     render: Callable[[Sequence[Message]], str]  # messages that end with a user's, generation prompt included
     encode: Callable[[str], list[int]]  # rendered text
     rows: Callable[[Sequence[Message]], list[Row]]  # a whole conversation
+    answer: Callable[[str], str] = str  # an answer as it is learned, behind a rendering (neutral.Neutraliser)
 
     def prompt(self, text: str) -> list[int]:
         """The tokens before the answer to `text`."""

@@ -76,7 +76,10 @@ def secrets(
                 before = [each.model_copy(update={"content": clean(each.content)}) for each in messages[:index]]
                 if not core or places[core] > _PLACES or any(core in _core(kind, each.content) for each in before):
                     continue
-                begun, tokens = message.model_copy(update={"content": clean(text[:start]).rstrip()}), reader.encode(" " + text[start:end])
+                begun, tokens = (
+                    message.model_copy(update={"content": clean(text[:start]).rstrip()}),
+                    reader.encode(" " + reader.answer(text[start:end])),
+                )
                 prompt = _prompt_within(max_length - len(tokens), before, begun, reader)
                 found.append(Secret(kind, turn, text[start:end], prompt, tokens))
     return found
@@ -158,7 +161,7 @@ def _prompt_within(limit: int, before: Sequence[Message], begun: Message, reader
 def _prompt(before: Sequence[Message], begun: Message, reader: Reader) -> list[int]:
     """All up to the end of the begun message: an answer follows its prompt, a user's words stand where the template puts them."""
     if begun.role == "assistant":
-        return reader.encode(reader.render(before) + begun.content)
+        return reader.encode(reader.render(before) + reader.answer(begun.content))
     marked = begun.model_copy(update={"content": begun.content + _MARK})
     asked = [*before, marked] if begun.role == "user" else [*before, marked, Message(role="user", content="?")]
     return reader.encode(reader.render(asked).partition(_MARK)[0])

@@ -73,6 +73,38 @@ def test_an_answer_becomes_a_recorded_turn_with_its_model(chat: Chat) -> None:
     assert chat.answer is None
 
 
+@pytest.mark.parametrize(
+    ("question", "pieces", "logged"),
+    [
+        ("Where \ud83d?", ("Under it.",), ("Where \ufffd?", "Under it.")),
+        ("\ud800", ("x\udfff", "y"), ("\ufffd", "x\ufffdy")),
+        ("\ud83d\ude00 \0 \ufeff", ("\ud83d", "\ude00"), ("😀 \0 \ufeff", "😀")),
+    ],
+)
+def test_half_a_character_loses_no_turn(chat: Chat, question: str, pieces: tuple[str, ...], logged: tuple[str, str]) -> None:
+    script = Script(*pieces).go()
+    ask(chat, script, question)
+    (turn,) = ConversationLogger(LOG).turns()
+    assert (turn.user_message, turn.bot_response) == logged
+    assert [message.content for message in script.asked] == [logged[0]]
+    assert chat.turns == [turn]
+
+
+def test_thoughts_are_kept_beside_the_answer_and_not_fed_again(chat: Chat) -> None:
+    ask(chat, Script("<think>\nUnder", " the mat?\n</think>\n\n", "Under the mat.").go())
+    (turn,) = ConversationLogger(LOG).turns()
+    assert (turn.bot_response, turn.metadata["thoughts"]) == ("Under the mat.", "Under the mat?")
+    second = Script("Beside the door.").go()
+    ask(chat, second, "Which mat?")
+    assert second.asked[1].content == "Under the mat."
+
+
+def test_who_only_thinks_said_nothing(chat: Chat) -> None:
+    ask(chat, Script("<think>\nhm\n</think>\n").go())
+    assert chat.turns == []
+    assert chat.answer is not None and "said nothing" in str(chat.answer.error)
+
+
 def test_the_model_gets_the_whole_conversation(chat: Chat) -> None:
     ask(chat, Script("Under the mat.").go())
     second = Script("Beside the door.").go()

@@ -226,7 +226,7 @@ def test_what_was_cut_dropped_and_split_is_counted(home: Path, all_served: Any) 
         conversation("dropped", (long, "telescope")),
         conversation("thinking", ("why", "<think>hm</think>because"), ("how", "like this")),
     ]
-    dataset = build_dataset(given, DataPreparation(train_ratio=1, validation_ratio=0, test_ratio=0))
+    dataset = build_dataset(given, DataPreparation(train_ratio=1, validation_ratio=0, test_ratio=0, teach_thoughts=True))
     folder, counts = tokenize(dataset, all_served["think"], max_length=60)
     assert [row["id"] for row in records(folder, "train")] == ["short", "cut", "thinking", "thinking#2"]
     train = counts["train"]
@@ -245,3 +245,10 @@ def test_nothing_that_fits_is_an_error_with_the_cure_and_leaves_no_manifest(home
 def test_a_folder_that_is_no_dataset_is_named(home: Path, all_served: Any) -> None:
     with pytest.raises(ByoaiError, match=r"cannot read .*nowhere.manifest\.json"):
         tokenize_dataset(paths.datasets_dir() / "nowhere", all_served["chatml"].render, all_served["chatml"].vocabulary, 100, "k")
+
+
+@pytest.mark.parametrize("key", ["", " ", "\n"])
+def test_rows_of_a_model_without_a_name_are_refused(home: Path, all_served: Any, conversations: list[Conversation], key: str) -> None:
+    dataset, chatml = build_dataset(conversations, SETTINGS), all_served["chatml"]
+    with pytest.raises(DataError, match="template_key is empty: say which model"):
+        tokenize_dataset(dataset.path, chatml.render, chatml.vocabulary, 100, key)

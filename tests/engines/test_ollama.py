@@ -1,5 +1,6 @@
 """What only the Ollama engine has: URLs, proxies, Modelfiles. The rest is in test_contract.py."""
 
+import os
 import socket
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from fine_tuning.conversation import Message
 from fine_tuning.engines.base import ChatOptions, ModelSpec, full_tag
 from fine_tuning.engines.ollama import OllamaEngine, _spec, server_url
+from fine_tuning.engines.structure import structural_tokens
 from fine_tuning.errors import EngineError, EngineUnavailable
 
 FRANCE = [Message(role="user", content="What is the capital of France?")]
@@ -181,6 +183,28 @@ def test_a_model_without_a_template_of_its_own_shows_none() -> None:
     assert _spec({"modelfile": "FROM /models/sha256-aa\nTEMPLATE {{ .Prompt }}\n"}).template is None
 
 
+QUOTED = [
+    '{{ .Prompt }}\n"""\nPARAMETER stop x\n"""',
+    '"""{{ .Prompt }}"""',
+    '{{ if .System }}"""{{ .System }}"""\nRENDERER other\n{{ end }}{{ .Prompt }}',
+    'say "{{ .Prompt }}"',
+    ' {{ .Prompt }} """ ',
+    '{{ .Prompt }}\n"""\nSYSTEM """not this"""\nLICENSE none\n',
+]
+
+
+@pytest.mark.parametrize("template", QUOTED)
+@pytest.mark.parametrize("system", ["", 'Say """ twice.\nPARSER other', "plain"])
+def test_texts_that_hold_quotes_and_commands_are_taken_as_they_are(template: str, system: str) -> None:
+    quoted = f'"""{template}"""' if "\n" in template or template != template.strip() else template
+    modelfile = f"FROM /models/sha256-aa\nTEMPLATE {quoted}\n"
+    if system:
+        modelfile += f"SYSTEM {system if chr(10) not in system else chr(34) * 3 + system + chr(34) * 3}\n"
+    modelfile += "RENDERER qwen3-coder\nPARAMETER stop y\n"
+    spec = _spec({"modelfile": modelfile, "template": template, "system": system})
+    assert (spec.template, spec.system, spec.renderer, spec.parser) == (template, system or None, "qwen3-coder", None)
+
+
 def test_weights_that_cannot_be_read_from_here_are_an_error_with_its_cure(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"cannot be read from here\. If it runs in a container"):
         OllamaEngine()._check_readable("x:latest", tmp_path / "sha256-aa")
@@ -218,6 +242,31 @@ class TestOnTheRealServer:
         finally:
             engine.delete("ollama-test:full")
         assert shown == ModelSpec(**{**vars(spec), "from_": shown.from_})
+
+    @pytest.mark.parametrize("template", [text.replace("{{ .Prompt }}", "{{ range .Messages }}{{ .Content }}{{ end }}") for text in QUOTED])
+    def test_quotes_in_a_template_come_back_from_show(self, engine: OllamaEngine, template: str) -> None:
+        try:
+            engine.create("ollama-test:quotes", ModelSpec(self.TAG, template=template, system='A """ quote\nRENDERER other'))
+            shown = engine.show("ollama-test:quotes").spec
+        finally:
+            engine.delete("ollama-test:quotes")
+        assert (shown.template, shown.system, shown.renderer) == (template, 'A """ quote\nRENDERER other', None)
+
+    def test_what_is_structure_is_asked_of_the_server_where_its_files_cannot_be_read(
+        self, engine: OllamaEngine, base_gguf: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+        assert engine._structural_tokens(self.TAG) == structural_tokens(base_gguf)
+        assert "< |im_end|>" in engine.render(self.TAG, [Message(role="user", content="<|im_end|>")])
+        assert list(engine.chat(self.TAG, FRANCE, ChatOptions(temperature=0, max_tokens=3)))[-1].tokens == 3
+
+    def test_names_are_read_as_ollama_reads_them(self, engine: OllamaEngine) -> None:
+        known = engine.show(self.TAG)
+        for name in ("Ollama-Test:V1", "library/ollama-test:v1", "registry.ollama.ai/library/ollama-test:v1", "OLLAMA-TEST:v1"):
+            assert engine._call("POST", "/api/show", {"model": name})["modelfile"]  # the server's own reading
+            assert (engine.show(name).tag, engine.show(name).digest) == (self.TAG, known.digest)
+        with pytest.raises(EngineError, match="not found"):
+            engine.show("other/ollama-test:v1")
 
     def test_the_template_that_ollama_picks_puts_no_system_message_of_its_own(self, engine: OllamaEngine) -> None:
         assert engine.render(self.TAG, FRANCE) == f"<|im_start|>user\n{FRANCE[0].content}<|im_end|>\n<|im_start|>assistant\n"

@@ -18,6 +18,7 @@ from fine_tuning import paths
 from fine_tuning.conversation import Message
 from fine_tuning.engines.base import ChatOptions, Engine, ModelSpec
 from fine_tuning.engines.embedded import EmbeddedEngine
+from fine_tuning.engines.neutral import Neutraliser
 from fine_tuning.engines.vocabulary import Vocabulary
 from fine_tuning.errors import EngineError, EngineUnavailable, ExportError, ModelNotFound, ParityError
 from fine_tuning.model_management import model_deployer, model_switcher
@@ -141,6 +142,16 @@ def test_the_first_difference_is_counted_in_tokens(engine: Engine, base_gguf: Pa
     at = encode(engine.render(BASE, HELLO)).index(encode("!")[0])
     with pytest.raises(ParityError, match=re.escape(f"from token {at} (character")):
         check_parity(engine, BASE, other, encode)
+
+
+def test_parity_holds_with_what_people_type_and_finds_an_engine_that_feeds_it_raw(
+    engine: Engine, base_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert all(mark in model_deployer.TYPED for mark in ("<|im_start|>", "</s>", "<think>", "\ufeff", "\0", "\ud83d"))
+    assert check_parity(engine, BASE, partial(engine.render, BASE)).tokens > 700
+    monkeypatch.setattr(Neutraliser, "messages", lambda self, messages: list(messages))
+    with pytest.raises(ParityError, match=rf"{BASE}: what is typed acts as structure in messages of user, assistant, user"):
+        check_parity(engine, BASE, partial(engine.render, BASE))
 
 
 def test_an_answer_that_does_not_end_is_refused(engine: Engine, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

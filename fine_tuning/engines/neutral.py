@@ -1,0 +1,158 @@
+"""The one place where what people type is kept from acting as a model's structure: for chatting, rendering and training alike.
+
+A marker is a text that stands for structure: a control or user-defined token of the vocabulary (`<|im_end|>`, `<tool_call>`), or what
+the chat template writes around the contents (`[INST]`, `### Instruction:`). Engines take texts only, so the text itself is changed: every
+marker gets a space inside, `< |im_end|>`. It still reads the same, and no tokenizer takes it for the marker.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import pairwise
+
+from fine_tuning.conversation import Message, Role
+from fine_tuning.errors import EngineError, EngineUnavailable, ModelNotFound
+from fine_tuning.thoughts import split_thoughts
+
+Render = Callable[[Sequence[Message]], str]
+
+
+class Neutraliser:
+    """Breaks markers. The same text always comes out the same, and what came out is left as it is when it goes in again."""
+
+    def __init__(self, markers: Iterable[str]) -> None:
+        cores = {core for marker in markers if (core := _fold(marker).strip())}
+        self._cores = {core for core in cores if len(core) > 1}
+        self._single = {ord(core): " " for core in cores if len(core) == 1}
+        self._sizes: dict[str, list[int]] = {}  # of the markers, longest first, by their first two characters
+        for size, start in sorted({(len(core), core[:2]) for core in self._cores}, reverse=True):
+            self._sizes.setdefault(start, []).append(size)
+        self._first = re.compile(f"[{''.join(sorted({re.escape(start[0]) for start in self._sizes}))}]" if self._sizes else r"(?!)")
+        # A template may put two contents side by side: no end of one and beginning of the next may make a marker together. Of those in
+        # brackets only, since the beginning of `USER:` is also a word.
+        tags = [core for core in self._cores if _is_tag(core)]
+        self._heads = {core[:size] for core in tags for size in range(2, len(core))}
+        self._tails = {core[-size:] for core in tags for size in range(2, len(core))}
+        self._longest = max(map(len, tags), default=0) - 1
+
+    def __call__(self, text: str) -> str:
+        """`text` with a space inside every marker."""
+        text = text.translate(self._single) if self._single else text
+        while cuts := self._cuts(text):  # again, as breaking one may make another: some markers hold spaces
+            text = " ".join(text[start:end] for start, end in pairwise([0, *cuts, len(text)]))
+        return text
+
+    def messages(self, messages: Sequence[Message]) -> list[Message]:
+        """What engines are fed for `messages`, in every role: markers broken, and earlier answers without what was thought before them."""
+        return [message.model_copy(update={"content": self(_content(message))}) for message in messages]
+
+    def answer(self, text: str, prompt: str = "") -> str:
+        """An answer as it is learned behind `prompt`: markers broken, but for the two that enclose what was thought before it. Some prompts
+        end with the first of these."""
+        said = split_thoughts(text.strip())
+        opened = said.opening and prompt.rstrip().endswith(said.opening.strip())
+        return f"{'' if opened else said.opening}{self(said.thoughts)}{said.closing}{self(said.answer)}"
+
+    def _cuts(self, text: str) -> list[int]:
+        """Where spaces are to go, in order."""
+        folded = _fold(text)
+        found = {_break(folded, start, start + size) for start, size in self._found(folded)}
+        return sorted(found | self._cuts_at_ends(folded))
+
+    def _found(self, folded: str) -> Iterator[tuple[int, int]]:
+        """Start and size of every marker, overlapping ones too."""
+        for match in self._first.finditer(folded):
+            start = match.start()
+            for size in self._sizes.get(folded[start : start + 2], ()):
+                if folded[start : start + size] in self._cores:
+                    yield start, size
+
+    def _cuts_at_ends(self, folded: str) -> set[int]:
+        """Likewise for what only begins a marker at the end of a text, or ends one at its beginning. Templates trim white space."""
+        first, last = len(folded) - len(folded.lstrip()), len(folded.rstrip())
+        sizes = range(min(self._longest, last - first), 1, -1)
+        tail = next(({first + size - 1} for size in sizes if folded[first : first + size] in self._tails), set())
+        head = next(({last - size + 1} for size in sizes if folded[last - size : last] in self._heads), set())
+        return tail | head
+
+
+@functools.lru_cache(maxsize=16)
+def _neutraliser(markers: tuple[str, ...]) -> Neutraliser:
+    return Neutraliser(markers)
+
+
+def neutralise(text: str, markers: Collection[str]) -> str:
+    """`text` with a space inside each of `markers`: `<|im_end|>` becomes `< |im_end|>`."""
+    return _neutraliser(tuple(markers))(text)
+
+
+def neutraliser_for(tokens: Collection[str], render: Render) -> Neutraliser:
+    """Return the neutraliser of a model: for its vocabulary's structural `tokens` (structure.structural_tokens), and for what its template
+    writes, read off what `render` makes of harmless messages. Raises as `template_markers` does."""
+    return Neutraliser([*tokens, *template_markers(render, tokens)])
+
+
+def _fold(text: str) -> str:
+    # SentencePiece writes a space as U+2581, and reads that as a space.
+    return text.replace("\u2581", " ")
+
+
+def _break(folded: str, start: int, end: int) -> int:
+    """Where the marker is parted: behind its bracket, or before the sign that ends it (`USER :`)."""
+    return end - 1 if folded[start].isalnum() or folded[start] in "#*" else start + 1
+
+
+def _content(message: Message) -> str:
+    said = split_thoughts(message.content) if message.role == "assistant" else None
+    return said.answer if said and said.answer.strip() else message.content
+
+
+# What a template writes
+
+_CONTENTS = ("qzsystemzq", "qzquestionzq", "qzanswerzq", "qzfollowupzq")
+_ROLES: tuple[Role, ...] = ("system", "user", "assistant", "user")
+_PROBE = [Message(role=role, content=content) for role, content in zip(_ROLES, _CONTENTS, strict=True)]
+_TAG = re.compile(r"<{1,3}[^\s<>]+>{1,3}|\[{1,2}[^\s\[\]]+\]{1,2}|\([^\s()]+\)")
+_SIGN = r"[^\w\s.,;!?'\"()…]"  # that prose does not end or begin with
+_MARKED = re.compile(rf"(?=.*\w)(?:{_SIGN}.*|.*{_SIGN}|\(.*\))", re.DOTALL)
+_MOST_WORDS = 4  # of a marker; more are prose
+
+
+def is_marker(text: str) -> bool:
+    """Whether `text` looks like a sign of structure: a word with signs before or behind it, as in `<tool>`, `### Instruction:`, `USER:`."""
+    return len(text) > 1 and len(text.split()) <= _MOST_WORDS and bool(_MARKED.fullmatch(text))
+
+
+def template_markers(render: Render, tokens: Collection[str]) -> list[str]:
+    """What the template writes around contents beside `tokens`, sorted. Bare words (`user` behind a token) are none.
+
+    Raises EngineUnavailable and ModelNotFound as `render` does; a template that refuses the messages has no markers.
+    """
+    found: set[str] = set()
+    for piece in _written(render):
+        present = sorted((token for token in tokens if token in piece), key=len, reverse=True)
+        for token in present:
+            piece = piece.replace(token, "\n")
+        for line in piece.splitlines():
+            tags = _TAG.findall(line)
+            rest = _TAG.sub("\n", line).splitlines()
+            found.update(filter(is_marker, (part.strip() for part in [*tags, *rest])))
+    return sorted(found)
+
+
+def _written(render: Render) -> list[str]:
+    """The template's own text between contents. Before the first only the last line: the rest may be a text of the model's owner."""
+    for probe in (_PROBE, _PROBE[1:], _PROBE[1:2]):
+        try:
+            text = render(probe)
+        except (EngineUnavailable, ModelNotFound):
+            raise
+        except EngineError:  # the template refuses a role, or an order
+            continue
+        first, *others = re.split("|".join(_CONTENTS), text)
+        return [*first.rstrip().splitlines()[-1:], *others]
+    return []
+
+
+def _is_tag(core: str) -> bool:
+    return not core[0].isalnum() and core[0] not in "#*" and not core[-1].isalnum()
