@@ -27,6 +27,10 @@ _ROOT = Path(__file__).resolve().parents[2]
 # Without `site`: with the parent's own path nothing has to be looked for, and nothing of a person's start-up files runs.
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from fine_tuning.engines.native_child import main; main(sys.argv[1])"
 
+# Its threads are not to spin long while they wait for each other, which on a busy machine is for ever (as in cli.py); and when it aborts,
+# llama.cpp is not to call a debugger, which takes seconds.
+_SETTINGS = {"GOMP_SPINCOUNT": "10000", "GGML_NO_BACKTRACE": "1"}
+
 _COMPILED = (
     "llama.cpp was compiled for another processor than this one. Remove the virtual environment (.venv, or BYOAI_VENV) and run "
     "./scripts/start.sh: it compiles llama.cpp anew and tries it."
@@ -70,10 +74,13 @@ class Native:
     @property
     def grown(self) -> int:
         """Bytes of memory that the child holds more than before it made its object."""
+        return max(self._memory() - self._before, 0)
+
+    def _memory(self) -> int:
         try:
-            return max(psutil.Process(self.pid).memory_info().rss - self._before, 0)
+            return int(psutil.Process(self.pid).memory_info().rss)
         except psutil.NoSuchProcess as error:
-            raise EngineError("llama.cpp's process is gone: ask again, which starts another") from error
+            raise self._death() from error
 
     def start(self) -> None:
         """Start the child unless it runs."""
@@ -85,7 +92,7 @@ class Native:
             self._end = weakref.finalize(self, _end, self._process, self._said)  # also when Python ends
             kind, content = self._read(0)
             if kind == READY:
-                self._before = psutil.Process(self._process.pid).memory_info().rss
+                self._before = self._memory()
                 kind, content = self._read(self._write("__init__", self._arguments))
             if kind == ERROR:
                 self.close()
@@ -209,7 +216,7 @@ def _spawn(served: str) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,
-            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # a debugger that llama.cpp calls when it aborts takes seconds
+            env={**_SETTINGS, **os.environ},
             process_group=0,
         )
     except OSError as error:
