@@ -53,7 +53,7 @@ def score(gguf: Path, rows: list[tuple[list[int], list[int]]]) -> tuple[float, f
     scores: list[Score] = []
     with ServedModel(gguf) as model:
         took = seconds(lambda: scores.extend(model.scores(rows)))
-        memory = psutil.Process().memory_info()
+        memory = psutil.Process(model.pid).memory_info()
     found = metrics.perplexity([sum(score.logprob for score in scores) / sum(score.tokens for score in scores)])
     return took, found, (memory.rss - memory.shared) / 1e6
 

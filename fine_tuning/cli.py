@@ -172,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     add("stats", _stats, "say what the log holds")
     export = add("export", _export, "write the log in all formats for other programs")
     export.add_argument("folder", type=Path, nargs="?", help="default: data/exports")
-    add("doctor", _doctor, "check engine, base, disk, memory, log and template; say what to do")
+    add("doctor", _doctor, "check disk, memory, log, engines, base, versions and template, each model with a question; say what to do")
     add("prepare", _prepare, "make sure that there are an engine and a base model")
     return parser
 
@@ -471,10 +471,11 @@ def _export(options: argparse.Namespace) -> None:
 def _doctor(options: argparse.Namespace) -> int:
     from fine_tuning.doctor import examine
 
-    checks = list(examine(lambda: _config(options), lambda config: _engine(options, config)))
-    for check in checks:
-        print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.text}")
-    return 0 if all(check.ok for check in checks) else 1
+    failed = False
+    for check in examine(lambda: _config(options), options.ollama_url):
+        print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.text}", flush=True)
+        failed |= not check.ok
+    return int(failed)
 
 
 def _prepare(options: argparse.Namespace) -> None:

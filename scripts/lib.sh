@@ -59,6 +59,8 @@ fingerprint() {
         cat "$ROOT/requirements.txt" "$ROOT/pyproject.toml"
         echo "$ROOT" # the package is installed as a link to this folder
         "$VENV/bin/python" -V 2>&1 || true
+        take_flags
+        echo "$(build_flags) ${CMAKE_ARGS:-} ${CFLAGS:-} ${CXXFLAGS:-}"
         processor
     } | cksum
 }
@@ -72,6 +74,30 @@ processor() {
     else
         sysctl -n machdep.cpu.brand_string 2>/dev/null || true
     fi
+}
+
+# What llama.cpp is compiled with beside the person's own flags, where the compilers know it.
+# No AMX until the pinned llama-cpp-python holds the fix of ggml-org/llama.cpp pull request 26954: the compiler drops the tile
+# configuration, and the first token is an illegal instruction.
+build_flags() {
+    case "$(uname -m)" in x86_64 | amd64) echo "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" ;; esac
+}
+
+# A shell that says nothing of flags (cron's) means those that the environment was made with.
+take_flags() {
+    if [ -n "${CMAKE_ARGS+set}${CFLAGS+set}${CXXFLAGS+set}" ] || [ ! -r "$VENV/.flags" ]; then return; fi
+    { IFS= read -r CMAKE_ARGS && IFS= read -r CFLAGS && IFS= read -r CXXFLAGS; } <"$VENV/.flags" || true
+}
+
+# What CMake is told once the build for this very processor has failed: only what nearly all processors of its kind can, and it can.
+portable_flags() {
+    local known set
+    known="$(processor)"
+    printf '%s' "-DGGML_NATIVE=OFF"
+    case "$known" in *sse4*) ;; *) return 0 ;; esac
+    for set in SSE42:sse4_2 AVX:avx AVX2:avx2 BMI2:bmi2 FMA:fma F16C:f16c; do
+        grep -qx "${set#*:}" <<<"$known" || printf ' %s' "-DGGML_${set%:*}=OFF"
+    done
 }
 
 find_python() {
@@ -103,10 +129,13 @@ install_all() {
     make_venv "$2"
     "$VENV/bin/python" -m pip install --quiet uv || say "uv is not to be had here: going on with pip, which is slower"
     install_torch
+    take_flags
     install_llama_cpp
     say "installing the other packages"
     if [ "$1" = dev ]; then extra="[dev]"; fi
     install_packages --editable "$ROOT$extra" || fail "the packages could not be installed: see above"
+    try_llama_cpp
+    printf '%s\n' "${CMAKE_ARGS:-}" "${CFLAGS:-}" "${CXXFLAGS:-}" >"$VENV/.flags"
     fingerprint >"$VENV/.set-up-base"
     if [ "$1" = dev ]; then fingerprint >"$VENV/.set-up-dev"; fi
     say "set up"
@@ -147,30 +176,58 @@ install_torch() {
     fi
 }
 
-# llama-cpp-python comes as source. The wheel is kept for this version, platform, processor and CMAKE_ARGS; it fits every Python.
+# install_llama_cpp [CMAKE_ARGUMENTS]: those, behind the person's own.
+# llama-cpp-python comes as source. The wheel is kept for this version, platform, processor and all flags; it fits every Python.
 install_llama_cpp() {
-    local source wheels
+    local source wheels arguments="${CMAKE_ARGS:-} ${1:-}"
     source="$(requirement llama-cpp-python)"
-    wheels="$CACHE/wheels/llama-cpp-python-$({ echo "$source ${CMAKE_ARGS:-}" && processor; } | cksum | tr ' ' '-')"
-    if [ ! -d "$wheels" ]; then compile_llama_cpp "$source" "$wheels"; fi
-    install_packages --no-deps "$wheels"/*.whl || fail "llama-cpp-python could not be installed: see above, or remove $wheels"
+    wheels="$({ echo "$source $(build_flags) $arguments ${CFLAGS:-} ${CXXFLAGS:-} ${CC:-} ${CXX:-}" && processor; } | cksum | tr ' ' '-')"
+    wheels="$CACHE/wheels/llama-cpp-python-$wheels"
+    if [ ! -d "$wheels" ]; then compile_llama_cpp "$source" "$wheels" "$arguments"; fi
+    # one of the same version, but compiled otherwise, may be there
+    install_packages --force-reinstall --no-deps "$wheels"/*.whl || fail "llama-cpp-python could not be installed: see above, or remove $wheels"
 }
 
-# compile_llama_cpp REQUIREMENT FOLDER
+# compile_llama_cpp REQUIREMENT FOLDER CMAKE_ARGUMENTS
 compile_llama_cpp() {
-    local log="$CACHE/wheels/llama-cpp-python.log" folder
+    local log="$CACHE/wheels/llama-cpp-python.log" folder flags
     need_compilers
+    flags="$(known_flags)"
     mkdir -p "$CACHE/wheels"
     folder="$(mktemp -d "$CACHE/wheels/.building.XXXXXX")"
     say "compiling llama-cpp-python, once: about 4 minutes on 2 cores (log: $log)"
     # without pip's cache: that would hand out a wheel made for another processor
-    if ! "$VENV/bin/python" -m pip wheel --verbose --no-cache-dir --no-deps --wheel-dir "$folder" "$1" 2>&1 | tee "$log" | show_percent; then
+    if ! CMAKE_ARGS="$3" CFLAGS="${CFLAGS:-} $flags" CXXFLAGS="${CXXFLAGS:-} $flags" "$VENV/bin/python" -m pip wheel --verbose \
+        --no-cache-dir --no-deps --wheel-dir "$folder" "$1" 2>&1 | tee "$log" | show_percent; then
         rm -rf "$folder"
         tail -n 20 "$log" >&2
         fail "llama-cpp-python could not be compiled: see $log"
     fi
     mv "$folder" "$2"
 }
+
+# The build flags, if both compilers know them: one that does not makes no such instructions either.
+known_flags() {
+    local flags
+    flags="$(build_flags)"
+    # shellcheck disable=SC2086 # several words are meant
+    if echo "int x;" | ${CC:-cc} -Werror $flags -x c -c -o /dev/null - 2>/dev/null &&
+        echo "int x;" | ${CXX:-c++} -Werror $flags -x c++ -c -o /dev/null - 2>/dev/null; then
+        echo "$flags"
+    fi
+}
+
+# Lets a tiny model answer, in a process of its own; if that dies, llama.cpp is compiled once more.
+try_llama_cpp() {
+    if llama_cpp_runs; then return; fi
+    say "llama.cpp does not run here as it was compiled for this processor (see above)." \
+        "Compiling it once more, with nothing special: answers will come slower"
+    install_llama_cpp "$(portable_flags)"
+    llama_cpp_runs || fail "llama.cpp was compiled in two ways, and neither runs on this machine: see above. Try another compiler" \
+        "(CC=clang CXX=clang++), or other CMAKE_ARGS"
+}
+
+llama_cpp_runs() { "$VENV/bin/python" -P -m fine_tuning.engines.smoke; }
 
 need_compilers() {
     if c++ --version >/dev/null 2>&1 && cc --version >/dev/null 2>&1; then return; fi

@@ -1,4 +1,4 @@
-"""llama.cpp in this process, for machines without Ollama: the same models, tags and answers behind the same protocol.
+"""llama.cpp in a child process, for machines without Ollama: the same models, tags and answers behind the same protocol.
 
 A tag is a small JSON file that names its weights by their hash; the files lie once in `blobs/`, as in Ollama's store, so that tags
 share them and a deleted run does not break a tag:
@@ -7,7 +7,6 @@ share them and a deleted run does not break a tag:
     engine/blobs/sha256-<hex>          hard links where the file system allows, else copies
 """
 
-import codecs
 import contextlib
 import hashlib
 import importlib.metadata
@@ -17,12 +16,11 @@ import secrets
 import shutil
 import threading
 import time
-import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import filelock
 
@@ -31,13 +29,10 @@ from fine_tuning.conversation import Message
 from fine_tuning.engines.base import ChatChunk, ChatOptions, ModelDetails, ModelSpec, ModelSummary, full_tag, known_tag
 from fine_tuning.engines.gguf_header import GgufHeader, check_adapter, check_model, read_header
 from fine_tuning.engines.jinja import check_template, render_chat
-from fine_tuning.engines.llama import load
+from fine_tuning.engines.native import Native, threads
 from fine_tuning.engines.neutral import Neutraliser, Render, neutraliser_for
 from fine_tuning.engines.structure import structural_tokens
 from fine_tuning.errors import ByoaiError, EngineError, ModelNotFound
-
-if TYPE_CHECKING:
-    from llama_cpp import Llama
 
 _PATIENCE = 600  # seconds that a caller waits for its turn
 DEFAULT_CONTEXT = 4096  # tokens, as Ollama's on a machine without much memory for it
@@ -69,15 +64,18 @@ class _Tag:
         return hashlib.sha256(json.dumps(vars(self), sort_keys=True).encode("utf-8")).hexdigest()
 
 
+@dataclass
 class _Loaded:
     """The model in memory."""
 
-    def __init__(self, tag: str, key: tuple[str, str | None, int], llama: "Llama") -> None:
-        self.tag = tag
-        self.key = key  # weights, adapter, context
-        self.context = key[2]  # tokens; llama.cpp rounds its own up
-        self.llama = llama
-        self.close = weakref.finalize(self, llama.close)  # also at exit, while the library is still there
+    tag: str
+    key: tuple[str, str | None, int]  # weights, adapter, context
+    model: Native
+
+    @property
+    def context(self) -> int:
+        """Tokens; llama.cpp rounds its own up."""
+        return self.key[2]
 
 
 class EmbeddedEngine:
@@ -141,10 +139,11 @@ class EmbeddedEngine:
             tokens = _fit(held, self._header(full, entry), entry, messages)
             limit = held.context - len(tokens)
             wanted = options.max_tokens if options.max_tokens is not None else entry.parameters.get("num_predict", -1)
-            settings = _sampling(held.llama, entry.parameters, options)
-            stop = [text for text in entry.parameters.get("stop", []) if text]
-            for chunk in _generate(held.llama, tokens, settings, limit if wanted < 0 else min(wanted, limit), stop):
-                yield replace(chunk, prompt_tokens=len(tokens), seconds=time.monotonic() - started) if chunk.done else chunk
+            stops = [text for text in entry.parameters.get("stop", []) if text]
+            asked = (tokens, *_sampling(entry.parameters, options), limit if wanted < 0 else min(wanted, limit), stops)
+            with contextlib.closing(held.model.stream("answer", *asked)) as pieces:
+                for text, done, reason, count in pieces:
+                    yield ChatChunk(text, True, reason, len(tokens), count, time.monotonic() - started) if done else ChatChunk(text)
 
     def create(self, tag: str, spec: ModelSpec) -> None:
         full = full_tag(tag)
@@ -181,14 +180,15 @@ class EmbeddedEngine:
             held = self._loaded
             if held is None or (tag is not None and not self._is(held, full_tag(tag))):
                 return []
-            held.close()
+            there = held.model.alive
+            held.model.close()
             self._loaded = None
-            return [held.tag]
+            return [held.tag] if there else []
 
     def loaded(self) -> list[str]:
         """Of this process: at most one."""
         held = self._loaded
-        return [held.tag] if held else []
+        return [held.tag] if held and held.model.alive else []
 
     # The store
 
@@ -298,13 +298,11 @@ class EmbeddedEngine:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """The model to oneself; llama.cpp's errors become ours."""
+        """The model to oneself."""
         if not self._model_lock.acquire(timeout=_PATIENCE):
             raise EngineError("another answer has been in the making for ten minutes: stop it (close its iterator), then ask again")
         try:
             yield
-        except (RuntimeError, MemoryError) as error:
-            raise EngineError(f"llama.cpp failed: {error}. Too little memory? Lower num_ctx, or take a smaller model.") from error
         finally:
             self._model_lock.release()
 
@@ -315,10 +313,12 @@ class EmbeddedEngine:
         key = (entry.gguf, entry.adapter, min(context or entry.parameters.get("num_ctx") or DEFAULT_CONTEXT, trained))
         if self._loaded is None or self._loaded.key != key:
             if self._loaded:
-                self._loaded.close()
+                self._loaded.model.close()
                 self._loaded = None
-            llama = _open(header.path, self._blob(entry.adapter) if entry.adapter else None, key[2])
-            self._loaded = _Loaded(full, key, llama)
+            adapter = str(self._blob(entry.adapter)) if entry.adapter else None
+            model = Native("fine_tuning.engines.llama:Chat", str(header.path), adapter, key[2], threads())
+            self._loaded = _Loaded(full, key, model)
+        self._loaded.model.start()  # anew, if it has died
         self._loaded.tag = full
         return self._loaded
 
@@ -327,11 +327,6 @@ class EmbeddedEngine:
         file = self._file(full)
         entry = self._parse(file) if file.exists() else None
         return held.tag == full or (entry is not None and held.key[:2] == (entry.gguf, entry.adapter))
-
-
-def _open(gguf: Path, adapter: Path | None, context: int) -> "Llama":
-    # All layers go to the GPU where llama.cpp was built with support for one.
-    return load(gguf, lora_path=str(adapter) if adapter else None, n_ctx=context, n_gpu_layers=-1)
 
 
 def _render(header: GgufHeader, entry: _Tag, messages: Sequence[Message]) -> str:
@@ -360,7 +355,7 @@ def _fit(held: _Loaded, header: GgufHeader, entry: _Tag, messages: Sequence[Mess
     """The tokens of the conversation, without its oldest turns where it would leave less than a quarter of the context for the answer."""
     room = held.context * 3 // 4
     kept = list(messages)
-    while len(tokens := _encode(held.llama, header, _render(header, entry, kept))) > room:
+    while len(tokens := _encode(held.model, header, _render(header, entry, kept))) > room:
         users = [index for index, message in enumerate(kept) if message.role == "user"]
         if len(users) < 2:
             raise EngineError(
@@ -370,48 +365,20 @@ def _fit(held: _Loaded, header: GgufHeader, entry: _Tag, messages: Sequence[Mess
     return tokens
 
 
-def _encode(llama: "Llama", header: GgufHeader, prompt: str) -> list[int]:
+def _encode(model: Native, header: GgufHeader, prompt: str) -> list[int]:
     written = bool(header.bos_token) and prompt.startswith(header.bos_token)  # by the template: not twice
-    return llama.tokenize(prompt.encode("utf-8"), add_bos=llama._model.add_bos_token() and not written, special=True)
+    tokens: list[int] = model.call("encode", prompt, True, not written)
+    return tokens
 
 
-def _sampling(llama: "Llama", parameters: dict[str, Any], options: ChatOptions) -> dict[str, Any]:
-    """The arguments of `Llama.generate`; sets the seed."""
+def _sampling(parameters: dict[str, Any], options: ChatOptions) -> tuple[dict[str, Any], int, int]:
+    """What `llama.Chat.answer` wants: the arguments of `Llama.generate`, the seed, and how many tokens a penalty looks at."""
     settings = {name: parameters.get(name, default) for name, default in _DEFAULTS.items()}
     if options.temperature is not None:
         settings["temperature"] = options.temperature
     seed = options.seed if options.seed is not None else parameters.get("seed", -1)
-    llama.set_seed(seed if seed >= 0 else secrets.randbits(31))
-    llama.last_n_tokens_size = parameters.get("repeat_last_n", 64)
-    return {"temp": settings.pop("temperature"), **settings}
-
-
-def _generate(llama: "Llama", tokens: list[int], settings: dict[str, Any], limit: int, stops: list[str]) -> Iterator[ChatChunk]:
-    """Pieces of text that are whole characters and hold no beginning of a stop text; then the last chunk."""
-    from llama_cpp import llama_cpp
-
-    vocabulary = llama_cpp.llama_model_get_vocab(llama.model)
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    held, count, reason = "", 0, "length"
-    for token in llama.generate(tokens, **settings):
-        if llama_cpp.llama_vocab_is_eog(vocabulary, token):
-            reason = "stop"
-            break
-        count += 1
-        held += decoder.decode(llama.detokenize([token]))
-        found = [at for stop in stops if (at := held.find(stop)) >= 0]
-        if found:
-            yield ChatChunk(held[: min(found)], done=True, done_reason="stop", tokens=count)
-            return
-        ready = len(held) - _open_stop(held, stops)
-        if ready:
-            yield ChatChunk(held[:ready])
-            held = held[ready:]
-        if count >= limit:
-            break
-    yield ChatChunk(held + decoder.decode(b"", final=True), done=True, done_reason=reason, tokens=count)
-
-
-def _open_stop(text: str, stops: list[str]) -> int:
-    """How many characters at the end of `text` could be the beginning of a stop text."""
-    return max((size for stop in stops for size in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:size])), default=0)
+    return (
+        {"temp": settings.pop("temperature"), **settings},
+        seed if seed >= 0 else secrets.randbits(31),
+        parameters.get("repeat_last_n", 64),
+    )

@@ -1,13 +1,15 @@
 """ggml's own quantiser, out of the library that llama-cpp-python ships, so that weights come out as llama.cpp itself makes them.
 
+Its base library runs in this process: it holds no code for a special processor, reads no file, and is given arrays whose sizes were
+checked. llama.cpp itself, which converts whole files, runs in a child.
+
 Rows of weights are (rows, columns), columns being what a GGUF calls the first dimension; a quantised row is bytes.
 C declarations: https://github.com/ggml-org/llama.cpp/blob/master/ggml/include/ggml.h and include/llama.h
 """
 
 import ctypes
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 from numpy.typing import NDArray
 
-from fine_tuning.engines.llama import LOADING, silence
-from fine_tuning.errors import ExportError
+from fine_tuning.engines.native import Native
+from fine_tuning.errors import EngineError, ExportError
 
 # What llama-quantize calls its mixtures (tools/quantize/quantize.cpp), without those that need an importance matrix.
 MIXTURES = {
@@ -25,9 +27,6 @@ MIXTURES = {
     **{f"q{bits}_k_{size.lower()}": LlamaFileType[f"MOSTLY_Q{bits}_K_{size}"] for bits in (4, 5) for size in "SM"},
     **{f"q{bits}_k": LlamaFileType[f"MOSTLY_Q{bits}_K_M"] for bits in (3, 4, 5)},
 }
-
-_LOG_ERROR = 4  # GGML_LOG_LEVEL_ERROR
-_BUFFER = 256 << 20  # bytes of one tensor's rows that llama.cpp holds at once
 
 
 class _TypeTraits(ctypes.Structure):
@@ -89,35 +88,14 @@ def quantize_file(source: Path, target: Path, mixture: str) -> None:
 
     `source` holds float weights; `mixture` is a key of MIXTURES. ExportError says what llama.cpp said.
     """
-    from llama_cpp import llama_cpp
-
-    settings = llama_cpp.llama_model_quantize_default_params()
-    settings.ftype = MIXTURES[mixture]
-    settings.max_buf_size = _BUFFER
-    with LOADING, _errors_said() as said:
-        llama_cpp.llama_backend_init()
-        failed = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(settings))
-    if failed:
-        raise ExportError(f"llama.cpp could not make {mixture} of {source}: {' '.join(said) or 'it said nothing'}")
-
-
-@contextmanager
-def _errors_said() -> Iterator[list[str]]:
-    """What llama.cpp logs as errors meanwhile; the rest of its log goes nowhere."""
-    from llama_cpp import llama_cpp
-
-    said: list[str] = []
-
-    @llama_cpp.llama_log_callback
-    def listen(level: int, text: bytes, _user_data: Any) -> None:
-        if level == _LOG_ERROR:
-            said.append(text.decode("utf-8", errors="replace").strip())
-
-    llama_cpp.llama_log_set(listen, ctypes.c_void_p(0))
     try:
-        yield said
-    finally:
-        silence()
+        quantiser = Native("fine_tuning.engines.llama:Quantiser")
+        failure = quantiser.call("quantise", str(source), str(target), int(MIXTURES[mixture]))
+        quantiser.close()
+    except EngineError as error:
+        raise ExportError(f"llama.cpp could not make {mixture} of {source}: {error}") from error
+    if failure:
+        raise ExportError(f"llama.cpp could not make {mixture} of {source}: {failure}")
 
 
 def _traits(kind: GGMLQuantizationType) -> _TypeTraits:
@@ -127,10 +105,7 @@ def _traits(kind: GGMLQuantizationType) -> _TypeTraits:
 @functools.cache
 def _library() -> Any:
     """The ggml-base library. ExportError if it is not the ggml that this was written for."""
-    import llama_cpp
-    from llama_cpp._ctypes_extensions import load_shared_library
-
-    library = load_shared_library("ggml-base", Path(llama_cpp.__file__).parent / "lib")
+    library = ctypes.CDLL(str(_library_file()))
     library.ggml_get_type_traits.argtypes = [ctypes.c_int]
     library.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
     library.ggml_quantize_requires_imatrix.argtypes = [ctypes.c_int]
@@ -142,3 +117,13 @@ def _library() -> Any:
         if (traits.block_size, traits.type_size) != GGML_QUANT_SIZES[kind]:
             raise ExportError("this llama-cpp-python ships another ggml than byoai knows: install the version that requirements.txt names")
     return library
+
+
+def _library_file() -> Path:
+    """Found without importing llama_cpp, which would load all of llama.cpp."""
+    package = importlib.util.find_spec("llama_cpp")
+    folder = Path(package.origin).parent / "lib" if package and package.origin else Path()
+    for name in ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll", "libggml-base.dll"):
+        if (folder / name).exists():
+            return folder / name
+    raise ExportError("llama-cpp-python is not installed, or has no ggml-base library: run ./scripts/start.sh, which installs it")

@@ -1,48 +1,152 @@
-"""llama.cpp, loaded: the one place where its library is opened, made quiet, and its errors named."""
+"""llama.cpp, loaded: what native.py runs in a child process. The process that chats, trains or serves never imports llama_cpp."""
 
+import codecs
 import ctypes
-import os
-import threading
-from pathlib import Path
+from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
-
-import psutil
 
 from fine_tuning.errors import EngineError
 
 if TYPE_CHECKING:
     from llama_cpp import Llama
 
-# llama-cpp-python silences llama.cpp by swapping the process's stdout and stderr while it loads: two at once would lose them for good.
-LOADING = threading.Lock()
+_LOG_ERROR = 4  # GGML_LOG_LEVEL_ERROR
+_QUANTISE_BUFFER = 256 << 20  # bytes of one tensor's rows that llama.cpp holds at once
 
 _callbacks: list[Any] = []  # C keeps no reference to them
+_errors: deque[str] = deque(maxlen=8)  # what llama.cpp logged as errors of late
 
 
-def load(gguf: Path, **settings: Any) -> "Llama":
+def load(gguf: str, **settings: Any) -> "Llama":
     """`gguf` opened with llama_cpp.Llama's `settings`. EngineError if llama.cpp cannot load it."""
     from llama_cpp import Llama
 
-    threads = _threads()
+    listen()
     try:
-        with LOADING:
-            silence()
-            return Llama(str(gguf), verbose=False, n_threads=threads, n_threads_batch=threads, **settings)
+        return Llama(gguf, verbose=False, **settings)
     except (ValueError, RuntimeError) as error:
-        raise EngineError(f"llama.cpp cannot load {gguf}: {error}. Is the file whole, and not newer than llama-cpp-python?") from error
+        raise EngineError(
+            f"llama.cpp cannot load {gguf}: {errors() or error}. Is the file whole, and not newer than llama-cpp-python?"
+        ) from error
 
 
-def _threads() -> int:
-    """As many as cores, as Ollama does (llama-cpp-python would take half), or as few as OMP_NUM_THREADS allows, as for PyTorch."""
-    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-    allowed = os.environ.get("OMP_NUM_THREADS", "")
-    return min(cores, int(allowed)) if allowed.isdecimal() and int(allowed) else cores
-
-
-def silence() -> None:
-    """Drop llama.cpp's own messages: llama-cpp-python takes its warnings for errors and prints them."""
+def listen() -> None:
+    """Keep what llama.cpp logs as errors, and drop the rest of its log."""
     from llama_cpp import llama_cpp
 
+    _errors.clear()
     if not _callbacks:
-        _callbacks.append(llama_cpp.llama_log_callback(lambda level, text, data: None))
+        _callbacks.append(llama_cpp.llama_log_callback(_take_in))
     llama_cpp.llama_log_set(_callbacks[0], ctypes.c_void_p(0))
+
+
+def _take_in(level: int, text: bytes, _user_data: Any) -> None:
+    if level == _LOG_ERROR:
+        _errors.append(text.decode("utf-8", errors="replace").strip())
+
+
+def errors() -> str:
+    """What llama.cpp said of its last failure; empty if it said nothing."""
+    return " ".join(_errors)
+
+
+class Words:
+    """A vocabulary, without the weights: see vocabulary.Vocabulary."""
+
+    def __init__(self, gguf: str) -> None:
+        self._use(load(gguf, vocab_only=True))
+        self.facts |= {"eos": self._llama.token_eos(), "bos": self.encode("", False, True)}
+
+    def _use(self, llama: "Llama") -> None:
+        from llama_cpp import llama_cpp
+
+        self._llama = llama
+        self._vocab = llama_cpp.llama_model_get_vocab(llama.model)
+        self._adds_bos = bool(llama._model.add_bos_token())
+        self.facts: dict[str, Any] = {"size": llama.n_vocab()}
+
+    def encode(self, text: str, special: bool, bos: bool) -> list[int]:
+        """Token ids; `bos` puts the begin token first where the model wants one."""
+        return self._llama.tokenize(text.encode("utf-8"), add_bos=bos and self._adds_bos, special=special)
+
+    def decode(self, tokens: list[int], special: bool) -> str:
+        return self._llama.detokenize(tokens, special=special).decode("utf-8", errors="replace")
+
+    def ends(self) -> list[int]:
+        """The tokens that end a generation."""
+        from llama_cpp import llama_cpp
+
+        return [token for token in range(self.facts["size"]) if llama_cpp.llama_vocab_is_eog(self._vocab, token)]
+
+    def control_tokens(self) -> list[tuple[int, str]]:
+        from llama_cpp import llama_cpp
+
+        return [
+            (token, llama_cpp.llama_vocab_get_text(self._vocab, token).decode("utf-8", errors="replace"))
+            for token in range(self.facts["size"])
+            if llama_cpp.llama_vocab_is_control(self._vocab, token)
+        ]
+
+
+class Chat(Words):
+    """A model that answers."""
+
+    def __init__(self, gguf: str, adapter: str | None, context: int, threads: int) -> None:
+        # All layers go to the GPU where llama.cpp was built with support for one.
+        self._use(load(gguf, lora_path=adapter, n_ctx=context, n_gpu_layers=-1, n_threads=threads, n_threads_batch=threads))
+
+    def answer(
+        self, tokens: list[int], sampling: dict[str, Any], seed: int, last: int, limit: int, stops: list[str]
+    ) -> Iterator[tuple[str, bool, str, int]]:
+        """Text, whether it is the last piece, why it ends, and the number of tokens so far.
+
+        Pieces are whole characters and hold no beginning of a stop text. `sampling` goes to `Llama.generate`; `last` tokens are those that
+        a penalty looks at.
+        """
+        from llama_cpp import llama_cpp
+
+        self._llama.set_seed(seed)
+        self._llama.last_n_tokens_size = last
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        held, count, reason = "", 0, "length"
+        for token in self._llama.generate(tokens, **sampling):
+            if llama_cpp.llama_vocab_is_eog(self._vocab, token):
+                reason = "stop"
+                break
+            count += 1
+            held += decoder.decode(self._llama.detokenize([token]))
+            found = [at for stop in stops if (at := held.find(stop)) >= 0]
+            if found:
+                yield held[: min(found)], True, "stop", count
+                return
+            ready = len(held) - _open_stop(held, stops)
+            if ready:
+                yield held[:ready], False, "", count
+                held = held[ready:]
+            if count >= limit:
+                break
+        yield held + decoder.decode(b"", final=True), True, reason, count
+
+
+def _open_stop(text: str, stops: list[str]) -> int:
+    """How many characters at the end of `text` could be the beginning of a stop text."""
+    return max((size for stop in stops for size in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:size])), default=0)
+
+
+class Quantiser:
+    """llama.cpp's own conversion of a whole file."""
+
+    facts = None
+
+    def quantise(self, source: str, target: str, mixture: int) -> str | None:
+        """What llama.cpp said if it could not; None if it could. `mixture` is a llama_ftype."""
+        from llama_cpp import llama_cpp
+
+        listen()
+        settings = llama_cpp.llama_model_quantize_default_params()
+        settings.ftype = mixture
+        settings.max_buf_size = _QUANTISE_BUFFER
+        llama_cpp.llama_backend_init()
+        failed = llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(settings))
+        return errors() or "it said nothing" if failed else None

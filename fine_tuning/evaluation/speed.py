@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import psutil
-
 from fine_tuning.evaluation.served_model import Ask, ServedModel
 
 _TOKENS = 24  # of the answer that is timed
@@ -32,7 +30,7 @@ class Speed:
     load: float  # seconds
     first_token: float  # seconds from the prompt to the first token
     tokens_per_second: float  # of the answer after that, at its fastest token
-    memory: int  # bytes that the process grew by, model and context
+    memory: int  # bytes that its process grew by, model and context
     size: int  # bytes of the files
 
 
@@ -57,12 +55,11 @@ def best(laps: Sequence[Speed]) -> Speed:
 
 
 def _lap(served: Served, prompt: list[int]) -> Speed:
-    process = psutil.Process()
-    before, started = process.memory_info().rss, time.perf_counter()
+    started = time.perf_counter()
     with served.open(context=len(prompt) + _TOKENS + 1) as model:
         loaded = time.perf_counter()
         (answer,) = model.answers([Ask(prompt, _TOKENS, endless=True)])
-        memory = process.memory_info().rss - before
+        memory = model.memory
     size = sum(file.stat().st_size for file in (served.gguf, served.adapter) if file)
     token = min(later - earlier for earlier, later in pairwise(answer.times))  # tokens take alike; others use the machine too
-    return Speed(loaded - started, answer.times[0] - loaded, 1 / token, max(memory, 0), size)
+    return Speed(loaded - started, answer.times[0] - loaded, 1 / token, memory, size)

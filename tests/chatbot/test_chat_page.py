@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from native_children import native_children
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from chatbot.server import HOST, free_port, url
@@ -143,6 +145,29 @@ def test_a_person_chats_rates_comes_back_and_starts_anew(page: Page, site: str, 
     expect(page.get_by_text("What is on your mind?")).to_be_visible()
     expect(page.get_by_test_id("stChatMessage")).to_have_count(0)  # the old ones fade until the new page is whole
     assert {urlsplit(address).netloc for address in requests} == {urlsplit(site).netloc}
+
+
+@pytest.mark.parametrize("name", ["SIGILL", "SIGSEGV", "SIGKILL"])
+def test_llama_cpp_dying_in_mid_answer_leaves_the_page_and_the_next_question_alone(
+    page: Page, site: str, embedded: Engine, name: str
+) -> None:
+    embedded.create(BASE, ModelSpec(from_=BASE, parameters={"num_predict": 3000}))
+    page.goto(site)
+    ask(page, "Write a very long story about a lighthouse and its keeper.")
+    expect(page.get_by_text(re.compile(r"\w+ \w+ \w+ ▌"))).to_be_visible(timeout=GENERATED)
+    (child,) = native_children()
+    child.send_signal(getattr(signal, name))
+    expect(page.get_by_text("Nothing was recorded")).to_be_visible()
+    expect(page.get_by_text(re.compile(rf"llama\.cpp died: .*{name}"))).to_be_visible()
+    assert ConversationLogger().turns() == []
+
+    embedded.create(BASE, ModelSpec(from_=BASE, parameters={"num_predict": 20}))
+    page.get_by_role("button", name="Ask again").click()
+    answered(page, 1)
+    ask(page, "What is the capital of France?")
+    answered(page, 2)
+    assert [turn.user_message for turn in ConversationLogger().turns()][-1] == "What is the capital of France?"
+    assert native_children() and native_children() != [child]
 
 
 def rated_up(turn_id: str) -> None:

@@ -1,5 +1,6 @@
 """A chat turn, with an engine whose every piece the test lets go: only so can "in the middle of the answer" be a fixed place."""
 
+import signal
 import subprocess
 import sys
 import threading
@@ -7,12 +8,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from native_children import native_children, wait_until
 
 from chatbot.session import Chat, open_chat, stop_all
 from fine_tuning.conversation import Message
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.engines.base import ChatChunk, ModelSummary
-from fine_tuning.errors import Busy, DataError, EngineUnavailable
+from fine_tuning.engines.base import ChatChunk, ModelSpec, ModelSummary
+from fine_tuning.engines.default_base import CHATML
+from fine_tuning.engines.embedded import EmbeddedEngine
+from fine_tuning.errors import Busy, DataError, EngineError, EngineUnavailable
 
 LOG = "conversations.jsonl"
 TAG = "smollm2:135m"
@@ -333,6 +337,24 @@ def test_an_unknown_chat_is_a_new_one(home: Path, unknown: str) -> None:
     chat = open_chat(LOG, unknown)
     assert chat.turns == []
     assert chat.id not in ("", unknown)
+
+
+@pytest.mark.parametrize("name", ["SIGILL", "SIGSEGV", "SIGKILL"])
+def test_native_code_that_dies_in_mid_answer_is_an_error_and_the_chat_goes_on(chat: Chat, base_gguf: Path, name: str) -> None:
+    engine = EmbeddedEngine()
+    engine.create(TAG, ModelSpec(base_gguf, template=CHATML, parameters={"temperature": 0, "num_predict": 3000}))
+    answer = chat.ask(engine, TAG, "Write a very long story about the sea.")
+    wait_until(lambda: answer.text)
+    (child,) = native_children()
+    child.send_signal(getattr(signal, name))
+    assert answer.wait(PATIENCE)
+    assert isinstance(answer.error, EngineError) and f"({name})" in str(answer.error)
+    assert ConversationLogger(LOG).turns() == []
+    engine.create(TAG, ModelSpec(TAG, parameters={"num_predict": 12}))
+    assert chat.ask(engine, TAG, "What is the capital of France?").wait(60)
+    (turn,) = ConversationLogger(LOG).turns()
+    assert "Paris" in turn.bot_response
+    engine.unload()
 
 
 def test_loads_neither_streamlit_nor_torch() -> None:

@@ -9,6 +9,7 @@ import pytest
 from gguf import GGUFWriter, TokenType
 
 from fine_tuning.data_preparation.rows import Render
+from fine_tuning.engines.gguf_header import read_header
 from fine_tuning.engines.jinja import render_chat
 from fine_tuning.engines.vocabulary import Vocabulary
 
@@ -60,7 +61,7 @@ class Served:
 @pytest.fixture(scope="session")
 def all_served(vocabulary: Vocabulary, spm_vocabulary: Vocabulary) -> dict[str, Served]:
     templates = {
-        "chatml": vocabulary._llama.metadata["tokenizer.chat_template"],
+        "chatml": read_header(vocabulary.path).chat_template,
         "inst": INST,
         "think": THINK,
         "bare": BARE,

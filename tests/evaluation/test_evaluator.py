@@ -36,13 +36,15 @@ def row(vocabulary, prompt=PROMPT, answer=ANSWER):
     return {"id": "a", "input_ids": head + tail, "trained": [0] * len(head) + [1] * len(tail)}
 
 
-def test_logprobs_are_those_of_the_model_asked_token_by_token(model, vocabulary):
+def test_logprobs_are_those_of_the_model_asked_token_by_token(model, vocabulary, base_gguf):
     """The reference: llama-cpp-python's own eval with all logits, one prefix at a time."""
+    from llama_cpp import Llama
+
     record = row(vocabulary)
     ids = record["input_ids"]
     targets = [index for index, flag in enumerate(record["trained"]) if flag]
     found, _ = model.logprobs(ids, targets)
-    llama = model._llama
+    llama = Llama(str(base_gguf), n_ctx=64, verbose=False)
     for target, logprob in list(zip(targets, found, strict=True))[::3]:
         llama.reset()
         llama._ctx.kv_cache_clear()

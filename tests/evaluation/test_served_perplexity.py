@@ -69,11 +69,12 @@ def half_precision(source, target):
 def test_memory_stays_flat_however_many_conversations_are_scored(base_gguf):
     rows = [(ids[:16], [target for target in targets if target < 16]) for ids, targets in general_rows(Vocabulary(base_gguf), 20)]
 
-    def used():
-        memory = psutil.Process().memory_info()
-        return memory.rss - memory.shared  # the weights are the file's own pages, read as they are needed
-
     with ServedModel(base_gguf) as served:
+
+        def used():
+            memory = psutil.Process(served.pid).memory_info()
+            return memory.rss - memory.shared  # the weights are the file's own pages, read as they are needed
+
         list(served.scores(rows))
         before = used()
         assert len(list(served.scores(rows * 2))) == 40

@@ -162,6 +162,166 @@ def test_missing_compiler_is_named_with_its_cure(tmp_path: Path) -> None:
     assert "build-essential" in done.stderr
 
 
+# How llama.cpp is compiled
+
+NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+STAND_INS = """
+    uname() { if [ "$1" = -m ]; then echo x86_64; else command uname "$@"; fi; }
+    install_packages() { echo "install $*"; }
+    requirement() { echo "$1==1"; }
+"""
+PYTHON = """#!/bin/sh
+if [ "$2 $3" = "pip wheel" ]; then  # python -m pip wheel ... --wheel-dir FOLDER REQUIREMENT
+    echo "compile CMAKE_ARGS=<$CMAKE_ARGS> CFLAGS=<$CFLAGS> CXXFLAGS=<$CXXFLAGS>" >>"$WORK/compiled"
+    while [ "$1" != --wheel-dir ]; do shift; done
+    touch "$2/llama_cpp_python-1-py3-none-any.whl"
+elif [ "$3" = fine_tuning.engines.smoke ]; then  # python -P -m fine_tuning.engines.smoke
+    echo smoke >>"$WORK/compiled"
+    tail -n 2 "$WORK/compiled" | grep -q "$WORKS" || { echo "byoai: llama.cpp died: Illegal instruction (SIGILL)." >&2; exit 1; }
+fi
+"""
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Path:
+    """A folder with an environment whose `python` only notes how it was to compile, and fails over the tiny model unless that matches
+    $WORKS."""
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    return tmp_path
+
+
+def in_workshop(workshop: Path, code: str, works: str = ".", **variables: str) -> subprocess.CompletedProcess[str]:
+    unset = "unset CMAKE_ARGS CFLAGS CXXFLAGS CC CXX; " if not variables else ""
+    places = {"WORK": str(workshop), "WORKS": works, "BYOAI_VENV": str(workshop / "venv"), "XDG_CACHE_HOME": str(workshop / "cache")}
+    return run_library(f"{unset}{STAND_INS.strip()}; {code}", **places, **variables)
+
+
+def compiled(workshop: Path) -> list[str]:
+    file = workshop / "compiled"
+    return [line for line in file.read_text().splitlines() if line != "smoke"] if file.exists() else []
+
+
+def test_llama_cpp_is_compiled_without_amx_and_with_the_persons_own_flags(workshop: Path) -> None:
+    done = in_workshop(workshop, "install_llama_cpp", CMAKE_ARGS="-DGGML_CUDA=ON -DX='a b'", CFLAGS="-O2", CXXFLAGS="-g")
+    assert done.returncode == 0, done.stderr
+    (line,) = compiled(workshop)
+    assert line.startswith("compile CMAKE_ARGS=<-DGGML_CUDA=ON -DX='a b' > ")
+    assert f"CFLAGS=<-O2 {NO_AMX}> CXXFLAGS=<-g {NO_AMX}>" in line
+    assert "install --force-reinstall --no-deps" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "stand_in",
+    [
+        "uname() { echo aarch64; }",
+        "uname() { echo arm64; }",
+        'cc() { case "$*" in *mno-amx*) return 1 ;; esac; }',
+        'c++() { case "$*" in *mno-amx-bf16*) return 1 ;; esac; }',
+        'old() { case "$*" in *mno-amx*) return 1 ;; esac; }; CC=old',
+    ],
+)
+def test_the_flags_are_left_out_where_they_mean_nothing(workshop: Path, stand_in: str) -> None:
+    done = in_workshop(workshop, f"need_compilers() {{ :; }}; {stand_in}; install_llama_cpp")
+    assert done.returncode == 0, done.stderr
+    (line,) = compiled(workshop)
+    assert "amx" not in line
+
+
+def test_this_machines_compilers_are_asked() -> None:
+    done = run_library("build_flags; known_flags")
+    assert done.returncode == 0
+    assert done.stdout.split("\n")[:-1] == ([NO_AMX] * 2 if os.uname().machine == "x86_64" else [""])
+
+
+def test_a_build_that_dies_is_made_once_more_with_nothing_special(workshop: Path) -> None:
+    done = in_workshop(workshop, "install_llama_cpp; try_llama_cpp", works="GGML_NATIVE=OFF", CMAKE_ARGS="-DGGML_CUDA=ON")
+    assert done.returncode == 0, done.stderr
+    first, second = compiled(workshop)
+    assert "GGML_NATIVE" not in first
+    assert "CMAKE_ARGS=<-DGGML_CUDA=ON -DGGML_NATIVE=OFF" in second  # the last word counts
+    assert "Illegal instruction" in done.stderr and "Compiling it once more" in done.stderr and "slower" in done.stderr
+    assert done.stdout.count("install --force-reinstall") == 2
+
+
+def test_two_builds_that_die_are_a_failure_with_advice(workshop: Path) -> None:
+    done = in_workshop(workshop, "install_llama_cpp; try_llama_cpp", works="never")
+    assert done.returncode == 9
+    assert len(compiled(workshop)) == 2
+    assert "compiled in two ways, and neither runs" in done.stderr and "CC=clang" in done.stderr
+
+
+def test_a_build_that_runs_is_made_once(workshop: Path) -> None:
+    for _ in range(2):
+        assert in_workshop(workshop, "install_llama_cpp; try_llama_cpp").returncode == 0
+    assert len(compiled(workshop)) == 1  # the second took the wheel that was kept
+
+
+@pytest.mark.parametrize(
+    ("change", "variables"),
+    [
+        ("processor() { echo avx2; }", {}),
+        ("build_flags() { echo -mno-avx512f; }", {}),
+        ("requirement() { echo llama-cpp-python==2; }", {}),
+        ("", {"CMAKE_ARGS": "-DGGML_CUDA=ON"}),
+        ("", {"CFLAGS": "-O1"}),
+        ("", {"CXXFLAGS": "-O1"}),
+        ("need_compilers() { :; }", {"CC": "clang"}),
+    ],
+)
+def test_what_it_is_compiled_for_changes_the_wheel(workshop: Path, change: str, variables: dict[str, str]) -> None:
+    assert in_workshop(workshop, "install_llama_cpp").returncode == 0
+    assert in_workshop(workshop, f"{change or ':'}; install_llama_cpp", **variables).returncode == 0
+    assert len(compiled(workshop)) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "variables"),
+    [
+        ("processor() { echo avx2; }", {}),
+        ("build_flags() { echo -mno-avx512f; }", {}),
+        ("", {"CMAKE_ARGS": "-DGGML_CUDA=ON"}),
+        ("", {"CFLAGS": "-O1"}),
+        ("", {"CXXFLAGS": "-O1"}),
+    ],
+)
+def test_what_it_was_compiled_for_is_in_the_fingerprint(workshop: Path, change: str, variables: dict[str, str]) -> None:
+    before = in_workshop(workshop, "fingerprint").stdout
+    assert before == in_workshop(workshop, "fingerprint").stdout
+    assert in_workshop(workshop, f"{change or ':'}; fingerprint", **variables).stdout != before
+
+
+def test_a_shell_without_flags_keeps_those_that_the_environment_was_made_with(workshop: Path) -> None:
+    """cron's, after a set-up with CMAKE_ARGS for a GPU; to do without them again, one says so."""
+    gpu = {"CMAKE_ARGS": "-DGGML_CUDA=ON", "CFLAGS": "-O2 -g", "CXXFLAGS": ""}
+    install = "make_venv() { :; }; install_torch() { :; }; need_compilers() { :; }; known_flags() { :; }; install_all base /usr/bin/python3"
+    assert in_workshop(workshop, install, **gpu).returncode == 0
+    made = (workshop / "venv" / ".set-up-base").read_text()
+    assert in_workshop(workshop, "fingerprint", **gpu).stdout == made
+    assert in_workshop(workshop, "fingerprint").stdout == made
+    assert in_workshop(workshop, install).returncode == 0  # made anew, for another reason
+    assert len(compiled(workshop)) == 1
+    assert (workshop / "venv" / ".set-up-base").read_text() == made
+    assert in_workshop(workshop, "fingerprint", CMAKE_ARGS="").stdout != made
+
+
+@pytest.mark.parametrize(
+    ("sets", "off"),
+    [
+        ("sse4_1 sse4_2 avx avx2 bmi2 fma f16c avx512f amx_tile", ""),
+        ("sse4_1 sse4_2 avx f16c", " -DGGML_AVX2=OFF -DGGML_BMI2=OFF -DGGML_FMA=OFF"),
+        ("sse4_1", " -DGGML_SSE42=OFF -DGGML_AVX=OFF -DGGML_AVX2=OFF -DGGML_BMI2=OFF -DGGML_FMA=OFF -DGGML_F16C=OFF"),
+        ("asimd i8mm sve", ""),
+        ("", ""),
+    ],
+)
+def test_a_portable_build_asks_for_no_more_than_the_processor_has(workshop: Path, sets: str, off: str) -> None:
+    done = in_workshop(workshop, f"processor() {{ echo '{sets}' | tr ' ' '\\n'; }}; portable_flags")
+    assert (done.returncode, done.stdout) == (0, f"-DGGML_NATIVE=OFF{off}")
+
+
 @pytest.mark.parametrize(
     ("version", "minimum", "enough"),
     [

@@ -1,0 +1,242 @@
+"""llama.cpp in a process of its own: where native code dies, its caller gets an EngineError and lives; what it held is given back with it.
+
+Only the child (native_child.py) imports llama_cpp. It ends with its parent, and Ctrl-C in the terminal does not reach it.
+"""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from fine_tuning.engines.native_child import END, ERROR, ITEM, READY, receive, send
+from fine_tuning.errors import EngineError
+
+_ROOT = Path(__file__).resolve().parents[2]
+# Without `site`: with the parent's own path nothing has to be looked for, and nothing of a person's start-up files runs.
+_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from fine_tuning.engines.native_child import main; main(sys.argv[1])"
+
+# Its threads are not to spin long while they wait for each other, which on a busy machine is for ever (as in cli.py); and when it aborts,
+# llama.cpp is not to call a debugger, which takes seconds.
+_SETTINGS = {"GOMP_SPINCOUNT": "10000", "GGML_NO_BACKTRACE": "1"}
+
+_COMPILED = (
+    "llama.cpp was compiled for another processor than this one. Remove the virtual environment (.venv, or BYOAI_VENV) and run "
+    "./scripts/start.sh: it compiles llama.cpp anew and tries it."
+)
+_FAULT = "This is a fault in llama.cpp, or the model's file is damaged: ask again, and if it stays so, get or make the model again."
+_CURES = {
+    signal.SIGILL: _COMPILED,
+    signal.SIGKILL: "Most likely the system ended it for want of memory: close other programs, lower num_ctx, or take a smaller model.",
+    **dict.fromkeys((signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE), _FAULT),
+}
+
+
+class Native:
+    """An object around llama.cpp in a child process. A child that has died is started anew by the next question."""
+
+    def __init__(self, served: str, *arguments: Any) -> None:
+        """`served`: "package.module:Class", made with `arguments`, which JSON can carry. EngineError if it cannot be made.
+
+        Its methods are asked with `call` and `stream`; its attribute `facts` is here as `facts`.
+        """
+        self._served, self._arguments = served, list(arguments)
+        self._lock = threading.RLock()  # of the pipes, between threads
+        self._numbers = itertools.count(1)
+        self._open: dict[int, deque[list[Any]]] = {}  # what came for a stream while something else was waited for
+        self._process: subprocess.Popen[bytes] | None = None
+        self._end: Callable[[], object] = lambda: None
+        self.facts: Any = None
+        self.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Of the child. EngineError if there is none."""
+        if self._process is None:
+            raise EngineError("llama.cpp is not running")
+        return self._process.pid
+
+    @property
+    def grown(self) -> int:
+        """Bytes of memory that the child holds more than before it made its object."""
+        return max(self._memory() - self._before, 0)
+
+    def _memory(self) -> int:
+        try:
+            return int(psutil.Process(self.pid).memory_info().rss)
+        except psutil.NoSuchProcess as error:
+            raise self._death() from error
+
+    def start(self) -> None:
+        """Start the child unless it runs."""
+        with self._lock:
+            if self.alive:
+                return
+            self.close()
+            self._process, self._said = _spawn(self._served)
+            self._end = weakref.finalize(self, _end, self._process, self._said)  # also when Python ends
+            kind, content = self._read(0)
+            if kind == READY:
+                self._before = self._memory()
+                kind, content = self._read(self._write("__init__", self._arguments))
+            if kind == ERROR:
+                self.close()
+                raise EngineError(content)
+            self.facts = content
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """The method's value. EngineError if it fails, or the child dies."""
+        with self._lock:
+            self.start()
+            kind, content = self._read(self._write(method, list(arguments)))
+        if kind == ERROR:
+            raise EngineError(content)
+        return content
+
+    def stream(self, method: str, *arguments: Any) -> Generator[Any]:
+        """The items of a method that yields. Closing the iterator stops it, and waits for nothing."""
+        with self._lock:
+            self.start()
+            number = self._write(method, list(arguments))
+            self._open[number] = deque()
+        kind = ITEM
+        try:
+            while kind != END:
+                with self._lock:
+                    kind, content = self._read(number)
+                if kind == ERROR:
+                    raise EngineError(content)
+                if kind == ITEM:
+                    yield content
+        finally:
+            with self._lock:
+                if self._open.pop(number, None) is not None and kind == ITEM:
+                    self._stop(number)
+
+    def close(self) -> None:
+        """End the child; its memory is free at once."""
+        with self._lock:
+            self._end()
+            self._process = None
+            self._open.clear()
+
+    # The pipes; `_lock` is held
+
+    def _write(self, method: str, arguments: list[Any]) -> int:
+        number = next(self._numbers)
+        try:
+            send(self._pipe("stdin"), [number, method, arguments])
+        except OSError as error:
+            raise self._death() from error
+        except BaseException:  # cut off in the middle of a message (Ctrl-C): nothing that follows could be understood
+            self.close()
+            raise
+        return number
+
+    def _stop(self, number: int) -> None:
+        with suppress(OSError, EngineError):  # the next question finds it dead
+            send(self._pipe("stdin"), [number, None, []])
+
+    def _read(self, number: int) -> tuple[int, Any]:
+        """Kind and content of the next message for `number`; what comes for other streams waits for them."""
+        if waiting := self._open.get(number):
+            kind, content = waiting.popleft()
+            return kind, content
+        try:
+            while True:
+                found, kind, content = receive(self._pipe("stdout"))
+                if found == number:
+                    return kind, content
+                if found in self._open:
+                    self._open[found].append([kind, content])
+        except EOFError as error:
+            raise self._death() from error
+        except EngineError:
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    def _pipe(self, name: str) -> IO[bytes]:
+        if self._process is None:
+            raise EngineError("llama.cpp was ended meanwhile: ask again")
+        pipe: IO[bytes] = getattr(self._process, name)
+        return pipe
+
+    def _death(self) -> EngineError:
+        """What became of the child, which has closed its pipes."""
+        process = self._process
+        if process is None:
+            return EngineError("llama.cpp was ended meanwhile: ask again")
+        try:
+            code = process.wait(10)
+        except subprocess.TimeoutExpired:
+            code = 0
+        self._said.seek(0)
+        words = self._said.read()[-2000:].decode("utf-8", errors="replace").strip()
+        self.close()
+        return EngineError(_obituary(code, words.rpartition("\n")[2]))
+
+
+def _obituary(code: int, words: str) -> str:
+    """For people: the exit code of a child (negative: the signal), and its last line."""
+    said = f" It said: {words}" if words else ""
+    if code >= 0:
+        return f"llama.cpp's process ended by itself (exit code {code}): ask again, which starts another.{said}"
+    try:
+        number = signal.Signals(-code)
+    except ValueError:
+        return f"llama.cpp died of signal {-code}: ask again, which starts another.{said}"
+    name = signal.strsignal(number) or "ended"
+    return f"llama.cpp died: {name} ({number.name}). {_CURES.get(number, 'Something ended it: ask again, which starts another.')}{said}"
+
+
+def _spawn(served: str) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    """The child, and the file that takes what it writes to stderr: its last words, if it dies."""
+    path = json.dumps([str(_ROOT), *(str(Path(entry).absolute()) for entry in sys.path)])
+    try:
+        said = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _BOOT, served, path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            env={**_SETTINGS, **os.environ},
+            process_group=0,
+        )
+    except OSError as error:
+        raise EngineError(
+            f"cannot start a process for llama.cpp: {error.strerror or error}. Close other programs, or free disk space."
+        ) from error
+    return process, said
+
+
+def _end(process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
+    process.kill()  # there is nothing to save
+    process.wait()
+    for file in (process.stdin, process.stdout, said):
+        if file:
+            with suppress(OSError):  # what was still to be written to it
+                file.close()
+
+
+def threads() -> int:
+    """As many as cores, as Ollama does (llama-cpp-python would take half), or as few as OMP_NUM_THREADS allows, as for PyTorch."""
+    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(allowed)) if allowed.isdecimal() and int(allowed) else cores

@@ -1,0 +1,118 @@
+"""The child's side of native.py: one object around llama.cpp, asked over two pipes until the parent is gone.
+
+A message is its length (4 bytes, big-endian) and that many bytes of JSON. To the child: [number, method, arguments]; a method of null
+stops the stream of that number. From the child: [number, kind, content], the kinds being READY (llama.cpp is imported), VALUE, ITEM, END
+and ERROR.
+"""
+
+import importlib
+import json
+import os
+import queue
+import signal
+import struct
+import threading
+from types import GeneratorType
+from typing import IO, Any
+
+from fine_tuning.errors import ByoaiError
+
+READY, VALUE, ITEM, END, ERROR = range(5)
+_LENGTH = struct.Struct(">I")
+
+
+def send(pipe: IO[bytes], message: list[Any]) -> None:
+    """Write one message. OSError if nobody reads any more."""
+    content = json.dumps(message, separators=(",", ":")).encode("ascii")
+    pipe.write(_LENGTH.pack(len(content)) + content)
+    pipe.flush()
+
+
+def receive(pipe: IO[bytes]) -> list[Any]:
+    """Wait for one message. EOFError if the other side has ended."""
+    head = pipe.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        raise EOFError
+    (length,) = _LENGTH.unpack(head)
+    content = pipe.read(length)
+    if len(content) < length:
+        raise EOFError
+    message: list[Any] = json.loads(content)
+    return message
+
+
+def main(served: str) -> None:
+    """Serve the class `served` ("package.module:Class"): its first message holds its arguments, and is answered with its `facts`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what native code prints must not come between the messages
+    _Child(requests, replies).serve(served)
+
+
+class _Child:
+    def __init__(self, requests: IO[bytes], replies: IO[bytes]) -> None:
+        self._requests, self._replies = requests, replies
+        self._inbox: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
+        self._object: Any = None
+
+    def serve(self, served: str) -> None:
+        threading.Thread(target=self._listen, daemon=True).start()
+        module, _, name = served.partition(":")
+        try:
+            import llama_cpp  # noqa: F401  # before READY: what the child grows by from then on is the model
+        except (ImportError, OSError, RuntimeError) as error:
+            self._reply(0, ERROR, f"llama-cpp-python cannot be loaded: {error}. Run ./scripts/start.sh, which installs it anew")
+            return
+        self._reply(0, READY, None)
+        made = getattr(importlib.import_module(module), name)
+        while True:
+            number, method, arguments = self._inbox.get()
+            if method == "__init__":
+                self._answer(number, self._make, [made, arguments])
+            elif method:
+                self._answer(number, getattr(self._object, method), arguments)
+
+    def _listen(self) -> None:
+        """A thread of its own, so that the child ends with its parent whatever it is doing."""
+        try:
+            while True:
+                self._inbox.put(receive(self._requests))
+        except (EOFError, OSError):
+            os._exit(0)
+
+    def _make(self, made: Any, arguments: list[Any]) -> Any:
+        self._object = made(*arguments)
+        return self._object.facts
+
+    def _answer(self, number: int, method: Any, arguments: list[Any]) -> None:
+        try:
+            result = method(*arguments)
+            if not isinstance(result, GeneratorType):
+                self._reply(number, VALUE, result)
+            elif self._stream(number, result):
+                self._reply(number, END, None)
+        except ByoaiError as error:
+            self._reply(number, ERROR, str(error))
+        except (RuntimeError, ValueError, MemoryError) as error:
+            self._reply(number, ERROR, f"llama.cpp failed: {error}. Too little memory? Lower num_ctx, or take a smaller model.")
+
+    def _stream(self, number: int, items: "GeneratorType[Any, None, None]") -> bool:
+        """Send each item; between two of them answer what else is asked. An item of None only gives occasion for that.
+        False if the parent stopped it."""
+        for item in items:
+            if item is not None:
+                self._reply(number, ITEM, item)
+            while not self._inbox.empty():
+                other, method, arguments = self._inbox.get()
+                if method:
+                    self._answer(other, getattr(self._object, method), arguments)
+                elif other == number:
+                    items.close()
+                    return False
+        return True
+
+    def _reply(self, number: int, kind: int, content: Any) -> None:
+        try:
+            send(self._replies, [number, kind, content])
+        except OSError:  # the parent is gone
+            os._exit(0)

@@ -1,0 +1,235 @@
+"""What served_model.py asks of llama.cpp, as it runs in the child process: many sequences share each decode.
+
+Continuous batching: Yu et al., OSDI 2022. What all sequences begin with is computed once.
+"""
+
+import ctypes
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fine_tuning.engines.llama import Words, load
+from fine_tuning.errors import EngineError
+
+Logits = npt.NDArray[np.float32]
+
+_BATCH = 512  # tokens a decode
+_SEQUENCES = 16  # at a time
+_CELLS = 2048  # tokens remembered at least, of all sequences together
+_TOP_K = 40  # likeliest tokens that are sampled from, as in Ollama
+
+
+class Decoder(Words):
+    """A model, with the adapter over it if one is given, and one context for all that is asked."""
+
+    def __init__(self, gguf: str, adapter: str | None, context: int, threads: int) -> None:
+        """`context`: tokens of the longest sequence."""
+        from llama_cpp import llama_cpp
+
+        self._use(load(gguf, lora_path=adapter, n_ctx=64, n_batch=64, n_threads=threads, n_threads_batch=threads))
+        params = self._llama.context_params
+        params.n_ctx = max(context, _CELLS)
+        params.n_batch = params.n_ubatch = _BATCH
+        params.n_seq_max = _SEQUENCES + 1  # and the one that holds what all begin with
+        params.kv_unified = True  # one store, so that a beginning is shared, not copied
+        self._context = llama_cpp.llama_init_from_model(self._llama.model, params)
+        if not self._context:
+            raise EngineError(
+                f"llama.cpp has no room for {params.n_ctx} tokens of context with {gguf}: close programs, or lower max_length"
+            )
+        if adapter:
+            adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(self._llama._lora_adapter)
+            llama_cpp.llama_set_adapters_lora(self._context, adapters, 1, (ctypes.c_float * 1)(1.0))
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._size = self._llama.n_vocab()
+        self._limit = int(llama_cpp.llama_n_ctx(self._context))
+        self.facts |= {"context": self._limit}
+
+    def logprobs(self, tokens: list[int], targets: list[int]) -> tuple[list[float], list[bool]]:
+        """See ServedModel; so for the others."""
+        scoring = _Scoring(tokens, targets, self._limit)
+        for _ in self._run([scoring]):
+            pass
+        return scoring.logprobs, scoring.hits
+
+    def scores(self, rows: list[tuple[list[int], list[int]]]) -> Iterator[tuple[float, int, int] | None]:
+        """Log-probability, tokens and hits of each row."""
+        for scored in self._run([_Scoring(tokens, targets, self._limit) for tokens, targets in rows]):
+            yield scored and (float(np.sum(scored.logprobs)), len(scored.hits), sum(scored.hits))
+
+    def answers(self, asks: list[dict[str, Any]]) -> Iterator[dict[str, Any] | None]:
+        """The fields of each Answer; asked with those of an Ask."""
+        for done in self._run([_Answering(ask, self._is_end, self._limit) for ask in asks]):
+            yield done and {"tokens": done.answer, "ended": done.ended, "times": done.times}
+
+    def _is_end(self, token: int) -> bool:
+        from llama_cpp import llama_cpp
+
+        return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+
+    # Many sequences in one context
+
+    def _run(self, sequences: Sequence[Any]) -> Iterator[Any]:
+        """Feed the sequences, as many at a time as fit, and yield them in order as they are done; None after every decode."""
+        from llama_cpp import llama_cpp
+
+        llama_cpp.llama_memory_clear(self._memory, True)
+        head = self._feed_head(sequences)
+        waiting, running, slots = deque(sequences), dict[int, _Sequence](), set(range(1, _SEQUENCES + 1))
+        shown = 0
+        while waiting or running:
+            while waiting and slots and self._fits(waiting[0], running, head):
+                slot, sequence = slots.pop(), waiting.popleft()
+                llama_cpp.llama_memory_seq_cp(self._memory, 0, slot, -1, -1)
+                sequence.fed = head
+                running[slot] = sequence
+            self._step(running)
+            yield None
+            for slot in [slot for slot, sequence in running.items() if sequence.done]:
+                del running[slot]
+                slots.add(slot)
+                llama_cpp.llama_memory_seq_rm(self._memory, slot, -1, -1)
+            while shown < len(sequences) and sequences[shown].done:
+                yield sequences[shown]
+                shown += 1
+
+    def _fits(self, sequence: "_Sequence", running: "dict[int, _Sequence]", head: int) -> bool:
+        return not running or head + sum(each.room - head for each in [*running.values(), sequence]) <= self._limit
+
+    def _feed_head(self, sequences: "Sequence[_Sequence]") -> int:
+        """Put what all sequences begin with into sequence 0; its number of tokens."""
+        if len(sequences) < 2:
+            return 0
+        size = min(_common([sequence.tokens for sequence in sequences]), *(sequence.first for sequence in sequences))
+        for start in range(0, size, _BATCH):
+            self._decode(
+                [
+                    (0, start + index, token, False)
+                    for index, token in enumerate(sequences[0].tokens[start : start + _BATCH][: size - start])
+                ]
+            )
+        return size
+
+    def _step(self, running: "dict[int, _Sequence]") -> None:
+        """One decode of what the running sequences have to say next."""
+        cells: list[tuple[int, int, int, bool]] = []
+        owners: list[_Sequence] = []
+        for slot, sequence in running.items():
+            fresh = sequence.tokens[sequence.fed : sequence.fed + _BATCH - len(cells)]
+            cells += [(slot, sequence.fed + index, token, sequence.wants(sequence.fed + index)) for index, token in enumerate(fresh)]
+            owners += [sequence] * len(fresh)
+            sequence.fed += len(fresh)
+        self._decode(cells)
+        for index, (sequence, (_, position, _, wanted)) in enumerate(zip(owners, cells, strict=True)):
+            if wanted:
+                sequence.take(position, self._logits(index))
+
+    def _decode(self, cells: list[tuple[int, int, int, bool]]) -> None:
+        """(sequence, position, token, whether logits are wanted) of each token."""
+        from llama_cpp import llama_cpp
+
+        if not cells:
+            return
+        batch = llama_cpp.llama_batch_init(len(cells), 0, 1)
+        try:
+            batch.n_tokens = len(cells)
+            for index, (sequence, position, token, wanted) in enumerate(cells):
+                batch.token[index], batch.pos[index], batch.logits[index] = token, position, wanted
+                batch.n_seq_id[index], batch.seq_id[index][0] = 1, sequence
+            if status := llama_cpp.llama_decode(self._context, batch):
+                raise EngineError(f"llama.cpp could not decode {len(cells)} tokens (status {status})")
+        finally:
+            llama_cpp.llama_batch_free(batch)
+
+    def _logits(self, index: int) -> Logits:
+        from llama_cpp import llama_cpp
+
+        row = llama_cpp.llama_get_logits_ith(self._context, index)
+        return np.ctypeslib.as_array(ctypes.cast(row, ctypes.POINTER(ctypes.c_float)), (self._size,))
+
+
+class _Sequence:
+    """Tokens on their way through the model: `tokens` are known so far, the first `fed` of them have been fed."""
+
+    tokens: list[int]
+    fed = 0
+    first: int  # position of the first logits that are wanted
+    room: int  # tokens that it may come to
+
+    @property
+    def done(self) -> bool:
+        return self.fed >= len(self.tokens)
+
+    def wants(self, position: int) -> bool:
+        """Whether the logits at `position` are of use."""
+        raise NotImplementedError
+
+    def take(self, position: int, logits: Logits) -> None:
+        """Use the logits; may lengthen `tokens`."""
+        raise NotImplementedError
+
+
+class _Scoring(_Sequence):
+    def __init__(self, tokens: Sequence[int], targets: Sequence[int], context: int) -> None:
+        kept = list(tokens[:context])
+        self._wanted = {target - 1: kept[target] for target in targets if 0 < target < len(kept)}
+        self.tokens = kept[: max(self._wanted) + 1] if self._wanted else []
+        self.first, self.room = min(self._wanted, default=0), len(self.tokens)
+        self.logprobs: list[float] = []
+        self.hits: list[bool] = []
+
+    def wants(self, position: int) -> bool:
+        return position in self._wanted
+
+    def take(self, position: int, logits: Logits) -> None:
+        target = self._wanted[position]
+        self.logprobs.append(_log_softmax_at(logits, target))
+        self.hits.append(bool(logits.argmax() == target))
+
+
+class _Answering(_Sequence):
+    def __init__(self, ask: dict[str, Any], ends: Callable[[int], bool], context: int) -> None:
+        self._temperature, self._random = ask["temperature"], np.random.default_rng(ask["seed"])
+        self._ends, self._endless = ends, ask["endless"]
+        limit = min(ask["limit"], context - len(ask["prompt"]))
+        self.tokens = list(ask["prompt"]) if limit > 0 else []
+        self.first, self.room = max(len(self.tokens) - 1, 0), len(self.tokens) + max(limit, 0)
+        self.answer: list[int] = []
+        self.times: list[float] = []
+        self.ended = False
+
+    def wants(self, position: int) -> bool:
+        return position == len(self.tokens) - 1
+
+    def take(self, position: int, logits: Logits) -> None:
+        token = _sample(logits, self._temperature, self._random)
+        self.times.append(time.perf_counter())
+        if self._ends(token) and not self._endless:
+            self.ended = True
+            return
+        self.answer.append(token)
+        if len(self.tokens) + 1 < self.room:
+            self.tokens.append(token)
+
+
+def _common(lists: Sequence[list[int]]) -> int:
+    """How many items all lists begin with: those that the first and the last in order share."""
+    first, last = min(lists), max(lists)
+    return next((index for index, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), min(len(first), len(last)))
+
+
+def _sample(logits: Logits, temperature: float, random: np.random.Generator) -> int:
+    if temperature == 0:
+        return int(logits.argmax())
+    best = np.argpartition(logits, -_TOP_K)[-_TOP_K:]
+    weights = np.exp((logits[best].astype(np.float64) - float(logits[best].max())) / temperature)
+    return int(random.choice(best, p=weights / weights.sum()))
+
+
+def _log_softmax_at(logits: Logits, index: int) -> float:
+    top = float(logits.max())
+    return float(logits[index]) - top - float(np.log(np.exp(logits - top).sum(dtype=np.float64)))
