@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fine_tuning.engines.agreement import Probe, Reference, rounding
 from fine_tuning.engines.llama import load
 from fine_tuning.errors import EngineError
 
@@ -105,6 +106,10 @@ class ServedModel:
         """For each (tokens, targets), in order: as `logprobs`, summed."""
         for scored in self._run([_Scoring(tokens, targets, self.context) for tokens, targets in rows]):
             yield Score(float(np.sum(scored.logprobs)), len(scored.hits), sum(scored.hits))
+
+    def logits(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Logits]:
+        """For each (tokens, places): what the model says after each of these places (indices of tokens) [places, vocabulary]."""
+        return [np.array(read.found) for read in self._run([_Reading(tokens, places) for tokens, places in rows])]
 
     def answers(self, asks: Sequence[Ask]) -> Iterator[Answer]:
         """What the model says to each prompt, in order."""
@@ -210,6 +215,13 @@ class ServedModel:
         return np.ctypeslib.as_array(ctypes.cast(row, ctypes.POINTER(ctypes.c_float)), (self._size,))
 
 
+def read_logits(gguf: Path, probes: list[Probe], adapter: Path | None = None, requantised: bool = False) -> Reference:
+    """What llama.cpp computes with `gguf`, and `adapter` over it, for each of `probes`; `requantised`: see `agreement.rounding`."""
+    with ServedModel(gguf, adapter, max(len(probe.tokens) for probe in probes)) as model:
+        logits = model.logits([(probe.tokens, probe.places) for probe in probes])
+    return Reference(adapter or gguf, probes, logits, rounding(gguf, requantised))
+
+
 class _Sequence:
     """Tokens on their way through the model: `tokens` are known so far, the first `fed` of them have been fed."""
 
@@ -247,6 +259,20 @@ class _Scoring(_Sequence):
         target = self._wanted[position]
         self.logprobs.append(_log_softmax_at(logits, target))
         self.hits.append(bool(logits.argmax() == target))
+
+
+class _Reading(_Sequence):
+    def __init__(self, tokens: Sequence[int], places: Sequence[int]) -> None:
+        self._places = set(places)
+        self.tokens = list(tokens[: max(places) + 1])
+        self.first, self.room = min(places), len(self.tokens)
+        self.found: list[Logits] = []
+
+    def wants(self, position: int) -> bool:
+        return position in self._places
+
+    def take(self, position: int, logits: Logits) -> None:
+        self.found.append(logits.copy())
 
 
 class _Answering(_Sequence):
