@@ -29,6 +29,7 @@ from fine_tuning.data_preparation.dataset_builder import Dataset, build_dataset,
 from fine_tuning.data_preparation.preference_builder import PreferenceData, build_preferences, preferences_of, read_preference_data
 from fine_tuning.data_preparation.replay import build_replay, prompts_beside, read_prompts
 from fine_tuning.data_preparation.rows import ConversationTokenizer, prompt_ids, tokenize_conversation
+from fine_tuning.engines.agreement import check_export, make_probes
 from fine_tuning.engines.base import ChatOptions, Engine, ModelDetails, ModelSpec
 from fine_tuning.engines.default_base import DEFAULT_TAG, ensure_default_base
 from fine_tuning.engines.gguf_file import read_gguf
@@ -42,6 +43,7 @@ from fine_tuning.model_management.modelfile import modelfile_text, spec_for
 from fine_tuning.training.methods import Carrier, carrier
 
 if TYPE_CHECKING:
+    from fine_tuning.engines.agreement import Reference
     from fine_tuning.evaluation.comparison import Comparison
     from fine_tuning.evaluation.exam import Reader, Row
     from fine_tuning.evaluation.gate import Verdict
@@ -272,7 +274,7 @@ class _Retrain:
             training = self.train(plan, run, replay)
             if self.mode is None:
                 return self.end_without_version(plan, run, training)
-            artifact = self.export(plan, run, training.adapter)
+            artifact = self.export(plan, run, training)
             comparison, verdict = self.evaluate(plan, run, artifact, log)
         number = self.register(plan, run, artifact, comparison, verdict)
         live = self.promote(run, number, verdict)
@@ -550,6 +552,7 @@ class _Retrain:
         with self.stage("Training"):
             from fine_tuning.training.trainer import train
 
+            served = self.served_base(plan) if self.mode else None  # what no GGUF can carry is not served
             training = train(
                 plan.base.gguf,
                 plan.rows,
@@ -560,21 +563,37 @@ class _Retrain:
                 self.request.cancelled,
                 plan.estimate.base_weights,
                 plan.preferences.path if plan.preference_method else None,
+                served,
             )
             for damage in training.passed_over:
                 self.reporter.note(f"passed over: {damage}")
             gc.collect()  # the model's memory, before the next one is loaded
         return training
 
-    def export(self, plan: Plan, run: Path, adapter: Path) -> Path:
-        """The adapter's GGUF, or the whole model's."""
+    def served_base(self, plan: Plan) -> "Reference":
+        """What llama.cpp computes with the base, on some of what will be learned: the training must begin with the same."""
+        from fine_tuning.evaluation.served_model import read_logits
+
+        rows = [json.loads(line)["input_ids"] for line in (plan.rows / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+        return read_logits(plan.base.gguf, make_probes(rows, read_gguf(plan.base.gguf)))
+
+    def export(self, plan: Plan, run: Path, training: "TrainingResult") -> Path:
+        """The adapter's GGUF, or the whole model's. ExportError unless llama.cpp computes with it what was trained."""
+        from fine_tuning.evaluation.served_model import read_logits
         from fine_tuning.model_management.gguf_export import convert_adapter, export_full, merge_adapter
 
+        base, beside = plan.base.gguf, self.mode == "adapter"
         with self.stage("Exporting to GGUF"):
-            if self.mode == "adapter":
-                return convert_adapter(plan.base.gguf, adapter, run / "adapter.gguf").path
-            export = export_full if self.config.training.method == FineTuningMethod.FULL else merge_adapter
-            return export(plan.base.gguf, adapter, run / "model.gguf", self.config.deployment.quantization).path
+            if beside:
+                artifact = convert_adapter(base, training.adapter, run / "adapter.gguf").path
+            else:
+                export = export_full if self.config.training.method == FineTuningMethod.FULL else merge_adapter
+                artifact = export(base, training.adapter, run / "model.gguf", self.config.deployment.quantization).path
+        if trained := training.network:
+            with self.stage("Checking that what was exported is what was trained"):
+                where = (base, trained.probes, artifact) if beside else (artifact, trained.probes, None, True)
+                check_export(trained, read_logits(*where))
+        return artifact
 
     def end_without_version(self, plan: Plan, run: Path, training: "TrainingResult") -> Outcome:
         """Answer the test prompts through Transformers: what was trained stays in the run, and the live model as it is."""

@@ -16,10 +16,12 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import ChatOptions, Engine
 from fine_tuning.engines.connect import connect
 from fine_tuning.engines.default_base import ensure_default_base
+from fine_tuning.model_management import gguf_export
 from fine_tuning.model_management.gguf_export import merge_adapter
 from fine_tuning.model_management.model_deployer import register
 from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.model_management.modelfile import spec_for
+from fine_tuning.training import base_model
 
 NAME = "fine_tuned_looptest"
 FACTS = {
@@ -199,3 +201,26 @@ def test_what_no_gguf_can_carry_answers_through_transformers_and_can_be_asked_ag
     assert "Tell me about the Wi-Fi" in shown and "base" in shown and "fine-tuned" in shown
     assert main(["compare", "--run", "nowhere", "Hello"]) == 2
     assert f"no run that was trained to its end. Those of {run.parent}: {run.name}" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("engine", ["embedded"], indirect=True)
+@pytest.mark.parametrize("mode", ["adapter", "merged"])
+def test_what_is_not_served_as_it_was_trained_is_never_registered(engine, home, capsys, monkeypatch, mode):
+    chat_about_the_facts(ConversationLogger(), PHRASINGS[:2])
+    arguments = settings(**{"deployment.mode": mode})
+    with monkeypatch.context() as patch:  # a base that is loaded as another network
+        patch.setattr(base_model.families._Said, "rope", property(lambda said: {"rope_type": "default", "rope_theta": 100.0}))
+        assert main(["retrain", *arguments]) == 5
+    (run,) = home.glob("runs/*")
+    assert "what would be trained is not what is served" in capsys.readouterr().err
+    assert not (run / "progress.jsonl").exists()
+    with monkeypatch.context() as patch:  # an export with the rows of queries and keys in the wrong order
+        patch.setattr(gguf_export, "rotary_order", lambda rows, heads: slice(None))
+        assert main(["retrain", *arguments]) == 6
+    assert "what was exported is not what was trained" in capsys.readouterr().err
+    assert not versions(engine) and not Registry().list(NAME)
+    assert main(["retrain", *arguments]) == 0  # goes on with the same run
+    assert f"{NAME}:v1 is live" in capsys.readouterr().out
+    assert [each.name for each in home.glob("runs/*")] == [run.name]

@@ -3,6 +3,7 @@
 Continuous batching: Yu et al., OSDI 2022. What all sequences begin with is computed once.
 """
 
+import base64
 import ctypes
 import time
 from collections import deque
@@ -60,6 +61,11 @@ class Decoder(Words):
         """Log-probability, tokens and hits of each row."""
         for scored in self._run([_Scoring(tokens, targets, self._limit) for tokens, targets in rows]):
             yield scored and (float(np.sum(scored.logprobs)), len(scored.hits), sum(scored.hits))
+
+    def logits(self, rows: list[tuple[list[int], list[int]]]) -> Iterator[str | None]:
+        """Each row's logits, float32 in base64: as numbers in JSON they would take longer than their computation."""
+        for read in self._run([_Reading(tokens, places) for tokens, places in rows]):
+            yield read and base64.b64encode(np.array(read.found, np.float32).tobytes()).decode("ascii")
 
     def answers(self, asks: list[dict[str, Any]]) -> Iterator[dict[str, Any] | None]:
         """The fields of each Answer; asked with those of an Ask."""
@@ -189,6 +195,20 @@ class _Scoring(_Sequence):
         target = self._wanted[position]
         self.logprobs.append(_log_softmax_at(logits, target))
         self.hits.append(bool(logits.argmax() == target))
+
+
+class _Reading(_Sequence):
+    def __init__(self, tokens: Sequence[int], places: Sequence[int]) -> None:
+        self._places = set(places)
+        self.tokens = list(tokens[: max(places) + 1])
+        self.first, self.room = min(places), len(self.tokens)
+        self.found: list[Logits] = []
+
+    def wants(self, position: int) -> bool:
+        return position in self._places
+
+    def take(self, position: int, logits: Logits) -> None:
+        self.found.append(logits.copy())
 
 
 class _Answering(_Sequence):

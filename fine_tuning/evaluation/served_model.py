@@ -3,12 +3,19 @@
 The model lies in a child process (engines/native.py), where decoder.py does the work.
 """
 
+import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+from fine_tuning.engines.agreement import Probe, Reference, rounding
 from fine_tuning.engines.native import Native, threads
+
+Logits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,14 @@ class ServedModel:
         for logprob, tokens, hits in self._native.stream("scores", [(list(tokens), list(targets)) for tokens, targets in rows]):
             yield Score(logprob, tokens, hits)
 
+    def logits(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Logits]:
+        """For each (tokens, places): what the model says after each of these places (indices of tokens) [places, vocabulary]."""
+        found = self._native.stream("logits", [(list(tokens), list(places)) for tokens, places in rows])
+        return [
+            np.frombuffer(base64.b64decode(content), np.float32).reshape(len(places), -1)
+            for content, (_, places) in zip(found, rows, strict=True)
+        ]
+
     def answers(self, asks: Sequence[Ask]) -> Iterator[Answer]:
         """What the model says to each prompt, in order."""
         for fields in self._native.stream("answers", [asdict(ask) for ask in asks]):
@@ -102,3 +117,10 @@ class ServedModel:
     @cached_property
     def _control(self) -> frozenset[int]:
         return frozenset(token for token, _ in self._native.call("control_tokens"))
+
+
+def read_logits(gguf: Path, probes: list[Probe], adapter: Path | None = None, requantised: bool = False) -> Reference:
+    """What llama.cpp computes with `gguf`, and `adapter` over it, for each of `probes`; `requantised`: see `agreement.rounding`."""
+    with ServedModel(gguf, adapter, max(len(probe.tokens) for probe in probes)) as model:
+        logits = model.logits([(probe.tokens, probe.places) for probe in probes])
+    return Reference(adapter or gguf, probes, logits, rounding(gguf, requantised))

@@ -14,7 +14,7 @@ from fine_tuning.config import BaseWeights
 from fine_tuning.engines import ggml
 from fine_tuning.engines.gguf_file import GgufFile, TensorInfo, read_gguf, write_gguf
 from fine_tuning.errors import ExportError, TrainingError
-from fine_tuning.training import tree_attention
+from fine_tuning.training import families, tree_attention
 from fine_tuning.training.quantised_linear import HeldLinear, Nf4Linear, QuantisedLinear
 from fine_tuning.training.rope import Rope
 
@@ -59,11 +59,10 @@ def _load_folder(folder: Path, dtype: torch.dtype, weights: BaseWeights) -> Any:
 
 def _load_gguf(gguf: Path, dtype: torch.dtype, scratch: Path, weights: BaseWeights) -> Any:
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     file = read_gguf(gguf)
-    config = AutoConfig.from_pretrained(str(scratch), gguf_file=_outline(file, scratch).name)
-    config.get_text_config().vocab_size = file.tensors["token_embd.weight"].rows
+    config = families.config_of(file) or _config_by_transformers(file, scratch)
     rope = Rope(file)
     rope.configure(config.get_text_config())
     with init_empty_weights():
@@ -78,6 +77,15 @@ def _load_gguf(gguf: Path, dtype: torch.dtype, scratch: Path, weights: BaseWeigh
     if missing := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
         raise ValueError(f"it has no weights for {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''}")
     return model
+
+
+def _config_by_transformers(file: GgufFile, scratch: Path) -> Any:
+    """The configuration of a family that only Transformers knows (families.py)."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(scratch), gguf_file=_outline(file, scratch).name)
+    config.get_text_config().vocab_size = file.tensors["token_embd.weight"].rows
+    return config
 
 
 def _outline(file: GgufFile, folder: Path) -> Path:
@@ -95,10 +103,12 @@ def _outline(file: GgufFile, folder: Path) -> Path:
 
 def _weights(file: GgufFile, content: mmap.mmap, model: Any, quantised: bool) -> Iterator[tuple[str, torch.Tensor | QuantisedLinear]]:
     """Each weight under Transformers' name, as it goes into `model`."""
-    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+    from transformers.modeling_gguf_pytorch_utils import get_gguf_hf_weights_map
 
-    processor = TENSOR_PROCESSORS.get(file.header.architecture, TensorProcessor)(config=model.config.get_text_config().to_dict())
-    names = get_gguf_hf_weights_map(_shallow(model, [(model.base_model_prefix, _shallow(model.base_model, []))]), processor)
+    architecture = file.header.architecture
+    processor = families.tensor_processor(architecture, model.config)
+    shallow = _shallow(model, [(model.base_model_prefix, _shallow(model.base_model, []))])
+    names = get_gguf_hf_weights_map(shallow, processor, architecture if architecture in families.FAMILIES else None)
     gathered: dict[str, dict[str, torch.Tensor]] = {"tensors": {}}  # what is one weight in Transformers and several in the file
 
     def processed(weights: Any, name: str) -> Any:

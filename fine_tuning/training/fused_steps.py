@@ -42,7 +42,8 @@ class Step(torch.autograd.Function):
         y, *kept = part.forward(_with_room(x.reshape(-1, x.shape[-1]), part.room), *about)
         ctx.save_for_backward(*kept)
         ctx.part, ctx.about, ctx.shape = part, about, x.shape
-        return y.view(*x.shape[:-1], -1)
+        made: Tensor = torch.ops.aten._unsafe_view(y, [*x.shape[:-1], y.shape[-1]])  # no view: some models write over it (Olmo)
+        return made
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fine_tuning.engines.gguf_file import GgufFile
 
 _OWN_FACTORS = ("rope_freqs.weight", "rope_factors_short.weight")
-_NEAR = "sliding_attention"  # layers that look back over a window only are never slowed down
+_FAR, _NEAR = "full_attention", "sliding_attention"  # layers that look back over a window only are never slowed down
 
 
 class Rope:
@@ -37,7 +37,8 @@ class Rope:
         """What Transformers must know before the model is made."""
         if self.kind == "yarn" and self.factor > 1:
             original = int(self._value("original_context_length", config.max_position_embeddings))
-            config.rope_parameters |= {"rope_type": "yarn", "factor": self.factor, "original_max_position_embeddings": original}
+            far = config.rope_parameters.get(_FAR, config.rope_parameters)  # some have others for each type of layer
+            far |= {"rope_type": "yarn", "factor": self.factor, "original_max_position_embeddings": original}
 
     def apply(self, model: nn.Module, factors: Tensor | None) -> None:
         """Change the frequencies in `model`; `factors` [head size / 2] is the tensor `self.factors`."""

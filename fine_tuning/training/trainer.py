@@ -8,10 +8,11 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -19,6 +20,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from fine_tuning import paths
 from fine_tuning.config import BaseWeights, Training
+from fine_tuning.engines.agreement import Logits, Probe, Reference, Trained, check_base
 from fine_tuning.errors import Cancelled, NoConversations, TrainingError
 from fine_tuning.training import checkpoints, methods, products
 from fine_tuning.training.base_model import load_base
@@ -77,6 +79,7 @@ class TrainingResult:
     passed_over: tuple[str, ...] = ()  # checkpoints that were not whole
     preference_steps: int = 0  # more steps, after the others
     agreement: float = 0.0  # with people's preferences, in the last of them
+    network: Trained | None = field(default=None, repr=False)  # what it computes, if the training was told what is served
 
 
 def train(
@@ -89,13 +92,15 @@ def train(
     cancelled: Callable[[], bool] = lambda: False,
     weights: BaseWeights = "dequantised",
     preferences: Path | None = None,
+    served: Reference | None = None,
 ) -> TrainingResult:
     """Fine-tune `base` (a GGUF, or a folder in Hugging Face format) on the token rows in `rows`; write `run`/adapter.
 
     `rows` holds train.jsonl and validation.jsonl of {"input_ids": [...], "trained": [0|1, ...]}; `replay` is one such file, of prompts
-    that the base itself answered; `weights` says how the base is held (base_model.py); `preferences` (preferences.py) are
-    learned after the chats. A run that was interrupted continues from its newest whole checkpoint, to the same result.
-    Raises NoConversations, TrainingError, NotEnoughMemory; Cancelled after `cancelled()` turned true (a checkpoint is kept).
+    that the base itself answered; `weights` says how the base is held (base_model.py); `preferences` (preferences.py) are learned
+    after the chats. `served` is what llama.cpp computes with the base, with which the network about to be trained must agree.
+    A run that was interrupted continues from its newest whole checkpoint, to the same result. Raises NoConversations, TrainingError,
+    NotEnoughMemory; Cancelled after `cancelled()` turned true (a checkpoint is kept).
     """
     started = time.perf_counter()
     learned = read_rows(rows / "train.jsonl")
@@ -111,7 +116,8 @@ def train(
         if settings.backend == "packed":
             products.relay(model)
         replayed = replay_rows(model, replay, base) if replay else []
-        model = methods.METHODS[settings.method].attach(model, settings)
+        model = _in_place(methods.METHODS[settings.method].attach(model, settings), settings)
+    before = _agreeing(model, served, f"{base}'s {model.config.model_type}") if served else []
     lessons = _Lessons(run, gemm_flops(dtype), report, cancelled)
     taught = run / "taught"  # what the chats have made of it, where preferences come after them
     if wanted and checkpoints.is_complete(taught):
@@ -132,12 +138,46 @@ def train(
         if wanted:
             _save(model, taught)
     if wanted:
-        if settings.backend == "packed" and not has_gpu():  # as after the chats, whose trainer had fused it where the weights then were
-            fuse(model)
         items = _with_reference(model, wanted, settings.batch_tokens, run / "reference.json")
         lessons.give("preferences", PreferenceTrainer(model, run / "preference-checkpoints", settings, items), [])
     adapter = _save(model, run / "adapter")
-    return lessons.result(adapter, time.perf_counter() - started, str(dtype).removeprefix("torch."), threads)
+    result = lessons.result(adapter, time.perf_counter() - started, str(dtype).removeprefix("torch."), threads)
+    if not served:
+        return result
+    return replace(result, network=Trained(served.probes, before, _logits(model, served.probes), dtype == torch.bfloat16))
+
+
+def _in_place(model: Any, settings: Training) -> Any:
+    """The model where its weights will stay, fused if they are to be: from now on it is the network that is trained."""
+    model = model.to("cuda" if has_gpu() else "cpu")
+    if settings.backend == "packed":
+        fuse(model)
+    return model
+
+
+def _agreeing(model: Any, served: Reference, name: str) -> list[Logits]:
+    """The model's logits for the probes. TrainingError if they are not those that llama.cpp computes."""
+    found = _logits(model, served.probes)
+    check_base(found, served, model.dtype == torch.bfloat16, name)
+    return found
+
+
+@torch.no_grad()
+def _logits(model: Any, probes: Sequence[Probe]) -> list[Logits]:
+    """What the model says at the places of each probe, in one packed row, as it is trained."""
+    training = model.training
+    model.eval()
+    rows = [_asked(probe) for probe in probes]
+    batch = {key: part.to(model.device) if isinstance(part, torch.Tensor) else part for key, part in pack(rows).items()}
+    found = supervised_logits(model, batch).cpu().numpy()
+    model.train(training)
+    return np.split(found, np.cumsum([len(probe.places) for probe in probes])[:-1])
+
+
+def _asked(probe: Probe) -> Row:
+    """A row that carries loss after each of the places."""
+    asked = [False, *(index in set(probe.places) for index in range(len(probe.tokens)))]
+    return Row([*probe.tokens, 0], asked)  # what comes after the last is not looked at
 
 
 class _Lessons:

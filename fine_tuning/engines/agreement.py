@@ -1,0 +1,145 @@
+"""Whether two programs compute the same network: their logits, at a few places of a few texts.
+
+The distance between two logits vectors is that of what is left of them without their means (which softmax ignores), as a share of the
+served ones' spread. It is 0 for the same network and about 1.4 for two that have nothing in common, however sharp their predictions are.
+
+llama.cpp rounds what a layer is given: to 8 bits before a product with quantised weights, else to the weights' own 16 bits; and keys and
+values to float16. docs/families.md says how far that alone moves the logits; the bounds here are two to six times as large.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf.constants import GGMLQuantizationType as Type
+from numpy.typing import NDArray
+
+from fine_tuning.engines import ggml
+from fine_tuning.engines.gguf_file import GgufFile, read_gguf
+from fine_tuning.errors import ExportError, TrainingError
+
+Logits = NDArray[np.float32]  # [places, vocabulary]
+
+_EXACT, _BFLOAT, _EIGHT_BITS = 0.01, 0.04, 0.15  # the distance that rounding explains, by what the weights' products round to
+_TRAINED_IN_BFLOAT = 0.06  # more, if Transformers computes in bfloat16
+_REQUANTISED = ((8.0, 0.15), (6.5, 0.25), (5.0, 0.6), (0.0, 0.8))  # by the bits of a weight: of weights that were rounded anew
+_SHARES = (0.6, 1.6)  # of what was learned that must be served
+_TOLD = 0.75  # of the distance that is found: what was learned is told from rounding if it moved the logits that far
+
+_SHORT, _LONG = 24, 160  # tokens of the texts
+_EVERY = 6  # tokens from one place to the next
+_BEYOND = 64  # tokens beyond a sliding window
+_PADDED = 256  # numbers of a row of which every type's bytes are whole
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A text, and the tokens (by index) after which logits are compared."""
+
+    tokens: list[int]
+    places: list[int]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What llama.cpp computes: `logits` are one array for each of `probes`; `rounding` is the distance that is explained by rounding."""
+
+    source: Path
+    probes: list[Probe]
+    logits: list[Logits]
+    rounding: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What Transformers computes for each of `probes`, before the training and with what was saved after it."""
+
+    probes: list[Probe]
+    before: list[Logits]
+    after: list[Logits]
+    in_bfloat: bool  # it computes in bfloat16, not in float32
+
+
+def make_probes(rows: Sequence[Sequence[int]], file: GgufFile) -> list[Probe]:
+    """Return the beginnings of two rows, which may share their head, and one long text made of all of them.
+
+    It goes beyond the model's sliding window if a row does.
+    """
+    window = file.header.metadata.get(f"{file.header.architecture}.attention.sliding_window", 0)
+    reached = isinstance(window, int) and 0 < window < max(map(len, rows))
+    long = [token for row in rows for token in row][: max(_LONG, window + _BEYOND) if reached else _LONG]
+    texts = [list(row[:_SHORT]) for row in rows[:2]] + [long]
+    step = max(_EVERY, len(long) // (_LONG // _EVERY))
+    return [Probe(text, list(range(min(len(text), step) - 1, len(text), step))) for text in texts if text]
+
+
+def rounding(gguf: Path, requantised: bool = False) -> float:
+    """Return the distance that is explained by rounding; with `requantised`, from the network before its weights were rounded anew."""
+    kinds = {info.kind for info in read_gguf(gguf).tensors.values() if len(info.shape) > 1}
+    if kinds <= {Type.F32, Type.F16}:
+        return _EXACT
+    if kinds <= {Type.F32, Type.F16, Type.BF16}:
+        return _BFLOAT
+    if not requantised:
+        return _EIGHT_BITS
+    bits = min(ggml.row_bytes(kind, _PADDED) * 8 / _PADDED for kind in kinds)
+    return next(bound for least, bound in _REQUANTISED if bits >= least)
+
+
+def distance(one: Sequence[Logits], served: Sequence[Logits]) -> float:
+    """Return the mean distance of the text whose logits lie farthest apart; infinite if one is not a number."""
+    found = [_apart(ours, theirs) for ours, theirs in zip(one, served, strict=True)]
+    return max(found) if np.isfinite(found).all() else float("inf")
+
+
+def _apart(ours: Logits, theirs: Logits) -> float:
+    with np.errstate(invalid="ignore"):  # of what is no number the distance is none either
+        apart, spread = (np.linalg.norm(_centred(each), axis=1) for each in (ours - theirs, theirs))
+        return float((apart / np.maximum(spread, 1e-30)).mean())
+
+
+def _centred(logits: Logits) -> Logits:
+    return logits - logits.mean(axis=1, keepdims=True)
+
+
+def check_base(before: Sequence[Logits], served: Reference, in_bfloat: bool, network: str) -> float:
+    """Return the distance of the logits that will be trained from those that are served. TrainingError if rounding does not explain it.
+
+    `network`: what computes the first, for the message.
+    """
+    apart, bound = distance(before, served.logits), _bound(served, in_bfloat)
+    if apart > bound:
+        raise TrainingError(
+            f"what would be trained is not what is served: on the same text the logits of {network} in Transformers and those of "
+            f"{served.source} in llama.cpp lie {apart:.1%} of their spread apart, of which rounding explains {bound:.0%}. Choose a base of "
+            "a family that was compared (docs/families.md)"
+        )
+    return apart
+
+
+def check_export(trained: Trained, served: Reference) -> float:
+    """Return the distance of the trained network's logits from those of its export. ExportError if rounding does not explain it, or if
+    little of what was learned is served, or more."""
+    apart, bound = distance(trained.after, served.logits), _bound(served, trained.in_bfloat)
+    learned = distance(trained.after, trained.before)
+    share = _share(trained, served) if learned > _TOLD * apart else 1.0
+    if apart > bound or not _SHARES[0] <= share <= _SHARES[1]:
+        raise ExportError(
+            f"what was exported is not what was trained: on the same text the logits of the trained network in Transformers and those of "
+            f"{served.source} in llama.cpp lie {apart:.1%} of their spread apart, of which rounding explains {bound:.0%}, and {share:.0%} "
+            "of what was learned is served. Nothing was registered: set deployment.mode or deployment.quantization to another, and retrain"
+        )
+    return apart
+
+
+def _bound(served: Reference, in_bfloat: bool) -> float:
+    return served.rounding + (_TRAINED_IN_BFLOAT if in_bfloat else 0)
+
+
+def _share(trained: Trained, served: Reference) -> float:
+    """Return how far the served logits have gone the way that was learned: 1 is all of it."""
+    logits = zip(trained.before, trained.after, served.logits, strict=True)
+    ways: Any = [(_centred(after - before), _centred(now - before)) for before, after, now in logits]
+    return float(sum((way * now).sum() for way, now in ways) / max(sum((way * way).sum() for way, _ in ways), 1e-30))

@@ -1,0 +1,244 @@
+"""Model families: the Transformers configuration that computes what llama.cpp computes with a GGUF.
+
+A GGUF says less than a config.json. What it leaves out llama.cpp derives or takes as fixed (llama.cpp: src/llama-model.cpp, load_hparams,
+and src/models/<architecture>.cpp, load_arch_hparams and the graph), and so does this module. Transformers' own reading of a GGUF leaves
+out, among others, the size of Qwen 3's heads, the soft caps and attention scale of Gemma, and the frequencies of StarCoder 2.
+docs/families.md says which families were compared, and how far their logits lie apart.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from fine_tuning.engines.gguf_file import GgufFile
+
+Settings = dict[str, Any]  # as a config.json holds them
+
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+_THETA = 10_000.0  # llama.cpp's base frequency, where the file has none
+_FIRST = "blk.0."
+
+
+def config_of(file: GgufFile) -> Any:
+    """Return the Transformers configuration of the model in `file`; None if its family is not described here.
+
+    Raises NotImplementedError for a model that Transformers cannot compute as llama.cpp does.
+    """
+    from transformers import CONFIG_MAPPING
+
+    describe = FAMILIES.get(file.header.architecture)
+    if describe is None:
+        return None
+    settings = describe(_Said(file))
+    return CONFIG_MAPPING[settings.pop("model_type")](**settings)
+
+
+class _Said:
+    """What a GGUF says of its model, by the names of its metadata without the architecture before them."""
+
+    def __init__(self, file: GgufFile) -> None:
+        self.file, self.metadata = file, file.header.metadata
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return a single value. NotImplementedError for one that differs between layers."""
+        value = self.metadata.get(f"{self.file.header.architecture}.{key}", default)
+        if isinstance(value, list | tuple):
+            if len(set(value)) > 1:
+                raise NotImplementedError(f"its layers differ in {key}")
+            return value[0] if value else default
+        return value
+
+    def need(self, key: str) -> Any:
+        if (value := self.get(key)) is None:
+            raise NotImplementedError(f"it does not say {self.file.header.architecture}.{key}")
+        return value
+
+    def has(self, tensor: str) -> bool:
+        """Return whether the first layer has this tensor."""
+        return f"{_FIRST}{tensor}" in self.file.tensors
+
+    @property
+    def heads(self) -> int:
+        return int(self.need("attention.head_count"))
+
+    @property
+    def hidden(self) -> int:
+        return int(self.need("embedding_length"))
+
+    @property
+    def head_dim(self) -> int:
+        size = int(self.get("attention.key_length", self.hidden // self.heads))
+        if size != self.get("attention.value_length", size):
+            raise NotImplementedError("its keys and values are of different sizes")
+        return size
+
+    @property
+    def rope(self) -> Settings:
+        turned = self.get("rope.dimension_count", self.head_dim)
+        theta = float(self.get("rope.freq_base", _THETA))
+        return {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": turned / self.head_dim}
+
+    def layer_types(self, every: int) -> list[str]:
+        """Return the attention of each layer: one in `every` sees all tokens, or as the file says."""
+        key, count = "attention.sliding_window_pattern", int(self.need("block_count"))
+        known = self.metadata.get(f"{self.file.header.architecture}.{key}", every)
+        if isinstance(known, list | tuple):
+            near = [bool(each) for each in known[:count]]
+        else:
+            near = [not known or layer % known < known - 1 for layer in range(count)]
+        return [_SLIDING if each else _FULL for each in near]
+
+
+def _common(said: _Said, model_type: str, epsilon: str = "rms_norm_eps", norm: str = "layer_norm_rms_epsilon") -> Settings:
+    """Return what every family has; `epsilon` is Transformers' name for that of the norms, `norm` the GGUF's."""
+    tokenizer = {f"{name}_token_id": said.metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _TOKENS.items()}
+    vocabulary = said.file.tensors["token_embd.weight"].rows
+    return {
+        "model_type": model_type,
+        "name_or_path": str(said.metadata.get("general.name", "")),
+        "vocab_size": vocabulary,
+        "hidden_size": said.hidden,
+        "num_hidden_layers": int(said.need("block_count")),
+        "intermediate_size": int(said.need("feed_forward_length")),
+        "num_attention_heads": said.heads,
+        "num_key_value_heads": int(said.get("attention.head_count_kv", said.heads)),
+        "head_dim": said.head_dim,
+        "max_position_embeddings": int(said.need("context_length")),
+        "rope_parameters": said.rope,
+        "attention_bias": said.has("attn_q.bias"),
+        "mlp_bias": said.has("ffn_up.bias"),
+        "tie_word_embeddings": "output.weight" not in said.file.tensors,
+        epsilon: float(said.need(f"attention.{norm}")),
+        **{name: token for name, token in tokenizer.items() if token is None or token < vocabulary},
+    }
+
+
+_TOKENS = {"bos": "bos", "eos": "eos", "pad": "padding"}
+
+
+def _gemma(said: _Said, model_type: str) -> Settings:
+    return {**_common(said, model_type), "hidden_activation": "gelu_pytorch_tanh"}
+
+
+def _scalar(said: _Said, layers_of_27b: int) -> float:
+    """Return what queries are divided by the square root of. llama.cpp knows Gemma's largest model, the only other one, by its layers."""
+    return said.hidden // said.heads if said.need("block_count") == layers_of_27b else said.head_dim
+
+
+def _gemma2(said: _Said) -> Settings:
+    return {
+        **_gemma(said, "gemma2"),
+        "query_pre_attn_scalar": _scalar(said, 46),
+        "attn_logit_softcapping": float(said.get("attn_logit_softcapping", 50.0)),
+        "final_logit_softcapping": float(said.get("final_logit_softcapping", 30.0)),
+        "sliding_window": int(said.get("attention.sliding_window", 4096)),
+        "layer_types": said.layer_types(2),
+    }
+
+
+def _gemma3(said: _Said) -> Settings:
+    window = int(said.get("attention.sliding_window", 0))
+    near = {"rope_type": "default", "rope_theta": float(said.get("rope.freq_base_swa", _THETA))}
+    return {
+        **_gemma(said, "gemma3_text"),
+        "query_pre_attn_scalar": _scalar(said, 62),
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": float(said.get("final_logit_softcapping", 0.0)) or None,
+        "rope_parameters": {_FULL: said.rope, _SLIDING: near},
+        **_windows(said, window, 6),
+    }
+
+
+def _windows(said: _Said, window: int, every: int) -> Settings:
+    layers = said.layer_types(every) if window else [_FULL] * int(said.need("block_count"))
+    return {"sliding_window": window or None, "layer_types": layers}
+
+
+def _qwen(said: _Said) -> Settings:
+    return {**_common(said, said.file.header.architecture), "use_sliding_window": False}
+
+
+def _phi3(said: _Said) -> Settings:
+    original = int(said.get("rope.scaling.original_context_length", said.need("context_length")))
+    return {**_common(said, "phi3"), "sliding_window": None, "original_max_position_embeddings": original}
+
+
+def _stablelm(said: _Said) -> Settings:
+    if said.has("attn_q_norm.weight"):
+        raise NotImplementedError("it has a norm for each head's queries, which Transformers keeps in another form")
+    return {
+        **_common(said, "stablelm", "layer_norm_eps", "layer_norm_epsilon"),
+        "use_qkv_bias": said.has("attn_q.bias"),
+        "use_parallel_residual": not said.has("ffn_norm.weight"),
+    }
+
+
+def _starcoder2(said: _Said) -> Settings:
+    made = _common(said, "starcoder2", "norm_epsilon", "layer_norm_epsilon")
+    return {**made, "use_bias": made["attention_bias"], "sliding_window": None}
+
+
+def _olmo(said: _Said) -> Settings:
+    """Of the norms' epsilon Transformers has no choice."""
+    made, fixed = _common(said, "olmo", "epsilon", "layer_norm_epsilon"), 1e-5
+    if not math.isclose(epsilon := made.pop("epsilon"), fixed, rel_tol=1e-3):
+        raise NotImplementedError(f"its norms' epsilon is {epsilon:.3g}, and Transformers' always {fixed:.3g}")
+    return {**made, "clip_qkv": said.get("attention.clamp_kqv") or None}
+
+
+def _olmo2(said: _Said) -> Settings:
+    """Also Olmo 3: the same with windows, whose layers are never scaled."""
+    made, window = _common(said, "olmo2"), int(said.get("attention.sliding_window", 0))
+    if not window:
+        return made
+    near = {"rope_type": "default", "rope_theta": float(said.get("rope.freq_base_swa", made["rope_parameters"]["rope_theta"]))}
+    rope = {_FULL: made["rope_parameters"], _SLIDING: near}
+    return {**made, "model_type": "olmo3", "rope_parameters": rope, **_windows(said, window, 4)}
+
+
+def _granite(said: _Said) -> Settings:
+    return {
+        **_common(said, "granite"),
+        "embedding_multiplier": float(said.get("embedding_scale", 0.0)) or 1.0,
+        "residual_multiplier": float(said.get("residual_scale", 0.0)) or 1.0,
+        "attention_multiplier": float(said.get("attention.scale", 0.0)) or said.head_dim**-0.5,
+        "logits_scaling": float(said.need("logit_scale")),
+    }
+
+
+def _cohere(said: _Said) -> Settings:
+    made = _common(said, "cohere", "layer_norm_eps", "layer_norm_epsilon")
+    return {**made, "logit_scale": float(said.get("logit_scale", 0.0)) or 1.0, "use_qk_norm": said.has("attn_q_norm.weight")}
+
+
+FAMILIES: dict[str, Callable[[_Said], Settings]] = {  # by the GGUF's architecture
+    "llama": lambda said: _common(said, "llama"),  # Mistral too: a GGUF makes no difference
+    "arcee": lambda said: _common(said, "arcee"),
+    "smollm3": lambda said: {**_common(said, "smollm3"), "no_rope_layer_interval": 4, "use_sliding_window": False},
+    "granite": _granite,
+    "olmo": _olmo,
+    "olmo2": _olmo2,
+    "qwen2": _qwen,
+    "qwen3": _qwen,
+    "gemma": lambda said: _gemma(said, "gemma"),
+    "gemma2": _gemma2,
+    "gemma3": _gemma3,
+    "phi3": _phi3,
+    "stablelm": _stablelm,
+    "starcoder2": _starcoder2,
+    "nemotron": lambda said: _common(said, "nemotron", "norm_eps", "layer_norm_epsilon"),
+    "command-r": _cohere,
+}
+
+_STORED_AS = {  # families whose weights lie in the GGUF as another's do: rows of queries and keys in llama's order, norms around 1
+    **dict.fromkeys(("arcee", "smollm3", "granite", "olmo"), "llama"),
+    "gemma": "gemma2",
+}
+
+
+def tensor_processor(architecture: str, config: Any) -> Any:
+    """Return what turns the tensors of a GGUF into Transformers' weights."""
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
+
+    kind = TENSOR_PROCESSORS.get(_STORED_AS.get(architecture, architecture), TensorProcessor)
+    return kind(config=config.get_text_config().to_dict())
