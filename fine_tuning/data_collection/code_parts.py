@@ -97,7 +97,8 @@ _BEGINNINGS = {
       | import\ \w+(?:\.\w+)*(?:\ as\ \w+)?(?:,\ \w+)*$ | from\ [\w.]+\ import\ [\w(*] | @\w[\w.]*(?:\(.*)?$
       | {_KEYWORDS}\ {_ARGUMENT} | >>>\ | \.\.\.\ \S.*[=(:] | In\ \[\d+\]: | \#\s?(?:type:|noqa|!/)""",
     "C, Java, JavaScript, Go, Rust": rf"""
-        .*(?:\w\(|[=\[\]{{}}]|\+\+|--\w|::|->).*;$ | (?:return|break|continue)\b[^.,]*;$ | {_TYPE}\ [\w*&]+(?:\[\w*\])?\s*[;=(] | .*(?:[)=>,\]]|\b[a-z_]\w*)\s*\{{$
+        .*(?:\w\(|[=\[\]{{}}]|\+\+|--\w|::|->).*;$ | (?:return|break|continue)\b[^.,]*;$ | {_TYPE}\ [\w*&]+(?:\[\w*\])?\s*[;=(]
+      | .*(?:[)=>,\]]|\b[a-z_]\w*)\s*\{{$
       | \}}(?:$|[\s;,)]) | \]\s*[,;)]*$ | {_DECLARED}\ [\w<>\[\]:*&., ]+\s?[=({{;<] | .*\s=>\s*[\w({{\[]
       | \#\s*(?:include|define|ifdef|ifndef|endif|pragma)\b | //\s*\S+.*[;{{}}(] | /\* | \*/""",
     "assignments, calls and comparisons": rf"""

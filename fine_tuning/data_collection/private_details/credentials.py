@@ -14,37 +14,44 @@ _ISSUED = re.compile(
     )
     | -----BEGIN\ (?:[A-Z]+\ )*PRIVATE\ KEY----- [\s\S]*? (?: -----END\ (?:[A-Z]+\ )*PRIVATE\ KEY----- | \Z )"""
 )
-_LONG = re.compile(r"(?a)(?<![\w/.+-])[A-Za-z0-9]{32,}(?![\w/+])")
+_LONG = re.compile(r"(?a)(?<![\w/.+?-])[A-Za-z0-9]{32,}(?![\w/+?]|={0,2}\?)")
 
 _RUN = re.compile(r"(?a)\d+")
 # A line of data in base64, as files and pictures are written in.
 _DATA = re.compile(r"(?a)[\s\"'b(]*[A-Za-z0-9+/]{20,}=*[\s\"',)\\]*$")
-
+_HELD = re.compile(r"(?<![A-Za-z])[\"'`]$|[=:] ?$")
 _PASSWORD = (
     r"pass(?:word|wd|phrase|code)|pwd|passwor[dt]|kennwort|contraseña|clave|senha|mot\ de\ passe|wachtwoord|hasło|lösenord|parola|şifre"
     r"|парол\w|密码|密碼|口令|パスワード|暗証番号|비밀번호|암호|รหัสผ่าน|पासवर्ड|كلمة\ (?:المرور|السر)|סיסמה|\bpin(?:[ -]?code)?\b|пин-?код"
 )
 _KEY = (
-    r"secret|token|(?:api|access|auth|private|encryption)[ _-]?key|密钥|密鑰|秘钥|令牌|トークン|秘密鍵|토큰|비밀 ?키|токен|ключ|คีย์|टोकन|कुंजी|مفتاح|رمز"
+    r"secret|token|(?:api|access|auth|private|encryption)[ _-]?key|密钥|密鑰|秘钥|令牌|トークン|秘密鍵|토큰|비밀\ ?키"
+    r"|токен|ключ|คีย์|टोकन|कुंजी|مفتاح|رمز"
 )
+_END = rf"""\s"'`,;，。；、「」（）{UNSPACED}"""
 # The word, how it is said what it is, and what stands there, in quotes or up to a space or the next letter of a script without spaces.
 _ASSIGNED = re.compile(
     rf"""(?xi) (?<![{LATIN}]) (?: (?P<password>{_PASSWORD}) | (?P<key>{_KEY}) ) (?:[_ -]?(?:access|api)?[_ -]?key|\ code)? ["'`]?
     (?P<sign> \s? (?::\s?[a-z]+\s?=|:=|=>|[:=]) \s?
-      | \s(?:is|are|ist|lautet|est|es|é|è|is\ now|jest|är|это|—|है|คือ|هي|هو)[\s:]+ | \s?(?:是|为|為|は|은|는|이|가|คือ)[\s:]? | (?<=[{UNSPACED}])\s? )
+      | \s(?:is|are|ist|lautet|est|es|é|è|is\ now|jest|är|это|—|है|คือ|هي|هو)[\s:]+
+      | \s?(?:是|为|為|は|은|는|이|가|คือ)[\s:]? | (?<=[{UNSPACED}])\s? )
     (?: (?P<quote>["'`]) (?P<quoted>[^"'`\n]{{4,100}}) (?P=quote)
-      | (?P<open>["'`]?) (?P<value>[^\s"'`,;，。；、「」（）\x00{UNSPACED}]{{4,200}}?) (?= [.!?)\]]* (?:[\s"'`,;，。；、！？「」（）{UNSPACED}]|$) ) )"""
+      | ["'`]? (?P<value>[^\x00{_END}]{{4,200}}?) (?= [.!?)\]]* (?:[！？{_END}]|$) ) )"""
 )
 # What is not a secret but says where it comes from: an expression, a path, a variable, a template's gap, a mask.
-_REFERENCE = re.compile(r"[A-Za-z_][\w.]*[(\[]|\.{0,2}[/\\]|~|[A-Za-z]:[/\\]|[$%<{\[(&*•-]|https?:|\d+[.,]\d+$|(?:x{3,}|\.{3,}|…)", re.IGNORECASE)
+_REFERENCE = re.compile(
+    r"[A-Za-z_][\w.]*[(\[]|\.{0,2}[/\\]|~|[A-Za-z]:[/\\]|[$%<{\[(&*•-]|https?:|\d+[.,]\d+$|(?:x{3,}|\.{3,}|…)", re.IGNORECASE
+)
 _PLAIN_NAME = re.compile(r"[A-Za-z_][\w.]*")
 
 
 def credentials(reading: Reading) -> Iterator[Span]:
     """Yield where keys and passwords stand, in order."""
     found = [match.span() for match in _ISSUED.finditer(reading.plain) if _is_key(match[0])]
-    found += [match.span() for match in _LONG.finditer(reading.plain) if _random(match[0]) and not _is_data(match)]
-    found += [match.span("quoted" if match["quoted"] else "value") for match in _ASSIGNED.finditer(reading.plain) if _chosen(match, reading)]
+    found += [match.span() for match in _LONG.finditer(reading.plain) if _random(match[0]) and not _is_data(match, reading)]
+    found += [
+        match.span("quoted" if match["quoted"] else "value") for match in _ASSIGNED.finditer(reading.plain) if _chosen(match, reading)
+    ]
     end = 0
     for start, stop in sorted(found):
         if start >= end:
@@ -63,8 +70,10 @@ def _random(token: str) -> bool:
     return mixed and len(_RUN.findall(token)) > 1 and "AAAA" not in token
 
 
-def _is_data(match: re.Match[str]) -> bool:
-    """Return whether it is a line of base64, and the line before or after it is another."""
+def _is_data(match: re.Match[str], reading: Reading) -> bool:
+    """Return whether it is a name or bytes in code, or a line of base64 beside another."""
+    if reading.in_code(match.start()) and not _HELD.search(reading.before(match.start())):
+        return True
     text, start, end = match.string, match.string.rfind("\n", 0, match.start()), match.string.find("\n", match.end())
     end = end if end >= 0 else len(text)
     before = text[max(0, text.rfind("\n", 0, max(start, 0)), start - 100) : max(start, 0)]

@@ -25,10 +25,13 @@ _IBAN_WORD = re.compile(r"(?i)iban|счёт|счет|account|konto|compte|cuenta
 
 
 def ibans(reading: Reading) -> Iterator[Span]:
-    """Yield where IBANs with the right check digits stand."""
+    """Yield where IBANs with the right check digits stand; of another length than their country's if a word says so or nothing follows."""
     for match in _IBAN.finditer(reading.plain):
-        length = _IBAN_LENGTHS.get(match[0][:2].upper(), 0)
-        lengths = (length, *range(34, 11, -1)) if _IBAN_WORD.search(reading.before(match.start(), 25)) else (length,)
+        lengths = [_IBAN_LENGTHS.get(match[0][:2].upper(), 0)]
+        if _IBAN_WORD.search(reading.before(match.start(), 25)):
+            lengths += range(34, 11, -1)
+        elif lengths[0] and match[0].isupper() and not reading.in_code(match.start()):
+            lengths.append(sum(map(str.isalnum, match[0])))
         ends = (_end_of(match, length) for length in lengths)
         if end := next((end for end in ends if end and _mod97(match[0][:end])), 0):
             yield match.start(), match.start() + end
@@ -63,7 +66,9 @@ _ISSUED = re.compile(
 _OLD_JCB = re.compile(r"(?a)(?:2131|1800)\d{11}")
 _IN_FOURS = re.compile(r"(?a)[2-6]\d{3}([ -])\d{4}(?:\1\d{4}){1,2}")
 _ENDS = re.compile(rf"(?a){ENDS}(?!-\w|[.,]\d)")
-_CARD_WORD = re.compile(r"(?i)card|karte|tarjeta|carte|cartão|visa|master|amex|карт|卡|カード|카드|บัตร|कार्ड|بطاقة")
+_CARD_WORD = re.compile(
+    r"(?i)\b(?:pa(?:y|id)|charged?|bezahl\w*|zahl\w*|pag\w+|pay[ée]r?|оплат\w*)\b|支付|付款|支払|払|결제|จ่าย|ชำระ|भुगतान|دفع|ادفع|card|karte|tarjeta|carte|cartão|visa|master|amex|карт|卡|カード|카드|บัตร|कार्ड|بطاق"
+)
 _OTHER = re.compile(
     r"(?i)(?:order|ticket|invoice|tracking|serial|imei|isbn|ean|gtin|sku|upc|part|article|item|parcel|shipment|case|reference|ref|id|bestell\w*"
     r"|auftrag\w*|sendung\w*|rechnung\w*|artikel\w*|serien\w*|pedido|factura|commande|facture|заказ\w*|артикул|счет|трек\w*"
@@ -133,7 +138,6 @@ def ssns(reading: Reading) -> Iterator[Span]:
     """Yield where numbers of the form 3-2-4 stand that may have been issued; of another form where a word calls them so."""
     for match in _SSN.finditer(reading.plain):
         before = reading.before(match.start(), 60)
-        if _SSN_WORD.search(before):
-            yield match.span()
-        elif match[1] == "-" and match[0][0] != "9" and not names_another_number(before) and not _CALLED.search(before):
+        issued = match[1] == "-" and match[0][0] != "9" and not names_another_number(before) and not _CALLED.search(before)
+        if issued or _SSN_WORD.search(before):
             yield match.span()

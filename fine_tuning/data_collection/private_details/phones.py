@@ -1,7 +1,7 @@
 """Phone numbers. phonenumbers knows which may have been issued; how they are written, and the words before them, tell them from others."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import phonenumbers
 
@@ -11,7 +11,7 @@ from fine_tuning.data_collection.private_details.reading import Reading, Span
 # Digits in groups, with what is written between them.
 _GROUPS = re.compile(r"(?a)(?:\+ ?|\(\+?)?\d(?:[ ./()-]{0,3}\d){6,24}")
 _ALONE_BEFORE = re.compile(r"[A-Za-z0-9]$|[A-Za-z0-9][_.,:/=#-]$|[$€£¥#=^*]\s?$|\d[.,]$")
-_ALONE_AFTER = re.compile(r"[A-Za-z0-9%€$£¥°]|[_.,:/^*-]\w|\s?(?:[€$£¥%°]|(?:USD|EUR|km|kg|MB|GB|ms|px|Hz)\b)")
+_ALONE_AFTER = re.compile(r"(?a)[A-Za-z0-9%€$£¥°]|[_.,:/^*-]\w|\s?(?:[€$£¥%°]|(?:USD|EUR|km|kg|MB|GB|ms|px|Hz)\b)")
 # In whose way numbers without a country code are read: where the script is at home (US: all of the North American plan).
 _REGIONS = ("US", "GB", "DE", "FR")
 _AT_HOME = (
@@ -26,18 +26,20 @@ _AT_HOME = (
     (re.compile("[\u0370-\u03ff]"), ("GR",)),
 )
 _NOUNS = (
-    r"\b(?:tele?(?:phone|fon|f[oó]n[oe]?)?(?:nummer|number)?|t[ée]l[ée]phone|telefon\w*|phones?(?:[ _]?(?:number|no|nr))?|mobil[e]?\w*|cell(?:phone|ular)?|handy(?:nummer)?"
-    r"|whats ?app|fax|hotline|portable|móvil|celular|rufnummer|komórka|puhelin|contact(?: number)?|телефон\w*|тел|моб\w*)\b"
-    r"|[☎☏📞📱]|电话|電話|手机|手機|座机|联系方式|携帯|ファックス|전화|휴대폰|핸드폰|연락처|팩스|โทร|เบอร์|มือถือ|फ़ोन|फोन|मोबाइल|दूरभाष|هاتف|الهاتف|هاتفي|جوال|الجوال|موبايل|رقمي|تلفون|טלפון|τηλέφωνο"
+    r"\b(?:tele?(?:phone|fon|f[oó]n[oe]?)?(?:nummer|number)?|t[ée]l[ée]phone|tél|telefon\w*|phones?(?:[ _]?(?:number|no|nr))?|mobil[e]?\w*"
+    r"|cell(?:phone|ular)?|handy(?:nummer)?|whats ?app|fax|hotline|portable|móvil|celular|rufnummer|komórka|puhelin|contact(?: number)?"
+    r"|телефон\w*|тел|моб\w*)\b|[☎☏📞📱]|电话|電話|手机|手機|座机|联系方式|携帯|連絡先|ファックス|전화|휴대폰|핸드폰|연락처|팩스"
+    r"|โทร|เบอร์|มือถือ|फ़ोन|फोन|मोबाइल|दूरभाष|هاتف|جوال|موبايل|رقمي|تلفون|טלפון|τηλέφωνο"
 )
 _VERBS = (
-    r"\b(?:signal|sms|text|call|ring|dial|reach|anruf\w*|ruf\w*|appel\w*|ll[aá]m\w*|позвон\w*|звон\w*|number is|numéro|número)\b"
-    r"|打给|拨打|拨|かけ|걸어|कॉल|اتصل|اتّصل"
+    r"\b(?:signal|sms|text|call|ring|dial|reach|anruf\w*|erreich\w*|joins\w*|contact\w*|ruf\w*|appel\w*|ll[aá]m\w*|позвон\w*|звон\w*"
+    r"|number is|numéro|número)\b|打给|拨|かけ|걸어|कॉल|اتصل|اتّصل"
 )
 _CALL = re.compile(rf"(?i)(?P<noun>{_NOUNS})|(?P<verb>{_VERBS})")
 _EXTENSION = re.compile(r"(?i) ?(?:x|ext\.?|доб\.?|内線|转|내선|ต่อ) ?\d{1,6}(?!\w)")
 _CALLED_AFTER = re.compile(r"(?:に|へ|まで)お?(?:電話|かけ|連絡)|으?로 ?(?:전화|연락|문자)|(?:联系|聯繫|找)我| ?पर (?:कॉल|फ़ोन|फोन|संपर्क)")
-_DATE = re.compile(r"(?a)\d\d?([./ -])\d\d?\1(?:19|20)\d\d\b|(?:19|20)\d\d([./ -])\d\d?\2\d\d?\b")
+_DATE = re.compile(r"(?a)\d\d?([./ -])\d\d?\1(?:19|20|25)\d\d\b|(?:19|20|25)\d\d([./ -])\d\d?\2\d\d?\b")
+_SPACE = re.compile(r" / | +(?=[\d+(])")
 _NATIONAL = re.compile(
     r"(?a)0\d{1,5}[ /.)-] ?\d[\d /.-]{4,}|\(0?\d{2,5}\)[ -]?\d[\d .-]{4,}|1?[ .-]?(?:\(\d{3}\)[ .-]{0,2}\d{3}[ .-]|\d{3}([.-])\d{3}\1)\d{4}"
 )
@@ -45,8 +47,9 @@ _INTERNATIONAL = re.compile(r"(?a)\+\d{1,3}(?:[ -]?\(\d{1,5}\)|[ -]\d{2,5})(?:[ 
 _SOMEHOW = re.compile(r"(?a)[+(]|(?<!\d)0\d|\d{3}([.-])\d{3}[ .-]\d{4}|(?<!\d)(?:1[3-9]|[78]9)\d{9}(?!\d)")
 _HOME_MOBILE = re.compile(r"(?a)1[3-9]\d{9}|0[1-9]\d{8,9}|[78]9\d{9}")
 _ONLY_PHONES = re.compile(
-    r"""(?xa) \(?\+\ ?\d{1,3}\)? [ .-]? (?: \(\d{1,5}\) [ .-]? )? \d{2,5} (?:[ .-]\d{2,8}){1,4} | (?:1[ .-])? \(\d{3}\)\ ?\d{3}-\d{4} | (?:1-)?\d{3}-\d{3}-\d{4}
-      | 0\d{1,3}-\d{3,4}-\d{4} | [78][ -]?\(\d{3,4}\)[ -]?\d{2,3}-\d\d-?\d\d | [78]\ \d{3}\ \d{3}[ -]\d\d[ -]\d\d"""
+    r"""(?xa) \(?\+\ ?\d{1,3}\)? [ .-]? (?: \(\d{1,5}\) [ .-]? )? \d{2,5} (?:[ .-]\d{2,8}){1,4}
+      | (?:1[ .-])? \(\d{3}\)\ ?\d{3}-\d{4} | (?:1-)?\d{3}-\d{3}-\d{4} | 0\d{1,3}-\d{3,4}-\d{4}
+      | [78][ -]?\(\d{3,4}\)[ -]?\d{2,3}-\d\d-?\d\d | [78]\ \d{3}\ \d{3}[ -]\d\d[ -]\d\d"""
 )
 
 
@@ -56,52 +59,10 @@ def phones(reading: Reading) -> Iterator[Span]:
     for match in _GROUPS.finditer(reading.plain):
         before = reading.before(match.start())
         called = _called(before) or ("verb" if _CALLED_AFTER.match(reading.plain, match.end()) else None)
-        if not called and _ALONE_BEFORE.search(before):
+        if not called and (_ALONE_BEFORE.search(before) or names_another_number(before) or not _SOMEHOW.search(match[0])):
             continue
-        if regions is None:
-            regions = _regions(reading.text)
-        yield from _numbers(reading, match, called, before, regions)
-
-
-def _regions(text: str) -> tuple[str, ...]:
-    if text.isascii():
-        return _REGIONS
-    at_home = next((regions for script, regions in _AT_HOME if script.search(text)), ())
-    return tuple(dict.fromkeys((*at_home, *_REGIONS)))
-
-
-def _numbers(reading: Reading, match: re.Match[str], called: str | None, before: str, regions: tuple[str, ...]) -> Iterator[Span]:
-    """Yield the phone numbers among groups of digits."""
-    extension = _EXTENSION.match(reading.plain, match.end())
-    whole = match.start(), extension.end() if extension else match.end()
-    if _possible(match[0]) and not _ALONE_AFTER.match(reading.plain, whole[1]) and _surely(reading, match, called, before):
-        yield whole
-        return
-    if called is None and (names_another_number(before) or not _plausible(match[0])):
-        return
-    left, right = max(0, match.start() - 1), match.end() + 12
-    window, spans = reading.plain[left:right], set()
-    for region in regions[:1] if match[0].startswith("+") else regions:
-        for number in phonenumbers.PhoneNumberMatcher(window, region, leniency=phonenumbers.Leniency.VALID):
-            start, end = left + number.start, left + number.end
-            if _dialled(number.raw_string, called, reading, start, end, region not in _REGIONS):
-                spans.add((start, end))
-        if match.span() in spans:
-            break
-    end = 0
-    for start, stop in sorted(spans, key=lambda span: (span[0], -span[1])):
-        if start >= end:
-            yield start, stop
-            end = stop
-
-
-def _surely(reading: Reading, match: re.Match[str], called: str | None, before: str) -> bool:
-    """Return whether it is a phone number although its digits may never have been issued: a noun says so, or only such are written so."""
-    if called == "noun" or reading.in_code(match.start()):
-        return called == "noun"
-    if called == "verb" and sum(map(str.isdigit, match[0])) > 8:
-        return True
-    return _ONLY_PHONES.fullmatch(match[0]) is not None and not names_another_number(before)
+        regions = regions or _regions(reading.text)
+        yield from _numbers(reading, *match.span(), called, regions)
 
 
 def _called(before: str) -> str | None:
@@ -110,26 +71,60 @@ def _called(before: str) -> str | None:
     return said[-1].lastgroup if said and not re.search(r"\d", before[said[-1].end() :]) and len(before) - said[-1].end() <= 20 else None
 
 
-def _possible(number: str) -> bool:
+def _regions(text: str) -> tuple[str, ...]:
+    """Return where numbers without a country's code may be at home, by the letters of the text."""
+    at_home = next((regions for script, regions in _AT_HOME if script.search(text)), ()) if not text.isascii() else ()
+    return tuple(dict.fromkeys((*at_home, *_REGIONS)))
+
+
+def _numbers(reading: Reading, start: int, end: int, called: str | None, regions: tuple[str, ...]) -> Iterator[Span]:
+    """Yield the phone numbers among groups of digits: the longest from each start, for numbers may follow each other."""
+    starts = [start, *(match.end() for match in _SPACE.finditer(reading.plain, start, end))]
+    ends = [*(match.start() for match in _SPACE.finditer(reading.plain, start, end)), end]
+    done = start
+    for left in starts:
+        if left < done:
+            continue
+        for right in reversed(ends):
+            if right > left and _is_phone(reading, left + _opens(reading.plain[left:right]), right, called, regions):
+                extension = _EXTENSION.match(reading.plain, right)
+                done = extension.end() if extension else right
+                yield left + _opens(reading.plain[left:right]), done
+                break
+
+
+def _opens(number: str) -> int:
+    """Return 1 where a bracket opens that closes after the number."""
+    return int(number.startswith("(") and ")" not in number)
+
+
+def _is_phone(reading: Reading, start: int, end: int, called: str | None, regions: tuple[str, ...]) -> bool:
+    """Return whether digits are a phone number: a word says so, they are written as nothing else is, or as many are and it was issued."""
+    number = reading.plain[start:end]
     digits = sum(map(str.isdigit, number))
-    return 7 <= digits <= 15 and not _DATE.match(number.lstrip("+( "))
-
-
-def _plausible(number: str) -> bool:
-    """Return whether some country's way of writing phone numbers is in it, and it is not a date. phonenumbers would need 1,000 times as long."""
-    return _SOMEHOW.search(number) is not None and not (_DATE.match(number) and sum(map(str.isdigit, number)) < 9)
-
-
-def _dialled(number: str, called: str | None, reading: Reading, start: int, end: int, at_home: bool) -> bool:
-    """Return whether it is written as a phone number, or a word says so. Ten digits in a row may as well be an order number."""
-    if called or (number.startswith("+") and not reading.in_code(start)):
+    extension = _EXTENSION.match(reading.plain, end)
+    if not 7 <= digits <= 15 or _DATE.match(number) or _ALONE_AFTER.match(reading.plain, extension.end() if extension else end):
+        return False
+    if called == "noun":
         return True
     if reading.in_code(start):
-        return _INTERNATIONAL.fullmatch(number) is not None
-    if _ALONE_AFTER.match(reading.plain, end):
-        return False
-    if number.startswith("00"):
+        return _INTERNATIONAL.fullmatch(number) is not None and _issued(number, regions[:1])
+    if called:
+        return digits > 8 or _issued(number, regions)
+    if _ONLY_PHONES.fullmatch(number):
         return True
-    if at_home and _HOME_MOBILE.fullmatch(number):
-        return True
-    return bool(_NATIONAL.fullmatch(number)) and not _DATE.match(number) and not re.match(r"[-/]\w", reading.plain[end : end + 2])
+    if number.startswith(("+", "00")) or _NATIONAL.fullmatch(number):
+        return _issued(number, regions)
+    return _HOME_MOBILE.fullmatch(number) is not None and _issued(number, [region for region in regions if region not in _REGIONS])
+
+
+def _issued(number: str, regions: Iterable[str]) -> bool:
+    """Return whether it may have been issued in one of the regions, or in its own country if it begins with its code."""
+    for region in regions:
+        try:
+            parsed = phonenumbers.parse(number, region)
+        except phonenumbers.NumberParseException:
+            continue
+        if phonenumbers.is_valid_number(parsed):
+            return True
+    return False

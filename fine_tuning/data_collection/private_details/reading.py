@@ -14,7 +14,9 @@ Span = tuple[int, int]
 LATIN = "A-Za-zªºÀ-ÖØ-öø-ɏḀ-ỿ"
 SPACED = "Ͱ-ͽͿ-ΆΈ-҂Ҋ-֏\u05d0-\u05ea\u0620-\u064a\u0671-\u06d3\u0900-\u0963\u0966-\u0dffႠ-ჿሀ-\u135aἀ-\u1fff"
 # Scripts without spaces between words, and Korean, whose particles are joined to what they follow.
-UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3130-\u318f\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3130-\u318f\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
+)
 
 # A number's neighbours are no letters or digits of ASCII, nor joined to one by an underscore as in names of variables. Letters of scripts
 # without spaces may be its neighbours, and so may underscores that emphasise.
@@ -68,6 +70,6 @@ class Reading:
 def _ascii_forms() -> dict[int, str]:
     forms = {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0xFF01, 0xFF5F)}
     forms |= {ord(hyphen): "-" for hyphen in _HYPHENS}
-    forms |= {code: " " for code in (0xA0, 0x1680, *range(0x2002, 0x200B), 0x202F, 0x205F, 0x3000)}
+    forms |= dict.fromkeys((0xA0, 0x1680, *range(0x2002, 0x200B), 0x202F, 0x205F, 0x3000), " ")
     digits = (code for code in range(0x100, 0x20000) if chr(code).isdecimal())
     return forms | {code: str(unicodedata.decimal(chr(code))) for code in digits}
