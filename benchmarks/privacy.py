@@ -18,11 +18,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
 from faker import Faker
-from privacy_sentences import LOCALES, SENTENCES
 
 from fine_tuning.data_collection.privacy import PII, Find, finds
 
+SENTENCES = yaml.safe_load(Path(__file__).with_name("privacy_sentences.yaml").read_text(encoding="utf-8"))
+LOCALES = list(SENTENCES["tuning"])
 PER_SENTENCE = 8  # details in each
 
 
@@ -94,8 +96,8 @@ def _filled(sentence: str, kind: str, makers: dict[str, Callable[[], str]]) -> t
         if index % 2:
             name = piece or kind
             piece = makers[name]()
-            if name in set(PII):
-                planted.add(Find(PII(name), len(text), len(text) + len(piece)))
+            if (named := "secret" if name == "password" else name) in set(PII):
+                planted.add(Find(PII(named), len(text), len(text) + len(piece)))
         text += piece
     return text, planted
 
@@ -167,7 +169,9 @@ def _finds_in(text: str) -> Iterator[tuple[Find, str, str]]:
         yield find, text[start : end if end >= 0 else len(text)], text[find.start : find.end]
 
 
-_STRICT_MAIL = re.compile(r"[A-Za-z0-9_.+'%-]+@(?:[A-Za-z0-9-]+\.)+(?:com|org|net|edu|gov|mil|info|invalid|example|test|local|[a-z]{2})", re.I)
+_STRICT_MAIL = re.compile(
+    r"[A-Za-z0-9_.+'%-]+@(?:[A-Za-z0-9-]+\.)+(?:com|org|net|edu|gov|mil|info|invalid|example|test|local|[a-z]{2})", re.I
+)
 
 
 def is_real(kind: PII, detail: str, line: str) -> bool:

@@ -72,7 +72,7 @@ def finds(text: str) -> list[Find]:
     return sorted(found, key=lambda find: find.start)
 
 
-_ANY = re.compile(r"[\d@＠]|://|www\.|\.[a-z]{2,}/|-----BEGIN|[a-z][-_]\w{16}", re.IGNORECASE)
+_ANY = re.compile(r"[\d@＠]|://|www\.|\.[a-z]{2,}/|-----BEGIN|[a-z][-_]\w{16}|AIza", re.IGNORECASE)
 _DIGIT = re.compile(r"[0-9]").search
 
 # In this order: a link may hold an address, a card's number may look like a phone's. A search is left out, which saves most of the time,
@@ -80,7 +80,7 @@ _DIGIT = re.compile(r"[0-9]").search
 _SEARCHES: tuple[tuple[PII, Callable[[str], object], Callable[[Reading], Iterator[Span]]], ...] = (
     (PII.URL, re.compile(r"(?i)://|www\.|\.[a-z]{2,}/").search, links),
     (PII.EMAIL, re.compile("@").search, mails),
-    (PII.SECRET, re.compile(r"[0-9]|-----BEGIN|[A-Za-z][-_]\w{16}").search, credentials),
+    (PII.SECRET, re.compile(r"[0-9]|-----BEGIN|[A-Za-z][-_]\w{16}|AIza").search, credentials),
     (PII.IBAN, re.compile(r"(?ai)[A-Z]{2}\d\d").search, ibans),
     (PII.CARD, re.compile(r"[0-9](?:[ -]?[0-9]){11}").search, cards),
     (PII.SSN, re.compile(r"[0-9]{3}([ -]?)[0-9]{2}\1[0-9]{4}").search, ssns),

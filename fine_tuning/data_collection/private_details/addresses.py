@@ -142,7 +142,12 @@ _EDITIONS = (
     r"|aggiorna\w*|atualiza\w*|mise à jour)\b|§\s?$"
     r"|版本|版|升级|更新|バージョン|アップデート|버전|업데이트|เวอร์ชัน|เวอร์ชั่น|รุ่น|संस्करण|वर्ज़?न|إصدار|نسخة"
 )
-_SAID = re.compile(f"(?i)(?P<machine>{_MACHINES})|(?P<edition>{_EDITIONS})")
+_PROGRAMS = (
+    r"\b(?:python|pypy|java|jdk|node(?:\.?js)?|npm|deno|go|rust|ruby|php|perl|nginx|apache|mysql|mariadb|postgres\w*|sqlite|redis|mongodb"
+    r"|linux|ubuntu|debian|fedora|macos|office|excel|word|photoshop|docker|kubernetes|git|gcc|clang|cmake|cuda|opera|safari|brave|vlc|zoom"
+    r"|teams|slack|steam|unity|blender|openss[hl]|tensorflow|pytorch|numpy|django|react|angular|qt|boost|vs ?code|ollama|llama\.cpp) $"
+)
+_SAID = re.compile(f"(?i)(?P<machine>{_MACHINES})|(?P<edition>{_EDITIONS}|{_PROGRAMS})")
 _EDITION_AFTER = re.compile(r"(?i) ?(?:버전|バージョン|版|version|build|release|वर्ज़?न|संस्करण)")
 
 

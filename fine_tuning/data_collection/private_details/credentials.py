@@ -31,8 +31,9 @@ _KEY = (
 _END = rf"""\s"'`,;，。；、「」（）{UNSPACED}"""
 # The word, how it is said what it is, and what stands there, in quotes or up to a space or the next letter of a script without spaces.
 _ASSIGNED = re.compile(
-    rf"""(?xi) (?<![{LATIN}]) (?: (?P<password>{_PASSWORD}) | (?P<key>{_KEY}) ) (?:[_ -]?(?:access|api)?[_ -]?key|\ code)? ["'`]?
-    (?P<sign> \s? (?::\s?[a-z]+\s?=|:=|=>|[:=]) \s?
+    rf"""(?xi) (?: (?<![{LATIN}]) | (?![{LATIN}]) )
+    (?: (?P<password>{_PASSWORD}) | (?P<key>{_KEY}) ) (?:[_ -]?(?:access|api)?[_ -]?key|\ code)? ["'`]?
+    (?:\ [^\W\d]{{2,12}}){{0,3}}? (?P<sign> \s? (?::\s?[a-z]+\s?=|:=|=>|[:=]) \s?
       | \s(?:is|are|ist|lautet|est|es|é|è|is\ now|jest|är|это|—|है|คือ|هي|هو)[\s:]+
       | \s?(?:是|为|為|は|은|는|이|가|คือ)[\s:]? | (?<=[{UNSPACED}])\s? )
     (?: (?P<quote>["'`]) (?P<quoted>[^"'`\n]{{4,100}}) (?P=quote)

@@ -64,6 +64,7 @@ _ISSUED = re.compile(
     r"|35\d{14}|6(?:011|4[4-9]\d|5\d\d)\d{12}|62\d{14,17}"
 )
 _OLD_JCB = re.compile(r"(?a)(?:2131|1800)\d{11}")
+_AS_ON_CARDS = re.compile(r"(?a)\d{4}([ -])\d{4}\1\d{4}(?:\1\d{1,4}){0,2}|\d{4}([ -])\d{6}\2\d{4,5}")
 _IN_FOURS = re.compile(r"(?a)[2-6]\d{3}([ -])\d{4}(?:\1\d{4}){1,2}")
 _ENDS = re.compile(rf"(?a){ENDS}(?!-\w|[.,]\d)")
 _CARD_WORD = re.compile(
@@ -116,10 +117,11 @@ def _is_card(reading: Reading, start: int, end: int, digits: str) -> bool:
         return False
     if _CARD_WORD.search(before):
         return True
-    in_groups = written != digits
-    known = _ISSUED.fullmatch(digits) is not None and (in_groups or not reading.in_code(start))
-    known = known or (in_groups and _OLD_JCB.fullmatch(digits) is not None)
-    return known or (_IN_FOURS.fullmatch(written) is not None and not reading.plain[max(0, start - 2) : start].strip().isdigit())
+    if written == digits:
+        return _ISSUED.fullmatch(digits) is not None and not reading.in_code(start)
+    if _AS_ON_CARDS.fullmatch(written) and (_ISSUED.fullmatch(digits) or _OLD_JCB.fullmatch(digits)):
+        return True
+    return _IN_FOURS.fullmatch(written) is not None and not reading.plain[max(0, start - 2) : start].strip().isdigit()
 
 
 def _luhn(digits: str) -> bool:

@@ -28,6 +28,7 @@ _AT_HOME = (
 _NOUNS = (
     r"\b(?:tele?(?:phone|fon|f[oó]n[oe]?)?(?:nummer|number)?|t[ée]l[ée]phone|tél|telefon\w*|phones?(?:[ _]?(?:number|no|nr))?|mobil[e]?\w*"
     r"|cell(?:phone|ular)?|handy(?:nummer)?|whats ?app|fax|hotline|portable|móvil|celular|rufnummer|komórka|puhelin|contact(?: number)?"
+    r"|(?:my|your|his|her|our|their|meine|deine|seine|ihre|mon|son|mi|su|meu) (?:\w+ )?(?:number|nummer|numéro|número)"
     r"|телефон\w*|тел|моб\w*)\b|[☎☏📞📱]|电话|電話|手机|手機|座机|联系方式|携帯|連絡先|ファックス|전화|휴대폰|핸드폰|연락처|팩스"
     r"|โทร|เบอร์|มือถือ|फ़ोन|फोन|मोबाइल|दूरभाष|هاتف|جوال|موبايل|رقمي|تلفون|טלפון|τηλέφωνο"
 )
@@ -37,7 +38,10 @@ _VERBS = (
 )
 _CALL = re.compile(rf"(?i)(?P<noun>{_NOUNS})|(?P<verb>{_VERBS})")
 _EXTENSION = re.compile(r"(?i) ?(?:x|ext\.?|доб\.?|内線|转|내선|ต่อ) ?\d{1,6}(?!\w)")
-_CALLED_AFTER = re.compile(r"(?:に|へ|まで)お?(?:電話|かけ|連絡)|으?로 ?(?:전화|연락|문자)|(?:联系|聯繫|找)我| ?पर (?:कॉल|फ़ोन|फोन|संपर्क)")
+_CALLED_AFTER = re.compile(
+    r"(?i)(?P<verb>(?:に|へ|まで)お?(?:電話|かけ|連絡)|으?로 ?(?:전화|연락|문자)|(?:联系|聯繫|找)我| ?पर (?:कॉल|फ़ोन|फोन|संपर्क))"
+    r"|(?P<noun> ?\((?:home|work|office|mobile|cell|privat|büro|mobil|maison|bureau|casa|oficina|дом|раб|自宅|会社|家|公司|집|회사|บ้าน|घर))"
+)
 _DATE = re.compile(r"(?a)\d\d?([./ -])\d\d?\1(?:19|20|25)\d\d\b|(?:19|20|25)\d\d([./ -])\d\d?\2\d\d?\b")
 _SPACE = re.compile(r" / | +(?=[\d+(])")
 _NATIONAL = re.compile(
@@ -58,7 +62,7 @@ def phones(reading: Reading) -> Iterator[Span]:
     regions: tuple[str, ...] | None = None
     for match in _GROUPS.finditer(reading.plain):
         before = reading.before(match.start())
-        called = _called(before) or ("verb" if _CALLED_AFTER.match(reading.plain, match.end()) else None)
+        called = _called(before) or _called_after(reading.plain, match.end())
         if not called and (_ALONE_BEFORE.search(before) or names_another_number(before) or not _SOMEHOW.search(match[0])):
             continue
         regions = regions or _regions(reading.text)
@@ -69,6 +73,12 @@ def _called(before: str) -> str | None:
     """Return whether the words right before a number say that one phones with it: a noun, a verb, or None."""
     said = list(_CALL.finditer(before))
     return said[-1].lastgroup if said and not re.search(r"\d", before[said[-1].end() :]) and len(before) - said[-1].end() <= 20 else None
+
+
+def _called_after(plain: str, end: int) -> str | None:
+    """Return the same of the words right after it: someone calls it, or it is one at home, at work."""
+    after = _CALLED_AFTER.match(plain, end)
+    return after.lastgroup if after else None
 
 
 def _regions(text: str) -> tuple[str, ...]:
