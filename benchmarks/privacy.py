@@ -14,7 +14,7 @@ import random
 import re
 import sysconfig
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,8 +35,14 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="each miss and each false find")
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else 1 if arguments.tuning else 20261
-    in_sentences("tuning" if arguments.tuning else "held out", seed, arguments.show)
-    in_code(arguments.tuning, arguments.show)
+    scores = in_sentences("tuning" if arguments.tuning else "held out", seed, arguments.show)
+    for name in sorted(scores.by, key=lambda name: (name == "all", name not in LOCALES, name)):
+        print(f"  {name:8} {scores.by[name]}")
+    files = library_files(arguments.tuning)
+    for name, form in (("as it is", "{}"), ("fenced", "Look at this:\n```python\n{}\n```\n")):
+        lines, real, false = in_code(files, form, arguments.show)
+        rate = 1000 * sum(false.values()) / lines
+        print(f"standard library {name}: {lines} lines, false {dict(false)}: {rate:.3f} in 1,000 lines; real {dict(real)}")
 
 
 # Details in sentences
@@ -76,7 +82,7 @@ def _shown(text: str, each: set[Find]) -> list[str]:
     return [f"{find.kind}: {text[find.start : find.end]}" for find in sorted(each, key=lambda find: find.start)]
 
 
-def in_sentences(split: str, seed: int, show: bool) -> None:
+def in_sentences(split: str, seed: int, show: bool = False) -> Scores:
     scores = Scores()
     for locale in LOCALES:
         makers = details(locale, seed)
@@ -84,9 +90,7 @@ def in_sentences(split: str, seed: int, show: bool) -> None:
             for sentence in sentences:
                 for _ in range(PER_SENTENCE):
                     scores.add(locale, *_filled(sentence, kind, makers), show)
-    print(f"{split}, seed {seed}")
-    for name in sorted(scores.by, key=lambda name: (name == "all", name not in LOCALES, name)):
-        print(f"  {name:8} {scores.by[name]}")
+    return scores
 
 
 def _filled(sentence: str, kind: str, makers: dict[str, Callable[[], str]]) -> tuple[str, set[Find]]:
@@ -143,24 +147,26 @@ def details(locale: str, seed: int) -> dict[str, Callable[[], str]]:
 # Code
 
 
-def in_code(tuning: bool, show: bool) -> None:
-    """False finds in a half of the standard library, as it is and between fences."""
+def library_files(tuning: bool) -> list[Path]:
+    """Return a random half of the standard library's files, always the same one for tuning, the other for figures."""
     library = Path(sysconfig.get_path("stdlib"))
     files = sorted(path for path in library.rglob("*.py") if "site-packages" not in path.parts)
     random.Random(1).shuffle(files)
-    files = files[: len(files) // 2] if tuning else files[len(files) // 2 :]
-    texts = [path.read_text(encoding="utf-8", errors="replace") for path in files]
-    lines = sum(text.count("\n") for text in texts)
-    for name, form in (("as it is", "{}"), ("fenced", "Look at this:\n```python\n{}\n```\n")):
-        real, false = Counter[str](), Counter[str]()
-        for path, text in zip(files, texts, strict=True):
-            for find, line, isolated in _finds_in(form.replace("{}", text)):
-                kind = real if is_real(find.kind, isolated, line) else false
-                kind[str(find.kind)] += 1
-                if show and kind is false:
-                    print(f"  {path.name}: {find.kind} {isolated[:80]!r} in {line.strip()[:120]!r}")
-        rate = 1000 * sum(false.values()) / lines
-        print(f"standard library {name}: {lines} lines, false {dict(false)}: {rate:.3f} in 1,000 lines; real {dict(real)}")
+    return files[: len(files) // 2] if tuning else files[len(files) // 2 :]
+
+
+def in_code(files: Sequence[Path], form: str, show: bool = False) -> tuple[int, Counter[str], Counter[str]]:
+    """Return lines, real finds and false finds in files, each written in place of the braces in `form`."""
+    lines, real, false = 0, Counter[str](), Counter[str]()
+    for path in files:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        lines += text.count("\n")
+        for find, line, detail in _finds_in(form.replace("{}", text)):
+            kind = real if is_real(find.kind, detail, line) else false
+            kind[str(find.kind)] += 1
+            if show and kind is false:
+                print(f"  {path.name}: {find.kind} {detail[:80]!r} in {line.strip()[:120]!r}")
+    return lines, real, false
 
 
 def _finds_in(text: str) -> Iterator[tuple[Find, str, str]]:

@@ -122,7 +122,7 @@ _BEGINNINGS = {
       | [+-]\s*(?:{_NAME}\s?[-+*/]?=\s?\S|\S*\(.*[;{{):]$|[\]}})]+[;,]?$)""",
     "formulas": r"""
         \\(?:begin|end|frac|sqrt|sum|prod|int|lim|documentclass|usepackage|(?:sub)*section|item|left|right|alpha|beta)\b
-      | \\(?:text|math)\w*\b | \$\$ | \\\[ | \\\]""",
+      | \\(?:text|math)\w*\b | \$\$ | \\[\[\]()]""",
 }
 _CODE = re.compile(r"(?x)\s*(?:" + "|".join(_BEGINNINGS.values()) + ")")
 # In a line that ends as sentences do, after words as sentences have them, one such sign is a name or a formula that is spoken of.

@@ -131,7 +131,7 @@ _PUBLIC_ADDRESSES = """
 """
 _PUBLIC = frozenset(_PUBLIC_ADDRESSES.split())
 _MACHINES = (
-    r"\b(?:ipv?[46]?|ips|addr(?:ess)?(?:es)?|servers?|hosts?|hostname|ping|ssh|telnet|curl|nmap|gateway|router|dns|nodes?|proxy|subnet"
+    r"\b(?:ipv?[46]?|ips|addr(?:ess)?(?:es)?|servers?|hosts?|hostname|ping|ssh|telnet|curl|nmap|gateway|router|dns|proxy|subnet"
     r"|client|machine|connect\w*|reach\w*|log(?:ged)?[ -]?in|adresse?\w*|rechner|dirección|servidor|serveur|indirizzo|сервер\w*|адрес\w*"
     r"|хост\w*)\b|服务器|伺服器|主机|地址|位址|サーバ|アドレス|서버|주소|호스트|เซิร์ฟเวอร์|ไอพี|ที่อยู่|सर्वर|पते?|आईपी|خادم|عنوان"
 )
@@ -143,7 +143,7 @@ _EDITIONS = (
     r"|版本|版|升级|更新|バージョン|アップデート|버전|업데이트|เวอร์ชัน|เวอร์ชั่น|รุ่น|संस्करण|वर्ज़?न|إصدار|نسخة"
 )
 _PROGRAMS = (
-    r"\b(?:python|pypy|java|jdk|node(?:\.?js)?|npm|deno|go|rust|ruby|php|perl|nginx|apache|mysql|mariadb|postgres\w*|sqlite|redis|mongodb"
+    r"\b(?:python|pypy|java|jdk|node\.?js|npm|deno|go|rust|ruby|php|perl|nginx|apache|mysql|mariadb|postgres\w*|sqlite|redis|mongodb"
     r"|linux|ubuntu|debian|fedora|macos|office|excel|word|photoshop|docker|kubernetes|git|gcc|clang|cmake|cuda|opera|safari|brave|vlc|zoom"
     r"|teams|slack|steam|unity|blender|openss[hl]|tensorflow|pytorch|numpy|django|react|angular|qt|boost|vs ?code|ollama|llama\.cpp) $"
 )
@@ -188,5 +188,5 @@ def _is_mask(value: int) -> bool:
 def _is_network(address: ipaddress.IPv4Address, after: str) -> bool:
     """A private network as a whole, such as 10.0.0.0/8."""
     size = re.match(r"/(\d\d?)(?!\d)", after)
-    hosts = 32 - int(size[1]) if size else 8
-    return address.is_private and 0 < hosts <= 32 and int(address) % (1 << hosts) == 0 and str(address)[-2:] == ".0"
+    hosts = 32 - int(size[1]) if size else 0
+    return address.is_private and 0 < hosts <= 32 and int(address) % (1 << hosts) == 0

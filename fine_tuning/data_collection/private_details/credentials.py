@@ -32,8 +32,8 @@ _END = rf"""\s"'`,;，。；、「」（）{UNSPACED}"""
 # The word, how it is said what it is, and what stands there, in quotes or up to a space or the next letter of a script without spaces.
 _ASSIGNED = re.compile(
     rf"""(?xi) (?: (?<![{LATIN}]) | (?![{LATIN}]) )
-    (?: (?P<password>{_PASSWORD}) | (?P<key>{_KEY}) ) (?:[_ -]?(?:access|api)?[_ -]?key|\ code)? ["'`]?
-    (?:\ [^\W\d]{{2,12}}){{0,3}}? (?P<sign> \s? (?::\s?[a-z]+\s?=|:=|=>|[:=]) \s?
+    (?: (?P<password>{_PASSWORD}) (?:\ [^\W\d]{{2,12}}){{0,3}}? | (?P<key>{_KEY}) ) (?:[_ -]?(?:access|api)?[_ -]?key|\ code)? ["'`]?
+    (?P<sign> \s? (?::\s?[a-z]+\s?=|:=|=>|[:=]) \s?
       | \s(?:is|are|ist|lautet|est|es|é|è|is\ now|jest|är|это|—|है|คือ|هي|هو)[\s:]+
       | \s?(?:是|为|為|は|은|는|이|가|คือ)[\s:]? | (?<=[{UNSPACED}])\s? )
     (?: (?P<quote>["'`]) (?P<quoted>[^"'`\n]{{4,100}}) (?P=quote)
@@ -43,6 +43,7 @@ _ASSIGNED = re.compile(
 _REFERENCE = re.compile(
     r"[A-Za-z_][\w.]*[(\[]|\.{0,2}[/\\]|~|[A-Za-z]:[/\\]|[$%<{\[(&*•-]|https?:|\d+[.,]\d+$|(?:x{3,}|\.{3,}|…)", re.IGNORECASE
 )
+_QUANTITY = re.compile(r"\d{1,6}[A-Za-z]{1,10}")
 _PLAIN_NAME = re.compile(r"[A-Za-z_][\w.]*")
 
 
@@ -91,7 +92,7 @@ def _chosen(match: re.Match[str], reading: Reading) -> bool:
         return value.isdigit() and len(value) <= 8 and not (reading.in_code(match.start()) and not match["quoted"])
     if value.isdigit():  # a key is never digits alone, as in "token: 4096"
         return bool(word) and not reading.in_code(match.start())
-    if " " in value and not word:
+    if not word and (" " in value or _QUANTITY.fullmatch(value)):
         return False
     return match["quoted"] is not None or not reading.in_code(match.start()) or _set_in_file(match)
 

@@ -9,7 +9,7 @@ from fine_tuning.data_collection.private_details.numbers import names_another_nu
 from fine_tuning.data_collection.private_details.reading import Reading, Span
 
 # Digits in groups, with what is written between them.
-_GROUPS = re.compile(r"(?a)(?:\+ ?|\(\+?)?\d(?:[ ./()-]{0,3}\d){6,24}")
+_GROUPS = re.compile(r"(?a)(?:\+|\(\+?)?\d(?:[ ./()-]{0,3}\d){6,24}")
 _ALONE_BEFORE = re.compile(r"[A-Za-z0-9]$|[A-Za-z0-9][_.,:/=#-]$|[$€£¥#=^*]\s?$|\d[.,]$")
 _ALONE_AFTER = re.compile(r"(?a)[A-Za-z0-9%€$£¥°]|[_.,:/^*-]\w|\s?(?:[€$£¥%°]|(?:USD|EUR|km|kg|MB|GB|ms|px|Hz)\b)")
 # In whose way numbers without a country code are read: where the script is at home (US: all of the North American plan).
@@ -44,6 +44,7 @@ _CALLED_AFTER = re.compile(
 )
 _DATE = re.compile(r"(?a)\d\d?([./ -])\d\d?\1(?:19|20|25)\d\d\b|(?:19|20|25)\d\d([./ -])\d\d?\2\d\d?\b")
 _SPACE = re.compile(r" / | +(?=[\d+(])")
+_SIGNS = re.compile(r"[-+(./]")  # without which numbers in a row are just that, but for the whole row
 _NATIONAL = re.compile(
     r"(?a)0\d{1,5}[ /.)-] ?\d[\d /.-]{4,}|\(0?\d{2,5}\)[ -]?\d[\d .-]{4,}|1?[ .-]?(?:\(\d{3}\)[ .-]{0,2}\d{3}[ .-]|\d{3}([.-])\d{3}\1)\d{4}"
 )
@@ -51,7 +52,7 @@ _INTERNATIONAL = re.compile(r"(?a)\+\d{1,3}(?:[ -]?\(\d{1,5}\)|[ -]\d{2,5})(?:[ 
 _SOMEHOW = re.compile(r"(?a)[+(]|(?<!\d)0\d|\d{3}([.-])\d{3}[ .-]\d{4}|(?<!\d)(?:1[3-9]|[78]9)\d{9}(?!\d)")
 _HOME_MOBILE = re.compile(r"(?a)1[3-9]\d{9}|0[1-9]\d{8,9}|[78]9\d{9}")
 _ONLY_PHONES = re.compile(
-    r"""(?xa) \(?\+\ ?\d{1,3}\)? [ .-]? (?: \(\d{1,5}\) [ .-]? )? \d{2,5} (?:[ .-]\d{2,8}){1,4}
+    r"""(?xa) \(?\+\d{1,3}\)? [ .-]? (?: \(\d{1,5}\) [ .-]? )? \d{2,5} (?:[ .-]\d{2,8}){1,4}
       | (?:1[ .-])? \(\d{3}\)\ ?\d{3}-\d{4} | (?:1-)?\d{3}-\d{3}-\d{4} | 0\d{1,3}-\d{3,4}-\d{4}
       | [78][ -]?\(\d{3,4}\)[ -]?\d{2,3}-\d\d-?\d\d | [78]\ \d{3}\ \d{3}[ -]\d\d[ -]\d\d"""
 )
@@ -96,7 +97,8 @@ def _numbers(reading: Reading, start: int, end: int, called: str | None, regions
         if left < done:
             continue
         for right in reversed(ends):
-            if right > left and _is_phone(reading, left + _opens(reading.plain[left:right]), right, called, regions):
+            part = (left, right) != (start, end) and not called and not _SIGNS.search(reading.plain, left, right)
+            if right > left and not part and _is_phone(reading, left + _opens(reading.plain[left:right]), right, called, regions):
                 extension = _EXTENSION.match(reading.plain, right)
                 done = extension.end() if extension else right
                 yield left + _opens(reading.plain[left:right]), done
