@@ -6,6 +6,7 @@ found.
 """
 
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -67,9 +68,15 @@ def finds(text: str) -> list[Find]:
     found: list[Find] = []
     for kind, sign, search in _SEARCHES:
         if sign(reading.plain) and (spans := list(search(reading))):
-            found += [Find(kind, *span) for span in spans]
+            found = [*_outside(found, spans), *(Find(kind, *span) for span in spans)]
             reading.blank(spans)
     return sorted(found, key=lambda find: find.start)
+
+
+def _outside(found: list[Find], spans: list[Span]) -> list[Find]:
+    """Return the finds that lie in none of `spans`: a private key's block may hold a link."""
+    starts = [start for start, _ in spans]
+    return [find for find in found if (at := bisect_right(starts, find.start)) == 0 or find.start >= spans[at - 1][1]]
 
 
 _ANY = re.compile(r"[\d@＠]|://|www\.|\.[a-z]{2,}/|-----BEGIN|[a-z][-_]\w{16}|AIza", re.IGNORECASE)

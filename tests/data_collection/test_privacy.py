@@ -276,6 +276,39 @@ def test_what_was_planted_in_wild_text_is_gone(before: str, planted: str, after:
     assert sum(scrubbed.counts.values()) >= 1
 
 
+SIGNS = [
+    "-----BEGIN PRIVATE KEY-----",
+    "密码",
+    "password: ",
+    "tel ",
+    "x = ",
+    "```\n",
+    "`",
+    "\n",
+    "(",
+    "（",
+    "_",
+    "'",
+    "@",
+    "::",
+    "٠٥",
+    "１",
+    " ",
+]
+
+
+def test_a_private_key_takes_what_is_in_it_along() -> None:
+    assert scrub("-----BEGIN PRIVATE KEY-----\nhttps://example.com/a").text == "[SECRET]"
+
+
+@given(st.lists(st.one_of(st.sampled_from(PLANTED + SIGNS), st.text(max_size=8)), max_size=12).map("".join))
+def test_finds_are_in_order_and_none_overlaps_another(text: str) -> None:
+    end = 0
+    for find in finds(text):
+        assert end <= find.start < find.end <= len(text)
+        end = find.end
+
+
 @given(st.text(st.characters(exclude_categories=["Nd", "Nl", "No"], exclude_characters="@/")))
 def test_text_without_digits_addresses_or_slashes_is_left_alone(text: str) -> None:
     assume("www." not in text.lower() and "-----BEGIN" not in text)

@@ -78,9 +78,12 @@ _OTHER = re.compile(
 )
 
 
+_LETTER = re.compile(r"[^\W\d_]")
+
+
 def names_another_number(before: str) -> bool:
     """Return whether the words before a number say that it is one of an order, a parcel, a part."""
-    return _OTHER.search(before) is not None
+    return _LETTER.search(before) is not None and _OTHER.search(before) is not None
 
 
 def cards(reading: Reading) -> Iterator[Span]:
