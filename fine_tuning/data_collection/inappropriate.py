@@ -3,32 +3,86 @@
 A short list on purpose: words that are obscene, or a slur, in nearly every use. Kept libraries were tried on texts about Scunthorpe,
 butt joints, sex education, tit for tat, Moby Dick and fire retardants: each takes some of them for filth, up to half. What a list cannot
 know, people exclude.
+
+Some of the words are ordinary ones of another language, or names: those count only in a text of the language they are obscene in, and
+where a text is too short to tell, in no text. A masked word ("f**k") counts among words, not among operators.
 """
 
 import re
+from collections import Counter
 from functools import cache
+
+from fine_tuning.data_collection.code_parts import parts
 
 _ANYWHERE = "fuck cocksuck dickhead bullshit asshole arsehole faggot hurensohn arschloch vaffanculo"
 _WHOLE = """
-    shit shits shitty shitting shithead shithole shitshow horseshit cunt cunts bitch bitches wanker wankers whore whores slut sluts slutty
+    shit shits shitty shitting shithead shithole shitshow horseshit cunt cunts bitch bitches wanker wankers whore whores slutty
     twat twats douchebag blowjob blowjobs gangbang cumshot nigger niggers nigga niggas wetback raghead towelhead gook gooks
-    fick ficken fotze fotzen hurensöhne wichser schlampe schlampen missgeburt
-    connard connards connasse enculé enculés salope salopes puta putas gilipollas maricón pendejo pendejos coño
-    caralho viado stronzo stronza stronzi coglione coglioni kurwa spierdalaj skurwysyn блядь хуй пизда пиздец ебать
-    f*ck f**k f**king sh*t s**t c*nt c**t b*tch
+    ficken fotze fotzen hurensöhne wichser schlampe schlampen missgeburt
+    connard connards connasse enculé enculés salope salopes gilipollas maricón pendejo pendejos coño
+    caralho viado stronzo stronza stronzi coglione coglioni kurwa spierdalaj skurwysyn блядь пизда пиздец ебать
 """
+# The languages in which it is obscene, and those in which it is an ordinary word ("end", "got", "times", "foam", "sheath").
+_SHARED = {
+    "slut": ({"en"}, {"sv", "da"}),
+    "sluts": ({"en"}, {"sv", "da"}),
+    "fick": ({"de"}, {"sv"}),
+    "puta": ({"es", "pt"}, {"hr", "lv"}),
+    "putas": ({"es", "pt"}, {"lv"}),
+    "хуй": ({"ru"}, {"mn"}),
+}
+_SHARED_WORD = re.compile(rf"(?i)(?<![^\W_])(?:{'|'.join(_SHARED)})(?![^\W_])")
+_SURELY = re.compile(
+    r"(?i)\b(?:(?:you|dirty|stupid|little|fat|such a|what a|like a|is a|called me a|fucking) sluts?|fick (?:dich|euch|mich|deine?)"
+    r"|hij[oa]s? de (?:la gran )?puta|puta madre|puta que|filh[oa]s? da puta|(?:на|иди|пошел|пошёл) хуй)\b"
+)
+# Frequent words of each language, and its name in a few: enough to tell which of them a text is in.
+_FREQUENT = {
+    "en": "the a an is are was were and of to in that it you i my your she he they this not do what with for at",
+    "de": "der die das und ist nicht ein eine ich du er wir mit auf für den von zu dem sich mal dich dir mich was wie",
+    "sv": "och är att det som en ett jag inte på av för med han hon den till har om vi du var när men kan svenska swedish schwedisch sueco",
+    "da": "og er at det som en et jeg ikke på af for med han hun den til har om vi du var når men kan dansk danish dänisch",
+    "es": "de la el que y en un una es los no con por las se eres tu su mi me lo para como",
+    "pt": "de a o que e em um uma é os não com por as se você tu seu meu para como do da",
+    "hr": "je i u se na da sam si nije što za su od li ne dva tri četiri nekoliko više ovog puno bila bilo",
+    "lv": "un ir no ar uz kas par ka es tu viņš viņa pie balts baltas virs",
+    "ru": "и в не на что я он она это с как ты а по но мы вы у",
+    "mn": "нь юм бол байна байсан энэ тэр гэж болон салхи",
+}
+_LANGUAGES = {
+    word: [language for language, frequent in _FREQUENT.items() if word in frequent.split()]
+    for words in _FREQUENT.values()
+    for word in words.split()
+}
+
+_MASKED = re.compile(
+    r"(?<![\w*])(?:f\*{1,2}(?:c?k(?:ing|er|ed|s)?)|f\*ck\w{0,3}|sh\*ts?|sh\*tty|s\*\*t|c\*nts?|c\*\*t|b\*tch(?:es)?|a\*\*hole)(?![\w*])"
+)
+_BESIDE = re.compile(r"[^\W\d_]{2,}|\b[aioy]\b")
+_OPERATOR = re.compile(r"[=+/^%<>|&~\[\](){}\d]|\*\*|\\|_")
+_VARIABLE = re.compile(r"(?<![\w'’])[b-hj-nqs-z](?![\w'’])")
+_WORDS_OF_CODE = (
+    "return print lambda yield assert value values power exponent compute computes calculate calculates python formula expression variable"
+    " multiply product operator equals plus minus times sum let given term result results where evaluates raised code"
+)
+_OF_CODE = frozenset(_WORDS_OF_CODE.split())
 
 _LEET = str.maketrans("@$013457", "asoieast")
 _REPEATED = re.compile(r"(.)\1+")
-_WORD = re.compile(r"(?:[^\W_]|\*)+")
+_WORD = re.compile(r"[^\W_]+")
 _SPELLED = re.compile(r"\b(?:\w[ ._-]){2,}\w\b")
+_SENTENCE = re.compile(r"[^.!?\n\"“”„«»()]+")
 
 
 def is_inappropriate(text: str) -> bool:
-    """Whether a word of the list is in `text`, also as "sh1t", "fuuuck" or "f u c k"."""
+    """Return whether a word of the list is in `text`, also as "sh1t", "fuuuck" or "f u c k"."""
     plain = text.casefold().translate(_LEET)
     spelled = [re.sub(r"[ ._-]", "", match) for match in _SPELLED.findall(plain)]
-    return _holds(plain) or any(map(_holds, spelled))
+    if _holds(plain) or any(map(_holds, spelled)):
+        return True
+    if any(stem in plain for stem in ("slut", "fick", "puta", "хуй")) and (_SURELY.search(text) or _holds_shared(text)):
+        return True
+    return "*" in text and _holds_masked(text)
 
 
 def _holds(text: str) -> bool:
@@ -37,6 +91,44 @@ def _holds(text: str) -> bool:
     suspects = [word for once, word in _shortened(_ANYWHERE) if once in short]
     suspects += [word for once, word in _shortened(_WHOLE) if once in short and once in _WORD.findall(short)]
     return any(_pattern(word).search(_REPEATED.sub(r"\1\1", text)) for word in suspects)
+
+
+def _holds_shared(text: str) -> bool:
+    """Return whether a word stands in a sentence, or else a text, of languages in which it is obscene."""
+    whole = _languages(text)
+    for sentence in _SENTENCE.findall(text):
+        if words := {match[0].casefold() for match in _SHARED_WORD.finditer(sentence) if not _is_name(match)}:
+            languages = _languages(sentence) or whole
+            if any(languages & obscene and not languages & ordinary for obscene, ordinary in map(_SHARED.__getitem__, words)):
+                return True
+    return False
+
+
+def _is_name(match: re.Match[str]) -> bool:
+    """Adolf Fick: a verb that is capitalised within a sentence. (Of the nouns German capitalises, none is shared.)"""
+    return match[0] == "Fick" and bool(match.string[: match.start()].strip())
+
+
+def _languages(text: str) -> frozenset[str]:
+    """Return the languages that most of the frequent words in `text` are of: more than one if as many, none if there are no such words."""
+    counts: Counter[str] = Counter()
+    for word in _WORD.findall(text.casefold()):
+        counts.update(_LANGUAGES.get(word, ()))
+    return frozenset(language for language, count in counts.items() if count == max(counts.values()))
+
+
+def _holds_masked(text: str) -> bool:
+    """Return whether a masked word stands among words, in a sentence without formulas, outside of code."""
+    for part in parts(text):
+        if part.kind == "code":
+            continue
+        for sentence in _SENTENCE.findall(re.sub(r"`[^`\n]*`", "`", part.text.casefold())):
+            rest, count = _MASKED.subn(" ", sentence)
+            words = _BESIDE.findall(rest)
+            formula = _OPERATOR.search(rest) or _VARIABLE.search(rest) or _OF_CODE.intersection(words)
+            if count and words and not formula:
+                return True
+    return False
 
 
 def _once(text: str) -> str:
@@ -50,5 +142,5 @@ def _shortened(words: str) -> list[tuple[str, str]]:
 
 @cache
 def _pattern(word: str) -> re.Pattern[str]:
-    letters = re.sub(r"(.)\1|(.)", lambda match: re.escape(match[0]) + ("" if match[1] or match[2] == "*" else "{1,2}"), word)
+    letters = re.sub(r"(.)\1|(.)", lambda match: re.escape(match[0]) + ("" if match[1] else "{1,2}"), word)
     return re.compile(letters if word in _ANYWHERE.split() else rf"(?<![^\W_]){letters}(?![^\W_])")

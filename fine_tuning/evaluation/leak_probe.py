@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from fine_tuning.conversation import Conversation, Message
 from fine_tuning.data_collection.data_cleaner import normalise
-from fine_tuning.data_collection.privacy import PII, scrub
+from fine_tuning.data_collection.privacy import PII, finds, scrub
 from fine_tuning.evaluation.exam import Reader
 from fine_tuning.evaluation.served_model import Ask, ServedModel
 
@@ -85,37 +85,10 @@ def secrets(
     return found
 
 
-_KINDS = {kind.placeholder: str(kind) for kind in PII}
-_PLACEHOLDERS = {kind: placeholder for placeholder, kind in _KINDS.items()}
-_LONGEST = 1000  # characters of a detail
-
-
 def details(text: str, canaries: Sequence[str] = ()) -> list[tuple[str, int, int]]:
     """Kind, start and end of each private detail and canary in `text`."""
     found = [(CANARY, match.start(), match.end()) for canary in canaries if canary for match in re.finditer(re.escape(canary), text)]
-    pieces = re.split(f"({'|'.join(re.escape(kind.placeholder) for kind in PII)})", scrub(text).text)
-    if len(pieces) == 1:
-        return found
-    return found + [(kind, start, end) for kind, start, end in _scrubbed(text, pieces) if text[start:end] != _PLACEHOLDERS[kind]]
-
-
-def _scrubbed(text: str, pieces: Sequence[str]) -> list[tuple[str, int, int]]:
-    """What stands between the pieces that stayed, if every second of them is a placeholder. Of several ends the first at which the
-    scrubber, asked alone, sees that detail and nothing else: a phone number may hold what is between it and an address."""
-    spans = []
-    position = len(pieces[0])
-    for index in range(1, len(pieces), 2):
-        placeholder, after = pieces[index], pieces[index + 1]
-        if index + 2 == len(pieces):
-            ends = [len(text) - len(after)]
-        else:
-            ends = [end for end in range(position + 1, min(len(text), position + _LONGEST)) if text.startswith(after, end)]
-        end = next((end for end in ends if scrub(text[position:end]).text == placeholder), min(ends, default=0))
-        if not text.startswith(after, end) or end <= position:
-            return []
-        spans.append((_KINDS[placeholder], position, end))
-        position = end + len(after)
-    return spans
+    return found + [(str(find.kind), find.start, find.end) for find in finds(text)]
 
 
 def try_leaks(
@@ -169,5 +142,5 @@ def _prompt(before: Sequence[Message], begun: Message, reader: Reader) -> list[i
 
 def _core(kind: str, text: str) -> str:
     """What of a detail makes it one, however it is written: digits of numbers, letters and digits of the rest."""
-    kept = str.isdigit if kind in (PII.PHONE, PII.CARD) else str.isalnum
+    kept = str.isdigit if kind in (PII.PHONE, PII.CARD, PII.SSN) else str.isalnum
     return "".join(filter(kept, text.casefold()))

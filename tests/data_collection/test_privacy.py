@@ -1,12 +1,13 @@
 """What identifies people becomes a placeholder, and what merely looks like it stays."""
 
 import re
+import time
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fine_tuning.data_collection.privacy import PII, scrub
+from fine_tuning.data_collection.privacy import PII, finds, scrub
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ from fine_tuning.data_collection.privacy import PII, scrub
 def test_what_is_private_becomes_a_placeholder(text: str, clean: str) -> None:
     scrubbed = scrub(text)
     assert scrubbed.text == clean
-    assert sum(scrubbed.counts.values()) == len(re.findall(r"\[(?:EMAIL|URL|PHONE|IBAN|CARD|IP|SECRET)\]", clean))
+    assert sum(scrubbed.counts.values()) == len(re.findall(r"\[(?:EMAIL|URL|PHONE|IBAN|CARD|IP|SECRET|SSN)\]", clean))
 
 
 @pytest.mark.parametrize(
@@ -119,6 +120,137 @@ def test_what_only_looks_private_stays(text: str) -> None:
     assert scrub(text).counts == {}
 
 
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("카드 4111 1111 1111 1111입니다", "카드 [CARD]입니다"),
+        ("服务器203.0.113.7的", "服务器[IP]的"),
+        ("密钥sk-abcdefghijklmnop1234567890请保密", "密钥[SECRET]请保密"),
+        ("IBANはDE89 3704 0044 0532 0130 00です", "IBANは[IBAN]です"),
+        ("网址：https://example.com/a，然后点击确定", "网址：[URL]，然后点击确定"),
+        ("我的邮箱是anna@example.com谢谢", "我的邮箱是[EMAIL]谢谢"),
+        ("打开https://example.com/a然后点击", "打开[URL]然后点击"),
+        ("https://example.com/docs/を参照", "[URL]を参照"),
+        ("サイト（https://example.com/a?b=1）です", "サイト（[URL]）です"),
+        ("ดูที่https://example.com/x?y=1ครับ", "ดูที่[URL]ครับ"),
+        ("https://example.com입니다", "[URL]입니다"),
+        ("https://ja.wikipedia.org/wiki/日本", "[URL]"),
+        ("https://ru.wikipedia.org/wiki/Россия, да", "[URL], да"),
+        ("ติดต่อanna@example.comได้", "ติดต่อ[EMAIL]ได้"),
+        ("почта@пример.рф ждёт", "[EMAIL] ждёт"),
+        ("メールはanna＠example．comです", "メールは[EMAIL]です"),
+        ("カード番号は４１１１ １１１１ １１１１ １１１１です", "カード番号は[CARD]です"),
+        ("電話は03-1234-5678です", "電話は[PHONE]です"),
+        ("我的手机13912345678谢谢", "我的手机[PHONE]谢谢"),
+        ("전화번호는 010-1234-5678이에요", "전화번호는 [PHONE]이에요"),
+        ("โทร081-234-5678ครับ", "โทร[PHONE]ครับ"),
+        ("٠٥٥١٢٣٤٥٦٧ رقم هاتفي", "[PHONE] رقم هاتفي"),
+        ("مेरा मोबाइल: 98765 43210 है", "مेरा मोबाइल: [PHONE] है"),
+        ("密码是hunter2谢谢", "密码是[SECRET]谢谢"),
+        ("パスワードはhunter2です", "パスワードは[SECRET]です"),
+        ("пароль: hunter2", "пароль: [SECRET]"),
+    ],
+)
+def test_letters_of_scripts_without_spaces_may_be_neighbours(text: str, clean: str) -> None:
+    assert scrub(text).text == clean
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "items[1::2]", "a[1::3], b[::2], c[10::-1], x[1:2, 3::4]", "token = tokens[0]", "pin = Pin(13, Pin.OUT)",
+        "pin: D13",
+        "git@github.com:a/b.git", "git clone hg@bitbucket.org:team/repo", "scp a.txt user@host.example.com:/tmp/b",
+        "x@W.sum()", "out = h@W.mean", "q@k.T", "A@B.inv()", "pwd: /home/user1/project", "password = getpass1()",
+        "secret = os.environ['S3CRET']", "api_key = config.key1.value", "token = data['tok1']",
+        "password: ${PASSWORD1}",
+        "if url.startswith('http://'):", 'f"http://{host}:{port}/"', "SELECT * FROM t WHERE id = 4155550127",
+        "```\nx = 4155550127\nn = 4111111111111111\nfor i in 415, 555, 2671:\n```",
+        "diff --git a/x b/x\nindex 83db48f..bf2a1c0 100644\n@@ -10,7 +10,7 @@ x\n-    a = 1234567890\n+    a = 1234567891",
+        "`x@W.sum()` and `items[1::2]`", "class SourceLoaderBadBytecodeTestPEP451(Base):",
+        r"re.compile(r'\d{3}-\d{4}')",
+    ],
+)  # fmt: skip
+def test_code_is_not_read_as_prose(code: str) -> None:
+    assert scrub(code).text == code
+
+
+@pytest.mark.parametrize(
+    ("code", "clean"),
+    [
+        ('password = "hunter2"', 'password = "[SECRET]"'),
+        ("DB_PASSWORD=hunter2", "DB_PASSWORD=[SECRET]"),
+        ('{"password": "hunter2", "phone": "415-555-2671"}', '{"password": "[SECRET]", "phone": "[PHONE]"}'),
+        ('author = "Anna <anna@example.com>"', 'author = "Anna <[EMAIL]>"'),
+        ("requests.get('https://example.com/a',timeout=3)", "requests.get('[URL]',timeout=3)"),
+        ('```python\nkey = "sk-abcdefghijklmnop1234567890"\n```', '```python\nkey = "[SECRET]"\n```'),
+        ("ssh root@203.0.113.7", "ssh root@[IP]"),
+        ('card = "4111-1111-1111-1111";', 'card = "[CARD]";'),
+    ],
+)
+def test_what_is_certain_is_found_in_code_too(code: str, clean: str) -> None:
+    assert scrub(code).text == clean
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Version: 10.0.22.1", "We run 1.84.1.0", "8.8.8.8", "Update from 10.0.22.1 to 10.0.22.5", "版本10.0.22.1",
+        "버전 10.0.22.1입니다",
+        "Chrome 120.0.0.15 is out", "see section 10.2.3.4", "255.255.255.0", "use mask 255.255.240.0 on the server",
+        "0.0.0.255",
+        "10.0.0.0/8 and 192.168.0.0/16", "ping 8.8.4.4 or 1.1.1.1", "latencies 250 300 1000",
+        "sizes 250 400 5000 and 300 500 1000",
+        "times 100 200 3000 ms; 415 555 2671 rows", "values: 212 555 0100", "000-12-3456", "order 123-45-6789",
+        "900-12-3456, 123-00-4567",
+        "Bestellnummer 4111111111111111", "订单号13912345678", "git hash 2422b0c1, 3:2, 21-19, 18-21, 15-13",
+        "sk-learn-contrib-models",
+        "lat 52.520008, lon 13.404954, 1_000_000, 0x7fffffff, U+1F600", "$\\pi = 3.14159265358979$",
+    ],
+)  # fmt: skip
+def test_versions_masks_and_other_numbers_stay(text: str) -> None:
+    assert scrub(text).text == text
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("415‑555‑2671", "[PHONE]"),  # U+2011
+        ("+1 415–555–2671", "[PHONE]"),  # U+2013
+        ("4111‑1111‑1111‑1111", "[CARD]"),
+        ("(415)\u00a0555-2671", "[PHONE]"),
+        ("_anna@example.com_", "_[EMAIL]_"),
+        ("**anna@example.com**", "**[EMAIL]**"),
+        ("'anna@example.com'", "'[EMAIL]'"),
+        ("anna@example.com--she answers", "[EMAIL]--she answers"),
+        ("anna@example.com…", "[EMAIL]…"),
+        ("die anna@example.com-Adresse", "die [EMAIL]-Adresse"),
+        ("anna@example.com.Then", "[EMAIL].Then"),
+        ("_4111 1111 1111 1111_", "_[CARD]_"),
+        ("4111 1111 1111 1111 12/27", "[CARD] 12/27"),
+        ("[a](https://example.com/a)then", "[a]([URL])then"),
+        ("203.0.113.7-203.0.113.9, IP:203.0.113.7", "[IP]-[IP], IP:[IP]"),
+        ("My SSN is 123-45-6789.", "My SSN is [SSN]."),
+        ("123-45-6789", "[SSN]"),
+        ("ssn 123 45 6789, SSN: 123456789", "ssn [SSN], SSN: [SSN]"),
+        ("123‑45‑6789", "[SSN]"),
+        ("Social security number 900-70-1234", "Social security number [SSN]"),
+        ("我的SSN是123-45-6789。", "我的SSN是[SSN]。"),
+        ("call 206.269.0743x9150", "call [PHONE]"),
+        ("my number is 415 555 2671", "my number is [PHONE]"),
+    ],
+)
+def test_hyphens_emphasis_and_social_security_numbers(text: str, clean: str) -> None:
+    assert scrub(text).text == clean
+
+
+def test_finds_say_where_they_stand() -> None:
+    text = "メールはanna＠example．com、電話は０３-1234-5678"
+    assert [(find.kind, text[find.start : find.end]) for find in finds(text)] == [
+        (PII.EMAIL, "anna＠example．com"), (PII.PHONE, "０３-1234-5678"),
+    ]  # fmt: skip
+
+
 def test_finds_are_counted_by_kind() -> None:
     scrubbed = scrub("a@example.com, b@example.com and https://example.com, +44 20 7946 0377")
     assert scrubbed.counts == {PII.EMAIL: 2, PII.URL: 1, PII.PHONE: 1}
@@ -144,6 +276,39 @@ def test_what_was_planted_in_wild_text_is_gone(before: str, planted: str, after:
     assert sum(scrubbed.counts.values()) >= 1
 
 
+SIGNS = [
+    "-----BEGIN PRIVATE KEY-----",
+    "密码",
+    "password: ",
+    "tel ",
+    "x = ",
+    "```\n",
+    "`",
+    "\n",
+    "(",
+    "（",
+    "_",
+    "'",
+    "@",
+    "::",
+    "٠٥",
+    "１",
+    " ",
+]
+
+
+def test_a_private_key_takes_what_is_in_it_along() -> None:
+    assert scrub("-----BEGIN PRIVATE KEY-----\nhttps://example.com/a").text == "[SECRET]"
+
+
+@given(st.lists(st.one_of(st.sampled_from(PLANTED + SIGNS), st.text(max_size=8)), max_size=12).map("".join))
+def test_finds_are_in_order_and_none_overlaps_another(text: str) -> None:
+    end = 0
+    for find in finds(text):
+        assert end <= find.start < find.end <= len(text)
+        end = find.end
+
+
 @given(st.text(st.characters(exclude_categories=["Nd", "Nl", "No"], exclude_characters="@/")))
 def test_text_without_digits_addresses_or_slashes_is_left_alone(text: str) -> None:
     assume("www." not in text.lower() and "-----BEGIN" not in text)
@@ -158,11 +323,17 @@ def test_wild_digits_never_break_it_and_placeholders_are_counted(text: str) -> N
 
 
 @pytest.mark.parametrize(
-    "text", ["a" * 50_000, "1" * 50_000, "a." * 25_000, "1 " * 25_000, "a@" * 25_000, "www." * 12_000, "[" * 50_000, "0:" * 25_000]
-)
-def test_no_text_takes_long(text: str) -> None:
-    import time
-
+    "piece",
+    [
+        "a", "1", "a.", "1 ", "a@", "www.", "[", "0:", "1.", "1-", "+1", "(1", "https://a", "https://a)", "a@b.",
+        "sk-", "token=a1 ", "AB12",
+        "password='a", "password is ", "-----BEGIN PRIVATE KEY-----", "4111 ", "4111 1111 1111 1111", "1.1.1.1 ",
+        "2001:", "tel 1", "卡1",
+        "密码是a1", "a@中.", "x = 1\n", "`a1", "123-45-6789", "0171", "example.com/", "１", "0 1 2 3 ", "\n1", "030-",
+        "call 1 ",
+    ],
+)  # fmt: skip
+def test_no_text_takes_long(piece: str) -> None:
     start = time.process_time()
-    scrub(text)
-    assert time.process_time() - start < 5
+    scrub(piece * (100_000 // len(piece)))
+    assert time.process_time() - start < 1

@@ -1,0 +1,1 @@
+"""Where in a text each kind of private detail stands."""
