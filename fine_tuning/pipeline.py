@@ -552,7 +552,6 @@ class _Retrain:
         with self.stage("Training"):
             from fine_tuning.training.trainer import train
 
-            served = self.served_base(plan) if self.mode else None  # what no GGUF can carry is not served
             training = train(
                 plan.base.gguf,
                 plan.rows,
@@ -563,18 +562,21 @@ class _Retrain:
                 self.request.cancelled,
                 plan.estimate.base_weights,
                 plan.preferences.path if plan.preference_method else None,
-                served,
+                self.served_base(plan),
             )
             for damage in training.passed_over:
                 self.reporter.note(f"passed over: {damage}")
             gc.collect()  # the model's memory, before the next one is loaded
         return training
 
-    def served_base(self, plan: Plan) -> "Reference":
-        """What llama.cpp computes with the base, on some of what will be learned: the training must begin with the same."""
+    def served_base(self, plan: Plan) -> "Reference | None":
+        """What llama.cpp computes with the base, on some of what will be learned: the training must begin with the same. None if nothing
+        will be learned, or if no GGUF can carry it, so that it is not served."""
         from fine_tuning.evaluation.served_model import read_logits
 
         rows = [json.loads(line)["input_ids"] for line in (plan.rows / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+        if not rows or self.mode is None:
+            return None
         return read_logits(plan.base.gguf, make_probes(rows, read_gguf(plan.base.gguf)))
 
     def export(self, plan: Plan, run: Path, training: "TrainingResult") -> Path:

