@@ -16,6 +16,7 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
+from fine_tuning.config import BaseWeights
 from fine_tuning.engines import ggml
 from fine_tuning.engines.gguf_file import GgufFile, read_gguf
 from fine_tuning.errors import ExportError, TrainingError
@@ -24,6 +25,7 @@ Logits = NDArray[np.float32]  # [places, vocabulary]
 
 _EXACT, _BFLOAT, _EIGHT_BITS = 0.01, 0.04, 0.15  # the distance that rounding explains, by what the weights' products round to
 _TRAINED_IN_BFLOAT = 0.06  # more, if Transformers computes in bfloat16
+_IN_NF4 = 0.65  # more, if the base is held in NF4, which rounds its weights once more (SmolLM2-135M: 0.42)
 _REQUANTISED = ((8.0, 0.15), (6.5, 0.25), (5.0, 0.6), (0.0, 0.8))  # by the bits of a weight: of weights that were rounded anew
 _AS_BEFORE = 2.0  # times the base's own distance: the most with an adapter beside it
 _SHARES, _SHARES_BESIDE = (0.6, 1.6), (0.8, 1.25)  # of what was learned that must be served
@@ -64,7 +66,7 @@ class Trained:
     probes: list[Probe]
     before: list[Logits]
     after: list[Logits]
-    in_bfloat: bool  # it computes in bfloat16, not in float32
+    more: float  # distance that its own number format explains (`of_format`), beside what rounding does on the served side
     apart: float  # the distance of `before` from what llama.cpp computed with the base
 
 
@@ -94,6 +96,11 @@ def rounding(gguf: Path, requantised: bool = False) -> float:
     return next(bound for least, bound in _REQUANTISED if bits >= least)
 
 
+def of_format(in_bfloat: bool, weights: BaseWeights) -> float:
+    """Return the distance that is explained by the number format in which the network is trained."""
+    return (_TRAINED_IN_BFLOAT if in_bfloat else 0) + (_IN_NF4 if weights == "nf4" else 0)
+
+
 def distance(one: Sequence[Logits], served: Sequence[Logits]) -> float:
     """Return the mean distance of the text whose logits lie farthest apart; infinite if one is not a number."""
     found = [_apart(ours, theirs) for ours, theirs in zip(one, served, strict=True)]
@@ -110,12 +117,12 @@ def _centred(logits: Logits) -> Logits:
     return logits - logits.mean(axis=1, keepdims=True)
 
 
-def check_base(before: Sequence[Logits], served: Reference, in_bfloat: bool, network: str) -> float:
+def check_base(before: Sequence[Logits], served: Reference, more: float, network: str) -> float:
     """Return the distance of the logits that will be trained from those that are served. TrainingError if rounding does not explain it.
 
     `network`: what computes the first, for the message.
     """
-    apart, bound = distance(before, served.logits), _bound(served, in_bfloat)
+    apart, bound = distance(before, served.logits), served.rounding + more
     if apart > bound:
         raise TrainingError(
             f"what would be trained is not what is served: on the same text the logits of {network} in Transformers and those of "
@@ -128,7 +135,7 @@ def check_base(before: Sequence[Logits], served: Reference, in_bfloat: bool, net
 def check_export(trained: Trained, served: Reference) -> float:
     """Return the distance of the trained network's logits from those of its export. ExportError if rounding does not explain it, or if
     little of what was learned is served, or more."""
-    apart, bound = distance(trained.after, served.logits), _bound(served, trained.in_bfloat)
+    apart, bound = distance(trained.after, served.logits), served.rounding + trained.more
     if served.beside:
         bound = min(bound, max(_EXACT, _AS_BEFORE * trained.apart))
     least, most = _SHARES_BESIDE if served.beside else _SHARES
@@ -140,10 +147,6 @@ def check_export(trained: Trained, served: Reference) -> float:
             "of what was learned is served. Nothing was registered: set deployment.mode or deployment.quantization to another, and retrain"
         )
     return apart
-
-
-def _bound(served: Reference, in_bfloat: bool) -> float:
-    return served.rounding + (_TRAINED_IN_BFLOAT if in_bfloat else 0)
 
 
 def _share(trained: Trained, served: Reference) -> float:

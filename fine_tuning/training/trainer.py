@@ -20,7 +20,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from fine_tuning import paths
 from fine_tuning.config import BaseWeights, Training
-from fine_tuning.engines.agreement import Logits, Probe, Reference, Trained, check_base, distance
+from fine_tuning.engines.agreement import Logits, Probe, Reference, Trained, check_base, distance, of_format
 from fine_tuning.errors import Cancelled, NoConversations, TrainingError
 from fine_tuning.training import checkpoints, methods, products
 from fine_tuning.training.base_model import load_base
@@ -117,7 +117,8 @@ def train(
             products.relay(model)
         replayed = replay_rows(model, replay, base) if replay else []
         model = _in_place(methods.METHODS[settings.method].attach(model, settings), settings)
-    before = _agreeing(model, served, f"{base}'s {model.config.model_type}") if served else []
+    more = of_format(dtype == torch.bfloat16, weights)
+    before = _agreeing(model, served, more, f"{base}'s {model.config.model_type}") if served else []
     lessons = _Lessons(run, gemm_flops(dtype), report, cancelled)
     taught = run / "taught"  # what the chats have made of it, where preferences come after them
     if wanted and checkpoints.is_complete(taught):
@@ -145,7 +146,7 @@ def train(
     if not served:
         return result
     apart, after = distance(before, served.logits), _logits(model, served.probes)
-    return replace(result, network=Trained(served.probes, before, after, dtype == torch.bfloat16, apart))
+    return replace(result, network=Trained(served.probes, before, after, more, apart))
 
 
 def _in_place(model: Any, settings: Training) -> Any:
@@ -156,10 +157,10 @@ def _in_place(model: Any, settings: Training) -> Any:
     return model
 
 
-def _agreeing(model: Any, served: Reference, name: str) -> list[Logits]:
+def _agreeing(model: Any, served: Reference, more: float, name: str) -> list[Logits]:
     """The model's logits for the probes. TrainingError if they are not those that llama.cpp computes."""
     found = _logits(model, served.probes)
-    check_base(found, served, model.dtype == torch.bfloat16, name)
+    check_base(found, served, more, name)
     return found
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_gguf import write_base
 
-from fine_tuning.engines.agreement import Probe, Reference, Trained, check_base, check_export, distance, make_probes, rounding
+from fine_tuning.engines.agreement import Probe, Reference, Trained, check_base, check_export, distance, make_probes, of_format, rounding
 from fine_tuning.engines.gguf_file import entry, read_gguf, write_gguf
 from fine_tuning.errors import ExportError, TrainingError
 
@@ -42,15 +42,15 @@ def test_the_worst_text_counts_and_what_is_no_number_is_far() -> None:
         broken[1][0, 3] = value
         assert distance(broken, served) == float("inf")
         with pytest.raises(TrainingError):
-            check_base(broken, Reference(Path("base.gguf"), PROBES, served, 0.15), False, "tiny's llama")
+            check_base(broken, Reference(Path("base.gguf"), PROBES, served, 0.15), of_format(False, "dequantised"), "tiny's llama")
 
 
 def test_a_training_in_bfloat16_may_lie_farther_away() -> None:
     served = logits()
     reference, near = Reference(Path("base.gguf"), PROBES, served, 0.01), plus(served, logits(), 0.04)
-    check_base(near, reference, True, "tiny's llama")
+    check_base(near, reference, of_format(True, "dequantised"), "tiny's llama")
     with pytest.raises(TrainingError, match=r"tiny's llama.*base\.gguf.*rounding explains 1%.*docs/families\.md"):
-        check_base(near, reference, False, "tiny's llama")
+        check_base(near, reference, of_format(False, "dequantised"), "tiny's llama")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_what_was_learned_must_be_served(learned: float, carried: float, rounded
     base, way = logits(), logits()
     after = plus(base, way, learned)
     served = plus(plus(base, way, learned * carried), logits(), rounded)
-    trained, reference = Trained(PROBES, base, after, False, 0.03), Reference(Path("adapter.gguf"), PROBES, served, 0.15)
+    trained, reference = Trained(PROBES, base, after, 0.0, 0.03), Reference(Path("adapter.gguf"), PROBES, served, 0.15)
     if fine:
         check_export(trained, reference)
         return

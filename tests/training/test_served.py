@@ -10,7 +10,7 @@ import torch
 from gguf import GGMLQuantizationType as Type
 from tiny_gguf import VOCABULARY, write_base
 
-from fine_tuning.config import Training
+from fine_tuning.config import BaseWeights, Training
 from fine_tuning.engines.agreement import Reference, check_export, distance, make_probes
 from fine_tuning.engines.gguf_file import read_gguf, write_gguf
 from fine_tuning.errors import ExportError, TrainingError
@@ -134,15 +134,23 @@ def test_a_network_that_is_not_the_served_one_is_not_trained(
 
 
 @pytest.mark.parametrize(
-    ("backend", "method", "quantised"),
-    [("packed", "lora", False), ("packed", "qlora", True), ("packed", "full", False), ("trl", "lora", False), ("trl", "qlora", True)],
+    ("backend", "method", "weights"),
+    [
+        ("packed", "lora", "dequantised"),
+        ("packed", "qlora", "quantised"),
+        ("packed", "full", "dequantised"),
+        ("trl", "lora", "dequantised"),
+        ("trl", "qlora", "quantised"),
+    ],
 )
 @pytest.mark.parametrize("kind", [Type.F32, Type.F16, Type.Q8_0, Type.Q4_0, Type.Q5_1])
-def test_an_honest_base_is_trained(tmp_path: Path, rows: list[list[int]], kind: Type, backend: str, method: str, quantised: bool) -> None:
+def test_an_honest_base_is_trained(
+    tmp_path: Path, rows: list[list[int]], kind: Type, backend: str, method: str, weights: BaseWeights
+) -> None:
     base = write_base(tmp_path / "base.gguf", kind)
     settings = SETTINGS.model_copy(update={"backend": backend, "method": method, "num_epochs": 1})
     served = reference(base, rows)
-    result = train(base, tmp_path, tmp_path / "run", settings, served=served, quantised=quantised)
+    result = train(base, tmp_path, tmp_path / "run", settings, served=served, weights=weights)
     assert result.network is not None
     assert distance(result.network.before, served.logits) < served.rounding / 2
 
@@ -152,7 +160,16 @@ def test_a_training_in_bfloat16_is_no_wrong_one(tmp_path: Path, rows: list[list[
     base = write_base(tmp_path / "base.gguf", kind)
     settings = SETTINGS.model_copy(update={"dtype": "bfloat16", "num_epochs": 1})
     result = train(base, tmp_path, tmp_path / "run", settings, served=reference(base, rows))
-    assert result.network is not None and result.network.in_bfloat
+    assert result.network is not None and result.network.more > 0
+
+
+def test_a_base_in_nf4_is_no_wrong_one_and_its_adapter_is_served(tmp_path: Path, rows: list[list[int]]) -> None:
+    base = write_base(tmp_path / "base.gguf", Type.Q8_0)
+    settings = SETTINGS.model_copy(update={"method": "qlora", "base_weights": "nf4"})
+    result = train(base, tmp_path, tmp_path / "run", settings, served=reference(base, rows), weights="nf4")
+    artifact = convert_adapter(base, result.adapter, tmp_path / "adapter.gguf").path
+    assert result.network is not None
+    check_export(result.network, read_logits(base, result.network.probes, artifact))
 
 
 # After it
