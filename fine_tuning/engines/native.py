@@ -118,6 +118,8 @@ class Native:
         try:
             while kind != END:
                 with self._lock:
+                    if number not in self._open:  # the child that was asked is gone, and another may be there
+                        raise _gone()
                     kind, content = self._read(number)
                 if kind == ERROR:
                     raise EngineError(content)
@@ -174,7 +176,7 @@ class Native:
 
     def _pipe(self, name: str) -> IO[bytes]:
         if self._process is None:
-            raise EngineError("llama.cpp was ended meanwhile: ask again")
+            raise _gone()
         pipe: IO[bytes] = getattr(self._process, name)
         return pipe
 
@@ -182,7 +184,7 @@ class Native:
         """What became of the child, which has closed its pipes."""
         process = self._process
         if process is None:
-            return EngineError("llama.cpp was ended meanwhile: ask again")
+            return _gone()
         try:
             code = process.wait(10)
         except subprocess.TimeoutExpired:
@@ -191,6 +193,10 @@ class Native:
         words = self._said.read()[-2000:].decode("utf-8", errors="replace").strip()
         self.close()
         return EngineError(_obituary(code, words.rpartition("\n")[2]))
+
+
+def _gone() -> EngineError:
+    return EngineError("llama.cpp was ended meanwhile: ask again")
 
 
 def _obituary(code: int, words: str) -> str:

@@ -222,6 +222,16 @@ def test_no_process_of_ours_loads_llama_cpp(engine: EmbeddedEngine, base_gguf: P
     assert done.stdout.splitlines()[-2:] == ["[]", "[]"]
 
 
+def test_a_stream_from_before_a_restart_is_an_error_and_hangs_nobody(base_gguf: Path) -> None:
+    with ServedModel(base_gguf) as model:
+        old = model.answers([Ask([1, 2, 3], limit, endless=True) for limit in (1, 200)])
+        next(old)
+        model.close()
+        assert model.answer([1, 2, 3], 2)  # of another child
+        with pytest.raises(EngineError, match="ended meanwhile"):
+            next(old)
+
+
 # The command line
 
 
