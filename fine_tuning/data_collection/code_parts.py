@@ -1,0 +1,232 @@
+"""Tell prose from code and tables, line by line, so that rules made for prose do not judge what is not prose.
+
+Code is what stands between fences (CommonMark), and lines that look like code of any common language, or like
+formulas. A line is of one kind: code within a sentence is not told apart.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+Kind = Literal["prose", "code", "table"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Lines of one kind, with their line ends."""
+
+    kind: Kind
+    text: str
+
+
+def parts(text: str) -> list[Part]:
+    """Return `text` in parts of one kind each; neighbours differ, and their texts joined give `text` exactly."""
+    if not _SIGN.search(text):
+        return [Part("prose", text)] if text else []
+    lines = _LINES.findall(text)
+    kinds = _kinds(lines)
+    runs = groupby(zip(kinds, lines, strict=True), key=lambda pair: pair[0])
+    return [Part(kind, "".join(line for _, line in run)) for kind, run in runs]
+
+
+def _kinds(lines: Sequence[str]) -> list[Kind]:
+    fenced = _fenced(lines)
+    kinds = _tables(lines, fenced)
+    for number, line in enumerate(lines):
+        if fenced[number] or (kinds[number] == "prose" and is_code_line(line)):
+            kinds[number] = "code"
+    _join_below(lines, kinds, fenced)
+    _join_above(lines, kinds, fenced)
+    return kinds
+
+
+# Fences
+
+_LINES = re.compile(r"[^\n]*\n|[^\n]+")
+_FENCE = re.compile(r"[ \t>]*(?:(?:[-*+]|\d+[.)])[ \t]+)?(`{3,}(?=[^`]*$)|~{3,})[ \t]*(\S?)")
+
+
+def _fenced(lines: Sequence[str]) -> list[bool]:
+    """Return whether each line is between fences or is one. A fence that is never closed ends with the text, as CommonMark says."""
+    flags = []
+    fence = ""
+    for line in lines:
+        match = _FENCE.match(line)
+        flags.append(bool(fence or match))
+        if match and not fence:
+            fence = match[1]
+        elif match and match[1].startswith(fence) and not match[2]:
+            fence = ""
+    return flags
+
+
+# Code by its look
+
+
+def _any(words: str) -> str:
+    return "(?:" + "|".join(words.split()) + ")"
+
+
+_KEYWORDS = _any("return yield raise assert del await throw new not")
+_CLAUSES = _any("INSERT CREATE ALTER DROP DELETE UPDATE LEFT RIGHT INNER OUTER CROSS WHERE FROM JOIN GROUP ORDER HAVING VALUES")
+_TOOLS = _any("sudo apt apt-get brew pip3? npm npx yarn cargo git docker kubectl systemctl conda uv poetry")
+_TASKS = _any(
+    "install update upgrade remove run build add commit push pull clone checkout status diff log init test exec compose get apply start"
+    " stop restart enable sync merge rebase fetch ps"
+)
+_COMMANDS = _any(
+    "cd ls cat cp mv rm mkdir chmod chown grep sed awk find tar curl wget ssh scp rsync ping echo make go python3? node bash sh source"
+)
+# Without any of these there is neither code nor a table, and the text need not be read line by line.
+_SIGN = re.compile(
+    rf"""(?mx) [={{}}\[\]<>|`~$\\\t@"\#;] | \S\( | [ ]{{2}} | /[/*] | :$ | ^[ ]*(?: [-+.]?\d | [-+(] | >>> | \w+\ [!<>]=?
+      | (?: import | from | select | SELECT | {_KEYWORDS} | {_CLAUSES} | {_TOOLS} | {_COMMANDS} | index | diff )[ ] )"""
+)
+
+_NAME = r"[A-Za-z_$][\w$]*(?:(?:\.|->|::)[A-Za-z_$][\w$]*|\[[^\]\n]{1,40}\])*"
+_ARGUMENT = r"(?:[\"'(\[{-]|\w(?:$|\W)|\w*[\d_.]\w|(?:None|True|False|null|nil|self|this)\b|\w+\s?[-+*/%<>=!|&\[(])"
+_TYPE = r"(?:int|char|bool|float|double|void|auto|long|short|unsigned|string|std::\w+|[su]ize_t|u?int\d+_t)"
+_DECLARED = _any("const let var val fn func function pub public private protected static struct enum interface typedef namespace package")
+# How lines of code begin, in verbose syntax; each is enough.
+_BEGINNINGS = {
+    "Python": rf"""
+        (?:async\ )?(?:def|class)\ \w+\s?[^\s.!?]*[:(] | (?:el)?if\ .*:$ | except\b[^,.?!]*:$ | (?:else|try|finally)\s*:$
+      | (?:async\ )?(?:for|with|while)\ [^,?!]*(?:[(.\[<>=]\S*|\bin\ \S+|\bas\ \w+|True):$ | lambda\b.*:
+      | import\ \w+(?:\.\w+)*(?:\ as\ \w+)?(?:,\ \w+)*$ | from\ [\w.]+\ import\ [\w(*] | @\w[\w.]*(?:\(.*)?$
+      | {_KEYWORDS}\ {_ARGUMENT} | >>>\ | \.\.\.\ \S.*[=(:] | In\ \[\d+\]: | \#\s?(?:type:|noqa|!/)""",
+    "C, Java, JavaScript, Go, Rust": rf"""
+        .*(?:\w\(|[=\[\]{{}}]|\+\+|--\w|::|->).*;$ | (?:return|break|continue)\b[^.,]*;$ | {_TYPE}\ [\w*&]+(?:\[\w*\])?\s*[;=(] | .*(?:[)=>,\]]|\b[a-z_]\w*)\s*\{{$
+      | \}}(?:$|[\s;,)]) | \]\s*[,;)]*$ | {_DECLARED}\ [\w<>\[\]:*&., ]+\s?[=({{;<] | .*\s=>\s*[\w({{\[]
+      | \#\s*(?:include|define|ifdef|ifndef|endif|pragma)\b | //\s*\S+.*[;{{}}(] | /\* | \*/""",
+    "assignments, calls and comparisons": rf"""
+        {_NAME}(?:\s?(?:[-+*/%|&^@:]|\*\*|//|<<|>>)?=\s?|\s?:\s?[\w\[\], .|]+\s=\s)[^\s=>] | (?:\w+\s*,\s*)+\w+\s=\s\S
+      | {_NAME}\(.*\)(?:[.\[].*)?[;:]?$ | {_NAME}\([^()]*[,(]?$ | {_NAME}\[[^\]]*:[^\]]*\]\s*$
+      | \w+(?:\.\w+)+\( | \w+@\w+(?:\.\w+)*\( | (?:\w+\.)*\w+\s(?:[!=]==?|[<>]=|&&|\|\|)\s
+      | \w{{1,3}}(?:\([\w, ]{{1,9}}\))?\s?(?:[!=<>]?=|[<>]|\*\*|≠|≤|≥|≈|≡)\s?\S+$""",
+    "markup, styles and data": r"""
+        </?[A-Za-z][\w:-]*(?:\s[^<>]*)?/?> | <!(?:--|DOCTYPE) | <\?(?:xml|php) | \{%|\{\{
+      | [a-z-]+\s*:\s*[^;:.]+;\s*(?:$|\}|[a-z-]+\s*:) | [.\#@]?[A-Za-z][-\w.:\#>+~ ,()]*\{[^{}]*\}$
+      | "[^"\n]*"\s*:\s*\S | [{\[]\s*(?:["'\d{\[\]}-].*)?$""",
+    "SQL": r"""
+        (?:SELECT|select)\ .+\ (?:FROM|from)\b | INSERT\ INTO\b | (?:CREATE|ALTER|DROP)\ (?:TABLE|INDEX|VIEW|DATABASE)\b
+      | DELETE\ FROM\b | UPDATE\ \w+\ SET\b | (?:(?:LEFT|RIGHT|INNER|OUTER|CROSS)\ )+JOIN\b | (?:GROUP|ORDER)\ BY\b
+      | (?:WHERE|FROM|JOIN|HAVING|VALUES)\ ?[\w."(]+""",
+    "a shell": rf"""
+        [\w@:~/.-]*[$%]\ [a-z][\w./-]*(?:\s[^A-Z,?!]*)?$ | \#! | (?:export|set|setx|env)\ \w+= | [A-Z][A-Z0-9_]+=\S
+      | {_TOOLS}\ (?:-\S|{_TASKS}\b)[^,?!]*$ | {_COMMANDS}\ [^\s,?!]*[-~/$.*"'|>\d][^,?!]*[^.,?!:]$""",
+    "diffs": rf"""
+        diff\ --git | @@\ -\d | (?:---|\+\+\+)\ \S+[/.]\S* | index\ [0-9a-f]{{7,}}\.\.
+      | [+-]\s*(?:{_NAME}\s?[-+*/]?=\s?\S|\S*\(.*[;{{):]$|[\]}})]+[;,]?$)""",
+    "formulas": r"""
+        \\(?:begin|end|frac|sqrt|sum|prod|int|lim|documentclass|usepackage|(?:sub)*section|item|left|right|alpha|beta)\b
+      | \\(?:text|math)\w*\b | \$\$ | \\\[ | \\\]""",
+}
+_CODE = re.compile(r"(?x)\s*(?:" + "|".join(_BEGINNINGS.values()) + ")")
+# In a line that ends as sentences do, after words as sentences have them, one such sign is a name or a formula that is spoken of.
+_SENTENCE = re.compile(r"\s*[^\W\d_]*[a-zà-ÿ][^=;{}\[\]<>\\$]*[a-zà-ÿ]{2} [a-zà-ÿ]{2,}.*[.!?…]['\"”)]*\s*$")
+
+_COMMENT = re.compile(r"\s*(?:#|//|/\*|\*|--|%|;|\"\"\"|\'\'\')")
+_OVER = re.compile(rf"{_COMMENT.pattern}|\s*SELECT ")
+_REMARK = re.compile(r"(?<=\S)\s{2}#.*$")
+_MAYBE = re.compile(r"""[=(){}\[\];<>\\|_]|^["'@]|^\w+:\s|["'],?$|^[a-z_]+$|,$""")
+_LONG = 400  # characters of a line, half of them from each end, that its kind is told by
+
+
+def is_code_line(line: str) -> bool:
+    """Return whether one line, without regard to its neighbours, is code by its look."""
+    line = _REMARK.sub("", line.rstrip())
+    if len(line) > _LONG:
+        line = line[: _LONG // 2] + line[-_LONG // 2 :]
+    return bool(line) and _CODE.match(line) is not None and (line[-1] in ";{}" or not _SENTENCE.match(line))
+
+
+def _join_below(lines: Sequence[str], kinds: list[Kind], fenced: Sequence[bool]) -> None:
+    """Count what belongs to the code above it to that code, in place."""
+    above = ""  # the last line of code, blank lines aside; none after a fence
+    for number, line in enumerate(lines):
+        if not line.strip():
+            continue
+        if kinds[number] == "prose" and above and _belongs(line[:_LONG], above):
+            kinds[number] = "code"
+        above = line[:_LONG] if kinds[number] == "code" and not fenced[number] else ""
+
+
+def _belongs(line: str, above: str) -> bool:
+    """Return whether a line below code is code too: deeper than it, indented at all, a comment, or a little like code."""
+    if _SENTENCE.match(line) and not line[0].isspace():
+        return False
+    if _indent(line) > _indent(above) or _indent(line) >= 2:
+        return True
+    return bool(_COMMENT.match(line) or _MAYBE.search(line.strip()))
+
+
+def _join_above(lines: Sequence[str], kinds: list[Kind], fenced: Sequence[bool]) -> None:
+    """Count blank lines between code, and comments over it, to the code, in place. A Markdown heading is no comment."""
+    below = False  # whether the next line that is not blank is unfenced code
+    blanks: list[int] = []
+    for number in range(len(lines) - 1, -1, -1):
+        if not lines[number].strip() and not fenced[number]:
+            blanks.append(number)
+            continue
+        remark = below and not blanks and not lines[number].startswith("# ") and _OVER.match(lines[number])
+        if kinds[number] == "prose" and remark:
+            kinds[number] = "code"
+        code = kinds[number] == "code" and not fenced[number]
+        if code and below:
+            for blank in blanks:
+                kinds[blank] = "code"
+        below = code
+        blanks = []
+
+
+def _indent(line: str) -> int:
+    return len(line.expandtabs(4)) - len(line.expandtabs(4).lstrip())
+
+
+# Tables
+
+_RULE = re.compile(r"\s*[|+]?\s*:?[-=]{2,}:?\s*(?:[|+]\s*:?[-=]{2,}:?\s*)*[|+]?\s*$")
+_NUMBER = re.compile(r"[-+−]?(?:\d[\d.,]*|\.\d+)(?:e[-+]?\d+)?%?$|[-–—.]$|nan$|inf$", re.IGNORECASE)
+_GAP = re.compile(r"(?<=[^\s.!?:;,]) {2,}(?=\S)")
+
+
+def _tables(lines: Sequence[str], fenced: Sequence[bool]) -> list[Kind]:
+    """Return "table" for lines of the same shape below each other, as many as its kind needs, and "prose" for all others."""
+    shapes = [None if flag else _shape(line) for flag, line in zip(fenced, lines, strict=True)]
+    kinds: list[Kind] = []
+    for shape, group in groupby(shapes):
+        size = len(list(group))
+        enough = shape is not None and size >= _LEAST[shape[0]]
+        table = enough and (shape != _PIPES or _piped(lines[len(kinds) : len(kinds) + size]))
+        kinds += ["table" if table else "prose"] * size
+    return kinds
+
+
+def _piped(rows: Sequence[str]) -> bool:
+    """Return whether lines with pipes are a table: one is a rule, or each has a pipe at either end. `|` is an operator, too."""
+    return any(map(_RULE.match, rows)) or all(row.strip()[0] == row.strip()[-1] == "|" for row in rows)
+
+
+# Lines of one shape that make a table: commas and gaps also stand in prose.
+_PIPES = ("pipes", 0)
+_LEAST = {"pipes": 2, "tabs": 2, "numbers": 2, "commas": 3, "gaps": 3}
+
+
+def _shape(line: str) -> tuple[str, int] | None:
+    """Return how the cells of a line are divided, and how many there are where all lines must have as many."""
+    line = line.strip()
+    rule = _RULE.match(line) and ("+" in line or "|" in line)
+    if rule or " | " in line or (line.startswith("|") and line.count("|") > 1):
+        return _PIPES
+    if "\t" in line:
+        return "tabs", line.count("\t")
+    cells = [cell for cell in re.split(r"[\s,;\[\](){}]+", line) if cell]
+    if len(cells) >= 2 and 4 * sum(_NUMBER.match(cell) is not None for cell in cells) >= 3 * len(cells):
+        return "numbers", len(cells)
+    for mark in ",;":
+        if line.count(mark) >= 2 and not re.search(rf"{mark}(?:\s|$)|^{mark}", line):
+            return "commas", line.count(mark)
+    gaps = len(_GAP.findall(line))
+    return ("gaps", gaps) if gaps else None
