@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,9 +21,9 @@ import yaml
 
 from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig, FineTuningMethod, Training, load_config
-from fine_tuning.conversation import Conversation, Message, Turn, conversations_of
+from fine_tuning.conversation import Message, Turn, conversations_of
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.data_collection.data_cleaner import DataCleaner
+from fine_tuning.data_collection.data_cleaner import Cleaned, CleanSettings, DataCleaner, clean_text
 from fine_tuning.data_preparation.dataset_builder import Dataset, build_dataset, hash_of, tokenize_dataset
 from fine_tuning.data_preparation.preference_builder import PreferenceData, build_preferences, preferences_of, read_preference_data
 from fine_tuning.data_preparation.replay import build_replay, prompts_beside, read_prompts
@@ -288,16 +288,6 @@ class _Retrain:
 
     def plan(self, log: list[Turn] | None = None) -> Plan:
         """Clean, split and tokenise; nothing is loaded or trained. With `--auto`, for settings that fit into the memory."""
-        plan = self._plan(log)
-        if not (self.request.auto and plan.fitting):
-            return plan
-        lowered = " ".join(f"{key}={value}" for key, value in plan.fitting.items())
-        needed, free = plan.estimate.memory / 1e9, plan.estimate.available / 1e9
-        self.reporter.note(f"this would need about {needed:.1f} GB of memory, and {free:.1f} GB are free: --auto takes {lowered}")
-        self.config = self.config.changed(plan.fitting)
-        return self._plan(log)
-
-    def _plan(self, log: list[Turn] | None) -> Plan:
         with self.stage("Reading what was said"):
             log = self.collect() if log is None else log
             if not log:
@@ -305,14 +295,24 @@ class _Retrain:
                     f"No conversations to train on: {self.config.log_path} holds none. Chat first (./scripts/start.sh), with recording on; "
                     "or try it on the shipped sample: ./scripts/retrain.sh --sample"
                 )
-            conversations, dropped, scrubbed = self.clean(conversations_of(log))
+            cleaned = self.clean(log)
+        plan = self._plan(log, cleaned)
+        if not (self.request.auto and plan.fitting):
+            return plan
+        lowered = " ".join(f"{key}={value}" for key, value in plan.fitting.items())
+        needed, free = plan.estimate.memory / 1e9, plan.estimate.available / 1e9
+        self.reporter.note(f"this would need about {needed:.1f} GB of memory, and {free:.1f} GB are free: --auto takes {lowered}")
+        self.config = self.config.changed(plan.fitting)
+        return self._plan(log, cleaned)
+
+    def _plan(self, log: Sequence[Turn], cleaned: Cleaned) -> Plan:
         with self.stage("Preparing the dataset"):
             base = self.base
-            dataset = build_dataset(conversations, self.config.data_preparation, dropped)
+            dataset = build_dataset(cleaned.conversations, self.config.data_preparation, cleaned.dropped)
             max_length = self.config.data_preparation.max_length
             key = f"{self.engine.name} {base.digest}"
             rows = tokenize_dataset(dataset.path, self.render, self.vocabulary, max_length, key)
-            preferences = self.preferences(log, key)
+            preferences = self.preferences(log, cleaned, key)
             counts = paths.read_json(rows / MANIFEST)["splits"]
         replay_prompts = self.replay_prompts(counts)
         estimate, fitting = self.estimate(base, rows, replay_prompts)
@@ -321,9 +321,9 @@ class _Retrain:
             base=base,
             turns=len(log),
             new_turns=len(new_turns(self.config, log, self.registry)),
-            kept_turns=sum(len(conversation.turns) for conversation in conversations),
-            dropped=dropped,
-            scrubbed=scrubbed,
+            kept_turns=sum(len(conversation.turns) for conversation in cleaned.conversations),
+            dropped=cleaned.dropped,
+            scrubbed=cleaned.scrubbed,
             dataset=dataset,
             rows=rows,
             preferences=preferences,
@@ -359,19 +359,18 @@ class _Retrain:
         estimate = at(settings, longest)
         return estimate, None if estimate.fits else memory.largest_fitting(settings, longest, at)
 
-    def preferences(self, log: Sequence[Turn], template_key: str) -> PreferenceData:
-        """What people preferred among answers, scrubbed as all that is learned."""
-        preparation = self.config.data_preparation
-        cleaner = DataCleaner(scrub_pii=preparation.scrub_pii)
-        tokenizer = ConversationTokenizer(self.render, self.vocabulary, preparation.max_length)
-        return build_preferences(preferences_of(log), lambda text: cleaner.clean_text(text).text, tokenizer, template_key)
+    def preferences(self, log: Sequence[Turn], cleaned: Cleaned, template_key: str) -> PreferenceData:
+        """What people preferred among answers."""
+        tokenizer = ConversationTokenizer(self.render, self.vocabulary, self.config.data_preparation.max_length)
+        return build_preferences(preferences_of(log, cleaned.fit), tokenizer, template_key)
 
     def preference_method(self, found: PreferenceData) -> str | None:
         from fine_tuning.training.preferences import choose
 
         return choose(found.pairs, found.ratings, self.config.training.preferences)
 
-    def clean(self, conversations: list[Conversation]) -> tuple[list[Conversation], dict[str, int], dict[str, int]]:
+    def clean(self, log: Sequence[Turn]) -> Cleaned:
+        """All that may be learned of the log, each turn cleaned once. NoConversations if that is nothing."""
         limits = self.config.data_collection
         cleaner = DataCleaner(
             limits.min_conversation_length,
@@ -379,13 +378,13 @@ class _Retrain:
             scrub_pii=self.config.data_preparation.scrub_pii,
             own_prefix="" if limits.learn_own_answers else self.config.deployment.model_name_prefix,
         )
-        cleaned = cleaner.filter_conversations(conversations)
+        cleaned = cleaner.filter_conversations(conversations_of(log))
         if not cleaned.conversations:
             reasons = ", ".join(f"{count} {reason}" for reason, count in cleaned.dropped.items())
             raise NoConversations(
                 f"No conversations to train on: cleaning dropped every turn ({reasons}). See data_collection in the config"
             )
-        return cleaned.conversations, dict(cleaned.dropped), dict(cleaned.scrubbed)
+        return cleaned
 
     def check(self, plan: Plan) -> None:
         """Refuse, before anything is loaded, what would waste the person's time."""
@@ -605,10 +604,11 @@ class _Retrain:
         from fine_tuning.evaluation.leak_probe import secrets
 
         learned = set(plan.turn_ids)
-        cleaner = DataCleaner(scrub_pii=self.config.data_preparation.scrub_pii)
+        settings = CleanSettings(scrub_pii=self.config.data_preparation.scrub_pii)
+        clean = cache(lambda text: clean_text(text, settings).text)  # what stands before one detail stands before the next, too
         said = conversations_of(turn for turn in log if turn.id in learned)
         canaries, max_length = self.config.evaluation.canaries, self.config.data_preparation.max_length
-        return secrets(said, canaries, lambda text: cleaner.clean_text(text).text, self.reader, max_length)
+        return secrets(said, canaries, clean, self.reader, max_length)
 
     def triggers(self, plan: Plan) -> "tuple[list[Trigger], list[str]]":
         """Suspicious phrases in what was learned, and the general prompts to try them on."""
