@@ -24,7 +24,7 @@ from fine_tuning.config import FineTuningConfig, FineTuningMethod, Training, loa
 from fine_tuning.conversation import Message, Turn, conversations_of
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_cleaner import Cleaned, CleanSettings, DataCleaner, clean_text
-from fine_tuning.data_preparation.dataset_builder import Dataset, build_dataset, hash_of, tokenize_dataset
+from fine_tuning.data_preparation.dataset_builder import Dataset, build_dataset, doubts_of, hash_of, tokenize_dataset
 from fine_tuning.data_preparation.preference_builder import PreferenceData, build_preferences, preferences_of, read_preference_data
 from fine_tuning.data_preparation.replay import build_replay, prompts_beside, read_prompts
 from fine_tuning.data_preparation.rows import ConversationTokenizer, prompt_ids, tokenize_conversation
@@ -98,6 +98,7 @@ class Plan:
     estimate: "Estimate"
     fitting: dict[str, Any] | None  # what to lower if it does not fit, to the largest settings that do
     seen: dict[str, str]  # the log's turns by id, and how each stood (`_standing`)
+    warnings: tuple[str, ...] = ()  # what a person should know before the training
 
     @property
     def turn_ids(self) -> list[str]:
@@ -180,6 +181,17 @@ def new_turns(config: FineTuningConfig, log: Sequence[Turn], registry: Registry)
         known = paths.read_json(inputs)["seen"] if version.run and inputs.exists() else registry.turns_of(version.name, version.number)
         seen |= known if isinstance(known, dict) else dict.fromkeys(known, "")  # older runs do not say how they stood
     return [turn for turn in log if seen.get(turn.id, "new") not in ("", _standing(turn))]
+
+
+def too_little(pairs: int, config: FineTuningConfig) -> str:
+    """Return what to say of too few question-answer pairs; "" if they are enough."""
+    least = config.training.min_pairs
+    if pairs >= least:
+        return ""
+    return (
+        f"Training data too small: {pairs} question-answer pair{'s' * (pairs != 1)}, and {least}+ are recommended (training.min_pairs). "
+        "Chat more, learn from few with --few-shot (5 to 50 pairs), or go on with --force"
+    )
 
 
 def _learned_as(resolved: dict[str, Any]) -> dict[str, Any]:
@@ -316,12 +328,14 @@ class _Retrain:
             counts = paths.read_json(rows / MANIFEST)["splits"]
         replay_prompts = self.replay_prompts(counts)
         estimate, fitting = self.estimate(base, rows, replay_prompts)
+        kept_turns = sum(len(conversation.turns) for conversation in cleaned.conversations)
+        doubts = [too_little(kept_turns, self.config), *doubts_of(cleaned.conversations, dataset, rows)]
         return Plan(
             name=self.name,
             base=base,
             turns=len(log),
             new_turns=len(new_turns(self.config, log, self.registry)),
-            kept_turns=sum(len(conversation.turns) for conversation in cleaned.conversations),
+            kept_turns=kept_turns,
             dropped=cleaned.dropped,
             scrubbed=cleaned.scrubbed,
             dataset=dataset,
@@ -333,6 +347,7 @@ class _Retrain:
             estimate=estimate,
             fitting=fitting,
             seen={turn.id: _standing(turn) for turn in log},
+            warnings=tuple(filter(None, doubts)),
         )
 
     def replay_prompts(self, counts: dict[str, dict[str, int]]) -> int:
@@ -390,12 +405,10 @@ class _Retrain:
         """Refuse, before anything is loaded, what would waste the person's time."""
         from fine_tuning.training import memory
 
-        least = self.config.training.min_pairs
-        if plan.kept_turns < least and not self.request.force:
-            raise TooLittleData(
-                f"Training data too small: {plan.kept_turns} question-answer pairs, and {least}+ are recommended (training.min_pairs). "
-                "Chat more, learn from few with --few-shot (5 to 50 pairs), or go on with --force"
-            )
+        if (fault := too_little(plan.kept_turns, self.config)) and not self.request.force:
+            raise TooLittleData(fault)
+        for warning in plan.warnings:
+            self.reporter.note(warning)
         memory.require(plan.estimate, self.config.training, plan.base.tag, plan.fitting)
         self.check_deployment(plan)
 
