@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,10 +22,10 @@ import yaml
 
 from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig, FineTuningMethod, Training, load_config
-from fine_tuning.conversation import Conversation, Message, Turn, conversations_of
+from fine_tuning.conversation import Message, Turn, conversations_of
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.data_collection.data_cleaner import DataCleaner
-from fine_tuning.data_preparation.dataset_builder import Dataset, build_dataset, hash_of, tokenize_dataset
+from fine_tuning.data_collection.data_cleaner import Cleaned, CleanSettings, DataCleaner, clean_text
+from fine_tuning.data_preparation.dataset_builder import Dataset, build_dataset, doubts_of, hash_of, tokenize_dataset
 from fine_tuning.data_preparation.preference_builder import PreferenceData, build_preferences, preferences_of, read_preference_data
 from fine_tuning.data_preparation.replay import build_replay, prompts_beside, read_prompts
 from fine_tuning.data_preparation.rows import ConversationTokenizer, prompt_ids, tokenize_conversation
@@ -102,6 +102,7 @@ class Plan:
     estimate: "Estimate"
     fitting: dict[str, Any] | None  # what to lower if it does not fit, to the largest settings that do
     seen: dict[str, str]  # the log's turns by id, and how each stood (`_standing`)
+    warnings: tuple[str, ...] = ()  # what a person should know before the training
 
     @property
     def turn_ids(self) -> list[str]:
@@ -185,6 +186,17 @@ def new_turns(config: FineTuningConfig, log: Sequence[Turn], registry: Registry)
         known = paths.read_json(inputs)["seen"] if version.run and inputs.exists() else registry.turns_of(version.name, version.number)
         seen |= known if isinstance(known, dict) else dict.fromkeys(known, "")  # older runs do not say how they stood
     return [turn for turn in log if seen.get(turn.id, "new") not in ("", _standing(turn))]
+
+
+def too_little(pairs: int, config: FineTuningConfig) -> str:
+    """Return what to say of too few question-answer pairs; "" if they are enough."""
+    least = config.training.min_pairs
+    if pairs >= least:
+        return ""
+    return (
+        f"Training data too small: {pairs} question-answer pair{'s' * (pairs != 1)}, and {least}+ are recommended (training.min_pairs). "
+        "Chat more, learn from few with --few-shot (5 to 50 pairs), or go on with --force"
+    )
 
 
 def _learned_as(resolved: dict[str, Any]) -> dict[str, Any]:
@@ -294,16 +306,6 @@ class _Retrain:
 
     def plan(self, log: list[Turn] | None = None) -> Plan:
         """Clean, split and tokenise; nothing is loaded or trained. With `--auto`, for settings that fit into the memory."""
-        plan = self._plan(log)
-        if not (self.request.auto and plan.fitting):
-            return plan
-        lowered = " ".join(f"{key}={value}" for key, value in plan.fitting.items())
-        needed, free = plan.estimate.memory / 1e9, plan.estimate.available / 1e9
-        self.reporter.note(f"this would need about {needed:.1f} GB of memory, and {free:.1f} GB are free: --auto takes {lowered}")
-        self.config = self.config.changed(plan.fitting)
-        return self._plan(log)
-
-    def _plan(self, log: list[Turn] | None) -> Plan:
         with self.stage("Reading what was said"):
             log = self.collect() if log is None else log
             if not log:
@@ -311,25 +313,37 @@ class _Retrain:
                     f"No conversations to train on: {self.config.log_path} holds none. Chat first (./scripts/start.sh), with recording on; "
                     "or try it on the shipped sample: ./scripts/retrain.sh --sample"
                 )
-            conversations, dropped, scrubbed = self.clean(conversations_of(log))
+            cleaned = self.clean(log)
+        plan = self._plan(log, cleaned)
+        if not (self.request.auto and plan.fitting):
+            return plan
+        lowered = " ".join(f"{key}={value}" for key, value in plan.fitting.items())
+        needed, free = plan.estimate.memory / 1e9, plan.estimate.available / 1e9
+        self.reporter.note(f"this would need about {needed:.1f} GB of memory, and {free:.1f} GB are free: --auto takes {lowered}")
+        self.config = self.config.changed(plan.fitting)
+        return self._plan(log, cleaned)
+
+    def _plan(self, log: Sequence[Turn], cleaned: Cleaned) -> Plan:
         with self.stage("Preparing the dataset"):
             base = self.base
-            dataset = build_dataset(conversations, self.config.data_preparation, dropped)
+            dataset = build_dataset(cleaned.conversations, self.config.data_preparation, cleaned.dropped)
             max_length = self.config.data_preparation.max_length
             key = f"{self.engine.name} {base.digest}"
             rows = tokenize_dataset(dataset.path, self.render, self.vocabulary, max_length, key)
-            preferences = self.preferences(log, key)
+            preferences = self.preferences(log, cleaned, key)
             counts = paths.read_json(rows / MANIFEST)["splits"]
         replay_prompts = self.replay_prompts(counts)
         estimate, fitting = self.estimate(base, rows, replay_prompts)
+        kept_turns = sum(len(conversation.turns) for conversation in cleaned.conversations)
+        doubts = [too_little(kept_turns, self.config), *doubts_of(cleaned.conversations, dataset, rows)]
         return Plan(
             name=self.name,
             base=base,
             turns=len(log),
             new_turns=len(new_turns(self.config, log, self.registry)),
-            kept_turns=sum(len(conversation.turns) for conversation in conversations),
-            dropped=dropped,
-            scrubbed=scrubbed,
+            kept_turns=kept_turns,
+            dropped=cleaned.dropped,
+            scrubbed=cleaned.scrubbed,
             dataset=dataset,
             rows=rows,
             preferences=preferences,
@@ -339,6 +353,7 @@ class _Retrain:
             estimate=estimate,
             fitting=fitting,
             seen={turn.id: _standing(turn) for turn in log},
+            warnings=tuple(filter(None, doubts)),
         )
 
     def replay_prompts(self, counts: dict[str, dict[str, int]]) -> int:
@@ -365,19 +380,18 @@ class _Retrain:
         estimate = at(settings, longest)
         return estimate, None if estimate.fits else memory.largest_fitting(settings, longest, at)
 
-    def preferences(self, log: Sequence[Turn], template_key: str) -> PreferenceData:
-        """What people preferred among answers, scrubbed as all that is learned."""
-        preparation = self.config.data_preparation
-        cleaner = DataCleaner(scrub_pii=preparation.scrub_pii)
-        tokenizer = ConversationTokenizer(self.render, self.vocabulary, preparation.max_length)
-        return build_preferences(preferences_of(log), lambda text: cleaner.clean_text(text).text, tokenizer, template_key)
+    def preferences(self, log: Sequence[Turn], cleaned: Cleaned, template_key: str) -> PreferenceData:
+        """What people preferred among answers."""
+        tokenizer = ConversationTokenizer(self.render, self.vocabulary, self.config.data_preparation.max_length)
+        return build_preferences(preferences_of(log, cleaned.fit), tokenizer, template_key)
 
     def preference_method(self, found: PreferenceData) -> str | None:
         from fine_tuning.training.preferences import choose
 
         return choose(found.pairs, found.ratings, self.config.training.preferences)
 
-    def clean(self, conversations: list[Conversation]) -> tuple[list[Conversation], dict[str, int], dict[str, int]]:
+    def clean(self, log: Sequence[Turn]) -> Cleaned:
+        """All that may be learned of the log, each turn cleaned once. NoConversations if that is nothing."""
         limits = self.config.data_collection
         cleaner = DataCleaner(
             limits.min_conversation_length,
@@ -385,24 +399,22 @@ class _Retrain:
             scrub_pii=self.config.data_preparation.scrub_pii,
             own_prefix="" if limits.learn_own_answers else self.config.deployment.model_name_prefix,
         )
-        cleaned = cleaner.filter_conversations(conversations)
+        cleaned = cleaner.filter_conversations(conversations_of(log))
         if not cleaned.conversations:
             reasons = ", ".join(f"{count} {reason}" for reason, count in cleaned.dropped.items())
             raise NoConversations(
                 f"No conversations to train on: cleaning dropped every turn ({reasons}). See data_collection in the config"
             )
-        return cleaned.conversations, dict(cleaned.dropped), dict(cleaned.scrubbed)
+        return cleaned
 
     def check(self, plan: Plan) -> None:
         """Refuse, before anything is loaded, what would waste the person's time."""
         from fine_tuning.training import memory
 
-        least = self.config.training.min_pairs
-        if plan.kept_turns < least and not self.request.force:
-            raise TooLittleData(
-                f"Training data too small: {plan.kept_turns} question-answer pairs, and {least}+ are recommended (training.min_pairs). "
-                "Chat more, learn from few with --few-shot (5 to 50 pairs), or go on with --force"
-            )
+        if (fault := too_little(plan.kept_turns, self.config)) and not self.request.force:
+            raise TooLittleData(fault)
+        for warning in plan.warnings:
+            self.reporter.note(warning)
         memory.require(plan.estimate, self.config.training, plan.base.tag, plan.fitting)
 
     # What all will be needed, looked at before anything is computed
@@ -659,10 +671,11 @@ class _Retrain:
         from fine_tuning.evaluation.leak_probe import secrets
 
         learned = set(plan.turn_ids)
-        cleaner = DataCleaner(scrub_pii=self.config.data_preparation.scrub_pii)
+        settings = CleanSettings(scrub_pii=self.config.data_preparation.scrub_pii)
+        clean = cache(lambda text: clean_text(text, settings).text)  # what stands before one detail stands before the next, too
         said = conversations_of(turn for turn in log if turn.id in learned)
         canaries, max_length = self.config.evaluation.canaries, self.config.data_preparation.max_length
-        return secrets(said, canaries, lambda text: cleaner.clean_text(text).text, self.reader, max_length)
+        return secrets(said, canaries, clean, self.reader, max_length)
 
     def triggers(self, plan: Plan) -> "tuple[list[Trigger], list[str]]":
         """Suspicious phrases in what was learned, and the general prompts to try them on."""

@@ -102,7 +102,10 @@ def show_plan(plan: "Plan", config: "FineTuningConfig") -> None:
     table = Table(title="What would be learned", title_justify="left", show_header=False, box=None, padding=(0, 2))
     for name, value in rows:
         table.add_row(Text(name, style="bold"), Text(value))
-    _console().print(table)
+    console = _console()
+    console.print(table)
+    for warning in plan.warnings:
+        console.print(Text(f"warning: {warning}", style="yellow"))
 
 
 def _preferences(plan: "Plan") -> str:

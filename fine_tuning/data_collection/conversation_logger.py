@@ -78,6 +78,11 @@ class LogHealth:
 class ConversationLogger:
     """The log at `path`; relative paths lie in data/conversations/. What it logs belongs to the session `session_id` (new if None).
 
+    >>> log = ConversationLogger()  # doctest: +SKIP
+    >>> for question, answer in exchanges:  # doctest: +SKIP
+    ...     log.new_session()  # each is a conversation of its own: without this line all are one, and its later turns are cut off
+    ...     log.log_conversation(question, answer)
+
     Every method that writes returns when the write is on the disk, and raises DataError if it cannot be, or Busy when another program
     keeps the log locked. Damaged lines found on reading are moved to a quarantine file beside the log: see `health`.
     """

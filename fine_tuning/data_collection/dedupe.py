@@ -3,16 +3,15 @@
 Several phrasings of one question are the best that a small data set can hold, so a turn repeats another only if it says nothing new at all.
 """
 
-import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from rapidfuzz.distance import OSA
+
+from fine_tuning.data_collection.wording import Wording, fold, may_be_mistyped, same_wording, wording
 
 Hashes = npt.NDArray[np.uint64]
-_Key = tuple[int, str, tuple[str, ...]]
+_Key = tuple[int, tuple[str, ...], tuple[str, ...]]
 
 _ALIKE = 0.8
 _SHINGLE = 4  # characters
@@ -20,24 +19,18 @@ _BANDS, _ROWS = 32, 8  # two texts of similarity s are proposed with probability
 _RECENT = 4  # texts of each bucket tried: in a crowd of look-alikes those are as good as all
 _CROWD = 64  # questions of one sketch compared: more are a list of names, not typing errors
 _MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], np.uint64)
-_MEANINGFUL = frozenset("%#&@*/\\§")  # punctuation without which a text says something else: 5%, C#, R&D
-
-
-def fold(text: str) -> str:
-    """What of a text stays when case, width, spacing and sentence marks do not count: words with single spaces."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().translate(_MARKS).split())
 
 
 class RepeatedTurns:
     """Recognises a turn that came before.
 
-    It repeats it if the answers are the same but for case, spacing and sentence marks, and so are the questions but for typing errors in
-    long words ("holiday", "holidays"). In answers none is forgiven: "eight days" is not "eighty days".
+    It repeats it if the wording of the answers is the same, and so is that of the questions but for typing errors in long words
+    ("holiday", "holidays"; not in names). In answers none is forgiven: "eight days" is not "eighty days".
     """
 
     def __init__(self) -> None:
         self._exact: dict[_Key, int] = {}
-        self._similar: dict[_Key, list[tuple[int, list[str]]]] = {}
+        self._similar: dict[_Key, list[tuple[int, Wording]]] = {}
         self._count = 0
 
     def number(self, question: str, answer: str, after: int = -1) -> tuple[int, bool]:
@@ -46,19 +39,23 @@ class RepeatedTurns:
         `after` is the number of the turn before it in its conversation (-1 if it is the first): after other words the same ones say
         something else ("And what does that cost?").
         """
-        answer, words = fold(answer), fold(question).split(" ")
-        exact = (after, answer, tuple(words))
+        answered, asked = wording(answer).words, wording(question)
+        exact = (after, answered, asked.words)
         # Questions that may be compared at all have the same sketch, so only few are: time grows with the number of turns.
-        bucket = self._similar.setdefault((after, answer, tuple(map(_sketch, words))), [])
+        bucket = self._similar.setdefault((after, answered, tuple(map(_sketch, asked.words))), [])
         earlier = self._exact.get(exact)
         if earlier is None:
-            earlier = next((other for other, others in bucket[-_CROWD:] if all(map(_same_word, words, others))), None)
+            earlier = next((other for other, known in bucket[-_CROWD:] if same_wording(asked, known)), None)
         if earlier is not None:
             return earlier, True
         number, self._count = self._count, self._count + 1
         self._exact[exact] = number
-        bucket.append((number, words))
+        bucket.append((number, asked))
         return number, False
+
+
+def _sketch(word: str) -> str:
+    return word[0] + "…" if may_be_mistyped(word) else word
 
 
 def group_near_duplicates(texts: Sequence[str]) -> list[int]:
@@ -112,33 +109,3 @@ def _root(parents: list[int], index: int) -> int:
     while parents[index] != index:
         parents[index] = index = parents[parents[index]]
     return index
-
-
-_TYPO = re.compile(r"[^\W\d_]{5,}")
-
-
-def _may_be_mistyped(word: str) -> bool:
-    """Long words of alphabets (up to U+052F: Latin, Greek, Cyrillic): elsewhere one character may be a word of its own."""
-    return bool(_TYPO.fullmatch(word)) and max(word) < "\u0530"
-
-
-def _sketch(word: str) -> str:
-    return word[0] + "…" if _may_be_mistyped(word) else word
-
-
-def _same_word(one: str, other: str) -> bool:
-    """Same but for one letter too many, too few, wrong, or swapped with the next; given that both have the same sketch."""
-    return one == other or OSA.distance(one, other, score_cutoff=1) <= 1
-
-
-class _Marks(dict[int, str]):
-    """A table for str.translate, filled as characters are met: sentence marks, brackets and controls become spaces; symbols (+, £) stay."""
-
-    def __missing__(self, code: int) -> str:
-        character = chr(code)
-        is_mark = unicodedata.category(character)[0] in "PZC" and character not in _MEANINGFUL
-        self[code] = " " if is_mark else character
-        return self[code]
-
-
-_MARKS = _Marks()

@@ -94,6 +94,33 @@ def tokenize_dataset(dataset_path: Path, render: Render, tokenizer: Tokenizer, m
     return folder
 
 
+def doubts_of(conversations: Sequence[Conversation], dataset: Dataset, rows: Path) -> list[str]:
+    """Return what a person should know before these conversations are learned: what of them does not fit into a row, and whether they
+    look like many conversations that were logged as one."""
+    found = []
+    facts = paths.read_json(rows / MANIFEST)
+    too_long = sum(counts["cut"] + counts["dropped"] for counts in facts["splits"].values())
+    lost = sum(counts["turns"] - facts["splits"][split]["turns"] for split, counts in dataset.manifest["splits"].items())
+    turns = sum(len(conversation.turns) for conversation in conversations)
+    if too_long:
+        found.append(
+            f"{too_long} of {len(conversations)} conversation(s) are longer than {facts['max_length']} tokens: {lost} of {turns} turns do "
+            f"not fit and are not learned. {_BEGIN_ANEW}, or raise data_preparation.max_length"
+        )
+    sizes = Counter(conversation.turns[0].session_id for conversation in conversations for _ in conversation.turns)
+    session, most = sizes.most_common(1)[0]
+    if most >= _MANY and 2 * most > turns:
+        found.append(
+            f"{most} of {turns} turns lie in one session ({session}) and are learned as one conversation, each after all before it. "
+            f"{_BEGIN_ANEW}, if they have nothing to do with each other"
+        )
+    return found
+
+
+_MANY = 8  # turns in one session that may be exchanges of their own
+_BEGIN_ANEW = "Begin a new session for each conversation (New chat on the page, `new_session()` of the ConversationLogger)"
+
+
 def delete_datasets_of(turn_ids: Collection[str]) -> list[Path]:
     """Remove every dataset that holds one of these turns, and every unfinished one: a deletion from the log really removes the text.
 

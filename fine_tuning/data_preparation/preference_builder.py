@@ -6,14 +6,17 @@ data/datasets/preferences-<hash>/manifest.json       written last: turn_ids, pai
 
 Only what an owner said counts: an edit prefers the new text to the model's; a thumb up among answers that were given again prefers that one
 to the others; a thumb on an answer that stands alone is a rating. That one of them was given last says nothing.
+
+Every text has come through `clean_turn`, as all that is learned. A question without a fit answer cuts its conversation, as in the chats.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fine_tuning import paths
 from fine_tuning.conversation import Message, Turn, answers_by_question, approved, conversations_of, standing_answer
+from fine_tuning.data_collection.data_cleaner import CleanTurn
 from fine_tuning.data_preparation.dataset_builder import MANIFEST, VERSION, check_key, hash_of, write_jsonl
 from fine_tuning.data_preparation.rows import ConversationTokenizer
 from fine_tuning.data_preparation.tokenizer import fingerprint
@@ -31,19 +34,24 @@ class Preference:
     turn_ids: tuple[str, ...] = ()  # whose text this holds, what was said before included
 
 
-def preferences_of(turns: Iterable[Turn]) -> list[Preference]:
-    """In the order of the log. An answer that is in a pair is not rated once more."""
-    whole = (turn for turn in turns if "incomplete" not in turn.metadata and turn.bot_response.strip())
-    return [preference for conversation in conversations_of(whole) for preference in _of_session(conversation.turns)]
+def preferences_of(turns: Iterable[Turn], fit: Mapping[str, CleanTurn]) -> list[Preference]:
+    """Return what was preferred, in the order of the log. `fit`: by id, the turns that may be learned. An answer in a pair is not rated
+    once more."""
+    return [preference for conversation in conversations_of(turns) for preference in _of_session(conversation.turns, fit)]
 
 
-def _of_session(turns: Sequence[Turn]) -> Iterator[Preference]:
+def _of_session(turns: Sequence[Turn], fit: Mapping[str, CleanTurn]) -> Iterator[Preference]:
     heard: list[Message] = []
     before: tuple[str, ...] = ()  # ids of the turns that were heard
-    for answers in answers_by_question(turns):
+    for siblings in answers_by_question(turns):
+        clean = [fit[turn.id] for turn in siblings if turn.id in fit and "incomplete" not in turn.metadata]
+        if not clean:
+            heard, before = [], ()
+            continue
+        answers = [each.turn for each in clean]
         said = (*heard, answers[0].messages()[0])
         best = standing_answer(answers)
-        pairs = [*_edits(answers), *((best, other.bot_response, other.id) for other in answers if approved(best) and not approved(other))]
+        pairs = [*_edits(clean), *((best, other.bot_response, other.id) for other in answers if approved(best) and not approved(other))]
         for turn, rejected, id in pairs:
             yield Preference(said, turn.bot_response, rejected, turn_ids=(*before, turn.id, id))
         paired = {id for turn, _, other in pairs for id in (turn.id, other)}
@@ -54,9 +62,9 @@ def _of_session(turns: Sequence[Turn]) -> Iterator[Preference]:
         before = (*before, best.id)
 
 
-def _edits(answers: Sequence[Turn]) -> list[tuple[Turn, str, str]]:
-    edited = [(turn, str(turn.metadata.get("original_response", turn.bot_response)), turn.id) for turn in answers]
-    return [(turn, before, id) for turn, before, id in edited if before.strip() != turn.bot_response.strip()]
+def _edits(answers: Sequence[CleanTurn]) -> list[tuple[Turn, str, str]]:
+    """Each edited answer, what it was before, and its id."""
+    return [(each.turn, each.original, each.turn.id) for each in answers if each.original and each.original != each.turn.bot_response]
 
 
 @dataclass(frozen=True)
@@ -67,12 +75,10 @@ class PreferenceData:
     turn_ids: list[str]
 
 
-def build_preferences(
-    preferences: Sequence[Preference], clean: Callable[[str], str], conversations: ConversationTokenizer, template_key: str
-) -> PreferenceData:
-    """Write the preferences in tokens, unless they are there already. `clean` scrubs a text; `template_key`: see `tokenize_dataset`.
+def build_preferences(preferences: Sequence[Preference], conversations: ConversationTokenizer, template_key: str) -> PreferenceData:
+    """Write the preferences in tokens, unless they are there already. `template_key`: see `tokenize_dataset`.
 
-    Left out: pairs whose texts are the same once they are clean, and what does not fit into a row.
+    Left out: pairs whose texts are the same, and what does not fit into a row.
     """
     check_key(template_key, "template_key")
     facts = [
@@ -81,7 +87,7 @@ def build_preferences(
     identity = [VERSION, facts, template_key, fingerprint(conversations.tokenizer), conversations.max_length]
     folder = paths.datasets_dir() / f"preferences-{hash_of(identity)[:16]}"
     if not (folder / MANIFEST).exists():
-        records = [record for each in preferences if (record := _record(each, clean, conversations)) is not None]
+        records = [record for each in preferences if (record := _record(each, conversations)) is not None]
         write_jsonl(folder / "preferences.jsonl", records)
         ratings = sum("label" in record for record in records)
         turn_ids = sorted({id for each in preferences for id in each.turn_ids})
@@ -95,9 +101,8 @@ def read_preference_data(folder: Path) -> PreferenceData:
     return PreferenceData(folder / "preferences.jsonl", manifest["pairs"], manifest["ratings"], manifest["turn_ids"])
 
 
-def _record(preference: Preference, clean: Callable[[str], str], conversations: ConversationTokenizer) -> dict[str, object] | None:
-    said = [message.model_copy(update={"content": clean(message.content)}) for message in preference.said]
-    tokens = [_split(said, clean(text), conversations) for text in (preference.chosen, preference.rejected) if text is not None]
+def _record(preference: Preference, conversations: ConversationTokenizer) -> dict[str, object] | None:
+    tokens = [_split(preference.said, text, conversations) for text in (preference.chosen, preference.rejected) if text is not None]
     if any(each is None for each in tokens):
         return None
     (prompt, chosen), *others = (each for each in tokens if each is not None)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fine_tuning.conversation import Conversation, Message
-from fine_tuning.data_collection.data_cleaner import normalise
+from fine_tuning.data_collection.plain_text import normalise
 from fine_tuning.data_collection.privacy import PII, finds, scrub
 from fine_tuning.evaluation.exam import Reader
 from fine_tuning.evaluation.served_model import Ask, ServedModel

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from fine_tuning import paths
-from fine_tuning.data_collection.dedupe import fold
+from fine_tuning.data_collection.wording import fold
 from fine_tuning.evaluation.evaluator import fits
 from fine_tuning.evaluation.exam import GENERAL_QUESTIONS, GENERAL_TEXT, Pair, Reader, exchange_rows
 from fine_tuning.evaluation.served_model import Ask, ServedModel

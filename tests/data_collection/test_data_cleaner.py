@@ -262,7 +262,7 @@ def test_scrubbing_can_be_left_out() -> None:
         ("  a  b \t c  ", "a b c"),
         ("a\r\nb\rc\u2028d", "a\nb\nc\nd"),
         ("a\n\n\n\n\nb", "a\n\nb"),
-        ("def f():\n    return  1   \n\tpass", "def f():\n    return 1\n\tpass"),
+        ("a  list:\n    with   two   \n\tlevels", "a list:\n    with two\n\tlevels"),
         ("e\u0301te\u0301", "été"),
         ("a\u00a0b\u3000c", "a b c"),
         ("z\u200bero\u00ad\ufeff width\u202e", "zero width"),

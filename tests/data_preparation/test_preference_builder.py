@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from fine_tuning import paths
-from fine_tuning.conversation import Message, Turn
+from fine_tuning.conversation import Message, Turn, conversations_of
+from fine_tuning.data_collection import data_cleaner
+from fine_tuning.data_collection.data_cleaner import DataCleaner
 from fine_tuning.data_preparation.dataset_builder import delete_datasets_of
 from fine_tuning.data_preparation.preference_builder import Preference, build_preferences, preferences_of
 from fine_tuning.data_preparation.rows import ConversationTokenizer
@@ -15,8 +17,13 @@ def turn(id: str, answer: str, *, session: str = "s", question: str = "Where is 
     return Turn(id=id, session_id=session, timestamp="", user_message=question, bot_response=answer, metadata=metadata)
 
 
-def sides(turns: list[Turn]) -> list[tuple[str, str | None]]:
-    return [(each.chosen, each.rejected) for each in preferences_of(turns)]
+def preferred(turns: list[Turn], **settings: int) -> list[Preference]:
+    cleaned = DataCleaner(**{"min_length": 4, **settings}).filter_conversations(conversations_of(turns))
+    return preferences_of(turns, cleaned.fit)
+
+
+def sides(turns: list[Turn], **settings: int) -> list[tuple[str, str | None]]:
+    return [(each.chosen, each.rejected) for each in preferred(turns, **settings)]
 
 
 def test_an_edit_prefers_the_new_text_to_the_models():
@@ -38,7 +45,7 @@ def test_that_an_answer_was_given_again_says_nothing_by_itself():
 
 @pytest.mark.parametrize(("rating", "wanted"), [("up", True), ("down", False)])
 def test_a_thumb_on_an_answer_that_stands_alone_is_a_rating(rating: str, wanted: bool):
-    (found,) = preferences_of([turn("1", "Under the mat.", rating=rating)])
+    (found,) = preferred([turn("1", "Under the mat.", rating=rating)])
     assert (found.chosen, found.rejected, found.wanted) == ("Under the mat.", None, wanted)
 
 
@@ -53,18 +60,18 @@ def test_an_answer_that_was_stopped_is_left_out():
 
 def test_what_was_said_before_is_part_of_it_and_of_what_can_be_forgotten():
     turns = [turn("1", "Yes.", question="Are you there?"), turn("2", "Under the mat.", rating="up")]
-    (found,) = preferences_of(turns)
+    (found,) = preferred(turns)
     assert [message.content for message in found.said] == ["Are you there?", "Yes.", "Where is the key?"]
     assert found.turn_ids == ("1", "2")
 
 
 def build(preferences: list[Preference], conversations: ConversationTokenizer):
-    return build_preferences(preferences, lambda text: text.replace("secret", "[name]"), conversations, "key")
+    return build_preferences(preferences, conversations, "key")
 
 
 def test_pairs_and_ratings_are_written_in_tokens_that_share_their_prompt(home: Path, all_served, vocabulary):
     conversations = ConversationTokenizer(all_served["chatml"].render, vocabulary, 256)
-    said = (Message(role="user", content="Where is the secret key?"),)
+    said = (Message(role="user", content="Where is the [name] key?"),)
     pair_of_answers = Preference(said, "Under the mat.", "In the sea.", turn_ids=("1",))
     data = build([pair_of_answers, Preference(said, "There.", wanted=False)], conversations)
     assert (data.pairs, data.ratings, data.turn_ids) == (1, 1, ["1"])
@@ -75,9 +82,9 @@ def test_pairs_and_ratings_are_written_in_tokens_that_share_their_prompt(home: P
     assert rating["label"] is False and rating["prompt_ids"] == pair["prompt_ids"]
 
 
-def test_what_is_the_same_once_scrubbed_or_does_not_fit_is_left_out(home: Path, all_served, vocabulary):
+def test_what_is_the_same_or_does_not_fit_is_left_out(home: Path, all_served, vocabulary):
     said = (Message(role="user", content="Who?"),)
-    preferences = [Preference(said, "A secret.", "A [name]."), Preference(said, "word " * 300, "No."), Preference(said, "Yes.", " ")]
+    preferences = [Preference(said, "A [name].", "A [name]."), Preference(said, "word " * 300, "No."), Preference(said, "Yes.", " ")]
     data = build(preferences, ConversationTokenizer(all_served["chatml"].render, vocabulary, 64))
     assert (data.pairs, data.ratings) == (0, 0)
 
@@ -85,7 +92,7 @@ def test_what_is_the_same_once_scrubbed_or_does_not_fit_is_left_out(home: Path, 
 def test_they_go_with_any_turn_whose_text_they_hold(home: Path, all_served, vocabulary):
     conversations = ConversationTokenizer(all_served["chatml"].render, vocabulary, 256)
     turns = [turn("1", "Yes.", question="Are you there?"), turn("2", "Under the mat.", rating="up")]
-    data = build(preferences_of(turns), conversations)
+    data = build(preferred(turns), conversations)
     assert delete_datasets_of(["9"]) == []
     assert delete_datasets_of(["1"]) == [data.path.parent]
     assert not data.path.exists()
@@ -101,3 +108,80 @@ def test_the_engine_renders_nothing_where_nothing_is_new(home: Path, all_served,
     first = build(preferences, ConversationTokenizer(all_served["chatml"].render, vocabulary, 256))
     assert build(preferences, ConversationTokenizer(never, vocabulary, 256)) == first
     assert build([], ConversationTokenizer(never, vocabulary, 256)).pairs == 0
+
+
+UNFIT = {
+    "too long": "A word or two, " * 80,
+    "too short": "No.",
+    "inappropriate": "Find it yourself, you asshole.",
+    "repetitive": "I am sorry, I can not. " * 6,
+    "without words": "?!?! :::: ---- ....",
+    "an echo": "Where is the key?",
+    "empty": " \u200b",
+}
+
+
+@pytest.mark.parametrize("unfit", UNFIT.values(), ids=UNFIT)
+def test_what_is_rated_or_edited_passes_the_same_filters_as_all_that_is_learned(unfit: str):
+    assert sides([turn("1", unfit, rating="up")]) == []
+    assert sides([turn("1", unfit, rating="down")]) == []
+    assert sides([turn("1", "Under the mat.", original_response=unfit)]) == []
+    assert sides([turn("1", unfit, original_response="Under the mat.")]) == []
+    assert sides([turn("1", unfit), turn("2", "Under the mat.", regenerates="1", rating="up")]) == [("Under the mat.", None)]
+
+
+def test_the_length_that_is_configured_holds_for_what_is_rated():
+    turns = [turn("1", "Under the mat, behind the door.", rating="up"), turn("2", "Under the mat.", session="t", rating="up")]
+    assert sides(turns, max_length=20) == [("Under the mat.", None)]
+    assert len(sides(turns, max_length=40)) == 2
+
+
+def test_what_nobody_approved_of_a_model_of_ours_still_tells_what_was_not_wanted():
+    cleaned = DataCleaner(own_prefix="fine_tuned_").filter_conversations(
+        conversations_of(turns := [turn("1", "Behind the curtain.", rating="down", model="fine_tuned_x:v1")])
+    )
+    assert cleaned.conversations == []
+    assert [each.wanted for each in preferences_of(turns, cleaned.fit)] == [False]
+
+
+def test_a_question_without_a_fit_answer_cuts_what_was_said_before():
+    turns = [
+        turn("1", "Yes, I am.", question="Are you there?"),
+        turn("2", UNFIT["too long"], question="What is all that here?"),
+        turn("3", "Under the mat.", rating="up"),
+        turn("4", "It was", question="Which of the mats is it?", incomplete="stopped"),
+        turn("5", "The green one.", question="So which one is it?", rating="up"),
+    ]
+    assert [each.turn_ids for each in preferred(turns)] == [("3",), ("5",)]
+
+
+def test_an_answer_between_two_others_that_is_not_fit_does_not_ask_the_question_twice():
+    turns = [
+        turn("1", "In the sea."),
+        turn("2", UNFIT["repetitive"], regenerates="1"),
+        turn("3", "Under the mat.", regenerates="2", rating="up"),
+    ]
+    (found,) = preferred(turns)
+    assert (found.chosen, found.rejected, len(found.said)) == ("Under the mat.", "In the sea.", 1)
+
+
+def test_private_details_are_scrubbed_from_every_text_of_a_preference():
+    turns = [
+        turn("1", "Mail jo@example.com then.", question="Who is jo@example.com here?"),
+        turn("2", "Ask jo@example.com for it.", original_response="Ask jim@example.com for it, please."),
+    ]
+    (found,) = preferred(turns)
+    assert [message.content for message in found.said] == ["Who is [EMAIL] here?", "Mail [EMAIL] then.", "Where is the key?"]
+    assert (found.chosen, found.rejected) == ("Ask [EMAIL] for it.", "Ask [EMAIL] for it, please.")
+
+
+def test_each_text_is_cleaned_once_however_many_ratings_come_after_it(home: Path, all_served, vocabulary, monkeypatch):
+    cleaned: list[str] = []
+    scrub = data_cleaner.scrub
+    monkeypatch.setattr(data_cleaner, "scrub", lambda text: cleaned.append(text) or scrub(text))
+    turns = [turn("table", "1,2,3\n" * 4_000, question="Make a table of it")]
+    turns += [turn(str(n), f"Answer {n}: under the mat.", question=f"Where is key {n}?", rating="up") for n in range(30)]
+    preferences = preferred(turns)
+    data = build(preferences, ConversationTokenizer(all_served["chatml"].render, vocabulary, 2048))
+    assert data.ratings == 30
+    assert len(cleaned) == len(set(cleaned)) == 1 + 2 * 30  # the table is too long

@@ -1,0 +1,169 @@
+"""The wording of a text: what is left when case, spacing and sentence marks do not count.
+
+`fold` is coarse, for texts that look alike. `wording` keeps every sign that changes what is said: -3 and 3, `x != y` and `x = y`,
+10² and 102, 5 mW and 5 MW. Code and tables stay as they are.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from rapidfuzz.distance import OSA
+
+from fine_tuning.data_collection.code_parts import parts
+
+
+def fold(text: str) -> str:
+    """Return the words of `text` with single spaces, without case, width, sentence marks, brackets and controls. Symbols (+, £) stay."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().translate(_MARKS).split())
+
+
+@dataclass(frozen=True)
+class Wording:
+    """Words in order, case folded; a block of code or a table counts as one. `names` marks those that are written like names."""
+
+    words: tuple[str, ...]
+    names: tuple[bool, ...]
+
+
+def wording(text: str) -> Wording:
+    """Return what `text` says. Equal words mean an equal meaning, whatever the case, the spacing and the marks of the sentences."""
+    words: list[str] = []
+    shouted = text == text.upper()  # capitals throughout tell no name
+    names: list[bool] = []
+    for part in parts(text):
+        if part.kind != "prose":
+            words.append(part.text.strip("\n"))
+            names.append(True)
+            continue
+        for index, piece in enumerate(_QUOTED_CODE.split(part.text)):
+            found = [piece] if index % 2 else _words(piece)
+            words += found if index % 2 else [word.casefold() for word in found]
+            names += [bool(index % 2) or (not shouted and any(map(str.isupper, word))) for word in found]
+    return Wording(tuple(words), tuple(names))
+
+
+_QUOTED_CODE = re.compile(r"(`[^`\n]{1,200}`)")
+
+
+# Which marks count
+
+_POWER = re.compile("[\u00b2\u00b3\u00b9\u2070-\u207f]+")
+_SINGLE, _DOUBLE = "\u2018\u2019\u201a\u201b\u02bc\u00b4", "\u201c\u201d\u201e\u201f\u00ab\u00bb"
+_SELECTORS = "\ufe0e\ufe0f\u200e\u200f\u061c"  # how an emoji is drawn, which way a line runs
+_TYPED_ALIKE = str.maketrans(
+    {
+        **dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\u301c", "-"),
+        **dict.fromkeys(_SINGLE, "'"),
+        **dict.fromkeys(_DOUBLE, '"'),
+        **dict.fromkeys(_SELECTORS, ""),
+    }
+)
+_QUOTED = re.compile(r"""(?<!\w)(["'])((?:(?!\1)[^\n]){0,200})\1(?!\w)""")
+_APOSTROPHE = re.compile(r"(?<=[^\W\d_])'(?=[^\W\d_])")
+_FORMULA = re.compile(
+    r"""(?x) [\d)\]]\s*[-+*/^=<>×÷·%]\s*[\d(\[a-z] | \b[a-z]\s?[-+*/^=<>×÷·]=?\s?[\w(]  # 2*(3, x = y
+      | \w[(\[{]\S | [\[(]\s*-?\d[\d.]*\s*[,;]                                           # f(x), [0, 1)"""
+)
+_COUNTS = r"""
+    [-!:?.]{0,3}[<>=+|~^&*/%\\$@\#](?:[-!:.<>=+|~^&*/%\\$@\#?]{0,5}[-<>=+|~^&*/%\\$@\#])?  # operators: !=, ->, :=
+  | (?<![\w)\]]) -{1,3} (?=[\w.(√∞$£€]) | (?<=\w) - (?=[\s.,;:!?)]|$) | (?<=\w) --   # -3, -x, --force; A-, i--
+  | (?:(?<=[\d)]\s)|(?<=\b\w\s)) - (?=\s(?:[\d(]|\w\b))                            # 5 - 3, x - y
+  | (?<=\d) [-.,:\u066b\u066c]{1,3} (?=\d) | (?<![\w.)\]]) \. (?=\w)               # 3-5, 3.5, 10:30; .5, .env
+  | (?<=[\[\d:]) : (?=[\d:\]]) | (?<=\w) :: (?=\w)                                 # [1::2], std::sort
+  | (?<![\w!?.]) ! (?=[\w(]) | (?<=[\d)]) ! (?=\s{0,2}[^\s!.])                      # !x, 5! = 120
+  | (?<=\W) \u200d | [_\u00b7\u2030-\u2033\u066a] | [\U000e0020-\U000e007f]        # joined emoji, my_list, ‰, 5′, regional flags
+"""
+_KEPT = re.compile(f"(?x){_COUNTS}")
+_KEPT_IN_FORMULA = re.compile(rf"(?x){_COUNTS}|[()\[\]{{}}]")
+# Letters after a number of which the case tells one unit from another: mW and MW, Mb and MB, 5 M and 5 m.
+_UNIT = re.compile(
+    r"(?<=\d)(\s?)((?:[mMpPkKgGtT](?:W|V|A|Hz|g|J|N|Pa|eV|Wh|i?[bB](?:ps)?)?|[bB])(?:/s)?)(?![\w.'])",
+)
+
+
+def _words(text: str) -> list[str]:
+    text = _POWER.sub(lambda match: "^" + match[0], text)  # NFKC makes 10² 102
+    text = unicodedata.normalize("NFKC", text.translate(_TYPED_ALIKE))
+    if "'" in text or '"' in text:
+        text = _QUOTED.sub(r" \2 ", _APOSTROPHE.sub("", text))
+        text = re.sub(r"(?<=\d)\s?'", "\u2032", re.sub(r'(?<=\d)\s?"', "\u2033", text))  # what closes nothing is 5 feet, or inches
+    text = _UNIT.sub(lambda match: match[1] + re.sub(r"([A-Z])", "⇧\\1", match[2]), text)
+    kept = _KEPT_IN_FORMULA if _FORMULA.search(text) else _KEPT
+    pieces, end = [], 0
+    for match in kept.finditer(text):
+        pieces += [text[end : match.start()].translate(_MARKS), match[0]]
+        end = match.end()
+    return "".join([*pieces, text[end:].translate(_MARKS)]).split()
+
+
+class _Marks(dict[int, str]):
+    """A table for str.translate, filled as characters are met: sentence marks, brackets and controls become spaces; symbols (+, £) stay."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        is_mark = unicodedata.category(character)[0] in "PZC" and character not in _MEANINGFUL
+        self[code] = " " if is_mark else character
+        return self[code]
+
+
+_MEANINGFUL = frozenset("%#&@*/\\§")  # punctuation without which a text says something else: 5%, C#, R&D
+_MARKS = _Marks()
+
+
+# Typing errors
+
+_TYPO = re.compile(r"[^\W\d_]{5,}")
+_VOWELS = frozenset("aeiouyαεηιουωаеёиоуыэюяіїєў")
+
+
+def may_be_mistyped(word: str) -> bool:
+    """Return whether one wrong letter leaves it the same word: long ones of alphabets (up to U+052F: Latin, Greek, Cyrillic).
+
+    Elsewhere one character may be a word of its own.
+    """
+    return bool(_TYPO.fullmatch(word)) and max(word) < "\u0530"
+
+
+def same_wording(one: Wording, other: Wording) -> bool:
+    """Return whether two wordings with as many words differ in typing errors alone.
+
+    Names, which are capitalised, are spelled as they are. The first word may be capitalised for another reason: there it is a slip if
+    one of the two is a word that questions begin with, or if two letters changed places.
+    """
+    pairs = zip(one.words, other.words, one.names, other.names, strict=True)
+    return all(
+        first == second or (_slip(first, second) and (not (named or named_too) or (index == 0 and _no_name(first, second))))
+        for index, (first, second, named, named_too) in enumerate(pairs)
+    )
+
+
+# Of at least five letters, as all words in which slips are forgiven.
+_BEGIN_QUESTIONS = """
+    where which whose could would should might shall there these those please about under after until since every
+    welche welcher welches wessen warum woher wohin wieso könnte könnten können sollte sollten müssen dürfen bitte
+    quelle quels quelles comment pourquoi combien quand pouvez cuándo cuando cuánto cuanto cuántos cuáles dónde donde quién puedo puede
+    podría quanto quando quale perché сколько когда почему зачем какой какая какие можно
+"""
+_OPENERS = frozenset(_BEGIN_QUESTIONS.split())
+
+
+def _no_name(one: str, other: str) -> bool:
+    return one in _OPENERS or other in _OPENERS or sorted(one) == sorted(other)
+
+
+def _slip(one: str, other: str) -> bool:
+    """Return whether one letter is too many, missing, wrong, or swapped with the next. Not a vowel at the end, which inflects."""
+    if not (may_be_mistyped(one) and may_be_mistyped(other)) or one[0] != other[0] or OSA.distance(one, other, score_cutoff=1) > 1:
+        return False
+    return not (_inflected(one, other) or _inflected(one.removesuffix("s"), other.removesuffix("s")))
+
+
+def _inflected(one: str, other: str) -> bool:
+    shorter, longer = sorted((one, other), key=len)
+    if one == other or longer == shorter + shorter[-1] or longer[:-1] != shorter[: len(longer) - 1]:
+        return False
+    ends = [unicodedata.normalize("NFD", word[-1])[0] for word in (longer, shorter)]
+    if len(one) != len(other):
+        return ends[0] in _VOWELS
+    return _VOWELS.issuperset(ends) or {*ends} == {"h", "y"}  # -o and -a; fifth and fifty

@@ -1,0 +1,108 @@
+"""What `retrain --dry-run` says before anything is trained."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fine_tuning.config import FineTuningConfig, load_config
+from fine_tuning.data_collection import data_cleaner
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.engines.base import Engine, ModelSpec
+from fine_tuning.engines.embedded import EmbeddedEngine
+from fine_tuning.jobs.tuner import Silent
+from fine_tuning.pipeline import Plan, Request, make_plan
+from fine_tuning.terminal import show_plan
+from fine_tuning.training import hardware
+
+NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory, base_gguf: Path) -> Engine:
+    engine = EmbeddedEngine(tmp_path_factory.mktemp("engine"))
+    engine.create("smollm2:135m", ModelSpec(from_=base_gguf))
+    return engine
+
+
+def log_exchanges(count: int, new_session: Callable[[ConversationLogger, int], bool]) -> None:
+    log = ConversationLogger()
+    for index in range(count):
+        if new_session(log, index):
+            log.new_session()
+        key = f"{NUMBERS[index % 14]} {NUMBERS[index // 14]}"
+        log.log_conversation(f"Where do I find the key with the number {key}?", f"That key lies in the box beside door {key}.")
+
+
+def settings(**changes: object) -> FineTuningConfig:
+    return load_config(overrides={"training.replay.share": 0, **changes})
+
+
+def warnings(plan: Plan, capsys: pytest.CaptureFixture[str]) -> str:
+    """As the command line shows them."""
+    show_plan(plan, settings())
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert shown == [f"warning: {warning}" for warning in plan.warnings]
+    return "\n".join(shown)
+
+
+@pytest.mark.parametrize(("count", "pairs"), [(1, "1 question-answer pair,"), (2, "2 question-answer pairs,")])
+def test_too_few_pairs_are_a_warning(home: Path, engine: Engine, capsys: pytest.CaptureFixture[str], count: int, pairs: str) -> None:
+    log_exchanges(count, lambda log, index: True)
+    plan = make_plan(settings(), engine, Silent())
+    assert f"Training data too small: {pairs} and 100+ are recommended" in warnings(plan, capsys)
+    assert len(plan.warnings) == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "new_session", "one_session"),
+    [
+        (64, lambda log, index: False, "64 of 64 turns lie in one session"),
+        (64, lambda log, index: index > 40, "41 of 64 turns lie in one session"),
+        (9, lambda log, index: False, "9 of 9 turns lie in one session"),
+        (64, lambda log, index: True, None),
+        (64, lambda log, index: index % 20 == 0, None),
+        (7, lambda log, index: False, None),
+    ],
+)
+def test_many_exchanges_in_one_session_are_a_warning(
+    home: Path,
+    engine: Engine,
+    capsys: pytest.CaptureFixture[str],
+    count: int,
+    new_session: Callable[[ConversationLogger, int], bool],
+    one_session: str | None,
+) -> None:
+    log_exchanges(count, new_session)
+    said = warnings(make_plan(settings(**{"training.min_pairs": 1}), engine, Silent()), capsys)
+    assert said == "" if one_session is None else one_session in said and "new_session()" in said
+
+
+def test_a_conversation_that_is_longer_than_fits_is_a_warning(home: Path, engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+    log_exchanges(60, lambda log, index: index % 20 == 0)
+    plan = make_plan(settings(**{"training.min_pairs": 1, "data_preparation.max_length": 256}), engine, Silent())
+    said = warnings(plan, capsys)
+    lost = 60 - sum(counts["turns"] for counts in plan.counts.values())
+    assert 0 < lost < 60
+    assert f"3 of 3 conversation(s) are longer than 256 tokens: {lost} of 60 turns do not fit and are not learned" in said
+    assert "new_session()" in said and "data_preparation.max_length" in said
+
+
+def test_what_is_planned_a_second_time_is_not_cleaned_again(home: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_exchanges(20, lambda log, index: True)
+    scrubbed: list[str] = []
+    scrub = data_cleaner.scrub
+
+    def noted(text: str) -> data_cleaner.Scrubbed:
+        scrubbed.append(text)
+        return scrub(text)
+
+    monkeypatch.setattr(data_cleaner, "scrub", noted)
+    monkeypatch.setattr(hardware, "free_memory", lambda: int(1.2e9))
+    told = Silent()
+    notes: list[str] = []
+    monkeypatch.setattr(told, "note", notes.append)
+    plan = make_plan(settings(**{"training.min_pairs": 1}), engine, told, Request(auto=True))
+    assert any("--auto takes" in note for note in notes)
+    assert plan.kept_turns == 20
+    assert len(scrubbed) == 40
