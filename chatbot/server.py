@@ -22,24 +22,23 @@ HOST = "127.0.0.1"
 PORT = 8501
 APP = Path(__file__).with_name("app.py")
 
-_LOOPBACK = ("127.0.0.1", "localhost")
+_LOOPBACK = (HOST, "localhost")
 
+# Whatever a model or a person writes, the page loads nothing from elsewhere, and no other page can frame it.
+_POLICY = (
+    "default-src 'self'",
+    "script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval'",  # Streamlit's index.html has an inline script
+    "style-src 'self' 'unsafe-inline'",
+    "img-src 'self' data: blob:",
+    "font-src 'self' data:",
+    "connect-src 'self' ws://{host}",
+    "object-src 'none'",
+    "base-uri 'self'",
+    "form-action 'self'",
+    "frame-ancestors 'none'",
+)
 _HEADERS = {
-    # Whatever a model or a person writes, the page loads nothing from elsewhere, and no other page can frame it.
-    "content-security-policy": "; ".join(
-        (
-            "default-src 'self'",
-            "script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval'",  # Streamlit's index.html has an inline script
-            "style-src 'self' 'unsafe-inline'",
-            "img-src 'self' data: blob:",
-            "font-src 'self' data:",
-            "connect-src 'self' ws://127.0.0.1:* ws://localhost:*",
-            "object-src 'none'",
-            "base-uri 'self'",
-            "form-action 'self'",
-            "frame-ancestors 'none'",
-        )
-    ),
+    "content-security-policy": "; ".join(_POLICY),
     "referrer-policy": "no-referrer",  # the address names the chat
     "x-content-type-options": "nosniff",
 }
@@ -124,7 +123,7 @@ def serve(port: int = PORT, *, browser: bool = True, settings: FineTuningConfig 
         yield
         stop_all()  # what was said so far is recorded, and no engine is at work while Python ends
 
-    app = streamlit.App(APP, middleware=[Middleware(Door)], lifespan=lifespan)
+    app = streamlit.App(APP, middleware=[Middleware(Door, port=port)], lifespan=lifespan)
     with suppress(KeyboardInterrupt):  # the way to end it
         app.run(config={**_OPTIONS, "server.port": port})
 
@@ -133,22 +132,30 @@ class Door:
     """Refuses what does not come from this very page (DNS rebinding, other sites, other local servers), over HTTP and WebSocket,
     and tells browsers to load nothing from elsewhere."""
 
-    def __init__(self, app: "ASGIApp") -> None:
+    def __init__(self, app: "ASGIApp", port: int = PORT) -> None:
+        """`port`: where the page is served, on 127.0.0.1 and by no other name than localhost."""
         self._app = app
+        self._hosts = {f"{name}:{port}" for name in _LOOPBACK} | (set(_LOOPBACK) if port == 80 else set())  # 80 is left out of an address
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
-        elif not _from_here(dict(scope["headers"])):
+        elif (host := self._host_of(scope)) is None:
             await _refuse(scope, receive, send)
         else:
-            await self._app(scope, receive, _with_headers(send))
+            await self._app(scope, receive, _with_headers(send, host))
 
+    def _host_of(self, scope: "Scope") -> str | None:
+        """By which of our names a request came; None if by another one or none, or from a page that has another origin.
 
-def _from_here(headers: dict[bytes, bytes]) -> bool:
-    host = headers.get(b"host", b"").decode("latin-1")
-    origin = headers.get(b"origin")
-    return host.rpartition(":")[0] in _LOOPBACK and (origin is None or origin.decode("latin-1") == f"http://{host}")
+        What is not a browser sends no Origin; a header that comes twice is read in two ways by two readers.
+        """
+        hosts, origins = (
+            [value.decode("latin-1") for name, value in scope["headers"] if name == wanted] for wanted in (b"host", b"origin")
+        )
+        if len(hosts) != 1 or hosts[0] not in self._hosts:
+            return None
+        return hosts[0] if origins in ([], [f"http://{hosts[0]}"]) else None
 
 
 async def _refuse(scope: "Scope", receive: "Receive", send: "Send") -> None:
@@ -160,8 +167,8 @@ async def _refuse(scope: "Scope", receive: "Receive", send: "Send") -> None:
         await PlainTextResponse("byoai answers only its own page on this machine", status_code=403)(scope, receive, send)
 
 
-def _with_headers(send: "Send") -> "Send":
-    extra = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+def _with_headers(send: "Send", host: str) -> "Send":
+    extra = [(name.encode(), value.format(host=host).encode()) for name, value in _HEADERS.items()]
 
     async def answer(message: "Message") -> None:
         if message["type"] == "http.response.start":

@@ -6,7 +6,7 @@ A *profile* (config/<name>.yaml) holds only what differs from the main file.
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -88,6 +88,30 @@ OwnName = Annotated[Name, AfterValidator(_own_name)]
 OwnPrefix = Annotated[Name, AfterValidator(_own_prefix)]
 
 
+def _log_path(name: str) -> Path:
+    return paths.within_home(paths.conversations_dir() / name)
+
+
+def _runs_dir(name: str) -> Path:
+    folder = paths.within_home(paths.home() / name)
+    if paths.is_taken(folder):  # pruning and forgetting remove folders in it
+        raise ConfigError(f"{folder} holds other things than runs: name a folder of their own")
+    return folder
+
+
+def _lies_in_home(path_of: Callable[[str], Path]) -> AfterValidator:
+    """Checks where a name leads together with all else that is checked of a configuration."""
+
+    def check(name: str) -> str:
+        try:
+            path_of(name)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return name
+
+    return AfterValidator(check)
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
@@ -102,7 +126,7 @@ class _Section(BaseModel):
 
 
 class DataCollection(_Section):
-    log_file: Name = "conversations.jsonl"  # in data/conversations/
+    log_file: Annotated[Name, _lies_in_home(_log_path)] = "conversations.jsonl"  # in data/conversations/; elsewhere only in data/
     min_conversation_length: Positive = 10  # characters of a turn's shorter side below which it is dropped
     max_conversation_length: Positive = 1000  # characters of a turn's longer side above which it is dropped
     auto_export: bool = False
@@ -168,7 +192,7 @@ class Preferences(_Section):
 class Training(_Section):
     method: FineTuningMethod = FineTuningMethod.QLORA
     base_model: BaseName = "smollm2:135m"  # an Ollama tag, a folder in Hugging Face format, or a Hugging Face id
-    output_dir: Name = "runs"  # in data/
+    output_dir: Annotated[Name, _lies_in_home(_runs_dir)] = "runs"  # in data/
     lora_r: Positive = 16
     lora_alpha: Positive = 32
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -285,11 +309,11 @@ class FineTuningConfig(_Section):
 
     @property
     def log_path(self) -> Path:
-        return paths.conversations_dir() / self.data_collection.log_file
+        return _log_path(self.data_collection.log_file)
 
     @property
     def runs_dir(self) -> Path:
-        return paths.home() / self.training.output_dir
+        return _runs_dir(self.training.output_dir)
 
     def changed(self, overrides: dict[str, Any]) -> "FineTuningConfig":
         """With other values, by dotted keys: `{"training.num_epochs": 5}`. ConfigError for a wrong one."""

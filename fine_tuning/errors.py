@@ -5,7 +5,8 @@ ByoaiError                     exit 1   anything below; the message says what is
 ├── DataError                  exit 3   the data to learn from
 │   ├── NoConversations
 │   ├── TooLittleData
-│   └── LogDamaged
+│   ├── LogDamaged
+│   └── TurnDeleted                   a turn was deleted that an answer was made from
 ├── EngineError                exit 4   Ollama or the embedded engine
 │   ├── EngineUnavailable
 │   ├── EngineTooOld
@@ -46,6 +47,10 @@ class TooLittleData(DataError):
 
 
 class LogDamaged(DataError):
+    pass
+
+
+class TurnDeleted(DataError):
     pass
 
 

@@ -24,7 +24,7 @@ from fine_tuning.data_preparation.dataset_builder import delete_datasets_of
 from fine_tuning.engines.base import Engine
 from fine_tuning.errors import DataError, NoConversations, TooLittleData
 from fine_tuning.model_management.model_deployer import reconcile
-from fine_tuning.model_management.model_pruner import remove_version, run_of
+from fine_tuning.model_management.model_pruner import is_run, remove_version, run_of
 from fine_tuning.model_management.model_registry import TEXTS, Registry, Version, latest_tag
 from fine_tuning.model_management.model_switcher import step_down, use
 from fine_tuning.pipeline import MANIFEST, Reporter, Request, only_one, retrain
@@ -150,7 +150,7 @@ def _clean_runs(config: FineTuningConfig, case: Case) -> int:
     learned = {run for version in case.versions if (run := run_of(version))}
     registered = {run for version in Registry().list() if (run := run_of(version))}
     cleaned = 0
-    for run in (path.resolve() for path in config.runs_dir.glob("*") if path.is_dir()):
+    for run in (path.resolve() for path in config.runs_dir.glob("*") if is_run(path)):
         if run not in registered and _knows(run, case.turns):  # unfinished, or of a method that makes no version
             shutil.rmtree(run)
         elif run in learned:
@@ -205,9 +205,19 @@ def _telling(logs: Collection[ConversationLogger], turns: Collection[str]) -> se
 
 
 def _logs(config: FineTuningConfig) -> list[ConversationLogger]:
-    """The log, and any other in its folder: of another name in the configuration, or put aside."""
-    others = {path.resolve() for path in paths.conversations_dir().glob("*.jsonl")} - {config.log_path.resolve()}
-    return [ConversationLogger(path) for path in (config.log_path, *sorted(others))]
+    """The log, and any other in its folder: of another name in the configuration, or put aside. What else lies there is no log of ours."""
+    log = ConversationLogger(config.log_path)
+    others = {paths.real(path) for path in paths.conversations_dir().glob("*.jsonl")} - {log.path}
+    inside = [ConversationLogger(path) for path in sorted(others) if path.is_relative_to(paths.real(paths.home()))]
+    return [log, *(each for each in inside if _is_log(each))]
+
+
+def _is_log(logger: ConversationLogger) -> bool:
+    try:
+        logger.check()
+    except DataError:
+        return False
+    return True
 
 
 def _journal() -> Path:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import platformdirs
 
-from fine_tuning.errors import ByoaiError
+from fine_tuning.errors import ByoaiError, ConfigError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLES = REPOSITORY / "data" / "samples"
@@ -28,8 +28,60 @@ _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def home() -> Path:
-    """The data folder: `BYOAI_HOME`, else `data/` in the repository."""
-    return Path(os.environ.get("BYOAI_HOME") or REPOSITORY / "data").expanduser().absolute()
+    """The data folder: `BYOAI_HOME`, else `data/` in the repository. It may be a link, and need not exist yet.
+
+    ConfigError for what cannot be one: a file, or the root of all files, of which forgetting would search every one.
+    """
+    named = os.environ.get("BYOAI_HOME")
+    try:
+        folder = Path(named or REPOSITORY / "data").expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(f"BYOAI_HOME is {named}, and that user has no home folder: name a folder for byoai's data") from error
+    if real(folder).parent == real(folder):
+        raise ConfigError(f"BYOAI_HOME is {named}, the root of all files: name a folder of its own for byoai's data")
+    if (there := _nearest_that_exists(folder)) and not there.is_dir():
+        raise ConfigError(f"the data folder (BYOAI_HOME) is {folder}, and {there} is no folder: name one (it is made if it is not there)")
+    return folder
+
+
+def _nearest_that_exists(path: Path) -> Path | None:
+    for place in (path, *path.parents):
+        try:
+            place.stat()
+        except OSError:
+            continue
+        return place
+    return None
+
+
+def real(path: Path) -> Path:
+    """Where `path` leads, links followed as far as they go. ConfigError for what cannot be a path."""
+    try:
+        return Path(os.path.realpath(path))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{str(path)[:200]!r} cannot be a path: {error}") from error
+
+
+def within_home(path: Path) -> Path:
+    """Return `path`, links in it followed, as a path below `home()`. ConfigError if it lies elsewhere.
+
+    What the configuration names becomes a path in this way: byoai writes and removes nothing outside of its folder by it.
+    """
+    try:
+        inside = real(path).relative_to(real(home()))
+    except ValueError:
+        inside = Path()
+    if not inside.parts:
+        raise ConfigError(
+            f"{path} does not lie in the data folder {home()}: name a place in it, or set BYOAI_HOME to the folder where all data shall lie"
+        )
+    return home() / inside
+
+
+def is_taken(path: Path) -> bool:
+    """Return whether `path` is, or lies in, a folder of a fixed name and purpose in the data folder."""
+    fixed = ("conversations", "datasets", "engine", "exports", "samples", "sweeps")
+    return any(real(path).is_relative_to(real(home() / name)) for name in fixed)
 
 
 def cache() -> Path:

@@ -7,16 +7,18 @@ and later events, each {"event", "turn_id", "timestamp"} and
     "edit"     {"bot_response"}                   the answer as it should have been; the turn keeps what was said
     "exclude"  {"excluded": true | false}         whether to leave the turn out of everything that learns
     "delete"   {}                                 all that is left of a deleted turn
-A turn whose metadata has {"regenerates": id} answers the same question as that turn, anew.
+A turn whose metadata has {"regenerates": id} answers the same question as that turn, anew. Each line ends with its checksum (`log_lines`).
+
+Reading changes nothing. A line that is no record, or was altered since it was written, is left out of everything, and reported; the next
+rating, edit, exclusion or deletion, and the next turn of a logger that has read it, sets it aside in a file beside the log.
 Times are ISO 8601, in UTC. Any number of processes may read and write at once.
 """
 
 import json
 import logging
-import re
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,23 +28,18 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from fine_tuning import paths
-from fine_tuning.conversation import Conversation, Turn, conversations_of, whole_characters
-from fine_tuning.data_collection.blackout import Pattern, holds, pattern, texts_in
+from fine_tuning.conversation import Conversation, Turn, conversations_of
+from fine_tuning.data_collection.blackout import Pattern, holds, pattern
 from fine_tuning.data_collection.data_export import DataExporter, write_export
-from fine_tuning.data_collection.log_file import LogFile
-from fine_tuning.errors import DataError, LogDamaged
+from fine_tuning.data_collection.log_file import LogFile, Stamp
+from fine_tuning.data_collection.log_lines import EVENTS, OWNER, decode, encode, named_in, said_in, tells_whose
+from fine_tuning.errors import DataError, LogDamaged, TurnDeleted
 from fine_tuning.thoughts import split_thoughts
 
 Rating = Literal["up", "down"]
 
-_EVENTS = {"rating", "edit", "exclude", "delete"}
-_OWNER = "owner"  # of this machine and its log; who rates without saying who it is
 _OWNERS = ("rating", "original_response")  # what only the owner's own events may say of a turn
-_OURS = {"model", "digest", "engine", "incomplete", "regenerates"}  # what byoai itself says of an answer
 _NOBODY = ""  # owns the tombstones: they stay when their turn goes
-_NAME = re.compile(rb'"(?:id|turn_id|session_id)": ?"([^"\\]+)"')
-_HEAD = re.compile(rb'\{("id": "[^"\\]+", "session_id"|"event": "[^"\\]+", "turn_id"): "[^"\\]+",')
-_HALF = re.compile("[\ud800-\udfff]")  # half a character: no text that could be written anywhere
 
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +49,8 @@ class LogHealth:
     path: Path
     turns: int  # excluded ones included
     events: int
-    damaged: int  # lines set aside in `quarantine`
+    damaged: int  # lines that are left out of everything: those in the log, and those set aside in `quarantine`
+    set_aside: int  # of them those in `quarantine`
     orphans: int  # events whose turn is not there
     unknown: int  # events of a kind that this version does not know; kept, and left alone
     bytes: int
@@ -64,9 +62,12 @@ class LogHealth:
 
     def __str__(self) -> str:
         faults = []
-        if self.damaged:
+        if in_log := self.damaged - self.set_aside:
+            faults.append(f"{in_log} damaged line(s), left out: the next rating, edit or deletion sets them aside in {self.quarantine}")
+        if self.set_aside:
             faults.append(
-                f"{self.damaged} damaged line(s) set aside in {self.quarantine}: mend and append them to the log, or delete that file"
+                f"{self.set_aside} damaged line(s) set aside in {self.quarantine}: "
+                "mend them and append them to the log (without crc32, if the text was changed), or delete that file"
             )
         if self.orphans:
             faults.append(f"{self.orphans} event(s) of turns that are not there")
@@ -84,12 +85,13 @@ class ConversationLogger:
     ...     log.log_conversation(question, answer)
 
     Every method that writes returns when the write is on the disk, and raises DataError if it cannot be, or Busy when another program
-    keeps the log locked. Damaged lines found on reading are moved to a quarantine file beside the log: see `health`.
+    keeps the log locked. All raise DataError for a file that is not a log, and leave it as it is. Of damaged lines: see `health`.
     """
 
     def __init__(self, path: str | Path = "conversations.jsonl", session_id: str | None = None, export_every: int | None = None) -> None:
         """`export_every`: with every so many turns the log is written to data/exports, in all formats."""
-        self._file = LogFile(paths.conversations_dir() / path)
+        self._file = LogFile(Path(path) if Path(path).is_absolute() else paths.within_home(paths.conversations_dir() / path))
+        self._damage = 0  # lines that were found damaged, and are still in the log
         self.session_id = session_id or _new_id()
         self._export_every = export_every
 
@@ -102,8 +104,20 @@ class ConversationLogger:
         self.session_id = _new_id()
         return self.session_id
 
-    def log_conversation(self, user_message: str, bot_response: str, metadata: dict[str, Any] | None = None) -> Turn:
-        """Log one exchange. The Turn is as it will be read back. DataError for what is not text, or metadata that JSON cannot hold."""
+    def log_conversation(
+        self,
+        user_message: str,
+        bot_response: str,
+        metadata: dict[str, Any] | None = None,
+        *,
+        answered_from: Collection[str] = (),
+        as_of: Stamp | None = None,
+    ) -> Turn:
+        """Log one exchange. The Turn is as it will be read back. DataError for what is not text, or metadata that JSON cannot hold.
+
+        `answered_from`: ids of the turns that the model was told, all of them in the log at the stamp `as_of`. TurnDeleted, and nothing
+        is logged, if one of them is gone: the answer may tell of it.
+        """
         record = {
             "id": _new_id(),
             "session_id": self.session_id,
@@ -114,16 +128,20 @@ class ConversationLogger:
             "metadata": {key: fact for key, fact in (metadata or {}).items() if key not in _OWNERS},
         }
         try:
-            turn = Turn.model_validate_json(_line(record))
+            turn = Turn.model_validate_json(encode(record))
         except ValidationError as error:
             fault = error.errors()[0]
             raise DataError(f"cannot log this turn: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
         with self._file.locked():
-            self._file.append(_line(turn.model_dump()))
+            if answered_from and self.stamp() != as_of and not _Log(*self._file.read()).turns.keys() >= set(answered_from):
+                raise TurnDeleted("what this was answered from was deleted meanwhile: nothing was logged")
+            if self._damage:
+                self._settle(strict=False)
+            self._file.append(encode(turn.model_dump()))
         self._export_when_due()
         return turn
 
-    def rate(self, turn_id: str, rating: Rating | None, by: str = _OWNER) -> None:
+    def rate(self, turn_id: str, rating: Rating | None, by: str = OWNER) -> None:
         """Thumbs up or down for the answer as it stands; None takes the thumb back. What others than the owner say is only kept."""
         if rating not in ("up", "down", None):
             raise DataError(f"a rating is 'up', 'down' or None, not {rating!r}")
@@ -174,9 +192,9 @@ class ConversationLogger:
         wanted = pattern([text])
         if wanted is None:
             return set()
-        log = self._read(settle_tail=True)
+        log = self._read()
         found = {owner for line, owner in log.lines if owner in log.turns and wanted.search(line)}  # quick, and too many
-        return {owner for line, owner in log.lines if owner in found and any(holds(said, wanted) for said in _said(json.loads(line)))}
+        return {owner for line, owner in log.lines if owner in found and any(holds(said, wanted) for said in said_in(line))}
 
     def said(self, turn_ids: Collection[str]) -> set[str]:
         """Every text that was ever asked, answered or put in an answer's place in these turns."""
@@ -223,14 +241,23 @@ class ConversationLogger:
         """Write the conversations (without excluded turns) to `path`, as jsonl, json, csv, chatml or alpaca. DataError for others."""
         return write_export(self.conversations(), format, Path(path))
 
+    def stamp(self) -> Stamp:
+        """The log's state now: while it stays the same, so does all that is read from it. It costs no reading."""
+        return self._file.stamp()
+
+    def check(self) -> None:
+        """DataError if the file is there and not a log. Reads only as far as to its first record."""
+        self._file.check()
+
     def health(self) -> LogHealth:
-        """How the log is, after setting aside what is damaged."""
-        log = self._read(settle_tail=True)
+        """How the log is."""
+        log, quarantined = self._read(), self._file.quarantined()
         return LogHealth(
             path=self.path,
             turns=len(log.turns),
             events=len(log.events),
-            damaged=len(self._file.quarantined()),
+            damaged=len(quarantined) + len(set(log.damaged).difference(quarantined)),
+            set_aside=len(quarantined),
             orphans=len(log.orphans),
             unknown=log.unknown,
             bytes=self.path.stat().st_size if self.path.exists() else 0,
@@ -249,34 +276,42 @@ class ConversationLogger:
         line = _event(event, turn_id, **facts)
         with self._file.locked():
             # Under the lock: an event that came after its turn's deletion would bring text back.
-            if turn_id not in _Log(*self._file.read()).turns:
+            if turn_id not in self._settle(strict=False).turns:
                 raise DataError(f"no turn {turn_id!r} in {self.path}")
             self._file.append(line)
 
-    def _read(self, settle_tail: bool = False) -> "_Log":
+    def _read(self) -> "_Log":
         """Without the lock: who writes never keeps readers waiting, and a rewrite replaces the file as a whole."""
         log = _Log(*self._file.read())
-        if not log.damaged and not (settle_tail and log.torn):
-            return log
-        try:
-            with self._file.locked():
-                return self._settle()
-        except DataError as error:
-            raise LogDamaged(f"{self.path} has damaged lines that could not be set aside: {error}") from error
+        if len(log.damaged) > self._damage:
+            _logger.warning("%d damaged line(s) of %s are left out: byoai doctor says more", len(log.damaged), self.path)
+        self._damage = len(log.damaged)
+        return log
 
-    def _settle(self) -> "_Log":
-        """Under the lock: set aside what is damaged. A torn last line too, for nobody is writing it any more."""
+    def _settle(self, strict: bool = True) -> "_Log":
+        """Under the lock: set aside what is damaged. A torn last line too, for nobody is writing it any more.
+
+        LogDamaged if that cannot be; unless `strict`, the damaged lines then stay where they are.
+        """
         log = _Log(*self._file.read())
         damaged = [*log.damaged, *([log.torn] if log.torn else [])]
-        if damaged:
+        if not damaged:
+            return log
+        try:
             self._file.set_aside(damaged, [line for line, _ in log.lines])
-            _logger.warning("%d damaged line(s) of %s were set aside in %s", len(damaged), self.path, self._file.quarantine)
+        except DataError as error:
+            if strict:
+                raise LogDamaged(f"{self.path} has damaged lines that could not be set aside: {error}") from error
+            _logger.warning("%d damaged line(s) of %s could not be set aside: %s", len(damaged), self.path, error)
+            return log
+        self._damage = 0
+        _logger.warning("%d damaged line(s) of %s were set aside in %s", len(damaged), self.path, self._file.quarantine)
         return log
 
     def _purge_quarantine(self, gone: Collection[str], anyones: bool, wanted: Pattern | None = None) -> None:
         """Remove the damaged lines that name a turn or session in `gone`, (`anyones`) that do not say whose they are, or hold `wanted`."""
         lines = self._file.quarantined()
-        kept = [line for line in lines if _named(line).isdisjoint(gone) and not (anyones and not _tells_whose(line))]
+        kept = [line for line in lines if named_in(line).isdisjoint(gone) and not (anyones and not tells_whose(line))]
         kept = [line for line in kept if not (wanted and wanted.search(line))]
         if len(kept) < len(lines):
             self._file.rewrite_quarantine(kept)
@@ -292,7 +327,7 @@ class _Log:
         self.damaged = [line for line in lines if line.strip() and not self._take(line)]
         # All there but its end of line: whole. Else it is being written, or its writer was killed before it could acknowledge it.
         self.torn = tail if tail.strip() and not self._take(tail) else b""
-        known = [event for event in self.events if event["event"] in _EVENTS]
+        known = [event for event in self.events if event["event"] in EVENTS]
         self.unknown = len(self.events) - len(known)
         self.deleted = {event["turn_id"] for event in known if event["event"] == "delete"}
         for id in self.deleted:
@@ -310,53 +345,25 @@ class _Log:
     def _take(self, line: bytes) -> bool:
         """False if the line is no record, or has the id of an earlier turn."""
         try:
-            # Within what people said the quotes would be escaped.
-            owner = self._take_event(json.loads(line)) if b'"event"' in line else self._take_turn(line)
-        except (ValueError, TypeError, RecursionError):
+            record = decode(line)
+        except ValueError:
             return False
-        if owner is not None:
-            self.lines.append((line, owner))
-        return owner is not None
-
-    def _take_turn(self, line: bytes) -> str | None:
-        turn = Turn.model_validate_json(line)
-        return turn.id if self.turns.setdefault(turn.id, turn) is turn else None
-
-    def _take_event(self, record: Any) -> str | None:
-        if "event" not in record:
-            return self._take_turn(json.dumps(record).encode())
-        if not _is_event(record):
-            return None
-        self.events.append(record)
-        return _NOBODY if record["event"] == "delete" else record["turn_id"]
-
-
-def _said(record: dict[str, Any]) -> Iterator[str]:
-    """Every text of a line that somebody may have said."""
-    facts = record.get("metadata")
-    told = {key: value for key, value in facts.items() if key not in _OURS} if isinstance(facts, dict) else {}
-    return texts_in([record.get("user_message"), record.get("bot_response"), told])
-
-
-def _is_event(record: Any) -> bool:
-    if not isinstance(record, dict) or not isinstance(record.get("turn_id"), str) or not record["turn_id"]:
-        return False
-    match record["event"]:
-        case "rating":
-            return record.get("rating") in ("up", "down", None) and isinstance(record.get("by", _OWNER), str)
-        case "edit":
-            return isinstance(record.get("bot_response"), str) and not _HALF.search(record["bot_response"])
-        case "exclude":
-            return isinstance(record.get("excluded"), bool)
-        case kind:
-            return isinstance(kind, str)
+        if isinstance(record, Turn):
+            if self.turns.setdefault(record.id, record) is not record:
+                return False
+            owner = record.id
+        else:
+            self.events.append(record)
+            owner = _NOBODY if record["event"] == "delete" else record["turn_id"]
+        self.lines.append((line, owner))
+        return True
 
 
 def _apply(turn: Turn, event: dict[str, Any]) -> Turn:
     answer, facts = turn.bot_response, dict(turn.metadata)
     match event["event"]:
         case "rating":
-            if event.get("by", _OWNER) == _OWNER:
+            if event.get("by", OWNER) == OWNER:
                 facts["rating"] = event["rating"]
         case "exclude":
             facts["excluded"] = event["excluded"]
@@ -371,29 +378,8 @@ def _apply(turn: Turn, event: dict[str, Any]) -> Turn:
     return turn.model_copy(update={"bot_response": answer, "metadata": facts})
 
 
-def _named(line: bytes) -> set[str]:
-    """Turns and sessions that a damaged line names."""
-    return {id.decode("utf-8", "replace") for id in _NAME.findall(line)}
-
-
-def _tells_whose(line: bytes) -> bool:
-    """Whether a damaged line begins as ours do: with the ids, before anything that was said."""
-    return bool(_HEAD.match(line))
-
-
 def _event(event: str, turn_id: str, **facts: Any) -> bytes:
-    return _line({"event": event, "turn_id": turn_id, "timestamp": _now(), **facts})
-
-
-def _line(record: dict[str, Any]) -> bytes:
-    try:
-        text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"cannot log what JSON cannot hold: {error}") from error
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        return str(whole_characters(text)).encode()
+    return encode({"event": event, "turn_id": turn_id, "timestamp": _now(), **facts})
 
 
 def _new_id() -> str:

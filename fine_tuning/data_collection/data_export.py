@@ -54,9 +54,11 @@ class DataExporter:
 
 
 def write_export(conversations: Sequence[Conversation | dict[str, Any]], format: str, path: Path) -> Path:
-    """Write one format to `path`, whole or not at all. DataError for an unknown format or an unwritable place."""
+    """Write one format to `path`, whole or not at all. DataError for an unknown format, an unwritable place, or that of the logs."""
     if format not in _FORMATS:
         raise DataError(f"unknown export format {format!r}: known are {', '.join(_FORMATS)}")
+    if paths.real(path).parent == paths.real(paths.conversations_dir()):
+        raise DataError(f"{path} lies among the logs, and an export could replace one: name another folder")
     _, render = _FORMATS[format]
     try:
         paths.atomic_write(path, render(parse_conversations(conversations)))

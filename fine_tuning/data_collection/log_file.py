@@ -1,29 +1,45 @@
 """A file of lines that any number of processes append to, and that a crash cannot spoil.
 
+Reading changes nothing. A file that holds lines, and none of the log's, is somebody else's: it is refused, and left as it is. Each line
+stands for itself and has a checksum of its own (`log_lines`); until a rewrite replaces the file, a line stays at its offset.
+
 Beside `conversations.jsonl` lie `conversations.jsonl.lock` (empty, and never removed: all who wait must wait on the same file) and, if
 there was damage, `conversations.jsonl.damaged`: the lines that could not be read, byte for byte.
 """
 
-import codecs
+import errno
 import glob
 import os
+import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import filelock
 
 from fine_tuning import paths
+from fine_tuning.data_collection.log_lines import is_ours
 from fine_tuning.errors import Busy, DataError
 
 LOCK_TIMEOUT = 60.0  # seconds
+_PIECE = 1 << 26  # bytes of a line that are looked at, to tell whether it is ours
+
+
+class Stamp(NamedTuple):
+    """A state of the file: another stamp, other content. All zero where there is no file."""
+
+    inode: int = 0
+    size: int = 0
+    mtime: int = 0  # nanoseconds
 
 
 class LogFile:
-    """All but `read` must be called inside `locked()`. Raises DataError when the file system refuses."""
+    """All that writes must be called inside `locked()`. Raises DataError when the file system refuses, or for a file that is not ours."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path.resolve()  # one lock, by whatever name the log is reached
+        self.path = paths.real(path)  # one lock, by whatever name the log is reached
         self.quarantine = self.path.with_name(self.path.name + ".damaged")
         self._lock = self.path.with_name(self.path.name + ".lock")
 
@@ -33,6 +49,7 @@ class LogFile:
 
         The lock is a file of its own, and the log is opened only under it: who waited never writes to a file that was replaced meanwhile.
         """
+        self.check("write")  # before anything is made beside it
         with self._refusals("lock"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(self._lock, timeout=LOCK_TIMEOUT, poll_interval=0.005)
@@ -47,7 +64,7 @@ class LogFile:
 
     def append(self, line: bytes) -> None:
         """Add one line; on return it is on the disk. A torn last line is ended first. What cannot be written whole is taken back."""
-        with self._refusals("write"), _opened(self.path) as file:
+        with self._refusals("write"), _opened(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as file:
             end = os.lseek(file, 0, os.SEEK_END)
             try:
                 _write_all(file, (b"" if _ends_line(file, end) else b"\n") + line + b"\n")
@@ -60,8 +77,28 @@ class LogFile:
 
     def read(self) -> tuple[list[bytes], bytes]:
         """The ended lines, and what follows the last of them: nothing, a line that is being written, or one that never was."""
-        *lines, tail = self._bytes(self.path).removeprefix(codecs.BOM_UTF8).split(b"\n")
+        self.check()
+        *lines, tail = self._bytes(self.path).split(b"\n")
         return lines, tail
+
+    def stamp(self) -> Stamp:
+        """The file's state now. It costs no reading."""
+        with self._refusals("read"):
+            try:
+                found = self.path.stat()
+            except FileNotFoundError:
+                return Stamp()
+            return Stamp(found.st_ino, found.st_size, found.st_mtime_ns)
+
+    def check(self, what: str = "read") -> None:
+        """DataError if the file is not the log's: no regular file, or with lines of which none is ours. Reads to the first that is."""
+        with self._refusals(what), suppress(FileNotFoundError), _opened(self.path, os.O_RDONLY) as descriptor:
+            with os.fdopen(os.dup(descriptor), "rb") as file:
+                pieces = filter(bytes.strip, iter(partial(file.readline, _PIECE), b""))
+                first = next(pieces, None)
+                if first is None or is_ours(first) or any(map(is_ours, pieces)):
+                    return
+            raise DataError(f"{self.path} is no byoai log: no line of it is a turn. It was left as it is; name another file for the log")
 
     def rewrite(self, lines: Sequence[bytes]) -> None:
         """Put `lines` in place of all that is there. A crash leaves the old or the new file, and no third one for long."""
@@ -92,7 +129,8 @@ class LogFile:
     def _bytes(self, path: Path) -> bytes:
         with self._refusals("read"):
             try:
-                return path.read_bytes()
+                with _opened(path, os.O_RDONLY) as descriptor, os.fdopen(os.dup(descriptor), "rb") as file:
+                    return file.read()
             except FileNotFoundError:
                 return b""
 
@@ -102,15 +140,17 @@ class LogFile:
             yield
         except OSError as error:
             raise DataError(
-                f"cannot {what} the log {self.path}: {error.strerror or error}. Check the disk's space and the permissions"
+                f"cannot {what} the log {self.path}: {error.strerror or error}. Check the path, the disk's space and the permissions"
             ) from error
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    """A descriptor that only ever appends; only the file's owner may read what people said."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    """A descriptor of a regular file: opening a pipe would wait, and reading a device may never end. Only its owner may read a new one."""
+    file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o600)
     try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "it is no file, but a folder, a pipe or a device")
         yield file
     finally:
         os.close(file)

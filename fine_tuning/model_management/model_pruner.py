@@ -11,6 +11,7 @@ from fine_tuning.model_management.model_deployer import TRIAL
 from fine_tuning.model_management.model_registry import Registry, Version, latest_tag
 
 _MANIFEST = "manifest.json"  # a run that has none is unfinished
+_BEGINNING = ("config.yaml", "inputs.json")  # written before all else that a run holds
 _ARTIFACTS = ("adapter.gguf", "model.gguf")
 
 
@@ -65,6 +66,13 @@ def run_of(version: Version) -> Path | None:
     return run if run and run != paths.home().resolve() and run.is_relative_to(paths.home().resolve()) else None
 
 
+def is_run(folder: Path) -> bool:
+    """Return whether a run made what lies among the runs (an empty folder, too: it was killed at once), and nobody else."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return any((folder / name).exists() for name in (*_BEGINNING, _MANIFEST)) or not any(folder.iterdir())
+
+
 def _versions(tags: Collection[str], versions: list[Version], needed: set[Path]) -> list[Pruned]:
     """Those of the versions that have a tag or a run; `tags` are the engine's."""
     found = []
@@ -81,7 +89,7 @@ def _versions(tags: Collection[str], versions: list[Version], needed: set[Path])
 def _outdated(runs: Path) -> Iterator[Path]:
     """Unfinished runs that are older than a finished one: a retrain goes on only with what is newer."""
     finished = False
-    for run in sorted((path for path in runs.glob("*") if path.is_dir()), reverse=True):
+    for run in sorted(filter(is_run, runs.glob("*")), reverse=True):
         if (run / _MANIFEST).exists():
             finished = True
         elif finished:

@@ -1,4 +1,11 @@
+import asyncio
+import os
 import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
@@ -53,6 +60,156 @@ def test_strangers_are_refused_over_http_and_websocket(client: TestClient, heade
     assert client.get("/", headers=headers).status_code == 403
     with pytest.raises(WebSocketDisconnect), client.websocket_connect("/stream", headers=headers):
         pass
+
+
+OWN = "127.0.0.1:8501"
+STRANGE_HOSTS = {
+    "none": [],
+    "empty": [""],
+    "two alike": [OWN, OWN],
+    "ours, then another": [OWN, "evil.test"],
+    "another, then ours": ["evil.test", OWN],
+    "another name": ["evil.test:8501"],
+    "a name as a port": ["127.0.0.1:evil.com"],
+    "a name behind ours": ["127.0.0.1:8501.evil.test"],
+    "a name before ours": ["evil.test127.0.0.1:8501"],
+    "another port": ["127.0.0.1:8502"],
+    "a longer port": ["127.0.0.1:85010"],
+    "a port with zeros": ["127.0.0.1:08501"],
+    "no port": ["127.0.0.1"],
+    "an empty port": ["127.0.0.1:"],
+    "no port, localhost": ["localhost"],
+    "another port of localhost": ["localhost:3000"],
+    "IPv6": ["[::1]:8501"],
+    "IPv6 in brackets, ours inside": ["[127.0.0.1]:8501"],
+    "a user": ["user@127.0.0.1:8501"],
+    "a user and password": ["a:b@127.0.0.1:8501"],
+    "ours as a user": ["127.0.0.1:8501@evil.test"],
+    "a trailing dot": ["localhost.:8501"],
+    "a trailing dot, address": ["127.0.0.1.:8501"],
+    "upper case": ["LOCALHOST:8501"],
+    "a short address": ["127.1:8501"],
+    "a number": ["2130706433:8501"],
+    "any address": ["0.0.0.0:8501"],
+    "another loopback address": ["127.0.0.2:8501"],
+    "a list": ["127.0.0.1:8501, evil.test"],
+    "a space": ["127.0.0.1:8501 "],
+    "a path": ["127.0.0.1:8501/evil"],
+    "a scheme": ["http://127.0.0.1:8501"],
+    "not ASCII": ["127.0.0.1:８５０１"],
+}
+STRANGE_ORIGINS = {
+    "empty": [""],
+    "null": ["null"],
+    "another": ["http://evil.test"],
+    "ours by TLS": ["https://127.0.0.1:8501"],
+    "another port": ["http://127.0.0.1:3000"],
+    "no port": ["http://127.0.0.1"],
+    "localhost on another port": ["http://localhost:3000"],
+    "our other name": ["http://localhost:8501"],
+    "a name behind ours": ["http://127.0.0.1:8501.evil.test"],
+    "a user": ["http://user@127.0.0.1:8501"],
+    "a slash": ["http://127.0.0.1:8501/"],
+    "upper case": ["HTTP://127.0.0.1:8501"],
+    "two alike": [OURS, OURS],
+    "ours, then another": [OURS, "http://evil.test"],
+    "another, then ours": ["http://evil.test", OURS],
+    "a list": [f"http://evil.test, {OURS}"],
+}
+
+
+def entered(kind: str, hosts: list[str], origins: list[str], port: int = 8501) -> list[dict[str, Any]] | None:
+    """What the door lets the page answer; None if it refuses."""
+    headers = [(b"host", host.encode()) for host in hosts] + [(b"origin", origin.encode()) for origin in origins]
+    sent: list[dict[str, Any]] = []
+    reached: list[str] = []
+
+    async def page(scope: dict[str, Any], receive: object, send: Any) -> None:
+        reached.append(scope["type"])
+        await send({"type": "http.response.start" if kind == "http" else "websocket.accept", "status": 200, "headers": []})
+
+    async def keep(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": kind, "method": "GET", "path": "/", "query_string": b"", "headers": headers}
+    asyncio.run(Door(page, port)(scope, None, keep))  # type: ignore[arg-type]
+    if not reached:
+        assert sent[0].get("status", sent[0].get("code")) == (403 if kind == "http" else 1008)
+        return None
+    return sent
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize("host", [OWN, "localhost:8501"])
+def test_the_page_is_let_in_by_its_two_names_and_from_its_own_origin_alone(kind: str, host: str) -> None:
+    assert entered(kind, [host], []) and entered(kind, [host], [f"http://{host}"])
+    for origins in STRANGE_ORIGINS.values():
+        if origins != [f"http://{host}"]:
+            assert entered(kind, [host], origins) is None
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+@pytest.mark.parametrize("hosts", STRANGE_HOSTS.values(), ids=STRANGE_HOSTS.keys())
+def test_no_other_host_is_let_in_from_any_origin(kind: str, hosts: list[str]) -> None:
+    for origins in ([], [OURS], *([f"http://{host}"] for host in hosts), *STRANGE_ORIGINS.values()):
+        assert entered(kind, hosts, origins) is None
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_the_port_is_that_of_this_server_and_80_may_be_left_out(kind: str) -> None:
+    assert entered(kind, ["127.0.0.1:8600"], ["http://127.0.0.1:8600"], 8600)
+    assert entered(kind, [OWN], [OURS], 8600) is None
+    assert entered(kind, ["localhost"], ["http://localhost"], 80)
+
+
+@pytest.mark.parametrize("host", [OWN, "localhost:8501"])
+def test_a_page_may_connect_to_the_very_host_and_port_that_it_came_from(host: str) -> None:
+    (start,) = entered("http", [host], []) or []
+    policy = dict(start["headers"])[b"content-security-policy"].decode()
+    (connect,) = [rule for rule in policy.split("; ") if rule.startswith("connect-src")]
+    assert connect == f"connect-src 'self' ws://{host}"
+    assert "*" not in policy
+
+
+def test_a_real_server_refuses_what_comes_over_the_wire(home: Path) -> None:
+    """Through uvicorn, whose parser sees the headers before the door does."""
+    port = free_port(8700)
+    code = f"from chatbot.server import serve; serve({port}, browser=False)"
+    with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "BYOAI_ENGINE": "embedded"}) as process:
+        try:
+            own = f"127.0.0.1:{port}"
+            deadline = time.monotonic() + 120
+            while "200" not in (first := status(port, f"Host: {own}")) and time.monotonic() < deadline:
+                time.sleep(0.2)
+            assert "200" in first
+            assert "200" in status(port, f"Host: localhost:{port}")
+            upgrade = (
+                "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg=="
+            )
+            stream = "/_stcore/stream"
+            assert "101" in status(port, f"Host: {own}\r\nOrigin: http://{own}\r\n{upgrade}", stream)
+            for headers in (
+                "Host: 127.0.0.1:evil.com",
+                "Host: 127.0.0.1:8501",
+                f"Host: {own}\r\nHost: evil.test",
+                f"Host: {own}\r\nOrigin: http://evil.test\r\nOrigin: http://{own}",
+                f"Host: {own}\r\nOrigin: null",
+                "Accept: */*",
+            ):
+                for extra, path in (("", "/"), (f"\r\n{upgrade}", stream)):
+                    assert status(port, headers + extra, path).split()[1][0] == "4"
+        finally:
+            process.terminate()
+
+
+def status(port: int, headers: str, path: str = "/") -> str:
+    """The first line of the answer, "" if there is no server yet."""
+    try:
+        with socket.create_connection((HOST, port), timeout=20) as line:
+            line.sendall(f"GET {path} HTTP/1.1\r\n{headers}\r\n\r\n".encode())
+            return line.recv(1000).split(b"\r\n")[0].decode()
+    except ConnectionError:
+        return ""
 
 
 def test_a_taken_port_is_passed_over() -> None:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -88,7 +88,8 @@ def test_the_file_holds_one_object_a_line_with_the_agreed_keys(log: Conversation
     log.log_conversation("one\ntwo", "three\u2028four", {"model": "m"})
     log.log_conversation("five", "six")
     records = [json.loads(line) for line in raw(log)]
-    assert [list(record) for record in records] == [["id", "session_id", "timestamp", "user_message", "bot_response", "metadata"]] * 2
+    keys = ["id", "session_id", "timestamp", "user_message", "bot_response", "metadata", "crc32"]
+    assert [list(record) for record in records] == [keys] * 2
 
 
 def test_timestamps_are_iso_8601_in_utc(log: ConversationLogger) -> None:
@@ -211,7 +212,7 @@ def test_every_acknowledged_turn_survives_kill_9_of_its_writer(log: Conversation
     assert len(acknowledged) >= 4
     assert {turn.bot_response for turn in turns} <= {"a" * 300_000, "b" * 300_000, "c" * 3}
     health = log.health()
-    assert len(raw(log)) == health.turns
+    assert len(raw(log)) == health.turns + health.damaged
     assert health.damaged <= 4  # at most what each killed writer was writing
 
 
@@ -229,6 +230,8 @@ def test_a_writer_killed_in_the_middle_of_a_line_takes_nothing_else_with_it(log:
     assert log.turns() == [before]
     after = log.log_conversation("after", "the crash")
     assert log.turns() == [before, after]
+    assert log.health().damaged == 1
+    log.rate(after.id, "up")
     assert log.health().damaged == 1
     assert log.health().quarantine.read_bytes() == b'{"id": "torn", "session_id": "s", "timest\n'
 
@@ -549,54 +552,104 @@ def test_deletion_sweeps_up_what_a_killed_compaction_left(log: ConversationLogge
     ],
     ids=lambda damage: damage[:24].decode("latin-1"),
 )
-def test_damage_in_the_middle_is_set_aside_byte_for_byte_and_reported(log: ConversationLogger, damage: bytes) -> None:
+def test_damage_in_the_middle_is_reported_and_set_aside_byte_for_byte_by_the_next_write(log: ConversationLogger, damage: bytes) -> None:
     before = log.log_conversation("before", "x")
     append(log, damage + b"\n")
-    after = log.log_conversation("after", "x")
-    assert log.turns() == [before, after]
+    other = ConversationLogger().log_conversation("other", "x")
+    found = log.path.read_bytes()
+    assert log.turns() == [before, other]
     health = log.health()
-    assert (health.turns, health.damaged, health.ok) == (2, 1, False)
+    assert (health.turns, health.damaged, health.set_aside, health.ok) == (2, 1, 0, False)
+    assert str(health.quarantine) in str(health)
+    assert log.path.read_bytes() == found
+    after = log.log_conversation("after", "x")
+    assert log.turns() == [before, other, after]
+    health = log.health()
+    assert (health.turns, health.damaged, health.set_aside, health.ok) == (3, 1, 1, False)
     assert health.quarantine.read_bytes() == damage + b"\n"
     assert str(health.quarantine) in str(health)
     assert damage not in raw(log)
 
 
-def test_setting_aside_is_said_once(log: ConversationLogger, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda log, turn: log.rate(turn.id, "up"),
+        lambda log, turn: log.edit(turn.id, "text"),
+        lambda log, turn: log.exclude(turn.id),
+        lambda log, turn: log.delete(turn.id),
+        lambda log, turn: log.forget([turn.id]),
+    ],
+)
+def test_whatever_reads_the_log_to_write_sets_damage_aside(
+    log: ConversationLogger, act: Callable[[ConversationLogger, Turn], None]
+) -> None:
+    kept, turn = (log.log_conversation(text, "x") for text in ("kept", "turn"))
+    append(log, b'{"id": "whose?", "session_id": "s",\n')
+    act(log, turn)
+    assert kept in log.turns(include_excluded=True)
+    assert (log.health().damaged, log.health().set_aside) == (1, 1)
+    assert b"whose?" not in log.path.read_bytes()
+
+
+def test_damage_and_setting_it_aside_are_said_once(log: ConversationLogger, caplog: pytest.LogCaptureFixture) -> None:
+    log.log_conversation("a", "b")
     append(log, b"damage\n")
     log.turns()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     log.turns()
     assert len(caplog.records) == 1
+    log.log_conversation("c", "d")
+    log.log_conversation("e", "f")
+    assert len(caplog.records) == 2
     assert log.health().damaged == 1
 
 
 def test_a_mended_line_can_be_appended_again(log: ConversationLogger) -> None:
-    turn = log.log_conversation("a", "b")
+    turn, other = log.log_conversation("a", "b"), log.log_conversation("c", "d")
     log.edit(turn.id, "c")
-    first, event = raw(log)
-    log.path.write_bytes(first[:-1] + b"\n" + event + b"\n")
-    assert log.turns() == []
+    first, second, event = raw(log)
+    log.path.write_bytes(first[:-1] + b"\n" + second + b"\n" + event + b"\n")
+    assert log.turns() == [other]
+    log.rate(other.id, "up")
     health = log.health()
     assert (health.damaged, health.orphans) == (1, 1)
     append(log, health.quarantine.read_bytes()[:-1] + b"}\n")
     health.quarantine.unlink()
-    assert [t.bot_response for t in log.turns()] == ["c"]
+    assert [t.bot_response for t in log.turns()] == ["d", "c"]
     assert log.health().ok
 
 
-def test_the_first_of_two_turns_with_one_id_counts_and_the_second_is_set_aside(log: ConversationLogger) -> None:
+def test_the_first_of_two_turns_with_one_id_counts_and_the_second_is_damage(log: ConversationLogger) -> None:
     turn = log.log_conversation("a", "b")
     twin = json.dumps(turn.model_dump() | {"bot_response": "another"}).encode()
     append(log, twin + b"\n")
     assert log.turns() == [turn]
+    log.rate(turn.id, "up")
     assert log.health().quarantine.read_bytes() == twin + b"\n"
 
 
 def test_a_crash_while_setting_aside_doubles_nothing(log: ConversationLogger) -> None:
+    turn = log.log_conversation("a", "b")
     append(log, b"damage\n")
     log._file.quarantine.write_bytes(b"damage\n")  # moved, but not yet removed from the log
-    assert log.turns() == []
+    assert log.turns() == [turn]
     assert log.health().damaged == 1
+    log.rate(turn.id, "up")
+    assert log.health().damaged == 1
+    assert log.health().quarantine.read_bytes() == b"damage\n"
+
+
+def test_damage_that_cannot_be_set_aside_stops_a_deletion_and_nothing_else(log: ConversationLogger) -> None:
+    turn = log.log_conversation("a", "b")
+    append(log, b"damage\n")
+    log._file.quarantine.mkdir()
+    assert log.turns() == [turn]
+    log.rate(turn.id, "up")
+    assert [each.user_message for each in (log.log_conversation("c", "d"), *log.turns())] == ["c", "a", "c"]
+    with pytest.raises(LogDamaged, match="could not be set aside"):
+        log.delete(turn.id)
+    assert len(log.turns()) == 2
 
 
 def test_empty_lines_a_byte_order_mark_and_windows_line_ends_are_no_damage(log: ConversationLogger) -> None:
@@ -604,13 +657,6 @@ def test_empty_lines_a_byte_order_mark_and_windows_line_ends_are_no_damage(log: 
     log.path.write_bytes(b"\xef\xbb\xbf" + log.path.read_bytes().replace(b"\n", b"\r\n\r\n"))
     assert log.turns() == turns
     assert log.health().ok
-
-
-def test_damage_that_cannot_be_set_aside_is_an_error(log: ConversationLogger) -> None:
-    append(log, b"damage\n")
-    log._file.quarantine.mkdir()
-    with pytest.raises(LogDamaged, match="could not be set aside"):
-        log.turns()
 
 
 def test_a_log_that_is_no_file_is_an_error(home: Path) -> None:
