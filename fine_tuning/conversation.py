@@ -3,6 +3,8 @@
 A *turn* is what a person said and what the model answered. A *conversation* is a session's turns in order.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -31,6 +33,12 @@ class Turn(BaseModel):
     user_message: str
     bot_response: str
     metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def standing(self) -> str:
+        """Return what changes with an edit or another rating, and with nothing else: a short hash."""
+        told = json.dumps([self.bot_response, self.metadata.get("rating")])
+        return hashlib.sha256(told.encode()).hexdigest()[:8]
 
     def messages(self) -> list[Message]:
         return [Message(role="user", content=self.user_message), Message(role="assistant", content=self.bot_response)]
