@@ -3,6 +3,8 @@
 A *turn* is what a person said and what the model answered. A *conversation* is a session's turns in order.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
@@ -55,6 +57,12 @@ class Turn(BaseModel):
             return record
         thoughts = "\n\n".join(filter(None, [facts.get("thoughts"), said.thoughts]))
         return {**record, "bot_response": said.answer, "metadata": {**facts, "thoughts": thoughts} if thoughts else facts}
+
+    @property
+    def standing(self) -> str:
+        """Return what changes with an edit or another rating, and with nothing else: a short hash."""
+        told = json.dumps([self.bot_response, self.metadata.get("rating")])
+        return hashlib.sha256(told.encode()).hexdigest()[:8]
 
     def messages(self, thoughts: bool = False) -> list[Message]:
         """The question and the answer, which begins with the `thoughts` if they are wanted."""

@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -134,14 +134,15 @@ def fsync_dir(folder: Path) -> None:
         os.close(handle)
 
 
-def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write `content` so that `path` always holds the whole old or the whole new text, also after a crash."""
+def atomic_write(path: Path, content: str | bytes | Iterable[bytes]) -> None:
+    """Write `content` (or its pieces) so that `path` always holds the whole old or the whole new text, also after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    whole = content.encode("utf-8") if isinstance(content, str) else content
+    pieces = (whole,) if isinstance(whole, bytes) else whole
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(path)

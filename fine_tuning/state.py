@@ -14,6 +14,10 @@ from fine_tuning.errors import ByoaiError
 
 BUSY_TIMEOUT = 30.0  # seconds that a writer waits for another; a write takes milliseconds
 
+# What was said: a turn's key, or an event's negative one, is the row's id. Trigrams find parts of words in any script; without their
+# places (detail=none) they take half of the room, and a candidate's text says whether it matches.
+LOG_TEXTS = "CREATE VIRTUAL TABLE log_texts USING fts5 (text, tokenize = 'trigram', detail = none)"
+
 # Append-only. Each is a tuple of single statements, applied in one transaction; `user_version` counts those that are in.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     # 1: model_management/model_registry.py
@@ -59,6 +63,54 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             score REAL NOT NULL CHECK (score IN (0, 0.5, 1)),
             created TEXT NOT NULL
         )""",
+    ),
+    # 3: data_collection/log_index.py: where the log's turns lie and how they stand; it can be made again from the log at any time
+    (
+        """CREATE TABLE logs (
+            id INTEGER PRIMARY KEY,
+            path TEXT NOT NULL UNIQUE,
+            epoch TEXT NOT NULL,
+            inode INTEGER NOT NULL DEFAULT 0,
+            size INTEGER NOT NULL DEFAULT -1,
+            modified INTEGER NOT NULL DEFAULT 0,
+            end INTEGER NOT NULL DEFAULT 0,
+            tail INTEGER NOT NULL DEFAULT 0,
+            changes INTEGER NOT NULL DEFAULT 0,
+            damaged INTEGER NOT NULL DEFAULT 0,
+            torn INTEGER NOT NULL DEFAULT 0,
+            turns INTEGER NOT NULL DEFAULT 0
+        )""",
+        """CREATE TABLE log_turns (
+            key INTEGER PRIMARY KEY,
+            log INTEGER NOT NULL REFERENCES logs (id) ON DELETE CASCADE,
+            id TEXT NOT NULL,
+            session TEXT NOT NULL,
+            start INTEGER NOT NULL,
+            length INTEGER NOT NULL,
+            time TEXT NOT NULL,
+            model TEXT,
+            asked INTEGER NOT NULL,
+            changed INTEGER NOT NULL,
+            answered INTEGER NOT NULL,
+            rating TEXT,
+            excluded INTEGER NOT NULL,
+            edited INTEGER NOT NULL,
+            standing TEXT NOT NULL,
+            UNIQUE (log, id)
+        )""",
+        "CREATE INDEX log_turns_by_session ON log_turns (log, session)",
+        "CREATE INDEX log_turns_by_change ON log_turns (log, changed)",
+        "CREATE INDEX log_turns_excluded ON log_turns (log) WHERE excluded",
+        """CREATE TABLE log_events (
+            key INTEGER PRIMARY KEY,
+            log INTEGER NOT NULL REFERENCES logs (id) ON DELETE CASCADE,
+            turn TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            start INTEGER NOT NULL,
+            length INTEGER NOT NULL
+        )""",
+        "CREATE INDEX log_events_by_turn ON log_events (log, turn)",
+        LOG_TEXTS,
     ),
 )
 
@@ -109,6 +161,12 @@ def rewrite_texts(change: Callable[[str], str], columns: Mapping[str, Collection
                 connection.execute(f"UPDATE \"{table}\" SET {old} = {new} WHERE typeof({old}) = 'text' AND {new} <> {old}")
         connection.execute("VACUUM")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def leave_no_trace(connection: sqlite3.Connection) -> None:
+    """Overwrite what was removed from the full-text table: neither its trigrams nor the WAL hold it any more."""
+    connection.execute("INSERT INTO log_texts (log_texts) VALUES ('optimize')")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _make_folder(file: Path) -> None:

@@ -14,15 +14,13 @@ rating, edit, exclusion or deletion, and the next turn of a logger that has read
 Times are ISO 8601, in UTC. Any number of processes may read and write at once.
 """
 
-import json
 import logging
 import uuid
-from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -32,9 +30,9 @@ from fine_tuning.conversation import Conversation, Turn, conversations_of
 from fine_tuning.data_collection.blackout import Pattern, holds, pattern
 from fine_tuning.data_collection.data_export import DataExporter, write_export
 from fine_tuning.data_collection.log_file import LogFile, Stamp
-from fine_tuning.data_collection.log_lines import EVENTS, OWNER, decode, encode, named_in, said_in, tells_whose
+from fine_tuning.data_collection.log_index import LogIndex
+from fine_tuning.data_collection.log_lines import EVENTS, OWNER, apply, decode, encode, named_in, tells_whose, texts_of
 from fine_tuning.errors import DataError, LogDamaged, TurnDeleted
-from fine_tuning.thoughts import split_thoughts
 
 Rating = Literal["up", "down"]
 
@@ -91,6 +89,7 @@ class ConversationLogger:
     def __init__(self, path: str | Path = "conversations.jsonl", session_id: str | None = None, export_every: int | None = None) -> None:
         """`export_every`: with every so many turns the log is written to data/exports, in all formats."""
         self._file = LogFile(Path(path) if Path(path).is_absolute() else paths.within_home(paths.conversations_dir() / path))
+        self.index = LogIndex(self._file)
         self._damage = 0  # lines that were found damaged, and are still in the log
         self.session_id = session_id or _new_id()
         self._export_every = export_every
@@ -133,7 +132,7 @@ class ConversationLogger:
             fault = error.errors()[0]
             raise DataError(f"cannot log this turn: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
         with self._file.locked():
-            if answered_from and self.stamp() != as_of and not _Log(*self._file.read()).turns.keys() >= set(answered_from):
+            if answered_from and self.stamp() != as_of and not self.index.there(answered_from) >= set(answered_from):
                 raise TurnDeleted("what this was answered from was deleted meanwhile: nothing was logged")
             if self._damage:
                 self._settle(strict=False)
@@ -166,25 +165,27 @@ class ConversationLogger:
         if (turn_id is None) == (session_id is None):
             raise DataError("say either which turn to delete, or which session")
         with self._file.locked():
-            log = self._settle()
-            gone = {turn.id for turn in log.turns.values() if turn.id == turn_id or turn.session_id == session_id}
-            self._remove(log, gone)
+            gone = self.index.there([turn_id]) if turn_id is not None else self.index.sessions(str(session_id))
+            self._remove(gone)
             self._purge_quarantine(gone | {turn_id or session_id or ""}, anyones=bool(gone))
         return len(gone)
 
     def forget(self, turn_ids: Collection[str], wanted: Pattern | None = None) -> int:
         """`delete` of many turns at once, and of the damaged lines that `wanted` finds something in. Returns how many turns."""
         with self._file.locked():
-            log = self._settle()
-            gone = log.turns.keys() & set(turn_ids)
-            self._remove(log, gone)
+            gone = self.index.there(turn_ids)
+            self._remove(gone)
             self._purge_quarantine(set(turn_ids), anyones=bool(gone), wanted=wanted)
         return len(gone)
 
-    def _remove(self, log: "_Log", gone: Collection[str]) -> None:
-        kept = log.without(gone)
-        if gone or len(kept) < len(log.lines):
-            self._file.rewrite([*kept, *(_event("delete", id) for id in sorted(gone))])
+    def _remove(self, gone: Collection[str]) -> None:
+        """Under the lock: cut these turns out, with what nobody can tell whose it is."""
+        if not self.index.is_sound():
+            self._settle()
+        if ranges := self.index.lines_of(gone):
+            before = self._file.stamp()
+            self._file.cut(ranges, [_event("delete", id) for id in sorted(gone)])
+            self.index.removed(ranges, before)
 
     def find(self, text: str) -> set[str]:
         """Ids of the turns in which anything that was said holds `text`, answers before an edit and metadata included, but not the names
@@ -192,19 +193,30 @@ class ConversationLogger:
         wanted = pattern([text])
         if wanted is None:
             return set()
-        log = self._read()
-        found = {owner for line, owner in log.lines if owner in log.turns and wanted.search(line)}  # quick, and too many
-        return {owner for line, owner in log.lines if owner in found and any(holds(said, wanted) for said in said_in(line))}
+        told = self.index.records(self.index.perhaps(text))
+        return {id for id, records in told.items() if any(holds(said, wanted) for record in records for said in texts_of(record))}
 
     def said(self, turn_ids: Collection[str]) -> set[str]:
         """Every text that was ever asked, answered or put in an answer's place in these turns."""
-        records = [json.loads(line) for line, owner in self._read().lines if owner in set(turn_ids)]
-        texts = (record.get(key) for record in records for key in ("user_message", "bot_response"))
-        return {text for text in texts if isinstance(text, str)}
+        found: set[str] = set()
+        for record in chain.from_iterable(self.index.records(turn_ids).values()):
+            if isinstance(record, Turn):
+                found |= {record.user_message, record.bot_response}
+            elif record["event"] == "edit":
+                found.add(record["bot_response"])
+        return found
 
     def deleted_ids(self) -> set[str]:
         """Ids of all turns that were ever deleted."""
-        return self._read().deleted
+        return self.index.deleted_ids()
+
+    def session_turns(self, session_id: str) -> list[Turn]:
+        """Return a session's turns as `turns` does, excluded ones included."""
+        return self.index.turns_of(session_id)
+
+    def search(self, text: str, limit: int = 50) -> list[Turn]:
+        """Return the newest turns in which every word of `text` was said, whatever the case, newest first."""
+        return self.index.search(text, limit)
 
     def turns(self, include_excluded: bool = False) -> list[Turn]:
         """All turns, in the order in which they were logged, with the later events applied.
@@ -221,21 +233,7 @@ class ConversationLogger:
 
     def get_conversation_stats(self) -> dict[str, Any]:
         """Counts over all turns, excluded ones included; lengths are mean characters, times those of the first and last turn."""
-        turns = self.turns(include_excluded=True)
-        facts = [turn.metadata for turn in turns]
-        return {
-            "total_turns": len(turns),
-            "total_conversations": len({turn.session_id for turn in turns}),
-            "excluded": sum(bool(fact.get("excluded")) for fact in facts),
-            "edited": sum("original_response" in fact for fact in facts),
-            "rated_up": sum(fact.get("rating") == "up" for fact in facts),
-            "rated_down": sum(fact.get("rating") == "down" for fact in facts),
-            "models": dict(Counter(str(fact["model"]) for fact in facts if "model" in fact)),
-            "average_user_length": fmean(len(turn.user_message) for turn in turns) if turns else 0.0,
-            "average_bot_length": fmean(len(turn.bot_response) for turn in turns) if turns else 0.0,
-            "first": min((turn.timestamp for turn in turns), default=None),
-            "last": max((turn.timestamp for turn in turns), default=None),
-        }
+        return self.index.stats()
 
     def export(self, format: str, path: str | Path) -> Path:
         """Write the conversations (without excluded turns) to `path`, as jsonl, json, csv, chatml or alpaca. DataError for others."""
@@ -251,14 +249,16 @@ class ConversationLogger:
 
     def health(self) -> LogHealth:
         """How the log is."""
-        log, quarantined = self._read(), self._file.quarantined()
+        log, quarantined = self.index.counts(), self._file.quarantined()
+        # A line that was copied to the quarantine, and not yet removed from the log, counts once.
+        in_log = len(set(self._read().damaged).difference(quarantined)) if log.damaged and quarantined else log.damaged
         return LogHealth(
             path=self.path,
-            turns=len(log.turns),
-            events=len(log.events),
-            damaged=len(quarantined) + len(set(log.damaged).difference(quarantined)),
+            turns=log.turns,
+            events=log.events,
+            damaged=len(quarantined) + in_log,
             set_aside=len(quarantined),
-            orphans=len(log.orphans),
+            orphans=log.orphans,
             unknown=log.unknown,
             bytes=self.path.stat().st_size if self.path.exists() else 0,
             quarantine=self._file.quarantine,
@@ -276,7 +276,10 @@ class ConversationLogger:
         line = _event(event, turn_id, **facts)
         with self._file.locked():
             # Under the lock: an event that came after its turn's deletion would bring text back.
-            if turn_id not in self._settle(strict=False).turns:
+            known = self.index.has(turn_id)
+            if known is None:
+                known = turn_id in self._settle(strict=False).turns
+            if not known:
                 raise DataError(f"no turn {turn_id!r} in {self.path}")
             self._file.append(line)
 
@@ -335,12 +338,7 @@ class _Log:
         self.orphans = {event["turn_id"] for event in known} - self.turns.keys() - self.deleted
         for event in known:
             if turn := self.turns.get(event["turn_id"]):
-                self.turns[turn.id] = _apply(turn, event)
-
-    def without(self, ids: Collection[str]) -> list[bytes]:
-        """The lines that stay when these turns go: not theirs, nor those of turns that are gone already, but for the fact that they are."""
-        gone = {*ids, *self.deleted, *self.orphans}
-        return [line for line, owner in self.lines if owner not in gone]
+                self.turns[turn.id] = apply(turn, event)
 
     def _take(self, line: bytes) -> bool:
         """False if the line is no record, or has the id of an earlier turn."""
@@ -357,25 +355,6 @@ class _Log:
             owner = _NOBODY if record["event"] == "delete" else record["turn_id"]
         self.lines.append((line, owner))
         return True
-
-
-def _apply(turn: Turn, event: dict[str, Any]) -> Turn:
-    answer, facts = turn.bot_response, dict(turn.metadata)
-    match event["event"]:
-        case "rating":
-            if event.get("by", OWNER) == OWNER:
-                facts["rating"] = event["rating"]
-        case "exclude":
-            facts["excluded"] = event["excluded"]
-        case "edit":
-            facts.setdefault("original_response", answer)
-            answer = split_thoughts(event["bot_response"]).answer
-            # Both are said of the answer that is now replaced.
-            facts |= {"rating": None, "incomplete": None}
-    for key in ("rating", "excluded", "incomplete"):
-        if not facts.get(key):
-            facts.pop(key, None)
-    return turn.model_copy(update={"bot_response": answer, "metadata": facts})
 
 
 def _event(event: str, turn_id: str, **facts: Any) -> bytes:

@@ -9,13 +9,14 @@ there was damage, `conversations.jsonl.damaged`: the lines that could not be rea
 
 import errno
 import glob
+import io
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import filelock
 
@@ -24,6 +25,7 @@ from fine_tuning.data_collection.log_lines import is_ours
 from fine_tuning.errors import Busy, DataError
 
 LOCK_TIMEOUT = 60.0  # seconds
+_COPIED = 1 << 20  # bytes at once
 _PIECE = 1 << 26  # bytes of a line that are looked at, to tell whether it is ours
 
 
@@ -81,14 +83,41 @@ class LogFile:
         *lines, tail = self._bytes(self.path).split(b"\n")
         return lines, tail
 
+    @contextmanager
+    def opened(self) -> Iterator[tuple[BinaryIO, Stamp]]:
+        """Open the file for reading, and say its state at that moment; an empty one where there is none."""
+        self.check()
+        with self._refusals("read"), ExitStack() as stack:
+            try:
+                descriptor = stack.enter_context(_opened(self.path, os.O_RDONLY))
+                content: BinaryIO = stack.enter_context(os.fdopen(os.dup(descriptor), "rb"))
+                stamp = _stamp(os.fstat(descriptor))
+            except FileNotFoundError:
+                content, stamp = io.BytesIO(), Stamp()
+            yield content, stamp
+
+    def cut(self, ranges: Sequence[tuple[int, int]], added: Sequence[bytes]) -> None:
+        """Rewrite the file without the lines at `ranges` (start and length, in order), and with the lines `added` behind all others."""
+
+        def pieces() -> Iterator[bytes]:
+            with self.opened() as (content, _):
+                for start, length in ranges:
+                    yield from _read(content, start - content.tell())
+                    content.seek(start + length + 1)  # and the line's end
+                last = b"\n"
+                for last in _read(content, -1):
+                    yield last
+            yield (b"" if last.endswith(b"\n") else b"\n") + b"".join(line + b"\n" for line in added)
+
+        self._replace(self.path, pieces())
+
     def stamp(self) -> Stamp:
         """The file's state now. It costs no reading."""
         with self._refusals("read"):
             try:
-                found = self.path.stat()
+                return _stamp(self.path.stat())
             except FileNotFoundError:
                 return Stamp()
-            return Stamp(found.st_ino, found.st_size, found.st_mtime_ns)
 
     def check(self, what: str = "read") -> None:
         """DataError if the file is not the log's: no regular file, or with lines of which none is ours. Reads to the first that is."""
@@ -102,29 +131,29 @@ class LogFile:
 
     def rewrite(self, lines: Sequence[bytes]) -> None:
         """Put `lines` in place of all that is there. A crash leaves the old or the new file, and no third one for long."""
-        self._replace(self.path, lines)
+        self._replace(self.path, (line + b"\n" for line in lines))
 
     def set_aside(self, damaged: Sequence[bytes], kept: Sequence[bytes]) -> None:
         """Move lines into the quarantine. They are safe there before they leave the log; a crash in between doubles none of them."""
         before = self.quarantined()
         known = set(before)
-        self._replace(self.quarantine, [*before, *(line for line in damaged if line not in known)])
+        self._replace(self.quarantine, (line + b"\n" for line in [*before, *(line for line in damaged if line not in known)]))
         self.rewrite(kept)
 
     def quarantined(self) -> list[bytes]:
         return [line for line in self._bytes(self.quarantine).split(b"\n") if line]
 
     def rewrite_quarantine(self, lines: Sequence[bytes]) -> None:
-        self._replace(self.quarantine, lines)
+        self._replace(self.quarantine, (line + b"\n" for line in lines))
         if not lines:
             self.quarantine.unlink()
 
-    def _replace(self, path: Path, lines: Sequence[bytes]) -> None:
+    def _replace(self, path: Path, content: Iterable[bytes]) -> None:
         with self._refusals("write"):
             # Left by a rewrite that was killed: it holds what people said. Under the lock nobody else's is in use.
             for stale in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}"):
                 stale.unlink(missing_ok=True)
-            paths.atomic_write(path, b"".join(line + b"\n" for line in lines))
+            paths.atomic_write(path, content)
 
     def _bytes(self, path: Path) -> bytes:
         with self._refusals("read"):
@@ -142,6 +171,17 @@ class LogFile:
             raise DataError(
                 f"cannot {what} the log {self.path}: {error.strerror or error}. Check the path, the disk's space and the permissions"
             ) from error
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+    return Stamp(found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _read(content: BinaryIO, count: int) -> Iterator[bytes]:
+    """Yield the next `count` bytes in pieces; all that are left for -1."""
+    while count and (piece := content.read(_COPIED if count < 0 else min(count, _COPIED))):
+        yield piece
+        count -= len(piece) if count > 0 else 0
 
 
 @contextmanager

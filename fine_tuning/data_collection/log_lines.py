@@ -15,6 +15,7 @@ from typing import Any
 from fine_tuning.conversation import Turn, whole_characters
 from fine_tuning.data_collection.blackout import texts_in
 from fine_tuning.errors import DataError
+from fine_tuning.thoughts import split_thoughts
 
 OWNER = "owner"  # of this machine and its log; who rates without saying who it is
 EVENTS = {"rating", "edit", "exclude", "delete"}
@@ -66,12 +67,32 @@ def is_ours(line: bytes) -> bool:
     return isinstance(record, Turn) or record["event"] in EVENTS
 
 
-def said_in(line: bytes) -> Iterator[str]:
-    """Yield every text of a whole line that somebody may have said."""
-    record = json.loads(line)
-    facts = record.get("metadata")
-    told = {key: value for key, value in facts.items() if key not in _OURS} if isinstance(facts, dict) else {}
-    return texts_in([record.get("user_message"), record.get("bot_response"), told])
+def texts_of(record: Turn | dict[str, Any]) -> Iterator[str]:
+    """Yield every text of a turn or an event that somebody may have said."""
+    if isinstance(record, Turn):
+        told = {key: value for key, value in record.metadata.items() if key not in _OURS}
+        return texts_in([record.user_message, record.bot_response, told])
+    return texts_in(record.get("bot_response"))
+
+
+def apply(turn: Turn, event: dict[str, Any]) -> Turn:
+    """Return `turn` after a known event."""
+    answer, facts = turn.bot_response, dict(turn.metadata)
+    match event["event"]:
+        case "rating":
+            if event.get("by", OWNER) == OWNER:
+                facts["rating"] = event["rating"]
+        case "exclude":
+            facts["excluded"] = event["excluded"]
+        case "edit":
+            facts.setdefault("original_response", answer)
+            answer = split_thoughts(event["bot_response"]).answer
+            # Both are said of the answer that is now replaced.
+            facts |= {"rating": None, "incomplete": None}
+    for key in ("rating", "excluded", "incomplete"):
+        if not facts.get(key):
+            facts.pop(key, None)
+    return turn.model_copy(update={"bot_response": answer, "metadata": facts})
 
 
 def named_in(line: bytes) -> set[str]:
