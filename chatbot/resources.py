@@ -3,12 +3,10 @@
 import logging
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import streamlit as st
 
 from chatbot.server import config
-from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import Engine, known_tag
 from fine_tuning.engines.connect import connect
@@ -81,18 +79,9 @@ def connect_again() -> None:
 
 def recorded() -> tuple[int, int]:
     """How many turns the log holds, and how many of them a retrain would find new."""
-    turns = _turns(config().log_path, _changed(config().log_path))
-    return len(turns), len(new_turns(config(), turns, Registry()))
-
-
-@st.cache_resource(max_entries=1, show_spinner=False)
-def _turns(log: Path, changed: int) -> list[Turn]:
-    """Read again only when the log has changed."""
-    return ConversationLogger(log).turns()
-
-
-def _changed(file: Path) -> int:
-    return file.stat().st_mtime_ns if file.exists() else 0
+    log = ConversationLogger(config().log_path)
+    counts = log.index.counts()
+    return counts.turns - counts.excluded, len(new_turns(config(), log, Registry()))
 
 
 def _engine_line(engine: Engine) -> str:

@@ -456,7 +456,7 @@ def _stats(options: argparse.Namespace) -> None:
     logger = ConversationLogger(config.log_path)
     for key, value in logger.get_conversation_stats().items():
         print(f"{key.replace('_', ' ')}: {value}")
-    print(f"new since the last version: {len(new_turns(config, logger.turns(), Registry()))}")
+    print(f"new since the last version: {len(new_turns(config, logger, Registry()))}")
 
 
 def _export(options: argparse.Namespace) -> None:

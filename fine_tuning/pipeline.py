@@ -4,15 +4,15 @@
 """
 
 import gc
-import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache, cached_property, partial
+from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +25,7 @@ from fine_tuning.config import FineTuningConfig, FineTuningMethod, Training, loa
 from fine_tuning.conversation import Message, Turn, conversations_of
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_cleaner import Cleaned, CleanSettings, DataCleaner, clean_text
+from fine_tuning.data_collection.log_index import Mark
 from fine_tuning.data_preparation.dataset_builder import Dataset, build_dataset, doubts_of, hash_of, tokenize_dataset
 from fine_tuning.data_preparation.preference_builder import PreferenceData, build_preferences, preferences_of, read_preference_data
 from fine_tuning.data_preparation.replay import build_replay, prompts_beside, read_prompts
@@ -101,7 +102,8 @@ class Plan:
     replay_prompts: int
     estimate: "Estimate"
     fitting: dict[str, Any] | None  # what to lower if it does not fit, to the largest settings that do
-    seen: dict[str, str]  # the log's turns by id, and how each stood (`_standing`)
+    seen: dict[str, str]  # the log's turns by id, and how each stood (`Turn.standing`)
+    mark: Mark | None  # of the log then; None for the sample
     warnings: tuple[str, ...] = ()  # what a person should know before the training
 
     @property
@@ -178,14 +180,40 @@ def sweep(config: FineTuningConfig, engine: Engine, reporter: Reporter, request:
     return found
 
 
-def new_turns(config: FineTuningConfig, log: Sequence[Turn], registry: Registry) -> list[Turn]:
-    """The turns of `log` that no version of the configured model has seen as they are now: said, rated or edited since."""
-    seen: dict[str, str] = {}
+def new_turns(config: FineTuningConfig, log: ConversationLogger, registry: Registry) -> list[str]:
+    """Return the ids of the turns that no version of the configured model has seen as they are now: said, rated or edited since.
+
+    It takes as long as what changed since the newest version, whatever was said before.
+    """
+    seen, mark = _seen(config, registry)
+    return _unseen(log.index.changed_since(mark), seen)
+
+
+def _unseen(turns: Iterable[tuple[str, str]], seen: Mapping[str, str]) -> list[str]:
+    """Of turns, by id and how they stand, the ids of those that are not in `seen` as they are now."""
+    return [id for id, standing in turns if seen.get(id, "new") not in ("", standing)]
+
+
+def _seen(config: FineTuningConfig, registry: Registry) -> tuple[Mapping[str, str], Mark | None]:
+    """Return how each turn stood that a version has seen ("": nobody knows), and the log's mark when the newest version was planned."""
+    seen: ChainMap[str, str] = ChainMap()
+    mark = None
     for version in registry.list(config.tuned_name()):
         inputs = paths.home() / version.run / "inputs.json"
-        known = paths.read_json(inputs)["seen"] if version.run and inputs.exists() else registry.turns_of(version.name, version.number)
-        seen |= known if isinstance(known, dict) else dict.fromkeys(known, "")  # older runs do not say how they stood
-    return [turn for turn in log if seen.get(turn.id, "new") not in ("", _standing(turn))]
+        if version.run and inputs.exists():
+            known, mark = _read_seen(inputs, inputs.stat().st_mtime_ns)
+        else:
+            known = dict.fromkeys(registry.turns_of(version.name, version.number), "")
+        seen = seen.new_child(known)
+    return seen, mark
+
+
+@lru_cache(maxsize=64)
+def _read_seen(inputs: Path, changed: int) -> tuple[dict[str, str], Mark | None]:
+    """What a run's inputs say of the log; kept until the file is changed."""
+    record = paths.read_json(inputs)
+    known, mark = record["seen"], record.get("mark")
+    return known if isinstance(known, dict) else dict.fromkeys(known, ""), Mark(**mark) if mark else None  # older runs say less
 
 
 def too_little(pairs: int, config: FineTuningConfig) -> str:
@@ -203,11 +231,6 @@ def _learned_as(resolved: dict[str, Any]) -> dict[str, Any]:
     """The configuration without what changes nothing of what is learned: how much memory is free may differ when a run goes on."""
     training = {key: value for key, value in resolved["training"].items() if key != "batch_tokens"}
     return {**resolved, "training": training}
-
-
-def _standing(turn: Turn) -> str:
-    """Other after an edit or another rating."""
-    return hashlib.sha256(json.dumps([turn.bot_response, turn.metadata.get("rating")]).encode()).hexdigest()[:8]
 
 
 def base_of(config: FineTuningConfig, engine: Engine) -> ModelDetails:
@@ -265,15 +288,16 @@ class _Retrain:
         self.config, self.engine, self.reporter, self.request, self.only_plans = config, engine, reporter, request, only_plans
         self.registry, self.name = Registry(), config.tuned_name()
         self.seconds: dict[str, float] = {}
+        self.mark: Mark | None = None  # of the log that was read
 
     def run(self) -> Outcome:
         self.reporter.note(f"engine: {self.engine.name} {self.engine.version()} at {self.engine.where}")
         self.check_folders()
         for finding in reconcile(self.engine, self.registry, self.name):
             self.reporter.note(finding.text)
+        if (least := self.request.if_new) is not None and (new := self.new()) < least:
+            return Outcome(reason=f"{new} new turn(s) since the last version, fewer than {least}: nothing to do")
         log = self.collect()
-        if (least := self.request.if_new) is not None and len(new := new_turns(self.config, log, self.registry)) < least:
-            return Outcome(reason=f"{len(new)} new turn(s) since the last version, fewer than {least}: nothing to do")
         plan = self.plan(log)
         self.check(plan)
         needs, about = plan.estimate, "up to" if self.config.training.early_stop else "about"
@@ -295,6 +319,13 @@ class _Retrain:
 
     # What to learn
 
+    def new(self) -> int:
+        """How many turns no version has seen as they are now."""
+        if not self.request.sample:
+            return len(new_turns(self.config, ConversationLogger(self.config.log_path), self.registry))
+        seen, _ = _seen(self.config, self.registry)
+        return len(_unseen(((turn.id, turn.standing) for turn in self.collect()), seen))
+
     def collect(self) -> list[Turn]:
         """The log's turns (or the sample's), without what its owner excluded."""
         if self.request.sample:
@@ -302,6 +333,7 @@ class _Retrain:
         logger = ConversationLogger(self.config.log_path)
         if not (health := logger.health()).ok:
             self.reporter.note(f"the log: {health}")
+        self.mark = logger.index.mark()  # before reading: what comes meanwhile is new the next time
         return logger.turns()
 
     def plan(self, log: list[Turn] | None = None) -> Plan:
@@ -340,7 +372,7 @@ class _Retrain:
             name=self.name,
             base=base,
             turns=len(log),
-            new_turns=len(new_turns(self.config, log, self.registry)),
+            new_turns=self.new(),
             kept_turns=kept_turns,
             dropped=cleaned.dropped,
             scrubbed=cleaned.scrubbed,
@@ -352,7 +384,8 @@ class _Retrain:
             replay_prompts=replay_prompts,
             estimate=estimate,
             fitting=fitting,
-            seen={turn.id: _standing(turn) for turn in log},
+            seen={turn.id: turn.standing for turn in log},
+            mark=self.mark,
             warnings=tuple(filter(None, doubts)),
         )
 
@@ -489,6 +522,7 @@ class _Retrain:
             "base_digest": plan.base.gguf_digest,
             "base": plan.base.tag,
             "seen": plan.seen,
+            "mark": plan.mark and asdict(plan.mark),
         }
         for run in sorted(self.config.runs_dir.glob("*/inputs.json"), reverse=True):
             if (run.parent / MANIFEST).exists():
@@ -521,6 +555,7 @@ class _Retrain:
             "counts": (counts := paths.read_json(rows / MANIFEST)["splits"]),
             "replay_prompts": self.replay_prompts(counts),
             "seen": before["seen"],
+            "mark": Mark(**before["mark"]) if before.get("mark") else None,
         }
 
     # From rows to a model

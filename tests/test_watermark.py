@@ -1,5 +1,6 @@
 """What is new since the last version: what was said, and what its owner has said of it since."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.model_management.model_registry import Registry
-from fine_tuning.pipeline import _standing, new_turns
+from fine_tuning.pipeline import new_turns
 
 CONFIG = FineTuningConfig()
 
@@ -27,17 +28,18 @@ def learned(log: ConversationLogger, number: int, seen: object) -> None:
 
 
 def new(log: ConversationLogger) -> list[str]:
-    return [turn.user_message for turn in new_turns(CONFIG, log.turns(), Registry())]
+    said = {turn.id: turn.user_message for turn in log.turns()}
+    return [said[id] for id in new_turns(CONFIG, log, Registry())]
 
 
 def test_what_was_rated_or_edited_since_the_last_version_is_new_again(log: ConversationLogger) -> None:
     turns = log.turns()
-    learned(log, 1, {turn.id: _standing(turn) for turn in turns[:3]})
+    learned(log, 1, {turn.id: turn.standing for turn in turns[:3]})
     assert new(log) == ["Question 3?"]
     log.rate(turns[0].id, "up")
     log.edit(turns[1].id, "A better answer.")
     assert new(log) == ["Question 0?", "Question 1?", "Question 3?"]
-    learned(log, 2, {turn.id: _standing(turn) for turn in log.turns()})
+    learned(log, 2, {turn.id: turn.standing for turn in log.turns()})
     assert new(log) == []
     log.rate(turns[0].id, None)
     assert new(log) == ["Question 0?"]
@@ -46,3 +48,27 @@ def test_what_was_rated_or_edited_since_the_last_version_is_new_again(log: Conve
 def test_a_version_that_only_knows_which_turns_it_saw_has_seen_them(log: ConversationLogger) -> None:
     learned(log, 1, [turn.id for turn in log.turns()[:2]])
     assert new(log) == ["Question 2?", "Question 3?"]
+
+
+def test_the_mark_of_the_newest_version_saves_looking_at_what_came_before(log: ConversationLogger, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = log.turns()
+    inputs = {"seen": {turn.id: turn.standing for turn in turns}, "mark": asdict(log.index.mark())}
+    paths.write_json(paths.home() / "runs" / "run-1" / "inputs.json", inputs)
+    Registry().add(CONFIG.tuned_name(), 1, run="runs/run-1")
+    assert new(log) == []
+    log.rate(turns[1].id, "up")
+    added = log.log_conversation("Question 4?", "Answer 4.")
+    assert new(log) == ["Question 1?", "Question 4?"]
+    log.rate(turns[1].id, None)  # as it stood when it was seen
+    assert new(log) == ["Question 4?"]
+    log.exclude(added.id)
+    assert new(log) == []
+
+
+def test_a_mark_from_before_the_index_was_made_anew_hides_nothing(log: ConversationLogger) -> None:
+    turns, mark = log.turns(), log.index.mark()
+    paths.write_json(paths.home() / "runs" / "run-1" / "inputs.json", {"seen": {turns[0].id: turns[0].standing}, "mark": asdict(mark)})
+    for file in paths.home().glob("state.db*"):
+        file.unlink()
+    Registry().add(CONFIG.tuned_name(), 1, run="runs/run-1")
+    assert new(log) == ["Question 1?", "Question 2?", "Question 3?"]
