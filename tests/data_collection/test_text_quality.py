@@ -114,6 +114,8 @@ def test_prose_that_goes_round_in_circles_is_seen(answer: str) -> None:
         'print("a  b")\n',
         "x = '\t'\ny = 'a   b'",
         "a\tb\tc\n1\t\t3\n4\t2\t1",
+        "a\tb\tc\n1\t\t3\n4\t2\t\n\t\t5",
+        "Look:\n\nid\tname\n1\tAnna\t\n\tBo\t\n\nSo it is.",
         "    indented = 1\n    also = 2",
         "def f():\n\n\n\n    return  1   \n\tpass",
         "Look:\n\n```\na  b   \n\n\n\n\tc\u00a0d\u3000e\n```\n\nSo it is.",
