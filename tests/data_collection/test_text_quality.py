@@ -53,6 +53,7 @@ HONEST = {
     "canon": "Brother Jacob, brother Jacob,\nAre you asleep? Are you asleep?\nRing the bells now, ring the bells now,\nDing dang dong.",
     "numbers": "The first fifty: " + ", ".join(map(str, range(1, 51))),
     "numbers one below the other": "\n".join(f"{n}." for n in range(1, 40)),
+    "hexadecimal": "The bytes are 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00.",
     "binary": "In binary it is 00000000 00000000 00000001 00000001 00000000 00000000 00000001.",
     "cat": CAT,
     "cat with words": f"Here is a cat for you:\n\n{CAT}\n\nDo you like it?",
