@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from itertools import groupby
 
 from fine_tuning.data_collection.code_parts import parts
@@ -33,10 +34,32 @@ def normalise(text: str) -> str:
 
 def pieces(text: str) -> list[tuple[bool, str]]:
     """Return the text in pieces that are prose (True), or code, tables and drawings (False); joined they are `text`."""
+    lines = [(part.kind == "prose", line) for part in parts(text) for line in _LINES.findall(part.text)]
+    prose = [is_prose and not cells for (is_prose, _), cells in zip(lines, _cells([line for _, line in lines]), strict=True)]
     found: list[tuple[bool, str]] = []
-    for part in parts(text):
-        found += _drawings(part.text) if part.kind == "prose" else [(False, part.text)]
+    for (is_prose, signs), run in groupby(zip(prose, lines, strict=True), lambda each: (each[0], _mostly_signs(each[1][1]))):
+        block = [line for _, (_, line) in run]
+        drawn = signs and len({line.strip() for line in block}) >= 3
+        kind = is_prose and not drawn
+        if found and found[-1][0] == kind:
+            block.insert(0, found.pop()[1])
+        found.append((kind, "".join(block)))
     return found
+
+
+_LINES = re.compile(r"[^\n]*\n|[^\n]+")
+_CELL_ENDS = re.compile(r"\S\t")
+
+
+def _cells(lines: Sequence[str]) -> list[bool]:
+    """Return for each line whether tabs divide it and one next to it: a row may begin or end with empty cells."""
+    divided = [bool(_CELL_ENDS.search(line)) for line in lines]
+    return ["\t" in line and any(divided[max(index - 1, 0) : index] + divided[index + 1 : index + 2]) for index, line in enumerate(lines)]
+
+
+def _mostly_signs(line: str) -> bool:
+    seen = "".join(line.split())
+    return bool(seen) and 2 * sum(map(str.isalnum, seen)) < len(seen)
 
 
 def _tidy(text: str) -> str:
@@ -54,22 +77,3 @@ def _tidy_prose(text: str) -> str:
     text = _SPACES.sub(" ", _LINE_ENDS_OF_PROSE.sub("\n", text))
     text = re.sub(r"(?<=\S)(?:[ \t]{2,}|\t)", " ", text)
     return re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in text.split("\n")))
-
-
-def _drawings(text: str) -> list[tuple[bool, str]]:
-    """Return prose as it is, and three lines or more of which most signs are neither letters nor digits as no prose."""
-    lines = text.splitlines(keepends=True)
-    found: list[tuple[bool, str]] = []
-    for drawn, run in groupby(lines, _mostly_signs):
-        block = list(run)
-        drawn = drawn and len({line.strip() for line in block}) >= 3
-        if found and found[-1][0] == (not drawn):
-            found[-1] = (not drawn, found[-1][1] + "".join(block))
-        else:
-            found.append((not drawn, "".join(block)))
-    return found
-
-
-def _mostly_signs(line: str) -> bool:
-    seen = line.split()
-    return bool(seen) and 2 * sum(map(str.isalnum, "".join(seen))) < len("".join(seen))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from fine_tuning.data_collection.plain_text import pieces
 from fine_tuning.data_collection.privacy import PII
 
+_WORD = re.compile(r"[\W_]*[^\W\d_]")  # not a number: 0, 0x00, 0px
 _RUN = re.compile(r"([^\W\d_])\1{7,}")
 
 
@@ -28,7 +29,7 @@ def is_repetitive(text: str) -> bool:
 
 
 def _circles(units: Sequence[str]) -> bool:
-    worded = [any(map(str.isalpha, unit)) for unit in units]
+    worded = [_WORD.match(unit) is not None for unit in units]
     grams = [tuple(units[start : start + 4]) for start in range(len(units) - 3) if any(worded[start : start + 4])]
     return len(grams) >= 3 and 2 * len(set(grams)) < len(grams)
 
