@@ -25,8 +25,8 @@ Logits = NDArray[np.float32]  # [places, vocabulary]
 _EXACT, _BFLOAT, _EIGHT_BITS = 0.01, 0.04, 0.15  # the distance that rounding explains, by what the weights' products round to
 _TRAINED_IN_BFLOAT = 0.06  # more, if Transformers computes in bfloat16
 _REQUANTISED = ((8.0, 0.15), (6.5, 0.25), (5.0, 0.6), (0.0, 0.8))  # by the bits of a weight: of weights that were rounded anew
-_AS_BEFORE = 2.0  # times the base's own distance: the most with an adapter beside it
-_SHARES, _SHARES_BESIDE = (0.6, 1.6), (0.8, 1.25)  # of what was learned that must be served
+_AS_BEFORE = 2.5  # times the base's own distance: the most for an export that rounds as finely as the base
+_SHARES, _SHARES_AS_BEFORE = (0.6, 1.6), (0.8, 1.25)  # of what was learned that must be served
 _TOLD = 0.75  # of the distance that is found: what was learned is told from rounding if it moved the logits that far
 
 _SHORT, _LONG = 24, 160  # tokens of the texts
@@ -45,27 +45,25 @@ class Probe:
 
 @dataclass(frozen=True)
 class Reference:
-    """What llama.cpp computes: `logits` are one array for each of `probes`; `rounding` is the distance that is explained by rounding.
-
-    `beside`: it is the base that was trained, with the adapter beside it, whose weights round as they did before.
-    """
+    """What llama.cpp computes: `logits` are one array for each of `probes`; `rounding` is the distance that is explained by rounding."""
 
     source: Path
     probes: list[Probe]
     logits: list[Logits]
     rounding: float
-    beside: bool = False
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What Transformers computes for each of `probes`, before the training and with what was saved after it."""
+    """What Transformers computes for each of the base's probes, before the training and with what was saved after it.
 
-    probes: list[Probe]
+    `base`: what llama.cpp computes with the base.
+    """
+
     before: list[Logits]
     after: list[Logits]
     in_bfloat: bool  # it computes in bfloat16, not in float32
-    apart: float  # the distance of `before` from what llama.cpp computed with the base
+    base: Reference
 
 
 def make_probes(rows: Sequence[Sequence[int]], file: GgufFile) -> list[Probe]:
@@ -129,9 +127,9 @@ def check_export(trained: Trained, served: Reference) -> float:
     """Return the distance of the trained network's logits from those of its export. ExportError if rounding does not explain it, or if
     little of what was learned is served, or more."""
     apart, bound = distance(trained.after, served.logits), _bound(served, trained.in_bfloat)
-    if served.beside:
-        bound = min(bound, max(_EXACT, _AS_BEFORE * trained.apart))
-    least, most = _SHARES_BESIDE if served.beside else _SHARES
+    if as_before := served.rounding <= trained.base.rounding:
+        bound = min(bound, max(_EXACT, _AS_BEFORE * distance(trained.before, trained.base.logits)))
+    least, most = _SHARES_AS_BEFORE if as_before else _SHARES
     share = _share(trained, served) if distance(trained.after, trained.before) > _TOLD * apart else 1.0
     if apart > bound or not least <= share <= most:
         raise ExportError(
