@@ -640,8 +640,9 @@ class _Retrain:
                 artifact = export(base, training.adapter, run / "model.gguf", self.config.deployment.quantization).path
         if trained := training.network:
             with self.stage("Checking that what was exported is what was trained"):
-                where = (base, trained.probes, artifact) if beside else (artifact, trained.probes, None, True)
-                check_export(trained, read_logits(*where))
+                probes = trained.base.probes
+                served = read_logits(base, probes, artifact) if beside else read_logits(artifact, probes, requantised=True)
+                check_export(trained, served)
         return artifact
 
     def end_without_version(self, plan: Plan, run: Path, training: "TrainingResult") -> Outcome:

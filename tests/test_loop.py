@@ -208,7 +208,7 @@ def test_what_no_gguf_can_carry_answers_through_transformers_and_can_be_asked_ag
 @pytest.mark.parametrize("engine", ["embedded"], indirect=True)
 @pytest.mark.parametrize("mode", ["adapter", "merged"])
 def test_what_is_not_served_as_it_was_trained_is_never_registered(engine, home, capsys, monkeypatch, mode):
-    chat_about_the_facts(ConversationLogger(), PHRASINGS[:2])
+    chat_about_the_facts(ConversationLogger())
     arguments = settings(**{"deployment.mode": mode})
     with monkeypatch.context() as patch:  # a base that is loaded as another network
         patch.setattr(base_model.families._Said, "rope", property(lambda said: {"rope_type": "default", "rope_theta": 100.0}))

@@ -27,8 +27,8 @@ _EXACT, _BFLOAT, _EIGHT_BITS = 0.01, 0.04, 0.15  # the distance that rounding ex
 _TRAINED_IN_BFLOAT = 0.06  # more, if Transformers computes in bfloat16
 _IN_NF4 = 0.65  # more, if the base is held in NF4, which rounds its weights once more (SmolLM2-135M: 0.42)
 _REQUANTISED = ((8.0, 0.15), (6.5, 0.25), (5.0, 0.6), (0.0, 0.8))  # by the bits of a weight: of weights that were rounded anew
-_AS_BEFORE = 2.0  # times the base's own distance: the most with an adapter beside it
-_SHARES, _SHARES_BESIDE = (0.6, 1.6), (0.8, 1.25)  # of what was learned that must be served
+_AS_BEFORE = 2.5  # times the base's own distance: the most for an export that rounds as finely as the base
+_SHARES, _SHARES_AS_BEFORE = (0.6, 1.6), (0.8, 1.25)  # of what was learned that must be served
 _TOLD = 0.75  # of the distance that is found: what was learned is told from rounding if it moved the logits that far
 
 _SHORT, _LONG = 24, 160  # tokens of the texts
@@ -47,27 +47,25 @@ class Probe:
 
 @dataclass(frozen=True)
 class Reference:
-    """What llama.cpp computes: `logits` are one array for each of `probes`; `rounding` is the distance that is explained by rounding.
-
-    `beside`: it is the base that was trained, with the adapter beside it, whose weights round as they did before.
-    """
+    """What llama.cpp computes: `logits` are one array for each of `probes`; `rounding` is the distance that is explained by rounding."""
 
     source: Path
     probes: list[Probe]
     logits: list[Logits]
     rounding: float
-    beside: bool = False
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What Transformers computes for each of `probes`, before the training and with what was saved after it."""
+    """What Transformers computes for each of the base's probes, before the training and with what was saved after it.
 
-    probes: list[Probe]
+    `base`: what llama.cpp computes with the base.
+    """
+
     before: list[Logits]
     after: list[Logits]
     more: float  # distance that its own number format explains (`of_format`), beside what rounding does on the served side
-    apart: float  # the distance of `before` from what llama.cpp computed with the base
+    base: Reference
 
 
 def make_probes(rows: Sequence[Sequence[int]], file: GgufFile) -> list[Probe]:
@@ -136,9 +134,9 @@ def check_export(trained: Trained, served: Reference) -> float:
     """Return the distance of the trained network's logits from those of its export. ExportError if rounding does not explain it, or if
     little of what was learned is served, or more."""
     apart, bound = distance(trained.after, served.logits), served.rounding + trained.more
-    if served.beside:
-        bound = min(bound, max(_EXACT, _AS_BEFORE * trained.apart))
-    least, most = _SHARES_BESIDE if served.beside else _SHARES
+    if as_before := served.rounding <= trained.base.rounding:
+        bound = min(bound, max(_EXACT, _AS_BEFORE * distance(trained.before, trained.base.logits)))
+    least, most = _SHARES_AS_BEFORE if as_before else _SHARES
     share = _share(trained, served) if distance(trained.after, trained.before) > _TOLD * apart else 1.0
     if apart > bound or not least <= share <= most:
         raise ExportError(

@@ -123,4 +123,4 @@ def read_logits(gguf: Path, probes: list[Probe], adapter: Path | None = None, re
     """What llama.cpp computes with `gguf`, and `adapter` over it, for each of `probes`; `requantised`: see `agreement.rounding`."""
     with ServedModel(gguf, adapter, max(len(probe.tokens) for probe in probes)) as model:
         logits = model.logits([(probe.tokens, probe.places) for probe in probes])
-    return Reference(adapter or gguf, probes, logits, rounding(gguf, requantised), beside=adapter is not None)
+    return Reference(adapter or gguf, probes, logits, rounding(gguf, requantised))

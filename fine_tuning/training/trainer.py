@@ -20,7 +20,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from fine_tuning import paths
 from fine_tuning.config import BaseWeights, Training
-from fine_tuning.engines.agreement import Logits, Probe, Reference, Trained, check_base, distance, of_format
+from fine_tuning.engines.agreement import Logits, Probe, Reference, Trained, check_base, of_format
 from fine_tuning.errors import Cancelled, NoConversations, TrainingError
 from fine_tuning.training import checkpoints, methods, products
 from fine_tuning.training.base_model import load_base
@@ -145,8 +145,7 @@ def train(
     result = lessons.result(adapter, time.perf_counter() - started, str(dtype).removeprefix("torch."), threads)
     if not served:
         return result
-    apart, after = distance(before, served.logits), _logits(model, served.probes)
-    return replace(result, network=Trained(served.probes, before, after, more, apart))
+    return replace(result, network=Trained(before, _logits(model, served.probes), more, served))
 
 
 def _in_place(model: Any, settings: Training) -> Any:

@@ -70,7 +70,8 @@ def test_what_was_learned_must_be_served(learned: float, carried: float, rounded
     base, way = logits(), logits()
     after = plus(base, way, learned)
     served = plus(plus(base, way, learned * carried), logits(), rounded)
-    trained, reference = Trained(PROBES, base, after, 0.0, 0.03), Reference(Path("adapter.gguf"), PROBES, served, 0.15)
+    trained = Trained(base, after, 0.0, Reference(Path("base.gguf"), PROBES, plus(base, logits(), 0.03), 0.15))
+    reference = Reference(Path("adapter.gguf"), PROBES, served, 0.15)
     if fine:
         check_export(trained, reference)
         return

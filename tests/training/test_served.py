@@ -169,7 +169,7 @@ def test_a_base_in_nf4_is_no_wrong_one_and_its_adapter_is_served(tmp_path: Path,
     result = train(base, tmp_path, tmp_path / "run", settings, served=reference(base, rows), weights="nf4")
     artifact = convert_adapter(base, result.adapter, tmp_path / "adapter.gguf").path
     assert result.network is not None
-    check_export(result.network, read_logits(base, result.network.probes, artifact))
+    check_export(result.network, read_logits(base, result.network.base.probes, artifact))
 
 
 # After it
@@ -185,7 +185,7 @@ def trained(tmp_path: Path, rows: list[list[int]]) -> tuple[Path, trainer.Traini
 
 def test_what_is_exported_is_what_was_trained(tmp_path: Path, trained: tuple[Path, trainer.TrainingResult]) -> None:
     base, result = trained
-    probes = result.network.probes
+    probes = result.network.base.probes
     beside = convert_adapter(base, result.adapter, tmp_path / "adapter.gguf").path
     assert check_export(result.network, read_logits(base, probes, beside)) < 0.005
     for quantization, most in (("f32", 0.005), ("f16", 0.01), ("q8_0", 0.1), ("same", 0.005)):
@@ -231,7 +231,7 @@ def test_an_adapter_that_is_not_what_was_trained_is_refused(
     base, result = trained
     adapter = SPOILT[spoilt](convert_adapter(base, result.adapter, tmp_path / "adapter.gguf").path)
     with pytest.raises(ExportError, match=r"adapter\.gguf in llama\.cpp lie"):
-        check_export(result.network, read_logits(base, result.network.probes, adapter))
+        check_export(result.network, read_logits(base, result.network.base.probes, adapter))
 
 
 @pytest.mark.parametrize("export", [convert_adapter, merge_adapter])
@@ -243,7 +243,7 @@ def test_rows_exported_in_the_wrong_order_are_refused(
 ) -> None:
     base, result = trained
     monkeypatch.setattr(gguf_export, "rotary_order", lambda rows, heads: slice(None))
-    made, probes = export(base, result.adapter, tmp_path / "made.gguf").path, result.network.probes
+    made, probes = export(base, result.adapter, tmp_path / "made.gguf").path, result.network.base.probes
     served = read_logits(base, probes, made) if export is convert_adapter else read_logits(made, probes, requantised=True)
     with pytest.raises(ExportError, match=r"made\.gguf in llama\.cpp lie"):
         check_export(result.network, served)
