@@ -1,0 +1,75 @@
+"""Where an Ollama server is: what people write for OLLAMA_HOST, made the URL that is connected to."""
+
+import ipaddress
+import re
+from urllib.parse import urlsplit
+
+import httpx
+
+from fine_tuning.errors import EngineError
+
+DEFAULT_URL = "http://127.0.0.1:11434"
+
+
+def server_url(host: str) -> str:
+    """The URL to connect to for an OLLAMA_HOST (envconfig.ConnectableHost of Ollama): `` is the default, `0.0.0.0:80` is this machine.
+
+    A user name and a password in it are kept. EngineError for what no server can be reached at.
+    """
+    given, host = host, host.strip().strip("\"'").strip()
+    scheme, separator, rest = host.partition("://")
+    if not separator:
+        scheme, rest = "http", host
+    authority, _, path = rest.partition("/")
+    user, at, authority = authority.rpartition("@")
+    name, port = _name_and_port(authority, given)
+    scheme, path = scheme.lower(), path.rstrip("/")
+    if scheme not in ("http", "https") or re.search(r"[^!-~]|[\"'?#\\\[\]]", user + path):
+        raise bad_url(given)
+    if found := re.search(r"(^|/)(v1|api)(/|$)", path):
+        raise EngineError(
+            f"{_masked(given)} is the address for other programs: byoai calls Ollama itself. Write it without /{found[2]}, as http://host:port"
+        )
+    default_port = {"http": 80, "https": 443}[scheme] if separator else 11434
+    return f"{scheme}://{user}{at}{name}:{port or default_port}" + (f"/{path}" if path else "")
+
+
+def _name_and_port(authority: str, given: str) -> tuple[str, int]:
+    """The host as a URL has it, and its port or 0. What means any address is this machine."""
+    bare = authority.count(":") > 1 and not authority.startswith("[")  # IPv6 without brackets
+    bracketed = re.fullmatch(r"\[(.*)\](?::(.*))?", f"[{authority}]" if bare else authority, re.DOTALL)
+    name, port = (bracketed[1], bracketed[2] or "") if bracketed else authority.partition(":")[::2]
+    try:
+        if not re.fullmatch(r"[0-9]{0,5}", port) or int(port or 0) > 65_535:
+            raise ValueError(port)
+        if bracketed:
+            name = f"[{'::1' if ipaddress.IPv6Address(name).is_unspecified else name}]"
+        elif name:
+            labels = httpx.URL(scheme="http", host=name).raw_host.decode("ascii").removesuffix(".").split(".")  # as the DNS has it
+            if len(name) > 253 or not all(re.fullmatch(r"[a-z0-9_-]{1,63}", label) for label in labels):
+                raise ValueError(name)
+    except (ValueError, httpx.InvalidURL):
+        raise bad_url(given) from None
+    return "127.0.0.1" if name in ("", "0.0.0.0") else name, int(port or 0)
+
+
+def without_password(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def bad_url(given: str) -> EngineError:
+    return EngineError(f"{_masked(given)} is no URL of an Ollama server: write http://host:port")
+
+
+def _masked(given: str) -> str:
+    """For a message: in quotes, short, and without what stands before an @, which may be a password."""
+    return repr(re.sub(r"(?s)^(.*?://)?.*@", r"\1…@", given)[:200])
+
+
+def is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
