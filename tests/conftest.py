@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from native_children import Children, native_children
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,6 +33,13 @@ def base_gguf() -> Path:
     from fine_tuning.engines.default_base import fetch_default_base
 
     return fetch_default_base()
+
+
+@pytest.fixture
+def children() -> Children:
+    """children() lists the processes of llama.cpp that were started since the test began: others' fixtures may hold some."""
+    before = native_children()
+    return lambda pid=None: [child for child in native_children(pid) if child not in before]
 
 
 @pytest.fixture(scope="session")

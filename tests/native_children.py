@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import psutil
 
+Children = Callable[..., list[psutil.Process]]
+
 
 def native_children(pid: int | None = None) -> list[psutil.Process]:
     """Those of the process `pid`, by default of the tests' own."""

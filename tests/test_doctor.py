@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from native_children import native_children
+from native_children import Children
 
 from fine_tuning import doctor, state
 from fine_tuning.config import FineTuningConfig
@@ -51,12 +51,12 @@ def examined(url: str | None = None) -> dict[str, doctor.Check]:
     return {check.name: check for check in checks}
 
 
-def test_engines_and_the_live_model_really_answer(store: EmbeddedEngine) -> None:
+def test_engines_and_the_live_model_really_answer(store: EmbeddedEngine, children: Children) -> None:
     found = examined()
     assert all(check.ok for check in found.values()), found
     assert f"{TAG} answers" in found["embedded"].text
     assert f"{TUNED}:latest answers" in found["live model"].text
-    assert native_children() == []  # none is left behind
+    assert children() == []  # none is left behind
 
 
 def test_it_says_which_engine_serves_and_why_not_the_other(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

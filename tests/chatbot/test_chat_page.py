@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from native_children import native_children
+from native_children import Children
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from chatbot.server import HOST, free_port, url
@@ -149,13 +149,13 @@ def test_a_person_chats_rates_comes_back_and_starts_anew(page: Page, site: str, 
 
 @pytest.mark.parametrize("name", ["SIGILL", "SIGSEGV", "SIGKILL"])
 def test_llama_cpp_dying_in_mid_answer_leaves_the_page_and_the_next_question_alone(
-    page: Page, site: str, embedded: Engine, name: str
+    page: Page, site: str, embedded: Engine, name: str, children: Children
 ) -> None:
     embedded.create(BASE, ModelSpec(from_=BASE, parameters={"num_predict": 3000}))
     page.goto(site)
     ask(page, "Write a very long story about a lighthouse and its keeper.")
     expect(page.get_by_text(re.compile(r"\w+ \w+ \w+ ▌"))).to_be_visible(timeout=GENERATED)
-    (child,) = native_children()
+    (child,) = children()
     child.send_signal(getattr(signal, name))
     expect(page.get_by_text("Nothing was recorded")).to_be_visible()
     expect(page.get_by_text(re.compile(rf"llama\.cpp died: .*{name}"))).to_be_visible()
@@ -167,7 +167,7 @@ def test_llama_cpp_dying_in_mid_answer_leaves_the_page_and_the_next_question_alo
     ask(page, "What is the capital of France?")
     answered(page, 2)
     assert [turn.user_message for turn in ConversationLogger().turns()][-1] == "What is the capital of France?"
-    assert native_children() and native_children() != [child]
+    assert children() and children() != [child]
 
 
 def rated_up(turn_id: str) -> None:

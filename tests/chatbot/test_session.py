@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from native_children import native_children, wait_until
+from native_children import Children, wait_until
 
 from chatbot.session import Chat, open_chat, stop_all
 from fine_tuning.conversation import Message
@@ -340,12 +340,14 @@ def test_an_unknown_chat_is_a_new_one(home: Path, unknown: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["SIGILL", "SIGSEGV", "SIGKILL"])
-def test_native_code_that_dies_in_mid_answer_is_an_error_and_the_chat_goes_on(chat: Chat, base_gguf: Path, name: str) -> None:
+def test_native_code_that_dies_in_mid_answer_is_an_error_and_the_chat_goes_on(
+    chat: Chat, base_gguf: Path, name: str, children: Children
+) -> None:
     engine = EmbeddedEngine()
     engine.create(TAG, ModelSpec(base_gguf, template=CHATML, parameters={"temperature": 0, "num_predict": 3000}))
     answer = chat.ask(engine, TAG, "Write a very long story about the sea.")
     wait_until(lambda: answer.text)
-    (child,) = native_children()
+    (child,) = children()
     child.send_signal(getattr(signal, name))
     assert answer.wait(PATIENCE)
     assert isinstance(answer.error, EngineError) and f"({name})" in str(answer.error)

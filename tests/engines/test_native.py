@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from native_children import native_children, wait_until
+from native_children import Children, wait_until
 
 from fine_tuning.conversation import Message
 from fine_tuning.engines.base import ChatOptions, ModelSpec
@@ -49,10 +49,12 @@ def say(engine: EmbeddedEngine) -> str:
 
 
 @pytest.mark.parametrize("name", SIGNALS)
-def test_a_death_in_mid_answer_is_one_clear_error_and_the_next_question_is_answered(engine: EmbeddedEngine, name: str) -> None:
+def test_a_death_in_mid_answer_is_one_clear_error_and_the_next_question_is_answered(
+    engine: EmbeddedEngine, name: str, children: Children
+) -> None:
     stream = engine.chat(TAG, STORY, LONG)
     list(itertools.islice(stream, 3))
-    (child,) = native_children()
+    (child,) = children()
     os.kill(child.pid, getattr(signal, name))
     with pytest.raises(EngineError, match=rf"llama\.cpp died: .+ \({name}\)\. .+") as raised:
         list(stream)
@@ -61,13 +63,13 @@ def test_a_death_in_mid_answer_is_one_clear_error_and_the_next_question_is_answe
     assert engine.loaded() == []
     assert "Paris" in say(engine)
     assert engine.loaded() == [TAG]
-    assert [next_one.pid for next_one in native_children()] != [child.pid]
+    assert [next_one.pid for next_one in children()] != [child.pid]
 
 
-def test_a_death_between_answers_is_not_even_noticed(engine: EmbeddedEngine) -> None:
+def test_a_death_between_answers_is_not_even_noticed(engine: EmbeddedEngine, children: Children) -> None:
     engine.warm(TAG)
     for _ in range(2):
-        (child,) = native_children()
+        (child,) = children()
         child.kill()
         child.wait(10)
         assert engine.loaded() == [] and engine.unload() == []
@@ -90,10 +92,10 @@ def test_a_death_in_an_evaluation_is_an_error_and_what_is_asked_after_that_is_an
             assert list(model.scores(rows)) == whole
 
 
-def test_a_vocabulary_outlives_its_child(base_gguf: Path) -> None:
+def test_a_vocabulary_outlives_its_child(base_gguf: Path, children: Children) -> None:
     words = Vocabulary(base_gguf)
     ids = words.encode("Hello, World!")
-    (child,) = native_children()
+    (child,) = children()
     child.send_signal(signal.SIGSEGV)
     child.wait(10)
     assert words.encode("Hello, World!") == ids
@@ -118,13 +120,13 @@ def test_what_llama_cpp_wrote_before_it_aborted_is_in_the_error(base_gguf: Path)
     ],
 )
 def test_a_library_that_cannot_be_loaded_says_why(
-    fault: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base_gguf: Path
+    fault: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base_gguf: Path, children: Children
 ) -> None:
     (tmp_path / "llama_cpp.py").write_text(f"import os, sys\n{fault}\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(EngineError, match=said):
         Vocabulary(base_gguf)
-    assert native_children() == []
+    assert children() == []
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -159,25 +161,25 @@ HOLDER = """
 
 
 @pytest.mark.parametrize("then", ["input()", "list(stream)"], ids=["idle", "answering"])
-def test_a_child_ends_with_its_parent(engine: EmbeddedEngine, then: str) -> None:
+def test_a_child_ends_with_its_parent(engine: EmbeddedEngine, then: str, children: Children) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(HOLDER.format(then=then))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
     )
     assert parent.stdout is not None and parent.stdout.readline() == b"answering\n"
-    (child,) = native_children(parent.pid)
+    (child,) = children(parent.pid)
     parent.kill()
     parent.communicate()
     wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 10)
 
 
-def test_unloading_gives_all_memory_back_at_once(engine: EmbeddedEngine) -> None:
+def test_unloading_gives_all_memory_back_at_once(engine: EmbeddedEngine, children: Children) -> None:
     before = psutil.Process().memory_info().rss
     engine.warm(TAG)
-    (child,) = native_children()
+    (child,) = children()
     assert child.memory_info().rss > 90e6  # the weights
     assert psutil.Process().memory_info().rss - before < 40e6
     engine.unload()
-    assert native_children() == []
+    assert children() == []
 
 
 def test_memory_is_what_the_child_holds_of_the_model(base_gguf: Path) -> None:
@@ -248,10 +250,10 @@ def ask(*more: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("name", ["SIGILL", "SIGSEGV", "SIGKILL"])
-def test_the_command_line_says_what_happened_and_exits_with_4(engine: EmbeddedEngine, name: str) -> None:
+def test_the_command_line_says_what_happened_and_exits_with_4(engine: EmbeddedEngine, name: str, children: Children) -> None:
     command = ask()
     assert command.stdout is not None and command.stdout.read(20)
-    (child,) = native_children(command.pid)
+    (child,) = children(command.pid)
     child.send_signal(getattr(signal, name))
     _, said = command.communicate(timeout=60)
     assert command.returncode == 4
@@ -259,20 +261,20 @@ def test_the_command_line_says_what_happened_and_exits_with_4(engine: EmbeddedEn
     assert said.count("\n") == 1
 
 
-def test_ctrl_c_in_the_terminal_ends_an_answer_without_a_word_from_the_child(engine: EmbeddedEngine) -> None:
+def test_ctrl_c_in_the_terminal_ends_an_answer_without_a_word_from_the_child(engine: EmbeddedEngine, children: Children) -> None:
     command = ask()
     assert command.stdout is not None and command.stdout.read(20)
-    (child,) = native_children(command.pid)
+    (child,) = children(command.pid)
     os.killpg(command.pid, signal.SIGINT)  # the terminal's foreground group
     _, said = command.communicate(timeout=60)
     assert (command.returncode, said) == (130, "byoai: stopped\n")
     wait_until(lambda: not child.is_running(), 10)
 
 
-def test_ctrl_c_does_not_reach_a_child_that_its_caller_keeps(engine: EmbeddedEngine) -> None:
+def test_ctrl_c_does_not_reach_a_child_that_its_caller_keeps(engine: EmbeddedEngine, children: Children) -> None:
     stream = engine.chat(TAG, STORY, ChatOptions(temperature=0, max_tokens=40))
     next(stream)
-    (child,) = native_children()
+    (child,) = children()
     child.send_signal(signal.SIGINT)
     assert list(stream)[-1].tokens == 40
 
