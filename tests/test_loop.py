@@ -204,7 +204,7 @@ def test_what_no_gguf_can_carry_answers_through_transformers_and_can_be_asked_ag
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("engine", ["embedded"], indirect=True)
 @pytest.mark.parametrize("mode", ["adapter", "merged"])
 def test_what_is_not_served_as_it_was_trained_is_never_registered(engine, home, capsys, monkeypatch, mode):

@@ -15,6 +15,10 @@ from fine_tuning.evaluation.served_model import read_logits
 from fine_tuning.model_management import gguf_export
 from fine_tuning.training import families
 from fine_tuning.training.base_model import load_base
+from fine_tuning.training.fused import fuse
+from fine_tuning.training.loss import packed_loss
+from fine_tuning.training.methods import METHODS
+from fine_tuning.training.packing import Row, pack
 from fine_tuning.training.quantised_linear import QuantisedLinear
 from fine_tuning.training.trainer import train
 
@@ -51,6 +55,37 @@ def test_a_base_that_stays_quantised_has_the_logits_of_the_dequantised_one(model
     assert any(isinstance(module, QuantisedLinear) for module in kept.modules())
     with torch.no_grad():
         torch.testing.assert_close(kept(input_ids=tokens).logits, plain(input_ids=tokens).logits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_fused_and_packed_steps_have_the_loss_and_gradients_of_transformers(models: dict[str, Path], tmp_path: Path, family: str) -> None:
+    """Which computes one conversation after the other, with nothing replaced."""
+    rows = [Row(row, [index > 30 for index in range(len(row))]) for row in tiny.write_rows(tmp_path)]
+    plain, fused = (tuned(models[family], tmp_path) for _ in range(2))
+    fuse(fused)
+    losses = []
+    for row in rows:
+        logits = plain(input_ids=torch.tensor([row.input_ids])).logits[0]
+        targets = torch.tensor(row.targets())
+        losses.append(torch.nn.functional.cross_entropy(logits[targets - 1], torch.tensor(row.input_ids)[targets]))
+    (wanted := torch.stack(losses).mean()).backward()  # the rows are of one length
+    loss, _ = packed_loss(fused, pack(rows))
+    loss.backward()
+    assert loss.item() == pytest.approx(wanted.item(), abs=1e-5)
+    for mine, theirs in zip(fused.parameters(), plain.parameters(), strict=True):
+        if theirs.requires_grad:
+            assert (mine.grad - theirs.grad).norm() <= 1e-4 * theirs.grad.norm()
+
+
+def tuned(base: Path, folder: Path) -> Any:
+    """A LoRA model whose adapter does something."""
+    model = METHODS["lora"].attach(load_base(base, torch.float32, folder), tiny.SETTINGS)
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model.train()
 
 
 # What the loaded base gets wrong, by what its file says and the served one says otherwise.
