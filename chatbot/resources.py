@@ -2,21 +2,23 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
 
+from chatbot.log_watch import LogWatch, watch_of
 from chatbot.server import config
 from fine_tuning.conversation import Turn
-from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.data_collection.log_file import Stamp
 from fine_tuning.engines.base import Engine
 from fine_tuning.engines.connect import connect
 from fine_tuning.errors import ByoaiError
 from fine_tuning.model_management.model_deployer import reconcile
 from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.model_management.model_switcher import Choice, choices
-from fine_tuning.pipeline import new_turns
+from fine_tuning.pipeline import standings, unlearned
 
 _logger = logging.getLogger(__name__)
 
@@ -78,20 +80,28 @@ def connect_again() -> None:
     models.clear()
 
 
+class Standings:
+    """A log_watch.Holder: how the log's turns stand, by id, without what was said in them."""
+
+    def __init__(self) -> None:
+        self.of_turns: dict[str, str] = {}
+
+    def take_over(self, logged: Sequence[Turn], as_of: Stamp) -> None:
+        self.of_turns = standings([turn for turn in logged if not turn.metadata.get("excluded")])
+
+
 def recorded() -> tuple[int, int]:
-    """How many turns the log holds, and how many of them a retrain would find new."""
-    turns = _turns(config().log_path, _changed(config().log_path))
-    return len(turns), len(new_turns(config(), turns, Registry()))
+    """How many turns the log holds, and how many of them a retrain would find new. DataError if it cannot be read."""
+    watch, held = _watched(config().log_path)
+    watch.look()
+    return len(held.of_turns), len(unlearned(config(), held.of_turns, Registry()))
 
 
 @st.cache_resource(max_entries=1, show_spinner=False)
-def _turns(log: Path, changed: int) -> list[Turn]:
-    """Read again only when the log has changed."""
-    return ConversationLogger(log).turns()
-
-
-def _changed(file: Path) -> int:
-    return file.stat().st_mtime_ns if file.exists() else 0
+def _watched(log: Path) -> tuple[LogWatch, Standings]:
+    watch, held = watch_of(log), Standings()
+    watch.join(held)
+    return watch, held
 
 
 def _engine_line(engine: Engine) -> str:

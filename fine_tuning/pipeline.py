@@ -7,7 +7,7 @@ import gc
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -174,12 +174,23 @@ def sweep(config: FineTuningConfig, engine: Engine, reporter: Reporter, request:
 
 def new_turns(config: FineTuningConfig, log: Sequence[Turn], registry: Registry) -> list[Turn]:
     """The turns of `log` that no version of the configured model has seen as they are now: said, rated or edited since."""
+    new = unlearned(config, standings(log), registry)
+    return [turn for turn in log if turn.id in new]
+
+
+def standings(log: Sequence[Turn]) -> dict[str, str]:
+    """By id, how each turn stands now: other after an edit or another rating. Nothing in it tells what was said."""
+    return {turn.id: _standing(turn) for turn in log}
+
+
+def unlearned(config: FineTuningConfig, stood: Mapping[str, str], registry: Registry) -> set[str]:
+    """The ids of the `standings` that no version of the configured model has seen as they are."""
     seen: dict[str, str] = {}
     for version in registry.list(config.tuned_name()):
         inputs = paths.home() / version.run / "inputs.json"
         known = paths.read_json(inputs)["seen"] if version.run and inputs.exists() else registry.turns_of(version.name, version.number)
         seen |= known if isinstance(known, dict) else dict.fromkeys(known, "")  # older runs do not say how they stood
-    return [turn for turn in log if seen.get(turn.id, "new") not in ("", _standing(turn))]
+    return {id for id, standing in stood.items() if seen.get(id, "new") not in ("", standing)}
 
 
 def _learned_as(resolved: dict[str, Any]) -> dict[str, Any]:
@@ -189,7 +200,6 @@ def _learned_as(resolved: dict[str, Any]) -> dict[str, Any]:
 
 
 def _standing(turn: Turn) -> str:
-    """Other after an edit or another rating."""
     return hashlib.sha256(json.dumps([turn.bot_response, turn.metadata.get("rating")]).encode()).hexdigest()[:8]
 
 
@@ -332,7 +342,7 @@ class _Retrain:
             replay_prompts=replay_prompts,
             estimate=estimate,
             fitting=fitting,
-            seen={turn.id: _standing(turn) for turn in log},
+            seen=standings(log),
         )
 
     def replay_prompts(self, counts: dict[str, dict[str, int]]) -> int:
