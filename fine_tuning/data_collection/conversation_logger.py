@@ -191,6 +191,11 @@ class ConversationLogger:
         found = {owner for line, owner in log.lines if owner in log.turns and wanted.search(line)}  # quick, and too many
         return {owner for line, owner in log.lines if owner in found and any(holds(said, wanted) for said in said_in(line))}
 
+    def has_damaged(self, wanted: Pattern) -> bool:
+        """Return whether `wanted` finds something in a damaged line, of the log or set aside."""
+        log = self._read()
+        return any(wanted.search(line) for line in (*log.damaged, log.torn, *self._file.quarantined()))
+
     def said(self, turn_ids: Collection[str]) -> set[str]:
         """Every text that was ever asked, answered or put in an answer's place in these turns."""
         records = [json.loads(line) for line, owner in self._read().lines if owner in set(turn_ids)]
