@@ -1,6 +1,7 @@
 """A model's answer as Markdown that is safe and reads as it was meant: no picture is fetched, no price becomes a formula.
 
-Streamlit shows HTML in Markdown as text, but renders images and `$...$`. This is only what people see; the log keeps what was said.
+Streamlit shows HTML in Markdown as text, but renders images, and `$...$` and `$$...$$` as formulas; `\\(...\\)` and `\\[...\\]`, which
+models write as often, become those. This is only what people see; the log keeps what was said.
 Whatever a text contrives, the page's Content-Security-Policy (server.py) still keeps foreign pictures out.
 """
 
@@ -15,17 +16,95 @@ _CODE = re.compile(
     """,
     re.VERBOSE | re.DOTALL | re.MULTILINE,
 )
-_FORMULA = re.compile(r"(\$\$.+?\$\$|(?<![\\$])\$(?=\S)(?:[^$\n\\]|\\.)+(?<=\S)\$(?![\d$]))", re.DOTALL)  # pandoc's rule for single dollars
+_INDENTED = re.compile(r"^(?: {4}|\t| *[-*+>\d]).*[$\\!]", re.MULTILINE)  # maybe code, maybe in a list: only a parser can tell
+_CODE_MARK = "\0"  # stands for each character of code where formulas are looked for
+
+_FORMULA = re.compile(
+    r"""
+    \\\\                                                                              # a backslash, or TeX's end of a line
+    | \\\[ (?P<display> (?: [^\\\0\n] | \n(?![ \t>]*\n) | \\[^][()\0] )+ ) \\\]       # \[...\], within a paragraph
+    | \\\( (?P<inline>  (?: [^\\\0\n] | \n(?![ \t>]*\n) | \\[^][()\0] )+ ) \\\)       # \(...\)
+    | \$\$ (?P<dollars> [^\0]+? ) \$\$
+    | (?<![\\$])\$(?P<dollar>(?=\S)(?:[^$\n\\\0]|\\[^\n\0])+(?<=\S))\$(?![\d$])       # pandoc's rule for single dollars
+    """,
+    re.VERBOSE,
+)
+_TEX = re.compile(r"[\\^_={}<>+*|]")  # what prose in escaped brackets seldom has
+_TEX_IN_TEXT = re.compile(r"[\\^]|_\{| [-=<>+*] ")
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_MARKERS = re.compile(r"[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?")  # of quotes and lists, before what stands on a line
 
 
 def presentable(text: str) -> str:
-    """`text` with images as plain addresses and lone dollars as dollars; code is left alone unless it hides an image."""
+    """`text` with images as plain addresses, TeX as formulas and lone dollars as dollars; code is left alone unless it hides an image."""
+    masked = _without_code(text)
     parts, position = [], 0
-    for code in _CODE.finditer(text):
-        parts += [_prose(text[position : code.start()]), code[0]]
-        position = code.end()
-    shown = "".join([*parts, _prose(text[position:])])
+    for found in _FORMULA.finditer(masked):
+        if (formula := _formula(masked, found)) is not None:
+            parts += [_prose(text, masked, position, found.start()), formula]
+            position = found.end()
+    shown = "".join([*parts, _prose(text, masked, position, len(text))])
     return _without_images(shown) if _has_image(shown) else shown
+
+
+def _without_code(text: str) -> str:
+    """`text`, as long as it is, with a mark for each character of code."""
+    masked = _CODE.sub(lambda code: _CODE_MARK * len(code[0]), text)
+    if not _INDENTED.search(text):
+        return masked
+    starts = [0, *(end.end() for end in re.finditer("\n", text)), len(text)]
+    for block in MarkdownIt("commonmark").enable("table").parse(text):
+        if block.type in ("fence", "code_block") and block.map:
+            start, end = (starts[min(line, len(starts) - 1)] for line in block.map)
+            masked = masked[:start] + _CODE_MARK * (end - start) + masked[end:]
+    return masked
+
+
+def _formula(text: str, found: re.Match[str]) -> str | None:
+    """How Streamlit takes a formula; None for what is none."""
+    kind = found.lastgroup
+    if kind is None:
+        return None
+    tex = found[kind]
+    if kind == "dollar" or (kind == "dollars" and "\n" not in tex):
+        return found[0]
+    if kind == "inline":
+        words = _WORD.findall(tex)
+        is_prose = not _TEX.search(tex) and (len(words) > 1 or any(len(word) > 3 for word in words))
+        return None if is_prose or not tex.strip() else _in_text(tex, 1)
+    line = text[text.rfind("\n", 0, found.start()) + 1 : found.start()]
+    rest = text[found.end() :].partition("\n")[0]
+    alone = bool(_MARKERS.fullmatch(line)) and not rest.strip()
+    if kind == "display" and not _is_display(tex, alone, rest):
+        return None
+    return _on_its_own_lines(tex, line) if alone else _in_text(tex, 2)
+
+
+def _is_display(tex: str, alone: bool, rest: str) -> bool:
+    r"""Whether it is TeX that stands in the escaped brackets, and not what in Markdown must not become a link: \[1\], \[x\] done."""
+    if alone:
+        return bool(_TEX.search(tex)) or not (_WORD.search(tex) or tex.strip().isdigit())
+    padded = tex[0].isspace() and tex[-1].isspace()
+    return bool(_TEX.search(tex)) if padded else bool(_TEX_IN_TEXT.search(tex)) and not rest.startswith("(")
+
+
+def _in_text(tex: str, dollars: int) -> str:
+    fence = _fence(tex, dollars)
+    return f"{fence}{' '.join(tex.split())}{fence}"
+
+
+def _on_its_own_lines(tex: str, before: str) -> str:
+    """With the marks of quotes and lists that each line needs to stay in its place; `before`: those of the first line."""
+    margin = "".join(mark if mark in ">\t" else " " for mark in before)
+    lines = [line.strip() for line in tex.split("\n")]
+    lines = [line.lstrip("> \t") if ">" in before else line for line in lines]
+    fence = _fence(tex, 2)
+    return "\n".join([fence, *(margin + line for line in lines if line), margin + fence])
+
+
+def _fence(tex: str, least: int) -> str:
+    """More dollars than there are in a row within."""
+    return "$" * max([least, *(len(run) + 1 for run in re.findall(r"\$+", tex))])
 
 
 def _has_image(text: str) -> bool:
@@ -40,9 +119,11 @@ def _without_images(text: str) -> str:
     return text.replace("![", "!\\[")
 
 
-def _prose(text: str) -> str:
-    pieces = _FORMULA.split(text)  # formulas at the odd places
-    return "".join(piece if index % 2 else _plain(piece) for index, piece in enumerate(pieces))
+def _prose(text: str, masked: str, start: int, end: int) -> str:
+    """A part of `text` without formulas: the code in it as it is."""
+    parts = re.finditer(f"{_CODE_MARK}+|[^{_CODE_MARK}]+", masked[start:end])
+    found = ((part[0][0], text[start + part.start() : start + part.end()]) for part in parts)
+    return "".join(part if first == _CODE_MARK else _plain(part) for first, part in found)
 
 
 def _plain(text: str) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import sys
+import threading
 import webbrowser
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, closing, suppress
@@ -11,8 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chatbot.log_watch import keep_looking
 from chatbot.session import stop_all
 from fine_tuning.config import FineTuningConfig, load_config
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.errors import ByoaiError
 
 if TYPE_CHECKING:
@@ -106,7 +109,8 @@ def _default_config() -> FineTuningConfig:
 def serve(port: int = PORT, *, browser: bool = True, settings: FineTuningConfig | None = None) -> None:
     """Serve the chat on `url(port)` until interrupted; opens it in the browser once it answers.
 
-    Before anything is served: ConfigError (without `settings`, the default file is read), ByoaiError if the port is taken.
+    Before anything is served: ConfigError (without `settings`, the default file is read), ByoaiError if the port is taken, DataError if the
+    log is not one.
     """
     import streamlit
     from starlette.middleware import Middleware
@@ -115,12 +119,15 @@ def serve(port: int = PORT, *, browser: bool = True, settings: FineTuningConfig 
     if free_port(port) != port:
         raise ByoaiError(f"port {port} of {HOST} is taken: name another with --port, or none to get the next free one")
     _config = settings or load_config()
+    ConversationLogger(_config.log_path).check()
 
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncGenerator[None]:
         if browser and _has_display():
             asyncio.get_running_loop().call_later(0.5, webbrowser.open, url(port))
+        threading.Thread(target=keep_looking, args=(ended := threading.Event(),), name="log-watch", daemon=True).start()
         yield
+        ended.set()
         stop_all()  # what was said so far is recorded, and no engine is at work while Python ends
 
     app = streamlit.App(APP, middleware=[Middleware(Door, port=port)], lifespan=lifespan)

@@ -3,16 +3,18 @@
 import threading
 import time
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import cast
-from weakref import WeakValueDictionary
 
+from chatbot.log_watch import LogWatch, all_watches, watch_of
 from fine_tuning.conversation import Message, Turn, standing
 from fine_tuning.data_collection.conversation_logger import ConversationLogger, Rating
+from fine_tuning.data_collection.log_file import Stamp
 from fine_tuning.engines.base import ChatChunk, Engine, known_tag
-from fine_tuning.errors import Busy, ByoaiError, DataError, EngineError
+from fine_tuning.errors import Busy, ByoaiError, DataError, EngineError, TurnDeleted
 from fine_tuning.thoughts import split_thoughts
 
 
@@ -24,11 +26,13 @@ class Answer:
         self.model = model
         self.recorded = recorded
         self.regenerates = regenerates  # the turn whose answer it replaces
+        self.told: frozenset[str] = frozenset()  # ids of the recorded turns that the model was told
         self.text = ""
         self.tokens: int | None = None  # as the engine counts them; None if it did not say
         self.incomplete: str | None = None  # "stopped" by the person, or "length": cut by the engine's limit
         self.error: Exception | None = None
         self.stopping = False
+        self.forgotten = False  # it may tell of what was deleted: nothing of it is shown, kept or logged
         self.ended = False
         self._changed = threading.Condition()
 
@@ -53,10 +57,20 @@ class Answer:
         """End the generation at its next piece. What was said until then is kept."""
         self.stopping = True
 
+    def forget(self) -> None:
+        """End the generation at its next piece, and keep nothing of question and answer."""
+        with self._changed:
+            self.stopping = self.forgotten = True
+            self.user_message = self.text = ""
+            self.error = None
+            self._changed.notify_all()
+
     def read(self, chunks: Iterator[ChatChunk]) -> None:
-        """Take in the engine's stream until it is done, or `stop` was called. EngineError if it breaks off."""
+        """Take in the engine's stream until it is done, or `stop` or `forget` was called. EngineError if it breaks off."""
         for chunk in chunks:
             with self._changed:
+                if self.forgotten:
+                    return
                 self.text += chunk.text
                 self._changed.notify_all()
             if chunk.done:
@@ -77,9 +91,6 @@ class Answer:
         return self.ended or self.text != shown
 
 
-_asked: "WeakValueDictionary[str, Chat]" = WeakValueDictionary()  # a chat lives as long as a page, or the thread that answers, holds it
-
-
 class Chat:
     """One conversation: its recorded turns, and the answer in the making.
 
@@ -88,15 +99,40 @@ class Chat:
 
     While `recording` is off nothing is logged, and those turns live as long as this object. What is recorded is answered from what was
     recorded: else an answer could say again, in the log, what was meant to stay out of it.
+
+    Turns that are deleted from the log elsewhere go from here as well (`LogWatch`), and with them what was answered from them and is in
+    no log, where it could be searched for: the answer in the making with its question, and later turns that were not recorded.
     """
 
-    def __init__(self, logger: ConversationLogger, turns: list[Turn] | None = None) -> None:
+    def __init__(self, logger: ConversationLogger, watch: LogWatch, new: bool = False) -> None:
+        """`new`: nothing of it is in the log yet, which then need not be read."""
         self.logger = logger
         self.id = logger.session_id
-        self.turns = list(turns or [])
+        self.turns: list[Turn] = []
         self.answer: Answer | None = None
         self.recording = True
+        self.version = 0  # another one after each change that came from elsewhere
+        self.forgotten = 0  # how often something was deleted elsewhere
+        self._watch = watch
+        self._as_of = Stamp() if new else None  # the log's state that `turns` agree with; None before it was read
         self._lock = threading.Lock()
+        watch.join(self, tell=not new)
+
+    def take_over(self, logged: Sequence[Turn], as_of: Stamp) -> None:
+        """A log_watch.Holder: take over ratings and edits, and drop what is gone."""
+        with self._lock:
+            first, self._as_of = self._as_of is None, as_of
+            if first:
+                self.turns = [turn for turn in logged if turn.session_id == self.id]
+                return
+            known = {turn.id: turn for turn in logged}
+            gone = {turn.id for turn in self.turns if recorded(turn) and turn.id not in known}
+            before, self.turns = self.turns, [known.get(turn.id, turn) for turn in _without(self.turns, gone)]
+            if self.answer and not gone.isdisjoint({*self.answer.told, self.answer.regenerates or ""}):
+                self.answer.forget()
+                self.answer = None
+            self.forgotten += bool(gone)
+            self.version += self.turns != before or bool(gone)
 
     @property
     def answering(self) -> bool:
@@ -116,7 +152,6 @@ class Chat:
             if self.answering:
                 raise Busy("the last question is still being answered: wait for it, or stop it")
             self.answer = answer
-        _asked[self.id] = self
         threading.Thread(target=self._answer, args=(engine, answer), name=f"answer-{self.id}", daemon=True).start()
         return answer
 
@@ -136,18 +171,12 @@ class Chat:
     def rate(self, turn_id: str, rating: Rating | None) -> None:
         """Record what the owner thinks of an answer; None takes it back. DataError for what was not recorded."""
         self.logger.rate(turn_id, rating)
-        self._read_again()
+        self._watch.look()
 
     def edit(self, turn_id: str, bot_response: str) -> None:
         """Record what the answer should have been. DataError for what was not recorded, or an empty answer."""
         self.logger.edit(turn_id, bot_response)
-        self._read_again()
-
-    def _read_again(self) -> None:
-        """Take over what the log says of the recorded turns now: ratings, edits, and which of them are gone."""
-        logged = {turn.id: turn for turn in self.logger.turns(include_excluded=True)}
-        with self._lock:
-            self.turns = [logged.get(turn.id, turn) for turn in self.turns if turn.id in logged or not recorded(turn)]
+        self._watch.look()
 
     def _answer(self, engine: Engine, answer: Answer) -> None:
         started = time.monotonic()
@@ -155,26 +184,41 @@ class Chat:
             digests = {model.tag: model.digest for model in engine.list_models()}
             digest = digests.get(known_tag(answer.model, digests) or "", "")
             if any(map(recorded, self.turns)):
-                self._read_again()  # a model must not be told what was deleted meanwhile
-            stream = cast("Generator[ChatChunk]", engine.chat(answer.model, self._history(answer)))
+                self._watch.look()  # a model must not be told what was deleted meanwhile
+            stream = cast("Generator[ChatChunk]", engine.chat(answer.model, self._tell(answer)))
             with closing(stream):
                 answer.read(stream)
-            if not split_thoughts(answer.text).answer.strip() and not answer.incomplete:
+            if not split_thoughts(answer.text).answer.strip() and not answer.incomplete and not answer.forgotten:
                 raise EngineError(f"{answer.model} said nothing: ask again, or in other words")
             if answer.text.strip():
-                turn = self._log(engine, answer, digest, time.monotonic() - started)
-                with self._lock:
-                    self.turns.append(turn)
-                    self.answer = None
+                self._keep(engine, answer, digest, time.monotonic() - started)
         except (ByoaiError, OSError) as error:
-            answer.error = error
+            answer.error = None if answer.forgotten else error
         finally:
             answer.end()
 
-    def _history(self, answer: Answer) -> list[Message]:
-        turns = [turn for turn in self.turns if recorded(turn) or not answer.recorded]
-        said = [message for turn in standing(turns) if turn.id != answer.regenerates for message in turn.messages()]
-        return [*said, Message(role="user", content=answer.user_message)]
+    def _tell(self, answer: Answer) -> list[Message]:
+        """What the model is told: the question, and before it what was said."""
+        with self._lock:
+            turns = [turn for turn in self.turns if recorded(turn) or not answer.recorded]
+            told = [turn for turn in standing(turns) if turn.id != answer.regenerates]
+            answer.told = frozenset(turn.id for turn in told if recorded(turn))
+            said = [message for turn in told for message in turn.messages()]
+            return [*said, Message(role="user", content=answer.user_message)]
+
+    def _keep(self, engine: Engine, answer: Answer, digest: str, seconds: float) -> None:
+        """Make a turn of the answer, unless something is gone that the model was told."""
+        with self._watch.lock:
+            if answer.forgotten:
+                return
+            try:
+                turn = self._log(engine, answer, digest, seconds)
+            except TurnDeleted:
+                self._watch.look()  # which forgets it
+                raise
+            with self._lock:
+                self.turns.append(turn)
+                self.answer = None
 
     def _log(self, engine: Engine, answer: Answer, digest: str, seconds: float) -> Turn:
         """`metadata["incomplete"]` marks an answer that did not end by itself: it is kept, but nothing to learn from.
@@ -192,7 +236,8 @@ class Chat:
         }
         known = {name: fact for name, fact in facts.items() if fact is not None}
         if answer.recorded and self.recording:
-            return self.logger.log_conversation(answer.user_message, answer.text, known)
+            told = {*answer.told, *([answer.regenerates] if answer.regenerates else [])}
+            return self.logger.log_conversation(answer.user_message, answer.text, known, answered_from=told, as_of=self._as_of)
         return Turn(
             id=uuid.uuid4().hex,
             session_id=self.id,
@@ -208,19 +253,32 @@ def recorded(turn: Turn) -> bool:
     return turn.metadata.get("recorded") is not False
 
 
-def open_chat(log_file: str, chat_id: str | None = None, export_every: int | None = None) -> Chat:
+def _without(turns: Sequence[Turn], gone: Collection[str]) -> list[Turn]:
+    """The turns that stay when some are gone: all before them, and of those after them the recorded ones."""
+    first = next((place for place, turn in enumerate(turns) if turn.id in gone), len(turns))
+    return [*turns[:first], *(turn for turn in turns[first:] if recorded(turn) and turn.id not in gone)]
+
+
+def open_chat(log_file: str | Path, chat_id: str | None = None, export_every: int | None = None) -> Chat:
     """The chat `chat_id` as the log has it, or with the answer in the making; a new one if nobody knows it."""
-    known = _asked.get(chat_id) if chat_id else None
-    if known and known.answer:
-        return known
-    turns = [turn for turn in ConversationLogger(log_file).turns() if turn.session_id == chat_id] if chat_id else []
-    return Chat(ConversationLogger(log_file, chat_id if turns else None, export_every), turns)
+    watch = watch_of(log_file)
+    if chat_id:
+        known = next((chat for chat in _chats(watch) if chat.id == chat_id and chat.answer), None)
+        known = known or Chat(ConversationLogger(log_file, chat_id, export_every), watch)
+        if known.turns or known.answer:
+            return known
+    return Chat(ConversationLogger(log_file, None, export_every), watch, new=True)
 
 
 def stop_all(patience: float = 10.0) -> None:
     """Stop every answer in the making, and wait up to `patience` seconds for each until it is recorded."""
-    answers = [chat.answer for chat in list(_asked.values()) if chat.answer]
+    answers = [chat.answer for watch in all_watches() for chat in _chats(watch) if chat.answer]
     for answer in answers:
         answer.stop()
     for answer in answers:
         answer.wait(patience)
+
+
+def _chats(watch: LogWatch) -> list[Chat]:
+    """A chat lives as long as a page, or the thread that answers, holds it."""
+    return [holder for holder in watch.holders() if isinstance(holder, Chat)]

@@ -405,13 +405,17 @@ def _rollback(options: argparse.Namespace) -> None:
 
 def _forget(options: argparse.Namespace) -> int:
     from fine_tuning.errors import PromotionRefused
-    from fine_tuning.forgetting import examine, forget
+    from fine_tuning.forgetting import examine, forget, held_elsewhere
     from fine_tuning.terminal import Terminal, confirmed, show_case, show_forgotten
 
     config = _config(options)
     engine = _engine(options, config)
     case = examine(config, engine, options.what, options.matching)
-    show_case(case)
+    elsewhere = [] if case.turns else held_elsewhere(config, case)
+    if not case.turns and not elsewhere:
+        print(f"nothing holds {options.matching!r}: no turn of the log, and no other file of the data folder. There is nothing to forget")
+        return 0
+    show_case(case, elsewhere)
     if options.dry_run:
         return 0
     if not options.yes and not sys.stdin.isatty():
@@ -462,8 +466,12 @@ def _stats(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
     from fine_tuning.data_collection.data_export import DataExporter
+    from fine_tuning.errors import NoConversations
 
-    conversations = ConversationLogger(_config(options).log_path).conversations()
+    log = ConversationLogger(_config(options).log_path)
+    if not (conversations := log.conversations()):
+        left_out = "only excluded turns" if log.turns(include_excluded=True) else "no turns"
+        raise NoConversations(f"nothing to export, and nothing was written: {log.path} holds {left_out}. Chat first, with recording on")
     for format, path in DataExporter(options.folder).export_all_formats(conversations).items():
         print(f"{format}: {path}")
 

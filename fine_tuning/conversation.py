@@ -37,7 +37,8 @@ class Message(BaseModel):
 class Turn(BaseModel):
     """One exchange, as the log holds it. `metadata["model"]` names the tag that answered, `["thoughts"]` is what it thought."""
 
-    model_config = ConfigDict(frozen=True)
+    # The parser keeps no short strings for their next use: what was said must not outlive its turn in the memory.
+    model_config = ConfigDict(frozen=True, cache_strings="keys")
 
     id: str = Field(min_length=1)
     session_id: str = Field(min_length=1)

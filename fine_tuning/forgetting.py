@@ -17,7 +17,7 @@ from pathlib import Path
 from fine_tuning import paths, state
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.conversation import answers_by_question
-from fine_tuning.data_collection.blackout import Pattern, black_out, black_out_text, black_out_value, pattern, search
+from fine_tuning.data_collection.blackout import Pattern, black_out, black_out_text, black_out_value, holds, pattern, search
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_export import DataExporter
 from fine_tuning.data_preparation.dataset_builder import delete_datasets_of
@@ -81,6 +81,26 @@ def examine(config: FineTuningConfig, engine: Engine, wanted: str | None = None,
     texts = _telling(_logs(config), chosen) | ({matching} if matching else set())
     said = {turn.id: turn.user_message for log in _logs(config) for turn in log.turns(include_excluded=True) if turn.id in chosen}
     return Case(tuple(sorted(chosen)), frozenset(texts), learners(engine, chosen), said)
+
+
+def held_elsewhere(config: FineTuningConfig, case: Case) -> list[Path]:
+    """Return the files of the data folder that hold a text of `case` outside of the logs' turns: what `forget` would black out there."""
+    if (wanted := pattern(case.texts)) is None:
+        return []
+    logs = _logs(config)
+    damaged = [log.path for log in logs if log.has_damaged(wanted)]
+    database = [paths.state_db()] if _told_in_database(wanted) else []
+    skipped = [place for place in _without_sayings(config, logs) if place != DataExporter().folder]
+    return [*damaged, *database, *(path for path in search(paths.home(), wanted, skipped) if path not in damaged)]
+
+
+def _told_in_database(wanted: Pattern) -> bool:
+    if not paths.state_db().exists():
+        return False
+    with state.connect() as connection:
+        columns = [(table, column) for table, names in TEXTS.items() for column in names]
+        texts = (row[0] for table, column in columns for row in connection.execute(f'SELECT "{column}" FROM "{table}"'))
+        return any(isinstance(text, str) and holds(text, wanted) for text in texts)
 
 
 def learners(engine: Engine, turns: Collection[str]) -> tuple[Version, ...]:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from pathlib import Path
 
     from fine_tuning.config import FineTuningConfig
     from fine_tuning.engines.base import Engine
@@ -206,6 +206,8 @@ def show_models(engine: "Engine", registry: "Registry", prefix: str) -> None:
     known, rated = {version.tag: version for version in registry.list()}, ratings()
     found = choices(engine, prefix)
     width, console = max((len(choice.tag) for choice in found), default=0), _console()
+    if not found:
+        console.print(Text(f"no models yet in {engine.name} at {engine.where}: byoai prepare fetches a base model"))
     for choice in found:
         version = known.get(choice.tag)
         state: str = "base" if choice.kind == "base" else "live" if choice.live else version.state if version else ""
@@ -246,13 +248,16 @@ def confirmed(question: str) -> bool:
     return _console().input(Text(f"{question} [y/N] ", style="bold")).strip().casefold() in ("y", "yes")
 
 
-def show_case(case: "Case") -> None:
+def show_case(case: "Case", elsewhere: "Sequence[Path]" = ()) -> None:
+    """`elsewhere`: files that hold it where no turn does."""
     console = _console()
     console.print(Text(f"{len(case.turns)} turn(s) to forget:", style="bold"))
     for id in case.turns[:20]:
         console.print(Text(f"  {id}  {_one_line(case.said.get(id, '(no longer in the log)'), 80)}"))
     if len(case.turns) > 20:
         console.print(Text(f"  and {len(case.turns) - 20} more"))
+    for path in elsewhere:
+        console.print(Text(f"  in {path}, to be blacked out"))
     learned = ", ".join(f"{version.tag} ({version.state})" for version in case.versions)
     console.print(Text(f"learned by: {learned or 'no version'}"))
 

@@ -1,6 +1,6 @@
 """The chat page: who answers, the conversation, what was recorded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import streamlit as st
 
@@ -14,11 +14,13 @@ from fine_tuning.errors import ByoaiError
 from fine_tuning.model_management.model_switcher import Choice
 
 REFRESH = 4.0  # seconds between looks for new models
+GLANCE = 0.5  # seconds between looks whether this chat has changed elsewhere
 EXAMPLES = ("Explain photosynthesis in two sentences", "What makes a good breakfast?", "Write a short poem about the sea")
 CONSENT = (
     "While it is off, nothing is written down, and what was said is gone with this page. "
     "Switched on again, the model answers only from what was recorded: the rest stays out."
 )
+DRAFT = "text-"  # what begins the name under which Streamlit keeps the text that is typed in place of an answer
 THUMBS: dict[int | None, Rating] = {0: "down", 1: "up"}
 USER, BOT = ":material/person:", ":material/forum:"
 
@@ -35,7 +37,8 @@ def ask(text: str | None) -> None:
 
 
 def ask_again() -> None:
-    ask(state.chat.answer.user_message)
+    if unfinished := state.chat.look()[1]:
+        ask(unfinished.user_message)
 
 
 def new_chat() -> None:
@@ -58,7 +61,7 @@ def save(turn_id: str, widget: str) -> None:
     state.edited = None
 
 
-def record(what: Callable[[], None]) -> None:
+def record(what: Callable[[], object]) -> None:
     try:
         what()
     except ByoaiError as error:
@@ -67,7 +70,7 @@ def record(what: Callable[[], None]) -> None:
 
 def regenerate() -> None:
     if state.choice and not state.chat.answering:
-        state.chat.regenerate(engine(), state.choice.tag)
+        record(lambda: state.chat.regenerate(engine(), state.choice.tag))
 
 
 def consent() -> None:
@@ -89,6 +92,13 @@ def watch() -> None:
         st.rerun()
 
 
+@st.fragment(run_every=GLANCE)
+def watch_chat() -> None:
+    """Draw the page anew when something of this chat was rated, edited or forgotten elsewhere; after a forgetting once more."""
+    if state.chat.version != state.version or state.again:
+        st.rerun()
+
+
 def sidebar(now: Models) -> None:
     st.button("New chat", icon=":material/edit_square:", width="stretch", on_click=new_chat, disabled=not state.chat.turns)
     if state.choice:
@@ -103,7 +113,11 @@ def sidebar(now: Models) -> None:
 
 
 def learning() -> None:
-    count, new = recorded()
+    try:
+        count, new = recorded()
+    except ByoaiError as error:
+        st.error(presentable(str(error)), title="Nothing can be recorded", icon=":material/error:")
+        return
     st.markdown(f"**{count}** {'turn' if count == 1 else 'turns'} recorded, **{new}** not yet learned")
     st.caption("To make a version that has learned from them, run in a terminal:")
     st.code("./scripts/retrain.sh", language="bash")
@@ -173,10 +187,19 @@ def begin_edit(turn_id: str) -> None:
     state.edited = turn_id
 
 
+def drop_drafts(turns: Sequence[Turn]) -> None:
+    """Forget what was typed in place of an answer that is not edited any more, or gone."""
+    if state.edited not in {turn.id for turn in turns}:
+        state.edited = None
+    for key in [key for key in state if str(key).startswith(DRAFT) and key != f"{DRAFT}{state.edited}"]:
+        del state[key]
+
+
 def edit(turn: Turn) -> None:
-    st.text_area("What the answer should have been", turn.bot_response, key=f"text-{turn.id}", height="content")
+    state.setdefault(f"{DRAFT}{turn.id}", turn.bot_response)  # given to the widget, Streamlit would keep it when the widget is long gone
+    st.text_area("What the answer should have been", key=f"{DRAFT}{turn.id}", height="content")
     with st.container(horizontal=True):
-        st.button("Save", type="primary", on_click=save, args=(turn.id, f"text-{turn.id}"))
+        st.button("Save", type="primary", on_click=save, args=(turn.id, f"{DRAFT}{turn.id}"))
         st.button("Cancel", on_click=begin_edit, args=(None,))
 
 
@@ -202,6 +225,8 @@ def watch_answer(answer: session.Answer) -> None:
     slot = st.chat_message("assistant", avatar=BOT).empty()
     slot.markdown(f":shimmer[{state.models.title(answer.model)} is thinking]")
     for text in answer.texts():
+        if state.chat.version != state.version:
+            break  # something of this chat is gone, or stands otherwise
         if text:
             slot.markdown(presentable(text) + " ▌")
     st.rerun()
@@ -233,31 +258,53 @@ def foot(choice: Choice | None, answering: bool) -> None:
         st.caption(here if state.recording else "Not recorded: nothing of this is kept or learned", text_alignment="center")
 
 
-state.setdefault("picked", None)
-state.setdefault("edited", None)
-if "recording" not in state:
-    state.recording = config().data_collection.record and st.query_params.get("record") != "off"
-before, state.models = state.get("models"), models()
-state.choice = state.models.get(state.picked) or state.models.default
-if "chat" not in state:
-    data = config().data_collection
-    state.chat = session.open_chat(data.log_file, st.query_params.get("chat"), data.export_interval if data.auto_export else None)
-    state.chat.recording = state.recording
-turns, answer = state.chat.look()
-answering = answer is not None and not answer.ended
+def open_page() -> None:
+    """Have in `state` all that the page is drawn from."""
+    state.setdefault("picked", None)
+    state.setdefault("edited", None)
+    if "recording" not in state:
+        state.recording = config().data_collection.record and st.query_params.get("record") != "off"
+    before, state.models = state.get("models"), models()
+    state.choice = state.models.get(state.picked) or state.models.default
+    if "chat" not in state:
+        data = config().data_collection
+        every = data.export_interval if data.auto_export else None
+        try:
+            state.chat = session.open_chat(config().log_path, st.query_params.get("chat"), every)
+        except ByoaiError as error:
+            st.error(presentable(str(error)), title="The log cannot be read", icon=":material/error:")
+            st.stop()
+        state.chat.recording = state.recording
+    announce(before, state.models)
 
-announce(before, state.models)
-with st.sidebar:
-    sidebar(state.models)
-watch()
-foot(state.choice, answering)
-top = st.empty()  # a place of its own, so that nothing of the welcome lingers below the first answer
-if state.choice and not turns and not answer:
-    with top.container():
-        welcome(state.choice)
-for turn in turns:
-    show(turn, last=turn is turns[-1] and not answering)
-if answer and answering:
-    watch_answer(answer)
-elif answer:
-    show_unfinished(answer)
+
+def draw() -> None:
+    """A function, for what is drawn must not outlive the drawing: the page's own names live on with the callbacks of its widgets."""
+    # The browser may have sent what was typed once more, before it heard that it is gone: the next drawing drops that, too.
+    state.again = state.chat.forgotten > state.get("forgotten", 0)
+    if state.again:
+        st.toast("Something of this chat was forgotten, and is gone from here", icon=":material/delete_forever:")
+    state.version, state.forgotten = state.chat.version, state.chat.forgotten  # before the look: later changes are seen by `watch_chat`
+    turns, answer = state.chat.look()
+    drop_drafts(turns)
+    answering = answer is not None and not answer.ended
+    with st.sidebar:
+        sidebar(state.models)
+        # Last of all in their column: what a fragment that runs by itself draws may come to stand in a place that has moved up meanwhile.
+        watch()
+        watch_chat()
+    foot(state.choice, answering)
+    top = st.empty()  # a place of its own, so that nothing of the welcome lingers below the first answer
+    if state.choice and not turns and not answer:
+        with top.container():
+            welcome(state.choice)
+    for turn in turns:
+        show(turn, last=turn is turns[-1] and not answering)
+    if answer and answering:
+        watch_answer(answer)
+    elif answer:
+        show_unfinished(answer)
+
+
+open_page()
+draw()

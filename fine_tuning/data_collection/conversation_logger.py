@@ -196,6 +196,11 @@ class ConversationLogger:
         told = self.index.records(self.index.perhaps(text))
         return {id for id, records in told.items() if any(holds(said, wanted) for record in records for said in texts_of(record))}
 
+    def has_damaged(self, wanted: Pattern) -> bool:
+        """Return whether `wanted` finds something in a damaged line, of the log or set aside."""
+        log = self._read()
+        return any(wanted.search(line) for line in (*log.damaged, log.torn, *self._file.quarantined()))
+
     def said(self, turn_ids: Collection[str]) -> set[str]:
         """Every text that was ever asked, answered or put in an answer's place in these turns."""
         found: set[str] = set()

@@ -11,10 +11,12 @@ import sys
 import threading
 import time
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import memory
 import pytest
 from native_children import Children
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -74,6 +76,8 @@ def serve(home: Path) -> Iterator[Serve]:
     def start(**environment: str) -> str:
         port = free_port(8600)
         code = f"from chatbot.server import serve; serve({port}, browser=False)"
+        if before := environment.pop("BEFORE", ""):
+            code = f"{before}; {code}"
         started.append(subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "BYOAI_HOME": str(home), **environment}))
         deadline = time.monotonic() + 240
         while time.monotonic() < deadline and started[-1].poll() is None:
@@ -243,6 +247,77 @@ def test_what_a_model_or_a_person_writes_runs_nothing_and_fetches_nothing(page: 
     assert {urlsplit(address).netloc for address in requests} == {urlsplit(site).netloc}
     width = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
     assert width[0] <= width[1]
+
+
+@pytest.fixture
+def secret() -> str:
+    """A word, written from behind: only what was said holds it from before."""
+    return uuid.uuid4().hex
+
+
+def watched(serve: Serve, folder: Path) -> str:
+    """A site whose server says what it holds in its memory."""
+    code = f"import sys; sys.path.insert(0, {str(Path(memory.__file__).parent)!r})"
+    code += f"; import memory, pathlib; memory.answer_questions(pathlib.Path({str(folder)!r}))"
+    return serve(BYOAI_ENGINE="embedded", BEFORE=code)
+
+
+def test_what_is_forgotten_in_a_terminal_is_gone_from_open_pages_and_from_the_servers_memory(
+    page: Page, serve: Serve, home: Path, tmp_path: Path, embedded: Engine, secret: str
+) -> None:
+    """BYOAI_SCREENSHOTS=folder keeps the page's pictures from before and after."""
+    pictures = Path(os.environ.get("BYOAI_SCREENSHOTS") or tmp_path)
+    logger = ConversationLogger()
+    logger.log_conversation("Where is the printer?", "Upstairs, beside the window.")
+    gone = logger.log_conversation(f"My word is {secret[::-1]}.", f"I keep {secret[::-1]} for you.").id
+    site = watched(serve, tmp_path)
+    closed, edited = page.context.new_page(), page.context.new_page()
+    for each in (page, closed, edited):
+        each.goto(f"{site}/?chat={logger.session_id}")
+        answered(each, 2)
+    closed.close()
+    edited.get_by_role("button", name="edit").nth(1).click()
+    expect(edited.locator("textarea").first).to_have_value(re.compile(secret[::-1]))
+    assert memory.copies_in_server(tmp_path, secret)
+    page.screenshot(path=pictures / "before.png")
+
+    command = [sys.executable, "-m", "fine_tuning", "forget", gone, "--yes", "--no-retrain"]
+    subprocess.run(command, env={**os.environ, "BYOAI_HOME": str(home), "BYOAI_ENGINE": "embedded"}, check=True)
+    ended = time.monotonic()
+    for each in (page, edited):
+        expect(each.get_by_text(secret[::-1])).to_have_count(0)
+        expect(each.locator("textarea", has_text=secret[::-1])).to_have_count(0)
+    print(f"gone from the pages {time.monotonic() - ended:.2f} s after the command had ended")
+    page.screenshot(path=pictures / "after.png")
+    expect(page.get_by_test_id("stToast").get_by_text("forgotten")).to_be_visible()
+    answered(page, 1)
+    expect(page.get_by_text("Where is the printer?")).to_be_visible()
+    assert memory.copies_left_in_server(tmp_path, secret) == []
+    ask(page, "Say hello.")
+    answered(page, 2)
+    assert len(ConversationLogger().turns()) == 2
+
+
+def test_an_answer_that_may_tell_of_what_is_forgotten_meanwhile_ends_on_the_page_and_is_not_recorded(
+    page: Page, serve: Serve, tmp_path: Path, embedded: Engine, secret: str
+) -> None:
+    embedded.create("endless:latest", ModelSpec(from_=BASE, parameters={**GREEDY, "stop": [], "num_predict": 100_000}))
+    logger = ConversationLogger()
+    gone = logger.log_conversation(f"My word is {secret[::-1]}.", f"I keep {secret[::-1]} for you.").id
+    site = watched(serve, tmp_path)
+    page.goto(f"{site}/?chat={logger.session_id}")
+    answered(page, 1)
+    page.get_by_role("combobox", name="Who answers").click()
+    page.get_by_role("option", name="endless").click()
+    ask(page, f"Write a very long story about {secret[::-1]}.")
+    expect(page.get_by_text(re.compile(r"\w+ \w+ \w+ ▌"))).to_be_visible(timeout=GENERATED)
+    assert logger.delete(gone) == 1
+    expect(page.get_by_text(secret[::-1])).to_have_count(0)
+    expect(page.get_by_text("What is on your mind?")).to_be_visible()
+    expect(page.get_by_test_id("stChatInputTextArea")).to_be_enabled()
+    page.wait_for_timeout(1_000)
+    assert logger.turns() == []
+    assert memory.copies_left_in_server(tmp_path, secret) == []
 
 
 class Line:

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +28,21 @@ def test_no_picture_is_left_to_fetch(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["`vec![1, 2]` costs", "```rust\nlet v = vec![$a, $b];\n```", "~~~\n$HOME ![x](y)\n~~~\n", "```\nstill open ![x](y) $5"]
+    "code",
+    [
+        "`\\[ x^2 \\]` and ``\\( a ` b \\)``",
+        "```latex\n\\[ x^2 \\]\n\\( y \\)\n```",
+        "~~~\n\\[\nx^2\n\\]\n~~~",
+        "```\nstill open \\[ x^2 \\]",
+        "so:\n\n    \\[ x^2 \\] costs $5\n\n    ![a](b) \\(y\\)\n".replace("![a](b) ", ""),
+        "1. a step:\n\n   ```\n   \\[ x^2 \\]\n   ```",
+        "- a step:\n\n      \\[ x^2 \\] is code here\n",
+        "\\[ a `x` b^2 \\]",
+        "`vec![1, 2]` costs",
+        "```rust\nlet v = vec![$a, $b];\n```",
+        "~~~\n$HOME ![x](y)\n~~~\n",
+        "```\nstill open ![x](y) $5",
+    ],
 )
 def test_code_stays_as_it_is(code: str) -> None:
     assert presentable(code) == code
@@ -47,7 +63,84 @@ def test_prices_are_no_formulas_and_formulas_stay(text: str, shown: str) -> None
     assert presentable(text) == shown
 
 
-@given(st.text(alphabet=st.characters(exclude_characters="!$")))
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (r"\[ x^2 \]", "$$\nx^2\n$$"),
+        (r"\[x^2\]", "$$\nx^2\n$$"),
+        ("\\[\nx^2\n\\]", "$$\nx^2\n$$"),
+        ("\\[ x^2\n+ y \\]", "$$\nx^2\n+ y\n$$"),
+        ("so\n\n\\[ a = b \\]\n\nand", "so\n\n$$\na = b\n$$\n\nand"),
+        ("so \\[ a = b \\] and", "so $$a = b$$ and"),
+        (r"so \[E = mc^2\], or", "so $$E = mc^2$$, or"),
+        (r"\[ x \]", "$$\nx\n$$"),
+        ("1. Solve:\n   \\[ x^2 = 4 \\]\n2. Done", "1. Solve:\n   $$\n   x^2 = 4\n   $$\n2. Done"),
+        ("- \\[ x^2 = 4 \\]", "- $$\n  x^2 = 4\n  $$"),
+        ("> \\[\n> x^2\n> \\]", "> $$\n> x^2\n> $$"),
+        (
+            "\\[\n\\begin{bmatrix} 1 & 0 \\\\[2pt] 0 & 1 \\\\\n\\end{bmatrix}\n\\]",
+            "$$\n\\begin{bmatrix} 1 & 0 \\\\[2pt] 0 & 1 \\\\\n\\end{bmatrix}\n$$",
+        ),
+        (r"where \(x\) is", "where $x$ is"),
+        (r"where \( a^2 + b^2 \)2", "where $a^2 + b^2$2"),
+        (r"\(\frac{1}{2}\) of \(n - 1\) or \(10\)", r"$\frac{1}{2}$ of $n - 1$ or $10$"),
+        (r"a price \(\text{\$5}\) and $6", r"a price $$\text{\$5}$$ and \$6"),
+        (r"both \(a\) and $b$ for $5", r"both $a$ and $b$ for \$5"),
+        ("`code` then \\[ x^2 \\]", "`code` then $$x^2$$"),
+        ("$$ x^2\n+ y $$\n\nthe rest", "$$\nx^2\n+ y\n$$\n\nthe rest"),
+        ("$$ x^2 $$ stays", "$$ x^2 $$ stays"),
+    ],
+)
+def test_tex_in_all_notations_becomes_a_formula(text: str, shown: str) -> None:
+    assert presentable(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"as shown \[1\] and \[citation needed\]",
+        r"- \[x\] done",
+        r"- \[ \] to do",
+        r"git \[--version\] \[-C <path>\] \[key=value\]",
+        r"\[text\](https://example.org/a_b)",
+        r"\[1\]",
+        r"\[Note\]",
+        r"an aside \(see below\) and \(optional\)",
+        r"two backslashes \\[ x^2 \\] and \\( y \\)",
+        r"open \[ x^2",
+        r"shut x^2 \]",
+        "\\[ x^2\n\nanother paragraph \\]",
+        r"\( x \]",
+        r"\(\) and \[\]",
+        r"C:\(x\dir",
+    ],
+)
+def test_what_only_looks_like_tex_stays(text: str) -> None:
+    assert presentable(text) == text
+
+
+@given(st.text(alphabet="\\[]()$^x \n`!>-"))
+def test_whatever_is_written_as_tex_no_picture_is_left_to_fetch(text: str) -> None:
+    blocks = MarkdownIt("commonmark").enable("table").parse(presentable(text))
+    assert not any(token.type == "image" for block in blocks for token in block.children or [])
+
+
+@pytest.mark.parametrize("piece", ["\\[ ", "\\( x", "$$ ", "$x", "\\[ x^2 \\] ", "\\", "`", "`a` ", "\n    \\[ $"])
+def test_long_and_strange_answers_take_no_more_than_their_share_of_time(piece: str) -> None:
+    """A ratio of the test's own: ten times the text takes about ten times as long, and not a hundred times."""
+
+    def seconds(text: str) -> float:
+        best = []
+        for _ in range(3):
+            start = time.process_time()
+            presentable(text)
+            best.append(time.process_time() - start)
+        return min(best)
+
+    assert seconds(piece * 10_000) < 40 * max(seconds(piece * 1_000), 0.002)
+
+
+@given(st.text(alphabet=st.characters(exclude_characters="!$\\")))
 def test_everything_else_stays_as_it_is(text: str) -> None:
     assert presentable(text) == text
 

@@ -4,66 +4,23 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from native_children import Children, wait_until
+from scripted import LOG, PATIENCE, TAG, Script, ask
 
 from chatbot.session import Chat, open_chat, stop_all
-from fine_tuning.conversation import Message
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.engines.base import ChatChunk, ModelSpec, ModelSummary
+from fine_tuning.engines.base import ModelSpec
 from fine_tuning.engines.default_base import CHATML
 from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.errors import Busy, DataError, EngineError, EngineUnavailable
-
-LOG = "conversations.jsonl"
-TAG = "smollm2:135m"
-PATIENCE = 10.0  # seconds
-
-
-class Script:
-    """The part of `Engine` that a chat uses. Says `pieces`, each when `go` lets it; an exception among them is raised in its place."""
-
-    name = "scripted"
-    where = "test"
-
-    def __init__(self, *pieces: str | Exception, ends: str | None = "stop") -> None:
-        self.pieces = pieces
-        self.ends = ends
-        self.asked: list[Message] = []
-        self.closed = threading.Event()
-        self._allowed = threading.Semaphore(0)
-
-    def go(self, pieces: int = 1_000) -> "Script":
-        self._allowed.release(pieces)
-        return self
-
-    def list_models(self) -> list[ModelSummary]:
-        return [ModelSummary(tag=TAG, digest="d1", size=1)]
-
-    def chat(self, tag: str, messages: Sequence[Message], options: object = None) -> Iterator[ChatChunk]:
-        self.asked = list(messages)
-        try:
-            for piece in self.pieces:
-                assert self._allowed.acquire(timeout=PATIENCE)
-                if isinstance(piece, Exception):
-                    raise piece
-                yield ChatChunk(piece)
-            if self.ends:
-                yield ChatChunk("", done=True, done_reason=self.ends, tokens=len(self.pieces))
-        finally:
-            self.closed.set()
 
 
 @pytest.fixture
 def chat(home: Path) -> Chat:
     return open_chat(LOG)
-
-
-def ask(chat: Chat, script: Script, text: str = "Where is the key?") -> None:
-    assert chat.ask(script, TAG, text).wait(PATIENCE)  # type: ignore[arg-type]
 
 
 def test_an_answer_becomes_a_recorded_turn_with_its_model(chat: Chat) -> None:
