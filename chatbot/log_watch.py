@@ -12,7 +12,7 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.log_file import Stamp
 from fine_tuning.errors import ByoaiError
 
-INTERVAL = 0.5  # seconds between looks at the log: what was forgotten elsewhere must be gone from a page within two
+INTERVAL = 0.2  # seconds between looks at the log: what was forgotten elsewhere must be gone from a page within two
 
 _logger = logging.getLogger(__name__)
 

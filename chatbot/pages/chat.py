@@ -281,8 +281,8 @@ def open_page() -> None:
 def draw() -> None:
     """A function, for what is drawn must not outlive the drawing: the page's own names live on with the callbacks of its widgets."""
     # The browser may have sent what was typed once more, before it heard that it is gone: the next drawing drops that, too.
-    state.again = state.chat.forgotten > state.get("forgotten", 0)
-    if state.again:
+    before, state.again = state.get("again"), state.chat.forgotten > state.get("forgotten", 0)
+    if before and not state.again:
         st.toast("Something of this chat was forgotten, and is gone from here", icon=":material/delete_forever:")
     state.version, state.forgotten = state.chat.version, state.chat.forgotten  # before the look: later changes are seen by `watch_chat`
     turns, answer = state.chat.look()

@@ -12,7 +12,7 @@ import pytest
 from memory import copies
 from scripted import LOG, PATIENCE, TAG, Script, ask
 
-from chatbot.log_watch import INTERVAL, all_watches, keep_looking, watch_of
+from chatbot.log_watch import all_watches, keep_looking, watch_of
 from chatbot.session import Chat, open_chat
 from fine_tuning import paths
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
@@ -123,11 +123,11 @@ def test_the_watch_goes_on_when_the_log_could_not_be_read(log: ConversationLogge
     content = log.path.read_bytes()
     log.path.write_bytes(b"somebody else's\n")
     looking.start()
-    time.sleep(2 * INTERVAL)
+    time.sleep(1.0)
     assert chat.turns == [turn]  # nobody knows
     log.path.write_bytes(content)
     log.delete(turn.id)
-    time.sleep(3 * INTERVAL)
+    time.sleep(1.5)
     ended.set()
     looking.join(PATIENCE)
     assert chat.turns == []
