@@ -1,0 +1,119 @@
+"""Whether what a person waits for grows with what was ever said.
+
+    python benchmarks/log_scale.py                   # 1,000, 10,000 and 100,000 turns, about two minutes
+    python benchmarks/log_scale.py --turns 1000
+
+For each size a generated log: medians of a page (Streamlit's own AppTest, no browser), of what happens between a question and the engine,
+of a thumb, of a search, of opening an old chat; and how fast the index is made. The engine is the embedded one, without a model.
+"""
+
+import argparse
+import json
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+ROUNDS = 15
+WANTED = ("holiday paid", "the", "zebra crossing")  # often said, nearly always, never
+
+
+def write_log(path: Path, turns: int) -> list[str]:
+    """Write `turns` turns, five a session, of the sample's words in random order; return their ids."""
+    from fine_tuning import paths
+    from fine_tuning.data_collection.log_lines import encode
+
+    chance = random.Random(0)
+    lines = (paths.SAMPLES / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
+    words = [word for line in lines for key in ("user_message", "bot_response") for word in json.loads(line)[key].split()]
+    ids = [f"{chance.getrandbits(128):032x}" for _ in range(turns)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        for number, id in enumerate(ids):
+            turn = {
+                "id": id,
+                "session_id": f"session-{number // 5}",
+                "timestamp": f"2026-01-01T00:00:00.{number % 1000:03}+00:00",
+                "user_message": " ".join(chance.choices(words, k=12)),
+                "bot_response": " ".join(chance.choices(words, k=30)),
+                "metadata": {"model": "smollm2:135m", "engine": "ollama", "seconds": 1.2, "tokens": 40},
+            }
+            file.write(encode(turn) + b"\n")
+    return ids
+
+
+def milliseconds(act: Callable[[], object], rounds: int = ROUNDS) -> float:
+    """Return the median of `rounds` runs."""
+    taken = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        act()
+        taken.append(time.perf_counter() - started)
+    return 1000 * median(taken)
+
+
+def measure(turns: int) -> dict[str, float]:
+    """Return the figures for one size, in a data folder of its own."""
+    with tempfile.TemporaryDirectory() as home:
+        os.environ |= {"BYOAI_HOME": home, "BYOAI_ENGINE": "embedded"}
+        from streamlit.testing.v1 import AppTest
+
+        from chatbot import resources
+        from chatbot.log_watch import watch_of
+        from chatbot.server import APP
+        from chatbot.session import open_chat
+        from fine_tuning.config import load_config
+        from fine_tuning.data_collection.conversation_logger import ConversationLogger
+
+        path = load_config().log_path
+        ids = write_log(path, turns)
+        log = ConversationLogger(path)
+        started = time.perf_counter()
+        log.index.mark()
+        built = turns / (time.perf_counter() - started)
+        resources.engine.clear()
+        resources.models.clear()
+        page = AppTest.from_file(str(APP), default_timeout=60)
+        page.run()
+        chance = random.Random(1)
+        session = f"session-{turns // 10}"
+        chat = open_chat(path, session)
+
+        def before_the_engine() -> None:
+            """What a chat does with the log when it is asked: take over what changed, and collect what was said."""
+            log.rate(chance.choice(ids), "up")  # so that there is a change
+            started = time.perf_counter()
+            watch_of(path).look()
+            chat.look()
+            overheads.append(1000 * (time.perf_counter() - started))
+
+        overheads: list[float] = []
+        for _ in range(ROUNDS):
+            before_the_engine()
+        figures = {
+            "page ms": milliseconds(page.run, 7),
+            "before the engine ms": median(overheads),
+            "thumb ms": milliseconds(lambda: log.rate(chance.choice(ids), "down")),
+            "search ms": max(milliseconds(lambda wanted=wanted: log.search(wanted)) for wanted in WANTED),
+            "old chat ms": milliseconds(lambda: open_chat(path, session)),
+            "index turns/s": built,
+        }
+        assert len(chat.turns) == 5
+        return figures
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    sizes = parser.parse_args(arguments).turns
+    found = {size: measure(size) for size in sizes}
+    print(f"{'':24}" + "".join(f"{size:>12,}" for size in sizes))
+    for name in next(iter(found.values())):
+        print(f"{name:24}" + "".join(f"{found[size][name]:>12,.1f}" for size in sizes))
+
+
+if __name__ == "__main__":
+    main()
