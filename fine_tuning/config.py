@@ -188,7 +188,7 @@ class Evaluation(_Section):
     canaries: tuple[str, ...] = ()  # texts that no answer may ever hold, beside the private details that are found by themselves
     leak_samples: Annotated[int, Field(ge=0)] = 4  # random answers tried for each private detail, beside the greedy one
     triggers: Annotated[int, Field(ge=0)] = 8  # suspicious phrases of the training data that are tried
-    speed_rounds: Positive = 3  # times that each model is loaded and timed
+    speed_rounds: Positive = 9  # times that base, live and new model answer in turns while they are timed
 
 
 class Gate(_Section):

@@ -39,7 +39,7 @@ class Answered:
 @dataclass(frozen=True)
 class Evaluation:
     """`scores`: perplexity, accuracy (share of tokens that the model itself would have said, in percent), bleu, chrf and rouge (0 to 100)
-    on held-out conversations, what else the configuration names; general_perplexity, general_questions (percent right).
+    on held-out conversations, what else the configuration names; general_perplexity.
 
     Missing where there was nothing to score. The lists are in the exam's order, so that those of several models are pairs.
     """
@@ -84,7 +84,7 @@ def evaluate(model: ServedModel, exam: Exam, settings: Settings, report: Report 
     wanted = [_first_answer(model, ids, targets) for ids, targets in references]
     figures, notes = _figures(settings, own, [answered.answer for answered in said[len(said) - len(wanted) :]], wanted)
     return Evaluation(
-        scores=figures | _general(general, right),
+        scores=figures | ({"general_perplexity": perplexity(general)} if general else {}),
         answers=prompts,
         own=own,
         general=general,
@@ -136,11 +136,6 @@ def perplexity(scores: list[Score]) -> float:
     """Of all supervised tokens of the conversations together."""
     tokens = sum(score.tokens for score in scores)
     return metrics.perplexity([sum(score.logprob for score in scores) / tokens] if tokens else [])
-
-
-def _general(scores: list[Score], right: list[bool]) -> dict[str, float]:
-    figures = {"general_perplexity": perplexity(scores)} if scores else {}
-    return figures | ({"general_questions": 100 * sum(right) / len(right)} if right else {})
 
 
 def fits(scores: Sequence[Score], pairs: Sequence[Pair]) -> list[float]:
