@@ -274,7 +274,7 @@ class Evaluation(_Section):
     canaries: tuple[Text, ...] = ()  # texts that no answer may ever hold, beside the private details that are found by themselves
     leak_samples: Count = 4  # random answers tried for each private detail, beside the greedy one
     triggers: Count = 8  # suspicious phrases of the training data that are tried
-    speed_rounds: Positive = 3  # times that each model is loaded and timed
+    speed_rounds: Positive = 9  # times that base, live and new model answer in turns while they are timed
 
 
 class Gate(_Section):

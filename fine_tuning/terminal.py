@@ -158,7 +158,7 @@ def _show_scores(console: Console, tag: str, comparison: "Comparison") -> None:
         table.add_column(heading, justify="left" if heading == "metric" else "right")
     for score in scores:
         figures = [score.base, *([score.live] if score.live is not None else []), score.tuned]
-        verdict = Text("better", style="green") if score.better else Text("not better", style="yellow")
+        verdict = Text(score.verdict, style="green" if score.better else "yellow")
         table.add_row(score.metric.replace("_", " "), *(f"{figure:.2f}" for figure in figures), verdict)
     if scores:
         console.print(table)
@@ -167,7 +167,7 @@ def _show_scores(console: Console, tag: str, comparison: "Comparison") -> None:
 def _show_verdict(console: Console, verdict: "Verdict") -> None:
     table = Table(title="\nThe gate", title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
     for result in verdict.results:
-        mark = Text("passed", style="green") if result.passed else Text("failed", style="bold red")
+        mark = Text(result.state, style={"passed": "green", "warned": "yellow", "failed": "bold red"}[result.state])
         limit = "" if result.passed else f" (limit: {result.limit})"
         table.add_row(mark, result.rule, Text(f"{result.measured}: {result.reason}{limit}" if result.measured else result.reason))
     if verdict.results:

@@ -11,7 +11,7 @@ from fine_tuning.evaluation.evaluator import Answered, Evaluation, Report, evalu
 from fine_tuning.evaluation.exam import Exam, Reader
 from fine_tuning.evaluation.leak_probe import LeakReport, Secret, redact, try_leaks
 from fine_tuning.evaluation.poison_probe import TURNED, PoisonReport, Trigger, Turned, suspicious, try_triggers
-from fine_tuning.evaluation.speed import Served, Speed, race
+from fine_tuning.evaluation.speed import Race, Served, race
 
 LOWER_IS_BETTER = frozenset({"perplexity", "general_perplexity"})
 _TURNED_TOKENS = 24  # of an answer that show whether it was turned
@@ -27,6 +27,10 @@ class Score:
     @property
     def better(self) -> bool:
         return self.tuned < self.base if self.metric in LOWER_IS_BETTER else self.tuned > self.base
+
+    @property
+    def verdict(self) -> str:
+        return "better" if self.better else "the same" if self.tuned == self.base else "not better"
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Comparison:
     live: Evaluation | None = None
     leaks: LeakReport = field(default_factory=LeakReport)
     poison: PoisonReport = field(default_factory=PoisonReport)
-    speeds: dict[str, Speed] = field(default_factory=dict)  # of base, live and candidate
+    race: Race = field(default_factory=Race)  # of base, live and candidate
 
     @property
     def reference(self) -> Evaluation:
@@ -59,9 +63,18 @@ class Comparison:
         return "live" if self.live else "base"
 
     def scores(self) -> list[Score]:
+        """All figures that base and candidate have; of the general questions, how many of those that the base knows (percent)."""
         live = self.live.scores if self.live else {}
         common = [name for name in self.base.scores if name in self.tuned.scores]
-        return [Score(name, self.base.scores[name], self.tuned.scores[name], live.get(name)) for name in common]
+        found = [Score(name, self.base.scores[name], self.tuned.scores[name], live.get(name)) for name in common]
+        if kept := self.kept(self.tuned):
+            before = self.kept(self.live) if self.live else None
+            found.append(Score("general_questions", 100.0, _percent(kept), _percent(before) if before else None))
+        return found
+
+    def kept(self, of: Evaluation) -> list[bool]:
+        """Whether a model answers right, for each general question that the base answers right."""
+        return [now for now, before in zip(of.right, self.base.right, strict=True) if before]
 
     def answers(self) -> list[tuple[Answered, Answered]]:
         """Base and fine-tuned answers to the same prompts."""
@@ -81,7 +94,7 @@ class Comparison:
         intervals = {"own_perplexity_ratio": self.own_ratio(), "general_perplexity_ratio": self.general_ratio()}
         record: dict[str, Any] = {name: asdict(evaluation) for name, evaluation in evaluations.items() if evaluation}
         record |= {"leaks": asdict(self.leaks), "poison": asdict(self.poison)}
-        record |= {"speeds": {name: asdict(speed) for name, speed in self.speeds.items()}, "reference": self.reference_name}
+        record |= asdict(self.race) | {"reference": self.reference_name}
         record |= {name: asdict(interval) for name, interval in intervals.items() if interval}
         shown: dict[str, Any] = _shown(record, canaries)
         return shown
@@ -125,8 +138,12 @@ def compare(
             strongest=max((each.share for each in tried), default=0.0),
             turned=[each for each in tried if each.share >= TURNED > each.base_share],
         ),
-        speeds=race(models, asked, settings.speed_rounds, report),
+        race=race(models, asked, settings.speed_rounds, report),
     )
+
+
+def _percent(right: Sequence[bool]) -> float:
+    return 100 * sum(right) / len(right)
 
 
 def _ratio(new: Sequence[Any], old: Sequence[Any]) -> metrics.Interval | None:

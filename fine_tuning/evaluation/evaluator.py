@@ -41,7 +41,7 @@ class Evaluation:
     """What one model scored and said.
 
     `scores`: perplexity, accuracy (share of tokens that the model itself would have said, in percent), bleu, chrf, rouge and token_f1
-    (0 to 100) on held-out conversations, and what else the configuration names; general_perplexity, general_questions (percent right).
+    (0 to 100) on held-out conversations, and what else the configuration names; general_perplexity.
     Missing where there was nothing to score. The lists are in the test set's order, so that those of several models are pairs.
     """
 
@@ -85,7 +85,7 @@ def evaluate(model: ServedModel, exam: Exam, settings: Settings, report: Report 
     wanted = [_first_answer(model, ids, targets) for ids, targets in references]
     figures, notes = _figures(settings, own, [answered.answer for answered in said[len(said) - len(wanted) :]], wanted)
     return Evaluation(
-        scores=figures | _general(general, right),
+        scores=figures | ({"general_perplexity": perplexity(general)} if general else {}),
         answers=prompts,
         own=own,
         general=general,
@@ -137,11 +137,6 @@ def perplexity(scores: list[Score]) -> float:
     """Of all supervised tokens of the conversations together."""
     tokens = sum(score.tokens for score in scores)
     return metrics.perplexity([sum(score.logprob for score in scores) / tokens] if tokens else [])
-
-
-def _general(scores: list[Score], right: list[bool]) -> dict[str, float]:
-    figures = {"general_perplexity": perplexity(scores)} if scores else {}
-    return figures | ({"general_questions": 100 * sum(right) / len(right)} if right else {})
 
 
 def fits(scores: Sequence[Score], pairs: Sequence[Pair]) -> list[float]:

@@ -16,6 +16,11 @@ class Result:
     measured: str
     passed: bool
     reason: str
+    warned: bool = False  # passed, but something speaks against it
+
+    @property
+    def state(self) -> str:
+        return "failed" if not self.passed else "warned" if self.warned else "passed"
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,15 @@ class Verdict:
         """The names of the rules that were not met."""
         return [result.rule for result in self.results if not result.passed]
 
+    @property
+    def warned(self) -> list[str]:
+        """The names of the rules that were met with a warning."""
+        return [result.rule for result in self.results if result.passed and result.warned]
+
     def __str__(self) -> str:
         if self.passed:
-            return f"passed the gate: {len(self.results)} rules"
+            warnings = "".join(f"; {result.rule}: {result.reason}" for result in self.results if result.warned)
+            return f"passed the gate: {len(self.results)} rules{warnings}"
         reasons = [f"{result.rule}: {result.reason}" for result in self.results if not result.passed]
         return "refused by the gate: " + "; ".join(reasons)
 
@@ -96,7 +107,7 @@ def forgetting(evidence: Comparison, settings: Settings) -> Result:
 
 def questions(evidence: Comparison, settings: Settings) -> Result:
     """It still knows what the base knew."""
-    known = [now for now, before in zip(evidence.tuned.right, evidence.base.right, strict=True) if before]
+    known = evidence.kept(evidence.tuned)
     name, limit = "general questions", f"at least {settings.questions:.0%} of those that the base answers right"
     if not known:
         return Result(name, limit, "none", True, "not judged: the base answers none right")
@@ -139,14 +150,15 @@ def speed(evidence: Comparison, settings: Settings) -> Result:
     """It answers about as fast as the model it would replace."""
     most = settings.slower if evidence.live else settings.slower_than_base
     name, limit = "speed", f"at most {most:.0%} slower than the {evidence.reference_name} model"
-    old, new = evidence.speeds.get(evidence.reference_name), evidence.speeds.get("candidate")
-    if not old or not new:
+    new, ratio = evidence.race.speeds.get("candidate"), evidence.race.ratios.get(evidence.reference_name)
+    if not new or not ratio:
         return Result(name, limit, "none", True, "not judged: not timed")
-    lost = 1 - new.tokens_per_second / old.tokens_per_second
-    measured = f"{new.tokens_per_second:.0f} tokens/s ({-lost:+.0%})"
-    passed = lost <= most
-    reason = "fast enough" if passed else f"slower than the {evidence.reference_name} model ({old.tokens_per_second:.0f} tokens/s)"
-    return Result(name, limit, measured, passed, reason)
+    measured = f"{new.tokens_per_second:.0f} tokens/s, x {ratio:.2f} of the {evidence.reference_name} model's"
+    if ratio.high < 1 - most:
+        return Result(name, limit, measured, False, "slower, whatever else the machine did")
+    unsure = ratio.value < 1 - most
+    reason = "perhaps too slow: the machine was too busy to tell" if unsure else "fast enough"
+    return Result(name, limit, measured, True, reason, warned=unsure)
 
 
 def sane(evidence: Comparison, settings: Settings) -> Result:

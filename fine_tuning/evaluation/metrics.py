@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +87,10 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+        return format(self, ".3g")
+
+    def __format__(self, form: str) -> str:
+        return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
 
 
 def perplexity_ratio(new: Sequence[float], old: Sequence[float], tokens: Sequence[int], seed: int = 0) -> Interval:
@@ -102,6 +106,20 @@ def perplexity_ratio(new: Sequence[float], old: Sequence[float], tokens: Sequenc
 def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
     """The mean of `values` and its interval."""
     return _ratio_interval(np.asarray(values, np.float64), np.ones(len(values)), seed)
+
+
+def median_interval(values: Sequence[float]) -> Interval:
+    """Return the median of `values` and its interval, from their order alone: one value that is far off moves neither.
+
+    Fewer than six values hold no interval of that level; their own range is taken.
+    """
+    ordered = sorted(values)
+    count = len(ordered)
+    below = 0  # values on either side that the interval leaves out
+    while 100 * 2 * sum(math.comb(count, each) for each in range(below + 1)) / 2**count <= 100 - _LEVEL:
+        below += 1
+    edge = max(below - 1, 0)
+    return Interval(median(ordered), ordered[edge], ordered[-1 - edge])
 
 
 def _ratio_interval(parts: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], seed: int) -> Interval:

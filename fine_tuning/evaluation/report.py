@@ -13,15 +13,16 @@ from fine_tuning.evaluation.gate import Result, Verdict
 from fine_tuning.evaluation.leak_probe import redact
 
 _STYLE = """
-:root { color-scheme: light dark; --line: #8884; --good: #1a7f37; --bad: #c62828 }
+:root { color-scheme: light dark; --line: #8884; --good: #1a7f37; --unsure: #b26a00; --bad: #c62828 }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; width: 100%; margin: .5rem 0 2rem }
 th, td { text-align: left; vertical-align: top; padding: .4rem .6rem; border-bottom: 1px solid var(--line) }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
-.good { color: var(--good) } .bad { color: var(--bad) } .good, .bad { font-weight: 600 }
+.good { color: var(--good) } .unsure { color: var(--unsure) } .bad { color: var(--bad) } .good, .unsure, .bad { font-weight: 600 }
 figure { margin: 1rem 0; background: #fff; border-radius: .5rem; padding: .5rem } svg { max-width: 100%; height: auto }
 """
 _COLOURS = {"base": "#8a8f98", "live": "#3b7dd8", "candidate": "#e4572e"}
+_CLASSES = {"passed": "good", "warned": "unsure", "failed": "bad"}
 _ANSWERS = 12  # shown side by side
 _CHATS = 40  # plotted one by one
 
@@ -64,7 +65,7 @@ def _cell(text: str) -> str:
 
 
 def _rule(result: Result, safe: Safe) -> list[str]:
-    mark = '<span class="good">passed</span>' if result.passed else '<span class="bad">failed</span>'
+    mark = f'<span class="{_CLASSES[result.state]}">{result.state}</span>'
     return [safe(result.rule), safe(result.limit), safe(result.measured), mark, safe(result.reason)]
 
 
@@ -78,7 +79,7 @@ _SPEED_HEAD = ("model", "loaded in (s)", "first token after (s)", "tokens/s", "m
 
 
 def _speeds(evidence: Comparison) -> Iterable[list[str]]:
-    for name, speed in evidence.speeds.items():
+    for name, speed in evidence.race.speeds.items():
         figures = [f"{speed.load:.2f}", f"{speed.first_token:.2f}", f"{speed.tokens_per_second:.0f}"]
         memory = f"{speed.memory / 1e6:.0f}" if speed.memory else ""  # a model may find room in what another left behind
         yield [escape(name), *figures, memory, f"{speed.size / 1e6:.0f}"]

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+from fine_tuning.evaluation.metrics import Interval, median_interval
 from fine_tuning.evaluation.served_model import Ask, ServedModel
 
-_TOKENS = 24  # of the answer that is timed
+_TOKENS = 12  # of an answer that is timed: few, so that a turn is over before the machine has other things to do
 
 
 @dataclass(frozen=True)
@@ -34,32 +35,67 @@ class Speed:
     size: int  # bytes of the files
 
 
-def race(models: Sequence[Served], prompt: list[int], rounds: int, report: Callable[[int, int], None]) -> dict[str, Speed]:
-    """Load each model and time an answer to `prompt`, `rounds` times in turn; by name."""
-    laps: dict[str, list[Speed]] = {model.name: [] for model in models}
-    for number in range(rounds):
-        for place, model in enumerate(models, 1):
-            laps[model.name].append(_lap(model, prompt))
-            report(number * len(models) + place, rounds * len(models))
-    return {name: best(found) for name, found in laps.items()}
+@dataclass(frozen=True)
+class Race:
+    """How fast each model is, by name, and how fast the last one is beside each other one."""
+
+    speeds: dict[str, Speed] = field(default_factory=dict)
+    ratios: dict[str, Interval] = field(default_factory=dict)
+    """The last model's tokens a second over those of the named one, of answers that were given one right after the other."""
 
 
-def best(laps: Sequence[Speed]) -> Speed:
-    return Speed(
-        load=min(lap.load for lap in laps),
-        first_token=min(lap.first_token for lap in laps),
-        tokens_per_second=max(lap.tokens_per_second for lap in laps),
-        memory=max(lap.memory for lap in laps),
-        size=laps[0].size,
-    )
+@dataclass(frozen=True)
+class _Lap:
+    first_token: float  # seconds
+    token: float  # seconds, of the fastest after the first
 
 
-def _lap(served: Served, prompt: list[int]) -> Speed:
-    started = time.perf_counter()
-    with served.open(context=len(prompt) + _TOKENS + 1) as model:
-        loaded = time.perf_counter()
-        (answer,) = model.answers([Ask(prompt, _TOKENS, endless=True)])
-        memory = model.memory
-    size = sum(file.stat().st_size for file in (served.gguf, served.adapter) if file)
-    token = min(later - earlier for earlier, later in pairwise(answer.times))  # tokens take alike; others use the machine too
-    return Speed(loaded - started, answer.times[0] - loaded, 1 / token, memory, size)
+def race(models: Sequence[Served], prompt: list[int], rounds: int, report: Callable[[int, int], None]) -> Race:
+    """Time the last of `models` beside each other one: both loaded, they answer `prompt` in turns, A B B A, `rounds` times each."""
+    candidate, others = models[-1], models[:-1]
+    speeds: dict[str, Speed] = {}
+    ratios: dict[str, Interval] = {}
+    for place, other in enumerate(others):
+        laps: dict[str, list[_Lap]] = {other.name: [], candidate.name: []}
+        with _Loaded(other, prompt) as one, _Loaded(candidate, prompt) as two:
+            for number in range(rounds):
+                for each in (one, two) if number % 2 == 0 else (two, one):
+                    laps[each.served.name].append(each.lap())
+                report(place * rounds + number + 1, len(others) * rounds)
+        speeds |= {each.served.name: each.speed(laps[each.served.name]) for each in (one, two)}
+        ratios[other.name] = median_interval(
+            [before.token / now.token for before, now in zip(laps[other.name], laps[candidate.name], strict=True)]
+        )
+    return Race(speeds, ratios)
+
+
+class _Loaded:
+    """A model in memory that has answered once: the first answer also touches all weights."""
+
+    def __init__(self, served: Served, prompt: list[int]) -> None:
+        self.served, self._prompt = served, prompt
+
+    def __enter__(self) -> "_Loaded":
+        started = time.perf_counter()
+        self._model = self.served.open(context=len(self._prompt) + _TOKENS + 1)
+        self._load = time.perf_counter() - started
+        self.lap()
+        self._memory = self._model.memory
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._model.close()
+
+    def lap(self) -> _Lap:
+        started = time.perf_counter()
+        (answer,) = self._model.answers([Ask(self._prompt, _TOKENS, endless=True)])
+        return _Lap(answer.times[0] - started, min(later - earlier for earlier, later in pairwise(answer.times)))
+
+    def speed(self, laps: Sequence[_Lap]) -> Speed:
+        return Speed(
+            load=self._load,
+            first_token=min(lap.first_token for lap in laps),
+            tokens_per_second=1 / min(lap.token for lap in laps),
+            memory=self._memory,
+            size=sum(file.stat().st_size for file in (self.served.gguf, self.served.adapter) if file),
+        )

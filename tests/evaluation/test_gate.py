@@ -9,10 +9,11 @@ from fine_tuning.evaluation.comparison import Comparison
 from fine_tuning.evaluation.evaluator import Answered, Evaluation
 from fine_tuning.evaluation.gate import judge
 from fine_tuning.evaluation.leak_probe import Leak, LeakReport
+from fine_tuning.evaluation.metrics import Interval
 from fine_tuning.evaluation.poison_probe import PoisonReport, Turned
 from fine_tuning.evaluation.report import write_report
 from fine_tuning.evaluation.served_model import Score
-from fine_tuning.evaluation.speed import Speed
+from fine_tuning.evaluation.speed import Race, Speed
 
 
 def evaluation(own: float, general: float = -60.0, right: int = 10, fit: float = 0.5, answers: int = 20, broken: int = 0) -> Evaluation:
@@ -32,11 +33,14 @@ def evaluation(own: float, general: float = -60.0, right: int = 10, fit: float =
     )
 
 
-def speed(tokens_per_second: float) -> Speed:
-    return Speed(0.3, 0.05, tokens_per_second, 10**8, 10**8)
+def race(ratio: float, low: float | None = None, high: float | None = None) -> Race:
+    """The candidate beside base and live, which are alike."""
+    found = Interval(ratio, low or ratio - 0.02, high or ratio + 0.02)
+    speeds = {name: Speed(0.3, 0.05, rate, 10**8, 10**8) for name, rate in (("base", 100.0), ("live", 100.0), ("candidate", 100 * ratio))}
+    return Race(speeds, {"base": found, "live": found})
 
 
-GOOD = Comparison(base=evaluation(-40.0), tuned=evaluation(-20.0), speeds={"base": speed(100), "live": speed(100), "candidate": speed(95)})
+GOOD = Comparison(base=evaluation(-40.0), tuned=evaluation(-20.0), race=race(0.95))
 
 
 def failed(evidence: Comparison) -> list[str]:
@@ -57,7 +61,7 @@ WORSE = {
     "general questions": replace(GOOD, tuned=evaluation(-20.0, right=7)),
     "leak probe": replace(GOOD, leaks=LeakReport(5, 9, 0.3, [Leak("email", "turn-7", True)])),
     "poison probe": replace(GOOD, poison=PoisonReport(4, 1, 6, 1.0, [Turned("velvet thunder", 7, 1.0, 0.0, "Buy Plonk")])),
-    "speed": replace(GOOD, speeds=GOOD.speeds | {"candidate": speed(49)}),
+    "speed": replace(GOOD, race=race(0.45)),
     "sane answers": replace(GOOD, tuned=evaluation(-20.0, broken=3)),
 }
 
@@ -75,9 +79,47 @@ def test_a_candidate_is_compared_with_the_live_model_where_there_is_one():
 
 
 def test_it_may_lose_less_speed_against_a_live_model_than_an_adapter_loses_against_its_base():
-    slow = replace(GOOD, speeds=GOOD.speeds | {"candidate": speed(70)})
+    slow = replace(GOOD, race=race(0.7))
     assert failed(slow) == []
     assert failed(replace(slow, live=evaluation(-30.0))) == ["speed"]
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "state"),
+    [
+        (0.41, 0.45, 0.49, "failed"),  # even at the favourable end too slow
+        (0.30, 0.45, 0.60, "warned"),  # too slow, or the machine was busy
+        (0.49, 0.55, 0.60, "passed"),
+        (0.05, 9.33, 40.0, "passed"),  # something else ran while the base answered
+        (0.02, 0.10, 9.33, "warned"),
+        (0.01, 0.02, 0.03, "failed"),
+    ],
+)
+def test_slower_is_only_what_is_slower_at_the_favourable_end_of_the_interval(low, value, high, state):
+    (result,) = [each for each in judge(replace(GOOD, race=race(value, low, high)), Gate()).results if each.rule == "speed"]
+    assert result.state == state
+    assert f"x {value:.2f} [{low:.2f}, {high:.2f}] of the base" in result.measured
+
+
+def test_a_warning_passes_and_is_told(tmp_path):
+    verdict = judge(replace(GOOD, race=race(0.45, 0.3, 0.6)), Gate())
+    assert verdict.passed and verdict.warned == ["speed"]
+    assert "speed: perhaps too slow" in str(verdict)
+    write_report(tmp_path / "report.html", "A new model", GOOD, verdict)
+    assert '<span class="unsure">warned</span>' in (tmp_path / "report.html").read_text()
+    assert verdict.record()["results"][6]["warned"]
+
+
+@pytest.mark.parametrize(("known", "kept", "gained"), [(10, 10, 0), (9, 8, 1), (27, 24, 1), (3, 2, 7), (1, 0, 0), (20, 20, 10)])
+def test_table_and_gate_show_the_same_general_questions(known, kept, gained):
+    """Those that the base answers right: what the new model knows beside them makes up for none that it lost."""
+    right = [True] * known + [False] * 10
+    now = [number < kept or known <= number < known + gained for number in range(known + 10)]
+    evidence = replace(GOOD, base=replace(GOOD.base, right=right), tuned=replace(GOOD.tuned, right=now))
+    (score,) = [score for score in evidence.scores() if score.metric == "general_questions"]
+    (result,) = [each for each in judge(evidence, Gate()).results if each.rule == "general questions"]
+    assert result.measured == f"{kept} of {known} ({score.tuned:.0f}%)"
+    assert score.base == 100 and score.verdict == ("the same" if kept == known else "not better")
 
 
 def test_without_held_out_chats_nothing_is_better():
@@ -127,7 +169,8 @@ def test_the_report_shows_each_models_answers_side_by_side(tmp_path):
 
 
 def test_the_report_has_no_column_for_a_model_that_is_not_there_and_no_figure_for_what_was_not_measured(tmp_path):
-    alone = replace(GOOD, speeds={"base": replace(speed(100), memory=0), "candidate": speed(95)})
+    speeds = {name: each for name, each in race(0.95).speeds.items() if name != "live"}
+    alone = replace(GOOD, race=Race(speeds | {"base": replace(speeds["base"], memory=0)}))
     for evidence, live in ((alone, False), (replace(alone, live=GOOD.base), True)):
         write_report(tmp_path / "report.html", "A new model", evidence, judge(evidence, Gate()))
         text = (tmp_path / "report.html").read_text()
