@@ -212,7 +212,7 @@ class OllamaEngine:
         """What a tag is made of, but for its system prompt."""
         _json([tag])
         with self._mapped():
-            return _spec(self._quick.show(tag).model_dump())
+            return _spec(self._quick.show(tag).model_dump(exclude_none=True))
 
     def _named(self, tag: str) -> tuple[str, str]:
         """A tag as Ollama lists it, and its digest; ("...", "") when there is no such tag."""
