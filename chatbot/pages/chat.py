@@ -1,5 +1,6 @@
 """The chat page: who answers, the conversation, what was recorded."""
 
+import time
 from collections.abc import Callable, Sequence
 
 import streamlit as st
@@ -14,6 +15,7 @@ from fine_tuning.errors import ByoaiError
 from fine_tuning.model_management.model_switcher import Choice
 
 REFRESH = 4.0  # seconds between looks for new models
+SETTLED = 1.0  # seconds after which a browser has taken over what was drawn
 GLANCE = 0.5  # seconds between looks whether this chat has changed elsewhere
 EXAMPLES = ("Explain photosynthesis in two sentences", "What makes a good breakfast?", "Write a short poem about the sea")
 CONSENT = (
@@ -95,7 +97,7 @@ def watch() -> None:
 @st.fragment(run_every=GLANCE)
 def watch_chat() -> None:
     """Draw the page anew when something of this chat was rated, edited or forgotten elsewhere; after a forgetting once more."""
-    if state.chat.version != state.version or state.again:
+    if state.chat.version != state.version or (state.again and time.monotonic() > state.again):
         st.rerun()
 
 
@@ -280,11 +282,12 @@ def open_page() -> None:
 
 def draw() -> None:
     """A function, for what is drawn must not outlive the drawing: the page's own names live on with the callbacks of its widgets."""
-    # The browser may have sent what was typed once more, before it heard that it is gone: the next drawing drops that, too.
-    before, state.again = state.get("again"), state.chat.forgotten > state.get("forgotten", 0)
-    if before and not state.again:
+    count, state.version = state.chat.forgotten, state.chat.version  # before the look: later changes are seen by `watch_chat`
+    forgotten = count > state.get("forgotten", 0)
+    if state.get("again") and not forgotten:
         st.toast("Something of this chat was forgotten, and is gone from here", icon=":material/delete_forever:")
-    state.version, state.forgotten = state.chat.version, state.chat.forgotten  # before the look: later changes are seen by `watch_chat`
+    # Until it hears that a widget is gone, the browser sends what was typed in it: the drawing after that drops it from the memory, too.
+    state.again, state.forgotten = time.monotonic() + SETTLED if forgotten else None, count
     turns, answer = state.chat.look()
     drop_drafts(turns)
     answering = answer is not None and not answer.ended
