@@ -23,7 +23,7 @@ class Holder(Protocol):
     id: str  # of the session
 
     def take_over(self, logged: Sequence[Turn], as_of: Stamp) -> None:
-        """Hold nothing any more that is not in `logged`: all turns of the session, excluded ones included, at the log's stamp `as_of`."""
+        """Drop what is not in `logged`: all turns of the session, excluded ones included, at the log's stamp `as_of`."""
 
 
 class LogWatch:
@@ -41,24 +41,25 @@ class LogWatch:
         with self.lock:
             self._holders.add(holder)
             if tell:
-                self._tell([holder])
+                now = self._log.stamp()
+                self._tell([holder], now)
+                self._seen = self._seen or now  # the first; later ones say nothing of what the others were told
 
     def look(self) -> None:
         """Tell all holders what the log says if it has changed since the last look. DataError if it cannot be read."""
         with self.lock:
             now = self._log.stamp()
             if now != self._seen:
-                self._tell(list(self._holders))
+                self._tell(list(self._holders), now)
                 self._seen = now
 
     def holders(self) -> list[Holder]:
         with self.lock:
             return list(self._holders)
 
-    def _tell(self, holders: Sequence[Holder]) -> None:
-        before = self._log.stamp()
+    def _tell(self, holders: Sequence[Holder], as_of: Stamp) -> None:
         for holder in holders:
-            holder.take_over(self._log.session_turns(holder.id), before)
+            holder.take_over(self._log.session_turns(holder.id), as_of)
 
 
 _watches: "WeakValueDictionary[Path, LogWatch]" = WeakValueDictionary()

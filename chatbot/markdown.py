@@ -48,7 +48,7 @@ def presentable(text: str) -> str:
 
 
 def _without_code(text: str) -> str:
-    """`text`, as long as it is, with a mark for each character of code."""
+    """Return `text` with each character of code replaced by a mark, so that positions stay the same."""
     masked = _CODE.sub(lambda code: _CODE_MARK * len(code[0]), text)
     if not _INDENTED.search(text):
         return masked
@@ -61,7 +61,7 @@ def _without_code(text: str) -> str:
 
 
 def _formula(text: str, found: re.Match[str]) -> str | None:
-    """How Streamlit takes a formula; None for what is none."""
+    """Return the formula as Streamlit takes it; None if it is no formula."""
     kind = found.lastgroup
     if kind is None:
         return None
@@ -120,7 +120,7 @@ def _without_images(text: str) -> str:
 
 
 def _prose(text: str, masked: str, start: int, end: int) -> str:
-    """A part of `text` without formulas: the code in it as it is."""
+    """Return a part of `text` between formulas as plain Markdown; code in it stays as it is."""
     parts = re.finditer(f"{_CODE_MARK}+|[^{_CODE_MARK}]+", masked[start:end])
     found = ((part[0][0], text[start + part.start() : start + part.end()]) for part in parts)
     return "".join(part if first == _CODE_MARK else _plain(part) for first, part in found)

@@ -123,7 +123,7 @@ class Chat:
         with self._lock:
             first, self._as_of = self._as_of is None, as_of
             if first:
-                self.turns = [turn for turn in logged if turn.session_id == self.id]
+                self.turns = list(logged)
                 return
             known = {turn.id: turn for turn in logged}
             gone = {turn.id for turn in self.turns if recorded(turn) and turn.id not in known}
@@ -198,7 +198,7 @@ class Chat:
             answer.end()
 
     def _tell(self, answer: Answer) -> list[Message]:
-        """What the model is told: the question, and before it what was said."""
+        """Return what the model is told: what was said, then the question."""
         with self._lock:
             turns = [turn for turn in self.turns if recorded(turn) or not answer.recorded]
             told = [turn for turn in standing(turns) if turn.id != answer.regenerates]

@@ -60,13 +60,13 @@ class Turn(BaseModel):
         return {**record, "bot_response": said.answer, "metadata": {**facts, "thoughts": thoughts} if thoughts else facts}
 
     @property
-    def standing(self) -> str:
+    def state_hash(self) -> str:
         """Return what changes with an edit or another rating, and with nothing else: a short hash."""
         told = json.dumps([self.bot_response, self.metadata.get("rating")])
         return hashlib.sha256(told.encode()).hexdigest()[:8]
 
     def messages(self, thoughts: bool = False) -> list[Message]:
-        """The question and the answer, which begins with the `thoughts` if they are wanted."""
+        """Return the question and the answer, which begins with the `thoughts` if they are wanted."""
         answer = with_thoughts(str(self.metadata.get("thoughts", "")), self.bot_response) if thoughts else self.bot_response
         return [Message(role="user", content=self.user_message), Message(role="assistant", content=answer)]
 

@@ -158,7 +158,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_fault(error: BaseException) -> Path:
-    """Append the traceback to faults.log in the data folder, or write it to the system's folder for temporary files; the file."""
+    """Append the traceback to faults.log in the data folder, or write a temporary file if that fails; return the file."""
     content = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n{''.join(traceback.format_exception(error))}\n"
     file = home() / "faults.log"
     try:

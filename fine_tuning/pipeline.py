@@ -102,7 +102,7 @@ class Plan:
     replay_prompts: int
     estimate: "Estimate"
     fitting: dict[str, Any] | None  # what to lower if it does not fit, to the largest settings that do
-    seen: dict[str, str]  # the log's turns by id, and how each stood (`Turn.standing`)
+    seen: dict[str, str]  # the log's turns by id, and how each stood (`Turn.state_hash`)
     mark: Mark | None  # of the log then; None for the sample
     warnings: tuple[str, ...] = ()  # what a person should know before the training
 
@@ -190,8 +190,8 @@ def new_turns(config: FineTuningConfig, log: ConversationLogger, registry: Regis
 
 
 def _unseen(turns: Iterable[tuple[str, str]], seen: Mapping[str, str]) -> list[str]:
-    """Of turns, by id and how they stand, the ids of those that are not in `seen` as they are now."""
-    return [id for id, standing in turns if seen.get(id, "new") not in ("", standing)]
+    """Return the ids of those turns, given as (id, state hash), that are not in `seen` as they are now."""
+    return [id for id, state_hash in turns if seen.get(id, "new") not in ("", state_hash)]
 
 
 def _seen(config: FineTuningConfig, registry: Registry) -> tuple[Mapping[str, str], Mark | None]:
@@ -324,7 +324,7 @@ class _Retrain:
         if not self.request.sample:
             return len(new_turns(self.config, ConversationLogger(self.config.log_path), self.registry))
         seen, _ = _seen(self.config, self.registry)
-        return len(_unseen(((turn.id, turn.standing) for turn in self.collect()), seen))
+        return len(_unseen(((turn.id, turn.state_hash) for turn in self.collect()), seen))
 
     def collect(self) -> list[Turn]:
         """The log's turns (or the sample's), without what its owner excluded."""
@@ -384,7 +384,7 @@ class _Retrain:
             replay_prompts=replay_prompts,
             estimate=estimate,
             fitting=fitting,
-            seen={turn.id: turn.standing for turn in log},
+            seen={turn.id: turn.state_hash for turn in log},
             mark=self.mark,
             warnings=tuple(filter(None, doubts)),
         )

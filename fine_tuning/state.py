@@ -95,7 +95,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             rating TEXT,
             excluded INTEGER NOT NULL,
             edited INTEGER NOT NULL,
-            standing TEXT NOT NULL,
+            state_hash TEXT NOT NULL,
             UNIQUE (log, id)
         )""",
         "CREATE INDEX log_turns_by_session ON log_turns (log, session)",

@@ -34,12 +34,12 @@ def new(log: ConversationLogger) -> list[str]:
 
 def test_what_was_rated_or_edited_since_the_last_version_is_new_again(log: ConversationLogger) -> None:
     turns = log.turns()
-    learned(log, 1, {turn.id: turn.standing for turn in turns[:3]})
+    learned(log, 1, {turn.id: turn.state_hash for turn in turns[:3]})
     assert new(log) == ["Question 3?"]
     log.rate(turns[0].id, "up")
     log.edit(turns[1].id, "A better answer.")
     assert new(log) == ["Question 0?", "Question 1?", "Question 3?"]
-    learned(log, 2, {turn.id: turn.standing for turn in log.turns()})
+    learned(log, 2, {turn.id: turn.state_hash for turn in log.turns()})
     assert new(log) == []
     log.rate(turns[0].id, None)
     assert new(log) == ["Question 0?"]
@@ -52,7 +52,7 @@ def test_a_version_that_only_knows_which_turns_it_saw_has_seen_them(log: Convers
 
 def test_the_mark_of_the_newest_version_saves_looking_at_what_came_before(log: ConversationLogger, monkeypatch: pytest.MonkeyPatch) -> None:
     turns = log.turns()
-    inputs = {"seen": {turn.id: turn.standing for turn in turns}, "mark": asdict(log.index.mark())}
+    inputs = {"seen": {turn.id: turn.state_hash for turn in turns}, "mark": asdict(log.index.mark())}
     paths.write_json(paths.home() / "runs" / "run-1" / "inputs.json", inputs)
     Registry().add(CONFIG.tuned_name(), 1, run="runs/run-1")
     assert new(log) == []
@@ -67,7 +67,7 @@ def test_the_mark_of_the_newest_version_saves_looking_at_what_came_before(log: C
 
 def test_a_mark_from_before_the_index_was_made_anew_hides_nothing(log: ConversationLogger) -> None:
     turns, mark = log.turns(), log.index.mark()
-    paths.write_json(paths.home() / "runs" / "run-1" / "inputs.json", {"seen": {turns[0].id: turns[0].standing}, "mark": asdict(mark)})
+    paths.write_json(paths.home() / "runs" / "run-1" / "inputs.json", {"seen": {turns[0].id: turns[0].state_hash}, "mark": asdict(mark)})
     for file in paths.home().glob("state.db*"):
         file.unlink()
     Registry().add(CONFIG.tuned_name(), 1, run="runs/run-1")

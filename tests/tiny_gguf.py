@@ -1,7 +1,7 @@
 """A llama small enough to export in milliseconds, adapters for it, and what the export should come to, written down independently."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,39 @@ def write_base(path: Path, kind: Type = Type.F32, width: int = 64, arch: str = "
     norm("output_norm.weight")
     if not tied:
         matrix("output.weight", VOCABULARY, width)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_spm_vocabulary(
+    path: Path, special: Sequence[tuple[str, gguf.TokenType]], pieces: Sequence[str], like_llama2: bool = False
+) -> Path:
+    """A SentencePiece vocabulary: `special` tokens with their types (unknown, begin and end first), a token for each byte, then pieces.
+
+    `like_llama2`: it says itself that it wants a begin token, and a space before the text.
+    """
+    tokens = [text for text, _ in special] + [f"<0x{byte:02X}>" for byte in range(256)] + list(pieces)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(8)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(8)
+    writer.add_head_count(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * (len(special) + 256) + [float(len(piece)) for piece in pieces])
+    writer.add_token_types([kind for _, kind in special] + [gguf.TokenType.BYTE] * 256 + [gguf.TokenType.NORMAL] * len(pieces))
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    if like_llama2:
+        writer.add_add_bos_token(True)
+        writer.add_add_space_prefix(True)
+    writer.add_tensor("token_embd.weight", np.zeros((len(tokens), 8), dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -281,7 +281,7 @@ def open_page() -> None:
 
 
 def draw() -> None:
-    """A function, for what is drawn must not outlive the drawing: the page's own names live on with the callbacks of its widgets."""
+    """Draw the page: in a function, since widgets' callbacks keep the names of the module, and with them forgotten texts, alive."""
     count, state.version = state.chat.forgotten, state.chat.version  # before the look: later changes are seen by `watch_chat`
     forgotten = count > state.get("forgotten", 0)
     if state.get("again") and not forgotten:

@@ -37,7 +37,6 @@ from fine_tuning.errors import DataError, LogDamaged, TurnDeleted
 Rating = Literal["up", "down"]
 
 _OWNERS = ("rating", "original_response")  # what only the owner's own events may say of a turn
-_NOBODY = ""  # owns the tombstones: they stay when their turn goes
 
 _logger = logging.getLogger(__name__)
 
@@ -165,7 +164,7 @@ class ConversationLogger:
         if (turn_id is None) == (session_id is None):
             raise DataError("say either which turn to delete, or which session")
         with self._file.locked():
-            gone = self.index.there([turn_id]) if turn_id is not None else self.index.sessions(str(session_id))
+            gone = self.index.there([turn_id]) if turn_id is not None else self.index.ids_of(str(session_id))
             self._remove(gone)
             self._purge_quarantine(gone | {turn_id or session_id or ""}, anyones=bool(gone))
         return len(gone)
@@ -179,7 +178,7 @@ class ConversationLogger:
         return len(gone)
 
     def _remove(self, gone: Collection[str]) -> None:
-        """Under the lock: cut these turns out, with what nobody can tell whose it is."""
+        """Cut these turns out of the log, and events whose turn is not there. The lock is held."""
         if not self.index.is_sound():
             self._settle()
         if ranges := self.index.lines_of(gone):
@@ -212,7 +211,7 @@ class ConversationLogger:
         return found
 
     def deleted_ids(self) -> set[str]:
-        """Ids of all turns that were ever deleted."""
+        """Return the ids of all turns that were ever deleted."""
         return self.index.deleted_ids()
 
     def session_turns(self, session_id: str) -> list[Turn]:
@@ -306,7 +305,7 @@ class ConversationLogger:
         if not damaged:
             return log
         try:
-            self._file.set_aside(damaged, [line for line, _ in log.lines])
+            self._file.set_aside(damaged, log.lines)
         except DataError as error:
             if strict:
                 raise LogDamaged(f"{self.path} has damaged lines that could not be set aside: {error}") from error
@@ -330,17 +329,15 @@ class _Log:
 
     def __init__(self, lines: Iterable[bytes], tail: bytes) -> None:
         self.turns: dict[str, Turn] = {}
-        self.lines: list[tuple[bytes, str]] = []  # those that are whole, with the id of the turn that they are about
+        self.lines: list[bytes] = []  # those that are whole
         self.events: list[dict[str, Any]] = []
         self.damaged = [line for line in lines if line.strip() and not self._take(line)]
         # All there but its end of line: whole. Else it is being written, or its writer was killed before it could acknowledge it.
         self.torn = tail if tail.strip() and not self._take(tail) else b""
         known = [event for event in self.events if event["event"] in EVENTS]
-        self.unknown = len(self.events) - len(known)
         self.deleted = {event["turn_id"] for event in known if event["event"] == "delete"}
         for id in self.deleted:
             self.turns.pop(id, None)
-        self.orphans = {event["turn_id"] for event in known} - self.turns.keys() - self.deleted
         for event in known:
             if turn := self.turns.get(event["turn_id"]):
                 self.turns[turn.id] = apply(turn, event)
@@ -354,11 +351,9 @@ class _Log:
         if isinstance(record, Turn):
             if self.turns.setdefault(record.id, record) is not record:
                 return False
-            owner = record.id
         else:
             self.events.append(record)
-            owner = _NOBODY if record["event"] == "delete" else record["turn_id"]
-        self.lines.append((line, owner))
+        self.lines.append(line)
         return True
 
 

@@ -189,7 +189,7 @@ class DataCleaner:
         yield part
 
     def _unwanted(self, turn: Turn) -> Reason | None:
-        """Why the answer is not to be given again, whatever it says."""
+        """Return why the answer must not be learned, whatever it says; None if nothing speaks against it."""
         facts = turn.metadata
         if facts.get("incomplete"):
             return Reason.INCOMPLETE

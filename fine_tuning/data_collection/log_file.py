@@ -30,7 +30,7 @@ _PIECE = 1 << 26  # bytes of a line that are looked at, to tell whether it is ou
 
 
 class Stamp(NamedTuple):
-    """A state of the file: another stamp, other content. All zero where there is no file."""
+    """State of the file: while the stamp is the same, so is the content. All zero without a file."""
 
     inode: int = 0
     size: int = 0
@@ -112,7 +112,7 @@ class LogFile:
         self._replace(self.path, pieces())
 
     def stamp(self) -> Stamp:
-        """The file's state now. It costs no reading."""
+        """Return the file's state, without reading it."""
         with self._refusals("read"):
             try:
                 return _stamp(self.path.stat())

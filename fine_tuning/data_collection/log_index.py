@@ -87,7 +87,7 @@ class LogIndex:
             lambda database, log: bool(_rows(database, "log_turns", log, "id = ?", turn_id)) if _is_sound(database, log) else None
         )
 
-    def sessions(self, session: str) -> set[str]:
+    def ids_of(self, session: str) -> set[str]:
         """Return the ids of a session's turns."""
         return self._ask(lambda database, log: {row["id"] for row in _rows(database, "log_turns", log, "session = ?", session)})
 
@@ -111,7 +111,7 @@ class LogIndex:
         return self._ask(found)
 
     def perhaps(self, text: str) -> set[str]:
-        """Return the ids of all turns in which `text` may have been said, as `redaction.pattern` writes it, and a few more."""
+        """Return the ids of all turns in which `text` may have been said, as `blackout.pattern` writes it, and a few more."""
         forms = {fold(form) for form in (text, escape(text), text.replace('"', '""'))}
         return self._ask(lambda database, log: {id for form in forms for id in _matching(database, log, [form], None)})
 
@@ -133,14 +133,14 @@ class LogIndex:
         return self._ask(lambda database, log: {row["turn"] for row in _rows(database, "log_events", log, "kind = 'delete'")})
 
     def changed_since(self, mark: Mark | None) -> list[tuple[str, str]]:
-        """Return (id, standing) of the turns that were said, rated, edited or taken in again since `mark`; excluded ones are left out.
+        """Return (id, state hash) of the turns that were said, rated, edited or taken in again since `mark`; excluded ones are left out.
 
         Without a mark, or with one from before the index was built anew: of all turns.
         """
 
         def changed(database: Connection, log: Row) -> list[tuple[str, str]]:
             since = mark.changes if mark and mark.epoch == log["epoch"] else -1
-            return [(row["id"], row["standing"]) for row in _rows(database, "log_turns", log, "changed > ? AND NOT excluded", since)]
+            return [(row["id"], row["state_hash"]) for row in _rows(database, "log_turns", log, "changed > ? AND NOT excluded", since)]
 
         return self._ask(changed)
 
@@ -169,20 +169,22 @@ class LogIndex:
         with state.connect() as database:
             with state.transaction(database):
                 log = self._row(database)
-                if log is None or log["inode"] != before.inode:
-                    return
-                for table in ("log_turns", "log_events"):
-                    _cut(database, table, log, ranges)
-                end = max(log["end"] - sum(length + 1 for _, length in ranges), 0)
-                database.execute("UPDATE logs SET changes = changes + 1, size = -1 WHERE id = ?", (log["id"],))
-                with self._file.opened() as (content, stamp):
-                    _remember(database, log, content, stamp, end)
-            state.leave_no_trace(database)
+                if log is not None and log["inode"] == before.inode:
+                    self._cut(database, log, ranges)
+            state.leave_no_trace(database)  # also of what the other process removed
+
+    def _cut(self, database: Connection, log: Row, ranges: Sequence[Range]) -> None:
+        for table in ("log_turns", "log_events"):
+            _cut(database, table, log, ranges)
+        end = max(log["end"] - sum(length + 1 for _, length in ranges), 0)
+        database.execute("UPDATE logs SET changes = changes + 1, size = -1 WHERE id = ?", (log["id"],))
+        with self._file.opened() as (content, stamp):
+            _remember(database, log, content, stamp, end)
 
     # Following the log
 
     def _ask(self, question: Callable[[Connection, Row], _Found]) -> _Found:
-        """Return the answer to `question`, asked of an index that is as the log is."""
+        """Bring the index up to date with the log, and return what `question` finds in it."""
         with state.connect() as database:
             database.execute("PRAGMA synchronous = NORMAL")  # what a power cut takes from the index is read from the log again
             try:
@@ -198,13 +200,15 @@ class LogIndex:
         if log is not None and not anew and self._is_current(log):
             return log
         with state.transaction(database):
-            log = self._row(database)  # again: another process may have been faster
+            log = before = self._row(database)  # again: another process may have been faster
             if log is None or anew or not self._is_current(log):
                 with self._file.opened() as (content, stamp):  # what comes after that moment is looked at again
                     if log is None or anew or not _goes_on(content, stamp, log):
                         log = self._start_anew(database, log)
                     _take_in(database, log, content, stamp)
-            return self._row(database)
+        if before is not None and log["epoch"] != before["epoch"]:  # what was known of another file
+            state.leave_no_trace(database)
+        return self._row(database)
 
     def _is_current(self, log: Row) -> bool:
         return (log["inode"], log["size"], log["modified"]) == tuple(self._file.stamp())
@@ -226,9 +230,7 @@ class LogIndex:
         """Read turns from the log, with the later events applied."""
         if not rows:
             return []
-        events: dict[str, list[Row]] = {}
-        for row in _among(database, "log_events", log, "turn", [row["id"] for row in rows]):
-            events.setdefault(row["turn"], []).append(row)
+        events = _events_of(database, log, [row["id"] for row in rows])
         with self._file.opened() as (content, _):
             return [_read_turn(content, row, events.get(row["id"], [])) for row in rows]
 
@@ -298,7 +300,7 @@ class _Entry:
         self.next = {table: _number(database, f"SELECT ifnull(max(key), 0) + 1 FROM {table}") for table in ("log_turns", "log_events")}
 
     def take(self, start: int, line: bytes, ended: bool) -> bool:
-        """Enter one line. False for a torn one."""
+        """Enter one line. Return False for a torn one."""
         try:
             record = decode(line)
         except ValueError:
@@ -312,7 +314,7 @@ class _Entry:
         return True
 
     def _turn(self, turn: Turn, start: int, length: int) -> bool:
-        """False if the id is an earlier turn's."""
+        """Enter a turn. Return False if an earlier turn has its id."""
         key, facts = self.next["log_turns"], turn.metadata
         model = str(facts["model"]) if "model" in facts else None
         place = (key, self.log, turn.id, turn.session_id, start, length)
@@ -340,9 +342,7 @@ class _Entry:
             (self.log, self.log, self.batch),
         )
         touched = self.touched | {row["turn"] for row in new}
-        events: dict[str, list[Row]] = {}
-        for row in _among(self.database, "log_events", log, "turn", touched):
-            events.setdefault(row["turn"], []).append(row)
+        events = _events_of(self.database, log, touched)
         for row in _among(self.database, "log_turns", log, "id", touched):
             later = events[row["id"]]
             if any(event["kind"] == "delete" for event in later):
@@ -352,7 +352,7 @@ class _Entry:
             self.database.execute(f"UPDATE log_turns SET {', '.join(f'{name} = ?' for name in _STATE)}, changed = ? WHERE key = ?", now)
 
     def _set_aside(self, row: Row) -> None:
-        """Keep of a turn that was deleted before, and came back from an old copy, only where its line lies: the next deletion cuts it."""
+        """Remember where the line of a deleted turn lies that came back from an old copy, so that the next deletion cuts it out."""
         _drop(self.database, "log_turns", [row])
         self.turns -= 1
         key = _number(self.database, "SELECT ifnull(max(key), 0) + 1 FROM log_events")
@@ -360,13 +360,19 @@ class _Entry:
         self.database.execute("INSERT INTO log_events VALUES (?, ?, ?, ?, ?, ?)", values)
 
 
-_STATE = ("answered", "rating", "excluded", "edited", "standing")  # columns of log_turns that later events change
+_STATE = ("answered", "rating", "excluded", "edited", "state_hash")  # columns of log_turns that later events change
 
 
 def _state(turn: Turn) -> tuple[int, str | None, bool, bool, str]:
     facts = turn.metadata
     rating = facts.get("rating")
-    return len(turn.bot_response), str(rating) if rating else None, bool(facts.get("excluded")), "original_response" in facts, turn.standing
+    return (
+        len(turn.bot_response),
+        str(rating) if rating else None,
+        bool(facts.get("excluded")),
+        "original_response" in facts,
+        turn.state_hash,
+    )
 
 
 def _said(record: Turn | dict[str, Any]) -> str:
@@ -412,6 +418,14 @@ def _among(database: Connection, table: str, log: Any, column: str, values: Coll
         part = wanted[first : first + _MOST]
         found += _rows(database, table, log, f"{column} IN ({','.join('?' * len(part))})", *part)
     return sorted(found, key=lambda row: row["key"])
+
+
+def _events_of(database: Connection, log: Any, turns: Collection[str]) -> dict[str, list[Row]]:
+    """Return what was said later of these turns, by turn."""
+    found: dict[str, list[Row]] = {}
+    for row in _among(database, "log_events", log, "turn", turns):
+        found.setdefault(row["turn"], []).append(row)
+    return found
 
 
 def _matching(database: Connection, log: Row, words: Sequence[str], limit: int | None) -> list[str]:

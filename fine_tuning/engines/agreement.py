@@ -123,9 +123,8 @@ def check_base(before: Sequence[Logits], served: Reference, more: float, network
     apart, bound = distance(before, served.logits), served.rounding + more
     if apart > bound:
         raise TrainingError(
-            f"what would be trained is not what is served: on the same text the logits of {network} in Transformers and those of "
-            f"{served.source} in llama.cpp lie {apart:.1%} of their spread apart, of which rounding explains {bound:.0%}. Choose a base of "
-            "a family that was compared (docs/families.md)"
+            f"what would be trained is not what is served: {_said(network, served, apart, bound)}. Choose a base of a family that was "
+            "compared (docs/families.md)"
         )
     return apart
 
@@ -140,11 +139,17 @@ def check_export(trained: Trained, served: Reference) -> float:
     share = _share(trained, served) if distance(trained.after, trained.before) > _TOLD * apart else 1.0
     if apart > bound or not least <= share <= most:
         raise ExportError(
-            f"what was exported is not what was trained: on the same text the logits of the trained network in Transformers and those of "
-            f"{served.source} in llama.cpp lie {apart:.1%} of their spread apart, of which rounding explains {bound:.0%}, and {share:.0%} "
-            "of what was learned is served. Nothing was registered: set deployment.mode or deployment.quantization to another, and retrain"
+            f"what was exported is not what was trained: {_said('the trained network', served, apart, bound)}, and {share:.0%} of what was "
+            "learned is served. Nothing was registered: set deployment.mode or deployment.quantization to another, and retrain"
         )
     return apart
+
+
+def _said(network: str, served: Reference, apart: float, bound: float) -> str:
+    return (
+        f"on the same text the logits of {network} in Transformers and those of {served.source} in llama.cpp lie {apart:.1%} of their "
+        f"spread apart, of which rounding explains {bound:.0%}"
+    )
 
 
 def _share(trained: Trained, served: Reference) -> float:

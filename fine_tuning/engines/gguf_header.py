@@ -106,11 +106,11 @@ def check_model(header: GgufHeader) -> GgufHeader:
     if header.is_adapter or not header.architecture or not header.tensors:
         what = "an adapter" if header.is_adapter else "no model"
         raise EngineError(f"{header.path} holds {what}, not a model's weights: give it as the adapter of a base, or give another file")
-    _check_whole(header)
+    check_whole(header)
     return header
 
 
-def _check_whole(header: GgufHeader) -> None:
+def check_whole(header: GgufHeader) -> None:
     """Raise EngineError if the file ends before its last weights. Types that this gguf does not know are left to the engine."""
     from gguf.constants import GGML_QUANT_SIZES  # a tenth of a second, for those who only read headers
 
@@ -125,7 +125,7 @@ def check_adapter(adapter: GgufHeader, base: GgufHeader | None) -> None:
     """EngineError unless `adapter` is a LoRA made for `base` (None: any), which llama.cpp would only find out when it loads them."""
     if not adapter.is_adapter or adapter.metadata.get("adapter.type") != "lora":
         raise EngineError(f"{adapter.path} is not a LoRA adapter in GGUF format")
-    _check_whole(adapter)
+    check_whole(adapter)
     if base is None:
         return
     if adapter.architecture != base.architecture:

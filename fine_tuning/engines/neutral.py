@@ -36,7 +36,7 @@ class Neutraliser:
         self._longest = max(map(len, tags), default=0) - 1
 
     def __call__(self, text: str) -> str:
-        """`text` with a space inside every marker."""
+        """Return `text` with a space inside every marker."""
         text = text.translate(self._single) if self._single else text
         while cuts := self._cuts(text):  # again, as breaking one may make another: some markers hold spaces
             text = " ".join(text[start:end] for start, end in pairwise([0, *cuts, len(text)]))
@@ -54,13 +54,13 @@ class Neutraliser:
         return f"{'' if opened else said.opening}{self(said.thoughts)}{said.closing}{self(said.answer)}"
 
     def _cuts(self, text: str) -> list[int]:
-        """Where spaces are to go, in order."""
+        """Return the positions at which a space goes, in order."""
         folded = _fold(text)
         found = {_break(folded, start, start + size) for start, size in self._found(folded)}
         return sorted(found | self._cuts_at_ends(folded))
 
     def _found(self, folded: str) -> Iterator[tuple[int, int]]:
-        """Start and size of every marker, overlapping ones too."""
+        """Yield start and size of every marker, overlapping ones too."""
         for match in self._first.finditer(folded):
             start = match.start()
             for size in self._sizes.get(folded[start : start + 2], ()):
@@ -68,7 +68,7 @@ class Neutraliser:
                     yield start, size
 
     def _cuts_at_ends(self, folded: str) -> set[int]:
-        """Likewise for what only begins a marker at the end of a text, or ends one at its beginning. Templates trim white space."""
+        """Return the positions that break half a marker at the end or the beginning of the text, white space aside (templates trim it)."""
         first, last = len(folded) - len(folded.lstrip()), len(folded.rstrip())
         sizes = range(min(self._longest, last - first), 1, -1)
         tail = next(({first + size - 1} for size in sizes if folded[first : first + size] in self._tails), set())

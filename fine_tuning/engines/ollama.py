@@ -42,10 +42,9 @@ class OllamaEngine:
         """`url` may be anything that OLLAMA_HOST may be: `host`, `host:port`, `http://host:port`. Nothing is asked of the server yet."""
         address = server_url(url)
         self.where = without_password(address)
-        # A proxy from the environment must not come between us and our own machine.
         user = urlsplit(address)
         settings: dict[str, Any] = {
-            "trust_env": not is_loopback(address),
+            "trust_env": not is_loopback(address),  # a proxy from the environment must not come between us and our own machine
             "auth": (unquote(user.username or ""), unquote(user.password or "")) if user.username or user.password else None,
             "follow_redirects": False,  # to wherever a server says
         }
@@ -182,7 +181,7 @@ class OllamaEngine:
             client.close()
 
     def _source(self, spec: ModelSpec) -> dict[str, Any]:
-        """`from_` or `files`, and `adapters`, with the files in Ollama's store."""
+        """Put the files of `spec` into Ollama's store, and return the arguments of `create` that name them."""
         source: dict[str, Any] = {"from_": None, "files": None, "adapters": None}
         if isinstance(spec.from_, Path):
             base: GgufHeader | None = check_model(read_header(spec.from_))

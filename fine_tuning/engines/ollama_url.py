@@ -35,7 +35,7 @@ def server_url(host: str) -> str:
 
 
 def _name_and_port(authority: str, given: str) -> tuple[str, int]:
-    """The host as a URL has it, and its port or 0. What means any address is this machine."""
+    """Return the host as a URL has it, and its port (0 if none is given). An address that means all becomes this machine's."""
     bare = authority.count(":") > 1 and not authority.startswith("[")  # IPv6 without brackets
     bracketed = re.fullmatch(r"\[(.*)\](?::(.*))?", f"[{authority}]" if bare else authority, re.DOTALL)
     name, port = (bracketed[1], bracketed[2] or "") if bracketed else authority.partition(":")[::2]

@@ -35,7 +35,7 @@ def smoke() -> None:
 
 
 def write_model(path: Path) -> Path:
-    """A llama of 3 MB."""
+    """Write a llama model of 3 MB with random weights, and return `path`."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(512)
     writer.add_embedding_length(_WIDTH)

@@ -68,7 +68,7 @@ class Decoder(Words):
             yield read and base64.b64encode(np.array(read.found, np.float32).tobytes()).decode("ascii")
 
     def answers(self, asks: list[dict[str, Any]]) -> Iterator[dict[str, Any] | None]:
-        """The fields of each Answer; asked with those of an Ask."""
+        """Yield the fields of each Answer; `asks` hold the fields of each Ask."""
         for done in self._run([_Answering(ask, self._is_end, self._limit) for ask in asks]):
             yield done and {"tokens": done.answer, "ended": done.ended, "times": done.times}
 

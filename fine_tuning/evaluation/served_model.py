@@ -72,7 +72,7 @@ class ServedModel:
 
     @property
     def memory(self) -> int:
-        """Bytes that model and context take in it."""
+        """Return the bytes of memory that model and context take in the child process."""
         return self._native.grown
 
     def logprobs(self, tokens: Sequence[int], targets: Sequence[int]) -> tuple[list[float], list[bool]]:

@@ -41,7 +41,7 @@ class Race:
 
     speeds: dict[str, Speed] = field(default_factory=dict)
     ratios: dict[str, Interval] = field(default_factory=dict)
-    """The last model's tokens a second over those of the named one, of answers that were given one right after the other."""
+    """By name: tokens a second of the last model divided by those of this one, of answers that were given in turns."""
 
 
 @dataclass(frozen=True)

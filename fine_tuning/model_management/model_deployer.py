@@ -305,7 +305,7 @@ def _adopt(registry: Registry, name: str, number: int) -> Finding:
 
 
 def _run_that_made(tag: str) -> Path | None:
-    """The run in the data folder whose manifest names `tag`."""
+    """Return the run in the data folder whose manifest names `tag`."""
     for manifest in sorted(paths.home().glob("*/*/manifest.json")):
         with contextlib.suppress(ByoaiError):  # a damaged one says nothing
             if (said := paths.read_json(manifest)) and isinstance(said, dict) and said.get("tag") == tag:

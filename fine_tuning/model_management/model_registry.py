@@ -51,7 +51,7 @@ class Version:
 
     @property
     def made_here(self) -> bool:
-        """Whether byoai made it, as far as is known: what was only found in the engine is somebody's, and is never deleted."""
+        """Whether byoai made it: a version that was only found in the engine may be somebody else's, and is never deleted."""
         return bool(self.run)
 
 

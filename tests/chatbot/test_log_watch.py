@@ -6,7 +6,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import BinaryIO, NoReturn
 
 import pytest
 from memory import copies
@@ -16,7 +18,7 @@ from chatbot.log_watch import all_watches, keep_looking, watch_of
 from chatbot.session import Chat, open_chat
 from fine_tuning import paths
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.data_collection.log_file import LogFile
+from fine_tuning.data_collection.log_file import LogFile, Stamp
 from fine_tuning.errors import EngineUnavailable, TurnDeleted
 
 ELSEWHERE = (
@@ -136,20 +138,25 @@ def test_the_watch_goes_on_when_the_log_could_not_be_read(log: ConversationLogge
 def test_a_log_that_stays_the_same_is_not_read(log: ConversationLogger, monkeypatch: pytest.MonkeyPatch) -> None:
     log.log_conversation("a", "b")
     chats = [open_chat(LOG, log.session_id) for _ in range(3)]
-    read, readings = LogFile.read, []
+    opened, readings = LogFile.opened, []
 
-    def counted(file: LogFile) -> tuple[list[bytes], bytes]:
+    def counted(file: LogFile) -> AbstractContextManager[tuple[BinaryIO, Stamp]]:
         readings.append(file)
-        return read(file)
+        return opened(file)
 
-    monkeypatch.setattr(LogFile, "read", counted)
+    def never(file: LogFile) -> NoReturn:
+        raise AssertionError("the whole log was read")
+
+    monkeypatch.setattr(LogFile, "opened", counted)
+    monkeypatch.setattr(LogFile, "read", never)
     for _ in range(100):
         watch_of(LOG).look()
     assert not readings
     ConversationLogger(LOG).log_conversation("c", "d")
     for _ in range(100):
         watch_of(LOG).look()
-    assert len(readings) == 1 and all(len(chat.turns) == 1 for chat in chats)
+    assert len(readings) == 1 + len(chats)  # what was appended, and each chat's own turns
+    assert all(len(chat.turns) == 1 for chat in chats)
 
 
 # What is being answered

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-from gguf import GGUFWriter, TokenType
+from gguf import TokenType
+from tiny_gguf import write_spm_vocabulary
 
 from fine_tuning.data_preparation.rows import Render
 from fine_tuning.engines.gguf_header import read_header
@@ -82,27 +82,4 @@ def spm_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
     path = tmp_path_factory.mktemp("spm") / "spm.gguf"
     pieces = ["▁", *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789[]/.,!?:", "lo", "he", "▁he", "llo", "hello", "▁hello"]
     special = [("<unk>", TokenType.UNKNOWN), ("<s>", TokenType.CONTROL), ("</s>", TokenType.CONTROL)]
-    tokens = [text for text, _ in special] + [f"<0x{byte:02X}>" for byte in range(256)] + pieces
-    types = [kind for _, kind in special] + [TokenType.BYTE] * 256 + [TokenType.NORMAL] * len(pieces)
-    writer = GGUFWriter(path, "llama")
-    writer.add_context_length(64)
-    writer.add_embedding_length(8)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(8)
-    writer.add_head_count(1)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(tokens)
-    writer.add_token_scores([0.0] * 259 + [float(len(piece)) for piece in pieces])
-    writer.add_token_types(types)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
-    writer.add_add_bos_token(True)
-    writer.add_add_space_prefix(True)
-    writer.add_tensor("token_embd.weight", np.zeros((len(tokens), 8), dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return Vocabulary(path)
+    return Vocabulary(write_spm_vocabulary(path, special, pieces, like_llama2=True))

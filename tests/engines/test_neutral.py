@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import gguf
-import numpy as np
 import pytest
 from gguf import TokenType
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_gguf import write_spm_vocabulary
 
 from fine_tuning.conversation import Message
 from fine_tuning.engines.jinja import render_chat
@@ -131,27 +130,7 @@ def spm(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "<t",
         "l>",
     ]
-    tokens = [text for text, _ in SPECIAL] + [f"<0x{byte:02X}>" for byte in range(256)] + pieces
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(64)
-    writer.add_embedding_length(8)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(8)
-    writer.add_head_count(1)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(tokens)
-    writer.add_token_scores([0.0] * (len(SPECIAL) + 256) + [float(len(piece)) for piece in pieces])
-    writer.add_token_types([kind for _, kind in SPECIAL] + [TokenType.BYTE] * 256 + [TokenType.NORMAL] * len(pieces))
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
-    writer.add_tensor("token_embd.weight", np.zeros((len(tokens), 8), dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return write_spm_vocabulary(path, SPECIAL, pieces)
 
 
 def test_structure_is_what_the_tokenizer_takes_for_it_and_not_words_and_white_space(spm: Path) -> None:
