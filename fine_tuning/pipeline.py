@@ -494,7 +494,7 @@ class _Retrain:
 
     @cached_property
     def base(self) -> ModelDetails:
-        """What is trained; looked at once, before anything is computed, whether a version of it can be made."""
+        """Return the base; the first time, before anything is computed, check that a version can be made from it."""
         found = base_of(self.config, self.engine)
         self.check_deployment(found)
         if self.mode is not None and not self.only_plans:
