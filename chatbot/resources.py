@@ -80,8 +80,7 @@ def connect_again() -> None:
 def recorded() -> tuple[int, int]:
     """How many turns the log holds, and how many of them a retrain would find new. DataError if it cannot be read."""
     log = ConversationLogger(config().log_path)
-    counts = log.index.counts()
-    return counts.turns - counts.excluded, len(new_turns(config(), log, Registry()))
+    return log.index.count(), len(new_turns(config(), log, Registry()))
 
 
 def _engine_line(engine: Engine) -> str:

@@ -17,7 +17,7 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import ChatOptions, Engine
 from fine_tuning.engines.connect import connect
 from fine_tuning.engines.smoke import smoke
-from fine_tuning.errors import ByoaiError, EngineUnavailable, ModelNotFound
+from fine_tuning.errors import ByoaiError, ConfigError, EngineUnavailable, ModelNotFound
 from fine_tuning.model_management.model_deployer import check_parity, reconcile
 from fine_tuning.model_management.model_registry import Registry, latest_tag
 
@@ -139,7 +139,11 @@ def _ollama(config: FineTuningConfig, url: str | None, chosen: list[Engine]) -> 
 
 
 def _embedded(config: FineTuningConfig) -> str:
-    engine = connect(None, config, prefer="embedded")
+    try:
+        engine = connect(None, config, prefer="embedded")
+    except ConfigError:  # the check of the disk says what is wrong with the folder for the models; llama.cpp may run all the same
+        smoke()
+        return "llama.cpp runs; a tiny model answers, and there is no folder for others"
     tag = _some_tag(engine, config)
     if tag:
         return f"llama.cpp ({engine.version()}) runs; {_token(engine, tag)}"

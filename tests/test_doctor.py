@@ -147,15 +147,23 @@ def test_damage_fails_its_own_checks_and_leaves_the_others(store: EmbeddedEngine
     assert all(check.text for check in found.values())
 
 
-@pytest.mark.parametrize("where", ["a file", "below a file", "/proc/byoai", "/dev/null/byoai"])
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("a file", "{place} is no folder"),
+        ("below a file", "{place.parent} is no folder"),
+        ("/proc/byoai", "cannot write to {place}"),
+        ("/dev/null/byoai", "{place.parent} is no folder"),
+    ],
+)
 def test_a_home_that_cannot_be_written_is_said_and_everything_else_is_looked_at(
-    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
     place = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "data"}.get(where, Path(where))
     monkeypatch.setenv("BYOAI_HOME", str(place))
     found = examined()
-    assert not found["disk"].ok and f"cannot write to {place}" in found["disk"].text and "BYOAI_HOME" in found["disk"].text
+    assert not found["disk"].ok and said.format(place=place) in found["disk"].text and "BYOAI_HOME" in found["disk"].text
     assert found["embedded"].ok
 
 

@@ -102,7 +102,7 @@ def test_what_is_planned_a_second_time_is_not_cleaned_again(home: Path, engine: 
     told = Silent()
     notes: list[str] = []
     monkeypatch.setattr(told, "note", notes.append)
-    plan = make_plan(settings(**{"training.min_pairs": 1}), engine, told, Request(auto=True))
+    plan = make_plan(settings(**{"training.min_pairs": 1, "training.dtype": "bfloat16"}), engine, told, Request(auto=True))
     assert any("--auto takes" in note for note in notes)
     assert plan.kept_turns == 20
     assert len(scrubbed) == 40

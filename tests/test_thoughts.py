@@ -100,6 +100,7 @@ def test_what_was_logged_before_thoughts_were_told_apart_is_read_as_well(home: P
     log = ConversationLogger()
     log.log_conversation("a", "b")
     line = json.loads(log.path.read_text("utf-8")) | {"id": "old", "bot_response": RAW}
+    del line["crc32"]  # as it was before lines had one
     log.path.write_text(json.dumps(line) + "\n", "utf-8")
     (turn,) = log.turns()
     assert (turn.bot_response, turn.metadata) == ("The capital of France is Paris.", {"thoughts": "Ask anna@example.com"})

@@ -252,17 +252,15 @@ class ConversationLogger:
         self._file.check()
 
     def health(self) -> LogHealth:
-        """How the log is."""
-        log, quarantined = self.index.counts(), self._file.quarantined()
-        # A line that was copied to the quarantine, and not yet removed from the log, counts once.
-        in_log = len(set(self._read().damaged).difference(quarantined)) if log.damaged and quarantined else log.damaged
+        """Return how the log is, read as a whole: also where there is no index, or a broken one."""
+        log, quarantined = self._read(), self._file.quarantined()
         return LogHealth(
             path=self.path,
-            turns=log.turns,
-            events=log.events,
-            damaged=len(quarantined) + in_log,
+            turns=len(log.turns),
+            events=len(log.events),
+            damaged=len(quarantined) + len(set(log.damaged).difference(quarantined)),
             set_aside=len(quarantined),
-            orphans=log.orphans,
+            orphans=len(log.orphans),
             unknown=log.unknown,
             bytes=self.path.stat().st_size if self.path.exists() else 0,
             quarantine=self._file.quarantine,
@@ -335,9 +333,11 @@ class _Log:
         # All there but its end of line: whole. Else it is being written, or its writer was killed before it could acknowledge it.
         self.torn = tail if tail.strip() and not self._take(tail) else b""
         known = [event for event in self.events if event["event"] in EVENTS]
+        self.unknown = len(self.events) - len(known)
         self.deleted = {event["turn_id"] for event in known if event["event"] == "delete"}
         for id in self.deleted:
             self.turns.pop(id, None)
+        self.orphans = {event["turn_id"] for event in known} - self.turns.keys() - self.deleted
         for event in known:
             if turn := self.turns.get(event["turn_id"]):
                 self.turns[turn.id] = apply(turn, event)

@@ -41,18 +41,6 @@ class Mark:
     changes: int
 
 
-@dataclass(frozen=True)
-class Counts:
-    """What the log holds."""
-
-    turns: int  # excluded ones included
-    excluded: int
-    events: int
-    damaged: int  # lines that are no record, a torn last one included
-    orphans: int  # events of turns that are not there
-    unknown: int  # events of a kind that this version does not know
-
-
 class _Stale(Exception):
     """The log is not what the index remembers."""
 
@@ -69,9 +57,10 @@ class LogIndex:
         """Return the point after which changes can be asked for."""
         return self._ask(lambda database, log: Mark(log["epoch"], log["changes"]))
 
-    def counts(self) -> Counts:
-        """Return what the log holds, in numbers."""
-        return self._ask(_counts)
+    def count(self) -> int:
+        """Return how many turns are not excluded."""
+        excluded = "SELECT count(*) FROM log_turns WHERE log = ? AND excluded"
+        return self._ask(lambda database, log: int(log["turns"]) - _number(database, excluded, log["id"]))
 
     def is_sound(self) -> bool:
         """Return whether all lines are records."""
@@ -460,23 +449,6 @@ def _within(database: Connection, log: Row, words: Sequence[str], table: str, co
 
 def _is_sound(database: Connection, log: Row) -> bool:
     return not (log["damaged"] or log["torn"])
-
-
-def _counts(database: Connection, log: Row) -> Counts:
-    mine = f"log = {log['id']}"
-    orphans = (
-        f"SELECT count(DISTINCT turn) FROM log_events WHERE {mine} AND kind IN ({_OF_TURNS})"
-        f" AND turn NOT IN (SELECT id FROM log_turns WHERE {mine})"
-        f" AND turn NOT IN (SELECT turn FROM log_events WHERE {mine} AND kind = 'delete')"
-    )
-    return Counts(
-        turns=log["turns"],
-        excluded=_number(database, f"SELECT count(*) FROM log_turns WHERE {mine} AND excluded"),
-        events=_number(database, f"SELECT count(*) FROM log_events WHERE {mine} AND kind <> '{_LEFT}'"),
-        damaged=log["damaged"] + log["torn"],
-        orphans=_number(database, orphans),
-        unknown=_number(database, f"SELECT count(*) FROM log_events WHERE {mine} AND kind NOT IN ({_OF_TURNS}, 'delete', '{_LEFT}')"),
-    )
 
 
 def _stats(database: Connection, log: Row) -> dict[str, Any]:

@@ -61,11 +61,11 @@ class _Renderer:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._child: subprocess.Popen[str] | None = None
+        self._child: subprocess.Popen[bytes] | None = None
 
     def ask(self, request: dict[str, Any]) -> dict[str, str]:
         """The child's answer. EngineError if it takes too long, or the child dies of it."""
-        line = json.dumps(request) + "\n"
+        line = json.dumps(request).encode("ascii") + b"\n"
         with self._lock:
             if self._child is None or self._child.poll() is not None:
                 self._child = self._start()
@@ -79,17 +79,16 @@ class _Renderer:
         answer: dict[str, str] = json.loads(said)
         return answer
 
-    def _start(self) -> "subprocess.Popen[str]":
+    def _start(self) -> "subprocess.Popen[bytes]":
         # -P: what lies beside the script is not to be imported by its short name.
         child = subprocess.Popen(
             [sys.executable, "-P", str(_CHILD)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            encoding="ascii",
         )
         weakref.finalize(self, _end, child)  # also at exit
-        if self._exchange(child, "", _START_LIMIT) is None:
+        if self._exchange(child, b"", _START_LIMIT) is None:
             _end(child)
             raise EngineError(f"the process that renders chat templates does not start: try `{sys.executable} {_CHILD}`")
         return child
@@ -99,8 +98,11 @@ class _Renderer:
             _end(self._child)
         self._child = None
 
-    def _exchange(self, child: "subprocess.Popen[str]", line: str, limit: float) -> str | None:
-        """The line that answers `line`; None if there is none within `limit` seconds, at which the child is killed."""
+    def _exchange(self, child: "subprocess.Popen[bytes]", line: bytes, limit: float) -> bytes | None:
+        """Return the line that answers `line`; None if there is none within `limit` seconds, at which the child is killed.
+
+        Bytes go through the pipes: a wrapper for text would keep what went through it last, and with it what was forgotten since.
+        """
         timer = threading.Timer(limit, child.kill)
         timer.daemon = True
         timer.start()
@@ -110,19 +112,19 @@ class _Renderer:
             into.flush()
             said = out.readline()
         except OSError:  # it is dead
-            said = ""
+            said = b""
         finally:
             timer.cancel()
-        return said if said.endswith("\n") else None
+        return said if said.endswith(b"\n") else None
 
 
-def _pipes(child: "subprocess.Popen[str]") -> tuple[IO[str], IO[str]]:
+def _pipes(child: "subprocess.Popen[bytes]") -> tuple[IO[bytes], IO[bytes]]:
     if child.stdin is None or child.stdout is None:
         raise OSError("no pipes")
     return child.stdin, child.stdout
 
 
-def _end(child: "subprocess.Popen[str]") -> None:
+def _end(child: "subprocess.Popen[bytes]") -> None:
     child.kill()
     child.wait()
     for pipe in filter(None, (child.stdin, child.stdout)):

@@ -264,7 +264,7 @@ class TestOnTheRealServer:
     def test_names_are_read_as_ollama_reads_them(self, engine: OllamaEngine) -> None:
         known = engine.show(self.TAG)
         for name in ("Ollama-Test:V1", "library/ollama-test:v1", "registry.ollama.ai/library/ollama-test:v1", "OLLAMA-TEST:v1"):
-            assert engine._call("POST", "/api/show", {"model": name})["modelfile"]  # the server's own reading
+            assert engine._raw("POST", "/api/show", {"model": name})["modelfile"]  # the server's own reading
             assert (engine.show(name).tag, engine.show(name).digest) == (self.TAG, known.digest)
         with pytest.raises(EngineError, match="not found"):
             engine.show("other/ollama-test:v1")

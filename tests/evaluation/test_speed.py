@@ -31,7 +31,7 @@ class Machine:
             yield SimpleNamespace(times=times)
 
         return SimpleNamespace(
-            name=name, gguf=None, adapter=None, open=lambda context: SimpleNamespace(answers=answers, close=lambda: None)
+            name=name, gguf=None, adapter=None, open=lambda context: SimpleNamespace(answers=answers, close=lambda: None, memory=0)
         )
 
 

@@ -51,7 +51,7 @@ def test_a_base_that_stays_quantised_has_the_logits_of_the_dequantised_one(model
     """Also where the file holds the rows of queries and keys in another order."""
     base = gguf_export._export(read_gguf(models[family]), {}, tmp_path / "q8_0.gguf", "q8_0", None).path
     tokens = torch.arange(40)[None] * 3 % tiny.VOCABULARY
-    plain, kept = (load_base(base, torch.float32, tmp_path, quantised) for quantised in (False, True))
+    plain, kept = (load_base(base, torch.float32, tmp_path, weights) for weights in ("dequantised", "quantised"))
     assert any(isinstance(module, QuantisedLinear) for module in kept.modules())
     with torch.no_grad():
         torch.testing.assert_close(kept(input_ids=tokens).logits, plain(input_ids=tokens).logits)
