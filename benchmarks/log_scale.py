@@ -83,7 +83,7 @@ def measure(turns: int) -> dict[str, float]:
         chat = open_chat(path, session)
 
         def before_the_engine() -> None:
-            """What a chat does with the log when it is asked: take over what changed, and collect what was said."""
+            """Do what a chat does with the log when it is asked: take over what changed, and collect what was said."""
             log.rate(chance.choice(ids), "up")  # so that there is a change
             started = time.perf_counter()
             watch_of(path).look()

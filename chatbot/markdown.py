@@ -81,7 +81,7 @@ def _formula(text: str, found: re.Match[str]) -> str | None:
 
 
 def _is_display(tex: str, alone: bool, rest: str) -> bool:
-    r"""Whether it is TeX that stands in the escaped brackets, and not what in Markdown must not become a link: \[1\], \[x\] done."""
+    r"""Return whether TeX stands in the escaped brackets, and not what in Markdown must not become a link: \[1\], \[x\] done."""
     if alone:
         return bool(_TEX.search(tex)) or not (_WORD.search(tex) or tex.strip().isdigit())
     padded = tex[0].isspace() and tex[-1].isspace()
@@ -94,7 +94,7 @@ def _in_text(tex: str, dollars: int) -> str:
 
 
 def _on_its_own_lines(tex: str, before: str) -> str:
-    """With the marks of quotes and lists that each line needs to stay in its place; `before`: those of the first line."""
+    """Return it with the marks of quotes and lists that each line needs to stay in its place; `before`: those of the first line."""
     margin = "".join(mark if mark in ">\t" else " " for mark in before)
     lines = [line.strip() for line in tex.split("\n")]
     lines = [line.lstrip("> \t") if ">" in before else line for line in lines]

@@ -78,7 +78,7 @@ def connect_again() -> None:
 
 
 def recorded() -> tuple[int, int]:
-    """How many turns the log holds, and how many of them a retrain would find new. DataError if it cannot be read."""
+    """Return how many turns the log holds, and how many of them a retrain would find new. DataError if it cannot be read."""
     log = ConversationLogger(config().log_path)
     return log.index.count(), len(new_turns(config(), log, Registry()))
 

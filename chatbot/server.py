@@ -153,7 +153,7 @@ class Door:
             await self._app(scope, receive, _with_headers(send, host))
 
     def _host_of(self, scope: "Scope") -> str | None:
-        """By which of our names a request came; None if by another one or none, or from a page that has another origin.
+        """Return by which of our names a request came; None if by another one or none, or from a page that has another origin.
 
         What is not a browser sends no Origin; a header that comes twice is read in two ways by two readers.
         """

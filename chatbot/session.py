@@ -119,7 +119,7 @@ class Chat:
         watch.join(self, tell=not new)
 
     def take_over(self, logged: Sequence[Turn], as_of: Stamp) -> None:
-        """A log_watch.Holder: take over ratings and edits, and drop what is gone."""
+        """Take over ratings and edits, and drop what is gone (see log_watch.Holder)."""
         with self._lock:
             first, self._as_of = self._as_of is None, as_of
             if first:
@@ -254,7 +254,7 @@ def recorded(turn: Turn) -> bool:
 
 
 def _without(turns: Sequence[Turn], gone: Collection[str]) -> list[Turn]:
-    """The turns that stay when some are gone: all before them, and of those after them the recorded ones."""
+    """Return the turns that stay when some are gone: all before them, and of those after them the recorded ones."""
     first = next((place for place, turn in enumerate(turns) if turn.id in gone), len(turns))
     return [*turns[:first], *(turn for turn in turns[first:] if recorded(turn) and turn.id not in gone)]
 
@@ -280,5 +280,5 @@ def stop_all(patience: float = 10.0) -> None:
 
 
 def _chats(watch: LogWatch) -> list[Chat]:
-    """A chat lives as long as a page, or the thread that answers, holds it."""
+    """Return the chats that are open: one lives as long as a page, or the thread that answers, holds it."""
     return [holder for holder in watch.holders() if isinstance(holder, Chat)]

@@ -178,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
-    """What argparse makes a whole number of, within these ends."""
+    """Return what argparse makes a whole number of, within these ends."""
 
     def number(text: str) -> int:
         if not re.fullmatch(r"[+-]?[0-9]{1,19}", text.strip()) or not least <= int(text) <= most:

@@ -316,11 +316,11 @@ class FineTuningConfig(_Section):
         return _runs_dir(self.training.output_dir)
 
     def changed(self, overrides: dict[str, Any]) -> "FineTuningConfig":
-        """With other values, by dotted keys: `{"training.num_epochs": 5}`. ConfigError for a wrong one."""
+        """Return a copy with other values, by dotted keys: `{"training.num_epochs": 5}`. ConfigError for a wrong one."""
         return _validated(_override(self.model_dump(), overrides), "what was to be changed")
 
     def tuned_name(self) -> str:
-        """The fine-tuned model's name without version, which any engine takes: `fine_tuned_smollm2-135m`."""
+        """Return the fine-tuned model's name without version, which any engine takes: `fine_tuned_smollm2-135m`."""
         prefix = self.deployment.model_name_prefix
         return prefix + paths.slug(self.deployment.model_name or self.training.base_model, _NAME_LIMIT - len(prefix))
 
@@ -339,9 +339,9 @@ def load_config(path: str | Path | None = None, profile: str | None = None, over
 
 
 def read_settings(items: Sequence[str]) -> dict[str, Any]:
-    """The overrides that `load_config` takes, from `KEY=VALUE` texts as `--set` has them. ConfigError names the key.
+    """Return the overrides that `load_config` takes, from `KEY=VALUE` texts as `--set` has them. ConfigError names the key.
 
-    A value is text, which its key makes a number or a bool of. YAML it is only where it opens a list, a mapping or a quote:
+    A value is text, of which its key makes a number or a bool. It is YAML only where it opens a list, a mapping or a quote:
     `[1, 2]`, `{share: 0.1}`, `"null"`.
     """
     overrides: dict[str, Any] = {}

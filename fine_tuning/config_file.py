@@ -19,7 +19,7 @@ _IMPLICIT = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
 
 
 def read(file: Path) -> Any:
-    """What a YAML file holds: dicts, lists, texts and None. Raises OSError, and ConfigError that names file, line and fault."""
+    """Return what a YAML file holds: dicts, lists, texts and None. Raises OSError, and ConfigError that names file, line and fault."""
     try:
         with file.open("rb") as source:
             content = source.read(_LARGEST + 1)
@@ -34,7 +34,7 @@ def read(file: Path) -> Any:
 
 
 def parse(text: str, origin: str) -> Any:
-    """The same of a text; `origin` names it in an error."""
+    """Return what a YAML text holds; `origin` names it in an error."""
     try:
         loader = _Loader(text)
         try:

@@ -34,7 +34,7 @@ class Check:
 
 
 def examine(config_of: Callable[[], FineTuningConfig], url: str | None = None) -> Iterator[Check]:
-    """Every check, as it is made, whatever became of those before it. `url`: of the Ollama that the person named."""
+    """Yield every check, as it is made, whatever became of those before it. `url`: of the Ollama that the person named."""
     found: list[FineTuningConfig] = []
 
     def configured() -> str:
@@ -152,7 +152,7 @@ def _embedded(config: FineTuningConfig) -> str:
 
 
 def _some_tag(engine: Engine, config: FineTuningConfig) -> str | None:
-    """The base if it is there, else any model."""
+    """Return the base if it is there, else any model; None if there is none."""
     base, tags = config.training.base_model, [model.tag for model in engine.list_models()]
     return next((tag for tag in tags if tag in (base, f"{base}:latest")), next(iter(tags), None))
 

@@ -225,7 +225,7 @@ def _telling(logs: Collection[ConversationLogger], turns: Collection[str]) -> se
 
 
 def _logs(config: FineTuningConfig) -> list[ConversationLogger]:
-    """The log, and any other in its folder: of another name in the configuration, or put aside. What else lies there is no log of ours."""
+    """Return the log, and any other in its folder: of another name in the configuration, or put aside. Other files are left out."""
     log = ConversationLogger(config.log_path)
     others = {paths.real(path) for path in paths.conversations_dir().glob("*.jsonl")} - {log.path}
     inside = [ConversationLogger(path) for path in sorted(others) if path.is_relative_to(paths.real(paths.home()))]

@@ -28,7 +28,7 @@ _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def home() -> Path:
-    """The data folder: `BYOAI_HOME`, else `data/` in the repository. It may be a link, and need not exist yet.
+    """Return the data folder: `BYOAI_HOME`, else `data/` in the repository. It may be a link, and need not exist yet.
 
     ConfigError for what cannot be one: a file, or the root of all files, of which forgetting would search every one.
     """
@@ -55,7 +55,7 @@ def _nearest_that_exists(path: Path) -> Path | None:
 
 
 def real(path: Path) -> Path:
-    """Where `path` leads, links followed as far as they go. ConfigError for what cannot be a path."""
+    """Return where `path` leads, links followed as far as they go. ConfigError for what cannot be a path."""
     try:
         return Path(os.path.realpath(path))
     except (OSError, ValueError) as error:
@@ -114,7 +114,7 @@ def safe_name(name: str) -> str:
 
 
 def slug(text: str, limit: int = 80) -> str:
-    """A safe name made from any text: `smollm2:135m` becomes `smollm2-135m`. One that is longer than `limit` characters, or of which
+    """Make a safe name from any text: `smollm2:135m` becomes `smollm2-135m`. One that is longer than `limit` characters, or of which
     nothing is left, ends in a hash of the text, so that it stays another name than that of any other text."""
     safe = re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-_")
     if not safe or len(safe) > limit:

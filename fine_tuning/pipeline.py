@@ -210,7 +210,7 @@ def _seen(config: FineTuningConfig, registry: Registry) -> tuple[Mapping[str, st
 
 @lru_cache(maxsize=64)
 def _read_seen(inputs: Path, changed: int) -> tuple[dict[str, str], Mark | None]:
-    """What a run's inputs say of the log; kept until the file is changed."""
+    """Return what a run's inputs say of the log; kept until the file is changed."""
     record = paths.read_json(inputs)
     known, mark = record["seen"], record.get("mark")
     return known if isinstance(known, dict) else dict.fromkeys(known, ""), Mark(**mark) if mark else None  # older runs say less
@@ -320,7 +320,7 @@ class _Retrain:
     # What to learn
 
     def new(self) -> int:
-        """How many turns no version has seen as they are now."""
+        """Return how many turns no version has seen as they are now."""
         if not self.request.sample:
             return len(new_turns(self.config, ConversationLogger(self.config.log_path), self.registry))
         seen, _ = _seen(self.config, self.registry)
@@ -414,7 +414,7 @@ class _Retrain:
         return estimate, None if estimate.fits else memory.largest_fitting(settings, longest, at)
 
     def preferences(self, log: Sequence[Turn], cleaned: Cleaned, template_key: str) -> PreferenceData:
-        """What people preferred among answers."""
+        """Return what people preferred among answers."""
         tokenizer = ConversationTokenizer(self.render, self.vocabulary, self.config.data_preparation.max_length)
         return build_preferences(preferences_of(log, cleaned.fit), tokenizer, template_key)
 
@@ -424,7 +424,7 @@ class _Retrain:
         return choose(found.pairs, found.ratings, self.config.training.preferences)
 
     def clean(self, log: Sequence[Turn]) -> Cleaned:
-        """All that may be learned of the log, each turn cleaned once. NoConversations if that is nothing."""
+        """Return all that may be learned of the log, each turn cleaned once. NoConversations if that is nothing."""
         limits = self.config.data_collection
         cleaner = DataCleaner(
             limits.min_conversation_length,
@@ -474,14 +474,14 @@ class _Retrain:
         modelfile_text(self.spec(base, self.config.runs_dir / "artifact.gguf"))
 
     def check_engine(self, base: ModelDetails) -> None:
-        """What the engine raises if it cannot make a model of the version's name from the base."""
+        """Raise what the engine raises if it cannot make a model of the version's name from the base."""
         trial = version_tag(self.name, self.registry.likely_number(self.name)) + TRIAL
         # Other than the base in a parameter: else the engine would put the base away, which somebody may be talking to, with the trial.
         self.engine.create(trial, ModelSpec(from_=base.tag, parameters={"seed": 0, "temperature": 0.0}))
         self.engine.delete(trial)
 
     def spec(self, base: ModelDetails, artifact: Path) -> ModelSpec:
-        """What the version is made of."""
+        """Return what the version is made of."""
         version = self.engine.version() if self.engine.name == "ollama" else None
         return spec_for(base, base.tag, artifact, "adapter" if self.mode == "adapter" else "merged", version)
 
@@ -617,7 +617,7 @@ class _Retrain:
         return training
 
     def served_base(self, plan: Plan) -> "Reference | None":
-        """What llama.cpp computes with the base, on some of what will be learned: the training must begin with the same. None if nothing
+        """Return what llama.cpp computes with the base, on some of what will be learned: training must begin with the same. None if nothing
         will be learned, or if no GGUF can carry it, so that it is not served."""
         from fine_tuning.evaluation.served_model import read_logits
 
@@ -627,7 +627,7 @@ class _Retrain:
         return read_logits(plan.base.gguf, make_probes(rows, read_gguf(plan.base.gguf)))
 
     def export(self, plan: Plan, run: Path, training: "TrainingResult") -> Path:
-        """The adapter's GGUF, or the whole model's. ExportError unless llama.cpp computes with it what was trained."""
+        """Return the adapter's GGUF, or the whole model's. ExportError unless llama.cpp computes with it what was trained."""
         from fine_tuning.evaluation.served_model import read_logits
         from fine_tuning.model_management.gguf_export import convert_adapter, export_full, merge_adapter
 

@@ -65,13 +65,13 @@ def _tagged(text: str) -> Said | None:
 
 
 def _goes_on(text: str, at: int) -> bool:
-    """Whether a sentence goes on at `at`, behind a tag that is then one of its words."""
+    """Return whether a sentence goes on at `at`, behind a tag that is then one of its words."""
     following = _NEXT.match(text, at)
     return bool(following and (following[2] or following[1].islower()))
 
 
 def _end(text: str, start: int, opening: re.Pattern[str], closing: re.Pattern[str]) -> tuple[int, int] | None:
-    """Where the closing of the tag that opened before `start` lies, those inside it passed over; else the last there is."""
+    """Return where the tag that opened before `start` closes, passing over those inside it; else the last there is."""
     depth, last = 1, None
     for tag in sorted([*opening.finditer(text, start), *closing.finditer(text, start)], key=lambda tag: tag.start()):
         closes = tag.re is closing
@@ -98,7 +98,7 @@ def _closed(text: str) -> Said | None:
 
 
 def _parts(text: str, begin: int, end: int, after: int) -> Said:
-    """The parts of `text`, whose thoughts lie between `begin` and `end`."""
+    """Return the parts of `text`, whose thoughts lie between `begin` and `end`."""
     inner = text[begin:end]
     lead, trail = len(inner) - len(inner.lstrip()), len(inner) - len(inner.rstrip())
     answer = text[after:].lstrip()

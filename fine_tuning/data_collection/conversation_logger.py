@@ -244,7 +244,7 @@ class ConversationLogger:
         return write_export(self.conversations(), format, Path(path))
 
     def stamp(self) -> Stamp:
-        """The log's state now: while it stays the same, so does all that is read from it. It costs no reading."""
+        """Return the log's state: while it stays the same, so does all that is read from it. It costs no reading."""
         return self._file.stamp()
 
     def check(self) -> None:
@@ -294,7 +294,7 @@ class ConversationLogger:
         return log
 
     def _settle(self, strict: bool = True) -> "_Log":
-        """Under the lock: set aside what is damaged. A torn last line too, for nobody is writing it any more.
+        """Set aside what is damaged, under the lock. A torn last line too, for nobody is writing it any more.
 
         LogDamaged if that cannot be; unless `strict`, the damaged lines then stay where they are.
         """

@@ -186,7 +186,7 @@ def _read(content: BinaryIO, count: int) -> Iterator[bytes]:
 
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
-    """A descriptor of a regular file: opening a pipe would wait, and reading a device may never end. Only its owner may read a new one."""
+    """Open a regular file: opening a pipe would wait, and reading a device may never end. Only its owner may read a new one."""
     file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o600)
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):

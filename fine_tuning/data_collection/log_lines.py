@@ -140,7 +140,7 @@ def _dump(record: dict[str, Any]) -> bytes:
 
 
 def _is_torn_head(line: bytes) -> bool:
-    """Whether a line is, or begins with, what was written of a turn's ids before its writer was killed."""
+    """Return whether a line is, or begins with, what was written of a turn's ids before its writer was killed."""
     if not (head := _ID_HEAD.match(line)):
         return False
     rest = line[head.end() :]

@@ -63,7 +63,7 @@ def _of_session(turns: Sequence[Turn], fit: Mapping[str, CleanTurn]) -> Iterator
 
 
 def _edits(answers: Sequence[CleanTurn]) -> list[tuple[Turn, str, str]]:
-    """Each edited answer, what it was before, and its id."""
+    """Yield each edited answer, what it was before, and its id."""
     return [(each.turn, each.original, each.turn.id) for each in answers if each.original and each.original != each.turn.bot_response]
 
 

@@ -149,7 +149,7 @@ def _check(messages: Sequence[Message]) -> None:
 
 
 def _trimmed(message: Message) -> str:
-    """The content; an answer without the white space around it, so that it begins where the prompt ends."""
+    """Return the content; an answer without the white space around it, so that it begins where the prompt ends."""
     return message.content.strip() if message.role == "assistant" else message.content
 
 

@@ -115,7 +115,7 @@ class Engine(Protocol):
     def show(self, tag: str) -> ModelDetails: ...
 
     def render(self, tag: str, messages: Sequence[Message]) -> str:
-        """The exact text that the model would be fed for `messages`, generation prompt included. Never truncated.
+        """Return the exact text that the model would be fed for `messages`, generation prompt included. Never truncated.
 
         As in `chat`, nothing in the messages acts as structure (engines/neutral.py); only the tag's own system text may.
         """

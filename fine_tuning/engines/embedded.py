@@ -298,7 +298,7 @@ class EmbeddedEngine:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """The model to oneself."""
+        """Hold the model for oneself."""
         if not self._model_lock.acquire(timeout=_PATIENCE):
             raise EngineError("another answer has been in the making for ten minutes: stop it (close its iterator), then ask again")
         try:
@@ -372,7 +372,7 @@ def _encode(model: Native, header: GgufHeader, prompt: str) -> list[int]:
 
 
 def _sampling(parameters: dict[str, Any], options: ChatOptions) -> tuple[dict[str, Any], int, int]:
-    """What `llama.Chat.answer` wants: the arguments of `Llama.generate`, the seed, and how many tokens a penalty looks at."""
+    """Return what `llama.Chat.answer` wants: the arguments of `Llama.generate`, the seed, and how many tokens a penalty looks at."""
     settings = {name: parameters.get(name, default) for name, default in _DEFAULTS.items()}
     if options.temperature is not None:
         settings["temperature"] = options.temperature

@@ -52,7 +52,7 @@ def check_template(template: str) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _renderer(process: int) -> "_Renderer":
-    """Of this process: a fork must not read its parent's answers."""
+    """Return the renderer of this process: a fork must not read its parent's answers."""
     return _Renderer()
 
 
@@ -64,7 +64,7 @@ class _Renderer:
         self._child: subprocess.Popen[bytes] | None = None
 
     def ask(self, request: dict[str, Any]) -> dict[str, str]:
-        """The child's answer. EngineError if it takes too long, or the child dies of it."""
+        """Return the child's answer. EngineError if it takes too long, or the child dies of it."""
         line = json.dumps(request).encode("ascii") + b"\n"
         with self._lock:
             if self._child is None or self._child.poll() is not None:

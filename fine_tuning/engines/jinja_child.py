@@ -98,7 +98,7 @@ def _compile(template: str) -> jinja2.Template:
 
 
 def answer(request: dict[str, Any]) -> dict[str, str]:
-    """The answer to one request."""
+    """Return the answer to one request."""
     try:
         template = _compile(request["template"])
         return {"text": template.render(request["variables"]) if "variables" in request else ""}

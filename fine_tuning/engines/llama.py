@@ -47,7 +47,7 @@ def _take_in(level: int, text: bytes, _user_data: Any) -> None:
 
 
 def errors() -> str:
-    """What llama.cpp said of its last failure; empty if it said nothing."""
+    """Return what llama.cpp said of its last failure; empty if it said nothing."""
     return " ".join(_errors)
 
 
@@ -67,14 +67,14 @@ class Words:
         self.facts: dict[str, Any] = {"size": llama.n_vocab()}
 
     def encode(self, text: str, special: bool, bos: bool) -> list[int]:
-        """Token ids; `bos` puts the begin token first where the model wants one."""
+        """Return token ids; `bos` puts the begin token first where the model wants one."""
         return self._llama.tokenize(text.encode("utf-8"), add_bos=bos and self._adds_bos, special=special)
 
     def decode(self, tokens: list[int], special: bool) -> str:
         return self._llama.detokenize(tokens, special=special).decode("utf-8", errors="replace")
 
     def ends(self) -> list[int]:
-        """The tokens that end a generation."""
+        """Return the tokens that end a generation."""
         from llama_cpp import llama_cpp
 
         return [token for token in range(self.facts["size"]) if llama_cpp.llama_vocab_is_eog(self._vocab, token)]
@@ -99,7 +99,7 @@ class Chat(Words):
     def answer(
         self, tokens: list[int], sampling: dict[str, Any], seed: int, last: int, limit: int, stops: list[str]
     ) -> Iterator[tuple[str, bool, str, int]]:
-        """Text, whether it is the last piece, why it ends, and the number of tokens so far.
+        """Yield text, whether it is the last piece, why it ends, and the number of tokens so far.
 
         Pieces are whole characters and hold no beginning of a stop text. `sampling` goes to `Llama.generate`; `last` tokens are those that
         a penalty looks at.
@@ -130,7 +130,7 @@ class Chat(Words):
 
 
 def _open_stop(text: str, stops: list[str]) -> int:
-    """How many characters at the end of `text` could be the beginning of a stop text."""
+    """Return how many characters at the end of `text` could be the beginning of a stop text."""
     return max((size for stop in stops for size in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:size])), default=0)
 
 
@@ -140,7 +140,7 @@ class Quantiser:
     facts = None
 
     def quantise(self, source: str, target: str, mixture: int) -> str | None:
-        """What llama.cpp said if it could not; None if it could. `mixture` is a llama_ftype."""
+        """Quantise a GGUF. Return what llama.cpp said if it could not; None if it could. `mixture` is a llama_ftype."""
         from llama_cpp import llama_cpp
 
         listen()

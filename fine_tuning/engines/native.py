@@ -100,7 +100,7 @@ class Native:
             self.facts = content
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """The method's value. EngineError if it fails, or the child dies."""
+        """Return the method's value. EngineError if it fails, or the child dies."""
         with self._lock:
             self.start()
             kind, content = self._read(self._write(method, list(arguments)))
@@ -109,7 +109,7 @@ class Native:
         return content
 
     def stream(self, method: str, *arguments: Any) -> Generator[Any]:
-        """The items of a method that yields. Closing the iterator stops it, and waits for nothing."""
+        """Yield the items of a method that yields. Closing the iterator stops it, and waits for nothing."""
         with self._lock:
             self.start()
             number = self._write(method, list(arguments))
@@ -181,7 +181,7 @@ class Native:
         return pipe
 
     def _death(self) -> EngineError:
-        """What became of the child, which has closed its pipes."""
+        """Return what became of the child, which has closed its pipes."""
         process = self._process
         if process is None:
             return _gone()
@@ -200,7 +200,7 @@ def _gone() -> EngineError:
 
 
 def _obituary(code: int, words: str) -> str:
-    """For people: the exit code of a child (negative: the signal), and its last line."""
+    """Describe how a child ended, for people: its exit code (negative: the signal), and its last line."""
     said = f" It said: {words}" if words else ""
     if code >= 0:
         return f"llama.cpp's process ended by itself (exit code {code}): ask again, which starts another.{said}"
@@ -213,7 +213,7 @@ def _obituary(code: int, words: str) -> str:
 
 
 def _spawn(served: str) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-    """The child, and the file that takes what it writes to stderr: its last words, if it dies."""
+    """Start the child. Return it, and the file that takes what it writes to stderr: its last words, if it dies."""
     path = json.dumps([str(_ROOT), *(str(Path(entry).absolute()) for entry in sys.path)])
     try:
         said = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
@@ -242,7 +242,7 @@ def _end(process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
 
 
 def threads() -> int:
-    """As many as cores, as Ollama does (llama-cpp-python would take half), or as few as OMP_NUM_THREADS allows, as for PyTorch."""
+    """Return as many as cores, as Ollama does (llama-cpp-python would take half), or as few as OMP_NUM_THREADS allows, as for PyTorch."""
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     allowed = os.environ.get("OMP_NUM_THREADS", "")
     return min(cores, int(allowed)) if allowed.isdecimal() and int(allowed) else cores

@@ -73,7 +73,7 @@ class _Child:
                 self._answer(number, getattr(self._object, method), arguments)
 
     def _listen(self) -> None:
-        """A thread of its own, so that the child ends with its parent whatever it is doing."""
+        """Read requests in a thread of its own, so that the child ends with its parent whatever it is doing."""
         try:
             while True:
                 self._inbox.put(receive(self._requests))

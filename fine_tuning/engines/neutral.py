@@ -43,11 +43,11 @@ class Neutraliser:
         return text
 
     def messages(self, messages: Sequence[Message]) -> list[Message]:
-        """What engines are fed for `messages`, in every role: markers broken, and earlier answers without what was thought before them."""
+        """Return what engines are fed for `messages`: markers broken in every role, and earlier answers without their thoughts."""
         return [message.model_copy(update={"content": self(_content(message))}) for message in messages]
 
     def answer(self, text: str, prompt: str = "") -> str:
-        """An answer as it is learned behind `prompt`: markers broken, but for the two that enclose what was thought before it. Some prompts
+        """Return an answer as it is learned behind `prompt`: markers broken, but for the two that enclose its thoughts. Some prompts
         end with the first of these."""
         said = split_thoughts(text.strip())
         opened = said.opening and prompt.rstrip().endswith(said.opening.strip())
@@ -98,7 +98,7 @@ def _fold(text: str) -> str:
 
 
 def _break(folded: str, start: int, end: int) -> int:
-    """Where the marker is parted: behind its bracket, or before the sign that ends it (`USER :`)."""
+    """Return where the marker is parted: behind its bracket, or before the sign that ends it (`USER :`)."""
     return end - 1 if folded[start].isalnum() or folded[start] in "#*" else start + 1
 
 
@@ -119,12 +119,12 @@ _MOST_WORDS = 4  # of a marker; more are prose
 
 
 def is_marker(text: str) -> bool:
-    """Whether `text` looks like a sign of structure: a word with signs before or behind it, as in `<tool>`, `### Instruction:`, `USER:`."""
+    """Return whether `text` looks like a sign of structure: a word with signs around it, as `<tool>`, `### Instruction:`, `USER:`."""
     return len(text) > 1 and len(text.split()) <= _MOST_WORDS and bool(_MARKED.fullmatch(text))
 
 
 def template_markers(render: Render, tokens: Collection[str]) -> list[str]:
-    """What the template writes around contents beside `tokens`, sorted. Bare words (`user` behind a token) are none.
+    """Return what the template writes around contents beside `tokens`, sorted. Bare words (`user` behind a token) are left out.
 
     Raises EngineUnavailable and ModelNotFound as `render` does; a template that refuses the messages has no markers.
     """
@@ -141,7 +141,7 @@ def template_markers(render: Render, tokens: Collection[str]) -> list[str]:
 
 
 def _written(render: Render) -> list[str]:
-    """The template's own text between contents. Before the first only the last line: the rest may be a text of the model's owner."""
+    """Return the template's own text between contents. Before the first only the last line: the rest may be the model owner's text."""
     for probe in (_PROBE, _PROBE[1:], _PROBE[1:2]):
         try:
             text = render(probe)

@@ -100,7 +100,7 @@ class OllamaEngine:
         return self._render(tag, self._plain(tag, messages, {}), {})
 
     def _render(self, tag: str, messages: Sequence[Message], options: dict[str, Any]) -> str:
-        """What Ollama feeds the model for `messages` as they are."""
+        """Return what Ollama feeds the model for `messages` as they are."""
         # The client knows neither `_debug_render_only` nor `truncate`; without truncate=False messages that exceed num_ctx are dropped in
         # silence (chatPrompt in server/prompt.go).
         body = {**_conversation(tag, messages), "stream": False, "options": options, "truncate": False, "_debug_render_only": True}
@@ -208,13 +208,13 @@ class OllamaEngine:
         return digest
 
     def _shown(self, tag: str) -> ModelSpec:
-        """What a tag is made of, but for its system prompt."""
+        """Return what a tag is made of, but for its system prompt."""
         _json([tag])
         with self._mapped():
             return _spec(self._quick.show(tag).model_dump(exclude_none=True))
 
     def _named(self, tag: str) -> tuple[str, str]:
-        """A tag as Ollama lists it, and its digest; ("...", "") when there is no such tag."""
+        """Return a tag as Ollama lists it, and its digest; ("...", "") when there is no such tag."""
         with self._mapped():
             digests = {str(entry.model): str(entry.digest) for entry in self._quick.list().models or []}
         name = known_tag(tag, digests)
@@ -231,7 +231,7 @@ class OllamaEngine:
         return neutral.messages(messages)
 
     def _structural_tokens(self, tag: str) -> list[str]:
-        """Of the weights' file, or as Ollama tells them where that cannot be read from here."""
+        """Return those of the weights' file, or as Ollama tells them where that cannot be read from here."""
         gguf = self._shown(tag).from_
         if os.access(gguf, os.R_OK) and Path(gguf).is_file():
             return structural_tokens(Path(gguf))
@@ -295,7 +295,7 @@ class OllamaEngine:
 
 
 def _json(body: Any) -> bytes | None:
-    """The body of a request. EngineError for text that is none: it is neither the server's fault nor the network's."""
+    """Return the body of a request. EngineError for text that is no valid Unicode: it is neither the server's fault nor the network's."""
     try:
         return None if body is None else json.dumps(body, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except UnicodeEncodeError as error:
@@ -364,7 +364,7 @@ _COMMAND = re.compile(r'^([A-Z]+) (?:"""(.*?)"""|"([^"]*)"|([^\n]*))$', re.MULTI
 
 
 def _modelfile(text: str, exact: dict[str, str | None]) -> dict[str, str]:
-    """The first of each command up to the parameters, whose values come from elsewhere.
+    """Return the first of each command up to the parameters, whose values come from elsewhere.
 
     `exact` are values of commands that may be in `text`: they may hold quotes and whole commands, for which it has no escapes.
     """
@@ -382,7 +382,7 @@ def _modelfile(text: str, exact: dict[str, str | None]) -> dict[str, str]:
 
 
 def _quoted(text: str) -> str:
-    """As Ollama writes it (parser.quote)."""
+    """Quote a value as Ollama does (parser.quote)."""
     if "\n" not in text and text == text.strip(" "):
         return text
     return f'"""{text}"""' if '"' in text else f'"{text}"'

@@ -12,7 +12,7 @@ DEFAULT_URL = "http://127.0.0.1:11434"
 
 
 def server_url(host: str) -> str:
-    """The URL to connect to for an OLLAMA_HOST (envconfig.ConnectableHost of Ollama): `` is the default, `0.0.0.0:80` is this machine.
+    """Return the URL to connect to for an OLLAMA_HOST (Ollama's envconfig.ConnectableHost): `` is the default, `0.0.0.0:80` this machine.
 
     A user name and a password in it are kept. EngineError for what no server can be reached at.
     """
@@ -63,7 +63,7 @@ def bad_url(given: str) -> EngineError:
 
 
 def _masked(given: str) -> str:
-    """For a message: in quotes, short, and without what stands before an @, which may be a password."""
+    """Return a URL for a message: in quotes, short, and without what stands before an @, which may be a password."""
     return repr(re.sub(r"(?s)^(.*?://)?.*@", r"\1…@", given)[:200])
 
 

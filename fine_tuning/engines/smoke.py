@@ -61,7 +61,7 @@ def write_model(path: Path) -> Path:
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
-    """A token for each byte, and the few that every vocabulary has."""
+    """Write a token for each byte, and the few that every vocabulary has."""
     special = ["<unk>", "<s>", "</s>"]
     tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256))]
     tokens += [f"filler{number}" for number in range(_VOCABULARY - len(tokens))]
@@ -75,7 +75,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
 
 
 def _add_matrix(writer: gguf.GGUFWriter, draw: np.random.Generator, name: str, rows: int, columns: int, kind: Type) -> None:
-    """Random weights; zeros in the types that gguf can read but not make."""
+    """Write random weights; zeros in the types that gguf can read but not make."""
     try:
         data = gguf.quants.quantize(draw.standard_normal((rows, columns), dtype=np.float32) / np.float32(columns**0.5), kind)
     except NotImplementedError:

@@ -30,7 +30,7 @@ _HTML = re.compile(
 
 
 def is_structural(text: str, kind: int) -> bool:
-    """Whether a token acts as structure. Of the user-defined ones, white space, single characters and words are text like any other."""
+    """Return whether a token acts as structure. User-defined white space, single characters and words are text."""
     if kind in (CONTROL, UNKNOWN):
         return True
     if kind == USER_DEFINED:
@@ -39,12 +39,12 @@ def is_structural(text: str, kind: int) -> bool:
 
 
 def structural(tokens: Iterable[str], kinds: Iterable[int]) -> list[str]:
-    """The structural ones of `tokens`, whose types are `kinds`."""
+    """Return the structural ones of `tokens`, whose types are `kinds`."""
     return [text for text, kind in zip(tokens, kinds, strict=False) if text and is_structural(text, kind)]
 
 
 def structural_tokens(gguf: Path) -> list[str]:
-    """The structural tokens of the vocabulary in `gguf`; some 50 ms the first time. EngineError if the file cannot be read."""
+    """Return the structural tokens of the vocabulary in `gguf`; some 50 ms the first time. EngineError if the file cannot be read."""
     read_header(gguf)  # names what is wrong with the file
     status = gguf.stat()
     return list(_structural_tokens(gguf, status.st_size, status.st_mtime_ns))

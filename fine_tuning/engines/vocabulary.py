@@ -44,7 +44,7 @@ class Vocabulary:
         return [text for _, text in self._native.call("control_tokens") if text]
 
     def structural_tokens(self) -> list[str]:
-        """The texts of all tokens that stand for structure, those among them that are not marked as control tokens included."""
+        """Return the texts of all tokens that stand for structure, also of those that are not marked as control tokens."""
         return structural_tokens(self.path)
 
     @property

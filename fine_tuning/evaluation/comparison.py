@@ -63,7 +63,7 @@ class Comparison:
         return "live" if self.live else "base"
 
     def scores(self) -> list[Score]:
-        """All figures that base and candidate have; of the general questions, how many of those that the base knows (percent)."""
+        """Return all figures that base and candidate have; of the general questions, how many of those that the base knows (percent)."""
         live = self.live.scores if self.live else {}
         common = [name for name in self.base.scores if name in self.tuned.scores]
         found = [Score(name, self.base.scores[name], self.tuned.scores[name], live.get(name)) for name in common]
@@ -73,7 +73,7 @@ class Comparison:
         return found
 
     def kept(self, of: Evaluation) -> list[bool]:
-        """Whether a model answers right, for each general question that the base answers right."""
+        """Return whether a model answers right, for each general question that the base answers right."""
         return [now for now, before in zip(of.right, self.base.right, strict=True) if before]
 
     def answers(self) -> list[tuple[Answered, Answered]]:

@@ -63,7 +63,7 @@ class Decoder(Words):
             yield scored and (float(np.sum(scored.logprobs)), len(scored.hits), sum(scored.hits))
 
     def logits(self, rows: list[tuple[list[int], list[int]]]) -> Iterator[str | None]:
-        """Each row's logits, float32 in base64: as numbers in JSON they would take longer than their computation."""
+        """Return each row's logits, float32 in base64: as numbers in JSON they would take longer than their computation."""
         for read in self._run([_Reading(tokens, places) for tokens, places in rows]):
             yield read and base64.b64encode(np.array(read.found, np.float32).tobytes()).decode("ascii")
 
@@ -121,7 +121,7 @@ class Decoder(Words):
         return size
 
     def _step(self, running: "dict[int, _Sequence]") -> None:
-        """One decode of what the running sequences have to say next."""
+        """Decode once what the running sequences have to say next."""
         cells: list[tuple[int, int, int, bool]] = []
         owners: list[_Sequence] = []
         for slot, sequence in running.items():
@@ -171,7 +171,7 @@ class _Sequence:
         return self.fed >= len(self.tokens)
 
     def wants(self, position: int) -> bool:
-        """Whether the logits at `position` are of use."""
+        """Return whether the logits at `position` are of use."""
         raise NotImplementedError
 
     def take(self, position: int, logits: Logits) -> None:
@@ -237,7 +237,7 @@ class _Answering(_Sequence):
 
 
 def _common(lists: Sequence[list[int]]) -> int:
-    """How many items all lists begin with: those that the first and the last in order share."""
+    """Return how many items all lists begin with: those that the first and the last in order share."""
     first, last = min(lists), max(lists)
     return next((index for index, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), min(len(first), len(last)))
 

@@ -89,7 +89,7 @@ class ServedModel:
             yield Score(logprob, tokens, hits)
 
     def logits(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Logits]:
-        """For each (tokens, places): what the model says after each of these places (indices of tokens) [places, vocabulary]."""
+        """Return for each (tokens, places) the logits after each of these places (indices of tokens) [places, vocabulary]."""
         found = self._native.stream("logits", [(list(tokens), list(places)) for tokens, places in rows])
         return [
             np.frombuffer(base64.b64decode(content), np.float32).reshape(len(places), -1)
@@ -120,7 +120,7 @@ class ServedModel:
 
 
 def read_logits(gguf: Path, probes: list[Probe], adapter: Path | None = None, requantised: bool = False) -> Reference:
-    """What llama.cpp computes with `gguf`, and `adapter` over it, for each of `probes`; `requantised`: see `agreement.rounding`."""
+    """Return what llama.cpp computes with `gguf`, and `adapter` over it, for each of `probes`; `requantised`: see `agreement.rounding`."""
     with ServedModel(gguf, adapter, max(len(probe.tokens) for probe in probes)) as model:
         logits = model.logits([(probe.tokens, probe.places) for probe in probes])
     return Reference(adapter or gguf, probes, logits, rounding(gguf, requantised))

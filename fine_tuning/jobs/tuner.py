@@ -26,7 +26,7 @@ class ModelFineTuner:
         self.config, self._url = config or load_config(), ollama_url
 
     async def plan(self, request: "Request | None" = None) -> "Plan":
-        """What would be learned, and what it would take. Cancelled, it ends as `fine_tune` does."""
+        """Return what would be learned, and what it would take. Cancelled, it ends as `fine_tune` does."""
         from fine_tuning.engines.connect import connect
         from fine_tuning.pipeline import make_plan
 

@@ -74,7 +74,7 @@ def check_latest(engine: Engine, registry: Registry, name: str) -> None:
 
 
 def is_latest_ours(engine: Engine, registry: Registry, name: str) -> bool:
-    """Whether `latest` of `name` is there, and is one of its versions (which it is taken for if the live one has no tag any more)."""
+    """Return whether `latest` of `name` is there, and is one of its versions (it counts as one if the live one has no tag any more)."""
     digests, live = _digests(engine), registry.live(name)
     answering = digests.get(latest_tag(name))
     lost = live is not None and live.made_here and live.tag not in digests

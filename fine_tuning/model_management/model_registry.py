@@ -68,7 +68,7 @@ class Registry:
             return _reserve(connection, name)
 
     def likely_number(self, name: str) -> int:
-        """What `next_number` would give now; nothing is reserved."""
+        """Return what `next_number` would give now; nothing is reserved."""
         with state.connect(self._path) as connection:
             return _last_number(connection, name) + 1
 

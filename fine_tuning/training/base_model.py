@@ -80,7 +80,7 @@ def _load_gguf(gguf: Path, dtype: torch.dtype, scratch: Path, weights: BaseWeigh
 
 
 def _config_by_transformers(file: GgufFile, scratch: Path) -> Any:
-    """The configuration of a family that only Transformers knows (families.py)."""
+    """Return the configuration of a family that only Transformers knows (families.py)."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(str(scratch), gguf_file=_outline(file, scratch).name)
@@ -148,7 +148,7 @@ def _row_order(processed: Any, info: TensorInfo) -> Any:
 
 
 def _within_layers(model: Any, module: nn.Module) -> bool:
-    """Whether `module` is a matrix of a layer, and not the output's, which is often the embedding."""
+    """Return whether `module` is a matrix of a layer, and not the output's, which is often the embedding."""
     return isinstance(module, nn.Linear) and module is not model.get_output_embeddings()
 
 

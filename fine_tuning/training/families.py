@@ -179,7 +179,7 @@ def _starcoder2(said: _Said) -> Settings:
 
 
 def _olmo(said: _Said) -> Settings:
-    """Of the norms' epsilon Transformers has no choice."""
+    """Return OLMo's configuration. Transformers gives its norms one fixed epsilon."""
     made, fixed = _common(said, "olmo", "epsilon", "layer_norm_epsilon"), 1e-5
     if not math.isclose(epsilon := made.pop("epsilon"), fixed, rel_tol=1e-3):
         raise NotImplementedError(f"its norms' epsilon is {epsilon:.3g}, and Transformers' always {fixed:.3g}")

@@ -149,7 +149,7 @@ def train(
 
 
 def _in_place(model: Any, settings: Training) -> Any:
-    """The model where its weights will stay, fused if they are to be: from now on it is the network that is trained."""
+    """Return the model where its weights will stay, fused if they are to be: from now on it is the network that is trained."""
     model = model.to("cuda" if has_gpu() else "cpu")
     if settings.backend == "packed":
         fuse(model)
@@ -157,7 +157,7 @@ def _in_place(model: Any, settings: Training) -> Any:
 
 
 def _agreeing(model: Any, served: Reference, more: float, name: str) -> list[Logits]:
-    """The model's logits for the probes. TrainingError if they are not those that llama.cpp computes."""
+    """Return the model's logits for the probes. TrainingError if they are not those that llama.cpp computes."""
     found = _logits(model, served.probes)
     check_base(found, served, more, name)
     return found
@@ -165,7 +165,7 @@ def _agreeing(model: Any, served: Reference, more: float, name: str) -> list[Log
 
 @torch.no_grad()
 def _logits(model: Any, probes: Sequence[Probe]) -> list[Logits]:
-    """What the model says at the places of each probe, in one packed row, as it is trained."""
+    """Return the logits at the places of each probe, in one packed row, as the model is trained."""
     training = model.training
     model.eval()
     rows = [_asked(probe) for probe in probes]
@@ -176,7 +176,7 @@ def _logits(model: Any, probes: Sequence[Probe]) -> list[Logits]:
 
 
 def _asked(probe: Probe) -> Row:
-    """A row that carries loss after each of the places."""
+    """Return a row that carries loss after each of the places."""
     asked = [False, *(index in set(probe.places) for index in range(len(probe.tokens)))]
     return Row([*probe.tokens, 0], asked)  # what comes after the last is not looked at
 

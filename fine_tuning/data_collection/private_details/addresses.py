@@ -186,7 +186,7 @@ def _is_mask(value: int) -> bool:
 
 
 def _is_network(address: ipaddress.IPv4Address, after: str) -> bool:
-    """A private network as a whole, such as 10.0.0.0/8."""
+    """Return whether it is a private network as a whole, such as 10.0.0.0/8."""
     size = re.match(r"/(\d\d?)(?!\d)", after)
     hosts = 32 - int(size[1]) if size else 0
     return address.is_private and 0 < hosts <= 32 and int(address) % (1 << hosts) == 0
