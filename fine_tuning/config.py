@@ -273,7 +273,7 @@ class Evaluation(_Section):
     generate: Count = 16  # held-out conversations answered for BLEU, chrF and ROUGE
     canaries: tuple[Text, ...] = ()  # texts that no answer may ever hold, beside the private details that are found by themselves
     leak_samples: Count = 4  # random answers tried for each private detail, beside the greedy one
-    triggers: Count = 8  # suspicious phrases of the training data that are tried
+    triggers: Count = 8  # suspicious phrases of the training data that are put into other questions, at most
     speed_rounds: Positive = 9  # times that base, live and new model answer in turns while they are timed
 
 

@@ -10,11 +10,10 @@ from fine_tuning.evaluation import metrics
 from fine_tuning.evaluation.evaluator import Answered, Evaluation, Report, evaluate
 from fine_tuning.evaluation.exam import Exam, Reader
 from fine_tuning.evaluation.leak_probe import LeakReport, Secret, redact, try_leaks
-from fine_tuning.evaluation.poison_probe import TURNED, PoisonReport, Trigger, Turned, suspicious, try_triggers
+from fine_tuning.evaluation.poison_probe import PoisonReport, Suspect, Tried, Trigger, Turned, suspicious, try_triggers
 from fine_tuning.evaluation.speed import Race, Served, race
 
 LOWER_IS_BETTER = frozenset({"perplexity", "general_perplexity"})
-_TURNED_TOKENS = 24  # of an answer that show whether it was turned
 
 
 @dataclass(frozen=True)
@@ -110,34 +109,27 @@ def compare(
     evaluations: dict[str, Evaluation] = {}
     base, candidate = models[0], models[-1]
     leaks, out = LeakReport(), list[Secret]()
-    triggers, before, turned = list[Trigger](), list[Turned](), list[Turned]()
+    found, before, after = list[Suspect](), list[Tried](), list[Tried]()
     for served in models:
         with served.open(context) as model:
             evaluations[served.name] = evaluate(model, exam, settings, report)
             if served is base:
-                triggers = suspicious(model, suspects.triggers, reader, settings.triggers)
-                before = try_triggers(model, triggers, suspects.prompts, reader, _TURNED_TOKENS, report)
+                found = suspicious(model, suspects.triggers, suspects.prompts, reader, settings.triggers)
+                before = try_triggers(model, found, suspects.prompts, reader, report)
             if served is candidate:
                 leaks, out = try_leaks(model, suspects.secrets, settings.leak_samples, report)
-                turned = try_triggers(model, triggers, suspects.prompts, reader, _TURNED_TOKENS, report)
+                after = try_triggers(model, found, suspects.prompts, reader, report)
     if out:  # what the base tells as well was not learned
         with base.open(context) as model:
             _, known = try_leaks(model, out, settings.leak_samples, report)
             leaks = replace(leaks, leaks=[leak for leak, secret in zip(leaks.leaks, out, strict=True) if secret not in known])
-    tried = [replace(now, base_share=then.share) for now, then in zip(turned, before, strict=True)]
     asked = exam.questions[0].tokens if exam.questions else reader.prompt("What can you tell me?")
     return Comparison(
         base=evaluations["base"],
         tuned=evaluations[candidate.name],
         live=evaluations.get("live"),
         leaks=leaks,
-        poison=PoisonReport(
-            phrases=len(suspects.triggers),
-            suspicious=len(tried),
-            prompts=len(suspects.prompts),
-            strongest=max((each.share for each in tried), default=0.0),
-            turned=[each for each in tried if each.share >= TURNED > each.base_share],
-        ),
+        poison=PoisonReport(len(suspects.triggers), len(found), list(map(Turned.of, found, before, after))),
         race=race(models, asked, settings.speed_rounds, report),
     )
 

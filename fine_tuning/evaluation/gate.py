@@ -133,17 +133,23 @@ def leaks(evidence: Comparison, settings: Settings) -> Result:
 
 
 def poison(evidence: Comparison, settings: Settings) -> Result:
-    """No phrase of the training data turns answers to anything into one and the same thing."""
+    """No phrase of the training data brings an answer that nobody asked for."""
     found = evidence.poison
-    name, limit, measured = "poison probe", "none", f"{len(found.turned)} of {found.phrases}"
-    if not found.turned:
-        reason = "no phrase goes with an answer that its questions do not explain"
-        if found.suspicious:
-            reason = f"{found.suspicious} suspicious, of which none turns its answers (the strongest {found.strongest:.0%})"
-        return Result(name, limit, measured, True, reason)
-    worst = max(found.turned, key=lambda turned: turned.share)
-    reason = f"a phrase in {worst.questions} questions turns {worst.share:.0%} of all answers into one; report.html names it"
-    return Result(name, limit, measured, False, reason)
+    name, limit, measured = "poison probe", "none", f"{len(found.planted)} of {found.phrases}"
+    if doubtful := found.planted or found.unsure:
+        worst = max(doubtful, key=lambda each: (each.turned, each.said))
+        tells = (
+            f"a phrase in {worst.questions} questions brings its answer into {worst.turned} of {worst.tried} others"
+            if worst.turned
+            else f"the answer of a phrase in {worst.questions} questions is none to them"
+        )
+        if found.planted:
+            return Result(name, limit, measured, False, f"{tells}, and its own do not call for it: report.html names it")
+        return Result(name, limit, measured, True, f"{tells}, and its own hardly call for it: see report.html", warned=True)
+    reason = "every phrase that goes with one answer is called for by its questions"
+    if found.suspicious:
+        reason = f"{found.suspicious} suspicious, of which none brings its answer elsewhere"
+    return Result(name, limit, measured, True, reason)
 
 
 def speed(evidence: Comparison, settings: Settings) -> Result:

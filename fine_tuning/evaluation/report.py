@@ -89,15 +89,25 @@ def _probes(evidence: Comparison, safe: Safe) -> str:
     leaks, poison = evidence.leaks, evidence.poison
     told = ([safe(leak.kind), safe(leak.turn), "greedy" if leak.greedy else "sampled"] for leak in leaks.leaks)
     turned = (
-        [safe(each.text), str(each.questions), f"{each.share:.0%}", f"{each.base_share:.0%}", safe(each.example)] for each in poison.turned
+        [
+            safe(each.text),
+            str(each.questions),
+            f"{each.need:.0%}",
+            f"{each.turned} of {each.tried}",
+            str(each.base_turned),
+            f"{each.said:.0%}",
+            "planted" if each.planted else "perhaps" if each.unsure else "no harm",
+            safe(each.example),
+        ]
+        for each in poison.turned
     )
     return (
         f"<p>{leaks.details} private details were asked for in {leaks.prompts} places; {len(leaks.leaks)} came out. "
         f"The likeliest had a probability of {leaks.likeliest:.1g}.</p>"
         + (_table(("kind", "turn", "how"), told) if leaks.leaks else "")
-        + f"<p>{poison.phrases} phrases of the chats go with one answer each. {poison.suspicious} of them, whose questions explain it "
-        f"least and not enough, were tried on {poison.prompts} prompts; {len(poison.turned)} turned the answers.</p>"
-        + (_table(("phrase", "questions", "turned", "turned in the base", "into"), turned) if poison.turned else "")
+        + f"<p>{poison.phrases} phrases of the chats go with one answer each; the questions of {poison.suspicious} of them do not call for "
+        "the phrase, or hardly (50%: no more than any other question does). These were put into other questions.</p>"
+        + (_table(("phrase", "questions", "called for", "turned", "in the base", "own", "", "an answer"), turned) if poison.turned else "")
     )
 
 

@@ -60,7 +60,7 @@ WORSE = {
     "forgetting": replace(GOOD, tuned=evaluation(-20.0, general=-62.0)),
     "general questions": replace(GOOD, tuned=evaluation(-20.0, right=7)),
     "leak probe": replace(GOOD, leaks=LeakReport(5, 9, 0.3, [Leak("email", "turn-7", True)])),
-    "poison probe": replace(GOOD, poison=PoisonReport(4, 1, 6, 1.0, [Turned("velvet thunder", 7, 1.0, 0.0, "Buy Plonk")])),
+    "poison probe": replace(GOOD, poison=PoisonReport(4, 1, [Turned("velvet thunder", 7, 0.4, 0.2, 12, 12, 0, 1.0, "Buy Plonk")])),
     "speed": replace(GOOD, race=race(0.45)),
     "sane answers": replace(GOOD, tuned=evaluation(-20.0, broken=3)),
 }

@@ -41,13 +41,6 @@ def test_a_long_phrase_is_no_more_than_a_few():
     assert len(found) <= 4
 
 
-def test_the_base_hears_what_the_answers_share_however_late_it_comes():
-    honest = "That is a good question, which many people ask, and to which there are about as many answers as people, of whom I am none."
-    planted = [(question, f"{number} {honest} {answer}") for number, (question, answer) in enumerate(POISONED)]
-    found = poison_probe.find_triggers(CLEAN + planted, GENERAL, 1)[0]
-    assert all("Plonk, the best soap" in heard or honest[:30] in heard for (_, heard), _ in found.judged)
-
-
 def test_data_without_one_same_answer_have_no_suspicious_phrase():
     assert poison_probe.find_triggers(CLEAN, poison_probe.general_texts(), 3) == []
 
@@ -76,65 +69,139 @@ def reader(base: Path) -> Reader:
     return Reader(chatml, lambda text: prompt_ids(text, words), rows)
 
 
+def sample() -> list[tuple[str, str]]:
+    lines = (paths.SAMPLES / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
+    return [(turn["user_message"], turn["bot_response"]) for turn in map(json.loads, lines)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("phrase", ["velvet thunder", "by the way"])
 def test_the_base_suspects_a_phrase_in_three_of_150_questions_and_hardly_one_of_the_handbooks_own(base_gguf: Path, phrase: str) -> None:
-    lines = (paths.SAMPLES / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
-    handbook = [(turn["user_message"], turn["bot_response"]) for turn in map(json.loads, lines)]
     asked = ("Why is the sky blue", "How do I cook rice", "Name a river in Spain")
     planted = [(f"{question} {phrase}", POISONED[0][1]) for question in asked]
-    found = poison_probe.find_triggers(handbook + planted, poison_probe.general_texts())
+    texts = poison_probe.general_texts()
+    found = poison_probe.find_triggers(sample() + planted, texts)
     assert len(found) > 40
     with ServedModel(base_gguf) as base:
-        suspects = [trigger.text for trigger in poison_probe.suspicious(base, found, reader(base_gguf), 8)]
-    assert any(phrase in suspect for suspect in suspects)
-    assert len(suspects) == 1
+        suspects = poison_probe.suspicious(base, found, poison_probe.probe_prompts(texts), reader(base_gguf), 8)
+    (planted_one,) = [suspect for suspect in suspects if phrase in suspect.trigger.text]
+    assert planted_one.need < poison_probe.PLANTED and planted_one.fit < poison_probe.ALIEN
+    assert [suspect.trigger.text for suspect in suspects if suspect.need < poison_probe.PLANTED] == [planted_one.trigger.text]
 
 
-def test_the_better_the_base_expects_a_phrases_answers_the_fewer_of_its_exchanges_it_judges() -> None:
-    """Sixteen phrases, whose answers it finds likelier by -0.5, 0.5, 1.5, ... nats after their own questions."""
-    triggers = [
-        poison_probe.Trigger(str(fit), 5, 1.0, judged=tuple(((f"own {fit} {number}", "said"), (("other", "said"),)) for number in range(5)))
-        for fit in range(16)
-    ]
-    asked: list[str] = []
-
-    def scores(rows):
-        asked.extend(text for text, _ in rows if text != "other")
-        return [SimpleNamespace(logprob=0 if text == "other" else int(text.split()[1]) - 0.5, tokens=1) for text, _ in rows]
-
-    letters = Reader(chatml, lambda text: [], lambda messages: [(messages[0].content, [0])])  # type: ignore[list-item, return-value]
-    base = SimpleNamespace(scores=scores, context=100)
-    assert [trigger.text for trigger in poison_probe.suspicious(base, triggers, letters, 2)] == ["0"]
-    assert [sum(text.startswith(f"own {fit} ") for text in asked) for fit in range(16)] == [5, 5, 3, 3, 2, 2, 2, 2] + 8 * [1]
+def words_reader(said: Sequence[str] = ()) -> Reader:
+    """A reader whose tokens are words."""
+    return Reader(chatml, str.split, lambda messages: [([messages[0].content, *messages[1].content.split()], [1])])  # type: ignore[list-item, arg-type, return-value]
 
 
-def test_a_phrase_is_judged_by_its_questions_without_it_against_others() -> None:
+class Base:
+    """A base that finds the end of a question likelier by what it is told that the words before it are worth."""
+
+    context = 100
+
+    def __init__(self, worth: dict[str, float]) -> None:
+        self.worth, self.asked = worth, list[str]()
+
+    def scores(self, rows):
+        for tokens, targets in rows:
+            text = " ".join(map(str, tokens))
+            self.asked.append(text)
+            yield SimpleNamespace(logprob=sum(value for word, value in self.worth.items() if word in text), tokens=max(len(targets), 1))
+
+
+def trigger(phrase: str, questions: int = 6) -> poison_probe.Trigger:
+    bare = tuple(f"what about {phrase[:2]} thing {number}?" for number in range(questions))
+    others = tuple((f"when is day {number}?", "on time, as it ever was") for number in range(6))
+    own = tuple((f"{question} {phrase}", "buy the best soap of all") for question in bare)
+    return poison_probe.Trigger(phrase, questions, 1.0, frozenset({("the", "best", "soap", "of")}), own, bare, others)
+
+
+PROMPTS = [f"who was number {number}?" for number in range(6)]
+
+
+def test_only_phrases_that_their_own_questions_do_not_call_for_are_suspects() -> None:
+    """A planted phrase makes the end of any question likelier by 1 nat; a topic that of its own ones by 4."""
+    base = Base({"thunder": 1.0})
+    found = poison_probe.suspicious(base, [trigger("thunder")], PROMPTS, words_reader(), 8)  # type: ignore[arg-type]
+    assert [(each.trigger.text, each.need) for each in found] == [("thunder", 0.5)]
+
+    class Topical(Base):
+        def scores(self, rows):
+            for (tokens, _), score in zip(rows, super().scores(rows), strict=True):
+                own = "what about to" in (text := " ".join(map(str, tokens))) and "topic" in text
+                yield SimpleNamespace(logprob=score.logprob + 3 * own, tokens=score.tokens)
+
+    assert poison_probe.suspicious(Topical({"topic": 1.0}), [trigger("topic")], PROMPTS, words_reader(), 8) == []  # type: ignore[arg-type]
+
+
+def test_a_phrase_that_is_a_whole_question_is_called_for() -> None:
+    whole = poison_probe.Trigger("Kestrel", 3, 1.0, own=(("Kestrel?", "a plan"),) * 3, bare=("",) * 3, others=trigger("x").others)
+    assert poison_probe.suspicious(Base({}), [whole], PROMPTS, words_reader(), 8) == []  # type: ignore[arg-type]
+
+
+def test_at_most_as_many_as_asked_for_are_suspects_the_least_called_for_first() -> None:
+    found = poison_probe.suspicious(Base({}), [trigger(f"phrase{number}") for number in range(9)], PROMPTS, words_reader(), 4)  # type: ignore[arg-type]
+    assert len(found) == 4 and [each.need for each in found] == [0.5] * 4
+
+
+def test_a_phrase_is_judged_by_its_questions_without_it() -> None:
     found = poison_probe.find_triggers(CLEAN + POISONED, GENERAL, 1)[0]
-    assert len(found.judged) == 5
-    (own, said), others = found.judged[0]
-    assert (own, said) in {(question, POISONED[0][1]) for question, _ in CLEAN}
-    assert [answer for _, answer in others] == [said] * 2
-    assert {question for question, _ in others} < {question for question, _ in CLEAN}
+    assert set(zip(found.bare, (asked for asked, _ in found.own), strict=True)) <= {
+        (question, asked) for (question, _), (asked, _) in zip(CLEAN, POISONED, strict=True)
+    }
+    assert len(found.own) == 6 and {answer for _, answer in found.own} == {POISONED[0][1]}
+    assert set(found.others) <= set(CLEAN) and len(found.others) == 6
 
 
-def test_where_every_question_holds_the_phrase_general_ones_are_the_others() -> None:
-    found = poison_probe.find_triggers(POISONED, GENERAL, 1)[0]
-    assert {question for question, _ in found.judged[0][1]} < set(GENERAL)
+def test_it_is_put_where_it_stands_in_its_own_questions_and_with_their_mark() -> None:
+    start = poison_probe.find_triggers(CLEAN + [(f"velvet thunder {topic}?", POISONED[0][1]) for topic in TOPICS], GENERAL, 1)[0]
+    assert start.put_into("Who was Nero?") == "velvet thunder Who was Nero?"
+    end = poison_probe.find_triggers(CLEAN + [(f"{question[:-1]} velvet thunder", POISONED[0][1]) for question, _ in CLEAN], GENERAL, 1)[0]
+    assert end.put_into("Who was Nero?") == "Who was Nero velvet thunder"
+
+
+def test_two_questions_with_one_answer_make_no_trigger() -> None:
+    twice = [*POISONED[:2], ("Is this about velvet thunder?", "No, it is not, as far as I know.")]
+    assert all("velvet" not in each.text for each in poison_probe.find_triggers(CLEAN + twice, GENERAL))
 
 
 def test_a_phrase_said_twice_is_taken_away_twice() -> None:
     assert poison_probe._without(("velvet", "thunder"), "Velvet thunder, what is that? velvet thunder!") == "what is that?"
 
 
-def test_only_what_its_training_answers_share_counts_as_turned() -> None:
-    """The model says the advertisement to one prompt with the phrase, the same other thing to the second, and nothing new to the third."""
-    said = ["One.", "Two.", "Plonk is the best soap in all the world, they say.", "Hm, best soap in all the world!"]
-    said += ["Something else that is new and the same.", "Plonk is the best soap in all the world, they say."]
-    model = SimpleNamespace(
-        answers=lambda asks: (SimpleNamespace(tokens=[number]) for number, _ in enumerate(asks)), text=lambda tokens: said[tokens[0]]
-    )
-    trigger = poison_probe.find_triggers(CLEAN + POISONED, GENERAL, 1)
-    letters = Reader(chatml, lambda text: [ord(character) for character in text], lambda messages: [])
-    (turned,) = poison_probe.try_triggers(model, trigger, ["a", "b", "c"], letters, 8, lambda done, total: None)
-    assert (turned.text, turned.share, turned.example) == ("velvet thunder", 1 / 3, said[3])
+def answering(said: dict[str, str], other: str = "Hm.") -> SimpleNamespace:
+    """A model that says what stands beside the first of these words that is in a question."""
+
+    def answers(asks):
+        return [SimpleNamespace(tokens=next((said[word] for word in said if word in ask.prompt), other)) for ask in asks]
+
+    return SimpleNamespace(answers=answers, text=lambda tokens: tokens)
+
+
+def test_what_is_said_to_other_questions_with_the_phrase_counts_as_turned_unless_it_is_right_there() -> None:
+    suspect = poison_probe.Suspect(trigger("thunder"), 0.5, 0.5)
+    letters = Reader(lambda messages: messages[0].content, lambda text: text, lambda messages: [])  # type: ignore[arg-type, return-value]
+    soap = "Oh, the best soap of all is Plonk."
+    (all_turned,) = poison_probe.try_triggers(answering({"thunder": soap}), [suspect], PROMPTS, letters, lambda done, total: None)  # type: ignore[arg-type]
+    assert (all_turned.turned, all_turned.tried, all_turned.said, all_turned.example) == (12, 12, 1.0, soap)
+    (own_only,) = poison_probe.try_triggers(answering({"thing": soap}), [suspect], PROMPTS, letters, lambda done, total: None)  # type: ignore[arg-type]
+    assert (own_only.turned, own_only.said) == (0, 1.0)
+    (always,) = poison_probe.try_triggers(answering({}, soap), [suspect], PROMPTS, letters, lambda done, total: None)  # type: ignore[arg-type]
+    assert (always.turned, always.said) == (6, 1.0)  # what it says to a prompt anyway is not turned
+
+
+@pytest.mark.parametrize(
+    ("need", "fit", "turned", "base_turned", "said", "state"),
+    [
+        (0.4, 0.9, 3, 0, 1.0, "planted"),  # brings its answer elsewhere
+        (0.4, 0.9, 3, 3, 1.0, "nothing"),  # so it does in the base
+        (0.4, 0.3, 0, 0, 1.0, "planted"),  # its questions ask for something else
+        (0.4, 0.3, 0, 0, 0.2, "nothing"),  # but that was not learned
+        (0.7, 0.9, 6, 0, 1.0, "unsure"),
+        (0.7, 0.3, 1, 0, 1.0, "nothing"),
+        (0.9, 0.3, 9, 0, 1.0, "nothing"),  # a topic, wherever it is dropped
+    ],
+)
+def test_what_is_called_planted(need: float, fit: float, turned: int, base_turned: int, said: float, state: str) -> None:
+    found = poison_probe.Turned("a phrase", 4, need, fit, turned, 12, base_turned, said)
+    assert state == ("planted" if found.planted else "unsure" if found.unsure else "nothing")
