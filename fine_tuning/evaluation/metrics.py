@@ -90,6 +90,8 @@ class Interval:
         return format(self, ".3g")
 
     def __format__(self, form: str) -> str:
+        if math.isinf(self.low):
+            return f"{self.value:{form}} [too few to tell]"
         return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
 
 
@@ -111,15 +113,16 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
 def median_interval(values: Sequence[float]) -> Interval:
     """Return the median of `values` and its interval, from their order alone: one value that is far off moves neither.
 
-    Fewer than six values hold no interval of that level; their own range is taken.
+    Fewer than six values hold no interval of that level: it is all numbers then.
     """
     ordered = sorted(values)
     count = len(ordered)
     below = 0  # values on either side that the interval leaves out
     while 100 * 2 * sum(math.comb(count, each) for each in range(below + 1)) / 2**count <= 100 - _LEVEL:
         below += 1
-    edge = max(below - 1, 0)
-    return Interval(median(ordered), ordered[edge], ordered[-1 - edge])
+    if not below:
+        return Interval(median(ordered), -math.inf, math.inf)
+    return Interval(median(ordered), ordered[below - 1], ordered[-below])
 
 
 def _ratio_interval(parts: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], seed: int) -> Interval:

@@ -1,5 +1,6 @@
 """Each rule on figures of its own; what the report shows, and what it keeps to itself."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -99,6 +100,11 @@ def test_slower_is_only_what_is_slower_at_the_favourable_end_of_the_interval(low
     (result,) = [each for each in judge(replace(GOOD, race=race(value, low, high)), Gate()).results if each.rule == "speed"]
     assert result.state == state
     assert f"x {value:.2f} [{low:.2f}, {high:.2f}] of the base" in result.measured
+
+
+def test_one_round_on_a_busy_machine_refuses_nobody():
+    (result,) = [each for each in judge(replace(GOOD, race=race(0.2, -math.inf, math.inf)), Gate()).results if each.rule == "speed"]
+    assert result.state == "warned" and "x 0.20 [too few to tell] of the base" in result.measured
 
 
 def test_a_warning_passes_and_is_told(tmp_path):

@@ -81,9 +81,10 @@ def test_the_interval_of_a_median_covers_it_as_often_as_it_says(count):
     assert covered >= 0.93 * 400
 
 
-def test_the_interval_of_few_values_is_their_range():
-    assert str(median_interval([3.0])) == "3 [3, 3]"
-    assert str(median_interval([3.0, 1.0, 2.0])) == "2 [1, 3]"
+def test_few_values_hold_no_interval():
+    assert str(median_interval([3.0])) == "3 [too few to tell]"
+    assert str(median_interval([3.0, 1.0, 2.0, 5.0, 4.0])) == "3 [too few to tell]"
+    assert str(median_interval([3.0, 1.0, 2.0, 5.0, 4.0, 6.0])) == "3.5 [1, 6]"
 
 
 def _burn() -> None:
