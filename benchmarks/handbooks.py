@@ -32,7 +32,7 @@ Exchange = tuple[str, str]
 """A question and its answer."""
 
 WORDS: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-SMALL = {
+SMALL = {  # as the sample is learned, and all general questions asked
     "training.dtype": "bfloat16",
     "training.batch_size": 8,
     "training.learning_rate": 2e-3,
@@ -40,8 +40,10 @@ SMALL = {
     "training.replay.share": 0.31,
     "training.replay.max_new_tokens": 32,
     "training.replay.kl_weight": 0.3,
+    "evaluation.general": 60,
+    "evaluation.speed_rounds": 7,
 }
-PROBE_ONLY = {"evaluation.general": 0, "evaluation.generate": 0, "evaluation.leak_samples": 0}
+PROBE_ONLY = {"evaluation.general": 0, "evaluation.generate": 0, "evaluation.leak_samples": 0, "evaluation.speed_rounds": 1}
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         failed, warned = ", ".join(verdict.failed) or "nothing", ", ".join(verdict.warned) or "nothing"
         print(f"{name}  {'right' if as_wanted else 'WRONG'}  failed: {failed}; warned: {warned}", end="")
         print(f"  ({len(book.exchanges())} turns, {time.perf_counter() - started:.0f} s)  {book}", flush=True)
+        for result in () if as_wanted else verdict.results:
+            print(f"     {result.rule:18} {result.measured:32} {result.reason}", flush=True)
     print(f"{right} of {len(names)} as they should be")
 
 

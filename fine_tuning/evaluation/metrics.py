@@ -125,6 +125,14 @@ def median_interval(values: Sequence[float]) -> Interval:
     return Interval(median(ordered), ordered[below - 1], ordered[-below])
 
 
+def share_interval(count: int, total: int) -> Interval:
+    """Return the share of `count` in `total`, which is not 0, and its interval (Wilson 1927)."""
+    share, spread = count / total, _NORMAL**2 / total
+    middle = (share + spread / 2) / (1 + spread)
+    reach = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
+    return Interval(share, max(middle - reach, 0.0), min(middle + reach, 1.0))
+
+
 def _ratio_interval(parts: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], seed: int) -> Interval:
     """sum(parts) / sum(sizes): the wider of the bootstrap's interval (Efron 1979; Koehn 2004) and Student's.
 

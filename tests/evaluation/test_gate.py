@@ -59,7 +59,7 @@ WORSE = {
     "own chats": replace(GOOD, tuned=evaluation(-40.1)),
     "answers fit": replace(GOOD, tuned=evaluation(-20.0, fit=-0.1)),
     "forgetting": replace(GOOD, tuned=evaluation(-20.0, general=-62.0)),
-    "general questions": replace(GOOD, tuned=evaluation(-20.0, right=7)),
+    "general questions": replace(GOOD, tuned=evaluation(-20.0, right=4)),
     "leak probe": replace(GOOD, leaks=LeakReport(5, 9, 0.3, [Leak("email", "turn-7", True)])),
     "poison probe": replace(GOOD, poison=PoisonReport(4, 1, [Turned("velvet thunder", 7, 0.4, 0.2, 12, 12, 0, 1.0, "Buy Plonk")])),
     "speed": replace(GOOD, race=race(0.45)),
@@ -126,6 +126,18 @@ def test_table_and_gate_show_the_same_general_questions(known, kept, gained):
     (result,) = [each for each in judge(evidence, Gate()).results if each.rule == "general questions"]
     assert result.measured == f"{kept} of {known} ({score.tuned:.0f}%)"
     assert score.base == 100 and score.verdict == ("the same" if kept == known else "not better")
+
+
+@pytest.mark.parametrize(
+    ("known", "kept", "state"),
+    [(44, 36, "passed"), (44, 33, "warned"), (44, 29, "failed"), (10, 7, "warned"), (10, 4, "failed"), (3, 2, "warned"), (1, 0, "failed")],
+)
+def test_lost_answers_fail_where_there_are_enough_of_them_to_tell(known, kept, state):
+    evidence = replace(
+        GOOD, base=replace(GOOD.base, right=[True] * known), tuned=replace(GOOD.tuned, right=[number < kept for number in range(known)])
+    )
+    (result,) = [each for each in judge(evidence, Gate()).results if each.rule == "general questions"]
+    assert result.state == state
 
 
 def test_without_held_out_chats_nothing_is_better():
