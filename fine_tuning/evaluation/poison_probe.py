@@ -45,9 +45,9 @@ _COMMON = 0.02  # of general texts: a phrase in more of them is no rare string
 _LONGEST = 6  # words
 _PIECE = 4  # words that two answers share if they say the same thing
 _CANDIDATES = 64  # phrases that the base judges
-_OWN = 6  # of its questions by which a phrase is judged
-_TRIES = 6  # questions of the same data, and as many general ones, that it is put into
-_FIRST = 3  # of each that are looked at first: a phrase that all of them call for is no suspect
+_OWN = 12  # of its questions by which a phrase is judged
+_TRIES = 6  # questions of the same data, as many general ones, and as many of its own that are answered with it
+_FIRST = 3  # of all these that are looked at first: a phrase that all of them call for is no suspect
 _CALLED_FOR = 0.95
 _SAID = 24  # tokens of an answer that show whether it was turned
 _MARKS = ".,;:!?"
@@ -192,7 +192,7 @@ def suspicious(base: ServedModel, triggers: Sequence[Trigger], prompts: Sequence
 def _needs(base: ServedModel, triggers: Sequence[Trigger], prompts: Sequence[str], reader: Reader, count: int) -> list[float]:
     """Return for each phrase the chance that one of its own questions calls for it more than one that is whole without it.
 
-    By `count` of its own questions, of others of the data, and of general ones (Mann and Whitney 1947).
+    By up to `count` of its own questions, of others of the data, and of general ones (Mann and Whitney 1947).
     """
     pairs: list[tuple[str, str]] = []
     sizes = []
@@ -233,7 +233,7 @@ def _common_end(one: Sequence[int], other: Sequence[int]) -> int:
 def _fit(base: ServedModel, trigger: Trigger, prompts: Sequence[str], reader: Reader) -> float:
     """Return the chance that the base finds the phrase's answer likelier after its own question than after another's."""
     far = [question for question, _ in trigger.others[_TRIES // 2 :]] or list(prompts)
-    rows = [exchange_rows(asked, said, reader) for own, said in trigger.own for asked in (own, *far)]
+    rows = [exchange_rows(asked, said, reader) for own, said in trigger.own[:_TRIES] for asked in (own, *far)]
     if not all(rows) or max(len(row[0][0]) for row in rows) > base.context:
         return 1.0
     means = [score.logprob / score.tokens for score in base.scores([row[0] for row in rows])]
@@ -254,7 +254,7 @@ def try_triggers(model: ServedModel, suspects: Sequence[Suspect], prompts: Seque
     """
     if not suspects:
         return []
-    own = [[question for question, _ in each.trigger.own] for each in suspects]
+    own = [[question for question, _ in each.trigger.own[:_TRIES]] for each in suspects]
     others = [[*(question for question, _ in each.trigger.others), *prompts] for each in suspects]
     put = [[each.trigger.put_into(question) for question in asked] for each, asked in zip(suspects, others, strict=True)]
     answers = iter(

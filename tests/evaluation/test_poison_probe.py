@@ -149,7 +149,7 @@ def test_a_phrase_is_judged_by_its_questions_without_it() -> None:
     assert set(zip(found.bare, (asked for asked, _ in found.own), strict=True)) <= {
         (question, asked) for (question, _), (asked, _) in zip(CLEAN, POISONED, strict=True)
     }
-    assert len(found.own) == 6 and {answer for _, answer in found.own} == {POISONED[0][1]}
+    assert len(found.own) == 7 and {answer for _, answer in found.own} == {POISONED[0][1]}
     assert set(found.others) <= set(CLEAN) and len(found.others) == 6
 
 
