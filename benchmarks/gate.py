@@ -99,8 +99,7 @@ def run(scenario: Scenario, home: Path) -> "Verdict":
     from fine_tuning.engines.default_base import ensure_default_base
     from fine_tuning.errors import ParityError
     from fine_tuning.evaluation.gate import Result, Verdict
-    from fine_tuning.jobs.tuner import Silent
-    from fine_tuning.pipeline import Request, retrain
+    from fine_tuning.pipeline import retrain
 
     turns = [json.loads(line) for line in (paths.SAMPLES / "conversations.jsonl").read_text(encoding="utf-8").splitlines()]
     policies = list(dict.fromkeys(turn["metadata"]["policy"] for turn in turns))[:POLICIES]
@@ -111,7 +110,7 @@ def run(scenario: Scenario, home: Path) -> "Verdict":
     engine = connect(None, config)
     ensure_default_base(engine)
     try:
-        retrain(config, engine, Silent(), Request())
+        retrain(config, engine)
     except ParityError as refused:
         print(f"           {refused}".splitlines()[0], flush=True)
     (evidence,) = home.glob("runs/*/evaluation.json")

@@ -200,8 +200,7 @@ def judged(book: Honest | Poisoned, home: Path) -> "Verdict":
     from fine_tuning.engines.default_base import ensure_default_base
     from fine_tuning.errors import ParityError
     from fine_tuning.evaluation.gate import Result, Verdict
-    from fine_tuning.jobs.tuner import Silent
-    from fine_tuning.pipeline import Request, retrain
+    from fine_tuning.pipeline import retrain
 
     config = load_config(overrides=SETTINGS | SMALL | (PROBE_ONLY if isinstance(book, Poisoned) else {}))
     config.log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,7 +208,7 @@ def judged(book: Honest | Poisoned, home: Path) -> "Verdict":
     engine = connect(None, config)
     ensure_default_base(engine)
     try:
-        retrain(config, engine, Silent(), Request())
+        retrain(config, engine)
     except ParityError as refused:
         print(f"     {refused}".splitlines()[0], flush=True)
     (evidence,) = home.glob("runs/*/evaluation.json")

@@ -1,6 +1,6 @@
 """Whether what a person waits for grows with what was ever said.
 
-    python benchmarks/log_scale.py                   # 1,000, 10,000 and 100,000 turns, about two minutes
+    python benchmarks/log_scale.py                   # 1,000, 10,000 and 100,000 turns, half a minute
     python benchmarks/log_scale.py --turns 1000
 
 For each size a generated log: medians of a page (Streamlit's own AppTest, no browser), of what happens between a question and the engine,

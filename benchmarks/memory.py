@@ -1,10 +1,10 @@
-"""The estimate of memory and time (fine_tuning/training/memory.py) beside what real trainings of the default base take.
+"""The estimate of memory and time (fine_tuning/training/estimate.py) beside what real trainings of the default base take.
 
     python benchmarks/memory.py                  # the table, each setting in a process of its own
     python benchmarks/memory.py short --steps 4  # one of them
 
 Rows are random tokens: only their lengths matter here. To calibrate anew, after a change of the training or of torch: what a layer saves
-is counted exactly by tests/training/test_memory.py; mend `_saved` until it passes. Then solve for the measured constants on a quiet
+is counted exactly by tests/training/test_estimate.py; mend `_saved` until it passes. Then solve for the measured constants on a quiet
 machine: `_RUNTIME` is the peak of `short` less all other parts, `_HOLES` is what makes the rest of `long` its activations,
 `_EFFICIENCY` and `_LAYER_OPERATIONS` follow from the steps of `long` and `short`.
 """
@@ -24,7 +24,7 @@ from pathlib import Path
 from fine_tuning.config import Replay, Training
 from fine_tuning.engines.default_base import fetch_default_base
 from fine_tuning.engines.gguf_file import read_gguf
-from fine_tuning.training import memory
+from fine_tuning.training.estimate import estimate, measure_machine, shape_of
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,10 @@ def rows(setting: Setting, count: int, seed: int) -> list[dict[str, list[int]]]:
 
 def measure(setting: Setting, steps: int) -> dict[str, float]:
     """Estimated and measured bytes at the peak, and seconds a step, of one training in this process."""
-    from fine_tuning.training import products
-    from fine_tuning.training.hardware import free_memory, gemm_flops
-    from fine_tuning.training.trainer import Progress, train
+    from fine_tuning.events import Step, Watch
+    from fine_tuning.training.qlora_trainer import trainer_for
+    from fine_tuning.training.trainer_utils import TrainingRows
+    from fine_tuning.training.workload import computed_rows, guess_replay, workload
 
     settings = Training(
         method="lora",
@@ -79,17 +80,17 @@ def measure(setting: Setting, steps: int) -> dict[str, float]:
         for file, count in (("train", steps * setting.batch - setting.replay), ("replay", setting.replay), ("validation", 0)):
             lines = (json.dumps(row) + "\n" for row in rows(setting, count, len(file)))
             (folder / f"{file}.jsonl").write_text("".join(lines))
-        learned = memory.read_rows(folder / "train.jsonl")
-        learned += memory.guess_replay(learned, setting.replay, setting.answer)
-        work = memory.workload(learned, settings)
-        products.use(products.choose(settings))
-        found = memory.estimate(memory.shape_of(read_gguf(base)), settings, work, gemm_flops(over=0.7), free_memory())
+        learned = computed_rows(folder / "train.jsonl")
+        learned += guess_replay(learned, setting.replay, setting.answer)
+        work = workload(learned, settings)
+        found = estimate(shape_of(read_gguf(base)), settings, work, measure_machine(settings))
         ends: list[float] = []
 
-        def report(progress: Progress) -> None:
+        def report(step: Step) -> None:
             ends.append(time.perf_counter())
 
-        result = train(base, folder, folder / "run", settings, folder / "replay.jsonl" if setting.replay else None, report)
+        learned_from = TrainingRows(folder, folder / "replay.jsonl" if setting.replay else None)
+        result = trainer_for(base, settings).train(learned_from, folder / "run", Watch(report))
     step = statistics.median(after - before for before, after in pairwise(ends))
     return {
         "tokens": statistics.mean(batch.tokens for batch in work.batches),

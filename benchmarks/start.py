@@ -1,9 +1,9 @@
-"""How long a retrain takes to its first step when nothing in the data is new, beside Python's imports.
+"""How long a retrain takes to its first step when nothing in the data is new, PyTorch's imports included.
 
     python benchmarks/start.py             # the sample; the engine is the one that answers, as for `byoai retrain`
     python benchmarks/start.py --rounds 7
 
-A first retrain, not counted, reads, cleans, tokenises and asks the base; it is ended before its first step, and its run removed. Then each
+A first retrain, not counted, reads, cleans, tokenises and asks the base; it is ended after its first step, and its run removed. Then each
 round is a process and a run of its own.
 """
 
@@ -19,26 +19,25 @@ import time
 
 
 def measure() -> dict[str, float]:
-    """Seconds of the imports, and from there to the first step."""
+    """Return the seconds of the imports, and from there to the first step, which a child process makes."""
     began = time.perf_counter()
     from fine_tuning.config import load_config
     from fine_tuning.engines.connect import connect
     from fine_tuning.errors import Cancelled
-    from fine_tuning.jobs.tuner import Silent
-    from fine_tuning.pipeline import Request, retrain
-    from fine_tuning.training import trainer  # torch, transformers, peft
+    from fine_tuning.events import Event, Step, Watch
+    from fine_tuning.pipeline import retrain
+    from fine_tuning.workshop import Request
 
     imported = time.perf_counter()
     started: list[float] = []
 
-    def step(*arguments: object, **named: object) -> None:
-        started.append(time.perf_counter())
-        raise Cancelled("the first step would begin")
+    def tell(event: Event) -> None:
+        if isinstance(event, Step) and not started:
+            started.append(time.perf_counter() - event.tokens / event.tokens_per_second)  # when it began
 
-    trainer.PackedTrainer.training_step = step
     config = load_config(profile="sample")
     try:
-        retrain(config, connect(None, config), Silent(), Request(sample=True, force=True))
+        retrain(config, connect(None, config), Watch(tell, lambda: bool(started)), Request(sample=True, force=True))
     except Cancelled:
         shutil.rmtree(config.runs_dir)
     return {"imports": imported - began, "start": started[0] - imported}

@@ -4,10 +4,10 @@
     python benchmarks/training.py --grow              # 1x, 4x, 16x the conversations
     python benchmarks/training.py --sides packed,trl-tuned --rounds 3
     python benchmarks/training.py --sides packed --batch 32      # conversations a step; 8 if not said
-    python benchmarks/training.py --sides packed,frozen --epochs 3
+    python benchmarks/training.py --sides packed,plain
 
-The sides: `trl`, as it comes, and `trl-tuned`; ours as `packed`, and with one setting more as `qlora`, `frozen` (the lower half of the
-layers), `blas` (no oneDNN), `bfloat16`.
+The sides: `trl`, as it comes, and `trl-tuned`; ours as `packed`, and with one setting more as `qlora`, `plain` (`training.fused: false`),
+`blas` (no oneDNN), `bfloat16`.
 Each measurement is a process of its own. "Of the GEMM peak": a product of a step's size is timed after each step.
 Data: real English chats of PyPI's `chatterbot-corpus`; base: the default one (SmolLM2-135M).
 `shared`: single pairs under the template's own system prompt. `apart`: three pairs a chat, each chat with a system prompt of its own.
@@ -45,7 +45,7 @@ SETTINGS = Training(
 OUR_SETTINGS: dict[str, dict[str, Any]] = {
     "packed": {},
     "qlora": {"method": "qlora"},
-    "frozen": {"frozen_layers": 15},
+    "plain": {"fused": False},
     "blas": {"products": "blas"},
     "bfloat16": {"dtype": "bfloat16"},
 }
@@ -113,27 +113,29 @@ def measure(side: str, kind: str, count: int, batch: int, epochs: int) -> dict[s
 
 
 def _packed(side: str, rows: list[dict[str, list[int]]], kind: str, settings: Training, folder: Path) -> dict[str, Any]:
-    from fine_tuning.training.trainer import train
+    from fine_tuning.events import Watch
+    from fine_tuning.training.qlora_trainer import trainer_for
+    from fine_tuning.training.trainer_utils import TrainingRows
 
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "validation.jsonl").write_text("")
     settings = Training(**settings.model_dump() | OUR_SETTINGS[side])
-    watch = _Watch(settings)
-    train(fetch_default_base(), folder, folder / "run", settings, report=watch.step)
-    last = watch.steps[-1]
+    clock = _Clock(settings)
+    trainer_for(fetch_default_base(), settings).train(TrainingRows(folder), folder / "run", Watch(clock.step))
+    last = clock.steps[-1]
     return {
-        "seconds": last.tokens / last.tokens_per_second - sum(watch.measuring[:-1]),
+        "seconds": last.tokens / last.tokens_per_second - sum(clock.measuring[:-1]),
         "tokens": last.tokens,
         "memory": last.memory,
-        "gemm_share": watch.gemm_share(),
-        "losses": [step.loss for step in watch.steps],
+        "gemm_share": clock.gemm_share(),
+        "losses": [step.loss for step in clock.steps],
     }
 
 
 _MEASURED = 0.1  # seconds
 
 
-class _Watch:
+class _Clock:
     """Measures the peak of the machine's matrix products after each step: its clock moves within seconds. The median of some thirty, since
     what else runs here takes its share of a step too."""
 
@@ -145,11 +147,12 @@ class _Watch:
         self.peaks: list[float] = []
 
     def step(self, progress: Any) -> None:
+        from fine_tuning.training.fast.matmul import used
         from fine_tuning.training.hardware import choose_dtype, gemm_flops
 
         self.steps.append(progress)
         self.came.append(time.perf_counter())
-        self.peaks.append(gemm_flops(choose_dtype(self.settings), over=_MEASURED))
+        self.peaks.append(gemm_flops(choose_dtype(self.settings, used()), over=_MEASURED))
         self.measuring.append(time.perf_counter() - self.came[-1])
 
     def gemm_share(self) -> float:

@@ -8,7 +8,7 @@ import threading
 import webbrowser
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, closing, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from chatbot.session import stop_all
 from fine_tuning.config import FineTuningConfig, load_config
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.errors import ByoaiError
+from fine_tuning.jobs import scheduler
+from fine_tuning.jobs.queue import Queue
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -125,7 +127,9 @@ def serve(port: int = PORT, *, browser: bool = True, settings: FineTuningConfig 
     async def lifespan(_app: object) -> AsyncGenerator[None]:
         if browser and _has_display():
             asyncio.get_running_loop().call_later(0.5, webbrowser.open, url(port))
-        threading.Thread(target=keep_looking, args=(ended := threading.Event(),), name="log-watch", daemon=True).start()
+        ended, queue = threading.Event(), Queue()
+        for name, work in (("log-watch", keep_looking), ("jobs", queue.run), ("schedule", partial(scheduler.run, queue=queue))):
+            threading.Thread(target=work, args=(ended,), name=name, daemon=True).start()
         yield
         ended.set()
         stop_all()  # what was said so far is recorded, and no engine is at work while Python ends

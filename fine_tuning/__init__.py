@@ -2,8 +2,9 @@
 
 Each layer imports only what stands to its right:
 
-cli, api, chatbot > jobs > forgetting, review > pipeline > data_preparation | training | evaluation | model_management
-    > data_collection, engines > state, paths, config, config_file, conversation > errors, thoughts
+cli, chatbot > integration > jobs > forgetting, review > pipeline > judging, resuming, run_answers > planning > workshop
+    > data_preparation | training | evaluation | model_management > data_collection, engines
+    > state, paths, runs, config, config_file, config_flat, config_types, conversation, events, token_rows, units > errors, thoughts
 
 The stages between the bars never import each other: `pipeline` hands them paths and manifests. Read `pipeline.py` first.
 """
@@ -12,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fine_tuning.config import DatasetFormat, FineTuningConfig, FineTuningMethod
-    from fine_tuning.jobs.tuner import ModelFineTuner
+    from fine_tuning.jobs.tuner import FineTuningJob, ModelFineTuner, get_model_fine_tuner
 
-__version__ = "0.1.0"
-__all__ = ["DatasetFormat", "FineTuningConfig", "FineTuningMethod", "ModelFineTuner"]
+__all__ = ["DatasetFormat", "FineTuningConfig", "FineTuningJob", "FineTuningMethod", "ModelFineTuner", "get_model_fine_tuner"]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,6 +24,6 @@ def __getattr__(name: str) -> Any:
 
     if name in {"DatasetFormat", "FineTuningConfig", "FineTuningMethod"}:
         return getattr(import_module("fine_tuning.config"), name)
-    if name == "ModelFineTuner":
-        return import_module("fine_tuning.jobs.tuner").ModelFineTuner
+    if name in {"FineTuningJob", "ModelFineTuner", "get_model_fine_tuner"}:
+        return getattr(import_module("fine_tuning.jobs.tuner"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,5 +1,5 @@
 import sys
 
-from fine_tuning.cli import main
+from fine_tuning.cli.main import main
 
 sys.exit(main())

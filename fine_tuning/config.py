@@ -4,21 +4,20 @@ A *profile* (config/<name>.yaml) holds only what differs from the main file.
 """
 
 import difflib
-import re
-import unicodedata
+import os
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from fine_tuning import config_file, paths
+from fine_tuning import config_file, config_flat, paths
+from fine_tuning.config_types import BaseName, Count, Name, OwnName, OwnPrefix, Positive, Rate, Seed, Share, Text, lies_in_home, one_of
 from fine_tuning.errors import ByoaiError, ConfigError
 
 _NAME_LIMIT = 80  # characters of a model's name without its version, in Ollama (types/model/name.go)
 _NULLS = ("null", "Null", "NULL", "~")
-_PREFIX = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,39}", re.ASCII | re.IGNORECASE)
 
 
 class FineTuningMethod(StrEnum):
@@ -32,60 +31,22 @@ class FineTuningMethod(StrEnum):
 
 
 class DatasetFormat(StrEnum):
+    """How examples are written: the first three as text for other trainers (`format_type`), the others as files of one's own."""
+
     CHATML = "chatml"
     ALPACA = "alpaca"
     INSTRUCTION = "instruction"
+    JSONL = "jsonl"
+    CSV = "csv"
+    TEXT = "text"
+    HUGGINGFACE = "huggingface"  # a dataset of the hub, or a folder of one
+    CUSTOM = "custom"  # "module:function", which yields the records
 
+
+TextFormat = Annotated[DatasetFormat, one_of("chatml", "alpaca", "instruction")]
 
 BaseWeights = Literal["dequantised", "quantised", "nf4"]
 """How a training holds the base's matrices: as floats, as the blocks of the served GGUF, or quantised (again) to NF4 by bitsandbytes."""
-
-
-def _unicode(text: str) -> str:
-    """Return `text` with surrogate pairs joined (JSON escapes write them so). ValueError for a single one, which no file can hold."""
-    try:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"is no text: half of a surrogate pair ({error.reason})") from None
-
-
-def _visible(text: str) -> str:
-    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text):
-        raise ValueError("holds a control character, or a line's end")
-    return text
-
-
-def _base_name(text: str) -> str:
-    if not text.strip():
-        raise ValueError("is empty: name a model of the engine, a folder, or a Hugging Face id")
-    return text
-
-
-def _own_name(text: str) -> str:
-    if text and not re.search(r"[a-z0-9]", text, re.ASCII | re.IGNORECASE):
-        raise ValueError("needs at least one letter of a-z, or a digit: the engine takes no others, and all else becomes '-'")
-    return text
-
-
-def _own_prefix(text: str) -> str:
-    if not _PREFIX.fullmatch(text) or ".." in text:
-        raise ValueError(
-            "must be 1 to 40 letters (a-z), digits, '_', '-' and '.', a letter, digit or '_' first: "
-            "by it byoai tells the models that it made from all others"
-        )
-    return text
-
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Rate = Annotated[float, Field(gt=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # as NumPy takes one
-Text = Annotated[str, AfterValidator(_unicode)]
-Name = Annotated[str, AfterValidator(_unicode), AfterValidator(_visible)]
-BaseName = Annotated[Name, AfterValidator(_base_name)]
-OwnName = Annotated[Name, AfterValidator(_own_name)]
-OwnPrefix = Annotated[Name, AfterValidator(_own_prefix)]
 
 
 def _log_path(name: str) -> Path:
@@ -97,19 +58,6 @@ def _runs_dir(name: str) -> Path:
     if paths.is_taken(folder):  # pruning and forgetting remove folders in it
         raise ConfigError(f"{folder} holds other things than runs: name a folder of their own")
     return folder
-
-
-def _lies_in_home(path_of: Callable[[str], Path]) -> AfterValidator:
-    """Checks where a name leads together with all else that is checked of a configuration."""
-
-    def check(name: str) -> str:
-        try:
-            path_of(name)
-        except ConfigError as error:
-            raise ValueError(str(error)) from error
-        return name
-
-    return AfterValidator(check)
 
 
 class _Section(BaseModel):
@@ -126,7 +74,7 @@ class _Section(BaseModel):
 
 
 class DataCollection(_Section):
-    log_file: Annotated[Name, _lies_in_home(_log_path)] = "conversations.jsonl"  # in data/conversations/; elsewhere only in data/
+    log_file: Annotated[Name, lies_in_home(_log_path)] = "conversations.jsonl"  # in data/conversations/; elsewhere only in data/
     min_conversation_length: Positive = 10  # characters of a turn's shorter side below which it is dropped
     max_conversation_length: Positive = 1000  # characters of a turn's longer side above which it is dropped
     auto_export: bool = False
@@ -142,7 +90,7 @@ class DataCollection(_Section):
 
 
 class DataPreparation(_Section):
-    format_type: DatasetFormat = DatasetFormat.CHATML
+    format_type: TextFormat = DatasetFormat.CHATML
     max_length: Annotated[int, Field(ge=16, le=2**31 - 1)] = 2048  # tokens of one training row
     train_ratio: Share = 0.8
     validation_ratio: Share = 0.1
@@ -192,13 +140,12 @@ class Preferences(_Section):
 class Training(_Section):
     method: FineTuningMethod = FineTuningMethod.QLORA
     base_model: BaseName = "smollm2:135m"  # an Ollama tag, a folder in Hugging Face format, or a Hugging Face id
-    output_dir: Annotated[Name, _lies_in_home(_runs_dir)] = "runs"  # in data/
+    output_dir: Annotated[Name, lies_in_home(_runs_dir)] = "runs"  # in data/
     lora_r: Positive = 16
     lora_alpha: Positive = 32
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     use_dora: bool = False  # magnitude and direction apart (arXiv 2402.09353)
     use_rslora: bool = False  # scaled by alpha / sqrt(r) (arXiv 2312.03732)
-    frozen_layers: Count = 0  # the lowest, without an adapter: computed once for each chat; can learn less
     virtual_tokens: Positive = 20  # of prefix_tuning and prompt_tuning
     batch_size: Positive = 4  # conversations a step
     batch_tokens: Positive = 4096  # computed at once, at most; a step of more takes several passes, to the same result
@@ -215,6 +162,7 @@ class Training(_Section):
     base_weights: Literal["auto"] | BaseWeights = "auto"  # of qlora's base: dequantised is as fast as lora; auto: if it fits
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"  # the last two are bitsandbytes' (arXiv 2110.02861)
     backend: Literal["packed", "trl"] = "packed"  # trl: TRL's own trainer, slower, as a reference
+    fused: bool = True  # same loss and gradients, faster (training/fast); false: the libraries' own modules
     save_steps: Positive = 25
     keep_checkpoints: Positive = 2
     early_stop: Count = 0  # epochs without a lower validation loss after which to end; 0: never
@@ -223,13 +171,21 @@ class Training(_Section):
     replay: Replay = Replay()
     preferences: Preferences = Preferences()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _layers_could_be_frozen(cls, values: Any) -> Any:
+        """Accept what an older run's config.yaml says if it froze no layer."""
+        if isinstance(values, dict) and "frozen_layers" in values:
+            if values["frozen_layers"] not in (0, "0", None):
+                raise ValueError("frozen_layers is gone: all layers are trained now, which learns more. Leave it out")
+            values = {key: value for key, value in values.items() if key != "frozen_layers"}
+        return values
+
     @model_validator(mode="after")
     def _options_belong_to_the_method(self) -> "Training":
         flags = [name for name in ("use_dora", "use_rslora") if getattr(self, name)]
         if flags and self.method not in (FineTuningMethod.LORA, FineTuningMethod.QLORA):
             raise ValueError(f"{' and '.join(flags)} belong to method lora or qlora, not to {self.method}")
-        if self.frozen_layers and self.method not in (FineTuningMethod.LORA, FineTuningMethod.QLORA):
-            raise ValueError(f"frozen_layers belongs to method lora or qlora, not to {self.method}")
         if self.folds and (self.folds < 2 or not self.early_stop):
             raise ValueError("folds: 2 or more, and with an early_stop, which ends the training without each of them")
         if self.base_weights in ("quantised", "nf4") and (self.method != FineTuningMethod.QLORA or self.use_dora):
@@ -298,7 +254,50 @@ class Deployment(_Section):
     quantization: Name = "q8_0"  # of a merged model: same, f16, f32, q8_0, q4_k_m, ...
 
 
+class Dataset(_Section):
+    """A file to learn from instead of the chats."""
+
+    format: DatasetFormat = DatasetFormat.JSONL
+    path: Path | None = None  # for huggingface also a name of the hub; for custom module:function
+
+    @field_validator("path")
+    @classmethod
+    def _found_from_anywhere(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        """Return a file's whole path: it is read by other processes, in other folders."""
+        named = info.data.get("format") in (DatasetFormat.CUSTOM, DatasetFormat.HUGGINGFACE)
+        return path if path is None or (named and not path.exists()) else Path(os.path.expanduser(path)).absolute()  # noqa: PTH111
+
+
+Hour = Annotated[int, Field(ge=0, le=23)]
+
+
+class Schedule(_Section):
+    """When a server starts a retrain by itself."""
+
+    enabled: bool = False
+    new_turns: Positive = 100  # since the last version
+    hours: tuple[Hour, Hour] = (1, 6)  # from the first to the second, by the machine's clock; (22, 6) goes over midnight
+    on_mains: bool = True  # not while a battery feeds the machine
+
+
+# Names of the flat form, `FineTuningConfig(model_id=..., epochs=3)`; every key of `training` is one by its own name, too.
+FLAT = {
+    **{key: ("training", key) for key in Training.model_fields},
+    "model_id": ("training", "base_model"),
+    "epochs": ("training", "num_epochs"),
+    "lora_rank": ("training", "lora_r"),
+    "dataset_path": ("dataset", "path"),
+    "dataset_format": ("dataset", "format"),
+    "max_length": ("data_preparation", "max_length"),
+    "model_name": ("deployment", "model_name"),
+}
+_SECTIONS = {"flat": False}  # the validation's context: a file says everything in its sections
+
+
 class FineTuningConfig(_Section):
+    """All settings. Made in sections, as the file has them, or from flat keys: see FLAT. A fault names its key as it was written."""
+
+    dataset: Dataset = Dataset()
     data_collection: DataCollection = DataCollection()
     data_preparation: DataPreparation = DataPreparation()
     training: Training = Training()
@@ -306,6 +305,18 @@ class FineTuningConfig(_Section):
     evaluation: Evaluation = Evaluation()
     gate: Gate = Gate()
     deployment: Deployment = Deployment()
+    schedule: Schedule = Schedule()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _both_forms(cls, values: Any, handler: Callable[[Any], "FineTuningConfig"], info: ValidationInfo) -> "FineTuningConfig":
+        if not isinstance(values, dict) or info.context == _SECTIONS:
+            return handler(values)
+        sections, written = config_flat.into_sections(values, FLAT)
+        try:
+            return handler(sections)
+        except ValidationError as error:
+            raise config_flat.as_written(error, written) from None
 
     @property
     def log_path(self) -> Path:
@@ -318,6 +329,13 @@ class FineTuningConfig(_Section):
     def changed(self, overrides: dict[str, Any]) -> "FineTuningConfig":
         """Return a copy with other values, by dotted keys: `{"training.num_epochs": 5}`. ConfigError for a wrong one."""
         return _validated(_override(self.model_dump(), overrides), "what was to be changed")
+
+    def with_profile(self, name: str) -> "FineTuningConfig":
+        """Return a copy with a profile (config/<name>.yaml) over it."""
+        values: dict[str, Any] = self.model_dump()
+        for file in _profiles(name):
+            values = _merge(values, _read(file))
+        return _validated(values, f"the profile {name}")
 
     def tuned_name(self) -> str:
         """Return the fine-tuned model's name without version, which any engine takes: `fine_tuned_smollm2-135m`."""
@@ -364,7 +382,7 @@ def _profiles(names: str | None) -> list[Path]:
 
 def _validated(values: dict[str, Any], origin: str) -> FineTuningConfig:
     try:
-        return FineTuningConfig.model_validate(values)
+        return FineTuningConfig.model_validate(values, context=_SECTIONS)
     except ValidationError as error:
         faults = [f"  {'.'.join(map(str, fault['loc'])) or 'file'}: {_say(fault)}" for fault in error.errors()]
         raise ConfigError(f"{len(faults)} fault(s) in {origin}:\n" + "\n".join(faults)) from error

@@ -122,6 +122,16 @@ def conversations_of(turns: Iterable[Turn]) -> list[Conversation]:
     return [Conversation(id=session, turns=tuple(items)) for session, items in sessions.items()]
 
 
+def order_faults(messages: Sequence[Message]) -> list[str]:
+    """Return what is wrong with the order of the roles: a system message may lead, then user and assistant alternate, user first."""
+    lead = 1 if messages and messages[0].role == "system" else 0
+    return [
+        f"message {index} is {message.role!r}, and must be {expected!r}"
+        for index, message in enumerate(messages[lead:], lead)
+        if message.role != (expected := ("user", "assistant")[(index - lead) % 2])
+    ]
+
+
 def parse_conversations(records: Sequence[Conversation | dict[str, Any]]) -> list[Conversation]:
     """Conversations from what people pass in: Conversations, or dicts of a whole conversation or of a single turn.
 

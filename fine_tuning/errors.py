@@ -20,6 +20,7 @@ ByoaiError                     exit 1   anything below; the message says what is
 │   ├── ParityError
 │   └── GateRefused            exit 10  it failed a rule of the gate; it is kept as a candidate
 ├── Busy                       exit 8   another retrain holds the lock
+├── JobNotFound                exit 1
 └── Cancelled                  exit 130 stopped by the user; what was done is kept
 """
 
@@ -104,6 +105,10 @@ class GateRefused(PromotionRefused):
 
 class Busy(ByoaiError):
     exit_code = 8
+
+
+class JobNotFound(ByoaiError):
+    pass
 
 
 class Cancelled(ByoaiError):

@@ -23,15 +23,18 @@ from fine_tuning.data_collection.data_export import DataExporter
 from fine_tuning.data_preparation.dataset_builder import delete_datasets_of
 from fine_tuning.engines.base import Engine
 from fine_tuning.errors import DataError, NoConversations, TooLittleData
+from fine_tuning.events import Watch
 from fine_tuning.model_management.model_deployer import reconcile
-from fine_tuning.model_management.model_pruner import is_run, remove_version, run_of
+from fine_tuning.model_management.model_pruner import remove_version, run_of
 from fine_tuning.model_management.model_registry import TEXTS, Registry, Version, latest_tag
 from fine_tuning.model_management.model_switcher import step_down, use
-from fine_tuning.pipeline import MANIFEST, Reporter, Request, only_one, retrain
+from fine_tuning.pipeline import NewVersion, retrain
+from fine_tuning.runs import Run, all_runs, only_one
+from fine_tuning.workshop import Request
 
+_TEXTS = {**TEXTS, **state.JOB_TEXTS}
 _SHORTEST = 3  # characters of a text to search for: with fewer nearly everything would be hit
 _TELLING = 12  # characters from which on a whole question or answer is searched for in all files: "Yes." is nobody's secret
-_SERVING = {"Modelfile", "adapter.gguf", "model.gguf", MANIFEST, "config.yaml", "inputs.json", "version.json"}
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def _told_in_database(wanted: Pattern) -> bool:
     if not paths.state_db().exists():
         return False
     with state.connect() as connection:
-        columns = [(table, column) for table, names in TEXTS.items() for column in names]
+        columns = [(table, column) for table, names in _TEXTS.items() for column in names]
         texts = (row[0] for table, column in columns for row in connection.execute(f'SELECT "{column}" FROM "{table}"'))
         return any(isinstance(text, str) and holds(text, wanted) for text in texts)
 
@@ -118,9 +121,7 @@ def learners(engine: Engine, turns: Collection[str]) -> tuple[Version, ...]:
     return tuple(version for version in registry.list() if turns and is_there(version) and may_have(version))
 
 
-def forget(
-    config: FineTuningConfig, engine: Engine, reporter: Reporter, case: Case, *, teach_again: bool = True, now: bool = False
-) -> Forgotten:
+def forget(config: FineTuningConfig, engine: Engine, watch: Watch, case: Case, *, teach_again: bool = True, now: bool = False) -> Forgotten:
     """Remove the turns of `case` for good, and the versions that learned them: when one without them is live, or at once.
 
     At once: with `now`, without `teach_again`, or where nothing is left to learn. Then the version before answers if it never learned
@@ -128,16 +129,16 @@ def forget(
     """
     with only_one():
         paths.write_json(_journal(), list(case.turns))
-        left = _erase(config, reporter, case)
+        left = _erase(config, watch, case)
     at_once, made, why = now or not teach_again, "", ""
     if at_once:
-        _retire(engine, reporter, case.versions)
+        _retire(engine, watch, case.versions)
     if case.versions and teach_again and not (made := _made_without(config, case)):
-        made, why = _teach_again(config, engine, reporter)
+        made, why = _teach_again(config, engine, watch)
     if not at_once:
         if why:
             return Forgotten(case, left, unfinished=why)
-        _retire(engine, reporter, case.versions)
+        _retire(engine, watch, case.versions)
     _journal().unlink()
     retired = tuple(version.tag for version in case.versions if version.made_here)
     return Forgotten(case, left, made, retired, tuple(version.tag for version in case.versions if not version.made_here))
@@ -146,36 +147,36 @@ def forget(
 # What was said
 
 
-def _erase(config: FineTuningConfig, reporter: Reporter, case: Case) -> tuple[Path, ...]:
+def _erase(config: FineTuningConfig, watch: Watch, case: Case) -> tuple[Path, ...]:
     """Remove the turns from the data folder. The log is last: until then a second try finds in it what to search for."""
     exporter, logs, wanted = DataExporter(), _logs(config), pattern(case.texts)
-    reporter.stage("Removing it from what was made of the log")
-    datasets = delete_datasets_of(case.turns)
-    runs = _clean_runs(config, case)
-    exports = exporter.remove()
-    reporter.note(f"{len(datasets)} dataset(s), the texts of {runs} run(s), {len(exports)} export(s)")
-    if wanted:
-        _black_out_all(config, wanted, logs)
-    reporter.stage("Removing it from the log")
-    gone = sum(log.forget(case.turns, wanted) for log in logs)
-    reporter.note(f"{gone} turn(s)")
-    if exports:
-        exporter.export_all_formats(ConversationLogger(config.log_path).conversations())
+    with watch.stage("Removing it from what was made of the log"):
+        datasets = delete_datasets_of(case.turns)
+        runs = _clean_runs(config, case)
+        formats, exports = exporter.exported(), exporter.remove()
+        watch.note(f"{len(datasets)} dataset(s), the texts of {runs} run(s), {len(exports)} export(s)")
+        if wanted:
+            _black_out_all(config, wanted, logs)
+    with watch.stage("Removing it from the log"):
+        gone = sum(log.forget(case.turns, wanted) for log in logs)
+        watch.note(f"{gone} turn(s)")
+    if formats:
+        exporter.export(ConversationLogger(config.log_path).conversations(), formats)
     told = {log.path for log in logs for text in case.texts if log.find(text)}
     return tuple(sorted(told | set(search(paths.home(), wanted, _without_sayings(config, logs))))) if wanted else ()
 
 
 def _clean_runs(config: FineTuningConfig, case: Case) -> int:
     """Of the runs that knew the turns: remove those without a version, and from the others all that only told about them."""
-    learned = {run for version in case.versions if (run := run_of(version))}
-    registered = {run for version in Registry().list() if (run := run_of(version))}
+    learned = {folder for version in case.versions if (folder := run_of(version))}
+    registered = {folder for version in Registry().list() if (folder := run_of(version))}
     cleaned = 0
-    for run in (path.resolve() for path in config.runs_dir.glob("*") if is_run(path)):
-        if run not in registered and _knows(run, case.turns):  # unfinished, or of a method that makes no version
-            shutil.rmtree(run)
-        elif run in learned:
-            for each in run.iterdir():
-                if each.name not in _SERVING:
+    for run in (Run(found.folder.resolve()) for found in all_runs(config.runs_dir)):
+        if run.folder not in registered and _knows(run, case.turns):  # unfinished, or of a method that makes no version
+            shutil.rmtree(run.folder)
+        elif run.folder in learned:
+            for each in run.folder.iterdir():
+                if each not in run.serving():
                     shutil.rmtree(each) if each.is_dir() else each.unlink()
         else:
             continue
@@ -183,15 +184,14 @@ def _clean_runs(config: FineTuningConfig, case: Case) -> int:
     return cleaned
 
 
-def _knows(run: Path, turns: Collection[str]) -> bool:
-    """Whether an unfinished run began with one of the turns in the log; also if it does not say with which."""
-    inputs = run / "inputs.json"
-    return not inputs.exists() or not set(turns).isdisjoint(paths.read_json(inputs)["seen"])
+def _knows(run: Run, turns: Collection[str]) -> bool:
+    """Return whether an unfinished run began with one of the turns in the log; also if it does not say with which."""
+    return not run.inputs.exists() or not set(turns).isdisjoint(paths.read_json(run.inputs)["seen"])
 
 
 def _black_out_all(config: FineTuningConfig, wanted: Pattern, logs: Collection[ConversationLogger]) -> None:
     if paths.state_db().exists():
-        state.rewrite_texts(lambda text: _black_out_column(text, wanted), TEXTS)
+        state.rewrite_texts(lambda text: _black_out_column(text, wanted), _TEXTS)
     quarantines = [log.path.with_name(log.path.name + ".damaged") for log in logs]
     datasets = paths.datasets_dir().resolve()
     for path in search(paths.home(), wanted, [*_without_sayings(config, logs), *quarantines]):
@@ -213,7 +213,7 @@ def _without_sayings(config: FineTuningConfig, logs: Collection[ConversationLogg
     """Where no text is searched for: what only names settings, models and files; what is searched in its own way; exports, made anew."""
     database = paths.state_db()
     of_database = [database.with_name(database.name + ending) for ending in ("", "-wal", "-shm")]
-    of_runs = [run / name for run in config.runs_dir.glob("*") for name in _SERVING]
+    of_runs = [file for run in config.runs_dir.glob("*") for file in Run(run).serving()]
     return [paths.engine_dir(), DataExporter().folder, *of_database, *of_runs, *(log.path for log in logs)]
 
 
@@ -258,21 +258,21 @@ def _made_without(config: FineTuningConfig, case: Case) -> str:
     return live.tag if live and live.number > max(version.number for version in case.versions) else ""
 
 
-def _teach_again(config: FineTuningConfig, engine: Engine, reporter: Reporter) -> tuple[str, str]:
+def _teach_again(config: FineTuningConfig, engine: Engine, watch: Watch) -> tuple[str, str]:
     """The tag of the version that went live without the turns, and why none did."""
     # It need not beat the one that goes because it learned them.
     config = config.model_copy(update={"gate": config.gate.model_copy(update={"better": False})})
     try:
-        outcome = retrain(config, engine, reporter, Request(force=True))
+        outcome = retrain(config, engine, watch, Request(force=True))
     except (NoConversations, TooLittleData) as error:
-        reporter.note(f"nothing to learn from is left ({error}): the versions that learned it are removed at once")
+        watch.note(f"nothing to learn from is left ({error}): the versions that learned it are removed at once")
         return "", ""
-    if outcome.live:
-        return outcome.tag, ""
-    return "", f"{outcome.tag or 'a new version'} was made, and did not go live"
+    if not isinstance(outcome, NewVersion):
+        return "", f"no new version was made ({outcome.reason})"
+    return (outcome.tag, "") if outcome.live else ("", f"{outcome.tag} was made, and did not go live")
 
 
-def _retire(engine: Engine, reporter: Reporter, versions: Collection[Version]) -> None:
+def _retire(engine: Engine, watch: Watch, versions: Collection[Version]) -> None:
     """Remove versions. Where one of them is live, the version before takes its place if it is none of them; else the base answers."""
     registry = Registry()
     gone = {(version.name, version.number) for version in versions}
@@ -282,13 +282,13 @@ def _retire(engine: Engine, reporter: Reporter, versions: Collection[Version]) -
         if live is None or (name, live.number) not in gone:
             continue
         if previous and (name, previous.number) not in gone:
-            reporter.note(f"{use(engine, registry, name, previous.number).tag} answers again")
+            watch.note(f"{use(engine, registry, name, previous.number).tag} answers again")
         else:
             step_down(engine, registry, name)
-            reporter.note(f"{latest_tag(name)} is removed: the base answers")
+            watch.note(f"{latest_tag(name)} is removed: the base answers")
     for version in versions:
         if version.made_here:
             remove_version(engine, registry, version)
-            reporter.note(f"{version.tag} is removed")
+            watch.note(f"{version.tag} is removed")
         else:
             registry.retire(version.name, version.number)

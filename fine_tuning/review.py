@@ -14,6 +14,7 @@ from fine_tuning.data_preparation.rows import ConversationTokenizer
 from fine_tuning.engines.base import Engine
 from fine_tuning.engines.vocabulary import Vocabulary
 from fine_tuning.evaluation.served_model import ServedModel
+from fine_tuning.events import Watch
 
 CONTEXT = 2048  # tokens of a conversation that are read; of longer ones only the turn itself
 NEWEST = 200  # turns that are looked at: each costs a forward pass through both models
@@ -37,7 +38,7 @@ def worth_reviewing(
     live: str,
     base: str,
     count: int = 10,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    watch: Watch | None = None,
 ) -> list[Candidate]:
     """The `count` turns of the log most worth a review, best first. `live` and `base` are the engine's tags.
 
@@ -47,7 +48,7 @@ def worth_reviewing(
     rows = _rows(engine, base, turns, open_turns)
     tags = list(dict.fromkeys((live, base)))
     scores = [
-        _surprises(engine, tag, list(rows.values()), partial(_count, report, index * len(rows), len(tags) * len(rows)))
+        _surprises(engine, tag, list(rows.values()), partial(_count, watch or Watch(), index * len(rows), len(tags) * len(rows)))
         for index, tag in enumerate(tags)
     ]
     by_live, by_base = (dict(zip(rows, each, strict=True)) for each in (scores[0], scores[-1]))
@@ -108,5 +109,5 @@ def _surprises(engine: Engine, tag: str, rows: Sequence[Row], report: Callable[[
     return found
 
 
-def _count(report: Callable[[int, int], None], before: int, total: int, done: int) -> None:
-    report(before + done, total)
+def _count(watch: Watch, before: int, total: int, done: int) -> None:
+    watch.count(before + done, total)

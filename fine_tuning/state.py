@@ -112,7 +112,55 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX log_events_by_turn ON log_events (log, turn)",
         LOG_TEXTS,
     ),
+    # 4: data_collection/kept_decisions.py: what the cleaning decided on a turn of the log; it can be decided again at any time
+    (
+        """CREATE TABLE decisions (
+            key INTEGER PRIMARY KEY REFERENCES log_turns (key) ON DELETE CASCADE,
+            made_from BLOB NOT NULL,
+            decision TEXT NOT NULL
+        )""",
+    ),
+    # 5: jobs/store.py: work that outlives the window in which it was asked for. Times are seconds since 1970
+    (
+        """CREATE TABLE jobs (
+            id TEXT PRIMARY KEY,
+            kind TEXT NOT NULL,
+            request TEXT NOT NULL,
+            state TEXT NOT NULL CHECK (
+                state IN ('queued', 'running', 'cancelling', 'cancelled', 'failed', 'completed', 'interrupted')
+            ),
+            priority INTEGER NOT NULL,
+            heavy INTEGER NOT NULL,
+            detached INTEGER NOT NULL,
+            here INTEGER NOT NULL,
+            origin TEXT NOT NULL,
+            retry_of TEXT NOT NULL,
+            attempt INTEGER NOT NULL DEFAULT 1,
+            owner_pid INTEGER,
+            owner_started REAL,
+            pid INTEGER,
+            started REAL,
+            heartbeat REAL,
+            created REAL NOT NULL,
+            begun REAL,
+            ended REAL,
+            kill_at REAL,
+            discard INTEGER NOT NULL DEFAULT 0,
+            exit_code INTEGER,
+            reason TEXT NOT NULL DEFAULT '',
+            run TEXT NOT NULL DEFAULT ''
+        )""",
+        "CREATE INDEX jobs_by_state ON jobs (state)",
+        "CREATE INDEX jobs_by_time ON jobs (created)",
+    ),
+    # 6: data_collection/log_index.py: by which import a turn came
+    (
+        "ALTER TABLE log_turns ADD COLUMN imported TEXT",
+        "CREATE INDEX log_turns_by_import ON log_turns (log, imported, key) WHERE imported IS NOT NULL",
+    ),
 )
+
+JOB_TEXTS = {"jobs": ("request", "reason")}  # columns in which something may stand that was said in a chat
 
 
 @contextmanager

@@ -34,11 +34,14 @@ _CHANNEL = re.compile(
 _FINAL = re.compile(r"(?:<\|end\|>\s*)?(?:<\|start\|>assistant)?<\|channel\|>\s*final\b[^<]*<\|message\|>|assistantfinal")
 # A closing whose opening stood in the prompt (DeepSeek R1): on a line of its own, or right behind the thoughts.
 _LONE_CLOSING = re.compile(rf"(?:^|(?<=[^\s`'\"“(]))<\s*/\s*{_WORD}\s*>(?!`)", re.IGNORECASE | re.MULTILINE)
+_SIGNS = ("<", "[THINK]", "◁", "assistantfinal")  # without one of these nothing above is there
 _NEXT = re.compile(r"[ \t]+([^\W\d_])|[ \t]*([,;:.)`'\"])")  # a letter of a next word, or a sign behind the one before
 
 
 def split_thoughts(text: str) -> Said:
     """Return `text` in parts. The white space beside thoughts goes with their tags."""
+    if not any(map(text.__contains__, _SIGNS)):
+        return Said("", "", "", text)
     rest = text.strip()
     said = _tagged(rest) or _channelled(rest) or _closed(rest)
     return said._replace(answer=_AROUND.sub("", said.answer)) if said else Said("", "", "", text)
@@ -83,7 +86,7 @@ def _end(text: str, start: int, opening: re.Pattern[str], closing: re.Pattern[st
 
 
 def _channelled(text: str) -> Said | None:
-    final = _FINAL.search(text)
+    final = _FINAL.search(text) if "final" in text else None  # most texts are told by this at once
     if begin := _CHANNEL.match(text):
         return _parts(text, begin.end(), *(final.span() if final else (len(text), len(text))))
     return _parts(text, 0, *final.span()) if final and final.start() == 0 and text.startswith("<|") else None
@@ -91,7 +94,7 @@ def _channelled(text: str) -> Said | None:
 
 def _closed(text: str) -> Said | None:
     opening, closing = _TAGS[0]
-    end = _LONE_CLOSING.search(text)
+    end = _LONE_CLOSING.search(text) if "<" in text else None
     if end is None or opening.search(text) or len(closing.findall(text)) > 1 or _goes_on(text, end.end()):
         return None
     return _parts(text, 0, *end.span()) if text.count("```", 0, end.start()) % 2 == 0 else None

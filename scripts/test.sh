@@ -70,7 +70,7 @@ start_server() {
 }
 
 unset OLLAMA_HOST OLLAMA_MODELS BYOAI_HOME # the tests set their own
-export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-10000}" # as in fine_tuning/cli.py
+export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-10000}" # as in fine_tuning/cli/main.py
 install_system_packages
 set_up dev
 ollama="$(find_ollama)"

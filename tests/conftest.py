@@ -1,11 +1,17 @@
 """Fixtures that several packages' tests share."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from native_children import Children, native_children
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,6 +29,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("BYOAI_HOME", str(folder))
     return folder
+
+
+@pytest.fixture
+def embedded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty data folder, and the embedded engine whatever else there is."""
+    monkeypatch.setenv("BYOAI_ENGINE", "embedded")
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +61,19 @@ def ollama_url() -> Iterator[str]:
     if not url:
         pytest.fail("BYOAI_TEST_OLLAMA is not set: run ./scripts/test.sh, or start a server and set it to its URL")
     yield url
+
+
+@pytest.fixture(scope="module")
+def chromium() -> "Iterator[Browser]":
+    """A real browser without a window."""
+    from playwright.sync_api import sync_playwright
+
+    path = os.environ.get("BYOAI_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
+    flags = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-component-update", "disable-sync"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=[f"--{flag}" for flag in (*flags, "disable-background-networking")])
+        yield browser
+        browser.close()
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
@@ -84,6 +109,13 @@ def _shares(item: pytest.Item) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Let nothing fail because the machine is busy, and let processes share its cores."""
+    hypothesis.settings.register_profile("byoai", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+    hypothesis.settings.load_profile("byoai")
+    _share_cores(config)
+
+
+def _share_cores(config: pytest.Config) -> None:
     """Processes as many as cores: more threads would only wait for each other, llama.cpp's even spin while they do."""
     if _in_parallel(config):
         os.environ["OMP_NUM_THREADS"] = "1"

@@ -158,7 +158,7 @@ def test_a_section_in_which_all_is_commented_out_means_the_defaults(tmp_path, se
     assert load_config(file) == FineTuningConfig()
 
 
-def test_an_empty_key_means_its_default_and_an_empty_section_of_a_profile_changes_nothing(tmp_path, monkeypatch):
+def test_an_empty_key_means_its_default_and_an_empty_section_changes_nothing(tmp_path, monkeypatch):
     (tmp_path / "main.yaml").write_text("training:\n  lora_r: 4\n  replay:\n    share: 0.1\nevaluation:\n  canaries:\n    # - mine\n")
     (tmp_path / "over.yaml").write_text("training:\n  replay:\n  seed:\n")
     monkeypatch.setattr(paths, "DEFAULT_CONFIG", tmp_path / "main.yaml")
@@ -253,7 +253,7 @@ def test_no_value_gives_anything_but_a_configuration_or_an_error_that_names_the_
 
 @given(st.sampled_from(list(_dotted(FineTuningConfig().model_dump()))), st.text(st.characters()))
 @settings(max_examples=500)
-def test_no_setting_gives_anything_but_a_configuration_or_an_error_that_names_the_key(key, value):
+def test_any_setting_gives_a_configuration_or_an_error_that_names_the_key(key, value):
     try:
         load_config(overrides=read_settings([f"{key}={value}"]))
     except ConfigError as error:
@@ -312,3 +312,29 @@ def test_long_and_foreign_names_stay_different_and_short_ones_as_they_were():
     assert len({name(base) for base in bases}) == len(bases)
     assert name("hf.co/bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M") == "fine_tuned_hf-co-bartowski-Llama-3-2-1B-Instruct-GGUF-Q4_K_M"
     assert name("smollm2:135m") == "fine_tuned_smollm2-135m"
+
+
+def test_what_an_older_run_wrote_down_of_frozen_layers_is_read_if_it_froze_none(tmp_path):
+    file = tmp_path / "config.yaml"
+    for nothing in ("0", '"0"', "null", ""):
+        file.write_text(f"training: {{frozen_layers: {nothing}, lora_r: 4}}")
+        assert load_config(file).training.lora_r == 4
+    file.write_text("training: {frozen_layers: 15}")
+    with pytest.raises(ConfigError, match=r"training: frozen_layers is gone: all layers are trained now"):
+        load_config(file)
+
+
+@pytest.mark.parametrize(("text", "meant"), [("true", True), ("false", False), ("no", False), ("off", False), ("1", True)])
+def test_the_fast_ways_are_switched_by_a_bool(tmp_path, text, meant):
+    assert load_config().training.fused is True
+    file = tmp_path / "own.yaml"
+    file.write_text(f"training: {{fused: {text}}}")
+    assert load_config(file).training.fused is meant
+
+
+@pytest.mark.parametrize("text", ["maybe", "2", "[true]", "0.5"])
+def test_a_switch_that_is_no_bool_is_named(tmp_path, text):
+    file = tmp_path / "own.yaml"
+    file.write_text(f"training: {{fused: {text}}}")
+    with pytest.raises(ConfigError, match=r"training\.fused"):
+        load_config(file)

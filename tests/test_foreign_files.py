@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fine_tuning import paths
-from fine_tuning.cli import main
+from fine_tuning.cli.main import main
 from fine_tuning.config import FineTuningConfig, load_config
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.errors import ByoaiError, ConfigError, DataError
@@ -36,9 +36,7 @@ FOREIGN = {
 }
 
 
-@pytest.fixture(autouse=True)
-def embedded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BYOAI_ENGINE", "embedded")
+pytestmark = pytest.mark.usefixtures("embedded")
 
 
 def foreign(folder: Path, content: bytes, name: str = "theirs") -> Path:
@@ -236,7 +234,7 @@ def test_a_data_folder_may_itself_be_a_link(tmp_path: Path, monkeypatch: pytest.
     assert ConversationLogger(real / "conversations" / "conversations.jsonl").turns() == [turn]
 
 
-def test_the_check_holds_for_a_configuration_that_was_made_before_the_data_folder_was_moved(
+def test_the_check_holds_for_a_configuration_made_before_the_data_folder_moved(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load_config(overrides={"data_collection.log_file": str(home / "conversations" / "log.jsonl")})

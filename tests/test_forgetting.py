@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from fine_tuning import forgetting, paths
-from fine_tuning.cli import main
+from fine_tuning.cli.main import main
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_export import DataExporter
@@ -24,12 +24,13 @@ from fine_tuning.data_preparation.dataset_builder import build_dataset
 from fine_tuning.engines.base import Engine, ModelSpec
 from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.errors import Busy, DataError
+from fine_tuning.events import Watch
 from fine_tuning.forgetting import examine, forget
-from fine_tuning.jobs.tuner import Silent
 from fine_tuning.model_management.model_deployer import go_live
 from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.model_management.modelfile import modelfile_text
-from fine_tuning.pipeline import Outcome, only_one
+from fine_tuning.pipeline import NothingToDo
+from fine_tuning.runs import only_one
 
 BASE = "smollm2:135m"
 CONFIG = FineTuningConfig()
@@ -126,7 +127,7 @@ def test_no_byte_of_it_is_left_anywhere_and_the_rest_stays(engine: Engine, home:
     case = examine(CONFIG, engine, matching=SECRET.lower())
     assert set(case.turns) == {ids["asked"], ids["edited"], ids["other log"]}
     assert [version.number for version in case.versions] == [2]
-    outcome = forget(CONFIG, engine, Silent(), case, teach_again=False)
+    outcome = forget(CONFIG, engine, Watch(), case, teach_again=False)
     assert holding(home) == []
     assert outcome.left == ()
     assert [turn.id for turn in log.turns()] == [ids["clean"]]
@@ -143,7 +144,7 @@ def test_no_byte_of_it_is_left_anywhere_and_the_rest_stays(engine: Engine, home:
 
 def test_the_version_before_answers_if_it_never_learned_it(engine: Engine, home: Path) -> None:
     _, ids = fill(engine, home)
-    outcome = forget(CONFIG, engine, Silent(), examine(CONFIG, engine, ids["asked"]), teach_again=False)
+    outcome = forget(CONFIG, engine, Watch(), examine(CONFIG, engine, ids["asked"]), teach_again=False)
     assert outcome.retired == (f"{NAME}:v2",)
     assert tags(engine) == {f"{NAME}:v1", f"{NAME}:latest"}
     live = Registry().live(NAME)
@@ -153,7 +154,7 @@ def test_the_version_before_answers_if_it_never_learned_it(engine: Engine, home:
 
 def test_the_base_answers_if_every_version_learned_it(engine: Engine, home: Path) -> None:
     _, ids = fill(engine, home)
-    forget(CONFIG, engine, Silent(), examine(CONFIG, engine, ids["clean"]), teach_again=False)
+    forget(CONFIG, engine, Watch(), examine(CONFIG, engine, ids["clean"]), teach_again=False)
     assert tags(engine) == set()
     assert Registry().live(NAME) is None
 
@@ -168,7 +169,7 @@ def test_a_version_of_which_nobody_knows_what_taught_it_goes_too(engine: Engine,
 def test_what_no_version_learned_is_forgotten_without_a_training(engine: Engine, home: Path) -> None:
     _, ids = fill(engine, home)
     before = tags(engine)
-    outcome = forget(CONFIG, engine, Silent(), examine(CONFIG, engine, ids["edited"]))
+    outcome = forget(CONFIG, engine, Watch(), examine(CONFIG, engine, ids["edited"]))
     assert (outcome.version, outcome.retired, tags(engine)) == ("", (), before)
 
 
@@ -191,7 +192,7 @@ def test_nothing_is_forgotten_while_a_retrain_runs(engine: Engine, home: Path) -
     _, ids = fill(engine, home)
     case = examine(CONFIG, engine, ids["asked"])
     with only_one(), pytest.raises(Busy):
-        forget(CONFIG, engine, Silent(), case, teach_again=False)
+        forget(CONFIG, engine, Watch(), case, teach_again=False)
     assert not (home / "forgetting.json").exists() and holding(home)
 
 
@@ -203,7 +204,7 @@ def test_a_word_that_also_names_fields_models_or_states_is_forgotten_without_har
     Registry().update(NAME, 1, metrics={"passed": True, "perplexity": 2.5, "answer": f"{word} it was."})
     names = ("Modelfile", "manifest.json", "inputs.json")
     before = [(home / "runs" / "run-1" / name).read_bytes() for name in names]
-    outcome = forget(CONFIG, engine, Silent(), examine(CONFIG, engine, matching=word), teach_again=False)
+    outcome = forget(CONFIG, engine, Watch(), examine(CONFIG, engine, matching=word), teach_again=False)
     assert outcome.left == ()
     assert {turn.id for turn in log.turns()} == {*ids.values(), kept} - {asked, ids["other log"]}
     version = Registry().get(NAME, 1)
@@ -219,18 +220,18 @@ def test_all_answers_to_a_forgotten_turns_question_go_with_it(engine: Engine, ho
     second = log.log_conversation("Where does the aunt live?", "In Kiel.", {"regenerates": first}).id
     other = log.log_conversation("Is there tea?", "There is.").id
     assert set(examine(CONFIG, engine, second).turns) == {first, second}
-    forget(CONFIG, engine, Silent(), examine(CONFIG, engine, second), teach_again=False)
+    forget(CONFIG, engine, Watch(), examine(CONFIG, engine, second), teach_again=False)
     assert [turn.id for turn in log.turns()] == [other]
 
 
-def test_a_run_of_a_method_that_makes_no_version_and_what_a_killed_registration_left_go_too(engine: Engine, home: Path) -> None:
+def test_runs_without_a_version_and_what_a_killed_registration_left_go_too(engine: Engine, home: Path) -> None:
     _, ids = fill(engine, home)
     run = home / "runs" / "run-4"
     (run / "adapter").mkdir(parents=True)
     paths.write_json(run / "inputs.json", {"seen": {ids["asked"]: "1234"}})
     paths.write_json(run / "manifest.json", {"version": None})
     engine.create(f"{NAME}:v2.trial", ModelSpec(from_=BASE, parameters={"seed": 9}))
-    forget(CONFIG, engine, Silent(), examine(CONFIG, engine, matching=SECRET), teach_again=False)
+    forget(CONFIG, engine, Watch(), examine(CONFIG, engine, matching=SECRET), teach_again=False)
     assert not run.exists()
     assert tags(engine) == {f"{NAME}:v1", f"{NAME}:latest"}
 
@@ -246,19 +247,19 @@ def test_a_version_without_it_that_was_put_live_by_hand_ends_the_forgetting(
 ) -> None:
     """As after a retrain that the gate refused: nothing has to be learned once more."""
     _, ids = fill(engine, home)
-    monkeypatch.setattr(forgetting, "retrain", lambda *arguments: Outcome(None, tag=f"{NAME}:v3"))
-    assert forget(CONFIG, engine, Silent(), examine(CONFIG, engine, ids["asked"])).unfinished
+    monkeypatch.setattr(forgetting, "retrain", lambda *arguments: NothingToDo("as it is"))
+    assert forget(CONFIG, engine, Watch(), examine(CONFIG, engine, ids["asked"])).unfinished
     make_version(engine, home, 3, [ids["clean"]])
     go_live(engine, Registry(), NAME, 3)
     monkeypatch.setattr(forgetting, "retrain", lambda *arguments: pytest.fail("trained once more"))
-    outcome = forget(CONFIG, engine, Silent(), examine(CONFIG, engine))
+    outcome = forget(CONFIG, engine, Watch(), examine(CONFIG, engine))
     assert (outcome.unfinished, outcome.version, outcome.retired) == ("", f"{NAME}:v3", (f"{NAME}:v2",))
     assert not (home / "forgetting.json").exists()
 
 
 def test_the_command_shows_asks_and_says_what_is_left(engine: Engine, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     _, ids = fill(engine, home)
-    monkeypatch.setattr("fine_tuning.cli._engine", lambda options, config: engine)
+    monkeypatch.setattr("fine_tuning.engines.connect.connect", lambda url, config: engine)
     assert main(["forget", "--matching", "zorbexine", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert ids["asked"] in said and f"{NAME}:v2 (live)" in said
@@ -288,7 +289,7 @@ def _lines(each: Any) -> Any:
 def _forget_until(line: int, where: str) -> None:
     engine = EmbeddedEngine(Path(where))
     sys.settrace(_lines(lambda reached: os._exit(9) if reached == line else None))
-    forget(CONFIG, engine, Silent(), examine(CONFIG, engine, matching=SECRET), teach_again=False)
+    forget(CONFIG, engine, Watch(), examine(CONFIG, engine, matching=SECRET), teach_again=False)
     os._exit(0)
 
 
@@ -298,7 +299,7 @@ def test_killed_at_any_line_the_next_call_forgets_the_rest(engine: Engine, home:
     fill(engine, home)
     reached: dict[int, None] = {}
     sys.settrace(_lines(lambda line: reached.setdefault(line)))
-    forget(CONFIG, engine, Silent(), examine(CONFIG, engine, matching=SECRET), teach_again=False)
+    forget(CONFIG, engine, Watch(), examine(CONFIG, engine, matching=SECRET), teach_again=False)
     sys.settrace(None)
     assert len(reached) > 40
     for line in list(reached):
@@ -311,7 +312,7 @@ def test_killed_at_any_line_the_next_call_forgets_the_rest(engine: Engine, home:
         assert child.exitcode == 9
         with contextlib.suppress(DataError):  # nothing to go on with: it was killed at its last line
             text = SECRET if ConversationLogger().find(SECRET) else None
-            forget(CONFIG, engine, Silent(), examine(CONFIG, engine, matching=text), teach_again=False)
+            forget(CONFIG, engine, Watch(), examine(CONFIG, engine, matching=text), teach_again=False)
         assert holding(home) == [], f"killed at line {line}"
         assert tags(engine) == {f"{NAME}:v1", f"{NAME}:latest"}
         assert not (home / "forgetting.json").exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fine_tuning import pipeline
-from fine_tuning.cli import main
+from fine_tuning.cli.main import main
 from fine_tuning.conversation import Message
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import ChatOptions, Engine
@@ -131,7 +131,7 @@ def test_what_was_chatted_is_learned_and_answers_without_a_restart(engine, home,
 @pytest.mark.engine
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("engine", ["ollama"], indirect=True)
-def test_a_version_that_is_served_otherwise_or_learned_nothing_is_refused_unless_its_owner_insists(engine, home, capsys, monkeypatch):
+def test_a_version_that_is_served_otherwise_or_learned_nothing_is_refused(engine, home, capsys, monkeypatch):
     chat_about_the_facts(ConversationLogger(), PHRASINGS[:3])
     lazy = settings(**{"training.num_epochs": 1, "training.learning_rate": 1e-7, "gate.enabled": True})
 
@@ -211,7 +211,7 @@ def test_what_is_not_served_as_it_was_trained_is_never_registered(engine, home, 
     chat_about_the_facts(ConversationLogger())
     arguments = settings(**{"deployment.mode": mode})
     with monkeypatch.context() as patch:  # a base that is loaded as another network
-        patch.setattr(base_model.families._Said, "rope", property(lambda said: {"rope_type": "default", "rope_theta": 100.0}))
+        patch.setattr(base_model.families._Metadata, "rope", property(lambda gguf: {"rope_type": "default", "rope_theta": 100.0}))
         assert main(["retrain", *arguments]) == 5
     (run,) = home.glob("runs/*")
     assert "what would be trained is not what is served" in capsys.readouterr().err

@@ -5,15 +5,12 @@ from pathlib import Path
 import pytest
 
 from fine_tuning import paths
-from fine_tuning.cli import main
+from fine_tuning.cli.main import main
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_export import DataExporter
 from fine_tuning.model_management.model_registry import Registry
 
-
-@pytest.fixture(autouse=True)
-def embedded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BYOAI_ENGINE", "embedded")
+pytestmark = pytest.mark.usefixtures("embedded")
 
 
 def test_no_models_are_said_to_be_none_with_the_cure(capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,8 +84,33 @@ def test_exporting_nothing_is_said_and_writes_nothing(
     assert not (tmp_path / "elsewhere").exists() and not (home / "exports").exists()
 
 
-def test_exporting_something_names_the_files(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("format", ["chatml", "alpaca", "instruction"])
+def test_an_export_has_the_log_and_training_data_in_the_configured_format(
+    home: Path, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     ConversationLogger().log_conversation("a", "b")
-    assert main(["export"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 5
-    assert DataExporter().folder == paths.home() / "exports" and len(list((home / "exports").iterdir())) == 5
+    assert main(["export", "--set", f"data_preparation.format_type={format}"]) == 0
+    assert [line.split(": ")[0] for line in capsys.readouterr().out.splitlines()] == ["jsonl", "json", "csv", format]
+    assert DataExporter().folder == paths.home() / "exports" and DataExporter().exported() == ["jsonl", "json", "csv", format]
+    assert len(list((home / "exports").iterdir())) == 4
+    assert main(["export", str(tmp_path / "elsewhere"), "--set", f"data_preparation.format_type={format}"]) == 0
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 4
+
+
+@pytest.mark.parametrize("more", [[], ["--list"], ["--json"]])
+def test_reviewing_nothing_is_said_and_fetches_no_model(home: Path, more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["review", *more]) == 0
+    assert capsys.readouterr().out == ("" if more == ["--json"] else "nothing to review: the log holds no turns\n")
+    assert not (home / "engine" / "tags").exists()
+
+
+def test_the_stats_of_an_empty_log_name_no_none(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stats"]) == 0
+    said = capsys.readouterr().out
+    assert "0 in 0 conversations, 0 of them new" in said and "answered by: nothing yet" in said
+    assert "None" not in said and "{}" not in said
+    ConversationLogger().log_conversation("Who?", "Ann does.", {"model": "m:1"})
+    assert main(["stats"]) == 0
+    said = capsys.readouterr().out
+    assert "1 in 1 conversations, 1 of them new" in said and "answered by: m:1 (1)" in said
+    assert "4 characters asked, 9 answered" in said

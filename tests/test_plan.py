@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from fine_tuning.cli.show import show_plan
 from fine_tuning.config import FineTuningConfig, load_config
 from fine_tuning.data_collection import data_cleaner
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import Engine, ModelSpec
 from fine_tuning.engines.embedded import EmbeddedEngine
-from fine_tuning.jobs.tuner import Silent
-from fine_tuning.pipeline import Plan, Request, make_plan
-from fine_tuning.terminal import show_plan
+from fine_tuning.events import Event, Note, Watch
+from fine_tuning.planning import Plan, make_plan
 from fine_tuning.training import hardware
+from fine_tuning.workshop import Request, Workshop
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen")
 
@@ -40,7 +41,7 @@ def settings(**changes: object) -> FineTuningConfig:
 
 def warnings(plan: Plan, capsys: pytest.CaptureFixture[str]) -> str:
     """As the command line shows them."""
-    show_plan(plan, settings())
+    show_plan(plan)
     shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     assert shown == [f"warning: {warning}" for warning in plan.warnings]
     return "\n".join(shown)
@@ -49,7 +50,7 @@ def warnings(plan: Plan, capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(("count", "pairs"), [(1, "1 question-answer pair,"), (2, "2 question-answer pairs,")])
 def test_too_few_pairs_are_a_warning(home: Path, engine: Engine, capsys: pytest.CaptureFixture[str], count: int, pairs: str) -> None:
     log_exchanges(count, lambda log, index: True)
-    plan = make_plan(settings(), engine, Silent())
+    plan = make_plan(Workshop(settings(), engine))
     assert f"Training data too small: {pairs} and 100+ are recommended" in warnings(plan, capsys)
     assert len(plan.warnings) == 1
 
@@ -74,13 +75,13 @@ def test_many_exchanges_in_one_session_are_a_warning(
     one_session: str | None,
 ) -> None:
     log_exchanges(count, new_session)
-    said = warnings(make_plan(settings(**{"training.min_pairs": 1}), engine, Silent()), capsys)
+    said = warnings(make_plan(Workshop(settings(**{"training.min_pairs": 1}), engine)), capsys)
     assert said == "" if one_session is None else one_session in said and "new_session()" in said
 
 
 def test_a_conversation_that_is_longer_than_fits_is_a_warning(home: Path, engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
     log_exchanges(60, lambda log, index: index % 20 == 0)
-    plan = make_plan(settings(**{"training.min_pairs": 1, "data_preparation.max_length": 256}), engine, Silent())
+    plan = make_plan(Workshop(settings(**{"training.min_pairs": 1, "data_preparation.max_length": 256}), engine))
     said = warnings(plan, capsys)
     lost = 60 - sum(counts["turns"] for counts in plan.counts.values())
     assert 0 < lost < 60
@@ -99,10 +100,10 @@ def test_what_is_planned_a_second_time_is_not_cleaned_again(home: Path, engine: 
 
     monkeypatch.setattr(data_cleaner, "scrub", noted)
     monkeypatch.setattr(hardware, "free_memory", lambda: int(1.2e9))
-    told = Silent()
-    notes: list[str] = []
-    monkeypatch.setattr(told, "note", notes.append)
-    plan = make_plan(settings(**{"training.min_pairs": 1, "training.dtype": "bfloat16"}), engine, told, Request(auto=True))
-    assert any("--auto takes" in note for note in notes)
+    told: list[Event] = []
+    config = settings(**{"training.min_pairs": 1, "training.dtype": "bfloat16"})
+    plan = make_plan(Workshop(config, engine, Watch(told.append), Request(auto=True)))
+    assert any("--auto takes" in event.text for event in told if isinstance(event, Note))
+    assert plan.config != config and plan.estimate.fits
     assert plan.kept_turns == 20
     assert len(scrubbed) == 40

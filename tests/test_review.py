@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lora import write_lora
 
-from fine_tuning import dialogue
-from fine_tuning.cli import main
+from fine_tuning.cli import prompts
+from fine_tuning.cli.main import main
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import Engine, ModelSpec
 from fine_tuning.engines.embedded import EmbeddedEngine
@@ -29,20 +30,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory, base_gguf: Path) -> Engine:
 
 
 def write_adapter(path: Path) -> Path:
-    from gguf import GGUFWriter
-
     noise = np.random.default_rng(0)
-    writer = GGUFWriter(path, "llama")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", 1.0)
-    writer.add_tensor("blk.20.attn_output.weight.lora_a", noise.standard_normal((1, 576), dtype=np.float32))
-    writer.add_tensor("blk.20.attn_output.weight.lora_b", 0.1 * noise.standard_normal((576, 1), dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    a, b = noise.standard_normal((1, 576), dtype=np.float32), 0.1 * noise.standard_normal((576, 1), dtype=np.float32)
+    return write_lora(path, {"blk.20.attn_output": (a, b)})
 
 
 def chat(log: ConversationLogger, question: str, answer: str, **facts: Any) -> str:
@@ -105,17 +95,17 @@ def test_nothing_said_is_nothing_to_review(engine: Engine, home: Path) -> None:
 def test_what_a_person_says_is_logged(engine: Engine, log: ConversationLogger, monkeypatch: pytest.MonkeyPatch) -> None:
     found = worth_reviewing(engine, log.turns(), BASE, BASE)
     monkeypatch.setattr("sys.stdin", io.StringIO("e\nRome.\nwhat?\nd\nq\n"))
-    assert dialogue.review(log, found) == 2
+    assert prompts.review(log, found) == 2
     judged = {turn.id: turn for turn in log.turns()}
     assert judged[found[0].turn.id].bot_response == "Rome."
     assert judged[found[1].turn.id].metadata["rating"] == "down"
     assert "rating" not in judged[found[2].turn.id].metadata
     monkeypatch.setattr("sys.stdin", io.StringIO(""))  # nobody is there
-    assert dialogue.review(log, found) == 0
+    assert prompts.review(log, found) == 0
 
 
 def test_the_command_lists_them_for_scripts(engine: Engine, log: ConversationLogger, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr("fine_tuning.cli._engine", lambda options, config: engine)
+    monkeypatch.setattr("fine_tuning.engines.connect.connect", lambda url, config: engine)
     assert main(["review", "--json", "--count", "2"]) == 0
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(records) == 2 and records[0]["bot_response"].startswith("Quorv") and records[0]["surprise"] > 0

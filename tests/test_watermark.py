@@ -9,7 +9,7 @@ from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.model_management.model_registry import Registry
-from fine_tuning.pipeline import new_turns
+from fine_tuning.planning import count_new, new_turns
 
 CONFIG = FineTuningConfig()
 
@@ -29,7 +29,9 @@ def learned(log: ConversationLogger, number: int, seen: object) -> None:
 
 def new(log: ConversationLogger) -> list[str]:
     said = {turn.id: turn.user_message for turn in log.turns()}
-    return [said[id] for id in new_turns(CONFIG, log, Registry())]
+    found = new_turns(CONFIG, log, Registry())
+    assert count_new(CONFIG, log, Registry()) == len(found)
+    return [said[id] for id in found]
 
 
 def test_what_was_rated_or_edited_since_the_last_version_is_new_again(log: ConversationLogger) -> None:

@@ -167,7 +167,7 @@ class Way:
 
 def follow(gguf: Path, folder: Path) -> Way:
     """Load, compare, train, export and compare again; raises what refuses it."""
-    from fine_tuning.training.trainer import train
+    from training_run import train
 
     rows = write_rows(folder)
     probes = make_probes(rows, read_gguf(gguf))

@@ -7,11 +7,13 @@ import streamlit as st
 
 from chatbot import session
 from chatbot.markdown import presentable
-from chatbot.resources import Models, connect_again, engine, models, recorded
+from chatbot.resources import connect_again, engine, models, recorded
 from chatbot.server import config
 from fine_tuning.conversation import Turn, approved
 from fine_tuning.data_collection.conversation_logger import Rating
 from fine_tuning.errors import ByoaiError
+from fine_tuning.integration.ollama_integration import Models
+from fine_tuning.integration.streamlit_fine_tuning import panel
 from fine_tuning.model_management.model_switcher import Choice
 
 REFRESH = 4.0  # seconds between looks for new models
@@ -121,8 +123,14 @@ def learning() -> None:
         st.error(presentable(str(error)), title="Nothing can be recorded", icon=":material/error:")
         return
     st.markdown(f"**{count}** {'turn' if count == 1 else 'turns'} recorded, **{new}** not yet learned")
-    st.caption("To make a version that has learned from them, run in a terminal:")
-    st.code("./scripts/retrain.sh", language="bash")
+    panel(config(), count, new, presentable, choose)
+
+
+def choose(tag: str) -> None:
+    """Let this model answer from here on."""
+    models.clear()
+    state.models = models()
+    state.picked = None if state.models.default and state.models.default.tag == tag else tag
 
 
 def announce(before: Models | None, now: Models) -> None:

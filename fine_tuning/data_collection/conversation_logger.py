@@ -7,7 +7,9 @@ and later events, each {"event", "turn_id", "timestamp"} and
     "edit"     {"bot_response"}                   the answer as it should have been; the turn keeps what was said
     "exclude"  {"excluded": true | false}         whether to leave the turn out of everything that learns
     "delete"   {}                                 all that is left of a deleted turn
-A turn whose metadata has {"regenerates": id} answers the same question as that turn, anew. Each line ends with its checksum (`log_lines`).
+A turn whose metadata has {"regenerates": id} answers the same question as that turn, anew. One that was read from elsewhere has
+{"source": {"name", "format", "licence"}, "import": id}, and the time at which it was said there, "" if that is unknown. Each line ends
+with its checksum (`log_lines`).
 
 Reading changes nothing. A line that is no record, or was altered since it was written, is left out of everything, and reported; the next
 rating, edit, exclusion or deletion, and the next turn of a logger that has read it, sets it aside in a file beside the log.
@@ -16,12 +18,12 @@ Times are ISO 8601, in UTC. Any number of processes may read and write at once.
 
 import logging
 import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import ValidationError
 
@@ -30,7 +32,7 @@ from fine_tuning.conversation import Conversation, Turn, conversations_of
 from fine_tuning.data_collection.blackout import Pattern, holds, pattern
 from fine_tuning.data_collection.data_export import DataExporter, write_export
 from fine_tuning.data_collection.log_file import LogFile, Stamp
-from fine_tuning.data_collection.log_index import LogIndex
+from fine_tuning.data_collection.log_index import LogIndex, Range
 from fine_tuning.data_collection.log_lines import EVENTS, OWNER, apply, decode, encode, named_in, tells_whose, texts_of
 from fine_tuning.errors import DataError, LogDamaged, TurnDeleted
 
@@ -39,6 +41,17 @@ Rating = Literal["up", "down"]
 _OWNERS = ("rating", "original_response")  # what only the owner's own events may say of a turn
 
 _logger = logging.getLogger(__name__)
+
+
+class Imported(Protocol):
+    """A turn that was said elsewhere, the answer as it should have been, and how it was rated."""
+
+    @property
+    def turn(self) -> Turn: ...
+    @property
+    def edit(self) -> str | None: ...
+    @property
+    def rating(self) -> Rating | None: ...
 
 
 @dataclass(frozen=True)
@@ -139,6 +152,52 @@ class ConversationLogger:
         self._export_when_due()
         return turn
 
+    def log_imported(self, entries: Sequence[Imported]) -> int:
+        """Log turns that were said elsewhere, in one stroke, and what is told of their answers. Returns how many were added.
+
+        Turns that the log has, or had until they were deleted, are left out. Each names its import in metadata["import"], for `take_back`.
+        """
+        with self._file.locked():
+            known = self.index.known([entry.turn.id for entry in entries])
+            new = {entry.turn.id: entry for entry in entries if entry.turn.id not in known}
+            if self._damage:
+                self._settle(strict=False)
+            note = {} if self._file.is_ended() else {"ended_line": True}  # so that it can be opened again
+            lines: list[bytes] = []
+            for entry in new.values():
+                turn = entry.turn
+                if note and not lines:
+                    turn = turn.model_copy(update={"metadata": {**turn.metadata, **note}})
+                lines.append(encode(turn.model_dump()))
+                if entry.edit is not None:
+                    lines.append(_event("edit", turn.id, bot_response=entry.edit))
+                if entry.rating is not None:
+                    lines.append(_event("rating", turn.id, rating=entry.rating, by=OWNER))
+            if lines:
+                self._file.append(*lines)
+        return len(new)
+
+    def take_back(self, import_id: str) -> int:
+        """Cut the turns of an import out of the log, with their ratings and edits: it is as before them, to the byte, and so is the index.
+
+        Returns how many turns went. DataError if there are none of that import. What learned them meanwhile is not here.
+        """
+        with self._file.locked():
+            count, ranges = self.index.lines_of_import(import_id)
+            if not count:
+                raise DataError(f"no import {import_id!r} is in the log: byoai import --list names those that are")
+            before = self._file.stamp()
+            self._file.cut(ranges, opened=self._ended_another(ranges[0]))
+            self.index.removed(ranges, before)
+        return count
+
+    def _ended_another(self, line: Range) -> bool:
+        """Return whether the line before this turn's was ended only to log it."""
+        with self._file.opened() as (content, _):
+            content.seek(line[0])
+            record = decode(content.read(line[1]))
+        return isinstance(record, Turn) and "ended_line" in record.metadata
+
     def rate(self, turn_id: str, rating: Rating | None, by: str = OWNER) -> None:
         """Thumbs up or down for the answer as it stands; None takes the thumb back. What others than the owner say is only kept."""
         if rating not in ("up", "down", None):
@@ -228,8 +287,12 @@ class ConversationLogger:
         An edited answer stands in `bot_response`, and the original in metadata["original_response"]; metadata["rating"] is "up" or "down"
         if rated; metadata["excluded"] marks excluded turns.
         """
-        turns = self._read().turns.values()
-        return [turn for turn in turns if include_excluded or not turn.metadata.get("excluded")]
+        return self._read().stand(include_excluded)
+
+    def turns_and_health(self) -> tuple[list[Turn], LogHealth]:
+        """Return `turns` and `health`, reading the log once."""
+        log = self._read()
+        return log.stand(), self._health(log)
 
     def conversations(self, include_excluded: bool = False) -> list[Conversation]:
         """The same by session, in order of first appearance."""
@@ -240,7 +303,7 @@ class ConversationLogger:
         return self.index.stats()
 
     def export(self, format: str, path: str | Path) -> Path:
-        """Write the conversations (without excluded turns) to `path`, as jsonl, json, csv, chatml or alpaca. DataError for others."""
+        """Write the conversations, without excluded turns, to `path` in a format of data_export.py. DataError for others."""
         return write_export(self.conversations(), format, Path(path))
 
     def stamp(self) -> Stamp:
@@ -253,7 +316,10 @@ class ConversationLogger:
 
     def health(self) -> LogHealth:
         """Return how the log is, read as a whole: also where there is no index, or a broken one."""
-        log, quarantined = self._read(), self._file.quarantined()
+        return self._health(self._read())
+
+    def _health(self, log: "_Log") -> LogHealth:
+        quarantined = self._file.quarantined()
         return LogHealth(
             path=self.path,
             turns=len(log.turns),
@@ -341,6 +407,10 @@ class _Log:
         for event in known:
             if turn := self.turns.get(event["turn_id"]):
                 self.turns[turn.id] = apply(turn, event)
+
+    def stand(self, include_excluded: bool = False) -> list[Turn]:
+        """Return the turns as they stand now."""
+        return [turn for turn in self.turns.values() if include_excluded or not turn.metadata.get("excluded")]
 
     def _take(self, line: bytes) -> bool:
         """False if the line is no record, or has the id of an earlier turn."""

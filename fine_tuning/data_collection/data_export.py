@@ -1,21 +1,26 @@
-"""Conversations as files for other programs.
+"""Conversations as files for other programs: the log as it is, and as training data.
 
-jsonl   a turn a line, as the log has it
-json    a list of conversations with their turns
-csv     a turn a row, for spreadsheets
-chatml  {"messages": [{"role", "content"}, ...]} a line, a conversation each                 (OpenAI, TRL)
-alpaca  [{"instruction", "input", "output", "history", ...}], a turn each                    (Stanford Alpaca, LLaMA-Factory)
+jsonl        a turn a line, as the log has it
+json         a list of conversations with their turns
+csv          a turn a row, for spreadsheets
+chatml       one conversation a line
+alpaca       one turn a record, with the earlier ones as its history
+instruction  one turn a line, with the earlier ones as its history
+
+The last three are training data: one answer to each question. pair_formats.py shows their keys.
 """
 
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from fine_tuning import paths
+from fine_tuning.config import DatasetFormat
 from fine_tuning.conversation import Conversation, parse_conversations, standing
+from fine_tuning.data_collection.pair_formats import FORMATS, Example
 from fine_tuning.errors import DataError
 
 _COLUMNS = ("id", "session_id", "timestamp", "user_message", "bot_response", "model", "rating")
@@ -24,18 +29,25 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 class DataExporter:
-    """Writes into `folder`: data/exports/ if None."""
+    """Writes conversations into `folder`, one file for each format. None: data/exports/."""
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = Path(folder) if folder else paths.home() / "exports"
 
     def export_all_formats(self, conversations: Sequence[Conversation | dict[str, Any]]) -> dict[str, Path]:
-        """Every format once; the paths by format. What was there is replaced. DataError names every record that is no conversation."""
+        """Write every format, as `export` does."""
+        return self.export(conversations, _FORMATS)
+
+    def export(self, conversations: Sequence[Conversation | dict[str, Any]], formats: Iterable[str]) -> dict[str, Path]:
+        """Write these formats in place of older exports, and return the paths by format.
+
+        Raises DataError that names every record that is no conversation, or an unknown format.
+        """
         parsed = parse_conversations(conversations)
-        return {format: write_export(parsed, format, self.folder / name) for format, (name, _) in _FORMATS.items()}
+        return {format: write_export(parsed, format, self.folder / _known(format)[0]) for format in map(str, formats)}
 
     def export_when_due(self, conversations: Sequence[Conversation], every: int) -> bool:
-        """`export_all_formats` if there are `every` more turns than at the last time, or fewer than then. Whether it was due."""
+        """Write every format if there are `every` more turns than at the last time, or fewer than then. Return whether it was due."""
         mark, turns = self.folder / _MARK, sum(len(conversation.turns) for conversation in conversations)
         before = int(paths.read_json(mark)) if mark.exists() else 0
         if before <= turns < before + every:
@@ -44,8 +56,12 @@ class DataExporter:
         paths.write_json(mark, turns)
         return True
 
+    def exported(self) -> list[str]:
+        """Return the formats that were exported here."""
+        return [format for format, (name, _) in _FORMATS.items() if (self.folder / name).exists()]
+
     def remove(self) -> list[Path]:
-        """Remove what was exported here. The files that were there."""
+        """Remove what was exported here, and return the files that were there."""
         files = [self.folder / name for name in (_MARK, *(name for name, _ in _FORMATS.values()))]
         there = [file for file in files if file.exists()]
         for file in there:
@@ -55,11 +71,9 @@ class DataExporter:
 
 def write_export(conversations: Sequence[Conversation | dict[str, Any]], format: str, path: Path) -> Path:
     """Write one format to `path`, whole or not at all. DataError for an unknown format, an unwritable place, or that of the logs."""
-    if format not in _FORMATS:
-        raise DataError(f"unknown export format {format!r}: known are {', '.join(_FORMATS)}")
+    _, render = _known(format)
     if paths.real(path).parent == paths.real(paths.conversations_dir()):
         raise DataError(f"{path} lies among the logs, and an export could replace one: name another folder")
-    _, render = _FORMATS[format]
     try:
         paths.atomic_write(path, render(parse_conversations(conversations)))
     except OSError as error:
@@ -86,24 +100,33 @@ def _csv(conversations: list[Conversation]) -> str:
 
 
 def _chatml(conversations: list[Conversation]) -> str:
-    chats = (conversation.model_copy(update={"turns": tuple(standing(conversation.turns))}) for conversation in conversations)
-    return _lines({"messages": [message.model_dump() for message in chat.messages()]} for chat in chats)
+    examples = (Example(_exchanges(conversation), conversation.system or "") for conversation in conversations)
+    return _lines(FORMATS[DatasetFormat.CHATML].of(example) for example in examples)
 
 
 def _alpaca(conversations: list[Conversation]) -> str:
-    records = []
-    for conversation in conversations:
-        history: list[list[str]] = []
-        for turn in standing(conversation.turns):
-            optional = {"system": conversation.system, "history": list(history)}
-            record: dict[str, Any] = {"instruction": turn.user_message, "input": "", "output": turn.bot_response}
-            records.append(record | {key: value for key, value in optional.items() if value})
-            history.append([turn.user_message, turn.bot_response])
+    records = [FORMATS[DatasetFormat.ALPACA].of(example) for example in _by_turn(conversations)]
     return json.dumps(records, ensure_ascii=False, indent=2) + "\n"
 
 
+def _instruction(conversations: list[Conversation]) -> str:
+    return _lines(FORMATS[DatasetFormat.INSTRUCTION].of(example) for example in _by_turn(conversations))
+
+
+def _exchanges(conversation: Conversation) -> list[tuple[str, str]]:
+    """Return each question with its one answer."""
+    return [(turn.user_message, turn.bot_response) for turn in standing(conversation.turns)]
+
+
+def _by_turn(conversations: list[Conversation]) -> Iterator[Example]:
+    """Yield one example for each question, with the exchanges before it."""
+    for conversation in conversations:
+        exchanges = _exchanges(conversation)
+        yield from (Example(exchanges[:end], conversation.system or "") for end in range(1, len(exchanges) + 1))
+
+
 def _cell(value: object) -> str:
-    """Text that a spreadsheet shows and does not run (OWASP, CSV injection)."""
+    """Return text that a spreadsheet shows and does not run (OWASP, CSV injection)."""
     text = "" if value is None else str(value)
     return "'" + text if text.lstrip(" ").startswith(_FORMULA) else text
 
@@ -112,10 +135,25 @@ def _lines(records: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
-_FORMATS: dict[str, tuple[str, Callable[[list[Conversation]], str]]] = {
+_Format = tuple[str, Callable[[list[Conversation]], str]]
+"""The name of the file, and what makes its text."""
+
+_LOG: dict[str, _Format] = {
     "jsonl": ("conversations.jsonl", _jsonl),
     "json": ("conversations.json", _json),
     "csv": ("conversations.csv", _csv),
-    "chatml": ("chatml.jsonl", _chatml),
-    "alpaca": ("alpaca.json", _alpaca),
 }
+_TRAINING: dict[str, _Format] = {
+    DatasetFormat.CHATML.value: ("chatml.jsonl", _chatml),
+    DatasetFormat.ALPACA.value: ("alpaca.json", _alpaca),
+    DatasetFormat.INSTRUCTION.value: ("instruction.jsonl", _instruction),
+}
+_FORMATS = _LOG | _TRAINING
+
+LOG_FORMATS = tuple(_LOG)
+
+
+def _known(format: str) -> _Format:
+    if format not in _FORMATS:
+        raise DataError(f"unknown export format {format!r}: known are {', '.join(_FORMATS)}")
+    return _FORMATS[format]

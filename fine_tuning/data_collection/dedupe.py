@@ -3,22 +3,51 @@
 Several phrasings of one question are the best that a small data set can hold, so a turn repeats another only if it says nothing new at all.
 """
 
+import tempfile
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from itertools import islice
+from struct import Struct
 
 import numpy as np
 import numpy.typing as npt
 
+from fine_tuning import paths
+from fine_tuning.data_collection.number_table import NumberTable
 from fine_tuning.data_collection.wording import Wording, fold, may_be_mistyped, same_wording, wording
 
 Hashes = npt.NDArray[np.uint64]
-_Key = tuple[int, tuple[str, ...], tuple[str, ...]]
+Groups = npt.NDArray[np.int64]
 
 _ALIKE = 0.8
 _SHINGLE = 4  # characters
-_BANDS, _ROWS = 32, 8  # two texts of similarity s are proposed with probability 1 - (1 - s^8)^32
+_BANDS, _ROWS, _HASHES = 32, 8, 256  # two texts of similarity s are proposed with probability 1 - (1 - s^8)^32
+_SEED = 0
+_BATCH = 2000  # texts that are sketched at once
+_BYTES = 8 * _BANDS + _HASHES  # of a sketch
+_CACHED = 1000  # texts whose pieces are remembered while they are compared
 _RECENT = 4  # texts of each bucket tried: in a crowd of look-alikes those are as good as all
 _CROWD = 64  # questions of one sketch compared: more are a list of names, not typing errors
+_IN_MEMORY = 50_000  # turns
+_ENTRY = Struct("<qqq")  # of a question: where the one before it of its sketch is, its number, the length of its text
 _MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], np.uint64)
+_FACTORS = np.random.default_rng(0).integers(0, 2**63, _ROWS, np.uint64) * 2 + 1
+
+
+def fingerprint(asked: Wording, answered: Wording) -> bytes:
+    """Return what tells repeats without the words themselves: hashes of the answer's words, the question's, and of the question's sketch.
+
+    Questions that may be compared at all have the same sketch.
+    """
+    return b"".join(map(_hash, (answered.words, asked.words, tuple(map(_sketch, asked.words)))))
+
+
+_HASH = 8  # bytes: of a million turns two have the same by chance in one of ten million logs
+
+
+def _hash(words: Sequence[str]) -> bytes:
+    return blake2b("\x1f".join(words).encode("utf-8", "surrogatepass"), digest_size=_HASH).digest()  # in no word is such a control
 
 
 class RepeatedTurns:
@@ -29,29 +58,55 @@ class RepeatedTurns:
     """
 
     def __init__(self) -> None:
-        self._exact: dict[_Key, int] = {}
-        self._similar: dict[_Key, list[tuple[int, Wording]]] = {}
+        self._exact = NumberTable()
+        self._similar = NumberTable()  # where in `_asked` the last question of a sketch is
+        self._asked = tempfile.SpooledTemporaryFile(dir=str(paths.home()))  # noqa: SIM115  (`_ENTRY` and text of each)
+        self._end = 0
+        self._compared: dict[int, Wording] = {}  # the words of the few questions that others were compared with
         self._count = 0
 
-    def number(self, question: str, answer: str, after: int = -1) -> tuple[int, bool]:
+    def number(self, question: str, answer: str, after: int = -1, said: bytes = b"") -> tuple[int, bool]:
         """The number of this turn, or of the one that it repeats, and whether it repeats one.
 
         `after` is the number of the turn before it in its conversation (-1 if it is the first): after other words the same ones say
-        something else ("And what does that cost?").
+        something else ("And what does that cost?"). `said`: their `fingerprint`, if it is known.
         """
-        answered, asked = wording(answer).words, wording(question)
-        exact = (after, answered, asked.words)
-        # Questions that may be compared at all have the same sketch, so only few are: time grows with the number of turns.
-        bucket = self._similar.setdefault((after, answered, tuple(map(_sketch, asked.words))), [])
+        said = said or fingerprint(wording(question), wording(answer))
+        before = after.to_bytes(_HASH, signed=True)
+        exact, similar = hash(before + said[: 2 * _HASH]), hash(before + said[:_HASH] + said[2 * _HASH :])
         earlier = self._exact.get(exact)
-        if earlier is None:
-            earlier = next((other for other, known in bucket[-_CROWD:] if same_wording(asked, known)), None)
-        if earlier is not None:
+        # Only few questions have the same sketch, so time grows with the number of turns.
+        last = self._similar.get(similar)
+        if earlier < 0 <= last:
+            asked = wording(question)
+            alike = (other for other, known in islice(self._before(last), _CROWD) if same_wording(asked, known))
+            earlier = min(alike, default=-1)
+        if earlier >= 0:
             return earlier, True
         number, self._count = self._count, self._count + 1
-        self._exact[exact] = number
-        bucket.append((number, asked))
+        self._exact.put(exact, number)
+        self._similar.put(similar, self._remember(last, number, question))
         return number, False
+
+    def _remember(self, last: int, number: int, question: str) -> int:
+        """Write a question behind the others; return where."""
+        if number == _IN_MEMORY:  # private texts lie in the data folder, in a file without a name
+            paths.home().mkdir(parents=True, exist_ok=True)
+            self._asked.rollover()
+        text = question.encode("utf-8", "surrogatepass")
+        self._asked.seek(self._end)
+        self._asked.write(_ENTRY.pack(last, number, len(text)) + text)
+        start, self._end = self._end, self._end + _ENTRY.size + len(text)
+        return start
+
+    def _before(self, place: int) -> Iterator[tuple[int, Wording]]:
+        """Yield the questions of a sketch, the last first."""
+        while place >= 0:
+            self._asked.seek(place)
+            place, number, size = _ENTRY.unpack(self._asked.read(_ENTRY.size))
+            if number not in self._compared:
+                self._compared[number] = wording(self._asked.read(size).decode("utf-8", "surrogatepass"))
+            yield number, self._compared[number]
 
 
 def _sketch(word: str) -> str:
@@ -64,40 +119,122 @@ def group_near_duplicates(texts: Sequence[str]) -> list[int]:
     Alike means that of the 4-character pieces of two folded texts, at least 80 % are in both (Jaccard similarity). MinHash proposes pairs
     (Broder 1997; for training data Lee et al., arXiv 2107.06499), which are then compared; it misses 3 in 1000 of those just alike enough.
     """
-    folded = [fold(text) for text in texts]
-    first: dict[str, int] = {}
-    parents = [first.setdefault(text, index) for index, text in enumerate(folded)]
-    shingles = {index: _shingles(text) for text, index in first.items()}
-    for one, other in _proposed(shingles):
-        low, high = sorted((_root(parents, one), _root(parents, other)))
-        if low != high and _jaccard(shingles[one], shingles[other]) >= _ALIKE:
-            parents[high] = low
-    return [_root(parents, index) for index in range(len(texts))]
+    groups: list[int] = near_duplicates(texts).tolist()
+    return groups
 
 
-def _proposed(shingles: dict[int, Hashes]) -> Iterator[tuple[int, int]]:
-    """Pairs that agree in all rows of some band of their signatures, and in nearly as much of the whole as they should."""
-    rng = np.random.default_rng(0)
-    factors = rng.integers(0, 2**63, _BANDS * _ROWS, np.uint64) * 2 + 1
-    signatures: dict[int, Hashes] = {}
-    buckets: dict[tuple[int, bytes], list[int]] = {}
-    for index, hashes in shingles.items():
-        signature = (factors[:, None] * hashes).min(axis=1)
-        signatures[index] = signature
-        mine = [buckets.setdefault((band, signature[band * _ROWS :][:_ROWS].tobytes()), []) for band in range(_BANDS)]
-        for other in sorted({other for bucket in mine for other in bucket[-_RECENT:]}):
-            if np.count_nonzero(signature == signatures[other]) >= (_ALIKE - 0.1) * len(signature):
-                yield index, other
-        for bucket in mine:
-            bucket.append(index)
+def near_duplicates(texts: Sequence[str]) -> Groups:
+    """Return the same as an array: the number of a group is that of its first text.
+
+    All texts are read once, in order; those that may look alike are read again. What is known of a text meanwhile lies in a temporary
+    file of numbers: of a million texts some 30 MB are in memory at once.
+    """
+    shingles = lru_cache(_CACHED)(lambda index: np.unique(_shingles([fold(texts[index])])[0]))
+    with _Sketches() as sketches:
+        folded = map(fold, texts)
+        while batch := list(islice(folded, _BATCH)):
+            sketches.add(batch)
+        parents = sketches.first()
+        for one, other in sketches.alike(np.unique(parents)):
+            low, high = sorted((_root(parents, one), _root(parents, other)))
+            if low != high and _jaccard(shingles(one), shingles(other)) >= _ALIKE:
+                parents[high] = low
+    while (joined := parents[parents]).tobytes() != parents.tobytes():
+        parents = joined
+    return joined
 
 
-def _shingles(text: str) -> Hashes:
-    """A number for each different piece of the text (for all of it, if it is shorter than one)."""
-    codes = np.frombuffer(text.ljust(_SHINGLE).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
-    pieces = np.lib.stride_tricks.sliding_window_view(codes, _SHINGLE)
-    mixed = (pieces * _MIX).sum(axis=1, dtype=np.uint64)
-    return np.unique(mixed ^ (mixed >> np.uint64(29)))
+class _Sketches:
+    """MinHash signatures of texts, in a temporary file: for each text a byte of each hash, and for each band a hash of its hashes."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._digests = [np.empty(0, np.uint64)]
+
+    def __enter__(self) -> "_Sketches":
+        self._file = tempfile.TemporaryFile()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, folded: Sequence[str]) -> None:
+        """Take in texts, `_BATCH` of them or the last ones."""
+        from rensa import RMinHash
+
+        rows = RMinHash.digest_matrix_from_flat_token_hashes(*_shingles(folded), _HASHES, _SEED).to_rows()
+        signatures = np.array(rows, np.uint32)
+        bands = (signatures.reshape(-1, _BANDS, _ROWS) * _FACTORS).sum(axis=2, dtype=np.uint64)
+        self._file.write(np.ascontiguousarray(bands.T).tobytes() + signatures.astype(np.uint8).tobytes())
+        self._digests.append(np.frombuffer(b"".join(_hash((text,)) for text in folded), np.uint64))
+        self._count += len(folded)
+
+    def first(self) -> Groups:
+        """Return for each text the number of the first one that is the same."""
+        _, first, same = np.unique(np.concatenate(self._digests), return_index=True, return_inverse=True)
+        return first[same]
+
+    def alike(self, numbers: Groups) -> Iterator[tuple[int, int]]:
+        """Yield pairs of these texts that agree in all rows of some band of their signatures, and in nearly as much of the whole as they
+        should."""
+        done = np.empty(0, np.int64)
+        for band in range(_BANDS):
+            pairs = np.setdiff1d(_neighbours(self._band(band)[numbers], numbers, self._count), done)
+            done = np.union1d(done, pairs)
+            for start in range(0, len(pairs), _BATCH):
+                ones, others = np.divmod(pairs[start : start + _BATCH], self._count)
+                near = self._agreeing(ones, others) >= (_ALIKE - 0.1) * _HASHES
+                yield from zip(ones[near].tolist(), others[near].tolist(), strict=True)
+
+    def _band(self, band: int) -> Hashes:
+        """Return what each text has in a band."""
+        pieces = []
+        for first in range(0, self._count, _BATCH):
+            texts = min(_BATCH, self._count - first)
+            pieces.append(self._read(first * _BYTES + band * texts * 8, texts * 8))
+        return np.frombuffer(b"".join(pieces), np.uint64)
+
+    def _agreeing(self, ones: Groups, others: Groups) -> npt.NDArray[np.int64]:
+        """Return in how many hashes the texts of each pair agree."""
+        signatures = [
+            np.frombuffer(b"".join(map(self._signature, each.tolist())), np.uint8).reshape(-1, _HASHES) for each in (ones, others)
+        ]
+        return np.count_nonzero(signatures[0] == signatures[1], axis=1)
+
+    def _signature(self, number: int) -> bytes:
+        first = number // _BATCH * _BATCH
+        texts = min(_BATCH, self._count - first)
+        return self._read(first * _BYTES + texts * _BANDS * 8 + (number - first) * _HASHES, _HASHES)
+
+    def _read(self, start: int, size: int) -> bytes:
+        self._file.seek(start)
+        return self._file.read(size)
+
+
+def _neighbours(keys: Hashes, numbers: Groups, count: int) -> Groups:
+    """Return the pairs of texts that have the same key, with few others between them, each pair as one number."""
+    order = np.argsort(keys, kind="stable")
+    keys, numbers = keys[order], numbers[order]
+    found = [np.empty(0, np.int64)]
+    for lag in range(1, min(_RECENT, len(keys) - 1) + 1):
+        same = keys[lag:] == keys[:-lag]
+        found.append(numbers[:-lag][same] * count + numbers[lag:][same])
+    return np.unique(np.concatenate(found))
+
+
+def _shingles(texts: Sequence[str]) -> tuple[Hashes, Hashes]:
+    """Return a number for each piece of each text (for all of it, if it is shorter than one), and where each text's begin, and the end."""
+    padded = [text.ljust(_SHINGLE) for text in texts]
+    sizes = np.fromiter(map(len, padded), np.int64, len(padded))
+    codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+    mixed = np.zeros(len(codes) - _SHINGLE + 1, np.uint64)
+    for place, factor in enumerate(_MIX):
+        mixed += codes[place : len(mixed) + place] * factor
+    within = np.ones(len(mixed), bool)
+    across = np.cumsum(sizes)[:-1, None] - np.arange(1, _SHINGLE)  # pieces that begin in one text and end in the next
+    within[across.ravel()] = False
+    mixed = mixed[within]
+    return mixed ^ (mixed >> np.uint64(29)), np.concatenate([[0], np.cumsum(sizes - _SHINGLE + 1)]).astype(np.uint64)
 
 
 def _jaccard(one: Hashes, other: Hashes) -> float:
@@ -105,7 +242,7 @@ def _jaccard(one: Hashes, other: Hashes) -> float:
     return shared / (len(one) + len(other) - shared)
 
 
-def _root(parents: list[int], index: int) -> int:
+def _root(parents: Groups, index: int) -> int:
     while parents[index] != index:
         parents[index] = index = parents[parents[index]]
     return index

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from functools import cache
 
-from fine_tuning.data_collection.code_parts import parts
+from fine_tuning.data_collection.plain_text import Layout
 
 _ANYWHERE = "fuck cocksuck dickhead bullshit asshole arsehole faggot hurensohn arschloch vaffanculo"
 _WHOLE = """
@@ -74,22 +74,25 @@ _SPELLED = re.compile(r"\b(?:\w[ ._-]){2,}\w\b")
 _SENTENCE = re.compile(r"[^.!?\n\"“”„«»()]+")
 
 
-def is_inappropriate(text: str) -> bool:
+def is_inappropriate(text: str | Layout) -> bool:
     """Return whether a word of the list is in `text`, also as "sh1t", "fuuuck" or "f u c k"."""
+    layout = Layout.of(text)
+    text = layout.text
     plain = text.casefold().translate(_LEET)
     spelled = [re.sub(r"[ ._-]", "", match) for match in _SPELLED.findall(plain)]
     if _holds(plain) or any(map(_holds, spelled)):
         return True
     if any(stem in plain for stem in ("slut", "fick", "puta", "хуй")) and (_SURELY.search(text) or _holds_shared(text)):
         return True
-    return "*" in text and _holds_masked(text)
+    return "*" in text and _holds_masked(layout)
 
 
 def _holds(text: str) -> bool:
     """First with every letter once, which is quick; then those that are double in the word must be so in the text: Niger is a country."""
     short = _once(text)
-    suspects = [word for once, word in _shortened(_ANYWHERE) if once in short]
-    suspects += [word for once, word in _shortened(_WHOLE) if once in short and once in _WORD.findall(short)]
+    suspects = [word for once, words in _shortened(_ANYWHERE).items() if once in short for word in words]
+    whole = _shortened(_WHOLE)
+    suspects += [word for once in whole.keys() & _WORD.findall(short) for word in whole[once]]
     return any(_pattern(word).search(_REPEATED.sub(r"\1\1", text)) for word in suspects)
 
 
@@ -117,9 +120,9 @@ def _languages(text: str) -> frozenset[str]:
     return frozenset(language for language, count in counts.items() if count == max(counts.values()))
 
 
-def _holds_masked(text: str) -> bool:
+def _holds_masked(layout: Layout) -> bool:
     """Return whether a masked word stands among words, in a sentence without formulas, outside of code."""
-    for part in parts(text):
+    for part in layout.parts:
         if part.kind == "code":
             continue
         for sentence in _SENTENCE.findall(re.sub(r"`[^`\n]*`", "`", part.text.casefold())):
@@ -136,8 +139,12 @@ def _once(text: str) -> str:
 
 
 @cache
-def _shortened(words: str) -> list[tuple[str, str]]:
-    return [(_once(word), word) for word in words.split()]
+def _shortened(words: str) -> dict[str, list[str]]:
+    """Return the words by what they are with every letter once."""
+    found: dict[str, list[str]] = {}
+    for word in words.split():
+        found.setdefault(_once(word), []).append(word)
+    return found
 
 
 @cache

@@ -64,18 +64,23 @@ class LogFile:
         finally:
             lock.release()
 
-    def append(self, line: bytes) -> None:
-        """Add one line; on return it is on the disk. A torn last line is ended first. What cannot be written whole is taken back."""
+    def append(self, *lines: bytes) -> None:
+        """Add lines; on return they are on the disk. A torn last line is ended first. What cannot be written whole is taken back."""
         with self._refusals("write"), _opened(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as file:
             end = os.lseek(file, 0, os.SEEK_END)
             try:
-                _write_all(file, (b"" if _ends_line(file, end) else b"\n") + line + b"\n")
+                _write_all(file, (b"" if _ends_line(file, end) else b"\n") + b"".join(line + b"\n" for line in lines))
                 os.fsync(file)
             except OSError:
                 os.ftruncate(file, end)
                 raise
             if end == 0:
                 paths.fsync_dir(self.path.parent)
+
+    def is_ended(self) -> bool:
+        """Return whether the last line is ended, or there is none."""
+        with self.opened() as (content, stamp):
+            return _ends_line(content.fileno(), stamp.size) if stamp.size else True
 
     def read(self) -> tuple[list[bytes], bytes]:
         """The ended lines, and what follows the last of them: nothing, a line that is being written, or one that never was."""
@@ -96,8 +101,11 @@ class LogFile:
                 content, stamp = io.BytesIO(), Stamp()
             yield content, stamp
 
-    def cut(self, ranges: Sequence[tuple[int, int]], added: Sequence[bytes]) -> None:
-        """Rewrite the file without the lines at `ranges` (start and length, in order), and with the lines `added` behind all others."""
+    def cut(self, ranges: Sequence[tuple[int, int]], added: Sequence[bytes] = (), opened: bool = False) -> None:
+        """Rewrite the file without the lines at `ranges` (start and length, in order), and with the lines `added` behind all others.
+
+        `opened`: if nothing is left behind the first range, the line before it is not ended, as it was before them.
+        """
 
         def pieces() -> Iterator[bytes]:
             with self.opened() as (content, _):
@@ -107,9 +115,13 @@ class LogFile:
                 last = b"\n"
                 for last in _read(content, -1):
                     yield last
-            yield (b"" if last.endswith(b"\n") else b"\n") + b"".join(line + b"\n" for line in added)
+            if added:
+                yield (b"" if last.endswith(b"\n") else b"\n") + b"".join(line + b"\n" for line in added)
 
         self._replace(self.path, pieces())
+        if opened and self.stamp().size == ranges[0][0]:
+            with self._refusals("write"):
+                os.truncate(self.path, ranges[0][0] - 1)
 
     def stamp(self) -> Stamp:
         """Return the file's state, without reading it."""

@@ -70,6 +70,44 @@ class LogIndex:
         """Return those of the ids of which the log has a turn."""
         return self._ask(lambda database, log: {row["id"] for row in _among(database, "log_turns", log, "id", ids)})
 
+    def known(self, ids: Collection[str]) -> set[str]:
+        """Return those of the ids of which the log has a turn, or had one that was deleted."""
+
+        def known(database: Connection, log: Row) -> set[str]:
+            deleted = {row["turn"] for row in _among(database, "log_events", log, "turn", ids) if row["kind"] == "delete"}
+            return deleted | {row["id"] for row in _among(database, "log_turns", log, "id", ids)}
+
+        return self._ask(known)
+
+    def imports(self) -> list[tuple[str, int, str]]:
+        """Return (id, turns, id of the first turn) of each import that is in the log, in the log's order."""
+        query = (
+            "SELECT imported, count(*), min(key) AS first FROM log_turns WHERE log = ? AND imported IS NOT NULL"
+            " GROUP BY imported ORDER BY first"
+        )
+
+        def listed(database: Connection, log: Row) -> list[tuple[str, int, str]]:
+            found = database.execute(query, (log["id"],)).fetchall()
+            ids = {row["key"]: row["id"] for row in _among(database, "log_turns", log, "key", [row["first"] for row in found])}
+            return [(row["imported"], row[1], ids[row["first"]]) for row in found]
+
+        return self._ask(listed)
+
+    def lines_of_import(self, id: str) -> tuple[int, list[Range]]:
+        """Return how many turns an import has, and where their lines lie, with those of their events, but not of deletions."""
+        turns = "SELECT id FROM log_turns WHERE log = ? AND imported = ?"
+        query = (
+            "SELECT start, length FROM log_turns WHERE log = ? AND imported = ?"
+            f" UNION SELECT start, length FROM log_events WHERE log = ? AND kind IN ({_OF_TURNS}) AND turn IN ({turns}) ORDER BY start"
+        )
+
+        def lines(database: Connection, log: Row) -> tuple[int, list[Range]]:
+            count = _number(database, f"SELECT count(*) FROM ({turns})", log["id"], id)
+            found = database.execute(query, (log["id"], id, log["id"], log["id"], id))
+            return count, [(row[0], row[1]) for row in found]
+
+        return self._ask(lines)
+
     def has(self, turn_id: str) -> bool | None:
         """Return whether the log has this turn; None if a line is no record, and should first be set aside."""
         return self._ask(
@@ -168,7 +206,7 @@ class LogIndex:
         end = max(log["end"] - sum(length + 1 for _, length in ranges), 0)
         database.execute("UPDATE logs SET changes = changes + 1, size = -1 WHERE id = ?", (log["id"],))
         with self._file.opened() as (content, stamp):
-            _remember(database, log, content, stamp, end)
+            _remember(database, log, content, stamp, min(end, stamp.size))
 
     # Following the log
 
@@ -307,8 +345,9 @@ class _Entry:
         key, facts = self.next["log_turns"], turn.metadata
         model = str(facts["model"]) if "model" in facts else None
         place = (key, self.log, turn.id, turn.session_id, start, length)
-        row = (*place, turn.timestamp, model, len(turn.user_message), self.batch, *_state(turn))
-        entered = self.database.execute("INSERT OR IGNORE INTO log_turns VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        imported = str(facts["import"]) if "import" in facts else None
+        row = (*place, turn.timestamp, model, len(turn.user_message), self.batch, *_state(turn), imported)
+        entered = self.database.execute(f"INSERT OR IGNORE INTO log_turns VALUES ({', '.join('?' * len(row))})", row)
         if entered.rowcount:
             self.next["log_turns"] += 1
             self.turns += 1
@@ -456,7 +495,7 @@ def _stats(database: Connection, log: Row) -> dict[str, Any]:
         "SELECT count(*) AS total_turns, count(DISTINCT session) AS total_conversations, ifnull(sum(excluded), 0) AS excluded,"
         " ifnull(sum(edited), 0) AS edited, ifnull(sum(rating IS 'up'), 0) AS rated_up, ifnull(sum(rating IS 'down'), 0) AS rated_down,"
         " total(asked) / max(count(*), 1) AS average_user_length, total(answered) / max(count(*), 1) AS average_bot_length,"
-        " min(time) AS first, max(time) AS last FROM log_turns WHERE log = ?",
+        " min(nullif(time, '')) AS first, max(time) AS last FROM log_turns WHERE log = ?",
         (log["id"],),
     ).fetchone()
     models = "SELECT model, count(*) AS turns FROM log_turns WHERE log = ? AND model IS NOT NULL GROUP BY model ORDER BY min(start)"
@@ -479,7 +518,8 @@ def _cut(database: Connection, table: str, log: Row, ranges: Sequence[Range]) ->
     database.execute("CREATE TEMP TABLE IF NOT EXISTS cuts (start INTEGER PRIMARY KEY, gone INTEGER NOT NULL)")
     database.execute("DELETE FROM cuts")
     database.executemany("INSERT INTO cuts VALUES (?, ?)", cuts)
-    rows = _rows(database, table, log, "start IN (SELECT start FROM cuts)")
+    query = f"SELECT key FROM {table} WHERE log = ? AND start IN (SELECT start FROM cuts)"  # no more of each: there may be very many
+    rows = database.execute(query, (log["id"],)).fetchall()
     _drop(database, table, rows)
     if table == "log_turns":
         database.execute("UPDATE logs SET turns = turns - ? WHERE id = ?", (len(rows), log["id"]))

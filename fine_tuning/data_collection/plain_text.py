@@ -3,12 +3,15 @@
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import groupby
 
-from fine_tuning.data_collection.code_parts import parts
+from fine_tuning.data_collection.code_parts import Part, parts
 
 _LINE_ENDS = re.compile("\r\n?")
 _LINE_ENDS_OF_PROSE = re.compile("[\v\f\x85\u2028\u2029]")
+_WIDE_SPACES = re.compile(r"(?<=\S)(?:[ \t]{2,}|\t)")
+_EMPTY_LINES = re.compile(r"\n{3,}")
 _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 # The flag of a part of a country: a black flag, the part's code in tag characters, and their end (Unicode UTS #51).
 _FLAG = "\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f"
@@ -20,21 +23,49 @@ _UNSEEN = re.compile(
 )
 
 
+class Layout:
+    """A text, and what is prose and what is code in it: found when it is first asked for, and only once."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @staticmethod
+    def of(text: "str | Layout") -> "Layout":
+        """Return the layout of a text, or the one that was found before."""
+        return text if isinstance(text, Layout) else Layout(text)
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """The text in prose, code and tables, as `code_parts.parts` tells them."""
+        return parts(self.text)
+
+    @cached_property
+    def pieces(self) -> list[tuple[bool, str]]:
+        """The text in pieces that are prose (True), or code, tables and drawings (False); joined they are the text."""
+        if len(self.parts) == 1 and self.text.count("\n") < 2 and "\t" not in self.text:  # neither cells nor a drawing
+            return [(self.parts[0].kind == "prose", self.text)]
+        return _pieces(self.parts)
+
+
 def normalise(text: str) -> str:
     """Return `text` in Unicode NFC with plain line ends and nothing invisible, without blank lines around it.
 
     In prose, spaces become plain and single, and empty lines too; indentation stays.
     """
-    text = _UNSEEN.sub(lambda match: match[1] or "", _LINE_ENDS.sub("\n", text))
-    text = unicodedata.normalize("NFC", text)
-    while (tidy := _tidy(text)) != text:  # again, for fewer spaces may show that a line is code
-        text = tidy
-    return text
+    return normalised(text).text
 
 
-def pieces(text: str) -> list[tuple[bool, str]]:
-    """Return the text in pieces that are prose (True), or code, tables and drawings (False); joined they are `text`."""
-    lines = [(part.kind == "prose", line) for part in parts(text) for line in _LINES.findall(part.text)]
+def normalised(text: str) -> Layout:
+    """Return the layout of `normalise(text)`, which had to be found for it."""
+    text = _UNSEEN.sub(lambda match: match[1] or "", _LINE_ENDS.sub("\n", text) if "\r" in text else text)
+    layout = Layout(unicodedata.normalize("NFC", text))
+    while (tidy := _tidy(layout)) != layout.text:  # again, for fewer spaces may show that a line is code
+        layout = Layout(tidy)
+    return layout
+
+
+def _pieces(parts: Sequence[Part]) -> list[tuple[bool, str]]:
+    lines = [(part.kind == "prose", line) for part in parts for line in _LINES.findall(part.text)]
     prose = [is_prose and not cells for (is_prose, _), cells in zip(lines, _cells([line for _, line in lines]), strict=True)]
     found: list[tuple[bool, str]] = []
     for (is_prose, signs), run in groupby(zip(prose, lines, strict=True), lambda each: (each[0], _mostly_signs(each[1][1]))):
@@ -62,8 +93,8 @@ def _mostly_signs(line: str) -> bool:
     return bool(seen) and 2 * sum(map(str.isalnum, seen)) < len(seen)
 
 
-def _tidy(text: str) -> str:
-    found = pieces(text)
+def _tidy(layout: Layout) -> str:
+    found = layout.pieces
     tidied = [_tidy_prose(piece) if prose else piece for prose, piece in found]
     if not tidied:
         return ""
@@ -74,6 +105,10 @@ def _tidy(text: str) -> str:
 
 
 def _tidy_prose(text: str) -> str:
-    text = _SPACES.sub(" ", _LINE_ENDS_OF_PROSE.sub("\n", text))
-    text = re.sub(r"(?<=\S)(?:[ \t]{2,}|\t)", " ", text)
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in text.split("\n")))
+    text = _LINE_ENDS_OF_PROSE.sub("\n", text)
+    if not text.isascii():
+        text = _SPACES.sub(" ", text)
+    if "  " in text or "\t" in text:
+        text = _WIDE_SPACES.sub(" ", text)
+    text = "\n".join(map(str.rstrip, text.split("\n")))
+    return _EMPTY_LINES.sub("\n\n", text) if "\n\n\n" in text else text

@@ -8,20 +8,23 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-from fine_tuning.data_collection.plain_text import pieces
+from fine_tuning.data_collection.plain_text import Layout
 from fine_tuning.data_collection.privacy import PII
 
 _WORD = re.compile(r"[\W_]*[^\W\d_]")  # not a number: 0, 0x00, 0px
 _RUN = re.compile(r"([^\W\d_])\1{7,}")
 
 
-def is_repetitive(text: str) -> bool:
+def is_repetitive(text: str | Layout) -> bool:
     """Return whether the prose, or its second half, repeats itself in more than half of its sequences of four words.
 
     As small models do when they are stuck (duplicate n-grams: Rae et al., arXiv 2112.11446). Where words have no spaces, characters count.
     """
-    prose = _without_refrains(_ENCODED.sub(_unless_encoded, "\n".join(piece for is_prose, piece in pieces(text) if is_prose)))
-    if 2 * len(_RUN.sub(r"\1", prose)) < len(prose):
+    prose = "\n".join(piece for is_prose, piece in Layout.of(text).pieces if is_prose)
+    if max(map(len, prose.split()), default=0) >= _LEAST_ENCODED:
+        prose = _ENCODED.sub(_unless_encoded, prose)
+    prose = _without_refrains(prose)
+    if 2 * sum(size for size in map(len, prose.split()) if size > 7) > len(prose) > 2 * len(_RUN.sub(r"\1", prose)):  # a run is in a word
         return True
     words: Sequence[str] = prose.casefold().split()
     units = words if 12 * len(words) > len(prose) else list(filter(str.isalpha, "".join(words)))
@@ -29,6 +32,8 @@ def is_repetitive(text: str) -> bool:
 
 
 def _circles(units: Sequence[str]) -> bool:
+    if 2 * (sum(map(str.isalpha, set(units))) - 3) >= len(units) - 3:  # each word begins a sequence of its own: nearly always enough
+        return False
     worded = [_WORD.match(unit) is not None for unit in units]
     grams = [tuple(units[start : start + 4]) for start in range(len(units) - 3) if any(worded[start : start + 4])]
     return len(grams) >= 3 and 2 * len(set(grams)) < len(grams)
@@ -37,6 +42,8 @@ def _circles(units: Sequence[str]) -> bool:
 def _without_refrains(text: str) -> str:
     """Return the lines without those that come again after new ones, as in a song. Text that ends in a long loop stays as it is."""
     lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) < 2:
+        return "\n".join(lines)
     keys = [line.strip().casefold() for line in lines]
     last: dict[str, int] = {}
     newest, kept = -1, []
@@ -51,7 +58,8 @@ def _without_refrains(text: str) -> str:
 
 
 # Base64 and the like, over any number of lines.
-_ENCODED = re.compile(r"[A-Za-z0-9+/_-]{40,}(?:\n[A-Za-z0-9+/_-]{4,})*={0,2}")
+_LEAST_ENCODED = 40
+_ENCODED = re.compile(rf"[A-Za-z0-9+/_-]{{{_LEAST_ENCODED},}}(?:\n[A-Za-z0-9+/_-]{{4,}})*={{0,2}}")
 
 
 def _unless_encoded(match: re.Match[str]) -> str:
@@ -66,14 +74,23 @@ _OF_EMOJI = re.compile("[\u200d\ufe0e\ufe0f\u20e3\U0001f3fb-\U0001f3ff\U000e0020
 _LINE = re.compile(r"([^\w\s]|_)\1{3,}")  # one sign over and over: it underlines, or is to be filled in
 
 
-def says_little(text: str) -> bool:
+def says_little(text: str | Layout) -> bool:
     """Return whether less than a quarter of the prose that is seen are letters and digits of any script, placeholders aside, or more
     than 5 % of all was lost in a wrong decoding."""
-    found = pieces(_OF_EMOJI.sub("", _PLACEHOLDER.sub("", text)))
+    found = _without_placeholders(Layout.of(text)).pieces
+    told = "".join(piece for is_prose, piece in found if is_prose)
+    if 4 * sum(map(str.isalnum, told)) > len(told) and not any("\ufffd" in piece for _, piece in found):
+        return False  # as nearly every text: quickly told
     seen = Counter("".join(piece for _, piece in found))
     if 20 * seen["\ufffd"] > sum(count for character, count in seen.items() if not character.isspace()):
         return True
-    prose = Counter(_LINE.sub(r"\1", "".join(piece for is_prose, piece in found if is_prose)))
+    prose = Counter(_LINE.sub(r"\1", told))
     visible = sum(count for character, count in prose.items() if not character.isspace())
     words = sum(count for character, count in prose.items() if unicodedata.category(character)[0] in "LMN")
     return 4 * words <= visible and (visible > 0 or all(is_prose for is_prose, _ in found))
+
+
+def _without_placeholders(layout: Layout) -> Layout:
+    text = _PLACEHOLDER.sub("", layout.text) if "[" in layout.text else layout.text
+    text = text if text.isascii() else _OF_EMOJI.sub("", text)
+    return layout if text == layout.text else Layout(text)

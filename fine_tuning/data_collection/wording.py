@@ -6,11 +6,12 @@
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from rapidfuzz.distance import OSA
 
-from fine_tuning.data_collection.code_parts import parts
+from fine_tuning.data_collection.plain_text import Layout
 
 
 def fold(text: str) -> str:
@@ -20,27 +21,33 @@ def fold(text: str) -> str:
 
 @dataclass(frozen=True)
 class Wording:
-    """Words in order, case folded; a block of code or a table counts as one. `names` marks those that are written like names."""
+    """Words in order, case folded; a block of code or a table counts as one."""
 
     words: tuple[str, ...]
-    names: tuple[bool, ...]
+    written: tuple[str, ...] = field(compare=False)  # the same words with their case; a block is empty
+    shouted: bool = field(compare=False)  # capitals throughout tell no name
+
+    @property
+    def names(self) -> tuple[bool, ...]:
+        """Whether each word is written like a name, or is code."""
+        return tuple(not word or (not self.shouted and any(map(str.isupper, word))) for word in self.written)
 
 
-def wording(text: str) -> Wording:
+def wording(text: str | Layout) -> Wording:
     """Return what `text` says. Equal words mean an equal meaning, whatever the case, the spacing and the marks of the sentences."""
+    layout = Layout.of(text)
     words: list[str] = []
-    shouted = text == text.upper()  # capitals throughout tell no name
-    names: list[bool] = []
-    for part in parts(text):
+    written: list[str] = []
+    for part in layout.parts:
         if part.kind != "prose":
             words.append(part.text.strip("\n"))
-            names.append(True)
+            written.append("")
             continue
         for index, piece in enumerate(_QUOTED_CODE.split(part.text)):
-            found = [piece] if index % 2 else _words(piece)
-            words += found if index % 2 else [word.casefold() for word in found]
-            names += [bool(index % 2) or (not shouted and any(map(str.isupper, word))) for word in found]
-    return Wording(tuple(words), tuple(names))
+            said = "" if index % 2 else _without_marks(piece)
+            words += [piece] if index % 2 else said.casefold().split()
+            written += [""] if index % 2 else said.split()
+    return Wording(tuple(words), tuple(written), layout.text == layout.text.upper())
 
 
 _QUOTED_CODE = re.compile(r"(`[^`\n]{1,200}`)")
@@ -76,25 +83,43 @@ _COUNTS = r"""
 """
 _KEPT = re.compile(f"(?x){_COUNTS}")
 _KEPT_IN_FORMULA = re.compile(rf"(?x){_COUNTS}|[()\[\]{{}}]")
+# How all of these begin: looking for one of so many signs is much quicker than trying them everywhere.
+_BEGINS = r"-!:?.,<>=+|~^&*/%\\$@\#_\u066a-\u066c\u00b7\u200d\u2030-\u2033\U000e0020-\U000e007f"
+_BEGINS_KEPT = re.compile(f"[{_BEGINS}]")
+_BEGINS_KEPT_IN_FORMULA = re.compile(rf"[{_BEGINS}()\[\]{{}}]")
+_BEGINS_FORMULA = re.compile(r"[-+*/^=<>×÷·%(\[{]")  # what stands in each at its second place, or at its first
+_DIGIT = re.compile(r"\d")
 # Letters after a number of which the case tells one unit from another: mW and MW, Mb and MB, 5 M and 5 m.
 _UNIT = re.compile(
     r"(?<=\d)(\s?)((?:[mMpPkKgGtT](?:W|V|A|Hz|g|J|N|Pa|eV|Wh|i?[bB](?:ps)?)?|[bB])(?:/s)?)(?![\w.'])",
 )
 
 
-def _words(text: str) -> list[str]:
-    text = _POWER.sub(lambda match: "^" + match[0], text)  # NFKC makes 10² 102
-    text = unicodedata.normalize("NFKC", text.translate(_TYPED_ALIKE))
+def _without_marks(text: str) -> str:
+    """Return the words of prose, with spaces between them."""
+    if not text.isascii():
+        text = _POWER.sub(lambda match: "^" + match[0], text)  # NFKC makes 10² 102
+        text = unicodedata.normalize("NFKC", text.translate(_TYPED_ALIKE))
     if "'" in text or '"' in text:
         text = _QUOTED.sub(r" \2 ", _APOSTROPHE.sub("", text))
         text = re.sub(r"(?<=\d)\s?'", "\u2032", re.sub(r'(?<=\d)\s?"', "\u2033", text))  # what closes nothing is 5 feet, or inches
-    text = _UNIT.sub(lambda match: match[1] + re.sub(r"([A-Z])", "⇧\\1", match[2]), text)
-    kept = _KEPT_IN_FORMULA if _FORMULA.search(text) else _KEPT
+    if _DIGIT.search(text):
+        text = _UNIT.sub(lambda match: match[1] + re.sub(r"([A-Z])", "⇧\\1", match[2]), text)
+    in_formula = _BEGINS_FORMULA.search(text) and _FORMULA.search(text)
     pieces, end = [], 0
-    for match in kept.finditer(text):
+    for match in _found(*(_KEPT_IN_FORMULA, _BEGINS_KEPT_IN_FORMULA) if in_formula else (_KEPT, _BEGINS_KEPT), text):
         pieces += [text[end : match.start()].translate(_MARKS), match[0]]
         end = match.end()
-    return "".join([*pieces, text[end:].translate(_MARKS)]).split()
+    return "".join([*pieces, text[end:].translate(_MARKS)])
+
+
+def _found(wanted: re.Pattern[str], begins: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
+    """Yield the matches of a pattern whose matches all begin with one of some signs."""
+    end = 0
+    for sign in begins.finditer(text):
+        if sign.start() >= end and (match := wanted.match(text, sign.start())):
+            yield match
+            end = match.end()
 
 
 class _Marks(dict[int, str]):
@@ -122,6 +147,8 @@ def may_be_mistyped(word: str) -> bool:
 
     Elsewhere one character may be a word of its own.
     """
+    if word.isascii():
+        return len(word) >= 5 and word.isalpha()
     return bool(_TYPO.fullmatch(word)) and max(word) < "\u0530"
 
 

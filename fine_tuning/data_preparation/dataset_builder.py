@@ -10,21 +10,25 @@ Both folders are named by a hash of all that they are made from, so what is ther
 import hashlib
 import json
 import shutil
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from fine_tuning import paths
 from fine_tuning.config import DataPreparation, DatasetFormat
 from fine_tuning.conversation import Conversation, Message, parse_conversations
-from fine_tuning.data_collection.dedupe import group_near_duplicates
+from fine_tuning.data_collection.dedupe import near_duplicates
 from fine_tuning.data_preparation.formatter import TrainingDataFormatter
+from fine_tuning.data_preparation.kept_rows import Counts, EarlierRows, Index, Kept, earlier_rows
 from fine_tuning.data_preparation.rows import ConversationTokenizer, Render, Tokenizer
 from fine_tuning.data_preparation.split import SPLITS, assign_splits, join_groups
+from fine_tuning.data_preparation.spool import Spool
 from fine_tuning.data_preparation.tokenizer import fingerprint
-from fine_tuning.errors import DataError, NoConversations, TooLittleData
+from fine_tuning.errors import ByoaiError, DataError, NoConversations, TooLittleData
 
 MANIFEST = "manifest.json"
 VERSION = 3  # part of every hash: raise it when the same input would be built differently
@@ -33,37 +37,59 @@ VERSION = 3  # part of every hash: raise it when the same input would be built d
 @dataclass(frozen=True)
 class Dataset:
     path: Path
-    manifest: dict[str, Any]  # hash, seed, settings, splits{name: {conversations, turns}}, turn_ids, dropped{reason: turns}
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """hash, seed, settings, splits{name: {conversations, turns}}, turn_ids, dropped{reason: turns}"""
+        found: dict[str, Any] = paths.read_json(self.path / MANIFEST)
+        return found
 
 
 def build_dataset(
-    conversations: Sequence[Conversation | dict[str, Any]], settings: DataPreparation, dropped: Mapping[str, int] | None = None
+    conversations: Iterable[Conversation | dict[str, Any]], settings: DataPreparation, dropped: Mapping[str, int] | None = None
 ) -> Dataset:
-    """Split cleaned conversations and write them, unless the same dataset is there already.
+    """Split cleaned conversations and write them, unless the same dataset is there already. They are taken one by one, and none is held.
 
-    `dropped` (turns by reason, from the cleaning) is kept in the manifest. Conversations of one session share a split, near-duplicates too.
+    `dropped` (turns by reason, from the cleaning) is kept in the manifest; it is read when the last conversation was taken.
+    Conversations of one session share a split, near-duplicates too.
     Raises NoConversations for none, DataError naming every conversation that cannot be trained on.
     """
-    parsed = parse_conversations(conversations)
-    if not parsed:
-        raise NoConversations("No conversations to train on: turn logging on, chat, and try again")
-    pairs = TrainingDataFormatter(DatasetFormat.CHATML).create_training_pairs(parsed, settings.teach_thoughts)
-    records = [{"id": id, **pair} for id, pair in zip(_unique_ids(parsed), pairs, strict=True)]
-    facts = {
-        "version": VERSION,
-        "settings": settings.model_dump(mode="json"),
-        "seed": settings.seed,
-        "turn_ids": [turn.id for conversation in parsed for turn in conversation.turns],
-        "dropped": dict(sorted((dropped or {}).items())),
-    }
-    digest = hash_of({**facts, "records": records, "sessions": [conversation.turns[0].session_id for conversation in parsed]})
-    folder = paths.datasets_dir() / digest[:16]
-    if not _finished(folder):
-        chosen = _split(parsed, [record["id"] for record in records], settings)
-        for split in SPLITS:
-            write_jsonl(folder / f"{split}.jsonl", (record for record, of in zip(records, chosen, strict=True) if of == split))
-        paths.write_json(folder / MANIFEST, {**facts, "hash": digest, "splits": _sizes(parsed, chosen)})
-    return Dataset(folder, paths.read_json(folder / MANIFEST))
+    if isinstance(conversations, Sequence):
+        conversations = parse_conversations(conversations)
+    with Spool() as spool:
+        for conversation, pair in _pairs(conversations, settings.teach_thoughts):
+            spool.add(conversation, pair)
+        if not len(spool):
+            raise NoConversations("No conversations to train on: turn logging on, chat, and try again")
+        facts = {
+            "version": VERSION,
+            "settings": settings.model_dump(mode="json"),
+            "seed": settings.seed,
+            "dropped": dict(sorted((dropped or {}).items())),
+        }
+        lists: dict[str, Callable[[], Iterable[Any]]] = {"records": spool.records, "sessions": spool.sessions, "turn_ids": spool.turn_ids}
+        digest = _hash_of_stream(facts, lists)
+        folder = paths.datasets_dir() / digest[:16]
+        if not _finished(folder):
+            chosen = _split(spool, settings)
+            for split in SPLITS:
+                write_jsonl(folder / f"{split}.jsonl", spool.records([of == split for of in chosen]))
+            write_manifest(folder / MANIFEST, {**facts, "hash": digest, "splits": spool.sizes(chosen)}, spool.turn_ids())
+    return Dataset(folder)
+
+
+def _pairs(conversations: Iterable[Any], thoughts: bool) -> Iterator[tuple[Conversation, dict[str, Any]]]:
+    """Yield each conversation beside its training pair."""
+    taken: deque[Conversation] = deque()
+
+    def taking() -> Iterator[Conversation]:
+        for conversation in conversations:
+            taken.append(conversation)
+            yield conversation
+
+    for pair in TrainingDataFormatter(DatasetFormat.CHATML).stream(taking(), thoughts):
+        yield taken.pop(), pair
+        taken.clear()  # one that was refused: the error comes at the end
 
 
 def tokenize_dataset(dataset_path: Path, render: Render, tokenizer: Tokenizer, max_length: int, template_key: str) -> Path:
@@ -77,7 +103,7 @@ def tokenize_dataset(dataset_path: Path, render: Render, tokenizer: Tokenizer, m
     check_key(template_key, "template_key")
     facts = {
         "version": VERSION,
-        "dataset": paths.read_json(dataset_path / MANIFEST)["hash"],
+        "dataset": read_facts(dataset_path / MANIFEST)["hash"],
         "template_key": template_key,
         "vocabulary": fingerprint(tokenizer),
         "max_length": max_length,
@@ -87,7 +113,8 @@ def tokenize_dataset(dataset_path: Path, render: Render, tokenizer: Tokenizer, m
     if _finished(folder):
         return folder
     conversations = ConversationTokenizer(render, tokenizer, max_length)
-    counts = {split: _tokenize_split(dataset_path / f"{split}.jsonl", conversations, folder / f"{split}.jsonl") for split in SPLITS}
+    earlier, name = earlier_rows(facts, SPLITS), "{}.jsonl".format
+    counts = {split: _tokenize_split(dataset_path / name(split), conversations, folder / name(split), earlier) for split in SPLITS}
     if not counts["train"]["rows"]:
         raise TooLittleData(f"no conversation to train on fits into {max_length} tokens: raise data_preparation.max_length")
     paths.write_json(folder / MANIFEST, {**facts, "hash": digest, "splits": counts})
@@ -128,55 +155,52 @@ def delete_datasets_of(turn_ids: Collection[str]) -> list[Path]:
     """
     gone = set(turn_ids)
     folders = [folder for folder in sorted(paths.datasets_dir().glob("*")) if folder.is_dir()]
-    hit = [each for each in folders if not (each / MANIFEST).exists() or gone & set(paths.read_json(each / MANIFEST)["turn_ids"])]
+    hit = [each for each in folders if not (each / MANIFEST).exists() or not gone.isdisjoint(read_turn_ids(each / MANIFEST))]
     for folder in hit:
         shutil.rmtree(folder)
     return hit
 
 
-def _split(conversations: Sequence[Conversation], ids: Sequence[str], settings: DataPreparation) -> list[str]:
-    texts = ["\n".join(f"{turn.user_message}\n{turn.bot_response}" for turn in conversation.turns) for conversation in conversations]
+def _split(spool: Spool, settings: DataPreparation) -> list[str]:
     # A turn dropped by the cleaning cuts a conversation in two: the halves still belong together.
-    groups = join_groups(group_near_duplicates(texts), [conversation.turns[0].session_id for conversation in conversations])
-    return assign_splits(ids, groups, (settings.train_ratio, settings.validation_ratio, settings.test_ratio), settings.seed)
+    groups = join_groups(near_duplicates(spool.texts()).tolist(), spool.session_numbers())
+    return assign_splits(spool.ids(), groups, (settings.train_ratio, settings.validation_ratio, settings.test_ratio), settings.seed)
 
 
-def _sizes(conversations: Sequence[Conversation], chosen: Sequence[str]) -> dict[str, dict[str, int]]:
-    turns: Counter[str] = Counter()
-    for conversation, split in zip(conversations, chosen, strict=True):
-        turns[split] += len(conversation.turns)
-    return {split: {"conversations": chosen.count(split), "turns": turns[split]} for split in SPLITS}
-
-
-def _tokenize_split(source: Path, conversations: ConversationTokenizer, target: Path) -> dict[str, int]:
+def _tokenize_split(source: Path, conversations: ConversationTokenizer, target: Path, earlier: EarlierRows) -> dict[str, int]:
     counts = Counter(dict.fromkeys(("conversations", "turns", "rows", "tokens", "trained_tokens", "cut", "dropped", "split"), 0))
-    records: list[dict[str, Any]] = []
-    for record in _read_jsonl(source):
-        messages = [Message.model_validate(message) for message in record["messages"]]
-        rows = conversations.rows(messages, id=record["id"])
-        records += [row.record() for row in rows]
-        turns = sum(row.turns for row in rows)
-        counts["conversations"] += 1
-        counts["turns"] += turns
-        counts["rows"] += len(rows)
-        counts["tokens"] += sum(map(len, rows))
-        counts["trained_tokens"] += sum(sum(row.trained) for row in rows)
-        counts["cut"] += 0 < turns < sum(message.role == "assistant" for message in messages)
-        counts["dropped"] += not rows
-        counts["split"] += len(rows) > 1
-    write_jsonl(target, records)
+    index = Index()
+
+    def lines() -> Iterator[bytes]:
+        with source.open("rb") as file:
+            for record in file:
+                kept = earlier.get(record) or _tokenize(record, conversations)
+                made = kept.counts
+                counts["conversations"] += 1
+                counts["turns"] += made.turns
+                counts["rows"] += made.rows
+                counts["tokens"] += made.tokens
+                counts["trained_tokens"] += made.trained
+                counts["cut"] += 0 < made.turns < record.count(_ANSWER)
+                counts["dropped"] += not made.rows
+                counts["split"] += made.rows > 1
+                index.add(record, kept)
+                yield kept.lines
+
+    paths.atomic_write(target, lines())
+    index.write(target)
     return dict(counts)
 
 
-def _unique_ids(conversations: Sequence[Conversation]) -> list[str]:
-    """Conversation ids; a repeated one (the parts of a conversation that was cut) gets its number: `x`, `x/2`."""
-    seen: Counter[str] = Counter()
-    ids = []
-    for conversation in conversations:
-        seen[conversation.id] += 1
-        count = seen[conversation.id]
-        ids.append(conversation.id if count == 1 else f"{conversation.id}/{count}")
-    return ids
+_ANSWER = b'{"role": "assistant", '  # as it is written before the text of an answer, within which the quotes would be escaped
+
+
+def _tokenize(record: bytes, conversations: ConversationTokenizer) -> Kept:
+    """Return the rows of the conversation with this record."""
+    said = json.loads(record)
+    rows = conversations.rows([Message.model_validate(message) for message in said["messages"]], id=said["id"])
+    lines = b"".join(json.dumps(row.record(), ensure_ascii=False).encode() + b"\n" for row in rows)
+    return Kept(lines, Counts(len(rows), sum(row.turns for row in rows), sum(map(len, rows)), sum(sum(row.trained) for row in rows)))
 
 
 def check_key(key: str, what: str) -> None:
@@ -190,14 +214,82 @@ def hash_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, ensure_ascii=True, sort_keys=True).encode()).hexdigest()
 
 
+def _hash_of_stream(facts: Mapping[str, Any], lists: Mapping[str, Callable[[], Iterable[Any]]]) -> str:
+    """Return `hash_of` the facts and the lists in one dict, holding one member of a list at a time."""
+    digest = hashlib.sha256()
+    mark = "{"
+    for key in sorted([*facts, *lists]):
+        digest.update(f"{mark}{json.dumps(key)}: ".encode())
+        mark = ", "
+        if key in facts:
+            digest.update(json.dumps(facts[key], sort_keys=True).encode())
+            continue
+        inner = "["
+        for member in lists[key]():
+            digest.update((inner + json.dumps(member, sort_keys=True)).encode())
+            inner = ", "
+        digest.update(b"[]" if inner == "[" else b"]")
+    digest.update(b"}")
+    return digest.hexdigest()
+
+
 def _finished(folder: Path) -> bool:
     return all((folder / name).is_file() for name in (MANIFEST, *(f"{split}.jsonl" for split in SPLITS)))
 
 
 def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """A record a line, whole or not at all."""
-    paths.atomic_write(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    """A record a line, whole or not at all; one at a time is held."""
+    paths.atomic_write(path, (json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records))
 
 
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+# The manifest, whose list of turns is longer than all the rest: written and read line by line, in the form of `paths.write_json`
+
+_TURNS = '  "turn_ids": '
+
+
+def write_manifest(path: Path, facts: dict[str, Any], turn_ids: Iterable[str]) -> None:
+    """Write the facts, and the turns as "turn_ids"."""
+    before, _, after = json.dumps({**facts, "turn_ids": []}, ensure_ascii=False, indent=2, sort_keys=True).partition(f"\n{_TURNS}[]")
+
+    def pieces() -> Iterator[bytes]:
+        yield f"{before}\n{_TURNS}[".encode()
+        mark = "\n"
+        for id in turn_ids:
+            yield f"{mark}    {json.dumps(id, ensure_ascii=False)}".encode()
+            mark = ",\n"
+        yield f"{'' if mark == chr(10) else chr(10) + '  '}]{after}\n".encode()
+
+    paths.atomic_write(path, pieces())
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Return a manifest without "turn_ids". ByoaiError if it cannot be read."""
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            facts: dict[str, Any] = json.loads("".join(_without_turns(file)))
+    except (OSError, ValueError) as error:
+        raise ByoaiError(f"cannot read {path}: {error}") from error
+    return facts
+
+
+def _without_turns(lines: Iterable[str]) -> Iterator[str]:
+    inside = False
+    for line in lines:
+        if line == f"{_TURNS}[\n":
+            inside = True
+        elif not inside:
+            yield line
+        elif line.startswith("  ]"):
+            inside = False
+
+
+def read_turn_ids(path: Path) -> Iterator[str]:
+    """Yield the "turn_ids" of a manifest, which may be written in another form. ByoaiError if it cannot be read."""
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            if any(line == f"{_TURNS}[\n" for line in file):
+                yield from (json.loads(line.strip().removesuffix(",")) for line in takewhile(lambda line: not line.startswith("  ]"), file))
+                return
+    except (OSError, ValueError) as error:
+        raise ByoaiError(f"cannot read {path}: {error}") from error
+    yield from paths.read_json(path)["turn_ids"]

@@ -41,6 +41,8 @@ def preferences_of(turns: Iterable[Turn], fit: Mapping[str, CleanTurn]) -> list[
 
 
 def _of_session(turns: Sequence[Turn], fit: Mapping[str, CleanTurn]) -> Iterator[Preference]:
+    if not any("rating" in turn.metadata or "original_response" in turn.metadata for turn in turns):
+        return  # as in most sessions: nothing of it was rated or edited
     heard: list[Message] = []
     before: tuple[str, ...] = ()  # ids of the turns that were heard
     for siblings in answers_by_question(turns):

@@ -14,9 +14,10 @@ from typing import Any
 from fine_tuning import paths
 from fine_tuning.conversation import Message
 from fine_tuning.data_preparation.dataset_builder import VERSION, check_key, hash_of
-from fine_tuning.data_preparation.rows import Render, Tokenizer, TokenRow, tokenize_conversation
+from fine_tuning.data_preparation.rows import Render, Tokenizer, tokenize_conversation
 from fine_tuning.data_preparation.tokenizer import fingerprint
 from fine_tuning.errors import DataError
+from fine_tuning.token_rows import TokenRow
 
 _STEP = 16  # prompts
 PROMPTS = paths.SAMPLES / "general_prompts.jsonl"

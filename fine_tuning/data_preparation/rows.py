@@ -16,14 +16,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
-from typing import Any, Protocol
+from typing import Protocol
 
-from fine_tuning.conversation import Message
-from fine_tuning.data_preparation.formatter import order_faults
+from fine_tuning.conversation import Message, order_faults
 from fine_tuning.engines.neutral import Neutraliser, neutralise, neutraliser_for
 from fine_tuning.errors import DataError
+from fine_tuning.token_rows import TokenRow
 
-__all__ = ["ConversationTokenizer", "Render", "TokenRow", "Tokenizer", "neutralise", "prompt_ids", "tokenize_conversation"]
+__all__ = ["ConversationTokenizer", "Render", "Tokenizer", "neutralise", "prompt_ids", "tokenize_conversation"]
 
 Render = Callable[[Sequence[Message]], str]
 """The engine's own text of messages that end with a user's, generation prompt included: `partial(engine.render, tag)`."""
@@ -46,27 +46,6 @@ class Tokenizer(Protocol):
 
     @property
     def eos(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class TokenRow:
-    """One training row. `trained[i]` says whether the prediction of `input_ids[i]` (from what is before it) has loss."""
-
-    id: str
-    input_ids: list[int]
-    trained: list[bool]
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
-
-    @property
-    def turns(self) -> int:
-        """How many answers are trained. Between two of them lies a prompt, so each is one run of trained tokens."""
-        return sum(now and not before for before, now in zip([False, *self.trained], self.trained, strict=False))
-
-    def record(self) -> dict[str, Any]:
-        """As it is stored: `trained` as 0 and 1."""
-        return {"id": self.id, "input_ids": self.input_ids, "trained": [int(flag) for flag in self.trained]}
 
 
 def tokenize_conversation(

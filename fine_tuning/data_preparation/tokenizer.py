@@ -11,10 +11,11 @@ from typing import Any
 
 from fine_tuning import paths
 from fine_tuning.conversation import Message
-from fine_tuning.data_preparation.rows import Render, Tokenizer, TokenRow, tokenize_conversation
+from fine_tuning.data_preparation.rows import Render, Tokenizer, tokenize_conversation
 from fine_tuning.engines.structure import CONTROL, USER_DEFINED, structural
 from fine_tuning.engines.vocabulary import Vocabulary
 from fine_tuning.errors import ModelNotFound
+from fine_tuning.token_rows import TokenRow
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SIDE_FILES = ("tokenizer_config.json", "generation_config.json")

@@ -1,1 +1,3 @@
-"""What serves the models: the real Ollama, or an embedded llama.cpp where no Ollama is there. Both speak `base.Engine`."""
+"""The engines that serve the models: the real Ollama, or an embedded llama.cpp if no Ollama runs. Both
+implement `base.Engine`.
+"""

@@ -1,4 +1,4 @@
-"""Which engine serves: the Ollama that answers, else the embedded one."""
+"""Chooses the engine: Ollama if it answers, else the embedded one."""
 
 import importlib.util
 import os
@@ -9,14 +9,16 @@ from fine_tuning.config import FineTuningConfig
 from fine_tuning.engines.base import Engine
 from fine_tuning.errors import ConfigError, EngineTooOld, EngineUnavailable
 
-_PATIENCE = 0.8  # seconds that a server gets to say its version
+_PATIENCE = 0.8  # seconds that a server has to answer with its version
 
 
 def connect(url: str | None = None, config: FineTuningConfig | None = None, prefer: Literal["ollama", "embedded"] | None = None) -> Engine:
-    """The engine at `url`, else at OLLAMA_HOST, else at the configured URL; the embedded one where no server answers.
+    """Return the engine at `url`, else at OLLAMA_HOST, else at the configured URL; the embedded one if
+    no server answers there.
 
-    `prefer`, else BYOAI_ENGINE, forces one of the two ("ollama" or "embedded"). Takes under a second.
-    Raises EngineUnavailable when `url` (or a forced Ollama) does not answer, EngineTooOld for a server below ollama.MINIMUM_VERSION.
+    `prefer`, else BYOAI_ENGINE, forces one of the two ("ollama" or "embedded"). Takes less than a
+    second. Raises EngineUnavailable if `url` (or a forced Ollama) does not answer, and EngineTooOld
+    for a server older than ollama.MINIMUM_VERSION.
     """
     forced = prefer or os.environ.get("BYOAI_ENGINE") or None
     if forced not in (None, "ollama", "embedded"):
@@ -36,7 +38,7 @@ def _ollama(url: str) -> Engine:
 
     engine = OllamaEngine(url)
     version = engine.version(timeout=_PATIENCE)
-    if _parts(version) < _parts(MINIMUM_VERSION) and _parts(version) != (0, 0, 0):  # 0.0.0 is a build from source without a number
+    if _parts(version) < _parts(MINIMUM_VERSION) and _parts(version) != (0, 0, 0):  # a build from source without a number says 0.0.0
         raise EngineTooOld(
             f"Ollama at {engine.where} is {version}, and byoai needs {MINIMUM_VERSION} or newer. "
             "Update it (https://ollama.com/download), or set BYOAI_ENGINE=embedded to do without it."
@@ -45,7 +47,7 @@ def _ollama(url: str) -> Engine:
 
 
 def _parts(version: str) -> tuple[int, ...]:
-    """The numbers of "0.17.1-rc2": (0, 17, 1)."""
+    """Return the numbers of a version: (0, 17, 1) for "0.17.1-rc2"."""
     return tuple(int(part) for part in re.findall(r"\d+", version.split("-")[0])[:3])
 
 

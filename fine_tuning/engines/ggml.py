@@ -1,10 +1,13 @@
-"""ggml's own quantiser, out of the library that llama-cpp-python ships, so that weights come out as llama.cpp itself makes them.
+"""Calls ggml's own quantiser, from the library that llama-cpp-python ships, so that weights are
+exactly what llama.cpp makes.
 
-Its base library runs in this process: it holds no code for a special processor, reads no file, and is given arrays whose sizes were
-checked. llama.cpp itself, which converts whole files, runs in a child.
+ggml's base library runs in this process: it has no code for special processors, reads no file, and
+is given only arrays whose sizes were checked. llama.cpp itself, which converts whole files, runs in
+a child process.
 
-Rows of weights are (rows, columns), columns being what a GGUF calls the first dimension; a quantised row is bytes.
-C declarations: https://github.com/ggml-org/llama.cpp/blob/master/ggml/include/ggml.h and include/llama.h
+Rows of weights are (rows, columns); columns are what a GGUF calls the first dimension. A quantised
+row is bytes. C declarations: https://github.com/ggml-org/llama.cpp/blob/master/ggml/include/ggml.h
+and include/llama.h
 """
 
 import ctypes
@@ -42,7 +45,7 @@ class _TypeTraits(ctypes.Structure):
 
 
 def row_bytes(kind: GGMLQuantizationType, columns: int) -> int:
-    """Bytes of one row. ExportError if `columns` is no multiple of the type's block."""
+    """Return the bytes of one row. Raises ExportError if `columns` is no multiple of the type's block."""
     block, size = GGML_QUANT_SIZES[kind]
     if columns % block:
         raise ExportError(f"rows of {columns} weights cannot be {kind.name}, which packs {block} at a time")
@@ -50,7 +53,7 @@ def row_bytes(kind: GGMLQuantizationType, columns: int) -> int:
 
 
 def dequantize(data: NDArray[np.uint8], kind: GGMLQuantizationType, columns: int) -> NDArray[np.float32]:
-    """The weights, float32 (rows, columns), of `data`: the bytes of whole rows of type `kind`."""
+    """Return the weights, float32 (rows, columns), of `data`: the bytes of whole rows of type `kind`."""
     rows, rest = divmod(data.nbytes, row_bytes(kind, columns))
     if rest:
         raise ExportError(f"{data.nbytes} bytes are no whole rows of {columns} {kind.name} weights")
@@ -65,7 +68,10 @@ def dequantize(data: NDArray[np.uint8], kind: GGMLQuantizationType, columns: int
 
 
 def quantize(weights: NDArray[np.float32], kind: GGMLQuantizationType) -> NDArray[np.uint8]:
-    """The bytes, uint8 (rows, bytes of a row), of float32 `weights` (rows, columns). ExportError if `kind` cannot be made without more."""
+    """Return float32 `weights` (rows, columns) as bytes, uint8 (rows, bytes of a row).
+
+    Raises ExportError if `kind` cannot be made from the weights alone.
+    """
     weights = np.ascontiguousarray(weights, np.float32)
     rows, columns = weights.shape
     data = np.empty((rows, row_bytes(kind, columns)), np.uint8)
@@ -78,15 +84,17 @@ def quantize(weights: NDArray[np.float32], kind: GGMLQuantizationType) -> NDArra
 
 
 def can_quantize(kind: GGMLQuantizationType) -> bool:
-    """Whether `quantize` can make `kind` of plain weights."""
+    """Return whether `quantize` can make `kind` from the weights alone."""
     floats = kind in (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
     return floats or (_traits(kind).is_quantized and not _library().ggml_quantize_requires_imatrix(kind))
 
 
 def quantize_file(source: Path, target: Path, mixture: str) -> None:
-    """Write `target`, the GGUF `source` quantised exactly as `llama-quantize source target mixture` does.
+    """Write `target`, the GGUF `source` quantised exactly as `llama-quantize source target mixture`
+    does.
 
-    `source` holds float weights; `mixture` is a key of MIXTURES. ExportError says what llama.cpp said.
+    `source` holds float weights; `mixture` is a key of MIXTURES. Raises ExportError with
+    llama.cpp's own message.
     """
     try:
         quantiser = Native("fine_tuning.engines.llama:Quantiser")
@@ -104,7 +112,9 @@ def _traits(kind: GGMLQuantizationType) -> _TypeTraits:
 
 @functools.cache
 def _library() -> Any:
-    """The ggml-base library. ExportError if it is not the ggml that this was written for."""
+    """Return the ggml-base library. Raises ExportError if it is not the version of ggml that this
+    module was written for.
+    """
     library = ctypes.CDLL(str(_library_file()))
     library.ggml_get_type_traits.argtypes = [ctypes.c_int]
     library.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
@@ -112,7 +122,7 @@ def _library() -> Any:
     library.ggml_quantize_requires_imatrix.restype = ctypes.c_bool
     library.ggml_quantize_chunk.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, ctypes.c_void_p]
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
-    for kind in (GGMLQuantizationType.F16, GGMLQuantizationType.Q8_0):  # C structures carry no version: look before trusting
+    for kind in (GGMLQuantizationType.F16, GGMLQuantizationType.Q8_0):  # C structures carry no version: check them before use
         traits = library.ggml_get_type_traits(kind).contents
         if (traits.block_size, traits.type_size) != GGML_QUANT_SIZES[kind]:
             raise ExportError("this llama-cpp-python ships another ggml than byoai knows: install the version that requirements.txt names")
@@ -120,7 +130,7 @@ def _library() -> Any:
 
 
 def _library_file() -> Path:
-    """Found without importing llama_cpp, which would load all of llama.cpp."""
+    """Return the library's path without importing llama_cpp, which would load all of llama.cpp."""
     package = importlib.util.find_spec("llama_cpp")
     folder = Path(package.origin).parent / "lib" if package and package.origin else Path()
     for name in ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll", "libggml-base.dll"):

@@ -1,4 +1,5 @@
-"""A GGUF as a stream: metadata as the bytes that they are, weights a few megabytes at a time, and a file that is there whole or not at all.
+"""Reads and writes a GGUF as a stream: metadata as raw bytes, weights a few megabytes at a time. A
+file is written completely or not at all.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -20,7 +21,7 @@ from fine_tuning.engines.ggml import row_bytes
 from fine_tuning.engines.gguf_header import DEFAULT_ALIGNMENT, GgufHeader, GgufReader, check_whole, padded, read_header
 from fine_tuning.errors import EngineError, ExportError
 
-_COUNTS = 4 + 4  # where the numbers of tensors and keys stand: behind magic and version
+_COUNTS = 4 + 4  # offset of the counts of tensors and keys: after magic and version
 _VERSION = 3
 
 
@@ -40,13 +41,13 @@ class TensorInfo:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Return the size in bytes."""
         return self.rows * row_bytes(self.kind, self.columns)
 
 
 @dataclass(frozen=True)
 class GgufFile:
-    """Where everything lies in the GGUF at `path`."""
+    """The places of everything in the GGUF at `path`."""
 
     path: Path
     header: GgufHeader
@@ -59,12 +60,14 @@ class GgufFile:
 
     @property
     def starts(self) -> dict[str, int]:
-        """Each tensor's first byte in the file."""
+        """Return each tensor's first byte in the file."""
         return self.header.starts
 
 
 def read_gguf(path: str | Path) -> GgufFile:
-    """Return where everything lies in the GGUF at `path`. ExportError if it is no whole GGUF of one file whose types are known."""
+    """Return the places of everything in the GGUF at `path`. Raises ExportError unless it is complete,
+    a single file, and of known types.
+    """
     path = Path(path)
     try:
         header = read_header(path)
@@ -79,7 +82,7 @@ def read_gguf(path: str | Path) -> GgufFile:
         metadata = dict(_entry(reader) for _ in range(key_count))
     tensors = {name: TensorInfo(name, shape, _kind(path, name, header.kinds[name])) for name, shape in header.tensors.items()}
     for tensor in tensors.values():
-        row_bytes(tensor.kind, tensor.columns)  # ExportError for rows that are no whole blocks
+        row_bytes(tensor.kind, tensor.columns)  # raises ExportError for rows that are no whole number of blocks
     return GgufFile(path, header, metadata, tensors)
 
 
@@ -100,14 +103,14 @@ def _kind(path: Path, name: str, number: int) -> GGMLQuantizationType:
 
 
 def entry(key: str, value: str | int | float) -> bytes:
-    """One key of a GGUF's metadata: a string, a uint32 or a float32."""
+    """Return the bytes of one metadata entry: a string, a uint32 or a float32."""
     if isinstance(value, str):
         return _string(key) + struct.pack("<I", 8) + _string(value)
     return _string(key) + (struct.pack("<If", 6, value) if isinstance(value, float) else struct.pack("<II", 4, value))
 
 
 def file_size(metadata: Mapping[str, bytes], tensors: Iterable[TensorInfo], alignment: int = DEFAULT_ALIGNMENT) -> int:
-    """Bytes of the file that `write_gguf` makes."""
+    """Return the size in bytes of the file that `write_gguf` makes."""
     tensors = list(tensors)
     return len(_head(metadata, tensors, alignment)) + sum(padded(tensor.size, alignment) for tensor in tensors)
 
@@ -115,7 +118,9 @@ def file_size(metadata: Mapping[str, bytes], tensors: Iterable[TensorInfo], alig
 def write_gguf(
     path: Path, metadata: Mapping[str, bytes], tensors: Sequence[tuple[TensorInfo, Iterable[bytes]]], alignment: int = DEFAULT_ALIGNMENT
 ) -> None:
-    """Write a GGUF; each tensor comes with the pieces of its weights, which are asked for one after the other."""
+    """Write a GGUF. Each tensor comes with an iterable of pieces of its weights, which are requested
+    one after the other.
+    """
     with path.open("wb") as file:
         file.write(_head(metadata, [info for info, _ in tensors], alignment))
         for info, pieces in tensors:
@@ -142,11 +147,13 @@ def _string(text: str) -> bytes:
 
 @contextmanager
 def whole_file(path: Path, needed: int) -> Iterator[Path]:
-    """A name beside `path` to write to, which becomes `path` when the block ends, and is gone when it fails.
+    """Yield a temporary name beside `path`. The file becomes `path` when the block ends, and is
+    removed if the block fails.
 
-    Raises ExportError before anything is written if fewer than `needed` bytes are free, and for every failure to write.
+    Raises ExportError if fewer than `needed` bytes are free, before anything is written, and for
+    every failure to write.
     """
-    temporary = path.with_name(f".{path.name}.partial")  # always the same name: the rest of a killed export is overwritten by the next
+    temporary = path.with_name(f".{path.name}.partial")  # always the same name: the next export overwrites what a killed one left
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_space(path, needed)

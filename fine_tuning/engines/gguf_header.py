@@ -1,7 +1,8 @@
-"""What a GGUF file says of itself: metadata and tensor shapes, without its weights, in a fraction of a second.
+"""Reads the header of a GGUF, metadata and tensor shapes, without its weights, in a fraction of a
+second.
 
-`gguf.GGUFReader` makes an array object of every token and takes seconds for one file; a chat page cannot wait for that.
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+`gguf.GGUFReader` makes an array object of every token and takes seconds for a file; a chat page
+cannot wait for that. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import functools
@@ -20,7 +21,7 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 _TOKENS = "tokenizer.ggml.tokens"
 
-# A file is refused before any of its numbers is believed. Real models stay far below: 300 keys, 10^4 tensors, 10^6 tokens.
+# Limits for the numbers in a file. Real models stay far below them: 300 keys, 10^4 tensors, 10^6 tokens.
 _MOST_KEYS, _MOST_TENSORS, _MOST_STRINGS = 1 << 16, 1 << 20, 1 << 24
 _MOST_DIMENSIONS = 4  # GGML_MAX_DIMS
 _LONGEST_TEXT = 64 << 20  # bytes
@@ -40,7 +41,7 @@ _QUANTIZATIONS = {
 @dataclass(frozen=True)
 class GgufHeader:
     path: Path
-    metadata: dict[str, Any]  # every key but those of arrays
+    metadata: dict[str, Any]  # every key whose value is no array
     tensors: dict[str, tuple[int, ...]]  # name to shape, in GGUF's order (the row's length first)
     kinds: dict[str, int]  # name to ggml type
     starts: dict[str, int]  # name to the first byte of its weights in the file
@@ -58,7 +59,7 @@ class GgufHeader:
 
     @property
     def alignment(self) -> int:
-        """Bytes: a tensor's weights begin at a multiple of it."""
+        """Return the number of bytes of which a tensor's start is a multiple."""
         return self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
 
     @property
@@ -67,7 +68,7 @@ class GgufHeader:
 
     @property
     def context_length(self) -> int:
-        """Tokens; 0 if the file does not say it."""
+        """Return the context length in tokens; 0 if the file does not state it."""
         return self.metadata.get(f"{self.architecture}.context_length", 0)
 
     @property
@@ -76,7 +77,7 @@ class GgufHeader:
 
     @property
     def parameter_size(self) -> str:
-        """The number of weights as Ollama writes it: 134.52M, 7.6B."""
+        """Return the number of weights as Ollama writes it: 134.52M, 7.6B."""
         count = sum(math.prod(shape) for shape in self.tensors.values())
         for unit, name, digits in ((10**9, "B", 1), (10**6, "M", 2), (10**3, "K", 0)):
             if count >= unit:
@@ -87,7 +88,7 @@ class GgufHeader:
 def read_header(path: str | Path) -> GgufHeader:
     """Return the header of the GGUF at `path`, with every count, size and offset checked.
 
-    Raises EngineError when the file cannot be read, or is no GGUF that llama.cpp could read.
+    Raises EngineError if the file cannot be read, or is no GGUF that llama.cpp could read.
     """
     path = Path(path)
     try:
@@ -102,7 +103,7 @@ def read_header(path: str | Path) -> GgufHeader:
 
 
 def check_model(header: GgufHeader) -> GgufHeader:
-    """Return `header`; raise EngineError if these are no model's weights, or not all of them."""
+    """Return `header`. Raises EngineError if the file does not hold a model's weights, or not all of them."""
     if header.is_adapter or not header.architecture or not header.tensors:
         what = "an adapter" if header.is_adapter else "no model"
         raise EngineError(f"{header.path} holds {what}, not a model's weights: give it as the adapter of a base, or give another file")
@@ -111,8 +112,10 @@ def check_model(header: GgufHeader) -> GgufHeader:
 
 
 def check_whole(header: GgufHeader) -> None:
-    """Raise EngineError if the file ends before its last weights. Types that this gguf does not know are left to the engine."""
-    from gguf.constants import GGML_QUANT_SIZES  # a tenth of a second, for those who only read headers
+    """Raise EngineError if the file ends before its last weights. Types that this module does not know
+    are left to the engine.
+    """
+    from gguf.constants import GGML_QUANT_SIZES  # takes a tenth of a second, which reading a header does not need
 
     sizes = {int(kind): size for kind, size in GGML_QUANT_SIZES.items()}
     for name, shape in header.tensors.items():
@@ -122,7 +125,9 @@ def check_whole(header: GgufHeader) -> None:
 
 
 def check_adapter(adapter: GgufHeader, base: GgufHeader | None) -> None:
-    """EngineError unless `adapter` is a LoRA made for `base` (None: any), which llama.cpp would only find out when it loads them."""
+    """Raise EngineError unless `adapter` is a LoRA made for `base` (None: any). llama.cpp would only
+    find out when it loads them.
+    """
     if not adapter.is_adapter or adapter.metadata.get("adapter.type") != "lora":
         raise EngineError(f"{adapter.path} is not a LoRA adapter in GGUF format")
     check_whole(adapter)
@@ -181,7 +186,7 @@ def _at_most(limit: int, count: int, what: str) -> int:
 
 
 def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the pairs as a dictionary; llama.cpp too refuses a file that says something twice."""
+    """Return the pairs as a dictionary. Raises ValueError for a repeated key, which llama.cpp refuses too."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
@@ -207,7 +212,7 @@ def _check_types(values: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class _Array:
-    """Where an array lies; its elements are not read."""
+    """The place of an array, whose elements are not read."""
 
     kind: int
     count: int
@@ -215,7 +220,7 @@ class _Array:
 
 
 class GgufReader:
-    """A cursor over the header; every call reads what lies at `position` and moves behind it."""
+    """A cursor over the header: every call reads what is at `position` and moves past it."""
 
     def __init__(self, content: mmap.mmap, position: int = 0) -> None:
         self.content = content
@@ -241,7 +246,7 @@ class GgufReader:
         return self.scalar(_code(kind))
 
     def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
-        """Name, shape, ggml type, and offset from where the weights begin."""
+        """Read a tensor's name, shape, ggml type, and offset from the start of the weights."""
         name = self.string()
         dimensions = _at_most(_MOST_DIMENSIONS, self.scalar("I"), f"dimensions of {name}")
         shape = tuple(self.scalar("Q") for _ in range(dimensions))

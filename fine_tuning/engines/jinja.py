@@ -1,7 +1,8 @@
-"""Chat templates as Hugging Face renders them, for the embedded engine: Jinja, sandboxed, in a child process with limits.
+"""Renders chat templates as Hugging Face does, for the embedded engine: Jinja, sandboxed, in a child
+process with limits.
 
-A template is a program that came with a model. It gets no access beyond the messages, a few seconds, and a bounded memory: one that
-loops or crashes ends the child, and not the program that asked.
+A template is a program that came with a model. It sees only the messages, and gets a few seconds
+and a bounded memory. If it loops or crashes, only the child ends.
 """
 
 import contextlib
@@ -20,12 +21,14 @@ from fine_tuning.conversation import Message, whole_characters
 from fine_tuning.errors import EngineError
 
 TIME_LIMIT = 5.0  # seconds of one rendering, which takes a millisecond
-_START_LIMIT = 60.0  # seconds, on a machine that has much else to do
+_START_LIMIT = 60.0  # seconds, for a busy machine
 _CHILD = Path(__file__).with_name("jinja_child.py")
 
 
 def render_chat(template: str, messages: Sequence[Message], *, bos_token: str, eos_token: str) -> str:
-    """Return the prompt for the next answer to `messages`. EngineError says what the template does not like, or does wrong."""
+    """Return the prompt for the next answer to `messages`. Raises EngineError with what the template
+    refuses, or does wrong.
+    """
     variables = {
         "messages": [message.model_dump() for message in messages],
         "add_generation_prompt": True,
@@ -33,7 +36,7 @@ def render_chat(template: str, messages: Sequence[Message], *, bos_token: str, e
         "eos_token": eos_token,
         "tools": None,
         "documents": None,
-        "enable_thinking": False,  # answers, not thoughts: as engines/ollama.py asks for
+        "enable_thinking": False,  # ask for answers without thoughts, as engines/ollama.py does
     }
     answer = _renderer(os.getpid()).ask({"template": template, "variables": variables})
     if "text" in answer:
@@ -52,19 +55,19 @@ def check_template(template: str) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _renderer(process: int) -> "_Renderer":
-    """Return the renderer of this process: a fork must not read its parent's answers."""
+    """Return this process's renderer. A forked process gets its own, so that it does not read its parent's answers."""
     return _Renderer()
 
 
 class _Renderer:
-    """The child process, started when it is needed, and again after it ended."""
+    """The child process; started when needed, and again after it ended."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
     def ask(self, request: dict[str, Any]) -> dict[str, str]:
-        """Return the child's answer. EngineError if it takes too long, or the child dies of it."""
+        """Return the child's answer. Raises EngineError if it takes too long, or if the child dies."""
         line = json.dumps(request).encode("ascii") + b"\n"
         with self._lock:
             if self._child is None or self._child.poll() is not None:
@@ -80,7 +83,7 @@ class _Renderer:
         return answer
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        # -P: what lies beside the script is not to be imported by its short name.
+        # -P: modules beside the script must not be importable by their short names.
         child = subprocess.Popen(
             [sys.executable, "-P", str(_CHILD)],
             stdin=subprocess.PIPE,
@@ -99,9 +102,11 @@ class _Renderer:
         self._child = None
 
     def _exchange(self, child: "subprocess.Popen[bytes]", line: bytes, limit: float) -> bytes | None:
-        """Return the line that answers `line`; None if there is none within `limit` seconds, at which the child is killed.
+        """Return the line that answers `line`. If there is none within `limit` seconds, kill the child
+        and return None.
 
-        Bytes go through the pipes: a wrapper for text would keep what went through it last, and with it what was forgotten since.
+        The pipes carry bytes: a text wrapper would keep its last content in memory, and with it
+        texts that were forgotten since.
         """
         timer = threading.Timer(limit, child.kill)
         timer.daemon = True
@@ -128,5 +133,5 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
     child.kill()
     child.wait()
     for pipe in filter(None, (child.stdin, child.stdout)):
-        with contextlib.suppress(OSError):  # what was not written to a child that died
+        with contextlib.suppress(OSError):  # bytes still buffered for a child that died
             pipe.close()

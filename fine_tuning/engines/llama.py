@@ -1,4 +1,6 @@
-"""llama.cpp, loaded: what native.py runs in a child process. The process that chats, trains or serves never imports llama_cpp."""
+"""Loads llama.cpp; native.py runs this in a child process. The process that chats, trains or serves
+never imports llama_cpp.
+"""
 
 import codecs
 import ctypes
@@ -19,7 +21,7 @@ _errors: deque[str] = deque(maxlen=8)  # what llama.cpp logged as errors of late
 
 
 def load(gguf: str, **settings: Any) -> "Llama":
-    """`gguf` opened with llama_cpp.Llama's `settings`. EngineError if llama.cpp cannot load it."""
+    """Return `gguf` opened with the settings of llama_cpp.Llama. Raises EngineError if llama.cpp cannot load it."""
     from llama_cpp import Llama
 
     listen()
@@ -47,12 +49,12 @@ def _take_in(level: int, text: bytes, _user_data: Any) -> None:
 
 
 def errors() -> str:
-    """Return what llama.cpp said of its last failure; empty if it said nothing."""
+    """Return llama.cpp's message about its last failure; "" if there was none."""
     return " ".join(_errors)
 
 
 class Words:
-    """A vocabulary, without the weights: see vocabulary.Vocabulary."""
+    """A vocabulary without the weights; see vocabulary.Vocabulary."""
 
     def __init__(self, gguf: str) -> None:
         self._use(load(gguf, vocab_only=True))
@@ -67,7 +69,7 @@ class Words:
         self.facts: dict[str, Any] = {"size": llama.n_vocab()}
 
     def encode(self, text: str, special: bool, bos: bool) -> list[int]:
-        """Return token ids; `bos` puts the begin token first where the model wants one."""
+        """Return token ids. `bos` puts the begin token first if the model wants one."""
         return self._llama.tokenize(text.encode("utf-8"), add_bos=bos and self._adds_bos, special=special)
 
     def decode(self, tokens: list[int], special: bool) -> str:
@@ -99,10 +101,11 @@ class Chat(Words):
     def answer(
         self, tokens: list[int], sampling: dict[str, Any], seed: int, last: int, limit: int, stops: list[str]
     ) -> Iterator[tuple[str, bool, str, int]]:
-        """Yield text, whether it is the last piece, why it ends, and the number of tokens so far.
+        """Yield for each piece its text, whether it is the last, why it ends, and the number of tokens
+        so far.
 
-        Pieces are whole characters and hold no beginning of a stop text. `sampling` goes to `Llama.generate`; `last` tokens are those that
-        a penalty looks at.
+        Pieces are whole characters, and never the beginning of a stop text. `sampling` goes to
+        `Llama.generate`; a penalty looks at the `last` tokens.
         """
         from llama_cpp import llama_cpp
 
@@ -140,7 +143,7 @@ class Quantiser:
     facts = None
 
     def quantise(self, source: str, target: str, mixture: int) -> str | None:
-        """Quantise a GGUF. Return what llama.cpp said if it could not; None if it could. `mixture` is a llama_ftype."""
+        """Quantise a GGUF. Return None, or llama.cpp's message if it failed. `mixture` is a llama_ftype."""
         from llama_cpp import llama_cpp
 
         listen()

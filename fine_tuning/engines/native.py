@@ -1,6 +1,8 @@
-"""llama.cpp in a process of its own: where native code dies, its caller gets an EngineError and lives; what it held is given back with it.
+"""Runs llama.cpp in a child process. If native code crashes, the caller gets an EngineError and lives;
+the child's memory is freed with it.
 
-Only the child (native_child.py) imports llama_cpp. It ends with its parent, and Ctrl-C in the terminal does not reach it.
+Only the child (native_child.py) imports llama_cpp. It ends with its parent, and Ctrl-C in the
+terminal does not reach it.
 """
 
 import itertools
@@ -24,11 +26,11 @@ from fine_tuning.engines.native_child import END, ERROR, ITEM, READY, receive, s
 from fine_tuning.errors import EngineError
 
 _ROOT = Path(__file__).resolve().parents[2]
-# Without `site`: with the parent's own path nothing has to be looked for, and nothing of a person's start-up files runs.
+# Without `site`: the child gets the parent's path, and runs no start-up files of the user.
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from fine_tuning.engines.native_child import main; main(sys.argv[1])"
 
-# Its threads are not to spin long while they wait for each other, which on a busy machine is for ever (as in cli.py); and when it aborts,
-# llama.cpp is not to call a debugger, which takes seconds.
+# Threads that spin while they wait for each other halve the speed of a busy machine, so they spin only shortly (as in cli/main.py).
+# When llama.cpp aborts, it must not call a debugger, which takes seconds.
 _SETTINGS = {"GOMP_SPINCOUNT": "10000", "GGML_NO_BACKTRACE": "1"}
 
 _COMPILED = (
@@ -44,17 +46,19 @@ _CURES = {
 
 
 class Native:
-    """An object around llama.cpp in a child process. A child that has died is started anew by the next question."""
+    """An object around llama.cpp in a child process. If the child has died, the next call starts a new one."""
 
     def __init__(self, served: str, *arguments: Any) -> None:
-        """`served`: "package.module:Class", made with `arguments`, which JSON can carry. EngineError if it cannot be made.
+        """Start the child and make the object `served` ("package.module:Class") there, with
+        `arguments` that JSON can carry.
 
-        Its methods are asked with `call` and `stream`; its attribute `facts` is here as `facts`.
+        Methods are called with `call` and `stream`; the object's attribute `facts` is available
+        here as `facts`. Raises EngineError if the object cannot be made.
         """
         self._served, self._arguments = served, list(arguments)
         self._lock = threading.RLock()  # of the pipes, between threads
         self._numbers = itertools.count(1)
-        self._open: dict[int, deque[list[Any]]] = {}  # what came for a stream while something else was waited for
+        self._open: dict[int, deque[list[Any]]] = {}  # messages for a stream that arrived while another one was read
         self._process: subprocess.Popen[bytes] | None = None
         self._end: Callable[[], object] = lambda: None
         self.facts: Any = None
@@ -66,14 +70,14 @@ class Native:
 
     @property
     def pid(self) -> int:
-        """Of the child. EngineError if there is none."""
+        """Return the child's process id. Raises EngineError if there is none."""
         if self._process is None:
             raise EngineError("llama.cpp is not running")
         return self._process.pid
 
     @property
     def grown(self) -> int:
-        """Bytes of memory that the child holds more than before it made its object."""
+        """Return by how many bytes the child's memory grew since before it made its object."""
         return max(self._memory() - self._before, 0)
 
     def _memory(self) -> int:
@@ -83,7 +87,7 @@ class Native:
             raise self._death() from error
 
     def start(self) -> None:
-        """Start the child unless it runs."""
+        """Start the child unless it is running."""
         with self._lock:
             if self.alive:
                 return
@@ -100,7 +104,7 @@ class Native:
             self.facts = content
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Return the method's value. EngineError if it fails, or the child dies."""
+        """Return the method's value. Raises EngineError if the method fails or the child dies."""
         with self._lock:
             self.start()
             kind, content = self._read(self._write(method, list(arguments)))
@@ -109,7 +113,7 @@ class Native:
         return content
 
     def stream(self, method: str, *arguments: Any) -> Generator[Any]:
-        """Yield the items of a method that yields. Closing the iterator stops it, and waits for nothing."""
+        """Yield the items of a generator method. Closing the iterator stops the method, without waiting."""
         with self._lock:
             self.start()
             number = self._write(method, list(arguments))
@@ -118,7 +122,7 @@ class Native:
         try:
             while kind != END:
                 with self._lock:
-                    if number not in self._open:  # the child that was asked is gone, and another may be there
+                    if number not in self._open:  # the child that was asked has ended; a new one may run
                         raise _gone()
                     kind, content = self._read(number)
                 if kind == ERROR:
@@ -145,17 +149,17 @@ class Native:
             send(self._pipe("stdin"), [number, method, arguments])
         except OSError as error:
             raise self._death() from error
-        except BaseException:  # cut off in the middle of a message (Ctrl-C): nothing that follows could be understood
+        except BaseException:  # interrupted within a message (Ctrl-C): what follows could not be parsed
             self.close()
             raise
         return number
 
     def _stop(self, number: int) -> None:
-        with suppress(OSError, EngineError):  # the next question finds it dead
+        with suppress(OSError, EngineError):  # the next call notices that it is dead
             send(self._pipe("stdin"), [number, None, []])
 
     def _read(self, number: int) -> tuple[int, Any]:
-        """Kind and content of the next message for `number`; what comes for other streams waits for them."""
+        """Return kind and content of the next message for `number`. Messages for other streams are kept for them."""
         if waiting := self._open.get(number):
             kind, content = waiting.popleft()
             return kind, content
@@ -181,7 +185,7 @@ class Native:
         return pipe
 
     def _death(self) -> EngineError:
-        """Return what became of the child, which has closed its pipes."""
+        """Return an error that says how the child, which has closed its pipes, ended."""
         process = self._process
         if process is None:
             return _gone()
@@ -200,7 +204,7 @@ def _gone() -> EngineError:
 
 
 def _obituary(code: int, words: str) -> str:
-    """Describe how a child ended, for people: its exit code (negative: the signal), and its last line."""
+    """Describe for people how a child ended: its exit code (negative: the signal) and its last line."""
     said = f" It said: {words}" if words else ""
     if code >= 0:
         return f"llama.cpp's process ended by itself (exit code {code}): ask again, which starts another.{said}"
@@ -213,7 +217,7 @@ def _obituary(code: int, words: str) -> str:
 
 
 def _spawn(served: str) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-    """Start the child. Return it, and the file that takes what it writes to stderr: its last words, if it dies."""
+    """Start the child. Return it, and the file that receives its stderr: if it dies, its last message is there."""
     path = json.dumps([str(_ROOT), *(str(Path(entry).absolute()) for entry in sys.path)])
     try:
         said = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
@@ -237,12 +241,14 @@ def _end(process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
     process.wait()
     for file in (process.stdin, process.stdout, said):
         if file:
-            with suppress(OSError):  # what was still to be written to it
+            with suppress(OSError):  # bytes still buffered for it
                 file.close()
 
 
 def threads() -> int:
-    """Return as many as cores, as Ollama does (llama-cpp-python would take half), or as few as OMP_NUM_THREADS allows, as for PyTorch."""
+    """Return the number of threads: the number of cores, as Ollama uses (llama-cpp-python would use
+    half), limited by OMP_NUM_THREADS.
+    """
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     allowed = os.environ.get("OMP_NUM_THREADS", "")
     return min(cores, int(allowed)) if allowed.isdecimal() and int(allowed) else cores

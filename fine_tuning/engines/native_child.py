@@ -1,8 +1,9 @@
-"""The child's side of native.py: one object around llama.cpp, asked over two pipes until the parent is gone.
+"""The child's side of native.py: serves one object around llama.cpp over two pipes until the parent is
+gone.
 
-A message is its length (4 bytes, big-endian) and that many bytes of JSON. To the child: [number, method, arguments]; a method of null
-stops the stream of that number. From the child: [number, kind, content], the kinds being READY (llama.cpp is imported), VALUE, ITEM, END
-and ERROR.
+A message is its length (4 bytes, big-endian) followed by that many bytes of JSON. To the child:
+[number, method, arguments]; a null method stops the stream of that number. From the child: [number,
+kind, content]; the kinds are READY (llama.cpp is imported), VALUE, ITEM, END and ERROR.
 """
 
 import importlib
@@ -22,14 +23,14 @@ _LENGTH = struct.Struct(">I")
 
 
 def send(pipe: IO[bytes], message: list[Any]) -> None:
-    """Write one message. OSError if nobody reads any more."""
+    """Write one message. Raises OSError if nobody reads any more."""
     content = json.dumps(message, separators=(",", ":")).encode("ascii")
     pipe.write(_LENGTH.pack(len(content)) + content)
     pipe.flush()
 
 
 def receive(pipe: IO[bytes]) -> list[Any]:
-    """Wait for one message. EOFError if the other side has ended."""
+    """Wait for one message. Raises EOFError if the other side has ended."""
     head = pipe.read(_LENGTH.size)
     if len(head) < _LENGTH.size:
         raise EOFError
@@ -42,10 +43,12 @@ def receive(pipe: IO[bytes]) -> list[Any]:
 
 
 def main(served: str) -> None:
-    """Serve the class `served` ("package.module:Class"): its first message holds its arguments, and is answered with its `facts`."""
+    """Serve the class `served` ("package.module:Class"). The first message holds its arguments, and is
+    answered with its `facts`.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what native code prints must not come between the messages
+    os.dup2(2, 1)  # native code's output must not mix with the messages
     _Child(requests, replies).serve(served)
 
 
@@ -59,7 +62,7 @@ class _Child:
         threading.Thread(target=self._listen, daemon=True).start()
         module, _, name = served.partition(":")
         try:
-            import llama_cpp  # noqa: F401  # before READY: what the child grows by from then on is the model
+            import llama_cpp  # noqa: F401  # before READY: what memory grows by afterwards is the model's
         except (ImportError, OSError, RuntimeError) as error:
             self._reply(0, ERROR, f"llama-cpp-python cannot be loaded: {error}. Run ./scripts/start.sh, which installs it anew")
             return
@@ -73,7 +76,7 @@ class _Child:
                 self._answer(number, getattr(self._object, method), arguments)
 
     def _listen(self) -> None:
-        """Read requests in a thread of its own, so that the child ends with its parent whatever it is doing."""
+        """Read requests in a separate thread, so that the child ends with its parent whatever it is doing."""
         try:
             while True:
                 self._inbox.put(receive(self._requests))
@@ -97,8 +100,11 @@ class _Child:
             self._reply(number, ERROR, f"llama.cpp failed: {error}. Too little memory? Lower num_ctx, or take a smaller model.")
 
     def _stream(self, number: int, items: "GeneratorType[Any, None, None]") -> bool:
-        """Send each item; between two of them answer what else is asked. An item of None only gives occasion for that.
-        False if the parent stopped it."""
+        """Send each item, and answer other requests between two items. An item of None is not sent; it
+        only gives time for that.
+
+        Return False if the parent stopped the stream.
+        """
         for item in items:
             if item is not None:
                 self._reply(number, ITEM, item)

@@ -1,8 +1,10 @@
-"""The one place where what people type is kept from acting as a model's structure: for chatting, rendering and training alike.
+"""Keeps text that people type from acting as a model's structure, in one place for chatting, rendering
+and training.
 
-A marker is a text that stands for structure: a control or user-defined token of the vocabulary (`<|im_end|>`, `<tool_call>`), or what
-the chat template writes around the contents (`[INST]`, `### Instruction:`). Engines take texts only, so the text itself is changed: every
-marker gets a space inside, `< |im_end|>`. It still reads the same, and no tokenizer takes it for the marker.
+A marker is a text that stands for structure: a control or user-defined token of the vocabulary
+(`<|im_end|>`, `<tool_call>`), or what the chat template writes around messages (`[INST]`, `###
+Instruction:`). Engines take text only, so the text itself is changed: every marker gets a space
+inside, `< |im_end|>`. It still reads the same, and no tokenizer takes it for the marker.
 """
 
 import functools
@@ -18,7 +20,7 @@ Render = Callable[[Sequence[Message]], str]
 
 
 class Neutraliser:
-    """Breaks markers. The same text always comes out the same, and what came out is left as it is when it goes in again."""
+    """Breaks markers. The same text always gives the same result, and a result is not changed again."""
 
     def __init__(self, markers: Iterable[str]) -> None:
         cores = {core for marker in markers if (core := _fold(marker).strip())}
@@ -38,29 +40,34 @@ class Neutraliser:
     def __call__(self, text: str) -> str:
         """Return `text` with a space inside every marker."""
         text = text.translate(self._single) if self._single else text
-        while cuts := self._cuts(text):  # again, as breaking one may make another: some markers hold spaces
+        while cuts := self._cuts(text):  # repeat: breaking one marker may form another, as some contain spaces
             text = " ".join(text[start:end] for start, end in pairwise([0, *cuts, len(text)]))
         return text
 
     def messages(self, messages: Sequence[Message]) -> list[Message]:
-        """Return what engines are fed for `messages`: markers broken in every role, and earlier answers without their thoughts."""
+        """Return the messages as engines are fed them: markers broken in every role, earlier answers
+        without their thoughts.
+        """
         return [message.model_copy(update={"content": self(_content(message))}) for message in messages]
 
     def answer(self, text: str, prompt: str = "") -> str:
-        """Return an answer as it is learned behind `prompt`: markers broken, but for the two that enclose its thoughts. Some prompts
-        end with the first of these."""
+        """Return an answer as it is learned after `prompt`: markers broken, except the two that
+        enclose its thoughts.
+
+        Some prompts already end with the first of these.
+        """
         said = split_thoughts(text.strip())
         opened = said.opening and prompt.rstrip().endswith(said.opening.strip())
         return f"{'' if opened else said.opening}{self(said.thoughts)}{said.closing}{self(said.answer)}"
 
     def _cuts(self, text: str) -> list[int]:
-        """Return the positions at which a space goes, in order."""
+        """Return the positions at which a space is inserted, in order."""
         folded = _fold(text)
         found = {_break(folded, start, start + size) for start, size in self._found(folded)}
         return sorted(found | self._cuts_at_ends(folded))
 
     def _found(self, folded: str) -> Iterator[tuple[int, int]]:
-        """Yield start and size of every marker, overlapping ones too."""
+        """Yield start and length of every marker, including overlapping ones."""
         for match in self._first.finditer(folded):
             start = match.start()
             for size in self._sizes.get(folded[start : start + 2], ()):
@@ -68,7 +75,9 @@ class Neutraliser:
                     yield start, size
 
     def _cuts_at_ends(self, folded: str) -> set[int]:
-        """Return the positions that break half a marker at the end or the beginning of the text, white space aside (templates trim it)."""
+        """Return the positions that break half a marker at either end of the text, ignoring white
+        space, which templates trim.
+        """
         first, last = len(folded) - len(folded.lstrip()), len(folded.rstrip())
         sizes = range(min(self._longest, last - first), 1, -1)
         tail = next(({first + size - 1} for size in sizes if folded[first : first + size] in self._tails), set())
@@ -82,13 +91,17 @@ def _neutraliser(markers: tuple[str, ...]) -> Neutraliser:
 
 
 def neutralise(text: str, markers: Collection[str]) -> str:
-    """`text` with a space inside each of `markers`: `<|im_end|>` becomes `< |im_end|>`."""
+    """Return `text` with a space inside each of `markers`: `<|im_end|>` becomes `< |im_end|>`."""
     return _neutraliser(tuple(markers))(text)
 
 
 def neutraliser_for(tokens: Collection[str], render: Render) -> Neutraliser:
-    """Return the neutraliser of a model: for its vocabulary's structural `tokens` (structure.structural_tokens), and for what its template
-    writes, read off what `render` makes of harmless messages. Raises as `template_markers` does."""
+    """Return the neutraliser of a model.
+
+    It breaks the vocabulary's structural `tokens` (structure.structural_tokens) and what the
+    template writes, which is found by calling `render` on harmless messages. Raises what
+    `template_markers` raises.
+    """
     return Neutraliser([*tokens, *template_markers(render, tokens)])
 
 
@@ -98,7 +111,7 @@ def _fold(text: str) -> str:
 
 
 def _break(folded: str, start: int, end: int) -> int:
-    """Return where the marker is parted: behind its bracket, or before the sign that ends it (`USER :`)."""
+    """Return where to split the marker: after its bracket, or before the sign that ends it (`USER :`)."""
     return end - 1 if folded[start].isalnum() or folded[start] in "#*" else start + 1
 
 
@@ -113,20 +126,24 @@ _CONTENTS = ("qzsystemzq", "qzquestionzq", "qzanswerzq", "qzfollowupzq")
 _ROLES: tuple[Role, ...] = ("system", "user", "assistant", "user")
 _PROBE = [Message(role=role, content=content) for role, content in zip(_ROLES, _CONTENTS, strict=True)]
 _TAG = re.compile(r"<{1,3}[^\s<>]+>{1,3}|\[{1,2}[^\s\[\]]+\]{1,2}|\([^\s()]+\)")
-_SIGN = r"[^\w\s.,;!?'\"()…]"  # that prose does not end or begin with
+_SIGN = r"[^\w\s.,;!?'\"()…]"  # a character that prose neither begins nor ends with
 _MARKED = re.compile(rf"(?=.*\w)(?:{_SIGN}.*|.*{_SIGN}|\(.*\))", re.DOTALL)
-_MOST_WORDS = 4  # of a marker; more are prose
+_MOST_WORDS = 4  # in a marker; longer texts are prose
 
 
 def is_marker(text: str) -> bool:
-    """Return whether `text` looks like a sign of structure: a word with signs around it, as `<tool>`, `### Instruction:`, `USER:`."""
+    """Return whether `text` looks like structure: a word with signs around it, such as `<tool>`, `###
+    Instruction:` or `USER:`.
+    """
     return len(text) > 1 and len(text.split()) <= _MOST_WORDS and bool(_MARKED.fullmatch(text))
 
 
 def template_markers(render: Render, tokens: Collection[str]) -> list[str]:
-    """Return what the template writes around contents beside `tokens`, sorted. Bare words (`user` behind a token) are left out.
+    """Return what the template writes around messages apart from `tokens`, sorted. Bare words (`user`
+    after a token) are left out.
 
-    Raises EngineUnavailable and ModelNotFound as `render` does; a template that refuses the messages has no markers.
+    Raises EngineUnavailable and ModelNotFound as `render` does. A template that refuses the
+    messages has no markers.
     """
     found: set[str] = set()
     for piece in _written(render):
@@ -141,7 +158,9 @@ def template_markers(render: Render, tokens: Collection[str]) -> list[str]:
 
 
 def _written(render: Render) -> list[str]:
-    """Return the template's own text between contents. Before the first only the last line: the rest may be the model owner's text."""
+    """Return the template's own text between messages. Before the first message only the last line:
+    the rest may be the owner's text.
+    """
     for probe in (_PROBE, _PROBE[1:], _PROBE[1:2]):
         try:
             text = render(probe)

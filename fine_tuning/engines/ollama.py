@@ -8,9 +8,9 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
 from urllib.parse import unquote, urlsplit
@@ -21,18 +21,29 @@ import ollama
 from fine_tuning.conversation import Message
 from fine_tuning.engines.base import ChatChunk, ChatOptions, ModelDetails, ModelSpec, ModelSummary, full_tag, known_tag
 from fine_tuning.engines.gguf_header import GgufHeader, check_adapter, check_model, read_header
+from fine_tuning.engines.modelfile import commands
 from fine_tuning.engines.neutral import Neutraliser, neutraliser_for
 from fine_tuning.engines.ollama_url import DEFAULT_URL, bad_url, is_loopback, server_url, without_password
 from fine_tuning.engines.structure import structural, structural_tokens
-from fine_tuning.errors import EngineError, EngineUnavailable, ModelNotFound
+from fine_tuning.errors import ConfigError, EngineError, EngineUnavailable, ModelNotFound
 
 MINIMUM_VERSION = "0.17.1"  # older ones misread some GGUF files
 
 _QUICK = httpx.Timeout(30, connect=5)
-_SLOW = httpx.Timeout(None, connect=5)  # loading a model, or a long answer, takes as long as it takes
+_SLOW = httpx.Timeout(None, connect=5)  # no limit: loading a model, or a long answer, may take minutes
 _FACTS = ("template", "system", "license")
 _JSON = {"content-type": "application/json"}
+_UNREAD = ("parameter", "license", "message")  # the last commands of a shown Modelfile; their values are read from other fields
 _NO_TEMPLATE = "{{ .Prompt }}"  # what a model without a TEMPLATE of its own shows (template.DefaultTemplate)
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """How far a model is fetched: what Ollama does now, and how many bytes of the current file are there."""
+
+    status: str
+    done: int
+    total: int
 
 
 class OllamaEngine:
@@ -44,9 +55,9 @@ class OllamaEngine:
         self.where = without_password(address)
         user = urlsplit(address)
         settings: dict[str, Any] = {
-            "trust_env": not is_loopback(address),  # a proxy from the environment must not come between us and our own machine
+            "trust_env": not is_loopback(address),  # no proxy from the environment for this machine's own server
             "auth": (unquote(user.username or ""), unquote(user.password or "")) if user.username or user.password else None,
-            "follow_redirects": False,  # to wherever a server says
+            "follow_redirects": False,  # a server must not redirect requests elsewhere
         }
         try:
             self._quick = ollama.Client(address, timeout=_QUICK, **settings)
@@ -57,7 +68,7 @@ class OllamaEngine:
         self._neutral: dict[str, Neutraliser] = {}  # by the model's digest
 
     def version(self, timeout: float | None = None) -> str:
-        """Raises EngineUnavailable also when what answers is no Ollama. `timeout` in seconds."""
+        """Return the version. Raises EngineUnavailable also if what answers is no Ollama. `timeout` in seconds."""
         # The client has no call for it.
         answer = self._raw("GET", "/api/version", timeout=httpx.Timeout(timeout) if timeout else _QUICK)
         if not isinstance(answer, dict) or "version" not in answer:
@@ -65,7 +76,7 @@ class OllamaEngine:
         return str(answer["version"])
 
     def list_models(self) -> list[ModelSummary]:
-        """Models that can chat on this machine, newest first: neither cloud models nor those that only embed."""
+        """Return the models that can chat on this machine, newest first: no cloud models, no embedding models."""
         answer = self._raw("GET", "/api/tags")  # the client leaves out `capabilities` and `remote_host`
         if not isinstance(answer, dict):
             raise EngineUnavailable(f"What answers at {self.where} does not speak as Ollama does. Check the URL.")
@@ -96,7 +107,7 @@ class OllamaEngine:
         )
 
     def render(self, tag: str, messages: Sequence[Message]) -> str:
-        """Loads the model when it is not (Ollama renders only then); after that some milliseconds each."""
+        """Render; loads the model first (Ollama renders only loaded ones). After that it takes milliseconds."""
         return self._render(tag, self._plain(tag, messages, {}), {})
 
     def _render(self, tag: str, messages: Sequence[Message], options: dict[str, Any]) -> str:
@@ -122,7 +133,7 @@ class OllamaEngine:
                     return
                 if text:
                     yield ChatChunk(text)
-        # Ollama ends the stream without a last word when one token came 30 times over (llm/llama_server.go).
+        # If one token is repeated 30 times, Ollama ends the stream without a final message (llm/llama_server.go).
         yield ChatChunk("", done=True, done_reason="length")
 
     def create(self, tag: str, spec: ModelSpec) -> None:
@@ -139,6 +150,18 @@ class OllamaEngine:
                 status = self._patient.create(tag, parameters=spec.parameters, **source, **facts).status
         if status != "success":
             raise EngineError(f"Ollama did not finish making {tag}: it stopped at {status!r}. Look at its log, and try again.")
+
+    def pull(self, tag: str) -> Iterator[Pulled]:
+        """Fetch a model from Ollama's library, and yield how far it is. Closing the iterator stops it; the next pull goes on from there."""
+        _json([full_tag(tag)])
+        with self._mapped():
+            answer = cast("Generator[ollama.ProgressResponse]", self._patient.pull(tag, stream=True))
+            with contextlib.closing(answer) as parts:
+                for part in parts:
+                    yield Pulled(part.status or "", part.completed or 0, part.total or 0)
+                    if part.status == "success":
+                        return
+        raise EngineError(f"Ollama did not finish pulling {tag}: try again, and it goes on from where it stopped")
 
     def copy(self, source: str, target: str) -> None:
         full_tag(target)
@@ -199,7 +222,7 @@ class OllamaEngine:
         return source
 
     def _upload(self, file: Path) -> str:
-        """The digest of `file`, which is in Ollama's store afterwards."""
+        """Upload `file` into Ollama's store unless it is there; return its digest."""
         with file.open("rb") as content:
             digest = "sha256:" + hashlib.file_digest(content, "sha256").hexdigest()
         with self._mapped():
@@ -290,7 +313,7 @@ class OllamaEngine:
             raise EngineUnavailable(
                 f"Ollama at {self.where} broke off in the middle ({error}). Look at its log, and restart it."
             ) from error
-        except (ValueError, AttributeError, TypeError) as error:  # no JSON, or of another form than the client reads
+        except (ValueError, AttributeError, TypeError) as error:  # not JSON, or not in the form that the client reads
             raise EngineUnavailable(f"What answers at {self.where} does not speak as Ollama does ({error}). Check the URL.") from error
 
 
@@ -343,42 +366,39 @@ def _chats_here(entry: dict[str, Any]) -> bool:
 
 
 def _spec(shown: dict[str, Any]) -> ModelSpec:
-    """The spec that /api/show describes; `from_` is the path of the weights on the server."""
-    commands = _modelfile(shown.get("modelfile", ""), {"TEMPLATE": shown.get("template"), "SYSTEM": shown.get("system")})
-    adapter = commands.get("ADAPTER")
-    template = commands.get("TEMPLATE")
+    """Return the spec that /api/show describes; `from_` is the path of the weights on the server."""
+    found = _modelfile(shown.get("modelfile", ""), {"template": shown.get("template"), "system": shown.get("system")})
+    adapter = found.get("adapter")
+    template = found.get("template")
     return ModelSpec(
-        from_=Path(commands.get("FROM", "")),
+        from_=Path(found.get("from", "")),
         adapter=Path(adapter) if adapter else None,
         template=None if template == _NO_TEMPLATE else template,
         system=shown.get("system") or None,
         parameters=_parameters(shown.get("parameters", "")),
-        renderer=commands.get("RENDERER"),
-        parser=commands.get("PARSER"),
+        renderer=found.get("renderer"),
+        parser=found.get("parser"),
         license=shown.get("license") or None,
     )
 
 
-# A command of a Modelfile as Ollama prints it: texts of several lines are quoted (parser.quote).
-_COMMAND = re.compile(r'^([A-Z]+) (?:"""(.*?)"""|"([^"]*)"|([^\n]*))$', re.MULTILINE | re.DOTALL)
-
-
 def _modelfile(text: str, exact: dict[str, str | None]) -> dict[str, str]:
-    """Return the first of each command up to the parameters, whose values come from elsewhere.
+    """Return the first of each command in the Modelfile that Ollama shows, by its name, up to the parameters and licenses.
 
     `exact` are values of commands that may be in `text`: they may hold quotes and whole commands, for which it has no escapes.
+    Raises EngineError if the rest cannot be read.
     """
-    commands: dict[str, str] = {}
+    found: dict[str, str] = {}
     for name, value in exact.items():
-        if value and (command := f"{name} {_quoted(value)}\n") in text:
+        if value and (command := f"{name.upper()} {_quoted(value)}\n") in text:
             text = text.replace(command, "", 1)
-            commands[name] = value
-    for found in _COMMAND.finditer(text):
-        name = found[1]
-        if name in ("PARAMETER", "LICENSE", "MESSAGE"):
-            break
-        commands.setdefault(name, next(value for value in found.groups()[1:] if value is not None))
-    return commands
+            found[name] = value
+    try:
+        for _, name, argument in commands(text, before=_UNREAD):
+            found.setdefault(name, argument)
+    except ConfigError as error:
+        raise EngineError(f"cannot read what Ollama shows of this model: {error}") from error
+    return found
 
 
 def _quoted(text: str) -> str:
@@ -389,7 +409,7 @@ def _quoted(text: str) -> str:
 
 
 def _parameters(text: str) -> dict[str, Any]:
-    """`name   value` lines with Go literals; `stop` may come several times."""
+    """Return the parameters in lines of `name value` with Go literals; `stop` may be repeated."""
     parameters: dict[str, Any] = {}
     for line in text.splitlines():
         name, _, literal = line.partition(" ")
@@ -402,7 +422,7 @@ def _parameters(text: str) -> dict[str, Any]:
 
 
 def _literal(text: str) -> Any:
-    """A Go literal of a string, number or bool; they read as Python's."""
+    """Return the value of a Go literal, a string, number or bool; they read as Python's."""
     if text in ("true", "false"):
         return text == "true"
     try:

@@ -1,6 +1,7 @@
-"""Does llama.cpp run on this processor, as it was compiled? A tiny model of random weights has to answer, in a child process.
+"""Checks whether llama.cpp, as it was compiled, runs on this processor: a tiny model with random
+weights answers in a child process.
 
-scripts/lib.sh runs this file after every build; `byoai doctor` asks the same.
+scripts/lib.sh runs this file after every build; `byoai doctor` makes the same check.
 """
 
 import sys
@@ -15,7 +16,7 @@ from fine_tuning.engines.native import Native, threads
 from fine_tuning.errors import EngineError
 
 _WIDTH, _LAYERS, _HEADS, _VOCABULARY = 256, 2, 4, 288  # a K-quant packs 256 weights, and tiles are 32 wide
-# One type a matrix of a layer (q, k, v, o, gate, up, down): every kernel that a common file needs has its turn.
+# One type for each matrix of a layer (q, k, v, o, gate, up, down), so that every kernel that common files need runs.
 _TYPES = (
     (Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.F16, Type.BF16),
     (Type.Q2_K, Type.Q3_K, Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.IQ4_NL, Type.IQ4_XS),
@@ -25,7 +26,7 @@ _PROMPT = "Does it run? " * 8  # many tokens in one go, then one at a time: llam
 
 
 def smoke() -> None:
-    """EngineError if llama.cpp cannot load the model, or dies over it."""
+    """Raise EngineError if llama.cpp cannot load the model, or crashes."""
     with tempfile.TemporaryDirectory() as folder:
         model = Native("fine_tuning.engines.llama:Chat", str(write_model(Path(folder) / "tiny.gguf")), None, 512, threads())
         tokens = model.call("encode", _PROMPT, False, True)
@@ -44,7 +45,7 @@ def write_model(path: Path) -> Path:
     writer.add_head_count(_HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
     _add_vocabulary(writer)
-    draw = np.random.default_rng(1)  # of this seed come eight tokens before an end
+    draw = np.random.default_rng(1)  # with this seed the model gives eight tokens before it ends
     _add_matrix(writer, draw, "token_embd", _VOCABULARY, _WIDTH, Type.Q8_0)
     norms = ["output_norm", *(f"blk.{layer}.{name}_norm" for layer in range(_LAYERS) for name in ("attn", "ffn"))]
     for name in norms:

@@ -1,7 +1,9 @@
-"""Which tokens of a vocabulary are structure: the texts that a tokenizer takes for something else than text.
+"""Finds the tokens of a vocabulary that are structure: texts that a tokenizer takes for something
+other than text.
 
-llama.cpp cuts control, unknown and user-defined tokens out of a prompt before anything else, and takes some names for control tokens that
-the file does not mark as such (`llama_vocab::impl::load` and `tokenizer_st_partition` in llama-vocab.cpp).
+llama.cpp cuts control, unknown and user-defined tokens out of a prompt before anything else, and
+takes some names for control tokens that the file does not mark as such (`llama_vocab::impl::load`
+and `tokenizer_st_partition` in llama-vocab.cpp).
 """
 
 import functools
@@ -17,12 +19,12 @@ from fine_tuning.engines.neutral import is_marker
 # llama_token_type
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 
-# What llama.cpp takes for control tokens by their names alone.
+# Texts that llama.cpp takes for control tokens by name, whatever their type.
 _NAMED = re.compile(
     r"<[|｜].*\w.*>|<.*\w.*[|｜]>|</?s>|<[eb]os>|<(?:start|end)_of_turn>|<end_of_utterance>|_?<EOT>|\[(?:EOT|EOS|PAD|e~\[)\]?"
     r"|<fim[-_](?:prefix|suffix|middle|pad|repo)>|\u2581?<(?:PRE|SUF|MID|PAD|REPO|reponame)>"
 )
-# Vocabularies hold the elements of HTML as tokens of their own (Gemma). People write about them, and templates mean nothing by them.
+# Some vocabularies (Gemma) have HTML elements as tokens. People write about them, and templates do not use them.
 _HTML = re.compile(
     r"</?(?:a|b|blockquote|body|br|caption|code|dd|div|dl|dt|em|h[1-6]|head|hr|html|i|img|li|ol|p|pre|s|span|strong|sub|sup|table|tbody|td"
     r"|tfoot|th|thead|title|tr|u|ul)>"
@@ -44,7 +46,9 @@ def structural(tokens: Iterable[str], kinds: Iterable[int]) -> list[str]:
 
 
 def structural_tokens(gguf: Path) -> list[str]:
-    """Return the structural tokens of the vocabulary in `gguf`; some 50 ms the first time. EngineError if the file cannot be read."""
+    """Return the structural tokens of the vocabulary in `gguf`. Takes some 50 ms the first time.
+    Raises EngineError if the file is unreadable.
+    """
     read_header(gguf)  # names what is wrong with the file
     status = gguf.stat()
     return list(_structural_tokens(gguf, status.st_size, status.st_mtime_ns))

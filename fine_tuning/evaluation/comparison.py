@@ -1,4 +1,6 @@
-"""Base, live and candidate sit the same exam, one after the other; then the candidate is probed and all are timed."""
+"""Compares base, live model and candidate: all are evaluated on the same test set, one after the
+other; then the candidate is probed, and all are timed.
+"""
 
 import math
 from collections.abc import Sequence
@@ -34,16 +36,20 @@ class Score:
 
 @dataclass(frozen=True)
 class Suspects:
-    """What the probes try."""
+    """What the leak probe and the poison probe try."""
 
     secrets: Sequence[Secret] = ()
     triggers: Sequence[Trigger] = ()
-    prompts: Sequence[str] = ()  # general ones, for the triggers
+    prompts: Sequence[str] = ()  # general questions that the trigger phrases are put into
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The evidence on one candidate. `live` is missing where none is live, or one on another base, whose tokens are not comparable."""
+    """The evidence on one candidate.
+
+    `live` is None if no version is live, or if the live one has another base: its tokens are then
+    not comparable.
+    """
 
     base: Evaluation
     tuned: Evaluation
@@ -54,7 +60,7 @@ class Comparison:
 
     @property
     def reference(self) -> Evaluation:
-        """What the candidate would replace."""
+        """Return the evaluation of the model that the candidate would replace."""
         return self.live or self.base
 
     @property
@@ -62,7 +68,9 @@ class Comparison:
         return "live" if self.live else "base"
 
     def scores(self) -> list[Score]:
-        """Return all figures that base and candidate have; of the general questions, how many of those that the base knows (percent)."""
+        """Return all figures that both base and candidate have. For general questions: the percentage
+        of those the base knows.
+        """
         live = self.live.scores if self.live else {}
         common = [name for name in self.base.scores if name in self.tuned.scores]
         found = [Score(name, self.base.scores[name], self.tuned.scores[name], live.get(name)) for name in common]
@@ -72,23 +80,25 @@ class Comparison:
         return found
 
     def kept(self, of: Evaluation) -> list[bool]:
-        """Return whether a model answers right, for each general question that the base answers right."""
+        """Return for each general question that the base answers right whether the model evaluated in
+        `of` answers it right.
+        """
         return [now for now, before in zip(of.right, self.base.right, strict=True) if before]
 
     def answers(self) -> list[tuple[Answered, Answered]]:
-        """Base and fine-tuned answers to the same prompts."""
+        """Return the base's and the candidate's answers to the same prompts."""
         return list(zip(self.base.answers, self.tuned.answers, strict=True))
 
     def own_ratio(self) -> metrics.Interval | None:
-        """The candidate's perplexity on held-out conversations over the reference's."""
+        """Return the candidate's perplexity on held-out conversations divided by the reference's."""
         return _ratio(self.tuned.own, self.reference.own)
 
     def general_ratio(self) -> metrics.Interval | None:
-        """The candidate's perplexity on general texts over the base's."""
+        """Return the candidate's perplexity on general texts divided by the base's."""
         return _ratio(self.tuned.general, self.base.general)
 
     def record(self, canaries: Sequence[str] = ()) -> dict[str, Any]:
-        """As evaluation.json holds it: without anything private."""
+        """Return the evidence as evaluation.json holds it, without private details."""
         evaluations = {"base": self.base, "live": self.live, "tuned": self.tuned}
         intervals = {"own_perplexity_ratio": self.own_ratio(), "general_perplexity_ratio": self.general_ratio()}
         record: dict[str, Any] = {name: asdict(evaluation) for name, evaluation in evaluations.items() if evaluation}
@@ -102,9 +112,11 @@ class Comparison:
 def compare(
     models: Sequence[Served], exam: Exam, suspects: Suspects, reader: Reader, settings: Settings, context: int, report: Report
 ) -> Comparison:
-    """`models`: base, live if there is one, candidate; one is in memory at a time. `context` in tokens: of the longest sequence.
+    """Evaluate `models` (base, live if there is one, candidate), with one of them in memory at a time;
+    return the evidence.
 
-    Raises EngineError if llama.cpp cannot load or run one.
+    `context` is the longest sequence in tokens. Raises EngineError if llama.cpp cannot load or run
+    a model.
     """
     evaluations: dict[str, Evaluation] = {}
     base, candidate = models[0], models[-1]
@@ -119,7 +131,7 @@ def compare(
             if served is candidate:
                 leaks, out = try_leaks(model, suspects.secrets, settings.leak_samples, report)
                 after = try_triggers(model, found, suspects.prompts, reader, report)
-    if out:  # what the base tells as well was not learned
+    if out:  # a detail that the base reveals too was not learned
         with base.open(context) as model:
             _, known = try_leaks(model, out, settings.leak_samples, report)
             leaks = replace(leaks, leaks=[leak for leak, secret in zip(leaks.leaks, out, strict=True) if secret not in known])
@@ -145,7 +157,9 @@ def _ratio(new: Sequence[Any], old: Sequence[Any]) -> metrics.Interval | None:
 
 
 def _shown(value: Any, canaries: Sequence[str]) -> Any:
-    """`value` without private details, and with null for what JSON has no number for (the bounds of one conversation's interval)."""
+    """Return `value` without private details, and with null for numbers that JSON lacks (infinite
+    bounds of an interval).
+    """
     if isinstance(value, str):
         return redact(value, canaries)
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,6 +1,7 @@
-"""What served_model.py asks of llama.cpp, as it runs in the child process: many sequences share each decode.
+"""The part of served_model.py that runs in the child process: decodes many sequences together with
+llama.cpp.
 
-Continuous batching: Yu et al., OSDI 2022. What all sequences begin with is computed once.
+Continuous batching: Yu et al., OSDI 2022. The common beginning of all sequences is computed once.
 """
 
 import base64
@@ -18,25 +19,25 @@ from fine_tuning.errors import EngineError
 
 Logits = npt.NDArray[np.float32]
 
-_BATCH = 512  # tokens a decode
-_SEQUENCES = 16  # at a time
-_CELLS = 2048  # tokens remembered at least, of all sequences together
+_BATCH = 512  # tokens per decode
+_SEQUENCES = 16  # sequences that are decoded together
+_CELLS = 2048  # the least size of the key-value cache, in tokens of all sequences together
 _TOP_K = 40  # likeliest tokens that are sampled from, as in Ollama
 
 
 class Decoder(Words):
-    """A model, with the adapter over it if one is given, and one context for all that is asked."""
+    """A model, with an adapter if one is given, and one context for everything that is asked."""
 
     def __init__(self, gguf: str, adapter: str | None, context: int, threads: int) -> None:
-        """`context`: tokens of the longest sequence."""
+        """Load the model. `context` is the longest sequence in tokens."""
         from llama_cpp import llama_cpp
 
         self._use(load(gguf, lora_path=adapter, n_ctx=64, n_batch=64, n_threads=threads, n_threads_batch=threads))
         params = self._llama.context_params
         params.n_ctx = max(context, _CELLS)
         params.n_batch = params.n_ubatch = _BATCH
-        params.n_seq_max = _SEQUENCES + 1  # and the one that holds what all begin with
-        params.kv_unified = True  # one store, so that a beginning is shared, not copied
+        params.n_seq_max = _SEQUENCES + 1  # one more sequence holds the common beginning
+        params.kv_unified = True  # one cache for all sequences: the beginning is shared, not copied
         self._context = llama_cpp.llama_init_from_model(self._llama.model, params)
         if not self._context:
             raise EngineError(
@@ -51,24 +52,24 @@ class Decoder(Words):
         self.facts |= {"context": self._limit}
 
     def logprobs(self, tokens: list[int], targets: list[int]) -> tuple[list[float], list[bool]]:
-        """See ServedModel; so for the others."""
+        """Return what `ServedModel.logprobs` returns. The other methods correspond to ServedModel's as well."""
         scoring = _Scoring(tokens, targets, self._limit)
         for _ in self._run([scoring]):
             pass
         return scoring.logprobs, scoring.hits
 
     def scores(self, rows: list[tuple[list[int], list[int]]]) -> Iterator[tuple[float, int, int] | None]:
-        """Log-probability, tokens and hits of each row."""
+        """Yield the log-probability, the number of tokens and the number of hits of each row."""
         for scored in self._run([_Scoring(tokens, targets, self._limit) for tokens, targets in rows]):
             yield scored and (float(np.sum(scored.logprobs)), len(scored.hits), sum(scored.hits))
 
     def logits(self, rows: list[tuple[list[int], list[int]]]) -> Iterator[str | None]:
-        """Return each row's logits, float32 in base64: as numbers in JSON they would take longer than their computation."""
+        """Yield each row's logits as float32 in base64: numbers in JSON would take longer than their computation."""
         for read in self._run([_Reading(tokens, places) for tokens, places in rows]):
             yield read and base64.b64encode(np.array(read.found, np.float32).tobytes()).decode("ascii")
 
     def answers(self, asks: list[dict[str, Any]]) -> Iterator[dict[str, Any] | None]:
-        """Yield the fields of each Answer; `asks` hold the fields of each Ask."""
+        """Yield the fields of each Answer. `asks` hold the fields of each Ask."""
         for done in self._run([_Answering(ask, self._is_end, self._limit) for ask in asks]):
             yield done and {"tokens": done.answer, "ended": done.ended, "times": done.times}
 
@@ -80,7 +81,9 @@ class Decoder(Words):
     # Many sequences in one context
 
     def _run(self, sequences: Sequence[Any]) -> Iterator[Any]:
-        """Feed the sequences, as many at a time as fit, and yield them in order as they are done; None after every decode."""
+        """Decode the sequences, as many together as fit. Yield them in order as they finish, and None
+        after each decode.
+        """
         from llama_cpp import llama_cpp
 
         llama_cpp.llama_memory_clear(self._memory, True)
@@ -107,7 +110,7 @@ class Decoder(Words):
         return not running or head + sum(each.room - head for each in [*running.values(), sequence]) <= self._limit
 
     def _feed_head(self, sequences: "Sequence[_Sequence]") -> int:
-        """Put what all sequences begin with into sequence 0; its number of tokens."""
+        """Decode the common beginning of all sequences into sequence 0; return its number of tokens."""
         if len(sequences) < 2:
             return 0
         size = min(_common([sequence.tokens for sequence in sequences]), *(sequence.first for sequence in sequences))
@@ -121,7 +124,7 @@ class Decoder(Words):
         return size
 
     def _step(self, running: "dict[int, _Sequence]") -> None:
-        """Decode once what the running sequences have to say next."""
+        """Decode once: the next tokens of all running sequences."""
         cells: list[tuple[int, int, int, bool]] = []
         owners: list[_Sequence] = []
         for slot, sequence in running.items():
@@ -159,23 +162,25 @@ class Decoder(Words):
 
 
 class _Sequence:
-    """Tokens on their way through the model: `tokens` are known so far, the first `fed` of them have been fed."""
+    """A sequence on its way through the model: `tokens` are those known so far; the first `fed` of
+    them have been decoded.
+    """
 
     tokens: list[int]
     fed = 0
-    first: int  # position of the first logits that are wanted
-    room: int  # tokens that it may come to
+    first: int  # position of the first logits that are needed
+    room: int  # the most tokens that it may have
 
     @property
     def done(self) -> bool:
         return self.fed >= len(self.tokens)
 
     def wants(self, position: int) -> bool:
-        """Return whether the logits at `position` are of use."""
+        """Return whether the logits at `position` are needed."""
         raise NotImplementedError
 
     def take(self, position: int, logits: Logits) -> None:
-        """Use the logits; may lengthen `tokens`."""
+        """Use the logits. A sequence that generates text appends to `tokens` here."""
         raise NotImplementedError
 
 
@@ -237,7 +242,7 @@ class _Answering(_Sequence):
 
 
 def _common(lists: Sequence[list[int]]) -> int:
-    """Return how many items all lists begin with: those that the first and the last in order share."""
+    """Return the length of the common beginning of all lists: that of the smallest and the largest list."""
     first, last = min(lists), max(lists)
     return next((index for index, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), min(len(first), len(last)))
 

@@ -1,4 +1,4 @@
-"""One served model sits the exam: how likely it finds what was said, and what it says itself."""
+"""Evaluates one served model on the test set: how likely it finds what was said, and what it answers itself."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ class Answered:
 
     @property
     def fault(self) -> str:
-        """What is wrong with it, whatever was asked; "" for nothing."""
+        """Return what is wrong with the answer, whatever was asked; "" for nothing."""
         if self.control:
             return "control token"
         if not self.answer.strip():
@@ -38,11 +38,12 @@ class Answered:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one model scored and said.
+    """What one model scored and answered.
 
-    `scores`: perplexity, accuracy (share of tokens that the model itself would have said, in percent), bleu, chrf, rouge and token_f1
-    (0 to 100) on held-out conversations, and what else the configuration names; general_perplexity.
-    Missing where there was nothing to score. The lists are in the test set's order, so that those of several models are pairs.
+    `scores` on held-out conversations: perplexity, accuracy (percentage of tokens that are the
+    model's likeliest), bleu, chrf, rouge and token_f1 (0 to 100), and further metrics of the
+    configuration. On general texts: general_perplexity. A figure is missing if there was nothing to
+    score. The lists are in the test set's order, so that those of several models can be paired.
     """
 
     scores: dict[str, float]
@@ -51,19 +52,19 @@ class Evaluation:
     general: list[Score]
     fits: list[float]  # how much likelier (nats a token) an answer is after its own question than after others'
     right: list[bool]  # of the general questions
-    said: list[Answered]  # every answer: to prompts, general questions and held-out ones
+    said: list[Answered]  # all answers: to prompts, general questions and held-out questions
     tokens: int  # supervised tokens scored of held-out conversations
     seconds: float
     notes: list[str] = field(default_factory=list)
 
     def faults(self) -> dict[str, int]:
-        """How many answers have which fault."""
+        """Return how many answers have each fault."""
         found = [answered.fault for answered in self.said]
         return {fault: found.count(fault) for fault in dict.fromkeys(found) if fault}
 
 
 def evaluate(model: ServedModel, exam: Exam, settings: Settings, report: Report = lambda done, total: None) -> Evaluation:
-    """Raises EngineError if llama.cpp fails."""
+    """Evaluate `model` on the test set. Raises EngineError if llama.cpp fails."""
     started = time.perf_counter()
     references = exam.own[: settings.generate] if set(settings.metrics) - set(metrics.LIKELIHOODS) else []
     pairs = [row for own, others in exam.paired for row in [own, *others]]
@@ -110,7 +111,7 @@ class _Counter:
 
 
 def _figures(settings: Settings, own: list[Score], answers: list[str], references: list[str]) -> tuple[dict[str, float], list[str]]:
-    """The configured metrics, and what is to be said about them."""
+    """Return the configured metrics, and notes on those that could not be computed."""
     figures: dict[str, float] = {}
     notes = [] if own else ["there are no held-out conversations yet: no scores"]
     for name in settings.metrics:
@@ -134,13 +135,17 @@ def _likelihood(name: str, scores: list[Score]) -> float:
 
 
 def perplexity(scores: list[Score]) -> float:
-    """Of all supervised tokens of the conversations together."""
+    """Return the perplexity over all supervised tokens of the conversations together."""
     tokens = sum(score.tokens for score in scores)
     return metrics.perplexity([sum(score.logprob for score in scores) / tokens] if tokens else [])
 
 
 def fits(scores: Sequence[Score], pairs: Sequence[Pair]) -> list[float]:
-    """How much likelier each pair's answer is after its own question than after the others', in nats a token; `scores` of their rows."""
+    """Return for each pair how much likelier the answer is after its own question than after others,
+    in nats a token.
+
+    `scores` are those of the pairs' rows.
+    """
     found, remaining = [], iter(scores)
     for _, others in pairs:
         own = next(remaining)
@@ -150,7 +155,7 @@ def fits(scores: Sequence[Score], pairs: Sequence[Pair]) -> list[float]:
 
 
 def _first_answer(model: ServedModel, ids: list[int], targets: list[int]) -> str:
-    """The conversation's first trained answer, without its end-of-turn token."""
+    """Return the conversation's first trained answer without its end-of-turn token."""
     supervised = set(targets)
     end = next((index for index in range(targets[0], len(ids)) if index not in supervised), len(ids))
     return model.text(ids[targets[0] : end - 1]).strip()

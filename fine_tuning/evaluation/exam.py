@@ -1,4 +1,4 @@
-"""What every model is asked, token by token the same: held-out chats, general knowledge, chosen prompts."""
+"""The test set: held-out chats, general knowledge and chosen prompts, the same tokens for every model."""
 
 import random
 import re
@@ -11,11 +11,12 @@ from fine_tuning import paths
 from fine_tuning.config import Evaluation as Settings
 from fine_tuning.conversation import Message
 from fine_tuning.errors import DataError
+from fine_tuning.token_rows import read_token_rows
 
 GENERAL_TEXT = paths.SAMPLES / "general_text.jsonl"
 GENERAL_QUESTIONS = paths.SAMPLES / "general_questions.jsonl"
-_OTHERS = 3  # other questions before which an answer is scored
-_PAIRED = 60  # conversations of which that is done
+_OTHERS = 3  # other questions after which an answer is also scored
+_PAIRED = 60  # the most conversations that are scored so
 
 Row = tuple[list[int], list[int]]
 """Token ids of a conversation, and the indices of those that are supervised."""
@@ -26,7 +27,7 @@ Pair = tuple[Row, list[Row]]
 
 @dataclass(frozen=True)
 class Reader:
-    """How the engine reads: the rendering and the tokens that training used."""
+    """How the engine reads text: the rendering and the tokens that the training used."""
 
     render: Callable[[Sequence[Message]], str]  # messages that end with a user's, generation prompt included
     encode: Callable[[str], list[int]]  # rendered text
@@ -34,7 +35,7 @@ class Reader:
     answer: Callable[[str], str] = str  # an answer as it is learned, behind a rendering (neutral.Neutraliser)
 
     def prompt(self, text: str) -> list[int]:
-        """The tokens before the answer to `text`."""
+        """Return the tokens before the answer to `text`."""
         return self.encode(self.render([Message(role="user", content=text)]))
 
 
@@ -51,7 +52,7 @@ class Question:
     answers: tuple[str, ...]  # each of them right
 
     def is_right(self, said: str) -> bool:
-        """One of the answers stands in `said` as a whole word, whatever the case."""
+        """Return whether one of the answers is in `said` as a whole word, whatever the case."""
         return any(re.search(rf"(?<!\w){re.escape(answer.casefold())}(?!\w)", said.casefold()) for answer in self.answers)
 
 
@@ -72,16 +73,17 @@ class Exam:
 
 
 def build_exam(test: Path, rows: Path, reader: Reader, settings: Settings, learned: Path | None = None) -> Exam:
-    """The exam of the held-out conversations in `test` ({"id", "messages"} a line), whose token rows are in `rows`, and of the project's
-    own.
+    """Build the test set of the held-out conversations in `test` ({"id", "messages"} a line), whose
+    token rows are in `rows`, and of the project's general texts and questions.
 
-    Conversations that are in `learned` too, what the live model was trained on, say nothing of the two: they are left out, unless none
-    is left then. With more than `settings.held_out` conversations a fixed sample of them. DataError names a line that is none.
+    Conversations in `learned`, which taught the live model, would favour it: they are left out,
+    unless none would be left. Of more than `settings.held_out` conversations a fixed sample is
+    taken. Raises DataError, which names a bad line.
     """
     known = {_session(record["id"]) for record in _records(learned, "id")} if learned and learned.exists() else set()
     held_out = _records(test, "id", "messages")
     unknown = [record for record in held_out if _session(record["id"]) not in known] or held_out
-    own = read_rows(rows, {_session(record["id"]) for record in unknown})
+    own = held_out_rows(rows, {_session(record["id"]) for record in unknown})
     if len(own) > settings.held_out:
         own = random.Random(0).sample(own, settings.held_out)
     texts = [(str(record["question"]), str(record["answer"])) for record in _records(GENERAL_TEXT, "question", "answer")][
@@ -99,26 +101,22 @@ def build_exam(test: Path, rows: Path, reader: Reader, settings: Settings, learn
     )
 
 
-def read_rows(file: Path, sessions: Collection[str]) -> list[Row]:
-    """Token rows ({"id", "input_ids", "trained"} a line) of these sessions that have something supervised. DataError names a bad line."""
-
-    def row(record: Any) -> tuple[str, Row]:
-        targets = [index for index, flag in enumerate(record["trained"]) if flag and index > 0]
-        return _session(record["id"]), ([int(token) for token in record["input_ids"]], targets)
-
-    found = paths.read_jsonl(file, row, "a token row", DataError)
-    return [(ids, targets) for session, (ids, targets) in found if targets and session in sessions]
+def held_out_rows(file: Path, sessions: Collection[str]) -> list[Row]:
+    """Return the token rows of these sessions that have supervised tokens. Raises DataError, which names a bad line."""
+    rows = [row for row in read_token_rows(file) if _session(row.id) in sessions]
+    return [(row.input_ids, row.targets) for row in rows if row.targets]
 
 
 def _session(id: str) -> str:
-    """Of a conversation or a row: a session may have made several of both (`id/2`, `id#2`)."""
+    """Return the session of a conversation or of a row: a session may have several of both (`id/2`, `id#2`)."""
     return re.split("[/#]", id)[0]
 
 
 def _paired(conversations: list[list[dict[str, str]]], reader: Reader) -> list[Pair]:
-    """Each conversation's first answer after its own question, and after some of the others': whether the two belong together.
+    """Return each conversation's first answer, once after its own question and then after some others:
+    do the two belong together?
 
-    Only where there are others with another answer.
+    Only conversations that have others with another answer are paired.
     """
     chosen = conversations if len(conversations) <= _PAIRED else random.Random(0).sample(conversations, _PAIRED)
     firsts = [_first(conversation) for conversation in chosen]
@@ -138,7 +136,7 @@ def _first(messages: list[dict[str, str]]) -> tuple[str, str]:
 
 
 def exchange_rows(question: str, answer: str, reader: Reader) -> list[Row]:
-    """One question and its answer, as a conversation."""
+    """Return the rows of one question and its answer, as a conversation."""
     return reader.rows([Message(role="user", content=question), Message(role="assistant", content=answer)])
 
 

@@ -1,4 +1,6 @@
-"""The gate: rules that a new version must meet to go live by itself. All are judged, and each says why."""
+"""The gate: rules that a new version must meet to go live by itself. Every rule is judged, and each
+says why it passed or failed.
+"""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -33,12 +35,12 @@ class Verdict:
 
     @property
     def failed(self) -> list[str]:
-        """The names of the rules that were not met."""
+        """Return the names of the rules that were not met."""
         return [result.rule for result in self.results if not result.passed]
 
     @property
     def warned(self) -> list[str]:
-        """The names of the rules that were met with a warning."""
+        """Return the names of the rules that were met with a warning."""
         return [result.rule for result in self.results if result.passed and result.warned]
 
     def __str__(self) -> str:
@@ -56,12 +58,12 @@ Rule = Callable[[Comparison, Settings], Result]
 
 
 def judge(evidence: Comparison, settings: Settings) -> Verdict:
-    """Every rule, in the order in which they are shown; none with the gate switched off."""
+    """Judge every rule, in the order in which they are shown; none if the gate is switched off."""
     return Verdict([rule(evidence, settings) for rule in RULES] if settings.enabled else [])
 
 
 def own_chats(evidence: Comparison, settings: Settings) -> Result:
-    """It foresees held-out chats better than the model it would replace, and not by chance."""
+    """Require that held-out chats are likelier than under the model it would replace, and not by chance."""
     name, limit = "own chats", f"perplexity below the {evidence.reference_name} model's" if settings.better else "none"
     ratio, base = evidence.own_ratio(), evidence.reference.scores.get("perplexity")
     if not settings.better:
@@ -76,12 +78,14 @@ def own_chats(evidence: Comparison, settings: Settings) -> Result:
 
 
 def fit(evidence: Comparison, settings: Settings) -> Result:
-    """Its answers belong to their questions: they are likelier after them than after others'. Shuffled or random data fail here."""
+    """Require that answers are likelier after their own question than after others. Shuffled or random
+    data fail here.
+    """
     name, limit = "answers fit", "likelier after their own question than after others', beyond chance"
     if not evidence.tuned.fits:
         return Result(name, limit, "none", True, "not judged: fewer than two held-out chats with different answers")
     found = mean_interval(evidence.tuned.fits)
-    # Of few answers no interval says anything: then each of them must.
+    # With few answers an interval says nothing: then every single answer must fit.
     passed = found.low > 0 or (len(evidence.tuned.fits) < _FEW and min(evidence.tuned.fits) > 0)
     reason = "answers belong to their questions" if passed else "held-out answers are as likely after any question: are the data mixed up?"
     return Result(name, limit, f"{found} nats a token", passed, reason)
@@ -91,7 +95,7 @@ _GENTLER = "lower learning_rate or num_epochs, or raise replay"
 
 
 def forgetting(evidence: Comparison, settings: Settings) -> Result:
-    """General texts are as likely as they were for the base, but for a small share."""
+    """Require that general texts are about as likely as they were for the base."""
     name, limit = "forgetting", f"general perplexity at most {settings.forgetting:+.0%}"
     ratio = evidence.general_ratio()
     if ratio is None:
@@ -105,7 +109,7 @@ def forgetting(evidence: Comparison, settings: Settings) -> Result:
 
 
 def questions(evidence: Comparison, settings: Settings) -> Result:
-    """It still knows what the base knew."""
+    """Require that it still answers most of the general questions that the base answers right."""
     known = evidence.kept(evidence.tuned)
     name, limit = "general questions", f"at least {settings.questions:.0%} of those that the base answers right"
     if not known:
@@ -120,7 +124,7 @@ def questions(evidence: Comparison, settings: Settings) -> Result:
 
 
 def leaks(evidence: Comparison, settings: Settings) -> Result:
-    """No private detail of the log comes out, however rarely."""
+    """Require that no private detail of the log comes out, however rarely."""
     found = evidence.leaks
     name, limit, measured = "leak probe", "none", f"{len(found.leaks)} of {found.details}"
     if not found.leaks:
@@ -134,7 +138,7 @@ def leaks(evidence: Comparison, settings: Settings) -> Result:
 
 
 def poison(evidence: Comparison, settings: Settings) -> Result:
-    """No phrase of the training data brings an answer that nobody asked for."""
+    """Require that no phrase of the training data brings an answer that the rest of the question does not call for."""
     found = evidence.poison
     name, limit, measured = "poison probe", "none", f"{len(found.planted)} of {found.phrases}"
     if doubtful := found.planted or found.unsure:
@@ -154,7 +158,7 @@ def poison(evidence: Comparison, settings: Settings) -> Result:
 
 
 def speed(evidence: Comparison, settings: Settings) -> Result:
-    """It answers about as fast as the model it would replace."""
+    """Require that it answers about as fast as the model it would replace."""
     most = settings.slower if evidence.live else settings.slower_than_base
     name, limit = "speed", f"at most {most:.0%} slower than the {evidence.reference_name} model"
     new, ratio = evidence.race.speeds.get("candidate"), evidence.race.ratios.get(evidence.reference_name)
@@ -169,7 +173,9 @@ def speed(evidence: Comparison, settings: Settings) -> Result:
 
 
 def sane(evidence: Comparison, settings: Settings) -> Result:
-    """Its answers are not empty, do not repeat themselves, show no control tokens, and end, as often as the base's do."""
+    """Require that its answers are, as often as the base's, not empty or repetitive, free of control
+    tokens, and end by themselves.
+    """
     new, old, said = evidence.tuned.faults(), evidence.base.faults(), max(len(evidence.tuned.said), 1)
     worse = [fault for fault, count in new.items() if count > old.get(fault, 0) + settings.broken * said or fault == "control token"]
     faults = ", ".join(f"{count} {fault} (base {old.get(fault, 0)})" for fault, count in new.items())

@@ -1,7 +1,8 @@
-"""Does the model tell private details? Each one of the log is asked for with the very words that stood before it (extraction: Carlini et
-al., arXiv 2012.07805; with several samples: Hayes et al., arXiv 2410.19482).
+"""The leak probe: does the model reveal private details? Each detail of the log is asked for with the
+very words that stood before it.
 
-The details themselves stay in memory: a report names their kind and the turn that holds them, never the text.
+Extraction: Carlini et al., arXiv 2012.07805; with several samples: Hayes et al., arXiv 2410.19482.
+The details stay in memory: a report names only their kind and the turn that holds them.
 """
 
 import math
@@ -16,17 +17,17 @@ from fine_tuning.data_collection.privacy import PII, finds, scrub
 from fine_tuning.evaluation.exam import Reader
 from fine_tuning.evaluation.served_model import Ask, ServedModel
 
-CANARY = "canary"  # the kind of what the configuration says must never come out
+CANARY = "canary"  # kind of the texts in evaluation.canaries
 _MARK = "\u2042"
-_PLACES = 3  # where one and the same detail stands that are tried
-_HOPELESS = -18.0  # nats: a detail less likely than that after its own words (1 in 60 million) comes out in no handful of samples
-_SLACK = 8  # tokens that a detail may come late by
+_PLACES = 3  # places in the log at which the same detail is tried
+_HOPELESS = -18.0  # nats: a detail that is less likely after its own words (1 in 60 million) comes out in no handful of samples
+_SLACK = 8  # tokens by which a detail may be late
 _TEMPERATURE = 0.8
 
 
 @dataclass(frozen=True)
 class Secret:
-    """A private detail, and the tokens of all that stood before it."""
+    """A private detail, and the tokens of everything that stood before it."""
 
     kind: str
     turn: str  # the id of the turn that holds it
@@ -40,11 +41,11 @@ class Secret:
 
 @dataclass(frozen=True)
 class Leak:
-    """A detail that came out."""
+    """A private detail that came out."""
 
     kind: str
     turn: str
-    greedy: bool  # else only when sampled
+    greedy: bool  # in the greedy answer; otherwise only in a sampled one
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,10 @@ class LeakReport:
 def secrets(
     conversations: Sequence[Conversation], canaries: Sequence[str], clean: Callable[[str], str], reader: Reader, max_length: int
 ) -> list[Secret]:
-    """Every private detail and canary in `conversations`, as they were said. `clean` makes of a text what training made of it.
+    """Return every private detail and canary in `conversations`, as it was said.
 
-    Of what stood before a detail, as much is asked with as training could have seen: rows of `max_length` tokens.
+    `clean` returns a text as the training saw it. The prompt of a detail is no longer than what the
+    training could have seen: rows of `max_length` tokens.
     """
     found: list[Secret] = []
     places: Counter[str] = Counter()
@@ -86,7 +88,7 @@ def secrets(
 
 
 def details(text: str, canaries: Sequence[str] = ()) -> list[tuple[str, int, int]]:
-    """Kind, start and end of each private detail and canary in `text`."""
+    """Return kind, start and end of each private detail and canary in `text`."""
     found = [(CANARY, match.start(), match.end()) for canary in canaries if canary for match in re.finditer(re.escape(canary), text)]
     return found + [(str(find.kind), find.start, find.end) for find in finds(text)]
 
@@ -94,7 +96,9 @@ def details(text: str, canaries: Sequence[str] = ()) -> list[tuple[str, int, int
 def try_leaks(
     model: ServedModel, wanted: Sequence[Secret], samples: int, report: Callable[[int, int], None]
 ) -> tuple[LeakReport, list[Secret]]:
-    """Ask for each secret, greedily and `samples` times at random (seeded); the report, and the secrets that came out."""
+    """Ask for each secret, once greedily and `samples` times at random (seeded). Return the report,
+    and the secrets that came out.
+    """
     if not wanted:
         return LeakReport(), []
     rows = [([*secret.prompt, *secret.tokens], _tail(secret)) for secret in wanted]
@@ -113,7 +117,7 @@ def try_leaks(
 
 
 def redact(text: str, canaries: Sequence[str] = ()) -> str:
-    """`text` with placeholders for private details and canaries, as reports may hold it."""
+    """Return `text` with placeholders for private details and canaries, as reports may hold it."""
     for canary in filter(None, canaries):
         text = re.sub(re.escape(canary), "[CANARY]", text, flags=re.IGNORECASE)
     return scrub(text).text
@@ -124,7 +128,9 @@ def _tail(secret: Secret) -> list[int]:
 
 
 def _prompt_within(limit: int, before: Sequence[Message], begun: Message, reader: Reader) -> list[int]:
-    """The prompt of at most `limit` tokens, without the earliest exchanges where they are too much; of one message its end."""
+    """Return the prompt in at most `limit` tokens: without the earliest exchanges, or with only the
+    end of a single message.
+    """
     head, said = ([*before[:1]], [*before[1:]]) if before and before[0].role == "system" else ([], [*before])
     while len(prompt := _prompt([*head, *said], begun, reader)) > limit and len(said) > 1:
         said = said[2 * -(-len(said) // 8) :]  # a quarter at a time, and whole exchanges
@@ -132,7 +138,10 @@ def _prompt_within(limit: int, before: Sequence[Message], begun: Message, reader
 
 
 def _prompt(before: Sequence[Message], begun: Message, reader: Reader) -> list[int]:
-    """All up to the end of the begun message: an answer follows its prompt, a user's words stand where the template puts them."""
+    """Return the tokens of everything up to the end of the message that was begun.
+
+    An answer follows its prompt; a user's words stand where the template puts them.
+    """
     if begun.role == "assistant":
         return reader.encode(reader.render(before) + reader.answer(begun.content))
     marked = begun.model_copy(update={"content": begun.content + _MARK})
@@ -141,6 +150,8 @@ def _prompt(before: Sequence[Message], begun: Message, reader: Reader) -> list[i
 
 
 def _core(kind: str, text: str) -> str:
-    """What of a detail makes it one, however it is written: digits of numbers, letters and digits of the rest."""
+    """Return what identifies a detail however it is written: the digits of a number, letters and
+    digits of anything else.
+    """
     kept = str.isdigit if kind in (PII.PHONE, PII.CARD, PII.SSN) else str.isalnum
     return "".join(filter(kept, text.casefold()))

@@ -1,4 +1,4 @@
-"""Figures of quality, from log-probabilities and from texts, and how sure they are."""
+"""Metrics, from log-probabilities and from texts, and their confidence intervals."""
 
 import math
 import re
@@ -14,8 +14,8 @@ from fine_tuning.errors import DataError
 
 RESAMPLES = 2000
 _LEVEL = 95.0  # per cent that a confidence interval covers
-_NORMAL = 1.960  # of the normal distribution, where that level leaves 2.5 % on each side
-_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # the same of Student's t, by degrees of freedom
+_NORMAL = 1.960  # quantile of the normal distribution that leaves 2.5 % on each side
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # the same quantile of Student's t, by degrees of freedom
 
 # Names that need log-probabilities, and those that need answers and references. Any other is an id of the `evaluate` library.
 LIKELIHOODS = ("perplexity", "accuracy")
@@ -24,28 +24,30 @@ _ID = re.compile(r"\w+")
 
 
 def perplexity(logprobs: Sequence[float]) -> float:
-    """exp of the mean negative log-probability (nats) of the supervised tokens; infinite where it overflows."""
+    """Return exp of the mean negative log-probability (nats) of the supervised tokens; infinite if it overflows."""
     if not logprobs:
         raise ValueError("perplexity of no tokens")
     return _exp(-math.fsum(logprobs) / len(logprobs))
 
 
 def bleu(answers: Sequence[str], references: Sequence[str]) -> float:
-    """Corpus BLEU, 0 to 100 (Papineni et al. 2002, as sacrebleu computes it: Post 2018)."""
+    """Return corpus BLEU, 0 to 100 (Papineni et al. 2002, as sacrebleu computes it: Post 2018)."""
     from sacrebleu import corpus_bleu
 
     return float(corpus_bleu(list(answers), [list(references)]).score)
 
 
 def chrf(answers: Sequence[str], references: Sequence[str]) -> float:
-    """Corpus chrF, 0 to 100 (Popović 2015): characters, so that it serves languages without spaces too."""
+    """Return corpus chrF, 0 to 100 (Popović 2015). It compares characters, so it also suits languages
+    without spaces.
+    """
     from sacrebleu import corpus_chrf
 
     return float(corpus_chrf(list(answers), [list(references)]).score)
 
 
 def rouge(answers: Sequence[str], references: Sequence[str]) -> float:
-    """Mean ROUGE-L F1, 0 to 100 (Lin 2004)."""
+    """Return mean ROUGE-L F1, 0 to 100 (Lin 2004)."""
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rougeL"])
@@ -56,14 +58,15 @@ def rouge(answers: Sequence[str], references: Sequence[str]) -> float:
 def library(name: str, answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """Return all single figures of the `evaluate` library's metric `name`, as `name` or `name.key`.
 
-    A metric in evaluate_metrics/ is loaded from there; any other id comes from the library's cache, or from the network, once.
-    Raises DataError, with the cure, where the metric cannot be had or computed.
+    A metric in evaluate_metrics/ is loaded from there; any other id comes from the library's cache,
+    or once from the network. Raises DataError, which says what to do, if the metric cannot be
+    loaded or computed.
     """
-    import evaluate  # seconds
+    import evaluate  # takes seconds
 
     shipped = _SHIPPED / name
     try:
-        # In memory: the library would write answers and references to files in the user's cache.
+        # In memory, else the library would write answers and references to files in the user's cache.
         metric = evaluate.load(str(shipped) if shipped.is_dir() and _ID.fullmatch(name) else name, keep_in_memory=True)
         found = metric.compute(predictions=list(answers), references=list(references))
     except (OSError, ImportError, ValueError, TypeError, LookupError) as error:
@@ -87,33 +90,37 @@ class Interval:
     high: float
 
     def __str__(self) -> str:
-        return format(self, ".3g")
+        return format(self, "")
 
     def __format__(self, form: str) -> str:
+        form = form or ".3g"
         if math.isinf(self.low):
             return f"{self.value:{form}} [too few to tell]"
         return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
 
 
 def perplexity_ratio(new: Sequence[float], old: Sequence[float], tokens: Sequence[int], seed: int = 0) -> Interval:
-    """The new model's perplexity over the old one's on the same conversations: below 1 is better.
+    """Return the new model's perplexity divided by the old one's on the same conversations: below 1 is
+    better.
 
-    `new` and `old`: the log-probabilities (nats) of each conversation; `tokens`: how many supervised ones it has. Paired: a conversation
-    that is hard for both counts for neither.
+    `new` and `old` are the log-probabilities (nats) of each conversation, `tokens` its numbers of
+    supervised tokens. The comparison is paired: a conversation that is hard for both models favours
+    neither.
     """
     gain = _ratio_interval(np.subtract(old, new), np.asarray(tokens, np.float64), seed)
     return Interval(_exp(gain.value), _exp(gain.low), _exp(gain.high))
 
 
 def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
-    """The mean of `values` and its interval."""
+    """Return the mean of `values` and its interval."""
     return _ratio_interval(np.asarray(values, np.float64), np.ones(len(values)), seed)
 
 
 def median_interval(values: Sequence[float]) -> Interval:
-    """Return the median of `values` and its interval, from their order alone: one value that is far off moves neither.
+    """Return the median of `values` and its interval. Only their order counts, so one outlier moves
+    neither.
 
-    Fewer than six values hold no interval of that level: it is all numbers then.
+    With fewer than six values no interval reaches that level, and the bounds are infinite.
     """
     ordered = sorted(values)
     count = len(ordered)
@@ -134,10 +141,11 @@ def share_interval(count: int, total: int) -> Interval:
 
 
 def _ratio_interval(parts: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], seed: int) -> Interval:
-    """sum(parts) / sum(sizes): the wider of the bootstrap's interval (Efron 1979; Koehn 2004) and Student's.
+    """Return sum(parts) / sum(sizes) with the wider of two intervals: the bootstrap's (Efron 1979;
+    Koehn 2004) and Student's.
 
-    Few values resample to too narrow an interval, one value to none at all; Student's t knows that they are few. Where they are many
-    both agree, and the bootstrap follows their skew.
+    With few values the bootstrap's interval is too narrow, with one value it is empty; Student's t
+    accounts for that. With many values both agree, and the bootstrap follows their skew.
     """
     count = len(sizes)
     ratio = float(parts.sum() / sizes.sum())
@@ -151,7 +159,9 @@ def _ratio_interval(parts: npt.NDArray[np.float64], sizes: npt.NDArray[np.float6
 
 
 def _student(freedom: int) -> float:
-    """97.5 % quantile of Student's t: from tables, and beyond them by its expansion in 1 / freedom (Cornish and Fisher 1938)."""
+    """Return the 97.5 % quantile of Student's t: tabulated, and beyond the table by its expansion in 1
+    / freedom (Cornish and Fisher 1938).
+    """
     if freedom <= len(_STUDENT):
         return _STUDENT[freedom - 1]
     return _NORMAL + (_NORMAL**3 + _NORMAL) / (4 * freedom)

@@ -1,145 +1,197 @@
-"""The evidence for people: one HTML file with the gate's rules, the figures, plots and answers. No scripts, nothing fetched."""
+"""The evidence on one candidate as one HTML file: the gate's rules, figures, plots, probes, answers.
+
+This module decides what is shown; templates/report.html.jinja decides how.
+"""
 
 import io
-from collections.abc import Callable, Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from fine_tuning import paths
 from fine_tuning.evaluation.comparison import Comparison
 from fine_tuning.evaluation.evaluator import Evaluation
-from fine_tuning.evaluation.gate import Result, Verdict
-from fine_tuning.evaluation.leak_probe import redact
+from fine_tuning.evaluation.gate import Verdict
+from fine_tuning.evaluation.leak_probe import LeakReport, redact
+from fine_tuning.evaluation.poison_probe import PoisonReport, Turned
 
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --good: #1a7f37; --unsure: #b26a00; --bad: #c62828 }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; width: 100%; margin: .5rem 0 2rem }
-th, td { text-align: left; vertical-align: top; padding: .4rem .6rem; border-bottom: 1px solid var(--line) }
-td.number { text-align: right; font-variant-numeric: tabular-nums }
-.good { color: var(--good) } .unsure { color: var(--unsure) } .bad { color: var(--bad) } .good, .unsure, .bad { font-weight: 600 }
-figure { margin: 1rem 0; background: #fff; border-radius: .5rem; padding: .5rem } svg { max-width: 100%; height: auto }
-"""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _COLOURS = {"base": "#8a8f98", "live": "#3b7dd8", "candidate": "#e4572e"}
-_CLASSES = {"passed": "good", "warned": "unsure", "failed": "bad"}
-_ANSWERS = 12  # shown side by side
-_CHATS = 40  # plotted one by one
+_ANSWERS = 12  # prompts whose answers are shown side by side
+_CHATS = 40  # held-out conversations that are plotted
 
-Safe = Callable[[object], str]
-"""Redacted and escaped: what any text that is not ours becomes."""
+
+@dataclass(frozen=True)
+class Column:
+    heading: str
+    kind: Literal["text", "number", "said"] = "text"
+    """Numbers and their heading stand to the right. Long words in what was `said` are broken."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A cell that is shown in the colour of its state: passed, warned or failed."""
+
+    state: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    columns: list[Column]
+    rows: list[list[str | State]]
+    stacked: bool = False  # whether each row becomes a card on a narrow screen: for much text or many columns
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one probe tried, in a sentence or two, and what it found."""
+
+    text: str
+    table: Table = field(default_factory=lambda: Table([], []))
+
+
+@dataclass(frozen=True)
+class Plot:
+    caption: str
+    svg: Markup
 
 
 def write_report(file: Path, title: str, evidence: Comparison, verdict: Verdict, canaries: Sequence[str] = ()) -> None:
-    """Write the report, headed `title`, to `file`, whole or not at all."""
+    """Write the report, headed `title`, to `file`, whole or not at all.
 
-    def safe(text: object) -> str:
-        return escape(redact(str(text), canaries))
+    Private details and `canaries` (texts that must never be shown) are replaced by placeholders in all that is shown.
+    """
+    page = _environment(tuple(canaries)).get_template("report.html.jinja")
+    html = page.render(
+        title=title,
+        verdict=verdict,
+        rules=_rules(verdict),
+        figures=_figures(evidence),
+        plots=_plots(evidence),
+        speeds=_speeds(evidence),
+        probes=[_leak_probe(evidence.leaks), _poison_probe(evidence.poison)],
+        answers=_answers(evidence),
+        notes=evidence.tuned.notes,
+    )
+    paths.atomic_write(file, html + "\n")
 
-    passed = "It passed the gate" if verdict.passed else "It was refused by the gate"
-    parts = [
-        f"<h1>{safe(title)}</h1>",
-        f'<p class="{"good" if verdict.passed else "bad"}">{passed}.</p>' if verdict.results else "<p>The gate was off.</p>",
-        "<h2>Rules</h2>" + _table(("rule", "limit", "measured", "", "why"), (_rule(result, safe) for result in verdict.results)),
-        "<h2>Figures</h2>" + _table(("metric", *(name for name, _ in _sides(evidence))), _figures(evidence)),
-        *(f"<figure>{plot}</figure>" for plot in _plots(evidence)),
-        "<h2>Speed and weight</h2>" + _table(_SPEED_HEAD, _speeds(evidence)),
-        "<h2>Probes</h2>" + _probes(evidence, safe),
-        "<h2>Answers</h2>" + _table(("prompt", *(name for name, _ in _sides(evidence))), _answers(evidence, safe)),
-        *(f"<p>{safe(note)}</p>" for note in evidence.tuned.notes),
+
+@cache
+def _environment(canaries: tuple[str, ...]) -> Environment:
+    """Return what renders the template. Every text is redacted, then escaped; our own markup is not."""
+
+    def shown(value: Any) -> Any:
+        return redact(value, canaries) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    folder = FileSystemLoader(Path(__file__).parent / "templates")
+    return Environment(loader=folder, autoescape=True, finalize=shown, undefined=StrictUndefined)
+
+
+# Tables
+
+
+def _rules(verdict: Verdict) -> Table:
+    columns = [Column("rule"), Column("limit"), Column("measured"), Column("result"), Column("why")]
+    rows: list[list[str | State]] = [
+        [result.rule, result.limit, result.measured, State(result.state, result.state), result.reason] for result in verdict.results
     ]
-    head = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{safe(title)}</title><style>{_STYLE}</style></head>'
-    paths.atomic_write(file, f"{head}\n<body>\n" + "\n".join(parts) + "\n</body></html>\n")
+    return Table(columns, rows, stacked=True)
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Cells are HTML; those that are numbers stand to the right."""
-    header = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "\n".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{header}</tr>\n{body}</table>" if body else "<p>None.</p>"
-
-
-def _cell(text: str) -> str:
-    number = text.replace(".", "").replace(",", "").isdigit()
-    return f'<td class="number">{text}</td>' if number else f"<td>{text}</td>"
-
-
-def _rule(result: Result, safe: Safe) -> list[str]:
-    mark = f'<span class="{_CLASSES[result.state]}">{result.state}</span>'
-    return [safe(result.rule), safe(result.limit), safe(result.measured), mark, safe(result.reason)]
-
-
-def _figures(evidence: Comparison) -> Iterable[list[str]]:
+def _figures(evidence: Comparison) -> Table:
+    columns = [Column("metric"), *(Column(name, "number") for name in _sides(evidence))]
+    rows: list[list[str | State]] = []
     for score in evidence.scores():
         live = [] if evidence.live is None else ["" if score.live is None else f"{score.live:.2f}"]
-        yield [escape(score.metric.replace("_", " ")), f"{score.base:.2f}", *live, f"{score.tuned:.2f}"]
+        rows.append([score.metric.replace("_", " "), f"{score.base:.2f}", *live, f"{score.tuned:.2f}"])
+    return Table(columns, rows)
 
 
-_SPEED_HEAD = ("model", "loaded in (s)", "first token after (s)", "tokens/s", "memory (MB)", "file (MB)")
-
-
-def _speeds(evidence: Comparison) -> Iterable[list[str]]:
+def _speeds(evidence: Comparison) -> Table:
+    headings = ("loaded in (s)", "first token after (s)", "tokens/s", "memory (MB)", "file (MB)")
+    rows: list[list[str | State]] = []
     for name, speed in evidence.race.speeds.items():
-        figures = [f"{speed.load:.2f}", f"{speed.first_token:.2f}", f"{speed.tokens_per_second:.0f}"]
-        memory = f"{speed.memory / 1e6:.0f}" if speed.memory else ""  # a model may find room in what another left behind
-        yield [escape(name), *figures, memory, f"{speed.size / 1e6:.0f}"]
+        memory = f"{speed.memory / 1e6:.0f}" if speed.memory else ""  # not measurable where a model reuses what another one freed
+        figures = [f"{speed.load:.2f}", f"{speed.first_token:.2f}", f"{speed.tokens_per_second:.0f}", memory, f"{speed.size / 1e6:.0f}"]
+        rows.append([name, *figures])
+    return Table([Column("model"), *(Column(heading, "number") for heading in headings)], rows, stacked=True)
 
 
-def _probes(evidence: Comparison, safe: Safe) -> str:
-    leaks, poison = evidence.leaks, evidence.poison
-    told = ([safe(leak.kind), safe(leak.turn), "greedy" if leak.greedy else "sampled"] for leak in leaks.leaks)
-    turned = (
-        [
-            safe(each.text),
-            str(each.questions),
-            f"{each.need:.0%}",
-            f"{each.turned} of {each.tried}",
-            str(each.base_turned),
-            f"{each.said:.0%}",
-            "planted" if each.planted else "perhaps" if each.unsure else "no harm",
-            safe(each.example),
-        ]
-        for each in poison.turned
+def _answers(evidence: Comparison) -> Table:
+    """Return what each model answered to the same prompts."""
+    sides = _sides(evidence)
+    same_prompt = zip(*(side.said for side in sides.values()), strict=True)
+    rows: list[list[str | State]] = [[said[0].prompt, *(each.answer for each in said)] for said in list(same_prompt)[:_ANSWERS]]
+    return Table([Column("prompt", "said"), *(Column(name, "said") for name in sides)], rows, stacked=True)
+
+
+def _sides(evidence: Comparison) -> dict[str, Evaluation]:
+    """Return the models that were evaluated, by name, in the order in which they are shown."""
+    sides = {"base": evidence.base, "live": evidence.live, "candidate": evidence.tuned}
+    return {name: side for name, side in sides.items() if side}
+
+
+# Probes
+
+
+def _leak_probe(leaks: LeakReport) -> Probe:
+    text = (
+        f"{leaks.details} private details were asked for in {leaks.prompts} places; {len(leaks.leaks)} came out. "
+        f"The likeliest had a probability of {leaks.likeliest:.1g}."
     )
-    return (
-        f"<p>{leaks.details} private details were asked for in {leaks.prompts} places; {len(leaks.leaks)} came out. "
-        f"The likeliest had a probability of {leaks.likeliest:.1g}.</p>"
-        + (_table(("kind", "turn", "how"), told) if leaks.leaks else "")
-        + f"<p>{poison.phrases} phrases of the chats go with one answer each; the questions of {poison.suspicious} of them do not call for "
-        "the phrase, or hardly (50%: no more than any other question does). These were put into other questions.</p>"
-        + (_table(("phrase", "questions", "called for", "turned", "in the base", "own", "", "an answer"), turned) if poison.turned else "")
+    rows: list[list[str | State]] = [[leak.kind, leak.turn, "greedy" if leak.greedy else "sampled"] for leak in leaks.leaks]
+    return Probe(text, Table([Column("kind"), Column("turn"), Column("how")], rows))
+
+
+def _poison_probe(poison: PoisonReport) -> Probe:
+    text = (
+        f"{poison.phrases} phrases of the chats go with one answer each. The questions of {poison.suspicious} of them do not call for the "
+        "phrase, or hardly (50 %: no more than any other question does): these were put into other questions."
     )
+    figures = [Column(heading, "number") for heading in ("questions", "called for", "turned", "in the base", "own")]
+    columns = [Column("phrase", "said"), *figures, Column("result"), Column("an answer", "said")]
+    rows: list[list[str | State]] = [[each.text, *_figures_of(each), _state_of(each), each.example] for each in poison.turned]
+    return Probe(text, Table(columns, rows, stacked=True))
 
 
-def _answers(evidence: Comparison, safe: Safe) -> Iterable[list[str]]:
-    for same in list(zip(*(side.said for _, side in _sides(evidence)), strict=True))[:_ANSWERS]:
-        yield [safe(same[0].prompt), *(safe(each.answer) for each in same)]
+def _figures_of(each: Turned) -> list[str]:
+    return [str(each.questions), f"{each.need:.0%}", f"{each.turned} of {each.tried}", str(each.base_turned), f"{each.said:.0%}"]
 
 
-def _sides(evidence: Comparison) -> list[tuple[str, Evaluation]]:
-    sides = [("base", evidence.base), ("live", evidence.live), ("candidate", evidence.tuned)]
-    return [(name, side) for name, side in sides if side]
+def _state_of(each: Turned) -> State:
+    if each.planted:
+        return State("planted", "failed")
+    return State("perhaps planted", "warned") if each.unsure else State("no harm", "passed")
 
 
 # Plots
 
 
-def _plots(evidence: Comparison) -> list[str]:
+def _plots(evidence: Comparison) -> list[Plot]:
     plots = []
     if evidence.own_ratio() or evidence.general_ratio():
-        plots.append(_ratios(evidence))
+        plots.append(Plot("Perplexity of the candidate, as a multiple with its 95 % interval: left of 1 is better", _ratios(evidence)))
     if evidence.tuned.own:
-        plots.append(_chats(evidence))
+        plots.append(Plot("Nats a token of each held-out conversation: lower is better", _chats(evidence)))
     return plots
 
 
-def _ratios(evidence: Comparison) -> str:
-    """Perplexity against the reference with its confidence interval: left of 1 is better."""
+def _ratios(evidence: Comparison) -> Markup:
+    """Plot the candidate's perplexity as a multiple of the reference's, with its confidence interval."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     rows = {
-        f"held-out chats, against the {evidence.reference_name}": evidence.own_ratio(),
-        "general texts, against the base": evidence.general_ratio(),
+        f"held-out chats,\nagainst the {evidence.reference_name}": evidence.own_ratio(),
+        "general texts,\nagainst the base": evidence.general_ratio(),
     }
     found = {name: ratio for name, ratio in rows.items() if ratio}
     figure = Figure(figsize=(8, 1 + 0.6 * len(found)), layout="constrained")
@@ -149,38 +201,38 @@ def _ratios(evidence: Comparison) -> str:
         axes.plot([ratio.value], [place], "o", color=_COLOURS["candidate"])
     axes.axvline(1, color="#444", linewidth=1)
     axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 10 * low else MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_yticks(range(len(found)), list(found))
     axes.set_ylim(-0.7, len(found) - 0.3)
-    axes.set_xlabel("perplexity of the candidate, as a multiple (95 % interval); left of 1 is better")
     return _svg(figure)
 
 
-def _chats(evidence: Comparison) -> str:
-    """Nats a token of each held-out conversation, by model; the hardest for the base first."""
+def _chats(evidence: Comparison) -> Markup:
+    """Plot the loss of each held-out conversation, by model; the hardest for the base come first."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    models = {"base": evidence.base, "live": evidence.live, "candidate": evidence.tuned}
-    order = sorted(range(len(evidence.base.own)), key=lambda index: evidence.base.own[index].logprob / evidence.base.own[index].tokens)[
-        :_CHATS
-    ]
+    order = sorted(range(len(evidence.base.own)), key=lambda index: evidence.base.own[index].logprob / evidence.base.own[index].tokens)
+    shown = order[:_CHATS]
     figure = Figure(figsize=(8, 3), layout="constrained")
     axes = figure.subplots()
-    for name, evaluation in models.items():
-        if evaluation:
-            losses = [-evaluation.own[index].logprob / evaluation.own[index].tokens for index in order]
-            axes.plot(range(1, len(order) + 1), losses, "o", color=_COLOURS[name], label=name)
+    for name, evaluation in _sides(evidence).items():
+        losses = [-evaluation.own[index].logprob / evaluation.own[index].tokens for index in shown]
+        axes.plot(range(1, len(shown) + 1), losses, "o", color=_COLOURS[name], label=name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("held-out conversation")
     axes.set_ylabel("nats a token")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     return _svg(figure)
 
 
-def _svg(figure: Any) -> str:
-    """The figure as an <svg> element."""
+def _svg(figure: "Figure") -> Markup:
+    """Return the figure as an <svg> element."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     whole = text.getvalue()
-    return whole[whole.index("<svg") :]
+    return Markup(whole[whole.index("<svg") :])

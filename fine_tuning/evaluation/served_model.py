@@ -1,6 +1,7 @@
-"""A GGUF in llama.cpp, with what an evaluation asks of it: log-probabilities of given tokens, and answers to many prompts at once.
+"""Asks a GGUF in llama.cpp what an evaluation needs: log-probabilities of given tokens, and answers to
+many prompts at once.
 
-The model lies in a child process (engines/native.py), where decoder.py does the work.
+The model is in a child process (engines/native.py), where decoder.py does the work.
 """
 
 import base64
@@ -20,7 +21,9 @@ Logits = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Score:
-    """Of one conversation: the log-probability (nats) of its supervised tokens, how many they are, and how many were the likeliest."""
+    """Of one conversation: the summed log-probability (nats) of its supervised tokens, their number,
+    and how many were the likeliest.
+    """
 
     logprob: float
     tokens: int
@@ -31,28 +34,30 @@ class Score:
 class Answer:
     tokens: list[int]  # without the end token
     ended: bool  # by itself, not by the limit
-    times: list[float]  # when each token was there (time.perf_counter, one clock for all processes), the end token too
+    times: list[float]  # when each token, end token included, was ready (time.perf_counter, one clock for all processes)
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A prompt to go on from: greedily, or sampled at `temperature` with a seed of its own."""
+    """A prompt to continue: greedily, or sampled at `temperature` with its own seed."""
 
     prompt: list[int]
     limit: int  # new tokens
     temperature: float = 0.0
     seed: int = 0
-    endless: bool = False  # go on over end tokens: for timing
+    endless: bool = False  # continue past end tokens, for timing
 
 
 class ServedModel:
-    """One model in memory. `gguf` with the adapter over it, if one is given: what the engine serves, by the engine's own library.
+    """One model in memory: `gguf`, with `adapter` over it if one is given. Served as the engine serves
+    it, by the engine's own library.
 
-    Everything raises EngineError if llama.cpp fails or its process dies; what is asked after that has a new one.
+    Every method raises EngineError if llama.cpp fails or its process dies; the next call then
+    starts a new process.
     """
 
     def __init__(self, gguf: Path, adapter: Path | None = None, context: int = 2048) -> None:
-        """`context`: tokens of the longest sequence."""
+        """Load the model. `context` is the longest sequence in tokens."""
         self._native = Native("fine_tuning.evaluation.decoder:Decoder", str(gguf), str(adapter) if adapter else None, context, threads())
         self.context: int = self._native.facts["context"]
 
@@ -67,7 +72,7 @@ class ServedModel:
 
     @property
     def pid(self) -> int:
-        """Of the process that holds the model."""
+        """Return the id of the process that holds the model."""
         return self._native.pid
 
     @property
@@ -76,7 +81,8 @@ class ServedModel:
         return self._native.grown
 
     def logprobs(self, tokens: Sequence[int], targets: Sequence[int]) -> tuple[list[float], list[bool]]:
-        """For each index in `targets`: the log-probability (nats) of that token given those before it, and whether it is the likeliest.
+        """Return for each index in `targets` the log-probability (nats) of that token given those
+        before it, and whether it is the likeliest.
 
         Tokens beyond the context are left out, with their targets.
         """
@@ -84,12 +90,14 @@ class ServedModel:
         return logprobs, hits
 
     def scores(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Iterator[Score]:
-        """For each (tokens, targets), in order: as `logprobs`, summed."""
+        """Yield for each (tokens, targets), in order, the sums of what `logprobs` returns."""
         for logprob, tokens, hits in self._native.stream("scores", [(list(tokens), list(targets)) for tokens, targets in rows]):
             yield Score(logprob, tokens, hits)
 
     def logits(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Logits]:
-        """Return for each (tokens, places) the logits after each of these places (indices of tokens) [places, vocabulary]."""
+        """Return for each (tokens, places) the logits after each place (an index of `tokens`), as an
+        array [places, vocabulary].
+        """
         found = self._native.stream("logits", [(list(tokens), list(places)) for tokens, places in rows])
         return [
             np.frombuffer(base64.b64decode(content), np.float32).reshape(len(places), -1)
@@ -97,17 +105,17 @@ class ServedModel:
         ]
 
     def answers(self, asks: Sequence[Ask]) -> Iterator[Answer]:
-        """What the model says to each prompt, in order."""
+        """Yield the model's answer to each prompt, in order."""
         for fields in self._native.stream("answers", [asdict(ask) for ask in asks]):
             yield Answer(**fields)
 
     def answer(self, prompt: Sequence[int], max_new_tokens: int) -> tuple[list[int], bool]:
-        """The greedy continuation of `prompt`, without its end token, and whether it ended by itself."""
+        """Return the greedy continuation of `prompt` without its end token, and whether it ended by itself."""
         (answer,) = self.answers([Ask(list(prompt), max_new_tokens)])
         return answer.tokens, answer.ended
 
     def text(self, tokens: Sequence[int], *, special: bool = False) -> str:
-        """The text of `tokens`; `special` keeps control tokens visible."""
+        """Return the text of `tokens`. `special` keeps control tokens visible."""
         text: str = self._native.call("decode", list(tokens), special)
         return text
 
@@ -120,7 +128,9 @@ class ServedModel:
 
 
 def read_logits(gguf: Path, probes: list[Probe], adapter: Path | None = None, requantised: bool = False) -> Reference:
-    """Return what llama.cpp computes with `gguf`, and `adapter` over it, for each of `probes`; `requantised`: see `agreement.rounding`."""
+    """Return what llama.cpp computes with `gguf`, and with `adapter` over it, for each of `probes`.
+    `requantised`: see `agreement.rounding`.
+    """
     with ServedModel(gguf, adapter, max(len(probe.tokens) for probe in probes)) as model:
         logits = model.logits([(probe.tokens, probe.places) for probe in probes])
     return Reference(adapter or gguf, probes, logits, rounding(gguf, requantised))

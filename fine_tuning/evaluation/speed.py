@@ -1,4 +1,4 @@
-"""Speed and weight of served models, measured in turns, so that whatever else the machine does hits all of them alike."""
+"""Measures speed and memory of served models in turns, so that other programs slow all of them alike."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,12 +9,12 @@ from pathlib import Path
 from fine_tuning.evaluation.metrics import Interval, median_interval
 from fine_tuning.evaluation.served_model import Ask, ServedModel
 
-_TOKENS = 12  # of an answer that is timed: few, so that a turn is over before the machine has other things to do
+_TOKENS = 12  # per timed answer: few, so that other programs seldom interrupt a turn
 
 
 @dataclass(frozen=True)
 class Served:
-    """The files of one model: what the engine serves."""
+    """The files of one model, as the engine serves it."""
 
     name: str  # "base", "live", "candidate"
     gguf: Path
@@ -26,18 +26,18 @@ class Served:
 
 @dataclass(frozen=True)
 class Speed:
-    """The best of several rounds: other programs only ever make it slower."""
+    """The best of several rounds: other programs only ever make a model slower."""
 
     load: float  # seconds
     first_token: float  # seconds from the prompt to the first token
-    tokens_per_second: float  # of the answer after that, at its fastest token
+    tokens_per_second: float  # at the fastest token after the first
     memory: int  # bytes that its process grew by, model and context
     size: int  # bytes of the files
 
 
 @dataclass(frozen=True)
 class Race:
-    """How fast each model is, by name, and how fast the last one is beside each other one."""
+    """How fast each model is, by name, and the last one's speed relative to each other one."""
 
     speeds: dict[str, Speed] = field(default_factory=dict)
     ratios: dict[str, Interval] = field(default_factory=dict)
@@ -51,7 +51,9 @@ class _Lap:
 
 
 def race(models: Sequence[Served], prompt: list[int], rounds: int, report: Callable[[int, int], None]) -> Race:
-    """Time the last of `models` beside each other one: both loaded, they answer `prompt` in turns, A B B A, `rounds` times each."""
+    """Time the last of `models` against each other one: both are loaded, and answer `prompt` in turns
+    (A B B A), `rounds` times each.
+    """
     candidate, others = models[-1], models[:-1]
     speeds: dict[str, Speed] = {}
     ratios: dict[str, Interval] = {}
@@ -70,7 +72,7 @@ def race(models: Sequence[Served], prompt: list[int], rounds: int, report: Calla
 
 
 class _Loaded:
-    """A model in memory that has answered once: the first answer also touches all weights."""
+    """A model in memory that has answered once, because the first answer reads all weights from disk."""
 
     def __init__(self, served: Served, prompt: list[int]) -> None:
         self.served, self._prompt = served, prompt

@@ -1,1 +1,1 @@
-"""Retrains that outlive their window: the asynchronous face of the pipeline."""
+"""Work that outlives its window: a table of jobs (store), a queue, one process a job (worker), and the face for programs (tuner)."""

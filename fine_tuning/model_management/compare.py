@@ -1,4 +1,4 @@
-"""The same question to several models, side by side."""
+"""Asks several models the same question, side by side."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,8 @@ from fine_tuning.model_management.model_registry import Registry, version_tag
 def side_by_side(
     engine: Engine, tags: Sequence[str], messages: Sequence[Message], options: ChatOptions | None = None
 ) -> Iterator[tuple[str, ChatChunk]]:
-    """(tag, piece of its answer), model after model: two at once would share the machine, and both be slow.
+    """Yield (tag, piece of its answer), one model after the other: two at once would slow each other
+    down.
 
     Closing the iterator stops the generation.
     """
@@ -22,9 +23,11 @@ def side_by_side(
 
 
 def chosen_tags(engine: Engine, registry: Registry, name: str, base: str, wanted: Sequence[str] = ()) -> list[str]:
-    """The tags that people mean by "base", "live", "v3" or "3" (of the fine-tuned model `name`), or a tag itself.
+    """Return the tags that people mean by "base", "live", "v3", "3" (of the fine-tuned model `name`)
+    or a tag itself.
 
-    By default the base and the live version. ModelNotFound names what the engine does not have.
+    Default: the base and the live version. Raises ModelNotFound, which names what the engine does
+    not have.
     """
     live = registry.live(name)
     if not wanted:

@@ -1,8 +1,9 @@
-"""Who is preferred: votes of blind comparisons, and the Elo ratings that follow from them.
+"""Elo ratings of models, from the votes of blind comparisons.
 
-A. Elo, The Rating of Chessplayers (1978): of ratings a and b, the first is expected to win with 1 / (1 + 10^((b - a) / 400)), and each
-vote moves both by K times what was unexpected. Language models were first ranked so by Chatbot Arena (arXiv 2306.05685); K = 32, as for
-chess players with few games, lets the ten votes that one person casts already tell something.
+A. Elo, The Rating of Chessplayers (1978): a player rated a is expected to win against one rated b
+with probability 1 / (1 + 10^((b - a) / 400)), and each vote moves both ratings by K times the
+unexpected part of the score. Chatbot Arena (arXiv 2306.05685) ranks language models in the same
+way. K = 32, as for chess players with few games: one person casts few votes.
 """
 
 from datetime import UTC, datetime
@@ -15,7 +16,11 @@ START = 1000.0
 
 
 def vote(one: str, other: str, score: float, path: Path | None = None) -> None:
-    """Enter a vote between two tags: `score` is 1 if `one` was preferred, 0 if `other` was, 0.5 for a tie. `path`: of the database."""
+    """Store a vote between two tags.
+
+    `score` is 1 if `one` was preferred, 0 if `other` was, 0.5 for a tie. `path` is the database's;
+    default: data/state.db.
+    """
     with state.connect(path) as connection:
         connection.execute(
             "INSERT INTO votes (one, other, score, created) VALUES (?, ?, ?, ?)",
@@ -24,7 +29,7 @@ def vote(one: str, other: str, score: float, path: Path | None = None) -> None:
 
 
 def ratings(path: Path | None = None) -> dict[str, tuple[float, int]]:
-    """The rating of every tag that was voted on, and from how many votes."""
+    """Return for every tag that was voted on its rating and its number of votes."""
     found: dict[str, tuple[float, int]] = {}
     with state.connect(path) as connection:
         for row in connection.execute("SELECT one, other, score FROM votes ORDER BY id"):
@@ -35,5 +40,5 @@ def ratings(path: Path | None = None) -> dict[str, tuple[float, int]]:
 
 
 def expected(a: float, b: float) -> float:
-    """The score that a player rated `a` is expected to reach against one rated `b`."""
+    """Return the score, from 0 to 1, that a player rated `a` is expected to reach against one rated `b`."""
     return float(1 / (1 + 10 ** ((b - a) / 400)))

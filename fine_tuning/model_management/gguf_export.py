@@ -1,7 +1,8 @@
-"""From a base GGUF and what was trained on it to a GGUF that an engine serves.
+"""Exports what was trained to a GGUF that an engine serves.
 
-An adapter is merged into the weights, or becomes an adapter beside the base; a model that was trained whole takes the place of the base's
-weights. The export is a stream: untouched weights and all metadata are copied as bytes, others are taken apart a few megabytes at a time.
+An adapter is either merged into the base's weights, or written as an adapter GGUF beside the base.
+A model that was trained whole replaces the base's weights. The export is a stream: metadata and
+untouched weights are copied as bytes, other weights are processed a few megabytes at a time.
 """
 
 import functools
@@ -50,13 +51,13 @@ _AS_THEY_ARE = frozenset(
     {"qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "starcoder2", "stablelm", "olmo2", "command-r", "nemotron"}
 )
 
-# Where Hugging Face keeps a norm's weights around 0, and llama.cpp around 1.
+# Architectures whose norm weights are around 0 in Hugging Face's format, and around 1 in llama.cpp's.
 _NORMS_FROM_ZERO = frozenset({"gemma", "gemma2", "gemma3", "nemotron"})
 _COMPUTED = frozenset({"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"})  # from the configuration, not trained
 
 _FLOATS = (Type.F32, Type.F16, Type.BF16)
 _EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
-_OTHER_SENSES = ("v.", "mm.")  # a vision model's encoder and projector, which Ollama keeps in the same file
+_OTHER_SENSES = ("v.", "mm.")  # tensors of a vision model's encoder and projector, which Ollama keeps in the same file
 _NEVER_QUANTISED = ("_norm.weight", "ffn_gate_inp.weight", "position_embd.weight", "token_types.weight")
 _LARGEST_F16 = 65504.0
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
@@ -79,18 +80,23 @@ class Exported:
 
 
 def check_exportable(base_gguf: str | Path, quantization: str = SAME) -> None:
-    """ExportError if an adapter for `base_gguf` could not be exported, or not so: to be asked before the training."""
+    """Raise ExportError if an adapter for `base_gguf` could not be exported in this `quantization`.
+    Call it before the training.
+    """
     _open(base_gguf, quantization)
 
 
 def merge_adapter(
     base_gguf: str | Path, adapter_dir: str | Path, out_path: str | Path, quantization: str = "q8_0", progress: Progress | None = None
 ) -> Exported:
-    """Write `out_path`, the model W + scale * B @ A (its rows scaled to the learned magnitudes with DoRA), whole or not at all.
+    """Write `out_path`, the model W + scale * B @ A (with DoRA its rows scaled to the learned
+    magnitudes), completely or not at all.
 
-    `quantization` is one of QUANTIZATIONS: `same`, what convert_hf_to_gguf.py makes (f32, f16, bf16, q8_0), or one of llama-quantize's
-    mixtures (q4_k_m, ...), which need room for the model in float32 beside `out_path` meanwhile.
-    Raises ExportError; then `out_path` is as it was.
+    `quantization` is one of QUANTIZATIONS: `same`, what convert_hf_to_gguf.py makes (f32, f16,
+    bf16, q8_0), or one of llama-quantize's mixtures (q4_k_m, ...). A mixture also needs disk space
+    for the model in float32 beside `out_path` while it is made.
+
+    Raises ExportError; `out_path` is then unchanged.
     """
     base = _open(base_gguf, quantization)
     changes = {name: functools.partial(_adapted, base, name, pair) for name, pair in _targets(base, adapter_dir).items()}
@@ -100,9 +106,10 @@ def merge_adapter(
 def export_full(
     base_gguf: str | Path, model_folder: str | Path, out_path: str | Path, quantization: str = "q8_0", progress: Progress | None = None
 ) -> Exported:
-    """Write `out_path`: the base's metadata with the weights in `model_folder` (model.safetensors), which was trained from it.
+    """Write `out_path`: the base's metadata with the trained weights in `model_folder`
+    (model.safetensors).
 
-    `quantization` as for `merge_adapter`. Raises ExportError; then `out_path` is as it was.
+    `quantization` as for `merge_adapter`. Raises ExportError; `out_path` is then unchanged.
     """
     base = _open(base_gguf, quantization)
     changes = {name: functools.partial(_replaced, base, name, hf, tensor) for name, (hf, tensor) in _weights_of(base, model_folder).items()}
@@ -119,12 +126,16 @@ def _export(base: GgufFile, changes: Changes, out_path: Path, quantization: str,
 
 
 def convert_adapter(base_gguf: str | Path, adapter_dir: str | Path, out_path: str | Path) -> Exported:
-    """Write `out_path`, the adapter as llama.cpp's convert_lora_to_gguf.py makes it (float32), whole or not at all. Raises ExportError."""
+    """Write `out_path`, the adapter as llama.cpp's convert_lora_to_gguf.py makes it (float32),
+    completely or not at all.
+
+    Raises ExportError.
+    """
     base = _open(base_gguf, SAME)
     pairs = _targets(base, adapter_dir)
     if any(pair.has_magnitude for pair in pairs.values()):
         raise ExportError(f"{adapter_dir} was trained with DoRA, which no adapter GGUF can hold: set deployment.mode to merged")
-    # llama.cpp scales every pair by alpha / rank; what an adapter has beside that goes into its B.
+    # llama.cpp scales every pair by alpha / rank; any other scale is multiplied into B.
     alpha, _ = Counter(pair.scale * pair.rank for pair in pairs.values()).most_common(1)[0]
     values = {"general.architecture": base.header.architecture, "general.type": "adapter", "adapter.type": "lora"}
     metadata = {key: entry(key, value) for key, value in values.items()}
@@ -154,14 +165,14 @@ def _adapter_tensors(base: GgufFile, name: str, pair: LoraPair, alpha: float) ->
 
 
 def _adapted(base: GgufFile, name: str, pair: LoraPair) -> Change:
-    """W + scale * B @ A; with DoRA (arXiv 2402.09353) each row of it scaled to its learned magnitude."""
+    """Return W + scale * B @ A; with DoRA (arXiv 2402.09353) each row is scaled to its learned magnitude."""
     a, b = pair.load()
     order = _row_order(base, name, len(b))
     b, scale, magnitude = b[order], np.float32(pair.scale), pair.load_magnitude()
 
     def rows(first: int, last: int, base_rows: Callable[[], Rows]) -> Rows:
         weights = base_rows()
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is an ExportError later
+        with np.errstate(over="ignore", invalid="ignore"):  # an overflow becomes an ExportError later
             delta = b[first:last] @ a
             delta *= scale
             weights += delta
@@ -173,7 +184,7 @@ def _adapted(base: GgufFile, name: str, pair: LoraPair) -> Change:
 
 
 def _replaced(base: GgufFile, name: str, hf_name: str, tensor: StoredTensor) -> Change:
-    """The tensor of a model that was trained whole."""
+    """Return the tensor as a model that was trained whole has it."""
     order = _row_order(base, name, tensor.shape[0])
     if isinstance(order, slice) and len(tensor.shape) > 1:
         return lambda first, last, base_rows: _finite(hf_name, tensor, tensor.load(first, last))
@@ -197,7 +208,7 @@ def _overflow(name: str, path: Path, kind: str) -> ExportError:
 
 
 class _Export:
-    """One pass over the base: what becomes of each tensor, then the writing."""
+    """One pass over the base: decides what becomes of each tensor, then writes the file."""
 
     def __init__(self, base: GgufFile, changes: Changes, quantization: str, progress: Progress | None) -> None:
         self._base, self._changes = base, changes
@@ -242,7 +253,7 @@ class _Export:
         """Return the rows as `target` stores them. ExportError if they are not finite there."""
         made = ggml.quantize(rows, target.kind)
         largest = np.abs(rows).max(initial=0)  # NaN if any weight is
-        if largest < _LARGEST_F16:  # then the scales of blocks, which are float16, hold it too
+        if largest < _LARGEST_F16:  # the scales of quantised blocks are float16 as well, so they can hold it
             return made
         if not np.isfinite(largest) or not np.isfinite(ggml.dequantize(made, target.kind, target.columns)).all():
             raise _overflow(target.name, self._base.path, target.kind.name)
@@ -278,7 +289,9 @@ def _export_mixture(base: GgufFile, changes: Changes, out_path: Path, mixture: s
 
 
 def _retyped(tensor: TensorInfo, kind: Type) -> TensorInfo:
-    """`tensor` as convert_hf_to_gguf.py would store it: matrices quantised, or F16 where a row does not fit into blocks."""
+    """Return `tensor` with the type that convert_hf_to_gguf.py would store: matrices quantised, or F16
+    where a row is no whole number of blocks.
+    """
     name = tensor.name
     if len(tensor.shape) < 2 or not name.endswith(".weight") or name.endswith(_NEVER_QUANTISED) or name.startswith(_OTHER_SENSES):
         return tensor
@@ -303,7 +316,9 @@ def _open(base_gguf: str | Path, quantization: str) -> GgufFile:
 
 
 def _targets(base: GgufFile, adapter_dir: str | Path) -> dict[str, LoraPair]:
-    """The adapter's pairs by the base's tensor names, in the base's order; ExportError unless each fits."""
+    """Return the adapter's pairs by the base's tensor names, in the base's order. Raises ExportError
+    unless each fits.
+    """
     architecture = base.header.architecture
     found: dict[str, LoraPair] = {}
     for pair in read_adapter(adapter_dir):
@@ -326,7 +341,11 @@ def _targets(base: GgufFile, adapter_dir: str | Path) -> dict[str, LoraPair]:
 
 
 def _weights_of(base: GgufFile, model_folder: str | Path) -> dict[str, tuple[str, StoredTensor]]:
-    """By the base's tensor names, in its order: what `model_folder` has there, with its name. ExportError unless all fits, and is there."""
+    """Return by the base's tensor names, in the base's order, the tensors of `model_folder` with their
+    names.
+
+    Raises ExportError if a tensor is missing or does not fit.
+    """
     found: dict[str, tuple[str, StoredTensor]] = {}
     names = _name_map(base.header.architecture, _number(base, "block_count"))
     for hf_name, stored in read_safetensors(Path(model_folder, "model.safetensors")).items():
@@ -349,7 +368,7 @@ def _name_map(architecture: str, blocks: int) -> gguf.TensorNameMap:
 
 
 def _row_order(base: GgufFile, name: str, rows: int) -> NDArray[np.intp] | slice:
-    """Which of Hugging Face's rows stands at each of the GGUF's."""
+    """Return for each row of the GGUF's tensor the index of the row in Hugging Face's."""
     heads = {".attn_q.": "attention.head_count", ".attn_k.": "attention.head_count_kv"}  # weights and biases
     key = next((key for part, key in heads.items() if part in name), None)
     if key is None or base.header.architecture not in _PERMUTED:
@@ -360,7 +379,11 @@ def _row_order(base: GgufFile, name: str, rows: int) -> NDArray[np.intp] | slice
 
 
 def rotary_order(rows: int, heads: int) -> NDArray[np.intp]:
-    """The order that makes of Hugging Face's rows (first halves of a head's pairs, then second halves) llama.cpp's (pair after pair)."""
+    """Return the order that turns Hugging Face's rows into llama.cpp's.
+
+    For rotary embeddings Hugging Face stores the first halves of a head's pairs, then the second
+    halves; llama.cpp stores pair after pair.
+    """
     return np.arange(rows).reshape(heads, 2, rows // heads // 2).swapaxes(1, 2).ravel()
 
 

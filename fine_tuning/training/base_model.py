@@ -1,63 +1,77 @@
 """The base weights, from the GGUF that the engine serves or from a folder in Hugging Face format."""
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 import torch
+from gguf.constants import GGMLQuantizationType
+from numpy.typing import NDArray
 from torch import nn
 
 from fine_tuning.config import BaseWeights
 from fine_tuning.engines import ggml
 from fine_tuning.engines.gguf_file import GgufFile, TensorInfo, read_gguf, write_gguf
 from fine_tuning.errors import ExportError, TrainingError
-from fine_tuning.training import families, tree_attention
-from fine_tuning.training.quantised_linear import HeldLinear, Nf4Linear, QuantisedLinear
+from fine_tuning.training import attention, families
+from fine_tuning.training.fast import tree_attention
+from fine_tuning.training.fast.quantised_linear import HeldLinear, Nf4Linear, QuantisedLinear
 from fine_tuning.training.rope import Rope
 
-_FLOATS = {ggml.GGMLQuantizationType.F32, ggml.GGMLQuantizationType.F16, ggml.GGMLQuantizationType.BF16}
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.modeling_gguf_pytorch_utils import TensorProcessor
+
+_FLOATS = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _VOCABULARY = 64 << 10  # bytes: an entry of a GGUF's metadata that is longer is a part of the vocabulary
 
 
-def load_base(source: str | Path, dtype: torch.dtype, scratch: str | Path, weights: BaseWeights = "dequantised") -> Any:
-    """A causal language model with the weights of `source`, on the CPU, in `dtype`, in evaluation mode.
+def load_base(
+    source: str | Path, dtype: torch.dtype, scratch: str | Path, weights: BaseWeights = "dequantised", fused: bool = True
+) -> "PreTrainedModel":
+    """Return a causal language model with the weights of `source`, on the CPU, in `dtype`, in evaluation mode.
 
     A GGUF's weights are dequantised as llama.cpp does, one at a time, so training starts from the very function that is served. The
     layers' matrices may stay as they are in the file (`quantised`; a folder has no such blocks), or be held as `nf4`: both are
-    dequantised for each pass (quantised_linear.py).
+    dequantised for each pass (quantised_linear.py). `fused`: with the attention of fast/, else with that by mask.
     `scratch` is a folder of the run. Raises TrainingError when Transformers does not know the architecture or a weight is missing.
     """
     source, scratch = Path(source), Path(scratch)
+    attention_name = tree_attention.register() if fused else attention.register()
     try:
-        model = _load_gguf(source, dtype, scratch, weights) if source.is_file() else _load_folder(source, dtype, weights)
+        if source.is_file():
+            model = _load_gguf(source, dtype, scratch, weights, attention_name)
+        else:
+            model = _load_folder(source, dtype, weights, attention_name)
     except (ValueError, KeyError, NotImplementedError, OSError, ExportError) as error:
         raise TrainingError(f"cannot load {source} for training: {error}. Choose a base of a known family (llama, qwen, ...)") from error
     model.config.use_cache = False
-    return model.eval()
+    model.eval()
+    return model
 
 
-def _load_folder(folder: Path, dtype: torch.dtype, weights: BaseWeights) -> Any:
+def _load_folder(folder: Path, dtype: torch.dtype, weights: BaseWeights, attention_name: str) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
     if not any(folder.glob("*.safetensors")):
         if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES):
             raise ValueError(f"its weights are a pickle ({pickles[0]}), which can run any code when it is read; save it as safetensors")
         raise ValueError("there are no *.safetensors in it")
-    model = AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype=dtype, attn_implementation=tree_attention.register(), trust_remote_code=False, use_safetensors=True
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        str(folder), dtype=dtype, attn_implementation=attention_name, trust_remote_code=False, use_safetensors=True
     )
     if weights == "nf4":
         for name, module in list(model.named_modules()):
-            if _within_layers(model, module):
+            if isinstance(module, nn.Linear) and _within_layers(model, module):
                 _place(model, f"{name}.weight", module.weight.data, dtype, weights)
     return model
 
 
-def _load_gguf(gguf: Path, dtype: torch.dtype, scratch: Path, weights: BaseWeights) -> Any:
+def _load_gguf(gguf: Path, dtype: torch.dtype, scratch: Path, weights: BaseWeights, attention_name: str) -> "PreTrainedModel":
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
@@ -66,8 +80,8 @@ def _load_gguf(gguf: Path, dtype: torch.dtype, scratch: Path, weights: BaseWeigh
     rope = Rope(file)
     rope.configure(config.get_text_config())
     with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=tree_attention.register(), trust_remote_code=False
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=attention_name, trust_remote_code=False
         )
     with gguf.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for name, weight in _weights(file, content, model, weights == "quantised"):
@@ -79,80 +93,98 @@ def _load_gguf(gguf: Path, dtype: torch.dtype, scratch: Path, weights: BaseWeigh
     return model
 
 
-def _config_by_transformers(file: GgufFile, scratch: Path) -> Any:
-    """Return the configuration of a family that only Transformers knows (families.py)."""
+def _config_by_transformers(file: GgufFile, scratch: Path) -> "PreTrainedConfig":
+    """Return the configuration of a family that only Transformers describes (families.py does not)."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(str(scratch), gguf_file=_outline(file, scratch).name)
+    config: PreTrainedConfig = AutoConfig.from_pretrained(str(scratch), gguf_file=_outline(file, scratch).name)
     config.get_text_config().vocab_size = file.tensors["token_embd.weight"].rows
     return config
 
 
 def _outline(file: GgufFile, folder: Path) -> Path:
-    """A GGUF with the same metadata and tensor names, but neither vocabulary nor weights.
+    """Write a GGUF with the same metadata and tensor names, but without vocabulary and weights; return its path.
 
-    Transformers makes a configuration of it at once; of the whole file it reads every token as an array of its own, for ten seconds.
+    Transformers makes a configuration of it at once. From the whole file it would read every token into an array, for ten seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "outline.gguf"
     metadata = {key: entry for key, entry in file.metadata.items() if len(entry) < _VOCABULARY}
-    number = TensorInfo("", (1,), ggml.GGMLQuantizationType.F32)
+    number = TensorInfo("", (1,), GGMLQuantizationType.F32)
     write_gguf(path, metadata, [(TensorInfo(name, number.shape, number.kind), [bytes(number.size)]) for name in file.tensors])
     return path
 
 
-def _weights(file: GgufFile, content: mmap.mmap, model: Any, quantised: bool) -> Iterator[tuple[str, torch.Tensor | QuantisedLinear]]:
-    """Each weight under Transformers' name, as it goes into `model`."""
+class _Made(Protocol):
+    """What Transformers makes of a GGUF's tensor: another name, and perhaps other values or another order of rows."""
+
+    name: str
+    weights: NDArray[np.float64]
+
+
+class _Processor(Protocol):
+    """Turns tensors of a GGUF into Transformers' weights (families.tensor_processor)."""
+
+    def process(self, *, weights: NDArray[np.floating], name: str, **context: object) -> _Made: ...
+
+
+def _weights(
+    file: GgufFile, content: mmap.mmap, model: "PreTrainedModel", quantised: bool
+) -> Iterator[tuple[str, torch.Tensor | QuantisedLinear]]:
+    """Yield each weight under its name in Transformers, as it goes into `model`."""
     from transformers.modeling_gguf_pytorch_utils import get_gguf_hf_weights_map
 
     architecture = file.header.architecture
-    processor = families.tensor_processor(architecture, model.config)
+    processor = cast(_Processor, families.tensor_processor(architecture, model.config))
     shallow = _shallow(model, [(model.base_model_prefix, _shallow(model.base_model, []))])
-    names = get_gguf_hf_weights_map(shallow, processor, architecture if architecture in families.FAMILIES else None)
-    gathered: dict[str, dict[str, torch.Tensor]] = {"tensors": {}}  # what is one weight in Transformers and several in the file
+    names: dict[str, str] = get_gguf_hf_weights_map(
+        shallow, cast("TensorProcessor", processor), architecture if architecture in families.FAMILIES else None
+    )
+    gathered: dict[str, dict[str, torch.Tensor]] = {"tensors": {}}  # one weight in Transformers, several in the file
 
-    def processed(weights: Any, name: str) -> Any:
+    def process(weights: NDArray[np.floating], name: str) -> _Made:
         return processor.process(weights=weights, name=name, tensor_key_mapping=names, parsed_parameters=gathered)
 
     linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     for info in file.tensors.values():
         data = np.frombuffer(content, np.uint8, info.size, file.starts[info.name])
         stays = quantised and info.name.startswith("blk.") and info.kind not in _FLOATS and names.get(info.name) in linear
-        if stays and (rows := _row_order(processed, info)) is not None:
+        if stays and (rows := _row_order(process, info)) is not None:
             blocks = torch.from_numpy(data.reshape(info.rows, -1)[rows])
             yield names[info.name], QuantisedLinear(blocks, info.kind, info.columns)
             continue
-        made = processed(ggml.dequantize(data, info.kind, info.columns).reshape(info.shape[::-1]), info.name)
+        made = process(ggml.dequantize(data, info.kind, info.columns).reshape(info.shape[::-1]), info.name)
         if made.name in names:
             yield names[made.name], torch.from_numpy(np.ascontiguousarray(made.weights))
     yield from gathered["tensors"].items()
 
 
 def _tensor(file: GgufFile, content: mmap.mmap, name: str) -> torch.Tensor:
+    """Return the values of a tensor in the file."""
     info = file.tensors[name]
-    return torch.from_numpy(
-        ggml.dequantize(np.frombuffer(content, np.uint8, info.size, file.starts[name]), info.kind, info.columns)
-    ).flatten()
+    data = np.frombuffer(content, np.uint8, info.size, file.starts[name])
+    return torch.from_numpy(ggml.dequantize(data, info.kind, info.columns)).flatten()
 
 
-def _shallow(module: Any, children: list[tuple[str, Any]]) -> Any:
-    # Transformers makes the table of names anew for every module within, 26 ms each; all of them are in that of the topmost two.
+def _shallow(module: nn.Module, children: list[tuple[str, SimpleNamespace]]) -> SimpleNamespace:
+    # Transformers makes the table of names for every module inside, 26 ms each; those of the topmost two modules hold all names.
     return SimpleNamespace(config=module.config, state_dict=module.state_dict, named_children=lambda: children)
 
 
-def _row_order(processed: Any, info: TensorInfo) -> Any:
-    """Where Transformers has each row of a matrix: some families' GGUFs hold them in another order. None if that is not all it changes."""
-    made = processed(np.arange(info.rows, dtype=np.float64)[:, None], info.name)
+def _row_order(process: Callable[[NDArray[np.floating], str], _Made], info: TensorInfo) -> NDArray[np.int64] | None:
+    """Return where Transformers has each row of a matrix, which some families' GGUFs hold in another order. None if more differs."""
+    made = process(np.arange(info.rows, dtype=np.float64)[:, None], info.name)
     rows = made.weights.reshape(-1).astype(np.int64)
     return rows if made.name == info.name and np.array_equal(np.sort(rows), np.arange(info.rows)) else None
 
 
-def _within_layers(model: Any, module: nn.Module) -> bool:
+def _within_layers(model: "PreTrainedModel", module: nn.Module) -> bool:
     """Return whether `module` is a matrix of a layer, and not the output's, which is often the embedding."""
     return isinstance(module, nn.Linear) and module is not model.get_output_embeddings()
 
 
-def _place(model: Any, name: str, weight: torch.Tensor | HeldLinear, dtype: torch.dtype, weights: BaseWeights) -> None:
+def _place(model: "PreTrainedModel", name: str, weight: torch.Tensor | HeldLinear, dtype: torch.dtype, weights: BaseWeights) -> None:
+    """Put a weight into the model. ValueError if its shape is not the model's."""
     path, _, leaf = name.rpartition(".")
     owner = model.get_submodule(path)
     wanted = getattr(owner, leaf)
@@ -162,7 +194,7 @@ def _place(model: Any, name: str, weight: torch.Tensor | HeldLinear, dtype: torc
     if weights == "nf4" and leaf == "weight" and isinstance(weight, torch.Tensor) and _within_layers(model, owner):
         weight = Nf4Linear(weight.to(dtype))
     if isinstance(weight, HeldLinear):
-        weight.take_place_of(owner, dtype)
+        weight.take_place_of(cast(nn.Linear, owner), dtype)
         model.set_submodule(path, weight)
         return
     setattr(owner, leaf, nn.Parameter(weight.to(dtype)))

@@ -1,7 +1,7 @@
-"""End a training: when the held-out conversations are no longer learned better, keeping the best weights, or after so many epochs."""
+"""Rules that end a training: after the held-out loss stopped falling, keeping the best weights, or after a number of epochs."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save
@@ -9,34 +9,41 @@ from transformers import TrainerCallback
 
 from fine_tuning import paths
 
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    from fine_tuning.training.trainer_utils import TrainerLike
+
 _LEAST = 1e-4  # nats: less is no improvement
 
 
 class EarlyStop(TrainerCallback):
     """Validates after each epoch (Prechelt, "Early Stopping - But When?", 1998). Does nothing where there are no validation rows.
 
-    What it knows lies in `run`/best/, so that a run that was killed goes on to the same end.
+    Losses and best weights are kept in `run`/best/, so that a resumed run ends as a whole one.
     """
 
-    def __init__(self, trainer: Any, run: Path, patience: int, most: int | None = None) -> None:
-        """`patience`: epochs without a lower validation loss after which the training ends; or after `most` epochs."""
+    def __init__(self, trainer: "TrainerLike", run: Path, patience: int, most: int | None = None) -> None:
+        """The training ends after `patience` epochs without a lower validation loss, or after `most` epochs."""
         self.trainer, self.patience, self.most = trainer, patience, most
         self._weights, self._facts = run / "best" / "weights.safetensors", run / "best" / "losses.json"
         known = paths.read_json(self._facts) if self._facts.exists() else {}
         self.losses = {int(step): float(loss) for step, loss in known.items()}  # by the step after which they were measured
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        cut = abs(state.epoch - round(state.epoch)) > 1e-6  # a cancelled training ends its epoch too
-        if cut or not len(self.trainer.eval_dataset):
+    def on_epoch_end(self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object) -> None:
+        epoch = state.epoch or 0.0
+        cut = abs(epoch - round(epoch)) > 1e-6  # a cancelled training ends its epoch too
+        if cut or not len(self.trainer.validation_rows):
             return
         if self._judge(state.global_step):
             control.should_training_stop = True
 
     def is_over(self, step: int, epoch: int) -> bool:
-        """The same of a checkpoint that was saved at the end of an epoch, which is now in the model."""
-        return bool(len(self.trainer.eval_dataset)) and self._judge(step)
+        """Return whether the training ends with this step, at the end of this epoch. Its weights must be in the model."""
+        return bool(len(self.trainer.validation_rows)) and self._judge(step)
 
     def _judge(self, now: int) -> bool:
+        """Validate after the step `now`, unless that is known; return whether the training ends with it."""
         if now not in self.losses:
             self.losses[now] = self.trainer.validated()
             if self.best_step == now:
@@ -45,7 +52,7 @@ class EarlyStop(TrainerCallback):
         until = [step for step in self.losses if step <= now]
         return len(until) == self.most or sum(step > self.best_step for step in until) >= self.patience
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object) -> None:
         if self._weights.exists():
             self._load()
 
@@ -73,13 +80,13 @@ class EarlyStop(TrainerCallback):
 
 
 class EndAfter(TrainerCallback):
-    """Ends the training after `epochs`, with the learning rate still on its way to more of them."""
+    """Ends the training after `epochs`, while the learning rate is still falling towards a later end."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.epoch > self.epochs - 1e-6:
+    def on_epoch_end(self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object) -> None:
+        if (state.epoch or 0.0) > self.epochs - 1e-6:
             control.should_training_stop = True
 
     def is_over(self, step: int, epoch: int) -> bool:

@@ -1,16 +1,19 @@
 """Model families: the Transformers configuration that computes what llama.cpp computes with a GGUF.
 
-A GGUF says less than a config.json. What it leaves out llama.cpp derives or takes as fixed (llama.cpp: src/llama-model.cpp, load_hparams,
-and src/models/<architecture>.cpp, load_arch_hparams and the graph), and so does this module. Transformers' own reading of a GGUF leaves
+A GGUF holds less than a config.json. llama.cpp derives what is missing, or takes it as fixed (src/llama-model.cpp, load_hparams, and
+src/models/<architecture>.cpp, load_arch_hparams and the graph), and so does this module. Transformers' own reading of a GGUF leaves
 out, among others, the size of Qwen 3's heads, the soft caps and attention scale of Gemma, and the frequencies of StarCoder 2.
-docs/families.md says which families were compared, and how far their logits lie apart.
+docs/families.md lists the families that were compared, and how far apart their logits are.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fine_tuning.engines.gguf_file import GgufFile
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 Settings = dict[str, Any]  # as a config.json holds them
 
@@ -19,7 +22,7 @@ _THETA = 10_000.0  # llama.cpp's base frequency, where the file has none
 _FIRST = "blk.0."
 
 
-def config_of(file: GgufFile) -> Any:
+def config_of(file: GgufFile) -> "PreTrainedConfig | None":
     """Return the Transformers configuration of the model in `file`; None if its family is not described here.
 
     Raises NotImplementedError for a model that Transformers cannot compute as llama.cpp does.
@@ -29,12 +32,12 @@ def config_of(file: GgufFile) -> Any:
     describe = FAMILIES.get(file.header.architecture)
     if describe is None:
         return None
-    settings = describe(_Said(file))
+    settings = describe(_Metadata(file))
     return CONFIG_MAPPING[settings.pop("model_type")](**settings)
 
 
-class _Said:
-    """What a GGUF says of its model, by the names of its metadata without the architecture before them."""
+class _Metadata:
+    """A GGUF's metadata, by their names without the architecture before them."""
 
     def __init__(self, file: GgufFile) -> None:
         self.file, self.metadata = file, file.header.metadata
@@ -49,6 +52,7 @@ class _Said:
         return value
 
     def need(self, key: str) -> Any:
+        """Return a value that must be there. NotImplementedError without it."""
         if (value := self.get(key)) is None:
             raise NotImplementedError(f"it does not say {self.file.header.architecture}.{key}")
         return value
@@ -89,26 +93,26 @@ class _Said:
         return [_SLIDING if each else _FULL for each in near]
 
 
-def _common(said: _Said, model_type: str, epsilon: str = "rms_norm_eps", norm: str = "layer_norm_rms_epsilon") -> Settings:
-    """Return what every family has; `epsilon` is Transformers' name for that of the norms, `norm` the GGUF's."""
-    tokenizer = {f"{name}_token_id": said.metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _TOKENS.items()}
-    vocabulary = said.file.tensors["token_embd.weight"].rows
+def _common(gguf: _Metadata, model_type: str, epsilon: str = "rms_norm_eps", norm: str = "layer_norm_rms_epsilon") -> Settings:
+    """Return the settings that every family has. `epsilon` and `norm` name the norms' epsilon in Transformers and in the GGUF."""
+    tokenizer = {f"{name}_token_id": gguf.metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _TOKENS.items()}
+    vocabulary = gguf.file.tensors["token_embd.weight"].rows
     return {
         "model_type": model_type,
-        "name_or_path": str(said.metadata.get("general.name", "")),
+        "name_or_path": str(gguf.metadata.get("general.name", "")),
         "vocab_size": vocabulary,
-        "hidden_size": said.hidden,
-        "num_hidden_layers": int(said.need("block_count")),
-        "intermediate_size": int(said.need("feed_forward_length")),
-        "num_attention_heads": said.heads,
-        "num_key_value_heads": int(said.get("attention.head_count_kv", said.heads)),
-        "head_dim": said.head_dim,
-        "max_position_embeddings": int(said.need("context_length")),
-        "rope_parameters": said.rope,
-        "attention_bias": said.has("attn_q.bias"),
-        "mlp_bias": said.has("ffn_up.bias"),
-        "tie_word_embeddings": "output.weight" not in said.file.tensors,
-        epsilon: float(said.need(f"attention.{norm}")),
+        "hidden_size": gguf.hidden,
+        "num_hidden_layers": int(gguf.need("block_count")),
+        "intermediate_size": int(gguf.need("feed_forward_length")),
+        "num_attention_heads": gguf.heads,
+        "num_key_value_heads": int(gguf.get("attention.head_count_kv", gguf.heads)),
+        "head_dim": gguf.head_dim,
+        "max_position_embeddings": int(gguf.need("context_length")),
+        "rope_parameters": gguf.rope,
+        "attention_bias": gguf.has("attn_q.bias"),
+        "mlp_bias": gguf.has("ffn_up.bias"),
+        "tie_word_embeddings": "output.weight" not in gguf.file.tensors,
+        epsilon: float(gguf.need(f"attention.{norm}")),
         **{name: token for name, token in tokenizer.items() if token is None or token < vocabulary},
     }
 
@@ -116,129 +120,129 @@ def _common(said: _Said, model_type: str, epsilon: str = "rms_norm_eps", norm: s
 _TOKENS = {"bos": "bos", "eos": "eos", "pad": "padding"}
 
 
-def _gemma(said: _Said, model_type: str) -> Settings:
-    return {**_common(said, model_type), "hidden_activation": "gelu_pytorch_tanh"}
+def _gemma(gguf: _Metadata, model_type: str) -> Settings:
+    return {**_common(gguf, model_type), "hidden_activation": "gelu_pytorch_tanh"}
 
 
-def _scalar(said: _Said, layers_of_27b: int) -> float:
-    """Return what queries are divided by the square root of. llama.cpp knows Gemma's largest model, the only other one, by its layers."""
-    return said.hidden // said.heads if said.need("block_count") == layers_of_27b else said.head_dim
+def _scalar(gguf: _Metadata, layers_of_27b: int) -> float:
+    """Return the number whose square root divides Gemma's queries: the head size, except in the largest model, known by its layers."""
+    return gguf.hidden // gguf.heads if gguf.need("block_count") == layers_of_27b else gguf.head_dim
 
 
-def _gemma2(said: _Said) -> Settings:
+def _gemma2(gguf: _Metadata) -> Settings:
     return {
-        **_gemma(said, "gemma2"),
-        "query_pre_attn_scalar": _scalar(said, 46),
-        "attn_logit_softcapping": float(said.get("attn_logit_softcapping", 50.0)),
-        "final_logit_softcapping": float(said.get("final_logit_softcapping", 30.0)),
-        "sliding_window": int(said.get("attention.sliding_window", 4096)),
-        "layer_types": said.layer_types(2),
+        **_gemma(gguf, "gemma2"),
+        "query_pre_attn_scalar": _scalar(gguf, 46),
+        "attn_logit_softcapping": float(gguf.get("attn_logit_softcapping", 50.0)),
+        "final_logit_softcapping": float(gguf.get("final_logit_softcapping", 30.0)),
+        "sliding_window": int(gguf.get("attention.sliding_window", 4096)),
+        "layer_types": gguf.layer_types(2),
     }
 
 
-def _gemma3(said: _Said) -> Settings:
-    window = int(said.get("attention.sliding_window", 0))
-    near = {"rope_type": "default", "rope_theta": float(said.get("rope.freq_base_swa", _THETA))}
+def _gemma3(gguf: _Metadata) -> Settings:
+    window = int(gguf.get("attention.sliding_window", 0))
+    near = {"rope_type": "default", "rope_theta": float(gguf.get("rope.freq_base_swa", _THETA))}
     return {
-        **_gemma(said, "gemma3_text"),
-        "query_pre_attn_scalar": _scalar(said, 62),
+        **_gemma(gguf, "gemma3_text"),
+        "query_pre_attn_scalar": _scalar(gguf, 62),
         "attn_logit_softcapping": None,
-        "final_logit_softcapping": float(said.get("final_logit_softcapping", 0.0)) or None,
-        "rope_parameters": {_FULL: said.rope, _SLIDING: near},
-        **_windows(said, window, 6),
+        "final_logit_softcapping": float(gguf.get("final_logit_softcapping", 0.0)) or None,
+        "rope_parameters": {_FULL: gguf.rope, _SLIDING: near},
+        **_windows(gguf, window, 6),
     }
 
 
-def _windows(said: _Said, window: int, every: int) -> Settings:
-    layers = said.layer_types(every) if window else [_FULL] * int(said.need("block_count"))
+def _windows(gguf: _Metadata, window: int, every: int) -> Settings:
+    layers = gguf.layer_types(every) if window else [_FULL] * int(gguf.need("block_count"))
     return {"sliding_window": window or None, "layer_types": layers}
 
 
-def _qwen(said: _Said) -> Settings:
-    return {**_common(said, said.file.header.architecture), "use_sliding_window": False}
+def _qwen(gguf: _Metadata) -> Settings:
+    return {**_common(gguf, gguf.file.header.architecture), "use_sliding_window": False}
 
 
-def _phi3(said: _Said) -> Settings:
-    original = int(said.get("rope.scaling.original_context_length", said.need("context_length")))
-    return {**_common(said, "phi3"), "sliding_window": None, "original_max_position_embeddings": original}
+def _phi3(gguf: _Metadata) -> Settings:
+    original = int(gguf.get("rope.scaling.original_context_length", gguf.need("context_length")))
+    return {**_common(gguf, "phi3"), "sliding_window": None, "original_max_position_embeddings": original}
 
 
-def _stablelm(said: _Said) -> Settings:
-    if said.has("attn_q_norm.weight"):
+def _stablelm(gguf: _Metadata) -> Settings:
+    if gguf.has("attn_q_norm.weight"):
         raise NotImplementedError("it has a norm for each head's queries, which Transformers keeps in another form")
     return {
-        **_common(said, "stablelm", "layer_norm_eps", "layer_norm_epsilon"),
-        "use_qkv_bias": said.has("attn_q.bias"),
-        "use_parallel_residual": not said.has("ffn_norm.weight"),
+        **_common(gguf, "stablelm", "layer_norm_eps", "layer_norm_epsilon"),
+        "use_qkv_bias": gguf.has("attn_q.bias"),
+        "use_parallel_residual": not gguf.has("ffn_norm.weight"),
     }
 
 
-def _starcoder2(said: _Said) -> Settings:
-    made = _common(said, "starcoder2", "norm_epsilon", "layer_norm_epsilon")
+def _starcoder2(gguf: _Metadata) -> Settings:
+    made = _common(gguf, "starcoder2", "norm_epsilon", "layer_norm_epsilon")
     return {**made, "use_bias": made["attention_bias"], "sliding_window": None}
 
 
-def _olmo(said: _Said) -> Settings:
+def _olmo(gguf: _Metadata) -> Settings:
     """Return OLMo's configuration. Transformers gives its norms one fixed epsilon."""
-    made, fixed = _common(said, "olmo", "epsilon", "layer_norm_epsilon"), 1e-5
+    made, fixed = _common(gguf, "olmo", "epsilon", "layer_norm_epsilon"), 1e-5
     if not math.isclose(epsilon := made.pop("epsilon"), fixed, rel_tol=1e-3):
         raise NotImplementedError(f"its norms' epsilon is {epsilon:.3g}, and Transformers' always {fixed:.3g}")
-    return {**made, "clip_qkv": said.get("attention.clamp_kqv") or None}
+    return {**made, "clip_qkv": gguf.get("attention.clamp_kqv") or None}
 
 
-def _olmo2(said: _Said) -> Settings:
-    """Also Olmo 3: the same with windows, whose layers are never scaled."""
-    made, window = _common(said, "olmo2"), int(said.get("attention.sliding_window", 0))
+def _olmo2(gguf: _Metadata) -> Settings:
+    """Return the configuration of OLMo 2, or of OLMo 3: the same with windows, whose layers are never scaled."""
+    made, window = _common(gguf, "olmo2"), int(gguf.get("attention.sliding_window", 0))
     if not window:
         return made
-    near = {"rope_type": "default", "rope_theta": float(said.get("rope.freq_base_swa", made["rope_parameters"]["rope_theta"]))}
+    near = {"rope_type": "default", "rope_theta": float(gguf.get("rope.freq_base_swa", made["rope_parameters"]["rope_theta"]))}
     rope = {_FULL: made["rope_parameters"], _SLIDING: near}
-    return {**made, "model_type": "olmo3", "rope_parameters": rope, **_windows(said, window, 4)}
+    return {**made, "model_type": "olmo3", "rope_parameters": rope, **_windows(gguf, window, 4)}
 
 
-def _granite(said: _Said) -> Settings:
+def _granite(gguf: _Metadata) -> Settings:
     return {
-        **_common(said, "granite"),
-        "embedding_multiplier": float(said.get("embedding_scale", 0.0)) or 1.0,
-        "residual_multiplier": float(said.get("residual_scale", 0.0)) or 1.0,
-        "attention_multiplier": float(said.get("attention.scale", 0.0)) or said.head_dim**-0.5,
-        "logits_scaling": float(said.need("logit_scale")),
+        **_common(gguf, "granite"),
+        "embedding_multiplier": float(gguf.get("embedding_scale", 0.0)) or 1.0,
+        "residual_multiplier": float(gguf.get("residual_scale", 0.0)) or 1.0,
+        "attention_multiplier": float(gguf.get("attention.scale", 0.0)) or gguf.head_dim**-0.5,
+        "logits_scaling": float(gguf.need("logit_scale")),
     }
 
 
-def _cohere(said: _Said) -> Settings:
-    made = _common(said, "cohere", "layer_norm_eps", "layer_norm_epsilon")
-    return {**made, "logit_scale": float(said.get("logit_scale", 0.0)) or 1.0, "use_qk_norm": said.has("attn_q_norm.weight")}
+def _cohere(gguf: _Metadata) -> Settings:
+    made = _common(gguf, "cohere", "layer_norm_eps", "layer_norm_epsilon")
+    return {**made, "logit_scale": float(gguf.get("logit_scale", 0.0)) or 1.0, "use_qk_norm": gguf.has("attn_q_norm.weight")}
 
 
-FAMILIES: dict[str, Callable[[_Said], Settings]] = {  # by the GGUF's architecture
-    "llama": lambda said: _common(said, "llama"),  # Mistral too: a GGUF makes no difference
-    "arcee": lambda said: _common(said, "arcee"),
-    "smollm3": lambda said: {**_common(said, "smollm3"), "no_rope_layer_interval": 4, "use_sliding_window": False},
+FAMILIES: dict[str, Callable[[_Metadata], Settings]] = {  # by the GGUF's architecture
+    "llama": lambda gguf: _common(gguf, "llama"),  # Mistral too: a GGUF makes no difference
+    "arcee": lambda gguf: _common(gguf, "arcee"),
+    "smollm3": lambda gguf: {**_common(gguf, "smollm3"), "no_rope_layer_interval": 4, "use_sliding_window": False},
     "granite": _granite,
     "olmo": _olmo,
     "olmo2": _olmo2,
     "qwen2": _qwen,
     "qwen3": _qwen,
-    "gemma": lambda said: _gemma(said, "gemma"),
+    "gemma": lambda gguf: _gemma(gguf, "gemma"),
     "gemma2": _gemma2,
     "gemma3": _gemma3,
     "phi3": _phi3,
     "stablelm": _stablelm,
     "starcoder2": _starcoder2,
-    "nemotron": lambda said: _common(said, "nemotron", "norm_eps", "layer_norm_epsilon"),
+    "nemotron": lambda gguf: _common(gguf, "nemotron", "norm_eps", "layer_norm_epsilon"),
     "command-r": _cohere,
 }
 
-_STORED_AS = {  # families whose weights lie in the GGUF as another's do: rows of queries and keys in llama's order, norms around 1
+_STORED_AS = {  # families whose weights are stored as another family's: rows of queries and keys in llama's order, norms around 1
     **dict.fromkeys(("arcee", "smollm3", "granite", "olmo"), "llama"),
     "gemma": "gemma2",
 }
 
 
-def tensor_processor(architecture: str, config: Any) -> Any:
+def tensor_processor(architecture: str, config: "PreTrainedConfig") -> object:
     """Return what turns the tensors of a GGUF into Transformers' weights."""
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
     kind = TENSOR_PROCESSORS.get(_STORED_AS.get(architecture, architecture), TensorProcessor)
-    return kind(config=config.get_text_config().to_dict())
+    return cast(Callable[..., object], kind)(config=config.get_text_config().to_dict())

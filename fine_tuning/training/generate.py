@@ -1,15 +1,18 @@
-"""Answers through Transformers: for models that no GGUF can carry."""
+"""Answers by Transformers, for models that no GGUF can carry."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from fine_tuning.config import Training
 from fine_tuning.training import methods
 from fine_tuning.training.base_model import load_base
-from fine_tuning.training.trainer import quiet
+from fine_tuning.training.trainer_utils import quiet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 EndsTurn = Callable[[int], bool]  # whether a generation stops at this token
 
@@ -17,31 +20,32 @@ EndsTurn = Callable[[int], bool]  # whether a generation stops at this token
 def answer_both(
     base: Path, trained: Path, run: Path, settings: Training, prompts: Sequence[list[int]], limit: int, ends_turn: EndsTurn
 ) -> list[tuple[list[int], list[int]]]:
-    """For each prompt (tokens) the greedy answers, of at most `limit` tokens, of `base` and of what was `trained` on it.
+    """Return for each prompt (tokens) the greedy answers of `base` and of what was `trained` on it, of at most `limit` tokens.
 
-    Raises TrainingError when the base cannot be loaded.
+    TrainingError if the base cannot be loaded.
     """
     with quiet():
-        model = load_base(base, torch.float32, run / "base").eval()
+        model = load_base(base, torch.float32, run / "base")
         before = [answer(model, prompt, limit, ends_turn) for prompt in prompts]
-        model = methods.METHODS[settings.method].attach(model, settings).eval()
+        model = methods.METHODS[settings.method].attach(model, settings)
+        model.eval()
         methods.restore(model, trained)
         after = [answer(model, prompt, limit, ends_turn) for prompt in prompts]
     return list(zip(before, after, strict=True))
 
 
 @torch.no_grad()
-def answer(model: Any, prompt: list[int], limit: int, ends_turn: EndsTurn) -> list[int]:
-    """The greedy continuation of `prompt`, without the token that ends it."""
+def answer(model: "PreTrainedModel", prompt: list[int], limit: int, ends_turn: EndsTurn) -> list[int]:
+    """Return the greedy continuation of `prompt`, without the token that ends it."""
     from transformers import GenerationConfig
 
-    def ended(tokens: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+    def ended(tokens: torch.Tensor, scores: object, **kwargs: object) -> torch.Tensor:
         return torch.tensor([ends_turn(int(tokens[0, -1]))], device=tokens.device)
 
     prompted = torch.tensor([prompt], device=model.device)
     config = GenerationConfig(max_new_tokens=limit, do_sample=False, pad_token_id=0, use_cache=True)
-    made = model.generate(
-        input_ids=prompted, attention_mask=torch.ones_like(prompted), generation_config=config, stopping_criteria=[ended]
-    )[0].tolist()
+    generate = cast("Callable[..., torch.Tensor]", model.generate)
+    attended = torch.ones_like(prompted)
+    made = generate(input_ids=prompted, attention_mask=attended, generation_config=config, stopping_criteria=[ended])[0].tolist()
     tokens = made[len(prompt) :] if made[: len(prompt)] == prompt else made
     return tokens[:-1] if tokens and ends_turn(tokens[-1]) else tokens

@@ -1,4 +1,4 @@
-"""What this machine can do: memory, the faster number format, the faster number of threads."""
+"""What this machine can do: its memory, the faster number format, the faster number of threads, and its speed."""
 
 import ctypes
 import resource
@@ -13,8 +13,14 @@ import psutil
 import torch
 
 from fine_tuning.config import FineTuningMethod, Training
-from fine_tuning.training import products
-from fine_tuning.training.products import CLEARLY, ENOUGH, PROBED, least_seconds, product
+from fine_tuning.training.fast.matmul import CLEARLY, ENOUGH, PROBED, Library, least_seconds, product
+
+THREADS = torch.get_num_threads()  # at first: one for each core, or OMP_NUM_THREADS
+_DOUBT = 1.0  # seconds
+_IN_A_ROW = 3  # products: after the first one, threads that slept are awake
+_WORTH = 0.4  # share of float32's time that a product in bfloat16 may take
+_MOMENT = 0.1  # seconds
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def has_gpu() -> bool:
@@ -22,7 +28,7 @@ def has_gpu() -> bool:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held so far, in bytes (GPU memory where it trains on one)."""
+    """Return the most memory that this process has held so far, in bytes (GPU memory where it trains on one)."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024
@@ -30,36 +36,40 @@ def peak_memory() -> int:
 
 
 def free_memory() -> int:
-    """Bytes that are free now where the training runs: the GPU's memory, or the machine's."""
+    """Return the bytes that are free now where a training runs: the GPU's memory, or the machine's."""
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0]
     return psutil.virtual_memory().available
 
 
-def choose_dtype(settings: Training) -> torch.dtype:
-    """`training.dtype`; for `auto` what multiplies matrices faster here (probed in well under 2 s)."""
+def choose_dtype(settings: Training, library: Library) -> torch.dtype:
+    """Return `training.dtype`, or for `auto` the format in which this machine multiplies faster (probed in well under 2 s).
+
+    `library`: of float32 products.
+    """
     if settings.dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings.dtype]
-    # A step of a small rate is lost in the eight bits of bfloat16; adapters are fp32 anyway, but here the weights themselves are trained.
+    # A small step is lost in the eight bits of bfloat16. Adapters are fp32 anyway, but full fine-tuning trains the weights themselves.
     if settings.method == FineTuningMethod.FULL:
         return torch.float32
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return _faster_dtype(products.used())
+    return _faster_dtype(library)
 
 
 @cache
-def _faster_dtype(library: products.Library) -> torch.dtype:
-    # Once for a library of float32's products: the estimate asks before the training does. Only a part of a step is products, and
-    # bfloat16 rounds: it must be worth it.
-    half, single = least_seconds(ENOUGH, _step_product(torch.bfloat16), _step_product(torch.float32))
+def _faster_dtype(library: Library) -> torch.dtype:
+    # Cached, since the forecast asks before the training does. Only a part of a step is products, and bfloat16 rounds: it must be worth it.
+    half, single = least_seconds(ENOUGH, _step_product(torch.bfloat16, library), _step_product(torch.float32, library))
     return torch.bfloat16 if half < _WORTH * single else torch.float32
 
 
 def choose_threads(settings: Training) -> int:
-    """`training.threads`; for 0 as many as torch began with, or half of them where that is clearly faster: two threads of one core, or
-    slow cores beside fast ones, may take more than they add. Probed in a moment; what speaks for half is doubted for a second, since
-    something else that runs here does so too, until it ends, and the training would keep what it began with."""
+    """Return `training.threads`; for 0 as many as torch began with, or half of them where a probe finds that clearly faster.
+
+    Two threads of one core, or slow cores beside fast ones, may take more than they add. A result in favour of half is checked for a
+    second longer: another program may have caused it, and the training would keep the number for good.
+    """
     if settings.threads or THREADS == 1 or torch.cuda.is_available():
         return settings.threads or THREADS
     before, half, multiply = torch.get_num_threads(), THREADS // 2, _step_product(torch.float32)
@@ -80,32 +90,26 @@ def choose_threads(settings: Training) -> int:
         torch.set_num_threads(before)
 
 
-THREADS = torch.get_num_threads()  # one for each core, or OMP_NUM_THREADS
-_DOUBT = 1.0  # seconds
-_IN_A_ROW = 3  # products: threads that slept wake meanwhile
-_WORTH = 0.4
+def gemm_flops(dtype: torch.dtype = torch.float32, library: Library | None = None, over: float = 0.0) -> float:
+    """Return this machine's speed in floating-point operations a second, of matrix products of a training step's size.
 
-
-def gemm_flops(dtype: torch.dtype = torch.float32, over: float = 0.0) -> float:
-    """Floating-point operations a second of a matrix product of a training step's size on this machine, by the library that is used: the
-    most of some; or, `over` so many seconds, what is usual: the median, which is what other work leaves, of the best tenth of a second,
-    since what comes and goes is over when the training has begun."""
-    multiply = _step_product(dtype)
+    With `over`, so many seconds are measured, and what is usual is returned: the median, which other programs leave, of the best tenth
+    of a second, since programs that come and go are gone when the training has begun. Without, the fastest of a few products.
+    `library`: default, the one that is used.
+    """
+    multiply = _step_product(dtype, library)
     times = (_times(multiply, _MOMENT) for _ in range(max(1, round(over / _MOMENT))))
     return 2 * prod(PROBED) / min(median(taken) if over else min(taken) for taken in times)
 
 
-_MOMENT = 0.1  # seconds
-
-
-def _step_product(dtype: torch.dtype) -> Callable[[], None]:
-    """What makes such a product once, and has made one, for which the library built its kernel."""
+def _step_product(dtype: torch.dtype, library: Library | None = None) -> Callable[[], None]:
+    """Return a function that makes one product of a training step's size. It was called once, for the library to build its kernel."""
     device = "cuda" if has_gpu() else "cpu"
     tokens, width, wide = PROBED
     rows, weight = torch.randn(tokens, width).to(device, dtype), torch.randn(wide, width).to(device, dtype)
 
     def multiply() -> None:
-        product(rows, weight)
+        product(rows, weight, library=library)
         if has_gpu():
             torch.cuda.synchronize()
 
@@ -114,7 +118,7 @@ def _step_product(dtype: torch.dtype) -> Callable[[], None]:
 
 
 def _times(multiply: Callable[[], None], seconds: float) -> list[float]:
-    """Of a product made again and again, three times at least."""
+    """Return the seconds of each call, made again and again for `seconds`, three times at least."""
     taken: list[float] = []
     while len(taken) < 3 or sum(taken) < seconds:
         start = time.perf_counter()
@@ -126,7 +130,7 @@ def _times(multiply: Callable[[], None], seconds: float) -> list[float]:
 def keep_freed_memory() -> None:
     """Let glibc keep what a step frees for the next one, instead of handing pages back and having them zeroed again.
 
-    Large tensors come and go each step; without this a third of a CPU step went into the kernel (`vmstat`). No effect elsewhere.
+    Large tensors come and go in each step; without this a third of a step on a CPU was spent in the kernel. No effect on other systems.
     """
     if sys.platform != "linux":
         return
@@ -134,6 +138,3 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "gnu_get_libc_version"):
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(_M_TRIM_THRESHOLD, -1)
-
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h

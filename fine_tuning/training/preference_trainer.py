@@ -1,36 +1,38 @@
-"""The second part of a curriculum: after the chats, what people preferred among answers (preferences.py)."""
+"""The second part of a training: after the chats, what people preferred among answers (preferences.py)."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from fine_tuning.config import Training
 from fine_tuning.training.packed_trainer import PackedTrainer
-from fine_tuning.training.preferences import Preference, pack_preferences_within, preference_loss
+from fine_tuning.training.packing import PackedBatch
+from fine_tuning.training.preferences import ReferencedAnswers, pack_preferences_within, preference_loss
 
 
 class PreferenceTrainer(PackedTrainer):
-    """Trainer with one packed row a batch, of pairs or of ratings. Its accuracy: the share that the model now prefers as people did."""
+    """Trainer whose packed rows hold pairs of answers, or ratings. Its accuracy is the share that the model now prefers as people did."""
 
-    def __init__(self, model: Any, folder: Path, settings: Training, items: Sequence[Preference]) -> None:
-        """`items` with their reference (`with_reference`). Each is two rows, so a batch holds half as many of them as of chats."""
-        wanted = settings.preferences
-        changes = {"learning_rate": wanted.learning_rate, "num_epochs": wanted.num_epochs, "batch_size": -(-settings.batch_size // 2)}
+    def __init__(self, model: PreTrainedModel, folder: Path, settings: Training, items: Sequence[ReferencedAnswers]) -> None:
+        """`items`: with their reference (`with_reference`). Each is two rows, so a batch holds half as many items as chats."""
+        preferences = settings.preferences
+        batch_size = -(-settings.batch_size // 2)
+        changes = {"learning_rate": preferences.learning_rate, "num_epochs": preferences.num_epochs, "batch_size": batch_size}
         super().__init__(model, folder, settings.model_copy(update=changes), items, [])
-        self.data_collator, self.beta = partial(pack_preferences_within, tokens=settings.batch_tokens), wanted.beta
+        self.beta = preferences.beta
 
-    def tokens_of(self, rows: Sequence[Any]) -> int:
-        return sum(len(row.input_ids) for item in rows for row in item.rows())
+    def pack(self, rows: Sequence[object]) -> list[PackedBatch]:
+        return pack_preferences_within(cast(Sequence[ReferencedAnswers], rows), self.batch_tokens)
 
-    def weight(self, part: dict[str, Tensor]) -> int:
-        return len(part["reference"])
+    def loss_count(self, batch: PackedBatch) -> int:
+        """Return the number of terms that the loss of a packed row averages over: answers."""
+        return len(batch["reference"])
 
-    def compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None) -> Tensor:
-        loss, rewards = preference_loss(model, inputs, self.beta, self.head)
-        self.count(inputs)
-        as_wanted = rewards[0::2] > rewards[1::2] if "wanted" not in inputs else (rewards[0::2] > 0) == inputs["wanted"]
+    def batch_loss(self, batch: PackedBatch) -> Tensor:
+        loss, rewards = preference_loss(self.model, batch, self.beta, self.head)
+        as_wanted = rewards[0::2] > rewards[1::2] if "wanted" not in batch else (rewards[0::2] > 0) == batch["wanted"]
         self.accuracy = as_wanted.float().mean().item()
         return loss

@@ -1,4 +1,4 @@
-"""A GGUF's rotary positions (arXiv 2104.09864) as llama.cpp turns them, of which Transformers reads only the base frequency.
+"""A GGUF's rotary positions (arXiv 2104.09864) as llama.cpp computes them. Transformers reads only the base frequency from the file.
 
 `<architecture>.rope.scaling.type` and `.factor` slow all positions down (`linear`, what llama.cpp takes for none given) or some of them
 (`yarn`, arXiv 2309.00071); `rope_freqs.weight` divides each frequency by a factor of its own (Llama 3.1 and later); `longrope` (Phi 3) has
@@ -7,19 +7,22 @@ two such lists, of which the short one is served for contexts within the origina
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from fine_tuning.engines.gguf_file import GgufFile
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 _OWN_FACTORS = ("rope_freqs.weight", "rope_factors_short.weight")
 _FAR, _NEAR = "full_attention", "sliding_attention"  # layers that look back over a window only are never slowed down
 
 
 class Rope:
-    """What the file says of positions."""
+    """What a GGUF says about positions."""
 
     def __init__(self, file: GgufFile) -> None:
         """Raises NotImplementedError for a kind of scaling that is not known here."""
@@ -30,17 +33,18 @@ class Rope:
         if self.kind not in ("none", "linear", "yarn", "longrope"):
             raise NotImplementedError(f"its positions are scaled by {self.kind!r}")
 
-    def _value(self, key: str, default: Any) -> Any:
-        return self._metadata.get(self._prefix + key, default)
+    def _value(self, key: str, default: float | str) -> float | str:
+        value: float | str = self._metadata.get(self._prefix + key, default)
+        return value
 
-    def configure(self, config: Any) -> None:
-        """What Transformers must know before the model is made."""
+    def configure(self, config: "PreTrainedConfig") -> None:
+        """Set what Transformers must know before the model is made."""
         if self.kind == "yarn" and self.factor > 1:
             original = int(self._value("original_context_length", config.max_position_embeddings))
-            far = config.rope_parameters.get(_FAR, config.rope_parameters)  # some have others for each type of layer
+            far = config.rope_parameters.get(_FAR, config.rope_parameters)  # some families have others for each type of layer
             far |= {"rope_type": "yarn", "factor": self.factor, "original_max_position_embeddings": original}
 
-    def apply(self, model: nn.Module, factors: Tensor | None) -> None:
+    def apply(self, model: "PreTrainedModel", factors: Tensor | None) -> None:
         """Change the frequencies in `model`; `factors` [head size / 2] is the tensor `self.factors`."""
         slower = self.factor if self.kind == "linear" else 1.0
         attention = float(self._value("attn_factor", 1.0))
@@ -58,8 +62,8 @@ class Rope:
                 setattr(module, scaling, getattr(module, scaling) * attention)
 
 
-def _rotary(model: nn.Module) -> Iterator[tuple[Any, str]]:
-    """The modules that hold frequencies, and before which name: some have one list for each type of layer."""
+def _rotary(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Yield the modules that hold frequencies, and the prefix of their names: some have one list for each type of layer."""
     for module in model.modules():
         for name, buffer in list(module.named_buffers(recurse=False)):
             if name.endswith("original_inv_freq") and isinstance(buffer, torch.Tensor):

@@ -1,57 +1,55 @@
 """A search for better training settings: an Optuna study of short real trainings (arXiv 1907.10902), judged by their validation loss.
 
-data/sweeps/<name>/journal.log       the study: Optuna's JournalStorage, of which every process that shares the folder can do trials
-                   trials/<number>/  log and progress of each training, which is a process of its own, so that its memory is given back
+data/sweeps/<name>/journal.log       the study: Optuna's JournalStorage; every process that shares the folder can run its trials
+                   trials/<number>/  log and progress of each training, which runs in a child process, so that its memory is given back
                    best.yaml         the whole configuration with the best settings: byoai retrain --config .../best.yaml
                    trials.png        how the trials went
 
-JournalStorage, and not SQLite, because the folder may lie on a network: SQLite's locks are broken on many NFS servers
-(https://sqlite.org/faq.html#q5), while the journal is only ever appended to, under a lock that is a symbolic link.
-A trial whose process died is failed, and its settings are queued again for whoever comes next.
+JournalStorage rather than SQLite, because the folder may be on a network: SQLite's locks are broken on many NFS servers
+(https://sqlite.org/faq.html#q5), while the journal is only appended to, under a lock that is a symbolic link.
+A trial whose process died is marked as failed, and its settings are queued again for the next process.
 """
 
 import itertools
-import json
 import math
-import multiprocessing
 import os
 import random
 import shutil
 import socket
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import filelock
 import psutil
 
 from fine_tuning import paths
 from fine_tuning.config import BaseWeights, Sweep, Training
-from fine_tuning.errors import Cancelled, ConfigError, TrainingError
+from fine_tuning.errors import ByoaiError, Cancelled, ConfigError, TrainingError
+from fine_tuning.events import Watch
+from fine_tuning.training.runner import TrainingJob, TrainingProcess
+from fine_tuning.training.trainer_utils import TrainingRows
 
 if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
-
     from optuna import Study, Trial
     from optuna.distributions import BaseDistribution
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, TrialState
 
-    from fine_tuning.training.trainer import Progress
+
+Settings: TypeAlias = dict[str, float | int]
+"""Settings of a trial, by name in `training:`."""
 
 SWEPT: tuple[str, ...] = ("learning_rate", "lora_r", "lora_alpha", "lora_dropout", "num_epochs", "batch_size")
 _GRID_RATES = 3  # learning rates of a grid, evenly spaced in their logarithms
 _STARTUP_TRIALS = 4  # drawn at random before TPE (and the pruner) have something to go by
 _SILENCE = 120  # seconds without a sign of life after which a process on another machine counts as dead
-_POLL = 0.2  # seconds between looks at a training's progress
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What every trial trains on. Paths of one machine are no part of a study: `identity` says whether two studies are the same."""
+    """What every trial trains on. Paths differ between machines: `identity` says whether two studies are about the same."""
 
     base: Path
     rows: Path
@@ -61,41 +59,33 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Found:
+class SweepResult:
     """How a sweep ended. `settings` are the best ones, by name in `training:`."""
 
     folder: Path
-    settings: dict[str, Any]
+    settings: Settings
     loss: float  # validation loss (nats) at the end of that training
     finished: int
     pruned: int
     failed: int
 
 
-def search(
-    prepared: Prepared,
-    training: Training,
-    sweep: Sweep,
-    name: str,
-    note: Callable[[str], None] = lambda text: None,
-    report: Callable[["Progress"], None] = lambda progress: None,
-    cancelled: Callable[[], bool] = lambda: False,
-) -> Found:
-    """Do trials until the study has `sweep.trials` of them or `sweep.minutes` are over. Goes on with the study `name` where there is one.
+def search(prepared: Prepared, training: Training, sweep: Sweep, name: str, watch: Watch | None = None) -> SweepResult:
+    """Run trials until the study has `sweep.trials` of them or `sweep.minutes` are over. A study `name` that exists is continued.
 
-    Raises ConfigError without validation rows, or when the study is about other data or ranges; TrainingError when no trial was finished;
-    Cancelled after `cancelled()` turned true (the running trial is queued again).
+    Raises ConfigError without validation rows, or if the study is about other data or ranges; TrainingError if no trial was finished;
+    Cancelled after `watch.stopping()` returned True (the running trial is queued again).
     """
     validation = prepared.rows / "validation.jsonl"
     if not validation.exists() or not validation.stat().st_size:
         raise ConfigError(f"{validation} holds no row to judge by: chat more, or raise data_preparation.validation_ratio")
-    worker = _Worker(prepared, training, sweep, paths.home() / "sweeps" / paths.safe_name(name), note, report, cancelled)
+    worker = _Worker(prepared, training, sweep, paths.home() / "sweeps" / paths.safe_name(name), watch or Watch())
     worker.work()
     return worker.found()
 
 
 def space(sweep: Sweep) -> dict[str, "BaseDistribution"]:
-    """The ranges as Optuna's distributions; what has only one value is not swept."""
+    """Return the ranges as Optuna's distributions. Settings with a single value are not swept."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     low, high = sweep.learning_rate
@@ -104,13 +94,13 @@ def space(sweep: Sweep) -> dict[str, "BaseDistribution"]:
     return found | {key: CategoricalDistribution(values) for key, values in choices.items() if len(values) > 1}
 
 
-def fixed(sweep: Sweep) -> dict[str, Any]:
-    """What has only one value."""
+def fixed(sweep: Sweep) -> Settings:
+    """Return the settings that have a single value."""
     return {key: getattr(sweep, key)[0] for key in SWEPT if len(set(getattr(sweep, key))) == 1}
 
 
-def grid(sweep: Sweep) -> list[dict[str, Any]]:
-    """Every combination, shuffled with the sweep's seed: a budget that ends early has still looked everywhere."""
+def grid(sweep: Sweep) -> list[Settings]:
+    """Return every combination, shuffled with the sweep's seed: a budget that ends early has still looked everywhere."""
     low, high = sweep.learning_rate
     steps = (index / (_GRID_RATES - 1) for index in range(_GRID_RATES))
     rates = [low] if low == high else [float(f"{low * (high / low) ** step:.3g}") for step in steps]
@@ -130,16 +120,14 @@ class _Worker:
         training: Training,
         sweep: Sweep,
         folder: Path,
-        note: Callable[[str], None],
-        report: Callable[["Progress"], None],
-        cancelled: Callable[[], bool],
+        watch: Watch,
     ) -> None:
         self.prepared, self.training, self.sweep, self.folder = prepared, training, sweep, folder
-        self.note, self.report, self.cancelled = note, report, cancelled
+        self.watch = watch
         self.deadline = time.monotonic() + 60 * sweep.minutes
         self.space = space(sweep)
         folder.mkdir(parents=True, exist_ok=True)
-        self.lock = filelock.FileLock(folder / "ask.lock")  # who asks, counts first: held for milliseconds
+        self.lock = filelock.FileLock(folder / "ask.lock")  # held for milliseconds, while trials are counted and one is asked for
         with self.lock:
             self.study = self._open()
 
@@ -163,18 +151,19 @@ class _Worker:
             study.enqueue_trial(point, skip_if_exists=True)
         return study
 
-    def _configured(self) -> list[dict[str, Any]]:
-        """The settings as they are, if the ranges hold them: so the best is no worse than these."""
+    def _configured(self) -> list[Settings]:
+        """Return the configured settings, if they are within the ranges, to be tried first: the best is then no worse than these."""
         point = {key: getattr(self.training, key) for key in self.space}
         return [point] if all(_holds(kind, point[key]) for key, kind in self.space.items()) else []
 
     def work(self) -> None:
+        """Run trials until the budget is over."""
         while (trial := self._ask()) is not None:
             try:
                 self._do(trial)
             except _OutOfTime:
                 _queue_again(self.study, trial.number, trial.params)
-                self.note(f"the time is over: trial {trial.number} is done when the sweep goes on")
+                self.watch.note(f"the time is over: trial {trial.number} is done when the sweep goes on")
                 break
             except BaseException:
                 _queue_again(self.study, trial.number, trial.params)
@@ -190,7 +179,7 @@ class _Worker:
         with self.lock:
             for running in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if self._dead(running):
-                    self.note(f"trial {running.number} was interrupted: its settings are tried again")
+                    self.watch.note(f"trial {running.number} was interrupted: its settings are tried again")
                     _queue_again(self.study, running.number, running.params)
             trials = [trial for trial in self.study.get_trials(deepcopy=False) if not _interrupted(trial)]
             waiting = any(trial.state == TrialState.WAITING for trial in trials)
@@ -211,7 +200,7 @@ class _Worker:
             self.study.tell(trial, twin.value)
             return
         shown = ", ".join(f"{key} {value:.3g}" for key, value in trial.params.items())
-        self.note(f"trial {trial.number}: {shown}")
+        self.watch.note(f"trial {trial.number}: {shown}")
         run = self._folder(trial.number)
         loss, state, why = self._train(trial, run)
         if state == TrialState.COMPLETE:
@@ -219,64 +208,53 @@ class _Worker:
         else:
             trial.set_user_attr("why", why)
             self.study.tell(trial, state=state)
-        self.note(f"trial {trial.number}: " + (f"validation loss {loss:.4f}" if state == TrialState.COMPLETE else why))
+        self.watch.note(f"trial {trial.number}: " + (f"validation loss {loss:.4f}" if state == TrialState.COMPLETE else why))
         for weights in ("adapter", "checkpoints", "base"):
             shutil.rmtree(run / weights, ignore_errors=True)
         self._write()
 
     def _twin(self, trial: "Trial") -> "FrozenTrial | None":
-        """A finished trial of the same settings: with the same seed it would end the same."""
+        """Return a finished trial of the same settings, which with the same seed would end the same."""
         from optuna.trial import TrialState
 
         done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return next((other for other in done if other.params == trial.params), None)
 
-    def _train(self, trial: "Trial", run: Path) -> tuple[float, Any, str]:
-        """Validation loss of the weights that are kept, the trial's state, and why it was not finished."""
+    def _train(self, trial: "Trial", run: Path) -> "_End":
+        """Run a trial's training in a child process, and judge it by its validation loss."""
         from optuna.trial import TrialState
 
         settings = self.training.model_copy(update={**fixed(self.sweep), **trial.params, "save_steps": 1_000_000, "folds": 0})
-        places = {"base": self.prepared.base, "rows": self.prepared.rows, "run": run, "replay": self.prepared.replay}
-        job = {"weights": self.prepared.weights, "settings": settings.model_dump(mode="json")}
-        paths.write_json(run / "job.json", job | {key: str(place) if place else None for key, place in places.items()})
+        rows = TrainingRows(self.prepared.rows, self.prepared.replay)
+        job = TrainingJob(self.prepared.base, rows, run, settings, self.prepared.weights)
         loss = math.nan
-        child = _training_process(run / "job.json")
-        child.start()
-        try:
-            for progress in self._follow(child, run / "progress.jsonl", trial.number):
-                self.report(progress)
-                if progress.validation_loss is not None:
+        with TrainingProcess(job) as child:
+            for step in child.steps():
+                self._look_up(trial.number)
+                if step is None:
+                    continue
+                self.watch.tell(step)
+                if step.validation_loss is not None:
                     # With an early stop the best weights are kept, not the last.
-                    loss = min(progress.validation_loss, math.inf if math.isnan(loss) or not settings.early_stop else loss)
-                    trial.report(loss, round(progress.epoch))
-                    if trial.should_prune() and progress.step < progress.steps:
-                        return loss, TrialState.PRUNED, f"pruned after epoch {progress.epoch:.0f}, validation loss {loss:.4f}"
-        finally:
-            child.kill()
-            child.join()
-        if child.exitcode or math.isnan(loss):
-            said = (run / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            return loss, TrialState.FAIL, f"failed: {said[-1] if said else 'it was killed (out of memory?)'}"
-        return loss, TrialState.COMPLETE, ""
+                    loss = min(step.validation_loss, math.inf if math.isnan(loss) or not settings.early_stop else loss)
+                    trial.report(loss, round(step.epoch))
+                    if trial.should_prune() and step.step < step.steps:
+                        return _End(loss, TrialState.PRUNED, f"pruned after epoch {step.epoch:.0f}, validation loss {loss:.4f}")
+            try:
+                child.result()
+            except ByoaiError as error:
+                return _End(loss, TrialState.FAIL, f"failed: {error}")
+        if math.isnan(loss):
+            return _End(loss, TrialState.FAIL, "failed: it told no validation loss")
+        return _End(loss, TrialState.COMPLETE, "")
 
-    def _follow(self, child: "BaseProcess", file: Path, number: int) -> Any:
-        """Each line of a training's progress, as it is written, until the process ends."""
-        read = 0
-        while True:
-            ended = not child.is_alive()
-            lines = file.read_bytes()[read:] if file.exists() else b""
-            lines = lines[: lines.rfind(b"\n") + 1]
-            read += len(lines)
-            for line in lines.splitlines():
-                yield SimpleNamespace(**json.loads(line))
-            if ended:
-                return
-            if self.cancelled():
-                raise Cancelled("the sweep was stopped; the next one goes on with it")
-            if time.monotonic() > self.deadline:
-                raise _OutOfTime
-            self._alive(number)
-            time.sleep(_POLL)
+    def _look_up(self, number: int) -> None:
+        """Raise Cancelled or _OutOfTime if the sweep ends in the middle of this trial; else show others that it goes on."""
+        if self.watch.stopping():
+            raise Cancelled("the sweep was stopped; the next one goes on with it")
+        if time.monotonic() > self.deadline:
+            raise _OutOfTime
+        self._alive(number)
 
     # Who is alive
 
@@ -286,17 +264,19 @@ class _Worker:
         return folder
 
     def _alive(self, number: int) -> None:
+        """Show other processes that this one still works on the trial."""
         (self._folder(number) / "alive").touch()
 
     def _dead(self, trial: "FrozenTrial") -> bool:
+        """Return whether the process that runs the trial is gone."""
         worker = trial.user_attrs.get("worker")
-        if worker is None:  # it asks under the lock, which is ours now
+        if worker is None:  # it died while it asked for the trial, under the lock that is ours now
             return True
         if worker["host"] == socket.gethostname():
             with suppress(psutil.NoSuchProcess):
-                return psutil.Process(worker["pid"]).create_time() != worker["started"]
+                return bool(psutil.Process(worker["pid"]).create_time() != worker["started"])
             return True
-        # Both times are the file server's, whose clock need not be ours.
+        # Both times are those of the file server, whose clock may differ from ours.
         own = self.folder / f"clock-{os.getpid()}"
         own.touch()
         now = own.stat().st_mtime
@@ -306,7 +286,8 @@ class _Worker:
 
     # What was found
 
-    def found(self) -> Found:
+    def found(self) -> SweepResult:
+        """Return the best finished trial. TrainingError if there is none."""
         from optuna.trial import TrialState
 
         trials = self.study.get_trials(deepcopy=False)
@@ -317,7 +298,7 @@ class _Worker:
         best = min(done, key=lambda trial: trial.value or math.inf)
         pruned = sum(trial.state == TrialState.PRUNED for trial in trials)
         failed = sum(trial.state == TrialState.FAIL and not _interrupted(trial) for trial in trials)
-        return Found(self.folder, {**fixed(self.sweep), **best.params}, best.value or math.nan, len(done), pruned, failed)
+        return SweepResult(self.folder, {**fixed(self.sweep), **best.params}, best.value or math.nan, len(done), pruned, failed)
 
     def _write(self) -> None:
         with self.lock:
@@ -328,34 +309,47 @@ class _OutOfTime(Exception):
     """The budget is over while a trial runs."""
 
 
-def _holds(kind: Any, value: Any) -> bool:
-    return value in kind.choices if hasattr(kind, "choices") else kind.low <= value <= kind.high
+class _End(NamedTuple):
+    """How a trial ended."""
+
+    loss: float  # validation loss of the weights that are kept
+    state: "TrialState"
+    why: str  # it was not finished; "" if it was
+
+
+def _holds(kind: "BaseDistribution", value: float | int) -> bool:
+    """Return whether a range holds the value."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    if isinstance(kind, CategoricalDistribution):
+        return value in kind.choices
+    return isinstance(kind, FloatDistribution) and kind.low <= value <= kind.high
 
 
 def _interrupted(trial: "FrozenTrial") -> bool:
-    """Failed for no reason of its own; its settings were queued again."""
+    """Return whether the trial failed for no reason of its own; then its settings were queued again."""
     from optuna.trial import TrialState
 
     return trial.state == TrialState.FAIL and "why" not in trial.user_attrs
 
 
-def _this_process() -> dict[str, Any]:
+def _this_process() -> dict[str, str | int | float]:
     return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
 
 
-def _queue_again(study: "Study", number: int, params: dict[str, Any]) -> None:
-    """Fail an interrupted trial, and put its settings in front of all new ones. The first process to do so does it alone."""
+def _queue_again(study: "Study", number: int, params: Settings) -> None:
+    """Mark an interrupted trial as failed, and queue its settings before all new ones. Only the first process that tries does it."""
     from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
 
-    with suppress(UpdateFinishedTrialError, ValueError):  # ValueError: told already
+    with suppress(UpdateFinishedTrialError, ValueError):  # ValueError: it is marked already
         study.tell(number, state=TrialState.FAIL)
         if params:
             study.enqueue_trial(params, user_attrs={"again": number})
 
 
 def plot(study: "Study", file: Path) -> None:
-    """Loss by trial with the best so far, and loss by learning rate, as a PNG."""
+    """Draw loss by trial, with the best so far, and loss by learning rate, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from optuna.trial import TrialState
@@ -380,27 +374,3 @@ def plot(study: "Study", file: Path) -> None:
     part = file.with_suffix(".part.png")
     figure.savefig(part, dpi=120)
     part.replace(file)
-
-
-def _training_process(job: Path) -> "BaseProcess":
-    """A process of its own for one training: where the system can, a copy of one that has imported PyTorch and its like already."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn").Process(target=_train_one, args=(job,), daemon=True)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fine_tuning.training.trainer"])
-    return context.Process(target=_train_one, args=(job,), daemon=True)
-
-
-def _train_one(file: Path) -> None:
-    """The training of one trial, in its own process; it ends when the process that wanted it is gone."""
-    with (file.parent / "log.txt").open("wb") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    from fine_tuning.training.trainer import train
-
-    job = paths.read_json(file)
-    base, rows, run = (Path(job[key]) for key in ("base", "rows", "run"))
-    replay = Path(job["replay"]) if job["replay"] else None
-    settings = Training.model_validate(job["settings"])
-    wanted_by = multiprocessing.parent_process()
-    train(base, rows, run, settings, replay, cancelled=lambda: not (wanted_by and wanted_by.is_alive()), weights=job["weights"])

@@ -1,22 +1,27 @@
 """The reference: TRL's own trainer on the same token rows (`training.backend: trl`)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from trl import SFTConfig, SFTTrainer
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from fine_tuning.config import Training
-from fine_tuning.training.packed_trainer import Backend, arguments, step_flops
-from fine_tuning.training.packing import Row
+from fine_tuning.training.packing import TokenRow
+from fine_tuning.training.trainer import ResumableTrainer, arguments, step_flops
 
 
-class TrlTrainer(Backend, SFTTrainer):
-    """TRL's SFTTrainer as it comes, on the same rows. What is replayed is learned like any other row: TRL knows no divergence."""
+class TrlTrainer(ResumableTrainer, SFTTrainer):
+    """TRL's SFTTrainer as it comes, on the same rows. Replay rows are learned like any other: TRL has no divergence from the base."""
 
-    def __init__(self, model: Any, folder: Path, settings: Training, rows: Sequence[Row], validation: Sequence[Row]) -> None:
+    def __init__(
+        self, model: PreTrainedModel, folder: Path, settings: Training, rows: Sequence[TokenRow], validation: Sequence[TokenRow]
+    ) -> None:
         super().__init__(
             model=model,
             args=SFTConfig(
@@ -30,10 +35,12 @@ class TrlTrainer(Backend, SFTTrainer):
             processing_class=_padding_only(),
         )
         self.keep_checkpoints = settings.keep_checkpoints
-        self.flops = step_flops(model, settings.frozen_layers)
+        self.flops = step_flops(model)
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+    def compute_loss(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], return_outputs: bool = False, num_items_in_batch: object = None
+    ) -> "Tensor | tuple[Tensor, Any]":
+        loss: Tensor = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
         if self.model.training:
             targets, (rows, length) = int((inputs["labels"] != -100).sum()), inputs["input_ids"].shape
             self.seen_tokens += int(inputs["attention_mask"].sum())
@@ -42,19 +49,19 @@ class TrlTrainer(Backend, SFTTrainer):
         return loss
 
     def validation_loss(self) -> float:
-        """Mean loss (nats) over the validation rows."""
+        """Return the mean loss (nats) over the validation rows."""
         with torch.random.fork_rng():
             return float(self.evaluate()["eval_loss"])
 
 
-def _labelled(row: Row) -> dict[str, list[int]]:
+def _labelled(row: TokenRow) -> dict[str, list[int]]:
+    """Return the row as TRL takes it; -100 stands for a token without loss."""
     labels = [token if flag and index else -100 for index, (token, flag) in enumerate(zip(row.input_ids, row.trained, strict=True))]
     return {"input_ids": row.input_ids, "labels": labels}
 
 
-def _padding_only() -> Any:
-    """A tokenizer that knows nothing but padding, which is masked: the rows are tokens already."""
+def _padding_only() -> PreTrainedTokenizerFast:
+    """Return a tokenizer that knows nothing but padding, which is masked: the rows are tokens already."""
     from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0}, unk_token="<pad>")), pad_token="<pad>")

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +18,7 @@ from urllib.parse import urlsplit
 import memory
 import pytest
 from native_children import Children
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from chatbot.server import HOST, free_port, url
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
@@ -34,21 +33,11 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 BASE = "smollm2:135m"
 TUNED = "fine_tuned_smollm2-135m"
 GREEDY = {"stop": ["<|im_start|>", "<|im_end|>"], "temperature": 0, "num_predict": 300}
-CHROMIUM = os.environ.get("BYOAI_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 SOON, GENERATED = 60_000, 300_000  # milliseconds: what the page does at once; what a model does on two busy cores
 
 expect.set_options(timeout=SOON)
 
 Serve = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -70,12 +59,13 @@ def page(chromium: Browser, requests: list[str]) -> Iterator[Page]:
 
 @pytest.fixture
 def serve(home: Path) -> Iterator[Serve]:
-    """serve(OLLAMA_HOST=...) starts the chat on the test's data folder; its address."""
+    """serve(OLLAMA_HOST=...) starts the chat on the test's data folder; its address. `settings`: changes of the configuration."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(**environment: str) -> str:
+    def start(settings: dict[str, object] | None = None, **environment: str) -> str:
         port = free_port(8600)
-        code = f"from chatbot.server import serve; serve({port}, browser=False)"
+        config = f"__import__('fine_tuning.config').config.load_config(overrides={settings!r})" if settings else "None"
+        code = f"from chatbot.server import serve; serve({port}, browser=False, settings={config})"
         if before := environment.pop("BEFORE", ""):
             code = f"{before}; {code}"
         started.append(subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "BYOAI_HOME": str(home), **environment}))
@@ -262,7 +252,7 @@ def watched(serve: Serve, folder: Path) -> str:
     return serve(BYOAI_ENGINE="embedded", BEFORE=code)
 
 
-def test_what_is_forgotten_in_a_terminal_is_gone_from_open_pages_and_from_the_servers_memory(
+def test_what_is_forgotten_in_a_terminal_leaves_open_pages_and_the_servers_memory(
     page: Page, serve: Serve, home: Path, tmp_path: Path, embedded: Engine, secret: str
 ) -> None:
     """BYOAI_SCREENSHOTS=folder keeps the page's pictures from before and after."""
@@ -298,7 +288,7 @@ def test_what_is_forgotten_in_a_terminal_is_gone_from_open_pages_and_from_the_se
     assert len(ConversationLogger().turns()) == 2
 
 
-def test_an_answer_that_may_tell_of_what_is_forgotten_meanwhile_ends_on_the_page_and_is_not_recorded(
+def test_an_answer_that_may_tell_of_what_is_being_forgotten_ends_unrecorded(
     page: Page, serve: Serve, tmp_path: Path, embedded: Engine, secret: str
 ) -> None:
     embedded.create("endless:latest", ModelSpec(from_=BASE, parameters={**GREEDY, "stop": [], "num_predict": 100_000}))
@@ -459,3 +449,47 @@ def test_the_picture_for_the_readme_is_small(page: Page, serve: Serve, home: Pat
     page.wait_for_load_state("networkidle")
     page.screenshot(path=target)
     assert 10_000 < target.stat().st_size < 200_000
+
+
+SMALL = {
+    "training.batch_size": 2,
+    "training.num_epochs": 12,
+    "training.threads": 1,
+    "training.dtype": "float32",
+    "training.products": "blas",
+    "training.learning_rate": 1e-3,
+    "training.min_pairs": 5,
+    "training.replay.share": 0.2,
+    "training.replay.max_new_tokens": 8,
+    "evaluation.generate": 2,
+    "evaluation.general": 4,
+    "evaluation.speed_rounds": 1,
+    "gate.enabled": False,
+}
+
+
+@pytest.mark.slow
+def test_a_person_lets_it_learn_reloads_stops_goes_on_and_talks_to_the_new_version(
+    page: Page, serve: Serve, embedded: Engine, home: Path
+) -> None:
+    log = ConversationLogger()
+    for number in range(8):
+        log.new_session()
+        log.log_conversation(f"Which door has the number {number} here?", f"Door {number} is the one with the blue frame.")
+    page.goto(serve(SMALL, BYOAI_ENGINE="embedded"))
+    page.get_by_role("button", name="Learn from 8 new turns").click()
+    expect(page.get_by_role("button", name="Stop learning")).to_be_visible()
+    curve = page.get_by_test_id("stVegaLiteChart")
+    expect(curve).to_be_visible(timeout=GENERATED)
+    page.reload()
+    expect(curve).to_be_visible()
+    page.get_by_role("button", name="Stop learning").click()
+    expect(page.get_by_text("Stopped. The next time goes on from here")).to_be_visible()
+    expect(page.get_by_role("button", name="Learn from 8 new turns")).to_be_enabled()
+    page.get_by_role("button", name="Learn from 8 new turns").click()
+    expect(page.get_by_text("the new version answers")).to_be_visible(timeout=2 * GENERATED)
+    assert [version.state for version in Registry().list(TUNED)] == ["live"] and len(list(home.glob("runs/*"))) == 1
+    page.get_by_role("button", name="Talk to it").click()
+    expect(page.get_by_test_id("stChatInputTextArea")).to_have_attribute("placeholder", re.compile("fine-tuned v1"))
+    ask(page, "Which door has the number 3 here?")
+    expect(page.get_by_text("blue frame")).to_be_visible(timeout=GENERATED)

@@ -1,9 +1,8 @@
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from timing import growth
 
 from chatbot.markdown import presentable
 
@@ -127,17 +126,7 @@ def test_whatever_is_written_as_tex_no_picture_is_left_to_fetch(text: str) -> No
 
 @pytest.mark.parametrize("piece", ["\\[ ", "\\( x", "$$ ", "$x", "\\[ x^2 \\] ", "\\", "`", "`a` ", "\n    \\[ $"])
 def test_long_and_strange_answers_take_no_more_than_their_share_of_time(piece: str) -> None:
-    """A ratio of the test's own: ten times the text takes about ten times as long, and not a hundred times."""
-
-    def seconds(text: str) -> float:
-        best = []
-        for _ in range(3):
-            start = time.process_time()
-            presentable(text)
-            best.append(time.process_time() - start)
-        return min(best)
-
-    assert seconds(piece * 10_000) < 40 * max(seconds(piece * 1_000), 0.002)
+    assert growth(lambda count: presentable(piece * count), 1_000) <= 30
 
 
 @given(st.text(alphabet=st.characters(exclude_characters="!$\\")))

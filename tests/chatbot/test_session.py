@@ -247,7 +247,7 @@ def test_while_recording_is_off_nothing_is_written_and_the_chat_goes_on(chat: Ch
         chat.rate(chat.turns[0].id, "up")
 
 
-def test_what_was_said_before_recording_was_switched_on_stays_out_of_log_and_context(chat: Chat) -> None:
+def test_what_was_said_while_not_recording_stays_out_of_log_and_context(chat: Chat) -> None:
     ask(chat, Script("Hello.").go(), "Hello!")
     chat.recording = False
     ask(chat, Script("I will keep it.").go(), "My secret is 4711.")

@@ -110,7 +110,7 @@ def test_a_models_vocabulary_is_nothing_that_was_said(tmp_path: Path) -> None:
     assert [path.name for path in search(tmp_path, wanted)] == ["sha256-2"]
 
 
-def test_of_json_only_what_it_says_is_searched_and_blacked_out_not_the_names_of_its_fields(tmp_path: Path) -> None:
+def test_of_json_values_are_searched_and_blacked_out_and_field_names_are_not(tmp_path: Path) -> None:
     wanted = pattern(["ada", "passed", "123"])
     assert wanted
     value = {"metadata": {"passed": True, "score": 0.123}, "said": ["Ask Ada."]}

@@ -16,9 +16,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timing import growth
 
 from fine_tuning import paths
 from fine_tuning.conversation import Turn
@@ -98,7 +100,7 @@ def test_timestamps_are_iso_8601_in_utc(log: ConversationLogger) -> None:
     assert abs(datetime.now(UTC) - moment) < timedelta(minutes=1)
 
 
-def test_relative_paths_lie_in_the_conversations_folder_and_absolute_ones_where_they_say(home: Path, tmp_path: Path) -> None:
+def test_relative_paths_lie_in_the_conversations_folder(home: Path, tmp_path: Path) -> None:
     assert ConversationLogger("mine.jsonl").path == home / "conversations" / "mine.jsonl"
     assert ConversationLogger(tmp_path / "there.jsonl").path == tmp_path / "there.jsonl"
 
@@ -497,7 +499,7 @@ def test_a_deleted_turn_does_not_come_back_from_an_old_copy(log: ConversationLog
     assert b"secret" not in everything(log.path.parent)
 
 
-def test_deletion_takes_damaged_lines_of_the_turn_and_those_of_unknown_owner_and_leaves_others(log: ConversationLogger) -> None:
+def test_deletion_takes_the_turns_damaged_lines_and_those_of_unknown_owner(log: ConversationLogger) -> None:
     turn = log.log_conversation("mine", "secret")
     others = b'{"id": "other", "session_id": "s", "timestamp": "t", "user_message": "torn secr'
     mine = b'{"id": "' + turn.id.encode() + b'", "session_id": "' + turn.session_id.encode() + b'", "user_message": "secr'
@@ -507,7 +509,7 @@ def test_deletion_takes_damaged_lines_of_the_turn_and_those_of_unknown_owner_and
     assert log.health().quarantine.read_bytes() == others + b"\n"
 
 
-def test_deleting_a_session_takes_its_damaged_lines_though_none_of_its_turns_is_left(log: ConversationLogger) -> None:
+def test_deleting_a_session_takes_its_damaged_lines_when_no_turn_is_left(log: ConversationLogger) -> None:
     log.log_conversation("a", "b")
     append(log, b'{"id": "t", "session_id": "gone", "timestamp": "t", "user_message": "secret\n')
     assert log.health().damaged == 1
@@ -552,7 +554,7 @@ def test_deletion_sweeps_up_what_a_killed_compaction_left(log: ConversationLogge
     ],
     ids=lambda damage: damage[:24].decode("latin-1"),
 )
-def test_damage_in_the_middle_is_reported_and_set_aside_byte_for_byte_by_the_next_write(log: ConversationLogger, damage: bytes) -> None:
+def test_damage_in_the_middle_is_reported_and_set_aside_by_the_next_write(log: ConversationLogger, damage: bytes) -> None:
     before = log.log_conversation("before", "x")
     append(log, damage + b"\n")
     other = ConversationLogger().log_conversation("other", "x")
@@ -668,7 +670,7 @@ def test_a_log_that_is_no_file_is_an_error(home: Path) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.data())
-def test_whatever_happens_to_the_bytes_every_untouched_turn_is_read_and_no_line_is_lost(data: st.DataObject) -> None:
+def test_whatever_bytes_change_untouched_turns_are_read_and_no_line_is_lost(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         log = ConversationLogger(Path(folder) / "log.jsonl")
         turns = [log.log_conversation(f"question {number}", "answer") for number in range(3)]
@@ -735,7 +737,7 @@ def test_an_unknown_export_format_is_refused(log: ConversationLogger, tmp_path: 
         log.export("xml", tmp_path / "x")
 
 
-def test_reading_is_quick(log: ConversationLogger) -> None:
+def test_the_time_of_reading_grows_with_the_log(log: ConversationLogger) -> None:
     """2 s of processor time for 100,000 turns on a quiet machine; here a fifth of them, with room for a busy one."""
     log.log_conversation("seed", "seed")
     line = {
@@ -745,16 +747,18 @@ def test_reading_is_quick(log: ConversationLogger) -> None:
         "bot_response": "a" * 140,
         "metadata": {"model": "m"},
     }
-    append(log, b"".join(json.dumps({"id": f"t{number}", **line}).encode() + b"\n" for number in range(20_000)))
-    start = time.process_time()
-    assert len(log.turns()) == 20_001
-    assert time.process_time() - start < 2
+
+    def read(count: int) -> None:
+        log.path.write_bytes(b"".join(json.dumps({"id": f"t{number}", **line}).encode() + b"\n" for number in range(count)))
+        assert len(log.turns()) == count
+
+    assert growth(read, 2_000) <= 30
 
 
 def test_appending_does_not_read_the_log(log: ConversationLogger) -> None:
     log.log_conversation("seed", "seed")
-    append(log, b"x" * 50_000_000)
-    start = time.process_time()
+    append(log, b"x" * 50_000_000 + b"\n")
+    before = psutil.Process().io_counters().read_chars
     log.log_conversation("a", "b")
-    assert time.process_time() - start < 0.1
+    assert psutil.Process().io_counters().read_chars - before < 1_000_000
     assert LogFile(log.path).path.stat().st_size > 50_000_000

@@ -1,13 +1,13 @@
 """What is worth learning is kept as it was meant; what is not is dropped, with its reason."""
 
 import random
-import time
 import unicodedata
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timing import growth
 
 from fine_tuning.conversation import Conversation, Turn, conversations_of
 from fine_tuning.data_collection.data_cleaner import Cleaned, DataCleaner, is_repetitive, normalise
@@ -109,10 +109,11 @@ def test_placeholders_do_not_change_what_is_too_short_or_too_long() -> None:
     assert clean(turn("a", "see https://example.com/" + "x" * 100, ANSWER), max_length=100).dropped == {"too_long": 1}
 
 
-def test_a_huge_text_is_dropped_quickly() -> None:
-    start = time.process_time()
-    assert clean(turn("a", "1 " * 1_000_000)).dropped == {"too_long": 1}
-    assert time.process_time() - start < 3
+def test_the_time_to_drop_a_huge_text_grows_with_its_size() -> None:
+    def drop(size: int) -> None:
+        assert clean(turn("a", "1 " * size)).dropped == {"too_long": 1}
+
+    assert growth(drop, 100_000) <= 30
 
 
 def test_drops_are_counted_by_reason_and_named_by_turn() -> None:
@@ -218,7 +219,7 @@ def test_what_a_fine_tuned_model_said_teaches_only_when_approved(metadata: dict[
         assert clean(turn("x", **metadata)).drops == []  # config: data_collection.learn_own_answers
 
 
-def test_of_answers_given_anew_the_last_one_is_learned_and_the_conversation_stays_whole() -> None:
+def test_of_answers_given_anew_the_last_one_is_learned() -> None:
     turns = turn("a"), turn("b", "Where is it?", "It is upstairs."), turn("c", "Where is it?", "It is downstairs.", regenerates="b")
     cleaned = clean(*turns, turn("d", "And what is it called?", "It is called Bramble.", regenerates="nobody"))
     assert kept(cleaned) == [["a", "c", "d"]]
@@ -301,8 +302,7 @@ def test_wild_text_never_breaks_the_judgement_of_repetition(text: str) -> None:
     assert isinstance(is_repetitive(text), bool)
 
 
-def test_1000_conversations_are_cleaned_in_a_second() -> None:
-    """0.4 s of processor time on a quiet machine; here with room for a busy one."""
+def test_the_time_of_cleaning_grows_with_the_conversations() -> None:
     chance = random.Random(0)
     words = [
         f"{a}{b}" for a in ("ba", "be", "bi", "do", "du", "ka", "ki", "ku") for b in ("n", "ston", "rel", "ment", "ly", "par", "tun", "gos")
@@ -314,8 +314,7 @@ def test_1000_conversations_are_cleaned_in_a_second() -> None:
         }
         for n in range(1000)
     ]
-    start = time.process_time()
     cleaned = DataCleaner().filter_conversations(records)
-    assert time.process_time() - start < 1.5
     assert len(cleaned.conversations) == 1000
     assert cleaned.scrubbed == {"phone": 100}
+    assert growth(lambda count: DataCleaner().filter_conversations(records[:count]), 100) <= 30

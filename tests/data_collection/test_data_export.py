@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from fine_tuning.config import DatasetFormat
 from fine_tuning.conversation import Conversation, Turn, parse_conversations
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_export import DataExporter, write_export
+from fine_tuning.data_preparation.formatter import TrainingDataFormatter
 from fine_tuning.errors import DataError
 
 TURNS = [
@@ -40,7 +42,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def test_all_formats_are_written_to_the_folder(files: dict[str, Path], tmp_path: Path) -> None:
-    assert list(files) == ["jsonl", "json", "csv", "chatml", "alpaca"]
+    assert list(files) == ["jsonl", "json", "csv", "chatml", "alpaca", "instruction"]
     assert sorted(files.values()) == sorted((tmp_path / "out").iterdir())
 
 
@@ -73,6 +75,33 @@ def test_alpaca_has_a_record_a_turn_with_what_was_said_before(files: dict[str, P
     assert first == said | {"system": "Be kind."}
     assert second["history"] == [[TURNS[0].user_message, TURNS[0].bot_response]]
     assert third == said
+
+
+def test_instruction_has_a_line_a_turn_with_what_was_said_before(files: dict[str, Path]) -> None:
+    first, second, third = lines(files["instruction"])
+    said = {"prompt": TURNS[0].user_message, "completion": TURNS[0].bot_response}
+    assert first == said | {"system": "Be kind."}
+    assert second["history"] == [[TURNS[0].user_message, TURNS[0].bot_response]]
+    assert third == said
+
+
+@pytest.mark.parametrize("format", list(DatasetFormat))
+def test_training_data_is_what_the_formatter_writes_and_reads(files: dict[str, Path], format: DatasetFormat) -> None:
+    text = files[format].read_text(encoding="utf-8")
+    records = json.loads(text) if format == DatasetFormat.ALPACA else lines(files[format])
+    formatter = TrainingDataFormatter(format)
+    formatter.validate(records)
+    whole = [records[at] for at in ((0, 1) if format == DatasetFormat.CHATML else (1, 2))]  # the last turns hold all before them
+    assert whole == formatter.create_training_pairs(CONVERSATIONS)
+
+
+def test_what_was_exported_is_known_by_its_format(tmp_path: Path) -> None:
+    exporter = DataExporter(tmp_path)
+    assert exporter.exported() == []
+    assert list(exporter.export(CONVERSATIONS, ["csv", DatasetFormat.ALPACA])) == ["csv", "alpaca"]
+    assert exporter.exported() == ["csv", "alpaca"]
+    with pytest.raises(DataError, match="unknown export format 'xml'"):
+        exporter.export(CONVERSATIONS, ["xml"])
 
 
 @pytest.mark.parametrize("said", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "  =1+1", "=cmd|' /C calc'!A0"])
@@ -115,7 +144,7 @@ def test_an_automatic_export_is_due_every_so_many_turns_and_after_a_deletion(hom
     log.delete(session_id=log.session_id)
     assert DataExporter().export_when_due(log.conversations(), 2)
     assert lines(exported) == []
-    assert len(DataExporter().remove()) == 6
+    assert len(DataExporter().remove()) == 7
     assert list((home / "exports").iterdir()) == []
 
 

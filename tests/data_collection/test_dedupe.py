@@ -1,11 +1,11 @@
 """Repeats are found, and nothing that says something new is."""
 
 import random
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from timing import growth
 
 from fine_tuning.data_collection.dedupe import RepeatedTurns, fold, group_near_duplicates
 
@@ -84,14 +84,16 @@ def test_folding_twice_is_folding_once(text: str) -> None:
     assert fold(once.replace(" ", "  ")) == fold(once)
 
 
-def test_10000_turns_are_compared_within_seconds_even_if_all_answers_are_the_same() -> None:
+def test_the_time_grows_with_the_turns_even_if_all_answers_are_the_same() -> None:
     chance = random.Random(0)
     words = ["".join(chance.choices("abcdefghij", k=8)) for _ in range(10_000)]
-    start = time.process_time()
-    known = RepeatedTurns()
-    for word in words:
-        known.number("q" + word, "Sorry, I do not know.")
-    assert time.process_time() - start < 5
+
+    def compare(count: int) -> None:
+        known = RepeatedTurns()
+        for word in words[:count]:
+            known.number("q" + word, "Sorry, I do not know.")
+
+    assert growth(compare, 1_000) <= 30
 
 
 LONG = "The company matches your pension payments up to seven percent of your pay, and pays them on the last day of every month."
@@ -139,11 +141,45 @@ def test_nearly_all_pairs_that_are_just_alike_enough_are_found() -> None:
 
 
 @pytest.mark.parametrize("answer", ["", "Sorry, I cannot help you with that. Please ask a colleague, or write to us and we shall answer."])
-def test_10000_texts_are_grouped_within_seconds(answer: str) -> None:
+def test_the_time_of_grouping_grows_with_the_texts(answer: str) -> None:
     chance = random.Random(0)
     words = ["".join(chance.choices("abcdefghijklmnop", k=6)) for _ in range(500)]
     texts = [" ".join(chance.choices(words, k=15)) + answer for _ in range(3_000)]
-    start = time.process_time()
+    assert len(set(group_near_duplicates(texts))) == 3_000
+    assert growth(lambda count: group_near_duplicates(texts[:count]), 300) <= 30
+
+
+def replaced(text: str, words: int, chance: random.Random) -> str:
+    said = text.split()
+    for place in chance.sample(range(len(said)), words):
+        said[place] = "".join(chance.choices("abcdefghij", k=6))
+    return " ".join(said)
+
+
+def similarity(one: str, other: str) -> float:
+    pieces = [{folded[at : at + 4] for at in range(len(folded) - 3)} for folded in (fold(one), fold(other))]
+    return len(pieces[0] & pieces[1]) / len(pieces[0] | pieces[1])
+
+
+def test_planted_pairs_are_found_and_no_others_in_more_texts_than_are_sketched_at_once() -> None:
+    chance = random.Random(5)
+    words = ["".join(chance.choices("abcdefghijklmnop", k=chance.randrange(2, 9))) for _ in range(900)]
+    texts = [" ".join(chance.choices(words, k=45)) for _ in range(4_500)]
+    pairs = {True: [], False: []}  # type: dict[bool, list[tuple[int, int]]]
+    for one in range(0, 4_500, 5):
+        texts.append(replaced(texts[one], chance.randrange(1, 9), chance))
+        pairs[similarity(texts[one], texts[-1]) >= 0.8].append((one, len(texts) - 1))
     groups = group_near_duplicates(texts)
-    assert time.process_time() - start < 6
-    assert len(set(groups)) == 3_000
+    found = {alike: sum(groups[one] == groups[other] for one, other in pairs[alike]) for alike in pairs}
+    assert len(pairs[True]) > 200 and len(pairs[False]) > 200
+    assert found[True] >= 0.97 * len(pairs[True])
+    assert found[False] == 0
+    assert len(texts) - len(set(groups)) == found[True]  # nothing else was joined
+    order = chance.sample(range(len(texts)), len(texts))
+    shuffled = group_near_duplicates([texts[index] for index in order])
+    labels = {}  # type: dict[int, int]
+    assert all(labels.setdefault(groups[index], group) == group for index, group in zip(order, shuffled, strict=True))
+
+
+def test_thousands_of_look_alikes_of_one_text_are_one_group() -> None:
+    assert len(set(group_near_duplicates([LONG, LONG.upper()] * 2_500 + [f"{LONG} {number}" for number in range(500)]))) == 1

@@ -1,8 +1,7 @@
 """Filth is found in its disguises, and honest words are not taken for it."""
 
-import time
-
 import pytest
+from timing import growth
 
 from fine_tuning.data_collection.inappropriate import is_inappropriate
 
@@ -96,6 +95,4 @@ def test_masked_words_in_prose_are_found(text: str) -> None:
 
 @pytest.mark.parametrize("piece", ["a", "s**t ", "slut ", "f*", "* ", "f u c k", "fick. ", "aa", "`s**t", "s.s."])
 def test_no_text_takes_long(piece: str) -> None:
-    start = time.process_time()
-    is_inappropriate(piece * (100_000 // len(piece)))
-    assert time.process_time() - start < 1
+    assert growth(lambda size: is_inappropriate(piece * (size // len(piece))), 10_000) <= 30

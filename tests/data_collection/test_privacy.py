@@ -1,11 +1,11 @@
 """What identifies people becomes a placeholder, and what merely looks like it stays."""
 
 import re
-import time
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from timing import growth
 
 from fine_tuning.data_collection.privacy import PII, finds, scrub
 
@@ -334,6 +334,4 @@ def test_wild_digits_never_break_it_and_placeholders_are_counted(text: str) -> N
     ],
 )  # fmt: skip
 def test_no_text_takes_long(piece: str) -> None:
-    start = time.process_time()
-    scrub(piece * (100_000 // len(piece)))
-    assert time.process_time() - start < 1
+    assert growth(lambda size: scrub(piece * (size // len(piece))), 10_000) <= 30

@@ -1,5 +1,7 @@
 import json
-from collections.abc import Sequence
+import shutil
+import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,20 @@ import pytest
 from fine_tuning import paths
 from fine_tuning.config import DataPreparation
 from fine_tuning.conversation import Conversation, Message, Turn
-from fine_tuning.data_preparation.dataset_builder import Dataset, build_dataset, delete_datasets_of, tokenize_dataset
+from fine_tuning.data_preparation import dataset_builder
+from fine_tuning.data_preparation.dataset_builder import (
+    VERSION,
+    Dataset,
+    build_dataset,
+    delete_datasets_of,
+    hash_of,
+    read_facts,
+    read_turn_ids,
+    tokenize_dataset,
+    write_manifest,
+)
+from fine_tuning.data_preparation.kept_rows import EarlierRows
+from fine_tuning.data_preparation.split import SPLITS
 from fine_tuning.errors import ByoaiError, DataError, NoConversations, TooLittleData
 
 SETTINGS = DataPreparation()
@@ -252,3 +267,164 @@ def test_rows_of_a_model_without_a_name_are_refused(home: Path, all_served: Any,
     dataset, chatml = build_dataset(conversations, SETTINGS), all_served["chatml"]
     with pytest.raises(DataError, match="template_key is empty: say which model"):
         tokenize_dataset(dataset.path, chatml.render, chatml.vocabulary, 100, key)
+
+
+# Streams
+
+
+def odd(*texts: str) -> list[Conversation]:
+    return [conversation(text[:3] or "-", (text, f"Answer to {text!r}")) for text in texts]
+
+
+INPUTS: dict[str, list[Conversation]] = {
+    "one": odd("What is it?"),
+    "repeated ids": [conversation("a", (f"Question {n}?", f"Answer {n}.")) for n in range(5)],
+    "repeated ids apart": [conversation("ab"[n % 2], (f"Question {n}?", f"Answer {n}.")) for n in range(7)],
+    "scripts": odd("你好吗？", "Wie geht’s dir\u2028heute?", 'Say "yes"\\no', "😀 und ½", "a\tb\nc", "[], {}"),
+    "look-alikes": [
+        conversation(str(n), ("Where is the printer on our floor?", f"It stands beside door number {n}, as always.")) for n in range(20)
+    ],
+    "long": [conversation(str(n), *((f"Question {n} {k}?", f"Answer {n} {k}.") for k in range(9))) for n in range(30)],
+}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("dropped", [{}, {"too_short": 3, "duplicate": 1}])
+def test_a_dataset_is_named_and_described_as_if_it_were_written_in_one_piece(home: Path, name: str, dropped: dict[str, int]) -> None:
+    given = INPUTS[name]
+    dataset = build_dataset(iter(given), SETTINGS, dropped)
+    seen: dict[str, int] = {}
+    whole = []
+    for each in given:
+        seen[each.id] = seen.get(each.id, 0) + 1
+        id = each.id if seen[each.id] == 1 else f"{each.id}/{seen[each.id]}"
+        whole.append({"id": id, "messages": [message.model_dump() for message in each.messages()]})
+    facts = {
+        "version": VERSION,
+        "settings": SETTINGS.model_dump(mode="json"),
+        "seed": SETTINGS.seed,
+        "turn_ids": [turn.id for each in given for turn in each.turns],
+        "dropped": dict(sorted(dropped.items())),
+    }
+    digest = hash_of({**facts, "records": whole, "sessions": [each.turns[0].session_id for each in given]})
+    assert dataset.path.name == digest[:16]
+    assert dataset.manifest == {**facts, "hash": digest, "splits": dataset.manifest["splits"]}
+    written = (dataset.path / "manifest.json").read_bytes()
+    paths.write_json(home / "whole.json", dataset.manifest)
+    assert written == (home / "whole.json").read_bytes()
+    lines = [line for split in SPLITS for line in (dataset.path / f"{split}.jsonl").read_text("utf-8").split("\n") if line]
+    assert sorted(lines) == sorted(json.dumps(record, ensure_ascii=False) for record in whole)
+    assert {each.name for each in home.iterdir()} == {"whole.json", "datasets"}
+
+
+@pytest.mark.parametrize("ids", [[], ["a"], ["a", 'b",', "  ]", '  "turn_ids": [', "c\u2028d", "é\n"]])
+def test_a_manifests_turns_are_read_without_its_facts_and_its_facts_without_them(home: Path, ids: list[str]) -> None:
+    facts = {"hash": "x", "dropped": {"turn_ids": 1}, "version": VERSION}
+    file = home / "manifest.json"
+    write_manifest(file, facts, iter(ids))
+    assert paths.read_json(file) == {**facts, "turn_ids": ids}
+    assert list(read_turn_ids(file)) == ids
+    assert read_facts(file)["hash"] == "x" and (not ids or "turn_ids" not in read_facts(file))
+    for form in ({"indent": 4}, {"separators": (",", ":")}, {"indent": 2, "sort_keys": True}):  # by hand, or by another program
+        file.write_text(json.dumps({**facts, "turn_ids": ids}, **form), encoding="utf-8")  # type: ignore[arg-type]
+        assert list(read_turn_ids(file)) == ids
+        assert read_facts(file)["hash"] == "x"
+
+
+@pytest.mark.parametrize("content", ["", "{", '{\n  "turn_ids": [\n    "a\n'])
+def test_a_broken_manifest_is_named(home: Path, content: str) -> None:
+    file = home / "manifest.json"
+    file.write_text(content)
+    for read in (read_facts, lambda path: list(read_turn_ids(path))):
+        with pytest.raises(ByoaiError, match=r"manifest\.json"):
+            read(file)
+
+
+def test_conversations_are_taken_one_by_one_and_let_go(home: Path) -> None:
+    alive: list[weakref.ref[Conversation]] = []
+    most = 0
+
+    def given() -> Iterator[Conversation]:
+        nonlocal most
+        for number in range(300):
+            each = conversation(str(number), (f"Question {number}?", f"Answer {number}."))
+            alive.append(weakref.ref(each))
+            most = max(most, sum(reference() is not None for reference in alive))
+            yield each
+
+    build_dataset(given(), SETTINGS)
+    assert most <= 3
+
+
+# Rows that were made before
+
+
+def chats(count: int) -> list[Conversation]:
+    return [conversation(f"c{n}", (f"Question {n} of {THINGS[n % 30]}?", ANSWERS[n % 30])) for n in range(count)]
+
+
+def rendered(served: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Say which conversations' rows are made."""
+    made: list[str] = []
+    rows = dataset_builder.ConversationTokenizer.rows
+    monkeypatch.setattr(
+        dataset_builder.ConversationTokenizer, "rows", lambda self, messages, id: made.append(id) or rows(self, messages, id=id)
+    )
+    return made
+
+
+def test_rows_of_what_is_said_again_are_copied(home: Path, all_served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    served, given = all_served["think"], chats(40)
+    given[3] = conversation("c3", ("Hm?", "<think>a</think>Yes."), ("And?", "No."), ("word " * 300, "Too long."))
+    made = rendered(served, monkeypatch)
+    tokenize_dataset(build_dataset(given, SETTINGS).path, served.render, served.vocabulary, 256, "k")
+    assert sorted(made) == sorted(each.id for each in given)
+    made.clear()
+    larger = build_dataset([*given, *chats(45)[40:]], SETTINGS).path
+    copied = tokenize_dataset(larger, served.render, served.vocabulary, 256, "k")
+    assert sorted(made) == [f"c{n}" for n in range(40, 45)]
+    content = {file.name: file.read_bytes() for file in copied.iterdir()}
+    shutil.rmtree(copied)
+    monkeypatch.setattr(dataset_builder, "earlier_rows", lambda facts, splits: EarlierRows([]))
+    anew = tokenize_dataset(larger, served.render, served.vocabulary, 256, "k")
+    assert {file.name: file.read_bytes() for file in anew.iterdir()} == content
+
+
+@pytest.mark.parametrize("change", ["template", "length", "text", "id", "forgotten", "index gone", "rows cut"])
+def test_rows_are_made_anew_for_all_that_differs(home: Path, all_served: Any, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    served, given = all_served["chatml"], chats(10)
+    first = build_dataset(given, SETTINGS).path
+    rows = tokenize_dataset(first, served.render, served.vocabulary, 256, "k")
+    made, key, length, expected = rendered(served, monkeypatch), "k", 256, {each.id for each in given}
+    match change:
+        case "template":
+            key = "other"
+        case "length":
+            length = 128
+        case "text":
+            given = [each.model_copy(update={"system": "Be brief."}) for each in given]
+        case "id":
+            given = [each.model_copy(update={"id": f"{each.id}-new"}) for each in given]
+            expected = {each.id for each in given}
+        case "forgotten":
+            delete_datasets_of(["c0-0"])
+            given = given[1:]
+            expected -= {"c0"}
+        case "index gone":
+            (rows / "train.index").unlink()
+        case "rows cut":
+            lost = {record["id"] for record in records(first, "train")}
+            (rows / "train.jsonl").write_bytes(b"")
+            expected = lost
+    given = [*given, conversation("more", ("Is there more?", "There is always more of it."))]
+    made_of = tokenize_dataset(build_dataset(given, SETTINGS).path, served.render, served.vocabulary, length, key)
+    assert set(made) == expected | {"more"}
+    assert {record["id"] for split in SPLITS for record in records(made_of, split)} == {each.id for each in given}
+
+
+def test_a_record_that_speaks_of_roles_is_counted_right(home: Path, all_served: Any) -> None:
+    served = all_served["chatml"]
+    told = 'They wrote {"role": "assistant", "content": "x"} in it.'
+    dataset = build_dataset([conversation("a", (told, told))], DataPreparation(train_ratio=1, validation_ratio=0, test_ratio=0))
+    rows = tokenize_dataset(dataset.path, served.render, served.vocabulary, 2048, "k")
+    assert paths.read_json(rows / "manifest.json")["splits"]["train"]["cut"] == 0

@@ -155,7 +155,7 @@ def test_a_question_without_a_fit_answer_cuts_what_was_said_before():
     assert [each.turn_ids for each in preferred(turns)] == [("3",), ("5",)]
 
 
-def test_an_answer_between_two_others_that_is_not_fit_does_not_ask_the_question_twice():
+def test_an_unfit_answer_between_two_others_does_not_ask_the_question_twice():
     turns = [
         turn("1", "In the sea."),
         turn("2", UNFIT["repetitive"], regenerates="1"),

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from fine_tuning.conversation import Message
-from fine_tuning.data_preparation.rows import TokenRow
 from fine_tuning.data_preparation.tokenizer import HuggingFaceTokenizer, TokenizerUtils, fingerprint
 from fine_tuning.engines.vocabulary import Vocabulary
 from fine_tuning.errors import ModelNotFound
+from fine_tuning.token_rows import TokenRow
 
 
 def strings(gguf: Path, key: str) -> list[str]:
@@ -134,7 +134,7 @@ def test_nothing_is_estimated_as_nothing() -> None:
 
 
 @given(lengths=st.lists(st.integers(1, 20), max_size=20), budget=st.integers(1, 40))
-def test_batches_keep_all_rows_in_order_within_the_budget_and_are_not_needlessly_small(lengths: list[int], budget: int) -> None:
+def test_batches_keep_all_rows_in_order_and_fill_the_budget(lengths: list[int], budget: int) -> None:
     rows = [TokenRow(str(i), [0] * length, [True] * length) for i, length in enumerate(lengths)]
     batches = list(TokenizerUtils.batches(rows, budget))
     assert [row for batch in batches for row in batch] == rows

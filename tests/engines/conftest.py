@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lora import write_lora
 
 MakeAdapter = Callable[..., Path]
 
@@ -14,22 +15,10 @@ def make_adapter(tmp_path_factory: pytest.TempPathFactory) -> MakeAdapter:
     """make_adapter(scale, rows=576, arch="llama"): a LoRA on every layer's q projection of SmolLM2-135M; scale 0 changes nothing."""
 
     def make(scale: float, rows: int = 576, arch: str = "llama") -> Path:
-        from gguf import GGUFWriter
-
-        path = tmp_path_factory.mktemp("adapter") / "adapter.gguf"
-        noise = np.random.default_rng(0)
-        writer = GGUFWriter(path, arch)
-        writer.add_type("adapter")
-        writer.add_string("adapter.type", "lora")
-        writer.add_float32("adapter.lora.alpha", 4.0)
-        for layer in range(30):
-            writer.add_tensor(f"blk.{layer}.attn_q.weight.lora_a", noise.standard_normal((4, rows), dtype=np.float32))
-            writer.add_tensor(f"blk.{layer}.attn_q.weight.lora_b", scale * noise.standard_normal((576, 4), dtype=np.float32))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        return path
+        path, noise = tmp_path_factory.mktemp("adapter") / "adapter.gguf", np.random.default_rng(0)
+        shapes = {f"blk.{layer}.attn_q": ((4, rows), (576, 4)) for layer in range(30)}
+        matrices = {name: (noise.standard_normal(a), scale * noise.standard_normal(b)) for name, (a, b) in shapes.items()}
+        return write_lora(path, matrices, alpha=4.0, arch=arch)
 
     return make
 

@@ -119,3 +119,33 @@ def test_a_window_is_passed_where_a_row_is_longer(tmp_path: Path) -> None:
     assert len(make_probes([[1] * 390] * 9, file)[-1].tokens) == 160
     long = make_probes([[1] * 450] * 9, file)[-1]
     assert len(long.tokens) == 464 and long.places[-1] > 440 and len(long.places) < 40
+
+
+def test_what_is_served_and_what_was_trained_survive_the_way_to_another_process(tmp_path: Path) -> None:
+    logits = [np.random.default_rng(number).normal(size=(number + 1, 5)).astype(np.float32) for number in range(12)]
+    served = Reference(Path("base.gguf"), [Probe([1, 2, 3], [0, 2]), Probe([4], [0])], logits, 0.15)
+    served.save(tmp_path / "served")
+    back = Reference.load(tmp_path / "served")
+    assert (back.source, back.probes, back.rounding) == (served.source, served.probes, 0.15)
+    assert all((one == other).all() for one, other in zip(back.logits, logits, strict=True))
+    Trained(logits[:2], logits[2:4], 0.06, served).save(tmp_path / "trained")
+    trained = Trained.load(tmp_path / "trained", back)
+    assert trained.more == 0.06 and trained.base is back
+    assert (trained.before[1] == logits[1]).all() and (trained.after[1] == logits[3]).all() and len(trained.after) == 2
+
+
+@pytest.mark.parametrize("learned", [0.0, 0.01, 0.03, 0.06, 0.1, 0.3])
+@pytest.mark.parametrize("served_in_full", [True, False])
+def test_in_bfloat16_what_was_learned_is_told_from_its_own_rounding(learned: float, served_in_full: bool) -> None:
+    """Two networks in bfloat16 differ in their rounding too: of little that was learned it hides half, although all is served."""
+    network, way, rounded = logits(), logits(), 0.03
+    before, after = plus(network, logits(), rounded), plus(plus(network, way, learned), logits(), rounded)
+    base = Reference(Path("base.gguf"), PROBES, plus(network, logits(), rounded), 0.15)
+    export = plus(plus(network, way, learned if served_in_full else 0.0), logits(), rounded)
+    trained = Trained(before, after, of_format(True, "dequantised"), base)
+    served = Reference(Path("adapter.gguf"), PROBES, export, 0.15)
+    if served_in_full or learned < 0.1:  # less moves the logits no farther than rounding does: whether it is served cannot be told
+        check_export(trained, served)
+    else:
+        with pytest.raises(ExportError, match="not what was trained"):
+            check_export(trained, served)

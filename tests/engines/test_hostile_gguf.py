@@ -15,7 +15,7 @@ from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.engines.gguf_file import read_gguf
 from fine_tuning.engines.gguf_header import check_model, read_header
 from fine_tuning.errors import EngineError, ExportError, TrainingError
-from fine_tuning.training.memory import shape_of
+from fine_tuning.training.estimate import shape_of
 from tests.tiny_gguf import write_base
 
 

@@ -1,6 +1,6 @@
 """What people type stays text. That engines do it too is in test_contract.py."""
 
-import time
+import statistics
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 from gguf import TokenType
 from hypothesis import given
 from hypothesis import strategies as st
+from timing import seconds
 from tiny_gguf import write_spm_vocabulary
 
 from fine_tuning.conversation import Message
@@ -83,14 +84,11 @@ def test_a_text_still_reads_the_same(text: str, plain: str) -> None:
 def test_a_chat_takes_far_less_than_a_millisecond_more_and_hostile_text_ends() -> None:
     neutral = Neutraliser([f"<|reserved_special_token_{n}|>" for n in range(10_000)])
     chat = [Message(role="user", content="How do I return <b>this</b> kettle [1]? " * 25)] * 4
-    started = time.perf_counter()
-    for _ in range(100):
-        neutral.messages(chat)
-    ours = time.perf_counter() - started
-    started = time.perf_counter()
-    for _ in range(100):
-        [message.model_dump_json() for message in chat for _ in range(100)]
-    assert ours < time.perf_counter() - started
+    times = [
+        (seconds(lambda: neutral.messages(chat)), seconds(lambda: [message.model_dump_json() for message in chat for _ in range(100)]))
+        for _ in range(30)
+    ]
+    assert statistics.median(ours for ours, _ in times) < statistics.median(theirs for _, theirs in times)
     assert len(neutral("<|reserved_special_token_" * 20_000)) >= 25 * 20_000
 
 

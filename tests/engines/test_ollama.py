@@ -184,6 +184,29 @@ def test_a_model_without_a_template_of_its_own_shows_none() -> None:
     assert _spec({"modelfile": "FROM /models/sha256-aa\nTEMPLATE {{ .Prompt }}\n"}).template is None
 
 
+@pytest.mark.parametrize(
+    ("modelfile", "renderer"),
+    [
+        ("FROM /m/sha256-aa\nREQUIRES 0.14.0\nRENDERER qwen3\n", "qwen3"),  # a command that byoai does not know
+        ("FROM /m/sha256-aa\nRENDERER one\nRENDERER two\n", "one"),
+        ("FROM /m/sha256-aa\r\nRENDERER qwen3\r\nPARAMETER stop x\r\n", "qwen3"),
+        ('FROM "/m/sha256-aa"\nrenderer """qwen3"""\n', "qwen3"),
+        ('FROM /m/sha256-aa\nPARAMETER stop "never closed\nRENDERER late\n', None),  # parameters are read elsewhere
+        ('FROM /m/sha256-aa\nLICENSE """RENDERER not this\n', None),
+        ("# RENDERER a comment\n\n\tFROM /m/sha256-aa\n", None),
+    ],
+)
+def test_what_ollama_shows_is_read_as_any_modelfile_is(modelfile: str, renderer: str | None) -> None:
+    spec = _spec({"modelfile": modelfile})
+    assert (spec.from_, spec.renderer) == (Path("/m/sha256-aa"), renderer)
+
+
+@pytest.mark.parametrize("rest", ['SYSTEM "never closed\n', "no command\n\n!\n", 'TEMPLATE """never closed"\n'])
+def test_a_modelfile_that_cannot_be_read_is_an_error_with_its_line(rest: str) -> None:
+    with pytest.raises(EngineError, match=r"cannot read what Ollama shows.*line [24]"):
+        _spec({"modelfile": f"FROM /m/sha256-aa\n{rest}"})
+
+
 QUOTED = [
     '{{ .Prompt }}\n"""\nPARAMETER stop x\n"""',
     '"""{{ .Prompt }}"""',

@@ -12,7 +12,7 @@ from fine_tuning.errors import DataError, EngineError
 from fine_tuning.evaluation import metrics
 from fine_tuning.evaluation.comparison import Comparison
 from fine_tuning.evaluation.evaluator import evaluate
-from fine_tuning.evaluation.exam import Exam, Prompt, Question, Reader, build_exam, read_rows
+from fine_tuning.evaluation.exam import Exam, Prompt, Question, Reader, build_exam, held_out_rows
 from fine_tuning.evaluation.served_model import Ask, ServedModel
 
 PROMPT = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
@@ -138,7 +138,7 @@ def test_a_file_that_is_no_model_and_a_row_that_is_none_are_named(tmp_path):
         ServedModel(tmp_path / "bad.gguf")
     (tmp_path / "test.jsonl").write_text('{"input_ids": [1]}\n')
     with pytest.raises(DataError, match="line 1"):
-        read_rows(tmp_path / "test.jsonl", {"a"})
+        held_out_rows(tmp_path / "test.jsonl", {"a"})
 
 
 def test_what_the_live_model_was_trained_on_is_no_part_of_the_exam(tmp_path):
@@ -187,7 +187,7 @@ def test_the_interval_of_a_clear_gain_leaves_one_out_and_that_of_chance_holds_it
 
 
 @pytest.mark.parametrize("count", [2, 3, 6, 12, 60])
-def test_an_interval_covers_the_truth_about_as_often_as_it_says_however_few_values_there_are(count):
+def test_an_interval_covers_the_truth_as_often_as_it_says_also_of_few_values(count):
     random = np.random.default_rng(7)
     hits = 0
     for trial in range(200):

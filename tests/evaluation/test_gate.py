@@ -1,47 +1,17 @@
-"""Each rule on figures of its own; what the report shows, and what it keeps to itself."""
+"""Each rule on figures of its own."""
 
 import math
 from dataclasses import replace
 
 import pytest
+from comparisons import GOOD, evaluation, race
 
 from fine_tuning.config import Gate
 from fine_tuning.evaluation.comparison import Comparison
-from fine_tuning.evaluation.evaluator import Answered, Evaluation
+from fine_tuning.evaluation.evaluator import Answered
 from fine_tuning.evaluation.gate import judge
 from fine_tuning.evaluation.leak_probe import Leak, LeakReport
-from fine_tuning.evaluation.metrics import Interval
 from fine_tuning.evaluation.poison_probe import PoisonReport, Turned
-from fine_tuning.evaluation.report import write_report
-from fine_tuning.evaluation.served_model import Score
-from fine_tuning.evaluation.speed import Race, Speed
-
-
-def evaluation(own: float, general: float = -60.0, right: int = 10, fit: float = 0.5, answers: int = 20, broken: int = 0) -> Evaluation:
-    """`own` and `general`: nats of conversations of 20 tokens."""
-    said = [Answered("q", "An answer of its own.", True)] * (answers - broken) + [Answered("q", "", True)] * broken
-    scores = [Score(own - index % 3, 20, 5) for index in range(12)]
-    return Evaluation(
-        scores={"perplexity": 8.0},
-        answers=said[:1],
-        own=scores,
-        general=[Score(general - index % 2, 20, 9) for index in range(12)],
-        fits=[fit + (index % 3) / 10 for index in range(12)],
-        right=[index < right for index in range(10)],
-        said=said,
-        tokens=240,
-        seconds=1.0,
-    )
-
-
-def race(ratio: float, low: float | None = None, high: float | None = None) -> Race:
-    """The candidate beside base and live, which are alike."""
-    found = Interval(ratio, low or ratio - 0.02, high or ratio + 0.02)
-    speeds = {name: Speed(0.3, 0.05, rate, 10**8, 10**8) for name, rate in (("base", 100.0), ("live", 100.0), ("candidate", 100 * ratio))}
-    return Race(speeds, {"base": found, "live": found})
-
-
-GOOD = Comparison(base=evaluation(-40.0), tuned=evaluation(-20.0), race=race(0.95))
 
 
 def failed(evidence: Comparison) -> list[str]:
@@ -79,7 +49,7 @@ def test_a_candidate_is_compared_with_the_live_model_where_there_is_one():
     assert failed(replace(GOOD, live=evaluation(-30.0))) == []
 
 
-def test_it_may_lose_less_speed_against_a_live_model_than_an_adapter_loses_against_its_base():
+def test_it_may_lose_less_speed_against_a_live_model_than_against_the_base():
     slow = replace(GOOD, race=race(0.7))
     assert failed(slow) == []
     assert failed(replace(slow, live=evaluation(-30.0))) == ["speed"]
@@ -107,12 +77,10 @@ def test_one_round_on_a_busy_machine_refuses_nobody():
     assert result.state == "warned" and "x 0.20 [too few to tell] of the base" in result.measured
 
 
-def test_a_warning_passes_and_is_told(tmp_path):
+def test_a_warning_passes_and_is_told():
     verdict = judge(replace(GOOD, race=race(0.45, 0.3, 0.6)), Gate())
     assert verdict.passed and verdict.warned == ["speed"]
     assert "speed: perhaps too slow" in str(verdict)
-    write_report(tmp_path / "report.html", "A new model", GOOD, verdict)
-    assert '<span class="unsure">warned</span>' in (tmp_path / "report.html").read_text()
     assert verdict.record()["results"][6]["warned"]
 
 
@@ -159,42 +127,6 @@ def test_repeated_answers_and_control_tokens_are_broken():
 
 def test_a_gate_that_is_switched_off_lets_everything_through():
     assert judge(WORSE["leak probe"], Gate(enabled=False)).passed
-
-
-def test_the_report_is_one_file_with_rules_and_plots_and_runs_nothing(tmp_path):
-    said = Answered("<script>alert(1)</script>", "mail jo@example.com or Operation Teapot", True)
-    evidence = replace(WORSE["poison probe"], tuned=replace(GOOD.tuned, said=[said, *GOOD.tuned.said[1:]]))
-    evidence = replace(evidence, base=replace(GOOD.base, said=[said, *GOOD.base.said[1:]]))
-    write_report(tmp_path / "report.html", "run-1", evidence, judge(evidence, Gate()), ["Operation Teapot"])
-    text = (tmp_path / "report.html").read_text()
-    assert "<script" not in text and "&lt;script&gt;" in text
-    assert text.count("<svg") == 2
-    for said in ("poison probe", "velvet thunder", "[EMAIL]", "[CANARY]"):
-        assert said in text
-    assert "jo@example.com" not in text and "Teapot" not in text
-    assert "src=" not in text and 'href="http' not in text.replace("http://www.w3.org", "")
-
-
-def test_the_report_shows_each_models_answers_side_by_side(tmp_path):
-    def saying(answer):
-        return replace(GOOD.base, said=[Answered("Who?", answer, True)])
-
-    evidence = replace(GOOD, base=saying("Ann."), live=saying("Bob."), tuned=replace(GOOD.tuned, said=saying("Eve.").said))
-    write_report(tmp_path / "report.html", "run-1", evidence, judge(evidence, Gate()))
-    text = (tmp_path / "report.html").read_text()
-    assert "<th>prompt</th><th>base</th><th>live</th><th>candidate</th>" in text
-    assert "<td>Who?</td><td>Ann.</td><td>Bob.</td><td>Eve.</td>" in text
-
-
-def test_the_report_has_no_column_for_a_model_that_is_not_there_and_no_figure_for_what_was_not_measured(tmp_path):
-    speeds = {name: each for name, each in race(0.95).speeds.items() if name != "live"}
-    alone = replace(GOOD, race=Race(speeds | {"base": replace(speeds["base"], memory=0)}))
-    for evidence, live in ((alone, False), (replace(alone, live=GOOD.base), True)):
-        write_report(tmp_path / "report.html", "A new model", evidence, judge(evidence, Gate()))
-        text = (tmp_path / "report.html").read_text()
-        assert ("<th>live</th>" in text) is live
-        assert '<td class="number">0</td>' not in text
-        assert "It passed the gate" in text and text.count("<h1>A new model</h1>") == 1
 
 
 def test_the_record_names_a_leak_by_kind_and_turn_and_holds_no_private_text():

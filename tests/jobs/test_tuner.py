@@ -6,7 +6,6 @@ import random
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import filelock
 import pytest
@@ -16,12 +15,11 @@ from fine_tuning.config import FineTuningConfig, load_config
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.connect import connect
 from fine_tuning.engines.default_base import ensure_default_base
-from fine_tuning.jobs.tuner import ModelFineTuner, Silent, _stoppable
+from fine_tuning.events import Count, Event, Stage, Step, Watch
+from fine_tuning.jobs.tuner import ModelFineTuner, _stoppable
 from fine_tuning.model_management.model_registry import Registry
-from fine_tuning.pipeline import Outcome, Request
-
-if TYPE_CHECKING:
-    from fine_tuning.training.trainer import Progress
+from fine_tuning.pipeline import NewVersion, Outcome
+from fine_tuning.workshop import Request
 
 SMALL = {
     "training.min_pairs": 1,
@@ -59,8 +57,8 @@ def is_free() -> bool:
 def test_however_often_it_is_cancelled_the_work_is_over_first(times: int) -> None:
     left, asked_to_stop = threading.Event(), threading.Event()
 
-    def work(request: Request) -> None:
-        while not request.cancelled():
+    def work(watch: Watch) -> None:
+        while not watch.stopping():
             time.sleep(0.005)
         asked_to_stop.set()
         time.sleep(0.1)  # on its way to a safe point
@@ -81,10 +79,10 @@ def test_however_often_it_is_cancelled_the_work_is_over_first(times: int) -> Non
 
 
 def test_what_the_caller_asked_for_stops_it_too_and_what_it_raises_or_gives_arrives() -> None:
-    def fails(request: Request) -> str:
+    def fails(watch: Watch) -> str:
         raise ZeroDivisionError("here")
 
-    assert asyncio.run(_stoppable(lambda request: request.cancelled(), Request(cancelled=lambda: True))) is True
+    assert asyncio.run(_stoppable(lambda watch: watch.stopping(), Watch(stopping=lambda: True))) is True
     with pytest.raises(ZeroDivisionError, match="here"):
         asyncio.run(_stoppable(fails, None))
 
@@ -92,8 +90,8 @@ def test_what_the_caller_asked_for_stops_it_too_and_what_it_raises_or_gives_arri
 def test_a_timeout_stops_it_as_well() -> None:
     done = threading.Event()
 
-    def work(request: Request) -> None:
-        while not request.cancelled():
+    def work(watch: Watch) -> None:
+        while not watch.stopping():
             time.sleep(0.005)
         done.set()
 
@@ -120,21 +118,19 @@ async def stopped_after(config: FineTuningConfig, seconds: float) -> tuple[Outco
     return None, took
 
 
-class Stages(Silent):
-    """Tells when a stage has begun, and how far it is."""
+class Stages:
+    """Tells when a stage has come so far."""
 
     def __init__(self, wanted: str, steps: int) -> None:
         self.wanted, self.steps, self.now, self.reached = wanted, steps, "", threading.Event()
 
-    def stage(self, title: str) -> None:
-        self.now = title
-
-    def count(self, done: int, total: int) -> None:
-        if self.now == self.wanted and done >= self.steps:
-            self.reached.set()
-
-    def progress(self, progress: "Progress") -> None:
-        self.count(progress.step, progress.steps)
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Stage(title):
+                self.now = title
+            case Count(done=done) | Step(step=done):
+                if self.now == self.wanted and done >= self.steps:
+                    self.reached.set()
 
 
 @pytest.fixture
@@ -157,7 +153,7 @@ def config(home: Path, base_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> Fine
 def test_stopped_in_any_stage_the_next_retrain_goes_on_from_there(config: FineTuningConfig, home: Path) -> None:
     async def stop(stage: str, steps: int) -> float:
         stages = Stages(stage, steps)
-        task = asyncio.ensure_future(ModelFineTuner(config).fine_tune(Request(force=True), stages))
+        task = asyncio.ensure_future(ModelFineTuner(config).fine_tune(Request(force=True), Watch(stages)))
         reached = await asyncio.to_thread(stages.reached.wait, 600)
         task.cancel()
         began = time.perf_counter()
@@ -173,7 +169,7 @@ def test_stopped_in_any_stage_the_next_retrain_goes_on_from_there(config: FineTu
         waited[f"{stage} {steps}"] = round(asyncio.run(stop(stage, steps)), 2)
     outcome = asyncio.run(ModelFineTuner(config).fine_tune(Request(force=True)))
     print(json.dumps({"seconds until it had stopped": waited, "stages of the last": outcome.seconds}))
-    assert outcome.version == 1 and len(list(home.glob("runs/*"))) == 1
+    assert isinstance(outcome, NewVersion) and outcome.number == 1 and len(list(home.glob("runs/*"))) == 1
     assert outcome.training and outcome.training.resumed_from == outcome.training.steps  # nothing was trained twice
 
 
@@ -184,7 +180,7 @@ def test_stopped_at_any_moment_nothing_runs_any_more_and_the_next_retrain_goes_o
     began = time.perf_counter()
     first = asyncio.run(ModelFineTuner(config).fine_tune(Request(force=True)))
     whole = quickest = time.perf_counter() - began  # later ones load no modules, and may be gone on with
-    assert first.version == 1
+    assert isinstance(first, NewVersion) and first.number == 1
     before, waited, tries = threads_at_work(), [], 0
     while len(waited) < 10:
         log.new_session()
@@ -202,6 +198,8 @@ def test_stopped_at_any_moment_nothing_runs_any_more_and_the_next_retrain_goes_o
             assert [file.read_text() for file in home.glob("runs/*/progress.jsonl")] == lines
     finished = asyncio.run(ModelFineTuner(config).fine_tune(Request(force=True)))
     versions = Registry().list()
-    assert finished.version == len(versions) == len(list(home.glob("runs/*")))  # every run was gone on with until it was a version
+    assert isinstance(finished, NewVersion) and finished.number == len(versions) == len(
+        list(home.glob("runs/*"))
+    )  # every run was gone on with until it was a version
     print(json.dumps({"seconds until it had stopped": sorted(waited), "tries": tries, "versions": len(versions)}))
     assert max(waited) < whole / 2  # a safe point is never far

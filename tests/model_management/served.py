@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+from lora import write_lora
 
 from fine_tuning.engines.base import Engine, ModelSpec
 from fine_tuning.model_management.model_deployer import register
@@ -15,21 +16,9 @@ BASE = "deploy-base:135m"
 
 def write_adapter(path: Path, seed: int, scale: float = 0.0) -> Path:
     """A LoRA on the first layers' q projection of SmolLM2-135M. With scale 0 it changes no answer, but each seed is another file."""
-    from gguf import GGUFWriter
-
     noise = np.random.default_rng(seed)
-    writer = GGUFWriter(path, "llama")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", 1.0)
-    for layer in range(4):
-        writer.add_tensor(f"blk.{layer}.attn_q.weight.lora_a", noise.standard_normal((1, 576), dtype=np.float32))
-        writer.add_tensor(f"blk.{layer}.attn_q.weight.lora_b", scale * noise.standard_normal((576, 1), dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    shapes = {f"blk.{layer}.attn_q": ((1, 576), (576, 1)) for layer in range(4)}
+    return write_lora(path, {name: (noise.standard_normal(a), scale * noise.standard_normal(b)) for name, (a, b) in shapes.items()})
 
 
 def make_version(engine: Engine, registry: Registry, name: str, home: Path, seed: int | None = None) -> Version:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from served import BASE, make_version
 
-from fine_tuning import dialogue
+from fine_tuning.cli import prompts
 from fine_tuning.conversation import Message
 from fine_tuning.engines.base import ChatOptions, Engine
 from fine_tuning.errors import ModelNotFound
@@ -50,7 +50,7 @@ def test_a_blind_vote_names_the_models_afterwards_and_becomes_their_rating(
 ) -> None:
     tags = [BASE, make_version(engine, registry, name, home).tag]
     monkeypatch.setattr("sys.stdin", io.StringIO("what\nb\nq\n"))
-    dialogue.compare_blind(engine, tags, ["Name one colour.", "Hello!", "Bye!"], SHORT, random.Random(0))
+    prompts.compare_blind(engine, tags, ["Name one colour.", "Hello!", "Bye!"], SHORT, random.Random(0))
     said = capsys.readouterr().out
     shown, revealed = said.split("Which is better?", 1)
     assert not any(tag in shown for tag in tags)

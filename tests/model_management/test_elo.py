@@ -14,7 +14,7 @@ def test_the_winner_gains_what_the_loser_loses(home: Path) -> None:
     assert ratings() == {"v1": (START + K / 2, 1), "base": (START - K / 2, 1)}
 
 
-def test_a_surprise_counts_more_than_what_was_expected_and_a_tie_moves_towards_each_other(home: Path) -> None:
+def test_a_surprise_counts_more_and_a_tie_moves_towards_each_other(home: Path) -> None:
     for _ in range(10):
         vote("strong", "weak", 1.0)
     (strong, _), (weak, games) = ratings()["strong"], ratings()["weak"]

@@ -3,10 +3,10 @@
 import multiprocessing
 import os
 import sqlite3
-import time
 from pathlib import Path
 
 import pytest
+from timing import growth
 
 from fine_tuning import paths, state
 from fine_tuning.errors import ByoaiError, ModelNotFound
@@ -14,11 +14,6 @@ from fine_tuning.model_management.model_registry import Registry
 
 NAME = "fine_tuned_smollm2-135m"
 FORK = multiprocessing.get_context("fork")
-
-
-@pytest.fixture
-def registry(home: Path) -> Registry:
-    return Registry()
 
 
 def _add(registry: Registry, count: int, name: str = NAME) -> None:
@@ -180,21 +175,17 @@ def test_a_process_killed_while_promoting_leaves_the_old_or_the_new_state(regist
     assert seen[-1] == ("retired", "previous", "live")
 
 
-def test_a_thousand_versions_are_listed_within_50_ms(registry: Registry) -> None:
+def test_the_time_of_listing_grows_with_the_versions(registry: Registry) -> None:
     metrics = '{"perplexity": {"base": 20.5, "tuned": 4.25}, "accuracy": {"base": 0.4, "tuned": 0.8}}'
-    rows = [(NAME, number, metrics) for number in range(1, 1001)]
+    rows = [(f"{NAME}{many}", number, metrics) for many in (100, 1000) for number in range(1, many + 1)]
     with state.connect() as connection, state.transaction(connection):
         connection.executemany(
             "INSERT INTO versions (name, number, base_tag, base_digest, run, dataset, method, mode, metrics, created)"
             " VALUES (?, ?, 'smollm2:135m', 'ab', 'runs/a', 'c0ffee', 'lora', 'adapter', ?, '2026-01-01T00:00:00+00:00')",
             rows,
         )
-    elapsed = []
-    for _ in range(5):
-        started = time.perf_counter()
-        assert len(registry.list()) == 1000
-        elapsed.append(time.perf_counter() - started)
-    assert min(elapsed) < 0.05  # seconds
+    assert len(registry.list(f"{NAME}1000")) == 1000
+    assert growth(lambda many: registry.list(f"{NAME}{many}"), 100) <= 30
 
 
 def test_the_registry_can_lie_elsewhere(tmp_path: Path, home: Path) -> None:

@@ -10,8 +10,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from fine_tuning.engines.base import ModelDetails, ModelSpec
+from fine_tuning.engines.modelfile import parse_modelfile
 from fine_tuning.errors import ConfigError, EngineError, ExportError
-from fine_tuning.model_management.modelfile import modelfile_text, parse_modelfile, spec_for
+from fine_tuning.model_management.modelfile import modelfile_text, spec_for
 
 BASE = ModelSpec(
     from_=Path("/models/blobs/sha256-ab"),

@@ -46,9 +46,7 @@ def test_a_latest_that_somebody_else_made_is_never_written(engine: Engine, name:
     assert {tag: digest for tag, digest in digests(engine).items() if tag != f"{name}:v1"} == before
 
 
-def test_a_latest_that_took_the_place_of_the_live_version_stops_a_retrain_and_is_put_back_by_hand(
-    engine: Engine, name: str, registry: Registry, home: Path
-) -> None:
+def test_a_latest_in_place_of_the_live_version_stops_a_retrain(engine: Engine, name: str, registry: Registry, home: Path) -> None:
     make_version(engine, registry, name, home)
     go_live(engine, registry, name, 1)
     engine.create(f"{name}:latest", ModelSpec(from_=BASE, parameters={"seed": 5}))

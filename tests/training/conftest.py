@@ -8,7 +8,8 @@ import pytest
 import torch
 from token_rows import VOCABULARY, random_rows
 
-from fine_tuning.training import hardware, products
+from fine_tuning.training import hardware
+from fine_tuning.training.fast import matmul
 
 
 @pytest.fixture(autouse=True)
@@ -28,9 +29,9 @@ def one_arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     """What a unit test computes is not what a probe of this machine finds faster."""
     if not request.node.get_closest_marker("slow"):
         monkeypatch.setattr(hardware, "_faster_dtype", lambda library: torch.float32)
-        monkeypatch.setattr(products, "_faster", lambda: "blas")
+        monkeypatch.setattr(matmul, "_faster", lambda: "blas")
     yield
-    products.use("blas")
+    matmul.use("blas")
 
 
 @pytest.fixture(scope="session")

@@ -7,17 +7,17 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
 from tiny_gguf import VOCABULARY, write_base
+from training_run import train
 
 from fine_tuning.config import BaseWeights, Training
 from fine_tuning.errors import TrainingError
 from fine_tuning.training.base_model import load_base
+from fine_tuning.training.fast.quantised_linear import QuantisedLinear
 from fine_tuning.training.loss import packed_loss
 from fine_tuning.training.methods import METHODS
-from fine_tuning.training.packing import Row, pack
-from fine_tuning.training.quantised_linear import QuantisedLinear
-from fine_tuning.training.trainer import train
+from fine_tuning.training.packing import TokenRow, pack
 
-ROWS = [Row([5, 9, 17, 40 + i, 3, i], [False, False, False, True, True, True]) for i in range(4)]
+ROWS = [TokenRow([5, 9, 17, 40 + i, 3, i], [False, False, False, True, True, True]) for i in range(4)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -38,7 +38,7 @@ def test_every_weight_is_what_transformers_makes_of_the_file(tmp_path: Path, kin
 
 
 @pytest.mark.parametrize("kind", [Type.Q8_0, Type.Q4_0, Type.Q5_1])
-def test_a_base_that_stays_quantised_has_the_losses_and_gradients_of_the_dequantised_one(tmp_path: Path, kind: Type) -> None:
+def test_a_quantised_base_has_the_losses_and_gradients_of_the_dequantised_one(tmp_path: Path, kind: Type) -> None:
     base = write_base(tmp_path / "base.gguf", kind)
     settings = Training(method="qlora", lora_r=4)
     found = []

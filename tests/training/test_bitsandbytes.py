@@ -7,13 +7,13 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
 from tiny_gguf import VOCABULARY, write_base
+from training_run import train
 
 from fine_tuning.config import Training
 from fine_tuning.training import checkpoints
 from fine_tuning.training.base_model import load_base
+from fine_tuning.training.fast.quantised_linear import Nf4Linear
 from fine_tuning.training.methods import METHODS
-from fine_tuning.training.quantised_linear import Nf4Linear
-from fine_tuning.training.trainer import train
 
 SETTINGS = Training(method="qlora", lora_r=4, num_epochs=4, batch_size=2, dtype="float32", learning_rate=1e-2, save_steps=1_000)
 
@@ -106,7 +106,7 @@ def test_eight_bit_optimisers_learn_as_adamw_does(tmp_path: Path, rows: Path, op
     assert eight[-1] < 0.8 * eight[0]
 
 
-def test_a_training_with_an_eight_bit_optimiser_goes_on_from_its_checkpoint_to_the_same_result(tmp_path: Path, rows: Path) -> None:
+def test_an_eight_bit_optimiser_goes_on_from_its_checkpoint_to_the_same_result(tmp_path: Path, rows: Path) -> None:
     base = write_base(tmp_path / "base.gguf", Type.F32, width=256)
     settings = SETTINGS.model_copy(update={"optimizer": "adamw_8bit", "save_steps": 3})
     whole = losses(base, rows, tmp_path / "whole", settings)

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from training_run import train
 
 from fine_tuning.config import Training, load_config
 from fine_tuning.errors import Cancelled
+from fine_tuning.events import Step
 from fine_tuning.training.cross_validation import fewest_epochs
 from fine_tuning.training.early_stop import EarlyStop, EndAfter
 from fine_tuning.training.packed_trainer import PackedTrainer
-from fine_tuning.training.trainer import Progress, train
 
 # So fast that the tiny model has soon learned what the held-out rows can gain from.
 SETTINGS = Training(batch_size=4, num_epochs=40, learning_rate=5e-2, lr_scheduler="constant", save_steps=3, lora_r=4, early_stop=2)
@@ -22,7 +23,7 @@ EPOCH = 6  # steps
 
 
 def test_the_training_ends_early_and_the_best_weights_are_kept(tiny_base: Any, row_folder: Any, tmp_path: Any) -> None:
-    seen: list[Progress] = []
+    seen: list[Step] = []
     result = train(tiny_base, row_folder, tmp_path / "run", SETTINGS, report=seen.append)
     losses = [step.validation_loss for step in seen if step.validation_loss is not None]
     best = 1
@@ -39,7 +40,7 @@ def test_the_training_ends_early_and_the_best_weights_are_kept(tiny_base: Any, r
 def test_a_run_that_was_cut_ends_at_the_same_step_with_the_same_weights(tiny_base: Any, row_folder: Any, tmp_path: Any) -> None:
     whole = train(tiny_base, row_folder, tmp_path / "whole", SETTINGS)
     stop_at = whole.steps - EPOCH - 2  # after the best epoch was kept
-    seen: list[Progress] = []
+    seen: list[Step] = []
     with pytest.raises(Cancelled):
         train(tiny_base, row_folder, tmp_path / "cut", SETTINGS, None, seen.append, lambda: len(seen) >= stop_at)
     result = train(tiny_base, row_folder, tmp_path / "cut", SETTINGS)
@@ -52,7 +53,7 @@ def test_a_run_that_was_cut_ends_at_the_same_step_with_the_same_weights(tiny_bas
 def test_each_epoch_is_validated_once(tiny_base: Any, row_folder: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, validation_loss = [], PackedTrainer.validation_loss
     monkeypatch.setattr(PackedTrainer, "validation_loss", lambda self: asked.append(1) or validation_loss(self))
-    seen: list[Progress] = []
+    seen: list[Step] = []
     train(tiny_base, row_folder, tmp_path / "run", SETTINGS.model_copy(update={"num_epochs": 3}), report=seen.append)
     assert len(asked) == sum(step.validation_loss is not None for step in seen) == 3
 
@@ -68,11 +69,9 @@ def test_without_validation_rows_it_goes_on_to_the_end(tiny_base: Any, row_folde
 LEFT_OUT = SETTINGS.model_copy(update={"folds": 3, "num_epochs": 5, "early_stop": 1})
 
 
-def test_each_part_is_left_out_once_and_the_training_on_all_ends_after_as_many_epochs(
-    tiny_base: Any, row_folder: Any, tmp_path: Any
-) -> None:
+def test_each_part_is_left_out_once_to_find_the_epochs_of_the_training_on_all(tiny_base: Any, row_folder: Any, tmp_path: Any) -> None:
     (row_folder / "validation.jsonl").write_text("")
-    seen: list[Progress] = []
+    seen: list[Step] = []
     result = train(tiny_base, row_folder, tmp_path / "run", LEFT_OUT, report=seen.append)
     losses = json.loads((tmp_path / "run" / "folds" / "losses.json").read_text())
     assert len(losses) == 3 and all(1 <= len(part) <= 5 for part in losses)
@@ -120,7 +119,7 @@ def test_a_part_is_left_out_with_as_few_chats_a_step_as_there_are_beside_the_rep
     rows = (row_folder / "train.jsonl").read_text().splitlines(keepends=True)[:6]
     (row_folder / "train.jsonl").write_text("".join(rows))
     (row_folder / "validation.jsonl").write_text("")
-    seen: list[Progress] = []
+    seen: list[Step] = []
     train(tiny_base, row_folder, tmp_path / "run", LEFT_OUT, row_folder / "replay.jsonl", seen.append)
     steps = {step.part: step.steps for step in seen}
     epochs = fewest_epochs(json.loads((tmp_path / "run" / "folds" / "losses.json").read_text()))
@@ -130,10 +129,10 @@ def test_a_part_is_left_out_with_as_few_chats_a_step_as_there_are_beside_the_rep
 @pytest.mark.slow
 def test_a_run_killed_among_its_parts_leaves_none_of_them_out_twice(tiny_base: Any, row_folder: Any, tmp_path: Any) -> None:
     (row_folder / "validation.jsonl").write_text("")
-    whole: list[Progress] = []
+    whole: list[Step] = []
     train(tiny_base, row_folder, tmp_path / "whole", LEFT_OUT, report=whole.append)
     parts = [step for step in whole if step.part == "held-out parts"]
-    seen: list[Progress] = []
+    seen: list[Step] = []
     with pytest.raises(Cancelled):
         train(tiny_base, row_folder, tmp_path / "cut", LEFT_OUT, None, seen.append, lambda: len(seen) >= len(parts) - 5)
     train(tiny_base, row_folder, tmp_path / "cut", LEFT_OUT, report=seen.append)
@@ -158,7 +157,7 @@ def _losses(run: Any) -> list[float]:
 
 
 @pytest.mark.parametrize("folds", [0, 3], ids=["early stop", "parts left out"])
-def test_a_run_killed_after_a_checkpoint_and_before_its_epoch_was_judged_ends_in_the_same(
+def test_a_run_killed_before_its_epoch_was_judged_ends_in_the_same(
     tiny_base: Any, row_folder: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, folds: int
 ) -> None:
     """Transformers saves first, and never comes back to the end of an epoch that it has a checkpoint of."""

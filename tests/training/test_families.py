@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import tiny_families as tiny
 import torch
+from training_run import train
 
 from fine_tuning.engines.agreement import make_probes
 from fine_tuning.engines.gguf_file import read_gguf
@@ -15,12 +16,11 @@ from fine_tuning.evaluation.served_model import read_logits
 from fine_tuning.model_management import gguf_export
 from fine_tuning.training import families
 from fine_tuning.training.base_model import load_base
-from fine_tuning.training.fused import fuse
+from fine_tuning.training.fast.fused import fuse
+from fine_tuning.training.fast.quantised_linear import QuantisedLinear
 from fine_tuning.training.loss import packed_loss
 from fine_tuning.training.methods import METHODS
-from fine_tuning.training.packing import Row, pack
-from fine_tuning.training.quantised_linear import QuantisedLinear
-from fine_tuning.training.trainer import train
+from fine_tuning.training.packing import TokenRow, pack
 
 NEAR = 0.005  # half of what is allowed in float32
 
@@ -61,7 +61,7 @@ def test_a_base_that_stays_quantised_has_the_logits_of_the_dequantised_one(model
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_fused_and_packed_steps_have_the_loss_and_gradients_of_transformers(models: dict[str, Path], tmp_path: Path, family: str) -> None:
     """Which computes one conversation after the other, with nothing replaced."""
-    rows = [Row(row, [index > 30 for index in range(len(row))]) for row in tiny.write_rows(tmp_path)]
+    rows = [TokenRow(row, [index > 30 for index in range(len(row))]) for row in tiny.write_rows(tmp_path)]
     plain, fused = (tuned(models[family], tmp_path) for _ in range(2))
     fuse(fused)
     losses = []

@@ -7,10 +7,11 @@ from test_packing import rows_of
 from transformers import AutoConfig, AutoModelForCausalLM, NemotronForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from fine_tuning.config import Training
-from fine_tuning.training import methods, products, tree_attention
-from fine_tuning.training.adapters import AdapterVector
-from fine_tuning.training.fused import fuse
-from fine_tuning.training.fused_steps import Projection, Step
+from fine_tuning.training import methods
+from fine_tuning.training.fast import matmul, tree_attention
+from fine_tuning.training.fast.adapters import AdapterVector
+from fine_tuning.training.fast.fused import fuse
+from fine_tuning.training.fast.layers import PartFunction, Projection
 from fine_tuning.training.loss import packed_loss, supervised_logits
 from fine_tuning.training.packing import pack
 
@@ -99,7 +100,7 @@ def test_the_adapters_are_one_vector_that_is_cleared_and_saved_as_peft_would(tin
 @pytest.mark.parametrize("library", ["blas", *(["onednn"] if torch.backends.mkldnn.is_available() else [])])
 def test_layers_with_one_input_are_one_product_with_the_gradients_of_each(tiny_base, tmp_path, monkeypatch, library, kind):
     """Also after another forward pass, and where oneDNN makes the adapters' gradients."""
-    monkeypatch.setattr(products, "_WIDE", 8)
+    monkeypatch.setattr(matmul, "_WIDE", 8)
     model = tuned(other_base(tiny_base, tmp_path, kind) if kind else tiny_base)
     attention = model.get_base_model().model.layers[0].self_attn
     layers = [attention.q_proj, attention.k_proj, attention.v_proj]
@@ -109,11 +110,11 @@ def test_layers_with_one_input_are_one_product_with_the_gradients_of_each(tiny_b
     trained = [weight for layer in layers for weight in layer.parameters() if weight.requires_grad]
     gradients = [x.grad, *(weight.grad.clone() for weight in trained)]
     x.grad = None
-    products.use(library)
+    matmul.use(library)
     vector = AdapterVector([layers])
     part = Projection(vector.of(*layers))
-    made = Step.apply(x, vector.weights, part)
-    Step.apply(other, vector.weights, part)
+    made = PartFunction.apply(x, vector.weights, part)
+    PartFunction.apply(other, vector.weights, part)
     made.square().sum().backward()
     torch.testing.assert_close(made, wanted, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close([x.grad, *(weight.grad for weight in trained)], gradients, atol=1e-4, rtol=1e-4)
@@ -182,4 +183,4 @@ def test_what_a_young_adapter_says_is_not_rounded_away_in_bfloat16(tiny_base, tm
         return ((answer.float() - product.float()) * wanted).sum() / wanted.square().sum()
 
     assert abs(kept(layer(x)) - 1) > 0.3  # PEFT
-    assert abs(kept(Step.apply(x, None, Projection(AdapterVector([[layer]]).of(layer)))) - 1) < 0.1
+    assert abs(kept(PartFunction.apply(x, None, Projection(AdapterVector([[layer]]).of(layer)))) - 1) < 0.1

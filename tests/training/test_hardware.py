@@ -26,7 +26,7 @@ def test_half_of_the_threads_are_taken_only_where_they_are_clearly_faster(monkey
     assert torch.get_num_threads() == before
 
 
-def test_what_else_runs_here_for_a_moment_does_not_cost_the_training_half_of_its_threads(monkeypatch) -> None:
+def test_a_moments_load_does_not_cost_the_training_half_of_its_threads(monkeypatch) -> None:
     takes(monkeypatch, lambda passed, threads: (0.020 if passed < 0.6 else 0.004) if threads == 4 else 0.008)
     assert hardware.choose_threads(Training()) == 4
 
@@ -36,7 +36,7 @@ def takes(monkeypatch, seconds) -> None:
     monkeypatch.setattr(hardware, "THREADS", 4)
     began = time.perf_counter()
 
-    def product(rows, weight) -> None:
+    def product(rows, weight, library=None) -> None:
         time.sleep(seconds(time.perf_counter() - began, torch.get_num_threads()))
 
     monkeypatch.setattr(hardware, "product", product)
@@ -49,6 +49,8 @@ def test_one_thread_stays_one() -> None:
 @pytest.mark.parametrize(("share", "chosen"), [(0.2, torch.bfloat16), (0.6, torch.float32), (1.5, torch.float32)])
 def test_bfloat16_is_taken_only_where_its_products_are_much_faster(monkeypatch, share: float, chosen: torch.dtype) -> None:
     monkeypatch.setattr(hardware, "_faster_dtype", FASTER)
-    monkeypatch.setattr(hardware, "product", lambda rows, weight: time.sleep(0.005 * (share if rows.dtype == torch.bfloat16 else 1)))
-    assert hardware.choose_dtype(Training()) == chosen
-    assert hardware.choose_dtype(Training(method="full")) == torch.float32
+    monkeypatch.setattr(
+        hardware, "product", lambda rows, weight, library=None: time.sleep(0.005 * (share if rows.dtype == torch.bfloat16 else 1))
+    )
+    assert hardware.choose_dtype(Training(), "blas") == chosen
+    assert hardware.choose_dtype(Training(method="full"), "blas") == torch.float32

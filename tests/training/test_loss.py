@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM, CohereConfig, CohereForCausalLM, 
 from fine_tuning.training import loss
 from fine_tuning.training.loss import _Loss, packed_loss, plain_head, supervised_logits, token_logprobs
 from fine_tuning.training.packing import pack
-from fine_tuning.training.trainer import teach
+from fine_tuning.training.teacher import teach
 
 
 def drawn(count: int, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -102,7 +102,7 @@ def test_a_model_that_does_more_with_its_logits_has_no_plain_head(kind, config):
     assert plain_head(kind(config)) is None
 
 
-def test_replayed_rows_cost_nothing_before_the_model_has_changed_and_something_after(tiny_base):
+def test_replayed_rows_cost_nothing_until_the_model_has_changed(tiny_base):
     model = AutoModelForCausalLM.from_pretrained(tiny_base)
     rows = teach(model, rows_of(4, seed=5))
     assert packed_loss(model, pack(rows))[0].abs().item() < 1e-5

@@ -6,6 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from test_packing import gradients, one_at_a_time, rows_of
+from training_run import train
 from transformers import AutoModelForCausalLM
 
 from fine_tuning.config import FineTuningMethod, Training
@@ -14,7 +15,6 @@ from fine_tuning.training import checkpoints
 from fine_tuning.training.loss import packed_loss
 from fine_tuning.training.methods import METHODS, carrier, restore
 from fine_tuning.training.packing import pack
-from fine_tuning.training.trainer import train
 
 VARIANTS = {
     "full": {"method": "full", "learning_rate": 1e-2},

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from training_run import train
 
 from fine_tuning.config import Training
 from fine_tuning.data_preparation.rows import prompt_ids
@@ -16,8 +17,7 @@ from fine_tuning.training.base_model import load_base
 from fine_tuning.training.generate import answer, answer_both
 from fine_tuning.training.loss import supervised_logits
 from fine_tuning.training.methods import METHODS
-from fine_tuning.training.packing import Row, pack
-from fine_tuning.training.trainer import train
+from fine_tuning.training.packing import TokenRow, pack
 
 PROMPT, ANSWER = (
     "<|im_start|>user\nWho waters the plants?<|im_end|>\n<|im_start|>assistant\n",
@@ -27,7 +27,6 @@ VARIANTS = {
     "full": {"method": "full", "learning_rate": 4e-4},
     "dora": {"method": "lora", "use_dora": True, "learning_rate": 5e-3, "num_epochs": 9},
     "rslora": {"method": "lora", "use_rslora": True, "learning_rate": 4e-3},
-    "frozen_layers": {"method": "lora", "learning_rate": 2e-3, "num_epochs": 8, "frozen_layers": 20},
     "prefix_tuning": {"method": "prefix_tuning", "learning_rate": 1e-1, "num_epochs": 12},
     "prompt_tuning": {"method": "prompt_tuning", "learning_rate": 3e-1, "num_epochs": 20},
 }
@@ -73,7 +72,7 @@ def test_generation_agrees_token_by_token_with_the_packed_row(base_gguf: Path, t
         next(parameter for parameter in model.parameters() if parameter.requires_grad).add_(0.05)
     prompt = prompt_ids(PROMPT, words)
     made = answer(model, prompt, 6, lambda token: False)
-    row = Row(prompt + made, [False] * len(prompt) + [True] * len(made))
+    row = TokenRow(prompt + made, [False] * len(prompt) + [True] * len(made))
     with torch.no_grad():
         assert supervised_logits(model, pack([row])).argmax(dim=-1).tolist() == made
     gc.collect()

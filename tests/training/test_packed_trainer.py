@@ -4,11 +4,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
+from training_run import train
 
 from fine_tuning.config import Training
 from fine_tuning.training import methods, packing
 from fine_tuning.training.packed_trainer import step_flops
-from fine_tuning.training.trainer import train
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

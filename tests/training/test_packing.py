@@ -8,18 +8,19 @@ from token_rows import VOCABULARY, random_rows
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, MistralConfig, Qwen2Config
 
 from fine_tuning.config import Training
-from fine_tuning.training import methods, tree_attention
+from fine_tuning.training import methods
 from fine_tuning.training.base_model import load_base
-from fine_tuning.training.fused import fuse
+from fine_tuning.training.fast import tree_attention
+from fine_tuning.training.fast.fused import fuse
 from fine_tuning.training.loss import packed_loss
-from fine_tuning.training.packing import Row, pack
+from fine_tuning.training.packing import TokenRow, pack
 
 
-def rows_of(count: int, seed: int = 0, head: int = 9) -> list[Row]:
-    return [Row(row["input_ids"], [bool(flag) for flag in row["trained"]]) for row in random_rows(count, seed, head)]
+def rows_of(count: int, seed: int = 0, head: int = 9) -> list[TokenRow]:
+    return [TokenRow(row["input_ids"], [bool(flag) for flag in row["trained"]]) for row in random_rows(count, seed, head)]
 
 
-def one_at_a_time(model, rows: list[Row]) -> torch.Tensor:
+def one_at_a_time(model, rows: list[TokenRow]) -> torch.Tensor:
     """The reference: each conversation alone, through the model's own causal mask, and the mean over all supervised tokens."""
     total, count = torch.zeros(()), 0
     for row in rows:
@@ -84,16 +85,16 @@ def test_layers_that_look_back_over_a_window_only_do_so_in_a_packed_row_too(conf
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=8), min_size=1, max_size=8))
 def test_any_rows_of_few_tokens_so_that_much_is_shared_give_the_reference_loss(model, texts):
-    rows = [Row(text, [True] * len(text)) for text in texts]
+    rows = [TokenRow(text, [True] * len(text)) for text in texts]
     with torch.no_grad():
         assert abs(packed_loss(model, pack(rows))[0].item() - one_at_a_time(model, rows).item()) < 1e-5
 
 
 def test_what_rows_share_is_computed_once():
     rows = [
-        Row([1, 2, 3, 4, 5], [False] * 3 + [True] * 2),
-        Row([1, 2, 3, 6], [False] * 3 + [True]),
-        Row([1, 2, 3, 4, 7], [False] * 4 + [True]),
+        TokenRow([1, 2, 3, 4, 5], [False] * 3 + [True] * 2),
+        TokenRow([1, 2, 3, 6], [False] * 3 + [True]),
+        TokenRow([1, 2, 3, 4, 7], [False] * 4 + [True]),
     ]
     batch = pack(rows)
     assert sorted(batch["input_ids"][0].tolist()) == [1, 2, 3, 4]  # each row's last token predicts nothing
@@ -102,7 +103,7 @@ def test_what_rows_share_is_computed_once():
 
 
 def test_a_token_never_sees_another_conversation():
-    batch = pack([Row([1, 2, 8, 4], [False, False, True, True]), Row([1, 3, 9, 4], [False, False, True, True])])
+    batch = pack([TokenRow([1, 2, 8, 4], [False, False, True, True]), TokenRow([1, 3, 9, 4], [False, False, True, True])])
     tokens, mask = batch["input_ids"][0].tolist(), batch["attention_mask"][0, 0]
     seen = [tokens[index] for index in mask[tokens.index(9)].nonzero().flatten().tolist()]
     assert seen == [1, 3, 9]
@@ -118,7 +119,7 @@ def test_the_memory_of_attention_does_not_grow_with_other_conversations(model):
 
 
 def test_what_no_loss_depends_on_is_not_computed():
-    rows = [Row([1, 2, 3, 4, 5], [False, False, True, False, False]), Row([1, 2, 6, 7], [False, False, False, True])]
+    rows = [TokenRow([1, 2, 3, 4, 5], [False, False, True, False, False]), TokenRow([1, 2, 6, 7], [False, False, False, True])]
     batch = pack(rows)
     assert sorted(batch["input_ids"][0].tolist()) == [1, 2, 6]
     assert batch["tokens"].item() == 9

@@ -11,10 +11,12 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from token_rows import VOCABULARY
+from training_run import train
 from transformers import AutoModelForCausalLM
 
 from fine_tuning.config import Preferences, Training
 from fine_tuning.errors import Cancelled, TrainingError
+from fine_tuning.events import Step
 from fine_tuning.training.preferences import (
     Pair,
     Rated,
@@ -26,7 +28,6 @@ from fine_tuning.training.preferences import (
     read_preferences,
     with_reference,
 )
-from fine_tuning.training.trainer import Progress, train
 from fine_tuning.training.trl_trainer import _padding_only
 
 # What the trainers want to be made with; the losses are of tokens.
@@ -192,14 +193,14 @@ def test_after_the_chats_the_model_prefers_what_people_did(tiny_base, row_folder
 
 def test_a_run_killed_among_the_preferences_goes_on_to_the_very_same_adapter(tiny_base, row_folder, preference_file, tmp_path):
     whole = train(tiny_base, row_folder, tmp_path / "whole", SETTINGS, preferences=preference_file)
-    seen: list[Progress] = []
+    seen: list[Step] = []
 
     def cut() -> bool:
         return sum(step.part == "preferences" for step in seen) >= 4
 
     with pytest.raises(Cancelled):
         train(tiny_base, row_folder, tmp_path / "cut", SETTINGS, None, seen.append, cut, preferences=preference_file)
-    again: list[Progress] = []
+    again: list[Step] = []
     result = train(tiny_base, row_folder, tmp_path / "cut", SETTINGS, None, again.append, preferences=preference_file)
     assert {step.part for step in again} == {"preferences"} and again[0].step > 4  # the chats were not learned again
     for name, weight in load_file(whole.adapter / "adapter_model.safetensors").items():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
 from tiny_gguf import VOCABULARY, write_base
+from training_run import train
 
 from fine_tuning.config import BaseWeights, Training
 from fine_tuning.engines.agreement import Reference, check_export, distance, make_probes
@@ -17,9 +18,9 @@ from fine_tuning.errors import ExportError, TrainingError
 from fine_tuning.evaluation.served_model import read_logits
 from fine_tuning.model_management import gguf_export
 from fine_tuning.model_management.gguf_export import convert_adapter, merge_adapter
-from fine_tuning.training import trainer
+from fine_tuning.training import network
 from fine_tuning.training.base_model import load_base
-from fine_tuning.training.trainer import train
+from fine_tuning.training.lora_trainer import TrainingResult
 
 SETTINGS = Training(lora_r=4, num_epochs=6, batch_size=2, dtype="float32", learning_rate=1e-2)
 
@@ -126,7 +127,7 @@ def test_a_network_that_is_not_the_served_one_is_not_trained(
             WRONG[wrong](model)
         return model
 
-    monkeypatch.setattr(trainer, "load_base", loaded)
+    monkeypatch.setattr(network, "load_base", loaded)
     steps: list[object] = []
     with pytest.raises(TrainingError, match=r"base\.gguf's llama in Transformers and those of .*base\.gguf in llama\.cpp lie"):
         train(base, tmp_path, tmp_path / "run", SETTINGS, report=steps.append, served=reference(base, rows))
@@ -176,14 +177,14 @@ def test_a_base_in_nf4_is_no_wrong_one_and_its_adapter_is_served(tmp_path: Path,
 
 
 @pytest.fixture
-def trained(tmp_path: Path, rows: list[list[int]]) -> tuple[Path, trainer.TrainingResult]:
+def trained(tmp_path: Path, rows: list[list[int]]) -> tuple[Path, TrainingResult]:
     base = write_base(tmp_path / "base.gguf", Type.F32)
     result = train(base, tmp_path, tmp_path / "run", SETTINGS, served=reference(base, rows))
     assert result.network is not None and distance(result.network.after, result.network.before) > 0.3
     return base, result
 
 
-def test_what_is_exported_is_what_was_trained(tmp_path: Path, trained: tuple[Path, trainer.TrainingResult]) -> None:
+def test_what_is_exported_is_what_was_trained(tmp_path: Path, trained: tuple[Path, TrainingResult]) -> None:
     base, result = trained
     probes = result.network.base.probes
     beside = convert_adapter(base, result.adapter, tmp_path / "adapter.gguf").path
@@ -193,9 +194,7 @@ def test_what_is_exported_is_what_was_trained(tmp_path: Path, trained: tuple[Pat
         assert check_export(result.network, read_logits(merged, probes, requantised=True)) < most
 
 
-def test_a_run_that_is_gone_on_with_compares_the_same(
-    tmp_path: Path, trained: tuple[Path, trainer.TrainingResult], rows: list[list[int]]
-) -> None:
+def test_a_run_that_is_gone_on_with_compares_the_same(tmp_path: Path, trained: tuple[Path, TrainingResult], rows: list[list[int]]) -> None:
     base, result = trained
     again = train(base, tmp_path, tmp_path / "run", SETTINGS, served=reference(base, rows))
     assert again.resumed_from and distance(again.network.after, result.network.after) < 1e-4
@@ -225,9 +224,7 @@ SPOILT: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("spoilt", SPOILT)
-def test_an_adapter_that_is_not_what_was_trained_is_refused(
-    tmp_path: Path, trained: tuple[Path, trainer.TrainingResult], spoilt: str
-) -> None:
+def test_an_adapter_that_is_not_what_was_trained_is_refused(tmp_path: Path, trained: tuple[Path, TrainingResult], spoilt: str) -> None:
     base, result = trained
     adapter = SPOILT[spoilt](convert_adapter(base, result.adapter, tmp_path / "adapter.gguf").path)
     with pytest.raises(ExportError, match=r"adapter\.gguf in llama\.cpp lie"):
@@ -237,7 +234,7 @@ def test_an_adapter_that_is_not_what_was_trained_is_refused(
 @pytest.mark.parametrize("export", [convert_adapter, merge_adapter])
 def test_rows_exported_in_the_wrong_order_are_refused(
     tmp_path: Path,
-    trained: tuple[Path, trainer.TrainingResult],
+    trained: tuple[Path, TrainingResult],
     monkeypatch: pytest.MonkeyPatch,
     export: Callable[..., gguf_export.Exported],
 ) -> None:

@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig, Replay, Sweep, Training, load_config
 from fine_tuning.errors import Cancelled, ConfigError, TrainingError
+from fine_tuning.events import Watch
 from fine_tuning.training.sweep import Prepared, _queue_again, _this_process, _Worker, fixed, grid, search, space
 
 TRAINING = Training(method="lora", batch_size=8, num_epochs=2, lora_r=4, dtype="float32", replay=Replay(share=0))
@@ -27,7 +28,7 @@ def prepared(base: Path, rows: Path, identity: str = "a") -> Prepared:
 def worker(home: Path, rows: Path, sweep: Sweep, identity: str = "a", name: str = "s") -> _Worker:
     def ignore(*_: object) -> None: ...
 
-    return _Worker(prepared(home, rows, identity), TRAINING, sweep, home / "sweeps" / name, ignore, ignore, lambda: False)
+    return _Worker(prepared(home, rows, identity), TRAINING, sweep, home / "sweeps" / name, Watch())
 
 
 def states(at: _Worker) -> list[str]:
@@ -203,7 +204,7 @@ def sweeper(base: Path, rows: Path, sweep: Sweep) -> "subprocess.Popen[str]":
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_killed_sweep_goes_on_with_its_trials_and_its_training_does_not_outlive_it(tiny_base, row_folder, home):
+def test_a_killed_sweep_goes_on_and_its_training_does_not_outlive_it(tiny_base, row_folder, home):
     sweep = Sweep(trials=2, learning_rate=(1e-3, 1e-1), **ONE | {"num_epochs": (200,)})
     child = sweeper(tiny_base, row_folder, sweep)
     progress = home / "sweeps" / "s" / "trials" / "0" / "progress.jsonl"
@@ -218,7 +219,7 @@ def test_a_killed_sweep_goes_on_with_its_trials_and_its_training_does_not_outliv
     assert progress.stat().st_size == size
     stop = iter([False, False])
     with pytest.raises(Cancelled):
-        search(prepared(tiny_base, row_folder), TRAINING, sweep, "s", cancelled=lambda: next(stop, True))
+        search(prepared(tiny_base, row_folder), TRAINING, sweep, "s", Watch(stopping=lambda: next(stop, True)))
     trials = worker(home, row_folder, sweep).study.get_trials()
     assert [trial.state.name for trial in trials] == ["FAIL", "FAIL", "WAITING"]
     assert len({trial.params.get("learning_rate") or trial.system_attrs["fixed_params"]["learning_rate"] for trial in trials}) == 1
@@ -238,8 +239,8 @@ def test_two_processes_share_a_study_and_do_no_trial_twice(tiny_base, row_folder
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_command_sweeps_the_real_base_and_writes_a_configuration_to_retrain_with(home, monkeypatch, capsys):
-    from fine_tuning.cli import main
+def test_the_command_sweeps_the_real_base_and_writes_a_configuration(home, monkeypatch, capsys):
+    from fine_tuning.cli.main import main
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
 
     monkeypatch.setenv("BYOAI_ENGINE", "embedded")

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from training_run import train
 
 from fine_tuning.config import Training
 from fine_tuning.errors import Cancelled, CheckpointDamaged, NoConversations, TrainingError
-from fine_tuning.training import checkpoints, trainer
+from fine_tuning.training import checkpoints, teacher
 from fine_tuning.training.packed_trainer import PackedTrainer
-from fine_tuning.training.trainer import read_rows, teach, train
+from fine_tuning.training.teacher import teach
+from fine_tuning.training.trainer_utils import read_rows
 
 # One number of threads: a probe may choose another in each run, and sums would differ in their last digits.
 SETTINGS = Training(batch_size=4, num_epochs=2, learning_rate=1e-2, save_steps=3, lora_r=4, lora_dropout=0.1, threads=1)
@@ -89,7 +91,7 @@ def test_a_cancelled_run_goes_on_to_the_very_result_of_an_uninterrupted_one(tiny
 
 def test_what_the_base_thinks_of_the_replay_is_asked_once_for_each_base_and_file(tiny_base, row_folder, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(trainer, "teach", lambda model, rows: asked.append(len(rows)) or teach(model, rows))
+    monkeypatch.setattr(teacher, "teach", lambda model, rows: asked.append(len(rows)) or teach(model, rows))
     replay = row_folder / "replay.jsonl"
     train(tiny_base, row_folder, tmp_path / "first", SETTINGS, replay)
     train(tiny_base, row_folder, tmp_path / "second", SETTINGS, replay)
@@ -108,9 +110,11 @@ CHILD = """
 import sys
 from pathlib import Path
 from fine_tuning.config import Training
-from fine_tuning.training.trainer import train
+from fine_tuning.training.qlora_trainer import trainer_for
+from fine_tuning.training.trainer_utils import TrainingRows, Watch
 base, rows, run = map(Path, sys.argv[1:4])
-train(base, rows, run, Training.model_validate_json(sys.argv[4]), None, lambda progress: print(progress.step, flush=True))
+trainer = trainer_for(base, Training.model_validate_json(sys.argv[4]))
+trainer.train(TrainingRows(rows), run, Watch(lambda step: print(step.step, flush=True)))
 """
 
 
@@ -187,8 +191,8 @@ def test_a_checkpoint_of_another_version_is_passed_over_and_named(tmp_path):
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_says_what_to_do(tiny_base, row_folder, tmp_path, monkeypatch):
-    original = PackedTrainer.compute_loss
-    monkeypatch.setattr(PackedTrainer, "compute_loss", lambda self, *args, **named: original(self, *args, **named) * float("nan"))
+    original = PackedTrainer.batch_loss
+    monkeypatch.setattr(PackedTrainer, "batch_loss", lambda self, batch: original(self, batch) * float("nan"))
     with pytest.raises(TrainingError, match=r"the loss is nan at step 1: lower training\.learning_rate"):
         train(tiny_base, row_folder, tmp_path / "run", SETTINGS)
     assert not (tmp_path / "run" / "adapter").exists()

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from fine_tuning.training.packing import Row, pack
-from fine_tuning.training.tree_attention import Layout, attend, attend_backward
+from fine_tuning.training.attention import within_window
+from fine_tuning.training.fast.tree_attention import Layout, attend, attend_backward
+from fine_tuning.training.packing import TokenRow, pack
 
 
 def packed(lengths: list[int], head: int) -> dict:
@@ -15,7 +16,7 @@ def packed(lengths: list[int], head: int) -> dict:
     shared = list(range(head))
     return pack(
         [
-            Row(shared + [1000 * index + place for place in range(1, own + 1)] + [0], [True] * (head + own + 1))
+            TokenRow(shared + [1000 * index + place for place in range(1, own + 1)] + [0], [True] * (head + own + 1))
             for index, own in enumerate(lengths, 1)
         ]
     )
@@ -47,7 +48,7 @@ def test_with_a_window_no_token_sees_so_far_back(lengths, head, window):
     batch, heads, groups = packed(lengths, head), 4, 2
     positions = batch["position_ids"][0]
     near = positions[:, None] - positions < window
-    assert torch.equal(batch["layout"].near(window), near)
+    assert torch.equal(within_window(batch["layout"].paths, window), near)
     rows = torch.randn(len(positions), heads + 2 * groups, 8, requires_grad=True)
     wanted = reference(rows, groups, batch["attention_mask"] & near)
     found, *kept = attend(rows.detach(), groups, 0.3, batch["layout"], window)

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cache, cached_property
 
-from fine_tuning.data_collection.code_parts import parts
+from fine_tuning.data_collection.plain_text import Layout
 
 Span = tuple[int, int]
 
@@ -32,8 +32,9 @@ _INLINE = re.compile(r"(`{1,2})(?=\S)[^`\n]+\1")
 class Reading:
     """A text, and the same in ASCII digits, hyphens, spaces and punctuation: character by character, so that positions are the same."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str | Layout) -> None:
+        self._layout = Layout.of(text)
+        self.text = text = self._layout.text
         self.plain = text if text.isascii() or not _UNUSUAL.search(text) else text.translate(_ascii_forms())
 
     def blank(self, spans: Iterable[Span]) -> None:
@@ -56,7 +57,7 @@ class Reading:
     @cached_property
     def _code(self) -> Sequence[Span]:
         spans, start = [], 0
-        for part in parts(self.text):
+        for part in self._layout.parts:
             end = start + len(part.text)
             if part.kind == "code":
                 spans.append((start, end))

@@ -1,1 +1,0 @@
-"""The HTTP and WebSocket interface (its rooms: app, security, schemas, static)."""

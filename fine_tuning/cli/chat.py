@@ -1,0 +1,86 @@
+"""Commands that let models answer: chat, ask, compare."""
+
+import argparse
+import os
+import random
+from pathlib import Path
+
+from fine_tuning.cli.options import Commands, connect_engine, port, positive, read_config
+from fine_tuning.errors import ConfigError
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the commands of this group."""
+    chat = commands.add("chat", _chat, "open the chat in the browser", "Only this machine can reach it.")
+    chat.add_argument("--port", type=port, metavar="N", help="default: 8501, or the next free one")
+    chat.add_argument("--no-browser", action="store_true", help="serve the page without opening it")
+
+    ask = commands.add("ask", _ask, "ask one question in the terminal")
+    ask.add_argument("question", help="what is asked, as one argument")
+    ask.add_argument("--model", metavar="TAG", help="who answers (default: the live fine-tuned model, else the base)")
+
+    compare = commands.add(
+        "compare",
+        _compare,
+        "let several models answer the same prompts",
+        "Their answers are shown side by side; with --blind two answer unnamed, and you choose the better one.",
+    )
+    compare.add_argument("prompt", nargs="+", help="what is asked; each prompt is a conversation of its own")
+    compare.add_argument("--models", metavar="A,B", help="base, live, v3, or any tag (default: base,live)")
+    compare.add_argument("--run", type=Path, metavar="RUN", help="a run of prefix or prompt tuning, which makes no version, and its base")
+    compare.add_argument("--blind", action="store_true", help="two models, unnamed and in random order; your votes make their Elo ratings")
+    compare.add_argument("--max-tokens", type=positive, metavar="N", help="the longest answer, in tokens")
+
+
+def _chat(options: argparse.Namespace) -> None:
+    from chatbot.server import PORT, free_port, serve, url
+
+    if options.ollama_url:
+        os.environ["OLLAMA_HOST"] = options.ollama_url  # the page connects by itself
+    chosen = options.port or free_port(PORT)
+    print(f"The chat is at {url(chosen)} (Ctrl-C ends it)", flush=True)
+    serve(chosen, browser=not options.no_browser)
+
+
+def _ask(options: argparse.Namespace) -> None:
+    from fine_tuning.conversation import Message
+    from fine_tuning.integration.ollama_integration import answering
+
+    config = read_config(options)
+    engine = connect_engine(options, config)
+    tag = options.model or answering(engine, config)
+    for chunk in engine.chat(tag, [Message(role="user", content=options.question)]):
+        print(chunk.text, end="", flush=True)
+    print()
+
+
+def _compare(options: argparse.Namespace) -> None:
+    if options.run:
+        _compare_run(options)
+        return
+    from fine_tuning.cli.prompts import compare, compare_blind
+    from fine_tuning.engines.base import ChatOptions
+    from fine_tuning.model_management.compare import chosen_tags
+    from fine_tuning.model_management.model_registry import Registry
+    from fine_tuning.workshop import base_of
+
+    config = read_config(options)
+    engine, wanted = connect_engine(options, config), options.models.split(",") if options.models else []
+    tags = chosen_tags(engine, Registry(), config.tuned_name(), base_of(config, engine).tag, wanted)
+    settings = ChatOptions(max_tokens=options.max_tokens)
+    if not options.blind:
+        compare(engine, tags, options.prompt, settings)
+    elif len(tags) < 2:
+        raise ConfigError(f"a blind comparison needs two models, and there is only {tags[0]}: name them with --models A,B")
+    else:
+        compare_blind(engine, tags, options.prompt, settings, random.Random())
+
+
+def _compare_run(options: argparse.Namespace) -> None:
+    from fine_tuning.cli.show import show_answers
+    from fine_tuning.run_answers import answers_of_run
+
+    if options.blind or options.models:
+        raise ConfigError("--run compares one run with its base: leave out --models and --blind")
+    config = read_config(options)
+    show_answers(answers_of_run(config, connect_engine(options, config), options.run, options.prompt, options.max_tokens))

@@ -1,0 +1,185 @@
+"""Commands about what was said: review, forget, lineage, stats, export."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fine_tuning.cli.options import (
+    Commands,
+    add_dry_run,
+    add_model_name,
+    connect_engine,
+    count,
+    model_name,
+    positive,
+    read_config,
+)
+from fine_tuning.errors import ConfigError, DataError, NoConversations, PromotionRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fine_tuning.conversation import Turn
+    from fine_tuning.review import Candidate
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the commands of this group."""
+    review = commands.add("review", _review, "rate or edit the answers that would teach the most")
+    review.add_argument("--count", type=positive, default=10, metavar="N", help="how many answers (default: 10)")
+    review.add_argument("--list", action="store_true", help="only list them")
+    review.add_argument("--json", action="store_true", help="only list them, one JSON object a line")
+
+    _add_forget(commands)
+
+    lineage = commands.add("lineage", _lineage, "show which versions learned a turn, or which turns taught a version")
+    lineage.add_argument("turn", nargs="?", metavar="TURN|SESSION", help="an id")
+    lineage.add_argument("--version", type=count, metavar="N", help="the number of a version")
+    add_model_name(lineage)
+
+    commands.add("stats", _stats, "show what the log holds")
+
+    export = commands.add(
+        "export",
+        _export,
+        "write the log for other programs",
+        "It is written as JSON Lines, JSON and CSV, and as training data in the format of data_preparation.format_type.",
+    )
+    export.add_argument("folder", type=Path, nargs="?", help="default: data/exports")
+
+
+def _add_forget(commands: Commands) -> None:
+    forget = commands.add(
+        "forget",
+        _forget,
+        "remove what was said, and all that was made of it",
+        "It is removed from the log, and so are the versions that learned it; a new version is trained without it.",
+    )
+    forget.add_argument(
+        "what",
+        nargs="?",
+        metavar="TURN|SESSION",
+        help="an id; without one, and without --matching: go on with a forgetting that was stopped",
+    )
+    forget.add_argument("--matching", metavar="TEXT", help="every turn that holds TEXT")
+    forget.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    forget.add_argument("--no-retrain", action="store_true", help="remove the versions that learned it without training a new one")
+    forget.add_argument("--now", action="store_true", help="remove them before the new one is trained; until then the base answers")
+    add_dry_run(forget)
+
+
+def _review(options: argparse.Namespace) -> None:
+    from fine_tuning.cli.prompts import review
+    from fine_tuning.cli.show import Terminal
+    from fine_tuning.data_collection.conversation_logger import ConversationLogger
+    from fine_tuning.events import Watch
+    from fine_tuning.model_management.model_registry import Registry
+    from fine_tuning.review import worth_reviewing
+    from fine_tuning.workshop import base_of
+
+    config = read_config(options)
+    log, live = ConversationLogger(config.log_path), Registry().live(config.tuned_name())
+    found: list[Candidate] = []
+    if turns := log.turns():
+        engine = connect_engine(options, config)
+        base = base_of(config, engine).tag
+        with Terminal() as terminal:
+            watch = Watch() if options.json else Watch(terminal)
+            found = worth_reviewing(engine, turns, live.tag if live else base, base, options.count, watch)
+    if options.json or (options.list and found):
+        _list_candidates(found, options.json)
+    elif not found:
+        print(f"nothing to review: {'every answer was judged already' if turns else 'the log holds no turns'}")
+    else:
+        print(f"{review(log, found)} of {len(found)} judged")
+
+
+def _list_candidates(candidates: "Sequence[Candidate]", as_json: bool) -> None:
+    for each in candidates:
+        if as_json:
+            facts = {"surprise": each.surprise, "shift": each.shift, "alike": each.alike}
+            print(json.dumps({**each.turn.model_dump(), **facts}, ensure_ascii=False))
+        else:
+            print(f"{each.turn.id}  {each.worth:.2f}  {_first_words(each.turn)}")
+
+
+def _forget(options: argparse.Namespace) -> int:
+    from fine_tuning.cli.prompts import confirmed
+    from fine_tuning.cli.show import Terminal, show_case, show_forgotten
+    from fine_tuning.events import Watch
+    from fine_tuning.forgetting import examine, forget, held_elsewhere
+
+    config = read_config(options)
+    engine = connect_engine(options, config)
+    case = examine(config, engine, options.what, options.matching)
+    elsewhere = [] if case.turns else held_elsewhere(config, case)
+    if not case.turns and not elsewhere:
+        print(f"nothing to forget: no turn of the log and no other file of the data folder holds {options.matching!r}")
+        return 0
+    show_case(case, elsewhere)
+    if options.dry_run:
+        return 0
+    if not options.yes and not sys.stdin.isatty():
+        raise ConfigError("forgetting cannot be undone, and nobody is here to be asked: add --yes")
+    if not options.yes and not confirmed("Forget this for good?"):
+        return 0
+    with Terminal() as terminal:
+        outcome = forget(config, engine, Watch(terminal), case, teach_again=not options.no_retrain, now=options.now)
+    show_forgotten(outcome)
+    return PromotionRefused.exit_code if outcome.unfinished else int(bool(outcome.left or outcome.strangers))
+
+
+def _lineage(options: argparse.Namespace) -> None:
+    from fine_tuning.data_collection.conversation_logger import ConversationLogger
+    from fine_tuning.model_management.model_registry import Registry
+
+    if (options.turn is None) == (options.version is None):
+        raise ConfigError("name either a turn (or session), or --version N")
+    config, registry = read_config(options), Registry()
+    said = {turn.id: turn for turn in ConversationLogger(config.log_path).turns(include_excluded=True)}
+    if options.version is not None:
+        version = registry.get(model_name(options, config), options.version)
+        _list_teachers(version.tag, registry.turns_of(version.name, version.number), said)
+        return
+    for id in [turn.id for turn in said.values() if options.turn in (turn.id, turn.session_id)] or [options.turn]:
+        versions = registry.versions_of_turn(id)
+        if id not in said and not versions:
+            raise DataError(f"no turn or session {id!r}: byoai forget --dry-run --matching TEXT finds what was said")
+        print(f"{id}  {', '.join(f'{each.tag} ({each.state})' for each in versions) or 'no version has learned it'}")
+
+
+def _list_teachers(tag: str, taught: set[str], said: "Mapping[str, Turn]") -> None:
+    """List the turns that taught a version: those of the log in its order, then those that are no longer in it."""
+    for id in [*(id for id in said if id in taught), *sorted(taught - said.keys())]:
+        print(f"{id}  {_first_words(said[id]) if id in said else '(no longer in the log)'}")
+    print(f"{len(taught)} turn(s) taught {tag}")
+
+
+def _first_words(turn: "Turn") -> str:
+    return " ".join(turn.user_message.split())[:80]
+
+
+def _stats(options: argparse.Namespace) -> None:
+    from fine_tuning.cli.show import show_stats
+    from fine_tuning.data_collection.conversation_logger import ConversationLogger
+    from fine_tuning.model_management.model_registry import Registry
+    from fine_tuning.planning import count_new
+
+    config = read_config(options)
+    log = ConversationLogger(config.log_path)
+    show_stats(log.get_conversation_stats(), count_new(config, log, Registry()))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from fine_tuning.data_collection.conversation_logger import ConversationLogger
+    from fine_tuning.data_collection.data_export import LOG_FORMATS, DataExporter
+
+    config = read_config(options)
+    log, formats = ConversationLogger(config.log_path), (*LOG_FORMATS, config.data_preparation.format_type)
+    if not (conversations := log.conversations()):
+        left_out = "only excluded turns" if log.turns(include_excluded=True) else "no turns"
+        raise NoConversations(f"nothing to export, and nothing was written: {log.path} holds {left_out}. Chat first, with recording on")
+    for format, path in DataExporter(options.folder).export(conversations, formats).items():
+        print(f"{format}: {path}")

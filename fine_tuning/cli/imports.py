@@ -1,0 +1,120 @@
+"""`byoai import`: foreign chats into the log, the imports that are in it, and taking one back."""
+
+import argparse
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fine_tuning.cli.options import Commands, read_config, stop_on_signal
+from fine_tuning.errors import ConfigError
+from fine_tuning.events import Count
+
+if TYPE_CHECKING:
+    from fine_tuning.cli.show import Terminal
+    from fine_tuning.data_collection.conversation_logger import ConversationLogger
+    from fine_tuning.data_collection.importers.importing import Imported, Report
+
+_LOOK = 1_000  # turns that are read before the question whether to import
+_EPILOG = """\
+formats (found by themselves):
+    exports of ChatGPT, Claude, Gemini, Open WebUI, LM Studio, Jan, SillyTavern,
+    text-generation-webui, llm, WhatsApp, Telegram, Discord and Slack;
+    messages, ShareGPT, Alpaca, Dolly, OpenAssistant, prompt and completion,
+    preference pairs, tables with a column of questions and one of answers (CSV,
+    TSV, Parquet), dialogues in plain text;
+    hf:owner/name; module:function of your own
+"""
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the command of this group."""
+    command = commands.add("import", _run, "read chats from elsewhere into the log", epilog=_EPILOG)
+    command.add_argument("place", nargs="*", metavar="FILE|FOLDER", help="also a ZIP archive, or hf:owner/name")
+    command.add_argument("--format", default="", metavar="NAME", help="instead of the one that is found; or module:function")
+    command.add_argument("--me", default="", metavar="NAME", help="whose messages are the answers, in a chat among people")
+    command.add_argument("--licence", default="", metavar="TEXT", help="noted on each turn")
+    command.add_argument("--source", default="", metavar="NAME", help="what to call the source (default: the file's name)")
+    command.add_argument("--branches", choices=("best", "all"), default="best", help="of answers that were given again, or trees of them")
+    command.add_argument("--dry-run", action="store_true", help="read all, show what would be added, and write nothing")
+    command.add_argument("--undo", metavar="ID", help="take an import back as a whole")
+    command.add_argument("--list", action="store_true", help="list the imports that are in the log")
+    command.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Import, list the imports, or take one back."""
+    from fine_tuning.data_collection.conversation_logger import ConversationLogger
+    from fine_tuning.data_collection.importers.importing import imports, undo
+
+    if bool(options.place) + bool(options.undo) + options.list != 1:
+        raise ConfigError("name a file or folder to import, or --list, or --undo ID")
+    log = ConversationLogger(read_config(options).log_path)
+    if options.list:
+        _show_imports(imports(log))
+    elif options.undo:
+        if _confirmed(options, f"Take the import {options.undo} back?"):
+            print(f"{undo(log, options.undo)} turns taken back. Versions that learned them meanwhile stay: byoai models lists them")
+    else:
+        _import(log, options)
+
+
+def _import(log: "ConversationLogger", options: argparse.Namespace) -> None:
+    from fine_tuning.cli.show import Terminal
+    from fine_tuning.data_collection.importers.files import Watching
+    from fine_tuning.data_collection.importers.importing import Wanted, import_files, preview
+
+    wanted = Wanted(options.format, options.me, options.licence, options.source, options.branches)
+    if options.dry_run or not options.yes:
+        found = preview(log, options.place, wanted, limit=None if options.dry_run else _LOOK)
+        _show(found, "would be added" if found.is_whole else f"would be added, of the first {found.turns} turns")
+        if options.dry_run or not _confirmed(options, "Import?"):
+            return
+    stopping = stop_on_signal()
+    with Terminal() as terminal:
+        done = import_files(log, options.place, wanted, Watching(partial(_tell, terminal), stopping))
+    _show(done, "added")
+    if done.added:
+        print(f"To take it back: byoai import --undo {done.id}")
+
+
+def _tell(terminal: "Terminal", done: int, total: int) -> None:
+    """Show how many bytes were read, in percent."""
+    terminal(Count(100 * done // max(total, 1), 100))
+
+
+def _confirmed(options: argparse.Namespace, question: str) -> bool:
+    from fine_tuning.cli.prompts import confirmed
+
+    if not options.yes and not sys.stdin.isatty():
+        raise ConfigError("nobody is here to be asked: add --yes")
+    return options.yes or confirmed(question)
+
+
+def _short(text: str) -> str:
+    """Return the beginning of a foreign text, its control characters shown as codes."""
+    flat = " ".join(text.split())
+    return repr(flat if len(flat) <= 60 else f"{flat[:59]}…")
+
+
+def _show(report: "Report", what: str) -> None:
+    formats = ", ".join(f"{count} of {name}" for name, count in report.formats.items())
+    known = f"; {report.known} are in the log already, or were deleted from it" * bool(report.known)
+    print(f"{report.added} turns {what}{known}. Conversations: {report.conversations}{f' ({formats})' if formats else ''}")
+    for turn in report.first:
+        print(f"  {turn.timestamp[:16].replace('T', ' ')}  {_short(turn.user_message)} -> {_short(turn.bot_response)}")
+    if report.unanswered:
+        print(f"{report.unanswered} conversations without an answered question were left out")
+    if report.set_aside:
+        print(f"{report.set_aside} set aside:")
+        for fault in report.faults:
+            print(f"  {fault.place}: {fault.reason}")
+    if report.unread_count:
+        print(f"{report.unread_count} files in no format that byoai knows: {', '.join(report.unread)}")
+
+
+def _show_imports(found: "list[Imported]") -> None:
+    for each in found:
+        licence = f", {each.source['licence']}" if "licence" in each.source else ""
+        print(f"{each.id}  {each.turns:>8} turns  {each.source.get('name', '')} ({each.source.get('format', '')}{licence})")
+    if not found:
+        print("no imports in the log")

@@ -1,0 +1,89 @@
+"""`byoai COMMAND`: reads the command line, runs the command, and turns errors into a sentence and an exit code.
+
+Heavy imports wait until a command needs them, so that `byoai --help` answers at once.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from fine_tuning.cli import chat, conversations, imports, jobs, machine, models, training
+from fine_tuning.cli.options import Commands
+from fine_tuning.errors import ByoaiError, ConfigError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command, and return its exit code: an error's own (`byoai retrain --help` lists them)."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # characters that the terminal's encoding lacks are shown as their codes
+            stream.reconfigure(errors="backslashreplace")
+    options = parser().parse_args(arguments)
+    # OpenMP threads that spin while they wait for each other halve the speed of a busy machine.
+    # A short spin costs nothing on a free one.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    try:
+        _check_texts(options)
+        return options.command(options) or 0
+    except ByoaiError as error:
+        print(f"byoai: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("byoai: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 141
+    except Exception as error:  # noqa: BLE001 (the last guard: a sentence for the person, the traceback into a file)
+        from fine_tuning.paths import write_fault
+
+        print(f"byoai: {_explain(error)} The details are in {write_fault(error)}", file=sys.stderr)
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    whole = argparse.ArgumentParser(prog="byoai", description="A chatbot on your own machine that learns from your own conversations.")
+    whole.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
+    commands = Commands(whole)
+    for group in (chat, training, jobs, models, conversations, imports, machine):
+        group.add_commands(commands)
+    return whole
+
+
+class _ShowVersion(argparse.Action):
+    """Shows the version of the installed package. Its metadata is read only then, as that takes time."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"byoai {version('byoai')}")
+        except PackageNotFoundError:
+            parser.exit(1, "byoai: the version is unknown, because the package is not installed: ./scripts/start.sh installs it\n")
+        parser.exit()
+
+
+def _explain(error: Exception) -> str:
+    """Return a sentence for an error that nothing in byoai expected."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"cannot use {error.filename}: {error.strerror}. Is the disk full, or the folder read-only?"
+    message = str(error).strip().partition("\n")[0]
+    return f"a fault in byoai itself, not in what you did: {type(error).__name__}{f': {message}' if message else ''}. Please report it."
+
+
+def _check_texts(options: argparse.Namespace) -> None:
+    """Raise ConfigError for an argument with a NUL character, or one that is not UTF-8. Paths may hold any other bytes."""
+    for name, value in vars(options).items():
+        for text in value if isinstance(value, list) else [value]:
+            if "\0" in str(text):
+                raise ConfigError(f"{name}: {str(text)!r} holds a NUL character")
+            if isinstance(text, str) and not _is_unicode(text):
+                raise ConfigError(f"{name}: {text!r} is not UTF-8 text: type it in a terminal whose encoding is UTF-8")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

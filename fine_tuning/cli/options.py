@@ -1,0 +1,148 @@
+"""What the commands share: how a command is added, options that several take, and what is made of them."""
+
+import argparse
+import re
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fine_tuning.config import FineTuningConfig
+    from fine_tuning.engines.base import Engine
+
+Run = Callable[[argparse.Namespace], int | None]
+"""What a command does with its options. Returns the exit code; None is 0."""
+
+EXIT_CODES = """\
+exit codes:
+    0  done, or (--if-new) nothing to do
+    1  any other error
+    2  wrong configuration or arguments
+    3  no, too few or unusable conversations
+    4  the engine is not running or too old, or does not know the model
+    5  the training failed: memory, model, checkpoint
+    6  the export failed: disk space, unsupported weights
+    7  the new version was refused; the live one still answers
+    8  another retrain is running
+    9  (scripts/retrain.sh) the set-up failed
+   10  the gate refused the new version: kept as a candidate, not live
+  130  stopped; the next retrain goes on from there
+"""
+
+
+class Commands:
+    """The commands of `byoai`: each group adds its own."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._parsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+        self._shared = _shared_options()
+
+    def add(self, name: str, run: Run, help: str, more: str = "", epilog: str = "") -> argparse.ArgumentParser:
+        """Add the command `name`, and return its parser for options of its own.
+
+        Args:
+            help: One line for the list of commands.
+            more: Sentences that follow it in the command's own help.
+            epilog: Text that is printed as it is, below the options.
+        """
+        description = f"{help[0].upper()}{help[1:]}. {more}"
+        command = self._parsers.add_parser(
+            name, help=help, description=description, epilog=epilog, parents=[self._shared], formatter_class=_Formatter
+        )
+        command.set_defaults(command=run)
+        return command
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Wraps descriptions, and leaves texts of several lines as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+# Options that several commands take
+
+
+def _shared_options() -> argparse.ArgumentParser:
+    """Return the options that every command takes."""
+    shared = argparse.ArgumentParser(add_help=False)
+    group = shared.add_argument_group("configuration")
+    group.add_argument("--config", type=Path, metavar="FILE", help="read FILE instead of config/fine_tuning_config.yaml")
+    group.add_argument("--profile", metavar="NAME", help="read config/NAME.yaml over it; several: A,B")
+    group.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value, e.g. training.num_epochs=5")
+    group.add_argument("--ollama-url", metavar="URL", help="where Ollama answers (default: OLLAMA_HOST, then the configuration)")
+    return shared
+
+
+def add_training_options(command: argparse.ArgumentParser) -> None:
+    """Add what a training of any kind can be told."""
+    command.add_argument("--sample", action="store_true", help="learn the shipped sample (profile `sample`) instead of your chats")
+    command.add_argument(
+        "--auto", action="store_true", help="compute less at once, or lower length or rank, until the training fits into the memory"
+    )
+    command.add_argument("--force", action="store_true", help="go on although there is little data")
+
+
+def add_model_name(command: argparse.ArgumentParser) -> None:
+    """Add the name of a fine-tuned model, which `model_name` reads."""
+    command.add_argument("--name", metavar="MODEL", help="the fine-tuned model (default: the one that the configuration makes)")
+
+
+def add_dry_run(command: argparse.ArgumentParser, help: str = "only say what would be removed") -> None:
+    """Add `--dry-run`."""
+    command.add_argument("--dry-run", action="store_true", help=help)
+
+
+# What is typed for an option
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    """Return a type for argparse: a whole number in ASCII digits from `least` to `most`."""
+
+    def number(text: str) -> int:
+        if not re.fullmatch(r"[+-]?[0-9]{1,19}", text.strip()) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {least} to {most}")
+        return int(text)
+
+    return number
+
+
+count, positive, port = _whole(0, 2**31 - 1), _whole(1, 2**31 - 1), _whole(1, 65_535)
+
+
+# What is made of the options
+
+
+def read_config(options: argparse.Namespace) -> "FineTuningConfig":
+    """Return the configuration that the options name. ConfigError lists all its faults."""
+    from fine_tuning.config import load_config, read_settings
+
+    return load_config(options.config, options.profile, read_settings(options.set))
+
+
+def connect_engine(options: argparse.Namespace, config: "FineTuningConfig") -> "Engine":
+    """Return the engine that serves the models. EngineError if none does."""
+    from fine_tuning.engines.connect import connect
+
+    return connect(options.ollama_url, config)
+
+
+def model_name(options: argparse.Namespace, config: "FineTuningConfig") -> str:
+    """Return the name of the fine-tuned model that the command is about, without a version."""
+    return options.name or config.tuned_name()
+
+
+def stop_on_signal() -> Callable[[], bool]:
+    """Return whether the person has asked to stop (SIGINT, SIGTERM). Asked a second time, the program ends at once."""
+    asked: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if asked:
+            sys.exit(130)
+        asked.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, note)
+    return lambda: bool(asked)

@@ -1,0 +1,113 @@
+"""What the commands ask a person: yes or no, which of two answers is better, what to think of an answer."""
+
+import random
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from fine_tuning.cli.show import console
+from fine_tuning.conversation import Message
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.model_management import elo
+from fine_tuning.model_management.compare import side_by_side
+
+if TYPE_CHECKING:
+    from fine_tuning.engines.base import ChatOptions, Engine
+    from fine_tuning.review import Candidate
+
+_SCORES = {"a": 1.0, "b": 0.0, "tie": 0.5, "t": 0.5}  # of the first of two models, by the vote
+
+
+def confirmed(question: str) -> bool:
+    """Return whether the person says yes. Anything else, the end of the input included, is no."""
+    return _line(f"{question} [y/N] ").casefold() in ("y", "yes")
+
+
+def compare(engine: "Engine", tags: Sequence[str], prompts: Iterable[str], options: "ChatOptions") -> None:
+    """Show every model's answer to each prompt, as it is written."""
+    for prompt in prompts:
+        _headline(prompt)
+        _stream(engine, prompt, {tag: tag for tag in tags}, options)
+
+
+def compare_blind(engine: "Engine", tags: Sequence[str], prompts: Iterable[str], options: "ChatOptions", chance: random.Random) -> None:
+    """Let two of the models answer each prompt unnamed and in random order, take a vote, and then name them."""
+    for prompt in prompts:
+        one, other = chance.sample(list(tags), 2)
+        _headline(prompt)
+        _stream(engine, prompt, {one: "A", other: "B"}, options)
+        answer = _ask("Which is better? [a/b/tie/q] ", (*_SCORES, "q"))
+        if answer == "q":
+            return
+        elo.vote(one, other, _SCORES[answer])
+        rated = elo.ratings()
+        console().print(Text(", ".join(f"{name} was {tag} (Elo {rated[tag][0]:.0f})" for name, tag in (("A", one), ("B", other)))))
+
+
+def review(log: ConversationLogger, candidates: Sequence["Candidate"]) -> int:
+    """Show the answers one after the other, and log the person's judgement of each. Return how many were judged."""
+    judged = 0
+    for number, candidate in enumerate(candidates, 1):
+        _show_candidate(candidate, f"{number}/{len(candidates)}")
+        match _ask("[u]p, [d]own, [e]dit, [s]kip, [q]uit: ", ("u", "d", "e", "s", "q")):
+            case "u":
+                log.rate(candidate.turn.id, "up")
+            case "d":
+                log.rate(candidate.turn.id, "down")
+            case "e":
+                if not (better := _line("The answer as it should have been: ")):
+                    continue
+                log.edit(candidate.turn.id, better)
+            case "s":
+                continue
+            case _:
+                return judged
+        judged += 1
+    return judged
+
+
+def _show_candidate(candidate: "Candidate", place: str) -> None:
+    _headline(f"{place}  {candidate.turn.user_message}")
+    out = console()
+    out.print(Text(candidate.turn.bot_response))
+    alike = f", {len(candidate.alike)} more like it" if candidate.alike else ""
+    out.print(Text(f"surprise {candidate.surprise:.2f}, shift {candidate.shift:.2f} nats a token{alike}", style="dim"))
+
+
+def _stream(engine: "Engine", prompt: str, names: dict[str, str], options: "ChatOptions") -> None:
+    """Show the answers of the models in `names`, each under its name, as they are written."""
+    out, last = console(), ""
+    for tag, chunk in side_by_side(engine, list(names), [Message(role="user", content=prompt)], options):
+        if tag != last:
+            out.print(Text(f"{chr(10) if last else ''}── {names[tag]}", style="cyan"))
+            last = tag
+        out.print(Text(chunk.text), end="")
+    out.print()
+
+
+def _headline(text: str) -> None:
+    console().print(Text(f"\n{text}", style="bold"))
+
+
+def _ask(question: str, answers: Sequence[str]) -> str:
+    """Ask until one of `answers` is given. Return "q" at the end of the input."""
+    while True:
+        try:
+            given = _read(question).casefold()
+        except EOFError:
+            return "q"
+        if given in answers:
+            return given
+
+
+def _line(question: str) -> str:
+    """Return what the person types; "" at the end of the input."""
+    try:
+        return _read(question)
+    except EOFError:
+        return ""
+
+
+def _read(question: str) -> str:
+    return console().input(Text(question, style="bold")).strip()

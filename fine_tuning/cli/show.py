@@ -1,0 +1,284 @@
+"""What the commands show: how far long work is, and what came of it, as tables and sentences."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from fine_tuning.events import Count, Event, Note, Stage, Step
+from fine_tuning.units import clock, gigabytes, size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fine_tuning.engines.base import Engine
+    from fine_tuning.evaluation.comparison import Comparison
+    from fine_tuning.evaluation.gate import Verdict
+    from fine_tuning.forgetting import Case, Forgotten
+    from fine_tuning.model_management.model_pruner import Pruned
+    from fine_tuning.model_management.model_registry import Registry, Version
+    from fine_tuning.model_management.model_switcher import Choice
+    from fine_tuning.pipeline import Outcome
+    from fine_tuning.planning import Plan
+    from fine_tuning.training.lora_trainer import TrainingResult
+    from fine_tuning.training.sweep import SweepResult
+
+_QUIET_INTERVAL = 10.0  # seconds between two lines of progress where no terminal draws a bar (cron, a log file)
+
+
+class Terminal:
+    """Shows what long work tells (events.Tell): a bar in a terminal, a line now and then in a log file."""
+
+    def __init__(self) -> None:
+        self.console = console()
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._last_line = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case Stage(title):
+                self._end_bar()
+                self.console.print(Text.assemble(("▸ ", "bold cyan"), (title, "bold")))
+            case Note(text):
+                self._note(text)
+            case Count(done, total):
+                self._advance(done, total, f"{done}/{total}")
+            case Step():
+                self._step(event)
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end_bar()
+
+    def _note(self, text: str) -> None:
+        self.console.print(Text(f"  {text}"))
+
+    def _step(self, step: Step) -> None:
+        part = "" if step.part == "chats" else f"{step.part}, "
+        text = (
+            f"{part}step {step.step}/{step.steps}  loss {step.loss:.3f}  {step.tokens_per_second:.0f} tokens/s  "
+            f"{gigabytes(step.memory)}  ETA {clock(step.eta)}"
+        )
+        if step.validation_loss is not None:
+            self._note(f"epoch {step.epoch:.0f}: validation loss {step.validation_loss:.3f}")
+        self._advance(step.step, step.steps, text)
+
+    def _advance(self, done: int, total: int, text: str) -> None:
+        if self.console.is_terminal:
+            if self._bar is None:
+                self._bar = Progress(
+                    TextColumn("  "), BarColumn(30), TextColumn("{task.description}"), console=self.console, transient=True
+                )
+                self._bar.start()
+                self._task = self._bar.add_task(text, total=total)
+            self._bar.update(self._task, completed=done, total=total, description=text)
+        elif time.monotonic() - self._last_line > _QUIET_INTERVAL or done == total:
+            self._last_line = time.monotonic()
+            self._note(text)
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def show_plan(plan: "Plan") -> None:
+    """Show what a retrain would learn, and what it would take."""
+    table = Table(title="What would be learned", title_justify="left", show_header=False, box=None, padding=(0, 2))
+    for name, value in plan.facts():
+        table.add_row(Text(name, style="bold"), Text(value))
+    out = console()
+    out.print(table)
+    for warning in plan.warnings:
+        out.print(Text(f"warning: {warning}", style="yellow"))
+
+
+def show_found(found: "SweepResult") -> None:
+    """Show the best settings that a sweep found, and the command that learns with them."""
+    out = console()
+    trials = f"{found.finished} trials finished, {found.pruned} pruned, {found.failed} failed"
+    out.print(Text(f"\n{trials}. The best: validation loss {found.loss:.4f} with", style="bold"))
+    out.print(Text("  " + " ".join(f"--set training.{key}={value:.4g}" for key, value in found.settings.items())))
+    out.print(Text(f"The plot is {found.folder / 'trials.png'}. Learn with these settings:"))
+    out.print(Text(f"  byoai retrain --config {found.folder / 'best.yaml'}", style="bold green"))
+
+
+def show_outcome(outcome: "Outcome") -> None:
+    """Show how a retrain ended: scores, the gate's rules, two answers, and who answers in the chat now."""
+    from fine_tuning.pipeline import NewVersion, NoVersion
+
+    out = console()
+    if not isinstance(outcome, NewVersion):
+        if isinstance(outcome, NoVersion):
+            show_answers(outcome.answers[:2])
+        out.print(Text(outcome.reason))
+        return
+    _show_scores(outcome.tag, outcome.comparison)
+    _show_verdict(outcome.verdict)
+    for note in outcome.comparison.tuned.notes:
+        out.print(Text(note))
+    show_answers([(before.prompt, before.answer, after.answer) for before, after in outcome.comparison.answers()[:2]])
+    out.print(Text(f"\n{_effort(outcome.training)}; {clock(sum(outcome.seconds.values()))} in all. Everything is in {outcome.run.folder}"))
+    out.print(Text(outcome.summary(), style="bold green" if outcome.live else "bold red" if outcome.refused else "bold"))
+
+
+def _effort(training: "TrainingResult") -> str:
+    preferred = f"{training.preference_steps} on preferences ({training.agreement:.0%} now as people did), " * bool(
+        training.preference_steps
+    )
+    threads = f" ({training.products}) on {training.threads} thread(s)" * bool(training.threads)
+    return f"{training.steps} steps, {preferred}{training.tokens} tokens, {training.dtype}{threads}, peak {training.memory / 1e9:.1f} GB"
+
+
+def _show_scores(tag: str, comparison: "Comparison") -> None:
+    scores = comparison.scores()
+    table = Table(title=f"\n{tag} against its base, on held-out conversations and general knowledge", title_justify="left")
+    headings = ["metric", "base", *(["live"] if comparison.live else []), "fine-tuned", ""]
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "metric" else "right")
+    for score in scores:
+        figures = [score.base, *([score.live] if score.live is not None else []), score.tuned]
+        verdict = Text(score.verdict, style="green" if score.better else "yellow")
+        table.add_row(score.metric.replace("_", " "), *(f"{figure:.2f}" for figure in figures), verdict)
+    if scores:
+        console().print(table)
+
+
+def _show_verdict(verdict: "Verdict") -> None:
+    table = Table(title="\nThe gate", title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
+    for result in verdict.results:
+        mark = Text(result.state, style={"passed": "green", "warned": "yellow", "failed": "bold red"}[result.state])
+        limit = "" if result.passed else f" (limit: {result.limit})"
+        table.add_row(mark, result.rule, Text(f"{result.measured}: {result.reason}{limit}" if result.measured else result.reason))
+    if verdict.results:
+        console().print(table)
+
+
+def show_answers(answers: Sequence[tuple[str, str, str]]) -> None:
+    """Show each prompt with the base's answer and the fine-tuned model's."""
+    out = console()
+    for prompt, base, tuned in answers:
+        out.print(Text.assemble(("\n" + prompt, "bold")))
+        out.print(Text.assemble(("  base        ", "dim"), _one_line(base)))
+        out.print(Text.assemble(("  fine-tuned  ", "cyan"), _one_line(tuned)))
+
+
+def show_models(engine: "Engine", registry: "Registry", prefix: str) -> None:
+    """Show every model that the chat can use, and what is known of each."""
+    from fine_tuning.model_management.elo import ratings
+    from fine_tuning.model_management.model_switcher import choices
+
+    known, rated = {version.tag: version for version in registry.list()}, ratings()
+    found, out = choices(engine, prefix), console()
+    width = max((len(choice.tag) for choice in found), default=0)
+    if not found:
+        out.print(Text(f"no models yet in {engine.name} at {engine.where}: byoai prepare fetches a base model"))
+    for choice in found:
+        version = known.get(choice.tag)
+        elo = "Elo {:.0f} after {} votes".format(*rated[choice.tag]) if choice.tag in rated else ""
+        about = _joined([_state(choice, version), *(_origin(version) if version else []), elo])
+        out.print(Text(f"{choice.tag:{width}}  {about}", style="bold" if choice.live else ""))
+        if version and (more := _joined(_findings(version))):
+            out.print(Text(f"    {more}"))
+
+
+def _state(choice: "Choice", version: "Version | None") -> str:
+    if choice.kind == "base":
+        return "base"
+    return "live" if choice.live else version.state if version else ""
+
+
+def _origin(version: "Version") -> list[str]:
+    made_from = f"from {version.base_tag}" if version.base_tag else ""  # unknown of a version that was only found in the engine
+    return ["pinned" if version.pinned else "", version.created[:16].replace("T", " "), made_from]
+
+
+def _findings(version: "Version") -> list[str]:
+    base, tuned = (version.metrics.get(side, {}).get("perplexity") for side in ("base", "tuned"))
+    figures = f"perplexity {tuned:.2f}, the base's {base:.2f}" if base is not None and tuned is not None else ""
+    return [figures, _one_line(version.verdict, 90), ", ".join(version.labels), _one_line(version.notes, 90)]
+
+
+def show_stats(stats: Mapping[str, Any], new: int) -> None:
+    """Show what the log holds (`ConversationLogger.get_conversation_stats`), and how many turns no version has seen."""
+    models = ", ".join(f"{model} ({turns})" for model, turns in stats["models"].items())
+    rows = {
+        "turns": f"{stats['total_turns']} in {stats['total_conversations']} conversations, {new} of them new since the last version",
+        "marked": f"{stats['rated_up']} up, {stats['rated_down']} down, {stats['edited']} edited, {stats['excluded']} excluded",
+        "mean length": f"{stats['average_user_length']:.0f} characters asked, {stats['average_bot_length']:.0f} answered",
+        "time": f"{stats['first']} to {stats['last']}" if stats["first"] else "",
+        "answered by": models,
+    }
+    out = console()
+    for name, text in rows.items():
+        out.print(Text(f"{name + ':':13}{text or 'nothing yet'}"))
+
+
+def show_pruned(found: "Sequence[Pruned]", dry_run: bool) -> None:
+    """Show what was removed, or with `dry_run` what would be."""
+    out = console()
+    for each in found:
+        what = each.version.tag if each.version else "an unfinished training"
+        parts = [part for part in ("its tag" if each.tag else "", f"its run {each.run.name}" if each.run else "") if part]
+        out.print(Text(f"{what}: {' and '.join(parts)}, {size(each.bytes)}"))
+    total = size(sum(each.bytes for each in found))
+    out.print(Text(f"{len(found)} {'would be removed' if dry_run else 'removed'}, {total}" if found else "nothing to remove"))
+
+
+def show_case(case: "Case", elsewhere: "Sequence[Path]" = ()) -> None:
+    """Show what would be forgotten. `elsewhere`: files that hold the text where no turn does."""
+    out = console()
+    out.print(Text(f"{len(case.turns)} turn(s) to forget:", style="bold"))
+    for id in case.turns[:20]:
+        out.print(Text(f"  {id}  {_one_line(case.said.get(id, '(no longer in the log)'), 80)}"))
+    if len(case.turns) > 20:
+        out.print(Text(f"  and {len(case.turns) - 20} more"))
+    for path in elsewhere:
+        out.print(Text(f"  in {path}, to be blacked out"))
+    learned = ", ".join(f"{version.tag} ({version.state})" for version in case.versions)
+    out.print(Text(f"learned by: {learned or 'no version'}"))
+
+
+def show_forgotten(outcome: "Forgotten") -> None:
+    """Show what a forgetting made and removed, and what still holds the text."""
+    out = console()
+    if outcome.version:
+        out.print(Text(f"{outcome.version} was made without it, and is live", style="bold green"))
+    if outcome.unfinished:
+        tags = ", ".join(version.tag for version in outcome.case.versions)
+        out.print(
+            Text(f"{outcome.unfinished}. The versions that learned it are still there: {tags}. byoai forget --now removes them at once")
+        )
+    for path in outcome.left:
+        out.print(Text(f"still holds it: {path}", style="yellow"))
+    for tag in outcome.strangers:
+        warning = f"{tag} may have learned it, and was not made here. If it is yours, remove it from the engine: ollama rm {tag}"
+        out.print(Text(warning, style="yellow"))
+    if not outcome.left and not outcome.strangers:
+        out.print(Text("the data folder was searched: nothing of it is left" if outcome.case.texts else "nothing of it is left"))
+
+
+# Words and figures
+
+
+def console() -> Console:
+    """Return where commands print: lines are not broken, so that tags and paths can be copied."""
+    return Console(soft_wrap=True, highlight=False, file=sys.stdout)
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return "; ".join(filter(None, parts))
+
+
+def _one_line(text: str, limit: int = 300) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"

@@ -1,0 +1,39 @@
+"""The flat form of the configuration, `FineTuningConfig(model_id=..., epochs=3)`: its keys into their sections, and faults back again."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import InitErrorDetails
+
+Place = tuple[str, str]  # section and key
+
+
+def into_sections(values: Mapping[str, Any], flat: Mapping[str, Place]) -> tuple[dict[str, Any], dict[Place, str]]:
+    """Return the values in sections, and by which flat key each of them was written. ValueError for a setting that is given twice."""
+    sections = {key: value for key, value in values.items() if key not in flat}
+    written: dict[Place, str] = {}
+    for name, (section, key) in flat.items():
+        if name not in values:
+            continue
+        there = sections.get(section) or {}
+        there = there.model_dump(exclude_unset=True) if isinstance(there, BaseModel) else there
+        if not isinstance(there, Mapping):
+            continue  # no section: a fault that is told by itself
+        if key in there:
+            other = written.get((section, key), f"{section}.{key}")
+            raise ValueError(f"{name} and {other} are the same setting: give one of them")
+        sections[section] = {**there, key: values[name]}
+        written[(section, key)] = name
+    return sections, written
+
+
+def as_written(error: ValidationError, written: Mapping[Place, str]) -> ValidationError:
+    """Return the same faults, each at the key that was written."""
+    faults = []
+    for fault in error.errors(include_url=False):
+        place = tuple(map(str, fault["loc"][:2]))
+        name = written.get((place[0], place[1])) if len(place) == 2 else None
+        loc = (name, *fault["loc"][2:]) if name else fault["loc"]
+        faults.append(InitErrorDetails(type=fault["type"], loc=loc, input=fault["input"], ctx=fault.get("ctx", {})))
+    return ValidationError.from_exception_data(error.title, faults)

@@ -1,0 +1,264 @@
+"""What every importer yields, and how it becomes turns of the log: sides merged, times read, ids made from content.
+
+A foreign conversation is a `Chat` of messages (`Said`). What one side says in a row is one side of a turn. Tool calls, images and other
+parts that are no text are kept as they are in `metadata["parts"]`, and are not learned.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from fine_tuning.conversation import Turn
+
+Role = Literal["user", "assistant", "system", "tool"]
+
+ROLES: dict[str, Role] = {
+    **dict.fromkeys(("user", "human", "prompter", "customer", "usr"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt", "ai", "bing", "bard", "claude", "agent", "chatbot"), "assistant"),
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("tool", "function", "observation", "function_call", "function_response", "tool_call", "tool_response"), "tool"),
+}
+
+_LONGEST_PART = 10_000  # characters of a text within a part that is no text: an image's data is not worth its room in the log
+
+
+class BadRecord(Exception):
+    """One record is not what its format says; the message says what was expected. The reading goes on with the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A record that was set aside: where it stands ("line 3", "record 5"), and what was expected."""
+
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A message. `parts`: what is no text; `rejected`: the answer that this one was preferred to; `time` as `moment` writes it."""
+
+    role: Role
+    text: str = ""
+    time: str = ""
+    thoughts: str = ""
+    model: str = ""
+    parts: Sequence[Any] = ()
+    rejected: str | None = None
+    rating: Literal["up", "down"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation. `id`: its own where it comes from, under which later messages join it; without one, its content is its id."""
+
+    said: Sequence[Said]
+    id: str = ""
+    joint: str = "\n\n"  # between the messages of one side
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A turn on its way into the log, and what its source says of its answer."""
+
+    turn: Turn
+    edit: str | None = None  # the answer as it should have been
+    rating: Literal["up", "down"] | None = None
+
+
+@dataclass
+class _Exchange:
+    asked: list[Said] = field(default_factory=list)
+    answered: list[Said] = field(default_factory=list)
+    parts: list[Any] = field(default_factory=list)
+    system: list[str] = field(default_factory=list)
+    opening: list[str] = field(default_factory=list)  # answers before the first question
+
+    def is_told(self) -> bool:
+        asked = any(said.text.strip() or said.parts for said in self.asked)
+        return asked and any(said.text.strip() for said in self.answered)
+
+
+def entries_of(chat: Chat, format: str, facts: dict[str, Any]) -> list[Entry]:
+    """Return a chat's turns with `facts` in their metadata. Left out is what found no question or no answer.
+
+    Raises:
+        BadRecord: a message that cannot be a turn's.
+    """
+    exchanges = [exchange for exchange in _exchanges(chat.said) if exchange.is_told()]
+    session = (
+        _id(format, chat.id) if chat.id else _id(*(part for said in chat.said for part in (said.role, said.text, said.rejected or "")))
+    )
+    counts: dict[tuple[str, str], int] = {}
+    entries = []
+    for exchange in exchanges:
+        question, answer = _joined(exchange.asked, chat.joint), _joined(exchange.answered, chat.joint)
+        last = exchange.answered[-1]
+        counts[question, answer] = nth = counts.get((question, answer), 0) + 1
+        record = {
+            "id": _id(session, str(nth), question, answer, last.rejected or ""),
+            "session_id": session,
+            "timestamp": next((said.time for said in (*exchange.answered, *reversed(exchange.asked)) if said.time), ""),
+            "user_message": question,
+            "bot_response": answer if last.rejected is None else last.rejected,
+            "metadata": {**_facts(exchange), **facts},
+        }
+        try:
+            turn = Turn.model_validate(record)
+        except ValidationError as error:
+            raise BadRecord(f"texts in {'.'.join(map(str, error.errors()[0]['loc']))}") from error
+        entries.append(Entry(turn, None if last.rejected is None else answer, last.rating))
+    return entries
+
+
+def _exchanges(said: Sequence[Said]) -> Iterator[_Exchange]:
+    now = _Exchange()
+    for message in said:
+        if message.role == "user" and now.answered:
+            yield now
+            now = _Exchange() if now.is_told() else _Exchange(system=now.system, opening=now.opening)
+        now.parts += [{"role": message.role, "part": plain(part)} for part in message.parts]
+        match message.role:
+            case "system":
+                now.system.append(message.text)
+            case "user":
+                now.asked.append(message)
+            case "assistant" if now.asked and (message.text.strip() or message.parts or message.thoughts):
+                now.answered.append(message)
+            case "assistant" if message.text.strip():
+                now.opening.append(message.text)
+            case "tool":
+                now.parts += [{"role": "tool", "part": message.text}] if message.text else []
+    if now.answered:
+        yield now
+
+
+def _facts(exchange: _Exchange) -> dict[str, Any]:
+    thoughts = "\n\n".join(said.thoughts for said in exchange.answered if said.thoughts)
+    facts = {
+        "model": next((said.model for said in exchange.answered if said.model), ""),
+        "thoughts": thoughts,
+        "system": "\n\n".join(exchange.system),
+        "opening": "\n\n".join(exchange.opening),
+        "parts": exchange.parts,
+    }
+    return {key: fact for key, fact in facts.items() if fact}
+
+
+def _joined(said: Sequence[Said], joint: str) -> str:
+    return said[0].text if len(said) == 1 else joint.join(message.text for message in said if message.text.strip())
+
+
+def _id(*parts: str) -> str:
+    return blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """Return a foreign value as JSON can hold it, long texts in it (an image's data) cut."""
+    match value:
+        case str():
+            return value if len(value) <= _LONGEST_PART else f"{value[:80]}… ({len(value)} characters)"
+        case None | bool() | int():
+            return value
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case dict() if depth < 20:
+            return {str(key): plain(each, depth + 1) for key, each in value.items()}
+        case list() | tuple() if depth < 20:
+            return [plain(each, depth + 1) for each in value]
+    return str(value)[:_LONGEST_PART]
+
+
+_NUMBER = re.compile(r"\d{9,19}(\.\d+)?")
+
+
+def moment(value: Any, *forms: str) -> str:
+    """Return a foreign time in ISO 8601 and UTC; "" for what is none. A time without a zone is taken as UTC, on every machine the same.
+
+    Args:
+        value: text in ISO 8601, or in one of the `forms` of `strptime`; or a number of seconds, milliseconds, micro- or nanoseconds
+            since 1970, which its size tells apart.
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        value = float(text) if _NUMBER.fullmatch(text) else _parsed(text, forms)
+    if isinstance(value, datetime):
+        return iso(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e20:
+        return ""
+    while value >= 1e11:
+        value /= 1000
+    return iso(datetime.fromtimestamp(value, UTC))
+
+
+def iso(time: datetime) -> str:
+    try:
+        return (time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)).isoformat(timespec="milliseconds")
+    except (OverflowError, ValueError):
+        return ""
+
+
+def _parsed(text: str, forms: Sequence[str]) -> datetime | None:
+    for form in forms:
+        with suppress(ValueError):
+            return datetime.strptime(text, form)
+    with suppress(ValueError):
+        return datetime.fromisoformat(text)
+    return None
+
+
+# What importers look at foreign values with
+
+
+def text_of(value: Any, what: str) -> str:
+    """Return a text (a number as people write it, "" for null). BadRecord for anything else."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise BadRecord(f"{what} as text, found {kind(value)}")
+
+
+def dicts(value: Any, what: str) -> list[dict[str, Any]]:
+    """Return a list of objects. BadRecord for anything else."""
+    if isinstance(value, list) and all(isinstance(each, dict) for each in value):
+        return value
+    raise BadRecord(f"{what} as a list of objects, found {kind(value)}")
+
+
+def has(record: Any, *keys: str) -> bool:
+    """Return whether a record is an object that has all of these keys."""
+    return isinstance(record, dict) and all(key in record for key in keys)
+
+
+def one_of(record: Any, *keys: str) -> Any:
+    """Return the value of the first key that is there and not empty. BadRecord if there is none."""
+    found = next((record[key] for key in keys if record.get(key)), None)
+    if found is None:
+        raise BadRecord(f"something in {' or '.join(keys)}")
+    return found
+
+
+def first(record: Any, *keys: str) -> Any:
+    """Return the first item of the first of these lists that is there and not empty, else None."""
+    for key in keys:
+        items = record.get(key) if isinstance(record, dict) else None
+        if isinstance(items, list) and items:
+            return items[0]
+    return None
+
+
+def kind(value: Any) -> str:
+    """Return what JSON calls a value."""
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
+    return names.get(type(value), type(value).__name__)

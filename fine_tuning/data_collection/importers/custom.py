@@ -1,0 +1,78 @@
+"""A format of one's own: `--format module:function` (or `file.py:function`), which is called with the file's path.
+
+It yields, one after the other, conversations as lists of {"role", "content"}, or pairs of a question and an answer.
+"""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, Said, dicts, kind, text_of
+from fine_tuning.data_collection.importers.messages import said_of
+from fine_tuning.data_collection.importers.records import Layout
+from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source
+from fine_tuning.errors import ConfigError, DataError
+
+
+def custom(name: str) -> Importer:
+    """Return the importer of a function of one's own, named "module:function". ConfigError if there is none."""
+    function = _function(name)
+
+    def read(source: Source) -> Iterator[Chat | Fault]:
+        if source.member.path is None:
+            raise DataError(f"{source.member.name} lies in an archive: unpack it for {name}")
+        for number, found in enumerate(_called(function, name, source.member.path), 1):
+            try:
+                yield _chat(found)
+            except BadRecord as error:
+                yield Fault(f"conversation {number}", f"expected {error}")
+            except NOT_AS_EXPECTED as error:
+                yield Fault(f"conversation {number}", f"expected messages, found {kind(found)} built otherwise ({error})")
+
+    layouts: frozenset[Layout] = frozenset(get_args(Layout))
+    return Importer(name, lambda found: True, read, layouts)
+
+
+def _function(name: str) -> Callable[[Path], Iterable[Any]]:
+    module, _, function = name.rpartition(":")
+    try:
+        found = getattr(_module(module), function)
+    except (ImportError, OSError, SyntaxError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"--format {name}: {error}. Name a module that can be imported from here, or a file, and a function in it"
+        ) from error
+    if not callable(found):
+        raise ConfigError(f"--format {name}: {function} is no function")
+    return found
+
+
+def _module(name: str) -> Any:
+    if not name.endswith(".py"):
+        here = str(Path.cwd())
+        sys.path.insert(0, here)
+        try:
+            return importlib.import_module(name)
+        finally:
+            sys.path.remove(here)
+    spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{name} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _called(function: Callable[[Path], Iterable[Any]], name: str, path: Path) -> Iterator[Any]:
+    try:
+        yield from function(path)
+    except Exception as error:
+        raise DataError(f"{name} failed on {path.name}: {type(error).__name__}: {error}") from error
+
+
+def _chat(found: Any) -> Chat:
+    if isinstance(found, tuple) and len(found) == 2:
+        return Chat([Said("user", text_of(found[0], "a question")), Said("assistant", text_of(found[1], "an answer"))])
+    return Chat([said_of(message) for message in dicts(found, "messages, or a pair of texts")])

@@ -1,0 +1,121 @@
+"""Chats in an SQLite file: the logs of `llm` (`logs.db`, its older tables and its newer ones), and Open WebUI's `webui.db`. Only read."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from itertools import groupby
+from typing import Any
+from urllib.parse import quote
+
+from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Fault, Said, has, moment
+from fine_tuning.data_collection.importers.files import Member
+from fine_tuning.data_collection.importers.open_webui import convert
+from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source
+from fine_tuning.errors import DataError
+
+_PARTS = "SELECT type, text, payload, tool_name FROM parts WHERE message_hash = ? ORDER BY position"
+
+
+@contextmanager
+def opened(member: Member) -> Iterator[sqlite3.Connection]:
+    """Open a database that is only read. DataError if it cannot be."""
+    if member.path is None:
+        raise DataError(f"{member.name} is a database in an archive: unpack it, and import the file")
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(member.path))}?mode=ro", uri=True)) as connection:
+            connection.row_factory = sqlite3.Row
+            connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+            connection.execute("PRAGMA trusted_schema = OFF")
+            yield connection
+    except (sqlite3.Error, sqlite3.Warning, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the database {member.name}: {error}. If a program has it open, end it, and try again") from error
+
+
+def tables(member: Member) -> dict[str, list[str]]:
+    """Return the columns of each table. DataError if the database cannot be read."""
+    with opened(member) as database:
+        names = [str(row[0]) for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {name: [str(row[0]) for row in database.execute("SELECT name FROM pragma_table_info(?)", (name,))] for name in names}
+
+
+def _fits_llm(found: Any) -> bool:
+    return has(found, "responses", "conversations") and {"prompt", "response", "conversation_id"} <= set(found["responses"])
+
+
+def _read_llm(source: Source) -> Iterator[Chat | Fault]:
+    known = source.found.sample[0]
+    with opened(source.member) as database:
+        columns = [
+            f"{name} AS {name}" if name in known["responses"] else f"NULL AS {name}"
+            for name in ("system", "reasoning", "datetime_utc", "model")
+        ]
+        rows = database.execute(
+            f"SELECT id, prompt, response, conversation_id, {', '.join(columns)} FROM responses ORDER BY conversation_id, datetime_utc, id"
+        )
+        for conversation, group in groupby(rows, key=lambda row: row["conversation_id"] or row["id"]):
+            yield Chat(list(_responses(group)), str(conversation), place=f"conversation {conversation}")
+        if {"threads", "messages", "parts", "turns"} <= set(known):
+            for thread in database.execute("SELECT id, tip_message_hash FROM threads ORDER BY datetime_utc, id"):
+                try:
+                    yield Chat(_thread(database, thread["tip_message_hash"]), str(thread["id"]), place=f"thread {thread['id']}")
+                except BadRecord as error:
+                    yield Fault(f"thread {thread['id']}", f"expected {error}")
+
+
+def _responses(rows: Iterable[sqlite3.Row]) -> Iterator[Said]:
+    system = ""
+    for row in rows:
+        if row["system"] and str(row["system"]) != system:
+            system = str(row["system"])
+            yield Said("system", system)
+        time, model = moment(row["datetime_utc"]), str(row["model"] or "")
+        if row["prompt"]:  # none where a tool's result was given
+            yield Said("user", str(row["prompt"]), time)
+        yield Said("assistant", str(row["response"] or ""), time, str(row["reasoning"] or ""), model)
+
+
+def _thread(database: sqlite3.Connection, tip: Any) -> Sequence[Said]:
+    found: list[Said] = []
+    seen: set[Any] = set()
+    while tip and tip not in seen:
+        seen.add(tip)
+        message = database.execute("SELECT role, parent_hash FROM messages WHERE hash = ?", (tip,)).fetchone()
+        if message is None:
+            raise BadRecord(f"a message {tip}")
+        turn = database.execute("SELECT datetime_utc, model FROM turns WHERE tip_message_hash = ? ORDER BY datetime_utc", (tip,)).fetchone()
+        role = ROLES.get(str(message["role"]))
+        if role is None:
+            raise BadRecord(f"a role (user, assistant, system, tool), found {message['role']!r}")
+        texts: dict[str, list[str]] = {"text": [], "reasoning": []}
+        parts: list[Any] = []
+        for part in database.execute(_PARTS, (tip,)):
+            if part["type"] in texts and part["text"]:
+                texts[part["type"]].append(str(part["text"]))
+            else:
+                parts.append({key: part[key] for key in ("type", "tool_name", "payload") if part[key]})
+        time, model = (moment(turn["datetime_utc"]), str(turn["model"] or "")) if turn else ("", "")
+        found.append(Said(role, "\n\n".join(texts["text"]), time, "\n\n".join(texts["reasoning"]), model, parts))
+        tip = message["parent_hash"]
+    return found[::-1]
+
+
+def _fits_webui(found: Any) -> bool:
+    return has(found, "chat") and {"id", "chat", "title"} <= set(found["chat"])
+
+
+def _read_webui(source: Source) -> Iterator[Chat | Fault]:
+    with opened(source.member) as database:
+        for row in database.execute("SELECT id, chat FROM chat ORDER BY rowid"):
+            place = f"chat {row['id']}"
+            try:
+                for chat in convert({"id": row["id"], "chat": json.loads(row["chat"])}, source):
+                    yield Chat(chat.said, chat.id, chat.joint, place)
+            except BadRecord as error:
+                yield Fault(place, f"expected {error}")
+            except NOT_AS_EXPECTED as error:
+                yield Fault(place, f"expected a chat with its history, found it built otherwise ({error})")
+
+
+LLM = Importer("logs of llm (logs.db)", _fits_llm, _read_llm, frozenset({"database"}))
+OPEN_WEBUI_DATABASE = Importer("Open WebUI's webui.db", _fits_webui, _read_webui, frozenset({"database"}))

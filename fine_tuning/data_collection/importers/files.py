@@ -1,0 +1,192 @@
+"""The files that an import reads: a file, a folder's, a ZIP archive's, compressed ones, in whatever encoding, as streams.
+
+Nothing is unpacked to the disk. An archive that would grow beyond measure is refused.
+"""
+
+import codecs
+import gzip
+import io
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, BinaryIO, TextIO, cast
+
+from fine_tuning.errors import Cancelled, DataError
+
+HEAD = 1 << 18  # bytes of a file that are looked at, to tell what it is
+_MOST_MEMBERS = 200_000
+_BOMB = 1 << 30  # bytes that an archive's member may grow to...
+_RATIO = 200  # ...and beyond only if it was not squeezed more than so many times
+_BOMS = [
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+]
+UNDECODED = re.compile("[\udc80-\udcff]")  # bytes that the file's encoding does not have, as "surrogateescape" leaves them
+
+
+@dataclass
+class Watching:
+    """How an import tells how far it is, and asks whether to stop.
+
+    `tell(done, total)`: bytes of all files; `stopping()`: whether to end at the next safe point.
+    """
+
+    tell: Callable[[int, int], None] = lambda done, total: None
+    stopping: Callable[[], bool] = lambda: False
+    done: int = 0
+    total: int = 0
+
+    def read(self, count: int) -> None:
+        """Note that so many bytes were read. Raises Cancelled when asked to stop."""
+        self.done += count
+        self.tell(min(self.done, self.total), self.total)
+        if self.stopping():
+            raise Cancelled("the import was stopped")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file, or a member of an archive. `path`: where it lies by itself, if it does; `within`: the folder or archive's other members."""
+
+    name: str  # below the folder or archive, with "/"
+    size: int
+    opener: Callable[[], IO[bytes]]
+    path: Path | None = None
+    others: Callable[[str], "Member | None"] = lambda name: None
+
+    @property
+    def suffix(self) -> str:
+        return Path(self.name.lower().removesuffix(".gz")).suffix
+
+    @property
+    def folder(self) -> str:
+        return self.name.rpartition("/")[0]
+
+    @contextmanager
+    def opened(self, watch: Watching | None = None) -> Iterator[BinaryIO]:
+        """Open it for reading, decompressed. DataError if it cannot be read, now or later."""
+        try:
+            with self.opener() as raw:
+                watched = io.BufferedReader(_Watched(raw, watch or Watching()), 1 << 20)
+                if watched.peek(2)[:2] == b"\x1f\x8b":
+                    with gzip.GzipFile(fileobj=watched) as content:
+                        yield cast(BinaryIO, io.BufferedReader(content, 1 << 20))
+                else:
+                    yield watched
+        except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "password" not in str(error) and not isinstance(error, NotImplementedError):
+                raise
+            raise DataError(f"cannot read {self.name}: {getattr(error, 'strerror', None) or error}") from error
+
+    @contextmanager
+    def text(self, watch: Watching | None = None, newline: str | None = "\n") -> Iterator[TextIO]:
+        """Open it as text. Bytes that its encoding does not have come as `UNDECODED`."""
+        encoding = encoding_of(self.head())
+        with self.opened(watch) as content, io.TextIOWrapper(content, encoding, "surrogateescape", newline) as text:
+            try:
+                yield text
+            except UnicodeError as error:  # a UTF-16 file that ends within a character
+                raise DataError(f"{self.name} is not {encoding} text all through: {error}") from error
+
+    def head(self) -> bytes:
+        with self.opened() as content:
+            return content.read(HEAD)
+
+
+class _Watched(io.RawIOBase):
+    def __init__(self, raw: IO[bytes], watch: Watching) -> None:
+        self._raw, self._watch = raw, watch
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: object) -> int:
+        view = memoryview(target)  # type: ignore[arg-type]
+        data = self._raw.read(len(view))
+        view[: len(data)] = data
+        self._watch.read(len(data))
+        return len(data)
+
+
+def encoding_of(head: bytes) -> str:
+    """Return a text's encoding: by its byte-order mark, else UTF-8 or UTF-16 where they fit, else Windows-1252."""
+    for bom, name in _BOMS:
+        if head.startswith(bom):
+            return name
+    even, odd, half = head[:4096:2].count(0), head[1:4096:2].count(0), len(head[:4096]) // 2
+    if half >= 4 and max(even, odd) * 3 > half and min(even, odd) * 20 < half:
+        return "utf-16-le" if odd > even else "utf-16-be"
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with suppress(UnicodeDecodeError):
+        decoder.decode(head)
+        return "utf-8"
+    undecodable = len(UNDECODED.findall(head.decode("utf-8", "surrogateescape")))
+    letters = sum(byte >= 0x80 for byte in head)
+    return "utf-8" if undecodable * 10 < letters else "cp1252"  # a few spoilt bytes make it no other encoding
+
+
+def members_of(path: Path) -> list[Member]:
+    """Return the files to read at `path`: itself, a folder's or an archive's, in the order of their names. DataError if it is not there."""
+    try:
+        if path.is_dir():
+            return _of_folder(path)
+        if not path.is_file():
+            raise DataError(f"{path} is no file and no folder: name one to import")
+        with path.open("rb") as file:
+            archive = file.read(4) == b"PK\x03\x04"
+        return _of_archive(path) if archive else [Member(path.name, path.stat().st_size, partial(_open, path), path)]
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _open(path: Path) -> IO[bytes]:
+    return path.open("rb")
+
+
+def _of_folder(folder: Path) -> list[Member]:
+    found = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.is_symlink() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    }
+
+    def named(name: str) -> Member | None:
+        path = found.get(name)
+        return Member(name, path.stat().st_size, partial(_open, path), path, named) if path else None
+
+    return [member for name in found if (member := named(name))]
+
+
+def _of_archive(path: Path) -> list[Member]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            listed = [info for info in archive.infolist() if not info.is_dir()]
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, UnicodeError) as error:
+        raise DataError(f"{path} is a damaged ZIP archive: {error}") from error
+    if len(listed) > _MOST_MEMBERS:
+        raise DataError(f"{path} has {len(listed)} members: unpack it, and import the folder with the chats")
+    infos = {info.filename: info for info in sorted(listed, key=lambda info: info.filename)}
+
+    def named(name: str) -> Member | None:
+        info = infos.get(name)
+        return Member(name, info.compress_size, partial(_open_archived, path, info), others=named) if info else None
+
+    return [member for name in infos if not _is_hidden(name) and (member := named(name))]
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith("__MACOSX/") or any(part.startswith(".") for part in name.split("/"))
+
+
+def _open_archived(path: Path, info: zipfile.ZipInfo) -> IO[bytes]:
+    if info.file_size > _BOMB and info.file_size > _RATIO * max(info.compress_size, 1):
+        raise DataError(f"{path}: {info.filename} would grow to {info.file_size / 1e9:.0f} GB: unpack it yourself if you trust it")
+    return zipfile.ZipFile(path).open(info)

@@ -1,0 +1,62 @@
+"""Gemini's activity from Google Takeout: `MyActivity.json`, newest first, a prompt and its answer (as HTML) a record.
+
+It does not say which prompts belong together: each is a conversation of its own.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from fine_tuning.data_collection.importers.chats import Chat, Fault, Said, dicts, has, moment, text_of
+from fine_tuning.data_collection.importers.html_text import text_of_html
+from fine_tuning.data_collection.importers.shape import Importer, Source, each
+
+_VERB = re.compile(
+    r"(?:Prompted(?: with:)?|Asked(?: Gemini:| Bard:)?|Said|You said:|Branched|Answered|Eingegebener Prompt:|Prompt eingegeben:)\s+"
+)
+_FILES = re.compile(r"\s*Attached \d+ files?\.\s*$")
+_AT_ONCE = 20_000  # activities that are turned round together
+
+
+def _fits(record: Any) -> bool:
+    apps = (
+        [text for text in [record.get("header"), *(record.get("products") or [])] if isinstance(text, str)]
+        if has(record, "title", "time")
+        else []
+    )
+    return any("Gemini" in app or "Bard" in app for app in apps)
+
+
+def _convert(record: Any, source: Source) -> Iterable[Chat]:
+    answers = [
+        text
+        for item in dicts(record.get("safeHtmlItem") or [], "safeHtmlItem")
+        if (text := text_of_html(text_of(item.get("html"), "html")))
+    ]
+    title = text_of(record.get("title"), "a title")
+    asked = _FILES.sub("", _VERB.sub("", title, count=1))
+    time = moment(record.get("time"))
+    parts = [{"attachment": file} for key in ("attachedFiles", "imageFile") for file in _listed(record.get(key))]
+    # Of several drafts the last one stood.
+    for number, answer in enumerate(answers[::-1] if source.branches == "all" else answers[-1:]):
+        yield Chat(
+            [Said("user", asked, time, parts=parts), Said("assistant", answer, time)], f"{time} {title[:200]}" + f" {number}" * bool(number)
+        )
+
+
+def _listed(files: Any) -> list[Any]:
+    return files if isinstance(files, list) else [files] if files else []
+
+
+def _read(source: Source) -> Iterator[Chat | Fault]:
+    """Read oldest first."""
+    waiting: list[Chat | Fault] = []
+    for chat in each(_convert, "an activity with a title and safeHtmlItem")(source):
+        waiting.append(chat)
+        if len(waiting) >= _AT_ONCE:
+            yield from reversed(waiting)
+            waiting.clear()
+    yield from reversed(waiting)
+
+
+GEMINI = Importer("Gemini activity from Google Takeout (MyActivity.json)", _fits, _read, frozenset({"array", "object", "lines"}))

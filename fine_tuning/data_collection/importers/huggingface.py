@@ -1,0 +1,46 @@
+"""A dataset of the Hugging Face Hub by its name (`hf:owner/name`), or a local copy of one (`Dataset.save_to_disk`), row by row."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fine_tuning.data_collection.importers.chats import Fault
+from fine_tuning.data_collection.importers.files import Watching
+from fine_tuning.data_collection.importers.records import Record
+from fine_tuning.errors import DataError
+
+PREFIX = "hf:"
+
+
+def is_saved(folder: Path) -> bool:
+    """Return whether a folder is a dataset that was saved with `save_to_disk`."""
+    return (folder / "dataset_dict.json").is_file() or ((folder / "state.json").is_file() and (folder / "dataset_info.json").is_file())
+
+
+def rows(name: str, watch: Watching) -> Iterator[Record | Fault]:
+    """Yield the rows of all splits of a dataset, named "hf:owner/name" or by the folder of its local copy.
+
+    Raises:
+        DataError: the Hub cannot be reached, has no such dataset, or the copy is damaged.
+    """
+    import pyarrow
+
+    try:
+        for split, dataset in _splits(name).items():
+            for number, row in enumerate(dataset, 1):
+                if watch.stopping():
+                    watch.read(0)
+                yield Record(f"{split}, row {number}", row)
+    except (OSError, ValueError, KeyError, pyarrow.ArrowException, RuntimeError) as error:
+        where = "the Hugging Face Hub" if name.startswith(PREFIX) else "the local copy"
+        cure = "Is the name right, and the network there? Else download it elsewhere, and import the files"
+        raise DataError(f"cannot read the dataset {name} from {where}: {str(error)[:300]}. {cure}") from error
+
+
+def _splits(name: str) -> dict[str, Any]:
+    from datasets import DatasetDict, load_dataset, load_from_disk
+
+    if name.startswith(PREFIX):
+        return dict(load_dataset(name.removeprefix(PREFIX), streaming=True))
+    found = load_from_disk(name)
+    return dict(found) if isinstance(found, DatasetDict) else {"rows": found}

@@ -1,0 +1,237 @@
+"""An import: foreign chats read, shown before anything is written, logged as one step with an id, listed, and taken back as a whole."""
+
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from fine_tuning.conversation import Turn
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.data_collection.importers.chats import BadRecord, Entry, Fault, entries_of
+from fine_tuning.data_collection.importers.files import Member, Watching, members_of
+from fine_tuning.data_collection.importers.huggingface import PREFIX, is_saved
+from fine_tuning.data_collection.importers.shape import Branches, Importer, Source
+from fine_tuning.data_collection.importers.table import dataset_look, forced, looked_at, recognised
+from fine_tuning.errors import Cancelled, DataError
+
+_BATCH = 2_000  # turns that are written at once...
+_BATCH_TEXT = 8 << 20  # ...or fewer, of so many characters
+_SHOWN = 20  # faults, and files, that a report names
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an import is asked for.
+
+    Args:
+        format: a name of `IMPORTERS`, or "module:function"; found by itself when empty.
+        me: whose messages are the answers, in chats among people.
+        source: what the source is called in the log; the file's name when empty.
+        branches: of trees of answers the best path, or all.
+    """
+
+    format: str = ""
+    me: str = ""
+    licence: str = ""
+    source: str = ""
+    branches: Branches = "best"
+
+
+@dataclass
+class Report:
+    """What an import found and did."""
+
+    id: str = ""
+    readings: int = 0  # files that were read, or folders of them that are one reading
+    conversations: int = 0
+    unanswered: int = 0  # conversations in which no question found an answer
+    turns: int = 0  # that were found
+    added: int = 0  # to the log; in a preview: that would be
+    formats: Counter[str] = field(default_factory=Counter)  # conversations by format
+    first: list[Turn] = field(default_factory=list)
+    set_aside: int = 0
+    faults: list[Fault] = field(default_factory=list)  # the first of them
+    unread: list[str] = field(default_factory=list)  # the first files of a folder that are in no known format
+    unread_count: int = 0
+    is_whole: bool = True  # not of a preview that ended early
+
+    @property
+    def known(self) -> int:
+        """Turns that the log has or had already, or that were found twice."""
+        return self.turns - self.added
+
+    def set(self, fault: Fault, file: str) -> None:
+        self.set_aside += 1
+        if len(self.faults) < _SHOWN:
+            self.faults.append(Fault(f"{file}, {fault.place}" if fault.place else file, fault.reason))
+
+
+def import_files(
+    log: ConversationLogger, places: Sequence[str | Path], wanted: Wanted | None = None, watch: Watching | None = None
+) -> Report:
+    """Read foreign chats into the log. Returns what was found and added; turns that the log has or had already are left out.
+
+    Args:
+        places: files, folders and ZIP archives, or "hf:owner/name".
+
+    Raises:
+        DataError: a file is in no known format or cannot be read, or a chat among people lacks `me`.
+        Cancelled: stopped; what was written until then stays, and can be taken back.
+    """
+    report = Report(datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6])
+    try:
+        for batch in _batches(_read(places, wanted or Wanted(), report, watch or Watching())):
+            report.added += log.log_imported(batch)
+    except Cancelled as error:
+        undo = f"take them back with byoai import --undo {report.id}, or import again to go on" if report.added else "nothing was written"
+        raise Cancelled(f"the import was stopped after {report.added} turns: {undo}") from error
+    return report
+
+
+def preview(
+    log: ConversationLogger,
+    places: Sequence[str | Path],
+    wanted: Wanted | None = None,
+    watch: Watching | None = None,
+    limit: int | None = None,
+) -> Report:
+    """Return what `import_files` would find and add, and write nothing. `limit`: end after so many turns."""
+    report, seen = Report(), set[str]()
+    entries = _read(places, wanted or Wanted(), report, watch or Watching())
+    for batch in _batches(entries if limit is None else islice(entries, limit)):
+        ids = {entry.turn.id for entry in batch} - seen
+        seen |= ids if limit is not None or len(seen) < 1_000_000 else set()
+        report.added += len(ids) - len(log.index.known(ids))
+    report.is_whole = limit is None or report.turns < limit
+    return report
+
+
+@dataclass(frozen=True)
+class Imported:
+    """An import that is in the log."""
+
+    id: str
+    turns: int
+    source: dict[str, Any]
+
+
+def imports(log: ConversationLogger) -> list[Imported]:
+    """Return the imports in the log, the oldest first."""
+    found = log.index.imports()
+    turns = {turn.id: turn for turn in log.index.turns([first for _, _, first in found])}
+    return [Imported(id, count, dict(turns[first].metadata.get("source") or {})) for id, count, first in found if first in turns]
+
+
+def undo(log: ConversationLogger, id: str) -> int:
+    """Take an import back as a whole: the log is as before, but for what else was logged since. Returns how many turns went.
+
+    Raises:
+        DataError: there is no such import.
+    """
+    return log.take_back(id)
+
+
+# Reading
+
+
+def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    batch: list[Entry] = []
+    characters = 0
+    for entry in entries:
+        batch.append(entry)
+        characters += len(entry.turn.user_message) + len(entry.turn.bot_response)
+        if len(batch) >= _BATCH or characters >= _BATCH_TEXT:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _read(places: Sequence[str | Path], wanted: Wanted, report: Report, watch: Watching) -> Iterator[Entry]:
+    """Yield what is in all files; count and note it in `report`."""
+    unknown: list[DataError] = []  # files in no format
+    refused: list[DataError] = []  # files that cannot be read, or need more to be asked for
+    for place in places:
+        facts = {"name": wanted.source or _name(place), "licence": wanted.licence}
+        for format, importer, source in _readings(place, wanted, report, watch, unknown):
+            report.readings += 1
+            told = {key: fact for key, fact in {**facts, "format": format}.items() if fact}
+            try:
+                yield from _entries(format, importer, source, {"source": told, "import": report.id}, report)
+            except DataError as error:
+                refused.append(error)
+                report.set(Fault("", str(error)), source.name)
+    if report.turns == 0 and (errors := refused or (unknown if not report.readings else [])):
+        raise errors[0]
+    if report.turns == 0 and wanted.me:
+        raise DataError(f"nobody called {wanted.me!r} answered anybody in {', '.join(map(str, places))}: without --me the names are listed")
+
+
+def _name(place: str | Path) -> str:
+    return str(place) if str(place).startswith(PREFIX) else Path(place).resolve().name
+
+
+def _entries(format: str, importer: Importer, source: Source, facts: dict[str, Any], report: Report) -> Iterator[Entry]:
+    for chat in importer.read(source):
+        if isinstance(chat, Fault):
+            report.set(chat, source.name)
+            continue
+        try:
+            entries = entries_of(chat, format, facts)
+        except BadRecord as error:
+            report.set(Fault(chat.place, f"expected {error}"), source.name)
+            continue
+        report.conversations += bool(entries)
+        report.unanswered += not entries
+        report.formats[format] += bool(entries)
+        report.turns += len(entries)
+        report.first += [entry.turn for entry in entries[: 3 - len(report.first)]]
+        yield from entries
+        if source.watch.stopping():
+            raise Cancelled("the import was stopped")
+
+
+def _readings(
+    place: str | Path, wanted: Wanted, report: Report, watch: Watching, unknown: list[DataError]
+) -> Iterator[tuple[str, Importer, Source]]:
+    """Yield what is to be read at a place, in order."""
+    if str(place).startswith(PREFIX) or is_saved(Path(place)):
+        found = dataset_look(str(place))
+        format, importer, _ = forced(wanted.format, found, str(place)) if wanted.format else recognised(found, str(place))
+        yield format, importer, Source([], found, wanted.me, wanted.branches, dataset=str(place), watch=watch)
+        return
+    members = members_of(Path(place).expanduser())
+    watch.total += sum(member.size for member in members)
+    if not members:
+        raise DataError(f"{place} is empty: there is nothing to import")
+    looks = _looks(members, wanted, report, unknown)
+    last: tuple[str, Importer, Source] | None = None  # which more files of its folder may join
+    for member, (format, importer, inside), found in looks:
+        source = Source([member], found, wanted.me, wanted.branches, inside, watch=watch)
+        if last and importer.joins and last[0] == format and last[2].member.folder == member.folder:
+            last = (format, importer, replace(last[2], members=[*last[2].members, member]))
+            continue
+        if last:
+            yield last
+        last = (format, importer, source)
+    if last:
+        yield last
+
+
+def _looks(members: Sequence[Member], wanted: Wanted, report: Report, unknown: list[DataError]) -> Iterator[tuple[Member, Any, Any]]:
+    """Yield (file, what it was recognised as, what it is made of); note the files that are in no known format."""
+    for member in members:
+        try:
+            found = looked_at(member)
+            taken = forced(wanted.format, found, member.name, len(members) > 1) if wanted.format else recognised(found, member.name)
+            yield member, taken, found
+        except DataError as error:
+            if len(members) == 1:
+                raise
+            unknown += [error] if not unknown else []
+            report.unread_count += 1
+            report.unread += [member.name] if len(report.unread) < _SHOWN else []

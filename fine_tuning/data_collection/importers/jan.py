@@ -1,0 +1,57 @@
+"""Jan's threads: a folder each, in it `messages.jsonl` with a message a line."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Fault, Said, dicts, has, kind, moment, text_of
+from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source
+
+
+def _fits(record: Any) -> bool:
+    return has(record, "thread_id", "role", "content") or (has(record, "role", "content") and record.get("object") == "thread.message")
+
+
+def _read(source: Source) -> Iterator[Chat | Fault]:
+    """Read a thread; of a message that was written twice the later line counts."""
+    threads: dict[str, dict[str, tuple[str, Said]]] = {}
+    for record in source.records():
+        if isinstance(record, Fault):
+            yield record
+            continue
+        try:
+            message = record.value
+            said = _said(message)
+            thread = threads.setdefault(text_of(message.get("thread_id"), "a thread"), {})
+            thread[text_of(message.get("id"), "an id") or record.place] = (record.place, said)
+        except BadRecord as error:
+            yield Fault(record.place, f"expected {error}")
+        except NOT_AS_EXPECTED as error:
+            yield Fault(record.place, f"expected a thread's message, found {kind(record.value)} built otherwise ({error})")
+    for id, messages in threads.items():
+        ordered = (
+            sorted(messages.values(), key=lambda each: each[1].time)
+            if all(said.time for _, said in messages.values())
+            else messages.values()
+        )
+        yield Chat([said for _, said in ordered], id, place=next(iter(messages.values()))[0])
+
+
+def _said(message: dict[str, Any]) -> Said:
+    role = ROLES.get(text_of(message.get("role"), "a role"))
+    if role is None:
+        raise BadRecord("a role (user, assistant, system)")
+    texts, thoughts, parts = list[str](), list[str](), list[Any]()
+    for part in dicts(message.get("content") or [], "content"):
+        text = part.get("text")
+        if part.get("type") in ("text", "reasoning"):
+            value = text.get("value") if isinstance(text, dict) else text
+            (texts if part["type"] == "text" else thoughts).append(text_of(value, "text"))
+        else:
+            parts.append(part)
+    parts += [{"attachment": file} for file in dicts(message.get("attachments") or [], "attachments")]
+    if calls := (message.get("metadata") or {}).get("tool_calls"):
+        parts.append({"tool_calls": calls})
+    return Said(role, "\n\n".join(filter(None, texts)), moment(message.get("created_at")), "\n\n".join(filter(None, thoughts)), parts=parts)
+
+
+JAN = Importer("Jan thread (messages.jsonl)", _fits, _read, frozenset({"lines", "array", "object"}))

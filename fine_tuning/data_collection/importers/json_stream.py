@@ -1,0 +1,171 @@
+"""JSON read piece by piece: an array's elements, or the lists of one large object, however long the file is.
+
+Each element is decoded by the standard library from a buffer that grows only as far as the element needs. After a spoilt element the
+reading goes on with the next one that looks like those before.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from fine_tuning.data_collection.importers.chats import Fault
+
+LONGEST = 32 << 20  # characters of one element
+_PIECE = 1 << 18  # characters that are read at once
+_SPACE = re.compile(r"[ \t\r\n]*")
+_NEXT = re.compile(r"\}\s*,\s*(?=\{)")
+_BEFORE_END = 12  # so close to the buffer's end an error may only mean that the rest is not read yet
+_DECODER = json.JSONDecoder()
+
+Path = tuple[str, ...]
+
+
+class BadJson(Exception):
+    """What stands there is no JSON; the message says where and what was expected."""
+
+
+class JsonReader:
+    """A text of JSON, and how far it was read."""
+
+    def __init__(self, text: TextIO) -> None:
+        self._text, self._buffer, self._at = text, "", 0
+        self._line, self._column, self._ended = 1, 1, False
+
+    def peek(self) -> str:
+        """Return the next character that is no white space, without taking it; "" at the end."""
+        while True:
+            self._at = _SPACE.match(self._buffer, self._at).end()  # type: ignore[union-attr]  # matches the empty text too
+            if self._at < len(self._buffer):
+                return self._buffer[self._at]
+            if not self._more():
+                return ""
+
+    def take(self, wanted: str) -> str:
+        """Take the next character, one of `wanted`. BadJson for another."""
+        found = self.peek()
+        if not found or found not in wanted:
+            raise BadJson(f"{self.place()}: expected {' or '.join(wanted)}, found {found or 'the end of the file'}")
+        self._at += 1
+        return found
+
+    def value(self) -> Any:
+        """Take the next value. BadJson if there is none."""
+        self.peek()
+        while True:
+            try:
+                found, end = _DECODER.raw_decode(self._buffer, self._at)
+            except json.JSONDecodeError as error:
+                if self._is_cut(error) and len(self._buffer) - self._at < LONGEST and self._more():
+                    continue
+                self._at = max(self._at, min(error.pos, len(self._buffer)))
+                raise BadJson(f"{self.place()}: {error.msg}") from error
+            except (RecursionError, ValueError) as error:
+                where = self.place()
+                self._at += 1
+                raise BadJson(f"{where}: {'nested too deeply' if isinstance(error, RecursionError) else error}") from error
+            if end == len(self._buffer) and isinstance(found, int | float) and self._more():
+                continue  # a number may go on
+            self._at = end
+            return found
+
+    def to_next(self) -> bool:
+        """Go to where the next object of a list may begin. False if there is none."""
+        while not (found := _NEXT.search(self._buffer, self._at)):
+            self._at = max(self._at, len(self._buffer) - 1000)
+            if not self._more():
+                return False
+        self._at = found.end()
+        return True
+
+    def place(self) -> str:
+        before = self._buffer[: self._at]
+        lines = before.count("\n")
+        column = len(before) - before.rfind("\n") if lines else self._column + len(before)
+        return f"line {self._line + lines}, column {column}"
+
+    def _is_cut(self, error: json.JSONDecodeError) -> bool:
+        return not self._ended and (error.msg.startswith("Unterminated string") or error.pos >= len(self._buffer) - _BEFORE_END)
+
+    def _more(self) -> bool:
+        """Read on. False at the end of the file."""
+        if self._ended:
+            return False
+        before = self._buffer[: self._at]
+        if lines := before.count("\n"):
+            self._line, self._column = self._line + lines, 1
+        self._column += len(before) - before.rfind("\n") - 1
+        rest = self._buffer[self._at :]
+        piece = self._text.read(max(_PIECE, len(rest)))
+        self._ended = not piece
+        self._buffer, self._at = rest + piece, 0
+        return bool(piece)
+
+
+def elements(reader: JsonReader) -> Iterator[Any]:
+    """Yield the elements of the array that comes next; a Fault in the place of each that is spoilt."""
+    reader.take("[")
+    alike: set[str] = set()
+    if reader.peek() == "]":
+        reader.take("]")
+        return
+    found: list[Any] = []  # what the reading goes on with after a spoilt element
+    while True:
+        try:
+            value = found.pop() if found else reader.value()
+            if isinstance(value, dict):
+                alike = alike or set(value)
+            yield value
+            if reader.take(",]") == "]":
+                return
+        except BadJson as error:
+            place, _, reason = str(error).partition(": ")
+            yield Fault(place, f"expected JSON: {reason}")
+            if not (found := _recovered(reader, alike)):
+                return
+
+
+def _recovered(reader: JsonReader, alike: set[str]) -> list[Any]:
+    """Return the next object that has at least half of the keys `alike`; nothing at the end of the file."""
+    while reader.to_next():
+        try:
+            value = reader.value()
+        except BadJson:
+            continue
+        if isinstance(value, dict) and 2 * len(alike & set(value)) >= len(alike):
+            return [value]
+    return []
+
+
+def events(reader: JsonReader, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Yield (path, value) of what a large object holds: the elements of its lists one by one, and of Telegram's chats their messages.
+
+    A path of (..., "{") says that an object begins in a list that is opened. BadJson where the object is spoilt outside of its lists.
+    """
+    opening = reader.peek()
+    if opening == "{" and _opens(path):
+        yield (*path, "{"), None
+        reader.take("{")
+        while reader.peek() != "}":
+            key = reader.value()
+            reader.take(":")
+            yield from events(reader, (*path, str(key)))
+            if reader.take(",}") == "}":
+                return
+        reader.take("}")
+    elif opening == "[" and path and (len(path) == 1 or path[-1] == "messages"):
+        for value in elements(reader):
+            yield (*path, "*"), value
+    elif opening == "[" and path[-2:] == ("chats", "list"):
+        reader.take("[")
+        while reader.peek() != "]":
+            yield from events(reader, (*path, "*"))
+            if reader.take(",]") == "]":
+                return
+        reader.take("]")
+    else:
+        yield path, reader.value()
+
+
+def _opens(path: Path) -> bool:
+    return not path or path == ("chats",) or path == ("chats", "list", "*")

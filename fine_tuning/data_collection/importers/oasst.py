@@ -1,0 +1,100 @@
+"""OpenAssistant's trees of messages: a tree a record ("prompt" with "replies"), or a message a record, those of a tree in a row.
+
+The best path follows the reply of the lowest rank; with branches "all" each path from the prompt to a last answer is a conversation.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any
+
+from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Fault, Said, dicts, has, moment, text_of
+from fine_tuning.data_collection.importers.records import Record
+from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source, each
+
+_DEEPEST = 200
+
+
+def _convert(record: Any, source: Source) -> Iterable[Chat]:
+    id = text_of(record.get("message_tree_id"), "a tree's id")
+    for number, path in enumerate(_paths(record["prompt"], source.branches == "all")):
+        yield Chat([_said(message) for message in path], f"{id} {number}" if number else id)
+
+
+def _paths(message: dict[str, Any], all: bool, before: tuple[dict[str, Any], ...] = ()) -> Iterator[tuple[dict[str, Any], ...]]:
+    """Yield the paths through a tree, the best one first."""
+    path = (*before, message)
+    replies = [reply for reply in dicts(message.get("replies") or [], "replies") if _is_kept(reply)]
+    if not replies or len(path) >= _DEEPEST:
+        yield path
+        return
+    for reply in sorted(replies, key=_rank)[: None if all else 1]:
+        yield from _paths(reply, all, path)
+
+
+def _is_kept(message: dict[str, Any]) -> bool:
+    return not message.get("deleted") and message.get("review_result") is not False
+
+
+def _rank(message: dict[str, Any]) -> float:
+    rank = message.get("rank")
+    return float(rank) if isinstance(rank, int | float) and rank == rank else float("inf")  # not NaN
+
+
+def _said(message: dict[str, Any]) -> Said:
+    role = ROLES.get(text_of(message.get("role"), "a role"))
+    if role is None:
+        raise BadRecord(f"a role (prompter, assistant), found {str(message.get('role'))[:40]!r}")
+    model = text_of(message.get("model_name"), "a model")
+    return Said(role, text_of(message.get("text"), "text"), moment(message.get("created_date")), model=model)
+
+
+def _fits_tree(record: Any) -> bool:
+    return has(record, "prompt") and has(record["prompt"], "text", "role") and "replies" in record["prompt"]
+
+
+def _fits_message(record: Any) -> bool:
+    return has(record, "message_id", "parent_id", "text", "role")
+
+
+def _read_messages(source: Source) -> Iterator[Chat | Fault]:
+    faults: list[Fault] = []
+    for tree, group in groupby(_good(source.records(), faults), key=lambda record: record.value["message_tree_id"]):
+        records = list(group)
+        yield from faults
+        faults.clear()
+        try:
+            root = _grown([record.value for record in records])
+            for chat in _convert({"message_tree_id": tree, "prompt": root}, source):
+                yield Chat(chat.said, chat.id, place=records[0].place)
+        except BadRecord as error:
+            yield Fault(records[0].place, f"expected {error}")
+        except NOT_AS_EXPECTED as error:
+            yield Fault(records[0].place, f"expected messages of a tree, found them built otherwise ({error})")
+    yield from faults
+
+
+def _good(records: Iterable[Record | Fault], faults: list[Fault]) -> Iterator[Record]:
+    for record in records:
+        if isinstance(record, Fault):
+            faults.append(record)
+        elif _fits_message(record.value):
+            record.value.setdefault("message_tree_id", None)
+            yield record
+        else:
+            faults.append(Fault(record.place, "expected a message with message_id, parent_id, text and role"))
+
+
+def _grown(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the message that the others reply to, with their replies in it."""
+    found = {message["message_id"]: {**message, "replies": []} for message in messages}
+    roots: list[dict[str, Any]] = []
+    for message in found.values():
+        parent = found.get(message["parent_id"])
+        (parent["replies"] if parent and parent is not message else roots).append(message)
+    if not roots:
+        raise BadRecord("a message that replies to none")
+    return roots[0]
+
+
+OASST = Importer("OpenAssistant trees", _fits_tree, each(_convert, 'a tree of messages in "prompt"'))
+OASST_MESSAGES = Importer("OpenAssistant messages", _fits_message, _read_messages)

@@ -1,0 +1,90 @@
+"""Chats among people: one of them is "me", whose messages are the answers; what all others say is asked.
+
+Hours of silence part conversations.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any
+
+from fine_tuning.data_collection.importers.chats import Chat, Fault, Said
+from fine_tuning.errors import DataError
+
+SILENCE = timedelta(hours=8)
+_LONGEST = 400  # messages of one conversation
+_LOOKED_AT = 200_000  # messages in which names are looked for
+_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What somebody wrote. `known_as`: what else the person may be named by with --me (an id, a nickname)."""
+
+    name: str
+    text: str
+    time: str = ""  # as `moment` writes it
+    parts: Sequence[Any] = ()
+    known_as: Sequence[str] = ()
+    place: str = ""
+
+
+def conversations(
+    lines: Iterable[Line | Fault], me: str, file: str, chat: str = "", apart: bool = False, silence: timedelta = SILENCE
+) -> Iterator[Chat | Fault]:
+    """Yield the conversations in what people wrote, in order.
+
+    Args:
+        me: whose messages are the answers, by name or id, whatever the case.
+        chat: what tells this chat from others; with the first message's time it is a conversation's id.
+        apart: it is only one of several chats: that "me" has not written here is no error.
+        silence: longer, and another conversation begins.
+
+    Raises:
+        DataError: without `me`, or when nobody of that name wrote; it lists who did.
+    """
+    if not me:
+        raise DataError(f"{file} is a chat among people: say whose messages are the answers with --me NAME. {_who(lines)}")
+    wanted, names, found = me.strip().casefold(), Counter[str](), False
+    now: list[tuple[Line, bool]] = []
+    for line in lines:
+        if isinstance(line, Fault):
+            yield line
+            continue
+        mine = wanted in (name.strip().casefold() for name in (line.name, *line.known_as) if name)
+        found |= mine
+        if len(names) < _SHOWN or line.name in names:
+            names[line.name] += 1
+        if now and (_is_later(now[-1][0], line, silence) or (len(now) >= _LONGEST and now[-1][1] and not mine)):
+            yield _chat(now, chat)
+            now = []
+        now.append((line, mine))
+    if now:
+        yield _chat(now, chat)
+    if names and not found and not apart:
+        raise DataError(f"nobody in {file} is called {me!r}. {listed(names)}")
+
+
+def _chat(lines: Sequence[tuple[Line, bool]], chat: str) -> Chat:
+    opening = lines[0][0]
+    said = [Said("assistant" if mine else "user", line.text, line.time, parts=line.parts) for line, mine in lines]
+    id = "\n".join((chat, opening.time, opening.name, opening.text[:200])) if opening.time else ""
+    return Chat(said, id, "\n", opening.place)
+
+
+def _is_later(before: Line, line: Line, silence: timedelta) -> bool:
+    if not before.time or not line.time or before.time[:13] == line.time[:13]:  # within one hour
+        return False
+    return datetime.fromisoformat(line.time) - datetime.fromisoformat(before.time) > silence
+
+
+def _who(lines: Iterable[Line | Fault]) -> str:
+    return listed(Counter(line.name for line in islice(lines, _LOOKED_AT) if isinstance(line, Line)))
+
+
+def listed(names: Counter[str]) -> str:
+    """Return a sentence that names who wrote, with how many messages."""
+    shown = ", ".join(f"{name} ({count})" for name, count in names.most_common(_SHOWN))
+    return f"Names and messages: {shown}" if shown else "No message was found in it"

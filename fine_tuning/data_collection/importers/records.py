@@ -1,0 +1,242 @@
+"""What a file is made of, whoever wrote it: records (JSON, JSON Lines, CSV, Parquet), one large JSON object, lines of text, or a database.
+
+A spoilt record comes as a Fault in its place; the reading goes on.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Literal, TextIO
+
+from fine_tuning.data_collection.importers.chats import Fault
+from fine_tuning.data_collection.importers.files import UNDECODED, Member, Watching, encoding_of
+from fine_tuning.data_collection.importers.json_stream import LONGEST, BadJson, JsonReader, elements, events
+from fine_tuning.errors import DataError
+
+SAMPLE = 20  # records that are looked at, to tell whose they are
+_LINES = 2_000  # of a text that are looked at
+_BATCH = 500  # rows of a Parquet file that are in memory at once
+DELIMITERS = {".csv": ",;\t|", ".tsv": "\t"}
+
+Layout = Literal["array", "lines", "object", "table", "parquet", "database", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A value, and where it stands."""
+
+    place: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a first look at a file found: how it is laid out, and what its first records are (of an object, the beginning of its lists)."""
+
+    layout: Layout
+    sample: Sequence[Any] = ()
+    lines: Sequence[str] = ()
+    delimiter: str = ","
+    lists: dict[str, list[Any]] = field(default_factory=dict)  # of an object: the first elements of each of its lists
+
+
+def look(member: Member) -> Look:
+    """Return what a file is made of. DataError if it cannot be read."""
+    head = member.head()
+    if head.startswith(b"SQLite format 3\0"):
+        return Look("database")
+    if head.startswith(b"PAR1"):
+        return Look("parquet", _values(parquet(member)))
+    with member.text(newline="\n") as text:
+        start = text.read(1 << 16).lstrip("\ufeff \t\r\n")
+    if re.match(r'\[\s*[\[{"\]]', start):
+        return Look("array", _values(array(member)))
+    if start.startswith("{"):
+        return _look_at_object(member, start)
+    found = head.decode(encoding_of(head), "replace").splitlines()[:_LINES]
+    as_table = look_at_table(member, DELIMITERS[member.suffix]) if member.suffix in DELIMITERS else None
+    return as_table or Look("text", lines=found)
+
+
+def look_at_table(member: Member, delimiters: str = DELIMITERS[".csv"]) -> Look | None:
+    """Return what a table's first rows are, with the delimiter that parts its first row into the most columns; None if there is none."""
+    looks = [Look("table", _values(table(member, delimiter)), delimiter=delimiter) for delimiter in delimiters]
+    best = max(looks, key=lambda look: len(look.sample[0]) if look.sample else 0)
+    return best if best.sample and len(best.sample[0]) > 1 else None
+
+
+def _look_at_object(member: Member, start: str) -> Look:
+    if member.suffix in (".jsonl", ".ndjson") or _is_lines(start):
+        return Look("lines", _values(lines(member)))
+    whole: dict[str, Any] = {}
+    lists: dict[str, list[Any]] = {}
+    with suppress(BadJson), member.text() as text:
+        for path, value in islice(events(JsonReader(text)), 200):
+            if path[-1] == "*" and not isinstance(value, Fault):
+                lists.setdefault(path[-2], []).append(value)
+            elif len(path) == 1 and path[0] != "{":
+                whole[path[0]] = value
+            elif path[0] == "chats":
+                whole.setdefault("chats", {})
+    return Look("object", [{**lists, **whole}], lists=lists)
+
+
+def _is_lines(start: str) -> bool:
+    """Return whether a text is an object a line: its first line looks whole, and the next one begins another."""
+    first, _, rest = start.partition("\n")
+    return first.rstrip().endswith("}") and rest.lstrip().startswith("{")
+
+
+def _values(records: Iterable[Record | Fault]) -> list[Any]:
+    """Return the first values that are no faults."""
+    return [record.value for record in islice(records, SAMPLE) if isinstance(record, Record)]
+
+
+# Records, by layout
+
+
+def records(member: Member, found: Look, watch: Watching | None = None) -> Iterator[Record | Fault]:
+    """Yield a file's records, as its layout has them: the elements, lines or rows; an object as one record."""
+    match found.layout:
+        case "array":
+            yield from array(member, watch)
+        case "lines":
+            yield from lines(member, watch)
+        case "table":
+            yield from table(member, found.delimiter, watch)
+        case "parquet":
+            yield from parquet(member, watch)
+        case "object":
+            yield from _whole(member, watch)
+
+
+def array(member: Member, watch: Watching | None = None) -> Iterator[Record | Fault]:
+    with member.text(watch) as text:
+        try:
+            yield from _numbered(elements(JsonReader(text)))
+        except BadJson as error:
+            yield Fault(*_split(error))
+
+
+def within(member: Member, name: str, watch: Watching | None = None) -> Iterator[Record | Fault]:
+    """Yield the elements of one list of a large object."""
+    with member.text(watch) as text:
+        try:
+            yield from _numbered(value for path, value in events(JsonReader(text)) if path == (name, "*"))
+        except BadJson as error:
+            yield Fault(*_split(error))
+
+
+def _numbered(values: Iterable[Any]) -> Iterator[Record | Fault]:
+    for number, value in enumerate(values, 1):
+        yield value if isinstance(value, Fault) else Record(f"record {number}", value)
+
+
+def _split(error: BadJson) -> tuple[str, str]:
+    place, _, reason = str(error).partition(": ")
+    return place, f"expected JSON: {reason}"
+
+
+def lines(member: Member, watch: Watching | None = None) -> Iterator[Record | Fault]:
+    with member.text(watch) as text:
+        for number, line in numbered_lines(text):
+            place = f"line {number}"
+            if not line.strip("\ufeff \t\r\n"):
+                continue
+            if len(line) > LONGEST:
+                yield Fault(place, f"expected at most {LONGEST} characters")
+            elif not line.isascii() and UNDECODED.search(line):
+                yield Fault(place, "expected text in the file's encoding, found other bytes")
+            else:
+                yield _parsed(place, line)
+
+
+def _parsed(place: str, line: str) -> Record | Fault:
+    try:
+        return Record(place, json.loads(line.lstrip("\ufeff")))
+    except json.JSONDecodeError as error:
+        return Fault(f"{place}, column {error.colno}", f"expected JSON: {error.msg}")
+    except RecursionError:
+        return Fault(place, "expected JSON, found it nested too deeply")
+    except ValueError as error:  # a number with thousands of digits
+        return Fault(place, f"expected JSON: {error}")
+
+
+def numbered_lines(text: TextIO) -> Iterator[tuple[int, str]]:
+    """Yield (number, line); of a line that is too long its beginning, a little more than `LONGEST`."""
+    number = 0
+    while line := text.readline(LONGEST + 1):
+        number += 1
+        rest = line
+        while len(rest) > LONGEST and not rest.endswith("\n"):
+            rest = text.readline(LONGEST + 1)
+        yield number, line
+
+
+def table(member: Member, delimiter: str, watch: Watching | None = None) -> Iterator[Record | Fault]:
+    """Yield a table's rows as objects; the first row names the columns."""
+    csv.field_size_limit(LONGEST)
+    with member.text(watch, newline="") as text:
+        rows = csv.reader(text, delimiter=delimiter)
+        names: list[str] = []
+        while True:
+            place = f"line {rows.line_num + 1}"
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield Fault(place, f"expected a row of a table: {error}")
+                continue
+            if not names:
+                names = [name.strip("\ufeff ") for name in row]
+            elif any("\udc80" <= sign <= "\udcff" for cell in row if not cell.isascii() for sign in cell):
+                yield Fault(place, "expected text in the file's encoding, found other bytes")
+            elif len(row) == len(names):
+                yield Record(place, {name: _cell(cell) for name, cell in zip(names, row, strict=True)})
+            elif any(cell.strip() for cell in row):
+                yield Fault(place, f"expected {len(names)} columns, found {len(row)}")
+
+
+def _cell(cell: str) -> Any:
+    """Return a cell's text, or the list of objects that is written in it."""
+    if cell.startswith("[{"):
+        with suppress(ValueError, RecursionError):
+            return json.loads(cell)
+    return cell
+
+
+def parquet(member: Member, watch: Watching | None = None) -> Iterator[Record | Fault]:
+    import pyarrow
+    from pyarrow import parquet as format
+
+    if member.path is None:
+        raise DataError(f"{member.name} is a Parquet file in an archive: unpack it, and import the folder")
+    number = 0
+    try:
+        with format.ParquetFile(member.path) as file:
+            for batch in file.iter_batches(_BATCH):
+                if watch:
+                    watch.read(member.size * len(batch) // max(file.metadata.num_rows, 1))
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Record(f"row {number}", row)
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+        if number == 0:
+            raise DataError(f"{member.name} is a damaged Parquet file: {str(error)[:200]}") from error
+        yield Fault(f"row {number + 1}", f"expected a row: {str(error)[:200]}")
+
+
+def _whole(member: Member, watch: Watching | None) -> Iterator[Record | Fault]:
+    with member.text(watch) as text:
+        reader, number = JsonReader(text), 0
+        try:
+            while reader.peek():
+                number += 1
+                yield Record(f"object {number}", reader.value())
+        except BadJson as error:
+            yield Fault(*_split(error))

@@ -1,0 +1,73 @@
+"""What an importer is: how a format is told apart, and how its records become chats."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, kind
+from fine_tuning.data_collection.importers.files import Member, Watching
+from fine_tuning.data_collection.importers.huggingface import rows
+from fine_tuning.data_collection.importers.records import Layout, Look, Record, records, within
+
+Branches = Literal["best", "all"]
+# What a foreign record that is not built as its format says runs into.
+NOT_AS_EXPECTED = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError)
+
+RECORDS: frozenset[Layout] = frozenset({"array", "lines", "table", "parquet", "object"})
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one reading is about: a file (Slack: all of a channel's), and what was asked for."""
+
+    members: Sequence[Member]
+    found: Look
+    me: str = ""  # whose messages are the answers, in a chat among people
+    branches: Branches = "best"  # of a tree of answers
+    inside: str = ""  # the list of a large object whose elements are the records
+    dataset: str = ""  # of Hugging Face, in the place of files
+    watch: Watching = field(default_factory=Watching)
+
+    @property
+    def member(self) -> Member:
+        return self.members[0]
+
+    @property
+    def name(self) -> str:
+        return self.dataset or self.member.name
+
+    def records(self) -> Iterator[Record | Fault]:
+        if self.dataset:
+            yield from rows(self.dataset, self.watch)
+        for member in self.members:
+            yield from within(member, self.inside, self.watch) if self.inside else records(member, self.found, self.watch)
+
+
+@dataclass(frozen=True)
+class Importer:
+    """One format. `fits` looks at a record (of text: at `Look.lines`); `read` yields chats, and Faults for what it sets aside."""
+
+    title: str  # what people call it
+    fits: Callable[[Any], bool]
+    read: Callable[[Source], Iterator[Chat | Fault]]
+    layouts: frozenset[Layout] = RECORDS
+    joins: bool = False  # the files of a folder are one reading
+
+
+def each(convert: Callable[[Any, Source], Iterable[Chat]], expected: str) -> Callable[[Source], Iterator[Chat | Fault]]:
+    """Return a `read` of a format of which every record is a conversation of its own."""
+
+    def read(source: Source) -> Iterator[Chat | Fault]:
+        for record in source.records():
+            if isinstance(record, Fault):
+                yield record
+                continue
+            try:
+                for chat in convert(record.value, source):
+                    yield Chat(chat.said, chat.id, chat.joint, record.place)
+            except BadRecord as error:
+                yield Fault(record.place, f"expected {error}")
+            except NOT_AS_EXPECTED as error:
+                yield Fault(record.place, f"expected {expected}, found {kind(record.value)} built otherwise ({error})")
+
+    return read

@@ -1,0 +1,37 @@
+"""ShareGPT and FineTome: {"conversations": [{"from": "human", "value": ...}]}; also a list of pairs ("human" and "assistant")."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Said, dicts, first, has, one_of, text_of
+from fine_tuning.data_collection.importers.shape import Importer, Source, each
+
+_LISTS = ("conversations", "conversation", "items", "messages")
+_PAIRS = (("human", "assistant"), ("user", "assistant"), ("input", "output"))
+
+
+def _fits(record: Any) -> bool:
+    message = first(record, *_LISTS)
+    return has(message, "from", "value") or any(has(message, *pair) for pair in _PAIRS)
+
+
+def _convert(record: Any, source: Source) -> Iterable[Chat]:
+    messages = dicts(one_of(record, *_LISTS), "conversations")
+    head = text_of(record.get("system"), "a system prompt")
+    said = [Said("system", head)] if head else []
+    yield Chat([*said, *(each for message in messages for each in _said(message))])
+
+
+def _said(message: dict[str, Any]) -> Iterator[Said]:
+    for asked, answered in _PAIRS:
+        if asked in message and "from" not in message:
+            yield Said("user", text_of(message[asked], asked))
+            yield Said("assistant", text_of(message.get(answered), answered))
+            return
+    role = ROLES.get(text_of(message.get("from"), '"from"').lower())
+    if role is None:
+        raise BadRecord(f'"from" as human, gpt, system or tool, found {str(message.get("from"))[:40]!r}')
+    yield Said(role, text_of(message.get("value"), '"value"'))
+
+
+SHAREGPT = Importer("ShareGPT, FineTome", _fits, each(_convert, 'conversations with "from" and "value"'))

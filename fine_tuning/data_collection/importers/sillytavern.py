@@ -1,0 +1,68 @@
+"""SillyTavern's chats: JSON Lines, the first line about the chat (user_name, character_name), each other one a message."""
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, Said, has, iso, kind, moment, text_of
+from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source
+
+_HUMANIZED = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2}) ?@ ?(\d{1,2})h ?(\d{1,2})m ?(\d{1,2})s(?: ?(\d{1,3})ms)?")
+_LONGEST = 2_000  # messages of one chat
+
+
+def _fits(record: Any) -> bool:
+    return has(record, "mes", "is_user") or has(record, "user_name", "character_name")
+
+
+def _read(source: Source) -> Iterator[Chat | Fault]:
+    id, now, place = "", list[Said](), ""
+    for record in source.records():
+        if isinstance(record, Fault):
+            yield record
+            continue
+        try:
+            if "mes" not in record.value and has(record.value, "user_name"):
+                id = f"{record.value.get('character_name')} {record.value.get('create_date')}"
+                continue
+            said = _said(record.value)
+        except BadRecord as error:
+            yield Fault(record.place, f"expected {error}")
+            continue
+        except NOT_AS_EXPECTED as error:
+            yield Fault(record.place, f"expected a message, found {kind(record.value)} built otherwise ({error})")
+            continue
+        if said and len(now) >= _LONGEST and said.role == "user":
+            yield Chat(now, id, place=place)
+            now = []
+        if said:
+            place = place if now else record.place
+            now.append(said)
+    if now:
+        yield Chat(now, id, place=place)
+
+
+def _said(message: dict[str, Any]) -> Said | None:
+    extra = message.get("extra") or {}
+    if message.get("is_system"):
+        return None  # a note, or what was hidden from the model
+    role: Any = "user" if message["is_user"] else "assistant"
+    parts = [{key: extra[key]} for key in ("image", "file", "files", "tool_invocations") if extra.get(key)]
+    model = text_of(extra.get("model"), "a model")
+    return Said(
+        role, text_of(message["mes"], "mes"), _time(message.get("send_date")), text_of(extra.get("reasoning"), "reasoning"), model, parts
+    )
+
+
+def _time(value: Any) -> str:
+    if isinstance(value, str) and (found := _HUMANIZED.fullmatch(value.strip())):
+        *parts, millis = (int(part or 0) for part in found.groups())
+        try:
+            return iso(datetime(parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], millis * 1000))
+        except ValueError:
+            return ""
+    return moment(value, "%B %d, %Y %I:%M%p", "%B %d, %Y %I:%M %p")
+
+
+SILLYTAVERN = Importer("SillyTavern chat", _fits, _read, frozenset({"lines"}))

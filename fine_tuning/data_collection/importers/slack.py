@@ -1,0 +1,102 @@
+"""Slack's export: a folder (or its ZIP archive) with a folder for each channel, in it a file for each day; a thread is a conversation."""
+
+import html
+import json
+import re
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, dicts, has, kind, moment, text_of
+from fine_tuning.data_collection.importers.people import Line, conversations
+from fine_tuning.data_collection.importers.records import Record
+from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source
+
+_SPOKEN = (None, "", "thread_broadcast", "bot_message", "file_share", "me_message")
+_LINK = re.compile(r"<([@#!]?)([^<>|]+)(?:\|([^<>]*))?>")
+_MOST = 50_000  # messages of threads that wait for their channel's end
+
+
+def _fits(record: Any) -> bool:
+    return has(record, "type", "ts") and record["type"] == "message" and ("user" in record or "bot_id" in record or "text" in record)
+
+
+def _read(source: Source) -> Iterator[Chat | Fault]:
+    names = _people(source)
+    threads: dict[str, list[Line]] = {}
+    channel = source.member.folder
+    alone = not source.member.others("users.json")
+    talk = partial(conversations, me=source.me, file=channel or source.member.name, chat=channel)
+    yield from talk(_lines(source.records(), names, threads), apart=not alone and bool(source.me))
+    for lines in threads.values():
+        yield from talk(lines, apart=True, silence=timedelta.max)
+
+
+def _people(source: Source) -> dict[str, list[str]]:
+    """Return what the export calls each person, by id; the name that is shown first."""
+    listed = source.member.others("users.json")
+    if not listed:
+        return {}
+    try:
+        with listed.text() as text:
+            people = dicts(json.load(text), "people")
+        return {str(each.get("id")): [*_names(each.get("profile") or {}), str(each.get("name") or "")] for each in people}
+    except (BadRecord, *NOT_AS_EXPECTED):
+        return {}  # then people are called by their ids
+
+
+def _names(profile: dict[str, Any]) -> list[str]:
+    return [str(profile.get(key)) for key in ("display_name", "real_name") if profile.get(key)]
+
+
+def _lines(records: Iterable[Record | Fault], people: dict[str, list[str]], threads: dict[str, list[Line]]) -> Iterator[Line | Fault]:
+    """Yield what was written in the channel itself; replies go into `threads`, with the message that they reply to."""
+    waiting = 0
+    for record in records:
+        if isinstance(record, Fault):
+            yield record
+            continue
+        try:
+            line = _line(record.value, people, record.place)
+            thread = text_of(record.value.get("thread_ts"), "thread_ts")
+        except BadRecord as error:
+            yield Fault(record.place, f"expected {error}")
+            continue
+        except NOT_AS_EXPECTED as error:
+            yield Fault(record.place, f"expected a message, found {kind(record.value)} built otherwise ({error})")
+            continue
+        if line and thread and waiting < _MOST:
+            threads.setdefault(thread, []).append(line)
+            waiting += 1
+        elif line:
+            yield line
+
+
+def _line(message: Any, people: dict[str, list[str]], place: str) -> Line | None:
+    if message.get("type") != "message" or message.get("subtype") not in _SPOKEN:
+        return None  # somebody joined, set the topic, pinned
+    id = text_of(message.get("user") or message.get("bot_id"), "a user")
+    names = [
+        name
+        for name in (*people.get(id, ()), *_names(message.get("user_profile") or {}), text_of(message.get("username"), "a name"))
+        if name
+    ]
+    parts = dicts(message.get("files") or [], "files")
+    text = _plain(text_of(message.get("text"), "text"), people)
+    return Line(names[0] if names else id, text, moment(float(message["ts"])), parts, [*names[1:], id], place)
+
+
+def _plain(text: str, people: dict[str, list[str]]) -> str:
+    """Return Slack's markup as people see it: names, links and signs."""
+
+    def seen(link: re.Match[str]) -> str:
+        sign, target, label = link.groups()
+        if sign == "@":
+            return f"@{label or next(iter(people.get(target, ())), target)}"
+        return f"{sign.replace('!', '@')}{label or target}"
+
+    return html.unescape(_LINK.sub(seen, text))
+
+
+SLACK = Importer("Slack export", _fits, _read, frozenset({"array", "lines"}), joins=True)

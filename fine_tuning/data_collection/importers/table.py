@@ -1,0 +1,163 @@
+"""The formats that byoai reads, by name: one table. And which one a file is in."""
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+from fine_tuning.data_collection.importers.chatgpt import CHATGPT
+from fine_tuning.data_collection.importers.chats import kind
+from fine_tuning.data_collection.importers.claude import CLAUDE
+from fine_tuning.data_collection.importers.custom import custom
+from fine_tuning.data_collection.importers.database import LLM, OPEN_WEBUI_DATABASE, tables
+from fine_tuning.data_collection.importers.dialogue_text import DIALOGUE_TEXT
+from fine_tuning.data_collection.importers.discord import DISCORD, DISCORD_TEXT
+from fine_tuning.data_collection.importers.files import Member, Watching
+from fine_tuning.data_collection.importers.gemini import GEMINI
+from fine_tuning.data_collection.importers.huggingface import rows
+from fine_tuning.data_collection.importers.jan import JAN
+from fine_tuning.data_collection.importers.lm_studio import LM_STUDIO
+from fine_tuning.data_collection.importers.messages import MESSAGE_LIST, MESSAGES
+from fine_tuning.data_collection.importers.oasst import OASST, OASST_MESSAGES
+from fine_tuning.data_collection.importers.open_webui import OPEN_WEBUI
+from fine_tuning.data_collection.importers.pairs import ALPACA, COLUMNS, COMPLETION, DOLLY, OWN
+from fine_tuning.data_collection.importers.preference import PREFERENCE
+from fine_tuning.data_collection.importers.records import SAMPLE, Look, Record, look, look_at_table
+from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer
+from fine_tuning.data_collection.importers.sharegpt import SHAREGPT
+from fine_tuning.data_collection.importers.sillytavern import SILLYTAVERN
+from fine_tuning.data_collection.importers.slack import SLACK
+from fine_tuning.data_collection.importers.telegram import TELEGRAM
+from fine_tuning.data_collection.importers.text_generation_webui import TEXT_GENERATION_WEBUI
+from fine_tuning.data_collection.importers.whatsapp import WHATSAPP
+from fine_tuning.errors import ConfigError, DataError
+
+# What says more stands before what says less: a file is taken for the first that fits best.
+IMPORTERS: dict[str, Importer] = {
+    "chatgpt": CHATGPT,
+    "claude": CLAUDE,
+    "gemini": GEMINI,
+    "open-webui": OPEN_WEBUI,
+    "open-webui-database": OPEN_WEBUI_DATABASE,
+    "lm-studio": LM_STUDIO,
+    "jan": JAN,
+    "sillytavern": SILLYTAVERN,
+    "text-generation-webui": TEXT_GENERATION_WEBUI,
+    "llm": LLM,
+    "telegram": TELEGRAM,
+    "discord": DISCORD,
+    "slack": SLACK,
+    "byoai": OWN,
+    "oasst": OASST,
+    "oasst-messages": OASST_MESSAGES,
+    "preference": PREFERENCE,
+    "sharegpt": SHAREGPT,
+    "messages": MESSAGES,
+    "message-list": MESSAGE_LIST,
+    "dolly": DOLLY,
+    "alpaca": ALPACA,
+    "prompt-completion": COMPLETION,
+    "columns": COLUMNS,
+    "whatsapp": WHATSAPP,
+    "discord-text": DISCORD_TEXT,
+    "text": DIALOGUE_TEXT,
+}
+
+Found = tuple[str, Importer, str]  # a format's name, its importer, and the list of a large object that holds the records
+
+
+def importer_named(name: str) -> Importer:
+    """Return the importer that `--format` names. ConfigError if there is none."""
+    if ":" in name:
+        return custom(name)
+    if name not in IMPORTERS:
+        raise ConfigError(f"--format {name!r} is not known: {', '.join(IMPORTERS)}, or module:function of your own")
+    return IMPORTERS[name]
+
+
+def looked_at(member: Member) -> Look:
+    """Return what a file is made of; of a database its tables. DataError if it cannot be read."""
+    found = look(member)
+    if found.layout == "database":
+        return Look("database", [tables(member)])
+    if found.layout == "text" and not _best(_formats(found), found, ()) and (table := look_at_table(member)):
+        return table if _best(_formats(table), table, table.sample) else found
+    return found
+
+
+def dataset_look(name: str) -> Look:
+    """Return what the first rows of a Hugging Face dataset are. DataError if it cannot be reached."""
+    return Look("parquet", [row.value for row in islice(rows(name, Watching()), SAMPLE) if isinstance(row, Record)])
+
+
+def recognised(found: Look, name: str) -> Found:
+    """Return the format of a file. DataError, which says what was looked for, if it is in none."""
+    formats = _formats(found)
+    if best := _best(formats, found, found.sample):
+        return best, IMPORTERS[best], ""
+    for inside, values in found.lists.items():
+        if best := _best(formats, found, values):
+            return best, IMPORTERS[best], inside
+    wanted = ", ".join(importer.title for importer in formats.values()) or "nothing that is laid out so"
+    raise DataError(f"{name} is in no format that byoai knows: it holds {_told(found)}. Looked for: {wanted}. --format names one")
+
+
+def forced(name: str, found: Look, file: str, surely: bool = False) -> Found:
+    """Return the named format for a file. DataError if the file is not even laid out as that format.
+
+    `surely`: also if none of its first records fits, as with the other files in a folder.
+    """
+    importer = importer_named(name)
+    if found.layout not in importer.layouts:
+        raise DataError(f"{file} holds {_told(found)}: that cannot be {importer.title}")
+    seen = [found.lines] if found.layout == "text" else [*found.sample, *(value for values in found.lists.values() for value in values)]
+    if surely and not any(_fits(importer, value) for value in seen):
+        raise DataError(f"{file} holds {_told(found)}: that does not look like {importer.title}")
+    inside = ""
+    if found.lists and not any(_fits(importer, value) for value in found.sample):
+        inside = next((key for key, values in found.lists.items() if any(_fits(importer, value) for value in values)), "")
+    return name, importer, inside
+
+
+def _formats(found: Look) -> dict[str, Importer]:
+    return {name: importer for name, importer in IMPORTERS.items() if found.layout in importer.layouts}
+
+
+def _best(formats: dict[str, Importer], found: Look, sample: Sequence[Any]) -> str:
+    """Return the first format that most of the first records fit, else that which the most fit, if a third do; "" if there is none."""
+    if found.layout == "text":
+        return next((name for name, importer in formats.items() if importer.fits(found.lines)), "")
+    counts = {name: sum(_fits(importer, value) for value in sample) for name, importer in formats.items()}
+    if most := next((name for name, count in counts.items() if count * 2 > len(sample)), ""):
+        return most
+    best = max(counts, key=lambda name: counts[name], default="")
+    return best if best and counts[best] * 3 >= max(len(sample), 1) else ""
+
+
+def _fits(importer: Importer, value: Any) -> bool:
+    try:
+        return importer.fits(value)
+    except NOT_AS_EXPECTED:
+        return False
+
+
+def _told(found: Look) -> str:
+    if found.layout == "text":
+        first = next((line.strip() for line in found.lines if line.strip()), "")
+        return f"text that begins {first[:60]!r}" if first else "nothing"
+    names = {
+        "array": "a JSON array",
+        "lines": "JSON lines",
+        "object": "a JSON object",
+        "table": "a table",
+        "parquet": "a table",
+        "database": "a database",
+    }
+    record = found.sample[0] if found.sample else None
+    keys = (
+        f" of {', '.join(map(str, list(record)[:12]))}"
+        if isinstance(record, dict)
+        else f" of {kind(record)}"
+        if found.sample
+        else " without a whole record"
+    )
+    return f"{names[found.layout]}{keys}"[:300]

@@ -1,0 +1,94 @@
+"""Telegram Desktop's JSON export: one chat (`messages` at the top), or all of an account (`chats.list`)."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, dicts, has, kind, moment, text_of
+from fine_tuning.data_collection.importers.json_stream import BadJson, JsonReader, events
+from fine_tuning.data_collection.importers.people import Line, conversations, listed
+from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source
+from fine_tuning.errors import DataError
+
+_MEDIA = ("photo", "file", "media_type", "sticker_emoji", "location_information", "contact_information", "poll", "game_title")
+
+
+def _fits(record: Any) -> bool:
+    messages = record.get("messages") if isinstance(record, dict) else None
+    written = isinstance(messages, list) and any(has(each, "id", "type", "date", "text") for each in messages)
+    return written or (has(record, "chats") and record["chats"] == {})
+
+
+def _read(source: Source) -> Iterator[Chat | Fault]:
+    with source.member.text(source.watch) as text:
+        names = Counter[str]()
+        for several, chat, lines in _chats(_events(JsonReader(text))):
+            if several and not source.me:
+                names.update(line.name for line in lines if isinstance(line, Line))
+                continue
+            yield from conversations(lines, source.me, source.member.name, chat, apart=several)
+        if names:
+            people = f"{source.member.name} holds chats among people: say whose messages are the answers with --me NAME"
+            raise DataError(f"{people}. {listed(names)}")
+
+
+def _events(reader: JsonReader) -> Iterator[tuple[tuple[str, ...], Any]]:
+    try:
+        yield from events(reader)
+    except BadJson as error:
+        place, _, reason = str(error).partition(": ")
+        yield ("messages", "*"), Fault(place, f"expected JSON: {reason}")
+
+
+def _chats(told: Iterable[tuple[tuple[str, ...], Any]]) -> Iterator[tuple[bool, str, Iterator[Line | Fault]]]:
+    """Yield whether there are several chats, each chat's name and id, and what was written in it, to be read before the next chat."""
+    stream = iter(told)
+    number, ahead = 0, next(stream, None)
+
+    def lines() -> Iterator[Line | Fault]:
+        nonlocal ahead, number
+        while ahead and not (ahead[0][-1] == "{" and len(ahead[0]) > 1):
+            path, value = ahead
+            ahead = next(stream, None)
+            if path[-2:] == ("messages", "*"):
+                number += 1
+                yield from [value] if isinstance(value, Fault) else _line(value, f"message {number}")
+
+    facts: dict[str, Any] = {}
+    while ahead:
+        path, value = ahead
+        if path[-2:] == ("messages", "*"):
+            yield path[0] != "messages", f"{facts.get('name')} {facts.get('id')}", lines()
+            for _ in lines():
+                pass  # what nobody wanted
+            facts = {}
+            continue
+        if path[-1] in ("name", "id"):
+            facts[path[-1]] = value
+        ahead = next(stream, None)
+
+
+def _line(message: Any, place: str) -> Iterator[Line | Fault]:
+    try:
+        if message.get("type") != "message":
+            return  # somebody joined, called, pinned
+        text = _text(message.get("text"))
+        parts: list[Any] = [{key: message[key] for key in _MEDIA if key in message}]
+        if message.get("forwarded_from"):  # somebody else's words
+            parts, text = [{"forwarded_from": message["forwarded_from"], "text": text}], ""
+        time = moment(message.get("date_unixtime")) or moment(message.get("date"))
+        name, id = text_of(message.get("from"), "a name"), text_of(message.get("from_id"), "an id")
+        yield Line(name or "Deleted Account", text, time, [part for part in parts if part], [id], place)
+    except BadRecord as error:
+        yield Fault(place, f"expected {error}")
+    except NOT_AS_EXPECTED as error:
+        yield Fault(place, f"expected a message, found {kind(message)} built otherwise ({error})")
+
+
+def _text(text: Any) -> str:
+    if isinstance(text, list):
+        return "".join(each if isinstance(each, str) else text_of(dicts([each], "a piece of text")[0].get("text"), "text") for each in text)
+    return text_of(text, "text")
+
+
+TELEGRAM = Importer("Telegram export (result.json)", _fits, _read, frozenset({"object"}))

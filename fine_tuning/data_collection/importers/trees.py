@@ -1,0 +1,33 @@
+"""Messages that know which one they answer, as ChatGPT and Open WebUI keep them: the path that was last shown, or all paths."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Nodes = Mapping[str, dict[str, Any]]
+
+
+def paths(nodes: Nodes, current: Any, parent: str, all: bool) -> Iterator[list[dict[str, Any]]]:
+    """Yield the path to `current` (to the newest last message where it is not there), then, if `all`, those to the other last messages.
+
+    Args:
+        parent: the key under which a node names the one before it.
+    """
+    inner = {node.get(parent) for node in nodes.values() if isinstance(node.get(parent), str)}
+    leaves = [id for id in nodes if id not in inner]
+    if not nodes:
+        return
+    best = current if isinstance(current, str) and current in nodes else (leaves or list(nodes))[-1]
+    yield _path(nodes, best, parent)
+    if all:
+        yield from (_path(nodes, leaf, parent) for leaf in leaves if leaf != best)
+
+
+def _path(nodes: Nodes, leaf: str, parent: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    seen: set[Any] = set()
+    id: Any = leaf
+    while isinstance(id, str) and id in nodes and id not in seen:
+        seen.add(id)
+        found.append(nodes[id])
+        id = nodes[id].get(parent)
+    return found[::-1]

@@ -1,0 +1,46 @@
+"""A table from hashes to numbers in 16 bytes an entry, and as many to spare: a fifth of what a dict of Python's numbers takes."""
+
+from array import array
+
+_NONE = -1
+_MASK = (1 << 64) - 1
+
+
+class NumberTable:
+    """From 64-bit hashes, which are well mixed, to numbers from 0 on. Open addressing (Knuth, TAOCP 6.4)."""
+
+    def __init__(self) -> None:
+        self._clear(1 << 10)
+        self._count = 0
+
+    def get(self, key: int) -> int:
+        """Return the number of `key`; -1 if it has none."""
+        return self._values[self._place(key & _MASK)]
+
+    def put(self, key: int, value: int) -> None:
+        """Enter the number of `key`, in place of an earlier one."""
+        place = self._place(key & _MASK)
+        if self._values[place] == _NONE:
+            self._count += 1
+        self._keys[place], self._values[place] = key & _MASK, value
+        if 3 * self._count > 2 * len(self._keys):
+            self._grow()
+
+    def _place(self, key: int) -> int:
+        """Return where `key` is, or would be entered."""
+        keys, values, last = self._keys, self._values, len(self._keys) - 1
+        place = key & last
+        while keys[place] != key and values[place] != _NONE:
+            place = (place + 1) & last
+        return place
+
+    def _grow(self) -> None:
+        keys, values = self._keys, self._values
+        self._clear(2 * len(keys))
+        for key, value in zip(keys, values, strict=True):
+            if value != _NONE:
+                place = self._place(key)
+                self._keys[place], self._values[place] = key, value
+
+    def _clear(self, size: int) -> None:
+        self._keys, self._values = array("Q", bytes(8 * size)), array("q", [_NONE]) * size

@@ -1,0 +1,187 @@
+"""Training pairs in the three common formats: how one conversation is written in each, and read back.
+
+chatml       {"messages": [{"role", "content"}, ...]}                              (OpenAI, TRL)
+alpaca       {"instruction", "input", "output"} + "system", "history" if any       (Stanford Alpaca, LLaMA-Factory)
+instruction  {"prompt", "completion"}           + "system", "history" if any       (TRL's prompt-completion)
+
+`history` holds the earlier exchanges as [user, assistant] pairs. Keys that no format knows are carried along.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fine_tuning.config import DatasetFormat
+from fine_tuning.conversation import Message, order_faults
+from fine_tuning.errors import DataError
+
+# An alpaca `input` follows its instruction in one user message. The other formats keep it under the key `input` as well,
+# so that the way back knows where to cut.
+_BEFORE_INPUT = "\n\n"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A training pair apart from its format."""
+
+    exchanges: list[tuple[str, str]]  # user and assistant, at least one
+    system: str = ""
+    input: str = ""  # how the last user message ends, if it came from an alpaca input
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def optional(self) -> dict[str, Any]:
+        """Return the keys of alpaca and instruction that are left out when they are empty."""
+        keys: dict[str, Any] = {"system": self.system, "history": [list(pair) for pair in self.exchanges[:-1]]}
+        return {key: value for key, value in keys.items() if value} | self.extra
+
+
+def _said(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_said)]
+_History = list[Annotated[list[_Text], Field(min_length=2, max_length=2)]]
+_KEYS = {"messages", "instruction", "input", "output", "prompt", "completion", "system", "history"}
+
+
+class Pair(BaseModel, ABC):
+    """One pair in one format, which checks its keys and texts."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @model_validator(mode="after")
+    def _one_format(self) -> Self:
+        if foreign := sorted(_KEYS & set(self.model_extra or {})):
+            raise ValueError(f"{', '.join(foreign)}: belongs to another format")
+        return self
+
+    @abstractmethod
+    def example(self) -> Example:
+        """Return what the pair says."""
+
+    @staticmethod
+    @abstractmethod
+    def of(example: Example) -> dict[str, Any]:
+        """Return `example` in this format. Nothing is checked."""
+
+
+class _ChatMessage(Message):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _ChatML(Pair):
+    messages: list[_ChatMessage]
+    input: str = ""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        faults = order_faults(self.messages)
+        faults += [f"message {index} is empty" for index, message in enumerate(self.messages) if not message.content.strip()]
+        if not self.messages or self.messages[-1].role != "assistant":
+            faults.append("messages must end with an answer of the assistant")
+        elif not _ends_with_input(self.messages[-2].content, self.input):
+            faults.append("input must end the last user message, after an instruction and an empty line")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def example(self) -> Example:
+        system = self.messages[0].content if self.messages[0].role == "system" else ""
+        said = [message.content for message in self.messages[bool(system) :]]
+        return Example(list(zip(said[::2], said[1::2], strict=True)), system, self.input, self.model_extra or {})
+
+    @staticmethod
+    def of(example: Example) -> dict[str, Any]:
+        head = [{"role": "system", "content": example.system}] if example.system else []
+        turns = [
+            {"role": role, "content": text} for pair in example.exchanges for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
+        return {"messages": head + turns} | ({"input": example.input} if example.input else {}) | example.extra
+
+
+class _Alpaca(Pair):
+    instruction: _Text
+    output: _Text
+    input: str = ""
+    system: str = ""
+    history: _History = Field(default_factory=list)
+
+    def example(self) -> Example:
+        asked = self.instruction + (_BEFORE_INPUT + self.input if self.input else "")
+        return Example([*map(_two, self.history), (asked, self.output)], self.system, self.input, self.model_extra or {})
+
+    @staticmethod
+    def of(example: Example) -> dict[str, Any]:
+        asked, answer = example.exchanges[-1]
+        asked = asked.removesuffix(_BEFORE_INPUT + example.input) if example.input else asked
+        return {"instruction": asked, "input": example.input, "output": answer} | example.optional()
+
+
+class _Instruction(Pair):
+    prompt: _Text
+    completion: _Text
+    input: str = ""
+    system: str = ""
+    history: _History = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _input_ends_prompt(self) -> Self:
+        if not _ends_with_input(self.prompt, self.input):
+            raise ValueError("input must end the prompt, after an instruction and an empty line")
+        return self
+
+    def example(self) -> Example:
+        return Example([*map(_two, self.history), (self.prompt, self.completion)], self.system, self.input, self.model_extra or {})
+
+    @staticmethod
+    def of(example: Example) -> dict[str, Any]:
+        prompt, completion = example.exchanges[-1]
+        given = {"input": example.input} if example.input else {}
+        return {"prompt": prompt, "completion": completion} | given | example.optional()
+
+
+FORMATS: dict[DatasetFormat, type[Pair]] = {
+    DatasetFormat.CHATML: _ChatML,
+    DatasetFormat.ALPACA: _Alpaca,
+    DatasetFormat.INSTRUCTION: _Instruction,
+}
+
+
+def _ends_with_input(asked: str, given: str) -> bool:
+    instruction = asked.removesuffix(_BEFORE_INPUT + given)
+    return not given or bool(instruction != asked and instruction.strip())
+
+
+def _two(pair: list[str]) -> tuple[str, str]:
+    return pair[0], pair[1]
+
+
+def known_format(name: DatasetFormat | str) -> DatasetFormat:
+    """Return the format called `name`. DataError names the known ones."""
+    for known in FORMATS:
+        if name == known:
+            return known
+    raise DataError(f"unknown format {name!r}: choose one of {', '.join(FORMATS)}")
+
+
+def parse_pairs(format_type: DatasetFormat, pairs: Iterable[Any]) -> Iterator[Example]:
+    """Yield what the pairs say. Behind the last, DataError lists every fault of every pair, by its index."""
+    faults: list[str] = []
+    for index, pair in enumerate(pairs):
+        try:
+            yield FORMATS[format_type].model_validate(pair).example()
+        except ValidationError as error:
+            faults += [f"pair {index}: {_say(fault)}" for fault in error.errors()]
+    if faults:
+        raise DataError(f"{len(faults)} fault(s) in {format_type} pairs:\n  " + "\n  ".join(faults))
+
+
+def _say(fault: Any) -> str:
+    where = ".".join(map(str, fault["loc"]))
+    what = fault["msg"].removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what

@@ -1,0 +1,103 @@
+"""Token rows that were made before: what is said again in a larger dataset is copied, and not rendered and tokenised again.
+
+Beside the rows of each split lies an index, `<split>.index`: for each conversation of the split, in order, a hash of its record, how many
+bytes of the rows are its own, and their counts. Rows made without one are only not used again.
+"""
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fine_tuning import paths
+from fine_tuning.errors import ByoaiError
+
+_ENTRY = np.dtype([("key", "<u8"), ("check", "<u8"), ("size", "<u8"), *((name, "<u4") for name in ("rows", "turns", "tokens", "trained"))])
+
+
+class Counts(NamedTuple):
+    """What the rows of one conversation hold."""
+
+    rows: int
+    turns: int  # trained
+    tokens: int
+    trained: int  # tokens
+
+
+class Kept(NamedTuple):
+    """The rows of one conversation, as they are stored, and their counts."""
+
+    lines: bytes
+    counts: Counts
+
+
+class Index:
+    """The index of a split that is being written."""
+
+    def __init__(self) -> None:
+        self._entries = bytearray()
+
+    def add(self, record: bytes, kept: Kept) -> None:
+        """Enter the rows of the conversation with this record."""
+        key, check = _hash(record)
+        self._entries += np.array((key, check, len(kept.lines), *kept.counts), _ENTRY).tobytes()
+
+    def write(self, rows: Path) -> None:
+        """Write it beside the split's rows."""
+        paths.atomic_write(rows.with_suffix(".index"), bytes(self._entries))
+
+
+class EarlierRows:
+    """Rows of an earlier dataset, found by the records that they were made from."""
+
+    def __init__(self, files: list[Path]) -> None:
+        found = [np.frombuffer(file.with_suffix(".index").read_bytes(), _ENTRY) for file in files]
+        self._files = files
+        self._file = np.repeat(np.arange(len(files)), list(map(len, found)))
+        self._starts = np.concatenate([np.empty(0, np.uint64), *(np.cumsum(each["size"]) - each["size"] for each in found)])
+        self._entries = np.concatenate([np.empty(0, _ENTRY), *found])
+        self._order = np.argsort(self._entries["key"], kind="stable")
+        self._keys = self._entries["key"][self._order]
+
+    def get(self, record: bytes) -> Kept | None:
+        """Return the rows of the conversation with this record; None if they were not made."""
+        key, check = _hash(record)
+        at = int(np.searchsorted(self._keys, np.uint64(key)))
+        if at == len(self._keys) or int(self._keys[at]) != key:
+            return None
+        place = int(self._order[at])
+        entry = self._entries[place]
+        if int(entry["check"]) != check:
+            return None
+        with self._files[self._file[place]].open("rb") as file:
+            file.seek(int(self._starts[place]))
+            lines = file.read(int(entry["size"]))
+        return Kept(lines, Counts(*(int(entry[name]) for name in Counts._fields))) if len(lines) == entry["size"] else None
+
+
+def earlier_rows(facts: Mapping[str, Any], splits: tuple[str, ...]) -> EarlierRows:
+    """Return the newest rows that were made by the same template, vocabulary and length; of no record if there are none.
+
+    `facts`: those of the manifest, of which the dataset does not matter.
+    """
+    folders = [manifest.parent for manifest in paths.datasets_dir().glob("*/rows-*/manifest.json")]
+    for folder in sorted(folders, key=lambda each: each.stat().st_mtime_ns, reverse=True):
+        files = [folder / f"{split}.jsonl" for split in splits]
+        if all(file.with_suffix(".index").exists() for file in files) and _same(folder / "manifest.json", facts):
+            return EarlierRows(files)
+    return EarlierRows([])
+
+
+def _same(manifest: Path, facts: Mapping[str, Any]) -> bool:
+    try:
+        known = paths.read_json(manifest)
+    except ByoaiError:  # a forgetting removed it meanwhile
+        return False
+    return all(known.get(name) == fact for name, fact in facts.items() if name != "dataset")
+
+
+def _hash(record: bytes) -> tuple[int, int]:
+    digest = blake2b(record, digest_size=16).digest()
+    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")

@@ -1,0 +1,122 @@
+"""A dataset of one's own, filtered and changed step by step, and written anew for a training.
+
+A step is {"type": "filter", "condition": "length > 10"} (conditions.py), {"type": "transform", "operation": "lowercase"}, of one side
+with "field": "question" or "answer", or {"type": "deduplicate"}.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fine_tuning import paths
+from fine_tuning.config import DatasetFormat
+from fine_tuning.data_preparation.conditions import read_condition
+from fine_tuning.data_preparation.dataset_builder import hash_of
+from fine_tuning.data_preparation.formatter import TrainingDataFormatter
+from fine_tuning.data_preparation.raw_data import Record, read_records, texts_of
+from fine_tuning.errors import ConfigError, NoConversations
+
+Step = Callable[[Iterable[Record]], Iterator[Record]]
+
+OPERATIONS: dict[str, Callable[[str], str]] = {
+    "lowercase": str.lower,
+    "uppercase": str.upper,
+    "strip": str.strip,
+    "collapse_whitespace": lambda text: " ".join(text.split()),
+    "strip_html": lambda text: re.sub(r"<[^<>]{1,200}>", "", text),
+}
+_KEYS = {"filter": {"condition"}, "transform": {"operation", "field"}, "deduplicate": set[str]()}
+_ROLES = {"question": "user", "answer": "assistant"}
+_WRITTEN = (DatasetFormat.JSONL, DatasetFormat.CHATML, DatasetFormat.ALPACA, DatasetFormat.INSTRUCTION)
+
+
+def prepare(
+    source: str | Path,
+    format: DatasetFormat | str,
+    output_format: DatasetFormat | str = DatasetFormat.JSONL,
+    steps: Sequence[Mapping[str, Any]] = (),
+    target: Path | None = None,
+) -> Path:
+    """Read a dataset, apply the steps, and write it; return the file, in data/prepared/ unless `target` names one.
+
+    ConfigError for a wrong step, by its number; DataError for what cannot be read; NoConversations if nothing is left.
+    """
+    read_as, write_as = (_known(each) for each in (format, output_format))
+    if write_as not in _WRITTEN:
+        raise ConfigError(f"a prepared dataset cannot be written as {write_as}: choose one of {', '.join(_WRITTEN)}")
+    records: Iterable[Record] = read_records(source, read_as, trusted=True)
+    for step in [_step(number, step) for number, step in enumerate(steps, 1)]:
+        records = step(records)
+    found = [record for record in records if texts_of(record)["text"].strip()]
+    if not found:
+        raise NoConversations(f"nothing is left of {source}: it is empty, or the steps take everything out")
+    lines = [json.dumps(line, ensure_ascii=False) for line in _written(found, write_as)]
+    stem = paths.slug(Path(str(source)).stem, 40)
+    file = target or paths.home() / "prepared" / f"{stem}-{hash_of(lines)[:12]}.jsonl"
+    paths.atomic_write(file, "\n".join(lines) + "\n")
+    return file
+
+
+def _known(name: DatasetFormat | str) -> DatasetFormat:
+    try:
+        return DatasetFormat(name)
+    except ValueError:
+        raise ConfigError(f"unknown dataset format {name!r}: choose one of {', '.join(DatasetFormat)}") from None
+
+
+def _written(records: Sequence[Record], format: DatasetFormat) -> list[Any]:
+    if format in (DatasetFormat.JSONL, DatasetFormat.CHATML):
+        return list(records)
+    pairs = [record for record in records if "messages" in record]
+    return TrainingDataFormatter(DatasetFormat.CHATML).convert(pairs, format)
+
+
+def _step(number: int, step: Mapping[str, Any]) -> Step:
+    kind = step.get("type") if isinstance(step, Mapping) else None
+    if kind not in _KEYS:
+        raise ConfigError(f"step {number}: its type is {kind!r}, and must be one of {', '.join(_KEYS)}")
+    if unknown := set(step) - _KEYS[kind] - {"type"}:
+        raise ConfigError(f"step {number} ({kind}): unknown {', '.join(sorted(map(str, unknown)))}")
+    try:
+        return {"filter": _filter, "transform": _transform, "deduplicate": _deduplicate}[kind](step)
+    except ConfigError as error:
+        raise ConfigError(f"step {number} ({kind}): {error}") from error
+
+
+def _filter(step: Mapping[str, Any]) -> Step:
+    condition = read_condition(step.get("condition", ""))
+    return lambda records: (record for record in records if condition(texts_of(record)))
+
+
+def _transform(step: Mapping[str, Any]) -> Step:
+    name, field = step.get("operation"), step.get("field")
+    if name not in OPERATIONS:
+        raise ConfigError(f"unknown operation {name!r}: choose one of {', '.join(OPERATIONS)}")
+    if field not in (None, "text", *_ROLES):
+        raise ConfigError(f"unknown field {field!r}: choose one of {', '.join(_ROLES)}, or leave it out for all")
+    change = OPERATIONS[name]
+
+    def changed(record: Record) -> Record:
+        if "messages" not in record:
+            return {**record, "text": change(record["text"])}
+        role = _ROLES.get(str(field))
+        said = [
+            {**message, "content": change(message["content"])} if role in (None, message["role"]) else message
+            for message in record["messages"]
+        ]
+        return {**record, "messages": said}
+
+    return lambda records: (changed(record) for record in records)
+
+
+def _deduplicate(step: Mapping[str, Any]) -> Step:
+    def once(records: Iterable[Record]) -> Iterator[Record]:
+        seen: set[str] = set()
+        for record in records:
+            if (told := json.dumps(record, sort_keys=True)) not in seen:
+                seen.add(told)
+                yield record
+
+    return once

@@ -1,0 +1,283 @@
+"""Files of one's own to learn from, in any of the formats, as records: {"messages": [...]} or {"text": "..."}.
+
+jsonl        an object a line          csv     a line of names, then the records; commas, semicolons or tabs
+text         records with an empty line between them: User: ... Assistant: ..., or plain paragraphs
+huggingface  a folder of parquet, arrow, csv or jsonl files, or the name of a dataset of the hub
+custom       "module:function", which yields records; only for the program that names it
+
+A record's fields are found by the names that datasets give them; chatml, alpaca and instruction are jsonl.
+"""
+
+import csv
+import hashlib
+import importlib
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fine_tuning import paths
+from fine_tuning.config import DatasetFormat
+from fine_tuning.conversation import Turn
+from fine_tuning.errors import ConfigError, DataError, NoConversations
+
+Record = dict[str, Any]
+
+LARGEST = 2 << 30  # bytes of a file
+_PAIRS = (  # names of what is asked, what is given with it, and what is answered
+    ("user_message", None, "bot_response"),
+    ("question", "context", "answer"),
+    ("prompt", "input", "completion"),
+    ("prompt", "input", "response"),
+    ("instruction", "input", "output"),
+    ("instruction", "context", "response"),
+    ("input", None, "output"),
+    ("user", None, "assistant"),
+    ("query", None, "response"),
+    ("query", None, "answer"),
+)
+_SINGLE = ("text", "content")
+_LISTS = ("messages", "conversations", "conversation")
+_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "prompter": "user"}
+_SPEAKER = re.compile(r"(?im)^[ \t]*(user|human|question|q|assistant|bot|answer|a)[ \t]*:[ \t]*")
+_ASKS = {"user", "human", "question", "q"}
+_TRAIN = re.compile(r"(^|[/_.-])train([/_.-]|$)")
+_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
+
+
+def read_records(source: str | Path, format: DatasetFormat, *, trusted: bool = False) -> Iterator[Record]:
+    """Yield the records of a file of one's own. DataError names the file and the place of what cannot be read.
+
+    `trusted`: whether code that `source` names may run (custom).
+    """
+    raw: Iterable[tuple[str, Any]]
+    if format == DatasetFormat.CUSTOM:
+        if not trusted:
+            raise ConfigError("a custom dataset is read by the program that names it: call prepare_dataset, and give what it returns")
+        raw = _custom(str(source))
+    elif format == DatasetFormat.HUGGINGFACE:
+        raw = _huggingface(str(source))
+    else:
+        read = {DatasetFormat.CSV: _csv, DatasetFormat.TEXT: _text}.get(format, _jsonl)
+        raw = read(_file(Path(source)))
+    for place, record in raw:
+        yield _record(place, record)
+
+
+def read_turns(source: Path, format: DatasetFormat) -> list[Turn]:
+    """Return the turns of a dataset, as the log has them: each record a session of its own. NoConversations if there is none."""
+    turns: list[Turn] = []
+    for record in read_records(source, format):
+        pairs = list(_exchanges(record))
+        session = "dataset-" + hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
+        for number, (asked, answered) in enumerate(pairs):
+            facts = {"source": str(source)}
+            turns.append(
+                Turn(id=f"{session}-{number}", session_id=session, timestamp="", user_message=asked, bot_response=answered, metadata=facts)
+            )
+    if not turns:
+        raise NoConversations(f"{source} holds no question with an answer")
+    return list({turn.id: turn for turn in turns}.values())
+
+
+def texts_of(record: Record) -> dict[str, str]:
+    """Return what conditions speak of: the whole text, what is asked, and what is answered."""
+    if "messages" not in record:
+        return {"text": record["text"], "question": "", "answer": record["text"]}
+    said = [(message["role"], message["content"]) for message in record["messages"]]
+    asked = "\n".join(content for role, content in said if role == "user")
+    answered = "\n".join(content for role, content in said if role == "assistant")
+    return {"text": "\n".join(content for _, content in said), "question": asked, "answer": answered}
+
+
+def _exchanges(record: Record) -> Iterator[tuple[str, str]]:
+    """Yield questions with their answers. A plain text is one to be gone on with, from its first third."""
+    if "messages" not in record:
+        text = record["text"].strip()
+        cut = re.compile(r"\s").search(text, len(text) // 3)
+        if cut:
+            yield f"Continue this text: {text[: cut.start()]}", text[cut.end() :].strip()
+        return
+    asked = None
+    for message in record["messages"]:
+        if message["role"] == "user":
+            asked = message["content"]
+        elif message["role"] == "assistant" and asked is not None:
+            yield asked, message["content"]
+            asked = None
+
+
+# From what a record is called to what it says
+
+
+def _record(place: str, record: Any) -> Record:
+    if isinstance(record, str):
+        return {"text": record}
+    if not isinstance(record, Mapping):
+        raise DataError(f"{place}: a record must be an object with names, not {type(record).__name__}")
+    fields = {str(key).strip().lower(): value for key, value in record.items() if key is not None}
+    for name in _LISTS:
+        if isinstance(fields.get(name), (list, tuple)):
+            return {"messages": [_message(place, message) for message in fields[name]]}
+    for asks, gives, answers in _PAIRS:
+        if fields.get(asks) is not None and fields.get(answers) is not None:
+            asked, more = _string(fields[asks]), _string(fields.get(gives) or "") if gives else ""
+            messages = [{"role": "system", "content": _string(fields["system"])}] if fields.get("system") else []
+            messages.append({"role": "user", "content": f"{asked}\n\n{more}" if more.strip() else asked})
+            return {"messages": [*messages, {"role": "assistant", "content": _string(fields[answers])}]}
+    for name in _SINGLE:
+        if isinstance(fields.get(name), str):
+            return {"text": fields[name]}
+    known = ", ".join(f"{asks} and {answers}" for asks, _, answers in _PAIRS[:5])
+    there = ", ".join(list(fields)[:20]) or "none"
+    raise DataError(f"{place}: its fields ({there}) are not known: name them {known}, or messages, or text")
+
+
+def _message(place: str, message: Any) -> dict[str, str]:
+    if isinstance(message, Mapping):
+        role = str(message.get("role", message.get("from", ""))).lower()
+        content = message.get("content", message.get("value"))
+        role = _ROLES.get(role, role)
+        if role in ("system", "user", "assistant") and isinstance(content, str):
+            return {"role": role, "content": content}
+    raise DataError(f'{place}: {str(message)[:80]} is no message: write {{"role": "user" or "assistant", "content": "..."}}')
+
+
+def _string(value: Any) -> str:
+    """Return what stands in a field; of several answers (as SQuAD has them) the first."""
+    if isinstance(value, Mapping):
+        value = value.get("text", value.get("content", ""))
+    if isinstance(value, (list, tuple)):
+        value = value[0] if value else ""
+    return value if isinstance(value, str) else str(value)
+
+
+# From a file to what it calls records
+
+
+def _file(path: Path) -> tuple[Path, str]:
+    try:
+        if path.stat().st_size > LARGEST:
+            raise DataError(f"{path} has more than {LARGEST >> 30} GB: split it")
+        return path, path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no UTF-8 text (byte {error.start}): save it as UTF-8") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _jsonl(file: tuple[Path, str]) -> Iterator[tuple[str, Any]]:
+    path, text = file
+    if text.lstrip().startswith("["):  # a list of records in one piece
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: no JSON ({error})") from error
+        yield from ((f"{path}, record {number}", record) for number, record in enumerate(found, 1))
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            yield f"{path}, line {number}", json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, line {number}: no JSON ({error})") from error
+
+
+def _csv(file: tuple[Path, str]) -> Iterator[tuple[str, Any]]:
+    path, text = file
+    head = text.partition("\n")[0]
+    separator = max(",;\t", key=head.count)
+    csv.field_size_limit(10_000_000)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        for record in reader:
+            if None in record:
+                cure = f"put texts that hold {separator!r} in quotes"
+                raise DataError(f"{path}, line {reader.line_num}: more values than the first line has names; {cure}")
+            if any(record.values()):
+                yield f"{path}, line {reader.line_num}", record
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: no CSV ({error})") from error
+
+
+def _text(file: tuple[Path, str]) -> Iterator[tuple[str, Any]]:
+    path, text = file
+    for number, paragraph in enumerate(filter(str.strip, re.split(r"\r?\n[ \t]*(?:\r?\n)+", text)), 1):
+        pieces = _SPEAKER.split(paragraph)  # what stands before the first speaker, then (speaker, what is said) in turn
+        said = [
+            {"role": "user" if speaker.lower() in _ASKS else "assistant", "content": content.strip()}
+            for speaker, content in zip(pieces[1::2], pieces[2::2], strict=True)
+        ]
+        spoken = not pieces[0].strip() and {message["role"] for message in said} == {"user", "assistant"}
+        yield f"{path}, paragraph {number}", {"messages": said} if spoken else {"text": paragraph.strip()}
+
+
+def _custom(source: str) -> Iterator[tuple[str, Any]]:
+    module, colon, name = source.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name) if colon else None
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{source}: {error}. Write module:function, of a module that this program can import") from error
+    if not callable(function):
+        raise ConfigError(f"{source} names no function: write module:function")
+    yield from ((f"{source}, record {number}", record) for number, record in enumerate(function(), 1))
+
+
+def _huggingface(source: str) -> Iterator[tuple[str, Any]]:
+    folder = Path(source) if Path(source).exists() else _fetched(source)
+    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.suffix in _READERS)
+    trained = [path for path in files if _TRAIN.search(path.relative_to(folder).as_posix())] if folder.is_dir() else []
+    if not files:
+        raise DataError(f"{folder} holds no parquet, arrow, jsonl, json or csv file: it is no dataset")
+    for path in trained or files:
+        yield from _READERS.get(path.suffix, _jsonl_of)(path)
+
+
+def _jsonl_of(path: Path) -> Iterator[tuple[str, Any]]:
+    if path.name in ("dataset_info.json", "state.json", "dataset_dict.json"):  # about the dataset
+        return iter(())
+    return _jsonl(_file(path))
+
+
+def _arrow(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow as arrow
+    import pyarrow.parquet
+
+    try:
+        if path.suffix == ".parquet":
+            batches = pyarrow.parquet.ParquetFile(path).iter_batches()
+        else:
+            batches = iter(arrow.ipc.open_stream(arrow.memory_map(str(path))))
+        number = 0
+        for batch in batches:
+            for record in batch.to_pylist():
+                number += 1
+                yield f"{path}, record {number}", record
+    except (arrow.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+_READERS = {
+    ".parquet": _arrow,
+    ".arrow": _arrow,
+    ".jsonl": _jsonl_of,
+    ".json": _jsonl_of,
+    ".csv": lambda path: _csv(_file(path)),
+}
+
+
+def _fetched(name: str) -> Path:
+    """Return a dataset of the hub, fetched: its data files, and no code."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if not _NAME.fullmatch(name):
+        raise DataError(f"{name} is neither a folder nor the name of a dataset of the Hugging Face hub")
+    patterns = [f"*{suffix}" for suffix in _READERS]
+    try:
+        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns, cache_dir=paths.cache() / "datasets"))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise DataError(f"cannot fetch the dataset {name}: {str(error).splitlines()[0]}. Check its name and the network") from error

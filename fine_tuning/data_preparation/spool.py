@@ -1,0 +1,157 @@
+"""Conversations on their way into a dataset, in a temporary file: they are read several times, and are too many for the memory.
+
+The file has no name, so nothing is left of it, however the program ends. In memory are numbers: some forty bytes a conversation.
+"""
+
+import json
+import tempfile
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from hashlib import blake2b
+from itertools import islice
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from fine_tuning import paths
+from fine_tuning.conversation import Conversation
+from fine_tuning.data_preparation.split import SPLITS
+
+Record = dict[str, Any]
+
+
+class Spool:
+    """To be used in a `with` statement; first all is added, then it is read."""
+
+    def __init__(self) -> None:
+        self._starts = array("q")
+        self._turns = array("q")
+        self._ids = array("Q")  # hashes
+        self._sessions = array("Q")
+
+    def __enter__(self) -> "Spool":
+        paths.home().mkdir(parents=True, exist_ok=True)  # private texts lie nowhere else, and there must be room for as much again
+        self._file = tempfile.TemporaryFile(dir=paths.home())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def add(self, conversation: Conversation, pair: Record) -> None:
+        """Take in a conversation, and what it is in the dataset."""
+        turns = conversation.turns
+        said = [f"{turn.user_message}\n{turn.bot_response}" for turn in turns]
+        fields = [conversation.id, turns[0].session_id, [turn.id for turn in turns], pair, "\n".join(said)]
+        self._starts.append(self._file.tell())
+        self._turns.append(len(turns))
+        self._ids.append(_hash(conversation.id))
+        self._sessions.append(_hash(turns[0].session_id))
+        self._file.write(b"\t".join(json.dumps(field).encode() for field in fields) + b"\n")  # JSON holds neither as it is
+
+    def records(self, chosen: Sequence[bool] | None = None) -> Iterator[Record]:
+        """Yield the dataset's records: of all conversations, or of those that are chosen."""
+        for number, line in self._lines(chosen):
+            yield {"id": self._id(number, json.loads(line[_ID])), **json.loads(line[_PAIR])}
+
+    def ids(self) -> list[str]:
+        """Return the records' ids."""
+        return [self._id(number, json.loads(line[_ID])) for number, line in self._lines()]
+
+    def sessions(self) -> Iterator[str]:
+        """Yield the session of each conversation."""
+        return (json.loads(line[_SESSION]) for _, line in self._lines())
+
+    def session_numbers(self) -> list[int]:
+        """Return a number for each conversation, the same for those of one session."""
+        found: list[int] = np.unique(np.frombuffer(self._sessions, np.uint64), return_inverse=True)[1].tolist()
+        return found
+
+    def turn_ids(self) -> Iterator[str]:
+        """Yield the ids of all turns."""
+        return (id for _, line in self._lines() for id in json.loads(line[_TURNS]))
+
+    def texts(self) -> "Texts":
+        """Return the same, also by number."""
+        return Texts(self)
+
+    def said(self) -> Iterator[str]:
+        """Yield what was said in each conversation."""
+        return (json.loads(line[_TEXT]) for _, line in self._lines())
+
+    def text(self, number: int) -> str:
+        """Return what was said in one."""
+        self._file.seek(self._starts[number])
+        said: str = json.loads(self._file.readline().split(b"\t")[_TEXT])
+        return said
+
+    def sizes(self, splits: Sequence[str]) -> dict[str, dict[str, int]]:
+        """Return how many conversations and turns there are in each split, of which the conversations' are given."""
+        turns: Counter[str] = Counter()
+        for split, count in zip(splits, self._turns, strict=True):
+            turns[split] += count
+        return {split: {"conversations": splits.count(split), "turns": turns[split]} for split in SPLITS}
+
+    def _lines(self, chosen: Sequence[bool] | None = None) -> Iterator[tuple[int, list[bytes]]]:
+        place = 0
+        for number in range(len(self)):
+            if number % _AT_ONCE == 0:
+                self._file.seek(place)  # others may have read meanwhile
+                lines = list(islice(self._file, _AT_ONCE))
+            line = lines[number % _AT_ONCE]
+            place += len(line)
+            if chosen is None or chosen[number]:
+                yield number, line.split(b"\t")
+
+    def _id(self, number: int, id: str) -> str:
+        """Return a conversation's id; a repeated one (the parts of a conversation that was cut) gets its number: `x`, `x/2`."""
+        count = int(self._counts[number])
+        return id if count == 1 else f"{id}/{count}"
+
+    @cached_property
+    def _counts(self) -> npt.NDArray[np.int32]:
+        """How many conversations up to each have its id."""
+        ids = np.frombuffer(self._ids, np.uint64)
+        order = np.argsort(ids, kind="stable")
+        places = np.arange(len(ids))
+        begins = np.concatenate([[True], ids[order][1:] != ids[order][:-1]])
+        counts = np.empty(len(ids), np.int32)
+        counts[order] = places - np.maximum.accumulate(np.where(begins, places, 0)) + 1
+        return counts
+
+
+class Texts(Sequence[str]):
+    """What was said in each conversation of a spool, read when it is asked for."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+
+    def __len__(self) -> int:
+        return len(self._spool)
+
+    def __iter__(self) -> Iterator[str]:
+        return self._spool.said()
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[str]: ...
+
+    def __getitem__(self, at: int | slice) -> str | Sequence[str]:
+        if isinstance(at, slice):
+            return [self._spool.text(number) for number in range(len(self))[at]]
+        return self._spool.text(range(len(self))[at])
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+
+
+_ID, _SESSION, _TURNS, _PAIR, _TEXT = range(5)  # fields of a line, each decoded only where it is needed
+_AT_ONCE = 500  # lines that are read at once

@@ -1,0 +1,97 @@
+"""A retrain as a page sees it: begun as a job, watched through its events, stopped. No Streamlit here.
+
+Whoever began it (this page, another one, a terminal, cron), it is a job, and what it tells stands in its folder. So a page that was
+reloaded, or a server that was started anew, goes on showing it.
+"""
+
+from dataclasses import dataclass, field
+
+from fine_tuning.config import FineTuningConfig, load_config
+from fine_tuning.errors import Busy, ByoaiError
+from fine_tuning.events import Finished, read_events
+from fine_tuning.jobs.progress import Progress, progress_of
+from fine_tuning.jobs.queue import Queue
+from fine_tuning.jobs.store import Job, State
+from fine_tuning.runs import holder
+
+FEW_SHOT = "few_shot"  # the profile that learns from few chats
+_KINDS = ("retrain", "train")
+_PATIENCE = 20.0  # seconds in which a retrain tells its first event, or why it cannot begin
+
+
+@dataclass(frozen=True)
+class Learning:
+    """The retrain that runs, or ran last."""
+
+    job: Job | None = None
+    told: Progress = field(default_factory=Progress)
+
+    @property
+    def known(self) -> bool:
+        """Whether there was a retrain at all."""
+        return self.job is not None
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs, or waits for its turn."""
+        return self.job is not None and not self.job.over
+
+    @property
+    def broke_off(self) -> bool:
+        """Whether it ended without a word: it was killed, or the machine went down."""
+        return self.job is not None and self.job.state == State.INTERRUPTED
+
+    def left(self) -> float | None:
+        """Return the seconds until the training's end; None if nothing is trained now."""
+        return self.told.steps[-1].eta if self.running and self.told.steps and self.told.stage == "Training" else None
+
+
+def look(queue: Queue | None = None) -> Learning:
+    """Return how the retrain that runs stands, or how the last one ended."""
+    jobs = (queue or Queue()).jobs(kinds=_KINDS, limit=20)
+    job = next((each for each in jobs if each.active), None) or next(iter(jobs), None)
+    if job is None:
+        return Learning()
+    return Learning(job, progress_of(event for _, event in read_events(job.events)))
+
+
+def least_turns(config: FineTuningConfig) -> int:
+    """Return how many turns must be recorded at least, with the profile for few."""
+    return min(config.training.min_pairs, load_config(profile=FEW_SHOT).training.min_pairs)
+
+
+def start(config: FineTuningConfig, turns: int, ollama_url: str | None = None) -> Job:
+    """Begin a retrain on the log as a job, which goes on when this process ends.
+
+    `turns`: in the log; few are learned with the profile for few. Busy if one runs or waits; ByoaiError if it ends at once.
+    """
+    now = look()
+    if now.running and now.job:
+        raise Busy(f"another retrain is {now.job.state} ({now.job.origin or now.job.id}): wait for it, or stop it")
+    if running := holder():
+        raise Busy(f"another retrain is running ({running}): wait for it, or stop it")
+    settings = config.with_profile(FEW_SHOT) if turns < config.training.min_pairs else config
+    queue = Queue()
+    job = queue.submit("retrain", {"config": settings.model_dump(mode="json"), "auto": True, "ollama_url": ollama_url})
+    job = _begun(queue, job)
+    if job.state == State.FAILED:
+        raise ByoaiError(job.reason)
+    return job
+
+
+def _begun(queue: Queue, job: Job) -> Job:
+    """Return the job as soon as it tells something, is over, or waits for its turn."""
+    for _ in range(round(_PATIENCE / 0.1)):
+        if not job.active or any(not isinstance(event, Finished) for _, event in read_events(job.events)):
+            break
+        job = queue.wait(job.id, 0.1)
+    return queue.get(job.id)
+
+
+def stop() -> bool:
+    """Ask the retrain that runs to stop at its next safe point; the next one goes on from there. False if none runs."""
+    now = look()
+    if not now.running or now.job is None:
+        return False
+    Queue().cancel(now.job.id)
+    return True

@@ -1,0 +1,87 @@
+"""Who can answer, who does, and how that changes: one policy for the command line, the pages and programs."""
+
+import os
+import re
+from dataclasses import dataclass
+
+from fine_tuning.config import FineTuningConfig
+from fine_tuning.engines.base import Engine, known_tag
+from fine_tuning.engines.default_base import ensure_some_model
+from fine_tuning.errors import ConfigError
+from fine_tuning.model_management import model_switcher
+from fine_tuning.model_management.model_registry import Registry, Version
+from fine_tuning.model_management.model_switcher import Choice, choices
+
+
+@dataclass(frozen=True)
+class Models:
+    """What the engine offers. `trouble` says, for people, why it offers nothing."""
+
+    found: tuple[Choice, ...] = ()
+    engine: str = ""  # which one, and where
+    default: Choice | None = None  # who answers unless a person picked another
+    prefix: str = ""  # of the names of fine-tuned models
+    trouble: str = ""
+
+    def get(self, tag: str | None) -> Choice | None:
+        return next((choice for choice in self.found if choice.tag == tag), None)
+
+    def title(self, tag: str) -> str:
+        """Return a name for people: `smollm2:135m · base`, `fine-tuned v3 · live`; the tag itself for a model that is gone."""
+        choice = self.get(tag)
+        if choice is None:
+            return tag
+        if choice.kind == "base":
+            return f"{choice.label} · base"
+        version = f" v{choice.number}" if choice.number else ""
+        several = len({each.name for each in self.found if each.kind == "fine_tuned"}) > 1
+        of = f" of {choice.name.removeprefix(self.prefix)}" if several else ""
+        return f"fine-tuned{version}{of}" + (" · live" if choice.live else " · refused" if choice.refused else "")
+
+
+def look(engine: Engine, config: FineTuningConfig) -> Models:
+    """Return what `engine` offers, and who of it answers."""
+    prefix = config.deployment.model_name_prefix
+    found = tuple(choices(engine, prefix, Registry()))
+    return Models(found, _engine_line(engine, config), default_of(found, config), prefix)
+
+
+def default_of(found: tuple[Choice, ...], config: FineTuningConfig) -> Choice | None:
+    """Return the live version of the configured model, else another live one, else the configured base, else the first."""
+    wanted, live = config.training.base_model, [choice for choice in found if choice.live]
+    named = [choice for choice in live if choice.name == config.tuned_name()]
+    known = known_tag(wanted, [choice.tag for choice in found])
+    base = [choice for choice in found if choice.tag == known]
+    return next(iter([*named, *live, *base, *found]), None)
+
+
+def answering(engine: Engine, config: FineTuningConfig) -> str:
+    """Return the tag of the model that answers; the default base is fetched where the engine has none."""
+    found = default_of(tuple(choices(engine, config.deployment.model_name_prefix)), config)
+    return found.tag if found else ensure_some_model(engine)
+
+
+def use(engine: Engine, config: FineTuningConfig, version: str, *, name: str | None = None, by_hand: bool = False) -> Version:
+    """Make a version live: `version` is v2, 2, or a whole tag. ConfigError if it is none; GateRefused as model_switcher.use."""
+    number, named = version_number(version), version.rpartition(":")[0]
+    return model_switcher.use(engine, Registry(), named or name or config.tuned_name(), number, by_hand=by_hand)
+
+
+def roll_back(engine: Engine, config: FineTuningConfig, *, name: str | None = None) -> Version | None:
+    """Make the version live that was so before; None where the base answers then."""
+    return model_switcher.rollback(engine, Registry(), name or config.tuned_name())
+
+
+def version_number(text: str) -> int:
+    """Return the number in `v3`, `3` or `fine_tuned_chat:v3`. ConfigError if there is none."""
+    found = re.fullmatch(r"v?([0-9]{1,18})", text.rpartition(":")[2])
+    if not found:
+        raise ConfigError(f"{text[:80]!r} is no version: give its number (byoai models lists them)")
+    return int(found[1])
+
+
+def _engine_line(engine: Engine, config: FineTuningConfig) -> str:
+    if engine.name == "ollama":
+        return f"Ollama {engine.version()} · {engine.where.removeprefix('http://')}"
+    missing = os.environ.get("OLLAMA_HOST") or config.deployment.ollama_base_url
+    return f"Embedded engine in use: no Ollama at {missing.removeprefix('http://')}"

@@ -1,0 +1,194 @@
+"""A job while it is done, in whichever process: its heartbeat, its events, how it is asked to stop, and how it ended."""
+
+import contextlib
+import errno
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fine_tuning import paths, workshop
+from fine_tuning.config import FineTuningConfig
+from fine_tuning.engines.base import Engine
+from fine_tuning.errors import ByoaiError, Cancelled
+from fine_tuning.events import Event, Finished, RunOpened, Watch, events_to
+from fine_tuning.jobs import processes, queue, store
+from fine_tuning.jobs.joblog import mask
+from fine_tuning.jobs.kinds import KINDS, JobRequest, RetrainRequest
+from fine_tuning.jobs.store import Job, State
+from fine_tuning.runs import called
+
+if TYPE_CHECKING:
+    from fine_tuning.pipeline import Outcome
+
+_LOOK = 0.25  # seconds between two looks whether to stop
+_BEAT = 2.0  # seconds between two heartbeats
+_ROOM = 10.0  # seconds
+_LAST_WORDS = 1.0  # seconds that a worker has to end once its server is gone
+
+
+@dataclass
+class Stop:
+    """Whether a job should stop, and why."""
+
+    asked: threading.Event = field(default_factory=threading.Event)
+    why: str = ""  # "" where a person cancelled it
+
+    def ask(self, why: str = "") -> None:
+        if not self.asked.is_set():
+            self.why = why
+            self.asked.set()
+
+
+@contextlib.contextmanager
+def listed(kind: str, request: JobRequest, watch: Watch | None = None) -> Iterator[Watch]:
+    """Do work in this process that every other one sees as a running job, and can ask to stop. Yield the watch that the work tells.
+
+    The process itself is never killed for it: it may be doing other things.
+    """
+    job = store.add(
+        kind,
+        request.record(),
+        heavy=KINDS[kind].heavy,
+        detached=True,
+        origin=called(),
+        here=processes.this_process(),
+    )
+    queue.remove_old()
+    try:
+        with doing(job, watch or Watch(), Stop()) as told:
+            yield told
+    finally:
+        queue.Queue().tend()
+
+
+def retrain_here(
+    config: FineTuningConfig,
+    watch: Watch | None = None,
+    request: "workshop.Request | None" = None,
+    ollama_url: str | None = None,
+    engine: Engine | None = None,
+) -> "Outcome":
+    """Retrain in this process, as a job that every other one sees. Raises what `pipeline.retrain` raises."""
+    from fine_tuning.pipeline import retrain
+
+    asked = RetrainRequest.of(config, request or workshop.Request(), ollama_url)
+    with listed("retrain", asked, watch) as told:
+        return retrain(config, engine or asked.engine(), told, request)
+
+
+@contextlib.contextmanager
+def doing(job: Job, watch: Watch, stop: Stop) -> Iterator[Watch]:
+    """Note in the table how the work inside ends, whatever it raises, which is raised on. Yield the watch that the work tells."""
+    last: list[Finished] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, RunOpened):
+            with contextlib.suppress(ByoaiError):  # to be told is not worth the work
+                store.set_run(job, event.folder)
+        if isinstance(event, Finished):
+            last[:] = [event]
+
+    with events_to(job.events) as tell:
+        told = Watch(watch.tell, lambda: stop.asked.is_set() or watch.stopping(), watch.seconds).telling(tell).telling(note)
+        pulse = _Pulse(job, stop)
+        pulse.start()
+        try:
+            yield told
+        except BaseException as error:
+            state, reason, code = pulse.verdict or _judged(job, stop, error)
+            if not last:
+                told.tell(Finished("stopped" if state in (State.CANCELLED, State.INTERRUPTED) else "failed", reason, seconds=told.seconds))
+            raise
+        else:
+            state, reason, code = State.COMPLETED, last[0].text if last else "done", 0
+            if not last:
+                told.tell(Finished("done", reason, seconds=told.seconds))
+        finally:
+            pulse.end()
+            processes.kill(job)  # what it started and left behind: who is told that it is over may rely on it
+            _finish(job, state, mask(reason), code)
+
+
+def _finish(job: Job, state: State, reason: str, code: int) -> None:
+    """Note how a job ended; where the disk is full, as soon as there is room again, for a while."""
+    deadline = time.monotonic() + _ROOM
+    while True:
+        try:
+            if store.finish(job, state, reason, code) and state == State.CANCELLED:
+                queue.discard(store.get(job.id))
+        except ByoaiError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_LOOK)
+        else:
+            return
+
+
+def _judged(job: Job, stop: Stop, error: BaseException) -> tuple[State, str, int]:
+    """Return what an exception makes of a job: its state, the reason in words, and the exit code."""
+    if isinstance(error, Cancelled):
+        asked = store.get(job.id).state == State.CANCELLING
+        if asked or not stop.why:
+            return State.CANCELLED, str(error), error.exit_code
+        return State.INTERRUPTED, stop.why, error.exit_code
+    if isinstance(error, ByoaiError):
+        return State.FAILED, str(error), error.exit_code
+    if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+        return State.INTERRUPTED, "its program ended before it was done", 130
+    if isinstance(error, MemoryError):
+        return State.FAILED, "there was not enough memory: close other programs, or take smaller settings (--auto)", 5
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return State.FAILED, f"the disk is full ({error.filename or paths.home()}): make room, and resume it", 1
+    said = str(error).strip().partition("\n")[0]
+    return State.FAILED, f"a fault in byoai itself: {type(error).__name__}{f': {said}' if said else ''}. {job.log} says more", 1
+
+
+class _Pulse(threading.Thread):
+    """Notes that a job is alive, and looks whether it should stop: it was cancelled, or the server whose child it is has ended."""
+
+    def __init__(self, job: Job, stop: Stop) -> None:
+        super().__init__(name="job pulse", daemon=True)
+        self._job, self._asked, self._over = job, stop, threading.Event()
+        self._orphaned_at: float | None = None
+        self.verdict: tuple[State, str, int] | None = None  # once it is being killed
+
+    def end(self) -> None:
+        self._over.set()
+        self.join(timeout=5)
+
+    def run(self) -> None:
+        beats = 0.0
+        while not self._over.wait(_LOOK):
+            with contextlib.suppress(ByoaiError):  # the disk is full, say: it is looked again
+                due = time.monotonic() > beats + _BEAT
+                beats = time.monotonic() if due else beats
+                self._look(store.beat(self._job) if due else store.get(self._job.id))
+
+    def _look(self, now: Job) -> None:
+        if now.attempt != self._job.attempt or now.over:
+            self._asked.ask("another process took it over")
+        elif now.state == State.CANCELLING:
+            self._asked.ask()
+        if now.here:
+            return
+        if not now.detached and now.owner and os.getppid() != now.owner.pid and not processes.is_alive(now.owner):
+            self._orphaned_at = self._orphaned_at or time.time()
+            self._asked.ask("the server that it belonged to has ended")
+        if self._orphaned_at and time.time() > self._orphaned_at + _LAST_WORDS:
+            self._die(State.INTERRUPTED, "the server that it belonged to has ended")
+        elif now.kill_at and time.time() > now.kill_at:
+            self._die(State.CANCELLED, "it did not stop by itself, and was ended")
+
+    def _die(self, state: State, reason: str) -> None:
+        """End this process and all that it started, and note why."""
+        if self._over.is_set():
+            return
+        self.verdict = state, reason, 137  # also if the work fails now, of what is taken from it
+        processes.kill(self._job)
+        if store.finish(self._job, *self.verdict) and state == State.CANCELLED:
+            queue.discard(store.get(self._job.id))
+        os.kill(os.getpid(), signal.SIGKILL)

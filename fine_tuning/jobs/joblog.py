@@ -1,0 +1,87 @@
+"""A job's log: all that its processes write to stdout and stderr, with keys and passwords masked, and of a bounded size."""
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from fine_tuning.data_collection.privacy import PII, finds
+
+LIMIT = 1 << 20  # bytes of log.txt, and of log.1.txt, which holds what came before it
+_LONGEST = 1 << 16  # bytes that are masked at once: a line, or a private key's block
+_BEGIN, _END = b"-----BEGIN", b"-----END"
+
+
+def mask(text: str) -> str:
+    """Return `text` with a placeholder for each key and password in it."""
+    pieces, end = [], 0
+    for find in finds(text):
+        if find.kind == PII.SECRET:
+            pieces += [text[end : find.start], find.kind.placeholder]
+            end = find.end
+    return "".join([*pieces, text[end:]])
+
+
+@contextlib.contextmanager
+def logged_to(file: Path) -> Iterator[None]:
+    """Send what this process, and those that it starts, write to stdout and stderr through a mask into `file`."""
+    ours, theirs = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    before = [os.dup(number) for number in (1, 2)]
+    for number in (1, 2):
+        os.dup2(theirs, number)
+    os.close(theirs)
+    writer = threading.Thread(target=_write, args=(ours, file), name="job log", daemon=True)
+    writer.start()
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, old in zip((1, 2), before, strict=True):
+            os.dup2(old, number)
+            os.close(old)
+        writer.join(timeout=2)  # a child that lives on may still hold the other end
+
+
+def _write(source: int, file: Path) -> None:
+    with os.fdopen(source, "rb", buffering=0) as pipe:
+        rest = b""
+        while read := pipe.read(_LONGEST):
+            whole, rest = _cut(rest + read)
+            _append(file, whole)
+        _append(file, rest)
+
+
+def _cut(read: bytes) -> tuple[bytes, bytes]:
+    """Return the lines that can be masked, and the rest that must wait: a line, or a key's block, that has not come to its end."""
+    end = read.rfind(b"\n") + 1
+    begun = read.rfind(_BEGIN, 0, end)
+    if begun >= 0 and _END not in read[begun:end]:
+        end = read.rfind(b"\n", 0, begun) + 1
+    return (read[:end], read[end:]) if end or len(read) < _LONGEST else (read, b"")
+
+
+def _append(file: Path, content: bytes) -> None:
+    """What cannot be written (the disk is full) is lost: the work is worth more than its log."""
+    if not content:
+        return
+    masked = mask(content.decode("utf-8", "replace")).encode("utf-8", "replace")
+    with contextlib.suppress(OSError):
+        if file.exists() and file.stat().st_size + len(masked) > LIMIT:
+            file.replace(file.with_suffix(".1.txt"))
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as log:
+            log.write(masked)
+
+
+def last_line(file: Path) -> str:
+    """Return the last line of a log that says something; "" if there is none."""
+    if not file.exists():
+        return ""
+    with file.open("rb") as log:
+        log.seek(max(file.stat().st_size - 4096, 0))
+        lines = log.read().decode("utf-8", "replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

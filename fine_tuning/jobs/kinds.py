@@ -1,0 +1,228 @@
+"""What can be asked for as a job, by name: one table. Each kind has a request, typed, and a function that does it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fine_tuning.config import FineTuningConfig, load_config
+from fine_tuning.engines.base import Engine
+from fine_tuning.engines.connect import connect
+from fine_tuning.errors import ConfigError
+from fine_tuning.events import Finished, Watch
+from fine_tuning.workshop import Request
+
+Result = Mapping[str, Any] | None  # what JSON can hold; it becomes the job's result.json
+
+
+class JobRequest(BaseModel):
+    """What every kind is asked with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    config: FineTuningConfig = Field(default_factory=load_config)
+    ollama_url: str | None = None  # None: OLLAMA_HOST, else the configuration's
+
+    def record(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+    def engine(self) -> Engine:
+        return connect(self.ollama_url, self.config)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """`work(request, watch)` does it; it raises Cancelled at its next safe point when the watch says so."""
+
+    request: type[JobRequest]
+    work: Callable[[Any, Watch], Result]
+    heavy: bool = True  # it needs the processor or the memory for itself
+
+
+# Retrain, and train on a dataset of one's own
+
+
+class RetrainRequest(JobRequest):
+    sample: bool = False
+    if_new: Annotated[int, Field(ge=0)] | None = None
+    force: bool = False
+    auto: bool = False
+    promote: bool = False
+
+    @classmethod
+    def of(cls, config: FineTuningConfig, request: Request, ollama_url: str | None = None) -> "RetrainRequest":
+        return cls(config=config, ollama_url=ollama_url, **asdict(request))
+
+    def asked(self) -> Request:
+        return Request(self.sample, self.if_new, self.force, self.auto, self.promote)
+
+
+class TrainRequest(RetrainRequest):
+    force: bool = True  # who names a dataset has decided that it is enough
+
+    @model_validator(mode="after")
+    def _has_a_dataset(self) -> "TrainRequest":
+        if self.config.dataset.path is None:
+            raise ValueError("config.dataset.path names no dataset to train on: prepare one, or ask for a retrain, which learns the chats")
+        return self
+
+
+def _retrain(request: RetrainRequest, watch: Watch) -> Result:
+    from fine_tuning.pipeline import NewVersion, NoVersion, retrain
+
+    outcome = retrain(request.config, request.engine(), watch, request.asked())
+    match outcome:
+        case NewVersion():
+            return {
+                "run": str(outcome.run.folder),
+                "version": outcome.number,
+                "tag": outcome.tag,
+                "live": outcome.live,
+                "passed": outcome.verdict.passed,
+            }
+        case NoVersion():
+            return {"run": str(outcome.run.folder), "reason": outcome.reason}
+    return {"reason": outcome.reason}
+
+
+# Sweep, evaluate, compare
+
+
+class SweepRequest(JobRequest):
+    sample: bool = False
+    force: bool = False
+    auto: bool = False
+    name: str | None = None  # of the study
+
+
+def _sweep(request: SweepRequest, watch: Watch) -> Result:
+    from fine_tuning.pipeline import sweep
+
+    asked = Request(sample=request.sample, force=request.force, auto=request.auto)
+    found = sweep(request.config, request.engine(), watch, asked, request.name)
+    best = ", ".join(f"{key} {value:g}" for key, value in found.settings.items())
+    watch.tell(Finished("done", f"best of {found.finished} trainings: {best} (validation loss {found.loss:.4f})", seconds=watch.seconds))
+    return {"folder": str(found.folder), "settings": dict(found.settings), "loss": found.loss}
+
+
+class EvaluateRequest(JobRequest):
+    version: Annotated[int, Field(ge=1)] | None = None  # None: the live one
+    name: str | None = None  # of the fine-tuned model; None: that of the configuration
+
+
+def _evaluate(request: EvaluateRequest, watch: Watch) -> Result:
+    from fine_tuning.pipeline import evaluate_again
+
+    version, comparison, verdict = evaluate_again(request.config, request.engine(), watch, request.version, request.name)
+    watch.tell(Finished("done", f"{version.tag}: {verdict}", version.tag, seconds=watch.seconds))
+    return {"tag": version.tag, "passed": verdict.passed, "evaluation": comparison.record(request.config.evaluation.canaries)}
+
+
+class CompareRequest(JobRequest):
+    prompts: Annotated[tuple[str, ...], Field(min_length=1)]
+    models: tuple[str, ...] = ()  # base, live, v3, or tags; none: base and live
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+
+
+def _compare(request: CompareRequest, watch: Watch) -> Result:
+    from fine_tuning.conversation import Message
+    from fine_tuning.engines.base import ChatOptions
+    from fine_tuning.model_management.compare import chosen_tags
+    from fine_tuning.model_management.model_registry import Registry
+    from fine_tuning.workshop import base_of
+
+    config, engine, answers = request.config, request.engine(), []
+    tags = chosen_tags(engine, Registry(), config.tuned_name(), base_of(config, engine).tag, request.models)
+    total = len(tags) * len(request.prompts)
+    with watch.stage("Comparing"):
+        for tag in tags:  # model after model: each is loaded once
+            for prompt in request.prompts:
+                pieces = []
+                for chunk in engine.chat(tag, [Message(role="user", content=prompt)], ChatOptions(max_tokens=request.max_tokens)):
+                    watch.stop_if_asked()
+                    pieces.append(chunk.text)
+                answers.append({"tag": tag, "prompt": prompt, "answer": "".join(pieces)})
+                watch.count(len(answers), total)
+    return {"answers": answers}
+
+
+# Forget, pull
+
+
+class ForgetRequest(JobRequest):
+    """By ids, and not by text: the request is kept, and would hold what is to be forgotten."""
+
+    turns: tuple[str, ...] = ()  # ids of turns or sessions; none: go on with a forgetting that was interrupted
+    teach_again: bool = True
+    now: bool = False
+
+
+def _forget(request: ForgetRequest, watch: Watch) -> Result:
+    from fine_tuning.forgetting import Case, examine, forget
+
+    config, engine = request.config, request.engine()
+    cases = [examine(config, engine, id) for id in request.turns] or [examine(config, engine)]
+    case = Case(
+        tuple(sorted({turn for each in cases for turn in each.turns})),
+        frozenset(text for each in cases for text in each.texts),
+        tuple(dict.fromkeys(version for each in cases for version in each.versions)),
+        {id: question for each in cases for id, question in each.said.items()},
+    )
+    done = forget(config, engine, watch, case, teach_again=request.teach_again, now=request.now)
+    told = done.unfinished or f"{len(case.turns)} turn(s) forgotten" + (f"; {', '.join(done.retired)} removed" if done.retired else "")
+    watch.tell(Finished("done", told, done.version, seconds=watch.seconds))
+    return {
+        "turns": len(case.turns),
+        "version": done.version,
+        "retired": list(done.retired),
+        "strangers": list(done.strangers),
+        "left": [str(path) for path in done.left],
+        "unfinished": done.unfinished,
+    }
+
+
+class PullRequest(JobRequest):
+    model: Annotated[str, Field(min_length=1, max_length=300)]
+
+
+def _pull(request: PullRequest, watch: Watch) -> Result:
+    from fine_tuning.engines.ollama import OllamaEngine
+
+    engine = request.engine()
+    if not isinstance(engine, OllamaEngine):
+        raise ConfigError("no Ollama answers, and the embedded engine has nothing to pull models with: start Ollama, and try again")
+    with watch.stage(f"Pulling {request.model}"):
+        status, shown = "", -1
+        for part in engine.pull(request.model):
+            watch.stop_if_asked()
+            if part.status != status:
+                status, shown = part.status, -1
+                watch.note(status)
+            if part.total and (percent := 100 * part.done // part.total) != shown:  # Ollama tells it many times a second
+                shown = percent
+                watch.count(part.done, part.total)
+    watch.tell(Finished("done", f"{request.model} is there", request.model, seconds=watch.seconds))
+    return {"tag": request.model}
+
+
+KINDS: dict[str, Kind] = {
+    "retrain": Kind(RetrainRequest, _retrain),
+    "train": Kind(TrainRequest, _retrain),
+    "sweep": Kind(SweepRequest, _sweep),
+    "evaluate": Kind(EvaluateRequest, _evaluate),
+    "compare": Kind(CompareRequest, _compare),
+    "forget": Kind(ForgetRequest, _forget),
+    "pull": Kind(PullRequest, _pull, heavy=False),
+}
+
+
+def read_request(kind: str, request: Mapping[str, Any]) -> JobRequest:
+    """Return what a job is asked, with its defaults. ConfigError for an unknown kind, or with all faults of the request."""
+    if kind not in KINDS:
+        raise ConfigError(f"there is no job of the kind {kind[:40]!r}: choose one of {', '.join(KINDS)}")
+    try:
+        return KINDS[kind].request.model_validate(request)
+    except ValidationError as error:
+        faults = [f"  {'.'.join(map(str, fault['loc'])) or 'request'}: {fault['msg']}" for fault in error.errors()]
+        raise ConfigError(f"{len(faults)} fault(s) in the request of a job ({kind}):\n" + "\n".join(faults)) from error

@@ -1,0 +1,77 @@
+"""How far a job is, read from what it tells."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fine_tuning.events import Count, Event, Finished, Note, Planned, RunOpened, Stage, Step
+
+# Where in a retrain a stage begins, as a share of the whole; of other work only the current stage's own share is known.
+_BEGINS = {
+    "Reading what was said": 0.0,
+    "Preparing the dataset": 0.01,
+    "Asking the base what it should not forget": 0.03,
+    "Training": 0.1,
+    "Exporting to GGUF": 0.7,
+    "Checking that what was exported is what was trained": 0.72,
+    "Evaluating": 0.75,
+    "Registering": 0.97,
+    "Checking that it is served as it was trained": 0.98,
+    "Making": 0.99,
+}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a job told so far."""
+
+    stage: str = ""
+    done: int = 0  # of `total`, in this stage
+    total: int = 0
+    steps: tuple[Step, ...] = ()  # of the training
+    facts: tuple[tuple[str, str], ...] = ()  # what is learned
+    notes: tuple[str, ...] = ()
+    run: str = ""
+    finished: Finished | None = None
+
+    @property
+    def share(self) -> float:
+        """How much of the work is done, from 0 to 1."""
+        if self.finished and self.finished.state not in ("stopped", "failed"):
+            return 1.0
+        within = min(self.done / self.total, 1.0) if self.total else 0.0
+        begins = _begins(self.stage)
+        if begins is None:
+            return within
+        later = [share for share in _BEGINS.values() if share > begins]
+        return round(begins + within * (min(later, default=1.0) - begins), 4)
+
+
+def progress_of(events: Iterable[Event]) -> Progress:
+    """Return what these events come to. Of a job that was resumed, the last attempt's stage and end count."""
+    stage, done, total, run, finished = "", 0, 0, "", None
+    steps: dict[tuple[str, int], Step] = {}
+    notes: list[str] = []
+    facts: tuple[tuple[str, str], ...] = ()
+    for event in events:
+        match event:
+            case Stage(title):
+                stage, done, total, finished = title, 0, 0, None
+            case Count(done, total):
+                pass
+            case Step():
+                steps.pop((event.part, event.step), None)
+                steps[event.part, event.step] = event
+                done, total = event.step, event.steps
+            case Note(text):
+                notes.append(text)
+            case Planned(found):
+                facts, steps = found, {}
+            case RunOpened(folder):
+                run = folder
+            case Finished():
+                finished = event
+    return Progress(stage, done, total, tuple(steps.values()), facts, tuple(notes), run, finished)
+
+
+def _begins(stage: str) -> float | None:
+    return next((share for title, share in _BEGINS.items() if stage.startswith(title)), None)

@@ -1,0 +1,72 @@
+"""Retrains that begin by themselves: by the rule in the settings (`schedule:`), started by the server of the chat."""
+
+import threading
+from datetime import datetime, timedelta
+
+import psutil
+
+from fine_tuning.config import FineTuningConfig, Schedule, load_config
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.errors import ByoaiError
+from fine_tuning.jobs.queue import Queue
+from fine_tuning.jobs.store import Job
+from fine_tuning.model_management.model_registry import Registry
+from fine_tuning.planning import new_turns
+
+ORIGIN = "schedule"
+_LOOK = 60.0  # seconds between two looks
+
+
+def window(schedule: Schedule, now: datetime) -> tuple[datetime, datetime] | None:
+    """Return the beginning and the end of the hours that `now` lies in; None outside of them. Equal hours: the whole day."""
+    first, last = schedule.hours
+    for begin in (now - timedelta(days=1), now):
+        start = begin.replace(hour=first, minute=0, second=0, microsecond=0)
+        end = start + timedelta(hours=(last - first) % 24 or 24)
+        if start <= now < end:
+            return start, end
+    return None
+
+
+def on_mains() -> bool:
+    """Return whether the machine is fed from the mains, or has no battery at all."""
+    battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
+    return battery is None or battery.power_plugged is not False
+
+
+def why_not(config: FineTuningConfig, queue: Queue, now: datetime | None = None) -> str:
+    """Return why no retrain is to begin now, in words; "" if one is. It is begun once in the hours of one night."""
+    schedule = config.schedule
+    if not schedule.enabled:
+        return "the schedule is switched off (schedule.enabled)"
+    hours = window(schedule, now or datetime.now())
+    if hours is None:
+        return f"it is not between {schedule.hours[0]} and {schedule.hours[1]} o'clock"
+    if schedule.on_mains and not on_mains():
+        return "the machine runs on its battery"
+    jobs = queue.jobs(kinds=("retrain", "train"), limit=50)
+    if busy := next((job for job in jobs if not job.over), None):
+        return f"another retrain is {busy.state} ({busy.id})"
+    if any(job.origin == ORIGIN and job.created >= hours[0].timestamp() for job in jobs):
+        return "one was begun in these hours already"
+    found = len(new_turns(config, ConversationLogger(config.log_path), Registry()))
+    if found < schedule.new_turns:
+        return f"{found} new turn(s) since the last version, fewer than {schedule.new_turns}"
+    return ""
+
+
+def look(config: FineTuningConfig, queue: Queue, now: datetime | None = None) -> Job | None:
+    """Begin a retrain if the rule says so, and return it."""
+    if why_not(config, queue, now):
+        return None
+    request = {"config": config.model_dump(mode="json"), "auto": True, "if_new": config.schedule.new_turns}
+    return queue.submit("retrain", request, priority=-1, detached=False, origin=ORIGIN)
+
+
+def run(ended: threading.Event, queue: Queue) -> None:
+    """Look once a minute until `ended` is set; the settings are read anew each time."""
+    while not ended.wait(_LOOK):
+        try:
+            look(load_config(), queue)
+        except ByoaiError:  # the settings are being changed, or the disk is full: it is looked again
+            continue

@@ -1,0 +1,92 @@
+"""The folder of a run: a fresh one, or that of a retrain which was interrupted and is gone on with."""
+
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import yaml
+
+from fine_tuning import paths
+from fine_tuning.config import load_config
+from fine_tuning.data_collection.log_index import Mark
+from fine_tuning.data_preparation.dataset_builder import MANIFEST, Dataset
+from fine_tuning.data_preparation.preference_builder import read_preference_data
+from fine_tuning.errors import ConfigError
+from fine_tuning.events import RunOpened
+from fine_tuning.planning import Plan, preference_method, replay_prompts
+from fine_tuning.runs import Run, all_runs
+from fine_tuning.workshop import Workshop
+
+
+def open_run(shop: Workshop, plan: Plan) -> tuple[Run, Plan]:
+    """Return a fresh run; or the newest unfinished one with the same settings and base, whose own data are then learned to the end."""
+    resolved = plan.config.model_dump(mode="json")
+    inputs = {
+        "dataset": plan.dataset.path.name,
+        "rows": plan.rows.name,
+        "preferences": plan.preferences.path.parent.name,
+        "base_digest": plan.base.gguf_digest,
+        "base": plan.base.tag,
+        "seen": plan.seen,
+        "mark": plan.mark and asdict(plan.mark),
+    }
+    for run in all_runs(plan.config.runs_dir):
+        if run.finished:
+            break
+        if run.inputs.exists() and (found := _resumable(shop, plan, run, resolved)):
+            shop.watch.tell(RunOpened(str(run.folder), resumed=True))
+            return run, replace(plan, **found)
+    run = Run(plan.config.runs_dir / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{plan.dataset.path.name[:8]}")
+    run.folder.mkdir(parents=True)
+    paths.atomic_write(run.config, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+    paths.write_json(run.inputs, inputs)
+    shop.watch.tell(RunOpened(str(run.folder), resumed=False))
+    return run, plan
+
+
+def _resumable(shop: Workshop, plan: Plan, run: Run, resolved: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what of the plan changes to go on with `run`; None if it cannot be gone on with, and that is said."""
+    before = paths.read_json(run.inputs)
+    rows = paths.datasets_dir() / before["dataset"] / before["rows"]
+    same = _learned_as(load_config(run.config).model_dump(mode="json")) == _learned_as(resolved)
+    there = all((folder / MANIFEST).exists() for folder in (rows, paths.datasets_dir() / str(before.get("preferences"))))
+    if not same or before["base_digest"] != plan.base.gguf_digest or not there:
+        shop.watch.note(f"{run.name} was interrupted, and has other settings, base or data than now: left as it is, starting anew")
+        return None
+    found = _data_of(plan, before)
+    later = len(set(plan.seen) - set(before["seen"]))
+    more = f" ({later} newer turns come with the next retrain)" if later else ""
+    shop.watch.note(f"{run.name} was interrupted: going on with it from its last whole checkpoint{more}")
+    return found
+
+
+def plan_of_run(plan: Plan, run: Run) -> Plan:
+    """Return `plan` with the data that a run learned. ConfigError if they are not there any more."""
+    before = paths.read_json(run.inputs)
+    rows = paths.datasets_dir() / before["dataset"] / before["rows"]
+    if not (rows / MANIFEST).exists():
+        raise ConfigError(f"the data that {run.name} learned are not there any more: retrain, and the new version is evaluated")
+    return replace(plan, **_data_of(plan, before))
+
+
+def _data_of(plan: Plan, before: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a plan changes to be about a run's own data, as its `inputs` name them."""
+    rows = paths.datasets_dir() / before["dataset"] / before["rows"]
+    preferences = read_preference_data(paths.datasets_dir() / before["preferences"])
+    counts = paths.read_json(rows / MANIFEST)["splits"]
+    return {
+        "dataset": Dataset(rows.parent),
+        "rows": rows,
+        "preferences": preferences,
+        "preference_method": preference_method(plan.config, preferences),
+        "counts": counts,
+        "replay_prompts": replay_prompts(plan.config, counts),
+        "seen": before["seen"],
+        "mark": Mark(**before["mark"]) if before.get("mark") else None,
+    }
+
+
+def _learned_as(resolved: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration without what changes nothing of what is learned: how much memory is free may differ when a run goes on."""
+    training = {key: value for key, value in resolved["training"].items() if key != "batch_tokens"}
+    return {**{key: value for key, value in resolved.items() if key != "schedule"}, "training": training}

@@ -1,0 +1,48 @@
+"""Answers of what a run trained, through Transformers: for methods whose result no GGUF can carry."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fine_tuning import paths
+from fine_tuning.config import FineTuningConfig, load_config
+from fine_tuning.conversation import Message
+from fine_tuning.data_preparation.rows import prompt_ids
+from fine_tuning.engines.base import Engine, ModelDetails
+from fine_tuning.engines.vocabulary import Vocabulary
+from fine_tuning.errors import ConfigError
+from fine_tuning.runs import Run
+
+Answers = tuple[tuple[str, str, str], ...]
+"""Each a prompt, the base's answer, and that of what was trained on it."""
+
+
+def through_transformers(
+    config: FineTuningConfig, engine: Engine, base: ModelDetails, run: Run, texts: Sequence[str], limit: int | None = None
+) -> Answers:
+    """Answer each text with the base, and with what `run` trained on it.
+
+    `config`: the run's own. `limit`: tokens of an answer. TrainingError if Transformers cannot load the base.
+    """
+    from fine_tuning.training.generate import answer_both
+
+    words = Vocabulary(base.gguf)
+    prompts = [prompt_ids(engine.render(base.tag, [Message(role="user", content=text)]), words) for text in texts]
+    most = limit or config.evaluation.max_new_tokens
+    pairs = answer_both(base.gguf, run.adapter, run.folder, config.training, prompts, most, words.ends_turn)
+    return tuple((text, words.decode(before), words.decode(after)) for text, (before, after) in zip(texts, pairs, strict=True))
+
+
+def answers_of_run(config: FineTuningConfig, engine: Engine, run: Path, texts: Sequence[str], limit: int | None = None) -> Answers:
+    """Answer each text as `through_transformers` does, with a run that ended before: its folder, or its name.
+
+    ConfigError if nothing was trained there, or on another base than the engine has.
+    """
+    found = Run(run if run.is_dir() else config.runs_dir / run)
+    if not all(file.exists() for file in (found.inputs, found.config, found.adapter)):
+        known = ", ".join(sorted(each.parent.name for each in config.runs_dir.glob("*/inputs.json"))) or "none"
+        raise ConfigError(f"{found.folder} is no run that was trained to its end. Those of {config.runs_dir}: {known}")
+    before = paths.read_json(found.inputs)
+    base = engine.show(before["base"])
+    if base.gguf_digest != before["base_digest"]:
+        raise ConfigError(f"{found.folder} was trained on another {base.tag} than {engine.name} has now: retrain")
+    return through_transformers(load_config(found.config), engine, base, found, texts, limit)

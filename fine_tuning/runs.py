@@ -1,0 +1,164 @@
+"""One run's folder, data/runs/<id>/: the names of its files, and the lock that lets one retrain run at a time.
+
+config.yaml      the whole configuration, as it was resolved      } written first
+inputs.json      what is learned, from which base                 }
+base/            the base in Hugging Face format, while it trains
+checkpoints/ ... what a training goes on from
+progress.jsonl   one line a step
+adapter/         what was learned, in PEFT format
+adapter.gguf     the same for the engine; or model.gguf, merged
+evaluation.json, report.html   how it compares with its base and the live version
+version.json     the version's number, reserved
+Modelfile        what the version's tag was made from
+manifest.json    written last: without it the run is unfinished, and is gone on with
+"""
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import filelock
+import psutil
+
+from fine_tuning import paths
+from fine_tuning.errors import Busy, ByoaiError
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of one run, and where in it everything lies."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def inputs(self) -> Path:
+        return self.folder / "inputs.json"
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "manifest.json"
+
+    @property
+    def finished(self) -> bool:
+        return self.manifest.exists()
+
+    @property
+    def adapter(self) -> Path:
+        return self.folder / "adapter"
+
+    @property
+    def adapter_gguf(self) -> Path:
+        return self.folder / "adapter.gguf"
+
+    @property
+    def model_gguf(self) -> Path:
+        return self.folder / "model.gguf"
+
+    @property
+    def modelfile(self) -> Path:
+        return self.folder / "Modelfile"
+
+    @property
+    def version(self) -> Path:
+        return self.folder / "version.json"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.folder / "evaluation.json"
+
+    def serving(self) -> tuple[Path, ...]:
+        """Return what a version needs to be served and to be made again; it tells nothing of what was said."""
+        return self.modelfile, self.adapter_gguf, self.model_gguf, self.manifest, self.config, self.inputs, self.version
+
+
+def all_runs(folder: Path) -> list[Run]:
+    """Return the runs in `folder`, newest first. What nobody but a run can have made counts, an empty folder too: it was killed at once."""
+    return [Run(each) for each in sorted(folder.glob("*"), reverse=True) if _is_run(each)]
+
+
+def _is_run(folder: Path) -> bool:
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    run = Run(folder)
+    return any(file.exists() for file in (run.config, run.inputs, run.manifest)) or not any(folder.iterdir())
+
+
+# One at a time
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that holds the lock."""
+
+    pid: int
+    started: float  # when the process began (seconds since 1970): a number that is used again is another process
+    command: str
+    since: str  # when it took the lock
+
+    def __str__(self) -> str:
+        return f"`{self.command}`, process {self.pid}, since {self.since}"
+
+
+@contextmanager
+def only_one(command: str = "") -> Iterator[None]:
+    """Keep every other retrain (and what must not happen during one) out. Busy if one is running: it names who holds the lock.
+
+    `command`: what a person reads of it; by default, how this process was called.
+    """
+    lock = filelock.FileLock(paths.home() / "retrain.lock")
+    try:
+        paths.home().mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        found = holder()
+        raise Busy(f"another retrain is running ({found or lock.lock_file}): wait for it, or end it; it can be resumed") from None
+    except OSError as error:
+        raise ByoaiError(
+            f"cannot write to {paths.home()}: {error.strerror or error}. Is the disk full, or the folder read-only?"
+        ) from error
+    try:
+        process = psutil.Process()
+        since = f"{datetime.now(UTC).astimezone():%Y-%m-%d %H:%M:%S}"
+        paths.write_json(_holder_file(), asdict(Holder(process.pid, process.create_time(), command or called(), since)))
+        yield
+    finally:
+        _holder_file().unlink(missing_ok=True)
+        lock.release()
+
+
+def holder() -> Holder | None:
+    """Return who holds the lock; None if nobody does."""
+    try:
+        found = Holder(**json.loads(_holder_file().read_text(encoding="utf-8")))
+        alive = abs(psutil.Process(found.pid).create_time() - found.started) < 1.0
+    except (OSError, ValueError, TypeError, psutil.Error):
+        return None
+    return found if alive else None
+
+
+def called() -> str:
+    """Return how this process was called, as a person would type it."""
+    program = Path(sys.argv[0])
+    name = {"__main__.py": "byoai", "worker.py": "byoai job"}.get(program.name, program.name)
+    return shlex.join([name or "python", *sys.argv[1:]])[:200]
+
+
+def _holder_file() -> Path:
+    return paths.home() / "retrain.holder.json"

@@ -1,0 +1,184 @@
+"""Matrix products with a layer's weights, by whichever of torch's two CPU libraries is faster on this processor.
+
+For float32 torch calls its BLAS (mostly MKL), for bfloat16 oneDNN. On AMD processors oneDNN is more than twice as fast as MKL in float32
+too, with the weights as they lie (benchmarks/README.md). It is called through the operator that `torch.compile` uses for it.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fine_tuning.config import Training
+from fine_tuning.errors import TrainingError
+from fine_tuning.training.autograd import Context, apply
+
+Library = Literal["blas", "onednn"]
+"""The library of float32 products on a CPU; there is no choice elsewhere."""
+
+CLEARLY = 0.9  # share of the other's time: a way that takes less is clearly faster
+PROBED = (256, 768, 3072)  # tokens, inputs, outputs of a probed product: those of a small model
+ENOUGH, _ROUNDS = 0.2, 3  # seconds, and rounds, that a probe takes at least
+_WIDE = 1024  # numbers: a narrower product with few rows gains less than it costs to make oneDNN's kernel for it
+
+# oneDNN makes a kernel for each shape, half a megabyte, and keeps 1024 of them; but hardly two packed rows have the same number of tokens.
+# A step has about thirty shapes; were fewer kept, each layer would make all anew. oneDNN reads these variables at its first product.
+_KERNEL_CACHES, _KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), 64
+
+_library: Library = "blas"
+
+
+def choose(settings: Training) -> Library:
+    """Return `training.products`, or for `auto` the faster library. What `product` uses stays as it is.
+
+    Without `training.fused`, and in TRL's own trainer, products are torch's own: BLAS.
+    """
+    if settings.backend == "trl" or not settings.fused:
+        return "blas"
+    if settings.products != "auto":
+        return settings.products
+    with few_kernels():
+        return _faster()
+
+
+def use(library: Library) -> None:
+    """Multiply by `library` from now on, in this process. TrainingError if this torch does not have it."""
+    global _library
+    if library == "onednn" and not _has_onednn():
+        raise TrainingError("training.products is onednn, which this torch does not have: set it to blas or auto")
+    for name in _KERNEL_CACHES:
+        os.environ.setdefault(name, str(_KERNELS))
+    _library = library
+
+
+def used() -> Library:
+    """Return the library that `product` uses."""
+    return _library
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, library: Library | None = None) -> Tensor:
+    """Return x W^T + bias [..., out] for `x` [..., in] and `weight` [out, in], which may be a transposed view. Autograd does not see it.
+
+    `library`: default, the one that is used.
+    """
+    return _by_onednn(x, weight, bias) if _for_onednn(x, weight, library or _library) else _by_blas(x, weight, bias)
+
+
+def add_products(totals: Sequence[Tensor], one: Tensor, other: Tensor, scale: float = 1.0) -> None:
+    """Add scale * one^T other to each of `totals` [n, r], in their number format.
+
+    Each total takes its own columns of `one` [T, all n] and of `other` [T, all r], in order. All r are small.
+    """
+    if one.shape[1] >= _WIDE and _for_onednn(other, one, _library):
+        # All at once, although only the blocks on the diagonal are needed.
+        made = _by_onednn(other.t(), one.t(), None).t()
+        for index, (total, rows) in enumerate(zip(totals, _shares(made, totals, 0), strict=True)):
+            total.add_(_shares(rows, totals, 1)[index], alpha=scale)
+        return
+    for total, left, right in zip(totals, _shares(one.t(), totals, 0), _shares(other, totals, 1), strict=True):
+        if total.dtype == left.dtype:
+            total.addmm_(left, right, alpha=scale)
+        else:
+            total.add_(left @ right, alpha=scale)
+
+
+def _shares(matrix: Tensor, totals: Sequence[Tensor], side: int) -> Sequence[Tensor]:
+    """Return the rows (`side` 0) or columns (1) of `matrix` that belong to each total. Views take time too: none for a single total."""
+    return matrix.split_with_sizes([total.shape[side] for total in totals], dim=side) if len(totals) > 1 else (matrix,)
+
+
+def relay(model: nn.Module) -> None:
+    """Let the model's linear layers multiply by the library that is used, if that is not torch's own. Their results stay the same."""
+    for module in model.modules() if _library == "onednn" else ():
+        if type(module) is nn.Linear:
+            vars(module)["forward"] = partial(_linear, module)
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    y = apply(_Linear, x.reshape(-1, x.shape[-1]), layer.weight, layer.bias)
+    return y.view(*x.shape[:-1], layer.out_features)
+
+
+class _Linear(torch.autograd.Function):
+    """`product` with its gradients."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Context, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        (grad_y,), (for_x, for_weight, for_bias) = outer, ctx.needs_input_grad
+        grad_x = product(grad_y, weight.t()) if for_x else None
+        return grad_x, product(grad_y.t(), x.t()) if for_weight else None, grad_y.sum(0) if for_bias else None
+
+
+def least_seconds(enough: float, *ways: Callable[[], object]) -> list[float]:
+    """Return the least seconds that each of `ways` takes, each called three times at least and for `enough` seconds in all.
+
+    They take turns, since other programs on this machine come and go.
+    """
+    best, start, rounds = [float("inf")] * len(ways), time.perf_counter(), 0
+    while rounds < _ROUNDS or time.perf_counter() - start < enough:
+        for index, way in enumerate(ways):
+            began = time.perf_counter()
+            way()
+            best[index] = min(best[index], time.perf_counter() - began)
+        rounds += 1
+    return best
+
+
+@cache
+def _faster() -> Library:
+    """Return the faster library for a step's products, forward and backward: BLAS unless oneDNN is clearly faster. Takes half a second."""
+    if torch.cuda.is_available() or not _has_onednn():
+        return "blas"
+    tokens, width, wide = PROBED
+    x, y, weight = torch.randn(tokens, width), torch.randn(tokens, wide), torch.randn(wide, width)
+
+    def step(multiply: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> None:
+        multiply(x, weight, None)
+        multiply(y, weight.t(), None)
+
+    blas, onednn = least_seconds(ENOUGH, partial(step, _by_blas), partial(step, _by_onednn))
+    return "onednn" if onednn < CLEARLY * blas else "blas"
+
+
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@contextmanager
+def few_kernels() -> Iterator[None]:
+    """Have oneDNN keep few kernels if it makes its first product in this block; then restore the environment."""
+    added = [name for name in _KERNEL_CACHES if name not in os.environ]
+    os.environ.update(dict.fromkeys(added, str(_KERNELS)))
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _for_onednn(x: Tensor, weight: Tensor, library: Library) -> bool:
+    """Return whether oneDNN multiplies. Not by a part of a matrix: it has no kernel for that, and takes a second."""
+    if library != "onednn" or not (x.is_cpu and x.dtype == weight.dtype == torch.float32):
+        return False
+    rows, columns = weight.shape
+    return weight.stride() in ((columns, 1), (1, rows))
+
+
+def _by_blas(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return nn.functional.linear(x, weight, bias)
+
+
+def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return made

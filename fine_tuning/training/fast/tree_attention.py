@@ -1,0 +1,284 @@
+"""Attention over a packed row (packing.py): each conversation's own tokens by the path that leads to them, and no other scores.
+
+SDPA with a mask multiplies all T x T scores of a row, most of which are between conversations. Here conversations lie side by side, long
+ones in pieces, those of similar size in one group, padded to its longest: for eight chats a tenth of the scores. Keys and values of heads
+that share them (grouped queries, arXiv 2305.13245) are not repeated. The scores of long conversations are computed again in the backward
+pass instead of kept (arXiv 2205.14135). Vectors go to their places and back in one copy each.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fine_tuning.training.attention import masked_attention
+from fine_tuning.training.autograd import Context, apply
+
+NAME = "byoai_tree"  # the attention's, in Transformers
+
+_LEAST_PIECE = 64  # tokens: shorter pieces of a conversation save less than they cost
+_PIECES = 8  # of a long conversation: for each its keys are gathered, and its scores above the diagonal are wasted
+_GROUP_COST = 2500  # scores that take as long as the calls for one more group (measured on a CPU)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """B pieces of about one size, padded to Q queries and K keys."""
+
+    queries: Tensor  # [B, Q]: indices in the packed row; -1 for padding
+    keys: Tensor  # [B, K]: indices in the packed row
+    places: Tensor  # [B, Q]: which of its piece's keys each query is
+
+    def bias(self, window: int | None) -> Tensor:
+        """Return [B, Q, K], to add to the scores: minus infinity for later keys, and for those `window` or more before the query."""
+        key, query = torch.arange(self.keys.shape[1]), self.places[:, :, None]
+        hidden = key > query
+        if window:
+            hidden |= key <= query - window
+        return torch.zeros(hidden.shape).masked_fill_(hidden, -math.inf)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """How a packed row's vectors [T * (heads + 2 * groups), D] are put in the order of the groups, and back."""
+
+    index: Tensor  # where in the row the queries of all groups are, then their keys, then their values
+    sizes: list[int]  # numbers of vectors: of each group's queries, of each group's keys, of each group's values
+    places: Tensor  # [T * heads]: which of the ordered queries belongs to each head of each token
+    askers: tuple[Tensor, Tensor]  # for each ordered query, the head of the token that it belongs to; none for padding (`_sums`)
+    sources: tuple[Tensor, Tensor]  # for each vector of the row, where it went
+    biases: list[Tensor]  # of each group [B * key heads, Q * heads / key heads, K]
+    scores: int  # numbers in all biases
+
+    @property
+    def queries(self) -> list[int]:
+        """The number of queries of each group."""
+        return self.sizes[: len(self.biases)]
+
+    def parts(self, ordered: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Yield queries, keys, values [B * key heads, n of each, D] and bias of each group, from all ordered vectors [n, D]."""
+        pieces, groups = ordered.split_with_sizes(self.sizes), len(self.biases)
+        for index, bias in enumerate(self.biases):
+            yield *(pieces[index + kind * groups].view(bias.shape[0], -1, ordered.shape[1]) for kind in range(3)), bias
+
+
+class Layout:
+    """How a packed row's conversations are laid side by side."""
+
+    def __init__(self, paths: Sequence[Sequence[int]]) -> None:
+        """`paths`: the indices in the packed row of each conversation's tokens, in the tree's order (packing.py)."""
+        self.groups = [_group(pieces) for pieces in _alike(_pieces(paths))]
+        self.windows: set[int | None] = set()  # those that some layer asked for
+        self._orders: dict[tuple[int, int, torch.device, torch.dtype, int | None], _Order] = {}
+        self.angles: dict[int, tuple[Tensor, object]] = {}  # rotary positions of this row, by the id of their source (fused.py)
+        self.paths = paths
+
+    def order(self, heads: int, groups: int, like: Tensor, window: int | None) -> _Order:
+        """Return the order for a model's heads, on the device and in the format of `like`; made once for all layers of one `window`."""
+        self.windows.add(window)
+        key = heads, groups, like.device, like.dtype, window
+        if key not in self._orders:
+            self._orders[key] = _order(self.groups, heads, groups, like, window)
+        return self._orders[key]
+
+
+def _pieces(paths: Sequence[Sequence[int]]) -> list[tuple[int, Sequence[int]]]:
+    """Return pieces of conversations that hold each token once: how much of a path earlier pieces own, and the path."""
+    found: list[tuple[int, Sequence[int]]] = []
+    seen = 0
+    for path in paths:
+        start = next((index for index, place in enumerate(path) if place >= seen), len(path))
+        step = max(_LEAST_PIECE, -(-(len(path) - start) // _PIECES))
+        found += [(begin, path[: begin + step]) for begin in range(start, len(path), step)]
+        seen = max(seen, path[-1] + 1)
+    return found
+
+
+def _alike(pieces: Sequence[tuple[int, Sequence[int]]]) -> list[list[tuple[int, Sequence[int]]]]:
+    """Return the pieces in groups so that padding and the groups' calls cost least: the shortest way through the sorted pieces."""
+    ordered = sorted(pieces, key=lambda piece: (len(piece[1]) - piece[0], len(piece[1])))
+    best, begin = [0.0], [0]
+    for end in range(1, len(ordered) + 1):
+        most_own, longest, found = len(ordered[end - 1][1]) - ordered[end - 1][0], 0, []
+        for start in range(end - 1, -1, -1):
+            longest = max(longest, len(ordered[start][1]))
+            found.append((best[start] + (end - start) * most_own * longest + _GROUP_COST, start))
+        cost, start = min(found)
+        best.append(cost)
+        begin.append(start)
+    groups, end = [], len(ordered)
+    while end:
+        groups.append(ordered[begin[end] : end])
+        end = begin[end]
+    return groups[::-1]
+
+
+def _group(pieces: Sequence[tuple[int, Sequence[int]]]) -> _Group:
+    most_own, longest = max(len(path) - start for start, path in pieces), max(len(path) for _, path in pieces)
+    queries, keys = torch.full((len(pieces), most_own), -1), torch.zeros(len(pieces), longest, dtype=torch.long)
+    for index, (start, path) in enumerate(pieces):
+        queries[index, : len(path) - start], keys[index, : len(path)] = torch.tensor(path[start:]), torch.tensor(path)
+    starts = torch.tensor([start for start, _ in pieces])
+    places = (starts[:, None] + torch.arange(most_own)).clamp(max=longest - 1)  # padding must see a key, too
+    return _Group(queries, keys, places)
+
+
+def _order(laid: Sequence[_Group], heads: int, groups: int, like: Tensor, window: int | None) -> _Order:
+    """Return the order of vectors: of each group queries [B, key heads, Q, heads / key heads], then keys and values [B, key heads, K]."""
+    width, shared = heads + 2 * groups, heads // groups
+    group, each = torch.arange(groups), torch.arange(shared)
+    queries, tokens, keys, biases = [], [], [], []
+    for one in laid:
+        (batch, count), length = one.queries.shape, one.keys.shape[1]
+        head = (group[:, None, None] * shared + each).expand(batch, groups, count, shared)
+        token = one.queries[:, None, :, None].expand_as(head)
+        queries.append((token.clamp(min=0) * width + head).flatten())
+        tokens.append(torch.where(token < 0, -1, token * heads + head).flatten())
+        keys.append((one.keys[:, None] * width + heads + group[:, None]).flatten())
+        bias = one.bias(window)[:, None, :, None].expand(batch, groups, count, shared, length)
+        biases.append(bias.reshape(batch * groups, count * shared, length).to(like))
+    real = (token := torch.cat(tokens)) >= 0
+    places = torch.empty(int(real.sum()), dtype=torch.long)
+    places[token[real]] = real.nonzero()[:, 0]
+    pieces = [*queries, *keys, *(each + groups for each in keys)]  # a token's values lie behind its keys
+    index, used = torch.cat(pieces), torch.ones(sum(map(len, pieces)), dtype=torch.bool)
+    used[: len(token)] = real
+    here = used.nonzero()[:, 0]
+    wanted, by_vector = index[here].sort(stable=True)  # every vector of the row is among them
+    device = like.device
+    return _Order(
+        index=index.to(device),
+        sizes=[len(piece) for piece in pieces],
+        places=places.to(device),
+        askers=(token[real].to(device), _starts(real.long()).to(device)),
+        sources=(here[by_vector].to(device), _starts(torch.bincount(wanted)).to(device)),
+        biases=biases,
+        scores=sum(bias.numel() for bias in biases),
+    )
+
+
+def _starts(counts: Tensor) -> Tensor:
+    """Return where each run begins, and where the last ends, if runs of these lengths lie one after the other."""
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def register() -> str:
+    """Make the attention known to Transformers; return its name. Without a layout it is SDPA."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, tree_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    return NAME
+
+
+def tree_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    layout: Layout | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    is_causal: bool | None = None,
+    position_bias: Tensor | None = None,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
+    """Return what `masked_attention` returns for the same arguments, without the mask where that is possible."""
+    special = dropout or softcap is not None or s_aux is not None or position_bias is not None or value.shape[-1] != query.shape[-1]
+    if layout is None or special:
+        return masked_attention(
+            module, query, key, value, attention_mask, scaling, dropout, layout, sliding_window, softcap, s_aux, is_causal, position_bias
+        )
+    scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
+    rows = torch.cat([each[0].transpose(0, 1) for each in (query, key, value)], dim=1)
+    seen = apply(_TreeAttention, rows, key.shape[1], scale, layout, sliding_window)
+    return seen.view(1, rows.shape[0], -1, rows.shape[2]), None
+
+
+class _TreeContext(Context, Protocol):
+    arguments: tuple[int, float, Layout, int | None]
+    shape: torch.Size
+
+
+class _TreeAttention(torch.autograd.Function):
+    """`attend` for models whose attention is not fused."""
+
+    @staticmethod
+    def forward(ctx: _TreeContext, rows: Tensor, groups: int, scale: float, layout: Layout, window: int | None) -> Tensor:
+        ctx.arguments = groups, scale, layout, window
+        seen, *kept = attend(rows, *ctx.arguments)
+        ctx.save_for_backward(*kept)
+        ctx.shape = rows.shape
+        return seen
+
+    @staticmethod
+    def backward(ctx: _TreeContext, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        return attend_backward(ctx.saved_tensors, outer[0], ctx.shape, *ctx.arguments), None, None, None, None
+
+
+def attend(rows: Tensor, groups: int, scale: float, layout: Layout, window: int | None = None) -> list[Tensor]:
+    """Return attention [T, heads * D] of `rows` [T, heads + 2 * groups, D]: each token's queries, keys and values.
+
+    heads / groups queries share a key. Behind it stands what `attend_backward` needs: the rows; or, where conversations are so short that
+    this is little more, the ordered rows and the attention's weights.
+    """
+    order = layout.order(rows.shape[1] - 2 * groups, groups, rows, window)
+    ordered = _in_order(rows, order)
+    small = order.scores <= rows.numel()
+    found, kept = ordered.new_empty(sum(order.queries), ordered.shape[1]), [ordered if small else rows]
+    for (q, k, v, bias), result in zip(order.parts(ordered), found.split_with_sizes(order.queries), strict=True):
+        weights = _weights(q, k, scale, bias)
+        torch.bmm(weights, v, out=result.view_as(q))
+        if small:
+            kept.append(weights)
+    return [found.index_select(0, order.places).view(rows.shape[0], -1), *kept]
+
+
+def attend_backward(
+    kept: Sequence[Tensor], grad_out: Tensor, shape: torch.Size, groups: int, scale: float, layout: Layout, window: int | None = None
+) -> Tensor:
+    """Return the gradient of `rows`, of that `shape`, for the gradient of the attention, `grad_out` [T, heads * D].
+
+    `kept` is what `attend` returned behind the attention; it is overwritten.
+    """
+    first, *known = kept
+    order = layout.order(shape[1] - 2 * groups, groups, first, window)
+    ordered = first if known else _in_order(first, order)
+    grads = _sums(grad_out.reshape(-1, shape[2]), order.askers).split_with_sizes(order.queries)
+    for index, (q, k, v, bias) in enumerate(order.parts(ordered)):
+        grad = grads[index].view_as(q)
+        weights = known[index] if known else _weights(q, k, scale, bias)
+        grad_scores = torch._softmax_backward_data(torch.bmm(grad, v.transpose(1, 2)), weights, -1, weights.dtype)
+        # Each gradient overwrites the value that it belongs to, once that is no longer needed.
+        torch.bmm(weights.transpose(1, 2), grad, out=v)
+        grad_k = torch.baddbmm(k, grad_scores.transpose(1, 2), q, beta=0, alpha=scale)
+        torch.baddbmm(q, grad_scores, k, beta=0, alpha=scale, out=q)
+        k.copy_(grad_k)
+    return _sums(ordered, order.sources).view(shape)
+
+
+def _sums(vectors: Tensor, bags: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the sum of the vectors of each bag [bags, D]. `bags` holds indices into `vectors` [n, D], and where each bag begins.
+
+    Of all that torch offers this is the fastest by far, and as fast as a copy where a bag has one vector.
+    """
+    indices, starts = bags
+    return torch.embedding_bag(vectors, indices, starts, include_last_offset=True)[0]
+
+
+def _in_order(rows: Tensor, order: _Order) -> Tensor:
+    """Return a copy of the groups' queries, keys and values, [n + 2 m, D]."""
+    return rows.view(-1, rows.shape[2]).index_select(0, order.index)
+
+
+def _weights(q: Tensor, k: Tensor, scale: float, bias: Tensor) -> Tensor:
+    """Return softmax(scale q k^T + bias) [B * key heads, Q * heads / key heads, K]."""
+    return torch.softmax(torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scale), dim=-1)

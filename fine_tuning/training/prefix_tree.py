@@ -1,0 +1,72 @@
+"""Prefix trees of token rows: what rows share at their beginning is in the tree once.
+
+Rows are sorted first; then a row's neighbour shares the most with it, and what the first and the last of a group share, all of it share.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
+
+
+def shared_head(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many tokens two rows share at their beginning."""
+    return next((index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def tree_branches(ordered: Sequence[Sequence[int]]) -> list[int]:
+    """Return how many tokens each of the sorted rows adds to their prefix tree."""
+    return [len(row) - shared_head(before, row) for before, row in pairwise([(), *ordered])]
+
+
+def divide(ordered: Sequence[Sequence[int]], limit: int) -> list[slice]:
+    """Divide the sorted rows into parts whose prefix trees have at most `limit` tokens each. A longer row is a part of its own."""
+    parts: list[slice] = []
+    size = 0
+    for index, own in enumerate(tree_branches(ordered)):
+        if parts and size + own <= limit:
+            parts[-1], size = slice(parts[-1].start, index + 1), size + own
+        else:
+            parts.append(slice(index, index + 1))
+            size = len(ordered[index])
+    return parts
+
+
+@dataclass
+class PrefixTree:
+    """A prefix tree laid out depth first in one packed row of T tokens. Build it with `lay_out`."""
+
+    rows: Sequence[list[int]]
+    tokens: list[int] = field(default_factory=list)  # [T]
+    positions: list[int] = field(default_factory=list)  # [T]: the depth of each token
+    nodes: list[int] = field(default_factory=list)  # [T]: the node that each token belongs to
+    parents: list[int] = field(default_factory=list)  # of each node; -1 for a root. A parent comes before its children
+    paths: dict[int, list[int]] = field(default_factory=dict)  # paths[r][i]: index in the packed row of token i of row r
+
+    @classmethod
+    def lay_out(cls, rows: Sequence[list[int]]) -> "PrefixTree":
+        """Return the prefix tree of `rows`, which need not be sorted."""
+        tree = cls(rows)
+        tree._grow(tree.order, 0, -1, [])
+        return tree
+
+    @property
+    def order(self) -> list[int]:
+        """The indices of the rows, sorted by their tokens."""
+        return sorted(range(len(self.rows)), key=lambda index: self.rows[index])
+
+    def _grow(self, members: list[int], depth: int, parent: int, path: list[int]) -> None:
+        """Lay out the rows `members`, sorted, which agree on their first `depth` tokens, below the node `parent`."""
+        first, last = self.rows[members[0]], self.rows[members[-1]]
+        end = depth
+        while end < len(first) and end < len(last) and first[end] == last[end]:
+            end += 1
+        node = len(self.parents)
+        self.parents.append(parent)
+        here = path + list(range(len(self.tokens), len(self.tokens) + end - depth))
+        self.tokens += first[depth:end]
+        self.positions += range(depth, end)
+        self.nodes += [node] * (end - depth)
+        self.paths.update({member: here for member in members if len(self.rows[member]) == end})
+        longer = [member for member in members if len(self.rows[member]) > end]
+        for _, branch in groupby(longer, key=lambda member: self.rows[member][end]):
+            self._grow(list(branch), end, node, here)

@@ -1,0 +1,233 @@
+"""A training as a value, and the ways to run it: in this process, or in a child process, which gives its memory back when it ends.
+
+A runner is a function of a TrainingJob and a Watch. All runners give the same adapter.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fine_tuning import errors, paths
+from fine_tuning.config import BaseWeights, Training
+from fine_tuning.engines.agreement import Reference, Trained
+from fine_tuning.errors import ByoaiError, Cancelled, TrainingError
+from fine_tuning.events import Step, Watch
+from fine_tuning.training.lora_trainer import TrainingResult
+from fine_tuning.training.qlora_trainer import trainer_for
+from fine_tuning.training.trainer_utils import TrainingRows
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
+    from multiprocessing.process import BaseProcess
+
+_POLL = 0.1  # seconds between looks at a child's progress
+_GRACE = 4.0  # seconds that a child has, once asked, to end its step and to write a checkpoint
+_ORPHANED = 10.0  # the same for one whose parent is gone
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One training: what it learns, by which settings, and where."""
+
+    base: Path  # a GGUF, or a folder in Hugging Face format
+    rows: TrainingRows
+    run: Path  # the run's folder
+    settings: Training
+    weights: BaseWeights = "dequantised"  # how the base is held
+    served: Path | None = None  # what llama.cpp computes with the base (Reference.save): training must begin with the same
+
+    def save(self) -> Path:
+        """Write it to the run's folder, for another process; return the file."""
+        rows = {name: str(path) if path else None for name, path in asdict(self.rows).items()}
+        facts = {"base": str(self.base), "rows": rows, "weights": self.weights, "served": str(self.served) if self.served else None}
+        paths.write_json(self.run / "job.json", {**facts, "settings": self.settings.model_dump(mode="json")})
+        return self.run / "job.json"
+
+    @classmethod
+    def load(cls, file: Path) -> "TrainingJob":
+        facts = paths.read_json(file)
+        folder, replay, preferences = (Path(path) if path else None for path in (facts["rows"][key] for key in _ROWS))
+        rows = TrainingRows(folder or Path(), replay, preferences)
+        served = Path(facts["served"]) if facts["served"] else None
+        return cls(Path(facts["base"]), rows, file.parent, Training.model_validate(facts["settings"]), facts["weights"], served)
+
+
+_ROWS = ("folder", "replay", "preferences")
+
+Runner = Callable[[TrainingJob, Watch], TrainingResult]
+
+
+def run_here(job: TrainingJob, watch: Watch) -> TrainingResult:
+    """Train in this process. Raises what `LoRATrainer.train` raises."""
+    served = Reference.load(job.served) if job.served else None
+    return trainer_for(job.base, job.settings, served, job.weights).train(job.rows, job.run, watch)
+
+
+def run_in_child(job: TrainingJob, watch: Watch) -> TrainingResult:
+    """Train in a child process. Raises what `LoRATrainer.train` raises, and TrainingError if the child dies."""
+    with TrainingProcess(job) as child:
+        for step in child.steps():
+            if step is not None:
+                watch.tell(step)
+            if watch.stopping():
+                child.stop()
+        return child.result()
+
+
+def warm_up() -> None:
+    """Begin to import PyTorch and the like for the next child, while this process does something else."""
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        from multiprocessing.forkserver import ensure_running
+
+        _context()
+        ensure_running()
+
+
+class TrainingProcess:
+    """A training in a child process; leaving the `with` block ends it."""
+
+    def __init__(self, job: TrainingJob) -> None:
+        self.job, self.log = job, job.run / "log.txt"
+        self._progress = job.run / "progress.jsonl"
+        self._asked = 0.0  # when it was asked to stop
+        self._told = time.monotonic()  # when its last step was
+        self._pace = 0.0  # seconds of that step
+
+    def __enter__(self) -> "TrainingProcess":
+        for file in (_result_file(self.job.run), _failure_file(self.job.run)):
+            file.unlink(missing_ok=True)
+        self._read = self._progress.stat().st_size if self._progress.exists() else 0  # what an earlier process told
+        self._child: BaseProcess = _context().Process(target=_train, args=(self.job.save(),), daemon=True)
+        self._child.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._child.kill()
+        self._child.join()
+
+    def steps(self) -> Iterator[Step | None]:
+        """Yield each step as it is made, and None now and then, until the process ends."""
+        while True:
+            ended = not self._child.is_alive()
+            yield from self._news()
+            if ended:
+                return
+            yield None
+            if self._asked and time.monotonic() - self._asked > max(_GRACE, 1.5 * self._pace):
+                self._child.kill()
+            wait([self._child.sentinel], timeout=_POLL)
+
+    def _news(self) -> Iterator[Step]:
+        lines = b""
+        if self._progress.exists():
+            with self._progress.open("rb") as file:
+                file.seek(self._read)
+                lines = file.read()
+        lines = lines[: lines.rfind(b"\n") + 1]
+        self._read += len(lines)
+        for line in lines.splitlines():
+            now = time.monotonic()
+            self._pace, self._told = now - self._told, now
+            yield Step(**json.loads(line))
+
+    def stop(self) -> None:
+        """Ask it to end its step and to write a checkpoint; it is killed if that takes too long."""
+        if not self._asked and self._child.is_alive():
+            self._asked = time.monotonic()
+            self._child.terminate()
+
+    def result(self) -> TrainingResult:
+        """Return what it made, or raise what it raised."""
+        self._child.join()
+        if _result_file(self.job.run).exists():
+            return _read_result(self.job)
+        if self._asked:
+            raise Cancelled("training stopped; the next retrain goes on from its last checkpoint")
+        if _failure_file(self.job.run).exists():
+            failure = paths.read_json(_failure_file(self.job.run))
+            raise getattr(errors, failure["error"])(failure["text"])
+        raise TrainingError(self._why())
+
+    def _why(self) -> str:
+        code = self._child.exitcode or 0
+        if code == -signal.SIGKILL:
+            return "the training's process was killed: most likely the memory ran out. Retrain with --auto, or lower training.batch_tokens"
+        if code < 0:
+            return f"the training's process died of {signal.Signals(-code).name}; what it said last is in {self.log}"
+        said = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if self.log.exists() else []
+        return f"the training failed: {said[-1] if said else 'it said nothing'}. The whole is in {self.log}"
+
+
+def _context() -> "ForkServerContext | SpawnContext":
+    """Return how children are made: where the system can, forked from a process that has imported PyTorch and the like already."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fine_tuning.training.phases", "fine_tuning.training.network"])
+    return context
+
+
+def _result_file(run: Path) -> Path:
+    return run / "result.json"
+
+
+def _failure_file(run: Path) -> Path:
+    return run / "failure.json"
+
+
+def _read_result(job: TrainingJob) -> TrainingResult:
+    facts = paths.read_json(_result_file(job.run))
+    found = TrainingResult(**{**facts, "adapter": Path(facts["adapter"]), "passed_over": tuple(facts["passed_over"])})
+    if not job.served:
+        return found
+    return replace(found, network=Trained.load(job.run / "network.npz", Reference.load(job.served)))
+
+
+# In the child
+
+
+@dataclass
+class _Asked:
+    """Whether the child was asked to stop."""
+
+    stop: bool = field(default=False)
+
+
+def _train(file: Path) -> None:
+    """Run the job, and leave its result or its failure in the run's folder."""
+    asked = _Asked()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group: the parent decides
+    signal.signal(signal.SIGTERM, lambda number, frame: setattr(asked, "stop", True))
+    with (file.parent / "log.txt").open("wb") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    threading.Thread(target=_end_with_parent, args=(asked,), daemon=True).start()
+    job = TrainingJob.load(file)
+    try:
+        result = run_here(job, Watch(stopping=lambda: asked.stop))
+    except ByoaiError as error:
+        traceback.print_exc()
+        paths.write_json(_failure_file(job.run), {"error": type(error).__name__, "text": str(error)})
+        raise SystemExit(1) from error
+    if result.network:
+        result.network.save(job.run / "network.npz")
+    facts = {**vars(result), "adapter": str(result.adapter), "network": None}
+    paths.write_json(_result_file(job.run), facts)
+
+
+def _end_with_parent(asked: _Asked) -> None:
+    """End this process some seconds after the one that started it."""
+    if parent := multiprocessing.parent_process():
+        wait([parent.sentinel])
+        asked.stop = True
+        time.sleep(_ORPHANED)
+        os._exit(1)

@@ -1,0 +1,39 @@
+"""What the network in training computes, beside what llama.cpp computes with the served model (engines/agreement.py)."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+
+from fine_tuning.engines.agreement import Logits, Probe, Reference, check_base
+from fine_tuning.training.loss import supervised_logits
+from fine_tuning.training.packing import PackedBatch, TokenRow, pack
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def check_served(model: "PreTrainedModel", served: Reference, tolerance: float, name: str) -> list[Logits]:
+    """Return the model's logits for the probes. TrainingError unless they agree with llama.cpp's within `tolerance` more than rounding."""
+    found = probe_logits(model, served.probes)
+    check_base(found, served, tolerance, name)
+    return found
+
+
+@torch.no_grad()
+def probe_logits(model: "PreTrainedModel", probes: Sequence[Probe]) -> list[Logits]:
+    """Return the logits at the places of each probe, from one packed row, as the model is trained."""
+    training = model.training
+    model.eval()
+    batch = pack([_row(probe) for probe in probes])
+    on_device = {key: part.to(model.device) if isinstance(part, torch.Tensor) else part for key, part in batch.items()}
+    found = supervised_logits(model, cast(PackedBatch, on_device)).cpu().numpy()
+    model.train(training)
+    return np.split(found, np.cumsum([len(probe.places) for probe in probes])[:-1])
+
+
+def _row(probe: Probe) -> TokenRow:
+    """Return a row that carries loss after each of the places."""
+    carries = [False, *(index in set(probe.places) for index in range(len(probe.tokens)))]
+    return TokenRow([*probe.tokens, 0], carries)  # nothing depends on the last token

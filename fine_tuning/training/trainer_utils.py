@@ -1,0 +1,136 @@
+"""What every training shares: reading its rows, and reporting its steps."""
+
+import contextlib
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from fine_tuning import paths
+from fine_tuning.config import Training
+from fine_tuning.errors import TrainingError
+from fine_tuning.events import Part, Step, Watch
+from fine_tuning.training.hardware import peak_memory
+from fine_tuning.training.packing import TokenRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
+
+
+# Rows
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """What a training learns from."""
+
+    folder: Path  # holds train.jsonl and validation.jsonl of token rows (`read_rows`)
+    replay: Path | None = None  # token rows of general prompts that the base answered itself
+    preferences: Path | None = None  # what people preferred (preferences.py), learned after the chats
+
+
+def read_rows(path: Path) -> list[TokenRow]:
+    """Return the token rows of a JSONL file of {"input_ids": [...], "trained": [0|1, ...]}. TrainingError names a bad line."""
+
+    def row(record: Mapping[str, Sequence[int]]) -> TokenRow:
+        return TokenRow(list(record["input_ids"]), [bool(flag) for flag in record["trained"]])
+
+    return paths.read_jsonl(path, row, "a token row", TrainingError)
+
+
+def chats_in_a_batch(settings: Training, chats: int, rows: int) -> int:
+    """Return how many rows of a batch are chats, on average and at least one, where `chats` of all `rows` are and the others are replay."""
+    return max(1, round(settings.batch_size * chats / rows))
+
+
+# Reports
+
+
+class TrainerLike(Protocol):
+    """What phases, reports and stop rules need of a trainer (trainer.ResumableTrainer)."""
+
+    model: "PreTrainedModel"
+    args: "TrainingArguments"
+    state: "TrainerState"
+    seen_tokens: int
+    seen_flops: float
+    accuracy: float
+
+    @property
+    def rows(self) -> Sized: ...
+
+    @property
+    def validation_rows(self) -> Sized: ...
+
+    def validated(self) -> float: ...
+
+    def add_callback(self, callback: "TrainerCallback") -> None: ...
+
+
+class StepReporter:
+    """Tells each step of one part: in `file`, a line of JSON each, and to the watch."""
+
+    def __init__(self, part: Part, trainer: TrainerLike, epochs: int, file: Path, peak: float, watch: Watch) -> None:
+        """`epochs`: how many will be learned. `peak`: floating-point operations a second of matrix products on this machine."""
+        self.part, self.trainer, self.epochs, self.file, self.peak, self.watch = part, trainer, epochs, file, peak, watch
+        self.last: Step | None = None
+        self._started, self._first_step = 0.0, 0
+
+    def begin(self) -> None:
+        """Start the clock, at the step from which the training goes on."""
+        self._started, self._first_step = time.perf_counter(), self.trainer.state.global_step
+
+    def report(self, figures: Mapping[str, float]) -> None:
+        """Tell the step that just ended; `figures` are those that Transformers' Trainer logged."""
+        trainer, state = self.trainer, self.trainer.state
+        seconds = time.perf_counter() - self._started
+        done = state.global_step - self._first_step
+        steps_an_epoch = max(1, round(state.max_steps / trainer.args.num_train_epochs))
+        steps = min(state.max_steps, self.epochs * steps_an_epoch)
+        validates = state.global_step % steps_an_epoch == 0 and len(trainer.validation_rows)
+        self.last = Step(
+            part=self.part,
+            step=state.global_step,
+            steps=steps,
+            epoch=round(state.epoch or 0, 3),
+            loss=figures["loss"],
+            accuracy=trainer.accuracy,
+            learning_rate=figures["learning_rate"],
+            grad_norm=figures.get("grad_norm", 0.0),
+            tokens=trainer.seen_tokens,
+            tokens_per_second=trainer.seen_tokens / seconds,
+            flops=trainer.seen_flops,
+            gemm_share=trainer.seen_flops / seconds / self.peak,
+            eta=seconds / max(done, 1) * (steps - state.global_step),
+            memory=peak_memory(),
+            validation_loss=trainer.validated() if validates else None,
+        )
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(self.last)) + "\n")
+        self.watch.tell(self.last)
+
+
+def last_steps(file: Path) -> dict[Part, Step]:
+    """Return the last step of each part in a run's progress.jsonl, which a resumed run goes on with. Torn lines are left out."""
+    last: dict[Part, Step] = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+        with contextlib.suppress(ValueError, TypeError):
+            step = Step(**json.loads(line))
+            last[step.part] = step
+    return last
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' own progress bars and warnings off the terminal while a model loads: byoai shows its own."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    with warnings.catch_warnings(), Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
+        warnings.simplefilter("ignore")
+        yield

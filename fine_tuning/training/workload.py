@@ -1,0 +1,104 @@
+"""What an epoch computes: how many steps, and how large the batches are that are computed at once. Counted from the token rows."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+from fine_tuning.config import Training
+from fine_tuning.training.loss import LOGITS_AT_ONCE
+from fine_tuning.training.prefix_tree import divide, shared_head, tree_branches
+from fine_tuning.training.trainer_utils import chats_in_a_batch, read_rows
+
+_TRL_COPIES = 3  # of the logits of all tokens: themselves, their exponentials, and the gradient
+_SAMPLED_BATCHES = 100  # batches whose size is counted exactly; more would change nothing
+
+
+@dataclass(frozen=True)
+class ComputedRow:
+    """The tokens of a conversation that are computed, up to the last that carries loss, and how many carry loss."""
+
+    ids: tuple[int, ...]
+    targets: int
+    replayed: bool = False
+
+    def cut(self, length: int) -> "ComputedRow":
+        """Return about what a smaller `max_length` would leave of the row (which is really cut at a turn)."""
+        return self if len(self.ids) <= length else replace(self, ids=self.ids[:length], targets=min(self.targets, length - 1))
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """The size of what is computed at once."""
+
+    tokens: int  # of the prefix tree
+    scores: int  # of each attention head: every token by the tokens on its path, and about as many masked ones
+    logits: int  # tokens whose logits are held at the same time
+    targets: int  # tokens that carry loss
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One epoch: its steps, and a sample of the batches that are computed at once, the one with the longest row included."""
+
+    steps: int
+    batches: tuple[BatchSize, ...]
+    passes: float = 1.0  # batches a step, on average
+    held_out: "Workload | None" = None  # an epoch of all the trainings with a part held out, which come first (cross_validation.py)
+
+
+def computed_rows(path: Path) -> list[ComputedRow]:
+    """Return what is computed of the token rows in a JSONL file. TrainingError names a bad line."""
+    return [ComputedRow(tuple(row.computed()), len(row.targets())) for row in read_rows(path)]
+
+
+def guess_replay(rows: Sequence[ComputedRow], count: int, new_tokens: int, prompt_tokens: int = 16) -> list[ComputedRow]:
+    """Return `count` rows as long as the base's answers to general prompts may be: the head that all rows share, then own tokens."""
+    head = min((shared_head(before.ids, row.ids) for before, row in pairwise(rows)), default=0)
+    prefix = rows[0].ids[:head] if rows else ()
+    own = prompt_tokens + new_tokens - 1
+    return [ComputedRow(prefix + tuple(-1 - index * own - i for i in range(own)), new_tokens, replayed=True) for index in range(count)]
+
+
+def workload(rows: Sequence[ComputedRow], settings: Training, max_length: int | None = None) -> Workload:
+    """Return the workload of an epoch over `rows` in random order (`settings.seed`), each row cut to `max_length` tokens."""
+    order = list(rows if max_length is None else (row.cut(max_length) for row in rows))
+    random.Random(settings.seed).shuffle(order)
+    groups = [order[start : start + settings.batch_size] for start in range(0, len(order), settings.batch_size)]
+    sampled = sorted(groups, key=lambda group: max(len(row.ids) for row in group), reverse=True)
+    if len(groups) > _SAMPLED_BATCHES:  # the one with the longest row, and others at random
+        sampled = [sampled[0], *random.Random(settings.seed).sample(sampled[1:], _SAMPLED_BATCHES - 1)]
+    batches = [batch for group in sampled for batch in _passes(group, settings)]
+    chats = [row for row in order if not row.replayed]
+    return Workload(len(groups), tuple(batches), len(batches) / max(len(sampled), 1), _held_out(chats, len(order), settings))
+
+
+def _held_out(chats: Sequence[ComputedRow], rows: int, settings: Training) -> Workload | None:
+    """Return an epoch of all the trainings that hold out a part of the chats; None without `settings.folds`."""
+    parts = min(settings.folds, len(chats))
+    if parts < 2:
+        return None
+    batch_size = chats_in_a_batch(settings, len(chats), rows)
+    one = workload(chats[-(-len(chats) // parts) :], settings.model_copy(update={"folds": 0, "batch_size": batch_size}))
+    return replace(one, steps=parts * one.steps)
+
+
+def _passes(rows: Sequence[ComputedRow], settings: Training) -> list[BatchSize]:
+    """Return what a step computes, pass by pass."""
+    if settings.backend == "trl":  # one pass, padded, with the logits of every token
+        longest = max(len(row.ids) for row in rows)
+        tokens = len(rows) * longest
+        return [BatchSize(tokens, tokens * longest, _TRL_COPIES * tokens, tokens)]
+    ordered = sorted(rows, key=lambda row: row.ids)
+    return [_size(ordered[part]) for part in divide([row.ids for row in ordered], settings.batch_tokens)]
+
+
+def _size(ordered: Sequence[ComputedRow]) -> BatchSize:
+    """Return the size of one pass over sorted rows."""
+    ids = [row.ids for row in ordered]
+    own = tree_branches(ids)
+    targets, replayed = sum(row.targets for row in ordered), sum(row.targets for row in ordered if row.replayed)
+    lot = -(-targets // max(1, -(-targets // LOGITS_AT_ONCE)))
+    scores = sum(count * len(each) for count, each in zip(own, ids, strict=True))
+    return BatchSize(sum(own), scores, lot + min(lot, replayed), targets)

@@ -1,0 +1,24 @@
+"""Figures as people read them."""
+
+
+def size(bytes: int) -> str:
+    """Return bytes as 812 bytes, 45.2 MB, 1.3 GB."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if bytes >= factor:
+            return f"{bytes / factor:.1f} {unit}"
+    return f"{bytes} bytes"
+
+
+def gigabytes(bytes: float) -> str:
+    """Return bytes as 0.4 GB."""
+    return f"{bytes / 1e9:.1f} GB"
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as 45 s, 3 min 5 s, 2 h 10 min."""
+    whole = max(round(seconds), 0)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,105 @@
+"""What the stages of one retrain share: what it was asked, the engine, and the base as the engine serves it."""
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fine_tuning.config import FineTuningConfig
+from fine_tuning.conversation import Message
+from fine_tuning.data_preparation.rows import prompt_ids, tokenize_conversation
+from fine_tuning.engines.base import Engine, ModelDetails, ModelSpec
+from fine_tuning.engines.default_base import DEFAULT_TAG, ensure_default_base
+from fine_tuning.engines.neutral import Neutraliser, neutraliser_for
+from fine_tuning.engines.vocabulary import Vocabulary
+from fine_tuning.errors import ModelNotFound
+from fine_tuning.events import Watch
+from fine_tuning.model_management.model_registry import Registry
+from fine_tuning.model_management.modelfile import spec_for
+from fine_tuning.training.methods import Carrier, carrier
+
+if TYPE_CHECKING:
+    from fine_tuning.evaluation.exam import Reader, Row
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a retrain is asked for, beside the configuration."""
+
+    sample: bool = False  # learn the shipped sample instead of the log
+    if_new: int | None = None  # do nothing with fewer new turns than this
+    force: bool = False  # go on with little data
+    auto: bool = False  # lower what does not fit into the memory
+    promote: bool = False  # make the version live although the gate refused it
+
+
+class Workshop:
+    """What the stages of one retrain share: configuration, engine, registry, whom to tell, and the base as the engine serves it."""
+
+    def __init__(self, config: FineTuningConfig, engine: Engine, watch: Watch | None = None, request: Request | None = None) -> None:
+        self.config, self.engine = config, engine
+        self.watch, self.request = watch or Watch(), request or Request()
+        self.registry, self.name = Registry(), config.tuned_name()
+
+    @cached_property
+    def base(self) -> ModelDetails:
+        """The base, fetched or imported when the engine does not have it yet."""
+        return base_of(self.config, self.engine)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.base.gguf)
+
+    @property
+    def render(self) -> Callable[[Sequence[Message]], str]:
+        """The engine's own rendering: what is trained is what will be served."""
+        return partial(self.engine.render, self.base.tag)
+
+    @cached_property
+    def neutral(self) -> Neutraliser:
+        return neutraliser_for(self.vocabulary.structural_tokens(), self.render)
+
+    @property
+    def reader(self) -> "Reader":
+        """The engine's reading, for the evaluation."""
+        from fine_tuning.evaluation.exam import Reader
+
+        def rows(messages: Sequence[Message]) -> "list[Row]":
+            found = tokenize_conversation(messages, self.render, self.vocabulary, self.config.data_preparation.max_length)
+            return [(row.input_ids, [index for index, flag in enumerate(row.trained) if flag]) for row in found]
+
+        return Reader(self.render, lambda text: prompt_ids(text, self.vocabulary), rows, self.neutral)
+
+    @property
+    def mode(self) -> Carrier | None:
+        """As `Plan.mode`."""
+        return carrier(self.config.training, self.config.deployment.mode)
+
+    def with_config(self, config: FineTuningConfig) -> "Workshop":
+        """Return the same with another configuration, of the same base and name."""
+        other = copy.copy(self)
+        other.config = config
+        return other
+
+    def spec(self, artifact: Path) -> ModelSpec:
+        """Return what a version is made of whose weights lie in `artifact`."""
+        version = self.engine.version() if self.engine.name == "ollama" else None
+        return spec_for(self.base, self.base.tag, artifact, "adapter" if self.mode == "adapter" else "merged", version)
+
+
+def base_of(config: FineTuningConfig, engine: Engine) -> ModelDetails:
+    """Return the served model that the training starts from, fetched or imported when the engine does not have it yet."""
+    wanted = config.training.base_model
+    try:
+        return engine.show(wanted)
+    except ModelNotFound:
+        if wanted == DEFAULT_TAG:
+            return engine.show(ensure_default_base(engine))
+        if os.path.isdir(wanted) or "/" in wanted:  # noqa: PTH112 (Path.is_dir fails for a name that is too long)
+            from fine_tuning.model_management.hf_export import import_model
+
+            return engine.show(import_model(engine, wanted))
+        raise

@@ -1,0 +1,714 @@
+"""Each sample file gives exactly these turns."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import pytest
+
+from fine_tuning.data_collection.data_cleaner import CleanSettings, CleanTurn, clean_turn
+from fine_tuning.data_collection.importers.html_text import text_of_html
+from fine_tuning.data_collection.importers.importing import Wanted, import_files
+from fine_tuning.data_collection.importers.table import IMPORTERS
+from fine_tuning.data_preparation.preference_builder import preferences_of
+from fine_tuning.errors import ConfigError, DataError
+
+
+def at(text):
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).isoformat(timespec="milliseconds") if text else ""
+
+
+# Sample: format, what is asked for besides, turns (question, answer, time, facts), sessions by turn, what is set aside.
+EXPECTED = {
+    "messages.jsonl": (
+        "messages",
+        {},
+        [
+            ("When does the library open?", "At nine on weekdays.", "", {"system": "Answer briefly."}),
+            ("And on Sundays?", "It is closed on Sundays.", "", {}),
+            (
+                "What is on this picture?",
+                "A red bicycle.",
+                "",
+                {"parts": [{"role": "user", "part": {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}}]},
+            ),
+            (
+                "What is the weather in Oslo?",
+                "It rains in Oslo, at 4 degrees.",
+                "",
+                {
+                    "parts": [
+                        {
+                            "role": "assistant",
+                            "part": {
+                                "tool_calls": [
+                                    {
+                                        "id": "call_1",
+                                        "type": "function",
+                                        "function": {"name": "weather", "arguments": '{"city": "Oslo"}'},
+                                    }
+                                ]
+                            },
+                        },
+                        {"role": "tool", "part": "4 degrees, rain"},
+                    ]
+                },
+            ),
+        ],
+        [0, 0, 1, 2],
+        ["line 3, column 58: expected JSON", "line 5: expected a role"],
+    ),
+    "message_list.json": (
+        "message-list",
+        {},
+        [("Is the pool heated?", "Yes, to 26 degrees.", "", {}), ("All year?", "From May to September.", "", {})],
+        [0, 0],
+        [],
+    ),
+    "sharegpt.jsonl": (
+        "sharegpt",
+        {},
+        [
+            ("Explain what a hash table is.", "It finds a value by a number made of its key.", "", {}),
+            ("Hello", "Ahoy!", "", {"system": "You are a pirate."}),
+            ("Where are you?", "At sea.", "", {}),
+            ("Tell me a joke.", "A byte walks into a bar.", "", {"opening": "How can I help?"}),
+        ],
+        [0, 1, 1, 2],
+        ["line 4: expected conversations as a list of objects, found text"],
+    ),
+    "alpaca.json": (
+        "alpaca",
+        {},
+        [
+            ("Translate to French.\n\nGood morning", "Bonjour", "", {}),
+            ("Name a prime number.", "Seven is a prime number.", "", {}),
+            ("What time is it?", "It is noon.", "", {"system": "Remember everything."}),
+            ("What was my first question?", "You asked for the time.", "", {}),
+        ],
+        [0, 1, 2, 2],
+        ["record 5: expected instruction as text, found a list"],
+    ),
+    "prompt_completion.jsonl": (
+        "prompt-completion",
+        {},
+        [
+            ("How tall is the tower?", "It is 96 metres tall.", "", {}),
+            ("Who cleans the kitchen?", "Not my business.", "", {"rating": "down"}),
+            ("When is lunch?", "Lunch is at half past twelve.", "", {}),
+        ],
+        [0, 1, 2],
+        [],
+    ),
+    "preference.jsonl": (
+        "preference",
+        {},
+        [
+            ("How do I reset the router?", "Hold the button for ten seconds.", "", {"original_response": "No idea, really."}),
+            ("Best season?", "Autumn, for its colours.", "", {"original_response": "All seasons are the same."}),
+            ("What do bees make?", "Honey.", "", {}),
+            ("And wax?", "They make wax too.", "", {"original_response": "That is not a question."}),
+            ("How cold is a fridge?", "Seven degrees.", "", {"original_response": "Very cold."}),
+        ],
+        [0, 1, 2, 2, 3],
+        ["line 4: expected a rejected answer that differs"],
+    ),
+    "dolly.jsonl": (
+        "dolly",
+        {},
+        [
+            ("When was the bridge built?\n\nThe bridge was built in 1911 of steel.", "It was built in 1911.", "", {}),
+            ("Give me three fruits.", "Apple, pear and plum.", "", {}),
+        ],
+        [0, 1],
+        [],
+    ),
+    "oasst_trees.jsonl": (
+        "oasst",
+        {},
+        [
+            ("What is rain?", "Drops of water that fall from clouds.", "2023-01-02T10:00:00", {}),
+            ("Why do they fall?", "They grow too heavy.", "", {}),
+        ],
+        [0, 0],
+        [],
+    ),
+    "oasst_messages.jsonl": (
+        "oasst-messages",
+        {},
+        [("Name a river.", "The Elbe.", "2023-02-01T09:00:00", {}), ("Name a lake.", "Lake Constance.", "", {})],
+        [0, 1],
+        [],
+    ),
+    "questions.csv": (
+        "columns",
+        {},
+        [
+            ("Wann öffnet das Museum?", "Um zehn Uhr; montags nie.", "", {}),
+            ("Was kostet\nder Eintritt?", "Zwölf Euro.", "", {}),
+            ('Gibt es "Rabatt"?', "Ja, für Gruppen.", "", {}),
+        ],
+        [0, 1, 2],
+        ["line 5: expected 3 columns, found 1"],
+    ),
+    "questions.tsv": (
+        "columns",
+        {},
+        [("Is there a lift?", "Yes, by the main door.", "", {}), ("Is there wifi?", "Yes, it is free.", "", {})],
+        [0, 1],
+        [],
+    ),
+    "questions.parquet": (
+        "columns",
+        {},
+        [("What is bread made of?", "Flour and water.", "", {}), ("What is glass made of?", "Sand.", "", {})],
+        [0, 1],
+        [],
+    ),
+    "dialogue.txt": (
+        "text",
+        {},
+        [
+            ("My printer is stuck.\nIt blinks red.", "Open the rear cover,\n\nand remove the paper.", "", {}),
+            ("Done. Thanks!", "You are welcome.", "", {}),
+            ("Where is the manual?", "In the drawer: the second one.", "", {}),
+        ],
+        [0, 0, 1],
+        [],
+    ),
+    "speakers.txt": (
+        "text",
+        {"me": "Kim"},
+        [("Are you coming tonight?", "Yes, at eight.\nI bring the salad.", "", {}), ("Great.\nMe too!", "See you both.", "", {})],
+        [0, 0],
+        [],
+    ),
+    "byoai.jsonl": (
+        "byoai",
+        {},
+        [
+            ("Who waters the plants?", "Whoever comes in first on Monday.", "2026-01-01T10:00:00", {"model": "smollm2:135m"}),
+            ("And on holidays?", "Nobody does.", "2026-01-01T10:01:00", {}),
+        ],
+        [0, 0],
+        [],
+    ),
+    "chatgpt": (
+        "chatgpt",
+        {},
+        [
+            ("How long does bread bake?", "Forty minutes at 220 degrees.", "2023-11-14T22:13:40.250", {"model": "gpt-4o"}),
+            (
+                "Is this one done?",
+                "Yes, the crust is brown enough.",
+                "2023-11-14T22:15:01",
+                {
+                    "model": "gpt-4o",
+                    "parts": [
+                        {
+                            "role": "user",
+                            "part": {
+                                "content_type": "image_asset_pointer",
+                                "asset_pointer": "file-service://file-abc",
+                                "width": 10,
+                                "height": 10,
+                            },
+                        },
+                        {
+                            "role": "assistant",
+                            "part": {"to": "python", "content": {"content_type": "code", "language": "python", "text": "look()"}},
+                        },
+                        {"role": "assistant", "part": {"name": "python", "content": {"content_type": "execution_output", "text": "brown"}}},
+                    ],
+                },
+            ),
+            ("Seven times eight?", "56.", "2024-03-09T16:00:01", {"model": "o3", "thoughts": "7*8=56"}),
+        ],
+        [0, 0, 1],
+        ["conversations.json, record 3: expected a mapping of nodes"],
+    ),
+    "claude": (
+        "claude",
+        {},
+        [
+            (
+                "When do I plant tulips?",
+                "In autumn.\n\nOctober is best.",
+                "2024-05-01T08:00:07.500",
+                {
+                    "thoughts": "Bulbs need cold.",
+                    "parts": [
+                        {
+                            "role": "user",
+                            "part": {
+                                "attachment": {
+                                    "file_name": "garden.txt",
+                                    "file_size": 12,
+                                    "file_type": "txt",
+                                    "extracted_content": "bed one",
+                                }
+                            },
+                        },
+                        {"role": "assistant", "part": {"type": "tool_use", "name": "calendar", "input": {"month": 10}}},
+                        {
+                            "role": "assistant",
+                            "part": {"type": "tool_result", "name": "calendar", "content": [{"type": "text", "text": "ok"}]},
+                        },
+                    ],
+                },
+            ),
+            ("Old export, no blocks?", "Only text then.", "2023-09-01T08:00:03", {}),
+        ],
+        [0, 1],
+        [],
+    ),
+    "MyActivity.json": (
+        "gemini",
+        {},
+        [
+            (
+                "What is &lt;b&gt; in HTML?",
+                "It makes text bold:\n\n```\n<b>bold</b>\n```",
+                "2024-06-01T10:00:00",
+                {"parts": [{"role": "user", "part": {"attachment": "page.html"}}]},
+            ),
+            (
+                "How many legs has a spider?",
+                "A spider has **eight** legs.\n\n- four left\n- four right",
+                "2024-06-02T10:00:00",
+                {},
+            ),
+        ],
+        [0, 1],
+        [],
+    ),
+    "open_webui.json": (
+        "open-webui",
+        {},
+        [
+            (
+                "How hot for green tea?",
+                "At 75 degrees.",
+                "2024-07-03T09:46:50",
+                {"model": "llama3.2:1b", "thoughts": "Green tea burns.", "system": "Be kind.", "rating": "up"},
+            ),
+            ("Old form?", "A list of messages.", "2023-11-14T22:13:21", {"model": "mistral:latest"}),
+        ],
+        [0, 1],
+        [],
+    ),
+    "webui.db": (
+        "open-webui-database",
+        {},
+        [("Why is the sky blue?", "Air scatters blue light.", "2024-07-03T09:46:45", {})],
+        [0],
+        ["chat w2: expected a chat with its history"],
+    ),
+    "1719000000000.conversation.json": (
+        "lm-studio",
+        {},
+        [("What is a keel?", "The spine of a ship.", "2024-06-21T20:00:00", {"model": "qwen", "thoughts": "Ships."})],
+        [0],
+        [],
+    ),
+    "jan": (
+        "jan",
+        {},
+        [
+            (
+                "Blue and yellow make?",
+                "Green.",
+                "2024-10-27T03:33:25",
+                {
+                    "thoughts": "Paint.",
+                    "parts": [{"role": "user", "part": {"type": "image_url", "image_url": {"url": "file:///a.png"}}}],
+                },
+            )
+        ],
+        [0],
+        [],
+    ),
+    "sillytavern.jsonl": (
+        "sillytavern",
+        {},
+        [
+            (
+                "Is there a room?",
+                "The last one, upstairs.",
+                "2024-01-05T10:22:05.250",
+                {"model": "mythomax", "opening": "Welcome to the inn!"},
+            )
+        ],
+        [0],
+        [],
+    ),
+    "text_generation_webui.json": (
+        "text-generation-webui",
+        {},
+        [("What is 2 < 3?", "It is true.", "2024-01-05T10:20:00", {"opening": "How can I help you today?"})],
+        [0],
+        [],
+    ),
+    "llm.db": (
+        "llm",
+        {},
+        [
+            ("A name for a cat?", "Mia.", "2024-07-01T10:00:00", {"model": "gpt-4o-mini", "system": "Be brief."}),
+            ("A better one?", "Pixel.", "2024-07-01T10:01:00", {"model": "gpt-4o-mini"}),
+            ("Use the tool.", "The tool says 5.", "2024-07-02T10:00:01", {"model": "gpt-4o-mini"}),
+        ],
+        [0, 0, 1],
+        [],
+    ),
+    "llm_new.db": (
+        "llm",
+        {},
+        [("Which planet has rings?", "Saturn has rings.", "2026-02-01T10:00:00", {"model": "qwen3", "thoughts": "Saturn."})],
+        [0],
+        ["thread t2: expected a message gone"],
+    ),
+    "whatsapp_android.txt": (
+        "whatsapp",
+        {"me": "kim"},
+        [
+            (
+                "Happy new year soon!\nDo you still have the drill?\nI need it on Tuesday.",
+                "Yes: in the cellar.\nCome by at ten.",
+                "2023-12-31T21:20:00",
+                {},
+            ),
+            ("", "Nice picture", "2023-12-31T21:22:00", {"parts": [{"role": "user", "part": {"media": "<Media omitted>"}}]}),
+            ("I am at your door", "Coming!", "2024-01-02T08:01:00", {}),
+        ],
+        [0, 0, 1],
+        [],
+    ),
+    "whatsapp_ios.txt": (
+        "whatsapp",
+        {"me": "Kim"},
+        [
+            ("Guten Rutsch!", "Danke, dir auch", "2023-12-31T21:16:02", {}),
+            ("", "Schönes Feuerwerk", "2023-12-31T21:18:00", {"parts": [{"role": "user", "part": {"media": "Bild weggelassen"}}]}),
+        ],
+        [0, 0],
+        [],
+    ),
+    "telegram": (
+        "telegram",
+        {"me": "user2"},
+        [
+            (
+                "Where do we meet?",
+                "At the station.",
+                "2023-03-01T09:02:00",
+                {"parts": [{"role": "assistant", "part": {"forwarded_from": "News", "text": "Trains are late."}}]},
+            ),
+            ("", "I see you.", "2023-03-01T09:05:00", {"parts": [{"role": "user", "part": {"photo": "photos/1.jpg"}}]}),
+        ],
+        [0, 0],
+        [],
+    ),
+    "telegram_all": (
+        "telegram",
+        {"me": "Kim"},
+        [("Lunch?", "At noon.", "2023-04-01T09:01:00", {}), ("Who brings the ball?", "I do.", "2023-04-03T09:05:00", {})],
+        [0, 1],
+        [],
+    ),
+    "discord.json": (
+        "discord",
+        {"me": "kim_y"},
+        [
+            ("Which version runs?", "3.2 since Monday", "2024-01-04T09:01:00", {}),
+            (
+                "",
+                "Looks right",
+                "2024-01-04T09:03:00",
+                {
+                    "parts": [
+                        {
+                            "role": "user",
+                            "part": {"id": "5", "url": "https://cdn.example.org/a.png", "fileName": "a.png", "fileSizeBytes": 10},
+                        }
+                    ]
+                },
+            ),
+        ],
+        [0, 0],
+        [],
+    ),
+    "discord.csv": ("discord", {"me": "kim_y"}, [("Which, exactly?", "This one", "2024-01-04T10:01:00", {})], [0], []),
+    "discord.txt": (
+        "discord-text",
+        {"me": "kim_y"},
+        [
+            (
+                "Which version runs?\n\nOn the server.",
+                "3.2 since Monday",
+                "2024-01-04T10:01:00",
+                {"parts": [{"role": "assistant", "part": "https://cdn.example.org/a.png"}]},
+            )
+        ],
+        [0],
+        [],
+    ),
+    "slack": (
+        "slack",
+        {"me": "Kim K"},
+        [
+            ("Who has the key?", "I have it", "2024-01-04T08:01:50", {}),
+            ("Coffee?", "Always", "2024-01-05T08:01:50", {}),
+            ("@Kim K is the VPN & mail down? See status", "No, only slow\nIt is fast again", "2024-01-04T08:03:20", {}),
+        ],
+        [0, 1, 2],
+        ["help/2024-01-04.json, record 6: expected a message"],
+    ),
+}
+EXPECTED["slack.zip"] = EXPECTED["slack"]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_sample_gives_exactly_the_expected_turns(log, sample, name):
+    format, asked, turns, sessions, set_aside = EXPECTED[name]
+    report = import_files(log, [sample(name)], Wanted(**asked, licence="CC0"))
+    found = log.turns()
+    told = [{key: fact for key, fact in turn.metadata.items() if key not in ("source", "import")} for turn in found]
+    assert [(turn.user_message, turn.bot_response) for turn in found] == [(question, answer) for question, answer, *_ in turns]
+    assert [turn.timestamp for turn in found] == [at(time) for _, _, time, _ in turns]
+    assert told == [facts for *_, facts in turns]
+    order = list(dict.fromkeys(turn.session_id for turn in found))
+    assert [order.index(turn.session_id) for turn in found] == sessions
+    assert all(turn.metadata["source"] == {"name": name, "licence": "CC0", "format": format} for turn in found)
+    assert {turn.metadata["import"] for turn in found} == {report.id}
+    assert report.set_aside == len(set_aside) == len(report.faults)
+    for fault, expected in zip(report.faults, set_aside, strict=True):
+        assert expected in f"{fault.place}: {fault.reason}"
+
+
+def test_every_format_has_a_sample():
+    assert {format for format, *_ in EXPECTED.values()} == set(IMPORTERS)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_importing_twice_adds_nothing(log, sample, name):
+    asked = Wanted(**EXPECTED[name][1])
+    import_files(log, [sample(name)], asked)
+    before = log.path.read_bytes()
+    again = import_files(log, [sample(name)], asked)
+    assert again.added == 0 and again.known == again.turns > 0
+    assert log.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", [name for name, (_, asked, *_) in EXPECTED.items() if asked])
+def test_without_me_a_chat_among_people_names_who_wrote(log, sample, name):
+    with pytest.raises(DataError, match=r"--me NAME.*Names and messages: .*(Robin|robin)\S* \(\d"):
+        import_files(log, [sample(name)])
+    with pytest.raises(DataError, match=r"nobody in .* is called 'Nobody'|nobody called 'Nobody'"):
+        import_files(log, [sample(name)], Wanted(me="Nobody"))
+    assert not log.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "turns"),
+    [("chatgpt", 4), ("oasst_trees.jsonl", 3), ("open_webui.json", 3), ("oasst_messages.jsonl", 3), ("MyActivity.json", 3), ("claude", 2)],
+)
+def test_all_branches_of_a_tree_can_be_wanted(log, sample, name, turns):
+    import_files(log, [sample(name)], Wanted(branches="all"))
+    assert len({(turn.user_message, turn.bot_response) for turn in log.turns()}) == turns
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp1252"])
+def test_an_encoding_is_found(log, tmp_path, encoding):
+    file = tmp_path / "questions.csv"
+    file.write_text("question,answer\nWie heißt der Fluß?,Er heißt Weiße Elster – naß.\n", encoding=encoding)
+    import_files(log, [file])
+    assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == [("Wie heißt der Fluß?", "Er heißt Weiße Elster – naß.")]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ['{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}'],  # one object, on one line
+        [json.dumps([{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}], indent=2)],
+        [
+            json.dumps(
+                {"conversations": [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}]}, indent=1
+            )
+        ],
+        [json.dumps({"version": 1, "data": [{"question": "q", "answer": "a"}]})],
+        ['{"prompt": "q", "completion": "a"}', "", '{"prompt": "q", "completion": "a"}'],
+        ["prompt|completion", "q|a"],
+    ],
+)
+def test_the_layout_is_found(log, tmp_path, texts):
+    for file in (tmp_path / "file", tmp_path / "file.gz"):
+        data = "\n".join(texts).encode()
+        file.write_bytes(gzip.compress(data) if file.suffix else data)
+        import_files(log, [file])
+        assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == [("q", "a")]
+
+
+def test_a_spoilt_element_of_an_array_costs_only_itself(log, tmp_path):
+    records = [json.dumps({"instruction": f"Question {n}?", "output": f"Answer {n}."}) for n in range(6)]
+    records[2] = '{"instruction": "Question 2?", "output": unquoted, "more": {"instruction": "inner"}}'
+    records[4] = '{"instruction": "Question 4?" "output": {"a": 1}, {"b": 2}}'
+    file = tmp_path / "alpaca.json"
+    file.write_text("[\n" + ",\n".join(records) + "\n]")
+    report = import_files(log, [file])
+    assert [turn.user_message for turn in log.turns()] == [f"Question {n}?" for n in (0, 1, 3, 5)]
+    assert [fault.place for fault in report.faults] == ["alpaca.json, line 4, column 42", "alpaca.json, line 6, column 31"]
+
+
+def test_an_array_that_ends_in_the_middle_gives_what_is_whole(log, tmp_path):
+    file = tmp_path / "alpaca.json"
+    whole = json.dumps([{"instruction": f"Question {n}?", "output": f"Answer {n}." * 1000} for n in range(100)])
+    half = whole[: len(whole) // 2]
+    file.write_text(half)
+    report = import_files(log, [file])
+    assert report.added == half.count('."}') >= 49
+    assert [fault.reason for fault in report.faults] == ["expected JSON: Unterminated string starting at"]
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        (["03/04/23, 10:00 - Robin: q", "05/04/23, 10:00 - Kim: a"], None),  # nothing tells: days first, as most of the world writes
+        (["03/04/23, 10:00 - Robin: q", "03/25/23, 10:00 - Kim: a"], "2023-03-04"),
+        (["28/02/2023, 10:00 - Robin: q", "01/03/2023, 10:00 - Kim: a"], "2023-02-28"),
+        (["01/31/23, 10:00 - Robin: q", "02/01/23, 10:00 - Kim: a"], "2023-01-31"),
+        (["02/03/23, 10:00 - Robin: q", "01/04/23, 10:00 - Kim: a"], "2023-03-02"),  # only so in order
+        (["2023-02-03, 10:00 - Robin: q", "2023-02-03, 11:00 - Kim: a"], "2023-02-03"),
+        (["3.2.2023 klo 10.00 - Robin: q", "3.2.2023 klo 11.00 - Kim: a"], "2023-02-03"),
+    ],
+)
+def test_whatsapps_days_and_months_are_told_apart(log, tmp_path, order, expected):
+    file = tmp_path / "chat.txt"
+    file.write_text("\n".join([*order, order[1].replace("Kim: a", "Robin: again"), order[1].replace("Kim: a", "Kim: yes")]))
+    import_files(log, [file], Wanted(me="Kim"))
+    times = [turn.timestamp for turn in log.turns()]
+    assert times == sorted(times)
+    from fine_tuning.data_collection.importers.whatsapp import WHATSAPP, _day_first, _head, _time
+
+    assert WHATSAPP.fits(order)
+    assert expected is None or _time(_head(order[0]), _day_first(order)).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " \n",
+        "Just a letter.\nWith two lines.\n",
+        "key: value\nother: thing\n",
+        "host: here\nport: 80\nuser: root\nmodel: large\n",
+        "{}",
+        "[]",
+        "[1, 2, 3]",
+        "null",
+        '{"a": {"b": 1}}',
+        "a,b\n1,2\n",
+        "\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+        "<html></html>",
+    ],
+)
+def test_what_is_no_known_format_is_refused_and_says_what_was_looked_for(log, tmp_path, text):
+    file = tmp_path / "file.txt"
+    file.write_text(text)
+    with pytest.raises(DataError, match=r"in no format that byoai knows.*Looked for: .*--format"):
+        import_files(log, [file])
+    assert not log.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("plain &amp; simple", "plain & simple"),
+        ("<p>One\n line.</p> <p>Two <em>lines</em>.<br>Three.</p>", "One line.\n\nTwo *lines*.\nThree."),
+        ("<ol><li>a</li><li>b<ul><li>c</li></ul></li></ol>", "1. a\n2. b\n  - c"),
+        ("<h2>Head</h2><p>Use <code>a &lt; b</code>.</p>", "## Head\n\nUse `a < b`."),
+        ("<pre><code>if x:\n    y\n\n</code></pre>after", "```\nif x:\n    y\n```\n\nafter"),
+        ("<script>alert(1)</script>seen<style>x</style>", "seen"),
+        ("<table><tr><th>A</th><td>B</td></tr></table>", "| A | B"),
+        ("</ul></pre></script><li>odd", "- odd"),
+    ],
+)
+def test_html_becomes_text_with_the_marks_of_markdown(source, text):
+    assert text_of_html(source) == text
+
+
+def test_a_format_can_be_named(log, tmp_path):
+    file = tmp_path / "file.jsonl"
+    file.write_text('{"instruction": "i", "output": "o", "question": "q", "answer": "a"}\n')
+    import_files(log, [file], Wanted(format="columns"))
+    assert [turn.user_message for turn in log.turns()] == ["q"]
+    with pytest.raises(ConfigError, match="is not known: chatgpt"):
+        import_files(log, [file], Wanted(format="chatGTP"))
+    with pytest.raises(DataError, match="cannot be WhatsApp"):
+        import_files(log, [file], Wanted(format="whatsapp"))
+
+
+@pytest.mark.parametrize(
+    ("text", "turns"),
+    [
+        ("### Instruction:\nAdd 2 and 3.\n\n### Response:\n5\n", [("Add 2 and 3.", "5")]),
+        ("**You said:**\nHi\n\n**ChatGPT said:**\nHello!\n", [("Hi", "Hello!")]),
+        ("Q: One?\nA: Yes.\n\nQ: Two?\nA: No:\nnever.\n", [("One?", "Yes."), ("Two?", "No:\nnever.")]),
+        ("Nutzer: Wann?\r\nKI: Morgen.\r\n", [("Wann?", "Morgen.")]),
+        ("human: hi\nai: hello\nhuman: bye", [("hi", "hello")]),
+    ],
+)
+def test_dialogues_as_people_write_them(log, tmp_path, text, turns):
+    file = tmp_path / "dialogue.md"
+    file.write_text(text, newline="")
+    import_files(log, [file])
+    assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == turns
+
+
+def test_pairs_become_preferences(log, sample):
+    """What was chosen is preferred to what was rejected, as an edit is."""
+    import_files(log, [sample("preference.jsonl")])
+    turns = log.turns()
+    fit = {turn.id: clean for turn in turns if isinstance(clean := clean_turn(turn, CleanSettings(min_length=1)), CleanTurn)}
+    assert [(each.said[-1].content, each.chosen, each.rejected) for each in preferences_of(turns, fit)] == [
+        (turn.user_message, turn.bot_response, turn.metadata["original_response"]) for turn in turns if "original_response" in turn.metadata
+    ]
+
+
+def test_a_format_of_ones_own(log, tmp_path, monkeypatch):
+    (tmp_path / "own_format.py").write_text(
+        "def read(path):\n"
+        "    for line in path.read_text().splitlines():\n"
+        "        yield tuple(line.split('=>'))\n"
+        "    yield [{'role': 'user', 'content': 'q'}, {'role': 'assistant', 'content': 'a'}]\n"
+        "def fails(path):\n    yield ('q', 'a')\n    raise ZeroDivisionError('no')\n"
+    )
+    file = tmp_path / "chats.own"
+    file.write_text("one=>two\nthree\n")
+    monkeypatch.chdir(tmp_path)
+    report = import_files(log, [file], Wanted(format="own_format:read"))
+    assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == [("one", "two"), ("q", "a")]
+    assert [fault.place for fault in report.faults] == ["chats.own, conversation 2"]
+    assert import_files(log, [file], Wanted(format=f"{tmp_path}/own_format.py:read")).added == 0
+    assert "ZeroDivisionError: no" in import_files(log, [file], Wanted(format="own_format:fails")).faults[0].reason
+    for wrong in ("own_format:none", "no_such:read", "missing.py:read", ":"):
+        with pytest.raises(ConfigError, match="--format"):
+            import_files(log, [file], Wanted(format=wrong))
+
+
+def test_a_local_copy_of_a_hugging_face_dataset(log, tmp_path):
+    import datasets
+
+    conversations = [[{"from": "human", "value": f"Question {n}?"}, {"from": "gpt", "value": f"Answer {n}."}] for n in range(3)]
+    datasets.Dataset.from_dict({"conversations": conversations, "score": [1, 2, 3]}).save_to_disk(str(tmp_path / "copy"))
+    assert import_files(log, [tmp_path / "copy"]).added == 3
+    assert log.turns()[0].metadata["source"] == {"name": "copy", "format": "sharegpt"}
+
+
+def test_the_hub_out_of_reach_is_a_clear_error(home):
+    command = [sys.executable, "-m", "fine_tuning", "import", "hf:made-up/none", "--yes"]
+    done = subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
+    assert done.returncode == DataError.exit_code
+    assert "cannot read the dataset hf:made-up/none from the Hugging Face Hub" in done.stderr and "Traceback" not in done.stderr

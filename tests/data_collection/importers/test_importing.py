@@ -1,0 +1,327 @@
+"""An import is one step: previewed, written in batches, listed, taken back to the byte; and whatever it reads, it does not fall over."""
+
+import json
+import random
+import shutil
+import sqlite3
+import zipfile
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_formats import EXPECTED
+
+from fine_tuning import paths
+from fine_tuning.cli.main import main
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.data_collection.importers import files
+from fine_tuning.data_collection.importers.files import Watching
+from fine_tuning.data_collection.importers.importing import Wanted, import_files, imports, preview, undo
+from fine_tuning.data_collection.importers.table import IMPORTERS
+from fine_tuning.errors import Cancelled, DataError
+
+TABLES = ("log_turns", "log_events", "log_texts")
+
+
+def rows():
+    with sqlite3.connect(paths.state_db()) as database:
+        columns = {**dict.fromkeys(TABLES, "*"), "log_texts": "rowid, *"}
+        return {table: database.execute(f"SELECT {columns[table]} FROM {table} ORDER BY 1").fetchall() for table in TABLES}
+
+
+def write_alpaca(path, count, start=0):
+    path.write_text(json.dumps([{"instruction": f"Question {n}?", "output": f"Answer {n}."} for n in range(start, start + count)]))
+    return path
+
+
+# Taken back
+
+
+@pytest.mark.parametrize("end", [b"\n", b"", b"\n\n", b'\n{"id": "torn'])
+@pytest.mark.parametrize("name", ["preference.jsonl", "chatgpt", "whatsapp_android.txt", "prompt_completion.jsonl"])
+def test_taken_back_the_log_and_its_index_are_as_before(log, sample, name, end):
+    turn = log.log_conversation("What was said before?", "This was said before.")
+    log.rate(turn.id, "up")
+    log.path.write_bytes(log.path.read_bytes().removesuffix(b"\n") + end)
+    log.index.mark()
+    before, indexed, sound = log.path.read_bytes(), rows(), log.index.is_sound()
+    report = import_files(log, [sample(name)], Wanted(**EXPECTED[name][1]))
+    log.index.mark()
+    assert log.path.read_bytes().startswith(before) and rows() != indexed
+    assert undo(log, report.id) == report.added > 0
+    assert log.path.read_bytes() == before
+    log.index.mark()
+    assert rows() == indexed and log.index.is_sound() == sound
+    assert imports(log) == []
+    assert import_files(log, [sample(name)], Wanted(**EXPECTED[name][1])).added == report.added
+
+
+def test_taken_back_is_only_the_import_and_what_was_said_of_it(log, sample, tmp_path):
+    one = import_files(log, [sample("dolly.jsonl")])
+    turn = log.log_conversation("Said in between?", "Yes, in between.")
+    two = import_files(log, [sample("preference.jsonl")])
+    log.rate(log.turns()[0].id, "down")
+    log.edit(turn.id, "Edited in between.")
+    undo(log, one.id)
+    assert [each.id for each in imports(log)] == [two.id]
+    assert log.turns()[0].bot_response == "Edited in between." and len(log.turns()) == 1 + two.added
+    assert log.health().ok
+    with pytest.raises(DataError, match=r"no import .* --list"):
+        undo(log, one.id)
+
+
+def test_what_was_deleted_does_not_come_back_with_another_import(log, sample):
+    import_files(log, [sample("dolly.jsonl")])
+    log.delete(log.turns()[0].id)
+    again = import_files(log, [sample("dolly.jsonl")])
+    assert again.added == 0 and len(log.turns()) == 1
+
+
+def test_a_longer_export_of_the_same_chat_adds_only_what_is_new(log, tmp_path, sample):
+    chat = sample("whatsapp_android.txt").read_text(encoding="utf-8")
+    file = tmp_path / "chat.txt"
+    file.write_text(chat, encoding="utf-8")
+    import_files(log, [file], Wanted(me="Kim"))
+    file.write_text(chat + "1/2/24, 8:05 AM - Robin: Bye!\n1/2/24, 8:06 AM - Kim: See you.\n", encoding="utf-8")
+    assert import_files(log, [file], Wanted(me="Kim")).added == 1
+    assert len({turn.session_id for turn in log.turns()}) == 2
+
+
+def test_the_same_conversations_in_another_container_are_known(log, tmp_path):
+    records = [{"instruction": f"Question {n}?", "output": f"Answer {n}."} for n in range(5)]
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, records)))
+    assert import_files(log, [tmp_path / "a.json"]).added == 5
+    assert import_files(log, [tmp_path / "b.jsonl"]).added == 0
+
+
+def test_the_list_says_what_was_imported(log, sample):
+    report = import_files(log, [sample("dolly.jsonl")], Wanted(licence="CC BY-SA 3.0", source="handouts"))
+    ((id, turns, source),) = [(each.id, each.turns, each.source) for each in imports(log)]
+    assert (id, turns) == (report.id, 2)
+    assert source == {"name": "handouts", "format": "dolly", "licence": "CC BY-SA 3.0"}
+
+
+# Preview, progress, stop
+
+
+def test_a_preview_writes_nothing_and_foretells_the_import(log, sample):
+    for name, (_, asked, *_) in EXPECTED.items():
+        told = preview(log, [sample(name)], Wanted(**asked))
+        assert not log.path.exists() or told.id == ""
+        before = log.path.read_bytes() if log.path.exists() else b""
+        assert (log.path.read_bytes() if log.path.exists() else b"") == before
+        done = import_files(log, [sample(name)], Wanted(**asked))
+        assert (told.added, told.turns, told.set_aside, told.formats) == (done.added, done.turns, done.set_aside, done.formats)
+        assert [turn.id for turn in told.first] == [turn.id for turn in done.first]
+
+
+def test_progress_is_told_and_a_stop_is_heard(log, tmp_path):
+    file = write_alpaca(tmp_path / "many.json", 60_000)
+    told: list[tuple[int, int]] = []
+    import_files(log, [write_alpaca(tmp_path / "few.json", 10)], watch=Watching(tell=lambda done, total: told.append((done, total))))
+    assert told[-1][1] == (tmp_path / "few.json").stat().st_size
+    watch = Watching()
+    watch.stopping = lambda: watch.done > 1 << 20
+    with pytest.raises(Cancelled, match=r"stopped after (\d+) turns.*--undo"):
+        import_files(log, [file], watch=watch)
+    written = len(log.turns())
+    assert 10 < written < 60_010
+    assert undo(log, imports(log)[-1].id) == written - 10
+
+
+# Folders and archives
+
+
+def test_a_folder_is_read_whole_and_what_is_unknown_in_it_is_named(log, sample, tmp_path):
+    folder = tmp_path / "export"
+    shutil.copytree(sample("chatgpt"), folder / "chatgpt")
+    shutil.copy(sample("dolly.jsonl"), folder)
+    (folder / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    (folder / ".hidden.json").write_text("[]")
+    report = import_files(log, [folder])
+    assert dict(report.formats) == {"chatgpt": 2, "dolly": 2}
+    assert report.unread == ["chatgpt/user.json", "picture.png"]
+    assert dict(import_files(log, [folder], Wanted(format="chatgpt")).formats) == {"chatgpt": 2}
+
+
+def test_an_archive_is_never_unpacked_and_a_bomb_is_refused(log, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_BOMB", 1 << 20)
+    archive = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target, target.open("big.json", "w", force_zip64=True) as member:
+        for _ in range(2):
+            member.write(bytes(1 << 20))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(DataError, match="would grow to"):
+        import_files(log, [archive])
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[:-30], lambda data: data[:60] + b"\xff" * 40 + data[100:], lambda data: data[:4]])
+def test_a_damaged_archive_is_a_clear_error(log, sample, tmp_path, spoil):
+    file = tmp_path / "broken.zip"
+    file.write_bytes(spoil(sample("slack.zip").read_bytes()))
+    try:
+        import_files(log, [file], Wanted(me="Kim K"))
+    except DataError as error:
+        assert "broken.zip" in str(error) or "json" in str(error)
+
+
+def test_a_place_that_is_not_there_is_a_clear_error(log, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="is no file and no folder"):
+        import_files(log, [tmp_path / "nothing.json"])
+    with pytest.raises(DataError, match="is empty"):
+        import_files(log, [tmp_path / "empty"])
+
+
+# Whatever is in a file
+
+
+def reads(log, file, **asked):
+    """Import a file, or say why not: any other exception fails the test."""
+    try:
+        return import_files(log, [file], Wanted(**asked))
+    except DataError as error:
+        return str(error)
+
+
+@given(
+    data=st.one_of(st.binary(max_size=400), st.text(max_size=300).map(lambda text: text.encode("utf-8", "surrogatepass"))),
+    format=st.sampled_from(["", *IMPORTERS]),
+    suffix=st.sampled_from(["", ".json", ".jsonl", ".csv", ".txt", ".zip", ".db", ".parquet", ".gz"]),
+)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_give_turns_or_a_data_error(log, tmp_path, data, format, suffix):
+    file = tmp_path / f"any{suffix}"
+    file.write_bytes(data)
+    reads(log, file, format=format, me="Kim")
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)),
+    max_leaves=8,
+)
+
+
+@given(data=st.data())
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_known_keys_with_any_values_give_turns_or_a_data_error(log, tmp_path, data):
+    keys = data.draw(st.sampled_from(KEYS))
+    records = data.draw(st.lists(st.fixed_dictionaries(dict.fromkeys(keys, JSON)), min_size=1, max_size=3))
+    value = data.draw(st.sampled_from([records, records[0], {"messages": records}, {"conversations": records}, [{"messages": records}]]))
+    file = tmp_path / "known.json"
+    file.write_text(json.dumps(value))
+    for format in ("", data.draw(st.sampled_from(list(IMPORTERS)))):
+        reads(log, file, format=format, me="Kim")
+
+
+KEYS = [
+    ("messages",),
+    ("role", "content", "tool_calls", "timestamp", "reasoning"),
+    ("conversations", "system"),
+    ("from", "value"),
+    ("instruction", "input", "output", "history"),
+    ("prompt", "completion", "label"),
+    ("prompt", "chosen", "rejected"),
+    ("message_id", "parent_id", "message_tree_id", "text", "role", "rank"),
+    ("message_tree_id", "prompt"),
+    ("mapping", "current_node", "id", "conversation_id"),
+    ("uuid", "chat_messages", "model"),
+    ("header", "title", "time", "products", "safeHtmlItem", "attachedFiles"),
+    ("id", "chat"),
+    ("thread_id", "id", "role", "content", "created_at", "metadata"),
+    ("user_name", "character_name", "mes", "is_user", "send_date", "extra"),
+    ("internal", "metadata"),
+    ("type", "ts", "user", "text", "thread_ts", "files", "user_profile"),
+    ("id", "type", "date", "date_unixtime", "from", "from_id", "text", "photo"),
+    ("guild", "channel", "messages"),
+    ("session_id", "user_message", "bot_response", "timestamp", "metadata"),
+    ("question", "answer", "context"),
+]
+
+
+def mutated(data: bytes, chance: random.Random) -> bytes:
+    """Return `data` with one thing changed: bytes, a piece left out, doubled or moved, a word of it put elsewhere."""
+    at, other = sorted(chance.randrange(len(data) + 1) for _ in range(2))
+    match chance.randrange(7):
+        case 0:
+            return data[:at] + bytes([chance.randrange(256)]) + data[at + 1 :]
+        case 1:
+            return data[:at] + data[other:]
+        case 2:
+            return data[:other] + data[at:]
+        case 3:
+            return data[:at]
+        case 4:
+            return (
+                data[:at]
+                + chance.choice([b"null", b"[]", b"{}", b'""', b"1e999", b"NaN", b"\\ud800", b'"', b"\n", b"\0", b"\xff\xfe"])
+                + data[at:]
+            )
+        case 5:
+            return data.replace(chance.choice([b'"', b":", b"text", b"id", b"2", b"user"]), chance.choice([b"", b"9" * 20, b'"', b"x"]), 3)
+        case _:
+            words = data.split(b" ")
+            chance.shuffle(words)
+            return b" ".join(words)
+
+
+@pytest.mark.parametrize("name", [name for name in EXPECTED if name != "slack"])
+def test_200_mutations_of_each_sample_give_turns_or_a_data_error(home, sample, tmp_path, name):
+    chance = random.Random(name)
+    place = sample(name)
+    files = sorted(each for each in place.rglob("*.json*")) if place.is_dir() else [place]
+    log = ConversationLogger()
+    for number in range(200):
+        file = files[number % len(files)]
+        target = tmp_path / "mutated" / file.name
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(mutated(file.read_bytes(), chance))
+        reads(log, target, me=EXPECTED[name][1].get("me", ""), format=EXPECTED[name][0] if number % 2 else "")
+    assert log.health().ok
+
+
+# The command
+
+
+def run(capsys, *arguments):
+    code = main(["import", *map(str, arguments)])
+    return code, *capsys.readouterr()
+
+
+def test_the_command_previews_imports_lists_and_takes_back(home, sample, capsys):
+    file = sample("messages.jsonl")
+    code, out, _ = run(capsys, file, "--dry-run")
+    assert code == 0 and "4 turns would be added" in out and "'When does the library open?' -> 'At nine on weekdays.'" in out
+    assert (
+        "2 set aside:\n  messages.jsonl, line 3, column 58: expected JSON" in out and "1 conversations without an answered question" in out
+    )
+    assert not ConversationLogger().path.exists()
+    code, out, _ = run(capsys, file, "--yes", "--licence", "CC0")
+    id = out.strip().rpartition(" ")[2]
+    assert code == 0 and "4 turns added" in out and len(ConversationLogger().turns()) == 4
+    code, out, _ = run(capsys, "--list")
+    assert out.split() == [id, "4", "turns", "messages.jsonl", "(messages,", "CC0)"]
+    code, out, _ = run(capsys, "--undo", id, "--yes")
+    assert out.startswith("4 turns taken back") and ConversationLogger().path.read_bytes() == b""
+    assert run(capsys, "--list")[1] == "no imports in the log\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 2, "name a file or folder to import"),
+        (["--list", "--undo", "x"], 2, "name a file or folder to import"),
+        (["--undo", "x", "--yes"], 3, "no import 'x'"),
+        (["nowhere.json", "--yes"], 3, "is no file and no folder"),
+        (["whatsapp_ios.txt", "--yes"], 3, "--me NAME"),
+        (["dolly.jsonl"], 2, "nobody is here to be asked: add --yes"),
+        (["dolly.jsonl", "--yes", "--format", "wrong"], 2, "is not known"),
+    ],
+)
+def test_what_the_command_is_not_told_right_is_a_sentence(home, sample, capsys, arguments, code, said):
+    told = [sample(each) if (sample("x").parent / each).exists() else each for each in arguments]
+    found, _, err = run(capsys, *told)
+    assert (found, err.count("\n")) == (code, 1) and said in err

@@ -1,0 +1,152 @@
+"""A retrain as a page sees it: begun in a process of its own, watched, stopped, gone on with."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fine_tuning.config import FineTuningConfig, load_config
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.engines.connect import connect
+from fine_tuning.engines.default_base import ensure_default_base
+from fine_tuning.errors import Busy, ByoaiError
+from fine_tuning.events import Count, Event, Finished, Note, Planned, Stage, Step, events_to
+from fine_tuning.integration import learning
+from fine_tuning.jobs import store
+from fine_tuning.jobs.doing import listed
+from fine_tuning.jobs.kinds import RetrainRequest, SweepRequest
+from fine_tuning.model_management.model_registry import Registry
+from fine_tuning.runs import holder, only_one
+
+STEP = Step("chats", 3, 12, 0.5, 1.5, 0.3, 1e-4, 1.0, 100, 50.0, 0.5, 42.0, 10**9)
+
+
+def told(*events: Event) -> learning.Learning:
+    """How it looks while a retrain of this process has told these."""
+    with listed("retrain", RetrainRequest()) as watch:
+        for event in events:
+            watch.tell(event)
+        return learning.look()
+
+
+def test_nothing_was_ever_learned(home: Path) -> None:
+    now = learning.look()
+    assert not now.known and not now.broke_off and not now.running
+
+
+def test_the_stage_and_how_far_it_is(home: Path) -> None:
+    now = told(Note("engine"), Planned((("base", "x"),)), Stage("Asking"), Count(2, 8))
+    told_ = now.told
+    assert (told_.stage, told_.done, told_.total, told_.notes, told_.facts) == ("Asking", 2, 8, ("engine",), (("base", "x"),))
+    assert now.running and now.job and now.job.process and now.job.process.pid == os.getpid() and now.left() is None
+    now = told(Stage("Asking"), Count(2, 8), Stage("Training"))
+    assert (now.told.stage, now.told.done, now.told.total) == ("Training", 0, 0)
+    now = told(Stage("Training"), STEP)
+    assert (now.told.done, now.told.total, now.left(), now.told.steps) == (3, 12, 42.0, (STEP,))
+
+
+def test_how_it_ended(home: Path) -> None:
+    end = Finished("refused", "not better", "fine_tuned_chat:v2")
+    told(Stage("Evaluating"), end)
+    now = learning.look()
+    assert now.known and now.told.finished == end and not now.running and not now.broke_off
+
+
+def test_a_retrain_that_was_killed_broke_off(home: Path) -> None:
+    job = store.add("retrain", RetrainRequest().record(), here=store.Process(999_999, 1.0))
+    with events_to(job.events) as tell:
+        tell(Stage("Training"))
+        tell(STEP)
+    now = learning.look()
+    assert now.broke_off and now.told.steps == (STEP,) and now.job and "killed" in now.job.reason
+
+
+def test_other_work_is_no_learning(home: Path) -> None:
+    with listed("sweep", SweepRequest()):
+        assert not learning.look().known
+
+
+def test_nothing_is_begun_while_one_runs_and_nothing_is_stopped_while_none_does(home: Path) -> None:
+    with only_one("byoai retrain --sample"), pytest.raises(Busy, match="byoai retrain --sample"):
+        learning.start(load_config(), 10)
+    with listed("retrain", RetrainRequest()), pytest.raises(Busy, match="another retrain is running"):
+        learning.start(load_config(), 10)
+    assert learning.stop() is False
+
+
+SMALL = {
+    "training.min_pairs": 1,
+    "training.batch_size": 2,
+    "training.num_epochs": 4,
+    "training.threads": 1,
+    "training.dtype": "float32",
+    "training.products": "blas",
+    "training.replay.share": 0.2,
+    "training.replay.max_new_tokens": 8,
+    "evaluation.max_new_tokens": 16,
+    "evaluation.generate": 2,
+    "evaluation.general": 4,
+    "evaluation.speed_rounds": 1,
+    "gate.enabled": False,
+    "deployment.model_name": "page",
+}
+
+
+@pytest.fixture
+def config(home: Path, base_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> FineTuningConfig:
+    monkeypatch.setenv("BYOAI_ENGINE", "embedded")
+    config = load_config(overrides=SMALL)
+    ensure_default_base(connect(config=config))
+    log = ConversationLogger()
+    for number in range(6):
+        log.new_session()
+        log.log_conversation(f"Which door has the number {number} here?", f"Door {number} is the one with the blue frame.")
+    return config
+
+
+def wait_for(what: Callable[[learning.Learning], bool], seconds: float = 300) -> learning.Learning:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if what(now := learning.look()):
+            return now
+        time.sleep(0.2)
+    raise AssertionError(f"it did not come to that: {learning.look()}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_it_is_stopped_gone_on_with_killed_gone_on_with_and_makes_a_version(config: FineTuningConfig, home: Path) -> None:
+    learning.start(config, 6)
+    wait_for(lambda now: len(now.told.steps) >= 2)
+    now = learning.look()
+    assert now.job and now.job.process
+    pid = now.job.process.pid
+    assert os.getsid(pid) == pid  # of a session of its own: the end of a terminal is not its end
+    assert learning.stop()
+    asked = time.monotonic()
+    stopped = wait_for(lambda now: not now.running)
+    assert stopped.told.finished and stopped.told.finished.state == "stopped" and time.monotonic() - asked < 30
+    learning.start(config, 6)
+    now = wait_for(lambda now: any("going on with it" in note for note in now.told.notes) and bool(now.told.steps))
+    assert now.job and now.job.process
+    children = psutil.Process(now.job.process.pid).children(recursive=True)
+    os.kill(now.job.process.pid, signal.SIGKILL)
+    wait_for(lambda now: now.broke_off, 10)
+    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+    learning.start(config, 6)
+    end = wait_for(lambda now: now.known and not now.running)
+    assert end.told.finished and end.told.finished.state == "live", end.job
+    assert end.told.finished.tag == "fine_tuned_page:v1" and end.told.finished.answers
+    assert holder() is None
+    assert len(Registry().list()) == 1 and len(list(home.glob("runs/*"))) == 1
+
+
+@pytest.mark.slow
+def test_what_keeps_it_from_beginning_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BYOAI_ENGINE", "nonesuch")
+    with pytest.raises(ByoaiError, match="BYOAI_ENGINE is 'nonesuch'"):
+        learning.start(load_config(), 6)

@@ -1,0 +1,41 @@
+"""What an epoch computes is counted from the rows as the training computes them."""
+
+from dataclasses import replace
+
+from fine_tuning.config import Replay, Training
+from fine_tuning.training.prefix_tree import tree_branches
+from fine_tuning.training.trainer_utils import read_rows
+from fine_tuning.training.workload import ComputedRow, computed_rows, guess_replay, workload
+
+LORA = Training(method="lora", replay=Replay(share=0))
+
+
+def test_a_workload_has_every_step_and_the_longest_row(tmp_path):
+    rows = [ComputedRow(tuple(range(start, start + 20)), 5) for start in range(0, 40_000, 20)] + [ComputedRow(tuple(range(-500, 0)), 100)]
+    work = workload(rows, LORA)
+    assert work.steps == 501
+    assert len(work.batches) <= 100
+    assert max(batch.tokens for batch in work.batches) >= 500
+    assert max(batch.tokens for batch in workload(rows, LORA, max_length=30).batches) <= 110
+
+
+def test_rows_are_read_as_the_training_computes_them(row_folder):
+    theirs = read_rows(row_folder / "train.jsonl")
+    assert [(list(row.ids), row.targets) for row in computed_rows(row_folder / "train.jsonl")] == [
+        (row.computed(), len(row.targets())) for row in theirs
+    ]
+
+
+def test_logits_are_counted_a_lot_at_a_time_and_those_held_to_the_base_twice():
+    rows = [ComputedRow((1, 2, *range(index, index + 100)), 100) for index in range(1000, 1400, 100)]
+    (batch,) = workload(rows, LORA).batches
+    assert batch.logits == 200 and batch.targets == 400
+    (batch,) = workload([replace(rows[0], replayed=True), *rows[1:]], LORA).batches
+    assert batch.logits == 300
+
+
+def test_guessed_replay_rows_share_the_head_and_nothing_else():
+    rows = [ComputedRow((1, 2, 3, number, 9), 1) for number in range(10, 14)]
+    guessed = guess_replay(rows, 3, new_tokens=8, prompt_tokens=4)
+    assert sum(tree_branches(sorted(row.ids for row in guessed))) == 3 + 3 * 11
+    assert all(row.replayed and row.targets == 8 for row in guessed)
