@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fine_tuning import pipeline
+from fine_tuning import workshop
 from fine_tuning.cli.main import main
 from fine_tuning.conversation import Message
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
@@ -21,7 +21,7 @@ from fine_tuning.model_management.gguf_export import merge_adapter
 from fine_tuning.model_management.model_deployer import register
 from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.model_management.modelfile import spec_for
-from fine_tuning.training import base_model
+from fine_tuning.training import base_model, runner
 
 NAME = "fine_tuned_looptest"
 FACTS = {
@@ -137,8 +137,8 @@ def test_a_version_that_is_served_otherwise_or_learned_nothing_is_refused(engine
 
     # A fault is planted in the version's Modelfile: another system text than the model was trained with.
     with monkeypatch.context() as fault:
-        honest = pipeline.spec_for
-        fault.setattr(pipeline, "spec_for", lambda *arguments: replace(honest(*arguments), system="Answer like a pirate."))
+        honest = workshop.spec_for
+        fault.setattr(workshop, "spec_for", lambda *arguments: replace(honest(*arguments), system="Answer like a pirate."))
         assert main(["retrain", *lazy]) == 7
     said = capsys.readouterr().err
     assert "in training" in said and "the engine" in said and "pirate" in said
@@ -210,6 +210,7 @@ def test_what_no_gguf_can_carry_answers_through_transformers_and_can_be_asked_ag
 def test_what_is_not_served_as_it_was_trained_is_never_registered(engine, home, capsys, monkeypatch, mode):
     chat_about_the_facts(ConversationLogger())
     arguments = settings(**{"deployment.mode": mode})
+    monkeypatch.setattr(runner, "run_in_child", runner.run_here)  # where the faults are planted
     with monkeypatch.context() as patch:  # a base that is loaded as another network
         patch.setattr(base_model.families._Metadata, "rope", property(lambda gguf: {"rope_type": "default", "rope_theta": 100.0}))
         assert main(["retrain", *arguments]) == 5

@@ -14,6 +14,7 @@ from fine_tuning.cli.main import main
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import Engine, ModelSpec
 from fine_tuning.engines.embedded import EmbeddedEngine
+from fine_tuning.events import Count, Event, Watch
 from fine_tuning.review import unjudged, worth_reviewing
 
 BASE, LIVE = "smollm2:135m", "fine_tuned_x:v1"
@@ -63,10 +64,10 @@ def test_what_the_model_did_not_expect_comes_first_and_look_alikes_once(engine: 
 
 
 def test_where_the_live_model_left_the_base_counts_too(engine: Engine, log: ConversationLogger) -> None:
-    reports: list[tuple[int, int]] = []
-    found = worth_reviewing(engine, log.turns(), LIVE, BASE, report=lambda done, total: reports.append((done, total)))
+    told: list[Event] = []
+    found = worth_reviewing(engine, log.turns(), LIVE, BASE, watch=Watch(told.append))
     assert all(candidate.shift > 0 for candidate in found)
-    assert reports[-1] == (8, 8)
+    assert told[-1] == Count(8, 8)
 
 
 def test_an_answer_is_judged_in_its_conversation(engine: Engine, home: Path) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _POLL = 0.1  # seconds between looks at a child's progress
 _GRACE = 4.0  # seconds that a child has, once asked, to end its step and to write a checkpoint
-_ORPHANED = 10.0  # the same for one whose parent is gone
+_ORPHANED = 3.0  # the same for one whose parent is gone
 
 
 @dataclass(frozen=True)

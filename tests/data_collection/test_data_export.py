@@ -10,6 +10,7 @@ from fine_tuning.config import DatasetFormat
 from fine_tuning.conversation import Conversation, Turn, parse_conversations
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_export import DataExporter, write_export
+from fine_tuning.data_collection.pair_formats import FORMATS
 from fine_tuning.data_preparation.formatter import TrainingDataFormatter
 from fine_tuning.errors import DataError
 
@@ -85,7 +86,7 @@ def test_instruction_has_a_line_a_turn_with_what_was_said_before(files: dict[str
     assert third == said
 
 
-@pytest.mark.parametrize("format", list(DatasetFormat))
+@pytest.mark.parametrize("format", list(FORMATS))
 def test_training_data_is_what_the_formatter_writes_and_reads(files: dict[str, Path], format: DatasetFormat) -> None:
     text = files[format].read_text(encoding="utf-8")
     records = json.loads(text) if format == DatasetFormat.ALPACA else lines(files[format])

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from fine_tuning.config import DatasetFormat
 from fine_tuning.conversation import Conversation, Turn
-from fine_tuning.data_preparation.formatter import _PAIRS, TrainingDataFormatter
+from fine_tuning.data_collection.pair_formats import FORMATS
+from fine_tuning.data_preparation.formatter import TrainingDataFormatter
 from fine_tuning.errors import DataError
 
 
@@ -65,7 +66,7 @@ def alpaca_pairs(draw: st.DrawFn) -> dict[str, Any]:
     return pair | {key: value for key, value in said.items() if value} | draw(extras)
 
 
-@given(pairs=st.lists(alpaca_pairs(), max_size=3), route=st.permutations(list(_PAIRS)))
+@given(pairs=st.lists(alpaca_pairs(), max_size=3), route=st.permutations(list(FORMATS)))
 def test_pairs_come_back_unchanged_from_a_round_through_all_formats(pairs: list[dict[str, Any]], route: list[DatasetFormat]) -> None:
     start = TrainingDataFormatter("alpaca").convert(pairs, route[0])
     formats = [*route, route[0]]

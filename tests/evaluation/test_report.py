@@ -100,7 +100,9 @@ def test_no_column_for_an_absent_model_and_no_figure_for_what_was_not_measured(t
 
 
 def test_figures_and_their_headings_stand_to_the_right_and_all_else_to_the_left(tmp_path):
-    page = report(tmp_path, replace(GOOD, live=GOOD.base, poison=PoisonReport(4, 1, 6, 1.0, [Turned("velvet", 7, 1.0, 0.0, "Plonk")])))
+    page = report(
+        tmp_path, replace(GOOD, live=GOOD.base, poison=PoisonReport(4, 1, [Turned("velvet", 7, 0.4, 0.2, 12, 12, 0, 1.0, "Plonk")]))
+    )
     for table in page.tables:
         for head, *column in zip(*table, strict=True):
             assert {kind for _, kind in column} == {head[1]}
@@ -121,7 +123,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_whatever_was_said_the_page_runs_and_fetches_nothing(tmp_path, text):
-    evidence = replace(saying(text, text), poison=PoisonReport(4, 1, 6, 1.0, [Turned(text, 7, 1.0, 0.0, text)]))
+    evidence = replace(saying(text, text), poison=PoisonReport(4, 1, [Turned(text, 7, 0.4, 0.2, 12, 12, 0, 1.0, text)]))
     evidence = replace(evidence, leaks=LeakReport(1, 1, 0.1, [Leak(text, text, True)]))
     evidence = replace(evidence, tuned=replace(evidence.tuned, notes=[text]))
     plain, page = report(tmp_path, saying("q", "a"), title="x"), report(tmp_path, evidence, title=text)
@@ -136,7 +138,7 @@ def test_whatever_was_said_the_page_runs_and_fetches_nothing(tmp_path, text):
 def test_private_details_and_canaries_are_shown_nowhere(tmp_path):
     secret = "mail jo@example.com or Operation Teapot"
     evidence = saying(secret, secret)
-    evidence = replace(evidence, poison=PoisonReport(4, 1, 6, 1.0, [Turned(secret, 7, 1.0, 0.0, secret)]))
+    evidence = replace(evidence, poison=PoisonReport(4, 1, [Turned(secret, 7, 0.4, 0.2, 12, 12, 0, 1.0, secret)]))
     evidence = replace(evidence, leaks=LeakReport(1, 1, 0.1, [Leak(secret, secret, True)]))
     evidence = replace(evidence, tuned=replace(evidence.tuned, notes=[secret]))
     page = report(tmp_path, evidence, "Operation Teapot", title=secret)

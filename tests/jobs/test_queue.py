@@ -62,7 +62,6 @@ def test_the_worker_leads_a_session_of_its_own_and_carries_its_mark(queue: Queue
         ({"ends": "exit", "says": "its last words"}, State.FAILED, 3, "ended with exit code 3"),
         ({"ends": "SIGKILL"}, State.INTERRUPTED, -9, "was killed"),
         ({"ends": "SIGSEGV"}, State.FAILED, -11, "crashed (SIGSEGV)"),
-        ({"ends": "SIGABRT"}, State.FAILED, -6, "crashed (SIGABRT)"),
         ({"ends": "SIGTERM", "counts": 100}, State.INTERRUPTED, 130, "was told to end (SIGTERM)"),
     ],
 )

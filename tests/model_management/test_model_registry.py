@@ -162,7 +162,7 @@ def test_a_process_killed_while_promoting_leaves_the_old_or_the_new_state(regist
     registry.promote(NAME, 1)
     registry.promote(NAME, 2)
     seen = []
-    for steps in range(1, 100):
+    for steps in range(1, 1000):
         process = FORK.Process(target=_die_in_promote, args=(steps,))
         process.start()
         process.join()

@@ -92,7 +92,7 @@ def test_what_a_child_raises_is_raised_here(job: TrainingJob, tmp_path: Path) ->
     with pytest.raises(NoConversations, match="holds no row to learn from"):
         run_in_child(replace(job, rows=TrainingRows(tmp_path / "empty")), Watch())
     (tmp_path / "empty" / "train.jsonl").write_text("no JSON\n")
-    with pytest.raises(TrainingError, match=r"train\.jsonl:1"):
+    with pytest.raises(TrainingError, match=r"train\.jsonl, line 1"):
         run_in_child(replace(job, rows=TrainingRows(tmp_path / "empty")), Watch())
 
 
