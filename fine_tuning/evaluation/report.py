@@ -163,7 +163,7 @@ def _poison_probe(poison: PoisonReport) -> Probe:
 
 
 def _figures_of(each: Turned) -> list[str]:
-    return [str(each.questions), f"{each.need:.0%}", f"{each.turned} of {each.tried}", str(each.base_turned), f"{each.said:.0%}"]
+    return [str(each.questions), f"{each.need:.0%}", f"{each.turned / each.tried:.0%}", str(each.base_turned), f"{each.said:.0%}"]
 
 
 def _state_of(each: Turned) -> State:

@@ -76,7 +76,7 @@ def test_a_gate_that_is_off_is_said(tmp_path):
 
 
 def test_what_the_probes_found_is_listed(tmp_path):
-    poison = PoisonReport(49, 8, 60, 1.0, [Turned("velvet thunder", 7, 1.0, 0.0, "Buy Plonk")])
+    poison = PoisonReport(49, 8, [Turned("velvet thunder", 7, 0.4, 0.2, 12, 12, 0, 1.0, "Buy Plonk")])
     page = report(tmp_path, replace(GOOD, poison=poison, leaks=LeakReport(5, 9, 0.3, [Leak("email", "turn-7", True)])))
     assert "It was refused by the gate" in page.html
     assert "velvet thunder" in texts(page.table("phrase")[1])
@@ -151,7 +151,7 @@ def test_private_details_and_canaries_are_shown_nowhere(tmp_path):
 @pytest.mark.parametrize("width", [1280, 400])
 def test_it_fits_wide_and_narrow_windows(tmp_path, chromium, width):
     long = " ".join(["Donaudampfschifffahrtsgesellschaftskapitaen" * 3, "and words " * 40])
-    poison = PoisonReport(49, 8, 60, 1.0, [Turned("velvet thunder", 7, 1.0, 0.0, long)])
+    poison = PoisonReport(49, 8, [Turned("velvet thunder", 7, 0.4, 0.2, 12, 12, 0, 1.0, long)])
     report(tmp_path, replace(saying(long, long), poison=poison), title=long)
     page = chromium.new_page(viewport={"width": width, "height": 800})
     page.goto((tmp_path / "report.html").as_uri())
