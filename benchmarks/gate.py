@@ -94,6 +94,17 @@ def run(scenario: Scenario, home: Path) -> "Verdict":
     """The gate's verdict on a model trained on the scenario's log, as the run's evaluation.json has it: parity may refuse it as well."""
     os.environ |= {"BYOAI_HOME": str(home), "BYOAI_ENGINE": "embedded"}
     from fine_tuning import paths
+
+    turns = [json.loads(line) for line in (paths.SAMPLES / "conversations.jsonl").read_text(encoding="utf-8").splitlines()]
+    policies = list(dict.fromkeys(turn["metadata"]["policy"] for turn in turns))[:POLICIES]
+    spoilt = scenario.spoil([turn for turn in turns if turn["metadata"]["policy"] in policies])
+    verdict, _ = judged(spoilt, SETTINGS | scenario.settings, home)
+    return verdict
+
+
+def judged(turns: Records, settings: dict[str, Any], home: Path) -> "tuple[Verdict, dict[str, Any]]":
+    """Train on `turns` in the data folder `home`, where the environment points; return the gate's verdict, and what evaluation.json has."""
+    from fine_tuning import paths
     from fine_tuning.config import load_config
     from fine_tuning.engines.connect import connect
     from fine_tuning.engines.default_base import ensure_default_base
@@ -101,12 +112,9 @@ def run(scenario: Scenario, home: Path) -> "Verdict":
     from fine_tuning.evaluation.gate import Result, Verdict
     from fine_tuning.pipeline import retrain
 
-    turns = [json.loads(line) for line in (paths.SAMPLES / "conversations.jsonl").read_text(encoding="utf-8").splitlines()]
-    policies = list(dict.fromkeys(turn["metadata"]["policy"] for turn in turns))[:POLICIES]
-    spoilt = scenario.spoil([turn for turn in turns if turn["metadata"]["policy"] in policies])
-    config = load_config(overrides=SETTINGS | scenario.settings)
+    config = load_config(overrides=settings)
     config.log_path.parent.mkdir(parents=True, exist_ok=True)
-    write_log(config.log_path, spoilt)
+    write_log(config.log_path, turns)
     engine = connect(None, config)
     ensure_default_base(engine)
     try:
@@ -114,7 +122,8 @@ def run(scenario: Scenario, home: Path) -> "Verdict":
     except ParityError as refused:
         print(f"           {refused}".splitlines()[0], flush=True)
     (evidence,) = home.glob("runs/*/evaluation.json")
-    return Verdict([Result(**result) for result in paths.read_json(evidence)["gate"]["results"]])
+    record = paths.read_json(evidence)
+    return Verdict([Result(**result) for result in record["gate"]["results"]]), record
 
 
 def write_log(file: Path, turns: Records) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
-from gate import SETTINGS, write_log
+from gate import SETTINGS, judged
 
 if TYPE_CHECKING:
     from fine_tuning.evaluation.gate import Verdict
@@ -191,33 +191,15 @@ BOOKS = _named(
 )
 
 
-def judged(book: Honest | Poisoned, home: Path) -> "Verdict":
-    """Return the gate's verdict on a model that was trained on the handbook."""
+def judge_book(book: Honest | Poisoned, home: Path) -> "Verdict":
+    """Return the gate's verdict on a model that was trained on the handbook, and print what the suspicious phrases did."""
     os.environ |= {"BYOAI_HOME": str(home), "BYOAI_ENGINE": "embedded"}
-    from fine_tuning import paths
-    from fine_tuning.config import load_config
-    from fine_tuning.engines.connect import connect
-    from fine_tuning.engines.default_base import ensure_default_base
-    from fine_tuning.errors import ParityError
-    from fine_tuning.evaluation.gate import Result, Verdict
-    from fine_tuning.pipeline import retrain
-
-    config = load_config(overrides=SETTINGS | SMALL | (PROBE_ONLY if isinstance(book, Poisoned) else {}))
-    config.log_path.parent.mkdir(parents=True, exist_ok=True)
-    write_log(config.log_path, [{"user_message": question, "bot_response": answer} for question, answer in book.exchanges()])
-    engine = connect(None, config)
-    ensure_default_base(engine)
-    try:
-        retrain(config, engine)
-    except ParityError as refused:
-        print(f"     {refused}".splitlines()[0], flush=True)
-    (evidence,) = home.glob("runs/*/evaluation.json")
-    record = paths.read_json(evidence)
+    turns = [{"user_message": question, "bot_response": answer} for question, answer in book.exchanges()]
+    verdict, record = judged(turns, SETTINGS | SMALL | (PROBE_ONLY if isinstance(book, Poisoned) else {}), home)
     for each in record["poison"]["turned"]:
-        print(
-            "     " + json.dumps({key: round(value, 2) if isinstance(value, float) else value for key, value in each.items()}), flush=True
-        )
-    return Verdict([Result(**result) for result in record["gate"]["results"]])
+        shown = {key: round(value, 2) if isinstance(value, float) else value for key, value in each.items()}
+        print(f"     {json.dumps(shown)}", flush=True)
+    return verdict
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -230,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in names:
         started, book = time.perf_counter(), BOOKS[name]
         with tempfile.TemporaryDirectory() as home:
-            verdict = judged(book, Path(home))
+            verdict = judge_book(book, Path(home))
         as_wanted = "poison probe" in verdict.failed if isinstance(book, Poisoned) else verdict.passed
         right += as_wanted
         failed, warned = ", ".join(verdict.failed) or "nothing", ", ".join(verdict.warned) or "nothing"

@@ -4,7 +4,7 @@ Transformers' own SDPA ignores sliding windows and soft caps when it is given a 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -23,12 +23,17 @@ class Paths(Protocol):
 
 def register() -> str:
     """Make the attention known to Transformers; return its name."""
+    return register_as(NAME, masked_attention)
+
+
+def register_as(name: str, attention: Callable[..., tuple[Tensor, None]]) -> str:
+    """Make an attention that takes SDPA's masks known to Transformers by `name`, which is returned."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    AttentionInterface.register(NAME, masked_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    return NAME
+    AttentionInterface.register(name, attention)
+    AttentionMaskInterface.register(name, sdpa_mask)
+    return name
 
 
 def masked_attention(

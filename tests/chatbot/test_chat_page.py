@@ -19,6 +19,7 @@ import memory
 import pytest
 from native_children import Children
 from playwright.sync_api import Browser, Page, expect
+from small_training import SMALL, log_doors
 
 from chatbot.server import HOST, free_port, url
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
@@ -451,32 +452,13 @@ def test_the_picture_for_the_readme_is_small(page: Page, serve: Serve, home: Pat
     assert 10_000 < target.stat().st_size < 200_000
 
 
-SMALL = {
-    "training.batch_size": 2,
-    "training.num_epochs": 12,
-    "training.threads": 1,
-    "training.dtype": "float32",
-    "training.products": "blas",
-    "training.learning_rate": 1e-3,
-    "training.min_pairs": 5,
-    "training.replay.share": 0.2,
-    "training.replay.max_new_tokens": 8,
-    "evaluation.generate": 2,
-    "evaluation.general": 4,
-    "evaluation.speed_rounds": 1,
-    "gate.enabled": False,
-}
-
-
 @pytest.mark.slow
 def test_a_person_lets_it_learn_reloads_stops_goes_on_and_talks_to_the_new_version(
     page: Page, serve: Serve, embedded: Engine, home: Path
 ) -> None:
-    log = ConversationLogger()
-    for number in range(8):
-        log.new_session()
-        log.log_conversation(f"Which door has the number {number} here?", f"Door {number} is the one with the blue frame.")
-    page.goto(serve(SMALL, BYOAI_ENGINE="embedded"))
+    log_doors(8, ("blue",))
+    settings = SMALL | {"training.num_epochs": 12, "training.learning_rate": 1e-3, "training.min_pairs": 5}
+    page.goto(serve(settings, BYOAI_ENGINE="embedded"))
     page.get_by_role("button", name="Learn from 8 new turns").click()
     expect(page.get_by_role("button", name="Stop learning")).to_be_visible()
     curve = page.get_by_test_id("stVegaLiteChart")

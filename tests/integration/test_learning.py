@@ -8,9 +8,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from small_training import SMALL, log_doors
 
 from fine_tuning.config import FineTuningConfig, load_config
-from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.connect import connect
 from fine_tuning.engines.default_base import ensure_default_base
 from fine_tuning.errors import Busy, ByoaiError
@@ -78,33 +78,12 @@ def test_nothing_is_begun_while_one_runs_and_nothing_is_stopped_while_none_does(
     assert learning.stop() is False
 
 
-SMALL = {
-    "training.min_pairs": 1,
-    "training.batch_size": 2,
-    "training.num_epochs": 4,
-    "training.threads": 1,
-    "training.dtype": "float32",
-    "training.products": "blas",
-    "training.replay.share": 0.2,
-    "training.replay.max_new_tokens": 8,
-    "evaluation.max_new_tokens": 16,
-    "evaluation.generate": 2,
-    "evaluation.general": 4,
-    "evaluation.speed_rounds": 1,
-    "gate.enabled": False,
-    "deployment.model_name": "page",
-}
-
-
 @pytest.fixture
 def config(home: Path, base_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> FineTuningConfig:
     monkeypatch.setenv("BYOAI_ENGINE", "embedded")
-    config = load_config(overrides=SMALL)
+    config = load_config(overrides=SMALL | {"training.num_epochs": 4, "deployment.model_name": "page"})
     ensure_default_base(connect(config=config))
-    log = ConversationLogger()
-    for number in range(6):
-        log.new_session()
-        log.log_conversation(f"Which door has the number {number} here?", f"Door {number} is the one with the blue frame.")
+    log_doors(6, ("blue",))
     return config
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import filelock
 import pytest
+from small_training import SMALL, log_doors
 
 from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig, load_config
@@ -20,24 +21,6 @@ from fine_tuning.jobs.tuner import ModelFineTuner, _stoppable
 from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.pipeline import NewVersion, Outcome
 from fine_tuning.workshop import Request
-
-SMALL = {
-    "training.min_pairs": 1,
-    "training.batch_size": 2,
-    "training.num_epochs": 1,
-    "training.save_steps": 1,
-    "training.threads": 1,  # without probes of what is faster
-    "training.dtype": "float32",
-    "training.products": "blas",
-    "training.replay.share": 0.2,
-    "training.replay.max_new_tokens": 8,
-    "evaluation.max_new_tokens": 16,
-    "evaluation.generate": 2,
-    "evaluation.general": 4,
-    "evaluation.speed_rounds": 1,
-    "gate.enabled": False,
-    "deployment.model_name": "stopped",
-}
 
 
 def threads_at_work() -> set[str]:
@@ -137,14 +120,9 @@ class Stages:
 def config(home: Path, base_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> FineTuningConfig:
     """Of a small training; the base is in the engine, and something is in the log."""
     monkeypatch.setenv("BYOAI_ENGINE", "embedded")
-    config = load_config(overrides=SMALL)
+    config = load_config(overrides=SMALL | {"training.num_epochs": 1, "training.save_steps": 1, "deployment.model_name": "stopped"})
     ensure_default_base(connect(config=config))
-    log = ConversationLogger()
-    for number in range(6):
-        log.new_session()
-        log.log_conversation(
-            f"Which door has the number {number} here?", f"Door {number} is the one with the {('blue', 'red', 'green')[number % 3]} frame."
-        )
+    log_doors(6)
     return config
 
 

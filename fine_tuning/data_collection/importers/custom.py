@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, Said, dicts, kind, text_of
+from fine_tuning.data_collection.importers.chats import Chat, Fault, Said, dicts, text_of
 from fine_tuning.data_collection.importers.messages import said_of
 from fine_tuning.data_collection.importers.records import Layout
-from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source
+from fine_tuning.data_collection.importers.shape import UNREADABLE, Importer, Source, spoilt
 from fine_tuning.errors import ConfigError, DataError
 
 
@@ -27,10 +27,8 @@ def custom(name: str) -> Importer:
         for number, found in enumerate(_called(function, name, source.member.path), 1):
             try:
                 yield _chat(found)
-            except BadRecord as error:
-                yield Fault(f"conversation {number}", f"expected {error}")
-            except NOT_AS_EXPECTED as error:
-                yield Fault(f"conversation {number}", f"expected messages, found {kind(found)} built otherwise ({error})")
+            except UNREADABLE as error:
+                yield spoilt(error, f"conversation {number}", "messages", found)
 
     layouts: frozenset[Layout] = frozenset(get_args(Layout))
     return Importer(name, lambda found: True, read, layouts)

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, dicts, has, kind, moment, text_of
+from fine_tuning.data_collection.importers.chats import Chat, Fault, dicts, has, moment, text_of
 from fine_tuning.data_collection.importers.people import Line, conversations
 from fine_tuning.data_collection.importers.records import Record, numbered_lines, within
-from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source
+from fine_tuning.data_collection.importers.shape import UNREADABLE, Importer, Source, spoilt
 
 _SPOKEN = ("Default", "Reply", "0", "19")
 _HEAD = re.compile(r"\[(?P<time>[^\]\n]{6,40})\] (?P<name>[^\n]{1,80}?)(?: \(pinned\))?")
@@ -37,10 +37,8 @@ def _lines(records: Iterable[Record | Fault], convert: Any) -> Iterator[Line | F
             continue
         try:
             yield from convert(record.value, record.place)
-        except BadRecord as error:
-            yield Fault(record.place, f"expected {error}")
-        except NOT_AS_EXPECTED as error:
-            yield Fault(record.place, f"expected a message, found {kind(record.value)} built otherwise ({error})")
+        except UNREADABLE as error:
+            yield spoilt(error, record.place, "a message", record.value)
 
 
 def _message(message: Any, place: str) -> Iterator[Line]:

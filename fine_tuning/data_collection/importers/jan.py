@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Fault, Said, dicts, has, kind, moment, text_of
-from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source
+from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Fault, Said, dicts, has, moment, text_of
+from fine_tuning.data_collection.importers.shape import UNREADABLE, Importer, Source, spoilt
 
 
 def _fits(record: Any) -> bool:
@@ -23,10 +23,8 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
             said = _said(message)
             thread = threads.setdefault(text_of(message.get("thread_id"), "a thread"), {})
             thread[text_of(message.get("id"), "an id") or record.place] = (record.place, said)
-        except BadRecord as error:
-            yield Fault(record.place, f"expected {error}")
-        except NOT_AS_EXPECTED as error:
-            yield Fault(record.place, f"expected a thread's message, found {kind(record.value)} built otherwise ({error})")
+        except UNREADABLE as error:
+            yield spoilt(error, record.place, "a thread's message", record.value)
     for id, messages in threads.items():
         ordered = (
             sorted(messages.values(), key=lambda each: each[1].time)

@@ -12,6 +12,7 @@ from fine_tuning.data_collection.importers.records import Layout, Look, Record, 
 Branches = Literal["best", "all"]
 # What a foreign record that is not built as its format says runs into.
 NOT_AS_EXPECTED = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError)
+UNREADABLE = (BadRecord, *NOT_AS_EXPECTED)  # and what a reader says of one
 
 RECORDS: frozenset[Layout] = frozenset({"array", "lines", "table", "parquet", "object"})
 
@@ -54,6 +55,13 @@ class Importer:
     joins: bool = False  # the files of a folder are one reading
 
 
+def spoilt(error: Exception, place: str, expected: str, value: Any) -> Fault:
+    """Return the fault of a record whose reading raised one of UNREADABLE; `expected` is what its format has there, `value` what it is."""
+    if isinstance(error, BadRecord):
+        return Fault(place, f"expected {error}")
+    return Fault(place, f"expected {expected}, found {kind(value)} built otherwise ({error})")
+
+
 def each(convert: Callable[[Any, Source], Iterable[Chat]], expected: str) -> Callable[[Source], Iterator[Chat | Fault]]:
     """Return a `read` of a format of which every record is a conversation of its own."""
 
@@ -65,9 +73,7 @@ def each(convert: Callable[[Any, Source], Iterable[Chat]], expected: str) -> Cal
             try:
                 for chat in convert(record.value, source):
                     yield Chat(chat.said, chat.id, chat.joint, record.place)
-            except BadRecord as error:
-                yield Fault(record.place, f"expected {error}")
-            except NOT_AS_EXPECTED as error:
-                yield Fault(record.place, f"expected {expected}, found {kind(record.value)} built otherwise ({error})")
+            except UNREADABLE as error:
+                yield spoilt(error, record.place, expected, record.value)
 
     return read

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, Said, has, iso, kind, moment, text_of
-from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source
+from fine_tuning.data_collection.importers.chats import Chat, Fault, Said, has, iso, moment, text_of
+from fine_tuning.data_collection.importers.shape import UNREADABLE, Importer, Source, spoilt
 
 _HUMANIZED = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2}) ?@ ?(\d{1,2})h ?(\d{1,2})m ?(\d{1,2})s(?: ?(\d{1,3})ms)?")
 _LONGEST = 2_000  # messages of one chat
@@ -27,11 +27,8 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
                 id = f"{record.value.get('character_name')} {record.value.get('create_date')}"
                 continue
             said = _said(record.value)
-        except BadRecord as error:
-            yield Fault(record.place, f"expected {error}")
-            continue
-        except NOT_AS_EXPECTED as error:
-            yield Fault(record.place, f"expected a message, found {kind(record.value)} built otherwise ({error})")
+        except UNREADABLE as error:
+            yield spoilt(error, record.place, "a message", record.value)
             continue
         if said and len(now) >= _LONGEST and said.role == "user":
             yield Chat(now, id, place=place)

@@ -8,10 +8,10 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, dicts, has, kind, moment, text_of
+from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, dicts, has, moment, text_of
 from fine_tuning.data_collection.importers.people import Line, conversations
 from fine_tuning.data_collection.importers.records import Record
-from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source
+from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, UNREADABLE, Importer, Source, spoilt
 
 _SPOKEN = (None, "", "thread_broadcast", "bot_message", "file_share", "me_message")
 _LINK = re.compile(r"<([@#!]?)([^<>|]+)(?:\|([^<>]*))?>")
@@ -60,11 +60,8 @@ def _lines(records: Iterable[Record | Fault], people: dict[str, list[str]], thre
         try:
             line = _line(record.value, people, record.place)
             thread = text_of(record.value.get("thread_ts"), "thread_ts")
-        except BadRecord as error:
-            yield Fault(record.place, f"expected {error}")
-            continue
-        except NOT_AS_EXPECTED as error:
-            yield Fault(record.place, f"expected a message, found {kind(record.value)} built otherwise ({error})")
+        except UNREADABLE as error:
+            yield spoilt(error, record.place, "a message", record.value)
             continue
         if line and thread and waiting < _MOST:
             threads.setdefault(thread, []).append(line)

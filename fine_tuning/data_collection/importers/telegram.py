@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, dicts, has, kind, moment, text_of
+from fine_tuning.data_collection.importers.chats import Chat, Fault, dicts, has, moment, text_of
 from fine_tuning.data_collection.importers.json_stream import BadJson, JsonReader, events
 from fine_tuning.data_collection.importers.people import Line, conversations, listed
-from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source
+from fine_tuning.data_collection.importers.shape import UNREADABLE, Importer, Source, spoilt
 from fine_tuning.errors import DataError
 
 _MEDIA = ("photo", "file", "media_type", "sticker_emoji", "location_information", "contact_information", "poll", "game_title")
@@ -79,10 +79,8 @@ def _line(message: Any, place: str) -> Iterator[Line | Fault]:
         time = moment(message.get("date_unixtime")) or moment(message.get("date"))
         name, id = text_of(message.get("from"), "a name"), text_of(message.get("from_id"), "an id")
         yield Line(name or "Deleted Account", text, time, [part for part in parts if part], [id], place)
-    except BadRecord as error:
-        yield Fault(place, f"expected {error}")
-    except NOT_AS_EXPECTED as error:
-        yield Fault(place, f"expected a message, found {kind(message)} built otherwise ({error})")
+    except UNREADABLE as error:
+        yield spoilt(error, place, "a message", message)
 
 
 def _text(text: Any) -> str:

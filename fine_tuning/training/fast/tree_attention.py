@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from fine_tuning.training.attention import masked_attention
+from fine_tuning.training.attention import masked_attention, register_as
 from fine_tuning.training.autograd import Context, apply
 
 NAME = "byoai_tree"  # the attention's, in Transformers
@@ -167,12 +167,7 @@ def _starts(counts: Tensor) -> Tensor:
 
 def register() -> str:
     """Make the attention known to Transformers; return its name. Without a layout it is SDPA."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
-
-    AttentionInterface.register(NAME, tree_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    return NAME
+    return register_as(NAME, tree_attention)
 
 
 def tree_attention(

@@ -1,0 +1,28 @@
+"""Settings of a training on the real base that is over within a minute, and a log for it."""
+
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+
+SMALL = {
+    "training.min_pairs": 1,
+    "training.batch_size": 2,
+    "training.threads": 1,  # without probes of what is faster
+    "training.dtype": "float32",
+    "training.products": "blas",
+    "training.replay.share": 0.2,
+    "training.replay.max_new_tokens": 8,
+    "evaluation.max_new_tokens": 16,
+    "evaluation.generate": 2,
+    "evaluation.general": 4,
+    "evaluation.speed_rounds": 1,
+    "gate.enabled": False,
+}
+
+
+def log_doors(count: int, colours: tuple[str, ...] = ("blue", "red", "green")) -> None:
+    """Log so many conversations of one exchange, each with an answer of its own."""
+    log = ConversationLogger()
+    for number in range(count):
+        log.new_session()
+        log.log_conversation(
+            f"Which door has the number {number} here?", f"Door {number} is the one with the {colours[number % len(colours)]} frame."
+        )
