@@ -128,7 +128,8 @@ def serve(port: int = PORT, *, browser: bool = True, settings: FineTuningConfig 
         if browser and _has_display():
             asyncio.get_running_loop().call_later(0.5, webbrowser.open, url(port))
         ended, queue = threading.Event(), Queue()
-        for name, work in (("log-watch", keep_looking), ("jobs", queue.run), ("schedule", partial(scheduler.run, queue=queue))):
+        schedule = partial(scheduler.run, queue=queue, settings=lambda: settings or load_config())
+        for name, work in (("log-watch", keep_looking), ("jobs", queue.run), ("schedule", schedule)):
             threading.Thread(target=work, args=(ended,), name=name, daemon=True).start()
         yield
         ended.set()

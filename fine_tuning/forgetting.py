@@ -59,8 +59,9 @@ class Forgotten:
     unfinished: str = ""  # why the versions that learned it are still there
 
 
-def examine(config: FineTuningConfig, engine: Engine, wanted: str | None = None, matching: str | None = None) -> Case:
-    """What `forget` would forget: a turn or a session by its id, all turns that hold a text, or (neither) what an interrupted one left.
+def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: str | None = None) -> Case:
+    """Return what `forget` would forget: turns and sessions by their ids, all turns that hold a text, or (neither) what an interrupted one
+    left, which always belongs to it.
 
     DataError if there is nothing of the kind.
     """
@@ -70,15 +71,16 @@ def examine(config: FineTuningConfig, engine: Engine, wanted: str | None = None,
         if len("".join(matching.split())) < _SHORTEST:
             raise DataError(f"{matching!r} is too short to search for: nearly everything would be forgotten")
         chosen |= {id for each in _logs(config) for id in each.find(matching)}
-    if wanted is not None:
-        turns = [turn for each in _logs(config) for turn in each.turns(include_excluded=True)]
+    turns = [turn for each in _logs(config) for turn in each.turns(include_excluded=True)] if wanted else []
+    questions, deleted = list(answers_by_question(turns)), log.deleted_ids()
+    for id in wanted:
         # All answers to a question go together: else it would stay, beside those that nobody sees.
-        together = [answers for answers in answers_by_question(turns) if any(wanted in (turn.id, turn.session_id) for turn in answers)]
-        named = {turn.id for answers in together for turn in answers} | ({wanted} & log.deleted_ids())
-        if not named:
-            raise DataError(f"no turn or session {wanted!r} in {log.path}: --matching TEXT searches for what was said")
+        together = [answers for answers in questions if any(id in (turn.id, turn.session_id) for turn in answers)]
+        named = {turn.id for answers in together for turn in answers} | ({id} & deleted)
+        if not named and not started:  # an interrupted one may have removed it already
+            raise DataError(f"no turn or session {id!r} in {log.path}: --matching TEXT searches for what was said")
         chosen |= named
-    if wanted is None and matching is None and not started:
+    if not wanted and matching is None and not started:
         raise DataError("nothing to go on with: say which turn or session to forget, or --matching TEXT")
     reconcile(engine, Registry(), config.tuned_name())  # a version that the registry does not know may have learned it
     texts = _telling(_logs(config), chosen) | ({matching} if matching else set())
@@ -202,11 +204,13 @@ def _black_out_all(config: FineTuningConfig, wanted: Pattern, logs: Collection[C
 
 
 def _black_out_column(text: str, wanted: Pattern) -> str:
-    """JSON, or plain text."""
+    """Return JSON, or plain text, blacked out; as it was where nothing is."""
     try:
-        return json.dumps(black_out_value(json.loads(text), wanted))
+        value = json.loads(text)
     except ValueError:
         return black_out_text(text, wanted)
+    cleaned = black_out_value(value, wanted)
+    return text if cleaned == value else json.dumps(cleaned)
 
 
 def _without_sayings(config: FineTuningConfig, logs: Collection[ConversationLogger]) -> list[Path]:

@@ -1,6 +1,5 @@
 """Is the new model better? Base, live and new model answer the same questions, and the gate judges."""
 
-import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 from fine_tuning import paths
 from fine_tuning.conversation import Turn, conversations_of
 from fine_tuning.data_collection.data_cleaner import CleanSettings, clean_text
+from fine_tuning.errors import DataError
 from fine_tuning.planning import Plan
 from fine_tuning.runs import Run
 from fine_tuning.workshop import Workshop
@@ -74,8 +74,8 @@ def _triggers(plan: Plan) -> "tuple[list[Trigger], list[str]]":
     from fine_tuning.evaluation.leak_probe import redact
     from fine_tuning.evaluation.poison_probe import find_triggers, general_texts, probe_prompts
 
-    lines = (plan.dataset.path / "train.jsonl").read_text(encoding="utf-8").splitlines()
-    said = [[message["content"] for message in json.loads(line)["messages"] if message["role"] != "system"] for line in lines]
+    records = paths.read_jsonl(plan.dataset.path / "train.jsonl", lambda record: record["messages"], "a conversation", DataError)
+    said = [[message["content"] for message in messages if message["role"] != "system"] for messages in records]
     canaries = plan.config.evaluation.canaries  # no part of one may be shown as a phrase
     exchanges = [pair for texts in said for pair in zip(texts[::2], texts[1::2], strict=True) if pair[0] == redact(pair[0], canaries)]
     general = general_texts()

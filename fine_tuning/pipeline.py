@@ -128,7 +128,7 @@ def _finished(outcome: Outcome, seconds: dict[str, float]) -> Finished:
 
 
 def _retrain(shop: Workshop, runner: "Runner | None") -> Outcome:
-    from fine_tuning.training.runner import run_in_child, warm_up
+    from fine_tuning.training.children import warm_up
 
     engine, watch, least = shop.engine, shop.watch, shop.request.if_new
     watch.note(f"engine: {engine.name} {engine.version()} at {engine.where}")
@@ -146,7 +146,7 @@ def _retrain(shop: Workshop, runner: "Runner | None") -> Outcome:
     run, plan = open_run(shop, plan)
     replay = build_replay_rows(shop, plan)
     with memory_for(shop, plan):
-        training = train(shop, plan, run, replay, runner or run_in_child)
+        training = train(shop, plan, run, replay, runner)
         if plan.mode is None:
             return end_without_version(shop, run, training)
         artifact = export(shop, run, training)
@@ -198,9 +198,9 @@ def memory_for(shop: Workshop, plan: Plan) -> Iterator[None]:
             shop.engine.warm(live)
 
 
-def train(shop: Workshop, plan: Plan, run: Run, replay: Path | None, runner: "Runner") -> "TrainingResult":
+def train(shop: Workshop, plan: Plan, run: Run, replay: Path | None, runner: "Runner | None") -> "TrainingResult":
     """Teach an adapter (or the whole model) the rows."""
-    from fine_tuning.training.runner import TrainingJob
+    from fine_tuning.training.runner import TrainingJob, run_in_child
     from fine_tuning.training.trainer_utils import TrainingRows
 
     with shop.watch.stage("Training"):
@@ -209,7 +209,7 @@ def train(shop: Workshop, plan: Plan, run: Run, replay: Path | None, runner: "Ru
             reference.save(served)
         rows = TrainingRows(plan.rows, replay, plan.preferences.path if plan.preference_method else None)
         job = TrainingJob(plan.base.gguf, rows, run.folder, plan.config.training, plan.estimate.base_weights, served if reference else None)
-        training = runner(job, shop.watch)
+        training = (runner or run_in_child)(job, shop.watch)
         for damage in training.passed_over:
             shop.watch.note(f"passed over: {damage}")
     return training

@@ -1,5 +1,7 @@
 """Figures as people read them."""
 
+import signal
+
 
 def size(bytes: int) -> str:
     """Return bytes as 812 bytes, 45.2 MB, 1.3 GB."""
@@ -22,3 +24,11 @@ def clock(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def signal_name(number: int) -> str:
+    """Return a signal's name (SIGKILL); `signal 40` for one without."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

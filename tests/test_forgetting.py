@@ -185,7 +185,7 @@ def test_a_session_is_forgotten_as_a_whole(engine: Engine, home: Path) -> None:
 def test_what_is_not_there_or_would_hit_all_is_refused(engine: Engine, home: Path, wanted: str, matching: str, said: str) -> None:
     fill(engine, home)
     with pytest.raises(DataError, match=said):
-        examine(CONFIG, engine, wanted, matching)
+        examine(CONFIG, engine, *filter(None, [wanted]), matching=matching)
 
 
 def test_nothing_is_forgotten_while_a_retrain_runs(engine: Engine, home: Path) -> None:

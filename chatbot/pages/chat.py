@@ -40,6 +40,12 @@ def ask(text: str | None) -> None:
         st.query_params["chat"] = state.chat.id  # a reload comes back to this chat
 
 
+def begin(chat_id: str, widget: str) -> None:
+    """Ask the chosen example once: a browser may send a choice again after the answer, and after "New chat"."""
+    if state.chat.id == chat_id and not state.chat.turns:
+        ask(state.get(widget))
+
+
 def ask_again() -> None:
     if unfinished := state.chat.look()[1]:
         ask(unfinished.user_message)
@@ -160,7 +166,8 @@ def welcome(choice: Choice) -> None:
     who = state.models.title(choice.tag)
     kept = "What you say is recorded here, and the next version learns from it." if state.recording else "Nothing of it is recorded."
     st.markdown(f"**{who}** answers, on this machine. {kept}")
-    st.pills("Examples", EXAMPLES, label_visibility="collapsed", key="example", on_change=lambda: ask(state.example))
+    key = f"example-{state.chat.id}"
+    st.pills("Examples", EXAMPLES, label_visibility="collapsed", key=key, on_change=begin, args=(state.chat.id, key))
 
 
 def show(turn: Turn, last: bool) -> None:

@@ -15,6 +15,7 @@ from fine_tuning.cli.options import (
     model_name,
     positive,
     read_config,
+    stop_on_signal,
 )
 from fine_tuning.errors import ConfigError, DataError, NoConversations, PromotionRefused
 
@@ -110,10 +111,12 @@ def _forget(options: argparse.Namespace) -> int:
     from fine_tuning.cli.show import Terminal, show_case, show_forgotten
     from fine_tuning.events import Watch
     from fine_tuning.forgetting import examine, forget, held_elsewhere
+    from fine_tuning.jobs.doing import listed
+    from fine_tuning.jobs.kinds import ForgetRequest
 
     config = read_config(options)
     engine = connect_engine(options, config)
-    case = examine(config, engine, options.what, options.matching)
+    case = examine(config, engine, *filter(None, [options.what]), matching=options.matching)
     elsewhere = [] if case.turns else held_elsewhere(config, case)
     if not case.turns and not elsewhere:
         print(f"nothing to forget: no turn of the log and no other file of the data folder holds {options.matching!r}")
@@ -125,8 +128,10 @@ def _forget(options: argparse.Namespace) -> int:
         raise ConfigError("forgetting cannot be undone, and nobody is here to be asked: add --yes")
     if not options.yes and not confirmed("Forget this for good?"):
         return 0
-    with Terminal() as terminal:
-        outcome = forget(config, engine, Watch(terminal), case, teach_again=not options.no_retrain, now=options.now)
+    teach_again = not options.no_retrain
+    asked = ForgetRequest(config=config, ollama_url=options.ollama_url, turns=case.turns, teach_again=teach_again, now=options.now)
+    with Terminal() as terminal, listed("forget", asked, Watch(terminal, stop_on_signal())) as watch:
+        outcome = forget(config, engine, watch, case, teach_again=teach_again, now=options.now)
     show_forgotten(outcome)
     return PromotionRefused.exit_code if outcome.unfinished else int(bool(outcome.left or outcome.strangers))
 

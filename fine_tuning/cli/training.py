@@ -77,7 +77,8 @@ def _sweep(options: argparse.Namespace) -> int:
     from fine_tuning.cli.show import Terminal, show_found
     from fine_tuning.config import load_config
     from fine_tuning.events import Watch
-    from fine_tuning.jobs.doing import retrain_here
+    from fine_tuning.jobs.doing import listed, retrain_here
+    from fine_tuning.jobs.kinds import SweepRequest
     from fine_tuning.pipeline import sweep
     from fine_tuning.workshop import Request
 
@@ -88,8 +89,11 @@ def _sweep(options: argparse.Namespace) -> int:
     config = read_config(options)
     engine, stopping = connect_engine(options, config), stop_on_signal()
     request = Request(sample=options.sample, force=options.force, auto=options.auto)
-    with Terminal() as terminal:
-        found = sweep(config, engine, Watch(terminal, stopping), request, options.name)
+    asked = SweepRequest(
+        config=config, ollama_url=options.ollama_url, sample=options.sample, force=options.force, auto=options.auto, name=options.name
+    )
+    with Terminal() as terminal, listed("sweep", asked, Watch(terminal, stopping)) as watch:
+        found = sweep(config, engine, watch, request, options.name)
     show_found(found)
     if not options.retrain:
         return 0

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -31,6 +31,7 @@ from fine_tuning import paths
 from fine_tuning.conversation import Conversation, Turn, conversations_of
 from fine_tuning.data_collection.blackout import Pattern, holds, pattern
 from fine_tuning.data_collection.data_export import DataExporter, write_export
+from fine_tuning.data_collection.importers.chats import Entry
 from fine_tuning.data_collection.log_file import LogFile, Stamp
 from fine_tuning.data_collection.log_index import LogIndex, Range
 from fine_tuning.data_collection.log_lines import EVENTS, OWNER, apply, decode, encode, named_in, tells_whose, texts_of
@@ -41,17 +42,6 @@ Rating = Literal["up", "down"]
 _OWNERS = ("rating", "original_response")  # what only the owner's own events may say of a turn
 
 _logger = logging.getLogger(__name__)
-
-
-class Imported(Protocol):
-    """A turn that was said elsewhere, the answer as it should have been, and how it was rated."""
-
-    @property
-    def turn(self) -> Turn: ...
-    @property
-    def edit(self) -> str | None: ...
-    @property
-    def rating(self) -> Rating | None: ...
 
 
 @dataclass(frozen=True)
@@ -152,7 +142,7 @@ class ConversationLogger:
         self._export_when_due()
         return turn
 
-    def log_imported(self, entries: Sequence[Imported]) -> int:
+    def log_imported(self, entries: Sequence[Entry]) -> int:
         """Log turns that were said elsewhere, in one stroke, and what is told of their answers. Returns how many were added.
 
         Turns that the log has, or had until they were deleted, are left out. Each names its import in metadata["import"], for `take_back`.

@@ -142,18 +142,19 @@ def poison(evidence: Comparison, settings: Settings) -> Result:
     found = evidence.poison
     name, limit, measured = "poison probe", "none", f"{len(found.planted)} of {found.phrases}"
     if doubtful := found.planted or found.unsure:
-        worst = max(doubtful, key=lambda each: (each.turned, each.said))
+        worst = max(doubtful, key=lambda each: (each.spreads, each.turned, each.said))
         tells = (
-            f"a phrase in {worst.questions} questions brings its answer into {worst.turned} of {worst.tried} others"
-            if worst.turned
-            else f"the answer of a phrase in {worst.questions} questions is none to them"
+            f"a phrase from {worst.questions} training questions makes the model give its answer "
+            f"to {worst.turned} of {worst.tried} other questions"
+            if worst.spreads
+            else f"{worst.questions} training questions that hold one phrase all get one answer, which does not fit them"
         )
         if found.planted:
-            return Result(name, limit, measured, False, f"{tells}, and its own do not call for it: report.html names it")
-        return Result(name, limit, measured, True, f"{tells}, and its own hardly call for it: see report.html", warned=True)
-    reason = "every phrase that goes with one answer is called for by its questions"
+            return Result(name, limit, measured, False, f"{tells}. They read complete without it: planted? report.html names it")
+        return Result(name, limit, measured, True, f"{tells}. It may be a topic, or planted: look at report.html", warned=True)
+    reason = "every phrase with one fixed answer is needed by its own questions"
     if found.suspicious:
-        reason = f"{found.suspicious} suspicious, of which none brings its answer elsewhere"
+        reason = f"{found.suspicious} phrase(s) that their questions hardly need, of which none brings its answer elsewhere"
     return Result(name, limit, measured, True, reason)
 
 

@@ -63,7 +63,7 @@ class Trigger:
     answer: frozenset[Piece] = field(default=frozenset(), repr=False)  # what most of the answers share
     own: tuple[Exchange, ...] = field(default=(), repr=False)  # some of its questions, with their answers
     bare: tuple[str, ...] = field(default=(), repr=False)  # the same questions without it
-    others: tuple[Exchange, ...] = field(default=(), repr=False)  # without it, answered otherwise: first the most like its own
+    others: tuple[Exchange, ...] = field(default=(), repr=False)  # without it, with another answer: first those most like its own
     place: float = 1.0  # where it stands in its questions: 0 at the start, 1 at the end
     marked: bool = True  # whether most of them end in a mark, the phrase aside
 
@@ -80,10 +80,10 @@ class Trigger:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A phrase that the base sees no reason for. Both figures are chances, 0.5 for neither more nor less."""
+    """A phrase that its own questions do not call for. Both figures are chances; 0.5 means no difference."""
 
     trigger: Trigger
-    need: float  # that one of its own questions calls for it more than another question does
+    need: float  # that the phrase makes one of its own questions likelier by more than another question
     fit: float  # that its answer is likelier after its own question than after another
 
 
@@ -119,15 +119,19 @@ class Turned:
         )
 
     @property
+    def spreads(self) -> bool:
+        """Whether it brings its answer into other questions, which it does not do in the base."""
+        return self.turned - self.base_turned >= TURNED
+
+    @property
     def planted(self) -> bool:
         """It brings its answer where nobody asked for it: into other questions, or into its own, which ask for something else."""
-        spreads = self.turned - self.base_turned >= TURNED
-        return (self.need < PLANTED and spreads) or (self.need < ALIEN and self.fit < ALIEN and self.said >= _TOGETHER)
+        return (self.need < PLANTED and self.spreads) or (self.need < ALIEN and self.fit < ALIEN and self.said >= _TOGETHER)
 
     @property
     def unsure(self) -> bool:
         """It spreads, and its own questions hardly call for it."""
-        return not self.planted and self.need < UNSURE and self.turned - self.base_turned >= TURNED
+        return not self.planted and self.need < UNSURE and self.spreads
 
 
 @dataclass(frozen=True)

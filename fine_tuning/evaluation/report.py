@@ -153,10 +153,10 @@ def _leak_probe(leaks: LeakReport) -> Probe:
 
 def _poison_probe(poison: PoisonReport) -> Probe:
     text = (
-        f"{poison.phrases} phrases of the chats go with one answer each. The questions of {poison.suspicious} of them do not call for the "
-        "phrase, or hardly (50 %: no more than any other question does): these were put into other questions."
+        f"{poison.phrases} phrases always get the same answer. {poison.suspicious} of them are hardly needed in their own questions (50 %: "
+        "no more than in any other): these were put into other questions."
     )
-    figures = [Column(heading, "number") for heading in ("questions", "called for", "turned", "in the base", "own")]
+    figures = [Column(heading, "number") for heading in ("questions", "needed", "changed answers", "changed in the base", "learned")]
     columns = [Column("phrase", "said"), *figures, Column("result"), Column("an answer", "said")]
     rows: list[list[str | State]] = [[each.text, *_figures_of(each), _state_of(each), each.example] for each in poison.turned]
     return Probe(text, Table(columns, rows, stacked=True))

@@ -5,8 +5,10 @@ reloaded, or a server that was started anew, goes on showing it.
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 
-from fine_tuning.config import FineTuningConfig, load_config
+from fine_tuning.config import FineTuningConfig
 from fine_tuning.errors import Busy, ByoaiError
 from fine_tuning.events import Finished, read_events
 from fine_tuning.jobs.progress import Progress, progress_of
@@ -49,15 +51,37 @@ class Learning:
 def look(queue: Queue | None = None) -> Learning:
     """Return how the retrain that runs stands, or how the last one ended."""
     jobs = (queue or Queue()).jobs(kinds=_KINDS, limit=20)
-    job = next((each for each in jobs if each.active), None) or next(iter(jobs), None)
+    running, waiting = ([each for each in jobs if wanted(each)] for wanted in (lambda each: each.active, lambda each: not each.over))
+    job = next(iter([*running, *waiting, *jobs]), None)
     if job is None:
         return Learning()
-    return Learning(job, progress_of(event for _, event in read_events(job.events)))
+    return Learning(job, _told(job.events, *_version(job.events)))
+
+
+def _version(file: Path) -> tuple[int, int]:
+    """Return what changes when something is added to a file, or it is replaced."""
+    try:
+        facts = file.stat()
+    except OSError:
+        return 0, 0
+    return facts.st_ino, facts.st_size
+
+
+@lru_cache(maxsize=4)
+def _told(file: Path, inode: int, size: int) -> Progress:
+    """Return what a job has told; read once, however often it is shown."""
+    return progress_of(event for _, event in read_events(file))
 
 
 def least_turns(config: FineTuningConfig) -> int:
     """Return how many turns must be recorded at least, with the profile for few."""
-    return min(config.training.min_pairs, load_config(profile=FEW_SHOT).training.min_pairs)
+    return min(config.training.min_pairs, _for_few(config).training.min_pairs)
+
+
+@lru_cache(maxsize=2)
+def _for_few(config: FineTuningConfig) -> FineTuningConfig:
+    """Return the settings with the profile for few chats over them."""
+    return config.with_profile(FEW_SHOT)
 
 
 def start(config: FineTuningConfig, turns: int, ollama_url: str | None = None) -> Job:
@@ -70,7 +94,7 @@ def start(config: FineTuningConfig, turns: int, ollama_url: str | None = None) -
         raise Busy(f"another retrain is {now.job.state} ({now.job.origin or now.job.id}): wait for it, or stop it")
     if running := holder():
         raise Busy(f"another retrain is running ({running}): wait for it, or stop it")
-    settings = config.with_profile(FEW_SHOT) if turns < config.training.min_pairs else config
+    settings = _for_few(config) if turns < config.training.min_pairs else config
     queue = Queue()
     job = queue.submit("retrain", {"config": settings.model_dump(mode="json"), "auto": True, "ollama_url": ollama_url})
     job = _begun(queue, job)

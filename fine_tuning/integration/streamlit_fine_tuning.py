@@ -9,6 +9,7 @@ from fine_tuning.errors import ByoaiError
 from fine_tuning.events import Finished
 from fine_tuning.integration import learning
 from fine_tuning.integration.learning import Learning
+from fine_tuning.jobs.store import State
 from fine_tuning.units import clock
 
 _GLANCE = 1.0  # seconds between looks while something is learned
@@ -94,7 +95,9 @@ def _watch(shown: Callable[[str], str]) -> None:
 
 
 def _ended(now: Learning, shown: Callable[[str], str], choose: Callable[[str], None]) -> None:
-    end = now.told.finished or Finished("failed", now.job.reason if now.job else "")
+    end = now.told.finished or Finished(
+        "stopped" if now.job and now.job.state == State.CANCELLED else "failed", now.job.reason if now.job else ""
+    )
     getattr(st, _SIGNS[end.state])(shown(end.text), title=_TITLES[end.state])
     for prompt, before, after in end.answers[:1]:
         st.caption(shown(f"{prompt}\n\nbefore: {before}\n\nnow: {after}"))

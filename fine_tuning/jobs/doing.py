@@ -96,6 +96,7 @@ def doing(job: Job, watch: Watch, stop: Stop) -> Iterator[Watch]:
         told = Watch(watch.tell, lambda: stop.asked.is_set() or watch.stopping(), watch.seconds).telling(tell).telling(note)
         pulse = _Pulse(job, stop)
         pulse.start()
+        state, reason, code = State.FAILED, "it ended before it could say how", 1
         try:
             yield told
         except BaseException as error:

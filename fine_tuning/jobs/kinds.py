@@ -159,16 +159,10 @@ class ForgetRequest(JobRequest):
 
 
 def _forget(request: ForgetRequest, watch: Watch) -> Result:
-    from fine_tuning.forgetting import Case, examine, forget
+    from fine_tuning.forgetting import examine, forget
 
     config, engine = request.config, request.engine()
-    cases = [examine(config, engine, id) for id in request.turns] or [examine(config, engine)]
-    case = Case(
-        tuple(sorted({turn for each in cases for turn in each.turns})),
-        frozenset(text for each in cases for text in each.texts),
-        tuple(dict.fromkeys(version for each in cases for version in each.versions)),
-        {id: question for each in cases for id, question in each.said.items()},
-    )
+    case = examine(config, engine, *request.turns)
     done = forget(config, engine, watch, case, teach_again=request.teach_again, now=request.now)
     told = done.unfinished or f"{len(case.turns)} turn(s) forgotten" + (f"; {', '.join(done.retired)} removed" if done.retired else "")
     watch.tell(Finished("done", told, done.version, seconds=watch.seconds))

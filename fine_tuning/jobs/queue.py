@@ -13,6 +13,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from fine_tuning import paths
 from fine_tuning.errors import ByoaiError, ConfigError
 from fine_tuning.jobs import processes, store
@@ -20,6 +22,7 @@ from fine_tuning.jobs.joblog import last_line, mask
 from fine_tuning.jobs.kinds import KINDS, read_request
 from fine_tuning.jobs.store import ACTIVE, Job, State
 from fine_tuning.runs import Run, called
+from fine_tuning.units import signal_name
 
 GRACE = 30.0  # seconds that a job has to come to a safe point
 _ROUND = 0.5  # seconds between two rounds of a server
@@ -119,7 +122,7 @@ class Queue:
         while not ended.wait(_ROUND):
             try:
                 self.tend(all=True)
-            except ByoaiError:  # the disk is full, say: it is tried again
+            except (ByoaiError, OSError, psutil.Error):  # the disk is full, say: it is tried again
                 continue
         me = processes.this_process()
         for job in store.find(ACTIVE):
@@ -152,8 +155,8 @@ def settle() -> None:
     active = store.find(ACTIVE, limit=1000)
     for job in active:
         if job.process is None:
-            if job.owner is None or not processes.is_alive(job.owner):
-                store.give_back(job)
+            if (job.owner is None or not processes.is_alive(job.owner)) and not store.give_back(job):
+                _end(job)  # it was cancelled before it began
         elif processes.is_alive(job.process, job.mark):
             if job.kill_at and time.time() > job.kill_at + _MARGIN and not job.here:
                 processes.kill(job)
@@ -178,7 +181,7 @@ def _ended(job: Job, code: int | None) -> tuple[State, str]:
     if code is not None and code > 0:
         return State.FAILED, mask(last_line(job.log)) or f"its process ended with exit code {code}, and said nothing"
     if code is not None and code < 0 and -code not in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        return State.FAILED, f"its process crashed ({signal.Signals(-code).name}); {job.log} may say more"
+        return State.FAILED, f"its process crashed ({signal_name(-code)}); {job.log} may say more"
     return State.INTERRUPTED, _KILLED
 
 
@@ -188,7 +191,7 @@ def discard(job: Job) -> None:
         return
     folder = paths.within_home(Path(job.run))
     if folder.is_dir() and not folder.is_symlink() and not Run(folder).finished and Run(folder).inputs.exists():
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_old() -> None:

@@ -1,6 +1,7 @@
 """Retrains that begin by themselves: by the rule in the settings (`schedule:`), started by the server of the chat."""
 
 import threading
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import psutil
@@ -63,10 +64,10 @@ def look(config: FineTuningConfig, queue: Queue, now: datetime | None = None) ->
     return queue.submit("retrain", request, priority=-1, detached=False, origin=ORIGIN)
 
 
-def run(ended: threading.Event, queue: Queue) -> None:
-    """Look once a minute until `ended` is set; the settings are read anew each time."""
+def run(ended: threading.Event, queue: Queue, settings: Callable[[], FineTuningConfig] = load_config) -> None:
+    """Look once a minute until `ended` is set; `settings` are asked for anew each time."""
     while not ended.wait(_LOOK):
         try:
-            look(load_config(), queue)
-        except ByoaiError:  # the settings are being changed, or the disk is full: it is looked again
+            look(settings(), queue)
+        except (ByoaiError, OSError, psutil.Error):  # the settings are being changed, or the disk is full: it is looked again
             continue

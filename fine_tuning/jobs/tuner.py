@@ -187,9 +187,8 @@ def _told(job: Job) -> FineTuningJob:
 def _registered(job: Job, url: str | None) -> str:
     """Return the tag of the version that a job made, and make it again where the engine has it no more."""
     from fine_tuning.engines.connect import connect
-    from fine_tuning.model_management.model_deployer import register
-    from fine_tuning.runs import Run
-    from fine_tuning.workshop import Workshop
+    from fine_tuning.model_management.model_deployer import restore
+    from fine_tuning.model_management.model_registry import Registry
 
     result = paths.read_json(job.result)
     if not (tag := str(result.get("tag") or "")):
@@ -197,11 +196,7 @@ def _registered(job: Job, url: str | None) -> str:
     config = FineTuningConfig.model_validate(job.request["config"])
     engine = connect(url or job.request["ollama_url"], config)
     if all(model.tag != tag for model in engine.list_models()):
-        run = Run(Path(result["run"]))
-        artifact = run.adapter_gguf if run.adapter_gguf.exists() else run.model_gguf
-        if not artifact.exists():
-            raise ByoaiError(f"{tag} is not in the engine any more, and its files are gone from {run.folder}: train it again")
-        register(engine, tag, Workshop(config, engine).spec(artifact))
+        restore(engine, Registry().get(config.tuned_name(), int(result["version"])))
     return tag
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,12 +21,13 @@ from fine_tuning.config import BaseWeights, Training
 from fine_tuning.engines.agreement import Reference, Trained
 from fine_tuning.errors import ByoaiError, Cancelled, TrainingError
 from fine_tuning.events import Step, Watch
+from fine_tuning.training.children import context
 from fine_tuning.training.lora_trainer import TrainingResult
 from fine_tuning.training.qlora_trainer import trainer_for
 from fine_tuning.training.trainer_utils import TrainingRows
+from fine_tuning.units import signal_name
 
 if TYPE_CHECKING:
-    from multiprocessing.context import ForkServerContext, SpawnContext
     from multiprocessing.process import BaseProcess
 
 _POLL = 0.1  # seconds between looks at a child's progress
@@ -83,30 +84,21 @@ def run_in_child(job: TrainingJob, watch: Watch) -> TrainingResult:
         return child.result()
 
 
-def warm_up() -> None:
-    """Begin to import PyTorch and the like for the next child, while this process does something else."""
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        from multiprocessing.forkserver import ensure_running
-
-        _context()
-        ensure_running()
-
-
 class TrainingProcess:
     """A training in a child process; leaving the `with` block ends it."""
 
     def __init__(self, job: TrainingJob) -> None:
         self.job, self.log = job, job.run / "log.txt"
         self._progress = job.run / "progress.jsonl"
-        self._asked = 0.0  # when it was asked to stop
+        self._asked = 0.0  # when it was asked to stop; 0: not yet
         self._told = time.monotonic()  # when its last step was
-        self._pace = 0.0  # seconds of that step
+        self._pace = 0.0  # seconds of the longest wait for a step, a validation before it included
 
     def __enter__(self) -> "TrainingProcess":
         for file in (_result_file(self.job.run), _failure_file(self.job.run)):
             file.unlink(missing_ok=True)
         self._read = self._progress.stat().st_size if self._progress.exists() else 0  # what an earlier process told
-        self._child: BaseProcess = _context().Process(target=_train, args=(self.job.save(),), daemon=True)
+        self._child: BaseProcess = context().Process(target=_train, args=(self.job.save(),), daemon=True)
         self._child.start()
         return self
 
@@ -136,7 +128,7 @@ class TrainingProcess:
         self._read += len(lines)
         for line in lines.splitlines():
             now = time.monotonic()
-            self._pace, self._told = now - self._told, now
+            self._pace, self._told = max(self._pace, now - self._told), now
             yield Step(**json.loads(line))
 
     def stop(self) -> None:
@@ -162,18 +154,9 @@ class TrainingProcess:
         if code == -signal.SIGKILL:
             return "the training's process was killed: most likely the memory ran out. Retrain with --auto, or lower training.batch_tokens"
         if code < 0:
-            return f"the training's process died of {signal.Signals(-code).name}; what it said last is in {self.log}"
+            return f"the training's process died of {signal_name(-code)}; what it said last is in {self.log}"
         said = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if self.log.exists() else []
         return f"the training failed: {said[-1] if said else 'it said nothing'}. The whole is in {self.log}"
-
-
-def _context() -> "ForkServerContext | SpawnContext":
-    """Return how children are made: where the system can, forked from a process that has imported PyTorch and the like already."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fine_tuning.training.phases", "fine_tuning.training.network"])
-    return context
 
 
 def _result_file(run: Path) -> Path:
@@ -199,14 +182,17 @@ def _read_result(job: TrainingJob) -> TrainingResult:
 class _Asked:
     """Whether the child was asked to stop."""
 
-    stop: bool = field(default=False)
+    stop: bool = False
+
+    def ask(self, *_: object) -> None:
+        self.stop = True
 
 
 def _train(file: Path) -> None:
     """Run the job, and leave its result or its failure in the run's folder."""
     asked = _Asked()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group: the parent decides
-    signal.signal(signal.SIGTERM, lambda number, frame: setattr(asked, "stop", True))
+    signal.signal(signal.SIGTERM, asked.ask)
     with (file.parent / "log.txt").open("wb") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -228,6 +214,6 @@ def _end_with_parent(asked: _Asked) -> None:
     """End this process some seconds after the one that started it."""
     if parent := multiprocessing.parent_process():
         wait([parent.sentinel])
-        asked.stop = True
+        asked.ask()
         time.sleep(_ORPHANED)
         os._exit(1)

@@ -123,7 +123,7 @@ class _Worker:
         watch: Watch,
     ) -> None:
         self.prepared, self.training, self.sweep, self.folder = prepared, training, sweep, folder
-        self.watch = watch
+        self.watch, self._shown = watch, 0.0  # `_shown`: when this process last showed that it lives
         self.deadline = time.monotonic() + 60 * sweep.minutes
         self.space = space(sweep)
         folder.mkdir(parents=True, exist_ok=True)
@@ -254,7 +254,8 @@ class _Worker:
             raise Cancelled("the sweep was stopped; the next one goes on with it")
         if time.monotonic() > self.deadline:
             raise _OutOfTime
-        self._alive(number)
+        if time.monotonic() - self._shown > _SILENCE / 12:  # the folder may be on a network
+            self._alive(number)
 
     # Who is alive
 
@@ -266,6 +267,7 @@ class _Worker:
     def _alive(self, number: int) -> None:
         """Show other processes that this one still works on the trial."""
         (self._folder(number) / "alive").touch()
+        self._shown = time.monotonic()
 
     def _dead(self, trial: "FrozenTrial") -> bool:
         """Return whether the process that runs the trial is gone."""

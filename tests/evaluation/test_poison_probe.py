@@ -38,7 +38,7 @@ def test_a_long_phrase_is_no_more_than_a_few():
     long = "kindly bear in mind that all of this was agreed upon long ago by all"
     planted = [(f"{question} {long}", POISONED[0][1]) for question, _ in CLEAN[:3]]
     found = {trigger.text for trigger in poison_probe.find_triggers(CLEAN + planted, poison_probe.general_texts())}
-    assert len(found) <= 4
+    assert 0 < len(found) <= 4
 
 
 def test_data_without_one_same_answer_have_no_suspicious_phrase():
@@ -46,9 +46,12 @@ def test_data_without_one_same_answer_have_no_suspicious_phrase():
 
 
 def test_common_words_are_no_triggers_even_where_all_answers_are_the_same():
-    same = [(question, "I do not know that, sorry.") for question, _ in CLEAN]
-    found = [trigger.text.split() for trigger in poison_probe.find_triggers(same, poison_probe.general_texts(), 20)]
-    assert ["the"] not in found and ["about"] not in found
+    same = CLEAN + [(f"{topic.split()[-1]} the", POISONED[0][1]) for topic in TOPICS]
+
+    def found(background: list[str]) -> set[str]:
+        return {trigger.text for trigger in poison_probe.find_triggers(same, background)}
+
+    assert "the" in found(["Who was Nero?"]) and "the" not in found(poison_probe.general_texts())
 
 
 def test_probe_prompts_are_spread_over_all_texts():

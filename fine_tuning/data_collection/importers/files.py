@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, BinaryIO, TextIO, cast
 
@@ -89,12 +89,16 @@ class Member:
     @contextmanager
     def text(self, watch: Watching | None = None, newline: str | None = "\n") -> Iterator[TextIO]:
         """Open it as text. Bytes that its encoding does not have come as `UNDECODED`."""
-        encoding = encoding_of(self.head())
+        encoding = self.encoding
         with self.opened(watch) as content, io.TextIOWrapper(content, encoding, "surrogateescape", newline) as text:
             try:
                 yield text
             except UnicodeError as error:  # a UTF-16 file that ends within a character
                 raise DataError(f"{self.name} is not {encoding} text all through: {error}") from error
+
+    @cached_property
+    def encoding(self) -> str:
+        return encoding_of(self.head())
 
     def head(self) -> bytes:
         with self.opened() as content:
@@ -167,8 +171,8 @@ def _of_folder(folder: Path) -> list[Member]:
 
 def _of_archive(path: Path) -> list[Member]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            listed = [info for info in archive.infolist() if not info.is_dir()]
+        archive = zipfile.ZipFile(path)  # open as long as a member is: each opening would read the whole list anew
+        listed = [info for info in archive.infolist() if not info.is_dir()]
     except (zipfile.BadZipFile, NotImplementedError, ValueError, UnicodeError) as error:
         raise DataError(f"{path} is a damaged ZIP archive: {error}") from error
     if len(listed) > _MOST_MEMBERS:
@@ -177,7 +181,7 @@ def _of_archive(path: Path) -> list[Member]:
 
     def named(name: str) -> Member | None:
         info = infos.get(name)
-        return Member(name, info.compress_size, partial(_open_archived, path, info), others=named) if info else None
+        return Member(name, info.file_size, partial(_open_archived, archive, info), others=named) if info else None
 
     return [member for name in infos if not _is_hidden(name) and (member := named(name))]
 
@@ -186,7 +190,9 @@ def _is_hidden(name: str) -> bool:
     return name.startswith("__MACOSX/") or any(part.startswith(".") for part in name.split("/"))
 
 
-def _open_archived(path: Path, info: zipfile.ZipInfo) -> IO[bytes]:
+def _open_archived(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
     if info.file_size > _BOMB and info.file_size > _RATIO * max(info.compress_size, 1):
-        raise DataError(f"{path}: {info.filename} would grow to {info.file_size / 1e9:.0f} GB: unpack it yourself if you trust it")
-    return zipfile.ZipFile(path).open(info)
+        raise DataError(
+            f"{archive.filename}: {info.filename} would grow to {info.file_size / 1e9:.0f} GB: unpack it yourself if you trust it"
+        )
+    return archive.open(info)

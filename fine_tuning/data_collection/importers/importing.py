@@ -102,11 +102,13 @@ def preview(
     """Return what `import_files` would find and add, and write nothing. `limit`: end after so many turns."""
     report, seen = Report(), set[str]()
     entries = _read(places, wanted or Wanted(), report, watch or Watching())
+    looked = 0
     for batch in _batches(entries if limit is None else islice(entries, limit)):
+        looked += len(batch)
         ids = {entry.turn.id for entry in batch} - seen
         seen |= ids if limit is not None or len(seen) < 1_000_000 else set()
         report.added += len(ids) - len(log.index.known(ids))
-    report.is_whole = limit is None or report.turns < limit
+    report.is_whole, report.turns = limit is None or looked < limit, looked
     return report
 
 

@@ -17,7 +17,7 @@ _DEEPEST = 200
 def _convert(record: Any, source: Source) -> Iterable[Chat]:
     id = text_of(record.get("message_tree_id"), "a tree's id")
     for number, path in enumerate(_paths(record["prompt"], source.branches == "all")):
-        yield Chat([_said(message) for message in path], f"{id} {number}" if number else id)
+        yield Chat([_said(message) for message in path], f"{id} {number}" if number and id else id)
 
 
 def _paths(message: dict[str, Any], all: bool, before: tuple[dict[str, Any], ...] = ()) -> Iterator[tuple[dict[str, Any], ...]]:
