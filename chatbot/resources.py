@@ -1,29 +1,19 @@
 """What the pages share: the configuration, the engine, and one look a second at its models and at the log."""
 
-import logging
-
 import streamlit as st
 
-from chatbot.server import config
+from chatbot.server import config, service
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import Engine
-from fine_tuning.engines.connect import connect
 from fine_tuning.errors import ByoaiError
 from fine_tuning.integration.ollama_integration import Models, look
-from fine_tuning.model_management.model_deployer import reconcile
 from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.planning import count_new
-
-_logger = logging.getLogger(__name__)
 
 
 @st.cache_resource(show_spinner="Looking for Ollama …")
 def engine() -> Engine:
-    """Where it does not agree with the registry any more, that is mended now, and said in the terminal."""
-    found = connect(config=config())
-    for finding in reconcile(found, Registry(), config().tuned_name()):
-        _logger.warning("%s", finding.text)
-    return found
+    return service().engine()
 
 
 @st.cache_data(ttl=1.0, show_spinner=False)
@@ -36,6 +26,7 @@ def models() -> Models:
 
 def connect_again() -> None:
     """Forget the engine: the next look finds the one that is there now."""
+    service().connect_again()
     engine.clear()
     models.clear()
 

@@ -6,6 +6,7 @@ ByoaiError                     exit 1   anything below; the message says what is
 │   ├── NoConversations
 │   ├── TooLittleData
 │   ├── LogDamaged
+│   ├── TurnNotFound                  the log holds no such turn, session or import
 │   └── TurnDeleted                   a turn was deleted that an answer was made from
 ├── EngineError                exit 4   Ollama or the embedded engine
 │   ├── EngineUnavailable
@@ -48,6 +49,10 @@ class TooLittleData(DataError):
 
 
 class LogDamaged(DataError):
+    pass
+
+
+class TurnNotFound(DataError):
     pass
 
 

@@ -22,7 +22,7 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_export import DataExporter
 from fine_tuning.data_preparation.dataset_builder import delete_datasets_of
 from fine_tuning.engines.base import Engine
-from fine_tuning.errors import DataError, NoConversations, TooLittleData
+from fine_tuning.errors import DataError, NoConversations, TooLittleData, TurnNotFound
 from fine_tuning.events import Watch
 from fine_tuning.model_management.model_deployer import reconcile
 from fine_tuning.model_management.model_pruner import remove_version, run_of
@@ -78,7 +78,7 @@ def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: st
         together = [answers for answers in questions if any(id in (turn.id, turn.session_id) for turn in answers)]
         named = {turn.id for answers in together for turn in answers} | ({id} & deleted)
         if not named and not started:  # an interrupted one may have removed it already
-            raise DataError(f"no turn or session {id!r} in {log.path}: --matching TEXT searches for what was said")
+            raise TurnNotFound(f"no turn or session {id!r} in {log.path}: --matching TEXT searches for what was said")
         chosen |= named
     if not wanted and matching is None and not started:
         raise DataError("nothing to go on with: say which turn or session to forget, or --matching TEXT")

@@ -107,9 +107,9 @@ def engine_dir() -> Path:
 
 
 def safe_name(name: str) -> str:
-    """`name` if it can be one path component anywhere, else ByoaiError. The only way a name from outside becomes a path."""
+    """`name` if it can be one path component anywhere, else ConfigError. The only way a name from outside becomes a path."""
     if not _SAFE.fullmatch(name) or name.endswith(".") or ".." in name:
-        raise ByoaiError(f"{name!r} cannot be a name: use letters, digits, '.', '_' and '-' (at most 100, starting with a letter or digit)")
+        raise ConfigError(f"{name!r} cannot be a name: use letters, digits, '.', '_' and '-' (at most 100, a letter or digit first)")
     return name
 
 

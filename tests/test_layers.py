@@ -15,7 +15,7 @@ CHILDS = {"engines/llama.py", "engines/native_child.py", "evaluation/decoder.py"
 
 # Left to right as in fine_tuning/__init__.py; what stands on one level does not import each other (but for itself).
 LEVELS = [
-    ["cli", "chatbot", "__main__"],
+    ["cli", "api", "chatbot", "__main__"],
     ["integration"],
     ["jobs"],
     ["forgetting", "review"],

@@ -33,12 +33,14 @@ def add_commands(commands: Commands) -> None:
 
 
 def _chat(options: argparse.Namespace) -> None:
-    from chatbot.server import PORT, free_port, serve, url
+    from chatbot.server import serve
+    from fine_tuning.api.background import PORT, free_port
+    from fine_tuning.api.security import Access
 
     if options.ollama_url:
         os.environ["OLLAMA_HOST"] = options.ollama_url  # the page connects by itself
     chosen = options.port or free_port(PORT)
-    print(f"The chat is at {url(chosen)} (Ctrl-C ends it)", flush=True)
+    print(f"The chat is at {Access(chosen).url} (Ctrl-C ends it)", flush=True)
     serve(chosen, browser=not options.no_browser)
 
 

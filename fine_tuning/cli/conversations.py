@@ -17,7 +17,7 @@ from fine_tuning.cli.options import (
     read_config,
     stop_on_signal,
 )
-from fine_tuning.errors import ConfigError, DataError, NoConversations, PromotionRefused
+from fine_tuning.errors import ConfigError, NoConversations, PromotionRefused, TurnNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -151,7 +151,7 @@ def _lineage(options: argparse.Namespace) -> None:
     for id in [turn.id for turn in said.values() if options.turn in (turn.id, turn.session_id)] or [options.turn]:
         versions = registry.versions_of_turn(id)
         if id not in said and not versions:
-            raise DataError(f"no turn or session {id!r}: byoai forget --dry-run --matching TEXT finds what was said")
+            raise TurnNotFound(f"no turn or session {id!r}: byoai forget --dry-run --matching TEXT finds what was said")
         print(f"{id}  {', '.join(f'{each.tag} ({each.state})' for each in versions) or 'no version has learned it'}")
 
 

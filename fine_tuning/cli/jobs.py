@@ -58,7 +58,7 @@ def _list(options: argparse.Namespace, queue: "Queue") -> None:
     if not jobs and not options.json:
         print("no jobs yet: a retrain is one (byoai retrain)")
     for job in jobs:
-        print(json.dumps(record(job)) if options.json else _line(job))
+        print(json.dumps(_record(job)) if options.json else _line(job))
 
 
 def _watch(options: argparse.Namespace, queue: "Queue") -> int:
@@ -73,7 +73,7 @@ def _watch(options: argparse.Namespace, queue: "Queue") -> int:
         if job.over:
             break
         time.sleep(_GLANCE)
-    print(json.dumps(record(job)) if options.json else _line(job))
+    print(json.dumps(_record(job)) if options.json else _line(job))
     return _code(job)
 
 
@@ -82,18 +82,18 @@ def _cancel(options: argparse.Namespace, queue: "Queue") -> int:
     if job.here and not job.over and not options.json:
         print(f"{job.origin} (process {job.process.pid if job.process else '?'}) was asked to stop, and does so at its next safe point")
     job = queue.wait(job.id, options.grace + 5)
-    print(json.dumps(record(job)) if options.json else _line(job))
+    print(json.dumps(_record(job)) if options.json else _line(job))
     return 0 if job.over else 1
 
 
 def _resume(options: argparse.Namespace, queue: "Queue") -> None:
     job = queue.resume(_chosen(options, queue).id)
-    print(json.dumps(record(job)) if options.json else _line(job))
+    print(json.dumps(_record(job)) if options.json else _line(job))
 
 
 def _retry(options: argparse.Namespace, queue: "Queue") -> None:
     job = queue.retry(_chosen(options, queue).id)
-    print(json.dumps(record(job)) if options.json else _line(job))
+    print(json.dumps(_record(job)) if options.json else _line(job))
 
 
 def _logs(options: argparse.Namespace, queue: "Queue") -> None:
@@ -117,21 +117,10 @@ def _chosen(options: argparse.Namespace, queue: "Queue") -> "Job":
     return exact[0] if exact else queue.get(wanted or "none")
 
 
-def record(job: "Job") -> dict[str, Any]:
-    """Return a job as JSON has it."""
-    from fine_tuning.jobs.progress import progress_of
+def _record(job: "Job") -> dict[str, Any]:
+    from fine_tuning.jobs.progress import record
 
-    events = EventReader(job.events).read()
-    progress = progress_of(event for _, event in events)
-    facts = ("id", "kind", "state", "priority", "attempt", "origin", "created", "begun", "ended", "exit_code", "reason", "run")
-    return {
-        **{name: getattr(job, name) for name in facts},
-        "pid": job.process.pid if job.process and job.active else None,
-        "detached": job.detached,
-        "progress": 1.0 if job.state == "completed" else progress.share,
-        "stage": progress.stage,
-        "events": events[-1][0] if events else 0,
-    }
+    return record(job)
 
 
 def _line(job: "Job") -> str:

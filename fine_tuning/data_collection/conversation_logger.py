@@ -35,7 +35,7 @@ from fine_tuning.data_collection.importers.chats import Entry
 from fine_tuning.data_collection.log_file import LogFile, Stamp
 from fine_tuning.data_collection.log_index import LogIndex, Range
 from fine_tuning.data_collection.log_lines import EVENTS, OWNER, apply, decode, encode, named_in, tells_whose, texts_of
-from fine_tuning.errors import DataError, LogDamaged, TurnDeleted
+from fine_tuning.errors import DataError, LogDamaged, TurnDeleted, TurnNotFound
 
 Rating = Literal["up", "down"]
 
@@ -175,7 +175,7 @@ class ConversationLogger:
         with self._file.locked():
             count, ranges = self.index.lines_of_import(import_id)
             if not count:
-                raise DataError(f"no import {import_id!r} is in the log: byoai import --list names those that are")
+                raise TurnNotFound(f"no import {import_id!r} is in the log: byoai import --list names those that are")
             before = self._file.stamp()
             self._file.cut(ranges, opened=self._ended_another(ranges[0]))
             self.index.removed(ranges, before)
@@ -338,7 +338,7 @@ class ConversationLogger:
             if known is None:
                 known = turn_id in self._settle(strict=False).turns
             if not known:
-                raise DataError(f"no turn {turn_id!r} in {self.path}")
+                raise TurnNotFound(f"no turn {turn_id!r} in {self.path}")
             self._file.append(line)
 
     def _read(self) -> "_Log":

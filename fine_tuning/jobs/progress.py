@@ -2,8 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from fine_tuning.events import Count, Event, Finished, Note, Planned, RunOpened, Stage, Step
+from fine_tuning.events import Count, Event, Finished, Note, Planned, RunOpened, Stage, Step, read_events
+from fine_tuning.jobs.store import Job
+
+_FACTS = ("id", "kind", "state", "priority", "attempt", "detached", "origin", "created", "begun", "ended", "exit_code", "reason", "run")
 
 # Where in a retrain a stage begins, as a share of the whole; of other work only the current stage's own share is known.
 _BEGINS = {
@@ -75,3 +79,17 @@ def progress_of(events: Iterable[Event]) -> Progress:
 
 def _begins(stage: str) -> float | None:
     return next((share for title, share in _BEGINS.items() if stage.startswith(title)), None)
+
+
+def facts(job: Job) -> dict[str, Any]:
+    """Return a job as JSON has it."""
+    pid = job.process.pid if job.process and job.active else None
+    return {**{name: getattr(job, name) for name in _FACTS}, "pid": pid}
+
+
+def record(job: Job) -> dict[str, Any]:
+    """Return a job with how far it is, for which its events are read."""
+    events = read_events(job.events)
+    progress = progress_of(event for _, event in events)
+    share = 1.0 if job.state == "completed" else progress.share
+    return {**facts(job), "progress": share, "stage": progress.stage, "events": events[-1][0] if events else 0}

@@ -21,7 +21,8 @@ from native_children import Children
 from playwright.sync_api import Browser, Page, expect
 from small_training import SMALL, log_doors
 
-from chatbot.server import HOST, free_port, url
+from fine_tuning.api.background import free_port
+from fine_tuning.api.security import LOOPBACK, Access
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import Engine, ModelSpec
 from fine_tuning.engines.embedded import EmbeddedEngine
@@ -72,8 +73,8 @@ def serve(home: Path) -> Iterator[Serve]:
         started.append(subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "BYOAI_HOME": str(home), **environment}))
         deadline = time.monotonic() + 240
         while time.monotonic() < deadline and started[-1].poll() is None:
-            with contextlib.suppress(OSError), urllib.request.urlopen(url(port) + "/_stcore/health"):
-                return url(port)
+            with contextlib.suppress(OSError), urllib.request.urlopen(Access(port).url + "/_stcore/health"):
+                return Access(port).url
             time.sleep(0.1)
         pytest.fail("the chat did not start")
 
@@ -326,7 +327,7 @@ class Line:
         self.mend()
 
     def mend(self) -> None:
-        self._listener = socket.create_server((HOST, self.port), reuse_port=True)
+        self._listener = socket.create_server((LOOPBACK[0], self.port), reuse_port=True)
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
@@ -370,14 +371,14 @@ def ollama(ollama_url: str, base_gguf: Path) -> Iterator[OllamaEngine]:
 @pytest.fixture
 def line(ollama: OllamaEngine) -> Iterator[Line]:
     where = urlsplit(ollama.where)
-    line = Line((where.hostname or HOST, where.port or 11434))
+    line = Line((where.hostname or LOOPBACK[0], where.port or 11434))
     yield line
     line.cut()
 
 
 def open_chat(page: Page, serve: Serve, line: Line) -> None:
     """The page over the line, with the model that every engine test may ask."""
-    page.goto(serve(OLLAMA_HOST=f"{HOST}:{line.port}"))
+    page.goto(serve(OLLAMA_HOST=f"{LOOPBACK[0]}:{line.port}"))
     page.get_by_role("combobox", name="Who answers").click()
     page.get_by_role("option", name="chat-page").click()
 
@@ -413,7 +414,7 @@ def test_ollama_ending_in_mid_answer_loses_nothing_and_is_found_again(page: Page
     expect(page.get_by_text("Nothing was recorded")).to_be_visible()
     expect(page.get_by_text("very long story about a lighthouse")).to_be_visible()
     expect(page.get_by_text("Nobody can answer now")).to_be_visible()
-    expect(page.get_by_test_id("stBottom").get_by_text(f"{HOST}:{line.port}")).to_be_visible()
+    expect(page.get_by_test_id("stBottom").get_by_text(f"{LOOPBACK[0]}:{line.port}")).to_be_visible()
     assert ConversationLogger().turns() == []
 
     line.slow = False

@@ -15,8 +15,12 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from chatbot.server import HOST, Door, free_port, serve, url
+from chatbot.server import serve
+from fine_tuning.api.background import free_port
+from fine_tuning.api.security import LOOPBACK, Access, Door, Token
 from fine_tuning.errors import ByoaiError
+
+HOST = LOOPBACK[0]
 
 OURS = "http://127.0.0.1:8501"
 
@@ -30,7 +34,9 @@ def client() -> TestClient:
         await socket.accept()
         await socket.send_text("the stream")
 
-    app = Starlette(routes=[Route("/", page), WebSocketRoute("/stream", stream)], middleware=[Middleware(Door)])
+    app = Starlette(
+        routes=[Route("/", page), WebSocketRoute("/stream", stream)], middleware=[Middleware(Door, access=Access(8501), token=Token())]
+    )
     return TestClient(app, base_url=OURS)
 
 
@@ -132,7 +138,7 @@ def entered(kind: str, hosts: list[str], origins: list[str], port: int = 8501) -
         sent.append(message)
 
     scope = {"type": kind, "method": "GET", "path": "/", "query_string": b"", "headers": headers}
-    asyncio.run(Door(page, port)(scope, None, keep))  # type: ignore[arg-type]
+    asyncio.run(Door(page, Access(port), Token())(scope, None, keep))  # type: ignore[arg-type]
     if not reached:
         assert sent[0].get("status", sent[0].get("code")) == (403 if kind == "http" else 1008)
         return None
@@ -219,7 +225,7 @@ def test_a_taken_port_is_passed_over() -> None:
         first = taken.getsockname()[1]
         port = free_port(first)
         assert first < port < first + 20
-        assert url(port) == f"http://127.0.0.1:{port}"
+        assert Access(port).url == f"http://127.0.0.1:{port}"
 
 
 def test_no_free_port_is_an_error_that_says_what_to_do() -> None:

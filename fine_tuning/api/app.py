@@ -1,0 +1,54 @@
+"""The API as one ASGI app: every route, its description at /api/openapi.json, and errors in one shape."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import APIRouter, FastAPI
+
+from fine_tuning.api.errors import add_handlers, documented
+from fine_tuning.api.routes import jobs
+from fine_tuning.integration.service import Service
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+ROUTERS: tuple[APIRouter, ...] = (jobs.router,)
+# What any route may answer: bad values, no token, the door's refusals, a body of the wrong type, an invalid request.
+_ANYWHERE = (400, 401, 403, 404, 409, 415, 422)
+
+_ABOUT = """\
+Everything that people can do with byoai, for programs on this machine. A change needs the token of the data folder (its file
+`api_token`) in the header `X-Byoai-Token`; errors are `{"error": {"message", "type", "code"}}`."""
+
+
+def create_app(service: Service, lifespan: Lifespan | None = None) -> FastAPI:
+    """Return the app. It must stand behind `security.Door`, which says who may talk to it."""
+    app = FastAPI(
+        title="byoai",
+        version=_version(),
+        description=_ABOUT,
+        openapi_url="/api/openapi.json",
+        docs_url=None,  # these pages load scripts from elsewhere
+        redoc_url=None,
+        responses=documented(*_ANYWHERE),
+        generate_unique_id_function=_name,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    add_handlers(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+def _name(route: object) -> str:
+    """Return the operation's id in the description: the name of its function."""
+    return str(getattr(route, "name", ""))
+
+
+def _version() -> str:
+    try:
+        return version("byoai")
+    except PackageNotFoundError:
+        return "0"

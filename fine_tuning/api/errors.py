@@ -1,0 +1,93 @@
+"""How errors are told over HTTP: a status, and {"error": {"message", "type", "code"}} as OpenAI's clients read it."""
+
+import errno
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from fine_tuning import errors
+from fine_tuning.paths import write_fault
+
+_logger = logging.getLogger(__name__)
+
+# The first that fits counts, so the special ones stand before their bases.
+STATUS: tuple[tuple[type[errors.ByoaiError], int], ...] = (
+    (errors.ConfigError, 400),
+    (errors.JobNotFound, 404),
+    (errors.ModelNotFound, 404),
+    (errors.TurnNotFound, 404),
+    (errors.TurnDeleted, 410),
+    (errors.NoConversations, 409),
+    (errors.TooLittleData, 409),
+    (errors.LogDamaged, 409),
+    (errors.DataError, 400),
+    (errors.EngineUnavailable, 503),
+    (errors.EngineTooOld, 503),
+    (errors.ModelNotOurs, 409),
+    (errors.EngineError, 502),
+    (errors.Busy, 409),
+    (errors.PromotionRefused, 409),
+    (errors.ByoaiError, 409),
+)
+
+
+class ErrorFacts(BaseModel):
+    message: str  # what is wrong, and what to do
+    type: str  # the name of the error in fine_tuning/errors.py, or of the HTTP status
+    code: int  # the HTTP status
+    param: str | None = None  # the field that is wrong
+
+
+class ErrorAnswer(BaseModel):
+    error: ErrorFacts
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what OpenAPI says of these error statuses."""
+    return {status: {"model": ErrorAnswer} for status in statuses}
+
+
+def answer(status: int, message: str, kind: str, param: str | None = None, headers: dict[str, str] | None = None) -> JSONResponse:
+    facts = ErrorAnswer(error=ErrorFacts(message=message, type=kind, code=status, param=param))
+    return JSONResponse(facts.model_dump(), status, headers)
+
+
+def status_of(error: errors.ByoaiError) -> int:
+    return next(status for kind, status in STATUS if isinstance(error, kind))
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Have each error of byoai, and each that is nobody's fault but ours, told in the one shape."""
+
+    @app.exception_handler(errors.ByoaiError)
+    async def ours(request: Request, error: errors.ByoaiError) -> JSONResponse:
+        if isinstance(error, errors.EngineUnavailable):
+            request.app.state.service.connect_again()
+        return answer(status_of(error), str(error), type(error).__name__)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        faults = [(".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors()]
+        message = "; ".join(f"{place}: {what}" for place, what in faults)
+        return answer(422, message, "InvalidRequest", faults[0][0] if faults else None)
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> JSONResponse:
+        return answer(error.status_code, str(error.detail), "HTTPError", headers=dict(error.headers or {}))
+
+    @app.exception_handler(OSError)
+    async def disk(_: Request, error: OSError) -> JSONResponse:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "the disk is full: make room, and try again" if full else f"a file could not be used: {error.strerror or error}"
+        return answer(507 if full else 500, what, type(error).__name__)
+
+    @app.exception_handler(Exception)
+    async def fault(_: Request, error: Exception) -> JSONResponse:
+        place = write_fault(error)
+        _logger.error("a fault in byoai: %s; the details are in %s", type(error).__name__, place)
+        return answer(500, f"a fault in byoai itself; the details are in {place}", "Fault")

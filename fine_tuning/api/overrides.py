@@ -1,0 +1,50 @@
+"""Which settings a request may change: nothing that names a file, a server or a program outside of the data folder."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fine_tuning import paths
+from fine_tuning.config import FineTuningConfig
+from fine_tuning.errors import ConfigError
+
+ALLOWED = frozenset({"data_preparation", "training", "sweep", "evaluation", "gate"})  # whole sections
+ALSO = frozenset(
+    {
+        "dataset.path",
+        "dataset.format",
+        "data_collection.min_conversation_length",
+        "data_collection.max_conversation_length",
+        "data_collection.learn_own_answers",
+        "deployment.auto_deploy",
+        "deployment.model_name",
+        "deployment.mode",
+        "deployment.quantization",
+    }
+)
+REFUSED = {
+    "training.output_dir": "it names a folder",
+    "evaluation.metrics": "a metric is code",
+}
+
+
+def changed(config: FineTuningConfig, settings: Mapping[str, Any], profile: str | None = None) -> FineTuningConfig:
+    """Return the configuration with a profile and other values, by dotted keys. ConfigError for one that a request may not change."""
+    if profile:
+        config = config.with_profile(paths.safe_name(profile))
+    allowed = {key: _allowed(key, value) for key, value in settings.items()}
+    return config.changed(allowed) if allowed else config
+
+
+def _allowed(key: str, value: Any) -> Any:
+    """Return the value as the configuration takes it; a relative path begins at the data folder. ConfigError if it is not allowed."""
+    section = key.partition(".")[0]
+    if key in REFUSED or key == section or (section not in ALLOWED and key not in ALSO):
+        why = REFUSED.get(key, "it reaches beyond this work, or takes in a whole section")
+        raise ConfigError(f"settings.{key[:80]}: a request may not change it, as {why}: change it in config/fine_tuning_config.yaml")
+    if key == "dataset.path" and value is not None:
+        return str(paths.within_home(paths.home() / str(value)))
+    if key == "dataset.format" and value == "custom":
+        raise ConfigError("settings.dataset.format: custom runs code, and only the command line may do so")
+    if key == "training.base_model" and isinstance(value, str) and (value.startswith(("/", "~", ".")) or "\\" in value or ":/" in value):
+        raise ConfigError("settings.training.base_model: name a model of the engine, and no file")
+    return value

@@ -1,0 +1,25 @@
+"""The plain HTML pages of the API: the log-in, and the light page for a machine without a screen. No build step, nothing from elsewhere."""
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+UI = Path(__file__).with_name("ui")
+
+
+def login_page(told: str = "") -> str:
+    return render("login.html.jinja", told=told)
+
+
+def render(template: str, **values: Any) -> str:
+    return _templates().get_template(template).render(**values)
+
+
+@cache
+def _templates() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader
+
+    return Environment(loader=FileSystemLoader(UI), autoescape=True)

@@ -1,0 +1,214 @@
+"""Jobs: ask for one, watch it, stop it, go on with it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Query, Response, WebSocket
+from fastapi.responses import PlainTextResponse, StreamingResponse
+from pydantic import BaseModel, Field
+from starlette.websockets import WebSocketDisconnect
+
+from fine_tuning.api import overrides
+from fine_tuning.api.dependencies import Asked, Cursor, Limit, Page, Serving, from_cursor, to_cursor
+from fine_tuning.api.feed import Feeds
+from fine_tuning.errors import ByoaiError, ConfigError
+from fine_tuning.integration.service import Service
+from fine_tuning.jobs.kinds import KINDS
+from fine_tuning.jobs.progress import facts, record
+from fine_tuning.jobs.queue import GRACE
+from fine_tuning.jobs.store import Job, State
+
+router = APIRouter(prefix="/api/jobs", tags=["jobs"])
+
+ORIGIN = "api"
+PATIENCE = 10.0  # seconds that a watcher may take to receive one message; then it is dropped
+_feeds = Feeds()
+
+Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="a job's id")]
+After = Annotated[int, Query(ge=0, le=2**53, description="the number of the last event that is known already")]
+
+
+class JobFacts(BaseModel):
+    """How a job stands."""
+
+    id: str
+    kind: str
+    state: State
+    priority: int
+    attempt: int
+    detached: bool
+    origin: str  # who asked for it
+    created: float  # seconds since 1970, as all times here
+    begun: float | None
+    ended: float | None
+    exit_code: int | None
+    reason: str  # how it ended, in words
+    run: str  # the folder of what it makes
+    pid: int | None
+    progress: float | None = None  # from 0 to 1; not told in lists of jobs that are over
+    stage: str = ""
+    events: int | None = None  # the number of the last event
+
+
+class NewJob(Asked):
+    kind: Annotated[str, Field(max_length=40, description="one of " + ", ".join(KINDS))]
+    id: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = None
+    """Made by the client: asked twice with one id, as after a lost reply, it is one job."""
+    request: dict[str, Any] = Field(default_factory=dict, description="what this kind can be asked (docs/api.md)")
+    settings: dict[str, Any] = Field(default_factory=dict, description='changes of the configuration, {"training.num_epochs": 5}')
+    profile: Annotated[str | None, Field(max_length=200)] = None
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    detached: bool = True  # it goes on when the server ends
+
+
+class Cancelling(Asked):
+    discard: bool = False  # remove what it made; else it can be resumed
+    grace: Annotated[float, Field(ge=0, le=600)] = GRACE  # seconds until it is killed
+
+
+class Resuming(Asked):
+    detached: bool = True
+
+
+class Retrying(Asked):
+    id: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = None  # of the new job
+    detached: bool = True
+
+
+@router.get("")
+def list_jobs(
+    service: Serving,
+    state: Annotated[list[State] | None, Query()] = None,
+    kind: Annotated[list[str] | None, Query(max_length=20)] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Page[JobFacts]:
+    """List jobs, newest first."""
+    before = from_cursor(cursor, float)[0] if cursor else None
+    found = service.queue.jobs(state, kind, limit + 1, before)
+    shown = found[:limit]
+    following = to_cursor(shown[-1].created) if len(found) > limit else None
+    return Page(items=[_facts(record(job) if job.active else facts(job)) for job in shown], next=following)
+
+
+@router.post("", status_code=201)
+def create_job(asked: NewJob, service: Serving) -> JobFacts:
+    """Ask for a job: it begins now or in its turn, in a process of its own."""
+    request = _request(asked, service)
+    job = service.queue.submit(asked.kind, request, id=asked.id, priority=asked.priority, detached=asked.detached, origin=ORIGIN)
+    return _told(job)
+
+
+@router.get("/{id}")
+def show_job(id: Id, service: Serving) -> JobFacts:
+    """Show how a job stands."""
+    return _told(service.queue.get(id))
+
+
+@router.post("/{id}/cancel")
+def cancel_job(id: Id, asked: Cancelling, service: Serving) -> JobFacts:
+    """Ask a job to stop at its next safe point."""
+    return _told(service.queue.cancel(id, discard=asked.discard, grace=asked.grace))
+
+
+@router.post("/{id}/resume")
+def resume_job(id: Id, asked: Resuming, service: Serving) -> JobFacts:
+    """Go on with a job that was cancelled, failed or interrupted."""
+    return _told(service.queue.resume(id, detached=asked.detached))
+
+
+@router.post("/{id}/retry", status_code=201)
+def retry_job(id: Id, asked: Retrying, service: Serving) -> JobFacts:
+    """Ask for the same once more, as another job."""
+    return _told(service.queue.retry(id, new_id=asked.id, detached=asked.detached))
+
+
+@router.get("/{id}/result")
+def show_result(id: Id, service: Serving) -> dict[str, Any]:
+    """Show what a job that is completed returned."""
+    job = service.queue.get(id)
+    if not job.result.exists():
+        raise ConfigError(f"the job {id} is {job.state} and has no result" + ("" if job.over else ": wait until it is over"))
+    found: dict[str, Any] = json.loads(job.result.read_text(encoding="utf-8"))
+    return found
+
+
+@router.get("/{id}/log", response_class=PlainTextResponse)
+def show_log(id: Id, service: Serving) -> str:
+    """Show what the job's processes wrote, secrets masked."""
+    job = service.queue.get(id)
+    files = [file for file in (job.log.with_suffix(".1.txt"), job.log) if file.exists()]
+    return "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
+
+
+@router.get("/{id}/events", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})
+async def stream_events(id: Id, service: Serving, after: After = 0) -> StreamingResponse:
+    """Follow a job as server-sent events; the `id` of each is the number to come back with. At this address a WebSocket tells the same."""
+    await asyncio.to_thread(service.queue.get, id)
+    return StreamingResponse(_server_sent(id, after), media_type="text/event-stream", headers={"cache-control": "no-cache"})
+
+
+async def _server_sent(id: str, after: int) -> AsyncIterator[str]:
+    async with aclosing(_feeds.watch(id, after)) as told:
+        async for each in told:
+            if "heartbeat" in each:
+                yield ": heartbeat\n\n"
+            elif "job" in each:
+                yield f"event: job\ndata: {json.dumps(each['job'])}\n\n"
+            else:
+                yield f"id: {each['n']}\ndata: {json.dumps(each)}\n\n"
+
+
+@router.websocket("/{id}/events")
+async def socket_events(socket: WebSocket, id: str, after: int = 0) -> None:
+    """Follow a job, a JSON text each event; closed with 1000 when it is over. Who does not receive in time is dropped."""
+    await socket.accept()
+    gone = asyncio.create_task(_until_gone(socket))
+    try:
+        async with aclosing(_feeds.watch(id, after)) as told:
+            while not gone.done():
+                following = asyncio.ensure_future(anext(told, None))
+                await asyncio.wait([following, gone], return_when=asyncio.FIRST_COMPLETED)
+                if not following.done():
+                    following.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await following
+                    break
+                if (each := following.result()) is None:
+                    await socket.close(1000)
+                    break
+                await asyncio.wait_for(socket.send_text(json.dumps(each)), PATIENCE)
+    except ByoaiError as error:
+        await socket.close(1008, str(error)[:120])
+    except (TimeoutError, WebSocketDisconnect):
+        with suppress(RuntimeError):
+            await socket.close(1013)
+    finally:
+        gone.cancel()
+
+
+async def _until_gone(socket: WebSocket) -> None:
+    """Read what a watcher sends, which is nothing, until it leaves."""
+    with suppress(WebSocketDisconnect, RuntimeError):
+        while True:
+            await socket.receive_text()
+
+
+def _request(asked: NewJob, service: Service) -> dict[str, Any]:
+    """Return the request of the job's kind. ConfigError for what only the command line may ask."""
+    own: set[Literal["config", "ollama_url"] | str] = {"config", "ollama_url"}
+    if taken := own & set(asked.request):
+        raise ConfigError(f"request.{min(taken)}: give changes of the configuration in `settings`; the engine is the server's")
+    config = overrides.changed(service.config, asked.settings, asked.profile)
+    return {**asked.request, "config": config.model_dump(mode="json")}
+
+
+def _told(job: Job) -> JobFacts:
+    return _facts(record(job))
+
+
+def _facts(values: dict[str, Any]) -> JobFacts:
+    return JobFacts.model_validate(values)

@@ -1,0 +1,277 @@
+"""The door before every route, page and socket: who may talk to this server, by which name, and what a browser may load."""
+
+import asyncio
+import contextlib
+import hmac
+import secrets
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fine_tuning import paths
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOOPBACK = ("127.0.0.1", "localhost")  # not [::1]: there another program may listen on our port
+TOKEN_HEADER = "x-byoai-token"
+COOKIE = "byoai_token"
+LOGIN = "/login"
+CHANGES = ("POST", "PUT", "PATCH", "DELETE")
+
+_API, _OPENAI = "/api", "/v1"
+_JSON, _BYTES = "application/json", "application/octet-stream"
+_LOGINS, _PERIOD = 5, 60.0  # wrong tokens that are heard within so many seconds; then all log-ins wait
+_GLANCE = 1.0  # seconds between looks whether an open socket may stay open
+
+# Whatever a model or a person writes, a page loads nothing from elsewhere, and no other page can frame it.
+_POLICY = (
+    "default-src 'self'",
+    "script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval'",  # Streamlit's index.html has an inline script
+    "style-src 'self' 'unsafe-inline'",
+    "img-src 'self' data: blob:",
+    "font-src 'self' data:",
+    "connect-src 'self' {socket}://{host}",
+    "object-src 'none'",
+    "base-uri 'self'",
+    "form-action 'self'",
+    "frame-ancestors 'none'",
+)
+
+
+class Token:
+    """The secret of this data folder, in `data/api_token` (mode 0600). Programs send it with every change; over the network with all."""
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file or paths.home() / "api_token"
+
+    def read(self) -> str:
+        """Return the token, made when there is none yet."""
+        with contextlib.suppress(FileNotFoundError):
+            if (found := self._file.read_text(encoding="ascii").strip()) != "":
+                return found
+        return self.renew()
+
+    def renew(self) -> str:
+        """Make another token: what knows only the old one is shut out, and its sockets are closed."""
+        new = secrets.token_urlsafe(32)
+        paths.atomic_write(self._file, new + "\n")
+        return new
+
+    def fits(self, given: str | None) -> bool:
+        return given is not None and hmac.compare_digest(given.encode(), self.read().encode())
+
+
+@dataclass(frozen=True)
+class Access:
+    """By which names the server is reached, and whether more than this machine reaches it."""
+
+    port: int
+    hosts: tuple[str, ...] = LOOPBACK  # without a port
+    lan: bool = False  # more than this machine reaches it, and every request needs the token
+    certificate: str | None = None  # files for TLS
+    key: str | None = None
+
+    @property
+    def tls(self) -> bool:
+        return self.certificate is not None
+
+    @property
+    def address(self) -> str:
+        return "0.0.0.0" if self.lan else LOOPBACK[0]
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self.hosts[0]}:{self.port}"
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.tls else "http"
+
+    def names(self) -> frozenset[str]:
+        """Return the values of `Host` that are ours; a browser leaves out the usual port."""
+        usual = 443 if self.tls else 80
+        return frozenset({f"{host}:{self.port}" for host in self.hosts} | (set(self.hosts) if self.port == usual else set()))
+
+
+@dataclass
+class _Logins:
+    """Refuses log-ins after a few wrong ones."""
+
+    wrong: deque[float] = field(default_factory=lambda: deque(maxlen=_LOGINS))
+
+    def may_try(self) -> bool:
+        return len(self.wrong) < _LOGINS or time.monotonic() - self.wrong[0] > _PERIOD
+
+
+@dataclass(frozen=True)
+class Refusal:
+    status: int
+    message: str
+
+
+class Door:
+    """Refuses what does not come from this very server's pages or from a program that knows the token, over HTTP and WebSocket.
+
+    - `Host` must be one of our names with our port (DNS rebinding), `Origin` absent or our own (other sites, other local servers).
+    - What changes something under /api needs the token, in `X-Byoai-Token` or as `Authorization: Bearer`, and a JSON body, or bytes for
+      an upload. /v1 needs neither on this machine: its answers change nothing, and recording asks for the token itself.
+    - With `lan`, everything needs the token, which a browser gets as a cookie on the page /login.
+    """
+
+    def __init__(self, app: "ASGIApp", access: Access, token: Token) -> None:
+        self._app, self._access, self._token = app, access, token
+        self._names, self._logins = access.names(), _Logins()
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        if scope["type"] == "lifespan":
+            return await self._app(scope, receive, send)
+        headers = _Headers(scope)
+        refusal = self._refusal(scope, headers)
+        if refusal is None and self._access.lan:
+            if scope["path"] == LOGIN and scope["type"] == "http":
+                return await self._log_in(scope, receive, send)
+            refusal = self._stranger(headers)
+        if refusal is not None:
+            return await self._refuse(refusal, scope, receive, send)
+        shown = _with_headers(send, headers.one("host") or "", self._access.tls)
+        if scope["type"] == "websocket" and self._access.lan:
+            return await self._while_known(headers.secrets(), scope, receive, shown)
+        return await self._app(scope, receive, shown)
+
+    def _refusal(self, scope: "Scope", headers: "_Headers") -> Refusal | None:
+        host = headers.one("host")
+        if host not in self._names:
+            return Refusal(403, "byoai does not answer by this name: use one of " + ", ".join(sorted(self._names)))
+        if headers.all("origin") not in ([], [f"{self._access.scheme}://{host}"]):
+            return Refusal(403, "byoai answers only its own pages, and programs on this machine")
+        if scope["type"] == "http" and scope["method"] in CHANGES and is_of_api(scope["path"]):
+            return self._unfit_change(scope, headers)
+        return None
+
+    def _unfit_change(self, scope: "Scope", headers: "_Headers") -> Refusal | None:
+        kind = (headers.one("content-type") or "").partition(";")[0].strip().lower()
+        bodiless = scope["method"] == "DELETE" and kind == "" and headers.one("content-length") in (None, "0")
+        if kind not in (_JSON, _BYTES) and not bodiless:
+            return Refusal(415, f"send the body as {_JSON} (an upload as {_BYTES}), and say so in Content-Type")
+        if _is_under(scope["path"], _API) and not any(map(self._token.fits, headers.tokens())):
+            return Refusal(401, f"a change needs the token of the data folder (its file api_token) in the header {TOKEN_HEADER}")
+        return None
+
+    def _stranger(self, headers: "_Headers") -> Refusal | None:
+        if any(map(self._token.fits, headers.secrets())):
+            return None
+        return Refusal(401, f"log in first, at {LOGIN}, or send the token in the header {TOKEN_HEADER}")
+
+    async def _while_known(self, given: list[str], scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Serve a socket until it ends, or until the token is another one."""
+        socket = asyncio.ensure_future(self._app(scope, receive, send))
+        try:
+            while not (await asyncio.wait([socket], timeout=_GLANCE))[0]:
+                if not any(map(self._token.fits, given)):
+                    await send({"type": "websocket.close", "code": 1008})
+                    break
+        finally:
+            socket.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await socket
+
+    async def _refuse(self, refusal: Refusal, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        from starlette.responses import RedirectResponse
+
+        from fine_tuning.api.errors import answer
+
+        if scope["type"] == "websocket":
+            return await send({"type": "websocket.close", "code": 1008})
+        if refusal.status == 401 and scope["method"] == "GET" and not is_of_api(scope["path"]):
+            return await RedirectResponse(LOGIN, 303)(scope, receive, send)
+        headers = {"www-authenticate": "Bearer"} if refusal.status == 401 else None
+        return await answer(refusal.status, refusal.message, "Refused", headers=headers)(scope, receive, send)
+
+    async def _log_in(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Show the page that asks for the token, and hand out the cookie for the right one."""
+        from starlette.requests import Request
+        from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+        from fine_tuning.api.pages import login_page
+
+        request, told, status = Request(scope, receive), "", 200
+        found: Response | None = None
+        if request.method == "POST":
+            given = await _field(request, "token")
+            if not self._logins.may_try():
+                told, status = "Too many wrong tokens: wait a minute.", 429
+            elif not self._token.fits(given):
+                self._logins.wrong.append(time.monotonic())
+                told, status = "That is not the token. The terminal that started byoai shows it.", 401
+            else:
+                found = RedirectResponse("/", 303)
+                found.set_cookie(COOKIE, self._token.read(), httponly=True, samesite="strict", secure=self._access.tls, max_age=30 * 86_400)
+        shown = _with_headers(send, request.headers["host"], self._access.tls)
+        await (found or HTMLResponse(login_page(told), status))(scope, receive, shown)
+
+
+class _Headers:
+    """The headers of a request. One that comes twice is read in two ways by two readers: `one` knows it as none."""
+
+    def __init__(self, scope: "Scope") -> None:
+        self._found: list[tuple[bytes, bytes]] = scope["headers"]
+
+    def all(self, wanted: str) -> list[str]:
+        return [value.decode("latin-1") for name, value in self._found if name == wanted.encode()]
+
+    def one(self, wanted: str) -> str | None:
+        found = self.all(wanted)
+        return found[0] if len(found) == 1 else None
+
+    def tokens(self) -> list[str]:
+        """Return what was sent on purpose as the token: a page elsewhere cannot send these."""
+        bearer = self.one("authorization") or ""
+        return [*self.all(TOKEN_HEADER), *([bearer[7:].strip()] if bearer[:7].lower() == "bearer " else [])]
+
+    def secrets(self) -> list[str]:
+        """Return the tokens, and the cookie that a browser sends by itself."""
+        cookie = SimpleCookie()
+        with contextlib.suppress(CookieError):
+            cookie.load(self.one("cookie") or "")
+        return [*self.tokens(), *([cookie[COOKIE].value] if COOKIE in cookie else [])]
+
+
+def is_of_api(path: str) -> bool:
+    """Return whether a path is the API's, and not a page's."""
+    return _is_under(path, _API, _OPENAI)
+
+
+def _is_under(path: str, *roots: str) -> bool:
+    return any(path == root or path.startswith(f"{root}/") for root in roots)
+
+
+async def _field(request: object, name: str, most: int = 4096) -> str | None:
+    """Return a field of a posted form of at most `most` bytes."""
+    from urllib.parse import parse_qs
+
+    body = b""
+    async for piece in request.stream():  # type: ignore[attr-defined]
+        body += piece
+        if len(body) > most:
+            return None
+    return parse_qs(body.decode("latin-1")).get(name, [None])[0]
+
+
+def _with_headers(send: "Send", host: str, tls: bool) -> "Send":
+    policy = "; ".join(_POLICY).format(host=host, socket="wss" if tls else "ws")
+    extra = [
+        (b"content-security-policy", policy.encode()),
+        (b"referrer-policy", b"no-referrer"),  # the address names the chat
+        (b"x-content-type-options", b"nosniff"),
+    ]
+
+    async def answer(message: "Message") -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], *extra]}
+        await send(message)
+
+    return answer

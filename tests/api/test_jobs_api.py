@@ -1,0 +1,144 @@
+"""Jobs over HTTP: asked for, listed, watched by many, stopped."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+from fine_tuning.api.app import create_app
+from fine_tuning.api.security import TOKEN_HEADER, Access, Door, Token
+from fine_tuning.config import load_config
+from fine_tuning.events import Count, Finished, Stage, events_to
+from fine_tuning.integration.service import Service
+from fine_tuning.jobs import processes, store
+from fine_tuning.jobs.store import Job, State
+
+OWN = "http://127.0.0.1:8501"
+
+
+@pytest.fixture
+def client(home: Path) -> Iterator[TestClient]:
+    app = Door(create_app(Service(load_config)), Access(8501), Token())
+    with TestClient(app, base_url=OWN, headers={TOKEN_HEADER: Token().read()}) as client:
+        yield client
+
+
+@pytest.fixture
+def running() -> Job:
+    """A job that this very process does, and that has told two events."""
+    job = store.add("retrain", {}, here=processes.this_process(), detached=True)
+    with events_to(job.events) as tell:
+        tell(Stage("Training"))
+        tell(Count(1, 4))
+    return job
+
+
+def end(job: Job) -> None:
+    with events_to(job.events) as tell:
+        tell(Finished("done", "it is done"))
+    store.finish(job, State.COMPLETED, "it is done", 0)
+
+
+def test_a_job_is_listed_and_shown_with_how_far_it_is(client: TestClient, running: Job) -> None:
+    (listed,) = client.get("/api/jobs").json()["items"]
+    shown = client.get(f"/api/jobs/{running.id}").json()
+    assert listed == shown
+    assert (shown["id"], shown["state"], shown["stage"], shown["events"]) == (running.id, "running", "Training", 2)
+
+
+def test_pages_of_a_long_list_hold_each_job_once(client: TestClient) -> None:
+    made = [store.add("retrain", {}).id for _ in range(7)]
+    seen, cursor = [], None
+    while True:
+        answer = client.get("/api/jobs", params={"limit": 3, **({"cursor": cursor} if cursor else {})}).json()
+        seen += [job["id"] for job in answer["items"]]
+        if not (cursor := answer["next"]):
+            break
+    assert seen == made[::-1]
+
+
+def test_asked_twice_with_one_id_is_one_job(client: TestClient) -> None:
+    store.add("retrain", {}, here=processes.this_process(), detached=True)  # a heavy one runs: the next waits
+    asked = {"kind": "compare", "id": "mine", "request": {"prompts": ["Hello"]}}
+    first, again = client.post("/api/jobs", json=asked), client.post("/api/jobs", json=asked)
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert first.json()["id"] == again.json()["id"] == "mine"
+    assert sum(job["id"] == "mine" for job in client.get("/api/jobs").json()["items"]) == 1
+    other = client.post("/api/jobs", json={**asked, "request": {"prompts": ["Bye"]}})
+    assert other.status_code == 400
+    assert client.post("/api/jobs/mine/cancel", json={}).json()["state"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"kind": "retrain", "request": {"ollama_url": "http://169.254.169.254"}},
+        {"kind": "retrain", "request": {"config": {}}},
+        {"kind": "retrain", "settings": {"deployment.ollama_base_url": "http://evil.test"}},
+        {"kind": "retrain", "settings": {"deployment": {"ollama_base_url": "http://evil.test"}}},
+        {"kind": "retrain", "settings": {"training.output_dir": "/tmp/elsewhere"}},
+        {"kind": "retrain", "settings": {"evaluation.metrics": ["evil/metric"]}},
+        {"kind": "retrain", "settings": {"data_collection.log_file": "/etc/passwd"}},
+        {"kind": "retrain", "settings": {"training.base_model": "/etc"}},
+        {"kind": "retrain", "profile": "../../etc/passwd"},
+        {"kind": "train", "settings": {"dataset.path": "/etc/passwd"}},
+        {"kind": "train", "settings": {"dataset.path": "../../etc/passwd"}},
+        {"kind": "train", "settings": {"dataset.path": "x.jsonl", "dataset.format": "custom"}},
+        {"kind": "rob", "request": {}},
+    ],
+)
+def test_a_request_reaches_no_file_server_or_program_outside(client: TestClient, asked: dict[str, object]) -> None:
+    answer = client.post("/api/jobs", json=asked)
+    assert answer.status_code == 400, answer.text
+    assert client.get("/api/jobs").json()["items"] == []
+
+
+def test_unknown_fields_and_jobs_are_refused_in_one_shape(client: TestClient) -> None:
+    for answer, status in (
+        (client.post("/api/jobs", json={"kind": "retrain", "prority": 1}), 422),
+        (client.get("/api/jobs/none"), 404),
+        (client.get("/api/jobs/none/events"), 404),
+        (client.get("/api/jobs", params={"cursor": "?"}), 400),
+        (client.get("/api/nothing"), 404),
+    ):
+        assert answer.status_code == status
+        assert answer.json()["error"]["code"] == status and answer.json()["error"]["message"]
+
+
+def test_a_change_needs_the_token_and_a_json_body(client: TestClient, running: Job) -> None:
+    address = f"/api/jobs/{running.id}/cancel"
+    assert client.post(address, json={}, headers={TOKEN_HEADER: "wrong"}).status_code == 401
+    assert client.post(address, content="{}", headers={"content-type": "text/plain"}).status_code == 415
+    assert client.post(address, data={"discard": "1"}).status_code == 415
+    assert store.get(running.id).state == State.RUNNING
+    bearer = {TOKEN_HEADER: "", "authorization": f"Bearer {Token().read()}"}
+    assert client.post(address, json={}, headers=bearer).json()["state"] == "cancelling"
+
+
+def test_a_socket_replays_goes_on_and_closes_at_the_end(client: TestClient, running: Job) -> None:
+    with client.websocket_connect(f"/api/jobs/{running.id}/events?after=1", headers={"host": "127.0.0.1:8501"}) as socket:
+        assert json.loads(socket.receive_text()) == {"n": 2, "event": "Count", "done": 1, "total": 4}
+        assert json.loads(socket.receive_text())["job"]["state"] == "running"
+        end(running)
+        told = [json.loads(socket.receive_text()) for _ in range(2)]
+        assert told[0]["event"] == "Finished" and told[1]["job"]["state"] == "completed"
+        with pytest.raises(WebSocketDisconnect) as closed:
+            socket.receive_text()
+        assert closed.value.code == 1000
+
+
+def test_server_sent_events_tell_the_same(client: TestClient, running: Job) -> None:
+    end(running)
+    text = client.get(f"/api/jobs/{running.id}/events", params={"after": 2}).text
+    assert text.startswith('id: 3\ndata: {"n": 3, "event": "Finished"')
+    assert "event: job\ndata: " in text
+
+
+def test_a_socket_to_no_job_says_so(client: TestClient) -> None:
+    with client.websocket_connect("/api/jobs/none/events", headers={"host": "127.0.0.1:8501"}) as socket:
+        with pytest.raises(WebSocketDisconnect) as closed:
+            socket.receive_text()
+        assert closed.value.code == 1008
