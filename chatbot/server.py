@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from chatbot.log_watch import keep_looking
 from chatbot.session import stop_all
 from fine_tuning.api.app import create_app
-from fine_tuning.api.background import PORT, check_port, tended
+from fine_tuning.api.background import check_port, tended
 from fine_tuning.api.security import Access, Door, Token, is_of_api
 from fine_tuning.config import FineTuningConfig, load_config
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
@@ -71,11 +71,15 @@ def config() -> FineTuningConfig:
     return service().config
 
 
-def serve(port: int = PORT, *, browser: bool = True, settings: FineTuningConfig | None = None, access: Access | None = None) -> None:
-    """Serve the chat and the API until interrupted; opens the chat in the browser once it answers.
-
-    Args:
-        access: Who may reach it; default: this machine alone, at `url(port)`.
+def serve(
+    access: Access,
+    *,
+    settings: FineTuningConfig | None = None,
+    ollama_url: str | None = None,
+    browser: bool = True,
+    page: str = "",
+) -> None:
+    """Serve the chat and the API until interrupted; opens `page` in the browser once it answers.
 
     Before anything is served: ConfigError (without `settings`, the default file is read), ByoaiError if the port is taken, DataError if the
     log is not one.
@@ -84,19 +88,18 @@ def serve(port: int = PORT, *, browser: bool = True, settings: FineTuningConfig 
     from starlette.middleware import Middleware
 
     global _service
-    access = access or Access(port)
     check_port(access)
     fixed = settings or load_config()
-    _service = Service(lambda: fixed)
+    _service = Service(lambda: fixed, ollama_url)
     ConversationLogger(fixed.log_path).check()
 
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncGenerator[None]:
         if browser and _has_display():
-            asyncio.get_running_loop().call_later(0.5, webbrowser.open, access.url)
+            asyncio.get_running_loop().call_later(0.5, webbrowser.open, access.url + page)
         ended = threading.Event()
         threading.Thread(target=keep_looking, args=(ended,), name="log-watch", daemon=True).start()
-        with tended(service(), lambda: settings or load_config()):
+        with tended(service(), access, lambda: settings or load_config()):
             yield
             ended.set()
             stop_all()  # what was said so far is recorded, and no engine is at work while Python ends

@@ -6,13 +6,16 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
+from pathlib import Path
 
+from fine_tuning import paths
 from fine_tuning.api.security import LOOPBACK, Access, Door, Token
 from fine_tuning.config import FineTuningConfig, load_config
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.errors import ByoaiError
 from fine_tuning.integration.service import Service
-from fine_tuning.jobs import scheduler
+from fine_tuning.jobs import processes, scheduler
+from fine_tuning.jobs.store import Process
 
 PORT = 8501
 _TRIED = 20  # ports
@@ -43,15 +46,28 @@ def _is_free(port: int, address: str) -> bool:
     return True
 
 
+def running() -> str | None:
+    """Return the address of the server that tends this data folder; None if none runs."""
+    try:
+        noted = paths.read_json(_note())
+        process = Process(int(noted["pid"]), float(noted["started"]))
+        return str(noted["url"]) if processes.is_alive(process) else None
+    except (ByoaiError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _note() -> Path:
+    return paths.home() / "server.json"
+
+
 @contextmanager
-def tended(service: Service, settings: Callable[[], FineTuningConfig] = load_config) -> Iterator[None]:
+def tended(service: Service, access: Access, settings: Callable[[], FineTuningConfig] = load_config) -> Iterator[None]:
     """Begin and end jobs meanwhile, and start retrains by the schedule. What is not detached is stopped at the end."""
-    ended = threading.Event()
+    ended, me = threading.Event(), processes.this_process()
     schedule = partial(scheduler.run, queue=service.queue, settings=settings)
-    threads = [
-        threading.Thread(target=work, args=(ended,), name=name, daemon=True)
-        for name, work in (("jobs", service.queue.run), ("schedule", schedule))
-    ]
+    work: dict[str, Callable[[threading.Event], None]] = {"jobs": service.queue.run, "schedule": schedule}
+    threads = [threading.Thread(target=target, args=(ended,), name=name, daemon=True) for name, target in work.items()]
+    paths.write_json(_note(), {"pid": me.pid, "started": me.started, "url": access.url})
     for thread in threads:
         thread.start()
     try:
@@ -60,9 +76,10 @@ def tended(service: Service, settings: Callable[[], FineTuningConfig] = load_con
         ended.set()
         for thread in threads:
             thread.join(timeout=5)
+        _note().unlink(missing_ok=True)
 
 
-def serve(access: Access, settings: FineTuningConfig | None = None) -> None:
+def serve(access: Access, settings: FineTuningConfig | None = None, ollama_url: str | None = None) -> None:
     """Serve the API without pages until interrupted. ByoaiError if the port is taken, DataError if the log is not one."""
     import uvicorn
     from fastapi import FastAPI
@@ -72,16 +89,15 @@ def serve(access: Access, settings: FineTuningConfig | None = None) -> None:
     check_port(access)
     fixed = settings or load_config()
     ConversationLogger(fixed.log_path).check()
-    service = Service(lambda: fixed)
+    service = Service(lambda: fixed, ollama_url)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
-        with tended(service, lambda: settings or load_config()):
+        with tended(service, access, lambda: settings or load_config()):
             yield
 
-    app = create_app(service, lifespan)
     uvicorn.run(
-        Door(app, access, Token()),
+        Door(create_app(service, lifespan), access, Token()),
         host=access.address,
         port=access.port,
         log_level="warning",

@@ -55,6 +55,9 @@ class Token:
                 return found
         return self.renew()
 
+    def exists(self) -> bool:
+        return self._file.exists()
+
     def renew(self) -> str:
         """Make another token: what knows only the old one is shut out, and its sockets are closed."""
         new = secrets.token_urlsafe(32)

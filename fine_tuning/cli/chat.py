@@ -1,18 +1,18 @@
 """Commands that let models answer: chat, ask, compare."""
 
 import argparse
-import os
 import random
 from pathlib import Path
 
-from fine_tuning.cli.options import Commands, connect_engine, port, positive, read_config
+from fine_tuning.cli.options import Commands, connect_engine, positive, read_config
+from fine_tuning.cli.serving import access_of, add_server_options, say_token
 from fine_tuning.errors import ConfigError
 
 
 def add_commands(commands: Commands) -> None:
     """Add the commands of this group."""
-    chat = commands.add("chat", _chat, "open the chat in the browser", "Only this machine can reach it.")
-    chat.add_argument("--port", type=port, metavar="N", help="default: 8501, or the next free one")
+    chat = commands.add("chat", _chat, "open the chat in the browser", "Only this machine can reach it, unless --lan is given.")
+    add_server_options(chat)
     chat.add_argument("--no-browser", action="store_true", help="serve the page without opening it")
 
     ask = commands.add("ask", _ask, "ask one question in the terminal")
@@ -34,14 +34,11 @@ def add_commands(commands: Commands) -> None:
 
 def _chat(options: argparse.Namespace) -> None:
     from chatbot.server import serve
-    from fine_tuning.api.background import PORT, free_port
-    from fine_tuning.api.security import Access
 
-    if options.ollama_url:
-        os.environ["OLLAMA_HOST"] = options.ollama_url  # the page connects by itself
-    chosen = options.port or free_port(PORT)
-    print(f"The chat is at {Access(chosen).url} (Ctrl-C ends it)", flush=True)
-    serve(chosen, browser=not options.no_browser)
+    settings, access = read_config(options), access_of(options)
+    say_token(access)
+    print(f"The chat is at {access.url} (Ctrl-C ends it)", flush=True)
+    serve(access, settings=settings, ollama_url=options.ollama_url, browser=not options.no_browser)
 
 
 def _ask(options: argparse.Namespace) -> None:

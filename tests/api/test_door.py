@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
@@ -34,10 +33,8 @@ def client() -> TestClient:
         await socket.accept()
         await socket.send_text("the stream")
 
-    app = Starlette(
-        routes=[Route("/", page), WebSocketRoute("/stream", stream)], middleware=[Middleware(Door, access=Access(8501), token=Token())]
-    )
-    return TestClient(app, base_url=OURS)
+    app = Starlette(routes=[Route("/", page), WebSocketRoute("/stream", stream)])
+    return TestClient(Door(app, Access(8501), Token()), base_url=OURS)
 
 
 def test_its_own_page_comes_in_and_is_told_to_load_nothing_from_elsewhere(client: TestClient) -> None:
@@ -180,7 +177,7 @@ def test_a_page_may_connect_to_the_very_host_and_port_that_it_came_from(host: st
 def test_a_real_server_refuses_what_comes_over_the_wire(home: Path) -> None:
     """Through uvicorn, whose parser sees the headers before the door does."""
     port = free_port(8700)
-    code = f"from chatbot.server import serve; serve({port}, browser=False)"
+    code = f"from chatbot.server import serve; from fine_tuning.api.security import Access; serve(Access({port}), browser=False)"
     with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "BYOAI_ENGINE": "embedded"}) as process:
         try:
             own = f"127.0.0.1:{port}"
@@ -238,4 +235,4 @@ def test_a_taken_port_is_refused_before_anything_is_served() -> None:
         taken.bind((HOST, 0))
         taken.listen()
         with pytest.raises(ByoaiError, match="is taken"):
-            serve(taken.getsockname()[1])
+            serve(Access(taken.getsockname()[1]))

@@ -67,7 +67,8 @@ def serve(home: Path) -> Iterator[Serve]:
     def start(settings: dict[str, object] | None = None, **environment: str) -> str:
         port = free_port(8600)
         config = f"__import__('fine_tuning.config').config.load_config(overrides={settings!r})" if settings else "None"
-        code = f"from chatbot.server import serve; serve({port}, browser=False, settings={config})"
+        code = "from chatbot.server import serve; from fine_tuning.api.security import Access; "
+        code += f"serve(Access({port}), browser=False, settings={config})"
         if before := environment.pop("BEFORE", ""):
             code = f"{before}; {code}"
         started.append(subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "BYOAI_HOME": str(home), **environment}))

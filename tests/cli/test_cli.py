@@ -18,7 +18,7 @@ from fine_tuning import errors
 from fine_tuning.cli.main import main, parser
 from fine_tuning.cli.options import EXIT_CODES
 
-LIGHT = {"main", "options", "chat", "training", "models", "conversations", "imports", "jobs", "machine"}  # what the parser is made of
+LIGHT = {"main", "options", "chat", "training", "models", "conversations", "imports", "jobs", "machine", "serving"}  # what the parser is made of
 
 
 def byoai(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -296,7 +296,7 @@ WILD = st.text(st.characters(), max_size=12) | st.sampled_from(
         "-",
     ]
 )
-UNBOUNDED = {"chat", "doctor"}  # serves until it is stopped; asks every model there is
+UNBOUNDED = {"chat", "serve", "start-tuning", "doctor"}  # serves until it is stopped; asks every model there is
 COMMANDS = sorted(commands().keys() - UNBOUNDED)
 FETCHING = {"ask", "compare", "review", "prepare", "sweep"}  # want a base model, which the embedded engine would fetch
 

@@ -1,0 +1,105 @@
+"""Commands that serve: the API without pages, the page to train on, and the token that programs need."""
+
+import argparse
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fine_tuning.cli.options import Commands, port, read_config
+from fine_tuning.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fine_tuning.api.security import Access
+
+TRAIN_PAGE = "/api/ui"
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the commands of this group."""
+    serve = commands.add(
+        "serve",
+        _serve,
+        "serve the API without the chat page",
+        "For programs, OpenAI clients (/v1), and machines without a screen: a light page is at /api/ui.",
+    )
+    add_server_options(serve)
+
+    tuning = commands.add("start-tuning", _start_tuning, "open the page to train on in the browser", "Starts the server if none runs.")
+    add_server_options(tuning)
+    tuning.add_argument("--no-browser", action="store_true", help="only say where the page is")
+
+    token = commands.add("token", _token, "show the token that programs send with each change", "Whoever has it can do all that you can.")
+    token.add_argument("--new", action="store_true", help="make another one: who knows only the old one is shut out at once")
+
+
+def add_server_options(command: argparse.ArgumentParser) -> None:
+    """Add where a server answers, and to whom."""
+    command.add_argument("--port", type=port, metavar="N", help="default: 8501, or the next free one")
+    group = command.add_argument_group("over the network (without --lan, only this machine is answered)")
+    group.add_argument("--lan", action="store_true", help="answer other machines, too, with the token (`byoai token`)")
+    group.add_argument("--host", action="append", default=[], metavar="NAME", help="a name or address that others use for this machine")
+    group.add_argument("--cert", type=Path, metavar="FILE", help="TLS certificate (PEM): without one, the network can read along")
+    group.add_argument("--key", type=Path, metavar="FILE", help="its private key (PEM)")
+
+
+def access_of(options: argparse.Namespace) -> "Access":
+    """Return who may reach a server with these options. ConfigError for a contradiction."""
+    from fine_tuning.api.background import PORT, free_port
+    from fine_tuning.api.security import LOOPBACK, Access
+
+    if not options.lan:
+        if options.host or options.cert or options.key:
+            raise ConfigError("--host, --cert and --key are about other machines: add --lan to answer them")
+        return Access(options.port or free_port(PORT))
+    if not options.host:
+        raise ConfigError("--lan needs --host NAME: the name or address by which others reach this machine, e.g. --host 192.168.1.20")
+    if (options.cert is None) != (options.key is None):
+        raise ConfigError("TLS needs both --cert and --key")
+    for file in filter(None, (options.cert, options.key)):
+        if not file.is_file():
+            raise ConfigError(f"there is no file {file}")
+    hosts = (*options.host, *LOOPBACK)
+    files = (str(options.cert), str(options.key)) if options.cert else (None, None)
+    return Access(options.port or free_port(PORT, "0.0.0.0"), hosts, True, *files)
+
+
+def say_token(access: "Access") -> None:
+    """Say on the terminal what others need to log in; a token that is new is shown, once."""
+    from fine_tuning.api.security import Token
+
+    if not access.lan:
+        return
+    token = Token()
+    print(f"Log in with the token {token.renew()}" if not token.exists() else "Log in with the token that `byoai token` shows.")
+    if not access.tls:
+        print("Without --cert and --key, everyone on the network can read along.")
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from fine_tuning.api.background import serve
+
+    settings, access = read_config(options), access_of(options)
+    say_token(access)
+    print(f"The API is at {access.url}/api, for OpenAI clients at {access.url}/v1, and a page at {access.url}{TRAIN_PAGE} (Ctrl-C ends it)")
+    serve(access, settings, options.ollama_url)
+
+
+def _start_tuning(options: argparse.Namespace) -> None:
+    from chatbot.server import serve
+    from fine_tuning.api.background import running
+
+    if (found := running()) is not None:
+        print(f"The page is at {found}{TRAIN_PAGE}")
+        if not options.no_browser:
+            webbrowser.open(found + TRAIN_PAGE)
+        return
+    settings, access = read_config(options), access_of(options)
+    say_token(access)
+    print(f"The page is at {access.url}{TRAIN_PAGE} (Ctrl-C ends it)", flush=True)
+    serve(access, settings=settings, ollama_url=options.ollama_url, browser=not options.no_browser, page=TRAIN_PAGE)
+
+
+def _token(options: argparse.Namespace) -> None:
+    from fine_tuning.api.security import Token
+
+    print(Token().renew() if options.new else Token().read())

@@ -1,0 +1,107 @@
+"""A server that other machines reach: nobody is answered without the token."""
+
+import time
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from fine_tuning.api.security import COOKIE, LOGIN, TOKEN_HEADER, Access, Door, Token
+from fine_tuning.cli.main import main
+
+NAME = "192.168.1.20:8501"
+TOLD = {"host": NAME}
+
+
+@pytest.fixture
+def client(home: Path) -> TestClient:
+    async def page(_: Request) -> PlainTextResponse:
+        return PlainTextResponse("the page")
+
+    async def stream(socket: WebSocket) -> None:
+        await socket.accept()
+        while True:
+            await socket.send_text(await socket.receive_text())
+
+    paths = ("/", "/api/jobs", "/v1/models", "/api/ui", "/_stcore/health")
+    app = Starlette(routes=[*(Route(path, page, methods=["GET", "POST"]) for path in paths), WebSocketRoute("/stream", stream)])
+    return TestClient(Door(app, Access(8501, ("192.168.1.20",), lan=True), Token()), base_url=f"http://{NAME}", follow_redirects=False)
+
+
+@pytest.mark.parametrize("path", ["/", "/api/jobs", "/v1/models", "/api/ui", "/_stcore/health"])
+def test_every_route_and_socket_needs_the_token(client: TestClient, path: str) -> None:
+    shut = client.get(path)
+    assert shut.status_code == (401 if path.startswith(("/api", "/v1")) else 303) and "the page" not in shut.text
+    assert client.get(path, headers={TOKEN_HEADER: "wrong"}).status_code != 200
+    assert client.get(path, headers={"cookie": f"{COOKIE}=wrong"}).status_code != 200
+    assert client.get(path, headers={TOKEN_HEADER: Token().read()}).text == "the page"
+    assert client.get(path, headers={"authorization": f"Bearer {Token().read()}"}).text == "the page"
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/stream", headers=TOLD):
+        pass
+
+
+def test_a_browser_logs_in_with_the_token_and_out_when_it_is_renewed(client: TestClient) -> None:
+    assert 'name="token"' in client.get(LOGIN).text
+    assert client.post(LOGIN, data={"token": "wrong"}).status_code == 401
+    entered = client.post(LOGIN, data={"token": Token().read()})
+    assert entered.status_code == 303
+    cookie = entered.headers["set-cookie"]
+    assert "HttpOnly" in cookie and "SameSite=strict" in cookie
+    assert client.get("/").text == "the page"
+    Token().renew()
+    assert client.get("/").status_code == 303
+
+
+def test_the_cookie_alone_changes_nothing_since_a_browser_sends_it_by_itself(client: TestClient) -> None:
+    client.post(LOGIN, data={"token": Token().read()})
+    assert client.post("/api/jobs", json={}).status_code == 401
+    assert client.post("/api/jobs", json={}, headers={TOKEN_HEADER: Token().read()}).status_code == 200
+
+
+def test_wrong_tokens_are_heard_only_a_few_times_a_minute(client: TestClient) -> None:
+    answers = [client.post(LOGIN, data={"token": f"guess {number}"}).status_code for number in range(8)]
+    assert answers[:5] == [401] * 5 and set(answers[5:]) == {429}
+    assert client.post(LOGIN, data={"token": Token().read()}).status_code == 429
+
+
+def test_a_token_that_is_renewed_closes_the_sockets_that_are_open(client: TestClient) -> None:
+    with client.websocket_connect("/stream", headers={**TOLD, TOKEN_HEADER: Token().read()}) as socket:
+        socket.send_text("still here")
+        assert socket.receive_text() == "still here"
+        Token().renew()
+        begun = time.monotonic()
+        with pytest.raises(WebSocketDisconnect) as closed:
+            socket.receive_text()
+        assert closed.value.code == 1008 and time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("host", ["evil.test", "127.0.0.1:8501", "localhost:8501", "192.168.1.20", "192.168.1.21:8501"])
+def test_only_the_names_on_the_list_are_answered(client: TestClient, host: str) -> None:
+    assert client.get("/", headers={"host": host, TOKEN_HEADER: Token().read()}).status_code == 403
+
+
+def test_the_token_is_its_owners_alone(home: Path) -> None:
+    Token().read()
+    assert (home / "api_token").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--host", "x"], "add --lan"),
+        (["--lan"], "--lan needs --host"),
+        (["--lan", "--host", "x", "--cert", "c.pem"], "both --cert and --key"),
+        (["--lan", "--host", "x", "--cert", "c.pem", "--key", "k.pem"], "there is no file"),
+    ],
+)
+@pytest.mark.parametrize("command", ["chat", "serve", "start-tuning"])
+def test_contradictions_are_refused_before_anything_is_served(
+    home: Path, capsys: pytest.CaptureFixture[str], command: str, arguments: list[str], told: str
+) -> None:
+    assert main([command, *arguments]) == 2
+    assert told in capsys.readouterr().err
