@@ -137,9 +137,9 @@ def _retrain(shop: Workshop, runner: "Runner | None") -> Outcome:
         watch.note(finding.text)
     if least is not None and (new := count_unlearned(shop)) < least:
         return NothingToDo(f"{new} new turn(s) since the last version, fewer than {least}: nothing to do")
-    if runner is None:
-        warm_up()
     said = collect(shop)
+    if runner is None and said.turns:
+        warm_up()
     plan = make_plan(shop, said, to_train=True)
     check_plan(shop, plan)
     shop = shop.with_config(plan.config)

@@ -42,12 +42,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    whole = argparse.ArgumentParser(prog="byoai", description="A chatbot on your own machine that learns from your own conversations.")
+    whole = argparse.ArgumentParser(
+        prog="byoai", description="A chatbot on your own machine that learns from your own conversations.", formatter_class=_Aligned
+    )
     whole.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     commands = Commands(whole)
     for group in (chat, serving, training, jobs, models, conversations, imports, machine):
         group.add_commands(commands)
     return whole
+
+
+class _Aligned(argparse.HelpFormatter):
+    """Leaves room for the longest command: argparse forgets that commands are indented, and would break its line."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog)
+        self._action_max_length = 18
 
 
 class _ShowVersion(argparse.Action):

@@ -18,7 +18,18 @@ from fine_tuning import errors
 from fine_tuning.cli.main import main, parser
 from fine_tuning.cli.options import EXIT_CODES
 
-LIGHT = {"main", "options", "chat", "training", "models", "conversations", "imports", "jobs", "machine", "serving"}  # what the parser is made of
+LIGHT = {
+    "main",
+    "options",
+    "chat",
+    "training",
+    "models",
+    "conversations",
+    "imports",
+    "jobs",
+    "machine",
+    "serving",
+}  # what the parser is made of
 
 
 def byoai(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
