@@ -157,7 +157,7 @@ def test_parity_holds_with_what_people_type_and_finds_an_engine_that_feeds_it_ra
 def test_an_answer_that_does_not_end_is_refused(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_deployer, "GENERATION_LIMIT", 3)
     with pytest.raises(ParityError, match="does not end by itself within 3 tokens"):
-        check_parity(engine, BASE, partial(engine.render, BASE))
+        check_parity(engine, BASE, partial(engine.render, BASE), questions=("Tell me a long story about the sea.",))
 
 
 def test_a_control_token_in_the_answer_is_refused(engine: Engine) -> None:

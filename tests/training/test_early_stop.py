@@ -18,7 +18,17 @@ from fine_tuning.training.early_stop import EarlyStop, EndAfter
 from fine_tuning.training.packed_trainer import PackedTrainer
 
 # So fast that the tiny model has soon learned what the held-out rows can gain from.
-SETTINGS = Training(batch_size=4, num_epochs=40, learning_rate=5e-2, lr_scheduler="constant", save_steps=3, lora_r=4, early_stop=2)
+SETTINGS = Training(
+    dtype="float32",
+    products="blas",
+    batch_size=4,
+    num_epochs=40,
+    learning_rate=5e-2,
+    lr_scheduler="constant",
+    save_steps=3,
+    lora_r=4,
+    early_stop=2,
+)
 EPOCH = 6  # steps
 
 

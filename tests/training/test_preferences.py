@@ -164,6 +164,7 @@ SETTINGS = Training(
     batch_size=4,
     num_epochs=1,
     dtype="float32",
+    products="blas",
     save_steps=1,
     preferences=Preferences(learning_rate=1e-2, num_epochs=5, least=4),
 )

@@ -113,5 +113,5 @@ def test_a_child_ends_after_the_process_that_began_it_was_killed(job: TrainingJo
         children = psutil.Process(parent.pid).children(recursive=True)
         assert children
         parent.kill()
-    _, left = psutil.wait_procs(children, timeout=20)
+    _, left = psutil.wait_procs(children, timeout=60)
     assert not left

@@ -21,7 +21,11 @@ from fine_tuning.training.teacher import teach
 from fine_tuning.training.trainer_utils import read_rows
 
 # One number of threads: a probe may choose another in each run, and sums would differ in their last digits.
-SETTINGS = Training(batch_size=4, num_epochs=2, learning_rate=1e-2, save_steps=3, lora_r=4, lora_dropout=0.1, threads=1)
+# Number format and library are given: left to be measured, two runs on a busy machine may take different ones.
+SAME = Training(dtype="float32", products="blas", threads=1)
+SETTINGS = SAME.model_copy(
+    update={"batch_size": 4, "num_epochs": 2, "learning_rate": 1e-2, "save_steps": 3, "lora_r": 4, "lora_dropout": 0.1}
+)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
