@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import threading
 import time
@@ -151,6 +152,9 @@ def test_stopped_in_any_stage_the_next_retrain_goes_on_from_there(config: FineTu
     assert outcome.training and outcome.training.resumed_from == outcome.training.steps  # nothing was trained twice
 
 
+MOMENTS = int(os.environ.get("BYOAI_TEST_MOMENTS", "4"))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_stopped_at_any_moment_nothing_runs_any_more_and_the_next_retrain_goes_on(config: FineTuningConfig, home: Path) -> None:
@@ -160,7 +164,7 @@ def test_stopped_at_any_moment_nothing_runs_any_more_and_the_next_retrain_goes_o
     whole = quickest = time.perf_counter() - began  # later ones load no modules, and may be gone on with
     assert isinstance(first, NewVersion) and first.number == 1
     before, waited, tries = threads_at_work(), [], 0
-    while len(waited) < 10:
+    while len(waited) < MOMENTS:
         log.new_session()
         log.log_conversation(f"What is in drawer {tries}?", f"In drawer {tries} there are {tries + 2} spoons and a fork.")
         began = time.perf_counter()
