@@ -67,6 +67,7 @@ def tended(service: Service, access: Access, settings: Callable[[], FineTuningCo
     schedule = partial(scheduler.run, queue=service.queue, settings=settings)
     work: dict[str, Callable[[threading.Event], None]] = {"jobs": service.queue.run, "schedule": schedule}
     threads = [threading.Thread(target=target, args=(ended,), name=name, daemon=True) for name, target in work.items()]
+    Token().read()  # made now, for programs to find
     paths.write_json(_note(), {"pid": me.pid, "started": me.started, "url": access.url})
     for thread in threads:
         thread.start()
