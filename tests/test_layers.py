@@ -13,6 +13,8 @@ HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "ac
 OF_DATASETS = {"data_collection/importers/huggingface.py"}  # reads the data sets of the Hub, and of folders, by their own library
 CHILDS = {"engines/llama.py", "engines/native_child.py", "evaluation/decoder.py"}  # what runs in llama.cpp's own process
 
+CONFIG = ["config", "config_file", "config_flat", "config_notify", "config_types"]
+
 # Left to right as in fine_tuning/__init__.py; what stands on one level does not import each other (but for itself).
 LEVELS = [
     ["cli", "chatbot", "__main__"],
@@ -25,7 +27,7 @@ LEVELS = [
     ["workshop"],
     ["data_preparation", "training", "evaluation", "model_management"],
     ["data_collection", "engines"],
-    ["state", "paths", "runs", "config", "config_file", "config_flat", "config_types", "conversation", "events", "token_rows", "units"],
+    ["state", "paths", "runs", *CONFIG, "conversation", "events", "token_rows", "units"],
     ["errors", "thoughts"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
