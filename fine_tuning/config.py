@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from fine_tuning import config_file, config_flat, paths
-from fine_tuning.config_notify import Notify
+from fine_tuning.config_notify import Notify, Tracking
 from fine_tuning.config_types import BaseName, Count, Name, OwnName, OwnPrefix, Positive, Rate, Seed, Share, Text, lies_in_home, one_of
 from fine_tuning.config_types import Section as _Section
 from fine_tuning.errors import ByoaiError, ConfigError
@@ -296,6 +296,7 @@ class FineTuningConfig(_Section):
     deployment: Deployment = Deployment()
     schedule: Schedule = Schedule()
     notify: Notify = Notify()
+    tracking: Tracking = Tracking()
 
     @model_validator(mode="wrap")
     @classmethod

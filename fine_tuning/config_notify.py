@@ -1,4 +1,4 @@
-"""Who is told when a job has ended: a command, a URL, or both; and which hosts the URL may name."""
+"""What follows when a job has ended: who is told (a command, a URL, and which hosts it may name), and where its figures are kept."""
 
 import ipaddress
 import re
@@ -66,3 +66,9 @@ def split(url: str) -> SplitResult:
     if parts.username is not None or parts.password is not None:
         raise ValueError("url must not hold a user and a password: they are not sent")
     return parts
+
+
+class Tracking(Section):
+    """Where the figures of runs are kept beside their own folders."""
+
+    mlflow: Literal["auto", "on", "off"] = "auto"  # auto: where the extra byoai[mlflow] is installed

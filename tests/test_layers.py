@@ -82,6 +82,7 @@ def misplaced(path: Path, root: Path) -> list[str]:
     own = path.relative_to(root)
     allowed = {
         "ollama": own == Path("fine_tuning/engines/ollama.py"),
+        "mlflow": own == Path("fine_tuning/jobs/tracking.py"),
         "llama_cpp": own.as_posix().removeprefix("fine_tuning/") in CHILDS,
         # the evaluate library loads its metrics itself, by their paths
         **dict.fromkeys(HEAVY, own.parts[:2] == ("fine_tuning", "training") or "evaluate_metrics" in own.parts),
@@ -123,6 +124,8 @@ def test_an_import_to_the_left_is_found(tmp_path, file, line, found):
     [
         ("engines/embedded.py", "import ollama", "ollama"),
         ("engines/ollama_url.py", "from ollama import Client", "ollama"),
+        ("cli/tracking.py", "def late():\n    import mlflow", "mlflow"),
+        ("training/trainer.py", "from mlflow.entities import Metric", "mlflow.entities"),
         ("cli/machine.py", "def run():\n    import ollama._types as types", "ollama._types"),
         ("evaluation/served_model.py", "import llama_cpp", "llama_cpp"),
         ("pipeline.py", "def late():\n    from torch.nn import Module", "torch.nn"),
@@ -139,6 +142,7 @@ def test_a_third_party_in_another_room_is_found(tmp_path, file, line, found):
     [
         ("engines/ollama.py", "import ollama"),
         ("engines/llama.py", "import llama_cpp"),
+        ("jobs/tracking.py", "def late():\n    from mlflow import MlflowClient"),
         ("training/deep/x.py", "from torch import nn"),
         ("pipeline.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
         ("pipeline.py", "from fine_tuning.engines import ollama"),  # our own module of that name

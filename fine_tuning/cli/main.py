@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from fine_tuning.cli import chat, conversations, imports, jobs, machine, models, training
+from fine_tuning.cli import chat, conversations, imports, jobs, machine, models, tracking, training
 from fine_tuning.cli.options import Commands
 from fine_tuning.errors import ByoaiError, ConfigError
 
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(prog="byoai", description="A chatbot on your own machine that learns from your own conversations.")
     whole.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     commands = Commands(whole)
-    for group in (chat, training, jobs, models, conversations, imports, machine):
+    for group in (chat, training, jobs, models, conversations, imports, tracking, machine):
         group.add_commands(commands)
     return whole
 

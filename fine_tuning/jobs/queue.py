@@ -18,7 +18,7 @@ import psutil
 
 from fine_tuning import paths
 from fine_tuning.errors import ByoaiError, ConfigError
-from fine_tuning.jobs import notices, processes, store
+from fine_tuning.jobs import notices, processes, store, tracking
 from fine_tuning.jobs.joblog import last_line, mask
 from fine_tuning.jobs.kinds import KINDS, read_request
 from fine_tuning.jobs.store import ACTIVE, Job, State
@@ -178,7 +178,7 @@ def _end_gone(job: Job) -> None:
 def end(job: Job, state: State, reason: str, code: int | None) -> bool:
     """Note how this attempt of a job ended, and do what follows from it. False if that was noted before: then it was done, too.
 
-    What a cancelled one made is removed, if that was asked for; notices are sent, by a program of their own.
+    What a cancelled one made is removed, if that was asked for; notices are sent and the run's figures tracked, by programs of their own.
     """
     if not store.finish(job, state, reason, code):
         return False
@@ -186,6 +186,7 @@ def end(job: Job, state: State, reason: str, code: int | None) -> bool:
     if state == State.CANCELLED:
         discard(over)
     notices.send(over)
+    tracking.begin(over)
     return True
 
 
