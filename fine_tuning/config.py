@@ -10,10 +10,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from fine_tuning import config_file, config_flat, paths
+from fine_tuning.config_notify import Notify, Tracking
 from fine_tuning.config_types import BaseName, Count, Name, OwnName, OwnPrefix, Positive, Rate, Seed, Share, Text, lies_in_home, one_of
+from fine_tuning.config_types import Section as _Section
 from fine_tuning.errors import ByoaiError, ConfigError
 
 _NAME_LIMIT = 80  # characters of a model's name without its version, in Ollama (types/model/name.go)
@@ -58,19 +60,6 @@ def _runs_dir(name: str) -> Path:
     if paths.is_taken(folder):  # pruning and forgetting remove folders in it
         raise ConfigError(f"{folder} holds other things than runs: name a folder of their own")
     return folder
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_means_the_default(cls, values: Any) -> Any:
-        """Leave out what has a key and no value, as a section or a list in which every line is commented out."""
-        if not isinstance(values, dict):
-            return values
-        known = cls.model_fields
-        return {key: value for key, value in values.items() if value is not None or key not in known or known[key].default is None}
 
 
 class DataCollection(_Section):
@@ -316,6 +305,8 @@ class FineTuningConfig(_Section):
     deployment: Deployment = Deployment()
     uploads: Uploads = Uploads()
     schedule: Schedule = Schedule()
+    notify: Notify = Notify()
+    tracking: Tracking = Tracking()
 
     @model_validator(mode="wrap")
     @classmethod

@@ -1,4 +1,4 @@
-"""What a value of the configuration may be: texts, names, numbers, and places in the data folder."""
+"""What a section of the configuration is, and what a value in it may be: texts, names, numbers, and places in the data folder."""
 
 import re
 import unicodedata
@@ -6,11 +6,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from fine_tuning.errors import ConfigError
 
 _PREFIX = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,39}", re.ASCII | re.IGNORECASE)
+
+
+class Section(BaseModel):
+    """A section of the configuration: unknown keys are faults, and nothing is changed later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_means_the_default(cls, values: Any) -> Any:
+        """Leave out what has a key and no value, as a section or a list in which every line is commented out."""
+        if not isinstance(values, dict):
+            return values
+        known = cls.model_fields
+        return {key: value for key, value in values.items() if value is not None or key not in known or known[key].default is None}
 
 
 def _unicode(text: str) -> str:

@@ -232,7 +232,8 @@ def _without_sayings(config: FineTuningConfig, logs: Collection[ConversationLogg
     database = paths.state_db()
     of_database = [database.with_name(database.name + ending) for ending in ("", "-wal", "-shm")]
     of_runs = [file for run in config.runs_dir.glob("*") for file in Run(run).serving()]
-    return [paths.engine_dir(), paths.uploads_dir(), DataExporter().folder, *of_database, *of_runs, *(log.path for log in logs)]
+    own = [paths.engine_dir(), paths.uploads_dir(), paths.tracking_dir(), DataExporter().folder]
+    return [*own, *of_database, *of_runs, *(log.path for log in logs)]
 
 
 def _telling(logs: Collection[ConversationLogger], turns: Collection[str]) -> set[str]:

@@ -80,7 +80,7 @@ def within_home(path: Path) -> Path:
 
 def is_taken(path: Path) -> bool:
     """Return whether `path` is, or lies in, a folder of a fixed name and purpose in the data folder."""
-    fixed = ("conversations", "datasets", "engine", "exports", "samples", "sweeps", "uploads", "prepared")
+    fixed = ("conversations", "datasets", "engine", "exports", "mlflow", "prepared", "samples", "sweeps", "uploads")
     return any(real(path).is_relative_to(real(home() / name)) for name in fixed)
 
 
@@ -107,6 +107,11 @@ def prepared_dir() -> Path:
 
 def state_db() -> Path:
     return home() / "state.db"
+
+
+def tracking_dir() -> Path:
+    """Where MLflow's store lies: figures of runs, and nothing of what was said."""
+    return home() / "mlflow"
 
 
 def engine_dir() -> Path:

@@ -89,4 +89,4 @@ def _data_of(plan: Plan, before: dict[str, Any]) -> dict[str, Any]:
 def _learned_as(resolved: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration without what changes nothing of what is learned: how much memory is free may differ when a run goes on."""
     training = {key: value for key, value in resolved["training"].items() if key != "batch_tokens"}
-    return {**{key: value for key, value in resolved.items() if key != "schedule"}, "training": training}
+    return {**{key: value for key, value in resolved.items() if key not in ("schedule", "notify", "tracking")}, "training": training}

@@ -13,6 +13,8 @@ HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "ac
 OF_DATASETS = {"data_collection/importers/huggingface.py"}  # reads the data sets of the Hub, and of folders, by their own library
 CHILDS = {"engines/llama.py", "engines/native_child.py", "evaluation/decoder.py"}  # what runs in llama.cpp's own process
 
+CONFIG = ["config", "config_file", "config_flat", "config_notify", "config_types"]
+
 # Left to right as in fine_tuning/__init__.py; what stands on one level does not import each other (but for itself).
 LEVELS = [
     ["cli", "api", "chatbot", "__main__"],
@@ -25,7 +27,7 @@ LEVELS = [
     ["workshop"],
     ["data_preparation", "training", "evaluation", "model_management"],
     ["data_collection", "engines"],
-    ["state", "paths", "runs", "config", "config_file", "config_flat", "config_types", "conversation", "events", "token_rows", "units"],
+    ["state", "paths", "runs", *CONFIG, "conversation", "events", "token_rows", "units"],
     ["errors", "thoughts"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -80,6 +82,7 @@ def misplaced(path: Path, root: Path) -> list[str]:
     own = path.relative_to(root)
     allowed = {
         "ollama": own == Path("fine_tuning/engines/ollama.py"),
+        "mlflow": own == Path("fine_tuning/jobs/tracking.py"),
         "llama_cpp": own.as_posix().removeprefix("fine_tuning/") in CHILDS,
         # the evaluate library loads its metrics itself, by their paths
         **dict.fromkeys(HEAVY, own.parts[:2] == ("fine_tuning", "training") or "evaluate_metrics" in own.parts),
@@ -121,6 +124,8 @@ def test_an_import_to_the_left_is_found(tmp_path, file, line, found):
     [
         ("engines/embedded.py", "import ollama", "ollama"),
         ("engines/ollama_url.py", "from ollama import Client", "ollama"),
+        ("cli/tracking.py", "def late():\n    import mlflow", "mlflow"),
+        ("training/trainer.py", "from mlflow.entities import Metric", "mlflow.entities"),
         ("cli/machine.py", "def run():\n    import ollama._types as types", "ollama._types"),
         ("evaluation/served_model.py", "import llama_cpp", "llama_cpp"),
         ("pipeline.py", "def late():\n    from torch.nn import Module", "torch.nn"),
@@ -137,6 +142,7 @@ def test_a_third_party_in_another_room_is_found(tmp_path, file, line, found):
     [
         ("engines/ollama.py", "import ollama"),
         ("engines/llama.py", "import llama_cpp"),
+        ("jobs/tracking.py", "def late():\n    from mlflow import MlflowClient"),
         ("training/deep/x.py", "from torch import nn"),
         ("pipeline.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch"),
         ("pipeline.py", "from fine_tuning.engines import ollama"),  # our own module of that name

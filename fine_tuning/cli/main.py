@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from fine_tuning.cli import chat, conversations, imports, jobs, machine, models, serving, training
+from fine_tuning.cli import chat, conversations, imports, jobs, machine, models, serving, tracking, training
 from fine_tuning.cli.options import Commands
 from fine_tuning.errors import ByoaiError, ConfigError
 
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     commands = Commands(whole)
-    for group in (chat, serving, training, jobs, models, conversations, imports, machine):
+    for group in (chat, serving, training, jobs, models, conversations, imports, tracking, machine):
         group.add_commands(commands)
     return whole
 

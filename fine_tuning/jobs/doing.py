@@ -126,8 +126,7 @@ def _finish(job: Job, state: State, reason: str, code: int) -> None:
     deadline = time.monotonic() + _ROOM
     while True:
         try:
-            if store.finish(job, state, reason, code) and state == State.CANCELLED:
-                queue.discard(store.get(job.id))
+            queue.end(job, state, reason, code)
         except ByoaiError:
             if time.monotonic() > deadline:
                 raise
@@ -197,6 +196,5 @@ class _Pulse(threading.Thread):
             return
         self.verdict = state, reason, 137  # also if the work fails now, of what is taken from it
         processes.kill(self._job)
-        if store.finish(self._job, *self.verdict) and state == State.CANCELLED:
-            queue.discard(store.get(self._job.id))
+        queue.end(self._job, *self.verdict)
         os.kill(os.getpid(), signal.SIGKILL)

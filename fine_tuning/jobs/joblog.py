@@ -52,8 +52,8 @@ def _write(source: int, file: Path) -> None:
         rest = b""
         while read := pipe.read(_LONGEST):
             whole, rest = _cut(rest + read)
-            _append(file, whole)
-        _append(file, rest)
+            append(file, whole)
+        append(file, rest)
 
 
 def _cut(read: bytes) -> tuple[bytes, bytes]:
@@ -65,8 +65,8 @@ def _cut(read: bytes) -> tuple[bytes, bytes]:
     return (read[:end], read[end:]) if end or len(read) < _LONGEST else (read, b"")
 
 
-def _append(file: Path, content: bytes) -> None:
-    """What cannot be written (the disk is full) is lost: the work is worth more than its log."""
+def append(file: Path, content: bytes) -> None:
+    """Append to a log what it may show. What cannot be written (the disk is full) is lost: the work is worth more than its log."""
     if not content:
         return
     masked = mask(content.decode("utf-8", "replace")).encode("utf-8", "replace")

@@ -5,6 +5,7 @@ that left its process group; a process that merely got the worker's number carri
 """
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -78,6 +79,24 @@ def _told(pid: int) -> Process:
         return Process(pid, started(psutil.Process(pid)))
     except psutil.Error:  # it has ended already
         return Process(pid, time.time() - psutil.boot_time())
+
+
+def begin_aside(job: Job, module: str, told: object) -> None:
+    """Start a small program that is done with a job when that has ended: it is no part of the job, and outlives whoever starts it.
+
+    It reads `told` as JSON from stdin; what it says goes into the job's log. OSError if it cannot be started.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    environment = {**{key: value for key, value in os.environ.items() if key != MARK}, "BYOAI_HOME": str(paths.home())}
+    with os.fdopen(os.open(job.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as log:
+        program = [sys.executable, "-W", "ignore", "-m", module]
+        child = subprocess.Popen(
+            program, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, cwd=paths.REPOSITORY, env=environment
+        )
+    _children[child.pid] = child
+    if child.stdin is not None:
+        with contextlib.suppress(BrokenPipeError), child.stdin as stdin:
+            stdin.write(json.dumps(told).encode())
 
 
 def exit_code(process: Process) -> int | None:

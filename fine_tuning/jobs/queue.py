@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import psutil
 
 from fine_tuning import paths
 from fine_tuning.errors import ByoaiError, ConfigError
-from fine_tuning.jobs import processes, store
+from fine_tuning.jobs import notices, processes, store, tracking
 from fine_tuning.jobs.joblog import last_line, mask
 from fine_tuning.jobs.kinds import KINDS, read_request
 from fine_tuning.jobs.store import ACTIVE, Job, State
@@ -141,7 +142,7 @@ class Queue:
             try:
                 process = processes.begin(job, self._program)
             except OSError as error:
-                store.finish(job, State.FAILED, f"its process could not be started: {error.strerror or error}", 1)
+                end(job, State.FAILED, f"its process could not be started: {error.strerror or error}", 1)
                 continue
             store.enter(job, process)
 
@@ -156,23 +157,37 @@ def settle() -> None:
     for job in active:
         if job.process is None:
             if (job.owner is None or not processes.is_alive(job.owner)) and not store.give_back(job):
-                _end(job)  # it was cancelled before it began
+                _end_gone(job)  # it was cancelled before it began
         elif processes.is_alive(job.process, job.mark):
             if job.kill_at and time.time() > job.kill_at + _MARGIN and not job.here:
                 processes.kill(job)
-                _end(job)
+                _end_gone(job)
         else:
-            _end(job)
+            _end_gone(job)
     processes.bury({job.process.pid for job in active if job.process})
 
 
-def _end(job: Job) -> None:
+def _end_gone(job: Job) -> None:
     """Note how a job ended whose process is gone, unless it did so itself a moment ago."""
     processes.kill(job)
     code = processes.exit_code(job.process) if job.process else None
     state, reason = _ended(job, code)
-    if store.finish(job, state, reason, code) and state == State.CANCELLED:
-        discard(store.get(job.id))
+    end(job, state, reason, code)
+
+
+def end(job: Job, state: State, reason: str, code: int | None) -> bool:
+    """Note how this attempt of a job ended, and do what follows from it. False if that was noted before: then it was done, too.
+
+    What a cancelled one made is removed, if that was asked for; notices are sent and the run's figures tracked, by programs of their own.
+    """
+    if not store.finish(job, state, reason, code):
+        return False
+    over = replace(store.get(job.id), attempt=job.attempt, state=state, reason=reason, exit_code=code)
+    if state == State.CANCELLED:
+        discard(over)
+    notices.send(over)
+    tracking.begin(over)
+    return True
 
 
 def _ended(job: Job, code: int | None) -> tuple[State, str]:

@@ -1,0 +1,116 @@
+"""`byoai mlflow`: MLflow's own pages about the runs, for this machine only."""
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import webbrowser
+from collections.abc import Iterator
+from pathlib import Path
+
+from fine_tuning import paths
+from fine_tuning.cli.options import Commands, port
+from fine_tuning.errors import ByoaiError
+
+_HOST = "127.0.0.1"
+_START = 120.0  # seconds: MLflow loads much, and makes its tables the first time
+_LOOK = 5.0  # seconds between two looks at what runs
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands before one's own machine
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the command of this group."""
+    command = commands.add(
+        "mlflow",
+        _mlflow,
+        "open MLflow's pages about the runs: settings, curves, figures",
+        "Only this machine can reach them. They need the extra byoai[mlflow].",
+    )
+    command.add_argument("--port", type=port, default=5000, metavar="N", help="default: %(default)s")
+    command.add_argument("--no-browser", action="store_true", help="serve the pages without opening them")
+
+
+def _mlflow(options: argparse.Namespace) -> None:
+    from fine_tuning.jobs.tracking import INSTALL, Tracker, is_installed
+
+    if not is_installed():
+        raise ByoaiError(f"MLflow is not installed, and byoai does without it. To install it: {INSTALL}")
+    with socket.socket() as probe:
+        if probe.connect_ex((_HOST, options.port)) == 0:
+            raise ByoaiError(f"another program uses port {options.port}: choose another one with --port")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended in either way, it takes the server with it
+    print("bringing MLflow's store up to date ...", flush=True)
+    tracker = Tracker()
+    tracker.catch_up()
+    address = f"http://{_HOST}:{options.port}"
+    with _served(options.port) as server:
+        _wait(server, address)
+        print(f"MLflow is at {address} (Ctrl-C ends it)", flush=True)
+        if not options.no_browser:
+            webbrowser.open(address)
+        while server.poll() is None:
+            time.sleep(_LOOK)
+            with contextlib.suppress(ByoaiError):  # the disk is full, say: it is tried again
+                tracker.catch_up()
+    raise _ended()
+
+
+@contextlib.contextmanager
+def _served(port: int) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run MLflow's server. It answers only requests whose Host is this very address, and changes of pages from this machine only."""
+    from fine_tuning.jobs.tracking import store_uri
+
+    options = {
+        "backend-store-uri": store_uri(),
+        "default-artifact-root": (paths.tracking_dir() / "artifacts").as_uri(),
+        "host": _HOST,
+        "port": str(port),
+        "workers": "1",
+        "allowed-hosts": f"{_HOST}:{port},localhost:{port}",
+        "x-frame-options": "DENY",
+    }
+    told = [part for name, value in options.items() for part in (f"--{name}", value)]
+    # What byoai has no use for, and what would open more doors: jobs that MLflow runs itself, and calls of other models.
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_ENABLE_AI_GATEWAY": "false"}
+    with _log().open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "mlflow", "server", *told, "--no-serve-artifacts"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=paths.tracking_dir(),
+            env=environment,
+        )
+    try:
+        yield server
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(10)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def _wait(server: "subprocess.Popen[bytes]", address: str) -> None:
+    """Return when the server answers. ByoaiError if it ends, or does not for long."""
+    deadline = time.monotonic() + _START
+    while server.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), _direct.open(f"{address}/health", timeout=5):
+            return
+        time.sleep(0.3)
+    raise _ended()
+
+
+def _ended() -> ByoaiError:
+    return ByoaiError(f"MLflow's server ended, or did not begin to answer; {_log()} may say why")
+
+
+def _log() -> Path:
+    return paths.tracking_dir() / "server.log"

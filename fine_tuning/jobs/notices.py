@@ -1,0 +1,218 @@
+"""Notices: tell a command or a URL that a job has ended, as `notify:` in the settings of that job says.
+
+Whoever notes a job's end calls `send`, once. That starts `python -m fine_tuning.jobs.notices`, which delivers the notice: neither the job
+nor whoever looks at the table waits for it, and a worker may end meanwhile. What cannot be delivered is a line in the job's log.
+"""
+
+import contextlib
+import http.client
+import ipaddress
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from fine_tuning.config_notify import Address, Notify, address_of, host_of, split
+from fine_tuning.jobs import processes
+from fine_tuning.jobs.joblog import append, last_line, mask
+from fine_tuning.jobs.store import Job
+
+_PATIENCE = 30.0  # seconds that a command has
+_ANSWER = 15.0  # seconds that a host has, from the look-up of its name to its whole answer
+_CONNECT = 5.0  # seconds that one address has
+_LONGEST = 500  # characters of a reason
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv6 addresses that stand for IPv4 ones (RFC 6052)
+
+
+@dataclass(frozen=True)
+class Notice:
+    job: str
+    kind: str
+    state: str
+    reason: str  # one line, in words; keys and passwords are masked
+
+    @classmethod
+    def of(cls, job: Job) -> "Notice":
+        line = "".join(letter if letter.isprintable() else " " for letter in mask(job.reason.partition("\n")[0]))
+        return cls(job.id, job.kind, str(job.state), line[:_LONGEST])
+
+
+class NotDelivered(Exception):
+    """A notice did not arrive; the message says why, without any part of the URL but its host."""
+
+
+def send(job: Job) -> None:
+    """Begin to deliver the notice of a job that has ended, if its settings ask for one."""
+    config = job.request.get("config")
+    settings = config.get("notify") if isinstance(config, dict) else None
+    try:
+        notify = Notify.model_validate(settings or {})
+    except ValidationError:  # the request is one that no kind of job takes, and that is why it failed
+        return
+    if str(job.state) not in notify.on or not (notify.command or notify.url):
+        return
+    told = {"notify": notify.model_dump(mode="json"), "notice": asdict(Notice.of(job)), "log": str(job.log)}
+    try:
+        processes.begin_aside(job, __name__, told)
+    except OSError as error:
+        append(job.log, f"no notice was sent: {error.strerror or error}\n".encode())
+
+
+def deliver(notify: Notify, notice: Notice) -> list[str]:
+    """Run the command and send the POST. Return what went wrong, in words."""
+    faults = []
+    for work in (lambda: run(notify.command, notice), lambda: post(notify, notice)):
+        try:
+            work()
+        except NotDelivered as fault:
+            faults.append(str(fault))
+    return faults
+
+
+# The command
+
+
+def run(command: Sequence[str], notice: Notice) -> None:
+    """Run a program with its arguments, without a shell. NotDelivered if it cannot be started, fails, or takes too long.
+
+    In the arguments {job}, {kind}, {state} and {reason} are replaced; its environment holds BYOAI_JOB, BYOAI_KIND, BYOAI_STATE and
+    BYOAI_REASON.
+    """
+    if not command:
+        return
+    facts = asdict(notice)
+    environment = {**os.environ, **{f"BYOAI_{name.upper()}": value for name, value in facts.items()}}
+    with tempfile.NamedTemporaryFile() as said:
+        try:
+            program = [command[0], *(_filled(argument, facts) for argument in command[1:])]
+            child = subprocess.Popen(program, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True, env=environment)
+        except OSError as error:
+            raise NotDelivered(f"the command {command[0]} could not be started: {error.strerror or error}") from error
+        try:
+            code = child.wait(_PATIENCE)
+        except subprocess.TimeoutExpired as error:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            raise NotDelivered(f"the command {command[0]} was ended: it took longer than {_PATIENCE:g} seconds") from error
+        if code:
+            line = last_line(Path(said.name))
+            raise NotDelivered(f"the command {command[0]} ended with exit code {code}{f': {line}' if line else ''}")
+
+
+def _filled(argument: str, facts: dict[str, str]) -> str:
+    """Return an argument with the facts in it. One that would begin with a dash by that is no option: a space stands before it."""
+    filled = re.sub(r"\{(job|kind|state|reason)\}", lambda found: facts[found[1]], argument)
+    return f" {filled}" if filled.startswith("-") and not argument.startswith("-") else filled
+
+
+# The URL
+
+
+def post(notify: Notify, notice: Notice) -> None:
+    """Send the notice as JSON to the URL. NotDelivered unless it is answered with success, in time, by an address that is allowed.
+
+    No redirect is followed and no proxy used: the answer comes from the host that the settings name.
+    """
+    if notify.url is None:
+        return
+    faults: list[str] = []
+
+    def work() -> None:
+        try:
+            _post(notify, notice)
+        except NotDelivered as fault:
+            faults.append(str(fault))
+
+    thread = threading.Thread(target=work, daemon=True)  # a look-up of a name knows no time-out, and a slow answer has many
+    thread.start()
+    thread.join(_ANSWER)
+    if thread.is_alive():
+        raise NotDelivered(f"{split(notify.url).hostname} did not answer within {_ANSWER:g} seconds")
+    if faults:
+        raise NotDelivered(faults[0])
+
+
+def _post(notify: Notify, notice: Notice) -> None:
+    parts = split(notify.url or "")
+    host, secure = host_of(str(parts.hostname)), parts.scheme == "https"
+    kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+    port = parts.port or kind.default_port
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    try:
+        with _connected(host, port, notify.allow_hosts) as link, contextlib.closing(kind(host, port)) as connection:
+            connection.sock = ssl.create_default_context().wrap_socket(link, server_hostname=host) if secure else link
+            body = json.dumps(asdict(notice)).encode()
+            connection.request("POST", target, body, {"Content-Type": "application/json", "User-Agent": "byoai", "Connection": "close"})
+            status = connection.getresponse().status
+    except OSError as error:
+        raise NotDelivered(f"{host} cannot be reached: {error.strerror or error}") from error
+    except http.client.HTTPException as error:
+        raise NotDelivered(f"{host} gave no answer in HTTP ({type(error).__name__})") from error
+    if not 200 <= status < 300:
+        raise NotDelivered(f"{host} answered with status {status}{'; redirects are not followed' if 300 <= status < 400 else ''}")
+
+
+def _connected(host: str, port: int, allowed: Sequence[str]) -> socket.socket:
+    """Return a connection to an address of a host that is allowed: to that very address, so that no second look-up can give another."""
+    found = [str(place[0]) for *_, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    addresses = [address for address in found if may_be_called(host, address, allowed)]
+    if not addresses:
+        raise NotDelivered(f"{host} leads to {found[0]}, which is not a public address: if it is meant, list it in notify.allow_hosts, too")
+    fault: OSError | None = None
+    for address in addresses:
+        try:
+            link = socket.create_connection((address, port), timeout=_CONNECT)
+        except OSError as error:
+            fault = error
+        else:
+            link.settimeout(_ANSWER)
+            return link
+    raise fault or OSError("no address")
+
+
+def may_be_called(host: str, address: str, allowed: Sequence[str]) -> bool:
+    """Return whether an address that a host's name leads to may be called: a public one, or one that is itself on the list.
+
+    `localhost` on the list stands for the loopback addresses.
+    """
+    found = address_of(address.partition("%")[0])
+    if found is None:
+        return False
+    while (inner := _inner(found)) is not None:
+        found = inner
+    public = found.is_global and not found.is_multicast
+    return public or str(found) in allowed or address in allowed or (found.is_loopback and host == "localhost" and host in allowed)
+
+
+def _inner(address: Address) -> Address | None:
+    """Return the IPv4 address that an IPv6 one stands for; None if it is one of its own."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+
+
+def main() -> int:
+    """Deliver the notice that stdin tells."""
+    told = json.load(sys.stdin)
+    faults = deliver(Notify.model_validate(told["notify"]), Notice(**told["notice"]))
+    for fault in faults:
+        append(Path(told["log"]), f"no notice: {fault}\n".encode())
+    return int(bool(faults))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
