@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
-from fastapi import Depends, Query
+from fastapi import Depends, Path, Query
 from pydantic import BaseModel, ConfigDict
 from starlette.requests import HTTPConnection
 
@@ -24,6 +24,12 @@ def _service(connection: HTTPConnection) -> Service:
 Serving = Annotated[Service, Depends(_service)]
 Limit = Annotated[int, Query(ge=1, le=500, description="the most that one page holds")]
 Cursor = Annotated[str | None, Query(max_length=400, description="`next` of the page before; none: the first page")]
+
+
+# Ids of turns and sessions. What a program wrote into the log under another one is listed, and has no address.
+TEXT_ID = r"^[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,199}$"
+TurnId = Annotated[str, Path(pattern=TEXT_ID, description="a turn's id")]
+SessionId = Annotated[str, Path(pattern=TEXT_ID, description="a conversation's id: its session's")]
 
 
 class Asked(BaseModel):

@@ -52,6 +52,9 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorAnswer} for status in statuses}
 
 
+OF_ENGINE = documented(502, 503)  # what a route may answer that asks the engine
+
+
 def answer(status: int, message: str, kind: str, param: str | None = None, headers: dict[str, str] | None = None) -> JSONResponse:
     facts = ErrorAnswer(error=ErrorFacts(message=message, type=kind, code=status, param=param))
     return JSONResponse(facts.model_dump(), status, headers)

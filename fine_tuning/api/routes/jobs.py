@@ -99,31 +99,31 @@ def create_job(asked: NewJob, service: Serving) -> JobFacts:
     """Ask for a job: it begins now or in its turn, in a process of its own."""
     request = _request(asked, service)
     job = service.queue.submit(asked.kind, request, id=asked.id, priority=asked.priority, detached=asked.detached, origin=ORIGIN)
-    return _told(job)
+    return job_facts(job)
 
 
 @router.get("/{id}")
 def show_job(id: Id, service: Serving) -> JobFacts:
     """Show how a job stands."""
-    return _told(service.queue.get(id))
+    return job_facts(service.queue.get(id))
 
 
 @router.post("/{id}/cancel")
 def cancel_job(id: Id, asked: Cancelling, service: Serving) -> JobFacts:
     """Ask a job to stop at its next safe point."""
-    return _told(service.queue.cancel(id, discard=asked.discard, grace=asked.grace))
+    return job_facts(service.queue.cancel(id, discard=asked.discard, grace=asked.grace))
 
 
 @router.post("/{id}/resume")
 def resume_job(id: Id, asked: Resuming, service: Serving) -> JobFacts:
     """Go on with a job that was cancelled, failed or interrupted."""
-    return _told(service.queue.resume(id, detached=asked.detached))
+    return job_facts(service.queue.resume(id, detached=asked.detached))
 
 
 @router.post("/{id}/retry", status_code=201)
 def retry_job(id: Id, asked: Retrying, service: Serving) -> JobFacts:
     """Ask for the same once more, as another job."""
-    return _told(service.queue.retry(id, new_id=asked.id, detached=asked.detached))
+    return job_facts(service.queue.retry(id, new_id=asked.id, detached=asked.detached))
 
 
 @router.get("/{id}/result")
@@ -206,7 +206,8 @@ def _request(asked: NewJob, service: Service) -> dict[str, Any]:
     return {**asked.request, "config": config.model_dump(mode="json")}
 
 
-def _told(job: Job) -> JobFacts:
+def job_facts(job: Job) -> JobFacts:
+    """Return how a job stands, and how far it is."""
     return _facts(record(job))
 
 
