@@ -33,9 +33,9 @@ SessionId = Annotated[str, Path(pattern=TEXT_ID, description="a conversation's i
 
 
 class Asked(BaseModel):
-    """The base of all bodies: unknown fields are refused, since a misspelt one would be ignored."""
+    """The base of all bodies: unknown fields are refused, since a misspelt one would be ignored, and so are values of another type."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Page(BaseModel, Generic[Item]):

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from fine_tuning import errors
 from fine_tuning.paths import write_fault
@@ -64,6 +65,12 @@ def status_of(error: errors.ByoaiError) -> int:
     return next(status for kind, status in STATUS if isinstance(error, kind))
 
 
+def _methods(request: Request) -> set[str]:
+    """Return the methods of all routes at a request's path; Starlette itself names those of the first one alone."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] != Match.NONE]
+    return {method for route in routes for method in getattr(route, "methods", None) or ()}
+
+
 def add_handlers(app: FastAPI) -> None:
     """Have each error of byoai, and each that is nobody's fault but ours, told in the one shape."""
 
@@ -80,8 +87,11 @@ def add_handlers(app: FastAPI) -> None:
         return answer(422, message, "InvalidRequest", faults[0][0] if faults else None)
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
-        return answer(error.status_code, str(error.detail), "HTTPError", headers=dict(error.headers or {}))
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(sorted(_methods(request)))
+        return answer(error.status_code, str(error.detail), "HTTPError", headers=headers)
 
     @app.exception_handler(OSError)
     async def disk(_: Request, error: OSError) -> JSONResponse:

@@ -189,12 +189,12 @@ def test_to_delete_a_conversation_is_to_forget_it(client: TestClient, log: Conve
 def test_turns_are_forgotten_by_a_job_and_asked_twice_it_is_one(client: TestClient, log: ConversationLogger) -> None:
     ((id, other),) = said(log, 2)
     asked = {"turns": [id, other], "now": True, "id": "mine"}
-    first, again = client.post("/api/turns/forget", json=asked), client.post("/api/turns/forget", json=asked)
+    first, again = client.post("/api/forget", json=asked), client.post("/api/forget", json=asked)
     assert first.status_code == again.status_code == 202
     assert [job["id"] for job in client.get("/api/jobs").json()["items"]] == ["mine"]
     assert store.get("mine").request["turns"] == [id, other]
     for wrong in ([], ["../x"], [""], "all", None):
-        assert client.post("/api/turns/forget", json={"turns": wrong}).status_code == 422
+        assert client.post("/api/forget", json={"turns": wrong}).status_code == 422
 
 
 def test_a_long_log_is_listed_as_fast_as_a_short_one_is_read(client: TestClient, log: ConversationLogger) -> None:

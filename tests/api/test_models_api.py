@@ -156,12 +156,12 @@ def test_votes_make_ratings(client: TestClient) -> None:
 
 
 def test_what_is_most_worth_a_review_comes_first(client: TestClient) -> None:
-    assert client.get("/api/review").json() == {"items": []}
+    assert client.post("/api/review", json={}).json() == {"items": []}
     log = ConversationLogger()
     for question, answer in (("What is the capital of France?", "Paris."), ("Name a colour.", "zxqv pluvk 7#"), ("Is water wet?", "Yes.")):
         log.new_session()
         log.log_conversation(question, answer)
-    found = client.get("/api/review", params={"count": 2}).json()["items"]
+    found = client.post("/api/review", json={"count": 2}).json()["items"]
     assert found[0]["turn"]["bot_response"] == "zxqv pluvk 7#" and len(found) == 2
     assert found[0]["surprise"] > found[1]["surprise"]
 

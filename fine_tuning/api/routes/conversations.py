@@ -69,7 +69,9 @@ def delete_conversation(
     return forget(service, [id], teach_again=teach_again, now=now)
 
 
-_EXPORTED: dict[int | str, dict[str, Any]] = {200: {"content": {media: {"schema": {"type": "string"}} for media in _MEDIA.values()}}}
+_EXPORTED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {media: {"schema": {"type": "array" if end == ".json" else "string"}} for end, media in _MEDIA.items()}}
+}
 
 
 @router.get("/export", response_class=Response, responses=_EXPORTED)

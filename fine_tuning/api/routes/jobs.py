@@ -136,12 +136,12 @@ def show_result(id: Id, service: Serving) -> dict[str, Any]:
     return found
 
 
-@router.get("/{id}/log", response_class=PlainTextResponse)
-def show_log(id: Id, service: Serving) -> str:
+@router.get("/{id}/log", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
+def show_log(id: Id, service: Serving) -> PlainTextResponse:
     """Show what the job's processes wrote, secrets masked."""
     job = service.queue.get(id)
     files = [file for file in (job.log.with_suffix(".1.txt"), job.log) if file.exists()]
-    return "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
+    return PlainTextResponse("".join(file.read_text(encoding="utf-8", errors="replace") for file in files))
 
 
 @router.get("/{id}/events", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})

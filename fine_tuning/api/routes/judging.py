@@ -6,7 +6,7 @@ The answers themselves come from a job of the kind `compare`.
 import threading
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from fine_tuning.api.dependencies import Asked, Serving
@@ -40,6 +40,10 @@ class RatingList(BaseModel):
     items: list[Rating]
 
 
+class Reviewing(Asked):
+    count: Annotated[int, Field(ge=1, le=100)] = 10
+
+
 class Candidate(BaseModel):
     turn: Turn
     surprise: float  # nats a token of the answer, under the live model
@@ -71,16 +75,16 @@ def vote(asked: Vote, service: Serving) -> RatingList:
     return list_ratings()
 
 
-@router.get("/review", responses=OF_ENGINE)
-def list_review(service: Serving, count: Annotated[int, Query(ge=1, le=100)] = 10) -> CandidateList:
-    """List the answers that are most worth a rating or an edit. Both models read the newest turns, which takes a while: one at a time."""
+@router.post("/review", responses=OF_ENGINE)
+def find_review(asked: Reviewing, service: Serving) -> CandidateList:
+    """Find the answers that are most worth a rating or an edit. Both models read the newest turns, which takes a while: one at a time."""
     from fine_tuning.review import of_log  # brings numpy
 
     if not _reviewing.acquire(blocking=False):
         raise Busy("another request is looking for answers to review: wait for it")
     try:
         turns = service.log().turns()
-        found = of_log(service.config, service.engine(), turns, count) if turns else []
+        found = of_log(service.config, service.engine(), turns, asked.count) if turns else []
     finally:
         _reviewing.release()
     return CandidateList(

@@ -12,7 +12,7 @@ from fine_tuning.conversation import Turn
 from fine_tuning.errors import TurnNotFound
 from fine_tuning.integration.service import Service
 
-router = APIRouter(prefix="/api/turns", tags=["turns"])
+router = APIRouter(prefix="/api", tags=["turns"])
 
 _LONGEST = 1_000_000  # characters of an answer
 
@@ -42,33 +42,33 @@ class ToForget(Asked):
     id: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = None  # of the job, made by the client
 
 
-@router.get("")
+@router.get("/turns")
 def search_turns(service: Serving, text: Annotated[str, Query(min_length=1, max_length=400)], limit: Limit = 50) -> Found:
     """Search: the newest turns in which every word was said, whatever the case, newest first."""
     return Found(items=service.log().search(text, limit))
 
 
-@router.get("/{id}")
+@router.get("/turns/{id}")
 def show_turn(id: TurnId, service: Serving) -> Turn:
     """Read a turn as it stands now."""
     return _turn(id, service)
 
 
-@router.put("/{id}/rating")
+@router.put("/turns/{id}/rating")
 def rate_turn(id: TurnId, asked: Rated, service: Serving) -> Turn:
     """Give an answer a thumb up or down."""
     service.log().rate(id, asked.rating)
     return _turn(id, service)
 
 
-@router.put("/{id}/answer")
+@router.put("/turns/{id}/answer")
 def edit_turn(id: TurnId, asked: Edited, service: Serving) -> Turn:
     """Say what the answer should have been; the turn keeps what was said."""
     service.log().edit(id, asked.bot_response)
     return _turn(id, service)
 
 
-@router.put("/{id}/excluded")
+@router.put("/turns/{id}/excluded")
 def exclude_turn(id: TurnId, asked: Excluded, service: Serving) -> Turn:
     """Leave a turn out of all that learns, or take it in again."""
     service.log().exclude(id, asked.excluded)

@@ -97,7 +97,7 @@ def list_versions(
     return Page(items=[_facts(version) for version in shown], next=following)
 
 
-@router.get("/{name}/{number}")
+@router.get("/{name}/{number:int}")
 def show_version(name: Name, number: Number, service: Serving) -> VersionShown:
     """Show a version, with what was measured."""
     version = service.registry.get(name, number)
@@ -105,7 +105,7 @@ def show_version(name: Name, number: Number, service: Serving) -> VersionShown:
     return VersionShown(**_facts(version).model_dump(), learned=learned, metrics=version.metrics)
 
 
-@router.get("/{name}/{number}/turns")
+@router.get("/{name}/{number:int}/turns")
 def list_learned(name: Name, number: Number, service: Serving, limit: Limit = 100, cursor: Cursor = None) -> Page[str]:
     """List the ids of the turns that taught a version; some may be gone from the log."""
     service.registry.get(name, number)
@@ -114,13 +114,13 @@ def list_learned(name: Name, number: Number, service: Serving, limit: Limit = 10
     return Page(items=found[:limit], next=to_cursor(found[limit - 1]) if len(found) > limit else None)
 
 
-@router.patch("/{name}/{number}")
+@router.patch("/{name}/{number:int}")
 def change_version(name: Name, number: Number, asked: Changed, service: Serving) -> VersionFacts:
     """Pin a version, or write notes and labels on it. What is left out, or null, stays."""
     return _facts(service.registry.update(name, number, **asked.model_dump(exclude_none=True)))
 
 
-@router.post("/{name}/{number}/use", responses=OF_ENGINE)
+@router.post("/{name}/{number:int}/use", responses=OF_ENGINE)
 def use_version(name: Name, number: Number, asked: Using, service: Serving) -> VersionFacts:
     """Make a version live. One that the gate refused only `by_hand`."""
     return _facts(ollama_integration.use(service.engine(), service.config, str(number), name=name, by_hand=asked.by_hand))
@@ -143,7 +143,7 @@ def prune_versions(name: Name, asked: Pruning, service: Serving) -> RemovedList:
     return RemovedList(items=[_removed(each) for each in found])
 
 
-@router.delete("/{name}/{number}", responses=OF_ENGINE)
+@router.delete("/{name}/{number:int}", responses=OF_ENGINE)
 def delete_version(name: Name, number: Number, service: Serving) -> Removed:
     """Remove one version, its tag and its run. 409 for the live one, the one before it, pinned ones, and those that byoai did not make."""
     service.registry.get(name, number)
