@@ -168,7 +168,9 @@ def planted(root: Path, file: str, line: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("module", ["chatbot.session", "fine_tuning.cli.main", "fine_tuning.integration.doctor", "fine_tuning.pipeline"])
+@pytest.mark.parametrize(
+    "module", ["chatbot.session", "fine_tuning.cli.main", "fine_tuning.integration.doctor", "fine_tuning.pipeline", "fine_tuning.api.app"]
+)
 def test_no_torch_comes_with(module):
     code = f"import sys, {module}; print(sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -153,14 +153,10 @@ class LogIndex:
 
         TurnNotFound if that one is gone.
         """
-        query = (  # answered from the index by session alone
-            "SELECT session, count(*) AS turns, min(key) AS first, max(key) AS last FROM log_turns WHERE log = ?"
-            " GROUP BY session HAVING last < ? ORDER BY last DESC LIMIT ?"
-        )
 
         def listed(database: Connection, log: Row) -> list[Session]:
             place = _place(database, log, before) if before is not None else (1 << 63) - 1
-            found = database.execute(query, (log["id"], place, limit)).fetchall()
+            found = database.execute(SESSIONS, (log["id"], place, limit)).fetchall()
             rows = {row["key"]: row for row in _among(database, "log_turns", log, "key", {row[end] for row in found for end in _ENDS})}
             asked = dict(
                 zip([row["first"] for row in found], self._read(database, log, [rows[row["first"]] for row in found]), strict=True)
@@ -484,6 +480,15 @@ def _record_at(content: BinaryIO, row: Row) -> Turn | dict[str, Any]:
 # Asking the tables
 
 _ENDS = ("first", "last")  # turn of a session
+
+# Goes through the turns from the newest on, whatever their log (+log), and takes those that are the last of their session.
+SESSIONS = (
+    "SELECT session, key AS last, (SELECT count(*) FROM log_turns WHERE log = turn.log AND session = turn.session) AS turns,"
+    " (SELECT min(key) FROM log_turns WHERE log = turn.log AND session = turn.session) AS first"
+    " FROM log_turns AS turn WHERE +log = ? AND key < ? AND NOT EXISTS"
+    " (SELECT 1 FROM log_turns AS later WHERE later.log = turn.log AND later.session = turn.session AND later.key > turn.key)"
+    " ORDER BY key DESC LIMIT ?"
+)
 
 
 def _number(database: Connection, query: str, *values: object) -> int:

@@ -54,7 +54,7 @@ class JobFacts(BaseModel):
 
 
 class NewJob(Asked):
-    kind: Annotated[str, Field(max_length=40, description="one of " + ", ".join(KINDS))]
+    kind: Annotated[str, Field(max_length=40, json_schema_extra={"enum": list(KINDS)})]
     id: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = None
     """Made by the client: asked twice with one id, as after a lost reply, it is one job."""
     request: dict[str, Any] = Field(default_factory=dict, description="what this kind can be asked (docs/api.md)")
