@@ -1,5 +1,6 @@
 """Models, versions, votes and review over HTTP, on the embedded engine."""
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import ModelSpec
 from fine_tuning.engines.default_base import CHATML
 from fine_tuning.engines.embedded import EmbeddedEngine
+from fine_tuning.engines.ollama import OllamaEngine
 from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.runs import only_one
 
@@ -173,3 +175,21 @@ def test_no_engine_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for answer in (client.get("/api/models"), client.get("/api/models/x"), client.delete("/api/models/x")):
             assert (answer.status_code, answer.json()["error"]["type"]) == (503, "EngineUnavailable")
         assert client.get("/api/versions").json()["items"] == []
+
+
+@pytest.mark.engine
+def test_what_belongs_to_ollama_is_removed_only_by_force(
+    home: Path, base_gguf: Path, ollama_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", ollama_url)
+    monkeypatch.setenv("BYOAI_ENGINE", "ollama")
+    tag = f"api-base:{uuid.uuid4().hex[:8]}"
+    OllamaEngine(ollama_url).create(tag, ModelSpec(base_gguf))
+    with client_of() as client:
+        shown = client.get(f"/api/models/{tag}").json()
+        assert (shown["tag"], shown["kind"]) == (tag, "base") and shown["size"] > 50_000_000
+        refused = client.delete(f"/api/models/{tag}")
+        assert (refused.status_code, refused.json()["error"]["type"]) == (409, "ModelNotOurs")
+        assert tag in [each["tag"] for each in client.get("/api/models").json()["items"]]
+        assert client.delete(f"/api/models/{tag}", params={"force": True}).status_code == 204
+        assert client.get(f"/api/models/{tag}").status_code == 404
