@@ -11,11 +11,15 @@ from fine_tuning.jobs.queue import Queue
 OWN = "http://127.0.0.1:8501"
 
 
-def door_of(settings: FineTuningConfig | None = None) -> Door:
+def service_of(settings: FineTuningConfig | None = None) -> Service:
     service = Service(settings or Current())
     service.queue = Queue(program=("true",))
+    return service
+
+
+def door_of(service: Service) -> Door:
     return Door(create_app(service), Access(8501), Token())
 
 
 def client_of(settings: FineTuningConfig | None = None) -> TestClient:
-    return TestClient(door_of(settings), base_url=OWN, headers={TOKEN_HEADER: Token().read()})
+    return TestClient(door_of(service_of(settings)), base_url=OWN, headers={TOKEN_HEADER: Token().read()})

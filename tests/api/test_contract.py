@@ -11,8 +11,9 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.schemas import BaseSchema
 from schemathesis.specs.openapi.checks import positive_data_acceptance, unsupported_method
-from served_app import OWN, door_of
+from served_app import OWN, door_of, service_of
 
+from fine_tuning.api.background import tended
 from fine_tuning.api.security import TOKEN_HEADER, Token
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import ModelSpec
@@ -42,9 +43,11 @@ def contract(tmp_path_factory: pytest.TempPathFactory, base_gguf: Path) -> Itera
         store.add("compare", {}, id="a-job")
         for number in range(3):
             log.rate(log.log_conversation(f"question {number}", f"answer {number}").id, "up")
-        schema = schemathesis.openapi.from_asgi("/api/openapi.json", door_of(), headers={"host": OWN.removeprefix("http://")})
-        schema.config.update(base_url=OWN, headers={TOKEN_HEADER: Token().read()})
-        yield schema
+        service = service_of()
+        schema = schemathesis.openapi.from_asgi("/api/openapi.json", door_of(service), headers={"host": OWN.removeprefix("http://")})
+        schema.config.update(base_url=OWN, headers={TOKEN_HEADER: Token().read()}, request_timeout=5)
+        with tended(service):  # else a job that is watched is never over
+            yield schema
 
 
 contracts = schemathesis.pytest.from_fixture("contract")
