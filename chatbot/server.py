@@ -16,9 +16,9 @@ from chatbot.session import stop_all
 from fine_tuning.api.app import create_app
 from fine_tuning.api.background import check_port, tended
 from fine_tuning.api.security import Access, Door, Token, is_of_api
-from fine_tuning.config import FineTuningConfig, load_config
+from fine_tuning.config import FineTuningConfig
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.integration.service import Service
+from fine_tuning.integration.service import Current, Service
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -63,7 +63,7 @@ def service() -> Service:
 
 @cache
 def _default_service() -> Service:
-    return Service(cache(load_config))
+    return Service(Current())
 
 
 def config() -> FineTuningConfig:
@@ -89,9 +89,8 @@ def serve(
 
     global _service
     check_port(access)
-    fixed = settings or load_config()
-    _service = Service(lambda: fixed, ollama_url)
-    ConversationLogger(fixed.log_path).check()
+    _service = Service(settings or Current(), ollama_url)
+    ConversationLogger(config().log_path).check()
 
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncGenerator[None]:
@@ -99,7 +98,7 @@ def serve(
             asyncio.get_running_loop().call_later(0.5, webbrowser.open, access.url + page)
         ended = threading.Event()
         threading.Thread(target=keep_looking, args=(ended,), name="log-watch", daemon=True).start()
-        with tended(service(), access, lambda: settings or load_config()):
+        with tended(service(), access):
             yield
             ended.set()
             stop_all()  # what was said so far is recorded, and no engine is at work while Python ends

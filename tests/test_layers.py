@@ -13,7 +13,7 @@ HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "ac
 OF_DATASETS = {"data_collection/importers/huggingface.py"}  # reads the data sets of the Hub, and of folders, by their own library
 CHILDS = {"engines/llama.py", "engines/native_child.py", "evaluation/decoder.py"}  # what runs in llama.cpp's own process
 
-CONFIG = ["config", "config_file", "config_flat", "config_notify", "config_types"]
+CONFIG = ["config", "config_file", "config_flat", "config_notify", "config_overlay", "config_types"]
 
 # Left to right as in fine_tuning/__init__.py; what stands on one level does not import each other (but for itself).
 LEVELS = [
@@ -161,7 +161,9 @@ def planted(root: Path, file: str, line: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("module", ["chatbot.session", "fine_tuning.cli.main", "fine_tuning.cli.doctor", "fine_tuning.pipeline"])
+@pytest.mark.parametrize(
+    "module", ["chatbot.session", "fine_tuning.cli.main", "fine_tuning.integration.doctor", "fine_tuning.pipeline", "fine_tuning.api.app"]
+)
 def test_no_torch_comes_with(module):
     code = f"import sys, {module}; print(sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from fine_tuning import paths
 from fine_tuning.api.security import LOOPBACK, Access, Door, Token
-from fine_tuning.config import FineTuningConfig, load_config
+from fine_tuning.config import FineTuningConfig
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.errors import ByoaiError
-from fine_tuning.integration.service import Service
+from fine_tuning.integration.service import Current, Service
 from fine_tuning.jobs import processes, scheduler
 from fine_tuning.jobs.store import Process
 
@@ -61,10 +61,10 @@ def _note() -> Path:
 
 
 @contextmanager
-def tended(service: Service, access: Access, settings: Callable[[], FineTuningConfig] = load_config) -> Iterator[None]:
+def tended(service: Service, access: Access) -> Iterator[None]:
     """Begin and end jobs meanwhile, and start retrains by the schedule. What is not detached is stopped at the end."""
     ended, me = threading.Event(), processes.this_process()
-    schedule = partial(scheduler.run, queue=service.queue, settings=settings)
+    schedule = partial(scheduler.run, queue=service.queue, settings=lambda: service.config)
     work: dict[str, Callable[[threading.Event], None]] = {"jobs": service.queue.run, "schedule": schedule}
     threads = [threading.Thread(target=target, args=(ended,), name=name, daemon=True) for name, target in work.items()]
     Token().read()  # made now, for programs to find
@@ -88,13 +88,12 @@ def serve(access: Access, settings: FineTuningConfig | None = None, ollama_url: 
     from fine_tuning.api.app import create_app
 
     check_port(access)
-    fixed = settings or load_config()
-    ConversationLogger(fixed.log_path).check()
-    service = Service(lambda: fixed, ollama_url)
+    service = Service(settings or Current(), ollama_url)
+    ConversationLogger(service.config.log_path).check()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
-        with tended(service, access, lambda: settings or load_config()):
+        with tended(service, access):
             yield
 
     uvicorn.run(

@@ -4,7 +4,7 @@ import argparse
 import random
 from pathlib import Path
 
-from fine_tuning.cli.options import Commands, connect_engine, positive, read_config
+from fine_tuning.cli.options import Commands, connect_engine, given_config, positive, read_config
 from fine_tuning.cli.serving import access_of, add_server_options, say_token
 from fine_tuning.errors import ConfigError
 
@@ -35,7 +35,7 @@ def add_commands(commands: Commands) -> None:
 def _chat(options: argparse.Namespace) -> None:
     from chatbot.server import serve
 
-    settings, access = read_config(options), access_of(options)
+    settings, access = given_config(options), access_of(options)
     say_token(access)
     print(f"The chat is at {access.url} (Ctrl-C ends it)", flush=True)
     serve(access, settings=settings, ollama_url=options.ollama_url, browser=not options.no_browser)

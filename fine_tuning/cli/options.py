@@ -122,6 +122,11 @@ def read_config(options: argparse.Namespace) -> "FineTuningConfig":
     return load_config(options.config, options.profile, read_settings(options.set))
 
 
+def given_config(options: argparse.Namespace) -> "FineTuningConfig | None":
+    """Return the configuration that the options name; None where they name none, and the default file counts, also when it changes."""
+    return read_config(options) if options.config or options.profile or options.set else None
+
+
 def connect_engine(options: argparse.Namespace, config: "FineTuningConfig") -> "Engine":
     """Return the engine that serves the models. EngineError if none does."""
     from fine_tuning.engines.connect import connect

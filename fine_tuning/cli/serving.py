@@ -5,7 +5,7 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fine_tuning.cli.options import Commands, port, read_config
+from fine_tuning.cli.options import Commands, given_config, port
 from fine_tuning.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def say_token(access: "Access") -> None:
 def _serve(options: argparse.Namespace) -> None:
     from fine_tuning.api.background import serve
 
-    settings, access = read_config(options), access_of(options)
+    settings, access = given_config(options), access_of(options)
     say_token(access)
     print(f"The API is at {access.url}/api, for OpenAI clients at {access.url}/v1, and a page at {access.url}{TRAIN_PAGE} (Ctrl-C ends it)")
     serve(access, settings, options.ollama_url)
@@ -93,7 +93,7 @@ def _start_tuning(options: argparse.Namespace) -> None:
         if not options.no_browser:
             webbrowser.open(found + TRAIN_PAGE)
         return
-    settings, access = read_config(options), access_of(options)
+    settings, access = given_config(options), access_of(options)
     say_token(access)
     print(f"The page is at {access.url}{TRAIN_PAGE} (Ctrl-C ends it)", flush=True)
     serve(access, settings=settings, ollama_url=options.ollama_url, browser=not options.no_browser, page=TRAIN_PAGE)

@@ -7,6 +7,7 @@ import pytest
 import streamlit
 from streamlit.testing.v1 import AppTest
 
+from chatbot import server
 from chatbot.server import APP
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import ModelSpec
@@ -19,6 +20,7 @@ def fresh(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Another test's engine and configuration must not be remembered."""
     monkeypatch.delenv("OLLAMA_HOST", raising=False)
     monkeypatch.setenv("BYOAI_ENGINE", "embedded")
+    server._default_service.cache_clear()
     streamlit.cache_resource.clear()
     streamlit.cache_data.clear()
     yield
