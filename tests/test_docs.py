@@ -1,5 +1,6 @@
 """README and guides: links lead somewhere, commands can be typed, settings exist."""
 
+import argparse
 import re
 import shlex
 from pathlib import Path
@@ -64,3 +65,10 @@ def test_settings_exist(page: Path) -> None:
 def test_the_layers_are_told_alike_in_both_places() -> None:
     told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```")
     assert " ".join(str(fine_tuning.__doc__).split("\n\n")[2].split()) in [" ".join(block.split()) for block in told]
+
+
+def test_each_command_has_its_line_in_the_list_as_its_help_says() -> None:
+    (commands,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    told = {choice.dest: choice.help for choice in commands._choices_actions}
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"(?m)^\| `([a-z-]+)` \| (.*) \|$", page)) == told

@@ -5,7 +5,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fine_tuning.cli.options import Commands, read_config, stop_on_signal
+from fine_tuning.cli.options import Commands, print_json, read_config, stop_on_signal
 from fine_tuning.errors import ConfigError
 from fine_tuning.events import Count
 
@@ -49,16 +49,23 @@ def _run(options: argparse.Namespace) -> None:
     if bool(options.place) + bool(options.undo) + options.list != 1:
         raise ConfigError("name a file or folder to import, or --list, or --undo ID")
     log = ConversationLogger(read_config(options).log_path)
-    if options.list:
+    if options.list and options.json:
+        print_json(options, *imports(log))
+    elif options.list:
         _show_imports(imports(log))
     elif options.undo:
         if _confirmed(options, f"Take the import {options.undo} back?"):
-            print(f"{undo(log, options.undo)} turns taken back. Versions that learned them meanwhile stay: byoai models lists them")
+            taken = undo(log, options.undo)
+            if options.json:
+                print_json(options, {"id": options.undo, "taken_back": taken})
+            else:
+                print(f"{taken} turns taken back. Versions that learned them meanwhile stay: byoai models lists them")
     else:
         _import(log, options)
 
 
 def _import(log: "ConversationLogger", options: argparse.Namespace) -> None:
+    from fine_tuning.cli.facts import of_import
     from fine_tuning.cli.show import Terminal
     from fine_tuning.data_collection.importers.files import Watching
     from fine_tuning.data_collection.importers.importing import Wanted, import_files, preview
@@ -66,12 +73,18 @@ def _import(log: "ConversationLogger", options: argparse.Namespace) -> None:
     wanted = Wanted(options.format, options.me, options.licence, options.source, options.branches)
     if options.dry_run or not options.yes:
         found = preview(log, options.place, wanted, limit=None if options.dry_run else _LOOK)
+        if options.dry_run and options.json:
+            print_json(options, of_import(found, written=False))
+            return
         _show(found, "would be added" if found.is_whole else f"would be added, of the first {found.turns} turns")
         if options.dry_run or not _confirmed(options, "Import?"):
             return
     stopping = stop_on_signal()
     with Terminal() as terminal:
         done = import_files(log, options.place, wanted, Watching(partial(_tell, terminal), stopping))
+    if options.json:
+        print_json(options, of_import(done, written=True))
+        return
     _show(done, "added")
     if done.added:
         print(f"To take it back: byoai import --undo {done.id}")
@@ -79,7 +92,7 @@ def _import(log: "ConversationLogger", options: argparse.Namespace) -> None:
 
 def _tell(terminal: "Terminal", done: int, total: int) -> None:
     """Show how many bytes were read, in percent."""
-    terminal(Count(100 * done // max(total, 1), 100))
+    terminal(Count(100 * done // max(total, 1), 100, "percent"))
 
 
 def _confirmed(options: argparse.Namespace, question: str) -> bool:

@@ -18,7 +18,8 @@ from fine_tuning import errors
 from fine_tuning.cli.main import main, parser
 from fine_tuning.cli.options import EXIT_CODES
 
-LIGHT = {"main", "options", "chat", "training", "models", "conversations", "imports", "jobs", "machine"}  # what the parser is made of
+LIGHT = {"main", "options", "chat", "talk", "training", "models", "conversations", "imports", "jobs", "machine", "completion"}
+"""Modules that the parser is made of."""
 
 
 def byoai(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -296,8 +297,9 @@ WILD = st.text(st.characters(), max_size=12) | st.sampled_from(
         "-",
     ]
 )
-UNBOUNDED = {"chat", "doctor"}  # serves until it is stopped; asks every model there is
-COMMANDS = sorted(commands().keys() - UNBOUNDED)
+UNBOUNDED = {"chat", "talk", "doctor"}  # serve until they are stopped; asks every model there is
+JOBS = {"train", "evaluate", "pull"}  # begin a process, and wait for it
+COMMANDS = sorted(commands().keys() - UNBOUNDED - JOBS)
 FETCHING = {"ask", "compare", "review", "prepare", "sweep"}  # want a base model, which the embedded engine would fetch
 
 
