@@ -26,6 +26,7 @@ def typed(text: str) -> list[list[str]]:
         words = [SCRIPTS[program], line] if program in SCRIPTS else line.split(maxsplit=1)
         if words[0] in known():  # else it is a sentence that begins with the program's name
             arguments = shlex.split(re.sub(r"(^|\s)#.*", "", " ".join(words)))
+            arguments = arguments[: arguments.index("|")] if "|" in arguments else arguments
             found.append(["1" if argument == "N" else argument for argument in arguments])
     return found
 

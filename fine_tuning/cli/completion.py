@@ -24,6 +24,46 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("shell", choices=tuple(_START_FILES), help="which shell")
 
 
+def complete(parser: argparse.ArgumentParser) -> None:
+    """Tell the shell how the line that is typed may go on, and exit."""
+    from argcomplete import autocomplete
+
+    _add_names(parser)
+    autocomplete(parser)
+
+
+def _add_names(parser: argparse.ArgumentParser) -> None:
+    """Let names be completed, too, in a parser and in those of its commands."""
+    for action in parser._actions:
+        if action.dest in _NAMES:
+            action.completer = _NAMES[action.dest]  # type: ignore[attr-defined]
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                _add_names(command)
+
+
+def _profiles(**_: object) -> list[str]:
+    from fine_tuning import paths
+
+    return [file.stem for file in paths.DEFAULT_CONFIG.parent.glob("*.yaml") if file != paths.DEFAULT_CONFIG]
+
+
+def _versions(**_: object) -> list[str]:
+    from fine_tuning.model_management.model_registry import Registry
+
+    return sorted({f"v{version.number}" for version in Registry().list()})
+
+
+def _jobs(**_: object) -> list[str]:
+    from fine_tuning.jobs import store
+
+    return [job.id for job in store.find(limit=50)]
+
+
+_NAMES = {"profile": _profiles, "version": _versions, "job": _jobs}
+"""What an option or argument is called, and what it may be."""
+
+
 def _run(options: argparse.Namespace) -> None:
     from argcomplete import shellcode
 

@@ -22,9 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     whole = parser()
     if "_ARGCOMPLETE" in os.environ:  # a shell asks how the line may go on
-        from argcomplete import autocomplete
-
-        autocomplete(whole)
+        completion.complete(whole)
     options = whole.parse_args(arguments)
     # OpenMP threads that spin while they wait for each other halve the speed of a busy machine.
     # A short spin costs nothing on a free one.

@@ -145,6 +145,17 @@ def test_a_second_retrain_is_refused_while_one_runs(home, capsys, monkeypatch):
     assert "another retrain" in done.stderr
 
 
+@pytest.mark.parametrize("how", ["--set", "--config"])
+def test_the_settings_of_the_chat_page_are_those_that_were_named(home, tmp_path, how):
+    """Here a log that is a folder: it is refused before anything is served."""
+    (home / "conversations" / "mine.jsonl").mkdir(parents=True)
+    (tmp_path / "mine.yaml").write_text("data_collection: {log_file: mine.jsonl}\n")
+    named = "data_collection.log_file=mine.jsonl" if how == "--set" else str(tmp_path / "mine.yaml")
+    command = [sys.executable, "-m", "fine_tuning", "chat", "--no-browser", how, named]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in DOCUMENTED - {0} and "mine.jsonl" in done.stderr and "Traceback" not in done.stderr
+
+
 # Whatever is typed, a person reads a sentence and a script gets a documented exit code
 
 DOCUMENTED = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 130}

@@ -224,3 +224,25 @@ def test_what_was_said_is_kept_when_the_terminal_is_closed(terminal: Callable[..
     assert screen.end() == 130
     (turn,) = logged()
     assert turn.metadata["incomplete"] == "stopped" and turn.bot_response.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["ask", "compare", "ask --json", "talk"])
+def test_ctrl_c_ends_a_long_answer_without_a_traceback(engine: EmbeddedEngine, command: str, children: Callable[..., list[object]]) -> None:
+    question, (name, *more) = "Write a long story about the sea.", command.split()
+    model = ["--models" if name == "compare" else "--model", "long"]
+    arguments = [name, *([] if name == "talk" else [question]), *model, *more]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*COMMAND[:-1], *arguments], text=True, **pipes) as process:  # type: ignore[call-overload]
+        process.stdin.write(f"{question}\nNever asked?\n")
+        process.stdin.close()
+        if more:
+            time.sleep(8)  # nothing is said before the end
+        else:
+            process.stdout.read(60)
+        process.send_signal(signal.SIGINT)
+        out, err = process.stdout.read(), process.stderr.read()
+    assert process.returncode == 130 and "byoai: stopped" in err and "Traceback" not in err, err
+    assert not more or not out
+    assert children() == []
+    assert [turn.metadata["incomplete"] for turn in logged()] == (["stopped"] if name == "talk" else [])
