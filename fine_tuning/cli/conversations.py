@@ -193,7 +193,7 @@ def _lineage(options: argparse.Namespace) -> None:
     for id in [turn.id for turn in said.values() if options.turn in (turn.id, turn.session_id)] or [options.turn]:
         versions = registry.versions_of_turn(id)
         if id not in said and not versions:
-            raise DataError(f"no turn or session {id!r}: byoai forget --dry-run --matching TEXT finds what was said")
+            raise DataError(f"no turn or session {id!r}: byoai find WORD searches what was said")
         if options.json:
             print_json(options, {"turn": id, "versions": [{"tag": each.tag, "state": each.state} for each in versions]})
             continue

@@ -113,8 +113,8 @@ class Talk:
 
     def _welcome(self) -> None:
         self._tag()
-        kept = "What you say is recorded here, and the next version learns from it" if self._recording else "Nothing is recorded"
-        _note(f"On this machine. {kept}. /help lists commands, Ctrl-D ends.")
+        kept = "What you say is recorded on this machine, and the next version learns from it"
+        _note(f"{kept if self._recording else 'Nothing is recorded'}. /help lists commands, Ctrl-D ends.")
 
     def _read(self) -> str | None:
         """Return the next line; None at the end."""

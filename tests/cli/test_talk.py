@@ -190,7 +190,7 @@ def terminal(engine: EmbeddedEngine) -> Iterator[Callable[..., Terminal]]:
 @pytest.mark.slow
 def test_ctrl_c_stops_an_answer_and_ctrl_d_ends(terminal: Callable[..., Terminal]) -> None:
     screen = terminal("--model", "long")
-    assert "recorded here" in screen.wait_for(">>> ")
+    assert "is recorded on this machine" in screen.wait_for(">>> ")
     screen.type("\x03")  # nothing is being answered
     screen.wait_for(r"Ctrl-D or /quit ends[^>]*>>> ")
     screen.type("Write a long story about the sea.\n")
