@@ -2,7 +2,7 @@
 
 Each layer imports only what stands to its right:
 
-cli, api, chatbot > integration > jobs > forgetting, review > pipeline > judging, resuming, run_answers > planning > workshop
+cli, api, chatbot > integration > jobs > forgetting, review > pipeline > judging, resuming, run_answers, survey > planning > workshop
     > data_preparation | training | evaluation | model_management > data_collection, engines
     > state, paths, runs, config, config_file, config_flat, config_notify, config_overlay, config_types,
       conversation, events, token_rows, units > errors, thoughts

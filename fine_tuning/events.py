@@ -40,6 +40,7 @@ class Count:
 
     done: int
     total: int
+    unit: Literal["", "bytes", "percent"] = ""  # of both; "": things, as the stage's title names them
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,10 @@ class Watch:
     def note(self, text: str) -> None:
         self.tell(Note(text))
 
-    def count(self, done: int, total: int) -> None:
+    def count(self, done: int, total: int, unit: Literal["", "bytes", "percent"] = "") -> None:
         """Tell how far the stage is. Cancelled if it should stop here."""
         self.stop_if_asked()
-        self.tell(Count(done, total))
+        self.tell(Count(done, total, unit))
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:

@@ -29,7 +29,7 @@ from fine_tuning.model_management.model_deployer import TRIAL, check_name
 from fine_tuning.model_management.model_registry import Registry, version_tag
 from fine_tuning.model_management.modelfile import modelfile_text
 from fine_tuning.runs import Run
-from fine_tuning.training.methods import Carrier, carrier
+from fine_tuning.training.methods import Carrier, carrier, choose_preference_method
 from fine_tuning.units import clock, gigabytes
 from fine_tuning.workshop import Workshop
 
@@ -83,32 +83,38 @@ class Plan:
         return (
             ("base", f"{self.base.tag} ({self.base.parameter_size}, {self.base.quantization})"),
             ("becomes", f"the next version of {self.name}"),
-            ("in the log", f"{self.turns} turns, {self.new_turns} of them new since the last version"),
-            ("after cleaning", f"{self.kept_turns} turns" + _counted(" (dropped: {})", self.dropped)),
-            ("private details", _counted("{}", self.scrubbed) or "none found"),
+            *said_facts(self.turns, self.new_turns, self.kept_turns, self.dropped, self.scrubbed),
             ("conversations", splits),
             ("to learn", f"{train['tokens']} tokens, {train['trained_tokens']} of them answers, {training.num_epochs} times"),
-            ("preferences", self._preferences()),
+            ("preferences", preferences_in_words(self.preferences.pairs, self.preferences.ratings, self.preference_method)),
             ("to keep", f"{self.replay_prompts} general prompts, answered by the base itself"),
             ("method", f"{training.method}, r={training.lora_r}, {estimate.steps} steps of {training.batch_size}{held}"),
             ("memory", f"about {gigabytes(estimate.memory)} ({gigabytes(estimate.available)} free)" + self._lowered()),
             ("time", f"{about} {clock(estimate.seconds)} for the training"),
         )
 
-    def _preferences(self) -> str:
-        found = self.preferences
-        if not found.pairs + found.ratings:
-            return "none: edits and thumbs on the chat page make them"
-        how = (
-            f"learned after the chats ({self.preference_method})" if self.preference_method else "too few, or switched off: left for later"
-        )
-        return f"{found.pairs} pairs, {found.ratings} ratings: {how}"
-
     def _lowered(self) -> str:
         if self.estimate.fits:
             return ""
         changes = self.fitting and " ".join(f"{key}={value}" for key, value in self.fitting.items())
         return f": too much; {f'with {changes} it fits (--auto)' if changes else 'choose a smaller training.base_model'}"
+
+
+def said_facts(turns: int, new: int, kept: int, dropped: Mapping[str, int], scrubbed: Mapping[str, int]) -> tuple[tuple[str, str], ...]:
+    """Return what a person reads of the turns: (name, value) pairs."""
+    return (
+        ("in the log", f"{turns} turns, {new} of them new since the last version"),
+        ("after cleaning", f"{kept} turns" + _counted(" (dropped: {})", dropped)),
+        ("private details", _counted("{}", scrubbed) or "none found"),
+    )
+
+
+def preferences_in_words(pairs: int, ratings: int, method: str | None) -> str:
+    """Return how many preferences there are, and what becomes of them."""
+    if not pairs + ratings:
+        return "none: edits and thumbs on the chat page make them"
+    how = f"learned after the chats ({method})" if method else "too few, or switched off: left for later"
+    return f"{pairs} pairs, {ratings} ratings: {how}"
 
 
 def _counted(text: str, counts: Mapping[str, int]) -> str:
@@ -154,24 +160,40 @@ class Said:
 
     turns: list[Turn]
     mark: Mark | None = None  # of the log before it was read: what came since is new the next time. None for the sample
+    damage: str = ""  # of the log, in words
 
 
 def collect(shop: Workshop) -> Said:
     """Read the log; or the sample, or the dataset that the configuration names instead."""
-    if shop.request.sample:
+    said = read_said(shop.config, sample=shop.request.sample)
+    if said.damage:
+        shop.watch.note(said.damage)
+    return said
+
+
+def read_said(config: FineTuningConfig, *, sample: bool = False) -> Said:
+    """Return what is learned: the sample, or the dataset that the configuration names, or the log."""
+    if sample:
         return Said([Turn.model_validate_json(line) for line in SAMPLE_LOG.read_text(encoding="utf-8").splitlines()])
-    if shop.config.dataset.path is not None:
-        return Said(read_turns(shop.config.dataset.path, shop.config.dataset.format))
-    logger = ConversationLogger(shop.config.log_path)
+    if config.dataset.path is not None:
+        return Said(read_turns(config.dataset.path, config.dataset.format))
+    logger = ConversationLogger(config.log_path)
     mark = logger.index.mark()
     turns, health = logger.turns_and_health()
-    if not health.ok:
-        shop.watch.note(f"the log: {health}")
-    return Said(turns, mark)
+    return Said(turns, mark, "" if health.ok else f"the log: {health}")
 
 
 def clean(config: FineTuningConfig, turns: Sequence[Turn], log: Path | None = None) -> Cleaned:
-    """Return all that may be learned of the turns. NoConversations if that is nothing.
+    """Return all that may be learned of the turns, as `sift` does. NoConversations if that is nothing."""
+    cleaned = sift(config, turns, log)
+    if not cleaned.conversations:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in cleaned.dropped.items())
+        raise NoConversations(f"No conversations to train on: cleaning dropped every turn ({reasons}). See data_collection in the config")
+    return cleaned
+
+
+def sift(config: FineTuningConfig, turns: Sequence[Turn], log: Path | None = None) -> Cleaned:
+    """Return what may be learned of the turns, and why the others may not.
 
     `log`: the file that they are from; what was decided of a turn then is not decided again.
     """
@@ -183,11 +205,7 @@ def clean(config: FineTuningConfig, turns: Sequence[Turn], log: Path | None = No
         own_prefix="" if limits.learn_own_answers else config.deployment.model_name_prefix,
         kept=KeptDecisions(log) if log else None,
     )
-    cleaned = cleaner.filter_conversations(conversations_of(turns))
-    if not cleaned.conversations:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in cleaned.dropped.items())
-        raise NoConversations(f"No conversations to train on: cleaning dropped every turn ({reasons}). See data_collection in the config")
-    return cleaned
+    return cleaner.filter_conversations(conversations_of(turns))
 
 
 def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:
@@ -236,9 +254,7 @@ def replay_prompts(config: FineTuningConfig, counts: Mapping[str, Mapping[str, i
 
 def preference_method(config: FineTuningConfig, found: PreferenceData) -> str | None:
     """Return how preferences are learned; None if they are too few, or it is switched off."""
-    from fine_tuning.training.preferences import choose
-
-    return choose(found.pairs, found.ratings, config.training.preferences)
+    return choose_preference_method(found.pairs, found.ratings, config.training.preferences)
 
 
 # What is new
@@ -263,8 +279,13 @@ def count_unlearned(shop: Workshop, said: Said | None = None) -> int:
     """Return how many turns of the log (or of what is learned instead of it) no version has seen as they are now."""
     if not shop.request.sample and shop.config.dataset.path is None:
         return count_new(shop.config, ConversationLogger(shop.config.log_path), shop.registry)
-    seen, _ = _seen(shop.config, shop.registry)
-    return len(_unseen(((turn.id, turn.state_hash) for turn in (said or collect(shop)).turns), seen))
+    return count_new_of((said or collect(shop)).turns, shop.config, shop.registry)
+
+
+def count_new_of(turns: Iterable[Turn], config: FineTuningConfig, registry: Registry) -> int:
+    """Return how many of these turns no version has seen as they are now."""
+    seen, _ = _seen(config, registry)
+    return len(_unseen(((turn.id, turn.state_hash) for turn in turns), seen))
 
 
 def _unseen(turns: Iterable[tuple[str, str]], seen: Mapping[str, str]) -> list[str]:

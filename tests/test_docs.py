@@ -1,5 +1,6 @@
 """README and guides: links lead somewhere, commands can be typed, settings exist."""
 
+import argparse
 import re
 import shlex
 from pathlib import Path
@@ -25,6 +26,7 @@ def typed(text: str) -> list[list[str]]:
         words = [SCRIPTS[program], line] if program in SCRIPTS else line.split(maxsplit=1)
         if words[0] in known():  # else it is a sentence that begins with the program's name
             arguments = shlex.split(re.sub(r"(^|\s)#.*", "", " ".join(words)))
+            arguments = arguments[: arguments.index("|")] if "|" in arguments else arguments
             found.append(["1" if argument == "N" else argument for argument in arguments])
     return found
 
@@ -64,3 +66,10 @@ def test_settings_exist(page: Path) -> None:
 def test_the_layers_are_told_alike_in_both_places() -> None:
     told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```")
     assert " ".join(str(fine_tuning.__doc__).split("\n\n")[2].split()) in [" ".join(block.split()) for block in told]
+
+
+def test_each_command_has_its_line_in_the_list_as_its_help_says() -> None:
+    (commands,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    told = {choice.dest: choice.help for choice in commands._choices_actions}
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"(?m)^\| `([a-z-]+)` \| (.*) \|$", page)) == told

@@ -22,7 +22,7 @@ LEVELS = [
     ["jobs"],
     ["forgetting", "review"],
     ["pipeline"],
-    ["judging", "resuming", "run_answers"],
+    ["judging", "resuming", "run_answers", "survey"],
     ["planning"],
     ["workshop"],
     ["data_preparation", "training", "evaluation", "model_management"],

@@ -2,16 +2,23 @@
 
 import argparse
 import random
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fine_tuning.cli.options import Commands, connect_engine, given_config, positive, read_config
+from fine_tuning.cli.options import Commands, connect_engine, given_config, positive, print_json, read_config, tag_that_answers
 from fine_tuning.cli.serving import access_of, add_server_options, say_token
 from fine_tuning.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fine_tuning.engines.base import ChatOptions, Engine
 
 
 def add_commands(commands: Commands) -> None:
     """Add the commands of this group."""
-    chat = commands.add("chat", _chat, "open the chat in the browser", "Only this machine can reach it, unless --lan is given.")
+    chat = commands.add("chat", _chat, "open the chat in the browser", "Only this machine can reach it, unless --lan is given.", json=False)
     add_server_options(chat)
     chat.add_argument("--no-browser", action="store_true", help="serve the page without opening it")
 
@@ -42,15 +49,21 @@ def _chat(options: argparse.Namespace) -> None:
 
 
 def _ask(options: argparse.Namespace) -> None:
+    from fine_tuning.cli.show import visible
     from fine_tuning.conversation import Message
-    from fine_tuning.integration.ollama_integration import answering
 
     config = read_config(options)
     engine = connect_engine(options, config)
-    tag = options.model or answering(engine, config)
+    tag, started, pieces = options.model or tag_that_answers(engine, config), time.monotonic(), []
     for chunk in engine.chat(tag, [Message(role="user", content=options.question)]):
-        print(chunk.text, end="", flush=True)
-    print()
+        pieces.append(chunk.text)
+        if not options.json:
+            print(visible(chunk.text), end="", flush=True)
+    if options.json:
+        seconds = round(time.monotonic() - started, 2)
+        print_json(options, {"model": tag, "question": options.question, "answer": "".join(pieces), "seconds": seconds})
+    else:
+        print()
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -67,12 +80,27 @@ def _compare(options: argparse.Namespace) -> None:
     engine, wanted = connect_engine(options, config), options.models.split(",") if options.models else []
     tags = chosen_tags(engine, Registry(), config.tuned_name(), base_of(config, engine).tag, wanted)
     settings = ChatOptions(max_tokens=options.max_tokens)
-    if not options.blind:
+    if options.json:
+        _compare_as_json(options, engine, tags, settings)
+    elif not options.blind:
         compare(engine, tags, options.prompt, settings)
     elif len(tags) < 2:
         raise ConfigError(f"a blind comparison needs two models, and there is only {tags[0]}: name them with --models A,B")
     else:
         compare_blind(engine, tags, options.prompt, settings, random.Random())
+
+
+def _compare_as_json(options: argparse.Namespace, engine: "Engine", tags: "Sequence[str]", settings: "ChatOptions") -> None:
+    from fine_tuning.conversation import Message
+    from fine_tuning.model_management.compare import side_by_side
+
+    if options.blind:
+        raise ConfigError("--blind asks a person which answer is better: leave out --json")
+    for prompt in options.prompt:
+        said = dict.fromkeys(tags, "")
+        for tag, chunk in side_by_side(engine, tags, [Message(role="user", content=prompt)], settings):
+            said[tag] += chunk.text
+        print_json(options, *({"prompt": prompt, "model": tag, "answer": answer} for tag, answer in said.items()))
 
 
 def _compare_run(options: argparse.Namespace) -> None:
@@ -82,4 +110,8 @@ def _compare_run(options: argparse.Namespace) -> None:
     if options.blind or options.models:
         raise ConfigError("--run compares one run with its base: leave out --models and --blind")
     config = read_config(options)
-    show_answers(answers_of_run(config, connect_engine(options, config), options.run, options.prompt, options.max_tokens))
+    answers = answers_of_run(config, connect_engine(options, config), options.run, options.prompt, options.max_tokens)
+    if options.json:
+        print_json(options, *({"prompt": prompt, "base": base, "tuned": tuned} for prompt, base, tuned in answers))
+    else:
+        show_answers(answers)

@@ -1,7 +1,6 @@
-"""Commands about what was said: review, forget, lineage, stats, export."""
+"""Commands about what was said: find, review, forget, lineage, stats, data, export."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +9,13 @@ from fine_tuning.cli.options import (
     Commands,
     add_dry_run,
     add_model_name,
+    add_sample,
+    choose_sample,
     connect_engine,
     count,
     model_name,
     positive,
+    print_json,
     read_config,
     stop_on_signal,
 )
@@ -28,10 +30,13 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Commands) -> None:
     """Add the commands of this group."""
-    review = commands.add("review", _review, "rate or edit the answers that would teach the most")
+    find = commands.add("find", _find, "search what was said", "The newest turns in which every word was said, newest first.")
+    find.add_argument("words", nargs="+", metavar="WORD", help="what is searched for, whatever the case")
+    find.add_argument("--count", type=positive, default=20, metavar="N", help="how many turns (default: 20)")
+
+    review = commands.add("review", _review, "rate or edit the answers that would teach the most", "With --json they are only listed.")
     review.add_argument("--count", type=positive, default=10, metavar="N", help="how many answers (default: 10)")
     review.add_argument("--list", action="store_true", help="only list them")
-    review.add_argument("--json", action="store_true", help="only list them, one JSON object a line")
 
     _add_forget(commands)
 
@@ -41,6 +46,15 @@ def add_commands(commands: Commands) -> None:
     add_model_name(lineage)
 
     commands.add("stats", _stats, "show what the log holds")
+
+    data = commands.add(
+        "data",
+        _data,
+        "show what the next retrain would learn",
+        "Nothing is loaded or trained, and no engine is asked. `byoai retrain --dry-run` also counts tokens, and estimates "
+        "memory and time.",
+    )
+    add_sample(data)
 
     export = commands.add(
         "export",
@@ -72,6 +86,7 @@ def _add_forget(commands: Commands) -> None:
 
 
 def _review(options: argparse.Namespace) -> None:
+    from fine_tuning.cli.facts import of_turn
     from fine_tuning.cli.prompts import review
     from fine_tuning.cli.show import Terminal
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
@@ -87,26 +102,40 @@ def _review(options: argparse.Namespace) -> None:
         engine = connect_engine(options, config)
         base = base_of(config, engine).tag
         with Terminal() as terminal:
-            watch = Watch() if options.json else Watch(terminal)
-            found = worth_reviewing(engine, turns, live.tag if live else base, base, options.count, watch)
-    if options.json or (options.list and found):
-        _list_candidates(found, options.json)
+            found = worth_reviewing(engine, turns, live.tag if live else base, base, options.count, Watch(terminal))
+    if options.json:
+        facts = [{"surprise": each.surprise, "shift": each.shift, "alike": each.alike} for each in found]
+        print_json(options, *(of_turn(each.turn) | more for each, more in zip(found, facts, strict=True)))
+    elif options.list and found:
+        _list_candidates(found)
     elif not found:
         print(f"nothing to review: {'every answer was judged already' if turns else 'the log holds no turns'}")
     else:
         print(f"{review(log, found)} of {len(found)} judged")
 
 
-def _list_candidates(candidates: "Sequence[Candidate]", as_json: bool) -> None:
+def _list_candidates(candidates: "Sequence[Candidate]") -> None:
     for each in candidates:
-        if as_json:
-            facts = {"surprise": each.surprise, "shift": each.shift, "alike": each.alike}
-            print(json.dumps({**each.turn.model_dump(), **facts}, ensure_ascii=False))
-        else:
-            print(f"{each.turn.id}  {each.worth:.2f}  {_first_words(each.turn)}")
+        print(f"{each.turn.id}  {each.worth:.2f}  {_first_words(each.turn)}")
+
+
+def _find(options: argparse.Namespace) -> None:
+    from fine_tuning.cli.facts import of_turn
+    from fine_tuning.cli.show import show_turns
+    from fine_tuning.data_collection.conversation_logger import ConversationLogger
+
+    log = ConversationLogger(read_config(options).log_path)
+    found = log.search(" ".join(options.words), options.count)
+    if options.json:
+        print_json(options, *map(of_turn, found))
+    elif not found:
+        print(f"no turn of the log holds {' and '.join(map(repr, options.words))}")
+    else:
+        show_turns(found)
 
 
 def _forget(options: argparse.Namespace) -> int:
+    from fine_tuning.cli.facts import of_case, of_forgotten
     from fine_tuning.cli.prompts import confirmed
     from fine_tuning.cli.show import Terminal, show_case, show_forgotten
     from fine_tuning.events import Watch
@@ -120,6 +149,11 @@ def _forget(options: argparse.Namespace) -> int:
     elsewhere = [] if case.turns else held_elsewhere(config, case)
     if not case.turns and not elsewhere:
         print(f"nothing to forget: no turn of the log and no other file of the data folder holds {options.matching!r}")
+        if options.json:
+            print_json(options, of_case(case, elsewhere))
+        return 0
+    if options.dry_run and options.json:
+        print_json(options, of_case(case, elsewhere))
         return 0
     show_case(case, elsewhere)
     if options.dry_run:
@@ -132,7 +166,10 @@ def _forget(options: argparse.Namespace) -> int:
     asked = ForgetRequest(config=config, ollama_url=options.ollama_url, turns=case.turns, teach_again=teach_again, now=options.now)
     with Terminal() as terminal, listed("forget", asked, Watch(terminal, stop_on_signal())) as watch:
         outcome = forget(config, engine, watch, case, teach_again=teach_again, now=options.now)
-    show_forgotten(outcome)
+    if options.json:
+        print_json(options, of_forgotten(outcome))
+    else:
+        show_forgotten(outcome)
     return PromotionRefused.exit_code if outcome.unfinished else int(bool(outcome.left or outcome.strangers))
 
 
@@ -146,12 +183,20 @@ def _lineage(options: argparse.Namespace) -> None:
     said = {turn.id: turn for turn in ConversationLogger(config.log_path).turns(include_excluded=True)}
     if options.version is not None:
         version = registry.get(model_name(options, config), options.version)
-        _list_teachers(version.tag, registry.turns_of(version.name, version.number), said)
+        taught = registry.turns_of(version.name, version.number)
+        if options.json:
+            asked = {id: turn.user_message for id, turn in said.items()}
+            print_json(options, *({"turn": id, "version": version.tag, "user_message": asked.get(id)} for id in sorted(taught)))
+        else:
+            _list_teachers(version.tag, taught, said)
         return
     for id in [turn.id for turn in said.values() if options.turn in (turn.id, turn.session_id)] or [options.turn]:
         versions = registry.versions_of_turn(id)
         if id not in said and not versions:
-            raise TurnNotFound(f"no turn or session {id!r}: byoai forget --dry-run --matching TEXT finds what was said")
+            raise TurnNotFound(f"no turn or session {id!r}: byoai find WORD searches what was said")
+        if options.json:
+            print_json(options, {"turn": id, "versions": [{"tag": each.tag, "state": each.state} for each in versions]})
+            continue
         print(f"{id}  {', '.join(f'{each.tag} ({each.state})' for each in versions) or 'no version has learned it'}")
 
 
@@ -174,7 +219,23 @@ def _stats(options: argparse.Namespace) -> None:
 
     config = read_config(options)
     log = ConversationLogger(config.log_path)
-    show_stats(log.get_conversation_stats(), count_new(config, log, Registry()))
+    stats, new = log.get_conversation_stats(), count_new(config, log, Registry())
+    if options.json:
+        print_json(options, {**stats, "new_turns": new})
+    else:
+        show_stats(stats, new)
+
+
+def _data(options: argparse.Namespace) -> None:
+    from fine_tuning.cli.show import show_plan
+    from fine_tuning.survey import survey
+
+    choose_sample(options)
+    found = survey(read_config(options), sample=options.sample)
+    if options.json:
+        print_json(options, found)
+    else:
+        show_plan(found)
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -187,4 +248,7 @@ def _export(options: argparse.Namespace) -> None:
         left_out = "only excluded turns" if log.turns(include_excluded=True) else "no turns"
         raise NoConversations(f"nothing to export, and nothing was written: {log.path} holds {left_out}. Chat first, with recording on")
     for format, path in DataExporter(options.folder).export(conversations, formats).items():
-        print(f"{format}: {path}")
+        if options.json:
+            print_json(options, {"format": format, "path": path})
+        else:
+            print(f"{format}: {path}")

@@ -5,7 +5,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, cast
 
-from fine_tuning.cli.options import Commands, read_config, stop_on_signal
+from fine_tuning.cli.options import Commands, print_json, read_config, stop_on_signal
 from fine_tuning.errors import ConfigError
 from fine_tuning.events import Watch
 
@@ -50,16 +50,23 @@ def _run(options: argparse.Namespace) -> None:
         raise ConfigError("name a file or folder to import, or --list, or --undo ID")
     config = read_config(options)
     log = ConversationLogger(config.log_path)
-    if options.list:
+    if options.list and options.json:
+        print_json(options, *imports(log))
+    elif options.list:
         _show_imports(imports(log))
     elif options.undo:
         if _confirmed(options, f"Take the import {options.undo} back?"):
-            print(f"{undo(log, options.undo)} turns taken back. Versions that learned them meanwhile stay: byoai models lists them")
+            taken = undo(log, options.undo)
+            if options.json:
+                print_json(options, {"id": options.undo, "taken_back": taken})
+            else:
+                print(f"{taken} turns taken back. Versions that learned them meanwhile stay: byoai models lists them")
     else:
         _import(config, options)
 
 
 def _import(config: "FineTuningConfig", options: argparse.Namespace) -> None:
+    from fine_tuning.cli.facts import of_import
     from fine_tuning.cli.show import Terminal
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
     from fine_tuning.data_collection.importers.importing import preview
@@ -75,12 +82,18 @@ def _import(config: "FineTuningConfig", options: argparse.Namespace) -> None:
     request = cast("ImportRequest", read_request("import", asked))
     if options.dry_run or not options.yes:
         found = preview(ConversationLogger(config.log_path), request.places, request.wanted(), limit=None if options.dry_run else _LOOK)
+        if options.dry_run and options.json:
+            print_json(options, of_import(found, written=False))
+            return
         _show(found, "would be added" if found.is_whole else f"would be added, of the first {found.turns} turns")
         if options.dry_run or not _confirmed(options, "Import?"):
             return
     stopping = stop_on_signal()
     with Terminal() as terminal:
         done = import_here(request, Watch(terminal, stopping))
+    if options.json:
+        print_json(options, of_import(done, written=True))
+        return
     _show(done, "added")
     if done.added:
         print(f"To take it back: byoai import --undo {done.id}")

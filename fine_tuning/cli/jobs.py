@@ -1,13 +1,14 @@
-"""`byoai jobs`: list the jobs, watch one, cancel, resume or try it again, show its log."""
+"""`byoai jobs`: list the jobs, watch one, cancel, resume or try it again, show its log. Other commands follow their jobs by `follow`."""
 
 import argparse
-import json
+import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from fine_tuning.cli.options import Commands
+from fine_tuning.cli.options import Commands, add_json, print_json
 from fine_tuning.errors import ByoaiError, Cancelled
-from fine_tuning.events import Count, Event, EventReader, Finished, Note, Stage, Step, to_record
+from fine_tuning.events import Event, EventReader, to_record
 from fine_tuning.units import clock
 
 if TYPE_CHECKING:
@@ -20,13 +21,13 @@ _GLANCE = 0.3  # seconds between two looks
 def add_commands(commands: Commands) -> None:
     """Add the command of this group."""
     command = commands.add("jobs", _run, "list the jobs, watch one, cancel, resume or retry it, show its log")
-    command.set_defaults(do=_list, json=False, all=False)
+    command.set_defaults(do=_list, all=False)
     actions = command.add_subparsers(title="what to do", metavar="ACTION", help="default: list")
 
     def action(name: str, do: Any, help: str, *, one: bool = True) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = actions.add_parser(name, help=help, description=help)
         parser.set_defaults(do=do)
-        parser.add_argument("--json", action="store_true", help="an object a line, for programs")
+        add_json(parser)
         if one:
             parser.add_argument("job", nargs="?", metavar="JOB", help="an id, or the beginning of one (default: the newest)")
         return parser
@@ -55,26 +56,30 @@ def _run(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace, queue: "Queue") -> None:
     jobs = queue.jobs(limit=500 if options.all else 20)
-    if not jobs and not options.json:
+    if options.json:
+        print_json(options, *map(record, jobs))
+    elif not jobs:
         print("no jobs yet: a retrain is one (byoai retrain)")
-    for job in jobs:
-        print(json.dumps(_record(job)) if options.json else _line(job))
+    else:
+        for job in jobs:
+            print(_line(job))
 
 
 def _watch(options: argparse.Namespace, queue: "Queue") -> int:
+    from fine_tuning.cli.show import Terminal
+
     job = _chosen(options, queue)
-    reader = EventReader(job.events, options.after)
-    while True:
-        job = queue.get(job.id)  # before its events: what it told last is not missed
-        for number, event in reader.read():
-            told = json.dumps({"n": number, **to_record(event)}) if options.json else _told(event)
-            if told:
-                print(told, flush=True)
-        if job.over:
-            break
-        time.sleep(_GLANCE)
-    print(json.dumps(_record(job)) if options.json else _line(job))
-    return _code(job)
+    with Terminal() as terminal:
+
+        def tell(number: int, event: Event) -> None:
+            if options.json:
+                print_json(options, {"n": number, **to_record(event)})
+            else:
+                terminal(event)
+
+        job = follow(queue, job, tell, after=options.after)
+    _show(options, job)
+    return exit_code(job)
 
 
 def _cancel(options: argparse.Namespace, queue: "Queue") -> int:
@@ -82,18 +87,16 @@ def _cancel(options: argparse.Namespace, queue: "Queue") -> int:
     if job.here and not job.over and not options.json:
         print(f"{job.origin} (process {job.process.pid if job.process else '?'}) was asked to stop, and does so at its next safe point")
     job = queue.wait(job.id, options.grace + 5)
-    print(json.dumps(_record(job)) if options.json else _line(job))
+    _show(options, job)
     return 0 if job.over else 1
 
 
 def _resume(options: argparse.Namespace, queue: "Queue") -> None:
-    job = queue.resume(_chosen(options, queue).id)
-    print(json.dumps(_record(job)) if options.json else _line(job))
+    _show(options, queue.resume(_chosen(options, queue).id))
 
 
 def _retry(options: argparse.Namespace, queue: "Queue") -> None:
-    job = queue.retry(_chosen(options, queue).id)
-    print(json.dumps(_record(job)) if options.json else _line(job))
+    _show(options, queue.retry(_chosen(options, queue).id))
 
 
 def _logs(options: argparse.Namespace, queue: "Queue") -> None:
@@ -101,7 +104,7 @@ def _logs(options: argparse.Namespace, queue: "Queue") -> None:
     files = [file for file in (job.log.with_suffix(".1.txt"), job.log) if file.exists()]
     text = "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
     if options.json:
-        print("\n".join(json.dumps({"job": job.id, "line": line}) for line in text.splitlines()))
+        print_json(options, *({"job": job.id, "line": line} for line in text.splitlines()))
     else:
         print(text.rstrip() or f"{job.id} wrote nothing; `byoai jobs watch {job.id}` shows what it told")
 
@@ -117,10 +120,86 @@ def _chosen(options: argparse.Namespace, queue: "Queue") -> "Job":
     return exact[0] if exact else queue.get(wanted or "none")
 
 
-def _record(job: "Job") -> dict[str, Any]:
-    from fine_tuning.jobs.progress import record
+# What other commands do with their jobs
+
+
+def add_detach(command: argparse.ArgumentParser) -> None:
+    """Add `--detach`."""
+    command.add_argument("--detach", action="store_true", help="only begin it: `byoai jobs watch` follows it, `byoai jobs cancel` stops it")
+
+
+def do_job(options: argparse.Namespace, kind: str, request: dict[str, Any]) -> "Job | None":
+    """Ask for a job and follow it to its end; return it then. Ctrl-C stops the job. With `--detach` it is only begun: None."""
+    from fine_tuning.cli.options import stop_on_signal
+    from fine_tuning.cli.show import Terminal
+    from fine_tuning.jobs.queue import Queue
+
+    queue = Queue()
+    job = queue.submit(kind, request)
+    if options.detach:
+        if options.json:
+            print_json(options, record(job))
+        else:
+            print(f"{job.id} is {job.state}: `byoai jobs watch {job.id}` follows it, `byoai jobs cancel {job.id}` stops it")
+        return None
+    with Terminal() as terminal:
+        terminal.note(f"job {job.id}{'' if job.active else ': it waits for the one before it'}; Ctrl-C stops it")
+        return follow(queue, job, lambda _, event: terminal(event), stopping=stop_on_signal())
+
+
+def follow(
+    queue: "Queue", job: "Job", tell: Callable[[int, Event], None], *, after: int = 0, stopping: Callable[[], bool] = lambda: False
+) -> "Job":
+    """Pass on what a job tells, each event with its number, until it is over; return it then. When `stopping`, it is cancelled."""
+    reader, asked = EventReader(job.events, after), False
+    while True:
+        job = queue.get(job.id)  # before its events: what it told last is not missed
+        for number, event in reader.read():
+            tell(number, event)
+        if job.over:
+            return job
+        if stopping() and not asked:
+            asked = True
+            queue.cancel(job.id)
+        time.sleep(_GLANCE)
+
+
+def show_end(options: argparse.Namespace, job: "Job") -> dict[str, Any]:
+    """Show how a job ended; return what it left for programs, {} if nothing."""
+    from fine_tuning import paths
+    from fine_tuning.cli.show import show_finished
+    from fine_tuning.jobs.progress import progress_of
+
+    result: dict[str, Any] = paths.read_json(job.result) if job.result.exists() else {}
+    finished = progress_of(event for _, event in EventReader(job.events).read()).finished
+    if options.json:
+        print_json(options, {**record(job), "result": result})
+    elif job.state == "completed" and finished:
+        show_finished(finished)
+    else:
+        cure = "" if job.state == "failed" else f"; `byoai jobs resume {job.id}` goes on with it"
+        print(f"byoai: {job.reason}{cure}", file=sys.stderr)
+    return result
+
+
+def record(job: "Job") -> dict[str, Any]:
+    """Return a job as JSON has it."""
 
     return record(job)
+
+
+def exit_code(job: "Job") -> int:
+    """Return what a command ends with that followed a job to its end."""
+    if job.state == "completed":
+        return 0
+    return Cancelled.exit_code if job.state in ("cancelled", "interrupted") else job.exit_code or 1
+
+
+def _show(options: argparse.Namespace, job: "Job") -> None:
+    if options.json:
+        print_json(options, record(job))
+    else:
+        print(_line(job))
 
 
 def _line(job: "Job") -> str:
@@ -133,23 +212,3 @@ def _line(job: "Job") -> str:
         now = progress_of(event for _, event in EventReader(job.events).read())
         told = f"{now.stage} {now.done}/{now.total}" if now.total else now.stage
     return "  ".join(filter(None, [job.id, f"{job.kind:8}", f"{job.state:11}", begun, spent, told[:100]]))
-
-
-def _told(event: Event) -> str:
-    match event:
-        case Stage(title):
-            return f"== {title}"
-        case Note(text) | Finished(text=text):
-            return text
-        case Count(done, total):
-            return f"   {done} of {total}" if done in (1, total) or done % max(total // 10, 1) == 0 else ""
-        case Step():
-            left = f", {clock(event.eta)} left" if event.eta else ""
-            return f"   step {event.step} of {event.steps}: loss {event.loss:.3f}{left}"
-    return ""
-
-
-def _code(job: "Job") -> int:
-    if job.state == "completed":
-        return 0
-    return Cancelled.exit_code if job.state in ("cancelled", "interrupted") else job.exit_code or 1

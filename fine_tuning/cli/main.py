@@ -1,14 +1,16 @@
+# PYTHON_ARGCOMPLETE_OK
 """`byoai COMMAND`: reads the command line, runs the command, and turns errors into a sentence and an exit code.
 
 Heavy imports wait until a command needs them, so that `byoai --help` answers at once.
 """
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from fine_tuning.cli import chat, conversations, imports, jobs, machine, models, serving, tracking, training
+from fine_tuning.cli import chat, completion, conversations, imports, jobs, machine, models, serving, talk, tracking, training
 from fine_tuning.cli.options import Commands
 from fine_tuning.errors import ByoaiError, ConfigError
 
@@ -18,13 +20,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # characters that the terminal's encoding lacks are shown as their codes
             stream.reconfigure(errors="backslashreplace")
-    options = parser().parse_args(arguments)
+    whole = parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks how the line may go on
+        completion.complete(whole)
+    options = whole.parse_args(arguments)
     # OpenMP threads that spin while they wait for each other halve the speed of a busy machine.
     # A short spin costs nothing on a free one.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         _check_texts(options)
-        return options.command(options) or 0
+        with _only_json(options):
+            return options.command(options) or 0
     except ByoaiError as error:
         print(f"byoai: {error}", file=sys.stderr)
         return error.exit_code
@@ -42,22 +48,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    whole = argparse.ArgumentParser(
-        prog="byoai", description="A chatbot on your own machine that learns from your own conversations.", formatter_class=_Aligned
-    )
+    about = "A chatbot on your own machine that learns from your own conversations."
+    whole = argparse.ArgumentParser(prog="byoai", description=about, formatter_class=_Listing)
     whole.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     commands = Commands(whole)
-    for group in (chat, serving, training, jobs, models, conversations, imports, tracking, machine):
+    for group in (chat, talk, serving, training, jobs, models, conversations, imports, tracking, machine, completion):
         group.add_commands(commands)
     return whole
 
 
-class _Aligned(argparse.HelpFormatter):
-    """Leaves room for the longest command: argparse forgets that commands are indented, and would break its line."""
+class _Listing(argparse.HelpFormatter):
+    """Leaves room for the longest name of a command: argparse forgets that names are indented."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog)
-        self._action_max_length = 18
+        self._action_max_length = 16
 
 
 class _ShowVersion(argparse.Action):
@@ -71,6 +76,17 @@ class _ShowVersion(argparse.Action):
         except PackageNotFoundError:
             parser.exit(1, "byoai: the version is unknown, because the package is not installed: ./scripts/start.sh installs it\n")
         parser.exit()
+
+
+@contextlib.contextmanager
+def _only_json(options: argparse.Namespace) -> Iterator[None]:
+    """With `--json`, let nothing but `print_json` write to stdout: progress, questions and all else that is said go to stderr."""
+    if not options.json:
+        yield
+        return
+    options.facts_to = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 def _explain(error: Exception) -> str:

@@ -10,6 +10,7 @@ from fine_tuning.cli.options import (
     connect_engine,
     count,
     model_name,
+    print_json,
     read_config,
 )
 
@@ -23,8 +24,10 @@ def add_commands(commands: Commands) -> None:
     models.add_argument("--label", nargs=2, metavar=("N", "A,B"), help='give version N these labels instead of its own ("" for none)')
 
     use = commands.add("use", _use, "make a version live")
-    use.add_argument("version", help="a number, or a tag such as fine_tuned_smollm2-135m:v2")
-    use.add_argument("--promote", action="store_true", help="also one that the gate refused; this is noted")
+    deploy = commands.add("deploy", _use, "another name of `use`: make a version live")  # the configuration calls it so, too
+    for command in (use, deploy):
+        command.add_argument("version", help="a number, or a tag such as fine_tuned_smollm2-135m:v2")
+        command.add_argument("--promote", action="store_true", help="also one that the gate refused; this is noted")
 
     rollback = commands.add("rollback", _rollback, "make the version before the live one live again", "Without one, the base answers.")
 
@@ -32,11 +35,12 @@ def add_commands(commands: Commands) -> None:
         "prune", _prune, "remove old versions, with their runs", "The live one, the one before it and the pinned ones are kept."
     )
     add_dry_run(prune)
-    for command in (models, use, rollback, prune):
+    for command in (models, use, deploy, rollback, prune):
         add_model_name(command)
 
 
 def _models(options: argparse.Namespace) -> None:
+    from fine_tuning.cli.facts import of_models
     from fine_tuning.cli.show import show_models
     from fine_tuning.model_management.model_deployer import reconcile
     from fine_tuning.model_management.model_registry import Registry
@@ -49,7 +53,10 @@ def _models(options: argparse.Namespace) -> None:
     for name in {version.name for version in registry.list()}:
         for finding in reconcile(engine, registry, name):
             print(finding.text)
-    show_models(engine, registry, config.deployment.model_name_prefix)
+    if options.json:
+        print_json(options, *of_models(engine, registry, config.deployment.model_name_prefix))
+    else:
+        show_models(engine, registry, config.deployment.model_name_prefix)
 
 
 def _changes(options: argparse.Namespace) -> list[tuple[int, dict[str, Any]]]:
@@ -68,12 +75,16 @@ def _changes(options: argparse.Namespace) -> list[tuple[int, dict[str, Any]]]:
 
 
 def _use(options: argparse.Namespace) -> None:
+    from fine_tuning.cli.facts import of_version
     from fine_tuning.integration.ollama_integration import use, version_number
 
     version_number(options.version)  # a wrong one is refused before an engine is looked for
     config = read_config(options)
     version = use(connect_engine(options, config), config, options.version, name=options.name, by_hand=options.promote)
-    print(f"{version.tag} is live")
+    if options.json:
+        print_json(options, of_version(version))
+    else:
+        print(f"{version.tag} is live")
 
 
 def _rollback(options: argparse.Namespace) -> None:
@@ -81,10 +92,16 @@ def _rollback(options: argparse.Namespace) -> None:
 
     config = read_config(options)
     version = roll_back(connect_engine(options, config), config, name=options.name)
-    print(f"{version.tag} is live again" if version else f"no version of {model_name(options, config)} is live any more: the base answers")
+    if options.json:
+        print_json(options, {"name": model_name(options, config), "live": version.tag if version else None})
+    elif version:
+        print(f"{version.tag} is live again")
+    else:
+        print(f"no version of {model_name(options, config)} is live any more: the base answers")
 
 
 def _prune(options: argparse.Namespace) -> None:
+    from fine_tuning.cli.facts import of_pruned
     from fine_tuning.cli.show import show_pruned
     from fine_tuning.model_management.model_pruner import prune
     from fine_tuning.model_management.model_registry import Registry
@@ -94,4 +111,7 @@ def _prune(options: argparse.Namespace) -> None:
     engine, name = connect_engine(options, config), model_name(options, config)
     with only_one():  # the run of a retrain that is going on looks unfinished
         found = prune(engine, Registry(), name, config.runs_dir, options.dry_run)
-    show_pruned(found, options.dry_run)
+    if options.json:
+        print_json(options, *of_pruned(found, options.dry_run))
+    else:
+        show_pruned(found, options.dry_run)

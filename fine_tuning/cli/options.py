@@ -1,12 +1,15 @@
 """What the commands share: how a command is added, options that several take, and what is made of them."""
 
 import argparse
+import json
+import math
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fine_tuning.config import FineTuningConfig
@@ -39,19 +42,22 @@ class Commands:
         self._parsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
         self._shared = _shared_options()
 
-    def add(self, name: str, run: Run, help: str, more: str = "", epilog: str = "") -> argparse.ArgumentParser:
+    def add(self, name: str, run: Run, help: str, more: str = "", epilog: str = "", *, json: bool = True) -> argparse.ArgumentParser:
         """Add the command `name`, and return its parser for options of its own.
 
         Args:
             help: One line for the list of commands.
             more: Sentences that follow it in the command's own help.
             epilog: Text that is printed as it is, below the options.
+            json: Whether it finds out anything that `--json` prints (`print_json`).
         """
         description = f"{help[0].upper()}{help[1:]}. {more}"
         command = self._parsers.add_parser(
             name, help=help, description=description, epilog=epilog, parents=[self._shared], formatter_class=_Formatter
         )
-        command.set_defaults(command=run)
+        command.set_defaults(command=run, json=False, facts_to=None)
+        if json:
+            add_json(command)
         return command
 
 
@@ -60,6 +66,34 @@ class _Formatter(argparse.HelpFormatter):
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+# Facts for programs
+
+
+def add_json(command: argparse.ArgumentParser) -> None:
+    """Add `--json`."""
+    text = "print facts as JSON for programs: an object, or one a line of a list. All else that is said goes to stderr"
+    command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=text)
+
+
+def print_json(options: argparse.Namespace, *facts: Any) -> None:
+    """Print mappings or dataclasses as JSON, each on a line of its own. `options.facts_to`: where to; default: stdout."""
+    for each in facts:
+        print(json.dumps(_plain(each)), file=options.facts_to, flush=True)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it, in every encoding of a terminal: null for numbers that JSON lacks."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
 
 
 # Options that several commands take
@@ -76,13 +110,19 @@ def _shared_options() -> argparse.ArgumentParser:
     return shared
 
 
+AUTO = "compute less at once, or lower length or rank, until the training fits into the memory"
+
+
 def add_training_options(command: argparse.ArgumentParser) -> None:
     """Add what a training of any kind can be told."""
-    command.add_argument("--sample", action="store_true", help="learn the shipped sample (profile `sample`) instead of your chats")
-    command.add_argument(
-        "--auto", action="store_true", help="compute less at once, or lower length or rank, until the training fits into the memory"
-    )
+    add_sample(command)
+    command.add_argument("--auto", action="store_true", help=AUTO)
     command.add_argument("--force", action="store_true", help="go on although there is little data")
+
+
+def add_sample(command: argparse.ArgumentParser) -> None:
+    """Add `--sample`. `choose_sample` makes of it what it says."""
+    command.add_argument("--sample", action="store_true", help="learn the shipped sample (profile `sample`) instead of your chats")
 
 
 def add_model_name(command: argparse.ArgumentParser) -> None:
@@ -127,11 +167,31 @@ def given_config(options: argparse.Namespace) -> "FineTuningConfig | None":
     return read_config(options) if options.config or options.profile or options.set else None
 
 
+def choose_sample(options: argparse.Namespace) -> None:
+    """Let `--sample` take the profile of the sample, unless another is named."""
+    if options.sample and not options.profile:
+        options.profile = "sample"
+
+
 def connect_engine(options: argparse.Namespace, config: "FineTuningConfig") -> "Engine":
     """Return the engine that serves the models. EngineError if none does."""
     from fine_tuning.engines.connect import connect
 
     return connect(options.ollama_url, config)
+
+
+def say_if_fetching(engine: "Engine") -> None:
+    """Say that a base model will be fetched if the engine has no model yet."""
+    if not engine.list_models():
+        print("fetching a base model (98 MB, once) ...", file=sys.stderr, flush=True)
+
+
+def tag_that_answers(engine: "Engine", config: "FineTuningConfig") -> str:
+    """Return the tag of the model that answers. Where the engine has none, the default base is fetched, and that is said."""
+    from fine_tuning.integration.ollama_integration import answering
+
+    say_if_fetching(engine)
+    return answering(engine, config)
 
 
 def model_name(options: argparse.Namespace, config: "FineTuningConfig") -> str:

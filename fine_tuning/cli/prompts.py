@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from fine_tuning.cli.show import console
+from fine_tuning.cli.show import console, visible
 from fine_tuning.conversation import Message
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.model_management import elo
@@ -68,9 +68,9 @@ def review(log: ConversationLogger, candidates: Sequence["Candidate"]) -> int:
 
 
 def _show_candidate(candidate: "Candidate", place: str) -> None:
-    _headline(f"{place}  {candidate.turn.user_message}")
+    _headline(f"{place}  {visible(candidate.turn.user_message)}")
     out = console()
-    out.print(Text(candidate.turn.bot_response))
+    out.print(Text(visible(candidate.turn.bot_response)))
     alike = f", {len(candidate.alike)} more like it" if candidate.alike else ""
     out.print(Text(f"surprise {candidate.surprise:.2f}, shift {candidate.shift:.2f} nats a token{alike}", style="dim"))
 
@@ -82,7 +82,7 @@ def _stream(engine: "Engine", prompt: str, names: dict[str, str], options: "Chat
         if tag != last:
             out.print(Text(f"{chr(10) if last else ''}── {names[tag]}", style="cyan"))
             last = tag
-        out.print(Text(chunk.text), end="")
+        out.print(Text(visible(chunk.text)), end="")
     out.print()
 
 

@@ -5,7 +5,7 @@ import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fine_tuning.cli.options import Commands, given_config, port
+from fine_tuning.cli.options import Commands, given_config, port, print_json
 from fine_tuning.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,10 +21,13 @@ def add_commands(commands: Commands) -> None:
         _serve,
         "serve the API without the chat page",
         "For programs, OpenAI clients (/v1), and machines without a screen: a light page is at /api/ui.",
+        json=False,
     )
     add_server_options(serve)
 
-    tuning = commands.add("start-tuning", _start_tuning, "open the page to train on in the browser", "Starts the server if none runs.")
+    tuning = commands.add(
+        "start-tuning", _start_tuning, "open the page to train on in the browser", "Starts the server if none runs.", json=False
+    )
     add_server_options(tuning)
     tuning.add_argument("--no-browser", action="store_true", help="only say where the page is")
 
@@ -102,4 +105,8 @@ def _start_tuning(options: argparse.Namespace) -> None:
 def _token(options: argparse.Namespace) -> None:
     from fine_tuning.api.security import Token
 
-    print(Token().renew() if options.new else Token().read())
+    token = Token().renew() if options.new else Token().read()
+    if options.json:
+        print_json(options, {"token": token})
+    else:
+        print(token)

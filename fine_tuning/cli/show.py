@@ -10,14 +10,15 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from fine_tuning.events import Count, Event, Note, Stage, Step
+from fine_tuning.events import Count, Event, Finished, Note, Stage, Step
 from fine_tuning.units import clock, gigabytes, size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from fine_tuning.conversation import Turn
     from fine_tuning.engines.base import Engine
-    from fine_tuning.evaluation.comparison import Comparison
+    from fine_tuning.evaluation.comparison import Score
     from fine_tuning.evaluation.gate import Verdict
     from fine_tuning.forgetting import Case, Forgotten
     from fine_tuning.model_management.model_pruner import Pruned
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from fine_tuning.model_management.model_switcher import Choice
     from fine_tuning.pipeline import Outcome
     from fine_tuning.planning import Plan
+    from fine_tuning.survey import Survey
     from fine_tuning.training.lora_trainer import TrainingResult
     from fine_tuning.training.sweep import SweepResult
 
@@ -47,9 +49,9 @@ class Terminal:
                 self._end_bar()
                 self.console.print(Text.assemble(("▸ ", "bold cyan"), (title, "bold")))
             case Note(text):
-                self._note(text)
-            case Count(done, total):
-                self._advance(done, total, f"{done}/{total}")
+                self.note(text)
+            case Count(done, total, unit):
+                self._advance(done, total, _share(done, total, unit))
             case Step():
                 self._step(event)
 
@@ -59,7 +61,8 @@ class Terminal:
     def __exit__(self, *error: object) -> None:
         self._end_bar()
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Show a sentence."""
         self.console.print(Text(f"  {text}"))
 
     def _step(self, step: Step) -> None:
@@ -69,7 +72,7 @@ class Terminal:
             f"{gigabytes(step.memory)}  ETA {clock(step.eta)}"
         )
         if step.validation_loss is not None:
-            self._note(f"epoch {step.epoch:.0f}: validation loss {step.validation_loss:.3f}")
+            self.note(f"epoch {step.epoch:.0f}: validation loss {step.validation_loss:.3f}")
         self._advance(step.step, step.steps, text)
 
     def _advance(self, done: int, total: int, text: str) -> None:
@@ -83,7 +86,7 @@ class Terminal:
             self._bar.update(self._task, completed=done, total=total, description=text)
         elif time.monotonic() - self._last_line > _QUIET_INTERVAL or done == total:
             self._last_line = time.monotonic()
-            self._note(text)
+            self.note(text)
 
     def _end_bar(self) -> None:
         if self._bar is not None:
@@ -91,13 +94,18 @@ class Terminal:
             self._bar = None
 
 
-def show_plan(plan: "Plan") -> None:
+def _share(done: int, total: int, unit: str) -> str:
+    if unit == "bytes":
+        return f"{size(done)} of {size(total)}"
+    return f"{done} %" if unit == "percent" else f"{done}/{total}"
+
+
+def show_plan(plan: "Plan | Survey") -> None:
     """Show what a retrain would learn, and what it would take."""
-    table = Table(title="What would be learned", title_justify="left", show_header=False, box=None, padding=(0, 2))
-    for name, value in plan.facts():
-        table.add_row(Text(name, style="bold"), Text(value))
     out = console()
-    out.print(table)
+    out.print(Text("What would be learned", style="italic"))
+    for name, value in plan.facts():
+        out.print(Text.assemble((f"  {name:17}", "bold"), value))
     for warning in plan.warnings:
         out.print(Text(f"warning: {warning}", style="yellow"))
 
@@ -122,13 +130,20 @@ def show_outcome(outcome: "Outcome") -> None:
             show_answers(outcome.answers[:2])
         out.print(Text(outcome.reason))
         return
-    _show_scores(outcome.tag, outcome.comparison)
+    show_scores(outcome.tag, outcome.comparison.scores())
     _show_verdict(outcome.verdict)
     for note in outcome.comparison.tuned.notes:
         out.print(Text(note))
     show_answers([(before.prompt, before.answer, after.answer) for before, after in outcome.comparison.answers()[:2]])
     out.print(Text(f"\n{_effort(outcome.training)}; {clock(sum(outcome.seconds.values()))} in all. Everything is in {outcome.run.folder}"))
     out.print(Text(outcome.summary(), style="bold green" if outcome.live else "bold red" if outcome.refused else "bold"))
+
+
+def show_finished(finished: Finished) -> None:
+    """Show how a job ended that another process did."""
+    show_answers(finished.answers)
+    style = {"live": "bold green", "refused": "bold red"}.get(finished.state, "bold")
+    console().print(Text(finished.text, style=style))
 
 
 def _effort(training: "TrainingResult") -> str:
@@ -139,16 +154,17 @@ def _effort(training: "TrainingResult") -> str:
     return f"{training.steps} steps, {preferred}{training.tokens} tokens, {training.dtype}{threads}, peak {training.memory / 1e9:.1f} GB"
 
 
-def _show_scores(tag: str, comparison: "Comparison") -> None:
-    scores = comparison.scores()
+def show_scores(tag: str, scores: "Sequence[Score]") -> None:
+    """Show the figures of a version beside those of its base and, where there was one, the live version."""
     table = Table(title=f"\n{tag} against its base, on held-out conversations and general knowledge", title_justify="left")
-    headings = ["metric", "base", *(["live"] if comparison.live else []), "fine-tuned", ""]
+    live = any(score.live is not None for score in scores)
+    headings = ["metric", "base", *(["live"] if live else []), "fine-tuned", ""]
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "metric" else "right")
     for score in scores:
-        figures = [score.base, *([score.live] if score.live is not None else []), score.tuned]
+        figures = [score.base, *([score.live] if live else []), score.tuned]
         verdict = Text(score.verdict, style="green" if score.better else "yellow")
-        table.add_row(score.metric.replace("_", " "), *(f"{figure:.2f}" for figure in figures), verdict)
+        table.add_row(score.metric.replace("_", " "), *("" if figure is None else f"{figure:.2f}" for figure in figures), verdict)
     if scores:
         console().print(table)
 
@@ -223,6 +239,17 @@ def show_stats(stats: Mapping[str, Any], new: int) -> None:
         out.print(Text(f"{name + ':':13}{text or 'nothing yet'}"))
 
 
+def show_turns(turns: "Sequence[Turn]") -> None:
+    """Show turns: id, time and marks of each, what was asked, and what was answered."""
+    out = console()
+    for turn in turns:
+        marks = [turn.metadata.get("model", ""), turn.metadata.get("rating", ""), "excluded" * bool(turn.metadata.get("excluded"))]
+        head = Text.assemble((turn.id, "dim"), "  ", turn.timestamp[:16].replace("T", " "), "  ", _joined(marks))
+        out.print(head)
+        out.print(Text.assemble(("  > ", "bold"), _one_line(turn.user_message, 90)))
+        out.print(Text(f"    {_one_line(turn.bot_response, 90)}"))
+
+
 def show_pruned(found: "Sequence[Pruned]", dry_run: bool) -> None:
     """Show what was removed, or with `dry_run` what would be."""
     out = console()
@@ -279,6 +306,16 @@ def _joined(parts: Sequence[str]) -> str:
     return "; ".join(filter(None, parts))
 
 
+def visible(text: str) -> str:
+    """Return a model's or a stranger's text with its control characters as codes: in a terminal they could move the cursor, change
+    colours, or turn a line around."""
+    return text.translate(_CODES)
+
+
+_CONTROLS = [*range(9), 11, 12, *range(14, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_CODES = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _CONTROLS} | {13: ""}  # all but tab and line feed
+
+
 def _one_line(text: str, limit: int = 300) -> str:
-    flat = " ".join(text.split())
+    flat = " ".join(visible(text).split())
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"

@@ -30,6 +30,7 @@ def add_commands(commands: Commands) -> None:
         _mlflow,
         "open MLflow's pages about the runs: settings, curves, figures",
         "Only this machine can reach them. They need the extra byoai[mlflow].",
+        json=False,
     )
     command.add_argument("--port", type=port, default=5000, metavar="N", help="default: %(default)s")
     command.add_argument("--no-browser", action="store_true", help="serve the pages without opening them")

@@ -1,15 +1,21 @@
-"""Commands that train: retrain, sweep."""
+"""Commands that train and measure: retrain, train, sweep, evaluate."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fine_tuning.cli.jobs import add_detach, do_job, exit_code, show_end
 from fine_tuning.cli.options import (
+    AUTO,
     EXIT_CODES,
     Commands,
     add_dry_run,
+    add_model_name,
     add_training_options,
+    choose_sample,
     connect_engine,
     count,
+    print_json,
     read_config,
     stop_on_signal,
 )
@@ -17,6 +23,17 @@ from fine_tuning.errors import GateRefused
 
 if TYPE_CHECKING:
     from fine_tuning.pipeline import Outcome
+
+
+_FORMATS = """\
+formats:
+    jsonl        an object a line: {"messages": [...]}, or question and answer
+                 under their usual names (prompt, input, output ...)
+    csv          a table with a column of questions and one of answers
+    text         paragraphs; "User: ... Assistant: ..." becomes a conversation
+    huggingface  a dataset of the hub (owner/name), or a folder of one
+    custom       module:function, which yields the records
+"""
 
 
 def add_commands(commands: Commands) -> None:
@@ -29,6 +46,8 @@ def add_commands(commands: Commands) -> None:
     )
     retrain.add_argument("--few-shot", action="store_true", help="learn from 5 to 50 pairs (profile `few_shot`): small steps, an early end")
     retrain.add_argument("--promote", action="store_true", help="make the version live although the gate refuses it; this is noted")
+
+    _add_train(commands)
 
     sweep = commands.add(
         "sweep",
@@ -47,15 +66,41 @@ def add_commands(commands: Commands) -> None:
     )
     sweep.add_argument("--retrain", action="store_true", help="then retrain with the best settings")
 
+    evaluate = commands.add(
+        "evaluate",
+        _evaluate,
+        "measure a version once more",
+        "It sits its exam again, on the chats that its own training held out. Who is live stays so, whatever comes out.",
+    )
+    evaluate.add_argument("version", nargs="?", help="a number, or a tag such as fine_tuned_smollm2-135m:v2 (default: the live one)")
+    add_model_name(evaluate)
+    add_detach(evaluate)
+
+
+def _add_train(commands: Commands) -> None:
+    train = commands.add(
+        "train",
+        _train,
+        "learn a dataset of your own instead of the chats",
+        "It becomes the next version, past the gate, as with `byoai retrain`. --set deployment.model_name=NAME gives it a name of its own.",
+        epilog=f"{_FORMATS}\n{EXIT_CODES}",
+    )
+    train.add_argument("dataset", metavar="DATASET", help="a file or folder, owner/name of the Hugging Face hub, or module:function")
+    train.add_argument("--format", choices=("jsonl", "csv", "text", "huggingface", "custom"), help="default: as DATASET looks")
+    train.add_argument("--auto", action="store_true", help=AUTO)
+    train.add_argument("--promote", action="store_true", help="make the version live although the gate refuses it; this is noted")
+    add_detach(train)
+
 
 def _retrain(options: argparse.Namespace) -> int:
+    from fine_tuning.cli.facts import of_plan
     from fine_tuning.cli.show import Terminal, show_plan
     from fine_tuning.events import Watch
     from fine_tuning.jobs.doing import retrain_here
     from fine_tuning.planning import make_plan
     from fine_tuning.workshop import Request, Workshop
 
-    _choose_sample(options)
+    choose_sample(options)
     if options.few_shot:
         options.profile = f"{options.profile},few_shot" if options.profile else "few_shot"
     config = read_config(options)
@@ -68,9 +113,56 @@ def _retrain(options: argparse.Namespace) -> int:
         else:
             plan = make_plan(Workshop(config, engine, watch, request))
     if options.dry_run:
-        show_plan(plan)
+        if options.json:
+            print_json(options, of_plan(plan))
+        else:
+            show_plan(plan)
         return 0
-    return _ended(outcome)
+    return _ended(options, outcome)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from fine_tuning.data_preparation.preprocessing import prepare
+    from fine_tuning.jobs.kinds import TrainRequest
+
+    read_as = options.format or _format_of(options.dataset)
+    prepared = prepare(options.dataset, read_as)  # here and now: what cannot be read is said at once
+    config = read_config(options).changed({"dataset.path": str(prepared), "dataset.format": "jsonl"})
+    request = TrainRequest(config=config, ollama_url=options.ollama_url, auto=options.auto, promote=options.promote)
+    if (job := do_job(options, "train", request.record())) is None:
+        return 0
+    result = show_end(options, job)
+    refused = job.state == "completed" and result.get("passed") is False and not result.get("live")
+    return GateRefused.exit_code if refused else exit_code(job)
+
+
+def _format_of(dataset: str) -> str:
+    """Return the format that a dataset has by its looks."""
+    path = Path(dataset)
+    if not path.exists():
+        return "custom" if ":" in dataset else "jsonl" if path.suffix else "huggingface"
+    return "huggingface" if path.is_dir() else _SUFFIXES.get(path.suffix.lower(), "jsonl")
+
+
+_SUFFIXES = {".csv": "csv", ".tsv": "csv", ".txt": "text", ".md": "text", ".parquet": "huggingface", ".arrow": "huggingface"}
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from fine_tuning.cli.show import show_scores
+    from fine_tuning.evaluation.comparison import Score
+    from fine_tuning.integration.ollama_integration import version_number
+    from fine_tuning.jobs.kinds import EvaluateRequest
+
+    number, named = None, ""
+    if options.version is not None:
+        number, named = version_number(options.version), options.version.rpartition(":")[0]
+    request = EvaluateRequest(config=read_config(options), ollama_url=options.ollama_url, version=number, name=named or options.name)
+    if (job := do_job(options, "evaluate", request.record())) is None:
+        return 0
+    result = show_end(options, job)
+    if result and not options.json:
+        show_scores(result["tag"], [Score(**score) for score in result["scores"]])
+    return exit_code(job)
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -82,7 +174,7 @@ def _sweep(options: argparse.Namespace) -> int:
     from fine_tuning.pipeline import sweep
     from fine_tuning.workshop import Request
 
-    _choose_sample(options)
+    choose_sample(options)
     for key in ("sampler", "trials", "minutes"):
         if getattr(options, key) is not None:
             options.set.append(f"sweep.{key}={getattr(options, key)}")
@@ -94,25 +186,26 @@ def _sweep(options: argparse.Namespace) -> int:
     )
     with Terminal() as terminal, listed("sweep", asked, Watch(terminal, stopping)) as watch:
         found = sweep(config, engine, watch, request, options.name)
-    show_found(found)
+    if not options.json:
+        show_found(found)
+    elif not options.retrain:
+        print_json(options, {name: getattr(found, name) for name in ("folder", "settings", "loss", "finished", "pruned", "failed")})
     if not options.retrain:
         return 0
     with Terminal() as terminal:
         best = load_config(found.folder / "best.yaml")
         outcome = retrain_here(best, Watch(terminal, stopping), request, options.ollama_url, engine)
-    return _ended(outcome)
+    return _ended(options, outcome)
 
 
-def _choose_sample(options: argparse.Namespace) -> None:
-    """Let `--sample` take the profile of the sample, unless another is named."""
-    if options.sample and not options.profile:
-        options.profile = "sample"
-
-
-def _ended(outcome: "Outcome") -> int:
+def _ended(options: argparse.Namespace, outcome: "Outcome") -> int:
     """Show how a retrain ended, and return the exit code."""
     from fine_tuning.cli.show import show_outcome
+    from fine_tuning.jobs import kinds
     from fine_tuning.pipeline import NewVersion
 
-    show_outcome(outcome)
+    if options.json:
+        print_json(options, kinds.result_of(outcome))
+    else:
+        show_outcome(outcome)
     return GateRefused.exit_code if isinstance(outcome, NewVersion) and outcome.refused else 0

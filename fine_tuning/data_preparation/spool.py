@@ -46,8 +46,7 @@ class Spool:
     def add(self, conversation: Conversation, pair: Record) -> None:
         """Take in a conversation, and what it is in the dataset."""
         turns = conversation.turns
-        said = [f"{turn.user_message}\n{turn.bot_response}" for turn in turns]
-        fields = [conversation.id, turns[0].session_id, [turn.id for turn in turns], pair, "\n".join(said)]
+        fields = [conversation.id, turns[0].session_id, [turn.id for turn in turns], pair, text_of(conversation)]
         self._starts.append(self._file.tell())
         self._turns.append(len(turns))
         self._ids.append(_hash(conversation.id))
@@ -123,6 +122,11 @@ class Spool:
         counts = np.empty(len(ids), np.int32)
         counts[order] = places - np.maximum.accumulate(np.where(begins, places, 0)) + 1
         return counts
+
+
+def text_of(conversation: Conversation) -> str:
+    """Return what was said in a conversation, as look-alikes are searched for."""
+    return "\n".join(f"{turn.user_message}\n{turn.bot_response}" for turn in conversation.turns)
 
 
 class Texts(Sequence[str]):

@@ -15,6 +15,7 @@ from fine_tuning.workshop import Request
 
 if TYPE_CHECKING:
     from fine_tuning.data_collection.importers.importing import Report, Wanted
+    from fine_tuning.pipeline import Outcome
 
 Result = Mapping[str, Any] | None  # what JSON can hold; it becomes the job's result.json
 
@@ -75,9 +76,15 @@ class TrainRequest(RetrainRequest):
 
 
 def _retrain(request: RetrainRequest, watch: Watch) -> Result:
-    from fine_tuning.pipeline import NewVersion, NoVersion, retrain
+    from fine_tuning.pipeline import retrain
 
-    outcome = retrain(request.config, request.engine(), watch, request.asked())
+    return result_of(retrain(request.config, request.engine(), watch, request.asked()))
+
+
+def result_of(outcome: "Outcome") -> dict[str, Any]:
+    """Return how a retrain ended, for programs."""
+    from fine_tuning.pipeline import NewVersion, NoVersion
+
     match outcome:
         case NewVersion():
             return {
@@ -122,7 +129,13 @@ def _evaluate(request: EvaluateRequest, watch: Watch) -> Result:
 
     version, comparison, verdict = evaluate_again(request.config, request.engine(), watch, request.version, request.name)
     watch.tell(Finished("done", f"{version.tag}: {verdict}", version.tag, seconds=watch.seconds))
-    return {"tag": version.tag, "passed": verdict.passed, "evaluation": comparison.record(request.config.evaluation.canaries)}
+    scores = [asdict(score) for score in comparison.scores()]
+    return {
+        "tag": version.tag,
+        "passed": verdict.passed,
+        "scores": scores,
+        "evaluation": comparison.record(request.config.evaluation.canaries),
+    }
 
 
 class CompareRequest(JobRequest):
@@ -279,7 +292,7 @@ def _pull(request: PullRequest, watch: Watch) -> Result:
                 watch.note(status)
             if part.total and (percent := 100 * part.done // part.total) != shown:  # Ollama tells it many times a second
                 shown = percent
-                watch.count(part.done, part.total)
+                watch.count(part.done, part.total, "bytes")
     watch.tell(Finished("done", f"{request.model} is there", request.model, seconds=watch.seconds))
     return {"tag": request.model}
 

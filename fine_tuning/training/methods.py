@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from fine_tuning.config import FineTuningMethod, Training
+from fine_tuning.config import FineTuningMethod, Preferences, Training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -100,3 +100,10 @@ def _is_peft(model: "PreTrainedModel") -> bool:
     from peft import PeftModel
 
     return isinstance(model, PeftModel)
+
+
+def choose_preference_method(pairs: int, ratings: int, settings: Preferences) -> Literal["dpo", "kto"] | None:
+    """Return how so many pairs and single ratings are learned; None if they are too few, or switched off."""
+    if settings.method in ("auto", "dpo") and pairs >= settings.least:
+        return "dpo"
+    return "kto" if settings.method in ("auto", "kto") and 2 * pairs + ratings >= settings.least else None

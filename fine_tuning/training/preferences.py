@@ -7,16 +7,17 @@ training starts from. Its log-probabilities are taken once, before the first ste
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from fine_tuning import paths
-from fine_tuning.config import Preferences, Training
+from fine_tuning.config import Training
 from fine_tuning.errors import TrainingError
 from fine_tuning.training.loss import plain_head, token_logprobs
+from fine_tuning.training.methods import choose_preference_method
 from fine_tuning.training.packing import PackedBatch, TokenRow, pack
 
 if TYPE_CHECKING:
@@ -70,17 +71,10 @@ def read_preferences(path: Path) -> tuple[list[Pair], list[Rating]]:
     return [each for each in found if isinstance(each, Pair)], [each for each in found if not isinstance(each, Pair)]
 
 
-def choose(pairs: int, ratings: int, settings: Preferences) -> Literal["dpo", "kto"] | None:
-    """Return how so many pairs and single ratings are learned; None if they are too few, or switched off."""
-    if settings.method in ("auto", "dpo") and pairs >= settings.least:
-        return "dpo"
-    return "kto" if settings.method in ("auto", "kto") and 2 * pairs + ratings >= settings.least else None
-
-
 def read_items(path: Path, settings: Training) -> list[ReferencedAnswers]:
     """Return what is learned from a file of preferences: its pairs; for KTO, each side of a pair as a rating, and the single ratings."""
     pairs, ratings = read_preferences(path)
-    how = choose(len(pairs), len(ratings), settings.preferences)
+    how = choose_preference_method(len(pairs), len(ratings), settings.preferences)
     if how == "dpo":
         return list(pairs)
     sides = [side for pair in pairs for side in ((pair.prompt, pair.chosen, True), (pair.prompt, pair.rejected, False))]

@@ -18,18 +18,9 @@ from fine_tuning import errors
 from fine_tuning.cli.main import main, parser
 from fine_tuning.cli.options import EXIT_CODES
 
-LIGHT = {
-    "main",
-    "options",
-    "chat",
-    "training",
-    "models",
-    "conversations",
-    "imports",
-    "jobs",
-    "machine",
-    "serving",
-}  # what the parser is made of
+COMMAND_GROUPS = {"chat", "talk", "serving", "training", "models", "conversations", "imports", "jobs", "tracking", "machine", "completion"}
+LIGHT = {"main", "options", *COMMAND_GROUPS}
+"""Modules that the parser is made of."""
 
 
 def byoai(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -153,6 +144,17 @@ def test_a_second_retrain_is_refused_while_one_runs(home, capsys, monkeypatch):
         done = byoai("retrain", BYOAI_HOME=str(home), BYOAI_ENGINE="embedded")
     assert done.returncode == 8
     assert "another retrain" in done.stderr
+
+
+@pytest.mark.parametrize("how", ["--set", "--config"])
+def test_the_settings_of_the_chat_page_are_those_that_were_named(home, tmp_path, how):
+    """Here a log that is a folder: it is refused before anything is served."""
+    (home / "conversations" / "mine.jsonl").mkdir(parents=True)
+    (tmp_path / "mine.yaml").write_text("data_collection: {log_file: mine.jsonl}\n")
+    named = "data_collection.log_file=mine.jsonl" if how == "--set" else str(tmp_path / "mine.yaml")
+    command = [sys.executable, "-m", "fine_tuning", "chat", "--no-browser", how, named]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in DOCUMENTED - {0} and "mine.jsonl" in done.stderr and "Traceback" not in done.stderr
 
 
 # Whatever is typed, a person reads a sentence and a script gets a documented exit code
@@ -307,8 +309,9 @@ WILD = st.text(st.characters(), max_size=12) | st.sampled_from(
         "-",
     ]
 )
-UNBOUNDED = {"chat", "serve", "start-tuning", "doctor"}  # serves until it is stopped; asks every model there is
-COMMANDS = sorted(commands().keys() - UNBOUNDED)
+UNBOUNDED = {"chat", "talk", "serve", "start-tuning", "mlflow", "doctor"}  # serve until they are stopped; asks every model there is
+JOBS = {"train", "evaluate", "pull"}  # begin a process, and wait for it
+COMMANDS = sorted(commands().keys() - UNBOUNDED - JOBS)
 FETCHING = {"ask", "compare", "review", "prepare", "sweep"}  # want a base model, which the embedded engine would fetch
 
 

@@ -64,6 +64,21 @@ def test_in_a_log_file_progress_is_a_line_now_and_then(capsys) -> None:
     assert len(lines) <= 6  # the first step at most, and the last
 
 
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (Count(98_000_000, 98_000_000, "bytes"), "98.0 MB of 98.0 MB"),
+        (Count(812, 2000, "bytes"), "812 bytes of 2.0 kB"),
+        (Count(40, 100, "percent"), "40 %"),
+        (Count(3, 8), "3/8"),
+    ],
+)
+def test_how_far_it_is_has_its_unit(count: Count, shown: str, capsys) -> None:
+    with show.Terminal() as terminal:
+        terminal(count)
+    assert capsys.readouterr().out == f"  {shown}\n"
+
+
 def test_an_epochs_validation_loss_and_another_part_are_named(capsys) -> None:
     with show.Terminal() as terminal:
         terminal(step(12, validation_loss=1.5, epoch=2.0))

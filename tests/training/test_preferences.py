@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM
 from fine_tuning.config import Preferences, Training
 from fine_tuning.errors import Cancelled, TrainingError
 from fine_tuning.events import Step
+from fine_tuning.training.methods import choose_preference_method
 from fine_tuning.training.preferences import (
     Pair,
     Rated,
-    choose,
     mismatch,
     pack_preferences,
     pack_preferences_within,
@@ -213,4 +213,4 @@ def test_a_run_killed_among_the_preferences_goes_on_to_the_very_same_adapter(tin
     [(8, 0, "auto", "dpo"), (7, 0, "auto", "kto"), (3, 2, "auto", "kto"), (3, 1, "auto", None), (0, 9, "dpo", None), (9, 9, "off", None)],
 )
 def test_pairs_are_compared_where_there_are_enough_and_else_rated(pairs, ratings, method, chosen):
-    assert choose(pairs, ratings, Preferences(method=method, least=8)) == chosen
+    assert choose_preference_method(pairs, ratings, Preferences(method=method, least=8)) == chosen

@@ -158,7 +158,7 @@ class _Progress:
         self.done += count
         if (percent := min(100 * self.done // max(self.total, 1), 100)) != self.told:
             self.told = percent
-            self.watch.count(percent, 100)
+            self.watch.count(percent, 100, "percent")
 
 
 def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:

@@ -1,0 +1,94 @@
+"""What `--json` prints of things that hold more, or something else, than a program should be told."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fine_tuning.conversation import Turn
+    from fine_tuning.data_collection.importers.importing import Report
+    from fine_tuning.engines.base import Engine
+    from fine_tuning.forgetting import Case, Forgotten
+    from fine_tuning.model_management.model_pruner import Pruned
+    from fine_tuning.model_management.model_registry import Registry, Version
+    from fine_tuning.planning import Plan
+
+Facts = dict[str, Any]
+
+
+def of_models(engine: "Engine", registry: "Registry", prefix: str) -> list[Facts]:
+    """Return every model that the chat can use; of a version also what the registry knows."""
+    from fine_tuning.model_management.elo import ratings
+    from fine_tuning.model_management.model_switcher import choices
+
+    known, rated, found = {version.tag: version for version in registry.list()}, ratings(), []
+    for choice in choices(engine, prefix):
+        version = known.get(choice.tag)
+        elo, votes = rated.get(choice.tag, (None, 0))
+        facts = {"tag": choice.tag, "kind": choice.kind, "live": choice.live, "refused": choice.refused, "elo": elo, "votes": votes}
+        found.append(facts | {"version": of_version(version) if version else None})
+    return found
+
+
+def of_version(version: "Version") -> Facts:
+    """Return what the registry knows of a version."""
+    return {"tag": version.tag, **asdict(version)}
+
+
+def of_plan(plan: "Plan") -> Facts:
+    """Return what a retrain would learn, and what it would take: memory in bytes, time in seconds."""
+    names = ("name", "turns", "new_turns", "kept_turns", "dropped", "scrubbed", "preference_method", "counts", "replay_prompts", "mode")
+    return {
+        **{name: getattr(plan, name) for name in names},
+        "base": plan.base.tag,
+        "dataset": plan.dataset.path,
+        "preferences": {"pairs": plan.preferences.pairs, "ratings": plan.preferences.ratings},
+        "method": plan.config.training.method,
+        "steps": plan.estimate.steps,
+        "memory": plan.estimate.memory,
+        "available": plan.estimate.available,
+        "seconds": plan.estimate.seconds,
+        "fits": plan.estimate.fits,
+        "fitting": plan.fitting,
+        "warnings": plan.warnings,
+    }
+
+
+def of_turn(turn: "Turn") -> Facts:
+    """Return a turn as the log has it."""
+    return turn.model_dump(mode="json")
+
+
+def of_pruned(found: "Sequence[Pruned]", dry_run: bool) -> list[Facts]:
+    """Return what was removed, or would be."""
+    return [
+        {
+            "version": each.version.tag if each.version else None,
+            "tag": each.tag,
+            "run": each.run,
+            "bytes": each.bytes,
+            "removed": not dry_run,
+        }
+        for each in found
+    ]
+
+
+def of_case(case: "Case", elsewhere: "Sequence[Path]") -> Facts:
+    """Return what would be forgotten: the turns, with what was asked in them, and the versions that learned them."""
+    turns = [{"id": id, "user_message": case.said.get(id)} for id in case.turns]
+    return {"turns": turns, "versions": [version.tag for version in case.versions], "files": elsewhere}
+
+
+def of_forgotten(outcome: "Forgotten") -> Facts:
+    """Return what a forgetting made and removed, and what still holds the text."""
+    names = ("version", "retired", "strangers", "left", "unfinished")
+    return {"turns": outcome.case.turns, **{name: getattr(outcome, name) for name in names}}
+
+
+def of_import(report: "Report", written: bool) -> Facts:
+    """Return what an import found and added, or would add."""
+    names = ("id", "added", "known", "turns", "conversations", "unanswered", "formats", "set_aside", "faults", "unread", "unread_count")
+    facts = {name: getattr(report, name) for name in names}
+    return {**facts, "faults": [asdict(fault) for fault in report.faults], "is_whole": report.is_whole, "written": written}

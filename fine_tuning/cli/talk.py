@@ -1,0 +1,310 @@
+"""`byoai talk`: a chat in the terminal, or through a pipe.
+
+It is the page's chat (chatbot/session.py) with another face: what is recorded, and what a model is told, is decided there.
+"""
+
+import argparse
+import contextlib
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from fine_tuning.cli.options import Commands, connect_engine, print_json, read_config, tag_that_answers
+from fine_tuning.errors import ByoaiError, ConfigError, DataError
+
+if TYPE_CHECKING:
+    from chatbot.session import Answer, Chat
+    from fine_tuning.config import FineTuningConfig
+    from fine_tuning.conversation import Turn
+    from fine_tuning.data_collection.conversation_logger import Rating
+    from fine_tuning.engines.base import Engine
+
+_HELP = """\
+    /model [NAME]       let base, live, v3 or any model answer; or list them
+    /rate up|down|none  rate the last answer, or take the rating back
+    /edit [TEXT]        say what the last answer should have been
+    /again              have the last question answered anew
+    /new                begin a new conversation
+    /help, /quit        show this; end (also Ctrl-D). Ctrl-C stops an answer
+"""
+_COMMAND = re.compile(r"/(\w+)(?:\s+(.*))?", re.DOTALL)
+_PROMPT = ">>> "
+
+
+def add_commands(commands: Commands) -> None:
+    """Add the command of this group."""
+    talk = commands.add(
+        "talk",
+        _talk,
+        "chat in the terminal",
+        "It is recorded as on the page. In a pipe each line is a question, and its answer is printed as it is written.",
+        epilog=f"while you talk:\n{_HELP}",
+    )
+    talk.add_argument("--model", metavar="NAME", help="who answers: base, live, v3, or any model (default: as on the page)")
+    talk.add_argument("--no-record", action="store_true", help="write nothing down: it is gone at the end, and never learned")
+
+
+def _talk(options: argparse.Namespace) -> None:
+    from chatbot.log_watch import keep_looking
+    from chatbot.session import stop_all
+    from fine_tuning.data_collection.conversation_logger import ConversationLogger
+
+    config = read_config(options)
+    ConversationLogger(config.log_path).check()
+    talk = Talk(config, connect_engine(options, config), options)
+    ended = threading.Event()
+    threading.Thread(target=keep_looking, args=(ended,), name="log-watch", daemon=True).start()
+    for number in ("SIGTERM", "SIGHUP"):  # the terminal was closed: Windows has no such signal
+        if hasattr(signal, number):
+            signal.signal(getattr(signal, number), lambda *_: sys.exit(130))
+    try:
+        talk.run()
+    finally:
+        ended.set()
+        stop_all()  # what was said so far is recorded
+
+
+class Talk:
+    """What a person types, line by line, and what comes of it. Answers go to stdout, all else to stderr."""
+
+    def __init__(self, config: "FineTuningConfig", engine: "Engine", options: argparse.Namespace) -> None:
+        self._config, self._engine, self._options = config, engine, options
+        self._interactive, self._over = sys.stdin.isatty(), False
+        self._recording = config.data_collection.record and not options.no_record
+        self._picked = self._tag_of(options.model) if options.model else None  # None: who answers by default
+        self._who = ""  # the title of who answered last
+        self._chat = self._open()
+        self._commands: dict[str, Callable[[str], None]] = {
+            "model": self._model,
+            "rate": self._rate,
+            "edit": self._edit,
+            "again": self._again,
+            "new": self._new,
+            "help": lambda _: _note(_HELP.rstrip("\n")),
+            "quit": self._quit,
+        }
+
+    def run(self) -> None:
+        """Do line after line, until the end. In a pipe, the first error ends it."""
+        if self._interactive:
+            self._welcome()
+        while not self._over and (line := self._read()) is not None:
+            try:
+                self._do(line.replace("\0", "").strip())
+            except (ByoaiError, OSError) as error:
+                if not self._interactive:
+                    raise
+                _note(f"byoai: {error}")
+
+    def _do(self, line: str) -> None:
+        command = _COMMAND.fullmatch(line)
+        if command is None:
+            if line:
+                self._follow(self._chat.ask(self._engine, self._tag(), line))
+        elif command[1] in self._commands:
+            self._commands[command[1]]((command[2] or "").strip())
+        else:
+            raise ConfigError(f"there is no /{command[1]}: /help lists what there is")
+
+    # What is read and said
+
+    def _welcome(self) -> None:
+        self._tag()
+        kept = "What you say is recorded on this machine, and the next version learns from it"
+        _note(f"{kept if self._recording else 'Nothing is recorded'}. /help lists commands, Ctrl-D ends.")
+
+    def _read(self) -> str | None:
+        """Return the next line; None at the end."""
+        if not self._interactive:
+            return sys.stdin.readline() or None
+        with contextlib.suppress(ImportError):  # Windows has none
+            import readline  # noqa: F401  (lines can be edited, and taken again)
+        while True:
+            try:
+                return _typed_line()
+            except EOFError:
+                _note("")
+                return None
+            except KeyboardInterrupt:
+                _note("\n(Ctrl-D or /quit ends)")
+
+    def _follow(self, answer: "Answer") -> None:
+        """Show an answer as it comes in; Ctrl-C stops it."""
+        from fine_tuning.cli.show import visible
+
+        shown = 0
+        with _stopped_by_ctrl_c(answer):
+            for text in answer.texts():
+                if not self._options.json:
+                    print(visible(text[shown:]), end="", flush=True)
+                shown = len(text)
+        if shown and not self._options.json:
+            print(flush=True)
+        self._ended(answer)
+        if answer.stopping and not self._interactive and not answer.forgotten:
+            raise KeyboardInterrupt
+
+    def _ended(self, answer: "Answer") -> None:
+        """Say what came of an answer, where that is not plain."""
+        turns, unfinished = self._chat.look()
+        if answer.forgotten:
+            _note("(what it was answered from was forgotten meanwhile: nothing of it is kept)")
+        elif answer.error:
+            raise answer.error
+        elif unfinished is answer and not answer.incomplete:
+            raise ByoaiError("the answer was lost, by a fault in byoai itself: ask again, and please report it")
+        elif unfinished is answer:
+            _note("(stopped before the first word: /again asks it once more)")
+        else:
+            if self._options.json:
+                print_json(self._options, _facts(turns[-1]))
+            if answer.incomplete:
+                how = "stopped" if answer.incomplete == "stopped" else "cut: too long"
+                _note(f"({how}; nothing is learned from it)")
+
+    # Who answers
+
+    def _tag(self) -> str:
+        """Return who answers now, as the page would have it: who was picked, or else the default, which a retrain may have moved."""
+        from fine_tuning.integration.ollama_integration import look
+
+        models = look(self._engine, self._config)
+        choice = models.get(self._picked) or models.default
+        if choice is None:
+            return tag_that_answers(self._engine, self._config)
+        if (who := models.title(choice.tag)) != self._who and self._interactive:
+            _note(f"{who} answers{' from here on' if self._who else ''}.{f' It was {choice.refused}' if choice.refused else ''}")
+        self._who = who
+        return choice.tag
+
+    def _tag_of(self, name: str) -> str:
+        """Return the tag that is meant by base, live, v3, or a tag. ModelNotFound if there is none."""
+        from fine_tuning.engines.base import known_tag
+        from fine_tuning.model_management.compare import chosen_tags
+        from fine_tuning.model_management.model_registry import Registry
+
+        base = self._config.training.base_model
+        known = known_tag(base, [model.tag for model in self._engine.list_models()])
+        return chosen_tags(self._engine, Registry(), self._config.tuned_name(), known or base, [name])[0]
+
+    def _model(self, name: str) -> None:
+        from fine_tuning.integration.ollama_integration import look
+
+        if name:
+            self._picked = self._tag_of(name)
+        models = look(self._engine, self._config)
+        if models.default and self._picked == models.default.tag:
+            self._picked = None  # to pick the default means to follow it when it moves
+        if name:
+            self._tag()
+            return
+        now = models.get(self._picked) or models.default
+        for choice in models.found:
+            _note(f"{'*' if choice == now else ' '} {choice.tag}  {models.title(choice.tag)}")
+
+    # What is done with the conversation, and with its last answer
+
+    def _open(self) -> "Chat":
+        from chatbot.session import open_chat
+
+        data = self._config.data_collection
+        chat = open_chat(self._config.log_path, None, data.export_interval if data.auto_export else None)
+        chat.recording = self._recording
+        return chat
+
+    def _last(self) -> "Turn":
+        """Return the last answer, to be judged. DataError if there is none, or if it was not recorded."""
+        from chatbot.session import recorded
+
+        turns, _ = self._chat.look()
+        if not turns:
+            raise DataError("there is no answer yet: ask something first")
+        if not recorded(turns[-1]):
+            raise DataError("this answer was not recorded: only recorded ones can be rated or edited")
+        return turns[-1]
+
+    def _rate(self, value: str) -> None:
+        ratings: dict[str, Rating | None] = {"up": "up", "down": "down", "none": None}
+        if value not in ratings:
+            raise ConfigError("say /rate up, /rate down, or /rate none")
+        self._chat.rate(self._last().id, ratings[value])
+        _note(f"(rated {value})" if ratings[value] else "(the rating is taken back)")
+
+    def _edit(self, text: str) -> None:
+        last = self._last()
+        if not text and self._interactive:
+            text = _typed("The answer as it should have been: ", last.bot_response)
+        if not text:
+            raise ConfigError("say what the answer should have been: /edit TEXT")
+        self._chat.edit(last.id, text)
+        _note("(noted: this is learned in its place)")
+
+    def _again(self, _: str) -> None:
+        from fine_tuning.conversation import approved
+
+        unfinished = self._chat.look()[1]
+        if unfinished:
+            self._follow(self._chat.ask(self._engine, self._tag(), unfinished.user_message))
+        elif (turns := self._chat.look()[0]) and approved(turns[-1]):
+            raise DataError("the last answer was rated up or edited, so it stands: take the rating back first, or ask in other words")
+        else:
+            self._follow(self._chat.regenerate(self._engine, self._tag()))
+
+    def _new(self, _: str) -> None:
+        self._chat = self._open()
+        _note("(a new conversation)")
+
+    def _quit(self, _: str) -> None:
+        self._over = True
+
+
+def _facts(turn: "Turn") -> dict[str, object]:
+    from chatbot.session import recorded
+
+    facts = {name: turn.metadata.get(name) for name in ("model", "seconds", "tokens", "incomplete", "regenerates")}
+    said = {"id": turn.id, "session_id": turn.session_id, "question": turn.user_message, "answer": turn.bot_response}
+    return {**said, **facts, "recorded": recorded(turn)}
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _typed_line() -> str:
+    if sys.stdout.isatty():
+        return input(_PROMPT)
+    print(_PROMPT, end="", file=sys.stderr, flush=True)  # what goes into a file is answers
+    return input()
+
+
+def _typed(prompt: str, before: str) -> str:
+    """Return what a person types; `before` is there to be changed if it is one line. "" if they do not."""
+    line_editing = sys.modules.get("readline")
+    if line_editing and "\n" not in before:
+        line_editing.set_startup_hook(lambda: line_editing.insert_text(before))
+    try:
+        return input(prompt).strip()
+    except (EOFError, KeyboardInterrupt):
+        return ""
+    finally:
+        if line_editing:
+            line_editing.set_startup_hook(None)
+
+
+@contextlib.contextmanager
+def _stopped_by_ctrl_c(answer: "Answer") -> Iterator[None]:
+    """Let Ctrl-C stop the answer at its next piece. Pressed again, when no piece comes, it ends the program."""
+
+    def stop(*_: object) -> None:
+        if answer.stopping:
+            raise KeyboardInterrupt
+        answer.stop()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
