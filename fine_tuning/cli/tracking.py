@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,6 @@ from fine_tuning.errors import ByoaiError
 _HOST = "127.0.0.1"
 _START = 120.0  # seconds: MLflow loads much, and makes its tables the first time
 _LOOK = 5.0  # seconds between two looks at what runs
-_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands before one's own machine
 
 
 def add_commands(commands: Commands) -> None:
@@ -101,9 +99,12 @@ def _served(port: int) -> Iterator["subprocess.Popen[bytes]"]:
 
 def _wait(server: "subprocess.Popen[bytes]", address: str) -> None:
     """Return when the server answers. ByoaiError if it ends, or does not for long."""
+    import urllib.request  # takes longer than `byoai --help`
+
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands before one's own machine
     deadline = time.monotonic() + _START
     while server.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError), _direct.open(f"{address}/health", timeout=5):
+        with contextlib.suppress(OSError), direct.open(f"{address}/health", timeout=5):
             return
         time.sleep(0.3)
     raise _ended()
