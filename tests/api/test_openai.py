@@ -9,21 +9,25 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import openai
 import pytest
+from fastapi.testclient import TestClient
 from pydantic import ValidationError
-from served_api import FRANCE, LONG, ON, Served, new_turns, serve, streamed, wait_for
+from served_api import FRANCE, LONG, ON, PATIENCE, Served, new_turns, serve, streamed, wait_for
 
+from fine_tuning.api.answering import Answers
+from fine_tuning.api.app import create_app
 from fine_tuning.api.openai_bodies import ChatBody
-from fine_tuning.api.security import TOKEN_HEADER, Token
+from fine_tuning.api.security import TOKEN_HEADER, Access, Door, Token
 from fine_tuning.config import load_config
-from fine_tuning.conversation import Turn
-from fine_tuning.engines.base import ChatChunk, ModelSummary, ToolCall
+from fine_tuning.conversation import Turn, conversations_of
+from fine_tuning.data_collection.data_cleaner import DataCleaner
+from fine_tuning.engines.base import ChatChunk, Engine, ModelSummary, ToolCall
 from fine_tuning.engines.default_base import DEFAULT_TAG, ensure_default_base
-from fine_tuning.errors import EngineError, EngineUnavailable
+from fine_tuning.errors import Busy, EngineError, EngineUnavailable
 from fine_tuning.integration.service import Service
 
 
@@ -287,6 +291,7 @@ def test_an_exchange_is_recorded_when_asked_for(served: Served, way: str, stream
     assert (turn.user_message, turn.bot_response) == (FRANCE[0]["content"], said[0])
     facts = turn.metadata
     assert (facts["model"], facts["engine"], facts["source"], facts["user"]) == (DEFAULT_TAG, "embedded", "v1", "willa")
+    assert DataCleaner().filter_conversations(conversations_of([turn])).dropped == {}  # it is learned
     assert facts["system"] == "Be brief." and facts["tokens"] > 0 and facts["seconds"] > 0 and len(facts["digest"]) == 64
     assert "incomplete" not in facts and "parts" not in facts
 
@@ -582,3 +587,40 @@ def test_no_model_is_a_404_that_says_so(say: Say) -> None:
     assert list(served.open.models.list()) == []
     with pytest.raises(openai.NotFoundError, match="none"):
         served.chat()
+
+
+@pytest.mark.parametrize(("key", "status"), [(None, 401), ("x:record", 401), ("TOKEN", 200), ("TOKEN:record", 200)])
+def test_over_the_network_the_key_that_records_opens_the_door_as_well(home: Path, key: str | None, status: int) -> None:
+    service = Service(load_config)
+    service._engine = Script()  # type: ignore[assignment]
+    headers = {"authorization": f"Bearer {key.replace('TOKEN', Token().read())}"} if key else {}
+    app = Door(create_app(service), Access(8501, ("box.lan",), lan=True), Token())
+    assert TestClient(app, base_url="http://box.lan:8501").get("/v1/models", headers=headers).status_code == status
+
+
+def test_those_who_wait_can_leave_and_too_many_are_told_so() -> None:
+    async def crowd() -> None:
+        answers, let_go = Answers(), threading.Event()
+
+        def speak(stopping: threading.Event) -> Iterator[ChatChunk]:
+            spoken.append(stopping)
+            assert let_go.wait(PATIENCE)
+            yield END
+
+        async def ask() -> list[ChatChunk]:
+            return [chunk async for chunk in answers.pieces(engine, speak, threading.Event())]  # type: ignore[arg-type]
+
+        engine, spoken = cast(Engine, Script()), list[threading.Event]()
+        engine.name = "embedded"
+        asked = [asyncio.create_task(ask()) for _ in range(65)]
+        await asyncio.sleep(0.1)
+        with pytest.raises(Busy, match="try again later"):
+            await ask()
+        for task in asked[1:64]:
+            task.cancel()
+        await asyncio.sleep(0.1)
+        let_go.set()
+        assert await asked[0] == await asked[64] == [END]
+        assert len(spoken) == 2  # who left was never begun
+
+    asyncio.run(crowd())
