@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -18,6 +19,7 @@ Speak = Callable[[threading.Event], Generator[ChatChunk]]  # given what is set w
 
 _AT_ONCE = {"embedded": 1}  # answers that an engine gives at a time; Ollama queues by itself what is too much for it
 _MOST = 8
+_PARTING = 5.0  # seconds
 _WAITING = 64  # requests that may wait for their turn
 
 _T = TypeVar("_T")
@@ -30,6 +32,7 @@ class Answers:
         self._turns: dict[str, asyncio.Semaphore] = {}
         self._threads = ThreadPoolExecutor(_MOST, thread_name_prefix="v1")
         self._waiting = 0
+        self._reading: set[asyncio.Future[None]] = set()
 
     async def pieces(self, engine: Engine, speak: Speak, stopping: threading.Event) -> AsyncGenerator[ChatChunk]:
         """Yield what `speak` yields, and raise what it raises. When this generator is closed, or cancelled, `stopping` is set.
@@ -47,12 +50,14 @@ class Answers:
                     loop.call_soon_threadsafe(queue.put_nowait, chunk)
 
         def ended(reading: "asyncio.Future[None]") -> None:
+            self._reading.discard(reading)
             turn.release()
             queue.put_nowait(None)
             if not reading.cancelled():
                 reading.exception()  # told below, unless nobody listens any more
 
         reading = loop.run_in_executor(self._threads, read)
+        self._reading.add(reading)
         reading.add_done_callback(ended)
         try:
             while (chunk := await queue.get()) is not None:
@@ -60,6 +65,11 @@ class Answers:
             await reading
         finally:
             stopping.set()
+
+    async def parted(self) -> None:
+        """Wait a few seconds until what was stopped is recorded, and no engine is at work while Python ends."""
+        if self._reading:
+            await asyncio.wait(self._reading, timeout=_PARTING)
 
     async def _wait(self, turn: asyncio.Semaphore) -> None:
         if self._waiting >= _WAITING:
@@ -71,9 +81,9 @@ class Answers:
             self._waiting -= 1
 
 
-def answers_of(request: Request) -> Answers:
-    """Return those of the app that a request came to."""
-    state = request.app.state
+def answers_of(app: Starlette) -> Answers:
+    """Return those of an app."""
+    state = app.state
     if not hasattr(state, "answers"):
         state.answers = Answers()
     found: Answers = state.answers

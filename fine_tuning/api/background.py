@@ -16,6 +16,7 @@ from fine_tuning.jobs import scheduler
 
 PORT = 8501
 _TRIED = 20  # ports
+_PARTING = 3  # seconds that open streams have at the end
 
 
 def free_port(first: int = PORT, address: str = LOOPBACK[0]) -> int:
@@ -67,6 +68,7 @@ def serve(access: Access, settings: FineTuningConfig | None = None) -> None:
     import uvicorn
     from fastapi import FastAPI
 
+    from fine_tuning.api.answering import answers_of
     from fine_tuning.api.app import create_app
 
     check_port(access)
@@ -75,9 +77,10 @@ def serve(access: Access, settings: FineTuningConfig | None = None) -> None:
     service = Service(lambda: fixed)
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         with tended(service, lambda: settings or load_config()):
             yield
+            await answers_of(app).parted()
 
     app = create_app(service, lifespan)
     uvicorn.run(
@@ -86,6 +89,7 @@ def serve(access: Access, settings: FineTuningConfig | None = None) -> None:
         port=access.port,
         log_level="warning",
         server_header=False,
+        timeout_graceful_shutdown=_PARTING,
         ssl_certfile=access.certificate,
         ssl_keyfile=access.key,
     )

@@ -44,8 +44,8 @@ LIVE, BASE = "live", "base"
 _GONE = 499  # a status that nobody reads
 _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}, **documented(410, 507)}
 
-Wish = Annotated[Literal["on", "off"] | None, Header(alias="X-Byoai-Record", description="whether the exchange is recorded in the log")]
-Session = Annotated[str | None, Header(alias="X-Byoai-Session", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Wish = Annotated[Literal["", "on", "off"], Header(alias="X-Byoai-Record", description="whether the exchange is recorded in the log")]
+Session = Annotated[str, Header(alias="X-Byoai-Session", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,99})?$")]
 Id = Annotated[str, Path(min_length=1, max_length=400)]
 
 
@@ -64,9 +64,7 @@ def show_openai_model(id: Id, service: Serving) -> Model:
 
 
 @router.post("/chat/completions", response_model=ChatCompletion, responses=_STREAM)
-async def create_chat_completion(
-    body: ChatBody, request: Request, service: Serving, wish: Wish = None, session: Session = None
-) -> Response:
+async def create_chat_completion(body: ChatBody, request: Request, service: Serving, wish: Wish = "", session: Session = "") -> Response:
     """Answer a conversation, whole or as server-sent events."""
     wanted = is_wanted(request.headers, wish)
     asked = await asyncio.to_thread(lambda: _Asked(service, body, body.told(), body.chat_options(), wanted, session, ChatForm()))
@@ -74,9 +72,7 @@ async def create_chat_completion(
 
 
 @router.post("/completions", response_model=Completion, responses=_STREAM)
-async def create_completion(
-    body: CompletionBody, request: Request, service: Serving, wish: Wish = None, session: Session = None
-) -> Response:
+async def create_completion(body: CompletionBody, request: Request, service: Serving, wish: Wish = "", session: Session = "") -> Response:
     """Answer a prompt, as a chat of one message."""
     wanted = is_wanted(request.headers, wish)
     asked = await asyncio.to_thread(lambda: _Asked(service, body, body.told(), body.options(), wanted, session, TextForm()))
@@ -133,7 +129,7 @@ class _Asked:
         messages: list[Message],
         options: ChatOptions,
         recorded: bool,
-        session: str | None,
+        session: str,
         form: "ChatForm | TextForm",
     ) -> None:
         self._service, self._engine, self._form = service, service.engine(), form
@@ -144,7 +140,7 @@ class _Asked:
         self._stopping = threading.Event()
 
     async def answer(self, request: Request) -> Response:
-        pieces = answers_of(request).pieces(self._engine, self._speak, self._stopping)
+        pieces = answers_of(request.app).pieces(self._engine, self._speak, self._stopping)
         headers = {SESSION_HEADER: self._recorder.log.session_id} if self._recorder else {}
         if not self._streams:
             spoken = await while_there(request, _all(pieces))

@@ -29,11 +29,11 @@ _WORDS, _LETTERS = 10, 40  # of a text, and of a word in it, that are searched f
 Exchange = tuple[str, str]  # question, answer
 
 
-def is_wanted(headers: Headers, wish: str | None) -> bool:
+def is_wanted(headers: Headers, wish: str) -> bool:
     """Return whether the client asks for recording. HTTPException 401 if it does not know the token.
 
     Args:
-        wish: The header X-Byoai-Record, "on" or "off", which counts before the API key.
+        wish: The header X-Byoai-Record, "on", "off" or "", which counts before the API key.
     """
     scheme, _, key = headers.get("authorization", "").partition(" ")
     bearer = key.strip() if scheme.lower() == "bearer" else ""
@@ -75,11 +75,11 @@ class Recorder:
             self.log.exclude(turn.id)
 
 
-def recorder(service: Service, tag: str, messages: Sequence[Message], user: str | None, session: str | None) -> Recorder | None:
+def recorder(service: Service, tag: str, messages: Sequence[Message], user: str | None, session: str) -> Recorder | None:
     """Return what records the answer to `messages`; None if the settings forbid it. ConfigError if nobody asks anything at their end.
 
     Args:
-        session: The one to join; None: that of the conversation which `messages` continue, else a new one.
+        session: The one to join; "": that of the conversation which `messages` continue, else a new one.
     """
     if not service.config.data_collection.record:
         return None

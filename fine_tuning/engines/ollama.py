@@ -35,7 +35,7 @@ from fine_tuning.engines.base import (
 )
 from fine_tuning.engines.gguf_header import GgufHeader, check_adapter, check_model, read_header
 from fine_tuning.engines.neutral import Neutraliser, neutraliser_for
-from fine_tuning.engines.ollama_show import spec_of
+from fine_tuning.engines.ollama_show import chats_here, spec_of, summary_of
 from fine_tuning.engines.ollama_url import DEFAULT_URL, bad_url, is_loopback, server_url, without_password
 from fine_tuning.engines.structure import structural, structural_tokens
 from fine_tuning.errors import EngineError, EngineUnavailable, ModelNotFound, NotSupported
@@ -90,13 +90,16 @@ class OllamaEngine:
 
     def list_models(self) -> list[ModelSummary]:
         """Return the models that can chat on this machine, newest first: no cloud models, no embedding models."""
+        entries = self._entries()
+        # Ollama sorts by whole seconds, and by chance within one.
+        entries.sort(key=lambda entry: (entry.get("modified_at", ""), entry["name"]), reverse=True)
+        return [summary_of(entry) for entry in entries if chats_here(entry)]
+
+    def _entries(self) -> list[dict[str, Any]]:
         answer = self._raw("GET", "/api/tags")  # the client leaves out `capabilities` and `remote_host`
         if not isinstance(answer, dict):
             raise EngineUnavailable(f"What answers at {self.where} does not speak as Ollama does. Check the URL.")
-        entries: list[dict[str, Any]] = answer.get("models") or []
-        # Ollama sorts by whole seconds, and by chance within one.
-        entries.sort(key=lambda entry: (entry.get("modified_at", ""), entry["name"]), reverse=True)
-        return [_summary(entry) for entry in entries if _chats_here(entry)]
+        return answer.get("models") or []
 
     def show(self, tag: str) -> ModelDetails:
         shown = self._raw("POST", "/api/show", {"model": tag})  # the client leaves out `system`
@@ -156,9 +159,14 @@ class OllamaEngine:
 
     def embed(self, tag: str, texts: Sequence[str], dimensions: int | None = None) -> Embeddings:
         _json([tag, list(texts)])
+        here = [str(entry["name"]) for entry in self._entries() if not entry.get("remote_host")]
+        if (known := known_tag(tag, here)) is None:  # else Ollama might send the texts to a model that runs elsewhere
+            raise ModelNotFound(
+                f"Ollama at {self.where} has no model {tag[:100]!r} on this machine. Its models: {', '.join(here) or 'none'}."
+            )
         try:
             with self._mapped():
-                answer = self._patient.embed(tag, list(texts), dimensions=dimensions)
+                answer = self._patient.embed(known, list(texts), dimensions=dimensions)
         except NotSupported as error:
             raise NotSupported(
                 f"{tag} gives no embeddings: name a model that is made for them (`ollama pull nomic-embed-text` gets one)"
@@ -431,19 +439,3 @@ def _last_chunk(text: str, part: ollama.ChatResponse) -> ChatChunk:
         seconds=(part.total_duration or 0) / 1e9,
         tool_calls=_tool_calls(part),
     )
-
-
-def _summary(entry: dict[str, Any]) -> ModelSummary:
-    details = entry.get("details") or {}
-    return ModelSummary(
-        tag=entry["name"],
-        digest=entry["digest"],
-        size=entry["size"],
-        family=details.get("family", ""),
-        parameter_size=details.get("parameter_size", ""),
-        quantization=details.get("quantization_level", ""),
-    )
-
-
-def _chats_here(entry: dict[str, Any]) -> bool:
-    return not entry.get("remote_host") and "completion" in (entry.get("capabilities") or ["completion"])

@@ -1,15 +1,31 @@
-"""Reads what Ollama shows of a model: its Modelfile, and the values beside it."""
+"""Reads what Ollama tells of its models: the list, and of one its Modelfile and the values beside it."""
 
 import ast
 from pathlib import Path
 from typing import Any
 
-from fine_tuning.engines.base import ModelSpec
+from fine_tuning.engines.base import ModelSpec, ModelSummary
 from fine_tuning.engines.modelfile import commands
 from fine_tuning.errors import ConfigError, EngineError
 
 _UNREAD = ("parameter", "license", "message")  # the last commands of a shown Modelfile; their values are read from other fields
 _NO_TEMPLATE = "{{ .Prompt }}"  # what a model without a TEMPLATE of its own shows (template.DefaultTemplate)
+
+
+def summary_of(entry: dict[str, Any]) -> ModelSummary:
+    details = entry.get("details") or {}
+    return ModelSummary(
+        tag=entry["name"],
+        digest=entry["digest"],
+        size=entry["size"],
+        family=details.get("family", ""),
+        parameter_size=details.get("parameter_size", ""),
+        quantization=details.get("quantization_level", ""),
+    )
+
+
+def chats_here(entry: dict[str, Any]) -> bool:
+    return not entry.get("remote_host") and "completion" in (entry.get("capabilities") or ["completion"])
 
 
 def spec_of(shown: dict[str, Any]) -> ModelSpec:

@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ from served_api import FRANCE, LONG, ON, PATIENCE, Served, new_turns, serve, str
 
 from fine_tuning.api.answering import Answers
 from fine_tuning.api.app import create_app
+from fine_tuning.api.background import free_port
 from fine_tuning.api.openai_bodies import ChatBody
 from fine_tuning.api.security import TOKEN_HEADER, Access, Door, Token
 from fine_tuning.config import load_config
@@ -27,6 +30,7 @@ from fine_tuning.conversation import Turn, conversations_of
 from fine_tuning.data_collection.data_cleaner import DataCleaner
 from fine_tuning.engines.base import ChatChunk, Engine, ModelSummary, ToolCall
 from fine_tuning.engines.default_base import DEFAULT_TAG, ensure_default_base
+from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.errors import Busy, EngineError, EngineUnavailable
 from fine_tuning.integration.service import Service
 
@@ -478,8 +482,6 @@ def test_a_client_that_leaves_before_the_first_word_stops_the_engine(served: Ser
 
 def working() -> bool:
     """Whether a thread of the API reads from the engine: it is between two pieces, or waits for one."""
-    import sys
-
     frames = sys._current_frames()
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     for ident, frame in frames.items():
@@ -624,3 +626,28 @@ def test_those_who_wait_can_leave_and_too_many_are_told_so() -> None:
         assert len(spoken) == 2  # who left was never begun
 
     asyncio.run(crowd())
+
+
+def test_a_server_that_ends_does_not_wait_for_long_answers_and_keeps_what_was_said(embedded: None, base_gguf: Path) -> None:
+    ensure_default_base(EmbeddedEngine())
+    port = free_port(9000)
+    code = f"from fine_tuning.api.background import serve; from fine_tuning.api.security import Access; serve(Access({port}))"
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        try:
+            served = Served(Service(load_config), port)
+            wait_for(lambda: answers(f"{served.url}/v1/models"), 60)
+            stream = served.chat(served.recording(), messages=LONG, extra_headers=ON, stream=True, max_tokens=3000)
+            for _ in range(4):
+                next(stream)
+            process.terminate()
+            process.wait(PATIENCE)
+        finally:
+            process.kill()
+    assert [turn.metadata["incomplete"] for turn in served.turns()] == ["stopped"]
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=30).is_success
+    except httpx.ConnectError:
+        return False
