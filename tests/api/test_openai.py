@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, cast
 
 import httpx
@@ -20,6 +21,7 @@ from fastapi.testclient import TestClient
 from pydantic import ValidationError
 from served_api import FRANCE, LONG, ON, PATIENCE, Served, new_turns, serve, streamed, wait_for
 
+from fine_tuning.api import answering
 from fine_tuning.api.answering import Answers
 from fine_tuning.api.app import create_app
 from fine_tuning.api.background import free_port
@@ -481,17 +483,14 @@ def test_a_client_that_leaves_before_the_first_word_stops_the_engine(served: Ser
 
 
 def working() -> bool:
-    """Whether a thread of the API reads from the engine: it is between two pieces, or waits for one."""
+    """Whether a thread of the API still reads an answer, or records it."""
     frames = sys._current_frames()
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    for ident, frame in frames.items():
-        if not names.get(ident, "").startswith("v1"):
-            continue
-        while frame:
-            if frame.f_code.co_name == "_speak":
-                return True
-            frame = frame.f_back  # type: ignore[assignment]
-    return False
+    readers = [thread.ident for thread in threading.enumerate() if thread.name.startswith("v1")]
+    return any(is_reading(frames.get(ident or 0)) for ident in readers)
+
+
+def is_reading(frame: FrameType | None) -> bool:
+    return frame is not None and (frame.f_code.co_filename == answering.__file__ or is_reading(frame.f_back))
 
 
 # What a small model does not do when a test wants it: an engine that says just this
