@@ -16,6 +16,7 @@ ByoaiError                     exit 1   anything below; the message says what is
 │   ├── EngineUnavailable
 │   ├── EngineTooOld
 │   ├── ModelNotFound
+│   ├── NotSupported                       this engine, or this model, cannot do what was asked
 │   └── ModelNotOurs                       a tag that is wanted belongs to a model that byoai did not make
 ├── TrainingError              exit 5   loading, memory, the training itself
 │   ├── NotEnoughMemory
@@ -100,6 +101,10 @@ class EngineTooOld(EngineError):
 
 
 class ModelNotFound(EngineError):
+    pass
+
+
+class NotSupported(EngineError):
     pass
 
 

@@ -19,6 +19,7 @@ from fine_tuning.jobs.store import Process
 
 PORT = 8501
 _TRIED = 20  # ports
+_PARTING = 3  # seconds that open streams have at the end
 
 
 def free_port(first: int = PORT, address: str = LOOPBACK[0]) -> int:
@@ -85,6 +86,7 @@ def serve(access: Access, settings: FineTuningConfig | None = None, ollama_url: 
     import uvicorn
     from fastapi import FastAPI
 
+    from fine_tuning.api.answering import answers_of
     from fine_tuning.api.app import create_app
 
     check_port(access)
@@ -92,9 +94,10 @@ def serve(access: Access, settings: FineTuningConfig | None = None, ollama_url: 
     ConversationLogger(service.config.log_path).check()
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         with tended(service, access):
             yield
+            await answers_of(app).parted()
 
     uvicorn.run(
         Door(create_app(service, lifespan), access, Token()),
@@ -102,6 +105,7 @@ def serve(access: Access, settings: FineTuningConfig | None = None, ollama_url: 
         port=access.port,
         log_level="warning",
         server_header=False,
+        timeout_graceful_shutdown=_PARTING,
         ssl_certfile=access.certificate,
         ssl_keyfile=access.key,
     )

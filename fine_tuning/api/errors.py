@@ -16,6 +16,7 @@ from fine_tuning import errors
 from fine_tuning.paths import write_fault
 
 _logger = logging.getLogger(__name__)
+_MOST_FAULTS = 8  # that one answer tells
 
 SIZE_HEADER = "x-upload-size"  # with WrongOffset: how many bytes of the upload have come
 
@@ -37,6 +38,7 @@ STATUS: tuple[tuple[type[errors.ByoaiError], int], ...] = (
     (errors.DataError, 400),
     (errors.EngineUnavailable, 503),
     (errors.EngineTooOld, 503),
+    (errors.NotSupported, 400),
     (errors.ModelNotOurs, 409),
     (errors.EngineError, 502),
     (errors.Busy, 409),
@@ -94,10 +96,11 @@ def add_handlers(app: FastAPI) -> None:
         return answer(408, "the connection was lost before the body was whole", type(error).__name__)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        faults = [(".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors()]
-        message = "; ".join(f"{place}: {what}" for place, what in faults)
-        return answer(422, message, "InvalidRequest", faults[0][0] if faults else None)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        of_openai = request.url.path.startswith("/v1/")  # whose clients expect 400, and the bare name of the field
+        faults = [(".".join(map(str, fault["loc"][of_openai:] or fault["loc"])), fault["msg"]) for fault in error.errors()]
+        message = "; ".join(f"{place}: {what}" for place, what in faults[:_MOST_FAULTS])
+        return answer(400 if of_openai else 422, message, "InvalidRequest", faults[0][0] if faults else None)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:

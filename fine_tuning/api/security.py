@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = ("127.0.0.1", "localhost")  # not [::1]: there another program may listen on our port
 TOKEN_HEADER = "x-byoai-token"
+RECORD = ":record"  # at the end of a token as the API key of /v1: record what is said
 COOKIE = "byoai_token"
 LOGIN = "/login"
 CHANGES = ("POST", "PUT", "PATCH", "DELETE")
@@ -233,7 +234,7 @@ class _Headers:
     def tokens(self) -> list[str]:
         """Return what was sent on purpose as the token: a page elsewhere cannot send these."""
         bearer = self.one("authorization") or ""
-        return [*self.all(TOKEN_HEADER), *([bearer[7:].strip()] if bearer[:7].lower() == "bearer " else [])]
+        return [*self.all(TOKEN_HEADER), *([bearer[7:].strip().removesuffix(RECORD)] if bearer[:7].lower() == "bearer " else [])]
 
     def secrets(self) -> list[str]:
         """Return the tokens, and the cookie that a browser sends by itself."""

@@ -83,6 +83,26 @@ class ModelDetails:
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """A model asks for a tool to be run."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class RichMessage(Message):
+    """A message with what only some engines and models take. Only a message from outside of the log is one."""
+
+    images: tuple[bytes, ...] = ()  # files: PNG, JPEG ...
+    tool_calls: tuple[ToolCall, ...] = ()  # what an earlier answer asked for
+    tool_name: str = ""  # the tool whose result the content is; whatever `role` says, the engine is told that a tool speaks
+
+    @property
+    def is_plain(self) -> bool:
+        return not (self.images or self.tool_calls or self.tool_name)
+
+
+@dataclass(frozen=True)
 class ChatChunk:
     """A piece of a streamed answer. Only the last has `done`; it may carry counts and times."""
 
@@ -92,6 +112,7 @@ class ChatChunk:
     prompt_tokens: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,10 +121,22 @@ class ChatOptions:
     seed: int | None = None
     max_tokens: int | None = None
     context: int | None = None  # tokens; None: the engine's choice
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    stop: tuple[str, ...] = ()  # texts that end the answer, besides the model's own
+    tools: tuple[dict[str, Any], ...] = ()  # {"type": "function", "function": {"name", "description", "parameters"}}
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    vectors: list[list[float]]  # one for each text, in their order
+    prompt_tokens: int
 
 
 class Engine(Protocol):
-    """Raises EngineUnavailable when it cannot be reached, ModelNotFound for an unknown tag, EngineError for the rest."""
+    """Raises EngineUnavailable when it cannot be reached, ModelNotFound for an unknown tag, NotSupported for images, tools or embeddings
+    where the engine or the model has none, EngineError for the rest."""
 
     name: str  # "ollama" or "embedded"
     where: str  # URL or folder, for messages
@@ -114,15 +147,19 @@ class Engine(Protocol):
 
     def show(self, tag: str) -> ModelDetails: ...
 
-    def render(self, tag: str, messages: Sequence[Message]) -> str:
+    def render(self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> str:
         """Return the exact text that the model would be fed for `messages`, generation prompt included. Never truncated.
 
-        As in `chat`, nothing in the messages acts as structure (engines/neutral.py); only the tag's own system text may.
+        As in `chat`, nothing in messages and tools acts as structure (engines/neutral.py); only the tag's own system text may.
         """
         ...
 
     def chat(self, tag: str, messages: Sequence[Message], options: ChatOptions | None = None) -> Iterator[ChatChunk]:
         """Stream the answer. Closing the iterator stops the generation."""
+        ...
+
+    def embed(self, tag: str, texts: Sequence[str], dimensions: int | None = None) -> Embeddings:
+        """Return a vector for each text, of `dimensions` numbers where the model lets one choose."""
         ...
 
     def create(self, tag: str, spec: ModelSpec) -> None:

@@ -27,13 +27,23 @@ import filelock
 
 from fine_tuning import paths
 from fine_tuning.conversation import Message
-from fine_tuning.engines.base import ChatChunk, ChatOptions, ModelDetails, ModelSpec, ModelSummary, full_tag, known_tag
+from fine_tuning.engines.base import (
+    ChatChunk,
+    ChatOptions,
+    Embeddings,
+    ModelDetails,
+    ModelSpec,
+    ModelSummary,
+    RichMessage,
+    full_tag,
+    known_tag,
+)
 from fine_tuning.engines.gguf_header import GgufHeader, check_adapter, check_model, read_header
 from fine_tuning.engines.jinja import check_template, render_chat
 from fine_tuning.engines.native import Native, threads
 from fine_tuning.engines.neutral import Neutraliser, Render, neutraliser_for
 from fine_tuning.engines.structure import structural_tokens
-from fine_tuning.errors import ByoaiError, EngineError, ModelNotFound
+from fine_tuning.errors import ByoaiError, EngineError, ModelNotFound, NotSupported
 
 _PATIENCE = 600  # seconds that a caller waits for its turn
 DEFAULT_CONTEXT = 4096  # tokens, as Ollama's on a machine without much memory for it
@@ -122,8 +132,9 @@ class EmbeddedEngine:
             quantization=header.quantization,
         )
 
-    def render(self, tag: str, messages: Sequence[Message]) -> str:
+    def render(self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> str:
         """Render without loading the model."""
+        _check_plain(messages, tools)
         full, entry = self._read(tag)
         return _render(self._header(full, entry), entry, messages)
 
@@ -133,6 +144,7 @@ class EmbeddedEngine:
         As in Ollama, the oldest messages are left out if the conversation exceeds the context.
         """
         options = options or ChatOptions()
+        _check_plain(messages, options.tools)
         started = time.monotonic()
         with self._alone():
             full, entry = self._read(tag)
@@ -140,11 +152,14 @@ class EmbeddedEngine:
             tokens = _fit(held, self._header(full, entry), entry, messages)
             limit = held.context - len(tokens)
             wanted = options.max_tokens if options.max_tokens is not None else entry.parameters.get("num_predict", -1)
-            stops = [text for text in entry.parameters.get("stop", []) if text]
+            stops = [text for text in (*entry.parameters.get("stop", []), *options.stop) if text]
             asked = (tokens, *_sampling(entry.parameters, options), limit if wanted < 0 else min(wanted, limit), stops)
             with contextlib.closing(held.model.stream("answer", *asked)) as pieces:
                 for text, done, reason, count in pieces:
                     yield ChatChunk(text, True, reason, len(tokens), count, time.monotonic() - started) if done else ChatChunk(text)
+
+    def embed(self, tag: str, texts: Sequence[str], dimensions: int | None = None) -> Embeddings:
+        raise NotSupported(f"the embedded engine gives no embeddings: start Ollama, {_IN_ITS_PLACE}")
 
     def create(self, tag: str, spec: ModelSpec) -> None:
         full = full_tag(tag)
@@ -330,6 +345,15 @@ class EmbeddedEngine:
         return held.tag == full or (entry is not None and held.key[:2] == (entry.gguf, entry.adapter))
 
 
+_IN_ITS_PLACE = "which byoai takes in its place, and name a model that can"
+
+
+def _check_plain(messages: Sequence[Message], tools: Sequence[object]) -> None:
+    """Raise NotSupported for anything but text."""
+    if tools or not all(message.is_plain for message in messages if isinstance(message, RichMessage)):
+        raise NotSupported(f"the embedded engine takes texts only, no images and no tools: start Ollama, {_IN_ITS_PLACE}")
+
+
 def _render(header: GgufHeader, entry: _Tag, messages: Sequence[Message]) -> str:
     template = entry.template or header.chat_template
     if not template:
@@ -379,8 +403,8 @@ def _sampling(parameters: dict[str, Any], options: ChatOptions) -> tuple[dict[st
     of tokens that a penalty looks at.
     """
     settings = {name: parameters.get(name, default) for name, default in _DEFAULTS.items()}
-    if options.temperature is not None:
-        settings["temperature"] = options.temperature
+    asked = {name: getattr(options, name) for name in ("temperature", "top_p", "presence_penalty", "frequency_penalty")}
+    settings |= {name: value for name, value in asked.items() if value is not None}
     seed = options.seed if options.seed is not None else parameters.get("seed", -1)
     return (
         {"temp": settings.pop("temperature"), **settings},

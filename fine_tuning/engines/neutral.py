@@ -11,6 +11,7 @@ import functools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 from fine_tuning.conversation import Message, Role
 from fine_tuning.errors import EngineError, EngineUnavailable, ModelNotFound
@@ -49,6 +50,14 @@ class Neutraliser:
         without their thoughts.
         """
         return [message.model_copy(update={"content": self(_content(message))}) for message in messages]
+
+    def data(self, value: Any) -> Any:
+        """Return JSON data with the markers broken in each of its texts, names of fields included."""
+        if isinstance(value, str):
+            return self(value)
+        if isinstance(value, dict):
+            return {self(name): self.data(each) for name, each in value.items()}
+        return [self.data(each) for each in value] if isinstance(value, list | tuple) else value
 
     def answer(self, text: str, prompt: str = "") -> str:
         """Return an answer as it is learned after `prompt`: markers broken, except the two that

@@ -3,11 +3,12 @@
 What that client does not know goes through `_raw`, and each such call names the field that is missing.
 """
 
-import ast
+import base64
 import contextlib
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,15 +18,27 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 import ollama
+from pydantic import ValidationError
 
 from fine_tuning.conversation import Message
-from fine_tuning.engines.base import ChatChunk, ChatOptions, ModelDetails, ModelSpec, ModelSummary, full_tag, known_tag
+from fine_tuning.engines.base import (
+    ChatChunk,
+    ChatOptions,
+    Embeddings,
+    ModelDetails,
+    ModelSpec,
+    ModelSummary,
+    RichMessage,
+    ToolCall,
+    full_tag,
+    known_tag,
+)
 from fine_tuning.engines.gguf_header import GgufHeader, check_adapter, check_model, read_header
-from fine_tuning.engines.modelfile import commands
 from fine_tuning.engines.neutral import Neutraliser, neutraliser_for
+from fine_tuning.engines.ollama_show import chats_here, spec_of, summary_of
 from fine_tuning.engines.ollama_url import DEFAULT_URL, bad_url, is_loopback, server_url, without_password
 from fine_tuning.engines.structure import structural, structural_tokens
-from fine_tuning.errors import ConfigError, EngineError, EngineUnavailable, ModelNotFound
+from fine_tuning.errors import EngineError, EngineUnavailable, ModelNotFound, NotSupported
 
 MINIMUM_VERSION = "0.17.1"  # older ones misread some GGUF files
 
@@ -33,8 +46,8 @@ _QUICK = httpx.Timeout(30, connect=5)
 _SLOW = httpx.Timeout(None, connect=5)  # no limit: loading a model, or a long answer, may take minutes
 _FACTS = ("template", "system", "license")
 _JSON = {"content-type": "application/json"}
-_UNREAD = ("parameter", "license", "message")  # the last commands of a shown Modelfile; their values are read from other fields
-_NO_TEMPLATE = "{{ .Prompt }}"  # what a model without a TEMPLATE of its own shows (template.DefaultTemplate)
+_CANNOT = (400, 501)  # how it answers when a model has no tools, images or embeddings
+_INNER = re.compile(r'"message":"([^"\\]+)"')
 
 
 @dataclass(frozen=True)
@@ -77,18 +90,21 @@ class OllamaEngine:
 
     def list_models(self) -> list[ModelSummary]:
         """Return the models that can chat on this machine, newest first: no cloud models, no embedding models."""
+        entries = self._entries()
+        # Ollama sorts by whole seconds, and by chance within one.
+        entries.sort(key=lambda entry: (entry.get("modified_at", ""), entry["name"]), reverse=True)
+        return [summary_of(entry) for entry in entries if chats_here(entry)]
+
+    def _entries(self) -> list[dict[str, Any]]:
         answer = self._raw("GET", "/api/tags")  # the client leaves out `capabilities` and `remote_host`
         if not isinstance(answer, dict):
             raise EngineUnavailable(f"What answers at {self.where} does not speak as Ollama does. Check the URL.")
-        entries: list[dict[str, Any]] = answer.get("models") or []
-        # Ollama sorts by whole seconds, and by chance within one.
-        entries.sort(key=lambda entry: (entry.get("modified_at", ""), entry["name"]), reverse=True)
-        return [_summary(entry) for entry in entries if _chats_here(entry)]
+        return answer.get("models") or []
 
     def show(self, tag: str) -> ModelDetails:
         shown = self._raw("POST", "/api/show", {"model": tag})  # the client leaves out `system`
         full, digest = self._named(tag)
-        spec = _spec(shown)
+        spec = spec_of(shown)
         gguf = Path(spec.from_)
         self._check_readable(full, gguf)
         details = shown.get("details", {})
@@ -106,23 +122,28 @@ class OllamaEngine:
             quantization=details.get("quantization_level", ""),
         )
 
-    def render(self, tag: str, messages: Sequence[Message]) -> str:
+    def render(self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> str:
         """Render; loads the model first (Ollama renders only loaded ones). After that it takes milliseconds."""
-        return self._render(tag, self._plain(tag, messages, {}), {})
+        return self._render(self._conversation(tag, messages, tools, {}), {})
 
-    def _render(self, tag: str, messages: Sequence[Message], options: dict[str, Any]) -> str:
-        """Return what Ollama feeds the model for `messages` as they are."""
+    def _render(self, conversation: dict[str, Any], options: dict[str, Any]) -> str:
+        """Return what Ollama feeds the model for a conversation as it is."""
         # The client knows neither `_debug_render_only` nor `truncate`; without truncate=False messages that exceed num_ctx are dropped in
         # silence (chatPrompt in server/prompt.go).
-        body = {**_conversation(tag, messages), "stream": False, "options": options, "truncate": False, "_debug_render_only": True}
+        body = {**conversation, "stream": False, "options": options, "truncate": False, "_debug_render_only": True}
         answer = self._raw("POST", "/api/chat", body, timeout=_SLOW)
         if "_debug_info" not in answer:
-            raise EngineError(f"Ollama at {self.where} does not show the text that it feeds {tag}. Update it: https://ollama.com/download")
+            raise EngineError(
+                f"Ollama at {self.where} does not show the text that it feeds {conversation['model']}. Update it: https://ollama.com/download"
+            )
         return answer["_debug_info"]["rendered_template"]
 
     def chat(self, tag: str, messages: Sequence[Message], options: ChatOptions | None = None) -> Iterator[ChatChunk]:
-        given = _options(options or ChatOptions())
-        body = _conversation(tag, self._plain(tag, messages, given))
+        options = options or ChatOptions()
+        given = _options(options)
+        if options.stop:  # else the model's own would count no more
+            given["stop"] = [*self._shown(tag).parameters.get("stop", []), *filter(None, options.stop)]
+        body = self._conversation(tag, messages, options.tools, given)
         _json([body, given])
         answer = cast("Generator[ollama.ChatResponse]", self._patient.chat(**body, options=given, stream=True))
         with self._mapped(), contextlib.closing(answer) as parts:
@@ -131,10 +152,26 @@ class OllamaEngine:
                 if part.done:
                     yield _last_chunk(text, part)
                     return
-                if text:
-                    yield ChatChunk(text)
+                if text or part.message.tool_calls:
+                    yield ChatChunk(text, tool_calls=_tool_calls(part))
         # If one token is repeated 30 times, Ollama ends the stream without a final message (llm/llama_server.go).
         yield ChatChunk("", done=True, done_reason="length")
+
+    def embed(self, tag: str, texts: Sequence[str], dimensions: int | None = None) -> Embeddings:
+        _json([tag, list(texts)])
+        here = [str(entry["name"]) for entry in self._entries() if not entry.get("remote_host")]
+        if (known := known_tag(tag, here)) is None:  # else Ollama might send the texts to a model that runs elsewhere
+            raise ModelNotFound(
+                f"Ollama at {self.where} has no model {tag[:100]!r} on this machine. Its models: {', '.join(here) or 'none'}."
+            )
+        try:
+            with self._mapped():
+                answer = self._patient.embed(known, list(texts), dimensions=dimensions)
+        except NotSupported as error:
+            raise NotSupported(
+                f"{tag} gives no embeddings: name a model that is made for them (`ollama pull nomic-embed-text` gets one)"
+            ) from error
+        return Embeddings([list(vector) for vector in answer.embeddings], answer.prompt_eval_count or 0)
 
     def create(self, tag: str, spec: ModelSpec) -> None:
         full_tag(tag)
@@ -234,7 +271,7 @@ class OllamaEngine:
         """Return what a tag is made of, but for its system prompt."""
         _json([tag])
         with self._mapped():
-            return _spec(self._quick.show(tag).model_dump(exclude_none=True))
+            return spec_of(self._quick.show(tag).model_dump(exclude_none=True))
 
     def _named(self, tag: str) -> tuple[str, str]:
         """Return a tag as Ollama lists it, and its digest; ("...", "") when there is no such tag."""
@@ -243,15 +280,25 @@ class OllamaEngine:
         name = known_tag(tag, digests)
         return (name, digests[name]) if name else (full_tag(tag), "")
 
-    def _plain(self, tag: str, messages: Sequence[Message], options: dict[str, Any]) -> list[Message]:
-        """`messages` as they may be sent: nothing in them acts as structure (neutral.py). `options`: so that no model is loaded twice."""
+    def _conversation(
+        self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return the conversation as it may be sent: nothing that was typed acts as structure."""
+        neutral = self._neutraliser(tag, options)
+        said = [_sent(message, neutral) for message in neutral.messages(messages)]
+        return {**_conversation(tag, said), **({"tools": [_tool(neutral.data(tool)) for tool in tools]} if tools else {})}
+
+    def _neutraliser(self, tag: str, options: dict[str, Any]) -> Neutraliser:
+        """Return the neutraliser of a model (neutral.py). `options`: so that no model is loaded twice."""
         _, digest = self._named(tag)
         neutral = self._neutral.get(digest)
         if neutral is None:
-            neutral = neutraliser_for(self._structural_tokens(tag), lambda probe: self._render(tag, probe, options))
+            neutral = neutraliser_for(
+                self._structural_tokens(tag), lambda probe: self._render(_conversation(tag, [each.model_dump() for each in probe]), options)
+            )
             if digest:
                 self._neutral[digest] = neutral
-        return neutral.messages(messages)
+        return neutral
 
     def _structural_tokens(self, tag: str) -> list[str]:
         """Return those of the weights' file, or as Ollama tells them where that cannot be read from here."""
@@ -293,6 +340,9 @@ class OllamaEngine:
         if status == 404 and "not found" in said:
             known = ", ".join(model.tag for model in self.list_models()) or "none"
             raise ModelNotFound(f"Ollama at {self.where}: {said}. Its models: {known}.")
+        if status in _CANNOT and "does not support" in said:
+            inner = _INNER.search(said)  # what llama.cpp said
+            raise NotSupported(f"Ollama at {self.where}: {inner[1] if inner else said}")
         raise EngineError(f"Ollama at {self.where}: {said}")
 
     @contextlib.contextmanager
@@ -320,7 +370,7 @@ class OllamaEngine:
 def _json(body: Any) -> bytes | None:
     """Return the body of a request. EngineError for text that is no valid Unicode: it is neither the server's fault nor the network's."""
     try:
-        return None if body is None else json.dumps(body, ensure_ascii=False, allow_nan=False).encode("utf-8")
+        return None if body is None else json.dumps(body, ensure_ascii=False, allow_nan=False, default=_plain).encode("utf-8")
     except UnicodeEncodeError as error:
         found = error.object[error.start]
         raise EngineError(f"the text cannot be sent: it holds U+{ord(found):04X}, half of a character: type it as UTF-8") from error
@@ -328,13 +378,54 @@ def _json(body: Any) -> bytes | None:
         raise EngineError(f"the settings cannot be sent to the engine: {error}") from error
 
 
-def _conversation(tag: str, messages: Sequence[Message]) -> dict[str, Any]:
+def _plain(value: Any) -> Any:
+    """Return what the client takes and JSON does not: a file, and a tool."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, ollama.Tool):
+        return value.model_dump(exclude_none=True)
+    raise TypeError(f"{type(value).__name__} is no JSON")
+
+
+def _conversation(tag: str, messages: list[dict[str, Any]]) -> dict[str, Any]:
     # think=False, the same in `render` and `chat`: what people log and models learn here are answers, not thoughts. Others ignore it.
-    return {"model": tag, "messages": [message.model_dump() for message in messages], "think": False}
+    return {"model": tag, "messages": messages, "think": False}
+
+
+def _sent(message: Message, neutral: Neutraliser) -> dict[str, Any]:
+    """Return a message, its content neutral already, as the client takes it."""
+    sent: dict[str, Any] = {"role": message.role, "content": message.content}
+    if isinstance(message, RichMessage):
+        calls = [{"function": {"name": neutral(call.name), "arguments": neutral.data(call.arguments)}} for call in message.tool_calls]
+        tool = {"role": "tool", "tool_name": neutral(message.tool_name)} if message.tool_name else {}
+        # As bytes: a text might be the path of a file, which the client would read.
+        sent |= tool | {name: value for name, value in (("images", list(message.images)), ("tool_calls", calls)) if value}
+    return sent
+
+
+def _tool(definition: dict[str, Any]) -> ollama.Tool:
+    """Return a tool as the client reads it. NotSupported for one that it cannot."""
+    try:
+        return ollama.Tool.model_validate(definition)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise NotSupported(f"Ollama does not take this tool: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+
+
+def _tool_calls(part: ollama.ChatResponse) -> tuple[ToolCall, ...]:
+    return tuple(ToolCall(call.function.name, dict(call.function.arguments)) for call in part.message.tool_calls or ())
 
 
 def _options(options: ChatOptions) -> dict[str, Any]:
-    given = {"temperature": options.temperature, "seed": options.seed, "num_predict": options.max_tokens, "num_ctx": options.context}
+    given = {
+        "temperature": options.temperature,
+        "seed": options.seed,
+        "num_predict": options.max_tokens,
+        "num_ctx": options.context,
+        "top_p": options.top_p,
+        "presence_penalty": options.presence_penalty,
+        "frequency_penalty": options.frequency_penalty,
+    }
     return {key: value for key, value in given.items() if value is not None}
 
 
@@ -346,86 +437,5 @@ def _last_chunk(text: str, part: ollama.ChatResponse) -> ChatChunk:
         prompt_tokens=(part.prompt_eval_count or 0),
         tokens=(part.eval_count or 0),
         seconds=(part.total_duration or 0) / 1e9,
+        tool_calls=_tool_calls(part),
     )
-
-
-def _summary(entry: dict[str, Any]) -> ModelSummary:
-    details = entry.get("details") or {}
-    return ModelSummary(
-        tag=entry["name"],
-        digest=entry["digest"],
-        size=entry["size"],
-        family=details.get("family", ""),
-        parameter_size=details.get("parameter_size", ""),
-        quantization=details.get("quantization_level", ""),
-    )
-
-
-def _chats_here(entry: dict[str, Any]) -> bool:
-    return not entry.get("remote_host") and "completion" in (entry.get("capabilities") or ["completion"])
-
-
-def _spec(shown: dict[str, Any]) -> ModelSpec:
-    """Return the spec that /api/show describes; `from_` is the path of the weights on the server."""
-    found = _modelfile(shown.get("modelfile", ""), {"template": shown.get("template"), "system": shown.get("system")})
-    adapter = found.get("adapter")
-    template = found.get("template")
-    return ModelSpec(
-        from_=Path(found.get("from", "")),
-        adapter=Path(adapter) if adapter else None,
-        template=None if template == _NO_TEMPLATE else template,
-        system=shown.get("system") or None,
-        parameters=_parameters(shown.get("parameters", "")),
-        renderer=found.get("renderer"),
-        parser=found.get("parser"),
-        license=shown.get("license") or None,
-    )
-
-
-def _modelfile(text: str, exact: dict[str, str | None]) -> dict[str, str]:
-    """Return the first of each command in the Modelfile that Ollama shows, by its name, up to the parameters and licenses.
-
-    `exact` are values of commands that may be in `text`: they may hold quotes and whole commands, for which it has no escapes.
-    Raises EngineError if the rest cannot be read.
-    """
-    found: dict[str, str] = {}
-    for name, value in exact.items():
-        if value and (command := f"{name.upper()} {_quoted(value)}\n") in text:
-            text = text.replace(command, "", 1)
-            found[name] = value
-    try:
-        for _, name, argument in commands(text, before=_UNREAD):
-            found.setdefault(name, argument)
-    except ConfigError as error:
-        raise EngineError(f"cannot read what Ollama shows of this model: {error}") from error
-    return found
-
-
-def _quoted(text: str) -> str:
-    """Quote a value as Ollama does (parser.quote)."""
-    if "\n" not in text and text == text.strip(" "):
-        return text
-    return f'"""{text}"""' if '"' in text else f'"{text}"'
-
-
-def _parameters(text: str) -> dict[str, Any]:
-    """Return the parameters in lines of `name value` with Go literals; `stop` may be repeated."""
-    parameters: dict[str, Any] = {}
-    for line in text.splitlines():
-        name, _, literal = line.partition(" ")
-        value = _literal(literal.strip())
-        if name == "stop":
-            parameters.setdefault("stop", []).append(value)
-        else:
-            parameters[name] = value
-    return parameters
-
-
-def _literal(text: str) -> Any:
-    """Return the value of a Go literal, a string, number or bool; they read as Python's."""
-    if text in ("true", "false"):
-        return text == "true"
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

@@ -49,11 +49,19 @@ def look(engine: Engine, config: FineTuningConfig) -> Models:
 
 def default_of(found: tuple[Choice, ...], config: FineTuningConfig) -> Choice | None:
     """Return the live version of the configured model, else another live one, else the configured base, else the first."""
-    wanted, live = config.training.base_model, [choice for choice in found if choice.live]
+    live = [choice for choice in found if choice.live]
     named = [choice for choice in live if choice.name == config.tuned_name()]
-    known = known_tag(wanted, [choice.tag for choice in found])
-    base = [choice for choice in found if choice.tag == known]
-    return next(iter([*named, *live, *base, *found]), None)
+    return next(iter([*named, *live, *_configured(found, config), *found]), None)
+
+
+def base_of(found: tuple[Choice, ...], config: FineTuningConfig) -> Choice | None:
+    """Return the configured base, else the first model that byoai did not make."""
+    return next(iter([*_configured(found, config), *(choice for choice in found if choice.kind == "base")]), None)
+
+
+def _configured(found: tuple[Choice, ...], config: FineTuningConfig) -> list[Choice]:
+    known = known_tag(config.training.base_model, [choice.tag for choice in found])
+    return [choice for choice in found if choice.tag == known]
 
 
 def answering(engine: Engine, config: FineTuningConfig) -> str:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from fine_tuning.conversation import Message
 from fine_tuning.engines.base import ChatOptions, ModelSpec, full_tag
-from fine_tuning.engines.ollama import OllamaEngine, _spec
+from fine_tuning.engines.ollama import OllamaEngine
+from fine_tuning.engines.ollama_show import spec_of
 from fine_tuning.engines.ollama_url import server_url
 from fine_tuning.engines.structure import structural_tokens
 from fine_tuning.errors import EngineError, EngineUnavailable
@@ -168,7 +169,7 @@ def test_a_modelfile_with_quoted_texts_is_read() -> None:
     parameters = (
         'stop                           "<|im_end|>"\nstop   "\\"\\n\\u00e9"\nnum_ctx 4096\ntemperature 0.2\nnum_keep -1\nuse_mmap true'
     )
-    spec = _spec({"modelfile": MODELFILE, "parameters": parameters, "system": "You answer.\nRENDERER not-this"})
+    spec = spec_of({"modelfile": MODELFILE, "parameters": parameters, "system": "You answer.\nRENDERER not-this"})
     assert spec == ModelSpec(
         from_=Path("/models/my blobs/sha256-aa"),
         adapter=Path("/models/my blobs/sha256-bb"),
@@ -181,7 +182,7 @@ def test_a_modelfile_with_quoted_texts_is_read() -> None:
 
 
 def test_a_model_without_a_template_of_its_own_shows_none() -> None:
-    assert _spec({"modelfile": "FROM /models/sha256-aa\nTEMPLATE {{ .Prompt }}\n"}).template is None
+    assert spec_of({"modelfile": "FROM /models/sha256-aa\nTEMPLATE {{ .Prompt }}\n"}).template is None
 
 
 @pytest.mark.parametrize(
@@ -197,14 +198,14 @@ def test_a_model_without_a_template_of_its_own_shows_none() -> None:
     ],
 )
 def test_what_ollama_shows_is_read_as_any_modelfile_is(modelfile: str, renderer: str | None) -> None:
-    spec = _spec({"modelfile": modelfile})
+    spec = spec_of({"modelfile": modelfile})
     assert (spec.from_, spec.renderer) == (Path("/m/sha256-aa"), renderer)
 
 
 @pytest.mark.parametrize("rest", ['SYSTEM "never closed\n', "no command\n\n!\n", 'TEMPLATE """never closed"\n'])
 def test_a_modelfile_that_cannot_be_read_is_an_error_with_its_line(rest: str) -> None:
     with pytest.raises(EngineError, match=r"cannot read what Ollama shows.*line [24]"):
-        _spec({"modelfile": f"FROM /m/sha256-aa\n{rest}"})
+        spec_of({"modelfile": f"FROM /m/sha256-aa\n{rest}"})
 
 
 QUOTED = [
@@ -225,7 +226,7 @@ def test_texts_that_hold_quotes_and_commands_are_taken_as_they_are(template: str
     if system:
         modelfile += f"SYSTEM {system if chr(10) not in system else chr(34) * 3 + system + chr(34) * 3}\n"
     modelfile += "RENDERER qwen3-coder\nPARAMETER stop y\n"
-    spec = _spec({"modelfile": modelfile, "template": template, "system": system})
+    spec = spec_of({"modelfile": modelfile, "template": template, "system": system})
     assert (spec.template, spec.system, spec.renderer, spec.parser) == (template, system or None, "qwen3-coder", None)
 
 

@@ -1,0 +1,121 @@
+"""Answers in the making for clients of /v1: each is read from the engine in a thread, and stopped when its client leaves."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from fine_tuning.engines.base import ChatChunk, Engine
+from fine_tuning.errors import Busy
+
+Speak = Callable[[threading.Event], Generator[ChatChunk]]  # given what is set when nobody listens any more
+
+_AT_ONCE = {"embedded": 1}  # answers that an engine gives at a time; Ollama queues by itself what is too much for it
+_MOST = 8
+_PARTING = 5.0  # seconds
+_WAITING = 64  # requests that may wait for their turn
+
+_T = TypeVar("_T")
+
+
+class Answers:
+    """All of one app. Threads of their own: answers take long, and the other routes share few threads."""
+
+    def __init__(self) -> None:
+        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._threads = ThreadPoolExecutor(_MOST, thread_name_prefix="v1")
+        self._waiting = 0
+        self._reading: set[asyncio.Future[None]] = set()
+
+    async def pieces(self, engine: Engine, speak: Speak, stopping: threading.Event) -> AsyncGenerator[ChatChunk]:
+        """Yield what `speak` yields, and raise what it raises. When this generator is closed, or cancelled, `stopping` is set.
+
+        Raises Busy if too many wait already. Who waits holds no thread, and leaves no work behind when it goes away.
+        """
+        turn = self._turns.setdefault(engine.name, asyncio.Semaphore(_AT_ONCE.get(engine.name, _MOST)))
+        await self._wait(turn)
+        queue: asyncio.Queue[ChatChunk | None] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def read() -> None:
+            with contextlib.closing(speak(stopping)) as spoken:
+                for chunk in spoken:
+                    loop.call_soon_threadsafe(queue.put_nowait, chunk)
+
+        def ended(reading: "asyncio.Future[None]") -> None:
+            self._reading.discard(reading)
+            turn.release()
+            queue.put_nowait(None)
+            if not reading.cancelled():
+                reading.exception()  # told below, unless nobody listens any more
+
+        reading = loop.run_in_executor(self._threads, read)
+        self._reading.add(reading)
+        reading.add_done_callback(ended)
+        try:
+            while (chunk := await queue.get()) is not None:
+                yield chunk
+            await reading
+        finally:
+            stopping.set()
+
+    async def parted(self) -> None:
+        """Wait a few seconds until what was stopped is recorded, and no engine is at work while Python ends."""
+        if self._reading:
+            await asyncio.wait(self._reading, timeout=_PARTING)
+
+    async def _wait(self, turn: asyncio.Semaphore) -> None:
+        if self._waiting >= _WAITING:
+            raise Busy(f"{_WAITING} requests wait for an answer already: try again later")
+        self._waiting += 1
+        try:
+            await turn.acquire()
+        finally:
+            self._waiting -= 1
+
+
+def answers_of(app: Starlette) -> Answers:
+    """Return those of an app."""
+    state = app.state
+    if not hasattr(state, "answers"):
+        state.answers = Answers()
+    found: Answers = state.answers
+    return found
+
+
+async def while_there(request: Request, work: Awaitable[_T]) -> _T | None:
+    """Return what `work` returns; None, and `work` is cancelled, if the client leaves before that."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_leaves(request))
+    try:
+        await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _leaves(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class Streamed(StreamingResponse):
+    """A stream whose source is stopped in whatever way it ends."""
+
+    def __init__(self, pieces: AsyncGenerator[str], stopping: threading.Event, headers: dict[str, str]) -> None:
+        super().__init__(pieces, media_type="text/event-stream", headers={"cache-control": "no-cache", **headers})
+        self._stopping = stopping
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._stopping.set()

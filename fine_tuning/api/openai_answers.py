@@ -1,0 +1,187 @@
+"""What /v1 sends back: OpenAI's objects, and an answer written as these, whole or in pieces."""
+
+import json
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from fine_tuning.engines.base import ChatChunk, ToolCall
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0  # the engines do not say it
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class Usage(BaseModel):
+    """Tokens, as the engine counts them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+
+class FunctionCalled(BaseModel):
+    name: str
+    arguments: str  # JSON
+
+
+class Called(BaseModel):
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCalled
+
+
+class Said(BaseModel):
+    role: Literal["assistant"] = "assistant"
+    content: str | None
+    refusal: None = None
+    tool_calls: list[Called] | None = None
+
+
+class ChatChoice(BaseModel):
+    index: int = 0
+    message: Said
+    logprobs: None = None
+    finish_reason: Literal["stop", "length", "tool_calls"]
+
+
+class ChatCompletion(BaseModel):
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str  # the tag that answered
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class TextChoice(BaseModel):
+    index: int = 0
+    text: str
+    logprobs: None = None
+    finish_reason: Literal["stop", "length"]
+
+
+class Completion(BaseModel):
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: Usage
+
+
+class Embedding(BaseModel):
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str  # numbers, or these as 32-bit floats in base64
+
+
+class EmbeddingUsage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+
+
+@dataclass
+class Spoken:
+    """An answer while it is spoken."""
+
+    text: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    last: ChatChunk | None = None
+
+    def take(self, chunk: ChatChunk) -> None:
+        self.text += chunk.text
+        self.calls += chunk.tool_calls
+        self.last = chunk if chunk.done else None
+
+    @property
+    def reason(self) -> Literal["stop", "length", "tool_calls"]:
+        if self.calls:
+            return "tool_calls"
+        return "length" if self.last and self.last.done_reason == "length" else "stop"
+
+    def usage(self) -> Usage:
+        prompt, said = (self.last.prompt_tokens, self.last.tokens) if self.last else (0, 0)
+        return Usage(prompt_tokens=prompt, completion_tokens=said, total_tokens=prompt + said)
+
+
+def event(told: dict[str, Any]) -> str:
+    return f"data: {json.dumps(told)}\n\n"
+
+
+class Form:
+    """How an answer is written."""
+
+    name, word = "", ""
+
+    def __init__(self) -> None:
+        self.id = f"{self.word}-{uuid.uuid4().hex}"
+        self.created, self.model = int(time.time()), ""
+
+    def head(self) -> dict[str, Any]:
+        return {"id": self.id, "object": self.name, "created": self.created, "model": self.model}
+
+    def _part(self, reason: str | None, **said: Any) -> dict[str, Any]:
+        return self.head() | {"choices": [{"index": 0, **said, "logprobs": None, "finish_reason": reason}]}
+
+
+class ChatForm(Form):
+    name, word = "chat.completion.chunk", "chatcmpl"
+
+    def begin(self) -> dict[str, Any]:
+        return self._part(None, delta={"role": "assistant", "content": ""})
+
+    def piece(self, chunk: ChatChunk, calls: int) -> list[dict[str, Any]]:
+        """`calls`: how many tools were called so far, those of this chunk included."""
+        said = [{"content": chunk.text}] if chunk.text else []
+        first = calls - len(chunk.tool_calls)
+        called = [{"tool_calls": [{"index": index, **_called(call).model_dump()}]} for index, call in enumerate(chunk.tool_calls, first)]
+        return [self._part(None, delta=delta) for delta in (*said, *called)]
+
+    def end(self, spoken: Spoken) -> dict[str, Any]:
+        return self._part(spoken.reason, delta={})
+
+    def whole(self, spoken: Spoken) -> ChatCompletion:
+        calls = [_called(call) for call in spoken.calls] or None
+        said = Said(content=spoken.text or (None if calls else ""), tool_calls=calls)
+        choice = ChatChoice(message=said, finish_reason=spoken.reason)
+        return ChatCompletion(id=self.id, created=self.created, model=self.model, choices=[choice], usage=spoken.usage())
+
+
+class TextForm(Form):
+    name, word = "text_completion", "cmpl"
+
+    def begin(self) -> dict[str, Any]:
+        return self._part(None, text="")
+
+    def piece(self, chunk: ChatChunk, _calls: int) -> list[dict[str, Any]]:
+        return [self._part(None, text=chunk.text)] if chunk.text else []
+
+    def end(self, spoken: Spoken) -> dict[str, Any]:
+        return self._part(spoken.reason, text="")
+
+    def whole(self, spoken: Spoken) -> Completion:
+        choice = TextChoice(text=spoken.text, finish_reason="length" if spoken.reason == "length" else "stop")
+        return Completion(id=self.id, created=self.created, model=self.model, choices=[choice], usage=spoken.usage())
+
+
+def _called(call: ToolCall) -> Called:
+    return Called(id=f"call_{uuid.uuid4().hex[:24]}", function=FunctionCalled(name=call.name, arguments=json.dumps(call.arguments)))

@@ -1,0 +1,279 @@
+"""What OpenAI's clients send to /v1 and are sent back, and the way from there to the engine's messages.
+
+A parameter that would change the answer, and that the engines do not have, is accepted only with the value that changes nothing.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from fine_tuning.api.dependencies import Asked
+from fine_tuning.conversation import Message, whole_characters
+from fine_tuning.engines.base import ChatOptions, RichMessage, ToolCall
+from fine_tuning.errors import ConfigError
+
+_LONGEST = 1_000_000  # characters of a text
+_IMAGE = 28_000_000  # characters of an image's data in base64: 20 MiB
+_DEEPEST = 40  # levels of JSON
+_SIGNS = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"RIFF": "image/webp"}
+
+LongText = Annotated[str, Field(max_length=_LONGEST)]
+Short = Annotated[str, Field(max_length=512)]
+ModelName = Annotated[str, Field(min_length=1, max_length=400, description="`live`, `base`, or a tag")]
+ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+Speaker = Annotated[str | None, Field(pattern=r"^[^\s<|\\/>]{1,64}$", description="not told to the model")]
+Ignored = Field(default=None, description="accepted, and ignored")
+
+
+class Strict(Asked):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class TextPart(Strict):
+    type: Literal["text"]
+    text: LongText
+
+
+class ImageUrl(Strict):
+    url: Annotated[str, Field(max_length=_IMAGE, pattern="^data:image/", description="`data:image/png;base64,...`; nothing is fetched")]
+    detail: Literal["auto", "low", "high"] | None = Ignored
+
+
+class ImagePart(Strict):
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Texts = LongText | Annotated[list[TextPart], Field(min_length=1, max_length=1000)]
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class CalledFunction(Strict):
+    name: ToolName
+    arguments: Annotated[str, Field(max_length=100_000)]  # JSON
+
+
+class Call(Strict):
+    id: Short
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class SystemMessage(Strict):
+    role: Literal["system", "developer"]
+    content: Texts
+    name: Speaker = None
+
+
+class UserMessage(Strict):
+    role: Literal["user"]
+    content: LongText | Annotated[list[Part], Field(min_length=1, max_length=1000)]
+    name: Speaker = None
+
+
+class AssistantMessage(Strict):
+    """An earlier answer, also as a client keeps the one that it was given."""
+
+    role: Literal["assistant"]
+    content: Texts | None = None
+    name: Speaker = None
+    tool_calls: Annotated[list[Call], Field(max_length=128)] | None = None
+    refusal: LongText | None = Ignored
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = Ignored
+    audio: None = None
+    function_call: None = None
+
+
+class ToolMessage(Strict):
+    role: Literal["tool"]
+    content: Texts
+    tool_call_id: Short
+
+
+AnyMessage = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
+
+
+class Function(Strict):
+    name: ToolName
+    description: Annotated[str, Field(max_length=20_000)] | None = None
+    parameters: dict[str, Any] | None = None  # a JSON Schema
+    strict: bool | None = Ignored
+
+
+class Tool(Strict):
+    type: Literal["function"]
+    function: Function
+
+
+class StreamOptions(Strict):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = Ignored
+
+
+class PlainText(Strict):
+    type: Literal["text"]
+
+
+class Sampled(Strict):
+    """What chats and completions have in common."""
+
+    model: ModelName
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    seed: int | None = None
+    stop: Short | Annotated[list[Short], Field(max_length=16)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None = None
+    user: Short | None = Field(default=None, description="kept with what is recorded")
+    n: Literal[1] | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_whole_characters(cls, body: Any) -> Any:
+        return _whole(body)
+
+    def options(self, **more: Any) -> ChatOptions:
+        return ChatOptions(
+            temperature=self.temperature,
+            seed=None if self.seed is None else self.seed % 2**31,  # engines take a negative one for none
+            max_tokens=more.pop("max_tokens", self.max_tokens),
+            top_p=self.top_p,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            stop=tuple(filter(None, [self.stop] if isinstance(self.stop, str) else self.stop or [])),
+            **more,
+        )
+
+    @property
+    def tells_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class ChatBody(Sampled):
+    messages: Annotated[list[AnyMessage], Field(min_length=1, max_length=4000)]
+    max_completion_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Literal["auto", "none"] | None = None
+    parallel_tool_calls: Literal[True] | None = None
+    logprobs: Literal[False] | None = None
+    top_logprobs: Literal[0] | None = None
+    response_format: PlainText | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
+    metadata: Annotated[dict[str, Any], Field(max_length=16)] | None = Ignored
+    prediction: Annotated[dict[str, Any], Field(max_length=16)] | None = Ignored
+    prompt_cache_key: Short | None = Ignored
+    prompt_cache_retention: Short | None = Ignored
+    reasoning_effort: Short | None = Ignored
+    safety_identifier: Short | None = Ignored
+    service_tier: Short | None = Ignored
+    store: bool | None = Ignored
+    verbosity: Short | None = Ignored
+
+    def told(self) -> list[Message]:
+        """Return the messages as engines take them. ConfigError for an image, a call or a result that is none."""
+        names: dict[str, str] = {}
+        return [_message(message, f"messages.{number}", names) for number, message in enumerate(self.messages)]
+
+    def chat_options(self) -> ChatOptions:
+        tools = self.tools if self.tools and self.tool_choice != "none" else []
+        limits = [limit for limit in (self.max_tokens, self.max_completion_tokens) if limit is not None]
+        definitions = tuple(tool.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for tool in tools)
+        return self.options(max_tokens=min(limits, default=None), tools=definitions)
+
+
+class CompletionBody(Sampled):
+    prompt: LongText | Annotated[list[LongText], Field(min_length=1, max_length=1)]
+    best_of: Literal[1] | None = None
+    echo: Literal[False] | None = None
+    logprobs: None = None
+    suffix: Literal[""] | None = None
+
+    def told(self) -> list[Message]:
+        """Return the prompt as a chat's only message: these models are made for chats, and so does Ollama."""
+        return [Message(role="user", content=self.prompt if isinstance(self.prompt, str) else self.prompt[0])]
+
+
+class EmbeddingBody(Strict):
+    model: ModelName
+    input: LongText | Annotated[list[LongText], Field(min_length=1, max_length=2048)]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    user: Short | None = Ignored
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_whole_characters(cls, body: Any) -> Any:
+        return _whole(body)
+
+
+def _message(message: AnyMessage, place: str, names: dict[str, str]) -> Message:
+    """Return a message as engines take it. `names`: of the tools that were called so far, by the call's id."""
+    match message:
+        case SystemMessage():
+            return Message(role="system", content=_text(message.content))
+        case ToolMessage():
+            if message.tool_call_id not in names:
+                raise ConfigError(f"{place}.tool_call_id: no message before it holds a call of this id")
+            return RichMessage(role="user", content=_text(message.content), tool_name=names[message.tool_call_id])
+        case AssistantMessage():
+            calls = [(call.id, _call(call, place)) for call in message.tool_calls or ()]
+            names.update((id, call.name) for id, call in calls)
+            said = _text(message.content or "")
+            return RichMessage(role="assistant", content=said, tool_calls=tuple(call for _, call in calls)) if calls else _answer(said)
+    parts = [] if isinstance(message.content, str) else message.content
+    images = tuple(_image(part.image_url.url, place) for part in parts if isinstance(part, ImagePart))
+    said = _text(message.content)
+    return RichMessage(role="user", content=said, images=images) if images else Message(role="user", content=said)
+
+
+def _answer(said: str) -> Message:
+    return Message(role="assistant", content=said)
+
+
+def _text(content: str | Sequence[TextPart | ImagePart]) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join(part.text for part in content if isinstance(part, TextPart))
+
+
+def _call(call: Call, place: str) -> ToolCall:
+    try:
+        arguments = _whole(json.loads(call.function.arguments or "{}"))
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise ConfigError(f"{place}.tool_calls: the arguments of {call.function.name} are no JSON object")
+    return ToolCall(call.function.name, arguments)
+
+
+def _image(url: str, place: str) -> bytes:
+    head, _, data = url.partition(",")
+    try:
+        image = base64.b64decode(data, validate=True) if head.endswith(";base64") else b""
+    except binascii.Error:
+        image = b""
+    if not image_type(image):
+        raise ConfigError(f"{place}: this image is none: send PNG, JPEG, GIF or WebP as data:image/png;base64,...")
+    return image
+
+
+def image_type(image: bytes) -> str:
+    """Return the type of an image by its content; "" for what is none."""
+    return next((kind for sign, kind in _SIGNS.items() if image.startswith(sign)), "")
+
+
+def _whole(value: Any, depth: int = 0) -> Any:
+    """Return JSON data whose texts hold whole characters only. ValueError if it is nested too deeply."""
+    if depth > _DEEPEST:
+        raise ValueError(f"nested more than {_DEEPEST} levels deep")
+    if isinstance(value, dict):
+        return {whole_characters(name): _whole(each, depth + 1) for name, each in value.items()}
+    return [_whole(each, depth + 1) for each in value] if isinstance(value, list) else whole_characters(value)

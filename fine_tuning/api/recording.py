@@ -1,0 +1,159 @@
+"""Records what a client of /v1 says and is answered, as the chat page does, if the client asks for it and knows the token.
+
+Recorded is one exchange: the last question and its answer. What a client repeats of the conversation before is only looked up, so that
+the exchange joins the session of the turns before it, and nothing that was deleted comes back.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import HTTPException
+from starlette.datastructures import Headers
+
+from fine_tuning.api.openai_bodies import image_type
+from fine_tuning.api.security import RECORD, TOKEN_HEADER, Token
+from fine_tuning.conversation import Message, Turn
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.data_collection.importers.chats import plain
+from fine_tuning.data_collection.log_file import Stamp
+from fine_tuning.engines.base import ChatChunk, Engine, RichMessage, ToolCall, known_tag
+from fine_tuning.errors import ConfigError
+from fine_tuning.integration.service import Service
+from fine_tuning.thoughts import split_thoughts
+
+_LOOKED_UP = 8  # exchanges of the history, the last first: one that was not recorded, or is deleted, is passed over
+_WORDS, _LETTERS = 10, 40  # of a text, and of a word in it, that are searched for
+
+Exchange = tuple[str, str]  # question, answer
+
+
+def is_wanted(headers: Headers, wish: str) -> bool:
+    """Return whether the client asks for recording. HTTPException 401 if it does not know the token.
+
+    Args:
+        wish: The header X-Byoai-Record, "on", "off" or "", which counts before the API key.
+    """
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    bearer = key.strip() if scheme.lower() == "bearer" else ""
+    if wish == "off" or not (wish == "on" or bearer.endswith(RECORD)):
+        return False
+    if not any(map(Token().fits, [bearer.removesuffix(RECORD), *headers.getlist(TOKEN_HEADER)])):
+        message = f"recording needs the token of the data folder (its file api_token): as the API key, or in the header {TOKEN_HEADER}"
+        raise HTTPException(401, message, {"www-authenticate": "Bearer"})
+    return True
+
+
+@dataclass
+class Recorder:
+    """Records one exchange, once its answer is there."""
+
+    log: ConversationLogger  # of the session that it joins
+    question: str
+    facts: dict[str, Any]  # for the turn's metadata
+    parts: list[dict[str, Any]]  # what of the exchange is no text of question and answer: images, calls of tools and their results
+    told: set[str] = field(default_factory=set)  # ids of the recorded turns that the client repeats
+    as_of: Stamp | None = None  # the log's state in which they were found
+
+    def keep(self, engine: Engine, text: str, last: ChatChunk | None, seconds: float) -> None:
+        """Log the answer `text`; without its `last` chunk it was broken off. TurnDeleted if a turn is gone meanwhile that was repeated.
+
+        An answer without text is none.
+        """
+        if not split_thoughts(text).answer.strip():
+            return
+        incomplete = "stopped" if last is None else "length" if last.done_reason == "length" else None
+        tokens = (last.tokens or None) if last else None
+        digests = {model.tag: model.digest for model in engine.list_models()}
+        digest = digests.get(known_tag(self.facts["model"], digests) or "", "")
+        facts = {**self.facts, "digest": digest, "engine": engine.name, "seconds": round(seconds, 2), "tokens": tokens}
+        known = {name: fact for name, fact in {**facts, "incomplete": incomplete}.items() if fact}
+        parts = {"parts": self.parts} if self.parts else {}
+        turn = self.log.log_conversation(self.question, text, {**known, **parts}, answered_from=self.told, as_of=self.as_of)
+        if parts:  # an answer to what no text tells: learned without it, it would teach to make things up
+            self.log.exclude(turn.id)
+
+
+def recorder(service: Service, tag: str, messages: Sequence[Message], user: str | None, session: str) -> Recorder | None:
+    """Return what records the answer to `messages`; None if the settings forbid it. ConfigError if nobody asks anything at their end.
+
+    Args:
+        session: The one to join; "": that of the conversation which `messages` continue, else a new one.
+    """
+    if not service.config.data_collection.record:
+        return None
+    asked = max((number for number, message in enumerate(messages) if _asks(message)), default=-1)
+    if asked < 0 or any(message.role == "assistant" and not _calls(message) for message in messages[asked + 1 :]):
+        raise ConfigError("messages: only an answer to a question can be recorded: end with a message of the role user")
+    log, history = service.log(session), _exchanges(messages[:asked])
+    as_of = log.stamp()
+    log.session_id = session or _session_of(log, history) or log.session_id
+    logged = log.session_turns(log.session_id) if history else []
+    told = [turn for turn in logged if not _pairs(turn).isdisjoint(history)]
+    facts = {
+        "model": tag,
+        "source": "v1",
+        "user": user,
+        "system": "\n\n".join(message.content for message in messages if message.role == "system"),
+        "regenerates": _regenerated(logged, told, messages[asked].content),
+    }
+    parts = [part for message in messages[asked:] for part in _parts(message)]
+    return Recorder(log, messages[asked].content, facts, parts, {turn.id for turn in told}, as_of)
+
+
+def _asks(message: Message) -> bool:
+    return message.role == "user" and not (isinstance(message, RichMessage) and message.tool_name)
+
+
+def _calls(message: Message) -> tuple[ToolCall, ...]:
+    return message.tool_calls if isinstance(message, RichMessage) else ()
+
+
+def _exchanges(messages: Sequence[Message]) -> list[Exchange]:
+    """Return each question with the last thing that was answered before the next one."""
+    found: list[tuple[str, str]] = []
+    for message in messages:
+        if _asks(message):
+            found.append((message.content, ""))
+        elif message.role == "assistant" and found and message.content.strip():
+            found[-1] = (found[-1][0], message.content)
+    return [_pair(question, answer) for question, answer in found if answer]
+
+
+def _pair(question: str, answer: str) -> Exchange:
+    return question.strip(), split_thoughts(answer).answer.strip()
+
+
+def _pairs(turn: Turn) -> set[Exchange]:
+    """Return a turn as a client may repeat it: with the answer that was given, or with the one that was put in its place."""
+    answers = (turn.bot_response, str(turn.metadata.get("original_response", turn.bot_response)))
+    return {_pair(turn.user_message, answer) for answer in answers}
+
+
+def _session_of(log: ConversationLogger, history: Sequence[Exchange]) -> str | None:
+    """Return the session of the newest turn that is the last exchange of the history which the log holds."""
+    for exchange in reversed(history[-_LOOKED_UP:]):
+        words = [word[:_LETTERS] for text in exchange for word in text.split()[:_WORDS]]
+        for turn in log.search(" ".join(words)):
+            if exchange in _pairs(turn):
+                return turn.session_id
+    return None
+
+
+def _regenerated(logged: Sequence[Turn], told: Sequence[Turn], question: str) -> str | None:
+    """Return the turn that answered the same question behind the same turns: the client has it answered anew."""
+    if not told:
+        return None
+    later = logged[logged.index(told[-1]) + 1 :]
+    return next((turn.id for turn in reversed(later) if turn.user_message == question), None)
+
+
+def _parts(message: Message) -> list[dict[str, Any]]:
+    if not isinstance(message, RichMessage):
+        return []
+    if message.tool_name:
+        return [{"role": "tool", "part": {"tool": message.tool_name, "result": plain(message.content)}}]
+    images = [{"type": image_type(image), "bytes": len(image), "sha256": hashlib.sha256(image).hexdigest()} for image in message.images]
+    calls = [{"tool": call.name, "arguments": plain(call.arguments)} for call in message.tool_calls]
+    return [{"role": message.role, "part": part} for part in (*images, *calls)]

@@ -1,0 +1,94 @@
+"""Reads what Ollama tells of its models: the list, and of one its Modelfile and the values beside it."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+from fine_tuning.engines.base import ModelSpec, ModelSummary
+from fine_tuning.engines.modelfile import commands
+from fine_tuning.errors import ConfigError, EngineError
+
+_UNREAD = ("parameter", "license", "message")  # the last commands of a shown Modelfile; their values are read from other fields
+_NO_TEMPLATE = "{{ .Prompt }}"  # what a model without a TEMPLATE of its own shows (template.DefaultTemplate)
+
+
+def summary_of(entry: dict[str, Any]) -> ModelSummary:
+    details = entry.get("details") or {}
+    return ModelSummary(
+        tag=entry["name"],
+        digest=entry["digest"],
+        size=entry["size"],
+        family=details.get("family", ""),
+        parameter_size=details.get("parameter_size", ""),
+        quantization=details.get("quantization_level", ""),
+    )
+
+
+def chats_here(entry: dict[str, Any]) -> bool:
+    return not entry.get("remote_host") and "completion" in (entry.get("capabilities") or ["completion"])
+
+
+def spec_of(shown: dict[str, Any]) -> ModelSpec:
+    """Return the spec that /api/show describes; `from_` is the path of the weights on the server."""
+    found = _modelfile(shown.get("modelfile", ""), {"template": shown.get("template"), "system": shown.get("system")})
+    adapter = found.get("adapter")
+    template = found.get("template")
+    return ModelSpec(
+        from_=Path(found.get("from", "")),
+        adapter=Path(adapter) if adapter else None,
+        template=None if template == _NO_TEMPLATE else template,
+        system=shown.get("system") or None,
+        parameters=_parameters(shown.get("parameters", "")),
+        renderer=found.get("renderer"),
+        parser=found.get("parser"),
+        license=shown.get("license") or None,
+    )
+
+
+def _modelfile(text: str, exact: dict[str, str | None]) -> dict[str, str]:
+    """Return the first of each command in the Modelfile that Ollama shows, by its name, up to the parameters and licenses.
+
+    `exact` are values of commands that may be in `text`: they may hold quotes and whole commands, for which it has no escapes.
+    Raises EngineError if the rest cannot be read.
+    """
+    found: dict[str, str] = {}
+    for name, value in exact.items():
+        if value and (command := f"{name.upper()} {_quoted(value)}\n") in text:
+            text = text.replace(command, "", 1)
+            found[name] = value
+    try:
+        for _, name, argument in commands(text, before=_UNREAD):
+            found.setdefault(name, argument)
+    except ConfigError as error:
+        raise EngineError(f"cannot read what Ollama shows of this model: {error}") from error
+    return found
+
+
+def _quoted(text: str) -> str:
+    """Quote a value as Ollama does (parser.quote)."""
+    if "\n" not in text and text == text.strip(" "):
+        return text
+    return f'"""{text}"""' if '"' in text else f'"{text}"'
+
+
+def _parameters(text: str) -> dict[str, Any]:
+    """Return the parameters in lines of `name value` with Go literals; `stop` may be repeated."""
+    parameters: dict[str, Any] = {}
+    for line in text.splitlines():
+        name, _, literal = line.partition(" ")
+        value = _literal(literal.strip())
+        if name == "stop":
+            parameters.setdefault("stop", []).append(value)
+        else:
+            parameters[name] = value
+    return parameters
+
+
+def _literal(text: str) -> Any:
+    """Return the value of a Go literal, a string, number or bool; they read as Python's."""
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
