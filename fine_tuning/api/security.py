@@ -20,6 +20,7 @@ LOOPBACK = ("127.0.0.1", "localhost")  # not [::1]: there another program may li
 TOKEN_HEADER = "x-byoai-token"
 COOKIE = "byoai_token"
 LOGIN = "/login"
+PAGE = "/api/ui"  # the light page
 CHANGES = ("POST", "PUT", "PATCH", "DELETE")
 
 _API, _OPENAI = "/api", "/v1"
@@ -186,7 +187,7 @@ class Door:
 
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
-        if refusal.status == 401 and scope["method"] == "GET" and not is_of_api(scope["path"]):
+        if refusal.status == 401 and scope["method"] == "GET" and (scope["path"] == PAGE or not is_of_api(scope["path"])):
             return await RedirectResponse(LOGIN, 303)(scope, receive, send)
         headers = {"www-authenticate": "Bearer"} if refusal.status == 401 else None
         return await answer(refusal.status, refusal.message, "Refused", headers=headers)(scope, receive, send)
