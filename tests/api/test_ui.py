@@ -35,7 +35,7 @@ OWN = "http://127.0.0.1:8501"
 BASE = "smollm2:135m"
 TINY = {  # of a training whose page is looked at, and not its result
     **SMALL,
-    "training.replay.max_new_tokens": 4,
+    "training.replay.share": 0.0,
     "evaluation.metrics": ["perplexity"],
     "evaluation.max_new_tokens": 4,
     "evaluation.generate": 1,
@@ -304,7 +304,7 @@ def test_a_training_from_the_form_to_its_verdict(page: Page, serve: Serve, base:
     page.get_by_label("Epochs").fill("2")
     expect(page.locator("#summary")).to_contain_text("epochs 2")
     page.get_by_role("button", name="Train").press("Enter")
-    expect(page.locator("#job-title")).to_have_text("Learning from the chats runs")
+    expect(page.locator("#job-title")).to_have_text("Learning from the chats: running")
     expect(page.locator("#log")).to_contain_text("step 2 of", timeout=TRAINED)
     assert page.locator("#bar").evaluate("bar => bar.value") > 0
     page.reload()

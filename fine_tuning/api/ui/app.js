@@ -15,7 +15,7 @@ function show() {
   const id = idInAddress();
   if (view?.id === id) return;
   view?.leave();
-  view = id ? new JobView(id, notice) : null;
+  view = id ? new JobView(id, notice, () => look()) : null;
   if (!id) form ??= new Form(open);
   find("form").hidden = Boolean(id);
   find("job").hidden = !id;
@@ -48,8 +48,9 @@ function seen(jobs) {
 }
 
 let started = false;
+const look = keepCurrent(find("recent"), find("no-jobs"), seen);
 addEventListener("hashchange", show);
 const asked = await askedBefore();
 if (asked) history.replaceState(null, "", `#${encodeURIComponent(asked)}`);
-await keepCurrent(find("recent"), find("no-jobs"), seen);
+await look();
 if (!started) show(); // the server did not answer: what it says is shown where it is asked next

@@ -2,7 +2,7 @@
 
 import { facts, get, newId, postSurely } from "./api.js";
 import { Upload } from "./upload.js";
-import { counted, element, fill } from "./words.js";
+import { counted, element, fill, size } from "./words.js";
 
 const ASKED = "asked"; // in this tab's storage: the id of a training whose reply has not come yet
 const find = (id) => document.getElementById(id);
@@ -27,7 +27,7 @@ export class Form {
       event.preventDefault();
       this.submit();
     };
-    this.offer([facts.base]);
+    this.offer([]);
     this.draw();
     this.findModels();
   }
@@ -38,7 +38,7 @@ export class Form {
 
   /** How many examples there are to learn; null where nobody knows yet. */
   get examples() {
-    return this.source === "chats" ? facts.chats.turns : (this.upload.result?.examples ?? null);
+    return this.source === "chats" ? facts.chats.turns : this.upload.examples;
   }
 
   get few() {
@@ -49,17 +49,24 @@ export class Form {
 
   async findModels() {
     try {
-      const bases = await get("models");
-      this.offer([...new Set([facts.base, ...bases.items.filter((model) => model.kind === "base").map((model) => model.tag)])]);
+      const { items } = await get("models");
+      this.offer(items.filter((model) => model.kind === "base"));
     } catch (error) {
       find("base-help").textContent = `The list of models could not be read: ${error.message}`;
     }
     this.draw();
   }
 
-  offer(tags) {
+  /** Let a person choose among these models, and the configuration's, which is fetched when the engine does not have it. */
+  offer(models) {
     const chosen = find("base").value || facts.base;
-    find("base").replaceChildren(...tags.map((tag) => new Option(tag, tag, tag === facts.base, tag === chosen)));
+    const options = models.map(({ tag, parameter_size: parameters, size: bytes }) => {
+      const told = [parameters && `${parameters} parameters`, size(bytes)].filter(Boolean).join(", ");
+      return new Option(`${tag} (${told})`, tag, tag === facts.base, tag === chosen);
+    });
+    const known = models.some(({ tag }) => tag === facts.base);
+    if (!known) options.unshift(new Option(facts.base, facts.base, true, chosen === facts.base));
+    find("base").replaceChildren(...options);
   }
 
   reset() {
@@ -89,7 +96,7 @@ export class Form {
     find("file-part").hidden = this.source !== "file";
     find("few-told").hidden = !this.few;
     find("few-told").textContent =
-      `For fewer than ${facts.enough} examples these are gentler defaults: a smaller addition, more rounds, and an end as soon as it gets worse.`;
+      `For fewer than ${facts.enough} examples these are gentler defaults: a smaller addition, more epochs, and an end as soon as it gets worse.`;
     fill(find("summary"), this.summary());
     const missing = this.missing();
     find("train").setAttribute("aria-disabled", missing.length > 0 || this.sending);
@@ -202,7 +209,7 @@ class Field {
     this.used = this.methods.length === 0 || this.methods.includes(method);
     this.part.hidden = !this.used;
     const fault = this.used ? this.fault() : "";
-    this.part.querySelector(".fault").textContent = fault;
+    this.part.querySelector(".fault").textContent = fault && fault[0].toUpperCase() + fault.slice(1);
     this.input.setAttribute("aria-invalid", fault !== "");
   }
 

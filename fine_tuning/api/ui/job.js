@@ -13,10 +13,11 @@ const SIGNS = { live: "good", done: "good", registered: "good", refused: "warn",
 const find = (id) => document.getElementById(id);
 
 export class JobView {
-  /** Show a job, and follow it. `notice(text)` shows a line above everything, or none. */
-  constructor(id, notice) {
+  /** Show a job, and follow it. `notice(text)` shows a line above everything, or none; `changed()` is told when its state changed. */
+  constructor(id, notice, changed) {
     this.id = id;
     this.notice = notice;
+    this.changed = changed;
     this.job = null;
     this.stage = "";
     this.steps = [];
@@ -66,10 +67,13 @@ export class JobView {
   }
 
   learn(job) {
-    const ended = this.job && !isOver(this.job) && isOver(job);
-    const { progress, stage } = job.progress == null ? (this.job ?? job) : job;
+    const before = this.job?.state;
+    const { progress, stage } = job.progress == null ? (this.job ?? job) : job; // the feed does not tell how far it is
     this.job = { ...job, progress, stage };
-    if (ended) this.look();
+    if (before && before !== job.state) {
+      this.changed();
+      if (isOver(job)) this.look();
+    }
     this.later();
   }
 
@@ -79,17 +83,24 @@ export class JobView {
       this.step = this.finished = null;
     } else if (event.event === "Step") {
       this.step = event;
-      if (event.part === "chats") this.steps = [...this.steps.filter((step) => step.step < event.step), event];
+      if (event.part === "chats") this.plot(event);
     } else if (event.event === "Planned") {
-      this.steps = [];
       fill(find("facts").querySelector("dl"), event.facts);
       find("facts").hidden = false;
+    } else if (event.event === "RunOpened") {
+      if (!event.resumed) this.steps = [];
     } else if (event.event === "Finished") {
       this.finished = event;
     }
     const line = lineOf(event);
     if (line) this.log(line, event.event === "Stage" ? "stage" : "");
     this.later();
+  }
+
+  /** Add a step to the curve. After a resumption, those that are done again replace what they were. */
+  plot(step) {
+    while (this.steps.at(-1)?.step >= step.step) this.steps.pop();
+    this.steps.push(step);
   }
 
   refuse(why) {
@@ -124,7 +135,7 @@ export class JobView {
     find("job-fault").textContent = "";
     find("stop").disabled = find("resume").disabled = true;
     try {
-      this.job = await change();
+      this.learn(await change());
     } catch (error) {
       find("job-fault").textContent = error.name === "TypeError" ? "The server cannot be reached: try again." : error.message;
     }
@@ -156,8 +167,8 @@ export class JobView {
     if (!this.job) return;
     const { job } = this;
     const over = isOver(job);
-    find("job-title").textContent = `${kindOf(job)} ${stateOf(job)}`;
-    const by = job.origin ? ` Asked for by: ${job.origin}.` : "";
+    find("job-title").textContent = `${kindOf(job)}: ${stateOf(job)}`;
+    const by = !job.origin || job.origin === "api" ? "" : ` Begun by ${job.origin}.`;
     find("job-about").textContent = `Since ${when(job.begun ?? job.created)}${job.ended ? `, until ${when(job.ended)}` : ""}.${by}`;
     find("going").hidden = over;
     find("stop").hidden = over || job.state === "cancelling";

@@ -6,7 +6,7 @@ import { element, kindOf, stateOf, when } from "./words.js";
 const PAUSE = 5000; // milliseconds between two looks while the page is seen
 const MOST = 8;
 
-/** Keep the list current; `seen(jobs)` is told of each look. */
+/** Keep the list current; `seen(jobs)` is told of each look. Return the function that looks now. */
 export function keepCurrent(list, none, seen) {
   let shown = "";
   const look = async () => {
@@ -19,7 +19,7 @@ export function keepCurrent(list, none, seen) {
   };
   setInterval(look, PAUSE);
   document.addEventListener("visibilitychange", look);
-  return look();
+  return look;
 }
 
 async function newest() {

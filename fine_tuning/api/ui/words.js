@@ -12,9 +12,9 @@ const KINDS = {
 };
 
 const STATES = {
-  queued: "waits for its turn",
-  running: "runs",
-  cancelling: "is stopping",
+  queued: "waiting",
+  running: "running",
+  cancelling: "stopping",
   cancelled: "stopped",
   failed: "failed",
   completed: "done",

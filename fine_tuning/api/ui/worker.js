@@ -1,4 +1,4 @@
-// Sends one file in pieces, and hashes it on the way, so that the server can tell that all of it arrived as it was.
+// Sends one file in pieces. It is hashed first: so the server can tell that all of it arrived as it is, and this page whether it is there.
 
 import { Sha256 } from "./sha256.js";
 
@@ -7,32 +7,46 @@ const LONGEST_PAUSE = 15_000; // milliseconds
 
 onmessage = async ({ data: { file, token } }) => {
   try {
-    postMessage({ result: await send(file, token) });
+    postMessage({ dataset: await send(file, (path, how) => surely(path, how, token)) });
   } catch (error) {
     postMessage({ fault: error.message });
   }
 };
 
-async function send(file, token) {
-  const ask = (method, path, type, body) => surely(`/api/uploads${path}`, { method, body, headers: { "content-type": type, "x-byoai-token": token } });
-  const upload = await ask("POST", "", "application/json", JSON.stringify({ name: file.name, size: file.size }));
-  const hash = new Sha256();
-  for (let at = 0; at < file.size; ) {
-    const piece = new Uint8Array(await file.slice(at, at + PIECE).arrayBuffer());
-    await ask("PUT", `/${upload.id}?offset=${at}`, "application/octet-stream", piece);
-    hash.update(piece);
-    at += piece.length;
-    postMessage({ sent: at });
+/** Send what the server does not have yet, and return what it says of the whole file. */
+async function send(file, ask) {
+  const sha256 = await digest(file);
+  const known = (await ask("uploads?limit=500")).items.find((each) => each.sha256 === sha256 && each.bytes === file.size);
+  const name = file.name.replace(/[\p{Cc}/\\]/gu, "_").slice(-200);
+  let upload = known ?? (await ask("uploads", { method: "POST", json: { name, bytes: file.size, sha256 } }));
+  while (upload.size < file.size) {
+    const piece = file.slice(upload.size, upload.size + PIECE);
+    const path = `uploads/${upload.id}`;
+    // null: it begins where nothing is awaited, as after a reply that was lost
+    upload = (await ask(`${path}?offset=${upload.size}`, { method: "PUT", bytes: piece })) ?? (await ask(path));
+    postMessage({ sent: upload.size });
   }
-  return ask("POST", `/${upload.id}/finish`, "application/json", JSON.stringify({ sha256: hash.digest() }));
+  if (upload.finished === null) await ask(`uploads/${upload.id}/finish`, { method: "POST", json: {} });
+  return ask(`datasets/upload/${upload.id}`);
 }
 
-/** Ask until the server has answered. */
-async function surely(address, request) {
+async function digest(file) {
+  const hash = new Sha256();
+  for (let at = 0; at < file.size; at += PIECE) {
+    hash.update(new Uint8Array(await file.slice(at, at + PIECE).arrayBuffer()));
+    postMessage({ hashed: Math.min(at + PIECE, file.size) });
+  }
+  return hash.digest();
+}
+
+/** Ask until the server has answered. Return null where it says that a piece belongs elsewhere. */
+async function surely(path, { method = "GET", json, bytes } = {}, token) {
+  const type = bytes ? "application/octet-stream" : "application/json";
+  const request = { method, body: bytes ?? (json && JSON.stringify(json)), headers: { "content-type": type, "x-byoai-token": token } };
   for (let pause = 1000; ; pause = Math.min(2 * pause, LONGEST_PAUSE)) {
     let answer;
     try {
-      answer = await fetch(address, request);
+      answer = await fetch(`/api/${path}`, request);
     } catch {
       postMessage({ waiting: true });
       await new Promise((done) => setTimeout(done, pause));
@@ -40,6 +54,7 @@ async function surely(address, request) {
     }
     const said = await answer.json().catch(() => null);
     if (answer.ok) return said;
+    if (answer.status === 409 && answer.headers.has("x-upload-size")) return null;
     throw new Error(said?.error?.message ?? `The server answered ${answer.status} ${answer.statusText}.`);
   }
 }
