@@ -280,6 +280,15 @@ class Schedule(_Section):
     on_mains: bool = True  # not while a battery feeds the machine
 
 
+class Uploads(_Section):
+    """How much programs may send over the API, in MiB."""
+
+    largest: Positive = 2048  # one file
+    quota: Positive = 10_240  # all of them together, unfinished ones at their announced size
+    keep_free: Count = 512  # of the disk
+    unfinished: Positive = 16  # uploads at once
+
+
 # Names of the flat form, `FineTuningConfig(model_id=..., epochs=3)`; every key of `training` is one by its own name, too.
 FLAT = {
     **{key: ("training", key) for key in Training.model_fields},
@@ -305,6 +314,7 @@ class FineTuningConfig(_Section):
     evaluation: Evaluation = Evaluation()
     gate: Gate = Gate()
     deployment: Deployment = Deployment()
+    uploads: Uploads = Uploads()
     schedule: Schedule = Schedule()
 
     @model_validator(mode="wrap")

@@ -7,7 +7,11 @@ ByoaiError                     exit 1   anything below; the message says what is
 │   ├── TooLittleData
 │   ├── LogDamaged
 │   ├── TurnNotFound                  the log holds no such turn, session or import
-│   └── TurnDeleted                   a turn was deleted that an answer was made from
+│   ├── TurnDeleted                   a turn was deleted that an answer was made from
+│   ├── DatasetNotFound               there is no such upload or dataset
+│   ├── WrongOffset                   a part of an upload that does not follow what has come so far
+│   ├── TooLarge                      a file, or a part of it, is larger than it may be
+│   └── QuotaReached                  uploads are as many, or as large together, as they may be
 ├── EngineError                exit 4   Ollama or the embedded engine
 │   ├── EngineUnavailable
 │   ├── EngineTooOld
@@ -20,6 +24,7 @@ ByoaiError                     exit 1   anything below; the message says what is
 ├── PromotionRefused           exit 7   the model was made but must not go live
 │   ├── ParityError
 │   └── GateRefused            exit 10  it failed a rule of the gate; it is kept as a candidate
+├── NoRoom                     exit 1   the disk is full
 ├── Busy                       exit 8   another retrain holds the lock
 ├── JobNotFound                exit 1
 └── Cancelled                  exit 130 stopped by the user; what was done is kept
@@ -57,6 +62,28 @@ class TurnNotFound(DataError):
 
 
 class TurnDeleted(DataError):
+    pass
+
+
+class DatasetNotFound(DataError):
+    pass
+
+
+class WrongOffset(DataError):
+    def __init__(self, message: str, size: int) -> None:
+        super().__init__(message)
+        self.size = size  # bytes that have come: where to go on
+
+
+class TooLarge(DataError):
+    pass
+
+
+class QuotaReached(DataError):
+    pass
+
+
+class NoRoom(ByoaiError):
     pass
 
 

@@ -3,7 +3,7 @@
 In this order, so that a crash leaves nothing half forgotten that the next call could not find again:
 
 1. data/forgetting.json: the ids (never the text) of the turns, until all is done;
-2. datasets with their rows, unfinished trainings, what runs tell in words, exports, state.db, any other file of the data folder;
+2. datasets with their rows, uploads, unfinished trainings, what runs tell in words, exports, state.db, any other file of the data folder;
 3. the log, compacted;
 4. a new version, trained from the base without the turns; then the versions that learned them are removed, tags and weights.
 """
@@ -17,9 +17,11 @@ from pathlib import Path
 from fine_tuning import paths, state
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.conversation import answers_by_question
+from fine_tuning.data_collection import uploads
 from fine_tuning.data_collection.blackout import Pattern, black_out, black_out_text, black_out_value, holds, pattern, search
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_export import DataExporter
+from fine_tuning.data_collection.upload_texts import uploads_holding
 from fine_tuning.data_preparation.dataset_builder import delete_datasets_of
 from fine_tuning.engines.base import Engine
 from fine_tuning.errors import DataError, NoConversations, TooLittleData, TurnNotFound
@@ -89,14 +91,16 @@ def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: st
 
 
 def held_elsewhere(config: FineTuningConfig, case: Case) -> list[Path]:
-    """Return the files of the data folder that hold a text of `case` outside of the logs' turns: what `forget` would black out there."""
-    if (wanted := pattern(case.texts)) is None:
-        return []
+    """Return the files of the data folder that hold a text of `case` outside of the logs' turns: what `forget` would black out there,
+    or remove."""
     logs = _logs(config)
+    uploaded = [upload.content for upload in uploads_holding(case.texts, _imports_of(logs, case))]
+    if (wanted := pattern(case.texts)) is None:
+        return uploaded
     damaged = [log.path for log in logs if log.has_damaged(wanted)]
     database = [paths.state_db()] if _told_in_database(wanted) else []
     skipped = [place for place in _without_sayings(config, logs) if place != DataExporter().folder]
-    return [*damaged, *database, *(path for path in search(paths.home(), wanted, skipped) if path not in damaged)]
+    return [*damaged, *database, *uploaded, *(path for path in search(paths.home(), wanted, skipped) if path not in damaged)]
 
 
 def _told_in_database(wanted: Pattern) -> bool:
@@ -156,7 +160,11 @@ def _erase(config: FineTuningConfig, watch: Watch, case: Case) -> tuple[Path, ..
         datasets = delete_datasets_of(case.turns)
         runs = _clean_runs(config, case)
         formats, exports = exporter.exported(), exporter.remove()
-        watch.note(f"{len(datasets)} dataset(s), the texts of {runs} run(s), {len(exports)} export(s)")
+        uploaded = uploads_holding(case.texts, _imports_of(logs, case))
+        for upload in uploaded:
+            uploads.remove(upload.id)
+        removed = f", the upload(s) {', '.join(upload.name for upload in uploaded)}" * bool(uploaded)
+        watch.note(f"{len(datasets)} dataset(s), the texts of {runs} run(s), {len(exports)} export(s){removed}")
         if wanted:
             _black_out_all(config, wanted, logs)
     with watch.stage("Removing it from the log"):
@@ -166,6 +174,12 @@ def _erase(config: FineTuningConfig, watch: Watch, case: Case) -> tuple[Path, ..
         exporter.export(ConversationLogger(config.log_path).conversations(), formats)
     told = {log.path for log in logs for text in case.texts if log.find(text)}
     return tuple(sorted(told | set(search(paths.home(), wanted, _without_sayings(config, logs))))) if wanted else ()
+
+
+def _imports_of(logs: Collection[ConversationLogger], case: Case) -> set[str]:
+    """Return the ids of the imports that brought the turns."""
+    turns = [turn for log in logs for turn in log.turns(include_excluded=True) if turn.id in case.turns]
+    return {str(turn.metadata["import"]) for turn in turns if "import" in turn.metadata}
 
 
 def _clean_runs(config: FineTuningConfig, case: Case) -> int:
@@ -218,7 +232,7 @@ def _without_sayings(config: FineTuningConfig, logs: Collection[ConversationLogg
     database = paths.state_db()
     of_database = [database.with_name(database.name + ending) for ending in ("", "-wal", "-shm")]
     of_runs = [file for run in config.runs_dir.glob("*") for file in Run(run).serving()]
-    return [paths.engine_dir(), DataExporter().folder, *of_database, *of_runs, *(log.path for log in logs)]
+    return [paths.engine_dir(), paths.uploads_dir(), DataExporter().folder, *of_database, *of_runs, *(log.path for log in logs)]
 
 
 def _telling(logs: Collection[ConversationLogger], turns: Collection[str]) -> set[str]:

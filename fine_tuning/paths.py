@@ -80,7 +80,7 @@ def within_home(path: Path) -> Path:
 
 def is_taken(path: Path) -> bool:
     """Return whether `path` is, or lies in, a folder of a fixed name and purpose in the data folder."""
-    fixed = ("conversations", "datasets", "engine", "exports", "samples", "sweeps")
+    fixed = ("conversations", "datasets", "engine", "exports", "samples", "sweeps", "uploads", "prepared")
     return any(real(path).is_relative_to(real(home() / name)) for name in fixed)
 
 
@@ -95,6 +95,14 @@ def conversations_dir() -> Path:
 
 def datasets_dir() -> Path:
     return home() / "datasets"
+
+
+def uploads_dir() -> Path:
+    return home() / "uploads"
+
+
+def prepared_dir() -> Path:
+    return home() / "prepared"
 
 
 def state_db() -> Path:

@@ -9,11 +9,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from fine_tuning import errors
 from fine_tuning.paths import write_fault
 
 _logger = logging.getLogger(__name__)
+
+SIZE_HEADER = "x-upload-size"  # with WrongOffset: how many bytes of the upload have come
 
 # The first that fits counts, so the special ones stand before their bases.
 STATUS: tuple[tuple[type[errors.ByoaiError], int], ...] = (
@@ -22,6 +25,11 @@ STATUS: tuple[tuple[type[errors.ByoaiError], int], ...] = (
     (errors.ModelNotFound, 404),
     (errors.TurnNotFound, 404),
     (errors.TurnDeleted, 410),
+    (errors.DatasetNotFound, 404),
+    (errors.WrongOffset, 409),
+    (errors.TooLarge, 413),
+    (errors.QuotaReached, 409),
+    (errors.NoRoom, 507),
     (errors.NoConversations, 409),
     (errors.TooLittleData, 409),
     (errors.LogDamaged, 409),
@@ -68,7 +76,12 @@ def add_handlers(app: FastAPI) -> None:
     async def ours(request: Request, error: errors.ByoaiError) -> JSONResponse:
         if isinstance(error, errors.EngineUnavailable):
             request.app.state.service.connect_again()
-        return answer(status_of(error), str(error), type(error).__name__)
+        headers = {SIZE_HEADER: str(error.size)} if isinstance(error, errors.WrongOffset) else None
+        return answer(status_of(error), str(error), type(error).__name__, headers=headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, error: ClientDisconnect) -> JSONResponse:
+        return answer(408, "the connection was lost before the body was whole", type(error).__name__)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -1,18 +1,18 @@
 """`byoai import`: foreign chats into the log, the imports that are in it, and taking one back."""
 
 import argparse
+import os
 import sys
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from fine_tuning.cli.options import Commands, read_config, stop_on_signal
 from fine_tuning.errors import ConfigError
-from fine_tuning.events import Count
+from fine_tuning.events import Watch
 
 if TYPE_CHECKING:
-    from fine_tuning.cli.show import Terminal
-    from fine_tuning.data_collection.conversation_logger import ConversationLogger
+    from fine_tuning.config import FineTuningConfig
     from fine_tuning.data_collection.importers.importing import Imported, Report
+    from fine_tuning.jobs.kinds import ImportRequest
 
 _LOOK = 1_000  # turns that are read before the question whether to import
 _EPILOG = """\
@@ -48,38 +48,47 @@ def _run(options: argparse.Namespace) -> None:
 
     if bool(options.place) + bool(options.undo) + options.list != 1:
         raise ConfigError("name a file or folder to import, or --list, or --undo ID")
-    log = ConversationLogger(read_config(options).log_path)
+    config = read_config(options)
+    log = ConversationLogger(config.log_path)
     if options.list:
         _show_imports(imports(log))
     elif options.undo:
         if _confirmed(options, f"Take the import {options.undo} back?"):
             print(f"{undo(log, options.undo)} turns taken back. Versions that learned them meanwhile stay: byoai models lists them")
     else:
-        _import(log, options)
+        _import(config, options)
 
 
-def _import(log: "ConversationLogger", options: argparse.Namespace) -> None:
+def _import(config: "FineTuningConfig", options: argparse.Namespace) -> None:
     from fine_tuning.cli.show import Terminal
-    from fine_tuning.data_collection.importers.files import Watching
-    from fine_tuning.data_collection.importers.importing import Wanted, import_files, preview
+    from fine_tuning.data_collection.conversation_logger import ConversationLogger
+    from fine_tuning.data_collection.importers.importing import preview
+    from fine_tuning.jobs.doing import import_here
+    from fine_tuning.jobs.kinds import read_request
 
-    wanted = Wanted(options.format, options.me, options.licence, options.source, options.branches)
+    asked = {
+        "config": config,
+        "places": tuple(map(_from_anywhere, options.place)),
+        "format": _from_anywhere(options.format) if ".py:" in options.format else options.format,
+        **{name: getattr(options, name) for name in ("me", "licence", "source", "branches")},
+    }
+    request = cast("ImportRequest", read_request("import", asked))
     if options.dry_run or not options.yes:
-        found = preview(log, options.place, wanted, limit=None if options.dry_run else _LOOK)
+        found = preview(ConversationLogger(config.log_path), request.places, request.wanted(), limit=None if options.dry_run else _LOOK)
         _show(found, "would be added" if found.is_whole else f"would be added, of the first {found.turns} turns")
         if options.dry_run or not _confirmed(options, "Import?"):
             return
     stopping = stop_on_signal()
     with Terminal() as terminal:
-        done = import_files(log, options.place, wanted, Watching(partial(_tell, terminal), stopping))
+        done = import_here(request, Watch(terminal, stopping))
     _show(done, "added")
     if done.added:
         print(f"To take it back: byoai import --undo {done.id}")
 
 
-def _tell(terminal: "Terminal", done: int, total: int) -> None:
-    """Show how many bytes were read, in percent."""
-    terminal(Count(100 * done // max(total, 1), 100))
+def _from_anywhere(place: str) -> str:
+    """Return a file's whole path: a job that is resumed may be done in another folder."""
+    return place if place.startswith("hf:") else os.path.abspath(os.path.expanduser(place))  # noqa: PTH100, PTH111 (also of nobody's home)
 
 
 def _confirmed(options: argparse.Namespace, question: str) -> bool:

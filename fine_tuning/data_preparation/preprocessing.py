@@ -17,6 +17,7 @@ from fine_tuning.data_preparation.dataset_builder import hash_of
 from fine_tuning.data_preparation.formatter import TrainingDataFormatter
 from fine_tuning.data_preparation.raw_data import Record, read_records, texts_of
 from fine_tuning.errors import ConfigError, NoConversations
+from fine_tuning.events import Watch
 
 Step = Callable[[Iterable[Record]], Iterator[Record]]
 
@@ -38,25 +39,38 @@ def prepare(
     output_format: DatasetFormat | str = DatasetFormat.JSONL,
     steps: Sequence[Mapping[str, Any]] = (),
     target: Path | None = None,
+    watch: Watch | None = None,
 ) -> Path:
     """Read a dataset, apply the steps, and write it; return the file, in data/prepared/ unless `target` names one.
 
-    ConfigError for a wrong step, by its number; DataError for what cannot be read; NoConversations if nothing is left.
+    ConfigError for a wrong step, by its number; DataError for what cannot be read; NoConversations if nothing is left. Cancelled when
+    `watch` asks it to stop: nothing is written.
     """
     read_as, write_as = (_known(each) for each in (format, output_format))
     if write_as not in _WRITTEN:
         raise ConfigError(f"a prepared dataset cannot be written as {write_as}: choose one of {', '.join(_WRITTEN)}")
-    records: Iterable[Record] = read_records(source, read_as, trusted=True)
-    for step in [_step(number, step) for number, step in enumerate(steps, 1)]:
+    records: Iterable[Record] = _stoppable(read_records(source, read_as, trusted=True), watch or Watch())
+    for step in check_steps(steps):
         records = step(records)
     found = [record for record in records if texts_of(record)["text"].strip()]
     if not found:
         raise NoConversations(f"nothing is left of {source}: it is empty, or the steps take everything out")
     lines = [json.dumps(line, ensure_ascii=False) for line in _written(found, write_as)]
     stem = paths.slug(Path(str(source)).stem, 40)
-    file = target or paths.home() / "prepared" / f"{stem}-{hash_of(lines)[:12]}.jsonl"
+    file = target or paths.prepared_dir() / f"{stem}-{hash_of(lines)[:12]}.jsonl"
     paths.atomic_write(file, "\n".join(lines) + "\n")
     return file
+
+
+def check_steps(steps: Sequence[Mapping[str, Any]]) -> list[Step]:
+    """Return what the steps do. ConfigError for a wrong one, by its number."""
+    return [_step(number, step) for number, step in enumerate(steps, 1)]
+
+
+def _stoppable(records: Iterable[Record], watch: Watch) -> Iterator[Record]:
+    for record in records:
+        watch.stop_if_asked()
+        yield record
 
 
 def _known(name: DatasetFormat | str) -> DatasetFormat:

@@ -17,11 +17,12 @@ from fine_tuning.errors import ByoaiError, Cancelled
 from fine_tuning.events import Event, Finished, RunOpened, Watch, events_to
 from fine_tuning.jobs import processes, queue, store
 from fine_tuning.jobs.joblog import mask
-from fine_tuning.jobs.kinds import KINDS, JobRequest, RetrainRequest
+from fine_tuning.jobs.kinds import KINDS, ImportRequest, JobRequest, RetrainRequest, import_asked
 from fine_tuning.jobs.store import Job, State
 from fine_tuning.runs import called
 
 if TYPE_CHECKING:
+    from fine_tuning.data_collection.importers.importing import Report
     from fine_tuning.pipeline import Outcome
 
 _LOOK = 0.25  # seconds between two looks whether to stop
@@ -78,6 +79,12 @@ def retrain_here(
     asked = RetrainRequest.of(config, request or workshop.Request(), ollama_url)
     with listed("retrain", asked, watch) as told:
         return retrain(config, engine or asked.engine(), told, request)
+
+
+def import_here(request: ImportRequest, watch: Watch | None = None) -> "Report":
+    """Import in this process, as a job that every other one sees. Raises what `importing.import_files` raises."""
+    with listed("import", request, watch) as told:
+        return import_asked(request, told)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -13,11 +13,17 @@ from fine_tuning.errors import ConfigError
 from fine_tuning.events import Finished, Watch
 from fine_tuning.workshop import Request
 
+if TYPE_CHECKING:
+    from fine_tuning.data_collection.importers.importing import Report, Wanted
+
 Result = Mapping[str, Any] | None  # what JSON can hold; it becomes the job's result.json
 
 
 class JobRequest(BaseModel):
-    """What every kind is asked with."""
+    """What every kind is asked with. `LOCAL` are the fields that name files, servers or code of this machine: whoever asks over the
+    network may not give them."""
+
+    LOCAL: ClassVar[frozenset[str]] = frozenset({"config", "ollama_url"})
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -147,6 +153,84 @@ def _compare(request: CompareRequest, watch: Watch) -> Result:
     return {"answers": answers}
 
 
+# Import
+
+
+class ImportRequest(JobRequest):
+    """`upload`: the id of a finished upload; `places`: files and folders of this machine instead, or "hf:owner/name"."""
+
+    LOCAL: ClassVar[frozenset[str]] = JobRequest.LOCAL | {"places"}
+
+    upload: Annotated[str, Field(max_length=100)] | None = None
+    places: tuple[str, ...] = ()
+    format: Annotated[str, Field(max_length=300)] = ""  # a name of the importers' table, found by itself when empty; or module:function
+    me: Annotated[str, Field(max_length=300)] = ""  # whose messages are the answers, in a chat among people
+    licence: Annotated[str, Field(max_length=1000)] = ""
+    source: Annotated[str, Field(max_length=300)] = ""  # what it is called in the log; the file's name when empty
+    branches: Literal["best", "all"] = "best"
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> "ImportRequest":
+        if bool(self.upload) == bool(self.places):
+            raise ValueError("name an upload, or files and folders as places: one of the two")
+        if self.upload and ":" in self.format:
+            raise ValueError("format: a module:function is code, and reads no upload: name a format, or none to have it found")
+        return self
+
+    def wanted(self) -> "Wanted":
+        from fine_tuning.data_collection.importers.importing import Wanted
+
+        return Wanted(self.format, self.me, self.licence, self.source, self.branches)
+
+
+def import_asked(request: ImportRequest, watch: Watch) -> "Report":
+    """Import what was asked for; return the report. Raises what `importing.import_files` raises."""
+    from dataclasses import replace
+
+    from fine_tuning.data_collection import uploads
+    from fine_tuning.data_collection.conversation_logger import ConversationLogger
+    from fine_tuning.data_collection.importers.importing import import_files, new_id
+
+    id, places, wanted = new_id(), list(request.places), request.wanted()
+    if request.upload:
+        upload = uploads.get(request.upload).noting_import(id)
+        places, wanted = [str(upload.content)], replace(wanted, source=wanted.source or upload.name)
+    report = import_files(ConversationLogger(request.config.log_path), places, wanted, watch, id)
+    back = f"; byoai import --undo {report.id} takes them back" if report.added else ""
+    watch.tell(Finished("done", f"{report.added} of {report.turns} turns added{back}", seconds=watch.seconds))
+    return report
+
+
+def _import(request: ImportRequest, watch: Watch) -> Result:
+    report = import_asked(request, watch)
+    counts = ("id", "conversations", "unanswered", "turns", "added", "known", "set_aside", "unread_count")
+    faults = [asdict(fault) for fault in report.faults]
+    return {**{name: getattr(report, name) for name in counts}, "formats": dict(report.formats), "faults": faults, "unread": report.unread}
+
+
+# Prepare a dataset of one's own
+
+
+class PrepareRequest(JobRequest):
+    """What `preprocessing.prepare` is asked."""
+
+    LOCAL: ClassVar[frozenset[str]] = JobRequest.LOCAL | {"source", "format"}
+
+    source: str
+    format: str = "jsonl"
+    output_format: str = "jsonl"
+    steps: tuple[dict[str, str], ...] = ()
+
+
+def _prepare(request: PrepareRequest, watch: Watch) -> Result:
+    from fine_tuning.data_preparation.preprocessing import prepare
+
+    with watch.stage("Preparing a dataset"):
+        file = prepare(request.source, request.format, request.output_format, request.steps, watch=watch)
+    watch.tell(Finished("done", f"written to {file}", seconds=watch.seconds))
+    return {"dataset": file.stem, "file": str(file)}
+
+
 # Forget, pull
 
 
@@ -207,6 +291,8 @@ KINDS: dict[str, Kind] = {
     "evaluate": Kind(EvaluateRequest, _evaluate),
     "compare": Kind(CompareRequest, _compare),
     "forget": Kind(ForgetRequest, _forget),
+    "import": Kind(ImportRequest, _import, heavy=False),
+    "prepare": Kind(PrepareRequest, _prepare, heavy=False),
     "pull": Kind(PullRequest, _pull, heavy=False),
 }
 

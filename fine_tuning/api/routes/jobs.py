@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response, WebSocket
 from fastapi.responses import PlainTextResponse, StreamingResponse
@@ -16,7 +16,7 @@ from fine_tuning.api.dependencies import Asked, Cursor, Limit, Page, Serving, fr
 from fine_tuning.api.feed import Feeds
 from fine_tuning.errors import ByoaiError, ConfigError
 from fine_tuning.integration.service import Service
-from fine_tuning.jobs.kinds import KINDS
+from fine_tuning.jobs.kinds import KINDS, JobRequest
 from fine_tuning.jobs.progress import facts, record
 from fine_tuning.jobs.queue import GRACE
 from fine_tuning.jobs.store import Job, State
@@ -199,9 +199,12 @@ async def _until_gone(socket: WebSocket) -> None:
 
 def _request(asked: NewJob, service: Service) -> dict[str, Any]:
     """Return the request of the job's kind. ConfigError for what only the command line may ask."""
-    own: set[Literal["config", "ollama_url"] | str] = {"config", "ollama_url"}
-    if taken := own & set(asked.request):
-        raise ConfigError(f"request.{min(taken)}: give changes of the configuration in `settings`; the engine is the server's")
+    local = KINDS[asked.kind].request.LOCAL if asked.kind in KINDS else JobRequest.LOCAL
+    if taken := local & set(asked.request):
+        raise ConfigError(
+            f"request.{min(taken)}: only the command line may name files and servers. Changes of the configuration go into `settings`, "
+            "files into an upload"
+        )
     config = overrides.changed(service.config, asked.settings, asked.profile)
     return {**asked.request, "config": config.model_dump(mode="json")}
 

@@ -49,7 +49,7 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
     knows_roles = bool(counts.keys() & _ASKS and counts.keys() & _ANSWERS) and not source.me
     all_speak = sum(counts.values()) * 10 >= 9 * sum(bool(line.strip()) for line in source.found.lines)
     known = _ASKS | _ANSWERS | {"system"} if knows_roles else {label for label, count in counts.items() if count >= 2 or all_speak}
-    with source.member.text(source.watch) as text:
+    with source.member.text(source.read) as text:
         spoken = _spoken(numbered_lines(text), frozenset(known))
         for dialogue in _dialogues(spoken):
             if knows_roles:

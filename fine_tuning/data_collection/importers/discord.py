@@ -21,7 +21,7 @@ def _fits(record: Any) -> bool:
 
 def _read(source: Source) -> Iterator[Chat | Fault]:
     is_table = source.found.layout == "table"
-    records = source.records() if is_table else within(source.member, "messages", source.watch)
+    records = source.records() if is_table else within(source.member, "messages", source.read)
     yield from conversations(_lines(records, _row if is_table else _message), source.me, source.member.name, _channel(source))
 
 
@@ -64,7 +64,7 @@ def _fits_text(lines: Sequence[str]) -> bool:
 
 
 def _read_text(source: Source) -> Iterator[Chat | Fault]:
-    with source.member.text(source.watch) as text:
+    with source.member.text(source.read) as text:
         yield from conversations(_written(numbered_lines(text)), source.me, source.member.name)
 
 

@@ -16,7 +16,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, BinaryIO, TextIO, cast
 
-from fine_tuning.errors import Cancelled, DataError
+from fine_tuning.errors import DataError
 
 HEAD = 1 << 18  # bytes of a file that are looked at, to tell what it is
 _MOST_MEMBERS = 200_000
@@ -32,24 +32,12 @@ _BOMS = [
 UNDECODED = re.compile("[\udc80-\udcff]")  # bytes that the file's encoding does not have, as "surrogateescape" leaves them
 
 
-@dataclass
-class Watching:
-    """How an import tells how far it is, and asks whether to stop.
+Read = Callable[[int], None]
+"""Told, from time to time, how many more bytes were read. It may raise Cancelled, which ends the reading."""
 
-    `tell(done, total)`: bytes of all files; `stopping()`: whether to end at the next safe point.
-    """
 
-    tell: Callable[[int, int], None] = lambda done, total: None
-    stopping: Callable[[], bool] = lambda: False
-    done: int = 0
-    total: int = 0
-
-    def read(self, count: int) -> None:
-        """Note that so many bytes were read. Raises Cancelled when asked to stop."""
-        self.done += count
-        self.tell(min(self.done, self.total), self.total)
-        if self.stopping():
-            raise Cancelled("the import was stopped")
+def unwatched(count: int) -> None:
+    """Let the reading go on."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +59,11 @@ class Member:
         return self.name.rpartition("/")[0]
 
     @contextmanager
-    def opened(self, watch: Watching | None = None) -> Iterator[BinaryIO]:
+    def opened(self, read: Read = unwatched) -> Iterator[BinaryIO]:
         """Open it for reading, decompressed. DataError if it cannot be read, now or later."""
         try:
             with self.opener() as raw:
-                watched = io.BufferedReader(_Watched(raw, watch or Watching()), 1 << 20)
+                watched = io.BufferedReader(_Watched(raw, read), 1 << 20)
                 if watched.peek(2)[:2] == b"\x1f\x8b":
                     with gzip.GzipFile(fileobj=watched) as content:
                         yield cast(BinaryIO, io.BufferedReader(content, 1 << 20))
@@ -87,10 +75,10 @@ class Member:
             raise DataError(f"cannot read {self.name}: {getattr(error, 'strerror', None) or error}") from error
 
     @contextmanager
-    def text(self, watch: Watching | None = None, newline: str | None = "\n") -> Iterator[TextIO]:
+    def text(self, read: Read = unwatched, newline: str | None = "\n") -> Iterator[TextIO]:
         """Open it as text. Bytes that its encoding does not have come as `UNDECODED`."""
         encoding = self.encoding
-        with self.opened(watch) as content, io.TextIOWrapper(content, encoding, "surrogateescape", newline) as text:
+        with self.opened(read) as content, io.TextIOWrapper(content, encoding, "surrogateescape", newline) as text:
             try:
                 yield text
             except UnicodeError as error:  # a UTF-16 file that ends within a character
@@ -106,8 +94,8 @@ class Member:
 
 
 class _Watched(io.RawIOBase):
-    def __init__(self, raw: IO[bytes], watch: Watching) -> None:
-        self._raw, self._watch = raw, watch
+    def __init__(self, raw: IO[bytes], read: Read) -> None:
+        self._raw, self._read = raw, read
 
     def readable(self) -> bool:
         return True
@@ -116,7 +104,7 @@ class _Watched(io.RawIOBase):
         view = memoryview(target)  # type: ignore[arg-type]
         data = self._raw.read(len(view))
         view[: len(data)] = data
-        self._watch.read(len(data))
+        self._read(len(data))
         return len(data)
 
 

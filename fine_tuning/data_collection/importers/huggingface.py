@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fine_tuning.data_collection.importers.chats import Fault
-from fine_tuning.data_collection.importers.files import Watching
+from fine_tuning.data_collection.importers.files import Read, unwatched
 from fine_tuning.data_collection.importers.records import Record
 from fine_tuning.errors import DataError
 
@@ -17,7 +17,7 @@ def is_saved(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or ((folder / "state.json").is_file() and (folder / "dataset_info.json").is_file())
 
 
-def rows(name: str, watch: Watching) -> Iterator[Record | Fault]:
+def rows(name: str, read: Read = unwatched) -> Iterator[Record | Fault]:
     """Yield the rows of all splits of a dataset, named "hf:owner/name" or by the folder of its local copy.
 
     Raises:
@@ -28,8 +28,7 @@ def rows(name: str, watch: Watching) -> Iterator[Record | Fault]:
     try:
         for split, dataset in _splits(name).items():
             for number, row in enumerate(dataset, 1):
-                if watch.stopping():
-                    watch.read(0)
+                read(0)
                 yield Record(f"{split}, row {number}", row)
     except (OSError, ValueError, KeyError, pyarrow.ArrowException, RuntimeError) as error:
         where = "the Hugging Face Hub" if name.startswith(PREFIX) else "the local copy"

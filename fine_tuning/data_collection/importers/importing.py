@@ -12,11 +12,12 @@ from typing import Any
 from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.importers.chats import BadRecord, Entry, Fault, entries_of
-from fine_tuning.data_collection.importers.files import Member, Watching, members_of
+from fine_tuning.data_collection.importers.files import Member, members_of
 from fine_tuning.data_collection.importers.huggingface import PREFIX, is_saved
 from fine_tuning.data_collection.importers.shape import Branches, Importer, Source
 from fine_tuning.data_collection.importers.table import dataset_look, forced, looked_at, recognised
 from fine_tuning.errors import Cancelled, DataError
+from fine_tuning.events import Watch
 
 _BATCH = 2_000  # turns that are written at once...
 _BATCH_TEXT = 8 << 20  # ...or fewer, of so many characters
@@ -71,37 +72,39 @@ class Report:
 
 
 def import_files(
-    log: ConversationLogger, places: Sequence[str | Path], wanted: Wanted | None = None, watch: Watching | None = None
+    log: ConversationLogger, places: Sequence[str | Path], wanted: Wanted | None = None, watch: Watch | None = None, id: str = ""
 ) -> Report:
     """Read foreign chats into the log. Returns what was found and added; turns that the log has or had already are left out.
 
     Args:
         places: files, folders and ZIP archives, or "hf:owner/name".
+        watch: told how many percent of all bytes were read.
+        id: of the import, as `new_id` makes one; by default a new one.
 
     Raises:
         DataError: a file is in no known format or cannot be read, or a chat among people lacks `me`.
         Cancelled: stopped; what was written until then stays, and can be taken back.
     """
-    report = Report(datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6])
+    watch, report = watch or Watch(), Report(id or new_id())
     try:
-        for batch in _batches(_read(places, wanted or Wanted(), report, watch or Watching())):
-            report.added += log.log_imported(batch)
+        with watch.stage("Importing"):
+            for batch in _batches(_read(places, wanted or Wanted(), report, _Progress(watch))):
+                report.added += log.log_imported(batch)
     except Cancelled as error:
         undo = f"take them back with byoai import --undo {report.id}, or import again to go on" if report.added else "nothing was written"
         raise Cancelled(f"the import was stopped after {report.added} turns: {undo}") from error
     return report
 
 
-def preview(
-    log: ConversationLogger,
-    places: Sequence[str | Path],
-    wanted: Wanted | None = None,
-    watch: Watching | None = None,
-    limit: int | None = None,
-) -> Report:
+def new_id() -> str:
+    """Return an id for an import."""
+    return datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6]
+
+
+def preview(log: ConversationLogger, places: Sequence[str | Path], wanted: Wanted | None = None, limit: int | None = None) -> Report:
     """Return what `import_files` would find and add, and write nothing. `limit`: end after so many turns."""
     report, seen = Report(), set[str]()
-    entries = _read(places, wanted or Wanted(), report, watch or Watching())
+    entries = _read(places, wanted or Wanted(), report, _Progress(Watch()))
     looked = 0
     for batch in _batches(entries if limit is None else islice(entries, limit)):
         looked += len(batch)
@@ -140,6 +143,24 @@ def undo(log: ConversationLogger, id: str) -> int:
 # Reading
 
 
+@dataclass
+class _Progress:
+    """Tells a watch how many percent of all bytes were read."""
+
+    watch: Watch
+    total: int = 0
+    done: int = 0
+    told: int = -1
+
+    def read(self, count: int) -> None:
+        """Note that so many bytes were read. Cancelled when it should stop."""
+        self.watch.stop_if_asked()
+        self.done += count
+        if (percent := min(100 * self.done // max(self.total, 1), 100)) != self.told:
+            self.told = percent
+            self.watch.count(percent, 100)
+
+
 def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
     batch: list[Entry] = []
     characters = 0
@@ -153,17 +174,19 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
         yield batch
 
 
-def _read(places: Sequence[str | Path], wanted: Wanted, report: Report, watch: Watching) -> Iterator[Entry]:
+def _read(places: Sequence[str | Path], wanted: Wanted, report: Report, progress: _Progress) -> Iterator[Entry]:
     """Yield what is in all files; count and note it in `report`."""
     unknown: list[DataError] = []  # files in no format
     refused: list[DataError] = []  # files that cannot be read, or need more to be asked for
     for place in places:
         facts = {"name": wanted.source or _name(place), "licence": wanted.licence}
-        for format, importer, source in _readings(place, wanted, report, watch, unknown):
+        for format, importer, source in _readings(place, wanted, report, progress, unknown):
             report.readings += 1
             told = {key: fact for key, fact in {**facts, "format": format}.items() if fact}
             try:
-                yield from _entries(format, importer, source, {"source": told, "import": report.id}, report)
+                for entry in _entries(format, importer, source, {"source": told, "import": report.id}, report):
+                    progress.watch.stop_if_asked()
+                    yield entry
             except DataError as error:
                 refused.append(error)
                 report.set(Fault("", str(error)), source.name)
@@ -193,27 +216,25 @@ def _entries(format: str, importer: Importer, source: Source, facts: dict[str, A
         report.turns += len(entries)
         report.first += [entry.turn for entry in entries[: 3 - len(report.first)]]
         yield from entries
-        if source.watch.stopping():
-            raise Cancelled("the import was stopped")
 
 
 def _readings(
-    place: str | Path, wanted: Wanted, report: Report, watch: Watching, unknown: list[DataError]
+    place: str | Path, wanted: Wanted, report: Report, progress: _Progress, unknown: list[DataError]
 ) -> Iterator[tuple[str, Importer, Source]]:
     """Yield what is to be read at a place, in order."""
     if str(place).startswith(PREFIX) or is_saved(Path(place)):
         found = dataset_look(str(place))
         format, importer, _ = forced(wanted.format, found, str(place)) if wanted.format else recognised(found, str(place))
-        yield format, importer, Source([], found, wanted.me, wanted.branches, dataset=str(place), watch=watch)
+        yield format, importer, Source([], found, wanted.me, wanted.branches, dataset=str(place), read=progress.read)
         return
     members = members_of(Path(place).expanduser())
-    watch.total += sum(member.size for member in members)
+    progress.total += sum(member.size for member in members)
     if not members:
         raise DataError(f"{place} is empty: there is nothing to import")
     looks = _looks(members, wanted, report, unknown)
     last: tuple[str, Importer, Source] | None = None  # which more files of its folder may join
     for member, (format, importer, inside), found in looks:
-        source = Source([member], found, wanted.me, wanted.branches, inside, watch=watch)
+        source = Source([member], found, wanted.me, wanted.branches, inside, read=progress.read)
         if last and importer.joins and last[0] == format and last[2].member.folder == member.folder:
             last = (format, importer, replace(last[2], members=[*last[2].members, member]))
             continue

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, Literal, TextIO
 
 from fine_tuning.data_collection.importers.chats import Fault
-from fine_tuning.data_collection.importers.files import UNDECODED, Member, Watching, encoding_of
+from fine_tuning.data_collection.importers.files import UNDECODED, Member, Read, encoding_of, unwatched
 from fine_tuning.data_collection.importers.json_stream import LONGEST, BadJson, JsonReader, elements, events
 from fine_tuning.errors import DataError
 
@@ -99,32 +99,32 @@ def _values(records: Iterable[Record | Fault]) -> list[Any]:
 # Records, by layout
 
 
-def records(member: Member, found: Look, watch: Watching | None = None) -> Iterator[Record | Fault]:
+def records(member: Member, found: Look, read: Read = unwatched) -> Iterator[Record | Fault]:
     """Yield a file's records, as its layout has them: the elements, lines or rows; an object as one record."""
     match found.layout:
         case "array":
-            yield from array(member, watch)
+            yield from array(member, read)
         case "lines":
-            yield from lines(member, watch)
+            yield from lines(member, read)
         case "table":
-            yield from table(member, found.delimiter, watch)
+            yield from table(member, found.delimiter, read)
         case "parquet":
-            yield from parquet(member, watch)
+            yield from parquet(member, read)
         case "object":
-            yield from _whole(member, watch)
+            yield from _whole(member, read)
 
 
-def array(member: Member, watch: Watching | None = None) -> Iterator[Record | Fault]:
-    with member.text(watch) as text:
+def array(member: Member, read: Read = unwatched) -> Iterator[Record | Fault]:
+    with member.text(read) as text:
         try:
             yield from _numbered(elements(JsonReader(text)))
         except BadJson as error:
             yield Fault(*_split(error))
 
 
-def within(member: Member, name: str, watch: Watching | None = None) -> Iterator[Record | Fault]:
+def within(member: Member, name: str, read: Read = unwatched) -> Iterator[Record | Fault]:
     """Yield the elements of one list of a large object."""
-    with member.text(watch) as text:
+    with member.text(read) as text:
         try:
             yield from _numbered(value for path, value in events(JsonReader(text)) if path == (name, "*"))
         except BadJson as error:
@@ -141,8 +141,8 @@ def _split(error: BadJson) -> tuple[str, str]:
     return place, f"expected JSON: {reason}"
 
 
-def lines(member: Member, watch: Watching | None = None) -> Iterator[Record | Fault]:
-    with member.text(watch) as text:
+def lines(member: Member, read: Read = unwatched) -> Iterator[Record | Fault]:
+    with member.text(read) as text:
         for number, line in numbered_lines(text):
             place = f"line {number}"
             if not line.strip("\ufeff \t\r\n"):
@@ -177,10 +177,10 @@ def numbered_lines(text: TextIO) -> Iterator[tuple[int, str]]:
         yield number, line
 
 
-def table(member: Member, delimiter: str, watch: Watching | None = None) -> Iterator[Record | Fault]:
+def table(member: Member, delimiter: str, read: Read = unwatched) -> Iterator[Record | Fault]:
     """Yield a table's rows as objects; the first row names the columns."""
     csv.field_size_limit(LONGEST)
-    with member.text(watch, newline="") as text:
+    with member.text(read, newline="") as text:
         rows = csv.reader(text, delimiter=delimiter)
         names: list[str] = []
         while True:
@@ -210,7 +210,7 @@ def _cell(cell: str) -> Any:
     return cell
 
 
-def parquet(member: Member, watch: Watching | None = None) -> Iterator[Record | Fault]:
+def parquet(member: Member, read: Read = unwatched) -> Iterator[Record | Fault]:
     import pyarrow
     from pyarrow import parquet as format
 
@@ -220,8 +220,7 @@ def parquet(member: Member, watch: Watching | None = None) -> Iterator[Record | 
     try:
         with format.ParquetFile(member.path) as file:
             for batch in file.iter_batches(_BATCH):
-                if watch:
-                    watch.read(member.size * len(batch) // max(file.metadata.num_rows, 1))
+                read(member.size * len(batch) // max(file.metadata.num_rows, 1))
                 for row in batch.to_pylist():
                     number += 1
                     yield Record(f"row {number}", row)
@@ -231,8 +230,8 @@ def parquet(member: Member, watch: Watching | None = None) -> Iterator[Record | 
         yield Fault(f"row {number + 1}", f"expected a row: {str(error)[:200]}")
 
 
-def _whole(member: Member, watch: Watching | None) -> Iterator[Record | Fault]:
-    with member.text(watch) as text:
+def _whole(member: Member, read: Read) -> Iterator[Record | Fault]:
+    with member.text(read) as text:
         reader, number = JsonReader(text), 0
         try:
             while reader.peek():

@@ -1,11 +1,11 @@
 """What an importer is: how a format is told apart, and how its records become chats."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, kind
-from fine_tuning.data_collection.importers.files import Member, Watching
+from fine_tuning.data_collection.importers.files import Member, Read, unwatched
 from fine_tuning.data_collection.importers.huggingface import rows
 from fine_tuning.data_collection.importers.records import Layout, Look, Record, records, within
 
@@ -27,7 +27,7 @@ class Source:
     branches: Branches = "best"  # of a tree of answers
     inside: str = ""  # the list of a large object whose elements are the records
     dataset: str = ""  # of Hugging Face, in the place of files
-    watch: Watching = field(default_factory=Watching)
+    read: Read = unwatched  # told how far the reading is
 
     @property
     def member(self) -> Member:
@@ -39,9 +39,9 @@ class Source:
 
     def records(self) -> Iterator[Record | Fault]:
         if self.dataset:
-            yield from rows(self.dataset, self.watch)
+            yield from rows(self.dataset, self.read)
         for member in self.members:
-            yield from within(member, self.inside, self.watch) if self.inside else records(member, self.found, self.watch)
+            yield from within(member, self.inside, self.read) if self.inside else records(member, self.found, self.read)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from fine_tuning.data_collection.importers.custom import custom
 from fine_tuning.data_collection.importers.database import LLM, OPEN_WEBUI_DATABASE, tables
 from fine_tuning.data_collection.importers.dialogue_text import DIALOGUE_TEXT
 from fine_tuning.data_collection.importers.discord import DISCORD, DISCORD_TEXT
-from fine_tuning.data_collection.importers.files import Member, Watching
+from fine_tuning.data_collection.importers.files import Member
 from fine_tuning.data_collection.importers.gemini import GEMINI
 from fine_tuning.data_collection.importers.huggingface import rows
 from fine_tuning.data_collection.importers.jan import JAN
@@ -86,7 +86,7 @@ def looked_at(member: Member) -> Look:
 
 def dataset_look(name: str) -> Look:
     """Return what the first rows of a Hugging Face dataset are. DataError if it cannot be reached."""
-    return Look("parquet", [row.value for row in islice(rows(name, Watching()), SAMPLE) if isinstance(row, Record)])
+    return Look("parquet", [row.value for row in islice(rows(name), SAMPLE) if isinstance(row, Record)])
 
 
 def recognised(found: Look, name: str) -> Found:

@@ -20,7 +20,7 @@ def _fits(record: Any) -> bool:
 
 
 def _read(source: Source) -> Iterator[Chat | Fault]:
-    with source.member.text(source.watch) as text:
+    with source.member.text(source.read) as text:
         names = Counter[str]()
         for several, chat, lines in _chats(_events(JsonReader(text))):
             if several and not source.me:

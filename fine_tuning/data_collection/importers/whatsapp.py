@@ -51,7 +51,7 @@ def _named(rest: str) -> tuple[str, str]:
 
 def _read(source: Source) -> Iterator[Chat | Fault]:
     day_first = _day_first(source.found.lines)
-    with source.member.text(source.watch) as text:
+    with source.member.text(source.read) as text:
         yield from conversations(_lines(numbered_lines(text), day_first), source.me, source.member.name)
 
 

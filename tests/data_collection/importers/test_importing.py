@@ -15,10 +15,11 @@ from fine_tuning import paths
 from fine_tuning.cli.main import main
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.importers import files
-from fine_tuning.data_collection.importers.files import Watching
 from fine_tuning.data_collection.importers.importing import Wanted, import_files, imports, preview, undo
 from fine_tuning.data_collection.importers.table import IMPORTERS
 from fine_tuning.errors import Cancelled, DataError
+from fine_tuning.events import Count, Event, Stage, Watch
+from fine_tuning.jobs import store
 
 TABLES = ("log_turns", "log_events", "log_texts")
 
@@ -118,13 +119,12 @@ def test_a_preview_writes_nothing_and_foretells_the_import(log, sample):
 
 def test_progress_is_told_and_a_stop_is_heard(log, tmp_path):
     file = write_alpaca(tmp_path / "many.json", 60_000)
-    told: list[tuple[int, int]] = []
-    import_files(log, [write_alpaca(tmp_path / "few.json", 10)], watch=Watching(tell=lambda done, total: told.append((done, total))))
-    assert told[-1][1] == (tmp_path / "few.json").stat().st_size
-    watch = Watching()
-    watch.stopping = lambda: watch.done > 1 << 20
+    told: list[Event] = []
+    import_files(log, [write_alpaca(tmp_path / "few.json", 10)], watch=Watch(told.append))
+    assert told[0] == Stage("Importing") and told[-1] == Count(100, 100)
+    told.clear()
     with pytest.raises(Cancelled, match=r"stopped after (\d+) turns.*--undo"):
-        import_files(log, [file], watch=watch)
+        import_files(log, [file], watch=Watch(told.append, lambda: any(isinstance(each, Count) and each.done > 50 for each in told)))
     written = len(log.turns())
     assert 10 < written < 60_010
     assert undo(log, imports(log)[-1].id) == written - 10
@@ -307,6 +307,19 @@ def test_the_command_previews_imports_lists_and_takes_back(home, sample, capsys)
     code, out, _ = run(capsys, "--undo", id, "--yes")
     assert out.startswith("4 turns taken back") and ConversationLogger().path.read_bytes() == b""
     assert run(capsys, "--list")[1] == "no imports in the log\n"
+
+
+def test_an_import_is_listed_as_a_job_with_what_came_of_it(home, sample, capsys):
+    run(capsys, sample("messages.jsonl"), "--dry-run")
+    assert store.find() == []
+    run(capsys, sample("messages.jsonl"), "--yes")
+    run(capsys, sample("whatsapp_ios.txt"), "--yes")
+    refused, done = store.find()
+    (found,) = imports(ConversationLogger())
+    assert (done.kind, done.state, done.here) == ("import", "completed", True)
+    assert done.reason == f"4 of 4 turns added; byoai import --undo {found.id} takes them back"
+    assert done.request["places"] == [str(sample("messages.jsonl").absolute())]
+    assert (refused.state, refused.exit_code) == ("failed", DataError.exit_code) and "--me NAME" in refused.reason
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,150 @@
+"""Datasets: listed, looked into, prepared for a training, deleted; and the imports that are in the log."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from fine_tuning.api.dependencies import Asked, Cursor, Limit, Page, Serving, from_cursor, to_cursor
+from fine_tuning.api.errors import documented
+from fine_tuning.api.routes.jobs import ORIGIN, JobFacts
+from fine_tuning.data_collection.importers import importing
+from fine_tuning.data_collection.peek import peek
+from fine_tuning.errors import DataError
+from fine_tuning.integration import datasets
+from fine_tuning.integration.datasets import AT_ONCE, Dataset, Kind
+from fine_tuning.jobs.progress import record
+
+router = APIRouter(tags=["datasets"])
+
+Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,149}$", description="a dataset's id")]
+ImportId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="an import's id")]
+Step = dict[Annotated[str, Field(max_length=20)], Annotated[str, Field(max_length=1000)]]
+
+
+class DatasetFacts(BaseModel):
+    kind: Kind
+    id: str
+    name: str
+    type: str  # jsonl, json, csv, tsv, parquet, text, zip
+    bytes: int
+    created: float
+    path: str  # in the data folder: the `dataset.path` of a training's settings
+
+
+class Fault(BaseModel):
+    place: str  # "line 3"; "" for the whole file
+    reason: str
+
+
+class Preview(BaseModel):
+    """What the beginning of a dataset shows; never more than its first MiB is read."""
+
+    layout: str  # array, lines, object, table, parquet, text; "" if it cannot be read
+    format: str  # as an import would take it; "" if it is in no known format
+    title: str  # what people call that format, or why there is none
+    columns: list[str]
+    rows: list[Any]  # the first ones; long values are cut
+    faults: list[Fault]  # among the first rows: what an import would set aside, or what it must be told
+    members: list[str]  # of an archive
+    is_whole: bool  # nothing was left out
+
+
+class DatasetShown(DatasetFacts):
+    preview: Preview
+
+
+class Preparing(Asked):
+    """Filter and change a dataset step by step, as `prepare_dataset` does (docs/jobs.md)."""
+
+    format: Literal["jsonl", "csv", "text"] | None = None  # None: as its content says
+    output_format: Literal["jsonl", "chatml", "alpaca", "instruction"] = "jsonl"
+    steps: Annotated[list[Step], Field(max_length=100)] = Field(default_factory=list)
+    id: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = None
+    """Of the job, made by the client: asked twice with one id, it is one job. With it, a small dataset is a job, too."""
+
+
+class ImportFacts(BaseModel):
+    id: str
+    turns: int
+    source: dict[str, Any]
+
+
+class Undone(BaseModel):
+    turns: int  # that were taken back
+
+
+@router.get("/api/datasets")
+def list_datasets(limit: Limit = 50, cursor: Cursor = None) -> Page[DatasetFacts]:
+    """List finished uploads, prepared datasets, and those that retrains built, newest first."""
+    place = tuple(from_cursor(cursor, float, str, str)) if cursor else None
+    found = [each for each in datasets.find() if place is None or (each.created, each.kind, each.id) < place]
+    last = found[limit - 1] if len(found) > limit else None
+    return Page(items=[_facts(each) for each in found[:limit]], next=to_cursor(last.created, last.kind, last.id) if last else None)
+
+
+@router.get("/api/datasets/{kind}/{id}")
+def show_dataset(kind: Kind, id: Id) -> DatasetShown:
+    """Show a dataset: its size, in which format it is, its first rows, and what of them cannot be read."""
+    dataset = datasets.get(kind, id)
+    try:
+        seen = peek(dataset.file)
+    except DataError as error:
+        return DatasetShown(**_values(dataset), preview=Preview.model_validate({**_NOTHING, "title": str(error)}))
+    return DatasetShown(**_values(dataset), preview=Preview.model_validate(seen, from_attributes=True))
+
+
+@router.delete("/api/datasets/{kind}/{id}", status_code=204)
+def delete_dataset(kind: Kind, id: Id, service: Serving) -> None:
+    """Delete a dataset. One that a job waits for or reads stays (409)."""
+    datasets.remove(kind, id, service.queue)
+
+
+@router.post("/api/datasets/{kind}/{id}/prepare", status_code=201, responses={202: {"model": JobFacts}, **documented(507)})
+def prepare_dataset(kind: Kind, id: Id, asked: Preparing, service: Serving) -> DatasetFacts:
+    """Write a prepared dataset. Answered with it (201), or, if the file is large, with the job that writes it (202)."""
+    from fine_tuning.data_preparation.preprocessing import prepare
+
+    dataset = datasets.get(kind, id)
+    request = datasets.prepare_request(dataset, asked.format or "", asked.output_format, asked.steps)
+    if asked.id is None and dataset.bytes <= AT_ONCE and dataset.type != "parquet":  # which may grow when it is read
+        return _facts(datasets.prepared(str(prepare(**request))))
+    told = {**request, "config": service.config.model_dump(mode="json")}
+    job = service.queue.submit("prepare", told, id=asked.id, origin=ORIGIN)
+    return JSONResponse(JobFacts.model_validate(record(job)).model_dump(mode="json"), 202)  # type: ignore[return-value]
+
+
+@router.get("/api/imports")
+def list_imports(service: Serving, limit: Limit = 50, cursor: Cursor = None) -> Page[ImportFacts]:
+    """List the imports that are in the log, newest first. To import an upload is a job of the kind `import`."""
+    place = from_cursor(cursor, str)[0] if cursor else None
+    found = sorted((each for each in importing.imports(service.log()) if place is None or each.id < place), key=lambda each: each.id)[::-1]
+    items = [ImportFacts(id=each.id, turns=each.turns, source=each.source) for each in found[:limit]]
+    return Page(items=items, next=to_cursor(items[-1].id) if len(found) > limit else None)
+
+
+@router.delete("/api/imports/{id}")
+def undo_import(id: ImportId, service: Serving) -> Undone:
+    """Take an import back as a whole. Versions that learned it meanwhile stay."""
+    return Undone(turns=importing.undo(service.log(), id))
+
+
+_NOTHING: Mapping[str, Any] = {
+    "layout": "",
+    "format": "",
+    "columns": [],
+    "rows": [],
+    "faults": [],
+    "members": [],
+    "is_whole": False,
+}
+
+
+def _values(dataset: Dataset) -> dict[str, Any]:
+    return {name: getattr(dataset, name) for name in DatasetFacts.model_fields}
+
+
+def _facts(dataset: Dataset) -> DatasetFacts:
+    return DatasetFacts(**_values(dataset))

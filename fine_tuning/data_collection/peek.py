@@ -1,0 +1,179 @@
+"""The beginning of a file as its importer sees it: its first rows, what of them cannot be read, and in which format it is.
+
+Never more than the first MiB is read, whatever the file claims to be. Parquet has its index at the end and may grow when it is read, so
+that it is looked at in a process of its own (`python -m fine_tuning.data_collection.peek FILE`), of bounded time and memory.
+"""
+
+import contextlib
+import io
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from fine_tuning.data_collection.importers.chats import Fault
+from fine_tuning.data_collection.importers.files import Member, members_of
+from fine_tuning.data_collection.importers.records import Look, Record, records
+from fine_tuning.data_collection.importers.shape import Importer, Source
+from fine_tuning.data_collection.importers.table import looked_at, recognised
+from fine_tuning.errors import DataError
+
+ROWS = 20  # that are shown, and faults, and members of an archive
+_READ = 1 << 20  # bytes
+_SECONDS, _MEMORY = 30, 4 << 30  # of the process that looks at Parquet
+_TEXT, _DEPTH, _WIDTH = 500, 8, 50  # characters, levels and members of a value that are shown
+
+
+@dataclass(frozen=True)
+class Peek:
+    """What the beginning of a file shows."""
+
+    layout: str = ""  # array, lines, object, table, parquet, text; "" if it cannot be read
+    format: str = ""  # a name of the importers' table; "" if it is in none
+    title: str = ""  # what people call the format; or why it is in none
+    columns: tuple[str, ...] = ()  # of the first row
+    rows: tuple[Any, ...] = ()  # long values cut
+    faults: tuple[Fault, ...] = ()
+    members: tuple[str, ...] = ()  # of an archive
+    is_whole: bool = True  # nothing was left out
+
+
+def peek(path: Path) -> Peek:
+    """Return what the beginning of a file shows. DataError if it cannot be read at all."""
+    with path.open("rb") as file:
+        if file.read(4) == b"PAR1":
+            return _in_child(path)
+    return look_into(path)
+
+
+def look_into(path: Path) -> Peek:
+    """Do so in this process."""
+    members = members_of(path)
+    if len(members) == 1 and members[0].path:
+        return _peek(members[0])
+    names = tuple(member.name for member in members[:ROWS])
+    for member in members[:ROWS]:
+        with contextlib.suppress(DataError):
+            found = _peek(member)
+            if found.format:
+                title = f"{found.title}, in {member.name}"
+                return Peek(found.layout, found.format, title, found.columns, found.rows, found.faults, names, is_whole=False)
+    return Peek(title="none of its first files is in a format that byoai knows", members=names, is_whole=len(members) <= ROWS)
+
+
+def _peek(member: Member) -> Peek:
+    beginning, is_cut = _beginning(member)
+    found = looked_at(beginning)
+    shown = list(islice(_rows(beginning, found), ROWS + 1))
+    if is_cut and shown and len(shown) <= ROWS:  # what stands last is cut off
+        shown.pop()
+    rows = [each.value for each in shown[:ROWS] if isinstance(each, Record)]
+    faults = [each for each in shown[:ROWS] if isinstance(each, Fault)]
+    format, title = "", ""
+    try:
+        format, importer, inside = recognised(found, member.name)
+        title = importer.title
+        faults += _faults(importer, Source([beginning], found, inside=inside), is_cut)
+    except DataError as error:
+        title = str(error)
+    columns = tuple(str(_shown(name)) for name in list(rows[0])[:_WIDTH]) if rows and isinstance(rows[0], dict) else ()
+    told = tuple(dict.fromkeys(Fault(fault.place, str(_shown(fault.reason))) for fault in faults))[:ROWS]
+    return Peek(found.layout, format, title, columns, tuple(map(_shown, rows)), told, is_whole=not is_cut and len(shown) <= ROWS)
+
+
+def _beginning(member: Member) -> tuple[Member, bool]:
+    """Return the first part of a file as a file, and whether something was left out. Of Parquet, the whole."""
+    if member.path and member.head().startswith(b"PAR1"):
+        return member, False
+    with member.opened() as content:
+        read = content.read(_READ + 1)
+    is_cut = len(read) > _READ
+    if is_cut:
+        read = read[: read.rfind(b"\n", 0, _READ) + 1] or read[:_READ]
+    return Member(member.name.lower().removesuffix(".gz"), len(read), partial(_stream, read)), is_cut
+
+
+def _stream(content: bytes) -> IO[bytes]:
+    return io.BytesIO(content)
+
+
+def _rows(member: Member, found: Look) -> Iterator[Record | Fault]:
+    if found.layout == "text":
+        yield from (Record(f"line {number}", line) for number, line in enumerate(found.lines, 1) if line.strip())
+    elif found.lists:  # of a large object, its longest list is what it is about
+        longest = max(found.lists.values(), key=len)
+        yield from (Record(f"record {number}", value) for number, value in enumerate(longest, 1))
+    else:
+        yield from records(member, found)
+
+
+def _faults(importer: Importer, source: Source, is_cut: bool) -> list[Fault]:
+    """Return what the importer sets aside among the first records."""
+    read: Iterable[Any] = islice(importer.read(source), ROWS)
+    found = []
+    try:
+        found = list(read)
+    except DataError as error:  # in chats among people it must be said whose messages are the answers
+        found = [Fault("", str(error))]
+    return [each for each in (found[:-1] if is_cut and len(found) < ROWS else found) if isinstance(each, Fault)]
+
+
+def _shown(value: Any, depth: int = _DEPTH) -> Any:
+    """Return a value as any JSON can hold it, its long parts cut."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and abs(value) < 1 << 53:
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, dict) and depth:
+        return {str(_shown(str(key))): _shown(each, depth - 1) for key, each in islice(value.items(), _WIDTH)}
+    if isinstance(value, (list, tuple)) and depth:
+        return [_shown(each, depth - 1) for each in value[:_WIDTH]]
+    if isinstance(value, int):
+        return "a number of many digits"
+    text = value if isinstance(value, str) else str(value) if isinstance(value, float) else repr(value)[: 2 * _TEXT]
+    cut = text if len(text) <= _TEXT else f"{text[: _TEXT - 1]}…"
+    return cut.encode("utf-8", "replace").decode()
+
+
+# Parquet
+
+
+def _in_child(path: Path) -> Peek:
+    command = [sys.executable, "-m", "fine_tuning.data_collection.peek", str(path)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
+        told: dict[str, Any] = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        raise DataError(f"{path.name} took more than {_SECONDS} s to look at: is it damaged?") from None
+    except ValueError:
+        raise DataError(f"{path.name} is a damaged Parquet file: reading it ended with exit code {done.returncode}") from None
+    if "refused" in told:
+        raise DataError(told["refused"])
+    found: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
+    return Peek(**{**found, "faults": tuple(Fault(**fault) for fault in told["faults"])})
+
+
+def _main(path: Path) -> dict[str, Any]:
+    if sys.platform != "win32":
+        import resource
+
+        for limit, most in ((resource.RLIMIT_AS, _MEMORY), (resource.RLIMIT_CPU, _SECONDS), (resource.RLIMIT_CORE, 0)):
+            resource.setrlimit(limit, (most, most))
+    try:
+        return asdict(look_into(path))
+    except DataError as error:
+        return {"refused": str(error)}
+    except MemoryError:
+        return {"refused": f"{path.name} needs more than {_MEMORY >> 30} GiB of memory to look at"}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(_main(Path(sys.argv[1]))))

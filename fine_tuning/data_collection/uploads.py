@@ -1,0 +1,270 @@
+"""Files that programs send part by part until they are whole, over any number of connections.
+
+data/uploads/<id>/upload.json      what was announced, and, once it is whole, what it is; written whole or not at all
+                  content/<name>   what has come so far (mode 0600): its size says where to go on
+                  lock             held while something of it is written
+
+A part is only written where it follows what has come: of two senders of one upload, the slower is told where it stands. Nothing is
+unpacked, and nothing is run.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import filelock
+
+from fine_tuning import paths
+from fine_tuning.config import Uploads
+from fine_tuning.data_collection.upload_types import type_of
+from fine_tuning.errors import Busy, ConfigError, DataError, DatasetNotFound, NoRoom, QuotaReached, TooLarge, WrongOffset
+
+STALE = 86_400.0  # seconds after its last part, when an unfinished upload is removed
+_MIB = 1 << 20
+_LOCK_TIMEOUT = 60.0  # seconds
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Upload:
+    id: str
+    name: str  # as its sender calls it
+    file: str  # its name on the disk
+    bytes: int  # as announced
+    sha256: str  # as announced, later as found; "" before that
+    created: float
+    finished: float | None = None  # when it was whole
+    type: str = ""  # of its content, once it is whole
+    imports: tuple[str, ...] = ()  # ids of the imports that read it
+
+    @property
+    def folder(self) -> Path:
+        return folder_of(self.id)
+
+    @property
+    def content(self) -> Path:
+        return self.folder / "content" / self.file
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes have come."""
+        try:
+            return self.content.lstat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def noting_import(self, id: str) -> "Upload":
+        """Return the upload with an import that reads it: to forget a turn of that import is to forget the upload. DataError if it is
+        not finished."""
+        with _locked(self.folder):
+            now = get(self.id)
+            if now.finished is None:
+                raise DataError(f"the upload {self.id} is not finished: {now.size} of {now.bytes} bytes have come")
+            return _write(replace(now, imports=(*now.imports, id)))
+
+
+def folder_of(id: str) -> Path:
+    """Return the folder of an upload. DatasetNotFound for what cannot be an id."""
+    try:
+        return paths.within_home(paths.uploads_dir() / paths.safe_name(id))
+    except ConfigError as error:
+        raise DatasetNotFound(f"there is no upload {id[:100]!r}") from error
+
+
+def get(id: str) -> Upload:
+    """Return an upload. DatasetNotFound if there is none."""
+    try:
+        found = json.loads((folder_of(id) / "upload.json").read_text(encoding="utf-8"))
+        known = {name: found[name] for name in (field.name for field in fields(Upload))}
+        return Upload(**{**known, "imports": tuple(known["imports"])})
+    except FileNotFoundError:
+        raise DatasetNotFound(f"there is no upload {id[:100]!r}: it was deleted, or removed a day after its last part") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"the upload {id} is damaged: delete it, and send the file again ({error})") from error
+
+
+def find() -> list[Upload]:
+    """Return all uploads, newest first."""
+    return sorted(_all(), key=lambda upload: (upload.created, upload.id), reverse=True)
+
+
+def create(name: str, bytes: int, sha256: str, limits: Uploads) -> Upload:
+    """Begin an upload of a file of so many bytes.
+
+    Raises:
+        TooLarge: one file may not be so large.
+        QuotaReached: there is no room for it beside the others, or too many of them are unfinished.
+        NoRoom: the disk has no room for it.
+    """
+    remove_stale()
+    id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
+    upload = Upload(id, name, _file_name(name), bytes, sha256.lower(), time.time())
+    if bytes > limits.largest * _MIB:
+        raise TooLarge(f"{name} has {_size(bytes)}, and one upload may have {limits.largest} MiB (uploads.largest): split it")
+    paths.uploads_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(paths.uploads_dir()):
+        _check_room(upload, find(), limits)
+        upload.content.parent.mkdir(mode=0o700, parents=True)
+        return _write(upload)
+
+
+def append(id: str, offset: int, part: bytes, limits: Uploads) -> int:
+    """Write a part of an upload, which must begin where the ones before it end; return the size that it has now.
+
+    Raises:
+        WrongOffset: it begins elsewhere; `size` says where to go on.
+        TooLarge: it goes beyond the announced size. Nothing of it is written.
+        NoRoom: the disk is full. What found room is kept, and the upload can go on.
+    """
+    with _locked(folder_of(id)):
+        upload = get(id)
+        check_offset(upload, offset, len(part))
+        if shutil.disk_usage(upload.folder).free < limits.keep_free * _MIB:
+            raise NoRoom(f"the disk has less than {limits.keep_free} MiB left (uploads.keep_free): make room, and go on from {offset}")
+        try:
+            handle = os.open(upload.content, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+            try:
+                rest, at = memoryview(part), offset
+                while rest:
+                    os.lseek(handle, at, os.SEEK_SET)
+                    written = os.write(handle, rest)
+                    rest, at = rest[written:], at + written
+            finally:
+                os.close(handle)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise NoRoom(f"the disk is full: make room, and go on from {upload.size}") from error
+        return at
+
+
+def check_offset(upload: Upload, offset: int, count: int = 0) -> None:
+    """Raise WrongOffset unless a part of `count` bytes may follow at `offset`, TooLarge if it goes beyond the announced size."""
+    if upload.finished is not None:
+        raise WrongOffset(f"the upload {upload.id} is finished: nothing can follow", upload.size)
+    if offset != (size := upload.size):
+        raise WrongOffset(f"{size} bytes have come: go on with offset={size}", size)
+    if offset + count > upload.bytes:
+        raise TooLarge(f"{upload.bytes} bytes were announced, and this part goes to {offset + count}: begin an upload of that size")
+
+
+def finish(id: str) -> Upload:
+    """Check an upload that has come whole, and find out what it is. Asked again, return it as it is.
+
+    Raises:
+        WrongOffset: something is missing; `size` says where to go on.
+        DataError: it is not what was announced, or nothing that may be uploaded; it is removed.
+    """
+    with _locked(folder_of(id)):
+        upload = get(id)
+        if upload.finished is not None:
+            return upload
+        if (size := upload.size) != upload.bytes:
+            raise WrongOffset(f"{size} of {upload.bytes} bytes have come: go on with offset={size}, then finish it", size)
+        try:
+            digest = _digest(upload.content)
+            if upload.sha256 not in ("", digest):
+                raise DataError(f"{upload.name} came with the hash {digest}, and {upload.sha256} was announced: send it again")
+            kind = type_of(upload.content)
+        except DataError:
+            shutil.rmtree(upload.folder, ignore_errors=True)
+            raise
+        paths.fsync_dir(upload.content.parent)
+        return _write(replace(upload, sha256=digest, type=kind, finished=time.time()))
+
+
+def remove(id: str) -> None:
+    """Delete an upload, finished or not. DatasetNotFound if there is none."""
+    folder = folder_of(id)
+    if not folder.is_dir() or folder.is_symlink():
+        raise DatasetNotFound(f"there is no upload {id[:100]!r}")
+    with _locked(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)  # the lock's file, where an open one cannot be removed
+
+
+def remove_stale(now: float | None = None) -> list[str]:
+    """Remove unfinished uploads, and remains of deleted ones, to which nothing came for a day; return their ids."""
+    gone = []
+    folder = paths.uploads_dir()
+    for each in folder.iterdir() if folder.is_dir() else ():
+        if not each.is_dir() or each.is_symlink():
+            continue
+        with contextlib.suppress(DataError):
+            if get(each.name).finished is not None:
+                continue
+        last = max((path.lstat().st_mtime for path in (each, *each.glob("content/*"))), default=0.0)
+        if (time.time() if now is None else now) - last > STALE:
+            shutil.rmtree(each, ignore_errors=True)
+            gone.append(each.name)
+    return gone
+
+
+def _all() -> Iterator[Upload]:
+    for file in paths.uploads_dir().glob("*/upload.json"):
+        with contextlib.suppress(DataError):  # deleted meanwhile, or damaged
+            yield get(file.parent.name)
+
+
+def _check_room(upload: Upload, others: list[Upload], limits: Uploads) -> None:
+    unfinished = [other for other in others if other.finished is None]
+    if len(unfinished) >= limits.unfinished:
+        raise QuotaReached(f"{len(unfinished)} uploads are unfinished (uploads.unfinished): finish or delete one first")
+    if (taken := sum(other.bytes for other in others)) + upload.bytes > limits.quota * _MIB:
+        raise QuotaReached(f"all uploads together have {_size(taken)} of {limits.quota} MiB (uploads.quota): delete one first")
+    awaited = upload.bytes + sum(other.bytes - other.size for other in unfinished)
+    if (free := shutil.disk_usage(paths.uploads_dir()).free) < awaited + limits.keep_free * _MIB:
+        raise NoRoom(
+            f"the disk has {_size(free)} left, {_size(awaited)} are to come, and {limits.keep_free} MiB stay free (uploads.keep_free): "
+            "make room first"
+        )
+
+
+def _file_name(name: str) -> str:
+    """Return a name for the disk: the sender's, made safe, with its ending, by which some formats are told apart."""
+    stem, _, ending = name.rpartition(".") if "." in name else (name, "", "")
+    ending = ending.lower() if ending.isascii() and ending.isalnum() and len(ending) <= 10 else ""
+    return paths.safe_name(f"{paths.slug(stem, 60)}{f'.{ending}' if ending else ''}")
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+        os.fsync(content.fileno())
+    return digest
+
+
+def _write(upload: Upload) -> Upload:
+    paths.write_json(upload.folder / "upload.json", asdict(upload))
+    return upload
+
+
+def _size(count: int) -> str:
+    return f"{count / _MIB:.1f} MiB"
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other writers out. DatasetNotFound if the folder is not there, Busy when the wait is too long."""
+    if not folder.is_dir():
+        raise DatasetNotFound(f"there is no upload {folder.name!r}")
+    lock = filelock.FileLock(folder / "lock", timeout=_LOCK_TIMEOUT, poll_interval=0.005, mode=0o600)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise Busy(f"another part of the upload {folder.name} is being written: try again") from error
+    except FileNotFoundError:
+        raise DatasetNotFound(f"the upload {folder.name!r} was deleted") from None
+    try:
+        yield
+    finally:
+        lock.release()

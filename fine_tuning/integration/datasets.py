@@ -1,0 +1,133 @@
+"""All that can be learned from beside the log: files that programs sent, and datasets that byoai wrote. Listed, looked into, removed.
+
+upload     data/uploads/<id>/     sent over the API
+prepared   data/prepared/<id>     written by `prepare_dataset`: filtered, changed
+built      data/datasets/<id>/    what a retrain made of the log; made again when it is needed
+"""
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fine_tuning import paths
+from fine_tuning.config import DatasetFormat
+from fine_tuning.data_collection import uploads
+from fine_tuning.data_preparation.dataset_builder import MANIFEST
+from fine_tuning.errors import Busy, ConfigError, DatasetNotFound
+from fine_tuning.jobs.queue import Queue
+from fine_tuning.jobs.store import ACTIVE, Job, State
+from fine_tuning.runs import only_one
+
+Kind = Literal["upload", "prepared", "built"]
+
+AT_ONCE = 8 << 20  # bytes of a file that is prepared while its sender waits; a larger one is a job
+_FORMATS = {
+    "jsonl": DatasetFormat.JSONL,
+    "json": DatasetFormat.JSONL,
+    "csv": DatasetFormat.CSV,
+    "tsv": DatasetFormat.CSV,
+    "text": DatasetFormat.TEXT,
+    "parquet": DatasetFormat.HUGGINGFACE,
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    kind: Kind
+    id: str
+    name: str
+    type: str  # of an upload as its content says; else jsonl
+    bytes: int
+    created: float  # seconds since 1970
+    file: Path  # of a built one, what is learned from
+
+    @property
+    def path(self) -> str:
+        """Where it lies in the data folder: what `dataset.path` of a training names."""
+        return self.file.relative_to(paths.home()).as_posix()
+
+
+def find() -> list[Dataset]:
+    """Return all datasets, newest first. Uploads that are not finished are none yet."""
+    return sorted([*_uploaded(), *_prepared(), *_built()], key=lambda each: (each.created, each.kind, each.id), reverse=True)
+
+
+def get(kind: Kind, id: str) -> Dataset:
+    """Return a dataset. DatasetNotFound if there is none."""
+    if kind == "upload":
+        upload = uploads.get(id)
+        if upload.finished is None:
+            raise DatasetNotFound(f"the upload {id} is not finished: {upload.size} of {upload.bytes} bytes have come")
+        return _of_upload(upload)
+    found = next((each for each in (_prepared() if kind == "prepared" else _built()) if each.id == id), None)
+    if found is None:
+        raise DatasetNotFound(f"there is no {kind} dataset {id[:100]!r}")
+    return found
+
+
+def remove(kind: Kind, id: str, queue: Queue) -> None:
+    """Delete a dataset. DatasetNotFound if there is none, Busy if a job waits for it or reads it."""
+    if kind == "upload":
+        _check_unused(uploads.folder_of(id), id, queue)
+        return uploads.remove(id)
+    dataset = get(kind, id)
+    _check_unused(dataset.file, id, queue)
+    if kind == "prepared":
+        return dataset.file.unlink(missing_ok=True)
+    with only_one("DELETE of a dataset"):
+        shutil.rmtree(dataset.file.parent, ignore_errors=True)
+
+
+def prepare_request(dataset: Dataset, format: str, output_format: str, steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a job of the kind `prepare` is asked. ConfigError for a format that cannot be prepared, or a wrong step."""
+    from fine_tuning.data_preparation.preprocessing import check_steps
+
+    check_steps(steps)
+    if (read_as := format or _FORMATS.get(dataset.type)) is None:
+        raise ConfigError(f"{dataset.name} is a {dataset.type} file: it can be imported (a job of the kind import), not prepared")
+    return {"source": str(dataset.file), "format": str(read_as), "output_format": output_format, "steps": [dict(step) for step in steps]}
+
+
+def prepared(file: str) -> Dataset:
+    """Return the dataset that a preparation wrote."""
+    return get("prepared", Path(file).stem)
+
+
+def _uploaded() -> Iterator[Dataset]:
+    return (_of_upload(upload) for upload in uploads.find() if upload.finished is not None)
+
+
+def _of_upload(upload: uploads.Upload) -> Dataset:
+    return Dataset("upload", upload.id, upload.name, upload.type, upload.bytes, upload.created, upload.content)
+
+
+def _prepared() -> Iterator[Dataset]:
+    for file in paths.prepared_dir().glob("[!.]*.jsonl"):
+        yield from _of_file("prepared", file.stem, file.name, file)
+
+
+def _built() -> Iterator[Dataset]:
+    for manifest in paths.datasets_dir().glob(f"*/{MANIFEST}"):
+        yield from _of_file("built", manifest.parent.name, manifest.parent.name, manifest.with_name("train.jsonl"))
+
+
+def _of_file(kind: Kind, id: str, name: str, file: Path) -> Iterator[Dataset]:
+    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+        facts = file.stat()
+        yield Dataset(kind, id, name, "jsonl", facts.st_size, facts.st_mtime, file)
+
+
+def _check_unused(place: Path, id: str, queue: Queue) -> None:
+    for job in queue.jobs((State.QUEUED, *ACTIVE), limit=500):
+        if _reads(job, place, id):
+            raise Busy(f"the job {job.id} ({job.kind}) is {job.state} and reads it: cancel the job, or wait until it is over")
+
+
+def _reads(job: Job, place: Path, id: str) -> bool:
+    asked = job.request
+    files = (asked.get("source"), asked.get("config", {}).get("dataset", {}).get("path"))
+    named = [Path(file) for file in files if job.kind in ("prepare", "train") and file]
+    return any(file.is_relative_to(place) for file in named) or (job.kind == "import" and asked.get("upload") == id)
