@@ -18,7 +18,7 @@ from fine_tuning.api.background import PORT, check_port, tended
 from fine_tuning.api.security import Access, Door, Token, is_of_api
 from fine_tuning.config import FineTuningConfig, load_config
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.integration.service import Service
+from fine_tuning.integration.service import Current, Service
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -63,7 +63,7 @@ def service() -> Service:
 
 @cache
 def _default_service() -> Service:
-    return Service(cache(load_config))
+    return Service(Current())
 
 
 def config() -> FineTuningConfig:
@@ -86,9 +86,8 @@ def serve(port: int = PORT, *, browser: bool = True, settings: FineTuningConfig 
     global _service
     access = access or Access(port)
     check_port(access)
-    fixed = settings or load_config()
-    _service = Service(lambda: fixed)
-    ConversationLogger(fixed.log_path).check()
+    _service = Service(settings or Current())
+    ConversationLogger(config().log_path).check()
 
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncGenerator[None]:

@@ -4,7 +4,8 @@ Each layer imports only what stands to its right:
 
 cli, api, chatbot > integration > jobs > forgetting, review > pipeline > judging, resuming, run_answers > planning > workshop
     > data_preparation | training | evaluation | model_management > data_collection, engines
-    > state, paths, runs, config, config_file, config_flat, config_types, conversation, events, token_rows, units > errors, thoughts
+    > state, paths, runs, config, config_file, config_flat, config_overlay, config_types, conversation, events, token_rows, units
+    > errors, thoughts
 
 The stages between the bars never import each other: `pipeline` hands them paths and manifests. Read `pipeline.py` first.
 """

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from fine_tuning import config_file, config_flat, paths
+from fine_tuning import config_file, config_flat, config_overlay, paths
 from fine_tuning.config_types import BaseName, Count, Name, OwnName, OwnPrefix, Positive, Rate, Seed, Share, Text, lies_in_home, one_of
 from fine_tuning.errors import ByoaiError, ConfigError
 
@@ -356,14 +356,16 @@ class FineTuningConfig(_Section):
 def load_config(path: str | Path | None = None, profile: str | None = None, overrides: dict[str, Any] | None = None) -> FineTuningConfig:
     """The file, then the profile over it (or several, `a,b`, the last on top), then dotted overrides (`{"training.num_epochs": 5}`).
 
+    Over the default file lies first what was changed through the API (config_overlay.py).
     Raises ConfigError with every fault: unreadable file, unknown key, wrong value, contradiction.
     """
-    files = [Path(path or paths.DEFAULT_CONFIG), *_profiles(profile)]
-    merged: dict[str, Any] = {}
-    for file in files:
+    profiles, own = _profiles(profile), config_overlay.read() if path is None else {}
+    merged = _override(_read(Path(path or paths.DEFAULT_CONFIG)), own)
+    for file in profiles:
         merged = _merge(merged, _read(file))
     merged = _override(merged, overrides or {})
-    return _validated(merged, " + ".join([*map(str, files), *(["what was set beside them"] if overrides else [])]))
+    sources = [str(path or paths.DEFAULT_CONFIG), *([str(config_overlay.place())] if own else []), *map(str, profiles)]
+    return _validated(merged, " + ".join([*sources, *(["what was set beside them"] if overrides else [])]))
 
 
 def read_settings(items: Sequence[str]) -> dict[str, Any]:

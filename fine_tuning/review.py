@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from fine_tuning.config import FineTuningConfig
 from fine_tuning.conversation import Turn, approved, conversations_of, standing
 from fine_tuning.data_collection.dedupe import group_near_duplicates
 from fine_tuning.data_preparation.rows import ConversationTokenizer
@@ -15,6 +16,8 @@ from fine_tuning.engines.base import Engine
 from fine_tuning.engines.vocabulary import Vocabulary
 from fine_tuning.evaluation.served_model import ServedModel
 from fine_tuning.events import Watch
+from fine_tuning.model_management.model_registry import Registry
+from fine_tuning.workshop import base_of
 
 CONTEXT = 2048  # tokens of a conversation that are read; of longer ones only the turn itself
 NEWEST = 200  # turns that are looked at: each costs a forward pass through both models
@@ -62,6 +65,12 @@ def worth_reviewing(
         others = tuple(turn.id for turn in alike if turn is not best)
         found.append(Candidate(best, by_live[best.id], abs(by_live[best.id] - by_base[best.id]), others))
     return sorted(found, key=lambda candidate: -candidate.worth)[:count]
+
+
+def of_log(config: FineTuningConfig, engine: Engine, turns: Sequence[Turn], count: int = 10, watch: Watch | None = None) -> list[Candidate]:
+    """`worth_reviewing` by the live version of the configured model, or by the base where none is live."""
+    live, base = Registry().live(config.tuned_name()), base_of(config, engine).tag
+    return worth_reviewing(engine, turns, live.tag if live else base, base, count, watch)
 
 
 def unjudged(turns: Iterable[Turn]) -> list[Turn]:

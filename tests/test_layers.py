@@ -25,7 +25,20 @@ LEVELS = [
     ["workshop"],
     ["data_preparation", "training", "evaluation", "model_management"],
     ["data_collection", "engines"],
-    ["state", "paths", "runs", "config", "config_file", "config_flat", "config_types", "conversation", "events", "token_rows", "units"],
+    [
+        "state",
+        "paths",
+        "runs",
+        "config",
+        "config_file",
+        "config_flat",
+        "config_overlay",
+        "config_types",
+        "conversation",
+        "events",
+        "token_rows",
+        "units",
+    ],
     ["errors", "thoughts"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -155,7 +168,9 @@ def planted(root: Path, file: str, line: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("module", ["chatbot.session", "fine_tuning.cli.main", "fine_tuning.cli.doctor", "fine_tuning.pipeline"])
+@pytest.mark.parametrize(
+    "module", ["chatbot.session", "fine_tuning.cli.main", "fine_tuning.integration.doctor", "fine_tuning.pipeline", "fine_tuning.api.app"]
+)
 def test_no_torch_comes_with(module):
     code = f"import sys, {module}; print(sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -7,12 +7,24 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import APIRouter, FastAPI
 
 from fine_tuning.api.errors import add_handlers, documented
-from fine_tuning.api.routes import datasets, jobs, ui, uploads
+from fine_tuning.api.routes import conversations, datasets, doctor, jobs, judging, models, settings, turns, ui, uploads, versions
 from fine_tuning.integration.service import Service
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
-ROUTERS: tuple[APIRouter, ...] = (jobs.router, uploads.router, datasets.router, ui.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    jobs.router,
+    models.router,
+    versions.router,
+    conversations.router,
+    turns.router,
+    judging.router,
+    uploads.router,
+    datasets.router,
+    settings.router,
+    doctor.router,
+    ui.router,
+)
 # What any route may answer: bad values, no token, the door's refusals, a body of the wrong type, an invalid request.
 _ANYWHERE = (400, 401, 403, 404, 409, 415, 422)
 

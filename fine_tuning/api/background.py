@@ -11,7 +11,7 @@ from fine_tuning.api.security import LOOPBACK, Access, Door, Token
 from fine_tuning.config import FineTuningConfig, load_config
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.errors import ByoaiError
-from fine_tuning.integration.service import Service
+from fine_tuning.integration.service import Current, Service
 from fine_tuning.jobs import scheduler
 
 PORT = 8501
@@ -70,9 +70,8 @@ def serve(access: Access, settings: FineTuningConfig | None = None) -> None:
     from fine_tuning.api.app import create_app
 
     check_port(access)
-    fixed = settings or load_config()
-    ConversationLogger(fixed.log_path).check()
-    service = Service(lambda: fixed)
+    service = Service(settings or Current())
+    ConversationLogger(service.config.log_path).check()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
-from fastapi import Depends, Query
+from fastapi import Depends, Path, Query
 from pydantic import BaseModel, ConfigDict
 from starlette.requests import HTTPConnection
 
@@ -26,10 +26,16 @@ Limit = Annotated[int, Query(ge=1, le=500, description="the most that one page h
 Cursor = Annotated[str | None, Query(max_length=400, description="`next` of the page before; none: the first page")]
 
 
-class Asked(BaseModel):
-    """The base of all bodies: unknown fields are refused, since a misspelt one would be ignored."""
+# Ids of turns and sessions. What a program wrote into the log under another one is listed, and has no address.
+TEXT_ID = r"^[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,199}$"
+TurnId = Annotated[str, Path(pattern=TEXT_ID, description="a turn's id")]
+SessionId = Annotated[str, Path(pattern=TEXT_ID, description="a conversation's id: its session's")]
 
-    model_config = ConfigDict(extra="forbid")
+
+class Asked(BaseModel):
+    """The base of all bodies: unknown fields are refused, since a misspelt one would be ignored, and so are values of another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Page(BaseModel, Generic[Item]):

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from fine_tuning import errors
 from fine_tuning.paths import write_fault
@@ -60,6 +61,9 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorAnswer} for status in statuses}
 
 
+OF_ENGINE = documented(502, 503)  # what a route may answer that asks the engine
+
+
 def answer(status: int, message: str, kind: str, param: str | None = None, headers: dict[str, str] | None = None) -> JSONResponse:
     facts = ErrorAnswer(error=ErrorFacts(message=message, type=kind, code=status, param=param))
     return JSONResponse(facts.model_dump(), status, headers)
@@ -67,6 +71,12 @@ def answer(status: int, message: str, kind: str, param: str | None = None, heade
 
 def status_of(error: errors.ByoaiError) -> int:
     return next(status for kind, status in STATUS if isinstance(error, kind))
+
+
+def _methods(request: Request) -> set[str]:
+    """Return the methods of all routes at a request's path; Starlette itself names those of the first one alone."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] != Match.NONE]
+    return {method for route in routes for method in getattr(route, "methods", None) or ()}
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -90,8 +100,11 @@ def add_handlers(app: FastAPI) -> None:
         return answer(422, message, "InvalidRequest", faults[0][0] if faults else None)
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
-        return answer(error.status_code, str(error.detail), "HTTPError", headers=dict(error.headers or {}))
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(sorted(_methods(request)))
+        return answer(error.status_code, str(error.detail), "HTTPError", headers=headers)
 
     @app.exception_handler(OSError)
     async def disk(_: Request, error: OSError) -> JSONResponse:

@@ -7,7 +7,7 @@ from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.errors import ConfigError
 
-ALLOWED = frozenset({"data_preparation", "training", "sweep", "evaluation", "gate"})  # whole sections
+ALLOWED = frozenset({"data_preparation", "training", "sweep", "evaluation", "gate", "schedule"})  # whole sections
 ALSO = frozenset(
     {
         "dataset.path",
@@ -15,6 +15,9 @@ ALSO = frozenset(
         "data_collection.min_conversation_length",
         "data_collection.max_conversation_length",
         "data_collection.learn_own_answers",
+        "data_collection.auto_export",
+        "data_collection.export_interval",
+        "data_collection.record",
         "deployment.auto_deploy",
         "deployment.model_name",
         "deployment.mode",
@@ -31,14 +34,19 @@ def changed(config: FineTuningConfig, settings: Mapping[str, Any], profile: str 
     """Return the configuration with a profile and other values, by dotted keys. ConfigError for one that a request may not change."""
     if profile:
         config = config.with_profile(paths.safe_name(profile))
-    allowed = {key: _allowed(key, value) for key, value in settings.items()}
-    return config.changed(allowed) if allowed else config
+    changes = {key: allowed(key, value) for key, value in settings.items()}
+    return config.changed(changes) if changes else config
 
 
-def _allowed(key: str, value: Any) -> Any:
-    """Return the value as the configuration takes it; a relative path begins at the data folder. ConfigError if it is not allowed."""
+def may_change(key: str) -> bool:
+    """Return whether a request may change this key at all."""
     section = key.partition(".")[0]
-    if key in REFUSED or key == section or (section not in ALLOWED and key not in ALSO):
+    return key not in REFUSED and key != section and (section in ALLOWED or key in ALSO)
+
+
+def allowed(key: str, value: Any) -> Any:
+    """Return the value as the configuration takes it; a relative path begins at the data folder. ConfigError if it is not allowed."""
+    if not may_change(key):
         why = REFUSED.get(key, "it reaches beyond this work, or takes in a whole section")
         raise ConfigError(f"settings.{key[:80]}: a request may not change it, as {why}: change it in config/fine_tuning_config.yaml")
     if key == "dataset.path" and value is not None:

@@ -17,7 +17,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from fine_tuning.cli.doctor import examine
+    from fine_tuning.integration.doctor import examine
 
     failed = False
     for check in examine(lambda: read_config(options), options.ollama_url):

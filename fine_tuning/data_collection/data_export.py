@@ -15,7 +15,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fine_tuning import paths
 from fine_tuning.config import DatasetFormat
@@ -44,7 +44,7 @@ class DataExporter:
         Raises DataError that names every record that is no conversation, or an unknown format.
         """
         parsed = parse_conversations(conversations)
-        return {format: write_export(parsed, format, self.folder / _known(format)[0]) for format in map(str, formats)}
+        return {format: write_export(parsed, format, self.folder / _known(format).file) for format in map(str, formats)}
 
     def export_when_due(self, conversations: Sequence[Conversation], every: int) -> bool:
         """Write every format if there are `every` more turns than at the last time, or fewer than then. Return whether it was due."""
@@ -58,11 +58,11 @@ class DataExporter:
 
     def exported(self) -> list[str]:
         """Return the formats that were exported here."""
-        return [format for format, (name, _) in _FORMATS.items() if (self.folder / name).exists()]
+        return [format for format, known in _FORMATS.items() if (self.folder / known.file).exists()]
 
     def remove(self) -> list[Path]:
         """Remove what was exported here, and return the files that were there."""
-        files = [self.folder / name for name in (_MARK, *(name for name, _ in _FORMATS.values()))]
+        files = [self.folder / name for name in (_MARK, *(known.file for known in _FORMATS.values()))]
         there = [file for file in files if file.exists()]
         for file in there:
             file.unlink()
@@ -71,45 +71,53 @@ class DataExporter:
 
 def write_export(conversations: Sequence[Conversation | dict[str, Any]], format: str, path: Path) -> Path:
     """Write one format to `path`, whole or not at all. DataError for an unknown format, an unwritable place, or that of the logs."""
-    _, render = _known(format)
+    render = _known(format).render
     if paths.real(path).parent == paths.real(paths.conversations_dir()):
         raise DataError(f"{path} lies among the logs, and an export could replace one: name another folder")
     try:
-        paths.atomic_write(path, render(parse_conversations(conversations)))
+        parsed = parse_conversations(conversations)
+        paths.atomic_write(path, (piece.encode() for piece in render(parsed)))
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
     return path
 
 
-def _jsonl(conversations: list[Conversation]) -> str:
+def file_of(format: str) -> str:
+    """Return the name of the file that holds an export. DataError for an unknown format."""
+    return _known(format).file
+
+
+def render(conversations: list[Conversation], format: str) -> Iterator[str]:
+    """Yield an export's text in pieces. DataError, at once, for an unknown format."""
+    return _known(format).render(conversations)
+
+
+def _jsonl(conversations: list[Conversation]) -> Iterator[str]:
     return _lines(turn.model_dump() for conversation in conversations for turn in conversation.turns)
 
 
-def _json(conversations: list[Conversation]) -> str:
-    return json.dumps([conversation.model_dump() for conversation in conversations], ensure_ascii=False, indent=2) + "\n"
+def _json(conversations: list[Conversation]) -> Iterator[str]:
+    return _array(conversation.model_dump() for conversation in conversations)
 
 
-def _csv(conversations: list[Conversation]) -> str:
-    table = io.StringIO()
-    writer = csv.writer(table)
-    writer.writerow(_COLUMNS)
+def _csv(conversations: list[Conversation]) -> Iterator[str]:
+    yield "\ufeff"  # without the mark Excel does not read UTF-8
+    yield _row(_COLUMNS)
     for turn in (turn for conversation in conversations for turn in conversation.turns):
         facts = {**turn.metadata, **turn.model_dump(exclude={"metadata"})}
-        writer.writerow(_cell(facts.get(column)) for column in _COLUMNS)
-    return "\ufeff" + table.getvalue()  # without the mark Excel does not read UTF-8
+        yield _row([_cell(facts.get(column)) for column in _COLUMNS])
 
 
-def _chatml(conversations: list[Conversation]) -> str:
+def _chatml(conversations: list[Conversation]) -> Iterator[str]:
     examples = (Example(_exchanges(conversation), conversation.system or "") for conversation in conversations)
     return _lines(FORMATS[DatasetFormat.CHATML].of(example) for example in examples)
 
 
-def _alpaca(conversations: list[Conversation]) -> str:
-    records = [FORMATS[DatasetFormat.ALPACA].of(example) for example in _by_turn(conversations)]
-    return json.dumps(records, ensure_ascii=False, indent=2) + "\n"
+def _alpaca(conversations: list[Conversation]) -> Iterator[str]:
+    return _array(FORMATS[DatasetFormat.ALPACA].of(example) for example in _by_turn(conversations))
 
 
-def _instruction(conversations: list[Conversation]) -> str:
+def _instruction(conversations: list[Conversation]) -> Iterator[str]:
     return _lines(FORMATS[DatasetFormat.INSTRUCTION].of(example) for example in _by_turn(conversations))
 
 
@@ -131,26 +139,44 @@ def _cell(value: object) -> str:
     return "'" + text if text.lstrip(" ").startswith(_FORMULA) else text
 
 
-def _lines(records: Iterable[dict[str, Any]]) -> str:
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+def _row(cells: Sequence[str]) -> str:
+    line = io.StringIO()
+    csv.writer(line).writerow(cells)
+    return line.getvalue()
 
 
-_Format = tuple[str, Callable[[list[Conversation]], str]]
-"""The name of the file, and what makes its text."""
+def _lines(records: Iterable[dict[str, Any]]) -> Iterator[str]:
+    return (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def _array(records: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Yield what `json.dumps(list(records), indent=2)` returns, and the end of its line."""
+    before = "["
+    for record in records:
+        yield before + "\n  " + json.dumps(record, ensure_ascii=False, indent=2).replace("\n", "\n  ")  # no text holds a line's end
+        before = ","
+    yield "[]\n" if before == "[" else "\n]\n"
+
+
+class _Format(NamedTuple):
+    file: str
+    render: Callable[[list[Conversation]], Iterator[str]]
+
 
 _LOG: dict[str, _Format] = {
-    "jsonl": ("conversations.jsonl", _jsonl),
-    "json": ("conversations.json", _json),
-    "csv": ("conversations.csv", _csv),
+    "jsonl": _Format("conversations.jsonl", _jsonl),
+    "json": _Format("conversations.json", _json),
+    "csv": _Format("conversations.csv", _csv),
 }
 _TRAINING: dict[str, _Format] = {
-    DatasetFormat.CHATML.value: ("chatml.jsonl", _chatml),
-    DatasetFormat.ALPACA.value: ("alpaca.json", _alpaca),
-    DatasetFormat.INSTRUCTION.value: ("instruction.jsonl", _instruction),
+    DatasetFormat.CHATML.value: _Format("chatml.jsonl", _chatml),
+    DatasetFormat.ALPACA.value: _Format("alpaca.json", _alpaca),
+    DatasetFormat.INSTRUCTION.value: _Format("instruction.jsonl", _instruction),
 }
 _FORMATS = _LOG | _TRAINING
 
 LOG_FORMATS = tuple(_LOG)
+ALL_FORMATS = tuple(_FORMATS)
 
 
 def _known(format: str) -> _Format:

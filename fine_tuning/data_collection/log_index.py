@@ -18,6 +18,7 @@ from fine_tuning import state
 from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.log_file import LogFile, Stamp
 from fine_tuning.data_collection.log_lines import EVENTS, apply, decode, texts_of
+from fine_tuning.errors import TurnNotFound
 
 Range = tuple[int, int]  # start and length, in bytes
 
@@ -39,6 +40,18 @@ class Mark:
 
     epoch: str  # another one after the index was built anew
     changes: int
+
+
+@dataclass(frozen=True)
+class Session:
+    """A conversation as a list of them shows it. Excluded turns count, too."""
+
+    id: str
+    turns: int
+    question: str  # the first
+    begun: str  # when its first and its last turn were said; "" where that is unknown
+    last: str
+    last_turn: str  # its id
 
 
 class _Stale(Exception):
@@ -122,9 +135,45 @@ class LogIndex:
         """Return these turns as they stand now, in the log's order; those that are not there are left out."""
         return self._ask(lambda database, log: self._read(database, log, _among(database, "log_turns", log, "id", ids)))
 
-    def turns_of(self, session: str) -> list[Turn]:
-        """Return a session's turns as they stand now."""
-        return self._ask(lambda database, log: self._read(database, log, _rows(database, "log_turns", log, "session = ?", session)))
+    def turns_of(self, session: str, limit: int = -1, after: str | None = None) -> list[Turn]:
+        """Return a session's turns as they stand now: the first `limit` (-1: all), or those after the turn of the id `after`.
+
+        TurnNotFound if that one is gone.
+        """
+
+        def found(database: Connection, log: Row) -> list[Turn]:
+            place = _place(database, log, after) if after is not None else 0
+            query = "SELECT * FROM log_turns WHERE log = ? AND session = ? AND key > ? ORDER BY key LIMIT ?"
+            return self._read(database, log, database.execute(query, (log["id"], session, place, limit)).fetchall())
+
+        return self._ask(found)
+
+    def sessions(self, limit: int, before: str | None = None) -> list[Session]:
+        """Return the sessions in which something was said last: the newest, or those before the turn of the id `before`, newest first.
+
+        TurnNotFound if that one is gone.
+        """
+
+        def listed(database: Connection, log: Row) -> list[Session]:
+            place = _place(database, log, before) if before is not None else (1 << 63) - 1
+            found = database.execute(SESSIONS, (log["id"], place, limit)).fetchall()
+            rows = {row["key"]: row for row in _among(database, "log_turns", log, "key", {row[end] for row in found for end in _ENDS})}
+            asked = dict(
+                zip([row["first"] for row in found], self._read(database, log, [rows[row["first"]] for row in found]), strict=True)
+            )
+            return [
+                Session(
+                    id=row["session"],
+                    turns=row["turns"],
+                    question=asked[row["first"]].user_message,
+                    begun=rows[row["first"]]["time"],
+                    last=rows[row["last"]]["time"],
+                    last_turn=rows[row["last"]]["id"],
+                )
+                for row in found
+            ]
+
+        return self._ask(listed)
 
     def search(self, text: str, limit: int = 50) -> list[Turn]:
         """Return the newest turns in which every word of `text` was said, whatever the case, newest first."""
@@ -263,8 +312,8 @@ class LogIndex:
 
 
 def fold(text: str) -> str:
-    """Return `text` as it is searched for: whatever its case and white space, accents composed."""
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    """Return `text` as it is searched for: whatever its case and white space, accents composed. FTS5 would take a NUL for its end."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().replace("\0", "\ufffd").split())
 
 
 # Reading
@@ -430,6 +479,17 @@ def _record_at(content: BinaryIO, row: Row) -> Turn | dict[str, Any]:
 
 # Asking the tables
 
+_ENDS = ("first", "last")  # turn of a session
+
+# Goes through the turns from the newest on, whatever their log (+log), and takes those that are the last of their session.
+SESSIONS = (
+    "SELECT session, key AS last, (SELECT count(*) FROM log_turns WHERE log = turn.log AND session = turn.session) AS turns,"
+    " (SELECT min(key) FROM log_turns WHERE log = turn.log AND session = turn.session) AS first"
+    " FROM log_turns AS turn WHERE +log = ? AND key < ? AND NOT EXISTS"
+    " (SELECT 1 FROM log_turns AS later WHERE later.log = turn.log AND later.session = turn.session AND later.key > turn.key)"
+    " ORDER BY key DESC LIMIT ?"
+)
+
 
 def _number(database: Connection, query: str, *values: object) -> int:
     return int(database.execute(query, values).fetchone()[0])
@@ -437,6 +497,14 @@ def _number(database: Connection, query: str, *values: object) -> int:
 
 def _rows(database: Connection, table: str, log: Row, condition: str, *values: object) -> list[Row]:
     return database.execute(f"SELECT * FROM {table} WHERE log = ? AND {condition} ORDER BY key", (log["id"], *values)).fetchall()
+
+
+def _place(database: Connection, log: Row, turn: str) -> int:
+    """Return a turn's key. TurnNotFound if there is none."""
+    row = database.execute("SELECT key FROM log_turns WHERE log = ? AND id = ?", (log["id"], turn)).fetchone()
+    if row is None:
+        raise TurnNotFound(f"the turn {turn[:100]!r}, after which the list was to go on, is gone: begin with its first page")
+    return int(row["key"])
 
 
 def _among(database: Connection, table: str, log: Any, column: str, values: Collection[Any]) -> list[Row]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.engines.base import Engine, known_tag
 from fine_tuning.engines.default_base import ensure_some_model
-from fine_tuning.errors import ConfigError
+from fine_tuning.errors import ConfigError, ModelNotFound, ModelNotOurs
 from fine_tuning.model_management import model_switcher
 from fine_tuning.model_management.model_registry import Registry, Version
 from fine_tuning.model_management.model_switcher import Choice, choices
+from fine_tuning.runs import only_one
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,24 @@ def use(engine: Engine, config: FineTuningConfig, version: str, *, name: str | N
 def roll_back(engine: Engine, config: FineTuningConfig, *, name: str | None = None) -> Version | None:
     """Make the version live that was so before; None where the base answers then."""
     return model_switcher.rollback(engine, Registry(), name or config.tuned_name())
+
+
+def remove_base(engine: Engine, config: FineTuningConfig, tag: str, *, force: bool = False) -> None:
+    """Remove a base model, and its weights where no other model needs them.
+
+    `force`: also from Ollama, where other programs may use it. Raises ModelNotFound; ModelNotOurs without `force`, and for a version, which
+    model_pruner removes; Busy while a retrain runs.
+    """
+    found = {choice.tag: choice for choice in choices(engine, config.deployment.model_name_prefix)}
+    known = known_tag(tag, found)
+    if known is None:
+        raise ModelNotFound(f"{engine.name} has no model {tag[:200]!r}: it has {', '.join(found) or 'none'}")
+    if found[known].kind == "fine_tuned":
+        raise ModelNotOurs(f"{known} is no base, but a version of a fine-tuned model: remove it as one (byoai prune)")
+    if engine.name == "ollama" and not force:
+        raise ModelNotOurs(f"{known} belongs to Ollama, and other programs may use it: say `force` to remove it nevertheless")
+    with only_one():
+        engine.delete(known)
 
 
 def version_number(text: str) -> int:

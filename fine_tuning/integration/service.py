@@ -3,7 +3,9 @@
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
+from fine_tuning import config_overlay
 from fine_tuning.config import FineTuningConfig, load_config
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import Engine
@@ -16,12 +18,36 @@ from fine_tuning.model_management.model_registry import Registry
 _logger = logging.getLogger(__name__)
 
 
+class Current:
+    """The default file's settings: read once, and again when they were changed through the API or a page, in whichever process."""
+
+    def __init__(self) -> None:
+        self._read: tuple[tuple[int, int], FineTuningConfig] | None = None
+
+    def __call__(self) -> FineTuningConfig:
+        stamp = _stamp(config_overlay.place())
+        if self._read is None or self._read[0] != stamp:
+            self._read = stamp, load_config()
+        return self._read[1]
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """Return what changes when a file is replaced."""
+    try:
+        found = file.stat()
+    except OSError:
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
+
+
 class Service:
     """One of these in a process: an engine holds a loaded model, and two would hold it twice."""
 
-    def __init__(self, settings: Callable[[], FineTuningConfig] = load_config, ollama_url: str | None = None) -> None:
-        """`settings` are asked for anew each time; `ollama_url`: default: OLLAMA_HOST, else the configuration's."""
-        self._settings, self._url = settings, ollama_url
+    def __init__(self, settings: FineTuningConfig | Callable[[], FineTuningConfig] = load_config, ollama_url: str | None = None) -> None:
+        """`settings` stay as they are, or are asked for anew each time; `ollama_url`: default: OLLAMA_HOST, else the configuration's."""
+        self.fixed = settings if isinstance(settings, FineTuningConfig) else None
+        self._settings = load_config if isinstance(settings, FineTuningConfig) else settings
+        self.ollama_url = ollama_url
         self._engine: Engine | None = None
         self._lock = threading.Lock()
         self.queue = Queue()
@@ -29,7 +55,7 @@ class Service:
 
     @property
     def config(self) -> FineTuningConfig:
-        return self._settings()
+        return self.fixed or self._settings()
 
     def engine(self) -> Engine:
         """Return the engine, connected once. Where it does not agree with the registry any more, that is mended, and logged.
@@ -38,7 +64,7 @@ class Service:
         """
         with self._lock:
             if self._engine is None:
-                self._engine = connect(self._url, self.config)
+                self._engine = connect(self.ollama_url, self.config)
                 for finding in reconcile(self._engine, self.registry, self.config.tuned_name()):
                     _logger.warning("%s", finding.text)
             return self._engine

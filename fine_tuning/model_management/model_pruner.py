@@ -1,12 +1,13 @@
 """Frees disk space: removes the tags and runs of versions that are no longer needed."""
 
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fine_tuning import paths
 from fine_tuning.engines.base import Engine
+from fine_tuning.errors import ByoaiError
 from fine_tuning.model_management.model_deployer import TRIAL
 from fine_tuning.model_management.model_registry import Registry, Version, latest_tag
 from fine_tuning.runs import Run, all_runs
@@ -33,15 +34,7 @@ def prune(engine: Engine, registry: Registry, name: str, runs: Path, dry_run: bo
     """
     versions = registry.list(name)
     digests = {model.tag: model.digest for model in engine.list_models()}
-    answering = digests.get(latest_tag(name))  # after an interrupted promotion the registry may name another
-    kept = [
-        version
-        for version in versions
-        if not version.made_here
-        or version.pinned
-        or version.state in ("live", "previous")
-        or (answering and digests.get(version.tag) == answering)
-    ]
+    kept = [version for version in versions if _why_kept(version, digests)]
     needed = {run for version in registry.list() if version.name != name or version in kept if (run := run_of(version))}
     found = list(_versions(digests.keys(), [version for version in versions if version not in kept], needed))
     found += [Pruned(None, "", run, _size(run)) for run in _outdated(runs) if run not in needed]
@@ -49,6 +42,29 @@ def prune(engine: Engine, registry: Registry, name: str, runs: Path, dry_run: bo
         for each in found:
             _remove(engine, registry, each, digests.keys())
     return found
+
+
+def prune_one(engine: Engine, registry: Registry, name: str, number: int) -> Pruned:
+    """Remove one version as `prune` removes all. ByoaiError for one that `prune` keeps. Do not call it while a retrain runs."""
+    version, digests = registry.get(name, number), {model.tag: model.digest for model in engine.list_models()}
+    if why := _why_kept(version, digests):
+        raise ByoaiError(f"{version.tag} is kept: {why}")
+    needed = {run for other in registry.list() if other != version and (run := run_of(other))}
+    found = next(iter(_versions(digests.keys(), [version], needed)), Pruned(version, "", None, 0))
+    _remove(engine, registry, found, digests.keys())
+    return found
+
+
+def _why_kept(version: Version, digests: Mapping[str, str]) -> str:
+    """Return why a version is never removed by itself; "" if it may go. `digests`: of the engine's models, by tag."""
+    answering = digests.get(latest_tag(version.name))  # after an interrupted promotion the registry may name another
+    if not version.made_here:
+        return "it was only found in the engine, and may be somebody else's"
+    if version.pinned:
+        return "it is pinned"
+    if version.state == "live" or (answering and digests.get(version.tag) == answering):
+        return "it is live"
+    return "it was live before, and a rollback returns to it" if version.state == "previous" else ""
 
 
 def remove_version(engine: Engine, registry: Registry, version: Version) -> Pruned:

@@ -17,6 +17,7 @@ from fine_tuning import paths, state
 from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.blackout import holds, pattern
 from fine_tuning.data_collection.conversation_logger import ConversationLogger, _Log
+from fine_tuning.data_collection.log_index import LogIndex, Session
 from fine_tuning.data_collection.log_lines import decode, encode, texts_of
 
 WORDS = ("holiday", "Straße", "昼食は正午", "paid", "l'été", "a", "x_1", "50%", '"quoted"', "R&D", "👩‍👩‍👧", "Ωmega", "the", "it")
@@ -38,10 +39,26 @@ def check(logger: ConversationLogger) -> None:
     assert {session: index.turns_of(session) for session in sessions} == {
         session: [turn for turn in log.turns.values() if turn.session_id == session] for session in sessions
     }
+    last = {turn.session_id: turn for turn in log.turns.values()}
+    newest = sorted(last, key=lambda session: -list(log.turns).index(last[session].id))
+    assert [each.id for each in in_pages(index)] == newest
+    for each in in_pages(index):
+        said = [turn for turn in log.turns.values() if turn.session_id == each.id]
+        assert (each.question, each.turns, each.begun) == (said[0].user_message, len(said), said[0].timestamp)
+        assert (each.last, each.last_turn) == (said[-1].timestamp, said[-1].id)
     assert index.count() == sum("excluded" not in turn.metadata for turn in log.turns.values())
     assert index.is_sound() == (not log.damaged and not log.torn)
     assert index.deleted_ids() == log.deleted
     assert dict(index.changed_since(None)) == {id: turn.state_hash for id, turn in log.turns.items() if "excluded" not in turn.metadata}
+
+
+def in_pages(index: LogIndex, size: int = 2) -> list[Session]:
+    """All sessions, asked for page by page."""
+    found = page = index.sessions(size)
+    while page:
+        page = index.sessions(size, before=page[-1].last_turn)
+        found = found + page
+    return found
 
 
 @pytest.fixture

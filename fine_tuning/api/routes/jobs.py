@@ -54,7 +54,7 @@ class JobFacts(BaseModel):
 
 
 class NewJob(Asked):
-    kind: Annotated[str, Field(max_length=40, description="one of " + ", ".join(KINDS))]
+    kind: Annotated[str, Field(max_length=40, json_schema_extra={"enum": list(KINDS)})]
     id: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = None
     """Made by the client: asked twice with one id, as after a lost reply, it is one job."""
     request: dict[str, Any] = Field(default_factory=dict, description="what this kind can be asked (docs/api.md)")
@@ -99,31 +99,31 @@ def create_job(asked: NewJob, service: Serving) -> JobFacts:
     """Ask for a job: it begins now or in its turn, in a process of its own."""
     request = _request(asked, service)
     job = service.queue.submit(asked.kind, request, id=asked.id, priority=asked.priority, detached=asked.detached, origin=ORIGIN)
-    return _told(job)
+    return job_facts(job)
 
 
 @router.get("/{id}")
 def show_job(id: Id, service: Serving) -> JobFacts:
     """Show how a job stands."""
-    return _told(service.queue.get(id))
+    return job_facts(service.queue.get(id))
 
 
 @router.post("/{id}/cancel")
 def cancel_job(id: Id, asked: Cancelling, service: Serving) -> JobFacts:
     """Ask a job to stop at its next safe point."""
-    return _told(service.queue.cancel(id, discard=asked.discard, grace=asked.grace))
+    return job_facts(service.queue.cancel(id, discard=asked.discard, grace=asked.grace))
 
 
 @router.post("/{id}/resume")
 def resume_job(id: Id, asked: Resuming, service: Serving) -> JobFacts:
     """Go on with a job that was cancelled, failed or interrupted."""
-    return _told(service.queue.resume(id, detached=asked.detached))
+    return job_facts(service.queue.resume(id, detached=asked.detached))
 
 
 @router.post("/{id}/retry", status_code=201)
 def retry_job(id: Id, asked: Retrying, service: Serving) -> JobFacts:
     """Ask for the same once more, as another job."""
-    return _told(service.queue.retry(id, new_id=asked.id, detached=asked.detached))
+    return job_facts(service.queue.retry(id, new_id=asked.id, detached=asked.detached))
 
 
 @router.get("/{id}/result")
@@ -136,12 +136,12 @@ def show_result(id: Id, service: Serving) -> dict[str, Any]:
     return found
 
 
-@router.get("/{id}/log", response_class=PlainTextResponse)
-def show_log(id: Id, service: Serving) -> str:
+@router.get("/{id}/log", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
+def show_log(id: Id, service: Serving) -> PlainTextResponse:
     """Show what the job's processes wrote, secrets masked."""
     job = service.queue.get(id)
     files = [file for file in (job.log.with_suffix(".1.txt"), job.log) if file.exists()]
-    return "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
+    return PlainTextResponse("".join(file.read_text(encoding="utf-8", errors="replace") for file in files))
 
 
 @router.get("/{id}/events", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})
@@ -209,7 +209,8 @@ def _request(asked: NewJob, service: Service) -> dict[str, Any]:
     return {**asked.request, "config": config.model_dump(mode="json")}
 
 
-def _told(job: Job) -> JobFacts:
+def job_facts(job: Job) -> JobFacts:
+    """Return how a job stands, and how far it is."""
     return _facts(record(job))
 
 

@@ -11,12 +11,12 @@ import pytest
 from native_children import Children
 
 from fine_tuning import state
-from fine_tuning.cli import doctor
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.engines.base import ModelSpec
 from fine_tuning.engines.default_base import CHATML
 from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.errors import ConfigError
+from fine_tuning.integration import doctor
 from fine_tuning.model_management.model_registry import Registry
 
 ROOT = Path(__file__).resolve().parents[2]

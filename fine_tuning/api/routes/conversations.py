@@ -1,0 +1,114 @@
+"""Conversations: what was said, listed, read, exported, forgotten."""
+
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+
+from fine_tuning.api.dependencies import TEXT_ID, Cursor, Limit, Page, Serving, SessionId, from_cursor, to_cursor
+from fine_tuning.api.routes.jobs import ORIGIN, JobFacts, job_facts
+from fine_tuning.conversation import Turn, conversations_of
+from fine_tuning.data_collection import data_export
+from fine_tuning.errors import NoConversations, TurnNotFound
+from fine_tuning.integration.service import Service
+
+router = APIRouter(prefix="/api", tags=["conversations"])
+
+Format = Literal["jsonl", "json", "csv", "chatml", "alpaca", "instruction"]
+_MEDIA = {".jsonl": "application/jsonl", ".json": "application/json", ".csv": "text/csv"}
+_TITLE = 200  # characters of the first question
+_PIECE = 1 << 16  # characters that are sent at once
+
+
+class ConversationFacts(BaseModel):
+    """A conversation as a list shows it."""
+
+    id: str
+    title: str  # the beginning of its first question
+    turns: int  # excluded ones included
+    begun: str  # ISO 8601; "" where an import did not tell
+    last: str
+
+
+@router.get("/conversations")
+def list_conversations(service: Serving, limit: Limit = 50, cursor: Cursor = None) -> Page[ConversationFacts]:
+    """List conversations: first those in which something was recorded last."""
+    before = from_cursor(cursor, str)[0] if cursor else None
+    found = service.log().index.sessions(limit + 1, before)
+    items = [
+        ConversationFacts(
+            id=each.id, title=" ".join(each.question[: 4 * _TITLE].split())[:_TITLE], turns=each.turns, begun=each.begun, last=each.last
+        )
+        for each in found[:limit]
+    ]
+    return Page(items=items, next=to_cursor(found[limit - 1].last_turn) if len(found) > limit else None)
+
+
+@router.get("/conversations/{id}")
+def show_conversation(id: SessionId, service: Serving, limit: Limit = 100, cursor: Cursor = None) -> Page[Turn]:
+    """Read a conversation, oldest turn first, excluded ones included. 404 if there is none of this id."""
+    after = from_cursor(cursor, str)[0] if cursor else None
+    found = service.log().index.turns_of(id, limit + 1, after)
+    if not found and after is None:
+        raise TurnNotFound(f"there is no conversation {id!r}")
+    return Page(items=found[:limit], next=to_cursor(found[limit - 1].id) if len(found) > limit else None)
+
+
+@router.delete("/conversations/{id}", status_code=202)
+def delete_conversation(
+    id: SessionId,
+    service: Serving,
+    teach_again: Annotated[bool, Query(description="train a version without it, where one has learned it")] = True,
+    now: Annotated[bool, Query(description="remove those versions before that one is trained")] = False,
+) -> JobFacts:
+    """Forget a conversation for good: a job of the kind `forget` removes it from all files, and the versions that learned it."""
+    if not service.log().index.ids_of(id):
+        raise TurnNotFound(f"there is no conversation {id!r}")
+    return forget(service, [id], teach_again=teach_again, now=now)
+
+
+_EXPORTED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {media: {"schema": {"type": "array" if end == ".json" else "string"}} for end, media in _MEDIA.items()}}
+}
+
+
+@router.get("/export", response_class=Response, responses=_EXPORTED)
+def export_conversations(
+    service: Serving,
+    format: Format = "jsonl",
+    conversation: Annotated[str | None, Query(pattern=TEXT_ID, description="only this one")] = None,
+) -> StreamingResponse:
+    """Export conversations, without excluded turns, as a file: chatml, alpaca and instruction are training data for other programs."""
+    log = service.log()
+    turns = log.turns() if conversation is None else [turn for turn in log.index.turns_of(conversation) if not _is_excluded(turn)]
+    if not turns:
+        raise NoConversations("there is nothing to export: no turn that is not excluded")
+    name = data_export.file_of(format)
+    headers = {"content-disposition": f'attachment; filename="{name}"'}
+    pieces = _together(data_export.render(conversations_of(turns), format))
+    return StreamingResponse(pieces, media_type=next(_MEDIA[end] for end in _MEDIA if name.endswith(end)), headers=headers)
+
+
+def forget(service: Service, ids: list[str], *, teach_again: bool, now: bool, id: str | None = None) -> JobFacts:
+    """Ask for a job that forgets turns and conversations."""
+    request = {"config": service.config.model_dump(mode="json"), "turns": ids, "teach_again": teach_again, "now": now}
+    return job_facts(service.queue.submit("forget", request, id=id, origin=ORIGIN))
+
+
+def _is_excluded(turn: Turn) -> bool:
+    return bool(turn.metadata.get("excluded"))
+
+
+def _together(pieces: Iterable[str]) -> Iterator[bytes]:
+    """Yield the same text in larger pieces: each is passed from one thread to another."""
+    held: list[str] = []
+    length = 0
+    for piece in pieces:
+        held.append(piece)
+        length += len(piece)
+        if length >= _PIECE:
+            yield "".join(held).encode()
+            held, length = [], 0
+    yield "".join(held).encode()

@@ -1,0 +1,42 @@
+"""The doctor: whether all that the loop needs is there and works."""
+
+import threading
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from fine_tuning.api.dependencies import Asked, Serving
+from fine_tuning.errors import Busy
+
+router = APIRouter(prefix="/api/doctor", tags=["doctor"])
+
+_examining = threading.Lock()
+
+
+class Finding(BaseModel):
+    name: str
+    ok: bool
+    text: str  # what was found, or what is wrong and what to do
+
+
+class Diagnosis(BaseModel):
+    ok: bool
+    items: list[Finding]
+
+
+class Examining(Asked):
+    pass
+
+
+@router.post("")
+def examine_all(asked: Examining, service: Serving) -> Diagnosis:
+    """Check configuration, disk, memory, log, engines, models. It changes something (what disagrees is mended), and takes a while."""
+    from fine_tuning.integration.doctor import examine  # brings gguf and numpy
+
+    if not _examining.acquire(blocking=False):
+        raise Busy("another request is examining already: wait for it")
+    try:
+        found = [Finding(name=check.name, ok=check.ok, text=check.text) for check in examine(lambda: service.config, service.ollama_url)]
+    finally:
+        _examining.release()
+    return Diagnosis(ok=all(each.ok for each in found), items=found)

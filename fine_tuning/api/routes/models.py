@@ -1,0 +1,118 @@
+"""Models: what the engine offers. To fetch one is a job of the kind `pull`."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, Field
+
+from fine_tuning.api.dependencies import Serving
+from fine_tuning.api.errors import OF_ENGINE
+from fine_tuning.engines.base import ModelSummary, known_tag
+from fine_tuning.errors import ModelNotFound
+from fine_tuning.integration.ollama_integration import Models, remove_base
+from fine_tuning.model_management.model_switcher import Choice
+
+router = APIRouter(prefix="/api/models", tags=["models"], responses=OF_ENGINE)
+
+Tag = Annotated[str, Path(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./:-]{0,399}$", description="a model's name, as the list has it")]
+
+
+class ModelFacts(BaseModel):
+    """One model that can answer."""
+
+    tag: str
+    title: str  # for people
+    kind: Literal["base", "fine_tuned"]
+    live: bool  # of fine-tuned ones, the version that `latest` names
+    default: bool  # whether it answers unless another is named
+    name: str  # of a fine-tuned model, without its version
+    number: int  # of the version; 0 for a base, and for a `latest` that is none of the versions
+    refused: str  # why the gate holds it back; "" if it does not
+    digest: str
+    size: int  # bytes
+    family: str
+    parameter_size: str  # as the engine says it
+    quantization: str
+
+
+class ModelList(BaseModel):
+    engine: str  # which one, and where
+    default: str | None  # the tag of the model that answers unless another is named
+    items: list[ModelFacts]
+
+
+class Made(BaseModel):
+    """What a model is made of."""
+
+    template: str | None
+    system: str | None
+    parameters: dict[str, Any]
+    license: str | None
+    adapter: bool  # whether it is an adapter on the weights of another
+
+
+class ModelShown(ModelFacts):
+    gguf_digest: str  # sha256 of the base weights' file
+    context_length: int  # tokens it was trained for
+    chat_template: str | None  # the one inside the GGUF
+    made: Made = Field(description="what a Modelfile says")
+
+
+@router.get("")
+def list_models(service: Serving) -> ModelList:
+    """List the models that can answer: bases first, then fine-tuned ones, the newest version first."""
+    found, known = service.models(), _summaries(service)
+    items = [_facts(found, choice, known[choice.tag]) for choice in found.found if choice.tag in known]
+    return ModelList(engine=found.engine, default=found.default.tag if found.default else None, items=items)
+
+
+@router.get("/{tag:path}")
+def show_model(tag: Tag, service: Serving) -> ModelShown:
+    """Show one model, and what it is made of."""
+    found, known = service.models(), _summaries(service)
+    choice = found.get(known_tag(tag, known))
+    if choice is None:
+        raise ModelNotFound(f"the engine has no model {tag!r}: GET /api/models lists them")
+    details = service.engine().show(choice.tag)
+    spec = details.spec
+    return ModelShown(
+        **_facts(found, choice, known[choice.tag]).model_dump(),
+        gguf_digest=details.gguf_digest,
+        context_length=details.context_length,
+        chat_template=details.chat_template,
+        made=Made(
+            template=spec.template,
+            system=spec.system,
+            parameters=spec.parameters,
+            license=spec.license,
+            adapter=spec.adapter is not None,
+        ),
+    )
+
+
+@router.delete("/{tag:path}", status_code=204)
+def delete_model(tag: Tag, service: Serving, force: Annotated[bool, Query(description="also from Ollama's own store")] = False) -> None:
+    """Remove a base model; a version is removed under /api/versions. From Ollama only with `force`: other programs may use it."""
+    remove_base(service.engine(), service.config, tag, force=force)
+
+
+def _summaries(service: Serving) -> dict[str, ModelSummary]:
+    return {model.tag: model for model in service.engine().list_models()}
+
+
+def _facts(found: Models, choice: Choice, summary: ModelSummary) -> ModelFacts:
+    return ModelFacts(
+        tag=choice.tag,
+        title=found.title(choice.tag),
+        kind=choice.kind,
+        live=choice.live,
+        default=choice == found.default,
+        name=choice.name,
+        number=choice.number,
+        refused=choice.refused,
+        digest=summary.digest,
+        size=summary.size,
+        family=summary.family,
+        parameter_size=summary.parameter_size,
+        quantization=summary.quantization,
+    )

@@ -1,0 +1,84 @@
+"""Settings: what they are, where each comes from, and changes of those that reach nothing outside."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from fine_tuning import config_file, config_overlay, paths
+from fine_tuning.api import overrides
+from fine_tuning.api.dependencies import Asked, Serving
+from fine_tuning.config import FineTuningConfig, load_config
+from fine_tuning.errors import Busy
+
+router = APIRouter(prefix="/api/settings", tags=["settings"])
+
+
+class Setting(BaseModel):
+    key: str  # dotted: training.num_epochs
+    value: Any
+    default: Any
+    source: str | None  # the file that says so; None: the built-in default, or what the command line said
+    changeable: bool  # whether a request may change it
+
+
+class Settings(BaseModel):
+    file: str  # every key, with its meaning
+    own_file: str  # what was changed here
+    fixed: bool  # the server was started with settings of its own, and nothing can be changed
+    items: list[Setting]
+
+
+class Changes(Asked):
+    settings: Annotated[
+        dict[Annotated[str, Field(max_length=200)], Any],
+        Field(min_length=1, max_length=200, description='by dotted key, {"training.num_epochs": 5}; null: as the file has it'),
+    ]
+
+
+@router.get("")
+def show_settings(service: Serving) -> Settings:
+    """Show all settings in force."""
+    return _settings(service)
+
+
+@router.put("")
+def change_settings(asked: Changes, service: Serving) -> Settings:
+    """Change some settings: all of them, or none if one is wrong."""
+    if service.fixed:
+        raise Busy("this server was started with settings of its own: change them where it was started, and start it again")
+    changes = {key: overrides.allowed(key, value) for key, value in asked.settings.items()}
+    with config_overlay.locked():
+        values = {key: value for key, value in {**config_overlay.read(), **changes}.items() if value is not None}
+        load_config(paths.DEFAULT_CONFIG, overrides=config_overlay.as_read(values))
+        config_overlay.write(values)
+    return _settings(service)
+
+
+def _settings(service: Serving) -> Settings:
+    config, file, own = service.config, paths.DEFAULT_CONFIG, config_overlay.place()
+    sources: dict[str, str] = {}
+    if not service.fixed:
+        for place, keys in ((file, dict(_flat(config_file.read(file) or {}))), (own, config_overlay.read())):
+            sources |= dict.fromkeys(keys, str(place))
+    defaults = dict(_flat(FineTuningConfig().model_dump(mode="json")))
+    items = [
+        Setting(key=key, value=value, default=defaults[key], source=_source(key, sources), changeable=overrides.may_change(key))
+        for key, value in _flat(config.model_dump(mode="json"))
+    ]
+    return Settings(file=str(file), own_file=str(own), fixed=service.fixed is not None, items=items)
+
+
+def _source(key: str, sources: dict[str, str]) -> str | None:
+    """Return the file that says what `key` is, by itself or as a part of a whole section."""
+    whole = [key, *(key.rsplit(".", count)[0] for count in range(1, key.count(".")))]
+    return next((sources[each] for each in whole if each in sources), None)
+
+
+def _flat(values: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield before + key, value

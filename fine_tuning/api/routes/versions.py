@@ -1,0 +1,161 @@
+"""Versions of the fine-tuned models: what each learned and why it is live or not; switched, annotated, removed."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, Field
+
+from fine_tuning.api.dependencies import Asked, Cursor, Limit, Page, Serving, from_cursor, to_cursor
+from fine_tuning.api.errors import OF_ENGINE
+from fine_tuning.errors import ModelNotFound
+from fine_tuning.integration import ollama_integration
+from fine_tuning.model_management.model_pruner import Pruned, prune, prune_one
+from fine_tuning.model_management.model_registry import State, Version
+from fine_tuning.model_management.model_switcher import refusal
+from fine_tuning.runs import only_one
+
+router = APIRouter(prefix="/api/versions", tags=["versions"])
+
+Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$", description="a fine-tuned model's name, without a version")]
+Number = Annotated[int, Path(ge=1, le=2**53)]
+
+
+class VersionFacts(BaseModel):
+    tag: str
+    name: str
+    number: int
+    state: State
+    refused: str  # why the gate holds it back; "" if it does not
+    verdict: str  # the gate's, in words; "" until it was judged
+    base_tag: str
+    base_digest: str
+    method: str
+    mode: str  # adapter or merged
+    dataset: str  # the hash of what it learned
+    run: str  # the folder of its run
+    created: str  # ISO 8601, UTC
+    pinned: bool  # never pruned
+    notes: str
+    labels: list[str]
+    made_here: bool  # else it was only found in the engine, and is never removed
+
+
+class VersionShown(VersionFacts):
+    learned: int  # turns of the log that taught it
+    metrics: dict[str, Any]  # what was measured
+
+
+class Changed(Asked):
+    pinned: bool | None = None
+    notes: Annotated[str | None, Field(max_length=10_000)] = None
+    labels: Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]] | None, Field(max_length=50)] = None
+
+
+class Using(Asked):
+    by_hand: bool = False  # also one that the gate refused; this is noted
+
+
+class RollingBack(Asked):
+    pass
+
+
+class Live(BaseModel):
+    live: VersionFacts | None  # None: the base answers
+
+
+class Pruning(Asked):
+    dry_run: bool = False  # only say what would be removed
+
+
+class Removed(BaseModel):
+    """What was removed: a version's tag and run, or the run of an unfinished training."""
+
+    version: int | None
+    tag: str
+    run: str | None
+    bytes: int
+
+
+class RemovedList(BaseModel):
+    items: list[Removed]
+
+
+@router.get("")
+def list_versions(
+    service: Serving,
+    name: Annotated[str | None, Query(max_length=100, description="only those of this model")] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Page[VersionFacts]:
+    """List versions by model, the newest first."""
+    found = sorted(service.registry.list(name), key=lambda version: (version.name, -version.number))
+    if cursor:
+        place = tuple(from_cursor(cursor, str, int))
+        found = [version for version in found if (version.name, -version.number) > place]
+    shown = found[:limit]
+    following = to_cursor(shown[-1].name, -shown[-1].number) if len(found) > limit else None
+    return Page(items=[_facts(version) for version in shown], next=following)
+
+
+@router.get("/{name}/{number:int}")
+def show_version(name: Name, number: Number, service: Serving) -> VersionShown:
+    """Show a version, with what was measured."""
+    version = service.registry.get(name, number)
+    learned = len(service.registry.turns_of(name, number))
+    return VersionShown(**_facts(version).model_dump(), learned=learned, metrics=version.metrics)
+
+
+@router.get("/{name}/{number:int}/turns")
+def list_learned(name: Name, number: Number, service: Serving, limit: Limit = 100, cursor: Cursor = None) -> Page[str]:
+    """List the ids of the turns that taught a version; some may be gone from the log."""
+    service.registry.get(name, number)
+    after = from_cursor(cursor, str)[0] if cursor else ""
+    found = sorted(id for id in service.registry.turns_of(name, number) if id > after)
+    return Page(items=found[:limit], next=to_cursor(found[limit - 1]) if len(found) > limit else None)
+
+
+@router.patch("/{name}/{number:int}")
+def change_version(name: Name, number: Number, asked: Changed, service: Serving) -> VersionFacts:
+    """Pin a version, or write notes and labels on it. What is left out, or null, stays."""
+    return _facts(service.registry.update(name, number, **asked.model_dump(exclude_none=True)))
+
+
+@router.post("/{name}/{number:int}/use", responses=OF_ENGINE)
+def use_version(name: Name, number: Number, asked: Using, service: Serving) -> VersionFacts:
+    """Make a version live. One that the gate refused only `by_hand`."""
+    return _facts(ollama_integration.use(service.engine(), service.config, str(number), name=name, by_hand=asked.by_hand))
+
+
+@router.post("/{name}/rollback", responses=OF_ENGINE)
+def roll_back(name: Name, asked: RollingBack, service: Serving) -> Live:
+    """Make the version live that was so before; without one, the base answers."""
+    version = ollama_integration.roll_back(service.engine(), service.config, name=name)
+    return Live(live=_facts(version) if version else None)
+
+
+@router.post("/{name}/prune", responses=OF_ENGINE)
+def prune_versions(name: Name, asked: Pruning, service: Serving) -> RemovedList:
+    """Remove all versions but the live one, the one before it and pinned ones; and unfinished runs that are outdated."""
+    if not service.registry.list(name):
+        raise ModelNotFound(f"there is no fine-tuned model {name!r}: GET /api/versions lists them")
+    with only_one():  # the run of a retrain that is going on looks unfinished
+        found = prune(service.engine(), service.registry, name, service.config.runs_dir, asked.dry_run)
+    return RemovedList(items=[_removed(each) for each in found])
+
+
+@router.delete("/{name}/{number:int}", responses=OF_ENGINE)
+def delete_version(name: Name, number: Number, service: Serving) -> Removed:
+    """Remove one version, its tag and its run. 409 for the live one, the one before it, pinned ones, and those that byoai did not make."""
+    service.registry.get(name, number)
+    with only_one():
+        return _removed(prune_one(service.engine(), service.registry, name, number))
+
+
+def _facts(version: Version) -> VersionFacts:
+    plain = {key: getattr(version, key) for key in VersionFacts.model_fields if key not in ("refused", "labels")}
+    return VersionFacts(**plain, refused=refusal(version), labels=list(version.labels))
+
+
+def _removed(each: Pruned) -> Removed:
+    number = each.version.number if each.version else None
+    return Removed(version=number, tag=each.tag, run=str(each.run) if each.run else None, bytes=each.bytes)
