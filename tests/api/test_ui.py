@@ -374,6 +374,7 @@ def test_a_file_is_sent_in_pieces_over_lost_connections_and_is_learned(page: Pag
         ("pages.md", b"PK\x03\x04" + bytes(64), "damaged ZIP archive"),
         ("broken.jsonl", b'{"question": "a?", "answer": "b"}\n{"question": \n', "To be mended first: line 2"),
     ],
+    ids=lambda value: value if isinstance(value, str) and "." in value else "",
 )
 def test_a_file_that_cannot_be_learned_is_refused_in_words(
     page: Page, serve: Serve, home: Path, tmp_path: Path, name: str, content: bytes, told: str
