@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import ModelSpec
 from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.errors import ConfigError
+from fine_tuning.events import Finished, Note, events_to
 from fine_tuning.integration.service import Service
 from fine_tuning.jobs import processes, store
 from fine_tuning.jobs.store import State
@@ -176,35 +177,48 @@ SOON, TRAINED = 60_000, 240_000  # milliseconds: what the page does at once; wha
 
 expect.set_options(timeout=SOON)
 
-Serve = Callable[..., str]
 
+class Serve:
+    """Starts servers without other pages on the test's data folder, on the embedded engine."""
 
-@pytest.fixture
-def serve(home: Path) -> Iterator[Serve]:
-    """serve() starts a server without other pages on the test's data folder, on the embedded engine; its address."""
-    started: list[subprocess.Popen[bytes]] = []
+    def __init__(self, home: Path) -> None:
+        self._environment = {**os.environ, "BYOAI_HOME": str(home), "BYOAI_ENGINE": "embedded"}
+        self._started: list[subprocess.Popen[bytes]] = []
 
-    def start(port: int | None = None, **settings: object) -> str:
+    def __call__(self, port: int | None = None) -> str:
+        """Start one; return its address once it answers."""
         access = Access(port or free_port(8700))
         code = f"""
 from fine_tuning.api.background import serve
 from fine_tuning.api.security import Access
 from fine_tuning.config import load_config
-serve(Access({access.port}), load_config(overrides={ {**TINY, **settings}!r}))
+serve(Access({access.port}), load_config(overrides={TINY!r}))
 """
-        environment = {**os.environ, "BYOAI_HOME": str(home), "BYOAI_ENGINE": "embedded"}
-        started.append(subprocess.Popen([sys.executable, "-c", code], env=environment))
+        self._started.append(subprocess.Popen([sys.executable, "-c", code], env=self._environment))
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and started[-1].poll() is None:
+        while time.monotonic() < deadline and self._started[-1].poll() is None:
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{access.url}/api/jobs"):
                 return access.url
             time.sleep(0.1)
         pytest.fail("the server did not start")
 
-    yield start
-    for process in started:
-        process.terminate()
-        process.wait(30)
+    def stop(self) -> None:
+        """Stop all that run."""
+        while self._started:
+            process = self._started.pop()
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:  # it waits for an open page
+                process.kill()
+                process.wait(10)
+
+
+@pytest.fixture
+def serve(home: Path) -> Iterator[Serve]:
+    servers = Serve(home)
+    yield servers
+    servers.stop()
 
 
 @pytest.fixture
@@ -292,6 +306,28 @@ def test_a_lost_reply_starts_no_second_training(page: Page, serve: Serve, home: 
     expect(page.locator("#job-title")).to_have_text("Learning from the chats: waiting")
     assert lost[0] == lost[1]
     assert len(store.find(kinds=["retrain"])) == 1
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(180)
+def test_a_page_goes_on_when_its_server_was_gone(page: Page, serve: Serve, home: Path) -> None:
+    url = serve()
+    job = store.add("retrain", {}, here=processes.this_process(), detached=True)
+    log = page.get_by_role("log")
+    with events_to(job.events) as tell:
+        tell(Note("<b>the first</b>"))
+        page.goto(f"{url}/api/ui")  # what runs is shown without being asked for
+        expect(log).to_have_text("<b>the first</b>")  # as text
+        serve.stop()
+        expect(page.locator("#notice")).to_contain_text("The connection is lost")
+        tell(Note("the second"))
+        serve(int(url.rpartition(":")[2]))
+        expect(log.locator("p")).to_have_text(["<b>the first</b>", "the second"])
+        expect(page.locator("#notice")).to_be_hidden()
+        tell(Finished("refused", "kept as a candidate"))
+    store.finish(job, State.COMPLETED, "kept as a candidate", 0)
+    expect(page.locator("#verdict")).to_contain_text("Learned, but not better: the old version stays")
+    expect(page.locator("#verdict")).to_contain_text("kept as a candidate")
 
 
 @pytest.mark.browser
