@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI
 
 from fine_tuning.api import openai
 from fine_tuning.api.errors import add_handlers, documented
-from fine_tuning.api.routes import conversations, datasets, doctor, jobs, judging, models, settings, turns, uploads, versions
+from fine_tuning.api.routes import conversations, datasets, doctor, jobs, judging, models, settings, turns, ui, uploads, versions
 from fine_tuning.integration.service import Service
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -24,6 +24,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     datasets.router,
     settings.router,
     doctor.router,
+    ui.router,
     openai.router,
 )
 # What any route may answer: bad values, no token, the door's refusals, a body of the wrong type, an invalid request.

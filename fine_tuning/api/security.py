@@ -21,6 +21,7 @@ TOKEN_HEADER = "x-byoai-token"
 RECORD = ":record"  # at the end of a token as the API key of /v1: record what is said
 COOKIE = "byoai_token"
 LOGIN = "/login"
+PAGE = "/api/ui"  # the light page
 CHANGES = ("POST", "PUT", "PATCH", "DELETE")
 
 _API, _OPENAI = "/api", "/v1"
@@ -190,7 +191,7 @@ class Door:
 
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
-        if refusal.status == 401 and scope["method"] == "GET" and not is_of_api(scope["path"]):
+        if refusal.status == 401 and scope["method"] == "GET" and (scope["path"] == PAGE or not is_of_api(scope["path"])):
             return await RedirectResponse(LOGIN, 303)(scope, receive, send)
         headers = {"www-authenticate": "Bearer"} if refusal.status == 401 else None
         return await answer(refusal.status, refusal.message, "Refused", headers=headers)(scope, receive, send)

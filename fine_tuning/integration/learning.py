@@ -17,6 +17,15 @@ from fine_tuning.jobs.store import Job, State
 from fine_tuning.runs import holder
 
 FEW_SHOT = "few_shot"  # the profile that learns from few chats
+TITLES = {  # how a retrain ended, by the state of its `Finished`
+    "live": "Learned, and better: the new version answers",
+    "registered": "Learned: the new version waits for you",
+    "refused": "Learned, but not better: the old version stays",
+    "no version": "No new version",
+    "done": "Done",
+    "stopped": "Stopped. The next time goes on from here",
+    "failed": "It could not be learned",
+}
 _KINDS = ("retrain", "train")
 _PATIENCE = 20.0  # seconds in which a retrain tells its first event, or why it cannot begin
 

@@ -22,15 +22,6 @@ _SIGNS = {
     "stopped": "info",
     "failed": "error",
 }
-_TITLES = {
-    "live": "Learned, and better: the new version answers",
-    "registered": "Learned: the new version waits for you",
-    "refused": "Learned, but not better: the old version stays",
-    "no version": "No new version",
-    "done": "Done",
-    "stopped": "Stopped. The next time goes on from here",
-    "failed": "It could not be learned",
-}
 
 
 def panel(config: FineTuningConfig, turns: int, new: int, shown: Callable[[str], str], choose: Callable[[str], None]) -> None:
@@ -98,7 +89,7 @@ def _ended(now: Learning, shown: Callable[[str], str], choose: Callable[[str], N
     end = now.told.finished or Finished(
         "stopped" if now.job and now.job.state == State.CANCELLED else "failed", now.job.reason if now.job else ""
     )
-    getattr(st, _SIGNS[end.state])(shown(end.text), title=_TITLES[end.state])
+    getattr(st, _SIGNS[end.state])(shown(end.text), title=learning.TITLES[end.state])
     for prompt, before, after in end.answers[:1]:
         st.caption(shown(f"{prompt}\n\nbefore: {before}\n\nnow: {after}"))
     with st.container(horizontal=True):

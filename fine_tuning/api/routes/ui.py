@@ -1,0 +1,96 @@
+"""The light page at /api/ui, for a machine without a screen: it lets people train, watch and stop, through the API as any program does."""
+
+import json
+from enum import StrEnum
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
+
+from fine_tuning.api.dependencies import Serving
+from fine_tuning.api.pages import UI, render
+from fine_tuning.api.security import PAGE, Token
+from fine_tuning.api.train_form import METHODS, SETTINGS, bounds, values_of
+from fine_tuning.config import FineTuningConfig
+from fine_tuning.errors import ByoaiError
+from fine_tuning.integration import learning
+from fine_tuning.integration.service import Service
+from fine_tuning.planning import count_new
+
+router = APIRouter(include_in_schema=False)
+
+# Beside the door's policy, and both hold: no script or style but the files below, so that no text can ever become one.
+_POLICY = "script-src 'self'; style-src 'self'; worker-src 'self'"
+_HEADERS = {
+    "content-security-policy": _POLICY,
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",  # the page holds the token
+}
+_TYPES = {".js": "text/javascript", ".css": "text/css"}
+
+
+class UiFile(StrEnum):
+    """The page's own files, all that there are."""
+
+    STYLE = "style.css"
+    APP = "app.js"
+    API = "api.js"
+    FORM = "form.js"
+    UPLOAD = "upload.js"
+    JOB = "job.js"
+    FEED = "feed.js"
+    CURVE = "curve.js"
+    RECENT = "recent.js"
+    WORDS = "words.js"
+    WORKER = "worker.js"
+    SHA256 = "sha256.js"
+
+
+@router.get("/")
+def first_page() -> RedirectResponse:
+    """Show the light page where there is no other: a server of the chat answers here itself."""
+    return RedirectResponse(PAGE, 303)
+
+
+@router.get(PAGE)
+def light_page(service: Serving) -> HTMLResponse:
+    config = service.config
+    page = render(
+        "page.html.jinja",
+        token=Token().read(),
+        facts=json.dumps(_facts(service, config)),
+        methods=METHODS,
+        method=config.training.method.value,
+        settings=[(setting, bounds(setting.key)) for setting in SETTINGS],
+        judged=config.gate.enabled,
+        deployed=config.deployment.auto_deploy,
+    )
+    return HTMLResponse(page, headers=_HEADERS)
+
+
+@router.get(PAGE + "/{file}")
+def page_file(request: Request, file: UiFile) -> FileResponse:
+    path = UI / file.value
+    return FileResponse(path, media_type=_TYPES[path.suffix], headers={**_HEADERS, "cache-control": "no-cache"})
+
+
+def _facts(service: Service, config: FineTuningConfig) -> dict[str, Any]:
+    """Return what the page's script goes by."""
+    few = config.with_profile(learning.FEW_SHOT)
+    return {
+        "base": config.training.base_model,
+        "defaults": values_of(config),
+        "few": {"profile": learning.FEW_SHOT, "values": values_of(few), "least": learning.least_turns(config)},
+        "enough": config.training.min_pairs,
+        "chats": _chats(service, config),
+        "titles": learning.TITLES,
+    }
+
+
+def _chats(service: Service, config: FineTuningConfig) -> dict[str, Any]:
+    """Return how much there is to learn in the log, or what is wrong with it."""
+    try:
+        log = service.log()
+        return {"turns": log.index.count(), "new": count_new(config, log, service.registry), "trouble": ""}
+    except ByoaiError as error:
+        return {"turns": 0, "new": 0, "trouble": str(error)}
