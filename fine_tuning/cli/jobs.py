@@ -184,8 +184,9 @@ def show_end(options: argparse.Namespace, job: "Job") -> dict[str, Any]:
 
 def record(job: "Job") -> dict[str, Any]:
     """Return a job as JSON has it."""
+    from fine_tuning.jobs import progress
 
-    return record(job)
+    return progress.record(job)
 
 
 def exit_code(job: "Job") -> int:

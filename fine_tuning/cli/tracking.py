@@ -12,7 +12,6 @@ import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 
-from fine_tuning import paths
 from fine_tuning.cli.options import Commands, port
 from fine_tuning.errors import ByoaiError
 
@@ -66,7 +65,7 @@ def _served(port: int) -> Iterator["subprocess.Popen[bytes]"]:
 
     options = {
         "backend-store-uri": store_uri(),
-        "default-artifact-root": (paths.tracking_dir() / "artifacts").as_uri(),
+        "default-artifact-root": (_folder() / "artifacts").as_uri(),
         "host": _HOST,
         "port": str(port),
         "workers": "1",
@@ -83,7 +82,7 @@ def _served(port: int) -> Iterator["subprocess.Popen[bytes]"]:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            cwd=paths.tracking_dir(),
+            cwd=_folder(),
             env=environment,
         )
     try:
@@ -115,4 +114,10 @@ def _ended() -> ByoaiError:
 
 
 def _log() -> Path:
-    return paths.tracking_dir() / "server.log"
+    return _folder() / "server.log"
+
+
+def _folder() -> Path:
+    from fine_tuning import paths
+
+    return paths.tracking_dir()

@@ -14,7 +14,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance, unsuppor
 from served_app import OWN, door_of, service_of
 
 from fine_tuning.api.background import tended
-from fine_tuning.api.security import TOKEN_HEADER, Token
+from fine_tuning.api.security import TOKEN_HEADER, Access, Token
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import ModelSpec
 from fine_tuning.engines.default_base import CHATML
@@ -46,7 +46,7 @@ def contract(tmp_path_factory: pytest.TempPathFactory, base_gguf: Path) -> Itera
         service = service_of()
         schema = schemathesis.openapi.from_asgi("/api/openapi.json", door_of(service), headers={"host": OWN.removeprefix("http://")})
         schema.config.update(base_url=OWN, headers={TOKEN_HEADER: Token().read()}, request_timeout=5)
-        with tended(service):  # else a job that is watched is never over
+        with tended(service, Access(8501)):  # else a job that is watched is never over
             yield schema
 
 

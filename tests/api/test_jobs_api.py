@@ -120,7 +120,7 @@ def test_a_change_needs_the_token_and_a_json_body(client: TestClient, running: J
 
 def test_a_socket_replays_goes_on_and_closes_at_the_end(client: TestClient, running: Job) -> None:
     with client.websocket_connect(f"/api/jobs/{running.id}/events?after=1", headers={"host": "127.0.0.1:8501"}) as socket:
-        assert json.loads(socket.receive_text()) == {"n": 2, "event": "Count", "done": 1, "total": 4}
+        assert json.loads(socket.receive_text()) == {"n": 2, "event": "Count", "done": 1, "total": 4, "unit": ""}
         assert json.loads(socket.receive_text())["job"]["state"] == "running"
         end(running)
         told = [json.loads(socket.receive_text()) for _ in range(2)]

@@ -81,14 +81,14 @@ class Retrying(Asked):
 @router.get("")
 def list_jobs(
     service: Serving,
-    state: Annotated[list[State] | None, Query()] = None,
-    kind: Annotated[list[str] | None, Query(max_length=20)] = None,
+    state: Annotated[list[State], Query(max_length=20)] = [],  # noqa: B006 (never changed)
+    kind: Annotated[list[Annotated[str, Field(pattern="^[a-z]{1,40}$")]], Query(max_length=20)] = [],  # noqa: B006
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Page[JobFacts]:
     """List jobs, newest first."""
     before = from_cursor(cursor, float)[0] if cursor else None
-    found = service.queue.jobs(state, kind, limit + 1, before)
+    found = service.queue.jobs(state or None, kind or None, limit + 1, before)
     shown = found[:limit]
     following = to_cursor(shown[-1].created) if len(found) > limit else None
     return Page(items=[_facts(record(job) if job.active else facts(job)) for job in shown], next=following)

@@ -121,7 +121,7 @@ def test_progress_is_told_and_a_stop_is_heard(log, tmp_path):
     file = write_alpaca(tmp_path / "many.json", 60_000)
     told: list[Event] = []
     import_files(log, [write_alpaca(tmp_path / "few.json", 10)], watch=Watch(told.append))
-    assert told[0] == Stage("Importing") and told[-1] == Count(100, 100)
+    assert told[0] == Stage("Importing") and told[-1] == Count(100, 100, "percent")
     told.clear()
     with pytest.raises(Cancelled, match=r"stopped after (\d+) turns.*--undo"):
         import_files(log, [file], watch=Watch(told.append, lambda: any(isinstance(each, Count) and each.done > 50 for each in told)))
