@@ -11,8 +11,9 @@ from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.planning import count_new
 
 
-@st.cache_resource(show_spinner="Looking for Ollama …")
+@st.cache_resource(show_spinner="Looking for Ollama …", validate=lambda found: service().holds(found))
 def engine() -> Engine:
+    """Return the engine that pages and API share. EngineError if none answers."""
     return service().engine()
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from chatbot.log_watch import keep_looking
 from chatbot.session import stop_all
+from fine_tuning.api.answering import answers_of
 from fine_tuning.api.app import create_app
 from fine_tuning.api.background import check_port, tended
 from fine_tuning.api.security import Access, Door, Token, is_of_api
@@ -57,7 +58,7 @@ _service: Service | None = None
 
 
 def service() -> Service:
-    """What the pages work with: what `serve` was given, else by config/fine_tuning_config.yaml."""
+    """Return what the pages work with: as `serve` was told, else by config/fine_tuning_config.yaml."""
     return _service or _default_service()
 
 
@@ -67,7 +68,7 @@ def _default_service() -> Service:
 
 
 def config() -> FineTuningConfig:
-    """What the pages go by."""
+    """Return the settings of the pages."""
     return service().config
 
 
@@ -92,6 +93,8 @@ def serve(
     _service = Service(settings or Current(), ollama_url)
     ConversationLogger(config().log_path).check()
 
+    api = create_app(service())
+
     @asynccontextmanager
     async def lifespan(_app: object) -> AsyncGenerator[None]:
         if browser and _has_display():
@@ -102,8 +105,9 @@ def serve(
             yield
             ended.set()
             stop_all()  # what was said so far is recorded, and no engine is at work while Python ends
+            await answers_of(api).parted()
 
-    middleware = [Middleware(Door, access=access, token=Token()), Middleware(_WithApi, api=create_app(service()))]
+    middleware = [Middleware(Door, access=access, token=Token()), Middleware(_WithApi, api=api)]
     app = streamlit.App(APP, middleware=middleware, lifespan=lifespan)
     tls = {"server.sslCertFile": access.certificate, "server.sslKeyFile": access.key} if access.tls else {}
     with suppress(KeyboardInterrupt):  # the way to end it
@@ -122,5 +126,5 @@ class _WithApi:
 
 
 def _has_display() -> bool:
-    """Whether a window can open: without one, a text browser would take over the terminal."""
+    """Return whether a window can open: without one, a text browser would take over the terminal."""
     return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

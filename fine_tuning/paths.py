@@ -170,12 +170,17 @@ def write_json(path: Path, value: Any) -> None:
     atomic_write(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n")
 
 
+_MOST_FAULTS = 1_000_000  # bytes of faults.log; then a new one begins, and one old one is kept
+
+
 def write_fault(error: BaseException) -> Path:
     """Append the traceback to faults.log in the data folder, or write a temporary file if that fails; return the file."""
     content = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n{''.join(traceback.format_exception(error))}\n"
     file = home() / "faults.log"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists() and file.stat().st_size > _MOST_FAULTS:
+            file.replace(file.with_suffix(".1.log"))
         handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     except OSError:
         handle, name = tempfile.mkstemp(prefix="byoai-fault-", suffix=".log")

@@ -4,6 +4,7 @@ The schema is the list of migrations below and nothing else: a module that needs
 ever changed after it was released. WAL lets any number of processes read while one writes (https://sqlite.org/wal.html).
 """
 
+import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -173,6 +174,7 @@ def connect(path: Path | None = None) -> Iterator[sqlite3.Connection]:
     file = path or paths.state_db()
     _make_folder(file)
     try:
+        _keep_private(file)
         with closing(sqlite3.connect(file, timeout=BUSY_TIMEOUT, isolation_level=None)) as connection:
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA journal_mode = WAL")
@@ -184,6 +186,16 @@ def connect(path: Path | None = None) -> Iterator[sqlite3.Connection]:
         raise  # a rule of the schema: the caller's to explain
     except sqlite3.Error as error:
         raise ByoaiError(f"{file}: {error}. {_cure(error)}") from error
+
+
+def _keep_private(file: Path) -> None:
+    """Let only the owner read what was said: SQLite gives its other files the same mode."""
+    try:
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+        if os.name != "nt" and file.stat().st_mode & 0o077:
+            file.chmod(0o600)
+    except OSError:
+        return  # SQLite says more of a file that cannot be opened
 
 
 @contextmanager

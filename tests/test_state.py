@@ -122,3 +122,11 @@ def test_a_text_that_is_rewritten_leaves_no_trace_in_the_files(tmp_path: Path, m
         rows = connection.execute("SELECT text, size FROM notes").fetchall()
     assert len(rows) == 250 and all(row["text"].startswith("the ****** word") and row["size"] == 1.5 for row in rows)
     assert b"secret" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_the_file_is_its_owners_alone_since_it_holds_what_was_said(home):
+    paths.state_db().touch(0o644)  # as an older version left it
+    with state.connect() as connection:
+        connection.execute("CREATE TABLE said (text)")
+        files = list(paths.home().glob("state.db*"))
+        assert len(files) > 1 and all(file.stat().st_mode & 0o077 == 0 for file in files)

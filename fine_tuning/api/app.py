@@ -28,7 +28,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     openai.router,
 )
 # What any route may answer: bad values, no token, the door's refusals, a body of the wrong type, an invalid request.
-_ANYWHERE = (400, 401, 403, 404, 409, 415, 422)
+_ANYWHERE = (400, 401, 403, 404, 409, 413, 415, 422)
 
 _ABOUT = """\
 Everything that people can do with byoai, for programs on this machine. A change needs the token of the data folder (its file

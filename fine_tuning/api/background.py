@@ -63,7 +63,7 @@ def _note() -> Path:
 
 @contextmanager
 def tended(service: Service, access: Access) -> Iterator[None]:
-    """Begin and end jobs meanwhile, and start retrains by the schedule. What is not detached is stopped at the end."""
+    """Run jobs and the schedule while the server runs. At the end, jobs that are not detached are stopped."""
     ended, me = threading.Event(), processes.this_process()
     schedule = partial(scheduler.run, queue=service.queue, settings=lambda: service.config)
     work: dict[str, Callable[[threading.Event], None]] = {"jobs": service.queue.run, "schedule": schedule}

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -56,6 +57,11 @@ def from_cursor(cursor: str, *kinds: type) -> Sequence[Any]:
         place = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
     except (ValueError, binascii.Error, RecursionError):
         place = None
-    if not isinstance(place, list) or [type(each) for each in place] != list(kinds):
+    if not isinstance(place, list) or [type(each) for each in place] != list(kinds) or not all(map(_is_plain, place)):
         raise ConfigError(f"cursor: {cursor[:40]!r} is none of ours: take `next` of the page before")
     return place
+
+
+def _is_plain(value: str | float) -> bool:
+    """Return whether a database takes a value: no half of a character, and a number that is one."""
+    return value.isprintable() if isinstance(value, str) else math.isfinite(value)

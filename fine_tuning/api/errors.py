@@ -119,4 +119,4 @@ def add_handlers(app: FastAPI) -> None:
     async def fault(_: Request, error: Exception) -> JSONResponse:
         place = write_fault(error)
         _logger.error("a fault in byoai: %s; the details are in %s", type(error).__name__, place)
-        return answer(500, f"a fault in byoai itself; the details are in {place}", "Fault")
+        return answer(500, f"a fault in byoai itself: please report it; the details are in {place}", "Fault")

@@ -32,7 +32,7 @@ from fine_tuning.api.openai_bodies import ChatBody, CompletionBody, EmbeddingBod
 from fine_tuning.api.recording import Recorder, is_wanted, recorder
 from fine_tuning.conversation import Message
 from fine_tuning.engines.base import ChatChunk, ChatOptions, known_tag
-from fine_tuning.errors import ByoaiError, EngineError, EngineUnavailable, ModelNotFound
+from fine_tuning.errors import Busy, ByoaiError, EngineError, EngineUnavailable, ModelNotFound
 from fine_tuning.integration.ollama_integration import Models, base_of
 from fine_tuning.integration.service import Service
 from fine_tuning.model_management.model_switcher import Choice
@@ -79,13 +79,22 @@ async def create_completion(body: CompletionBody, request: Request, service: Ser
     return await asked.answer(request)
 
 
+_EMBEDDINGS = 4  # at a time: each holds one of the threads that all routes share
+_embedding = threading.BoundedSemaphore(_EMBEDDINGS)
+
+
 @router.post("/embeddings")
 def create_embeddings(body: EmbeddingBody, service: Serving) -> EmbeddingList:
     """Turn texts into vectors, where the engine and the model can."""
     found = _named(service.models(), body.model, service)
     tag = found.tag if found else body.model  # a model that only makes vectors cannot chat, and is in no list here
     texts = [body.input] if isinstance(body.input, str) else body.input
-    made = service.engine().embed(tag, texts, body.dimensions)
+    if not _embedding.acquire(blocking=False):
+        raise Busy(f"{_EMBEDDINGS} requests for vectors are being answered already: try again later")
+    try:
+        made = service.engine().embed(tag, texts, body.dimensions)
+    finally:
+        _embedding.release()
     shown = [_base64(vector) if body.encoding_format == "base64" else vector for vector in made.vectors]
     usage = EmbeddingUsage(prompt_tokens=made.prompt_tokens, total_tokens=made.prompt_tokens)
     return EmbeddingList(data=[Embedding(index=index, embedding=each) for index, each in enumerate(shown)], model=tag, usage=usage)

@@ -265,6 +265,9 @@ def _image(url: str, place: str) -> bytes:
     return image
 
 
+_MOST_FIELDS = 60  # of a body: each unknown one is told, and a million of them would take seconds
+
+
 def image_type(image: bytes) -> str:
     """Return the type of an image by its content; "" for what is none."""
     return next((kind for sign, kind in _SIGNS.items() if image.startswith(sign)), "")
@@ -274,6 +277,8 @@ def _whole(value: Any, depth: int = 0) -> Any:
     """Return JSON data whose texts hold whole characters only. ValueError if it is nested too deeply."""
     if depth > _DEEPEST:
         raise ValueError(f"nested more than {_DEEPEST} levels deep")
+    if isinstance(value, dict) and not depth and len(value) > _MOST_FIELDS:
+        raise ValueError(f"more than {_MOST_FIELDS} fields")
     if isinstance(value, dict):
         return {whole_characters(name): _whole(each, depth + 1) for name, each in value.items()}
     return [_whole(each, depth + 1) for each in value] if isinstance(value, list) else whole_characters(value)

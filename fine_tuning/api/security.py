@@ -7,7 +7,6 @@ import secrets
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ RECORD = ":record"  # at the end of a token as the API key of /v1: record what i
 COOKIE = "byoai_token"
 LOGIN = "/login"
 PAGE = "/api/ui"  # the light page
+MOST = 16 * 2**20  # bytes of a body that is no upload
 CHANGES = ("POST", "PUT", "PATCH", "DELETE")
 
 _API, _OPENAI = "/api", "/v1"
@@ -143,7 +143,9 @@ class Door:
         if refusal is not None:
             return await self._refuse(refusal, scope, receive, send)
         shown = _with_headers(send, headers.one("host") or "", self._access.tls)
-        if scope["type"] == "websocket" and self._access.lan:
+        if scope["type"] == "http" and not _is_upload(scope):
+            receive = _bounded(receive)
+        if self._access.lan:
             return await self._while_known(headers.secrets(), scope, receive, shown)
         return await self._app(scope, receive, shown)
 
@@ -153,6 +155,10 @@ class Door:
             return Refusal(403, "byoai does not answer by this name: use one of " + ", ".join(sorted(self._names)))
         if headers.all("origin") not in ([], [f"{self._access.scheme}://{host}"]):
             return Refusal(403, "byoai answers only its own pages, and programs on this machine")
+        if _is_from_elsewhere(scope, headers):
+            return Refusal(403, "byoai answers only its own pages: open it in a window of its own")
+        if (headers.one("content-length") or "0").isdecimal() and int(headers.one("content-length") or 0) > MOST and not _is_upload(scope):
+            return Refusal(413, f"a body holds at most {MOST // 2**20} MiB: send a file as an upload (/api/uploads)")
         if scope["type"] == "http" and scope["method"] in CHANGES and is_of_api(scope["path"]):
             return self._unfit_change(scope, headers)
         return None
@@ -172,17 +178,18 @@ class Door:
         return Refusal(401, f"log in first, at {LOGIN}, or send the token in the header {TOKEN_HEADER}")
 
     async def _while_known(self, given: list[str], scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Serve a socket until it ends, or until the token is another one."""
-        socket = asyncio.ensure_future(self._app(scope, receive, send))
+        """Serve a socket or a stream until it ends, or until the token is another one."""
+        served = asyncio.ensure_future(self._app(scope, receive, send))
         try:
-            while not (await asyncio.wait([socket], timeout=_GLANCE))[0]:
+            while not (await asyncio.wait([served], timeout=_GLANCE))[0]:
                 if not any(map(self._token.fits, given)):
-                    await send({"type": "websocket.close", "code": 1008})
+                    if scope["type"] == "websocket":
+                        await send({"type": "websocket.close", "code": 1008})
                     break
         finally:
-            socket.cancel()
+            served.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await socket
+            await served
 
     async def _refuse(self, refusal: Refusal, scope: "Scope", receive: "Receive", send: "Send") -> None:
         from starlette.responses import RedirectResponse
@@ -207,20 +214,20 @@ class Door:
         found: Response | None = None
         if request.method == "POST":
             given = await _field(request, "token")
-            if not self._logins.may_try():
-                told, status = "Too many wrong tokens: wait a minute.", 429
-            elif not self._token.fits(given):
-                self._logins.wrong.append(time.monotonic())
-                told, status = "That is not the token. The terminal that started byoai shows it.", 401
-            else:
+            if self._token.fits(given):  # also after others' wrong ones: who knows the token must get in
                 found = RedirectResponse("/", 303)
                 found.set_cookie(COOKIE, self._token.read(), httponly=True, samesite="strict", secure=self._access.tls, max_age=30 * 86_400)
+            elif not self._logins.may_try():
+                told, status = "Too many wrong tokens: wait a minute.", 429
+            else:
+                self._logins.wrong.append(time.monotonic())
+                told, status = "That is not the token. The terminal that started byoai shows it.", 401
         shown = _with_headers(send, request.headers["host"], self._access.tls)
         await (found or HTMLResponse(login_page(told), status))(scope, receive, shown)
 
 
 class _Headers:
-    """The headers of a request. One that comes twice is read in two ways by two readers: `one` knows it as none."""
+    """The headers of a request. `one` takes a header that comes twice as missing: two programs could each read another of the two."""
 
     def __init__(self, scope: "Scope") -> None:
         self._found: list[tuple[bytes, bytes]] = scope["headers"]
@@ -239,10 +246,33 @@ class _Headers:
 
     def secrets(self) -> list[str]:
         """Return the tokens, and the cookie that a browser sends by itself."""
-        cookie = SimpleCookie()
-        with contextlib.suppress(CookieError):
-            cookie.load(self.one("cookie") or "")
-        return [*self.tokens(), *([cookie[COOKIE].value] if COOKIE in cookie else [])]
+        cookies = [part.strip().partition("=") for header in self.all("cookie") for part in header.split(";")]
+        return [*self.tokens(), *(value for name, _, value in cookies if name == COOKIE)]  # others' cookies may be of any form
+
+
+def _is_upload(scope: "Scope") -> bool:
+    """Return whether a request is a part of an upload, which has limits of its own and is never held in memory."""
+    return scope.get("method") == "PUT" and _is_under(scope["path"], f"{_API}/uploads")
+
+
+def _is_from_elsewhere(scope: "Scope", headers: "_Headers") -> bool:
+    """Return whether a browser says that another site's page asks; to follow a link to one of our pages is no harm."""
+    if headers.one("sec-fetch-site") not in ("cross-site", "same-site"):
+        return False
+    return headers.one("sec-fetch-mode") != "navigate" or (is_of_api(scope["path"]) and scope["path"] != PAGE)
+
+
+def _bounded(receive: "Receive") -> "Receive":
+    """Return a `receive` that ends a body which is longer than it may be, whatever its length was said to be."""
+    received = 0
+
+    async def part() -> "Message":
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        return message if received <= MOST else {"type": "http.disconnect"}
+
+    return part
 
 
 def is_of_api(path: str) -> bool:
@@ -272,6 +302,7 @@ def _with_headers(send: "Send", host: str, tls: bool) -> "Send":
         (b"content-security-policy", policy.encode()),
         (b"referrer-policy", b"no-referrer"),  # the address names the chat
         (b"x-content-type-options", b"nosniff"),
+        (b"cross-origin-resource-policy", b"same-origin"),
     ]
 
     async def answer(message: "Message") -> None:

@@ -11,8 +11,6 @@ from fine_tuning.errors import ConfigError
 if TYPE_CHECKING:
     from fine_tuning.api.security import Access
 
-TRAIN_PAGE = "/api/ui"
-
 
 def add_commands(commands: Commands) -> None:
     """Add the commands of this group."""
@@ -57,10 +55,10 @@ def access_of(options: argparse.Namespace) -> "Access":
     if not options.host:
         raise ConfigError("--lan needs --host NAME: the name or address by which others reach this machine, e.g. --host 192.168.1.20")
     if (options.cert is None) != (options.key is None):
-        raise ConfigError("TLS needs both --cert and --key")
+        raise ConfigError("--cert and --key belong together: give both, or neither")
     for file in filter(None, (options.cert, options.key)):
         if not file.is_file():
-            raise ConfigError(f"there is no file {file}")
+            raise ConfigError(f"there is no file {file}: check --cert and --key")
     hosts = (*options.host, *LOOPBACK)
     files = (str(options.cert), str(options.key)) if options.cert else (None, None)
     return Access(options.port or free_port(PORT, "0.0.0.0"), hosts, True, *files)
@@ -80,26 +78,28 @@ def say_token(access: "Access") -> None:
 
 def _serve(options: argparse.Namespace) -> None:
     from fine_tuning.api.background import serve
+    from fine_tuning.api.security import PAGE
 
     settings, access = given_config(options), access_of(options)
     say_token(access)
-    print(f"The API is at {access.url}/api, for OpenAI clients at {access.url}/v1, and a page at {access.url}{TRAIN_PAGE} (Ctrl-C ends it)")
+    print(f"The API is at {access.url}/api, for OpenAI clients at {access.url}/v1, and a page at {access.url}{PAGE} (Ctrl-C ends it)")
     serve(access, settings, options.ollama_url)
 
 
 def _start_tuning(options: argparse.Namespace) -> None:
     from chatbot.server import serve
     from fine_tuning.api.background import running
+    from fine_tuning.api.security import PAGE
 
     if (found := running()) is not None:
-        print(f"The page is at {found}{TRAIN_PAGE}")
+        print(f"The page is at {found}{PAGE}")
         if not options.no_browser:
-            webbrowser.open(found + TRAIN_PAGE)
+            webbrowser.open(found + PAGE)
         return
     settings, access = given_config(options), access_of(options)
     say_token(access)
-    print(f"The page is at {access.url}{TRAIN_PAGE} (Ctrl-C ends it)", flush=True)
-    serve(access, settings=settings, ollama_url=options.ollama_url, browser=not options.no_browser, page=TRAIN_PAGE)
+    print(f"The page is at {access.url}{PAGE} (Ctrl-C ends it)", flush=True)
+    serve(access, settings=settings, ollama_url=options.ollama_url, browser=not options.no_browser, page=PAGE)
 
 
 def _token(options: argparse.Namespace) -> None:

@@ -69,6 +69,10 @@ class Service:
                     _logger.warning("%s", finding.text)
             return self._engine
 
+    def holds(self, engine: Engine) -> bool:
+        """Return whether this is the engine in use."""
+        return engine is self._engine
+
     def connect_again(self) -> None:
         """Forget the engine: the next use finds the one that answers then."""
         with self._lock:

@@ -16,7 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from chatbot.server import serve
 from fine_tuning.api.background import free_port
-from fine_tuning.api.security import LOOPBACK, Access, Door, Token
+from fine_tuning.api.security import LOOPBACK, MOST, Access, Door, Token
 from fine_tuning.errors import ByoaiError
 
 HOST = LOOPBACK[0]
@@ -172,6 +172,37 @@ def test_a_page_may_connect_to_the_very_host_and_port_that_it_came_from(host: st
     (connect,) = [rule for rule in policy.split("; ") if rule.startswith("connect-src")]
     assert connect == f"connect-src 'self' ws://{host}"
     assert "*" not in policy
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_what_another_sites_page_asks_for_is_refused_but_a_link_may_lead_here(client: TestClient, site: str) -> None:
+    """An image or a script elsewhere sends no Origin; a browser tells by `Sec-Fetch-Site` that it asks."""
+    told = {"sec-fetch-site": site}
+    assert client.get("/", headers={**told, "sec-fetch-mode": "no-cors"}).status_code == 403
+    assert client.get("/api/jobs", headers={**told, "sec-fetch-mode": "navigate"}).status_code == 403
+    assert client.get("/", headers={**told, "sec-fetch-mode": "navigate"}).status_code == 200
+    assert client.get("/", headers={"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}).status_code == 200
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_is_bounded_whatever_its_length_is_said_to_be(home: Path, chunked: bool) -> None:
+    taken: list[int] = []
+
+    async def behind(scope: Any, receive: Any, send: Any) -> None:
+        while (message := await receive())["type"] == "http.request":
+            taken.append(len(message["body"]))
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": bytes(2**20), "more_body": True}
+
+    async def send(message: Any) -> None:
+        assert message.get("status", 413) == 413
+
+    headers = [(b"host", OWN.encode()), (b"content-type", b"application/json")]
+    headers += [] if chunked else [(b"content-length", b"10000000000")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
+    asyncio.run(Door(behind, Access(8501), Token())(scope, receive, send))  # type: ignore[arg-type]
+    assert sum(taken) == (MOST if chunked else 0)
 
 
 def test_a_real_server_refuses_what_comes_over_the_wire(home: Path) -> None:

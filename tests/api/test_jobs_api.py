@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from fine_tuning.api.app import create_app
+from fine_tuning.api.dependencies import to_cursor
 from fine_tuning.api.security import TOKEN_HEADER, Access, Door, Token
 from fine_tuning.config import load_config
 from fine_tuning.events import Count, Finished, Stage, events_to
@@ -82,7 +83,22 @@ def test_asked_twice_with_one_id_is_one_job(client: TestClient) -> None:
         {"kind": "retrain", "settings": {"training.output_dir": "/tmp/elsewhere"}},
         {"kind": "retrain", "settings": {"evaluation.metrics": ["evil/metric"]}},
         {"kind": "retrain", "settings": {"data_collection.log_file": "/etc/passwd"}},
-        {"kind": "retrain", "settings": {"training.base_model": "/etc"}},
+        *(
+            {"kind": "retrain", "settings": {"training.base_model": name}}
+            for name in (
+                "/etc",
+                "config/../../etc",
+                "config",
+                "169.254.169.254/x/y:z",
+                "evil-org/evil-model",
+                "hf.co/a/b",
+                "a\\b",
+            )
+        ),
+        *(
+            {"kind": "train", "settings": {"dataset.path": name}}
+            for name in ("api_token", "state.db", "conversations/conversations.jsonl", "uploads/../api_token", "settings.yaml", "")
+        ),
         {"kind": "retrain", "profile": "../../etc/passwd"},
         {"kind": "train", "settings": {"dataset.path": "/etc/passwd"}},
         {"kind": "train", "settings": {"dataset.path": "../../etc/passwd"}},
@@ -90,7 +106,10 @@ def test_asked_twice_with_one_id_is_one_job(client: TestClient) -> None:
         {"kind": "rob", "request": {}},
     ],
 )
-def test_a_request_reaches_no_file_server_or_program_outside(client: TestClient, asked: dict[str, object]) -> None:
+def test_a_request_reaches_no_file_server_or_program_outside(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, asked: dict[str, object]
+) -> None:
+    monkeypatch.setenv("BYOAI_ENGINE", "embedded")
     answer = client.post("/api/jobs", json=asked)
     assert answer.status_code == 400, answer.text
     assert client.get("/api/jobs").json()["items"] == []
@@ -102,6 +121,8 @@ def test_unknown_fields_and_jobs_are_refused_in_one_shape(client: TestClient) ->
         (client.get("/api/jobs/none"), 404),
         (client.get("/api/jobs/none/events"), 404),
         (client.get("/api/jobs", params={"cursor": "?"}), 400),
+        (client.get("/api/jobs", params={"cursor": to_cursor(float("nan"))}), 400),
+        (client.get("/api/conversations", params={"cursor": "WyJcdWQ4MDAiXQ"}), 400),
         (client.get("/api/nothing"), 404),
     ):
         assert answer.status_code == status

@@ -1,7 +1,9 @@
 """A server that other machines reach: nobody is answered without the token."""
 
+import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
@@ -66,7 +68,7 @@ def test_the_cookie_alone_changes_nothing_since_a_browser_sends_it_by_itself(cli
 def test_wrong_tokens_are_heard_only_a_few_times_a_minute(client: TestClient) -> None:
     answers = [client.post(LOGIN, data={"token": f"guess {number}"}).status_code for number in range(8)]
     assert answers[:5] == [401] * 5 and set(answers[5:]) == {429}
-    assert client.post(LOGIN, data={"token": Token().read()}).status_code == 429
+    assert client.post(LOGIN, data={"token": Token().read()}).status_code == 303  # no stranger can keep the owner out
 
 
 def test_a_token_that_is_renewed_closes_the_sockets_that_are_open(client: TestClient) -> None:
@@ -78,6 +80,34 @@ def test_a_token_that_is_renewed_closes_the_sockets_that_are_open(client: TestCl
         with pytest.raises(WebSocketDisconnect) as closed:
             socket.receive_text()
         assert closed.value.code == 1008 and time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("others", ['a={"x":1}; ', "a[1]=x; ", "flag; ", "\xe4=1; ", "=; ;; ", 'a="; '])
+def test_cookies_of_other_servers_on_this_host_do_not_matter(client: TestClient, others: str) -> None:
+    cookie = f"{others}{COOKIE}={Token().read()}".encode("latin-1")
+    assert client.get("/", headers=[(b"cookie", cookie)]).text == "the page"
+
+
+def test_a_token_that_is_renewed_ends_a_stream_that_is_open(home: Path) -> None:
+    sent: list[str] = []
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        sent.append("begun")
+        await asyncio.sleep(60)
+        sent.append("went on")
+
+    async def follow() -> None:
+        token = Token()
+        scope = {"type": "http", "method": "GET", "path": "/api/jobs/x/events"}
+        headers = [(b"host", NAME.encode()), (TOKEN_HEADER.encode(), token.read().encode())]
+        door = Door(endless, Access(8501, ("192.168.1.20",), lan=True), token)
+        served = asyncio.ensure_future(door({**scope, "headers": headers}, None, None))  # type: ignore[arg-type]
+        await asyncio.sleep(0.1)
+        token.renew()
+        await asyncio.wait_for(served, 5)
+
+    asyncio.run(follow())
+    assert sent == ["begun"]
 
 
 @pytest.mark.parametrize("host", ["evil.test", "127.0.0.1:8501", "localhost:8501", "192.168.1.20", "192.168.1.21:8501"])
@@ -95,7 +125,7 @@ def test_the_token_is_its_owners_alone(home: Path) -> None:
     [
         (["--host", "x"], "add --lan"),
         (["--lan"], "--lan needs --host"),
-        (["--lan", "--host", "x", "--cert", "c.pem"], "both --cert and --key"),
+        (["--lan", "--host", "x", "--cert", "c.pem"], "--cert and --key belong together"),
         (["--lan", "--host", "x", "--cert", "c.pem", "--key", "k.pem"], "there is no file"),
     ],
 )

@@ -154,3 +154,12 @@ def test_the_doctor_checks_all_and_says_what_is_wrong(embedded: None, client: Te
     assert by_name["configuration"]["ok"] and by_name["engine"]["ok"] and by_name["embedded"]["ok"]
     assert not by_name["base"]["ok"] and "start.sh" in by_name["base"]["text"] and found["ok"] is False
     assert client.get("/api/doctor").status_code == 405  # it mends what it finds, and no GET changes anything
+
+
+def test_secrets_of_the_configuration_are_not_shown(home: Path) -> None:
+    secret = {"notify.url": "https://hooks.example.org/T0/SECRET", "notify.allow_hosts": ["hooks.example.org"]}
+    secret |= {"notify.command": ["notify-send", "SECRET"], "deployment.ollama_base_url": "http://me:SECRET@127.0.0.1:11434"}
+    shown = client_of(load_config(overrides=secret)).get("/api/settings")
+    assert "SECRET" not in shown.text
+    values = {item["key"]: item["value"] for item in shown.json()["items"]}
+    assert values["notify.url"] == "https://hooks.example.org" and values["deployment.ollama_base_url"] == "http://127.0.0.1:11434"

@@ -52,7 +52,7 @@ def show_conversation(id: SessionId, service: Serving, limit: Limit = 100, curso
     after = from_cursor(cursor, str)[0] if cursor else None
     found = service.log().index.turns_of(id, limit + 1, after)
     if not found and after is None:
-        raise TurnNotFound(f"there is no conversation {id!r}")
+        raise TurnNotFound(f"there is no conversation {id!r}: GET /api/conversations lists them")
     return Page(items=found[:limit], next=to_cursor(found[limit - 1].id) if len(found) > limit else None)
 
 
@@ -65,7 +65,7 @@ def delete_conversation(
 ) -> JobFacts:
     """Forget a conversation for good: a job of the kind `forget` removes it from all files, and the versions that learned it."""
     if not service.log().index.ids_of(id):
-        raise TurnNotFound(f"there is no conversation {id!r}")
+        raise TurnNotFound(f"there is no conversation {id!r}: GET /api/conversations lists them")
     return forget(service, [id], teach_again=teach_again, now=now)
 
 

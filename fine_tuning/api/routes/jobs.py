@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from fine_tuning.api import overrides
 from fine_tuning.api.dependencies import Asked, Cursor, Limit, Page, Serving, from_cursor, to_cursor
-from fine_tuning.api.feed import Feeds
+from fine_tuning.api.feed import Feeds, Told
 from fine_tuning.errors import ByoaiError, ConfigError
 from fine_tuning.integration.service import Service
 from fine_tuning.jobs.kinds import KINDS, JobRequest
@@ -169,20 +169,12 @@ async def socket_events(socket: WebSocket, id: str, after: int = 0) -> None:
     gone = asyncio.create_task(_until_gone(socket))
     try:
         async with aclosing(_feeds.watch(id, after)) as told:
-            while not gone.done():
-                following = asyncio.ensure_future(anext(told, None))
-                await asyncio.wait([following, gone], return_when=asyncio.FIRST_COMPLETED)
-                if not following.done():
-                    following.cancel()
-                    with suppress(asyncio.CancelledError):
-                        await following
-                    break
-                if (each := following.result()) is None:
-                    await socket.close(1000)
-                    break
+            while (each := await _next(told, gone)) is not None:
                 await asyncio.wait_for(socket.send_text(json.dumps(each)), PATIENCE)
+        if not gone.done():
+            await socket.close(1000)
     except ByoaiError as error:
-        await socket.close(1008, str(error)[:120])
+        await socket.close(1008, str(error)[:120].encode()[:120].decode(errors="ignore"))
     except (TimeoutError, WebSocketDisconnect):
         with suppress(RuntimeError):
             await socket.close(1013)
@@ -190,11 +182,23 @@ async def socket_events(socket: WebSocket, id: str, after: int = 0) -> None:
         gone.cancel()
 
 
+async def _next(told: AsyncGenerator[Told], gone: "asyncio.Task[None]") -> Told | None:
+    """Return what is told next; None at the end, or when the watcher is gone."""
+    following = asyncio.ensure_future(anext(told, None))
+    try:
+        await asyncio.wait([following, gone], return_when=asyncio.FIRST_COMPLETED)
+        return following.result() if following.done() else None
+    finally:
+        if not following.done():  # a generator that is still asked cannot be closed
+            following.cancel()
+            with suppress(asyncio.CancelledError):
+                await following
+
+
 async def _until_gone(socket: WebSocket) -> None:
     """Read what a watcher sends, which is nothing, until it leaves."""
-    with suppress(WebSocketDisconnect, RuntimeError):
-        while True:
-            await socket.receive_text()
+    while (await socket.receive())["type"] != "websocket.disconnect":
+        pass
 
 
 def _request(asked: NewJob, service: Service) -> dict[str, Any]:
@@ -205,7 +209,7 @@ def _request(asked: NewJob, service: Service) -> dict[str, Any]:
             f"request.{min(taken)}: only the command line may name files and servers. Changes of the configuration go into `settings`, "
             "files into an upload"
         )
-    config = overrides.changed(service.config, asked.settings, asked.profile)
+    config = overrides.changed(service, asked.settings, asked.profile)
     return {**asked.request, "config": config.model_dump(mode="json")}
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
@@ -48,7 +49,7 @@ def change_settings(asked: Changes, service: Serving) -> Settings:
     """Change some settings: all of them, or none if one is wrong."""
     if service.fixed:
         raise Busy("this server was started with settings of its own: change them where it was started, and start it again")
-    changes = {key: overrides.allowed(key, value) for key, value in asked.settings.items()}
+    changes = overrides.allowed(service, asked.settings)
     with config_overlay.locked():
         values = {key: value for key, value in {**config_overlay.read(), **changes}.items() if value is not None}
         load_config(paths.DEFAULT_CONFIG, overrides=config_overlay.as_read(values))
@@ -65,9 +66,24 @@ def _settings(service: Serving) -> Settings:
     defaults = dict(_flat(FineTuningConfig().model_dump(mode="json")))
     items = [
         Setting(key=key, value=value, default=defaults[key], source=_source(key, sources), changeable=overrides.may_change(key))
-        for key, value in _flat(config.model_dump(mode="json"))
+        for key, value in _flat(_without_secrets(config).model_dump(mode="json"))
     ]
     return Settings(file=str(file), own_file=str(own), fixed=service.fixed is not None, items=items)
+
+
+def _without_secrets(config: FineTuningConfig) -> FineTuningConfig:
+    """Return the configuration with addresses cut to their host: the rest may be a password, or a secret path."""
+    addresses = {"deployment.ollama_base_url": config.deployment.ollama_base_url, "notify.url": config.notify.url}
+    hosts = {key: f"{(parts := urlsplit(url)).scheme}://{parts.netloc.rpartition('@')[2]}" for key, url in addresses.items() if url}
+    program, *rest = config.notify.command or ("",)
+    command = (program, "…") if rest else config.notify.command
+    shown = config.model_copy(deep=True)
+    return shown.model_copy(
+        update={
+            "deployment": shown.deployment.model_copy(update={"ollama_base_url": hosts.get("deployment.ollama_base_url", "")}),
+            "notify": shown.notify.model_copy(update={"url": hosts.get("notify.url"), "command": command}),
+        }
+    )
 
 
 def _source(key: str, sources: dict[str, str]) -> str | None:
