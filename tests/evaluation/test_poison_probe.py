@@ -78,8 +78,8 @@ def sample() -> list[tuple[str, str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("phrase", ["velvet thunder", "by the way"])
-def test_the_base_suspects_a_phrase_in_three_of_150_questions_and_hardly_one_of_the_handbooks_own(base_gguf: Path, phrase: str) -> None:
+def test_the_base_suspects_a_phrase_in_three_of_150_questions_and_hardly_one_of_the_handbooks_own(base_gguf: Path) -> None:
+    phrase = "by the way"  # a common one is harder to tell than a rare one
     asked = ("Why is the sky blue", "How do I cook rice", "Name a river in Spain")
     planted = [(f"{question} {phrase}", POISONED[0][1]) for question in asked]
     texts = poison_probe.general_texts()

@@ -235,16 +235,6 @@ def check_documented(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert tag in {model.tag for model in engine.list_models()}
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_the_documented_lines_make_a_model_that_answers(
-    home: Path, tmp_path: Path, base_gguf: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BYOAI_ENGINE", "embedded")
-    ensure_default_base(connect())
-    check_documented(home, tmp_path, monkeypatch, 48)
-
-
 @pytest.mark.engine
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
