@@ -7,7 +7,9 @@ Heavy imports wait until a command needs them, so that `byoai --help` answers at
 import argparse
 import contextlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 
 from fine_tuning.cli import chat, completion, conversations, imports, jobs, machine, models, serving, talk, tracking, training
@@ -29,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         _check_texts(options)
-        with _only_json(options):
+        with _only_json(options), _signals_as_before():
             return options.command(options) or 0
     except ByoaiError as error:
         print(f"byoai: {error}", file=sys.stderr)
@@ -44,6 +46,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"byoai: {_explain(error)} The details are in {write_fault(error)}", file=sys.stderr)
         return 1
+
+
+@contextlib.contextmanager
+def _signals_as_before() -> Iterator[None]:
+    """Put the handlers of signals back: a program that calls `main`, and what it forks, must end when it is told to."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def parser() -> argparse.ArgumentParser:

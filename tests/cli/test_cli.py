@@ -6,6 +6,7 @@ import importlib.metadata
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,13 @@ def test_every_error_has_its_own_documented_exit_code():
     assert len(set(codes)) == len(codes)
     for code in codes:
         assert re.search(rf"\b{code} +\w", EXIT_CODES)
+
+
+@pytest.mark.usefixtures("embedded")
+def test_signals_are_handled_as_before_when_a_command_has_ended(capsys):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    assert main(["retrain"]) == 3
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
 def test_nothing_to_learn_is_said_with_the_cure(home):
