@@ -10,7 +10,10 @@ cli, api, chatbot > integration > jobs > forgetting, review > pipeline > judging
 The stages between the bars never import each other: `pipeline` hands them paths and manifests. Read `pipeline.py` first.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL would tell its makers which trainer is used; read at its import
 
 if TYPE_CHECKING:
     from fine_tuning.config import DatasetFormat, FineTuningConfig, FineTuningMethod

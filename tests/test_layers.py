@@ -168,3 +168,8 @@ def test_no_torch_comes_with(module):
     code = f"import sys, {module}; print(sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
+
+
+def test_no_library_tells_its_makers_what_is_trained():
+    code = "import fine_tuning; from huggingface_hub import constants; print(constants.HF_HUB_DISABLE_TELEMETRY)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "True"
