@@ -19,7 +19,7 @@ from fine_tuning.api.background import check_port, tended
 from fine_tuning.api.security import Access, Door, Token, is_of_api
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.integration.service import Current, Service
+from fine_tuning.integration.service import Service
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -64,7 +64,7 @@ def service() -> Service:
 
 @cache
 def _default_service() -> Service:
-    return Service(Current())
+    return Service()
 
 
 def config() -> FineTuningConfig:
@@ -90,7 +90,7 @@ def serve(
 
     global _service
     check_port(access)
-    _service = Service(settings or Current(), ollama_url)
+    _service = Service(settings, ollama_url)
     ConversationLogger(config().log_path).check()
 
     api = create_app(service())

@@ -71,6 +71,11 @@ class DataCollection(_Section):
     record: bool = True  # whether a new chat is recorded before its owner says otherwise
     learn_own_answers: bool = False  # learn what a fine-tuned model answered also where nobody approved it
 
+    @property
+    def export_every(self) -> int | None:
+        """Return after how many turns the log is exported; None: never by itself."""
+        return self.export_interval if self.auto_export else None
+
     @model_validator(mode="after")
     def _ordered(self) -> "DataCollection":
         if self.min_conversation_length > self.max_conversation_length:

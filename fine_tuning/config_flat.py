@@ -1,6 +1,6 @@
 """The flat form of the configuration, `FineTuningConfig(model_id=..., epochs=3)`: its keys into their sections, and faults back again."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -26,6 +26,15 @@ def into_sections(values: Mapping[str, Any], flat: Mapping[str, Place]) -> tuple
         sections[section] = {**there, key: values[name]}
         written[(section, key)] = name
     return sections, written
+
+
+def dotted(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each value of nested sections with its dotted key: `training.num_epochs`."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{before}{key}.")
+        else:
+            yield before + key, value
 
 
 def as_written(error: ValidationError, written: Mapping[Place, str]) -> ValidationError:

@@ -24,7 +24,8 @@ DEFAULT_CONFIG = REPOSITORY / "config" / "fine_tuning_config.yaml"
 
 _T = TypeVar("_T")
 
-_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+SAFE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # what `safe_name` takes; it may neither hold ".." nor end in "."
+_SAFE = re.compile(SAFE_NAME)
 
 
 def home() -> Path:

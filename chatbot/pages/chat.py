@@ -284,10 +284,8 @@ def open_page() -> None:
     before, state.models = state.get("models"), models()
     state.choice = state.models.get(state.picked) or state.models.default
     if "chat" not in state:
-        data = config().data_collection
-        every = data.export_interval if data.auto_export else None
         try:
-            state.chat = session.open_chat(config().log_path, st.query_params.get("chat"), every)
+            state.chat = session.open_chat(config().log_path, st.query_params.get("chat"), config().data_collection.export_every)
         except ByoaiError as error:
             st.error(presentable(str(error)), title="The log cannot be read", icon=":material/error:")
             st.stop()

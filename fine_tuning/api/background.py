@@ -13,7 +13,7 @@ from fine_tuning.api.security import LOOPBACK, Access, Door, Token
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.errors import ByoaiError
-from fine_tuning.integration.service import Current, Service
+from fine_tuning.integration.service import Service
 from fine_tuning.jobs import processes, scheduler
 from fine_tuning.jobs.store import Process
 
@@ -25,18 +25,18 @@ _PARTING = 3  # seconds that open streams have at the end
 def free_port(first: int = PORT, address: str = LOOPBACK[0]) -> int:
     """Return the first free port from `first` on. ByoaiError if twenty in a row are taken."""
     for port in range(first, min(first + _TRIED, 65_536)):
-        if _is_free(port, address):
+        if is_free(port, address):
             return port
     raise ByoaiError(f"no free port on {address} from {first} on ({_TRIED} tried): name another with --port")
 
 
 def check_port(access: Access) -> None:
     """Raise ByoaiError if the port is taken."""
-    if not _is_free(access.port, access.address):
+    if not is_free(access.port, access.address):
         raise ByoaiError(f"port {access.port} of {access.address} is taken: name another with --port, or none to get the next free one")
 
 
-def _is_free(port: int, address: str) -> bool:
+def is_free(port: int, address: str) -> bool:
     with closing(socket.socket()) as probe:
         if os.name != "nt":  # on Windows the option would take a port that is in use
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -90,7 +90,7 @@ def serve(access: Access, settings: FineTuningConfig | None = None, ollama_url: 
     from fine_tuning.api.app import create_app
 
     check_port(access)
-    service = Service(settings or Current(), ollama_url)
+    service = Service(settings, ollama_url)
     ConversationLogger(service.config.log_path).check()
 
     @asynccontextmanager

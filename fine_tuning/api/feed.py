@@ -25,23 +25,11 @@ class Feed:
         self._job: Job | None = None
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._watchers = 0
 
     async def watch(self, after: int = 0) -> AsyncGenerator[Told]:
         """Yield {"n", "event", ...} for each event above `after`, {"job": ...} whenever its state changed, and {"heartbeat": time} in a
         silence, until the job is over. An error of the reading is raised in every watcher."""
-        self._watchers += 1
         self._task = self._task or asyncio.create_task(self._read())
-        try:
-            async for told in self._told(after):
-                yield told
-        finally:
-            self._watchers -= 1
-            if not self._watchers and self._task:
-                self._task.cancel()
-                self._task = None
-
-    async def _told(self, after: int) -> AsyncGenerator[Told]:
         at, shown = 0, None
         while True:
             job, changed = self._job, self._changed
@@ -55,12 +43,17 @@ class Feed:
                 yield {"job": facts(job)}
             if job is not None and job.over and at == len(self._events):
                 return
-            if self._task and self._task.done() and job is self._job and at == len(self._events):
+            if self._task.done() and job is self._job and at == len(self._events):
                 self._task.result()
             try:
                 await asyncio.wait_for(changed.wait(), HEARTBEAT)
             except TimeoutError:
                 yield {"heartbeat": time.time()}
+
+    def stop(self) -> None:
+        """End the reading: nobody watches any more."""
+        if self._task:
+            self._task.cancel()
 
     async def _read(self) -> None:
         reader = None
@@ -89,7 +82,7 @@ class Feeds:
         self._feeds: dict[str, tuple[Feed, int]] = {}
 
     async def watch(self, id: str, after: int = 0) -> AsyncGenerator[Told]:
-        """As Feed.watch. JobNotFound if there is no such job."""
+        """Yield what `Feed.watch` of this job yields. JobNotFound if there is no such job."""
         await asyncio.to_thread(store.get, id)
         feed, watchers = self._feeds.get(id) or (Feed(id), 0)
         self._feeds[id] = feed, watchers + 1
@@ -102,3 +95,4 @@ class Feeds:
                 self._feeds[id] = feed, watchers - 1
             else:
                 del self._feeds[id]
+                feed.stop()

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from fine_tuning.api.dependencies import Asked
 from fine_tuning.conversation import Message, whole_characters
@@ -29,21 +29,17 @@ Speaker = Annotated[str | None, Field(pattern=r"^[^\s<|\\/>]{1,64}$", descriptio
 Ignored = Field(default=None, description="accepted, and ignored")
 
 
-class Strict(Asked):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class TextPart(Strict):
+class TextPart(Asked):
     type: Literal["text"]
     text: LongText
 
 
-class ImageUrl(Strict):
+class ImageUrl(Asked):
     url: Annotated[str, Field(max_length=_IMAGE, pattern="^data:image/", description="`data:image/png;base64,...`; nothing is fetched")]
     detail: Literal["auto", "low", "high"] | None = Ignored
 
 
-class ImagePart(Strict):
+class ImagePart(Asked):
     type: Literal["image_url"]
     image_url: ImageUrl
 
@@ -52,30 +48,30 @@ Texts = LongText | Annotated[list[TextPart], Field(min_length=1, max_length=1000
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
-class CalledFunction(Strict):
+class CalledFunction(Asked):
     name: ToolName
     arguments: Annotated[str, Field(max_length=100_000)]  # JSON
 
 
-class Call(Strict):
+class Call(Asked):
     id: Short
     type: Literal["function"] = "function"
     function: CalledFunction
 
 
-class SystemMessage(Strict):
+class SystemMessage(Asked):
     role: Literal["system", "developer"]
     content: Texts
     name: Speaker = None
 
 
-class UserMessage(Strict):
+class UserMessage(Asked):
     role: Literal["user"]
     content: LongText | Annotated[list[Part], Field(min_length=1, max_length=1000)]
     name: Speaker = None
 
 
-class AssistantMessage(Strict):
+class AssistantMessage(Asked):
     """An earlier answer, also as a client keeps the one that it was given."""
 
     role: Literal["assistant"]
@@ -88,7 +84,7 @@ class AssistantMessage(Strict):
     function_call: None = None
 
 
-class ToolMessage(Strict):
+class ToolMessage(Asked):
     role: Literal["tool"]
     content: Texts
     tool_call_id: Short
@@ -97,28 +93,28 @@ class ToolMessage(Strict):
 AnyMessage = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 
 
-class Function(Strict):
+class Function(Asked):
     name: ToolName
     description: Annotated[str, Field(max_length=20_000)] | None = None
     parameters: dict[str, Any] | None = None  # a JSON Schema
     strict: bool | None = Ignored
 
 
-class Tool(Strict):
+class Tool(Asked):
     type: Literal["function"]
     function: Function
 
 
-class StreamOptions(Strict):
+class StreamOptions(Asked):
     include_usage: bool | None = None
     include_obfuscation: bool | None = Ignored
 
 
-class PlainText(Strict):
+class PlainText(Asked):
     type: Literal["text"]
 
 
-class Sampled(Strict):
+class Sampled(Asked):
     """What chats and completions have in common."""
 
     model: ModelName
@@ -201,7 +197,7 @@ class CompletionBody(Sampled):
         return [Message(role="user", content=self.prompt if isinstance(self.prompt, str) else self.prompt[0])]
 
 
-class EmbeddingBody(Strict):
+class EmbeddingBody(Asked):
     model: ModelName
     input: LongText | Annotated[list[LongText], Field(min_length=1, max_length=2048)]
     encoding_format: Literal["float", "base64"] | None = None

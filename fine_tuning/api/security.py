@@ -157,7 +157,7 @@ class Door:
             return Refusal(403, "byoai answers only its own pages, and programs on this machine")
         if _is_from_elsewhere(scope, headers):
             return Refusal(403, "byoai answers only its own pages: open it in a window of its own")
-        if (headers.one("content-length") or "0").isdecimal() and int(headers.one("content-length") or 0) > MOST and not _is_upload(scope):
+        if announced_length(headers.one("content-length")) > MOST and not _is_upload(scope):
             return Refusal(413, f"a body holds at most {MOST // 2**20} MiB: send a file as an upload (/api/uploads)")
         if scope["type"] == "http" and scope["method"] in CHANGES and is_of_api(scope["path"]):
             return self._unfit_change(scope, headers)
@@ -248,6 +248,11 @@ class _Headers:
         """Return the tokens, and the cookie that a browser sends by itself."""
         cookies = [part.strip().partition("=") for header in self.all("cookie") for part in header.split(";")]
         return [*self.tokens(), *(value for name, _, value in cookies if name == COOKIE)]  # others' cookies may be of any form
+
+
+def announced_length(told: str | None) -> int:
+    """Return how many bytes a body has by its Content-Length; 0 if that says nothing."""
+    return int(told) if told and told.isascii() and told.isdecimal() and len(told) < 20 else 0
 
 
 def _is_upload(scope: "Scope") -> bool:

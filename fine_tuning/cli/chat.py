@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fine_tuning.cli.options import Commands, connect_engine, given_config, positive, print_json, read_config, tag_that_answers
-from fine_tuning.cli.serving import access_of, add_server_options, say_token
+from fine_tuning.cli.options import Commands, connect_engine, positive, print_json, read_config, tag_that_answers
+from fine_tuning.cli.serving import add_server_options, server_of
 from fine_tuning.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def add_commands(commands: Commands) -> None:
 def _chat(options: argparse.Namespace) -> None:
     from chatbot.server import serve
 
-    settings, access = given_config(options), access_of(options)
-    say_token(access)
+    settings, access = server_of(options)
     print(f"The chat is at {access.url} (Ctrl-C ends it)", flush=True)
     serve(access, settings=settings, ollama_url=options.ollama_url, browser=not options.no_browser)
 

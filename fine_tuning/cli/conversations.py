@@ -86,7 +86,6 @@ def _add_forget(commands: Commands) -> None:
 
 
 def _review(options: argparse.Namespace) -> None:
-    from fine_tuning.cli.facts import of_turn
     from fine_tuning.cli.prompts import review
     from fine_tuning.cli.show import Terminal
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
@@ -105,7 +104,7 @@ def _review(options: argparse.Namespace) -> None:
             found = worth_reviewing(engine, turns, live.tag if live else base, base, options.count, Watch(terminal))
     if options.json:
         facts = [{"surprise": each.surprise, "shift": each.shift, "alike": each.alike} for each in found]
-        print_json(options, *(of_turn(each.turn) | more for each, more in zip(found, facts, strict=True)))
+        print_json(options, *(each.turn.model_dump(mode="json") | more for each, more in zip(found, facts, strict=True)))
     elif options.list and found:
         _list_candidates(found)
     elif not found:
@@ -120,14 +119,13 @@ def _list_candidates(candidates: "Sequence[Candidate]") -> None:
 
 
 def _find(options: argparse.Namespace) -> None:
-    from fine_tuning.cli.facts import of_turn
     from fine_tuning.cli.show import show_turns
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
 
     log = ConversationLogger(read_config(options).log_path)
     found = log.search(" ".join(options.words), options.count)
     if options.json:
-        print_json(options, *map(of_turn, found))
+        print_json(options, *(turn.model_dump(mode="json") for turn in found))
     elif not found:
         print(f"no turn of the log holds {' and '.join(map(repr, options.words))}")
     else:

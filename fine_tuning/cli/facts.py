@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fine_tuning.conversation import Turn
     from fine_tuning.data_collection.importers.importing import Report
     from fine_tuning.engines.base import Engine
     from fine_tuning.forgetting import Case, Forgotten
@@ -54,11 +53,6 @@ def of_plan(plan: "Plan") -> Facts:
         "fitting": plan.fitting,
         "warnings": plan.warnings,
     }
-
-
-def of_turn(turn: "Turn") -> Facts:
-    """Return a turn as the log has it."""
-    return turn.model_dump(mode="json")
 
 
 def of_pruned(found: "Sequence[Pruned]", dry_run: bool) -> list[Facts]:

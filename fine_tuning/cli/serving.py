@@ -10,6 +10,7 @@ from fine_tuning.errors import ConfigError
 
 if TYPE_CHECKING:
     from fine_tuning.api.security import Access
+    from fine_tuning.config import FineTuningConfig
 
 
 def add_commands(commands: Commands) -> None:
@@ -64,24 +65,33 @@ def access_of(options: argparse.Namespace) -> "Access":
     return Access(options.port or free_port(PORT, "0.0.0.0"), hosts, True, *files)
 
 
-def say_token(access: "Access") -> None:
-    """Say on the terminal what others need to log in; a token that is new is shown, once."""
+def server_of(options: argparse.Namespace) -> "tuple[FineTuningConfig | None, Access]":
+    """Return the settings of a server (None: the default file's) and who may reach it, and say what others need to log in.
+
+    Raises ConfigError for a wrong setting, or a contradiction.
+    """
+    settings, access = given_config(options), access_of(options)
+    if access.lan:
+        _say_token()
+        if not access.tls:
+            print("Without --cert and --key, everyone on the network can read along.")
+    return settings, access
+
+
+def _say_token() -> None:
+    """Say with which token others log in; one that is new is shown, once."""
     from fine_tuning.api.security import Token
 
-    if not access.lan:
-        return
     token = Token()
-    print(f"Log in with the token {token.renew()}" if not token.exists() else "Log in with the token that `byoai token` shows.")
-    if not access.tls:
-        print("Without --cert and --key, everyone on the network can read along.")
+    known = token.exists()
+    print("Log in with the token that `byoai token` shows." if known else f"Log in with the token {token.read()}")
 
 
 def _serve(options: argparse.Namespace) -> None:
     from fine_tuning.api.background import serve
     from fine_tuning.api.security import PAGE
 
-    settings, access = given_config(options), access_of(options)
-    say_token(access)
+    settings, access = server_of(options)
     print(f"The API is at {access.url}/api, for OpenAI clients at {access.url}/v1, and a page at {access.url}{PAGE} (Ctrl-C ends it)")
     serve(access, settings, options.ollama_url)
 
@@ -96,8 +106,7 @@ def _start_tuning(options: argparse.Namespace) -> None:
         if not options.no_browser:
             webbrowser.open(found + PAGE)
         return
-    settings, access = given_config(options), access_of(options)
-    say_token(access)
+    settings, access = server_of(options)
     print(f"The page is at {access.url}{PAGE} (Ctrl-C ends it)", flush=True)
     serve(access, settings=settings, ollama_url=options.ollama_url, browser=not options.no_browser, page=PAGE)
 

@@ -210,8 +210,7 @@ class Talk:
     def _open(self) -> "Chat":
         from chatbot.session import open_chat
 
-        data = self._config.data_collection
-        chat = open_chat(self._config.log_path, None, data.export_interval if data.auto_export else None)
+        chat = open_chat(self._config.log_path, None, self._config.data_collection.export_every)
         chat.recording = self._recording
         return chat
 

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -34,13 +33,13 @@ def add_commands(commands: Commands) -> None:
 
 
 def _mlflow(options: argparse.Namespace) -> None:
+    from fine_tuning.api.background import is_free
     from fine_tuning.jobs.tracking import INSTALL, Tracker, is_installed
 
     if not is_installed():
         raise ByoaiError(f"MLflow is not installed, and byoai does without it. To install it: {INSTALL}")
-    with socket.socket() as probe:
-        if probe.connect_ex((_HOST, options.port)) == 0:
-            raise ByoaiError(f"another program uses port {options.port}: choose another one with --port")
+    if not is_free(options.port, _HOST):
+        raise ByoaiError(f"another program uses port {options.port}: choose another one with --port")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended in either way, it takes the server with it
     print("bringing MLflow's store up to date ...", flush=True)
     tracker = Tracker()

@@ -43,10 +43,15 @@ def _stamp(file: Path) -> tuple[int, int]:
 class Service:
     """One of these in a process: an engine holds a loaded model, and two would hold it twice."""
 
-    def __init__(self, settings: FineTuningConfig | Callable[[], FineTuningConfig] = load_config, ollama_url: str | None = None) -> None:
-        """`settings` stay as they are, or are asked for anew each time; `ollama_url`: default: OLLAMA_HOST, else the configuration's."""
+    def __init__(self, settings: FineTuningConfig | Callable[[], FineTuningConfig] | None = None, ollama_url: str | None = None) -> None:
+        """Keep the settings if they are a configuration, else ask for them at each use.
+
+        Args:
+            settings: Default: the default file's, as it is then (`Current`).
+            ollama_url: Where Ollama answers; default: OLLAMA_HOST, else the configuration's.
+        """
         self.fixed = settings if isinstance(settings, FineTuningConfig) else None
-        self._settings = load_config if isinstance(settings, FineTuningConfig) else settings
+        self._settings = Current() if settings is None or isinstance(settings, FineTuningConfig) else settings
         self.ollama_url = ollama_url
         self._engine: Engine | None = None
         self._lock = threading.Lock()
@@ -84,8 +89,5 @@ class Service:
 
     def log(self, session_id: str | None = None) -> ConversationLogger:
         """Return the log, for a session of its own or a given one."""
-        return ConversationLogger(self.config.log_path, session_id, self._export_every())
-
-    def _export_every(self) -> int | None:
-        data = self.config.data_collection
-        return data.export_interval if data.auto_export else None
+        config = self.config
+        return ConversationLogger(config.log_path, session_id, config.data_collection.export_every)

@@ -23,6 +23,7 @@ import filelock
 
 from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig, load_config
+from fine_tuning.config_flat import dotted
 from fine_tuning.errors import ByoaiError
 from fine_tuning.events import Event, Finished, Step, from_record
 from fine_tuning.jobs import processes, store
@@ -202,7 +203,7 @@ class Tracker:
 
 def parameters(config: FineTuningConfig, inputs: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings that decide what becomes of a training, and the hashes of what was learned and of the base."""
-    found = dict(_flat({name: value for name, value in config.model_dump(mode="json").items() if name in _SECTIONS}))
+    found = dict(dotted({name: value for name, value in config.model_dump(mode="json").items() if name in _SECTIONS}))
     hashes = {"dataset": "dataset", "rows": "rows", "preferences": "preferences", "base_digest": "base.digest", "base": "base.tag"}
     found |= {name: inputs[key] for key, name in hashes.items() if inputs.get(key)}
     return {name: str(value) for name, value in found.items() if name not in _TEXTS and value is not None}
@@ -218,14 +219,6 @@ def figures(evaluation: Mapping[str, Any]) -> dict[str, float]:
     for name in ("own_perplexity_ratio", "general_perplexity_ratio"):
         found |= {f"{name}/{end}": value for end, value in (evaluation.get(name) or {}).items()}
     return {name: float(value) for name, value in found.items() if isinstance(value, (int, float)) and not isinstance(value, bool)}
-
-
-def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{key}.")
-        else:
-            yield before + key, value
 
 
 def _told(job: Job) -> Iterator[tuple[float, Event]]:

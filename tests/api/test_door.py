@@ -205,6 +205,11 @@ def test_a_body_is_bounded_whatever_its_length_is_said_to_be(home: Path, chunked
     assert sum(taken) == (MOST if chunked else 0)
 
 
+@pytest.mark.parametrize("length", ["9" * 5000, "²", "+5", "", "1e9", "-1"])
+def test_a_length_that_is_no_number_ends_in_no_fault(client: TestClient, length: str) -> None:
+    assert client.get("/", headers=[(b"content-length", length.encode("latin-1"))]).text == "the page"
+
+
 def test_a_real_server_refuses_what_comes_over_the_wire(home: Path) -> None:
     """Through uvicorn, whose parser sees the headers before the door does."""
     port = free_port(8700)

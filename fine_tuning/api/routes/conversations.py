@@ -7,10 +7,11 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from fine_tuning.api.dependencies import TEXT_ID, Cursor, Limit, Page, Serving, SessionId, from_cursor, to_cursor
+from fine_tuning.api.dependencies import TEXT_ID, Cursor, Limit, Page, Serving, SessionId, from_cursor, page_of
 from fine_tuning.api.routes.jobs import ORIGIN, JobFacts, job_facts
 from fine_tuning.conversation import Turn, conversations_of
 from fine_tuning.data_collection import data_export
+from fine_tuning.data_collection.log_index import Session
 from fine_tuning.errors import NoConversations, TurnNotFound
 from fine_tuning.integration.service import Service
 
@@ -37,13 +38,7 @@ def list_conversations(service: Serving, limit: Limit = 50, cursor: Cursor = Non
     """List conversations: first those in which something was recorded last."""
     before = from_cursor(cursor, str)[0] if cursor else None
     found = service.log().index.sessions(limit + 1, before)
-    items = [
-        ConversationFacts(
-            id=each.id, title=" ".join(each.question[: 4 * _TITLE].split())[:_TITLE], turns=each.turns, begun=each.begun, last=each.last
-        )
-        for each in found[:limit]
-    ]
-    return Page(items=items, next=to_cursor(found[limit - 1].last_turn) if len(found) > limit else None)
+    return page_of(found, limit, _facts, lambda each: (each.last_turn,))
 
 
 @router.get("/conversations/{id}")
@@ -53,7 +48,7 @@ def show_conversation(id: SessionId, service: Serving, limit: Limit = 100, curso
     found = service.log().index.turns_of(id, limit + 1, after)
     if not found and after is None:
         raise TurnNotFound(f"there is no conversation {id!r}: GET /api/conversations lists them")
-    return Page(items=found[:limit], next=to_cursor(found[limit - 1].id) if len(found) > limit else None)
+    return page_of(found, limit, lambda turn: turn, lambda turn: (turn.id,))
 
 
 @router.delete("/conversations/{id}", status_code=202)
@@ -95,6 +90,11 @@ def forget(service: Service, ids: list[str], *, teach_again: bool, now: bool, id
     """Ask for a job that forgets turns and conversations."""
     request = {"config": service.config.model_dump(mode="json"), "turns": ids, "teach_again": teach_again, "now": now}
     return job_facts(service.queue.submit("forget", request, id=id, origin=ORIGIN))
+
+
+def _facts(session: Session) -> ConversationFacts:
+    title = " ".join(session.question[: 4 * _TITLE].split())[:_TITLE]
+    return ConversationFacts(id=session.id, title=title, turns=session.turns, begun=session.begun, last=session.last)
 
 
 def _is_excluded(turn: Turn) -> bool:

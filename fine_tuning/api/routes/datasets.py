@@ -7,20 +7,19 @@ from fastapi import APIRouter, Path
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from fine_tuning.api.dependencies import Asked, Cursor, Limit, Page, Serving, from_cursor, to_cursor
+from fine_tuning.api.dependencies import SAFE_ID, Asked, Cursor, Limit, NewJobId, Page, Serving, from_cursor, page_of
 from fine_tuning.api.errors import documented
-from fine_tuning.api.routes.jobs import ORIGIN, JobFacts
+from fine_tuning.api.routes.jobs import ORIGIN, JobFacts, job_facts
 from fine_tuning.data_collection.importers import importing
 from fine_tuning.data_collection.peek import peek
 from fine_tuning.errors import DataError
 from fine_tuning.integration import datasets
 from fine_tuning.integration.datasets import AT_ONCE, Dataset, Kind
-from fine_tuning.jobs.progress import record
 
 router = APIRouter(tags=["datasets"])
 
 Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,149}$", description="a dataset's id")]
-ImportId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="an import's id")]
+ImportId = Annotated[str, Path(pattern=SAFE_ID, description="an import's id")]
 Step = dict[Annotated[str, Field(max_length=20)], Annotated[str, Field(max_length=1000)]]
 
 
@@ -62,8 +61,7 @@ class Preparing(Asked):
     format: Literal["jsonl", "csv", "text"] | None = None  # None: as its content says
     output_format: Literal["jsonl", "chatml", "alpaca", "instruction"] = "jsonl"
     steps: Annotated[list[Step], Field(max_length=100)] = Field(default_factory=list)
-    id: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = None
-    """Of the job, made by the client: asked twice with one id, it is one job. With it, a small dataset is a job, too."""
+    id: NewJobId = None  # with it, a small dataset is a job, too
 
 
 class ImportFacts(BaseModel):
@@ -81,8 +79,7 @@ def list_datasets(limit: Limit = 50, cursor: Cursor = None) -> Page[DatasetFacts
     """List finished uploads, prepared datasets, and those that retrains built, newest first."""
     place = tuple(from_cursor(cursor, float, str, str)) if cursor else None
     found = [each for each in datasets.find() if place is None or (each.created, each.kind, each.id) < place]
-    last = found[limit - 1] if len(found) > limit else None
-    return Page(items=[_facts(each) for each in found[:limit]], next=to_cursor(last.created, last.kind, last.id) if last else None)
+    return page_of(found, limit, _facts, lambda each: (each.created, each.kind, each.id))
 
 
 @router.get("/api/datasets/{kind}/{id}")
@@ -113,16 +110,16 @@ def prepare_dataset(kind: Kind, id: Id, asked: Preparing, service: Serving) -> D
         return _facts(datasets.prepared(str(prepare(**request))))
     told = {**request, "config": service.config.model_dump(mode="json")}
     job = service.queue.submit("prepare", told, id=asked.id, origin=ORIGIN)
-    return JSONResponse(JobFacts.model_validate(record(job)).model_dump(mode="json"), 202)  # type: ignore[return-value]
+    return JSONResponse(job_facts(job).model_dump(mode="json"), 202)  # type: ignore[return-value]
 
 
 @router.get("/api/imports")
 def list_imports(service: Serving, limit: Limit = 50, cursor: Cursor = None) -> Page[ImportFacts]:
     """List the imports that are in the log, newest first. To import an upload is a job of the kind `import`."""
     place = from_cursor(cursor, str)[0] if cursor else None
-    found = sorted((each for each in importing.imports(service.log()) if place is None or each.id < place), key=lambda each: each.id)[::-1]
-    items = [ImportFacts(id=each.id, turns=each.turns, source=each.source) for each in found[:limit]]
-    return Page(items=items, next=to_cursor(items[-1].id) if len(found) > limit else None)
+    here = (each for each in importing.imports(service.log()) if place is None or each.id < place)
+    found = sorted(here, key=lambda each: each.id, reverse=True)
+    return page_of(found, limit, lambda each: ImportFacts(id=each.id, turns=each.turns, source=each.source), lambda each: (each.id,))
 
 
 @router.delete("/api/imports/{id}")

@@ -5,8 +5,7 @@ import threading
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from fine_tuning.api.dependencies import Asked, Serving
-from fine_tuning.errors import Busy
+from fine_tuning.api.dependencies import NoFields, Serving, one_at_a_time
 
 router = APIRouter(prefix="/api/doctor", tags=["doctor"])
 
@@ -24,19 +23,11 @@ class Diagnosis(BaseModel):
     items: list[Finding]
 
 
-class Examining(Asked):
-    pass
-
-
 @router.post("")
-def examine_all(asked: Examining, service: Serving) -> Diagnosis:
+def examine_all(asked: NoFields, service: Serving) -> Diagnosis:
     """Check configuration, disk, memory, log, engines, models. It changes something (what disagrees is mended), and takes a while."""
     from fine_tuning.integration.doctor import examine  # brings gguf and numpy
 
-    if not _examining.acquire(blocking=False):
-        raise Busy("another request is examining already: wait for it")
-    try:
+    with one_at_a_time(_examining, "another request is examining already: wait for it"):
         found = [Finding(name=check.name, ok=check.ok, text=check.text) for check in examine(lambda: service.config, service.ollama_url)]
-    finally:
-        _examining.release()
     return Diagnosis(ok=all(each.ok for each in found), items=found)

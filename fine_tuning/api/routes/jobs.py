@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.websockets import WebSocketDisconnect
 
 from fine_tuning.api import overrides
-from fine_tuning.api.dependencies import Asked, Cursor, Limit, Page, Serving, from_cursor, to_cursor
+from fine_tuning.api.dependencies import SAFE_ID, Asked, Cursor, Limit, NewJobId, Page, Serving, from_cursor, page_of
 from fine_tuning.api.feed import Feeds, Told
 from fine_tuning.errors import ByoaiError, ConfigError
 from fine_tuning.integration.service import Service
@@ -27,7 +27,7 @@ ORIGIN = "api"
 PATIENCE = 10.0  # seconds that a watcher may take to receive one message; then it is dropped
 _feeds = Feeds()
 
-Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="a job's id")]
+Id = Annotated[str, Path(pattern=SAFE_ID, description="a job's id")]
 After = Annotated[int, Query(ge=0, le=2**53, description="the number of the last event that is known already")]
 
 
@@ -55,8 +55,7 @@ class JobFacts(BaseModel):
 
 class NewJob(Asked):
     kind: Annotated[str, Field(max_length=40, json_schema_extra={"enum": list(KINDS)})]
-    id: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = None
-    """Made by the client: asked twice with one id, as after a lost reply, it is one job."""
+    id: NewJobId = None
     request: dict[str, Any] = Field(default_factory=dict, description="what this kind can be asked (docs/api.md)")
     settings: dict[str, Any] = Field(default_factory=dict, description='changes of the configuration, {"training.num_epochs": 5}')
     profile: Annotated[str | None, Field(max_length=200)] = None
@@ -74,7 +73,7 @@ class Resuming(Asked):
 
 
 class Retrying(Asked):
-    id: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = None  # of the new job
+    id: NewJobId = None  # of the new job
     detached: bool = True
 
 
@@ -89,9 +88,7 @@ def list_jobs(
     """List jobs, newest first."""
     before = from_cursor(cursor, float)[0] if cursor else None
     found = service.queue.jobs(state or None, kind or None, limit + 1, before)
-    shown = found[:limit]
-    following = to_cursor(shown[-1].created) if len(found) > limit else None
-    return Page(items=[_facts(record(job) if job.active else facts(job)) for job in shown], next=following)
+    return page_of(found, limit, lambda job: job_facts(job, progress=job.active), lambda job: (job.created,))
 
 
 @router.post("", status_code=201)
@@ -213,10 +210,6 @@ def _request(asked: NewJob, service: Service) -> dict[str, Any]:
     return {**asked.request, "config": config.model_dump(mode="json")}
 
 
-def job_facts(job: Job) -> JobFacts:
-    """Return how a job stands, and how far it is."""
-    return _facts(record(job))
-
-
-def _facts(values: dict[str, Any]) -> JobFacts:
-    return JobFacts.model_validate(values)
+def job_facts(job: Job, *, progress: bool = True) -> JobFacts:
+    """Return how a job stands, and (which reads its events) how far it is."""
+    return JobFacts.model_validate(record(job) if progress else facts(job))

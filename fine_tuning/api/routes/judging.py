@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from fine_tuning.api.dependencies import Asked, Serving
+from fine_tuning.api.dependencies import Asked, Serving, one_at_a_time
 from fine_tuning.api.errors import OF_ENGINE
 from fine_tuning.conversation import Turn
 from fine_tuning.engines.base import known_tag
-from fine_tuning.errors import Busy, ConfigError, ModelNotFound
+from fine_tuning.errors import ConfigError, ModelNotFound
 from fine_tuning.model_management import elo
 
 router = APIRouter(prefix="/api", tags=["judging"])
@@ -80,13 +80,9 @@ def find_review(asked: Reviewing, service: Serving) -> CandidateList:
     """Find the answers that are most worth a rating or an edit. Both models read the newest turns, which takes a while: one at a time."""
     from fine_tuning.review import of_log  # brings numpy
 
-    if not _reviewing.acquire(blocking=False):
-        raise Busy("another request is looking for answers to review: wait for it")
-    try:
+    with one_at_a_time(_reviewing, "another request is looking for answers to review: wait for it"):
         turns = service.log().turns()
         found = of_log(service.config, service.engine(), turns, asked.count) if turns else []
-    finally:
-        _reviewing.release()
     return CandidateList(
         items=[Candidate(turn=each.turn, surprise=each.surprise, shift=each.shift, alike=list(each.alike)) for each in found]
     )

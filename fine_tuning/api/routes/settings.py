@@ -1,6 +1,5 @@
 """Settings: what they are, where each comes from, and changes of those that reach nothing outside."""
 
-from collections.abc import Iterator
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -11,6 +10,7 @@ from fine_tuning import config_file, config_overlay, paths
 from fine_tuning.api import overrides
 from fine_tuning.api.dependencies import Asked, Serving
 from fine_tuning.config import FineTuningConfig, load_config
+from fine_tuning.config_flat import dotted
 from fine_tuning.errors import Busy
 
 router = APIRouter(prefix="/api/settings", tags=["settings"])
@@ -58,43 +58,32 @@ def change_settings(asked: Changes, service: Serving) -> Settings:
 
 
 def _settings(service: Serving) -> Settings:
-    config, file, own = service.config, paths.DEFAULT_CONFIG, config_overlay.place()
+    file, own = paths.DEFAULT_CONFIG, config_overlay.place()
     sources: dict[str, str] = {}
     if not service.fixed:
-        for place, keys in ((file, dict(_flat(config_file.read(file) or {}))), (own, config_overlay.read())):
+        for place, keys in ((file, dict(dotted(config_file.read(file) or {}))), (own, config_overlay.read())):
             sources |= dict.fromkeys(keys, str(place))
-    defaults = dict(_flat(FineTuningConfig().model_dump(mode="json")))
+    defaults = dict(dotted(FineTuningConfig().model_dump(mode="json")))
     items = [
         Setting(key=key, value=value, default=defaults[key], source=_source(key, sources), changeable=overrides.may_change(key))
-        for key, value in _flat(_without_secrets(config).model_dump(mode="json"))
+        for key, value in _without_secrets(dict(dotted(service.config.model_dump(mode="json")))).items()
     ]
     return Settings(file=str(file), own_file=str(own), fixed=service.fixed is not None, items=items)
 
 
-def _without_secrets(config: FineTuningConfig) -> FineTuningConfig:
-    """Return the configuration with addresses cut to their host: the rest may be a password, or a secret path."""
-    addresses = {"deployment.ollama_base_url": config.deployment.ollama_base_url, "notify.url": config.notify.url}
-    hosts = {key: f"{(parts := urlsplit(url)).scheme}://{parts.netloc.rpartition('@')[2]}" for key, url in addresses.items() if url}
-    program, *rest = config.notify.command or ("",)
-    command = (program, "…") if rest else config.notify.command
-    shown = config.model_copy(deep=True)
-    return shown.model_copy(
-        update={
-            "deployment": shown.deployment.model_copy(update={"ollama_base_url": hosts.get("deployment.ollama_base_url", "")}),
-            "notify": shown.notify.model_copy(update={"url": hosts.get("notify.url"), "command": command}),
-        }
-    )
+def _without_secrets(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values with addresses cut to their host, and a command to its program: the rest may be a password, or a secret path."""
+    shown = dict(values)
+    for key in ("deployment.ollama_base_url", "notify.url"):
+        if values[key]:
+            parts = urlsplit(values[key])
+            shown[key] = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    program = values["notify.command"]
+    shown["notify.command"] = [*program[:1], *(["…"] if len(program) > 1 else [])]
+    return shown
 
 
 def _source(key: str, sources: dict[str, str]) -> str | None:
     """Return the file that says what `key` is, by itself or as a part of a whole section."""
     whole = [key, *(key.rsplit(".", count)[0] for count in range(1, key.count(".")))]
     return next((sources[each] for each in whole if each in sources), None)
-
-
-def _flat(values: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{before}{key}.")
-        else:
-            yield before + key, value

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from fine_tuning.api.dependencies import TEXT_ID, Asked, Limit, Serving, TurnId
+from fine_tuning.api.dependencies import TEXT_ID, Asked, Limit, NewJobId, Serving, TurnId
 from fine_tuning.api.routes.conversations import forget
 from fine_tuning.api.routes.jobs import JobFacts
 from fine_tuning.conversation import Turn
@@ -39,7 +39,7 @@ class ToForget(Asked):
     ]
     teach_again: bool = True  # train a version without them, where one has learned them
     now: bool = False  # remove those versions before that one is trained
-    id: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = None  # of the job, made by the client
+    id: NewJobId = None
 
 
 @router.get("/turns")

@@ -6,8 +6,9 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, Field
 
-from fine_tuning.api.dependencies import Asked, Cursor, Limit, Page, Serving, from_cursor, to_cursor
+from fine_tuning.api.dependencies import SAFE_ID, Asked, Cursor, Limit, NoFields, Page, Serving, from_cursor, page_of
 from fine_tuning.api.errors import documented
+from fine_tuning.api.security import announced_length
 from fine_tuning.config import Uploads
 from fine_tuning.data_collection import uploads
 from fine_tuning.data_collection.uploads import Upload
@@ -17,7 +18,7 @@ router = APIRouter(prefix="/api/uploads", tags=["uploads"])
 
 _PIECE = 1 << 20  # bytes that are held before they are written
 
-Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="an upload's id")]
+Id = Annotated[str, Path(pattern=SAFE_ID, description="an upload's id")]
 _BYTES = {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}}
 
 
@@ -25,10 +26,6 @@ class NewUpload(Asked):
     name: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f/\\]{1,200}$", description="the file's name, without folders")]
     bytes: Annotated[int, Field(ge=1, le=2**53, description="the file's size")]
     sha256: Annotated[str | None, Field(pattern=r"^[0-9a-fA-F]{64}$", description="checked when it is finished")] = None
-
-
-class Finishing(Asked):
-    pass
 
 
 class UploadFacts(BaseModel):
@@ -49,8 +46,7 @@ def list_uploads(limit: Limit = 50, cursor: Cursor = None) -> Page[UploadFacts]:
     """List uploads, finished or not, newest first."""
     place = tuple(from_cursor(cursor, float, str)) if cursor else None
     found = [upload for upload in uploads.find() if place is None or (upload.created, upload.id) < place]
-    following = to_cursor(found[limit - 1].created, found[limit - 1].id) if len(found) > limit else None
-    return Page(items=[_facts(upload) for upload in found[:limit]], next=following)
+    return page_of(found, limit, _facts, lambda upload: (upload.created, upload.id))
 
 
 @router.post("", status_code=201, responses=documented(413, 507))
@@ -74,13 +70,13 @@ async def send_part(
 ) -> UploadFacts:
     """Send the next part, of any length. After an error or a lost connection, go on from the `size` that the upload has then: what came
     is kept. A part that begins elsewhere is answered with 409, which says the size, also in the header X-Upload-Size."""
-    uploads.check_offset(await asyncio.to_thread(uploads.get, id), offset, _announced(request))
+    uploads.check_offset(await asyncio.to_thread(uploads.get, id), offset, announced_length(request.headers.get("content-length")))
     await _receive(request, id, offset, service.config.uploads)
     return await asyncio.to_thread(lambda: _facts(uploads.get(id)))
 
 
 @router.post("/{id}/finish")
-def finish_upload(id: Id, asked: Finishing) -> UploadFacts:
+def finish_upload(id: Id, asked: NoFields) -> UploadFacts:
     """Check that the upload is whole and what was announced, and find out by its content what it is. What may not be uploaded (programs,
     pickles, archives that reach outside) is refused with 400, and removed."""
     return _facts(uploads.finish(id))
@@ -103,12 +99,6 @@ async def _receive(request: Request, id: str, offset: int, limits: Uploads) -> N
                 held.clear()
     if held:
         await asyncio.to_thread(uploads.append, id, offset, bytes(held), limits)
-
-
-def _announced(request: Request) -> int:
-    """Return how long the body says that it is."""
-    told = request.headers.get("content-length", "0")
-    return int(told) if told.isascii() and told.isdecimal() and len(told) < 20 else 0
 
 
 def _facts(upload: Upload) -> UploadFacts:

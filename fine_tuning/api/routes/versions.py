@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field
 
-from fine_tuning.api.dependencies import Asked, Cursor, Limit, Page, Serving, from_cursor, to_cursor
+from fine_tuning.api.dependencies import Asked, Cursor, Limit, NoFields, Page, Serving, from_cursor, page_of
 from fine_tuning.api.errors import OF_ENGINE
 from fine_tuning.errors import ModelNotFound
 from fine_tuning.integration import ollama_integration
@@ -55,10 +55,6 @@ class Using(Asked):
     by_hand: bool = False  # also one that the gate refused; this is noted
 
 
-class RollingBack(Asked):
-    pass
-
-
 class Live(BaseModel):
     live: VersionFacts | None  # None: the base answers
 
@@ -92,9 +88,7 @@ def list_versions(
     if cursor:
         place = tuple(from_cursor(cursor, str, int))
         found = [version for version in found if (version.name, -version.number) > place]
-    shown = found[:limit]
-    following = to_cursor(shown[-1].name, -shown[-1].number) if len(found) > limit else None
-    return Page(items=[_facts(version) for version in shown], next=following)
+    return page_of(found, limit, _facts, lambda version: (version.name, -version.number))
 
 
 @router.get("/{name}/{number:int}")
@@ -111,7 +105,7 @@ def list_learned(name: Name, number: Number, service: Serving, limit: Limit = 10
     service.registry.get(name, number)
     after = from_cursor(cursor, str)[0] if cursor else ""
     found = sorted(id for id in service.registry.turns_of(name, number) if id > after)
-    return Page(items=found[:limit], next=to_cursor(found[limit - 1]) if len(found) > limit else None)
+    return page_of(found, limit, str, lambda id: (id,))
 
 
 @router.patch("/{name}/{number:int}")
@@ -127,7 +121,7 @@ def use_version(name: Name, number: Number, asked: Using, service: Serving) -> V
 
 
 @router.post("/{name}/rollback", responses=OF_ENGINE)
-def roll_back(name: Name, asked: RollingBack, service: Serving) -> Live:
+def roll_back(name: Name, asked: NoFields, service: Serving) -> Live:
     """Make the version live that was so before; without one, the base answers."""
     version = ollama_integration.roll_back(service.engine(), service.config, name=name)
     return Live(live=_facts(version) if version else None)
