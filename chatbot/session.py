@@ -13,7 +13,7 @@ from chatbot.log_watch import LogWatch, all_watches, watch_of
 from fine_tuning.conversation import Message, Turn, standing
 from fine_tuning.data_collection.conversation_logger import ConversationLogger, Rating
 from fine_tuning.data_collection.log_file import Stamp
-from fine_tuning.engines.base import ChatChunk, Engine, known_tag
+from fine_tuning.engines.base import ChatChunk, Engine, digest_of
 from fine_tuning.errors import Busy, ByoaiError, DataError, EngineError, TurnDeleted
 from fine_tuning.thoughts import split_thoughts
 
@@ -181,8 +181,7 @@ class Chat:
     def _answer(self, engine: Engine, answer: Answer) -> None:
         started = time.monotonic()
         try:
-            digests = {model.tag: model.digest for model in engine.list_models()}
-            digest = digests.get(known_tag(answer.model, digests) or "", "")
+            digest = digest_of(engine, answer.model)
             if any(map(recorded, self.turns)):
                 self._watch.look()  # a model must not be told what was deleted meanwhile
             stream = cast("Generator[ChatChunk]", engine.chat(answer.model, self._tell(answer)))

@@ -166,6 +166,15 @@ def atomic_write(path: Path, content: str | bytes | Iterable[bytes]) -> None:
     fsync_dir(path.parent)
 
 
+def stamp(file: Path) -> tuple[int, int, int]:
+    """Return what changes when a file is written to or replaced; zeros where there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return 0, 0, 0
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def write_json(path: Path, value: Any) -> None:
     """`atomic_write` of `value` as indented JSON."""
     atomic_write(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n")

@@ -13,12 +13,12 @@ from fastapi import HTTPException
 from starlette.datastructures import Headers
 
 from fine_tuning.api.openai_bodies import image_type
-from fine_tuning.api.security import RECORD, TOKEN_HEADER, Token
+from fine_tuning.api.security import RECORD, TOKEN_HEADER, Token, bearer_of
 from fine_tuning.conversation import Message, Turn
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.importers.chats import plain
 from fine_tuning.data_collection.log_file import Stamp
-from fine_tuning.engines.base import ChatChunk, Engine, RichMessage, ToolCall, known_tag
+from fine_tuning.engines.base import ChatChunk, Engine, RichMessage, ToolCall, digest_of
 from fine_tuning.errors import ConfigError
 from fine_tuning.integration.service import Service
 from fine_tuning.thoughts import split_thoughts
@@ -35,8 +35,7 @@ def is_wanted(headers: Headers, wish: str) -> bool:
     Args:
         wish: The header X-Byoai-Record, "on", "off" or "", which counts before the API key.
     """
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    bearer = key.strip() if scheme.lower() == "bearer" else ""
+    bearer = bearer_of(headers.get("authorization", ""))
     if wish == "off" or not (wish == "on" or bearer.endswith(RECORD)):
         return False
     if not any(map(Token().fits, [bearer.removesuffix(RECORD), *headers.getlist(TOKEN_HEADER)])):
@@ -65,9 +64,13 @@ class Recorder:
             return
         incomplete = "stopped" if last is None else "length" if last.done_reason == "length" else None
         tokens = (last.tokens or None) if last else None
-        digests = {model.tag: model.digest for model in engine.list_models()}
-        digest = digests.get(known_tag(self.facts["model"], digests) or "", "")
-        facts = {**self.facts, "digest": digest, "engine": engine.name, "seconds": round(seconds, 2), "tokens": tokens}
+        facts = {
+            **self.facts,
+            "digest": digest_of(engine, self.facts["model"]),
+            "engine": engine.name,
+            "seconds": round(seconds, 2),
+            "tokens": tokens,
+        }
         known = {name: fact for name, fact in {**facts, "incomplete": incomplete}.items() if fact}
         parts = {"parts": self.parts} if self.parts else {}
         turn = self.log.log_conversation(self.question, text, {**known, **parts}, answered_from=self.told, as_of=self.as_of)

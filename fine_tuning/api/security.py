@@ -241,13 +241,19 @@ class _Headers:
 
     def tokens(self) -> list[str]:
         """Return what was sent on purpose as the token: a page elsewhere cannot send these."""
-        bearer = self.one("authorization") or ""
-        return [*self.all(TOKEN_HEADER), *([bearer[7:].strip().removesuffix(RECORD)] if bearer[:7].lower() == "bearer " else [])]
+        bearer = bearer_of(self.one("authorization") or "")
+        return [*self.all(TOKEN_HEADER), *([bearer.removesuffix(RECORD)] if bearer else [])]
 
     def secrets(self) -> list[str]:
         """Return the tokens, and the cookie that a browser sends by itself."""
         cookies = [part.strip().partition("=") for header in self.all("cookie") for part in header.split(";")]
         return [*self.tokens(), *(value for name, _, value in cookies if name == COOKIE)]  # others' cookies may be of any form
+
+
+def bearer_of(authorization: str) -> str:
+    """Return the key in `Bearer KEY`; "" if there is none."""
+    scheme, _, key = authorization.partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
 
 
 def announced_length(told: str | None) -> int:

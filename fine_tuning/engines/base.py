@@ -183,3 +183,9 @@ class Engine(Protocol):
     def loaded(self) -> list[str]:
         """The tags that are in memory now."""
         ...
+
+
+def digest_of(engine: Engine, tag: str) -> str:
+    """Return the digest by which the engine lists a tag; "" if it does not list it."""
+    digests = {model.tag: model.digest for model in engine.list_models()}
+    return digests.get(known_tag(tag, digests) or "", "")

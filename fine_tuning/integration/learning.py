@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.errors import Busy, ByoaiError
 from fine_tuning.events import Finished, read_events
@@ -64,20 +65,11 @@ def look(queue: Queue | None = None) -> Learning:
     job = next(iter([*running, *waiting, *jobs]), None)
     if job is None:
         return Learning()
-    return Learning(job, _told(job.events, *_version(job.events)))
-
-
-def _version(file: Path) -> tuple[int, int]:
-    """Return what changes when something is added to a file, or it is replaced."""
-    try:
-        facts = file.stat()
-    except OSError:
-        return 0, 0
-    return facts.st_ino, facts.st_size
+    return Learning(job, _told(job.events, paths.stamp(job.events)))
 
 
 @lru_cache(maxsize=4)
-def _told(file: Path, inode: int, size: int) -> Progress:
+def _told(file: Path, stamp: tuple[int, int, int]) -> Progress:
     """Return what a job has told; read once, however often it is shown."""
     return progress_of(event for _, event in read_events(file))
 

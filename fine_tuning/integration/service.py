@@ -3,7 +3,6 @@
 import logging
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from fine_tuning import config_overlay, paths
 from fine_tuning.config import FineTuningConfig, load_config
@@ -25,19 +24,10 @@ class Current:
         self._read: tuple[object, FineTuningConfig] | None = None
 
     def __call__(self) -> FineTuningConfig:
-        stamp = _stamp(paths.DEFAULT_CONFIG), _stamp(config_overlay.place())
+        stamp = paths.stamp(paths.DEFAULT_CONFIG), paths.stamp(config_overlay.place())
         if self._read is None or self._read[0] != stamp:
             self._read = stamp, load_config()
         return self._read[1]
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    """Return what changes when a file is replaced."""
-    try:
-        found = file.stat()
-    except OSError:
-        return 0, 0
-    return found.st_ino, found.st_mtime_ns
 
 
 class Service:

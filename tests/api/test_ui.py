@@ -86,6 +86,7 @@ def test_the_page_brings_the_token_and_runs_nothing_inline(client: TestClient) -
     strict, doors = answer.headers.get_list("content-security-policy")
     assert "script-src 'self';" in strict and "unsafe" not in strict
     assert "frame-ancestors 'none'" in doors
+    assert answer.headers.get_list("cross-origin-resource-policy") == ["same-origin"]  # said twice, it would count as not said
     assert answer.headers["cache-control"] == "no-store"
 
 

@@ -23,7 +23,6 @@ router = APIRouter(include_in_schema=False)
 _POLICY = "script-src 'self'; style-src 'self'; worker-src 'self'"
 _HEADERS = {
     "content-security-policy": _POLICY,
-    "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",  # the page holds the token
 }
 _TYPES = {".js": "text/javascript", ".css": "text/css"}
