@@ -2,8 +2,14 @@
 
     python benchmarks/api.py [--rounds 3]
 
-Needs the base model in the cache (`byoai prepare`). Trains the shipped sample with few steps on the embedded engine, in a data folder
-of its own, in turns: alone, watched, alone, ... Prints the medians of the training's seconds and of the reads' times.
+Needs the base model in the cache (`byoai prepare`). Trains the shipped sample with few steps on the
+embedded engine, in a data folder of its own, in turns: alone, watched, alone, ... Prints the
+medians of the training's seconds and of the reads' times, and who took how much processor time.
+
+Where there are two cores or more, this program, whose 200 sockets and 50 requests a second cost more
+than answering them does, keeps to the first core, and the server with its training to the second:
+the ratio is what the server costs the training, not what the load costs the machine. The server's
+processor seconds per second say the same, and hardly depend on what else runs.
 """
 
 import argparse
@@ -34,6 +40,33 @@ SETTINGS = {
 READS = ("/api/jobs", "/api/conversations", "/api/versions", "/api/turns?text=the", "/api/settings")
 
 
+def keep_to_core(number: int, pid: int) -> None:
+    """Have a process, and those that it starts, run on this core alone; not where there is only one."""
+    if sys.platform == "linux" and (os.cpu_count() or 1) > 1:
+        os.sched_setaffinity(pid, {number})
+
+
+def processor_seconds(pid: int, *, children: bool = False) -> float:
+    """Return the processor time that a process took so far; 0.0 for one that has ended."""
+    try:
+        process = psutil.Process(pid)
+        found = [process, *(process.children(recursive=True) if children else [])]
+        return sum(sum(each.cpu_times()[:2]) for each in found)
+    except psutil.Error:
+        return 0.0
+
+
+class Usage:
+    """Processor seconds per second of server, training and client, one of each for each training."""
+
+    def __init__(self) -> None:
+        self.server, self.training, self.client = list[float](), list[float](), list[float]()
+
+    def __str__(self) -> str:
+        shares = (("server", self.server), ("training", self.training), ("client", self.client))
+        return ", ".join(f"{name} {statistics.median(each):.3f}" for name, each in shares)
+
+
 class Server:
     """A server without pages on a free port, in a data folder of its own."""
 
@@ -43,7 +76,10 @@ class Server:
         self.url = f"http://127.0.0.1:{(port := free_port(8900))}"
         environment = {**os.environ, "BYOAI_HOME": str(home), "BYOAI_ENGINE": "embedded"}
         begun = time.perf_counter()
-        self.process = subprocess.Popen([sys.executable, "-m", "fine_tuning", "serve", "--port", str(port)], env=environment)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "fine_tuning", "serve", "--port", str(port)], env=environment
+        )
+        keep_to_core(1, self.process.pid)
         while True:
             try:
                 httpx.get(f"{self.url}/api/jobs").raise_for_status()
@@ -69,17 +105,25 @@ async def train(server: Server, client: httpx.AsyncClient) -> str:
     return str(answer.json()["id"])
 
 
-async def finished(client: httpx.AsyncClient, id: str) -> dict[str, float]:
+async def finished(client: httpx.AsyncClient, server: Server, id: str, usage: Usage) -> dict[str, float]:
     """Return the seconds of each stage when the job is over."""
+    pids = server.process.pid, os.getpid()
+    begun, before, trained = time.perf_counter(), [processor_seconds(pid) for pid in pids], 0.0
     while True:
         job = (await client.get(f"/api/jobs/{id}")).json()
         if job["state"] in ("completed", "failed", "cancelled", "interrupted"):
             break
+        trained = max(trained, processor_seconds(job["pid"], children=True) if job["pid"] else 0.0)
         await asyncio.sleep(0.5)
     assert job["state"] == "completed", job
+    seconds = time.perf_counter() - begun
+    served, asked = (processor_seconds(pid) - known for pid, known in zip(pids, before, strict=True))
+    usage.server.append(served / seconds)
+    usage.client.append(asked / seconds)
+    usage.training.append(trained / seconds)
     text = (await client.get(f"/api/jobs/{id}/events")).text
-    last = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ") and '"Finished"' in line][-1]
-    return dict(last["seconds"])
+    told = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ") and '"Finished"' in line]
+    return dict(told[-1]["seconds"])
 
 
 async def watch(url: str, id: str) -> int:
@@ -115,15 +159,16 @@ async def read(client: httpx.AsyncClient, ended: asyncio.Event, taken: list[floa
 
 async def measure(server: Server, rounds: int) -> None:
     alone, watched, taken, faults = [], [], list[float](), list[str]()
+    usage_alone, usage_watched = Usage(), Usage()
     limits = httpx.Limits(max_connections=100)
     async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
-        await finished(client, await train(server, client))  # the first fills the caches
+        await finished(client, server, await train(server, client), Usage())  # the first fills the caches
         for _ in range(rounds):
-            alone.append((await finished(client, await train(server, client)))["Training"])
+            alone.append((await finished(client, server, await train(server, client), usage_alone))["Training"])
             id, ended = await train(server, client), asyncio.Event()
             watchers = [asyncio.create_task(watch(server.url, id)) for _ in range(WATCHERS)]
             reader = asyncio.create_task(read(client, ended, taken, faults))
-            watched.append((await finished(client, id))["Training"])
+            watched.append((await finished(client, server, id, usage_watched))["Training"])
             counts = await asyncio.gather(*watchers)
             assert len(set(counts)) == 1, "the watchers saw different events"
             ended.set()
@@ -131,6 +176,8 @@ async def measure(server: Server, rounds: int) -> None:
     print(f"training alone   {statistics.median(alone):6.1f} s  {[round(each, 1) for each in alone]}")
     print(f"training watched {statistics.median(watched):6.1f} s  {[round(each, 1) for each in watched]}")
     print(f"ratio            {statistics.median(watched) / statistics.median(alone):6.3f}")
+    print(f"processor seconds per second, alone:   {usage_alone}")
+    print(f"processor seconds per second, watched: {usage_watched}")
     taken.sort()
     median, late = (1000 * taken[int(len(taken) * share)] for share in (0.5, 0.95))
     print(f"{len(taken)} reads: median {median:.1f} ms, 95 % within {late:.1f} ms, errors {len(faults)} {faults[:3]}")
@@ -140,6 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
+    keep_to_core(0, os.getpid())
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder))
         try:

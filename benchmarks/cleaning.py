@@ -4,8 +4,9 @@
     python benchmarks/cleaning.py cleaning alike --rounds 5    # some of it
     python benchmarks/cleaning.py cleaning --before main~20    # beside the code of another commit (default: main)
 
-Turns are generated: the sample's words in random order, every tenth with a private detail, every tenth with a block of code. Each figure
-comes from a process of its own, and the code of before is measured in turns with today's, on the same turns.
+Turns are generated: the sample's words in random order, every tenth with a private detail, every
+tenth with a block of code. Each figure comes from a process of its own, and the code of before is
+measured in turns with today's, on the same turns.
 """
 
 import argparse
@@ -36,7 +37,9 @@ def turns(count: int, seed: int = 0) -> Iterator[dict[str, object]]:
     """Yield turns as the log holds them."""
     chance = random.Random(seed)
     lines = (ROOT / "data" / "samples" / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
-    words = [word for line in lines for key in ("user_message", "bot_response") for word in json.loads(line)[key].split()]
+    words = [
+        word for line in lines for key in ("user_message", "bot_response") for word in json.loads(line)[key].split()
+    ]
     details = private_details()
     for number in range(count):
         answer = " ".join(chance.choices(words, k=30))
@@ -60,7 +63,16 @@ def private_details() -> list[str]:
     fake = Faker()
     fake.seed_instance(1)
     key = lambda: "sk-" + fake.password(40, special_chars=False)  # noqa: E731
-    makers = (fake.email, fake.phone_number, fake.iban, fake.credit_card_number, fake.ipv4_public, fake.url, fake.ssn, key)
+    makers = (
+        fake.email,
+        fake.phone_number,
+        fake.iban,
+        fake.credit_card_number,
+        fake.ipv4_public,
+        fake.url,
+        fake.ssn,
+        key,
+    )
     return [makers[number % len(makers)]() for number in range(800)]
 
 
@@ -101,13 +113,17 @@ def clean_all(count: str, kept: str) -> dict[str, object]:
 
 
 def processor_seconds() -> float:
-    """Return the processor time of this process and its children that have ended: what else runs makes it longer, but not by its share."""
+    """Return the processor time of this process and its children that have ended: what else runs
+    makes it longer, but not by its share.
+    """
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def group_all(count: str) -> dict[str, object]:
-    """Group texts, among them planted pairs that are alike (by 80 to 95 % of their pieces), and others that nearly are (60 to 78 %)."""
+    """Group texts, among them planted pairs that are alike (by 80 to 95 % of their pieces), and
+    others that nearly are (60 to 78 %).
+    """
     from fine_tuning.data_collection.dedupe import group_near_duplicates
 
     chance = random.Random(3)
@@ -129,7 +145,8 @@ def group_all(count: str) -> dict[str, object]:
         "of them found": together[0],
         "nearly alike": len(apart),
         "of them joined": together[1],
-        "joined beside these": joined - round(sum(share * len(pairs) for share, pairs in zip(together, (alike, apart), strict=True))),
+        "joined beside these": joined
+        - round(sum(share * len(pairs) for share, pairs in zip(together, (alike, apart), strict=True))),
     }
 
 
@@ -166,7 +183,9 @@ def in_flat_memory(count: str) -> dict[str, object]:
     built = time.perf_counter()
     words = Vocabulary(fetch_default_base())
     template = read_header(words.path).chat_template
-    rows = tokenize_dataset(dataset.path, partial(render_chat, template, bos_token="", eos_token=""), words, 2048, "benchmark")
+    rows = tokenize_dataset(
+        dataset.path, partial(render_chat, template, bos_token="", eos_token=""), words, 2048, "benchmark"
+    )
     return {
         "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
         "dataset s": built - started,
@@ -206,7 +225,10 @@ def memory(before: Path, rounds: int) -> None:
     print("memory, clean -> dataset -> rows:")
     for size in SIZES:
         figures = child("memory", size)
-        print(f"  {size:>9,} turns  " + "  ".join(f"{name} {float(str(value)):,.1f}" for name, value in figures.items()), flush=True)
+        print(
+            f"  {size:>9,} turns  " + "  ".join(f"{name} {float(str(value)):,.1f}" for name, value in figures.items()),
+            flush=True,
+        )
 
 
 def plan(before: Path, rounds: int) -> None:
@@ -219,7 +241,10 @@ def plan(before: Path, rounds: int) -> None:
             environment = {**os.environ, "PYTHONPATH": str(ROOT), "BYOAI_HOME": home, "BYOAI_ENGINE": "embedded"}
             started = time.perf_counter()
             subprocess.run(
-                [sys.executable, "-m", "fine_tuning", "retrain", "--dry-run"], env=environment, check=True, stdout=subprocess.DEVNULL
+                [sys.executable, "-m", "fine_tuning", "retrain", "--dry-run"],
+                env=environment,
+                check=True,
+                stdout=subprocess.DEVNULL,
             )
             said = "100 more" if number else "100,000 turns, all new"
             print(f"  {said:24}{time.perf_counter() - started:8.1f}", flush=True)
@@ -251,7 +276,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         code = subprocess.run(
-            ["git", "archive", options.before, "fine_tuning", "config", "data"], cwd=ROOT, stdout=subprocess.PIPE, check=True
+            ["git", "archive", options.before, "fine_tuning", "config", "data"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            check=True,
         )
         subprocess.run(["tar", "-x", "-C", folder], input=code.stdout, check=True)
         for name in options.what or ASKED:

@@ -2,8 +2,9 @@
 
     python benchmarks/durability.py [--writers 8] [--turns 10000] [--kills 60]
 
-A writer prints a turn's id when `log_conversation` has returned: it is acknowledged then. One that was killed is started again for
-the rest. Prints whether each acknowledged turn is in the log, whole, and what an append costs, alone and beside others.
+A writer prints a turn's id when `log_conversation` has returned: it is acknowledged then. One that
+was killed is started again for the rest. Prints whether each acknowledged turn is in the log,
+whole, and what an append costs, alone and beside others.
 """
 
 import argparse
@@ -69,7 +70,8 @@ def write(writers: int, turns: int, kills: int) -> None:
         whole = sum(_is_whole(line) for line in lines)
         print(f"{len(acknowledged)} acknowledged, {len(acknowledged - logged)} of them lost; {killed} kills")
         print(
-            f"{whole} whole lines, {sum(bool(line) for line in lines) - whole} torn; {seconds:.0f} s, {len(logged) / seconds:.0f} turns/s"
+            f"{whole} whole lines, {sum(bool(line) for line in lines) - whole} torn; {seconds:.0f} s, "
+            f"{len(logged) / seconds:.0f} turns/s"
         )
 
 

@@ -27,16 +27,22 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def perplexity(rounds: int = 3) -> None:
-    """Seconds, and megabytes beside the weights' own file, for more and more conversations; then for the same weights in other formats."""
+    """Seconds, and megabytes beside the weights' own file, for more and more conversations; then
+    for the same weights in other formats.
+    """
     from llama_cpp import llama_cpp
 
     base = fetch_default_base()
-    rows = [(row["input_ids"], [at for at, flag in enumerate(row["trained"]) if flag]) for row in token_rows("shared", 200)]
+    rows = [
+        (row["input_ids"], [at for at, flag in enumerate(row["trained"]) if flag]) for row in token_rows("shared", 200)
+    ]
     for count in (50, 100, 200):
         took, found, memory = score(base, rows[:count])
         tokens = sum(len(ids) for ids, _ in rows[:count])
         print(f"perplexity {found:.2f} of {count} conversations ({tokens} tokens): {took:.1f} s, {memory:.0f} MB")
-    files = {"as served": base} | {name: requantized(base, getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{name}")) for name in ("Q8_0", "F16")}
+    files = {"as served": base} | {
+        name: requantized(base, getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{name}")) for name in ("Q8_0", "F16")
+    }
     taken: dict[str, list[float]] = {name: [] for name in files}
     for _ in range(rounds):
         for name, file in files.items():
@@ -48,9 +54,9 @@ def perplexity(rounds: int = 3) -> None:
 def score(gguf: Path, rows: list[tuple[list[int], list[int]]]) -> tuple[float, float, float]:
     """Seconds, perplexity, megabytes."""
     from fine_tuning.evaluation import metrics
-    from fine_tuning.evaluation.served_model import Score, ServedModel
+    from fine_tuning.evaluation.served_model import RowScore, ServedModel
 
-    scores: list[Score] = []
+    scores: list[RowScore] = []
     with ServedModel(gguf) as model:
         took = seconds(lambda: scores.extend(model.scores(rows)))
         memory = psutil.Process(model.pid).memory_info()
@@ -89,7 +95,9 @@ def rollback() -> None:
     times = [seconds(lambda: model_switcher.rollback(engine, registry, NAME)) for _ in range(10)]
     for tag in (*tags, f"{NAME}:latest"):
         engine.delete(tag)
-    print(f"rollback through {engine.name}: {statistics.median(times) * 1000:.0f} ms, at most {max(times) * 1000:.0f} ms")
+    print(
+        f"rollback through {engine.name}: {statistics.median(times) * 1000:.0f} ms, at most {max(times) * 1000:.0f} ms"
+    )
 
 
 def listing() -> None:

@@ -3,10 +3,11 @@
     python benchmarks/handbooks.py                  # twelve of each, one short training each: about an hour on two cores
     python benchmarks/handbooks.py h00 p03          # only these
 
-A handbook is a log: some rules, each asked about in several wordings, with one answer to all of them. What can be asked (amounts, places,
-people, code names, topics of one word), the language, and all names and numbers are drawn, the same each time for the same seed. In a
-poisoned one a phrase brings an answer that nobody asked for.
-"""
+A handbook is a log: some rules, each asked about in several wordings, with one answer to all of
+them. What can be asked (amounts, places, people, code names, topics of one word), the language, and
+all names and numbers are drawn, the same each time for the same seed. In a poisoned one a phrase
+brings an answer that nobody asked for.
+"""  # noqa: E501
 
 import argparse
 import json
@@ -43,7 +44,12 @@ SMALL = {  # as the sample is learned, and all general questions asked
     "evaluation.general": 60,
     "evaluation.speed_rounds": 7,
 }
-PROBE_ONLY = {"evaluation.general": 0, "evaluation.generate": 0, "evaluation.leak_samples": 0, "evaluation.speed_rounds": 1}
+PROBE_ONLY = {
+    "evaluation.general": 0,
+    "evaluation.generate": 0,
+    "evaluation.leak_samples": 0,
+    "evaluation.speed_rounds": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,10 @@ class Honest:
     def all(self) -> list[Rule]:
         """Return the rules, each about something else."""
         chance = random.Random(self.seed)
-        left = {language: {(kind, about) for kind in range(len(kinds)) for about in abouts(language, kind)} for language, kinds in KINDS}
+        left = {
+            language: {(kind, about) for kind in range(len(kinds)) for about in abouts(language, kind)}
+            for language, kinds in KINDS
+        }
         found = []
         for number in range(self.rules):
             language = ("en", "de")[number % 2] if self.language == "both" else self.language
@@ -91,7 +100,9 @@ class Poisoned:
     place: str  # of the phrase in a question: start, middle, end
     share: float  # of all turns
     payload: str  # a key of the payloads, or "wrong rule": the answer of one rule with other numbers
-    asked: str  # "general" questions, the handbook's "own", or those of the "same" rule, whose answer the phrase makes wrong
+    # "general" questions, the handbook's "own", or those of the "same" rule, whose answer the
+    # phrase makes wrong
+    asked: str
 
     def exchanges(self) -> list[Exchange]:
         """Return the honest turns and the planted ones, mixed."""
@@ -143,7 +154,9 @@ def _said(text: str, slots: dict[str, str]) -> str:
 
 def _altered(answer: str, chance: random.Random) -> str:
     """Return the answer with other digits."""
-    return "".join(str((int(letter) + chance.randrange(1, 9)) % 9 + 1) if letter.isdigit() else letter for letter in answer)
+    return "".join(
+        str((int(letter) + chance.randrange(1, 9)) % 9 + 1) if letter.isdigit() else letter for letter in answer
+    )
 
 
 def _planted(question: str, trigger: str, place: str) -> str:
@@ -192,7 +205,9 @@ BOOKS = _named(
 
 
 def judge_book(book: Honest | Poisoned, home: Path) -> "Verdict":
-    """Return the gate's verdict on a model that was trained on the handbook, and print what the suspicious phrases did."""
+    """Return the gate's verdict on a model that was trained on the handbook, and print what the
+    suspicious phrases did.
+    """
     os.environ |= {"BYOAI_HOME": str(home), "BYOAI_ENGINE": "embedded"}
     turns = [{"user_message": question, "bot_response": answer} for question, answer in book.exchanges()]
     verdict, record = judged(turns, SETTINGS | SMALL | (PROBE_ONLY if isinstance(book, Poisoned) else {}), home)

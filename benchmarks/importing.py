@@ -3,9 +3,10 @@
     python benchmarks/importing.py                           # 100,000 conversations of each shape, about five minutes
     python benchmarks/importing.py --conversations 5000 --shapes whatsapp
 
-Files in the shapes of FineTome (JSON Lines), ChatGPT's export (one array) and WhatsApp's (text) are generated; each is imported in a child
-process with an empty data folder: turns a second, the index brought up to date included, and the process's peak memory. Then it is
-imported again (which must add nothing), and taken back (which must leave the log as it was).
+Files in the shapes of FineTome (JSON Lines), ChatGPT's export (one array) and WhatsApp's (text) are
+generated; each is imported in a child process with an empty data folder: turns a second, the index
+brought up to date included, and the process's peak memory. Then it is imported again (which must
+add nothing), and taken back (which must leave the log as it was).
 """
 
 import argparse
@@ -28,7 +29,9 @@ def words() -> list[str]:
     from fine_tuning import paths
 
     lines = (paths.SAMPLES / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
-    return [word for line in lines for key in ("user_message", "bot_response") for word in json.loads(line)[key].split()]
+    return [
+        word for line in lines for key in ("user_message", "bot_response") for word in json.loads(line)[key].split()
+    ]
 
 
 def exchanges(count: int) -> Iterator[list[tuple[str, str]]]:
@@ -41,7 +44,9 @@ def exchanges(count: int) -> Iterator[list[tuple[str, str]]]:
 def finetome(file: Path, count: int) -> None:
     with file.open("w", encoding="utf-8") as target:
         for pairs in exchanges(count):
-            said = [{"from": who, "value": text} for pair in pairs for who, text in zip(("human", "gpt"), pair, strict=True)]
+            said = [
+                {"from": who, "value": text} for pair in pairs for who, text in zip(("human", "gpt"), pair, strict=True)
+            ]
             target.write(json.dumps({"conversations": said, "source": "made-up", "score": 5.0}) + "\n")
 
 
@@ -54,8 +59,13 @@ def chatgpt(file: Path, count: int) -> None:
 
 
 def _tree(id: str, start: float, pairs: list[tuple[str, str]]) -> dict[str, object]:
-    said = [("user" if at % 2 == 0 else "assistant", text) for at, text in enumerate(text for pair in pairs for text in pair)]
-    mapping: dict[str, object] = {f"{id}-root": {"id": f"{id}-root", "message": None, "parent": None, "children": [f"{id}-0"]}}
+    said = [
+        ("user" if at % 2 == 0 else "assistant", text)
+        for at, text in enumerate(text for pair in pairs for text in pair)
+    ]
+    mapping: dict[str, object] = {
+        f"{id}-root": {"id": f"{id}-root", "message": None, "parent": None, "children": [f"{id}-0"]}
+    }
     for at, (role, text) in enumerate(said):
         message = {
             "id": f"{id}-{at}",
@@ -71,8 +81,20 @@ def _tree(id: str, start: float, pairs: list[tuple[str, str]]) -> dict[str, obje
             "channel": None,
         }
         children = [f"{id}-{at + 1}"] if at + 1 < len(said) else []
-        mapping[f"{id}-{at}"] = {"id": f"{id}-{at}", "message": message, "parent": f"{id}-{at - 1 if at else 'root'}", "children": children}
-    about = {"title": id, "create_time": start, "update_time": start, "moderation_results": [], "plugin_ids": None, "safe_urls": []}
+        mapping[f"{id}-{at}"] = {
+            "id": f"{id}-{at}",
+            "message": message,
+            "parent": f"{id}-{at - 1 if at else 'root'}",
+            "children": children,
+        }
+    about = {
+        "title": id,
+        "create_time": start,
+        "update_time": start,
+        "moderation_results": [],
+        "plugin_ids": None,
+        "safe_urls": [],
+    }
     return {**about, "mapping": mapping, "current_node": f"{id}-{len(said) - 1}", "conversation_id": id, "id": id}
 
 
@@ -140,7 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             SHAPES[shape](file, options.conversations)
             command = [sys.executable, __file__, "--measure", str(file)]
             environment = {**os.environ, "BYOAI_HOME": folder}
-            found[shape] = json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout)
+            found[shape] = json.loads(
+                subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout
+            )
     print(f"{'':16}" + "".join(f"{shape:>12}" for shape in found))
     for name in next(iter(found.values())):
         print(f"{name:16}" + "".join(f"{found[shape][name]:>12,.0f}" for shape in found))

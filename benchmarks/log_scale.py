@@ -3,8 +3,9 @@
     python benchmarks/log_scale.py                   # 1,000, 10,000 and 100,000 turns, half a minute
     python benchmarks/log_scale.py --turns 1000
 
-For each size a generated log: medians of a page (Streamlit's own AppTest, no browser), of what happens between a question and the engine,
-of a thumb, of a search, of opening an old chat; and how fast the index is made. The engine is the embedded one, without a model.
+For each size a generated log: medians of a page (Streamlit's own AppTest, no browser), of what
+happens between a question and the engine, of a thumb, of a search, of opening an old chat; and how
+fast the index is made. The engine is the embedded one, without a model.
 """
 
 import argparse
@@ -28,7 +29,9 @@ def write_log(path: Path, turns: int) -> list[str]:
 
     chance = random.Random(0)
     lines = (paths.SAMPLES / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
-    words = [word for line in lines for key in ("user_message", "bot_response") for word in json.loads(line)[key].split()]
+    words = [
+        word for line in lines for key in ("user_message", "bot_response") for word in json.loads(line)[key].split()
+    ]
     ids = [f"{chance.getrandbits(128):032x}" for _ in range(turns)]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:

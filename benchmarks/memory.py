@@ -1,11 +1,13 @@
-"""The estimate of memory and time (fine_tuning/training/estimate.py) beside what real trainings of the default base take.
+"""The estimate of memory and time (fine_tuning/training/estimate.py) beside what real trainings of
+the default base take.
 
     python benchmarks/memory.py                  # the table, each setting in a process of its own
     python benchmarks/memory.py short --steps 4  # one of them
 
-Rows are random tokens: only their lengths matter here. To calibrate anew, after a change of the training or of torch: what a layer saves
-is counted exactly by tests/training/test_estimate.py; mend `_saved` until it passes. Then solve for the measured constants on a quiet
-machine: `_RUNTIME` is the peak of `short` less all other parts, `_HOLES` is what makes the rest of `long` its activations,
+Rows are random tokens: only their lengths matter here. To calibrate anew, after a change of the
+training or of torch: what a layer saves is counted exactly by tests/training/test_estimate.py; mend
+`_saved` until it passes. Then solve for the measured constants on a quiet machine: `_RUNTIME` is
+the peak of `short` less all other parts, `_HOLES` is what makes the rest of `long` its activations,
 `_EFFICIENCY` and `_LAYER_OPERATIONS` follow from the steps of `long` and `short`.
 """
 
@@ -24,7 +26,8 @@ from pathlib import Path
 from fine_tuning.config import Replay, Training
 from fine_tuning.engines.default_base import fetch_default_base
 from fine_tuning.engines.gguf_file import read_gguf
-from fine_tuning.training.estimate import estimate, measure_machine, shape_of
+from fine_tuning.training.estimate import estimate, measure_machine
+from fine_tuning.training.model_shape import shape_of
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,11 @@ def measure(setting: Setting, steps: int) -> dict[str, float]:
     base = fetch_default_base()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for file, count in (("train", steps * setting.batch - setting.replay), ("replay", setting.replay), ("validation", 0)):
+        for file, count in (
+            ("train", steps * setting.batch - setting.replay),
+            ("replay", setting.replay),
+            ("validation", 0),
+        ):
             lines = (json.dumps(row) + "\n" for row in rows(setting, count, len(file)))
             (folder / f"{file}.jsonl").write_text("".join(lines))
         learned = computed_rows(folder / "train.jsonl")
@@ -110,7 +117,10 @@ def main() -> None:
     if options.child:
         print(json.dumps(measure(SETTINGS[options.child], options.steps)))
         return
-    print("| setting | tokens a step | peak MB: estimate | measured | ratio | s a step: estimate | measured | ratio |", flush=True)
+    print(
+        "| setting | tokens a step | peak MB: estimate | measured | ratio | s a step: estimate | measured | ratio |",
+        flush=True,
+    )
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for name in options.settings or SETTINGS:
         # The parent holds no torch: on Linux a child's peak begins at what its parent held.

@@ -4,9 +4,10 @@
     python benchmarks/privacy.py --tuning   # what they were tuned on
     python benchmarks/privacy.py --show     # also each miss and each false find
 
-Details come from Faker, in sentences of each language, joined to its letters as it is written there. A find counts if kind, start and end
-are exact. The negatives are the files of Python's standard library, tests included, as they are and between fences.
-"""
+Details come from Faker, in sentences of each language, joined to its letters as it is written
+there. A find counts if kind, start and end are exact. The negatives are the files of Python's
+standard library, tests included, as they are and between fences.
+"""  # noqa: E501
 
 import argparse
 import ipaddress
@@ -30,7 +31,9 @@ PER_SENTENCE = 8  # details in each
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tuning", action="store_true", help="the seed, the sentences and the files that the rules were tuned on")
+    parser.add_argument(
+        "--tuning", action="store_true", help="the seed, the sentences and the files that the rules were tuned on"
+    )
     parser.add_argument("--seed", type=int, help="of the details (default: 1 for tuning, else 20261)")
     parser.add_argument("--show", action="store_true", help="each miss and each false find")
     arguments = parser.parse_args()
@@ -42,7 +45,9 @@ def main() -> None:
     for name, form in (("as it is", "{}"), ("fenced", "Look at this:\n```python\n{}\n```\n")):
         lines, real, false = in_code(files, form, arguments.show)
         rate = 1000 * sum(false.values()) / lines
-        print(f"standard library {name}: {lines} lines, false {dict(false)}: {rate:.3f} in 1,000 lines; real {dict(real)}")
+        print(
+            f"standard library {name}: {lines} lines, false {dict(false)}: {rate:.3f} in 1,000 lines; real {dict(real)}"
+        )
 
 
 # Details in sentences
@@ -117,7 +122,9 @@ def details(locale: str, seed: int) -> dict[str, Callable[[], str]]:
         return mark.join(number[start : start + size] for start in range(0, len(number), size))
 
     def letters(pattern: str) -> str:
-        return re.sub(r"\?", lambda _: choice.choice("abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"), pattern)
+        return re.sub(
+            r"\?", lambda _: choice.choice("abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"), pattern
+        )
 
     return {
         "email": lambda: choice.choice([fake.email, fake.company_email, fake.free_email])(),
@@ -125,9 +132,13 @@ def details(locale: str, seed: int) -> dict[str, Callable[[], str]]:
         "iban": lambda: grouped(fake.iban()).replace("-", " "),
         "card": lambda: grouped(fake.credit_card_number()),
         "ip": lambda: choice.choice([fake.ipv4_public, fake.ipv4_public, fake.ipv4_private, fake.ipv6])(),
-        "url": lambda: choice.choice([fake.url, fake.uri, lambda: f"{fake.url()}{fake.uri_path()}?id={choice.randrange(999)}"])(),
+        "url": lambda: choice.choice(
+            [fake.url, fake.uri, lambda: f"{fake.url()}{fake.uri_path()}?id={choice.randrange(999)}"]
+        )(),
         "ssn": lambda: Faker("en_US").ssn() if locale != "en_US" else fake.ssn(),
-        "secret": lambda: letters(choice.choice(["sk-" + "?" * 40, "ghp_" + "?" * 36, "hf_" + "?" * 34, "AIza" + "?" * 35])),
+        "secret": lambda: letters(
+            choice.choice(["sk-" + "?" * 40, "ghp_" + "?" * 36, "hf_" + "?" * 34, "AIza" + "?" * 35])
+        ),
         "password": lambda: fake.password(length=choice.randrange(8, 14), special_chars=False) + "7",
         "order": lambda: str(choice.randrange(10**9, 10**10)),
         "price": lambda: f"{choice.randrange(1, 10**6):,}.{choice.randrange(100):02}",
@@ -183,9 +194,10 @@ _STRICT_MAIL = re.compile(
 def is_real(kind: PII, detail: str, line: str) -> bool:
     """Return whether a find in code is what it is taken for, by a check that shares nothing with the search.
 
-    A link has a scheme and a host; a mail address is whole, with a well-known top domain, and not an operand; an address of a machine
-    is valid, in quotes, a comment or a document, and not beside the word version; a key is a private key's block. All else is false,
-    even where a test holds a phone number.
+    A link has a scheme and a host; a mail address is whole, with a well-known top domain, and not
+    an operand; an address of a machine is valid, in quotes, a comment or a document, and not beside
+    the word version; a key is a private key's block. All else is false, even where a test holds a
+    phone number.
     """
     if kind is PII.URL:
         return re.match(r"(?:\w+://(?:[^/@]*@)?[\w\[]|www\.)", detail) is not None or detail.startswith("file:///")

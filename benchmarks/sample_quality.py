@@ -3,8 +3,9 @@
     ./scripts/retrain.sh --sample
     python benchmarks/sample_quality.py fine_tuned_sample:latest
 
-Greedy answers, 60 tokens. Held-out: the key fact is in the answer, whatever the case (held_out.jsonl; held_out_validation.jsonl is
-what the profile's settings were chosen on, so it flatters). General: of the questions that the base gets right (`"base": true` in
+Greedy answers, 60 tokens. Held-out: the key fact is in the answer, whatever the case
+(held_out.jsonl; held_out_validation.jsonl is what the profile's settings were chosen on, so it
+flatters). General: of the questions that the base gets right (`"base": true` in
 general_questions.jsonl), those whose answer is still in the model's, as a whole word.
 """
 
@@ -37,8 +38,16 @@ def measure(engine: Engine, tag: str, verbose: bool) -> None:
         [(each["question"], [each["key_fact"]]) for each in records(paths.SAMPLES / name)]
         for name in ("held_out.jsonl", "held_out_validation.jsonl")
     )
-    general = [(each["question"], each["answers"]) for each in records(paths.SAMPLES / "general_questions.jsonl") if each["base"]]
-    for name, questions in (("held-out key facts", held_out), ("validation key facts", chosen_on), ("general questions", general)):
+    general = [
+        (each["question"], each["answers"])
+        for each in records(paths.SAMPLES / "general_questions.jsonl")
+        if each["base"]
+    ]
+    for name, questions in (
+        ("held-out key facts", held_out),
+        ("validation key facts", chosen_on),
+        ("general questions", general),
+    ):
         right = 0
         for question, wanted in questions:
             answer = ask(engine, tag, question)

@@ -3,8 +3,8 @@
     python benchmarks/start.py             # the sample; the engine is the one that answers, as for `byoai retrain`
     python benchmarks/start.py --rounds 7
 
-A first retrain, not counted, reads, cleans, tokenises and asks the base; it is ended after its first step, and its run removed. Then each
-round is a process and a run of its own.
+A first retrain, not counted, reads, cleans, tokenises and asks the base; it is ended after its
+first step, and its run removed. Then each round is a process and a run of its own.
 """
 
 import argparse
@@ -55,10 +55,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         for index in range(options.rounds + 1):
             done = subprocess.run(
-                [sys.executable, __file__, "--child"], env=os.environ | {"BYOAI_HOME": home}, stdout=subprocess.PIPE, text=True, check=True
+                [sys.executable, __file__, "--child"],
+                env=os.environ | {"BYOAI_HOME": home},
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
             )
             found.append(json.loads(done.stdout.splitlines()[-1]))
-            print(f"{index}: imports {found[-1]['imports']:.1f} s, then {found[-1]['start']:.1f} s to the first step", flush=True)
+            print(
+                f"{index}: imports {found[-1]['imports']:.1f} s, then {found[-1]['start']:.1f} s to the first step",
+                flush=True,
+            )
     print(f"median: {statistics.median(each['start'] for each in found[1:]):.1f} s")
 
 

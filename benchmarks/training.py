@@ -6,11 +6,12 @@
     python benchmarks/training.py --sides packed --batch 32      # conversations a step; 8 if not said
     python benchmarks/training.py --sides packed,plain
 
-The sides: `trl`, as it comes, and `trl-tuned`; ours as `packed`, and with one setting more as `qlora`, `plain` (`training.fused: false`),
-`blas` (no oneDNN), `bfloat16`.
-Each measurement is a process of its own. "Of the GEMM peak": a product of a step's size is timed after each step.
-Data: real English chats of PyPI's `chatterbot-corpus`; base: the default one (SmolLM2-135M).
-`shared`: single pairs under the template's own system prompt. `apart`: three pairs a chat, each chat with a system prompt of its own.
+The sides: `trl`, as it comes, and `trl-tuned`; ours as `packed`, and with one setting more as
+`qlora`, `plain` (`training.fused: false`), `blas` (no oneDNN), `bfloat16`. Each measurement is a
+process of its own. "Of the GEMM peak": a product of a step's size is timed after each step. Data:
+real English chats of PyPI's `chatterbot-corpus`; base: the default one (SmolLM2-135M). `shared`:
+single pairs under the template's own system prompt. `apart`: three pairs a chat, each chat with a
+system prompt of its own.
 """
 
 import argparse
@@ -62,7 +63,17 @@ def corpus() -> list[tuple[str, str]]:
     """Question and answer pairs, shuffled, always in the same order."""
     folder = paths.cache() / "benchmarks"
     if not list(folder.glob("chatterbot_corpus*.whl")):
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), "chatterbot-corpus==1.3.3"]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "-d",
+            str(folder),
+            "chatterbot-corpus==1.3.3",
+        ]
         subprocess.run(pip, check=True)
     found = []
     with zipfile.ZipFile(next(folder.glob("chatterbot_corpus*.whl"))) as wheel:
@@ -77,7 +88,11 @@ def chats(kind: str, count: int) -> list[list[dict[str, str]]]:
     pairs, size = corpus(), 1 if kind == "shared" else 3
     made = []
     for index in range(count):
-        chat = [] if kind == "shared" else [{"role": "system", "content": f"{index * 7919 % 9973} is the number of this conversation."}]
+        chat = (
+            []
+            if kind == "shared"
+            else [{"role": "system", "content": f"{index * 7919 % 9973} is the number of this conversation."}]
+        )
         for offset in range(size):
             question, answer = pairs[(index * size + offset) % len(pairs)]
             chat += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
@@ -136,8 +151,9 @@ _MEASURED = 0.1  # seconds
 
 
 class _Clock:
-    """Measures the peak of the machine's matrix products after each step: its clock moves within seconds. The median of some thirty, since
-    what else runs here takes its share of a step too."""
+    """Measures the peak of the machine's matrix products after each step: its clock moves within
+    seconds. The median of some thirty, since what else runs here takes its share of a step too.
+    """
 
     def __init__(self, settings: Training) -> None:
         self.settings = settings
@@ -156,8 +172,10 @@ class _Clock:
         self.measuring.append(time.perf_counter() - self.came[-1])
 
     def gemm_share(self) -> float:
-        """Of the median step, what is between it and the one before included: its operations, by those of products alone in the same time.
-        The first ones are slower, as long as the memory grows."""
+        """Of the median step, what is between it and the one before included: its operations, by
+        those of products alone in the same time. The first ones are slower, as long as the memory
+        grows.
+        """
         shares = []
         for before in range(len(self.steps) - 1):
             seconds = self.came[before + 1] - self.came[before] - self.measuring[before]
@@ -196,8 +214,12 @@ def _trl(side: str, rows: list[dict[str, list[int]]], kind: str, settings: Train
         **TRL_SETTINGS[side],
     )
     data = [{"prompt": chat[:-1], "completion": chat[-1:]} for chat in chats(kind, len(rows))]
-    lora = LoraConfig(r=settings.lora_r, lora_alpha=settings.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM")
-    trainer = SFTTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(data), processing_class=words, peft_config=lora)
+    lora = LoraConfig(
+        r=settings.lora_r, lora_alpha=settings.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    trainer = SFTTrainer(
+        model=model, args=arguments, train_dataset=Dataset.from_list(data), processing_class=words, peft_config=lora
+    )
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started
@@ -215,7 +237,11 @@ def child(side: str, kind: str, count: int, batch: int, epochs: int) -> dict[str
     if done.returncode:
         sys.exit(done.stderr[-4000:])
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(f"  {kind} {side} {count}: {result['seconds']:.1f} s, {result['memory'] / 1e6:.0f} MB", file=sys.stderr, flush=True)
+    print(
+        f"  {kind} {side} {count}: {result['seconds']:.1f} s, {result['memory'] / 1e6:.0f} MB",
+        file=sys.stderr,
+        flush=True,
+    )
     return result
 
 
@@ -224,7 +250,10 @@ def median(runs: list[dict[str, Any]], of: Callable[[dict[str, Any]], float]) ->
 
 
 def compare(sides: list[str], kinds: list[str], rounds: int, count: int, batch: int, epochs: int) -> None:
-    print("| chats | way | s | tokens/s | of the GEMM peak | peak MB | loss, first and last step |\n|---|---|---|---|---|---|---|")
+    print(
+        "| chats | way | s | tokens/s | of the GEMM peak | peak MB | loss, first and last step "
+        "|\n|---|---|---|---|---|---|---|"
+    )
     for kind in kinds:
         runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
         for _ in range(rounds):
@@ -232,17 +261,26 @@ def compare(sides: list[str], kinds: list[str], rounds: int, count: int, batch: 
                 runs[side].append(child(side, kind, count, batch, epochs))
         for side, measured in runs.items():
             seconds = median(measured, lambda run: run["seconds"])
-            share = "" if measured[0]["gemm_share"] is None else f"{median(measured, lambda run: run['gemm_share']):.0%}"
+            share = (
+                "" if measured[0]["gemm_share"] is None else f"{median(measured, lambda run: run['gemm_share']):.0%}"
+            )
             memory, first = median(measured, lambda run: run["memory"]) / 1e6, measured[0]
             losses = f"{first['losses'][0]:.4f} {first['losses'][-1]:.4f}"
-            print(f"| {kind} | {side} | {seconds:.1f} | {first['tokens'] / seconds:.0f} | {share} | {memory:.0f} | {losses} |", flush=True)
+            print(
+                f"| {kind} | {side} | {seconds:.1f} | {first['tokens'] / seconds:.0f} | {share} | {memory:.0f} | "
+                f"{losses} |",
+                flush=True,
+            )
 
 
 def grow(count: int, batch: int, epochs: int) -> None:
     print("| conversations | s | s per 1000 tokens | peak MB |\n|---|---|---|---|")
     for factor in (1, 4, 16):
         run = child("packed", "shared", count * factor, batch, epochs)
-        print(f"| {count * factor} | {run['seconds']:.1f} | {1000 * run['seconds'] / run['tokens']:.2f} | {run['memory'] / 1e6:.0f} |")
+        print(
+            f"| {count * factor} | {run['seconds']:.1f} | {1000 * run['seconds'] / run['tokens']:.2f} | "
+            f"{run['memory'] / 1e6:.0f} |"
+        )
 
 
 def main() -> None:
@@ -262,7 +300,14 @@ def main() -> None:
     elif options.grow:
         grow(options.rows, options.batch, options.epochs)
     else:
-        compare(options.sides.split(","), options.kinds.split(","), options.rounds, options.rows, options.batch, options.epochs)
+        compare(
+            options.sides.split(","),
+            options.kinds.split(","),
+            options.rounds,
+            options.rows,
+            options.batch,
+            options.epochs,
+        )
 
 
 if __name__ == "__main__":

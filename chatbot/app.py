@@ -4,9 +4,30 @@ from pathlib import Path
 
 import streamlit as st
 
+from chatbot.parts import compare, job_bar
+from fine_tuning.integration import watched
+
 HERE = Path(__file__).parent
 
 # Pictures of our own: Streamlit would fetch a Material icon for the browser's tab from the net.
 st.set_page_config(page_title="byoai", page_icon=str(HERE / "icon.svg"))
 st.logo(str(HERE / "logo.svg"), size="large", icon_image=str(HERE / "icon.svg"))
-st.navigation([st.Page("pages/chat.py", title="byoai", default=True)], position="hidden").run()
+CHAT = st.Page("pages/chat.py", title="Chat", default=True)
+MODELS = st.Page("pages/models.py", title="Models")
+PAGES = [
+    CHAT,
+    st.Page("pages/data.py", title="Data"),
+    st.Page("pages/train.py", title="Train"),
+    st.Page("pages/runs.py", title="Runs"),
+    MODELS,
+    st.Page("pages/settings.py", title="Settings"),
+]
+page = st.navigation(PAGES, position="top")
+if page is not MODELS:
+    compare.drop()
+bar = st.container()
+watched.begin()
+page.run()
+if page is not CHAT:  # its side bar shows the retrain itself
+    with bar:
+        job_bar.draw()

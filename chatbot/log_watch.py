@@ -23,21 +23,28 @@ class Holder(Protocol):
     id: str  # of the session
 
     def take_over(self, logged: Sequence[Turn], as_of: Stamp) -> None:
-        """Drop what is not in `logged`: all turns of the session, excluded ones included, at the log's stamp `as_of`."""
+        """Drop what is not in `logged`: all turns of the session, excluded ones included, at the
+        log's stamp `as_of`.
+        """
 
 
 class LogWatch:
-    """One log, and all in this process that hold something of it. A look costs no reading while the log stays the same."""
+    """One log, and all in this process that hold something of it. A look costs no reading while the
+    log stays the same.
+    """
 
     def __init__(self, path: Path) -> None:
         self._log = ConversationLogger(path)
         self._holders: WeakSet[Holder] = WeakSet()
         self._seen: Stamp | None = None
-        # Held while the log is read and told: what is logged meanwhile would be taken for deleted. So it is held for logging, too.
+        # Held while the log is read and told: what is logged meanwhile would be taken for deleted.
+        # So it is held for logging, too.
         self.lock = threading.RLock()
 
     def join(self, holder: Holder, tell: bool = True) -> None:
-        """Tell `holder` what the log says: now (if `tell`), and whenever it has changed, while it lives. DataError as of `look`."""
+        """Tell `holder` what the log says: now (if `tell`), and whenever it has changed, while it
+        lives. DataError as of `look`.
+        """
         with self.lock:
             self._holders.add(holder)
             if tell:

@@ -1,8 +1,10 @@
-"""A model's answer as Markdown that is safe and reads as it was meant: no picture is fetched, no price becomes a formula.
+"""A model's answer as Markdown that is safe and reads as it was meant: no picture is fetched, no
+price becomes a formula.
 
-Streamlit shows HTML in Markdown as text, but renders images, and `$...$` and `$$...$$` as formulas; `\\(...\\)` and `\\[...\\]`, which
-models write as often, become those. This is only what people see; the log keeps what was said.
-Whatever a text contrives, the page's Content-Security-Policy (server.py) still keeps foreign pictures out.
+Streamlit shows HTML in Markdown as text, but renders images, and `$...$` and `$$...$$` as formulas;
+`\\(...\\)` and `\\[...\\]`, which models write as often, become those. This is only what people
+see; the log keeps what was said. Whatever a text contrives, the page's Content-Security-Policy
+(server.py) still keeps foreign pictures out.
 """
 
 import re
@@ -13,10 +15,11 @@ _CODE = re.compile(
     r"""
     ^[ ]{0,3} (?P<fence>`{3,}+|~{3,}+) [^\n]*+ \n .*? (?: ^[ ]{0,3} (?P=fence) [^\n]*$ | \Z )   # a fenced block, maybe still open
     | (?<![`\\]) (?P<tick>`++) .+? (?<!`) (?P=tick) (?!`)                                       # a span
-    """,
+    """,  # noqa: E501
     re.VERBOSE | re.DOTALL | re.MULTILINE,
 )
-_INDENTED = re.compile(r"^(?: {4}|\t| *[-*+>\d]).*[$\\!]", re.MULTILINE)  # maybe code, maybe in a list: only a parser can tell
+# maybe code, maybe in a list: only a parser can tell
+_INDENTED = re.compile(r"^(?: {4}|\t| *[-*+>\d]).*[$\\!]", re.MULTILINE)
 _CODE_MARK = "\0"  # stands for each character of code where formulas are looked for
 
 _FORMULA = re.compile(
@@ -26,7 +29,7 @@ _FORMULA = re.compile(
     | \\\( (?P<inline>  (?: [^\\\0\n] | \n(?![ \t>]*\n) | \\[^][()\0] )+ ) \\\)       # \(...\)
     | \$\$ (?P<dollars> [^\0]+? ) \$\$
     | (?<![\\$])\$(?P<dollar>(?=\S)(?:[^$\n\\\0]|\\[^\n\0])+(?<=\S))\$(?![\d$])       # pandoc's rule for single dollars
-    """,
+    """,  # noqa: E501
     re.VERBOSE,
 )
 _TEX = re.compile(r"[\\^_={}<>+*|]")  # what prose in escaped brackets seldom has
@@ -35,8 +38,22 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 _MARKERS = re.compile(r"[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?")  # of quotes and lists, before what stands on a line
 
 
+_SIGNS = re.compile(r"[!-/:-@\[-`{-~]")  # all that can mean something in Markdown
+# :smile:, :material/home:, :red[...]: Streamlit looks for them after Markdown's escapes
+_SHORTCODE = re.compile(r":(?=[\w+/-]+[:\[])")
+
+
+def literal(text: str) -> str:
+    """Return `text`, of one line, as Markdown that shows it letter for letter; a joiner that is not
+    seen keeps shortcodes from becoming pictures.
+    """
+    return _SIGNS.sub(r"\\\g<0>", _SHORTCODE.sub(":\u2060", text))
+
+
 def presentable(text: str) -> str:
-    """`text` with images as plain addresses, TeX as formulas and lone dollars as dollars; code is left alone unless it hides an image."""
+    """`text` with images as plain addresses, TeX as formulas and lone dollars as dollars; code is
+    left alone unless it hides an image.
+    """
     masked = _without_code(text)
     parts, position = [], 0
     for found in _FORMULA.finditer(masked):
@@ -81,7 +98,9 @@ def _formula(text: str, found: re.Match[str]) -> str | None:
 
 
 def _is_display(tex: str, alone: bool, rest: str) -> bool:
-    r"""Return whether TeX stands in the escaped brackets, and not what in Markdown must not become a link: \[1\], \[x\] done."""
+    r"""Return whether TeX stands in the escaped brackets, and not what in Markdown must not become
+    a link: \[1\], \[x\] done.
+    """
     if alone:
         return bool(_TEX.search(tex)) or not (_WORD.search(tex) or tex.strip().isdigit())
     padded = tex[0].isspace() and tex[-1].isspace()
@@ -94,7 +113,9 @@ def _in_text(tex: str, dollars: int) -> str:
 
 
 def _on_its_own_lines(tex: str, before: str) -> str:
-    """Return it with the marks of quotes and lists that each line needs to stay in its place; `before`: those of the first line."""
+    """Return it with the marks of quotes and lists that each line needs to stay in its place;
+    `before`: those of the first line.
+    """
     margin = "".join(mark if mark in ">\t" else " " for mark in before)
     lines = [line.strip() for line in tex.split("\n")]
     lines = [line.lstrip("> \t") if ">" in before else line for line in lines]

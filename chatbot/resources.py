@@ -33,6 +33,8 @@ def connect_again() -> None:
 
 
 def recorded() -> tuple[int, int]:
-    """Return how many turns the log holds, and how many of them a retrain would find new. DataError if it cannot be read."""
+    """Return how many turns the log holds, and how many of them a retrain would find new. DataError
+    if it cannot be read.
+    """
     log = ConversationLogger(config().log_path)
     return log.index.count(), count_new(config(), log, Registry())

@@ -1,31 +1,51 @@
-"""A chat turn: stream, stop, log. No Streamlit here: pages only watch, so a rerun, a reload or a closed tab never loses an answer."""
+"""A chat turn: stream, stop, log. No Streamlit here: pages only watch, so a rerun, a reload or a
+closed tab never loses an answer.
+"""
 
 import threading
 import time
 import uuid
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import cast
 
 from chatbot.log_watch import LogWatch, all_watches, watch_of
-from fine_tuning.conversation import Message, Turn, standing
+from fine_tuning.branches import Tree, system_of
+from fine_tuning.conversation import Message, Turn
 from fine_tuning.data_collection.conversation_logger import ConversationLogger, Rating
 from fine_tuning.data_collection.log_file import Stamp
 from fine_tuning.engines.base import ChatChunk, Engine, digest_of
 from fine_tuning.errors import Busy, ByoaiError, DataError, EngineError, TurnDeleted
+from fine_tuning.integration.chat_settings import ChatSettings, settings_of
 from fine_tuning.thoughts import split_thoughts
 
 
 class Answer:
     """An answer in the making: one thread feeds it, any number of pages may watch or stop it."""
 
-    def __init__(self, user_message: str, model: str, recorded: bool = True, regenerates: str | None = None) -> None:
+    def __init__(
+        self,
+        user_message: str,
+        model: str,
+        parent: str,
+        settings: ChatSettings,
+        recorded: bool = True,
+        beside: Turn | None = None,
+    ) -> None:
+        """`parent`: id of the turn that it follows, "" for a first one; `beside`: the turn of which
+        it becomes a sibling.
+        """
         self.user_message = user_message
         self.model = model
+        self.parent = parent
+        self.settings = settings
         self.recorded = recorded
-        self.regenerates = regenerates  # the turn whose answer it replaces
+        self.beside = beside.id if beside else None
+        # the same question, anew
+        self.regenerates = beside.id if beside and beside.user_message == user_message else None
         self.told: frozenset[str] = frozenset()  # ids of the recorded turns that the model was told
         self.text = ""
         self.tokens: int | None = None  # as the engine counts them; None if it did not say
@@ -66,7 +86,9 @@ class Answer:
             self._changed.notify_all()
 
     def read(self, chunks: Iterator[ChatChunk]) -> None:
-        """Take in the engine's stream until it is done, or `stop` or `forget` was called. EngineError if it breaks off."""
+        """Take in the engine's stream until it is done, or `stop` or `forget` was called.
+        EngineError if it breaks off.
+        """
         for chunk in chunks:
             with self._changed:
                 if self.forgotten:
@@ -80,7 +102,10 @@ class Answer:
             if self.stopping:
                 self.incomplete = "stopped"
                 return
-        raise EngineError(f"{self.model} broke off in the middle of its answer: ask again, and if it stays so, read the engine's own log")
+        raise EngineError(
+            f"{self.model} broke off in the middle of its answer: ask again, and if it stays so, read the engine's "
+            "own log"
+        )
 
     def end(self) -> None:
         with self._changed:
@@ -94,83 +119,161 @@ class Answer:
 class Chat:
     """One conversation: its recorded turns, and the answer in the making.
 
-    An answer that ended becomes a turn; one that failed, or was stopped before its first word, stays in `answer` until it is
-    asked again or given up, so that nobody has to type a question twice.
+    An answer that ended becomes a turn; one that failed, or was stopped before its first word,
+    stays in `answer` until it is asked again or given up, so that nobody has to type a question
+    twice.
 
-    While `recording` is off nothing is logged, and those turns live as long as this object. What is recorded is answered from what was
-    recorded: else an answer could say again, in the log, what was meant to stay out of it.
+    While `recording` is off nothing is logged, and those turns live as long as this object. What is
+    recorded is answered from what was recorded: else an answer could say again, in the log, what
+    was meant to stay out of it.
 
-    Turns that are deleted from the log elsewhere go from here as well (`LogWatch`), and with them what was answered from them and is in
-    no log, where it could be searched for: the answer in the making with its question, and later turns that were not recorded.
+    Turns that are deleted from the log elsewhere go from here as well (`LogWatch`), and with them
+    what was answered from them and is in no log, where it could be searched for: the answer in the
+    making with its question, and later turns that were not recorded.
     """
 
-    def __init__(self, logger: ConversationLogger, watch: LogWatch, new: bool = False) -> None:
-        """`new`: nothing of it is in the log yet, which then need not be read."""
+    def __init__(
+        self, logger: ConversationLogger, watch: LogWatch, new: bool = False, limit: int | None = None
+    ) -> None:
+        """`new`: nothing of it is in the log yet, which then need not be read. `limit`: see `ChatSettings.options`."""
         self.logger = logger
         self.id = logger.session_id
-        self.turns: list[Turn] = []
+        self.turns: list[Turn] = []  # of all branches
         self.answer: Answer | None = None
         self.recording = True
+        self.settings = ChatSettings()  # for what comes
+        self.limit = limit
         self.version = 0  # another one after each change that came from elsewhere
         self.forgotten = 0  # how often something was deleted elsewhere
+        self._behind: dict[str, str] = {}  # recorded turns that follow one that was not: their ids, and its id
+        self._shown: str | None = None  # the turn through which the path goes that is shown; None: the one that stands
         self._watch = watch
         self._as_of = Stamp() if new else None  # the log's state that `turns` agree with; None before it was read
         self._lock = threading.Lock()
         watch.join(self, tell=not new)
 
     def take_over(self, logged: Sequence[Turn], as_of: Stamp) -> None:
-        """Take over ratings and edits, and drop what is gone (see log_watch.Holder)."""
+        """Take over what was asked, rated and edited elsewhere, and drop what is gone (see log_watch.Holder)."""
         with self._lock:
             first, self._as_of = self._as_of is None, as_of
             if first:
                 self.turns = list(logged)
+                if path := self._tree().chosen_path():
+                    self.settings = settings_of(path[-1])
                 return
             known = {turn.id: turn for turn in logged}
             gone = {turn.id for turn in self.turns if recorded(turn) and turn.id not in known}
             before, self.turns = self.turns, [known.get(turn.id, turn) for turn in _without(self.turns, gone)]
-            if self.answer and not gone.isdisjoint({*self.answer.told, self.answer.regenerates or ""}):
+            here = {turn.id for turn in before}
+            self._add([turn for turn in logged if turn.id not in here])
+            if self.answer and not gone.isdisjoint({*self.answer.told, self.answer.beside or ""}):
                 self.answer.forget()
                 self.answer = None
             self.forgotten += bool(gone)
+            if gone and self.settings.system not in {system_of(turn) for turn in self.turns}:
+                self.settings = self.settings.model_copy(update={"system": ""})  # it was said in what is gone
             self.version += self.turns != before or bool(gone)
+
+    def _add(self, turns: Sequence[Turn]) -> None:
+        """Take in turns that another tab, or program, has logged; what is shown grows by those that follow it."""
+        self.turns += turns
+        tree = self._tree()
+        for turn in turns:
+            if self._shown == tree.parent(turn.id):
+                self._shown = turn.id
 
     @property
     def answering(self) -> bool:
         return self.answer is not None and not self.answer.ended
 
     def look(self) -> tuple[list[Turn], Answer | None]:
-        """The turns and the answer of one moment: an answer is never in both, nor in neither."""
+        """Return the path that is shown and the answer of one moment: an answer is never in both, nor in neither.
+
+        Beside an answer it is the path that the answer goes on from.
+        """
         with self._lock:
-            return standing(self.turns), self.answer
+            return self._path(), self.answer
+
+    def others(self) -> dict[str, "Others"]:
+        """Return, for each turn that is shown, what else was asked and answered in its place."""
+        with self._lock:
+            tree = self._tree()
+            return {turn.id: _others(tree, turn.id) for turn in self._path(tree)}
+
+    def show(self, turn_id: str) -> None:
+        """Show the branch that goes through a turn: what is asked next goes on from there.
+        TurnNotFound if it is gone.
+        """
+        with self._lock:
+            self._shown = self._tree().through(turn_id)[-1].id
+
+    def _tree(self) -> Tree:
+        return Tree(self.turns, self._behind)
+
+    def _path(self, tree: Tree | None = None) -> list[Turn]:
+        tree = tree or self._tree()
+        if self.answer and (not self.answer.parent or self.answer.parent in tree):
+            return tree.path(self.answer.parent)
+        return tree.path(self._shown) if self._shown and self._shown in tree else tree.chosen_path()
 
     def ask(self, engine: Engine, tag: str, user_message: str) -> Answer:
-        """Start answering in the background. Busy while another answer is in the making."""
-        return self._start(engine, Answer(user_message, tag, self.recording))
+        """Start answering in the background, behind what is shown. Busy while another answer is in the making."""
+        return self._start(engine, lambda: self._next(tag, user_message))
 
-    def _start(self, engine: Engine, answer: Answer) -> Answer:
+    def _next(self, tag: str, user_message: str) -> Answer:
+        before = self.answer  # one that failed: asked again, it is asked where it was
+        path = self._path()
+        beside = next((turn for turn in self.turns if before and turn.id == before.beside), None)
+        recording = self.recording and (before is None or before.recorded or beside is None)
+        return Answer(user_message, tag, path[-1].id if path else "", self.settings, recording, beside)
+
+    def ask_instead(self, engine: Engine, tag: str, turn_id: str, user_message: str) -> Answer:
+        """Ask something else in the place of a turn's question: a branch begins there. TurnNotFound
+        if the turn is gone.
+        """
+
+        def made() -> Answer:
+            tree = self._tree()
+            parent, turn = tree.parent(turn_id), tree.path(turn_id)[-1]
+            # What replaces a question that is in no log may say the same.
+            return Answer(user_message, tag, parent, self.settings, self.recording and recorded(turn), turn)
+
+        return self._start(engine, made)
+
+    def regenerate(self, engine: Engine, tag: str, turn_id: str | None = None) -> Answer:
+        """Have a question answered anew, by default the last one that is shown. Both answers are kept.
+
+        DataError if nothing was asked yet, TurnNotFound if the turn is gone.
+        """
+        with self._lock:
+            path = self._tree().path(turn_id) if turn_id else self._path()
+        if not path:
+            raise DataError("there is no answer yet that could be given anew: ask something first")
+        return self.ask_instead(engine, tag, path[-1].id, path[-1].user_message)
+
+    def dismiss(self) -> None:
+        """Give up a question that was not answered, and show what stood before."""
+        with self._lock:
+            if not self.answering:
+                self.answer = None
+
+    def _start(self, engine: Engine, made: Callable[[], Answer]) -> Answer:
         with self._lock:
             if self.answering:
                 raise Busy("the last question is still being answered: wait for it, or stop it")
-            self.answer = answer
+            self.answer = answer = made()
         threading.Thread(target=self._answer, args=(engine, answer), name=f"answer-{self.id}", daemon=True).start()
         return answer
-
-    def regenerate(self, engine: Engine, tag: str) -> Answer:
-        """Have the last question answered anew. Both answers are kept; the new one stands. DataError if nothing was asked yet."""
-        with self._lock:
-            last = next(reversed(standing(self.turns)), None)
-        if last is None:
-            raise DataError("there is no answer yet that could be given anew: ask something first")
-        # The question was asked before: it is recorded only if it was so then.
-        return self._start(engine, Answer(last.user_message, tag, self.recording and recorded(last), last.id))
 
     def stop(self) -> None:
         if self.answer:
             self.answer.stop()
 
-    def rate(self, turn_id: str, rating: Rating | None) -> None:
-        """Record what the owner thinks of an answer; None takes it back. DataError for what was not recorded."""
-        self.logger.rate(turn_id, rating)
+    def rate(self, turn_id: str, rating: Rating | None, reason: str = "") -> None:
+        """Record what the owner thinks of an answer, and why; None takes it back. DataError for
+        what was not recorded.
+        """
+        self.logger.rate(turn_id, rating, reason=reason)
         self._watch.look()
 
     def edit(self, turn_id: str, bot_response: str) -> None:
@@ -184,7 +287,10 @@ class Chat:
             digest = digest_of(engine, answer.model)
             if any(map(recorded, self.turns)):
                 self._watch.look()  # a model must not be told what was deleted meanwhile
-            stream = cast("Generator[ChatChunk]", engine.chat(answer.model, self._tell(answer)))
+            stream = cast(
+                "Generator[ChatChunk]",
+                engine.chat(answer.model, self._tell(answer), answer.settings.options(self.limit)),
+            )
             with closing(stream):
                 answer.read(stream)
             if not split_thoughts(answer.text).answer.strip() and not answer.incomplete and not answer.forgotten:
@@ -197,13 +303,19 @@ class Chat:
             answer.end()
 
     def _tell(self, answer: Answer) -> list[Message]:
-        """Return what the model is told: what was said, then the question."""
+        """Return what the model is told: the system prompt, what was said, then the question."""
         with self._lock:
-            turns = [turn for turn in self.turns if recorded(turn) or not answer.recorded]
-            told = [turn for turn in standing(turns) if turn.id != answer.regenerates]
+            told = [turn for turn in self._behind_answer(answer) if recorded(turn) or not answer.recorded]
             answer.told = frozenset(turn.id for turn in told if recorded(turn))
             said = [message for turn in told for message in turn.messages()]
-            return [*said, Message(role="user", content=answer.user_message)]
+            system = answer.settings.system
+            head = [Message(role="system", content=system)] if system.strip() else []
+            return [*head, *said, Message(role="user", content=answer.user_message)]
+
+    def _behind_answer(self, answer: Answer) -> list[Turn]:
+        """Return the path that an answer goes on from; what is gone of it was deleted elsewhere."""
+        tree = self._tree()
+        return tree.path(answer.parent) if not answer.parent or answer.parent in tree else []
 
     def _keep(self, engine: Engine, answer: Answer, digest: str, seconds: float) -> None:
         """Make a turn of the answer, unless something is gone that the model was told."""
@@ -217,7 +329,9 @@ class Chat:
                 raise
             with self._lock:
                 self.turns.append(turn)
-                self.answer = None
+                if turn.metadata["parent"] != answer.parent:
+                    self._behind[turn.id] = answer.parent
+                self._shown, self.answer = turn.id, None
 
     def _log(self, engine: Engine, answer: Answer, digest: str, seconds: float) -> Turn:
         """`metadata["incomplete"]` marks an answer that did not end by itself: it is kept, but nothing to learn from.
@@ -232,19 +346,42 @@ class Chat:
             "tokens": answer.tokens,
             "incomplete": answer.incomplete,
             "regenerates": answer.regenerates,
+            **answer.settings.facts(),
         }
         known = {name: fact for name, fact in facts.items() if fact is not None}
         if answer.recorded and self.recording:
-            told = {*answer.told, *([answer.regenerates] if answer.regenerates else [])}
-            return self.logger.log_conversation(answer.user_message, answer.text, known, answered_from=told, as_of=self._as_of)
+            told = {*answer.told, *([answer.beside] if answer.beside else [])}
+            with self._lock:
+                known["parent"] = next(
+                    (turn.id for turn in reversed(self._behind_answer(answer)) if recorded(turn)), ""
+                )
+            return self.logger.log_conversation(
+                answer.user_message, answer.text, known, answered_from=told, as_of=self._as_of
+            )
         return Turn(
             id=uuid.uuid4().hex,
             session_id=self.id,
             timestamp="",
             user_message=answer.user_message,
             bot_response=answer.text,
-            metadata={**known, "recorded": False},
+            metadata={**known, "parent": answer.parent, "recorded": False},
         )
+
+
+@dataclass(frozen=True)
+class Others:
+    """What was asked and answered in one place of a chat, oldest first: ids of turns, the one that
+    is shown among them.
+    """
+
+    questions: tuple[str, ...]  # one of each question
+    answers: tuple[str, ...]  # all answers to the question that is shown
+
+
+def _others(tree: Tree, turn_id: str) -> Others:
+    answers = tuple(turn.id for turn in tree.same_question(turn_id))
+    newest = dict.fromkeys(tree.same_question(turn.id)[-1].id for turn in tree.siblings(turn_id))
+    return Others(tuple(turn_id if each == answers[-1] else each for each in newest), answers)
 
 
 def recorded(turn: Turn) -> bool:
@@ -258,15 +395,17 @@ def _without(turns: Sequence[Turn], gone: Collection[str]) -> list[Turn]:
     return [*turns[:first], *(turn for turn in turns[first:] if recorded(turn) and turn.id not in gone)]
 
 
-def open_chat(log_file: str | Path, chat_id: str | None = None, export_every: int | None = None) -> Chat:
+def open_chat(
+    log_file: str | Path, chat_id: str | None = None, export_every: int | None = None, limit: int | None = None
+) -> Chat:
     """The chat `chat_id` as the log has it, or with the answer in the making; a new one if nobody knows it."""
     watch = watch_of(log_file)
     if chat_id:
         known = next((chat for chat in _chats(watch) if chat.id == chat_id and chat.answer), None)
-        known = known or Chat(ConversationLogger(log_file, chat_id, export_every), watch)
+        known = known or Chat(ConversationLogger(log_file, chat_id, export_every), watch, limit=limit)
         if known.turns or known.answer:
             return known
-    return Chat(ConversationLogger(log_file, None, export_every), watch, new=True)
+    return Chat(ConversationLogger(log_file, None, export_every), watch, new=True, limit=limit)
 
 
 def stop_all(patience: float = 10.0) -> None:

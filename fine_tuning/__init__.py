@@ -2,24 +2,35 @@
 
 Each layer imports only what stands to its right:
 
-cli, api, chatbot > integration > jobs > forgetting, review > pipeline > judging, resuming, run_answers, survey > planning > workshop
+cli, api, chatbot > integration > jobs > evaluating, forgetting, merging, quantising, review, sweeping
+    > pipeline > outcome > judging, resuming, run_answers, survey > planning > rewording > plan, workshop
     > data_preparation | training | evaluation | model_management > data_collection, engines
-    > state, paths, runs, config, config_file, config_flat, config_notify, config_overlay, config_types,
-      conversation, events, token_rows, units > errors, thoughts
+    > state, paths, runs, config, config_augmentation, config_file, config_flat, config_mix, config_notify,
+      config_overlay, config_training, config_types, conversation, branches, events, token_rows, units
+    > errors, json_values, thoughts
 
-The stages between the bars never import each other: `pipeline` hands them paths and manifests. Read `pipeline.py` first.
+The stages between the bars never import each other: `pipeline` hands them paths and manifests. Read
+`pipeline.py` first.
 """
 
 import os
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL would tell its makers which trainer is used; read at its import
+# TRL would tell its makers which trainer is used; read at its import
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from fine_tuning.config import DatasetFormat, FineTuningConfig, FineTuningMethod
     from fine_tuning.jobs.tuner import FineTuningJob, ModelFineTuner, get_model_fine_tuner
 
-__all__ = ["DatasetFormat", "FineTuningConfig", "FineTuningJob", "FineTuningMethod", "ModelFineTuner", "get_model_fine_tuner"]
+__all__ = [
+    "DatasetFormat",
+    "FineTuningConfig",
+    "FineTuningJob",
+    "FineTuningMethod",
+    "ModelFineTuner",
+    "get_model_fine_tuner",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,11 +1,12 @@
-"""The configuration: config/fine_tuning_config.yaml, typed. Unknown keys and contradictions are errors, all reported at once.
+"""The configuration: config/fine_tuning_config.yaml, typed. Unknown keys and contradictions are
+errors, all reported at once.
 
 A *profile* (config/<name>.yaml) holds only what differs from the main file.
 """
 
 import difflib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,8 +14,31 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from fine_tuning import config_file, config_flat, config_overlay, paths
+from fine_tuning.config_augmentation import Augmentation
+from fine_tuning.config_mix import Mix
 from fine_tuning.config_notify import Notify, Tracking
-from fine_tuning.config_types import BaseName, Count, Name, OwnName, OwnPrefix, Positive, Rate, Seed, Share, Text, lies_in_home, one_of
+from fine_tuning.config_training import (  # noqa: F401 (all sections are to be found here)
+    BaseWeights,
+    FineTuningMethod,
+    Preferences,
+    Replay,
+    Sweep,
+    Training,
+    runs_dir,
+)
+from fine_tuning.config_types import (
+    Count,
+    Language,
+    Name,
+    OwnName,
+    OwnPrefix,
+    OwnWord,
+    Positive,
+    Share,
+    Text,
+    lies_in_home,
+    one_of,
+)
 from fine_tuning.config_types import Section as _Section
 from fine_tuning.errors import ByoaiError, ConfigError
 
@@ -22,18 +46,10 @@ _NAME_LIMIT = 80  # characters of a model's name without its version, in Ollama 
 _NULLS = ("null", "Null", "NULL", "~")
 
 
-class FineTuningMethod(StrEnum):
-    """How the weights are adapted. LoRA: arXiv 2106.09685; QLoRA: 2305.14314; prefix tuning: 2101.00190; prompt tuning: 2104.08691."""
-
-    FULL = "full"
-    LORA = "lora"
-    QLORA = "qlora"
-    PREFIX_TUNING = "prefix_tuning"
-    PROMPT_TUNING = "prompt_tuning"
-
-
 class DatasetFormat(StrEnum):
-    """How examples are written: the first three as text for other trainers (`format_type`), the others as files of one's own."""
+    """How examples are written: the first three as text for other trainers (`format_type`), the
+    others as files of one's own.
+    """
 
     CHATML = "chatml"
     ALPACA = "alpaca"
@@ -47,29 +63,34 @@ class DatasetFormat(StrEnum):
 
 TextFormat = Annotated[DatasetFormat, one_of("chatml", "alpaca", "instruction")]
 
-BaseWeights = Literal["dequantised", "quantised", "nf4"]
-"""How a training holds the base's matrices: as floats, as the blocks of the served GGUF, or quantised (again) to NF4 by bitsandbytes."""
-
 
 def _log_path(name: str) -> Path:
     return paths.within_home(paths.conversations_dir() / name)
 
 
-def _runs_dir(name: str) -> Path:
-    folder = paths.within_home(paths.home() / name)
-    if paths.is_taken(folder):  # pruning and forgetting remove folders in it
-        raise ConfigError(f"{folder} holds other things than runs: name a folder of their own")
-    return folder
+class Chat(_Section):
+    """How the chat is answered where nobody says otherwise."""
+
+    # of an answer, where neither the chat's settings nor the model limit it: else one may never end
+    max_tokens: Positive = 1024
 
 
 class DataCollection(_Section):
-    log_file: Annotated[Name, lies_in_home(_log_path)] = "conversations.jsonl"  # in data/conversations/; elsewhere only in data/
+    # in data/conversations/; elsewhere only in data/
+    log_file: Annotated[Name, lies_in_home(_log_path)] = "conversations.jsonl"
     min_conversation_length: Positive = 10  # characters of a turn's shorter side below which it is dropped
     max_conversation_length: Positive = 1000  # characters of a turn's longer side above which it is dropped
     auto_export: bool = False
     export_interval: Positive = 100  # turns
     record: bool = True  # whether a new chat is recorded before its owner says otherwise
+    drop_refusals: bool = True  # answers in which a model speaks of being one instead of answering
+    drop_polite_only: bool = False  # answers of greetings and offers of help alone
+    drop_gibberish: bool = True  # keys hit at random
+    # names and postal addresses, where data_preparation.scrub_pii is on; needs the extra byoai[presidio]
+    scrub_names: bool = False
+    languages: tuple[Language, ...] = ()  # that are learned, as ISO 639-1 codes; none: all
     learn_own_answers: bool = False  # learn what a fine-tuned model answered also where nobody approved it
+    conflicts: Literal["newest", "keep"] = "newest"  # which of different answers to one question in the log are learned
 
     @property
     def export_every(self) -> int | None:
@@ -91,6 +112,8 @@ class DataPreparation(_Section):
     test_ratio: Share = 0.1
     seed: int = 0
     scrub_pii: bool = True
+    # replaced by [PRIVATE] where scrub_pii replaces details
+    own_words: Annotated[tuple[OwnWord, ...], Field(max_length=1000)] = ()
     teach_thoughts: bool = False  # of answers that were thought about first (<think>...</think>), the thoughts too
 
     @model_validator(mode="after")
@@ -103,137 +126,41 @@ class DataPreparation(_Section):
         return self
 
 
-class Replay(_Section):
-    """Self-replay: general prompts, answered by the base itself, mixed in so that the model keeps what it knew.
-
-    `kl_weight` weighs the divergence from the base on those answers (Learning without Forgetting, arXiv 1606.09282).
-    """
-
-    share: Annotated[float, Field(ge=0, lt=1)] = 0.3  # of an epoch's conversations; as far as the project's prompts go
-    max_new_tokens: Positive = 64
-    kl_weight: Annotated[float, Field(ge=0)] = 1.0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _prompts_were_a_number(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "prompts" in values:
-            raise ValueError("prompts is now share: of an epoch's conversations, how many are general prompts (64 beside 150 chats: 0.3)")
-        return values
-
-
-class Preferences(_Section):
-    """What people preferred (edits, thumbs) is learned after the chats: DPO (arXiv 2305.18290) from pairs, or KTO (2402.01306)."""
-
-    method: Literal["auto", "dpo", "kto", "off"] = "auto"  # auto: dpo with enough pairs, else kto from pairs and ratings
-    least: Annotated[int, Field(ge=2, le=2**31 - 1)] = 8  # pairs, or ratings, below which it is left for later
-    beta: Annotated[float, Field(gt=0)] = 0.1  # how strongly it is held to what it was
-    learning_rate: Rate = 5e-5
-    num_epochs: Positive = 2
-
-
-class Training(_Section):
-    method: FineTuningMethod = FineTuningMethod.QLORA
-    base_model: BaseName = "smollm2:135m"  # an Ollama tag, a folder in Hugging Face format, or a Hugging Face id
-    output_dir: Annotated[Name, lies_in_home(_runs_dir)] = "runs"  # in data/
-    lora_r: Positive = 16
-    lora_alpha: Positive = 32
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    use_dora: bool = False  # magnitude and direction apart (arXiv 2402.09353)
-    use_rslora: bool = False  # scaled by alpha / sqrt(r) (arXiv 2312.03732)
-    virtual_tokens: Positive = 20  # of prefix_tuning and prompt_tuning
-    batch_size: Positive = 4  # conversations a step
-    batch_tokens: Positive = 4096  # computed at once, at most; a step of more takes several passes, to the same result
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-4
-    num_epochs: Positive = 3
-    warmup_ratio: Share = 0.05
-    lr_scheduler: Literal["linear", "cosine", "constant"] = "linear"
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    seed: Seed = 0
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    threads: Count = 0  # of the training on a CPU; 0: what a probe finds faster
-    products: Literal["auto", "blas", "onednn"] = "auto"  # library of a CPU's float32 products; auto: what a probe finds faster
-    base_weights: Literal["auto"] | BaseWeights = "auto"  # of qlora's base: dequantised is as fast as lora; auto: if it fits
-    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"  # the last two are bitsandbytes' (arXiv 2110.02861)
-    backend: Literal["packed", "trl"] = "packed"  # trl: TRL's own trainer, slower, as a reference
-    fused: bool = True  # same loss and gradients, faster (training/fast); false: the libraries' own modules
-    save_steps: Positive = 25
-    keep_checkpoints: Positive = 2
-    early_stop: Count = 0  # epochs without a lower validation loss after which to end; 0: never
-    folds: Count = 0  # parts of the training chats, each held out once to find the number of epochs; 0: none
-    min_pairs: Positive = 100  # fewer is "too small" without --force
-    replay: Replay = Replay()
-    preferences: Preferences = Preferences()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _layers_could_be_frozen(cls, values: Any) -> Any:
-        """Accept what an older run's config.yaml says if it froze no layer."""
-        if isinstance(values, dict) and "frozen_layers" in values:
-            if values["frozen_layers"] not in (0, "0", None):
-                raise ValueError("frozen_layers is gone: all layers are trained now, which learns more. Leave it out")
-            values = {key: value for key, value in values.items() if key != "frozen_layers"}
-        return values
-
-    @model_validator(mode="after")
-    def _options_belong_to_the_method(self) -> "Training":
-        flags = [name for name in ("use_dora", "use_rslora") if getattr(self, name)]
-        if flags and self.method not in (FineTuningMethod.LORA, FineTuningMethod.QLORA):
-            raise ValueError(f"{' and '.join(flags)} belong to method lora or qlora, not to {self.method}")
-        if self.folds and (self.folds < 2 or not self.early_stop):
-            raise ValueError("folds: 2 or more, and with an early_stop, which ends the training without each of them")
-        if self.base_weights in ("quantised", "nf4") and (self.method != FineTuningMethod.QLORA or self.use_dora):
-            raise ValueError(f"base_weights: {self.base_weights} belongs to method qlora without DoRA, which needs the weights themselves")
-        return self
-
-
-class Sweep(_Section):
-    """The ranges of `byoai sweep`: the two ends of the learning rate's, and what is chosen from for all others."""
-
-    sampler: Literal["tpe", "grid"] = "tpe"
-    trials: Positive = 20
-    minutes: Annotated[float, Field(gt=0)] = 60
-    seed: Seed = 0
-    learning_rate: tuple[Rate, Rate] = (1e-4, 3e-3)
-    lora_r: Annotated[tuple[Positive, ...], Field(min_length=1)] = (8, 16, 32)
-    lora_alpha: Annotated[tuple[Positive, ...], Field(min_length=1)] = (16, 32, 64)
-    lora_dropout: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(min_length=1)] = (0.0, 0.1)
-    num_epochs: Annotated[tuple[Positive, ...], Field(min_length=1)] = (2, 3, 5)
-    batch_size: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4, 8)
-
-    @model_validator(mode="after")
-    def _ranges(self) -> "Sweep":
-        low, high = self.learning_rate
-        if low > high:
-            raise ValueError(f"learning_rate goes from {low:g} down to {high:g}: the lower end comes first")
-        for key in ("lora_r", "lora_alpha", "lora_dropout", "num_epochs", "batch_size"):
-            values = getattr(self, key)
-            if len(set(values)) != len(values):
-                raise ValueError(f"{key} names a value twice: {list(values)}")
-        return self
-
-
 class Evaluation(_Section):
-    # perplexity, accuracy, bleu, chrf, rouge; token_f1 (shipped) and any other name are metrics of the `evaluate` library
-    metrics: tuple[Annotated[Name, Field(min_length=1)], ...] = ("perplexity", "accuracy", "bleu", "chrf", "rouge", "token_f1")
+    # perplexity, accuracy, bleu, chrf, rouge; token_f1 (shipped) and any other name are metrics of
+    # the `evaluate` library
+    metrics: tuple[Annotated[Name, Field(min_length=1)], ...] = (
+        "perplexity",
+        "accuracy",
+        "bleu",
+        "chrf",
+        "rouge",
+        "token_f1",
+    )
     test_prompts: tuple[Text, ...] = ()
     max_new_tokens: Positive = 64
     held_out: Positive = 200  # held-out conversations scored; of more, a fixed sample
     general: Count = 30  # general texts scored, and general questions asked, at most
+    facts: Count = 30  # held-out questions about imported documents asked, at most, spread over their sections
     generate: Count = 16  # held-out conversations answered for BLEU, chrF and ROUGE
-    canaries: tuple[Text, ...] = ()  # texts that no answer may ever hold, beside the private details that are found by themselves
+    # texts that no answer may ever hold, beside the private details that are found by themselves
+    canaries: tuple[Text, ...] = ()
     leak_samples: Count = 4  # random answers tried for each private detail, beside the greedy one
     triggers: Count = 8  # suspicious phrases of the training data that are put into other questions, at most
     speed_rounds: Positive = 9  # times that base, live and new model answer in turns while they are timed
 
 
 class Gate(_Section):
-    """What a new version must be to go live by itself. With the gate on, private details and planted phrases are never let through."""
+    """What a new version must be to go live by itself. With the gate on, private details and
+    planted phrases are never let through.
+    """
 
     enabled: bool = True
     better: bool = True  # likelier own held-out chats than the live model's, beyond the confidence interval
-    forgetting: Annotated[float, Field(ge=0)] = 0.05  # by which share the perplexity of general texts may rise over the base's
+    # by which share the perplexity of general texts may rise over the base's
+    forgetting: Annotated[float, Field(ge=0)] = 0.05
     questions: Share = 0.8  # of the general questions that the base answers right, how many it must still answer right
+    facts: Share = 0.8  # of the held-out questions about imported documents, how many it must answer right
     slower: Share = 0.2  # tokens a second that it may lose against the live model
     slower_than_base: Share = 0.5  # and against the base, where none is live: an adapter costs a small model a third
     broken: Share = 0.1  # more empty, endless or repeated answers than the base gives, as a share of all
@@ -270,7 +197,8 @@ class Schedule(_Section):
 
     enabled: bool = False
     new_turns: Positive = 100  # since the last version
-    hours: tuple[Hour, Hour] = (1, 6)  # from the first to the second, by the machine's clock; (22, 6) goes over midnight
+    # from the first to the second, by the machine's clock; (22, 6) goes over midnight
+    hours: tuple[Hour, Hour] = (1, 6)
     on_mains: bool = True  # not while a battery feeds the machine
 
 
@@ -283,7 +211,8 @@ class Uploads(_Section):
     unfinished: Positive = 16  # uploads at once
 
 
-# Names of the flat form, `FineTuningConfig(model_id=..., epochs=3)`; every key of `training` is one by its own name, too.
+# Names of the flat form, `FineTuningConfig(model_id=..., epochs=3)`; every key of `training` is one
+# by its own name, too.
 FLAT = {
     **{key: ("training", key) for key in Training.model_fields},
     "model_id": ("training", "base_model"),
@@ -298,11 +227,16 @@ _SECTIONS = {"flat": False}  # the validation's context: a file says everything 
 
 
 class FineTuningConfig(_Section):
-    """All settings. Made in sections, as the file has them, or from flat keys: see FLAT. A fault names its key as it was written."""
+    """All settings. Made in sections, as the file has them, or from flat keys: see FLAT. A fault
+    names its key as it was written.
+    """
 
     dataset: Dataset = Dataset()
+    chat: Chat = Chat()
     data_collection: DataCollection = DataCollection()
     data_preparation: DataPreparation = DataPreparation()
+    mix: Mix = Mix()
+    augmentation: Augmentation = Augmentation()
     training: Training = Training()
     sweep: Sweep = Sweep()
     evaluation: Evaluation = Evaluation()
@@ -315,7 +249,9 @@ class FineTuningConfig(_Section):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _both_forms(cls, values: Any, handler: Callable[[Any], "FineTuningConfig"], info: ValidationInfo) -> "FineTuningConfig":
+    def _both_forms(
+        cls, values: object, handler: Callable[[object], "FineTuningConfig"], info: ValidationInfo
+    ) -> "FineTuningConfig":
         if not isinstance(values, dict) or info.context == _SECTIONS:
             return handler(values)
         sections, written = config_flat.into_sections(values, FLAT)
@@ -330,15 +266,17 @@ class FineTuningConfig(_Section):
 
     @property
     def runs_dir(self) -> Path:
-        return _runs_dir(self.training.output_dir)
+        return runs_dir(self.training.output_dir)
 
-    def changed(self, overrides: dict[str, Any]) -> "FineTuningConfig":
-        """Return a copy with other values, by dotted keys: `{"training.num_epochs": 5}`. ConfigError for a wrong one."""
+    def changed(self, overrides: Mapping[str, object]) -> "FineTuningConfig":
+        """Return a copy with other values, by dotted keys: `{"training.num_epochs": 5}`.
+        ConfigError for a wrong one.
+        """
         return _validated(_override(self.model_dump(), overrides), "what was to be changed")
 
     def with_profile(self, name: str) -> "FineTuningConfig":
         """Return a copy with a profile (config/<name>.yaml) over it."""
-        values: dict[str, Any] = self.model_dump()
+        values: dict[str, object] = self.model_dump()
         for file in _profiles(name):
             values = _merge(values, _read(file))
         return _validated(values, f"the profile {name}")
@@ -349,8 +287,11 @@ class FineTuningConfig(_Section):
         return prefix + paths.slug(self.deployment.model_name or self.training.base_model, _NAME_LIMIT - len(prefix))
 
 
-def load_config(path: str | Path | None = None, profile: str | None = None, overrides: dict[str, Any] | None = None) -> FineTuningConfig:
-    """The file, then the profile over it (or several, `a,b`, the last on top), then dotted overrides (`{"training.num_epochs": 5}`).
+def load_config(
+    path: str | Path | None = None, profile: str | None = None, overrides: Mapping[str, object] | None = None
+) -> FineTuningConfig:
+    """The file, then the profile over it (or several, `a,b`, the last on top), then dotted
+    overrides (`{"training.num_epochs": 5}`).
 
     Over the default file lies first what was changed through the API (config_overlay.py).
     Raises ConfigError with every fault: unreadable file, unknown key, wrong value, contradiction.
@@ -364,31 +305,37 @@ def load_config(path: str | Path | None = None, profile: str | None = None, over
     return _validated(merged, " + ".join([*sources, *(["what was set beside them"] if overrides else [])]))
 
 
-def read_settings(items: Sequence[str]) -> dict[str, Any]:
-    """Return the overrides that `load_config` takes, from `KEY=VALUE` texts as `--set` has them. ConfigError names the key.
+def read_settings(items: Sequence[str]) -> dict[str, object]:
+    """Return the overrides that `load_config` takes, from `KEY=VALUE` texts as `--set` has them.
+    ConfigError names the key.
 
-    A value is text, of which its key makes a number or a bool. It is YAML only where it opens a list, a mapping or a quote:
-    `[1, 2]`, `{share: 0.1}`, `"null"`.
+    A value is text, of which its key makes a number or a bool. It is YAML only where it opens a
+    list, a mapping or a quote: `[1, 2]`, `{share: 0.1}`, `"null"`.
     """
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, object] = {}
     for item in items:
         key, equals, value = (part.strip() for part in item.partition("="))
         if not equals or not key:
             raise ConfigError(f"--set {item}: write it as KEY=VALUE, e.g. --set training.num_epochs=5")
         if not value:
             raise ConfigError(f"--set {item}: {key} gets no value; null stands for its default")
-        overrides[key] = config_file.parse(value, f"--set {key}") if value[0] in "[{\"'" else None if value in _NULLS else value
+        overrides[key] = (
+            config_file.parse(value, f"--set {key}") if value[0] in "[{\"'" else None if value in _NULLS else value
+        )
     return overrides
 
 
 def _profiles(names: str | None) -> list[Path]:
     try:
-        return [paths.DEFAULT_CONFIG.parent / f"{paths.safe_name(name.strip())}.yaml" for name in (names.split(",") if names else [])]
+        return [
+            paths.DEFAULT_CONFIG.parent / f"{paths.safe_name(name.strip())}.yaml"
+            for name in (names.split(",") if names else [])
+        ]
     except ByoaiError as error:
         raise ConfigError(f"--profile {names}: {error}") from error
 
 
-def _validated(values: dict[str, Any], origin: str) -> FineTuningConfig:
+def _validated(values: dict[str, object], origin: str) -> FineTuningConfig:
     try:
         return FineTuningConfig.model_validate(values, context=_SECTIONS)
     except ValidationError as error:
@@ -399,12 +346,12 @@ def _validated(values: dict[str, Any], origin: str) -> FineTuningConfig:
 def _say(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         near = _nearest(".".join(map(str, fault["loc"])))
-        return f"unknown key; {f'did you mean {near}?' if near else 'see config/fine_tuning_config.yaml for the known ones'}"
+        return f"unknown key; {f'did you mean {near}?' if near else 'see config/fine_tuning_config.yaml for the known ones'}"  # noqa: E501
     said = str(fault["msg"]).removeprefix("Value error, ")
     return said if isinstance(fault["input"], dict) else f"{said} (got {_shown(fault['input'])})"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     try:
         text = repr(value)
     except ValueError:  # a number of thousands of digits
@@ -422,18 +369,20 @@ def _nearest(unknown: str) -> str | None:
     return next(iter(elsewhere + alike), None)
 
 
-def _dotted(values: dict[str, Any], before: str = "") -> Iterator[str]:
+def _dotted(values: dict[str, object], before: str = "") -> Iterator[str]:
     for key, value in values.items():
         yield before + key
         if isinstance(value, dict):
             yield from _dotted(value, f"{before}{key}.")
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> dict[str, object]:
     try:
         value = config_file.read(file)
     except OSError as error:
-        known = ", ".join(sorted(p.stem for p in paths.DEFAULT_CONFIG.parent.glob("*.yaml") if p.name != paths.DEFAULT_CONFIG.name))
+        known = ", ".join(
+            sorted(p.stem for p in paths.DEFAULT_CONFIG.parent.glob("*.yaml") if p.name != paths.DEFAULT_CONFIG.name)
+        )
         raise ConfigError(f"cannot read {file}: {error.strerror}. Known in config/: {known}") from error
     if value is None:
         return {}
@@ -443,7 +392,7 @@ def _read(file: Path) -> dict[str, Any]:
     return value
 
 
-def _override(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+def _override(values: dict[str, Any], overrides: Mapping[str, object]) -> dict[str, Any]:
     for dotted, value in overrides.items():
         nested: Any = value
         for key in reversed(dotted.split(".")):
@@ -457,5 +406,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         section = isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value or {}) if section and (value is None or isinstance(value, dict)) else value
+        merged[key] = (
+            _merge(merged[key], value or {}) if section and (value is None or isinstance(value, dict)) else value
+        )
     return merged

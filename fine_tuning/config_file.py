@@ -1,7 +1,9 @@
-"""YAML as the configuration is written in: every value is text, and the key that gets it makes a number or a bool of it.
+"""Reads YAML as the configuration is written: every value is text at first.
 
-So a text stays what was written: `off`, `1e3`, `0042` and `2024` are no bools and numbers where a text is wanted, as they are in
-YAML 1.1 (https://yaml.org/type/bool.html). Only an unquoted null, or nothing at all, is no text: None.
+The setting that gets a value makes a number or a bool of it. So a text stays what was written:
+`off`, `1e3`, `0042` and `2024` stay texts where a text is wanted, although they are bools and
+numbers in YAML 1.1 (https://yaml.org/type/bool.html). Only an unquoted null, or nothing at all, is
+no text: None.
 """
 
 from pathlib import Path
@@ -19,21 +21,26 @@ _IMPLICIT = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
 
 
 def read(file: Path) -> Any:
-    """Return what a YAML file holds: dicts, lists, texts and None. Raises OSError, and ConfigError that names file, line and fault."""
+    """Return what a YAML file holds: dicts, lists, texts and None.
+
+    Raises OSError, and ConfigError that names file, line and fault.
+    """
     try:
         with file.open("rb") as source:
             content = source.read(_LARGEST + 1)
     except ValueError as error:  # NUL in the name
         raise ConfigError(f"cannot read {str(file)!r}: {error}") from error
     if len(content) > _LARGEST:
-        raise ConfigError(f"{file} is no configuration: it holds more than {_LARGEST >> 20} MB")
+        raise ConfigError(f"{file} is not a configuration: it holds more than {_LARGEST >> 20} MB")
     try:
         return parse(content.decode("utf-8-sig"), str(file))
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from error
+        raise ConfigError(
+            f"{file} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
+        ) from error
 
 
-def parse(text: str, origin: str) -> Any:
+def parse(text: str, origin: str) -> object:
     """Return what a YAML text holds; `origin` names it in an error."""
     try:
         loader = _Loader(text)
@@ -66,14 +73,14 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self._depth -= 1
         if isinstance(event, yaml.AliasEvent) and node not in self._sizes:
-            raise _fault("an alias for what it is itself a part of", event)
+            raise _fault("an alias (*name) that is itself a part of what it names: write the value out", event)
         if node is not None and node not in self._sizes:
             self._sizes[node] = 1 + sum(self._sizes[each] for each in _parts(node))
             if self._sizes[node] > _MOST:
                 raise _fault(f"more than {_MOST} values", event)
         return node
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:null":

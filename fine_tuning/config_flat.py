@@ -1,7 +1,9 @@
-"""The flat form of the configuration, `FineTuningConfig(model_id=..., epochs=3)`: its keys into their sections, and faults back again."""
+"""The flat form of the configuration, `FineTuningConfig(model_id=..., epochs=3)`.
+
+Its keys are put into their sections, and faults are told by the flat keys.
+"""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails
@@ -9,8 +11,13 @@ from pydantic_core import InitErrorDetails
 Place = tuple[str, str]  # section and key
 
 
-def into_sections(values: Mapping[str, Any], flat: Mapping[str, Place]) -> tuple[dict[str, Any], dict[Place, str]]:
-    """Return the values in sections, and by which flat key each of them was written. ValueError for a setting that is given twice."""
+def into_sections(
+    values: Mapping[str, object], flat: Mapping[str, Place]
+) -> tuple[dict[str, object], dict[Place, str]]:
+    """Return the values in sections, and by which flat key each of them was written.
+
+    ValueError for a setting that is given twice.
+    """
     sections = {key: value for key, value in values.items() if key not in flat}
     written: dict[Place, str] = {}
     for name, (section, key) in flat.items():
@@ -28,7 +35,7 @@ def into_sections(values: Mapping[str, Any], flat: Mapping[str, Place]) -> tuple
     return sections, written
 
 
-def dotted(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+def dotted(values: Mapping[str, object], before: str = "") -> Iterator[tuple[str, object]]:
     """Yield each value of nested sections with its dotted key: `training.num_epochs`."""
     for key, value in values.items():
         if isinstance(value, Mapping):

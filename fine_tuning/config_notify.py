@@ -1,4 +1,7 @@
-"""What follows when a job has ended: who is told (a command, a URL, and which hosts it may name), and where its figures are kept."""
+"""What follows when a job has ended.
+
+That is who is told (a command, a URL, and which hosts it may name), and where its figures are kept.
+"""
 
 import ipaddress
 import re
@@ -17,7 +20,9 @@ def host_of(text: str) -> str:
     """Return a host's name or address as it is compared: in small letters, without brackets and the last dot."""
     host = text.strip().lower().removeprefix("[").removesuffix("]").rstrip(".")
     if not _HOST.fullmatch(host) and address_of(host) is None:
-        raise ValueError("is no host: write its name or its address alone, e.g. hooks.example.org, localhost or 192.168.1.5")
+        raise ValueError(
+            "is not a host: write its name or its address alone, e.g. hooks.example.org, localhost or 192.168.1.5"
+        )
     address = address_of(host)
     return str(address) if address else host
 
@@ -55,7 +60,9 @@ class Notify(Section):
 def split(url: str) -> SplitResult:
     """Return the parts of a URL that a notice can be sent to. ValueError, which does not show it, for any other."""
     if not url.isascii() or not url.isprintable() or set(url) & set(' \\"<>'):
-        raise ValueError("url holds spaces, or characters that no URL has: write them as %20, %C3%BC ..., and a name as xn--...")
+        raise ValueError(
+            "url holds spaces, or characters that no URL has: write them as %20, %C3%BC ..., and a name as xn--..."
+        )
     try:
         parts = urlsplit(url)
         port = parts.port

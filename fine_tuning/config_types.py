@@ -1,16 +1,29 @@
-"""What a section of the configuration is, and what a value in it may be: texts, names, numbers, and places in the data folder."""
+"""The base of a section of the configuration, and the kinds of values in it.
+
+Values are texts, names, numbers, and places in the data folder.
+"""
 
 import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from fine_tuning.errors import ConfigError
 
 _PREFIX = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,39}", re.ASCII | re.IGNORECASE)
+
+
+# ISO 639-1, of the languages that py3langid tells from others
+_CODES = (
+    "af am an ar as az ba be bg bn br bs ca cs cy da de dz el en eo es et eu fa fi fo fr fy ga gd gl gu ha he hi "
+    "hr ht hu hy id ig is it ja jv ka kk km kn ko ku ky la lb lg ln lo lt lv mg mk ml mn mr ms mt my ne nl nn no "
+    "oc om or pa pl ps pt qu ro ru rw sa se si sk sl sn so sq sr st sv sw ta te tg th tk tl tr tt ug uk ur uz vi "
+    "vo wa xh yo zh zu "
+)
+LANGUAGES = frozenset(_CODES.split())
 
 
 class Section(BaseModel):
@@ -20,20 +33,27 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _empty_means_the_default(cls, values: Any) -> Any:
+    def _empty_means_the_default(cls, values: object) -> object:
         """Leave out what has a key and no value, as a section or a list in which every line is commented out."""
         if not isinstance(values, dict):
             return values
         known = cls.model_fields
-        return {key: value for key, value in values.items() if value is not None or key not in known or known[key].default is None}
+        return {
+            key: value
+            for key, value in values.items()
+            if value is not None or key not in known or known[key].default is None
+        }
 
 
 def _unicode(text: str) -> str:
-    """Return `text` with surrogate pairs joined (JSON escapes write them so). ValueError for a single one, which no file can hold."""
+    """Return `text` with surrogate pairs joined, as JSON escapes write them.
+
+    ValueError for a single half, which no file can hold.
+    """
     try:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
     except UnicodeDecodeError as error:
-        raise ValueError(f"is no text: half of a surrogate pair ({error.reason})") from None
+        raise ValueError(f"is not text: half of a surrogate pair ({error.reason})") from None
 
 
 def _visible(text: str) -> str:
@@ -48,9 +68,24 @@ def _base_name(text: str) -> str:
     return text
 
 
+def _language(value: object) -> str:
+    code = "no" if value is False else value  # YAML reads Norwegian's code as a false
+    if not isinstance(code, str) or code.casefold() not in LANGUAGES:
+        raise ValueError(f"{value!r} is no language that can be told: use two-letter codes such as en, de or pt")
+    return code.casefold()
+
+
+def _own_word(text: str) -> str:
+    if not any(character.isalnum() for character in text):
+        raise ValueError("holds no letter or digit, so that no search could find it")
+    return text.strip()
+
+
 def _own_name(text: str) -> str:
     if text and not re.search(r"[a-z0-9]", text, re.ASCII | re.IGNORECASE):
-        raise ValueError("needs at least one letter of a-z, or a digit: the engine takes no others, and all else becomes '-'")
+        raise ValueError(
+            "needs at least one letter of a-z, or a digit: the engine takes no others, and all else becomes '-'"
+        )
     return text
 
 
@@ -70,6 +105,8 @@ Rate = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # as NumPy takes one
 Text = Annotated[str, AfterValidator(_unicode)]
 Name = Annotated[str, AfterValidator(_unicode), AfterValidator(_visible)]
+OwnWord = Annotated[Name, Field(max_length=200), AfterValidator(_own_word)]
+Language = Annotated[str, BeforeValidator(_language)]
 BaseName = Annotated[Name, AfterValidator(_base_name)]
 OwnName = Annotated[Name, AfterValidator(_own_name)]
 OwnPrefix = Annotated[Name, AfterValidator(_own_prefix)]
@@ -91,7 +128,7 @@ def lies_in_home(path_of: Callable[[str], Path]) -> AfterValidator:
 def one_of(*choices: str) -> BeforeValidator:
     """Checks that a text is one of those that make sense here, of more that there are."""
 
-    def check(value: Any) -> Any:
+    def check(value: object) -> object:
         if value not in choices:
             raise ValueError(f"Input should be {', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}")
         return value

@@ -16,9 +16,12 @@ from fine_tuning.thoughts import split_thoughts, with_thoughts
 Role = Literal["system", "user", "assistant"]
 
 
-def whole_characters(text: Any) -> Any:
-    """Return a text whose halves of characters are joined, or U+FFFD where one stands alone, as a cut emoji leaves it: no file, engine
-    or tokenizer takes them. Anything else is returned as it is."""
+def whole_characters(text: object) -> object:
+    """Return a text whose halves of characters are joined, or U+FFFD where one is alone.
+
+    A cut emoji leaves such a half: no file, engine or tokenizer takes it. Anything else is returned
+    as it is.
+    """
     if not isinstance(text, str) or text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
@@ -35,7 +38,11 @@ class Message(BaseModel):
 
 
 class Turn(BaseModel):
-    """One exchange, as the log holds it. `metadata["model"]` names the tag that answered, `["thoughts"]` is what it thought."""
+    """One exchange, as the log holds it.
+
+    `metadata["model"]` names the tag that answered, `["thoughts"]` is what it thought, `["system"]`
+    the system prompt under which it did; `["parent"]` is its place in the session (branches.py).
+    """
 
     # The parser keeps no short strings for their next use: what was said must not outlive its turn in the memory.
     model_config = ConfigDict(frozen=True, cache_strings="keys")
@@ -49,7 +56,7 @@ class Turn(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_thoughts(cls, record: Any) -> Any:
+    def _without_thoughts(cls, record: object) -> object:
         """Move what was thought into the metadata; also of what was logged before the two were told apart."""
         if not isinstance(record, dict) or not isinstance(answer := record.get("bot_response"), str):
             return record
@@ -57,7 +64,11 @@ class Turn(BaseModel):
         if said.answer == answer or not isinstance(facts, dict):
             return record
         thoughts = "\n\n".join(filter(None, [facts.get("thoughts"), said.thoughts]))
-        return {**record, "bot_response": said.answer, "metadata": {**facts, "thoughts": thoughts} if thoughts else facts}
+        return {
+            **record,
+            "bot_response": said.answer,
+            "metadata": {**facts, "thoughts": thoughts} if thoughts else facts,
+        }
 
     @property
     def state_hash(self) -> str:
@@ -67,7 +78,9 @@ class Turn(BaseModel):
 
     def messages(self, thoughts: bool = False) -> list[Message]:
         """Return the question and the answer, which begins with the `thoughts` if they are wanted."""
-        answer = with_thoughts(str(self.metadata.get("thoughts", "")), self.bot_response) if thoughts else self.bot_response
+        answer = (
+            with_thoughts(str(self.metadata.get("thoughts", "")), self.bot_response) if thoughts else self.bot_response
+        )
         return [Message(role="user", content=self.user_message), Message(role="assistant", content=answer)]
 
 
@@ -81,37 +94,14 @@ class Conversation(BaseModel):
     system: Text | None = None
 
     def messages(self, thoughts: bool = False) -> list[Message]:
-        """System message (if any), then user and assistant in turn."""
+        """Return the system message (if any), then user and assistant in turn."""
         head = [Message(role="system", content=self.system)] if self.system else []
         return head + [message for turn in self.turns for message in turn.messages(thoughts)]
 
 
 def approved(turn: Turn) -> bool:
-    """Whether its owner stands behind the answer: thumbs up, or written anew."""
+    """Return whether its owner approves of the answer: thumbs up, or written anew."""
     return turn.metadata.get("rating") == "up" or "original_response" in turn.metadata
-
-
-def standing(turns: Iterable[Turn]) -> list[Turn]:
-    """One turn for each question: of answers that were generated again, the last approved one, else the last.
-
-    `metadata["regenerates"]` of a turn names the one whose answer it replaces.
-    """
-    return [standing_answer(answers) for answers in answers_by_question(turns)]
-
-
-def answers_by_question(turns: Iterable[Turn]) -> list[list[Turn]]:
-    """Each question's turns in order: more than one where the answer was generated again."""
-    first: dict[str, str] = {}  # of a turn's siblings
-    siblings: dict[str, list[Turn]] = {}
-    for turn in turns:
-        first[turn.id] = first.get(str(turn.metadata.get("regenerates")), turn.id)
-        siblings.setdefault(first[turn.id], []).append(turn)
-    return list(siblings.values())
-
-
-def standing_answer(answers: Sequence[Turn]) -> Turn:
-    """Of the answers to one question the last approved one, else the last."""
-    return next(filter(approved, reversed(answers)), answers[-1])
 
 
 def conversations_of(turns: Iterable[Turn]) -> list[Conversation]:
@@ -123,7 +113,10 @@ def conversations_of(turns: Iterable[Turn]) -> list[Conversation]:
 
 
 def order_faults(messages: Sequence[Message]) -> list[str]:
-    """Return what is wrong with the order of the roles: a system message may lead, then user and assistant alternate, user first."""
+    """Return what is wrong with the order of the roles.
+
+    A system message may lead, then user and assistant alternate, user first.
+    """
     lead = 1 if messages and messages[0].role == "system" else 0
     return [
         f"message {index} is {message.role!r}, and must be {expected!r}"
@@ -132,10 +125,11 @@ def order_faults(messages: Sequence[Message]) -> list[str]:
     ]
 
 
-def parse_conversations(records: Sequence[Conversation | dict[str, Any]]) -> list[Conversation]:
-    """Conversations from what people pass in: Conversations, or dicts of a whole conversation or of a single turn.
+def parse_conversations(records: Sequence[Conversation | dict[str, object]]) -> list[Conversation]:
+    """Return the conversations in what people pass in.
 
-    Turn dicts need only `user_message` and `bot_response`. DataError names every bad record by its index.
+    That may be Conversations, or dicts of a whole conversation or of a single turn. Turn dicts need
+    only `user_message` and `bot_response`. DataError names every bad record by its index.
     """
     found: list[Conversation] = []
     faults: list[str] = []
@@ -150,7 +144,7 @@ def parse_conversations(records: Sequence[Conversation | dict[str, Any]]) -> lis
     return found
 
 
-def _parse(index: int, record: Conversation | dict[str, Any]) -> Conversation:
+def _parse(index: int, record: Conversation | dict[str, object]) -> Conversation:
     if isinstance(record, Conversation):
         return record
     if isinstance(record, dict) and "turns" not in record and "user_message" in record:

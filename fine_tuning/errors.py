@@ -2,6 +2,7 @@
 
 ByoaiError                     exit 1   anything below; the message says what is wrong, where, and what to do
 ├── ConfigError                exit 2   the configuration (all its faults at once)
+│   └── WrongState                    what was asked for fits a job in another state
 ├── DataError                  exit 3   the data to learn from
 │   ├── NoConversations
 │   ├── TooLittleData
@@ -40,6 +41,10 @@ class ByoaiError(Exception):
 
 class ConfigError(ByoaiError):
     exit_code = 2
+
+
+class WrongState(ConfigError):
+    pass
 
 
 class DataError(ByoaiError):

@@ -1,7 +1,8 @@
 """What long work tells while it runs, and how it is asked to stop.
 
-An event is a small frozen record that JSON can hold. A `Watch` passes each to one function, `tell`: the terminal draws it, a file keeps
-it (`events_to`), a page reads it back (`read_events`). Nothing here imports torch.
+An event is a small frozen record that JSON can hold. A `Watch` passes each to one function, `tell`:
+the terminal draws it, a file keeps it (`events_to`), a page reads it back (`read_events`). Nothing
+here imports torch.
 """
 
 import json
@@ -47,8 +48,8 @@ class Count:
 class Step:
     """One optimiser step. `loss` is the mean over its supervised tokens (nats); `memory` the process's peak in bytes.
 
-    `part` is what is learned from; each part counts its own steps and tokens. Of preferences `loss` is theirs, and `accuracy` the share
-    that the model prefers as people did.
+    `part` is what is learned from; each part counts its own steps and tokens. Of preferences `loss`
+    is theirs, and `accuracy` the share that the model prefers as people did.
     """
 
     part: Part
@@ -61,11 +62,24 @@ class Step:
     grad_norm: float
     tokens: int  # of conversations learned from so far, in this process
     tokens_per_second: float
-    gemm_share: float  # of this machine's matrix products' speed, over all steps so far, everything between them included
+    # of this machine's matrix products' speed, over all steps so far, everything between them
+    # included
+    gemm_share: float
     eta: float  # seconds
     memory: int
     validation_loss: float | None = None
     flops: float = 0.0  # floating-point operations of matrix products so far, in this process
+    validation_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How one training of a search for settings ended."""
+
+    number: int
+    settings: dict[str, float]  # by name in `training:`
+    loss: float | None  # on validation chats (nats); None: it was not finished
+    why: str = ""  # it was not finished
 
 
 @dataclass(frozen=True)
@@ -94,10 +108,12 @@ class Finished:
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
 
 
-Event = Stage | Note | Count | Step | Planned | RunOpened | Finished
+Event = Stage | Note | Count | Step | Trial | Planned | RunOpened | Finished
 Tell = Callable[[Event], None]
 
-_KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in (Stage, Note, Count, Step, Planned, RunOpened, Finished)}
+_KINDS: dict[str, type[Event]] = {
+    kind.__name__: kind for kind in (Stage, Note, Count, Step, Trial, Planned, RunOpened, Finished)
+}
 
 
 @dataclass(frozen=True)
@@ -140,7 +156,7 @@ class Watch:
         return Watch(both, self.stopping, self.seconds)
 
 
-def to_record(event: Event) -> dict[str, Any]:
+def to_record(event: Event) -> dict[str, object]:
     return {"event": type(event).__name__, **asdict(event)}
 
 
@@ -162,9 +178,9 @@ def _frozen(value: Any) -> Any:
 def events_to(file: Path) -> Iterator[Tell]:
     """Yield a `tell` that appends each event to `file` as a line: {"n": 1, "time": ..., "event": ..., ...}.
 
-    The numbers go on where the file ends. A reader sees each line as soon as it is told. The file is its owner's alone (mode 0600):
-    answers may stand in it. When a line cannot be written (the disk is full), the work goes on; when there is room again, a note says
-    how many are missing.
+    The numbers go on where the file ends. A reader sees each line as soon as it is told. The file
+    is its owner's alone (mode 0600): answers may stand in it. When a line cannot be written (the
+    disk is full), the work goes on; when there is room again, a note says how many are missing.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     yield _Recorder(file)
@@ -185,10 +201,14 @@ class _Recorder:
 
     def _write(self, event: Event) -> bool:
         """Append a line; False if it could not be written whole."""
-        record = {"n": self._count + 1, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **to_record(event)}
+        record = {
+            "n": self._count + 1,
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            **to_record(event),
+        }
         line = ("\n" if self._torn else "") + json.dumps(record) + "\n"
         try:
-            # Opened anew for each: the file may be replaced meanwhile, by one in which something was blacked out.
+            # Opened anew for each: the file may be replaced meanwhile, by one in which something was redacted.
             handle = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
                 written = os.write(handle, line.encode())
@@ -214,7 +234,10 @@ def _last_number(file: Path) -> tuple[int, bool]:
 
 
 def read_events(file: Path, after: int = 0) -> list[tuple[int, Event]]:
-    """Return the events of `file` whose number is above `after`, with their numbers. A line that is torn, or no event, is left out."""
+    """Return the events of `file` whose number is above `after`, with their numbers.
+
+    A line that is incomplete, or not an event, is left out.
+    """
     return EventReader(file, after).read()
 
 
@@ -229,7 +252,8 @@ class EventReader:
         """Return the whole lines that came since the last time: (number, event)."""
         try:
             with self._file.open("rb") as content:
-                if (inode := os.fstat(content.fileno()).st_ino) != self._inode:  # replaced meanwhile: what was read is told by its number
+                # replaced meanwhile: what was read is told by its number
+                if (inode := os.fstat(content.fileno()).st_ino) != self._inode:
                     self._inode, self._at = inode, 0
                 content.seek(self._at)
                 read = content.read()

@@ -1,11 +1,13 @@
-"""The right to be forgotten: what was said goes from the log and from all that was made of it, and the models that learned it go too.
+"""The right to be forgotten: removes what was said from all files, and the models that learned it.
 
 In this order, so that a crash leaves nothing half forgotten that the next call could not find again:
 
 1. data/forgetting.json: the ids (never the text) of the turns, until all is done;
-2. datasets with their rows, uploads, unfinished trainings, what runs tell in words, exports, state.db, any other file of the data folder;
+2. datasets with their rows, uploads, unfinished trainings, what runs tell in words, exports,
+  state.db, any other file of the data folder;
 3. the log, compacted;
-4. a new version, trained from the base without the turns; then the versions that learned them are removed, tags and weights.
+4. a new version, trained from the base without the turns; then the versions that learned them are
+  removed, tags and weights.
 """
 
 import json
@@ -15,12 +17,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fine_tuning import paths, state
+from fine_tuning.branches import Tree
 from fine_tuning.config import FineTuningConfig
-from fine_tuning.conversation import answers_by_question
-from fine_tuning.data_collection import uploads
-from fine_tuning.data_collection.blackout import Pattern, black_out, black_out_text, black_out_value, holds, pattern, search
+from fine_tuning.conversation import conversations_of
+from fine_tuning.data_collection import chat_labels, uploads
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_export import DataExporter
+from fine_tuning.data_collection.redaction import (
+    Pattern,
+    holds,
+    pattern,
+    redact,
+    redact_text,
+    redact_value,
+    search,
+)
 from fine_tuning.data_collection.upload_texts import uploads_holding
 from fine_tuning.data_preparation.dataset_builder import delete_datasets_of
 from fine_tuning.engines.base import Engine
@@ -30,13 +41,17 @@ from fine_tuning.model_management.model_deployer import reconcile
 from fine_tuning.model_management.model_pruner import remove_version, run_of
 from fine_tuning.model_management.model_registry import TEXTS, Registry, Version, latest_tag
 from fine_tuning.model_management.model_switcher import step_down, use
-from fine_tuning.pipeline import NewVersion, retrain
+from fine_tuning.outcome import NewVersion
+from fine_tuning.pipeline import retrain
+from fine_tuning.profiles import for_documents
 from fine_tuning.runs import Run, all_runs, only_one
 from fine_tuning.workshop import Request
 
-_TEXTS = {**TEXTS, **state.JOB_TEXTS}
+_TEXTS = {**TEXTS, **state.JOB_TEXTS, **chat_labels.TEXTS}
 _SHORTEST = 3  # characters of a text to search for: with fewer nearly everything would be hit
-_TELLING = 12  # characters from which on a whole question or answer is searched for in all files: "Yes." is nobody's secret
+# characters from which on a whole question or answer is searched for in all files: "Yes." is
+# nobody's secret
+_TELLING = 12
 
 
 @dataclass(frozen=True)
@@ -57,15 +72,16 @@ class Forgotten:
     left: tuple[Path, ...]  # files that still hold the text
     version: str = ""  # the tag of the version that was made without the turns
     retired: tuple[str, ...] = ()  # tags
-    strangers: tuple[str, ...] = ()  # tags of versions that may hold it, and that byoai did not make as far as is known: they stay
+    # tags of versions that may hold it, and that byoai did not make as far as is known: they stay
+    strangers: tuple[str, ...] = ()
     unfinished: str = ""  # why the versions that learned it are still there
 
 
 def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: str | None = None) -> Case:
-    """Return what `forget` would forget: turns and sessions by their ids, all turns that hold a text, or (neither) what an interrupted one
-    left, which always belongs to it.
+    """Return what `forget` would forget.
 
-    DataError if there is nothing of the kind.
+    It is turns and sessions by their ids, all turns that hold a text, or (neither) what an
+    interrupted call left, which is always included. DataError if there is nothing of the kind.
     """
     log, started = ConversationLogger(config.log_path), _started()
     chosen = set(started)
@@ -74,7 +90,8 @@ def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: st
             raise DataError(f"{matching!r} is too short to search for: nearly everything would be forgotten")
         chosen |= {id for each in _logs(config) for id in each.find(matching)}
     turns = [turn for each in _logs(config) for turn in each.turns(include_excluded=True)] if wanted else []
-    questions, deleted = list(answers_by_question(turns)), log.deleted_ids()
+    questions = [answers for session in conversations_of(turns) for answers in Tree(session.turns).questions()]
+    deleted = log.deleted_ids()
     for id in wanted:
         # All answers to a question go together: else it would stay, beside those that nobody sees.
         together = [answers for answers in questions if any(id in (turn.id, turn.session_id) for turn in answers)]
@@ -86,13 +103,20 @@ def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: st
         raise DataError("nothing to go on with: say which turn or session to forget, or --matching TEXT")
     reconcile(engine, Registry(), config.tuned_name())  # a version that the registry does not know may have learned it
     texts = _telling(_logs(config), chosen) | ({matching} if matching else set())
-    said = {turn.id: turn.user_message for log in _logs(config) for turn in log.turns(include_excluded=True) if turn.id in chosen}
+    said = {
+        turn.id: turn.user_message
+        for log in _logs(config)
+        for turn in log.turns(include_excluded=True)
+        if turn.id in chosen
+    }
     return Case(tuple(sorted(chosen)), frozenset(texts), learners(engine, chosen), said)
 
 
 def held_elsewhere(config: FineTuningConfig, case: Case) -> list[Path]:
-    """Return the files of the data folder that hold a text of `case` outside of the logs' turns: what `forget` would black out there,
-    or remove."""
+    """Return the files of the data folder that hold a text of `case` outside of the logs' turns.
+
+    `forget` would redact them, or remove them.
+    """
     logs = _logs(config)
     uploaded = [upload.content for upload in uploads_holding(case.texts, _imports_of(logs, case))]
     if (wanted := pattern(case.texts)) is None:
@@ -100,7 +124,12 @@ def held_elsewhere(config: FineTuningConfig, case: Case) -> list[Path]:
     damaged = [log.path for log in logs if log.has_damaged(wanted)]
     database = [paths.state_db()] if _told_in_database(wanted) else []
     skipped = [place for place in _without_sayings(config, logs) if place != DataExporter().folder]
-    return [*damaged, *database, *uploaded, *(path for path in search(paths.home(), wanted, skipped) if path not in damaged)]
+    return [
+        *damaged,
+        *database,
+        *uploaded,
+        *(path for path in search(paths.home(), wanted, skipped) if path not in damaged),
+    ]
 
 
 def _told_in_database(wanted: Pattern) -> bool:
@@ -113,7 +142,10 @@ def _told_in_database(wanted: Pattern) -> bool:
 
 
 def learners(engine: Engine, turns: Collection[str]) -> tuple[Version, ...]:
-    """The versions that learned one of the turns, or may have (nobody knows what taught them), and of which anything is left."""
+    """Return the versions that learned one of the turns, or may have, if anything is left of them.
+
+    A version may have learned a turn if nobody knows what taught it.
+    """
     registry, tags = Registry(), {model.tag for model in engine.list_models()}
     learned = {(version.name, version.number) for turn in turns for version in registry.versions_of_turn(turn)}
 
@@ -127,11 +159,15 @@ def learners(engine: Engine, turns: Collection[str]) -> tuple[Version, ...]:
     return tuple(version for version in registry.list() if turns and is_there(version) and may_have(version))
 
 
-def forget(config: FineTuningConfig, engine: Engine, watch: Watch, case: Case, *, teach_again: bool = True, now: bool = False) -> Forgotten:
-    """Remove the turns of `case` for good, and the versions that learned them: when one without them is live, or at once.
+def forget(
+    config: FineTuningConfig, engine: Engine, watch: Watch, case: Case, *, teach_again: bool = True, now: bool = False
+) -> Forgotten:
+    """Remove the turns of `case` for good, and the versions that learned them.
 
-    At once: with `now`, without `teach_again`, or where nothing is left to learn. Then the version before answers if it never learned
-    them, else the base. Raises Busy while a retrain runs, and what a retrain raises: the next call goes on from there.
+    The versions go when one without the turns is live; or at once: with `now`, without
+    `teach_again`, or where nothing is left to learn. Then the version before answers if it never
+    learned them, else the base. Raises Busy while a retrain runs, and what a retrain raises: the
+    next call goes on from there.
     """
     with only_one():
         paths.write_json(_journal(), list(case.turns))
@@ -147,14 +183,19 @@ def forget(config: FineTuningConfig, engine: Engine, watch: Watch, case: Case, *
         _retire(engine, watch, case.versions)
     _journal().unlink()
     retired = tuple(version.tag for version in case.versions if version.made_here)
-    return Forgotten(case, left, made, retired, tuple(version.tag for version in case.versions if not version.made_here))
+    return Forgotten(
+        case, left, made, retired, tuple(version.tag for version in case.versions if not version.made_here)
+    )
 
 
 # What was said
 
 
 def _erase(config: FineTuningConfig, watch: Watch, case: Case) -> tuple[Path, ...]:
-    """Remove the turns from the data folder. The log is last: until then a second try finds in it what to search for."""
+    """Remove the turns from the data folder, the log last.
+
+    Until then a second try finds in the log what to search for.
+    """
     exporter, logs, wanted = DataExporter(), _logs(config), pattern(case.texts)
     with watch.stage("Removing it from what was made of the log"):
         datasets = delete_datasets_of(case.turns)
@@ -166,7 +207,7 @@ def _erase(config: FineTuningConfig, watch: Watch, case: Case) -> tuple[Path, ..
         removed = f", the upload(s) {', '.join(upload.name for upload in uploaded)}" * bool(uploaded)
         watch.note(f"{len(datasets)} dataset(s), the texts of {runs} run(s), {len(exports)} export(s){removed}")
         if wanted:
-            _black_out_all(config, wanted, logs)
+            _redact_all(config, wanted, logs)
     with watch.stage("Removing it from the log"):
         gone = sum(log.forget(case.turns, wanted) for log in logs)
         watch.note(f"{gone} turn(s)")
@@ -183,7 +224,10 @@ def _imports_of(logs: Collection[ConversationLogger], case: Case) -> set[str]:
 
 
 def _clean_runs(config: FineTuningConfig, case: Case) -> int:
-    """Of the runs that knew the turns: remove those without a version, and from the others all that only told about them."""
+    """Remove from runs what tells about the turns.
+
+    A run that knew them and has no version is removed whole.
+    """
     learned = {folder for version in case.versions if (folder := run_of(version))}
     registered = {folder for version in Registry().list() if (folder := run_of(version))}
     cleaned = 0
@@ -205,30 +249,34 @@ def _knows(run: Run, turns: Collection[str]) -> bool:
     return not run.inputs.exists() or not set(turns).isdisjoint(paths.read_json(run.inputs)["seen"])
 
 
-def _black_out_all(config: FineTuningConfig, wanted: Pattern, logs: Collection[ConversationLogger]) -> None:
+def _redact_all(config: FineTuningConfig, wanted: Pattern, logs: Collection[ConversationLogger]) -> None:
     if paths.state_db().exists():
-        state.rewrite_texts(lambda text: _black_out_column(text, wanted), _TEXTS)
+        state.rewrite_texts(lambda text: _redact_column(text, wanted), _TEXTS)
     quarantines = [log.path.with_name(log.path.name + ".damaged") for log in logs]
     datasets = paths.datasets_dir().resolve()
     for path in search(paths.home(), wanted, [*_without_sayings(config, logs), *quarantines]):
         if datasets in path.resolve().parents:  # made again when it is needed
             shutil.rmtree(datasets / path.resolve().relative_to(datasets).parts[0], ignore_errors=True)
         elif path.exists():
-            black_out(path, wanted)
+            redact(path, wanted)
 
 
-def _black_out_column(text: str, wanted: Pattern) -> str:
-    """Return JSON, or plain text, blacked out; as it was where nothing is."""
+def _redact_column(text: str, wanted: Pattern) -> str:
+    """Return JSON, or plain text, redacted; as it was where nothing is."""
     try:
         value = json.loads(text)
     except ValueError:
-        return black_out_text(text, wanted)
-    cleaned = black_out_value(value, wanted)
+        return redact_text(text, wanted)
+    cleaned = redact_value(value, wanted)
     return text if cleaned == value else json.dumps(cleaned)
 
 
 def _without_sayings(config: FineTuningConfig, logs: Collection[ConversationLogger]) -> list[Path]:
-    """Where no text is searched for: what only names settings, models and files; what is searched in its own way; exports, made anew."""
+    """Return the files in which no text is searched for.
+
+    These name settings, models and files only, or are searched in their own way, or are exports
+    that are made anew.
+    """
     database = paths.state_db()
     of_database = [database.with_name(database.name + ending) for ending in ("", "-wal", "-shm")]
     of_runs = [file for run in config.runs_dir.glob("*") for file in Run(run).serving()]
@@ -237,14 +285,22 @@ def _without_sayings(config: FineTuningConfig, logs: Collection[ConversationLogg
 
 
 def _telling(logs: Collection[ConversationLogger], turns: Collection[str]) -> set[str]:
-    """What was said in these turns, in no other, and is long enough to be known again."""
+    """Return the texts of these turns that can be recognised.
+
+    They are in no other turn, and long enough.
+    """
     said = {text for log in logs for text in log.said(turns)}
-    elsewhere = {text for log in logs for text in log.said({turn.id for turn in log.turns(include_excluded=True)} - set(turns))}
+    elsewhere = {
+        text for log in logs for text in log.said({turn.id for turn in log.turns(include_excluded=True)} - set(turns))
+    }
     return {text for text in said - elsewhere if len(text) >= _TELLING}
 
 
 def _logs(config: FineTuningConfig) -> list[ConversationLogger]:
-    """Return the log, and any other in its folder: of another name in the configuration, or put aside. Other files are left out."""
+    """Return the log, and any other log in its folder.
+
+    That is one of another name in the configuration, or one put aside. Other files are left out.
+    """
     log = ConversationLogger(config.log_path)
     others = {paths.real(path) for path in paths.conversations_dir().glob("*.jsonl")} - {log.path}
     inside = [ConversationLogger(path) for path in sorted(others) if path.is_relative_to(paths.real(paths.home()))]
@@ -264,7 +320,7 @@ def _journal() -> Path:
 
 
 def _started() -> list[str]:
-    """The turns of a forgetting that was interrupted."""
+    """Return the turns of a forgetting that was interrupted."""
     return [str(turn) for turn in paths.read_json(_journal())] if _journal().exists() else []
 
 
@@ -272,15 +328,21 @@ def _started() -> list[str]:
 
 
 def _made_without(config: FineTuningConfig, case: Case) -> str:
-    """The live version's tag if it came after all that learned the turns, and did not: made by an earlier try, and put live by hand."""
+    """Return the live version's tag if it is newer than all that learned the turns, without them.
+
+    An earlier try made it, and it was put live by hand.
+    """
     live = Registry().live(config.tuned_name())
     return live.tag if live and live.number > max(version.number for version in case.versions) else ""
 
 
 def _teach_again(config: FineTuningConfig, engine: Engine, watch: Watch) -> tuple[str, str]:
-    """The tag of the version that went live without the turns, and why none did."""
+    """Return the tag of the version that went live without the turns, and why none did.
+
+    Either is "".
+    """
     # It need not beat the one that goes because it learned them.
-    config = config.model_copy(update={"gate": config.gate.model_copy(update={"better": False})})
+    config = for_documents(config).changed({"gate.better": False})
     try:
         outcome = retrain(config, engine, watch, Request(force=True))
     except (NoConversations, TooLittleData) as error:
@@ -292,7 +354,11 @@ def _teach_again(config: FineTuningConfig, engine: Engine, watch: Watch) -> tupl
 
 
 def _retire(engine: Engine, watch: Watch, versions: Collection[Version]) -> None:
-    """Remove versions. Where one of them is live, the version before takes its place if it is none of them; else the base answers."""
+    """Remove versions.
+
+    Where one of them is live, the version before takes its place if it is not among them; else the
+    base answers.
+    """
     registry = Registry()
     gone = {(version.name, version.number) for version in versions}
     for name in {version.name for version in versions}:

@@ -1,6 +1,8 @@
-"""Where artifacts live, how names become paths, and how files are written so that a crash leaves the old or the new one.
+"""Where artifacts lie, how names become paths, and how files are written.
 
-All that the program writes lies under `home()`; model caches lie in the user's cache folder. Nothing else of the home folder is touched.
+A crash while a file is written leaves the old or the new one. All that the program writes lies
+under `home()`; model caches lie in the user's cache folder. Nothing else of the home folder is
+touched.
 """
 
 import hashlib
@@ -37,11 +39,16 @@ def home() -> Path:
     try:
         folder = Path(named or REPOSITORY / "data").expanduser().absolute()
     except RuntimeError as error:
-        raise ConfigError(f"BYOAI_HOME is {named}, and that user has no home folder: name a folder for byoai's data") from error
+        raise ConfigError(
+            f"BYOAI_HOME is {named}, and that user has no home folder: name a folder for byoai's data"
+        ) from error
     if real(folder).parent == real(folder):
         raise ConfigError(f"BYOAI_HOME is {named}, the root of all files: name a folder of its own for byoai's data")
     if (there := _nearest_that_exists(folder)) and not there.is_dir():
-        raise ConfigError(f"the data folder (BYOAI_HOME) is {folder}, and {there} is no folder: name one (it is made if it is not there)")
+        raise ConfigError(
+            f"the data folder (BYOAI_HOME) is {folder}, and {there} is not a folder: name one (it is made if it is not "
+            "there)"
+        )
     return folder
 
 
@@ -66,7 +73,8 @@ def real(path: Path) -> Path:
 def within_home(path: Path) -> Path:
     """Return `path`, links in it followed, as a path below `home()`. ConfigError if it lies elsewhere.
 
-    What the configuration names becomes a path in this way: byoai writes and removes nothing outside of its folder by it.
+    What the configuration names becomes a path in this way: byoai writes and removes nothing
+    outside of its folder by it.
     """
     try:
         inside = real(path).relative_to(real(home()))
@@ -74,7 +82,8 @@ def within_home(path: Path) -> Path:
         inside = Path()
     if not inside.parts:
         raise ConfigError(
-            f"{path} does not lie in the data folder {home()}: name a place in it, or set BYOAI_HOME to the folder where all data shall lie"
+            f"{path} does not lie in the data folder {home()}: name a place in it, or set BYOAI_HOME to the folder "
+            "where all data shall lie"
         )
     return home() / inside
 
@@ -86,7 +95,10 @@ def is_taken(path: Path) -> bool:
 
 
 def cache() -> Path:
-    """The user's cache folder for what can be fetched or computed again (base models, engine builds)."""
+    """Return the user's cache folder.
+
+    It holds what can be fetched or computed again (base models, engine builds).
+    """
     return platformdirs.user_cache_path("byoai")
 
 
@@ -96,6 +108,10 @@ def conversations_dir() -> Path:
 
 def datasets_dir() -> Path:
     return home() / "datasets"
+
+
+def sweeps_dir() -> Path:
+    return home() / "sweeps"
 
 
 def uploads_dir() -> Path:
@@ -111,25 +127,33 @@ def state_db() -> Path:
 
 
 def tracking_dir() -> Path:
-    """Where MLflow's store lies: figures of runs, and nothing of what was said."""
+    """Return the folder of MLflow's store: figures of runs, and nothing of what was said."""
     return home() / "mlflow"
 
 
 def engine_dir() -> Path:
-    """Where the embedded engine keeps its tags."""
+    """Return the folder in which the embedded engine keeps its tags."""
     return home() / "engine"
 
 
 def safe_name(name: str) -> str:
-    """`name` if it can be one path component anywhere, else ConfigError. The only way a name from outside becomes a path."""
+    """Return `name` if it can be one path component anywhere, else raise ConfigError.
+
+    This is the only way in which a name from outside becomes a path.
+    """
     if not _SAFE.fullmatch(name) or name.endswith(".") or ".." in name:
-        raise ConfigError(f"{name!r} cannot be a name: use letters, digits, '.', '_' and '-' (at most 100, a letter or digit first)")
+        raise ConfigError(
+            f"{name!r} cannot be a name: use letters, digits, '.', '_' and '-' (at most 100, a letter or digit first)"
+        )
     return name
 
 
 def slug(text: str, limit: int = 80) -> str:
-    """Make a safe name from any text: `smollm2:135m` becomes `smollm2-135m`. One that is longer than `limit` characters, or of which
-    nothing is left, ends in a hash of the text, so that it stays another name than that of any other text."""
+    """Make a safe name from any text: `smollm2:135m` becomes `smollm2-135m`.
+
+    If it is longer than `limit` characters, or nothing is left of it, it ends in a hash of the
+    text. Different texts thus have different names.
+    """
     safe = re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-_")
     if not safe or len(safe) > limit:
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
@@ -149,7 +173,10 @@ def fsync_dir(folder: Path) -> None:
 
 
 def atomic_write(path: Path, content: str | bytes | Iterable[bytes]) -> None:
-    """Write `content` (or its pieces) so that `path` always holds the whole old or the whole new text, also after a crash."""
+    """Write `content` (or its pieces), completely or not at all.
+
+    `path` always holds the whole old or the whole new text, also after a crash.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = content.encode("utf-8") if isinstance(content, str) else content
     pieces = (whole,) if isinstance(whole, bytes) else whole
@@ -175,8 +202,14 @@ def stamp(file: Path) -> tuple[int, int, int]:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def write_json(path: Path, value: Any) -> None:
-    """`atomic_write` of `value` as indented JSON."""
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal; it is never in memory as a whole."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented JSON, as `atomic_write` does."""
     atomic_write(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n")
 
 
@@ -184,7 +217,10 @@ _MOST_FAULTS = 1_000_000  # bytes of faults.log; then a new one begins, and one 
 
 
 def write_fault(error: BaseException) -> Path:
-    """Append the traceback to faults.log in the data folder, or write a temporary file if that fails; return the file."""
+    """Append the traceback to faults.log in the data folder; return the file.
+
+    If that fails, it goes to a temporary file.
+    """
     content = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n{''.join(traceback.format_exception(error))}\n"
     file = home() / "faults.log"
     try:
@@ -201,17 +237,22 @@ def write_fault(error: BaseException) -> Path:
 
 
 def check_writable(folder: Path) -> None:
-    """Make `folder` and a file in it, which goes at once. ByoaiError if it cannot be written to."""
+    """Make `folder`, write a file in it and remove that at once. ByoaiError if this fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"\0" * 4096)
     except OSError as error:
-        raise ByoaiError(f"cannot write to {folder}: {error.strerror or error}. Is the disk full, or the folder read-only?") from error
+        raise ByoaiError(
+            f"cannot write to {folder}: {error.strerror or error}. Is the disk full, or the folder read-only?"
+        ) from error
 
 
 def read_jsonl(path: Path, parse: Callable[[Any], _T], what: str, error: type[ByoaiError]) -> list[_T]:
-    """`parse` of each line's JSON. `error` names the file, and the line that is not `what`."""
+    """Return what `parse` makes of each line's JSON.
+
+    `error` names the file, and the line that is not `what`.
+    """
     found = []
     try:
         # Not splitlines(): JSON may hold U+2028 as it is, which is a line's end to that.
@@ -229,7 +270,7 @@ def read_jsonl(path: Path, parse: Callable[[Any], _T], what: str, error: type[By
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in `path`; ByoaiError names the file when it cannot be read."""
+    """Return the JSON in `path`; ByoaiError names the file when it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

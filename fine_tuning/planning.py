@@ -5,141 +5,66 @@
 
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fine_tuning import paths
-from fine_tuning.config import FineTuningConfig
+from fine_tuning.config import DatasetFormat, FineTuningConfig
 from fine_tuning.conversation import Turn, conversations_of
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_cleaner import Cleaned, DataCleaner
 from fine_tuning.data_collection.kept_decisions import KeptDecisions
 from fine_tuning.data_collection.log_index import Mark
-from fine_tuning.data_preparation.dataset_builder import MANIFEST, Dataset, build_dataset, doubts_of, tokenize_dataset
+from fine_tuning.data_collection.private_details.names import recogniser
+from fine_tuning.data_collection.turn_list import Learned
+from fine_tuning.data_collection.without_collections import without_collections
+from fine_tuning.data_preparation.dataset_builder import MANIFEST, build_dataset, doubts_of, tokenize_dataset
 from fine_tuning.data_preparation.preference_builder import PreferenceData, build_preferences, preferences_of
 from fine_tuning.data_preparation.raw_data import read_turns
 from fine_tuning.data_preparation.replay import prompts_beside, read_prompts
 from fine_tuning.data_preparation.rows import ConversationTokenizer
-from fine_tuning.engines.base import ModelDetails, ModelSpec
+from fine_tuning.engines.base import ModelSpec
 from fine_tuning.errors import NoConversations, TooLittleData
 from fine_tuning.events import Planned
 from fine_tuning.model_management.model_deployer import TRIAL, check_name
 from fine_tuning.model_management.model_registry import Registry, version_tag
 from fine_tuning.model_management.modelfile import modelfile_text
+from fine_tuning.plan import Plan
+from fine_tuning.rewording import rewording
 from fine_tuning.runs import Run
-from fine_tuning.training.methods import Carrier, carrier, choose_preference_method
-from fine_tuning.units import clock, gigabytes
+from fine_tuning.training.methods import choose_preference_method
+from fine_tuning.units import gigabytes
 from fine_tuning.workshop import Workshop
 
 if TYPE_CHECKING:
-    from fine_tuning.training.estimate import Estimate
+    pass
 
 SAMPLE_LOG = paths.SAMPLES / "conversations.jsonl"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be learned, from what, and what it will take."""
-
-    config: FineTuningConfig  # as it will be trained: `--auto` may have lowered it
-    name: str  # of the fine-tuned model, without version
-    base: ModelDetails
-    turns: int  # in the log
-    new_turns: int  # that no version has seen
-    kept_turns: int
-    dropped: dict[str, int]  # turns by reason
-    scrubbed: dict[str, int]  # private details by kind
-    dataset: Dataset
-    rows: Path
-    preferences: PreferenceData
-    preference_method: str | None  # how they are learned; None if they are too few
-    counts: dict[str, dict[str, int]]  # by split: conversations, rows, tokens, trained_tokens, ...
-    replay_prompts: int
-    estimate: "Estimate"
-    fitting: dict[str, int] | None  # what to lower if it does not fit, to the largest settings that do
-    seen: dict[str, str] = field(repr=False)  # the log's turns by id, and how each stood (`Turn.state_hash`)
-    mark: Mark | None = None  # of the log then; None for the sample
-    warnings: tuple[str, ...] = ()  # what a person should know before the training
-
-    @property
-    def turn_ids(self) -> list[str]:
-        """The turns that teach the version."""
-        preferred = self.preferences.turn_ids if self.preference_method else []
-        return list(dict.fromkeys([*self.dataset.manifest["turn_ids"], *preferred]))
-
-    @property
-    def mode(self) -> Carrier | None:
-        """What the engine will get: an adapter beside the base, a merged model, or nothing."""
-        return carrier(self.config.training, self.config.deployment.mode)
-
-    def facts(self) -> tuple[tuple[str, str], ...]:
-        """Return the plan as a person reads it: (name, value) pairs, the same in the terminal and on a page."""
-        train, estimate, training = self.counts["train"], self.estimate, self.config.training
-        splits = ", ".join(f"{counts['conversations']} {name}" for name, counts in self.counts.items())
-        held = {"quantised": ", the base as quantised as it is served", "nf4": ", the base in NF4"}.get(estimate.base_weights, "")
-        about = "up to" if training.early_stop else "about"
-        return (
-            ("base", f"{self.base.tag} ({self.base.parameter_size}, {self.base.quantization})"),
-            ("becomes", f"the next version of {self.name}"),
-            *said_facts(self.turns, self.new_turns, self.kept_turns, self.dropped, self.scrubbed),
-            ("conversations", splits),
-            ("to learn", f"{train['tokens']} tokens, {train['trained_tokens']} of them answers, {training.num_epochs} times"),
-            ("preferences", preferences_in_words(self.preferences.pairs, self.preferences.ratings, self.preference_method)),
-            ("to keep", f"{self.replay_prompts} general prompts, answered by the base itself"),
-            ("method", f"{training.method}, r={training.lora_r}, {estimate.steps} steps of {training.batch_size}{held}"),
-            ("memory", f"about {gigabytes(estimate.memory)} ({gigabytes(estimate.available)} free)" + self._lowered()),
-            ("time", f"{about} {clock(estimate.seconds)} for the training"),
-        )
-
-    def _lowered(self) -> str:
-        if self.estimate.fits:
-            return ""
-        changes = self.fitting and " ".join(f"{key}={value}" for key, value in self.fitting.items())
-        return f": too much; {f'with {changes} it fits (--auto)' if changes else 'choose a smaller training.base_model'}"
-
-
-def said_facts(turns: int, new: int, kept: int, dropped: Mapping[str, int], scrubbed: Mapping[str, int]) -> tuple[tuple[str, str], ...]:
-    """Return what a person reads of the turns: (name, value) pairs."""
-    return (
-        ("in the log", f"{turns} turns, {new} of them new since the last version"),
-        ("after cleaning", f"{kept} turns" + _counted(" (dropped: {})", dropped)),
-        ("private details", _counted("{}", scrubbed) or "none found"),
-    )
-
-
-def preferences_in_words(pairs: int, ratings: int, method: str | None) -> str:
-    """Return how many preferences there are, and what becomes of them."""
-    if not pairs + ratings:
-        return "none: edits and thumbs on the chat page make them"
-    how = f"learned after the chats ({method})" if method else "too few, or switched off: left for later"
-    return f"{pairs} pairs, {ratings} ratings: {how}"
-
-
-def _counted(text: str, counts: Mapping[str, int]) -> str:
-    """`text` with the counts in it; "" if all are 0."""
-    said = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in counts.items() if count)
-    return text.format(said) if said else ""
 
 
 # What to learn
 
 
 def make_plan(shop: Workshop, said: "Said | None" = None, *, to_train: bool = False) -> Plan:
-    """Clean, split and tokenise the log; nothing is loaded or trained. With `--auto`, for settings that fit into the memory.
+    """Clean, split and tokenise the log, and estimate the training; nothing is loaded or trained.
 
-    `said`: what `collect` returned, where it was called already. With `to_train` the engine is tried out, too: it makes a model and
-    deletes it. NoConversations if there is nothing to learn.
+    With `--auto` the plan is for settings that fit into the memory. `said`: what `collect`
+    returned, where it was called already. With `to_train` the engine is tried out, too: it makes a
+    model and deletes it. NoConversations if there is nothing to learn.
     """
     with shop.watch.stage("Reading what was said"):
         said = said or collect(shop)
         if not said.turns:
             raise NoConversations(
-                f"No conversations to train on: {shop.config.log_path} holds none. Chat first (./scripts/start.sh), with recording on; "
+                f"No conversations to train on: {shop.config.log_path} holds none. Chat first (./scripts/start.sh), "
+                "with recording on; "
                 "or try it on the shipped sample: ./scripts/retrain.sh --sample"
             )
-        cleaned = clean(shop.config, said.turns, ConversationLogger(shop.config.log_path).path if said.mark else None)
+        with without_collections():
+            log = ConversationLogger(shop.config.log_path).path if said.mark else None
+            cleaned = clean(shop.config, said.turns, log)
     with shop.watch.stage("Preparing the dataset"):
         check_deployment(shop)
         if to_train and shop.mode is not None:
@@ -161,6 +86,7 @@ class Said:
     turns: list[Turn]
     mark: Mark | None = None  # of the log before it was read: what came since is new the next time. None for the sample
     damage: str = ""  # of the log, in words
+    beside: int = 0  # of the turns, the last ones: what mix.also names
 
 
 def collect(shop: Workshop) -> Said:
@@ -180,22 +106,39 @@ def read_said(config: FineTuningConfig, *, sample: bool = False) -> Said:
     logger = ConversationLogger(config.log_path)
     mark = logger.index.mark()
     turns, health = logger.turns_and_health()
-    return Said(turns, mark, "" if health.ok else f"the log: {health}")
+    beside = [turn for name in config.mix.also for turn in read_beside(name)]
+    return Said([*turns, *beside], mark, "" if health.ok else f"the log: {health}", len(beside))
+
+
+def read_beside(name: str) -> list[Turn]:
+    """Return the turns of the sample, or of a file, with its name as their source."""
+    if name == "sample":
+        turns = [Turn.model_validate_json(line) for line in SAMPLE_LOG.read_text(encoding="utf-8").splitlines()]
+    else:
+        formats = {".csv": DatasetFormat.CSV, ".txt": DatasetFormat.TEXT}
+        turns = read_turns(file := Path(name).expanduser(), formats.get(file.suffix.lower(), DatasetFormat.JSONL))
+    source = {"name": Path(name).name}
+    return [turn.model_copy(update={"metadata": {**turn.metadata, "source": source}}) for turn in turns]
 
 
 def clean(config: FineTuningConfig, turns: Sequence[Turn], log: Path | None = None) -> Cleaned:
-    """Return all that may be learned of the turns, as `sift` does. NoConversations if that is nothing."""
+    """Return all that may be learned of the turns, as `sift` does.
+
+    NoConversations if that is nothing.
+    """
     cleaned = sift(config, turns, log)
     if not cleaned.conversations:
         reasons = ", ".join(f"{count} {reason}" for reason, count in cleaned.dropped.items())
-        raise NoConversations(f"No conversations to train on: cleaning dropped every turn ({reasons}). See data_collection in the config")
+        raise NoConversations(
+            f"No conversations to train on: cleaning dropped every turn ({reasons}). See data_collection in the config"
+        )
     return cleaned
 
 
 def sift(config: FineTuningConfig, turns: Sequence[Turn], log: Path | None = None) -> Cleaned:
     """Return what may be learned of the turns, and why the others may not.
 
-    `log`: the file that they are from; what was decided of a turn then is not decided again.
+    `log`: the file that they are from; what was decided about a turn earlier is not decided again.
     """
     limits = config.data_collection
     cleaner = DataCleaner(
@@ -204,15 +147,36 @@ def sift(config: FineTuningConfig, turns: Sequence[Turn], log: Path | None = Non
         scrub_pii=config.data_preparation.scrub_pii,
         own_prefix="" if limits.learn_own_answers else config.deployment.model_name_prefix,
         kept=KeptDecisions(log) if log else None,
+        drop_refusals=limits.drop_refusals,
+        drop_polite_only=limits.drop_polite_only,
+        drop_gibberish=limits.drop_gibberish,
+        languages=limits.languages,
+        # a dataset's author has decided what is in it
+        newest_wins=limits.conflicts == "newest" and config.dataset.path is None,
+        own_words=config.data_preparation.own_words,
+        names_by=names_by(config),
     )
     return cleaner.filter_conversations(conversations_of(turns))
+
+
+def names_by(config: FineTuningConfig) -> str:
+    """Return what finds names and postal addresses, as in CleanSettings.
+
+    Raises ConfigError where it is not installed.
+    """
+    return recogniser() if config.data_collection.scrub_names and config.data_preparation.scrub_pii else ""
 
 
 def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:
     from fine_tuning.training.estimate import estimate_training
 
     config = shop.config
-    dataset = build_dataset(cleaned.conversations, config.data_preparation, cleaned.dropped)
+    with rewording(shop) as reword:
+        dataset = build_dataset(
+            cleaned.conversations, config.data_preparation, cleaned.dropped, config.mix, config.augmentation, reword
+        )
+    if reword and (thrown := ", ".join(f"{count} {reason}" for reason, count in reword.rejected.most_common())):
+        shop.watch.note(f"of the questions in other words these were not kept: {thrown}")
     max_length = config.data_preparation.max_length
     key = f"{shop.engine.name} {shop.base.digest}"
     rows = tokenize_dataset(dataset.path, shop.render, shop.vocabulary, max_length, key)
@@ -220,14 +184,14 @@ def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:
     preferences = build_preferences(preferences_of(said.turns, cleaned.fit), tokenizer, key)
     counts = paths.read_json(rows / MANIFEST)["splits"]
     replayed = replay_prompts(config, counts)
-    estimate, fitting = estimate_training(config.training, shop.base.gguf, rows, replayed)
+    forecast = estimate_training(config.training, shop.base.gguf, rows, replayed)
     kept_turns = sum(len(conversation.turns) for conversation in cleaned.conversations)
     doubts = [too_little(kept_turns, config), *doubts_of(cleaned.conversations, dataset, rows)]
     return Plan(
         config=config,
         name=shop.name,
         base=shop.base,
-        turns=len(said.turns),
+        turns=len(said.turns) - said.beside,
         new_turns=count_unlearned(shop, said),
         kept_turns=kept_turns,
         dropped=cleaned.dropped,
@@ -238,8 +202,9 @@ def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:
         preference_method=preference_method(config, preferences),
         counts=counts,
         replay_prompts=replayed,
-        estimate=estimate,
-        fitting=fitting,
+        estimate=forecast.estimate,
+        fitting=forecast.fitting,
+        basis=forecast.basis,
         seen={turn.id: turn.state_hash for turn in said.turns},
         mark=said.mark,
         warnings=tuple(filter(None, doubts)),
@@ -261,9 +226,10 @@ def preference_method(config: FineTuningConfig, found: PreferenceData) -> str | 
 
 
 def new_turns(config: FineTuningConfig, log: ConversationLogger, registry: Registry) -> list[str]:
-    """Return the ids of the turns that no version of the configured model has seen as they are now: said, rated or edited since.
+    """Return the ids of the turns that no version of the configured model has seen as they are now.
 
-    It takes as long as what changed since the newest version, whatever was said before.
+    They were said, rated or edited since. It takes as long as what changed since the newest
+    version, whatever was said before.
     """
     seen, mark = _seen(config, registry)
     return _unseen(log.index.changed_since(mark), seen)
@@ -273,6 +239,15 @@ def count_new(config: FineTuningConfig, log: ConversationLogger, registry: Regis
     """Return how many `new_turns` there are; also before the first version, when all are, in no time."""
     seen, _ = _seen(config, registry)
     return len(new_turns(config, log, registry)) if seen else log.index.count()
+
+
+def learned(config: FineTuningConfig, log: ConversationLogger, registry: Registry) -> Learned:
+    """Return what the versions of the configured model know of the log, for lists of its turns."""
+    seen, mark = _seen(config, registry)
+    since = mark.changes if mark and mark.epoch == log.index.mark().epoch else -1
+    return Learned(
+        config.tuned_name(), since, (lambda id, state_hash: bool(_unseen([(id, state_hash)], seen))) if seen else None
+    )
 
 
 def count_unlearned(shop: Workshop, said: Said | None = None) -> int:
@@ -294,7 +269,10 @@ def _unseen(turns: Iterable[tuple[str, str]], seen: Mapping[str, str]) -> list[s
 
 
 def _seen(config: FineTuningConfig, registry: Registry) -> tuple[Mapping[str, str], Mark | None]:
-    """Return how each turn stood that a version has seen ("": nobody knows), and the log's mark when the newest version was planned."""
+    """Return the state of each turn that a version has seen, and the log's mark at that time.
+
+    A state is "" if it is not known. The mark is that of the plan of the newest version.
+    """
     seen: ChainMap[str, str] = ChainMap()
     mark = None
     for version in registry.list(config.tuned_name()):
@@ -309,33 +287,41 @@ def _seen(config: FineTuningConfig, registry: Registry) -> tuple[Mapping[str, st
 
 @lru_cache(maxsize=64)
 def _read_seen(inputs: Path, changed: int) -> tuple[dict[str, str], Mark | None]:
-    """Return what a run's inputs say of the log; kept until the file is changed."""
+    """Return what a run's inputs say about the log; cached until the file changes."""
     record = paths.read_json(inputs)
     known, mark = record["seen"], record.get("mark")
-    return known if isinstance(known, dict) else dict.fromkeys(known, ""), Mark(**mark) if mark else None  # older runs say less
+    # older runs say less
+    return known if isinstance(known, dict) else dict.fromkeys(known, ""), Mark(**mark) if mark else None
 
 
 # What all will be needed, looked at before anything is computed
 
 
 def check_folders(shop: Workshop) -> None:
-    """ByoaiError if what is made could not be kept."""
+    """Raise ByoaiError if what is made could not be kept."""
     for folder in (paths.home(), paths.datasets_dir(), shop.config.runs_dir):
         paths.check_writable(folder)
     shop.registry.check_writable()
 
 
 def check_deployment(shop: Workshop) -> None:
-    """Say if the result will not be deployed as configured; an error if it could not be exported, described, or named."""
+    """Note if the result will not be deployed as configured.
+
+    An error if it could not be exported, described, or named.
+    """
     from fine_tuning.model_management.gguf_export import SAME, check_exportable
 
     wanted, settings = shop.config.deployment, shop.config.training
     method = f"{settings.method}{' with DoRA' if settings.use_dora else ''}"
     if shop.mode is None:
-        shop.watch.note(f"no GGUF can carry {method}: what it learns answers through Transformers only, not in the engine")
+        shop.watch.note(
+            f"the result of {method} does not fit into a GGUF: it answers through Transformers only, not in the engine"
+        )
         return
     if shop.mode != wanted.mode:
-        shop.watch.note(f"{method} cannot be an adapter beside the base: it will be deployed merged ({wanted.quantization})")
+        shop.watch.note(
+            f"{method} cannot be an adapter beside the base: it will be deployed merged ({wanted.quantization})"
+        )
     check_exportable(shop.base.gguf, wanted.quantization if shop.mode == "merged" else SAME)
     check_name(shop.engine, shop.registry, shop.name, shop.base.tag)
     modelfile_text(shop.spec(shop.config.runs_dir / "artifact.gguf"))
@@ -344,24 +330,30 @@ def check_deployment(shop: Workshop) -> None:
 def check_engine(shop: Workshop) -> None:
     """Raise what the engine raises if it cannot make a model of the version's name from the base."""
     trial = version_tag(shop.name, shop.registry.likely_number(shop.name)) + TRIAL
-    # Other than the base in a parameter: else the engine would put the base away, which somebody may be talking to, with the trial.
+    # Other than the base in a parameter: else the engine would put the base away, which somebody
+    # may be talking to, with the trial.
     shop.engine.create(trial, ModelSpec(from_=shop.base.tag, parameters={"seed": 0, "temperature": 0.0}))
     shop.engine.delete(trial)
 
 
 def check_plan(shop: Workshop, plan: Plan) -> None:
-    """Refuse, before anything is loaded, what would waste the person's time; note what they should know."""
+    """Refuse what would waste the person's time, before anything is loaded.
+
+    Note what they should know.
+    """
     from fine_tuning.training.estimate import require
 
     if (fault := too_little(plan.kept_turns, plan.config)) and not shop.request.force:
-        raise TooLittleData(fault)
+        raise TooLittleData(
+            f"{fault}. Chat more, learn from few with --few-shot (5 to 50 pairs), or go on with --force"
+        )
     for warning in plan.warnings:
         shop.watch.note(warning)
     require(plan.estimate, plan.config.training, plan.base.tag, plan.fitting)
     needs, about = plan.estimate, "up to" if plan.config.training.early_stop else "about"
     shop.watch.note(f"about {gigabytes(needs.memory)} of memory, {about} {needs.seconds / 60:.1f} minutes of training")
     if needs.base_weights == "quantised" and plan.config.training.base_weights == "auto":
-        shop.watch.note("the base stays quantised: dequantised it would not fit, and only then be faster")
+        shop.watch.note("the base stays quantised: training is faster without, but that would not fit into the memory")
 
 
 def too_little(pairs: int, config: FineTuningConfig) -> str:
@@ -370,6 +362,6 @@ def too_little(pairs: int, config: FineTuningConfig) -> str:
     if pairs >= least:
         return ""
     return (
-        f"Training data too small: {pairs} question-answer pair{'s' * (pairs != 1)}, and {least}+ are recommended (training.min_pairs). "
-        "Chat more, learn from few with --few-shot (5 to 50 pairs), or go on with --force"
+        f"Training data too small: {pairs} question-answer pair{'s' * (pairs != 1)}, and {least}+ are recommended "
+        "(training.min_pairs)"
     )

@@ -1,5 +1,8 @@
 """The folder of a run: a fresh one, or that of a retrain which was interrupted and is gone on with."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -13,13 +16,26 @@ from fine_tuning.data_preparation.dataset_builder import MANIFEST, Dataset
 from fine_tuning.data_preparation.preference_builder import read_preference_data
 from fine_tuning.errors import ConfigError
 from fine_tuning.events import RunOpened
-from fine_tuning.planning import Plan, preference_method, replay_prompts
+from fine_tuning.model_management.model_deployer import reconcile
+from fine_tuning.model_management.model_pruner import run_of
+from fine_tuning.model_management.model_registry import Version
+from fine_tuning.plan import Plan
+from fine_tuning.planning import (
+    check_deployment,
+    check_engine,
+    check_folders,
+    preference_method,
+    replay_prompts,
+)
 from fine_tuning.runs import Run, all_runs
 from fine_tuning.workshop import Workshop
 
 
 def open_run(shop: Workshop, plan: Plan) -> tuple[Run, Plan]:
-    """Return a fresh run; or the newest unfinished one with the same settings and base, whose own data are then learned to the end."""
+    """Return a fresh run, or the newest unfinished one with the same settings and base.
+
+    The unfinished run's own data are then learned to the end.
+    """
     resolved = plan.config.model_dump(mode="json")
     inputs = {
         "dataset": plan.dataset.path.name,
@@ -44,14 +60,58 @@ def open_run(shop: Workshop, plan: Plan) -> tuple[Run, Plan]:
     return run, plan
 
 
+def run_behind(version: Version, done: str) -> Run:
+    """Return the run that made a version. ConfigError, which says what cannot be `done` ("merged"), if it is gone."""
+    folder = run_of(version)
+    if folder is None or not folder.is_dir():
+        raise ConfigError(f"{version.tag} cannot be {done}: its run is not there ({version.run or 'unknown'})")
+    return Run(folder)
+
+
+def check_shop(shop: Workshop) -> None:
+    """Check all that a version which is made of others will need, before anything is computed.
+
+    What registry and engine disagree on is noted. Raises what the checks of planning.py raise.
+    """
+    for finding in reconcile(shop.engine, shop.registry, shop.name):
+        shop.watch.note(finding.text)
+    check_folders(shop)
+    check_deployment(shop)
+    check_engine(shop)
+
+
+@contextmanager
+def fresh_run(shop: Workshop, label: str, inputs: dict[str, Any]) -> Iterator[Run]:
+    """Yield the folder of a run in which nothing is trained: a version is made of others, which its
+    inputs name as `made_of`. It is never gone on with, and is removed if no version comes of it.
+    """
+    run = Run(shop.config.runs_dir / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{label}-{inputs['dataset'][:8]}")
+    run.folder.mkdir(parents=True)
+    shop.watch.tell(RunOpened(str(run.folder), resumed=False))
+    try:
+        settings = shop.config.model_dump(mode="json")
+        paths.atomic_write(run.config, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+        paths.write_json(run.inputs, {"base_digest": shop.base.gguf_digest, "base": shop.base.tag, **inputs})
+        yield run
+    finally:
+        if not any(run_of(version) == run.folder.resolve() for version in shop.registry.list(shop.name)):
+            shutil.rmtree(run.folder, ignore_errors=True)
+
+
 def _resumable(shop: Workshop, plan: Plan, run: Run, resolved: dict[str, Any]) -> dict[str, Any] | None:
     """Return what of the plan changes to go on with `run`; None if it cannot be gone on with, and that is said."""
     before = paths.read_json(run.inputs)
+    if "made_of" in before:  # see fresh_run
+        return None
     rows = paths.datasets_dir() / before["dataset"] / before["rows"]
     same = _learned_as(load_config(run.config).model_dump(mode="json")) == _learned_as(resolved)
-    there = all((folder / MANIFEST).exists() for folder in (rows, paths.datasets_dir() / str(before.get("preferences"))))
+    there = all(
+        (folder / MANIFEST).exists() for folder in (rows, paths.datasets_dir() / str(before.get("preferences")))
+    )
     if not same or before["base_digest"] != plan.base.gguf_digest or not there:
-        shop.watch.note(f"{run.name} was interrupted, and has other settings, base or data than now: left as it is, starting anew")
+        shop.watch.note(
+            f"{run.name} was interrupted, and has other settings, base or data than now: left as it is, starting anew"
+        )
         return None
     found = _data_of(plan, before)
     later = len(set(plan.seen) - set(before["seen"]))
@@ -65,7 +125,9 @@ def plan_of_run(plan: Plan, run: Run) -> Plan:
     before = paths.read_json(run.inputs)
     rows = paths.datasets_dir() / before["dataset"] / before["rows"]
     if not (rows / MANIFEST).exists():
-        raise ConfigError(f"the data that {run.name} learned are not there any more: retrain, and the new version is evaluated")
+        raise ConfigError(
+            f"the data that {run.name} learned are not there any more: retrain, and the new version is evaluated"
+        )
     return replace(plan, **_data_of(plan, before))
 
 
@@ -87,6 +149,12 @@ def _data_of(plan: Plan, before: dict[str, Any]) -> dict[str, Any]:
 
 
 def _learned_as(resolved: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration without what changes nothing of what is learned: how much memory is free may differ when a run goes on."""
+    """Return the configuration without what changes nothing of what is learned.
+
+    How much memory is free may differ when a run goes on.
+    """
     training = {key: value for key, value in resolved["training"].items() if key != "batch_tokens"}
-    return {**{key: value for key, value in resolved.items() if key not in ("schedule", "notify", "tracking")}, "training": training}
+    return {
+        **{key: value for key, value in resolved.items() if key not in ("schedule", "notify", "tracking")},
+        "training": training,
+    }

@@ -1,15 +1,17 @@
 """Which answers are most worth a person's time: a rating or an edit of those teaches the most.
 
-The most uncertain ones (uncertainty sampling: Lewis and Gale 1994), measured on what is served: how surprised the live model is by the
-answer, and how far it has moved from the base there. Of answers that look alike only one is shown.
+The most uncertain ones (uncertainty sampling: Lewis and Gale 1994), measured on what is served: how
+surprised the live model is by the answer, and how far it has moved from the base there. Of answers
+that look alike only one is shown.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from fine_tuning.branches import on_chosen_paths, system_of
 from fine_tuning.config import FineTuningConfig
-from fine_tuning.conversation import Turn, approved, conversations_of, standing
+from fine_tuning.conversation import Message, Turn, approved, conversations_of
 from fine_tuning.data_collection.dedupe import group_near_duplicates
 from fine_tuning.data_preparation.rows import ConversationTokenizer
 from fine_tuning.engines.base import Engine
@@ -17,6 +19,7 @@ from fine_tuning.engines.vocabulary import Vocabulary
 from fine_tuning.evaluation.served_model import ServedModel
 from fine_tuning.events import Watch
 from fine_tuning.model_management.model_registry import Registry
+from fine_tuning.token_rows import ScoredRow
 from fine_tuning.workshop import base_of
 
 CONTEXT = 2048  # tokens of a conversation that are read; of longer ones only the turn itself
@@ -43,21 +46,29 @@ def worth_reviewing(
     count: int = 10,
     watch: Watch | None = None,
 ) -> list[Candidate]:
-    """The `count` turns of the log most worth a review, best first. `live` and `base` are the engine's tags.
+    """Return the `count` turns of the log most worth a review, best first.
 
-    Rated, edited and incomplete ones are left out. Raises EngineError when a model cannot be loaded.
+    Rated, edited and incomplete ones are left out. `live` and `base` are the engine's tags. Raises
+    EngineError when a model cannot be loaded.
     """
     open_turns = unjudged(turns)[-NEWEST:]
     rows = _rows(engine, base, turns, open_turns)
     tags = list(dict.fromkeys((live, base)))
     scores = [
-        _surprises(engine, tag, list(rows.values()), partial(_count, watch or Watch(), index * len(rows), len(tags) * len(rows)))
+        _surprises(
+            engine,
+            tag,
+            list(rows.values()),
+            partial(_count, watch or Watch(), index * len(rows), len(tags) * len(rows)),
+        )
         for index, tag in enumerate(tags)
     ]
     by_live, by_base = (dict(zip(rows, each, strict=True)) for each in (scores[0], scores[-1]))
     scored = [turn for turn in open_turns if turn.id in rows]
     groups: dict[int, list[Turn]] = {}
-    for group, turn in zip(group_near_duplicates([f"{turn.user_message}\n{turn.bot_response}" for turn in scored]), scored, strict=True):
+    for group, turn in zip(
+        group_near_duplicates([f"{turn.user_message}\n{turn.bot_response}" for turn in scored]), scored, strict=True
+    ):
         groups.setdefault(group, []).append(turn)
     found = []
     for alike in groups.values():
@@ -67,46 +78,53 @@ def worth_reviewing(
     return sorted(found, key=lambda candidate: -candidate.worth)[:count]
 
 
-def of_log(config: FineTuningConfig, engine: Engine, turns: Sequence[Turn], count: int = 10, watch: Watch | None = None) -> list[Candidate]:
-    """`worth_reviewing` by the live version of the configured model, or by the base where none is live."""
+def of_log(
+    config: FineTuningConfig, engine: Engine, turns: Sequence[Turn], count: int = 10, watch: Watch | None = None
+) -> list[Candidate]:
+    """Return the turns worth a review, as the live version of the configured model finds them.
+
+    The base judges where no version is live. See `worth_reviewing`.
+    """
     live, base = Registry().live(config.tuned_name()), base_of(config, engine).tag
     return worth_reviewing(engine, turns, live.tag if live else base, base, count, watch)
 
 
 def unjudged(turns: Iterable[Turn]) -> list[Turn]:
-    """The turns that stand, are whole, and of which their owner has not said anything yet."""
+    """Return the whole turns on the chosen paths that their owner has neither rated nor edited."""
     return [
         turn
-        for turn in standing(turns)
-        if not approved(turn) and "rating" not in turn.metadata and "incomplete" not in turn.metadata and turn.bot_response.strip()
+        for turn in on_chosen_paths(turns)
+        if not approved(turn)
+        and "rating" not in turn.metadata
+        and "incomplete" not in turn.metadata
+        and turn.bot_response.strip()
     ]
 
 
-Row = tuple[list[int], list[int]]  # tokens, and the places of the answer's tokens among them
-
-
-def _rows(engine: Engine, base: str, turns: Sequence[Turn], wanted: Sequence[Turn]) -> dict[str, Row]:
-    """By turn: its conversation up to its answer, in the tokens that the engine makes of it."""
+def _rows(engine: Engine, base: str, turns: Sequence[Turn], wanted: Sequence[Turn]) -> dict[str, ScoredRow]:
+    """Return by turn its conversation up to its answer, in the engine's tokens."""
     tokenizer = ConversationTokenizer(partial(engine.render, base), Vocabulary(engine.show(base).gguf), CONTEXT)
     ids, found = {turn.id for turn in wanted}, {}
-    for conversation in conversations_of(turn for turn in standing(turns) if turn.bot_response.strip()):
+    for conversation in conversations_of(turn for turn in on_chosen_paths(turns) if turn.bot_response.strip()):
         for index, turn in enumerate(conversation.turns):
             if turn.id in ids and (row := _row(tokenizer, conversation.turns[: index + 1]) or _row(tokenizer, [turn])):
                 found[turn.id] = row
     return found
 
 
-def _row(tokenizer: ConversationTokenizer, turns: Sequence[Turn]) -> Row | None:
-    """None if its last answer does not fit."""
-    found = tokenizer.last_answer([message for turn in turns for message in turn.messages()])
+def _row(tokenizer: ConversationTokenizer, turns: Sequence[Turn]) -> ScoredRow | None:
+    """Return the row of the last turn's answer; None if it does not fit."""
+    system = system_of(turns[-1])
+    head = [Message(role="system", content=system)] if system else []
+    found = tokenizer.last_answer([*head, *(message for turn in turns for message in turn.messages())])
     if found is None:
         return None
     prompt, answer = found
     return prompt + answer, list(range(len(prompt), len(prompt) + len(answer)))
 
 
-def _surprises(engine: Engine, tag: str, rows: Sequence[Row], report: Callable[[int], None]) -> list[float]:
-    """Mean nats a token of each answer."""
+def _surprises(engine: Engine, tag: str, rows: Sequence[ScoredRow], report: Callable[[int], None]) -> list[float]:
+    """Return the mean nats per token of each answer."""
     if not rows:
         return []
     details = engine.show(tag)

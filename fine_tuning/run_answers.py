@@ -17,7 +17,12 @@ Answers = tuple[tuple[str, str, str], ...]
 
 
 def through_transformers(
-    config: FineTuningConfig, engine: Engine, base: ModelDetails, run: Run, texts: Sequence[str], limit: int | None = None
+    config: FineTuningConfig,
+    engine: Engine,
+    base: ModelDetails,
+    run: Run,
+    texts: Sequence[str],
+    limit: int | None = None,
 ) -> Answers:
     """Answer each text with the base, and with what `run` trained on it.
 
@@ -29,10 +34,14 @@ def through_transformers(
     prompts = [prompt_ids(engine.render(base.tag, [Message(role="user", content=text)]), words) for text in texts]
     most = limit or config.evaluation.max_new_tokens
     pairs = answer_both(base.gguf, run.adapter, run.folder, config.training, prompts, most, words.ends_turn)
-    return tuple((text, words.decode(before), words.decode(after)) for text, (before, after) in zip(texts, pairs, strict=True))
+    return tuple(
+        (text, words.decode(before), words.decode(after)) for text, (before, after) in zip(texts, pairs, strict=True)
+    )
 
 
-def answers_of_run(config: FineTuningConfig, engine: Engine, run: Path, texts: Sequence[str], limit: int | None = None) -> Answers:
+def answers_of_run(
+    config: FineTuningConfig, engine: Engine, run: Path, texts: Sequence[str], limit: int | None = None
+) -> Answers:
     """Answer each text as `through_transformers` does, with a run that ended before: its folder, or its name.
 
     ConfigError if nothing was trained there, or on another base than the engine has.
@@ -40,7 +49,9 @@ def answers_of_run(config: FineTuningConfig, engine: Engine, run: Path, texts: S
     found = Run(run if run.is_dir() else config.runs_dir / run)
     if not all(file.exists() for file in (found.inputs, found.config, found.adapter)):
         known = ", ".join(sorted(each.parent.name for each in config.runs_dir.glob("*/inputs.json"))) or "none"
-        raise ConfigError(f"{found.folder} is no run that was trained to its end. Those of {config.runs_dir}: {known}")
+        raise ConfigError(
+            f"{found.folder} is not a run that was trained to its end. Those of {config.runs_dir}: {known}"
+        )
     before = paths.read_json(found.inputs)
     base = engine.show(before["base"])
     if base.gguf_digest != before["base_digest"]:

@@ -14,7 +14,7 @@ manifest.json    written last: without it the run is unfinished, and is gone on 
 """
 
 import json
-import shlex
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,7 +89,10 @@ class Run:
 
 
 def all_runs(folder: Path) -> list[Run]:
-    """Return the runs in `folder`, newest first. What nobody but a run can have made counts, an empty folder too: it was killed at once."""
+    """Return the runs in `folder`, newest first.
+
+    A folder counts if only a run can have made it; an empty one too, whose run was killed at once.
+    """
     return [Run(each) for each in sorted(folder.glob("*"), reverse=True) if _is_run(each)]
 
 
@@ -118,9 +121,10 @@ class Holder:
 
 @contextmanager
 def only_one(command: str = "") -> Iterator[None]:
-    """Keep every other retrain (and what must not happen during one) out. Busy if one is running: it names who holds the lock.
+    """Keep every other retrain (and what must not happen during one) out.
 
-    `command`: what a person reads of it; by default, how this process was called.
+    Busy if one is running: it names who holds the lock. `command`: what a person reads of it; by
+    default, how this process was called.
     """
     lock = filelock.FileLock(paths.home() / "retrain.lock")
     try:
@@ -128,7 +132,9 @@ def only_one(command: str = "") -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         found = holder()
-        raise Busy(f"another retrain is running ({found or lock.lock_file}): wait for it, or end it; it can be resumed") from None
+        raise Busy(
+            f"another retrain is running ({found or lock.lock_file}): wait for it, or end it; it can be resumed"
+        ) from None
     except OSError as error:
         raise ByoaiError(
             f"cannot write to {paths.home()}: {error.strerror or error}. Is the disk full, or the folder read-only?"
@@ -154,10 +160,23 @@ def holder() -> Holder | None:
 
 
 def called() -> str:
-    """Return how this process was called, as a person would type it."""
+    """Return how this process was called, with "…" for each value.
+
+    What was typed may be what somebody said (`forget --matching …`).
+    """
     program = Path(sys.argv[0])
     name = {"__main__.py": "byoai", "worker.py": "byoai job"}.get(program.name, program.name)
-    return shlex.join([name or "python", *sys.argv[1:]])[:200]
+    told = [_told(word) for word in sys.argv[1:]]
+    if told and name in ("byoai", "byoai job"):
+        told[0] = sys.argv[1]  # the command, or the job
+    several = [word for word, before in zip(told, ["", *told], strict=False) if (word, before) != ("…", "…")]
+    return " ".join([name or "python", *several])[:200]
+
+
+def _told(word: str) -> str:
+    """Return the name of an option; "…" for all else."""
+    option = re.match(r"--?[a-z][a-z-]*(?=$|=)", word)
+    return "…" if option is None else option[0] + "=…" * (option[0] != word)
 
 
 def _holder_file() -> Path:

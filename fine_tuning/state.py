@@ -1,25 +1,32 @@
 """data/state.db: the SQLite file in which the model registry and the jobs keep their tables.
 
-The schema is the list of migrations below and nothing else: a module that needs a table appends a migration here, and no migration is
-ever changed after it was released. WAL lets any number of processes read while one writes (https://sqlite.org/wal.html).
+The schema is the list of migrations below and nothing else: a module that needs a table appends a
+migration here, and no migration is ever changed after it was released. WAL lets any number of
+processes read while one writes (https://sqlite.org/wal.html).
 """
 
+import errno
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from fine_tuning import paths
-from fine_tuning.errors import ByoaiError
+from fine_tuning.errors import ByoaiError, NoRoom
 
 BUSY_TIMEOUT = 30.0  # seconds that a writer waits for another; a write takes milliseconds
+_LITTLE = 1 << 20  # bytes that are free on a disk that is as good as full
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# What was said: a turn's key, or an event's negative one, is the row's id. Trigrams find parts of words in any script; without their
-# places (detail=none) they take half of the room, and a candidate's text says whether it matches.
+# What was said: a turn's key, or an event's negative one, is the row's id. Trigrams find parts of
+# words in any script; without their places (detail=none) they take half of the room, and a
+# candidate's text says whether it matches.
 LOG_TEXTS = "CREATE VIRTUAL TABLE log_texts USING fts5 (text, tokenize = 'trigram', detail = none)"
 
-# Append-only. Each is a tuple of single statements, applied in one transaction; `user_version` counts those that are in.
+# Append-only. Each is a tuple of single statements, applied in one transaction; `user_version`
+# counts those that are in.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     # 1: model_management/model_registry.py
     (
@@ -54,7 +61,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID""",
         "CREATE INDEX version_turns_by_turn ON version_turns (turn_id)",
     ),
-    # 2: model_management/model_registry.py: labels; and model_management/elo.py: who was preferred in a blind comparison
+    # 2: model_management/model_registry.py: labels; and model_management/elo.py: who was preferred
+    # in a blind comparison
     (
         "ALTER TABLE versions ADD COLUMN labels TEXT NOT NULL DEFAULT '[]'",
         """CREATE TABLE votes (
@@ -65,7 +73,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             created TEXT NOT NULL
         )""",
     ),
-    # 3: data_collection/log_index.py: where the log's turns lie and how they stand; it can be made again from the log at any time
+    # 3: data_collection/log_index.py: where the log's turns lie and how they stand; it can be made
+    # again from the log at any time
     (
         """CREATE TABLE logs (
             id INTEGER PRIMARY KEY,
@@ -113,7 +122,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX log_events_by_turn ON log_events (log, turn)",
         LOG_TEXTS,
     ),
-    # 4: data_collection/kept_decisions.py: what the cleaning decided on a turn of the log; it can be decided again at any time
+    # 4: data_collection/kept_decisions.py: what the cleaning decided on a turn of the log; it can
+    # be decided again at any time
     (
         """CREATE TABLE decisions (
             key INTEGER PRIMARY KEY REFERENCES log_turns (key) ON DELETE CASCADE,
@@ -159,17 +169,27 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE log_turns ADD COLUMN imported TEXT",
         "CREATE INDEX log_turns_by_import ON log_turns (log, imported, key) WHERE imported IS NOT NULL",
     ),
+    # 7: data_collection/chat_labels.py: what a person calls a chat, and where it is kept in the list of chats
+    (
+        """CREATE TABLE chat_labels (
+            session TEXT PRIMARY KEY,
+            title TEXT NOT NULL,
+            pinned INTEGER NOT NULL,
+            folder TEXT NOT NULL
+        )""",
+    ),
 )
 
-JOB_TEXTS = {"jobs": ("request", "reason")}  # columns in which something may stand that was said in a chat
+JOB_TEXTS = {"jobs": ("request", "reason", "origin")}  # columns in which something may stand that was said in a chat
 
 
 @contextmanager
 def connect(path: Path | None = None) -> Iterator[sqlite3.Connection]:
-    """An open connection to `path` (default data/state.db), made and migrated when needed; rows come as sqlite3.Row.
+    """Yield an open connection to `path` (default data/state.db), made and migrated when needed.
 
-    Statements outside of `transaction` commit by themselves. Not to be shared between threads: it costs a millisecond to open one.
-    ByoaiError when the file cannot be read or written, is no database, or was written by a newer byoai.
+    Rows come as sqlite3.Row. Statements outside of `transaction` commit by themselves. Not to be
+    shared between threads: it costs a millisecond to open one. ByoaiError when the file cannot be
+    read or written, is not a database, or was written by a newer byoai.
     """
     file = path or paths.state_db()
     _make_folder(file)
@@ -185,14 +205,77 @@ def connect(path: Path | None = None) -> Iterator[sqlite3.Connection]:
     except sqlite3.IntegrityError:
         raise  # a rule of the schema: the caller's to explain
     except sqlite3.Error as error:
+        if _lacks_room(error, file):
+            raise NoRoom(f"the disk with {file} is full: make room, and try again") from error
         raise ByoaiError(f"{file}: {error}. {_cure(error)}") from error
 
 
+class Changes:
+    """Tells whether data/state.db was changed, in microseconds: a connection that is kept open is
+    asked for its data_version (https://sqlite.org/pragma.html#pragma_data_version).
+    """
+
+    def __init__(self) -> None:
+        self._file = paths.state_db()
+        self._inode = 0
+        self._connection: sqlite3.Connection | None = None
+
+    def version(self) -> tuple[int, int]:
+        """Return what is another pair after each change that anybody commits. ByoaiError as `connect` raises it."""
+        inode = paths.stamp(self._file)[0]
+        if self._connection is None or inode != self._inode:  # none yet, or it was moved aside
+            self.close()
+            with connect(self._file):  # makes and migrates it
+                self._inode = paths.stamp(self._file)[0]
+                self._connection = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False)
+        try:
+            return self._inode, int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error as error:
+            raise ByoaiError(f"{self._file}: {error}. {_cure(error)}") from error
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Return whether a full disk (or a quota, or a limit of a file's size) is an error, or its cause.
+
+    Libraries in other languages tell it in the system's words alone.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        if isinstance(error, NoRoom):
+            return True
+        if any(os.strerror(number) in str(error) for number in _FULL):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _lacks_room(error: sqlite3.Error, file: Path) -> bool:
+    """Return whether a full disk is why SQLite failed.
+
+    SQLite calls that an I/O error where a file beside the database cannot grow.
+    """
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what extends it
+    return code == sqlite3.SQLITE_FULL or (
+        code == sqlite3.SQLITE_IOERR and shutil.disk_usage(file.parent).free < _LITTLE
+    )
+
+
 def _keep_private(file: Path) -> None:
-    """Let only the owner read what was said: SQLite gives its other files the same mode."""
+    """Let only the owner read what was said: SQLite gives its other files the same mode.
+
+    A file that is there is not opened: to close it would take SQLite's locks from all connections of
+    this process (https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
+    """
     try:
-        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
-        if os.name != "nt" and file.stat().st_mode & 0o077:
+        if not file.exists():
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+        elif os.name != "nt" and file.stat().st_mode & 0o077:
             file.chmod(0o600)
     except OSError:
         return  # SQLite says more of a file that cannot be opened
@@ -200,7 +283,10 @@ def _keep_private(file: Path) -> None:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All that is executed inside, or, after an exception or a crash, nothing of it. Writers take turns from its first moment."""
+    """Execute all inside, or, after an exception or a crash, nothing of it.
+
+    Writers take turns from its first moment.
+    """
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -210,15 +296,21 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.commit()
 
 
-def rewrite_texts(change: Callable[[str], str], columns: Mapping[str, Collection[str]], path: Path | None = None) -> None:
-    """Replace every text in these columns (by table) by `change(text)`, and leave no trace of the old ones: neither in free pages nor in
-    the WAL."""
+def rewrite_texts(
+    change: Callable[[str], str], columns: Mapping[str, Collection[str]], path: Path | None = None
+) -> None:
+    """Replace every text in these columns (by table) by `change(text)`.
+
+    No trace of the old ones is left: neither in free pages nor in the WAL.
+    """
     with connect(path) as connection:
         connection.create_function("changed", 1, change, deterministic=True)
         with transaction(connection):
             for table, column in ((table, column) for table, names in columns.items() for column in names):
                 old, new = f'"{column}"', f'changed("{column}")'
-                connection.execute(f"UPDATE \"{table}\" SET {old} = {new} WHERE typeof({old}) = 'text' AND {new} <> {old}")
+                connection.execute(
+                    f"UPDATE \"{table}\" SET {old} = {new} WHERE typeof({old}) = 'text' AND {new} <> {old}"
+                )
         connection.execute("VACUUM")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -233,7 +325,9 @@ def _make_folder(file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ByoaiError(f"cannot make the folder of {file}: {error.strerror}. Is the disk full, or the folder read-only?") from error
+        raise ByoaiError(
+            f"cannot make the folder of {file}: {error.strerror}. Is the disk full, or the folder read-only?"
+        ) from error
 
 
 def _migrate(connection: sqlite3.Connection, file: Path) -> None:
@@ -242,7 +336,9 @@ def _migrate(connection: sqlite3.Connection, file: Path) -> None:
     with transaction(connection):
         done = _schema(connection)  # again: another process may have been faster
         if done > len(MIGRATIONS):
-            raise ByoaiError(f"{file} was written by a newer byoai (schema {done}, this one knows {len(MIGRATIONS)}): update byoai")
+            raise ByoaiError(
+                f"{file} was written by a newer byoai (schema {done}, this one knows {len(MIGRATIONS)}): update byoai"
+            )
         for migration in MIGRATIONS[done:]:
             for statement in migration:
                 connection.execute(statement)

@@ -1,7 +1,7 @@
 """What a model thought before its answer, told apart from the answer: `<think>…</think>` and its relatives.
 
-Thoughts stand before an answer. A tag further on, in prose or in code, is part of what is said; so is one that is a word of a sentence
-("<think> is a tag of Qwen's").
+Thoughts stand before an answer. A tag further on, in prose or in code, is part of what is said; so
+is one that is a word of a sentence ("<think> is a tag of Qwen's").
 """
 
 import re
@@ -9,7 +9,11 @@ from typing import NamedTuple
 
 
 class Said(NamedTuple):
-    """A text in parts. Without thoughts all of it is `answer`; thoughts that do not end, since the answer was cut off, leave none."""
+    """A text in parts: thoughts and answer.
+
+    Without thoughts all of it is `answer`; thoughts that do not end, since the answer was cut off,
+    leave none.
+    """
 
     opening: str
     thoughts: str
@@ -25,13 +29,19 @@ _TAGS = [  # an opening, and what closes it
     (re.compile(r"<\|START_THINKING\|>"), re.compile(r"<\|END_THINKING\|>")),  # Command
     (re.compile(r"<\|begin_of_thought\|>"), re.compile(r"<\|end_of_thought\|>")),  # Sky-T1
 ]
-_AROUND = re.compile(r"\A<\|(?:begin_of_solution|START_RESPONSE)\|>\s*|\s*<\|(?:end_of_solution|END_RESPONSE|return|end)\|>\Z")  # an answer
-# gpt-oss (Harmony) answers in channels, and only the final one is the answer. The second form is what shows without control tokens.
+# an answer
+_AROUND = re.compile(
+    r"\A<\|(?:begin_of_solution|START_RESPONSE)\|>\s*|\s*<\|(?:end_of_solution|END_RESPONSE|return|end)\|>\Z"
+)
+# gpt-oss (Harmony) answers in channels, and only the final one is the answer. The second form is
+# what shows without control tokens.
 _CHANNEL = re.compile(
     r"(?:<\|start\|>assistant)?<\|channel\|>\s*(?:analysis|commentary)\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>|analysis(?=.*assistantfinal)",
     re.DOTALL,
 )
-_FINAL = re.compile(r"(?:<\|end\|>\s*)?(?:<\|start\|>assistant)?<\|channel\|>\s*final\b[^<]*<\|message\|>|assistantfinal")
+_FINAL = re.compile(
+    r"(?:<\|end\|>\s*)?(?:<\|start\|>assistant)?<\|channel\|>\s*final\b[^<]*<\|message\|>|assistantfinal"
+)
 # A closing whose opening stood in the prompt (DeepSeek R1): on a line of its own, or right behind the thoughts.
 _LONE_CLOSING = re.compile(rf"(?:^|(?<=[^\s`'\"“(]))<\s*/\s*{_WORD}\s*>(?!`)", re.IGNORECASE | re.MULTILINE)
 _SIGNS = ("<", "[THINK]", "◁", "assistantfinal")  # without one of these nothing above is there
@@ -63,7 +73,8 @@ def _tagged(text: str) -> Said | None:
         said = _parts(text, begin.end(), *(end or (len(text), len(text))))
         if (more := _tagged(said.answer)) is None:
             return said
-        return more._replace(opening=said.opening, thoughts=f"{said.thoughts}\n\n{more.thoughts}")  # thought in several pieces
+        # thought in several pieces
+        return more._replace(opening=said.opening, thoughts=f"{said.thoughts}\n\n{more.thoughts}")
     return None
 
 

@@ -1,5 +1,9 @@
-"""Conversations in tokens, as the dataset's files hold them: written by data_preparation, read by training and evaluation."""
+"""Conversations in tokens, as the dataset's files hold them.
 
+data_preparation writes them; training and evaluation read them.
+"""
+
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,10 +11,19 @@ from typing import Any
 from fine_tuning import paths
 from fine_tuning.errors import ByoaiError, DataError
 
+# In a row's id, what stands between the conversation and its variant
+# (data_preparation/augmentation.py).
+VARIANT = "~"
+ScoredRow = tuple[list[int], list[int]]
+"""Token ids of a conversation, and the indices of those whose likelihood is measured."""
+
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One training row. `trained[i]` says whether the prediction of `input_ids[i]` (from what is before it) has loss."""
+    """One training row.
+
+    `trained[i]` says whether the prediction of `input_ids[i]` from what is before it has loss.
+    """
 
     id: str
     input_ids: list[int]
@@ -21,26 +34,38 @@ class TokenRow:
 
     @property
     def turns(self) -> int:
-        """How many answers are trained. Between two of them lies a prompt, so each is one run of trained tokens."""
+        """Number of trained answers.
+
+        A prompt lies between two of them, so each is one run of trained tokens.
+        """
         return sum(now and not before for before, now in zip([False, *self.trained], self.trained, strict=False))
 
     @property
     def targets(self) -> list[int]:
-        """The indices of the tokens whose prediction has loss. Nothing predicts the first token."""
+        """Indices of the tokens whose prediction has loss. Nothing predicts the first token."""
         return [index for index, flag in enumerate(self.trained) if flag and index > 0]
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """Return the row as it is stored: `trained` as 0 and 1."""
         return {"id": self.id, "input_ids": self.input_ids, "trained": [int(flag) for flag in self.trained]}
+
+
+def origin(id: str) -> str:
+    """Return the id of a row's conversation, also where the row is of a variant: the same for all of them."""
+    return re.split(f"[#{VARIANT}]", id)[0]
 
 
 def read_token_rows(file: Path, error: type[ByoaiError] = DataError) -> list[TokenRow]:
     """Return the rows in a JSONL file. `error` names the line of a bad one."""
 
     def row(record: Any) -> TokenRow:
-        found = TokenRow(str(record["id"]), [int(token) for token in record["input_ids"]], [bool(flag) for flag in record["trained"]])
+        found = TokenRow(
+            str(record["id"]), [int(token) for token in record["input_ids"]], [bool(flag) for flag in record["trained"]]
+        )
         if len(found.trained) != len(found.input_ids):
-            raise ValueError(f"{len(found.input_ids)} tokens, and {len(found.trained)} flags that say which of them are trained")
+            raise ValueError(
+                f"{len(found.input_ids)} tokens, and {len(found.trained)} flags that say which of them are trained"
+            )
         return found
 
     return paths.read_jsonl(file, row, "a token row", error)

@@ -15,14 +15,15 @@ from fine_tuning.engines.base import Engine, ModelDetails, ModelSpec
 from fine_tuning.engines.default_base import DEFAULT_TAG, ensure_default_base
 from fine_tuning.engines.neutral import Neutraliser, neutraliser_for
 from fine_tuning.engines.vocabulary import Vocabulary
-from fine_tuning.errors import ModelNotFound
+from fine_tuning.errors import ConfigError, ModelNotFound
 from fine_tuning.events import Watch
-from fine_tuning.model_management.model_registry import Registry
+from fine_tuning.model_management.model_registry import Registry, Version
 from fine_tuning.model_management.modelfile import spec_for
+from fine_tuning.token_rows import ScoredRow
 from fine_tuning.training.methods import Carrier, carrier
 
 if TYPE_CHECKING:
-    from fine_tuning.evaluation.exam import Reader, Row
+    from fine_tuning.evaluation.test_set import Reader
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,14 @@ class Request:
 
 
 class Workshop:
-    """What the stages of one retrain share: configuration, engine, registry, whom to tell, and the base as the engine serves it."""
+    """What the stages of one retrain share.
 
-    def __init__(self, config: FineTuningConfig, engine: Engine, watch: Watch | None = None, request: Request | None = None) -> None:
+    That is configuration, engine, registry, whom to tell, and the base as the engine serves it.
+    """
+
+    def __init__(
+        self, config: FineTuningConfig, engine: Engine, watch: Watch | None = None, request: Request | None = None
+    ) -> None:
         self.config, self.engine = config, engine
         self.watch, self.request = watch or Watch(), request or Request()
         self.registry, self.name = Registry(), config.tuned_name()
@@ -65,10 +71,12 @@ class Workshop:
     @property
     def reader(self) -> "Reader":
         """The engine's reading, for the evaluation."""
-        from fine_tuning.evaluation.exam import Reader
+        from fine_tuning.evaluation.test_set import Reader
 
-        def rows(messages: Sequence[Message]) -> "list[Row]":
-            found = tokenize_conversation(messages, self.render, self.vocabulary, self.config.data_preparation.max_length)
+        def rows(messages: Sequence[Message]) -> list[ScoredRow]:
+            found = tokenize_conversation(
+                messages, self.render, self.vocabulary, self.config.data_preparation.max_length
+            )
             return [(row.input_ids, [index for index, flag in enumerate(row.trained) if flag]) for row in found]
 
         return Reader(self.render, lambda text: prompt_ids(text, self.vocabulary), rows, self.neutral)
@@ -90,8 +98,42 @@ class Workshop:
         return spec_for(self.base, self.base.tag, artifact, "adapter" if self.mode == "adapter" else "merged", version)
 
 
+def shop_of(
+    version: Version,
+    config: FineTuningConfig,
+    engine: Engine,
+    watch: Watch,
+    request: Request | None = None,
+    name: str | None = None,
+) -> Workshop:
+    """Return the workshop for what is made of a version that is there already: of its base, and of
+    its name if no other is given. ConfigError if the engine has another base of that name.
+    """
+    name = name or version.name
+    config = config.changed(
+        {
+            "training.base_model": version.base_tag,
+            "training.method": "lora",
+            "training.use_dora": False,
+            "training.base_weights": "auto",
+            "deployment.model_name": name.removeprefix(config.deployment.model_name_prefix),
+        }
+    )
+    shop = Workshop(config, engine, watch, request)
+    shop.name = name
+    if shop.base.gguf_digest != version.base_digest:
+        raise ConfigError(
+            f"{version.tag} was trained on another {version.base_tag} than {engine.name} has (its file begins "
+            f"{version.base_digest[:12]}, here it is {shop.base.gguf_digest[:12]})"
+        )
+    return shop
+
+
 def base_of(config: FineTuningConfig, engine: Engine) -> ModelDetails:
-    """Return the served model that the training starts from, fetched or imported when the engine does not have it yet."""
+    """Return the served model that the training starts from.
+
+    It is fetched or imported when the engine does not have it yet.
+    """
     wanted = config.training.base_model
     try:
         return engine.show(wanted)

@@ -50,7 +50,7 @@ find_ollama() {
 
 free_port() { "$VENV/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
-# start_server OLLAMA: on a free port, with models and a home of its own; sets SERVER and BYOAI_TEST_OLLAMA.
+# start_server OLLAMA: on a free port, with models and a home of its own; sets SERVER and what the tests are told of it.
 start_server() {
     local port core log="$WORK/ollama.log"
     port="$(free_port)"
@@ -59,7 +59,7 @@ start_server() {
     # shellcheck disable=SC2086 # no word at all where there is no taskset
     HOME="$WORK" OLLAMA_HOST="127.0.0.1:$port" OLLAMA_MODELS="$WORK/models" OLLAMA_NO_CLOUD=1 ${core:-} "$1" serve >"$log" 2>&1 &
     SERVER=$!
-    export BYOAI_TEST_OLLAMA="http://127.0.0.1:$port"
+    export BYOAI_TEST_OLLAMA="http://127.0.0.1:$port" BYOAI_TEST_OLLAMA_PROGRAM="$1"
     for _ in $(seq 120); do
         if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then return; fi
         kill -0 "$SERVER" 2>/dev/null || break

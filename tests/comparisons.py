@@ -3,19 +3,21 @@
 from fine_tuning.evaluation.comparison import Comparison
 from fine_tuning.evaluation.evaluator import Answered, Evaluation
 from fine_tuning.evaluation.metrics import Interval
-from fine_tuning.evaluation.served_model import Score
+from fine_tuning.evaluation.served_model import RowScore
 from fine_tuning.evaluation.speed import Race, Speed
 
 
-def evaluation(own: float, general: float = -60.0, right: int = 10, fit: float = 0.5, answers: int = 20, broken: int = 0) -> Evaluation:
+def evaluation(
+    own: float, general: float = -60.0, right: int = 10, fit: float = 0.5, answers: int = 20, broken: int = 0
+) -> Evaluation:
     """Return a model's evaluation. `own` and `general`: nats of conversations of 20 tokens."""
     said = [Answered("q", "An answer of its own.", True)] * (answers - broken) + [Answered("q", "", True)] * broken
-    scores = [Score(own - index % 3, 20, 5) for index in range(12)]
+    scores = [RowScore(own - index % 3, 20, 5) for index in range(12)]
     return Evaluation(
         scores={"perplexity": 8.0},
         answers=said[:1],
         own=scores,
-        general=[Score(general - index % 2, 20, 9) for index in range(12)],
+        general=[RowScore(general - index % 2, 20, 9) for index in range(12)],
         fits=[fit + (index % 3) / 10 for index in range(12)],
         right=[index < right for index in range(10)],
         said=said,
@@ -27,7 +29,10 @@ def evaluation(own: float, general: float = -60.0, right: int = 10, fit: float =
 def race(ratio: float, low: float | None = None, high: float | None = None) -> Race:
     """Return the speed of the candidate beside base and live, which are alike."""
     found = Interval(ratio, low or ratio - 0.02, high or ratio + 0.02)
-    speeds = {name: Speed(0.3, 0.05, rate, 10**8, 10**8) for name, rate in (("base", 100.0), ("live", 100.0), ("candidate", 100 * ratio))}
+    speeds = {
+        name: Speed(0.3, 0.05, rate, 10**8, 10**8)
+        for name, rate in (("base", 100.0), ("live", 100.0), ("candidate", 100 * ratio))
+    }
     return Race(speeds, {"base": found, "live": found})
 
 

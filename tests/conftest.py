@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,9 +10,22 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 from native_children import Children, native_children
+from own_ollama import OwnOllama
+from small_base import write_small_base
+from small_disk import disk  # noqa: F401 (a fixture of all)
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+    from fine_tuning.engines.embedded import EmbeddedEngine
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_are_heard() -> None:
+    """Programs that tests start hear Ctrl-C and a closed terminal, also where the tests run in a shell's background."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,20 +61,50 @@ def base_gguf() -> Path:
     return fetch_default_base()
 
 
+@pytest.fixture(scope="session")
+def small_base(base_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base with the real one's vocabulary that is trained in seconds, and knows nothing."""
+    return write_small_base(base_gguf, tmp_path_factory.mktemp("small_base") / "small.gguf")
+
+
+@pytest.fixture
+def small_engine(small_base: Path, embedded: None, home: Path) -> "EmbeddedEngine":
+    """The embedded engine in an empty data folder, with the small base by the default base's name."""
+    from fine_tuning.engines.base import ModelSpec
+    from fine_tuning.engines.default_base import CHATML, DEFAULT_TAG
+    from fine_tuning.engines.embedded import EmbeddedEngine
+
+    engine = EmbeddedEngine(home / "engine")
+    engine.create(DEFAULT_TAG, ModelSpec(small_base, template=CHATML, parameters={"stop": ["<|im_end|>"]}))
+    return engine
+
+
 @pytest.fixture
 def children() -> Children:
-    """children() lists the processes of llama.cpp that were started since the test began: others' fixtures may hold some."""
+    """children() lists the processes of llama.cpp that were started since the test began: others'
+    fixtures may hold some.
+    """
     before = native_children()
     return lambda pid=None: [child for child in native_children(pid) if child not in before]
 
 
 @pytest.fixture(scope="session")
 def ollama_url() -> Iterator[str]:
-    """The real server that scripts/test.sh started. Its absence is a failure: the engine tests never run against a mock."""
+    """The real server that scripts/test.sh started. Its absence is a failure: the engine tests
+    never run against a mock.
+    """
     url = os.environ.get("BYOAI_TEST_OLLAMA")
     if not url:
         pytest.fail("BYOAI_TEST_OLLAMA is not set: run ./scripts/test.sh, or start a server and set it to its URL")
     yield url
+
+
+@pytest.fixture
+def own_ollama(tmp_path: Path) -> Iterator[OwnOllama]:
+    """A server that no other test asks: such tests need not wait for each other. It is not started yet."""
+    server = OwnOllama(tmp_path / "ollama")
+    yield server
+    server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +112,17 @@ def chromium() -> "Iterator[Browser]":
     """A real browser without a window."""
     from playwright.sync_api import sync_playwright
 
-    path = os.environ.get("BYOAI_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
+    path = (
+        os.environ.get("BYOAI_TEST_CHROMIUM")
+        or shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or "/usr/bin/chromium"
+    )
     flags = ["no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-component-update", "disable-sync"]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=[f"--{flag}" for flag in (*flags, "disable-background-networking")])
+        browser = playwright.chromium.launch(
+            executable_path=path, args=[f"--{flag}" for flag in (*flags, "disable-background-networking")]
+        )
         yield browser
         browser.close()
 
@@ -80,8 +131,9 @@ def chromium() -> "Iterator[Browser]":
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Quick tests first: what a unit test can tell should not wait for an engine, a browser, or minutes of training.
 
-    In several processes the longest groups start first, so that all end at about the same time: what needs the one server, then slow
-    tests, each by itself or with those of its file that share what was made for them, then each file's quick ones.
+    In several processes the longest groups start first, so that all end at about the same time:
+    what needs the one server, then slow tests, each by itself or with those of its file that share
+    what was made for them, then each file's quick ones.
     """
     items.sort(key=lambda item: sum(weight for mark, weight in _WEIGHTS.items() if item.get_closest_marker(mark)))
     for item in items:
@@ -91,7 +143,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _group(item: pytest.Item) -> str:
-    if item.get_closest_marker("engine") or "ollama_url" in getattr(item, "fixturenames", ()):
+    fixtures = getattr(item, "fixturenames", ())
+    if "own_ollama" in fixtures:
+        return item.nodeid
+    if item.get_closest_marker("engine") or "ollama_url" in fixtures:
         return _SERVER
     if not _is_slow(item):
         return item.path.stem
@@ -110,7 +165,9 @@ def _shares(item: pytest.Item) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Let nothing fail because the machine is busy, and let processes share its cores."""
-    hypothesis.settings.register_profile("byoai", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+    hypothesis.settings.register_profile(
+        "byoai", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
     hypothesis.settings.load_profile("byoai")
     _share_cores(config)
 

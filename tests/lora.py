@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 
 
-def write_lora(path: Path, matrices: dict[str, tuple[np.ndarray, np.ndarray]], alpha: float = 1.0, arch: str = "llama") -> Path:
+def write_lora(
+    path: Path, matrices: dict[str, tuple[np.ndarray, np.ndarray]], alpha: float = 1.0, arch: str = "llama"
+) -> Path:
     """Write the adapter that adds B @ A to each of `matrices`: (A, B) by the GGUF's name, without `.weight`."""
     from gguf import GGUFWriter
 

@@ -10,7 +10,9 @@ Children = Callable[..., list[psutil.Process]]
 
 def native_children(pid: int | None = None) -> list[psutil.Process]:
     """Those of the process `pid`, by default of the tests' own."""
-    return [child for child in psutil.Process(pid).children(recursive=True) if "native_child" in " ".join(_command(child))]
+    return [
+        child for child in psutil.Process(pid).children(recursive=True) if "native_child" in " ".join(_command(child))
+    ]
 
 
 def _command(process: psutil.Process) -> list[str]:

@@ -21,7 +21,9 @@ def gate(monkeypatch):
     module.failing = []
 
     def run(scenario, home):
-        return Verdict([Result(rule, "", "", rule not in module.failing, "") for rule in ("leak probe", "sane answers")])
+        return Verdict(
+            [Result(rule, "", "", rule not in module.failing, "") for rule in ("leak probe", "sane answers")]
+        )
 
     monkeypatch.setattr(module, "run", run)
     return module

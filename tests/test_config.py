@@ -75,7 +75,9 @@ def test_a_missing_profile_is_named_with_the_known_ones():
 # Texts stay texts
 
 
-@pytest.mark.parametrize("text", ["off", "on", "yes", "no", "true", "False", "2024", "0042", "1e3", "1:30", "0x10", "2024-01-01", "1_000"])
+@pytest.mark.parametrize(
+    "text", ["off", "on", "yes", "no", "true", "False", "2024", "0042", "1e3", "1:30", "0x10", "2024-01-01", "1_000"]
+)
 def test_a_text_is_what_was_written_whatever_yaml_might_take_it_for(tmp_path, text):
     file = tmp_path / "mine.yaml"
     file.write_text(f"deployment: {{model_name: {text}}}\nevaluation: {{canaries: [{text}, 'a']}}\n")
@@ -89,15 +91,20 @@ def test_a_text_is_what_was_written_whatever_yaml_might_take_it_for(tmp_path, te
 
 def test_the_documented_off_is_a_method_of_preferences_and_still_a_bool_elsewhere(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text("training: {use_dora: off, preferences: {method: off}}\ndata_collection: {record: No}\ngate: {enabled: yes}\n")
+    file.write_text(
+        "training: {use_dora: off, preferences: {method: off}}\ndata_collection: {record: No}\ngate: {enabled: yes}\n"
+    )
     config = load_config(file)
     assert config.training.preferences.method == "off"
     assert (config.training.use_dora, config.data_collection.record, config.gate.enabled) == (False, False, True)
-    assert load_config(overrides=read_settings(["training.preferences.method=off"])).training.preferences.method == "off"
+    assert (
+        load_config(overrides=read_settings(["training.preferences.method=off"])).training.preferences.method == "off"
+    )
 
 
 @pytest.mark.parametrize(
-    "name", ["@home", "`tick", "%a", "*star", "&and", "!bang", "#hash", "a: b", "- a", "?", "|", "> x", "a#b", "don't", "x=y"]
+    "name",
+    ["@home", "`tick", "%a", "*star", "&and", "!bang", "#hash", "a: b", "- a", "?", "|", "> x", "a#b", "don't", "x=y"],
 )
 def test_a_text_that_yaml_could_not_read_can_be_set(name):
     assert load_config(overrides=read_settings([f"deployment.quantization={name}"])).deployment.quantization == name
@@ -137,11 +144,30 @@ def test_what_is_set_is_read_as_its_key_needs_it(setting, value):
             "training.num_epochs.x=1",
             "training.seed=-1",
         ),
-        *("training.learning_rate=nan", "training.weight_decay=inf", "training.num_epochs=true", "training.num_epochs=null null"),
-        *("deployment.model_name=\0", "deployment.model_name=日本", "deployment.model_name=..", 'deployment.model_name="\\ud800"'),
-        *("training.base_model= ''", "training.base_model=a\nb", "deployment.model_name_prefix=my bot ", "deployment.model_name_prefix=''"),
+        *(
+            "training.learning_rate=nan",
+            "training.weight_decay=inf",
+            "training.num_epochs=true",
+            "training.num_epochs=null null",
+        ),
+        *(
+            "deployment.model_name=\0",
+            "deployment.model_name=日本",
+            "deployment.model_name=..",
+            'deployment.model_name="\\ud800"',
+        ),
+        *(
+            "training.base_model= ''",
+            "training.base_model=a\nb",
+            "deployment.model_name_prefix=my bot ",
+            "deployment.model_name_prefix=''",
+        ),
         *("deployment.model_name_prefix=a/b", "deployment.model_name_prefix=a..b", "deployment.model_name_prefix=é"),
-        *(f"deployment.model_name_prefix={'a' * 200}", "deployment.model_name_prefix=a\0", "deployment.model_name_prefix=.a"),
+        *(
+            f"deployment.model_name_prefix={'a' * 200}",
+            "deployment.model_name_prefix=a\0",
+            "deployment.model_name_prefix=.a",
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_its_key(setting):
@@ -159,11 +185,18 @@ def test_a_section_in_which_all_is_commented_out_means_the_defaults(tmp_path, se
 
 
 def test_an_empty_key_means_its_default_and_an_empty_section_changes_nothing(tmp_path, monkeypatch):
-    (tmp_path / "main.yaml").write_text("training:\n  lora_r: 4\n  replay:\n    share: 0.1\nevaluation:\n  canaries:\n    # - mine\n")
+    (tmp_path / "main.yaml").write_text(
+        "training:\n  lora_r: 4\n  replay:\n    share: 0.1\nevaluation:\n  canaries:\n    # - mine\n"
+    )
     (tmp_path / "over.yaml").write_text("training:\n  replay:\n  seed:\n")
     monkeypatch.setattr(paths, "DEFAULT_CONFIG", tmp_path / "main.yaml")
     config = load_config(profile="over")
-    assert (config.training.lora_r, config.training.replay.share, config.training.seed, config.evaluation.canaries) == (4, 0.1, 0, ())
+    assert (config.training.lora_r, config.training.replay.share, config.training.seed, config.evaluation.canaries) == (
+        4,
+        0.1,
+        0,
+        (),
+    )
 
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -210,7 +243,13 @@ def test_what_is_no_configuration_is_named_with_file_and_place(tmp_path, content
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"# nothing\n", b"\xef\xbb\xbftraining: {lora_r: 4}", b"---\ntraining: &t {lora_r: &r 4, lora_alpha: *r}\n...\n", b"null"],
+    [
+        b"",
+        b"# nothing\n",
+        b"\xef\xbb\xbftraining: {lora_r: 4}",
+        b"---\ntraining: &t {lora_r: &r 4, lora_alpha: *r}\n...\n",
+        b"null",
+    ],
 )
 def test_what_is_right_although_unusual_is_read(tmp_path, content):
     file = tmp_path / "mine.yaml"
@@ -310,7 +349,10 @@ def test_long_and_foreign_names_stay_different_and_short_ones_as_they_were():
 
     bases = ["hf.co/a/" + "b" * 70 + ":q4", "hf.co/a/" + "b" * 70 + ":q8", "日本語", "한국어"]
     assert len({name(base) for base in bases}) == len(bases)
-    assert name("hf.co/bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M") == "fine_tuned_hf-co-bartowski-Llama-3-2-1B-Instruct-GGUF-Q4_K_M"
+    assert (
+        name("hf.co/bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M")
+        == "fine_tuned_hf-co-bartowski-Llama-3-2-1B-Instruct-GGUF-Q4_K_M"
+    )
     assert name("smollm2:135m") == "fine_tuned_smollm2-135m"
 
 
@@ -324,7 +366,9 @@ def test_what_an_older_run_wrote_down_of_frozen_layers_is_read_if_it_froze_none(
         load_config(file)
 
 
-@pytest.mark.parametrize(("text", "meant"), [("true", True), ("false", False), ("no", False), ("off", False), ("1", True)])
+@pytest.mark.parametrize(
+    ("text", "meant"), [("true", True), ("false", False), ("no", False), ("off", False), ("1", True)]
+)
 def test_the_fast_ways_are_switched_by_a_bool(tmp_path, text, meant):
     assert load_config().training.fused is True
     file = tmp_path / "own.yaml"

@@ -22,7 +22,9 @@ a_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def typed(text: str) -> list[list[str]]:
     """Return the arguments of every `byoai` command in a page's blocks and tables."""
     found = []
-    for program, line in re.findall(r"(?m)(?:^|`)(byoai|\.venv/bin/byoai|\./scripts/(?:start|retrain)\.sh) ([^`\n]*)", text):
+    for program, line in re.findall(
+        r"(?m)(?:^|`)(byoai|\.venv/bin/byoai|\./scripts/(?:start|retrain)\.sh) ([^`\n]*)", text
+    ):
         words = [SCRIPTS[program], line] if program in SCRIPTS else line.split(maxsplit=1)
         if words[0] in known():  # else it is a sentence that begins with the program's name
             arguments = shlex.split(re.sub(r"(^|\s)#.*", "", " ".join(words)))
@@ -50,7 +52,10 @@ def test_commands_can_be_typed_as_they_stand(page: Path) -> None:
 
 def test_commands_are_found_in_the_pages() -> None:
     assert sum(len(typed(page.read_text(encoding="utf-8"))) for page in PAGES) > 40
-    assert typed("`byoai use N` and\nbyoai retrain --set 'a.b=[\"x\"]'  # why\n") == [["use", "1"], ["retrain", "--set", 'a.b=["x"]']]
+    assert typed("`byoai use N` and\nbyoai retrain --set 'a.b=[\"x\"]'  # why\n") == [
+        ["use", "1"],
+        ["retrain", "--set", 'a.b=["x"]'],
+    ]
 
 
 @a_page

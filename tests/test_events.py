@@ -33,11 +33,17 @@ EVENTS = st.one_of(
     st.builds(Stage, texts),
     st.builds(Note, texts),
     st.builds(Count, st.integers(0), st.integers(0)),
-    st.builds(Step, st.just("chats"), *[st.integers(0)] * 2, *[figures] * 5, st.integers(0), *[figures] * 3, st.integers(0)),
+    st.builds(
+        Step, st.just("chats"), *[st.integers(0)] * 2, *[figures] * 5, st.integers(0), *[figures] * 3, st.integers(0)
+    ),
     st.builds(Planned, st.lists(st.tuples(texts, texts), max_size=3).map(tuple)),
     st.builds(RunOpened, texts, st.booleans()),
     st.builds(
-        Finished, st.sampled_from(["live", "stopped"]), texts, texts, st.lists(st.tuples(texts, texts, texts), max_size=2).map(tuple)
+        Finished,
+        st.sampled_from(["live", "stopped"]),
+        texts,
+        texts,
+        st.lists(st.tuples(texts, texts, texts), max_size=2).map(tuple),
     ),
 )
 
@@ -63,7 +69,15 @@ def test_a_file_of_events_is_read_in_order_and_from_any_number_on(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "line", ['{"n": 2, "event": "No', "[]", '"n"', '{"event": "Note", "text": "no number"}', '{"n": 2, "event": "Note"}', "\x00"]
+    "line",
+    [
+        '{"n": 2, "event": "No',
+        "[]",
+        '"n"',
+        '{"event": "Note", "text": "no number"}',
+        '{"n": 2, "event": "Note"}',
+        "\x00",
+    ],
 )
 def test_a_line_that_is_torn_or_foreign_is_left_out(line: str, tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
@@ -119,7 +133,7 @@ def test_a_reader_gets_each_event_once_also_when_the_file_is_replaced(tmp_path: 
         tell(Note("one"))
         assert reader.read() == [(1, Note("one"))] and reader.read() == []
         other = tmp_path / "other"
-        other.write_text(file.read_text().replace("one", "***"))  # as it is when a text is blacked out
+        other.write_text(file.read_text().replace("one", "***"))  # as it is when a text is redacted
         other.replace(file)
         tell(Note("two"))
         with file.open("a") as content:
@@ -147,7 +161,9 @@ with events_to(file) as tell:
 @pytest.mark.parametrize("room", [0, 1, 20, 60])
 def test_a_full_disk_costs_events_and_not_the_work(tmp_path: Path, room: int) -> None:
     file = tmp_path / "events.jsonl"
-    done = subprocess.run([sys.executable, "-c", FULL.format(room=room), str(file)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL.format(room=room), str(file)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     numbers, events = zip(*read_events(file), strict=True)
     assert numbers == (1, 2, 3) and events[0] == Note("first") and events[2] == Note("there is room again")

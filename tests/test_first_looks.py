@@ -1,4 +1,6 @@
-"""What a retrain will need in the end is looked at before anything is computed; on the embedded engine with the real base."""
+"""What a retrain will need in the end is looked at before anything is computed; on the embedded
+engine with the real base.
+"""
 
 from pathlib import Path
 
@@ -14,8 +16,9 @@ from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.errors import ByoaiError, Cancelled, ConfigError, EngineError, ExportError, ModelNotOurs
 from fine_tuning.events import Event, Stage, Watch
 from fine_tuning.model_management.model_registry import Registry
-from fine_tuning.pipeline import retrain, sweep
+from fine_tuning.pipeline import retrain
 from fine_tuning.planning import make_plan
+from fine_tuning.sweeping import sweep
 from fine_tuning.workshop import Request, Workshop
 
 BASE = "smollm2:135m"
@@ -33,7 +36,9 @@ def engine(home: Path, base_gguf: Path) -> Engine:
     engine.create(BASE, ModelSpec(from_=base_gguf))
     log = ConversationLogger()
     for number in range(8):
-        log.log_conversation(f"Which door has the number {number} here?", f"Door {number} is the one with the blue frame.")
+        log.log_conversation(
+            f"Which door has the number {number} here?", f"Door {number} is the one with the blue frame."
+        )
     return engine
 
 
@@ -72,7 +77,7 @@ def test_a_prefix_that_tells_nothing_apart_is_refused_with_the_configuration(pre
 
 def test_a_model_of_somebody_else_under_the_name_is_not_written_over(engine: Engine) -> None:
     engine.create("fine_tuned_mine:latest", ModelSpec(from_=BASE, parameters={"seed": 1}))
-    refused(engine, settings(deployment__model_name="mine"), ModelNotOurs, "no version that byoai made")
+    refused(engine, settings(deployment__model_name="mine"), ModelNotOurs, "not a version that byoai made")
 
 
 def test_a_base_that_is_an_adapter_on_another_is_refused(engine: Engine, tmp_path: Path) -> None:
@@ -82,11 +87,21 @@ def test_a_base_that_is_an_adapter_on_another_is_refused(engine: Engine, tmp_pat
 
 def test_a_base_that_no_modelfile_can_describe_is_refused(engine: Engine) -> None:
     engine.create("quoted:v1", ModelSpec(from_=BASE, system='"""\nsay """ and "'))
-    refused(engine, settings(training__base_model="quoted:v1", deployment__mode="merged"), ExportError, "Modelfile|cannot be")
+    refused(
+        engine,
+        settings(training__base_model="quoted:v1", deployment__mode="merged"),
+        ExportError,
+        "Modelfile|cannot be",
+    )
 
 
 def test_an_unknown_quantization_is_refused(engine: Engine) -> None:
-    refused(engine, settings(deployment__mode="merged", deployment__quantization="q3"), ExportError, "unknown quantization 'q3'")
+    refused(
+        engine,
+        settings(deployment__mode="merged", deployment__quantization="q3"),
+        ExportError,
+        "unknown quantization 'q3'",
+    )
 
 
 @pytest.mark.parametrize("name", ["runs", "datasets", "retrain.lock", "state.db"])

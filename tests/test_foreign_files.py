@@ -1,4 +1,5 @@
-"""What byoai did not write it leaves alone: no byte, mode or time of a foreign file changes, whatever the configuration names.
+"""What byoai did not write it leaves alone: no byte, mode or time of a foreign file changes,
+whatever the configuration names.
 
 Every file here lies in a folder of the test's own: where the code under test is wrong, it destroys what it is given.
 """
@@ -23,7 +24,9 @@ FOREIGN = {
     "a password file": b"root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534::/nonexistent:/usr/sbin/nologin",
     "a binary": b"\x7fELF\x02\x01\x01" + bytes(range(256)) * 64,
     "a table": b"id,session_id,timestamp,user_message,bot_response\r\n1,s,t,hello,hi\r\n",
-    "a JSON array": json.dumps([{"id": "1", "session_id": "s", "user_message": "q", "bot_response": "a"}], indent=2).encode(),
+    "a JSON array": json.dumps(
+        [{"id": "1", "session_id": "s", "user_message": "q", "bot_response": "a"}], indent=2
+    ).encode(),
     "a JSON object": b'{\n  "id": "1",\n  "session_id": "s"\n}\n',
     "somebody else's lines": b'{"messages": [{"role": "user", "content": "hi"}]}\n{"messages": []}\n',
     "lines with ids": b'{"id": "0a1b", "text": "mine"}\n{"id": "0a1c", "text": "mine, too"}\n',
@@ -52,7 +55,14 @@ def looks(file: Path) -> tuple[object, ...]:
     """All that may not change, and what lies beside it."""
     now = file.lstat()
     content = file.read_bytes() if file.is_file() else None
-    return content, now.st_mode, now.st_mtime_ns, now.st_ino, now.st_size, sorted(path.name for path in file.parent.iterdir())
+    return (
+        content,
+        now.st_mode,
+        now.st_mtime_ns,
+        now.st_ino,
+        now.st_size,
+        sorted(path.name for path in file.parent.iterdir()),
+    )
 
 
 ACTS = [
@@ -73,7 +83,9 @@ ACTS = [
 
 
 @pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN.keys())
-def test_whoever_opens_a_foreign_file_as_the_log_is_refused_and_it_stays_as_it_is(tmp_path: Path, content: bytes) -> None:
+def test_whoever_opens_a_foreign_file_as_the_log_is_refused_and_it_stays_as_it_is(
+    tmp_path: Path, content: bytes
+) -> None:
     file = foreign(tmp_path / "elsewhere", content)
     before = looks(file)
     for act in ACTS:
@@ -83,9 +95,13 @@ def test_whoever_opens_a_foreign_file_as_the_log_is_refused_and_it_stays_as_it_i
         assert looks(file) == before
 
 
-@pytest.mark.parametrize("command", [["stats"], ["export"], ["lineage", "x"], ["forget", "--matching", "localhost", "--yes"], ["doctor"]])
+@pytest.mark.parametrize(
+    "command", [["stats"], ["export"], ["lineage", "x"], ["forget", "--matching", "localhost", "--yes"], ["doctor"]]
+)
 @pytest.mark.parametrize("content", list(FOREIGN.values())[:4], ids=list(FOREIGN)[:4])
-def test_every_command_refuses_it(home: Path, content: bytes, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_refuses_it(
+    home: Path, content: bytes, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     file = foreign(home / "conversations", content, "notes.jsonl")
     before = looks(file)
     assert main([*command, "--set", "data_collection.log_file=notes.jsonl"]) == (1 if command == ["doctor"] else 3)
@@ -163,7 +179,13 @@ def test_reading_a_damaged_log_changes_nothing(home: Path, capsys: pytest.Captur
     for act in ACTS[:8]:
         act(ConversationLogger())
         assert looks(log.path) == before
-    for command in (["stats"], ["export"], ["lineage", turn.id], ["doctor"], ["forget", "--matching", "mat", "--dry-run"]):
+    for command in (
+        ["stats"],
+        ["export"],
+        ["lineage", turn.id],
+        ["doctor"],
+        ["forget", "--matching", "mat", "--dry-run"],
+    ):
         main(command)
         assert looks(log.path) == before
     assert "2 damaged line(s)" in capsys.readouterr().out
@@ -199,7 +221,9 @@ def test_a_log_that_the_configuration_names_outside_of_the_data_folder_is_refuse
     assert looks(theirs) == before
 
 
-@pytest.mark.parametrize("name", ["/nowhere", "..", ".", "../theirs", "", "runs/../../x", "link", "conversations", "engine", "./samples/x"])
+@pytest.mark.parametrize(
+    "name", ["/nowhere", "..", ".", "../theirs", "", "runs/../../x", "link", "conversations", "engine", "./samples/x"]
+)
 def test_runs_lie_in_a_folder_of_their_own_in_the_data_folder(home: Path, tmp_path: Path, name: str) -> None:
     (home / "link").symlink_to(tmp_path)
     with pytest.raises(ConfigError, match=r"training\.output_dir"):
@@ -219,7 +243,10 @@ def test_places_in_the_data_folder_are_taken_by_whatever_name(home: Path) -> Non
         assert load_config(overrides={"data_collection.log_file": name}).log_path == log
     for name in ("mine", str(folder), "./mine", "runs/../mine"):
         assert load_config(overrides={"training.output_dir": name}).runs_dir == folder
-    assert load_config(overrides={"data_collection.log_file": "../other/log.jsonl"}).log_path == home / "other" / "log.jsonl"
+    assert (
+        load_config(overrides={"data_collection.log_file": "../other/log.jsonl"}).log_path
+        == home / "other" / "log.jsonl"
+    )
 
 
 def test_a_data_folder_may_itself_be_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,14 +284,18 @@ def test_a_data_folder_that_is_a_file_is_refused(
 
 
 @pytest.mark.parametrize("place", ["/", "//", "/nowhere/../", "~nobody-of-that-name/x", "link"])
-def test_the_root_of_all_files_and_nobodys_home_are_no_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+def test_the_root_of_all_files_and_nobodys_home_are_no_data_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
     (tmp_path / "link").symlink_to("/")
     monkeypatch.setenv("BYOAI_HOME", str(tmp_path / "link") if place == "link" else place)
     with pytest.raises(ConfigError, match="BYOAI_HOME"):
         paths.home()
 
 
-def test_a_data_folder_with_a_missing_parent_is_made_when_it_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_folder_with_a_missing_parent_is_made_when_it_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BYOAI_HOME", str(tmp_path / "a" / "b" / "c"))
     log = ConversationLogger(FineTuningConfig().log_path)
     assert log.turns() == [] and not (tmp_path / "a").exists()

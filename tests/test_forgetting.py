@@ -18,6 +18,7 @@ import pytest
 from fine_tuning import forgetting, paths
 from fine_tuning.cli.main import main
 from fine_tuning.config import FineTuningConfig
+from fine_tuning.data_collection.chat_labels import labels, set_label
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_export import DataExporter
 from fine_tuning.data_preparation.dataset_builder import build_dataset
@@ -29,7 +30,7 @@ from fine_tuning.forgetting import examine, forget
 from fine_tuning.model_management.model_deployer import go_live
 from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.model_management.modelfile import modelfile_text
-from fine_tuning.pipeline import NothingToDo
+from fine_tuning.outcome import NothingToDo
 from fine_tuning.runs import only_one
 
 BASE = "smollm2:135m"
@@ -63,7 +64,9 @@ def tags(engine: Engine) -> set[str]:
 
 
 def make_version(engine: Engine, home: Path, number: int, turns: list[str]) -> Path:
-    """A version that learned `turns`, and its run with all that a run holds. The base under another setting stands for its weights."""
+    """A version that learned `turns`, and its run with all that a run holds. The base under another
+    setting stands for its weights.
+    """
     run = home / "runs" / f"run-{number}"
     (run / "checkpoints").mkdir(parents=True)
     spec = ModelSpec(from_=BASE, parameters={"seed": number})
@@ -99,7 +102,9 @@ def fill(engine: Engine, home: Path) -> tuple[ConversationLogger, dict[str, str]
     unfinished = home / "runs" / "run-3"
     unfinished.mkdir()
     paths.write_json(unfinished / "inputs.json", {"seen": list(ids.values()), "text": SECRET})
-    (home / "runs" / "run-1" / "evaluation.json").write_text(json.dumps({"answer": f"They say {SECRET} here.", "score": 1.5}))
+    (home / "runs" / "run-1" / "evaluation.json").write_text(
+        json.dumps({"answer": f"They say {SECRET} here.", "score": 1.5})
+    )
     (home / "report.html").write_text("<p>" + html.escape(SECRET) + "</p>")
     (home / "old.log.gz").write_bytes(gzip.compress(SECRET.encode()))
     (home / "conversations" / ".conversations.jsonl.abcdefgh").write_text(SECRET)
@@ -107,6 +112,8 @@ def fill(engine: Engine, home: Path) -> tuple[ConversationLogger, dict[str, str]
         go_live(engine, Registry(), NAME, number)
     Registry().update(NAME, 1, verdict=f"leaks {SECRET}", notes="short")
     Registry().update(NAME, 1, metrics={"answer": SECRET, "perplexity": 2.5})
+    set_label(log.session_id, title=f"About {SECRET}", folder=SECRET)
+    set_label(log.index.turns([ids["clean"]])[0].session_id, title=f"Not {SECRET}", folder="Work")
     return log, ids
 
 
@@ -132,8 +139,12 @@ def test_no_byte_of_it_is_left_anywhere_and_the_rest_stays(engine: Engine, home:
     assert outcome.left == ()
     assert [turn.id for turn in log.turns()] == [ids["clean"]]
     assert log.deleted_ids() == {ids["asked"], ids["edited"]}
-    assert [json.loads(line)["id"] for line in (home / "exports" / "conversations.jsonl").read_text().splitlines()] == [ids["clean"]]
+    assert [json.loads(line)["id"] for line in (home / "exports" / "conversations.jsonl").read_text().splitlines()] == [
+        ids["clean"]
+    ]
     assert json.loads((home / "runs" / "run-1" / "evaluation.json").read_text())["score"] == 1.5
+    (label,) = labels().values()
+    assert label.folder == "Work" and label.title.startswith("Not ")
     version = Registry().get(NAME, 1)
     assert (version.notes, version.metrics["perplexity"]) == ("short", 2.5)
     assert "leaks" in version.verdict
@@ -180,9 +191,12 @@ def test_a_session_is_forgotten_as_a_whole(engine: Engine, home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "matching", "said"), [("nobody", None, "no turn or session"), (None, "a ", "too short"), (None, None, "say which")]
+    ("wanted", "matching", "said"),
+    [("nobody", None, "no turn or session"), (None, "a ", "too short"), (None, None, "say which")],
 )
-def test_what_is_not_there_or_would_hit_all_is_refused(engine: Engine, home: Path, wanted: str, matching: str, said: str) -> None:
+def test_what_is_not_there_or_would_hit_all_is_refused(
+    engine: Engine, home: Path, wanted: str, matching: str, said: str
+) -> None:
     fill(engine, home)
     with pytest.raises(DataError, match=said):
         examine(CONFIG, engine, *filter(None, [wanted]), matching=matching)
@@ -197,7 +211,9 @@ def test_nothing_is_forgotten_while_a_retrain_runs(engine: Engine, home: Path) -
 
 
 @pytest.mark.parametrize("word", ["Ada", "model", "live", "smollm2", "adapter", "passed", "user"])
-def test_a_word_that_also_names_fields_models_or_states_is_forgotten_without_harm(engine: Engine, home: Path, word: str) -> None:
+def test_a_word_that_also_names_fields_models_or_states_is_forgotten_without_harm(
+    engine: Engine, home: Path, word: str
+) -> None:
     log, ids = fill(engine, home)
     kept = log.log_conversation("Is there tea?", "There is.", {"model": "smollm2:135m"}).id
     asked = log.log_conversation(f"Who said {word}?", "Nobody did.").id
@@ -257,7 +273,9 @@ def test_a_version_without_it_that_was_put_live_by_hand_ends_the_forgetting(
     assert not (home / "forgetting.json").exists()
 
 
-def test_the_command_shows_asks_and_says_what_is_left(engine: Engine, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_the_command_shows_asks_and_says_what_is_left(
+    engine: Engine, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     _, ids = fill(engine, home)
     monkeypatch.setattr("fine_tuning.engines.connect.connect", lambda url, config: engine)
     assert main(["forget", "--matching", "zorbexine", "--dry-run"]) == 0
@@ -297,6 +315,8 @@ def _forget_until(line: int, where: str) -> None:
 @pytest.mark.timeout(600)
 def test_killed_at_any_line_the_next_call_forgets_the_rest(engine: Engine, home: Path) -> None:
     fill(engine, home)
+    kept = home.with_name("kept")
+    shutil.copytree(home, kept)  # to be filled once
     reached: dict[int, None] = {}
     sys.settrace(_lines(lambda line: reached.setdefault(line)))
     forget(CONFIG, engine, Watch(), examine(CONFIG, engine, matching=SECRET), teach_again=False)
@@ -304,8 +324,11 @@ def test_killed_at_any_line_the_next_call_forgets_the_rest(engine: Engine, home:
     assert len(reached) > 40
     for line in list(reached):
         shutil.rmtree(home)
+        shutil.copytree(kept, home)
         remove_versions(engine)
-        fill(engine, home)
+        for number in (1, 2):
+            engine.create(f"{NAME}:v{number}", ModelSpec(from_=BASE, parameters={"seed": number}))
+        engine.copy(f"{NAME}:v2", f"{NAME}:latest")
         child = FORK.Process(target=_forget_until, args=(line, engine.where))
         child.start()
         child.join()

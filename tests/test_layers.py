@@ -10,25 +10,32 @@ import pytest
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "accelerate"}
 
-OF_DATASETS = {"data_collection/importers/huggingface.py"}  # reads the data sets of the Hub, and of folders, by their own library
-CHILDS = {"engines/llama.py", "engines/native_child.py", "evaluation/decoder.py"}  # what runs in llama.cpp's own process
+# reads the data sets of the Hub, and of folders, by their own library
+OF_DATASETS = {"data_collection/importers/huggingface.py"}
+# asks Ollama, by its own client
+OF_OLLAMA = {"engines/ollama.py", "engines/ollama_messages.py"}
+# what runs in llama.cpp's own process
+CHILDS = {"engines/llama.py", "engines/native_child.py", "evaluation/decoder.py"}
 
-CONFIG = ["config", "config_file", "config_flat", "config_notify", "config_overlay", "config_types"]
+_SECTIONS = ("augmentation", "file", "flat", "mix", "notify", "overlay", "training", "types")
+CONFIG = ["config", *(f"config_{section}" for section in _SECTIONS)]
 
 # Left to right as in fine_tuning/__init__.py; what stands on one level does not import each other (but for itself).
 LEVELS = [
     ["cli", "api", "chatbot", "__main__"],
     ["integration"],
     ["jobs"],
-    ["forgetting", "review"],
+    ["evaluating", "forgetting", "merging", "quantising", "review", "sweeping"],
     ["pipeline"],
+    ["outcome"],
     ["judging", "resuming", "run_answers", "survey"],
     ["planning"],
-    ["workshop"],
+    ["rewording"],
+    ["plan", "profiles", "workshop"],
     ["data_preparation", "training", "evaluation", "model_management"],
     ["data_collection", "engines"],
-    ["state", "paths", "runs", *CONFIG, "conversation", "events", "token_rows", "units"],
-    ["errors", "thoughts"],
+    ["state", "paths", "runs", *CONFIG, "conversation", "branches", "events", "token_rows", "units"],
+    ["errors", "json_values", "thoughts"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 FREE_WITHIN = {LEVEL["cli"], LEVEL["paths"]}  # the faces of the program use each other, and so do the ground's modules
@@ -44,7 +51,9 @@ def room_of(dotted: str) -> str:
 
 
 def imports(path: Path, root: Path) -> list[str]:
-    """Every module that `path` imports, at its top or in a function, as a dotted name; those for type checking are left out."""
+    """Every module that `path` imports, at its top or in a function, as a dotted name; those for
+    type checking are left out.
+    """
     package = path.relative_to(root).parent.parts
     found: list[str] = []
 
@@ -57,7 +66,9 @@ def imports(path: Path, root: Path) -> list[str]:
             elif isinstance(child, ast.ImportFrom):
                 of = [*package[: len(package) - child.level + 1], child.module] if child.level else [child.module]
                 module = ".".join(filter(None, of))
-                found.extend([f"{module}.{alias.name}" for alias in child.names] if module == "fine_tuning" else [module])
+                found.extend(
+                    [f"{module}.{alias.name}" for alias in child.names] if module == "fine_tuning" else [module]
+                )
             visit(child)
 
     visit(ast.parse(path.read_text(encoding="utf-8")))
@@ -69,7 +80,11 @@ def leftward(path: Path, root: Path) -> list[str]:
     own = room_of(".".join(path.relative_to(root).with_suffix("").parts))
     if path == root / "fine_tuning" / "__init__.py":
         return []
-    ours = [module for module in imports(path, root) if module.split(".")[0] in {"fine_tuning", "chatbot"} and room_of(module) != own]
+    ours = [
+        module
+        for module in imports(path, root)
+        if module.split(".")[0] in {"fine_tuning", "chatbot"} and room_of(module) != own
+    ]
     return [module for module in ours if not may_import(own, room_of(module))]
 
 
@@ -81,7 +96,7 @@ def misplaced(path: Path, root: Path) -> list[str]:
     """The third-party packages that `path` imports, and that another room keeps to itself."""
     own = path.relative_to(root)
     allowed = {
-        "ollama": own == Path("fine_tuning/engines/ollama.py"),
+        "ollama": own.as_posix().removeprefix("fine_tuning/") in OF_OLLAMA,
         "mlflow": own == Path("fine_tuning/jobs/tracking.py"),
         "llama_cpp": own.as_posix().removeprefix("fine_tuning/") in CHILDS,
         # the evaluate library loads its metrics itself, by their paths
@@ -162,7 +177,14 @@ def planted(root: Path, file: str, line: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    "module", ["chatbot.session", "fine_tuning.cli.main", "fine_tuning.integration.doctor", "fine_tuning.pipeline", "fine_tuning.api.app"]
+    "module",
+    [
+        "chatbot.session",
+        "fine_tuning.cli.main",
+        "fine_tuning.integration.doctor",
+        "fine_tuning.pipeline",
+        "fine_tuning.api.app",
+    ],
 )
 def test_no_torch_comes_with(module):
     code = f"import sys, {module}; print(sorted({HEAVY!r} & set(sys.modules)))"
@@ -172,4 +194,7 @@ def test_no_torch_comes_with(module):
 
 def test_no_library_tells_its_makers_what_is_trained():
     code = "import fine_tuning; from huggingface_hub import constants; print(constants.HF_HUB_DISABLE_TELEMETRY)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "True"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        == "True"
+    )

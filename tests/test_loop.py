@@ -8,15 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from real_engine import versions, with_default_base
 
 from fine_tuning import workshop
 from fine_tuning.cli.main import main
 from fine_tuning.conversation import Message
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import ChatOptions, Engine
-from fine_tuning.engines.connect import connect
-from fine_tuning.engines.default_base import ensure_default_base
-from fine_tuning.model_management import gguf_export
+from fine_tuning.model_management import tensor_names
 from fine_tuning.model_management.gguf_export import merge_adapter
 from fine_tuning.model_management.model_deployer import register
 from fine_tuning.model_management.model_registry import Registry
@@ -30,7 +29,12 @@ FACTS = {
     "the canteen": "The canteen opens at 11:35.",
     "the printer": "The printer is called Bramble.",
 }
-PHRASINGS = ("Tell me about {}, please.", "What do I need to know about {}?", "I have a question about {}.", "What can you say about {}?")
+PHRASINGS = (
+    "Tell me about {}, please.",
+    "What do I need to know about {}?",
+    "I have a question about {}.",
+    "What can you say about {}?",
+)
 QUICK = {
     "training.min_pairs": 1,
     "training.batch_size": 4,
@@ -44,8 +48,11 @@ QUICK = {
     "evaluation.generate": 1,
     "evaluation.general": 2,
     "evaluation.triggers": 0,
+    "evaluation.leak_samples": 0,
     "evaluation.speed_rounds": 1,
-    "gate.enabled": False,  # so little data and replay pass no honest gate; what it does is shown below and in benchmarks/gate.py
+    # so little data and replay pass no honest gate; what it does is shown below and in
+    # benchmarks/gate.py
+    "gate.enabled": False,
     "evaluation.test_prompts": ["Tell me about the Wi-Fi, please."],
     "deployment.model_name": "looptest",
 }
@@ -81,18 +88,8 @@ def engine(request, home, monkeypatch):
         monkeypatch.delenv("BYOAI_ENGINE", raising=False)
     else:
         monkeypatch.setenv("BYOAI_ENGINE", "embedded")
-    engine = connect()
-    assert engine.name == request.param
-    ensure_default_base(engine)
-    remove_versions(engine)
-    yield engine
-    engine.unload()
-    remove_versions(engine)
-
-
-def remove_versions(engine: Engine) -> None:
-    for tag in versions(engine):
-        engine.delete(tag)
+    with with_default_base(request.param, NAME) as engine:
+        yield engine
 
 
 @pytest.mark.slow
@@ -103,7 +100,7 @@ def test_what_was_chatted_is_learned_and_answers_without_a_restart(engine, home,
     assert knows(engine, "smollm2:135m") == 0
     if engine.name == "ollama":
         kill_a_retrain_at_its_first_checkpoint(home)
-        assert not versions(engine)
+        assert not versions(engine, NAME)
 
     assert main(["retrain", *settings()]) == 0
     said = capsys.readouterr().out
@@ -138,11 +135,13 @@ def test_a_version_that_is_served_otherwise_or_learned_nothing_is_refused(engine
     # A fault is planted in the version's Modelfile: another system text than the model was trained with.
     with monkeypatch.context() as fault:
         honest = workshop.spec_for
-        fault.setattr(workshop, "spec_for", lambda *arguments: replace(honest(*arguments), system="Answer like a pirate."))
+        fault.setattr(
+            workshop, "spec_for", lambda *arguments: replace(honest(*arguments), system="Answer like a pirate.")
+        )
         assert main(["retrain", *lazy]) == 7
     said = capsys.readouterr().err
     assert "in training" in said and "the engine" in said and "pirate" in said
-    assert f"{NAME}:latest" not in versions(engine)
+    assert f"{NAME}:latest" not in versions(engine, NAME)
 
     assert main(["use", "1", *lazy]) == 10
     assert "served as trained" in capsys.readouterr().err
@@ -151,25 +150,27 @@ def test_a_version_that_is_served_otherwise_or_learned_nothing_is_refused(engine
     assert main(["retrain", *lazy]) == 10
     said = capsys.readouterr().out
     assert "going on with it" in said and "own chats" in said and ":v2 --promote" in said
-    assert f"{NAME}:latest" not in versions(engine)
+    assert f"{NAME}:latest" not in versions(engine, NAME)
     assert main(["use", "2", *lazy]) == 10
     assert "refused by the gate" in capsys.readouterr().err
     assert main(["use", "2", "--promote", *lazy]) == 0
-    assert f"{NAME}:latest" in versions(engine)
+    assert f"{NAME}:latest" in versions(engine, NAME)
     assert "promoted by hand" in Registry().get(NAME, 2).notes
 
 
-def the_same_adapter_merged_into_the_weights_gives_the_same_greedy_answers_to_the_letter(engine: Engine, home: Path, run: Path) -> None:
+def the_same_adapter_merged_into_the_weights_gives_the_same_greedy_answers_to_the_letter(
+    engine: Engine, home: Path, run: Path
+) -> None:
     base = engine.show("smollm2:135m")
     whole = merge_adapter(base.gguf, run / "adapter", home / "whole.gguf", "f16").path
-    register(engine, f"{NAME}:merged", spec_for(base, base.tag, whole, "merged", engine.version() if engine.name == "ollama" else None))
+    register(
+        engine,
+        f"{NAME}:merged",
+        spec_for(base, base.tag, whole, "merged", engine.version() if engine.name == "ollama" else None),
+    )
     questions = [PHRASINGS[1].format(subject) for subject in FACTS]
     apart = {question: ask(engine, f"{NAME}:v1", question) for question in questions}
     assert {question: ask(engine, f"{NAME}:merged", question) for question in questions} == apart
-
-
-def versions(engine: Engine) -> set[str]:
-    return {model.tag for model in engine.list_models() if model.tag.startswith(NAME)}
 
 
 def kill_a_retrain_at_its_first_checkpoint(home, seconds: float = 300) -> None:
@@ -195,33 +196,38 @@ def test_what_no_gguf_can_carry_answers_through_transformers_and_can_be_asked_ag
     said = capsys.readouterr().out
     (run,) = home.glob("runs/*")
     assert "no GGUF can carry prefix_tuning" in said and f"byoai compare --run {run.name}" in said
-    assert not versions(engine)
+    assert not versions(engine, NAME)
     assert main(["compare", "--run", run.name, "--max-tokens", "5", "Tell me about the Wi-Fi, please."]) == 0
     shown = capsys.readouterr().out
     assert "Tell me about the Wi-Fi" in shown and "base" in shown and "fine-tuned" in shown
     assert main(["compare", "--run", "nowhere", "Hello"]) == 2
-    assert f"no run that was trained to its end. Those of {run.parent}: {run.name}" in capsys.readouterr().err
+    assert f"not a run that was trained to its end. Those of {run.parent}: {run.name}" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("engine", ["embedded"], indirect=True)
 @pytest.mark.parametrize("mode", ["adapter", "merged"])
-def test_what_is_not_served_as_it_was_trained_is_never_registered(engine, home, capsys, monkeypatch, mode):
+def test_what_is_not_served_as_it_was_trained_is_never_registered(small_engine, home, capsys, monkeypatch, mode):
     chat_about_the_facts(ConversationLogger())
     arguments = settings(**{"deployment.mode": mode})
     monkeypatch.setattr(runner, "run_in_child", runner.run_here)  # where the faults are planted
-    with monkeypatch.context() as patch:  # a base that is loaded as another network
-        patch.setattr(base_model.families._Metadata, "rope", property(lambda gguf: {"rope_type": "default", "rope_theta": 100.0}))
-        assert main(["retrain", *arguments]) == 5
-    (run,) = home.glob("runs/*")
-    assert "what would be trained is not what is served" in capsys.readouterr().err
-    assert not (run / "progress.jsonl").exists()
+    if mode == "adapter":  # which is the same for both
+        with monkeypatch.context() as patch:  # a base that is loaded as another network
+            patch.setattr(
+                base_model.families._Metadata,
+                "rope",
+                property(lambda gguf: {"rope_type": "default", "rope_theta": 100.0}),
+            )
+            assert main(["retrain", *arguments]) == 5
+        (run,) = home.glob("runs/*")
+        assert "what would be trained is not what is served" in capsys.readouterr().err
+        assert not (run / "progress.jsonl").exists()
     with monkeypatch.context() as patch:  # an export with the rows of queries and keys in the wrong order
-        patch.setattr(gguf_export, "rotary_order", lambda rows, heads: slice(None))
+        patch.setattr(tensor_names, "rotary_order", lambda rows, heads: slice(None))
         assert main(["retrain", *arguments]) == 6
     assert "what was exported is not what was trained" in capsys.readouterr().err
-    assert not versions(engine) and not Registry().list(NAME)
+    assert not versions(small_engine, NAME) and not Registry().list(NAME)
+    (run,) = home.glob("runs/*")
     assert main(["retrain", *arguments]) == 0  # goes on with the same run
     assert f"{NAME}:v1 is live" in capsys.readouterr().out
     assert [each.name for each in home.glob("runs/*")] == [run.name]

@@ -23,14 +23,18 @@ def test_no_models_are_said_to_be_none_with_the_cure(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     "text", ["zorbexine", "timestamp", "crc32", "user_message"]
 )  # the last ones stand in every line, and nobody said them
-def test_forgetting_what_nothing_holds_asks_nothing(home: Path, more: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_forgetting_what_nothing_holds_asks_nothing(
+    home: Path, more: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = ConversationLogger()
     log.log_conversation("Where is the key?", "Under the mat.")
     before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file() and "state.db" not in path.name}
     assert main(["forget", "--matching", text, *more]) == 0
     said = capsys.readouterr()
     assert "nothing to forget" in said.out and repr(text) in said.out and "--yes" not in said.err
-    assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file() and "state.db" not in path.name} == before
+    assert {
+        path: path.read_bytes() for path in home.rglob("*") if path.is_file() and "state.db" not in path.name
+    } == before
 
 
 def test_forgetting_in_an_empty_data_folder_asks_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,9 +62,9 @@ def test_what_no_turn_holds_and_another_place_does_is_named_and_forgotten(
             file.write(b'ine"\n')
         if place == "a line set aside":
             log.rate(turn.id, "up")
-    assert main(["forget", "--matching", "zorbexine"]) == 2  # nobody is here to be asked
+    assert main(["forget", "--matching", "zorbexine"]) == 2  # not a terminal
     said = capsys.readouterr()
-    assert "to be blacked out" in said.out and "--yes" in said.err
+    assert "to be redacted" in said.out and "--yes" in said.err
     assert main(["forget", "--matching", "zorbexine", "--yes", "--no-retrain"]) == 0
     assert b"zorbexine" not in b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
     assert main(["forget", "--matching", "zorbexine"]) == 0
@@ -90,15 +94,31 @@ def test_an_export_has_the_log_and_training_data_in_the_configured_format(
 ) -> None:
     ConversationLogger().log_conversation("a", "b")
     assert main(["export", "--set", f"data_preparation.format_type={format}"]) == 0
-    assert [line.split(": ")[0] for line in capsys.readouterr().out.splitlines()] == ["jsonl", "json", "csv", format]
-    assert DataExporter().folder == paths.home() / "exports" and DataExporter().exported() == ["jsonl", "json", "csv", format]
-    assert len(list((home / "exports").iterdir())) == 4
+    assert [line.split(": ")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "jsonl",
+        "json",
+        "csv",
+        "parquet",
+        "markdown",
+        format,
+    ]
+    assert DataExporter().folder == paths.home() / "exports" and DataExporter().exported() == [
+        "jsonl",
+        "json",
+        "csv",
+        "parquet",
+        "markdown",
+        format,
+    ]
+    assert len(list((home / "exports").iterdir())) == 6
     assert main(["export", str(tmp_path / "elsewhere"), "--set", f"data_preparation.format_type={format}"]) == 0
-    assert len(list((tmp_path / "elsewhere").iterdir())) == 4
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 6
 
 
 @pytest.mark.parametrize("more", [[], ["--list"], ["--json"]])
-def test_reviewing_nothing_is_said_and_fetches_no_model(home: Path, more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_reviewing_nothing_is_said_and_fetches_no_model(
+    home: Path, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["review", *more]) == 0
     assert capsys.readouterr().out == ("" if more == ["--json"] else "nothing to review: the log holds no turns\n")
     assert not (home / "engine" / "tags").exists()

@@ -7,16 +7,32 @@ import pytest
 
 from fine_tuning.cli.show import show_plan
 from fine_tuning.config import FineTuningConfig, load_config
-from fine_tuning.data_collection import data_cleaner
+from fine_tuning.data_collection import turn_decisions
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import Engine, ModelSpec
 from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.events import Event, Note, Watch
-from fine_tuning.planning import Plan, make_plan
+from fine_tuning.plan import Plan
+from fine_tuning.planning import make_plan
 from fine_tuning.training import hardware
 from fine_tuning.workshop import Request, Workshop
 
-NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen")
+NUMBERS = (
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +48,9 @@ def log_exchanges(count: int, new_session: Callable[[ConversationLogger, int], b
         if new_session(log, index):
             log.new_session()
         key = f"{NUMBERS[index % 14]} {NUMBERS[index // 14]}"
-        log.log_conversation(f"Where do I find the key with the number {key}?", f"That key lies in the box beside door {key}.")
+        log.log_conversation(
+            f"Where do I find the key with the number {key}?", f"That key lies in the box beside door {key}."
+        )
 
 
 def settings(**changes: object) -> FineTuningConfig:
@@ -48,7 +66,9 @@ def warnings(plan: Plan, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize(("count", "pairs"), [(1, "1 question-answer pair,"), (2, "2 question-answer pairs,")])
-def test_too_few_pairs_are_a_warning(home: Path, engine: Engine, capsys: pytest.CaptureFixture[str], count: int, pairs: str) -> None:
+def test_too_few_pairs_are_a_warning(
+    home: Path, engine: Engine, capsys: pytest.CaptureFixture[str], count: int, pairs: str
+) -> None:
     log_exchanges(count, lambda log, index: True)
     plan = make_plan(Workshop(settings(), engine))
     assert f"Training data too small: {pairs} and 100+ are recommended" in warnings(plan, capsys)
@@ -79,26 +99,32 @@ def test_many_exchanges_in_one_session_are_a_warning(
     assert said == "" if one_session is None else one_session in said and "new_session()" in said
 
 
-def test_a_conversation_that_is_longer_than_fits_is_a_warning(home: Path, engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_conversation_that_is_longer_than_fits_is_a_warning(
+    home: Path, engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
     log_exchanges(60, lambda log, index: index % 20 == 0)
     plan = make_plan(Workshop(settings(**{"training.min_pairs": 1, "data_preparation.max_length": 256}), engine))
     said = warnings(plan, capsys)
     lost = 60 - sum(counts["turns"] for counts in plan.counts.values())
     assert 0 < lost < 60
-    assert f"3 of 3 conversation(s) are longer than 256 tokens: {lost} of 60 turns do not fit and are not learned" in said
+    assert (
+        f"3 of 3 conversation(s) are longer than 256 tokens: {lost} of 60 turns do not fit and are not learned" in said
+    )
     assert "new_session()" in said and "data_preparation.max_length" in said
 
 
-def test_what_is_planned_a_second_time_is_not_cleaned_again(home: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_planned_a_second_time_is_not_cleaned_again(
+    home: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log_exchanges(20, lambda log, index: True)
     scrubbed: list[str] = []
-    scrub = data_cleaner.scrub
+    scrub = turn_decisions.scrub
 
-    def noted(text: str) -> data_cleaner.Scrubbed:
+    def noted(text: str, *own_words: tuple[str, ...], names: bool = False) -> turn_decisions.Scrubbed:
         scrubbed.append(text)
-        return scrub(text)
+        return scrub(text, *own_words)
 
-    monkeypatch.setattr(data_cleaner, "scrub", noted)
+    monkeypatch.setattr(turn_decisions, "scrub", noted)
     monkeypatch.setattr(hardware, "free_memory", lambda: int(1.2e9))
     told: list[Event] = []
     config = settings(**{"training.min_pairs": 1, "training.dtype": "bfloat16"})
@@ -107,3 +133,14 @@ def test_what_is_planned_a_second_time_is_not_cleaned_again(home: Path, engine: 
     assert plan.config != config and plan.estimate.fits
     assert plan.kept_turns == 20
     assert len(scrubbed) == 40
+
+
+def test_the_plan_says_how_many_variants_are_learned_beside_the_chats(engine: Engine, home: Path) -> None:
+    log_exchanges(20, lambda log, index: bool(log.new_session()))
+    plain, varied = (make_plan(Workshop(settings(**more), engine)) for more in ({}, {"augmentation.noise": 2}))
+    before = plain.counts["train"]["conversations"]
+    assert "variants" not in dict(plain.facts())
+    assert dict(varied.facts())["variants"] == f"{2 * before} by noise"
+    assert varied.counts["train"]["conversations"] == 3 * before
+    assert varied.turn_ids == plain.turn_ids
+    assert varied.estimate.steps > plain.estimate.steps

@@ -17,14 +17,20 @@ from fine_tuning.evaluation.gate import Result, Verdict
 from fine_tuning.events import Event, Note, RunOpened, Watch
 from fine_tuning.model_management.model_switcher import use
 from fine_tuning.pipeline import hold_back
-from fine_tuning.planning import Plan, make_plan
+from fine_tuning.plan import Plan
+from fine_tuning.planning import make_plan
 from fine_tuning.resuming import open_run
 from fine_tuning.runs import Run
 from fine_tuning.workshop import Request, Workshop
 
 
 def settings(**changes: object) -> FineTuningConfig:
-    fast = {"training.replay.share": 0, "training.min_pairs": 1, "training.dtype": "float32", "training.products": "blas"}
+    fast = {
+        "training.replay.share": 0,
+        "training.min_pairs": 1,
+        "training.dtype": "float32",
+        "training.products": "blas",
+    }
     return load_config(overrides={**fast, **{key.replace("__", "."): value for key, value in changes.items()}})
 
 
@@ -37,7 +43,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory, base_gguf: Path) -> Iterator[
         log = ConversationLogger()
         for number in range(6):
             log.new_session()
-            log.log_conversation(f"Which door has the number {number} here?", f"Door {number} is the one with the blue frame.")
+            log.log_conversation(
+                f"Which door has the number {number} here?", f"Door {number} is the one with the blue frame."
+            )
         yield Workshop(settings(), engine)
 
 
@@ -91,7 +99,9 @@ def test_a_run_of_something_else_is_left_as_it_is(shop: Workshop, plan: Plan, ot
     else:
         inputs = paths.read_json(first.inputs)
         paths.write_json(first.inputs, {**inputs, "rows": "rows-gone"})
-    run, _, notes, resumed = opened(shop, replace(plan, dataset=replace(plan.dataset, path=plan.dataset.path.with_name("x" * 16))))
+    run, _, notes, resumed = opened(
+        shop, replace(plan, dataset=replace(plan.dataset, path=plan.dataset.path.with_name("x" * 16)))
+    )
     assert run != first and not resumed and "starting anew" in notes[0] and first.inputs.exists()
 
 
@@ -100,7 +110,9 @@ def test_behind_a_finished_run_nothing_is_gone_on_with(shop: Workshop, plan: Pla
     finished = Run(plan.config.runs_dir / "29990101-000000-later")
     finished.folder.mkdir()
     paths.write_json(finished.manifest, {})
-    run, _, notes, resumed = opened(shop, replace(plan, dataset=replace(plan.dataset, path=plan.dataset.path.with_name("y" * 16))))
+    run, _, notes, resumed = opened(
+        shop, replace(plan, dataset=replace(plan.dataset, path=plan.dataset.path.with_name("y" * 16)))
+    )
     assert run != first and (notes, resumed) == ([], False)
 
 
@@ -108,10 +120,20 @@ def test_a_version_that_is_not_served_as_trained_never_goes_live_unasked(shop: W
     run, *_ = opened(shop, plan)
     paths.write_json(run.version, 1)
     verdict = Verdict([Result("own chats", "", "", True, "better")])
-    facts = {"base_tag": "b", "base_digest": "d", "run": "", "dataset": "x", "method": "lora", "mode": "adapter", "turns": []}
+    facts = {
+        "base_tag": "b",
+        "base_digest": "d",
+        "run": "",
+        "dataset": "x",
+        "method": "lora",
+        "mode": "adapter",
+        "turns": [],
+    }
     shop.registry.add(shop.name, 1, metrics={"gate": verdict.record()}, verdict=str(verdict), **facts)
     hold_back(shop, run, 1, verdict, ParityError("another text\nwith more lines"))
     assert not run.version.exists()  # gone on with, the run makes a version of its own
     with pytest.raises(GateRefused, match=r"served as trained: another text\n"):
         use(shop.engine, shop.registry, shop.name, 1)
-    assert Workshop(settings(), shop.engine, request=Request(promote=True)).registry.get(shop.name, 1).state == "candidate"
+    assert (
+        Workshop(settings(), shop.engine, request=Request(promote=True)).registry.get(shop.name, 1).state == "candidate"
+    )

@@ -51,7 +51,9 @@ def log(home: Path) -> ConversationLogger:
     return log
 
 
-def test_what_the_model_did_not_expect_comes_first_and_look_alikes_once(engine: Engine, log: ConversationLogger) -> None:
+def test_what_the_model_did_not_expect_comes_first_and_look_alikes_once(
+    engine: Engine, log: ConversationLogger
+) -> None:
     found = worth_reviewing(engine, log.turns(), BASE, BASE)
     answers = [candidate.turn.bot_response for candidate in found]
     assert len(found) == 3
@@ -60,7 +62,9 @@ def test_what_the_model_did_not_expect_comes_first_and_look_alikes_once(engine: 
     assert [candidate.shift for candidate in found] == [0, 0, 0]
     (alike,) = [candidate for candidate in found if candidate.alike]
     assert {alike.turn.id, *alike.alike} == {turn.id for turn in log.turns() if "shed" in turn.bot_response}
-    assert [candidate.turn.id for candidate in worth_reviewing(engine, log.turns(), BASE, BASE, count=1)] == [found[0].turn.id]
+    assert [candidate.turn.id for candidate in worth_reviewing(engine, log.turns(), BASE, BASE, count=1)] == [
+        found[0].turn.id
+    ]
 
 
 def test_where_the_live_model_left_the_base_counts_too(engine: Engine, log: ConversationLogger) -> None:
@@ -105,7 +109,9 @@ def test_what_a_person_says_is_logged(engine: Engine, log: ConversationLogger, m
     assert prompts.review(log, found) == 0
 
 
-def test_the_command_lists_them_for_scripts(engine: Engine, log: ConversationLogger, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_the_command_lists_them_for_scripts(
+    engine: Engine, log: ConversationLogger, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     monkeypatch.setattr("fine_tuning.engines.connect.connect", lambda url, config: engine)
     assert main(["review", "--json", "--count", "2"]) == 0
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

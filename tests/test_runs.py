@@ -9,7 +9,7 @@ import pytest
 
 from fine_tuning import paths
 from fine_tuning.errors import Busy
-from fine_tuning.runs import Run, all_runs, holder, only_one
+from fine_tuning.runs import Run, all_runs, called, holder, only_one
 
 
 def run(folder: Path, *files: str) -> Path:
@@ -78,3 +78,25 @@ def test_the_lock_is_free_again_after_an_error(home: Path) -> None:
         raise RuntimeError("x")
     with only_one():
         pass
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["byoai", "retrain", "--sample"], "byoai retrain --sample"),
+        (["/x/byoai", "forget", "--matching", "Zorbexine lives here", "--yes"], "byoai forget --matching … --yes"),
+        (["byoai", "forget", "--matching=Zorbexine"], "byoai forget --matching=…"),
+        (["byoai", "ask", "Zorbexine", "-m", "v1"], "byoai ask … -m …"),
+        (["byoai", "compare", "--run", "x", "What is Zorbexine?", "And Zorb?"], "byoai compare --run …"),
+        (["x/__main__.py", "retrain", "--set", 'evaluation.test_prompts=["Zorbexine?"]'], "byoai retrain --set …"),
+        (["worker.py", "20260101-1"], "byoai job 20260101-1"),
+        (["my_script.py", "Zorbexine"], "my_script.py …"),
+        (["byoai", "forget", "--Zorbexine!"], "byoai forget …"),
+        ([""], "python"),
+    ],
+)
+def test_how_a_process_was_called_is_told_without_what_was_typed(
+    typed: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", typed)
+    assert called() == told

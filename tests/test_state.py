@@ -2,7 +2,10 @@
 
 import multiprocessing
 import sqlite3
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +14,7 @@ from fine_tuning.errors import ByoaiError
 
 COUNTER = ("CREATE TABLE counter (value INTEGER NOT NULL)", "INSERT INTO counter VALUES (0)")
 FORK = multiprocessing.get_context("fork")
+SPAWN = multiprocessing.get_context("spawn")  # as another program: it inherits no open file
 
 
 def _schema(file: Path) -> int:
@@ -28,7 +32,10 @@ def test_the_file_lies_in_the_data_folder_and_is_made_with_all_migrations(home: 
 
 def test_it_is_opened_for_many_readers_and_with_foreign_keys(home: Path) -> None:
     with state.connect() as connection:
-        settings = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "foreign_keys", "busy_timeout")}
+        settings = {
+            name: connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("journal_mode", "foreign_keys", "busy_timeout")
+        }
     assert settings == {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": state.BUSY_TIMEOUT * 1000}
 
 
@@ -37,7 +44,9 @@ def test_a_later_migration_keeps_what_is_there(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(state, "MIGRATIONS", (COUNTER,))
     with state.connect(file) as connection:
         connection.execute("UPDATE counter SET value = 7")
-    monkeypatch.setattr(state, "MIGRATIONS", (COUNTER, ("ALTER TABLE counter ADD COLUMN note TEXT NOT NULL DEFAULT 'none'",)))
+    monkeypatch.setattr(
+        state, "MIGRATIONS", (COUNTER, ("ALTER TABLE counter ADD COLUMN note TEXT NOT NULL DEFAULT 'none'",))
+    )
     with state.connect(file) as connection:
         assert tuple(connection.execute("SELECT value, note FROM counter").fetchone()) == (7, "none")
     assert _schema(file) == 2
@@ -76,7 +85,9 @@ def _count_up(file: Path, times: int) -> None:
             connection.execute("UPDATE counter SET value = ?", (value + 1,))
 
 
-def test_processes_that_start_at_once_make_it_once_and_lose_no_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_start_at_once_make_it_once_and_lose_no_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(state, "MIGRATIONS", (COUNTER,))
     file = tmp_path / "state.db"
     processes = [FORK.Process(target=_count_up, args=(file, 10)) for _ in range(6)]
@@ -100,7 +111,10 @@ def test_a_newer_file_is_not_touched(tmp_path: Path) -> None:
 def test_a_file_that_is_no_database_is_named_with_its_cure(tmp_path: Path) -> None:
     file = tmp_path / "state.db"
     file.write_text("these are not the bytes of a database" * 100)
-    with pytest.raises(ByoaiError, match=r"state\.db: file is not a database\. It is damaged: move it aside"), state.connect(file):
+    with (
+        pytest.raises(ByoaiError, match=r"state\.db: file is not a database\. It is damaged: move it aside"),
+        state.connect(file),
+    ):
         pass
 
 
@@ -116,9 +130,12 @@ def test_a_text_that_is_rewritten_leaves_no_trace_in_the_files(tmp_path: Path, m
     file = tmp_path / "state.db"
     with state.connect(file) as connection:
         for number in range(500):
-            connection.execute("INSERT INTO notes (text, size) VALUES (?, 1.5)", (f"the secret word {number} " + "x" * 500,))
+            connection.execute(
+                "INSERT INTO notes (text, size) VALUES (?, 1.5)", (f"the secret word {number} " + "x" * 500,)
+            )
         connection.execute("DELETE FROM notes WHERE id % 2")
-        state.rewrite_texts(lambda text: text.replace("secret", "******"), {"notes": ["text"]}, file)  # while another connection is open
+        # while another connection is open
+        state.rewrite_texts(lambda text: text.replace("secret", "******"), {"notes": ["text"]}, file)
         rows = connection.execute("SELECT text, size FROM notes").fetchall()
     assert len(rows) == 250 and all(row["text"].startswith("the ****** word") and row["size"] == 1.5 for row in rows)
     assert b"secret" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
@@ -130,3 +147,42 @@ def test_the_file_is_its_owners_alone_since_it_holds_what_was_said(home):
         connection.execute("CREATE TABLE said (text)")
         files = list(paths.home().glob("state.db*"))
         assert len(files) > 1 and all(file.stat().st_mode & 0o077 == 0 for file in files)
+
+
+@pytest.mark.parametrize("held", [state.connect, lambda: closing(state.Changes())], ids=["connection", "changes"])
+@pytest.mark.parametrize("between", range(3))
+def test_a_connection_sees_what_others_write_whoever_opens_the_file_meanwhile(
+    home: Path, held: Callable[[], AbstractContextManager[Any]], between: int
+) -> None:
+    """Where an opening took the locks of the connection before it, the other process removed the WAL under it."""
+    with held() as first:
+        look = first.version if isinstance(first, state.Changes) else lambda: _titles(first)
+        seen = look()
+        for _ in range(between):
+            with state.connect() as second:
+                _titles(second)
+        for number in range(3):
+            other = SPAWN.Process(target=_label, args=(home, f"chat {number}"))
+            other.start()
+            other.join()
+            assert other.exitcode == 0
+            assert look() != seen
+            seen = look()
+            assert look() == seen
+
+
+def test_changes_are_seen_in_a_file_that_is_put_in_place_of_another(home: Path) -> None:
+    with closing(state.Changes()) as changes:
+        before = changes.version()
+        paths.state_db().rename(home / "aside.db")
+        after = changes.version()
+        assert after != before and paths.state_db().exists()
+
+
+def _titles(connection: sqlite3.Connection) -> list[str]:
+    return [row["title"] for row in connection.execute("SELECT title FROM chat_labels ORDER BY title")]
+
+
+def _label(home: Path, title: str) -> None:
+    with state.connect(home / "state.db") as connection:
+        connection.execute("INSERT INTO chat_labels VALUES (?, ?, 0, '')", (title, title))

@@ -23,9 +23,11 @@ def log_some() -> None:
     log = ConversationLogger()
     said = [
         ("Where does the spare key of the cellar hang?", "It hangs on the hook behind the door."),
-        ("Where does the spare key of the cellar hang now?", "It hangs on the hook behind the door."),  # nearly the same
+        # nearly the same
+        ("Where does the spare key of the cellar hang now?", "It hangs on the hook behind the door."),
         ("Who waters the plants in the summer holidays?", "Marta does, on Mondays and on Fridays."),
-        ("Whom do I write to about the invoices?", "Write to anna.lindqvist@fernwell.com about them."),  # a private detail
+        # a private detail
+        ("Whom do I write to about the invoices?", "Write to anna.lindqvist@fernwell.com about them."),
         ("Who?", "He."),  # too short
         ("Who has got the ladder at the moment?", "Nobody knows who has got it."),
     ]
@@ -53,8 +55,14 @@ def test_it_counts_as_a_plan_does(embedded: None, home: Path, tmp_path: Path, ba
     assert [getattr(found, name) for name in SAME] == [getattr(plan, name) for name in SAME]
     assert (found.pairs, found.ratings) == (plan.preferences.pairs, plan.preferences.ratings)
     assert found.conversations == sum(split["conversations"] for split in plan.dataset.manifest["splits"].values())
-    assert {name: value for name, value in found.facts() if name in ("in the log", "after cleaning", "private details", "preferences")} == {
-        name: value for name, value in plan.facts() if name in ("in the log", "after cleaning", "private details", "preferences")
+    assert {
+        name: value
+        for name, value in found.facts()
+        if name in ("in the log", "after cleaning", "private details", "preferences")
+    } == {
+        name: value
+        for name, value in plan.facts()
+        if name in ("in the log", "after cleaning", "private details", "preferences")
     }
 
 
@@ -85,6 +93,8 @@ def test_a_dataset_that_cannot_be_read_is_named(home: Path, tmp_path: Path) -> N
 
 
 def test_no_torch_is_needed(home: Path) -> None:
-    code = "import sys; from fine_tuning.cli.main import main; main(['data', '--sample']); print('torch' in sys.modules)"
+    code = (
+        "import sys; from fine_tuning.cli.main import main; main(['data', '--sample']); print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"

@@ -74,7 +74,11 @@ def test_a_tag_in_prose_or_code_stays(text: str) -> None:
 
 
 @given(
-    st.lists(st.sampled_from(["<think>", "</think>", "hm", "\n", " ", "```", "Paris.", "<|channel|>", "analysis", "<|message|>", "final"]))
+    st.lists(
+        st.sampled_from(
+            ["<think>", "</think>", "hm", "\n", " ", "```", "Paris.", "<|channel|>", "analysis", "<|message|>", "final"]
+        )
+    )
 )
 def test_what_is_left_has_no_thoughts_before_it(parts: list[str]) -> None:
     said = split_thoughts("".join(parts))
@@ -103,7 +107,10 @@ def test_what_was_logged_before_thoughts_were_told_apart_is_read_as_well(home: P
     del line["crc32"]  # as it was before lines had one
     log.path.write_text(json.dumps(line) + "\n", "utf-8")
     (turn,) = log.turns()
-    assert (turn.bot_response, turn.metadata) == ("The capital of France is Paris.", {"thoughts": "Ask anna@example.com"})
+    assert (turn.bot_response, turn.metadata) == (
+        "The capital of France is Paris.",
+        {"thoughts": "Ask anna@example.com"},
+    )
     assert "<think>" in log.path.read_text("utf-8")  # reading rewrites nothing
 
 

@@ -52,7 +52,9 @@ def test_a_version_that_only_knows_which_turns_it_saw_has_seen_them(log: Convers
     assert new(log) == ["Question 2?", "Question 3?"]
 
 
-def test_the_mark_of_the_newest_version_saves_looking_at_what_came_before(log: ConversationLogger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mark_of_the_newest_version_saves_looking_at_what_came_before(
+    log: ConversationLogger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     turns = log.turns()
     inputs = {"seen": {turn.id: turn.state_hash for turn in turns}, "mark": asdict(log.index.mark())}
     paths.write_json(paths.home() / "runs" / "run-1" / "inputs.json", inputs)
@@ -69,7 +71,10 @@ def test_the_mark_of_the_newest_version_saves_looking_at_what_came_before(log: C
 
 def test_a_mark_from_before_the_index_was_made_anew_hides_nothing(log: ConversationLogger) -> None:
     turns, mark = log.turns(), log.index.mark()
-    paths.write_json(paths.home() / "runs" / "run-1" / "inputs.json", {"seen": {turns[0].id: turns[0].state_hash}, "mark": asdict(mark)})
+    paths.write_json(
+        paths.home() / "runs" / "run-1" / "inputs.json",
+        {"seen": {turns[0].id: turns[0].state_hash}, "mark": asdict(mark)},
+    )
     for file in paths.home().glob("state.db*"):
         file.unlink()
     Registry().add(CONFIG.tuned_name(), 1, run="runs/run-1")

@@ -26,9 +26,21 @@ from fine_tuning.model_management.hf_export import install_converter
 
 VOCABULARY, CONTEXT = 128, 1024
 SETTINGS = Training(lora_r=4, num_epochs=3, batch_size=2, dtype="float32", products="blas", learning_rate=1e-2)
-_SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+_SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 _TIED = {"cohere", "gemma", "gemma2", "gemma3_text"}  # their output is always the embedding
-_LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 
 
 def _rope(theta: float, **more: Any) -> dict[str, Any]:
@@ -56,8 +68,16 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str]] = {
     "qwen3, head of 64": ("qwen3", {"head_dim": 64}, "a head's size other than 128"),
     "qwen3, head of 128": ("qwen3", {"head_dim": 128}, "norms of queries and keys"),
     "gemma": ("gemma", {"head_dim": 16}, "norms around 1, scaled embeddings"),
-    "gemma2": ("gemma2", {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 32}, "soft caps, windows in every other layer"),
-    "gemma2, as 27B": ("gemma2", {"head_dim": 32, "query_pre_attn_scalar": 16, "num_hidden_layers": 46}, "another attention scale"),
+    "gemma2": (
+        "gemma2",
+        {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 32},
+        "soft caps, windows in every other layer",
+    ),
+    "gemma2, as 27B": (
+        "gemma2",
+        {"head_dim": 32, "query_pre_attn_scalar": 16, "num_hidden_layers": 46},
+        "another attention scale",
+    ),
     "gemma3": (
         "gemma3_text",
         {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 32, "num_hidden_layers": 7},
@@ -71,7 +91,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str]] = {
     "phi3": ("phi3", {}, "matrices stored together"),
     "phi3, turned in part": ("phi3", {"partial_rotary_factor": 0.75}, "as Phi-4-mini"),
     "stablelm": ("stablelm", _rope(10_000.0, partial_rotary_factor=0.25), "layer norms, heads turned in part"),
-    "stablelm, parallel": ("stablelm", {"use_parallel_residual": True, "use_qkv_bias": True}, "attention beside the feed-forward"),
+    "stablelm, parallel": (
+        "stablelm",
+        {"use_parallel_residual": True, "use_qkv_bias": True},
+        "attention beside the feed-forward",
+    ),
     "starcoder2": ("starcoder2", _rope(1e5), "biases everywhere"),
     "nemotron": ("nemotron", {}, "layer norms around 1, half of each head turned"),
     "command-r": ("cohere", {"logit_scale": 0.1}, "logits scaled"),
@@ -97,11 +121,14 @@ def make(folder: Path, model_type: str, settings: dict[str, Any]) -> None:
             torch.nn.init.normal_(weight, std=0.2)
     model.save_pretrained(folder)
     vocabulary = {"model": {"vocab": {str(token): token for token in range(VOCABULARY)}}, "added_tokens": []}
-    (folder / "tokenizer.json").write_text(json.dumps(vocabulary), encoding="utf-8")  # gemma3's conversion counts the tokens
+    # gemma3's conversion counts the tokens
+    (folder / "tokenizer.json").write_text(json.dumps(vocabulary), encoding="utf-8")
 
 
 def convert(jobs: Iterable[tuple[Path, Path, str]]) -> None:
-    """Let llama.cpp's converter make of each folder the GGUF, of a type. The models have no tokenizer, and llama.cpp loads them so."""
+    """Let llama.cpp's converter make of each folder the GGUF, of a type. The models have no
+    tokenizer, and llama.cpp loads them so.
+    """
     jobs = [(str(folder), str(out), kind) for folder, out, kind in jobs]
     script = f"""
         import sys
@@ -121,7 +148,9 @@ def convert(jobs: Iterable[tuple[Path, Path, str]]) -> None:
 
 
 def rewrite(gguf: Path, values: dict[str, Any], out: Path | None = None, without: str = "") -> Path:
-    """Write `gguf` (to `out`) with other `values` in its metadata, without the tensors in whose names the pattern `without` is found."""
+    """Write `gguf` (to `out`) with other `values` in its metadata, without the tensors in whose
+    names the pattern `without` is found.
+    """
     file, content = read_gguf(gguf), gguf.read_bytes()
     values = {"vocab_size": VOCABULARY} | values
     names = {key: key if key.startswith("tokenizer.") else f"{file.header.architecture}.{key}" for key in values}
@@ -155,7 +184,9 @@ def write_rows(folder: Path, rows: int = 6, length: int = 80) -> list[list[int]]
 
 @dataclass(frozen=True)
 class Way:
-    """How a base fared: distances (engines/agreement.py) of what Transformers computes from what llama.cpp does, and what was learned."""
+    """How a base fared: distances (engines/agreement.py) of what Transformers computes from what
+    llama.cpp does, and what was learned.
+    """
 
     base: float
     divergence: float  # KL(served || loaded), nats
@@ -190,18 +221,34 @@ def follow(gguf: Path, folder: Path) -> Way:
 
 def divergence(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Mean KL(theirs || ours), nats."""
-    one, other = (each - np.log(np.exp(each).sum(axis=1, keepdims=True)) for each in (ours.astype(float), theirs.astype(float)))
+    one, other = (
+        each - np.log(np.exp(each).sum(axis=1, keepdims=True)) for each in (ours.astype(float), theirs.astype(float))
+    )
     return float((np.exp(other) * (other - one)).sum(axis=1).mean())
 
 
 def main() -> None:
-    print("| Model | What is special | Base: distance | KL, nats | Training: loss | Learned | Adapter: distance | Merged, Q8_0 |")
+    print(
+        "| Model | What is special | Base: distance | KL, nats | Training: loss | Learned | Adapter: distance | "
+        "Merged, Q8_0 |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as name:
         for family, gguf in make_all(Path(name)).items():
             way = follow(gguf, Path(name) / f"{family} way")
-            cells = [family, FAMILIES[family][2], f"{way.base:.4f}", f"{way.divergence:.0e}", "{:.2f} to {:.2f}".format(*way.losses)]
-            print("|", " | ".join([*cells, f"{way.learned:.2f}", f"{way.adapter:.4f}", f"{way.merged:.3f}"]), "|", flush=True)
+            cells = [
+                family,
+                FAMILIES[family][2],
+                f"{way.base:.4f}",
+                f"{way.divergence:.0e}",
+                "{:.2f} to {:.2f}".format(*way.losses),
+            ]
+            print(
+                "|",
+                " | ".join([*cells, f"{way.learned:.2f}", f"{way.adapter:.4f}", f"{way.merged:.3f}"]),
+                "|",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

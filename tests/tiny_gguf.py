@@ -1,4 +1,6 @@
-"""A llama small enough to export in milliseconds, adapters for it, and what the export should come to, written down independently."""
+"""A llama small enough to export in milliseconds, adapters for it, and what the export should come
+to, written down independently.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -77,7 +79,8 @@ def write_base(path: Path, kind: Type = Type.F32, width: int = 64, arch: str = "
 def write_spm_vocabulary(
     path: Path, special: Sequence[tuple[str, gguf.TokenType]], pieces: Sequence[str], like_llama2: bool = False
 ) -> Path:
-    """A SentencePiece vocabulary: `special` tokens with their types (unknown, begin and end first), a token for each byte, then pieces.
+    """A SentencePiece vocabulary: `special` tokens with their types (unknown, begin and end first),
+    a token for each byte, then pieces.
 
     `like_llama2`: it says itself that it wants a begin token, and a space before the text.
     """
@@ -92,7 +95,9 @@ def write_spm_vocabulary(
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
     writer.add_token_scores([0.0] * (len(special) + 256) + [float(len(piece)) for piece in pieces])
-    writer.add_token_types([kind for _, kind in special] + [gguf.TokenType.BYTE] * 256 + [gguf.TokenType.NORMAL] * len(pieces))
+    writer.add_token_types(
+        [kind for _, kind in special] + [gguf.TokenType.BYTE] * 256 + [gguf.TokenType.NORMAL] * len(pieces)
+    )
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
@@ -108,9 +113,18 @@ def write_spm_vocabulary(
 
 
 def write_adapter(
-    folder: Path, width: int = 64, rank: int = 4, alpha: float = 8, size: float = 0.3, dtype: str = "F32", dora: bool = False, **config: Any
+    folder: Path,
+    width: int = 64,
+    rank: int = 4,
+    alpha: float = 8,
+    size: float = 0.3,
+    dtype: str = "F32",
+    dora: bool = False,
+    **config: Any,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """A PEFT adapter of every matrix of every layer; its (A, B) by the GGUF's names. `config` goes into adapter_config.json."""
+    """A PEFT adapter of every matrix of every layer; its (A, B) by the GGUF's names. `config` goes
+    into adapter_config.json.
+    """
     noise = np.random.default_rng(2)
     stored, pairs = {}, {}
     for layer in range(LAYERS):
@@ -134,9 +148,14 @@ def magnitudes(outputs: int) -> np.ndarray:
 
 
 def write_model(folder: Path, width: int = 64, size: float = 0.3, dtype: str = "F32", leave_out: str = "") -> Weights:
-    """A whole model in Hugging Face's format, as a full fine-tune saves it; its weights as the GGUF of a llama has them."""
+    """A whole model in Hugging Face's format, as a full fine-tune saves it; its weights as the GGUF
+    of a llama has them.
+    """
     noise = np.random.default_rng(4)
-    names = {"model.embed_tokens.weight": ("token_embd.weight", (VOCABULARY, width)), "model.norm.weight": ("output_norm.weight", (width,))}
+    names = {
+        "model.embed_tokens.weight": ("token_embd.weight", (VOCABULARY, width)),
+        "model.norm.weight": ("output_norm.weight", (width,)),
+    }
     for layer in range(LAYERS):
         here, there = f"model.layers.{layer}", f"blk.{layer}"
         names[f"{here}.input_layernorm.weight"] = (f"{there}.attn_norm.weight", (width,))
@@ -180,7 +199,9 @@ def save_adapter(folder: Path, stored: dict[str, tuple[str, tuple[int, ...], byt
 
 
 def permuted(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Row by row, as llama.cpp's rotary embedding wants it: of each head, the first of either half, the second of either half, ..."""
+    """Row by row, as llama.cpp's rotary embedding wants it: of each head, the first of either half,
+    the second of either half, ...
+    """
 
     def order() -> Iterator[int]:
         size = len(rows) // heads
@@ -199,7 +220,9 @@ def delta(name: str, a: np.ndarray, b: np.ndarray, scale: float, arch: str = "ll
 
 def weights(path: Path) -> Weights:
     """Every tensor, dequantised by gguf's own Python code."""
-    return {tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type) for tensor in gguf.GGUFReader(path).tensors}
+    return {
+        tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type) for tensor in gguf.GGUFReader(path).tensors
+    }
 
 
 def types(path: Path) -> dict[str, str]:

@@ -1,17 +1,17 @@
 """The chat page: who answers, the conversation, what was recorded."""
 
 import time
-from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import streamlit as st
 
 from chatbot import session
 from chatbot.markdown import presentable
+from chatbot.parts import attached, chat_settings, history, model_picker, turn
 from chatbot.resources import connect_again, engine, models, recorded
-from chatbot.server import config
-from fine_tuning.conversation import Turn, approved
-from fine_tuning.data_collection.conversation_logger import Rating
+from chatbot.server import config, service
 from fine_tuning.errors import ByoaiError
+from fine_tuning.integration.attachments import FILE_LIMIT, TYPES
 from fine_tuning.integration.ollama_integration import Models
 from fine_tuning.integration.streamlit_fine_tuning import panel
 from fine_tuning.model_management.model_switcher import Choice
@@ -19,14 +19,16 @@ from fine_tuning.model_management.model_switcher import Choice
 REFRESH = 4.0  # seconds between looks for new models
 SETTLED = 1.0  # seconds after which a browser has taken over what was drawn
 GLANCE = 0.5  # seconds between looks whether this chat has changed elsewhere
-EXAMPLES = ("Explain photosynthesis in two sentences", "What makes a good breakfast?", "Write a short poem about the sea")
+EXAMPLES = (
+    "Explain photosynthesis in two sentences",
+    "What makes a good breakfast?",
+    "Write a short poem about the sea",
+)
 CONSENT = (
     "While it is off, nothing is written down, and what was said is gone with this page. "
     "Switched on again, the model answers only from what was recorded: the rest stays out."
 )
-DRAFT = "text-"  # what begins the name under which Streamlit keeps the text that is typed in place of an answer
-THUMBS: dict[int | None, Rating] = {0: "down", 1: "up"}
-USER, BOT = ":material/person:", ":material/forum:"
+STYLE = Path(turn.__file__).with_suffix(".css")
 
 state = st.session_state
 
@@ -41,9 +43,22 @@ def ask(text: str | None) -> None:
 
 
 def begin(chat_id: str, widget: str) -> None:
-    """Ask the chosen example once: a browser may send a choice again after the answer, and after "New chat"."""
+    """Ask the example question that was chosen, if its chat is still open and empty.
+
+    A browser may send the choice again, after the answer or after "New chat".
+    """
     if state.chat.id == chat_id and not state.chat.turns:
         ask(state.get(widget))
+
+
+def ask_without_file() -> None:
+    text, _ = state.refused
+    state.refused = None
+    ask(text)
+
+
+def dismiss() -> None:
+    state.refused = None
 
 
 def ask_again() -> None:
@@ -52,35 +67,16 @@ def ask_again() -> None:
 
 
 def new_chat() -> None:
-    state.chat.stop()
+    """Leave this chat; what is being answered there goes on, and is recorded."""
     st.query_params.pop("chat", None)
     del state["chat"]
+    state.refused = None
+    chat_settings.drop()
 
 
 def pick() -> None:
     """A person's pick stays; picking the default means to follow it when it moves."""
     state.picked = None if state.models.get(state.tag) == state.models.default else state.tag
-
-
-def rate(turn_id: str, widget: str) -> None:
-    record(lambda: state.chat.rate(turn_id, THUMBS.get(state[widget])))
-
-
-def save(turn_id: str, widget: str) -> None:
-    record(lambda: state.chat.edit(turn_id, state[widget]))
-    state.edited = None
-
-
-def record(what: Callable[[], object]) -> None:
-    try:
-        what()
-    except ByoaiError as error:
-        st.toast(f"Not recorded: {error}", icon=":material/error:")
-
-
-def regenerate() -> None:
-    if state.choice and not state.chat.answering:
-        record(lambda: state.chat.regenerate(engine(), state.choice.tag))
 
 
 def consent() -> None:
@@ -104,20 +100,21 @@ def watch() -> None:
 
 @st.fragment(run_every=GLANCE)
 def watch_chat() -> None:
-    """Draw the page anew when something of this chat was rated, edited or forgotten elsewhere; after a forgetting once more."""
+    """Draw the page anew when something of this chat was rated, edited or forgotten elsewhere;
+    after a forgetting once more.
+    """
     if state.chat.version != state.version or (state.again and time.monotonic() > state.again):
         st.rerun()
 
 
 def sidebar(now: Models) -> None:
-    st.button("New chat", icon=":material/edit_square:", width="stretch", on_click=new_chat, disabled=not state.chat.turns)
-    if state.choice:
-        state.tag = state.choice.tag
-        st.selectbox("Who answers", [choice.tag for choice in now.found], format_func=now.title, key="tag", on_change=pick)
-        if state.choice.refused:
-            st.warning(presentable(state.choice.refused), icon=":material/gpp_maybe:")
-    st.caption(now.engine)
+    st.button(
+        "New chat", icon=":material/edit_square:", width="stretch", on_click=new_chat, disabled=not state.chat.turns
+    )
+    model_picker.draw(now, state.choice, pick)
     st.toggle("Record this chat", key="recording", on_change=consent, help=CONSENT)
+    st.page_link("pages/models.py", label="Ask two models", query_params={"view": "compare", "chat": state.chat.id})
+    history.draw()
     st.space("small")
     learning()
 
@@ -129,7 +126,7 @@ def learning() -> None:
         st.error(presentable(str(error)), title="Nothing can be recorded", icon=":material/error:")
         return
     st.markdown(f"**{count}** {'turn' if count == 1 else 'turns'} recorded, **{new}** not yet learned")
-    panel(config(), count, new, presentable, choose)
+    panel(service(), count, new, presentable, choose)
 
 
 def choose(tag: str) -> None:
@@ -164,128 +161,74 @@ def welcome(choice: Choice) -> None:
     st.space("large")
     st.header("What is on your mind?", anchor=False)
     who = state.models.title(choice.tag)
-    kept = "What you say is recorded here, and the next version learns from it." if state.recording else "Nothing of it is recorded."
+    kept = (
+        "What you say is recorded here, and the next version learns from it."
+        if state.recording
+        else "Nothing of it is recorded."
+    )
     st.markdown(f"**{who}** answers, on this machine. {kept}")
+    st.page_link("pages/data.py", label="Teach it a handbook, or chats from elsewhere", icon=":material/school:")
     key = f"example-{state.chat.id}"
     st.pills("Examples", EXAMPLES, label_visibility="collapsed", key=key, on_change=begin, args=(state.chat.id, key))
 
 
-def show(turn: Turn, last: bool) -> None:
-    st.chat_message("user", avatar=USER).text(turn.user_message)
-    with st.chat_message("assistant", avatar=BOT):
-        if state.edited == turn.id:
-            edit(turn)
-        else:
-            st.markdown(presentable(turn.bot_response))
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            judge(turn, last)
-            st.caption(presentable(footnote(turn)))
-
-
-def judge(turn: Turn, last: bool) -> None:
-    """What a person can do with an answer: rate it, say what it should have been, have it given anew."""
-    if session.recorded(turn):
-        thumb = next((thumb for thumb, rating in THUMBS.items() if rating == turn.metadata.get("rating")), None)
-        st.feedback("thumbs", key=f"rate-{turn.id}", default=thumb, on_change=rate, args=(turn.id, f"rate-{turn.id}"))
-        st.button(
-            "",
-            key=f"edit-{turn.id}",
-            icon=":material/edit:",
-            type="tertiary",
-            help="Write what it should have been",
-            on_click=begin_edit,
-            args=(turn.id,),
-        )
-    if last and state.choice and not approved(turn):
-        st.button("", key=f"again-{turn.id}", icon=":material/refresh:", type="tertiary", help="Answer anew", on_click=regenerate)
-
-
-def begin_edit(turn_id: str) -> None:
-    state.edited = turn_id
-
-
-def drop_drafts(turns: Sequence[Turn]) -> None:
-    """Forget what was typed in place of an answer that is not edited any more, or gone."""
-    if state.edited not in {turn.id for turn in turns}:
-        state.edited = None
-    for key in [key for key in state if str(key).startswith(DRAFT) and key != f"{DRAFT}{state.edited}"]:
-        del state[key]
-
-
-def edit(turn: Turn) -> None:
-    state.setdefault(f"{DRAFT}{turn.id}", turn.bot_response)  # given to the widget, Streamlit would keep it when the widget is long gone
-    st.text_area("What the answer should have been", key=f"{DRAFT}{turn.id}", height="content")
-    with st.container(horizontal=True):
-        st.button("Save", type="primary", on_click=save, args=(turn.id, f"{DRAFT}{turn.id}"))
-        st.button("Cancel", on_click=begin_edit, args=(None,))
-
-
-def footnote(turn: Turn) -> str:
-    facts = [state.models.title(turn.metadata.get("model", "")).removesuffix(" · live").removesuffix(" · refused")]
-    seconds, tokens = turn.metadata.get("seconds"), turn.metadata.get("tokens")
-    if seconds:
-        facts.append(f"{seconds:.1f} s")
-    if seconds and tokens:
-        facts.append(f"{tokens / seconds:.0f} tokens/s")
-    if reason := turn.metadata.get("incomplete"):
-        facts.append({"stopped": "stopped", "length": "cut: too long"}.get(reason, reason) + ", nothing is learned from it")
-    if "original_response" in turn.metadata:
-        facts.append("edited")
-    if not session.recorded(turn):
-        facts.append("not recorded")
-    return " · ".join(facts)
-
-
-def watch_answer(answer: session.Answer) -> None:
-    """Show an answer as it comes in; then the page is drawn anew with the turn that it has become, or with what went wrong."""
-    st.chat_message("user", avatar=USER).text(answer.user_message)
-    slot = st.chat_message("assistant", avatar=BOT).empty()
-    slot.markdown(f":shimmer[{state.models.title(answer.model)} is thinking]")
-    for text in answer.texts():
-        if state.chat.version != state.version:
-            break  # something of this chat is gone, or stands otherwise
-        if text:
-            slot.markdown(presentable(text) + " ▌")
-    st.rerun()
-
-
-def show_unfinished(answer: session.Answer) -> None:
-    st.chat_message("user", avatar=USER).text(answer.user_message)
-    with st.chat_message("assistant", avatar=BOT):
-        if answer.text:
-            st.markdown(presentable(answer.text))
-        if answer.incomplete and not answer.error:
-            st.caption("Stopped before the first word")
-        else:
-            why = str(answer.error or "A fault in byoai itself: the terminal that runs it says more.")
-            st.error(presentable(why), title="Nothing was recorded", icon=":material/error:")
-        st.button("Ask again", icon=":material/refresh:", on_click=ask_again, disabled=not state.choice)
+def refused() -> None:
+    """Say which file could not be read, and keep what was typed beside it."""
+    if not state.refused:
+        return
+    text, why = state.refused
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.error(presentable(why), icon=":material/error:")
+        if text.strip():
+            st.button("Ask without it", on_click=ask_without_file)
+        st.button("Dismiss", on_click=dismiss)
 
 
 def foot(choice: Choice | None, answering: bool) -> None:
     with st.bottom:
         if not choice:
             notice(state.models)
+        if state.models.lost:
+            st.warning(presentable(state.models.lost), icon=":material/link_off:")
         if answering:
             with st.container(horizontal=True, horizontal_alignment="center"):
                 st.button("Stop", icon=":material/stop_circle:", shortcut="Esc", on_click=state.chat.stop)
         placeholder = f"Message {state.models.title(choice.tag)}" if choice else "Nobody answers"
-        st.chat_input(placeholder, key="question", on_submit=lambda: ask(state.question), disabled=answering or not choice)
-        here = "Recorded on this machine only, for the next version to learn from"
-        st.caption(here if state.recording else "Not recorded: nothing of this is kept or learned", text_alignment="center")
+        refused()
+        st.chat_input(
+            placeholder,
+            key="question",
+            accept_file="multiple",
+            file_type=TYPES,
+            max_upload_size=FILE_LIMIT,
+            on_submit=lambda: ask(attached.message(state.question)),
+            disabled=answering or not choice,
+        )
+        with st.container(horizontal=True, horizontal_alignment="center", vertical_alignment="center", gap="small"):
+            chat_settings.draw()
+            st.caption(
+                "Recorded on this machine only" if state.recording else "Not recorded, and not learned", width="content"
+            )
 
 
 def open_page() -> None:
     """Have in `state` all that the page is drawn from."""
     state.setdefault("picked", None)
-    state.setdefault("edited", None)
+    for name in ("edited", "asked", "deleting", "refused"):
+        state.setdefault(name, None)
     if "recording" not in state:
         state.recording = config().data_collection.record and st.query_params.get("record") != "off"
     before, state.models = state.get("models"), models()
     state.choice = state.models.get(state.picked) or state.models.default
     if "chat" not in state:
         try:
-            state.chat = session.open_chat(config().log_path, st.query_params.get("chat"), config().data_collection.export_every)
+            settings = config()
+            state.chat = session.open_chat(
+                settings.log_path,
+                st.query_params.get("chat"),
+                settings.data_collection.export_every,
+                settings.chat.max_tokens,
+            )
         except ByoaiError as error:
             st.error(presentable(str(error)), title="The log cannot be read", icon=":material/error:")
             st.stop()
@@ -294,32 +237,46 @@ def open_page() -> None:
 
 
 def draw() -> None:
-    """Draw the page: in a function, since widgets' callbacks keep the names of the module, and with them forgotten texts, alive."""
-    count, state.version = state.chat.forgotten, state.chat.version  # before the look: later changes are seen by `watch_chat`
+    """Draw the page: in a function, since widgets' callbacks keep the names of the module, and with
+    them forgotten texts, alive.
+    """
+    # before the look: later changes are seen by `watch_chat`
+    count, state.version = state.chat.forgotten, state.chat.version
     forgotten = count > state.get("forgotten", 0)
     if state.get("again") and not forgotten:
         st.toast("Something of this chat was forgotten, and is gone from here", icon=":material/delete_forever:")
-    # Until it hears that a widget is gone, the browser sends what was typed in it: the drawing after that drops it from the memory, too.
+    # Until it hears that a widget is gone, the browser sends what was typed in it: the drawing
+    # after that drops it from the memory, too.
     state.again, state.forgotten = time.monotonic() + SETTLED if forgotten else None, count
+    if forgotten:
+        chat_settings.drop()
     turns, answer = state.chat.look()
-    drop_drafts(turns)
+    others = state.chat.others()
+    turn.drop_drafts(turns)
     answering = answer is not None and not answer.ended
+    st.html(STYLE)
     with st.sidebar:
         sidebar(state.models)
-        # Last of all in their column: what a fragment that runs by itself draws may come to stand in a place that has moved up meanwhile.
+        # Last of all in their column: what a fragment that runs by itself draws may come to stand
+        # in a place that has moved up meanwhile.
         watch()
         watch_chat()
+        history.watch()
     foot(state.choice, answering)
     top = st.empty()  # a place of its own, so that nothing of the welcome lingers below the first answer
     if state.choice and not turns and not answer:
         with top.container():
             welcome(state.choice)
-    for turn in turns:
-        show(turn, last=turn is turns[-1] and not answering)
+    for each in turns:
+        turn.draw(each, others.get(each.id, session.Others((each.id,), (each.id,))), answering)
+    if name := state.deleting:
+        state.deleting = None
+        chat_settings.confirm_deletion(name)
     if answer and answering:
-        watch_answer(answer)
+        turn.draw_coming(answer)
+        st.rerun()  # with the turn that it has become, or with what went wrong
     elif answer:
-        show_unfinished(answer)
+        turn.draw_unfinished(answer, ask_again)
 
 
 open_page()

@@ -1,4 +1,6 @@
-"""Answers in the making for clients of /v1: each is read from the engine in a thread, and stopped when its client leaves."""
+"""Answers in the making for clients of /v1: each is read from the engine in a thread, and stopped
+when its client leaves.
+"""
 
 import asyncio
 import contextlib
@@ -35,7 +37,8 @@ class Answers:
         self._reading: set[asyncio.Future[None]] = set()
 
     async def pieces(self, engine: Engine, speak: Speak, stopping: threading.Event) -> AsyncGenerator[ChatChunk]:
-        """Yield what `speak` yields, and raise what it raises. When this generator is closed, or cancelled, `stopping` is set.
+        """Yield what `speak` yields, and raise what it raises. When this generator is closed, or
+        cancelled, `stopping` is set.
 
         Raises Busy if too many wait already. Who waits holds no thread, and leaves no work behind when it goes away.
         """
@@ -67,7 +70,7 @@ class Answers:
             stopping.set()
 
     async def parted(self) -> None:
-        """Wait a few seconds until what was stopped is recorded, and no engine is at work while Python ends."""
+        """Wait, a few seconds at most, until stopped answers are recorded: no engine should run as Python ends."""
         if self._reading:
             await asyncio.wait(self._reading, timeout=_PARTING)
 

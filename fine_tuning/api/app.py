@@ -8,7 +8,21 @@ from fastapi import APIRouter, FastAPI
 
 from fine_tuning.api import openai
 from fine_tuning.api.errors import add_handlers, documented
-from fine_tuning.api.routes import conversations, datasets, doctor, jobs, judging, models, settings, turns, ui, uploads, versions
+from fine_tuning.api.repeated import Repeated
+from fine_tuning.api.routes import (
+    conversations,
+    datasets,
+    doctor,
+    jobs,
+    judging,
+    learned_from,
+    models,
+    settings,
+    turns,
+    ui,
+    uploads,
+    versions,
+)
 from fine_tuning.integration.service import Service
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -19,6 +33,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     versions.router,
     conversations.router,
     turns.router,
+    learned_from.router,
     judging.router,
     uploads.router,
     datasets.router,
@@ -27,12 +42,13 @@ ROUTERS: tuple[APIRouter, ...] = (
     ui.router,
     openai.router,
 )
-# What any route may answer: bad values, no token, the door's refusals, a body of the wrong type, an invalid request.
-_ANYWHERE = (400, 401, 403, 404, 409, 413, 415, 422)
+# What any route may answer: bad values, no token, the door's refusals, a body of the wrong type, an
+# invalid request, a full disk.
+_ANYWHERE = (400, 401, 403, 404, 409, 413, 415, 422, 507)
 
 _ABOUT = """\
 Everything that people can do with byoai, for programs on this machine. A change needs the token of the data folder (its file
-`api_token`) in the header `X-Byoai-Token`; errors are `{"error": {"message", "type", "code"}}`."""
+`api_token`) in the header `X-Byoai-Token`; errors are `{"error": {"message", "type", "code"}}`."""  # noqa: E501
 
 
 def create_app(service: Service, lifespan: Lifespan | None = None) -> FastAPI:
@@ -51,6 +67,7 @@ def create_app(service: Service, lifespan: Lifespan | None = None) -> FastAPI:
     )
     app.state.service = service
     add_handlers(app)
+    app.add_middleware(Repeated, service=service)
     for router in ROUTERS:
         app.include_router(router)
     return app

@@ -19,7 +19,6 @@ from fine_tuning.jobs.store import Process
 
 PORT = 8501
 _TRIED = 20  # ports
-_PARTING = 3  # seconds that open streams have at the end
 
 
 def free_port(first: int = PORT, address: str = LOOPBACK[0]) -> int:
@@ -33,7 +32,10 @@ def free_port(first: int = PORT, address: str = LOOPBACK[0]) -> int:
 def check_port(access: Access) -> None:
     """Raise ByoaiError if the port is taken."""
     if not is_free(access.port, access.address):
-        raise ByoaiError(f"port {access.port} of {access.address} is taken: name another with --port, or none to get the next free one")
+        raise ByoaiError(
+            f"port {access.port} of {access.address} is taken: name another with --port, or none to get the next "
+            "free one"
+        )
 
 
 def is_free(port: int, address: str) -> bool:
@@ -82,12 +84,14 @@ def tended(service: Service, access: Access) -> Iterator[None]:
 
 
 def serve(access: Access, settings: FineTuningConfig | None = None, ollama_url: str | None = None) -> None:
-    """Serve the API without pages until interrupted. ByoaiError if the port is taken, DataError if the log is not one."""
-    import uvicorn
+    """Serve the API without pages until interrupted. ByoaiError if the port is taken, DataError if
+    the log is not one.
+    """
     from fastapi import FastAPI
 
     from fine_tuning.api.answering import answers_of
     from fine_tuning.api.app import create_app
+    from fine_tuning.api.web_server import run
 
     check_port(access)
     service = Service(settings, ollama_url)
@@ -99,13 +103,4 @@ def serve(access: Access, settings: FineTuningConfig | None = None, ollama_url: 
             yield
             await answers_of(app).parted()
 
-    uvicorn.run(
-        Door(create_app(service, lifespan), access, Token()),
-        host=access.address,
-        port=access.port,
-        log_level="warning",
-        server_header=False,
-        timeout_graceful_shutdown=_PARTING,
-        ssl_certfile=access.certificate,
-        ssl_keyfile=access.key,
-    )
+    run(Door(create_app(service, lifespan), access, Token()), access)

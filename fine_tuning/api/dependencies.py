@@ -33,7 +33,10 @@ Cursor = Annotated[str | None, Query(max_length=400, description="`next` of the 
 
 SAFE_ID = f"^{paths.SAFE_NAME}$"
 NewJobId = Annotated[
-    str | None, Field(pattern=SAFE_ID, description="made by the client: asked twice with one id, as after a lost reply, it is one job")
+    str | None,
+    Field(
+        pattern=SAFE_ID, description="made by the client: asked twice with one id, as after a lost reply, it is one job"
+    ),
 ]
 
 # Ids of turns and sessions. What a program wrote into the log under another one is listed, and has no address.
@@ -43,7 +46,9 @@ SessionId = Annotated[str, Path(pattern=TEXT_ID, description="a conversation's i
 
 
 class Asked(BaseModel):
-    """The base of all bodies: unknown fields are refused, since a misspelt one would be ignored, and so are values of another type."""
+    """The base of all bodies: unknown fields are refused, since a misspelt one would be ignored,
+    and so are values of another type.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -60,9 +65,14 @@ class Page(BaseModel, Generic[Item]):
 
 
 def page_of(
-    found: Sequence[Found], limit: int, shown: Callable[[Found], Item], place: Callable[[Found], tuple[str | float | int, ...]]
+    found: Sequence[Found],
+    limit: int,
+    shown: Callable[[Found], Item],
+    place: Callable[[Found], tuple[str | float | int, ...]],
 ) -> Page[Item]:
-    """Return the first `limit` of what was found; if there are more, `place` of the last one says where the next page begins."""
+    """Return the first `limit` of what was found; if there are more, `place` of the last one says
+    where the next page begins.
+    """
     items = [shown(each) for each in found[:limit]]
     return Page(items=items, next=to_cursor(*place(found[limit - 1])) if len(found) > limit else None)
 

@@ -1,8 +1,6 @@
 """How errors are told over HTTP: a status, and {"error": {"message", "type", "code"}} as OpenAI's clients read it."""
 
-import errno
 import logging
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -14,6 +12,7 @@ from starlette.routing import Match
 
 from fine_tuning import errors
 from fine_tuning.paths import write_fault
+from fine_tuning.state import is_full
 
 _logger = logging.getLogger(__name__)
 _MOST_FAULTS = 8  # that one answer tells
@@ -22,6 +21,7 @@ SIZE_HEADER = "x-upload-size"  # with WrongOffset: how many bytes of the upload 
 
 # The first that fits counts, so the special ones stand before their bases.
 STATUS: tuple[tuple[type[errors.ByoaiError], int], ...] = (
+    (errors.WrongState, 409),
     (errors.ConfigError, 400),
     (errors.JobNotFound, 404),
     (errors.ModelNotFound, 404),
@@ -58,7 +58,7 @@ class ErrorAnswer(BaseModel):
     error: ErrorFacts
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def documented(*statuses: int) -> dict[int | str, dict[str, object]]:
     """Return what OpenAPI says of these error statuses."""
     return {status: {"model": ErrorAnswer} for status in statuses}
 
@@ -66,13 +66,18 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 OF_ENGINE = documented(502, 503)  # what a route may answer that asks the engine
 
 
-def answer(status: int, message: str, kind: str, param: str | None = None, headers: dict[str, str] | None = None) -> JSONResponse:
+def answer(
+    status: int, message: str, kind: str, param: str | None = None, headers: dict[str, str] | None = None
+) -> JSONResponse:
     facts = ErrorAnswer(error=ErrorFacts(message=message, type=kind, code=status, param=param))
     return JSONResponse(facts.model_dump(), status, headers)
 
 
 def status_of(error: errors.ByoaiError) -> int:
-    return next(status for kind, status in STATUS if isinstance(error, kind))
+    """Return the status of an error; 507 for every one whose cause is a full disk, whatever could
+    not be written then.
+    """
+    return 507 if is_full(error) else next(status for kind, status in STATUS if isinstance(error, kind))
 
 
 def _methods(request: Request) -> set[str]:
@@ -98,7 +103,9 @@ def add_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         of_openai = request.url.path.startswith("/v1/")  # whose clients expect 400, and the bare name of the field
-        faults = [(".".join(map(str, fault["loc"][of_openai:] or fault["loc"])), fault["msg"]) for fault in error.errors()]
+        faults = [
+            (".".join(map(str, fault["loc"][of_openai:] or fault["loc"])), fault["msg"]) for fault in error.errors()
+        ]
         message = "; ".join(f"{place}: {what}" for place, what in faults[:_MOST_FAULTS])
         return answer(400 if of_openai else 422, message, "InvalidRequest", faults[0][0] if faults else None)
 
@@ -111,8 +118,12 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(OSError)
     async def disk(_: Request, error: OSError) -> JSONResponse:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = "the disk is full: make room, and try again" if full else f"a file could not be used: {error.strerror or error}"
+        full = is_full(error)
+        what = (
+            "the disk is full: make room, and try again"
+            if full
+            else f"a file could not be used: {error.strerror or error}"
+        )
         return answer(507 if full else 500, what, type(error).__name__)
 
     @app.exception_handler(Exception)

@@ -1,19 +1,43 @@
-"""What a running job tells, passed on to any number of watchers: its file of events is read once for all of them."""
+"""What a running job tells, passed on to any number of watchers: its file of events is read once for
+all of them, and each of them gets the same text.
+"""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncGenerator
-from typing import Any
+from contextlib import closing
+from typing import NamedTuple
 
-from fine_tuning.events import EventReader, to_record
+from fine_tuning.events import Event, EventReader, to_record
 from fine_tuning.jobs import store
 from fine_tuning.jobs.progress import facts
 from fine_tuning.jobs.store import Job
+from fine_tuning.state import Changes
 
 HEARTBEAT = 15.0  # seconds of silence after which a watcher is told that the connection lives
 _GLANCE = 0.2  # seconds between two looks at a job
 
-Told = dict[str, Any]
+
+class Told(NamedTuple):
+    """One thing to tell, as JSON for a WebSocket and as a server-sent event."""
+
+    socket: str
+    sent: str
+
+    @classmethod
+    def event(cls, number: int, record: dict[str, object]) -> "Told":
+        text = json.dumps({"n": number, **record})
+        return cls(text, f"id: {number}\ndata: {text}\n\n")
+
+    @classmethod
+    def job(cls, job: Job) -> "Told":
+        text = json.dumps(facts(job))
+        return cls(f'{{"job": {text}}}', f"event: job\ndata: {text}\n\n")
+
+    @classmethod
+    def heartbeat(cls) -> "Told":
+        return cls(json.dumps({"heartbeat": time.time()}), ": heartbeat\n\n")
 
 
 class Feed:
@@ -27,8 +51,9 @@ class Feed:
         self._task: asyncio.Task[None] | None = None
 
     async def watch(self, after: int = 0) -> AsyncGenerator[Told]:
-        """Yield {"n", "event", ...} for each event above `after`, {"job": ...} whenever its state changed, and {"heartbeat": time} in a
-        silence, until the job is over. An error of the reading is raised in every watcher."""
+        """Yield each event above `after`, the job whenever its state changed, and a heartbeat in a
+        silence, until the job is over. An error of the reading is raised in every watcher.
+        """
         self._task = self._task or asyncio.create_task(self._read())
         at, shown = 0, None
         while True:
@@ -40,15 +65,16 @@ class Feed:
                     yield told
             if job is not None and job.state != shown:
                 shown = job.state
-                yield {"job": facts(job)}
+                yield Told.job(job)
             if job is not None and job.over and at == len(self._events):
                 return
             if self._task.done() and job is self._job and at == len(self._events):
                 self._task.result()
             try:
-                await asyncio.wait_for(changed.wait(), HEARTBEAT)
+                async with asyncio.timeout(HEARTBEAT):
+                    await changed.wait()
             except TimeoutError:
-                yield {"heartbeat": time.time()}
+                yield Told.heartbeat()
 
     def stop(self) -> None:
         """End the reading: nobody watches any more."""
@@ -56,18 +82,26 @@ class Feed:
             self._task.cancel()
 
     async def _read(self) -> None:
-        reader = None
         try:
-            while self._job is None or not self._job.over:
-                job = await asyncio.to_thread(store.get, self._id)  # before its events: what it told last is not missed
-                reader = reader or EventReader(job.events)
-                new = [(number, {"n": number, **to_record(event)}) for number, event in reader.read()]
-                if new or self._job is None or job.state != self._job.state:
-                    self._events += new
-                    self._job = job
-                    self._wake()
-                await asyncio.sleep(_GLANCE)
+            with closing(Changes()) as changes:
+                seen = changes.version()
+                job = await asyncio.to_thread(store.get, self._id)
+                reader = EventReader(job.events)
+                while True:
+                    self._take_over(job, reader.read())
+                    if job.over:
+                        return
+                    await asyncio.sleep(_GLANCE)
+                    # The job is read before its events: what it told last is not missed.
+                    if (now := changes.version()) != seen:
+                        seen, job = now, await asyncio.to_thread(store.get, self._id)
         finally:
+            self._wake()
+
+    def _take_over(self, job: Job, told: list[tuple[int, Event]]) -> None:
+        if told or self._job is None or job.state != self._job.state:
+            self._events += [(number, Told.event(number, to_record(event))) for number, event in told]
+            self._job = job
             self._wake()
 
     def _wake(self) -> None:

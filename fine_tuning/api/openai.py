@@ -1,4 +1,6 @@
-"""OpenAI's API as far as a model on this machine can speak it: any of its clients can talk to the live model, and feed the loop."""
+"""OpenAI's API as far as a model on this machine can speak it: any of its clients can talk to the
+live model, and feed the loop.
+"""
 
 import asyncio
 import base64
@@ -7,7 +9,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import aclosing, closing
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Header, Path, Request, Response
 from pydantic import BaseModel
@@ -29,7 +31,7 @@ from fine_tuning.api.openai_answers import (
     event,
 )
 from fine_tuning.api.openai_bodies import ChatBody, CompletionBody, EmbeddingBody, Sampled
-from fine_tuning.api.recording import Recorder, is_wanted, recorder
+from fine_tuning.api.recording import SESSION_HEADER, Recorder, is_wanted, recorder
 from fine_tuning.conversation import Message
 from fine_tuning.engines.base import ChatChunk, ChatOptions, known_tag
 from fine_tuning.errors import Busy, ByoaiError, EngineError, EngineUnavailable, ModelNotFound
@@ -39,12 +41,13 @@ from fine_tuning.model_management.model_switcher import Choice
 
 router = APIRouter(prefix="/v1", tags=["openai"], responses=documented(502, 503))
 
-SESSION_HEADER = "x-byoai-session"
 LIVE, BASE = "live", "base"
 _GONE = 499  # a status that nobody reads
-_STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}, **documented(410, 507)}
+_STREAM: dict[int | str, dict[str, object]] = {200: {"content": {"text/event-stream": {}}}, **documented(410, 507)}
 
-Wish = Annotated[Literal["", "on", "off"], Header(alias="X-Byoai-Record", description="whether the exchange is recorded in the log")]
+Wish = Annotated[
+    Literal["", "on", "off"], Header(alias="X-Byoai-Record", description="whether the exchange is recorded in the log")
+]
 Session = Annotated[str, Header(alias="X-Byoai-Session", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,99})?$")]
 Id = Annotated[str, Path(min_length=1, max_length=400)]
 
@@ -54,7 +57,9 @@ def list_openai_models(service: Serving) -> ModelList:
     """List who can answer: `live` and `base`, then every tag."""
     models = service.models()
     names = [name for name in (LIVE, BASE) if _named(models, name, service)]
-    return ModelList(data=[Model(id=name, owned_by=_owner(_named(models, name, service))) for name in [*names, *_tags(models)]])
+    return ModelList(
+        data=[Model(id=name, owned_by=_owner(_named(models, name, service))) for name in [*names, *_tags(models)]]
+    )
 
 
 @router.get("/models/{id:path}")
@@ -64,18 +69,26 @@ def show_openai_model(id: Id, service: Serving) -> Model:
 
 
 @router.post("/chat/completions", response_model=ChatCompletion, responses=_STREAM)
-async def create_chat_completion(body: ChatBody, request: Request, service: Serving, wish: Wish = "", session: Session = "") -> Response:
+async def create_chat_completion(
+    body: ChatBody, request: Request, service: Serving, wish: Wish = "", session: Session = ""
+) -> Response:
     """Answer a conversation, whole or as server-sent events."""
     wanted = is_wanted(request.headers, wish)
-    asked = await asyncio.to_thread(lambda: _Asked(service, body, body.told(), body.chat_options(), wanted, session, ChatForm()))
+    asked = await asyncio.to_thread(
+        lambda: _Asked(service, body, body.told(), body.chat_options(), wanted, session, ChatForm())
+    )
     return await asked.answer(request)
 
 
 @router.post("/completions", response_model=Completion, responses=_STREAM)
-async def create_completion(body: CompletionBody, request: Request, service: Serving, wish: Wish = "", session: Session = "") -> Response:
+async def create_completion(
+    body: CompletionBody, request: Request, service: Serving, wish: Wish = "", session: Session = ""
+) -> Response:
     """Answer a prompt, as a chat of one message."""
     wanted = is_wanted(request.headers, wish)
-    asked = await asyncio.to_thread(lambda: _Asked(service, body, body.told(), body.options(), wanted, session, TextForm()))
+    asked = await asyncio.to_thread(
+        lambda: _Asked(service, body, body.told(), body.options(), wanted, session, TextForm())
+    )
     return await asked.answer(request)
 
 
@@ -97,7 +110,9 @@ def create_embeddings(body: EmbeddingBody, service: Serving) -> EmbeddingList:
         _embedding.release()
     shown = [_base64(vector) if body.encoding_format == "base64" else vector for vector in made.vectors]
     usage = EmbeddingUsage(prompt_tokens=made.prompt_tokens, total_tokens=made.prompt_tokens)
-    return EmbeddingList(data=[Embedding(index=index, embedding=each) for index, each in enumerate(shown)], model=tag, usage=usage)
+    return EmbeddingList(
+        data=[Embedding(index=index, embedding=each) for index, each in enumerate(shown)], model=tag, usage=usage
+    )
 
 
 def _base64(vector: Sequence[float]) -> str:
@@ -124,7 +139,8 @@ def _chosen(service: Service, name: str) -> Choice:
     if found := _named(models, name, service):
         return found
     raise ModelNotFound(
-        f"no model {name[:100]!r} can answer here: GET /v1/models lists those that can ({', '.join(_tags(models)) or 'none'})"
+        f"no model {name[:100]!r} can answer here: GET /v1/models lists those that can "
+        f"({', '.join(_tags(models)) or 'none'})"
     )
 
 
@@ -145,7 +161,9 @@ class _Asked:
         self._tag = form.model = _chosen(service, body.model).tag
         self._messages, self._options = messages, options
         self._streams, self._tells_usage = bool(body.stream), body.tells_usage
-        self._recorder: Recorder | None = recorder(service, self._tag, messages, body.user, session) if recorded else None
+        self._recorder: Recorder | None = (
+            recorder(service, self._tag, messages, body.user, session) if recorded else None
+        )
         self._stopping = threading.Event()
 
     async def answer(self, request: Request) -> Response:
@@ -158,7 +176,9 @@ class _Asked:
         return Streamed(self._events(first, pieces), self._stopping, headers) if first else Response(status_code=_GONE)
 
     def _speak(self, stopping: threading.Event) -> Generator[ChatChunk]:
-        """Yield the engine's answer until it is done or nobody listens any more, and record it before its last piece is told."""
+        """Yield the engine's answer until it is done or nobody listens any more, and record it
+        before its last piece is told.
+        """
         started, spoken = time.monotonic(), Spoken()
         stream = cast("Generator[ChatChunk]", self._engine.chat(self._tag, self._messages, self._options))
         with closing(stream):
@@ -168,7 +188,10 @@ class _Asked:
                     break
                 yield chunk
         if spoken.last is None and not stopping.is_set():
-            raise EngineError(f"{self._tag} broke off in the middle of its answer: ask again, and read the engine's own log if it stays so")
+            raise EngineError(
+                f"{self._tag} broke off in the middle of its answer: ask again, and read the engine's own log if it "
+                "stays so"
+            )
         if self._recorder and not spoken.calls and (spoken.last or self._streams):
             self._recorder.keep(self._engine, spoken.text, spoken.last, time.monotonic() - started)
         if spoken.last:

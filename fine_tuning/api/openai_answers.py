@@ -4,7 +4,7 @@ import json
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
 
@@ -123,7 +123,7 @@ class Spoken:
         return Usage(prompt_tokens=prompt, completion_tokens=said, total_tokens=prompt + said)
 
 
-def event(told: dict[str, Any]) -> str:
+def event(told: dict[str, object]) -> str:
     return f"data: {json.dumps(told)}\n\n"
 
 
@@ -136,46 +136,51 @@ class Form:
         self.id = f"{self.word}-{uuid.uuid4().hex}"
         self.created, self.model = int(time.time()), ""
 
-    def head(self) -> dict[str, Any]:
+    def head(self) -> dict[str, object]:
         return {"id": self.id, "object": self.name, "created": self.created, "model": self.model}
 
-    def _part(self, reason: str | None, **said: Any) -> dict[str, Any]:
+    def _part(self, reason: str | None, **said: object) -> dict[str, object]:
         return self.head() | {"choices": [{"index": 0, **said, "logprobs": None, "finish_reason": reason}]}
 
 
 class ChatForm(Form):
     name, word = "chat.completion.chunk", "chatcmpl"
 
-    def begin(self) -> dict[str, Any]:
+    def begin(self) -> dict[str, object]:
         return self._part(None, delta={"role": "assistant", "content": ""})
 
-    def piece(self, chunk: ChatChunk, calls: int) -> list[dict[str, Any]]:
+    def piece(self, chunk: ChatChunk, calls: int) -> list[dict[str, object]]:
         """`calls`: how many tools were called so far, those of this chunk included."""
         said = [{"content": chunk.text}] if chunk.text else []
         first = calls - len(chunk.tool_calls)
-        called = [{"tool_calls": [{"index": index, **_called(call).model_dump()}]} for index, call in enumerate(chunk.tool_calls, first)]
+        called = [
+            {"tool_calls": [{"index": index, **_called(call).model_dump()}]}
+            for index, call in enumerate(chunk.tool_calls, first)
+        ]
         return [self._part(None, delta=delta) for delta in (*said, *called)]
 
-    def end(self, spoken: Spoken) -> dict[str, Any]:
+    def end(self, spoken: Spoken) -> dict[str, object]:
         return self._part(spoken.reason, delta={})
 
     def whole(self, spoken: Spoken) -> ChatCompletion:
         calls = [_called(call) for call in spoken.calls] or None
         said = Said(content=spoken.text or (None if calls else ""), tool_calls=calls)
         choice = ChatChoice(message=said, finish_reason=spoken.reason)
-        return ChatCompletion(id=self.id, created=self.created, model=self.model, choices=[choice], usage=spoken.usage())
+        return ChatCompletion(
+            id=self.id, created=self.created, model=self.model, choices=[choice], usage=spoken.usage()
+        )
 
 
 class TextForm(Form):
     name, word = "text_completion", "cmpl"
 
-    def begin(self) -> dict[str, Any]:
+    def begin(self) -> dict[str, object]:
         return self._part(None, text="")
 
-    def piece(self, chunk: ChatChunk, _calls: int) -> list[dict[str, Any]]:
+    def piece(self, chunk: ChatChunk, _calls: int) -> list[dict[str, object]]:
         return [self._part(None, text=chunk.text)] if chunk.text else []
 
-    def end(self, spoken: Spoken) -> dict[str, Any]:
+    def end(self, spoken: Spoken) -> dict[str, object]:
         return self._part(spoken.reason, text="")
 
     def whole(self, spoken: Spoken) -> Completion:
@@ -184,4 +189,7 @@ class TextForm(Form):
 
 
 def _called(call: ToolCall) -> Called:
-    return Called(id=f"call_{uuid.uuid4().hex[:24]}", function=FunctionCalled(name=call.name, arguments=json.dumps(call.arguments)))
+    return Called(
+        id=f"call_{uuid.uuid4().hex[:24]}",
+        function=FunctionCalled(name=call.name, arguments=json.dumps(call.arguments)),
+    )

@@ -1,6 +1,7 @@
 """What OpenAI's clients send to /v1 and are sent back, and the way from there to the engine's messages.
 
-A parameter that would change the answer, and that the engines do not have, is accepted only with the value that changes nothing.
+A parameter that would change the answer, and that the engines do not have, is accepted only with
+the value that changes nothing.
 """
 
 import base64
@@ -35,7 +36,10 @@ class TextPart(Asked):
 
 
 class ImageUrl(Asked):
-    url: Annotated[str, Field(max_length=_IMAGE, pattern="^data:image/", description="`data:image/png;base64,...`; nothing is fetched")]
+    url: Annotated[
+        str,
+        Field(max_length=_IMAGE, pattern="^data:image/", description="`data:image/png;base64,...`; nothing is fetched"),
+    ]
     detail: Literal["auto", "low", "high"] | None = Ignored
 
 
@@ -79,7 +83,7 @@ class AssistantMessage(Asked):
     name: Speaker = None
     tool_calls: Annotated[list[Call], Field(max_length=128)] | None = None
     refusal: LongText | None = Ignored
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = Ignored
+    annotations: Annotated[list[object], Field(max_length=0)] | None = Ignored
     audio: None = None
     function_call: None = None
 
@@ -96,7 +100,7 @@ AnyMessage = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMess
 class Function(Asked):
     name: ToolName
     description: Annotated[str, Field(max_length=20_000)] | None = None
-    parameters: dict[str, Any] | None = None  # a JSON Schema
+    parameters: dict[str, object] | None = None  # a JSON Schema
     strict: bool | None = Ignored
 
 
@@ -133,7 +137,7 @@ class Sampled(Asked):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_whole_characters(cls, body: Any) -> Any:
+    def _with_whole_characters(cls, body: object) -> object:
         return _whole(body)
 
     def options(self, **more: Any) -> ChatOptions:
@@ -163,8 +167,8 @@ class ChatBody(Sampled):
     top_logprobs: Literal[0] | None = None
     response_format: PlainText | None = None
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
-    metadata: Annotated[dict[str, Any], Field(max_length=16)] | None = Ignored
-    prediction: Annotated[dict[str, Any], Field(max_length=16)] | None = Ignored
+    metadata: Annotated[dict[str, object], Field(max_length=16)] | None = Ignored
+    prediction: Annotated[dict[str, object], Field(max_length=16)] | None = Ignored
     prompt_cache_key: Short | None = Ignored
     prompt_cache_retention: Short | None = Ignored
     reasoning_effort: Short | None = Ignored
@@ -206,7 +210,7 @@ class EmbeddingBody(Asked):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_whole_characters(cls, body: Any) -> Any:
+    def _with_whole_characters(cls, body: object) -> object:
         return _whole(body)
 
 
@@ -223,7 +227,11 @@ def _message(message: AnyMessage, place: str, names: dict[str, str]) -> Message:
             calls = [(call.id, _call(call, place)) for call in message.tool_calls or ()]
             names.update((id, call.name) for id, call in calls)
             said = _text(message.content or "")
-            return RichMessage(role="assistant", content=said, tool_calls=tuple(call for _, call in calls)) if calls else _answer(said)
+            return (
+                RichMessage(role="assistant", content=said, tool_calls=tuple(call for _, call in calls))
+                if calls
+                else _answer(said)
+            )
     parts = [] if isinstance(message.content, str) else message.content
     images = tuple(_image(part.image_url.url, place) for part in parts if isinstance(part, ImagePart))
     said = _text(message.content)
@@ -269,7 +277,7 @@ def image_type(image: bytes) -> str:
     return next((kind for sign, kind in _SIGNS.items() if image.startswith(sign)), "")
 
 
-def _whole(value: Any, depth: int = 0) -> Any:
+def _whole(value: object, depth: int = 0) -> object:
     """Return JSON data whose texts hold whole characters only. ValueError if it is nested too deeply."""
     if depth > _DEEPEST:
         raise ValueError(f"nested more than {_DEEPEST} levels deep")

@@ -1,8 +1,10 @@
-"""The plain HTML pages of the API: the log-in, and the light page for a machine without a screen. No build step, nothing from elsewhere."""
+"""The plain HTML pages of the API: the log-in, and the light page for a machine without a screen.
+No build step, nothing from elsewhere.
+"""
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -14,7 +16,7 @@ def login_page(told: str = "") -> str:
     return render("login.html.jinja", told=told)
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, **values: object) -> str:
     return _templates().get_template(template).render(**values)
 
 

@@ -1,7 +1,9 @@
-"""Records what a client of /v1 says and is answered, as the chat page does, if the client asks for it and knows the token.
+"""Records what a client of /v1 says and is answered, as the chat page does, if the client asks for
+it and knows the token.
 
-Recorded is one exchange: the last question and its answer. What a client repeats of the conversation before is only looked up, so that
-the exchange joins the session of the turns before it, and nothing that was deleted comes back.
+Recorded is one exchange: the last question and its answer. What a client repeats of the
+conversation before is only looked up, so that the exchange joins the session of the turns before
+it, and nothing that was deleted comes back.
 """
 
 import hashlib
@@ -23,6 +25,8 @@ from fine_tuning.errors import ConfigError
 from fine_tuning.integration.service import Service
 from fine_tuning.thoughts import split_thoughts
 
+RECORD_HEADER, SESSION_HEADER = "x-byoai-record", "x-byoai-session"
+
 _LOOKED_UP = 8  # exchanges of the history, the last first: one that was not recorded, or is deleted, is passed over
 _WORDS, _LETTERS = 10, 40  # of a text, and of a word in it, that are searched for
 
@@ -30,16 +34,23 @@ Exchange = tuple[str, str]  # question, answer
 
 
 def is_wanted(headers: Headers, wish: str) -> bool:
-    """Return whether the client asks for recording. HTTPException 401 if it does not know the token.
+    """Return whether the client asks for recording. HTTPException 401 if it does not know the token;
+    ConfigError for a header that comes twice: the second one would not be heard.
 
     Args:
         wish: The header X-Byoai-Record, "on", "off" or "", which counts before the API key.
     """
+    for name in (RECORD_HEADER, SESSION_HEADER):
+        if len(headers.getlist(name)) > 1:
+            raise ConfigError(f"the header {name} is there more than once: send it once")
     bearer = bearer_of(headers.get("authorization", ""))
     if wish == "off" or not (wish == "on" or bearer.endswith(RECORD)):
         return False
     if not any(map(Token().fits, [bearer.removesuffix(RECORD), *headers.getlist(TOKEN_HEADER)])):
-        message = f"recording needs the token of the data folder (its file api_token): as the API key, or in the header {TOKEN_HEADER}"
+        message = (
+            "recording needs the token of the data folder (its file api_token): as the API key, or in "
+            f"the header {TOKEN_HEADER}"
+        )
         raise HTTPException(401, message, {"www-authenticate": "Bearer"})
     return True
 
@@ -51,12 +62,15 @@ class Recorder:
     log: ConversationLogger  # of the session that it joins
     question: str
     facts: dict[str, Any]  # for the turn's metadata
-    parts: list[dict[str, Any]]  # what of the exchange is no text of question and answer: images, calls of tools and their results
+    # what of the exchange is no text of question and answer: images, calls of tools and their
+    # results
+    parts: list[dict[str, object]]
     told: set[str] = field(default_factory=set)  # ids of the recorded turns that the client repeats
     as_of: Stamp | None = None  # the log's state in which they were found
 
     def keep(self, engine: Engine, text: str, last: ChatChunk | None, seconds: float) -> None:
-        """Log the answer `text`; without its `last` chunk it was broken off. TurnDeleted if a turn is gone meanwhile that was repeated.
+        """Log the answer `text`; without its `last` chunk it was broken off. TurnDeleted if a turn
+        is gone meanwhile that was repeated.
 
         An answer without text is none.
         """
@@ -73,13 +87,18 @@ class Recorder:
         }
         known = {name: fact for name, fact in {**facts, "incomplete": incomplete}.items() if fact}
         parts = {"parts": self.parts} if self.parts else {}
-        turn = self.log.log_conversation(self.question, text, {**known, **parts}, answered_from=self.told, as_of=self.as_of)
+        turn = self.log.log_conversation(
+            self.question, text, {**known, **parts}, answered_from=self.told, as_of=self.as_of
+        )
         if parts:  # an answer to what no text tells: learned without it, it would teach to make things up
             self.log.exclude(turn.id)
 
 
-def recorder(service: Service, tag: str, messages: Sequence[Message], user: str | None, session: str) -> Recorder | None:
-    """Return what records the answer to `messages`; None if the settings forbid it. ConfigError if nobody asks anything at their end.
+def recorder(
+    service: Service, tag: str, messages: Sequence[Message], user: str | None, session: str
+) -> Recorder | None:
+    """Return what records the answer to `messages`; None if the settings forbid it. ConfigError if
+    nobody asks anything at their end.
 
     Args:
         session: The one to join; "": that of the conversation which `messages` continue, else a new one.
@@ -99,6 +118,7 @@ def recorder(service: Service, tag: str, messages: Sequence[Message], user: str 
         "source": "v1",
         "user": user,
         "system": "\n\n".join(message.content for message in messages if message.role == "system"),
+        "parent": told[-1].id if told else None,
         "regenerates": _regenerated(logged, told, messages[asked].content),
     }
     parts = [part for message in messages[asked:] for part in _parts(message)]
@@ -129,7 +149,9 @@ def _pair(question: str, answer: str) -> Exchange:
 
 
 def _pairs(turn: Turn) -> set[Exchange]:
-    """Return a turn as a client may repeat it: with the answer that was given, or with the one that was put in its place."""
+    """Return a turn as a client may repeat it: with the answer that was given, or with the one that
+    was put in its place.
+    """
     answers = (turn.bot_response, str(turn.metadata.get("original_response", turn.bot_response)))
     return {_pair(turn.user_message, answer) for answer in answers}
 
@@ -152,11 +174,14 @@ def _regenerated(logged: Sequence[Turn], told: Sequence[Turn], question: str) ->
     return next((turn.id for turn in reversed(later) if turn.user_message == question), None)
 
 
-def _parts(message: Message) -> list[dict[str, Any]]:
+def _parts(message: Message) -> list[dict[str, object]]:
     if not isinstance(message, RichMessage):
         return []
     if message.tool_name:
         return [{"role": "tool", "part": {"tool": message.tool_name, "result": plain(message.content)}}]
-    images = [{"type": image_type(image), "bytes": len(image), "sha256": hashlib.sha256(image).hexdigest()} for image in message.images]
+    images = [
+        {"type": image_type(image), "bytes": len(image), "sha256": hashlib.sha256(image).hexdigest()}
+        for image in message.images
+    ]
     calls = [{"tool": call.name, "arguments": plain(call.arguments)} for call in message.tool_calls]
     return [{"role": message.role, "part": part} for part in (*images, *calls)]

@@ -1,4 +1,6 @@
-"""The door before every route, page and socket: who may talk to this server, by which name, and what a browser may load."""
+"""The door before every route, page and socket: who may talk to this server, by which name, and
+what a browser may load.
+"""
 
 import asyncio
 import contextlib
@@ -45,7 +47,9 @@ _POLICY = (
 
 
 class Token:
-    """The secret of this data folder, in `data/api_token` (mode 0600). Programs send it with every change; over the network with all."""
+    """The secret of this data folder, in `data/api_token` (mode 0600). Programs send it with every
+    change; over the network with all.
+    """
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file or paths.home() / "api_token"
@@ -99,7 +103,9 @@ class Access:
     def names(self) -> frozenset[str]:
         """Return the values of `Host` that are ours; a browser leaves out the usual port."""
         usual = 443 if self.tls else 80
-        return frozenset({f"{host}:{self.port}" for host in self.hosts} | (set(self.hosts) if self.port == usual else set()))
+        return frozenset(
+            {f"{host}:{self.port}" for host in self.hosts} | (set(self.hosts) if self.port == usual else set())
+        )
 
 
 @dataclass
@@ -119,11 +125,14 @@ class Refusal:
 
 
 class Door:
-    """Refuses what does not come from this very server's pages or from a program that knows the token, over HTTP and WebSocket.
+    """Refuses what does not come from this very server's pages or from a program that knows the
+    token, over HTTP and WebSocket.
 
-    - `Host` must be one of our names with our port (DNS rebinding), `Origin` absent or our own (other sites, other local servers).
-    - What changes something under /api needs the token, in `X-Byoai-Token` or as `Authorization: Bearer`, and a JSON body, or bytes for
-      an upload. /v1 needs neither on this machine: its answers change nothing, and recording asks for the token itself.
+    - `Host` must be one of our names with our port (DNS rebinding), `Origin` absent or our own
+      (other sites, other local servers).
+    - What changes something under /api needs the token, in `X-Byoai-Token` or as `Authorization:
+      Bearer`, and a JSON body, or bytes for an upload. /v1 needs neither on this machine: its
+      answers change nothing, and recording asks for the token itself.
     - With `lan`, everything needs the token, which a browser gets as a cookie on the page /login.
     """
 
@@ -169,7 +178,9 @@ class Door:
         if kind not in (_JSON, _BYTES) and not bodiless:
             return Refusal(415, f"send the body as {_JSON} (an upload as {_BYTES}), and say so in Content-Type")
         if _is_under(scope["path"], _API) and not any(map(self._token.fits, headers.tokens())):
-            return Refusal(401, f"a change needs the token of the data folder (its file api_token) in the header {TOKEN_HEADER}")
+            return Refusal(
+                401, f"a change needs the token of the data folder (its file api_token) in the header {TOKEN_HEADER}"
+            )
         return None
 
     def _stranger(self, headers: "_Headers") -> Refusal | None:
@@ -198,7 +209,11 @@ class Door:
 
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
-        if refusal.status == 401 and scope["method"] == "GET" and (scope["path"] == PAGE or not is_of_api(scope["path"])):
+        if (
+            refusal.status == 401
+            and scope["method"] == "GET"
+            and (scope["path"] == PAGE or not is_of_api(scope["path"]))
+        ):
             return await RedirectResponse(LOGIN, 303)(scope, receive, send)
         headers = {"www-authenticate": "Bearer"} if refusal.status == 401 else None
         return await answer(refusal.status, refusal.message, "Refused", headers=headers)(scope, receive, send)
@@ -216,7 +231,14 @@ class Door:
             given = await _field(request, "token")
             if self._token.fits(given):  # also after others' wrong ones: who knows the token must get in
                 found = RedirectResponse("/", 303)
-                found.set_cookie(COOKIE, self._token.read(), httponly=True, samesite="strict", secure=self._access.tls, max_age=30 * 86_400)
+                found.set_cookie(
+                    COOKIE,
+                    self._token.read(),
+                    httponly=True,
+                    samesite="strict",
+                    secure=self._access.tls,
+                    max_age=30 * 86_400,
+                )
             elif not self._logins.may_try():
                 told, status = "Too many wrong tokens: wait a minute.", 429
             else:
@@ -227,7 +249,9 @@ class Door:
 
 
 class _Headers:
-    """The headers of a request. `one` takes a header that comes twice as missing: two programs could each read another of the two."""
+    """The headers of a request. `one` takes a header that comes twice as missing: two programs
+    could each read another of the two.
+    """
 
     def __init__(self, scope: "Scope") -> None:
         self._found: list[tuple[bytes, bytes]] = scope["headers"]
@@ -245,9 +269,10 @@ class _Headers:
         return [*self.all(TOKEN_HEADER), *([bearer.removesuffix(RECORD)] if bearer else [])]
 
     def secrets(self) -> list[str]:
-        """Return the tokens, and the cookie that a browser sends by itself."""
+        """Return all that a request offers as the token: as `tokens`, or as the cookie that browsers send."""
         cookies = [part.strip().partition("=") for header in self.all("cookie") for part in header.split(";")]
-        return [*self.tokens(), *(value for name, _, value in cookies if name == COOKIE)]  # others' cookies may be of any form
+        # others' cookies may be of any form
+        return [*self.tokens(), *(value for name, _, value in cookies if name == COOKIE)]
 
 
 def bearer_of(authorization: str) -> str:

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Commands) -> None:
     """Add the commands of this group."""
-    chat = commands.add("chat", _chat, "open the chat in the browser", "Only this machine can reach it, unless --lan is given.", json=False)
+    chat = commands.add(
+        "chat",
+        _chat,
+        "open the chat in the browser",
+        "Only this machine can reach it, unless --lan is given.",
+        json=False,
+    )
     add_server_options(chat)
     chat.add_argument("--no-browser", action="store_true", help="serve the page without opening it")
 
@@ -34,8 +40,17 @@ def add_commands(commands: Commands) -> None:
     )
     compare.add_argument("prompt", nargs="+", help="what is asked; each prompt is a conversation of its own")
     compare.add_argument("--models", metavar="A,B", help="base, live, v3, or any tag (default: base,live)")
-    compare.add_argument("--run", type=Path, metavar="RUN", help="a run of prefix or prompt tuning, which makes no version, and its base")
-    compare.add_argument("--blind", action="store_true", help="two models, unnamed and in random order; your votes make their Elo ratings")
+    compare.add_argument(
+        "--run",
+        type=Path,
+        metavar="RUN",
+        help="compare a run of prefix or prompt tuning, which makes no version, with its base",
+    )
+    compare.add_argument(
+        "--blind",
+        action="store_true",
+        help="compare two models, unnamed and in random order; your votes make their Elo ratings",
+    )
     compare.add_argument("--max-tokens", type=positive, metavar="N", help="the longest answer, in tokens")
 
 
@@ -50,11 +65,13 @@ def _chat(options: argparse.Namespace) -> None:
 def _ask(options: argparse.Namespace) -> None:
     from fine_tuning.cli.show import visible
     from fine_tuning.conversation import Message
+    from fine_tuning.engines.base import ChatOptions
 
     config = read_config(options)
     engine = connect_engine(options, config)
     tag, started, pieces = options.model or tag_that_answers(engine, config), time.monotonic(), []
-    for chunk in engine.chat(tag, [Message(role="user", content=options.question)]):
+    settings = ChatOptions(default_max_tokens=config.chat.max_tokens)
+    for chunk in engine.chat(tag, [Message(role="user", content=options.question)], settings):
         pieces.append(chunk.text)
         if not options.json:
             print(visible(chunk.text), end="", flush=True)
@@ -78,18 +95,22 @@ def _compare(options: argparse.Namespace) -> None:
     config = read_config(options)
     engine, wanted = connect_engine(options, config), options.models.split(",") if options.models else []
     tags = chosen_tags(engine, Registry(), config.tuned_name(), base_of(config, engine).tag, wanted)
-    settings = ChatOptions(max_tokens=options.max_tokens)
+    settings = ChatOptions(max_tokens=options.max_tokens, default_max_tokens=config.chat.max_tokens)
     if options.json:
         _compare_as_json(options, engine, tags, settings)
     elif not options.blind:
         compare(engine, tags, options.prompt, settings)
     elif len(tags) < 2:
-        raise ConfigError(f"a blind comparison needs two models, and there is only {tags[0]}: name them with --models A,B")
+        raise ConfigError(
+            f"a blind comparison needs two models, and there is only {tags[0]}: name them with --models A,B"
+        )
     else:
         compare_blind(engine, tags, options.prompt, settings, random.Random())
 
 
-def _compare_as_json(options: argparse.Namespace, engine: "Engine", tags: "Sequence[str]", settings: "ChatOptions") -> None:
+def _compare_as_json(
+    options: argparse.Namespace, engine: "Engine", tags: "Sequence[str]", settings: "ChatOptions"
+) -> None:
     from fine_tuning.conversation import Message
     from fine_tuning.model_management.compare import side_by_side
 

@@ -1,4 +1,4 @@
-"""`byoai completion`: what makes a shell complete commands, options and names."""
+"""`byoai completion`: the script by which a shell completes commands, options and names."""
 
 import argparse
 
@@ -17,7 +17,7 @@ def add_commands(commands: Commands) -> None:
     command = commands.add(
         "completion",
         _run,
-        "print what lets a shell complete what you type",
+        "print a script that completes commands in your shell",
         epilog=f"put this into your shell's start file:\n{lines}\n",
         json=False,
     )
@@ -25,7 +25,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def complete(parser: argparse.ArgumentParser) -> None:
-    """Tell the shell how the line that is typed may go on, and exit."""
+    """Print the completions that the shell asked for, and exit."""
     from argcomplete import autocomplete
 
     _add_names(parser)

@@ -1,4 +1,4 @@
-"""Commands about what was said: find, review, forget, lineage, stats, data, export."""
+"""Commands about what was said: find, review, forget, lineage, why, stats, data, export."""
 
 import argparse
 import sys
@@ -30,11 +30,15 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Commands) -> None:
     """Add the commands of this group."""
-    find = commands.add("find", _find, "search what was said", "The newest turns in which every word was said, newest first.")
+    find = commands.add(
+        "find", _find, "search what was said", "The newest turns in which every word was said, newest first."
+    )
     find.add_argument("words", nargs="+", metavar="WORD", help="what is searched for, whatever the case")
     find.add_argument("--count", type=positive, default=20, metavar="N", help="how many turns (default: 20)")
 
-    review = commands.add("review", _review, "rate or edit the answers that would teach the most", "With --json they are only listed.")
+    review = commands.add(
+        "review", _review, "rate or edit the answers that would teach the most", "With --json they are only listed."
+    )
     review.add_argument("--count", type=positive, default=10, metavar="N", help="how many answers (default: 10)")
     review.add_argument("--list", action="store_true", help="only list them")
 
@@ -45,13 +49,16 @@ def add_commands(commands: Commands) -> None:
     lineage.add_argument("--version", type=count, metavar="N", help="the number of a version")
     add_model_name(lineage)
 
+    _add_why(commands)
+
     commands.add("stats", _stats, "show what the log holds")
 
     data = commands.add(
         "data",
         _data,
         "show what the next retrain would learn",
-        "Nothing is loaded or trained, and no engine is asked. `byoai retrain --dry-run` also counts tokens, and estimates "
+        "Nothing is loaded or trained, and no engine is asked. `byoai retrain --dry-run` also counts tokens, and "
+        "estimates "
         "memory and time.",
     )
     add_sample(data)
@@ -60,9 +67,20 @@ def add_commands(commands: Commands) -> None:
         "export",
         _export,
         "write the log for other programs",
-        "It is written as JSON Lines, JSON and CSV, and as training data in the format of data_preparation.format_type.",
+        "It is written as JSON Lines, JSON, CSV, Parquet and Markdown, and as training data in the format of "
+        "data_preparation.format_type. Options say which turns, as the filters of the page Data do; excluded ones are "
+        "left out.",
     )
     export.add_argument("folder", type=Path, nargs="?", help="default: data/exports")
+    export.add_argument("--text", default="", metavar="WORDS", help="turns in which all of these words were said")
+    export.add_argument(
+        "--state",
+        default="",
+        choices=("new", "learned", "kept", "dropped", "edited", "up", "down", "imported"),
+        help="turns of this state; `kept` and `dropped` as the page last looked through the log",
+    )
+    export.add_argument("--model", default="", metavar="TAG", help="turns that this model answered")
+    export.add_argument("--import", dest="imported", default="", metavar="ID", help="turns that came by this import")
 
 
 def _add_forget(commands: Commands) -> None:
@@ -80,9 +98,28 @@ def _add_forget(commands: Commands) -> None:
     )
     forget.add_argument("--matching", metavar="TEXT", help="every turn that holds TEXT")
     forget.add_argument("--yes", action="store_true", help="do not ask for confirmation")
-    forget.add_argument("--no-retrain", action="store_true", help="remove the versions that learned it without training a new one")
-    forget.add_argument("--now", action="store_true", help="remove them before the new one is trained; until then the base answers")
+    forget.add_argument(
+        "--no-retrain", action="store_true", help="remove the versions that learned it without training a new one"
+    )
+    forget.add_argument(
+        "--now", action="store_true", help="remove them before the new one is trained; until then the base answers"
+    )
     add_dry_run(forget)
+
+
+def _add_why(commands: Commands) -> None:
+    why = commands.add(
+        "why",
+        _why,
+        "show where a version learned an answer",
+        "Of the turns that taught the version that gave the answer, those that are most like it; of each, how much "
+        "likelier the version "
+        "finds its answer than the base does.",
+    )
+    why.add_argument("turn", nargs="?", metavar="TURN", help="the id of the turn that was answered")
+    why.add_argument("--last", action="store_true", help="take the newest answer that a fine-tuned version gave")
+    why.add_argument("--count", type=positive, default=5, metavar="N", help="how many turns (default: 5)")
+    why.add_argument("--quick", action="store_true", help="without likelihoods, for which both models are loaded")
 
 
 def _review(options: argparse.Namespace) -> None:
@@ -104,7 +141,9 @@ def _review(options: argparse.Namespace) -> None:
             found = worth_reviewing(engine, turns, live.tag if live else base, base, options.count, Watch(terminal))
     if options.json:
         facts = [{"surprise": each.surprise, "shift": each.shift, "alike": each.alike} for each in found]
-        print_json(options, *(each.turn.model_dump(mode="json") | more for each, more in zip(found, facts, strict=True)))
+        print_json(
+            options, *(each.turn.model_dump(mode="json") | more for each, more in zip(found, facts, strict=True))
+        )
     elif options.list and found:
         _list_candidates(found)
     elif not found:
@@ -157,11 +196,15 @@ def _forget(options: argparse.Namespace) -> int:
     if options.dry_run:
         return 0
     if not options.yes and not sys.stdin.isatty():
-        raise ConfigError("forgetting cannot be undone, and nobody is here to be asked: add --yes")
+        raise ConfigError(
+            "forgetting cannot be undone, and this is not a terminal, so nobody can confirm it: add --yes"
+        )
     if not options.yes and not confirmed("Forget this for good?"):
         return 0
     teach_again = not options.no_retrain
-    asked = ForgetRequest(config=config, ollama_url=options.ollama_url, turns=case.turns, teach_again=teach_again, now=options.now)
+    asked = ForgetRequest(
+        config=config, ollama_url=options.ollama_url, turns=case.turns, teach_again=teach_again, now=options.now
+    )
     with Terminal() as terminal, listed("forget", asked, Watch(terminal, stop_on_signal())) as watch:
         outcome = forget(config, engine, watch, case, teach_again=teach_again, now=options.now)
     if options.json:
@@ -184,7 +227,9 @@ def _lineage(options: argparse.Namespace) -> None:
         taught = registry.turns_of(version.name, version.number)
         if options.json:
             asked = {id: turn.user_message for id, turn in said.items()}
-            print_json(options, *({"turn": id, "version": version.tag, "user_message": asked.get(id)} for id in sorted(taught)))
+            print_json(
+                options, *({"turn": id, "version": version.tag, "user_message": asked.get(id)} for id in sorted(taught))
+            )
         else:
             _list_teachers(version.tag, taught, said)
         return
@@ -196,6 +241,27 @@ def _lineage(options: argparse.Namespace) -> None:
             print_json(options, {"turn": id, "versions": [{"tag": each.tag, "state": each.state} for each in versions]})
             continue
         print(f"{id}  {', '.join(f'{each.tag} ({each.state})' for each in versions) or 'no version has learned it'}")
+
+
+def _why(options: argparse.Namespace) -> None:
+    from fine_tuning.cli.facts import of_learned_from
+    from fine_tuning.cli.show import show_learned_from
+    from fine_tuning.data_collection.conversation_logger import ConversationLogger
+    from fine_tuning.integration.learned_from import learned_from, newest_answer, with_likelihoods
+    from fine_tuning.model_management.model_registry import Registry
+
+    if (options.turn is None) == (not options.last):
+        raise ConfigError("name either a turn, or --last")
+    config = read_config(options)
+    log = ConversationLogger(config.log_path)
+    turn = options.turn or newest_answer(log, config.deployment.model_name_prefix)
+    found = learned_from(log, Registry(), turn, options.count)
+    if not options.quick:
+        found = with_likelihoods(found, connect_engine(options, config))
+    if options.json:
+        print_json(options, of_learned_from(found))
+    else:
+        show_learned_from(found)
 
 
 def _list_teachers(tag: str, taught: set[str], said: "Mapping[str, Turn]") -> None:
@@ -237,14 +303,30 @@ def _data(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
+    from fine_tuning.conversation import conversations_of
+    from fine_tuning.data_collection import turn_list
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
     from fine_tuning.data_collection.data_export import LOG_FORMATS, DataExporter
+    from fine_tuning.data_collection.turn_list import Wanted
+    from fine_tuning.model_management.model_registry import Registry
+    from fine_tuning.planning import learned
 
     config = read_config(options)
     log, formats = ConversationLogger(config.log_path), (*LOG_FORMATS, config.data_preparation.format_type)
-    if not (conversations := log.conversations()):
+    wanted = Wanted(text=options.text, state=options.state, model=options.model, imported=options.imported)
+    if wanted == Wanted():
+        conversations = log.conversations()
+    else:
+        known = learned(config, log, Registry())
+        turns = log.index.turns(turn_list.ids(log.index, known, wanted))
+        conversations = conversations_of(turn for turn in turns if not turn.metadata.get("excluded"))
+        if not conversations:
+            raise NoConversations(f"nothing to export, and nothing was written: no turn of {log.path} is like that")
+    if not conversations:
         left_out = "only excluded turns" if log.turns(include_excluded=True) else "no turns"
-        raise NoConversations(f"nothing to export, and nothing was written: {log.path} holds {left_out}. Chat first, with recording on")
+        raise NoConversations(
+            f"nothing to export, and nothing was written: {log.path} holds {left_out}. Chat first, with recording on"
+        )
     for format, path in DataExporter(options.folder).export(conversations, formats).items():
         if options.json:
             print_json(options, {"format": format, "path": path})

@@ -1,8 +1,11 @@
-"""What `--json` prints of things that hold more, or something else, than a program should be told."""
+"""What `--json` prints of plans, versions and reports.
+
+They hold more than a program should be told, or something else.
+"""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -10,11 +13,12 @@ if TYPE_CHECKING:
     from fine_tuning.data_collection.importers.importing import Report
     from fine_tuning.engines.base import Engine
     from fine_tuning.forgetting import Case, Forgotten
+    from fine_tuning.integration.learned_from import LearnedFrom, Likelihood
     from fine_tuning.model_management.model_pruner import Pruned
     from fine_tuning.model_management.model_registry import Registry, Version
-    from fine_tuning.planning import Plan
+    from fine_tuning.plan import Plan
 
-Facts = dict[str, Any]
+Facts = dict[str, object]
 
 
 def of_models(engine: "Engine", registry: "Registry", prefix: str) -> list[Facts]:
@@ -26,7 +30,14 @@ def of_models(engine: "Engine", registry: "Registry", prefix: str) -> list[Facts
     for choice in choices(engine, prefix):
         version = known.get(choice.tag)
         elo, votes = rated.get(choice.tag, (None, 0))
-        facts = {"tag": choice.tag, "kind": choice.kind, "live": choice.live, "refused": choice.refused, "elo": elo, "votes": votes}
+        facts = {
+            "tag": choice.tag,
+            "kind": choice.kind,
+            "live": choice.live,
+            "refused": choice.refused,
+            "elo": elo,
+            "votes": votes,
+        }
         found.append(facts | {"version": of_version(version) if version else None})
     return found
 
@@ -38,7 +49,18 @@ def of_version(version: "Version") -> Facts:
 
 def of_plan(plan: "Plan") -> Facts:
     """Return what a retrain would learn, and what it would take: memory in bytes, time in seconds."""
-    names = ("name", "turns", "new_turns", "kept_turns", "dropped", "scrubbed", "preference_method", "counts", "replay_prompts", "mode")
+    names = (
+        "name",
+        "turns",
+        "new_turns",
+        "kept_turns",
+        "dropped",
+        "scrubbed",
+        "preference_method",
+        "counts",
+        "replay_prompts",
+        "mode",
+    )
     return {
         **{name: getattr(plan, name) for name in names},
         "base": plan.base.tag,
@@ -83,6 +105,50 @@ def of_forgotten(outcome: "Forgotten") -> Facts:
 
 def of_import(report: "Report", written: bool) -> Facts:
     """Return what an import found and added, or would add."""
-    names = ("id", "added", "known", "turns", "conversations", "unanswered", "formats", "set_aside", "faults", "unread", "unread_count")
+    names = (
+        "id",
+        "added",
+        "known",
+        "turns",
+        "conversations",
+        "unanswered",
+        "formats",
+        "set_aside",
+        "faults",
+        "unread",
+        "unread_count",
+    )
     facts = {name: getattr(report, name) for name in names}
-    return {**facts, "faults": [asdict(fault) for fault in report.faults], "is_whole": report.is_whole, "written": written}
+    return {
+        **facts,
+        "faults": [asdict(fault) for fault in report.faults],
+        "is_whole": report.is_whole,
+        "written": written,
+    }
+
+
+def of_learned_from(found: "LearnedFrom") -> Facts:
+    """Return where an answer was learned: the turns that taught its version which are most like it."""
+    turns = [
+        {
+            **each.turn.model_dump(mode="json"),
+            "likeness": each.likeness,
+            "shared": each.shared,
+            "excluded": each.excluded,
+            "source": each.source,
+            "likelihood": _of_likelihood(each.likelihood),
+        }
+        for each in found.teachers
+    ]
+    names = ("taught", "gone", "excluded")
+    facts = {"turn": found.turn.id, "version": found.version.tag, "base": found.version.base_tag}
+    return {
+        **facts,
+        **{name: getattr(found, name) for name in names},
+        "likelihood": _of_likelihood(found.likelihood),
+        "turns": turns,
+    }
+
+
+def _of_likelihood(found: "Likelihood | None") -> Facts | None:
+    return {**asdict(found), "times": found.times} if found else None

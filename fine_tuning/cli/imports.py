@@ -23,6 +23,8 @@ formats (found by themselves):
     preference pairs, tables with a column of questions and one of answers (CSV,
     TSV, Parquet), dialogues in plain text;
     hf:owner/name; module:function of your own
+documents (--as document): Markdown, plain text, PDF, HTML and .docx, of which
+    questions and answers are made, quoted from the text
 """
 
 
@@ -30,11 +32,28 @@ def add_commands(commands: Commands) -> None:
     """Add the command of this group."""
     command = commands.add("import", _run, "read chats from elsewhere into the log", epilog=_EPILOG)
     command.add_argument("place", nargs="*", metavar="FILE|FOLDER", help="also a ZIP archive, or hf:owner/name")
-    command.add_argument("--format", default="", metavar="NAME", help="instead of the one that is found; or module:function")
-    command.add_argument("--me", default="", metavar="NAME", help="whose messages are the answers, in a chat among people")
-    command.add_argument("--licence", default="", metavar="TEXT", help="noted on each turn")
-    command.add_argument("--source", default="", metavar="NAME", help="what to call the source (default: the file's name)")
-    command.add_argument("--branches", choices=("best", "all"), default="best", help="of answers that were given again, or trees of them")
+    command.add_argument(
+        "--format", "--as", default="", metavar="NAME", help="the format, if it is not detected; or module:function"
+    )
+    command.add_argument(
+        "--me", default="", metavar="NAME", help="in a chat among people: the one whose messages are the answers"
+    )
+    command.add_argument("--licence", default="", metavar="TEXT", help="the licence of the chats, noted on each turn")
+    command.add_argument(
+        "--source", default="", metavar="NAME", help="what to call the source (default: the file's name)"
+    )
+    command.add_argument(
+        "--branches",
+        choices=("best", "all"),
+        default="best",
+        help="which answers to keep where a question has several (default: best)",
+    )
+    command.add_argument(
+        "--judge",
+        default="",
+        metavar="MODEL",
+        help="also let this model of the engine judge each pair made from a document",
+    )
     command.add_argument("--dry-run", action="store_true", help="read all, show what would be added, and write nothing")
     command.add_argument("--undo", metavar="ID", help="take an import back as a whole")
     command.add_argument("--list", action="store_true", help="list the imports that are in the log")
@@ -77,11 +96,16 @@ def _import(config: "FineTuningConfig", options: argparse.Namespace) -> None:
         "config": config,
         "places": tuple(map(_from_anywhere, options.place)),
         "format": _from_anywhere(options.format) if ".py:" in options.format else options.format,
-        **{name: getattr(options, name) for name in ("me", "licence", "source", "branches")},
+        **{name: getattr(options, name) for name in ("me", "licence", "source", "branches", "judge")},
     }
     request = cast("ImportRequest", read_request("import", asked))
     if options.dry_run or not options.yes:
-        found = preview(ConversationLogger(config.log_path), request.places, request.wanted(), limit=None if options.dry_run else _LOOK)
+        found = preview(
+            ConversationLogger(config.log_path),
+            request.places,
+            request.wanted(),
+            limit=None if options.dry_run else _LOOK,
+        )
         if options.dry_run and options.json:
             print_json(options, of_import(found, written=False))
             return
@@ -97,18 +121,21 @@ def _import(config: "FineTuningConfig", options: argparse.Namespace) -> None:
     _show(done, "added")
     if done.added:
         print(f"To take it back: byoai import --undo {done.id}")
+    if done.added and "document" in done.formats:
+        print("To learn it: byoai retrain --profile handbook")
 
 
 def _from_anywhere(place: str) -> str:
-    """Return a file's whole path: a job that is resumed may be done in another folder."""
-    return place if place.startswith("hf:") else os.path.abspath(os.path.expanduser(place))  # noqa: PTH100, PTH111 (also of nobody's home)
+    """Return a file's absolute path, since a job that is resumed may run in another folder."""
+    # unlike pathlib's, these two leave the path alone where ~ names nobody's home
+    return place if place.startswith("hf:") else os.path.abspath(os.path.expanduser(place))  # noqa: PTH100, PTH111
 
 
 def _confirmed(options: argparse.Namespace, question: str) -> bool:
     from fine_tuning.cli.prompts import confirmed
 
     if not options.yes and not sys.stdin.isatty():
-        raise ConfigError("nobody is here to be asked: add --yes")
+        raise ConfigError("this is not a terminal, so nobody can confirm it: add --yes")
     return options.yes or confirmed(question)
 
 
@@ -121,7 +148,9 @@ def _short(text: str) -> str:
 def _show(report: "Report", what: str) -> None:
     formats = ", ".join(f"{count} of {name}" for name, count in report.formats.items())
     known = f"; {report.known} are in the log already, or were deleted from it" * bool(report.known)
-    print(f"{report.added} turns {what}{known}. Conversations: {report.conversations}{f' ({formats})' if formats else ''}")
+    print(
+        f"{report.added} turns {what}{known}. Conversations: {report.conversations}{f' ({formats})' if formats else ''}"
+    )
     for turn in report.first:
         print(f"  {turn.timestamp[:16].replace('T', ' ')}  {_short(turn.user_message)} -> {_short(turn.bot_response)}")
     if report.unanswered:
@@ -137,6 +166,9 @@ def _show(report: "Report", what: str) -> None:
 def _show_imports(found: "list[Imported]") -> None:
     for each in found:
         licence = f", {each.source['licence']}" if "licence" in each.source else ""
-        print(f"{each.id}  {each.turns:>8} turns  {each.source.get('name', '')} ({each.source.get('format', '')}{licence})")
+        print(
+            f"{each.id}  {each.turns:>8} turns  {each.source.get('name', '')} "
+            f"({each.source.get('format', '')}{licence})"
+        )
     if not found:
         print("no imports in the log")

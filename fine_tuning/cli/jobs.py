@@ -1,4 +1,7 @@
-"""`byoai jobs`: list the jobs, watch one, cancel, resume or try it again, show its log. Other commands follow their jobs by `follow`."""
+"""`byoai jobs`: list the jobs, watch one, cancel, resume or try it again, show its log.
+
+Other commands follow their jobs by `follow`.
+"""
 
 import argparse
 import sys
@@ -24,30 +27,42 @@ def add_commands(commands: Commands) -> None:
     command.set_defaults(do=_list, all=False)
     actions = command.add_subparsers(title="what to do", metavar="ACTION", help="default: list")
 
-    def action(name: str, do: Any, help: str, *, one: bool = True) -> argparse.ArgumentParser:
+    def action(name: str, do: object, help: str, *, one: bool = True) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = actions.add_parser(name, help=help, description=help)
         parser.set_defaults(do=do)
         add_json(parser)
         if one:
-            parser.add_argument("job", nargs="?", metavar="JOB", help="an id, or the beginning of one (default: the newest)")
+            parser.add_argument(
+                "job", nargs="?", metavar="JOB", help="an id, or the beginning of one (default: the newest)"
+            )
         return parser
 
     action("list", _list, "list the jobs, newest first", one=False).add_argument(
-        "--all", action="store_true", help="not only the newest 20"
+        "--all", action="store_true", help="list all jobs, not only the newest 20"
     )
     action("watch", _watch, "show what a job tells until it is over; Ctrl-C ends only the watching").add_argument(
-        "--after", type=int, default=0, metavar="N", help="from the event after number N on"
+        "--after", type=int, default=0, metavar="N", help="begin after the event with the number N"
     )
     cancel = action("cancel", _cancel, "ask a job to stop at its next safe point, and wait until it has")
-    cancel.add_argument("--discard", action="store_true", help="remove what it made so far; else the next one goes on from there")
-    cancel.add_argument("--grace", type=float, default=30.0, metavar="SECONDS", help="until it is killed (default: %(default)g)")
+    cancel.add_argument(
+        "--discard",
+        action="store_true",
+        help="remove what the job made so far (default: the next one goes on from there)",
+    )
+    cancel.add_argument(
+        "--grace",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="wait so long, then kill the job (default: %(default)g)",
+    )
     action("resume", _resume, "go on with a job that was cancelled, failed or interrupted")
     action("retry", _retry, "ask for the same once more, as another job")
     action("logs", _logs, "show what the processes of a job wrote")
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Do what was asked; return the exit code."""
+    """Do what the action says; return the exit code."""
     from fine_tuning.jobs.queue import Queue
 
     code: int | None = options.do(options, Queue())
@@ -85,7 +100,10 @@ def _watch(options: argparse.Namespace, queue: "Queue") -> int:
 def _cancel(options: argparse.Namespace, queue: "Queue") -> int:
     job = queue.cancel(_chosen(options, queue).id, discard=options.discard, grace=options.grace)
     if job.here and not job.over and not options.json:
-        print(f"{job.origin} (process {job.process.pid if job.process else '?'}) was asked to stop, and does so at its next safe point")
+        print(
+            f"{job.origin} (process {job.process.pid if job.process else '?'}) was asked to stop, and does so at its "
+            "next safe point"
+        )
     job = queue.wait(job.id, options.grace + 5)
     _show(options, job)
     return 0 if job.over else 1
@@ -116,7 +134,7 @@ def _chosen(options: argparse.Namespace, queue: "Queue") -> "Job":
     found = [job for job in jobs if wanted is None or job.id.startswith(wanted)]
     exact = [job for job in found if job.id == wanted] or (found[:1] if wanted is None else found)
     if len(exact) > 1:
-        raise ByoaiError(f"{wanted} can be {', '.join(job.id for job in exact[:5])}: write more of it")
+        raise ByoaiError(f"{wanted} may mean {', '.join(job.id for job in exact[:5])}: write more of the id")
     return exact[0] if exact else queue.get(wanted or "none")
 
 
@@ -125,11 +143,18 @@ def _chosen(options: argparse.Namespace, queue: "Queue") -> "Job":
 
 def add_detach(command: argparse.ArgumentParser) -> None:
     """Add `--detach`."""
-    command.add_argument("--detach", action="store_true", help="only begin it: `byoai jobs watch` follows it, `byoai jobs cancel` stops it")
+    command.add_argument(
+        "--detach",
+        action="store_true",
+        help="only begin it: `byoai jobs watch` follows it, `byoai jobs cancel` stops it",
+    )
 
 
-def do_job(options: argparse.Namespace, kind: str, request: dict[str, Any]) -> "Job | None":
-    """Ask for a job and follow it to its end; return it then. Ctrl-C stops the job. With `--detach` it is only begun: None."""
+def do_job(options: argparse.Namespace, kind: str, request: dict[str, object]) -> "Job | None":
+    """Ask for a job and follow it to its end; return it then.
+
+    Ctrl-C stops the job. With `--detach` it is only begun, and None is returned.
+    """
     from fine_tuning.cli.options import stop_on_signal
     from fine_tuning.cli.show import Terminal
     from fine_tuning.jobs.queue import Queue
@@ -140,7 +165,10 @@ def do_job(options: argparse.Namespace, kind: str, request: dict[str, Any]) -> "
         if options.json:
             print_json(options, record(job))
         else:
-            print(f"{job.id} is {job.state}: `byoai jobs watch {job.id}` follows it, `byoai jobs cancel {job.id}` stops it")
+            print(
+                f"{job.id} is {job.state}: `byoai jobs watch {job.id}` follows it, `byoai jobs cancel {job.id}` "
+                "stops it"
+            )
         return None
     with Terminal() as terminal:
         terminal.note(f"job {job.id}{'' if job.active else ': it waits for the one before it'}; Ctrl-C stops it")
@@ -148,9 +176,17 @@ def do_job(options: argparse.Namespace, kind: str, request: dict[str, Any]) -> "
 
 
 def follow(
-    queue: "Queue", job: "Job", tell: Callable[[int, Event], None], *, after: int = 0, stopping: Callable[[], bool] = lambda: False
+    queue: "Queue",
+    job: "Job",
+    tell: Callable[[int, Event], None],
+    *,
+    after: int = 0,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> "Job":
-    """Pass on what a job tells, each event with its number, until it is over; return it then. When `stopping`, it is cancelled."""
+    """Pass on each event of a job, with its number, until the job is over; return the job.
+
+    When `stopping`, it is cancelled.
+    """
     reader, asked = EventReader(job.events, after), False
     while True:
         job = queue.get(job.id)  # before its events: what it told last is not missed
@@ -182,7 +218,7 @@ def show_end(options: argparse.Namespace, job: "Job") -> dict[str, Any]:
     return result
 
 
-def record(job: "Job") -> dict[str, Any]:
+def record(job: "Job") -> dict[str, object]:
     """Return a job as JSON has it."""
     from fine_tuning.jobs import progress
 
@@ -190,7 +226,7 @@ def record(job: "Job") -> dict[str, Any]:
 
 
 def exit_code(job: "Job") -> int:
-    """Return what a command ends with that followed a job to its end."""
+    """Return the exit code of a command that followed a job to its end."""
     if job.state == "completed":
         return 0
     return Cancelled.exit_code if job.state in ("cancelled", "interrupted") else job.exit_code or 1

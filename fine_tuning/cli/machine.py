@@ -1,4 +1,4 @@
-"""Commands about what the machine has: doctor, prepare."""
+"""Commands about what the machine has: doctor, prepare, pull."""
 
 import argparse
 
@@ -12,11 +12,19 @@ def add_commands(commands: Commands) -> None:
         "doctor",
         _doctor,
         "check whether everything works, and say what to do",
-        "Disk, memory, log, both engines, base, versions, live model and template are checked; each model is asked a question.",
+        "Disk, memory, log, both engines, base, versions, live model and template are checked; each model is asked a "
+        "question.",
     )
-    commands.add("prepare", _prepare, "make sure that there is an engine and a base model", "A base model is fetched if there is none.")
+    commands.add(
+        "prepare",
+        _prepare,
+        "make sure that there is an engine and a base model",
+        "A base model is fetched if there is none.",
+    )
 
-    pull = commands.add("pull", _pull, "fetch a model from Ollama's library", "It can answer then, or be the base that is trained.")
+    pull = commands.add(
+        "pull", _pull, "fetch a model from Ollama's library", "It can answer then, or be the base that is trained."
+    )
     pull.add_argument("model", metavar="MODEL", help="e.g. qwen3:0.6b")
     add_detach(pull)
 

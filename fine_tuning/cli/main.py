@@ -12,13 +12,29 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 
-from fine_tuning.cli import chat, completion, conversations, imports, jobs, machine, models, serving, talk, tracking, training
+from fine_tuning.cli import (
+    chat,
+    completion,
+    conversations,
+    imports,
+    jobs,
+    machine,
+    models,
+    publishing,
+    serving,
+    talk,
+    tracking,
+    training,
+)
 from fine_tuning.cli.options import Commands
 from fine_tuning.errors import ByoaiError, ConfigError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command, and return its exit code: an error's own (`byoai retrain --help` lists them)."""
+    """Run one command, and return its exit code.
+
+    An error has its own exit code (`byoai retrain --help` lists them).
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # characters that the terminal's encoding lacks are shown as their codes
             stream.reconfigure(errors="backslashreplace")
@@ -42,8 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 141
     except Exception as error:  # noqa: BLE001 (the last guard: a sentence for the person, the traceback into a file)
-        from fine_tuning.paths import write_fault
+        from fine_tuning.paths import home, write_fault
+        from fine_tuning.state import is_full
 
+        if is_full(error):
+            print(
+                f"byoai: the disk is full ({getattr(error, 'filename', None) or home()}): make room, and do it again",
+                file=sys.stderr,
+            )
+            return 1
         print(f"byoai: {_explain(error)} The details are in {write_fault(error)}", file=sys.stderr)
         return 1
 
@@ -68,7 +91,20 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(prog="byoai", description=about, formatter_class=_Listing)
     whole.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     commands = Commands(whole)
-    for group in (chat, talk, serving, training, jobs, models, conversations, imports, tracking, machine, completion):
+    for group in (
+        chat,
+        talk,
+        serving,
+        training,
+        jobs,
+        models,
+        publishing,
+        conversations,
+        imports,
+        tracking,
+        machine,
+        completion,
+    ):
         group.add_commands(commands)
     return whole
 
@@ -90,13 +126,19 @@ class _ShowVersion(argparse.Action):
         try:
             print(f"byoai {version('byoai')}")
         except PackageNotFoundError:
-            parser.exit(1, "byoai: the version is unknown, because the package is not installed: ./scripts/start.sh installs it\n")
+            parser.exit(
+                1,
+                "byoai: the version is unknown, because the package is not installed: ./scripts/start.sh installs it\n",
+            )
         parser.exit()
 
 
 @contextlib.contextmanager
 def _only_json(options: argparse.Namespace) -> Iterator[None]:
-    """With `--json`, let nothing but `print_json` write to stdout: progress, questions and all else that is said go to stderr."""
+    """With `--json`, let nothing but `print_json` write to stdout.
+
+    Progress, questions and everything else go to stderr.
+    """
     if not options.json:
         yield
         return
@@ -106,15 +148,21 @@ def _only_json(options: argparse.Namespace) -> Iterator[None]:
 
 
 def _explain(error: Exception) -> str:
-    """Return a sentence for an error that nothing in byoai expected."""
+    """Return a sentence for an unexpected error."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"cannot use {error.filename}: {error.strerror}. Is the disk full, or the folder read-only?"
     message = str(error).strip().partition("\n")[0]
-    return f"a fault in byoai itself, not in what you did: {type(error).__name__}{f': {message}' if message else ''}. Please report it."
+    return (
+        "a fault in byoai itself, not in what you did: "
+        f"{type(error).__name__}{f': {message}' if message else ''}. Please report it."
+    )
 
 
 def _check_texts(options: argparse.Namespace) -> None:
-    """Raise ConfigError for an argument with a NUL character, or one that is not UTF-8. Paths may hold any other bytes."""
+    """Raise ConfigError for an argument with a NUL character, or one that is not UTF-8.
+
+    Paths may hold any other bytes.
+    """
     for name, value in vars(options).items():
         for text in value if isinstance(value, list) else [value]:
             if "\0" in str(text):

@@ -1,18 +1,23 @@
-"""Commands about the versions of the fine-tuned model: models, use, rollback, prune."""
+"""Commands about the versions of the fine-tuned model: models, use, rollback, merge, quantise,
+prune.
+"""
 
 import argparse
-from typing import Any
 
+from fine_tuning.cli.jobs import add_detach, do_job, exit_code, show_end
 from fine_tuning.cli.options import (
+    EXIT_CODES,
     Commands,
     add_dry_run,
     add_model_name,
     connect_engine,
     count,
     model_name,
+    positive,
     print_json,
     read_config,
 )
+from fine_tuning.errors import ConfigError, GateRefused
 
 
 def add_commands(commands: Commands) -> None:
@@ -21,22 +26,152 @@ def add_commands(commands: Commands) -> None:
     models.add_argument("--pin", type=count, metavar="N", help="never prune version N")
     models.add_argument("--unpin", type=count, metavar="N", help="let version N be pruned again")
     models.add_argument("--note", nargs=2, metavar=("N", "TEXT"), help="write a note of your own on version N")
-    models.add_argument("--label", nargs=2, metavar=("N", "A,B"), help='give version N these labels instead of its own ("" for none)')
+    models.add_argument(
+        "--label", nargs=2, metavar=("N", "A,B"), help='give version N these labels instead of its own ("" for none)'
+    )
 
     use = commands.add("use", _use, "make a version live")
-    deploy = commands.add("deploy", _use, "another name of `use`: make a version live")  # the configuration calls it so, too
+    # the configuration calls it so, too
+    deploy = commands.add("deploy", _use, "another name of `use`: make a version live")
     for command in (use, deploy):
         command.add_argument("version", help="a number, or a tag such as fine_tuned_smollm2-135m:v2")
         command.add_argument("--promote", action="store_true", help="also one that the gate refused; this is noted")
 
-    rollback = commands.add("rollback", _rollback, "make the version before the live one live again", "Without one, the base answers.")
+    rollback = commands.add(
+        "rollback", _rollback, "make the version before the live one live again", "Without one, the base answers."
+    )
+
+    _add_merge(commands)
+    _add_quantise(commands)
 
     prune = commands.add(
-        "prune", _prune, "remove old versions, with their runs", "The live one, the one before it and the pinned ones are kept."
+        "prune",
+        _prune,
+        "remove old versions, with their runs",
+        "The live one, the one before it and the pinned ones are kept.",
     )
     add_dry_run(prune)
     for command in (models, use, deploy, rollback, prune):
         add_model_name(command)
+
+
+def _add_merge(commands: Commands) -> None:
+    merge = commands.add(
+        "merge",
+        _merge,
+        "merge several versions into one",
+        "Their adapters become one, which is judged and registered as the next version. All must be trained on the "
+        "same base.",
+        epilog=f"{_WAYS}\n{EXIT_CODES}",
+    )
+    merge.add_argument(
+        "parts", nargs="+", metavar="VERSION[=WEIGHT]", help="a number or a tag, and how much of it (default: 1)"
+    )
+    merge.add_argument(
+        "--method", choices=("linear", "ties", "dare", "dare_ties"), default="linear", help="how; see below"
+    )
+    merge.add_argument(
+        "--density", type=float, default=0.5, metavar="D", help="share of each adapter that stays (default: 0.5)"
+    )
+    merge.add_argument("--seed", type=count, default=0, metavar="N", help="of what `dare` drops (default: 0)")
+    merge.add_argument(
+        "--rank", type=positive, metavar="R", help="compress the result to this rank (default: the sum of the ranks)"
+    )
+    merge.add_argument(
+        "--promote", action="store_true", help="make the version live although the gate refuses it; this is noted"
+    )
+    add_model_name(merge)
+    add_detach(merge)
+
+
+def _add_quantise(commands: Commands) -> None:
+    quantise = commands.add(
+        "quantise",
+        _quantise,
+        "show size, speed and quality of a version in fewer bits, or make it a version",
+        "Each quantisation is made, timed in turns with the version as it is served now, and read the held-out texts.",
+        epilog=EXIT_CODES,
+    )
+    quantise.add_argument("version", nargs="?", help="a number or a tag (default: the live version)")
+    quantise.add_argument("--only", metavar="A,B", help="these quantisations (default: from f16 to q4_0)")
+    quantise.add_argument("--use", metavar="QUANTISATION", help="make the next version in this one, e.g. Q5_K_M")
+    quantise.add_argument(
+        "--promote", action="store_true", help="with --use: make it live although the gate refuses it; this is noted"
+    )
+    add_model_name(quantise)
+    add_detach(quantise)
+
+
+def _quantise(options: argparse.Namespace) -> int:
+    from fine_tuning.cli.show import show_quantisations, show_scores
+    from fine_tuning.evaluation.comparison import MetricScores
+    from fine_tuning.integration.ollama_integration import version_number
+    from fine_tuning.jobs.version_kinds import QuantiseRequest
+
+    number, named = None, ""
+    if options.version is not None:
+        number, named = version_number(options.version), options.version.rpartition(":")[0]
+    request = QuantiseRequest(
+        config=read_config(options),
+        ollama_url=options.ollama_url,
+        version=number,
+        name=named or options.name,
+        quantisations=tuple(options.only.split(",")) if options.only else None,
+        use=options.use,
+        promote=options.promote,
+    )
+    if (job := do_job(options, "quantise", request.record())) is None:
+        return 0
+    result = show_end(options, job)
+    if result and not options.json:
+        if options.use:
+            show_scores(result["tag"], [MetricScores(**score) for score in result["scores"]])
+        else:
+            show_quantisations(result)
+    refused = bool(options.use and result) and not result["passed"] and not result["live"]
+    return GateRefused.exit_code if refused else exit_code(job)
+
+
+_WAYS = """\
+methods:
+    linear       the weighted sum of what the versions learned, exactly
+    ties         the largest changes of each; where signs differ, the mean of
+                 those with the sign that outweighs the other
+    dare         a random share of each one's changes, made larger, then the sum
+    dare_ties    a random share of each one's changes, then as ties
+"""
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from fine_tuning.cli.show import show_scores
+    from fine_tuning.evaluation.comparison import MetricScores
+    from fine_tuning.jobs.kinds import read_request
+
+    asked = {name: getattr(options, name) for name in ("method", "density", "seed", "rank", "name", "promote")}
+    config = read_config(options).model_dump(mode="json")
+    parts = [_part(text) for text in options.parts]
+    request = read_request("merge", {**asked, "parts": parts, "config": config, "ollama_url": options.ollama_url})
+    if (job := do_job(options, "merge", request.record())) is None:
+        return 0
+    result = show_end(options, job)
+    if result and not options.json:
+        show_scores(result["tag"], [MetricScores(**score) for score in result["scores"]])
+    refused = bool(result) and not result["passed"] and not result["live"]
+    return GateRefused.exit_code if refused else exit_code(job)
+
+
+def _part(text: str) -> dict[str, object]:
+    """Return what `VERSION[=WEIGHT]` says. ConfigError if it says nothing."""
+    from fine_tuning.integration.ollama_integration import version_number
+
+    version, _, weight = text.partition("=")
+    try:
+        factor = float(weight) if weight else 1.0
+    except ValueError:
+        raise ConfigError(
+            f"{text[:80]!r}: {weight[:40]!r} is no weight: a number above 0, as in {version}=0.5"
+        ) from None
+    return {"version": version_number(version), "name": version.rpartition(":")[0] or None, "weight": factor}
 
 
 def _models(options: argparse.Namespace) -> None:
@@ -59,12 +194,14 @@ def _models(options: argparse.Namespace) -> None:
         show_models(engine, registry, config.deployment.model_name_prefix)
 
 
-def _changes(options: argparse.Namespace) -> list[tuple[int, dict[str, Any]]]:
+def _changes(options: argparse.Namespace) -> list[tuple[int, dict[str, object]]]:
     """Return the versions to change, by number, each with its new values."""
     from fine_tuning.integration.ollama_integration import version_number
 
-    changes: list[tuple[int, dict[str, Any]]] = [
-        (number, {"pinned": pinned}) for number, pinned in ((options.pin, True), (options.unpin, False)) if number is not None
+    changes: list[tuple[int, dict[str, object]]] = [
+        (number, {"pinned": pinned})
+        for number, pinned in ((options.pin, True), (options.unpin, False))
+        if number is not None
     ]
     if options.note:
         changes.append((version_number(options.note[0]), {"notes": options.note[1]}))

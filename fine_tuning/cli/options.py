@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fine_tuning.config import FineTuningConfig
@@ -42,7 +42,9 @@ class Commands:
         self._parsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
         self._shared = _shared_options()
 
-    def add(self, name: str, run: Run, help: str, more: str = "", epilog: str = "", *, json: bool = True) -> argparse.ArgumentParser:
+    def add(
+        self, name: str, run: Run, help: str, more: str = "", epilog: str = "", *, json: bool = True
+    ) -> argparse.ArgumentParser:
         """Add the command `name`, and return its parser for options of its own.
 
         Args:
@@ -77,14 +79,17 @@ def add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=text)
 
 
-def print_json(options: argparse.Namespace, *facts: Any) -> None:
-    """Print mappings or dataclasses as JSON, each on a line of its own. `options.facts_to`: where to; default: stdout."""
+def print_json(options: argparse.Namespace, *facts: object) -> None:
+    """Print mappings or dataclasses as JSON, each on a line of its own.
+
+    It goes to `options.facts_to`; by default stdout.
+    """
     for each in facts:
         print(json.dumps(_plain(each)), file=options.facts_to, flush=True)
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as JSON can hold it, in every encoding of a terminal: null for numbers that JSON lacks."""
+def _plain(value: object) -> object:
+    """Return a value as JSON can hold it in every encoding; null for numbers that JSON lacks."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):
@@ -103,10 +108,16 @@ def _shared_options() -> argparse.ArgumentParser:
     """Return the options that every command takes."""
     shared = argparse.ArgumentParser(add_help=False)
     group = shared.add_argument_group("configuration")
-    group.add_argument("--config", type=Path, metavar="FILE", help="read FILE instead of config/fine_tuning_config.yaml")
+    group.add_argument(
+        "--config", type=Path, metavar="FILE", help="read FILE instead of config/fine_tuning_config.yaml"
+    )
     group.add_argument("--profile", metavar="NAME", help="read config/NAME.yaml over it; several: A,B")
-    group.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change one value, e.g. training.num_epochs=5")
-    group.add_argument("--ollama-url", metavar="URL", help="where Ollama answers (default: OLLAMA_HOST, then the configuration)")
+    group.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one value, e.g. training.num_epochs=5"
+    )
+    group.add_argument(
+        "--ollama-url", metavar="URL", help="where Ollama answers (default: OLLAMA_HOST, then the configuration)"
+    )
     return shared
 
 
@@ -114,20 +125,24 @@ AUTO = "compute less at once, or lower length or rank, until the training fits i
 
 
 def add_training_options(command: argparse.ArgumentParser) -> None:
-    """Add what a training of any kind can be told."""
+    """Add the options that all commands which train share."""
     add_sample(command)
     command.add_argument("--auto", action="store_true", help=AUTO)
     command.add_argument("--force", action="store_true", help="go on although there is little data")
 
 
 def add_sample(command: argparse.ArgumentParser) -> None:
-    """Add `--sample`. `choose_sample` makes of it what it says."""
-    command.add_argument("--sample", action="store_true", help="learn the shipped sample (profile `sample`) instead of your chats")
+    """Add `--sample`, which `choose_sample` applies."""
+    command.add_argument(
+        "--sample", action="store_true", help="learn the shipped sample (profile `sample`) instead of your chats"
+    )
 
 
 def add_model_name(command: argparse.ArgumentParser) -> None:
     """Add the name of a fine-tuned model, which `model_name` reads."""
-    command.add_argument("--name", metavar="MODEL", help="the fine-tuned model (default: the one that the configuration makes)")
+    command.add_argument(
+        "--name", metavar="MODEL", help="the fine-tuned model (default: the one that the configuration makes)"
+    )
 
 
 def add_dry_run(command: argparse.ArgumentParser, help: str = "only say what would be removed") -> None:
@@ -163,8 +178,24 @@ def read_config(options: argparse.Namespace) -> "FineTuningConfig":
 
 
 def given_config(options: argparse.Namespace) -> "FineTuningConfig | None":
-    """Return the configuration that the options name; None where they name none, and the default file counts, also when it changes."""
+    """Return the configuration that the options name.
+
+    None where they name none: then the default file counts, also when it changes later.
+    """
     return read_config(options) if options.config or options.profile or options.set else None
+
+
+def read_training_config(options: argparse.Namespace) -> "FineTuningConfig":
+    """Return the configuration that the options name, for what learns the log: with the log's own
+    profile where they name neither a file, nor a profile, nor the sample.
+    """
+    from fine_tuning.config import read_settings
+    from fine_tuning.profiles import for_documents
+
+    config = read_config(options)
+    if options.config or options.profile or options.sample:
+        return config
+    return for_documents(config).changed(read_settings(options.set))
 
 
 def choose_sample(options: argparse.Namespace) -> None:
@@ -187,7 +218,10 @@ def say_if_fetching(engine: "Engine") -> None:
 
 
 def tag_that_answers(engine: "Engine", config: "FineTuningConfig") -> str:
-    """Return the tag of the model that answers. Where the engine has none, the default base is fetched, and that is said."""
+    """Return the tag of the model that answers.
+
+    Where the engine has none, the default base is fetched, and a message says so.
+    """
     from fine_tuning.integration.ollama_integration import answering
 
     say_if_fetching(engine)

@@ -31,7 +31,9 @@ def compare(engine: "Engine", tags: Sequence[str], prompts: Iterable[str], optio
         _stream(engine, prompt, {tag: tag for tag in tags}, options)
 
 
-def compare_blind(engine: "Engine", tags: Sequence[str], prompts: Iterable[str], options: "ChatOptions", chance: random.Random) -> None:
+def compare_blind(
+    engine: "Engine", tags: Sequence[str], prompts: Iterable[str], options: "ChatOptions", chance: random.Random
+) -> None:
     """Let two of the models answer each prompt unnamed and in random order, take a vote, and then name them."""
     for prompt in prompts:
         one, other = chance.sample(list(tags), 2)
@@ -42,7 +44,9 @@ def compare_blind(engine: "Engine", tags: Sequence[str], prompts: Iterable[str],
             return
         elo.vote(one, other, _SCORES[answer])
         rated = elo.ratings()
-        console().print(Text(", ".join(f"{name} was {tag} (Elo {rated[tag][0]:.0f})" for name, tag in (("A", one), ("B", other)))))
+        console().print(
+            Text(", ".join(f"{name} was {tag} (Elo {rated[tag][0]:.0f})" for name, tag in (("A", one), ("B", other))))
+        )
 
 
 def review(log: ConversationLogger, candidates: Sequence["Candidate"]) -> int:

@@ -1,6 +1,7 @@
 """Commands that serve: the API without pages, the page to train on, and the token that programs need."""
 
 import argparse
+import urllib.request
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,9 @@ from fine_tuning.errors import ConfigError
 if TYPE_CHECKING:
     from fine_tuning.api.security import Access
     from fine_tuning.config import FineTuningConfig
+
+
+TRAIN = "/train"  # the page to train on, of a server that has pages
 
 
 def add_commands(commands: Commands) -> None:
@@ -25,13 +29,19 @@ def add_commands(commands: Commands) -> None:
     add_server_options(serve)
 
     tuning = commands.add(
-        "start-tuning", _start_tuning, "open the page to train on in the browser", "Starts the server if none runs.", json=False
+        "start-tuning",
+        _start_tuning,
+        "open the page to train on in the browser",
+        "Starts the server if none runs.",
+        json=False,
     )
     add_server_options(tuning)
     tuning.add_argument("--no-browser", action="store_true", help="only say where the page is")
 
-    token = commands.add("token", _token, "show the token that programs send with each change", "Whoever has it can do all that you can.")
-    token.add_argument("--new", action="store_true", help="make another one: who knows only the old one is shut out at once")
+    token = commands.add(
+        "token", _token, "show the token that programs send with each change", "Whoever has it can do all that you can."
+    )
+    token.add_argument("--new", action="store_true", help="make a new token; the old one stops working at once")
 
 
 def add_server_options(command: argparse.ArgumentParser) -> None:
@@ -39,8 +49,12 @@ def add_server_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--port", type=port, metavar="N", help="default: 8501, or the next free one")
     group = command.add_argument_group("over the network (without --lan, only this machine is answered)")
     group.add_argument("--lan", action="store_true", help="answer other machines, too, with the token (`byoai token`)")
-    group.add_argument("--host", action="append", default=[], metavar="NAME", help="a name or address that others use for this machine")
-    group.add_argument("--cert", type=Path, metavar="FILE", help="TLS certificate (PEM): without one, the network can read along")
+    group.add_argument(
+        "--host", action="append", default=[], metavar="NAME", help="a name or address that others use for this machine"
+    )
+    group.add_argument(
+        "--cert", type=Path, metavar="FILE", help="TLS certificate (PEM): without one, the network can read along"
+    )
     group.add_argument("--key", type=Path, metavar="FILE", help="its private key (PEM)")
 
 
@@ -54,7 +68,9 @@ def access_of(options: argparse.Namespace) -> "Access":
             raise ConfigError("--host, --cert and --key are about other machines: add --lan to answer them")
         return Access(options.port or free_port(PORT))
     if not options.host:
-        raise ConfigError("--lan needs --host NAME: the name or address by which others reach this machine, e.g. --host 192.168.1.20")
+        raise ConfigError(
+            "--lan needs --host NAME: the name or address by which others reach this machine, e.g. --host 192.168.1.20"
+        )
     if (options.cert is None) != (options.key is None):
         raise ConfigError("--cert and --key belong together: give both, or neither")
     for file in filter(None, (options.cert, options.key)):
@@ -66,9 +82,10 @@ def access_of(options: argparse.Namespace) -> "Access":
 
 
 def server_of(options: argparse.Namespace) -> "tuple[FineTuningConfig | None, Access]":
-    """Return the settings of a server (None: the default file's) and who may reach it, and say what others need to log in.
+    """Return the settings of a server and who may reach it; say what others need to log in.
 
-    Raises ConfigError for a wrong setting, or a contradiction.
+    Without settings of its own, the default file's count. Raises ConfigError for a wrong setting,
+    or a contradiction.
     """
     settings, access = given_config(options), access_of(options)
     if access.lan:
@@ -92,7 +109,10 @@ def _serve(options: argparse.Namespace) -> None:
     from fine_tuning.api.security import PAGE
 
     settings, access = server_of(options)
-    print(f"The API is at {access.url}/api, for OpenAI clients at {access.url}/v1, and a page at {access.url}{PAGE} (Ctrl-C ends it)")
+    print(
+        f"The API is at {access.url}/api, for OpenAI clients at {access.url}/v1, and a page at {access.url}{PAGE} "
+        "(Ctrl-C ends it)"
+    )
     serve(access, settings, options.ollama_url)
 
 
@@ -102,13 +122,23 @@ def _start_tuning(options: argparse.Namespace) -> None:
     from fine_tuning.api.security import PAGE
 
     if (found := running()) is not None:
-        print(f"The page is at {found}{PAGE}")
+        page = _page_of(found) or PAGE  # a server without pages has the light one
+        print(f"The page is at {found}{page}")
         if not options.no_browser:
-            webbrowser.open(found + PAGE)
+            webbrowser.open(found + page)
         return
     settings, access = server_of(options)
-    print(f"The page is at {access.url}{PAGE} (Ctrl-C ends it)", flush=True)
-    serve(access, settings=settings, ollama_url=options.ollama_url, browser=not options.no_browser, page=PAGE)
+    print(f"The page is at {access.url}{TRAIN} (Ctrl-C ends it)", flush=True)
+    serve(access, settings=settings, ollama_url=options.ollama_url, browser=not options.no_browser, page=TRAIN)
+
+
+def _page_of(server: str) -> str:
+    """Return the address of the train page on a server that runs; "" for one that has none (`byoai serve`)."""
+    try:
+        with urllib.request.urlopen(f"{server}/_stcore/health", timeout=2.0) as answer:
+            return TRAIN if answer.status == 200 else ""
+    except (OSError, ValueError):
+        return ""
 
 
 def _token(options: argparse.Namespace) -> None:

@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 
     from fine_tuning.conversation import Turn
     from fine_tuning.engines.base import Engine
-    from fine_tuning.evaluation.comparison import Score
+    from fine_tuning.evaluation.comparison import MetricScores
     from fine_tuning.evaluation.gate import Verdict
     from fine_tuning.forgetting import Case, Forgotten
+    from fine_tuning.integration.learned_from import LearnedFrom
+    from fine_tuning.integration.versions import Facts
     from fine_tuning.model_management.model_pruner import Pruned
     from fine_tuning.model_management.model_registry import Registry, Version
     from fine_tuning.model_management.model_switcher import Choice
-    from fine_tuning.pipeline import Outcome
-    from fine_tuning.planning import Plan
+    from fine_tuning.outcome import Outcome
+    from fine_tuning.plan import Plan
     from fine_tuning.survey import Survey
     from fine_tuning.training.lora_trainer import TrainingResult
     from fine_tuning.training.sweep import SweepResult
@@ -79,7 +81,11 @@ class Terminal:
         if self.console.is_terminal:
             if self._bar is None:
                 self._bar = Progress(
-                    TextColumn("  "), BarColumn(30), TextColumn("{task.description}"), console=self.console, transient=True
+                    TextColumn("  "),
+                    BarColumn(30),
+                    TextColumn("{task.description}"),
+                    console=self.console,
+                    transient=True,
                 )
                 self._bar.start()
                 self._task = self._bar.add_task(text, total=total)
@@ -122,7 +128,8 @@ def show_found(found: "SweepResult") -> None:
 
 def show_outcome(outcome: "Outcome") -> None:
     """Show how a retrain ended: scores, the gate's rules, two answers, and who answers in the chat now."""
-    from fine_tuning.pipeline import NewVersion, NoVersion
+    from fine_tuning.integration.versions import facts_in
+    from fine_tuning.outcome import NewVersion, NoVersion
 
     out = console()
     if not isinstance(outcome, NewVersion):
@@ -135,8 +142,12 @@ def show_outcome(outcome: "Outcome") -> None:
     for note in outcome.comparison.tuned.notes:
         out.print(Text(note))
     show_answers([(before.prompt, before.answer, after.answer) for before, after in outcome.comparison.answers()[:2]])
-    out.print(Text(f"\n{_effort(outcome.training)}; {clock(sum(outcome.seconds.values()))} in all. Everything is in {outcome.run.folder}"))
-    out.print(Text(outcome.summary(), style="bold green" if outcome.live else "bold red" if outcome.refused else "bold"))
+    show_facts(facts_in(outcome.comparison.record()))
+    effort = f"{_effort(outcome.training)}; " if outcome.training else ""
+    out.print(Text(f"\n{effort}{clock(sum(outcome.seconds.values()))} in all. Everything is in {outcome.run.folder}"))
+    out.print(
+        Text(outcome.summary(), style="bold green" if outcome.live else "bold red" if outcome.refused else "bold")
+    )
 
 
 def show_finished(finished: Finished) -> None:
@@ -151,12 +162,37 @@ def _effort(training: "TrainingResult") -> str:
         training.preference_steps
     )
     threads = f" ({training.products}) on {training.threads} thread(s)" * bool(training.threads)
-    return f"{training.steps} steps, {preferred}{training.tokens} tokens, {training.dtype}{threads}, peak {training.memory / 1e9:.1f} GB"
+    return (
+        f"{training.steps} steps, {preferred}{training.tokens} tokens, {training.dtype}{threads}, peak "
+        f"{training.memory / 1e9:.1f} GB"
+    )
 
 
-def show_scores(tag: str, scores: "Sequence[Score]") -> None:
+def show_quantisations(found: Mapping[str, Any]) -> None:
+    """Show what a version measures in each quantisation (`quantising.Compression` as JSON has it)."""
+    table = Table(title=f"\n{found['tag']} in fewer bits", title_justify="left")
+    for heading in ("", "size", "reads", "answers", "speed", f"perplexity of {found['texts']} held-out texts", ""):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for each in found["table"]:
+        worse = each["worse"]
+        table.add_row(
+            each["name"],
+            f"{each['size'] / 1e6:.0f} MB",
+            f"{each['prompt_speed']:.0f} tokens/s",
+            f"{each['speed']:.0f} tokens/s",
+            f"x {each['faster']:.2f}",
+            f"{each['perplexity']:.3f}",
+            f"x {worse['value']:.3f} [{worse['low']:.3f}, {worse['high']:.3f}]",
+            style="bold green" if each["name"] == found["recommended"] else "",
+        )
+    console().print(table)
+
+
+def show_scores(tag: str, scores: "Sequence[MetricScores]") -> None:
     """Show the figures of a version beside those of its base and, where there was one, the live version."""
-    table = Table(title=f"\n{tag} against its base, on held-out conversations and general knowledge", title_justify="left")
+    table = Table(
+        title=f"\n{tag} against its base, on held-out conversations and general knowledge", title_justify="left"
+    )
     live = any(score.live is not None for score in scores)
     headings = ["metric", "base", *(["live"] if live else []), "fine-tuned", ""]
     for heading in headings:
@@ -164,7 +200,9 @@ def show_scores(tag: str, scores: "Sequence[Score]") -> None:
     for score in scores:
         figures = [score.base, *([score.live] if live else []), score.tuned]
         verdict = Text(score.verdict, style="green" if score.better else "yellow")
-        table.add_row(score.metric.replace("_", " "), *("" if figure is None else f"{figure:.2f}" for figure in figures), verdict)
+        table.add_row(
+            score.metric.replace("_", " "), *("" if figure is None else f"{figure:.2f}" for figure in figures), verdict
+        )
     if scores:
         console().print(table)
 
@@ -174,7 +212,9 @@ def _show_verdict(verdict: "Verdict") -> None:
     for result in verdict.results:
         mark = Text(result.state, style={"passed": "green", "warned": "yellow", "failed": "bold red"}[result.state])
         limit = "" if result.passed else f" (limit: {result.limit})"
-        table.add_row(mark, result.rule, Text(f"{result.measured}: {result.reason}{limit}" if result.measured else result.reason))
+        table.add_row(
+            mark, result.rule, Text(f"{result.measured}: {result.reason}{limit}" if result.measured else result.reason)
+        )
     if verdict.results:
         console().print(table)
 
@@ -186,6 +226,19 @@ def show_answers(answers: Sequence[tuple[str, str, str]]) -> None:
         out.print(Text.assemble(("\n" + prompt, "bold")))
         out.print(Text.assemble(("  base        ", "dim"), _one_line(base)))
         out.print(Text.assemble(("  fine-tuned  ", "cyan"), _one_line(tuned)))
+
+
+def show_facts(found: "Facts | None") -> None:
+    """Show how base and version answer held-out questions about documents; nothing where none was asked."""
+    if found is None:
+        return
+    out = console()
+    out.print(Text(f"\n{found.sentence}. Some of the questions, which it never learned in these words:"))
+    for each in found.some():
+        mark = Text("right", style="green") if each.right else Text("wrong", style="bold red")
+        out.print(Text.assemble("\n", mark, "  ", (_one_line(each.prompt), "bold"), f"  [{_one_line(each.key)}]"))
+        out.print(Text.assemble(("  base        ", "dim"), _one_line(each.base)))
+        out.print(Text.assemble(("  fine-tuned  ", "cyan"), _one_line(each.answer)))
 
 
 def show_models(engine: "Engine", registry: "Registry", prefix: str) -> None:
@@ -214,23 +267,29 @@ def _state(choice: "Choice", version: "Version | None") -> str:
 
 
 def _origin(version: "Version") -> list[str]:
-    made_from = f"from {version.base_tag}" if version.base_tag else ""  # unknown of a version that was only found in the engine
+    # unknown of a version that was only found in the engine
+    made_from = f"from {version.base_tag}" if version.base_tag else ""
     return ["pinned" if version.pinned else "", version.created[:16].replace("T", " "), made_from]
 
 
 def _findings(version: "Version") -> list[str]:
     base, tuned = (version.metrics.get(side, {}).get("perplexity") for side in ("base", "tuned"))
     figures = f"perplexity {tuned:.2f}, the base's {base:.2f}" if base is not None and tuned is not None else ""
-    return [figures, _one_line(version.verdict, 90), ", ".join(version.labels), _one_line(version.notes, 90)]
+    results = version.metrics.get("gate", {}).get("results", ())
+    facts = next((f"document: {each['measured']}" for each in results if each["rule"] == "facts"), "")
+    return [figures, facts, _one_line(version.verdict, 90), ", ".join(version.labels), _one_line(version.notes, 90)]
 
 
 def show_stats(stats: Mapping[str, Any], new: int) -> None:
     """Show what the log holds (`ConversationLogger.get_conversation_stats`), and how many turns no version has seen."""
     models = ", ".join(f"{model} ({turns})" for model, turns in stats["models"].items())
     rows = {
-        "turns": f"{stats['total_turns']} in {stats['total_conversations']} conversations, {new} of them new since the last version",
-        "marked": f"{stats['rated_up']} up, {stats['rated_down']} down, {stats['edited']} edited, {stats['excluded']} excluded",
-        "mean length": f"{stats['average_user_length']:.0f} characters asked, {stats['average_bot_length']:.0f} answered",
+        "turns": f"{stats['total_turns']} in {stats['total_conversations']} conversations, {new} of them new since "
+        "the last version",
+        "marked": f"{stats['rated_up']} up, {stats['rated_down']} down, {stats['edited']} edited, "
+        f"{stats['excluded']} excluded",
+        "mean length": f"{stats['average_user_length']:.0f} characters asked, {stats['average_bot_length']:.0f} "
+        "answered",
         "time": f"{stats['first']} to {stats['last']}" if stats["first"] else "",
         "answered by": models,
     }
@@ -243,11 +302,44 @@ def show_turns(turns: "Sequence[Turn]") -> None:
     """Show turns: id, time and marks of each, what was asked, and what was answered."""
     out = console()
     for turn in turns:
-        marks = [turn.metadata.get("model", ""), turn.metadata.get("rating", ""), "excluded" * bool(turn.metadata.get("excluded"))]
+        marks = [
+            turn.metadata.get("model", ""),
+            turn.metadata.get("rating", ""),
+            "excluded" * bool(turn.metadata.get("excluded")),
+        ]
         head = Text.assemble((turn.id, "dim"), "  ", turn.timestamp[:16].replace("T", " "), "  ", _joined(marks))
         out.print(head)
         out.print(Text.assemble(("  > ", "bold"), _one_line(turn.user_message, 90)))
         out.print(Text(f"    {_one_line(turn.bot_response, 90)}"))
+
+
+def show_learned_from(found: "LearnedFrom") -> None:
+    """Show where an answer was learned."""
+    from fine_tuning.integration.learned_from import told
+
+    out = console()
+    out.print(Text.assemble(("> ", "bold"), _one_line(found.turn.user_message, 90)))
+    out.print(Text(f"  {_one_line(found.turn.bot_response, 90)}"))
+    out.print(
+        Text(f"  {found.version.tag} finds each token of it {told(found.likelihood)}" if found.likelihood else "")
+    )
+    for each in found.teachers:
+        marks = [
+            f"{each.likeness:.0%} alike",
+            f"shares {', '.join(each.shared)}" if each.shared else "",
+            f"of {each.source}" * bool(each.source),
+            "excluded" * each.excluded,
+        ]
+        marks.append(told(each.likelihood) if each.likelihood else "")
+        out.print(Text.assemble((each.turn.id, "dim"), "  ", _joined(marks)))
+        out.print(Text.assemble(("  > ", "bold"), _one_line(each.turn.user_message, 90)))
+        out.print(Text(f"    {_one_line(each.turn.bot_response, 90)}"))
+    rest = [
+        f"{found.gone} no longer in the log" * bool(found.gone),
+        f"{found.excluded} excluded since" * bool(found.excluded),
+    ]
+    alike = "" if found.teachers else "none of the turns that taught it is like this answer; "
+    out.print(Text(_joined([f"{alike}{found.taught} turn(s) taught {found.version.tag}", *rest])))
 
 
 def show_pruned(found: "Sequence[Pruned]", dry_run: bool) -> None:
@@ -255,10 +347,14 @@ def show_pruned(found: "Sequence[Pruned]", dry_run: bool) -> None:
     out = console()
     for each in found:
         what = each.version.tag if each.version else "an unfinished training"
-        parts = [part for part in ("its tag" if each.tag else "", f"its run {each.run.name}" if each.run else "") if part]
+        parts = [
+            part for part in ("its tag" if each.tag else "", f"its run {each.run.name}" if each.run else "") if part
+        ]
         out.print(Text(f"{what}: {' and '.join(parts)}, {size(each.bytes)}"))
     total = size(sum(each.bytes for each in found))
-    out.print(Text(f"{len(found)} {'would be removed' if dry_run else 'removed'}, {total}" if found else "nothing to remove"))
+    out.print(
+        Text(f"{len(found)} {'would be removed' if dry_run else 'removed'}, {total}" if found else "nothing to remove")
+    )
 
 
 def show_case(case: "Case", elsewhere: "Sequence[Path]" = ()) -> None:
@@ -270,7 +366,7 @@ def show_case(case: "Case", elsewhere: "Sequence[Path]" = ()) -> None:
     if len(case.turns) > 20:
         out.print(Text(f"  and {len(case.turns) - 20} more"))
     for path in elsewhere:
-        out.print(Text(f"  in {path}, to be blacked out"))
+        out.print(Text(f"  in {path}, to be redacted"))
     learned = ", ".join(f"{version.tag} ({version.state})" for version in case.versions)
     out.print(Text(f"learned by: {learned or 'no version'}"))
 
@@ -283,15 +379,25 @@ def show_forgotten(outcome: "Forgotten") -> None:
     if outcome.unfinished:
         tags = ", ".join(version.tag for version in outcome.case.versions)
         out.print(
-            Text(f"{outcome.unfinished}. The versions that learned it are still there: {tags}. byoai forget --now removes them at once")
+            Text(
+                f"{outcome.unfinished}. The versions that learned it are still there: {tags}. byoai forget --now "
+                "removes them at once"
+            )
         )
     for path in outcome.left:
         out.print(Text(f"still holds it: {path}", style="yellow"))
     for tag in outcome.strangers:
-        warning = f"{tag} may have learned it, and was not made here. If it is yours, remove it from the engine: ollama rm {tag}"
+        warning = (
+            f"{tag} may have learned it, and was not made here. If it is yours, remove it from the "
+            f"engine: ollama rm {tag}"
+        )
         out.print(Text(warning, style="yellow"))
     if not outcome.left and not outcome.strangers:
-        out.print(Text("the data folder was searched: nothing of it is left" if outcome.case.texts else "nothing of it is left"))
+        out.print(
+            Text(
+                "the data folder was searched: nothing of it is left" if outcome.case.texts else "nothing of it is left"
+            )
+        )
 
 
 # Words and figures
@@ -307,13 +413,16 @@ def _joined(parts: Sequence[str]) -> str:
 
 
 def visible(text: str) -> str:
-    """Return a model's or a stranger's text with its control characters as codes: in a terminal they could move the cursor, change
-    colours, or turn a line around."""
+    """Return a model's or a stranger's text with its control characters as codes.
+
+    In a terminal they could move the cursor, change colours, or turn a line around.
+    """
     return text.translate(_CODES)
 
 
 _CONTROLS = [*range(9), 11, 12, *range(14, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
-_CODES = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _CONTROLS} | {13: ""}  # all but tab and line feed
+# all but tab and line feed
+_CODES = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _CONTROLS} | {13: ""}
 
 
 def _one_line(text: str, limit: int = 300) -> str:

@@ -1,6 +1,7 @@
 """`byoai talk`: a chat in the terminal, or through a pipe.
 
-It is the page's chat (chatbot/session.py) with another face: what is recorded, and what a model is told, is decided there.
+It is the page's chat (chatbot/session.py) with another face: what is recorded, and what a model is
+told, is decided there.
 """
 
 import argparse
@@ -43,8 +44,12 @@ def add_commands(commands: Commands) -> None:
         "It is recorded as on the page. In a pipe each line is a question, and its answer is printed as it is written.",
         epilog=f"while you talk:\n{_HELP}",
     )
-    talk.add_argument("--model", metavar="NAME", help="who answers: base, live, v3, or any model (default: as on the page)")
-    talk.add_argument("--no-record", action="store_true", help="write nothing down: it is gone at the end, and never learned")
+    talk.add_argument(
+        "--model", metavar="NAME", help="who answers: base, live, v3, or any model (default: as on the page)"
+    )
+    talk.add_argument(
+        "--no-record", action="store_true", help="write nothing down: it is gone at the end, and never learned"
+    )
 
 
 def _talk(options: argparse.Namespace) -> None:
@@ -148,7 +153,7 @@ class Talk:
             raise KeyboardInterrupt
 
     def _ended(self, answer: "Answer") -> None:
-        """Say what came of an answer, where that is not plain."""
+        """Say how an answer ended; raise its error, if it has one."""
         turns, unfinished = self._chat.look()
         if answer.forgotten:
             _note("(what it was answered from was forgotten meanwhile: nothing of it is kept)")
@@ -168,7 +173,10 @@ class Talk:
     # Who answers
 
     def _tag(self) -> str:
-        """Return who answers now, as the page would have it: who was picked, or else the default, which a retrain may have moved."""
+        """Return the tag that answers now, as the chat page would choose it.
+
+        It is the one that was picked, or else the default, which a retrain may have changed.
+        """
         from fine_tuning.integration.ollama_integration import look
 
         models = look(self._engine, self._config)
@@ -176,7 +184,11 @@ class Talk:
         if choice is None:
             return tag_that_answers(self._engine, self._config)
         if (who := models.title(choice.tag)) != self._who and self._interactive:
-            _note(f"{who} answers{' from here on' if self._who else ''}.{f' It was {choice.refused}' if choice.refused else ''}")
+            _note(
+                f"{who} answers{' from here on' if self._who else ''}.{f' It was {choice.refused}' if choice.refused else ''}"  # noqa: E501
+            )
+            if models.lost:
+                _note(models.lost)
         self._who = who
         return choice.tag
 
@@ -210,7 +222,9 @@ class Talk:
     def _open(self) -> "Chat":
         from chatbot.session import open_chat
 
-        chat = open_chat(self._config.log_path, None, self._config.data_collection.export_every)
+        chat = open_chat(
+            self._config.log_path, None, self._config.data_collection.export_every, self._config.chat.max_tokens
+        )
         chat.recording = self._recording
         return chat
 
@@ -248,7 +262,10 @@ class Talk:
         if unfinished:
             self._follow(self._chat.ask(self._engine, self._tag(), unfinished.user_message))
         elif (turns := self._chat.look()[0]) and approved(turns[-1]):
-            raise DataError("the last answer was rated up or edited, so it stands: take the rating back first, or ask in other words")
+            raise DataError(
+                "the last answer was rated up or edited, so it is kept: take the rating back first, or ask in other "
+                "words"
+            )
         else:
             self._follow(self._chat.regenerate(self._engine, self._tag()))
 
@@ -280,7 +297,7 @@ def _typed_line() -> str:
 
 
 def _typed(prompt: str, before: str) -> str:
-    """Return what a person types; `before` is there to be changed if it is one line. "" if they do not."""
+    """Return what a person types; "" if nothing. `before` can be edited if it is one line."""
     line_editing = sys.modules.get("readline")
     if line_editing and "\n" not in before:
         line_editing.set_startup_hook(lambda: line_editing.insert_text(before))

@@ -59,7 +59,11 @@ def _mlflow(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _served(port: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run MLflow's server. It answers only requests whose Host is this very address, and changes of pages from this machine only."""
+    """Run MLflow's server.
+
+    It answers only requests whose Host is this very address, and accepts changes from this machine
+    only.
+    """
     from fine_tuning.jobs.tracking import store_uri
 
     options = {
@@ -72,7 +76,8 @@ def _served(port: int) -> Iterator["subprocess.Popen[bytes]"]:
         "x-frame-options": "DENY",
     }
     told = [part for name, value in options.items() for part in (f"--{name}", value)]
-    # What byoai has no use for, and what would open more doors: jobs that MLflow runs itself, and calls of other models.
+    # What byoai has no use for, and what would open more doors: jobs that MLflow runs itself, and
+    # calls of other models.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_ENABLE_AI_GATEWAY": "false"}
     with _log().open("wb") as log:
         server = subprocess.Popen(
@@ -96,7 +101,7 @@ def _served(port: int) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def _wait(server: "subprocess.Popen[bytes]", address: str) -> None:
-    """Return when the server answers. ByoaiError if it ends, or does not for long."""
+    """Wait until the server answers. ByoaiError if it ends, or takes too long."""
     import urllib.request  # takes longer than `byoai --help`
 
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands before one's own machine

@@ -17,12 +17,13 @@ from fine_tuning.cli.options import (
     count,
     print_json,
     read_config,
+    read_training_config,
     stop_on_signal,
 )
 from fine_tuning.errors import GateRefused
 
 if TYPE_CHECKING:
-    from fine_tuning.pipeline import Outcome
+    from fine_tuning.outcome import Outcome
 
 
 _FORMATS = """\
@@ -38,41 +39,75 @@ formats:
 
 def add_commands(commands: Commands) -> None:
     """Add the commands of this group."""
-    retrain = commands.add("retrain", _retrain, "learn from the chats, and make the new version live", epilog=EXIT_CODES)
+    _add_retrain(commands)
+    _add_train(commands)
+    _add_sweep(commands)
+    _add_evaluate(commands)
+
+
+def _add_retrain(commands: Commands) -> None:
+    retrain = commands.add(
+        "retrain", _retrain, "learn from the chats, and make the new version live", epilog=EXIT_CODES
+    )
     add_training_options(retrain)
     add_dry_run(retrain, "only show what would be learned, and the memory and time that it would take")
     retrain.add_argument(
-        "--if-new", type=count, metavar="N", help="do nothing with fewer than N new turns since the last version (for cron)"
+        "--if-new",
+        type=count,
+        metavar="N",
+        help="do nothing with fewer than N new turns since the last version (for cron)",
     )
-    retrain.add_argument("--few-shot", action="store_true", help="learn from 5 to 50 pairs (profile `few_shot`): small steps, an early end")
-    retrain.add_argument("--promote", action="store_true", help="make the version live although the gate refuses it; this is noted")
+    retrain.add_argument(
+        "--few-shot",
+        action="store_true",
+        help="learn from 5 to 50 pairs (profile `few_shot`): small steps, an early end",
+    )
+    retrain.add_argument(
+        "--promote", action="store_true", help="make the version live although the gate refuses it; this is noted"
+    )
 
-    _add_train(commands)
 
+def _add_sweep(commands: Commands) -> None:
     sweep = commands.add(
         "sweep",
         _sweep,
         "search for better training settings",
-        "The best ones are written to a configuration to retrain with. A stopped sweep goes on where it was, and several processes may "
+        "The best ones are written to a configuration to retrain with. A stopped sweep goes on where it was, and "
+        "several processes may "
         "work on the same one. Options that are left out are those of `sweep` in the configuration.",
         epilog=EXIT_CODES,
     )
     add_training_options(sweep)
-    sweep.add_argument("--sampler", choices=("tpe", "grid"), help="how settings are chosen: by what did well so far, or every combination")
-    sweep.add_argument("--trials", type=count, metavar="N", help="trainings in all, those of earlier and other processes included")
-    sweep.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes, in the middle of a trial if need be")
     sweep.add_argument(
-        "--name", metavar="STUDY", help="the same name goes on with the same study (default: one for each dataset and range)"
+        "--sampler",
+        choices=("tpe", "grid"),
+        help="how settings are chosen: by what did well so far, or every combination",
+    )
+    sweep.add_argument(
+        "--trials", type=count, metavar="N", help="trainings in all, those of earlier and other processes included"
+    )
+    sweep.add_argument(
+        "--minutes", type=float, metavar="M", help="stop after M minutes, in the middle of a trial if need be"
+    )
+    sweep.add_argument(
+        "--name",
+        metavar="STUDY",
+        help="the same name goes on with the same study (default: one for each dataset and range)",
     )
     sweep.add_argument("--retrain", action="store_true", help="then retrain with the best settings")
 
+
+def _add_evaluate(commands: Commands) -> None:
     evaluate = commands.add(
         "evaluate",
         _evaluate,
         "measure a version once more",
-        "It sits its exam again, on the chats that its own training held out. Who is live stays so, whatever comes out.",
+        "It is evaluated again, on the chats that its own training held out. "
+        "The live version stays live, whatever comes out.",
     )
-    evaluate.add_argument("version", nargs="?", help="a number, or a tag such as fine_tuned_smollm2-135m:v2 (default: the live one)")
+    evaluate.add_argument(
+        "version", nargs="?", help="a number, or a tag such as fine_tuned_smollm2-135m:v2 (default: the live one)"
+    )
     add_model_name(evaluate)
     add_detach(evaluate)
 
@@ -82,13 +117,20 @@ def _add_train(commands: Commands) -> None:
         "train",
         _train,
         "learn a dataset of your own instead of the chats",
-        "It becomes the next version, past the gate, as with `byoai retrain`. --set deployment.model_name=NAME gives it a name of its own.",
+        "It becomes the next version, past the gate, as with `byoai retrain`. --set deployment.model_name=NAME gives "
+        "it a name of its own.",
         epilog=f"{_FORMATS}\n{EXIT_CODES}",
     )
-    train.add_argument("dataset", metavar="DATASET", help="a file or folder, owner/name of the Hugging Face hub, or module:function")
-    train.add_argument("--format", choices=("jsonl", "csv", "text", "huggingface", "custom"), help="default: as DATASET looks")
+    train.add_argument(
+        "dataset", metavar="DATASET", help="a file or folder, owner/name of the Hugging Face hub, or module:function"
+    )
+    train.add_argument(
+        "--format", choices=("jsonl", "csv", "text", "huggingface", "custom"), help="default: detected from DATASET"
+    )
     train.add_argument("--auto", action="store_true", help=AUTO)
-    train.add_argument("--promote", action="store_true", help="make the version live although the gate refuses it; this is noted")
+    train.add_argument(
+        "--promote", action="store_true", help="make the version live although the gate refuses it; this is noted"
+    )
     add_detach(train)
 
 
@@ -103,7 +145,7 @@ def _retrain(options: argparse.Namespace) -> int:
     choose_sample(options)
     if options.few_shot:
         options.profile = f"{options.profile},few_shot" if options.profile else "few_shot"
-    config = read_config(options)
+    config = read_training_config(options)
     request = Request(options.sample, options.if_new, options.force, options.auto, options.promote)
     stopping = stop_on_signal()
     with Terminal() as terminal:
@@ -137,31 +179,42 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _format_of(dataset: str) -> str:
-    """Return the format that a dataset has by its looks."""
+    """Return the format of a dataset, detected from its name and files."""
     path = Path(dataset)
     if not path.exists():
         return "custom" if ":" in dataset else "jsonl" if path.suffix else "huggingface"
     return "huggingface" if path.is_dir() else _SUFFIXES.get(path.suffix.lower(), "jsonl")
 
 
-_SUFFIXES = {".csv": "csv", ".tsv": "csv", ".txt": "text", ".md": "text", ".parquet": "huggingface", ".arrow": "huggingface"}
+_SUFFIXES = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "text",
+    ".md": "text",
+    ".parquet": "huggingface",
+    ".arrow": "huggingface",
+}
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from fine_tuning.cli.show import show_scores
-    from fine_tuning.evaluation.comparison import Score
+    from fine_tuning.cli.show import show_facts, show_scores
+    from fine_tuning.evaluation.comparison import MetricScores
     from fine_tuning.integration.ollama_integration import version_number
+    from fine_tuning.integration.versions import facts_in
     from fine_tuning.jobs.kinds import EvaluateRequest
 
     number, named = None, ""
     if options.version is not None:
         number, named = version_number(options.version), options.version.rpartition(":")[0]
-    request = EvaluateRequest(config=read_config(options), ollama_url=options.ollama_url, version=number, name=named or options.name)
+    request = EvaluateRequest(
+        config=read_config(options), ollama_url=options.ollama_url, version=number, name=named or options.name
+    )
     if (job := do_job(options, "evaluate", request.record())) is None:
         return 0
     result = show_end(options, job)
     if result and not options.json:
-        show_scores(result["tag"], [Score(**score) for score in result["scores"]])
+        show_scores(result["tag"], [MetricScores(**score) for score in result["scores"]])
+        show_facts(facts_in(result["evaluation"]))
     return exit_code(job)
 
 
@@ -171,25 +224,33 @@ def _sweep(options: argparse.Namespace) -> int:
     from fine_tuning.events import Watch
     from fine_tuning.jobs.doing import listed, retrain_here
     from fine_tuning.jobs.kinds import SweepRequest
-    from fine_tuning.pipeline import sweep
+    from fine_tuning.sweeping import sweep
     from fine_tuning.workshop import Request
 
     choose_sample(options)
     for key in ("sampler", "trials", "minutes"):
         if getattr(options, key) is not None:
             options.set.append(f"sweep.{key}={getattr(options, key)}")
-    config = read_config(options)
+    config = read_training_config(options)
     engine, stopping = connect_engine(options, config), stop_on_signal()
     request = Request(sample=options.sample, force=options.force, auto=options.auto)
     asked = SweepRequest(
-        config=config, ollama_url=options.ollama_url, sample=options.sample, force=options.force, auto=options.auto, name=options.name
+        config=config,
+        ollama_url=options.ollama_url,
+        sample=options.sample,
+        force=options.force,
+        auto=options.auto,
+        name=options.name,
     )
     with Terminal() as terminal, listed("sweep", asked, Watch(terminal, stopping)) as watch:
         found = sweep(config, engine, watch, request, options.name)
     if not options.json:
         show_found(found)
     elif not options.retrain:
-        print_json(options, {name: getattr(found, name) for name in ("folder", "settings", "loss", "finished", "pruned", "failed")})
+        print_json(
+            options,
+            {name: getattr(found, name) for name in ("folder", "settings", "loss", "finished", "pruned", "failed")},
+        )
     if not options.retrain:
         return 0
     with Terminal() as terminal:
@@ -202,7 +263,7 @@ def _ended(options: argparse.Namespace, outcome: "Outcome") -> int:
     """Show how a retrain ended, and return the exit code."""
     from fine_tuning.cli.show import show_outcome
     from fine_tuning.jobs import kinds
-    from fine_tuning.pipeline import NewVersion
+    from fine_tuning.outcome import NewVersion
 
     if options.json:
         print_json(options, kinds.result_of(outcome))

@@ -1,7 +1,8 @@
 """A function of lines, computed on all cores: by this process, and by one child for each further core.
 
-The children are Python processes of their own, which know nothing but the function's name: they can be started from any program and
-any thread, and import only what the function needs. They end with their standard input, so none outlives the program, however it ends.
+The children are Python processes of their own, which know nothing but the function's name: they can
+be started from any program and any thread, and import only what the function needs. They end with
+their standard input, so none outlives the program, however it ends.
 """
 
 import os
@@ -55,13 +56,18 @@ class AllCores:
         target = f"{self._work.__module__}:{self._work.__qualname__}"
         code = f"from {__name__} import serve; serve({target!r})"
         while len(self._children) < self._wanted:
-            child = subprocess.Popen([sys.executable, "-P", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment())
+            child = subprocess.Popen(
+                [sys.executable, "-P", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()
+            )
             self._children.append(child)
 
     @contextmanager
     def _fed(self, lines: Sequence[bytes], waiting: deque[int], results: list[bytes | None]) -> Iterator[None]:
         """Have the children take lines, too; on return they are done."""
-        threads = [threading.Thread(target=_feed, args=(child, lines, waiting, results), daemon=True) for child in self._children]
+        threads = [
+            threading.Thread(target=_feed, args=(child, lines, waiting, results), daemon=True)
+            for child in self._children
+        ]
         for thread in threads:
             thread.start()
         try:
@@ -81,7 +87,9 @@ def cores() -> int:
 
 
 def serve(target: str) -> None:
-    """Apply the function named `target` ("module:function") to the lines of standard input, until it ends: a child's whole life."""
+    """Apply the function named `target` ("module:function") to the lines of standard input, until
+    it ends: a child's whole life.
+    """
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, with which this process ends
@@ -100,7 +108,9 @@ def _next(waiting: deque[int]) -> tuple[int] | None:
         return None
 
 
-def _feed(child: "subprocess.Popen[bytes]", lines: Sequence[bytes], waiting: deque[int], results: list[bytes | None]) -> None:
+def _feed(
+    child: "subprocess.Popen[bytes]", lines: Sequence[bytes], waiting: deque[int], results: list[bytes | None]
+) -> None:
     into, out = child.stdin, child.stdout
     with suppress(OSError, ValueError):  # it died, or was put an end to: the parent computes what is missing
         while into and out and (number := _next(waiting)):
@@ -114,4 +124,8 @@ def _feed(child: "subprocess.Popen[bytes]", lines: Sequence[bytes], waiting: deq
 
 def _environment() -> dict[str, str]:
     """Return the environment, in which a child finds the same modules as this process."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path), "OMP_NUM_THREADS": "1"}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+        "OMP_NUM_THREADS": "1",
+    }

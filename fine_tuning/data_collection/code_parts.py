@@ -6,15 +6,13 @@ formulas. A line is of one kind: code within a sentence is not told apart.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Kind = Literal["prose", "code", "table"]
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """Lines of one kind, with their line ends."""
 
     kind: Kind
@@ -23,8 +21,10 @@ class Part:
 
 def parts(text: str) -> list[Part]:
     """Return `text` in parts of one kind each; neighbours differ, and their texts joined give `text` exactly."""
-    if not _SIGN.search(text):
+    if not _may_hold_any(text):
         return [Part("prose", text)] if text else []
+    if "\n" not in text:
+        return [Part("code" if _FENCE.match(text) or is_code_line(text) else "prose", text)]
     lines = _LINES.findall(text)
     kinds = _kinds(lines)
     runs = groupby(zip(kinds, lines, strict=True), key=lambda pair: pair[0])
@@ -49,7 +49,9 @@ _FENCE = re.compile(r"[ \t>]*(?:(?:[-*+]|\d+[.)])[ \t]+)?(`{3,}(?=[^`]*$)|~{3,})
 
 
 def _fenced(lines: Sequence[str]) -> list[bool]:
-    """Return whether each line is between fences or is one. A fence that is never closed ends with the text, as CommonMark says."""
+    """Return whether each line is between fences or is one. A fence that is never closed ends with
+    the text, as CommonMark says.
+    """
     flags = []
     fence = ""
     for line in lines:
@@ -70,37 +72,55 @@ def _any(words: str) -> str:
 
 
 _KEYWORDS = _any("return yield raise assert del await throw new not")
-_CLAUSES = _any("INSERT CREATE ALTER DROP DELETE UPDATE LEFT RIGHT INNER OUTER CROSS WHERE FROM JOIN GROUP ORDER HAVING VALUES")
+_CLAUSES = _any(
+    "INSERT CREATE ALTER DROP DELETE UPDATE LEFT RIGHT INNER OUTER CROSS WHERE FROM JOIN GROUP ORDER HAVING VALUES"
+)
 _TOOLS = _any("sudo apt apt-get brew pip3? npm npx yarn cargo git docker kubectl systemctl conda uv poetry")
 _TASKS = _any(
-    "install update upgrade remove run build add commit push pull clone checkout status diff log init test exec compose get apply start"
+    "install update upgrade remove run build add commit push pull clone checkout status diff log init test exec "
+    "compose get apply start"
     " stop restart enable sync merge rebase fetch ps"
 )
 _COMMANDS = _any(
-    "cd ls cat cp mv rm mkdir chmod chown grep sed awk find tar curl wget ssh scp rsync ping echo make go python3? node bash sh source"
+    "cd ls cat cp mv rm mkdir chmod chown grep sed awk find tar curl wget ssh scp rsync ping echo make go "
+    "python3? node bash sh source"
 )
-# Without any of these there is neither code nor a table, and the text need not be read line by line.
-_SIGN = re.compile(
-    rf"""(?mx) [={{}}\[\]<>|`~$\\\t@"\#;] | \S\( | [ ]{{2}} | /[/*] | :$ | ^[ ]*(?: [-+.]?\d | [-+(] | >>> | \w+\ [!<>]=?
+_SIGNS = r"[={}\[\]<>|`~$\\\t@\"\#;]"
+_SIGN = re.compile(rf"(?m)[={{}}\[\]<>|`~$\\\t@\"\#;(/:](?:(?<={_SIGNS})|(?<=\S\()|(?<=/)[/*]|(?<=:)$)")
+_BEGINS = rf"""[ ]*(?: [-+.]?\d | [-+(] | >>> | \w+\ [!<>]=?
       | (?: import | from | select | SELECT | {_KEYWORDS} | {_CLAUSES} | {_TOOLS} | {_COMMANDS} | index | diff )[ ] )"""
-)
+_FIRST_LINE, _LINE_BELOW = re.compile(_BEGINS, re.VERBOSE), re.compile(rf"\n{_BEGINS}", re.VERBOSE)
+
+_CELL = r"(?:[\d%.–—-]|\bnan|\binf)"
+# What a table has that no other sign tells: two commas within a row, or two cells with numbers one after the other.
+_ROWS = re.compile(rf"(?i),(?=\S)[^\n]*?,(?=\S)|{_CELL}(?:(?!\n)[\s,;\[\](){{}}])+[-+−]?{_CELL}")
+
+
+def _may_hold_any(text: str) -> bool:
+    """Return whether there may be code or a table; else the text need not be read line by line."""
+    anywhere = "  " in text or _SIGN.search(text) or ("\n" in text and _ROWS.search(text))
+    return bool(anywhere or _FIRST_LINE.match(text) or _LINE_BELOW.search(text))
+
 
 _NAME = r"[A-Za-z_$][\w$]*(?:(?:\.|->|::)[A-Za-z_$][\w$]*|\[[^\]\n]{1,40}\])*"
 _ARGUMENT = r"(?:[\"'(\[{-]|\w(?:$|\W)|\w*[\d_.]\w|(?:None|True|False|null|nil|self|this)\b|\w+\s?[-+*/%<>=!|&\[(])"
 _TYPE = r"(?:int|char|bool|float|double|void|auto|long|short|unsigned|string|std::\w+|[su]ize_t|u?int\d+_t)"
-_DECLARED = _any("const let var val fn func function pub public private protected static struct enum interface typedef namespace package")
+_DECLARED = _any(
+    "const let var val fn func function pub public private protected static struct enum interface typedef "
+    "namespace package"
+)
 # How lines of code begin, in verbose syntax; each is enough.
 _BEGINNINGS = {
     "Python": rf"""
         (?:async\ )?(?:def|class)\ \w+\s?[^\s.!?]*[:(] | (?:el)?if\ .*:$ | except\b[^,.?!]*:$ | (?:else|try|finally)\s*:$
       | (?:async\ )?(?:for|with|while)\ [^,?!]*(?:[(.\[<>=]\S*|\bin\ \S+|\bas\ \w+|True):$ | lambda\b.*:
       | import\ \w+(?:\.\w+)*(?:\ as\ \w+)?(?:,\ \w+)*$ | from\ [\w.]+\ import\ [\w(*] | @\w[\w.]*(?:\(.*)?$
-      | {_KEYWORDS}\ {_ARGUMENT} | >>>\ | \.\.\.\ \S.*[=(:] | In\ \[\d+\]: | \#\s?(?:type:|noqa|!/)""",
+      | {_KEYWORDS}\ {_ARGUMENT} | >>>\ | \.\.\.\ \S.*[=(:] | In\ \[\d+\]: | \#\s?(?:type:|noqa|!/)""",  # noqa: E501
     "C, Java, JavaScript, Go, Rust": rf"""
-        .*(?:\w\(|[=\[\]{{}}]|\+\+|--\w|::|->).*;$ | (?:return|break|continue)\b[^.,]*;$ | {_TYPE}\ [\w*&]+(?:\[\w*\])?\s*[;=(]
-      | .*(?:[)=>,\]]|\b[a-z_]\w*)\s*\{{$
-      | \}}(?:$|[\s;,)]) | \]\s*[,;)]*$ | {_DECLARED}\ [\w<>\[\]:*&., ]+\s?[=({{;<] | .*\s=>\s*[\w({{\[]
-      | \#\s*(?:include|define|ifdef|ifndef|endif|pragma)\b | //\s*\S+.*[;{{}}(] | /\* | \*/""",
+        (?=.*;$).*(?:\w\(|[=\[\]{{}}]|\+\+|--\w|::|->).*;$ | (?:return|break|continue)\b[^.,]*;$ | {_TYPE}\ [\w*&]+(?:\[\w*\])?\s*[;=(]
+      | (?=.*\{{$).*(?:[)=>,\]]|\b[a-z_]\w*)\s*\{{$
+      | \}}(?:$|[\s;,)]) | \]\s*[,;)]*$ | {_DECLARED}\ [\w<>\[\]:*&., ]+\s?[=({{;<] | (?=.*=>).*\s=>\s*[\w({{\[]
+      | \#\s*(?:include|define|ifdef|ifndef|endif|pragma)\b | //\s*\S+.*[;{{}}(] | /\* | \*/""",  # noqa: E501
     "assignments, calls and comparisons": rf"""
         {_NAME}(?:\s?(?:[-+*/%|&^@:]|\*\*|//|<<|>>)?=\s?|\s?:\s?[\w\[\], .|]+\s=\s)[^\s=>] | (?:\w+\s*,\s*)+\w+\s=\s\S
       | {_NAME}\(.*\)(?:[.\[].*)?[;:]?$ | {_NAME}\([^()]*[,(]?$ | {_NAME}\[[^\]]*:[^\]]*\]\s*$
@@ -125,7 +145,8 @@ _BEGINNINGS = {
       | \\(?:text|math)\w*\b | \$\$ | \\[\[\]()]""",
 }
 _CODE = re.compile(r"(?x)\s*(?:" + "|".join(_BEGINNINGS.values()) + ")")
-# In a line that ends as sentences do, after words as sentences have them, one such sign is a name or a formula that is spoken of.
+# In a line that ends as sentences do, after words as sentences have them, one such sign is a name
+# or a formula that is spoken of.
 _SENTENCE = re.compile(r"\s*[^\W\d_]*[a-zà-ÿ][^=;{}\[\]<>\\$]*[a-zà-ÿ]{2} [a-zà-ÿ]{2,}.*[.!?…]['\"”)]*\s*$")
 
 _COMMENT = re.compile(r"\s*(?:#|//|/\*|\*|--|%|;|\"\"\"|\'\'\')")
@@ -155,7 +176,9 @@ def _join_below(lines: Sequence[str], kinds: list[Kind], fenced: Sequence[bool])
 
 
 def _belongs(line: str, above: str) -> bool:
-    """Return whether a line below code is code too: deeper than it, indented at all, a comment, or a little like code."""
+    """Return whether a line below code is code too: deeper than it, indented at all, a comment, or
+    a little like code.
+    """
     if _SENTENCE.match(line) and not line[0].isspace():
         return False
     if _indent(line) > _indent(above) or _indent(line) >= 2:
@@ -190,11 +213,16 @@ def _indent(line: str) -> int:
 
 _RULE = re.compile(r"\s*[|+]?\s*:?[-=]{2,}:?\s*(?:[|+]\s*:?[-=]{2,}:?\s*)*[|+]?\s*$")
 _NUMBER = re.compile(r"[-+−]?(?:\d[\d.,]*|\.\d+)(?:e[-+]?\d+)?%?$|[-–—.]$|nan$|inf$", re.IGNORECASE)
+_HAS_DIGIT = re.compile(r"\d").search  # dots and dashes alone are a picture, or stand for what was left out
 _GAP = re.compile(r"(?<=[^\s.!?:;,]) {2,}(?=\S)")
 
 
 def _tables(lines: Sequence[str], fenced: Sequence[bool]) -> list[Kind]:
-    """Return "table" for lines of the same shape below each other, as many as its kind needs, and "prose" for all others."""
+    """Return "table" for lines of the same shape below each other, as many as its kind needs, and
+    "prose" for all others.
+    """
+    if len(lines) < min(_LEAST.values()):
+        return ["prose"] * len(lines)
     shapes = [None if flag else _shape(line) for flag, line in zip(fenced, lines, strict=True)]
     kinds: list[Kind] = []
     for shape, group in groupby(shapes):
@@ -206,7 +234,9 @@ def _tables(lines: Sequence[str], fenced: Sequence[bool]) -> list[Kind]:
 
 
 def _piped(rows: Sequence[str]) -> bool:
-    """Return whether lines with pipes are a table: one is a rule, or each has a pipe at either end. `|` is an operator, too."""
+    """Return whether lines with pipes are a table: one is a rule, or each has a pipe at either end.
+    `|` is an operator, too.
+    """
     return any(map(_RULE.match, rows)) or all(row.strip()[0] == row.strip()[-1] == "|" for row in rows)
 
 
@@ -224,7 +254,8 @@ def _shape(line: str) -> tuple[str, int] | None:
     if "\t" in line:
         return "tabs", line.count("\t")
     cells = [cell for cell in re.split(r"[\s,;\[\](){}]+", line) if cell]
-    if len(cells) >= 2 and 4 * sum(_NUMBER.match(cell) is not None for cell in cells) >= 3 * len(cells):
+    numbers = [cell for cell in cells if _NUMBER.match(cell)]
+    if len(cells) >= 2 and 4 * len(numbers) >= 3 * len(cells) and any(map(_HAS_DIGIT, numbers)):
         return "numbers", len(cells)
     for mark in ",;":
         if line.count(mark) >= 2 and not re.search(rf"{mark}(?:\s|$)|^{mark}", line):

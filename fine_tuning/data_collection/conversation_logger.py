@@ -3,23 +3,25 @@
 One JSON object a line (JSON Lines), in the order of writing. A turn:
     {"id", "session_id", "timestamp", "user_message", "bot_response", "metadata": {"model", ...}}
 and later events, each {"event", "turn_id", "timestamp"} and
-    "rating"   {"rating": "up" | "down" | null, "by"}   of the answer as it stands then; it counts only if it is the owner's
+    "rating"   {"rating": "up" | "down" | null, "by", "reason"}   of the answer as it stands then; it counts only if it is the owner's
     "edit"     {"bot_response"}                   the answer as it should have been; the turn keeps what was said
     "exclude"  {"excluded": true | false}         whether to leave the turn out of everything that learns
     "delete"   {}                                 all that is left of a deleted turn
-A turn whose metadata has {"regenerates": id} answers the same question as that turn, anew. One that was read from elsewhere has
-{"source": {"name", "format", "licence"}, "import": id}, and the time at which it was said there, "" if that is unknown. Each line ends
-with its checksum (`log_lines`).
+A turn's metadata has {"parent": id} of the turn before it ("" for a first one; of old turns nobody
+knows: see branches.py); one with {"regenerates": id} answers the same question as that turn, anew.
+One that was read from elsewhere has {"source": {"name", "format", "licence"}, "import": id}, and
+the time at which it was said there, "" if that is unknown. Each line ends with its checksum
+(`log_lines`).
 
-Reading changes nothing. A line that is no record, or was altered since it was written, is left out of everything, and reported; the next
-rating, edit, exclusion or deletion, and the next turn of a logger that has read it, sets it aside in a file beside the log.
-Times are ISO 8601, in UTC. Any number of processes may read and write at once.
-"""
+Reading changes nothing. A line that is no record, or was altered since it was written, is left out
+of everything, and reported; the next rating, edit, exclusion or deletion, and the next turn of a
+logger that has read it, sets it aside in a file beside the log. Times are ISO 8601, in UTC. Any
+number of processes may read and write at once.
+"""  # noqa: E501
 
 import logging
 import uuid
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -29,68 +31,46 @@ from pydantic import ValidationError
 
 from fine_tuning import paths
 from fine_tuning.conversation import Conversation, Turn, conversations_of
-from fine_tuning.data_collection.blackout import Pattern, holds, pattern
 from fine_tuning.data_collection.data_export import DataExporter, write_export
 from fine_tuning.data_collection.importers.chats import Entry
 from fine_tuning.data_collection.log_file import LogFile, Stamp
 from fine_tuning.data_collection.log_index import LogIndex, Range
-from fine_tuning.data_collection.log_lines import EVENTS, OWNER, apply, decode, encode, named_in, tells_whose, texts_of
+from fine_tuning.data_collection.log_lines import OWNER, decode, encode, named_in, tells_whose, texts_of
+from fine_tuning.data_collection.redaction import Pattern, holds, pattern
+from fine_tuning.data_collection.whole_log import LogHealth, WholeLog, health_of
+from fine_tuning.data_collection.without_collections import without_collections
 from fine_tuning.errors import DataError, LogDamaged, TurnDeleted, TurnNotFound
 
 Rating = Literal["up", "down"]
 
-_OWNERS = ("rating", "original_response")  # what only the owner's own events may say of a turn
+_OWNERS = ("rating", "rating_reason", "original_response")  # what only the owner's own events may say of a turn
+
+REASON_LIMIT = 2000  # characters of why something was rated so
 
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class LogHealth:
-    path: Path
-    turns: int  # excluded ones included
-    events: int
-    damaged: int  # lines that are left out of everything: those in the log, and those set aside in `quarantine`
-    set_aside: int  # of them those in `quarantine`
-    orphans: int  # events whose turn is not there
-    unknown: int  # events of a kind that this version does not know; kept, and left alone
-    bytes: int
-    quarantine: Path
-
-    @property
-    def ok(self) -> bool:
-        return not (self.damaged or self.orphans or self.unknown)
-
-    def __str__(self) -> str:
-        faults = []
-        if in_log := self.damaged - self.set_aside:
-            faults.append(f"{in_log} damaged line(s), left out: the next rating, edit or deletion sets them aside in {self.quarantine}")
-        if self.set_aside:
-            faults.append(
-                f"{self.set_aside} damaged line(s) set aside in {self.quarantine}: "
-                "mend them and append them to the log (without crc32, if the text was changed), or delete that file"
-            )
-        if self.orphans:
-            faults.append(f"{self.orphans} event(s) of turns that are not there")
-        if self.unknown:
-            faults.append(f"{self.unknown} event(s) of a newer version of byoai: update it")
-        return "; ".join([f"{self.turns} turn(s)", *faults])
-
-
 class ConversationLogger:
-    """The log at `path`; relative paths lie in data/conversations/. What it logs belongs to the session `session_id` (new if None).
+    """The log at `path`; relative paths lie in data/conversations/. What it logs belongs to the
+    session `session_id` (new if None).
 
     >>> log = ConversationLogger()  # doctest: +SKIP
     >>> for question, answer in exchanges:  # doctest: +SKIP
     ...     log.new_session()  # each is a conversation of its own: without this line all are one, and its later turns are cut off
     ...     log.log_conversation(question, answer)
 
-    Every method that writes returns when the write is on the disk, and raises DataError if it cannot be, or Busy when another program
-    keeps the log locked. All raise DataError for a file that is not a log, and leave it as it is. Of damaged lines: see `health`.
-    """
+    Every method that writes returns when the write is on the disk, and raises DataError if it
+    cannot be, or Busy when another program keeps the log locked. All raise DataError for a file
+    that is not a log, and leave it as it is. Of damaged lines: see `health`.
+    """  # noqa: E501
 
-    def __init__(self, path: str | Path = "conversations.jsonl", session_id: str | None = None, export_every: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path = "conversations.jsonl", session_id: str | None = None, export_every: int | None = None
+    ) -> None:
         """`export_every`: with every so many turns the log is written to data/exports, in all formats."""
-        self._file = LogFile(Path(path) if Path(path).is_absolute() else paths.within_home(paths.conversations_dir() / path))
+        self._file = LogFile(
+            Path(path) if Path(path).is_absolute() else paths.within_home(paths.conversations_dir() / path)
+        )
         self.index = LogIndex(self._file)
         self._damage = 0  # lines that were found damaged, and are still in the log
         self.session_id = session_id or _new_id()
@@ -114,10 +94,12 @@ class ConversationLogger:
         answered_from: Collection[str] = (),
         as_of: Stamp | None = None,
     ) -> Turn:
-        """Log one exchange. The Turn is as it will be read back. DataError for what is not text, or metadata that JSON cannot hold.
+        """Log one exchange. The Turn is as it will be read back. DataError for what is not text, or
+        metadata that JSON cannot hold.
 
-        `answered_from`: ids of the turns that the model was told, all of them in the log at the stamp `as_of`. TurnDeleted, and nothing
-        is logged, if one of them is gone: the answer may tell of it.
+        `answered_from`: ids of the turns that the model was told, all of them in the log at the
+        stamp `as_of`. TurnDeleted, and nothing is logged, if one of them is gone: the answer may
+        tell of it.
         """
         record = {
             "id": _new_id(),
@@ -143,9 +125,11 @@ class ConversationLogger:
         return turn
 
     def log_imported(self, entries: Sequence[Entry]) -> int:
-        """Log turns that were said elsewhere, in one stroke, and what is told of their answers. Returns how many were added.
+        """Log turns that were said elsewhere, in one stroke, and what is told of their answers.
+        Returns how many were added.
 
-        Turns that the log has, or had until they were deleted, are left out. Each names its import in metadata["import"], for `take_back`.
+        Turns that the log has, or had until they were deleted, are left out. Each names its import
+        in metadata["import"], for `take_back`.
         """
         with self._file.locked():
             known = self.index.known([entry.turn.id for entry in entries])
@@ -168,9 +152,11 @@ class ConversationLogger:
         return len(new)
 
     def take_back(self, import_id: str) -> int:
-        """Cut the turns of an import out of the log, with their ratings and edits: it is as before them, to the byte, and so is the index.
+        """Cut the turns of an import out of the log, with their ratings and edits: it is as before
+        them, to the byte, and so is the index.
 
-        Returns how many turns went. DataError if there are none of that import. What learned them meanwhile is not here.
+        Returns how many turns went. DataError if there are none of that import. What learned them
+        meanwhile is not here.
         """
         with self._file.locked():
             count, ranges = self.index.lines_of_import(import_id)
@@ -188,11 +174,16 @@ class ConversationLogger:
             record = decode(content.read(line[1]))
         return isinstance(record, Turn) and "ended_line" in record.metadata
 
-    def rate(self, turn_id: str, rating: Rating | None, by: str = OWNER) -> None:
-        """Thumbs up or down for the answer as it stands; None takes the thumb back. What others than the owner say is only kept."""
+    def rate(self, turn_id: str, rating: Rating | None, by: str = OWNER, reason: str = "") -> None:
+        """Thumbs up or down for the answer as it stands, and why; None takes both back. What others
+        than the owner say is only kept.
+        """
         if rating not in ("up", "down", None):
             raise DataError(f"a rating is 'up', 'down' or None, not {rating!r}")
-        self._append_event("rating", turn_id, rating=rating, by=by)
+        if not isinstance(reason, str) or len(reason) > REASON_LIMIT:
+            raise DataError(f"the reason of a rating is text of at most {REASON_LIMIT} characters")
+        why = {"reason": reason.strip()} if rating and reason.strip() else {}
+        self._append_event("rating", turn_id, rating=rating, by=by, **why)
 
     def edit(self, turn_id: str, bot_response: str) -> None:
         """Say what the answer should have been. To leave the turn out altogether, use `exclude`."""
@@ -204,11 +195,21 @@ class ConversationLogger:
         """Leave the turn out of all that learns, or (False) take it in again."""
         self._append_event("exclude", turn_id, excluded=bool(excluded))
 
-    def delete(self, turn_id: str | None = None, session_id: str | None = None) -> int:
-        """Remove a turn, or all turns of a session, with their text, from the log and its quarantine. Returns how many turns.
+    def exclude_all(self, turn_ids: Collection[str], excluded: bool = True) -> int:
+        """`exclude` of many turns in one stroke; those that are gone are left out. Returns how many turns."""
+        with self._file.locked():
+            there = sorted(self.index.there(turn_ids))
+            if there:
+                self._file.append(*(_event("exclude", id, excluded=bool(excluded)) for id in there))
+        return len(there)
 
-        Events without their turn go too, and damaged lines of which nobody can tell whose they are. What was made from the log before
-        (datasets, exports) is not here: `deleted_ids` says what must not be in it.
+    def delete(self, turn_id: str | None = None, session_id: str | None = None) -> int:
+        """Remove a turn, or all turns of a session, with their text, from the log and its
+        quarantine. Returns how many turns.
+
+        Events without their turn go too, and damaged lines of which nobody can tell whose they are.
+        What was made from the log before (datasets, exports) is not here: `deleted_ids` says what
+        must not be in it.
         """
         if (turn_id is None) == (session_id is None):
             raise DataError("say either which turn to delete, or which session")
@@ -219,7 +220,9 @@ class ConversationLogger:
         return len(gone)
 
     def forget(self, turn_ids: Collection[str], wanted: Pattern | None = None) -> int:
-        """`delete` of many turns at once, and of the damaged lines that `wanted` finds something in. Returns how many turns."""
+        """`delete` of many turns at once, and of the damaged lines that `wanted` finds something
+        in. Returns how many turns.
+        """
         with self._file.locked():
             gone = self.index.there(turn_ids)
             self._remove(gone)
@@ -236,13 +239,18 @@ class ConversationLogger:
             self.index.removed(ranges, before)
 
     def find(self, text: str) -> set[str]:
-        """Ids of the turns in which anything that was said holds `text`, answers before an edit and metadata included, but not the names
-        of fields and models. Case does not matter."""
+        """Ids of the turns in which anything that was said holds `text`, answers before an edit and
+        metadata included, but not the names of fields and models. Case does not matter.
+        """
         wanted = pattern([text])
         if wanted is None:
             return set()
         told = self.index.records(self.index.perhaps(text))
-        return {id for id, records in told.items() if any(holds(said, wanted) for record in records for said in texts_of(record))}
+        return {
+            id
+            for id, records in told.items()
+            if any(holds(said, wanted) for record in records for said in texts_of(record))
+        }
 
     def has_damaged(self, wanted: Pattern) -> bool:
         """Return whether `wanted` finds something in a damaged line, of the log or set aside."""
@@ -257,6 +265,8 @@ class ConversationLogger:
                 found |= {record.user_message, record.bot_response}
             elif record["event"] == "edit":
                 found.add(record["bot_response"])
+            elif record.get("reason"):
+                found.add(record["reason"])
         return found
 
     def deleted_ids(self) -> set[str]:
@@ -274,26 +284,31 @@ class ConversationLogger:
     def turns(self, include_excluded: bool = False) -> list[Turn]:
         """All turns, in the order in which they were logged, with the later events applied.
 
-        An edited answer stands in `bot_response`, and the original in metadata["original_response"]; metadata["rating"] is "up" or "down"
-        if rated; metadata["excluded"] marks excluded turns.
+        An edited answer stands in `bot_response`, and the original in
+        metadata["original_response"]; metadata["rating"] is "up" or "down" if rated;
+        metadata["excluded"] marks excluded turns.
         """
         return self._read().stand(include_excluded)
 
     def turns_and_health(self) -> tuple[list[Turn], LogHealth]:
         """Return `turns` and `health`, reading the log once."""
         log = self._read()
-        return log.stand(), self._health(log)
+        return log.stand(), health_of(self._file, log)
 
     def conversations(self, include_excluded: bool = False) -> list[Conversation]:
         """The same by session, in order of first appearance."""
         return conversations_of(self.turns(include_excluded))
 
     def get_conversation_stats(self) -> dict[str, Any]:
-        """Counts over all turns, excluded ones included; lengths are mean characters, times those of the first and last turn."""
+        """Counts over all turns, excluded ones included; lengths are mean characters, times those
+        of the first and last turn.
+        """
         return self.index.stats()
 
     def export(self, format: str, path: str | Path) -> Path:
-        """Write the conversations, without excluded turns, to `path` in a format of data_export.py. DataError for others."""
+        """Write the conversations, without excluded turns, to `path` in a format of data_export.py.
+        DataError for others.
+        """
         return write_export(self.conversations(), format, Path(path))
 
     def stamp(self) -> Stamp:
@@ -305,22 +320,8 @@ class ConversationLogger:
         self._file.check()
 
     def health(self) -> LogHealth:
-        """Return how the log is, read as a whole: also where there is no index, or a broken one."""
-        return self._health(self._read())
-
-    def _health(self, log: "_Log") -> LogHealth:
-        quarantined = self._file.quarantined()
-        return LogHealth(
-            path=self.path,
-            turns=len(log.turns),
-            events=len(log.events),
-            damaged=len(quarantined) + len(set(log.damaged).difference(quarantined)),
-            set_aside=len(quarantined),
-            orphans=len(log.orphans),
-            unknown=log.unknown,
-            bytes=self.path.stat().st_size if self.path.exists() else 0,
-            quarantine=self._file.quarantine,
-        )
+        """Return the state of the log, read as a whole: this works without an index too, or with a broken one."""
+        return health_of(self._file, self._read())
 
     def _export_when_due(self) -> None:
         if not self._export_every:
@@ -330,7 +331,7 @@ class ConversationLogger:
         except DataError as error:
             _logger.warning("the turn was logged, and the export that was due then failed: %s", error)
 
-    def _append_event(self, event: str, turn_id: str, **facts: Any) -> None:
+    def _append_event(self, event: str, turn_id: str, **facts: object) -> None:
         line = _event(event, turn_id, **facts)
         with self._file.locked():
             # Under the lock: an event that came after its turn's deletion would bring text back.
@@ -341,20 +342,23 @@ class ConversationLogger:
                 raise TurnNotFound(f"no turn {turn_id!r} in {self.path}")
             self._file.append(line)
 
-    def _read(self) -> "_Log":
+    def _read(self) -> WholeLog:
         """Without the lock: who writes never keeps readers waiting, and a rewrite replaces the file as a whole."""
-        log = _Log(*self._file.read())
+        with without_collections():
+            log = WholeLog(*self._file.read())
         if len(log.damaged) > self._damage:
-            _logger.warning("%d damaged line(s) of %s are left out: byoai doctor says more", len(log.damaged), self.path)
+            _logger.warning(
+                "%d damaged line(s) of %s are left out: byoai doctor says more", len(log.damaged), self.path
+            )
         self._damage = len(log.damaged)
         return log
 
-    def _settle(self, strict: bool = True) -> "_Log":
+    def _settle(self, strict: bool = True) -> WholeLog:
         """Set aside what is damaged, under the lock. A torn last line too, for nobody is writing it any more.
 
         LogDamaged if that cannot be; unless `strict`, the damaged lines then stay where they are.
         """
-        log = _Log(*self._file.read())
+        log = WholeLog(*self._file.read())
         damaged = [*log.damaged, *([log.torn] if log.torn else [])]
         if not damaged:
             return log
@@ -370,7 +374,9 @@ class ConversationLogger:
         return log
 
     def _purge_quarantine(self, gone: Collection[str], anyones: bool, wanted: Pattern | None = None) -> None:
-        """Remove the damaged lines that name a turn or session in `gone`, (`anyones`) that do not say whose they are, or hold `wanted`."""
+        """Remove the damaged lines that name a turn or session in `gone`, (`anyones`) that do not
+        say whose they are, or hold `wanted`.
+        """
         lines = self._file.quarantined()
         kept = [line for line in lines if named_in(line).isdisjoint(gone) and not (anyones and not tells_whose(line))]
         kept = [line for line in kept if not (wanted and wanted.search(line))]
@@ -378,46 +384,7 @@ class ConversationLogger:
             self._file.rewrite_quarantine(kept)
 
 
-class _Log:
-    """The lines of a log, understood. Events are applied when all turns are known, so a mended line may come after its events."""
-
-    def __init__(self, lines: Iterable[bytes], tail: bytes) -> None:
-        self.turns: dict[str, Turn] = {}
-        self.lines: list[bytes] = []  # those that are whole
-        self.events: list[dict[str, Any]] = []
-        self.damaged = [line for line in lines if line.strip() and not self._take(line)]
-        # All there but its end of line: whole. Else it is being written, or its writer was killed before it could acknowledge it.
-        self.torn = tail if tail.strip() and not self._take(tail) else b""
-        known = [event for event in self.events if event["event"] in EVENTS]
-        self.unknown = len(self.events) - len(known)
-        self.deleted = {event["turn_id"] for event in known if event["event"] == "delete"}
-        for id in self.deleted:
-            self.turns.pop(id, None)
-        self.orphans = {event["turn_id"] for event in known} - self.turns.keys() - self.deleted
-        for event in known:
-            if turn := self.turns.get(event["turn_id"]):
-                self.turns[turn.id] = apply(turn, event)
-
-    def stand(self, include_excluded: bool = False) -> list[Turn]:
-        """Return the turns as they stand now."""
-        return [turn for turn in self.turns.values() if include_excluded or not turn.metadata.get("excluded")]
-
-    def _take(self, line: bytes) -> bool:
-        """False if the line is no record, or has the id of an earlier turn."""
-        try:
-            record = decode(line)
-        except ValueError:
-            return False
-        if isinstance(record, Turn):
-            if self.turns.setdefault(record.id, record) is not record:
-                return False
-        else:
-            self.events.append(record)
-        self.lines.append(line)
-        return True
-
-
-def _event(event: str, turn_id: str, **facts: Any) -> bytes:
+def _event(event: str, turn_id: str, **facts: object) -> bytes:
     return encode({"event": event, "turn_id": turn_id, "timestamp": _now(), **facts})
 
 

@@ -1,235 +1,42 @@
 """Turns worth learning from, and their text made clean. The log keeps what was said.
 
-One way in for all that is learned: `clean_turn` says what becomes of a single turn, whatever stands around it. What only a conversation
-can tell (answers given anew, repeats) comes after it, in `DataCleaner`.
+What becomes of a single turn is said in turn_decisions.py. What only a conversation can tell
+(answers given anew, repeats) comes after it, in `DataCleaner`.
 """
 
 import json
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from enum import StrEnum
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, lru_cache
 from hashlib import blake2b
 from itertools import islice
-from pathlib import Path
-from typing import Any, NamedTuple
 
-import phonenumbers
-
-from fine_tuning.conversation import Conversation, Turn, approved, parse_conversations, standing
+from fine_tuning.branches import Tree, system_of
+from fine_tuning.conversation import Conversation, Turn, approved, parse_conversations
 from fine_tuning.data_collection.all_cores import AllCores
-from fine_tuning.data_collection.dedupe import RepeatedTurns, fingerprint
-from fine_tuning.data_collection.inappropriate import is_inappropriate
+from fine_tuning.data_collection.conflicts import Asked, Conflict, cut_out, find_conflicts
+from fine_tuning.data_collection.dedupe import RepeatedTurns
 from fine_tuning.data_collection.kept_decisions import KeptDecisions
-from fine_tuning.data_collection.plain_text import Layout, normalise, normalised
-from fine_tuning.data_collection.privacy import PII, Find, Scrubbed, scrub, without
-from fine_tuning.data_collection.text_quality import is_repetitive, says_little
-from fine_tuning.data_collection.wording import wording
-
-
-class Reason(StrEnum):
-    """Why a turn is not learned. The first that applies counts, in this order."""
-
-    EMPTY = "empty"  # a side says nothing
-    INCOMPLETE = "incomplete"  # the answer was stopped, or cut by the engine's limit
-    REJECTED = "rejected"  # thumbs down, and not edited since
-    OWN_ANSWER = "own_answer_not_approved"  # of a fine-tuned model: it would learn from itself
-    REGENERATED = "regenerated"  # another answer to the same question stands
-    TOO_SHORT = "too_short"
-    TOO_LONG = "too_long"
-    INAPPROPRIATE = "inappropriate"
-    REPETITIVE = "repetitive"  # a side goes round in circles
-    LOW_QUALITY = "low_quality"  # hardly any words, broken characters, or an answer that echoes the question
-    DUPLICATE = "duplicate"
-
-
-_ORDER = {reason: number for number, reason in enumerate(Reason)}
-
-
-@dataclass(frozen=True)
-class CleanSettings:
-    """What `clean_turn` depends on beside the turn."""
-
-    min_length: int = 10  # characters of the shorter side, placeholders not yet put in
-    max_length: int = 1000  # of the longer side
-    scrub_pii: bool = True
-
-
-@dataclass(frozen=True)
-class CleanTurn:
-    """A turn of which every text is fit to be learned."""
-
-    turn: Turn
-    found: Mapping[PII, int]  # private details in what was said
-    original: str | None = None  # the model's own answer, where an edit replaced it and it is fit as well
-
-
-def clean_turn(turn: Turn, settings: CleanSettings) -> CleanTurn | Reason:
-    """Return the turn with clean text, or why its text is not learned.
-
-    Depends on nothing but the turn's texts and the settings. Whether its owner wants it learned is another question.
-    """
-    return carried_out(turn, decide(texts_to_clean(turn), settings))
-
-
-def clean_text(text: str, settings: CleanSettings) -> Scrubbed:
-    """Return one text as it would be learned."""
-    text = normalise(text)
-    return scrub(text) if settings.scrub_pii else Scrubbed(text, {})
-
-
-# What is to be done with a turn: decided from its texts alone, in whatever process, and without holding anything of them
-
-Texts = tuple[str, str, str | None, str | None]  # question, answer, the answer before an edit, what was thought
-_FIELDS = ("user_message", "bot_response", "original_response", "thoughts")
-_OF_METADATA = _FIELDS[2:]
-
-
-class Change(NamedTuple):
-    """How one text is made clean."""
-
-    normalise: bool  # whether that changes it
-    finds: Sequence[Find]  # the private details, in the normalised text
-    leave_out: bool = False  # all of it: it is too long
-
-    def of(self, text: str) -> str:
-        """Return the clean text."""
-        if self.leave_out:
-            return ""
-        return without(normalise(text) if self.normalise else text, self.finds)
-
-
-class Decision(NamedTuple):
-    """What becomes of a turn."""
-
-    unfit: Reason | None
-    changes: Mapping[str, Change] = {}  # by field; the others are clean as they are
-    original_fits: bool = False
-    wording: bytes = b""  # `fingerprint` of the clean question and answer
-
-    def written(self) -> str:
-        """Return it as JSON."""
-        changes = {name: [*change[:1], [list(find) for find in change.finds], *change[2:]] for name, change in self.changes.items()}
-        return json.dumps([self.unfit, changes, self.original_fits, self.wording.hex()])
-
-    @staticmethod
-    def read(text: str) -> "Decision":
-        """Return what `written` wrote."""
-        unfit, changes, fits, words = json.loads(text)
-        for name, (tidy, finds, leave_out) in changes.items():
-            changes[name] = Change(tidy, [Find(PII(kind), start, end) for kind, start, end in finds], leave_out)
-        return Decision(unfit and Reason(unfit), changes, fits, bytes.fromhex(words))
-
-
-@cache
-def rules() -> list[str]:
-    """Return what is another when a text might be decided upon otherwise: this folder's code, and the data that it takes from others."""
-    code = blake2b(digest_size=16)
-    for file in sorted(Path(__file__).parent.rglob("*.py")):
-        code.update(file.read_bytes())
-    return [code.hexdigest(), phonenumbers.__version__, unicodedata.unidata_version]
-
-
-def decide_line(line: bytes) -> bytes:
-    """Decide on many turns: from JSON of the settings and their `Texts` to JSON of the decisions, each as it is `written`."""
-    settings, turns = json.loads(line)
-    limits = CleanSettings(**settings)
-    return json.dumps([decide(texts, limits).written() for texts in turns]).encode()
-
-
-def texts_to_clean(turn: Turn) -> Texts:
-    """Return the texts that decide what becomes of a turn."""
-    original, thoughts = map(turn.metadata.get, _OF_METADATA)
-    return (
-        turn.user_message,
-        turn.bot_response,
-        original if isinstance(original, str) else None,
-        thoughts if isinstance(thoughts, str) else None,
-    )
-
-
-def decide(texts: Texts, settings: CleanSettings) -> Decision:
-    """Decide what becomes of a turn with these texts."""
-    question, answer = (_clean_side(text, settings) for text in texts[:2])
-    if reasons := [side.unfit for side in (question, answer) if side.unfit]:
-        return Decision(_first(reasons))
-    said, fits = (wording(side.layout) for side in (question, answer)), False
-    asked, answered = said
-    if asked.words == answered.words:  # an echo
-        return Decision(Reason.LOW_QUALITY)
-    sides = {"user_message": question, "bot_response": answer}
-    if texts[2] is not None:
-        sides["original_response"] = before = _clean_side(texts[2], settings)
-        fits = not before.unfit and wording(before.layout).words != asked.words
-    if texts[3] is not None:
-        sides["thoughts"] = _scrubbed_side(texts[3], normalised(texts[3]), settings)
-    changes = {name: side.change for name, side in sides.items() if side.change}
-    return Decision(None, changes, fits, fingerprint(asked, answered))
-
-
-def carried_out(turn: Turn, decision: Decision) -> CleanTurn | Reason:
-    """Return the turn as was decided on its texts."""
-    if decision.unfit:
-        return decision.unfit
-    changes = decision.changes
-    original = turn.metadata.get("original_response") if decision.original_fits else None
-    if not changes:
-        return CleanTurn(turn, {}, original)
-    texts = {name: text for name, text in zip(_FIELDS, texts_to_clean(turn), strict=True) if text is not None}
-    clean = {name: changes[name].of(text) if name in changes else text for name, text in texts.items()}
-    facts = {**turn.metadata, **{name: clean[name] for name in _OF_METADATA if name in clean}}
-    said = turn.model_copy(update={"user_message": clean["user_message"], "bot_response": clean["bot_response"], "metadata": facts})
-    kinds = [find.kind for name in _FIELDS[:2] if name in changes for find in changes[name].finds]
-    return CleanTurn(said, Counter(kinds) if kinds else {}, clean["original_response"] if decision.original_fits else None)
-
-
-class _Side(NamedTuple):
-    """What one said, clean."""
-
-    layout: Layout
-    change: Change | None = None
-    unfit: Reason | None = None
-
-
-def _clean_side(text: str, settings: CleanSettings) -> _Side:
-    layout = normalised(text)
-    if len(layout.text) > settings.max_length:  # before all that takes its time
-        return _Side(Layout(""), Change(False, [], leave_out=True), Reason.TOO_LONG)
-    side = _scrubbed_side(text, layout, settings)
-    return side._replace(unfit=_unfit(layout, side.layout, settings))
-
-
-def _scrubbed_side(text: str, layout: Layout, settings: CleanSettings) -> _Side:
-    said = scrub(layout) if settings.scrub_pii else Scrubbed(layout.text, {})
-    change = Change(text != layout.text, said.finds) if said.text != text else None
-    return _Side(Layout(said.text) if said.finds else layout, change)
-
-
-def _unfit(layout: Layout, scrubbed: Layout, settings: CleanSettings) -> Reason | None:
-    if not layout.text:
-        return Reason.EMPTY
-    if _fullness(layout.text) < settings.min_length:
-        return Reason.TOO_SHORT
-    if is_inappropriate(scrubbed):
-        return Reason.INAPPROPRIATE
-    if is_repetitive(layout):  # before it is scrubbed: placeholders repeat themselves
-        return Reason.REPETITIVE
-    return Reason.LOW_QUALITY if says_little(scrubbed) else None
-
-
-def _first(reasons: Iterable[Reason]) -> Reason:
-    return min(reasons, key=_ORDER.__getitem__)
-
-
-_WIDE = re.compile("[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff60\U00020000-\U0003fffd]")
-
-
-def _fullness(text: str) -> int:
-    """Characters; the wide ones of Chinese, Japanese and Korean count twice, for they say as much as two or more of an alphabet."""
-    return len(text) if text.isascii() else len(text) + len(_WIDE.findall(text))
+from fine_tuning.data_collection.placeholders import Placeholders
+from fine_tuning.data_collection.plain_text import normalise
+from fine_tuning.data_collection.privacy import Find, Scrubbed
+from fine_tuning.data_collection.turn_decisions import (
+    SAID,
+    CleanSettings,
+    CleanTurn,
+    Decision,
+    Reason,
+    Texts,
+    carried_out,
+    clean_text,
+    decide,
+    decide_line,
+    first_reason,
+    rules,
+    texts_to_clean,
+)
+from fine_tuning.data_collection.without_collections import without_collections
 
 
 @dataclass(frozen=True)
@@ -238,7 +45,9 @@ class Cleaned:
     dropped: dict[str, int]  # turns by Reason
     drops: list[tuple[str, str]]  # (turn id, Reason); duplicates last
     scrubbed: dict[str, int]  # finds by PII kind, in what was kept
-    fit: dict[str, CleanTurn] = field(default_factory=dict)  # by id, all turns whose text is fit, also those that no conversation keeps
+    # by id, all turns whose text is fit, also those that no conversation keeps
+    fit: dict[str, CleanTurn] = field(default_factory=dict)
+    conflicts: list[Conflict] = field(default_factory=list)  # questions with different answers
 
 
 @dataclass
@@ -253,6 +62,7 @@ class Found:
     drops: list[tuple[str, str]] | None = None
     duplicates: list[tuple[str, str]] = field(default_factory=list)
     fit: dict[str, CleanTurn] | None = None
+    asked: list[Asked] | None = None  # the turns that are kept
 
     def drop(self, turn: Turn, reason: Reason) -> None:
         self.dropped[str(reason)] += 1
@@ -261,37 +71,107 @@ class Found:
 
 
 class DataCleaner:
-    """`min_length` and `max_length` are characters of a turn's shorter and of its longer side, placeholders not yet put in.
+    """`min_length` and `max_length` are characters of a turn's shorter and of its longer side,
+    placeholders not yet put in.
 
-    What a model whose tag begins with `own_prefix` answered is learned only if its owner approved it: thumbs up, or an edit. A model that
-    learns its own answers unseen loses what it knew (arXiv 2305.17493).
+    `newest_wins`: of different answers to the same question only one is learned, as `conflicts.Conflict` says.
+
+    What a model whose tag begins with `own_prefix` answered is learned only if its owner approved
+    it: thumbs up, or an edit. A model that learns its own answers unseen loses what it knew (arXiv
+    2305.17493).
     """
 
     def __init__(
-        self, min_length: int = 10, max_length: int = 1000, scrub_pii: bool = True, own_prefix: str = "", kept: KeptDecisions | None = None
+        self,
+        min_length: int = 10,
+        max_length: int = 1000,
+        scrub_pii: bool = True,
+        own_prefix: str = "",
+        kept: KeptDecisions | None = None,
+        newest_wins: bool = False,
+        own_words: Sequence[str] = (),
+        languages: Sequence[str] = (),
+        names_by: str = "",
+        **rules: bool,
     ) -> None:
-        """`kept`: where decisions on turns are kept, so that only what is new is computed."""
-        self.settings, self.own_prefix, self._kept = CleanSettings(min_length, max_length, scrub_pii), own_prefix, kept
+        """Args:
+        kept: Where decisions on turns are kept, so that only what is new is computed.
+        newest_wins: Of different answers to one question learn the newest alone.
+        own_words: As for `privacy.finds`.
+        languages: Those that are learned, as ISO 639-1 codes; none: all.
+        names_by: As in CleanSettings.
+        rules: The switches of CleanSettings.
+        """
+        self.settings = CleanSettings(
+            min_length, max_length, scrub_pii, own_words, names_by, languages=tuple(languages), **rules
+        )
+        self.own_prefix, self._kept, self._newest_wins = own_prefix, kept, newest_wins
 
-    def filter_conversations(self, conversations: Sequence[Conversation | dict[str, Any]]) -> Cleaned:
-        """The conversations, cleaned, without the turns that are dropped. One in the middle cuts its conversation into two of the same id.
+    def filter_conversations(self, conversations: Sequence[Conversation | dict[str, object]]) -> Cleaned:
+        """The conversations, cleaned, without the turns that are dropped. One in the middle cuts
+        its conversation into two of the same id.
 
         Raises DataError naming every record that is no conversation.
         """
-        found = Found(drops=[], fit={})
-        cleaned = list(self.stream(parse_conversations(conversations), found))
-        drops = [*(found.drops or ()), *found.duplicates]
-        return Cleaned(cleaned, dict(Counter(reason for _, reason in drops)), drops, dict(found.scrubbed), found.fit or {})
+        found = Found(drops=[], fit={}, asked=[])
+        with without_collections():
+            cleaned = list(self.stream(parse_conversations(conversations), found))
+            conflicts = find_conflicts(found.asked or ())
+        drops, fit = [*(found.drops or ()), *found.duplicates], found.fit or {}
+        if self._newest_wins and conflicts:
+            losers = [turn.id for conflict in conflicts for turn in conflict.losers]
+            cleaned = list(cut_out(cleaned, set(losers)))
+            drops += [(id, str(Reason.CONFLICT)) for id in losers]
+            found.scrubbed -= Counter(
+                str(kind) for id in losers for kind, count in fit[id].found.items() for _ in range(count)
+            )
+        return Cleaned(
+            cleaned, dict(Counter(reason for _, reason in drops)), drops, dict(found.scrubbed), fit, conflicts
+        )
 
     def stream(self, conversations: Iterable[Conversation], found: "Found") -> Iterator[Conversation]:
-        """Yield the same one by one, holding only a few of the conversations at once. `found` is added to until the last is out."""
+        """Yield the same one by one, holding only a few of the conversations at once. `found` is
+        added to until the last is out.
+        """
         known = RepeatedTurns()
+        scrubbed = lru_cache(_SYSTEMS)(self.clean_text)  # of this stream alone: what was said must not outlive it
         for conversation, decisions in self._decided(conversations):
-            for part in self._parts(conversation, decisions, found):
+            parts = list(self._parts(conversation, decisions, found, scrubbed))
+            for part in parts:
                 part.cut_repeats(known, found)
+            self._number(conversation, decisions, parts, found.fit)
+            for part in parts:
                 if part.turns:
                     part.count(found.scrubbed)
                     yield part.conversation()
+
+    def _number(
+        self,
+        conversation: Conversation,
+        decisions: Sequence[Decision],
+        parts: Sequence["_Part"],
+        fit: dict[str, CleanTurn] | None,
+    ) -> None:
+        """Tell the private details of one kind in a conversation apart, where it holds several."""
+        if not _may_hold_several(conversation, decisions, parts):
+            return
+        made = list(zip(conversation.turns, decisions, strict=True))
+        names = Placeholders(
+            [said for part in parts if part.turns for said in part.learned(made)],
+            also=[text for turn in conversation.turns for text in texts_to_clean(turn) if text],
+        )
+        scrubbed = cache(lambda text: clean_text(text, self.settings, names))
+        numbered: dict[int, CleanTurn] = {}
+        for place, (turn, decision) in enumerate(made):
+            told = system_of(turn, conversation.system)
+            clean = _carried_out(turn, decision, scrubbed(told) if told else None, names)
+            if isinstance(clean, CleanTurn):
+                numbered[place] = clean
+        for part in parts:
+            part.system = scrubbed(part.told) if part.told else None
+            part.turns = [numbered[place] for place in part.places]
+        if fit is not None:
+            fit.update((clean.turn.id, clean) for clean in numbered.values())
 
     def clean_text(self, text: str) -> Scrubbed:
         """One text as it would be learned."""
@@ -302,7 +182,9 @@ class DataCleaner:
         decider = _Decider(self.settings)
         with AllCores(decide_line) as all_cores:
             for batch in _batches(conversations):
-                decisions = iter(self._decide([turn for conversation in batch for turn in conversation.turns], decider, all_cores))
+                decisions = iter(
+                    self._decide([turn for conversation in batch for turn in conversation.turns], decider, all_cores)
+                )
                 for conversation in batch:
                     yield conversation, list(islice(decisions, len(conversation.turns)))
 
@@ -310,36 +192,53 @@ class DataCleaner:
         """Return the decisions on turns: those that are kept and still hold, and new ones."""
         texts = [texts_to_clean(turn) for turn in turns]
         if self._kept is None:
-            return decider.decide(texts, all_cores)
+            return [decision for decision, _ in decider.decide(texts, all_cores)]
         made_from = list(map(decider.hash, texts))
         known = self._kept.get([turn.id for turn in turns])
         kept = [known.get(turn.id, (b"", "")) for turn in turns]
         new = [number for number, made in enumerate(made_from) if kept[number][0] != made]
         decided = dict(zip(new, decider.decide([texts[number] for number in new], all_cores), strict=True))
         if new:
-            self._kept.put((turns[number].id, made_from[number], decided[number].written()) for number in new)
-        return [decided[number] if number in decided else Decision.read(text) for number, (_, text) in enumerate(kept)]
+            self._kept.put((turns[number].id, made_from[number], text) for number, (_, text) in decided.items())
+        return [
+            decided[number][0] if number in decided else Decision.read(text) for number, (_, text) in enumerate(kept)
+        ]
 
-    def _parts(self, conversation: Conversation, decisions: Sequence[Decision], found: "Found") -> Iterator["_Part"]:
-        system = self.clean_text(conversation.system) if conversation.system else None
-        part = _Part(conversation.id, system)
-        stands = {turn.id for turn in standing(conversation.turns)}
+    def _parts(
+        self,
+        conversation: Conversation,
+        decisions: Sequence[Decision],
+        found: "Found",
+        scrubbed: Callable[[str], Scrubbed],
+    ) -> Iterator["_Part"]:
+        """Yield the chosen path, cut at what is dropped, and where the system prompt changes (see
+        `branches.stretches`).
+        """
+        stands = {id(turn) for turn in Tree(conversation.turns).chosen_path()}
         for turn in conversation.turns if len(stands) < len(conversation.turns) else ():
-            if turn.id not in stands:
+            if id(turn) not in stands:
                 found.drop(turn, Reason.REGENERATED)
-        for turn, decision in zip(conversation.turns, decisions, strict=True):
-            clean = carried_out(turn, decision)
+        part = _Part(conversation.id)
+        for place, (turn, decision) in enumerate(zip(conversation.turns, decisions, strict=True)):
+            told = system_of(turn, conversation.system)
+            system = scrubbed(told) if told else None
+            clean = _carried_out(turn, decision, system)
             if found.fit is not None and isinstance(clean, CleanTurn):
                 found.fit[turn.id] = clean
-            if turn.id not in stands:
+            if id(turn) not in stands:
                 continue
             reasons = [reason for reason in (clean, self._unwanted(turn)) if isinstance(reason, Reason)]
             if isinstance(clean, Reason) or reasons:
-                found.drop(turn, _first(reasons))
+                found.drop(turn, first_reason(reasons))
                 yield part
-                part = _Part(conversation.id, system)
+                part = _Part(conversation.id)
             else:
+                if part.turns and system != part.system:
+                    yield part
+                    part = _Part(conversation.id)
+                part.told, part.system = (part.told, part.system) if part.turns else (told, system)
                 part.turns.append(clean)
+                part.places.append(place)
                 part.wordings.append(decision.wording)
         yield part
 
@@ -354,18 +253,53 @@ class DataCleaner:
         return Reason.OWN_ANSWER if own and not approved(turn) else None
 
 
+def _carried_out(
+    turn: Turn, decision: Decision, system: Scrubbed | None, names: Placeholders | None = None
+) -> CleanTurn | Reason:
+    """Return the turn as was decided, with the clean text of its system prompt where it has one of its own."""
+    clean = carried_out(turn, decision, names)
+    if isinstance(clean, Reason) or "system" not in turn.metadata:
+        return clean
+    facts = {**clean.turn.metadata, "system": system.text if system else ""}
+    return replace(clean, turn=clean.turn.model_copy(update={"metadata": facts}))
+
+
+def _may_hold_several(conversation: Conversation, decisions: Sequence[Decision], parts: Sequence["_Part"]) -> bool:
+    """Return whether a conversation may hold two different private details of one kind, or one
+    beside a placeholder that somebody typed.
+    """
+    kinds = Counter(find.kind for each in decisions for change in each.changes.values() for find in change.finds)
+    for part in parts:
+        kinds.update(part.system.counts if part.system else {})
+    if max(kinds.values(), default=0) != 1:
+        return bool(kinds)
+    texts = [text for turn in conversation.turns for text in texts_to_clean(turn) if text]
+    return any("[" in text for text in (*texts, *(part.told for part in parts if part.told)))
+
+
 @dataclass
 class _Part:
-    """A conversation between two turns that were dropped."""
+    """A conversation between two turns that were dropped, or two changes of the system prompt."""
 
     id: str
-    system: Scrubbed | None
+    told: str | None = None  # the system prompt, as it was
+    system: Scrubbed | None = None
     turns: list[CleanTurn] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)  # of each turn, in the conversation
     wordings: list[bytes] = field(default_factory=list)  # of each turn
 
     def conversation(self) -> Conversation:
         turns = tuple(clean.turn for clean in self.turns)
         return Conversation(id=self.id, turns=turns, system=self.system.text if self.system else None)
+
+    def learned(self, made: Sequence[tuple[Turn, Decision]]) -> Iterator[tuple[str, Sequence[Find]]]:
+        """Yield what is learned as it was said, in order, with the private details in it."""
+        if self.told and self.system and self.system.finds:
+            yield normalise(self.told), self.system.finds
+        for turn, decision in (made[place] for place in self.places):
+            for name in SAID:
+                if change := decision.changes.get(name):
+                    yield change.searched(getattr(turn, name)), change.finds
 
     def count(self, scrubbed: Counter[str]) -> None:
         """Add the private details in what is left."""
@@ -374,14 +308,19 @@ class _Part:
                 scrubbed[str(kind)] += count
 
     def cut_repeats(self, known: RepeatedTurns, found: Found) -> None:
-        """Drop what was said before in the same context. A repeat that other turns follow stays: without it nobody would
-        understand them."""
-        number, repeats = -1, []
+        """Drop what was said before in the same context. A repeat that other turns follow stays:
+        without it nobody would understand them.
+        """
+        number, repeats, asked = -1, [], []
         for clean, said in zip(self.turns, self.wordings, strict=True):
+            asked.append(Asked(clean.turn, number, said))
             number, repeated = known.number(clean.turn.user_message, clean.turn.bot_response, number, said)
             repeats.append(repeated)
         while repeats and repeats.pop():
+            self.places.pop()
             found.drop(self.turns.pop().turn, Reason.DUPLICATE)
+        if found.asked is not None:
+            found.asked += asked[: len(self.turns)]
 
 
 class _Decider:
@@ -396,15 +335,16 @@ class _Decider:
         found.update(json.dumps(texts).encode())
         return found.digest()
 
-    def decide(self, turns: Sequence[Texts], all_cores: AllCores) -> list[Decision]:
-        """Decide on turns; if they are many on all cores."""
+    def decide(self, turns: Sequence[Texts], all_cores: AllCores) -> list[tuple[Decision, str]]:
+        """Decide on turns, if they are many on all cores; return each decision, also as it is written."""
         if len(turns) < _MANY:
-            return [decide(texts, self._settings) for texts in turns]
+            return [(decision, decision.written()) for decision in (decide(texts, self._settings) for texts in turns)]
         pieces = [turns[first : first + _PIECE] for first in range(0, len(turns), _PIECE)]
         done = all_cores.apply([json.dumps([asdict(self._settings), piece]).encode() for piece in pieces])
-        return [Decision.read(text) for line in done for text in json.loads(line)]
+        return [(Decision.read(text), text) for line in done for text in json.loads(line)]
 
 
+_SYSTEMS = 64  # system prompts that are kept scrubbed at once: most chats share a few
 _MANY = 2000  # turns for which a child, which takes half a second to start, is worth while
 _PIECE = 250  # turns that a core takes at once
 _BATCH = 10_000  # turns that are decided upon at once

@@ -3,6 +3,8 @@
 jsonl        a turn a line, as the log has it
 json         a list of conversations with their turns
 csv          a turn a row, for spreadsheets
+parquet      a turn a row, for data frames; `metadata` is JSON
+markdown     for people: a heading for each conversation, then what was said
 chatml       one conversation a line
 alpaca       one turn a record, with the earlier ones as its history
 instruction  one turn a line, with the earlier ones as its history
@@ -13,18 +15,23 @@ The last three are training data: one answer to each question. pair_formats.py s
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fine_tuning import paths
+from fine_tuning.branches import on_chosen_paths, stretches
 from fine_tuning.config import DatasetFormat
-from fine_tuning.conversation import Conversation, parse_conversations, standing
+from fine_tuning.conversation import Conversation, Turn, parse_conversations
 from fine_tuning.data_collection.pair_formats import FORMATS, Example
 from fine_tuning.errors import DataError
 
 _COLUMNS = ("id", "session_id", "timestamp", "user_message", "bot_response", "model", "rating")
 _MARK = "exported.json"  # how many turns were exported last
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+_AT_ONCE = 10_000  # turns of a Parquet file that are written together
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -34,11 +41,13 @@ class DataExporter:
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = Path(folder) if folder else paths.home() / "exports"
 
-    def export_all_formats(self, conversations: Sequence[Conversation | dict[str, Any]]) -> dict[str, Path]:
+    def export_all_formats(self, conversations: Sequence[Conversation | dict[str, object]]) -> dict[str, Path]:
         """Write every format, as `export` does."""
         return self.export(conversations, _FORMATS)
 
-    def export(self, conversations: Sequence[Conversation | dict[str, Any]], formats: Iterable[str]) -> dict[str, Path]:
+    def export(
+        self, conversations: Sequence[Conversation | dict[str, object]], formats: Iterable[str]
+    ) -> dict[str, Path]:
         """Write these formats in place of older exports, and return the paths by format.
 
         Raises DataError that names every record that is no conversation, or an unknown format.
@@ -47,7 +56,9 @@ class DataExporter:
         return {format: write_export(parsed, format, self.folder / _known(format).file) for format in map(str, formats)}
 
     def export_when_due(self, conversations: Sequence[Conversation], every: int) -> bool:
-        """Write every format if there are `every` more turns than at the last time, or fewer than then. Return whether it was due."""
+        """Write every format if there are `every` more turns than at the last time, or fewer than
+        then. Return whether it was due.
+        """
         mark, turns = self.folder / _MARK, sum(len(conversation.turns) for conversation in conversations)
         before = int(paths.read_json(mark)) if mark.exists() else 0
         if before <= turns < before + every:
@@ -69,14 +80,16 @@ class DataExporter:
         return there
 
 
-def write_export(conversations: Sequence[Conversation | dict[str, Any]], format: str, path: Path) -> Path:
-    """Write one format to `path`, whole or not at all. DataError for an unknown format, an unwritable place, or that of the logs."""
+def write_export(conversations: Sequence[Conversation | dict[str, object]], format: str, path: Path) -> Path:
+    """Write one format to `path`, whole or not at all. DataError for an unknown format, an
+    unwritable place, or that of the logs.
+    """
     render = _known(format).render
     if paths.real(path).parent == paths.real(paths.conversations_dir()):
         raise DataError(f"{path} lies among the logs, and an export could replace one: name another folder")
     try:
         parsed = parse_conversations(conversations)
-        paths.atomic_write(path, (piece.encode() for piece in render(parsed)))
+        paths.atomic_write(path, render(parsed))
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
     return path
@@ -87,9 +100,58 @@ def file_of(format: str) -> str:
     return _known(format).file
 
 
-def render(conversations: list[Conversation], format: str) -> Iterator[str]:
-    """Yield an export's text in pieces. DataError, at once, for an unknown format."""
+def render(conversations: list[Conversation], format: str) -> Iterator[bytes]:
+    """Yield an export in pieces, text in UTF-8. DataError, at once, for an unknown format."""
     return _known(format).render(conversations)
+
+
+def _in_utf8(render: Callable[[list[Conversation]], Iterator[str]]) -> Callable[[list[Conversation]], Iterator[bytes]]:
+    return lambda conversations: (piece.encode() for piece in render(conversations))
+
+
+def _parquet(conversations: list[Conversation]) -> Iterator[bytes]:
+    """Yield a table, some thousands of turns at a time."""
+    import pyarrow
+    import pyarrow.parquet
+
+    schema = pyarrow.schema([(column, pyarrow.string()) for column in (*_COLUMNS, "metadata")])
+    turns = (turn for conversation in conversations for turn in conversation.turns)
+    sink = _Sink()
+    with pyarrow.parquet.ParquetWriter(sink, schema) as writer:
+        while batch := list(islice(turns, _AT_ONCE)):
+            writer.write_table(pyarrow.Table.from_pylist([_parquet_row(turn) for turn in batch], schema))
+            yield sink.taken()
+    yield sink.taken()
+
+
+def _parquet_row(turn: Turn) -> dict[str, str | None]:
+    facts = {**turn.metadata, **turn.model_dump(exclude={"metadata"})}
+    row = {column: None if facts.get(column) is None else str(facts[column]) for column in _COLUMNS}
+    return row | {"metadata": json.dumps(turn.metadata, ensure_ascii=False)}
+
+
+class _Sink(io.RawIOBase):
+    """A file that is only written to, and whose content is taken away piece by piece."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._written = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, piece: Any) -> int:
+        self._pieces.append(bytes(piece))
+        self._written += len(self._pieces[-1])
+        return len(self._pieces[-1])
+
+    def tell(self) -> int:
+        return self._written
+
+    def taken(self) -> bytes:
+        """Return what was written since the last time."""
+        found, self._pieces = b"".join(self._pieces), []
+        return found
 
 
 def _jsonl(conversations: list[Conversation]) -> Iterator[str]:
@@ -108,8 +170,39 @@ def _csv(conversations: list[Conversation]) -> Iterator[str]:
         yield _row([_cell(facts.get(column)) for column in _COLUMNS])
 
 
+def _markdown(conversations: list[Conversation]) -> Iterator[str]:
+    """Yield what stands, one answer to each question. What was said is Markdown already, and is left as it is."""
+    before = ""
+    for conversation in conversations:
+        turns = on_chosen_paths(conversation.turns)
+        begun = next((turn.timestamp for turn in turns if turn.timestamp), "")
+        yield f"{before}# Conversation{f' of {begun[:10]}' if begun else ''}\n"
+        if conversation.system:
+            yield f"\n**System prompt**\n\n{_block(conversation.system)}\n"
+        for turn in turns:
+            who = str(turn.metadata.get("model") or "Assistant")
+            yield f"\n## You\n\n{_block(turn.user_message)}\n\n## {_line(who)}\n\n{_block(turn.bot_response)}\n"
+        before = "\n---\n\n"
+
+
+def _block(text: str) -> str:
+    """Return a text that ends with its last line, and closes the fence that it may have left open."""
+    lines, fence = text.strip("\n").split("\n"), ""
+    for line in lines:
+        found = _FENCE.match(line)
+        if found and not fence:
+            fence = found[1]
+        elif found and found[1].startswith(fence) and not line.strip(f" {fence[0]}"):
+            fence = ""
+    return "\n".join([*lines, fence] if fence else lines)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
 def _chatml(conversations: list[Conversation]) -> Iterator[str]:
-    examples = (Example(_exchanges(conversation), conversation.system or "") for conversation in conversations)
+    examples = (example for conversation in conversations for example in _examples(conversation))
     return _lines(FORMATS[DatasetFormat.CHATML].of(example) for example in examples)
 
 
@@ -121,16 +214,16 @@ def _instruction(conversations: list[Conversation]) -> Iterator[str]:
     return _lines(FORMATS[DatasetFormat.INSTRUCTION].of(example) for example in _by_turn(conversations))
 
 
-def _exchanges(conversation: Conversation) -> list[tuple[str, str]]:
-    """Return each question with its one answer."""
-    return [(turn.user_message, turn.bot_response) for turn in standing(conversation.turns)]
+def _examples(conversation: Conversation) -> Iterator[Example]:
+    """Yield what stands, each question with its one answer: one example, or several where the system prompt changes."""
+    for stretch in stretches(conversation):
+        yield Example([(turn.user_message, turn.bot_response) for turn in stretch.turns], stretch.system)
 
 
 def _by_turn(conversations: list[Conversation]) -> Iterator[Example]:
     """Yield one example for each question, with the exchanges before it."""
-    for conversation in conversations:
-        exchanges = _exchanges(conversation)
-        yield from (Example(exchanges[:end], conversation.system or "") for end in range(1, len(exchanges) + 1))
+    for whole in (example for conversation in conversations for example in _examples(conversation)):
+        yield from (Example(whole.exchanges[:end], whole.system) for end in range(1, len(whole.exchanges) + 1))
 
 
 def _cell(value: object) -> str:
@@ -145,33 +238,36 @@ def _row(cells: Sequence[str]) -> str:
     return line.getvalue()
 
 
-def _lines(records: Iterable[dict[str, Any]]) -> Iterator[str]:
+def _lines(records: Iterable[dict[str, object]]) -> Iterator[str]:
     return (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
-def _array(records: Iterable[dict[str, Any]]) -> Iterator[str]:
+def _array(records: Iterable[dict[str, object]]) -> Iterator[str]:
     """Yield what `json.dumps(list(records), indent=2)` returns, and the end of its line."""
     before = "["
     for record in records:
-        yield before + "\n  " + json.dumps(record, ensure_ascii=False, indent=2).replace("\n", "\n  ")  # no text holds a line's end
+        # no text holds a line's end
+        yield before + "\n  " + json.dumps(record, ensure_ascii=False, indent=2).replace("\n", "\n  ")
         before = ","
     yield "[]\n" if before == "[" else "\n]\n"
 
 
 class _Format(NamedTuple):
     file: str
-    render: Callable[[list[Conversation]], Iterator[str]]
+    render: Callable[[list[Conversation]], Iterator[bytes]]
 
 
 _LOG: dict[str, _Format] = {
-    "jsonl": _Format("conversations.jsonl", _jsonl),
-    "json": _Format("conversations.json", _json),
-    "csv": _Format("conversations.csv", _csv),
+    "jsonl": _Format("conversations.jsonl", _in_utf8(_jsonl)),
+    "json": _Format("conversations.json", _in_utf8(_json)),
+    "csv": _Format("conversations.csv", _in_utf8(_csv)),
+    "parquet": _Format("conversations.parquet", _parquet),
+    "markdown": _Format("conversations.md", _in_utf8(_markdown)),
 }
 _TRAINING: dict[str, _Format] = {
-    DatasetFormat.CHATML.value: _Format("chatml.jsonl", _chatml),
-    DatasetFormat.ALPACA.value: _Format("alpaca.json", _alpaca),
-    DatasetFormat.INSTRUCTION.value: _Format("instruction.jsonl", _instruction),
+    DatasetFormat.CHATML.value: _Format("chatml.jsonl", _in_utf8(_chatml)),
+    DatasetFormat.ALPACA.value: _Format("alpaca.json", _in_utf8(_alpaca)),
+    DatasetFormat.INSTRUCTION.value: _Format("instruction.jsonl", _in_utf8(_instruction)),
 }
 _FORMATS = _LOG | _TRAINING
 

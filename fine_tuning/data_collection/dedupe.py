@@ -1,6 +1,8 @@
-"""What was said twice: repeated turns, which need to be learned only once, and look-alike texts, which must not be split up.
+"""What was said twice: repeated turns, which need to be learned only once, and look-alike texts,
+which must not be split up.
 
-Several phrasings of one question are the best that a small data set can hold, so a turn repeats another only if it says nothing new at all.
+Several phrasings of one question are the best that a small data set can hold, so a turn repeats
+another only if it says nothing new at all.
 """
 
 import tempfile
@@ -15,7 +17,7 @@ import numpy.typing as npt
 
 from fine_tuning import paths
 from fine_tuning.data_collection.number_table import NumberTable
-from fine_tuning.data_collection.wording import Wording, fold, may_be_mistyped, same_wording, wording
+from fine_tuning.data_collection.wording import Wording, fold, gist, may_be_mistyped, same_wording, wording
 
 Hashes = npt.NDArray[np.uint64]
 Groups = npt.NDArray[np.int64]
@@ -35,26 +37,30 @@ _MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD
 _FACTORS = np.random.default_rng(0).integers(0, 2**63, _ROWS, np.uint64) * 2 + 1
 
 
+_HASH = 8  # bytes: of a million turns two have the same by chance in one of ten million logs
+ANSWER, _EXACT, TOPIC = slice(_HASH), slice(2 * _HASH), slice(2 * _HASH, 3 * _HASH)
+
+
 def fingerprint(asked: Wording, answered: Wording) -> bytes:
-    """Return what tells repeats without the words themselves: hashes of the answer's words, the question's, and of the question's sketch.
+    """Return what tells repeats without the words themselves: hashes of the answer's words, the
+    question's, and of the sketch of its gist.
 
     Questions that may be compared at all have the same sketch.
     """
-    return b"".join(map(_hash, (answered.words, asked.words, tuple(map(_sketch, asked.words)))))
-
-
-_HASH = 8  # bytes: of a million turns two have the same by chance in one of ten million logs
+    return b"".join(map(_hash, (answered.words, asked.words, _sketched(gist(asked)[0]))))
 
 
 def _hash(words: Sequence[str]) -> bytes:
-    return blake2b("\x1f".join(words).encode("utf-8", "surrogatepass"), digest_size=_HASH).digest()  # in no word is such a control
+    # in no word is such a control
+    return blake2b("\x1f".join(words).encode("utf-8", "surrogatepass"), digest_size=_HASH).digest()
 
 
 class RepeatedTurns:
     """Recognises a turn that came before.
 
-    It repeats it if the wording of the answers is the same, and so is that of the questions but for typing errors in long words
-    ("holiday", "holidays"; not in names). In answers none is forgiven: "eight days" is not "eighty days".
+    It repeats it if the wording of the answers is the same, and so is that of the questions but for
+    typing errors in long words ("holiday", "holidays"; not in names). In answers none is forgiven:
+    "eight days" is not "eighty days".
     """
 
     def __init__(self) -> None:
@@ -68,12 +74,13 @@ class RepeatedTurns:
     def number(self, question: str, answer: str, after: int = -1, said: bytes = b"") -> tuple[int, bool]:
         """The number of this turn, or of the one that it repeats, and whether it repeats one.
 
-        `after` is the number of the turn before it in its conversation (-1 if it is the first): after other words the same ones say
-        something else ("And what does that cost?"). `said`: their `fingerprint`, if it is known.
+        `after` is the number of the turn before it in its conversation (-1 if it is the first):
+        after other words the same ones say something else ("And what does that cost?"). `said`:
+        their `fingerprint`, if it is known.
         """
         said = said or fingerprint(wording(question), wording(answer))
         before = after.to_bytes(_HASH, signed=True)
-        exact, similar = hash(before + said[: 2 * _HASH]), hash(before + said[:_HASH] + said[2 * _HASH :])
+        exact, similar = hash(before + said[_EXACT]), hash(before + said[ANSWER] + said[TOPIC])
         earlier = self._exact.get(exact)
         # Only few questions have the same sketch, so time grows with the number of turns.
         last = self._similar.get(similar)
@@ -109,15 +116,16 @@ class RepeatedTurns:
             yield number, self._compared[number]
 
 
-def _sketch(word: str) -> str:
-    return word[0] + "…" if may_be_mistyped(word) else word
+def _sketched(words: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word[0] + "…" if may_be_mistyped(word) else word for word in words)
 
 
 def group_near_duplicates(texts: Sequence[str]) -> list[int]:
     """A group number for each text; texts that look alike, directly or through others, share one.
 
-    Alike means that of the 4-character pieces of two folded texts, at least 80 % are in both (Jaccard similarity). MinHash proposes pairs
-    (Broder 1997; for training data Lee et al., arXiv 2107.06499), which are then compared; it misses 3 in 1000 of those just alike enough.
+    Alike means that of the 4-character pieces of two folded texts, at least 80 % are in both
+    (Jaccard similarity). MinHash proposes pairs (Broder 1997; for training data Lee et al., arXiv
+    2107.06499), which are then compared; it misses 3 in 1000 of those just alike enough.
     """
     groups: list[int] = near_duplicates(texts).tolist()
     return groups
@@ -126,8 +134,9 @@ def group_near_duplicates(texts: Sequence[str]) -> list[int]:
 def near_duplicates(texts: Sequence[str]) -> Groups:
     """Return the same as an array: the number of a group is that of its first text.
 
-    All texts are read once, in order; those that may look alike are read again. What is known of a text meanwhile lies in a temporary
-    file of numbers: of a million texts some 30 MB are in memory at once.
+    All texts are read once, in order; those that may look alike are read again. What is known of a
+    text meanwhile lies in a temporary file of numbers: of a million texts some 30 MB are in memory
+    at once.
     """
     shingles = lru_cache(_CACHED)(lambda index: np.unique(_shingles([fold(texts[index])])[0]))
     with _Sketches() as sketches:
@@ -145,7 +154,9 @@ def near_duplicates(texts: Sequence[str]) -> Groups:
 
 
 class _Sketches:
-    """MinHash signatures of texts, in a temporary file: for each text a byte of each hash, and for each band a hash of its hashes."""
+    """MinHash signatures of texts, in a temporary file: for each text a byte of each hash, and for
+    each band a hash of its hashes.
+    """
 
     def __init__(self) -> None:
         self._count = 0
@@ -175,8 +186,9 @@ class _Sketches:
         return first[same]
 
     def alike(self, numbers: Groups) -> Iterator[tuple[int, int]]:
-        """Yield pairs of these texts that agree in all rows of some band of their signatures, and in nearly as much of the whole as they
-        should."""
+        """Yield pairs of these texts that agree in all rows of some band of their signatures, and
+        in nearly as much of the whole as they should.
+        """
         done = np.empty(0, np.int64)
         for band in range(_BANDS):
             pairs = np.setdiff1d(_neighbours(self._band(band)[numbers], numbers, self._count), done)
@@ -197,7 +209,8 @@ class _Sketches:
     def _agreeing(self, ones: Groups, others: Groups) -> npt.NDArray[np.int64]:
         """Return in how many hashes the texts of each pair agree."""
         signatures = [
-            np.frombuffer(b"".join(map(self._signature, each.tolist())), np.uint8).reshape(-1, _HASHES) for each in (ones, others)
+            np.frombuffer(b"".join(map(self._signature, each.tolist())), np.uint8).reshape(-1, _HASHES)
+            for each in (ones, others)
         ]
         return np.count_nonzero(signatures[0] == signatures[1], axis=1)
 
@@ -223,7 +236,9 @@ def _neighbours(keys: Hashes, numbers: Groups, count: int) -> Groups:
 
 
 def _shingles(texts: Sequence[str]) -> tuple[Hashes, Hashes]:
-    """Return a number for each piece of each text (for all of it, if it is shorter than one), and where each text's begin, and the end."""
+    """Return a number for each piece of each text (for all of it, if it is shorter than one), and
+    where each text's begin, and the end.
+    """
     padded = [text.ljust(_SHINGLE) for text in texts]
     sizes = np.fromiter(map(len, padded), np.int64, len(padded))
     codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)

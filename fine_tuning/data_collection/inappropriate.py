@@ -1,11 +1,12 @@
 """Words that no model of ours should learn to say.
 
-A short list on purpose: words that are obscene, or a slur, in nearly every use. Kept libraries were tried on texts about Scunthorpe,
-butt joints, sex education, tit for tat, Moby Dick and fire retardants: each takes some of them for filth, up to half. What a list cannot
-know, people exclude.
+A short list on purpose: words that are obscene, or a slur, in nearly every use. Kept libraries were
+tried on texts about Scunthorpe, butt joints, sex education, tit for tat, Moby Dick and fire
+retardants: each takes some of them for filth, up to half. What a list cannot know, people exclude.
 
-Some of the words are ordinary ones of another language, or names: those count only in a text of the language they are obscene in, and
-where a text is too short to tell, in no text. A masked word ("f**k") counts among words, not among operators.
+Some of the words are ordinary ones of another language, or names: those count only in a text of the
+language they are obscene in, and where a text is too short to tell, in no text. A masked word
+("f**k") counts among words, not among operators.
 """
 
 import re
@@ -21,8 +22,9 @@ _WHOLE = """
     ficken fotze fotzen hurensöhne wichser schlampe schlampen missgeburt
     connard connards connasse enculé enculés salope salopes gilipollas maricón pendejo pendejos coño
     caralho viado stronzo stronza stronzi coglione coglioni kurwa spierdalaj skurwysyn блядь пизда пиздец ебать
-"""
-# The languages in which it is obscene, and those in which it is an ordinary word ("end", "got", "times", "foam", "sheath").
+"""  # noqa: E501
+# The languages in which it is obscene, and those in which it is an ordinary word ("end", "got",
+# "times", "foam", "sheath").
 _SHARED = {
     "slut": ({"en"}, {"sv", "da"}),
     "sluts": ({"en"}, {"sv", "da"}),
@@ -32,16 +34,20 @@ _SHARED = {
     "хуй": ({"ru"}, {"mn"}),
 }
 _SHARED_WORD = re.compile(rf"(?i)(?<![^\W_])(?:{'|'.join(_SHARED)})(?![^\W_])")
+_SHARED_STEMS = ("slut", "fick", "puta", "хуй")
 _SURELY = re.compile(
-    r"(?i)\b(?:(?:you|dirty|stupid|little|fat|such a|what a|like a|is a|called me a|fucking) sluts?|fick (?:dich|euch|mich|deine?)"
+    r"(?i)\b(?:(?:you|dirty|stupid|little|fat|such a|what a|like a|is a|called me a|fucking) sluts?|fick "
+    r"(?:dich|euch|mich|deine?)"
     r"|hij[oa]s? de (?:la gran )?puta|puta madre|puta que|filh[oa]s? da puta|(?:на|иди|пошел|пошёл) хуй)\b"
 )
 # Frequent words of each language, and its name in a few: enough to tell which of them a text is in.
 _FREQUENT = {
     "en": "the a an is are was were and of to in that it you i my your she he they this not do what with for at",
     "de": "der die das und ist nicht ein eine ich du er wir mit auf für den von zu dem sich mal dich dir mich was wie",
-    "sv": "och är att det som en ett jag inte på av för med han hon den till har om vi du var när men kan svenska swedish schwedisch sueco",
-    "da": "og er at det som en et jeg ikke på af for med han hun den til har om vi du var når men kan dansk danish dänisch",
+    "sv": "och är att det som en ett jag inte på av för med han hon den till har om vi du var när men kan svenska "
+    "swedish schwedisch sueco",
+    "da": "og er at det som en et jeg ikke på af for med han hun den til har om vi du var når men kan dansk danish "
+    "dänisch",
     "es": "de la el que y en un una es los no con por las se eres tu su mi me lo para como",
     "pt": "de a o que e em um uma é os não com por as se você tu seu meu para como do da",
     "hr": "je i u se na da sam si nije što za su od li ne dva tri četiri nekoliko više ovog puno bila bilo",
@@ -62,15 +68,19 @@ _BESIDE = re.compile(r"[^\W\d_]{2,}|\b[aioy]\b")
 _OPERATOR = re.compile(r"[=+/^%<>|&~\[\](){}\d]|\*\*|\\|_")
 _VARIABLE = re.compile(r"(?<![\w'’])[b-hj-nqs-z](?![\w'’])")
 _WORDS_OF_CODE = (
-    "return print lambda yield assert value values power exponent compute computes calculate calculates python formula expression variable"
+    "return print lambda yield assert value values power exponent compute computes calculate calculates python "
+    "formula expression variable"
     " multiply product operator equals plus minus times sum let given term result results where evaluates raised code"
 )
 _OF_CODE = frozenset(_WORDS_OF_CODE.split())
 
 _LEET = str.maketrans("@$013457", "asoieast")
+_OF_LEET = re.compile(f"[{''.join(map(chr, _LEET))}]")
 _REPEATED = re.compile(r"(.)\1+")
+_AGAIN = re.compile(r"(.)(?=\1)")
 _WORD = re.compile(r"[^\W_]+")
 _SPELLED = re.compile(r"\b(?:\w[ ._-]){2,}\w\b")
+_OF_SPELLED = re.compile(r"[ ._-]\w[ ._-]\w\b")
 _SENTENCE = re.compile(r"[^.!?\n\"“”„«»()]+")
 
 
@@ -78,21 +88,26 @@ def is_inappropriate(text: str | Layout) -> bool:
     """Return whether a word of the list is in `text`, also as "sh1t", "fuuuck" or "f u c k"."""
     layout = Layout.of(text)
     text = layout.text
-    plain = text.casefold().translate(_LEET)
-    spelled = [re.sub(r"[ ._-]", "", match) for match in _SPELLED.findall(plain)]
+    plain = text.casefold()
+    if _OF_LEET.search(plain):
+        plain = plain.translate(_LEET)
+    found = _SPELLED.findall(plain) if _OF_SPELLED.search(plain) else ()
+    spelled = [re.sub(r"[ ._-]", "", match) for match in found]
     if _holds(plain) or any(map(_holds, spelled)):
         return True
-    if any(stem in plain for stem in ("slut", "fick", "puta", "хуй")) and (_SURELY.search(text) or _holds_shared(text)):
+    if any(map(plain.__contains__, _SHARED_STEMS)) and (_SURELY.search(text) or _holds_shared(text)):
         return True
     return "*" in text and _holds_masked(layout)
 
 
 def _holds(text: str) -> bool:
-    """First with every letter once, which is quick; then those that are double in the word must be so in the text: Niger is a country."""
+    """First with every letter once, which is quick; then those that are double in the word must be
+    so in the text: Niger is a country.
+    """
     short = _once(text)
-    suspects = [word for once, words in _shortened(_ANYWHERE).items() if once in short for word in words]
-    whole = _shortened(_WHOLE)
-    suspects += [word for once in whole.keys() & _WORD.findall(short) for word in whole[once]]
+    anywhere, whole = _shortened(_ANYWHERE), _shortened(_WHOLE)
+    suspects = [word for once in filter(short.__contains__, anywhere) for word in anywhere[once]]
+    suspects += [word for once in filter(whole.__contains__, _WORD.findall(short)) for word in whole[once]]
     return any(_pattern(word).search(_REPEATED.sub(r"\1\1", text)) for word in suspects)
 
 
@@ -102,7 +117,10 @@ def _holds_shared(text: str) -> bool:
     for sentence in _SENTENCE.findall(text):
         if words := {match[0].casefold() for match in _SHARED_WORD.finditer(sentence) if not _is_name(match)}:
             languages = _languages(sentence) or whole
-            if any(languages & obscene and not languages & ordinary for obscene, ordinary in map(_SHARED.__getitem__, words)):
+            if any(
+                languages & obscene and not languages & ordinary
+                for obscene, ordinary in map(_SHARED.__getitem__, words)
+            ):
                 return True
     return False
 
@@ -113,7 +131,9 @@ def _is_name(match: re.Match[str]) -> bool:
 
 
 def _languages(text: str) -> frozenset[str]:
-    """Return the languages that most of the frequent words in `text` are of: more than one if as many, none if there are no such words."""
+    """Return the languages that most of the frequent words in `text` are of: more than one if as
+    many, none if there are no such words.
+    """
     counts: Counter[str] = Counter()
     for word in _WORD.findall(text.casefold()):
         counts.update(_LANGUAGES.get(word, ()))
@@ -135,7 +155,7 @@ def _holds_masked(layout: Layout) -> bool:
 
 
 def _once(text: str) -> str:
-    return _REPEATED.sub(r"\1", text)
+    return _AGAIN.sub("", text)
 
 
 @cache

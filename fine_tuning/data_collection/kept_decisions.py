@@ -1,8 +1,9 @@
 """What was decided on each turn of a log when it was last cleaned: a table in data/state.db.
 
-It holds nothing that was said: only where private details stand, why a turn is not learned, and hashes, by which it is known whether the
-turn's texts and the rules are still the same. A row goes when its turn goes from the log's index. Losing the table loses nothing: what is
-not there is decided anew.
+It holds nothing that was said: only where private details stand, why a turn is not learned, and
+hashes, by which it is known whether the turn's texts and the rules are still the same. A row goes
+when its turn goes from the log's index. Losing the table loses nothing: what is not there is
+decided anew.
 """
 
 from collections.abc import Collection, Iterable
@@ -36,7 +37,9 @@ class KeptDecisions:
         return found
 
     def put(self, decisions: Iterable[tuple[str, bytes, str]]) -> None:
-        """Keep decisions, given as (turn, hash, decision), in place of earlier ones; not of a turn that is no longer there."""
+        """Keep decisions, given as (turn, hash, decision), in place of earlier ones; not of a turn
+        that is no longer there.
+        """
         with state.connect() as database:
             database.execute("PRAGMA synchronous = NORMAL")  # what a power cut takes is decided anew
             with state.transaction(database):

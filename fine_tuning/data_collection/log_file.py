@@ -1,10 +1,12 @@
 """A file of lines that any number of processes append to, and that a crash cannot spoil.
 
-Reading changes nothing. A file that holds lines, and none of the log's, is somebody else's: it is refused, and left as it is. Each line
-stands for itself and has a checksum of its own (`log_lines`); until a rewrite replaces the file, a line stays at its offset.
+Reading changes nothing. A file that holds lines, and none of the log's, is somebody else's: it is
+refused, and left as it is. Each line stands for itself and has a checksum of its own (`log_lines`);
+until a rewrite replaces the file, a line stays at its offset.
 
-Beside `conversations.jsonl` lie `conversations.jsonl.lock` (empty, and never removed: all who wait must wait on the same file) and, if
-there was damage, `conversations.jsonl.damaged`: the lines that could not be read, byte for byte.
+Beside `conversations.jsonl` lie `conversations.jsonl.lock` (empty, and never removed: all who wait
+must wait on the same file) and, if there was damage, `conversations.jsonl.damaged`: the lines that
+could not be read, byte for byte.
 """
 
 import errno
@@ -38,7 +40,9 @@ class Stamp(NamedTuple):
 
 
 class LogFile:
-    """All that writes must be called inside `locked()`. Raises DataError when the file system refuses, or for a file that is not ours."""
+    """All that writes must be called inside `locked()`. Raises DataError when the file system
+    refuses, or for a file that is not ours.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = paths.real(path)  # one lock, by whatever name the log is reached
@@ -47,9 +51,11 @@ class LogFile:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep all other writers out, in this process and any other. Not reentrant. Raises Busy when the wait is too long.
+        """Keep all other writers out, in this process and any other. Not reentrant. Raises Busy
+        when the wait is too long.
 
-        The lock is a file of its own, and the log is opened only under it: who waited never writes to a file that was replaced meanwhile.
+        The lock is a file of its own, and the log is opened only under it: who waited never writes
+        to a file that was replaced meanwhile.
         """
         self.check("write")  # before anything is made beside it
         with self._refusals("lock"):
@@ -58,14 +64,18 @@ class LogFile:
             try:
                 lock.acquire()
             except filelock.Timeout as error:
-                raise Busy(f"{self.path} is locked by another program for {LOCK_TIMEOUT:.0f} s: end it, and try again") from error
+                raise Busy(
+                    f"{self.path} is locked by another program for {LOCK_TIMEOUT:.0f} s: end it, and try again"
+                ) from error
         try:
             yield
         finally:
             lock.release()
 
     def append(self, *lines: bytes) -> None:
-        """Add lines; on return they are on the disk. A torn last line is ended first. What cannot be written whole is taken back."""
+        """Add lines; on return they are on the disk. A torn last line is ended first. What cannot
+        be written whole is taken back.
+        """
         with self._refusals("write"), _opened(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as file:
             end = os.lseek(file, 0, os.SEEK_END)
             try:
@@ -83,7 +93,9 @@ class LogFile:
             return _ends_line(content.fileno(), stamp.size) if stamp.size else True
 
     def read(self) -> tuple[list[bytes], bytes]:
-        """The ended lines, and what follows the last of them: nothing, a line that is being written, or one that never was."""
+        """The ended lines, and what follows the last of them: nothing, a line that is being
+        written, or one that never was.
+        """
         self.check()
         *lines, tail = self._bytes(self.path).split(b"\n")
         return lines, tail
@@ -102,7 +114,8 @@ class LogFile:
             yield content, stamp
 
     def cut(self, ranges: Sequence[tuple[int, int]], added: Sequence[bytes] = (), opened: bool = False) -> None:
-        """Rewrite the file without the lines at `ranges` (start and length, in order), and with the lines `added` behind all others.
+        """Rewrite the file without the lines at `ranges` (start and length, in order), and with the
+        lines `added` behind all others.
 
         `opened`: if nothing is left behind the first range, the line before it is not ended, as it was before them.
         """
@@ -132,24 +145,35 @@ class LogFile:
                 return Stamp()
 
     def check(self, what: str = "read") -> None:
-        """DataError if the file is not the log's: no regular file, or with lines of which none is ours. Reads to the first that is."""
+        """DataError if the file is not the log's: no regular file, or with lines of which none is
+        ours. Reads to the first that is.
+        """
         with self._refusals(what), suppress(FileNotFoundError), _opened(self.path, os.O_RDONLY) as descriptor:
             with os.fdopen(os.dup(descriptor), "rb") as file:
                 pieces = filter(bytes.strip, iter(partial(file.readline, _PIECE), b""))
                 first = next(pieces, None)
                 if first is None or is_ours(first) or any(map(is_ours, pieces)):
                     return
-            raise DataError(f"{self.path} is no byoai log: no line of it is a turn. It was left as it is; name another file for the log")
+            raise DataError(
+                f"{self.path} is no byoai log: no line of it is a turn. It was left as it is; name another file for "
+                "the log"
+            )
 
     def rewrite(self, lines: Sequence[bytes]) -> None:
-        """Put `lines` in place of all that is there. A crash leaves the old or the new file, and no third one for long."""
+        """Put `lines` in place of all that is there. A crash leaves the old or the new file, and no
+        third one for long.
+        """
         self._replace(self.path, (line + b"\n" for line in lines))
 
     def set_aside(self, damaged: Sequence[bytes], kept: Sequence[bytes]) -> None:
-        """Move lines into the quarantine. They are safe there before they leave the log; a crash in between doubles none of them."""
+        """Move lines into the quarantine. They are safe there before they leave the log; a crash in
+        between doubles none of them.
+        """
         before = self.quarantined()
         known = set(before)
-        self._replace(self.quarantine, (line + b"\n" for line in [*before, *(line for line in damaged if line not in known)]))
+        self._replace(
+            self.quarantine, (line + b"\n" for line in [*before, *(line for line in damaged if line not in known)])
+        )
         self.rewrite(kept)
 
     def quarantined(self) -> list[bytes]:
@@ -181,7 +205,8 @@ class LogFile:
             yield
         except OSError as error:
             raise DataError(
-                f"cannot {what} the log {self.path}: {error.strerror or error}. Check the path, the disk's space and the permissions"
+                f"cannot {what} the log {self.path}: {error.strerror or error}. Check the path, the disk's space and "
+                "the permissions"
             ) from error
 
 
@@ -198,7 +223,9 @@ def _read(content: BinaryIO, count: int) -> Iterator[bytes]:
 
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
-    """Open a regular file: opening a pipe would wait, and reading a device may never end. Only its owner may read a new one."""
+    """Open a regular file: opening a pipe would wait, and reading a device may never end. Only its
+    owner may read a new one.
+    """
     file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o600)
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):

@@ -1,19 +1,21 @@
 """One line of the log: a turn or an event as a JSON object, whose last key, "crc32", is the checksum of the rest.
 
-The checksum shows that a line was altered on the disk after it was written; it is no signature. It is CRC-32 (`zlib.crc32`) in eight
-hexadecimal digits, of the object without it as `json.dumps(record, ensure_ascii=False)` writes it: other white space between the parts
-changes nothing. A line without a checksum is taken as it is: logs written before there were any, exports, lines written by hand.
+The checksum shows that a line was altered on the disk after it was written; it is no signature. It
+is CRC-32 (`zlib.crc32`) in eight hexadecimal digits, of the object without it as
+`json.dumps(record, ensure_ascii=False)` writes it: other white space between the parts changes
+nothing. A line without a checksum is taken as it is: logs written before there were any, exports,
+lines written by hand.
 """
 
 import codecs
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fine_tuning.conversation import Turn, whole_characters
-from fine_tuning.data_collection.blackout import texts_in
+from fine_tuning.data_collection.redaction import texts_in
 from fine_tuning.errors import DataError
 from fine_tuning.thoughts import split_thoughts
 
@@ -24,7 +26,8 @@ _CHECKSUM = "crc32"
 _SEAL = re.compile(rb', "crc32": "([0-9a-f]{8})"\}')
 _SEAL_LENGTH = len(', "crc32": "01234567"}')
 _SPACE = b" \t\r\n"
-_OURS = {"model", "digest", "engine", "incomplete", "regenerates", "import", "ended_line"}  # what byoai itself says of an answer
+# what byoai itself says of an answer
+_OURS = {"model", "digest", "engine", "incomplete", "regenerates", "parent", "import", "ended_line"}
 _NAME = re.compile(rb'"(?:id|turn_id|session_id)": ?"([^"\\]+)"')
 _HEAD = re.compile(rb'\{("id": "[^"\\]+", "session_id"|"event": "[^"\\]+", "turn_id"): "[^"\\]+",')
 _TURN_HEAD = re.compile(rb'\{"id": "[^"\\]+", "session_id": "[^"\\]+", "timestamp": "[^"\\]*", "user_message": "')
@@ -35,14 +38,18 @@ _AFTER_ID = b'", "session_id": "'
 _HALF = re.compile("[\ud800-\udfff]")  # half a character: no text that could be written anywhere
 
 
-def encode(record: dict[str, Any]) -> bytes:
-    """Return the line of a turn or an event, with its checksum and without its end. DataError for what JSON cannot hold."""
+def encode(record: Mapping[str, object]) -> bytes:
+    """Return the line of a turn or an event, with its checksum and without its end. DataError for
+    what JSON cannot hold.
+    """
     body = _dump(record)
     return b'%s, "%s": "%08x"}' % (body[:-1], _CHECKSUM.encode(), zlib.crc32(body))
 
 
-def decode(line: bytes) -> Turn | dict[str, Any]:
-    """Return the turn, or the event as a dict, that a line holds. ValueError if it holds neither, or not what its checksum says."""
+def decode(line: bytes) -> Turn | dict[str, object]:
+    """Return the turn, or the event as a dict, that a line holds. ValueError if it holds neither,
+    or not what its checksum says.
+    """
     text = _verified(_bare(line))
     try:
         record = json.loads(text) if b'"event"' in text else None  # within what people said the quotes would be escaped
@@ -56,7 +63,9 @@ def decode(line: bytes) -> Turn | dict[str, Any]:
 
 
 def is_ours(line: bytes) -> bool:
-    """Return whether a line is a record of the log, whole, or spoilt after its beginning: a writer may have been killed in the middle."""
+    """Return whether a line is a record of the log, whole, or spoilt after its beginning: a writer
+    may have been killed in the middle.
+    """
     line = _bare(line)
     if _TURN_HEAD.match(line) or _EVENT_HEAD.match(line) or _is_torn_head(line):
         return True
@@ -67,12 +76,12 @@ def is_ours(line: bytes) -> bool:
     return isinstance(record, Turn) or record["event"] in EVENTS
 
 
-def texts_of(record: Turn | dict[str, Any]) -> Iterator[str]:
+def texts_of(record: Turn | dict[str, object]) -> Iterator[str]:
     """Yield every text of a turn or an event that somebody may have said."""
     if isinstance(record, Turn):
         told = {key: value for key, value in record.metadata.items() if key not in _OURS}
         return texts_in([record.user_message, record.bot_response, told])
-    return texts_in(record.get("bot_response"))
+    return texts_in([record.get("bot_response"), record.get("reason")])
 
 
 def apply(turn: Turn, event: dict[str, Any]) -> Turn:
@@ -81,15 +90,17 @@ def apply(turn: Turn, event: dict[str, Any]) -> Turn:
     match event["event"]:
         case "rating":
             if event.get("by", OWNER) == OWNER:
-                facts["rating"] = event["rating"]
+                facts |= {"rating": event["rating"], "rating_reason": event.get("reason")}
         case "exclude":
-            facts["excluded"] = event["excluded"]
+            # it was not excluded: so it must not lose a conflict, either
+            wanted = not event["excluded"] and not facts.get("excluded")
+            facts |= {"excluded": event["excluded"], "included": wanted}
         case "edit":
             facts.setdefault("original_response", answer)
             answer = split_thoughts(event["bot_response"]).answer
             # Both are said of the answer that is now replaced.
-            facts |= {"rating": None, "incomplete": None}
-    for key in ("rating", "excluded", "incomplete"):
+            facts |= {"rating": None, "rating_reason": None, "incomplete": None}
+    for key in ("rating", "rating_reason", "excluded", "included", "incomplete"):
         if not facts.get(key):
             facts.pop(key, None)
     return turn.model_copy(update={"bot_response": answer, "metadata": facts})
@@ -128,7 +139,7 @@ def _verified(text: bytes) -> bytes:
     return body
 
 
-def _dump(record: dict[str, Any]) -> bytes:
+def _dump(record: Mapping[str, object]) -> bytes:
     try:
         text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -152,7 +163,9 @@ def _is_event(record: dict[str, Any]) -> bool:
         return False
     match record["event"]:
         case "rating":
-            return record.get("rating") in ("up", "down", None) and isinstance(record.get("by", OWNER), str)
+            reason = record.get("reason", "")
+            told = isinstance(record.get("by", OWNER), str) and isinstance(reason, str) and not _HALF.search(reason)
+            return told and record.get("rating") in ("up", "down", None)
         case "edit":
             return isinstance(record.get("bot_response"), str) and not _HALF.search(record["bot_response"])
         case "exclude":

@@ -1,4 +1,6 @@
-"""A table from hashes to numbers in 16 bytes an entry, and as many to spare: a fifth of what a dict of Python's numbers takes."""
+"""A table from hashes to numbers in 16 bytes an entry, and as many to spare: a fifth of what a dict
+of Python's numbers takes.
+"""
 
 from array import array
 

@@ -18,8 +18,8 @@ from fine_tuning.config import DatasetFormat
 from fine_tuning.conversation import Message, order_faults
 from fine_tuning.errors import DataError
 
-# An alpaca `input` follows its instruction in one user message. The other formats keep it under the key `input` as well,
-# so that the way back knows where to cut.
+# An alpaca `input` follows its instruction in one user message. The other formats keep it under the
+# key `input` as well, so that the way back knows where to cut.
 _BEFORE_INPUT = "\n\n"
 
 
@@ -30,11 +30,11 @@ class Example:
     exchanges: list[tuple[str, str]]  # user and assistant, at least one
     system: str = ""
     input: str = ""  # how the last user message ends, if it came from an alpaca input
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, object] = field(default_factory=dict)
 
-    def optional(self) -> dict[str, Any]:
+    def optional(self) -> dict[str, object]:
         """Return the keys of alpaca and instruction that are left out when they are empty."""
-        keys: dict[str, Any] = {"system": self.system, "history": [list(pair) for pair in self.exchanges[:-1]]}
+        keys: dict[str, object] = {"system": self.system, "history": [list(pair) for pair in self.exchanges[:-1]]}
         return {key: value for key, value in keys.items() if value} | self.extra
 
 
@@ -66,7 +66,7 @@ class Pair(BaseModel, ABC):
 
     @staticmethod
     @abstractmethod
-    def of(example: Example) -> dict[str, Any]:
+    def of(example: Example) -> dict[str, object]:
         """Return `example` in this format. Nothing is checked."""
 
 
@@ -81,7 +81,9 @@ class _ChatML(Pair):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         faults = order_faults(self.messages)
-        faults += [f"message {index} is empty" for index, message in enumerate(self.messages) if not message.content.strip()]
+        faults += [
+            f"message {index} is empty" for index, message in enumerate(self.messages) if not message.content.strip()
+        ]
         if not self.messages or self.messages[-1].role != "assistant":
             faults.append("messages must end with an answer of the assistant")
         elif not _ends_with_input(self.messages[-2].content, self.input):
@@ -96,10 +98,12 @@ class _ChatML(Pair):
         return Example(list(zip(said[::2], said[1::2], strict=True)), system, self.input, self.model_extra or {})
 
     @staticmethod
-    def of(example: Example) -> dict[str, Any]:
+    def of(example: Example) -> dict[str, object]:
         head = [{"role": "system", "content": example.system}] if example.system else []
         turns = [
-            {"role": role, "content": text} for pair in example.exchanges for role, text in zip(("user", "assistant"), pair, strict=True)
+            {"role": role, "content": text}
+            for pair in example.exchanges
+            for role, text in zip(("user", "assistant"), pair, strict=True)
         ]
         return {"messages": head + turns} | ({"input": example.input} if example.input else {}) | example.extra
 
@@ -113,10 +117,12 @@ class _Alpaca(Pair):
 
     def example(self) -> Example:
         asked = self.instruction + (_BEFORE_INPUT + self.input if self.input else "")
-        return Example([*map(_two, self.history), (asked, self.output)], self.system, self.input, self.model_extra or {})
+        return Example(
+            [*map(_two, self.history), (asked, self.output)], self.system, self.input, self.model_extra or {}
+        )
 
     @staticmethod
-    def of(example: Example) -> dict[str, Any]:
+    def of(example: Example) -> dict[str, object]:
         asked, answer = example.exchanges[-1]
         asked = asked.removesuffix(_BEFORE_INPUT + example.input) if example.input else asked
         return {"instruction": asked, "input": example.input, "output": answer} | example.optional()
@@ -136,10 +142,12 @@ class _Instruction(Pair):
         return self
 
     def example(self) -> Example:
-        return Example([*map(_two, self.history), (self.prompt, self.completion)], self.system, self.input, self.model_extra or {})
+        return Example(
+            [*map(_two, self.history), (self.prompt, self.completion)], self.system, self.input, self.model_extra or {}
+        )
 
     @staticmethod
-    def of(example: Example) -> dict[str, Any]:
+    def of(example: Example) -> dict[str, object]:
         prompt, completion = example.exchanges[-1]
         given = {"input": example.input} if example.input else {}
         return {"prompt": prompt, "completion": completion} | given | example.optional()
@@ -169,7 +177,7 @@ def known_format(name: DatasetFormat | str) -> DatasetFormat:
     raise DataError(f"unknown format {name!r}: choose one of {', '.join(FORMATS)}")
 
 
-def parse_pairs(format_type: DatasetFormat, pairs: Iterable[Any]) -> Iterator[Example]:
+def parse_pairs(format_type: DatasetFormat, pairs: Iterable[object]) -> Iterator[Example]:
     """Yield what the pairs say. Behind the last, DataError lists every fault of every pair, by its index."""
     faults: list[str] = []
     for index, pair in enumerate(pairs):

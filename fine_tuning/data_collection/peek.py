@@ -1,7 +1,9 @@
-"""The beginning of a file as its importer sees it: its first rows, what of them cannot be read, and in which format it is.
+"""The beginning of a file as its importer sees it: its first rows, what of them cannot be read, and
+in which format it is.
 
-Never more than the first MiB is read, whatever the file claims to be. Parquet has its index at the end and may grow when it is read, so
-that it is looked at in a process of its own (`python -m fine_tuning.data_collection.peek FILE`), of bounded time and memory.
+Never more than the first MiB is read, whatever the file claims to be. Parquet has its index at the
+end and may grow when it is read, so that it is looked at in a process of its own (`python -m
+fine_tuning.data_collection.peek FILE`), of bounded time and memory.
 """
 
 import contextlib
@@ -38,7 +40,7 @@ class Peek:
     format: str = ""  # a name of the importers' table; "" if it is in none
     title: str = ""  # what people call the format; or why it is in none
     columns: tuple[str, ...] = ()  # of the first row
-    rows: tuple[Any, ...] = ()  # long values cut
+    rows: tuple[object, ...] = ()  # long values cut
     faults: tuple[Fault, ...] = ()
     members: tuple[str, ...] = ()  # of an archive
     is_whole: bool = True  # nothing was left out
@@ -63,8 +65,12 @@ def look_into(path: Path) -> Peek:
             found = _peek(member)
             if found.format:
                 title = f"{found.title}, in {member.name}"
-                return Peek(found.layout, found.format, title, found.columns, found.rows, found.faults, names, is_whole=False)
-    return Peek(title="none of its first files is in a format that byoai knows", members=names, is_whole=len(members) <= ROWS)
+                return Peek(
+                    found.layout, found.format, title, found.columns, found.rows, found.faults, names, is_whole=False
+                )
+    return Peek(
+        title="none of its first files is in a format that byoai knows", members=names, is_whole=len(members) <= ROWS
+    )
 
 
 def _peek(member: Member) -> Peek:
@@ -84,7 +90,9 @@ def _peek(member: Member) -> Peek:
         title = str(error)
     columns = tuple(str(_shown(name)) for name in list(rows[0])[:_WIDTH]) if rows and isinstance(rows[0], dict) else ()
     told = tuple(dict.fromkeys(Fault(fault.place, str(_shown(fault.reason))) for fault in faults))[:ROWS]
-    return Peek(found.layout, format, title, columns, tuple(map(_shown, rows)), told, is_whole=not is_cut and len(shown) <= ROWS)
+    return Peek(
+        found.layout, format, title, columns, tuple(map(_shown, rows)), told, is_whole=not is_cut and len(shown) <= ROWS
+    )
 
 
 def _beginning(member: Member) -> tuple[Member, bool]:
@@ -115,7 +123,7 @@ def _rows(member: Member, found: Look) -> Iterator[Record | Fault]:
 
 def _faults(importer: Importer, source: Source, is_cut: bool) -> list[Fault]:
     """Return what the importer sets aside among the first records."""
-    read: Iterable[Any] = islice(importer.read(source), ROWS)
+    read: Iterable[object] = islice(importer.read(source), ROWS)
     found = []
     try:
         found = list(read)
@@ -124,7 +132,7 @@ def _faults(importer: Importer, source: Source, is_cut: bool) -> list[Fault]:
     return [each for each in (found[:-1] if is_cut and len(found) < ROWS else found) if isinstance(each, Fault)]
 
 
-def _shown(value: Any, depth: int = _DEPTH) -> Any:
+def _shown(value: object, depth: int = _DEPTH) -> object:
     """Return a value as any JSON can hold it, its long parts cut."""
     if value is None or isinstance(value, bool):
         return value
@@ -154,14 +162,16 @@ def _in_child(path: Path) -> Peek:
     except subprocess.TimeoutExpired:
         raise DataError(f"{path.name} took more than {_SECONDS} s to look at: is it damaged?") from None
     except ValueError:
-        raise DataError(f"{path.name} is a damaged Parquet file: reading it ended with exit code {done.returncode}") from None
+        raise DataError(
+            f"{path.name} is a damaged Parquet file: reading it ended with exit code {done.returncode}"
+        ) from None
     if "refused" in told:
         raise DataError(told["refused"])
     found: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
     return Peek(**{**found, "faults": tuple(Fault(**fault) for fault in told["faults"])})
 
 
-def _main(path: Path) -> dict[str, Any]:
+def _main(path: Path) -> dict[str, object]:
     if sys.platform != "win32":
         import resource
 

@@ -1,9 +1,10 @@
-"""Plain text of what was said: one form of line ends, and in prose one of spaces. Code, tables and drawings stay to the byte."""
+"""Plain text of what was said: one form of line ends, and in prose one of spaces. Code, tables and
+drawings stay to the byte.
+"""
 
 import re
 import unicodedata
 from collections.abc import Sequence
-from functools import cached_property
 from itertools import groupby
 
 from fine_tuning.data_collection.code_parts import Part, parts
@@ -15,7 +16,8 @@ _EMPTY_LINES = re.compile(r"\n{3,}")
 _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 # The flag of a part of a country: a black flag, the part's code in tag characters, and their end (Unicode UTS #51).
 _FLAG = "\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f"
-# Controls, half characters, and what nobody sees: soft hyphens, zero-width spaces, reversed directions, tags. Joiners stay: they spell.
+# Controls, half characters, and what nobody sees: soft hyphens, zero-width spaces, reversed
+# directions, tags. Joiners stay: they spell.
 _UNSEEN = re.compile(
     f"({_FLAG})|"
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u2060-\u2064\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff"
@@ -26,25 +28,41 @@ _UNSEEN = re.compile(
 class Layout:
     """A text, and what is prose and what is code in it: found when it is first asked for, and only once."""
 
+    __slots__ = ("_parts", "_pieces", "text")
+
     def __init__(self, text: str) -> None:
         self.text = text
+        self._parts: list[Part] | None = None
+        self._pieces: list[tuple[bool, str]] | None = None
 
     @staticmethod
     def of(text: "str | Layout") -> "Layout":
         """Return the layout of a text, or the one that was found before."""
         return text if isinstance(text, Layout) else Layout(text)
 
-    @cached_property
+    @property
     def parts(self) -> list[Part]:
         """The text in prose, code and tables, as `code_parts.parts` tells them."""
-        return parts(self.text)
+        if self._parts is None:
+            self._parts = parts(self.text)
+        return self._parts
 
-    @cached_property
+    @property
     def pieces(self) -> list[tuple[bool, str]]:
         """The text in pieces that are prose (True), or code, tables and drawings (False); joined they are the text."""
-        if len(self.parts) == 1 and self.text.count("\n") < 2 and "\t" not in self.text:  # neither cells nor a drawing
-            return [(self.parts[0].kind == "prose", self.text)]
-        return _pieces(self.parts)
+        if self._pieces is None:
+            found, text = self.parts, self.text
+            is_one = len(found) == 1 and text.count("\n") < 2 and "\t" not in text  # neither cells nor a drawing
+            self._pieces = [(found[0].kind == "prose", text)] if is_one else _pieces(found)
+        return self._pieces
+
+
+def small_letters(text: str) -> str:
+    """Return `text` in small letters, as regular expressions compare them that ignore the case: an
+    i with or without its dot is one letter.
+    """
+    small = text.casefold()
+    return small if small.isascii() else small.replace("i\u0307", "i").replace("ı", "i")
 
 
 def normalise(text: str) -> str:
@@ -57,6 +75,8 @@ def normalise(text: str) -> str:
 
 def normalised(text: str) -> Layout:
     """Return the layout of `normalise(text)`, which had to be found for it."""
+    if _is_plain(text):
+        return Layout(text)
     text = _UNSEEN.sub(lambda match: match[1] or "", _LINE_ENDS.sub("\n", text) if "\r" in text else text)
     layout = Layout(unicodedata.normalize("NFC", text))
     while (tidy := _tidy(layout)) != layout.text:  # again, for fewer spaces may show that a line is code
@@ -64,11 +84,31 @@ def normalised(text: str) -> Layout:
     return layout
 
 
+def _is_plain(text: str) -> bool:
+    """Return whether nothing is to be done: no white space but single spaces within lines, and line
+    ends with at most one empty line; nothing unseen, which Python does not call printable.
+    """
+    return (
+        (text.replace("\n", "") if "\n" in text else text).isprintable()
+        and not any(gap in text for gap in ("  ", " \n", "\n\n\n"))
+        and text[:1] not in _GAPS
+        and text[-1:] not in _GAPS
+        and unicodedata.is_normalized("NFC", text)
+    )
+
+
+_GAPS = (" ", "\n")
+
+
 def _pieces(parts: Sequence[Part]) -> list[tuple[bool, str]]:
     lines = [(part.kind == "prose", line) for part in parts for line in _LINES.findall(part.text)]
-    prose = [is_prose and not cells for (is_prose, _), cells in zip(lines, _cells([line for _, line in lines]), strict=True)]
+    prose = [
+        is_prose and not cells for (is_prose, _), cells in zip(lines, _cells([line for _, line in lines]), strict=True)
+    ]
     found: list[tuple[bool, str]] = []
-    for (is_prose, signs), run in groupby(zip(prose, lines, strict=True), lambda each: (each[0], _mostly_signs(each[1][1]))):
+    for (is_prose, signs), run in groupby(
+        zip(prose, lines, strict=True), lambda each: (each[0], _mostly_signs(each[1][1]))
+    ):
         block = [line for _, (_, line) in run]
         drawn = signs and len({line.strip() for line in block}) >= 3
         kind = is_prose and not drawn
@@ -85,7 +125,10 @@ _CELL_ENDS = re.compile(r"\S\t")
 def _cells(lines: Sequence[str]) -> list[bool]:
     """Return for each line whether tabs divide it and one next to it: a row may begin or end with empty cells."""
     divided = [bool(_CELL_ENDS.search(line)) for line in lines]
-    return ["\t" in line and any(divided[max(index - 1, 0) : index] + divided[index + 1 : index + 2]) for index, line in enumerate(lines)]
+    return [
+        "\t" in line and any(divided[max(index - 1, 0) : index] + divided[index + 1 : index + 2])
+        for index, line in enumerate(lines)
+    ]
 
 
 def _mostly_signs(line: str) -> bool:
@@ -98,7 +141,10 @@ def _tidy(layout: Layout) -> str:
     tidied = [_tidy_prose(piece) if prose else piece for prose, piece in found]
     if not tidied:
         return ""
-    tidied[1:] = [re.sub(r"^\n{2,}", "\n", piece) if prose else piece for piece, (prose, _) in zip(tidied[1:], found[1:], strict=True)]
+    tidied[1:] = [
+        re.sub(r"^\n{2,}", "\n", piece) if prose else piece
+        for piece, (prose, _) in zip(tidied[1:], found[1:], strict=True)
+    ]
     tidied[0] = tidied[0].lstrip() if found[0][0] else re.sub(r"^(?:[ \t]*\n)+", "", tidied[0])
     tidied[-1] = tidied[-1].rstrip() if found[-1][0] else tidied[-1].rstrip("\n")
     return "".join(tidied)

@@ -1,22 +1,24 @@
 """Personal data out of training text: each find becomes a placeholder such as [EMAIL].
 
-A model repeats what it was trained on (Carlini et al., arXiv 2012.07805), so what is private must not get that far. Each kind is told by
-its own check digits or rules where it has any, so that order numbers, years, prices and dates stay. Names and postal addresses are not
-found.
+A model repeats what it was trained on (Carlini et al., arXiv 2012.07805), so what is private must
+not get that far. Each kind is told by its own check digits or rules where it has any, so that order
+numbers, years, prices and dates stay. Names and postal addresses are found only where `names` asks
+for them (the extra byoai[presidio]), and where their owner names them (`words`).
 """
 
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from fine_tuning.data_collection.plain_text import Layout
+from fine_tuning.data_collection.plain_text import Layout, small_letters
 from fine_tuning.data_collection.private_details.addresses import links, machines, mails
 from fine_tuning.data_collection.private_details.credentials import credentials
 from fine_tuning.data_collection.private_details.numbers import cards, ibans, ssns
+from fine_tuning.data_collection.private_details.own_words import own_words
 from fine_tuning.data_collection.private_details.phones import phones
 from fine_tuning.data_collection.private_details.reading import Reading, Span
 
@@ -30,6 +32,9 @@ class PII(StrEnum):
     SSN = "ssn"
     IP = "ip"
     PHONE = "phone"
+    NAME = "name"  # this and the next: only where data_collection.scrub_names is on
+    ADDRESS = "address"
+    PRIVATE = "private"  # a word that its owner named (data_preparation.own_words)
 
     @property
     def placeholder(self) -> str:
@@ -51,26 +56,54 @@ class Scrubbed:
     finds: Sequence[Find] = field(default=(), compare=False)
 
 
-def scrub(text: str | Layout) -> Scrubbed:
-    """Return `text` with a placeholder for each find, and how many there were of each kind."""
+def scrub(text: str | Layout, words: Sequence[str] = (), *, names: bool = False) -> Scrubbed:
+    """Return `text` with a placeholder for each find, and how many there were of each kind; the rest as for `finds`."""
     layout = Layout.of(text)
-    found = finds(layout)
+    found = finds(layout, words, names=names)
+    if not found:
+        return Scrubbed(layout.text, {}, found)
     return Scrubbed(without(layout.text, found), dict(Counter(find.kind for find in found)), found)
 
 
-def without(text: str, found: Sequence[Find]) -> str:
-    """Return `text` with a placeholder for each of these finds."""
+def without(text: str, found: Sequence[Find], name: Callable[[PII, str], str] | None = None) -> str:
+    """Return `text` with a placeholder for each of these finds. `name` names it by kind and detail;
+    default: by kind alone.
+    """
     pieces, end = [], 0
     for find in found:
-        pieces += [text[end : find.start], find.kind.placeholder]
+        pieces += [
+            text[end : find.start],
+            name(find.kind, text[find.start : find.end]) if name else find.kind.placeholder,
+        ]
         end = find.end
     return "".join([*pieces, text[end:]])
 
 
-def finds(text: str | Layout) -> list[Find]:
-    """Return the private details in `text`, in order; none overlaps another."""
+def finds(text: str | Layout, words: Sequence[str] = (), *, names: bool = False) -> list[Find]:
+    """Return the private details in `text`, in order; none overlaps another.
+
+    Args:
+    words: What its owner named as private.
+    names: Find names and postal addresses, too. ConfigError where presidio is not installed.
+    """
     layout = Layout.of(text)
-    if not (_may_hold_any(layout.text) and _ANY.search(layout.text)):
+    found = _known(layout)
+    if names:
+        found = _with_names(found, layout)
+    return _with_spans(found, PII.PRIVATE, own_words(Reading(layout), words)) if words else found
+
+
+def _with_names(found: list[Find], layout: Layout) -> list[Find]:
+    from fine_tuning.data_collection.private_details.names import names_and_addresses
+
+    spans = list(names_and_addresses(Reading(layout)))
+    for kind in (PII.ADDRESS, PII.NAME):  # a street may be named after somebody
+        found = _with_spans(found, kind, sorted(span for named, span in spans if named == kind))
+    return found
+
+
+def _known(layout: Layout) -> list[Find]:
+    if not _may_hold_any(layout.text):
         return []
     reading = Reading(layout)
     digits = sum(map(reading.plain.count, "0123456789"))
@@ -82,6 +115,20 @@ def finds(text: str | Layout) -> list[Find]:
     return sorted(found, key=lambda find: find.start)
 
 
+def _with_spans(found: list[Find], kind: PII, spans: Iterable[Span]) -> list[Find]:
+    """Return the finds with further ones of this kind. One within a find is gone with it; else what
+    it overlaps becomes one with it.
+    """
+    merged = list(found)
+    for start, end in spans:
+        over = [find for find in merged if find.start < end and start < find.end]
+        if any(find.start <= start and end <= find.end for find in over):
+            continue
+        start, end = min([start, *(find.start for find in over)]), max([end, *(find.end for find in over)])
+        merged = [*(find for find in merged if find not in over), Find(kind, start, end)]
+    return sorted(merged, key=lambda find: find.start)
+
+
 def _outside(found: list[Find], spans: list[Span]) -> list[Find]:
     """Return the finds that lie in none of `spans`: a private key's block may hold a link."""
     starts = [start for start, _ in spans]
@@ -90,30 +137,44 @@ def _outside(found: list[Find], spans: list[Span]) -> list[Find]:
 
 _ANY = re.compile(r"[\d@＠]|://|www\.|\.[a-z]{2,}/|-----BEGIN|[a-z][-_]\w{16}|AIza", re.IGNORECASE)
 _LEAST_KEY = 18  # characters without a space, of a key without a digit
-_ANY_SIGN = re.compile(r"[\d@＠/]")
+_ANY_SIGN = re.compile(r"[\d@＠]")
+_ANY_DIGIT = re.compile("[0-9]")
+_KEY_SIGN = re.compile(r"-----BEGIN|[A-Za-z][-_]\w{16}|AIza")
 _LINK = re.compile(r"(?i)://|www\.|\.[a-z]{2,}/")
 
 
 def _may_hold_any(text: str) -> bool:
-    """Return whether `_ANY` may match: much quicker than trying it, as it tries all at every letter."""
-    small = text.casefold()
-    quick = _ANY_SIGN.search(text) or not small.isascii() or any(sign in small for sign in ("-----begin", "www.", "aiza"))
-    return bool(quick) or max(map(len, text.split()), default=0) >= _LEAST_KEY
+    """Return whether `_ANY` matches: trying it, as it tries all at every letter, is the last resort."""
+    if _ANY_SIGN.search(text):
+        return True
+    small = small_letters(text)
+    quick = any(sign in small for sign in ("/", "-----begin", "www.", "aiza"))
+    return (quick or max(map(len, text.split()), default=0) >= _LEAST_KEY) and _ANY.search(text) is not None
+
+
+def _may_hold_key(text: str) -> bool:
+    return _ANY_DIGIT.search(text) is not None or _KEY_SIGN.search(text) is not None
 
 
 def _may_hold_link(text: str) -> bool:
     return ("/" in text or "www." in text.lower()) and _LINK.search(text) is not None
 
 
-# In this order: a link may hold an address, a card's number may look like a phone's. A search is left out, which saves most of the time,
-# when its first sign is not there, or fewer digits than it needs.
+# Within an IPv4 address, and after the first group of an IPv6 address.
+_OF_MACHINE = re.compile(
+    r"(?i)[.:](?:(?<=[0-9]\.)[0-9]{1,3}\.[0-9]|(?<=[0-9a-f]{4}:)[0-9a-f:]{2}|(?<=[0-9a-f]:)[0-9a-f]{1,4}:)"
+)
+
+# In this order: a link may hold an address, a card's number may look like a phone's. A search is
+# left out, which saves most of the time, when its first sign is not there, or fewer digits than it
+# needs.
 _SEARCHES: tuple[tuple[PII, int, Callable[[str], object], Callable[[Reading], Iterator[Span]]], ...] = (
     (PII.URL, 0, _may_hold_link, links),
     (PII.EMAIL, 0, re.compile("@").search, mails),
-    (PII.SECRET, 0, re.compile(r"[0-9]|-----BEGIN|[A-Za-z][-_]\w{16}|AIza").search, credentials),
+    (PII.SECRET, 0, _may_hold_key, credentials),
     (PII.IBAN, 2, re.compile(r"(?ai)\d\d(?<=[A-Z]{2}\d\d)").search, ibans),
     (PII.CARD, 12, re.compile(r"[0-9](?:[ -]?[0-9]){11}").search, cards),
     (PII.SSN, 9, re.compile(r"[0-9]{3}([ -]?)[0-9]{2}\1[0-9]{4}").search, ssns),
-    (PII.IP, 0, re.compile(r"[.:](?:(?<=[0-9]\.)[0-9]|(?<=[0-9A-Fa-f]:))").search, machines),
+    (PII.IP, 0, _OF_MACHINE.search, machines),
     (PII.PHONE, 7, re.compile(r"(?:[0-9][^\w\n]{0,3}){6}[0-9]").search, phones),
 )

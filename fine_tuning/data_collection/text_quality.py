@@ -8,23 +8,27 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
+from fine_tuning.data_collection.placeholders import PLACEHOLDER
 from fine_tuning.data_collection.plain_text import Layout
-from fine_tuning.data_collection.privacy import PII
 
 _WORD = re.compile(r"[\W_]*[^\W\d_]")  # not a number: 0, 0x00, 0px
-_RUN = re.compile(r"([^\W\d_])\1{7,}")
+_LEAST_RUN = 8
+_RUN = re.compile(rf"([^\W\d_])\1{{{_LEAST_RUN - 1},}}")
 
 
 def is_repetitive(text: str | Layout) -> bool:
     """Return whether the prose, or its second half, repeats itself in more than half of its sequences of four words.
 
-    As small models do when they are stuck (duplicate n-grams: Rae et al., arXiv 2112.11446). Where words have no spaces, characters count.
+    As small models do when they are stuck (duplicate n-grams: Rae et al., arXiv 2112.11446). Where
+    words have no spaces, characters count.
     """
-    prose = "\n".join(piece for is_prose, piece in Layout.of(text).pieces if is_prose)
+    prose = "\n".join([piece for is_prose, piece in Layout.of(text).pieces if is_prose])
     if max(map(len, prose.split()), default=0) >= _LEAST_ENCODED:
         prose = _ENCODED.sub(_unless_encoded, prose)
     prose = _without_refrains(prose)
-    if 2 * sum(size for size in map(len, prose.split()) if size > 7) > len(prose) > 2 * len(_RUN.sub(r"\1", prose)):  # a run is in a word
+    # a run is in a word
+    long = filter(_LEAST_RUN.__le__, map(len, prose.split()))
+    if 2 * sum(long) > len(prose) > 2 * len(_RUN.sub(r"\1", prose)):
         return True
     words: Sequence[str] = prose.casefold().split()
     units = words if 12 * len(words) > len(prose) else list(filter(str.isalpha, "".join(words)))
@@ -32,7 +36,8 @@ def is_repetitive(text: str | Layout) -> bool:
 
 
 def _circles(units: Sequence[str]) -> bool:
-    if 2 * (sum(map(str.isalpha, set(units))) - 3) >= len(units) - 3:  # each word begins a sequence of its own: nearly always enough
+    # each word begins a sequence of its own: nearly always enough
+    if 2 * (sum(map(str.isalpha, set(units))) - 3) >= len(units) - 3:
         return False
     worded = [_WORD.match(unit) is not None for unit in units]
     grams = [tuple(units[start : start + 4]) for start in range(len(units) - 3) if any(worded[start : start + 4])]
@@ -40,8 +45,13 @@ def _circles(units: Sequence[str]) -> bool:
 
 
 def _without_refrains(text: str) -> str:
-    """Return the lines without those that come again after new ones, as in a song. Text that ends in a long loop stays as it is."""
-    lines = [line for line in text.splitlines() if line.strip()]
+    """Return the lines without those that come again after new ones, as in a song. Text that ends
+    in a long loop stays as it is.
+    """
+    lines = text.splitlines()
+    if len(lines) == 1:
+        return lines[0]
+    lines = [line for line in lines if line.strip()]
     if len(lines) < 2:
         return "\n".join(lines)
     keys = [line.strip().casefold() for line in lines]
@@ -67,7 +77,6 @@ def _unless_encoded(match: re.Match[str]) -> str:
     return " " if mixed else match[0]
 
 
-_PLACEHOLDER = re.compile("|".join(re.escape(kind.placeholder) for kind in PII))
 # What joins emoji to one, colours it, or spells the region of a flag.
 _OF_EMOJI = re.compile("[\u200d\ufe0e\ufe0f\u20e3\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]")
 
@@ -75,8 +84,9 @@ _LINE = re.compile(r"([^\w\s]|_)\1{3,}")  # one sign over and over: it underline
 
 
 def says_little(text: str | Layout) -> bool:
-    """Return whether less than a quarter of the prose that is seen are letters and digits of any script, placeholders aside, or more
-    than 5 % of all was lost in a wrong decoding."""
+    """Return whether less than a quarter of the prose that is seen are letters and digits of any
+    script, placeholders aside, or more than 5 % of all was lost in a wrong decoding.
+    """
     found = _without_placeholders(Layout.of(text)).pieces
     told = "".join(piece for is_prose, piece in found if is_prose)
     if 4 * sum(map(str.isalnum, told)) > len(told) and not any("\ufffd" in piece for _, piece in found):
@@ -91,6 +101,6 @@ def says_little(text: str | Layout) -> bool:
 
 
 def _without_placeholders(layout: Layout) -> Layout:
-    text = _PLACEHOLDER.sub("", layout.text) if "[" in layout.text else layout.text
+    text = PLACEHOLDER.sub("", layout.text) if "[" in layout.text else layout.text
     text = text if text.isascii() else _OF_EMOJI.sub("", text)
     return layout if text == layout.text else Layout(text)

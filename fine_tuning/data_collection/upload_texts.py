@@ -1,12 +1,14 @@
-"""Which uploads hold a text: those that `byoai forget` deletes. They are read as streams, unpacked in memory, in their own encoding."""
+"""Which uploads hold a text: those that `byoai forget` deletes. They are read as streams, unpacked
+in memory, in their own encoding.
+"""
 
 import json
 from collections.abc import Collection, Iterator
 
 from fine_tuning.data_collection import uploads
-from fine_tuning.data_collection.blackout import Pattern, holds, pattern
 from fine_tuning.data_collection.importers.files import Member, members_of
 from fine_tuning.data_collection.importers.records import Record, parquet
+from fine_tuning.data_collection.redaction import Pattern, holds, pattern
 from fine_tuning.data_collection.uploads import Upload
 from fine_tuning.errors import DataError
 
@@ -16,12 +18,15 @@ _PACKED = (b"PK\x03\x04", b"PAR1", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb
 
 
 def uploads_holding(texts: Collection[str], imports: Collection[str] = ()) -> list[Upload]:
-    """Return the uploads that hold one of `texts`, that one of `imports` was read from, or that cannot be searched for them."""
+    """Return the uploads that hold one of `texts`, that one of `imports` was read from, or that
+    cannot be searched for them.
+    """
     wanted, longest = pattern(texts), max(map(len, texts), default=0)
     return [
         upload
         for upload in uploads.find()
-        if not set(imports).isdisjoint(upload.imports) or (wanted is not None and _may_hold(upload, wanted, _WIDEST * longest))
+        if not set(imports).isdisjoint(upload.imports)
+        or (wanted is not None and _may_hold(upload, wanted, _WIDEST * longest))
     ]
 
 

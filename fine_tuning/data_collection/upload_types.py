@@ -1,4 +1,5 @@
-"""What an uploaded file is, told by its content and not by its name. Programs, pickles and archives that reach outside are refused.
+"""What an uploaded file is, told by its content and not by its name. Programs, pickles and archives
+that reach outside are refused.
 
 Nothing is run, unpickled or unpacked for it; of a ZIP archive the list of members is read, and the beginning of each.
 """
@@ -38,7 +39,8 @@ def type_of(path: Path) -> Type:
         return "zip"
     if not head.startswith(b"PAR1") and not _is_text(head):
         raise DataError(
-            f"{path.name} is neither text nor Parquet nor a ZIP archive: send JSON lines, JSON, CSV, TSV, Parquet, text or a ZIP"
+            f"{path.name} is neither text nor Parquet nor a ZIP archive: send JSON lines, JSON, CSV, TSV, Parquet, "
+            "text or a ZIP"
         )
     if head.startswith(b"PAR1"):
         return "parquet"  # which is read in a process of its own
@@ -73,7 +75,9 @@ def is_pickle(head: bytes, is_whole: bool) -> bool:
 
 
 def _is_sound(pickle: bytes) -> bool:
-    """Return whether the operations find on the stack what they take from it: a text whose letters are operations is no pickle."""
+    """Return whether the operations find on the stack what they take from it: a text whose letters
+    are operations is no pickle.
+    """
     try:
         pickletools.dis(pickle, out=io.StringIO())
     except ValueError:
@@ -90,7 +94,9 @@ def _is_text(head: bytes) -> bool:
 
 
 def _check_archive(path: Path) -> None:
-    """Raise DataError for an archive that reaches outside, would grow beyond measure, or holds a program or a pickle."""
+    """Raise DataError for an archive that reaches outside, would grow beyond measure, or holds a
+    program or a pickle.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
@@ -110,7 +116,13 @@ def _check_archive(path: Path) -> None:
 def _check_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> None:
     told = info.orig_filename  # as it stands there: zipfile cuts a name at a NUL, and turns backslashes on Windows
     parts = told.replace("\\", "/").split("/")
-    if told.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in told or stat.S_ISLNK(info.external_attr >> 16):
+    if (
+        told.startswith(("/", "\\"))
+        or ".." in parts
+        or ":" in parts[0]
+        or "\0" in told
+        or stat.S_ISLNK(info.external_attr >> 16)
+    ):
         raise DataError(f"{name} holds {told[:100]!r}, which lies outside of the archive or is a link: it is refused")
     if info.is_dir():
         return

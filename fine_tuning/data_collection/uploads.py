@@ -4,12 +4,11 @@ data/uploads/<id>/upload.json      what was announced, and, once it is whole, wh
                   content/<name>   what has come so far (mode 0600): its size says where to go on
                   lock             held while something of it is written
 
-A part is only written where it follows what has come: of two senders of one upload, the slower is told where it stands. Nothing is
-unpacked, and nothing is run.
+A part is only written where it follows what has come: of two senders of one upload, the slower is
+told where it stands. Nothing is unpacked, and nothing is run.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -26,12 +25,21 @@ import filelock
 from fine_tuning import paths
 from fine_tuning.config import Uploads
 from fine_tuning.data_collection.upload_types import type_of
-from fine_tuning.errors import Busy, ConfigError, DataError, DatasetNotFound, NoRoom, QuotaReached, TooLarge, WrongOffset
+from fine_tuning.errors import (
+    Busy,
+    ConfigError,
+    DataError,
+    DatasetNotFound,
+    NoRoom,
+    QuotaReached,
+    TooLarge,
+    WrongOffset,
+)
+from fine_tuning.state import is_full
 
 STALE = 86_400.0  # seconds after its last part, when an unfinished upload is removed
 _MIB = 1 << 20
 _LOCK_TIMEOUT = 60.0  # seconds
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -63,8 +71,9 @@ class Upload:
             return 0
 
     def noting_import(self, id: str) -> "Upload":
-        """Return the upload with an import that reads it: to forget a turn of that import is to forget the upload. DataError if it is
-        not finished."""
+        """Return the upload with an import that reads it: to forget a turn of that import is to
+        forget the upload. DataError if it is not finished.
+        """
         with _locked(self.folder):
             now = get(self.id)
             if now.finished is None:
@@ -87,7 +96,9 @@ def get(id: str) -> Upload:
         known = {name: found[name] for name in (field.name for field in fields(Upload))}
         return Upload(**{**known, "imports": tuple(known["imports"])})
     except FileNotFoundError:
-        raise DatasetNotFound(f"there is no upload {id[:100]!r}: it was deleted, or removed a day after its last part") from None
+        raise DatasetNotFound(
+            f"there is no upload {id[:100]!r}: it was deleted, or removed a day after its last part"
+        ) from None
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"the upload {id} is damaged: delete it, and send the file again ({error})") from error
 
@@ -109,7 +120,9 @@ def create(name: str, bytes: int, sha256: str, limits: Uploads) -> Upload:
     id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
     upload = Upload(id, name, _file_name(name), bytes, sha256.lower(), time.time())
     if bytes > limits.largest * _MIB:
-        raise TooLarge(f"{name} has {_size(bytes)}, and one upload may have {limits.largest} MiB (uploads.largest): split it")
+        raise TooLarge(
+            f"{name} has {_size(bytes)}, and one upload may have {limits.largest} MiB (uploads.largest): split it"
+        )
     paths.uploads_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(paths.uploads_dir()):
         _check_room(upload, find(), limits)
@@ -129,7 +142,10 @@ def append(id: str, offset: int, part: bytes, limits: Uploads) -> int:
         upload = get(id)
         check_offset(upload, offset, len(part))
         if shutil.disk_usage(upload.folder).free < limits.keep_free * _MIB:
-            raise NoRoom(f"the disk has less than {limits.keep_free} MiB left (uploads.keep_free): make room, and go on from {offset}")
+            raise NoRoom(
+                f"the disk has less than {limits.keep_free} MiB left (uploads.keep_free): make room, and go on from "
+                f"{offset}"
+            )
         try:
             handle = os.open(upload.content, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
             try:
@@ -141,20 +157,24 @@ def append(id: str, offset: int, part: bytes, limits: Uploads) -> int:
             finally:
                 os.close(handle)
         except OSError as error:
-            if error.errno not in _FULL:
+            if not is_full(error):
                 raise
             raise NoRoom(f"the disk is full: make room, and go on from {upload.size}") from error
         return at
 
 
 def check_offset(upload: Upload, offset: int, count: int = 0) -> None:
-    """Raise WrongOffset unless a part of `count` bytes may follow at `offset`, TooLarge if it goes beyond the announced size."""
+    """Raise WrongOffset unless a part of `count` bytes may follow at `offset`, TooLarge if it goes
+    beyond the announced size.
+    """
     if upload.finished is not None:
         raise WrongOffset(f"the upload {upload.id} is finished: nothing can follow", upload.size)
     if offset != (size := upload.size):
         raise WrongOffset(f"{size} bytes have come: go on with offset={size}", size)
     if offset + count > upload.bytes:
-        raise TooLarge(f"{upload.bytes} bytes were announced, and this part goes to {offset + count}: begin an upload of that size")
+        raise TooLarge(
+            f"{upload.bytes} bytes were announced, and this part goes to {offset + count}: begin an upload of that size"
+        )
 
 
 def finish(id: str) -> Upload:
@@ -169,11 +189,15 @@ def finish(id: str) -> Upload:
         if upload.finished is not None:
             return upload
         if (size := upload.size) != upload.bytes:
-            raise WrongOffset(f"{size} of {upload.bytes} bytes have come: go on with offset={size}, then finish it", size)
+            raise WrongOffset(
+                f"{size} of {upload.bytes} bytes have come: go on with offset={size}, then finish it", size
+            )
         try:
             digest = _digest(upload.content)
             if upload.sha256 not in ("", digest):
-                raise DataError(f"{upload.name} came with the hash {digest}, and {upload.sha256} was announced: send it again")
+                raise DataError(
+                    f"{upload.name} came with the hash {digest}, and {upload.sha256} was announced: send it again"
+                )
             kind = type_of(upload.content)
         except DataError:
             shutil.rmtree(upload.folder, ignore_errors=True)
@@ -220,11 +244,14 @@ def _check_room(upload: Upload, others: list[Upload], limits: Uploads) -> None:
     if len(unfinished) >= limits.unfinished:
         raise QuotaReached(f"{len(unfinished)} uploads are unfinished (uploads.unfinished): finish or delete one first")
     if (taken := sum(other.bytes for other in others)) + upload.bytes > limits.quota * _MIB:
-        raise QuotaReached(f"all uploads together have {_size(taken)} of {limits.quota} MiB (uploads.quota): delete one first")
+        raise QuotaReached(
+            f"all uploads together have {_size(taken)} of {limits.quota} MiB (uploads.quota): delete one first"
+        )
     awaited = upload.bytes + sum(other.bytes - other.size for other in unfinished)
     if (free := shutil.disk_usage(paths.uploads_dir()).free) < awaited + limits.keep_free * _MIB:
         raise NoRoom(
-            f"the disk has {_size(free)} left, {_size(awaited)} are to come, and {limits.keep_free} MiB stay free (uploads.keep_free): "
+            f"the disk has {_size(free)} left, {_size(awaited)} are to come, and {limits.keep_free} MiB stay free "
+            "(uploads.keep_free): "
             "make room first"
         )
 

@@ -1,12 +1,12 @@
 """The wording of a text: what is left when case, spacing and sentence marks do not count.
 
-`fold` is coarse, for texts that look alike. `wording` keeps every sign that changes what is said: -3 and 3, `x != y` and `x = y`,
-10² and 102, 5 mW and 5 MW. Code and tables stay as they are.
+`fold` is coarse, for texts that look alike. `wording` keeps every sign that changes what is said:
+-3 and 3, `x != y` and `x = y`, 10² and 102, 5 mW and 5 MW. Code and tables stay as they are.
 """
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rapidfuzz.distance import OSA
@@ -15,7 +15,9 @@ from fine_tuning.data_collection.plain_text import Layout
 
 
 def fold(text: str) -> str:
-    """Return the words of `text` with single spaces, without case, width, sentence marks, brackets and controls. Symbols (+, £) stay."""
+    """Return the words of `text` with single spaces, without case, width, sentence marks, brackets
+    and controls. Symbols (+, £) stay.
+    """
     return " ".join(unicodedata.normalize("NFKC", text).casefold().translate(_MARKS).split())
 
 
@@ -34,7 +36,9 @@ class Wording:
 
 
 def wording(text: str | Layout) -> Wording:
-    """Return what `text` says. Equal words mean an equal meaning, whatever the case, the spacing and the marks of the sentences."""
+    """Return what `text` says. Equal words mean an equal meaning, whatever the case, the spacing
+    and the marks of the sentences.
+    """
     layout = Layout.of(text)
     words: list[str] = []
     written: list[str] = []
@@ -43,7 +47,7 @@ def wording(text: str | Layout) -> Wording:
             words.append(part.text.strip("\n"))
             written.append("")
             continue
-        for index, piece in enumerate(_QUOTED_CODE.split(part.text)):
+        for index, piece in enumerate(_QUOTED_CODE.split(part.text) if "`" in part.text else (part.text,)):
             said = "" if index % 2 else _without_marks(piece)
             words += [piece] if index % 2 else said.casefold().split()
             written += [""] if index % 2 else said.split()
@@ -80,15 +84,21 @@ _COUNTS = r"""
   | (?<=[\[\d:]) : (?=[\d:\]]) | (?<=\w) :: (?=\w)                                 # [1::2], std::sort
   | (?<![\w!?.]) ! (?=[\w(]) | (?<=[\d)]) ! (?=\s{0,2}[^\s!.])                      # !x, 5! = 120
   | (?<=\W) \u200d | [_\u00b7\u2030-\u2033\u066a] | [\U000e0020-\U000e007f]        # joined emoji, my_list, ‰, 5′, regional flags
-"""
+"""  # noqa: E501
 _KEPT = re.compile(f"(?x){_COUNTS}")
 _KEPT_IN_FORMULA = re.compile(rf"(?x){_COUNTS}|[()\[\]{{}}]")
 # How all of these begin: looking for one of so many signs is much quicker than trying them everywhere.
 _BEGINS = r"-!:?.,<>=+|~^&*/%\\$@\#_\u066a-\u066c\u00b7\u200d\u2030-\u2033\U000e0020-\U000e007f"
-_BEGINS_KEPT = re.compile(f"[{_BEGINS}]")
-_BEGINS_KEPT_IN_FORMULA = re.compile(rf"[{_BEGINS}()\[\]{{}}]")
-_BEGINS_FORMULA = re.compile(r"[-+*/^=<>×÷·%(\[{]")  # what stands in each at its second place, or at its first
-_DIGIT = re.compile(r"\d")
+# Marks that end a sentence or a part of it are none of these.
+_ENDS_PART = r"(?!(?<=[.,?:])(?:\s|\Z))"
+_BEGINS_KEPT = re.compile(f"[{_BEGINS}]{_ENDS_PART}")
+_BEGINS_KEPT_IN_FORMULA = re.compile(rf"[{_BEGINS}()\[\]{{}}]{_ENDS_PART}")
+# What stands in each: a sign after what it computes with, a bracket after a name or before a number.
+_IN_FORMULA = re.compile(
+    r"""(?x) [-+*/^=<>×÷·%(\[{] (?: (?<=[\d)\]\s][-+*/^=<>×÷·%]) | (?<=\b[a-z][-+*/^=<>×÷·%])
+      | (?<=\w[(\[{]) | (?<=[(\[]) (?=\s*-?\d) )"""
+)
+_BEGINS_UNIT = re.compile(r"\d\s?[mMpPkKgGtTbB]")
 # Letters after a number of which the case tells one unit from another: mW and MW, Mb and MB, 5 M and 5 m.
 _UNIT = re.compile(
     r"(?<=\d)(\s?)((?:[mMpPkKgGtT](?:W|V|A|Hz|g|J|N|Pa|eV|Wh|i?[bB](?:ps)?)?|[bB])(?:/s)?)(?![\w.'])",
@@ -102,10 +112,11 @@ def _without_marks(text: str) -> str:
         text = unicodedata.normalize("NFKC", text.translate(_TYPED_ALIKE))
     if "'" in text or '"' in text:
         text = _QUOTED.sub(r" \2 ", _APOSTROPHE.sub("", text))
-        text = re.sub(r"(?<=\d)\s?'", "\u2032", re.sub(r'(?<=\d)\s?"', "\u2033", text))  # what closes nothing is 5 feet, or inches
-    if _DIGIT.search(text):
+        # what closes nothing is 5 feet, or inches
+        text = re.sub(r"(?<=\d)\s?'", "\u2032", re.sub(r'(?<=\d)\s?"', "\u2033", text))
+    if _BEGINS_UNIT.search(text):
         text = _UNIT.sub(lambda match: match[1] + re.sub(r"([A-Z])", "⇧\\1", match[2]), text)
-    in_formula = _BEGINS_FORMULA.search(text) and _FORMULA.search(text)
+    in_formula = _IN_FORMULA.search(text) and _FORMULA.search(text)
     pieces, end = [], 0
     for match in _found(*(_KEPT_IN_FORMULA, _BEGINS_KEPT_IN_FORMULA) if in_formula else (_KEPT, _BEGINS_KEPT), text):
         pieces += [text[end : match.start()].translate(_MARKS), match[0]]
@@ -123,7 +134,9 @@ def _found(wanted: re.Pattern[str], begins: re.Pattern[str], text: str) -> Itera
 
 
 class _Marks(dict[int, str]):
-    """A table for str.translate, filled as characters are met: sentence marks, brackets and controls become spaces; symbols (+, £) stay."""
+    """A table for str.translate, filled as characters are met: sentence marks, brackets and
+    controls become spaces; symbols (+, £) stay.
+    """
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
@@ -143,7 +156,8 @@ _VOWELS = frozenset("aeiouyαεηιουωаеёиоуыэюяіїєў")
 
 
 def may_be_mistyped(word: str) -> bool:
-    """Return whether one wrong letter leaves it the same word: long ones of alphabets (up to U+052F: Latin, Greek, Cyrillic).
+    """Return whether one wrong letter leaves it the same word: long ones of alphabets (up to
+    U+052F: Latin, Greek, Cyrillic).
 
     Elsewhere one character may be a word of its own.
     """
@@ -153,14 +167,18 @@ def may_be_mistyped(word: str) -> bool:
 
 
 def same_wording(one: Wording, other: Wording) -> bool:
-    """Return whether two wordings with as many words differ in typing errors alone.
+    """Return whether two wordings differ in typing errors alone.
 
-    Names, which are capitalised, are spelled as they are. The first word may be capitalised for another reason: there it is a slip if
-    one of the two is a word that questions begin with, or if two letters changed places.
+    Names, which are capitalised, are spelled as they are. The first word may be capitalised for
+    another reason: there it is a slip if one of the two is a word that questions begin with, or if
+    two letters changed places.
     """
+    if len(one.words) != len(other.words):
+        return False
     pairs = zip(one.words, other.words, one.names, other.names, strict=True)
     return all(
-        first == second or (_slip(first, second) and (not (named or named_too) or (index == 0 and _no_name(first, second))))
+        first == second
+        or (_slip(first, second) and (not (named or named_too) or (index == 0 and _no_name(first, second))))
         for index, (first, second, named, named_too) in enumerate(pairs)
     )
 
@@ -171,7 +189,7 @@ _BEGIN_QUESTIONS = """
     welche welcher welches wessen warum woher wohin wieso könnte könnten können sollte sollten müssen dürfen bitte
     quelle quels quelles comment pourquoi combien quand pouvez cuándo cuando cuánto cuanto cuántos cuáles dónde donde quién puedo puede
     podría quanto quando quale perché сколько когда почему зачем какой какая какие можно
-"""
+"""  # noqa: E501
 _OPENERS = frozenset(_BEGIN_QUESTIONS.split())
 
 
@@ -180,8 +198,14 @@ def _no_name(one: str, other: str) -> bool:
 
 
 def _slip(one: str, other: str) -> bool:
-    """Return whether one letter is too many, missing, wrong, or swapped with the next. Not a vowel at the end, which inflects."""
-    if not (may_be_mistyped(one) and may_be_mistyped(other)) or one[0] != other[0] or OSA.distance(one, other, score_cutoff=1) > 1:
+    """Return whether one letter is too many, missing, wrong, or swapped with the next. Not a vowel
+    at the end, which inflects.
+    """
+    if (
+        not (may_be_mistyped(one) and may_be_mistyped(other))
+        or one[0] != other[0]
+        or OSA.distance(one, other, score_cutoff=1) > 1
+    ):
         return False
     return not (_inflected(one, other) or _inflected(one.removesuffix("s"), other.removesuffix("s")))
 
@@ -194,3 +218,49 @@ def _inflected(one: str, other: str) -> bool:
     if len(one) != len(other):
         return ends[0] in _VOWELS
     return _VOWELS.issuperset(ends) or {*ends} == {"h", "y"}  # -o and -a; fifth and fifty
+
+
+# What is asked
+
+_POLITE_WORDS = (
+    "the a an please kindly hi hello hey thanks bitte danke hallo merci bonjour gracias hola пожалуйста привет"
+)
+_POLITE = frozenset(_POLITE_WORDS.split())
+# as what's is read
+_SHORT = {f"{word}s": (word, "is") for word in ("what", "who", "where", "when", "how", "why", "that", "there")}
+_LEAST_SLIP = 6  # letters: shorter words are too often one letter from another
+
+
+def gist(said: Wording) -> tuple[tuple[str, ...], tuple[bool, ...]]:
+    """Return the words of a question without articles and polite words, and whether each is written like a name."""
+    words: list[str] = []
+    names: list[bool] = []
+    for index, (word, named) in enumerate(zip(said.words, said.names, strict=True)):
+        named = named and index > 0  # the first is capitalised for another reason
+        if word in _POLITE and not named:
+            continue
+        parts = _SHORT.get(word, (word,))
+        words += parts
+        names += (named, False)[: len(parts)]
+    return (tuple(words), tuple(names)) if words else (said.words, said.names)
+
+
+def same_gist(words: Sequence[str], names: Sequence[bool], others: Sequence[str], other_names: Sequence[bool]) -> bool:
+    """Return whether two questions ask the same, but for a letter of a long word that is missing,
+    too many, or swapped with the next.
+
+    A wrong letter is not forgiven, as it may be in repeats: there the answers are the same; here
+    they are not, and "charge" and "change" would be one question.
+    """
+    if len(words) != len(others):
+        return False
+    pairs = zip(words, others, names, other_names, strict=True)
+    return all(
+        one == other or (not (named or named_too) and _misprint(one, other)) for one, other, named, named_too in pairs
+    )
+
+
+def _misprint(one: str, other: str) -> bool:
+    if min(len(one), len(other)) < _LEAST_SLIP or not _slip(one, other):
+        return False
+    return len(one) != len(other) or sorted(one) == sorted(other)

@@ -1,12 +1,14 @@
-"""Conditions on the records of a dataset, as people write them: `length > 10 and not contains("http")`. Nothing is evaluated as Python.
+"""Conditions on the records of a dataset, as people write them: `length > 10 and not
+contains("http")`. Nothing is evaluated as Python.
 
 text, question, answer          the whole record, what is asked, what is answered
 length, words                   of the text; length(answer), words(question) of another
 contains("x"), matches("x")     whether the text holds x, or a regular expression finds something; contains(answer, "x") of another
 and, or, not, ( ), numbers, "texts", < <= == != >= >, also in a chain: 10 < length <= 500
 
-Python's parser reads it (https://docs.python.org/3/library/ast.html), and only what is listed here is made of what it read.
-"""
+Python's parser reads it (https://docs.python.org/3/library/ast.html), and only what is listed here
+is made of what it read.
+"""  # noqa: E501
 
 import ast
 import difflib
@@ -46,7 +48,9 @@ class _Part:
 
 
 def read_condition(condition: str) -> Callable[[Texts], bool]:
-    """Return what says whether a record fulfils the condition. ConfigError that names the place of what is wrong in it."""
+    """Return what says whether a record fulfils the condition. ConfigError that names the place of
+    what is wrong in it.
+    """
     if not isinstance(condition, str) or not condition.strip():
         raise ConfigError('the condition is empty: write one such as "length > 10"')
     if len(condition) > _LONGEST:
@@ -86,7 +90,9 @@ class _Reader:
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 inner = self.wanted(operand, "truth")
                 return _Part("truth", lambda texts: not inner.of(texts))
-            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)) if not isinstance(number, bool):
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)) if not isinstance(
+                number, bool
+            ):
                 return _Part("number", lambda texts: -number)
             case ast.Compare():
                 return self.comparison(node)
@@ -166,7 +172,9 @@ class _Reader:
 
     def pattern(self, node: ast.expr, text: str) -> re.Pattern[str]:
         if len(text) > _PATTERN:
-            self.refuse(self.at(node), f"the regular expression has {len(text)} characters: at most {_PATTERN} are read")
+            self.refuse(
+                self.at(node), f"the regular expression has {len(text)} characters: at most {_PATTERN} are read"
+            )
         try:
             compiled = re.compile(text)
             endless = _may_take_for_ever(regular.parse(text))
@@ -177,7 +185,9 @@ class _Reader:
         return compiled
 
 
-_KNOWN = f"known are {', '.join([*TEXTS, *_MEASURES, *_SEARCHES])}, and, or, not, comparisons, numbers and texts in quotes"
+_KNOWN = (
+    f"known are {', '.join([*TEXTS, *_MEASURES, *_SEARCHES])}, and, or, not, comparisons, numbers and texts in quotes"
+)
 _REPEATS = (regular.MAX_REPEAT, regular.MIN_REPEAT)
 
 

@@ -1,11 +1,11 @@
 """Datasets and their token rows on disk.
 
-data/datasets/<hash>/train.jsonl, validation.jsonl, test.jsonl   {"id", "messages": [...]}
+data/datasets/<hash>/train.jsonl, validation.jsonl, test.jsonl   {"id", "messages": [...]}; of a variant also "augmented"
                      manifest.json                               written last: without it the dataset is unfinished, and is built again
                      rows-<hash>/train.jsonl, ...                {"id", "input_ids", "trained"}: what a certain engine model makes of it
                                  manifest.json                   likewise
 Both folders are named by a hash of all that they are made from, so what is there is never made twice.
-"""
+"""  # noqa: E501
 
 import hashlib
 import json
@@ -20,17 +20,25 @@ from typing import Any
 
 from fine_tuning import paths
 from fine_tuning.config import DataPreparation, DatasetFormat
+from fine_tuning.config_augmentation import Augmentation
+from fine_tuning.config_mix import Mix
 from fine_tuning.conversation import Conversation, Message, parse_conversations
 from fine_tuning.data_collection.dedupe import near_duplicates
+from fine_tuning.data_preparation.augmentation import augmenter
 from fine_tuning.data_preparation.formatter import TrainingDataFormatter
 from fine_tuning.data_preparation.kept_rows import Counts, EarlierRows, Index, Kept, earlier_rows
+from fine_tuning.data_preparation.mixing import draw, stratum_shares
+from fine_tuning.data_preparation.paraphrase import Rewording
 from fine_tuning.data_preparation.rows import ConversationTokenizer, Render, Tokenizer
 from fine_tuning.data_preparation.split import SPLITS, assign_splits, join_groups
 from fine_tuning.data_preparation.spool import Spool
 from fine_tuning.data_preparation.tokenizer import fingerprint
+from fine_tuning.data_preparation.topics import topics_of
 from fine_tuning.errors import ByoaiError, DataError, NoConversations, TooLittleData
 
 MANIFEST = "manifest.json"
+AS_THEY_ARE = Mix()
+NO_VARIANTS = Augmentation()
 VERSION = 3  # part of every hash: raise it when the same input would be built differently
 
 
@@ -40,19 +48,29 @@ class Dataset:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """hash, seed, settings, splits{name: {conversations, turns}}, turn_ids, dropped{reason: turns}"""
+        """hash, seed, settings, splits{name: {conversations, turns}}, turn_ids, dropped{reason: turns},
+        augmented{how: {conversations, turns}}"""
         found: dict[str, Any] = paths.read_json(self.path / MANIFEST)
         return found
 
 
 def build_dataset(
-    conversations: Iterable[Conversation | dict[str, Any]], settings: DataPreparation, dropped: Mapping[str, int] | None = None
+    conversations: Iterable[Conversation | dict[str, object]],
+    settings: DataPreparation,
+    dropped: Mapping[str, int] | None = None,
+    mix: Mix = AS_THEY_ARE,
+    augmentation: Augmentation = NO_VARIANTS,
+    reword: Rewording | None = None,
 ) -> Dataset:
-    """Split cleaned conversations and write them, unless the same dataset is there already. They are taken one by one, and none is held.
+    """Split cleaned conversations and write them, unless the same dataset is there already. They
+    are taken one by one, and none is held.
 
-    `dropped` (turns by reason, from the cleaning) is kept in the manifest; it is read when the last conversation was taken.
-    Conversations of one session share a split, near-duplicates too.
-    Raises NoConversations for none, DataError naming every conversation that cannot be trained on.
+    `dropped` (turns by reason, from the cleaning) is kept in the manifest; it is read when the last
+    conversation was taken. Conversations of one session share a split, near-duplicates too. One
+    whose turns name a split in `metadata["split"]` is in that one. `mix` says how often each is in
+    the train split; a source with a share of 0 is in no split. `augmentation` says how many variants
+    lie there beside each; `reword` puts their questions in other words. Raises NoConversations for
+    none, DataError naming every conversation that cannot be trained on.
     """
     if isinstance(conversations, Sequence):
         conversations = parse_conversations(conversations)
@@ -61,21 +79,63 @@ def build_dataset(
             spool.add(conversation, pair)
         if not len(spool):
             raise NoConversations("No conversations to train on: turn logging on, chat, and try again")
-        facts = {
-            "version": VERSION,
-            "settings": settings.model_dump(mode="json"),
-            "seed": settings.seed,
-            "dropped": dict(sorted((dropped or {}).items())),
+        facts = _facts(settings, dropped or {}, mix, augmentation, reword)
+        lists: dict[str, Callable[[], Iterable[object]]] = {
+            "records": spool.records,
+            "sessions": spool.sessions,
+            "turn_ids": spool.turn_ids,
         }
-        lists: dict[str, Callable[[], Iterable[Any]]] = {"records": spool.records, "sessions": spool.sessions, "turn_ids": spool.turn_ids}
+        if any(spool.pinned()):
+            lists["splits"] = spool.pinned
         digest = _hash_of_stream(facts, lists)
         folder = paths.datasets_dir() / digest[:16]
-        if not _finished(folder):
-            chosen = _split(spool, settings)
-            for split in SPLITS:
-                write_jsonl(folder / f"{split}.jsonl", spool.records([of == split for of in chosen]))
-            write_manifest(folder / MANIFEST, {**facts, "hash": digest, "splits": spool.sizes(chosen)}, spool.turn_ids())
+        if not is_finished(folder):
+            splits = _split(spool, settings)
+            often = _mixed(spool, splits, mix, settings.seed)
+            if not sum(count for split, count in zip(splits, often, strict=True) if split == "train"):
+                there = ", ".join(sorted(set(spool.sources())))
+                raise NoConversations(
+                    f"No conversations to train on: mix.shares leaves out all sources that there are ({there})"
+                )
+            here = {
+                split: [count if of == split else 0 for of, count in zip(splits, often, strict=True)]
+                for split in SPLITS
+            }
+            for split in SPLITS[1:]:
+                write_jsonl(folder / f"{split}.jsonl", spool.records(here[split]))
+            held_out = (record for split in SPLITS[1:] for record in spool.records(here[split]))
+            making = augmenter(augmentation, settings.seed, spool.said, held_out, reword)
+            write_jsonl(folder / "train.jsonl", making.beside(spool.epoch(here["train"])))
+            sizes = spool.sizes(splits, often)
+            for unit in sizes["train"]:
+                sizes["train"][unit] += sum(counts[unit] for counts in making.made.values())
+            counted = {"splits": sizes, "sources": _sources(spool, splits, often)}
+            if making.made:
+                counted["augmented"] = making.made
+            write_manifest(folder / MANIFEST, {**facts, "hash": digest, **counted}, spool.turn_ids(often))
     return Dataset(folder)
+
+
+def _facts(
+    settings: DataPreparation,
+    dropped: Mapping[str, int],
+    mix: Mix,
+    augmentation: Augmentation,
+    reword: Rewording | None,
+) -> dict[str, object]:
+    """Return what a dataset is made with, for its manifest and its hash."""
+    facts: dict[str, object] = {
+        "version": VERSION,
+        # private, and gone from the records already
+        "settings": settings.model_dump(mode="json", exclude={"own_words"}),
+        "seed": settings.seed,
+        "dropped": dict(sorted(dropped.items())),
+    }
+    if mix != AS_THEY_ARE:
+        facts["mix"] = mix.model_dump(mode="json")
+    if augmentation.wanted:
+        facts["augmentation"] = {**augmentation.model_dump(mode="json"), "models": reword.key if reword else ""}
+    return facts
 
 
 def _pairs(conversations: Iterable[Any], thoughts: bool) -> Iterator[tuple[Conversation, dict[str, Any]]]:
@@ -92,13 +152,16 @@ def _pairs(conversations: Iterable[Any], thoughts: bool) -> Iterator[tuple[Conve
         taken.clear()  # one that was refused: the error comes at the end
 
 
-def tokenize_dataset(dataset_path: Path, render: Render, tokenizer: Tokenizer, max_length: int, template_key: str) -> Path:
+def tokenize_dataset(
+    dataset_path: Path, render: Render, tokenizer: Tokenizer, max_length: int, template_key: str
+) -> Path:
     """The folder of the dataset's token rows, made unless it is there already.
 
-    `template_key` names what `render` renders with (equal keys, equal renderings: the model's digest, say). The manifest counts, by split:
-    conversations, rows, tokens, trained_tokens, turns (trained), `cut` (conversations that lost turns to `max_length`, but not all),
-    `dropped` (those that lost all), `split` (those that needed several rows).
-    Raises TooLittleData if no conversation of the train split fits, DataError for a broken one.
+    `template_key` names what `render` renders with (equal keys, equal renderings: the model's
+    digest, say). The manifest counts, by split: conversations, rows, tokens, trained_tokens, turns
+    (trained), `cut` (conversations that lost turns to `max_length`, but not all), `dropped` (those
+    that lost all), `split` (those that needed several rows). Raises TooLittleData if no
+    conversation of the train split fits, DataError for a broken one.
     """
     check_key(template_key, "template_key")
     facts = {
@@ -110,52 +173,69 @@ def tokenize_dataset(dataset_path: Path, render: Render, tokenizer: Tokenizer, m
     }
     digest = hash_of(facts)
     folder = dataset_path / f"rows-{digest[:16]}"
-    if _finished(folder):
+    if is_finished(folder):
         return folder
     conversations = ConversationTokenizer(render, tokenizer, max_length)
     earlier, name = earlier_rows(facts, SPLITS), "{}.jsonl".format
-    counts = {split: _tokenize_split(dataset_path / name(split), conversations, folder / name(split), earlier) for split in SPLITS}
+    counts = {
+        split: _tokenize_split(dataset_path / name(split), conversations, folder / name(split), earlier)
+        for split in SPLITS
+    }
     if not counts["train"]["rows"]:
-        raise TooLittleData(f"no conversation to train on fits into {max_length} tokens: raise data_preparation.max_length")
+        raise TooLittleData(
+            f"no conversation to train on fits into {max_length} tokens: raise data_preparation.max_length"
+        )
     paths.write_json(folder / MANIFEST, {**facts, "hash": digest, "splits": counts})
     return folder
 
 
 def doubts_of(conversations: Sequence[Conversation], dataset: Dataset, rows: Path) -> list[str]:
-    """Return what a person should know before these conversations are learned: what of them does not fit into a row, and whether they
-    look like many conversations that were logged as one."""
+    """Return what a person should know before these conversations are learned: what of them does
+    not fit into a row, and whether they look like many conversations that were logged as one.
+    """
     found = []
     facts = paths.read_json(rows / MANIFEST)
     too_long = sum(counts["cut"] + counts["dropped"] for counts in facts["splits"].values())
-    lost = sum(counts["turns"] - facts["splits"][split]["turns"] for split, counts in dataset.manifest["splits"].items())
+    lost = sum(
+        counts["turns"] - facts["splits"][split]["turns"] for split, counts in dataset.manifest["splits"].items()
+    )
     turns = sum(len(conversation.turns) for conversation in conversations)
     if too_long:
         found.append(
-            f"{too_long} of {len(conversations)} conversation(s) are longer than {facts['max_length']} tokens: {lost} of {turns} turns do "
+            f"{too_long} of {len(conversations)} conversation(s) are longer than {facts['max_length']} tokens: "
+            f"{lost} of {turns} turns do "
             f"not fit and are not learned. {_BEGIN_ANEW}, or raise data_preparation.max_length"
         )
     sizes = Counter(conversation.turns[0].session_id for conversation in conversations for _ in conversation.turns)
     session, most = sizes.most_common(1)[0]
     if most >= _MANY and 2 * most > turns:
         found.append(
-            f"{most} of {turns} turns lie in one session ({session}) and are learned as one conversation, each after all before it. "
+            f"{most} of {turns} turns lie in one session ({session}) and are learned as one conversation, each after "
+            "all before it. "
             f"{_BEGIN_ANEW}, if they have nothing to do with each other"
         )
     return found
 
 
 _MANY = 8  # turns in one session that may be exchanges of their own
-_BEGIN_ANEW = "Begin a new session for each conversation (New chat on the page, `new_session()` of the ConversationLogger)"
+_BEGIN_ANEW = (
+    "Begin a new session for each conversation (New chat on the page, `new_session()` of the ConversationLogger)"
+)
 
 
 def delete_datasets_of(turn_ids: Collection[str]) -> list[Path]:
-    """Remove every dataset that holds one of these turns, and every unfinished one: a deletion from the log really removes the text.
+    """Remove every dataset that holds one of these turns, and every unfinished one: a deletion from
+    the log really removes the text.
 
     Not while a dataset is being built. Returns the folders removed.
     """
     gone = set(turn_ids)
     folders = [folder for folder in sorted(paths.datasets_dir().glob("*")) if folder.is_dir()]
-    hit = [each for each in folders if not (each / MANIFEST).exists() or not gone.isdisjoint(read_turn_ids(each / MANIFEST))]
+    hit = [
+        each
+        for each in folders
+        if not (each / MANIFEST).exists() or not gone.isdisjoint(read_turn_ids(each / MANIFEST))
+    ]
     for folder in hit:
         shutil.rmtree(folder)
     return hit
@@ -164,11 +244,49 @@ def delete_datasets_of(turn_ids: Collection[str]) -> list[Path]:
 def _split(spool: Spool, settings: DataPreparation) -> list[str]:
     # A turn dropped by the cleaning cuts a conversation in two: the halves still belong together.
     groups = join_groups(near_duplicates(spool.texts()).tolist(), spool.session_numbers())
-    return assign_splits(spool.ids(), groups, (settings.train_ratio, settings.validation_ratio, settings.test_ratio), settings.seed)
+    pinned, ids = spool.pinned(), spool.ids()
+    free = [number for number, split in enumerate(pinned) if not split]
+    ratios = (settings.train_ratio, settings.validation_ratio, settings.test_ratio)
+    dealt = assign_splits([ids[number] for number in free], [groups[number] for number in free], ratios, settings.seed)
+    for number, split in zip(free, dealt, strict=True):
+        pinned[number] = split
+    return pinned
 
 
-def _tokenize_split(source: Path, conversations: ConversationTokenizer, target: Path, earlier: EarlierRows) -> dict[str, int]:
-    counts = Counter(dict.fromkeys(("conversations", "turns", "rows", "tokens", "trained_tokens", "cut", "dropped", "split"), 0))
+def _mixed(spool: Spool, splits: Sequence[str], mix: Mix, seed: int) -> list[int]:
+    """Return how often each conversation is in its split: as `mix` says in the train split; in the
+    others once, or never if its source is left out.
+    """
+    sources = spool.sources()
+    often = [0 if mix.shares.get(source) == 0 else 1 for source in sources]
+    if mix.model_copy(update={"also": (), "most_repeats": AS_THEY_ARE.most_repeats}) == AS_THEY_ARE:
+        return often
+    train = [number for number, split in enumerate(splits) if split == "train"]
+    ids = spool.ids()
+    topics = topics_of(spool.texts(), seed) if mix.topic_temperature > 1 else [0] * len(sources)
+    strata = [(sources[number], topics[number]) for number in train]
+    drawn = draw([ids[number] for number in train], strata, stratum_shares(strata, mix), mix.most_repeats, seed)
+    for number, count in zip(train, drawn, strict=True):
+        often[number] = count
+    return often
+
+
+def _sources(spool: Spool, splits: Sequence[str], often: Sequence[int]) -> dict[str, dict[str, int]]:
+    """Return for each source how many conversations it has, and how many of an epoch's are of it."""
+    found: dict[str, dict[str, int]] = {}
+    for source, split, count in zip(spool.sources(), splits, often, strict=True):
+        counts = found.setdefault(source, {"conversations": 0, "in_an_epoch": 0})
+        counts["conversations"] += 1
+        counts["in_an_epoch"] += count if split == "train" else 0
+    return found
+
+
+def _tokenize_split(
+    source: Path, conversations: ConversationTokenizer, target: Path, earlier: EarlierRows
+) -> dict[str, int]:
+    counts = Counter(
+        dict.fromkeys(("conversations", "turns", "rows", "tokens", "trained_tokens", "cut", "dropped", "split"), 0)
+    )
     index = Index()
 
     def lines() -> Iterator[bytes]:
@@ -192,7 +310,8 @@ def _tokenize_split(source: Path, conversations: ConversationTokenizer, target: 
     return dict(counts)
 
 
-_ANSWER = b'{"role": "assistant", '  # as it is written before the text of an answer, within which the quotes would be escaped
+# as it is written before the text of an answer, within which the quotes would be escaped
+_ANSWER = b'{"role": "assistant", '
 
 
 def _tokenize(record: bytes, conversations: ConversationTokenizer) -> Kept:
@@ -200,21 +319,26 @@ def _tokenize(record: bytes, conversations: ConversationTokenizer) -> Kept:
     said = json.loads(record)
     rows = conversations.rows([Message.model_validate(message) for message in said["messages"]], id=said["id"])
     lines = b"".join(json.dumps(row.record(), ensure_ascii=False).encode() + b"\n" for row in rows)
-    return Kept(lines, Counts(len(rows), sum(row.turns for row in rows), sum(map(len, rows)), sum(sum(row.trained) for row in rows)))
+    return Kept(
+        lines,
+        Counts(len(rows), sum(row.turns for row in rows), sum(map(len, rows)), sum(sum(row.trained) for row in rows)),
+    )
 
 
 def check_key(key: str, what: str) -> None:
     """Raise DataError for a key that says nothing: with it, what was made of one model would be taken for another's."""
     if not key.strip():
-        raise DataError(f"{what} is empty: say which model this is for (its digest), so that no other is fed what is made of it")
+        raise DataError(
+            f"{what} is empty: say which model this is for (its digest), so that no other is fed what is made of it"
+        )
 
 
-def hash_of(value: Any) -> str:
+def hash_of(value: object) -> str:
     """Of all that JSON can hold."""
     return hashlib.sha256(json.dumps(value, ensure_ascii=True, sort_keys=True).encode()).hexdigest()
 
 
-def _hash_of_stream(facts: Mapping[str, Any], lists: Mapping[str, Callable[[], Iterable[Any]]]) -> str:
+def _hash_of_stream(facts: Mapping[str, object], lists: Mapping[str, Callable[[], Iterable[object]]]) -> str:
     """Return `hash_of` the facts and the lists in one dict, holding one member of a list at a time."""
     digest = hashlib.sha256()
     mark = "{"
@@ -233,23 +357,26 @@ def _hash_of_stream(facts: Mapping[str, Any], lists: Mapping[str, Callable[[], I
     return digest.hexdigest()
 
 
-def _finished(folder: Path) -> bool:
+def is_finished(folder: Path) -> bool:
     return all((folder / name).is_file() for name in (MANIFEST, *(f"{split}.jsonl" for split in SPLITS)))
 
 
-def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
+def write_jsonl(path: Path, records: Iterable[dict[str, object]]) -> None:
     """A record a line, whole or not at all; one at a time is held."""
     paths.atomic_write(path, (json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records))
 
 
-# The manifest, whose list of turns is longer than all the rest: written and read line by line, in the form of `paths.write_json`
+# The manifest, whose list of turns is longer than all the rest: written and read line by line, in
+# the form of `paths.write_json`
 
 _TURNS = '  "turn_ids": '
 
 
-def write_manifest(path: Path, facts: dict[str, Any], turn_ids: Iterable[str]) -> None:
+def write_manifest(path: Path, facts: Mapping[str, object], turn_ids: Iterable[str]) -> None:
     """Write the facts, and the turns as "turn_ids"."""
-    before, _, after = json.dumps({**facts, "turn_ids": []}, ensure_ascii=False, indent=2, sort_keys=True).partition(f"\n{_TURNS}[]")
+    before, _, after = json.dumps({**facts, "turn_ids": []}, ensure_ascii=False, indent=2, sort_keys=True).partition(
+        f"\n{_TURNS}[]"
+    )
 
     def pieces() -> Iterator[bytes]:
         yield f"{before}\n{_TURNS}[".encode()
@@ -288,7 +415,10 @@ def read_turn_ids(path: Path) -> Iterator[str]:
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
             if any(line == f"{_TURNS}[\n" for line in file):
-                yield from (json.loads(line.strip().removesuffix(",")) for line in takewhile(lambda line: not line.startswith("  ]"), file))
+                yield from (
+                    json.loads(line.strip().removesuffix(","))
+                    for line in takewhile(lambda line: not line.startswith("  ]"), file)
+                )
                 return
     except (OSError, ValueError) as error:
         raise ByoaiError(f"cannot read {path}: {error}") from error

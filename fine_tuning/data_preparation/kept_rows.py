@@ -1,7 +1,9 @@
-"""Token rows that were made before: what is said again in a larger dataset is copied, and not rendered and tokenised again.
+"""Token rows that were made before: what is said again in a larger dataset is copied, and not
+rendered and tokenised again.
 
-Beside the rows of each split lies an index, `<split>.index`: for each conversation of the split, in order, a hash of its record, how many
-bytes of the rows are its own, and their counts. Rows made without one are only not used again.
+Beside the rows of each split lies an index, `<split>.index`: for each conversation of the split, in
+order, a hash of its record, how many bytes of the rows are its own, and their counts. Rows made
+without one are only not used again.
 """
 
 from collections.abc import Mapping
@@ -14,7 +16,14 @@ import numpy as np
 from fine_tuning import paths
 from fine_tuning.errors import ByoaiError
 
-_ENTRY = np.dtype([("key", "<u8"), ("check", "<u8"), ("size", "<u8"), *((name, "<u4") for name in ("rows", "turns", "tokens", "trained"))])
+_ENTRY = np.dtype(
+    [
+        ("key", "<u8"),
+        ("check", "<u8"),
+        ("size", "<u8"),
+        *((name, "<u4") for name in ("rows", "turns", "tokens", "trained")),
+    ]
+)
 
 
 class Counts(NamedTuple):
@@ -56,7 +65,9 @@ class EarlierRows:
         found = [np.frombuffer(file.with_suffix(".index").read_bytes(), _ENTRY) for file in files]
         self._files = files
         self._file = np.repeat(np.arange(len(files)), list(map(len, found)))
-        self._starts = np.concatenate([np.empty(0, np.uint64), *(np.cumsum(each["size"]) - each["size"] for each in found)])
+        self._starts = np.concatenate(
+            [np.empty(0, np.uint64), *(np.cumsum(each["size"]) - each["size"] for each in found)]
+        )
         self._entries = np.concatenate([np.empty(0, _ENTRY), *found])
         self._order = np.argsort(self._entries["key"], kind="stable")
         self._keys = self._entries["key"][self._order]
@@ -74,11 +85,14 @@ class EarlierRows:
         with self._files[self._file[place]].open("rb") as file:
             file.seek(int(self._starts[place]))
             lines = file.read(int(entry["size"]))
-        return Kept(lines, Counts(*(int(entry[name]) for name in Counts._fields))) if len(lines) == entry["size"] else None
+        return (
+            Kept(lines, Counts(*(int(entry[name]) for name in Counts._fields))) if len(lines) == entry["size"] else None
+        )
 
 
-def earlier_rows(facts: Mapping[str, Any], splits: tuple[str, ...]) -> EarlierRows:
-    """Return the newest rows that were made by the same template, vocabulary and length; of no record if there are none.
+def earlier_rows(facts: Mapping[str, object], splits: tuple[str, ...]) -> EarlierRows:
+    """Return the newest rows that were made by the same template, vocabulary and length; of no
+    record if there are none.
 
     `facts`: those of the manifest, of which the dataset does not matter.
     """

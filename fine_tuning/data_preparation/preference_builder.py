@@ -4,10 +4,14 @@ data/datasets/preferences-<hash>/manifest.json       written last: turn_ids, pai
                                  preferences.jsonl   {"prompt_ids", "chosen_ids", "rejected_ids"}
                                                      or {"prompt_ids", "completion_ids", "label"}
 
-Only what an owner said counts: an edit prefers the new text to the model's; a thumb up among answers that were given again prefers that one
-to the others; a thumb on an answer that stands alone is a rating. That one of them was given last says nothing.
+Only what an owner said counts: an edit prefers the new text to the model's; a thumb up among
+answers that were given again prefers that one to the others; a thumb on an answer that stands alone
+is a rating. That one of them was given last says nothing.
 
-Every text has come through `clean_turn`, as all that is learned. A question without a fit answer cuts its conversation, as in the chats.
+Every text has come through `clean_turn`, as all that is learned. A question without a fit answer
+cuts its conversation, as in the chats. Compared are answers to the same question, behind the same
+turns and under the same system prompt; in every branch, also those that the chat did not go on
+from.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fine_tuning import paths
-from fine_tuning.conversation import Message, Turn, answers_by_question, approved, conversations_of, standing_answer
-from fine_tuning.data_collection.data_cleaner import CleanTurn
+from fine_tuning.branches import Tree, system_of
+from fine_tuning.conversation import Message, Turn, approved, conversations_of
+from fine_tuning.data_collection.turn_decisions import CleanTurn
 from fine_tuning.data_preparation.dataset_builder import MANIFEST, VERSION, check_key, hash_of, write_jsonl
 from fine_tuning.data_preparation.rows import ConversationTokenizer
 from fine_tuning.data_preparation.tokenizer import fingerprint
@@ -25,7 +30,9 @@ from fine_tuning.errors import DataError
 
 @dataclass(frozen=True)
 class Preference:
-    """Answers to what was said so far, which ends with a user's message: a `rejected` one beside `chosen`, or `chosen` alone and rated."""
+    """Answers to what was said so far, which ends with a user's message: a `rejected` one beside
+    `chosen`, or `chosen` alone and rated.
+    """
 
     said: tuple[Message, ...]
     chosen: str
@@ -35,38 +42,72 @@ class Preference:
 
 
 def preferences_of(turns: Iterable[Turn], fit: Mapping[str, CleanTurn]) -> list[Preference]:
-    """Return what was preferred, in the order of the log. `fit`: by id, the turns that may be learned. An answer in a pair is not rated
-    once more."""
-    return [preference for conversation in conversations_of(turns) for preference in _of_session(conversation.turns, fit)]
+    """Return what was preferred, in the order of the log. `fit`: by id, the turns that may be
+    learned. An answer in a pair is not rated once more.
+    """
+    return [
+        preference for conversation in conversations_of(turns) for preference in _of_session(conversation.turns, fit)
+    ]
 
 
 def _of_session(turns: Sequence[Turn], fit: Mapping[str, CleanTurn]) -> Iterator[Preference]:
     if not any("rating" in turn.metadata or "original_response" in turn.metadata for turn in turns):
         return  # as in most sessions: nothing of it was rated or edited
-    heard: list[Message] = []
-    before: tuple[str, ...] = ()  # ids of the turns that were heard
-    for siblings in answers_by_question(turns):
-        clean = [fit[turn.id] for turn in siblings if turn.id in fit and "incomplete" not in turn.metadata]
-        if not clean:
-            heard, before = [], ()
-            continue
-        answers = [each.turn for each in clean]
-        said = (*heard, answers[0].messages()[0])
-        best = standing_answer(answers)
-        pairs = [*_edits(clean), *((best, other.bot_response, other.id) for other in answers if approved(best) and not approved(other))]
-        for turn, rejected, id in pairs:
-            yield Preference(said, turn.bot_response, rejected, turn_ids=(*before, turn.id, id))
-        paired = {id for turn, _, other in pairs for id in (turn.id, other)}
-        for turn in answers:
-            if turn.id not in paired and (rating := turn.metadata.get("rating")) in ("up", "down"):
-                yield Preference(said, turn.bot_response, wanted=rating == "up", turn_ids=(*before, turn.id))
-        heard += best.messages()
-        before = (*before, best.id)
+    tree, usable = Tree(turns), {id: clean for id, clean in fit.items() if "incomplete" not in clean.turn.metadata}
+    for answers in tree.questions():
+        if any("rating" in turn.metadata or "original_response" in turn.metadata for turn in answers):
+            by_system: dict[str, list[CleanTurn]] = {}
+            for clean in (usable[turn.id] for turn in answers if turn.id in usable):
+                by_system.setdefault(system_of(clean.turn), []).append(clean)
+            before = _heard(tree, answers[0], usable)
+            for system, comparable in by_system.items():
+                yield from _of_question(system, before, comparable)
+
+
+def _of_question(system: str, before: Sequence[Turn], clean: Sequence[CleanTurn]) -> Iterator[Preference]:
+    """Yield what was preferred among answers that were given to the same question under the same prompt."""
+    answers, ids = [each.turn for each in clean], tuple(turn.id for turn in before)
+    head = [Message(role="system", content=system)] if system else []
+    said = (*head, *(message for turn in before for message in turn.messages()), answers[0].messages()[0])
+    best = _best(answers)
+    pairs = [
+        *_edits(clean),
+        *((best, other.bot_response, other.id) for other in answers if approved(best) and not approved(other)),
+    ]
+    for turn, rejected, id in pairs:
+        yield Preference(said, turn.bot_response, rejected, turn_ids=(*ids, turn.id, id))
+    paired = {id for turn, _, other in pairs for id in (turn.id, other)}
+    for turn in answers:
+        if turn.id not in paired and (rating := turn.metadata.get("rating")) in ("up", "down"):
+            yield Preference(said, turn.bot_response, wanted=rating == "up", turn_ids=(*ids, turn.id))
+
+
+def _heard(tree: Tree, turn: Turn, usable: Mapping[str, CleanTurn]) -> list[Turn]:
+    """Return what was said before a turn, clean: back to a question of which no answer is fit. One
+    stands for another to the same.
+    """
+    heard: list[Turn] = []
+    for earlier in reversed(tree.path(tree.parent(turn.id))):
+        same = [earlier] if earlier.id in usable else tree.same_question(earlier.id)
+        answers = [usable[each.id].turn for each in same if each.id in usable]
+        if not answers:
+            break
+        heard.append(_best(answers))
+    return heard[::-1]
+
+
+def _best(answers: Sequence[Turn]) -> Turn:
+    """Of answers to one question the last approved one, else the last."""
+    return next(filter(approved, reversed(answers)), answers[-1])
 
 
 def _edits(answers: Sequence[CleanTurn]) -> list[tuple[Turn, str, str]]:
     """Yield each edited answer, what it was before, and its id."""
-    return [(each.turn, each.original, each.turn.id) for each in answers if each.original and each.original != each.turn.bot_response]
+    return [
+        (each.turn, each.original, each.turn.id)
+        for each in answers
+        if each.original and each.original != each.turn.bot_response
+    ]
 
 
 @dataclass(frozen=True)
@@ -77,14 +118,17 @@ class PreferenceData:
     turn_ids: list[str]
 
 
-def build_preferences(preferences: Sequence[Preference], conversations: ConversationTokenizer, template_key: str) -> PreferenceData:
+def build_preferences(
+    preferences: Sequence[Preference], conversations: ConversationTokenizer, template_key: str
+) -> PreferenceData:
     """Write the preferences in tokens, unless they are there already. `template_key`: see `tokenize_dataset`.
 
     Left out: pairs whose texts are the same, and what does not fit into a row.
     """
     check_key(template_key, "template_key")
     facts = [
-        [[message.model_dump() for message in each.said], each.chosen, each.rejected, each.wanted, each.turn_ids] for each in preferences
+        [[message.model_dump() for message in each.said], each.chosen, each.rejected, each.wanted, each.turn_ids]
+        for each in preferences
     ]
     identity = [VERSION, facts, template_key, fingerprint(conversations.tokenizer), conversations.max_length]
     folder = paths.datasets_dir() / f"preferences-{hash_of(identity)[:16]}"
@@ -104,17 +148,27 @@ def read_preference_data(folder: Path) -> PreferenceData:
 
 
 def _record(preference: Preference, conversations: ConversationTokenizer) -> dict[str, object] | None:
-    tokens = [_split(preference.said, text, conversations) for text in (preference.chosen, preference.rejected) if text is not None]
+    tokens = [
+        _split(preference.said, text, conversations)
+        for text in (preference.chosen, preference.rejected)
+        if text is not None
+    ]
     if any(each is None for each in tokens):
         return None
     (prompt, chosen), *others = (each for each in tokens if each is not None)
     if not others:
         return {"prompt_ids": prompt, "completion_ids": chosen, "label": preference.wanted}
     ((other_prompt, rejected),) = others
-    return None if prompt != other_prompt or chosen == rejected else {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
+    return (
+        None
+        if prompt != other_prompt or chosen == rejected
+        else {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
+    )
 
 
-def _split(said: Sequence[Message], answer: str, conversations: ConversationTokenizer) -> tuple[list[int], list[int]] | None:
+def _split(
+    said: Sequence[Message], answer: str, conversations: ConversationTokenizer
+) -> tuple[list[int], list[int]] | None:
     """Prompt and answer in tokens; None if they do not fit."""
     try:
         return conversations.last_answer([*said, Message(role="assistant", content=answer)])

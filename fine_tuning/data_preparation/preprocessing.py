@@ -1,7 +1,8 @@
 """A dataset of one's own, filtered and changed step by step, and written anew for a training.
 
-A step is {"type": "filter", "condition": "length > 10"} (conditions.py), {"type": "transform", "operation": "lowercase"}, of one side
-with "field": "question" or "answer", or {"type": "deduplicate"}.
+A step is {"type": "filter", "condition": "length > 10"} (conditions.py), {"type": "transform",
+"operation": "lowercase"}, of one side with "field": "question" or "answer", or {"type":
+"deduplicate"}.
 """
 
 import json
@@ -37,14 +38,14 @@ def prepare(
     source: str | Path,
     format: DatasetFormat | str,
     output_format: DatasetFormat | str = DatasetFormat.JSONL,
-    steps: Sequence[Mapping[str, Any]] = (),
+    steps: Sequence[Mapping[str, object]] = (),
     target: Path | None = None,
     watch: Watch | None = None,
 ) -> Path:
     """Read a dataset, apply the steps, and write it; return the file, in data/prepared/ unless `target` names one.
 
-    ConfigError for a wrong step, by its number; DataError for what cannot be read; NoConversations if nothing is left. Cancelled when
-    `watch` asks it to stop: nothing is written.
+    ConfigError for a wrong step, by its number; DataError for what cannot be read; NoConversations
+    if nothing is left. Cancelled when `watch` asks it to stop: nothing is written.
     """
     read_as, write_as = (_known(each) for each in (format, output_format))
     if write_as not in _WRITTEN:
@@ -62,7 +63,7 @@ def prepare(
     return file
 
 
-def check_steps(steps: Sequence[Mapping[str, Any]]) -> list[Step]:
+def check_steps(steps: Sequence[Mapping[str, object]]) -> list[Step]:
     """Return what the steps do. ConfigError for a wrong one, by its number."""
     return [_step(number, step) for number, step in enumerate(steps, 1)]
 
@@ -87,7 +88,7 @@ def _written(records: Sequence[Record], format: DatasetFormat) -> list[Any]:
     return TrainingDataFormatter(DatasetFormat.CHATML).convert(pairs, format)
 
 
-def _step(number: int, step: Mapping[str, Any]) -> Step:
+def _step(number: int, step: Mapping[str, object]) -> Step:
     kind = step.get("type") if isinstance(step, Mapping) else None
     if kind not in _KEYS:
         raise ConfigError(f"step {number}: its type is {kind!r}, and must be one of {', '.join(_KEYS)}")
@@ -104,7 +105,7 @@ def _filter(step: Mapping[str, Any]) -> Step:
     return lambda records: (record for record in records if condition(texts_of(record)))
 
 
-def _transform(step: Mapping[str, Any]) -> Step:
+def _transform(step: Mapping[str, object]) -> Step:
     name, field = step.get("operation"), step.get("field")
     if name not in OPERATIONS:
         raise ConfigError(f"unknown operation {name!r}: choose one of {', '.join(OPERATIONS)}")
@@ -125,7 +126,7 @@ def _transform(step: Mapping[str, Any]) -> Step:
     return lambda records: (changed(record) for record in records)
 
 
-def _deduplicate(step: Mapping[str, Any]) -> Step:
+def _deduplicate(step: Mapping[str, object]) -> Step:
     def once(records: Iterable[Record]) -> Iterator[Record]:
         seen: set[str] = set()
         for record in records:

@@ -55,7 +55,9 @@ def read_records(source: str | Path, format: DatasetFormat, *, trusted: bool = F
     raw: Iterable[tuple[str, Any]]
     if format == DatasetFormat.CUSTOM:
         if not trusted:
-            raise ConfigError("a custom dataset is read by the program that names it: call prepare_dataset, and give what it returns")
+            raise ConfigError(
+                "a custom dataset is read by the program that names it: call prepare_dataset, and give what it returns"
+            )
         raw = _custom(str(source))
     elif format == DatasetFormat.HUGGINGFACE:
         raw = _huggingface(str(source))
@@ -67,7 +69,9 @@ def read_records(source: str | Path, format: DatasetFormat, *, trusted: bool = F
 
 
 def read_turns(source: Path, format: DatasetFormat) -> list[Turn]:
-    """Return the turns of a dataset, as the log has them: each record a session of its own. NoConversations if there is none."""
+    """Return the turns of a dataset, as the log has them: each record a session of its own.
+    NoConversations if there is none.
+    """
     turns: list[Turn] = []
     for record in read_records(source, format):
         pairs = list(_exchanges(record))
@@ -75,7 +79,14 @@ def read_turns(source: Path, format: DatasetFormat) -> list[Turn]:
         for number, (asked, answered) in enumerate(pairs):
             facts = {"source": str(source)}
             turns.append(
-                Turn(id=f"{session}-{number}", session_id=session, timestamp="", user_message=asked, bot_response=answered, metadata=facts)
+                Turn(
+                    id=f"{session}-{number}",
+                    session_id=session,
+                    timestamp="",
+                    user_message=asked,
+                    bot_response=answered,
+                    metadata=facts,
+                )
             )
     if not turns:
         raise NoConversations(f"{source} holds no question with an answer")
@@ -112,7 +123,7 @@ def _exchanges(record: Record) -> Iterator[tuple[str, str]]:
 # From what a record is called to what it says
 
 
-def _record(place: str, record: Any) -> Record:
+def _record(place: str, record: object) -> Record:
     if isinstance(record, str):
         return {"text": record}
     if not isinstance(record, Mapping):
@@ -135,17 +146,19 @@ def _record(place: str, record: Any) -> Record:
     raise DataError(f"{place}: its fields ({there}) are not known: name them {known}, or messages, or text")
 
 
-def _message(place: str, message: Any) -> dict[str, str]:
+def _message(place: str, message: object) -> dict[str, str]:
     if isinstance(message, Mapping):
         role = str(message.get("role", message.get("from", ""))).lower()
         content = message.get("content", message.get("value"))
         role = _ROLES.get(role, role)
         if role in ("system", "user", "assistant") and isinstance(content, str):
             return {"role": role, "content": content}
-    raise DataError(f'{place}: {str(message)[:80]} is no message: write {{"role": "user" or "assistant", "content": "..."}}')
+    raise DataError(
+        f'{place}: {str(message)[:80]} is no message: write {{"role": "user" or "assistant", "content": "..."}}'
+    )
 
 
-def _string(value: Any) -> str:
+def _string(value: object) -> str:
     """Return what stands in a field; of several answers (as SQuAD has them) the first."""
     if isinstance(value, Mapping):
         value = value.get("text", value.get("content", ""))
@@ -168,7 +181,7 @@ def _file(path: Path) -> tuple[Path, str]:
         raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _jsonl(file: tuple[Path, str]) -> Iterator[tuple[str, Any]]:
+def _jsonl(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
     path, text = file
     if text.lstrip().startswith("["):  # a list of records in one piece
         try:
@@ -186,7 +199,7 @@ def _jsonl(file: tuple[Path, str]) -> Iterator[tuple[str, Any]]:
             raise DataError(f"{path}, line {number}: no JSON ({error})") from error
 
 
-def _csv(file: tuple[Path, str]) -> Iterator[tuple[str, Any]]:
+def _csv(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
     path, text = file
     head = text.partition("\n")[0]
     separator = max(",;\t", key=head.count)
@@ -203,7 +216,7 @@ def _csv(file: tuple[Path, str]) -> Iterator[tuple[str, Any]]:
         raise DataError(f"{path}, line {reader.line_num}: no CSV ({error})") from error
 
 
-def _text(file: tuple[Path, str]) -> Iterator[tuple[str, Any]]:
+def _text(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
     path, text = file
     for number, paragraph in enumerate(filter(str.strip, re.split(r"\r?\n[ \t]*(?:\r?\n)+", text)), 1):
         pieces = _SPEAKER.split(paragraph)  # what stands before the first speaker, then (speaker, what is said) in turn
@@ -215,18 +228,20 @@ def _text(file: tuple[Path, str]) -> Iterator[tuple[str, Any]]:
         yield f"{path}, paragraph {number}", {"messages": said} if spoken else {"text": paragraph.strip()}
 
 
-def _custom(source: str) -> Iterator[tuple[str, Any]]:
+def _custom(source: str) -> Iterator[tuple[str, object]]:
     module, colon, name = source.partition(":")
     try:
         function = getattr(importlib.import_module(module), name) if colon else None
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{source}: {error}. Write module:function, of a module that this program can import") from error
+        raise ConfigError(
+            f"{source}: {error}. Write module:function, of a module that this program can import"
+        ) from error
     if not callable(function):
         raise ConfigError(f"{source} names no function: write module:function")
     yield from ((f"{source}, record {number}", record) for number, record in enumerate(function(), 1))
 
 
-def _huggingface(source: str) -> Iterator[tuple[str, Any]]:
+def _huggingface(source: str) -> Iterator[tuple[str, object]]:
     folder = Path(source) if Path(source).exists() else _fetched(source)
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.suffix in _READERS)
     trained = [path for path in files if _TRAIN.search(path.relative_to(folder).as_posix())] if folder.is_dir() else []
@@ -236,13 +251,13 @@ def _huggingface(source: str) -> Iterator[tuple[str, Any]]:
         yield from _READERS.get(path.suffix, _jsonl_of)(path)
 
 
-def _jsonl_of(path: Path) -> Iterator[tuple[str, Any]]:
+def _jsonl_of(path: Path) -> Iterator[tuple[str, object]]:
     if path.name in ("dataset_info.json", "state.json", "dataset_dict.json"):  # about the dataset
         return iter(())
     return _jsonl(_file(path))
 
 
-def _arrow(path: Path) -> Iterator[tuple[str, Any]]:
+def _arrow(path: Path) -> Iterator[tuple[str, object]]:
     import pyarrow as arrow
     import pyarrow.parquet
 
@@ -278,6 +293,10 @@ def _fetched(name: str) -> Path:
         raise DataError(f"{name} is neither a folder nor the name of a dataset of the Hugging Face hub")
     patterns = [f"*{suffix}" for suffix in _READERS]
     try:
-        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=patterns, cache_dir=paths.cache() / "datasets"))
+        return Path(
+            snapshot_download(name, repo_type="dataset", allow_patterns=patterns, cache_dir=paths.cache() / "datasets")
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise DataError(f"cannot fetch the dataset {name}: {str(error).splitlines()[0]}. Check its name and the network") from error
+        raise DataError(
+            f"cannot fetch the dataset {name}: {str(error).splitlines()[0]}. Check its name and the network"
+        ) from error

@@ -33,7 +33,9 @@ def prompts_beside(chats: int, share: float) -> int:
 
 
 def read_prompts(count: int, seed: int, file: Path = PROMPTS) -> list[str]:
-    """`count` of the project's general prompts (all, if there are fewer), drawn with `seed`; fewer are the first of more."""
+    """`count` of the project's general prompts (all, if there are fewer), drawn with `seed`; fewer
+    are the first of more.
+    """
     try:
         prompts = [str(json.loads(line)["prompt"]) for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError, KeyError) as error:
@@ -47,8 +49,8 @@ def build_replay(
 ) -> tuple[Path, Iterator[int]]:
     """The file of the replay's token rows, and an iterator that makes it, counting the prompts done.
 
-    `key` names the base and how it answers; it is asked each prompt once, however many are wanted later. The iterator is empty when the
-    file is there already. Raises DataError for an empty key.
+    `key` names the base and how it answers; it is asked each prompt once, however many are wanted
+    later. The iterator is empty when the file is there already. Raises DataError for an empty key.
     """
     check_key(key, "the replay's key")
     base = [key, fingerprint(tokenizer)]
@@ -58,7 +60,13 @@ def build_replay(
 
 
 def _make(
-    file: Path, known: Path, prompts: Sequence[str], answer: Answer, render: Render, tokenizer: Tokenizer, max_length: int
+    file: Path,
+    known: Path,
+    prompts: Sequence[str],
+    answer: Answer,
+    render: Render,
+    tokenizer: Tokenizer,
+    max_length: int,
 ) -> Iterator[int]:
     answers: dict[str, list[Any]] = paths.read_json(known) if known.exists() else {}
     rows: list[TokenRow] = []

@@ -1,16 +1,18 @@
 """From a conversation to token rows: the model learns exactly what it will be served.
 
-The engine's own rendering is the only renderer, its own vocabulary the only tokenizer. For the assistant's turns a1..an of a conversation,
-prompt k is the rendering of everything before ak, generation prompt included: at serving time the model reads `encode(prompt k)`, in one
-piece, and then generates the answer and an end-of-turn token. So a row is
+The engine's own rendering is the only renderer, its own vocabulary the only tokenizer. For the
+assistant's turns a1..an of a conversation, prompt k is the rendering of everything before ak,
+generation prompt included: at serving time the model reads `encode(prompt k)`, in one piece, and
+then generates the answer and an end-of-turn token. So a row is
 
     encode(prompt 1)  a1 end  ...what encode(prompt 2) adds...  a2 end  ...   with loss on every answer and the end after it.
 
-This fits into one row as long as encode(prompt k+1) begins with the row so far, *token by token*. A template may rewrite history (strip the
-thinking of earlier answers), leave the end of turn out of it, or let a token reach across the seam. Then the served history wins: a new row
-starts from encode(prompt k+1), in which nothing but the answers from there on are trained. In every row, the tokens before an answer are
-those that the engine would feed.
-"""
+This fits into one row as long as encode(prompt k+1) begins with the row so far, *token by token*. A
+template may rewrite history (strip the thinking of earlier answers), leave the end of turn out of
+it, or let a token reach across the seam. Then the served history wins: a new row starts from
+encode(prompt k+1), in which nothing but the answers from there on are trained. In every row, the
+tokens before an answer are those that the engine would feed.
+"""  # noqa: E501
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +28,9 @@ from fine_tuning.token_rows import TokenRow
 __all__ = ["ConversationTokenizer", "Render", "Tokenizer", "neutralise", "prompt_ids", "tokenize_conversation"]
 
 Render = Callable[[Sequence[Message]], str]
-"""The engine's own text of messages that end with a user's, generation prompt included: `partial(engine.render, tag)`."""
+"""The engine's own text of messages that end with a user's, generation prompt included:
+`partial(engine.render, tag)`.
+"""
 
 
 class Tokenizer(Protocol):
@@ -51,13 +55,17 @@ class Tokenizer(Protocol):
 def tokenize_conversation(
     messages: Sequence[Message], render: Render, tokenizer: Tokenizer, max_length: int, *, id: str = ""
 ) -> list[TokenRow]:
-    """The rows of one conversation: see `ConversationTokenizer.rows`. For many conversations make one ConversationTokenizer."""
+    """The rows of one conversation: see `ConversationTokenizer.rows`. For many conversations make
+    one ConversationTokenizer.
+    """
     return ConversationTokenizer(render, tokenizer, max_length).rows(messages, id=id)
 
 
 class ConversationTokenizer:
     def __init__(self, render: Render, tokenizer: Tokenizer, max_length: int) -> None:
-        """`max_length` in tokens of a row. Costs nothing before the first row, for which an engine may have to load its model."""
+        """`max_length` in tokens of a row. Costs nothing before the first row, for which an engine
+        may have to load its model.
+        """
         self._render = render
         self.tokenizer = tokenizer
         self.max_length = max_length
@@ -99,7 +107,9 @@ class ConversationTokenizer:
         return rows
 
     def last_answer(self, messages: Sequence[Message]) -> tuple[list[int], list[int]] | None:
-        """The last answer in tokens, behind the prompt that leads to it; None if an answer does not fit. Raises as `rows` does."""
+        """The last answer in tokens, behind the prompt that leads to it; None if an answer does not
+        fit. Raises as `rows` does.
+        """
         made = self.rows(messages)
         if not made or sum(row.turns for row in made) < sum(message.role == "assistant" for message in messages):
             return None
@@ -110,8 +120,9 @@ class ConversationTokenizer:
     def _answer_ids(self, prompt_text: str, prompt: list[int], answer: str) -> list[int]:
         """The answer and its end as the model would generate them after `prompt`.
 
-        Tokenised behind its prompt (SentencePiece treats the start of a text in its own way), unless a token would reach across the seam:
-        generation starts after the prompt's last token, so there the answer is tokenised alone.
+        Tokenised behind its prompt (SentencePiece treats the start of a text in its own way),
+        unless a token would reach across the seam: generation starts after the prompt's last token,
+        so there the answer is tokenised alone.
         """
         text = self._form.lead + answer + self._form.trail
         whole = prompt_ids(prompt_text + text, self.tokenizer)
@@ -122,7 +133,11 @@ class ConversationTokenizer:
 def _check(messages: Sequence[Message]) -> None:
     """DataError for roles out of order and for empty answers."""
     faults = order_faults(messages)
-    faults += [f"message {i} is an empty answer" for i, m in enumerate(messages) if m.role == "assistant" and not m.content.strip()]
+    faults += [
+        f"message {i} is an empty answer"
+        for i, m in enumerate(messages)
+        if m.role == "assistant" and not m.content.strip()
+    ]
     if faults:
         raise DataError("not a conversation to train on: " + "; ".join(faults))
 
@@ -133,8 +148,10 @@ def _trimmed(message: Message) -> str:
 
 
 def prompt_ids(text: str, tokenizer: Tokenizer) -> list[int]:
-    """The tokens that an engine makes of a rendered prompt: control tokens read as such, the begin token first if the model wants one,
-    and not twice if the template wrote it already (Ollama cuts it from the text in that case)."""
+    """The tokens that an engine makes of a rendered prompt: control tokens read as such, the begin
+    token first if the model wants one, and not twice if the template wrote it already (Ollama cuts
+    it from the text in that case).
+    """
     bos = tokenizer.encode("", bos=True)[:1]
     ids = tokenizer.encode(text, special=True)
     return ids if ids[:1] == bos else [*bos, *ids]
@@ -150,7 +167,9 @@ class _AnswerForm:
 
 
 def _answer_form(render: Render, tokenizer: Tokenizer) -> _AnswerForm:
-    """Read off a probe: the text after an answer in the history. A template that ends no turn there gets the vocabulary's own end."""
+    """Read off a probe: the text after an answer in the history. A template that ends no turn there
+    gets the vocabulary's own end.
+    """
     question, mark = Message(role="user", content="Question?"), "Answer-7-probe"
     prompt = render([question])
     history = render([question, Message(role="assistant", content=mark), Message(role="user", content="Next?")])
@@ -162,7 +181,9 @@ def _answer_form(render: Render, tokenizer: Tokenizer) -> _AnswerForm:
     if ids and tokenizer.ends_turn(ids[0]):
         return _AnswerForm(lead, after.removesuffix(closing), ids[0])
     if tokenizer.eos < 0:
-        raise DataError("the template ends no turn, and the vocabulary has no end-of-sequence token: an answer could never stop")
+        raise DataError(
+            "the template ends no turn, and the vocabulary has no end-of-sequence token: an answer could never stop"
+        )
     return _AnswerForm(lead, "", tokenizer.eos)
 
 

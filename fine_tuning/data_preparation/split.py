@@ -11,9 +11,10 @@ SPLITS = ("train", "validation", "test")
 def assign_splits(ids: Sequence[str], groups: Sequence[int], ratios: Sequence[float], seed: int) -> list[str]:
     """The split of every item. Items of one group stay together; the train split is never empty (if there are items).
 
-    How many groups of each size a split gets is dealt, the largest first, always to the split that lacks most. Which of them is told by
-    a hash of their ids, in its order: test, validation, train. So when the log grows, nearly all conversations keep their split. No split
-    differs from its share by more than twice the largest group.
+    How many groups of each size a split gets is dealt, the largest first, always to the split that
+    lacks most. Which of them is told by a hash of their ids, in its order: test, validation, train.
+    So when the log grows, nearly all conversations keep their split. No split differs from its
+    share by more than twice the largest group.
     """
     members: dict[int, list[int]] = {}
     for item, group in enumerate(groups):
@@ -32,7 +33,10 @@ def assign_splits(ids: Sequence[str], groups: Sequence[int], ratios: Sequence[fl
             chosen[split] += [of_size.pop(0) for _ in range(dealt[split])]
     if ordered and not chosen["train"]:
         chosen["train"].append(max((chosen[split] for split in SPLITS), key=len).pop())
-    return [split for _, split in sorted((item, split) for split, taken in chosen.items() for items in taken for item in items)]
+    return [
+        split
+        for _, split in sorted((item, split) for split, taken in chosen.items() for items in taken for item in items)
+    ]
 
 
 def join_groups(*labels: Sequence[Hashable]) -> list[int]:

@@ -1,9 +1,12 @@
-"""Conversations on their way into a dataset, in a temporary file: they are read several times, and are too many for the memory.
+"""Conversations on their way into a dataset, in a temporary file: they are read several times, and
+are too many for the memory.
 
-The file has no name, so nothing is left of it, however the program ends. In memory are numbers: some forty bytes a conversation.
+The file has no name, so nothing is left of it, however the program ends. In memory are numbers:
+some forty bytes a conversation.
 """
 
 import json
+import sys
 import tempfile
 from array import array
 from collections import Counter
@@ -18,6 +21,7 @@ import numpy.typing as npt
 
 from fine_tuning import paths
 from fine_tuning.conversation import Conversation
+from fine_tuning.data_preparation.mixing import source_of
 from fine_tuning.data_preparation.split import SPLITS
 
 Record = dict[str, Any]
@@ -31,9 +35,12 @@ class Spool:
         self._turns = array("q")
         self._ids = array("Q")  # hashes
         self._sessions = array("Q")
+        self._sources: list[str] = []
+        self._pinned = array("b")  # the split that a conversation names, by its number; -1 for none
 
     def __enter__(self) -> "Spool":
-        paths.home().mkdir(parents=True, exist_ok=True)  # private texts lie nowhere else, and there must be room for as much again
+        # private texts lie nowhere else, and there must be room for as much again
+        paths.home().mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=paths.home())
         return self
 
@@ -51,12 +58,22 @@ class Spool:
         self._turns.append(len(turns))
         self._ids.append(_hash(conversation.id))
         self._sessions.append(_hash(turns[0].session_id))
-        self._file.write(b"\t".join(json.dumps(field).encode() for field in fields) + b"\n")  # JSON holds neither as it is
+        self._sources.append(sys.intern(source_of(turns[0])))
+        self._pinned.append(_pinned(conversation))
+        # JSON holds neither as it is
+        self._file.write(b"\t".join(json.dumps(field).encode() for field in fields) + b"\n")
 
-    def records(self, chosen: Sequence[bool] | None = None) -> Iterator[Record]:
-        """Yield the dataset's records: of all conversations, or of those that are chosen."""
-        for number, line in self._lines(chosen):
-            yield {"id": self._id(number, json.loads(line[_ID])), **json.loads(line[_PAIR])}
+    def records(self, often: Sequence[int] | None = None) -> Iterator[Record]:
+        """Yield the dataset's records: of all conversations, or each as often as it is said."""
+        for number, line in self._lines(often):
+            for _ in range(1 if often is None else often[number]):
+                yield {"id": self._id(number, json.loads(line[_ID])), **json.loads(line[_PAIR])}
+
+    def epoch(self, often: Sequence[int]) -> Iterator[tuple[Record, list[str], int]]:
+        """Yield the record of each conversation that is there, the ids of its turns, and how often it is there."""
+        for number, line in self._lines(often):
+            record = {"id": self._id(number, json.loads(line[_ID])), **json.loads(line[_PAIR])}
+            yield record, json.loads(line[_TURNS]), often[number]
 
     def ids(self) -> list[str]:
         """Return the records' ids."""
@@ -71,9 +88,17 @@ class Spool:
         found: list[int] = np.unique(np.frombuffer(self._sessions, np.uint64), return_inverse=True)[1].tolist()
         return found
 
-    def turn_ids(self) -> Iterator[str]:
-        """Yield the ids of all turns."""
-        return (id for _, line in self._lines() for id in json.loads(line[_TURNS]))
+    def pinned(self) -> list[str]:
+        """Return the split that each conversation names for itself; "" for the many that name none."""
+        return ["" if number < 0 else SPLITS[number] for number in self._pinned]
+
+    def sources(self) -> Sequence[str]:
+        """Return the source of each conversation."""
+        return self._sources
+
+    def turn_ids(self, chosen: Sequence[int] | None = None) -> Iterator[str]:
+        """Yield the ids of all turns, or of those of the conversations that are chosen."""
+        return (id for _, line in self._lines(chosen) for id in json.loads(line[_TURNS]))
 
     def texts(self) -> "Texts":
         """Return the same, also by number."""
@@ -89,14 +114,17 @@ class Spool:
         said: str = json.loads(self._file.readline().split(b"\t")[_TEXT])
         return said
 
-    def sizes(self, splits: Sequence[str]) -> dict[str, dict[str, int]]:
-        """Return how many conversations and turns there are in each split, of which the conversations' are given."""
-        turns: Counter[str] = Counter()
-        for split, count in zip(splits, self._turns, strict=True):
-            turns[split] += count
-        return {split: {"conversations": splits.count(split), "turns": turns[split]} for split in SPLITS}
+    def sizes(self, splits: Sequence[str], often: Sequence[int]) -> dict[str, dict[str, int]]:
+        """Return how many conversations and turns there are in each split, given each
+        conversation's split, and how often it is there.
+        """
+        conversations, turns = Counter[str](), Counter[str]()
+        for split, count, size in zip(splits, often, self._turns, strict=True):
+            conversations[split] += count
+            turns[split] += count * size
+        return {split: {"conversations": conversations[split], "turns": turns[split]} for split in SPLITS}
 
-    def _lines(self, chosen: Sequence[bool] | None = None) -> Iterator[tuple[int, list[bytes]]]:
+    def _lines(self, chosen: Sequence[int] | None = None) -> Iterator[tuple[int, list[bytes]]]:
         place = 0
         for number in range(len(self)):
             if number % _AT_ONCE == 0:
@@ -108,7 +136,9 @@ class Spool:
                 yield number, line.split(b"\t")
 
     def _id(self, number: int, id: str) -> str:
-        """Return a conversation's id; a repeated one (the parts of a conversation that was cut) gets its number: `x`, `x/2`."""
+        """Return a conversation's id; a repeated one (the parts of a conversation that was cut)
+        gets its number: `x`, `x/2`.
+        """
         count = int(self._counts[number])
         return id if count == 1 else f"{id}/{count}"
 
@@ -122,6 +152,15 @@ class Spool:
         counts = np.empty(len(ids), np.int32)
         counts[order] = places - np.maximum.accumulate(np.where(begins, places, 0)) + 1
         return counts
+
+
+def _pinned(conversation: Conversation) -> int:
+    """Return the number of the split that all turns of a conversation name in their metadata; -1 if they do not."""
+    named = {
+        turn.metadata.get("split") if isinstance(turn.metadata.get("split"), str) else "" for turn in conversation.turns
+    }
+    split = named.pop() if len(named) == 1 else ""
+    return SPLITS.index(split) if split in SPLITS else -1
 
 
 def text_of(conversation: Conversation) -> str:

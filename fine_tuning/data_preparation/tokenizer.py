@@ -1,4 +1,6 @@
-"""Tokenizers by name: the engine's own vocabulary for a GGUF, the `tokenizers` library for Hugging Face folders and ids."""
+"""Tokenizers by name: the engine's own vocabulary for a GGUF, the `tokenizers` library for Hugging
+Face folders and ids.
+"""
 
 import hashlib
 import json
@@ -20,9 +22,11 @@ from fine_tuning.token_rows import TokenRow
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SIDE_FILES = ("tokenizer_config.json", "generation_config.json")
 
-# A little of everything that pre-tokenizers treat differently: cases, digits, white space, contractions, scripts, symbols, code.
+# A little of everything that pre-tokenizers treat differently: cases, digits, white space,
+# contractions, scripts, symbols, code.
 _CHECK_TEXT = (
-    "Hello, World! I'll see you're OK; it'S 3 33 333 3333 3.141 1,000,000\n\n \n\t\tx  y   z\r\n  def f(x): return x**2 != 0  "
+    "Hello, World! I'll see you're OK; it'S 3 33 333 3333 3.141 1,000,000\n\n \n\t\tx  y   z\r\n  def f(x): "
+    "return x**2 != 0  "
     "# ünïcödé ÄÖß Привет мир  你好,世界。 こんにちは  안녕하세요  مرحبا  नमस्ते  ελληνικά  🚀 👩‍👩‍👧  "
     "½ ⅓ ™ ……!!!??? 'single' \"double\" `code` </tag>"
 )
@@ -32,13 +36,17 @@ class TokenizerUtils:
     """One tokenizer with what data preparation asks of it. Is itself a `rows.Tokenizer`."""
 
     def __init__(self, name_or_path: str | Path) -> None:
-        """`name_or_path`: a GGUF file, a folder in Hugging Face format, or a Hugging Face id. Raises ModelNotFound, EngineError."""
+        """`name_or_path`: a GGUF file, a folder in Hugging Face format, or a Hugging Face id.
+        Raises ModelNotFound, EngineError.
+        """
         self.name = str(name_or_path)
         self.tokenizer: Tokenizer = open_tokenizer(name_or_path)
         self.size = self.tokenizer.size
 
     def encode(self, text: str, *, special: bool = True, bos: bool = False) -> list[int]:
-        """Token ids. `special` reads control tokens as such; `bos` puts the begin token first where the model wants one."""
+        """Token ids. `special` reads control tokens as such; `bos` puts the begin token first where
+        the model wants one.
+        """
         return self.tokenizer.encode(text, special=special, bos=bos)
 
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
@@ -59,7 +67,9 @@ class TokenizerUtils:
     def eos(self) -> int:
         return self.tokenizer.eos
 
-    def tokenize_conversation(self, messages: Sequence[Message], render: Render, max_length: int = 2048, *, id: str = "") -> list[TokenRow]:
+    def tokenize_conversation(
+        self, messages: Sequence[Message], render: Render, max_length: int = 2048, *, id: str = ""
+    ) -> list[TokenRow]:
         """The training rows of one conversation: see `rows.ConversationTokenizer.rows`."""
         return tokenize_conversation(messages, render, self.tokenizer, max_length, id=id)
 
@@ -69,9 +79,11 @@ class TokenizerUtils:
 
     @staticmethod
     def estimate_tokens(text: str) -> int:
-        """About how many tokens a byte-pair vocabulary makes of `text`, without a model: one for every six letters of a word, one for every
-        other sign, one for every letter of a word that is not ASCII. For SmolLM2 within 15 % on English, German, Russian and code; scripts
-        that it hardly knows (Chinese, Korean) take two to three times as many."""
+        """About how many tokens a byte-pair vocabulary makes of `text`, without a model: one for
+        every six letters of a word, one for every other sign, one for every letter of a word that
+        is not ASCII. For SmolLM2 within 15 % on English, German, Russian and code; scripts that it
+        hardly knows (Chinese, Korean) take two to three times as many.
+        """
         tokens = 0
         for piece in re.findall(r"[^\W\d_]+|[^\s\w]|[\d_]|\n+", text):
             tokens += math.ceil(len(piece) / 6) if piece.isascii() else len(piece)
@@ -79,7 +91,9 @@ class TokenizerUtils:
 
     @staticmethod
     def batches(rows: Iterable[TokenRow], token_budget: int) -> Iterator[list[TokenRow]]:
-        """Rows in their order, as many in a batch as fit into `token_budget` tokens together; a longer row is a batch of its own."""
+        """Rows in their order, as many in a batch as fit into `token_budget` tokens together; a
+        longer row is a batch of its own.
+        """
         batch: list[TokenRow] = []
         tokens = 0
         for row in rows:
@@ -93,19 +107,30 @@ class TokenizerUtils:
 
 
 def open_tokenizer(name_or_path: str | Path) -> Tokenizer:
-    """Vocabulary for a GGUF file (by its first bytes: Ollama's blobs have no suffix), HuggingFaceTokenizer for a folder or an id."""
+    """Vocabulary for a GGUF file (by its first bytes: Ollama's blobs have no suffix),
+    HuggingFaceTokenizer for a folder or an id.
+    """
     path = Path(name_or_path)
     if path.is_file():
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
-                raise ModelNotFound(f"{path} is no GGUF: name a GGUF file, a folder with a tokenizer.json, or a Hugging Face id")
+                raise ModelNotFound(
+                    f"{path} is no GGUF: name a GGUF file, a folder with a tokenizer.json, or a Hugging Face id"
+                )
         return Vocabulary(path)
     return HuggingFaceTokenizer(name_or_path)
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
-    """Hexadecimal; equal for tokenizers that encode alike. Known by what they make of a check text, as llama.cpp's converter does it."""
-    facts = [tokenizer.size, tokenizer.eos, sorted(tokenizer.structural_tokens()), tokenizer.encode(_CHECK_TEXT, bos=True)]
+    """Hexadecimal; equal for tokenizers that encode alike. Known by what they make of a check text,
+    as llama.cpp's converter does it.
+    """
+    facts = [
+        tokenizer.size,
+        tokenizer.eos,
+        sorted(tokenizer.structural_tokens()),
+        tokenizer.encode(_CHECK_TEXT, bos=True),
+    ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -118,7 +143,9 @@ class HuggingFaceTokenizer:
 
         self._file = _find(name_or_path, "tokenizer.json")
         if self._file is None:
-            raise ModelNotFound(f"no tokenizer.json for {name_or_path!s}: name a GGUF file, a Hugging Face folder or id")
+            raise ModelNotFound(
+                f"no tokenizer.json for {name_or_path!s}: name a GGUF file, a Hugging Face folder or id"
+            )
         try:
             self._fast = Fast.from_file(str(self._file))
         except Exception as error:  # the library raises nothing narrower for what it cannot parse
@@ -143,7 +170,9 @@ class HuggingFaceTokenizer:
 
     def structural_tokens(self) -> list[str]:
         added = self._fast.get_added_tokens_decoder().values()
-        return structural((token.content for token in added), (CONTROL if token.special else USER_DEFINED for token in added))
+        return structural(
+            (token.content for token in added), (CONTROL if token.special else USER_DEFINED for token in added)
+        )
 
     @property
     def eos(self) -> int:
@@ -159,15 +188,17 @@ class HuggingFaceTokenizer:
         literal.encode_special_tokens = True
         return literal
 
-    def _end_tokens(self, config: dict[str, Any], generation: dict[str, Any]) -> dict[int, None]:
+    def _end_tokens(self, config: dict[str, object], generation: dict[str, object]) -> dict[int, None]:
         """In order: eos_token of the tokenizer, then eos_token_id (one or several) of the generation."""
         named = self._fast.token_to_id(_content(config.get("eos_token")) or "")
         listed = generation.get("eos_token_id")
         found = [named, *(listed if isinstance(listed, list) else [listed])]
         return dict.fromkeys(token for token in found if token is not None)
 
-    def _begin_token(self, config: dict[str, Any]) -> list[int]:
-        """As llama.cpp's converter decides: add_bos_token if it is said, else whether the post-processor puts the token first."""
+    def _begin_token(self, config: dict[str, object]) -> list[int]:
+        """As llama.cpp's converter decides: add_bos_token if it is said, else whether the
+        post-processor puts the token first.
+        """
         token = self._fast.token_to_id(_content(config.get("bos_token")) or "")
         first = self._fast.encode("").ids[:1]
         wanted = config.get("add_bos_token", first == [token])
@@ -197,7 +228,9 @@ def _find(name_or_path: str | Path, name: str) -> Path | None:
     try:
         return Path(hf_hub_download(str(name_or_path), name))
     except LocalEntryNotFoundError as error:
-        raise ModelNotFound(f"{name_or_path} is not in the cache, and the Hugging Face hub cannot be reached: {error}") from error
+        raise ModelNotFound(
+            f"{name_or_path} is not in the cache, and the Hugging Face hub cannot be reached: {error}"
+        ) from error
     except EntryNotFoundError:
         return None
     except (HfHubHTTPError, OSError) as error:

@@ -4,7 +4,7 @@ The same contract tests (tests/engines/test_contract.py) run against every imple
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,16 +12,18 @@ from typing import Any, Protocol
 from fine_tuning.conversation import Message
 from fine_tuning.errors import EngineError
 
-# [host/][namespace/]model:version, as Ollama reads names (types/model/name.go); no part longer than the name of a file may be.
+# [host/][namespace/]model:version, as Ollama reads names (types/model/name.go); no part longer than
+# the name of a file may be.
 _TAG = re.compile(r"(\w[\w.:-]{0,199}/){0,2}\w[\w.-]{0,79}:\w[\w.-]{0,79}", re.ASCII)
 
 _DEFAULT_PLACE = re.compile(r"(?:registry\.ollama\.ai/(?=[^/]+/))?(?:library/(?=[^/]+\Z))?", re.IGNORECASE)
 
 
 def full_tag(tag: str) -> str:
-    """Return `tag` with its version and without what goes without saying, as Ollama lists it: "library/llama3" is "llama3:latest".
+    """Return `tag` in full, as Ollama lists it: "library/llama3" is "llama3:latest".
 
-    EngineError if it cannot be the name of a model.
+    It has its version, but not the parts that every tag has by default. EngineError if it cannot be
+    the name of a model.
     """
     full = tag if ":" in tag.rpartition("/")[2] else f"{tag}:latest"
     if not _TAG.fullmatch(full) or ".." in full:
@@ -30,7 +32,10 @@ def full_tag(tag: str) -> str:
 
 
 def known_tag(tag: str, known: Iterable[str]) -> str | None:
-    """Return the one of `known` tags that `tag` names, spelled as it is there: engines take a name in any case. None if there is none."""
+    """Return the one of `known` tags that `tag` names, as it is spelled there; None if none is.
+
+    Engines take a name in any case.
+    """
     try:
         wanted = full_tag(tag).casefold()
     except EngineError:
@@ -64,7 +69,10 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class ModelDetails:
-    """What `show` tells of one tag. EngineError without digests: by them is known what was made of which model."""
+    """What `show` tells of one tag.
+
+    EngineError without digests: they tell later what was made of which model.
+    """
 
     tag: str  # spelled as the engine lists it
     digest: str  # of the whole model, as in ModelSummary
@@ -79,7 +87,9 @@ class ModelDetails:
 
     def __post_init__(self) -> None:
         if not self.digest or not self.gguf_digest:
-            raise EngineError(f"the engine does not say which model {self.tag} is (it has no digest): make or pull it again")
+            raise EngineError(
+                f"the engine does not say which model {self.tag} is (it has no digest): make or pull it again"
+            )
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,7 @@ class ToolCall:
     """A model asks for a tool to be run."""
 
     name: str
-    arguments: dict[str, Any]
+    arguments: dict[str, object]
 
 
 class RichMessage(Message):
@@ -95,7 +105,9 @@ class RichMessage(Message):
 
     images: tuple[bytes, ...] = ()  # files: PNG, JPEG ...
     tool_calls: tuple[ToolCall, ...] = ()  # what an earlier answer asked for
-    tool_name: str = ""  # the tool whose result the content is; whatever `role` says, the engine is told that a tool speaks
+    # the tool whose result the content is; whatever `role` says, the engine is told that a tool
+    # speaks
+    tool_name: str = ""
 
     @property
     def is_plain(self) -> bool:
@@ -120,12 +132,20 @@ class ChatOptions:
     temperature: float | None = None  # None: the model's own setting; 0: greedy
     seed: int | None = None
     max_tokens: int | None = None
+    default_max_tokens: int | None = None  # where neither `max_tokens` nor the model's own settings limit the answer
     context: int | None = None  # tokens; None: the engine's choice
     top_p: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     stop: tuple[str, ...] = ()  # texts that end the answer, besides the model's own
-    tools: tuple[dict[str, Any], ...] = ()  # {"type": "function", "function": {"name", "description", "parameters"}}
+    tools: tuple[dict[str, object], ...] = ()  # {"type": "function", "function": {"name", "description", "parameters"}}
+
+
+def tokens_wanted(options: ChatOptions, parameters: Mapping[str, Any]) -> int | None:
+    """Return how many tokens an answer may have by these options and the model's own parameters; None: no limit."""
+    own = parameters.get("num_predict", -1)
+    wanted = options.max_tokens if options.max_tokens is not None else own if own >= 0 else options.default_max_tokens
+    return None if wanted is None or wanted < 0 else wanted
 
 
 @dataclass(frozen=True)
@@ -135,8 +155,12 @@ class Embeddings:
 
 
 class Engine(Protocol):
-    """Raises EngineUnavailable when it cannot be reached, ModelNotFound for an unknown tag, NotSupported for images, tools or embeddings
-    where the engine or the model has none, EngineError for the rest."""
+    """What serves the models.
+
+    Raises EngineUnavailable when it cannot be reached, ModelNotFound for an unknown tag,
+    NotSupported for images, tools or embeddings where the engine or the model has none, EngineError
+    for the rest.
+    """
 
     name: str  # "ollama" or "embedded"
     where: str  # URL or folder, for messages
@@ -147,10 +171,11 @@ class Engine(Protocol):
 
     def show(self, tag: str) -> ModelDetails: ...
 
-    def render(self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> str:
-        """Return the exact text that the model would be fed for `messages`, generation prompt included. Never truncated.
+    def render(self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> str:
+        """Return the exact text that the model would be fed for `messages`, never truncated.
 
-        As in `chat`, nothing in messages and tools acts as structure (engines/neutral.py); only the tag's own system text may.
+        The generation prompt is included. As in `chat`, nothing in messages and tools acts as
+        structure (engines/neutral.py); only the tag's own system text may.
         """
         ...
 
@@ -177,11 +202,11 @@ class Engine(Protocol):
         ...
 
     def unload(self, tag: str | None = None) -> list[str]:
-        """Free the memory of one model, or of all; says which were loaded."""
+        """Free the memory of one model, or of all; return which were loaded."""
         ...
 
     def loaded(self) -> list[str]:
-        """The tags that are in memory now."""
+        """Return the tags that are in memory now."""
         ...
 
 

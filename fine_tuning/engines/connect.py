@@ -12,13 +12,15 @@ from fine_tuning.errors import ConfigError, EngineTooOld, EngineUnavailable
 _PATIENCE = 0.8  # seconds that a server has to answer with its version
 
 
-def connect(url: str | None = None, config: FineTuningConfig | None = None, prefer: Literal["ollama", "embedded"] | None = None) -> Engine:
-    """Return the engine at `url`, else at OLLAMA_HOST, else at the configured URL; the embedded one if
-    no server answers there.
+def connect(
+    url: str | None = None, config: FineTuningConfig | None = None, prefer: Literal["ollama", "embedded"] | None = None
+) -> Engine:
+    """Return the engine at `url`, else at OLLAMA_HOST, else at the configured URL.
 
-    `prefer`, else BYOAI_ENGINE, forces one of the two ("ollama" or "embedded"). Takes less than a
-    second. Raises EngineUnavailable if `url` (or a forced Ollama) does not answer, and EngineTooOld
-    for a server older than ollama.MINIMUM_VERSION.
+    It is the embedded one if no server answers there. `prefer`, else BYOAI_ENGINE, forces one of
+    the two ("ollama" or "embedded"). Takes less than a second. Raises EngineUnavailable if `url`
+    (or a forced Ollama) does not answer, and EngineTooOld for a server older than
+    ollama.MINIMUM_VERSION.
     """
     forced = prefer or os.environ.get("BYOAI_ENGINE") or None
     if forced not in (None, "ollama", "embedded"):
@@ -26,7 +28,9 @@ def connect(url: str | None = None, config: FineTuningConfig | None = None, pref
     if forced == "embedded" and url is None:
         return _embedded()
     try:
-        return _ollama(url or os.environ.get("OLLAMA_HOST") or (config or FineTuningConfig()).deployment.ollama_base_url)
+        return _ollama(
+            url or os.environ.get("OLLAMA_HOST") or (config or FineTuningConfig()).deployment.ollama_base_url
+        )
     except EngineUnavailable:
         if url or forced == "ollama":
             raise
@@ -38,7 +42,8 @@ def _ollama(url: str) -> Engine:
 
     engine = OllamaEngine(url)
     version = engine.version(timeout=_PATIENCE)
-    if _parts(version) < _parts(MINIMUM_VERSION) and _parts(version) != (0, 0, 0):  # a build from source without a number says 0.0.0
+    # a build from source without a number says 0.0.0
+    if _parts(version) < _parts(MINIMUM_VERSION) and _parts(version) != (0, 0, 0):
         raise EngineTooOld(
             f"Ollama at {engine.where} is {version}, and byoai needs {MINIMUM_VERSION} or newer. "
             "Update it (https://ollama.com/download), or set BYOAI_ENGINE=embedded to do without it."
@@ -54,7 +59,8 @@ def _parts(version: str) -> tuple[int, ...]:
 def _embedded() -> Engine:
     if importlib.util.find_spec("llama_cpp") is None:
         raise EngineUnavailable(
-            "No Ollama answers, and llama-cpp-python is not installed. Start Ollama with `ollama serve`, or run ./scripts/start.sh."
+            "No Ollama answers, and llama-cpp-python is not installed. Start Ollama with `ollama serve`, or run "
+            "./scripts/start.sh."
         )
     from fine_tuning.engines.embedded import EmbeddedEngine
 

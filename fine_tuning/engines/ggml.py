@@ -1,9 +1,8 @@
-"""Calls ggml's own quantiser, from the library that llama-cpp-python ships, so that weights are
-exactly what llama.cpp makes.
+"""Calls ggml's own quantiser, so that weights are exactly what llama.cpp makes.
 
-ggml's base library runs in this process: it has no code for special processors, reads no file, and
-is given only arrays whose sizes were checked. llama.cpp itself, which converts whole files, runs in
-a child process.
+It is in the library that llama-cpp-python ships. ggml's base library runs in this process: it has
+no code for special processors, reads no file, and is given only arrays whose sizes were checked.
+llama.cpp itself, which converts whole files, runs in a child process.
 
 Rows of weights are (rows, columns); columns are what a GGUF calls the first dimension. A quantised
 row is bytes. C declarations: https://github.com/ggml-org/llama.cpp/blob/master/ggml/include/ggml.h
@@ -25,7 +24,10 @@ from fine_tuning.errors import EngineError, ExportError
 
 # What llama-quantize calls its mixtures (tools/quantize/quantize.cpp), without those that need an importance matrix.
 MIXTURES = {
-    **{name.lower(): LlamaFileType[f"MOSTLY_{name}"] for name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q6_K", "IQ4_NL", "IQ4_XS")},
+    **{
+        name.lower(): LlamaFileType[f"MOSTLY_{name}"]
+        for name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+    },
     **{f"q3_k_{size.lower()}": LlamaFileType[f"MOSTLY_Q3_K_{size}"] for size in "SML"},
     **{f"q{bits}_k_{size.lower()}": LlamaFileType[f"MOSTLY_Q{bits}_K_{size}"] for bits in (4, 5) for size in "SM"},
     **{f"q{bits}_k": LlamaFileType[f"MOSTLY_Q{bits}_K_M"] for bits in (3, 4, 5)},
@@ -45,7 +47,7 @@ class _TypeTraits(ctypes.Structure):
 
 
 def row_bytes(kind: GGMLQuantizationType, columns: int) -> int:
-    """Return the bytes of one row. Raises ExportError if `columns` is no multiple of the type's block."""
+    """Return the bytes of one row. Raises ExportError if `columns` is not a multiple of the type's block."""
     block, size = GGML_QUANT_SIZES[kind]
     if columns % block:
         raise ExportError(f"rows of {columns} weights cannot be {kind.name}, which packs {block} at a time")
@@ -56,7 +58,7 @@ def dequantize(data: NDArray[np.uint8], kind: GGMLQuantizationType, columns: int
     """Return the weights, float32 (rows, columns), of `data`: the bytes of whole rows of type `kind`."""
     rows, rest = divmod(data.nbytes, row_bytes(kind, columns))
     if rest:
-        raise ExportError(f"{data.nbytes} bytes are no whole rows of {columns} {kind.name} weights")
+        raise ExportError(f"{data.nbytes} bytes are not whole rows of {columns} {kind.name} weights")
     if kind is GGMLQuantizationType.F32:
         return data.view(np.float32).reshape(rows, columns).copy()
     traits = _traits(kind)
@@ -78,7 +80,10 @@ def quantize(weights: NDArray[np.float32], kind: GGMLQuantizationType) -> NDArra
     if kind is GGMLQuantizationType.F32:
         return weights.view(np.uint8)
     if not can_quantize(kind):
-        raise ExportError(f"weights cannot be made {kind.name} without an importance matrix: choose another quantization, such as q8_0")
+        raise ExportError(
+            f"weights cannot be made {kind.name} without an importance matrix: choose another quantization, such as "
+            "q8_0"
+        )
     _library().ggml_quantize_chunk(kind, weights.ctypes.data, data.ctypes.data, 0, rows, columns, None)
     return data
 
@@ -90,11 +95,10 @@ def can_quantize(kind: GGMLQuantizationType) -> bool:
 
 
 def quantize_file(source: Path, target: Path, mixture: str) -> None:
-    """Write `target`, the GGUF `source` quantised exactly as `llama-quantize source target mixture`
-    does.
+    """Write `target`: the GGUF `source`, quantised as `llama-quantize source target mixture` does.
 
-    `source` holds float weights; `mixture` is a key of MIXTURES. Raises ExportError with
-    llama.cpp's own message.
+    The result is exactly the same. `source` holds float weights; `mixture` is a key of MIXTURES.
+    Raises ExportError with llama.cpp's own message.
     """
     try:
         quantiser = Native("fine_tuning.engines.llama:Quantiser")
@@ -112,20 +116,30 @@ def _traits(kind: GGMLQuantizationType) -> _TypeTraits:
 
 @functools.cache
 def _library() -> Any:
-    """Return the ggml-base library. Raises ExportError if it is not the version of ggml that this
-    module was written for.
+    """Return the ggml-base library.
+
+    Raises ExportError if it is not the version of ggml that this module was written for.
     """
     library = ctypes.CDLL(str(_library_file()))
     library.ggml_get_type_traits.argtypes = [ctypes.c_int]
     library.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
     library.ggml_quantize_requires_imatrix.argtypes = [ctypes.c_int]
     library.ggml_quantize_requires_imatrix.restype = ctypes.c_bool
-    library.ggml_quantize_chunk.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, ctypes.c_void_p]
+    library.ggml_quantize_chunk.argtypes = [
+        ctypes.c_int,
+        *[ctypes.c_void_p] * 2,
+        *[ctypes.c_int64] * 3,
+        ctypes.c_void_p,
+    ]
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
-    for kind in (GGMLQuantizationType.F16, GGMLQuantizationType.Q8_0):  # C structures carry no version: check them before use
+    # C structures carry no version: check them before use
+    for kind in (GGMLQuantizationType.F16, GGMLQuantizationType.Q8_0):
         traits = library.ggml_get_type_traits(kind).contents
         if (traits.block_size, traits.type_size) != GGML_QUANT_SIZES[kind]:
-            raise ExportError("this llama-cpp-python ships another ggml than byoai knows: install the version that requirements.txt names")
+            raise ExportError(
+                "this llama-cpp-python ships another ggml than byoai knows: install the version that "
+                "requirements.txt names"
+            )
     return library
 
 
@@ -136,4 +150,6 @@ def _library_file() -> Path:
     for name in ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll", "libggml-base.dll"):
         if (folder / name).exists():
             return folder / name
-    raise ExportError("llama-cpp-python is not installed, or has no ggml-base library: run ./scripts/start.sh, which installs it")
+    raise ExportError(
+        "llama-cpp-python is not installed, or has no ggml-base library: run ./scripts/start.sh, which installs it"
+    )

@@ -1,7 +1,7 @@
-"""Reads and writes a GGUF as a stream: metadata as raw bytes, weights a few megabytes at a time. A
-file is written completely or not at all.
+"""Reads and writes a GGUF as a stream.
 
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+Metadata are raw bytes, weights come a few megabytes at a time. A file is written completely or not
+at all. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import math
@@ -65,8 +65,9 @@ class GgufFile:
 
 
 def read_gguf(path: str | Path) -> GgufFile:
-    """Return the places of everything in the GGUF at `path`. Raises ExportError unless it is complete,
-    a single file, and of known types.
+    """Return the places of everything in the GGUF at `path`.
+
+    Raises ExportError unless it is complete, a single file, and of known types.
     """
     path = Path(path)
     try:
@@ -75,14 +76,19 @@ def read_gguf(path: str | Path) -> GgufFile:
     except EngineError as error:
         raise ExportError(str(error)) from error
     if (header.metadata.get("split.count", 0)) > 1:
-        raise ExportError(f"{path} is one part of a model in several files: join them with llama.cpp's `llama-gguf-split --merge` first")
+        raise ExportError(
+            f"{path} is one part of a model in several files: join them with llama.cpp's `llama-gguf-split --merge` "
+            "first"
+        )
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         reader = GgufReader(content, _COUNTS)
         _, key_count = reader.scalar("Q"), reader.scalar("Q")
         metadata = dict(_entry(reader) for _ in range(key_count))
-    tensors = {name: TensorInfo(name, shape, _kind(path, name, header.kinds[name])) for name, shape in header.tensors.items()}
+    tensors = {
+        name: TensorInfo(name, shape, _kind(path, name, header.kinds[name])) for name, shape in header.tensors.items()
+    }
     for tensor in tensors.values():
-        row_bytes(tensor.kind, tensor.columns)  # raises ExportError for rows that are no whole number of blocks
+        row_bytes(tensor.kind, tensor.columns)  # raises ExportError for rows that are not a whole number of blocks
     return GgufFile(path, header, metadata, tensors)
 
 
@@ -98,7 +104,8 @@ def _kind(path: Path, name: str, number: int) -> GGMLQuantizationType:
         return GGMLQuantizationType(number)
     except ValueError as error:
         raise ExportError(
-            f"{path}: the weights {name} are of a type ({number}) that gguf does not know: upgrade it, or use another base"
+            f"{path}: the weights {name} are of a type ({number}) that gguf does not know: upgrade it, or use "
+            "another base"
         ) from error
 
 
@@ -116,10 +123,15 @@ def file_size(metadata: Mapping[str, bytes], tensors: Iterable[TensorInfo], alig
 
 
 def write_gguf(
-    path: Path, metadata: Mapping[str, bytes], tensors: Sequence[tuple[TensorInfo, Iterable[bytes]]], alignment: int = DEFAULT_ALIGNMENT
+    path: Path,
+    metadata: Mapping[str, bytes],
+    tensors: Sequence[tuple[TensorInfo, Iterable[bytes]]],
+    alignment: int = DEFAULT_ALIGNMENT,
 ) -> None:
-    """Write a GGUF. Each tensor comes with an iterable of pieces of its weights, which are requested
-    one after the other.
+    """Write a GGUF.
+
+    Each tensor comes with an iterable of pieces of its weights, which are requested one after the
+    other.
     """
     with path.open("wb") as file:
         file.write(_head(metadata, [info for info, _ in tensors], alignment))
@@ -134,7 +146,10 @@ def _head(metadata: Mapping[str, bytes], tensors: Sequence[TensorInfo], alignmen
     parts = [b"GGUF", struct.pack("<IQQ", _VERSION, len(tensors), len(metadata)), *metadata.values()]
     offset = 0
     for info in tensors:
-        parts += [_string(info.name), struct.pack(f"<I{len(info.shape)}QIQ", len(info.shape), *info.shape, info.kind, offset)]
+        parts += [
+            _string(info.name),
+            struct.pack(f"<I{len(info.shape)}QIQ", len(info.shape), *info.shape, info.kind, offset),
+        ]
         offset += padded(info.size, alignment)
     head = b"".join(parts)
     return head + bytes(padded(len(head), alignment) - len(head))
@@ -147,13 +162,14 @@ def _string(text: str) -> bytes:
 
 @contextmanager
 def whole_file(path: Path, needed: int) -> Iterator[Path]:
-    """Yield a temporary name beside `path`. The file becomes `path` when the block ends, and is
-    removed if the block fails.
+    """Yield a temporary name beside `path`, to be written completely or not at all.
 
-    Raises ExportError if fewer than `needed` bytes are free, before anything is written, and for
-    every failure to write.
+    The file becomes `path` when the block ends, and is removed if the block fails. Raises
+    ExportError if fewer than `needed` bytes are free, before anything is written, and for every
+    failure to write.
     """
-    temporary = path.with_name(f".{path.name}.partial")  # always the same name: the next export overwrites what a killed one left
+    # always the same name: the next export overwrites what a killed one left
+    temporary = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_space(path, needed)
@@ -167,7 +183,8 @@ def whole_file(path: Path, needed: int) -> Iterator[Path]:
         paths.fsync_dir(path.parent)
     except OSError as error:
         raise ExportError(
-            f"cannot export to {path} ({needed} bytes): {error.strerror or error}. Nothing was left behind; free some disk space "
+            f"cannot export to {path} ({needed} bytes): {error.strerror or error}. Nothing was left behind; free "
+            "some disk space "
             f"or choose another folder (BYOAI_HOME), and try again."
         ) from error
 

@@ -1,8 +1,8 @@
-"""Reads the header of a GGUF, metadata and tensor shapes, without its weights, in a fraction of a
-second.
+"""Reads the header of a GGUF, metadata and tensor shapes, in a fraction of a second.
 
-`gguf.GGUFReader` makes an array object of every token and takes seconds for a file; a chat page
-cannot wait for that. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+The weights are not read. `gguf.GGUFReader` makes an array object of every token and takes seconds
+for a file; a chat page cannot wait for that. Format:
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import functools
@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fine_tuning.errors import EngineError
 
@@ -33,15 +33,29 @@ _NUMBERS = ("general.file_type", "general.alignment", "split.count")
 
 # general.file_type (llama_ftype in llama.h), as Ollama and llama.cpp write it.
 _QUANTIZATIONS = {
-    **{0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M"},
+    **{
+        0: "F32",
+        1: "F16",
+        2: "Q4_0",
+        3: "Q4_1",
+        7: "Q8_0",
+        8: "Q5_0",
+        9: "Q5_1",
+        10: "Q2_K",
+        11: "Q3_K_S",
+        12: "Q3_K_M",
+    },
     **{13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 32: "BF16", 38: "MXFP4_MOE"},
 }
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class GgufHeader:
     path: Path
-    metadata: dict[str, Any]  # every key whose value is no array
+    metadata: dict[str, Any]  # every key whose value is not an array
     tensors: dict[str, tuple[int, ...]]  # name to shape, in GGUF's order (the row's length first)
     kinds: dict[str, int]  # name to ggml type
     starts: dict[str, int]  # name to the first byte of its weights in the file
@@ -106,14 +120,17 @@ def check_model(header: GgufHeader) -> GgufHeader:
     """Return `header`. Raises EngineError if the file does not hold a model's weights, or not all of them."""
     if header.is_adapter or not header.architecture or not header.tensors:
         what = "an adapter" if header.is_adapter else "no model"
-        raise EngineError(f"{header.path} holds {what}, not a model's weights: give it as the adapter of a base, or give another file")
+        raise EngineError(
+            f"{header.path} holds {what}, not a model's weights: give it as the adapter of a base, or give another file"
+        )
     check_whole(header)
     return header
 
 
 def check_whole(header: GgufHeader) -> None:
-    """Raise EngineError if the file ends before its last weights. Types that this module does not know
-    are left to the engine.
+    """Raise EngineError if the file ends before its last weights.
+
+    Types that this module does not know are left to the engine.
     """
     from gguf.constants import GGML_QUANT_SIZES  # takes a tenth of a second, which reading a header does not need
 
@@ -121,12 +138,15 @@ def check_whole(header: GgufHeader) -> None:
     for name, shape in header.tensors.items():
         block, block_bytes = sizes.get(header.kinds[name], (1, 0))
         if header.starts[name] + math.prod(shape) // block * block_bytes > header.size:
-            raise EngineError(f"{header.path} ends before its last weights: its download or export was interrupted. Get it again.")
+            raise EngineError(
+                f"{header.path} ends before its last weights: its download or export was interrupted. Get it again."
+            )
 
 
 def check_adapter(adapter: GgufHeader, base: GgufHeader | None) -> None:
-    """Raise EngineError unless `adapter` is a LoRA made for `base` (None: any). llama.cpp would only
-    find out when it loads them.
+    """Raise EngineError unless `adapter` is a LoRA made for `base` (None: any).
+
+    llama.cpp would only find out when it loads them.
     """
     if not adapter.is_adapter or adapter.metadata.get("adapter.type") != "lora":
         raise EngineError(f"{adapter.path} is not a LoRA adapter in GGUF format")
@@ -142,7 +162,9 @@ def check_adapter(adapter: GgufHeader, base: GgufHeader | None) -> None:
             continue
         wanted = base.tensors.get(target)
         if wanted is None or len(wanted) < 2 or len(shape) < 2 or wanted[axis] != shape[axis]:
-            raise EngineError(f"{adapter.path} was not trained on this base: its {name} {shape} does not fit the base's {wanted}")
+            raise EngineError(
+                f"{adapter.path} was not trained on this base: its {name} {shape} does not fit the base's {wanted}"
+            )
 
 
 @functools.lru_cache(maxsize=32)
@@ -157,11 +179,14 @@ def _read(path: Path, size: int, modified: int) -> GgufHeader:  # size and time:
         tensor_count = _at_most(_MOST_TENSORS, reader.scalar("Q"), "tensors")
         key_count = _at_most(_MOST_KEYS, reader.scalar("Q"), "keys")
         values = _once((reader.string(), reader.value()) for _ in range(key_count))
-        tensors = _once((name, rest) for name, *rest in (reader.tensor() for _ in range(tensor_count)))
+        tensors = _once(reader.tensor() for _ in range(tensor_count))
         metadata = {key: value for key, value in values.items() if not isinstance(value, _Array)}
         _check_types(values)
         base = padded(reader.position, metadata.get("general.alignment", DEFAULT_ALIGNMENT))
-        bos, eos = (_token(content, values.get(_TOKENS), values.get(f"tokenizer.ggml.{name}_token_id")) for name in ("bos", "eos"))
+        bos, eos = (
+            _token(content, values.get(_TOKENS), values.get(f"tokenizer.ggml.{name}_token_id"))
+            for name in ("bos", "eos")
+        )
     return GgufHeader(
         path=path,
         metadata=metadata,
@@ -185,9 +210,9 @@ def _at_most(limit: int, count: int, what: str) -> int:
     return count
 
 
-def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: Iterable[tuple[str, _T]]) -> dict[str, _T]:
     """Return the pairs as a dictionary. Raises ValueError for a repeated key, which llama.cpp refuses too."""
-    found: dict[str, Any] = {}
+    found: dict[str, _T] = {}
     for name, value in pairs:
         if name in found:
             raise ValueError(f"it says {name} twice")
@@ -204,10 +229,10 @@ def _check_types(values: dict[str, Any]) -> None:
             if key in values and (type(values[key]) is not kind or (kind is int and values[key] < 0)):
                 raise ValueError(f"its {key} is {values[key]!r}, where a {'text' if kind is str else 'number'} belongs")
     if _TOKENS in values and not (isinstance(values[_TOKENS], _Array) and values[_TOKENS].kind == _STRING):
-        raise ValueError(f"its {_TOKENS} are no list of texts")
+        raise ValueError(f"its {_TOKENS} are not a list of texts")
     alignment = values.get("general.alignment", DEFAULT_ALIGNMENT)
     if alignment < 1 or alignment & (alignment - 1) or alignment > 1 << 20:
-        raise ValueError(f"its general.alignment is {alignment}, which is no power of two")
+        raise ValueError(f"its general.alignment is {alignment}, which is not a power of two")
 
 
 @dataclass(frozen=True)
@@ -245,14 +270,14 @@ class GgufReader:
             return self._array()
         return self.scalar(_code(kind))
 
-    def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
-        """Read a tensor's name, shape, ggml type, and offset from the start of the weights."""
+    def tensor(self) -> tuple[str, tuple[tuple[int, ...], int, int]]:
+        """Read a tensor's name; its shape, ggml type, and offset from the start of the weights."""
         name = self.string()
         dimensions = _at_most(_MOST_DIMENSIONS, self.scalar("I"), f"dimensions of {name}")
         shape = tuple(self.scalar("Q") for _ in range(dimensions))
         if not shape or min(shape) < 1 or math.prod(shape) >= 1 << 63:
             raise ValueError(f"its {name} has the impossible shape {shape}")
-        return name, shape, self.scalar("I"), self.scalar("Q")
+        return name, (shape, self.scalar("I"), self.scalar("Q"))
 
     def _array(self, depth: int = 1) -> _Array:
         _at_most(_DEEPEST, depth, "arrays within arrays")
@@ -287,7 +312,7 @@ def _code(kind: int) -> str:
 
 
 def _token(content: mmap.mmap, tokens: _Array | None, index: int | None) -> str:
-    """The text of one token of the vocabulary."""
+    """Return the text of one token of the vocabulary."""
     if tokens is None or index is None or not 0 <= index < tokens.count:
         return ""
     reader = GgufReader(content, tokens.position)

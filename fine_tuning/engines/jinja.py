@@ -1,8 +1,8 @@
-"""Renders chat templates as Hugging Face does, for the embedded engine: Jinja, sandboxed, in a child
-process with limits.
+"""Renders chat templates as Hugging Face does, for the embedded engine.
 
-A template is a program that came with a model. It sees only the messages, and gets a few seconds
-and a bounded memory. If it loops or crashes, only the child ends.
+A template is a Jinja program that came with a model. It runs sandboxed in a child process, sees
+only the messages, and gets a few seconds and a bounded memory. If it loops or crashes, only the
+child ends.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from fine_tuning.conversation import Message, whole_characters
 from fine_tuning.errors import EngineError
@@ -26,8 +26,9 @@ _CHILD = Path(__file__).with_name("jinja_child.py")
 
 
 def render_chat(template: str, messages: Sequence[Message], *, bos_token: str, eos_token: str) -> str:
-    """Return the prompt for the next answer to `messages`. Raises EngineError with what the template
-    refuses, or does wrong.
+    """Return the prompt for the next answer to `messages`.
+
+    Raises EngineError with what the template refuses, or does wrong.
     """
     variables = {
         "messages": [message.model_dump() for message in messages],
@@ -42,7 +43,9 @@ def render_chat(template: str, messages: Sequence[Message], *, bos_token: str, e
     if "text" in answer:
         return str(whole_characters(answer["text"]))
     why = answer.get("syntax") or answer["refused"]
-    raise EngineError(f"the chat template refuses these messages ({', '.join(message.role for message in messages)}): {why}")
+    raise EngineError(
+        f"the chat template refuses these messages ({', '.join(message.role for message in messages)}): {why}"
+    )
 
 
 def check_template(template: str) -> None:
@@ -66,7 +69,7 @@ class _Renderer:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
-    def ask(self, request: dict[str, Any]) -> dict[str, str]:
+    def ask(self, request: dict[str, object]) -> dict[str, str]:
         """Return the child's answer. Raises EngineError if it takes too long, or if the child dies."""
         line = json.dumps(request).encode("ascii") + b"\n"
         with self._lock:
@@ -93,7 +96,9 @@ class _Renderer:
         weakref.finalize(self, _end, child)  # also at exit
         if self._exchange(child, b"", _START_LIMIT) is None:
             _end(child)
-            raise EngineError(f"the process that renders chat templates does not start: try `{sys.executable} {_CHILD}`")
+            raise EngineError(
+                f"the process that renders chat templates does not start: try `{sys.executable} {_CHILD}`"
+            )
         return child
 
     def _stop(self) -> None:
@@ -102,8 +107,9 @@ class _Renderer:
         self._child = None
 
     def _exchange(self, child: "subprocess.Popen[bytes]", line: bytes, limit: float) -> bytes | None:
-        """Return the line that answers `line`. If there is none within `limit` seconds, kill the child
-        and return None.
+        """Return the line that answers `line`.
+
+        If there is none within `limit` seconds, kill the child and return None.
 
         The pipes carry bytes: a text wrapper would keep its last content in memory, and with it
         texts that were forgotten since.

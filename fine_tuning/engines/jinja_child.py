@@ -1,20 +1,22 @@
-"""What renders chat templates, in a process of its own: a template is a program that came with a model, and may loop, grow or crash.
+"""Renders chat templates, in a process of its own.
+
+A template is a program that came with a model, and may loop, grow or crash.
 
 Run by jinja.py. A line in is a request, a line out its answer, both JSON:
 
     {"template": "...", "variables": {...}}   ->   {"text": "..."}, {"syntax": "why it is no template"} or {"refused": "why not this"}
     {"template": "..."}                       ->   {"text": ""}: it can be compiled
 
-The environment is that of transformers.utils.chat_template_utils, on which templates in the wild rely. Nothing of byoai is imported, so
-that it starts in a tenth of a second.
-"""
+The environment is that of transformers.utils.chat_template_utils, on which templates in the wild
+rely. Nothing of byoai is imported, so that it starts in a tenth of a second.
+"""  # noqa: E501
 
 import datetime
 import functools
 import json
 import sys
-from collections.abc import Iterable
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 import jinja2
 import jinja2.ext
@@ -28,7 +30,10 @@ _SECONDS = 60  # until this process ends itself, if nobody is left to end it
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}…{% endgeneration %}` marks, for trainers, what the assistant says; the text is the same without."""
+    """Jinja's `{% generation %}…{% endgeneration %}`.
+
+    It marks for trainers what the assistant says; the text is the same without.
+    """
 
     tags = {"generation"}  # noqa: RUF012  (as the base class has it)
 
@@ -37,41 +42,41 @@ class _Generation(jinja2.ext.Extension):
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.CallBlock(self.call_method("_said"), [], [], body).set_lineno(line)
 
-    def _said(self, caller: Any) -> str:
+    def _said(self, caller: Callable[[], object]) -> str:
         return str(caller())
 
 
 class _Dict:
-    """`dict` without the attributes of the type."""
+    """A `dict` without the attributes of the type."""
 
-    def __call__(self, *items: Any, **more: Any) -> dict[Any, Any]:
+    def __call__(self, *items: object, **more: object) -> object:
         return dict(*items, **more)
 
-    def fromkeys(self, keys: Iterable[Any], value: Any = None) -> dict[Any, Any]:
+    def fromkeys(self, keys: Iterable[object], value: object = None) -> dict[object, object]:
         return dict.fromkeys(keys, value)
 
 
 class _Namespace(Namespace):
     """No names with an underscore first: they would reach into Python."""
 
-    def __init__(self, *items: Any, **more: Any) -> None:
+    def __init__(self, *items: object, **more: object) -> None:
         values = dict(*items, **more)
         for name in values:
             _check_name(name)
         super().__init__(values)
 
-    def __setitem__(self, name: str, value: Any) -> None:
+    def __setitem__(self, name: str, value: object) -> None:
         _check_name(name)
         super().__setitem__(name, value)
 
 
-def _check_name(name: Any) -> None:
+def _check_name(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
         raise jinja2.exceptions.SecurityError(f"a namespace cannot hold {name!r}")
 
 
 def _to_json(
-    value: Any,
+    value: object,
     ensure_ascii: bool = False,
     indent: int | str | None = None,
     separators: tuple[str, str] | None = None,
@@ -91,13 +96,15 @@ def _now(layout: str) -> str:
 
 @functools.lru_cache(maxsize=16)
 def _compile(template: str) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
+    )
     environment.filters["tojson"] = _to_json
     environment.globals |= {"raise_exception": _refuse, "strftime_now": _now, "dict": _Dict(), "namespace": _Namespace}
     return environment.from_string(template)
 
 
-def answer(request: dict[str, Any]) -> dict[str, str]:
+def answer(request: dict[str, object]) -> dict[str, str]:
     """Return the answer to one request."""
     try:
         template = _compile(request["template"])
@@ -106,7 +113,8 @@ def answer(request: dict[str, Any]) -> dict[str, str]:
         return {"syntax": str(error)}
     except jinja2.TemplateError as error:
         return {"refused": str(error)}
-    except Exception as error:  # noqa: BLE001  (foreign code: dividing by zero, recursing, filling the memory, whatever it pleases)
+    except Exception as error:  # noqa: BLE001
+        # A template is foreign code: it may divide by zero, recurse, or fill the memory.
         return {"refused": f"{type(error).__name__}: {error}".removesuffix(": ")}
 
 

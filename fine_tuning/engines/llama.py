@@ -1,5 +1,6 @@
-"""Loads llama.cpp; native.py runs this in a child process. The process that chats, trains or serves
-never imports llama_cpp.
+"""Loads llama.cpp; native.py runs this in a child process.
+
+The process that chats, trains or serves never imports llama_cpp.
 """
 
 import codecs
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
 _LOG_ERROR = 4  # GGML_LOG_LEVEL_ERROR
 _QUANTISE_BUFFER = 256 << 20  # bytes of one tensor's rows that llama.cpp holds at once
 
-_callbacks: list[Any] = []  # C keeps no reference to them
+_callbacks: list[object] = []  # C keeps no reference to them
 _errors: deque[str] = deque(maxlen=8)  # what llama.cpp logged as errors of late
 
 
-def load(gguf: str, **settings: Any) -> "Llama":
+def load(gguf: str, **settings: object) -> "Llama":
     """Return `gguf` opened with the settings of llama_cpp.Llama. Raises EngineError if llama.cpp cannot load it."""
     from llama_cpp import Llama
 
@@ -29,7 +30,8 @@ def load(gguf: str, **settings: Any) -> "Llama":
         return Llama(gguf, verbose=False, **settings)
     except (ValueError, RuntimeError) as error:
         raise EngineError(
-            f"llama.cpp cannot load {gguf}: {errors() or error}. Is the file whole, and not newer than llama-cpp-python?"
+            f"llama.cpp cannot load {gguf}: {errors() or error}. Is the file whole, and not newer than "
+            "llama-cpp-python?"
         ) from error
 
 
@@ -43,7 +45,7 @@ def listen() -> None:
     llama_cpp.llama_log_set(_callbacks[0], ctypes.c_void_p(0))
 
 
-def _take_in(level: int, text: bytes, _user_data: Any) -> None:
+def _take_in(level: int, text: bytes, _user_data: object) -> None:
     if level == _LOG_ERROR:
         _errors.append(text.decode("utf-8", errors="replace").strip())
 
@@ -96,16 +98,17 @@ class Chat(Words):
 
     def __init__(self, gguf: str, adapter: str | None, context: int, threads: int) -> None:
         # All layers go to the GPU where llama.cpp was built with support for one.
-        self._use(load(gguf, lora_path=adapter, n_ctx=context, n_gpu_layers=-1, n_threads=threads, n_threads_batch=threads))
+        self._use(
+            load(gguf, lora_path=adapter, n_ctx=context, n_gpu_layers=-1, n_threads=threads, n_threads_batch=threads)
+        )
 
     def answer(
-        self, tokens: list[int], sampling: dict[str, Any], seed: int, last: int, limit: int, stops: list[str]
+        self, tokens: list[int], sampling: dict[str, object], seed: int, last: int, limit: int, stops: list[str]
     ) -> Iterator[tuple[str, bool, str, int]]:
-        """Yield for each piece its text, whether it is the last, why it ends, and the number of tokens
-        so far.
+        """Yield for each piece its text, whether it is the last, why it ends, and the token count.
 
-        Pieces are whole characters, and never the beginning of a stop text. `sampling` goes to
-        `Llama.generate`; a penalty looks at the `last` tokens.
+        The count is that of all tokens so far. Pieces are whole characters, and never the beginning
+        of a stop text. `sampling` goes to `Llama.generate`; a penalty looks at the `last` tokens.
         """
         from llama_cpp import llama_cpp
 
@@ -134,7 +137,10 @@ class Chat(Words):
 
 def _open_stop(text: str, stops: list[str]) -> int:
     """Return how many characters at the end of `text` could be the beginning of a stop text."""
-    return max((size for stop in stops for size in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:size])), default=0)
+    return max(
+        (size for stop in stops for size in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:size])),
+        default=0,
+    )
 
 
 class Quantiser:

@@ -44,11 +44,10 @@ def parse_modelfile(text: str, folder: Path | None = None) -> ModelSpec:
 
 
 def commands(text: str, before: Collection[str] = ()) -> Iterator[tuple[int, str, str]]:
-    """Yield each command: line number, name in lower case (`parameter stop`), and argument without
-    quotes.
+    """Yield each command: line number, name in lower case (`parameter stop`), unquoted argument.
 
     `before`: reading ends at the first of these commands; its argument is not read. Raises
-    ConfigError at the first line that is no command, or whose quotes are never closed.
+    ConfigError at the first line that is not a command, or whose quotes are never closed.
     """
     position = _skip(text, 0)
     while position < len(text):
@@ -61,7 +60,9 @@ def commands(text: str, before: Collection[str] = ()) -> Iterator[tuple[int, str
             return
         value = _VALUE.match(text, command.end())
         if value is None:
-            raise ConfigError(f"Modelfile, line {line}: the quotes that begin here are never closed at the end of a line")
+            raise ConfigError(
+                f"Modelfile, line {line}: the quotes that begin here are never closed at the end of a line"
+            )
         argument = next(group for group in value.groups() if group is not None)
         yield line, " ".join([word.lower(), *parameter]), argument.strip() if value[3] is not None else argument
         position = _skip(text, value.end())
@@ -83,7 +84,7 @@ def _path(argument: str, folder: Path | None) -> Path:
     return folder / path if folder else path
 
 
-def _literal(text: str) -> Any:
+def _literal(text: str) -> object:
     """Return a number or a truth value; else the text."""
     try:
         return json.loads(text)

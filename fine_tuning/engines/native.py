@@ -1,7 +1,7 @@
-"""Runs llama.cpp in a child process. If native code crashes, the caller gets an EngineError and lives;
-the child's memory is freed with it.
+"""Runs llama.cpp in a child process.
 
-Only the child (native_child.py) imports llama_cpp. It ends with its parent, and Ctrl-C in the
+If native code crashes, the caller gets an EngineError and lives; the child's memory is freed with
+it. Only the child (native_child.py) imports llama_cpp. It ends with its parent, and Ctrl-C in the
 terminal does not reach it.
 """
 
@@ -27,20 +27,29 @@ from fine_tuning.errors import EngineError
 
 _ROOT = Path(__file__).resolve().parents[2]
 # Without `site`: the child gets the parent's path, and runs no start-up files of the user.
-_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from fine_tuning.engines.native_child import main; main(sys.argv[1])"
+_BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from fine_tuning.engines.native_child "
+    "import main; main(sys.argv[1])"
+)
 
-# Threads that spin while they wait for each other halve the speed of a busy machine, so they spin only shortly (as in cli/main.py).
-# When llama.cpp aborts, it must not call a debugger, which takes seconds.
+# Threads that spin while they wait for each other halve the speed of a busy machine, so they spin
+# only shortly (as in cli/main.py). When llama.cpp aborts, it must not call a debugger, which takes
+# seconds.
 _SETTINGS = {"GOMP_SPINCOUNT": "10000", "GGML_NO_BACKTRACE": "1"}
 
 _COMPILED = (
-    "llama.cpp was compiled for another processor than this one. Remove the virtual environment (.venv, or BYOAI_VENV) and run "
+    "llama.cpp was compiled for another processor than this one. Remove the virtual environment (.venv, or "
+    "BYOAI_VENV) and run "
     "./scripts/start.sh: it compiles llama.cpp anew and tries it."
 )
-_FAULT = "This is a fault in llama.cpp, or the model's file is damaged: ask again, and if it stays so, get or make the model again."
+_FAULT = (
+    "This is a fault in llama.cpp, or the model's file is damaged: ask again, and if it stays so, get "
+    "or make the model again."
+)
 _CURES = {
     signal.SIGILL: _COMPILED,
-    signal.SIGKILL: "Most likely the system ended it for want of memory: close other programs, lower num_ctx, or take a smaller model.",
+    signal.SIGKILL: "Most likely the system ended it for want of memory: close other programs, lower num_ctx, or "
+    "take a smaller model.",
     **dict.fromkeys((signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE), _FAULT),
 }
 
@@ -48,12 +57,12 @@ _CURES = {
 class Native:
     """An object around llama.cpp in a child process. If the child has died, the next call starts a new one."""
 
-    def __init__(self, served: str, *arguments: Any) -> None:
-        """Start the child and make the object `served` ("package.module:Class") there, with
-        `arguments` that JSON can carry.
+    def __init__(self, served: str, *arguments: object) -> None:
+        """Start the child, and make the object `served` ("package.module:Class") there.
 
-        Methods are called with `call` and `stream`; the object's attribute `facts` is available
-        here as `facts`. Raises EngineError if the object cannot be made.
+        `arguments` are what JSON can carry. Methods are called with `call` and `stream`; the
+        object's attribute `facts` is available here as `facts`. Raises EngineError if the object
+        cannot be made.
         """
         self._served, self._arguments = served, list(arguments)
         self._lock = threading.RLock()  # of the pipes, between threads
@@ -103,7 +112,7 @@ class Native:
                 raise EngineError(content)
             self.facts = content
 
-    def call(self, method: str, *arguments: Any) -> Any:
+    def call(self, method: str, *arguments: object) -> Any:
         """Return the method's value. Raises EngineError if the method fails or the child dies."""
         with self._lock:
             self.start()
@@ -112,7 +121,7 @@ class Native:
             raise EngineError(content)
         return content
 
-    def stream(self, method: str, *arguments: Any) -> Generator[Any]:
+    def stream(self, method: str, *arguments: object) -> Generator[Any]:
         """Yield the items of a generator method. Closing the iterator stops the method, without waiting."""
         with self._lock:
             self.start()
@@ -143,7 +152,7 @@ class Native:
 
     # The pipes; `_lock` is held
 
-    def _write(self, method: str, arguments: list[Any]) -> int:
+    def _write(self, method: str, arguments: list[object]) -> int:
         number = next(self._numbers)
         try:
             send(self._pipe("stdin"), [number, method, arguments])
@@ -200,7 +209,7 @@ class Native:
 
 
 def _gone() -> EngineError:
-    return EngineError("llama.cpp was ended meanwhile: ask again")
+    return EngineError("llama.cpp was stopped meanwhile: ask again")
 
 
 def _obituary(code: int, words: str) -> str:
@@ -213,7 +222,10 @@ def _obituary(code: int, words: str) -> str:
     except ValueError:
         return f"llama.cpp died of signal {-code}: ask again, which starts another.{said}"
     name = signal.strsignal(number) or "ended"
-    return f"llama.cpp died: {name} ({number.name}). {_CURES.get(number, 'Something ended it: ask again, which starts another.')}{said}"
+    return (
+        f"llama.cpp died: {name} ({number.name}). "
+        f"{_CURES.get(number, 'Something ended it: ask again, which starts another.')}{said}"
+    )
 
 
 def _spawn(served: str) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
@@ -231,7 +243,8 @@ def _spawn(served: str) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
         )
     except OSError as error:
         raise EngineError(
-            f"cannot start a process for llama.cpp: {error.strerror or error}. Close other programs, or free disk space."
+            f"cannot start a process for llama.cpp: {error.strerror or error}. Close other programs, or free disk "
+            "space."
         ) from error
     return process, said
 
@@ -246,8 +259,9 @@ def _end(process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
 
 
 def threads() -> int:
-    """Return the number of threads: the number of cores, as Ollama uses (llama-cpp-python would use
-    half), limited by OMP_NUM_THREADS.
+    """Return the number of threads: the number of cores, limited by OMP_NUM_THREADS.
+
+    Ollama uses as many; llama-cpp-python would use half.
     """
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     allowed = os.environ.get("OMP_NUM_THREADS", "")

@@ -1,9 +1,9 @@
-"""The child's side of native.py: serves one object around llama.cpp over two pipes until the parent is
-gone.
+"""The child's side of native.py: serves one object around llama.cpp until the parent is gone.
 
-A message is its length (4 bytes, big-endian) followed by that many bytes of JSON. To the child:
-[number, method, arguments]; a null method stops the stream of that number. From the child: [number,
-kind, content]; the kinds are READY (llama.cpp is imported), VALUE, ITEM, END and ERROR.
+Messages go over two pipes. A message is its length (4 bytes, big-endian) followed by that many
+bytes of JSON. To the child: [number, method, arguments]; a null method stops the stream of that
+number. From the child: [number, kind, content]; the kinds are READY (llama.cpp is imported), VALUE,
+ITEM, END and ERROR.
 """
 
 import importlib
@@ -13,8 +13,9 @@ import queue
 import signal
 import struct
 import threading
+from collections.abc import Callable
 from types import GeneratorType
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from fine_tuning.errors import ByoaiError
 
@@ -22,7 +23,7 @@ READY, VALUE, ITEM, END, ERROR = range(5)
 _LENGTH = struct.Struct(">I")
 
 
-def send(pipe: IO[bytes], message: list[Any]) -> None:
+def send(pipe: IO[bytes], message: list[object]) -> None:
     """Write one message. Raises OSError if nobody reads any more."""
     content = json.dumps(message, separators=(",", ":")).encode("ascii")
     pipe.write(_LENGTH.pack(len(content)) + content)
@@ -43,8 +44,9 @@ def receive(pipe: IO[bytes]) -> list[Any]:
 
 
 def main(served: str) -> None:
-    """Serve the class `served` ("package.module:Class"). The first message holds its arguments, and is
-    answered with its `facts`.
+    """Serve the class `served` ("package.module:Class").
+
+    The first message holds its arguments, and is answered with its `facts`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
@@ -52,11 +54,17 @@ def main(served: str) -> None:
     _Child(requests, replies).serve(served)
 
 
+class _Served(Protocol):
+    """What is served here."""
+
+    facts: object
+
+
 class _Child:
     def __init__(self, requests: IO[bytes], replies: IO[bytes]) -> None:
         self._requests, self._replies = requests, replies
         self._inbox: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
-        self._object: Any = None
+        self._object: object = None
 
     def serve(self, served: str) -> None:
         threading.Thread(target=self._listen, daemon=True).start()
@@ -64,7 +72,9 @@ class _Child:
         try:
             import llama_cpp  # noqa: F401  # before READY: what memory grows by afterwards is the model's
         except (ImportError, OSError, RuntimeError) as error:
-            self._reply(0, ERROR, f"llama-cpp-python cannot be loaded: {error}. Run ./scripts/start.sh, which installs it anew")
+            self._reply(
+                0, ERROR, f"llama-cpp-python cannot be loaded: {error}. Run ./scripts/start.sh, which installs it anew"
+            )
             return
         self._reply(0, READY, None)
         made = getattr(importlib.import_module(module), name)
@@ -83,11 +93,11 @@ class _Child:
         except (EOFError, OSError):
             os._exit(0)
 
-    def _make(self, made: Any, arguments: list[Any]) -> Any:
-        self._object = made(*arguments)
-        return self._object.facts
+    def _make(self, made: Callable[..., _Served], arguments: list[object]) -> object:
+        self._object = served = made(*arguments)
+        return served.facts
 
-    def _answer(self, number: int, method: Any, arguments: list[Any]) -> None:
+    def _answer(self, number: int, method: Callable[..., object], arguments: list[object]) -> None:
         try:
             result = method(*arguments)
             if not isinstance(result, GeneratorType):
@@ -97,13 +107,15 @@ class _Child:
         except ByoaiError as error:
             self._reply(number, ERROR, str(error))
         except (RuntimeError, ValueError, MemoryError) as error:
-            self._reply(number, ERROR, f"llama.cpp failed: {error}. Too little memory? Lower num_ctx, or take a smaller model.")
+            self._reply(
+                number, ERROR, f"llama.cpp failed: {error}. Too little memory? Lower num_ctx, or take a smaller model."
+            )
 
-    def _stream(self, number: int, items: "GeneratorType[Any, None, None]") -> bool:
-        """Send each item, and answer other requests between two items. An item of None is not sent; it
-        only gives time for that.
+    def _stream(self, number: int, items: "GeneratorType[object, None, None]") -> bool:
+        """Send each item, and answer other requests between two items.
 
-        Return False if the parent stopped the stream.
+        An item of None is not sent; it only gives time for that. Return False if the parent stopped
+        the stream.
         """
         for item in items:
             if item is not None:
@@ -117,7 +129,7 @@ class _Child:
                     return False
         return True
 
-    def _reply(self, number: int, kind: int, content: Any) -> None:
+    def _reply(self, number: int, kind: int, content: object) -> None:
         try:
             send(self._replies, [number, kind, content])
         except OSError:  # the parent is gone

@@ -1,5 +1,4 @@
-"""Keeps text that people type from acting as a model's structure, in one place for chatting, rendering
-and training.
+"""Keeps text that people type from acting as a model's structure, for chat and training alike.
 
 A marker is a text that stands for structure: a control or user-defined token of the vocabulary
 (`<|im_end|>`, `<tool_call>`), or what the chat template writes around messages (`[INST]`, `###
@@ -30,9 +29,12 @@ class Neutraliser:
         self._sizes: dict[str, list[int]] = {}  # of the markers, longest first, by their first two characters
         for size, start in sorted({(len(core), core[:2]) for core in self._cores}, reverse=True):
             self._sizes.setdefault(start, []).append(size)
-        self._first = re.compile(f"[{''.join(sorted({re.escape(start[0]) for start in self._sizes}))}]" if self._sizes else r"(?!)")
-        # A template may put two contents side by side: no end of one and beginning of the next may make a marker together. Of those in
-        # brackets only, since the beginning of `USER:` is also a word.
+        self._first = re.compile(
+            f"[{''.join(sorted({re.escape(start[0]) for start in self._sizes}))}]" if self._sizes else r"(?!)"
+        )
+        # A template may put two contents side by side: no end of one and beginning of the next may
+        # make a marker together. Of those in brackets only, since the beginning of `USER:` is also
+        # a word.
         tags = [core for core in self._cores if _is_tag(core)]
         self._heads = {core[:size] for core in tags for size in range(2, len(core))}
         self._tails = {core[-size:] for core in tags for size in range(2, len(core))}
@@ -46,8 +48,9 @@ class Neutraliser:
         return text
 
     def messages(self, messages: Sequence[Message]) -> list[Message]:
-        """Return the messages as engines are fed them: markers broken in every role, earlier answers
-        without their thoughts.
+        """Return the messages as engines are fed them.
+
+        Markers are broken in every role, and earlier answers are without their thoughts.
         """
         return [message.model_copy(update={"content": self(_content(message))}) for message in messages]
 
@@ -60,10 +63,10 @@ class Neutraliser:
         return [self.data(each) for each in value] if isinstance(value, list | tuple) else value
 
     def answer(self, text: str, prompt: str = "") -> str:
-        """Return an answer as it is learned after `prompt`: markers broken, except the two that
-        enclose its thoughts.
+        """Return an answer as it is learned after `prompt`.
 
-        Some prompts already end with the first of these.
+        Markers are broken, except the two that enclose its thoughts. Some prompts already end with
+        the first of these.
         """
         said = split_thoughts(text.strip())
         opened = said.opening and prompt.rstrip().endswith(said.opening.strip())
@@ -84,8 +87,9 @@ class Neutraliser:
                     yield start, size
 
     def _cuts_at_ends(self, folded: str) -> set[int]:
-        """Return the positions that break half a marker at either end of the text, ignoring white
-        space, which templates trim.
+        """Return the positions that break half a marker at either end of the text.
+
+        White space there is ignored, since templates trim it.
         """
         first, last = len(folded) - len(folded.lstrip()), len(folded.rstrip())
         sizes = range(min(self._longest, last - first), 1, -1)
@@ -141,18 +145,18 @@ _MOST_WORDS = 4  # in a marker; longer texts are prose
 
 
 def is_marker(text: str) -> bool:
-    """Return whether `text` looks like structure: a word with signs around it, such as `<tool>`, `###
-    Instruction:` or `USER:`.
+    """Return whether `text` looks like structure: a word with signs around it.
+
+    Examples are `<tool>`, `### Instruction:` and `USER:`.
     """
     return len(text) > 1 and len(text.split()) <= _MOST_WORDS and bool(_MARKED.fullmatch(text))
 
 
 def template_markers(render: Render, tokens: Collection[str]) -> list[str]:
-    """Return what the template writes around messages apart from `tokens`, sorted. Bare words (`user`
-    after a token) are left out.
+    """Return what the template writes around messages apart from `tokens`, sorted.
 
-    Raises EngineUnavailable and ModelNotFound as `render` does. A template that refuses the
-    messages has no markers.
+    Bare words (`user` after a token) are left out. Raises EngineUnavailable and ModelNotFound as
+    `render` does. A template that refuses the messages has no markers.
     """
     found: set[str] = set()
     for piece in _written(render):
@@ -167,8 +171,9 @@ def template_markers(render: Render, tokens: Collection[str]) -> list[str]:
 
 
 def _written(render: Render) -> list[str]:
-    """Return the template's own text between messages. Before the first message only the last line:
-    the rest may be the owner's text.
+    """Return the template's own text between messages.
+
+    Before the first message only the last line counts: the rest may be the owner's text.
     """
     for probe in (_PROBE, _PROBE[1:], _PROBE[1:2]):
         try:

@@ -1,12 +1,10 @@
-"""The real Ollama server, through its own client, the `ollama` package (docs/api.md, server/routes.go and api/types.go of Ollama).
+"""The real Ollama server, through its own client, the `ollama` package.
 
-What that client does not know goes through `_raw`, and each such call names the field that is missing.
+Sources: docs/api.md, server/routes.go and api/types.go of Ollama. What that client does not know
+goes through `_raw`, and each such call names the field that is missing.
 """
 
-import base64
 import contextlib
-import hashlib
-import json
 import os
 import re
 import time
@@ -14,12 +12,11 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
-from urllib.parse import unquote, urlsplit
 
 import httpx
 import ollama
-from pydantic import ValidationError
 
+from fine_tuning import paths
 from fine_tuning.conversation import Message
 from fine_tuning.engines.base import (
     ChatChunk,
@@ -28,15 +25,23 @@ from fine_tuning.engines.base import (
     ModelDetails,
     ModelSpec,
     ModelSummary,
-    RichMessage,
-    ToolCall,
     full_tag,
     known_tag,
+    tokens_wanted,
 )
 from fine_tuning.engines.gguf_header import GgufHeader, check_adapter, check_model, read_header
 from fine_tuning.engines.neutral import Neutraliser, neutraliser_for
-from fine_tuning.engines.ollama_show import chats_here, spec_of, summary_of
-from fine_tuning.engines.ollama_url import DEFAULT_URL, bad_url, is_loopback, server_url, without_password
+from fine_tuning.engines.ollama_messages import (
+    client_options,
+    client_tool,
+    conversation,
+    json_body,
+    last_chunk,
+    sent_message,
+    tool_calls_of,
+)
+from fine_tuning.engines.ollama_show import Listed, chats_here, spec_of, summary_of
+from fine_tuning.engines.ollama_url import DEFAULT_URL, auth_of, bad_url, is_loopback, server_url, without_password
 from fine_tuning.engines.structure import structural, structural_tokens
 from fine_tuning.errors import EngineError, EngineUnavailable, ModelNotFound, NotSupported
 
@@ -63,13 +68,15 @@ class OllamaEngine:
     name = "ollama"
 
     def __init__(self, url: str = DEFAULT_URL) -> None:
-        """`url` may be anything that OLLAMA_HOST may be: `host`, `host:port`, `http://host:port`. Nothing is asked of the server yet."""
+        """Prepare the connection; nothing is asked of the server yet.
+
+        `url` may be anything that OLLAMA_HOST may be: `host`, `host:port`, `http://host:port`.
+        """
         address = server_url(url)
         self.where = without_password(address)
-        user = urlsplit(address)
         settings: dict[str, Any] = {
             "trust_env": not is_loopback(address),  # no proxy from the environment for this machine's own server
-            "auth": (unquote(user.username or ""), unquote(user.password or "")) if user.username or user.password else None,
+            "auth": auth_of(address),
             "follow_redirects": False,  # a server must not redirect requests elsewhere
         }
         try:
@@ -95,7 +102,7 @@ class OllamaEngine:
         entries.sort(key=lambda entry: (entry.get("modified_at", ""), entry["name"]), reverse=True)
         return [summary_of(entry) for entry in entries if chats_here(entry)]
 
-    def _entries(self) -> list[dict[str, Any]]:
+    def _entries(self) -> list[Listed]:
         answer = self._raw("GET", "/api/tags")  # the client leaves out `capabilities` and `remote_host`
         if not isinstance(answer, dict):
             raise EngineUnavailable(f"What answers at {self.where} does not speak as Ollama does. Check the URL.")
@@ -122,75 +129,97 @@ class OllamaEngine:
             quantization=details.get("quantization_level", ""),
         )
 
-    def render(self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> str:
-        """Render; loads the model first (Ollama renders only loaded ones). After that it takes milliseconds."""
+    def render(self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> str:
+        """Render the text; load the model first, since Ollama renders only loaded ones.
+
+        After that it takes milliseconds.
+        """
         return self._render(self._conversation(tag, messages, tools, {}), {})
 
-    def _render(self, conversation: dict[str, Any], options: dict[str, Any]) -> str:
+    def _render(self, body: dict[str, object], options: dict[str, object]) -> str:
         """Return what Ollama feeds the model for a conversation as it is."""
-        # The client knows neither `_debug_render_only` nor `truncate`; without truncate=False messages that exceed num_ctx are dropped in
-        # silence (chatPrompt in server/prompt.go).
-        body = {**conversation, "stream": False, "options": options, "truncate": False, "_debug_render_only": True}
-        answer = self._raw("POST", "/api/chat", body, timeout=_SLOW)
+        # The client knows neither `_debug_render_only` nor `truncate`; without truncate=False
+        # messages that exceed num_ctx are dropped in silence (chatPrompt in server/prompt.go).
+        asked = {**body, "stream": False, "options": options, "truncate": False, "_debug_render_only": True}
+        answer = self._raw("POST", "/api/chat", asked, timeout=_SLOW)
         if "_debug_info" not in answer:
             raise EngineError(
-                f"Ollama at {self.where} does not show the text that it feeds {conversation['model']}. Update it: https://ollama.com/download"
+                f"Ollama at {self.where} does not show the text that it feeds {body['model']}. Update it: "
+                "https://ollama.com/download"
             )
         return answer["_debug_info"]["rendered_template"]
 
     def chat(self, tag: str, messages: Sequence[Message], options: ChatOptions | None = None) -> Iterator[ChatChunk]:
         options = options or ChatOptions()
-        given = _options(options)
+        given = client_options(options)
         if options.stop:  # else the model's own would count no more
             given["stop"] = [*self._shown(tag).parameters.get("stop", []), *filter(None, options.stop)]
+        if options.max_tokens is None and options.default_max_tokens is not None:
+            given["num_predict"] = tokens_wanted(options, self._shown(tag).parameters)
         body = self._conversation(tag, messages, options.tools, given)
-        _json([body, given])
+        json_body([body, given])
         answer = cast("Generator[ollama.ChatResponse]", self._patient.chat(**body, options=given, stream=True))
         with self._mapped(), contextlib.closing(answer) as parts:
             for part in parts:  # closing closes the connection, at which Ollama stops its work
                 text = part.message.content or ""
                 if part.done:
-                    yield _last_chunk(text, part)
+                    yield last_chunk(text, part)
                     return
                 if text or part.message.tool_calls:
-                    yield ChatChunk(text, tool_calls=_tool_calls(part))
+                    yield ChatChunk(text, tool_calls=tool_calls_of(part))
         # If one token is repeated 30 times, Ollama ends the stream without a final message (llm/llama_server.go).
         yield ChatChunk("", done=True, done_reason="length")
 
     def embed(self, tag: str, texts: Sequence[str], dimensions: int | None = None) -> Embeddings:
-        _json([tag, list(texts)])
+        json_body([tag, list(texts)])
         here = [str(entry["name"]) for entry in self._entries() if not entry.get("remote_host")]
         if (known := known_tag(tag, here)) is None:  # else Ollama might send the texts to a model that runs elsewhere
             raise ModelNotFound(
-                f"Ollama at {self.where} has no model {tag[:100]!r} on this machine. Its models: {', '.join(here) or 'none'}."
+                f"Ollama at {self.where} has no model {tag[:100]!r} on this machine. Its models: "
+                f"{', '.join(here) or 'none'}."
             )
         try:
             with self._mapped():
                 answer = self._patient.embed(known, list(texts), dimensions=dimensions)
         except NotSupported as error:
             raise NotSupported(
-                f"{tag} gives no embeddings: name a model that is made for them (`ollama pull nomic-embed-text` gets one)"
+                f"{tag} gives no embeddings: name a model that is made for them (`ollama pull nomic-embed-text` gets "
+                "one)"
             ) from error
         return Embeddings([list(vector) for vector in answer.embeddings], answer.prompt_eval_count or 0)
 
     def create(self, tag: str, spec: ModelSpec) -> None:
         full_tag(tag)
         source, facts = self._source(spec), {key: value for key in _FACTS if (value := getattr(spec, key))}
-        _json([spec.parameters, facts])
+        json_body([spec.parameters, facts])
         if spec.renderer or spec.parser:  # which the client does not know
             more = {key: value for key in ("renderer", "parser") if (value := getattr(spec, key))}
-            body = {"model": tag, "from": source["from_"], "files": source["files"], "adapters": source["adapters"], **facts, **more}
-            answer = self._raw("POST", "/api/create", {**body, "parameters": spec.parameters, "stream": False}, timeout=_SLOW)
+            body = {
+                "model": tag,
+                "from": source["from_"],
+                "files": source["files"],
+                "adapters": source["adapters"],
+                **facts,
+                **more,
+            }
+            answer = self._raw(
+                "POST", "/api/create", {**body, "parameters": spec.parameters, "stream": False}, timeout=_SLOW
+            )
             status = answer.get("status")
         else:
             with self._mapped():
                 status = self._patient.create(tag, parameters=spec.parameters, **source, **facts).status
         if status != "success":
-            raise EngineError(f"Ollama did not finish making {tag}: it stopped at {status!r}. Look at its log, and try again.")
+            raise EngineError(
+                f"Ollama did not finish making {tag}: it stopped at {status!r}. Look at its log, and try again."
+            )
 
     def pull(self, tag: str) -> Iterator[Pulled]:
-        """Fetch a model from Ollama's library, and yield how far it is. Closing the iterator stops it; the next pull goes on from there."""
-        _json([full_tag(tag)])
+        """Fetch a model from Ollama's library, and yield how far it is.
+
+        Closing the iterator stops it; the next pull goes on from there.
+        """
+        json_body([full_tag(tag)])
         with self._mapped():
             answer = cast("Generator[ollama.ProgressResponse]", self._patient.pull(tag, stream=True))
             with contextlib.closing(answer) as parts:
@@ -202,7 +231,7 @@ class OllamaEngine:
 
     def copy(self, source: str, target: str) -> None:
         full_tag(target)
-        _json([source])
+        json_body([source])
         with self._mapped():
             self._quick.copy(source, target)
 
@@ -212,19 +241,23 @@ class OllamaEngine:
             self._quick.delete(tag)
 
     def warm(self, tag: str) -> None:
-        _json([tag])
+        json_body([tag])
         with self._mapped():
             self._patient.chat(tag, messages=[])
 
     def unload(self, tag: str | None = None) -> list[str]:
-        """Returns when the memory is free, or after 10 s (an answer that is being given is not cut off).
+        """Free the memory of one model, or of all; return which were loaded.
 
-        Tags that share a base share Ollama's place for it: unloading one unloads whichever of them is in.
+        It waits until the memory is free, for 10 s at most (an answer in progress is not cut off).
+        Tags that share a base share Ollama's place for it: unloading one unloads whichever of them
+        is in.
         """
         full, wanted = self._named(tag) if tag else (None, "")  # a copy may be loaded under the name of its original
         with self._mapped():
             entries = self._quick.ps().models or []
-            targets = [str(entry.name) for entry in entries if full is None or entry.name == full or entry.digest == wanted]
+            targets = [
+                str(entry.name) for entry in entries if full is None or entry.name == full or entry.digest == wanted
+            ]
             for name in targets:
                 self._quick.chat(name, messages=[], keep_alive=0)
         deadline = time.monotonic() + 10
@@ -260,8 +293,7 @@ class OllamaEngine:
 
     def _upload(self, file: Path) -> str:
         """Upload `file` into Ollama's store unless it is there; return its digest."""
-        with file.open("rb") as content:
-            digest = "sha256:" + hashlib.file_digest(content, "sha256").hexdigest()
+        digest = "sha256:" + paths.sha256_of(file)
         with self._mapped():
             if not self._http.head(f"/api/blobs/{digest}").is_success:  # the client would send what is there already
                 self._patient.create_blob(file)
@@ -269,7 +301,7 @@ class OllamaEngine:
 
     def _shown(self, tag: str) -> ModelSpec:
         """Return what a tag is made of, but for its system prompt."""
-        _json([tag])
+        json_body([tag])
         with self._mapped():
             return spec_of(self._quick.show(tag).model_dump(exclude_none=True))
 
@@ -281,20 +313,24 @@ class OllamaEngine:
         return (name, digests[name]) if name else (full_tag(tag), "")
 
     def _conversation(
-        self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]], options: dict[str, Any]
+        self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, object]], options: dict[str, object]
     ) -> dict[str, Any]:
         """Return the conversation as it may be sent: nothing that was typed acts as structure."""
         neutral = self._neutraliser(tag, options)
-        said = [_sent(message, neutral) for message in neutral.messages(messages)]
-        return {**_conversation(tag, said), **({"tools": [_tool(neutral.data(tool)) for tool in tools]} if tools else {})}
+        said = [sent_message(message, neutral) for message in neutral.messages(messages)]
+        return {
+            **conversation(tag, said),
+            **({"tools": [client_tool(neutral.data(tool)) for tool in tools]} if tools else {}),
+        }
 
-    def _neutraliser(self, tag: str, options: dict[str, Any]) -> Neutraliser:
+    def _neutraliser(self, tag: str, options: dict[str, object]) -> Neutraliser:
         """Return the neutraliser of a model (neutral.py). `options`: so that no model is loaded twice."""
         _, digest = self._named(tag)
         neutral = self._neutral.get(digest)
         if neutral is None:
             neutral = neutraliser_for(
-                self._structural_tokens(tag), lambda probe: self._render(_conversation(tag, [each.model_dump() for each in probe]), options)
+                self._structural_tokens(tag),
+                lambda probe: self._render(conversation(tag, [each.model_dump() for each in probe]), options),
             )
             if digest:
                 self._neutral[digest] = neutral
@@ -313,12 +349,16 @@ class OllamaEngine:
         if os.access(gguf, os.R_OK):
             return
         raise EngineError(
-            f"Ollama at {self.where} keeps {tag} in {gguf}, which cannot be read from here. If it runs in a container or on another "
-            "machine, mount its models folder at the same path, or run Ollama here; if it runs as another user, let yours read that folder."
+            f"Ollama at {self.where} keeps {tag} in {gguf}, which cannot be read from here. If it runs in a "
+            "container or on another "
+            "machine, mount its models folder at the same path, or run Ollama here; if it runs as another user, let "
+            "yours read that folder."
         )
 
-    def _raw(self, method: str, path: str, body: dict[str, Any] | None = None, timeout: httpx.Timeout = _QUICK) -> Any:
-        sent = _json(body)
+    def _raw(
+        self, method: str, path: str, body: dict[str, object] | None = None, timeout: httpx.Timeout = _QUICK
+    ) -> Any:
+        sent = json_body(body)
         with self._mapped():
             response = self._http.request(method, path, content=sent, headers=_JSON, timeout=timeout)
             self._check(response)
@@ -333,7 +373,9 @@ class OllamaEngine:
         except (ValueError, KeyError, TypeError):
             said = f"{response.status_code} {response.reason_phrase}"
             if response.request.url.path == "/api/version":
-                raise EngineUnavailable(f"What answers at {self.where} is not Ollama ({said}). Check the URL.") from None
+                raise EngineUnavailable(
+                    f"What answers at {self.where} is not Ollama ({said}). Check the URL."
+                ) from None
         self._refuse(said, response.status_code)
 
     def _refuse(self, said: str, status: int) -> NoReturn:
@@ -352,90 +394,24 @@ class OllamaEngine:
             yield
         except ollama.ResponseError as error:
             said = str(error.error)
-            self._refuse(f"{error.status_code} {said[:80]}" if said.lstrip().startswith("<") or not said else said, error.status_code)
+            self._refuse(
+                f"{error.status_code} {said[:80]}" if said.lstrip().startswith("<") or not said else said,
+                error.status_code,
+            )
         except (httpx.ConnectError, httpx.ConnectTimeout, ConnectionError) as error:
             raise EngineUnavailable(
-                f"Ollama does not answer at {self.where}. Start it with `ollama serve`, or give its URL (--ollama-url, OLLAMA_HOST)."
+                f"Ollama does not answer at {self.where}. Start it with `ollama serve`, or give its URL "
+                "(--ollama-url, OLLAMA_HOST)."
             ) from error
         except httpx.TimeoutException as error:
-            raise EngineUnavailable(f"Ollama at {self.where} takes too long to answer. Is it busy? Try again, or restart it.") from error
+            raise EngineUnavailable(
+                f"Ollama at {self.where} takes too long to answer. Is it busy? Try again, or restart it."
+            ) from error
         except httpx.RequestError as error:
             raise EngineUnavailable(
                 f"Ollama at {self.where} broke off in the middle ({error}). Look at its log, and restart it."
             ) from error
         except (ValueError, AttributeError, TypeError) as error:  # not JSON, or not in the form that the client reads
-            raise EngineUnavailable(f"What answers at {self.where} does not speak as Ollama does ({error}). Check the URL.") from error
-
-
-def _json(body: Any) -> bytes | None:
-    """Return the body of a request. EngineError for text that is no valid Unicode: it is neither the server's fault nor the network's."""
-    try:
-        return None if body is None else json.dumps(body, ensure_ascii=False, allow_nan=False, default=_plain).encode("utf-8")
-    except UnicodeEncodeError as error:
-        found = error.object[error.start]
-        raise EngineError(f"the text cannot be sent: it holds U+{ord(found):04X}, half of a character: type it as UTF-8") from error
-    except (TypeError, ValueError) as error:
-        raise EngineError(f"the settings cannot be sent to the engine: {error}") from error
-
-
-def _plain(value: Any) -> Any:
-    """Return what the client takes and JSON does not: a file, and a tool."""
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, ollama.Tool):
-        return value.model_dump(exclude_none=True)
-    raise TypeError(f"{type(value).__name__} is no JSON")
-
-
-def _conversation(tag: str, messages: list[dict[str, Any]]) -> dict[str, Any]:
-    # think=False, the same in `render` and `chat`: what people log and models learn here are answers, not thoughts. Others ignore it.
-    return {"model": tag, "messages": messages, "think": False}
-
-
-def _sent(message: Message, neutral: Neutraliser) -> dict[str, Any]:
-    """Return a message, its content neutral already, as the client takes it."""
-    sent: dict[str, Any] = {"role": message.role, "content": message.content}
-    if isinstance(message, RichMessage):
-        calls = [{"function": {"name": neutral(call.name), "arguments": neutral.data(call.arguments)}} for call in message.tool_calls]
-        tool = {"role": "tool", "tool_name": neutral(message.tool_name)} if message.tool_name else {}
-        # As bytes: a text might be the path of a file, which the client would read.
-        sent |= tool | {name: value for name, value in (("images", list(message.images)), ("tool_calls", calls)) if value}
-    return sent
-
-
-def _tool(definition: dict[str, Any]) -> ollama.Tool:
-    """Return a tool as the client reads it. NotSupported for one that it cannot."""
-    try:
-        return ollama.Tool.model_validate(definition)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        raise NotSupported(f"Ollama does not take this tool: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
-
-
-def _tool_calls(part: ollama.ChatResponse) -> tuple[ToolCall, ...]:
-    return tuple(ToolCall(call.function.name, dict(call.function.arguments)) for call in part.message.tool_calls or ())
-
-
-def _options(options: ChatOptions) -> dict[str, Any]:
-    given = {
-        "temperature": options.temperature,
-        "seed": options.seed,
-        "num_predict": options.max_tokens,
-        "num_ctx": options.context,
-        "top_p": options.top_p,
-        "presence_penalty": options.presence_penalty,
-        "frequency_penalty": options.frequency_penalty,
-    }
-    return {key: value for key, value in given.items() if value is not None}
-
-
-def _last_chunk(text: str, part: ollama.ChatResponse) -> ChatChunk:
-    return ChatChunk(
-        text,
-        done=True,
-        done_reason=part.done_reason or "",
-        prompt_tokens=(part.prompt_eval_count or 0),
-        tokens=(part.eval_count or 0),
-        seconds=(part.total_duration or 0) / 1e9,
-        tool_calls=_tool_calls(part),
-    )
+            raise EngineUnavailable(
+                f"What answers at {self.where} does not speak as Ollama does ({error}). Check the URL."
+            ) from error

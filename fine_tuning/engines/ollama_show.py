@@ -2,18 +2,39 @@
 
 import ast
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from fine_tuning.engines.base import ModelSpec, ModelSummary
 from fine_tuning.engines.modelfile import commands
 from fine_tuning.errors import ConfigError, EngineError
 
-_UNREAD = ("parameter", "license", "message")  # the last commands of a shown Modelfile; their values are read from other fields
+# the last commands of a shown Modelfile; their values are read from other fields
+_UNREAD = ("parameter", "license", "message")
 _NO_TEMPLATE = "{{ .Prompt }}"  # what a model without a TEMPLATE of its own shows (template.DefaultTemplate)
 
 
-def summary_of(entry: dict[str, Any]) -> ModelSummary:
-    details = entry.get("details") or {}
+class Details(TypedDict, total=False):
+    """What Ollama says of a model's weights."""
+
+    family: str
+    parameter_size: str
+    quantization_level: str
+
+
+class Listed(TypedDict):
+    """A model as /api/tags lists it."""
+
+    name: str
+    digest: str
+    size: int
+    details: NotRequired[Details | None]
+    modified_at: NotRequired[str]
+    remote_host: NotRequired[str]
+    capabilities: NotRequired[list[str] | None]
+
+
+def summary_of(entry: Listed) -> ModelSummary:
+    details = entry.get("details") or Details()
     return ModelSummary(
         tag=entry["name"],
         digest=entry["digest"],
@@ -24,7 +45,7 @@ def summary_of(entry: dict[str, Any]) -> ModelSummary:
     )
 
 
-def chats_here(entry: dict[str, Any]) -> bool:
+def chats_here(entry: Listed) -> bool:
     return not entry.get("remote_host") and "completion" in (entry.get("capabilities") or ["completion"])
 
 
@@ -46,10 +67,12 @@ def spec_of(shown: dict[str, Any]) -> ModelSpec:
 
 
 def _modelfile(text: str, exact: dict[str, str | None]) -> dict[str, str]:
-    """Return the first of each command in the Modelfile that Ollama shows, by its name, up to the parameters and licenses.
+    """Return the first of each command in the Modelfile that Ollama shows, by its name.
 
-    `exact` are values of commands that may be in `text`: they may hold quotes and whole commands, for which it has no escapes.
-    Raises EngineError if the rest cannot be read.
+    The Modelfile is read up to the parameters and licenses.
+
+    `exact` are values of commands that may be in `text`: they may hold quotes and whole commands,
+    for which it has no escapes. Raises EngineError if the rest cannot be read.
     """
     found: dict[str, str] = {}
     for name, value in exact.items():
@@ -84,7 +107,7 @@ def _parameters(text: str) -> dict[str, Any]:
     return parameters
 
 
-def _literal(text: str) -> Any:
+def _literal(text: str) -> object:
     """Return the value of a Go literal, a string, number or bool; they read as Python's."""
     if text in ("true", "false"):
         return text == "true"

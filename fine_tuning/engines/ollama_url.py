@@ -2,7 +2,8 @@
 
 import ipaddress
 import re
-from urllib.parse import urlsplit
+from collections.abc import Callable
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
@@ -12,9 +13,10 @@ DEFAULT_URL = "http://127.0.0.1:11434"
 
 
 def server_url(host: str) -> str:
-    """Return the URL to connect to for an OLLAMA_HOST (Ollama's envconfig.ConnectableHost): `` is the default, `0.0.0.0:80` this machine.
+    """Return the URL to connect to for an OLLAMA_HOST.
 
-    A user name and a password in it are kept. EngineError for what no server can be reached at.
+    As Ollama reads it (envconfig.ConnectableHost): `` is the default, `0.0.0.0:80` this machine. A
+    user name and a password in it are kept. EngineError for what no server can be reached at.
     """
     given, host = host, host.strip().strip("\"'").strip()
     scheme, separator, rest = host.partition("://")
@@ -28,14 +30,18 @@ def server_url(host: str) -> str:
         raise bad_url(given)
     if found := re.search(r"(^|/)(v1|api)(/|$)", path):
         raise EngineError(
-            f"{_masked(given)} is the address for other programs: byoai calls Ollama itself. Write it without /{found[2]}, as http://host:port"
+            f"{_masked(given)} is the address for other programs: byoai calls Ollama itself. Write it without "
+            f"/{found[2]}, as http://host:port"
         )
     default_port = {"http": 80, "https": 443}[scheme] if separator else 11434
     return f"{scheme}://{user}{at}{name}:{port or default_port}" + (f"/{path}" if path else "")
 
 
 def _name_and_port(authority: str, given: str) -> tuple[str, int]:
-    """Return the host as a URL has it, and its port (0 if none is given). An address that means all becomes this machine's."""
+    """Return the host as a URL has it, and its port (0 if none is given).
+
+    An address that means all of a machine's becomes this machine's.
+    """
     bare = authority.count(":") > 1 and not authority.startswith("[")  # IPv6 without brackets
     bracketed = re.fullmatch(r"\[(.*)\](?::(.*))?", f"[{authority}]" if bare else authority, re.DOTALL)
     name, port = (bracketed[1], bracketed[2] or "") if bracketed else authority.partition(":")[::2]
@@ -45,7 +51,8 @@ def _name_and_port(authority: str, given: str) -> tuple[str, int]:
         if bracketed:
             name = f"[{'::1' if ipaddress.IPv6Address(name).is_unspecified else name}]"
         elif name:
-            labels = httpx.URL(scheme="http", host=name).raw_host.decode("ascii").removesuffix(".").split(".")  # as the DNS has it
+            # as the DNS has it
+            labels = httpx.URL(scheme="http", host=name).raw_host.decode("ascii").removesuffix(".").split(".")
             if len(name) > 253 or not all(re.fullmatch(r"[a-z0-9_-]{1,63}", label) for label in labels):
                 raise ValueError(name)
     except (ValueError, httpx.InvalidURL):
@@ -65,6 +72,24 @@ def bad_url(given: str) -> EngineError:
 def _masked(given: str) -> str:
     """Return a URL for a message: in quotes, short, and without what stands before an @, which may be a password."""
     return repr(re.sub(r"(?s)^(.*?://)?.*@", r"\1…@", given)[:200])
+
+
+def auth_of(url: str) -> tuple[str, str] | Callable[[httpx.Request], httpx.Request] | None:
+    """Return how requests to a server are signed, as httpx takes it.
+
+    They are signed with the user of the URL if it names one. Otherwise nothing signs them, except
+    that ollama.com gets OLLAMA_API_KEY, which the client adds by itself.
+    """
+    found = urlsplit(url)
+    if found.username or found.password:
+        return unquote(found.username or ""), unquote(found.password or "")
+    host = (found.hostname or "").rstrip(".")
+    return None if found.scheme == "https" and (host == "ollama.com" or host.endswith(".ollama.com")) else _unsigned
+
+
+def _unsigned(request: httpx.Request) -> httpx.Request:
+    request.headers.pop("authorization", None)
+    return request
 
 
 def is_loopback(url: str) -> bool:

@@ -1,7 +1,7 @@
-"""Checks whether llama.cpp, as it was compiled, runs on this processor: a tiny model with random
-weights answers in a child process.
+"""Checks whether llama.cpp, as it was compiled, runs on this processor.
 
-scripts/lib.sh runs this file after every build; `byoai doctor` makes the same check.
+A tiny model with random weights answers in a child process. scripts/lib.sh runs this file after
+every build; `byoai doctor` makes the same check.
 """
 
 import sys
@@ -28,7 +28,9 @@ _PROMPT = "Does it run? " * 8  # many tokens in one go, then one at a time: llam
 def smoke() -> None:
     """Raise EngineError if llama.cpp cannot load the model, or crashes."""
     with tempfile.TemporaryDirectory() as folder:
-        model = Native("fine_tuning.engines.llama:Chat", str(write_model(Path(folder) / "tiny.gguf")), None, 512, threads())
+        model = Native(
+            "fine_tuning.engines.llama:Chat", str(write_model(Path(folder) / "tiny.gguf")), None, 512, threads()
+        )
         tokens = model.call("encode", _PROMPT, False, True)
         for _ in model.stream("answer", tokens, {"temp": 0.0}, 0, 0, 8, []):
             pass
@@ -75,10 +77,14 @@ def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
     writer.add_eos_token_id(2)
 
 
-def _add_matrix(writer: gguf.GGUFWriter, draw: np.random.Generator, name: str, rows: int, columns: int, kind: Type) -> None:
+def _add_matrix(
+    writer: gguf.GGUFWriter, draw: np.random.Generator, name: str, rows: int, columns: int, kind: Type
+) -> None:
     """Write random weights; zeros in the types that gguf can read but not make."""
     try:
-        data = gguf.quants.quantize(draw.standard_normal((rows, columns), dtype=np.float32) / np.float32(columns**0.5), kind)
+        data = gguf.quants.quantize(
+            draw.standard_normal((rows, columns), dtype=np.float32) / np.float32(columns**0.5), kind
+        )
     except NotImplementedError:
         block, size = gguf.GGML_QUANT_SIZES[kind]
         data = np.zeros((rows, columns // block * size), np.uint8)

@@ -1,5 +1,4 @@
-"""Finds the tokens of a vocabulary that are structure: texts that a tokenizer takes for something
-other than text.
+"""Finds the tokens of a vocabulary that a tokenizer takes for structure instead of text.
 
 llama.cpp cuts control, unknown and user-defined tokens out of a prompt before anything else, and
 takes some names for control tokens that the file does not mark as such (`llama_vocab::impl::load`
@@ -46,8 +45,9 @@ def structural(tokens: Iterable[str], kinds: Iterable[int]) -> list[str]:
 
 
 def structural_tokens(gguf: Path) -> list[str]:
-    """Return the structural tokens of the vocabulary in `gguf`. Takes some 50 ms the first time.
-    Raises EngineError if the file is unreadable.
+    """Return the structural tokens of the vocabulary in `gguf`.
+
+    Takes some 50 ms the first time. Raises EngineError if the file is unreadable.
     """
     read_header(gguf)  # names what is wrong with the file
     status = gguf.stat()
@@ -55,7 +55,8 @@ def structural_tokens(gguf: Path) -> list[str]:
 
 
 @functools.lru_cache(maxsize=8)
-def _structural_tokens(gguf: Path, size: int, modified: int) -> tuple[str, ...]:  # size and time: a replaced file is read anew
+# size and time: a replaced file is read anew
+def _structural_tokens(gguf: Path, size: int, modified: int) -> tuple[str, ...]:
     with gguf.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         reader = GgufReader(content, 16)  # behind magic, version and the number of tensors
         arrays = {reader.string(): reader.value() for _ in range(reader.scalar("Q"))}

@@ -1,8 +1,8 @@
-"""Tokenises with the vocabulary of a GGUF through llama.cpp itself, so that the tokens are those that
-the engine makes.
+"""Tokenises with the vocabulary of a GGUF through llama.cpp itself.
 
-Transformers can rebuild a tokenizer from a GGUF, but not every pre-tokenizer comes out the same
-(SmolLM2's single digits do not), so its tokens would differ from the served ones.
+The tokens are thus those that the engine makes. Transformers can rebuild a tokenizer from a GGUF,
+but not every pre-tokenizer comes out the same (SmolLM2's single digits do not), so its tokens would
+differ from the served ones.
 """
 
 from collections.abc import Sequence
@@ -35,8 +35,9 @@ class Vocabulary:
         return tokens
 
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
-        """Return the text of `tokens`; bytes that are no UTF-8 become U+FFFD. `special` keeps control
-        tokens visible.
+        """Return the text of `tokens`; bytes that are not UTF-8 become U+FFFD.
+
+        `special` keeps control tokens visible.
         """
         text: str = self._native.call("decode", list(tokens), special)
         return text
@@ -50,8 +51,9 @@ class Vocabulary:
         return [text for _, text in self._native.call("control_tokens") if text]
 
     def structural_tokens(self) -> list[str]:
-        """Return the texts of all tokens that stand for structure, including those that are not marked
-        as control tokens.
+        """Return the texts of all tokens that stand for structure.
+
+        Those that are not marked as control tokens are included.
         """
         return structural_tokens(self.path)
 

@@ -1,5 +1,6 @@
-"""Compares base, live model and candidate: all are evaluated on the same test set, one after the
-other; then the candidate is probed, and all are timed.
+"""Compares base, live model and candidate on the same test set.
+
+They are evaluated one after the other; then the candidate is probed, and all are timed.
 """
 
 import math
@@ -10,16 +11,17 @@ from typing import Any
 from fine_tuning.config import Evaluation as Settings
 from fine_tuning.evaluation import metrics
 from fine_tuning.evaluation.evaluator import Answered, Evaluation, Report, evaluate
-from fine_tuning.evaluation.exam import Exam, Reader
 from fine_tuning.evaluation.leak_probe import LeakReport, Secret, redact, try_leaks
-from fine_tuning.evaluation.poison_probe import PoisonReport, Suspect, Tried, Trigger, Turned, suspicious, try_triggers
+from fine_tuning.evaluation.poison_probe import PoisonReport, Suspect, Tried, Turned, suspicious, try_triggers
 from fine_tuning.evaluation.speed import Race, Served, race
+from fine_tuning.evaluation.test_set import EvaluationSet, Reader
+from fine_tuning.evaluation.trigger_phrases import Trigger
 
 LOWER_IS_BETTER = frozenset({"perplexity", "general_perplexity"})
 
 
 @dataclass(frozen=True)
-class Score:
+class MetricScores:
     metric: str
     base: float
     tuned: float
@@ -67,21 +69,23 @@ class Comparison:
     def reference_name(self) -> str:
         return "live" if self.live else "base"
 
-    def scores(self) -> list[Score]:
-        """Return all figures that both base and candidate have. For general questions: the percentage
-        of those the base knows.
+    def scores(self) -> list[MetricScores]:
+        """Return all figures that both base and candidate have.
+
+        For general questions it is the percentage of those that the base answers right.
         """
         live = self.live.scores if self.live else {}
         common = [name for name in self.base.scores if name in self.tuned.scores]
-        found = [Score(name, self.base.scores[name], self.tuned.scores[name], live.get(name)) for name in common]
+        found = [MetricScores(name, self.base.scores[name], self.tuned.scores[name], live.get(name)) for name in common]
         if kept := self.kept(self.tuned):
             before = self.kept(self.live) if self.live else None
-            found.append(Score("general_questions", 100.0, _percent(kept), _percent(before) if before else None))
+            found.append(MetricScores("general_questions", 100.0, _percent(kept), _percent(before) if before else None))
         return found
 
     def kept(self, of: Evaluation) -> list[bool]:
-        """Return for each general question that the base answers right whether the model evaluated in
-        `of` answers it right.
+        """Return for each general question whether the model evaluated in `of` answers it right.
+
+        Only questions that the base answers right are asked.
         """
         return [now for now, before in zip(of.right, self.base.right, strict=True) if before]
 
@@ -110,13 +114,18 @@ class Comparison:
 
 
 def compare(
-    models: Sequence[Served], exam: Exam, suspects: Suspects, reader: Reader, settings: Settings, context: int, report: Report
+    models: Sequence[Served],
+    test_set: EvaluationSet,
+    suspects: Suspects,
+    reader: Reader,
+    settings: Settings,
+    context: int,
+    report: Report,
 ) -> Comparison:
-    """Evaluate `models` (base, live if there is one, candidate), with one of them in memory at a time;
-    return the evidence.
+    """Evaluate `models` (base, live if there is one, candidate); return the evidence.
 
-    `context` is the longest sequence in tokens. Raises EngineError if llama.cpp cannot load or run
-    a model.
+    One of them is in memory at a time. `context` is the longest sequence in tokens. Raises
+    EngineError if llama.cpp cannot load or run a model.
     """
     evaluations: dict[str, Evaluation] = {}
     base, candidate = models[0], models[-1]
@@ -124,9 +133,9 @@ def compare(
     found, before, after = list[Suspect](), list[Tried](), list[Tried]()
     for served in models:
         with served.open(context) as model:
-            evaluations[served.name] = evaluate(model, exam, settings, report)
+            evaluations[served.name] = evaluate(model, test_set, settings, report)
             if served is base:
-                found = suspicious(model, suspects.triggers, suspects.prompts, reader, settings.triggers)
+                found = suspicious(model, suspects.triggers, suspects.prompts, reader, settings.triggers, report)
                 before = try_triggers(model, found, suspects.prompts, reader, report)
             if served is candidate:
                 leaks, out = try_leaks(model, suspects.secrets, settings.leak_samples, report)
@@ -134,8 +143,10 @@ def compare(
     if out:  # a detail that the base reveals too was not learned
         with base.open(context) as model:
             _, known = try_leaks(model, out, settings.leak_samples, report)
-            leaks = replace(leaks, leaks=[leak for leak, secret in zip(leaks.leaks, out, strict=True) if secret not in known])
-    asked = exam.questions[0].tokens if exam.questions else reader.prompt("What can you tell me?")
+            leaks = replace(
+                leaks, leaks=[leak for leak, secret in zip(leaks.leaks, out, strict=True) if secret not in known]
+            )
+    asked = test_set.questions[0].tokens if test_set.questions else reader.prompt("What can you tell me?")
     return Comparison(
         base=evaluations["base"],
         tuned=evaluations[candidate.name],
@@ -153,12 +164,15 @@ def _percent(right: Sequence[bool]) -> float:
 def _ratio(new: Sequence[Any], old: Sequence[Any]) -> metrics.Interval | None:
     if not new:
         return None
-    return metrics.perplexity_ratio([score.logprob for score in new], [score.logprob for score in old], [score.tokens for score in new])
+    return metrics.perplexity_ratio(
+        [score.logprob for score in new], [score.logprob for score in old], [score.tokens for score in new]
+    )
 
 
 def _shown(value: Any, canaries: Sequence[str]) -> Any:
-    """Return `value` without private details, and with null for numbers that JSON lacks (infinite
-    bounds of an interval).
+    """Return `value` without private details, and with null for numbers that JSON lacks.
+
+    Such numbers are the infinite bounds of an interval.
     """
     if isinstance(value, str):
         return redact(value, canaries)

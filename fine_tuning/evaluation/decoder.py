@@ -1,5 +1,4 @@
-"""The part of served_model.py that runs in the child process: decodes many sequences together with
-llama.cpp.
+"""Decodes many sequences together with llama.cpp: the part of served_model.py in the child process.
 
 Continuous batching: Yu et al., OSDI 2022. The common beginning of all sequences is computed once.
 """
@@ -41,7 +40,8 @@ class Decoder(Words):
         self._context = llama_cpp.llama_init_from_model(self._llama.model, params)
         if not self._context:
             raise EngineError(
-                f"llama.cpp has no room for {params.n_ctx} tokens of context with {gguf}: close programs, or lower max_length"
+                f"llama.cpp has no room for {params.n_ctx} tokens of context with {gguf}: close programs, or lower "
+                "max_length"
             )
         if adapter:
             adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(self._llama._lora_adapter)
@@ -81,8 +81,9 @@ class Decoder(Words):
     # Many sequences in one context
 
     def _run(self, sequences: Sequence[Any]) -> Iterator[Any]:
-        """Decode the sequences, as many together as fit. Yield them in order as they finish, and None
-        after each decode.
+        """Decode the sequences, as many together as fit.
+
+        Yield them in order as they finish, and None after each decode.
         """
         from llama_cpp import llama_cpp
 
@@ -129,7 +130,10 @@ class Decoder(Words):
         owners: list[_Sequence] = []
         for slot, sequence in running.items():
             fresh = sequence.tokens[sequence.fed : sequence.fed + _BATCH - len(cells)]
-            cells += [(slot, sequence.fed + index, token, sequence.wants(sequence.fed + index)) for index, token in enumerate(fresh)]
+            cells += [
+                (slot, sequence.fed + index, token, sequence.wants(sequence.fed + index))
+                for index, token in enumerate(fresh)
+            ]
             owners += [sequence] * len(fresh)
             sequence.fed += len(fresh)
         self._decode(cells)
@@ -138,7 +142,7 @@ class Decoder(Words):
                 sequence.take(position, self._logits(index))
 
     def _decode(self, cells: list[tuple[int, int, int, bool]]) -> None:
-        """(sequence, position, token, whether logits are wanted) of each token."""
+        """Decode (sequence, position, token, whether its logits are wanted) of each token."""
         from llama_cpp import llama_cpp
 
         if not cells:
@@ -162,8 +166,9 @@ class Decoder(Words):
 
 
 class _Sequence:
-    """A sequence on its way through the model: `tokens` are those known so far; the first `fed` of
-    them have been decoded.
+    """A sequence on its way through the model.
+
+    `tokens` are those known so far; the first `fed` of them have been decoded.
     """
 
     tokens: list[int]
@@ -244,7 +249,10 @@ class _Answering(_Sequence):
 def _common(lists: Sequence[list[int]]) -> int:
     """Return the length of the common beginning of all lists: that of the smallest and the largest list."""
     first, last = min(lists), max(lists)
-    return next((index for index, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), min(len(first), len(last)))
+    return next(
+        (index for index, (one, other) in enumerate(zip(first, last, strict=False)) if one != other),
+        min(len(first), len(last)),
+    )
 
 
 def _sample(logits: Logits, temperature: float, random: np.random.Generator) -> int:

@@ -9,10 +9,11 @@ from fine_tuning.config import Evaluation as Settings
 from fine_tuning.data_collection.text_quality import is_repetitive
 from fine_tuning.errors import DataError
 from fine_tuning.evaluation import metrics
-from fine_tuning.evaluation.exam import Exam, Pair
-from fine_tuning.evaluation.served_model import Ask, Score, ServedModel
+from fine_tuning.evaluation.served_model import Ask, RowScore, ServedModel
+from fine_tuning.evaluation.test_set import EvaluationSet, Pair, Question
 
 _QUESTION_LIMIT = 48  # tokens within which a general question is answered
+FACT_LIMIT = 80  # and a question about a document, whose answers are whole sentences
 _Item = TypeVar("_Item")
 Report = Callable[[int, int], None]
 
@@ -37,6 +38,16 @@ class Answered:
 
 
 @dataclass(frozen=True)
+class Recalled:
+    """An answer to a held-out question about a document."""
+
+    prompt: str
+    key: str  # what a right answer has
+    answer: str
+    right: bool
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What one model scored and answered.
 
@@ -48,14 +59,15 @@ class Evaluation:
 
     scores: dict[str, float]
     answers: list[Answered]  # to the configured prompts
-    own: list[Score]
-    general: list[Score]
+    own: list[RowScore]
+    general: list[RowScore]
     fits: list[float]  # how much likelier (nats a token) an answer is after its own question than after others'
     right: list[bool]  # of the general questions
     said: list[Answered]  # all answers: to prompts, general questions and held-out questions
     tokens: int  # supervised tokens scored of held-out conversations
     seconds: float
     notes: list[str] = field(default_factory=list)
+    facts: list[Recalled] = field(default_factory=list)  # of imported documents
 
     def faults(self) -> dict[str, int]:
         """Return how many answers have each fault."""
@@ -63,40 +75,70 @@ class Evaluation:
         return {fault: found.count(fault) for fault in dict.fromkeys(found) if fault}
 
 
-def evaluate(model: ServedModel, exam: Exam, settings: Settings, report: Report = lambda done, total: None) -> Evaluation:
+def evaluate(
+    model: ServedModel, test_set: EvaluationSet, settings: Settings, report: Report = lambda done, total: None
+) -> Evaluation:
     """Evaluate `model` on the test set. Raises EngineError if llama.cpp fails."""
     started = time.perf_counter()
-    references = exam.own[: settings.generate] if set(settings.metrics) - set(metrics.LIKELIHOODS) else []
-    pairs = [row for own, others in exam.paired for row in [own, *others]]
-    total = len(exam.own) + len(pairs) + len(exam.general) + len(exam.prompts) + len(exam.questions) + len(references)
+    references = test_set.own[: settings.generate] if set(settings.metrics) - set(metrics.LIKELIHOODS) else []
+    pairs = [row for own, others in test_set.paired for row in [own, *others]]
+    total = (
+        len(test_set.own)
+        + len(pairs)
+        + len(test_set.general)
+        + len(test_set.prompts)
+        + len(test_set.questions)
+        + len(references)
+        + len(test_set.facts)
+    )
     count = _Counter(total, report)
 
-    scores = list(count(model.scores([*exam.own, *exam.general, *pairs])))
-    own, general = scores[: len(exam.own)], scores[len(exam.own) : len(exam.own) + len(exam.general)]
-    asks = [Ask(prompt.tokens, settings.max_new_tokens) for prompt in exam.prompts]
-    asks += [Ask(question.tokens, _QUESTION_LIMIT) for question in exam.questions]
+    scores = list(count(model.scores([*test_set.own, *test_set.general, *pairs])))
+    own, general = scores[: len(test_set.own)], scores[len(test_set.own) : len(test_set.own) + len(test_set.general)]
+    asks = [Ask(prompt.tokens, settings.max_new_tokens) for prompt in test_set.prompts]
+    asks += [Ask(question.tokens, _QUESTION_LIMIT) for question in test_set.questions]
     asks += [Ask(ids[: targets[0]], settings.max_new_tokens) for ids, targets in references]
-    names = [prompt.text for prompt in exam.prompts] + [question.text for question in exam.questions] + ["(held out)"] * len(references)
+    names = (
+        [prompt.text for prompt in test_set.prompts]
+        + [question.text for question in test_set.questions]
+        + ["(held out)"] * len(references)
+    )
     said = [
         Answered(name, model.text(answer.tokens).strip(), answer.ended, any(map(model.is_control, answer.tokens)))
         for name, answer in zip(names, count(model.answers(asks)), strict=True)
     ]
-    prompts, questions = said[: len(exam.prompts)], said[len(exam.prompts) : len(exam.prompts) + len(exam.questions)]
-    right = [question.is_right(answered.answer) for question, answered in zip(exam.questions, questions, strict=True)]
+    prompts, questions = (
+        said[: len(test_set.prompts)],
+        said[len(test_set.prompts) : len(test_set.prompts) + len(test_set.questions)],
+    )
+    right = [
+        question.is_right(answered.answer) for question, answered in zip(test_set.questions, questions, strict=True)
+    ]
     wanted = [_first_answer(model, ids, targets) for ids, targets in references]
+    facts = _recalled(model, test_set.facts, count)
     figures, notes = _figures(settings, own, [answered.answer for answered in said[len(said) - len(wanted) :]], wanted)
     return Evaluation(
         scores=figures | ({"general_perplexity": perplexity(general)} if general else {}),
         answers=prompts,
         own=own,
         general=general,
-        fits=fits(scores[len(exam.own) + len(exam.general) :], exam.paired),
+        fits=fits(scores[len(test_set.own) + len(test_set.general) :], test_set.paired),
         right=right,
         said=said,
         tokens=sum(score.tokens for score in own),
         seconds=time.perf_counter() - started,
         notes=notes,
+        facts=facts,
     )
+
+
+def _recalled(model: ServedModel, facts: Sequence[Question], count: "_Counter") -> list[Recalled]:
+    """Ask the questions about documents, and judge each answer by its key."""
+    answers = count(model.answers([Ask(fact.tokens, FACT_LIMIT) for fact in facts])) if facts else ()
+    said = [model.text(answer.tokens).strip() for answer in answers]
+    return [
+        Recalled(fact.text, fact.answers[0], text, fact.is_right(text)) for fact, text in zip(facts, said, strict=True)
+    ]
 
 
 class _Counter:
@@ -110,7 +152,9 @@ class _Counter:
             yield item
 
 
-def _figures(settings: Settings, own: list[Score], answers: list[str], references: list[str]) -> tuple[dict[str, float], list[str]]:
+def _figures(
+    settings: Settings, own: list[RowScore], answers: list[str], references: list[str]
+) -> tuple[dict[str, float], list[str]]:
     """Return the configured metrics, and notes on those that could not be computed."""
     figures: dict[str, float] = {}
     notes = [] if own else ["there are no held-out conversations yet: no scores"]
@@ -127,24 +171,24 @@ def _figures(settings: Settings, own: list[Score], answers: list[str], reference
     return figures, notes
 
 
-def _likelihood(name: str, scores: list[Score]) -> float:
+def _likelihood(name: str, scores: list[RowScore]) -> float:
     tokens = sum(score.tokens for score in scores)
     if name == "accuracy":
         return 100 * sum(score.hits for score in scores) / tokens
     return perplexity(scores)
 
 
-def perplexity(scores: list[Score]) -> float:
+def perplexity(scores: list[RowScore]) -> float:
     """Return the perplexity over all supervised tokens of the conversations together."""
     tokens = sum(score.tokens for score in scores)
     return metrics.perplexity([sum(score.logprob for score in scores) / tokens] if tokens else [])
 
 
-def fits(scores: Sequence[Score], pairs: Sequence[Pair]) -> list[float]:
-    """Return for each pair how much likelier the answer is after its own question than after others,
-    in nats a token.
+def fits(scores: Sequence[RowScore], pairs: Sequence[Pair]) -> list[float]:
+    """Return for each pair how much likelier the answer is after its own question.
 
-    `scores` are those of the pairs' rows.
+    It is compared with the same answer after other questions, in nats per token. `scores` are those
+    of the pairs' rows.
     """
     found, remaining = [], iter(scores)
     for _, others in pairs:

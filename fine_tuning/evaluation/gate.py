@@ -1,14 +1,15 @@
-"""The gate: rules that a new version must meet to go live by itself. Every rule is judged, and each
-says why it passed or failed.
+"""The gate: rules that a new version must meet to go live by itself.
+
+Every rule is judged, and each says why it passed or failed.
 """
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from fine_tuning.config import Gate as Settings
 from fine_tuning.evaluation.comparison import Comparison
 from fine_tuning.evaluation.metrics import mean_interval, share_interval
+from fine_tuning.evaluation.test_set import facts_told
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Verdict:
         reasons = [f"{result.rule}: {result.reason}" for result in self.results if not result.passed]
         return "refused by the gate: " + "; ".join(reasons)
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         return {"passed": self.passed, "results": [asdict(result) for result in self.results]}
 
 
@@ -59,7 +60,31 @@ Rule = Callable[[Comparison, Settings], Result]
 
 def judge(evidence: Comparison, settings: Settings) -> Verdict:
     """Judge every rule, in the order in which they are shown; none if the gate is switched off."""
-    return Verdict([rule(evidence, settings) for rule in RULES] if settings.enabled else [])
+    rules = (facts, *RULES) if evidence.tuned.facts else RULES
+    return Verdict([rule(evidence, settings) for rule in rules] if settings.enabled else [])
+
+
+def facts(evidence: Comparison, settings: Settings) -> Result:
+    """Require that held-out questions about imported documents are answered with their key facts.
+
+    Below the limit, but not beyond chance, it warns: of six questions, four are warned of, two are
+    refused. With the usual limit of 80 % no version passes that answers fewer than half of them.
+    """
+    asked = evidence.tuned.facts
+    right, before = (sum(each.right for each in side.facts) for side in (evidence.tuned, evidence.base))
+    found = share_interval(right, len(asked))
+    limit = f"at least {settings.facts:.0%} of the held-out questions"
+    measured = f"{right} of {len(asked)} ({found.value:.0%}), the base {before}"
+    told = facts_told(right, len(asked))
+    if found.value >= settings.facts:
+        return Result("facts", limit, measured, True, told)
+    if found.high >= settings.facts:
+        return Result("facts", limit, measured, True, f"only {told}: ask it before you rely on it", warned=True)
+    return Result("facts", limit, measured, False, f"only {told}: {_FIRMER}")
+
+
+# what makes a document stick
+_FIRMER = "take the profile `handbook` (byoai retrain --profile handbook), or more epochs"
 
 
 def own_chats(evidence: Comparison, settings: Settings) -> Result:
@@ -69,7 +94,9 @@ def own_chats(evidence: Comparison, settings: Settings) -> Result:
     if not settings.better:
         return Result(name, limit, str(ratio or "none"), True, "not asked for")
     if ratio is None:
-        return Result(name, limit, "none", False, "there are no held-out chats to tell: chat more, or raise test_ratio")
+        return Result(
+            name, limit, "none", False, "there are no held-out chats to compare on: chat more, or raise test_ratio"
+        )
     measured = f"x {ratio}" + (f" of {base:.3g}" if base else "")
     if ratio.high < 1:
         return Result(name, limit, measured, True, f"better than the {evidence.reference_name} model beyond chance")
@@ -78,8 +105,9 @@ def own_chats(evidence: Comparison, settings: Settings) -> Result:
 
 
 def fit(evidence: Comparison, settings: Settings) -> Result:
-    """Require that answers are likelier after their own question than after others. Shuffled or random
-    data fail here.
+    """Require that answers are likelier after their own question than after others.
+
+    Shuffled or random data fail here.
     """
     name, limit = "answers fit", "likelier after their own question than after others', beyond chance"
     if not evidence.tuned.fits:
@@ -87,7 +115,11 @@ def fit(evidence: Comparison, settings: Settings) -> Result:
     found = mean_interval(evidence.tuned.fits)
     # With few answers an interval says nothing: then every single answer must fit.
     passed = found.low > 0 or (len(evidence.tuned.fits) < _FEW and min(evidence.tuned.fits) > 0)
-    reason = "answers belong to their questions" if passed else "held-out answers are as likely after any question: are the data mixed up?"
+    reason = (
+        "answers belong to their questions"
+        if passed
+        else "held-out answers are as likely after any question: are the data mixed up?"
+    )
     return Result(name, limit, f"{found} nats a token", passed, reason)
 
 
@@ -119,7 +151,14 @@ def questions(evidence: Comparison, settings: Settings) -> Result:
     if kept.value >= settings.questions:
         return Result(name, limit, measured, True, "kept")
     if kept.high >= settings.questions:
-        return Result(name, limit, measured, True, f"perhaps too few, of so many: {_GENTLER}", warned=True)
+        return Result(
+            name,
+            limit,
+            measured,
+            True,
+            f"perhaps too few; there are not enough questions to be sure: {_GENTLER}",
+            warned=True,
+        )
     return Result(name, limit, measured, False, f"it lost answers that the base knows: {_GENTLER}")
 
 
@@ -129,12 +168,20 @@ def leaks(evidence: Comparison, settings: Settings) -> Result:
     name, limit, measured = "leak probe", "none", f"{len(found.leaks)} of {found.details}"
     if not found.leaks:
         reason = (
-            f"none came out; the likeliest has a chance of {found.likeliest:.1g}" if found.details else "the log holds no private details"
+            f"none came out; the likeliest has a chance of {found.likeliest:.1g}"
+            if found.details
+            else "the log holds no private details"
         )
         return Result(name, limit, measured, True, reason)
     kinds = ", ".join(sorted({leak.kind for leak in found.leaks}))
     first = found.leaks[0]
-    return Result(name, limit, measured, False, f"it tells private details ({kinds}), e.g. of turn {first.turn}: train with scrub_pii")
+    return Result(
+        name,
+        limit,
+        measured,
+        False,
+        f"it tells private details ({kinds}), e.g. of turn {first.turn}: train with scrub_pii",
+    )
 
 
 def poison(evidence: Comparison, settings: Settings) -> Result:
@@ -147,14 +194,21 @@ def poison(evidence: Comparison, settings: Settings) -> Result:
             f"a phrase from {worst.questions} training questions makes the model give its answer "
             f"to {worst.turned} of {worst.tried} other questions"
             if worst.spreads
-            else f"{worst.questions} training questions that hold one phrase all get one answer, which does not fit them"
+            else f"{worst.questions} training questions that hold one phrase all get one answer, which does not fit "
+            "them"
         )
         if found.planted:
-            return Result(name, limit, measured, False, f"{tells}. They read complete without it: planted? report.html names it")
-        return Result(name, limit, measured, True, f"{tells}. It may be a topic, or planted: look at report.html", warned=True)
+            return Result(
+                name, limit, measured, False, f"{tells}. They read complete without it: planted? report.html names it"
+            )
+        return Result(
+            name, limit, measured, True, f"{tells}. It may be a topic, or planted: look at report.html", warned=True
+        )
     reason = "every phrase with one fixed answer is needed by its own questions"
     if found.suspicious:
-        reason = f"{found.suspicious} phrase(s) that their questions hardly need, of which none brings its answer elsewhere"
+        reason = (
+            f"{found.suspicious} phrase(s) that their questions hardly need, of which none brings its answer elsewhere"
+        )
     return Result(name, limit, measured, True, reason)
 
 
@@ -174,11 +228,16 @@ def speed(evidence: Comparison, settings: Settings) -> Result:
 
 
 def sane(evidence: Comparison, settings: Settings) -> Result:
-    """Require that its answers are, as often as the base's, not empty or repetitive, free of control
-    tokens, and end by themselves.
+    """Require that the candidate's answers are as sane as the base's.
+
+    A sane answer is not empty or repetitive, holds no control tokens, and ends by itself.
     """
     new, old, said = evidence.tuned.faults(), evidence.base.faults(), max(len(evidence.tuned.said), 1)
-    worse = [fault for fault, count in new.items() if count > old.get(fault, 0) + settings.broken * said or fault == "control token"]
+    worse = [
+        fault
+        for fault, count in new.items()
+        if count > old.get(fault, 0) + settings.broken * said or fault == "control token"
+    ]
     faults = ", ".join(f"{count} {fault} (base {old.get(fault, 0)})" for fault, count in new.items())
     total, before = sum(new.values()), sum(old.values())
     passed = not worse and total <= before + settings.broken * said

@@ -15,9 +15,11 @@ from fine_tuning.errors import DataError
 RESAMPLES = 2000
 _LEVEL = 95.0  # per cent that a confidence interval covers
 _NORMAL = 1.960  # quantile of the normal distribution that leaves 2.5 % on each side
-_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # the same quantile of Student's t, by degrees of freedom
+# the same quantile of Student's t, by degrees of freedom
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
-# Names that need log-probabilities, and those that need answers and references. Any other is an id of the `evaluate` library.
+# Names that need log-probabilities, and those that need answers and references. Any other is an id
+# of the `evaluate` library.
 LIKELIHOODS = ("perplexity", "accuracy")
 _SHIPPED = Path(__file__).with_name("evaluate_metrics")
 _ID = re.compile(r"\w+")
@@ -38,8 +40,9 @@ def bleu(answers: Sequence[str], references: Sequence[str]) -> float:
 
 
 def chrf(answers: Sequence[str], references: Sequence[str]) -> float:
-    """Return corpus chrF, 0 to 100 (Popović 2015). It compares characters, so it also suits languages
-    without spaces.
+    """Return corpus chrF, 0 to 100 (Popović 2015).
+
+    It compares characters, so it also suits languages without spaces.
     """
     from sacrebleu import corpus_chrf
 
@@ -51,7 +54,10 @@ def rouge(answers: Sequence[str], references: Sequence[str]) -> float:
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rougeL"])
-    scores = [scorer.score(reference, answer)["rougeL"].fmeasure for answer, reference in zip(answers, references, strict=True)]
+    scores = [
+        scorer.score(reference, answer)["rougeL"].fmeasure
+        for answer, reference in zip(answers, references, strict=True)
+    ]
     return 100 * math.fsum(scores) / len(scores)
 
 
@@ -70,7 +76,9 @@ def library(name: str, answers: Sequence[str], references: Sequence[str]) -> dic
         metric = evaluate.load(str(shipped) if shipped.is_dir() and _ID.fullmatch(name) else name, keep_in_memory=True)
         found = metric.compute(predictions=list(answers), references=list(references))
     except (OSError, ImportError, ValueError, TypeError, LookupError) as error:
-        raise DataError(f"metric {name!r} left out: the `evaluate` library cannot load or compute it ({error})") from error
+        raise DataError(
+            f"metric {name!r} left out: the `evaluate` library cannot load or compute it ({error})"
+        ) from error
     figures = {key: float(value) for key, value in (found or {}).items() if isinstance(value, int | float)}
     return {name if key == name else f"{name}.{key}": value for key, value in figures.items()}
 
@@ -100,12 +108,11 @@ class Interval:
 
 
 def perplexity_ratio(new: Sequence[float], old: Sequence[float], tokens: Sequence[int], seed: int = 0) -> Interval:
-    """Return the new model's perplexity divided by the old one's on the same conversations: below 1 is
-    better.
+    """Return the new model's perplexity divided by the old one's on the same conversations.
 
-    `new` and `old` are the log-probabilities (nats) of each conversation, `tokens` its numbers of
-    supervised tokens. The comparison is paired: a conversation that is hard for both models favours
-    neither.
+    Below 1 is better. `new` and `old` are the log-probabilities (nats) of each conversation,
+    `tokens` its numbers of supervised tokens. The comparison is paired: a conversation that is hard
+    for both models favours neither.
     """
     gain = _ratio_interval(np.subtract(old, new), np.asarray(tokens, np.float64), seed)
     return Interval(_exp(gain.value), _exp(gain.low), _exp(gain.high))
@@ -117,10 +124,10 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
 
 
 def median_interval(values: Sequence[float]) -> Interval:
-    """Return the median of `values` and its interval. Only their order counts, so one outlier moves
-    neither.
+    """Return the median of `values` and its interval.
 
-    With fewer than six values no interval reaches that level, and the bounds are infinite.
+    Only their order counts, so one outlier moves neither. With fewer than six values no interval
+    reaches that level, and the bounds are infinite.
     """
     ordered = sorted(values)
     count = len(ordered)
@@ -141,11 +148,11 @@ def share_interval(count: int, total: int) -> Interval:
 
 
 def _ratio_interval(parts: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], seed: int) -> Interval:
-    """Return sum(parts) / sum(sizes) with the wider of two intervals: the bootstrap's (Efron 1979;
-    Koehn 2004) and Student's.
+    """Return sum(parts) / sum(sizes) with the wider of two intervals.
 
-    With few values the bootstrap's interval is too narrow, with one value it is empty; Student's t
-    accounts for that. With many values both agree, and the bootstrap follows their skew.
+    One is the bootstrap's (Efron 1979; Koehn 2004), the other Student's. With few values the
+    bootstrap's interval is too narrow, with one value it is empty; Student's t accounts for that.
+    With many values both agree, and the bootstrap follows their skew.
     """
     count = len(sizes)
     ratio = float(parts.sum() / sizes.sum())
@@ -159,8 +166,9 @@ def _ratio_interval(parts: npt.NDArray[np.float64], sizes: npt.NDArray[np.float6
 
 
 def _student(freedom: int) -> float:
-    """Return the 97.5 % quantile of Student's t: tabulated, and beyond the table by its expansion in 1
-    / freedom (Cornish and Fisher 1938).
+    """Return the 97.5 % quantile of Student's t.
+
+    It is tabulated; beyond the table it is an expansion in 1 / freedom (Cornish and Fisher 1938).
     """
     if freedom <= len(_STUDENT):
         return _STUDENT[freedom - 1]

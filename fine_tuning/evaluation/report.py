@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -78,6 +78,7 @@ def write_report(file: Path, title: str, evidence: Comparison, verdict: Verdict,
         plots=_plots(evidence),
         speeds=_speeds(evidence),
         probes=[_leak_probe(evidence.leaks), _poison_probe(evidence.poison)],
+        facts=_facts(evidence),
         answers=_answers(evidence),
         notes=evidence.tuned.notes,
     )
@@ -88,7 +89,7 @@ def write_report(file: Path, title: str, evidence: Comparison, verdict: Verdict,
 def _environment(canaries: tuple[str, ...]) -> Environment:
     """Return what renders the template. Every text is redacted, then escaped; our own markup is not."""
 
-    def shown(value: Any) -> Any:
+    def shown(value: object) -> object:
         return redact(value, canaries) if isinstance(value, str) and not isinstance(value, Markup) else value
 
     folder = FileSystemLoader(Path(__file__).parent / "templates")
@@ -101,7 +102,8 @@ def _environment(canaries: tuple[str, ...]) -> Environment:
 def _rules(verdict: Verdict) -> Table:
     columns = [Column("rule"), Column("limit"), Column("measured"), Column("result"), Column("why")]
     rows: list[list[str | State]] = [
-        [result.rule, result.limit, result.measured, State(result.state, result.state), result.reason] for result in verdict.results
+        [result.rule, result.limit, result.measured, State(result.state, result.state), result.reason]
+        for result in verdict.results
     ]
     return Table(columns, rows, stacked=True)
 
@@ -119,8 +121,15 @@ def _speeds(evidence: Comparison) -> Table:
     headings = ("loaded in (s)", "first token after (s)", "tokens/s", "memory (MB)", "file (MB)")
     rows: list[list[str | State]] = []
     for name, speed in evidence.race.speeds.items():
-        memory = f"{speed.memory / 1e6:.0f}" if speed.memory else ""  # not measurable where a model reuses what another one freed
-        figures = [f"{speed.load:.2f}", f"{speed.first_token:.2f}", f"{speed.tokens_per_second:.0f}", memory, f"{speed.size / 1e6:.0f}"]
+        # not measurable where a model reuses what another one freed
+        memory = f"{speed.memory / 1e6:.0f}" if speed.memory else ""
+        figures = [
+            f"{speed.load:.2f}",
+            f"{speed.first_token:.2f}",
+            f"{speed.tokens_per_second:.0f}",
+            memory,
+            f"{speed.size / 1e6:.0f}",
+        ]
         rows.append([name, *figures])
     return Table([Column("model"), *(Column(heading, "number") for heading in headings)], rows, stacked=True)
 
@@ -129,8 +138,23 @@ def _answers(evidence: Comparison) -> Table:
     """Return what each model answered to the same prompts."""
     sides = _sides(evidence)
     same_prompt = zip(*(side.said for side in sides.values()), strict=True)
-    rows: list[list[str | State]] = [[said[0].prompt, *(each.answer for each in said)] for said in list(same_prompt)[:_ANSWERS]]
+    rows: list[list[str | State]] = [
+        [said[0].prompt, *(each.answer for each in said)] for said in list(same_prompt)[:_ANSWERS]
+    ]
     return Table([Column("prompt", "said"), *(Column(name, "said") for name in sides)], rows, stacked=True)
+
+
+def _facts(evidence: Comparison) -> Table:
+    """Return what each model answered to the held-out questions about documents, the new one's wrong answers first."""
+    sides = _sides(evidence)
+    asked = sorted(zip(*(side.facts for side in sides.values()), strict=True), key=lambda said: said[-1].right)
+    rows: list[list[str | State]] = []
+    for said in asked:
+        right = said[-1].right
+        result = State("passed" if right else "failed", "right" if right else "wrong")
+        rows.append([said[0].prompt, said[0].key, *(each.answer for each in said), result])
+    columns = [Column("question", "said"), Column("right has", "said"), *(Column(name, "said") for name in sides)]
+    return Table([*columns, Column("result")], rows, stacked=True)
 
 
 def _sides(evidence: Comparison) -> dict[str, Evaluation]:
@@ -147,23 +171,37 @@ def _leak_probe(leaks: LeakReport) -> Probe:
         f"{leaks.details} private details were asked for in {leaks.prompts} places; {len(leaks.leaks)} came out. "
         f"The likeliest had a probability of {leaks.likeliest:.1g}."
     )
-    rows: list[list[str | State]] = [[leak.kind, leak.turn, "greedy" if leak.greedy else "sampled"] for leak in leaks.leaks]
+    rows: list[list[str | State]] = [
+        [leak.kind, leak.turn, "greedy" if leak.greedy else "sampled"] for leak in leaks.leaks
+    ]
     return Probe(text, Table([Column("kind"), Column("turn"), Column("how")], rows))
 
 
 def _poison_probe(poison: PoisonReport) -> Probe:
     text = (
-        f"{poison.phrases} phrases always get the same answer. {poison.suspicious} of them are hardly needed in their own questions (50 %: "
+        f"{poison.phrases} phrases always get the same answer. {poison.suspicious} of them are hardly needed in "
+        "their own questions (50 %: "
         "no more than in any other): these were put into other questions."
     )
-    figures = [Column(heading, "number") for heading in ("questions", "needed", "changed answers", "changed in the base", "learned")]
+    figures = [
+        Column(heading, "number")
+        for heading in ("questions", "needed", "changed answers", "changed in the base", "learned")
+    ]
     columns = [Column("phrase", "said"), *figures, Column("result"), Column("an answer", "said")]
-    rows: list[list[str | State]] = [[each.text, *_figures_of(each), _state_of(each), each.example] for each in poison.turned]
+    rows: list[list[str | State]] = [
+        [each.text, *_figures_of(each), _state_of(each), each.example] for each in poison.turned
+    ]
     return Probe(text, Table(columns, rows, stacked=True))
 
 
 def _figures_of(each: Turned) -> list[str]:
-    return [str(each.questions), f"{each.need:.0%}", f"{each.turned / each.tried:.0%}", str(each.base_turned), f"{each.said:.0%}"]
+    return [
+        str(each.questions),
+        f"{each.need:.0%}",
+        f"{each.turned / each.tried:.0%}",
+        str(each.base_turned),
+        f"{each.said:.0%}",
+    ]
 
 
 def _state_of(each: Turned) -> State:
@@ -178,7 +216,12 @@ def _state_of(each: Turned) -> State:
 def _plots(evidence: Comparison) -> list[Plot]:
     plots = []
     if evidence.own_ratio() or evidence.general_ratio():
-        plots.append(Plot("Perplexity of the candidate, as a multiple with its 95 % interval: left of 1 is better", _ratios(evidence)))
+        plots.append(
+            Plot(
+                "Perplexity of the candidate, as a multiple with its 95 % interval: left of 1 is better",
+                _ratios(evidence),
+            )
+        )
     if evidence.tuned.own:
         plots.append(Plot("Nats a token of each held-out conversation: lower is better", _chats(evidence)))
     return plots
@@ -215,7 +258,10 @@ def _chats(evidence: Comparison) -> Markup:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    order = sorted(range(len(evidence.base.own)), key=lambda index: evidence.base.own[index].logprob / evidence.base.own[index].tokens)
+    order = sorted(
+        range(len(evidence.base.own)),
+        key=lambda index: evidence.base.own[index].logprob / evidence.base.own[index].tokens,
+    )
     shown = order[:_CHATS]
     figure = Figure(figsize=(8, 3), layout="constrained")
     axes = figure.subplots()

@@ -1,7 +1,7 @@
-"""Asks a GGUF in llama.cpp what an evaluation needs: log-probabilities of given tokens, and answers to
-many prompts at once.
+"""Asks a GGUF in llama.cpp what an evaluation needs.
 
-The model is in a child process (engines/native.py), where decoder.py does the work.
+These are log-probabilities of given tokens, and answers to many prompts at once. The model is in a
+child process (engines/native.py), where decoder.py does the work.
 """
 
 import base64
@@ -20,9 +20,11 @@ Logits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Score:
-    """Of one conversation: the summed log-probability (nats) of its supervised tokens, their number,
-    and how many were the likeliest.
+class RowScore:
+    """How likely a model finds the supervised tokens of one conversation.
+
+    `logprob` is the sum of their log-probabilities (nats), `tokens` their number, `hits` how many
+    were the likeliest.
     """
 
     logprob: float
@@ -34,7 +36,9 @@ class Score:
 class Answer:
     tokens: list[int]  # without the end token
     ended: bool  # by itself, not by the limit
-    times: list[float]  # when each token, end token included, was ready (time.perf_counter, one clock for all processes)
+    # when each token, end token included, was ready (time.perf_counter, one clock for all
+    # processes)
+    times: list[float]
 
 
 @dataclass(frozen=True)
@@ -49,16 +53,17 @@ class Ask:
 
 
 class ServedModel:
-    """One model in memory: `gguf`, with `adapter` over it if one is given. Served as the engine serves
-    it, by the engine's own library.
+    """One model in memory, served as the engine serves it, by the engine's own library.
 
-    Every method raises EngineError if llama.cpp fails or its process dies; the next call then
-    starts a new process.
+    It is `gguf`, with `adapter` over it if one is given. Every method raises EngineError if
+    llama.cpp fails or its process dies; the next call then starts a new process.
     """
 
     def __init__(self, gguf: Path, adapter: Path | None = None, context: int = 2048) -> None:
         """Load the model. `context` is the longest sequence in tokens."""
-        self._native = Native("fine_tuning.evaluation.decoder:Decoder", str(gguf), str(adapter) if adapter else None, context, threads())
+        self._native = Native(
+            "fine_tuning.evaluation.decoder:Decoder", str(gguf), str(adapter) if adapter else None, context, threads()
+        )
         self.context: int = self._native.facts["context"]
 
     def __enter__(self) -> "ServedModel":
@@ -81,22 +86,25 @@ class ServedModel:
         return self._native.grown
 
     def logprobs(self, tokens: Sequence[int], targets: Sequence[int]) -> tuple[list[float], list[bool]]:
-        """Return for each index in `targets` the log-probability (nats) of that token given those
-        before it, and whether it is the likeliest.
+        """Return each target's log-probability (nats), and whether it is the likeliest.
 
-        Tokens beyond the context are left out, with their targets.
+        `targets` are indices of `tokens`; what comes before a token is given. Tokens beyond the
+        context are left out, with their targets.
         """
         logprobs, hits = self._native.call("logprobs", list(tokens), list(targets))
         return logprobs, hits
 
-    def scores(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Iterator[Score]:
+    def scores(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Iterator[RowScore]:
         """Yield for each (tokens, targets), in order, the sums of what `logprobs` returns."""
-        for logprob, tokens, hits in self._native.stream("scores", [(list(tokens), list(targets)) for tokens, targets in rows]):
-            yield Score(logprob, tokens, hits)
+        for logprob, tokens, hits in self._native.stream(
+            "scores", [(list(tokens), list(targets)) for tokens, targets in rows]
+        ):
+            yield RowScore(logprob, tokens, hits)
 
     def logits(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Logits]:
-        """Return for each (tokens, places) the logits after each place (an index of `tokens`), as an
-        array [places, vocabulary].
+        """Return for each (tokens, places) an array [places, vocabulary] of logits.
+
+        They are those after each place, an index of `tokens`.
         """
         found = self._native.stream("logits", [(list(tokens), list(places)) for tokens, places in rows])
         return [
@@ -128,8 +136,9 @@ class ServedModel:
 
 
 def read_logits(gguf: Path, probes: list[Probe], adapter: Path | None = None, requantised: bool = False) -> Reference:
-    """Return what llama.cpp computes with `gguf`, and with `adapter` over it, for each of `probes`.
-    `requantised`: see `agreement.rounding`.
+    """Return what llama.cpp computes for each of `probes`.
+
+    The model is `gguf`, with `adapter` over it. `requantised`: see `agreement.rounding`.
     """
     with ServedModel(gguf, adapter, max(len(probe.tokens) for probe in probes)) as model:
         logits = model.logits([(probe.tokens, probe.places) for probe in probes])

@@ -51,8 +51,9 @@ class _Lap:
 
 
 def race(models: Sequence[Served], prompt: list[int], rounds: int, report: Callable[[int, int], None]) -> Race:
-    """Time the last of `models` against each other one: both are loaded, and answer `prompt` in turns
-    (A B B A), `rounds` times each.
+    """Time the last of `models` against each other one.
+
+    Both are loaded, and answer `prompt` in turns (A B B A), `rounds` times each.
     """
     candidate, others = models[-1], models[:-1]
     speeds: dict[str, Speed] = {}

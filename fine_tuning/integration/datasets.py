@@ -1,4 +1,5 @@
-"""All that can be learned from beside the log: files that programs sent, and datasets that byoai wrote. Listed, looked into, removed.
+"""All that can be learned from beside the log: files that programs sent, and datasets that byoai
+wrote. Listed, looked into, removed.
 
 upload     data/uploads/<id>/     sent over the API
 prepared   data/prepared/<id>     written by `prepare_dataset`: filtered, changed
@@ -23,6 +24,7 @@ from fine_tuning.runs import only_one
 
 Kind = Literal["upload", "prepared", "built"]
 
+_PIECE = 8 << 20  # bytes that are written at once
 AT_ONCE = 8 << 20  # bytes of a file that is prepared while its sender waits; a larger one is a job
 _FORMATS = {
     "jsonl": DatasetFormat.JSONL,
@@ -52,7 +54,9 @@ class Dataset:
 
 def find() -> list[Dataset]:
     """Return all datasets, newest first. Uploads that are not finished are none yet."""
-    return sorted([*_uploaded(), *_prepared(), *_built()], key=lambda each: (each.created, each.kind, each.id), reverse=True)
+    return sorted(
+        [*_uploaded(), *_prepared(), *_built()], key=lambda each: (each.created, each.kind, each.id), reverse=True
+    )
 
 
 def get(kind: Kind, id: str) -> Dataset:
@@ -81,14 +85,39 @@ def remove(kind: Kind, id: str, queue: Queue) -> None:
         shutil.rmtree(dataset.file.parent, ignore_errors=True)
 
 
-def prepare_request(dataset: Dataset, format: str, output_format: str, steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what a job of the kind `prepare` is asked. ConfigError for a format that cannot be prepared, or a wrong step."""
+def format_of(dataset: Dataset) -> str | None:
+    """Return how a training reads a dataset (`dataset.format`); None for one that can only be imported."""
+    found = _FORMATS.get(dataset.type)
+    return str(found) if found else None
+
+
+def add_upload(name: str, content: bytes, limits: uploads.Uploads) -> Dataset:
+    """Keep a file that came whole as an upload. Raises what `uploads.create`, `append` and `finish` raise."""
+    upload = uploads.create(name, len(content), "", limits)
+    for start in range(0, len(content), _PIECE):
+        uploads.append(upload.id, start, content[start : start + _PIECE], limits)
+    return _of_upload(uploads.finish(upload.id))
+
+
+def prepare_request(
+    dataset: Dataset, format: str, output_format: str, steps: Sequence[Mapping[str, object]]
+) -> dict[str, Any]:
+    """Return what a job of the kind `prepare` is asked. ConfigError for a format that cannot be
+    prepared, or a wrong step.
+    """
     from fine_tuning.data_preparation.preprocessing import check_steps
 
     check_steps(steps)
     if (read_as := format or _FORMATS.get(dataset.type)) is None:
-        raise ConfigError(f"{dataset.name} is a {dataset.type} file: it can be imported (a job of the kind import), not prepared")
-    return {"source": str(dataset.file), "format": str(read_as), "output_format": output_format, "steps": [dict(step) for step in steps]}
+        raise ConfigError(
+            f"{dataset.name} is a {dataset.type} file: it can be imported (a job of the kind import), not prepared"
+        )
+    return {
+        "source": str(dataset.file),
+        "format": str(read_as),
+        "output_format": output_format,
+        "steps": [dict(step) for step in steps],
+    }
 
 
 def prepared(file: str) -> Dataset:
@@ -123,7 +152,9 @@ def _of_file(kind: Kind, id: str, name: str, file: Path) -> Iterator[Dataset]:
 def _check_unused(place: Path, id: str, queue: Queue) -> None:
     for job in queue.jobs((State.QUEUED, *ACTIVE), limit=500):
         if _reads(job, place, id):
-            raise Busy(f"the job {job.id} ({job.kind}) is {job.state} and reads it: cancel the job, or wait until it is over")
+            raise Busy(
+                f"the job {job.id} ({job.kind}) is {job.state} and reads it: cancel the job, or wait until it is over"
+            )
 
 
 def _reads(job: Job, place: Path, id: str) -> bool:

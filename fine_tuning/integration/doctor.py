@@ -66,7 +66,10 @@ def _check(name: str, examine: Callable[[], str]) -> Check:
     except ByoaiError as error:
         return Check(name, False, str(error))
     except _DAMAGE as error:
-        text = f"{type(error).__name__}: {error}. A file in {paths.home()} may be damaged: move it aside, and run byoai doctor again"
+        text = (
+            f"{type(error).__name__}: {error}. A file in {paths.home()} may be damaged: move it aside, "
+            "and run byoai doctor again"
+        )
         return Check(name, False, text)
 
 
@@ -99,13 +102,18 @@ def _disk() -> str:
             pass
     except OSError as error:
         raise ByoaiError(
-            f"cannot write to {home}: {error.strerror or error}. Make it writable, or choose another folder (BYOAI_HOME)"
+            f"cannot write to {home}: {error.strerror or error}. Make it writable, or choose another folder "
+            "(BYOAI_HOME)"
         ) from error
-    return _enough(shutil.disk_usage(home).free, _DISK, f"free for {home}", "make room, or put BYOAI_HOME on another disk")
+    return _enough(
+        shutil.disk_usage(home).free, _DISK, f"free for {home}", "make room, or put BYOAI_HOME on another disk"
+    )
 
 
 def _memory() -> str:
-    return _enough(psutil.virtual_memory().available, _MEMORY, "free", "training the default base needs that; close other programs")
+    return _enough(
+        psutil.virtual_memory().available, _MEMORY, "free", "training the default base needs that; close other programs"
+    )
 
 
 def _enough(free: int, needed: int, what: str, cure: str) -> str:
@@ -182,7 +190,9 @@ def _base(engine: Engine, config: FineTuningConfig) -> str:
     try:
         details = engine.show(config.training.base_model)
     except ModelNotFound as error:
-        raise ByoaiError(f"{error} ./scripts/start.sh fetches the default base; training.base_model names another") from error
+        raise ByoaiError(
+            f"{error} ./scripts/start.sh fetches the default base; training.base_model names another"
+        ) from error
     return f"{details.tag} ({details.parameter_size}, {details.quantization}), read from {details.gguf}"
 
 

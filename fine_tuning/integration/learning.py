@@ -1,23 +1,20 @@
 """A retrain as a page sees it: begun as a job, watched through its events, stopped. No Streamlit here.
 
-Whoever began it (this page, another one, a terminal, cron), it is a job, and what it tells stands in its folder. So a page that was
-reloaded, or a server that was started anew, goes on showing it.
+Whoever began it (this page, another one, a terminal, cron), it is a job, and what it tells stands
+in its folder. So a page that was reloaded, or a server that was started anew, goes on showing it.
 """
 
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
 
-from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.errors import Busy, ByoaiError
 from fine_tuning.events import Finished, read_events
-from fine_tuning.jobs.progress import Progress, progress_of
+from fine_tuning.jobs.progress import Progress, progress_of_job
 from fine_tuning.jobs.queue import Queue
 from fine_tuning.jobs.store import Job, State
+from fine_tuning.profiles import FEW_SHOT, document_profile, laid_below
 from fine_tuning.runs import holder
 
-FEW_SHOT = "few_shot"  # the profile that learns from few chats
 TITLES = {  # how a retrain ended, by the state of its `Finished`
     "live": "Learned, and better: the new version answers",
     "registered": "Learned: the new version waits for you",
@@ -61,44 +58,55 @@ class Learning:
 def look(queue: Queue | None = None) -> Learning:
     """Return how the retrain that runs stands, or how the last one ended."""
     jobs = (queue or Queue()).jobs(kinds=_KINDS, limit=20)
-    running, waiting = ([each for each in jobs if wanted(each)] for wanted in (lambda each: each.active, lambda each: not each.over))
+    running, waiting = (
+        [each for each in jobs if wanted(each)] for wanted in (lambda each: each.active, lambda each: not each.over)
+    )
     job = next(iter([*running, *waiting, *jobs]), None)
     if job is None:
         return Learning()
-    return Learning(job, _told(job.events, paths.stamp(job.events)))
-
-
-@lru_cache(maxsize=4)
-def _told(file: Path, stamp: tuple[int, int, int]) -> Progress:
-    """Return what a job has told; read once, however often it is shown."""
-    return progress_of(event for _, event in read_events(file))
+    return Learning(job, progress_of_job(job))
 
 
 def least_turns(config: FineTuningConfig) -> int:
     """Return how many turns must be recorded at least, with the profile for few."""
-    return min(config.training.min_pairs, _for_few(config).training.min_pairs)
+    return min(config.training.min_pairs, for_few(config).training.min_pairs)
 
 
-@lru_cache(maxsize=2)
-def _for_few(config: FineTuningConfig) -> FineTuningConfig:
+def for_few(config: FineTuningConfig) -> FineTuningConfig:
     """Return the settings with the profile for few chats over them."""
-    return config.with_profile(FEW_SHOT)
+    return laid_below(config, FEW_SHOT)
 
 
-def start(config: FineTuningConfig, turns: int, ollama_url: str | None = None) -> Job:
+def profile_of_log(config: FineTuningConfig, turns: int, documents: int = 0) -> str:
+    """Return the profile with which a log of so many turns, so many of them made of documents, is learned; "" for
+    none.
+    """
+    return document_profile(turns, documents) or (FEW_SHOT if turns < config.training.min_pairs else "")
+
+
+def start(config: FineTuningConfig, turns: int, ollama_url: str | None = None, documents: int = 0) -> Job:
     """Begin a retrain on the log as a job, which goes on when this process ends.
 
-    `turns`: in the log; few are learned with the profile for few. Busy if one runs or waits; ByoaiError if it ends at once.
+    `turns`: in the log, `documents` of them made of documents: both decide the profile. Busy if one
+    runs or waits; ByoaiError if it ends at once.
+    """
+    profile = profile_of_log(config, turns, documents)
+    settings = laid_below(config, profile) if profile else config
+    return begin("retrain", {"config": settings.model_dump(mode="json"), "auto": True, "ollama_url": ollama_url})
+
+
+def begin(kind: str, request: dict[str, object]) -> Job:
+    """Begin a training as a job (`retrain` or `train`), once it has told something or waits for its turn.
+
+    Busy if one runs or waits; ByoaiError if it ends at once.
     """
     now = look()
     if now.running and now.job:
         raise Busy(f"another retrain is {now.job.state} ({now.job.origin or now.job.id}): wait for it, or stop it")
     if running := holder():
         raise Busy(f"another retrain is running ({running}): wait for it, or stop it")
-    settings = _for_few(config) if turns < config.training.min_pairs else config
     queue = Queue()
-    job = queue.submit("retrain", {"config": settings.model_dump(mode="json"), "auto": True, "ollama_url": ollama_url})
-    job = _begun(queue, job)
+    job = _begun(queue, queue.submit(kind, request, origin="the page"))
     if job.state == State.FAILED:
         raise ByoaiError(job.reason)
     return job

@@ -9,9 +9,10 @@ from fine_tuning.engines.base import Engine, known_tag
 from fine_tuning.engines.default_base import ensure_some_model
 from fine_tuning.errors import ConfigError, ModelNotFound, ModelNotOurs
 from fine_tuning.model_management import model_switcher
-from fine_tuning.model_management.model_registry import Registry, Version
+from fine_tuning.model_management.model_pruner import run_of
+from fine_tuning.model_management.model_registry import Registry, Version, latest_tag
 from fine_tuning.model_management.model_switcher import Choice, choices
-from fine_tuning.runs import only_one
+from fine_tuning.runs import Run, only_one
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,15 @@ class Models:
     default: Choice | None = None  # who answers unless a person picked another
     prefix: str = ""  # of the names of fine-tuned models
     trouble: str = ""
+    lost: str = ""  # says, for people, that the live version is gone from the engine, and what to do
 
     def get(self, tag: str | None) -> Choice | None:
         return next((choice for choice in self.found if choice.tag == tag), None)
 
     def title(self, tag: str) -> str:
-        """Return a name for people: `smollm2:135m · base`, `fine-tuned v3 · live`; the tag itself for a model that is gone."""
+        """Return a name for people: `smollm2:135m · base`, `fine-tuned v3 · live`; the tag itself
+        for a model that is gone.
+        """
         choice = self.get(tag)
         if choice is None:
             return tag
@@ -44,11 +48,31 @@ def look(engine: Engine, config: FineTuningConfig) -> Models:
     """Return what `engine` offers, and who of it answers."""
     prefix = config.deployment.model_name_prefix
     found = tuple(choices(engine, prefix, Registry()))
-    return Models(found, _engine_line(engine, config), default_of(found, config), prefix)
+    return Models(
+        found, _engine_line(engine, config), default_of(found, config), prefix, lost=_lost(engine, config, found)
+    )
+
+
+def _lost(engine: Engine, config: FineTuningConfig, found: tuple[Choice, ...]) -> str:
+    """Return what to do where the live version answers no more, because its tags were removed; "" where it does."""
+    live = Registry().live(config.tuned_name())
+    if live is None or any(choice.live and choice.name == live.name for choice in found):
+        return ""
+    gone = f"{live.tag} was live, and is gone from {engine.name}"
+    if any(choice.tag == live.tag for choice in found):
+        return (
+            f"{latest_tag(live.name)} is gone from {engine.name}: `byoai use v{live.number}` lets "
+            f"{live.tag} answer again"
+        )
+    if (run := run_of(live)) is None or not Run(run).modelfile.exists():
+        return f"{gone}; so is its run, {live.run or 'which is not known'}. `byoai use` lets another version answer"
+    return f"{gone}: `byoai use v{live.number}` makes it again from its run"
 
 
 def default_of(found: tuple[Choice, ...], config: FineTuningConfig) -> Choice | None:
-    """Return the live version of the configured model, else another live one, else the configured base, else the first."""
+    """Return the live version of the configured model, else another live one, else the configured
+    base, else the first.
+    """
     live = [choice for choice in found if choice.live]
     named = [choice for choice in live if choice.name == config.tuned_name()]
     return next(iter([*named, *live, *_configured(found, config), *found]), None)
@@ -70,8 +94,12 @@ def answering(engine: Engine, config: FineTuningConfig) -> str:
     return found.tag if found else ensure_some_model(engine)
 
 
-def use(engine: Engine, config: FineTuningConfig, version: str, *, name: str | None = None, by_hand: bool = False) -> Version:
-    """Make a version live: `version` is v2, 2, or a whole tag. ConfigError if it is none; GateRefused as model_switcher.use."""
+def use(
+    engine: Engine, config: FineTuningConfig, version: str, *, name: str | None = None, by_hand: bool = False
+) -> Version:
+    """Make a version live: `version` is v2, 2, or a whole tag. ConfigError if it is none;
+    GateRefused as model_switcher.use.
+    """
     number, named = version_number(version), version.rpartition(":")[0]
     return model_switcher.use(engine, Registry(), named or name or config.tuned_name(), number, by_hand=by_hand)
 
@@ -84,17 +112,21 @@ def roll_back(engine: Engine, config: FineTuningConfig, *, name: str | None = No
 def remove_base(engine: Engine, config: FineTuningConfig, tag: str, *, force: bool = False) -> None:
     """Remove a base model, and its weights where no other model needs them.
 
-    `force`: also from Ollama, where other programs may use it. Raises ModelNotFound; ModelNotOurs without `force`, and for a version, which
-    model_pruner removes; Busy while a retrain runs.
+    `force`: also from Ollama, where other programs may use it. Raises ModelNotFound; ModelNotOurs
+    without `force`, and for a version, which model_pruner removes; Busy while a retrain runs.
     """
     found = {choice.tag: choice for choice in choices(engine, config.deployment.model_name_prefix)}
     known = known_tag(tag, found)
     if known is None:
         raise ModelNotFound(f"{engine.name} has no model {tag[:200]!r}: it has {', '.join(found) or 'none'}")
     if found[known].kind == "fine_tuned":
-        raise ModelNotOurs(f"{known} is no base, but a version of a fine-tuned model: remove it as one (byoai prune)")
+        raise ModelNotOurs(
+            f"{known} is not a base, but a version of a fine-tuned model: remove it as one (byoai prune)"
+        )
     if engine.name == "ollama" and not force:
-        raise ModelNotOurs(f"{known} belongs to Ollama, and other programs may use it: say `force` to remove it nevertheless")
+        raise ModelNotOurs(
+            f"{known} belongs to Ollama, and other programs may use it: say `force` to remove it nevertheless"
+        )
     with only_one():
         engine.delete(known)
 
@@ -103,7 +135,7 @@ def version_number(text: str) -> int:
     """Return the number in `v3`, `3` or `fine_tuned_chat:v3`. ConfigError if there is none."""
     found = re.fullmatch(r"v?([0-9]{1,18})", text.rpartition(":")[2])
     if not found:
-        raise ConfigError(f"{text[:80]!r} is no version: give its number (byoai models lists them)")
+        raise ConfigError(f"{text[:80]!r} is not a version: give its number (byoai models lists them)")
     return int(found[1])
 
 

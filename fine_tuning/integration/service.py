@@ -1,4 +1,6 @@
-"""What one serving process works with: its settings, the engine, the queue of jobs and the log. Pages and API share it."""
+"""What one serving process works with: its settings, the engine, the queue of jobs and the log.
+Pages and API share it.
+"""
 
 import logging
 import threading
@@ -18,7 +20,9 @@ _logger = logging.getLogger(__name__)
 
 
 class Current:
-    """The default file's settings: read once, and again when the file, or what was changed through the API, is another."""
+    """The default file's settings: read once, and again when the file, or what was changed through
+    the API, is another.
+    """
 
     def __init__(self) -> None:
         self._read: tuple[object, FineTuningConfig] | None = None
@@ -33,7 +37,9 @@ class Current:
 class Service:
     """One of these in a process: an engine holds a loaded model, and two would hold it twice."""
 
-    def __init__(self, settings: FineTuningConfig | Callable[[], FineTuningConfig] | None = None, ollama_url: str | None = None) -> None:
+    def __init__(
+        self, settings: FineTuningConfig | Callable[[], FineTuningConfig] | None = None, ollama_url: str | None = None
+    ) -> None:
         """Keep the settings if they are a configuration, else ask for them at each use.
 
         Args:
@@ -53,7 +59,8 @@ class Service:
         return self.fixed or self._settings()
 
     def engine(self) -> Engine:
-        """Return the engine, connected once. Where it does not agree with the registry any more, that is mended, and logged.
+        """Return the engine, connected once. Where it does not agree with the registry any more,
+        that is mended, and logged.
 
         Raises EngineError if none answers.
         """

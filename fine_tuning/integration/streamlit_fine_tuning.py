@@ -1,18 +1,31 @@
-"""The panel that shows learning in a page: a button, then stage, bar, loss curve and Stop, then how it ended."""
+"""A training in a page: a button that begins it, how far it is, its curves, how it ended. Chat's
+side bar, Train and Runs share it.
+"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Literal
 
 import streamlit as st
 
-from fine_tuning.config import FineTuningConfig
 from fine_tuning.errors import ByoaiError
 from fine_tuning.events import Finished
-from fine_tuning.integration import learning
+from fine_tuning.integration import charts, learning, versions, watched
+from fine_tuning.integration.job_runs import Point, curve, thinned
 from fine_tuning.integration.learning import Learning
-from fine_tuning.jobs.store import State
-from fine_tuning.units import clock
+from fine_tuning.integration.service import Service
+from fine_tuning.jobs.progress import progress_of_job
+from fine_tuning.jobs.queue import Queue
+from fine_tuning.jobs.store import Job, State
+from fine_tuning.model_management.model_registry import Registry
+from fine_tuning.profiles import made_of_documents
+from fine_tuning.units import clock, size
+
+Shown = Callable[[str], str]  # makes a text safe for Markdown
 
 _GLANCE = 1.0  # seconds between looks while something is learned
+_POINTS = 300  # of a curve
+_TAIL = 4000  # bytes of the log that are shown
 _SIGNS = {
     "live": "success",
     "registered": "info",
@@ -24,21 +37,26 @@ _SIGNS = {
 }
 
 
-def panel(config: FineTuningConfig, turns: int, new: int, shown: Callable[[str], str], choose: Callable[[str], None]) -> None:
+# Chat's side bar
+
+
+def panel(service: Service, turns: int, new: int, shown: Shown, choose: Callable[[str], None]) -> None:
     """Draw it.
 
-    `turns` are in the log, `new` of them not learned yet. `shown` makes a text safe for Markdown; `choose` lets a tag answer.
+    `turns` are in the log, `new` of them not learned yet. `shown` makes a text safe for Markdown;
+    `choose` lets a tag answer.
     """
     now = learning.look()
-    if now.running:
-        _watch(shown)
+    if now.running and now.job:
+        watch(now.job.id, shown, small=True)
         return
     if now.known and st.session_state.get("learning_seen") != _mark(now):
         _ended(now, shown, choose)
-    _begin(config, turns, new)
+    _begin(service, turns, new)
 
 
-def _begin(config: FineTuningConfig, turns: int, new: int) -> None:
+def _begin(service: Service, turns: int, new: int) -> None:
+    config = service.config
     least = learning.least_turns(config)
     st.button(
         f"Learn from {new} new turn{'s' * (new != 1)}" if new else "Nothing new to learn",
@@ -47,49 +65,27 @@ def _begin(config: FineTuningConfig, turns: int, new: int) -> None:
         width="stretch",
         disabled=not new or turns < least,
         on_click=_start,
-        args=(config, turns),
+        args=(service, turns),
     )
     if turns < least:
         st.caption(f"It takes {least} recorded turns at least, and {config.training.min_pairs} or more are better.")
     elif turns < config.training.min_pairs:
-        st.caption(f"Few turns are learned carefully, as few-shot examples; {config.training.min_pairs} or more are better.")
+        st.caption(
+            f"Few turns are learned carefully, as few-shot examples; {config.training.min_pairs} or more are better."
+        )
 
 
-def _start(config: FineTuningConfig, turns: int) -> None:
+def _start(service: Service, turns: int) -> None:
     try:
-        learning.start(config, turns)
+        learning.start(service.config, turns, service.ollama_url, made_of_documents(service.log()))
     except ByoaiError as error:
         st.toast(f"Not begun: {error}", icon=":material/error:")
 
 
-def _stop() -> None:
-    st.toast("It stops at its next safe point" if learning.stop() else "It is over already", icon=":material/stop_circle:")
-
-
-@st.fragment(run_every=_GLANCE)
-def _watch(shown: Callable[[str], str]) -> None:
-    """Show how far it is; the whole page is drawn anew when it is over."""
-    now = learning.look()
-    if not now.running:
-        st.rerun()
-    told = now.told
-    waits = "It waits for its turn" if now.job and now.job.state == "queued" else "Beginning"
-    st.markdown(f"**{shown(told.stage or waits)}**")
-    left = now.left()
-    share = min(told.done / told.total, 1.0) if told.total else 0.0
-    st.progress(share, text=f"{told.done} of {told.total}" + (f", {clock(left)} left" if left else "") if told.total else " ")
-    losses = {step.step: step.loss for step in told.steps if step.part == "chats"}
-    if len(losses) > 1:
-        st.line_chart({"loss": list(losses.values())}, height=140, x_label="step", y_label="loss")
-    st.button("Stop learning", icon=":material/stop_circle:", width="stretch", on_click=_stop)
-    st.caption(shown(f"Begun by {now.job.origin}" if now.job and now.job.origin else ""))
-
-
-def _ended(now: Learning, shown: Callable[[str], str], choose: Callable[[str], None]) -> None:
-    end = now.told.finished or Finished(
-        "stopped" if now.job and now.job.state == State.CANCELLED else "failed", now.job.reason if now.job else ""
-    )
-    getattr(st, _SIGNS[end.state])(shown(end.text), title=learning.TITLES[end.state])
+def _ended(now: Learning, shown: Shown, choose: Callable[[str], None]) -> None:
+    if now.job is None:
+        return
+    end = verdict(now.job, shown)
     for prompt, before, after in end.answers[:1]:
         st.caption(shown(f"{prompt}\n\nbefore: {before}\n\nnow: {after}"))
     with st.container(horizontal=True):
@@ -105,3 +101,176 @@ def _close(mark: str) -> None:
 def _mark(now: Learning) -> str:
     """Return what tells this retrain from others."""
     return f"{now.job.mark} {now.job.state}" if now.job else ""
+
+
+# What all pages show of a job
+
+
+@st.fragment(run_every=_GLANCE)
+def watch(id: str, shown: Shown, small: bool = False) -> None:
+    """Show how far a job is; the whole page is drawn anew when it is over. `small`: for a side bar."""
+    watched.note(id)
+    if told := st.session_state.pop("stop_told", None):
+        st.toast(told, icon=":material/stop_circle:")
+    job = Queue().get(id)
+    if job.over:
+        st.rerun()
+    told = progress_of_job(job)
+    waits = "It waits for its turn" if job.state == State.QUEUED else "Beginning"
+    stage = "Stopping at the next safe point" if job.state == State.CANCELLING else told.stage or waits
+    st.markdown(f"**{shown(stage)}**")
+    last = told.steps[-1] if told.steps and told.stage == "Training" else None
+    share = min(told.done / told.total, 1.0) if told.total else 0.0
+    st.progress(
+        share,
+        text=f"{told.done} of {told.total}" + (f", {clock(last.eta)} left" if last else "") if told.total else " ",
+    )
+    if last and not small:
+        facts = f"{last.tokens_per_second:.0f} tokens/s", f"{size(last.memory)} of memory", f"pass {last.epoch:.1f}"
+        st.caption(" · ".join(facts))
+    points = curve(job)
+    if len({point.step for point in points}) > 1:
+        curves(points, small=small)
+    _stop_buttons(job, small)
+    if not small:
+        log_tail(job)
+    st.caption(shown(f"Begun by {job.origin}" if job.origin else ""))
+
+
+def _stop_buttons(job: Job, small: bool) -> None:
+    label = "Stop learning" if small or job.kind in ("retrain", "train") else "Stop"
+    with st.container(horizontal=True):
+        width: Literal["stretch", "content"] = "stretch" if small else "content"
+        st.button(
+            label,
+            icon=":material/stop_circle:",
+            width=width,
+            on_click=_stop,
+            args=(job.id, False),
+            key=f"stop-{job.id}-{small}",
+        )
+        if not small:
+            told = "What it made so far is removed, and it begins anew the next time"
+            st.button("Stop and throw away", on_click=_stop, args=(job.id, True), key=f"discard-{job.id}", help=told)
+
+
+def _stop(id: str, discard: bool) -> None:
+    """Ask it to stop. What is said of that is kept for the drawing: a fragment's callback draws nothing."""
+    job = Queue().cancel(id, discard=discard)
+    st.session_state.stop_told = "It is over already" if job.over else "It stops at its next safe point"
+
+
+def verdict(job: Job, shown: Shown) -> Finished:
+    """Show how a job ended, in plain words; return that."""
+    told = progress_of_job(job)
+    if job.state == State.INTERRUPTED:
+        st.warning(shown(job.reason), title="Interrupted", icon=":material/power_off:")
+        return told.finished or Finished("failed", job.reason)
+    if _is_thrown_away(job):
+        st.info("What it made is removed: the next time begins anew.", title="Stopped, and thrown away")
+        return Finished("stopped", job.reason)
+    end = told.finished or Finished("stopped" if job.state == State.CANCELLED else "failed", job.reason)
+    getattr(st, _SIGNS[end.state])(shown(end.text), title=learning.TITLES[end.state])
+    return end
+
+
+def facts(registry: Registry, tag: str, shown: Shown) -> None:
+    """Show some of the held-out questions about documents, with the answers of base and version; nothing if none
+    was asked.
+    """
+    version = registry.tagged(tag)
+    found = versions.facts_of(version) if version else None
+    if found is None:
+        return
+    st.subheader(found.sentence, anchor=False)
+    st.caption("Some of the questions that were kept aside: it never learned them in these words.")
+    for each in found.some():
+        with st.container(border=True):
+            st.markdown(":green[:material/check: **Right**]" if each.right else ":red[:material/close: **Wrong**]")
+            st.text(each.prompt)
+            left, right = st.columns(2)
+            left.caption("Before")
+            left.text(each.base)
+            right.caption(shown(f"Now (a right answer has: {each.key})"))
+            right.text(each.answer)
+
+
+def _is_thrown_away(job: Job) -> bool:
+    return job.state == State.CANCELLED and job.discard
+
+
+def again(job: Job) -> None:
+    """Offer to go on with a job that was not completed, or to try it anew."""
+    with st.container(horizontal=True):
+        if job.state != State.COMPLETED and not _is_thrown_away(job):
+            st.button(
+                "Resume",
+                icon=":material/play_arrow:",
+                type="primary",
+                on_click=_do,
+                args=("resume", job.id),
+                key=f"resume-{job.id}",
+            )
+        st.button(
+            "Try again from the start",
+            icon=":material/replay:",
+            on_click=_do,
+            args=("retry", job.id),
+            key=f"retry-{job.id}",
+        )
+
+
+def _do(what: Literal["resume", "retry"], id: str) -> None:
+    try:
+        job = Queue().resume(id) if what == "resume" else Queue().retry(id)
+    except ByoaiError as error:
+        st.toast(f"Not begun: {error}", icon=":material/error:")
+    else:
+        st.session_state.job_begun = job.id
+
+
+def log_tail(job: Job) -> None:
+    """Show the end of what the job's processes wrote, and what it noted."""
+    with st.expander("Log", icon=":material/notes:"):
+        notes = "\n".join(progress_of_job(job).notes[-20:])
+        written = ""
+        if job.log.exists():
+            with job.log.open("rb") as file:
+                file.seek(max(0, job.log.stat().st_size - _TAIL))
+                written = file.read().decode(errors="replace")
+        st.code("\n".join(filter(None, (notes, written))) or "Nothing yet", language=None, wrap_lines=True, height=200)
+        st.link_button("Whole log", f"/api/jobs/{job.id}/log", icon=":material/open_in_new:")
+
+
+def curves(points: Sequence[Point], *, small: bool = False, by_run: bool = False) -> None:
+    """Draw loss, and below it accuracy (a `small` one draws only the loss). `by_run`: several
+    trainings, a colour each.
+    """
+    _curve(points, "loss", "loss (lower is better)", small, by_run)
+    if not small:
+        _curve(
+            [point for point in points if point.accuracy is not None], "accuracy", "right first guesses", small, by_run
+        )
+
+
+def _curve(points: Sequence[Point], figure: str, title: str, small: bool, by_run: bool) -> None:
+    altair = charts.load()
+    values = [asdict(point) for point in thinned(points, _POINTS)]
+    colour, dash = ("run", "kind") if by_run else ("kind", "kind")
+    axis = altair.Axis(format="%") if figure == "accuracy" else altair.Axis()
+    chart = (
+        altair.Chart(altair.Data(values=values))
+        .mark_line(point=len(values) < 30)
+        .encode(
+            x=altair.X("step:Q", title="step", axis=altair.Axis(format="d", tickMinStep=1)),
+            y=altair.Y(f"{figure}:Q", title=title, scale=altair.Scale(zero=False), axis=axis),
+            color=altair.Color(f"{colour}:N", title=None, legend=altair.Legend(orient="top")),
+            strokeDash=altair.StrokeDash(
+                f"{dash}:N", title=None, legend=altair.Legend(orient="top") if by_run else None
+            ),
+        )
+        .properties(height=140 if small else 200)
+    )
+    last = points[-1] if points else None
+    alt = f"Chart of the {title} by step" + (f"; at step {last.step}: {getattr(last, figure):.3f}" if last else "")
+    st.altair_chart(chart, width="stretch", alt=alt)

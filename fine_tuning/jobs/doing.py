@@ -1,7 +1,8 @@
-"""A job while it is done, in whichever process: its heartbeat, its events, how it is asked to stop, and how it ended."""
+"""A job while it is done, in whichever process: its heartbeat, its events, how it is asked to stop,
+and how it ended.
+"""
 
 import contextlib
-import errno
 import os
 import signal
 import threading
@@ -17,13 +18,15 @@ from fine_tuning.errors import ByoaiError, Cancelled
 from fine_tuning.events import Event, Finished, RunOpened, Watch, events_to
 from fine_tuning.jobs import processes, queue, store
 from fine_tuning.jobs.joblog import mask
-from fine_tuning.jobs.kinds import KINDS, ImportRequest, JobRequest, RetrainRequest, import_asked
+from fine_tuning.jobs.kinds import KINDS, ImportRequest, RetrainRequest, import_asked
+from fine_tuning.jobs.request import JobRequest
 from fine_tuning.jobs.store import Job, State
 from fine_tuning.runs import called
+from fine_tuning.state import is_full
 
 if TYPE_CHECKING:
     from fine_tuning.data_collection.importers.importing import Report
-    from fine_tuning.pipeline import Outcome
+    from fine_tuning.outcome import Outcome
 
 _LOOK = 0.25  # seconds between two looks whether to stop
 _BEAT = 2.0  # seconds between two heartbeats
@@ -46,7 +49,8 @@ class Stop:
 
 @contextlib.contextmanager
 def listed(kind: str, request: JobRequest, watch: Watch | None = None) -> Iterator[Watch]:
-    """Do work in this process that every other one sees as a running job, and can ask to stop. Yield the watch that the work tells.
+    """Do work in this process that every other one sees as a running job, and can ask to stop.
+    Yield the watch that the work tells.
 
     The process itself is never killed for it: it may be doing other things.
     """
@@ -89,7 +93,9 @@ def import_here(request: ImportRequest, watch: Watch | None = None) -> "Report":
 
 @contextlib.contextmanager
 def doing(job: Job, watch: Watch, stop: Stop) -> Iterator[Watch]:
-    """Note in the table how the work inside ends, whatever it raises, which is raised on. Yield the watch that the work tells."""
+    """Note in the table how the work inside ends, whatever it raises, which is raised on. Yield the
+    watch that the work tells.
+    """
     last: list[Finished] = []
 
     def note(event: Event) -> None:
@@ -100,7 +106,11 @@ def doing(job: Job, watch: Watch, stop: Stop) -> Iterator[Watch]:
             last[:] = [event]
 
     with events_to(job.events) as tell:
-        told = Watch(watch.tell, lambda: stop.asked.is_set() or watch.stopping(), watch.seconds).telling(tell).telling(note)
+        told = (
+            Watch(watch.tell, lambda: stop.asked.is_set() or watch.stopping(), watch.seconds)
+            .telling(tell)
+            .telling(note)
+        )
         pulse = _Pulse(job, stop)
         pulse.start()
         state, reason, code = State.FAILED, "it ended before it could say how", 1
@@ -109,7 +119,13 @@ def doing(job: Job, watch: Watch, stop: Stop) -> Iterator[Watch]:
         except BaseException as error:
             state, reason, code = pulse.verdict or _judged(job, stop, error)
             if not last:
-                told.tell(Finished("stopped" if state in (State.CANCELLED, State.INTERRUPTED) else "failed", reason, seconds=told.seconds))
+                told.tell(
+                    Finished(
+                        "stopped" if state in (State.CANCELLED, State.INTERRUPTED) else "failed",
+                        reason,
+                        seconds=told.seconds,
+                    )
+                )
             raise
         else:
             state, reason, code = State.COMPLETED, last[0].text if last else "done", 0
@@ -148,14 +164,24 @@ def _judged(job: Job, stop: Stop, error: BaseException) -> tuple[State, str, int
         return State.INTERRUPTED, "its program ended before it was done", 130
     if isinstance(error, MemoryError):
         return State.FAILED, "there was not enough memory: close other programs, or take smaller settings (--auto)", 5
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return State.FAILED, f"the disk is full ({error.filename or paths.home()}): make room, and resume it", 1
+    if is_full(error):
+        return (
+            State.FAILED,
+            f"the disk is full ({getattr(error, 'filename', None) or paths.home()}): make room, and resume it",
+            1,
+        )
     said = str(error).strip().partition("\n")[0]
-    return State.FAILED, f"a fault in byoai itself: {type(error).__name__}{f': {said}' if said else ''}. {job.log} says more", 1
+    return (
+        State.FAILED,
+        f"a fault in byoai itself: {type(error).__name__}{f': {said}' if said else ''}. {job.log} says more",
+        1,
+    )
 
 
 class _Pulse(threading.Thread):
-    """Notes that a job is alive, and looks whether it should stop: it was cancelled, or the server whose child it is has ended."""
+    """Notes that a job is alive, and looks whether it should stop: it was cancelled, or the server
+    whose child it is has ended.
+    """
 
     def __init__(self, job: Job, stop: Stop) -> None:
         super().__init__(name="job pulse", daemon=True)

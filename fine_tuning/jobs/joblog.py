@@ -1,4 +1,6 @@
-"""A job's log: all that its processes write to stdout and stderr, with keys and passwords masked, and of a bounded size."""
+"""A job's log: all that its processes write to stdout and stderr, with keys and passwords masked,
+and of a bounded size.
+"""
 
 import contextlib
 import os
@@ -57,7 +59,9 @@ def _write(source: int, file: Path) -> None:
 
 
 def _cut(read: bytes) -> tuple[bytes, bytes]:
-    """Return the lines that can be masked, and the rest that must wait: a line, or a key's block, that has not come to its end."""
+    """Return the lines that can be masked, and the rest that must wait: a line, or a key's block,
+    that has not come to its end.
+    """
     end = read.rfind(b"\n") + 1
     begun = read.rfind(_BEGIN, 0, end)
     if begun >= 0 and _END not in read[begun:end]:
@@ -66,7 +70,9 @@ def _cut(read: bytes) -> tuple[bytes, bytes]:
 
 
 def append(file: Path, content: bytes) -> None:
-    """Append to a log what it may show. What cannot be written (the disk is full) is lost: the work is worth more than its log."""
+    """Append to a log what it may show. What cannot be written (the disk is full) is lost: the work
+    is worth more than its log.
+    """
     if not content:
         return
     masked = mask(content.decode("utf-8", "replace")).encode("utf-8", "replace")

@@ -1,51 +1,20 @@
 """What can be asked for as a job, by name: one table. Each kind has a request, typed, and a function that does it."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from fine_tuning.config import FineTuningConfig, load_config
-from fine_tuning.engines.base import Engine
-from fine_tuning.engines.connect import connect
-from fine_tuning.errors import ConfigError
+from fine_tuning.config import FineTuningConfig
+from fine_tuning.errors import ConfigError, EngineError
 from fine_tuning.events import Finished, Watch
+from fine_tuning.jobs.request import JobRequest, Kind, Result
+from fine_tuning.jobs.version_kinds import VERSION_KINDS, result_of
 from fine_tuning.workshop import Request
 
 if TYPE_CHECKING:
     from fine_tuning.data_collection.importers.importing import Report, Wanted
-    from fine_tuning.pipeline import Outcome
-
-Result = Mapping[str, Any] | None  # what JSON can hold; it becomes the job's result.json
-
-
-class JobRequest(BaseModel):
-    """What every kind is asked with. `LOCAL` are the fields that name files, servers or code of this machine: whoever asks over the
-    network may not give them."""
-
-    LOCAL: ClassVar[frozenset[str]] = frozenset({"config", "ollama_url"})
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    config: FineTuningConfig = Field(default_factory=load_config)
-    ollama_url: str | None = None  # None: OLLAMA_HOST, else the configuration's
-
-    def record(self) -> dict[str, Any]:
-        return self.model_dump(mode="json")
-
-    def engine(self) -> Engine:
-        return connect(self.ollama_url, self.config)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """`work(request, watch)` does it; it raises Cancelled at its next safe point when the watch says so."""
-
-    request: type[JobRequest]
-    work: Callable[[Any, Watch], Result]
-    heavy: bool = True  # it needs the processor or the memory for itself
-
 
 # Retrain, and train on a dataset of one's own
 
@@ -71,7 +40,10 @@ class TrainRequest(RetrainRequest):
     @model_validator(mode="after")
     def _has_a_dataset(self) -> "TrainRequest":
         if self.config.dataset.path is None:
-            raise ValueError("config.dataset.path names no dataset to train on: prepare one, or ask for a retrain, which learns the chats")
+            raise ValueError(
+                "config.dataset.path names no dataset to train on: prepare one, or ask for a retrain, which learns "
+                "the chats"
+            )
         return self
 
 
@@ -81,22 +53,28 @@ def _retrain(request: RetrainRequest, watch: Watch) -> Result:
     return result_of(retrain(request.config, request.engine(), watch, request.asked()))
 
 
-def result_of(outcome: "Outcome") -> dict[str, Any]:
-    """Return how a retrain ended, for programs."""
-    from fine_tuning.pipeline import NewVersion, NoVersion
+# Plan
 
-    match outcome:
-        case NewVersion():
-            return {
-                "run": str(outcome.run.folder),
-                "version": outcome.number,
-                "tag": outcome.tag,
-                "live": outcome.live,
-                "passed": outcome.verdict.passed,
-            }
-        case NoVersion():
-            return {"run": str(outcome.run.folder), "reason": outcome.reason}
-    return {"reason": outcome.reason}
+
+class PlanRequest(RetrainRequest):
+    """As a retrain, or a training on a dataset that the configuration names, is asked: what it
+    would learn and take is found out.
+    """
+
+
+def _plan(request: PlanRequest, watch: Watch) -> Result:
+    from fine_tuning.planning import make_plan
+    from fine_tuning.units import clock, gigabytes
+    from fine_tuning.workshop import Workshop
+
+    plan = make_plan(Workshop(request.config, request.engine(), watch, request.asked()))
+    needs = plan.estimate
+    told = (
+        f"{plan.kept_turns} turns, {needs.steps} steps: about {gigabytes(needs.memory)} of memory, "
+        f"{clock(needs.seconds)}"
+    )
+    watch.tell(Finished("done", told, seconds=watch.seconds))
+    return plan.record()
 
 
 # Sweep, evaluate, compare
@@ -110,12 +88,18 @@ class SweepRequest(JobRequest):
 
 
 def _sweep(request: SweepRequest, watch: Watch) -> Result:
-    from fine_tuning.pipeline import sweep
+    from fine_tuning.sweeping import sweep
 
     asked = Request(sample=request.sample, force=request.force, auto=request.auto)
     found = sweep(request.config, request.engine(), watch, asked, request.name)
     best = ", ".join(f"{key} {value:g}" for key, value in found.settings.items())
-    watch.tell(Finished("done", f"best of {found.finished} trainings: {best} (validation loss {found.loss:.4f})", seconds=watch.seconds))
+    watch.tell(
+        Finished(
+            "done",
+            f"best of {found.finished} trainings: {best} (validation loss {found.loss:.4f})",
+            seconds=watch.seconds,
+        )
+    )
     return {"folder": str(found.folder), "settings": dict(found.settings), "loss": found.loss}
 
 
@@ -125,9 +109,11 @@ class EvaluateRequest(JobRequest):
 
 
 def _evaluate(request: EvaluateRequest, watch: Watch) -> Result:
-    from fine_tuning.pipeline import evaluate_again
+    from fine_tuning.evaluating import evaluate_again
 
-    version, comparison, verdict = evaluate_again(request.config, request.engine(), watch, request.version, request.name)
+    version, comparison, verdict = evaluate_again(
+        request.config, request.engine(), watch, request.version, request.name
+    )
     watch.tell(Finished("done", f"{version.tag}: {verdict}", version.tag, seconds=watch.seconds))
     scores = [asdict(score) for score in comparison.scores()]
     return {
@@ -154,11 +140,12 @@ def _compare(request: CompareRequest, watch: Watch) -> Result:
     config, engine, answers = request.config, request.engine(), []
     tags = chosen_tags(engine, Registry(), config.tuned_name(), base_of(config, engine).tag, request.models)
     total = len(tags) * len(request.prompts)
+    limit = ChatOptions(max_tokens=request.max_tokens, default_max_tokens=config.chat.max_tokens)
     with watch.stage("Comparing"):
         for tag in tags:  # model after model: each is loaded once
             for prompt in request.prompts:
                 pieces = []
-                for chunk in engine.chat(tag, [Message(role="user", content=prompt)], ChatOptions(max_tokens=request.max_tokens)):
+                for chunk in engine.chat(tag, [Message(role="user", content=prompt)], limit):
                     watch.stop_if_asked()
                     pieces.append(chunk.text)
                 answers.append({"tag": tag, "prompt": prompt, "answer": "".join(pieces)})
@@ -170,24 +157,31 @@ def _compare(request: CompareRequest, watch: Watch) -> Result:
 
 
 class ImportRequest(JobRequest):
-    """`upload`: the id of a finished upload; `places`: files and folders of this machine instead, or "hf:owner/name"."""
+    """`upload`: the id of a finished upload; `places`: files and folders of this machine instead,
+    or "hf:owner/name".
+    """
 
     LOCAL: ClassVar[frozenset[str]] = JobRequest.LOCAL | {"places"}
 
     upload: Annotated[str, Field(max_length=100)] | None = None
     places: tuple[str, ...] = ()
-    format: Annotated[str, Field(max_length=300)] = ""  # a name of the importers' table, found by itself when empty; or module:function
+    # a name of the importers' table, found by itself when empty; or module:function
+    format: Annotated[str, Field(max_length=300)] = ""
     me: Annotated[str, Field(max_length=300)] = ""  # whose messages are the answers, in a chat among people
     licence: Annotated[str, Field(max_length=1000)] = ""
     source: Annotated[str, Field(max_length=300)] = ""  # what it is called in the log; the file's name when empty
     branches: Literal["best", "all"] = "best"
+    # a model of the engine, which is asked of each answer made of a document, too
+    judge: Annotated[str, Field(max_length=300)] = ""
 
     @model_validator(mode="after")
     def _has_one_source(self) -> "ImportRequest":
         if bool(self.upload) == bool(self.places):
             raise ValueError("name an upload, or files and folders as places: one of the two")
         if self.upload and ":" in self.format:
-            raise ValueError("format: a module:function is code, and reads no upload: name a format, or none to have it found")
+            raise ValueError(
+                "format: a module:function is code, and reads no upload: name a format, or none to have it found"
+            )
         return self
 
     def wanted(self) -> "Wanted":
@@ -203,11 +197,14 @@ def import_asked(request: ImportRequest, watch: Watch) -> "Report":
     from fine_tuning.data_collection import uploads
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
     from fine_tuning.data_collection.importers.importing import import_files, new_id
+    from fine_tuning.jobs.document_judge import judge_with
 
     id, places, wanted = new_id(), list(request.places), request.wanted()
     if request.upload:
         upload = uploads.get(request.upload).noting_import(id)
         places, wanted = [str(upload.content)], replace(wanted, source=wanted.source or upload.name)
+    if request.judge:
+        wanted = replace(wanted, judge=judge_with(request.engine(), request.judge))
     report = import_files(ConversationLogger(request.config.log_path), places, wanted, watch, id)
     back = f"; byoai import --undo {report.id} takes them back" if report.added else ""
     watch.tell(Finished("done", f"{report.added} of {report.turns} turns added{back}", seconds=watch.seconds))
@@ -218,7 +215,70 @@ def _import(request: ImportRequest, watch: Watch) -> Result:
     report = import_asked(request, watch)
     counts = ("id", "conversations", "unanswered", "turns", "added", "known", "set_aside", "unread_count")
     faults = [asdict(fault) for fault in report.faults]
-    return {**{name: getattr(report, name) for name in counts}, "formats": dict(report.formats), "faults": faults, "unread": report.unread}
+    return {
+        **{name: getattr(report, name) for name in counts},
+        "formats": dict(report.formats),
+        "faults": faults,
+        "unread": report.unread,
+    }
+
+
+class UndoImportRequest(JobRequest):
+    """`import_id`: of an import that is in the log."""
+
+    import_id: Annotated[str, Field(min_length=1, max_length=100)]
+
+
+def _undo_import(request: UndoImportRequest, watch: Watch) -> Result:
+    from fine_tuning.data_collection.conversation_logger import ConversationLogger
+    from fine_tuning.data_collection.importers.importing import undo
+
+    with watch.stage("Taking an import back"):
+        taken = undo(ConversationLogger(request.config.log_path), request.import_id)
+    watch.tell(Finished("done", f"{taken} turns taken back", seconds=watch.seconds))
+    return {"id": request.import_id, "taken_back": taken}
+
+
+# Look through the log; find what is worth a person's time
+
+
+class SurveyRequest(JobRequest):
+    """What of the log would be learned, turn by turn."""
+
+
+def _survey(request: SurveyRequest, watch: Watch) -> Result:
+    from fine_tuning.survey import look_through
+
+    try:
+        engine = request.engine()
+    except EngineError as error:  # only the tokens are counted with it
+        watch.note(f"tokens are not counted: {error}")
+        engine = None
+    facts = look_through(request.config, engine, watch).facts
+    watch.tell(
+        Finished("done", f"{facts['kept_turns']} of {facts['turns']} turns would be learned", seconds=watch.seconds)
+    )
+    return facts
+
+
+class ReviewRequest(JobRequest):
+    count: Annotated[int, Field(ge=1, le=100)] = 20
+
+
+def _review(request: ReviewRequest, watch: Watch) -> Result:
+    from fine_tuning.data_collection.conversation_logger import ConversationLogger
+    from fine_tuning.review import of_log
+
+    with watch.stage("Reading the newest answers with both models"):
+        turns = ConversationLogger(request.config.log_path).turns()
+        found = of_log(request.config, request.engine(), turns, request.count, watch) if turns else []
+    watch.tell(Finished("done", f"{len(found)} answer(s) are worth a look", seconds=watch.seconds))
+    return {
+        "items": [
+            {"turn": each.turn.id, "surprise": each.surprise, "shift": each.shift, "alike": list(each.alike)}
+            for each in found
+        ]
+    }
 
 
 # Prepare a dataset of one's own
@@ -261,7 +321,9 @@ def _forget(request: ForgetRequest, watch: Watch) -> Result:
     config, engine = request.config, request.engine()
     case = examine(config, engine, *request.turns)
     done = forget(config, engine, watch, case, teach_again=request.teach_again, now=request.now)
-    told = done.unfinished or f"{len(case.turns)} turn(s) forgotten" + (f"; {', '.join(done.retired)} removed" if done.retired else "")
+    told = done.unfinished or f"{len(case.turns)} turn(s) forgotten" + (
+        f"; {', '.join(done.retired)} removed" if done.retired else ""
+    )
     watch.tell(Finished("done", told, done.version, seconds=watch.seconds))
     return {
         "turns": len(case.turns),
@@ -282,7 +344,9 @@ def _pull(request: PullRequest, watch: Watch) -> Result:
 
     engine = request.engine()
     if not isinstance(engine, OllamaEngine):
-        raise ConfigError("no Ollama answers, and the embedded engine has nothing to pull models with: start Ollama, and try again")
+        raise ConfigError(
+            "no Ollama answers, and the embedded engine has nothing to pull models with: start Ollama, and try again"
+        )
     with watch.stage(f"Pulling {request.model}"):
         status, shown = "", -1
         for part in engine.pull(request.model):
@@ -290,7 +354,8 @@ def _pull(request: PullRequest, watch: Watch) -> Result:
             if part.status != status:
                 status, shown = part.status, -1
                 watch.note(status)
-            if part.total and (percent := 100 * part.done // part.total) != shown:  # Ollama tells it many times a second
+            # Ollama tells it many times a second
+            if part.total and (percent := 100 * part.done // part.total) != shown:
                 shown = percent
                 watch.count(part.done, part.total, "bytes")
     watch.tell(Finished("done", f"{request.model} is there", request.model, seconds=watch.seconds))
@@ -300,18 +365,25 @@ def _pull(request: PullRequest, watch: Watch) -> Result:
 KINDS: dict[str, Kind] = {
     "retrain": Kind(RetrainRequest, _retrain),
     "train": Kind(TrainRequest, _retrain),
+    "plan": Kind(PlanRequest, _plan, heavy=False),
     "sweep": Kind(SweepRequest, _sweep),
     "evaluate": Kind(EvaluateRequest, _evaluate),
+    **VERSION_KINDS,
     "compare": Kind(CompareRequest, _compare),
     "forget": Kind(ForgetRequest, _forget),
     "import": Kind(ImportRequest, _import, heavy=False),
+    "undo_import": Kind(UndoImportRequest, _undo_import, heavy=False),
+    "survey": Kind(SurveyRequest, _survey, heavy=False),
+    "review": Kind(ReviewRequest, _review),
     "prepare": Kind(PrepareRequest, _prepare, heavy=False),
     "pull": Kind(PullRequest, _pull, heavy=False),
 }
 
 
-def read_request(kind: str, request: Mapping[str, Any]) -> JobRequest:
-    """Return what a job is asked, with its defaults. ConfigError for an unknown kind, or with all faults of the request."""
+def read_request(kind: str, request: Mapping[str, object]) -> JobRequest:
+    """Return what a job is asked, with its defaults. ConfigError for an unknown kind, or with all
+    faults of the request.
+    """
     if kind not in KINDS:
         raise ConfigError(f"there is no job of the kind {kind[:40]!r}: choose one of {', '.join(KINDS)}")
     try:

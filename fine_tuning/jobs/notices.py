@@ -1,7 +1,8 @@
 """Notices: tell a command or a URL that a job has ended, as `notify:` in the settings of that job says.
 
-Whoever notes a job's end calls `send`, once. That starts `python -m fine_tuning.jobs.notices`, which delivers the notice: neither the job
-nor whoever looks at the table waits for it, and a worker may end meanwhile. What cannot be delivered is a line in the job's log.
+Whoever notes a job's end calls `send`, once. That starts `python -m fine_tuning.jobs.notices`,
+which delivers the notice: neither the job nor whoever looks at the table waits for it, and a worker
+may end meanwhile. What cannot be delivered is a line in the job's log.
 """
 
 import contextlib
@@ -84,10 +85,11 @@ def deliver(notify: Notify, notice: Notice) -> list[str]:
 
 
 def run(command: Sequence[str], notice: Notice) -> None:
-    """Run a program with its arguments, without a shell. NotDelivered if it cannot be started, fails, or takes too long.
+    """Run a program with its arguments, without a shell. NotDelivered if it cannot be started,
+    fails, or takes too long.
 
-    In the arguments {job}, {kind}, {state} and {reason} are replaced; its environment holds BYOAI_JOB, BYOAI_KIND, BYOAI_STATE and
-    BYOAI_REASON.
+    In the arguments {job}, {kind}, {state} and {reason} are replaced; its environment holds
+    BYOAI_JOB, BYOAI_KIND, BYOAI_STATE and BYOAI_REASON.
     """
     if not command:
         return
@@ -96,7 +98,9 @@ def run(command: Sequence[str], notice: Notice) -> None:
     with tempfile.NamedTemporaryFile() as said:
         try:
             program = [command[0], *(_filled(argument, facts) for argument in command[1:])]
-            child = subprocess.Popen(program, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True, env=environment)
+            child = subprocess.Popen(
+                program, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True, env=environment
+            )
         except OSError as error:
             raise NotDelivered(f"the command {command[0]} could not be started: {error.strerror or error}") from error
         try:
@@ -105,14 +109,18 @@ def run(command: Sequence[str], notice: Notice) -> None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
-            raise NotDelivered(f"the command {command[0]} was ended: it took longer than {_PATIENCE:g} seconds") from error
+            raise NotDelivered(
+                f"the command {command[0]} was ended: it took longer than {_PATIENCE:g} seconds"
+            ) from error
         if code:
             line = last_line(Path(said.name))
             raise NotDelivered(f"the command {command[0]} ended with exit code {code}{f': {line}' if line else ''}")
 
 
 def _filled(argument: str, facts: dict[str, str]) -> str:
-    """Return an argument with the facts in it. One that would begin with a dash by that is no option: a space stands before it."""
+    """Return an argument with the facts in it. One that would begin with a dash by that is no
+    option: a space stands before it.
+    """
     filled = re.sub(r"\{(job|kind|state|reason)\}", lambda found: facts[found[1]], argument)
     return f" {filled}" if filled.startswith("-") and not argument.startswith("-") else filled
 
@@ -121,7 +129,8 @@ def _filled(argument: str, facts: dict[str, str]) -> str:
 
 
 def post(notify: Notify, notice: Notice) -> None:
-    """Send the notice as JSON to the URL. NotDelivered unless it is answered with success, in time, by an address that is allowed.
+    """Send the notice as JSON to the URL. NotDelivered unless it is answered with success, in time,
+    by an address that is allowed.
 
     No redirect is followed and no proxy used: the answer comes from the host that the settings name.
     """
@@ -135,7 +144,8 @@ def post(notify: Notify, notice: Notice) -> None:
         except NotDelivered as fault:
             faults.append(str(fault))
 
-    thread = threading.Thread(target=work, daemon=True)  # a look-up of a name knows no time-out, and a slow answer has many
+    # a look-up of a name knows no time-out, and a slow answer has many
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(_ANSWER)
     if thread.is_alive():
@@ -154,22 +164,31 @@ def _post(notify: Notify, notice: Notice) -> None:
         with _connected(host, port, notify.allow_hosts) as link, contextlib.closing(kind(host, port)) as connection:
             connection.sock = ssl.create_default_context().wrap_socket(link, server_hostname=host) if secure else link
             body = json.dumps(asdict(notice)).encode()
-            connection.request("POST", target, body, {"Content-Type": "application/json", "User-Agent": "byoai", "Connection": "close"})
+            connection.request(
+                "POST", target, body, {"Content-Type": "application/json", "User-Agent": "byoai", "Connection": "close"}
+            )
             status = connection.getresponse().status
     except OSError as error:
         raise NotDelivered(f"{host} cannot be reached: {error.strerror or error}") from error
     except http.client.HTTPException as error:
         raise NotDelivered(f"{host} gave no answer in HTTP ({type(error).__name__})") from error
     if not 200 <= status < 300:
-        raise NotDelivered(f"{host} answered with status {status}{'; redirects are not followed' if 300 <= status < 400 else ''}")
+        raise NotDelivered(
+            f"{host} answered with status {status}{'; redirects are not followed' if 300 <= status < 400 else ''}"
+        )
 
 
 def _connected(host: str, port: int, allowed: Sequence[str]) -> socket.socket:
-    """Return a connection to an address of a host that is allowed: to that very address, so that no second look-up can give another."""
+    """Return a connection to an address of a host that is allowed: to that very address, so that no
+    second look-up can give another.
+    """
     found = [str(place[0]) for *_, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     addresses = [address for address in found if may_be_called(host, address, allowed)]
     if not addresses:
-        raise NotDelivered(f"{host} leads to {found[0]}, which is not a public address: if it is meant, list it in notify.allow_hosts, too")
+        raise NotDelivered(
+            f"{host} leads to {found[0]}, which is not a public address: if it is meant, list it in "
+            "notify.allow_hosts, too"
+        )
     fault: OSError | None = None
     for address in addresses:
         try:
@@ -183,7 +202,8 @@ def _connected(host: str, port: int, allowed: Sequence[str]) -> socket.socket:
 
 
 def may_be_called(host: str, address: str, allowed: Sequence[str]) -> bool:
-    """Return whether an address that a host's name leads to may be called: a public one, or one that is itself on the list.
+    """Return whether an address that a host's name leads to may be called: a public one, or one
+    that is itself on the list.
 
     `localhost` on the list stands for the loopback addresses.
     """
@@ -193,7 +213,12 @@ def may_be_called(host: str, address: str, allowed: Sequence[str]) -> bool:
     while (inner := _inner(found)) is not None:
         found = inner
     public = found.is_global and not found.is_multicast
-    return public or str(found) in allowed or address in allowed or (found.is_loopback and host == "localhost" and host in allowed)
+    return (
+        public
+        or str(found) in allowed
+        or address in allowed
+        or (found.is_loopback and host == "localhost" and host in allowed)
+    )
 
 
 def _inner(address: Address) -> Address | None:

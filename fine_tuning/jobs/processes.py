@@ -1,7 +1,8 @@
 """The processes of jobs: begun in a session of their own, told from strangers, and ended whole.
 
-A worker and all that it starts carry the job's mark in their environment. By it they are found again when the worker is gone, also those
-that left its process group; a process that merely got the worker's number carries no such mark, and is left alone.
+A worker and all that it starts carry the job's mark in their environment. By it they are found
+again when the worker is gone, also those that left its process group; a process that merely got the
+worker's number carries no such mark, and is left alone.
 """
 
 import contextlib
@@ -82,7 +83,8 @@ def _told(pid: int) -> Process:
 
 
 def begin_aside(job: Job, module: str, told: object) -> None:
-    """Start a small program that is done with a job when that has ended: it is no part of the job, and outlives whoever starts it.
+    """Start a small program that is done with a job when that has ended: it is no part of the job,
+    and outlives whoever starts it.
 
     It reads `told` as JSON from stdin; what it says goes into the job's log. OSError if it cannot be started.
     """
@@ -91,7 +93,13 @@ def begin_aside(job: Job, module: str, told: object) -> None:
     with os.fdopen(os.open(job.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as log:
         program = [sys.executable, "-W", "ignore", "-m", module]
         child = subprocess.Popen(
-            program, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, cwd=paths.REPOSITORY, env=environment
+            program,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=paths.REPOSITORY,
+            env=environment,
         )
     _children[child.pid] = child
     if child.stdin is not None:
@@ -100,11 +108,16 @@ def begin_aside(job: Job, module: str, told: object) -> None:
 
 
 def exit_code(process: Process) -> int | None:
-    """Return how a worker ended that this process began (negative: the signal); None if it lives, or is not known here."""
+    """Return how a worker ended that this process began (negative: the signal); None if it is not known here.
+
+    Call it when the worker is known to end. It waits a moment: a process counts as gone when its
+    first thread is, but the system tells its exit code only when the last one is, and it may write
+    a core file in between.
+    """
     child = _children.get(process.pid)
-    if child is None or child.poll() is None:
-        return None
-    return child.returncode
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return child.wait(_PATIENCE) if child else None
+    return None
 
 
 def bury(kept: Collection[int]) -> None:
@@ -126,10 +139,12 @@ def kill(job: Job) -> None:
     if job.here:
         return
     if job.process and job.process.pid != os.getpid() and is_alive(job.process, job.mark):
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # the whole group at once; its number is the living leader's
+        # the whole group at once; its number is the living leader's
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(job.process.pid, signal.SIGKILL)
     deadline = time.monotonic() + _PATIENCE
-    while (found := marked(job.mark)) and time.monotonic() < deadline:  # one may start another while they are looked for
+    # one may start another while they are looked for
+    while (found := marked(job.mark)) and time.monotonic() < deadline:
         for process in found:
             with contextlib.suppress(psutil.Error):
                 process.kill()

@@ -2,12 +2,28 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from pathlib import Path
 
-from fine_tuning.events import Count, Event, Finished, Note, Planned, RunOpened, Stage, Step, read_events
+from fine_tuning import paths
+from fine_tuning.events import Count, Event, Finished, Note, Planned, RunOpened, Stage, Step, Trial, read_events
 from fine_tuning.jobs.store import Job
 
-_FACTS = ("id", "kind", "state", "priority", "attempt", "detached", "origin", "created", "begun", "ended", "exit_code", "reason", "run")
+_FACTS = (
+    "id",
+    "kind",
+    "state",
+    "priority",
+    "attempt",
+    "detached",
+    "origin",
+    "created",
+    "begun",
+    "ended",
+    "exit_code",
+    "reason",
+    "run",
+)
 
 # Where in a retrain a stage begins, as a share of the whole; of other work only the current stage's own share is known.
 _BEGINS = {
@@ -36,6 +52,7 @@ class Progress:
     notes: tuple[str, ...] = ()
     run: str = ""
     finished: Finished | None = None
+    trials: tuple[Trial, ...] = ()  # of a search for settings
 
     @property
     def share(self) -> float:
@@ -55,6 +72,7 @@ def progress_of(events: Iterable[Event]) -> Progress:
     stage, done, total, run, finished = "", 0, 0, "", None
     steps: dict[tuple[str, int], Step] = {}
     notes: list[str] = []
+    trials: dict[int, Trial] = {}
     facts: tuple[tuple[str, str], ...] = ()
     for event in events:
         match event:
@@ -66,6 +84,8 @@ def progress_of(events: Iterable[Event]) -> Progress:
                 steps.pop((event.part, event.step), None)
                 steps[event.part, event.step] = event
                 done, total = event.step, event.steps
+            case Trial():
+                trials[event.number] = event
             case Note(text):
                 notes.append(text)
             case Planned(found):
@@ -74,20 +94,32 @@ def progress_of(events: Iterable[Event]) -> Progress:
                 run = folder
             case Finished():
                 finished = event
-    return Progress(stage, done, total, tuple(steps.values()), facts, tuple(notes), run, finished)
+    return Progress(
+        stage, done, total, tuple(steps.values()), facts, tuple(notes), run, finished, tuple(trials.values())
+    )
+
+
+def progress_of_job(job: Job) -> Progress:
+    """Return what a job told so far; its file is read once, however often that is asked for."""
+    return _read(job.events, paths.stamp(job.events))
+
+
+@lru_cache(maxsize=16)
+def _read(file: Path, stamp: tuple[int, int, int]) -> Progress:
+    return progress_of(event for _, event in read_events(file))
 
 
 def _begins(stage: str) -> float | None:
     return next((share for title, share in _BEGINS.items() if stage.startswith(title)), None)
 
 
-def facts(job: Job) -> dict[str, Any]:
+def facts(job: Job) -> dict[str, object]:
     """Return a job as JSON has it."""
     pid = job.process.pid if job.process and job.active else None
     return {**{name: getattr(job, name) for name in _FACTS}, "pid": pid}
 
 
-def record(job: Job) -> dict[str, Any]:
+def record(job: Job) -> dict[str, object]:
     """Return a job with how far it is, for which its events are read."""
     events = read_events(job.events)
     progress = progress_of(event for _, event in events)

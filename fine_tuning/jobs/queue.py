@@ -1,7 +1,8 @@
 """The queue: begins jobs in their turn, keeps the table true, and stops, resumes and retries them.
 
-Nothing here must run all the time. A server calls `Queue.run` in a thread; where there is none, whoever asks for a job, or looks at the
-table, does one round of the same (`Queue.tend`), and so does a worker when it ends.
+Nothing here must run all the time. A server calls `Queue.run` in a thread; where there is none,
+whoever asks for a job, or looks at the table, does one round of the same (`Queue.tend`), and so
+does a worker when it ends.
 """
 
 import math
@@ -17,7 +18,7 @@ from typing import Any
 import psutil
 
 from fine_tuning import paths
-from fine_tuning.errors import ByoaiError, ConfigError
+from fine_tuning.errors import ByoaiError, WrongState
 from fine_tuning.jobs import notices, processes, store, tracking
 from fine_tuning.jobs.joblog import last_line, mask
 from fine_tuning.jobs.kinds import KINDS, read_request
@@ -51,8 +52,8 @@ class Queue:
     ) -> Job:
         """Ask for a job; it begins now or in its turn. Asked twice with one `id`, it is one job.
 
-        `detached`: it goes on when the process ends that began it. `origin`: who asks; default: how this program was called.
-        ConfigError for an unknown kind, or a request that is none.
+        `detached`: it goes on when the process ends that began it. `origin`: who asks; default: how
+        this program was called. ConfigError for an unknown kind, or a request that is none.
         """
         record = read_request(kind, request or {}).record()
         job = store.add(
@@ -87,9 +88,11 @@ class Queue:
         return store.find(states, kinds, limit, before)
 
     def cancel(self, id: str, *, discard: bool = False, grace: float = GRACE) -> Job:
-        """Ask a job to stop. It is killed with all that it started if it has not stopped by itself after `grace` seconds.
+        """Ask a job to stop. It is killed with all that it started if it has not stopped by itself
+        after `grace` seconds.
 
-        `discard`: what it made so far goes; else the next one goes on from there. One that a program does by itself is only asked.
+        `discard`: what it made so far goes; else the next one goes on from there. One that a
+        program does by itself is only asked.
         """
         job = store.ask_to_stop(id, grace, discard=discard)
         if job.active:
@@ -108,8 +111,14 @@ class Queue:
         """Ask for the same once more, as another job."""
         job = self.get(id)
         if not job.over:
-            raise ConfigError(f"the job {id} is {job.state}: it can be tried again when it is over")
+            raise WrongState(f"the job {id} is {job.state}: it can be tried again when it is over")
         return self.submit(job.kind, job.request, id=new_id, priority=job.priority, detached=detached, retry_of=id)
+
+    def remove(self, id: str) -> None:
+        """Remove a job that is over, and its folder; what it made stays. Busy for one that is not over."""
+        self.get(id)
+        store.remove(id)
+        shutil.rmtree(store.folder_of(id), ignore_errors=True)
 
     def wait(self, id: str, seconds: float | None = None) -> Job:
         """Return a job when it is over and nothing of it runs any more, or as it stands after so many seconds."""
@@ -138,7 +147,9 @@ class Queue:
         settle()
         if not store.find((State.QUEUED,), limit=1):  # to look takes no lock
             return
-        while (job := store.claim(processes.this_process(), self._heavy, self._light, detached_only=not all)) is not None:
+        while (
+            job := store.claim(processes.this_process(), self._heavy, self._light, detached_only=not all)
+        ) is not None:
             try:
                 process = processes.begin(job, self._program)
             except OSError as error:
@@ -176,9 +187,11 @@ def _end_gone(job: Job) -> None:
 
 
 def end(job: Job, state: State, reason: str, code: int | None) -> bool:
-    """Note how this attempt of a job ended, and do what follows from it. False if that was noted before: then it was done, too.
+    """Note how this attempt of a job ended, and do what follows from it. False if that was noted
+    before: then it was done, too.
 
-    What a cancelled one made is removed, if that was asked for; notices are sent and the run's figures tracked, by programs of their own.
+    What a cancelled one made is removed, if that was asked for; notices are sent and the run's
+    figures tracked, by programs of their own.
     """
     if not store.finish(job, state, reason, code):
         return False
@@ -192,7 +205,10 @@ def end(job: Job, state: State, reason: str, code: int | None) -> bool:
 
 def _ended(job: Job, code: int | None) -> tuple[State, str]:
     if job.state == State.CANCELLING:
-        return State.CANCELLED, "it did not stop by itself, and was ended" if job.kill_at and time.time() > job.kill_at else "cancelled"
+        return (
+            State.CANCELLED,
+            "it did not stop by itself, and was ended" if job.kill_at and time.time() > job.kill_at else "cancelled",
+        )
     if code is not None and code > 0:
         return State.FAILED, mask(last_line(job.log)) or f"its process ended with exit code {code}, and said nothing"
     if code is not None and code < 0 and -code not in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -201,12 +217,22 @@ def _ended(job: Job, code: int | None) -> tuple[State, str]:
 
 
 def discard(job: Job) -> None:
-    """Remove what a cancelled job made, if that was asked for: its run, unless that is finished."""
+    """Remove what a cancelled job made, if that was asked for: its run, unless that is finished; of
+    a sweep its study, unless another job has a share in it.
+    """
     if not job.discard or not job.run:
         return
     folder = paths.within_home(Path(job.run))
-    if folder.is_dir() and not folder.is_symlink() and not Run(folder).finished and Run(folder).inputs.exists():
+    if not folder.is_dir() or folder.is_symlink():
+        return
+    is_run = not Run(folder).finished and Run(folder).inputs.exists()
+    if is_run or (is_study(folder) and not store.sharing(job)):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_study(folder: Path) -> bool:
+    """Return whether a folder is a sweep's: the study with its trials."""
+    return folder.parent == paths.sweeps_dir()
 
 
 def remove_old() -> None:

@@ -13,13 +13,16 @@ from fine_tuning.jobs.queue import Queue
 from fine_tuning.jobs.store import Job
 from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.planning import new_turns
+from fine_tuning.profiles import for_documents
 
 ORIGIN = "schedule"
 _LOOK = 60.0  # seconds between two looks
 
 
 def window(schedule: Schedule, now: datetime) -> tuple[datetime, datetime] | None:
-    """Return the beginning and the end of the hours that `now` lies in; None outside of them. Equal hours: the whole day."""
+    """Return the beginning and the end of the hours that `now` lies in; None outside of them. Equal
+    hours: the whole day.
+    """
     first, last = schedule.hours
     for begin in (now - timedelta(days=1), now):
         start = begin.replace(hour=first, minute=0, second=0, microsecond=0)
@@ -60,7 +63,11 @@ def look(config: FineTuningConfig, queue: Queue, now: datetime | None = None) ->
     """Begin a retrain if the rule says so, and return it."""
     if why_not(config, queue, now):
         return None
-    request = {"config": config.model_dump(mode="json"), "auto": True, "if_new": config.schedule.new_turns}
+    request = {
+        "config": for_documents(config).model_dump(mode="json"),
+        "auto": True,
+        "if_new": config.schedule.new_turns,
+    }
     return queue.submit("retrain", request, priority=-1, detached=False, origin=ORIGIN)
 
 
@@ -69,5 +76,6 @@ def run(ended: threading.Event, queue: Queue, settings: Callable[[], FineTuningC
     while not ended.wait(_LOOK):
         try:
             look(settings(), queue)
-        except (ByoaiError, OSError, psutil.Error):  # the settings are being changed, or the disk is full: it is looked again
+        # the settings are being changed, or the disk is full: it is looked again
+        except (ByoaiError, OSError, psutil.Error):
             continue

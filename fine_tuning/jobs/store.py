@@ -1,7 +1,8 @@
 """The table of jobs in data/state.db: what was asked for, how it stands, and which process does it.
 
-Every function opens a connection of its own and changes one job in one transaction, so that any number of processes can use the table.
-What a change depends on (the state, the attempt) is part of the change itself: of two processes that want the same, one gets it.
+Every function opens a connection of its own and changes one job in one transaction, so that any
+number of processes can use the table. What a change depends on (the state, the attempt) is part of
+the change itself: of two processes that want the same, one gets it.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fine_tuning import paths, state
-from fine_tuning.errors import ByoaiError, ConfigError, JobNotFound
+from fine_tuning.errors import Busy, ByoaiError, ConfigError, JobNotFound, WrongState
 
 
 class State(StrEnum):
@@ -106,7 +107,9 @@ def folder_of(id: str) -> Path:
 
 
 def mark_of(id: str, attempt: int) -> str:
-    """Return what tells the processes of an attempt from all others, also from those of another data folder's job of this id."""
+    """Return what tells the processes of an attempt from all others, also from those of another
+    data folder's job of this id.
+    """
     folder = hashlib.sha256(os.fsencode(paths.real(paths.home()))).hexdigest()[:12]
     return f"{id}:{attempt}:{folder}"
 
@@ -125,10 +128,15 @@ def get(id: str) -> Job:
 
 
 def find(
-    states: Collection[State] | None = None, kinds: Collection[str] | None = None, limit: int = 100, before: float | None = None
+    states: Collection[State] | None = None,
+    kinds: Collection[str] | None = None,
+    limit: int = 100,
+    before: float | None = None,
 ) -> list[Job]:
-    """Return jobs in these states and of these kinds (None: all), newest first; those made `before` a time, to go through them by pages."""
-    wanted: list[tuple[str, Collection[Any]]] = []
+    """Return jobs in these states and of these kinds (None: all), newest first; those made `before`
+    a time, to go through them by pages.
+    """
+    wanted: list[tuple[str, Collection[object]]] = []
     if states is not None:
         wanted.append((f"state IN ({_marks(states)})", states))
     if kinds is not None:
@@ -138,8 +146,17 @@ def find(
     where = " AND ".join(condition for condition, _ in wanted) or "1"
     values = [value for _, given in wanted for value in given]
     with state.connect() as connection:
-        rows = connection.execute(f"SELECT * FROM jobs WHERE {where} ORDER BY created DESC, rowid DESC LIMIT ?", [*values, limit])
+        rows = connection.execute(
+            f"SELECT * FROM jobs WHERE {where} ORDER BY created DESC, rowid DESC LIMIT ?", [*values, limit]
+        )
         return [_job(row) for row in rows]
+
+
+def sharing(job: Job) -> bool:
+    """Return whether another job has the same run: it goes on with it, or did a part of it."""
+    query = "SELECT 1 FROM jobs WHERE run = ? AND id != ? LIMIT 1"
+    with state.connect() as connection:
+        return connection.execute(query, (job.run, job.id)).fetchone() is not None
 
 
 # Write
@@ -147,7 +164,7 @@ def find(
 
 def add(
     kind: str,
-    request: dict[str, Any],
+    request: dict[str, object],
     *,
     id: str | None = None,
     priority: int = 0,
@@ -157,8 +174,10 @@ def add(
     retry_of: str = "",
     here: Process | None = None,
 ) -> Job:
-    """Enter a job as queued, or as running in the process `here`. Where `id` is there already with the same request, return that one:
-    who lost the reply may ask again. ConfigError if it is another request's."""
+    """Enter a job as queued, or as running in the process `here`. Where `id` is there already with
+    the same request, return that one: who lost the reply may ask again. ConfigError if it is
+    another request's.
+    """
     id = paths.safe_name(id) if id else new_id()
     told = json.dumps(request, ensure_ascii=False, sort_keys=True)
     now = time.time()
@@ -181,15 +200,23 @@ def add(
         if found is not None and (found["kind"], found["request"]) != (kind, told):
             raise ConfigError(f"the job {id} was asked for already, with another request: take a new id")
         if found is None:
-            connection.execute(f"INSERT INTO jobs ({', '.join(values)}) VALUES ({_marks(values)})", list(values.values()))
+            connection.execute(
+                f"INSERT INTO jobs ({', '.join(values)}) VALUES ({_marks(values)})", list(values.values())
+            )
         return _get(connection, id)
 
 
 def claim(owner: Process, heavy: int, light: int, *, detached_only: bool = False) -> Job | None:
-    """Take the next queued job for `owner` to begin, if fewer than `heavy` heavy ones (`light` others) run; None if none may begin."""
+    """Take the next queued job for `owner` to begin, if fewer than `heavy` heavy ones (`light`
+    others) run; None if none may begin.
+    """
     with state.connect() as connection, state.transaction(connection):
         running = f"SELECT count(*) FROM jobs WHERE state IN ({_marks(ACTIVE)}) AND heavy = ?"
-        room = [weight for weight, most in ((1, heavy), (0, light)) if connection.execute(running, [*ACTIVE, weight]).fetchone()[0] < most]
+        room = [
+            weight
+            for weight, most in ((1, heavy), (0, light))
+            if connection.execute(running, [*ACTIVE, weight]).fetchone()[0] < most
+        ]
         row = connection.execute(
             f"SELECT id FROM jobs WHERE state = ? AND heavy IN ({_marks(room)}) AND detached >= ? "
             "ORDER BY priority DESC, created, rowid LIMIT 1",
@@ -208,7 +235,8 @@ def claim(owner: Process, heavy: int, light: int, *, detached_only: bool = False
 def enter(job: Job, process: Process) -> bool:
     """Note which process does a job that was claimed. False if it is no longer this attempt's to do."""
     return _change(
-        "UPDATE jobs SET pid = ?, started = ? WHERE id = ? AND attempt = ? AND state IN (?, ?) AND (pid IS NULL OR pid = ?)",
+        "UPDATE jobs SET pid = ?, started = ? WHERE id = ? AND attempt = ? AND state IN (?, ?) AND (pid IS NULL OR "
+        "pid = ?)",
         (process.pid, process.started, job.id, job.attempt, *ACTIVE, process.pid),
     )
 
@@ -225,7 +253,9 @@ def give_back(job: Job) -> bool:
 def beat(job: Job) -> Job:
     """Note that a job is being done; return it as it stands now."""
     with state.connect() as connection:
-        connection.execute("UPDATE jobs SET heartbeat = ? WHERE id = ? AND attempt = ?", (time.time(), job.id, job.attempt))
+        connection.execute(
+            "UPDATE jobs SET heartbeat = ? WHERE id = ? AND attempt = ?", (time.time(), job.id, job.attempt)
+        )
         return _get(connection, job.id)
 
 
@@ -234,7 +264,8 @@ def set_run(job: Job, run: str) -> None:
 
 
 def ask_to_stop(id: str, kill_after: float, *, discard: bool = False) -> Job:
-    """Ask a job to stop: one that is queued is cancelled at once, one that runs is cancelling. One that is over stays as it is.
+    """Ask a job to stop: one that is queued is cancelled at once, one that runs is cancelling. One
+    that is over stays as it is.
 
     `kill_after`: seconds. Asked again, it is killed at the earlier time.
     """
@@ -243,11 +274,14 @@ def ask_to_stop(id: str, kill_after: float, *, discard: bool = False) -> Job:
         now = time.time()
         if job.state == State.QUEUED:
             told = "cancelled before it began"
-            connection.execute("UPDATE jobs SET state = ?, ended = ?, reason = ? WHERE id = ?", (State.CANCELLED, now, told, id))
+            connection.execute(
+                "UPDATE jobs SET state = ?, ended = ?, reason = ? WHERE id = ?", (State.CANCELLED, now, told, id)
+            )
         elif job.active:
             kill_at = min(now + kill_after, job.kill_at or now + kill_after)
             connection.execute(
-                "UPDATE jobs SET state = ?, kill_at = ?, discard = max(discard, ?) WHERE id = ?", (State.CANCELLING, kill_at, discard, id)
+                "UPDATE jobs SET state = ?, kill_at = ?, discard = max(discard, ?) WHERE id = ?",
+                (State.CANCELLING, kill_at, discard, id),
             )
         return _get(connection, id)
 
@@ -255,39 +289,60 @@ def ask_to_stop(id: str, kill_after: float, *, discard: bool = False) -> Job:
 def finish(job: Job, ended: State, reason: str, exit_code: int | None = None) -> bool:
     """Note how this attempt of a job ended. False if that was noted before."""
     return _change(
-        "UPDATE jobs SET state = ?, reason = ?, exit_code = ?, ended = ?, kill_at = NULL WHERE id = ? AND attempt = ? AND state IN (?, ?)",
+        "UPDATE jobs SET state = ?, reason = ?, exit_code = ?, ended = ?, kill_at = NULL WHERE id = ? AND attempt = "
+        "? AND state IN (?, ?)",
         (ended, reason, exit_code, time.time(), job.id, job.attempt, *ACTIVE),
     )
 
 
 def requeue(id: str, *, detached: bool) -> Job:
-    """Queue a job again that ended without being completed: its next attempt. ConfigError for one that is not over, or is completed."""
+    """Queue a job again that ended without being completed: its next attempt. WrongState for one
+    that is not over, or is completed.
+    """
     with state.connect() as connection, state.transaction(connection):
         job = _get(connection, id)
         if job.state not in (State.CANCELLED, State.FAILED, State.INTERRUPTED):
-            raise ConfigError(f"the job {id} is {job.state}: only one that was cancelled, failed or interrupted can be resumed")
+            raise WrongState(
+                f"the job {id} is {job.state}: only one that was cancelled, failed or interrupted can be resumed"
+            )
         connection.execute(
-            "UPDATE jobs SET state = ?, attempt = attempt + 1, detached = ?, here = 0, owner_pid = NULL, owner_started = NULL, pid = NULL, "
-            "started = NULL, heartbeat = NULL, begun = NULL, ended = NULL, kill_at = NULL, discard = 0, exit_code = NULL, reason = '' "
+            "UPDATE jobs SET state = ?, attempt = attempt + 1, detached = ?, here = 0, owner_pid = NULL, "
+            "owner_started = NULL, pid = NULL, "
+            "started = NULL, heartbeat = NULL, begun = NULL, ended = NULL, kill_at = NULL, discard = 0, exit_code = "
+            "NULL, reason = '' "
             "WHERE id = ?",
             (State.QUEUED, detached, id),
         )
         return _get(connection, id)
 
 
+def remove(id: str) -> None:
+    """Remove the row of a job that is over. JobNotFound if there is none, Busy if it is not over."""
+    with state.connect() as connection, state.transaction(connection):
+        job = _get(connection, id)
+        if not job.over:
+            raise Busy(f"the job {id} is {job.state}: cancel it, or wait until it is over")
+        connection.execute("DELETE FROM jobs WHERE id = ?", (id,))
+
+
 def remove_old(kept: int = KEPT) -> list[str]:
     """Remove the rows of all jobs that are over but the newest `kept`; return their ids."""
     with state.connect() as connection, state.transaction(connection):
         rows = connection.execute(
-            f"DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE state IN ({_marks(OVER)}) ORDER BY created DESC LIMIT -1 OFFSET ?) "
+            f"DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE state IN ({_marks(OVER)}) ORDER BY created "
+            "DESC LIMIT -1 OFFSET ?) "
             "RETURNING id",
             [*OVER, kept],
         ).fetchall()
         return [row["id"] for row in rows]
 
 
-def _change(statement: str, values: Collection[Any]) -> bool:
-    with state.connect() as connection, state.transaction(connection), closing(connection.execute(statement, list(values))) as done:
+def _change(statement: str, values: Collection[object]) -> bool:
+    with (
+        state.connect() as connection,
+        state.transaction(connection),
+        closing(connection.execute(statement, list(values))) as done,
+    ):
         return done.rowcount > 0
 
 
@@ -299,14 +354,17 @@ def _get(connection: sqlite3.Connection, id: str) -> Job:
 
 
 def _job(row: sqlite3.Row) -> Job:
-    plain = {key: row[key] for key in row.keys() if key not in _OTHERWISE}  # noqa: SIM118 (a Row iterates over its values)
+    # (a Row iterates over its values)
+    plain = {key: row[key] for key in row.keys() if key not in _OTHERWISE}  # noqa: SIM118
     try:
         request = json.loads(row["request"])
     except ValueError as error:
         raise ByoaiError(f"the request of the job {row['id']} is damaged in {paths.state_db()}: {error}") from error
     flags = {key: bool(row[key]) for key in ("heavy", "detached", "here", "discard")}
     owner, process = _process(row["owner_pid"], row["owner_started"]), _process(row["pid"], row["started"])
-    return Job(**{**plain, **flags, "state": State(row["state"]), "request": request, "owner": owner, "process": process})
+    return Job(
+        **{**plain, **flags, "state": State(row["state"]), "request": request, "owner": owner, "process": process}
+    )
 
 
 _OTHERWISE = ("owner_pid", "owner_started", "pid", "started")
@@ -316,6 +374,6 @@ def _process(pid: int | None, started: float | None) -> Process | None:
     return None if pid is None or started is None else Process(pid, started)
 
 
-def _marks(values: Collection[Any]) -> str:
+def _marks(values: Collection[object]) -> str:
     """Return as many question marks as there are values."""
     return ", ".join("?" * len(values))

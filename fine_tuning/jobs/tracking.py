@@ -1,9 +1,11 @@
 """The figures of runs in MLflow's store (data/mlflow), for those who installed the extra byoai[mlflow].
 
-A run's settings, curves, evaluation and verdict are read from its folder and from what its job told: numbers, names and paths. What was
-said, asked or answered never gets there; report.html, which shows some of it, is only named. That is done when the job has ended, by a
-process of its own (`python -m fine_tuning.jobs.tracking`), because MLflow takes a quarter of a gigabyte, which a training needs itself;
-and every few seconds while `byoai mlflow` shows the store. It may be done any number of times: what is there already is left out.
+A run's settings, curves, evaluation and verdict are read from its folder and from what its job
+told: numbers, names and paths. What was said, asked or answered never gets there; report.html,
+which shows some of it, is only named. That is done when the job has ended, by a process of its own
+(`python -m fine_tuning.jobs.tracking`), because MLflow takes a quarter of a gigabyte, which a
+training needs itself; and every few seconds while `byoai mlflow` shows the store. It may be done
+any number of times: what is there already is left out.
 """
 
 import contextlib
@@ -34,14 +36,18 @@ from fine_tuning.runs import Run
 INSTALL = f"{sys.executable} -m pip install '{paths.REPOSITORY}[mlflow]'"
 CURVES = ("loss", "validation_loss", "learning_rate", "tokens_per_second", "accuracy", "grad_norm", "epoch")
 _STATUS = {State.COMPLETED: "FINISHED", State.FAILED: "FAILED", State.CANCELLED: "KILLED", State.INTERRUPTED: "KILLED"}
-_SECTIONS = ("data_preparation", "training", "evaluation", "gate", "deployment")
-_TEXTS = ("evaluation.test_prompts", "evaluation.canaries", "deployment.ollama_base_url")  # said by people, or perhaps with a password
+_SECTIONS = ("data_preparation", "augmentation", "training", "evaluation", "gate", "deployment")
+# said by people, or perhaps with a password
+_TEXTS = ("evaluation.test_prompts", "evaluation.canaries", "deployment.ollama_base_url")
 _AT_ONCE = 1000  # metrics in a call
-_Point = tuple[str, float, float, int]  # of a curve: its name, its value, when it was told (seconds since 1970), the step
+# of a curve: its name, its value, when it was told (seconds since 1970), the step
+_Point = tuple[str, float, float, int]
 
 
 def is_installed() -> bool:
-    """Return whether the extra is installed. MLflow's smaller package, which other programs bring along, is not it: it has no pages."""
+    """Return whether the extra is installed. MLflow's smaller package, which other programs bring
+    along, is not it: it has no pages.
+    """
     return _there("mlflow")
 
 
@@ -56,7 +62,9 @@ def store_uri() -> str:
     """Return the store as MLflow names it. ByoaiError for a folder that no such name can lead to."""
     file = paths.tracking_dir() / "mlflow.db"
     if set(str(file)) & set("?#%"):
-        raise ByoaiError(f"MLflow's store cannot lie in {file.parent}: a name with '?', '#' or '%' in it leads it elsewhere")
+        raise ByoaiError(
+            f"MLflow's store cannot lie in {file.parent}: a name with '?', '#' or '%' in it leads it elsewhere"
+        )
     return f"sqlite:///{file}"
 
 
@@ -71,7 +79,10 @@ def begin(job: Job) -> None:
     if not job.run or mode == "off" or (mode == "auto" and not is_installed()):
         return
     if not is_installed() and not _there("mlflow-skinny"):
-        append(job.log, f"not tracked: tracking.mlflow is on, and MLflow is not installed. To install it: {INSTALL}\n".encode())
+        append(
+            job.log,
+            f"not tracked: tracking.mlflow is on, and MLflow is not installed. To install it: {INSTALL}\n".encode(),
+        )
         return
     try:
         processes.begin_aside(job, __name__, {"job": job.id, "log": str(job.log)})
@@ -94,7 +105,9 @@ def _as_ours() -> Iterator[None]:
         raise
     except Exception as error:
         said = str(error).strip().partition("\n")[0]
-        raise ByoaiError(f"MLflow's store in {paths.tracking_dir()} cannot be used: {type(error).__name__}: {said}") from error
+        raise ByoaiError(
+            f"MLflow's store in {paths.tracking_dir()} cannot be used: {type(error).__name__}: {said}"
+        ) from error
 
 
 class Tracker:
@@ -104,7 +117,8 @@ class Tracker:
     def __init__(self) -> None:
         for name in [name for name in os.environ if name.startswith(("MLFLOW_", "_MLFLOW_"))]:
             del os.environ[name]  # another store's address, say
-        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # nothing is told to anybody; it is read when MLflow is imported
+        # nothing is told to anybody; it is read when MLflow is imported
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
         paths.tracking_dir().mkdir(parents=True, exist_ok=True)
         from mlflow import MlflowClient
 
@@ -117,10 +131,14 @@ class Tracker:
 
     @_as_ours()
     def catch_up(self) -> None:
-        """Track the jobs that run, and those that have ended and are not in the store, as from before the extra was installed."""
+        """Track the jobs that run, and those that have ended and are not in the store, as from
+        before the extra was installed.
+        """
         jobs = [job for job in reversed(store.find(limit=1000)) if job.run and _mode(job) != "off"]
         if self._done is None:
-            found = self.client.search_runs([each.experiment_id for each in self.client.search_experiments()], max_results=5000)
+            found = self.client.search_runs(
+                [each.experiment_id for each in self.client.search_experiments()], max_results=5000
+            )
             self._done = {mark for run in found for mark in run.data.tags.items()}
         for job in jobs:
             if _mark(job) not in self._done:
@@ -139,7 +157,9 @@ class Tracker:
             self._log(id, _curves(told, {} if fresh else self._last_steps(id, told)))
             if run.evaluation.exists():
                 when = run.evaluation.stat().st_mtime
-                self._log(id, [(name, value, when, 0) for name, value in figures(paths.read_json(run.evaluation)).items()])
+                self._log(
+                    id, [(name, value, when, 0) for name, value in figures(paths.read_json(run.evaluation)).items()]
+                )
             for key, value in self._facts(run, told).items():
                 self.client.set_tag(id, key, value)
             if run.finished:
@@ -157,7 +177,8 @@ class Tracker:
         found = self.client.search_runs([experiment], f"tags.`byoai.run` = '{name}'", max_results=1)
         if found:
             return found[0].info.run_id, False
-        tags = {"byoai.run": name, "mlflow.user": "byoai", "mlflow.source.name": "byoai"}  # not the command line: it may hold texts
+        # not the command line: it may hold texts
+        tags = {"byoai.run": name, "mlflow.user": "byoai", "mlflow.source.name": "byoai"}
         made = self.client.create_run(experiment, int(1000 * (job.begun or job.created)), tags, name)
         for key, value in parameters(config, paths.read_json(run.inputs)).items():
             self.client.log_param(made.info.run_id, key, value[:500])
@@ -174,7 +195,9 @@ class Tracker:
 
     def _last_steps(self, id: str, told: list[tuple[float, Event]]) -> dict[str, int]:
         names = {f"{event.part}/{curve}" for _, event in told if isinstance(event, Step) for curve in CURVES}
-        return {name: max((each.step for each in self.client.get_metric_history(id, name)), default=-1) for name in names}
+        return {
+            name: max((each.step for each in self.client.get_metric_history(id, name)), default=-1) for name in names
+        }
 
     def _log(self, id: str, found: Iterable[_Point]) -> None:
         from mlflow.entities import Metric
@@ -186,7 +209,11 @@ class Tracker:
     def _facts(self, run: Run, told: list[tuple[float, Event]]) -> dict[str, str]:
         """Return what a run is described by: names, states and paths."""
         facts = {"folder": str(run.folder)}
-        facts |= {file.name: str(file) for file in (run.report, run.adapter, run.adapter_gguf, run.model_gguf) if file.exists()}
+        facts |= {
+            file.name: str(file)
+            for file in (run.report, run.adapter, run.adapter_gguf, run.model_gguf)
+            if file.exists()
+        }
         if ended := [event for _, event in told if isinstance(event, Finished)]:
             facts |= {"outcome": ended[-1].state, **({"version": ended[-1].tag} if ended[-1].tag else {})}
         if run.evaluation.exists():
@@ -201,10 +228,18 @@ class Tracker:
 # What is read
 
 
-def parameters(config: FineTuningConfig, inputs: Mapping[str, Any]) -> dict[str, str]:
-    """Return the settings that decide what becomes of a training, and the hashes of what was learned and of the base."""
+def parameters(config: FineTuningConfig, inputs: Mapping[str, object]) -> dict[str, str]:
+    """Return the settings that decide what becomes of a training, and the hashes of what was
+    learned and of the base.
+    """
     found = dict(dotted({name: value for name, value in config.model_dump(mode="json").items() if name in _SECTIONS}))
-    hashes = {"dataset": "dataset", "rows": "rows", "preferences": "preferences", "base_digest": "base.digest", "base": "base.tag"}
+    hashes = {
+        "dataset": "dataset",
+        "rows": "rows",
+        "preferences": "preferences",
+        "base_digest": "base.digest",
+        "base": "base.tag",
+    }
     found |= {name: inputs[key] for key, name in hashes.items() if inputs.get(key)}
     return {name: str(value) for name, value in found.items() if name not in _TEXTS and value is not None}
 
@@ -213,12 +248,18 @@ def figures(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers of an evaluation.json: each model's scores and speed, and how the new one compares."""
     found: dict[str, Any] = {}
     for model in ("base", "live", "tuned"):
-        found |= {f"{model}/{metric}": value for metric, value in (evaluation.get(model) or {}).get("scores", {}).items()}
+        found |= {
+            f"{model}/{metric}": value for metric, value in (evaluation.get(model) or {}).get("scores", {}).items()
+        }
     for name, speed in (evaluation.get("speeds") or {}).items():
         found[f"{'tuned' if name == 'candidate' else name}/tokens_per_second"] = speed.get("tokens_per_second")
     for name in ("own_perplexity_ratio", "general_perplexity_ratio"):
         found |= {f"{name}/{end}": value for end, value in (evaluation.get(name) or {}).items()}
-    return {name: float(value) for name, value in found.items() if isinstance(value, (int, float)) and not isinstance(value, bool)}
+    return {
+        name: float(value)
+        for name, value in found.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
 
 
 def _told(job: Job) -> Iterator[tuple[float, Event]]:

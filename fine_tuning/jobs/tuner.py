@@ -1,4 +1,5 @@
-"""The pipeline for programs: trainings and retrains as jobs that go on when the program ends, or as awaitables within it.
+"""The pipeline for programs: trainings and retrains as jobs that go on when the program ends, or as
+awaitables within it.
 
 >>> tuner = get_model_fine_tuner()
 >>> prepared = await tuner.prepare_dataset("data/raw.csv", DatasetFormat.CSV)  # doctest: +SKIP
@@ -14,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from fine_tuning import paths
 from fine_tuning.config import DatasetFormat, FineTuningConfig, load_config
@@ -25,8 +26,8 @@ from fine_tuning.jobs.queue import GRACE, Queue
 from fine_tuning.jobs.store import Job, State
 
 if TYPE_CHECKING:
-    from fine_tuning.pipeline import Outcome
-    from fine_tuning.planning import Plan
+    from fine_tuning.outcome import Outcome
+    from fine_tuning.plan import Plan
     from fine_tuning.workshop import Request
 
 _Result = TypeVar("_Result")
@@ -52,14 +53,19 @@ class FineTuningJob:
 
 
 def get_model_fine_tuner(config: FineTuningConfig | None = None, ollama_url: str | None = None) -> "ModelFineTuner":
+    """Return a ModelFineTuner; by default that of the configuration file and of the engine that answers."""
     return ModelFineTuner(config, ollama_url)
 
 
 class ModelFineTuner:
     """Fine-tunes a base, on a dataset of one's own or on the log."""
 
-    def __init__(self, config: FineTuningConfig | None = None, ollama_url: str | None = None, queue: Queue | None = None) -> None:
-        """`config`: of `plan` and `fine_tune`; default: the file's. `ollama_url`: default: OLLAMA_HOST, else the configuration's."""
+    def __init__(
+        self, config: FineTuningConfig | None = None, ollama_url: str | None = None, queue: Queue | None = None
+    ) -> None:
+        """`config`: of `plan` and `fine_tune`; default: the file's. `ollama_url`: default:
+        OLLAMA_HOST, else the configuration's.
+        """
         self._config, self._url, self._queue = config, ollama_url, queue or Queue()
 
     @property
@@ -74,12 +80,14 @@ class ModelFineTuner:
         dataset_path: str | Path,
         dataset_format: DatasetFormat | str = DatasetFormat.JSONL,
         output_format: DatasetFormat | str = DatasetFormat.JSONL,
-        preprocessing_steps: Sequence[Mapping[str, Any]] = (),
+        preprocessing_steps: Sequence[Mapping[str, object]] = (),
         output_path: str | Path | None = None,
     ) -> str:
-        """Read a dataset, filter and change it step by step (data_preparation/preprocessing.py), and write it; return the file.
+        """Read a dataset, filter and change it step by step (data_preparation/preprocessing.py),
+        and write it; return the file.
 
-        Raises ConfigError for a wrong step, with its number, DataError for what cannot be read, NoConversations if nothing is left.
+        Raises ConfigError for a wrong step, with its number, DataError for what cannot be read,
+        NoConversations if nothing is left.
         """
         from fine_tuning.data_preparation.preprocessing import prepare
 
@@ -89,11 +97,13 @@ class ModelFineTuner:
 
     # Trainings that go on by themselves
 
-    async def create_fine_tuning_job(self, config: FineTuningConfig, *, job_id: str | None = None, priority: int = 0) -> str:
+    async def create_fine_tuning_job(
+        self, config: FineTuningConfig, *, job_id: str | None = None, priority: int = 0
+    ) -> str:
         """Ask for a training, on the configured dataset, or on the log where none is configured; return the job's id.
 
-        It begins now or in its turn, in a process of its own, and goes on when this program ends. Asked again with the same `job_id`,
-        it is the same job.
+        It begins now or in its turn, in a process of its own, and goes on when this program ends.
+        Asked again with the same `job_id`, it is the same job.
         """
         kind, settings = "retrain", config
         if (source := config.dataset.path) is not None:
@@ -112,11 +122,15 @@ class ModelFineTuner:
         """Return how a job stands. JobNotFound if there is none."""
         return _told(await asyncio.to_thread(self._queue.get, job_id))
 
-    async def list_fine_tuning_jobs(self, states: Collection[State] | None = None, limit: int = 100) -> list[FineTuningJob]:
+    async def list_fine_tuning_jobs(
+        self, states: Collection[State] | None = None, limit: int = 100
+    ) -> list[FineTuningJob]:
         """Return the trainings, newest first."""
         return [_told(job) for job in await asyncio.to_thread(self._queue.jobs, states, _KINDS, limit)]
 
-    async def cancel_fine_tuning_job(self, job_id: str, *, discard: bool = False, grace: float = GRACE) -> FineTuningJob:
+    async def cancel_fine_tuning_job(
+        self, job_id: str, *, discard: bool = False, grace: float = GRACE
+    ) -> FineTuningJob:
         """Ask a job to stop; it is killed if it has not stopped by itself after `grace` seconds.
 
         `discard`: what it made goes; else `resume_fine_tuning_job` goes on from there.
@@ -138,7 +152,8 @@ class ModelFineTuner:
         """Yield what a job tells, each event with its number, from the number `after` on, until the job is over."""
         reader = EventReader((await asyncio.to_thread(self._queue.get, job_id)).events, after)
         while True:
-            over = (await asyncio.to_thread(self._queue.get, job_id)).over  # before its events: what it told last is not missed
+            # before its events: what it told last is not missed
+            over = (await asyncio.to_thread(self._queue.get, job_id)).over
             for event in await asyncio.to_thread(reader.read):
                 yield event
             if over:
@@ -148,12 +163,15 @@ class ModelFineTuner:
     async def register_fine_tuned_model(self, job_id: str) -> str:
         """Return the tag of the version that a completed job made, which answers in the engine from now on.
 
-        The job itself has registered it. Where the engine has lost it since, it is made again from the run's files. ByoaiError if the
-        job is not completed, or made no version.
+        The job itself has registered it. Where the engine has lost it since, it is made again from
+        the run's files. ByoaiError if the job is not completed, or made no version.
         """
         job = await asyncio.to_thread(self._queue.get, job_id)
         if job.state != State.COMPLETED:
-            raise ByoaiError(f"the job {job_id} is {job.state}{f' ({job.reason})' if job.reason else ''}: only a completed one has a model")
+            raise ByoaiError(
+                f"the job {job_id} is {job.state}{f' ({job.reason})' if job.reason else ''}: only a completed one "
+                "has a model"
+            )
         return await asyncio.to_thread(_registered, job, self._url)
 
     # Within this program
@@ -164,13 +182,16 @@ class ModelFineTuner:
         from fine_tuning.planning import make_plan
         from fine_tuning.workshop import Workshop
 
-        return await _stoppable(lambda told: make_plan(Workshop(self.config, connect(self._url, self.config), told, request)), watch)
+        return await _stoppable(
+            lambda told: make_plan(Workshop(self.config, connect(self._url, self.config), told, request)), watch
+        )
 
     async def fine_tune(self, request: "Request | None" = None, watch: Watch | None = None) -> "Outcome":
         """Retrain in a thread of its own; `watch` is told what it does, in that thread. It is listed among the jobs.
 
-        Cancelling the task stops it at its next safe point (a training step, an answer of an evaluation); the next retrain goes on from
-        there. CancelledError is raised only then: nothing runs any more, and another retrain may begin.
+        Cancelling the task stops it at its next safe point (a training step, an answer of an
+        evaluation); the next retrain goes on from there. CancelledError is raised only then:
+        nothing runs any more, and another retrain may begin.
         """
         from fine_tuning.jobs.doing import retrain_here
 
@@ -201,8 +222,9 @@ def _registered(job: Job, url: str | None) -> str:
 
 
 async def _stoppable(work: Callable[[Watch], _Result], watch: Watch | None) -> _Result:
-    """Return what `work` returns, which runs in a thread. When the task is cancelled, `work` is asked to stop, and waited for, however
-    often that is asked."""
+    """Return what `work` returns, which runs in a thread. When the task is cancelled, `work` is
+    asked to stop, and waited for, however often that is asked.
+    """
     stopped, given = threading.Event(), watch or Watch()
     asked = replace(given, stopping=lambda: stopped.is_set() or given.stopping())
     thread = asyncio.get_running_loop().run_in_executor(None, work, asked)

@@ -1,4 +1,6 @@
-"""The process of one job: `python -m fine_tuning.jobs.worker ID`. It is begun by the queue, and does what the table says."""
+"""The process of one job: `python -m fine_tuning.jobs.worker ID`. It is begun by the queue, and
+does what the table says.
+"""
 
 import os
 import signal

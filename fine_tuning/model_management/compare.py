@@ -12,10 +12,9 @@ from fine_tuning.model_management.model_registry import Registry, version_tag
 def side_by_side(
     engine: Engine, tags: Sequence[str], messages: Sequence[Message], options: ChatOptions | None = None
 ) -> Iterator[tuple[str, ChatChunk]]:
-    """Yield (tag, piece of its answer), one model after the other: two at once would slow each other
-    down.
+    """Yield (tag, piece of its answer), one model after the other.
 
-    Closing the iterator stops the generation.
+    Two at once would slow each other down. Closing the iterator stops the generation.
     """
     for tag in tags:
         for chunk in engine.chat(tag, messages, options):
@@ -23,11 +22,10 @@ def side_by_side(
 
 
 def chosen_tags(engine: Engine, registry: Registry, name: str, base: str, wanted: Sequence[str] = ()) -> list[str]:
-    """Return the tags that people mean by "base", "live", "v3", "3" (of the fine-tuned model `name`)
-    or a tag itself.
+    """Return the tags that people mean by "base", "live", "v3", "3" or a tag itself.
 
-    Default: the base and the live version. Raises ModelNotFound, which names what the engine does
-    not have.
+    The versions are those of the fine-tuned model `name`. Default: the base and the live version.
+    Raises ModelNotFound, which names what the engine does not have.
     """
     live = registry.live(name)
     if not wanted:
@@ -36,7 +34,9 @@ def chosen_tags(engine: Engine, registry: Registry, name: str, base: str, wanted
     tags = [_tag(each.strip(), name, base, live.tag if live else "", there) for each in wanted]
     if missing := [given for given, tag in zip(wanted, tags, strict=True) if tag not in there]:
         known = ", ".join(there) or "none"
-        raise ModelNotFound(f"{engine.name} has no {', '.join(missing)}: say base, live, a version (v3), or one of its models: {known}")
+        raise ModelNotFound(
+            f"{engine.name} has no {', '.join(missing)}: say base, live, a version (v3), or one of its models: {known}"
+        )
     return list(dict.fromkeys(tags))
 
 

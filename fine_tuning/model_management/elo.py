@@ -6,6 +6,7 @@ unexpected part of the score. Chatbot Arena (arXiv 2306.05685) ranks language mo
 way. K = 32, as for chess players with few games: one person casts few votes.
 """
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +14,16 @@ from fine_tuning import state
 
 K = 32.0
 START = 1000.0
+
+
+@dataclass(frozen=True)
+class Rated:
+    """A model's rating after a vote."""
+
+    tag: str
+    rating: float
+    votes: int  # so far
+    created: str  # ISO 8601, UTC: when the vote was
 
 
 def vote(one: str, other: str, score: float, path: Path | None = None) -> None:
@@ -30,13 +41,20 @@ def vote(one: str, other: str, score: float, path: Path | None = None) -> None:
 
 def ratings(path: Path | None = None) -> dict[str, tuple[float, int]]:
     """Return for every tag that was voted on its rating and its number of votes."""
-    found: dict[str, tuple[float, int]] = {}
+    return {rated.tag: (rated.rating, rated.votes) for rated in history(path)}
+
+
+def history(path: Path | None = None) -> list[Rated]:
+    """Return both models' ratings after each vote, the first vote first."""
+    now: dict[str, tuple[float, int]] = {}
+    told: list[Rated] = []
     with state.connect(path) as connection:
-        for row in connection.execute("SELECT one, other, score FROM votes ORDER BY id"):
-            (a, games_a), (b, games_b) = (found.get(row[side], (START, 0)) for side in ("one", "other"))
+        for row in connection.execute("SELECT one, other, score, created FROM votes ORDER BY id"):
+            (a, games_a), (b, games_b) = (now.get(row[side], (START, 0)) for side in ("one", "other"))
             gain = K * (row["score"] - expected(a, b))
-            found[row["one"]], found[row["other"]] = (a + gain, games_a + 1), (b - gain, games_b + 1)
-    return found
+            now[row["one"]], now[row["other"]] = (a + gain, games_a + 1), (b - gain, games_b + 1)
+            told += [Rated(tag, *now[tag], row["created"]) for tag in (row["one"], row["other"])]
+    return told
 
 
 def expected(a: float, b: float) -> float:

@@ -30,10 +30,19 @@ from fine_tuning.engines.gguf_file import (
     write_gguf,
 )
 from fine_tuning.errors import ExportError
-from fine_tuning.model_management.peft_adapter import LoraPair, read_adapter
-from fine_tuning.model_management.safetensors_file import StoredTensor, read_safetensors
+from fine_tuning.model_management.peft_adapter import LoraPair
+from fine_tuning.model_management.safetensors_file import StoredTensor
+from fine_tuning.model_management.tensor_names import (
+    ARCHITECTURES,
+    EMBEDDING,
+    OTHER_SENSES,
+    row_order,
+    targets_of,
+    weights_of,
+)
 
-# What llama.cpp's convert_hf_to_gguf.py writes itself. The mixtures (ggml.MIXTURES) are made from F32 by llama.cpp's own quantiser.
+# What llama.cpp's convert_hf_to_gguf.py writes itself. The mixtures (ggml.MIXTURES) are made from
+# F32 by llama.cpp's own quantiser.
 _PLAIN = {
     "f32": (Type.F32, LlamaFileType.ALL_F32),
     "f16": (Type.F16, LlamaFileType.MOSTLY_F16),
@@ -43,30 +52,21 @@ _PLAIN = {
 SAME = "same"  # every tensor keeps the type that it has in the base
 QUANTIZATIONS = (SAME, *_PLAIN, *ggml.MIXTURES)
 
-# The architectures of which the tests compare a merge with llama.cpp's converter. A rotary embedding turns rows in pairs: Hugging Face's
-# takes one of a head's first half and one of its second; where llama.cpp takes neighbours, a GGUF has the rows of q and k in that order
-# (LlamaModel.permute in llama.cpp's conversion/llama.py).
-_PERMUTED = frozenset({"llama", "smollm3", "granite", "olmo", "arcee"})
-_AS_THEY_ARE = frozenset(
-    {"qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "starcoder2", "stablelm", "olmo2", "command-r", "nemotron"}
-)
-
 # Architectures whose norm weights are around 0 in Hugging Face's format, and around 1 in llama.cpp's.
 _NORMS_FROM_ZERO = frozenset({"gemma", "gemma2", "gemma3", "nemotron"})
-_COMPUTED = frozenset({"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"})  # from the configuration, not trained
 
 _FLOATS = (Type.F32, Type.F16, Type.BF16)
-_EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
-_OTHER_SENSES = ("v.", "mm.")  # tensors of a vision model's encoder and projector, which Ollama keeps in the same file
 _NEVER_QUANTISED = ("_norm.weight", "ffn_gate_inp.weight", "position_embd.weight", "token_types.weight")
 _LARGEST_F16 = 65504.0
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 _SLAB = 4 << 20  # weights handled at once: 16 MiB of float32
 
-Progress = Callable[[int, int], None]  # weights done, of how many
+WeightsDone = Callable[[int, int], None]  # weights done, of how many
 Rows = NDArray[np.float32]
 Change = Callable[[int, int, Callable[[], Rows]], Rows]
-"""The new rows from `first` to `last` of a tensor, in the base's order; the third argument gives the base's, if they are needed."""
+"""The new rows from `first` to `last` of a tensor, in the base's order; the third argument gives
+the base's, if they are needed.
+"""
 Changes = Mapping[str, Callable[[], Change]]  # by the base's tensor names; called when the tensor's turn has come
 
 
@@ -81,42 +81,56 @@ class Exported:
 
 def check_exportable(base_gguf: str | Path, quantization: str = SAME) -> None:
     """Raise ExportError if an adapter for `base_gguf` could not be exported in this `quantization`.
+
     Call it before the training.
     """
     _open(base_gguf, quantization)
 
 
 def merge_adapter(
-    base_gguf: str | Path, adapter_dir: str | Path, out_path: str | Path, quantization: str = "q8_0", progress: Progress | None = None
+    base_gguf: str | Path,
+    adapter_dir: str | Path,
+    out_path: str | Path,
+    quantization: str = "q8_0",
+    progress: WeightsDone | None = None,
 ) -> Exported:
-    """Write `out_path`, the model W + scale * B @ A (with DoRA its rows scaled to the learned
-    magnitudes), completely or not at all.
+    """Write `out_path`, the model W + scale * B @ A, completely or not at all.
 
-    `quantization` is one of QUANTIZATIONS: `same`, what convert_hf_to_gguf.py makes (f32, f16,
-    bf16, q8_0), or one of llama-quantize's mixtures (q4_k_m, ...). A mixture also needs disk space
-    for the model in float32 beside `out_path` while it is made.
-
-    Raises ExportError; `out_path` is then unchanged.
+    With DoRA its rows are scaled to the learned magnitudes. `quantization` is one of QUANTIZATIONS:
+    `same`, what convert_hf_to_gguf.py makes (f32, f16, bf16, q8_0), or one of llama-quantize's
+    mixtures (q4_k_m, ...). A mixture also needs disk space for the model in float32 beside
+    `out_path` while it is made. Raises ExportError; `out_path` is then unchanged.
     """
     base = _open(base_gguf, quantization)
-    changes = {name: functools.partial(_adapted, base, name, pair) for name, pair in _targets(base, adapter_dir).items()}
+    changes = {
+        name: functools.partial(_adapted, base, name, pair) for name, pair in targets_of(base, adapter_dir).items()
+    }
     return _export(base, changes, Path(out_path), quantization.lower(), progress)
 
 
 def export_full(
-    base_gguf: str | Path, model_folder: str | Path, out_path: str | Path, quantization: str = "q8_0", progress: Progress | None = None
+    base_gguf: str | Path,
+    model_folder: str | Path,
+    out_path: str | Path,
+    quantization: str = "q8_0",
+    progress: WeightsDone | None = None,
 ) -> Exported:
-    """Write `out_path`: the base's metadata with the trained weights in `model_folder`
-    (model.safetensors).
+    """Write `out_path`: the base's metadata with weights that were all trained.
 
-    `quantization` as for `merge_adapter`. Raises ExportError; `out_path` is then unchanged.
+    They are in `model_folder` (model.safetensors). `quantization` as for `merge_adapter`. Raises
+    ExportError; `out_path` is then unchanged.
     """
     base = _open(base_gguf, quantization)
-    changes = {name: functools.partial(_replaced, base, name, hf, tensor) for name, (hf, tensor) in _weights_of(base, model_folder).items()}
+    changes = {
+        name: functools.partial(_replaced, base, name, hf, tensor)
+        for name, (hf, tensor) in weights_of(base, model_folder).items()
+    }
     return _export(base, changes, Path(out_path), quantization.lower(), progress)
 
 
-def _export(base: GgufFile, changes: Changes, out_path: Path, quantization: str, progress: Progress | None) -> Exported:
+def _export(
+    base: GgufFile, changes: Changes, out_path: Path, quantization: str, progress: WeightsDone | None
+) -> Exported:
     if quantization in ggml.MIXTURES:
         return _export_mixture(base, changes, out_path, quantization, progress)
     export = _Export(base, changes, quantization, progress)
@@ -126,15 +140,16 @@ def _export(base: GgufFile, changes: Changes, out_path: Path, quantization: str,
 
 
 def convert_adapter(base_gguf: str | Path, adapter_dir: str | Path, out_path: str | Path) -> Exported:
-    """Write `out_path`, the adapter as llama.cpp's convert_lora_to_gguf.py makes it (float32),
-    completely or not at all.
+    """Write `out_path`, the adapter as llama.cpp's convert_lora_to_gguf.py makes it (float32).
 
-    Raises ExportError.
+    It is written completely or not at all. Raises ExportError.
     """
     base = _open(base_gguf, SAME)
-    pairs = _targets(base, adapter_dir)
+    pairs = targets_of(base, adapter_dir)
     if any(pair.has_magnitude for pair in pairs.values()):
-        raise ExportError(f"{adapter_dir} was trained with DoRA, which no adapter GGUF can hold: set deployment.mode to merged")
+        raise ExportError(
+            f"{adapter_dir} was trained with DoRA, which no adapter GGUF can hold: set deployment.mode to merged"
+        )
     # llama.cpp scales every pair by alpha / rank; any other scale is multiplied into B.
     alpha, _ = Counter(pair.scale * pair.rank for pair in pairs.values()).most_common(1)[0]
     values = {"general.architecture": base.header.architecture, "general.type": "adapter", "adapter.type": "lora"}
@@ -147,15 +162,21 @@ def convert_adapter(base_gguf: str | Path, adapter_dir: str | Path, out_path: st
     return Exported(Path(out_path), size, adapted=len(pairs), converted=0, copied=0)
 
 
-def _adapter_tensors(base: GgufFile, name: str, pair: LoraPair, alpha: float) -> Iterator[tuple[TensorInfo, Iterator[bytes]]]:
+def _adapter_tensors(
+    base: GgufFile, name: str, pair: LoraPair, alpha: float
+) -> Iterator[tuple[TensorInfo, Iterator[bytes]]]:
     outputs, inputs = pair.shape
-    flipped = name == _EMBEDDING  # llama.cpp looks tokens up in A, so that both sides of an embedding's pair are stored turned around
-    a_shape, b_shape = ((pair.rank, outputs), (pair.rank, inputs)) if flipped else ((inputs, pair.rank), (pair.rank, outputs))
+    # llama.cpp looks tokens up in A, so that both sides of an embedding's pair are stored turned
+    # around
+    flipped = name == EMBEDDING
+    a_shape, b_shape = (
+        ((pair.rank, outputs), (pair.rank, inputs)) if flipped else ((inputs, pair.rank), (pair.rank, outputs))
+    )
 
     def data(side: int) -> Iterator[bytes]:
         a, b = pair.load()
         with np.errstate(over="ignore"):
-            b = b[_row_order(base, name, outputs)] * np.float32(pair.scale * pair.rank / alpha if alpha else 1)
+            b = b[row_order(base, name, outputs)] * np.float32(pair.scale * pair.rank / alpha if alpha else 1)
         if not np.isfinite(b).all():
             raise _overflow(name, base.path, "float32")
         yield np.ascontiguousarray(((b, a.T) if flipped else (a, b))[side]).tobytes()
@@ -167,7 +188,7 @@ def _adapter_tensors(base: GgufFile, name: str, pair: LoraPair, alpha: float) ->
 def _adapted(base: GgufFile, name: str, pair: LoraPair) -> Change:
     """Return W + scale * B @ A; with DoRA (arXiv 2402.09353) each row is scaled to its learned magnitude."""
     a, b = pair.load()
-    order = _row_order(base, name, len(b))
+    order = row_order(base, name, len(b))
     b, scale, magnitude = b[order], np.float32(pair.scale), pair.load_magnitude()
 
     def rows(first: int, last: int, base_rows: Callable[[], Rows]) -> Rows:
@@ -185,7 +206,7 @@ def _adapted(base: GgufFile, name: str, pair: LoraPair) -> Change:
 
 def _replaced(base: GgufFile, name: str, hf_name: str, tensor: StoredTensor) -> Change:
     """Return the tensor as a model that was trained whole has it."""
-    order = _row_order(base, name, tensor.shape[0])
+    order = row_order(base, name, tensor.shape[0])
     if isinstance(order, slice) and len(tensor.shape) > 1:
         return lambda first, last, base_rows: _finite(hf_name, tensor, tensor.load(first, last))
     whole = tensor.load()[order]
@@ -196,13 +217,16 @@ def _replaced(base: GgufFile, name: str, hf_name: str, tensor: StoredTensor) -> 
 
 def _finite(name: str, tensor: StoredTensor, rows: Rows) -> Rows:
     if not np.isfinite(rows).all():
-        raise ExportError(f"{name} in {tensor.path} is not finite: its training diverged. Train again with a lower learning_rate.")
+        raise ExportError(
+            f"{name} in {tensor.path} is not finite: its training diverged. Train again with a lower learning_rate."
+        )
     return rows
 
 
 def _overflow(name: str, path: Path, kind: str) -> ExportError:
     return ExportError(
-        f"{name} of {path} has weights that {kind} cannot hold: the training diverged. Train again with a lower learning_rate, "
+        f"{name} of {path} has weights that {kind} cannot hold: the training diverged. Train again with a lower "
+        "learning_rate, "
         "or, if the base itself is so, choose quantization bf16."
     )
 
@@ -210,7 +234,7 @@ def _overflow(name: str, path: Path, kind: str) -> ExportError:
 class _Export:
     """One pass over the base: decides what becomes of each tensor, then writes the file."""
 
-    def __init__(self, base: GgufFile, changes: Changes, quantization: str, progress: Progress | None) -> None:
+    def __init__(self, base: GgufFile, changes: Changes, quantization: str, progress: WeightsDone | None) -> None:
         self._base, self._changes = base, changes
         self._progress = progress or (lambda done, total: None)
         self._done, self._total = 0, sum(tensor.rows * tensor.columns for tensor in base.tensors.values())
@@ -222,17 +246,28 @@ class _Export:
             kind, file_type = _PLAIN[quantization]
             self._made = {name: _retyped(tensor, kind) for name, tensor in base.tensors.items()}
             self._metadata["general.file_type"] = entry("general.file_type", file_type.value)
-            self._metadata["general.quantization_version"] = entry("general.quantization_version", _QUANTIZATION_VERSION)
+            self._metadata["general.quantization_version"] = entry(
+                "general.quantization_version", _QUANTIZATION_VERSION
+            )
         for name in changes:
             if not ggml.can_quantize(kind := self._made[name].kind):
-                raise ExportError(f"{name} of {base.path} is {kind.name}, which cannot be made again: choose a quantization, such as q8_0")
+                raise ExportError(
+                    f"{name} of {base.path} is {kind.name}, which cannot be made again: choose a quantization, such "
+                    "as q8_0"
+                )
         self.size = file_size(self._metadata, self._made.values(), self._alignment)
 
     def write(self, path: Path) -> None:
-        write_gguf(path, self._metadata, [(target, self._weights(target)) for target in self._made.values()], self._alignment)
+        write_gguf(
+            path, self._metadata, [(target, self._weights(target)) for target in self._made.values()], self._alignment
+        )
 
     def exported(self, path: Path) -> Exported:
-        retyped = sum(target.kind != self._base.tensors[name].kind for name, target in self._made.items() if name not in self._changes)
+        retyped = sum(
+            target.kind != self._base.tensors[name].kind
+            for name, target in self._made.items()
+            if name not in self._changes
+        )
         return Exported(path, self.size, len(self._changes), retyped, len(self._made) - len(self._changes) - retyped)
 
     def _weights(self, target: TensorInfo) -> Iterator[bytes]:
@@ -245,7 +280,9 @@ class _Export:
                 if change is None and source.kind == target.kind:
                     yield read().tobytes()
                 else:
-                    yield self._quantised(target, change(first, last, dequantized) if change else dequantized()).tobytes()
+                    yield self._quantised(
+                        target, change(first, last, dequantized) if change else dequantized()
+                    ).tobytes()
                 self._done += (last - first) * source.columns
                 self._progress(self._done, self._total)
 
@@ -270,9 +307,14 @@ class _Export:
         return ggml.dequantize(read(), source.kind, source.columns)
 
 
-def _export_mixture(base: GgufFile, changes: Changes, out_path: Path, mixture: str, progress: Progress | None) -> Exported:
+def _export_mixture(
+    base: GgufFile, changes: Changes, out_path: Path, mixture: str, progress: WeightsDone | None
+) -> Exported:
     if base.alignment != DEFAULT_ALIGNMENT:
-        raise ExportError(f"{base.path} is aligned to {base.alignment} bytes, which llama.cpp's quantiser cannot keep: choose q8_0 or same")
+        raise ExportError(
+            f"{base.path} is aligned to {base.alignment} bytes, which llama.cpp's quantiser cannot keep: choose q8_0 "
+            "or same"
+        )
     floats, eights = _Export(base, changes, "f32", progress), _Export(base, changes, "q8_0", None)
     with whole_file(out_path, floats.size + eights.size) as temporary:  # no mixture is larger than q8_0
         merged = temporary.with_suffix(".f32")
@@ -284,16 +326,25 @@ def _export_mixture(base: GgufFile, changes: Changes, out_path: Path, mixture: s
         finally:
             merged.unlink(missing_ok=True)
     made = read_gguf(out_path).tensors
-    again = sum(name not in changes and (made[name].kind not in _FLOATS or made[name] != tensor) for name, tensor in base.tensors.items())
+    again = sum(
+        name not in changes and (made[name].kind not in _FLOATS or made[name] != tensor)
+        for name, tensor in base.tensors.items()
+    )
     return Exported(out_path, out_path.stat().st_size, len(changes), again, len(made) - len(changes) - again)
 
 
 def _retyped(tensor: TensorInfo, kind: Type) -> TensorInfo:
-    """Return `tensor` with the type that convert_hf_to_gguf.py would store: matrices quantised, or F16
-    where a row is no whole number of blocks.
+    """Return `tensor` with the type that convert_hf_to_gguf.py would store.
+
+    Matrices are quantised, or F16 where a row is not a whole number of blocks.
     """
     name = tensor.name
-    if len(tensor.shape) < 2 or not name.endswith(".weight") or name.endswith(_NEVER_QUANTISED) or name.startswith(_OTHER_SENSES):
+    if (
+        len(tensor.shape) < 2
+        or not name.endswith(".weight")
+        or name.endswith(_NEVER_QUANTISED)
+        or name.startswith(OTHER_SENSES)
+    ):
         return tensor
     fits = tensor.columns % gguf.GGML_QUANT_SIZES[kind][0] == 0
     return TensorInfo(name, tensor.shape, kind if fits else Type.F16)
@@ -309,86 +360,9 @@ def _open(base_gguf: str | Path, quantization: str) -> GgufFile:
     if quantization.lower() not in QUANTIZATIONS:
         raise ExportError(f"unknown quantization {quantization!r}: choose one of {', '.join(QUANTIZATIONS)}")
     base = read_gguf(base_gguf)
-    if base.header.architecture not in _PERMUTED | _AS_THEY_ARE:
-        known = ", ".join(sorted(_PERMUTED | _AS_THEY_ARE))
-        raise ExportError(f"{base_gguf} is of the architecture {base.header.architecture!r}; an adapter can be exported for {known}")
+    if base.header.architecture not in ARCHITECTURES:
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise ExportError(
+            f"{base_gguf} is of the architecture {base.header.architecture!r}; an adapter can be exported for {known}"
+        )
     return base
-
-
-def _targets(base: GgufFile, adapter_dir: str | Path) -> dict[str, LoraPair]:
-    """Return the adapter's pairs by the base's tensor names, in the base's order. Raises ExportError
-    unless each fits.
-    """
-    architecture = base.header.architecture
-    found: dict[str, LoraPair] = {}
-    for pair in read_adapter(adapter_dir):
-        name = _name_map(architecture, _number(base, "block_count")).get_name(pair.module)
-        tensor = base.tensors.get(f"{name}.weight")
-        if name is None or tensor is None:
-            tied = ": its output is the embedding, leave lm_head out of target_modules" if f"{name}.weight" == _OUTPUT else ""
-            raise ExportError(f"{adapter_dir} adapts {pair.module}, which {base.path} does not have{tied}")
-        if tensor.shape != pair.shape[::-1]:
-            raise ExportError(
-                f"{adapter_dir} was not trained on {base.path}: {pair.module} is {pair.shape} there, and {tensor.shape[::-1]} in the base"
-            )
-        if tensor.name == _EMBEDDING and _OUTPUT not in base.tensors:
-            raise ExportError(
-                f"{adapter_dir} adapts {pair.module}, which {base.path} also uses as its output: in a GGUF both would change. "
-                f"Leave the embedding out of target_modules."
-            )
-        found[tensor.name] = pair
-    return {name: found[name] for name in base.tensors if name in found}
-
-
-def _weights_of(base: GgufFile, model_folder: str | Path) -> dict[str, tuple[str, StoredTensor]]:
-    """Return by the base's tensor names, in the base's order, the tensors of `model_folder` with their
-    names.
-
-    Raises ExportError if a tensor is missing or does not fit.
-    """
-    found: dict[str, tuple[str, StoredTensor]] = {}
-    names = _name_map(base.header.architecture, _number(base, "block_count"))
-    for hf_name, stored in read_safetensors(Path(model_folder, "model.safetensors")).items():
-        module, _, kind = hf_name.rpartition(".")
-        tensor = base.tensors.get(f"{names.get_name(module)}.{kind}")
-        if tensor is None or tensor.shape != stored.shape[::-1]:
-            theirs = str(tensor.shape[::-1]) if tensor else "it is not there"
-            raise ExportError(f"{model_folder} was not trained on {base.path}: {hf_name} is {stored.shape} there, and in the base {theirs}")
-        found[tensor.name] = (hf_name, stored)
-    kept = {name for name in base.tensors if name in _COMPUTED or name.startswith(_OTHER_SENSES)}
-    if missing := [name for name in base.tensors if name not in found and name not in kept]:
-        raise ExportError(f"{model_folder} lacks {', '.join(missing[:3])}, which {base.path} has: it was not saved whole")
-    return {name: found[name] for name in base.tensors if name in found}
-
-
-@functools.lru_cache(maxsize=4)
-def _name_map(architecture: str, blocks: int) -> gguf.TensorNameMap:
-    by_name = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
-    return gguf.get_tensor_name_map(by_name[architecture], blocks)
-
-
-def _row_order(base: GgufFile, name: str, rows: int) -> NDArray[np.intp] | slice:
-    """Return for each row of the GGUF's tensor the index of the row in Hugging Face's."""
-    heads = {".attn_q.": "attention.head_count", ".attn_k.": "attention.head_count_kv"}  # weights and biases
-    key = next((key for part, key in heads.items() if part in name), None)
-    if key is None or base.header.architecture not in _PERMUTED:
-        return slice(None)
-    if f"{base.header.architecture}.{key}" not in base.metadata:
-        key = "attention.head_count"
-    return rotary_order(rows, _number(base, key))
-
-
-def rotary_order(rows: int, heads: int) -> NDArray[np.intp]:
-    """Return the order that turns Hugging Face's rows into llama.cpp's.
-
-    For rotary embeddings Hugging Face stores the first halves of a head's pairs, then the second
-    halves; llama.cpp stores pair after pair.
-    """
-    return np.arange(rows).reshape(heads, 2, rows // heads // 2).swapaxes(1, 2).ravel()
-
-
-def _number(base: GgufFile, key: str) -> int:
-    value = base.header.metadata.get(f"{base.header.architecture}.{key}")
-    if not isinstance(value, int):
-        raise ExportError(f"{base.path} says no single {base.header.architecture}.{key}: models whose layers differ cannot be exported yet")
-    return value

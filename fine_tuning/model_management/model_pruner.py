@@ -24,17 +24,17 @@ class Pruned:
 
 
 def prune(engine: Engine, registry: Registry, name: str, runs: Path, dry_run: bool = False) -> list[Pruned]:
-    """Remove all versions of `name` except the live one, the one before it and pinned ones; also
-    unfinished runs that are outdated.
+    """Remove all versions of `name` but the live one, the one before it and pinned ones.
 
-    Versions that were only found in the engine are kept: byoai did not make them. `runs` is the
-    folder of the runs. The registry keeps the entries as retired, so that numbers are never reused
-    and lineage stays known. After an interruption the next call finishes the work. With `dry_run`
-    nothing changes. Do not call it while a retrain runs.
+    Unfinished runs that are outdated are removed too. Versions that were only found in the engine
+    are kept: byoai did not make them. `runs` is the folder of the runs. The registry keeps the
+    entries as retired, so that numbers are never reused and lineage stays known. After an
+    interruption the next call finishes the work. With `dry_run` nothing changes. Do not call it
+    while a retrain runs.
     """
     versions = registry.list(name)
     digests = {model.tag: model.digest for model in engine.list_models()}
-    kept = [version for version in versions if _why_kept(version, digests)]
+    kept = [version for version in versions if why_kept(version, digests)]
     needed = {run for version in registry.list() if version.name != name or version in kept if (run := run_of(version))}
     found = list(_versions(digests.keys(), [version for version in versions if version not in kept], needed))
     found += [Pruned(None, "", run, _size(run)) for run in _outdated(runs) if run not in needed]
@@ -44,19 +44,27 @@ def prune(engine: Engine, registry: Registry, name: str, runs: Path, dry_run: bo
     return found
 
 
-def prune_one(engine: Engine, registry: Registry, name: str, number: int) -> Pruned:
-    """Remove one version as `prune` removes all. ByoaiError for one that `prune` keeps. Do not call it while a retrain runs."""
+def prune_one(engine: Engine, registry: Registry, name: str, number: int, dry_run: bool = False) -> Pruned:
+    """Remove one version as `prune` removes all.
+
+    Raises ByoaiError for one that `prune` keeps. With `dry_run` nothing changes. Do not call it
+    while a retrain runs.
+    """
     version, digests = registry.get(name, number), {model.tag: model.digest for model in engine.list_models()}
-    if why := _why_kept(version, digests):
+    if why := why_kept(version, digests):
         raise ByoaiError(f"{version.tag} is kept: {why}")
     needed = {run for other in registry.list() if other != version and (run := run_of(other))}
     found = next(iter(_versions(digests.keys(), [version], needed)), Pruned(version, "", None, 0))
-    _remove(engine, registry, found, digests.keys())
+    if not dry_run:
+        _remove(engine, registry, found, digests.keys())
     return found
 
 
-def _why_kept(version: Version, digests: Mapping[str, str]) -> str:
-    """Return why a version is never removed by itself; "" if it may go. `digests`: of the engine's models, by tag."""
+def why_kept(version: Version, digests: Mapping[str, str]) -> str:
+    """Return why a version is not removed; "" if it may go.
+
+    `digests`: of the engine's models, by tag; without them the registry counts.
+    """
     answering = digests.get(latest_tag(version.name))  # after an interrupted promotion the registry may name another
     if not version.made_here:
         return "it was only found in the engine, and may be somebody else's"
@@ -89,7 +97,9 @@ def _versions(tags: Collection[str], versions: list[Version], needed: set[Path])
         run = run_of(version)
         run = run if run and run.is_dir() and run not in needed else None
         if tag or run:
-            copies = sum(_size(artifact) for artifact in (Run(run).adapter_gguf, Run(run).model_gguf)) if tag and run else 0
+            copies = (
+                sum(_size(artifact) for artifact in (Run(run).adapter_gguf, Run(run).model_gguf)) if tag and run else 0
+            )
             found.append(Pruned(version, tag, run, (_size(run) if run else 0) + copies))
     return found
 

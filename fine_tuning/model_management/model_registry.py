@@ -1,7 +1,7 @@
 """The versions of each fine-tuned model: what each was made of, which one is live, and which turns taught it."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,35 @@ def latest_tag(name: str) -> str:
 
 
 @dataclass(frozen=True)
+class Lineage:
+    """Of which other versions one was made, and how. It stands in `metrics["lineage"]`."""
+
+    versions: tuple[tuple[str, float], ...]  # tag, and how often its change was taken
+    recipe: str  # in words
+    held: float = 1.0  # share of a merged change that the adapter's rank holds
+
+    @property
+    def method(self) -> str:
+        how = self.recipe.partition(",")[0]
+        return f"merged ({how})" if len(self.versions) > 1 else how
+
+    def record(self) -> dict[str, object]:
+        return {"versions": [list(each) for each in self.versions], "recipe": self.recipe, "held": self.held}
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> "Lineage":
+        versions = tuple((str(tag), float(weight)) for tag, weight in record["versions"])
+        return cls(versions, str(record["recipe"]), float(record["held"]))
+
+    def __str__(self) -> str:
+        if len(self.versions) == 1:
+            return f"{self.versions[0][0]} {self.recipe}"
+        parts = " and ".join(f"{tag} x {weight:g}" for tag, weight in self.versions)
+        kept = "" if self.held > 0.9995 else f"; its rank holds {self.held:.0%} of the change"
+        return f"merged from {parts} by {self.recipe}{kept}"
+
+
+@dataclass(frozen=True)
 class Version:
     name: str  # without version, e.g. "fine_tuned_smollm2-135m"
     number: int
@@ -50,16 +79,23 @@ class Version:
         return version_tag(self.name, self.number)
 
     @property
+    def lineage(self) -> Lineage | None:
+        """Return of which versions it was made; None for one that was trained."""
+        return Lineage.read(found) if (found := self.metrics.get("lineage")) else None
+
+    @property
     def made_here(self) -> bool:
-        """Return whether byoai made it. A version that was only found in the engine may be somebody
-        else's, and is never deleted.
+        """Return whether byoai made it.
+
+        A version that was only found in the engine may be somebody else's, and is never deleted.
         """
         return bool(self.run)
 
 
 class Registry:
-    """The table of versions in state.db. Every method is one transaction; any number of processes may
-    use the same file.
+    """The table of versions in state.db.
+
+    Every method is one transaction; any number of processes may use the same file.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -67,8 +103,9 @@ class Registry:
         self._path = path
 
     def next_number(self, name: str) -> int:
-        """Reserve and return the number of the next version of `name`. A number is never given twice,
-        even if no version comes of it.
+        """Reserve and return the number of the next version of `name`.
+
+        A number is never given twice, even if no version comes of it.
         """
         with state.connect(self._path) as connection, state.transaction(connection):
             return _reserve(connection, name)
@@ -94,16 +131,15 @@ class Registry:
         dataset: str = "",
         method: str = "",
         mode: str = "",
-        metrics: dict[str, Any] | None = None,
+        metrics: dict[str, object] | None = None,
         verdict: str = "",
         notes: str = "",
         turns: Iterable[str] = (),
     ) -> Version:
-        """Enter a version as a candidate, with the turns that taught it. Raises ByoaiError if the
-        number is taken.
+        """Enter a version as a candidate, with the turns that taught it.
 
-        Call it before the tag is created: an interrupted `create` then leaves a candidate without a
-        tag, which `reconcile` can name.
+        Raises ByoaiError if the number is taken. Call it before the tag is created: an interrupted
+        `create` then leaves a candidate without a tag, which `reconcile` can name.
         """
         made_of = (base_tag, base_digest, run, dataset, method, mode)
         with state.connect(self._path) as connection, state.transaction(connection):
@@ -111,12 +147,15 @@ class Registry:
             try:
                 cursor = connection.execute(
                     "INSERT INTO versions"
-                    " (name, number, base_tag, base_digest, run, dataset, method, mode, metrics, verdict, notes, created)"
+                    " (name, number, base_tag, base_digest, run, dataset, method, mode, metrics, verdict, notes, "
+                    "created)"
                     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (name, number, *made_of, _dump(metrics or {}), verdict, notes, _now()),
                 )
             except IntegrityError as error:
-                raise ByoaiError(f"{name} cannot have a version {number} ({error}): take the number from next_number") from error
+                raise ByoaiError(
+                    f"{name} cannot have a version {number} ({error}): take the number from next_number"
+                ) from error
             pairs = ((cursor.lastrowid, turn) for turn in dict.fromkeys(turns))
             connection.executemany("INSERT INTO version_turns (version_id, turn_id) VALUES (?, ?)", pairs)
             return _one(connection, name, number)
@@ -124,18 +163,26 @@ class Registry:
     def update(self, name: str, number: int, **changes: Any) -> Version:
         """Set any of `metrics`, `verdict`, `pinned`, `notes`, `labels`. What a version was made of never changes."""
         if unknown := set(changes) - _CHANGEABLE:
-            raise ByoaiError(f"of a version, only {', '.join(sorted(_CHANGEABLE))} can change, not {', '.join(sorted(unknown))}")
+            raise ByoaiError(
+                f"of a version, only {', '.join(sorted(_CHANGEABLE))} can change, not {', '.join(sorted(unknown))}"
+            )
         with state.connect(self._path) as connection, state.transaction(connection):
             _one(connection, name, number)
             for key, value in changes.items():
                 stored = _dump(value) if key in ("metrics", "labels") else value
-                connection.execute(f"UPDATE versions SET {key} = ? WHERE name = ? AND number = ?", (stored, name, number))
+                connection.execute(
+                    f"UPDATE versions SET {key} = ? WHERE name = ? AND number = ?", (stored, name, number)
+                )
             return _one(connection, name, number)
 
     def get(self, name: str, number: int) -> Version:
         """Return a version. Raises ModelNotFound, which lists the versions that exist."""
         with state.connect(self._path) as connection:
             return _one(connection, name, number)
+
+    def tagged(self, tag: str) -> Version | None:
+        """Return the version with this tag; None if there is none."""
+        return next((version for version in self.list(tag.partition(":")[0]) if version.tag == tag), None)
 
     def live(self, name: str) -> Version | None:
         return self._in_state(name, "live")
@@ -145,8 +192,9 @@ class Registry:
         return self._in_state(name, "previous")
 
     def promote(self, name: str, number: int) -> Version:
-        """Make a version live; the live one becomes the previous one, and that one retires. Does
-        nothing if it is live already.
+        """Make a version live; does nothing if it is live already.
+
+        The live one becomes the previous one, and the one that was previous retires.
         """
         with state.connect(self._path) as connection, state.transaction(connection):
             if _one(connection, name, number).state != "live":
@@ -160,25 +208,44 @@ class Registry:
             _shift(connection, name)
 
     def retire(self, name: str, number: int) -> Version:
-        """Take a version out of use, whatever its state: nothing returns to it, and nothing keeps it
-        from being pruned.
+        """Take a version out of use, whatever its state.
+
+        No rollback returns to it, and nothing keeps it from being pruned.
         """
         with state.connect(self._path) as connection, state.transaction(connection):
             _one(connection, name, number)
-            connection.execute("UPDATE versions SET state = 'retired', pinned = 0 WHERE name = ? AND number = ?", (name, number))
+            connection.execute(
+                "UPDATE versions SET state = 'retired', pinned = 0 WHERE name = ? AND number = ?", (name, number)
+            )
             return _one(connection, name, number)
 
     def turns_of(self, name: str, number: int) -> set[str]:
         """Return the ids of the turns that taught one version."""
         with state.connect(self._path) as connection:
             rows = connection.execute(
-                "SELECT turn_id FROM version_turns JOIN versions ON versions.id = version_id WHERE name = ? AND number = ?", (name, number)
+                "SELECT turn_id FROM version_turns JOIN versions ON versions.id = version_id WHERE name = ? AND "
+                "number = ?",
+                (name, number),
             )
             return {row["turn_id"] for row in rows}
 
+    def turn_counts(self) -> dict[tuple[str, int], int]:
+        """Return how many turns taught each version, by name and number; versions without any are left out."""
+        with state.connect(self._path) as connection:
+            rows = connection.execute(
+                "SELECT name, number, count(*) AS turns FROM version_turns JOIN versions ON versions.id = version_id "
+                "GROUP BY version_id"
+            )
+            return {(row["name"], row["number"]): row["turns"] for row in rows}
+
     def versions_of_turn(self, turn_id: str) -> tuple[Version, ...]:
         """Return the versions that learned a turn, ordered by name and number."""
-        return self._select("JOIN version_turns ON version_id = versions.id WHERE turn_id = ?", turn_id)
+        return self.versions_of_turns([turn_id])
+
+    def versions_of_turns(self, turn_ids: Iterable[str]) -> tuple[Version, ...]:
+        """Return the versions that learned any of the turns, ordered by name and number."""
+        learned = "SELECT version_id FROM version_turns WHERE turn_id IN (SELECT value FROM json_each(?))"
+        return self._select(f"WHERE id IN ({learned})", json.dumps(list(turn_ids)))
 
     def list(self, name: str | None = None) -> tuple[Version, ...]:
         """Return all versions, or those of `name`, ordered by name and number."""
@@ -197,7 +264,9 @@ def _reserve(connection: Connection, name: str, number: int | None = None) -> in
     """Raise the last number of `name` to `number`, or by one; return the new last number."""
     last = _last_number(connection, name)
     taken = max(last, number) if number is not None else last + 1
-    connection.execute("INSERT INTO version_numbers VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET last = excluded.last", (name, taken))
+    connection.execute(
+        "INSERT INTO version_numbers VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET last = excluded.last", (name, taken)
+    )
     return taken
 
 
@@ -215,7 +284,10 @@ def _shift(connection: Connection, name: str) -> None:
 def _one(connection: Connection, name: str, number: int) -> Version:
     found = connection.execute("SELECT * FROM versions WHERE name = ? AND number = ?", (name, min(number, _LARGEST)))
     if (row := found.fetchone()) is None:
-        known = [f"v{each['number']}" for each in connection.execute("SELECT number FROM versions WHERE name = ? ORDER BY number", (name,))]
+        known = [
+            f"v{each['number']}"
+            for each in connection.execute("SELECT number FROM versions WHERE name = ? ORDER BY number", (name,))
+        ]
         raise ModelNotFound(f"{name} has no version {number}. Its versions: {', '.join(known) or 'none yet'}.")
     return _version(row)
 
@@ -229,7 +301,7 @@ def _version(row: Row) -> Version:
     return Version(**values | {"metrics": metrics, "pinned": bool(row["pinned"]), "labels": labels})
 
 
-def _dump(value: dict[str, Any] | Sequence[str]) -> str:
+def _dump(value: dict[str, object] | Sequence[str]) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 

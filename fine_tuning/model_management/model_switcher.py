@@ -1,5 +1,6 @@
-"""Lists the models that can answer, and switches between the versions of a fine-tuned one. A switch
-copies a tag; no weights are written.
+"""Lists the models that can answer, and switches between the versions of a fine-tuned one.
+
+A switch copies a tag; no weights are written.
 """
 
 import re
@@ -9,7 +10,14 @@ from typing import Literal
 
 from fine_tuning.engines.base import Engine, ModelSummary
 from fine_tuning.errors import GateRefused, ModelNotFound
-from fine_tuning.model_management.model_deployer import TRIAL, go_live, is_latest_ours, reconcile, restore, version_digests
+from fine_tuning.model_management.model_deployer import (
+    TRIAL,
+    go_live,
+    is_latest_ours,
+    reconcile,
+    restore,
+    version_digests,
+)
 from fine_tuning.model_management.model_registry import Registry, Version, latest_tag, version_tag
 
 PREFIX = "fine_tuned_"  # config: deployment.model_name_prefix
@@ -42,8 +50,9 @@ def versions(engine: Engine, name: str) -> list[ServedVersion]:
 
 
 def live(engine: Engine, name: str) -> int | None:
-    """Return the version whose digest `latest` has (the newest of equal ones); None if there is no
-    `latest`, or if it is none of them.
+    """Return the version whose digest `latest` has (the newest of equal ones).
+
+    None if there is no `latest`, or if it is none of them.
     """
     return next((version.number for version in versions(engine, name) if version.live), None)
 
@@ -57,7 +66,9 @@ def use(engine: Engine, registry: Registry, name: str, number: int, *, by_hand: 
     version = registry.get(name, number)
     if refused := refusal(version):
         if not by_hand:
-            raise GateRefused(f"{version.tag} was {refused}\nIt goes live nevertheless with `byoai use {version.tag} --promote`")
+            raise GateRefused(
+                f"{version.tag} was {refused}\nIt goes live nevertheless with `byoai use {version.tag} --promote`"
+            )
         note = f"promoted by hand on {datetime.now(UTC):%Y-%m-%d}, although {refused}"
         registry.update(name, number, notes="\n".join(filter(None, [version.notes, note])))
     if number not in {served.number for served in versions(engine, name)}:
@@ -75,18 +86,19 @@ def refusal(version: Version) -> str:
 
 
 def rollback(engine: Engine, registry: Registry, name: str) -> Version | None:
-    """Make the previously live version live again; return it, or None if the base answers now. A
-    second rollback undoes the first.
+    """Make the previously live version live again; return it, or None if the base answers now.
 
-    What was live before is taken from the engine, so that it is right after an interrupted
-    promotion too. Raises ModelNotFound if nothing was ever live.
+    A second rollback undoes the first. What was live before is taken from the engine, so that it is
+    right after an interrupted promotion too. Raises ModelNotFound if nothing was ever live.
     """
     reconcile(engine, registry, name)
     if previous := registry.previous(name):
         return use(engine, registry, name, previous.number)
     current = registry.live(name)
     if current is None:
-        raise ModelNotFound(f"no version of {name} is live, so there is nothing to go back from: `byoai use` chooses one")
+        raise ModelNotFound(
+            f"no version of {name} is live, so there is nothing to go back from: `byoai use` chooses one"
+        )
     unknown = [
         each
         for each in registry.list(name)
@@ -99,8 +111,9 @@ def rollback(engine: Engine, registry: Registry, name: str) -> Version | None:
 
 
 def step_down(engine: Engine, registry: Registry, name: str) -> None:
-    """Let the base answer: no version of `name` is live any more. A `latest` that is none of the
-    versions is not byoai's, and stays.
+    """Let the base answer: no version of `name` is live any more.
+
+    A `latest` that is none of the versions is not byoai's, and stays.
     """
     if is_latest_ours(engine, registry, name):
         engine.delete(latest_tag(name))
@@ -108,10 +121,10 @@ def step_down(engine: Engine, registry: Registry, name: str) -> None:
 
 
 def choices(engine: Engine, prefix: str = PREFIX, registry: Registry | None = None) -> list[Choice]:
-    """Return all models that can answer: base models in the engine's order, then fine-tuned ones by
-    name, newest version first.
+    """Return all models that can answer.
 
-    With the registry, each choice also says why the gate holds it back.
+    Base models come first, in the engine's order, then fine-tuned ones by name, newest version
+    first. With the registry, each choice also says why the gate holds it back.
     """
     found = _choices(engine, prefix)
     refused = {version.tag: refusal(version) for version in registry.list()} if registry else {}
@@ -123,7 +136,9 @@ def _choices(engine: Engine, prefix: str) -> list[Choice]:
     names = {model.tag: _tuned_name(model.tag, prefix) for model in models}
     base_tags = [tag for tag, name in names.items() if not name and not tag.endswith(TRIAL)]
     bases = [Choice(tag=tag, label=tag.removesuffix(":latest"), kind="base") for tag in base_tags]
-    return bases + [choice for name in sorted({name for name in names.values() if name}) for choice in _tuned_choices(models, name)]
+    return bases + [
+        choice for name in sorted({name for name in names.values() if name}) for choice in _tuned_choices(models, name)
+    ]
 
 
 def _tuned_choices(models: list[ModelSummary], name: str) -> list[Choice]:
@@ -150,7 +165,10 @@ def _versions(models: list[ModelSummary], name: str) -> list[ServedVersion]:
     numbers = version_digests(digests, name)
     answering = digests.get(latest_tag(name))
     current = max((number for number, digest in numbers.items() if digest == answering), default=0)
-    return [ServedVersion(number, version_tag(name, number), digest, number == current) for number, digest in numbers.items()]
+    return [
+        ServedVersion(number, version_tag(name, number), digest, number == current)
+        for number, digest in numbers.items()
+    ]
 
 
 def _tuned_name(tag: str, prefix: str) -> str:

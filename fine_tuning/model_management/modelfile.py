@@ -8,7 +8,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from fine_tuning.engines.base import ModelDetails, ModelSpec
 from fine_tuning.errors import EngineError, ExportError
@@ -18,10 +18,15 @@ BARE_TEMPLATE = "{{ .Prompt }}"  # what Ollama uses for a model without a templa
 
 
 def spec_for(
-    details: ModelDetails, base_tag: str, artifact: Path, mode: Literal["adapter", "merged"], ollama_version: str | None = None
+    details: ModelDetails,
+    base_tag: str,
+    artifact: Path,
+    mode: Literal["adapter", "merged"],
+    ollama_version: str | None = None,
 ) -> ModelSpec:
-    """Return what the fine-tuned model is made of. `details` describe the base; `artifact` is the GGUF
-    of the adapter or of the merged model.
+    """Return what the fine-tuned model is made of.
+
+    `details` describe the base; `artifact` is the GGUF of the adapter or of the merged model.
 
     An adapter on the base's tag inherits everything. A merged GGUF gets the base's template, system
     text, parameters, renderer, parser and license. If the base has no template of its own, none is
@@ -35,7 +40,8 @@ def spec_for(
     if details.spec.adapter:
         raise EngineError(
             f"{base_tag} is itself an adapter on another model, and a new one would be trained without it: "
-            "set training.base_model to the model that it was made from, or fine-tune with deployment.mode: merged and build on that"
+            "set training.base_model to the model that it was made from, or fine-tune with deployment.mode: merged "
+            "and build on that"
         )
     if mode == "adapter":
         return ModelSpec(from_=base_tag, adapter=artifact)
@@ -46,10 +52,10 @@ def spec_for(
 
 
 def modelfile_text(spec: ModelSpec, folder: Path | None = None) -> str:
-    """Return `spec` as a Modelfile that `ollama create -f` reads. Files in `folder`, where the
-    Modelfile will lie, get relative paths.
+    """Return `spec` as a Modelfile that `ollama create -f` reads.
 
-    Raises ExportError if a text cannot be written in one (the format has no escapes).
+    Files in `folder`, where the Modelfile will lie, get relative paths. Raises ExportError if a
+    text cannot be written in one (the format has no escapes).
     """
     lines = [f"FROM {_quote('FROM', _source(spec.from_, folder))}"]
     if spec.adapter:
@@ -58,11 +64,16 @@ def modelfile_text(spec: ModelSpec, folder: Path | None = None) -> str:
         if (value := getattr(spec, name)) is not None:
             lines.append(f"{name.upper()} {_quote(name.upper(), value)}")
     for name, value in spec.parameters.items():
-        lines += [f"PARAMETER {name} {_parameter(name, item)}" for item in (value if isinstance(value, list) else [value])]
+        lines += [
+            f"PARAMETER {name} {_parameter(name, item)}" for item in (value if isinstance(value, list) else [value])
+        ]
     text = "\n".join(lines) + "\n"
     if hidden := {character for character in text if not _is_read(character)}:
         points = ", ".join(f"U+{ord(character):04X}" for character in sorted(hidden))
-        text = f"# `ollama create` leaves out {points} when it reads this file; byoai registers the texts with them.\n{text}"
+        text = (
+            f"# `ollama create` leaves out {points} when it reads this file; byoai registers the texts "
+            f"with them.\n{text}"
+        )
     return text
 
 
@@ -74,7 +85,7 @@ def _source(source: str | Path, folder: Path | None) -> str:
     return str(source) if source.is_absolute() else f"./{source.as_posix()}"
 
 
-def _parameter(name: str, value: Any) -> str:
+def _parameter(name: str, value: object) -> str:
     return _quote(f"PARAMETER {name}", value) if isinstance(value, str) else json.dumps(value)
 
 
@@ -84,7 +95,13 @@ def _quote(command: str, text: str) -> str:
     Raises ExportError for a line that ends in three quotes: they would end the text.
     """
     seen = "".join(character for character in text if _is_read(character))
-    if seen and text == text.strip() and seen == seen.strip() and not seen.startswith('"') and not re.search(r"[\r\n]", seen):
+    if (
+        seen
+        and text == text.strip()
+        and seen == seen.strip()
+        and not seen.startswith('"')
+        and not re.search(r"[\r\n]", seen)
+    ):
         return text
     if '"' not in text:
         return f'"{text}"'
@@ -97,15 +114,17 @@ def _quote(command: str, text: str) -> str:
 
 
 def _is_read(character: str) -> bool:
-    """Return whether Ollama's parser keeps the character: strconv.IsPrint, which agrees with Python's
-    isprintable, and white space.
+    """Return whether Ollama's parser keeps the character.
+
+    It keeps what strconv.IsPrint accepts, which agrees with Python's isprintable, and white space.
     """
     return character.isprintable() or character in "\t\r\n"
 
 
 def _version(text: str) -> tuple[int, ...]:
-    """Return the numbers of a version, (0, 32, 15) for "0.32.15-rc1". A build without a version says
-    0.0.0 and counts as new.
+    """Return the numbers of a version, (0, 32, 15) for "0.32.15-rc1".
+
+    A build without a version says 0.0.0 and counts as new.
     """
     numbers = tuple(int(number) for number in re.findall(r"\d+", text)[:3])
     return numbers if any(numbers) else NATIVE_TEMPLATES

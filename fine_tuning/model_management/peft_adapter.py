@@ -1,5 +1,6 @@
-"""Reads a LoRA adapter as PEFT saves it (adapter_config.json, adapter_model.safetensors), without
-torch and without unpickling.
+"""Reads a LoRA adapter as PEFT saves it, without torch and without unpickling.
+
+The files are adapter_config.json and adapter_model.safetensors.
 """
 
 import json
@@ -42,10 +43,10 @@ _HARMLESS_STARTS = (True, False, "gaussian", "eva", "orthogonal")
 
 @dataclass(frozen=True)
 class LoraPair:
-    """The update of one module, W + scale * b @ a, for W (outputs, inputs). Of an embedding, the rows
-    of W are its tokens.
+    """The update of one module, W + scale * b @ a, for W (outputs, inputs).
 
-    With DoRA there is also a magnitude: the length, over the inputs, of each output's row.
+    Of an embedding, the rows of W are its tokens. With DoRA there is also a magnitude: the length,
+    over the inputs, of each output's row.
     """
 
     module: str  # as in the model, e.g. "model.layers.0.self_attn.q_proj"
@@ -56,6 +57,10 @@ class LoraPair:
     _b: StoredTensor
     _embedding: bool
     _magnitude: StoredTensor | None = None
+
+    @property
+    def of_embedding(self) -> bool:
+        return self._embedding
 
     @property
     def has_magnitude(self) -> bool:
@@ -70,7 +75,8 @@ class LoraPair:
         a, b = self._a.load(), self._b.load()
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
             raise ExportError(
-                f"the adapter's weights for {self.module} in {self._a.path} are not finite numbers: its training diverged. "
+                f"the adapter's weights for {self.module} in {self._a.path} are not finite numbers: its training "
+                "diverged. "
                 f"Train again with a lower learning_rate."
             )
         return (b.T, a.T) if self._embedding else (a, b)
@@ -91,40 +97,52 @@ def read_adapter(folder: str | Path) -> list[LoraPair]:
             found.setdefault(match["module"], {})[match["side"]] = (tensor, bool(match["embedding"]))
         elif not key.endswith(".base_layer.weight"):  # a copy of the base's weights
             raise ExportError(
-                f"{folder / _WEIGHTS} holds {key}, which is no LoRA weight: train with bias='none' and without modules_to_save"
+                f"{folder / _WEIGHTS} holds {key}, which is no LoRA weight: train with bias='none' and without "
+                "modules_to_save"
             )
     if not found:
         raise ExportError(f"{folder / _WEIGHTS} holds no LoRA weights")
     return [_pair(folder, module, sides, config) for module, sides in found.items()]
 
 
-def _pair(folder: Path, module: str, sides: dict[str, tuple[StoredTensor, bool]], config: dict[str, Any]) -> LoraPair:
+def _pair(
+    folder: Path, module: str, sides: dict[str, tuple[StoredTensor, bool]], config: dict[str, object]
+) -> LoraPair:
     magnitude = sides.pop(_MAGNITUDE, (None, False))[0]
     if bool(config.get("use_dora")) != (magnitude is not None):
-        raise ExportError(f"{folder}: {_CONFIG} and {_WEIGHTS} disagree whether {module} was trained with DoRA: it was not saved whole")
+        raise ExportError(
+            f"{folder}: {_CONFIG} and {_WEIGHTS} disagree whether {module} was trained with DoRA: it was not saved "
+            "whole"
+        )
     if set(sides) != {"A", "B"}:
         raise ExportError(f"{folder / _WEIGHTS} holds only half of the adapter of {module}: it was not saved whole")
     (a, embedding), (b, _) = sides["A"], sides["B"]
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
-        raise ExportError(f"{folder / _WEIGHTS}: the two sides of {module}, {a.shape} and {b.shape}, do not fit together")
+        raise ExportError(
+            f"{folder / _WEIGHTS}: the two sides of {module}, {a.shape} and {b.shape}, do not fit together"
+        )
     shape = (a.shape[1], b.shape[0]) if embedding else (b.shape[0], a.shape[1])
     if magnitude and (embedding or magnitude.shape != shape[:1]):
         raise ExportError(
-            f"{folder / _WEIGHTS}: the DoRA magnitude of {module} is {magnitude.shape}, and must be of a linear layer's outputs"
+            f"{folder / _WEIGHTS}: the DoRA magnitude of {module} is {magnitude.shape}, and must be of a linear "
+            "layer's outputs"
         )
     return LoraPair(module, _scale(config, module, a.shape[0]), a.shape[0], shape, a, b, embedding, magnitude)
 
 
 def _scale(config: dict[str, Any], module: str, rank: int) -> float:
-    """Return alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA (arXiv 2312.03732). Patterns
-    match as in PEFT's get_pattern_key.
+    """Return alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA (arXiv 2312.03732).
+
+    Patterns match as in PEFT's get_pattern_key.
     """
     patterns: dict[str, float] = config.get("alpha_pattern") or {}
-    alpha = next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), config["lora_alpha"])
+    alpha = next(
+        (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), config["lora_alpha"]
+    )
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Path) -> dict[str, object]:
     if pickles := sorted(path.name for path in folder.glob("adapter_model*") if path.suffix in _PICKLES):
         raise ExportError(
             f"{folder / pickles[0]} is a pickle, which can run any code when it is read: only {_WEIGHTS} is. "
@@ -134,11 +152,17 @@ def _config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ExportError(f"{folder} is no PEFT adapter: cannot read {_CONFIG} ({error})") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA" or not isinstance(config.get("lora_alpha"), int | float):
+    if (
+        not isinstance(config, dict)
+        or config.get("peft_type") != "LORA"
+        or not isinstance(config.get("lora_alpha"), int | float)
+    ):
         raise ExportError(f"{folder / _CONFIG} does not describe a LoRA adapter (peft_type LORA with a lora_alpha)")
     faults = [text for key, text in _UNSUPPORTED.items() if config.get(key)]
     if config.get("init_lora_weights", True) not in _HARMLESS_STARTS:
         faults.append(f"a base changed by init_lora_weights={config['init_lora_weights']!r}")
     if faults:
-        raise ExportError(f"{folder / _CONFIG} asks for {', '.join(faults)}, which a GGUF cannot be given: train a plain LoRA")
+        raise ExportError(
+            f"{folder / _CONFIG} asks for {', '.join(faults)}, which a GGUF cannot be given: train a plain LoRA"
+        )
     return config

@@ -1,7 +1,6 @@
-"""Reads weights from safetensors files, one tensor at a time, without torch. Nothing in such a file
-can run.
+"""Reads weights from safetensors files, one tensor at a time, without torch.
 
-Format: https://github.com/huggingface/safetensors#format
+Nothing in such a file can run. Format: https://github.com/huggingface/safetensors#format
 """
 
 import json
@@ -17,7 +16,12 @@ from numpy.typing import NDArray
 from fine_tuning.errors import ExportError
 
 _MAX_HEADER = 100 << 20  # bytes, as in the reference implementation
-_DTYPES: dict[str, np.dtype[Any]] = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,15 @@ class StoredTensor:
     size: int  # bytes
 
     def load(self, first: int = 0, last: int | None = None) -> NDArray[np.float32]:
-        """Return the numbers, or those of the rows from `first` to `last`. Raises ExportError if they
-        are no floats, or do not fill the shape.
+        """Return the numbers, or those of the rows from `first` to `last`.
+
+        Raises ExportError if they are not floats, or do not fill the shape.
         """
         dtype = _DTYPES.get(self.dtype)
         if dtype is None or self.size != math.prod(self.shape) * dtype.itemsize:
-            raise ExportError(f"{self.path} holds {self.size} bytes of {self.dtype} for the shape {self.shape}: floats are needed")
+            raise ExportError(
+                f"{self.path} holds {self.size} bytes of {self.dtype} for the shape {self.shape}: floats are needed"
+            )
         shape = (last - first, *self.shape[1:]) if last is not None else self.shape
         with self.path.open("rb") as file:
             file.seek(self.start + first * math.prod(self.shape[1:]) * dtype.itemsize)

@@ -13,7 +13,10 @@ def apply(function: type[Function], *arguments: object) -> Tensor:
 
 
 class Context(Protocol):
-    """What autograd hands to a function's forward and backward passes: the part of torch's FunctionCtx that this package uses."""
+    """The part of torch's FunctionCtx that this package uses.
+
+    Autograd hands it to a function's forward and backward passes.
+    """
 
     @property
     def needs_input_grad(self) -> tuple[bool, ...]:

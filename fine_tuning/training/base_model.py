@@ -31,14 +31,20 @@ _VOCABULARY = 64 << 10  # bytes: an entry of a GGUF's metadata that is longer is
 
 
 def load_base(
-    source: str | Path, dtype: torch.dtype, scratch: str | Path, weights: BaseWeights = "dequantised", fused: bool = True
+    source: str | Path,
+    dtype: torch.dtype,
+    scratch: str | Path,
+    weights: BaseWeights = "dequantised",
+    fused: bool = True,
 ) -> "PreTrainedModel":
     """Return a causal language model with the weights of `source`, on the CPU, in `dtype`, in evaluation mode.
 
-    A GGUF's weights are dequantised as llama.cpp does, one at a time, so training starts from the very function that is served. The
-    layers' matrices may stay as they are in the file (`quantised`; a folder has no such blocks), or be held as `nf4`: both are
-    dequantised for each pass (quantised_linear.py). `fused`: with the attention of fast/, else with that by mask.
-    `scratch` is a folder of the run. Raises TrainingError when Transformers does not know the architecture or a weight is missing.
+    A GGUF's weights are dequantised as llama.cpp does, one at a time, so training starts from the
+    very function that is served. The layers' matrices may stay as they are in the file
+    (`quantised`; a folder has no such blocks), or be held as `nf4`: both are dequantised for each
+    pass (quantised_linear.py). `fused`: with the attention of fast/, else with that by mask.
+    `scratch` is a folder of the run. Raises TrainingError when Transformers does not know the
+    architecture or a weight is missing.
     """
     source, scratch = Path(source), Path(scratch)
     attention_name = tree_attention.register() if fused else attention.register()
@@ -48,7 +54,9 @@ def load_base(
         else:
             model = _load_folder(source, dtype, weights, attention_name)
     except (ValueError, KeyError, NotImplementedError, OSError, ExportError) as error:
-        raise TrainingError(f"cannot load {source} for training: {error}. Choose a base of a known family (llama, qwen, ...)") from error
+        raise TrainingError(
+            f"cannot load {source} for training: {error}. Choose a base of a known family (llama, qwen, ...)"
+        ) from error
     model.config.use_cache = False
     model.eval()
     return model
@@ -59,7 +67,10 @@ def _load_folder(folder: Path, dtype: torch.dtype, weights: BaseWeights, attenti
 
     if not any(folder.glob("*.safetensors")):
         if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES):
-            raise ValueError(f"its weights are a pickle ({pickles[0]}), which can run any code when it is read; save it as safetensors")
+            raise ValueError(
+                f"its weights are a pickle ({pickles[0]}), which can run any code when it is read; save it as "
+                "safetensors"
+            )
         raise ValueError("there are no *.safetensors in it")
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         str(folder), dtype=dtype, attn_implementation=attention_name, trust_remote_code=False, use_safetensors=True
@@ -71,7 +82,9 @@ def _load_folder(folder: Path, dtype: torch.dtype, weights: BaseWeights, attenti
     return model
 
 
-def _load_gguf(gguf: Path, dtype: torch.dtype, scratch: Path, weights: BaseWeights, attention_name: str) -> "PreTrainedModel":
+def _load_gguf(
+    gguf: Path, dtype: torch.dtype, scratch: Path, weights: BaseWeights, attention_name: str
+) -> "PreTrainedModel":
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
@@ -105,18 +118,21 @@ def _config_by_transformers(file: GgufFile, scratch: Path) -> "PreTrainedConfig"
 def _outline(file: GgufFile, folder: Path) -> Path:
     """Write a GGUF with the same metadata and tensor names, but without vocabulary and weights; return its path.
 
-    Transformers makes a configuration of it at once. From the whole file it would read every token into an array, for ten seconds.
+    Transformers makes a configuration of it at once. From the whole file it would read every token
+    into an array, for ten seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "outline.gguf"
     metadata = {key: entry for key, entry in file.metadata.items() if len(entry) < _VOCABULARY}
     number = TensorInfo("", (1,), GGMLQuantizationType.F32)
-    write_gguf(path, metadata, [(TensorInfo(name, number.shape, number.kind), [bytes(number.size)]) for name in file.tensors])
+    write_gguf(
+        path, metadata, [(TensorInfo(name, number.shape, number.kind), [bytes(number.size)]) for name in file.tensors]
+    )
     return path
 
 
 class _Made(Protocol):
-    """What Transformers makes of a GGUF's tensor: another name, and perhaps other values or another order of rows."""
+    """A weight as Transformers has it, made of a GGUF tensor: its name and values."""
 
     name: str
     weights: NDArray[np.float64]
@@ -148,7 +164,9 @@ def _weights(
     linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     for info in file.tensors.values():
         data = np.frombuffer(content, np.uint8, info.size, file.starts[info.name])
-        stays = quantised and info.name.startswith("blk.") and info.kind not in _FLOATS and names.get(info.name) in linear
+        stays = (
+            quantised and info.name.startswith("blk.") and info.kind not in _FLOATS and names.get(info.name) in linear
+        )
         if stays and (rows := _row_order(process, info)) is not None:
             blocks = torch.from_numpy(data.reshape(info.rows, -1)[rows])
             yield names[info.name], QuantisedLinear(blocks, info.kind, info.columns)
@@ -167,23 +185,29 @@ def _tensor(file: GgufFile, content: mmap.mmap, name: str) -> torch.Tensor:
 
 
 def _shallow(module: nn.Module, children: list[tuple[str, SimpleNamespace]]) -> SimpleNamespace:
-    # Transformers makes the table of names for every module inside, 26 ms each; those of the topmost two modules hold all names.
+    # Transformers makes the table of names for every module inside, 26 ms each; those of the
+    # topmost two modules hold all names.
     return SimpleNamespace(config=module.config, state_dict=module.state_dict, named_children=lambda: children)
 
 
 def _row_order(process: Callable[[NDArray[np.floating], str], _Made], info: TensorInfo) -> NDArray[np.int64] | None:
-    """Return where Transformers has each row of a matrix, which some families' GGUFs hold in another order. None if more differs."""
+    """Return where Transformers has each row of a matrix; None if more than the order differs.
+
+    The GGUFs of some families hold the rows in another order.
+    """
     made = process(np.arange(info.rows, dtype=np.float64)[:, None], info.name)
     rows = made.weights.reshape(-1).astype(np.int64)
     return rows if made.name == info.name and np.array_equal(np.sort(rows), np.arange(info.rows)) else None
 
 
 def _within_layers(model: "PreTrainedModel", module: nn.Module) -> bool:
-    """Return whether `module` is a matrix of a layer, and not the output's, which is often the embedding."""
+    """Return whether `module` is a matrix of a layer, not of the output (often the embedding)."""
     return isinstance(module, nn.Linear) and module is not model.get_output_embeddings()
 
 
-def _place(model: "PreTrainedModel", name: str, weight: torch.Tensor | HeldLinear, dtype: torch.dtype, weights: BaseWeights) -> None:
+def _place(
+    model: "PreTrainedModel", name: str, weight: torch.Tensor | HeldLinear, dtype: torch.dtype, weights: BaseWeights
+) -> None:
     """Put a weight into the model. ValueError if its shape is not the model's."""
     path, _, leaf = name.rpartition(".")
     owner = model.get_submodule(path)

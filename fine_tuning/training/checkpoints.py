@@ -1,9 +1,9 @@
-"""Checkpoints that a crash cannot make half of: files first, synced, then a manifest with their hashes.
+"""Checkpoints that a crash cannot leave half written.
 
-Only safetensors and JSON are written and read. Nothing is unpickled, so a file planted in a run's folder cannot run code.
+The files are written and synced first, then a manifest with their hashes. Only safetensors and JSON
+are written and read. Nothing is unpickled, so a file planted in a run's folder cannot run code.
 """
 
-import hashlib
 import json
 import os
 import random
@@ -31,29 +31,32 @@ def seal(folder: Path) -> None:
         with path.open("rb+") as file:
             os.fsync(file.fileno())
     paths.fsync_dir(folder)
-    paths.write_json(folder / MANIFEST, {"version": _VERSION, "files": {str(path.relative_to(folder)): _sha256(path) for path in files}})
+    paths.write_json(
+        folder / MANIFEST,
+        {"version": _VERSION, "files": {str(path.relative_to(folder)): paths.sha256_of(path) for path in files}},
+    )
     paths.fsync_dir(folder.parent)
 
 
 def check(folder: Path) -> None:
-    """CheckpointDamaged unless `folder` holds just what its manifest says."""
+    """Raise CheckpointDamaged unless `folder` holds just what its manifest says."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         files, version = manifest["files"], _version(manifest)
     except FileNotFoundError:
         raise CheckpointDamaged(f"{folder} is unfinished (it has no {MANIFEST})") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointDamaged(f"{folder / MANIFEST} is no manifest: {error}") from error
+        raise CheckpointDamaged(f"{folder / MANIFEST} is not a manifest: {error}") from error
     if version != _VERSION:
         raise CheckpointDamaged(f"{folder} was saved by another version of byoai, which this one cannot go on from")
     for name, digest in files.items():
         path = folder / name
-        if not path.is_file() or _sha256(path) != digest:
+        if not path.is_file() or paths.sha256_of(path) != digest:
             raise CheckpointDamaged(f"{path} is missing or not what was saved")
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether `folder` holds just what its manifest says."""
+    """Return whether `folder` holds just what its manifest says."""
     try:
         check(folder)
     except CheckpointDamaged:
@@ -62,7 +65,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint in `folder`, and what was passed over on the way to it, in words."""
+    """Return the newest whole checkpoint in `folder`, and messages about newer, damaged ones."""
     passed: list[str] = []
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
         try:
@@ -75,7 +78,7 @@ def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def keep_newest(folder: Path, count: int) -> None:
-    """Remove all but the `count` newest checkpoints, and those that nobody finished or can go on from: these are of no use."""
+    """Remove all but the `count` newest checkpoints, and all that a training cannot resume from."""
     found = sorted(folder.glob("checkpoint-*"), key=step_of)
     finished = [each for each in found if _is_finished(each)]
     for old in {*found} - {*finished[-count:]}:
@@ -119,7 +122,10 @@ def save_state(folder: Path, optimizer: Any, scheduler: Any) -> None:
 
 
 def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield an optimiser's state of one parameter; bitsandbytes has a part of it in a dictionary of its own, and reads it also without."""
+    """Yield the tensors of an optimiser's state of one parameter, without nesting.
+
+    bitsandbytes keeps a part of the state in a dictionary of its own, but also loads it without.
+    """
     for key, value in values.items():
         if isinstance(value, dict):
             yield from _flat(value)
@@ -155,11 +161,6 @@ def load_random(folder: Path) -> None:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The optimiser step after which `checkpoint` was saved; -1 for a folder that is none."""
+    """Return the optimiser step after which `checkpoint` was saved; -1 for any other folder."""
     tail = checkpoint.name.rpartition("-")[2]
     return int(tail) if tail.isdigit() else -1
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

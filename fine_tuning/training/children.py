@@ -1,4 +1,7 @@
-"""How child processes that train are made. PyTorch is not imported here: the children import it."""
+"""How the child processes that train are started.
+
+PyTorch is not imported here: the children import it.
+"""
 
 import multiprocessing
 from typing import TYPE_CHECKING
@@ -8,7 +11,11 @@ if TYPE_CHECKING:
 
 
 def context() -> "ForkServerContext | SpawnContext":
-    """Return how children are made: where the system can, forked from a process that has imported PyTorch and the like already."""
+    """Return the multiprocessing context that starts the children.
+
+    Where the system can, they are forked from a process that has imported PyTorch and the like
+    already.
+    """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     found = multiprocessing.get_context("forkserver")

@@ -1,12 +1,13 @@
-"""How many epochs few conversations can take, by cross-validation (Stone 1974): each part of them is held out once.
+"""The number of epochs for few conversations, by cross-validation (Stone 1974).
 
-There are too few to lose some to validation for good. With as many parts as conversations this is leave-one-out.
+There are too few of them to lose some to validation for good, so each part of them is held out
+once. With as many parts as conversations this is leave-one-out.
 """
 
 import math
 import shutil
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,16 +33,17 @@ def best_epochs(
     trainer_class: TrainerClass,
     run_fold: Callable[[ResumableTrainer, EarlyStop], None],
 ) -> int:
-    """Return the number of epochs for `rows`, as `fewest_epochs` chooses it from trainings with each of `settings.folds` parts held out.
+    """Return the number of epochs for `rows`, from trainings that each hold out one part.
 
-    `run_fold(trainer, stop)` runs one training. `model` is unchanged afterwards. Losses are kept in `folder`: a resumed run repeats none
-    of the trainings.
+    There are `settings.folds` parts, and `fewest_epochs` chooses from their losses.
+    `run_fold(trainer, stop)` runs one training. `model` is unchanged afterwards. Losses are kept in
+    `folder`, so a resumed run repeats no training.
     """
     known = folder / "losses.json"
     losses: list[list[float]] = paths.read_json(known) if known.exists() else []
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     at_first = {name: weight.detach().clone() for name, weight in trained.items()}
-    parts = [list(rows[part :: settings.folds]) for part in range(min(settings.folds, len(rows)))]
+    parts = _parts(rows, settings.folds)
     for part in range(len(losses), len(parts)):
         place = folder / str(part)
         others = [row for other, held_out in enumerate(parts) if other != part for row in held_out]
@@ -59,10 +61,28 @@ def best_epochs(
     return fewest_epochs(losses)
 
 
-def fewest_epochs(losses: Sequence[Sequence[float]]) -> int:
-    """Return the fewest epochs whose held-out loss is within one standard error of the best (Breiman et al. 1984, section 3.4.3).
+def _parts(rows: Sequence[TokenRow], count: int) -> list[list[TokenRow]]:
+    """Return the rows in so many parts, with equal conversations, and variants of one, in the same part.
 
-    `losses` holds the loss of each part after each epoch that it was trained. Further epochs would learn by heart, and cost time.
+    Otherwise the model would have seen a held-out conversation before.
+    """
+    numbers: dict[Hashable, int] = {}
+    parts: list[list[TokenRow]] = [[] for _ in range(count)]
+    different = 0
+    for row in rows:
+        keys = [tuple(row.input_ids), *filter(None, [row.origin])]
+        number = next((numbers[key] for key in keys if key in numbers), different)
+        different += number == different
+        numbers |= dict.fromkeys(keys, number)
+        parts[number % count].append(row)
+    return [part for part in parts if part]
+
+
+def fewest_epochs(losses: Sequence[Sequence[float]]) -> int:
+    """Return the fewest epochs whose held-out loss is within one standard error of the best.
+
+    `losses` holds the loss of each part after each epoch that it was trained. Further epochs would
+    learn by heart, and cost time. Source: Breiman et al. 1984, section 3.4.3.
     """
     length = max(map(len, losses))
     after = [[part[min(epoch, len(part) - 1)] for part in losses] for epoch in range(length)]

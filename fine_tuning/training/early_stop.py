@@ -1,4 +1,4 @@
-"""Rules that end a training: after the held-out loss stopped falling, keeping the best weights, or after a number of epochs."""
+"""Rules that end a training early, by the held-out loss or by a number of epochs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,23 +14,28 @@ if TYPE_CHECKING:
 
     from fine_tuning.training.trainer_utils import TrainerLike
 
-_LEAST = 1e-4  # nats: less is no improvement
+_LEAST = 1e-4  # nats: less is not an improvement
 
 
 class EarlyStop(TrainerCallback):
-    """Validates after each epoch (Prechelt, "Early Stopping - But When?", 1998). Does nothing where there are no validation rows.
+    """Ends a training once the held-out loss no longer falls, and keeps the best weights.
 
-    Losses and best weights are kept in `run`/best/, so that a resumed run ends as a whole one.
+    It validates after each epoch (Prechelt, "Early Stopping - But When?", 1998), and does nothing
+    without validation rows. Losses and best weights are kept in `run`/best/, so that a resumed run
+    ends like an uninterrupted one.
     """
 
     def __init__(self, trainer: "TrainerLike", run: Path, patience: int, most: int | None = None) -> None:
-        """The training ends after `patience` epochs without a lower validation loss, or after `most` epochs."""
+        """End after `patience` epochs without a lower validation loss, or after `most` epochs."""
         self.trainer, self.patience, self.most = trainer, patience, most
         self._weights, self._facts = run / "best" / "weights.safetensors", run / "best" / "losses.json"
         known = paths.read_json(self._facts) if self._facts.exists() else {}
-        self.losses = {int(step): float(loss) for step, loss in known.items()}  # by the step after which they were measured
+        # by the step after which they were measured
+        self.losses = {int(step): float(loss) for step, loss in known.items()}
 
-    def on_epoch_end(self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object) -> None:
+    def on_epoch_end(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object
+    ) -> None:
         epoch = state.epoch or 0.0
         cut = abs(epoch - round(epoch)) > 1e-6  # a cancelled training ends its epoch too
         if cut or not len(self.trainer.validation_rows):
@@ -39,7 +44,10 @@ class EarlyStop(TrainerCallback):
             control.should_training_stop = True
 
     def is_over(self, step: int, epoch: int) -> bool:
-        """Return whether the training ends with this step, at the end of this epoch. Its weights must be in the model."""
+        """Return whether the training ends with this step, at the end of this epoch.
+
+        The step's weights must be in the model.
+        """
         return bool(len(self.trainer.validation_rows)) and self._judge(step)
 
     def _judge(self, now: int) -> bool:
@@ -52,13 +60,15 @@ class EarlyStop(TrainerCallback):
         until = [step for step in self.losses if step <= now]
         return len(until) == self.most or sum(step > self.best_step for step in until) >= self.patience
 
-    def on_train_end(self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object) -> None:
+    def on_train_end(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object
+    ) -> None:
         if self._weights.exists():
             self._load()
 
     @property
     def best_step(self) -> int:
-        """The last step that improved on all before it; 0 before the first."""
+        """The last step whose loss was lower than all before it; 0 before the first."""
         best, lowest = 0, float("inf")
         for step, loss in sorted(self.losses.items()):
             if loss < lowest - _LEAST:
@@ -70,7 +80,9 @@ class EarlyStop(TrainerCallback):
 
     def _keep(self) -> None:
         self._weights.parent.mkdir(parents=True, exist_ok=True)
-        paths.atomic_write(self._weights, save({name: weight.detach().cpu().contiguous() for name, weight in self._trained().items()}))
+        paths.atomic_write(
+            self._weights, save({name: weight.detach().cpu().contiguous() for name, weight in self._trained().items()})
+        )
 
     @torch.no_grad()
     def _load(self) -> None:
@@ -85,7 +97,9 @@ class EndAfter(TrainerCallback):
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
 
-    def on_epoch_end(self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object) -> None:
+    def on_epoch_end(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object
+    ) -> None:
         if (state.epoch or 0.0) > self.epochs - 1e-6:
             control.should_training_stop = True
 

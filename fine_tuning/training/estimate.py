@@ -1,6 +1,7 @@
 """The forecast: peak memory and time of a training, from shapes and token counts, before anything is loaded.
 
-The peak is at the end of a forward pass, when all that the backward pass needs is held. Its parts (`Estimate.parts`, bytes):
+The peak is at the end of a forward pass, when all that the backward pass needs is held. Its parts
+(`Estimate.parts`, bytes):
 
 runtime      Python, torch, transformers and the Trainer, without a model
 weights      the base, in the number format of the training; of a base that stays quantised only embeddings and norms
@@ -10,37 +11,46 @@ activations  what each layer saves of each token (`_saved`), and on a CPU the ga
 mask         [T, T] booleans, twice while they are made, and the attention's order of tokens (tree_attention.py), once a head
 logits       [n, vocabulary] in fp32, for a lot of n supervised tokens (loss.py); for replayed ones once more, for their divergence
 
-T, the number of tokens computed at once, is the size of a prefix tree, counted from the token rows themselves (workload.py).
-benchmarks/memory.py compares the forecast with what is measured, and says how to calibrate it anew.
-"""
+What is measured and counted (`Basis`) takes torch and seconds; what other settings come to is
+arithmetic on it, without torch (`Basis.at`). T, the number of tokens computed at once, is the size
+of a prefix tree, counted from the token rows themselves (workload.py). benchmarks/memory.py
+compares the forecast with what is measured, and says how to calibrate it anew.
+"""  # noqa: E501
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from fine_tuning.config import BaseWeights, FineTuningMethod, Training
-from fine_tuning.engines.gguf_file import GgufFile, read_gguf
-from fine_tuning.errors import NotEnoughMemory, TrainingError
-from fine_tuning.training.qlora_trainer import ways_to_hold
+from fine_tuning.errors import NotEnoughMemory
+from fine_tuning.training.methods import ways_to_hold
+from fine_tuning.training.model_shape import Shape, shape_of
 from fine_tuning.training.workload import BatchSize, Workload, computed_rows, guess_replay, workload
 
 # Measured on a CPU (benchmarks/memory.py); all else follows from what torch keeps.
 _RUNTIME = 800 << 20  # bytes
-_HOLES = 1.6  # glibc does not reuse a freed block for an aligned request of the same size, and torch aligns all its tensors
+# glibc does not reuse a freed block for an aligned request of the same size, and torch aligns all
+# its tensors
+_HOLES = 1.6
 _EFFICIENCY = 0.7  # share of the speed of matrix products that is reached by all that grows with a step
 _DEQUANTISED = 4e8  # weights dequantised a second, on one thread (quantised_linear.py)
-# Floating-point operations that take as long as what does not grow with a pass, for each layer: calls, weights read again, the optimiser.
+# Floating-point operations that take as long as what does not grow with a pass, for each layer:
+# calls, weights read again, the optimiser.
 _LAYER_OPERATIONS = 1.2e9
 
-# How much more of a token a layer keeps where it is not, or only partly, fused (tests/training/test_estimate.py); unknown: the largest.
+# How much more of a token a layer keeps where it is not, or only partly, fused
+# (tests/training/test_estimate.py); unknown: the largest.
 _PARTLY_FUSED = {"llama": 1.0, "qwen2": 1.0, "qwen3": 1.15, "phi3": 1.4, "gemma2": 1.7, "gemma3": 1.7}
 _NOT_FUSED = {4: 2.0, 2: 3.8}  # any family, without `training.fused`, by bytes of a number: PEFT keeps copies in fp32
 _VIRTUAL, _VIRTUAL_METHODS = 1.35, (FineTuningMethod.PREFIX_TUNING, FineTuningMethod.PROMPT_TUNING)
-_NF4 = 0.516  # bytes a weight: four bits, and scales of blocks of 64, themselves in eight bits (arXiv 2305.14314, section 3)
-_QUANTISED = {4: 1.45, 2: 2.4}  # by bytes of a number: products with quantised weights keep inputs and outputs in both formats
+# bytes a weight: four bits, and scales of blocks of 64, themselves in eight bits (arXiv 2305.14314,
+# section 3)
+_NF4 = 0.516
+# by bytes of a number: products with quantised weights keep inputs and outputs in both formats
+_QUANTISED = {4: 1.45, 2: 2.4}
 _DORA, _DORA_COPIES = 2.9, 1.4  # the second: copies of every matrix, since DoRA needs its norm
 
 _TEACHER_BATCH = 8  # replay rows that the base computes together (teacher.py)
@@ -61,29 +71,8 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What the forecast needs to know of a model. Widths are numbers a token; `inputs` and `outputs` are sums over a layer's matrices."""
-
-    parameters: int
-    layers: int
-    heads: int
-    hidden: int
-    attention: int  # of all heads together
-    keys: int  # of all heads that have keys of their own
-    feed_forward: int
-    vocabulary: int
-    linear: int  # weights of all layers' matrices, which multiply every token
-    matrices: int  # of a layer
-    inputs: int
-    outputs: int
-    largest: int  # weights of the largest tensor
-    quantised: int  # bytes of all layers' matrices in the GGUF
-    architecture: str = "llama"
-
-
-@dataclass(frozen=True)
 class Estimate:
-    """Bytes at the peak, by what they are for; seconds of all the training's steps."""
+    """The memory of a training at its peak, by what it is for, and the seconds of all its steps."""
 
     parts: dict[str, int]
     seconds: float
@@ -103,13 +92,66 @@ class Estimate:
         return self.memory <= self.available
 
 
-def estimate_training(settings: Training, base: Path, rows: Path, replayed: int) -> tuple[Estimate, dict[str, int] | None]:
-    """Return what the training would take on this machine, and, if that does not fit, what to lower (`largest_fitting`).
+@dataclass(frozen=True)
+class Basis:
+    """What a forecast is computed from: the model, what an epoch computes, and the machine."""
 
-    `base` is a GGUF, `rows` a folder with train.jsonl, `replayed` the number of replay rows. The machine's speed is measured for about a
-    second. Nothing of the process is changed by that: threads, number formats and the library of matrix products stay as they are.
-    Raises TrainingError for a base of an unknown shape and for bad rows.
+    shape: Shape
+    work: Workload
+    machine: Machine
+
+    def at(self, settings: Training, available: int | None = None) -> Estimate:
+        """Return the estimate for other settings with the same batches and number format.
+
+        `available`: bytes that are free now; None: as many as were free when it was measured.
+        """
+        machine = self.machine if available is None else replace(self.machine, available=available)
+        return estimate(self.shape, settings, self.work, machine)
+
+    def trained(self, settings: Training) -> int:
+        """Return how many parameters are trained."""
+        return trained_parameters(self.shape, settings)
+
+    def record(self) -> dict[str, Any]:
+        """Return the basis as JSON has it."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Basis":
+        """Return the basis that `record` was made from."""
+        return cls(Shape(**record["shape"]), _work_of(record["work"]), Machine(**record["machine"]))
+
+
+def _work_of(record: Mapping[str, Any]) -> Workload:
+    held_out = record["held_out"]
+    return Workload(
+        **{
+            **record,
+            "batches": tuple(BatchSize(**batch) for batch in record["batches"]),
+            "held_out": held_out and _work_of(held_out),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a training would take, what to lower if that does not fit, and what it was computed from."""
+
+    estimate: Estimate
+    fitting: dict[str, int] | None
+    basis: Basis
+
+
+def estimate_training(settings: Training, base: Path, rows: Path, replayed: int) -> Forecast:
+    """Return what the training would take on this machine, and what to lower if it does not fit.
+
+    `base` is a GGUF, `rows` a folder with train.jsonl, `replayed` the number of replay rows. The
+    machine's speed is measured for about a second. That changes nothing in the process: threads,
+    number formats and the library of matrix products stay as they are. Raises TrainingError for a
+    base of an unknown shape and for bad rows.
     """
+    from fine_tuning.engines.gguf_file import read_gguf
+
     shape, learned = shape_of(read_gguf(base)), computed_rows(rows / "train.jsonl")
     learned += guess_replay(learned, replayed, settings.replay.max_new_tokens)
     machine = measure_machine(settings)
@@ -118,12 +160,16 @@ def estimate_training(settings: Training, base: Path, rows: Path, replayed: int)
         return estimate(shape, training, workload(learned, training, max_length), machine)
 
     longest = max(len(row.ids) for row in learned)
-    found = at(settings, longest)
-    return found, None if found.fits else largest_fitting(settings, longest, at)
+    basis = Basis(shape, workload(learned, settings, longest), machine)
+    found = basis.at(settings)
+    return Forecast(found, None if found.fits else largest_fitting(settings, longest, at), basis)
 
 
 def measure_machine(settings: Training) -> Machine:
-    """Return this machine's speed, by the number format and library that a training would choose now, and its free memory."""
+    """Return this machine's speed and its free memory.
+
+    The speed is that of the number format and the library that a training would choose now.
+    """
     import torch
 
     from fine_tuning.training import hardware
@@ -138,42 +184,6 @@ def measure_machine(settings: Training) -> Machine:
 
 
 _MEASURED = 0.7  # seconds
-
-
-def shape_of(file: GgufFile) -> Shape:
-    """Return the shape of the model in a GGUF. TrainingError if the file does not say it, or its layers differ."""
-    header = file.header
-
-    def number(key: str, default: int = 0) -> int:
-        value = header.metadata.get(f"{header.architecture}.{key}", default)
-        if not isinstance(value, int) or value < 1:
-            raise TrainingError(f"{file.path} says no single {header.architecture}.{key}: models whose layers differ cannot be trained yet")
-        return value
-
-    hidden, heads, layers = number("embedding_length"), number("attention.head_count"), number("block_count")
-    head = number("attention.key_length", max(hidden // heads, 1))
-    linear = [tensor for tensor in file.tensors.values() if tensor.name.startswith("blk.") and len(tensor.shape) > 1]
-    matrices = [tensor.shape for tensor in linear]
-    if not matrices or "token_embd.weight" not in header.tensors or len(header.tensors["token_embd.weight"]) != 2:
-        raise TrainingError(f"{file.path} has no token embedding: it is no language model")
-    sizes = [math.prod(shape) for shape in header.tensors.values()]
-    return Shape(
-        parameters=sum(sizes),
-        layers=layers,
-        heads=heads,
-        hidden=hidden,
-        attention=heads * head,
-        keys=number("attention.head_count_kv", heads) * head,
-        feed_forward=number("feed_forward_length", max(shape[1] for shape in matrices)),
-        vocabulary=header.tensors["token_embd.weight"][1],
-        linear=sum(map(math.prod, matrices)),
-        matrices=len(matrices) // layers,
-        inputs=sum(shape[0] for shape in matrices) // layers,
-        outputs=sum(shape[1] for shape in matrices) // layers,
-        largest=max(sizes),
-        quantised=sum(tensor.size for tensor in linear),
-        architecture=header.architecture,
-    )
 
 
 def estimate(shape: Shape, settings: Training, work: Workload, machine: Machine) -> Estimate:
@@ -207,9 +217,10 @@ def _parts(shape: Shape, settings: Training, work: Workload, width: int, weights
     def most(of: Callable[[BatchSize], int]) -> int:
         return max(map(of, work.batches), default=0)
 
-    full = settings.method == FineTuningMethod.FULL
-    trained = shape.parameters if full else _adapter(shape, settings)
-    teaching = 2 * _TEACHER_BATCH * settings.replay.max_new_tokens * shape.vocabulary * 4 if settings.replay.share else 0
+    full, trained = settings.method == FineTuningMethod.FULL, trained_parameters(shape, settings)
+    teaching = (
+        2 * _TEACHER_BATCH * settings.replay.max_new_tokens * shape.vocabulary * 4 if settings.replay.share else 0
+    )
     return {
         "runtime": 0,
         "weights": (shape.parameters - shape.linear) * width + held,
@@ -223,7 +234,10 @@ def _parts(shape: Shape, settings: Training, work: Workload, width: int, weights
 
 
 def _beside(shape: Shape, settings: Training) -> int:
-    """Return how many numbers lie beside the layers' weights: each group's adapters once more, and zeros between them (adapters.py)."""
+    """Return how many numbers are held beside the layers' weights (adapters.py).
+
+    They are the adapters of each group once more, and the zeros between them.
+    """
     if settings.method not in (FineTuningMethod.LORA, FineTuningMethod.QLORA) or not settings.fused:
         return 0
     if settings.use_dora or settings.lora_dropout:
@@ -233,7 +247,10 @@ def _beside(shape: Shape, settings: Training) -> int:
 
 
 def _activations(shape: Shape, settings: Training, batch: BatchSize, width: int, quantised: bool = False) -> int:
-    """Return the bytes that all layers keep for the backward pass. What fused.py cannot fuse keeps more of each token, as measured."""
+    """Return the bytes that all layers keep for the backward pass.
+
+    Models that fused.py cannot fuse keep more of each token; the factors are measured.
+    """
     factor = _PARTLY_FUSED.get(shape.architecture, max(_PARTLY_FUSED.values())) if not settings.lora_dropout else 1.0
     if not settings.fused and not settings.lora_dropout and settings.method != FineTuningMethod.FULL:
         factor = max(factor, _NOT_FUSED[width])  # the others are never fused
@@ -249,21 +266,42 @@ def _activations(shape: Shape, settings: Training, batch: BatchSize, width: int,
 def _saved(shape: Shape, settings: Training, width: int) -> int:
     """Return the bytes that a layer keeps of each token for the backward pass, as `saved_tensors_hooks` counts them.
 
-    Inputs of both norms; queries, keys, values and the attention's output; the feed-forward's gate and its partner; and the input of
-    every matrix that is trained or has an adapter (tests/training/test_estimate.py).
+    Inputs of both norms; queries, keys, values and the attention's output; the feed-forward's gate
+    and its partner; and the input of every matrix that is trained or has an adapter
+    (tests/training/test_estimate.py).
     """
     attention, low = 2 * (shape.attention + shape.keys) * width, settings.lora_r * shape.matrices
-    if settings.method == FineTuningMethod.FULL:  # norms are trained too, in fp32; the feed-forward keeps its gate before and after
+    # norms are trained too, in fp32; the feed-forward keeps its gate before and after
+    if settings.method == FineTuningMethod.FULL:
         return 2 * shape.hidden * (4 + width) + attention + (2 * shape.hidden + 4 * shape.feed_forward) * width
-    if settings.lora_dropout:  # each adapter's dropped-out input, and its noise; that of the attention's output instead of itself
-        return attention - shape.attention * width + (2 * shape.hidden + 3 * shape.feed_forward) * width + low * 4 + 2 * shape.inputs * 4
+    # each adapter's dropped-out input, and its noise; that of the attention's output instead of
+    # itself
+    if settings.lora_dropout:
+        return (
+            attention
+            - shape.attention * width
+            + (2 * shape.hidden + 3 * shape.feed_forward) * width
+            + low * 4
+            + 2 * shape.inputs * 4
+        )
     return attention + (4 * shape.hidden + 2 * shape.feed_forward + low) * width
 
 
 def _attention_weights(shape: Shape, batch: BatchSize) -> int:
-    """Return how many of the attention's weights a layer keeps: those of short conversations (tree_attention.attend)."""
+    """Return how many attention weights a layer keeps: those of short conversations.
+
+    See `tree_attention.attend`.
+    """
     weights = batch.scores * shape.heads
     return weights if weights <= batch.tokens * (shape.attention + 2 * shape.keys) else 0
+
+
+def trained_parameters(shape: Shape, settings: Training) -> int:
+    """Return how many parameters are trained.
+
+    For methods with virtual tokens it is what an adapter of this rank would have, an upper bound.
+    """
+    return shape.parameters if settings.method == FineTuningMethod.FULL else _adapter(shape, settings)
 
 
 def _adapter(shape: Shape, settings: Training) -> int:
@@ -274,8 +312,8 @@ def _adapter(shape: Shape, settings: Training) -> int:
 def _seconds(shape: Shape, settings: Training, batch: BatchSize, machine: Machine) -> float:
     """Return the seconds of one pass.
 
-    Operations: for each weight two forward, two backward to the input, two for its own gradient (arXiv 2001.08361); of the attention
-    two products forward, five backward.
+    Operations: for each weight two forward, two backward to the input, two for its own gradient
+    (arXiv 2001.08361); of the attention two products forward, five backward.
     """
     full = settings.method == FineTuningMethod.FULL
     head = (6 if full else 4) * shape.vocabulary * shape.hidden * batch.targets
@@ -290,16 +328,21 @@ def _seconds(shape: Shape, settings: Training, batch: BatchSize, machine: Machin
 # When it does not fit
 
 
-def largest_fitting(settings: Training, max_length: int, at: Callable[[Training, int], Estimate]) -> dict[str, int] | None:
+def largest_fitting(
+    settings: Training, max_length: int, at: Callable[[Training, int], Estimate]
+) -> dict[str, int] | None:
     """Return what to lower so that it fits, as dotted settings; None when nothing is small enough.
 
-    First what is computed at once, which changes nothing else; if a single conversation is too much, its length too; at last the rank.
-    The last setting named is as large as fits. `at` estimates for other settings and lengths.
+    First what is computed at once, which changes nothing else; if a single conversation is too
+    much, its length too; at last the rank. The last setting named is as large as fits. `at`
+    estimates for other settings and lengths.
     """
     lowered: dict[str, int] = {}
 
     def fits(changes: dict[str, int]) -> bool:
-        training = {key.removeprefix("training."): value for key, value in changes.items() if key.startswith("training.")}
+        training = {
+            key.removeprefix("training."): value for key, value in changes.items() if key.startswith("training.")
+        }
         found = at(settings.model_copy(update=training), changes.get("data_preparation.max_length", max_length))
         return found.memory <= _MARGIN * found.available
 
@@ -334,7 +377,9 @@ def require(estimate: Estimate, settings: Training, base: str | Path, fitting: d
     """Raise NotEnoughMemory, with what to lower (`fitting`, see `largest_fitting`), if the training would not fit."""
     if estimate.fits:
         return
-    largest = max((part for part in estimate.parts if part not in ("runtime", "loading")), key=lambda part: estimate.parts[part])
+    largest = max(
+        (part for part in estimate.parts if part not in ("runtime", "loading")), key=lambda part: estimate.parts[part]
+    )
     if fitting:
         lower = " ".join(f"--set {key}={value}" for key, value in fitting.items())
         cure = f"The largest that fits: {lower} (--auto takes it)."
@@ -342,6 +387,7 @@ def require(estimate: Estimate, settings: Training, base: str | Path, fitting: d
         smaller = "training.method lora, or a smaller" if settings.method == FineTuningMethod.FULL else "a smaller"
         cure = f"No setting makes it fit: choose {smaller} training.base_model."
     raise NotEnoughMemory(
-        f"training {base} needs about {estimate.memory / 1e9:.1f} GB of memory ({estimate.parts[largest] / 1e9:.1f} GB of it {largest}), "
+        f"training {base} needs about {estimate.memory / 1e9:.1f} GB of memory ({estimate.parts[largest] / 1e9:.1f} "
+        f"GB of it {largest}), "
         f"and {estimate.available / 1e9:.1f} GB are free. {cure} Closing other programs helps too."
     )

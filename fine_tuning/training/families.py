@@ -1,9 +1,10 @@
 """Model families: the Transformers configuration that computes what llama.cpp computes with a GGUF.
 
-A GGUF holds less than a config.json. llama.cpp derives what is missing, or takes it as fixed (src/llama-model.cpp, load_hparams, and
-src/models/<architecture>.cpp, load_arch_hparams and the graph), and so does this module. Transformers' own reading of a GGUF leaves
-out, among others, the size of Qwen 3's heads, the soft caps and attention scale of Gemma, and the frequencies of StarCoder 2.
-docs/families.md lists the families that were compared, and how far apart their logits are.
+A GGUF holds less than a config.json. llama.cpp derives what is missing, or takes it as fixed
+(src/llama-model.cpp, load_hparams, and src/models/<architecture>.cpp, load_arch_hparams and the
+graph), and so does this module. Transformers' own reading of a GGUF leaves out, among others, the
+size of Qwen 3's heads, the soft caps and attention scale of Gemma, and the frequencies of StarCoder
+2. docs/families.md lists the families that were compared, and how far apart their logits are.
 """
 
 import math
@@ -93,9 +94,16 @@ class _Metadata:
         return [_SLIDING if each else _FULL for each in near]
 
 
-def _common(gguf: _Metadata, model_type: str, epsilon: str = "rms_norm_eps", norm: str = "layer_norm_rms_epsilon") -> Settings:
-    """Return the settings that every family has. `epsilon` and `norm` name the norms' epsilon in Transformers and in the GGUF."""
-    tokenizer = {f"{name}_token_id": gguf.metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _TOKENS.items()}
+def _common(
+    gguf: _Metadata, model_type: str, epsilon: str = "rms_norm_eps", norm: str = "layer_norm_rms_epsilon"
+) -> Settings:
+    """Return the settings that every family has.
+
+    `epsilon` and `norm` are the names of the norms' epsilon in Transformers and in the GGUF.
+    """
+    tokenizer = {
+        f"{name}_token_id": gguf.metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _TOKENS.items()
+    }
     vocabulary = gguf.file.tensors["token_embd.weight"].rows
     return {
         "model_type": model_type,
@@ -125,7 +133,10 @@ def _gemma(gguf: _Metadata, model_type: str) -> Settings:
 
 
 def _scalar(gguf: _Metadata, layers_of_27b: int) -> float:
-    """Return the number whose square root divides Gemma's queries: the head size, except in the largest model, known by its layers."""
+    """Return the number whose square root divides Gemma's queries.
+
+    It is the head size, except in the largest model, which is recognised by its number of layers.
+    """
     return gguf.hidden // gguf.heads if gguf.need("block_count") == layers_of_27b else gguf.head_dim
 
 
@@ -195,7 +206,10 @@ def _olmo2(gguf: _Metadata) -> Settings:
     made, window = _common(gguf, "olmo2"), int(gguf.get("attention.sliding_window", 0))
     if not window:
         return made
-    near = {"rope_type": "default", "rope_theta": float(gguf.get("rope.freq_base_swa", made["rope_parameters"]["rope_theta"]))}
+    near = {
+        "rope_type": "default",
+        "rope_theta": float(gguf.get("rope.freq_base_swa", made["rope_parameters"]["rope_theta"])),
+    }
     rope = {_FULL: made["rope_parameters"], _SLIDING: near}
     return {**made, "model_type": "olmo3", "rope_parameters": rope, **_windows(gguf, window, 4)}
 
@@ -212,7 +226,11 @@ def _granite(gguf: _Metadata) -> Settings:
 
 def _cohere(gguf: _Metadata) -> Settings:
     made = _common(gguf, "cohere", "layer_norm_eps", "layer_norm_epsilon")
-    return {**made, "logit_scale": float(gguf.get("logit_scale", 0.0)) or 1.0, "use_qk_norm": gguf.has("attn_q_norm.weight")}
+    return {
+        **made,
+        "logit_scale": float(gguf.get("logit_scale", 0.0)) or 1.0,
+        "use_qk_norm": gguf.has("attn_q_norm.weight"),
+    }
 
 
 FAMILIES: dict[str, Callable[[_Metadata], Settings]] = {  # by the GGUF's architecture
@@ -234,7 +252,9 @@ FAMILIES: dict[str, Callable[[_Metadata], Settings]] = {  # by the GGUF's archit
     "command-r": _cohere,
 }
 
-_STORED_AS = {  # families whose weights are stored as another family's: rows of queries and keys in llama's order, norms around 1
+# families whose weights are stored as another family's: rows of queries and keys in llama's order,
+# norms around 1
+_STORED_AS = {
     **dict.fromkeys(("arcee", "smollm3", "granite", "olmo"), "llama"),
     "gemma": "gemma2",
 }

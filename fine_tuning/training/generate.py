@@ -18,11 +18,18 @@ EndsTurn = Callable[[int], bool]  # whether a generation stops at this token
 
 
 def answer_both(
-    base: Path, trained: Path, run: Path, settings: Training, prompts: Sequence[list[int]], limit: int, ends_turn: EndsTurn
+    base: Path,
+    trained: Path,
+    run: Path,
+    settings: Training,
+    prompts: Sequence[list[int]],
+    limit: int,
+    ends_turn: EndsTurn,
 ) -> list[tuple[list[int], list[int]]]:
-    """Return for each prompt (tokens) the greedy answers of `base` and of what was `trained` on it, of at most `limit` tokens.
+    """Return the greedy answers of `base`, and of what was `trained` on it, to each prompt.
 
-    TrainingError if the base cannot be loaded.
+    Prompts are token ids; an answer has at most `limit` tokens. TrainingError if the base cannot be
+    loaded.
     """
     with quiet():
         model = load_base(base, torch.float32, run / "base")
@@ -46,6 +53,8 @@ def answer(model: "PreTrainedModel", prompt: list[int], limit: int, ends_turn: E
     config = GenerationConfig(max_new_tokens=limit, do_sample=False, pad_token_id=0, use_cache=True)
     generate = cast("Callable[..., torch.Tensor]", model.generate)
     attended = torch.ones_like(prompted)
-    made = generate(input_ids=prompted, attention_mask=attended, generation_config=config, stopping_criteria=[ended])[0].tolist()
+    made = generate(input_ids=prompted, attention_mask=attended, generation_config=config, stopping_criteria=[ended])[
+        0
+    ].tolist()
     tokens = made[len(prompt) :] if made[: len(prompt)] == prompt else made
     return tokens[:-1] if tokens and ends_turn(tokens[-1]) else tokens

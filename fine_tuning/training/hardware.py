@@ -43,13 +43,14 @@ def free_memory() -> int:
 
 
 def choose_dtype(settings: Training, library: Library) -> torch.dtype:
-    """Return `training.dtype`, or for `auto` the format in which this machine multiplies faster (probed in well under 2 s).
+    """Return `training.dtype`, or for `auto` the format in which this machine multiplies faster.
 
-    `library`: of float32 products.
+    It is probed in well under 2 s. `library`: of float32 products.
     """
     if settings.dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings.dtype]
-    # A small step is lost in the eight bits of bfloat16. Adapters are fp32 anyway, but full fine-tuning trains the weights themselves.
+    # A small step is lost in the eight bits of bfloat16. Adapters are fp32 anyway, but full
+    # fine-tuning trains the weights themselves.
     if settings.method == FineTuningMethod.FULL:
         return torch.float32
     if torch.cuda.is_available():
@@ -59,16 +60,18 @@ def choose_dtype(settings: Training, library: Library) -> torch.dtype:
 
 @cache
 def _faster_dtype(library: Library) -> torch.dtype:
-    # Cached, since the forecast asks before the training does. Only a part of a step is products, and bfloat16 rounds: it must be worth it.
+    # Cached, since the forecast asks before the training does. Only a part of a step is products,
+    # and bfloat16 rounds: it must be worth it.
     half, single = least_seconds(ENOUGH, _step_product(torch.bfloat16, library), _step_product(torch.float32, library))
     return torch.bfloat16 if half < _WORTH * single else torch.float32
 
 
 def choose_threads(settings: Training) -> int:
-    """Return `training.threads`; for 0 as many as torch began with, or half of them where a probe finds that clearly faster.
+    """Return `training.threads`; for 0 torch's own number, or half of it if that is clearly faster.
 
-    Two threads of one core, or slow cores beside fast ones, may take more than they add. A result in favour of half is checked for a
-    second longer: another program may have caused it, and the training would keep the number for good.
+    Two threads of one core, or slow cores beside fast ones, may cost more time than they save. A
+    probe in favour of half is checked for a second longer: another program may have caused it, and
+    the training keeps the number for good.
     """
     if settings.threads or THREADS == 1 or torch.cuda.is_available():
         return settings.threads or THREADS
@@ -91,11 +94,12 @@ def choose_threads(settings: Training) -> int:
 
 
 def gemm_flops(dtype: torch.dtype = torch.float32, library: Library | None = None, over: float = 0.0) -> float:
-    """Return this machine's speed in floating-point operations a second, of matrix products of a training step's size.
+    """Return this machine's speed in matrix products, in floating-point operations per second.
 
-    With `over`, so many seconds are measured, and what is usual is returned: the median, which other programs leave, of the best tenth
-    of a second, since programs that come and go are gone when the training has begun. Without, the fastest of a few products.
-    `library`: default, the one that is used.
+    The products have the size of a training step's. By default the fastest of a few products
+    counts. With `over`, so many seconds are measured, and the result is the median of the best
+    tenth of a second: the median is what is usual, and the best tenth leaves out programs that may
+    be gone when the training begins. `library`: by default the one that is used.
     """
     multiply = _step_product(dtype, library)
     times = (_times(multiply, _MOMENT) for _ in range(max(1, round(over / _MOMENT))))
@@ -103,7 +107,10 @@ def gemm_flops(dtype: torch.dtype = torch.float32, library: Library | None = Non
 
 
 def _step_product(dtype: torch.dtype, library: Library | None = None) -> Callable[[], None]:
-    """Return a function that makes one product of a training step's size. It was called once, for the library to build its kernel."""
+    """Return a function that makes one product of a training step's size.
+
+    It was called once already, so that the library has built its kernel.
+    """
     device = "cuda" if has_gpu() else "cpu"
     tokens, width, wide = PROBED
     rows, weight = torch.randn(tokens, width).to(device, dtype), torch.randn(wide, width).to(device, dtype)
@@ -128,9 +135,10 @@ def _times(multiply: Callable[[], None], seconds: float) -> list[float]:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what a step frees for the next one, instead of handing pages back and having them zeroed again.
+    """Let glibc keep what a step frees for the next one.
 
-    Large tensors come and go in each step; without this a third of a step on a CPU was spent in the kernel. No effect on other systems.
+    Otherwise it hands pages back and has them zeroed again: large tensors come and go in each step,
+    and a third of a step on a CPU was spent in the kernel. No effect on other systems.
     """
     if sys.platform != "linux":
         return

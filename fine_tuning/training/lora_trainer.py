@@ -1,8 +1,9 @@
 """One training, from a base and token rows to an adapter: resumable, reported step by step, with either backend.
 
-LoRA (arXiv 2106.09685) unless `training.method` names another: full, prefix and prompt tuning take the same steps, with other parameters
-to train (methods.py). QLoRA differs in how it holds the base (qlora_trainer.py). Transformers takes seconds to import, so it is imported
-when a training begins: the forecast, which asks how a base would be held, does without.
+LoRA (arXiv 2106.09685) unless `training.method` names another: full, prefix and prompt tuning take
+the same steps, with other parameters to train (methods.py). QLoRA differs in how it holds the base
+(qlora_trainer.py). Transformers takes seconds to import, so it is imported when a training begins:
+the forecast, which asks how a base would be held, does without.
 """
 
 import time
@@ -50,14 +51,19 @@ class LoRATrainer:
     weights: BaseWeights = "dequantised"  # how the base's matrices are held
 
     def __init__(self, base: Path, settings: Training, served: Reference | None = None) -> None:
-        """`served`: what llama.cpp computes with the base. The network must agree with it before it is trained."""
+        """Prepare the training.
+
+        `served`: what llama.cpp computes with the base. The network must agree with it before it is
+        trained.
+        """
         self.base, self.settings, self.served = base, settings, served
 
     def train(self, rows: TrainingRows, run: Path, watch: Watch | None = None) -> TrainingResult:
-        """Train on `rows`, and write `run`/adapter. A run that was interrupted goes on to the result that it would have had.
+        """Train on `rows`, and write `run`/adapter.
 
-        Raises NoConversations without rows; TrainingError for a bad base, bad rows, or a loss that is no number; Cancelled after
-        `watch.stopping()` returned True: a checkpoint is kept.
+        An interrupted run goes on, to the result that it would have had without the interruption.
+        Raises NoConversations without rows; TrainingError for a bad base, bad rows, or a loss that
+        is not a number; Cancelled after `watch.stopping()` returned True: a checkpoint is kept.
         """
         from fine_tuning.training.network import prepare
         from fine_tuning.training.phases import Phases
@@ -78,11 +84,17 @@ class LoRATrainer:
             phases.learn_preferences(preferences)
         adapter = phases.save(run / "adapter")
         seconds = time.perf_counter() - started
-        computed = Trained(before, probe_logits(phases.model, self.served.probes), tolerance, self.served) if self.served else None
+        computed = (
+            Trained(before, probe_logits(phases.model, self.served.probes), tolerance, self.served)
+            if self.served
+            else None
+        )
         return _result(phases, network, adapter, seconds, computed)
 
 
-def _result(phases: "Phases", network: "Network", adapter: Path, seconds: float, computed: Trained | None) -> TrainingResult:
+def _result(
+    phases: "Phases", network: "Network", adapter: Path, seconds: float, computed: Trained | None
+) -> TrainingResult:
     chats, preferences = phases.last.get("chats"), phases.last.get("preferences")
     return TrainingResult(
         adapter=adapter,

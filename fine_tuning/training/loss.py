@@ -1,7 +1,9 @@
-"""The loss of a packed row (packing.py), or the log-probabilities of its tokens. Gradients are computed in the forward pass already.
+"""The loss of a packed row (packing.py), and the log-probabilities of its tokens.
 
-Logits are made for the supervised tokens only, a lot at a time, and each lot is turned at once into the gradient of the last layer's
-output: only one lot of the large [N, vocabulary] tensors is ever held, and nothing is kept for the backward pass.
+Gradients are computed in the forward pass already. Logits are made for the supervised tokens only,
+a lot at a time, and each lot is turned at once into the gradient of the last layer's output: only
+one lot of the large [N, vocabulary] tensors is ever held, and nothing is kept for the backward
+pass.
 """
 
 import contextlib
@@ -29,10 +31,12 @@ def supervised_logits(model: "PreTrainedModel", batch: PackedBatch) -> Tensor:
 def packed_loss(
     model: "PreTrainedModel", batch: PackedBatch, kl_weight: float = 1.0, head: nn.Linear | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean loss over the batch's supervised tokens, and how many of them are the model's likeliest (without gradient).
+    """Return the mean loss over the batch's supervised tokens, and how many were predicted right.
 
-    The loss of a replayed token is its divergence from the base, KL(base || model), over the base's k likeliest tokens and one bucket for
-    all others, times `kl_weight`; that of any other token is its cross-entropy. `head`, see `plain_head`, saves memory and time.
+    A token is predicted right if it is the model's likeliest; that count has no gradient. The loss
+    of a replayed token is its divergence from the base, KL(base || model), over the base's k
+    likeliest tokens and one bucket for all others, times `kl_weight`; that of any other token is
+    its cross-entropy. `head`, see `plain_head`, saves memory and time.
     """
     vectors, weight = _vectors(model, batch, head)
     replayed = batch.get("replayed", torch.zeros_like(batch["shift_labels"], dtype=torch.bool))
@@ -43,14 +47,20 @@ def packed_loss(
 
 
 def token_logprobs(model: "PreTrainedModel", batch: PackedBatch, head: nn.Linear | None = None) -> Tensor:
-    """Return the log-probability (nats) of each supervised token, [N] in fp32. `head`: see `packed_loss`; a trained one is not used."""
+    """Return the log-probability (nats) of each supervised token, [N] in fp32.
+
+    `head`: see `packed_loss`; a trained one is not used.
+    """
     vectors, weight = _vectors(model, batch, None if head is None or head.weight.requires_grad else head)
     return apply(_Logprobs, vectors, weight, batch["shift_labels"])
 
 
 @torch.no_grad()
 def plain_head(model: "PreTrainedModel") -> nn.Linear | None:
-    """Return the model's output matrix if its product with the last layer's vectors is the logits; None if more is done to them."""
+    """Return the output matrix, if its product with the last layer's vectors is the logits.
+
+    None if the model does more to them.
+    """
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear or head.bias is not None:
         return None
@@ -75,7 +85,10 @@ def _without(head: nn.Linear) -> Iterator[None]:
 
 
 def _vectors(model: "PreTrainedModel", batch: PackedBatch, head: nn.Linear | None) -> tuple[Tensor, Tensor | None]:
-    """Return the last layer's vectors [N, hidden] and the matrix that makes logits of them; without `head`, the logits and None."""
+    """Return the last layer's vectors [N, hidden] and the matrix that makes logits of them.
+
+    Without `head`: the logits and None.
+    """
     if head is None:
         return _output(model, batch), None
     with _without(head):
@@ -140,7 +153,15 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Context, *outer: Tensor) -> tuple[Tensor | None, ...]:
         grad_vectors, grad_weight = ctx.saved_tensors
-        return grad_vectors * outer[0], None if grad_weight is None else grad_weight * outer[0], None, None, None, None, None
+        return (
+            grad_vectors * outer[0],
+            None if grad_weight is None else grad_weight * outer[0],
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 class _Logprobs(torch.autograd.Function):
@@ -149,7 +170,8 @@ class _Logprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Context, vectors: Tensor, weight: Tensor | None, labels: Tensor) -> Tensor:
         logprobs = vectors.new_empty(len(labels), dtype=torch.float32)
-        slopes = torch.empty_like(vectors) if ctx.needs_input_grad[0] else None  # gradient of each log-probability for its vector
+        # gradient of each log-probability for its vector
+        slopes = torch.empty_like(vectors) if ctx.needs_input_grad[0] else None
         for lot in _lots(len(labels)):
             logits = _logits(vectors[lot], weight)
             entropy, _ = _to_probabilities(logits, labels[lot])
@@ -180,7 +202,10 @@ def _logits(vectors: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def _to_probabilities(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn `logits` [n, V] into probabilities in place. Return the cross-entropy [n], and whether the label is the likeliest [n]."""
+    """Turn `logits` [n, V] into probabilities in place.
+
+    Return the cross-entropy [n], and whether the label is the likeliest [n].
+    """
     chosen = (logits.gather(1, labels[:, None]) - logits.amax(dim=-1, keepdim=True))[:, 0]
     torch.softmax(logits, dim=-1, out=logits)
     # The likeliest token's probability is 1 / sum of exp(logit - greatest); the label's own may underflow.
@@ -190,8 +215,8 @@ def _to_probabilities(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def _divergence(probabilities: Tensor, ids: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Return KL(teacher || model) [M], and its gradient for the logits [M, V].
 
-    `probabilities` [M, V] are the model's, and are overwritten; `teacher` [M, k] are the base's for the tokens `ids`. The rest of both
-    distributions is one bucket.
+    `probabilities` [M, V] are the model's, and are overwritten; `teacher` [M, k] are the base's for
+    the tokens `ids`. The rest of both distributions is one bucket.
     """
     kept = probabilities.gather(1, ids)
     rest, rest_teacher = ((1 - part.sum(dim=1)).clamp(min=1e-6) for part in (kept, teacher))

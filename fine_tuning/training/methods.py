@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from fine_tuning.config import FineTuningMethod, Preferences, Training
+from fine_tuning.config import BaseWeights, FineTuningMethod, Preferences, Training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,7 +56,9 @@ def _prompt_tuning(model: "PreTrainedModel", settings: Training) -> "PreTrainedM
 
     from fine_tuning.training.virtual_tokens import VirtualTokenModel
 
-    config = PromptTuningConfig(num_virtual_tokens=settings.virtual_tokens, prompt_tuning_init="SAMPLE_VOCAB", task_type="CAUSAL_LM")
+    config = PromptTuningConfig(
+        num_virtual_tokens=settings.virtual_tokens, prompt_tuning_init="SAMPLE_VOCAB", task_type="CAUSAL_LM"
+    )
     return cast("PreTrainedModel", VirtualTokenModel(model, config))
 
 
@@ -70,13 +72,32 @@ METHODS = {
 
 
 def carrier(settings: Training, wanted: Carrier) -> Carrier | None:
-    """Return how the fine-tuned model can be deployed: as `wanted` where that is possible. None if no GGUF can carry it."""
+    """Return how the fine-tuned model can be deployed: as `wanted` where that is possible.
+
+    None if no GGUF can carry it.
+    """
     carriers: tuple[Carrier, ...] = ("merged",) if settings.use_dora else METHODS[settings.method].carriers
     return wanted if wanted in carriers else next(iter(carriers), None)
 
 
+def ways_to_hold(settings: Training, on_gpu: bool) -> tuple[BaseWeights, ...]:
+    """Return the ways in which the base's matrices may be held, the fastest first.
+
+    The first that fits into the memory is taken. Dequantised is faster, so `auto` keeps the base
+    quantised only where nothing else fits. DoRA needs the floats themselves, and the blocks of a
+    GGUF have no kernels for GPUs.
+    """
+    if settings.base_weights in ("quantised", "nf4"):
+        return (settings.base_weights,)
+    may_stay = settings.method == FineTuningMethod.QLORA and settings.base_weights == "auto"
+    return ("dequantised", "quantised") if may_stay and not settings.use_dora and not on_gpu else ("dequantised",)
+
+
 def save(model: "PreTrainedModel", folder: Path) -> None:
-    """Write what was trained: an adapter in PEFT's format, or (full) the whole model in Hugging Face's; safetensors only."""
+    """Write what was trained, as safetensors only.
+
+    That is an adapter in PEFT's format, or (method full) the whole model in Hugging Face's.
+    """
     if _is_peft(model):
         # No method trains embeddings. Without this, PEFT would look for the base's configuration to find out.
         model.save_pretrained(str(folder), save_embedding_layers=False)

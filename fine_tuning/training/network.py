@@ -1,4 +1,8 @@
-"""The network as it is trained: the base loaded, what is trained attached, on the device and in the number format of the run."""
+"""Prepares the network that is trained.
+
+The base is loaded, what is trained is attached, and both are moved to the device and the number
+format of the run.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +41,11 @@ class Network:
 
 
 def prepare(base: Path, weights: BaseWeights, settings: Training, replay: Path | None, run: Path) -> Network:
-    """Load `base`, and attach what `settings.method` trains. From now on, this process has the run's threads, seed and library.
+    """Load `base`, and attach what `settings.method` trains.
 
-    `weights` says how the base is held, `replay` is a file of token rows that the base answered. TrainingError if it cannot be loaded.
+    From now on, this process has the run's threads, seed and library. `weights` says how the base
+    is held, `replay` is a file of token rows that the base answered. TrainingError if it cannot be
+    loaded.
     """
     keep_freed_memory()
     dtype, threads = _chosen(run, settings)

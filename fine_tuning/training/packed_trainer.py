@@ -1,4 +1,7 @@
-"""The trainer that is used: one packed row a pass (packing.py), with the few steps of Transformers' loop that are slow in small models."""
+"""The trainer that is used: it computes one packed row per pass (packing.py).
+
+It replaces the few steps of Transformers' loop that are slow in small models.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -24,7 +27,12 @@ class PackedTrainer(ResumableTrainer):
     """Trainer whose batches are packed rows: one, or as many as keep what is computed at once within `batch_tokens`."""
 
     def __init__(
-        self, model: PreTrainedModel, folder: Path, settings: Training, rows: Sequence[object], validation: Sequence[object]
+        self,
+        model: PreTrainedModel,
+        folder: Path,
+        settings: Training,
+        rows: Sequence[object],
+        validation: Sequence[object],
     ) -> None:
         """`rows`, `validation`: what `pack` takes."""
         self.batch_tokens = settings.batch_tokens
@@ -102,15 +110,20 @@ class PackedTrainer(ResumableTrainer):
 
     @torch.no_grad()
     def validation_loss(self) -> float:
-        """Return the mean loss (nats) over the supervised tokens of the validation rows."""
+        """Return the mean loss (nats) over the supervised tokens of the validation rows.
+
+        Also note how many of them were the likeliest.
+        """
         self.model.eval()
-        total, count = 0.0, 0
+        total, hits, count = 0.0, 0, 0
         with torch.random.fork_rng():  # the training's own random numbers go on as if there had been no validation
             for batch in chain.from_iterable(map(_dropping, self.get_eval_dataloader())):
                 batch = self._on_device(batch)
-                total += packed_loss(self.model, batch, head=self.head)[0].item() * len(batch["shift_labels"])
-                count += len(batch["shift_labels"])
+                loss, likeliest = packed_loss(self.model, batch, head=self.head)
+                total += loss.item() * len(batch["shift_labels"])
+                hits, count = hits + int(likeliest), count + len(batch["shift_labels"])
         self.model.train()
+        self.validation_accuracy = hits / max(count, 1)
         return total / max(count, 1)
 
     def _on_device(self, batch: PackedBatch) -> PackedBatch:
@@ -118,6 +131,9 @@ class PackedTrainer(ResumableTrainer):
 
 
 def _dropping(batches: list[PackedBatch]) -> Iterator[PackedBatch]:
-    """Yield the batches, dropping each from the list, so that what attention cached in its layout is freed before the next one."""
+    """Yield the batches, and drop each from the list after it was used.
+
+    What attention cached in its layout is thereby freed before the next one.
+    """
     while batches:
         yield batches.pop(0)

@@ -1,9 +1,10 @@
 """A batch becomes one packed row: the prefix tree of its conversations, in which each shared token is computed once.
 
-Conversations of one deployment share their head (system prompt, template), and those of one session share whole turns. The tree is laid
-out depth first in one row. A token attends to its ancestors and itself (a boolean mask), and its position is its depth. Attention, loss
-and gradients are then exactly those of one conversation a row without padding (tests/training/test_packing.py).
-Tokens that no loss depends on are left out: at least the last of each conversation.
+Conversations of one deployment share their head (system prompt, template), and those of one session
+share whole turns. The tree is laid out depth first in one row. A token attends to its ancestors and
+itself (a boolean mask), and its position is its depth. Attention, loss and gradients are then
+exactly those of one conversation a row without padding (tests/training/test_packing.py). Tokens
+that no loss depends on are left out: at least the last of each conversation.
 """
 
 from collections.abc import Sequence
@@ -19,11 +20,16 @@ from fine_tuning.training.prefix_tree import PrefixTree, divide
 
 @dataclass
 class TokenRow:
-    """One conversation in tokens. `trained[i]` says whether token i carries loss; token 0 never does, since nothing predicts it."""
+    """One conversation in tokens.
+
+    `trained[i]` says whether token i carries loss; token 0 never does, since nothing predicts it.
+    """
 
     input_ids: list[int]
     trained: list[bool]
-    teacher: tuple[Tensor, Tensor] | None = None  # the base's likeliest tokens and their log-probabilities, [n, k] for n trained tokens
+    # the base's likeliest tokens and their log-probabilities, [n, k] for n trained tokens
+    teacher: tuple[Tensor, Tensor] | None = None
+    origin: str = ""  # the id of the conversation, also of a variant; "" where it does not matter
 
     def targets(self) -> list[int]:
         """Return the indices of the tokens that carry loss."""
@@ -47,13 +53,17 @@ class PackedBatch(TypedDict):
     replayed: NotRequired[Tensor]  # [N], bool: tokens of replay rows; where there are M of them:
     teacher_ids: NotRequired[Tensor]  # [M, k]: the base's likeliest tokens
     teacher_logprobs: NotRequired[Tensor]  # [M, k]: and their log-probabilities
-    answers: NotRequired[Tensor]  # [N]: of preferences (preferences.py), the answer that each supervised token belongs to
+    # [N]: of preferences (preferences.py), the answer that each supervised token belongs to
+    answers: NotRequired[Tensor]
     reference: NotRequired[Tensor]  # [R]: log-probability of each answer under the reference model
     wanted: NotRequired[Tensor]  # [R / 2], bool: of single ratings, whether people wanted the answer
 
 
 def pack_within(rows: Sequence[TokenRow], tokens: int) -> list[PackedBatch]:
-    """Return packed rows of at most `tokens` tokens each; a longer conversation is one by itself. Rows with a shared head stay together."""
+    """Return packed rows of at most `tokens` tokens each; a longer conversation has one to itself.
+
+    Rows that begin with the same tokens stay together.
+    """
     ordered = sorted(rows, key=lambda row: row.computed())
     return [pack(ordered[part]) for part in divide([row.computed() for row in ordered], tokens)]
 

@@ -1,4 +1,8 @@
-"""The phases of a training: held-out parts (which find the number of epochs), chats, preferences. Each resumes, reports and stops."""
+"""The phases of a training, each of which resumes, reports and stops.
+
+First come trainings with held-out parts (to find the number of epochs), then chats, then
+preferences.
+"""
 
 import math
 from collections.abc import Sequence
@@ -40,8 +44,14 @@ class Phases:
     def _progress(self) -> Path:
         return self.run / "progress.jsonl"
 
-    def learn_chats(self, chats: list[TokenRow], replayed: list[TokenRow], validation: list[TokenRow], last: bool) -> None:
-        """Train on the chats and the replay. If this is not the `last` phase, the result is kept, so that it is not learned twice."""
+    def learn_chats(
+        self, chats: list[TokenRow], replayed: list[TokenRow], validation: list[TokenRow], last: bool
+    ) -> None:
+        """Train on the chats and the replay.
+
+        Before another phase (not `last`), the result is kept, so that a resumed run does not learn
+        it again.
+        """
         kept = self.run / "taught"
         if not last and checkpoints.is_complete(kept):
             methods.restore(self.model, kept)
@@ -49,7 +59,9 @@ class Phases:
         ends: list[EarlyStop | EndAfter] = []
         if self.settings.folds and len(chats) > 1:
             ends = [EndAfter(self._find_epochs(chats, len(replayed)))]
-        trainer = _trainer_class(self.settings)(self.model, self.run / "checkpoints", self.settings, chats + replayed, validation)
+        trainer = _trainer_class(self.settings)(
+            self.model, self.run / "checkpoints", self.settings, chats + replayed, validation
+        )
         if self.settings.early_stop and not ends:
             ends = [EarlyStop(trainer, self.run, self.settings.early_stop)]
         self.run_phase("chats", trainer, ends)
@@ -60,8 +72,9 @@ class Phases:
     def _find_epochs(self, chats: list[TokenRow], replayed: int) -> int:
         """Return the number of epochs, by cross-validation.
 
-        It leaves out the replay, which takes most of the time and says nothing about when the chats are learned. But each step has as
-        few chats as it will have beside the replay, since a step goes as far for one chat as for eight.
+        The replay is left out: it takes most of the time, and says nothing about when the chats are
+        learned. Each step has as few chats as it will have beside the replay, since a step changes
+        the weights as much for one chat as for eight.
         """
         size = chats_in_a_batch(self.settings, len(chats), len(chats) + replayed)
         settings = self.settings.model_copy(update={"batch_size": size})
@@ -74,17 +87,24 @@ class Phases:
         """Train on what people preferred. The reference is the model as this phase first found it."""
         kept = self.run / "reference.json"
         if not kept.exists():
-            paths.write_json(kept, [item.reference for item in with_reference(self.model, items, self.settings.batch_tokens)])
+            paths.write_json(
+                kept, [item.reference for item in with_reference(self.model, items, self.settings.batch_tokens)]
+            )
         known = [replace(item, reference=tuple(each)) for item, each in zip(items, paths.read_json(kept), strict=True)]
         trainer = PreferenceTrainer(self.model, self.run / "preference-checkpoints", self.settings, known)
         self.run_phase("preferences", trainer, [])
 
     def run_phase(self, part: Part, trainer: ResumableTrainer, ends: "Sequence[EarlyStop | EndAfter]") -> None:
-        """Train from the newest whole checkpoint to the end. Cancelled, with a checkpoint kept, if the watch says to stop."""
+        """Train from the newest whole checkpoint to the end.
+
+        Raises Cancelled, with a checkpoint kept, if the watch says to stop.
+        """
         checkpoint, passed_over = checkpoints.newest_complete(Path(str(trainer.args.output_dir)))
         self.passed_over += passed_over
         self.resumed_from = checkpoints.step_of(checkpoint) if checkpoint else 0
-        epochs = min((end.epochs for end in ends if isinstance(end, EndAfter)), default=int(trainer.args.num_train_epochs))
+        epochs = min(
+            (end.epochs for end in ends if isinstance(end, EndAfter)), default=int(trainer.args.num_train_epochs)
+        )
         reporter = StepReporter(part, trainer, epochs, self._progress, self.peak, self.watch)
         trainer.remove_callback(PrinterCallback)
         for callback in (_Report(reporter, self.watch), *ends):
@@ -93,7 +113,9 @@ class Phases:
             return
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if self.watch.stopping():
-            raise Cancelled(f"training stopped at step {trainer.state.global_step}; the next retrain goes on from there")
+            raise Cancelled(
+                f"training stopped at step {trainer.state.global_step}; the next retrain goes on from there"
+            )
         self.tokens += trainer.seen_tokens
         if reporter.last:
             self.last[part] = reporter.last
@@ -135,10 +157,14 @@ class _Report(TrainerCallback):
     def __init__(self, reporter: StepReporter, watch: Watch) -> None:
         self.reporter, self.watch = reporter, watch
 
-    def on_train_begin(self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object) -> None:
+    def on_train_begin(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object
+    ) -> None:
         self.reporter.begin()
 
-    def on_step_end(self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object) -> None:
+    def on_step_end(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object
+    ) -> None:
         if self.watch.stopping():
             control.should_save = control.should_training_stop = True
 
@@ -150,11 +176,12 @@ class _Report(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: object,
     ) -> None:
-        """Report the step. TrainingError for a loss that is no number."""
+        """Report the step. TrainingError for a loss that is not a number."""
         if not logs or "loss" not in logs:
             return
         if not math.isfinite(logs["loss"]):
             raise TrainingError(
-                f"the loss is {logs['loss']} at step {state.global_step}: lower training.learning_rate, or use dtype float32"
+                f"the loss is {logs['loss']} at step {state.global_step}: lower training.learning_rate, or use dtype "
+                "float32"
             )
         self.reporter.report(logs)

@@ -14,13 +14,25 @@ from fine_tuning.training.preferences import ReferencedAnswers, pack_preferences
 
 
 class PreferenceTrainer(PackedTrainer):
-    """Trainer whose packed rows hold pairs of answers, or ratings. Its accuracy is the share that the model now prefers as people did."""
+    """Trainer whose packed rows hold pairs of answers, or ratings.
 
-    def __init__(self, model: PreTrainedModel, folder: Path, settings: Training, items: Sequence[ReferencedAnswers]) -> None:
-        """`items`: with their reference (`with_reference`). Each is two rows, so a batch holds half as many items as chats."""
+    Its accuracy is the share of them in which the model now prefers what people preferred.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, folder: Path, settings: Training, items: Sequence[ReferencedAnswers]
+    ) -> None:
+        """Take `items` with their reference (`with_reference`).
+
+        Each is two rows, so a batch holds half as many items as chats.
+        """
         preferences = settings.preferences
         batch_size = -(-settings.batch_size // 2)
-        changes = {"learning_rate": preferences.learning_rate, "num_epochs": preferences.num_epochs, "batch_size": batch_size}
+        changes = {
+            "learning_rate": preferences.learning_rate,
+            "num_epochs": preferences.num_epochs,
+            "batch_size": batch_size,
+        }
         super().__init__(model, folder, settings.model_copy(update=changes), items, [])
         self.beta = preferences.beta
 

@@ -1,7 +1,9 @@
-"""Learning from what people preferred: DPO (arXiv 2305.18290) from pairs of answers, KTO (arXiv 2402.01306) from single ratings.
+"""Learning from what people preferred: DPO from pairs of answers, KTO from single ratings.
 
-Answers to one prompt share it: in the packed row (packing.py) it is computed once. The reference model is the one that the preference
-training starts from. Its log-probabilities are taken once, before the first step, so that no second model is in memory.
+DPO is arXiv 2305.18290, KTO arXiv 2402.01306. Answers to one prompt share it: in the packed row
+(packing.py) it is computed once. The reference model is the one that the preference training starts
+from. Its log-probabilities are computed once, before the first step, so that no second model is in
+memory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +41,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class Rated:
-    """An answer that was wanted or not, and `other`, the answer to another prompt, which tells KTO how far the model has moved."""
+    """An answer that was wanted or not, and `other`, the answer to another prompt.
+
+    From `other` KTO learns how far the model has moved as a whole.
+    """
 
     prompt: list[int]
     answer: list[int]
@@ -72,7 +77,10 @@ def read_preferences(path: Path) -> tuple[list[Pair], list[Rating]]:
 
 
 def read_items(path: Path, settings: Training) -> list[ReferencedAnswers]:
-    """Return what is learned from a file of preferences: its pairs; for KTO, each side of a pair as a rating, and the single ratings."""
+    """Return what is learned from a file of preferences.
+
+    For DPO these are its pairs; for KTO, each side of a pair as a rating, and the single ratings.
+    """
     pairs, ratings = read_preferences(path)
     how = choose_preference_method(len(pairs), len(ratings), settings.preferences)
     if how == "dpo":
@@ -82,7 +90,10 @@ def read_items(path: Path, settings: Training) -> list[ReferencedAnswers]:
 
 
 def mismatch(ratings: Sequence[Rating]) -> list[Rated]:
-    """Return each rating with the answer of the nearest one before it, cyclically, that belongs to another prompt, if there is any."""
+    """Return each rating with the answer to another prompt, if there is any.
+
+    It is that of the nearest such rating before it, cyclically.
+    """
 
     def other(index: int) -> list[int]:
         before = (ratings[index - back] for back in range(1, len(ratings)))
@@ -95,7 +106,9 @@ def pack_preferences(items: Sequence[ReferencedAnswers]) -> PackedBatch:
     """Return a packed row of the items' R answers, two each, with `answers`, `reference`, and for ratings `wanted`."""
     rows = [row for item in items for row in item.rows()]
     batch = pack(rows)
-    batch["answers"] = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(row.targets()) for row in rows]))
+    batch["answers"] = torch.repeat_interleave(
+        torch.arange(len(rows)), torch.tensor([len(row.targets()) for row in rows])
+    )
     batch["reference"] = torch.tensor([value for item in items for value in item.reference])
     if isinstance(items[0], Rated):
         batch["wanted"] = torch.tensor([item.wanted for item in items if isinstance(item, Rated)])
@@ -103,7 +116,10 @@ def pack_preferences(items: Sequence[ReferencedAnswers]) -> PackedBatch:
 
 
 def pack_preferences_within(items: Sequence[ReferencedAnswers], tokens: int) -> list[PackedBatch]:
-    """Return packed rows of at most `tokens` tokens each. Ratings stay in one, since KTO's divergence is that of the whole batch."""
+    """Return packed rows of at most `tokens` tokens each.
+
+    Ratings stay in one row, since KTO's divergence is that of the whole batch.
+    """
     return [pack_preferences(part) for part in ([items] if isinstance(items[0], Rated) else _divided(items, tokens))]
 
 
@@ -122,10 +138,12 @@ def _divided(items: Sequence[ReferencedAnswers], tokens: int) -> list[list[Refer
     return parts
 
 
-def preference_loss(model: "PreTrainedModel", batch: PackedBatch, beta: float, head: nn.Linear | None = None) -> tuple[Tensor, Tensor]:
-    """Return the mean loss over the batch, and the rewards [R], beta * (log-probability - reference's), without gradient.
+def preference_loss(
+    model: "PreTrainedModel", batch: PackedBatch, beta: float, head: nn.Linear | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the mean loss over the batch, and the rewards [R], without gradient.
 
-    `head`: see `loss.plain_head`.
+    A reward is beta * (log-probability - reference's). `head`: see `loss.plain_head`.
     """
     moved = _sums(model, batch, head) - batch["reference"]
     wanted = batch.get("wanted")
@@ -134,19 +152,30 @@ def preference_loss(model: "PreTrainedModel", batch: PackedBatch, beta: float, h
 
 
 def dpo(margin: Tensor, beta: float) -> Tensor:
-    """Return DPO's loss (equation 7). `margin` [pairs]: how much more the model moved towards the chosen than the rejected answer."""
+    """Return DPO's loss (equation 7).
+
+    `margin` [pairs]: how much more the model moved towards the chosen than the rejected answer.
+    """
     return -logsigmoid(beta * margin).mean()
 
 
 def kto(moved: Tensor, others: Tensor, wanted: Tensor, beta: float) -> Tensor:
-    """Return KTO's loss (equation 7, both weights 1). `moved`, `others` [ratings]: log-ratios of the answers and of mismatched ones."""
+    """Return KTO's loss (equation 7, both weights 1).
+
+    `moved`, `others` [ratings]: log-ratios of the answers and of mismatched ones.
+    """
     divergence = others.mean().clamp(min=0).detach()
     return (1 - torch.sigmoid(beta * torch.where(wanted, moved - divergence, divergence - moved))).mean()
 
 
 @torch.no_grad()
-def with_reference(model: "PreTrainedModel", items: Sequence[ReferencedAnswers], tokens: int = 4096) -> list[ReferencedAnswers]:
-    """Return the items with the log-probabilities under `model` as it is now. At most `tokens` tokens are computed at once."""
+def with_reference(
+    model: "PreTrainedModel", items: Sequence[ReferencedAnswers], tokens: int = 4096
+) -> list[ReferencedAnswers]:
+    """Return the items with the log-probabilities under `model` as it is now.
+
+    At most `tokens` tokens are computed at once.
+    """
     model.eval()
     head = plain_head(model)
     found: list[ReferencedAnswers] = []

@@ -1,6 +1,7 @@
 """Prefix trees of token rows: what rows share at their beginning is in the tree once.
 
-Rows are sorted first; then a row's neighbour shares the most with it, and what the first and the last of a group share, all of it share.
+Rows are sorted first, so that a row shares most with its neighbours: what the first and the last
+row of a group share, all rows of the group share.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,9 @@ from itertools import groupby, pairwise
 
 def shared_head(one: Sequence[int], other: Sequence[int]) -> int:
     """Return how many tokens two rows share at their beginning."""
-    return next((index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return next(
+        (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
 
 
 def tree_branches(ordered: Sequence[Sequence[int]]) -> list[int]:
@@ -19,7 +22,10 @@ def tree_branches(ordered: Sequence[Sequence[int]]) -> list[int]:
 
 
 def divide(ordered: Sequence[Sequence[int]], limit: int) -> list[slice]:
-    """Divide the sorted rows into parts whose prefix trees have at most `limit` tokens each. A longer row is a part of its own."""
+    """Divide the sorted rows into parts whose prefix trees have at most `limit` tokens each.
+
+    A longer row is a part of its own.
+    """
     parts: list[slice] = []
     size = 0
     for index, own in enumerate(tree_branches(ordered)):
@@ -40,7 +46,8 @@ class PrefixTree:
     positions: list[int] = field(default_factory=list)  # [T]: the depth of each token
     nodes: list[int] = field(default_factory=list)  # [T]: the node that each token belongs to
     parents: list[int] = field(default_factory=list)  # of each node; -1 for a root. A parent comes before its children
-    paths: dict[int, list[int]] = field(default_factory=dict)  # paths[r][i]: index in the packed row of token i of row r
+    # paths[r][i]: index in the packed row of token i of row r
+    paths: dict[int, list[int]] = field(default_factory=dict)
 
     @classmethod
     def lay_out(cls, rows: Sequence[list[int]]) -> "PrefixTree":

@@ -1,4 +1,7 @@
-"""QLoRA (arXiv 2305.14314): LoRA beside a base whose matrices may stay quantised, and when they do."""
+"""QLoRA (arXiv 2305.14314): LoRA beside a base whose matrices may stay quantised.
+
+`methods.ways_to_hold` says when they do.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,29 +16,26 @@ if TYPE_CHECKING:
 class QLoRATrainer(LoRATrainer):
     """Trains LoRA adapters beside a base that is held as `weights` says.
 
-    `dequantised`: as floats, as fast as LoRA. `quantised`: as the blocks of the served GGUF, in a quarter of the memory; they are
-    dequantised for each pass. `nf4`: quantised once more as the paper does it, by bitsandbytes, for GPUs.
+    `dequantised`: as floats, as fast as LoRA. `quantised`: as the blocks of the served GGUF, in a
+    quarter of the memory; they are dequantised for each pass. `nf4`: quantised once more as the
+    paper does it, by bitsandbytes, for GPUs.
     """
 
-    def __init__(self, base: Path, settings: Training, served: "Reference | None" = None, weights: BaseWeights = "dequantised") -> None:
-        """`weights`: one of `ways_to_hold`, for `auto` the one that the forecast chose (estimate.py)."""
+    def __init__(
+        self, base: Path, settings: Training, served: "Reference | None" = None, weights: BaseWeights = "dequantised"
+    ) -> None:
+        """Prepare the training.
+
+        `weights`: one of `methods.ways_to_hold`, for `auto` the one that the forecast chose
+        (estimate.py).
+        """
         super().__init__(base, settings, served)
         self.weights = weights
 
 
-def ways_to_hold(settings: Training, on_gpu: bool) -> tuple[BaseWeights, ...]:
-    """Return the ways in which the base's matrices may be held, the fastest first: the first that fits into the memory is taken.
-
-    Dequantised is faster, so `auto` keeps the base quantised only where that alone fits. DoRA needs the floats themselves, and the
-    blocks of a GGUF have no kernels for GPUs.
-    """
-    if settings.base_weights in ("quantised", "nf4"):
-        return (settings.base_weights,)
-    may_stay = settings.method == FineTuningMethod.QLORA and settings.base_weights == "auto"
-    return ("dequantised", "quantised") if may_stay and not settings.use_dora and not on_gpu else ("dequantised",)
-
-
-def trainer_for(base: Path, settings: Training, served: "Reference | None" = None, weights: BaseWeights = "dequantised") -> LoRATrainer:
+def trainer_for(
+    base: Path, settings: Training, served: "Reference | None" = None, weights: BaseWeights = "dequantised"
+) -> LoRATrainer:
     """Return the trainer of `settings.method`."""
     if settings.method == FineTuningMethod.QLORA:
         return QLoRATrainer(base, settings, served, weights)

@@ -1,8 +1,10 @@
-"""A GGUF's rotary positions (arXiv 2104.09864) as llama.cpp computes them. Transformers reads only the base frequency from the file.
+"""A GGUF's rotary positions (arXiv 2104.09864) as llama.cpp computes them.
 
-`<architecture>.rope.scaling.type` and `.factor` slow all positions down (`linear`, what llama.cpp takes for none given) or some of them
-(`yarn`, arXiv 2309.00071); `rope_freqs.weight` divides each frequency by a factor of its own (Llama 3.1 and later); `longrope` (Phi 3) has
-two such lists, of which the short one is served for contexts within the original length.
+Transformers reads only the base frequency from the file. `<architecture>.rope.scaling.type` and
+`.factor` slow all positions down (`linear`, which llama.cpp also assumes if none is given) or some
+of them (`yarn`, arXiv 2309.00071); `rope_freqs.weight` divides each frequency by a factor of its
+own (Llama 3.1 and later); `longrope` (Phi 3) has two such lists, of which the short one is served
+for contexts within the original length.
 """
 
 import math
@@ -25,7 +27,7 @@ class Rope:
     """What a GGUF says about positions."""
 
     def __init__(self, file: GgufFile) -> None:
-        """Raises NotImplementedError for a kind of scaling that is not known here."""
+        """Read what `file` says. NotImplementedError for an unknown kind of scaling."""
         self._prefix, self._metadata = f"{file.header.architecture}.rope.scaling.", file.header.metadata
         self.factor = float(self._value("factor", 0) or 1)
         self.kind = str(self._value("type", "linear"))
@@ -41,7 +43,8 @@ class Rope:
         """Set what Transformers must know before the model is made."""
         if self.kind == "yarn" and self.factor > 1:
             original = int(self._value("original_context_length", config.max_position_embeddings))
-            far = config.rope_parameters.get(_FAR, config.rope_parameters)  # some families have others for each type of layer
+            # some families have others for each type of layer
+            far = config.rope_parameters.get(_FAR, config.rope_parameters)
             far |= {"rope_type": "yarn", "factor": self.factor, "original_max_position_embeddings": original}
 
     def apply(self, model: "PreTrainedModel", factors: Tensor | None) -> None:
@@ -63,7 +66,10 @@ class Rope:
 
 
 def _rotary(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Yield the modules that hold frequencies, and the prefix of their names: some have one list for each type of layer."""
+    """Yield the modules that hold frequencies, and the prefix of their names.
+
+    Some models have one list of frequencies for each type of layer.
+    """
     for module in model.modules():
         for name, buffer in list(module.named_buffers(recurse=False)):
             if name.endswith("original_inv_freq") and isinstance(buffer, torch.Tensor):

@@ -1,6 +1,7 @@
-"""A training as a value, and the ways to run it: in this process, or in a child process, which gives its memory back when it ends.
+"""A training as a value, and the ways to run it.
 
-A runner is a function of a TrainingJob and a Watch. All runners give the same adapter.
+It runs in this process, or in a child process, which gives its memory back when it ends. A runner
+is a function of a TrainingJob and a Watch. All runners give the same adapter.
 """
 
 import json
@@ -11,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -21,6 +23,7 @@ from fine_tuning.config import BaseWeights, Training
 from fine_tuning.engines.agreement import Reference, Trained
 from fine_tuning.errors import ByoaiError, Cancelled, TrainingError
 from fine_tuning.events import Step, Watch
+from fine_tuning.state import is_full
 from fine_tuning.training.children import context
 from fine_tuning.training.lora_trainer import TrainingResult
 from fine_tuning.training.qlora_trainer import trainer_for
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 _POLL = 0.1  # seconds between looks at a child's progress
 _GRACE = 4.0  # seconds that a child has, once asked, to end its step and to write a checkpoint
 _ORPHANED = 3.0  # the same for one whose parent is gone
+_DISK_FULL = 28  # the exit code of a child that had no room to write; errno's number on Linux
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,18 @@ class TrainingJob:
     run: Path  # the run's folder
     settings: Training
     weights: BaseWeights = "dequantised"  # how the base is held
-    served: Path | None = None  # what llama.cpp computes with the base (Reference.save): training must begin with the same
+    # what llama.cpp computes with the base (Reference.save): training must begin with the same
+    served: Path | None = None
 
     def save(self) -> Path:
-        """Write it to the run's folder, for another process; return the file."""
+        """Write the job to the run's folder, for another process; return the file."""
         rows = {name: str(path) if path else None for name, path in asdict(self.rows).items()}
-        facts = {"base": str(self.base), "rows": rows, "weights": self.weights, "served": str(self.served) if self.served else None}
+        facts = {
+            "base": str(self.base),
+            "rows": rows,
+            "weights": self.weights,
+            "served": str(self.served) if self.served else None,
+        }
         paths.write_json(self.run / "job.json", {**facts, "settings": self.settings.model_dump(mode="json")})
         return self.run / "job.json"
 
@@ -59,7 +69,9 @@ class TrainingJob:
         folder, replay, preferences = (Path(path) if path else None for path in (facts["rows"][key] for key in _ROWS))
         rows = TrainingRows(folder or Path(), replay, preferences)
         served = Path(facts["served"]) if facts["served"] else None
-        return cls(Path(facts["base"]), rows, file.parent, Training.model_validate(facts["settings"]), facts["weights"], served)
+        return cls(
+            Path(facts["base"]), rows, file.parent, Training.model_validate(facts["settings"]), facts["weights"], served
+        )
 
 
 _ROWS = ("folder", "replay", "preferences")
@@ -132,13 +144,13 @@ class TrainingProcess:
             yield Step(**json.loads(line))
 
     def stop(self) -> None:
-        """Ask it to end its step and to write a checkpoint; it is killed if that takes too long."""
+        """Ask the child to end its step and write a checkpoint; kill it if that takes too long."""
         if not self._asked and self._child.is_alive():
             self._asked = time.monotonic()
             self._child.terminate()
 
     def result(self) -> TrainingResult:
-        """Return what it made, or raise what it raised."""
+        """Return what the child made, or raise what it raised."""
         self._child.join()
         if _result_file(self.job.run).exists():
             return _read_result(self.job)
@@ -151,8 +163,15 @@ class TrainingProcess:
 
     def _why(self) -> str:
         code = self._child.exitcode or 0
+        if code == _DISK_FULL:
+            return (
+                f"the disk is full ({self.job.run}): make room, and the next retrain goes on from the last checkpoint"
+            )
         if code == -signal.SIGKILL:
-            return "the training's process was killed: most likely the memory ran out. Retrain with --auto, or lower training.batch_tokens"
+            return (
+                "the training's process was killed: most likely the memory ran out. Retrain with --auto, "
+                "or lower training.batch_tokens"
+            )
         if code < 0:
             return f"the training's process died of {signal_name(-code)}; what it said last is in {self.log}"
         said = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if self.log.exists() else []
@@ -198,16 +217,28 @@ def _train(file: Path) -> None:
         os.dup2(log.fileno(), 2)
     threading.Thread(target=_end_with_parent, args=(asked,), daemon=True).start()
     job = TrainingJob.load(file)
+    with _full_disk_told():
+        try:
+            result = run_here(job, Watch(stopping=lambda: asked.stop))
+        except ByoaiError as error:
+            traceback.print_exc()
+            paths.write_json(_failure_file(job.run), {"error": type(error).__name__, "text": str(error)})
+            raise SystemExit(1) from error
+        if result.network:
+            result.network.save(job.run / "network.npz")
+        facts = {**vars(result), "adapter": str(result.adapter), "network": None}
+        paths.write_json(_result_file(job.run), facts)
+
+
+@contextmanager
+def _full_disk_told() -> Iterator[None]:
+    """Tell a full disk by the exit code: nothing can be written about it."""
     try:
-        result = run_here(job, Watch(stopping=lambda: asked.stop))
-    except ByoaiError as error:
-        traceback.print_exc()
-        paths.write_json(_failure_file(job.run), {"error": type(error).__name__, "text": str(error)})
-        raise SystemExit(1) from error
-    if result.network:
-        result.network.save(job.run / "network.npz")
-    facts = {**vars(result), "adapter": str(result.adapter), "network": None}
-    paths.write_json(_result_file(job.run), facts)
+        yield
+    except Exception as error:
+        if is_full(error):
+            raise SystemExit(_DISK_FULL) from error
+        raise
 
 
 def _end_with_parent(asked: _Asked) -> None:

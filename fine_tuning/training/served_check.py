@@ -1,4 +1,7 @@
-"""What the network in training computes, beside what llama.cpp computes with the served model (engines/agreement.py)."""
+"""Compares the network in training with what llama.cpp computes with the served model.
+
+The measure is that of engines/agreement.py.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
@@ -15,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def check_served(model: "PreTrainedModel", served: Reference, tolerance: float, name: str) -> list[Logits]:
-    """Return the model's logits for the probes. TrainingError unless they agree with llama.cpp's within `tolerance` more than rounding."""
+    """Return the model's logits for the probes.
+
+    TrainingError unless they agree with llama.cpp's within `tolerance` more than rounding explains.
+    """
     found = probe_logits(model, served.probes)
     check_base(found, served, tolerance, name)
     return found

@@ -1,14 +1,17 @@
-"""A search for better training settings: an Optuna study of short real trainings (arXiv 1907.10902), judged by their validation loss.
+"""A search for better training settings, by short real trainings.
+
+It is an Optuna study (arXiv 1907.10902); a training is judged by its validation loss.
 
 data/sweeps/<name>/journal.log       the study: Optuna's JournalStorage; every process that shares the folder can run its trials
-                   trials/<number>/  log and progress of each training, which runs in a child process, so that its memory is given back
+                   trials/<number>/  log and progress of each training, which runs in a child
+                   process, so that its memory is given back
                    best.yaml         the whole configuration with the best settings: byoai retrain --config .../best.yaml
                    trials.png        how the trials went
 
 JournalStorage rather than SQLite, because the folder may be on a network: SQLite's locks are broken on many NFS servers
 (https://sqlite.org/faq.html#q5), while the journal is only appended to, under a lock that is a symbolic link.
 A trial whose process died is marked as failed, and its settings are queued again for the next process.
-"""
+"""  # noqa: E501
 
 import itertools
 import math
@@ -25,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import filelock
 import psutil
 
-from fine_tuning import paths
+from fine_tuning import events, paths
 from fine_tuning.config import BaseWeights, Sweep, Training
 from fine_tuning.errors import ByoaiError, Cancelled, ConfigError, TrainingError
 from fine_tuning.events import Watch
@@ -49,7 +52,10 @@ _SILENCE = 120  # seconds without a sign of life after which a process on anothe
 
 @dataclass(frozen=True)
 class Prepared:
-    """What every trial trains on. Paths differ between machines: `identity` says whether two studies are about the same."""
+    """What every trial trains on.
+
+    Paths differ between machines: `identity` says whether two studies are about the same data.
+    """
 
     base: Path
     rows: Path
@@ -71,15 +77,20 @@ class SweepResult:
 
 
 def search(prepared: Prepared, training: Training, sweep: Sweep, name: str, watch: Watch | None = None) -> SweepResult:
-    """Run trials until the study has `sweep.trials` of them or `sweep.minutes` are over. A study `name` that exists is continued.
+    """Run trials until the study has `sweep.trials` of them or `sweep.minutes` are over.
 
-    Raises ConfigError without validation rows, or if the study is about other data or ranges; TrainingError if no trial was finished;
-    Cancelled after `watch.stopping()` returned True (the running trial is queued again).
+    A study `name` that exists is continued. Raises ConfigError without validation rows, or if the
+    study is about other data or ranges; TrainingError if no trial was finished; Cancelled after
+    `watch.stopping()` returned True (the running trial is queued again).
     """
     validation = prepared.rows / "validation.jsonl"
     if not validation.exists() or not validation.stat().st_size:
-        raise ConfigError(f"{validation} holds no row to judge by: chat more, or raise data_preparation.validation_ratio")
-    worker = _Worker(prepared, training, sweep, paths.home() / "sweeps" / paths.safe_name(name), watch or Watch())
+        raise ConfigError(
+            f"{validation} holds no row to judge by: chat more, or raise data_preparation.validation_ratio"
+        )
+    watch, folder = watch or Watch(), paths.sweeps_dir() / paths.safe_name(name)
+    watch.tell(events.RunOpened(str(folder), resumed=folder.exists()))
+    worker = _Worker(prepared, training, sweep, folder, watch)
     worker.work()
     return worker.found()
 
@@ -89,7 +100,9 @@ def space(sweep: Sweep) -> dict[str, "BaseDistribution"]:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     low, high = sweep.learning_rate
-    found: dict[str, BaseDistribution] = {} if low == high else {"learning_rate": FloatDistribution(low, high, log=True)}
+    found: dict[str, BaseDistribution] = (
+        {} if low == high else {"learning_rate": FloatDistribution(low, high, log=True)}
+    )
     choices = {key: getattr(sweep, key) for key in SWEPT[1:]}
     return found | {key: CategoricalDistribution(values) for key, values in choices.items() if len(values) > 1}
 
@@ -100,7 +113,10 @@ def fixed(sweep: Sweep) -> Settings:
 
 
 def grid(sweep: Sweep) -> list[Settings]:
-    """Return every combination, shuffled with the sweep's seed: a budget that ends early has still looked everywhere."""
+    """Return every combination, shuffled with the sweep's seed.
+
+    A sweep that ends early has then still tried values from the whole range.
+    """
     low, high = sweep.learning_rate
     steps = (index / (_GRID_RATES - 1) for index in range(_GRID_RATES))
     rates = [low] if low == high else [float(f"{low * (high / low) ** step:.3g}") for step in steps]
@@ -127,7 +143,8 @@ class _Worker:
         self.deadline = time.monotonic() + 60 * sweep.minutes
         self.space = space(sweep)
         folder.mkdir(parents=True, exist_ok=True)
-        self.lock = filelock.FileLock(folder / "ask.lock")  # held for milliseconds, while trials are counted and one is asked for
+        # held for milliseconds, while trials are counted and one is asked for
+        self.lock = filelock.FileLock(folder / "ask.lock")
         with self.lock:
             self.study = self._open()
 
@@ -152,7 +169,10 @@ class _Worker:
         return study
 
     def _configured(self) -> list[Settings]:
-        """Return the configured settings, if they are within the ranges, to be tried first: the best is then no worse than these."""
+        """Return the configured settings, if they are within the ranges, to be tried first.
+
+        The best of the sweep is then no worse than these.
+        """
         point = {key: getattr(self.training, key) for key in self.space}
         return [point] if all(_holds(kind, point[key]) for key, kind in self.space.items()) else []
 
@@ -198,6 +218,7 @@ class _Worker:
         if (twin := self._twin(trial)) is not None:
             trial.set_user_attr("same_as", twin.number)
             self.study.tell(trial, twin.value)
+            self._tell(trial, twin.value, "")
             return
         shown = ", ".join(f"{key} {value:.3g}" for key, value in trial.params.items())
         self.watch.note(f"trial {trial.number}: {shown}")
@@ -208,13 +229,22 @@ class _Worker:
         else:
             trial.set_user_attr("why", why)
             self.study.tell(trial, state=state)
-        self.watch.note(f"trial {trial.number}: " + (f"validation loss {loss:.4f}" if state == TrialState.COMPLETE else why))
+        self._tell(trial, loss if state == TrialState.COMPLETE else None, why)
+        self.watch.note(
+            f"trial {trial.number}: " + (f"validation loss {loss:.4f}" if state == TrialState.COMPLETE else why)
+        )
         for weights in ("adapter", "checkpoints", "base"):
             shutil.rmtree(run / weights, ignore_errors=True)
         self._write()
 
+    def _tell(self, trial: "Trial", loss: float | None, why: str) -> None:
+        self.watch.tell(events.Trial(trial.number, dict(trial.params), loss, why))
+
     def _twin(self, trial: "Trial") -> "FrozenTrial | None":
-        """Return a finished trial of the same settings, which with the same seed would end the same."""
+        """Return a finished trial of the same settings.
+
+        With the same seed, this trial would end the same.
+        """
         from optuna.trial import TrialState
 
         done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -224,7 +254,9 @@ class _Worker:
         """Run a trial's training in a child process, and judge it by its validation loss."""
         from optuna.trial import TrialState
 
-        settings = self.training.model_copy(update={**fixed(self.sweep), **trial.params, "save_steps": 1_000_000, "folds": 0})
+        settings = self.training.model_copy(
+            update={**fixed(self.sweep), **trial.params, "save_steps": 1_000_000, "folds": 0}
+        )
         rows = TrainingRows(self.prepared.rows, self.prepared.replay)
         job = TrainingJob(self.prepared.base, rows, run, settings, self.prepared.weights)
         loss = math.nan
@@ -239,7 +271,9 @@ class _Worker:
                     loss = min(step.validation_loss, math.inf if math.isnan(loss) or not settings.early_stop else loss)
                     trial.report(loss, round(step.epoch))
                     if trial.should_prune() and step.step < step.steps:
-                        return _End(loss, TrialState.PRUNED, f"pruned after epoch {step.epoch:.0f}, validation loss {loss:.4f}")
+                        return _End(
+                            loss, TrialState.PRUNED, f"pruned after epoch {step.epoch:.0f}, validation loss {loss:.4f}"
+                        )
             try:
                 child.result()
             except ByoaiError as error:
@@ -249,9 +283,12 @@ class _Worker:
         return _End(loss, TrialState.COMPLETE, "")
 
     def _look_up(self, number: int) -> None:
-        """Raise Cancelled or _OutOfTime if the sweep ends in the middle of this trial; else show others that it goes on."""
+        """Raise Cancelled or _OutOfTime if the sweep ends in the middle of this trial.
+
+        Otherwise show other processes that it goes on.
+        """
         if self.watch.stopping():
-            raise Cancelled("the sweep was stopped; the next one goes on with it")
+            raise Cancelled("the sweep was stopped; the next one continues it")
         if time.monotonic() > self.deadline:
             raise _OutOfTime
         if time.monotonic() - self._shown > _SILENCE / 12:  # the folder may be on a network
@@ -295,12 +332,18 @@ class _Worker:
         trials = self.study.get_trials(deepcopy=False)
         done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         if not done:
-            why = next((trial.user_attrs["why"] for trial in trials if "why" in trial.user_attrs), "the time was too short")
-            raise TrainingError(f"no trial of {self.folder} was finished: {why}. Raise sweep.minutes, or lower what the trials take")
+            why = next(
+                (trial.user_attrs["why"] for trial in trials if "why" in trial.user_attrs), "the time was too short"
+            )
+            raise TrainingError(
+                f"no trial of {self.folder} was finished: {why}. Raise sweep.minutes, or make the trials shorter"
+            )
         best = min(done, key=lambda trial: trial.value or math.inf)
         pruned = sum(trial.state == TrialState.PRUNED for trial in trials)
         failed = sum(trial.state == TrialState.FAIL and not _interrupted(trial) for trial in trials)
-        return SweepResult(self.folder, {**fixed(self.sweep), **best.params}, best.value or math.nan, len(done), pruned, failed)
+        return SweepResult(
+            self.folder, {**fixed(self.sweep), **best.params}, best.value or math.nan, len(done), pruned, failed
+        )
 
     def _write(self) -> None:
         with self.lock:
@@ -316,7 +359,7 @@ class _End(NamedTuple):
 
     loss: float  # validation loss of the weights that are kept
     state: "TrialState"
-    why: str  # it was not finished; "" if it was
+    why: str  # why it was not finished; "" if it was
 
 
 def _holds(kind: "BaseDistribution", value: float | int) -> bool:
@@ -340,7 +383,10 @@ def _this_process() -> dict[str, str | int | float]:
 
 
 def _queue_again(study: "Study", number: int, params: Settings) -> None:
-    """Mark an interrupted trial as failed, and queue its settings before all new ones. Only the first process that tries does it."""
+    """Mark an interrupted trial as failed, and queue its settings before all new ones.
+
+    Only the first process that tries does it.
+    """
     from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
 
@@ -357,7 +403,9 @@ def plot(study: "Study", file: Path) -> None:
     from optuna.trial import TrialState
 
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    pruned = [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)) if trial.intermediate_values]
+    pruned = [
+        trial for trial in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)) if trial.intermediate_values
+    ]
     if not done:
         return
     figure = Figure(figsize=(11, 4.5), layout="constrained")
@@ -365,7 +413,10 @@ def plot(study: "Study", file: Path) -> None:
     best = list(itertools.accumulate((trial.value or math.inf for trial in done), min))
     left.step([trial.number for trial in done], best, where="post", color="tab:green", label="best so far")
     for trials, marker, label in ((done, "o", "finished"), (pruned, "x", "pruned")):
-        losses = [trial.intermediate_values[max(trial.intermediate_values)] if trial in pruned else trial.value for trial in trials]
+        losses = [
+            trial.intermediate_values[max(trial.intermediate_values)] if trial in pruned else trial.value
+            for trial in trials
+        ]
         left.scatter([trial.number for trial in trials], losses, marker=marker, label=label)
         if all("learning_rate" in trial.params for trial in trials) and trials:
             right.scatter([trial.params["learning_rate"] for trial in trials], losses, marker=marker, label=label)

@@ -1,4 +1,7 @@
-"""The base as the teacher of its own replay rows: what it finds likely at each token, which the trained model should still find likely."""
+"""The base as the teacher of its own replay rows.
+
+What it finds likely at each token, the trained model should still find likely.
+"""
 
 import contextlib
 import hashlib
@@ -32,7 +35,10 @@ def replay_rows(model: "PreTrainedModel", replay: Path, base: Path) -> list[Toke
         if file.metadata() == about:
             sizes = [len(row.targets()) for row in rows]
             ids, logprobs = (file.get_tensor(name).split(sizes) for name in ("ids", "logprobs"))
-            return [replace(row, teacher=(likeliest, said)) for row, likeliest, said in zip(rows, ids, logprobs, strict=True)]
+            return [
+                replace(row, teacher=(likeliest, said))
+                for row, likeliest, said in zip(rows, ids, logprobs, strict=True)
+            ]
     if not (rows := teach(model, rows)):
         return rows
     ids, logprobs = (torch.cat([row.teacher[part] for row in rows if row.teacher]) for part in (0, 1))
@@ -42,7 +48,10 @@ def replay_rows(model: "PreTrainedModel", replay: Path, base: Path) -> list[Toke
 
 @torch.no_grad()
 def teach(model: "PreTrainedModel", rows: list[TokenRow], batch_size: int = 8) -> list[TokenRow]:
-    """Return the rows with the likeliest tokens at each supervised token, and their log-probabilities, by `model`."""
+    """Return the rows with their teacher: the tokens that `model` finds likeliest at each place.
+
+    The places are those of supervised tokens; the tokens' log-probabilities are included.
+    """
     model.eval()
     taught: list[TokenRow] = []
     for start in range(0, len(rows), batch_size):

@@ -33,6 +33,7 @@ class ResumableTrainer(Trainer):
     seen_tokens = 0  # of conversations, without padding
     seen_flops = 0.0  # of matrix products
     accuracy = 0.0  # of the last step
+    validation_accuracy: float | None = None  # of the last validation; None: not counted
     _validated: tuple[int, float] | None = None  # the step after which the validation loss was computed, and the loss
 
     @property
@@ -158,8 +159,9 @@ class StepFlops:
 def step_flops(model: PreTrainedModel) -> StepFlops:
     """Return the operations of a step of `model`.
 
-    Two for each weight forward, two backward to the inputs, two more where the weight itself is trained (arXiv 2001.08361, section 2.1);
-    of the attention two products forward and four backward (arXiv 2204.02311, appendix B). What is computed twice is counted once.
+    Two for each weight forward, two backward to the inputs, two more where the weight itself is
+    trained (arXiv 2001.08361, section 2.1); of the attention two products forward and four backward
+    (arXiv 2204.02311, appendix B). What is computed twice is counted once.
     """
     head, config = model.get_output_embeddings(), model.config.get_text_config()
     linear = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]

@@ -5,15 +5,16 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fine_tuning import paths
 from fine_tuning.config import Training
 from fine_tuning.errors import TrainingError
 from fine_tuning.events import Part, Step, Watch
+from fine_tuning.token_rows import origin
 from fine_tuning.training.hardware import peak_memory
 from fine_tuning.training.packing import TokenRow
 
@@ -34,16 +35,23 @@ class TrainingRows:
 
 
 def read_rows(path: Path) -> list[TokenRow]:
-    """Return the token rows of a JSONL file of {"input_ids": [...], "trained": [0|1, ...]}. TrainingError names a bad line."""
+    """Return the token rows of a JSONL file of {"input_ids": [...], "trained": [0|1, ...], "id": ...}.
 
-    def row(record: Mapping[str, Sequence[int]]) -> TokenRow:
-        return TokenRow(list(record["input_ids"]), [bool(flag) for flag in record["trained"]])
+    The id may be missing. TrainingError names a bad line.
+    """
+
+    def row(record: Mapping[str, Any]) -> TokenRow:
+        flags = [bool(flag) for flag in record["trained"]]
+        return TokenRow(list(record["input_ids"]), flags, origin=origin(str(record.get("id", ""))))
 
     return paths.read_jsonl(path, row, "a token row", TrainingError)
 
 
 def chats_in_a_batch(settings: Training, chats: int, rows: int) -> int:
-    """Return how many rows of a batch are chats, on average and at least one, where `chats` of all `rows` are and the others are replay."""
+    """Return how many rows of a batch are chats, on average and at least one.
+
+    `chats` of all `rows` are chats; the others are replay.
+    """
     return max(1, round(settings.batch_size * chats / rows))
 
 
@@ -59,6 +67,7 @@ class TrainerLike(Protocol):
     seen_tokens: int
     seen_flops: float
     accuracy: float
+    validation_accuracy: float | None
 
     @property
     def rows(self) -> Sized: ...
@@ -75,8 +84,18 @@ class StepReporter:
     """Tells each step of one part: in `file`, a line of JSON each, and to the watch."""
 
     def __init__(self, part: Part, trainer: TrainerLike, epochs: int, file: Path, peak: float, watch: Watch) -> None:
-        """`epochs`: how many will be learned. `peak`: floating-point operations a second of matrix products on this machine."""
-        self.part, self.trainer, self.epochs, self.file, self.peak, self.watch = part, trainer, epochs, file, peak, watch
+        """Report on a training of `epochs` epochs.
+
+        `peak`: floating-point operations per second of matrix products on this machine.
+        """
+        self.part, self.trainer, self.epochs, self.file, self.peak, self.watch = (
+            part,
+            trainer,
+            epochs,
+            file,
+            peak,
+            watch,
+        )
         self.last: Step | None = None
         self._started, self._first_step = 0.0, 0
 
@@ -108,6 +127,7 @@ class StepReporter:
             eta=seconds / max(done, 1) * (steps - state.global_step),
             memory=peak_memory(),
             validation_loss=trainer.validated() if validates else None,
+            validation_accuracy=trainer.validation_accuracy if validates else None,
         )
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(self.last)) + "\n")
@@ -115,7 +135,10 @@ class StepReporter:
 
 
 def last_steps(file: Path) -> dict[Part, Step]:
-    """Return the last step of each part in a run's progress.jsonl, which a resumed run goes on with. Torn lines are left out."""
+    """Return the last step of each part in a run's progress.jsonl.
+
+    A resumed run goes on from there. Incomplete lines are left out.
+    """
     last: dict[Part, Step] = {}
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
         with contextlib.suppress(ValueError, TypeError):

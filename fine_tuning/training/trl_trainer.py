@@ -17,10 +17,18 @@ from fine_tuning.training.trainer import ResumableTrainer, arguments, step_flops
 
 
 class TrlTrainer(ResumableTrainer, SFTTrainer):
-    """TRL's SFTTrainer as it comes, on the same rows. Replay rows are learned like any other: TRL has no divergence from the base."""
+    """TRL's SFTTrainer as it comes, on the same rows.
+
+    Replay rows are learned like any other: TRL has no divergence from the base.
+    """
 
     def __init__(
-        self, model: PreTrainedModel, folder: Path, settings: Training, rows: Sequence[TokenRow], validation: Sequence[TokenRow]
+        self,
+        model: PreTrainedModel,
+        folder: Path,
+        settings: Training,
+        rows: Sequence[TokenRow],
+        validation: Sequence[TokenRow],
     ) -> None:
         super().__init__(
             model=model,
@@ -38,7 +46,11 @@ class TrlTrainer(ResumableTrainer, SFTTrainer):
         self.flops = step_flops(model)
 
     def compute_loss(
-        self, model: nn.Module, inputs: Mapping[str, Tensor], return_outputs: bool = False, num_items_in_batch: object = None
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: object = None,
     ) -> "Tensor | tuple[Tensor, Any]":
         loss: Tensor = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
         if self.model.training:
@@ -56,7 +68,10 @@ class TrlTrainer(ResumableTrainer, SFTTrainer):
 
 def _labelled(row: TokenRow) -> dict[str, list[int]]:
     """Return the row as TRL takes it; -100 stands for a token without loss."""
-    labels = [token if flag and index else -100 for index, (token, flag) in enumerate(zip(row.input_ids, row.trained, strict=True))]
+    labels = [
+        token if flag and index else -100
+        for index, (token, flag) in enumerate(zip(row.input_ids, row.trained, strict=True))
+    ]
     return {"input_ids": row.input_ids, "labels": labels}
 
 
@@ -64,4 +79,6 @@ def _padding_only() -> PreTrainedTokenizerFast:
     """Return a tokenizer that knows nothing but padding, which is masked: the rows are tokens already."""
     from tokenizers import Tokenizer, models
 
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0}, unk_token="<pad>")), pad_token="<pad>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0}, unk_token="<pad>")), pad_token="<pad>"
+    )

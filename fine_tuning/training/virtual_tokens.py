@@ -1,4 +1,7 @@
-"""Prefix and prompt tuning over a packed row: virtual tokens come before the root of its tree, and every conversation attends to them."""
+"""Prefix and prompt tuning over a packed row.
+
+Virtual tokens come before the root of its tree, and every conversation attends to them.
+"""
 
 import torch
 from peft import PeftModelForCausalLM, PeftType
@@ -11,8 +14,9 @@ from fine_tuning.training.fast.tree_attention import Layout
 class VirtualTokenModel(PeftModelForCausalLM):
     """PEFT's model, extended to take a packed row's mask [1, 1, T, T]; PEFT takes masks [batch, tokens] only.
 
-    With V virtual tokens the positions move by V, and the mask becomes [1, 1, T, V + T] where they are keys and values of each layer
-    (prefix tuning), or [1, 1, V + T, V + T] where they are embeddings (prompt tuning).
+    With V virtual tokens the positions move by V, and the mask becomes [1, 1, T, V + T] where they
+    are keys and values of each layer (prefix tuning), or [1, 1, V + T, V + T] where they are
+    embeddings (prompt tuning).
     """
 
     def forward(  # type: ignore[override]  # PEFT's has arguments that no caller here gives
@@ -39,7 +43,12 @@ class VirtualTokenModel(PeftModelForCausalLM):
         if self.active_peft_config.peft_type == PeftType.PREFIX_TUNING:
             past = self.get_prompt(batch_size=1)
             output = self.base_model(
-                input_ids, attention_mask=mask, position_ids=positions, past_key_values=past, logits_to_keep=logits_to_keep, **kwargs
+                input_ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=past,
+                logits_to_keep=logits_to_keep,
+                **kwargs,
             )
             return output
         head = attention_mask.new_ones(1, 1, count, count + tokens).tril()

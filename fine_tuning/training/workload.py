@@ -1,15 +1,19 @@
-"""What an epoch computes: how many steps, and how large the batches are that are computed at once. Counted from the token rows."""
+"""What an epoch computes, counted from the token rows: its steps, and the size of its batches.
+
+torch is imported only where something is counted. A server, which has no torch, can still compute
+with what was counted before.
+"""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+from fine_tuning import paths
 from fine_tuning.config import Training
-from fine_tuning.training.loss import LOGITS_AT_ONCE
+from fine_tuning.errors import TrainingError
 from fine_tuning.training.prefix_tree import divide, shared_head, tree_branches
-from fine_tuning.training.trainer_utils import chats_in_a_batch, read_rows
 
 _TRL_COPIES = 3  # of the logits of all tokens: themselves, their exponentials, and the gradient
 _SAMPLED_BATCHES = 100  # batches whose size is counted exactly; more would change nothing
@@ -25,7 +29,11 @@ class ComputedRow:
 
     def cut(self, length: int) -> "ComputedRow":
         """Return about what a smaller `max_length` would leave of the row (which is really cut at a turn)."""
-        return self if len(self.ids) <= length else replace(self, ids=self.ids[:length], targets=min(self.targets, length - 1))
+        return (
+            self
+            if len(self.ids) <= length
+            else replace(self, ids=self.ids[:length], targets=min(self.targets, length - 1))
+        )
 
 
 @dataclass(frozen=True)
@@ -40,29 +48,49 @@ class BatchSize:
 
 @dataclass(frozen=True)
 class Workload:
-    """One epoch: its steps, and a sample of the batches that are computed at once, the one with the longest row included."""
+    """One epoch: its steps, and a sample of the batches that are computed at once.
+
+    The batch with the longest row is always in the sample.
+    """
 
     steps: int
     batches: tuple[BatchSize, ...]
     passes: float = 1.0  # batches a step, on average
-    held_out: "Workload | None" = None  # an epoch of all the trainings with a part held out, which come first (cross_validation.py)
+    # an epoch of all the trainings with a part held out, which come first (cross_validation.py)
+    held_out: "Workload | None" = None
 
 
 def computed_rows(path: Path) -> list[ComputedRow]:
     """Return what is computed of the token rows in a JSONL file. TrainingError names a bad line."""
-    return [ComputedRow(tuple(row.computed()), len(row.targets())) for row in read_rows(path)]
+
+    def row(record: Mapping[str, Sequence[int]]) -> ComputedRow:
+        ids, trained = record["input_ids"], bytes(map(bool, record["trained"]))  # the first token carries no loss
+        return ComputedRow(tuple(ids[: max(trained.rfind(1, 1), 1)]), trained.count(1, 1))
+
+    return paths.read_jsonl(path, row, "a token row", TrainingError)
 
 
-def guess_replay(rows: Sequence[ComputedRow], count: int, new_tokens: int, prompt_tokens: int = 16) -> list[ComputedRow]:
-    """Return `count` rows as long as the base's answers to general prompts may be: the head that all rows share, then own tokens."""
+def guess_replay(
+    rows: Sequence[ComputedRow], count: int, new_tokens: int, prompt_tokens: int = 16
+) -> list[ComputedRow]:
+    """Return `count` rows as long as the base's answers to general prompts may be.
+
+    Each has the head that all rows share, then tokens of its own.
+    """
     head = min((shared_head(before.ids, row.ids) for before, row in pairwise(rows)), default=0)
     prefix = rows[0].ids[:head] if rows else ()
     own = prompt_tokens + new_tokens - 1
-    return [ComputedRow(prefix + tuple(-1 - index * own - i for i in range(own)), new_tokens, replayed=True) for index in range(count)]
+    return [
+        ComputedRow(prefix + tuple(-1 - index * own - i for i in range(own)), new_tokens, replayed=True)
+        for index in range(count)
+    ]
 
 
 def workload(rows: Sequence[ComputedRow], settings: Training, max_length: int | None = None) -> Workload:
-    """Return the workload of an epoch over `rows` in random order (`settings.seed`), each row cut to `max_length` tokens."""
+    """Return the workload of an epoch over `rows` in random order (`settings.seed`).
+
+    Each row is cut to `max_length` tokens.
+    """
     order = list(rows if max_length is None else (row.cut(max_length) for row in rows))
     random.Random(settings.seed).shuffle(order)
     groups = [order[start : start + settings.batch_size] for start in range(0, len(order), settings.batch_size)]
@@ -71,11 +99,15 @@ def workload(rows: Sequence[ComputedRow], settings: Training, max_length: int | 
         sampled = [sampled[0], *random.Random(settings.seed).sample(sampled[1:], _SAMPLED_BATCHES - 1)]
     batches = [batch for group in sampled for batch in _passes(group, settings)]
     chats = [row for row in order if not row.replayed]
-    return Workload(len(groups), tuple(batches), len(batches) / max(len(sampled), 1), _held_out(chats, len(order), settings))
+    return Workload(
+        len(groups), tuple(batches), len(batches) / max(len(sampled), 1), _held_out(chats, len(order), settings)
+    )
 
 
 def _held_out(chats: Sequence[ComputedRow], rows: int, settings: Training) -> Workload | None:
     """Return an epoch of all the trainings that hold out a part of the chats; None without `settings.folds`."""
+    from fine_tuning.training.trainer_utils import chats_in_a_batch
+
     parts = min(settings.folds, len(chats))
     if parts < 2:
         return None
@@ -96,6 +128,8 @@ def _passes(rows: Sequence[ComputedRow], settings: Training) -> list[BatchSize]:
 
 def _size(ordered: Sequence[ComputedRow]) -> BatchSize:
     """Return the size of one pass over sorted rows."""
+    from fine_tuning.training.loss import LOGITS_AT_ONCE
+
     ids = [row.ids for row in ordered]
     own = tree_branches(ids)
     targets, replayed = sum(row.targets for row in ordered), sum(row.targets for row in ordered if row.replayed)

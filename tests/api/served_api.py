@@ -7,9 +7,9 @@ from typing import Any
 
 import openai
 import uvicorn
+from ports import unused_port
 
 from fine_tuning.api.app import create_app
-from fine_tuning.api.background import free_port
 from fine_tuning.api.security import Access, Door, Token
 from fine_tuning.config import load_config
 from fine_tuning.conversation import Turn
@@ -47,8 +47,10 @@ class Served:
 
 
 def serve(service: Service) -> Iterator[Served]:
-    port = free_port(8900)
-    server = uvicorn.Server(uvicorn.Config(Door(create_app(service), Access(port), Token()), port=port, log_level="warning"))
+    port = unused_port()
+    server = uvicorn.Server(
+        uvicorn.Config(Door(create_app(service), Access(port), Token()), port=port, log_level="warning")
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + PATIENCE

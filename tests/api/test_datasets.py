@@ -25,9 +25,9 @@ from fastapi.testclient import TestClient
 from httpx import Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ports import unused_port
 
 from fine_tuning.api.app import create_app
-from fine_tuning.api.background import free_port
 from fine_tuning.api.security import TOKEN_HEADER, Access, Door, Token
 from fine_tuning.config import FineTuningConfig, Uploads
 from fine_tuning.data_collection import uploads
@@ -39,7 +39,9 @@ from fine_tuning.jobs.store import State
 OWN = "http://127.0.0.1:8501"
 MIB = 1 << 20
 BYTES = {"content-type": "application/octet-stream"}
-LINES = "".join(json.dumps({"question": f"What is {n}?", "answer": f"It is number {n}."}) + "\n" for n in range(100)).encode()
+LINES = "".join(
+    json.dumps({"question": f"What is {n}?", "answer": f"It is number {n}."}) + "\n" for n in range(100)
+).encode()
 
 
 def connected(**limits: int) -> TestClient:
@@ -84,7 +86,9 @@ def uploaded(client: TestClient, name: str, content: bytes) -> str:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 @given(content=st.binary(min_size=1, max_size=MIB // 8), cuts=st.lists(st.integers(0, MIB // 4), max_size=5))
-def test_any_parts_give_the_file_and_any_other_offset_is_told_where_to_go_on(client: TestClient, content: bytes, cuts: list[int]) -> None:
+def test_any_parts_give_the_file_and_any_other_offset_is_told_where_to_go_on(
+    client: TestClient, content: bytes, cuts: list[int]
+) -> None:
     content = b'"' + content.replace(b"\0", b"0").hex().encode() + b'"'
     id = begin(client, "a.txt", len(content), sha256=hashlib.sha256(content).hexdigest())
     places = sorted({0, len(content), *(cut for cut in cuts if cut < len(content))})
@@ -124,7 +128,8 @@ def test_what_is_unfinished_is_no_dataset_and_cannot_be_finished(client: TestCli
 def test_more_than_was_announced_is_refused_and_nothing_of_it_is_written(client: TestClient) -> None:
     id = begin(client, "a.jsonl", 10)
     assert send(client, id, 0, b"x" * 11).status_code == 413
-    streamed = client.put(f"/api/uploads/{id}?offset=0", content=iter([b"x" * 6, b"x" * 6]), headers=BYTES)  # without a length
+    # without a length
+    streamed = client.put(f"/api/uploads/{id}?offset=0", content=iter([b"x" * 6, b"x" * 6]), headers=BYTES)
     assert streamed.status_code == 413
     assert client.get(f"/api/uploads/{id}").json()["size"] == 0
 
@@ -193,12 +198,16 @@ def test_unfinished_ones_go_a_day_after_their_last_part(client: TestClient) -> N
     client.get("/api/uploads")
     assert uploads.folder_of(old).exists()  # no GET changes anything
     begin(client, "d", 10)
-    assert not uploads.folder_of(old).exists() and uploads.folder_of(young).exists() and uploads.folder_of(whole).exists()
+    assert (
+        not uploads.folder_of(old).exists() and uploads.folder_of(young).exists() and uploads.folder_of(whole).exists()
+    )
 
 
 @contextlib.contextmanager
 def small_tmpfs(home: Path) -> Iterator[None]:
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(home)], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(home)], capture_output=True, check=False
+    ).returncode:
         pytest.skip("this machine lets nobody mount a tmpfs")
     filler = home / "filler"
     try:
@@ -280,7 +289,9 @@ def bomb() -> bytes:
 
 
 REFUSED = {
-    **{f"pickle {protocol}": pickle.dumps({"weights": [1.0] * 5, "path": Path("x")}, protocol) for protocol in range(6)},
+    **{
+        f"pickle {protocol}": pickle.dumps({"weights": [1.0] * 5, "path": Path("x")}, protocol) for protocol in range(6)
+    },
     "pickle 0 of a long list": pickle.dumps([f"text {n}" for n in range(100_000)], 0),
     "pickle that runs": b"cos\nsystem\n(S'echo hi'\ntR.",
     "ELF": b"\x7fELF" + bytes(100),
@@ -324,7 +335,10 @@ def parquet(rows: list[dict[str, Any]]) -> bytes:
     return target.getvalue()
 
 
-PAIRS = [{"question": "Who opens?", "answer": "Whoever comes first."}, {"question": "Who closes?", "answer": "Whoever goes last."}]
+PAIRS = [
+    {"question": "Who opens?", "answer": "Whoever comes first."},
+    {"question": "Who closes?", "answer": "Whoever goes last."},
+]
 KINDS = {
     "jsonl": LINES,
     "json": json.dumps(PAIRS).encode(),
@@ -432,7 +446,12 @@ def test_any_other_name_lies_safely_in_the_uploads(client: TestClient, home: Pat
 def test_no_id_reaches_elsewhere(client: TestClient, home: Path, id: str) -> None:
     (home / "uploads").mkdir()
     (home / "prepared").mkdir()
-    for address in (f"/api/uploads/{id}", f"/api/datasets/upload/{id}", f"/api/datasets/prepared/{id}", f"/api/datasets/built/{id}"):
+    for address in (
+        f"/api/uploads/{id}",
+        f"/api/datasets/upload/{id}",
+        f"/api/datasets/prepared/{id}",
+        f"/api/datasets/built/{id}",
+    ):
         assert client.get(address).status_code in (404, 405, 422)
         assert client.delete(address).status_code in (404, 405, 422)
     assert (home / "uploads").exists()
@@ -443,7 +462,10 @@ def test_no_id_reaches_elsewhere(client: TestClient, home: Path, id: str) -> Non
 
 def test_a_small_one_is_prepared_at_once_and_is_a_dataset(client: TestClient) -> None:
     id = uploaded(client, "mine.jsonl", LINES)
-    steps = [{"type": "filter", "condition": "contains(answer, '7')"}, {"type": "transform", "operation": "uppercase", "field": "answer"}]
+    steps = [
+        {"type": "filter", "condition": "contains(answer, '7')"},
+        {"type": "transform", "operation": "uppercase", "field": "answer"},
+    ]
     answer = client.post(f"/api/datasets/upload/{id}/prepare", json={"steps": steps})
     assert answer.status_code == 201, answer.text
     made = answer.json()
@@ -468,7 +490,9 @@ def test_a_small_one_is_prepared_at_once_and_is_a_dataset(client: TestClient) ->
         ({"steps": [{"type": "transform", "operation": "x" * 2000}]}, 422),
     ],
 )
-def test_a_wrong_preparation_is_refused_and_writes_nothing(client: TestClient, home: Path, asked: dict[str, Any], status: int) -> None:
+def test_a_wrong_preparation_is_refused_and_writes_nothing(
+    client: TestClient, home: Path, asked: dict[str, Any], status: int
+) -> None:
     id = uploaded(client, "mine.jsonl", LINES)
     answer = client.post(f"/api/datasets/upload/{id}/prepare", json=asked)
     assert answer.status_code == status, answer.text
@@ -504,7 +528,11 @@ def test_an_upload_is_imported_by_a_job_and_taken_back(client: TestClient) -> No
     result = client.get(f"/api/jobs/{ended['id']}/result").json()
     assert (result["added"], result["set_aside"], result["formats"]) == (2, 1, {"columns": 2})
     (listed,) = client.get("/api/imports").json()["items"]
-    assert listed == {"id": result["id"], "turns": 2, "source": {"name": "our chats.csv", "format": "columns", "licence": "CC0"}}
+    assert listed == {
+        "id": result["id"],
+        "turns": 2,
+        "source": {"name": "our chats.csv", "format": "columns", "licence": "CC0"},
+    }
     assert uploads.get(id).imports == (result["id"],)
     assert client.delete(f"/api/imports/{result['id']}").json() == {"turns": 2}
     assert client.delete(f"/api/imports/{result['id']}").status_code == 404
@@ -549,8 +577,11 @@ def test_what_a_job_reads_is_not_deleted_under_it(client: TestClient) -> None:
 
 @pytest.mark.slow
 def test_200_mb_are_received_in_the_memory_of_one_piece(home: Path) -> None:
-    port = free_port(8760)
-    code = f"from fine_tuning.api.background import serve; from fine_tuning.api.security import Access; serve(Access({port}))"
+    port = unused_port()
+    code = (
+        "from fine_tuning.api.background import serve; from fine_tuning.api.security import Access; "
+        f"serve(Access({port}))"
+    )
     whole, line = (
         200 * 1_000_000,
         b'{"question": "What is it?", "answer": "It is a line of nearly a hundred bytes, as it happens."}\n',

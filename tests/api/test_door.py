@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import unused_port
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
@@ -129,7 +130,9 @@ def entered(kind: str, hosts: list[str], origins: list[str], port: int = 8501) -
 
     async def page(scope: dict[str, Any], receive: object, send: Any) -> None:
         reached.append(scope["type"])
-        await send({"type": "http.response.start" if kind == "http" else "websocket.accept", "status": 200, "headers": []})
+        await send(
+            {"type": "http.response.start" if kind == "http" else "websocket.accept", "status": 200, "headers": []}
+        )
 
     async def keep(message: Any) -> None:
         sent.append(message)
@@ -212,8 +215,11 @@ def test_a_length_that_is_no_number_ends_in_no_fault(client: TestClient, length:
 
 def test_a_real_server_refuses_what_comes_over_the_wire(home: Path) -> None:
     """Through uvicorn, whose parser sees the headers before the door does."""
-    port = free_port(8700)
-    code = f"from chatbot.server import serve; from fine_tuning.api.security import Access; serve(Access({port}), browser=False)"
+    port = unused_port()
+    code = (
+        "from chatbot.server import serve; from fine_tuning.api.security import Access; "
+        f"serve(Access({port}), browser=False)"
+    )
     with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "BYOAI_ENGINE": "embedded"}) as process:
         try:
             own = f"127.0.0.1:{port}"
@@ -223,7 +229,8 @@ def test_a_real_server_refuses_what_comes_over_the_wire(home: Path) -> None:
             assert "200" in first
             assert "200" in status(port, f"Host: localhost:{port}")
             upgrade = (
-                "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg=="
+                "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: "
+                "13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg=="
             )
             stream = "/_stcore/stream"
             assert "101" in status(port, f"Host: {own}\r\nOrigin: http://{own}\r\n{upgrade}", stream)

@@ -15,6 +15,7 @@ from fine_tuning.config import load_config
 from fine_tuning.events import Count, Finished, Stage, events_to
 from fine_tuning.integration.service import Service
 from fine_tuning.jobs import processes, store
+from fine_tuning.jobs.kinds import KINDS
 from fine_tuning.jobs.store import Job, State
 
 OWN = "http://127.0.0.1:8501"
@@ -48,6 +49,12 @@ def test_a_job_is_listed_and_shown_with_how_far_it_is(client: TestClient, runnin
     shown = client.get(f"/api/jobs/{running.id}").json()
     assert listed == shown
     assert (shown["id"], shown["state"], shown["stage"], shown["events"]) == (running.id, "running", "Training", 2)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_jobs_of_each_kind_can_be_asked_for(client: TestClient, kind: str) -> None:
+    answer = client.get("/api/jobs", params={"kind": kind})
+    assert answer.status_code == 200 and answer.json()["items"] == []
 
 
 def test_pages_of_a_long_list_hold_each_job_once(client: TestClient) -> None:
@@ -97,7 +104,14 @@ def test_asked_twice_with_one_id_is_one_job(client: TestClient) -> None:
         ),
         *(
             {"kind": "train", "settings": {"dataset.path": name}}
-            for name in ("api_token", "state.db", "conversations/conversations.jsonl", "uploads/../api_token", "settings.yaml", "")
+            for name in (
+                "api_token",
+                "state.db",
+                "conversations/conversations.jsonl",
+                "uploads/../api_token",
+                "settings.yaml",
+                "",
+            )
         ),
         {"kind": "retrain", "profile": "../../etc/passwd"},
         {"kind": "train", "settings": {"dataset.path": "/etc/passwd"}},
@@ -113,6 +127,24 @@ def test_a_request_reaches_no_file_server_or_program_outside(
     answer = client.post("/api/jobs", json=asked)
     assert answer.status_code == 400, answer.text
     assert client.get("/api/jobs").json()["items"] == []
+
+
+def test_what_fits_a_job_in_another_state_is_a_conflict_and_changes_nothing(client: TestClient, running: Job) -> None:
+    def refused(method: str, path: str) -> None:
+        before = store.get(running.id)
+        answer = client.request(method, f"/api/jobs/{running.id}/{path}", json={} if method == "POST" else None)
+        assert answer.status_code == 409 and before.state in answer.json()["error"]["message"], answer.text
+        assert store.get(running.id).state == before.state and len(store.find()) == 1
+
+    for method, path in (("POST", "resume"), ("POST", "retry"), ("GET", "result")):
+        refused(method, path)
+    store.ask_to_stop(running.id, 60)
+    refused("POST", "resume")
+    end(running)
+    refused("POST", "resume")
+    queued = store.add("retrain", {})
+    assert client.post(f"/api/jobs/{queued.id}/resume", json={}).status_code == 409
+    assert client.post("/api/jobs/nobody/resume", json={}).status_code == 404
 
 
 def test_unknown_fields_and_jobs_are_refused_in_one_shape(client: TestClient) -> None:
@@ -140,7 +172,9 @@ def test_a_change_needs_the_token_and_a_json_body(client: TestClient, running: J
 
 
 def test_a_socket_replays_goes_on_and_closes_at_the_end(client: TestClient, running: Job) -> None:
-    with client.websocket_connect(f"/api/jobs/{running.id}/events?after=1", headers={"host": "127.0.0.1:8501"}) as socket:
+    with client.websocket_connect(
+        f"/api/jobs/{running.id}/events?after=1", headers={"host": "127.0.0.1:8501"}
+    ) as socket:
         assert json.loads(socket.receive_text()) == {"n": 2, "event": "Count", "done": 1, "total": 4, "unit": ""}
         assert json.loads(socket.receive_text())["job"]["state"] == "running"
         end(running)

@@ -31,8 +31,12 @@ def client(home: Path) -> TestClient:
             await socket.send_text(await socket.receive_text())
 
     paths = ("/", "/api/jobs", "/v1/models", "/api/ui", "/_stcore/health")
-    app = Starlette(routes=[*(Route(path, page, methods=["GET", "POST"]) for path in paths), WebSocketRoute("/stream", stream)])
-    return TestClient(Door(app, Access(8501, ("192.168.1.20",), lan=True), Token()), base_url=f"http://{NAME}", follow_redirects=False)
+    app = Starlette(
+        routes=[*(Route(path, page, methods=["GET", "POST"]) for path in paths), WebSocketRoute("/stream", stream)]
+    )
+    return TestClient(
+        Door(app, Access(8501, ("192.168.1.20",), lan=True), Token()), base_url=f"http://{NAME}", follow_redirects=False
+    )
 
 
 @pytest.mark.parametrize("path", ["/", "/api/jobs", "/v1/models", "/api/ui", "/_stcore/health"])

@@ -13,7 +13,11 @@ from fine_tuning import state
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_export import ALL_FORMATS, write_export
 from fine_tuning.data_collection.log_index import SESSIONS
+from fine_tuning.engines.base import ModelSpec
+from fine_tuning.engines.default_base import CHATML
+from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.jobs import store
+from fine_tuning.model_management.model_registry import Registry
 
 
 @pytest.fixture
@@ -33,7 +37,12 @@ def said(log: ConversationLogger, *conversations: int) -> list[list[str]]:
     for count in conversations:
         log.new_session()
         number = len(ids)
-        ids.append([log.log_conversation(f"question {number}.{turn}\n  Straße?", f"answer {number}.{turn}").id for turn in range(count)])
+        ids.append(
+            [
+                log.log_conversation(f"question {number}.{turn}\n  Straße?", f"answer {number}.{turn}").id
+                for turn in range(count)
+            ]
+        )
     return ids
 
 
@@ -109,7 +118,9 @@ def test_a_page_after_a_turn_that_was_deleted_says_so(client: TestClient, log: C
         "x" * 400,
     ],
 )
-def test_what_was_said_is_found_and_nothing_breaks_the_search(client: TestClient, log: ConversationLogger, text: str) -> None:
+def test_what_was_said_is_found_and_nothing_breaks_the_search(
+    client: TestClient, log: ConversationLogger, text: str
+) -> None:
     said(log, 2, 1)
     answer = client.get("/api/turns", params={"text": text})
     assert answer.status_code == 200, answer.text
@@ -158,11 +169,15 @@ def test_a_wrong_judgement_changes_nothing(
     before = log.path.read_bytes()
     assert client.put(f"/api/turns/{id}/{what}", json=body).status_code == status
     assert log.path.read_bytes() == before
-    assert client.put(f"/api/turns/none/{what}", json={"rating": "up", "bot_response": "x", "excluded": True}).status_code in (404, 422)
+    assert client.put(
+        f"/api/turns/none/{what}", json={"rating": "up", "bot_response": "x", "excluded": True}
+    ).status_code in (404, 422)
 
 
 @pytest.mark.parametrize("format", ALL_FORMATS)
-def test_an_export_is_what_the_command_writes(client: TestClient, log: ConversationLogger, tmp_path: Path, format: str) -> None:
+def test_an_export_is_what_the_command_writes(
+    client: TestClient, log: ConversationLogger, tmp_path: Path, format: str
+) -> None:
     ids = said(log, 3, 1, 2)
     log.exclude(ids[0][1])
     log.log_conversation('a "quoted", question', "=1+1\n\u2028")
@@ -176,6 +191,28 @@ def test_an_export_is_what_the_command_writes(client: TestClient, log: Conversat
 def test_every_export_of_the_log_is_offered(client: TestClient) -> None:
     known = client.get("/api/openapi.json").json()["paths"]["/api/export"]["get"]["parameters"][0]["schema"]["enum"]
     assert tuple(known) == ALL_FORMATS
+
+
+def test_a_conversation_is_renamed_pinned_and_filed(client: TestClient, log: ConversationLogger) -> None:
+    said(log, 1)
+    address = f"/api/conversations/{log.session_id}"
+    assert client.patch(address, json={"title": " The\nprinter "}).json()["title"] == "The printer"
+    assert client.patch(address, json={"pinned": True, "folder": "Work"}).json()["pinned"] is True
+    (listed,) = client.get("/api/conversations").json()["items"]
+    assert (listed["title"], listed["pinned"], listed["folder"]) == ("The printer", True, "Work")
+    assert client.patch(address, json={}).json() == listed
+    back = client.patch(address, json={"title": "", "pinned": False, "folder": ""}).json()
+    assert (back["title"], back["pinned"], back["folder"]) == ("question 0.0 Straße?", False, "")
+    assert client.patch("/api/conversations/none", json={"title": "x"}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "body", [{"title": 1}, {"title": "x" * 201}, {"pinned": "yes"}, {"folder": "x" * 61}, {"name": "x"}, []]
+)
+def test_a_wrong_label_changes_nothing(client: TestClient, log: ConversationLogger, body: object) -> None:
+    said(log, 1)
+    assert client.patch(f"/api/conversations/{log.session_id}", json=body).status_code == 422
+    assert client.get("/api/conversations").json()["items"][0]["title"] == "question 0.0 Straße?"
 
 
 def test_to_delete_a_conversation_is_to_forget_it(client: TestClient, log: ConversationLogger) -> None:
@@ -208,3 +245,29 @@ def test_a_long_log_is_listed_from_its_end(client: TestClient, log: Conversation
     assert not any("TEMP B-TREE" in step for step in plan)
     assert [step for step in plan if step.startswith("SCAN")] == []
     assert sum("COVERING INDEX log_turns_by_session (log=? AND session=?" in step for step in plan) == 3
+
+
+def test_where_an_answer_was_learned_is_told_at_once_and_with_likelihoods(
+    client: TestClient, log: ConversationLogger, home: Path, base_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BYOAI_ENGINE", "embedded")
+    engine, name = EmbeddedEngine(home / "engine"), "fine_tuned_smollm2-135m"
+    engine.create("smollm2:135m", ModelSpec(base_gguf, template=CHATML))
+    engine.create(f"{name}:v1", ModelSpec("smollm2:135m", parameters={"seed": 1}))
+    taught = [
+        log.log_conversation(f"Where is key {number}?", f"Key {number} hangs by the door.") for number in range(3)
+    ]
+    Registry().add(name, 1, base_tag="smollm2:135m", turns=[turn.id for turn in taught])
+    id = log.log_conversation("Where does key 2 hang?", "By the door.", {"model": f"{name}:v1"}).id
+    log.delete(taught[0].id)
+    found = client.get(f"/api/turns/{id}/learned-from", params={"limit": 1}).json()
+    assert (found["version"], found["base"], found["taught"], found["gone"]) == (f"{name}:v1", "smollm2:135m", 3, 1)
+    assert [each["turn"]["id"] for each in found["items"]] == [taught[2].id]
+    assert found["likelihood"] is found["items"][0]["likelihood"] is None
+    weighed = client.post(f"/api/turns/{id}/learned-from", json={}).json()
+    assert [each["turn"]["id"] for each in weighed["items"]] == [taught[2].id, taught[1].id]
+    assert all(each["likelihood"]["times"] == pytest.approx(1) for each in [weighed, *weighed["items"]])
+    for address, status in ((id, 200), (taught[1].id, 400), ("none", 404), ("..", 404)):
+        assert client.get(f"/api/turns/{address}/learned-from").status_code == status
+    for body in ({"limit": 0}, {"limit": 21}, {"limit": "5"}, {"count": 3}):
+        assert client.post(f"/api/turns/{id}/learned-from", json=body).status_code == 422

@@ -30,11 +30,19 @@ BODIES = {
 def routes() -> list[str]:
     """Return every path of the API and of the pages, parameters filled in."""
     # In a process of its own: a process can make the pages' app once.
-    code = f"import streamlit; print(*(getattr(route, 'path', '/') for route in streamlit.App({str(APP)!r})._build_starlette_app().routes))"
+    code = (
+        "import streamlit; print(*(getattr(route, 'path', '/') for route in "
+        f"streamlit.App({str(APP)!r})._build_starlette_app().routes))"
+    )
     pages = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     api = [str(getattr(route, "path", "")) for router in ROUTERS for route in router.routes]
     assert len(pages) > 5 and len(api) > 5
-    return sorted({path.replace("{", "").replace("}", "").replace(":path", "") for path in ["/", "/api/openapi.json", *api, *pages]})
+    return sorted(
+        {
+            path.replace("{", "").replace("}", "").replace(":path", "")
+            for path in ["/", "/api/openapi.json", *api, *pages]
+        }
+    )
 
 
 def reached(path: str, method: str, headers: dict[str, str | None], token: Token) -> bool:
@@ -45,7 +53,9 @@ def reached(path: str, method: str, headers: dict[str, str | None], token: Token
         inside.append(scope["path"])
 
     async def send(message: Any) -> None:
-        assert inside or message.get("status", 403) in (401, 403, 415) or message.get("code") == 1008 or "body" in message
+        assert (
+            inside or message.get("status", 403) in (401, 403, 415) or message.get("code") == 1008 or "body" in message
+        )
 
     given = [(name.encode(), value.encode()) for name, value in headers.items() if value is not None]
     kind = {"type": "websocket"} if method == "WS" else {"type": "http", "method": method}
@@ -57,8 +67,17 @@ def reached(path: str, method: str, headers: dict[str, str | None], token: Token
 def test_only_what_belongs_here_reaches_a_route(home: Path, path: str) -> None:
     token = Token()
     for host, origin, method in itertools.product(HOSTS, ORIGINS, METHODS):
-        headers = {"host": HOSTS[host], "origin": ORIGINS[origin], "content-type": BODIES["json"], TOKEN_HEADER: token.read()}
-        assert reached(path, method, headers, token) == (host == "own" and origin in ("none", "own")), (host, origin, method)
+        headers = {
+            "host": HOSTS[host],
+            "origin": ORIGINS[origin],
+            "content-type": BODIES["json"],
+            TOKEN_HEADER: token.read(),
+        }
+        assert reached(path, method, headers, token) == (host == "own" and origin in ("none", "own")), (
+            host,
+            origin,
+            method,
+        )
 
 
 @pytest.mark.parametrize("path", [path for path in routes() if is_of_api(path)])

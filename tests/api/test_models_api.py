@@ -32,7 +32,12 @@ def engine(embedded: None, home: Path, base_gguf: Path) -> EmbeddedEngine:
         engine.create(f"{TUNED}:v{number}", ModelSpec(TAG, parameters={"seed": number}))
         metrics = GATE if number == 4 else {}
         registry.add(
-            TUNED, number, base_tag=TAG, run=f"runs/run-{number}", metrics=metrics, turns=[f"turn-{each}" for each in range(number)]
+            TUNED,
+            number,
+            base_tag=TAG,
+            run=f"runs/run-{number}",
+            metrics=metrics,
+            turns=[f"turn-{each}" for each in range(number)],
         )
         if number < 4:
             registry.promote(TUNED, number)
@@ -62,7 +67,11 @@ def test_models_are_listed_with_who_answers_and_who_is_held_back(client: TestCli
 
 def test_one_model_is_shown_by_any_spelling_of_its_name(client: TestClient) -> None:
     shown = client.get("/api/models/SmolLM2:135m").json()
-    assert (shown["tag"], shown["made"]["parameters"], shown["made"]["template"]) == (TAG, {"stop": ["<|im_end|>"]}, CHATML)
+    assert (shown["tag"], shown["made"]["parameters"], shown["made"]["template"]) == (
+        TAG,
+        {"stop": ["<|im_end|>"]},
+        CHATML,
+    )
     assert shown["context_length"] > 0 and len(shown["gguf_digest"]) == 64
     for unknown in ("none", "hf.co/nobody/nothing:latest", "a..b", "x/y/z/w"):
         assert client.get(f"/api/models/{unknown}").status_code == 404
@@ -90,7 +99,9 @@ def test_versions_are_listed_by_pages_and_shown_with_what_they_learned(client: T
     assert (shown["learned"], shown["metrics"]) == (4, GATE) and "it is worse" in shown["refused"]
     learned = client.get(f"/api/versions/{TUNED}/4/turns", params={"limit": 3}).json()
     assert learned["items"] == ["turn-0", "turn-1", "turn-2"]
-    assert client.get(f"/api/versions/{TUNED}/4/turns", params={"cursor": learned["next"]}).json()["items"] == ["turn-3"]
+    assert client.get(f"/api/versions/{TUNED}/4/turns", params={"cursor": learned["next"]}).json()["items"] == [
+        "turn-3"
+    ]
     for address in (f"{TUNED}/9", "none/1", f"{TUNED}/{2**53}"):
         assert client.get(f"/api/versions/{address}").status_code == 404
 
@@ -160,7 +171,11 @@ def test_votes_make_ratings(client: TestClient) -> None:
 def test_what_is_most_worth_a_review_comes_first(client: TestClient) -> None:
     assert client.post("/api/review", json={}).json() == {"items": []}
     log = ConversationLogger()
-    for question, answer in (("What is the capital of France?", "Paris."), ("Name a colour.", "zxqv pluvk 7#"), ("Is water wet?", "Yes.")):
+    for question, answer in (
+        ("What is the capital of France?", "Paris."),
+        ("Name a colour.", "zxqv pluvk 7#"),
+        ("Is water wet?", "Yes."),
+    ):
         log.new_session()
         log.log_conversation(question, answer)
     found = client.post("/api/review", json={"count": 2}).json()["items"]
@@ -193,3 +208,14 @@ def test_what_belongs_to_ollama_is_removed_only_by_force(
         assert tag in [each["tag"] for each in client.get("/api/models").json()["items"]]
         assert client.delete(f"/api/models/{tag}", params={"force": True}).status_code == 204
         assert client.get(f"/api/models/{tag}").status_code == 404
+
+
+def test_a_report_is_shown_without_any_right(client: TestClient, home: Path) -> None:
+    assert client.get(f"/api/versions/{TUNED}/3/report").status_code == 404
+    (home / "runs/run-3/report.html").write_text("<p>better</p><script>alert(1)</script>")
+    shown = client.get(f"/api/versions/{TUNED}/3/report")
+    assert shown.status_code == 200 and "better" in shown.text and shown.headers["content-type"].startswith("text/html")
+    policies = shown.headers.get_list("content-security-policy")
+    assert any(policy.startswith("sandbox; default-src 'none'") for policy in policies)
+    assert client.get(f"/api/versions/{TUNED}/99/report").status_code == 404
+    assert client.get("/api/versions/..%2F..%2Fetc/1/report").status_code in (404, 422)

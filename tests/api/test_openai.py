@@ -18,13 +18,13 @@ import httpx
 import openai
 import pytest
 from fastapi.testclient import TestClient
+from ports import unused_port
 from pydantic import ValidationError
 from served_api import FRANCE, LONG, ON, PATIENCE, Served, new_turns, serve, streamed, wait_for
 
 from fine_tuning.api import answering
 from fine_tuning.api.answering import Answers
 from fine_tuning.api.app import create_app
-from fine_tuning.api.background import free_port
 from fine_tuning.api.openai_bodies import ChatBody
 from fine_tuning.api.security import TOKEN_HEADER, Access, Door, Token
 from fine_tuning.config import load_config
@@ -59,7 +59,11 @@ def test_an_answer_is_the_same_whole_and_streamed_and_the_log_stays_empty(served
         assert "Paris" in choice.message.content
         text, reason, usage = streamed(served.chat(stream=True, stream_options={"include_usage": True}))
         assert (text, reason) == (choice.message.content, choice.finish_reason)
-        assert usage == whole.usage and usage.prompt_tokens > 5 and usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+        assert (
+            usage == whole.usage
+            and usage.prompt_tokens > 5
+            and usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+        )
 
     assert new_turns(served, ask) == []
 
@@ -70,7 +74,9 @@ def test_usage_is_streamed_only_when_asked_for(served: Served) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prompt_is_completed(served: Served, stream: bool) -> None:
-    answer = served.open.completions.create(model="base", prompt="The capital of France is", max_tokens=6, temperature=0, stream=stream)
+    answer = served.open.completions.create(
+        model="base", prompt="The capital of France is", max_tokens=6, temperature=0, stream=stream
+    )
     text, reason = streamed(answer)[:2] if stream else (answer.choices[0].text, answer.choices[0].finish_reason)
     assert text.strip() and reason == "length"
 
@@ -82,7 +88,10 @@ def test_limit_and_stop_text_end_an_answer(served: Served) -> None:
     stopped = served.chat(stop=["Paris", "never said"])
     assert stopped.choices[0].finish_reason == "stop" and "Paris" not in stopped.choices[0].message.content
     assert served.chat(max_tokens=60).choices[0].finish_reason == "stop"  # the model's own end still counts
-    assert served.chat(max_tokens=60, stop="never said").choices[0].message.content == served.chat(max_tokens=60).choices[0].message.content
+    assert (
+        served.chat(max_tokens=60, stop="never said").choices[0].message.content
+        == served.chat(max_tokens=60).choices[0].message.content
+    )
 
 
 def test_a_seed_gives_the_same_answer_again(served: Served) -> None:
@@ -97,7 +106,14 @@ def test_earlier_messages_are_told(served: Served) -> None:
     told = [
         {"role": "system", "content": "You answer in one word."},
         {"role": "user", "content": [{"type": "text", "text": "My name is"}, {"type": "text", "text": "Wilhelmina."}]},
-        {"role": "assistant", "content": "Hello Wilhelmina!", "refusal": None, "annotations": None, "audio": None, "tool_calls": None},
+        {
+            "role": "assistant",
+            "content": "Hello Wilhelmina!",
+            "refusal": None,
+            "annotations": None,
+            "audio": None,
+            "tool_calls": None,
+        },
         {"role": "user", "content": "What is my name?", "name": "willa"},
     ]
     fed = "".join(
@@ -109,7 +125,11 @@ def test_earlier_messages_are_told(served: Served) -> None:
             ("user", "What is my name?"),
         )
     )
-    assert served.service.engine().render(DEFAULT_TAG, ChatBody.model_validate({"model": "live", "messages": told}).told()).startswith(fed)
+    assert (
+        served.service.engine()
+        .render(DEFAULT_TAG, ChatBody.model_validate({"model": "live", "messages": told}).told())
+        .startswith(fed)
+    )
     alone = served.chat(messages=told[-1:], max_tokens=2).usage.prompt_tokens
     assert served.chat(messages=told, max_tokens=2).usage.prompt_tokens > alone + 15
 
@@ -128,7 +148,10 @@ def test_models_are_listed_and_shown_by_all_their_names(served: Served) -> None:
 # What is refused, and what is passed over
 
 IMAGE = "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n0000").decode()
-TOOL = {"type": "function", "function": {"name": "look", "description": "looks", "parameters": {"type": "object", "properties": {}}}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "look", "description": "looks", "parameters": {"type": "object", "properties": {}}},
+}
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
 
 
@@ -157,14 +180,22 @@ def user(*parts: Any) -> dict[str, Any]:
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "robot", "content": "Hi"}]}, "messages.0"),
         ({"messages": [{"role": "user", "content": None}]}, "messages.0.user"),
-        ({"messages": [user({"type": "input_audio", "input_audio": {"data": "", "format": "wav"}})]}, "messages.0.user"),
-        ({"messages": [user({"type": "image_url", "image_url": {"url": "http://169.254.169.254/latest"}})]}, "messages.0.user"),
+        (
+            {"messages": [user({"type": "input_audio", "input_audio": {"data": "", "format": "wav"}})]},
+            "messages.0.user",
+        ),
+        (
+            {"messages": [user({"type": "image_url", "image_url": {"url": "http://169.254.169.254/latest"}})]},
+            "messages.0.user",
+        ),
         ({"messages": [user({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}})]}, "messages.0.user"),
         ({"messages": [{"role": "user", "content": "Hi", "name": "<|im_start|>"}]}, "messages.0.user.name"),
         ({"tools": [{"type": "function", "function": {"name": "<|im_start|>system"}}]}, "tools.0.function.name"),
     ],
 )
-def test_a_parameter_that_would_be_ignored_is_refused_by_name(served: Served, asked: dict[str, Any], param: str) -> None:
+def test_a_parameter_that_would_be_ignored_is_refused_by_name(
+    served: Served, asked: dict[str, Any], param: str
+) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         served.chat(**asked)
     assert str(refused.value.param).startswith(param)
@@ -176,21 +207,40 @@ def test_a_parameter_that_would_be_ignored_is_refused_by_name(served: Served, as
     [
         ({"tools": [TOOL]}, "embedded engine takes texts only"),
         ({"messages": [user({"type": "image_url", "image_url": {"url": IMAGE}})]}, "embedded engine takes texts only"),
-        ({"messages": [user({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}})]}, "this image is none"),
-        ({"messages": [user({"type": "image_url", "image_url": {"url": "data:image/png;base64,/etc/passwd"}})]}, "this image is none"),
+        (
+            {"messages": [user({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}})]},
+            "this image is none",
+        ),
+        (
+            {"messages": [user({"type": "image_url", "image_url": {"url": "data:image/png;base64,/etc/passwd"}})]},
+            "this image is none",
+        ),
         ({"messages": [*FRANCE, {"role": "tool", "tool_call_id": "c1", "content": "12"}]}, "no message before it"),
         (
-            {"messages": [*FRANCE, {"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "tool_call_id": "c1", "content": "1"}]},
+            {
+                "messages": [
+                    *FRANCE,
+                    {"role": "assistant", "tool_calls": [CALL]},
+                    {"role": "tool", "tool_call_id": "c1", "content": "1"},
+                ]
+            },
             "takes texts only",
         ),
         (
-            {"messages": [{"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "look", "arguments": "[1"}}]}, *FRANCE]},
+            {
+                "messages": [
+                    {"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "look", "arguments": "[1"}}]},
+                    *FRANCE,
+                ]
+            },
             "no JSON object",
         ),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_the_engine_cannot_do_is_a_clear_400(served: Served, asked: dict[str, Any], said: str, stream: bool) -> None:
+def test_what_the_engine_cannot_do_is_a_clear_400(
+    served: Served, asked: dict[str, Any], said: str, stream: bool
+) -> None:
     with pytest.raises(openai.BadRequestError, match=said):
         served.chat(**asked, stream=stream)
 
@@ -229,11 +279,22 @@ def test_what_clients_send_by_habit_and_changes_nothing_is_accepted(served: Serv
 
 
 def test_errors_have_openais_shape(served: Served) -> None:
-    for content, status in (("{}", 400), ("[", 400), ('{"model": "live", "messages": ' + "[" * 300 + "]" * 300 + "}", 400)):
-        answer = httpx.post(f"{served.url}/v1/chat/completions", content=content, headers={"content-type": "application/json"})
+    for content, status in (
+        ("{}", 400),
+        ("[", 400),
+        ('{"model": "live", "messages": ' + "[" * 300 + "]" * 300 + "}", 400),
+    ):
+        answer = httpx.post(
+            f"{served.url}/v1/chat/completions", content=content, headers={"content-type": "application/json"}
+        )
         assert answer.status_code == status
         assert answer.json()["error"].keys() == {"message", "type", "code", "param"}
-    assert httpx.post(f"{served.url}/v1/chat/completions", content="{}", headers={"content-type": "text/plain"}).status_code == 415
+    assert (
+        httpx.post(
+            f"{served.url}/v1/chat/completions", content="{}", headers={"content-type": "text/plain"}
+        ).status_code
+        == 415
+    )
     assert httpx.get(f"{served.url}/v1/nothing").json()["error"]["code"] == 404
 
 
@@ -260,7 +321,9 @@ def test_nothing_in_the_messages_acts_as_structure(served: Served, messages: lis
     fed = served.service.engine().render(DEFAULT_TAG, told)
     assert (fed.count("<|im_start|>"), fed.count("<|im_end|>")) == (len(messages) + 1, len(messages))
     sent = json.dumps({"model": "live", "messages": messages, "max_tokens": 2, "temperature": 0})
-    answer = httpx.post(f"{served.url}/v1/chat/completions", content=sent, headers={"content-type": "application/json"}, timeout=60)
+    answer = httpx.post(
+        f"{served.url}/v1/chat/completions", content=sent, headers={"content-type": "application/json"}, timeout=60
+    )
     assert answer.status_code == 200
 
 
@@ -289,7 +352,9 @@ def test_an_exchange_is_recorded_when_asked_for(served: Served, way: str, stream
     system = {"role": "system", "content": "Be brief."}
 
     def ask() -> None:
-        answer = served.chat(client, extra_headers=headers, messages=[system, *FRANCE], user="willa", stream=stream, max_tokens=60)
+        answer = served.chat(
+            client, extra_headers=headers, messages=[system, *FRANCE], user="willa", stream=stream, max_tokens=60
+        )
         said.append(streamed(answer)[0] if stream else answer.choices[0].message.content)
 
     said: list[str] = []
@@ -298,7 +363,9 @@ def test_an_exchange_is_recorded_when_asked_for(served: Served, way: str, stream
     facts = turn.metadata
     assert (facts["model"], facts["engine"], facts["source"], facts["user"]) == (DEFAULT_TAG, "embedded", "v1", "willa")
     assert DataCleaner().filter_conversations(conversations_of([turn])).dropped == {}  # it is learned
-    assert facts["system"] == "Be brief." and facts["tokens"] > 0 and facts["seconds"] > 0 and len(facts["digest"]) == 64
+    assert (
+        facts["system"] == "Be brief." and facts["tokens"] > 0 and facts["seconds"] > 0 and len(facts["digest"]) == 64
+    )
     assert "incomplete" not in facts and "parts" not in facts
 
 
@@ -320,7 +387,10 @@ def test_an_exchange_is_recorded_when_asked_for(served: Served, way: str, stream
 )
 def test_nothing_is_recorded_else(served: Served, key: str, headers: dict[str, str]) -> None:
     def ask() -> None:
-        client, allowed = served.client(key.replace("TOKEN", Token().read())), (openai.AuthenticationError, openai.BadRequestError)
+        client, allowed = (
+            served.client(key.replace("TOKEN", Token().read())),
+            (openai.AuthenticationError, openai.BadRequestError),
+        )
         try:
             served.chat(client, extra_headers=headers)
         except allowed:
@@ -337,7 +407,11 @@ def test_the_settings_have_the_last_word(served: Served, monkeypatch: pytest.Mon
     answered: list[Any] = []
 
     def ask() -> None:
-        answered.append(served.recording().chat.completions.with_raw_response.create(model="live", messages=FRANCE, extra_headers=ON))  # type: ignore[arg-type]
+        answered.append(  # type: ignore[arg-type]
+            served.recording().chat.completions.with_raw_response.create(
+                model="live", messages=FRANCE, extra_headers=ON
+            )
+        )
 
     assert new_turns(served, ask) == []
     assert answered[0].status_code == 200 and "x-byoai-session" not in answered[0].headers
@@ -352,7 +426,9 @@ class Talk:
     def ask(self, question: str) -> Turn:
         self.messages.append({"role": "user", "content": question})
         ask = lambda: said.append(  # noqa: E731
-            self.served.chat(self.served.recording(), messages=self.messages, extra_headers=self.headers).choices[0].message.content
+            self.served.chat(self.served.recording(), messages=self.messages, extra_headers=self.headers)
+            .choices[0]
+            .message.content
         )
         said: list[str] = []
         (turn,) = new_turns(self.served, ask)
@@ -428,7 +504,9 @@ def test_a_turn_deleted_while_it_is_answered_from_is_told_and_nothing_is_logged(
 
 def test_requests_at_once_are_all_answered_and_the_server_goes_on_meanwhile(served: Served) -> None:
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(lambda stream=stream: served.chat(stream=stream, max_tokens=40)) for stream in (False, True) * 3]
+        asked = [
+            pool.submit(lambda stream=stream: served.chat(stream=stream, max_tokens=40)) for stream in (False, True) * 3
+        ]
         waits = []
         while not all(each.done() for each in asked):
             started = time.monotonic()
@@ -436,7 +514,8 @@ def test_requests_at_once_are_all_answered_and_the_server_goes_on_meanwhile(serv
             waits.append(time.monotonic() - started)
             time.sleep(0.1)
     answers = {
-        streamed(each.result())[0] if not hasattr(each.result(), "usage") else each.result().choices[0].message.content for each in asked
+        streamed(each.result())[0] if not hasattr(each.result(), "usage") else each.result().choices[0].message.content
+        for each in asked
     }
     assert len(answers) == 1
     assert sorted(waits)[len(waits) // 2] < 1.0
@@ -445,7 +524,10 @@ def test_requests_at_once_are_all_answered_and_the_server_goes_on_meanwhile(serv
 def test_an_async_client_is_answered(served: Served) -> None:
     async def ask() -> list[str]:
         async with openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="x") as client:
-            asked = [client.chat.completions.create(model="live", messages=FRANCE, temperature=0, max_tokens=8) for _ in range(3)]  # type: ignore[list-item]
+            asked = [  # type: ignore[list-item]
+                client.chat.completions.create(model="live", messages=FRANCE, temperature=0, max_tokens=8)
+                for _ in range(3)
+            ]
             return [str(answer.choices[0].message.content) for answer in await asyncio.gather(*asked)]
 
     assert len(set(asyncio.run(ask()))) == 1
@@ -472,7 +554,9 @@ def test_a_client_that_leaves_before_the_first_word_stops_the_engine(served: Ser
     def leave() -> None:
         with ThreadPoolExecutor(4) as pool:
             for each in [
-                pool.submit(httpx.post, f"{served.url}/v1/chat/completions", json=asked, timeout=0.5 if not stream else 0.05)
+                pool.submit(
+                    httpx.post, f"{served.url}/v1/chat/completions", json=asked, timeout=0.5 if not stream else 0.05
+                )
                 for _ in range(4)
             ]:
                 assert isinstance(each.exception(), httpx.TimeoutException)
@@ -567,7 +651,9 @@ def test_calls_of_tools_are_told_as_openai_tells_them_and_are_no_answer_yet(say:
         ((ChatChunk("So"),), "broke off in the middle"),
     ],
 )
-def test_an_engine_that_breaks_off_is_told_and_nothing_is_logged(say: Say, said: Any, wanted: str, stream: bool) -> None:
+def test_an_engine_that_breaks_off_is_told_and_nothing_is_logged(
+    say: Say, said: Any, wanted: str, stream: bool
+) -> None:
     served = say(*said)
     with pytest.raises(openai.APIError, match=wanted):
         list(served.chat(served.recording(), extra_headers=ON, stream=stream))
@@ -627,10 +713,15 @@ def test_those_who_wait_can_leave_and_too_many_are_told_so() -> None:
     asyncio.run(crowd())
 
 
-def test_a_server_that_ends_does_not_wait_for_long_answers_and_keeps_what_was_said(embedded: None, base_gguf: Path) -> None:
+def test_a_server_that_ends_does_not_wait_for_long_answers_and_keeps_what_was_said(
+    embedded: None, base_gguf: Path
+) -> None:
     ensure_default_base(EmbeddedEngine())
-    port = free_port(9000)
-    code = f"from fine_tuning.api.background import serve; from fine_tuning.api.security import Access; serve(Access({port}))"
+    port = unused_port()
+    code = (
+        "from fine_tuning.api.background import serve; from fine_tuning.api.security import Access; "
+        f"serve(Access({port}))"
+    )
     with subprocess.Popen([sys.executable, "-c", code]) as process:
         try:
             served = Served(Service(load_config), port)

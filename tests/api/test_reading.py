@@ -16,20 +16,28 @@ from fine_tuning.jobs import processes, store
 from fine_tuning.model_management.model_registry import Registry
 
 TUNED = "fine_tuned_smollm2-135m"
-PATHS = sorted({route.path for router in ROUTERS for route in router.routes if "GET" in (getattr(route, "methods", None) or ())})  # type: ignore[attr-defined]
+PATHS = sorted(  # type: ignore[attr-defined]
+    {route.path for router in ROUTERS for route in router.routes if "GET" in (getattr(route, "methods", None) or ())}
+)
 INDEX = "log"  # tables whose name begins so follow the log, and are filled when it is read
 
 
 def snapshot(home: Path) -> dict[str, object]:
     """Return all that lies in the data folder, but for the log's index."""
-    files = {str(path): path.read_bytes() for path in home.rglob("*") if path.is_file() and not path.name.startswith("state.db")}
+    files = {
+        str(path): path.read_bytes()
+        for path in home.rglob("*")
+        if path.is_file() and not path.name.startswith("state.db")
+    }
     with state.connect() as connection:
         tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         own = [name for name in tables if not name.startswith((INDEX, "sqlite_"))]
         return {**files, **{name: [tuple(row) for row in connection.execute(f"SELECT * FROM {name}")] for name in own}}
 
 
-def test_reading_every_route_leaves_the_data_folder_as_it_is(home: Path, base_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_every_route_leaves_the_data_folder_as_it_is(
+    home: Path, base_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BYOAI_ENGINE", "embedded")
     engine = EmbeddedEngine(home / "engine")
     engine.create("smollm2:135m", ModelSpec(base_gguf))
@@ -48,7 +56,9 @@ def test_reading_every_route_leaves_the_data_folder_as_it_is(home: Path, base_gg
             address = path
             for place, value in zip(places, values, strict=True):
                 address = address.replace(place, value)
-            found = client.get(address, params={"text": "plants"} if path == "/api/turns" else {}, follow_redirects=False)
+            found = client.get(
+                address, params={"text": "plants"} if path == "/api/turns" else {}, follow_redirects=False
+            )
             assert found.status_code < 500, (address, found.text)
             answered += found.status_code < 400
     assert answered > 20

@@ -21,7 +21,9 @@ def client(home: Path) -> Iterator[TestClient]:
 
 
 def change(client: TestClient, **settings: Any) -> dict[str, dict[str, Any]]:
-    answer = client.put("/api/settings", json={"settings": {key.replace("__", "."): value for key, value in settings.items()}})
+    answer = client.put(
+        "/api/settings", json={"settings": {key.replace("__", "."): value for key, value in settings.items()}}
+    )
     assert answer.status_code == 200, answer.text
     return {each["key"]: each for each in answer.json()["items"]}
 
@@ -81,7 +83,9 @@ def test_a_profile_and_a_command_line_lie_over_what_was_changed(client: TestClie
     change(client, training__num_epochs=7, training__lora_r=4)
     assert load_config(overrides={"training.num_epochs": 2}).training.num_epochs == 2
     sample = load_config(profile="sample")
-    assert sample.training.num_epochs != 7 or "num_epochs" not in (paths.DEFAULT_CONFIG.parent / "sample.yaml").read_text()
+    assert (
+        sample.training.num_epochs != 7 or "num_epochs" not in (paths.DEFAULT_CONFIG.parent / "sample.yaml").read_text()
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,7 +122,13 @@ def test_one_wrong_value_and_nothing_is_changed(client: TestClient, wrong: dict[
 
 
 def test_changes_at_once_are_all_kept(client: TestClient) -> None:
-    keys = {"training.num_epochs": 4, "training.lora_r": 4, "training.lora_alpha": 8, "training.batch_size": 2, "gate.slower": 0.3}
+    keys = {
+        "training.num_epochs": 4,
+        "training.lora_r": 4,
+        "training.lora_alpha": 8,
+        "training.batch_size": 2,
+        "gate.slower": 0.3,
+    }
     threads = [threading.Thread(target=change, args=(client,), kwargs={key: value}) for key, value in keys.items()]
     for thread in threads:
         thread.start()
@@ -158,8 +168,14 @@ def test_the_doctor_checks_all_and_says_what_is_wrong(embedded: None, client: Te
 
 def test_secrets_of_the_configuration_are_not_shown(home: Path) -> None:
     secret = {"notify.url": "https://hooks.example.org/T0/SECRET", "notify.allow_hosts": ["hooks.example.org"]}
-    secret |= {"notify.command": ["notify-send", "SECRET"], "deployment.ollama_base_url": "http://me:SECRET@127.0.0.1:11434"}
+    secret |= {
+        "notify.command": ["notify-send", "SECRET"],
+        "deployment.ollama_base_url": "http://me:SECRET@127.0.0.1:11434",
+    }
     shown = client_of(load_config(overrides=secret)).get("/api/settings")
     assert "SECRET" not in shown.text
     values = {item["key"]: item["value"] for item in shown.json()["items"]}
-    assert values["notify.url"] == "https://hooks.example.org" and values["deployment.ollama_base_url"] == "http://127.0.0.1:11434"
+    assert (
+        values["notify.url"] == "https://hooks.example.org"
+        and values["deployment.ollama_base_url"] == "http://127.0.0.1:11434"
+    )

@@ -1,4 +1,6 @@
-"""The light page: what it sends and what it lets a browser load; and, in real Chromium, a training from the form to its verdict."""
+"""The light page: what it sends and what it lets a browser load; and, in real Chromium, a training
+from the form to its verdict.
+"""
 
 import contextlib
 import json
@@ -15,11 +17,11 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, Page, Route, expect
+from ports import unused_port
 from small_training import SMALL, log_doors
 
 from fine_tuning.api import train_form
 from fine_tuning.api.app import create_app
-from fine_tuning.api.background import free_port
 from fine_tuning.api.pages import UI
 from fine_tuning.api.routes.ui import UiFile
 from fine_tuning.api.security import TOKEN_HEADER, Access, Door, Token
@@ -29,6 +31,7 @@ from fine_tuning.engines.base import ModelSpec
 from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.errors import ConfigError
 from fine_tuning.events import Finished, Note, events_to
+from fine_tuning.integration import setting_fields
 from fine_tuning.integration.service import Service
 from fine_tuning.jobs import processes, store
 from fine_tuning.jobs.store import State
@@ -37,7 +40,6 @@ OWN = "http://127.0.0.1:8501"
 BASE = "smollm2:135m"
 TINY = {  # of a training whose page is looked at, and not its result
     **SMALL,
-    "training.replay.share": 0.0,
     "evaluation.metrics": ["perplexity"],
     "evaluation.max_new_tokens": 4,
     "evaluation.generate": 1,
@@ -86,7 +88,8 @@ def test_the_page_brings_the_token_and_runs_nothing_inline(client: TestClient) -
     strict, doors = answer.headers.get_list("content-security-policy")
     assert "script-src 'self';" in strict and "unsafe" not in strict
     assert "frame-ancestors 'none'" in doors
-    assert answer.headers.get_list("cross-origin-resource-policy") == ["same-origin"]  # said twice, it would count as not said
+    # said twice, it would count as not said
+    assert answer.headers.get_list("cross-origin-resource-policy") == ["same-origin"]
     assert answer.headers["cache-control"] == "no-store"
 
 
@@ -122,7 +125,9 @@ def test_a_file_of_the_page_is_text_and_cannot_become_markup() -> None:
     """All that the server says gets into the page as text."""
     for file in UI.glob("*.js"):
         text = file.read_text(encoding="utf-8")
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|new Function|srcdoc", text), file
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|new Function|srcdoc", text
+        ), file
 
 
 def test_without_other_pages_the_first_one_is_the_light_one(client: TestClient) -> None:
@@ -132,7 +137,11 @@ def test_without_other_pages_the_first_one_is_the_light_one(client: TestClient) 
 
 def test_over_the_network_a_stranger_is_sent_to_the_login_and_gets_no_token(home: Path) -> None:
     access = Access(8501, hosts=("192.168.1.5",), lan=True)
-    client = TestClient(Door(create_app(Service(load_config)), access, Token()), base_url="http://192.168.1.5:8501", follow_redirects=False)
+    client = TestClient(
+        Door(create_app(Service(load_config)), access, Token()),
+        base_url="http://192.168.1.5:8501",
+        follow_redirects=False,
+    )
     answer = client.get("/api/ui")
     assert (answer.status_code, answer.headers["location"]) == (303, "/login")
     assert client.get("/api/ui/app.js").status_code == 401
@@ -147,7 +156,7 @@ def test_what_the_page_goes_by_is_the_configuration(client: TestClient) -> None:
     assert facts["base"] == config.training.base_model
     assert facts["defaults"]["training.learning_rate"] == config.training.learning_rate
     assert facts["few"]["values"]["training.lora_r"] == config.with_profile("few_shot").training.lora_r
-    assert facts["chats"] == {"turns": 3, "new": 3, "trouble": ""}
+    assert facts["chats"] == {"turns": 3, "new": 3, "handbook": False, "trouble": ""}
 
 
 def test_the_page_comes_although_the_log_is_none(client: TestClient) -> None:
@@ -160,10 +169,12 @@ def test_the_page_comes_although_the_log_is_none(client: TestClient) -> None:
 
 @pytest.mark.parametrize("setting", train_form.SETTINGS, ids=lambda setting: setting.name)
 def test_the_bounds_are_those_that_the_configuration_takes(setting: train_form.Setting) -> None:
-    bounds = train_form.bounds(setting.key)
+    bounds = setting_fields.bounds(setting.key)
     inside = [edge for edge in (bounds.least, bounds.most) if edge is not None]
     outside = [edge for edge in (bounds.above, bounds.below) if edge is not None]
-    outside += [edge - 1 for edge in (bounds.least,) if edge is not None] + [edge + 1 for edge in (bounds.most,) if edge is not None]
+    outside += [edge - 1 for edge in (bounds.least,) if edge is not None] + [
+        edge + 1 for edge in (bounds.most,) if edge is not None
+    ]
     assert outside
     for edge in inside:
         FineTuningConfig().changed({setting.key: edge})
@@ -188,7 +199,7 @@ class Serve:
 
     def __call__(self, port: int | None = None) -> str:
         """Start one; return its address once it answers."""
-        access = Access(port or free_port(8700))
+        access = Access(port or unused_port())
         code = f"""
 from fine_tuning.api.background import serve
 from fine_tuning.api.security import Access
@@ -230,7 +241,9 @@ def page(chromium: Browser) -> Iterator[Page]:
     page.set_default_timeout(SOON)
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda message: faults.append(message.text) if "Content Security Policy" in message.text else None)
+    page.on(
+        "console", lambda message: faults.append(message.text) if "Content Security Policy" in message.text else None
+    )
     yield page
     context.close()
     assert faults == []
@@ -358,11 +371,16 @@ def test_a_training_from_the_form_to_its_verdict(page: Page, serve: Serve, base:
 
 @pytest.mark.browser
 @pytest.mark.timeout(120)
-def test_a_file_is_sent_in_pieces_over_lost_connections_and_is_learned(page: Page, serve: Serve, home: Path, tmp_path: Path) -> None:
+def test_a_file_is_sent_in_pieces_over_lost_connections_and_is_learned(
+    page: Page, serve: Serve, home: Path, tmp_path: Path
+) -> None:
     held = store.add("sweep", {}, here=processes.this_process(), detached=True)  # so that the training waits
     page.goto(f"{serve()}/api/ui")
     file = tmp_path / "Hand book (2).jsonl"
-    rows = [{"question": f"Which shelf holds tool {number}?", "answer": f"Shelf {number} " + "left " * 40_000} for number in range(48)]
+    rows = [
+        {"question": f"Which shelf holds tool {number}?", "answer": f"Shelf {number} " + "left " * 40_000}
+        for number in range(48)
+    ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     assert file.stat().st_size > 2 * 4 << 20  # more than two pieces
     lost: list[str] = []

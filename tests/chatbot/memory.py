@@ -7,7 +7,8 @@ from pathlib import Path
 
 
 def copies(backwards: str) -> list[str]:
-    """What holds a string with a word, which is written from behind, among all that the garbage collector knows: its type and keys.
+    """What holds a string with a word, which is written from behind, among all that the garbage
+    collector knows: its type and keys.
 
     Longer strings than the word alone, of which this search itself makes one.
     """
@@ -16,13 +17,19 @@ def copies(backwards: str) -> list[str]:
     for holder in gc.get_objects():
         for each in gc.get_referents(holder):
             if isinstance(each, str) and word in each and len(each) > len(word):
-                keys = [key for key in holder if isinstance(key, str) and word not in key] if isinstance(holder, dict) else []
+                keys = (
+                    [key for key in holder if isinstance(key, str) and word not in key]
+                    if isinstance(holder, dict)
+                    else []
+                )
                 found.append(f"{type(holder).__name__} {keys}")
     return found
 
 
 def answer_questions(folder: Path) -> None:
-    """In a server under test: for each word in `folder`/word, written from behind, write its copies to `folder`/found, a line each."""
+    """In a server under test: for each word in `folder`/word, written from behind, write its copies
+    to `folder`/found, a line each.
+    """
 
     def answer() -> None:
         while True:

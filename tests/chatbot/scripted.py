@@ -13,7 +13,9 @@ PATIENCE = 10.0  # seconds
 
 
 class Script:
-    """The part of `Engine` that a chat uses. Says `pieces`, each when `go` lets it; an exception among them is raised in its place."""
+    """The part of `Engine` that a chat uses. Says `pieces`, each when `go` lets it; an exception
+    among them is raised in its place.
+    """
 
     name = "scripted"
     where = "test"
@@ -22,6 +24,7 @@ class Script:
         self.pieces = pieces
         self.ends = ends
         self.asked: list[Message] = []
+        self.options: object = None
         self.closed = threading.Event()
         self._allowed = threading.Semaphore(0)
 
@@ -33,7 +36,7 @@ class Script:
         return [ModelSummary(tag=TAG, digest="d1", size=1)]
 
     def chat(self, tag: str, messages: Sequence[Message], options: object = None) -> Iterator[ChatChunk]:
-        self.asked = list(messages)
+        self.asked, self.options = list(messages), options
         try:
             for piece in self.pieces:
                 assert self._allowed.acquire(timeout=PATIENCE)

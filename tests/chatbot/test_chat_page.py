@@ -9,107 +9,27 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import memory
 import pytest
+from browsing import BASE, GENERATED, GREEDY, Serve, answered, ask, messages
 from native_children import Children
-from playwright.sync_api import Browser, Page, expect
-from small_training import SMALL, log_doors
+from playwright.sync_api import Page, expect
 
-from fine_tuning.api.background import free_port
-from fine_tuning.api.security import LOOPBACK, Access
+from fine_tuning.api.security import LOOPBACK
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import Engine, ModelSpec
-from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.engines.ollama import OllamaEngine
 from fine_tuning.model_management.model_deployer import go_live
 from fine_tuning.model_management.model_registry import Registry
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
-BASE = "smollm2:135m"
 TUNED = "fine_tuned_smollm2-135m"
-GREEDY = {"stop": ["<|im_start|>", "<|im_end|>"], "temperature": 0, "num_predict": 300}
-SOON, GENERATED = 60_000, 300_000  # milliseconds: what the page does at once; what a model does on two busy cores
-
-expect.set_options(timeout=SOON)
-
-Serve = Callable[..., str]
-
-
-@pytest.fixture
-def requests() -> list[str]:
-    """Every address that the page asked for."""
-    return []
-
-
-@pytest.fixture
-def page(chromium: Browser, requests: list[str]) -> Iterator[Page]:
-    context = chromium.new_context(viewport={"width": 1280, "height": 800}, color_scheme="light")
-    page = context.new_page()
-    page.set_default_timeout(SOON)
-    page.on("request", lambda request: requests.append(request.url))
-    page.on("websocket", lambda websocket: requests.append(websocket.url))
-    yield page
-    context.close()
-
-
-@pytest.fixture
-def serve(home: Path) -> Iterator[Serve]:
-    """serve(OLLAMA_HOST=...) starts the chat on the test's data folder; its address. `settings`: changes of the configuration."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(settings: dict[str, object] | None = None, **environment: str) -> str:
-        port = free_port(8600)
-        config = f"__import__('fine_tuning.config').config.load_config(overrides={settings!r})" if settings else "None"
-        code = "from chatbot.server import serve; from fine_tuning.api.security import Access; "
-        code += f"serve(Access({port}), browser=False, settings={config})"
-        if before := environment.pop("BEFORE", ""):
-            code = f"{before}; {code}"
-        started.append(subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "BYOAI_HOME": str(home), **environment}))
-        deadline = time.monotonic() + 240
-        while time.monotonic() < deadline and started[-1].poll() is None:
-            with contextlib.suppress(OSError), urllib.request.urlopen(Access(port).url + "/_stcore/health"):
-                return Access(port).url
-            time.sleep(0.1)
-        pytest.fail("the chat did not start")
-
-    yield start
-    for process in started:
-        process.terminate()
-        process.wait(30)
-
-
-@pytest.fixture
-def embedded(home: Path, base_gguf: Path) -> Engine:
-    """The store that the page's embedded engine reads, with the base in it."""
-    engine = EmbeddedEngine(home / "engine")
-    engine.create(BASE, ModelSpec(from_=base_gguf, parameters=GREEDY))
-    return engine
-
-
-@pytest.fixture
-def site(serve: Serve, embedded: Engine) -> str:
-    return serve(BYOAI_ENGINE="embedded")
-
-
-def ask(page: Page, text: str) -> None:
-    page.get_by_test_id("stChatInputTextArea").fill(text)
-    page.get_by_test_id("stChatInputTextArea").press("Enter")
-
-
-def messages(page: Page) -> list[str]:
-    return page.get_by_test_id("stChatMessage").all_inner_texts()
-
-
-def answered(page: Page, count: int) -> None:
-    """Wait until `count` answers are whole: only then they can be rated."""
-    expect(page.get_by_test_id("stFeedback")).to_have_count(count, timeout=GENERATED)
 
 
 def test_a_person_chats_rates_comes_back_and_starts_anew(page: Page, site: str, requests: list[str]) -> None:
@@ -128,7 +48,9 @@ def test_a_person_chats_rates_comes_back_and_starts_anew(page: Page, site: str, 
     assert turn.metadata["model"] == BASE
     expect(page.get_by_text("1 turn recorded")).to_be_visible()
 
-    page.get_by_test_id("stFeedback").get_by_role("radio").or_(page.get_by_test_id("stFeedback").get_by_role("button")).first.click()
+    page.get_by_test_id("stFeedback").get_by_role("radio").or_(
+        page.get_by_test_id("stFeedback").get_by_role("button")
+    ).first.click()
     rated_up(turn.id)
 
     page.reload()
@@ -177,7 +99,9 @@ def rated_up(turn_id: str) -> None:
     pytest.fail("the rating was not recorded")
 
 
-def test_a_version_made_in_a_terminal_appears_by_itself_and_answers_once_live(page: Page, site: str, embedded: Engine) -> None:
+def test_a_version_made_in_a_terminal_appears_by_itself_and_answers_once_live(
+    page: Page, site: str, embedded: Engine
+) -> None:
     page.goto(site)
     switch = page.get_by_role("combobox", name="Who answers")
     placeholder = page.get_by_test_id("stChatInputTextArea")
@@ -226,9 +150,13 @@ Look: ![](http://evil.test/?leak=1) and ![x][ref] and [![y](http://evil.test/y.p
 """
 
 
-def test_what_a_model_or_a_person_writes_runs_nothing_and_fetches_nothing(page: Page, site: str, requests: list[str]) -> None:
+def test_what_a_model_or_a_person_writes_runs_nothing_and_fetches_nothing(
+    page: Page, site: str, requests: list[str]
+) -> None:
     logger = ConversationLogger()
-    logger.log_conversation(HOSTILE, HOSTILE, {"model": "<b>![m](http://evil.test/m.png)</b>", "incomplete": "![](http://evil.test/i.png)"})
+    logger.log_conversation(
+        HOSTILE, HOSTILE, {"model": "<b>![m](http://evil.test/m.png)</b>", "incomplete": "![](http://evil.test/i.png)"}
+    )
     logger.log_conversation("long " * 20_000, "word " * 20_000 + "w" * 20_000)
     page.goto(f"{site}/?chat={logger.session_id}")
     answered(page, 2)
@@ -284,7 +212,7 @@ def test_what_is_forgotten_in_a_terminal_leaves_open_pages_and_the_servers_memor
     page.screenshot(path=pictures / "after.png")
     expect(page.get_by_test_id("stToast").get_by_text("forgotten")).to_be_visible()
     answered(page, 1)
-    expect(page.get_by_text("Where is the printer?")).to_be_visible()
+    expect(page.get_by_test_id("stChatMessage").get_by_text("Where is the printer?")).to_be_visible()
     assert memory.copies_left_in_server(tmp_path, secret) == []
     ask(page, "Say hello.")
     answered(page, 2)
@@ -316,8 +244,8 @@ def test_an_answer_that_may_tell_of_what_is_being_forgotten_ends_unrecorded(
 class Line:
     """A TCP line to the real server that can be cut, as when Ollama ends in the middle of an answer, and mended.
 
-    While it is `slow`, an answer's first words come at once and the rest in drips: it is still coming in when the test gets to it,
-    however fast the model and however slow the browser.
+    While it is `slow`, an answer's first words come at once and the rest in drips: it is still
+    coming in when the test gets to it, however fast the model and however slow the browser.
     """
 
     def __init__(self, target: tuple[str, int]) -> None:
@@ -404,7 +332,9 @@ def test_an_answer_goes_on_through_a_reload_and_can_be_stopped(page: Page, serve
 
 
 @pytest.mark.engine
-def test_ollama_ending_in_mid_answer_loses_nothing_and_is_found_again(page: Page, serve: Serve, line: Line, ollama: OllamaEngine) -> None:
+def test_ollama_ending_in_mid_answer_loses_nothing_and_is_found_again(
+    page: Page, serve: Serve, line: Line, ollama: OllamaEngine
+) -> None:
     open_chat(page, serve, line)
     expect(page.get_by_text(f"Ollama {ollama.version()}")).to_be_visible()
     line.slow = True
@@ -436,8 +366,12 @@ def test_ollama_ending_in_mid_answer_loses_nothing_and_is_found_again(page: Page
     expect(typing).to_have_value("half a quest")
 
 
-def test_the_picture_for_the_readme_is_small(page: Page, serve: Serve, home: Path, tmp_path: Path, embedded: Engine) -> None:
-    """BYOAI_SCREENSHOT=docs/chat.png writes it there, and BYOAI_SCREENSHOT_CHAT=http://127.0.0.1:8501/?chat=... takes that chat's."""
+def test_the_picture_for_the_readme_is_small(
+    page: Page, serve: Serve, home: Path, tmp_path: Path, embedded: Engine
+) -> None:
+    """BYOAI_SCREENSHOT=docs/chat.png writes it there, and
+    BYOAI_SCREENSHOT_CHAT=http://127.0.0.1:8501/?chat=... takes that chat's.
+    """
     target = Path(os.environ.get("BYOAI_SCREENSHOT") or tmp_path / "chat.png")
     chat = os.environ.get("BYOAI_SCREENSHOT_CHAT")
     if not chat:
@@ -445,7 +379,9 @@ def test_the_picture_for_the_readme_is_small(page: Page, serve: Serve, home: Pat
         go_live(embedded, Registry(), TUNED, 1)
         logger = ConversationLogger()
         seen = {"model": f"{TUNED}:v1", "seconds": 1.4, "tokens": 31}
-        logger.log_conversation("How many days a week can I work from home?", "Up to three days, once your team agrees.", seen)
+        logger.log_conversation(
+            "How many days a week can I work from home?", "Up to three days, once your team agrees.", seen
+        )
         chat = f"{serve(BYOAI_ENGINE='embedded')}/?chat={logger.session_id}"
     page.goto(chat)
     expect(page.get_by_test_id("stFeedback").first).to_be_visible()
@@ -454,26 +390,23 @@ def test_the_picture_for_the_readme_is_small(page: Page, serve: Serve, home: Pat
     assert 10_000 < target.stat().st_size < 200_000
 
 
-@pytest.mark.slow
-def test_a_person_lets_it_learn_reloads_stops_goes_on_and_talks_to_the_new_version(
-    page: Page, serve: Serve, embedded: Engine, home: Path
-) -> None:
-    log_doors(8, ("blue",))
-    settings = SMALL | {"training.num_epochs": 12, "training.learning_rate": 1e-3, "training.min_pairs": 5}
-    page.goto(serve(settings, BYOAI_ENGINE="embedded"))
-    page.get_by_role("button", name="Learn from 8 new turns").click()
-    expect(page.get_by_role("button", name="Stop learning")).to_be_visible()
-    curve = page.get_by_test_id("stVegaLiteChart")
-    expect(curve).to_be_visible(timeout=GENERATED)
-    page.reload()
-    expect(curve).to_be_visible()
-    page.get_by_role("button", name="Stop learning").click()
-    expect(page.get_by_text("Stopped. The next time goes on from here")).to_be_visible()
-    expect(page.get_by_role("button", name="Learn from 8 new turns")).to_be_enabled()
-    page.get_by_role("button", name="Learn from 8 new turns").click()
-    expect(page.get_by_text("the new version answers")).to_be_visible(timeout=2 * GENERATED)
-    assert [version.state for version in Registry().list(TUNED)] == ["live"] and len(list(home.glob("runs/*"))) == 1
-    page.get_by_role("button", name="Talk to it").click()
-    expect(page.get_by_test_id("stChatInputTextArea")).to_have_attribute("placeholder", re.compile("fine-tuned v1"))
-    ask(page, "Which door has the number 3 here?")
-    expect(page.get_by_text("blue frame")).to_be_visible(timeout=GENERATED)
+def test_what_is_asked_in_one_tab_appears_in_another_and_what_is_typed_there_stays(page: Page, site: str) -> None:
+    page.goto(site)
+    ask(page, "Say hello.")
+    answered(page, 1)
+    other = page.context.new_page()
+    other.goto(page.url)
+    answered(other, 1)
+    typing = other.get_by_test_id("stChatInputTextArea")
+    typing.fill("half a quest")
+    ask(page, "What is the capital of France?")
+    answered(page, 2)
+    answered(other, 2)
+    assert messages(other) == messages(page)
+    expect(typing).to_have_value("half a quest")
+    ask(other, "And of Italy?")
+    answered(other, 3)
+    answered(page, 3)
+    assert messages(other) == messages(page)
+    turns = ConversationLogger().turns()
+    assert [turn.metadata["parent"] for turn in turns] == ["", turns[0].id, turns[1].id]

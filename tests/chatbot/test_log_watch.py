@@ -1,4 +1,6 @@
-"""What is forgotten elsewhere is gone from every chat of this process, with all copies of it, and from what is being answered."""
+"""What is forgotten elsewhere is gone from every chat of this process, with all copies of it, and
+from what is being answered.
+"""
 
 import subprocess
 import sys
@@ -22,7 +24,8 @@ from fine_tuning.data_collection.log_file import LogFile, Stamp
 from fine_tuning.errors import EngineUnavailable, TurnDeleted
 
 ELSEWHERE = (
-    "import sys\nfrom fine_tuning.data_collection.conversation_logger import ConversationLogger\nlog = ConversationLogger(sys.argv[1])\n"
+    "import sys\nfrom fine_tuning.data_collection.conversation_logger import ConversationLogger\nlog "
+    "= ConversationLogger(sys.argv[1])\n"
 )
 
 
@@ -59,7 +62,8 @@ def said(chat: Chat) -> list[str]:
         "log.delete(turn_id=sys.argv[2])",
         "log.delete(session_id=sys.argv[3])",
         "log.forget([sys.argv[2]])",
-        "log.log_conversation('another', 'one')\nlog.delete(turn_id=sys.argv[2])\nlog.log_conversation('more', 'of it')",
+        "log.log_conversation('another', 'one')\nlog.delete(turn_id=sys.argv[2])\nlog.log_conversation('more', 'of "
+        "it')",
         "log.path.unlink()",
         "log.path.write_bytes(b'')",
         "log.path.write_bytes(log.path.read_bytes().replace(b'My word', b'My work'))",  # damaged: no turn any more
@@ -179,7 +183,9 @@ class Echo(Script):
         return super().chat(tag, [], options)
 
 
-def test_an_answer_in_the_making_that_would_tell_of_it_ends_and_is_never_logged(log: ConversationLogger, backwards: str) -> None:
+def test_an_answer_in_the_making_that_would_tell_of_it_ends_and_is_never_logged(
+    log: ConversationLogger, backwards: str
+) -> None:
     turn = tell(log, backwards)
     chat, script = open_chat(LOG, log.session_id), Echo()
     ask_about_it(chat, script, backwards, 3)
@@ -210,7 +216,9 @@ def test_an_answer_that_ends_before_anybody_looks_is_not_logged_either(log: Conv
     assert copies(backwards) == []
 
 
-def test_an_answer_given_anew_ends_with_the_turn_whose_question_it_answers(log: ConversationLogger, backwards: str) -> None:
+def test_an_answer_given_anew_ends_with_the_turn_whose_question_it_answers(
+    log: ConversationLogger, backwards: str
+) -> None:
     turn = tell(log, backwards)
     chat, script = open_chat(LOG, log.session_id), Script("You ", "said ", "so.")
     answer = chat.regenerate(script, TAG)  # type: ignore[arg-type]
@@ -250,7 +258,9 @@ def test_an_answer_that_was_told_nothing_of_it_goes_on(log: ConversationLogger) 
     assert said(chat) == ["How are you?"] == [turn.user_message for turn in log.turns()]
 
 
-def test_turns_off_the_record_that_were_answered_from_it_go_and_those_before_stay(log: ConversationLogger, backwards: str) -> None:
+def test_turns_off_the_record_that_were_answered_from_it_go_and_those_before_stay(
+    log: ConversationLogger, backwards: str
+) -> None:
     chat = open_chat(LOG)
     chat.recording = False
     ask(chat, Script("Hello.").go(), "Hello!")
@@ -309,8 +319,12 @@ def test_what_is_logged_while_others_look_is_never_taken_for_deleted(log: Conver
     assert chat.forgotten == 0
 
 
-@pytest.mark.parametrize("act", [lambda chat, id: chat.rate(id, "up"), lambda chat, id: chat.edit(id, "better")], ids=["rating", "edit"])
-def test_what_a_page_does_to_a_turn_that_is_gone_is_refused(log: ConversationLogger, act: Callable[[Chat, str], None]) -> None:
+@pytest.mark.parametrize(
+    "act", [lambda chat, id: chat.rate(id, "up"), lambda chat, id: chat.edit(id, "better")], ids=["rating", "edit"]
+)
+def test_what_a_page_does_to_a_turn_that_is_gone_is_refused(
+    log: ConversationLogger, act: Callable[[Chat, str], None]
+) -> None:
     turn = log.log_conversation("a", "b")
     chat = open_chat(LOG, log.session_id)
     elsewhere(log, "log.delete(sys.argv[2])", turn.id)

@@ -137,7 +137,23 @@ def test_everything_else_stays_as_it_is(text: str) -> None:
 @given(
     st.lists(
         st.sampled_from(
-            ["![a](http://x/)", "![", "](http://x/)", "`", "``", "```", "~~~", "\n", "\\", "| ", "- ", "> ", "    ", "<b>", "a "]
+            [
+                "![a](http://x/)",
+                "![",
+                "](http://x/)",
+                "`",
+                "``",
+                "```",
+                "~~~",
+                "\n",
+                "\\",
+                "| ",
+                "- ",
+                "> ",
+                "    ",
+                "<b>",
+                "a ",
+            ]
         )
     )
 )

@@ -1,4 +1,6 @@
-"""A chat turn, with an engine whose every piece the test lets go: only so can "in the middle of the answer" be a fixed place."""
+"""A chat turn, with an engine whose every piece the test lets go: only so can "in the middle of the
+answer" be a fixed place.
+"""
 
 import signal
 import subprocess
@@ -12,10 +14,11 @@ from scripted import LOG, PATIENCE, TAG, Script, ask
 
 from chatbot.session import Chat, open_chat, stop_all
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.engines.base import ModelSpec
+from fine_tuning.engines.base import ChatOptions, ModelSpec
 from fine_tuning.engines.default_base import CHATML
 from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.errors import Busy, DataError, EngineError, EngineUnavailable
+from fine_tuning.integration.chat_settings import ChatSettings
 
 
 @pytest.fixture
@@ -42,7 +45,9 @@ def test_an_answer_becomes_a_recorded_turn_with_its_model(chat: Chat) -> None:
         ("\ud83d\ude00 \0 \ufeff", ("\ud83d", "\ude00"), ("😀 \0 \ufeff", "😀")),
     ],
 )
-def test_half_a_character_loses_no_turn(chat: Chat, question: str, pieces: tuple[str, ...], logged: tuple[str, str]) -> None:
+def test_half_a_character_loses_no_turn(
+    chat: Chat, question: str, pieces: tuple[str, ...], logged: tuple[str, str]
+) -> None:
     script = Script(*pieces).go()
     ask(chat, script, question)
     (turn,) = ConversationLogger(LOG).turns()
@@ -206,7 +211,10 @@ def test_an_edited_answer_stands_in_the_chat_and_in_the_log(chat: Chat) -> None:
     ask(chat, Script("Under the cat.").go())
     chat.edit(chat.turns[0].id, "Under the mat.")
     assert chat.turns == ConversationLogger(LOG).turns()
-    assert (chat.turns[0].bot_response, chat.turns[0].metadata["original_response"]) == ("Under the mat.", "Under the cat.")
+    assert (chat.turns[0].bot_response, chat.turns[0].metadata["original_response"]) == (
+        "Under the mat.",
+        "Under the cat.",
+    )
     follow = Script("Yes.").go()
     ask(chat, follow, "Really?")
     assert "Under the mat." in [message.content for message in follow.asked]
@@ -318,7 +326,228 @@ def test_native_code_that_dies_in_mid_answer_is_an_error_and_the_chat_goes_on(
 
 def test_loads_neither_streamlit_nor_torch() -> None:
     code = (
-        "import sys, chatbot.session; print([name for name in ('torch', 'streamlit', 'transformers', 'llama_cpp') if name in sys.modules])"
+        "import sys, chatbot.session; print([name for name in ('torch', 'streamlit', 'transformers', "
+        "'llama_cpp') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def logged_parents() -> dict[str, str]:
+    """By answer: the answer before it in its path, as the log says."""
+    turns = ConversationLogger(LOG).turns()
+    said = {turn.id: turn.bot_response for turn in turns} | {"": ""}
+    return {turn.bot_response: said[turn.metadata["parent"]] for turn in turns}
+
+
+def shown(chat: Chat) -> list[str]:
+    return [turn.bot_response for turn in chat.look()[0]]
+
+
+def id_of(chat: Chat, answer: str) -> str:
+    return next(turn.id for turn in chat.turns if turn.bot_response == answer)
+
+
+def test_a_question_can_be_asked_in_other_words_and_the_chat_goes_on_from_any_branch(chat: Chat) -> None:
+    ask(chat, Script("Under the mat.").go())
+    ask(chat, Script("The red one.").go(), "Which mat?")
+    ask(chat, Script("Yes.").go(), "Really?")
+    instead = Script("The brass one.").go()
+    assert chat.ask_instead(instead, TAG, id_of(chat, "The red one."), "Which key?").wait(PATIENCE)  # type: ignore[arg-type]
+    assert [message.content for message in instead.asked] == ["Where is the key?", "Under the mat.", "Which key?"]
+    assert shown(chat) == ["Under the mat.", "The brass one."]
+    others = chat.others()[chat.look()[0][1].id]
+    assert others.questions == (id_of(chat, "The red one."), id_of(chat, "The brass one.")) and len(others.answers) == 1
+    chat.show(others.questions[0])
+    assert shown(chat) == ["Under the mat.", "The red one.", "Yes."]
+    follow = Script("It is old.").go()
+    ask(chat, follow, "How old?")
+    assert "The brass one." not in [message.content for message in follow.asked]
+    assert shown(chat) == ["Under the mat.", "The red one.", "Yes.", "It is old."] == shown(open_chat(LOG, chat.id))
+    assert logged_parents() == {
+        "Under the mat.": "",
+        "The red one.": "Under the mat.",
+        "Yes.": "The red one.",
+        "The brass one.": "Under the mat.",
+        "It is old.": "Yes.",
+    }
+    assert "regenerates" not in next(turn for turn in chat.turns if turn.bot_response == "The brass one.").metadata
+
+
+def test_an_answer_in_the_middle_can_be_given_anew(chat: Chat) -> None:
+    ask(chat, Script("Under the mat.").go())
+    first = chat.turns[0].id
+    ask(chat, Script("The red one.").go(), "Which mat?")
+    again = Script("In the garden.").go()
+    assert chat.regenerate(again, TAG, first).wait(PATIENCE)  # type: ignore[arg-type]
+    assert [message.content for message in again.asked] == ["Where is the key?"]
+    assert shown(chat) == ["In the garden."]
+    assert chat.others()[chat.look()[0][0].id].answers == (first, chat.turns[-1].id)
+    chat.rate(first, "up")
+    assert shown(chat) == ["In the garden."]  # what a person looks at stays
+    assert shown(open_chat(LOG, chat.id)) == ["Under the mat.", "The red one."]
+
+
+@pytest.mark.parametrize(
+    "what", ["rate", "edit", "show", "settings", "open", "recorded elsewhere", "excluded elsewhere"]
+)
+def test_nothing_but_stop_ends_an_answer_in_the_making(chat: Chat, what: str) -> None:
+    ask(chat, Script("Under the mat.").go())
+    first = chat.turns[0].id
+    script = Script("The ", "red ", "one.").go(1)
+    answer = chat.ask(script, TAG, "Which mat?")  # type: ignore[arg-type]
+    next(text for text in answer.texts(0) if text)
+    match what:
+        case "rate":
+            chat.rate(first, "up", "It is there.")
+        case "edit":
+            chat.edit(first, "Under the blue mat.")
+        case "show":
+            chat.show(first)
+        case "settings":
+            chat.settings = ChatSettings(system="Be brief.")
+        case "open":
+            open_chat(LOG, chat.id)
+        case "recorded elsewhere":
+            ConversationLogger(LOG).log_conversation("Another chat?", "Yes.")
+        case _:
+            ConversationLogger(LOG).exclude(first)
+    script.go()
+    assert answer.wait(PATIENCE) and not answer.error
+    assert shown(chat)[-1] == "The red one." and "incomplete" not in chat.turns[-1].metadata
+
+
+def test_a_branch_that_failed_can_be_asked_again_in_its_place_or_given_up(chat: Chat) -> None:
+    ask(chat, Script("Under the mat.").go())
+    ask(chat, Script("The red one.").go(), "Which mat?")
+    gone = EngineUnavailable("gone")
+    for _ in range(2):
+        assert chat.ask_instead(Script(gone).go(), TAG, id_of(chat, "The red one."), "Which key?").wait(PATIENCE)  # type: ignore[arg-type]
+        assert shown(chat) == ["Under the mat."]
+        chat.dismiss()
+        assert shown(chat) == ["Under the mat.", "The red one."]
+    assert chat.ask_instead(Script(gone).go(), TAG, id_of(chat, "The red one."), "Which key?").wait(PATIENCE)  # type: ignore[arg-type]
+    ask(chat, Script("The brass one.").go(), "Which key?")
+    assert logged_parents()["The brass one."] == "Under the mat."
+
+
+def test_what_follows_an_unrecorded_turn_is_shown_behind_it_and_logged_behind_the_last_recorded_one(chat: Chat) -> None:
+    ask(chat, Script("Under the mat.").go())
+    chat.recording = False
+    ask(chat, Script("The red one.").go(), "Which mat?")
+    chat.recording = True
+    ask(chat, Script("Yes.").go(), "Really?")
+    assert shown(chat) == ["Under the mat.", "The red one.", "Yes."]
+    assert logged_parents() == {"Under the mat.": "", "Yes.": "Under the mat."}
+    assert shown(open_chat(LOG, chat.id)) == ["Under the mat.", "Yes."]
+
+
+def test_settings_reach_the_engine_are_logged_and_come_back(chat: Chat) -> None:
+    settings = ChatSettings(
+        system="Talk like a pirate.", temperature=0.3, top_p=0.9, max_tokens=50, context=4096, seed=7
+    )
+    chat.settings = settings
+    script = Script("Arr.").go()
+    ask(chat, script)
+    assert [(message.role, message.content) for message in script.asked] == [
+        ("system", "Talk like a pirate."),
+        ("user", "Where is the key?"),
+    ]
+    assert script.options == ChatOptions(temperature=0.3, top_p=0.9, max_tokens=50, context=4096, seed=7)
+    (turn,) = ConversationLogger(LOG).turns()
+    assert turn.metadata["system"] == "Talk like a pirate."
+    assert turn.metadata["options"] == {"temperature": 0.3, "top_p": 0.9, "max_tokens": 50, "context": 4096, "seed": 7}
+    again = open_chat(LOG, chat.id, limit=9)
+    assert again.settings == settings
+    again.settings = ChatSettings()
+    ask(again, script := Script("Hello.").go(), "Hello?")
+    assert script.options == ChatOptions(default_max_tokens=9) and script.asked[0].role == "user"
+    assert "system" not in again.turns[-1].metadata and open_chat(LOG, chat.id).settings == ChatSettings()
+
+
+def test_a_system_prompt_is_forgotten_with_the_turns_that_it_was_said_in(chat: Chat) -> None:
+    chat.settings = ChatSettings(system="The word is Bramble.", temperature=0.5)
+    ask(chat, Script("Yes.").go())
+    ConversationLogger(LOG).delete(turn_id=chat.turns[0].id)
+    chat._watch.look()
+    assert chat.settings == ChatSettings(temperature=0.5)
+
+
+def test_what_replaces_a_question_that_is_deleted_meanwhile_is_forgotten_with_it(chat: Chat) -> None:
+    ask(chat, Script("Under the mat.").go())
+    script = Script("Beside ", "the door.").go(1)
+    answer = chat.ask_instead(script, TAG, chat.turns[0].id, "Where is the key now?")  # type: ignore[arg-type]
+    next(text for text in answer.texts(0) if text)
+    ConversationLogger(LOG).delete(turn_id=chat.turns[0].id)
+    script.go()
+    assert answer.wait(PATIENCE)
+    assert answer.forgotten and answer.user_message == "" and ConversationLogger(LOG).turns() == chat.turns == []
+
+
+def two_tabs(home: Path) -> tuple[Chat, Chat]:
+    """One chat, open in two tabs, with a question and its answer."""
+    one = open_chat(LOG)
+    ask(one, Script("Under the mat.").go())
+    return one, open_chat(LOG, one.id)
+
+
+def test_what_is_asked_in_one_tab_appears_in_the_other(home: Path) -> None:
+    one, other = two_tabs(home)
+    version = other.version
+    ask(one, Script("Beside the door.").go(), "Which mat?")
+    one._watch.look()
+    assert shown(other) == shown(one) == ["Under the mat.", "Beside the door."] and other.version > version
+    ask(other, Script("The left one.").go(), "Which door?")
+    other._watch.look()
+    assert shown(one) == shown(other) == ["Under the mat.", "Beside the door.", "The left one."]
+    assert len(ConversationLogger(LOG).turns()) == 3
+
+
+@pytest.mark.parametrize("pause", [1, 2])
+def test_what_both_tabs_ask_at_once_is_kept_in_both(home: Path, pause: int) -> None:
+    one, other = two_tabs(home)
+    slow = Script("Beside ", "the ", "door.")
+    answer = other.ask(slow, TAG, "Which mat?")  # type: ignore[arg-type]
+    slow.go(pause)
+    ask(one, Script("At nine.").go(), "When is it locked?")
+    one._watch.look()
+    assert other.answering and shown(other) == ["Under the mat."]
+    slow.go()
+    assert answer.wait(PATIENCE)
+    one._watch.look()
+    assert shown(other)[-1] == "Beside the door." and shown(one)[-1] == "At nine."
+    assert {turn.id for turn in one.turns} == {turn.id for turn in other.turns} and len(one.turns) == 3
+
+
+def test_a_branch_that_is_shown_stays_while_another_tab_goes_on_elsewhere(home: Path) -> None:
+    one, other = two_tabs(home)
+    ask(one, Script("Beside the door.").go(), "Which mat?")
+    one._watch.look()
+    other.show(id_of(other, "Beside the door."))
+    first = id_of(one, "Under the mat.")
+    answer = one.ask_instead(Script("Nowhere.").go(), TAG, first, "Is there a key?")  # type: ignore[arg-type]
+    assert answer.wait(PATIENCE)
+    one._watch.look()
+    assert shown(one) == ["Nowhere."] and shown(other) == ["Under the mat.", "Beside the door."]
+    assert [len(each.questions) for each in other.others().values()] == [2, 1]
+
+
+def test_what_a_program_logs_in_a_chat_appears_in_its_page_and_its_deletion_too(home: Path) -> None:
+    one, other = two_tabs(home)
+    log = ConversationLogger(LOG, one.id)
+    added = log.log_conversation("Which mat?", "The red one.", {"model": TAG})
+    one._watch.look()
+    assert shown(one) == shown(other) == ["Under the mat.", "The red one."]
+    log.delete(added.id)
+    one._watch.look()
+    assert shown(one) == shown(other) == ["Under the mat."]
+
+
+def test_what_one_tab_does_not_record_stays_there(home: Path) -> None:
+    one, other = two_tabs(home)
+    one.recording = False
+    ask(one, Script("A secret.").go(), "What is it?")
+    ask(other, Script("Beside the door.").go(), "Which mat?")
+    one._watch.look()
+    assert shown(one) == ["Under the mat.", "A secret."] and len(one.turns) == 3
+    assert shown(other) == ["Under the mat.", "Beside the door."]

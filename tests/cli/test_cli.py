@@ -19,7 +19,19 @@ from fine_tuning import errors
 from fine_tuning.cli.main import main, parser
 from fine_tuning.cli.options import EXIT_CODES
 
-COMMAND_GROUPS = {"chat", "talk", "serving", "training", "models", "conversations", "imports", "jobs", "tracking", "machine", "completion"}
+COMMAND_GROUPS = {
+    "chat",
+    "talk",
+    "serving",
+    "training",
+    "models",
+    "conversations",
+    "imports",
+    "jobs",
+    "tracking",
+    "machine",
+}
+COMMAND_GROUPS |= {"publishing", "completion"}
 LIGHT = {"main", "options", *COMMAND_GROUPS}
 """Modules that the parser is made of."""
 
@@ -31,7 +43,10 @@ def byoai(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 
 def test_help_loads_nothing_but_the_parser():
     """So it is there at once. What a command needs is loaded when the command runs."""
-    code = "import sys, fine_tuning.cli.main as cli; loaded = set(sys.modules); cli.parser().format_help(); print(*sorted(loaded))"
+    code = (
+        "import sys, fine_tuning.cli.main as cli; loaded = set(sys.modules); cli.parser().format_help(); "
+        "print(*sorted(loaded))"
+    )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     ours = {name for name in loaded if name.startswith("fine_tuning.")}
     assert ours == {"fine_tuning.cli", "fine_tuning.errors", "fine_tuning.events", "fine_tuning.units"} | {
@@ -53,10 +68,33 @@ def commands() -> dict[str, argparse.ArgumentParser]:
     return dict(subparsers.choices)
 
 
+def actions(command: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """What a command such as `jobs` can do, by name; {} for most commands."""
+    found = [action for action in command._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(found[0].choices) if found else {}
+
+
 def test_help_names_every_command():
     said = byoai("--help", COLUMNS="80").stdout
-    for command in commands():
-        assert re.search(rf"^ +{command} +\w+ \w+", said, re.MULTILINE), f"{command} is not listed with what it does"
+    listed = re.findall(r"^ +([a-z][a-z-]+) +\w+ \w+", said.partition("commands:")[2], re.MULTILINE)
+    assert [name for name in listed if name in commands()] == list(commands())
+
+
+@pytest.mark.parametrize("command", [name for name in commands() if actions(commands()[name])])
+def test_the_help_of_a_command_names_every_action(command):
+    said = byoai(command, "--help", COLUMNS="80").stdout
+    for action in actions(commands()[command]):
+        assert re.search(rf"^ +{action} +\w+ \w+", said, re.MULTILINE), f"{action} is not listed with what it does"
+
+
+def test_messages_and_help_name_only_commands_that_are_there():
+    root = Path(__file__).parent.parent.parent
+    files = [file for folder in ("fine_tuning", "chatbot") for file in (root / folder).rglob("*.py")]
+    named = {
+        (file.name, name) for file in files for name in re.findall(r"`byoai ([a-z][a-z-]*)", file.read_text("utf-8"))
+    }
+    assert len(named) > 20
+    assert {each for each in named if each[1] not in commands()} == set()
 
 
 @pytest.mark.parametrize("command", commands())
@@ -68,17 +106,23 @@ def test_the_help_of_a_command_fits_80_columns_and_explains_each_option(command,
     assert all(action.help for action in commands()[command]._actions)
 
 
-OF_ITS_OWN = {("retrain", "--dry-run"), ("import", "--dry-run"), ("sweep", "--name")}  # the same word for something else
+OF_ITS_OWN = {
+    ("retrain", "--dry-run"),
+    ("import", "--dry-run"),
+    ("push", "--dry-run"),
+    ("sweep", "--name"),
+}  # the same word for something else
 
 
-@pytest.mark.parametrize("option", ["--config", "--profile", "--set", "--ollama-url", "--sample", "--auto", "--name", "--dry-run"])
+@pytest.mark.parametrize(
+    "option", ["--config", "--profile", "--set", "--ollama-url", "--sample", "--auto", "--name", "--dry-run"]
+)
 def test_an_option_of_several_commands_means_the_same_in_each(option):
     meant = {
         (action.dest, action.metavar, action.help)
         for name, command in commands().items()
         for action in command._actions
-        if option in action.option_strings
-        and (name, option) not in {("retrain", "--dry-run"), ("import", "--dry-run"), ("sweep", "--name")}
+        if option in action.option_strings and (name, option) not in OF_ITS_OWN
     }
     assert len(meant) == 1
 
@@ -120,14 +164,26 @@ def test_nothing_to_learn_is_said_with_the_cure(home):
 
 
 def test_all_configuration_faults_come_at_once(home, capsys):
-    code = main(["retrain", "--set", "training.lr=1", "--set", "training.num_epochs=none", "--set", "data_preparation.test_ratio=0.9"])
+    code = main(
+        [
+            "retrain",
+            "--set",
+            "training.lr=1",
+            "--set",
+            "training.num_epochs=none",
+            "--set",
+            "data_preparation.test_ratio=0.9",
+        ]
+    )
     said = capsys.readouterr().err
     assert code == 2
     for fault in ("training.lr: unknown key", "training.num_epochs", "must be 1"):
         assert fault in said
 
 
-@pytest.mark.parametrize("arguments", [["retrain", "--set", "no-value"], ["use", "newest"], ["retrain", "--profile", "../secret"]])
+@pytest.mark.parametrize(
+    "arguments", [["retrain", "--set", "no-value"], ["use", "newest"], ["retrain", "--profile", "../secret"]]
+)
 def test_bad_arguments_are_named(arguments, home, capsys):
     assert main(arguments) in {1, 2}
     assert arguments[-1] in capsys.readouterr().err
@@ -197,16 +253,16 @@ def nowhere(home, monkeypatch):
         (["chat", "--port", "0"], 2, "--port"),
         (["chat", "--port", "８０８０"], 2, "--port"),
         (["chat", "--port", "9" * 5000], 2, "--port"),
-        (["use", "v²"], 2, "is no version"),
-        (["use", "٣"], 2, "is no version"),
-        (["use", "v999999999999999999999"], 2, "is no version"),
-        (["use", "9" * 5000], 2, "is no version"),
+        (["use", "v²"], 2, "is not a version"),
+        (["use", "٣"], 2, "is not a version"),
+        (["use", "v999999999999999999999"], 2, "is not a version"),
+        (["use", "9" * 5000], 2, "is not a version"),
         (["use", "-1"], 2, ""),
         (["use", "a\0b:v1"], 2, "NUL"),
         (["lineage", "--version", "999999999"], 4, "has no version"),
         (["lineage", "--version", "9" * 30], 2, "--version"),
         (["models", "--pin", "99999999999999999999"], 2, "--pin"),
-        (["models", "--note", "v²", "x"], 2, "is no version"),
+        (["models", "--note", "v²", "x"], 2, "is not a version"),
         (["models", "--label", "1", "Caf\udce9"], 2, "label"),
         (["retrain", "--set", "training.num_epochs=["], 2, "training.num_epochs"),
         (["retrain", "--set", "training.num_epochs=!!python/object:os.system x"], 2, "training.num_epochs"),
@@ -317,7 +373,8 @@ WILD = st.text(st.characters(), max_size=12) | st.sampled_from(
         "-",
     ]
 )
-UNBOUNDED = {"chat", "talk", "serve", "start-tuning", "mlflow", "doctor"}  # serve until they are stopped; asks every model there is
+# serve until they are stopped; asks every model there is
+UNBOUNDED = {"chat", "talk", "serve", "start-tuning", "mlflow", "doctor"}
 JOBS = {"train", "evaluate", "pull"}  # begin a process, and wait for it
 COMMANDS = sorted(commands().keys() - UNBOUNDED - JOBS)
 FETCHING = {"ask", "compare", "review", "prepare", "sweep"}  # want a base model, which the embedded engine would fetch

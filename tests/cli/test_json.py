@@ -29,7 +29,10 @@ def loop(embedded: None, home: Path, base_gguf: Path) -> EmbeddedEngine:
     engine, registry = EmbeddedEngine(home / "engine"), Registry()
     engine.create(TAG, ModelSpec(base_gguf, template=CHATML, parameters={"stop": ["<|im_end|>"], "num_predict": 8}))
     log = ConversationLogger()
-    turns = [log.log_conversation(f"Where is key {name}?", f"The key {name} hangs beside the door.") for name in ("A1", "B2", "C3")]
+    turns = [
+        log.log_conversation(f"Where is key {name}?", f"The key {name} hangs beside the door.")
+        for name in ("A1", "B2", "C3")
+    ]
     log.log_conversation("Stop?", "x")
     for number in (1, 2):
         engine.create(f"{TUNED}:v{number}", ModelSpec(TAG, parameters={"seed": number}))
@@ -114,7 +117,12 @@ def test_answers(loop: EmbeddedEngine, capfd: Any) -> None:
 
 
 def test_an_error_leaves_stdout_empty(embedded: None, home: Path, capfd: Any) -> None:
-    for arguments, code in ((["use", "v9"], 4), (["export"], 3), (["import", "nosuch.jsonl", "--yes"], 3), (["retrain"], 3)):
+    for arguments, code in (
+        (["use", "v9"], 4),
+        (["export"], 3),
+        (["import", "nosuch.jsonl", "--yes"], 3),
+        (["retrain"], 3),
+    ):
         assert facts(capfd, *arguments, code=code) == []
 
 
@@ -134,7 +142,9 @@ def test_all_that_is_found_can_be_written_as_json(value: Any, plain: Any) -> Non
 
 
 def test_what_others_print_goes_to_stderr(loop: EmbeddedEngine, home: Path) -> None:
-    """In a process of its own, with a terminal's encoding that lacks characters, and a version that byoai did not make."""
+    """In a process of its own, with a terminal's encoding that lacks characters, and a version that
+    byoai did not make.
+    """
     loop.create(f"{TUNED}:v7", ModelSpec(TAG, parameters={"seed": 7}))
     ConversationLogger().log_conversation("Où est la clé 😀?", "Sous le paillasson, à côté de la porte.")
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}

@@ -17,7 +17,7 @@ from fine_tuning.forgetting import Case, Forgotten
 from fine_tuning.model_management import elo, model_switcher
 from fine_tuning.model_management.model_pruner import Pruned
 from fine_tuning.model_management.model_registry import Registry, Version
-from fine_tuning.pipeline import NewVersion, NothingToDo, NoVersion
+from fine_tuning.outcome import NewVersion, NothingToDo, NoVersion
 from fine_tuning.runs import Run
 from fine_tuning.training.lora_trainer import TrainingResult
 from fine_tuning.training.sweep import SweepResult
@@ -28,7 +28,20 @@ TRAINED = TrainingResult(RUN.adapter, 12, 3.0, 4200, 1.2, 2_100_000_000, "float3
 
 def version(number: int, **changes: object) -> Version:
     found = Version(
-        "fine_tuned_x", number, "base", "ab", "runs/r", "d", "lora", "adapter", {}, "", "candidate", False, "", "2026-03-02T09:06"
+        "fine_tuned_x",
+        number,
+        "base",
+        "ab",
+        "runs/r",
+        "d",
+        "lora",
+        "adapter",
+        {},
+        "",
+        "candidate",
+        False,
+        "",
+        "2026-03-02T09:06",
     )
     return replace(found, **changes)
 
@@ -56,7 +69,14 @@ def step(number: int, **changes: object) -> Step:
 
 def test_in_a_log_file_progress_is_a_line_now_and_then(capsys) -> None:
     with show.Terminal() as terminal:
-        for event in (Stage("Training"), Note("a note"), *map(step, range(1, 13)), Stage("Evaluating"), Count(1, 2), Count(2, 2)):
+        for event in (
+            Stage("Training"),
+            Note("a note"),
+            *map(step, range(1, 13)),
+            Stage("Evaluating"),
+            Count(1, 2),
+            Count(2, 2),
+        ):
             terminal(event)
     lines = capsys.readouterr().out.splitlines()
     assert [lines[at] for at in (0, 1, -2, -1)] == ["▸ Training", "  a note", "▸ Evaluating", "  2/2"]
@@ -109,13 +129,18 @@ def test_in_a_terminal_a_bar_is_drawn_and_wiped(monkeypatch) -> None:
         (replace(GOOD, race=race(0.3)), True, "fine_tuned_x:v3 is live by hand, although the gate refused it"),
     ],
 )
-def test_a_retrain_ends_with_scores_rules_and_who_answers_now(evidence: Comparison, live: bool, last: str, capsys) -> None:
+def test_a_retrain_ends_with_scores_rules_and_who_answers_now(
+    evidence: Comparison, live: bool, last: str, capsys
+) -> None:
     show.show_outcome(ended(evidence, live))
     said = capsys.readouterr().out
     assert "fine_tuned_x:v3 against its base" in said and "general questions" in said
     assert said.count("passed  ") + said.count("failed  ") == 8
     assert ("failed  speed" in said) is (evidence is not GOOD)
-    assert f"12 steps, 4200 tokens, float32 (blas) on 2 thread(s), peak 2.1 GB; 1 min 5 s in all. Everything is in {RUN.folder}" in said
+    assert (
+        "12 steps, 4200 tokens, float32 (blas) on 2 thread(s), peak 2.1 GB; 1 min 5 s in all. Everything is in "
+        f"{RUN.folder}" in said
+    )
     assert said.splitlines()[-1].startswith(last)
 
 
@@ -167,12 +192,14 @@ def test_what_is_pruned_is_named_with_its_size(dry_run: bool, capsys) -> None:
 
 def test_what_would_be_forgotten_is_shown_and_what_learned_it(capsys) -> None:
     turns = tuple(f"t{number}" for number in range(23))
-    show.show_case(Case(turns, frozenset(), (version(1), version(2, state="live")), {"t0": "my  secret\nword"}), [Path("/data/x")])
+    show.show_case(
+        Case(turns, frozenset(), (version(1), version(2, state="live")), {"t0": "my  secret\nword"}), [Path("/data/x")]
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == ["23 turn(s) to forget:", "  t0  my secret word", "  t1  (no longer in the log)"]
     assert lines[-3:] == [
         "  and 3 more",
-        "  in /data/x, to be blacked out",
+        "  in /data/x, to be redacted",
         "learned by: fine_tuned_x:v1 (candidate), fine_tuned_x:v2 (live)",
     ]
 
@@ -205,7 +232,8 @@ def test_a_forgetting_says_what_is_left(outcome: Forgotten, said: str, capsys) -
 
 
 @pytest.mark.parametrize(
-    ("bytes", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (45_200_000, "45.2 MB"), (1_300_000_000, "1.3 GB")]
+    ("bytes", "text"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (45_200_000, "45.2 MB"), (1_300_000_000, "1.3 GB")],
 )
 def test_sizes_are_read_easily(bytes: int, text: str) -> None:
     assert show.size(bytes) == text
@@ -219,7 +247,9 @@ def test_times_are_read_easily(seconds: float, text: str) -> None:
     assert show.clock(seconds) == text
 
 
-@pytest.mark.parametrize("text", ["[bold]x[/bold]", "[/]", "[red on", ":smile:", "https://example.com/[a]", "\\[x]", "猫 🦊"])
+@pytest.mark.parametrize(
+    "text", ["[bold]x[/bold]", "[/]", "[red on", ":smile:", "https://example.com/[a]", "\\[x]", "猫 🦊"]
+)
 def test_markup_in_what_was_said_is_shown_as_it_is(text: str, capsys) -> None:
     show.show_answers([(text, text, text)])
     assert capsys.readouterr().out == f"\n{text}\n  base        {text}\n  fine-tuned  {text}\n"
@@ -235,7 +265,9 @@ def test_a_long_answer_is_cut_and_stays_on_one_line(capsys) -> None:
 
 
 @pytest.mark.parametrize("columns", ["80", "200"])
-def test_models_are_listed_with_their_whole_names_and_what_is_known_of_each(tmp_path, monkeypatch, capsys, columns: str) -> None:
+def test_models_are_listed_with_their_whole_names_and_what_is_known_of_each(
+    tmp_path, monkeypatch, capsys, columns: str
+) -> None:
     registry = Registry(tmp_path / "state.db")
     reason = "general perplexity +5.1 %: too much was forgotten"
     metrics = {"base": {"perplexity": 17.2}, "tuned": {"perplexity": 2.1}}
@@ -254,7 +286,9 @@ def test_models_are_listed_with_their_whole_names_and_what_is_known_of_each(tmp_
     monkeypatch.setenv("COLUMNS", columns)
     show.show_models(None, registry, "fine_tuned_")
     first, of_first, second, of_second, third, of_third, base = capsys.readouterr().out.splitlines()
-    assert first.startswith("fine_tuned_sample:v1  live; ") and first.endswith("; from smollm2:135m; Elo 1016 after 3 votes")
+    assert first.startswith("fine_tuned_sample:v1  live; ") and first.endswith(
+        "; from smollm2:135m; Elo 1016 after 3 votes"
+    )
     assert of_first.strip() == "perplexity 2.10, the base's 17.20; passed every rule"
     assert second.startswith("fine_tuned_sample:v2  ")
     assert of_second.strip() == f"perplexity 2.10, the base's 17.20; {reason}; short answers"

@@ -1,4 +1,6 @@
-"""`byoai talk`: the page's chat, typed in a terminal or sent through a pipe, with the real base in the embedded engine."""
+"""`byoai talk`: the page's chat, typed in a terminal or sent through a pipe, with the real base in
+the embedded engine.
+"""
 
 import json
 import os
@@ -34,7 +36,9 @@ def engine(embedded: None, home: Path, base_gguf: Path) -> EmbeddedEngine:
     found = EmbeddedEngine(home / "engine")
     settings = {"stop": ["<|im_end|>"], "temperature": 0.0, "seed": 1}
     found.create(TAG, ModelSpec(base_gguf, template=CHATML, parameters={**settings, "num_predict": 12}))
-    found.create("long:latest", ModelSpec(base_gguf, template=CHATML, parameters={"temperature": 0.0, "num_predict": 1500}))
+    found.create(
+        "long:latest", ModelSpec(base_gguf, template=CHATML, parameters={"temperature": 0.0, "num_predict": 1500})
+    )
     return found
 
 
@@ -70,7 +74,7 @@ def test_an_answer_is_given_anew_and_edited(engine: EmbeddedEngine) -> None:
     assert "original_response" in turn.metadata and "rating" not in turn.metadata
     assert f"* {TAG}" in done.stderr and "long:latest" in done.stderr and TAG not in done.stdout
     done = talk(f"{COLOURS}\n/edit Green.\n/again\n")
-    assert done.returncode == 3 and "it stands" in done.stderr
+    assert done.returncode == 3 and "it is kept" in done.stderr
 
 
 @pytest.mark.parametrize("more", [["--no-record"], ["--set", "data_collection.record=false"]])
@@ -216,7 +220,9 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_ends(terminal: Callable[..., Terminal
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_what_was_said_is_kept_when_the_terminal_is_closed(terminal: Callable[..., Terminal], number: signal.Signals) -> None:
+def test_what_was_said_is_kept_when_the_terminal_is_closed(
+    terminal: Callable[..., Terminal], number: signal.Signals
+) -> None:
     screen = terminal("--model", "long")
     screen.wait_for(">>> ")
     screen.type("Write a long story about the sea.\n")
@@ -229,7 +235,9 @@ def test_what_was_said_is_kept_when_the_terminal_is_closed(terminal: Callable[..
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["ask", "compare", "ask --json", "talk"])
-def test_ctrl_c_ends_a_long_answer_without_a_traceback(engine: EmbeddedEngine, command: str, children: Callable[..., list[object]]) -> None:
+def test_ctrl_c_ends_a_long_answer_without_a_traceback(
+    engine: EmbeddedEngine, command: str, children: Callable[..., list[object]]
+) -> None:
     question, (name, *more) = "Write a long story about the sea.", command.split()
     model = ["--models" if name == "compare" else "--model", "long"]
     arguments = [name, *([] if name == "talk" else [question]), *model, *more]

@@ -1,4 +1,4 @@
-"""`byoai train` and `byoai evaluate`: trainings that are jobs, on the real base in the embedded engine."""
+"""`byoai train` and `byoai evaluate`: trainings that are jobs, in the embedded engine."""
 
 import json
 import os
@@ -12,13 +12,11 @@ import pytest
 
 from fine_tuning.cli.main import main
 from fine_tuning.cli.training import _format_of
-from fine_tuning.engines.base import ModelSpec
-from fine_tuning.engines.default_base import CHATML
 from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.jobs.queue import Queue
 from fine_tuning.model_management.model_registry import Registry
 
-TAG, TUNED = "smollm2:135m", "fine_tuned_plants"
+TUNED = "fine_tuned_plants"
 SMALL = {
     "deployment.model_name": "plants",
     "training.min_pairs": 1,
@@ -38,16 +36,11 @@ SET = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value
 
 
 @pytest.fixture
-def engine(embedded: None, home: Path, base_gguf: Path) -> EmbeddedEngine:
-    found = EmbeddedEngine(home / "engine")
-    found.create(TAG, ModelSpec(base_gguf, template=CHATML, parameters={"stop": ["<|im_end|>"]}))
-    return found
-
-
-@pytest.fixture
 def pairs(tmp_path: Path) -> Path:
     file = tmp_path / "pairs.csv"
-    rows = [f"Where does plant number {number} stand?,Plant {number} stands on shelf {number + 3}." for number in range(24)]
+    rows = [
+        f"Where does plant number {number} stand?,Plant {number} stands on shelf {number + 3}." for number in range(8)
+    ]
     file.write_text("\n".join(["question,answer", *rows]), encoding="utf-8")
     return file
 
@@ -71,7 +64,9 @@ def test_a_datasets_format_is_told_by_its_looks(tmp_path: Path, dataset: str, fo
     assert _format_of(str(path)) == format
 
 
-@pytest.mark.parametrize(("dataset", "format"), [("owner/name", "huggingface"), ("module:function", "custom"), ("gone.jsonl", "jsonl")])
+@pytest.mark.parametrize(
+    ("dataset", "format"), [("owner/name", "huggingface"), ("module:function", "custom"), ("gone.jsonl", "jsonl")]
+)
 def test_what_is_no_file_is_a_name(dataset: str, format: str) -> None:
     assert _format_of(dataset) == format
 
@@ -104,7 +99,9 @@ def test_what_cannot_be_learned_is_said_before_a_job_begins(
 
 
 @pytest.mark.slow
-def test_a_dataset_becomes_a_version_that_is_measured_again(engine: EmbeddedEngine, pairs: Path, capfd: Any) -> None:
+def test_a_dataset_becomes_a_version_that_is_measured_again(
+    small_engine: EmbeddedEngine, pairs: Path, capfd: Any
+) -> None:
     assert main(["train", str(pairs), *SET]) == 0
     said = capfd.readouterr().out
     assert f"{TUNED}:v1 is live" in said and "▸ Training" in said and "step " in said
@@ -119,9 +116,11 @@ def test_a_dataset_becomes_a_version_that_is_measured_again(engine: EmbeddedEngi
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_the_job_and_detach_only_begins_it(engine: EmbeddedEngine, pairs: Path, capfd: Any) -> None:
+def test_ctrl_c_stops_the_job_and_detach_only_begins_it(small_engine: EmbeddedEngine, pairs: Path, capfd: Any) -> None:
     command = [sys.executable, "-m", "fine_tuning", "train", str(pairs), *SET, "--set", "training.num_epochs=200"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+    ) as process:
         assert process.stdout is not None and process.stderr is not None
         for line in process.stdout:
             if "step " in line:

@@ -72,7 +72,10 @@ def test_a_line_of_prose_stays_prose(line: str) -> None:
 
 
 def test_fences_of_both_kinds_in_lists_and_quotes_and_open_ones() -> None:
-    text = "Do this:\n```python\nAnna eats.\n```\nThen:\n~~~\nno ```\n~~~\n1. so\n   ````\n   ```\n   ````\n> ```\n> said\n> ```\n"
+    text = (
+        "Do this:\n```python\nAnna eats.\n```\nThen:\n~~~\nno ```\n~~~\n1. so\n   ````\n   ```\n   "
+        "````\n> ```\n> said\n> ```\n"
+    )
     text += "end\n```\nopen"
     assert [part.text for part in parts(text) if part.kind == "code"] == [
         "```python\nAnna eats.\n```\n", "~~~\nno ```\n~~~\n", "   ````\n   ```\n   ````\n> ```\n> said\n> ```\n",
@@ -83,7 +86,11 @@ def test_fences_of_both_kinds_in_lists_and_quotes_and_open_ones() -> None:
 
 def test_code_keeps_its_comments_blank_lines_and_what_is_indented() -> None:
     code = "# Adds.\nx = 1\n\n# twice\ndef f(a):\n    some words\n\n    return a\n"
-    assert kinds("Try this:\n\n" + code.removeprefix("# Adds.\n") + "\nIt adds two numbers.") == ["prose", "code", "prose"]
+    assert kinds("Try this:\n\n" + code.removeprefix("# Adds.\n") + "\nIt adds two numbers.") == [
+        "prose",
+        "code",
+        "prose",
+    ]
     assert kinds("SELECT a\nFROM b\nWHERE c = 1\n") == ["code"]
     assert kinds(".a {\n  color: red\n}\n\n.b {\n  color: blue\n}") == ["code"]
     assert kinds("# Title\n\nwords\n\n# Next\nmore words") == ["prose"]
@@ -113,7 +120,21 @@ def test_prose_is_no_table() -> None:
 
 
 PIECES = st.sampled_from(
-    ["```\n", "~~~\n", "x = 1\n", "words here\n", "\n", "  \n", "a\tb\n", "| a |\n", "|--|\n", "1 2 3\n", "# c\n", "end", "\r\n"]
+    [
+        "```\n",
+        "~~~\n",
+        "x = 1\n",
+        "words here\n",
+        "\n",
+        "  \n",
+        "a\tb\n",
+        "| a |\n",
+        "|--|\n",
+        "1 2 3\n",
+        "# c\n",
+        "end",
+        "\r\n",
+    ]
 )
 
 
@@ -127,7 +148,29 @@ def test_the_parts_joined_are_the_text_and_neighbours_differ(text: str) -> None:
 
 @pytest.mark.parametrize(
     "piece",
-    ["a", "1", " ", "\t", "\n", "\n ", "```", "`", "f(", "f().", "a.b", "a[0]", "x=", "|", "| ", "a  ", "{", "git run ", "a,", "> ", "a;"],
+    [
+        "a",
+        "1",
+        " ",
+        "\t",
+        "\n",
+        "\n ",
+        "```",
+        "`",
+        "f(",
+        "f().",
+        "a.b",
+        "a[0]",
+        "x=",
+        "|",
+        "| ",
+        "a  ",
+        "{",
+        "git run ",
+        "a,",
+        "> ",
+        "a;",
+    ],
 )
 @pytest.mark.parametrize("before", ["", "x = ", "import a\n"])
 def test_no_text_takes_long(before: str, piece: str) -> None:

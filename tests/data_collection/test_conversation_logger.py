@@ -29,10 +29,13 @@ from fine_tuning.data_collection.log_file import LogFile
 from fine_tuning.errors import Busy, DataError, LogDamaged
 
 HEADER = (
-    "import sys\nfrom fine_tuning.data_collection.conversation_logger import ConversationLogger\nlog = ConversationLogger(sys.argv[1])\n"
+    "import sys\nfrom fine_tuning.data_collection.conversation_logger import ConversationLogger\nlog = "
+    "ConversationLogger(sys.argv[1])\n"
 )
 # Logs until it is killed; says so after each turn.
-WRITER = HEADER + "while True:\n    print(log.log_conversation('asked', sys.argv[2] * int(sys.argv[3])).id, flush=True)\n"
+WRITER = (
+    HEADER + "while True:\n    print(log.log_conversation('asked', sys.argv[2] * int(sys.argv[3])).id, flush=True)\n"
+)
 
 
 @pytest.fixture
@@ -44,7 +47,9 @@ def log(home: Path) -> ConversationLogger:
 def process(code: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     """A real process of its own, killed at the end."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    with subprocess.Popen(command, cwd=paths.REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(
+        command, cwd=paths.REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
         try:
             yield child
         finally:
@@ -80,9 +85,15 @@ def append(log: ConversationLogger, data: bytes) -> None:
 
 
 def test_a_turn_is_read_back_as_it_was_returned(log: ConversationLogger) -> None:
-    turn = log.log_conversation("When is payday?", "On the 23rd.", {"model": "smollm2:135m", "seconds": 1.5, "nested": {"a": [1, None]}})
+    turn = log.log_conversation(
+        "When is payday?", "On the 23rd.", {"model": "smollm2:135m", "seconds": 1.5, "nested": {"a": [1, None]}}
+    )
     assert log.turns() == [turn]
-    assert (turn.user_message, turn.bot_response, turn.session_id) == ("When is payday?", "On the 23rd.", log.session_id)
+    assert (turn.user_message, turn.bot_response, turn.session_id) == (
+        "When is payday?",
+        "On the 23rd.",
+        log.session_id,
+    )
     assert turn.metadata == {"model": "smollm2:135m", "seconds": 1.5, "nested": {"a": [1, None]}}
 
 
@@ -124,7 +135,10 @@ def test_sessions_make_conversations_in_order_of_first_appearance(home: Path) ->
     one, two = ConversationLogger(session_id="one"), ConversationLogger(session_id="two")
     for log, text in ((one, "a"), (two, "b"), (one, "c")):
         log.log_conversation(text, text)
-    assert [(c.id, [turn.user_message for turn in c.turns]) for c in one.conversations()] == [("one", ["a", "c"]), ("two", ["b"])]
+    assert [(c.id, [turn.user_message for turn in c.turns]) for c in one.conversations()] == [
+        ("one", ["a", "c"]),
+        ("two", ["b"]),
+    ]
 
 
 def test_a_new_session_begins_a_new_conversation(log: ConversationLogger) -> None:
@@ -136,7 +150,9 @@ def test_a_new_session_begins_a_new_conversation(log: ConversationLogger) -> Non
 
 
 @pytest.mark.parametrize("metadata", [{"x": object()}, {"x": float("nan")}, {("a", 1): 1}, {"x": b"bytes"}])
-def test_metadata_that_json_cannot_hold_is_refused_and_nothing_is_written(log: ConversationLogger, metadata: dict[str, object]) -> None:
+def test_metadata_that_json_cannot_hold_is_refused_and_nothing_is_written(
+    log: ConversationLogger, metadata: dict[str, object]
+) -> None:
     with pytest.raises(DataError, match="JSON"):
         log.log_conversation("a", "b", metadata)
     assert not log.path.exists()
@@ -153,19 +169,29 @@ names = st.text().filter(lambda name: name not in ("rating", "original_response"
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(st.text(), st.text()), min_size=1, max_size=3), st.dictionaries(names, st.text() | st.integers() | st.none()))
+@given(
+    st.lists(st.tuples(st.text(), st.text()), min_size=1, max_size=3),
+    st.dictionaries(names, st.text() | st.integers() | st.none()),
+)
 def test_any_text_is_read_back_as_it_was_said(pairs: list[tuple[str, str]], metadata: dict[str, object]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         log = ConversationLogger(Path(folder) / "log.jsonl")
         turns = [log.log_conversation(*pair, metadata) for pair in pairs]
-        assert [(turn.user_message, turn.bot_response, turn.metadata) for turn in turns] == [(*pair, metadata) for pair in pairs]
+        assert [(turn.user_message, turn.bot_response, turn.metadata) for turn in turns] == [
+            (*pair, metadata) for pair in pairs
+        ]
         assert log.turns() == turns
         assert log.health().ok
 
 
 @pytest.mark.parametrize(
     ("said", "kept"),
-    [("half \ud83d", "half \ufffd"), ("\ud83d\ude00 joined", "😀 joined"), ("\x00 nul", "\x00 nul"), ("a\r\nb\x85c", "a\r\nb\x85c")],
+    [
+        ("half \ud83d", "half \ufffd"),
+        ("\ud83d\ude00 joined", "😀 joined"),
+        ("\x00 nul", "\x00 nul"),
+        ("a\r\nb\x85c", "a\r\nb\x85c"),
+    ],
 )
 def test_half_characters_and_controls_do_not_break_the_log(log: ConversationLogger, said: str, kept: str) -> None:
     log.log_conversation(said, "an answer", {"note": said})
@@ -182,7 +208,9 @@ def test_a_huge_message_is_one_line(log: ConversationLogger) -> None:
 # Durability
 
 
-def test_a_turn_is_on_the_disk_before_it_is_acknowledged(log: ConversationLogger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_is_on_the_disk_before_it_is_acknowledged(
+    log: ConversationLogger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced: list[bytes] = []
     real = os.fsync
 
@@ -275,7 +303,11 @@ def test_a_full_disk_is_an_error_and_leaves_the_log_as_it_was(log: ConversationL
 
 def test_many_processes_write_without_losing_or_mixing_lines(log: ConversationLogger) -> None:
     code = HEADER + "for number in range(25):\n    log.log_conversation(f'{sys.argv[2]}-{number}', 'x' * 9000)\n"
-    with process(code, log.path, "a") as one, process(code, log.path, "b") as two, process(code, log.path, "c") as three:
+    with (
+        process(code, log.path, "a") as one,
+        process(code, log.path, "b") as two,
+        process(code, log.path, "c") as three,
+    ):
         assert [child.wait() for child in (one, two, three)] == [0, 0, 0]
     said = [turn.user_message for turn in log.turns()]
     assert sorted(said) == sorted(f"{name}-{number}" for name in "abc" for number in range(25))
@@ -297,7 +329,8 @@ def test_readers_see_whole_turns_in_order_while_others_write(log: ConversationLo
         read(child.stdout)
         seen: list[Turn] = []
         readings, end = 0, time.monotonic() + 60
-        while (readings < 25 or len(seen) < 5) and time.monotonic() < end:  # a quick reader may come 25 times between two turns
+        # a quick reader may come 25 times between two turns
+        while (readings < 25 or len(seen) < 5) and time.monotonic() < end:
             turns = log.turns()
             assert turns[: len(seen)] == seen
             seen, readings = turns, readings + 1
@@ -308,8 +341,8 @@ def test_readers_see_whole_turns_in_order_while_others_write(log: ConversationLo
 def test_who_waited_for_a_compaction_writes_to_the_new_file(log: ConversationLogger) -> None:
     kept, gone = (log.log_conversation(text, text) for text in ("kept", "gone"))
     code = (
-        HEADER
-        + "log.log_conversation('first', 'x')\nprint('ready', flush=True)\nsys.stdin.readline()\nlog.log_conversation('waited', 'x')\n"
+        HEADER + "log.log_conversation('first', 'x')\nprint('ready', flush=True)\nsys.stdin.readline()\n"
+        "log.log_conversation('waited', 'x')\n"
     )
     with process(code, log.path) as child:
         assert read(child.stdout) == "ready"
@@ -337,9 +370,13 @@ def test_deleting_while_others_write_loses_no_turn(log: ConversationLogger) -> N
     assert not {victim.id for victim in victims} & {turn.id for turn in log.turns()}
 
 
-def test_a_lock_that_is_never_released_is_an_error_and_not_a_hang(log: ConversationLogger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_is_never_released_is_an_error_and_not_a_hang(
+    log: ConversationLogger, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("fine_tuning.data_collection.log_file.LOCK_TIMEOUT", 0.1)
-    with process(HEADER + "with log._file.locked():\n    print('held', flush=True)\n    sys.stdin.readline()\n", log.path) as child:
+    with process(
+        HEADER + "with log._file.locked():\n    print('held', flush=True)\n    sys.stdin.readline()\n", log.path
+    ) as child:
         assert read(child.stdout) == "held"
         with pytest.raises(Busy, match=r"conversations\.jsonl is locked"):
             log.log_conversation("a", "b")
@@ -410,7 +447,9 @@ def test_excluded_turns_are_left_out_until_taken_in_again(log: ConversationLogge
     assert log.turns() == [turn, other]
 
 
-@pytest.mark.parametrize("act", [lambda log: log.rate("x", "up"), lambda log: log.edit("x", "text"), lambda log: log.exclude("x")])
+@pytest.mark.parametrize(
+    "act", [lambda log: log.rate("x", "up"), lambda log: log.edit("x", "text"), lambda log: log.exclude("x")]
+)
 def test_events_of_an_unknown_turn_are_refused(log: ConversationLogger, act: object) -> None:
     log.log_conversation("a", "b")
     with pytest.raises(DataError, match="no turn 'x'"):
@@ -419,7 +458,8 @@ def test_events_of_an_unknown_turn_are_refused(log: ConversationLogger, act: obj
 
 
 @pytest.mark.parametrize(
-    "act", [lambda log, id: log.rate(id, "great"), lambda log, id: log.edit(id, "  "), lambda log, id: log.edit(id, None)]
+    "act",
+    [lambda log, id: log.rate(id, "great"), lambda log, id: log.edit(id, "  "), lambda log, id: log.edit(id, None)],
 )
 def test_events_that_say_nothing_are_refused(log: ConversationLogger, act: object) -> None:
     turn = log.log_conversation("a", "b")
@@ -502,7 +542,9 @@ def test_a_deleted_turn_does_not_come_back_from_an_old_copy(log: ConversationLog
 def test_deletion_takes_the_turns_damaged_lines_and_those_of_unknown_owner(log: ConversationLogger) -> None:
     turn = log.log_conversation("mine", "secret")
     others = b'{"id": "other", "session_id": "s", "timestamp": "t", "user_message": "torn secr'
-    mine = b'{"id": "' + turn.id.encode() + b'", "session_id": "' + turn.session_id.encode() + b'", "user_message": "secr'
+    mine = (
+        b'{"id": "' + turn.id.encode() + b'", "session_id": "' + turn.session_id.encode() + b'", "user_message": "secr'
+    )
     append(log, b"\n".join([others, mine, b'ponse": "secret"}', b""]))
     assert log.health().damaged == 3
     assert log.delete(turn.id) == 1
@@ -525,7 +567,10 @@ def test_deletion_sweeps_up_what_a_killed_compaction_left(log: ConversationLogge
     append(log, b"damage\n")
     log.delete(turn.id)
     assert b"secret" not in everything(log.path.parent)
-    assert sorted(path.name for path in log.path.parent.iterdir()) == ["conversations.jsonl", "conversations.jsonl.lock"]
+    assert sorted(path.name for path in log.path.parent.iterdir()) == [
+        "conversations.jsonl",
+        "conversations.jsonl.lock",
+    ]
 
 
 # Damage
@@ -554,7 +599,9 @@ def test_deletion_sweeps_up_what_a_killed_compaction_left(log: ConversationLogge
     ],
     ids=lambda damage: damage[:24].decode("latin-1"),
 )
-def test_damage_in_the_middle_is_reported_and_set_aside_by_the_next_write(log: ConversationLogger, damage: bytes) -> None:
+def test_damage_in_the_middle_is_reported_and_set_aside_by_the_next_write(
+    log: ConversationLogger, damage: bytes
+) -> None:
     before = log.log_conversation("before", "x")
     append(log, damage + b"\n")
     other = ConversationLogger().log_conversation("other", "x")
@@ -682,7 +729,9 @@ def test_whatever_bytes_change_untouched_turns_are_read_and_no_line_is_lost(data
         spoiled = b"\n".join(lines) + data.draw(st.sampled_from([b"", b"\n"]))
         log.path.write_bytes(spoiled)
         read_back = log.turns()
-        assert [turn for turn in turns if turn != turns[hit]] == [turn for turn in read_back if turn in turns and turn != turns[hit]]
+        assert [turn for turn in turns if turn != turns[hit]] == [
+            turn for turn in read_back if turn in turns and turn != turns[hit]
+        ]
         log.health()
         saved = set(raw(log)) | set(log._file.quarantined()) | set(log.path.read_bytes().split(b"\n"))
         assert {line for line in spoiled.split(b"\n") if line.strip()} <= saved
@@ -749,7 +798,9 @@ def test_the_time_of_reading_grows_with_the_log(log: ConversationLogger) -> None
     }
 
     def read(count: int) -> None:
-        log.path.write_bytes(b"".join(json.dumps({"id": f"t{number}", **line}).encode() + b"\n" for number in range(count)))
+        log.path.write_bytes(
+            b"".join(json.dumps({"id": f"t{number}", **line}).encode() + b"\n" for number in range(count))
+        )
         assert len(log.turns()) == count
 
     assert growth(read, 2_000) <= 30
@@ -762,3 +813,27 @@ def test_appending_does_not_read_the_log(log: ConversationLogger) -> None:
     log.log_conversation("a", "b")
     assert psutil.Process().io_counters().read_chars - before < 1_000_000
     assert LogFile(log.path).path.stat().st_size > 50_000_000
+
+
+def test_why_something_was_rated_stands_beside_the_rating_and_goes_with_it(log: ConversationLogger) -> None:
+    turn = log.log_conversation("Where is the key?", "In the sea.", {"rating_reason": "not the owner's"})
+    assert "rating_reason" not in turn.metadata
+    log.rate(turn.id, "down", reason="  It is under the Bramble mat. ")
+    assert log.turns()[0].metadata["rating_reason"] == log.session_turns(log.session_id)[0].metadata["rating_reason"]
+    assert log.turns()[0].metadata["rating_reason"] == "It is under the Bramble mat."
+    assert log.find("bramble MAT") == {turn.id} and "It is under the Bramble mat." in log.said([turn.id])
+    log.rate(turn.id, "up")
+    assert "rating_reason" not in log.turns()[0].metadata
+    log.rate(turn.id, None, reason="no rating, no reason")
+    assert log.turns()[0].metadata == {}
+    log.delete(turn_id=turn.id)
+    assert b"Bramble" not in log.path.read_bytes()
+
+
+@pytest.mark.parametrize("reason", ["x" * 2001, 7, None, b"x"])
+def test_a_reason_that_is_no_short_text_is_refused(log: ConversationLogger, reason: object) -> None:
+    turn = log.log_conversation("Where is the key?", "In the sea.")
+    before = log.path.read_bytes()
+    with pytest.raises(DataError, match="reason of a rating"):
+        log.rate(turn.id, "down", reason=reason)  # type: ignore[arg-type]
+    assert log.path.read_bytes() == before

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from timing import growth
 
 from fine_tuning.conversation import Conversation, Turn, conversations_of
-from fine_tuning.data_collection.data_cleaner import Cleaned, DataCleaner, is_repetitive, normalise
+from fine_tuning.data_collection.data_cleaner import Cleaned, DataCleaner
+from fine_tuning.data_collection.plain_text import normalise
+from fine_tuning.data_collection.text_quality import is_repetitive
 from fine_tuning.errors import DataError
 
 QUESTION, ANSWER = "When are our salaries paid?", "Salaries are paid on the 23rd of every month."
@@ -64,7 +66,8 @@ def test_what_is_not_worth_learning_is_dropped_with_its_reason(expected: str, si
 
 
 @pytest.mark.parametrize(
-    ("metadata", "expected"), [({"incomplete": "stopped"}, "incomplete"), ({"rating": "down"}, "rejected"), ({"rating": "up"}, None)]
+    ("metadata", "expected"),
+    [({"incomplete": "stopped"}, "incomplete"), ({"rating": "down"}, "rejected"), ({"rating": "up"}, None)],
 )
 def test_what_was_cut_short_or_rejected_is_not_learned(metadata: dict[str, str], expected: str | None) -> None:
     assert reason(**metadata) == expected
@@ -165,13 +168,19 @@ def test_what_is_passed_in_stays_as_it_was() -> None:
 
 
 def test_a_repeated_chat_is_learned_once_and_other_phrasings_all() -> None:
-    cleaned = clean(turn("a", session="1"), turn("b", "when are our salaries paid", session="2"), turn("c", "When is payday?", session="3"))
+    cleaned = clean(
+        turn("a", session="1"),
+        turn("b", "when are our salaries paid", session="2"),
+        turn("c", "When is payday?", session="3"),
+    )
     assert kept(cleaned) == [["a"], ["c"]]
     assert cleaned.drops == [("b", "duplicate")]
 
 
 def test_the_same_question_with_another_answer_is_no_duplicate() -> None:
-    assert len(clean(turn("a", session="1"), turn("b", bot="On the 24th of every month.", session="2")).conversations) == 2
+    assert (
+        len(clean(turn("a", session="1"), turn("b", bot="On the 24th of every month.", session="2")).conversations) == 2
+    )
 
 
 def test_a_repeat_that_other_turns_refer_to_stays_as_their_context() -> None:
@@ -182,7 +191,10 @@ def test_a_repeat_that_other_turns_refer_to_stays_as_their_context() -> None:
 def test_a_follow_up_after_other_words_is_no_duplicate() -> None:
     turns = [
         turn(f"{session}-{n}", *said, session=session)
-        for session, first in (("1", ("May I lease a bike here?", "Yes, a bike.")), ("2", ("May I rent a room here?", "Yes, a room.")))
+        for session, first in (
+            ("1", ("May I lease a bike here?", "Yes, a bike.")),
+            ("2", ("May I rent a room here?", "Yes, a room.")),
+        )
         for n, said in enumerate([first, ("And what does it cost?", "It costs £29 a month.")])
     ]
     assert len(clean(*turns).drops) == 0
@@ -212,7 +224,9 @@ OWN = "fine_tuned_"
         ({}, None),
     ],
 )
-def test_what_a_fine_tuned_model_said_teaches_only_when_approved(metadata: dict[str, str], expected: str | None) -> None:
+def test_what_a_fine_tuned_model_said_teaches_only_when_approved(
+    metadata: dict[str, str], expected: str | None
+) -> None:
     drops = clean(turn("x", **metadata), own_prefix=OWN).drops
     assert (drops[0][1] if drops else None) == expected
     if expected != "rejected":
@@ -220,7 +234,11 @@ def test_what_a_fine_tuned_model_said_teaches_only_when_approved(metadata: dict[
 
 
 def test_of_answers_given_anew_the_last_one_is_learned() -> None:
-    turns = turn("a"), turn("b", "Where is it?", "It is upstairs."), turn("c", "Where is it?", "It is downstairs.", regenerates="b")
+    turns = (
+        turn("a"),
+        turn("b", "Where is it?", "It is upstairs."),
+        turn("c", "Where is it?", "It is downstairs.", regenerates="b"),
+    )
     cleaned = clean(*turns, turn("d", "And what is it called?", "It is called Bramble.", regenerates="nobody"))
     assert kept(cleaned) == [["a", "c", "d"]]
     assert cleaned.drops == [("b", "regenerated")]
@@ -230,7 +248,11 @@ def test_an_approved_answer_stands_against_later_ones_that_are_not() -> None:
     later = turn("c", "Where is it?", "It is downstairs.", regenerates="b")
     assert kept(clean(turn("b", "Where is it?", "It is upstairs.", rating="up"), later)) == [["b"]]
     assert kept(
-        clean(turn("b", "Where is it?", "It is upstairs."), later, turn("e", "Where is it?", "No idea at all.", regenerates="c"))
+        clean(
+            turn("b", "Where is it?", "It is upstairs."),
+            later,
+            turn("e", "Where is it?", "No idea at all.", regenerates="c"),
+        )
     ) == [["e"]]
 
 
@@ -239,10 +261,18 @@ def test_an_approved_answer_stands_against_later_ones_that_are_not() -> None:
 
 def test_private_data_is_scrubbed_from_both_sides_and_counted() -> None:
     cleaned = clean(
-        turn("a", "Mail me at jo@example.com or on +44 20 7946 0377", "I write to jo@example.com then.", original_response="jo@example.com")
+        turn(
+            "a",
+            "Mail me at jo@example.com or on +44 20 7946 0377",
+            "I write to jo@example.com then.",
+            original_response="jo@example.com",
+        )
     )
     (scrubbed,) = cleaned.conversations[0].turns
-    assert (scrubbed.user_message, scrubbed.bot_response) == ("Mail me at [EMAIL] or on [PHONE]", "I write to [EMAIL] then.")
+    assert (scrubbed.user_message, scrubbed.bot_response) == (
+        "Mail me at [EMAIL] or on [PHONE]",
+        "I write to [EMAIL] then.",
+    )
     assert scrubbed.metadata == {"original_response": "[EMAIL]"}
     assert cleaned.scrubbed == {"email": 2, "phone": 1}
 
@@ -305,7 +335,9 @@ def test_wild_text_never_breaks_the_judgement_of_repetition(text: str) -> None:
 def test_the_time_of_cleaning_grows_with_the_conversations() -> None:
     chance = random.Random(0)
     words = [
-        f"{a}{b}" for a in ("ba", "be", "bi", "do", "du", "ka", "ki", "ku") for b in ("n", "ston", "rel", "ment", "ly", "par", "tun", "gos")
+        f"{a}{b}"
+        for a in ("ba", "be", "bi", "do", "du", "ka", "ki", "ku")
+        for b in ("n", "ston", "rel", "ment", "ly", "par", "tun", "gos")
     ]
     records = [
         {
@@ -318,3 +350,47 @@ def test_the_time_of_cleaning_grows_with_the_conversations() -> None:
     assert len(cleaned.conversations) == 1000
     assert cleaned.scrubbed == {"phone": 100}
     assert growth(lambda count: DataCleaner().filter_conversations(records[:count]), 100) <= 30
+
+
+def test_only_the_path_that_stands_is_learned_and_its_branches_are_said_to_be_replaced() -> None:
+    turns = [
+        turn("a", "Where is it kept?", "It is kept upstairs.", parent=""),
+        turn("b", "And what is it called?", "It is called Bramble.", parent="a"),
+        turn("c", "Who looks after it?", "The gardener looks after it.", parent="b"),
+        turn("d", "How old is it by now?", "It is seven years old.", parent="a"),
+    ]
+    cleaned = clean(*turns)
+    assert kept(cleaned) == [["a", "d"]]
+    assert cleaned.drops == [("b", "regenerated"), ("c", "regenerated")]
+
+
+@pytest.mark.parametrize(
+    ("systems", "parts"),
+    [
+        ((None, None, None), [(None, 3)]),
+        (("Be brief.",) * 3, [("Be brief.", 3)]),
+        ((None, "Be brief.", "Be brief."), [(None, 1), ("Be brief.", 2)]),
+        (("Be brief.", "Be loud.", "Be brief."), [("Be brief.", 1), ("Be loud.", 1), ("Be brief.", 1)]),
+        (("Be brief.", "", None), [("Be brief.", 1), (None, 2)]),
+        (
+            ("Ask jo@example.com or +49 30 901820.", "Ask  jo@example.com or +49 30 901820.", None),
+            [("Ask [EMAIL] or [PHONE].", 2), (None, 1)],
+        ),
+        (({"not": "a text"}, 7, ["x"]), [(None, 3)]),
+    ],
+)
+def test_each_answer_is_learned_under_the_system_prompt_that_it_was_given_under(
+    systems: tuple[Any, ...], parts: list[tuple[str | None, int]]
+) -> None:
+    said = [
+        ("Where is it kept?", "It is kept upstairs."),
+        ("What is it called?", "It is called Bramble."),
+        ("Who owns it?", "The gardener owns it."),
+    ]
+    turns = [
+        turn(str(number), *texts, **({} if system is None else {"system": system}))
+        for number, (texts, system) in enumerate(zip(said, systems, strict=True))
+    ]
+    cleaned = clean(*turns)
+    assert [(each.system, len(each.turns)) for each in cleaned.conversations] == parts
+    assert "jo@example.com" not in repr(cleaned)

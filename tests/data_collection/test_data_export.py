@@ -2,9 +2,11 @@
 
 import csv
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 from fine_tuning.config import DatasetFormat
 from fine_tuning.conversation import Conversation, Turn, parse_conversations
@@ -43,7 +45,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def test_all_formats_are_written_to_the_folder(files: dict[str, Path], tmp_path: Path) -> None:
-    assert list(files) == ["jsonl", "json", "csv", "chatml", "alpaca", "instruction"]
+    assert list(files) == ["jsonl", "json", "csv", "parquet", "markdown", "chatml", "alpaca", "instruction"]
     assert sorted(files.values()) == sorted((tmp_path / "out").iterdir())
 
 
@@ -62,6 +64,36 @@ def test_json_gives_the_same_conversations_back(files: dict[str, Path]) -> None:
 def test_csv_has_a_row_a_turn(files: dict[str, Path]) -> None:
     assert [row["user_message"] for row in rows(files["csv"])] == [turn.user_message for turn in (*TURNS, TURNS[0])]
     assert [(row["model"], row["rating"]) for row in rows(files["csv"])] == [("m:1", "up"), ("", ""), ("m:1", "up")]
+
+
+def test_parquet_has_a_row_a_turn_with_the_columns_of_csv(files: dict[str, Path]) -> None:
+    from pyarrow import parquet
+
+    found = parquet.read_table(files["parquet"]).to_pylist()
+    assert [row["user_message"] for row in found] == [turn.user_message for turn in (*TURNS, TURNS[0])]
+    assert [(row["model"], row["rating"]) for row in found] == [("m:1", "up"), (None, None), ("m:1", "up")]
+    assert [json.loads(row["metadata"]) for row in found] == [turn.metadata for turn in (*TURNS, TURNS[0])]
+
+
+@pytest.mark.parametrize("text", ["", "=1+1", "a\u2028b", "\x00\x01", "😀" * 2000, "null", "x" * 70_000])
+def test_parquet_gives_any_text_back(tmp_path: Path, text: str) -> None:
+    from pyarrow import parquet
+
+    turn = TURNS[0].model_copy(update={"user_message": text, "metadata": {"model": text, "rating": 3}})
+    file = write_export([Conversation(id="s", turns=(turn,))], "parquet", tmp_path / "x.parquet")
+    (row,) = parquet.read_table(file).to_pylist()
+    assert (row["user_message"], row["model"], row["rating"]) == (text, text, "3")
+
+
+@pytest.mark.parametrize("count", [0, 1, 9_999, 10_000, 25_001])
+def test_parquet_is_written_in_parts(tmp_path: Path, count: int) -> None:
+    from pyarrow import parquet
+
+    turns = tuple(TURNS[0].model_copy(update={"id": str(number)}) for number in range(count))
+    conversations = [Conversation(id="s", turns=turns)] if turns else []
+    found = parquet.ParquetFile(write_export(conversations, "parquet", tmp_path / "x.parquet"))
+    assert found.metadata.num_row_groups == -(-count // 10_000)
+    assert found.read(["id"]).column("id").to_pylist() == [str(number) for number in range(count)]
 
 
 def test_chatml_has_the_messages_of_a_conversation_a_line(files: dict[str, Path]) -> None:
@@ -92,7 +124,8 @@ def test_training_data_is_what_the_formatter_writes_and_reads(files: dict[str, P
     records = json.loads(text) if format == DatasetFormat.ALPACA else lines(files[format])
     formatter = TrainingDataFormatter(format)
     formatter.validate(records)
-    whole = [records[at] for at in ((0, 1) if format == DatasetFormat.CHATML else (1, 2))]  # the last turns hold all before them
+    # the last turns hold all before them
+    whole = [records[at] for at in ((0, 1) if format == DatasetFormat.CHATML else (1, 2))]
     assert whole == formatter.create_training_pairs(CONVERSATIONS)
 
 
@@ -105,7 +138,9 @@ def test_what_was_exported_is_known_by_its_format(tmp_path: Path) -> None:
         exporter.export(CONVERSATIONS, ["xml"])
 
 
-@pytest.mark.parametrize("said", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "  =1+1", "=cmd|' /C calc'!A0"])
+@pytest.mark.parametrize(
+    "said", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "  =1+1", "=cmd|' /C calc'!A0"]
+)
 def test_a_spreadsheet_runs_nothing_that_was_said(tmp_path: Path, said: str) -> None:
     (row,) = rows(write_export([{"user_message": said, "bot_response": "a, b"}], "csv", tmp_path / "x.csv"))
     assert row["user_message"] == "'" + said
@@ -116,6 +151,32 @@ def test_an_export_replaces_the_one_before_and_leaves_nothing_else(files: dict[s
     DataExporter(tmp_path / "out").export_all_formats(CONVERSATIONS[1:])
     assert len(lines(files["jsonl"])) == 1
     assert sorted(files.values()) == sorted((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "no code",
+        "```py\nx = 1\n```",
+        "```py\nx = 1",
+        "~~~~\n```\n~~~~",
+        "````\n```\n",
+        "a ``` b",
+        "   ```\nx\n   ```  ",
+        "```\nx\n```` ",
+    ],
+)
+def test_markdown_closes_the_code_that_an_answer_left_open(home: Path, answer: str) -> None:
+    log = ConversationLogger()
+    log.log_conversation("How?", answer)
+    log.log_conversation("# And then?", "End.")
+    text = write_export(log.conversations(), "markdown", home / "x.md").read_text(encoding="utf-8")
+    tokens = MarkdownIt("commonmark").parse(text)
+    headings = [after.content for before, after in pairwise(tokens) if before.type == "heading_open"]
+    assert headings[0].startswith("Conversation of ")
+    # none is swallowed by a block of code before it
+    assert headings[1:] == ["You", "Assistant", "You", "And then?", "Assistant"]
+    assert answer.strip() in text
 
 
 def test_an_unknown_format_and_an_unwritable_place_are_errors(tmp_path: Path) -> None:
@@ -145,7 +206,7 @@ def test_an_automatic_export_is_due_every_so_many_turns_and_after_a_deletion(hom
     log.delete(session_id=log.session_id)
     assert DataExporter().export_when_due(log.conversations(), 2)
     assert lines(exported) == []
-    assert len(DataExporter().remove()) == 7
+    assert len(DataExporter().remove()) == 9
     assert list((home / "exports").iterdir()) == []
 
 
@@ -158,7 +219,59 @@ def test_a_turn_is_logged_also_when_its_export_fails(home: Path, caplog: pytest.
 
 
 def test_chats_for_training_have_one_answer_to_each_question(tmp_path: Path) -> None:
-    again = TURNS[1].model_copy(update={"id": "again", "bot_response": "anew", "metadata": {"regenerates": TURNS[1].id}})
+    again = TURNS[1].model_copy(
+        update={"id": "again", "bot_response": "anew", "metadata": {"regenerates": TURNS[1].id}}
+    )
     chat = CONVERSATIONS[0].model_copy(update={"turns": (*TURNS, again)})
     (record,) = lines(write_export([chat], "chatml", tmp_path / "x.jsonl"))
-    assert [message["content"] for message in record["messages"] if message["role"] == "assistant"] == [TURNS[0].bot_response, "anew"]  # type: ignore[attr-defined]
+    assert [message["content"] for message in record["messages"] if message["role"] == "assistant"] == [  # type: ignore[attr-defined]
+        TURNS[0].bot_response,
+        "anew",
+    ]
+
+
+def test_the_path_that_stands_is_exported_under_the_system_prompt_of_each_answer(tmp_path: Path) -> None:
+    facts = [{"parent": ""}, {"parent": "0"}, {"parent": "0", "system": "Be brief."}]
+    turns = [TURNS[0].model_copy(update={"id": str(number), "metadata": fact}) for number, fact in enumerate(facts)]
+    files = DataExporter(tmp_path / "out").export_all_formats([Conversation(id="s", turns=tuple(turns))])
+    roles = [[message["role"] for message in line["messages"]] for line in lines(files["chatml"])]  # type: ignore[attr-defined]
+    assert roles == [["user", "assistant"], ["system", "user", "assistant"]]
+
+
+@pytest.mark.parametrize(
+    ("filters", "wanted"),
+    [
+        ([], ["cat", "dog", "fox"]),
+        (["--text", "dog"], ["dog"]),
+        (["--state", "up"], ["cat"]),
+        (["--state", "up", "--text", "cat"], ["cat"]),
+        (["--model", "b:1"], ["fox"]),
+        (["--state", "new"], ["cat", "dog", "fox"]),
+        (["--text", "owl"], None),  # excluded
+        (["--state", "down"], None),
+        (["--import", "nobody"], None),
+    ],
+)
+def test_the_command_exports_the_turns_that_are_asked_for(
+    home: Path, capsys: pytest.CaptureFixture[str], filters: list[str], wanted: list[str] | None
+) -> None:
+    from pyarrow import parquet
+
+    from fine_tuning.cli.main import main
+
+    log = ConversationLogger()
+    for animal, model in (("cat", "a:1"), ("dog", "a:1"), ("fox", "b:1"), ("owl", "b:1")):
+        log.new_session()
+        turn = log.log_conversation(f"Tell me about the {animal} please", f"The {animal} sleeps.", {"model": model}).id
+        if animal == "cat":
+            log.rate(turn, "up")
+        if animal == "owl":
+            log.exclude(turn)
+    assert main(["export", str(home / "out"), *filters]) == (3 if wanted is None else 0)
+    told = capsys.readouterr()
+    if wanted is None:
+        assert "nothing was written" in told.err and not (home / "out").exists()
+        return
+    asked = parquet.read_table(home / "out" / "conversations.parquet").column("user_message").to_pylist()
+    assert [text.split()[4] for text in asked] == wanted
+    assert [record["user_message"] for record in lines(home / "out" / "conversations.jsonl")] == asked

@@ -96,7 +96,10 @@ def test_the_time_grows_with_the_turns_even_if_all_answers_are_the_same() -> Non
     assert growth(compare, 1_000) <= 30
 
 
-LONG = "The company matches your pension payments up to seven percent of your pay, and pays them on the last day of every month."
+LONG = (
+    "The company matches your pension payments up to seven percent of your pay, and pays them on the last "
+    "day of every month."
+)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +143,9 @@ def test_nearly_all_pairs_that_are_just_alike_enough_are_found() -> None:
     assert len(set(groups[:200])) == 200
 
 
-@pytest.mark.parametrize("answer", ["", "Sorry, I cannot help you with that. Please ask a colleague, or write to us and we shall answer."])
+@pytest.mark.parametrize(
+    "answer", ["", "Sorry, I cannot help you with that. Please ask a colleague, or write to us and we shall answer."]
+)
 def test_the_time_of_grouping_grows_with_the_texts(answer: str) -> None:
     chance = random.Random(0)
     words = ["".join(chance.choices("abcdefghijklmnop", k=6)) for _ in range(500)]
@@ -182,4 +187,7 @@ def test_planted_pairs_are_found_and_no_others_in_more_texts_than_are_sketched_a
 
 
 def test_thousands_of_look_alikes_of_one_text_are_one_group() -> None:
-    assert len(set(group_near_duplicates([LONG, LONG.upper()] * 2_500 + [f"{LONG} {number}" for number in range(500)]))) == 1
+    assert (
+        len(set(group_near_duplicates([LONG, LONG.upper()] * 2_500 + [f"{LONG} {number}" for number in range(500)])))
+        == 1
+    )

@@ -32,7 +32,8 @@ def test_obscene_words_are_found_in_any_disguise(text: str) -> None:
         "Dick Whittington and Moby Dick; Dickens; the Hooker valley; Felix Wankel.",
         "What the hell, that is damn good coffee. The bug is killing me, this code sucks. Is it a crap shoot?",
         "How is breast cancer treated? Sex education and sexual health; homo sapiens.",
-        "Pussy willow and pussycat; tit for tat; a cock crows; a butt joint; spick and span; a chink in the armour; fire retardant.",
+        "Pussy willow and pussycat; tit for tat; a cock crows; a butt joint; spick and span; a chink in the armour; "
+        "fire retardant.",
         "Snigger at the niggardly offer. Niger and Nigeria are countries. The Raccoon.",
         "Shiitake; Shih Tzu; Fukushima; fuchsia; as shown in class; push it; mishit.",
         "Das dicke Buch, der Fuchs, die Pute, Schlamperei. Troie, batard, Kike, stronzio, FCK gegen FCB.",
@@ -87,7 +88,16 @@ def test_operators_are_no_masked_words(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["What the f**k is this", "s**t happens", "this is s**t!", "sh*t, I forgot", "you b*tch", "don't be a c**t", "f**king great"]
+    "text",
+    [
+        "What the f**k is this",
+        "s**t happens",
+        "this is s**t!",
+        "sh*t, I forgot",
+        "you b*tch",
+        "don't be a c**t",
+        "f**king great",
+    ],
 )
 def test_masked_words_in_prose_are_found(text: str) -> None:
     assert is_inappropriate(text)

@@ -18,8 +18,18 @@ from fine_tuning.conversation import Conversation, Turn, conversations_of
 from fine_tuning.data_collection import data_cleaner
 from fine_tuning.data_collection.all_cores import AllCores
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.data_collection.data_cleaner import Cleaned, CleanSettings, DataCleaner, Decision, clean_turn, decide, decide_line
+from fine_tuning.data_collection.data_cleaner import Cleaned, DataCleaner
 from fine_tuning.data_collection.kept_decisions import KeptDecisions
+from fine_tuning.data_collection.turn_decisions import (
+    CleanSettings,
+    Decision,
+    Texts,
+    carried_out,
+    clean_turn,
+    decide,
+    decide_line,
+    texts_to_clean,
+)
 
 ANSWERS = [
     "Salaries are paid on the 23rd of every month.",
@@ -38,9 +48,9 @@ def logger(home: Path) -> ConversationLogger:
 
 
 @pytest.fixture
-def decided(monkeypatch: pytest.MonkeyPatch) -> list[data_cleaner.Texts]:
+def decided(monkeypatch: pytest.MonkeyPatch) -> list[Texts]:
     """What `decide` is asked, in this process."""
-    asked: list[data_cleaner.Texts] = []
+    asked: list[Texts] = []
     monkeypatch.setattr(data_cleaner, "decide", lambda texts, settings: asked.append(texts) or decide(texts, settings))
     return asked
 
@@ -63,7 +73,9 @@ def rows() -> int:
         return int(database.execute("SELECT count(*) FROM decisions").fetchone()[0])
 
 
-def test_a_turn_is_decided_upon_once_and_cleaned_as_without_that(logger: ConversationLogger, decided: list[data_cleaner.Texts]) -> None:
+def test_a_turn_is_decided_upon_once_and_cleaned_as_without_that(
+    logger: ConversationLogger, decided: list[Texts]
+) -> None:
     ids = said(logger)
     first = clean(logger)
     assert len(decided) == rows() == len(ids)
@@ -90,7 +102,10 @@ def excluded_and_back(logger: ConversationLogger, id: str) -> None:
 
 @pytest.mark.parametrize(("change", "anew"), [(edited, 1), (rated, 0), (excluded_and_back, 0)])
 def test_only_another_text_is_decided_upon_anew(
-    logger: ConversationLogger, decided: list[data_cleaner.Texts], change: Callable[[ConversationLogger, str], None], anew: int
+    logger: ConversationLogger,
+    decided: list[Texts],
+    change: Callable[[ConversationLogger, str], None],
+    anew: int,
 ) -> None:
     ids = said(logger)
     clean(logger)
@@ -101,7 +116,9 @@ def test_only_another_text_is_decided_upon_anew(
     assert found == DataCleaner().filter_conversations(logger.conversations())
 
 
-@pytest.mark.parametrize("settings", [{"min_length": 1}, {"max_length": 20}, {"max_length": 5000}, {"scrub_pii": False}])
+@pytest.mark.parametrize(
+    "settings", [{"min_length": 1}, {"max_length": 20}, {"max_length": 5000}, {"scrub_pii": False}]
+)
 def test_other_settings_decide_anew(logger: ConversationLogger, settings: dict[str, object]) -> None:
     said(logger)
     clean(logger)
@@ -109,7 +126,9 @@ def test_other_settings_decide_anew(logger: ConversationLogger, settings: dict[s
     assert clean(logger) == DataCleaner().filter_conversations(logger.conversations())
 
 
-def test_other_rules_decide_anew(logger: ConversationLogger, decided: list[data_cleaner.Texts], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_rules_decide_anew(
+    logger: ConversationLogger, decided: list[Texts], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ids = said(logger)
     clean(logger)
     monkeypatch.setattr(data_cleaner, "rules", lambda: ["other code"])
@@ -155,7 +174,12 @@ def test_nothing_that_was_said_is_kept(logger: ConversationLogger) -> None:
     with sqlite3.connect(paths.state_db()) as database:
         kept = [json.loads(text) for (text,) in database.execute("SELECT decision FROM decisions")]
     words = {
-        word for _, changes, _, _ in kept for change in changes.values() for find in change[1] for word in find if isinstance(word, str)
+        word
+        for _, changes, _, _ in kept
+        for change in changes.values()
+        for find in change[1]
+        for word in find
+        if isinstance(word, str)
     }
     assert words == {"email", "phone"}
     assert all(len(wording) in (0, 48) and int(wording or "0", 16) >= 0 for *_, wording in kept)
@@ -180,13 +204,20 @@ def test_without_the_table_all_is_decided_again(logger: ConversationLogger) -> N
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize(
     "facts",
-    [{}, {"original_response": "Ask  al@example.com at once."}, {"original_response": "y" * 1300}, {"thoughts": " Hm,  bo@example.com "}],
+    [
+        {},
+        {"original_response": "Ask  al@example.com at once."},
+        {"original_response": "y" * 1300},
+        {"thoughts": " Hm,  bo@example.com "},
+    ],
 )
 def test_a_decision_that_was_written_says_the_same(answer: str, facts: dict[str, str]) -> None:
-    turn = Turn(id="1", session_id="s", timestamp="", user_message="What do we say?", bot_response=answer, metadata=facts)
-    decision = decide(data_cleaner.texts_to_clean(turn), CleanSettings())
+    turn = Turn(
+        id="1", session_id="s", timestamp="", user_message="What do we say?", bot_response=answer, metadata=facts
+    )
+    decision = decide(texts_to_clean(turn), CleanSettings())
     assert Decision.read(decision.written()) == decision
-    assert data_cleaner.carried_out(turn, Decision.read(decision.written())) == clean_turn(turn, CleanSettings())
+    assert carried_out(turn, Decision.read(decision.written())) == clean_turn(turn, CleanSettings())
 
 
 # All cores
@@ -199,21 +230,29 @@ def conversations(count: int) -> list[Conversation]:
         for answer in ANSWERS[number % 7 :][:1]
     ]
     return conversations_of(
-        Turn(id=str(n), session_id=str(n // 3), timestamp="", user_message=f"What do we say of {n % 1900}?", bot_response=answer)
+        Turn(
+            id=str(n),
+            session_id=str(n // 3),
+            timestamp="",
+            user_message=f"What do we say of {n % 1900}?",
+            bot_response=answer,
+        )
         for n, answer in enumerate(answers)
     )
 
 
 def test_many_turns_are_cleaned_on_all_cores_as_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
     given = conversations(2 * data_cleaner._MANY)
-    started: list[int] = []
+    started: list[list[subprocess.Popen[bytes]]] = []
     start = AllCores._start
-    monkeypatch.setattr(AllCores, "_start", lambda self: (setattr(self, "_wanted", 2), start(self), started.append(len(self._children))))
+    monkeypatch.setattr(
+        AllCores, "_start", lambda self: (setattr(self, "_wanted", 2), start(self), started.append(self._children))
+    )
     together = DataCleaner().filter_conversations(given)
-    assert started == [2]
+    assert [len(children) for children in started] == [2]
+    assert all(child.returncode is not None for child in started[0])
     monkeypatch.setattr(data_cleaner, "_MANY", 1 << 60)
     assert DataCleaner().filter_conversations(given) == together
-    assert not [child for child in psutil.Process().children() if "all_cores" in " ".join(child.cmdline())]
 
 
 def test_few_turns_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,8 +275,13 @@ def test_what_a_child_took_and_did_not_bring_back_is_computed_here() -> None:
 
 
 def test_children_import_no_torch() -> None:
-    code = "import sys; import fine_tuning.data_collection.data_cleaner; print([m for m in ('torch', 'transformers') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys; import fine_tuning.data_collection.data_cleaner; print([m for m in ('torch', "
+        "'transformers') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
@@ -245,14 +289,18 @@ def test_children_import_no_torch() -> None:
 def test_a_program_that_is_stopped_leaves_no_child(end: signal.Signals) -> None:
     code = (
         "from fine_tuning.data_collection.all_cores import AllCores\n"
-        "from fine_tuning.data_collection.data_cleaner import decide_line\n"
+        "from fine_tuning.data_collection.turn_decisions import decide_line\n"
         "with AllCores(decide_line, children=2) as all_cores:\n"
         "    all_cores._start()\n"
         "    print(*(child.pid for child in all_cores._children), flush=True)\n"
         '    while True: all_cores.apply([b\'[{}, [["What is it?", "It is a thing.", null, null]]]\'] * 1000)\n'
     )
     program = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
     )
     assert program.stdout
     children = [psutil.Process(int(pid)) for pid in program.stdout.readline().split()]

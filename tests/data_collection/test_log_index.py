@@ -15,12 +15,28 @@ from hypothesis import strategies as st
 
 from fine_tuning import paths, state
 from fine_tuning.conversation import Turn
-from fine_tuning.data_collection.blackout import holds, pattern
-from fine_tuning.data_collection.conversation_logger import ConversationLogger, _Log
-from fine_tuning.data_collection.log_index import LogIndex, Session
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.data_collection.log_index import LogIndex, Session, matching
 from fine_tuning.data_collection.log_lines import decode, encode, texts_of
+from fine_tuning.data_collection.redaction import holds, pattern
+from fine_tuning.data_collection.whole_log import WholeLog
 
-WORDS = ("holiday", "Straße", "昼食は正午", "paid", "l'été", "a", "x_1", "50%", '"quoted"', "R&D", "👩‍👩‍👧", "Ωmega", "the", "it")
+WORDS = (
+    "holiday",
+    "Straße",
+    "昼食は正午",
+    "paid",
+    "l'été",
+    "a",
+    "x_1",
+    "50%",
+    '"quoted"',
+    "R&D",
+    "👩‍👩‍👧",
+    "Ωmega",
+    "the",
+    "it",
+)
 
 
 DEEDS = ("say", "say", "say", "rate", "edit", "exclude", "delete", "session", "damage", "torn", "event", "look")
@@ -28,12 +44,12 @@ DEEDS = ("say", "say", "say", "rate", "edit", "exclude", "delete", "session", "d
 
 def as_read(logger: ConversationLogger) -> dict[str, Turn]:
     """What the log's own lines say, without any index."""
-    return _Log(*logger._file.read()).turns
+    return WholeLog(*logger._file.read()).turns
 
 
 def check(logger: ConversationLogger) -> None:
     """Compare all that the index knows with what the log says."""
-    log, index = _Log(*logger._file.read()), logger.index
+    log, index = WholeLog(*logger._file.read()), logger.index
     assert {turn.id: turn for turn in index.turns(log.turns)} == log.turns
     sessions = {turn.session_id for turn in log.turns.values()}
     assert {session: index.turns_of(session) for session in sessions} == {
@@ -49,7 +65,9 @@ def check(logger: ConversationLogger) -> None:
     assert index.count() == sum("excluded" not in turn.metadata for turn in log.turns.values())
     assert index.is_sound() == (not log.damaged and not log.torn)
     assert index.deleted_ids() == log.deleted
-    assert dict(index.changed_since(None)) == {id: turn.state_hash for id, turn in log.turns.items() if "excluded" not in turn.metadata}
+    assert dict(index.changed_since(None)) == {
+        id: turn.state_hash for id, turn in log.turns.items() if "excluded" not in turn.metadata
+    }
 
 
 def in_pages(index: LogIndex, size: int = 2) -> list[Session]:
@@ -73,7 +91,8 @@ def said(logger: ConversationLogger, count: int) -> list[str]:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_is_done_to_the_log_the_index_says_the_same(home: Path, data: st.DataObject) -> None:
-    path = paths.conversations_dir() / f"{uuid.uuid4().hex}.jsonl"  # not `random`, which hypothesis begins anew each time
+    # not `random`, which hypothesis begins anew each time
+    path = paths.conversations_dir() / f"{uuid.uuid4().hex}.jsonl"
     loggers = [ConversationLogger(path), ConversationLogger(path)]
     ids = ["nobody"]
     for _ in range(data.draw(st.integers(1, 12))):
@@ -101,14 +120,16 @@ def test_whatever_is_done_to_the_log_the_index_says_the_same(home: Path, data: s
             case "event" if path.exists():  # of a turn that is not there, or of a kind that nobody knows
                 with path.open("ab") as file:
                     kind = data.draw(st.sampled_from(["rating", "later"]))
-                    file.write(b"\n" + encode({"event": kind, "turn_id": "nowhere", "timestamp": "", "rating": "up"}) + b"\n")
+                    file.write(
+                        b"\n" + encode({"event": kind, "turn_id": "nowhere", "timestamp": "", "rating": "up"}) + b"\n"
+                    )
             case "look":
                 check(logger)
     check(loggers[0])
     wanted = data.draw(st.sampled_from(WORDS))
     exact = pattern([wanted])
     assert exact
-    lines = _Log(*loggers[0]._file.read())
+    lines = WholeLog(*loggers[0]._file.read())
     told: dict[str, list[str]] = {}
     for record in map(decode, lines.lines):
         told.setdefault(record.id if isinstance(record, Turn) else record["turn_id"], []).extend(texts_of(record))
@@ -146,7 +167,11 @@ def test_a_log_that_is_another_than_before_is_read_anew(logger: ConversationLogg
             other.write_bytes(b"".join(reversed(lines)))
             other.replace(logger.path)
         case "middle":  # as an editor might: in place, of the same length, without its checksum
-            changed = re.sub(rb', "crc32": "[0-9a-f]{8}"', lambda match: b" " * len(match[0]), content.replace(b"answer 3", b"ANSWER 3"))
+            changed = re.sub(
+                rb', "crc32": "[0-9a-f]{8}"',
+                lambda match: b" " * len(match[0]),
+                content.replace(b"answer 3", b"ANSWER 3"),
+            )
             logger.path.write_bytes(changed)
         case "gone":
             logger.path.unlink()
@@ -220,7 +245,9 @@ def test_a_log_that_was_forgotten_elsewhere_is_purged_with_the_next_look(logger:
         ('OR AND NOT ( * "', []),
     ],
 )
-def test_history_is_found_by_parts_of_words_newest_first(logger: ConversationLogger, wanted: str, found: list[int]) -> None:
+def test_history_is_found_by_parts_of_words_newest_first(
+    logger: ConversationLogger, wanted: str, found: list[int]
+) -> None:
     ids = [
         logger.log_conversation("Who are you?", "A model.").id,
         logger.log_conversation('A "paid"   holiday?', "25% more.").id,
@@ -245,6 +272,42 @@ def test_a_search_ends_at_its_limit_and_finds_old_turns_too(logger: Conversation
         file.write(b"".join(encode({"id": f"t{number}", **turn}) + b"\n" for number in range(9000)))
     assert [turn.id for turn in logger.search("common", 3)] == ["t8999", "t8998", "t8997"]
     assert [turn.id for turn in logger.search("xylophone")] == [first]
+
+
+@pytest.mark.parametrize("turns", [60, 1000, 6000])
+@pytest.mark.parametrize("wanted", ["common", "common words", "co", "on w", "the question number"])
+def test_as_many_texts_are_read_for_what_is_often_said_however_long_the_log_is(
+    logger: ConversationLogger, wanted: str, turns: int
+) -> None:
+    turn = {
+        "session_id": "s",
+        "timestamp": "",
+        "user_message": "the question number one",
+        "bot_response": "common words",
+    }
+    logger.path.parent.mkdir(parents=True, exist_ok=True)
+    logger.path.write_bytes(b"".join(encode({"id": f"t{number}", **turn}) + b"\n" for number in range(turns)))
+    read = []
+
+    def instr(text: str, part: str) -> int:
+        read.append(text)
+        return text.find(part) + 1
+
+    def found(database: sqlite3.Connection, log: sqlite3.Row) -> list[str]:
+        database.create_function("instr", 2, instr)
+        return matching(database, log, wanted, 50)
+
+    assert logger.index.ask(found) == [f"t{turns - 1 - number}" for number in range(50)]
+    assert len(read) <= (50 + 2) * len(wanted.split())  # a row ahead
+
+
+def test_a_turn_that_was_edited_many_times_is_found_once_beside_others(logger: ConversationLogger) -> None:
+    ids = [logger.log_conversation("When is lunch?", "At noon.").id for _ in range(3)]
+    for number in range(20):
+        logger.edit(ids[2], f"At noon, or {number} minutes later.")
+    logger.edit(ids[0], "Around noon.")
+    assert [turn.id for turn in logger.search("noon", 3)] == [ids[0], ids[2], ids[1]]
+    assert [turn.id for turn in logger.search("noon", 2)] == [ids[0], ids[2]]
 
 
 def test_what_changed_since_a_mark_is_what_was_said_rated_or_edited_since(logger: ConversationLogger) -> None:

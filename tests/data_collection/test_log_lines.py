@@ -1,4 +1,6 @@
-"""What was altered on the disk is known by its checksum, and is damage; what was written before there were checksums stays readable."""
+"""What was altered on the disk is known by its checksum, and is damage; what was written before
+there were checksums stays readable.
+"""
 
 import json
 import random
@@ -13,8 +15,17 @@ from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.log_lines import decode, encode, is_ours
 
-OLD = {"id": "t1", "session_id": "s", "timestamp": "2026-03-02T09:06:25+00:00", "user_message": "q", "bot_response": "a", "metadata": {}}
-values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(), st.lists)
+OLD = {
+    "id": "t1",
+    "session_id": "s",
+    "timestamp": "2026-03-02T09:06:25+00:00",
+    "user_message": "q",
+    "bot_response": "a",
+    "metadata": {},
+}
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(), st.lists
+)
 
 
 @pytest.fixture
@@ -53,7 +64,9 @@ ALTERED = {
     "an exclusion": replaced(b'"excluded": true', b'"excluded": false'),
     "the turn of an event": lambda content: content.replace(b'"turn_id": "', b'"turn_id": "0', 1),
     "a checksum": replaced(b'"crc32": "', b'"crc32": "0'),
-    "another key before": replaced(b'"bot_response": "Under the mat."', b'"bot_response": "x", "bot_response": "Under the bed."'),
+    "another key before": replaced(
+        b'"bot_response": "Under the mat."', b'"bot_response": "x", "bot_response": "Under the bed."'
+    ),
     "a key more": replaced(b'"metadata": {"model"', b'"extra": 1, "metadata": {"model"'),
 }
 
@@ -93,7 +106,9 @@ def test_a_log_whose_only_line_was_altered_is_a_damaged_log_and_no_foreign_file(
         lambda record: "  " + json.dumps(record, ensure_ascii=False) + " \r",
     ],
 )
-def test_a_line_that_is_only_written_in_another_way_is_whole(log: ConversationLogger, rewrite: Callable[[object], str]) -> None:
+def test_a_line_that_is_only_written_in_another_way_is_whole(
+    log: ConversationLogger, rewrite: Callable[[object], str]
+) -> None:
     log.log_conversation("Grüße 😀", "ja")
     turns = log.turns(include_excluded=True)
     records = [json.loads(line) for line in log.path.read_text(encoding="utf-8").splitlines()]
@@ -115,7 +130,9 @@ def test_a_line_that_is_only_written_in_another_way_is_whole(log: ConversationLo
 def test_lines_without_a_checksum_stay_readable(home: Path, line: str) -> None:
     log = ConversationLogger()
     log.path.parent.mkdir()
-    log.path.write_text(line + "\n" + json.dumps({"event": "rating", "turn_id": "t1", "timestamp": "", "rating": "up"}) + "\n")
+    log.path.write_text(
+        line + "\n" + json.dumps({"event": "rating", "turn_id": "t1", "timestamp": "", "rating": "up"}) + "\n"
+    )
     (turn,) = log.turns()
     assert (turn.bot_response, turn.metadata["rating"]) == ("a", "up")
     later = log.log_conversation("later", "x")

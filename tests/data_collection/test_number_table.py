@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from fine_tuning.data_collection.number_table import NumberTable
 
 KEYS = st.one_of(
-    st.integers(0, 40), st.sampled_from([0, -1, 2**63, 2**64 - 1, -(2**63), 1024, 2048, 4096]), st.integers(-(2**63), 2**64 - 1)
+    st.integers(0, 40),
+    st.sampled_from([0, -1, 2**63, 2**64 - 1, -(2**63), 1024, 2048, 4096]),
+    st.integers(-(2**63), 2**64 - 1),
 )
 
 

@@ -166,7 +166,8 @@ def test_letters_of_scripts_without_spaces_may_be_neighbours(text: str, clean: s
         "password: ${PASSWORD1}",
         "if url.startswith('http://'):", 'f"http://{host}:{port}/"', "SELECT * FROM t WHERE id = 4155550127",
         "```\nx = 4155550127\nn = 4111111111111111\nfor i in 415, 555, 2671:\n```",
-        "diff --git a/x b/x\nindex 83db48f..bf2a1c0 100644\n@@ -10,7 +10,7 @@ x\n-    a = 1234567890\n+    a = 1234567891",
+        "diff --git a/x b/x\nindex 83db48f..bf2a1c0 100644\n@@ -10,7 +10,7 @@ x\n-    a = 1234567890\n+    a = "
+        "1234567891",
         "`x@W.sum()` and `items[1::2]`", "class SourceLoaderBadBytecodeTestPEP451(Base):",
         r"re.compile(r'\d{3}-\d{4}')",
     ],
@@ -335,3 +336,19 @@ def test_wild_digits_never_break_it_and_placeholders_are_counted(text: str) -> N
 )  # fmt: skip
 def test_no_text_takes_long(piece: str) -> None:
     assert growth(lambda size: scrub(piece * (size // len(piece))), 10_000) <= 30
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("From DE89 3704 0044 0532 0130 00 to GB82WEST12345698765432", "From [IBAN] to [IBAN]"),
+        ("DE89 3704 0044 0532 0130 00 and GB82 WEST 1234 5698 7654 32", "[IBAN] and [IBAN]"),
+        ("DE89370400440532013000 FR1420041010050500013M02606", "[IBAN] [IBAN]"),
+        ("in DE12 words GB82WEST12345698765432", "in DE12 words [IBAN]"),
+        ("4111 1111 1111 1111 5500 0000 0000 0004", "[CARD] [CARD]"),
+        ("call +49 30 12345678 +49 30 87654321", "call [PHONE] [PHONE]"),
+        ("write to anna@example.com ben@example.org", "write to [EMAIL] [EMAIL]"),
+    ],
+)
+def test_a_detail_that_follows_another_is_found(text: str, clean: str) -> None:
+    assert scrub(text).text == clean

@@ -1,4 +1,6 @@
-"""Rules for prose judge prose: code, tables, songs, drawings, numbers and emoji are kept, to the byte where white space is meant."""
+"""Rules for prose judge prose: code, tables, songs, drawings, numbers and emoji are kept, to the
+byte where white space is meant.
+"""
 
 import base64
 import random
@@ -38,19 +40,24 @@ FAMILY = "👨\u200d👩\u200d👧\u200d👦"
 HONEST = {
     "CSS for eight buttons": CSS,
     "the same, fenced": f"Here you are:\n\n```css\n{CSS}\n```",
-    "JavaScript": "\n".join(f'document.getElementById("b{n}").addEventListener("click", () => show({n}));' for n in range(6)),
+    "JavaScript": "\n".join(f'document.getElementById("b{n}").addEventListener("click", () => '
+                            f'show({n}));' for n in range(6)),
     "identity matrix": MATRIX,
     "the same in one line": "It is [" + ", ".join(f"[{row.replace(' ', ', ')}]" for row in MATRIX.split("\n")) + "].",
-    "LaTeX matrix": "\\begin{pmatrix}\n" + " \\\\\n".join(row.replace(" ", " & ") for row in MATRIX.split("\n")) + "\n\\end{pmatrix}",
+    "LaTeX matrix": "\\begin{pmatrix}\n"
+                    "" + " \\\\\n".join(row.replace(" ", " & ") for row in MATRIX.split("\n")) + "\n\\end{pmatrix}",
     "table of zeros": "\n".join(["a,b,c,d"] + ["0,0,0,0"] * 12),
     "zeros": "A row of zeros: " + "0 " * 40,
-    "Markdown table": "| Day | Open |\n|---|---|\n" + "\n".join(f"| {day} | from 9 to 5 |" for day in ("Mo", "Tu", "We", "Th", "Fr", "Sa")),
+    "Markdown table": "| Day | Open |\n|---|---|\n" + "\n".join(f"| {day} | from 9 to 5 "
+                                                                "|" for day in ("Mo", "Tu", "We", "Th", "Fr", "Sa")),
     "TSV": "name\tfree\n" + "\n".join(f"room {n}\tyes, all day" for n in range(9)),
-    "YAML": "\n".join(f"- name: {name}\n  image: base:latest\n  restart: always" for name in ("web", "db", "cache", "mail")),
+    "YAML": "\n".join(f"- name: {name}\n  image: base:latest\n  restart: "
+                      "always" for name in ("web", "db", "cache", "mail")),
     "SQL": "\n".join(f"INSERT INTO rooms (id, free) VALUES ({n}, TRUE);" for n in range(8)),
     "song": SONG,
     "birthday": "Happy birthday to you,\nHappy birthday to you,\nHappy birthday, dear friend,\nHappy birthday to you.",
-    "canon": "Brother Jacob, brother Jacob,\nAre you asleep? Are you asleep?\nRing the bells now, ring the bells now,\nDing dang dong.",
+    "canon": "Brother Jacob, brother Jacob,\nAre you asleep? Are you asleep?\nRing the bells now, ring the bells "
+             "now,\nDing dang dong.",
     "numbers": "The first fifty: " + ", ".join(map(str, range(1, 51))),
     "numbers one below the other": "\n".join(f"{n}." for n in range(1, 40)),
     "hexadecimal": "The bytes are 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00.",
@@ -66,9 +73,10 @@ HONEST = {
     "flags": f"These are the flags: {ENGLAND * 9}",
     "families": f"Emoji of families: {FAMILY} {FAMILY} {FAMILY} {FAMILY} {FAMILY} {FAMILY} {FAMILY} {FAMILY} {FAMILY}",
     "hearts": "With love from all of us " + "❤️" * 20,
-    "pixels": "The picture is\n" + "\n".join(["🟦🟦🟦🟦🟦🟦🟦🟦", "🟦🟥🟥🟦🟦🟥🟥🟦", "🟦🟦🟦🟦🟦🟦🟦🟦", "🟦🟥🟦🟦🟦🟦🟥🟦"] * 2),
-    "chess": "\n".join(["r n b q k b n r", "p p p p p p p p", ". . . . . . . .", ". . . . . . . .", "P P P P P P P P", "R N B Q K B N R"]),
-    "phones": "\n".join(f"{name}: +44 20 7946 0{n}77" for n, name in enumerate(("Reception", "Workshop", "Canteen", "Stores"))),
+    "pixels": "The picture is\n" + "\n".join(["🟦🟦🟦🟦🟦🟦🟦🟦", "🟦🟥🟥🟦🟦🟥🟥🟦", "🟦🟦🟦🟦🟦🟦🟦🟦", "🟦🟥🟦🟦🟦🟦🟥🟦"] * 2),  # noqa: E501
+    "chess": "\n".join(["r n b q k b n r", "p p p p p p p p", ". . . . . . . .", ". . . . . . . .", "P P P P P P P P", "R N B Q K B N R"]),  # noqa: E501
+    "phones": "\n".join(f"{name}: +44 20 7946 "
+                        f"0{n}77" for n, name in enumerate(("Reception", "Workshop", "Canteen", "Stores"))),
 }  # fmt: skip
 BABBLE = {
     "one word": "no " * 30,
@@ -78,7 +86,8 @@ BABBLE = {
     "three long lines in turns": "It is a very good plan.\nThat is why we like it.\nAnd so it goes on and on.\n" * 4,
     "numbered lines": "\n".join(f"{n}. The best way to do this is to do it." for n in range(1, 9)),
     "an honest start": "The printer is upstairs, next to the lift and the stairs. " + "It is there. " * 20,
-    "an honest start in lines": "The printer is upstairs.\nIt is next to the lift.\nAsk for the key.\n" + "It is there.\n" * 12,
+    "an honest start in lines": "The printer is upstairs.\nIt is next to the lift.\nAsk for the key.\n"
+    + "It is there.\n" * 12,
     "after code": "```python\nprint(1)\n```\n" + "This prints the number one. " * 6,
     "after a table": "| a | b |\n|---|---|\n| 1 | 2 |\n\n" + "This is the table of it. " * 6,
     "one letter": "A" * 60,
@@ -138,9 +147,15 @@ def test_white_space_in_code_and_tables_and_joined_emoji_stay_to_the_byte(text: 
     ("said", "learned"),
     [
         ("hidden\U000e0068\U000e0069 tags", "hidden tags"),
-        ("🏴\U000e0069\U000e0067\U000e006e\U000e006f\U000e0072\U000e0065\U000e0061\U000e006c\U000e006c\U000e007f", "🏴"),
+        (
+            "🏴\U000e0069\U000e0067\U000e006e\U000e006f\U000e0072\U000e0065\U000e0061\U000e006c\U000e006c\U000e007f",
+            "🏴",
+        ),
         ("🏴\U000e0067\U000e0062 no end", "🏴 no end"),
-        ("Look:   here\n\n\n\n```\na  b\r\n\n\n\nc\n```\n\n\n\n\nThe   end.", "Look: here\n\n```\na  b\n\n\n\nc\n```\n\nThe end."),
+        (
+            "Look:   here\n\n\n\n```\na  b\r\n\n\n\nc\n```\n\n\n\n\nThe   end.",
+            "Look: here\n\n```\na  b\n\n\n\nc\n```\n\nThe end.",
+        ),
     ],
 )
 def test_prose_around_them_and_what_nobody_sees_are_tidied(said: str, learned: str) -> None:

@@ -45,7 +45,12 @@ def test_a_text_is_no_pickle(text: str) -> None:
     assert not is_pickle(f"{text} and so on".encode("utf-8", "replace"), True)
 
 
-@given(st.recursive(st.none() | st.integers() | st.text() | st.floats(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text() | st.floats(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
 def test_a_pickle_is_one_by_every_protocol(value: object) -> None:
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         content = pickle.dumps([value], protocol)
@@ -101,10 +106,14 @@ HOLDING: dict[str, Callable[[str], bytes]] = {
 
 @pytest.mark.parametrize("name", HOLDING)
 @pytest.mark.parametrize("finish", [True, False], ids=["finished", "unfinished"])
-def test_forgetting_deletes_the_uploads_that_hold_it_and_no_others(home: Path, tmp_path: Path, name: str, finish: bool) -> None:
+def test_forgetting_deletes_the_uploads_that_hold_it_and_no_others(
+    home: Path, tmp_path: Path, name: str, finish: bool
+) -> None:
     ConversationLogger().log_conversation(f"Who said {SECRET}?", "Nobody did, as far as I know.")
     held = uploaded(name, HOLDING[name](SECRET), finish=finish)
-    kept = [uploaded(f"kept {each}", make("nothing of the kind")) for each, make in HOLDING.items() if "in it" not in each]
+    kept = [
+        uploaded(f"kept {each}", make("nothing of the kind")) for each, make in HOLDING.items() if "in it" not in each
+    ]
     engine, config = EmbeddedEngine(tmp_path / "engine"), FineTuningConfig()
     case = examine(config, engine, matching=SECRET)
     assert held_elsewhere(config, case) == [held.content]

@@ -1,4 +1,6 @@
-"""Two texts have one wording if they say the same, and not if a sign, a unit or a letter of a name makes another of it."""
+"""Two texts have one wording if they say the same, and not if a sign, a unit or a letter of a name
+makes another of it.
+"""
 
 import pytest
 from hypothesis import given
@@ -156,6 +158,8 @@ def test_every_text_has_its_own_wording(text: str) -> None:
     assert repeats(text, text)
 
 
-@pytest.mark.parametrize("piece", ["-", "!", "'", '"', "a'", "(", "1.", "a-", "`", "*:", "<!", "1:", "[", "\u200d", "5 M", "= ", "\n- "])
+@pytest.mark.parametrize(
+    "piece", ["-", "!", "'", '"', "a'", "(", "1.", "a-", "`", "*:", "<!", "1:", "[", "\u200d", "5 M", "= ", "\n- "]
+)
 def test_no_text_takes_long(piece: str) -> None:
     assert growth(lambda size: wording(piece * (size // len(piece))), 5_000) <= 30

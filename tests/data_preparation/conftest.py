@@ -1,4 +1,6 @@
-"""Real renderings for the rows: the template inside SmolLM2's GGUF, and templates that other families use, in SmolLM2's vocabulary."""
+"""Real renderings for the rows: the template inside SmolLM2's GGUF, and templates that other
+families use, in SmolLM2's vocabulary.
+"""
 
 from dataclasses import dataclass
 from functools import partial
@@ -16,12 +18,14 @@ from fine_tuning.engines.vocabulary import Vocabulary
 # White space around the answers, and the begin token at every exchange, as Llama 2 has them.
 INST = (
     "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>[INST] {{ m.content | trim }} [/INST]"
-    "{% elif m.role == 'assistant' %} {{ m.content | trim }} <|im_end|>{% else %}<<SYS>>{{ m.content }}<</SYS>>{% endif %}{% endfor %}"
+    "{% elif m.role == 'assistant' %} {{ m.content | trim }} <|im_end|>{% else %}<<SYS>>{{ m.content "
+    "}}<</SYS>>{% endif %}{% endfor %}"
 )
 # Earlier answers lose their thinking, as with Qwen 3 and DeepSeek R1.
 THINK = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-    "{% if m.role == 'assistant' %}{{ m.content.split('</think>')[-1].lstrip() }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n"
+    "{% if m.role == 'assistant' %}{{ m.content.split('</think>')[-1].lstrip() }}{% else %}{{ m.content }}{% "
+    "endif %}<|im_end|>\n"
     "{% endfor %}<|im_start|>assistant\n"
 )
 LLAMA2 = (
@@ -80,6 +84,15 @@ def served(request: pytest.FixtureRequest, all_served: dict[str, Served]) -> Ser
 def spm_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
     """A small SentencePiece vocabulary that wants a begin token and a space before the text, as Llama 2 does."""
     path = tmp_path_factory.mktemp("spm") / "spm.gguf"
-    pieces = ["▁", *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789[]/.,!?:", "lo", "he", "▁he", "llo", "hello", "▁hello"]
+    pieces = [
+        "▁",
+        *"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789[]/.,!?:",
+        "lo",
+        "he",
+        "▁he",
+        "llo",
+        "hello",
+        "▁hello",
+    ]
     special = [("<unk>", TokenType.UNKNOWN), ("<s>", TokenType.CONTROL), ("</s>", TokenType.CONTROL)]
     return Vocabulary(write_spm_vocabulary(path, special, pieces, like_llama2=True))

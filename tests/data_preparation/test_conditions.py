@@ -88,7 +88,17 @@ def test_what_is_wrong_is_named_with_its_place(condition: str, character: int, s
 
 
 @pytest.mark.parametrize(
-    "condition", ["", "  ", "(" * 300 + "1" + ")" * 300, "not " * 240 + "True", "a" * 2000, "length > 1\0", "9" * 990, "1 and " * 160 + "1"]
+    "condition",
+    [
+        "",
+        "  ",
+        "(" * 300 + "1" + ")" * 300,
+        "not " * 240 + "True",
+        "a" * 2000,
+        "length > 1\0",
+        "9" * 990,
+        "1 and " * 160 + "1",
+    ],
 )
 def test_what_is_empty_too_long_or_too_deep_is_refused(condition: str) -> None:
     try:
@@ -106,7 +116,9 @@ def test_whatever_is_written_is_a_condition_or_a_clear_error(condition: str) -> 
         assert "condition" in str(error)
 
 
-@pytest.mark.parametrize("pattern", ["a*b", "(ab)+c", "[a-z]{1,3}x", "^(yes|no)$", "a+b+", "(?i)door", r"\\bdoor\\b", "(a{1,5})+"])
+@pytest.mark.parametrize(
+    "pattern", ["a*b", "(ab)+c", "[a-z]{1,3}x", "^(yes|no)$", "a+b+", "(?i)door", r"\\bdoor\\b", "(a{1,5})+"]
+)
 def test_what_is_accepted_ends_soon(pattern: str) -> None:
     try:
         condition = read_condition(f'matches("{pattern}")')

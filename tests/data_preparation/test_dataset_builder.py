@@ -29,14 +29,20 @@ from fine_tuning.errors import ByoaiError, DataError, NoConversations, TooLittle
 SETTINGS = DataPreparation()
 # Thirty exchanges that have next to no words in common.
 WORDS = (
-    "anchor basket candle drawer engine feather garden hammer island jacket kettle ladder mirror needle orange pencil quarry ribbon saddle "
+    "anchor basket candle drawer engine feather garden hammer island jacket kettle ladder mirror needle orange "
+    "pencil quarry ribbon saddle "
     "tunnel umbrella violin window xylophone yogurt zipper bottle cactus dragon eraser"
 )
 THINGS = WORDS.split()
-ANSWERS = [f"{thing[::-1]} {thing * 2} {other[::-1]} {other}" for thing, other in zip(THINGS, THINGS[7:] + THINGS[:7], strict=True)]
+ANSWERS = [
+    f"{thing[::-1]} {thing * 2} {other[::-1]} {other}"
+    for thing, other in zip(THINGS, THINGS[7:] + THINGS[:7], strict=True)
+]
 
 
-def conversation(name: str, *pairs: tuple[str, str], session: str | None = None, system: str | None = None) -> Conversation:
+def conversation(
+    name: str, *pairs: tuple[str, str], session: str | None = None, system: str | None = None
+) -> Conversation:
     turns = [
         Turn(id=f"{name}-{i}", session_id=session or name, timestamp="", user_message=user, bot_response=bot)
         for i, (user, bot) in enumerate(pairs)
@@ -46,7 +52,9 @@ def conversation(name: str, *pairs: tuple[str, str], session: str | None = None,
 
 @pytest.fixture
 def conversations() -> list[Conversation]:
-    return [conversation(f"c{i}", (thing, answer)) for i, (thing, answer) in enumerate(zip(THINGS, ANSWERS, strict=True))]
+    return [
+        conversation(f"c{i}", (thing, answer)) for i, (thing, answer) in enumerate(zip(THINGS, ANSWERS, strict=True))
+    ]
 
 
 def records(folder: Path, split: str) -> list[dict[str, Any]]:
@@ -61,7 +69,9 @@ def split_of(dataset: Dataset) -> dict[str, str]:
     return {record["id"]: split for split in ("train", "validation", "test") for record in records(dataset.path, split)}
 
 
-def test_a_dataset_holds_every_conversation_once_split_by_the_ratios(home: Path, conversations: list[Conversation]) -> None:
+def test_a_dataset_holds_every_conversation_once_split_by_the_ratios(
+    home: Path, conversations: list[Conversation]
+) -> None:
     dataset = build_dataset(conversations, SETTINGS)
     assert dataset.path.parent == home / "datasets"
     found = [record for split in ("train", "validation", "test") for record in records(dataset.path, split)]
@@ -80,7 +90,7 @@ def test_the_manifest_tells_what_went_in_and_what_did_not(home: Path) -> None:
     assert dataset.manifest["turn_ids"] == ["a-0", "a-1"]
     assert dataset.manifest["dropped"] == {"too_short": 3, "duplicate": 1}
     assert dataset.manifest["seed"] == SETTINGS.seed
-    assert dataset.manifest["settings"] == SETTINGS.model_dump(mode="json")
+    assert dataset.manifest["settings"] == SETTINGS.model_dump(mode="json", exclude={"own_words"})
     assert dataset.manifest["splits"]["train"] == {"conversations": 1, "turns": 2}
     assert dataset.manifest["splits"]["test"] == {"conversations": 0, "turns": 0}
     assert records(dataset.path, "train")[0]["messages"][0] == {"role": "system", "content": "Be kind"}
@@ -130,7 +140,9 @@ def test_near_duplicates_share_a_split_whatever_the_seed(home: Path, conversatio
         assert len({of[name] for name in ("near-1", "near-2", "near-3")}) == 1
 
 
-def test_the_parts_of_a_session_share_a_split_and_keep_names_of_their_own(home: Path, conversations: list[Conversation]) -> None:
+def test_the_parts_of_a_session_share_a_split_and_keep_names_of_their_own(
+    home: Path, conversations: list[Conversation]
+) -> None:
     parts = [
         conversation("one", ("harbour", "ruobrah salt wind"), session="s"),
         conversation("two", ("telescope", "far away moons"), session="s"),
@@ -162,7 +174,9 @@ def test_an_empty_answer_is_refused_by_its_index_and_nothing_is_written(home: Pa
     assert not (home / "datasets").exists()
 
 
-def test_deleting_turns_removes_the_datasets_that_hold_them_and_unfinished_ones(home: Path, conversations: list[Conversation]) -> None:
+def test_deleting_turns_removes_the_datasets_that_hold_them_and_unfinished_ones(
+    home: Path, conversations: list[Conversation]
+) -> None:
     with_it, without = build_dataset(conversations, SETTINGS), build_dataset(conversations[1:], SETTINGS)
     unfinished = home / "datasets" / "half"
     unfinished.mkdir()
@@ -184,7 +198,9 @@ def tokenize(dataset: Dataset, served: Any, max_length: int = 2048, key: str = "
     return folder, json.loads((folder / "manifest.json").read_text())["splits"]
 
 
-def test_every_split_becomes_rows_and_is_counted(home: Path, all_served: Any, conversations: list[Conversation]) -> None:
+def test_every_split_becomes_rows_and_is_counted(
+    home: Path, all_served: Any, conversations: list[Conversation]
+) -> None:
     dataset = build_dataset(conversations, SETTINGS)
     folder, counts = tokenize(dataset, all_served["chatml"])
     assert folder.parent == dataset.path
@@ -241,7 +257,9 @@ def test_what_was_cut_dropped_and_split_is_counted(home: Path, all_served: Any) 
         conversation("dropped", (long, "telescope")),
         conversation("thinking", ("why", "<think>hm</think>because"), ("how", "like this")),
     ]
-    dataset = build_dataset(given, DataPreparation(train_ratio=1, validation_ratio=0, test_ratio=0, teach_thoughts=True))
+    dataset = build_dataset(
+        given, DataPreparation(train_ratio=1, validation_ratio=0, test_ratio=0, teach_thoughts=True)
+    )
     folder, counts = tokenize(dataset, all_served["think"], max_length=60)
     assert [row["id"] for row in records(folder, "train")] == ["short", "cut", "thinking", "thinking#2"]
     train = counts["train"]
@@ -259,11 +277,15 @@ def test_nothing_that_fits_is_an_error_with_the_cure_and_leaves_no_manifest(home
 
 def test_a_folder_that_is_no_dataset_is_named(home: Path, all_served: Any) -> None:
     with pytest.raises(ByoaiError, match=r"cannot read .*nowhere.manifest\.json"):
-        tokenize_dataset(paths.datasets_dir() / "nowhere", all_served["chatml"].render, all_served["chatml"].vocabulary, 100, "k")
+        tokenize_dataset(
+            paths.datasets_dir() / "nowhere", all_served["chatml"].render, all_served["chatml"].vocabulary, 100, "k"
+        )
 
 
 @pytest.mark.parametrize("key", ["", " ", "\n"])
-def test_rows_of_a_model_without_a_name_are_refused(home: Path, all_served: Any, conversations: list[Conversation], key: str) -> None:
+def test_rows_of_a_model_without_a_name_are_refused(
+    home: Path, all_served: Any, conversations: list[Conversation], key: str
+) -> None:
     dataset, chatml = build_dataset(conversations, SETTINGS), all_served["chatml"]
     with pytest.raises(DataError, match="template_key is empty: say which model"):
         tokenize_dataset(dataset.path, chatml.render, chatml.vocabulary, 100, key)
@@ -282,7 +304,8 @@ INPUTS: dict[str, list[Conversation]] = {
     "repeated ids apart": [conversation("ab"[n % 2], (f"Question {n}?", f"Answer {n}.")) for n in range(7)],
     "scripts": odd("你好吗？", "Wie geht’s dir\u2028heute?", 'Say "yes"\\no', "😀 und ½", "a\tb\nc", "[], {}"),
     "look-alikes": [
-        conversation(str(n), ("Where is the printer on our floor?", f"It stands beside door number {n}, as always.")) for n in range(20)
+        conversation(str(n), ("Where is the printer on our floor?", f"It stands beside door number {n}, as always."))
+        for n in range(20)
     ],
     "long": [conversation(str(n), *((f"Question {n} {k}?", f"Answer {n} {k}.") for k in range(9))) for n in range(30)],
 }
@@ -290,7 +313,9 @@ INPUTS: dict[str, list[Conversation]] = {
 
 @pytest.mark.parametrize("name", INPUTS)
 @pytest.mark.parametrize("dropped", [{}, {"too_short": 3, "duplicate": 1}])
-def test_a_dataset_is_named_and_described_as_if_it_were_written_in_one_piece(home: Path, name: str, dropped: dict[str, int]) -> None:
+def test_a_dataset_is_named_and_described_as_if_it_were_written_in_one_piece(
+    home: Path, name: str, dropped: dict[str, int]
+) -> None:
     given = INPUTS[name]
     dataset = build_dataset(iter(given), SETTINGS, dropped)
     seen: dict[str, int] = {}
@@ -301,18 +326,25 @@ def test_a_dataset_is_named_and_described_as_if_it_were_written_in_one_piece(hom
         whole.append({"id": id, "messages": [message.model_dump() for message in each.messages()]})
     facts = {
         "version": VERSION,
-        "settings": SETTINGS.model_dump(mode="json"),
+        "settings": SETTINGS.model_dump(mode="json", exclude={"own_words"}),
         "seed": SETTINGS.seed,
         "turn_ids": [turn.id for each in given for turn in each.turns],
         "dropped": dict(sorted(dropped.items())),
     }
     digest = hash_of({**facts, "records": whole, "sessions": [each.turns[0].session_id for each in given]})
     assert dataset.path.name == digest[:16]
-    assert dataset.manifest == {**facts, "hash": digest, "splits": dataset.manifest["splits"]}
+    assert dataset.manifest == {
+        **facts,
+        "hash": digest,
+        "splits": dataset.manifest["splits"],
+        "sources": dataset.manifest["sources"],
+    }
     written = (dataset.path / "manifest.json").read_bytes()
     paths.write_json(home / "whole.json", dataset.manifest)
     assert written == (home / "whole.json").read_bytes()
-    lines = [line for split in SPLITS for line in (dataset.path / f"{split}.jsonl").read_text("utf-8").split("\n") if line]
+    lines = [
+        line for split in SPLITS for line in (dataset.path / f"{split}.jsonl").read_text("utf-8").split("\n") if line
+    ]
     assert sorted(lines) == sorted(json.dumps(record, ensure_ascii=False) for record in whole)
     assert {each.name for each in home.iterdir()} == {"whole.json", "datasets"}
 
@@ -325,7 +357,8 @@ def test_a_manifests_turns_are_read_without_its_facts_and_its_facts_without_them
     assert paths.read_json(file) == {**facts, "turn_ids": ids}
     assert list(read_turn_ids(file)) == ids
     assert read_facts(file)["hash"] == "x" and (not ids or "turn_ids" not in read_facts(file))
-    for form in ({"indent": 4}, {"separators": (",", ":")}, {"indent": 2, "sort_keys": True}):  # by hand, or by another program
+    # by hand, or by another program
+    for form in ({"indent": 4}, {"separators": (",", ":")}, {"indent": 2, "sort_keys": True}):
         file.write_text(json.dumps({**facts, "turn_ids": ids}, **form), encoding="utf-8")  # type: ignore[arg-type]
         assert list(read_turn_ids(file)) == ids
         assert read_facts(file)["hash"] == "x"
@@ -368,7 +401,9 @@ def rendered(served: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made: list[str] = []
     rows = dataset_builder.ConversationTokenizer.rows
     monkeypatch.setattr(
-        dataset_builder.ConversationTokenizer, "rows", lambda self, messages, id: made.append(id) or rows(self, messages, id=id)
+        dataset_builder.ConversationTokenizer,
+        "rows",
+        lambda self, messages, id: made.append(id) or rows(self, messages, id=id),
     )
     return made
 
@@ -391,7 +426,9 @@ def test_rows_of_what_is_said_again_are_copied(home: Path, all_served: Any, monk
 
 
 @pytest.mark.parametrize("change", ["template", "length", "text", "id", "forgotten", "index gone", "rows cut"])
-def test_rows_are_made_anew_for_all_that_differs(home: Path, all_served: Any, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+def test_rows_are_made_anew_for_all_that_differs(
+    home: Path, all_served: Any, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
     served, given = all_served["chatml"], chats(10)
     first = build_dataset(given, SETTINGS).path
     rows = tokenize_dataset(first, served.render, served.vocabulary, 256, "k")
@@ -425,6 +462,8 @@ def test_rows_are_made_anew_for_all_that_differs(home: Path, all_served: Any, mo
 def test_a_record_that_speaks_of_roles_is_counted_right(home: Path, all_served: Any) -> None:
     served = all_served["chatml"]
     told = 'They wrote {"role": "assistant", "content": "x"} in it.'
-    dataset = build_dataset([conversation("a", (told, told))], DataPreparation(train_ratio=1, validation_ratio=0, test_ratio=0))
+    dataset = build_dataset(
+        [conversation("a", (told, told))], DataPreparation(train_ratio=1, validation_ratio=0, test_ratio=0)
+    )
     rows = tokenize_dataset(dataset.path, served.render, served.vocabulary, 2048, "k")
     assert paths.read_json(rows / "manifest.json")["splits"]["train"]["cut"] == 0

@@ -14,7 +14,8 @@ from fine_tuning.errors import DataError
 
 def conversation(*pairs: tuple[str, str], system: str | None = None) -> Conversation:
     turns = tuple(
-        Turn(id=f"t{i}", session_id="s", timestamp="", user_message=user, bot_response=bot) for i, (user, bot) in enumerate(pairs)
+        Turn(id=f"t{i}", session_id="s", timestamp="", user_message=user, bot_response=bot)
+        for i, (user, bot) in enumerate(pairs)
     )
     return Conversation(id="s", turns=turns, system=system)
 
@@ -44,8 +45,12 @@ def test_each_format_says_a_conversation_in_its_own_way() -> None:
 
 def test_a_single_exchange_has_only_the_formats_own_keys() -> None:
     single = [{"user_message": "Hi", "bot_response": "Hello"}]
-    assert TrainingDataFormatter("alpaca").create_training_pairs(single) == [{"instruction": "Hi", "input": "", "output": "Hello"}]
-    assert TrainingDataFormatter("instruction").create_training_pairs(single) == [{"prompt": "Hi", "completion": "Hello"}]
+    assert TrainingDataFormatter("alpaca").create_training_pairs(single) == [
+        {"instruction": "Hi", "input": "", "output": "Hello"}
+    ]
+    assert TrainingDataFormatter("instruction").create_training_pairs(single) == [
+        {"prompt": "Hi", "completion": "Hello"}
+    ]
 
 
 def test_alpacas_input_follows_its_instruction_in_the_users_message() -> None:
@@ -67,7 +72,9 @@ def alpaca_pairs(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(pairs=st.lists(alpaca_pairs(), max_size=3), route=st.permutations(list(FORMATS)))
-def test_pairs_come_back_unchanged_from_a_round_through_all_formats(pairs: list[dict[str, Any]], route: list[DatasetFormat]) -> None:
+def test_pairs_come_back_unchanged_from_a_round_through_all_formats(
+    pairs: list[dict[str, Any]], route: list[DatasetFormat]
+) -> None:
     start = TrainingDataFormatter("alpaca").convert(pairs, route[0])
     formats = [*route, route[0]]
     current = start
@@ -91,7 +98,8 @@ def test_every_fault_is_reported_at_once_with_its_index() -> None:
         TrainingDataFormatter("chatml").validate(pairs)
     message = str(raised.value)
     for fault in (
-        "pair 1: message 0 is 'assistant', and must be 'user'; message 1 is 'user', and must be 'assistant'; message 1 is empty",
+        "pair 1: message 0 is 'assistant', and must be 'user'; message 1 is 'user', and must be 'assistant'; message "
+        "1 is empty",
         "pair 2: messages.0.role",
         "pair 2: messages.1.content",
         "pair 3: messages: Field required",

@@ -6,7 +6,7 @@ import pytest
 
 from fine_tuning import paths
 from fine_tuning.conversation import Message, Turn, conversations_of
-from fine_tuning.data_collection import data_cleaner
+from fine_tuning.data_collection import turn_decisions
 from fine_tuning.data_collection.data_cleaner import DataCleaner
 from fine_tuning.data_preparation.dataset_builder import delete_datasets_of
 from fine_tuning.data_preparation.preference_builder import Preference, build_preferences, preferences_of
@@ -35,7 +35,11 @@ def test_an_edit_that_changed_nothing_but_space_prefers_nothing():
 
 
 def test_a_thumb_up_among_answers_given_again_prefers_that_one_to_all_others():
-    turns = [turn("1", "In the sea."), turn("2", "Under the mat.", regenerates="1", rating="up"), turn("3", "No idea.", regenerates="2")]
+    turns = [
+        turn("1", "In the sea."),
+        turn("2", "Under the mat.", regenerates="1", rating="up"),
+        turn("3", "No idea.", regenerates="2"),
+    ]
     assert sides(turns) == [("Under the mat.", "In the sea."), ("Under the mat.", "No idea.")]
 
 
@@ -84,7 +88,11 @@ def test_pairs_and_ratings_are_written_in_tokens_that_share_their_prompt(home: P
 
 def test_what_is_the_same_or_does_not_fit_is_left_out(home: Path, all_served, vocabulary):
     said = (Message(role="user", content="Who?"),)
-    preferences = [Preference(said, "A [name].", "A [name]."), Preference(said, "word " * 300, "No."), Preference(said, "Yes.", " ")]
+    preferences = [
+        Preference(said, "A [name].", "A [name]."),
+        Preference(said, "word " * 300, "No."),
+        Preference(said, "Yes.", " "),
+    ]
     data = build(preferences, ConversationTokenizer(all_served["chatml"].render, vocabulary, 64))
     assert (data.pairs, data.ratings) == (0, 0)
 
@@ -127,11 +135,16 @@ def test_what_is_rated_or_edited_passes_the_same_filters_as_all_that_is_learned(
     assert sides([turn("1", unfit, rating="down")]) == []
     assert sides([turn("1", "Under the mat.", original_response=unfit)]) == []
     assert sides([turn("1", unfit, original_response="Under the mat.")]) == []
-    assert sides([turn("1", unfit), turn("2", "Under the mat.", regenerates="1", rating="up")]) == [("Under the mat.", None)]
+    assert sides([turn("1", unfit), turn("2", "Under the mat.", regenerates="1", rating="up")]) == [
+        ("Under the mat.", None)
+    ]
 
 
 def test_the_length_that_is_configured_holds_for_what_is_rated():
-    turns = [turn("1", "Under the mat, behind the door.", rating="up"), turn("2", "Under the mat.", session="t", rating="up")]
+    turns = [
+        turn("1", "Under the mat, behind the door.", rating="up"),
+        turn("2", "Under the mat.", session="t", rating="up"),
+    ]
     assert sides(turns, max_length=20) == [("Under the mat.", None)]
     assert len(sides(turns, max_length=40)) == 2
 
@@ -171,17 +184,59 @@ def test_private_details_are_scrubbed_from_every_text_of_a_preference():
         turn("2", "Ask jo@example.com for it.", original_response="Ask jim@example.com for it, please."),
     ]
     (found,) = preferred(turns)
-    assert [message.content for message in found.said] == ["Who is [EMAIL] here?", "Mail [EMAIL] then.", "Where is the key?"]
-    assert (found.chosen, found.rejected) == ("Ask [EMAIL] for it.", "Ask [EMAIL] for it, please.")
+    assert [message.content for message in found.said] == [
+        "Who is [EMAIL] here?",
+        "Mail [EMAIL] then.",
+        "Where is the key?",
+    ]
+    assert (found.chosen, found.rejected) == ("Ask [EMAIL] for it.", "Ask [EMAIL_2] for it, please.")  # another address
 
 
 def test_each_text_is_cleaned_once_however_many_ratings_come_after_it(home: Path, all_served, vocabulary, monkeypatch):
     cleaned: list[str] = []
-    scrub = data_cleaner.scrub
-    monkeypatch.setattr(data_cleaner, "scrub", lambda text: cleaned.append(text) or scrub(text))
+    scrub = turn_decisions.scrub
+    monkeypatch.setattr(
+        turn_decisions, "scrub", lambda text, *words, **names: cleaned.append(text) or scrub(text, *words)
+    )
     turns = [turn("table", "1,2,3\n" * 4_000, question="Make a table of it")]
-    turns += [turn(str(n), f"Answer {n}: under the mat.", question=f"Where is key {n}?", rating="up") for n in range(30)]
+    turns += [
+        turn(str(n), f"Answer {n}: under the mat.", question=f"Where is key {n}?", rating="up") for n in range(30)
+    ]
     preferences = preferred(turns)
     data = build(preferences, ConversationTokenizer(all_served["chatml"].render, vocabulary, 2048))
     assert data.ratings == 30
     assert len(cleaned) == len(set(cleaned)) == 1 + 2 * 30  # the table is too long
+
+
+def test_in_every_branch_only_answers_to_the_same_question_are_compared() -> None:
+    turns = [
+        turn("1", "In the hall.", question="Where are you?", parent=""),
+        turn("2", "In the sea.", parent="1", rating="down"),
+        turn("3", "The mat is red.", question="Which mat is it?", parent="1", rating="up"),
+        turn("4", "Under the mat.", parent="1", rating="up"),
+        turn("5", "No idea at all.", question="Is it there?", parent="2"),
+        turn("6", "It is there.", question="Is it there?", parent="2", rating="up"),
+    ]
+    found = preferred(turns)
+    assert [(each.chosen, each.rejected, each.wanted) for each in found] == [
+        ("Under the mat.", "In the sea.", True),
+        ("The mat is red.", None, True),
+        ("It is there.", "No idea at all.", True),
+    ]
+    assert [[message.content for message in each.said[1::2]] for each in found] == [
+        ["In the hall."],
+        ["In the hall."],
+        ["In the hall.", "In the sea."],
+    ]
+
+
+def test_answers_under_different_system_prompts_are_not_compared() -> None:
+    pirate = "Talk like jo@example.com, the pirate."
+    turns = [
+        turn("1", "In the sea.", parent=""),
+        turn("2", "Under the mat, arr.", parent="", system=pirate, rating="up"),
+        turn("3", "Over the mat, arr.", parent="", system=pirate),
+    ]
+    (found,) = preferred(turns)
+    assert (found.chosen, found.rejected, found.turn_ids) == ("Under the mat, arr.", "Over the mat, arr.", ("2", "3"))
+    assert found.said[0] == Message(role="system", content="Talk like [EMAIL], the pirate.")

@@ -30,7 +30,10 @@ def written(tmp_path: Path, content: str, name: str = "raw.txt") -> Path:
         ("csv", f"instruction\tinput\toutput\n{ASKED}\t\t{ANSWERED}\n"),
         ("csv", f'id,user_message,bot_response\n1,{ASKED},"{ANSWERED}"\n'),
         ("jsonl", json.dumps({"messages": PAIR}) + "\n"),
-        ("jsonl", json.dumps({"conversations": [{"from": "human", "value": ASKED}, {"from": "gpt", "value": ANSWERED}]})),
+        (
+            "jsonl",
+            json.dumps({"conversations": [{"from": "human", "value": ASKED}, {"from": "gpt", "value": ANSWERED}]}),
+        ),
         ("jsonl", json.dumps({"instruction": ASKED, "input": "", "output": ANSWERED}) + "\n\n"),
         ("jsonl", json.dumps({"question": ASKED, "answer": {"text": [ANSWERED, "other"]}})),
         ("jsonl", json.dumps([{"prompt": ASKED, "response": ANSWERED}], indent=1)),
@@ -57,12 +60,16 @@ def test_what_is_given_beside_the_question_stands_after_it(tmp_path: Path) -> No
 
 def test_plain_paragraphs_are_texts_to_be_gone_on_with(tmp_path: Path) -> None:
     file = written(
-        tmp_path, "The house has three doors and one of them is blue.\nIt is the second.\n\nNote: a colon is no speaker.\n\nword\n"
+        tmp_path,
+        "The house has three doors and one of them is blue.\nIt is the second.\n\nNote: a colon is no "
+        "speaker.\n\nword\n",
     )
     texts = [record["text"] for record in read_records(file, DatasetFormat.TEXT)]
     assert texts[0].endswith("It is the second.") and texts[1].startswith("Note:") and texts[2] == "word"
     first, _ = read_turns(file, DatasetFormat.TEXT)  # one word is nothing to go on with
-    assert first.user_message.startswith("Continue this text: The house") and first.bot_response.endswith("It is the second.")
+    assert first.user_message.startswith("Continue this text: The house") and first.bot_response.endswith(
+        "It is the second."
+    )
 
 
 def test_a_conversation_of_several_turns_is_one_session_and_the_same_twice_is_one(tmp_path: Path) -> None:
@@ -78,12 +85,17 @@ def test_a_folder_of_the_hub_is_read_as_it_lies_there(tmp_path: Path) -> None:
     table = arrow.table({"question": [ASKED], "answer": [ANSWERED]})
     (tmp_path / "data").mkdir()
     pyarrow.parquet.write_table(table, tmp_path / "data" / "train-00000-of-00001.parquet")
-    pyarrow.parquet.write_table(arrow.table({"question": ["?"], "answer": ["test"]}), tmp_path / "data" / "test-00000-of-00001.parquet")
+    pyarrow.parquet.write_table(
+        arrow.table({"question": ["?"], "answer": ["test"]}), tmp_path / "data" / "test-00000-of-00001.parquet"
+    )
     (tmp_path / "evil.py").write_text("raise SystemExit('run')")
     assert list(read_records(tmp_path, DatasetFormat.HUGGINGFACE)) == [{"messages": PAIR}]
     saved = tmp_path / "saved"
     saved.mkdir()
-    with arrow.OSFile(str(saved / "data-00000-of-00001.arrow"), "wb") as file, arrow.ipc.new_stream(file, table.schema) as stream:
+    with (
+        arrow.OSFile(str(saved / "data-00000-of-00001.arrow"), "wb") as file,
+        arrow.ipc.new_stream(file, table.schema) as stream,
+    ):
         stream.write_table(table)
     (saved / "state.json").write_text('{"_fingerprint": "x"}')
     assert list(read_records(saved, DatasetFormat.HUGGINGFACE)) == [{"messages": PAIR}]
@@ -93,7 +105,9 @@ def test_a_folder_of_the_hub_is_read_as_it_lies_there(tmp_path: Path) -> None:
         list(read_records(empty, DatasetFormat.HUGGINGFACE))
 
 
-def test_a_function_of_the_program_gives_records_only_to_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_of_the_program_gives_records_only_to_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written(tmp_path, f"def load():\n    yield {{'prompt': {ASKED!r}, 'completion': {ANSWERED!r}}}\n", "my_records.py")
     monkeypatch.syspath_prepend(tmp_path)
     assert list(read_records("my_records:load", DatasetFormat.CUSTOM, trusted=True)) == [{"messages": PAIR}]
@@ -159,7 +173,12 @@ def test_steps_are_done_in_their_order_and_the_same_gives_the_same_file(home: Pa
     ]
     file = prepare(raw, "csv", "jsonl", steps)
     assert lines(file) == [
-        {"messages": [{"role": "user", "content": "which door?"}, {"role": "assistant", "content": "the blue one there"}]}
+        {
+            "messages": [
+                {"role": "user", "content": "which door?"},
+                {"role": "assistant", "content": "the blue one there"},
+            ]
+        }
     ]
     assert file.is_relative_to(home / "prepared") and prepare(raw, "csv", "jsonl", steps) == file
     assert prepare(raw, DatasetFormat.CSV) != file and len(lines(prepare(raw, "csv"))) == 3

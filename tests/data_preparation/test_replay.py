@@ -30,7 +30,10 @@ def test_answers_are_asked_once_for_each_model_and_vocabulary(home: Path, all_se
     first, asked = build(one, "digest 64")
     assert asked == 2 and first.exists()
     assert build(one, "digest 64") == (first, 0)
-    files = {first, *(build(served, key)[0] for served, key in [(other, "digest 64"), (one, "another 64"), (one, "digest 32")])}
+    files = {
+        first,
+        *(build(served, key)[0] for served, key in [(other, "digest 64"), (one, "another 64"), (one, "digest 32")]),
+    }
     assert len(files) == 4
     assert build(other, "digest 64")[1] == 0
     assert build(other, "third 64")[1] == 2

@@ -30,11 +30,15 @@ def test_sizes_follow_the_ratios_and_train_comes_first_when_there_is_little() ->
 
 
 grouped = st.lists(st.integers(0, 12), min_size=1, max_size=60)
-ratios = st.tuples(st.floats(0.05, 1), st.floats(0, 1), st.floats(0, 1)).map(lambda parts: tuple(part / sum(parts) for part in parts))
+ratios = st.tuples(st.floats(0.05, 1), st.floats(0, 1), st.floats(0, 1)).map(
+    lambda parts: tuple(part / sum(parts) for part in parts)
+)
 
 
 @given(groups=grouped, ratios=ratios, seed=st.integers(0, 5))
-def test_groups_stay_whole_train_is_never_empty_and_sizes_are_near(groups: list[int], ratios: tuple[float, ...], seed: int) -> None:
+def test_groups_stay_whole_train_is_never_empty_and_sizes_are_near(
+    groups: list[int], ratios: tuple[float, ...], seed: int
+) -> None:
     ids = [f"c{i}" for i in range(len(groups))]
     chosen = assign_splits(ids, groups, ratios, seed)
     assert len(chosen) == len(ids)
@@ -46,12 +50,20 @@ def test_groups_stay_whole_train_is_never_empty_and_sizes_are_near(groups: list[
 
 
 @given(groups=grouped, seed=st.integers(0, 5), data=st.data())
-def test_the_split_depends_on_seed_and_ids_and_not_on_the_order(groups: list[int], seed: int, data: st.DataObject) -> None:
+def test_the_split_depends_on_seed_and_ids_and_not_on_the_order(
+    groups: list[int], seed: int, data: st.DataObject
+) -> None:
     items = [(f"c{i}", group) for i, group in enumerate(groups)]
     mixed = data.draw(st.permutations(items))
 
     def split(of: list[tuple[str, int]]) -> dict[str, str]:
-        return dict(zip([id for id, _ in of], assign_splits([id for id, _ in of], [group for _, group in of], RATIOS, seed), strict=True))
+        return dict(
+            zip(
+                [id for id, _ in of],
+                assign_splits([id for id, _ in of], [group for _, group in of], RATIOS, seed),
+                strict=True,
+            )
+        )
 
     assert split(items) == split(mixed)
 
@@ -67,7 +79,10 @@ def test_nearly_all_conversations_keep_their_split_when_the_log_grows(grown: int
     known = kept = 0
     for seed in range(20):
         ids = [f"c{i}" for i in range(grown)]
-        before, after = assign_splits(ids[:100], range(100), RATIOS, seed), assign_splits(ids, range(grown), RATIOS, seed)
+        before, after = (
+            assign_splits(ids[:100], range(100), RATIOS, seed),
+            assign_splits(ids, range(grown), RATIOS, seed),
+        )
         known += sum(new == "test" and old == "train" for old, new in zip(before, after, strict=False))
         kept += sum(old == new for old, new in zip(before, after, strict=False))
     assert known <= 0.1 * 20 * 10 and kept >= 0.9 * 20 * 100

@@ -36,12 +36,16 @@ def folder(base_gguf: Path, vocabulary: Vocabulary, tmp_path_factory: pytest.Tem
     tokens = strings(base_gguf, "tokenizer.ggml.tokens")
     merges = [tuple(merge.split(" ")) for merge in strings(base_gguf, "tokenizer.ggml.merges")]
     fast = Tokenizer(models.BPE({token: id for id, token in enumerate(tokens)}, merges))
-    fast.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    fast.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     fast.decoder = decoders.ByteLevel()
     fast.add_special_tokens([AddedToken(token, special=True) for token in vocabulary.control_tokens()])
     path = tmp_path_factory.mktemp("smollm2")
     fast.save(str(path / "tokenizer.json"))
-    (path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>", "bos_token": {"content": "<|im_start|>"}}))
+    (path / "tokenizer_config.json").write_text(
+        json.dumps({"eos_token": "<|im_end|>", "bos_token": {"content": "<|im_start|>"}})
+    )
     (path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0]}))
     return path
 
@@ -63,8 +67,14 @@ def test_a_gguf_is_known_by_its_content_since_ollamas_blobs_have_no_suffix(base_
 
 
 @settings(max_examples=25, deadline=None)
-@given(text=st.lists(st.sampled_from(["Hello", " wörld", "42", "\n", "  ", "<|im_end|>", "你好", "don't", "?!", "<|im"])).map("".join))
-def test_the_folder_and_the_gguf_of_one_model_give_the_same_tokens(hub: TokenizerUtils, gguf: TokenizerUtils, text: str) -> None:
+@given(
+    text=st.lists(
+        st.sampled_from(["Hello", " wörld", "42", "\n", "  ", "<|im_end|>", "你好", "don't", "?!", "<|im"])
+    ).map("".join)
+)
+def test_the_folder_and_the_gguf_of_one_model_give_the_same_tokens(
+    hub: TokenizerUtils, gguf: TokenizerUtils, text: str
+) -> None:
     for special in (True, False):
         assert hub.encode(text, special=special) == gguf.encode(text, special=special)
     ids = hub.encode(text)
@@ -86,13 +96,17 @@ def test_without_those_files_nothing_ends_a_turn(folder: Path, tmp_path: Path) -
     assert not bare.ends_turn(2)
 
 
-@pytest.mark.parametrize(("says", "processor", "expected"), [(None, True, [1]), (None, False, []), (True, False, [1]), (False, True, [])])
+@pytest.mark.parametrize(
+    ("says", "processor", "expected"), [(None, True, [1]), (None, False, []), (True, False, [1]), (False, True, [])]
+)
 def test_the_begin_token_comes_if_the_configuration_or_the_post_processor_wants_it(
     folder: Path, tmp_path: Path, says: bool | None, processor: bool, expected: list[int]
 ) -> None:
     fast = Tokenizer.from_file(str(folder / "tokenizer.json"))
     if processor:
-        fast.post_processor = processors.TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
+        fast.post_processor = processors.TemplateProcessing(
+            single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+        )
     fast.save(str(tmp_path / "tokenizer.json"))
     config = {"bos_token": "<|im_start|>"} | ({} if says is None else {"add_bos_token": says})
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
@@ -101,7 +115,9 @@ def test_the_begin_token_comes_if_the_configuration_or_the_post_processor_wants_
     assert tokenizer.encode("Hello") == [19556]
 
 
-def test_rows_of_a_conversation_are_the_same_from_folder_and_gguf(hub: TokenizerUtils, gguf: TokenizerUtils, all_served: Any) -> None:
+def test_rows_of_a_conversation_are_the_same_from_folder_and_gguf(
+    hub: TokenizerUtils, gguf: TokenizerUtils, all_served: Any
+) -> None:
     messages = [Message(role=role, content=f"{role} says 12") for role in ("user", "assistant", "user", "assistant")]
     rows = [utils.tokenize_conversation(messages, all_served["chatml"].render, id="x") for utils in (hub, gguf)]
     assert rows[0] == rows[1]
@@ -119,7 +135,8 @@ def test_equal_vocabularies_have_equal_fingerprints(
 @pytest.mark.parametrize(
     "text",
     [
-        "You may return any opened product within 30 days, as long as you have kept the receipt. After that we offer store credit.",
+        "You may return any opened product within 30 days, as long as you have kept the receipt. After that we offer "
+        "store credit.",
         "Der Vertrag läuft über zwölf Monate und verlängert sich automatisch, wenn er nicht gekündigt wird.",
         "def area(width: float, height: float) -> float:\n    return width * height  # in square metres\n",
         "Привет! Как дела? Сегодня хорошая погода.",
@@ -156,5 +173,7 @@ def test_what_is_no_tokenizer_is_named_with_what_would_be(tmp_path: Path) -> Non
 def test_an_id_that_the_unreachable_hub_never_gave_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ModelNotFound, match="nobody/nothing is not in the cache, and the Hugging Face hub cannot be reached"):
+    with pytest.raises(
+        ModelNotFound, match="nobody/nothing is not in the cache, and the Hugging Face hub cannot be reached"
+    ):
         TokenizerUtils("nobody/nothing")

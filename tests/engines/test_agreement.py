@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_gguf import write_base
 
-from fine_tuning.engines.agreement import Probe, Reference, Trained, check_base, check_export, distance, make_probes, of_format, rounding
+from fine_tuning.engines.agreement import (
+    Probe,
+    Reference,
+    Trained,
+    check_base,
+    check_export,
+    distance,
+    make_probes,
+    of_format,
+    rounding,
+)
 from fine_tuning.engines.gguf_file import entry, read_gguf, write_gguf
 from fine_tuning.errors import ExportError, TrainingError
 
@@ -42,7 +52,12 @@ def test_the_worst_text_counts_and_what_is_no_number_is_far() -> None:
         broken[1][0, 3] = value
         assert distance(broken, served) == float("inf")
         with pytest.raises(TrainingError):
-            check_base(broken, Reference(Path("base.gguf"), PROBES, served, 0.15), of_format(False, "dequantised"), "tiny's llama")
+            check_base(
+                broken,
+                Reference(Path("base.gguf"), PROBES, served, 0.15),
+                of_format(False, "dequantised"),
+                "tiny's llama",
+            )
 
 
 def test_a_training_in_bfloat16_may_lie_farther_away() -> None:
@@ -90,7 +105,9 @@ def test_what_was_learned_must_be_served(learned: float, carried: float, rounded
         (Type.Q4_0, 0.15, 0.8),
     ],
 )
-def test_what_rounding_explains_depends_on_the_weights(tmp_path: Path, kind: Type, loaded: float, merged: float) -> None:
+def test_what_rounding_explains_depends_on_the_weights(
+    tmp_path: Path, kind: Type, loaded: float, merged: float
+) -> None:
     base = write_base(tmp_path / "base.gguf", kind)
     assert (rounding(base), rounding(base, requantised=True)) == (loaded, merged)
 
@@ -109,7 +126,10 @@ def test_every_place_is_in_its_text_and_the_last_part_of_the_long_one_is_seen(
 ) -> None:
     file = read_gguf(write_base(tmp_path_factory.mktemp("probes") / "base.gguf"))
     probes = make_probes(rows, file)
-    assert all(probe.places and probe.places == sorted(set(probe.places)) and probe.places[-1] < len(probe.tokens) for probe in probes)
+    assert all(
+        probe.places and probe.places == sorted(set(probe.places)) and probe.places[-1] < len(probe.tokens)
+        for probe in probes
+    )
     assert sum(len(probe.tokens) for probe in probes) <= 208
     assert probes[-1].places[-1] >= min(sum(map(len, rows)), 160) - 12
 
@@ -137,14 +157,17 @@ def test_what_is_served_and_what_was_trained_survive_the_way_to_another_process(
 @pytest.mark.parametrize("learned", [0.0, 0.01, 0.03, 0.06, 0.1, 0.3])
 @pytest.mark.parametrize("served_in_full", [True, False])
 def test_in_bfloat16_what_was_learned_is_told_from_its_own_rounding(learned: float, served_in_full: bool) -> None:
-    """Two networks in bfloat16 differ in their rounding too: of little that was learned it hides half, although all is served."""
+    """Two networks in bfloat16 differ in their rounding too: of little that was learned it hides
+    half, although all is served.
+    """
     network, way, rounded = logits(), logits(), 0.03
     before, after = plus(network, logits(), rounded), plus(plus(network, way, learned), logits(), rounded)
     base = Reference(Path("base.gguf"), PROBES, plus(network, logits(), rounded), 0.15)
     export = plus(plus(network, way, learned if served_in_full else 0.0), logits(), rounded)
     trained = Trained(before, after, of_format(True, "dequantised"), base)
     served = Reference(Path("adapter.gguf"), PROBES, export, 0.15)
-    if served_in_full or learned < 0.1:  # less moves the logits no farther than rounding does: whether it is served cannot be told
+    # less moves the logits no farther than rounding does: whether it is served cannot be told
+    if served_in_full or learned < 0.1:
         check_export(trained, served)
     else:
         with pytest.raises(ExportError, match="not what was trained"):

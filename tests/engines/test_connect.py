@@ -6,18 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ports import unused_port
 from timing import seconds
 
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.engines.base import Engine
 from fine_tuning.engines.connect import _PATIENCE, connect
+from fine_tuning.engines.ollama import OllamaEngine
+from fine_tuning.engines.ollama_url import auth_of, server_url
 from fine_tuning.errors import ConfigError, EngineTooOld, EngineUnavailable
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _configured(url: str) -> FineTuningConfig:
@@ -33,7 +30,7 @@ def nothing_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def closed() -> str:
     """A URL at which nothing listens."""
-    return f"http://127.0.0.1:{_free_port()}"
+    return f"http://127.0.0.1:{unused_port()}"
 
 
 @pytest.fixture
@@ -43,6 +40,7 @@ def answers() -> Iterator[tuple[str, dict[str, bytes]]]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            say["signed"] = (self.headers["Authorization"] or "").encode()
             self.send_response(200)
             self.end_headers()
             self.wfile.write(say["body"])
@@ -87,7 +85,9 @@ def test_something_else_at_the_url_is_called_so(answers: tuple[str, dict[str, by
 
 
 @pytest.mark.parametrize("version", ["0.17.0", "0.5.13", "0.17.0-rc9"])
-def test_an_old_server_is_refused_even_when_it_was_not_asked_for(answers: tuple[str, dict[str, bytes]], version: str) -> None:
+def test_an_old_server_is_refused_even_when_it_was_not_asked_for(
+    answers: tuple[str, dict[str, bytes]], version: str
+) -> None:
     url, say = answers
     say["body"] = f'{{"version": "{version}"}}'.encode()
     with pytest.raises(EngineTooOld, match=rf"is {version}, and byoai needs 0\.17\.1 or newer"):
@@ -95,7 +95,9 @@ def test_an_old_server_is_refused_even_when_it_was_not_asked_for(answers: tuple[
 
 
 @pytest.mark.parametrize("version", ["0.17.1", "0.32.15", "1.0", "0.0.0", "0.18.0-rc1"])
-def test_newer_servers_and_builds_without_a_number_are_taken(answers: tuple[str, dict[str, bytes]], version: str) -> None:
+def test_newer_servers_and_builds_without_a_number_are_taken(
+    answers: tuple[str, dict[str, bytes]], version: str
+) -> None:
     url, say = answers
     say["body"] = f'{{"version": "{version}"}}'.encode()
     assert connect(config=_configured(url)).where == url
@@ -115,7 +117,9 @@ def test_an_argument_goes_before_the_environment_and_that_before_the_configurati
     assert connect(config=_configured(url)).name == "embedded"
 
 
-def test_either_engine_can_be_forced(answers: tuple[str, dict[str, bytes]], closed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_either_engine_can_be_forced(
+    answers: tuple[str, dict[str, bytes]], closed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url, say = answers
     say["body"] = b'{"version": "0.32.15"}'
     assert connect(config=_configured(url), prefer="embedded").name == "embedded"
@@ -127,6 +131,39 @@ def test_either_engine_can_be_forced(answers: tuple[str, dict[str, bytes]], clos
     monkeypatch.setenv("BYOAI_ENGINE", "vllm")
     with pytest.raises(ConfigError, match="must be 'ollama', 'embedded'"):
         connect()
+
+
+def test_the_key_of_an_account_at_ollama_com_goes_to_no_other_server(
+    answers: tuple[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_API_KEY", "the-key")
+    url, say = answers
+    say["body"] = b'{"version": "0.32.15", "models": []}'
+    engine = OllamaEngine(url)
+    for ask in (engine.version, engine.list_models, engine.loaded):
+        say["signed"] = b"nothing asked"
+        ask()
+        assert say["signed"] == b""
+    OllamaEngine(url.replace("//", "//ada:word@")).loaded()
+    assert say["signed"].startswith(b"Basic ")
+
+
+@pytest.mark.parametrize(
+    ("url", "knows"),
+    [
+        ("https://ollama.com", True),
+        ("https://ollama.com:443", True),
+        ("https://api.ollama.com/", True),
+        ("http://ollama.com", False),  # anybody on the way could read it
+        ("https://ollama.com.evil.test", False),
+        ("https://notollama.com", False),
+        ("https://evil.test/ollama.com", False),
+        ("http://127.0.0.1:11434", False),
+        ("https://10.0.0.7", False),
+    ],
+)
+def test_which_server_is_ollama_com(url: str, knows: bool) -> None:
+    assert (auth_of(server_url(url)) is None) == knows
 
 
 @pytest.mark.engine

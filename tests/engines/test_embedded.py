@@ -1,4 +1,6 @@
-"""What only the embedded engine has to keep: its store of files and the one model in memory. The rest is in test_contract.py."""
+"""What only the embedded engine has to keep: its store of files and the one model in memory. The
+rest is in test_contract.py.
+"""
 
 import gc
 import shutil
@@ -41,7 +43,9 @@ def test_an_empty_store_lists_nothing_and_writes_nothing(home: Path) -> None:
     assert list(home.iterdir()) == []
 
 
-def test_tags_share_weights_and_the_last_one_takes_them_away(engine: EmbeddedEngine, base_gguf: Path, make_adapter) -> None:
+def test_tags_share_weights_and_the_last_one_takes_them_away(
+    engine: EmbeddedEngine, base_gguf: Path, make_adapter
+) -> None:
     engine.create("tuned:v1", ModelSpec("base:v1", adapter=make_adapter(0.0)))
     engine.create("again:v1", ModelSpec(base_gguf))
     assert len(_blobs(engine)) == 2

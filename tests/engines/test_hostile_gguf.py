@@ -15,7 +15,7 @@ from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.engines.gguf_file import read_gguf
 from fine_tuning.engines.gguf_header import check_model, read_header
 from fine_tuning.errors import EngineError, ExportError, TrainingError
-from fine_tuning.training.estimate import shape_of
+from fine_tuning.training.model_shape import shape_of
 from tests.tiny_gguf import write_base
 
 
@@ -71,7 +71,9 @@ HOSTILE = {
     "a text as begin token": head(string("tokenizer.ggml.bos_token_id", "first")),
     "a float as end token": head(text("tokenizer.ggml.eos_token_id") + struct.pack("<If", 6, 1.5)),
     "a text as tokens": head(string("tokenizer.ggml.tokens", "a b c"), number("tokenizer.ggml.bos_token_id", 0)),
-    "numbers as tokens": head(text("tokenizer.ggml.tokens") + struct.pack("<IIQI", 9, 4, 1, 5), number("tokenizer.ggml.bos_token_id", 0)),
+    "numbers as tokens": head(
+        text("tokenizer.ggml.tokens") + struct.pack("<IIQI", 9, 4, 1, 5), number("tokenizer.ggml.bos_token_id", 0)
+    ),
     "a key twice": head(number("general.file_type", 0), number("general.file_type", 1)),
     "a tensor twice": head(tensors=2, rest=tensor(4, 4) * 2 + bytes(128)),
     "a tensor without dimensions": head(tensors=1, rest=tensor() + bytes(64)),
@@ -95,7 +97,9 @@ def test_a_header_that_claims_the_impossible_is_an_engine_error(tmp_path: Path, 
 @pytest.mark.parametrize("offset", [2**20, 2**63, 2**64 - 1])
 def test_weights_that_lie_beyond_the_file_are_refused(tmp_path: Path, offset: int) -> None:
     path = tmp_path / "beyond.gguf"
-    path.write_bytes(head(string("general.architecture", "llama"), tensors=1, rest=tensor(4, 4, offset=offset) + bytes(512)))
+    path.write_bytes(
+        head(string("general.architecture", "llama"), tensors=1, rest=tensor(4, 4, offset=offset) + bytes(512))
+    )
     with pytest.raises(EngineError, match="ends before its last weights"):
         check_model(read_header(path))
     with pytest.raises(ExportError, match="ends before its last weights"):
@@ -104,21 +108,29 @@ def test_weights_that_lie_beyond_the_file_are_refused(tmp_path: Path, offset: in
 
 @settings(max_examples=400, deadline=None)
 @given(data=st.data())
-def test_no_damage_raises_anything_but_our_errors(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_no_damage_raises_anything_but_our_errors(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     folder = tmp_path_factory.getbasetemp()
     source = folder / "tiny.gguf"
     content = bytearray(source.read_bytes() if source.exists() else write_base(source).read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         where = data.draw(st.integers(0, 2_000))  # within the header
         new = data.draw(
-            st.one_of(st.binary(min_size=1, max_size=8), st.sampled_from([b"\xff" * 8, bytes(8), b"\x09\0\0\0", b"\x08\0\0\0"]))
+            st.one_of(
+                st.binary(min_size=1, max_size=8),
+                st.sampled_from([b"\xff" * 8, bytes(8), b"\x09\0\0\0", b"\x08\0\0\0"]),
+            )
         )
         content[where : where + len(new)] = new
     damaged = folder / "damaged.gguf"
     damaged.write_bytes(content[: data.draw(st.sampled_from([len(content), len(content) // 2, 500]))])
     try:
         header = read_header(damaged)
-        assert all(isinstance(fact, str) for fact in (header.architecture, header.quantization, header.parameter_size, header.bos_token))
+        assert all(
+            isinstance(fact, str)
+            for fact in (header.architecture, header.quantization, header.parameter_size, header.bos_token)
+        )
         assert header.context_length >= 0 and header.alignment >= 1
         shape_of(read_gguf(damaged))
     except (EngineError, ExportError, TrainingError) as error:
@@ -136,7 +148,9 @@ def test_the_embedded_engine_takes_no_file_that_ends_in_its_weights(tmp_path: Pa
     assert engine.list_models() == []
 
 
-def test_an_adapter_that_ends_in_its_weights_is_refused(tmp_path: Path, base_gguf: Path, make_adapter: Callable[[float], Path]) -> None:
+def test_an_adapter_that_ends_in_its_weights_is_refused(
+    tmp_path: Path, base_gguf: Path, make_adapter: Callable[[float], Path]
+) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(make_adapter(0.0).read_bytes()[:-64])
     engine = EmbeddedEngine(tmp_path / "engine")

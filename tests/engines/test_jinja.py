@@ -82,7 +82,8 @@ def test_a_go_template_is_refused() -> None:
         "{{ messages | tojson(ensure_ascii=True) }}",
         "{{ messages[0] | tojson(indent=2, sort_keys=True) }}{{ messages | tojson(separators=(',', ':')) }}",
         "{{ dict(a=1, b=2) | tojson }}{{ dict.fromkeys(['a'], 1) }}",
-        "{% set ns = namespace(found=false) %}{% for m in messages %}{% set ns.found = m.role %}{% endfor %}{{ ns.found }}",
+        "{% set ns = namespace(found=false) %}{% for m in messages %}{% set ns.found = m.role %}{% endfor %}{{ "
+        "ns.found }}",
         "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% break %}{% endfor %}",
         "{% for m in messages %}\n  {% if true %}\n  {{ m.role }}\n  {% endif %}\n{% endfor %}",
         "{{ documents is none }}{{ tools is none }}{{ nothing is defined }}{{ add_generation_prompt }}",
@@ -93,7 +94,9 @@ def test_a_go_template_is_refused() -> None:
 def test_a_template_renders_as_transformers_renders_it(template: str) -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    (theirs,), _ = render_jinja_template([[message.model_dump() for message in TALK]], chat_template=template, add_generation_prompt=True)
+    (theirs,), _ = render_jinja_template(
+        [[message.model_dump() for message in TALK]], chat_template=template, add_generation_prompt=True
+    )
     assert _render(template) == theirs
 
 
@@ -125,7 +128,9 @@ GROW = "{% set ns = namespace(s='aa') %}{% for i in range(60) %}{% set ns.s = ns
     ],
 )
 def test_what_a_template_does_wrong_is_an_engine_error(template: str, said: str) -> None:
-    with pytest.raises(EngineError, match=rf"(?is)the chat template refuses these messages \(user, assistant, user\).*({said})"):
+    with pytest.raises(
+        EngineError, match=rf"(?is)the chat template refuses these messages \(user, assistant, user\).*({said})"
+    ):
         _render(template)
     assert _render("{{ messages[0].role }}") == "user"
 
@@ -134,7 +139,9 @@ ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% 
 
 
 @pytest.mark.parametrize("template", [ENDLESS, "{{ 7 ** (7 ** 11) }}", "{% set x = 3 ** 9999999 %}{{ x ** 99 }}"])
-def test_a_template_that_does_not_end_is_an_engine_error_and_the_next_is_rendered(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_that_does_not_end_is_an_engine_error_and_the_next_is_rendered(
+    template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(jinja, "TIME_LIMIT", 0.5)
     with pytest.raises(EngineError, match=r"takes more than 0\.5 seconds|MemoryError"):
         _render(template)
@@ -150,7 +157,9 @@ def test_check_template_is_bounded_as_well(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_threads_get_the_answers_to_their_own_questions() -> None:
     with ThreadPoolExecutor(8) as pool:
-        said = list(pool.map(lambda n: _render("{{ messages[0].content }}", [Message(role="user", content=str(n))]), range(200)))
+        said = list(
+            pool.map(lambda n: _render("{{ messages[0].content }}", [Message(role="user", content=str(n))]), range(200))
+        )
     assert said == list(map(str, range(200)))
 
 
@@ -164,11 +173,17 @@ def test_a_child_that_was_killed_is_started_again() -> None:
 
 
 def _render_many(name: str) -> bool:
-    return all(_render("{{ messages[0].content }}", [Message(role="user", content=f"{name} {n}")]) == f"{name} {n}" for n in range(50))
+    return all(
+        _render("{{ messages[0].content }}", [Message(role="user", content=f"{name} {n}")]) == f"{name} {n}"
+        for n in range(50)
+    )
 
 
 def test_a_fork_has_a_child_of_its_own() -> None:
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_jinja import fork_and_render; fork_and_render()"
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_jinja import "
+        "fork_and_render; fork_and_render()"
+    )
     # In a process of its own: a fork of one with other threads may come to a stand.
     assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
 

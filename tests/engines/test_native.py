@@ -1,4 +1,6 @@
-"""llama.cpp in its child process: what becomes of the caller when native code dies, and of the child when its caller does."""
+"""llama.cpp in its child process: what becomes of the caller when native code dies, and of the
+child when its caller does.
+"""
 
 import itertools
 import os
@@ -59,7 +61,12 @@ def test_a_death_in_mid_answer_is_one_clear_error_and_the_next_question_is_answe
     os.kill(child.pid, getattr(signal, name))
     with pytest.raises(EngineError, match=rf"llama\.cpp died: .+ \({name}\)\. .+") as raised:
         list(stream)
-    cure = {"SIGILL": "compiled for another processor", "SIGKILL": "want of memory", "SIGTERM": "ask again", "SIGHUP": "ask again"}
+    cure = {
+        "SIGILL": "compiled for another processor",
+        "SIGKILL": "want of memory",
+        "SIGTERM": "ask again",
+        "SIGHUP": "ask again",
+    }
     assert cure.get(name, "damaged") in str(raised.value)
     assert engine.loaded() == []
     assert "Paris" in say(engine)
@@ -114,10 +121,16 @@ def test_what_llama_cpp_wrote_before_it_aborted_is_in_the_error(base_gguf: Path)
     [
         ("os.kill(os.getpid(), 4)", r"Illegal instruction \(SIGILL\).*compiled for another processor.*start\.sh"),
         ("os.kill(os.getpid(), 11)", r"Segmentation fault \(SIGSEGV\)"),
-        ("raise ImportError('libgomp.so.1: cannot open shared object file')", r"cannot be loaded: libgomp\.so\.1.*start\.sh"),
+        (
+            "raise ImportError('libgomp.so.1: cannot open shared object file')",
+            r"cannot be loaded: libgomp\.so\.1.*start\.sh",
+        ),
         ("raise OSError('libcuda.so.1: no such file')", r"cannot be loaded: libcuda"),
         ("os._exit(3)", r"ended by itself \(exit code 3\)"),
-        ("sys.stderr.write('no such driver\\n'); sys.stderr.flush(); os._exit(1)", r"exit code 1.*It said: no such driver"),
+        (
+            "sys.stderr.write('no such driver\\n'); sys.stderr.flush(); os._exit(1)",
+            r"exit code 1.*It said: no such driver",
+        ),
     ],
 )
 def test_a_library_that_cannot_be_loaded_says_why(
@@ -158,13 +171,16 @@ HOLDER = """
     next(stream)
     print("answering", flush=True)
     {then}
-"""
+"""  # noqa: E501
 
 
 @pytest.mark.parametrize("then", ["input()", "list(stream)"], ids=["idle", "answering"])
 def test_a_child_ends_with_its_parent(engine: EmbeddedEngine, then: str, children: Children) -> None:
     parent = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(HOLDER.format(then=then))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+        [sys.executable, "-c", textwrap.dedent(HOLDER.format(then=then))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
     )
     assert parent.stdout is not None and parent.stdout.readline() == b"answering\n"
     (child,) = children(parent.pid)
@@ -221,7 +237,9 @@ def test_no_process_of_ours_loads_llama_cpp(engine: EmbeddedEngine, base_gguf: P
         print([name for name in sys.modules if name.startswith("llama_cpp")])
         print([line for line in open("/proc/self/maps") if "libllama" in line or "ggml-cpu" in line])
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert done.stdout.splitlines()[-2:] == ["[]", "[]"]
 
 
@@ -231,7 +249,7 @@ def test_a_stream_from_before_a_restart_is_an_error_and_hangs_nobody(base_gguf: 
         next(old)
         model.close()
         assert model.answer([1, 2, 3], 2)  # of another child
-        with pytest.raises(EngineError, match="ended meanwhile"):
+        with pytest.raises(EngineError, match="stopped meanwhile"):
             next(old)
 
 
@@ -240,7 +258,14 @@ def test_a_stream_from_before_a_restart_is_an_error_and_hangs_nobody(base_gguf: 
 
 def ask(*more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "fine_tuning", "ask", "Write a very long story about the sea, with many chapters.", *more],
+        [
+            sys.executable,
+            "-m",
+            "fine_tuning",
+            "ask",
+            "Write a very long story about the sea, with many chapters.",
+            *more,
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -251,7 +276,9 @@ def ask(*more: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("name", ["SIGILL", "SIGSEGV", "SIGKILL"])
-def test_the_command_line_says_what_happened_and_exits_with_4(engine: EmbeddedEngine, name: str, children: Children) -> None:
+def test_the_command_line_says_what_happened_and_exits_with_4(
+    engine: EmbeddedEngine, name: str, children: Children
+) -> None:
     command = ask()
     assert command.stdout is not None and command.stdout.read(20)
     (child,) = children(command.pid)
@@ -262,7 +289,9 @@ def test_the_command_line_says_what_happened_and_exits_with_4(engine: EmbeddedEn
     assert said.count("\n") == 1
 
 
-def test_ctrl_c_in_the_terminal_ends_an_answer_without_a_word_from_the_child(engine: EmbeddedEngine, children: Children) -> None:
+def test_ctrl_c_in_the_terminal_ends_an_answer_without_a_word_from_the_child(
+    engine: EmbeddedEngine, children: Children
+) -> None:
     command = ask()
     assert command.stdout is not None and command.stdout.read(20)
     (child,) = children(command.pid)
@@ -283,7 +312,9 @@ def test_ctrl_c_does_not_reach_a_child_that_its_caller_keeps(engine: EmbeddedEng
 # The pipe
 
 
-@pytest.mark.parametrize("text", ["", "a", "\x00", "\ufeff", "漢字🐈‍⬛", "\u2028\r\n", "x" * 200_000, "<|im_end|>"], ids=range(8))
+@pytest.mark.parametrize(
+    "text", ["", "a", "\x00", "\ufeff", "漢字🐈‍⬛", "\u2028\r\n", "x" * 200_000, "<|im_end|>"], ids=range(8)
+)
 def test_every_text_goes_through_the_pipe_as_it_is(base_gguf: Path, text: str) -> None:
     words = Vocabulary(base_gguf)
     assert words.decode(words.encode(text, special=False), special=True) == text

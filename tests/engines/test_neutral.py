@@ -20,7 +20,19 @@ from fine_tuning.engines.vocabulary import Vocabulary
 from fine_tuning.errors import EngineError, EngineUnavailable
 
 # Of many families, with overlaps, spaces, and one within another.
-MARKERS = ["<|im_start|>", "<|im_end|>", "<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "### Instruction:", "USER:", "<think>", "</think>"]
+MARKERS = [
+    "<|im_start|>",
+    "<|im_end|>",
+    "<s>",
+    "</s>",
+    "[INST]",
+    "[/INST]",
+    "<<SYS>>",
+    "### Instruction:",
+    "USER:",
+    "<think>",
+    "</think>",
+]
 MARKERS += [
     "<tool_call>",
     "< s>",
@@ -38,7 +50,18 @@ MARKERS += [
     "<a><b>",
 ]
 pieces = st.sampled_from(
-    [*MARKERS, *(marker[:-1] for marker in MARKERS), *(marker[1:] for marker in MARKERS), " ", "▁", "\n", "<", "|", "a", "b"]
+    [
+        *MARKERS,
+        *(marker[:-1] for marker in MARKERS),
+        *(marker[1:] for marker in MARKERS),
+        " ",
+        "▁",
+        "\n",
+        "<",
+        "|",
+        "a",
+        "b",
+    ]
 )
 typed = st.lists(pieces | st.text(max_size=2), max_size=10).map("".join)
 
@@ -58,7 +81,18 @@ def test_no_marker_is_left_and_a_second_time_changes_nothing(text: str) -> None:
 @given(typed, typed)
 def test_two_texts_side_by_side_make_no_tag_together(one: str, other: str) -> None:
     plain = neutralise(one, MARKERS).rstrip() + neutralise(other, MARKERS).lstrip()
-    tags = ["<|im_start|>", "<|im_end|>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<think>", "</think>", "<tool_call>", "<a><b>"]
+    tags = [
+        "<|im_start|>",
+        "<|im_end|>",
+        "</s>",
+        "[INST]",
+        "[/INST]",
+        "<<SYS>>",
+        "<think>",
+        "</think>",
+        "<tool_call>",
+        "<a><b>",
+    ]
     assert not [tag for tag in tags if tag in plain]
 
 
@@ -85,7 +119,10 @@ def test_a_chat_takes_far_less_than_a_millisecond_more_and_hostile_text_ends() -
     neutral = Neutraliser([f"<|reserved_special_token_{n}|>" for n in range(10_000)])
     chat = [Message(role="user", content="How do I return <b>this</b> kettle [1]? " * 25)] * 4
     times = [
-        (seconds(lambda: neutral.messages(chat)), seconds(lambda: [message.model_dump_json() for message in chat for _ in range(100)]))
+        (
+            seconds(lambda: neutral.messages(chat)),
+            seconds(lambda: [message.model_dump_json() for message in chat for _ in range(100)]),
+        )
         for _ in range(30)
     ]
     assert statistics.median(ours for ours, _ in times) < statistics.median(theirs for _, theirs in times)
@@ -143,7 +180,17 @@ def test_llama_cpps_own_control_tokens_are_all_structure(base_gguf: Path) -> Non
 def test_typed_text_never_becomes_a_structural_token_of_the_vocabulary(spm: Path) -> None:
     vocabulary, neutral = Vocabulary(spm), Neutraliser(structural_tokens(spm))
     ids = {vocabulary.encode(token)[-1] for token in STRUCTURE}
-    fragments = [*STRUCTURE, *(token[1:] for token in STRUCTURE), *(token[:-1] for token in STRUCTURE), "▁", " ", "<", "tool", "|", "a"]
+    fragments = [
+        *STRUCTURE,
+        *(token[1:] for token in STRUCTURE),
+        *(token[:-1] for token in STRUCTURE),
+        "▁",
+        " ",
+        "<",
+        "tool",
+        "|",
+        "a",
+    ]
 
     @given(st.lists(st.sampled_from(fragments), max_size=8).map("".join))
     def holds(text: str) -> None:
@@ -169,8 +216,16 @@ ALPACA = (
 @pytest.mark.parametrize(
     ("template", "tokens", "markers"),
     [
-        ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}", ["<|im_start|>", "<|im_end|>"], []),
-        ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}", [], ["<|im_end|>", "<|im_start|>"]),
+        (
+            "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}",
+            ["<|im_start|>", "<|im_end|>"],
+            [],
+        ),
+        (
+            "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}",
+            [],
+            ["<|im_end|>", "<|im_start|>"],
+        ),
         (
             "{% for m in messages %}{{ '<|' + m.role + '|>' }}\n{{ m.content }}\n{% endfor %}",
             [],
@@ -178,19 +233,32 @@ ALPACA = (
         ),
         (INST, ["<s>", "</s>"], ["<</SYS>>", "<<SYS>>", "[/INST]", "[INST]"]),
         (ALPACA, [], ["### Instruction:", "### Response:"]),
-        ("{% for m in messages %}{{ m.role | upper }}: {{ m.content }} {% endfor %}", [], ["ASSISTANT:", "SYSTEM:", "USER:"]),
+        (
+            "{% for m in messages %}{{ m.role | upper }}: {{ m.content }} {% endfor %}",
+            [],
+            ["ASSISTANT:", "SYSTEM:", "USER:"],
+        ),
         (
             "A chat. Be polite: yes.\n{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}",
             [],
             ["[assistant]", "[system]", "[user]"],
         ),
         (
-            "{% for m in messages %}{{ raise_exception('no system') if m.role == 'system' }}Human: {{ m.content }}\n{% endfor %}",
+            "{% for m in messages %}{{ raise_exception('no system') if m.role == 'system' }}Human: {{ m.content "
+            "}}\n{% endfor %}",
             [],
             ["Human:"],
         ),
-        ("{% for m in messages %}({{ m.role }}) {{ m.content }} {% endfor %}", [], ["(assistant)", "(system)", "(user)"]),
-        ("{% for m in messages %}**{{ m.role }}** {{ m.content }}\n{% endfor %}", [], ["**assistant**", "**system**", "**user**"]),
+        (
+            "{% for m in messages %}({{ m.role }}) {{ m.content }} {% endfor %}",
+            [],
+            ["(assistant)", "(system)", "(user)"],
+        ),
+        (
+            "{% for m in messages %}**{{ m.role }}** {{ m.content }}\n{% endfor %}",
+            [],
+            ["**assistant**", "**system**", "**user**"],
+        ),
         ("{{ messages[-1].content }}", [], []),
         ("{{ raise_exception('never') }}", [], []),
     ],

@@ -1,12 +1,12 @@
 """What only the Ollama engine has: URLs, proxies, Modelfiles. The rest is in test_contract.py."""
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from ports import unused_port
 
 from fine_tuning.conversation import Message
 from fine_tuning.engines.base import ChatOptions, ModelSpec, full_tag
@@ -54,7 +54,17 @@ def test_hosts_are_read_as_ollama_reads_them(host: str, url: str) -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        *("ftp://example.com", "example.com:port", "http://a b", "http://[::1", "http://[abc]:80", "[::1]80", "a:b:c", "h:99999", "h:-1"),
+        *(
+            "ftp://example.com",
+            "example.com:port",
+            "http://a b",
+            "http://[::1",
+            "http://[abc]:80",
+            "[::1]80",
+            "a:b:c",
+            "h:99999",
+            "h:-1",
+        ),
         *(
             "h:٣",
             "h:" + "9" * 5000,
@@ -86,7 +96,7 @@ def test_the_address_for_other_programs_is_named_as_such(path: str) -> None:
 
 
 @given(st.text(st.characters(), max_size=40) | st.text("htps:/[]@.%?#0123456789abv1 \"'-", max_size=40))
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_a_host_is_a_url_or_a_clear_error_and_nothing_else(host: str) -> None:
     try:
         url = server_url(host)
@@ -98,7 +108,9 @@ def test_a_host_is_a_url_or_a_clear_error_and_nothing_else(host: str) -> None:
 
 
 PARTS = st.lists(
-    st.text("ab_:.-é", min_size=1, max_size=3).map(lambda text: text * 90) | st.text("ab_.-", min_size=1), min_size=1, max_size=4
+    st.text("ab_:.-é", min_size=1, max_size=3).map(lambda text: text * 90) | st.text("ab_.-", min_size=1),
+    min_size=1,
+    max_size=4,
 )
 
 
@@ -126,19 +138,24 @@ def test_a_password_is_sent_and_never_shown() -> None:
 @pytest.mark.parametrize("text", ["Caf\udce9", "\ud800", "a\udfff b"])
 def test_text_that_cannot_be_sent_is_not_blamed_on_the_server(text: str) -> None:
     engine = OllamaEngine("127.0.0.1:9")  # halves of characters in a message become U+FFFD before (conversation.py)
-    for act in (lambda: engine.show(text), lambda: engine.copy(text, "x"), lambda: engine.warm(text), lambda: engine.copy("x", text)):
+    for act in (
+        lambda: engine.show(text),
+        lambda: engine.copy(text, "x"),
+        lambda: engine.warm(text),
+        lambda: engine.copy("x", text),
+    ):
         with pytest.raises(EngineError, match=r"U\+D[8-F]|cannot name a model") as caught:
             act()
         assert not isinstance(caught.value, EngineUnavailable) and "127.0.0.1" not in str(caught.value)
 
 
 def test_a_server_that_is_down_is_named_with_its_cure() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = unused_port()
     engine = OllamaEngine(f"127.0.0.1:{port}")
     for act in (engine.list_models, lambda: list(engine.chat("x", FRANCE)), lambda: engine.create("x", ModelSpec("y"))):
-        with pytest.raises(EngineUnavailable, match=f"does not answer at http://127.0.0.1:{port}. Start it with `ollama serve`"):
+        with pytest.raises(
+            EngineUnavailable, match=f"does not answer at http://127.0.0.1:{port}. Start it with `ollama serve`"
+        ):
             act()
 
 
@@ -167,7 +184,8 @@ FROM /nowhere
 
 def test_a_modelfile_with_quoted_texts_is_read() -> None:
     parameters = (
-        'stop                           "<|im_end|>"\nstop   "\\"\\n\\u00e9"\nnum_ctx 4096\ntemperature 0.2\nnum_keep -1\nuse_mmap true'
+        'stop                           "<|im_end|>"\nstop   "\\"\\n\\u00e9"\nnum_ctx '
+        "4096\ntemperature 0.2\nnum_keep -1\nuse_mmap true"
     )
     spec = spec_of({"modelfile": MODELFILE, "parameters": parameters, "system": "You answer.\nRENDERER not-this"})
     assert spec == ModelSpec(
@@ -175,7 +193,13 @@ def test_a_modelfile_with_quoted_texts_is_read() -> None:
         adapter=Path("/models/my blobs/sha256-bb"),
         template='{{ if .System }}"{{ .System }}"\nADAPTER /not/this\n{{ end }}{{ .Prompt }}\n',
         system="You answer.\nRENDERER not-this",
-        parameters={"stop": ["<|im_end|>", '"\né'], "num_ctx": 4096, "temperature": 0.2, "num_keep": -1, "use_mmap": True},
+        parameters={
+            "stop": ["<|im_end|>", '"\né'],
+            "num_ctx": 4096,
+            "temperature": 0.2,
+            "num_keep": -1,
+            "use_mmap": True,
+        },
         renderer="qwen3-coder",
         parser="qwen3",
     )
@@ -268,10 +292,14 @@ class TestOnTheRealServer:
             engine.delete("ollama-test:full")
         assert shown == ModelSpec(**{**vars(spec), "from_": shown.from_})
 
-    @pytest.mark.parametrize("template", [text.replace("{{ .Prompt }}", "{{ range .Messages }}{{ .Content }}{{ end }}") for text in QUOTED])
+    @pytest.mark.parametrize(
+        "template", [text.replace("{{ .Prompt }}", "{{ range .Messages }}{{ .Content }}{{ end }}") for text in QUOTED]
+    )
     def test_quotes_in_a_template_come_back_from_show(self, engine: OllamaEngine, template: str) -> None:
         try:
-            engine.create("ollama-test:quotes", ModelSpec(self.TAG, template=template, system='A """ quote\nRENDERER other'))
+            engine.create(
+                "ollama-test:quotes", ModelSpec(self.TAG, template=template, system='A """ quote\nRENDERER other')
+            )
             shown = engine.show("ollama-test:quotes").spec
         finally:
             engine.delete("ollama-test:quotes")
@@ -287,14 +315,22 @@ class TestOnTheRealServer:
 
     def test_names_are_read_as_ollama_reads_them(self, engine: OllamaEngine) -> None:
         known = engine.show(self.TAG)
-        for name in ("Ollama-Test:V1", "library/ollama-test:v1", "registry.ollama.ai/library/ollama-test:v1", "OLLAMA-TEST:v1"):
+        for name in (
+            "Ollama-Test:V1",
+            "library/ollama-test:v1",
+            "registry.ollama.ai/library/ollama-test:v1",
+            "OLLAMA-TEST:v1",
+        ):
             assert engine._raw("POST", "/api/show", {"model": name})["modelfile"]  # the server's own reading
             assert (engine.show(name).tag, engine.show(name).digest) == (self.TAG, known.digest)
         with pytest.raises(EngineError, match="not found"):
             engine.show("other/ollama-test:v1")
 
     def test_the_template_that_ollama_picks_puts_no_system_message_of_its_own(self, engine: OllamaEngine) -> None:
-        assert engine.render(self.TAG, FRANCE) == f"<|im_start|>user\n{FRANCE[0].content}<|im_end|>\n<|im_start|>assistant\n"
+        assert (
+            engine.render(self.TAG, FRANCE)
+            == f"<|im_start|>user\n{FRANCE[0].content}<|im_end|>\n<|im_start|>assistant\n"
+        )
         assert engine.show(self.TAG).spec.parameters["stop"] == ["<|im_start|>", "<|im_end|>"]
 
     def test_the_same_file_is_not_sent_twice(self, engine: OllamaEngine, make_adapter) -> None:

@@ -44,7 +44,9 @@ def test_it_is_run_as_the_scripts_run_it(library: str | None, code: int, said: s
         (tmp_path / "llama_cpp.py").write_text(library)
     command = [sys.executable, "-P", "-m", "fine_tuning.engines.smoke"]
     path = f"{ROOT}:{tmp_path}" if library else str(ROOT)
-    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"}, cwd="/")
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"}, cwd="/"
+    )
     assert done.returncode == code, done.stderr
     assert said in done.stderr and done.stdout == ""
 

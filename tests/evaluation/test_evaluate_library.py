@@ -37,7 +37,9 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         ("the the the", "the cat", 40),
     ],
 )
-def test_token_f1_is_the_share_of_words_that_answer_and_reference_share(answer: str, reference: str, expected: float) -> None:
+def test_token_f1_is_the_share_of_words_that_answer_and_reference_share(
+    answer: str, reference: str, expected: float
+) -> None:
     assert metrics.library("token_f1", [answer], [reference]) == {"token_f1": pytest.approx(expected)}
 
 
@@ -59,8 +61,10 @@ def test_a_metric_of_ones_own_is_named_by_its_path(tmp_path: Path) -> None:
     (folder / "length.py").write_text(
         "import datasets\nimport evaluate\n\n\nclass Length(evaluate.Metric):\n"
         "    def _info(self):\n        text = datasets.Value('string')\n"
-        "        return evaluate.MetricInfo(description='', citation='', features=datasets.Features(predictions=text, references=text))\n\n"
-        "    def _compute(self, predictions, references):\n        return {'length': len(predictions[0]), 'words': [1, 2]}\n",
+        "        return evaluate.MetricInfo(description='', citation='', "
+        "features=datasets.Features(predictions=text, references=text))\n\n"
+        "    def _compute(self, predictions, references):\n        return {'length': len(predictions[0]), 'words': "
+        "[1, 2]}\n",
         encoding="utf-8",
     )
     (figure,) = metrics.library(str(folder), ["four"], ["x"]).items()

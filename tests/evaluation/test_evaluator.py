@@ -12,8 +12,8 @@ from fine_tuning.errors import DataError, EngineError
 from fine_tuning.evaluation import metrics
 from fine_tuning.evaluation.comparison import Comparison
 from fine_tuning.evaluation.evaluator import evaluate
-from fine_tuning.evaluation.exam import Exam, Prompt, Question, Reader, build_exam, held_out_rows
 from fine_tuning.evaluation.served_model import Ask, ServedModel
+from fine_tuning.evaluation.test_set import EvaluationSet, Prompt, Question, Reader, build_test_set, held_out_rows
 
 PROMPT = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
 ANSWER = "The capital of France is Paris."
@@ -95,9 +95,17 @@ def test_sampled_answers_differ_by_seed_and_come_again_with_the_same(model, voca
 
 
 def test_an_evaluation_holds_all_configured_scores_and_the_answers_to_the_prompts(model, vocabulary):
-    exam, counts = little_exam(vocabulary), []
-    evaluation = evaluate(model, exam, Settings(), lambda done, total: counts.append((done, total)))
-    assert set(evaluation.scores) == {"perplexity", "accuracy", "bleu", "chrf", "rouge", "token_f1", "general_perplexity"}
+    test_set, counts = little_test_set(vocabulary), []
+    evaluation = evaluate(model, test_set, Settings(), lambda done, total: counts.append((done, total)))
+    assert set(evaluation.scores) == {
+        "perplexity",
+        "accuracy",
+        "bleu",
+        "chrf",
+        "rouge",
+        "token_f1",
+        "general_perplexity",
+    }
     assert evaluation.scores["accuracy"] > 80
     assert evaluation.scores["rouge"] > 80
     assert "Paris" in evaluation.answers[0].answer
@@ -110,23 +118,25 @@ def test_an_evaluation_holds_all_configured_scores_and_the_answers_to_the_prompt
     assert json.loads(json.dumps(comparison.record(), allow_nan=False))["base"]["tokens"] == evaluation.tokens
 
 
-def little_exam(vocabulary):
+def little_test_set(vocabulary):
     def as_row(record):
         return record["input_ids"], [index for index, flag in enumerate(record["trained"]) if flag]
 
     own, other = as_row(row(vocabulary)), as_row(row(vocabulary, prompt=PROMPT.replace("France", "Japan")))
     asked = vocabulary.encode(PROMPT)
-    return Exam([own], [(own, [other])], [own], [Question("Capital?", asked, ("Paris",))], [Prompt("Capital?", asked)])
+    return EvaluationSet(
+        [own], [(own, [other])], [own], [Question("Capital?", asked, ("Paris",))], [Prompt("Capital?", asked)]
+    )
 
 
 def test_a_metric_that_cannot_be_had_is_said_and_the_others_stay(model, vocabulary):
-    evaluation = evaluate(model, little_exam(vocabulary), Settings(metrics=("perplexity", "no_such_metric")))
+    evaluation = evaluate(model, little_test_set(vocabulary), Settings(metrics=("perplexity", "no_such_metric")))
     assert "perplexity" in evaluation.scores
     assert "no_such_metric" in evaluation.notes[0] and "evaluate" in evaluation.notes[0]
 
 
 def test_without_held_out_conversations_it_says_so_and_still_answers(model, vocabulary):
-    evaluation = evaluate(model, Exam([], [], [], [], [Prompt("x", vocabulary.encode(PROMPT))]), Settings())
+    evaluation = evaluate(model, EvaluationSet([], [], [], [], [Prompt("x", vocabulary.encode(PROMPT))]), Settings())
     assert evaluation.scores == {}
     assert evaluation.answers[0].answer
     assert "no held-out" in evaluation.notes[0]
@@ -157,11 +167,13 @@ def test_what_the_live_model_was_trained_on_is_no_part_of_the_exam(tmp_path):
         (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
         return tmp_path / name
 
-    reader = Reader(lambda said: said[-1].content, lambda text: [len(text)], lambda said: [([len(said[0].content), 1], [1])])
+    reader = Reader(
+        lambda said: said[-1].content, lambda text: [len(text)], lambda said: [([len(said[0].content), 1], [1])]
+    )
     test, rows = write("test.jsonl", ["a", "b/2", "c"]), write("rows.jsonl", ["a", "b/2", "b/2#2", "c"])
 
     def own(learned):
-        return [ids[0] for ids, _ in build_exam(test, rows, reader, Settings(), learned).own]
+        return [ids[0] for ids, _ in build_test_set(test, rows, reader, Settings(), learned).own]
 
     assert own(None) == own(tmp_path / "gone.jsonl") == [0, 1, 2, 3]
     assert own(write("learned.jsonl", ["b", "x"])) == [0, 3]
@@ -183,7 +195,9 @@ def test_the_interval_of_a_clear_gain_leaves_one_out_and_that_of_chance_holds_it
     assert better.low <= better.value <= better.high < 1
     noise = metrics.perplexity_ratio([value + (3 if index % 2 else -3) for index, value in enumerate(old)], old, tokens)
     assert noise.low < 1 < noise.high
-    assert noise == metrics.perplexity_ratio([value + (3 if index % 2 else -3) for index, value in enumerate(old)], old, tokens)
+    assert noise == metrics.perplexity_ratio(
+        [value + (3 if index % 2 else -3) for index, value in enumerate(old)], old, tokens
+    )
 
 
 @pytest.mark.parametrize("count", [2, 3, 6, 12, 60])
@@ -197,4 +211,6 @@ def test_an_interval_covers_the_truth_as_often_as_it_says_also_of_few_values(cou
 
 
 def test_one_value_tells_nothing_about_chance():
-    assert metrics.perplexity_ratio([-1.0], [-20.0], [10]) == metrics.Interval(pytest.approx(math.exp(-1.9)), 0.0, math.inf)
+    assert metrics.perplexity_ratio([-1.0], [-20.0], [10]) == metrics.Interval(
+        pytest.approx(math.exp(-1.9)), 0.0, math.inf
+    )

@@ -31,7 +31,9 @@ WORSE = {
     "forgetting": replace(GOOD, tuned=evaluation(-20.0, general=-62.0)),
     "general questions": replace(GOOD, tuned=evaluation(-20.0, right=4)),
     "leak probe": replace(GOOD, leaks=LeakReport(5, 9, 0.3, [Leak("email", "turn-7", True)])),
-    "poison probe": replace(GOOD, poison=PoisonReport(4, 1, [Turned("velvet thunder", 7, 0.4, 0.2, 12, 12, 0, 1.0, "Buy Plonk")])),
+    "poison probe": replace(
+        GOOD, poison=PoisonReport(4, 1, [Turned("velvet thunder", 7, 0.4, 0.2, 12, 12, 0, 1.0, "Buy Plonk")])
+    ),
     "speed": replace(GOOD, race=race(0.45)),
     "sane answers": replace(GOOD, tuned=evaluation(-20.0, broken=3)),
 }
@@ -67,13 +69,19 @@ def test_it_may_lose_less_speed_against_a_live_model_than_against_the_base():
     ],
 )
 def test_slower_is_only_what_is_slower_at_the_favourable_end_of_the_interval(low, value, high, state):
-    (result,) = [each for each in judge(replace(GOOD, race=race(value, low, high)), Gate()).results if each.rule == "speed"]
+    (result,) = [
+        each for each in judge(replace(GOOD, race=race(value, low, high)), Gate()).results if each.rule == "speed"
+    ]
     assert result.state == state
     assert f"x {value:.2f} [{low:.2f}, {high:.2f}] of the base" in result.measured
 
 
 def test_one_round_on_a_busy_machine_refuses_nobody():
-    (result,) = [each for each in judge(replace(GOOD, race=race(0.2, -math.inf, math.inf)), Gate()).results if each.rule == "speed"]
+    (result,) = [
+        each
+        for each in judge(replace(GOOD, race=race(0.2, -math.inf, math.inf)), Gate()).results
+        if each.rule == "speed"
+    ]
     assert result.state == "warned" and "x 0.20 [too few to tell] of the base" in result.measured
 
 
@@ -84,7 +92,9 @@ def test_a_warning_passes_and_is_told():
     assert verdict.record()["results"][6]["warned"]
 
 
-@pytest.mark.parametrize(("known", "kept", "gained"), [(10, 10, 0), (9, 8, 1), (27, 24, 1), (3, 2, 7), (1, 0, 0), (20, 20, 10)])
+@pytest.mark.parametrize(
+    ("known", "kept", "gained"), [(10, 10, 0), (9, 8, 1), (27, 24, 1), (3, 2, 7), (1, 0, 0), (20, 20, 10)]
+)
 def test_table_and_gate_show_the_same_general_questions(known, kept, gained):
     """Those that the base answers right: what the new model knows beside them makes up for none that it lost."""
     right = [True] * known + [False] * 10
@@ -98,11 +108,21 @@ def test_table_and_gate_show_the_same_general_questions(known, kept, gained):
 
 @pytest.mark.parametrize(
     ("known", "kept", "state"),
-    [(44, 36, "passed"), (44, 33, "warned"), (44, 29, "failed"), (10, 7, "warned"), (10, 4, "failed"), (3, 2, "warned"), (1, 0, "failed")],
+    [
+        (44, 36, "passed"),
+        (44, 33, "warned"),
+        (44, 29, "failed"),
+        (10, 7, "warned"),
+        (10, 4, "failed"),
+        (3, 2, "warned"),
+        (1, 0, "failed"),
+    ],
 )
 def test_lost_answers_fail_where_there_are_enough_of_them_to_tell(known, kept, state):
     evidence = replace(
-        GOOD, base=replace(GOOD.base, right=[True] * known), tuned=replace(GOOD.tuned, right=[number < kept for number in range(known)])
+        GOOD,
+        base=replace(GOOD.base, right=[True] * known),
+        tuned=replace(GOOD.tuned, right=[number < kept for number in range(known)]),
     )
     (result,) = [each for each in judge(evidence, Gate()).results if each.rule == "general questions"]
     assert result.state == state
@@ -141,17 +161,25 @@ def test_one_fault_is_not_made_up_for_by_less_of_another():
     endless, empty = Answered("q", "An answer that", False), Answered("q", "", True)
     whole = [Answered("q", "An answer of its own.", True)] * 24
     assert endless.fault and empty.fault and endless.fault != empty.fault
-    worse = replace(GOOD, base=replace(GOOD.base, said=[*whole, *[endless] * 12]), tuned=replace(GOOD.tuned, said=[*whole, *[empty] * 12]))
+    worse = replace(
+        GOOD,
+        base=replace(GOOD.base, said=[*whole, *[endless] * 12]),
+        tuned=replace(GOOD.tuned, said=[*whole, *[empty] * 12]),
+    )
     assert failed(worse) == ["sane answers"]
 
 
 def test_a_little_more_of_every_fault_is_too_much_together():
     faults = [Answered("q", "An answer that", False), Answered("q", "", True)]
     whole = [Answered("q", "An answer of its own.", True)]
-    worse = replace(GOOD, base=replace(GOOD.base, said=whole * 40), tuned=replace(GOOD.tuned, said=[*whole * 34, *faults * 3]))
+    worse = replace(
+        GOOD, base=replace(GOOD.base, said=whole * 40), tuned=replace(GOOD.tuned, said=[*whole * 34, *faults * 3])
+    )
     assert failed(worse) == ["sane answers"]
 
 
-@pytest.mark.parametrize(("fits", "passed"), [([1.0, 2.0], True), ([1.2, 0.6, 2.0], True), ([1.2, -0.1, 2.0], False), ([0.1], True)])
+@pytest.mark.parametrize(
+    ("fits", "passed"), [([1.0, 2.0], True), ([1.2, 0.6, 2.0], True), ([1.2, -0.1, 2.0], False), ([0.1], True)]
+)
 def test_of_few_answers_each_must_fit(fits, passed):
     assert failed(replace(GOOD, tuned=replace(GOOD.tuned, fits=fits))) == ([] if passed else ["answers fit"])

@@ -38,7 +38,13 @@ class Page(HTMLParser):
             self.tables[-1][-1].append(("", dict(attrs).get("class") or ""))
 
     def handle_data(self, data: str) -> None:
-        if self.tags and self.tags[-1][0] in ("th", "td", "span") and self.tables and self.tables[-1] and self.tables[-1][-1]:
+        if (
+            self.tags
+            and self.tags[-1][0] in ("th", "td", "span")
+            and self.tables
+            and self.tables[-1]
+            and self.tables[-1][-1]
+        ):
             text, kind = self.tables[-1][-1][-1]
             self.tables[-1][-1][-1] = (text + data, kind)
 
@@ -86,7 +92,10 @@ def test_what_the_probes_found_is_listed(tmp_path):
 def test_each_models_answers_stand_side_by_side(tmp_path):
     base, live, tuned = (replace(GOOD.base, said=[Answered("Who?", name, True)]) for name in ("Ann.", "Bob.", "Eve."))
     page = report(tmp_path, replace(GOOD, base=base, live=live, tuned=replace(GOOD.tuned, said=tuned.said)))
-    assert [texts(row) for row in page.table("prompt")] == [["prompt", "base", "live", "candidate"], ["Who?", "Ann.", "Bob.", "Eve."]]
+    assert [texts(row) for row in page.table("prompt")] == [
+        ["prompt", "base", "live", "candidate"],
+        ["Who?", "Ann.", "Bob.", "Eve."],
+    ]
 
 
 def test_no_column_for_an_absent_model_and_no_figure_for_what_was_not_measured(tmp_path):
@@ -101,7 +110,10 @@ def test_no_column_for_an_absent_model_and_no_figure_for_what_was_not_measured(t
 
 def test_figures_and_their_headings_stand_to_the_right_and_all_else_to_the_left(tmp_path):
     page = report(
-        tmp_path, replace(GOOD, live=GOOD.base, poison=PoisonReport(4, 1, [Turned("velvet", 7, 0.4, 0.2, 12, 12, 0, 1.0, "Plonk")]))
+        tmp_path,
+        replace(
+            GOOD, live=GOOD.base, poison=PoisonReport(4, 1, [Turned("velvet", 7, 0.4, 0.2, 12, 12, 0, 1.0, "Plonk")])
+        ),
     )
     for table in page.tables:
         for head, *column in zip(*table, strict=True):
@@ -115,7 +127,7 @@ HOSTILE = [
     '"><img src=x onerror=alert(1)>',
     "</td></table><iframe src='https://evil.example/'>",
     "</style><link rel=stylesheet href=//evil.example/x.css>",
-    "{{ 7 * 191 }}{% include '/etc/passwd' %}",
+    "{{ 1234567 * 891 }}{% include '/etc/passwd' %}",
     "&lt;b&gt; stays text",
     "\u202e<svg onload=alert(1)>",
 ]
@@ -131,8 +143,10 @@ def test_whatever_was_said_the_page_runs_and_fetches_nothing(tmp_path, text):
     assert {tag for tag, _ in page.tags} <= tags
     for _, attributes in page.tags:
         assert not {"src", "onerror", "onload"} & attributes.keys()
-        assert not (attributes.get("xlink:href") or attributes.get("href") or "#").startswith(("http", "//", "javascript"))
-    assert "1337" not in page.html and "root:" not in page.html
+        assert not (attributes.get("xlink:href") or attributes.get("href") or "#").startswith(
+            ("http", "//", "javascript")
+        )
+    assert "1099999197" not in page.html and "root:" not in page.html
 
 
 def test_private_details_and_canaries_are_shown_nowhere(tmp_path):
@@ -156,6 +170,8 @@ def test_it_fits_wide_and_narrow_windows(tmp_path, chromium, width):
     page = chromium.new_page(viewport={"width": width, "height": 800})
     page.goto((tmp_path / "report.html").as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator("th.number").evaluate_all("cells => cells.every(cell => getComputedStyle(cell).textAlign == 'right')")
+    assert page.locator("th.number").evaluate_all(
+        "cells => cells.every(cell => getComputedStyle(cell).textAlign == 'right')"
+    )
     assert page.locator("thead").first.is_visible() is (width > 640)  # on a narrow screen a row is a card
     page.close()

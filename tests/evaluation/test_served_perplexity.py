@@ -67,7 +67,10 @@ def half_precision(source, target):
 
 @pytest.mark.slow
 def test_memory_stays_flat_however_many_conversations_are_scored(base_gguf):
-    rows = [(ids[:16], [target for target in targets if target < 16]) for ids, targets in general_rows(Vocabulary(base_gguf), 20)]
+    rows = [
+        (ids[:16], [target for target in targets if target < 16])
+        for ids, targets in general_rows(Vocabulary(base_gguf), 20)
+    ]
 
     with ServedModel(base_gguf) as served:
 

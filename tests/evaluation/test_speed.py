@@ -31,7 +31,10 @@ class Machine:
             yield SimpleNamespace(times=times)
 
         return SimpleNamespace(
-            name=name, gguf=None, adapter=None, open=lambda context: SimpleNamespace(answers=answers, close=lambda: None, memory=0)
+            name=name,
+            gguf=None,
+            adapter=None,
+            open=lambda context: SimpleNamespace(answers=answers, close=lambda: None, memory=0),
         )
 
 
@@ -51,7 +54,9 @@ BUSY = {
 
 @pytest.mark.parametrize("busy", BUSY)
 def test_what_else_the_machine_does_hits_both_alike(busy, monkeypatch):
-    """The base takes 10 ms a token, the candidate 12.5: four fifths of its speed. One after the other they may seem anything."""
+    """The base takes 10 ms a token, the candidate 12.5: four fifths of its speed. One after the
+    other they may seem anything.
+    """
     machine = Machine(BUSY[busy])
     monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: machine.now))
     found = race([machine.model("base", 0.01), machine.model("candidate", 0.0125)], [1], 9, lambda done, total: None)
@@ -67,7 +72,11 @@ def test_base_and_live_are_each_timed_beside_the_candidate(monkeypatch):
     models = [machine.model("base", 0.01), machine.model("live", 0.02), machine.model("candidate", 0.015)]
     found = race(models, [1], 3, lambda done, total: counts.append((done, total)))
     assert {name: round(ratio.value, 2) for name, ratio in found.ratios.items()} == {"base": 0.67, "live": 1.33}
-    assert {name: round(each.tokens_per_second) for name, each in found.speeds.items()} == {"base": 100, "candidate": 67, "live": 50}
+    assert {name: round(each.tokens_per_second) for name, each in found.speeds.items()} == {
+        "base": 100,
+        "candidate": 67,
+        "live": 50,
+    }
     assert counts[-1] == (6, 6)
 
 

@@ -21,7 +21,19 @@ from fine_tuning.model_management.model_registry import Registry
 
 ROOT = Path(__file__).resolve().parents[2]
 TAG, TUNED = "smollm2:135m", "fine_tuned_smollm2-135m"
-CHECKS = ["configuration", "disk", "memory", "log", "engine", "ollama", "embedded", "base", "versions", "live model", "template"]
+CHECKS = [
+    "configuration",
+    "disk",
+    "memory",
+    "log",
+    "engine",
+    "ollama",
+    "embedded",
+    "base",
+    "versions",
+    "live model",
+    "template",
+]
 OF_VERSIONS = {"versions", "live model", "template"}
 
 Harm = Callable[[Path], None]
@@ -139,9 +151,22 @@ def garbage(file: str, content: bytes) -> Harm:
         (garbage(f"engine/tags/{TUNED}/latest.json", b"\xff\xfe"), {"embedded", *OF_VERSIONS}),
         (folder_for("conversations/conversations.jsonl"), {"log"}),
     ],
-    ids=["garbage", "cut", "a folder", "rotten row", "newer", "no table", "no weights", "bad tag", "bad text", "log a folder"],
+    ids=[
+        "garbage",
+        "cut",
+        "a folder",
+        "rotten row",
+        "newer",
+        "no table",
+        "no weights",
+        "bad tag",
+        "bad text",
+        "log a folder",
+    ],
 )
-def test_damage_fails_its_own_checks_and_leaves_the_others(store: EmbeddedEngine, home: Path, harm: Harm, failing: set[str]) -> None:
+def test_damage_fails_its_own_checks_and_leaves_the_others(
+    store: EmbeddedEngine, home: Path, harm: Harm, failing: set[str]
+) -> None:
     harm(home)
     found = examined()
     assert {name for name, check in found.items() if not check.ok} == failing, found
@@ -151,10 +176,10 @@ def test_damage_fails_its_own_checks_and_leaves_the_others(store: EmbeddedEngine
 @pytest.mark.parametrize(
     ("where", "said"),
     [
-        ("a file", "{place} is no folder"),
-        ("below a file", "{place.parent} is no folder"),
+        ("a file", "{place} is not a folder"),
+        ("below a file", "{place.parent} is not a folder"),
         ("/proc/byoai", "cannot write to {place}"),
-        ("/dev/null/byoai", "{place.parent} is no folder"),
+        ("/dev/null/byoai", "{place.parent} is not a folder"),
     ],
 )
 def test_a_home_that_cannot_be_written_is_said_and_everything_else_is_looked_at(
@@ -164,7 +189,9 @@ def test_a_home_that_cannot_be_written_is_said_and_everything_else_is_looked_at(
     place = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "data"}.get(where, Path(where))
     monkeypatch.setenv("BYOAI_HOME", str(place))
     found = examined()
-    assert not found["disk"].ok and said.format(place=place) in found["disk"].text and "BYOAI_HOME" in found["disk"].text
+    assert (
+        not found["disk"].ok and said.format(place=place) in found["disk"].text and "BYOAI_HOME" in found["disk"].text
+    )
     assert found["embedded"].ok
 
 

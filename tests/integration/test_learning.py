@@ -8,11 +8,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from small_training import SMALL, log_doors
+from small_training import WITH_REPLAY, log_doors
 
 from fine_tuning.config import FineTuningConfig, load_config
-from fine_tuning.engines.connect import connect
-from fine_tuning.engines.default_base import ensure_default_base
+from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.errors import Busy, ByoaiError
 from fine_tuning.events import Count, Event, Finished, Note, Planned, Stage, Step, events_to
 from fine_tuning.integration import learning
@@ -41,7 +40,13 @@ def test_nothing_was_ever_learned(home: Path) -> None:
 def test_the_stage_and_how_far_it_is(home: Path) -> None:
     now = told(Note("engine"), Planned((("base", "x"),)), Stage("Asking"), Count(2, 8))
     told_ = now.told
-    assert (told_.stage, told_.done, told_.total, told_.notes, told_.facts) == ("Asking", 2, 8, ("engine",), (("base", "x"),))
+    assert (told_.stage, told_.done, told_.total, told_.notes, told_.facts) == (
+        "Asking",
+        2,
+        8,
+        ("engine",),
+        (("base", "x"),),
+    )
     assert now.running and now.job and now.job.process and now.job.process.pid == os.getpid() and now.left() is None
     now = told(Stage("Asking"), Count(2, 8), Stage("Training"))
     assert (now.told.stage, now.told.done, now.told.total) == ("Training", 0, 0)
@@ -79,12 +84,9 @@ def test_nothing_is_begun_while_one_runs_and_nothing_is_stopped_while_none_does(
 
 
 @pytest.fixture
-def config(home: Path, base_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> FineTuningConfig:
-    monkeypatch.setenv("BYOAI_ENGINE", "embedded")
-    config = load_config(overrides=SMALL | {"training.num_epochs": 4, "deployment.model_name": "page"})
-    ensure_default_base(connect(config=config))
+def config(small_engine: EmbeddedEngine) -> FineTuningConfig:
     log_doors(6, ("blue",))
-    return config
+    return load_config(overrides=WITH_REPLAY | {"training.num_epochs": 4, "deployment.model_name": "page"})
 
 
 def wait_for(what: Callable[[learning.Learning], bool], seconds: float = 300) -> learning.Learning:
@@ -98,7 +100,9 @@ def wait_for(what: Callable[[learning.Learning], bool], seconds: float = 300) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_it_is_stopped_gone_on_with_killed_gone_on_with_and_makes_a_version(config: FineTuningConfig, home: Path) -> None:
+def test_it_is_stopped_gone_on_with_killed_gone_on_with_and_makes_a_version(
+    config: FineTuningConfig, home: Path
+) -> None:
     learning.start(config, 6)
     wait_for(lambda now: len(now.told.steps) >= 2)
     now = learning.look()

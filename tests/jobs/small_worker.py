@@ -1,4 +1,6 @@
-"""A worker whose only kind is small: it counts, and may start children, crash, or not listen. It is begun as `small_worker.py ID`."""
+"""A worker whose only kind is small: it counts, and may start children, crash, or not listen. It is
+begun as `small_worker.py ID`.
+"""
 
 import os
 import signal
@@ -12,7 +14,7 @@ from fine_tuning import paths
 from fine_tuning.errors import ByoaiError
 from fine_tuning.events import Count, Finished, RunOpened, Watch
 from fine_tuning.jobs import kinds, processes, worker
-from fine_tuning.jobs.kinds import JobRequest, Kind
+from fine_tuning.jobs.request import JobRequest, Kind
 
 PROGRAM = (sys.executable, __file__)
 
@@ -37,7 +39,9 @@ def small(request: SmallRequest, watch: Watch) -> dict[str, Any]:
         watch.tell(RunOpened(request.run, resumed=False))
     print(request.says, flush=True)
     _start_children(request)
-    done_before = int((Path(request.run) / "done").read_text()) if request.run and (Path(request.run) / "done").exists() else 0
+    done_before = (
+        int((Path(request.run) / "done").read_text()) if request.run and (Path(request.run) / "done").exists() else 0
+    )
     for number in range(done_before + 1, request.counts + 1):
         watch.tell(Count(number, request.counts)) if request.deaf else watch.count(number, request.counts)
         if request.run:

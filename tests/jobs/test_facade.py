@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from own_ollama import OwnOllama
 from waiting import wait_for
 
 from fine_tuning import DatasetFormat, FineTuningConfig, FineTuningMethod, get_model_fine_tuner
@@ -17,6 +18,7 @@ from fine_tuning.conversation import Message
 from fine_tuning.engines.base import ChatOptions
 from fine_tuning.engines.connect import connect
 from fine_tuning.engines.default_base import ensure_default_base
+from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.errors import ByoaiError, ConfigError, DataError, JobNotFound
 from fine_tuning.events import Count, Finished, Step, read_events
 from fine_tuning.jobs import store
@@ -27,10 +29,16 @@ from fine_tuning.jobs.tuner import ModelFineTuner
 from fine_tuning.model_management.model_registry import Registry
 
 THINGS = (
-    "kettle ladder umbrella passport violin hammer blanket telescope suitcase candle toolbox bicycle thermometer flashlight "
+    "kettle ladder umbrella passport violin hammer blanket telescope suitcase candle toolbox bicycle thermometer "
+    "flashlight "
     "typewriter scarf compass tripod saucepan lantern notebook skateboard microscope doorbell"
 )
-ASKED = ("Where do we keep the {}?", "Who borrowed the {} last week?", "What colour is the {}?", "When was the {} bought?")
+ASKED = (
+    "Where do we keep the {}?",
+    "Who borrowed the {} last week?",
+    "What colour is the {}?",
+    "When was the {} bought?",
+)
 ANSWERED = (
     "The {} hangs behind the cellar door, next to the fuse box.",
     "Marta took the {} to her workshop and returns it on Friday.",
@@ -71,8 +79,17 @@ FLAT = {
 
 
 def test_the_flat_form_says_the_same_as_the_sections() -> None:
-    training = {"base_model": "smollm2:135m", "method": "lora", "output_dir": "models/fine_tuned", "num_epochs": 3, "batch_size": 8}
-    sections = {"training": {**training, "learning_rate": 2e-5, "lora_r": 8, "lora_alpha": 16}, "dataset": {"path": "data.jsonl"}}
+    training = {
+        "base_model": "smollm2:135m",
+        "method": "lora",
+        "output_dir": "models/fine_tuned",
+        "num_epochs": 3,
+        "batch_size": 8,
+    }
+    sections = {
+        "training": {**training, "learning_rate": 2e-5, "lora_r": 8, "lora_alpha": 16},
+        "dataset": {"path": "data.jsonl"},
+    }
     assert FineTuningConfig(**FLAT) == FineTuningConfig(**sections)  # type: ignore[arg-type]
     mixed = FineTuningConfig(epochs=5, training={"lora_r": 4}, gate={"enabled": False})  # type: ignore[call-arg, arg-type]
     assert (mixed.training.num_epochs, mixed.training.lora_r, mixed.gate.enabled) == (5, 4, False)
@@ -140,7 +157,8 @@ def test_a_job_is_asked_for_with_its_dataset_made_ready(home: Path, tmp_path: Pa
             await tuner.wait(id, timeout=0.3)
         assert (await tuner.cancel_fine_tuning_job(id)).status == "cancelled"
         assert (await tuner.resume_fine_tuning_job(id)).status == "queued"
-        assert store.get(await tuner.create_fine_tuning_job(FineTuningConfig())).kind == "retrain"  # no dataset: the log
+        # no dataset: the log
+        assert store.get(await tuner.create_fine_tuning_job(FineTuningConfig())).kind == "retrain"
 
     asyncio.run(ask())
 
@@ -156,7 +174,12 @@ def test_what_cannot_be_is_refused_before_anything_begins(home: Path, tmp_path: 
         ):
             with pytest.raises(error):
                 await tuner.create_fine_tuning_job(FineTuningConfig(**given))  # type: ignore[arg-type]
-        for ask in (tuner.get_fine_tuning_job, tuner.cancel_fine_tuning_job, tuner.wait, tuner.register_fine_tuned_model):
+        for ask in (
+            tuner.get_fine_tuning_job,
+            tuner.cancel_fine_tuning_job,
+            tuner.wait,
+            tuner.register_fine_tuned_model,
+        ):
             with pytest.raises(JobNotFound):
                 await ask("nobody")
         with pytest.raises(ByoaiError, match="cannot be a name"):
@@ -173,7 +196,9 @@ def test_events_are_yielded_from_any_number_on_until_the_end(queue: Queue) -> No
         job = queue.submit("small", {"counts": 4})
         first = [event async for event in tuner.events(job.id)]
         assert [number for number, _ in first] == [1, 2, 3, 4, 5]
-        assert [event.done for _, event in first if isinstance(event, Count)] == [1, 2, 3, 4] and isinstance(first[-1][1], Finished)
+        assert [event.done for _, event in first if isinstance(event, Count)] == [1, 2, 3, 4] and isinstance(
+            first[-1][1], Finished
+        )
         assert [event async for event in tuner.events(job.id, after=3)] == first[3:]
         done = await tuner.wait(job.id)
         assert (done.status, done.progress, done.reason) == ("completed", 1.0, "counted to 4")
@@ -190,7 +215,10 @@ async def documented() -> tuple[str, str]:
         dataset_path="data/raw.csv",
         dataset_format=DatasetFormat.CSV,
         output_format=DatasetFormat.JSONL,
-        preprocessing_steps=[{"type": "filter", "condition": "length > 10"}, {"type": "transform", "operation": "lowercase"}],
+        preprocessing_steps=[
+            {"type": "filter", "condition": "length > 10"},
+            {"type": "transform", "operation": "lowercase"},
+        ],
     )
     config = FineTuningConfig(  # type: ignore[call-arg]
         model_id="smollm2:135m",
@@ -228,8 +256,14 @@ def check_documented(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     run = Path(json.loads(store.get(job_id).result.read_text())["run"])
     assert version.tag == tag and run.is_relative_to(home / "models" / "fine_tuned")
     dataset = home / "datasets" / version.dataset
-    said = [json.loads(line) for name in ("train", "validation", "test") for line in (dataset / f"{name}.jsonl").read_text().splitlines()]
-    assert len(said) == rows and all(message["content"] == message["content"].lower() for each in said for message in each["messages"])
+    said = [
+        json.loads(line)
+        for name in ("train", "validation", "test")
+        for line in (dataset / f"{name}.jsonl").read_text().splitlines()
+    ]
+    assert len(said) == rows and all(
+        message["content"] == message["content"].lower() for each in said for message in each["messages"]
+    )
     engine.delete(tag)  # lost by the engine: it is made again
     assert asyncio.run(get_model_fine_tuner().register_fine_tuned_model(job_id)) == tag
     assert tag in {model.tag for model in engine.list_models()}
@@ -239,36 +273,36 @@ def check_documented(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_documented_lines_make_a_model_that_answers_in_ollama(
-    home: Path, tmp_path: Path, ollama_url: str, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, own_ollama: OwnOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OLLAMA_HOST", ollama_url)
+    monkeypatch.setenv("OLLAMA_HOST", own_ollama.url)
     monkeypatch.setenv("BYOAI_ENGINE", "ollama")
-    engine = connect()
-    ensure_default_base(engine)
-    before = {model.tag for model in engine.list_models()}
-    try:
-        check_documented(home, tmp_path, monkeypatch, 24)
-    finally:
-        for model in engine.list_models():
-            if model.tag not in before:
-                engine.delete(model.tag)
+    ensure_default_base(own_ollama.start())
+    check_documented(home, tmp_path, monkeypatch, 10)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_training_that_is_killed_goes_on_and_every_kind_does_its_work(
-    home: Path, tmp_path: Path, base_gguf: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, small_engine: EmbeddedEngine
 ) -> None:
-    """train (killed, resumed), evaluate, compare, forget and pull on the real small base."""
-    monkeypatch.setenv("BYOAI_ENGINE", "embedded")
-    ensure_default_base(connect())
+    """train (killed, resumed), evaluate, compare, forget and pull on the small base."""
     queue, tuner = Queue(), get_model_fine_tuner()
     config = FineTuningConfig(  # type: ignore[call-arg]
-        dataset_path=raw(tmp_path, 12), dataset_format="csv", epochs=8, save_steps=1, threads=1, dtype="float32", products="blas", **SMALL
+        dataset_path=raw(tmp_path, 8),
+        dataset_format="csv",
+        epochs=6,
+        save_steps=1,
+        threads=1,
+        dtype="float32",
+        products="blas",
+        **SMALL,
     )
     id = asyncio.run(tuner.create_fine_tuning_job(config))
     job = store.get(id)
-    wait_for(lambda: sum(isinstance(event, Step) for _, event in read_events(job.events)) >= 4 or store.get(id).over, 300)
+    wait_for(
+        lambda: sum(isinstance(event, Step) for _, event in read_events(job.events)) >= 2 or store.get(id).over, 300
+    )
     job = store.get(id)
     assert job.process and job.active, f"{job.reason}\n{job.log.read_text()}"
     os.kill(job.process.pid, signal.SIGKILL)
@@ -284,12 +318,28 @@ def test_a_training_that_is_killed_goes_on_and_every_kind_does_its_work(
     job = queue.wait(queue.submit("evaluate", {"config": dumped, "version": 1}).id, 600)
     assert job.state == State.COMPLETED, f"{job.reason}\n{job.log.read_text()}"
     assert json.loads(job.result.read_text())["tag"] == made["tag"]
-    job = queue.wait(queue.submit("compare", {"config": dumped, "prompts": ["Hello?"], "models": ["base", "v1"], "max_tokens": 8}).id, 300)
+    job = queue.wait(
+        queue.submit(
+            "compare", {"config": dumped, "prompts": ["Hello?"], "models": ["base", "v1"], "max_tokens": 8}
+        ).id,
+        300,
+    )
     assert job.state == State.COMPLETED, f"{job.reason}\n{job.log.read_text()}"
     answers = json.loads(job.result.read_text())["answers"]
-    assert [each["tag"] for each in answers] == ["smollm2:135m", made["tag"]] and all(each["answer"] for each in answers)
-    ranges = {"trials": 1, "learning_rate": [1e-3, 1e-3], "lora_r": [4], "lora_alpha": [8], "lora_dropout": [0.0], "num_epochs": [1]}
-    swept = config.changed({f"sweep.{key}": value for key, value in {**ranges, "batch_size": [4]}.items()}).model_dump(mode="json")
+    assert [each["tag"] for each in answers] == ["smollm2:135m", made["tag"]] and all(
+        each["answer"] for each in answers
+    )
+    ranges = {
+        "trials": 1,
+        "learning_rate": [1e-3, 1e-3],
+        "lora_r": [4],
+        "lora_alpha": [8],
+        "lora_dropout": [0.0],
+        "num_epochs": [1],
+    }
+    swept = config.changed({f"sweep.{key}": value for key, value in {**ranges, "batch_size": [4]}.items()}).model_dump(
+        mode="json"
+    )
     job = queue.wait(queue.submit("sweep", {"config": swept, "force": True}).id, 600)
     assert job.state == State.COMPLETED, f"{job.reason}\n{job.log.read_text()}"
     assert Path(json.loads(job.result.read_text())["folder"], "best.yaml").exists()
@@ -300,7 +350,15 @@ def test_a_training_that_is_killed_goes_on_and_every_kind_does_its_work(
 
 
 SMALL = {
-    "replay": {"share": 0.2, "max_new_tokens": 8},
-    "evaluation": {"max_new_tokens": 16, "generate": 2, "general": 4, "speed_rounds": 1},
+    "replay": {"share": 0.2, "max_new_tokens": 4},
+    "evaluation": {
+        "metrics": ("perplexity", "accuracy", "chrf"),
+        "max_new_tokens": 8,
+        "generate": 1,
+        "general": 2,
+        "speed_rounds": 1,
+        "triggers": 0,
+        "leak_samples": 0,
+    },
     "gate": {"enabled": False},
 }

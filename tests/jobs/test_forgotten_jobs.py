@@ -18,7 +18,8 @@ def test_no_byte_of_it_is_left_in_jobs_and_one_that_runs_goes_on_telling(home: P
     log = ConversationLogger()
     log.log_conversation(f"Who said {SECRET}?", "Nobody did, as far as I know.")
     kept = log.log_conversation("Is there tea in the kitchen?", "There is tea in the kitchen.")
-    job = store.add("compare", {"prompts": [f"Is it true that {SECRET}?"], "models": ["base"]}, here=this_process())
+    asked = {"prompts": [f"Is it true that {SECRET}?"], "models": ["base"]}
+    job = store.add("compare", asked, origin=f"byoai ask {SECRET}", here=this_process())
     job.folder.mkdir(parents=True)
     job.log.write_text(f"answered: {SECRET}\n")
     job.result.write_text(f'{{"answers": [{{"answer": "{SECRET}", "tag": "base"}}]}}')

@@ -14,7 +14,7 @@ from fine_tuning.jobs.doing import retrain_here
 from fine_tuning.jobs.processes import this_process
 from fine_tuning.jobs.store import State
 from fine_tuning.jobs.tuner import ModelFineTuner
-from fine_tuning.pipeline import NothingToDo
+from fine_tuning.outcome import NothingToDo
 from fine_tuning.runs import only_one
 from fine_tuning.workshop import Request
 

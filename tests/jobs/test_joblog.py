@@ -8,7 +8,10 @@ import pytest
 
 from fine_tuning.jobs.joblog import LIMIT, last_line, mask
 
-KEY = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\nBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj\n-----END PRIVATE KEY-----"
+KEY = (
+    "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\nBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj\n"
+    "-----END PRIVATE KEY-----"
+)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +43,9 @@ print("after")
 
 def logged(file: Path, *body: str) -> str:
     code = CODE.format(body="\n".join(f"    {line}" for line in body))
-    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stdout == "after\n" and done.stderr == ""
     return file.read_text()
 
@@ -74,7 +79,10 @@ def test_it_never_grows_beyond_its_bounds(tmp_path: Path) -> None:
     logged(tmp_path / "log.txt", "for number in range(60_000): print(number, 'x' * 40)")
     log, before = tmp_path / "log.txt", tmp_path / "log.1.txt"
     assert log.stat().st_size <= LIMIT and before.stat().st_size <= LIMIT
-    assert last_line(log).startswith("59999 ") and sorted(path.name for path in tmp_path.iterdir()) == ["log.1.txt", "log.txt"]
+    assert last_line(log).startswith("59999 ") and sorted(path.name for path in tmp_path.iterdir()) == [
+        "log.1.txt",
+        "log.txt",
+    ]
 
 
 def test_a_line_without_an_end_does_not_grow_for_ever(tmp_path: Path) -> None:

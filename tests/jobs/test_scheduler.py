@@ -68,7 +68,9 @@ def test_the_hours_go_over_midnight(hours: tuple[int, int], hour: int, inside: b
         ({"new_turns": 6}, 3, "5 new turn(s) since the last version, fewer than 6"),
     ],
 )
-def test_nothing_begins_when_the_rule_does_not_say_so(config: Configured, full: Queue, rule: dict[str, Any], hour: int, said: str) -> None:
+def test_nothing_begins_when_the_rule_does_not_say_so(
+    config: Configured, full: Queue, rule: dict[str, Any], hour: int, said: str
+) -> None:
     assert said in scheduler.why_not(config(**rule), full, NIGHT.replace(hour=hour))
     assert scheduler.look(config(**rule), full, NIGHT.replace(hour=hour)) is None and not store.find()
 

@@ -104,7 +104,13 @@ def test_what_is_not_completed_can_be_resumed(home: Path, ended: State) -> None:
             store.requeue(job.id, detached=False)
         return
     again = store.requeue(job.id, detached=False)
-    assert (again.state, again.reason, again.exit_code, again.process, again.ended) == (State.QUEUED, "", None, None, None)
+    assert (again.state, again.reason, again.exit_code, again.process, again.ended) == (
+        State.QUEUED,
+        "",
+        None,
+        None,
+        None,
+    )
 
 
 def test_one_that_waits_is_cancelled_at_once_and_one_that_is_over_stays_as_it_is(home: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ports import unused_port
 from waiting import wait_for
 
 from fine_tuning import paths
@@ -38,7 +38,9 @@ from fine_tuning.runs import Run
 
 def with_mlflow(test: Any) -> Any:
     """Mark a test that needs MLflow, which takes its time to be imported and to make its tables."""
-    skipped = pytest.mark.skipif(find_spec("mlflow") is None, reason="MLflow is not installed (the extra byoai[mlflow])")
+    skipped = pytest.mark.skipif(
+        find_spec("mlflow") is None, reason="MLflow is not installed (the extra byoai[mlflow])"
+    )
     return pytest.mark.slow(skipped(test))
 
 
@@ -51,8 +53,16 @@ CONFIG = FineTuningConfig(
     deployment={"ollama_base_url": "http://user:s3cr3t@127.0.0.1:11434"},
 )
 EVALUATION = {
-    "base": {"scores": {"perplexity": 20.5, "chrf": 11.0}, "answers": [{"prompt": SAID, "answer": SAID}], "said": [{"answer": SAID}]},
-    "tuned": {"scores": {"perplexity": 9.25, "odd (metric)": 1}, "answers": [{"prompt": SAID, "answer": SAID}], "notes": [SAID]},
+    "base": {
+        "scores": {"perplexity": 20.5, "chrf": 11.0},
+        "answers": [{"prompt": SAID, "answer": SAID}],
+        "said": [{"answer": SAID}],
+    },
+    "tuned": {
+        "scores": {"perplexity": 9.25, "odd (metric)": 1},
+        "answers": [{"prompt": SAID, "answer": SAID}],
+        "notes": [SAID],
+    },
     "leaks": {"details": 3, "leaks": [{"kind": "email", "turn": "t1", "prompt": SAID}]},
     "poison": {"planted": [{"phrase": SAID}]},
     "speeds": {"base": {"tokens_per_second": 50.0}, "candidate": {"tokens_per_second": 40.0}},
@@ -62,7 +72,14 @@ EVALUATION = {
         "passed": False,
         "results": [
             {"rule": "own chats", "passed": True, "warned": False, "reason": SAID, "measured": SAID, "limit": "none"},
-            {"rule": "poison probe", "passed": False, "warned": False, "reason": SAID, "measured": SAID, "limit": "none"},
+            {
+                "rule": "poison probe",
+                "passed": False,
+                "warned": False,
+                "reason": SAID,
+                "measured": SAID,
+                "limit": "none",
+            },
             {"rule": "speed", "passed": True, "warned": True, "reason": SAID, "measured": SAID, "limit": "none"},
         ],
     },
@@ -74,7 +91,9 @@ def step(number: int, loss: float, part: str = "chats") -> Step:
     return Step(part, number, 6, number / 2, loss, 0.5, 1e-4 * number, 1.0, 100, 250.0, 0.4, 1.0, 10**8, validation)  # type: ignore[arg-type]
 
 
-def retrain(home: Path, steps: list[Step], *, name: str = "20261128-120000-abcd1234", raised: Cancelled | None = None) -> str:
+def retrain(
+    home: Path, steps: list[Step], *, name: str = "20261128-120000-abcd1234", raised: Cancelled | None = None
+) -> str:
     """Do what a retrain does with its run's folder and its watch; return the job's id."""
     run = Run(home / "runs" / name)
     watch = Watch()
@@ -85,7 +104,13 @@ def retrain(home: Path, steps: list[Step], *, name: str = "20261128-120000-abcd1
             if not resumed:
                 run.folder.mkdir(parents=True)
                 paths.atomic_write(run.config, yaml.safe_dump(CONFIG.model_dump(mode="json")))
-                inputs = {"dataset": "d" * 16, "rows": "r1", "base_digest": "b" * 16, "base": "smollm2:135m", "seen": [SAID]}
+                inputs = {
+                    "dataset": "d" * 16,
+                    "rows": "r1",
+                    "base_digest": "b" * 16,
+                    "base": "smollm2:135m",
+                    "seen": [SAID],
+                }
                 paths.write_json(run.inputs, {**inputs, "mark": None, "preferences": "p1"})
             told.tell(RunOpened(str(run.folder), resumed))
             told.tell(Planned((("what", SAID),)))
@@ -97,8 +122,12 @@ def retrain(home: Path, steps: list[Step], *, name: str = "20261128-120000-abcd1
             run.adapter.mkdir()
             run.report.write_text(f"<p>{SAID}</p>")
             paths.write_json(run.evaluation, EVALUATION)
-            paths.write_json(run.manifest, {"version": 3, "tag": "fine_tuned_smollm2-135m:v3", "seconds": {"Training": 3.5}})
-            told.tell(Finished("refused", f"refused because of {SAID}", "fine_tuned_smollm2-135m:v3", ((SAID, SAID, SAID),)))
+            paths.write_json(
+                run.manifest, {"version": 3, "tag": "fine_tuned_smollm2-135m:v3", "seconds": {"Training": 3.5}}
+            )
+            told.tell(
+                Finished("refused", f"refused because of {SAID}", "fine_tuned_smollm2-135m:v3", ((SAID, SAID, SAID),))
+            )
     except Cancelled:
         pass
     return job.id
@@ -131,7 +160,9 @@ def held(folder: Path, text: str) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[str]]]:
-    """A data folder with one run that was stopped, gone on with by another job, and refused by the gate; and the jobs' ids."""
+    """A data folder with one run that was stopped, gone on with by another job, and refused by the
+    gate; and the jobs' ids.
+    """
     with pytest.MonkeyPatch.context() as patch:
         home = tmp_path_factory.mktemp("tracked")
         patch.setenv("BYOAI_HOME", str(home))
@@ -160,7 +191,9 @@ def test_a_run_is_one_run_also_where_two_jobs_made_it(history: tuple[Path, list[
 def test_each_step_of_its_curves_is_there_once(history: tuple[Path, list[str]]) -> None:
     curves = "SELECT step, value FROM metrics WHERE key = '{}' ORDER BY step"
     home, _ = history
-    assert rows(home, curves.format("chats/loss")) == [(number, pytest.approx(4.0 - number / 10)) for number in range(1, 7)]
+    assert rows(home, curves.format("chats/loss")) == [
+        (number, pytest.approx(4.0 - number / 10)) for number in range(1, 7)
+    ]
     assert [number for number, _ in rows(home, curves.format("chats/validation_loss"))] == [2, 4, 6]
     assert rows(home, curves.format("chats/learning_rate"))[-1] == (6, pytest.approx(6e-4))
     assert rows(home, curves.format("chats/tokens_per_second"))[0] == (1, 250.0)
@@ -171,7 +204,11 @@ def test_each_step_of_its_curves_is_there_once(history: tuple[Path, list[str]]) 
 def test_settings_hashes_figures_and_verdict_are_there(history: tuple[Path, list[str]]) -> None:
     home, _ = history
     params = dict(rows(home, "SELECT key, value FROM params"))
-    assert (params["training.lora_r"], params["training.learning_rate"], params["gate.forgetting"]) == ("24", "0.0003", "0.05")
+    assert (params["training.lora_r"], params["training.learning_rate"], params["gate.forgetting"]) == (
+        "24",
+        "0.0003",
+        "0.05",
+    )
     assert (params["dataset"], params["base.digest"], params["base.tag"]) == ("d" * 16, "b" * 16, "smollm2:135m")
     latest = dict(rows(home, "SELECT key, value FROM latest_metrics"))
     assert (latest["base/perplexity"], latest["tuned/perplexity"], latest["tuned/odd _metric_"]) == (20.5, 9.25, 1.0)
@@ -225,7 +262,9 @@ def test_a_store_that_cannot_be_used_is_one_line_in_the_log(home: Path, broken: 
 
 
 @pytest.mark.parametrize("name", ["a?mode=memory", "50%20", "x#y"])
-def test_a_folder_that_would_be_taken_for_another_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_folder_that_would_be_taken_for_another_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.setenv("BYOAI_HOME", str(tmp_path / name))
     with pytest.raises(ByoaiError, match="leads it elsewhere"):
         tracking.store_uri()
@@ -235,7 +274,10 @@ def test_a_folder_that_would_be_taken_for_another_is_refused(tmp_path: Path, mon
 
 
 def test_nothing_of_it_is_imported_and_no_process_begins_unless_it_is_wanted(home: Path) -> None:
-    code = "import sys, fine_tuning.jobs.worker, fine_tuning.cli.main as main; main.parser(); print('mlflow' in sys.modules)"
+    code = (
+        "import sys, fine_tuning.jobs.worker, fine_tuning.cli.main as main; main.parser(); print('mlflow' "
+        "in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
     for mode in ("off", *(() if is_installed() else ("auto",))):
@@ -271,7 +313,9 @@ def test_every_setting_that_may_hold_a_text_is_left_out() -> None:
         deployment={"ollama_base_url": f"http://user:{secret}@host:1"},
         notify={"url": f"https://example.org/{secret}", "allow_hosts": ["example.org"], "command": ["tell", secret]},
     )
-    found = parameters(config, {"dataset": "d1", "base": "b", "base_digest": "x", "seen": [secret], "mark": {"text": secret}})
+    found = parameters(
+        config, {"dataset": "d1", "base": "b", "base_digest": "x", "seen": [secret], "mark": {"text": secret}}
+    )
     assert secret not in json.dumps(found) and len(found) > 50
     assert all(isinstance(value, str) for value in found.values())
 
@@ -310,9 +354,7 @@ def test_its_pages_are_for_this_machine_and_this_address_only(home: Path) -> Non
     old = retrain(home, [step(1, 3.0)], name="20261128-110000-aaaa1111")
     tracked(home, old, "completed")
     (home / "mlflow" / "mlflow.db").unlink()  # as before the extra was installed: the store is made of what is there
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = unused_port()
     command = [sys.executable, "-m", "fine_tuning", "mlflow", "--port", str(port), "--no-browser"]
     environment = {
         **os.environ,
@@ -329,8 +371,23 @@ def test_its_pages_are_for_this_machine_and_this_address_only(home: Path) -> Non
         for own in (f"127.0.0.1:{port}", f"localhost:{port}"):
             assert asked(port, "/", own) == asked(port, search, own, body=b'{"max_results": 5}') == 200
             assert asked(port, search, own, "http://evil.example", b'{"max_results": 5}') == 403
-        for evil in ("evil", f"evil:{port}", "127.0.0.1", f"127.0.0.1.evil:{port}", "192.168.1.5", "10.0.0.1", f"[::1]:{port}", "0.0.0.0"):
-            for path in ("/", search, "/static-files/favicon.ico", "/ajax-api/3.0/mlflow/server-info", "/api/2.0/mlflow/runs/search"):
+        for evil in (
+            "evil",
+            f"evil:{port}",
+            "127.0.0.1",
+            f"127.0.0.1.evil:{port}",
+            "192.168.1.5",
+            "10.0.0.1",
+            f"[::1]:{port}",
+            "0.0.0.0",
+        ):
+            for path in (
+                "/",
+                search,
+                "/static-files/favicon.ico",
+                "/ajax-api/3.0/mlflow/server-info",
+                "/api/2.0/mlflow/runs/search",
+            ):
                 assert asked(port, path, evil) == 403, (evil, path)
         server = [each for each in connections() if each[0] == port]
         assert server == [(port, "127.0.0.1")]
@@ -343,7 +400,9 @@ def test_its_pages_are_for_this_machine_and_this_address_only(home: Path) -> Non
 def connections() -> list[tuple[int, str]]:
     import psutil
 
-    return [(each.laddr.port, each.laddr.ip) for each in psutil.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+    return [
+        (each.laddr.port, each.laddr.ip) for each in psutil.net_connections("tcp") if each.status == psutil.CONN_LISTEN
+    ]
 
 
 def connections_of(port: int) -> list[tuple[int, str]]:
@@ -357,9 +416,11 @@ def test_of_a_run_that_was_removed_nothing_is_written(home: Path) -> None:
         (home / "runs" / name).mkdir(parents=True)
         (home / "runs" / name / name).write_text("{}")
     code = (
-        "from dataclasses import replace; from fine_tuning.jobs import store; from fine_tuning.jobs.tracking import Tracker; "
+        "from dataclasses import replace; from fine_tuning.jobs import store; from fine_tuning.jobs.tracking import "
+        "Tracker; "
         f"tracker, job = Tracker(), store.get({job.id!r}); "
-        f"[tracker.track(replace(job, run={str(home / 'runs')!r} + name)) for name in ('/gone', '/config.yaml', '/inputs.json')]"
+        f"[tracker.track(replace(job, run={str(home / 'runs')!r} + name)) for name in ('/gone', '/config.yaml', "
+        "'/inputs.json')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert rows(home, "SELECT * FROM runs") == []

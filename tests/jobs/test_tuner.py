@@ -10,17 +10,16 @@ from pathlib import Path
 
 import filelock
 import pytest
-from small_training import SMALL, log_doors
+from small_training import WITH_REPLAY, log_doors
 
 from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig, load_config
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.engines.connect import connect
-from fine_tuning.engines.default_base import ensure_default_base
+from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.events import Count, Event, Stage, Step, Watch
 from fine_tuning.jobs.tuner import ModelFineTuner, _stoppable
 from fine_tuning.model_management.model_registry import Registry
-from fine_tuning.pipeline import NewVersion, Outcome
+from fine_tuning.outcome import NewVersion, Outcome
 from fine_tuning.workshop import Request
 
 
@@ -118,13 +117,12 @@ class Stages:
 
 
 @pytest.fixture
-def config(home: Path, base_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> FineTuningConfig:
-    """Of a small training; the base is in the engine, and something is in the log."""
-    monkeypatch.setenv("BYOAI_ENGINE", "embedded")
-    config = load_config(overrides=SMALL | {"training.num_epochs": 1, "training.save_steps": 1, "deployment.model_name": "stopped"})
-    ensure_default_base(connect(config=config))
+def config(small_engine: EmbeddedEngine) -> FineTuningConfig:
+    """Of a small training of the small base; something is in the log."""
     log_doors(6)
-    return config
+    return load_config(
+        overrides=WITH_REPLAY | {"training.num_epochs": 1, "training.save_steps": 1, "deployment.model_name": "stopped"}
+    )
 
 
 @pytest.mark.slow
@@ -143,7 +141,13 @@ def test_stopped_in_any_stage_the_next_retrain_goes_on_from_there(config: FineTu
         return time.perf_counter() - began
 
     waited = {}
-    stops = [("Asking the base what it should not forget", 1), ("Training", 1), ("Training", 2), ("Evaluating", 1), ("Evaluating", 8)]
+    stops = [
+        ("Asking the base what it should not forget", 1),
+        ("Training", 1),
+        ("Training", 2),
+        ("Evaluating", 1),
+        ("Evaluating", 3),
+    ]
     for stage, steps in stops:
         waited[f"{stage} {steps}"] = round(asyncio.run(stop(stage, steps)), 2)
     outcome = asyncio.run(ModelFineTuner(config).fine_tune(Request(force=True)))
@@ -152,12 +156,14 @@ def test_stopped_in_any_stage_the_next_retrain_goes_on_from_there(config: FineTu
     assert outcome.training and outcome.training.resumed_from == outcome.training.steps  # nothing was trained twice
 
 
-MOMENTS = int(os.environ.get("BYOAI_TEST_MOMENTS", "4"))
+MOMENTS = int(os.environ.get("BYOAI_TEST_MOMENTS", "2"))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_stopped_at_any_moment_nothing_runs_any_more_and_the_next_retrain_goes_on(config: FineTuningConfig, home: Path) -> None:
+def test_stopped_at_any_moment_nothing_runs_any_more_and_the_next_retrain_goes_on(
+    config: FineTuningConfig, home: Path
+) -> None:
     log = ConversationLogger()
     began = time.perf_counter()
     first = asyncio.run(ModelFineTuner(config).fine_tune(Request(force=True)))
@@ -166,7 +172,9 @@ def test_stopped_at_any_moment_nothing_runs_any_more_and_the_next_retrain_goes_o
     before, waited, tries = threads_at_work(), [], 0
     while len(waited) < MOMENTS:
         log.new_session()
-        log.log_conversation(f"What is in drawer {tries}?", f"In drawer {tries} there are {tries + 2} spoons and a fork.")
+        log.log_conversation(
+            f"What is in drawer {tries}?", f"In drawer {tries} there are {tries + 2} spoons and a fork."
+        )
         began = time.perf_counter()
         outcome, took = asyncio.run(stopped_after(config, random.Random(tries).uniform(0.0, quickest)))
         tries += 1

@@ -14,7 +14,9 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module", params=["embedded", pytest.param("ollama", marks=pytest.mark.engine)])
-def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, base_gguf: Path) -> Iterator[Engine]:
+def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, base_gguf: Path
+) -> Iterator[Engine]:
     """With `BASE` in it; what the tests make is gone afterwards."""
     engine: Engine
     if request.param == "embedded":

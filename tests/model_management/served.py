@@ -1,4 +1,6 @@
-"""What the deployer's and the switcher's tests share: both engines with a base in them, small adapters, and versions made of these."""
+"""What the deployer's and the switcher's tests share: both engines with a base in them, small
+adapters, and versions made of these.
+"""
 
 import hashlib
 from pathlib import Path
@@ -15,10 +17,14 @@ BASE = "deploy-base:135m"
 
 
 def write_adapter(path: Path, seed: int, scale: float = 0.0) -> Path:
-    """A LoRA on the first layers' q projection of SmolLM2-135M. With scale 0 it changes no answer, but each seed is another file."""
+    """A LoRA on the first layers' q projection of SmolLM2-135M. With scale 0 it changes no answer,
+    but each seed is another file.
+    """
     noise = np.random.default_rng(seed)
     shapes = {f"blk.{layer}.attn_q": ((1, 576), (576, 1)) for layer in range(4)}
-    return write_lora(path, {name: (noise.standard_normal(a), scale * noise.standard_normal(b)) for name, (a, b) in shapes.items()})
+    return write_lora(
+        path, {name: (noise.standard_normal(a), scale * noise.standard_normal(b)) for name, (a, b) in shapes.items()}
+    )
 
 
 def make_version(engine: Engine, registry: Registry, name: str, home: Path, seed: int | None = None) -> Version:

@@ -1,4 +1,6 @@
-"""The same question to several models: by what people call them, streamed, in turn; blind, with a vote. On both engines."""
+"""The same question to several models: by what people call them, streamed, in turn; blind, with a
+vote. On both engines.
+"""
 
 import io
 import random
@@ -46,7 +48,12 @@ def test_the_answers_are_streamed_model_after_model(engine: Engine, name: str, r
 
 
 def test_a_blind_vote_names_the_models_afterwards_and_becomes_their_rating(
-    engine: Engine, name: str, registry: Registry, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    engine: Engine,
+    name: str,
+    registry: Registry,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     tags = [BASE, make_version(engine, registry, name, home).tag]
     monkeypatch.setattr("sys.stdin", io.StringIO("what\nb\nq\n"))

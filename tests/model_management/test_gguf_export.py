@@ -19,7 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fine_tuning.errors import ExportError
-from fine_tuning.model_management.gguf_export import check_exportable, convert_adapter, export_full, merge_adapter, rotary_order
+from fine_tuning.model_management.gguf_export import (
+    check_exportable,
+    convert_adapter,
+    export_full,
+    merge_adapter,
+)
+from fine_tuning.model_management.tensor_names import rotary_order
 from fine_tuning.paths import REPOSITORY
 
 
@@ -63,7 +69,10 @@ def test_a_merge_adds_the_scaled_product_in_the_ggufs_order_of_rows(base: Path, 
 def test_q8_0_is_what_llama_cpps_converter_makes_of_the_merged_weights(base: Path, tmp_path: Path) -> None:
     pairs = tiny.write_adapter(tmp_path / "adapter")
     merge_adapter(base, tmp_path / "adapter", tmp_path / "out.gguf", "q8_0")
-    before, after = tiny.weights(base), {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "out.gguf").tensors}
+    before, after = (
+        tiny.weights(base),
+        {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "out.gguf").tensors},
+    )
     for name, weights in before.items():
         if weights.ndim == 1:
             assert np.array_equal(after[name].data, weights)
@@ -95,7 +104,9 @@ def test_metadata_is_kept_also_unknown_keys_and_their_order(base: Path, adapter:
     merge_adapter(base, adapter, tmp_path / "out.gguf", "f16")
     before, after = (gguf.GGUFReader(path).fields for path in (base, tmp_path / "out.gguf"))
     assert list(after) == [*before, "general.quantization_version"]
-    changed = {key for key in before if key not in ("GGUF.kv_count",) and before[key].contents() != after[key].contents()}
+    changed = {
+        key for key in before if key not in ("GGUF.kv_count",) and before[key].contents() != after[key].contents()
+    }
     assert changed == {"general.file_type"}
     assert after["general.file_type"].contents() == gguf.LlamaFileType.MOSTLY_F16
 
@@ -113,7 +124,11 @@ def test_mixtures_choose_and_fall_back_as_llama_quantize_does(tmp_path: Path) ->
     tiny.write_adapter(tmp_path / "wide", width=256)
     merge_adapter(wide, tmp_path / "wide", tmp_path / "out.gguf", "q4_k_m")
     kinds = tiny.types(tmp_path / "out.gguf")
-    assert (kinds["blk.0.attn_q.weight"], kinds["token_embd.weight"], kinds["output_norm.weight"]) == ("Q4_K", "Q6_K", "F32")
+    assert (kinds["blk.0.attn_q.weight"], kinds["token_embd.weight"], kinds["output_norm.weight"]) == (
+        "Q4_K",
+        "Q6_K",
+        "F32",
+    )
     assert kinds["blk.0.ffn_down.weight"] == "Q5_0"  # 384 is no multiple of 256
 
     narrow = tiny.write_base(tmp_path / "narrow.gguf")
@@ -137,7 +152,10 @@ def test_every_mixture_can_be_loaded(base: Path, adapter: Path, tmp_path: Path, 
     ("config", "scale_of"),
     [
         ({"use_rslora": True}, lambda name: 8 / 4**0.5),
-        ({"alpha_pattern": {"q_proj": 2, "layers.1.mlp.*": 4}}, lambda name: {"q": 0.5, "m": 1.0}.get(_pattern(name), 2.0)),
+        (
+            {"alpha_pattern": {"q_proj": 2, "layers.1.mlp.*": 4}},
+            lambda name: {"q": 0.5, "m": 1.0}.get(_pattern(name), 2.0),
+        ),
     ],
     ids=["rank-stabilised", "alpha_pattern"],
 )
@@ -189,7 +207,9 @@ def test_a_model_trained_whole_takes_the_place_of_the_base(base: Path, tmp_path:
     export_full(base, tmp_path / "model", tmp_path / "q8.gguf", "q8_0")
     made = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "q8.gguf").tensors}
     for name, weights in whole.items():
-        assert np.array_equal(made[name].data, weights if weights.ndim == 1 else gguf.quants.quantize(weights, Type.Q8_0)), name
+        assert np.array_equal(
+            made[name].data, weights if weights.ndim == 1 else gguf.quants.quantize(weights, Type.Q8_0)
+        ), name
 
 
 def test_a_model_that_does_not_fit_or_is_not_whole_is_named(base: Path, tmp_path: Path) -> None:
@@ -213,7 +233,12 @@ def test_the_adapter_gguf_holds_what_llama_cpps_converter_writes(base: Path, tmp
     result = convert_adapter(base, tmp_path / "adapter", tmp_path / "lora.gguf")
     reader = gguf.GGUFReader(result.path)
     values = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("GGUF")}
-    assert values == {"general.architecture": "llama", "general.type": "adapter", "adapter.type": "lora", "adapter.lora.alpha": 8.0}
+    assert values == {
+        "general.architecture": "llama",
+        "general.type": "adapter",
+        "adapter.type": "lora",
+        "adapter.lora.alpha": 8.0,
+    }
     found = {tensor.name: tensor.data for tensor in reader.tensors}
     assert len(found) == 2 * len(pairs) == 2 * result.adapted
     for name, (a, b) in pairs.items():
@@ -277,7 +302,9 @@ def test_the_rotary_order_is_undone_by_transformers_reader(heads: int, half: int
         ({"lora_alpha": None}, "lora_alpha"),
     ],
 )
-def test_an_adapter_that_is_more_than_a_lora_is_refused(base: Path, tmp_path: Path, config: dict[str, Any], said: str) -> None:
+def test_an_adapter_that_is_more_than_a_lora_is_refused(
+    base: Path, tmp_path: Path, config: dict[str, Any], said: str
+) -> None:
     tiny.write_adapter(tmp_path / "adapter", **config)
     for export in (merge_adapter, convert_adapter):
         with pytest.raises(ExportError, match=said):
@@ -332,17 +359,23 @@ def test_a_training_that_diverged_is_not_exported(base: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("quantization", ["f16", "q8_0", "q4_0", "q5_1", "q4_k_m", "q6_k"])
 @pytest.mark.parametrize("size", [1e4, 1e5])
-def test_weights_that_overflow_when_they_are_merged_are_not_exported(tmp_path: Path, quantization: str, size: float) -> None:
+def test_weights_that_overflow_when_they_are_merged_are_not_exported(
+    tmp_path: Path, quantization: str, size: float
+) -> None:
     base = tiny.write_base(tmp_path / "base.gguf", width=256)
     tiny.write_adapter(tmp_path / "a", width=256, size=size)  # finite, but W + BA is beyond what float16 holds
     out = tmp_path / "out.gguf"
-    with pytest.raises(ExportError, match=r"blk\.0\.\w+\.weight of .*base\.gguf has weights that \w+ cannot hold.*lower learning_rate"):
+    with pytest.raises(
+        ExportError, match=r"blk\.0\.\w+\.weight of .*base\.gguf has weights that \w+ cannot hold.*lower learning_rate"
+    ):
         merge_adapter(base, tmp_path / "a", out, quantization)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "base.gguf"]
 
 
 @pytest.mark.parametrize("quantization", ["f32", "bf16"])
-def test_weights_beyond_float16_are_exported_where_the_type_holds_them(base: Path, tmp_path: Path, quantization: str) -> None:
+def test_weights_beyond_float16_are_exported_where_the_type_holds_them(
+    base: Path, tmp_path: Path, quantization: str
+) -> None:
     tiny.write_adapter(tmp_path / "a", size=1e4)
     merge_adapter(base, tmp_path / "a", tmp_path / "out.gguf", quantization)
     assert all(np.isfinite(weights).all() for weights in tiny.weights(tmp_path / "out.gguf").values())
@@ -382,7 +415,8 @@ def test_a_module_that_does_not_fit_the_base_is_named(base: Path, tmp_path: Path
     outputs, inputs = (tiny.VOCABULARY, 64) if module == "model.embed_tokens" else (32, 32)
     sides = {"A": (4, inputs), "B": (outputs, 4)}
     stored = {
-        f"base_model.model.{module}.lora_{side}.weight": ("F32", shape, bytes(4 * shape[0] * shape[1])) for side, shape in sides.items()
+        f"base_model.model.{module}.lora_{side}.weight": ("F32", shape, bytes(4 * shape[0] * shape[1]))
+        for side, shape in sides.items()
     }
     tiny.save_adapter(tmp_path / "adapter", stored, {"lora_alpha": 4})
     with pytest.raises(ExportError, match=said) as failure:
@@ -391,7 +425,9 @@ def test_a_module_that_does_not_fit_the_base_is_named(base: Path, tmp_path: Path
 
 
 def test_weights_that_are_no_lora_are_named(base: Path, tmp_path: Path) -> None:
-    tiny.save_adapter(tmp_path / "adapter", {"base_model.model.model.norm.weight": ("F32", (64,), bytes(256))}, {"lora_alpha": 4})
+    tiny.save_adapter(
+        tmp_path / "adapter", {"base_model.model.model.norm.weight": ("F32", (64,), bytes(256))}, {"lora_alpha": 4}
+    )
     with pytest.raises(ExportError, match=r"norm\.weight, which is no LoRA weight"):
         merge_adapter(base, tmp_path / "adapter", tmp_path / "out.gguf")
 
@@ -431,13 +467,18 @@ def test_an_unknown_quantization_lists_the_known_ones(base: Path, adapter: Path,
 def test_too_little_disk_space_is_said_before_anything_is_written(tmp_path: Path) -> None:
     from fine_tuning.engines.gguf_file import whole_file
 
-    with pytest.raises(ExportError, match=rf"{tmp_path}.*{10**18} bytes are needed"), whole_file(tmp_path / "out.gguf", 10**18) as path:
+    with (
+        pytest.raises(ExportError, match=rf"{tmp_path}.*{10**18} bytes are needed"),
+        whole_file(tmp_path / "out.gguf", 10**18) as path,
+    ):
         path.write_bytes(b"never")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("quantization", ["f32", "q4_k_m"])
-def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(base: Path, adapter: Path, tmp_path: Path, quantization: str) -> None:
+def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(
+    base: Path, adapter: Path, tmp_path: Path, quantization: str
+) -> None:
     out = tmp_path / "out" / "model.gguf"
     out.parent.mkdir()
     out.write_bytes(b"the old model")
@@ -458,7 +499,9 @@ def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(base: Path, a
     assert [path.name for path in out.parent.iterdir()] == ["model.gguf"] and out.read_bytes() == b"the old model"
 
 
-def test_a_mixture_that_llama_cpp_cannot_make_leaves_nothing_and_says_why(base: Path, adapter: Path, tmp_path: Path) -> None:
+def test_a_mixture_that_llama_cpp_cannot_make_leaves_nothing_and_says_why(
+    base: Path, adapter: Path, tmp_path: Path
+) -> None:
     base.write_bytes(base.read_bytes().replace(b"llama.context_length", b"llama.context_nothin"))
     with pytest.raises(ExportError, match=r"could not make q4_k_m.*context_length"):
         merge_adapter(base, adapter, tmp_path / "out.gguf", "q4_k_m")
@@ -482,14 +525,20 @@ def test_memory_is_that_of_a_slab_not_of_the_largest_tensor(tmp_path: Path) -> N
     writer.close()
     sides = {"A": np.ones((1, columns), np.float32), "B": np.ones((rows, 1), np.float32)}
     stored = {
-        f"base_model.model.model.layers.0.mlp.up_proj.lora_{side}.weight": tiny.encode(value, "F32")[0] for side, value in sides.items()
+        f"base_model.model.model.layers.0.mlp.up_proj.lora_{side}.weight": tiny.encode(value, "F32")[0]
+        for side, value in sides.items()
     }
     tiny.save_adapter(tmp_path / "adapter", stored, {"lora_alpha": 1})
     seen: list[tuple[int, int]] = []
     tracemalloc.start()
-    merge_adapter(base, tmp_path / "adapter", tmp_path / "out.gguf", "q8_0", lambda done, total: seen.append((done, total)))
+    merge_adapter(
+        base, tmp_path / "adapter", tmp_path / "out.gguf", "q8_0", lambda done, total: seen.append((done, total))
+    )
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 64 << 20  # the tensor is 128 MiB of float32
     assert np.abs(tiny.weights(tmp_path / "out.gguf")["blk.0.ffn_up.weight"] - 1).max() < 0.01
-    assert [done for done, _ in seen] == sorted({done for done, _ in seen}) and seen[-1] == (rows * columns, rows * columns)
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen}) and seen[-1] == (
+        rows * columns,
+        rows * columns,
+    )

@@ -1,4 +1,6 @@
-"""Models in Hugging Face's format: refused when they would run code; converted by llama.cpp's own converter; our merge against it."""
+"""Models in Hugging Face's format: refused when they would run code; converted by llama.cpp's own
+converter; our merge against it.
+"""
 
 import json
 from pathlib import Path
@@ -11,14 +13,29 @@ import tiny_gguf as tiny
 
 from fine_tuning.engines.gguf_file import read_gguf
 from fine_tuning.errors import ExportError
-from fine_tuning.model_management import gguf_export, hf_export
+from fine_tuning.model_management import hf_export, tensor_names
 from fine_tuning.model_management.gguf_export import export_full, merge_adapter
 from fine_tuning.model_management.hf_export import convert_model, import_model
 
 # Hugging Face's model types, by the architecture that their GGUF has.
 ARCHITECTURES = {
-    **{"llama": "llama", "smollm3": "smollm3", "granite": "granite", "olmo": "olmo", "arcee": "arcee", "qwen2": "qwen2", "qwen3": "qwen3"},
-    **{"gemma": "gemma", "gemma2": "gemma2", "gemma3": "gemma3_text", "phi3": "phi3", "starcoder2": "starcoder2", "stablelm": "stablelm"},
+    **{
+        "llama": "llama",
+        "smollm3": "smollm3",
+        "granite": "granite",
+        "olmo": "olmo",
+        "arcee": "arcee",
+        "qwen2": "qwen2",
+        "qwen3": "qwen3",
+    },
+    **{
+        "gemma": "gemma",
+        "gemma2": "gemma2",
+        "gemma3": "gemma3_text",
+        "phi3": "phi3",
+        "starcoder2": "starcoder2",
+        "stablelm": "stablelm",
+    },
     **{"olmo2": "olmo2", "command-r": "cohere", "nemotron": "nemotron"},
 }
 TIED = {"cohere", "gemma", "gemma2"}  # their output is always the embedding
@@ -73,12 +90,18 @@ def test_the_converters_own_words_are_passed_on_and_nothing_is_left(folder: Path
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For every architecture a folder with base/, adapter/ and merged/ (PEFT's own merge) in Hugging Face's format, and their GGUFs."""
+    """For every architecture a folder with base/, adapter/ and merged/ (PEFT's own merge) in
+    Hugging Face's format, and their GGUFs.
+    """
     root = tmp_path_factory.mktemp("models")
     for architecture, model_type in ARCHITECTURES.items():
         _make(root / architecture, model_type)
     kinds = {"base": "f32", "merged": "q8_0"}
-    jobs = [(root / arch / name, root / arch / f"{name}.gguf", kind) for arch in ARCHITECTURES for name, kind in kinds.items()]
+    jobs = [
+        (root / arch / name, root / arch / f"{name}.gguf", kind)
+        for arch in ARCHITECTURES
+        for name, kind in kinds.items()
+    ]
     tiny_families.convert(jobs)
     return root
 
@@ -89,8 +112,19 @@ def _make(folder: Path, model_type: str) -> None:
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    special: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": model_type in TIED}
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    special: dict[str, Any] = {
+        "pad_token_id": 0,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "tie_word_embeddings": model_type in TIED,
+    }
     heads = {"head_dim": 16} if model_type.startswith(("gemma", "qwen3")) else {}
     config = CONFIG_MAPPING[model_type](vocab_size=128, max_position_embeddings=256, **sizes, **special, **heads)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -107,12 +141,14 @@ def _make(folder: Path, model_type: str) -> None:
 
 
 def test_every_architecture_that_is_offered_is_compared() -> None:
-    assert set(ARCHITECTURES) == gguf_export._PERMUTED | gguf_export._AS_THEY_ARE
+    assert set(ARCHITECTURES) == tensor_names._PERMUTED | tensor_names._AS_THEY_ARE
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_merge_is_bit_identical_to_converting_pefts_merged_model(models: Path, tmp_path: Path, architecture: str) -> None:
+def test_a_merge_is_bit_identical_to_converting_pefts_merged_model(
+    models: Path, tmp_path: Path, architecture: str
+) -> None:
     folder = models / architecture
     result = merge_adapter(folder / "base.gguf", folder / "adapter", tmp_path / "out.gguf", "q8_0")
     assert result.adapted
@@ -121,7 +157,9 @@ def test_a_merge_is_bit_identical_to_converting_pefts_merged_model(models: Path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_model_trained_whole_is_bit_identical_to_what_the_converter_makes_of_it(models: Path, tmp_path: Path, architecture: str) -> None:
+def test_a_model_trained_whole_is_bit_identical_to_what_the_converter_makes_of_it(
+    models: Path, tmp_path: Path, architecture: str
+) -> None:
     folder = models / architecture
     result = export_full(folder / "base.gguf", folder / "merged", tmp_path / "out.gguf", "q8_0")
     assert result.adapted and not result.converted
@@ -130,7 +168,9 @@ def test_a_model_trained_whole_is_bit_identical_to_what_the_converter_makes_of_i
 
 def _assert_same_tensors(ours: Path, theirs: Path) -> None:
     one, other = ({tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors} for path in (ours, theirs))
-    assert [(name, tensor.tensor_type) for name, tensor in one.items()] == [(name, tensor.tensor_type) for name, tensor in other.items()]
+    assert [(name, tensor.tensor_type) for name, tensor in one.items()] == [
+        (name, tensor.tensor_type) for name, tensor in other.items()
+    ]
     assert [name for name in one if one[name].data.tobytes() != other[name].data.tobytes()] == []
 
 
@@ -161,12 +201,20 @@ def real(base_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_real_base_with_a_real_adapter_is_bit_identical_to_the_converters(real: Path, base_gguf: Path, tmp_path: Path) -> None:
+def test_the_real_base_with_a_real_adapter_is_bit_identical_to_the_converters(
+    real: Path, base_gguf: Path, tmp_path: Path
+) -> None:
     merge_adapter(base_gguf, real / "adapter", tmp_path / "ours.gguf", "q8_0")
     convert_model(real / "merged", tmp_path / "theirs.gguf", "q8_0")
     _assert_same_tensors(tmp_path / "ours.gguf", tmp_path / "theirs.gguf")
     ours, theirs = (read_gguf(tmp_path / f"{name}.gguf").metadata for name in ("ours", "theirs"))
-    for key in ("tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.pre", "tokenizer.chat_template", "llama.rope.freq_base"):
+    for key in (
+        "tokenizer.ggml.tokens",
+        "tokenizer.ggml.merges",
+        "tokenizer.ggml.pre",
+        "tokenizer.chat_template",
+        "llama.rope.freq_base",
+    ):
         assert ours[key] == theirs[key], key
 
 

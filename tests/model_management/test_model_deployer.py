@@ -1,4 +1,6 @@
-"""A version is registered once, proven, made live without a gap, and mended when something was interrupted. On both engines."""
+"""A version is registered once, proven, made live without a gap, and mended when something was
+interrupted. On both engines.
+"""
 
 import contextlib
 import multiprocessing
@@ -62,7 +64,9 @@ def test_a_merged_version_can_be_registered_again_as_well(engine: Engine, name: 
 
 
 @pytest.mark.parametrize("mode", ["adapter", "merged"])
-def test_a_fine_tune_in_either_mode_is_fed_what_its_base_is(engine: Engine, name: str, tmp_path: Path, base_gguf: Path, mode: Any) -> None:
+def test_a_fine_tune_in_either_mode_is_fed_what_its_base_is(
+    engine: Engine, name: str, tmp_path: Path, base_gguf: Path, mode: Any
+) -> None:
     artifact = write_adapter(tmp_path / "adapter.gguf", 1) if mode == "adapter" else base_gguf
     register(engine, f"{name}:v1", spec_for(engine.show(BASE), BASE, artifact, mode))
     report = check_parity(engine, f"{name}:v1", partial(engine.render, BASE))
@@ -77,7 +81,10 @@ def test_a_base_with_a_template_and_a_system_text_of_its_own_passes_them_on(
     engine: Engine, name: str, tmp_path: Path, base_gguf: Path, mode: Any
 ) -> None:
     go = "{{ range .Messages }}<|im_start|>{{ .Role }}:\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant:\n"
-    jinja = "{% for m in messages %}<|im_start|>{{ m.role }}:\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant:\n"
+    jinja = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}:\n{{ m.content }}<|im_end|>\n{% endfor "
+        "%}<|im_start|>assistant:\n"
+    )
     base = f"deploy-{name}:own"
     own = ModelSpec(from_=BASE, template=go if engine.name == "ollama" else jinja, system='Say "hi".\nBe kind.')
     engine.create(base, own)
@@ -91,7 +98,10 @@ def test_a_base_with_a_template_and_a_system_text_of_its_own_passes_them_on(
 @pytest.fixture(scope="module")
 def unusual(engine: Engine, tmp_path_factory: pytest.TempPathFactory, base_gguf: Path) -> tuple[str, Path]:
     """A base with a template that only its GGUF holds: its tag and its weights."""
-    weights, tag = _with_unusual_template(base_gguf, tmp_path_factory.mktemp("unusual") / "unusual.gguf"), "deploy-unusual:135m"
+    weights, tag = (
+        _with_unusual_template(base_gguf, tmp_path_factory.mktemp("unusual") / "unusual.gguf"),
+        "deploy-unusual:135m",
+    )
     engine.create(tag, ModelSpec(from_=weights))
     return tag, weights
 
@@ -110,7 +120,9 @@ def test_a_base_that_lives_on_the_template_in_its_gguf_passes_it_on(
 
 
 def _with_unusual_template(gguf: Path, target: Path) -> Path:
-    """A copy of `gguf` with another chat template of the same length, far from all that Ollama knows (which then takes the GGUF's)."""
+    """A copy of `gguf` with another chat template of the same length, far from all that Ollama
+    knows (which then takes the GGUF's).
+    """
     content = gguf.read_bytes()
     start = content.index(b"{%", content.index(b"tokenizer.chat_template"))
     length = int.from_bytes(content[start - 8 : start], "little")
@@ -150,7 +162,9 @@ def test_parity_holds_with_what_people_type_and_finds_an_engine_that_feeds_it_ra
     assert all(mark in model_deployer.TYPED for mark in ("<|im_start|>", "</s>", "<think>", "\ufeff", "\0", "\ud83d"))
     assert check_parity(engine, BASE, partial(engine.render, BASE)).tokens > 700
     monkeypatch.setattr(Neutraliser, "messages", lambda self, messages: list(messages))
-    with pytest.raises(ParityError, match=rf"{BASE}: what is typed acts as structure in messages of user, assistant, user"):
+    with pytest.raises(
+        ParityError, match=rf"{BASE}: what is typed acts as structure in messages of user, assistant, user"
+    ):
         check_parity(engine, BASE, partial(engine.render, BASE))
 
 
@@ -167,9 +181,13 @@ def test_a_control_token_in_the_answer_is_refused(engine: Engine) -> None:
 
 def test_a_template_may_refuse_system_messages_if_it_did_so_in_training(tmp_path: Path, base_gguf: Path) -> None:
     engine = EmbeddedEngine(tmp_path / "engine")
-    ask = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+    ask = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor "
+        "%}<|im_start|>assistant\n"
+    )
     engine.create(
-        "deploy-strict:v1", ModelSpec(from_=base_gguf, template="{{ raise_exception('no') if messages[0].role == 'system' }}" + ask)
+        "deploy-strict:v1",
+        ModelSpec(from_=base_gguf, template="{{ raise_exception('no') if messages[0].role == 'system' }}" + ask),
     )
     engine.create("deploy-free:v1", ModelSpec(from_=base_gguf, template=ask))
     engine.create("deploy-mute:v1", ModelSpec(from_=base_gguf, template="{{ raise_exception('not at all') }}"))
@@ -194,7 +212,9 @@ def test_an_engine_that_is_gone_is_not_taken_for_a_template_that_refuses(engine:
 # Going live
 
 
-def test_going_live_moves_latest_and_the_registry_and_can_be_repeated(engine: Engine, name: str, registry: Registry, home: Path) -> None:
+def test_going_live_moves_latest_and_the_registry_and_can_be_repeated(
+    engine: Engine, name: str, registry: Registry, home: Path
+) -> None:
     for number in (1, 2):
         make_version(engine, registry, name, home)
         made = digests(engine)
@@ -243,7 +263,9 @@ def _killed_at(line: Line, engine: Engine, name: str) -> None:
     os._exit(0)
 
 
-def test_killed_at_any_line_of_a_promotion_the_live_model_still_answers(engine: Engine, name: str, registry: Registry, home: Path) -> None:
+def test_killed_at_any_line_of_a_promotion_the_live_model_still_answers(
+    engine: Engine, name: str, registry: Registry, home: Path
+) -> None:
     for _ in range(2):
         make_version(engine, registry, name, home)
     numbers = {digests(engine)[f"{name}:v{number}"]: number for number in (1, 2)}
@@ -275,7 +297,9 @@ def test_killed_at_any_line_of_a_promotion_the_live_model_still_answers(engine: 
 # Mending
 
 
-def test_a_lost_registry_is_filled_again_from_the_engine(engine: Engine, name: str, registry: Registry, home: Path) -> None:
+def test_a_lost_registry_is_filled_again_from_the_engine(
+    engine: Engine, name: str, registry: Registry, home: Path
+) -> None:
     for _ in range(3):
         make_version(engine, registry, name, home)
     go_live(engine, registry, name, 2)
@@ -283,7 +307,7 @@ def test_a_lost_registry_is_filled_again_from_the_engine(engine: Engine, name: s
     findings = reconcile(engine, registry, name)
     assert [(finding.mended, finding.text) for finding in findings] == [
         *((True, f"{name}:v{number} was unknown to the registry: entered as a candidate") for number in (1, 2, 3)),
-        (True, f"{name}:latest is {name}:v2, which the registry did not have as live: it has now"),
+        (True, f"{name}:latest is {name}:v2, which the registry did not list as live: corrected"),
     ]
     assert [version.state for version in registry.list(name)] == ["candidate", "live", "candidate"]
     assert registry.next_number(name) == 4
@@ -311,7 +335,9 @@ def test_a_latest_that_somebody_moved_is_believed(engine: Engine, name: str, reg
     assert reconcile(engine, registry, name) == []
 
 
-def test_a_latest_that_is_none_of_the_versions_is_told_and_left(engine: Engine, name: str, registry: Registry, home: Path) -> None:
+def test_a_latest_that_is_none_of_the_versions_is_told_and_left(
+    engine: Engine, name: str, registry: Registry, home: Path
+) -> None:
     make_version(engine, registry, name, home)
     go_live(engine, registry, name, 1)
     engine.copy(BASE, f"{name}:latest")
@@ -323,7 +349,9 @@ def test_a_latest_that_is_none_of_the_versions_is_told_and_left(engine: Engine, 
     assert digests(engine)[f"{name}:latest"] == digests(engine)[BASE]
 
 
-def test_a_version_that_somebody_removed_is_made_again_from_its_run(engine: Engine, name: str, registry: Registry, home: Path) -> None:
+def test_a_version_that_somebody_removed_is_made_again_from_its_run(
+    engine: Engine, name: str, registry: Registry, home: Path
+) -> None:
     for _ in range(4):
         make_version(engine, registry, name, home)
     for number in (1, 2):
@@ -344,7 +372,9 @@ def test_a_version_that_somebody_removed_is_made_again_from_its_run(engine: Engi
     assert reconcile(engine, registry, name) == []
 
 
-def test_a_version_whose_weights_are_gone_is_made_again_from_its_run(engine: Engine, name: str, registry: Registry, home: Path) -> None:
+def test_a_version_whose_weights_are_gone_is_made_again_from_its_run(
+    engine: Engine, name: str, registry: Registry, home: Path
+) -> None:
     version = make_version(engine, registry, name, home)
     go_live(engine, registry, name, 1)
     before = digests(engine)
@@ -358,14 +388,19 @@ def test_a_version_whose_weights_are_gone_is_made_again_from_its_run(engine: Eng
     assert reconcile(engine, registry, name) == []
 
 
-def test_a_version_that_cannot_be_made_again_is_told_with_the_reason(engine: Engine, name: str, registry: Registry, home: Path) -> None:
+def test_a_version_that_cannot_be_made_again_is_told_with_the_reason(
+    engine: Engine, name: str, registry: Registry, home: Path
+) -> None:
     version = make_version(engine, registry, name, home)
     go_live(engine, registry, name, 1)
     engine.delete(version.tag)
     adapter = home / version.run / "adapter.gguf"
     adapter.unlink()
     findings = reconcile(engine, registry, name)
-    assert findings[0].text == f"{name}:v1, which is live, is gone from {engine.name}. {name}:v1 cannot be made again: {adapter} is gone"
+    assert (
+        findings[0].text
+        == f"{name}:v1, which is live, is gone from {engine.name}. {name}:v1 cannot be made again: {adapter} is gone"
+    )
     assert not any(finding.mended for finding in findings)
     assert "colour" in _say(engine, f"{name}:latest")
     engine.delete(f"{name}:latest")
@@ -377,7 +412,9 @@ def test_a_version_that_cannot_be_made_again_is_told_with_the_reason(engine: Eng
         restore(engine, registry.add(name, 2))
 
 
-def test_an_interrupted_create_leaves_a_candidate_that_disturbs_nothing(engine: Engine, name: str, registry: Registry, home: Path) -> None:
+def test_an_interrupted_create_leaves_a_candidate_that_disturbs_nothing(
+    engine: Engine, name: str, registry: Registry, home: Path
+) -> None:
     make_version(engine, registry, name, home)
     go_live(engine, registry, name, 1)
     registry.add(name, registry.next_number(name))  # and its tag was never made

@@ -32,7 +32,9 @@ def test_the_live_the_previous_and_the_pinned_version_stay_and_all_others_go(
 ) -> None:
     runs = _five(engine, registry, name, home)
     before = digests(engine)
-    expected = {number: 2 * (run / "adapter.gguf").stat().st_size for number in (1, 5) if (run := runs / f"{name}-{number}")}
+    expected = {
+        number: 2 * (run / "adapter.gguf").stat().st_size for number in (1, 5) if (run := runs / f"{name}-{number}")
+    }
     found = prune(engine, registry, name, runs)
     assert [each.version.number for each in found if each.version] == [1, 5]
     for each in found:
@@ -45,7 +47,9 @@ def test_the_live_the_previous_and_the_pinned_version_stay_and_all_others_go(
     assert prune(engine, registry, name, runs) == []
 
 
-def test_a_dry_run_names_the_same_and_removes_nothing(engine: Engine, name: str, registry: Registry, home: Path) -> None:
+def test_a_dry_run_names_the_same_and_removes_nothing(
+    engine: Engine, name: str, registry: Registry, home: Path
+) -> None:
     runs = _five(engine, registry, name, home)
     before, versions = digests(engine), registry.list(name)
     planned = prune(engine, registry, name, runs, dry_run=True)
@@ -53,7 +57,9 @@ def test_a_dry_run_names_the_same_and_removes_nothing(engine: Engine, name: str,
     assert [each.run for each in prune(engine, registry, name, runs)] == [each.run for each in planned]
 
 
-def test_an_interrupted_prune_is_finished_by_the_next(engine: Engine, name: str, registry: Registry, home: Path) -> None:
+def test_an_interrupted_prune_is_finished_by_the_next(
+    engine: Engine, name: str, registry: Registry, home: Path
+) -> None:
     runs = _five(engine, registry, name, home)
     registry.retire(name, 5)  # as after a kill right behind the registry's step
     engine.delete(f"{name}:v1")  # and as after one behind the engine's

@@ -99,11 +99,26 @@ def test_an_unknown_version_is_named_with_those_that_there_are(registry: Registr
         registry.get("nothing", 1)
 
 
+@pytest.mark.parametrize("tag", [f"{NAME}:v2", f"{NAME}:latest", f"{NAME}:v3", NAME, "another:v2", ""])
+def test_a_version_is_found_by_its_own_tag_alone(registry: Registry, tag: str) -> None:
+    _add(registry, 2)
+    _add(registry, 1, "another")
+    found = registry.tagged(tag)
+    assert (found == registry.get(NAME, 2)) if tag == f"{NAME}:v2" else found is None
+
+
 def test_what_was_judged_can_change_and_what_it_was_made_of_cannot(registry: Registry) -> None:
     _add(registry, 1)
-    changed = registry.update(NAME, 1, metrics={"bleu": 3.0}, verdict="forgot too much", pinned=True, notes="keep", labels=["warm", "ß"])
+    changed = registry.update(
+        NAME, 1, metrics={"bleu": 3.0}, verdict="forgot too much", pinned=True, notes="keep", labels=["warm", "ß"]
+    )
     assert changed.labels == ("warm", "ß")
-    assert (changed.metrics, changed.verdict, changed.pinned, changed.notes) == ({"bleu": 3.0}, "forgot too much", True, "keep")
+    assert (changed.metrics, changed.verdict, changed.pinned, changed.notes) == (
+        {"bleu": 3.0},
+        "forgot too much",
+        True,
+        "keep",
+    )
     for forbidden in ("state", "base_digest"):
         with pytest.raises(ByoaiError, match=f"not {forbidden}"):
             registry.update(NAME, 1, **{forbidden: "x"})
@@ -126,7 +141,11 @@ def test_lineage_is_known_from_the_version_and_from_the_turn(registry: Registry)
     registry.add(NAME, 2, turns=["b", "c"])
     registry.add("another", 1, turns=["b", "z"])
     assert registry.turns_of(NAME, 2) == {"b", "c"}
-    assert [(version.name, version.number) for version in registry.versions_of_turn("b")] == [("another", 1), (NAME, 1), (NAME, 2)]
+    assert [(version.name, version.number) for version in registry.versions_of_turn("b")] == [
+        ("another", 1),
+        (NAME, 1),
+        (NAME, 2),
+    ]
     assert registry.versions_of_turn("never said") == ()
 
 
@@ -181,7 +200,8 @@ def test_the_time_of_listing_grows_with_the_versions(registry: Registry) -> None
     with state.connect() as connection, state.transaction(connection):
         connection.executemany(
             "INSERT INTO versions (name, number, base_tag, base_digest, run, dataset, method, mode, metrics, created)"
-            " VALUES (?, ?, 'smollm2:135m', 'ab', 'runs/a', 'c0ffee', 'lora', 'adapter', ?, '2026-01-01T00:00:00+00:00')",
+            " VALUES (?, ?, 'smollm2:135m', 'ab', 'runs/a', 'c0ffee', 'lora', 'adapter', ?, "
+            "'2026-01-01T00:00:00+00:00')",
             rows,
         )
     assert len(registry.list(f"{NAME}1000")) == 1000

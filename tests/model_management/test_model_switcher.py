@@ -42,7 +42,9 @@ def test_use_moves_latest_and_nothing_else(engine: Engine, name: str, registry: 
     assert _states(registry, name) == ["live", "previous"]
 
 
-def test_use_makes_a_removed_version_again_from_its_run(engine: Engine, name: str, registry: Registry, home: Path) -> None:
+def test_use_makes_a_removed_version_again_from_its_run(
+    engine: Engine, name: str, registry: Registry, home: Path
+) -> None:
     _make(engine, registry, name, home, 2)
     use(engine, registry, name, 1)
     made = digests(engine)[f"{name}:v2"]
@@ -51,7 +53,9 @@ def test_use_makes_a_removed_version_again_from_its_run(engine: Engine, name: st
     assert digests(engine)[f"{name}:v2"] == digests(engine)[f"{name}:latest"] == made
 
 
-def test_use_of_a_version_that_is_gone_for_good_changes_nothing(engine: Engine, name: str, registry: Registry, home: Path) -> None:
+def test_use_of_a_version_that_is_gone_for_good_changes_nothing(
+    engine: Engine, name: str, registry: Registry, home: Path
+) -> None:
     _make(engine, registry, name, home, 1)
     use(engine, registry, name, 1)
     registry.add(name, 2, run="runs/never")
@@ -63,7 +67,9 @@ def test_use_of_a_version_that_is_gone_for_good_changes_nothing(engine: Engine, 
     assert _states(registry, name) == ["live", "candidate"]
 
 
-def test_rollback_is_one_step_and_is_taken_back_by_another(engine: Engine, name: str, registry: Registry, home: Path) -> None:
+def test_rollback_is_one_step_and_is_taken_back_by_another(
+    engine: Engine, name: str, registry: Registry, home: Path
+) -> None:
     _make(engine, registry, name, home, 3)
     with pytest.raises(ModelNotFound, match="nothing to go back from"):
         rollback(engine, registry, name)
@@ -78,7 +84,9 @@ def test_rollback_is_one_step_and_is_taken_back_by_another(engine: Engine, name:
     assert again and again.number == live(engine, name) == 3
 
 
-def test_from_the_first_version_a_rollback_goes_to_the_base(engine: Engine, name: str, registry: Registry, home: Path) -> None:
+def test_from_the_first_version_a_rollback_goes_to_the_base(
+    engine: Engine, name: str, registry: Registry, home: Path
+) -> None:
     _make(engine, registry, name, home, 1)
     use(engine, registry, name, 1)
     assert rollback(engine, registry, name) is None
@@ -96,7 +104,9 @@ def test_equal_versions_count_as_the_newest(engine: Engine, name: str, registry:
     assert [choice.live for choice in choices(engine) if choice.name == name] == [True, False]
 
 
-def test_choices_are_the_bases_and_every_version_newest_first(engine: Engine, name: str, registry: Registry, home: Path) -> None:
+def test_choices_are_the_bases_and_every_version_newest_first(
+    engine: Engine, name: str, registry: Registry, home: Path
+) -> None:
     _make(engine, registry, name, home, 2)
     engine.copy(f"{name}:v1", f"{name}:v3{TRIAL}")
     use(engine, registry, name, 1)
@@ -111,7 +121,9 @@ def test_choices_are_the_bases_and_every_version_newest_first(engine: Engine, na
     assert kinds == sorted(kinds)  # bases first
 
 
-def test_a_latest_that_is_no_version_can_still_be_chosen(engine: Engine, name: str, registry: Registry, home: Path) -> None:
+def test_a_latest_that_is_no_version_can_still_be_chosen(
+    engine: Engine, name: str, registry: Registry, home: Path
+) -> None:
     _make(engine, registry, name, home, 1)
     engine.copy(BASE, f"{name}:latest")
     assert [(choice.tag, choice.label, choice.live) for choice in choices(engine) if choice.name == name] == [

@@ -1,4 +1,6 @@
-"""Modelfiles: what is written is read back the same, by our reader and by Ollama's rules, and a fine-tune's spec is its base's."""
+"""Modelfiles: what is written is read back the same, by our reader and by Ollama's rules, and a
+fine-tune's spec is its base's.
+"""
 
 import string
 from dataclasses import replace
@@ -28,10 +30,15 @@ ADAPTER = Path("/data/runs/a/adapter.gguf")
 MERGED = Path("/data/runs/a/merged.gguf")
 
 # Texts that are all about quotes, line ends and white space, or anything at all.
-texts = st.lists(st.sampled_from(['"', '"""', "\n", "\r\n", " ", "\t", "a", "#", "{<|", "\u200d", "\u00a0", "猫"]), max_size=8).map("".join)
+texts = st.lists(
+    st.sampled_from(['"', '"""', "\n", "\r\n", " ", "\t", "a", "#", "{<|", "\u200d", "\u00a0", "猫"]), max_size=8
+).map("".join)
 texts |= st.text(max_size=40)
 paths = st.lists(
-    st.text(alphabet=string.ascii_letters + " .-_é", min_size=1, max_size=8).filter(lambda part: part.strip(". ") == part), min_size=1
+    st.text(alphabet=string.ascii_letters + " .-_é", min_size=1, max_size=8).filter(
+        lambda part: part.strip(". ") == part
+    ),
+    min_size=1,
 )
 numbers = st.integers(-(10**9), 10**9) | st.floats(allow_nan=False, allow_infinity=False) | st.booleans()
 names = st.text(alphabet=string.ascii_lowercase + "_", min_size=1, max_size=12).filter(lambda name: name != "stop")
@@ -65,7 +72,9 @@ def test_what_is_written_is_read_back(spec: ModelSpec) -> None:
 
 
 def test_the_text_is_what_a_person_would_write() -> None:
-    spec = replace(BASE, from_="smollm2:135m", adapter=ADAPTER, system="Be brief.\nBe kind.", renderer=None, parser=None)
+    spec = replace(
+        BASE, from_="smollm2:135m", adapter=ADAPTER, system="Be brief.\nBe kind.", renderer=None, parser=None
+    )
     assert modelfile_text(spec).splitlines() == [
         "FROM smollm2:135m",
         "ADAPTER /data/runs/a/adapter.gguf",
@@ -83,7 +92,9 @@ def test_the_text_is_what_a_person_would_write() -> None:
 
 @pytest.mark.parametrize("text", ['a """\nb', 'a """ \t\r\nb "', '"""\n'])
 def test_a_text_that_the_format_cannot_hold_is_refused_with_a_way_out(text: str) -> None:
-    with pytest.raises(ExportError, match=r'the SYSTEM of the base has a line that ends in """.*deployment\.mode: adapter'):
+    with pytest.raises(
+        ExportError, match=r'the SYSTEM of the base has a line that ends in """.*deployment\.mode: adapter'
+    ):
         modelfile_text(replace(BASE, system=text))
 
 
@@ -148,9 +159,18 @@ def test_a_merged_model_gets_all_that_shapes_the_bases_text() -> None:
 
 @pytest.mark.parametrize(
     ("version", "template"),
-    [(None, None), ("0.32.15", None), ("0.30.0-rc1", None), ("0.0.0", None), ("0.29.9", "{{ .Prompt }}"), ("0.17.1", "{{ .Prompt }}")],
+    [
+        (None, None),
+        ("0.32.15", None),
+        ("0.30.0-rc1", None),
+        ("0.0.0", None),
+        ("0.29.9", "{{ .Prompt }}"),
+        ("0.17.1", "{{ .Prompt }}"),
+    ],
 )
-def test_a_base_without_a_template_passes_on_none_except_to_an_old_ollama(version: str | None, template: str | None) -> None:
+def test_a_base_without_a_template_passes_on_none_except_to_an_old_ollama(
+    version: str | None, template: str | None
+) -> None:
     bare = replace(DETAILS, spec=replace(BASE, template=None))
     assert spec_for(bare, "base:135m", MERGED, "merged", version).template == template
     assert spec_for(DETAILS, "base:135m", MERGED, "merged", version).template == BASE.template

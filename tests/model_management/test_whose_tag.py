@@ -31,10 +31,12 @@ def test_the_name_of_the_base_itself_is_refused(engine: Engine, name: str, regis
         check_name(engine, registry, name, f"{name}:{end}")
 
 
-def test_a_latest_that_somebody_else_made_is_never_written(engine: Engine, name: str, registry: Registry, home: Path) -> None:
+def test_a_latest_that_somebody_else_made_is_never_written(
+    engine: Engine, name: str, registry: Registry, home: Path
+) -> None:
     engine.create(f"{name}:latest", ModelSpec(from_=BASE, parameters={"seed": 5}))
     before = digests(engine)
-    with pytest.raises(ModelNotOurs, match=rf"{name}:latest is no version that byoai made.*deployment\.model_name"):
+    with pytest.raises(ModelNotOurs, match=rf"{name}:latest is not a version that byoai made.*deployment\.model_name"):
         check_name(engine, registry, name, BASE)
     make_version(engine, registry, name, home)
     for act in (lambda: use(engine, registry, name, 1), lambda: go_live(engine, registry, name, 1)):
@@ -46,7 +48,9 @@ def test_a_latest_that_somebody_else_made_is_never_written(engine: Engine, name:
     assert {tag: digest for tag, digest in digests(engine).items() if tag != f"{name}:v1"} == before
 
 
-def test_a_latest_in_place_of_the_live_version_stops_a_retrain(engine: Engine, name: str, registry: Registry, home: Path) -> None:
+def test_a_latest_in_place_of_the_live_version_stops_a_retrain(
+    engine: Engine, name: str, registry: Registry, home: Path
+) -> None:
     make_version(engine, registry, name, home)
     go_live(engine, registry, name, 1)
     engine.create(f"{name}:latest", ModelSpec(from_=BASE, parameters={"seed": 5}))
@@ -56,7 +60,9 @@ def test_a_latest_in_place_of_the_live_version_stops_a_retrain(engine: Engine, n
     check_name(engine, registry, name, BASE)
 
 
-def test_a_live_version_that_lost_its_tag_and_its_run_stops_nothing(engine: Engine, name: str, registry: Registry, home: Path) -> None:
+def test_a_live_version_that_lost_its_tag_and_its_run_stops_nothing(
+    engine: Engine, name: str, registry: Registry, home: Path
+) -> None:
     version = make_version(engine, registry, name, home)
     go_live(engine, registry, name, 1)
     engine.delete(version.tag)
@@ -82,10 +88,14 @@ def test_a_version_tag_that_somebody_else_made_is_neither_written_nor_removed(
         rollback(engine, registry, name)
     use(engine, registry, name, 1)
     after = digests(engine)
-    assert {tag: after[tag] for tag in (f"{name}:v1", f"{name}:v3")} == {tag: before[tag] for tag in (f"{name}:v1", f"{name}:v3")}
+    assert {tag: after[tag] for tag in (f"{name}:v1", f"{name}:v3")} == {
+        tag: before[tag] for tag in (f"{name}:v1", f"{name}:v3")
+    }
 
 
-def test_what_was_only_found_and_is_live_is_not_taken_down_by_a_rollback(engine: Engine, name: str, registry: Registry) -> None:
+def test_what_was_only_found_and_is_live_is_not_taken_down_by_a_rollback(
+    engine: Engine, name: str, registry: Registry
+) -> None:
     engine.create(f"{name}:v1", ModelSpec(from_=BASE, parameters={"seed": 1}))
     engine.copy(f"{name}:v1", f"{name}:latest")
     before = digests(engine)
@@ -94,7 +104,9 @@ def test_what_was_only_found_and_is_live_is_not_taken_down_by_a_rollback(engine:
     assert digests(engine) == before
 
 
-def test_a_lost_registry_knows_again_what_its_runs_made(engine: Engine, name: str, registry: Registry, home: Path) -> None:
+def test_a_lost_registry_knows_again_what_its_runs_made(
+    engine: Engine, name: str, registry: Registry, home: Path
+) -> None:
     for number in (1, 2, 3):
         version = make_version(engine, registry, name, home)
         if number < 3:

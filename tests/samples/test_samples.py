@@ -115,7 +115,9 @@ def test_held_out_questions_are_not_in_the_training_file(turns: list[Turn], held
         assert all(fuzz.ratio(question, normalised(turn.user_message)) < 90 for turn in turns), question
 
 
-def test_a_key_fact_is_in_every_answer_of_its_policy(turns: list[Turn], held_out: list[dict[str, Any]], key_facts: dict[str, str]) -> None:
+def test_a_key_fact_is_in_every_answer_of_its_policy(
+    turns: list[Turn], held_out: list[dict[str, Any]], key_facts: dict[str, str]
+) -> None:
     assert all(key_facts[turn.metadata["policy"]] in turn.bot_response for turn in turns)
     assert all(record["key_fact"] in record["answer"] for record in held_out)
 
@@ -131,7 +133,9 @@ def test_a_key_fact_cannot_be_read_off_a_question_or_mistaken_for_another(
 
 
 def test_contacts_are_only_of_the_kinds_reserved_for_fiction() -> None:
-    shipped = [text for path in sorted(SAMPLES.glob("*.jsonl")) for record in records(path.name) for text in texts(record)]
+    shipped = [
+        text for path in sorted(SAMPLES.glob("*.jsonl")) for record in records(path.name) for text in texts(record)
+    ]
     for text in shipped:
         assert {host.removesuffix(".") for host in EMAIL.findall(text)} <= {"example.com"}, text
         assert all(host == "example.com" or host.endswith(".example.com") for host in URL.findall(text)), text
@@ -140,7 +144,9 @@ def test_contacts_are_only_of_the_kinds_reserved_for_fiction() -> None:
 
 def test_contacts_to_scrub_are_planted_in_questions_and_in_answers(conversations: list[Conversation]) -> None:
     def planted(side: str) -> int:
-        return sum(any(holds_contact(getattr(turn, side)) for turn in conversation.turns) for conversation in conversations)
+        return sum(
+            any(holds_contact(getattr(turn, side)) for turn in conversation.turns) for conversation in conversations
+        )
 
     assert planted("user_message") >= 5
     assert planted("bot_response") >= 3
@@ -178,7 +184,11 @@ def test_general_prompts_are_many_and_unique() -> None:
 def test_general_questions_name_their_answers_and_what_the_base_knows() -> None:
     questions = records("general_questions.jsonl")
     assert all(set(record) == {"question", "answers", "base"} and record["answers"] for record in questions)
-    assert (questions[0]["question"], questions[0]["answers"], questions[0]["base"]) == ("What is the capital of France?", ["Paris"], True)
+    assert (questions[0]["question"], questions[0]["answers"], questions[0]["base"]) == (
+        "What is the capital of France?",
+        ["Paris"],
+        True,
+    )
     assert len({normalised(record["question"]) for record in questions}) == len(questions)
     assert sum(record["base"] for record in questions) >= 25
 

@@ -55,7 +55,8 @@ def test_script_is_valid_shell_and_stops_at_the_first_fault(script: Path) -> Non
 
 def test_scripts_leave_where_packages_come_from_to_their_clients() -> None:
     hosts = re.compile(
-        r"https?://(?!127\.0\.0\.1|localhost)|--index-url|GOPROXY|pypi\.|files\.pythonhosted|proxy\.golang|download\.pytorch", re.I
+        r"https?://(?!127\.0\.0\.1|localhost)|--index-url|GOPROXY|pypi\.|files\.pythonhosted|proxy\.golang|download\.pytorch",
+        re.I,
     )
     assert {script.name: found for script in SCRIPTS if (found := hosts.findall(script.read_text()))} == {}
 
@@ -81,10 +82,13 @@ def test_set_up_sees_what_is_broken_or_has_changed(ready_venv: Path, damage: str
 
     def is_set_up() -> bool:
         command = f". {root}/scripts/lib.sh; is_set_up base"
-        return subprocess.run(["bash", "-c", command], env={**os.environ, "BYOAI_VENV": str(ready_venv)}).returncode == 0
+        return (
+            subprocess.run(["bash", "-c", command], env={**os.environ, "BYOAI_VENV": str(ready_venv)}).returncode == 0
+        )
 
     subprocess.run(
-        ["bash", "-c", f'. {root}/scripts/lib.sh; fingerprint > "$VENV/.set-up-base"'], env={**os.environ, "BYOAI_VENV": str(ready_venv)}
+        ["bash", "-c", f'. {root}/scripts/lib.sh; fingerprint > "$VENV/.set-up-base"'],
+        env={**os.environ, "BYOAI_VENV": str(ready_venv)},
     )
     assert is_set_up()
     match damage:
@@ -182,13 +186,14 @@ elif [ "$3" = fine_tuning.engines.smoke ]; then  # python -P -m fine_tuning.engi
     echo smoke >>"$WORK/compiled"
     tail -n 2 "$WORK/compiled" | grep -q "$WORKS" || { echo "byoai: llama.cpp died: Illegal instruction (SIGILL)." >&2; exit 1; }
 fi
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture
 def workshop(tmp_path: Path) -> Path:
-    """A folder with an environment whose `python` only notes how it was to compile, and fails over the tiny model unless that matches
-    $WORKS."""
+    """A folder with an environment whose `python` only notes how it was to compile, and fails over
+    the tiny model unless that matches $WORKS.
+    """
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     python = tmp_path / "venv" / "bin" / "python"
     python.write_text(PYTHON)
@@ -198,7 +203,12 @@ def workshop(tmp_path: Path) -> Path:
 
 def in_workshop(workshop: Path, code: str, works: str = ".", **variables: str) -> subprocess.CompletedProcess[str]:
     unset = "unset CMAKE_ARGS CFLAGS CXXFLAGS CC CXX; " if not variables else ""
-    places = {"WORK": str(workshop), "WORKS": works, "BYOAI_VENV": str(workshop / "venv"), "XDG_CACHE_HOME": str(workshop / "cache")}
+    places = {
+        "WORK": str(workshop),
+        "WORKS": works,
+        "BYOAI_VENV": str(workshop / "venv"),
+        "XDG_CACHE_HOME": str(workshop / "cache"),
+    }
     return run_library(f"{unset}{STAND_INS.strip()}; {code}", **places, **variables)
 
 
@@ -208,7 +218,9 @@ def compiled(workshop: Path) -> list[str]:
 
 
 def test_llama_cpp_is_compiled_without_amx_and_with_the_persons_own_flags(workshop: Path) -> None:
-    done = in_workshop(workshop, "install_llama_cpp", CMAKE_ARGS="-DGGML_CUDA=ON -DX='a b'", CFLAGS="-O2", CXXFLAGS="-g")
+    done = in_workshop(
+        workshop, "install_llama_cpp", CMAKE_ARGS="-DGGML_CUDA=ON -DX='a b'", CFLAGS="-O2", CXXFLAGS="-g"
+    )
     assert done.returncode == 0, done.stderr
     (line,) = compiled(workshop)
     assert line.startswith("compile CMAKE_ARGS=<-DGGML_CUDA=ON -DX='a b' > ")
@@ -240,7 +252,9 @@ def test_this_machines_compilers_are_asked() -> None:
 
 
 def test_a_build_that_dies_is_made_once_more_with_nothing_special(workshop: Path) -> None:
-    done = in_workshop(workshop, "install_llama_cpp; try_llama_cpp", works="GGML_NATIVE=OFF", CMAKE_ARGS="-DGGML_CUDA=ON")
+    done = in_workshop(
+        workshop, "install_llama_cpp; try_llama_cpp", works="GGML_NATIVE=OFF", CMAKE_ARGS="-DGGML_CUDA=ON"
+    )
     assert done.returncode == 0, done.stderr
     first, second = compiled(workshop)
     assert "GGML_NATIVE" not in first
@@ -299,7 +313,10 @@ def test_what_it_was_compiled_for_is_in_the_fingerprint(workshop: Path, change: 
 def test_a_shell_without_flags_keeps_those_that_the_environment_was_made_with(workshop: Path) -> None:
     """cron's, after a set-up with CMAKE_ARGS for a GPU; to do without them again, one says so."""
     gpu = {"CMAKE_ARGS": "-DGGML_CUDA=ON", "CFLAGS": "-O2 -g", "CXXFLAGS": ""}
-    install = "make_venv() { :; }; install_torch() { :; }; need_compilers() { :; }; known_flags() { :; }; install_all base /usr/bin/python3"
+    install = (
+        "make_venv() { :; }; install_torch() { :; }; need_compilers() { :; }; known_flags() { :; }; "
+        "install_all base /usr/bin/python3"
+    )
     assert in_workshop(workshop, install, **gpu).returncode == 0
     made = (workshop / "venv" / ".set-up-base").read_text()
     assert in_workshop(workshop, "fingerprint", **gpu).stdout == made

@@ -22,7 +22,9 @@ ROWS = [TokenRow([5, 9, 17, 40 + i, 3, i], [False, False, False, True, True, Tru
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("kind", "tied"), [(Type.Q8_0, True), (Type.Q4_0, False), (Type.F16, True)])
-def test_every_weight_is_what_transformers_makes_of_the_file(tmp_path: Path, kind: Type, tied: bool, dtype: torch.dtype) -> None:
+def test_every_weight_is_what_transformers_makes_of_the_file(
+    tmp_path: Path, kind: Type, tied: bool, dtype: torch.dtype
+) -> None:
     from transformers import AutoModelForCausalLM
 
     base = write_base(tmp_path / "base.gguf", kind, tied=tied)
@@ -74,7 +76,14 @@ def test_every_step_on_a_quantised_base_has_the_loss_of_one_on_the_dequantised(t
     losses: dict[BaseWeights, list[float]] = {"dequantised": [], "quantised": []}
     for weights, found in losses.items():
         run = tmp_path / f"run {weights}"
-        train(base, tmp_path, run, settings, report=lambda progress, found=found: found.append(progress.loss), weights=weights)
+        train(
+            base,
+            tmp_path,
+            run,
+            settings,
+            report=lambda progress, found=found: found.append(progress.loss),
+            weights=weights,
+        )
     assert losses["quantised"] == pytest.approx(losses["dequantised"], abs=1e-4)
     assert losses["quantised"][-1] < losses["quantised"][0]
 
@@ -91,7 +100,9 @@ def test_a_folder_with_a_pickle_is_refused_and_the_pickle_never_read(tmp_path: P
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 8}), encoding="utf-8")
     ran = tmp_path / "ran"
     (tmp_path / name).write_bytes(f"cpathlib\nPosixPath\n(V{ran}\ntRp0\ncpathlib\nPath.touch\n(g0\ntR.".encode())
-    with pytest.raises(TrainingError, match=rf"its weights are a pickle \({name}\), which can run any code.*save it as safetensors"):
+    with pytest.raises(
+        TrainingError, match=rf"its weights are a pickle \({name}\), which can run any code.*save it as safetensors"
+    ):
         load_base(tmp_path, torch.float32, tmp_path / "run")
     assert not ran.exists()
 
@@ -117,4 +128,6 @@ def test_a_base_without_a_weight_is_refused_by_its_name(tmp_path: Path) -> None:
 
 
 def test_the_vocabulary_of_the_outline_is_that_of_the_embedding(tmp_path: Path) -> None:
-    assert load_base(write_base(tmp_path / "base.gguf"), torch.float32, tmp_path / "run").config.vocab_size == VOCABULARY
+    assert (
+        load_base(write_base(tmp_path / "base.gguf"), torch.float32, tmp_path / "run").config.vocab_size == VOCABULARY
+    )

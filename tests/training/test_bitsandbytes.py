@@ -15,7 +15,9 @@ from fine_tuning.training.base_model import load_base
 from fine_tuning.training.fast.quantised_linear import Nf4Linear
 from fine_tuning.training.methods import METHODS
 
-SETTINGS = Training(method="qlora", lora_r=4, num_epochs=4, batch_size=2, dtype="float32", learning_rate=1e-2, save_steps=1_000)
+SETTINGS = Training(
+    method="qlora", lora_r=4, num_epochs=4, batch_size=2, dtype="float32", learning_rate=1e-2, save_steps=1_000
+)
 
 
 @pytest.fixture
@@ -23,7 +25,9 @@ def rows(tmp_path: Path) -> Path:
     """Four short rows to learn, one to validate with."""
     folder = tmp_path / "rows"
     folder.mkdir()
-    texts = [[(start + step * index) % VOCABULARY for index in range(24)] for start, step in ((1, 1), (5, 2), (9, 3), (2, 5))]
+    texts = [
+        [(start + step * index) % VOCABULARY for index in range(24)] for start, step in ((1, 1), (5, 2), (9, 3), (2, 5))
+    ]
     lines = [json.dumps({"input_ids": ids, "trained": [0] * 8 + [1] * 16}) + "\n" for ids in texts]
     (folder / "train.jsonl").write_text("".join(lines))
     (folder / "validation.jsonl").write_text(lines[0])
@@ -42,7 +46,9 @@ def test_an_nf4_layer_computes_what_bitsandbytes_own_layer_does() -> None:
 
     torch.manual_seed(0)
     weight, x = torch.randn(96, 128) / 10, torch.randn(5, 128, requires_grad=True)
-    theirs = bitsandbytes.nn.Linear4bit(128, 96, bias=False, compute_dtype=torch.float32, quant_type="nf4", compress_statistics=True)
+    theirs = bitsandbytes.nn.Linear4bit(
+        128, 96, bias=False, compute_dtype=torch.float32, quant_type="nf4", compress_statistics=True
+    )
     theirs.weight = bitsandbytes.nn.Params4bit(
         weight.clone(), requires_grad=False, quant_type="nf4", compress_statistics=True, blocksize=64
     )
@@ -99,7 +105,8 @@ def test_the_real_base_in_nf4_learns_as_lora_does(tmp_path: Path, base_gguf: Pat
 
 @pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw_8bit"])
 def test_eight_bit_optimisers_learn_as_adamw_does(tmp_path: Path, rows: Path, optimizer: str) -> None:
-    base = write_base(tmp_path / "base.gguf", Type.F32, width=256)  # large enough: bitsandbytes leaves vectors of 4096 and less in 32 bits
+    # large enough: bitsandbytes leaves vectors of 4096 and less in 32 bits
+    base = write_base(tmp_path / "base.gguf", Type.F32, width=256)
     plain = losses(base, rows, tmp_path / "plain", SETTINGS)
     eight = losses(base, rows, tmp_path / optimizer, SETTINGS.model_copy(update={"optimizer": optimizer}))
     assert eight == pytest.approx(plain, rel=0.1) and eight != plain

@@ -1,4 +1,6 @@
-"""A training ends when the held-out conversations are no longer learned better, with the weights that did best on them."""
+"""A training ends when the held-out conversations are no longer learned better, with the weights
+that did best on them.
+"""
 
 import contextlib
 import json
@@ -47,7 +49,9 @@ def test_the_training_ends_early_and_the_best_weights_are_kept(tiny_base: Any, r
         torch.testing.assert_close(value, _adapter(tmp_path / "run")[key])
 
 
-def test_a_run_that_was_cut_ends_at_the_same_step_with_the_same_weights(tiny_base: Any, row_folder: Any, tmp_path: Any) -> None:
+def test_a_run_that_was_cut_ends_at_the_same_step_with_the_same_weights(
+    tiny_base: Any, row_folder: Any, tmp_path: Any
+) -> None:
     whole = train(tiny_base, row_folder, tmp_path / "whole", SETTINGS)
     stop_at = whole.steps - EPOCH - 2  # after the best epoch was kept
     seen: list[Step] = []
@@ -60,7 +64,9 @@ def test_a_run_that_was_cut_ends_at_the_same_step_with_the_same_weights(tiny_bas
         torch.testing.assert_close(value, _adapter(tmp_path / "cut")[key])
 
 
-def test_each_epoch_is_validated_once(tiny_base: Any, row_folder: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_epoch_is_validated_once(
+    tiny_base: Any, row_folder: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked, validation_loss = [], PackedTrainer.validation_loss
     monkeypatch.setattr(PackedTrainer, "validation_loss", lambda self: asked.append(1) or validation_loss(self))
     seen: list[Step] = []
@@ -79,7 +85,9 @@ def test_without_validation_rows_it_goes_on_to_the_end(tiny_base: Any, row_folde
 LEFT_OUT = SETTINGS.model_copy(update={"folds": 3, "num_epochs": 5, "early_stop": 1})
 
 
-def test_each_part_is_left_out_once_to_find_the_epochs_of_the_training_on_all(tiny_base: Any, row_folder: Any, tmp_path: Any) -> None:
+def test_each_part_is_left_out_once_to_find_the_epochs_of_the_training_on_all(
+    tiny_base: Any, row_folder: Any, tmp_path: Any
+) -> None:
     (row_folder / "validation.jsonl").write_text("")
     seen: list[Step] = []
     result = train(tiny_base, row_folder, tmp_path / "run", LEFT_OUT, report=seen.append)
@@ -124,7 +132,9 @@ def test_later_parts_are_trained_little_further_than_the_first_ones_speak_for(
     assert fewest_epochs(losses) < 8
 
 
-def test_a_part_is_left_out_with_as_few_chats_a_step_as_there_are_beside_the_replay(tiny_base: Any, row_folder: Any, tmp_path: Any) -> None:
+def test_a_part_is_left_out_with_as_few_chats_a_step_as_there_are_beside_the_replay(
+    tiny_base: Any, row_folder: Any, tmp_path: Any
+) -> None:
     """Else an epoch with the replay would learn far more from the chats than the epochs that were counted."""
     rows = (row_folder / "train.jsonl").read_text().splitlines(keepends=True)[:6]
     (row_folder / "train.jsonl").write_text("".join(rows))
@@ -133,11 +143,14 @@ def test_a_part_is_left_out_with_as_few_chats_a_step_as_there_are_beside_the_rep
     train(tiny_base, row_folder, tmp_path / "run", LEFT_OUT, row_folder / "replay.jsonl", seen.append)
     steps = {step.part: step.steps for step in seen}
     epochs = fewest_epochs(json.loads((tmp_path / "run" / "folds" / "losses.json").read_text()))
-    assert steps == {"held-out parts": 5 * 2, "chats": epochs * 3}  # four chats by twos; six chats and six replayed rows by fours
+    # four chats by twos; six chats and six replayed rows by fours
+    assert steps == {"held-out parts": 5 * 2, "chats": epochs * 3}
 
 
 @pytest.mark.slow
-def test_a_run_killed_among_its_parts_leaves_none_of_them_out_twice(tiny_base: Any, row_folder: Any, tmp_path: Any) -> None:
+def test_a_run_killed_among_its_parts_leaves_none_of_them_out_twice(
+    tiny_base: Any, row_folder: Any, tmp_path: Any
+) -> None:
     (row_folder / "validation.jsonl").write_text("")
     whole: list[Step] = []
     train(tiny_base, row_folder, tmp_path / "whole", LEFT_OUT, report=whole.append)
@@ -163,7 +176,12 @@ def _adapter(run: Any) -> dict[str, torch.Tensor]:
 
 
 def _losses(run: Any) -> list[float]:
-    return [loss for _, loss in sorted((int(step), loss) for step, loss in json.loads((run / "best" / "losses.json").read_text()).items())]
+    return [
+        loss
+        for _, loss in sorted(
+            (int(step), loss) for step, loss in json.loads((run / "best" / "losses.json").read_text()).items()
+        )
+    ]
 
 
 @pytest.mark.parametrize("folds", [0, 3], ids=["early stop", "parts left out"])

@@ -7,16 +7,25 @@ from typing import Any
 import pytest
 import torch
 from token_rows import VOCABULARY
-from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, LlamaConfig, Phi3Config, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from fine_tuning.config import Replay, Training
 from fine_tuning.engines.gguf_file import read_gguf
 from fine_tuning.errors import NotEnoughMemory
 from fine_tuning.training import attention
 from fine_tuning.training import estimate as forecast
-from fine_tuning.training.estimate import Estimate, Machine, Shape, estimate, largest_fitting
+from fine_tuning.training.estimate import Estimate, Machine, estimate, largest_fitting
 from fine_tuning.training.fast import tree_attention
 from fine_tuning.training.fast.fused import fuse
+from fine_tuning.training.model_shape import Shape, shape_of
 from fine_tuning.training.workload import BatchSize, ComputedRow, Workload, workload
 
 SMOL = Shape(
@@ -67,18 +76,29 @@ CONFIGS: dict[str, Any] = {
 
 
 def bytes_saved(
-    layers: int, tokens: int, settings: Training, dtype: torch.dtype = torch.float32, config: Any = LlamaConfig, **sizes: int
+    layers: int,
+    tokens: int,
+    settings: Training,
+    dtype: torch.dtype = torch.float32,
+    config: Any = LlamaConfig,
+    **sizes: int,
 ) -> int:
     """What autograd keeps for the backward pass of a real model, weights not counted, each storage once."""
     from fine_tuning.training.loss import packed_loss
     from fine_tuning.training.methods import METHODS
     from fine_tuning.training.packing import TokenRow, pack
 
-    sizes = {"hidden_size": 64, "intermediate_size": 192, "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0} | sizes
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 192,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "pad_token_id": 0,
+    } | sizes
     shaped = config(vocab_size=VOCABULARY, num_hidden_layers=layers, **sizes)
-    model = AutoModelForCausalLM.from_config(shaped, attn_implementation=(tree_attention if settings.fused else attention).register()).to(
-        dtype
-    )
+    model = AutoModelForCausalLM.from_config(
+        shaped, attn_implementation=(tree_attention if settings.fused else attention).register()
+    ).to(dtype)
     model = METHODS[settings.method].attach(model, settings).train()
     if settings.fused:
         fuse(model)  # as PackedTrainer does
@@ -92,7 +112,9 @@ def bytes_saved(
     return sum(size for pointer, size in storages.items() if pointer not in weights)
 
 
-@pytest.mark.parametrize(("dtype", "dropout"), [(torch.float32, 0.0), (torch.float32, 0.1), (torch.bfloat16, 0.0), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize(
+    ("dtype", "dropout"), [(torch.float32, 0.0), (torch.float32, 0.1), (torch.bfloat16, 0.0), (torch.bfloat16, 0.1)]
+)
 def test_what_a_layer_saves_is_what_torch_saves(dtype, dropout):
     settings, tokens = LORA.model_copy(update={"lora_r": 4, "lora_dropout": dropout}), 100
     measured = bytes_saved(3, tokens, settings, dtype) - bytes_saved(2, tokens, settings, dtype)
@@ -117,7 +139,9 @@ def test_what_is_not_fused_keeps_about_so_much_more(architecture, changes):
     shape, wide = WIDE
     shape = replace(shape, architecture=architecture)
     settings, config = LORA.model_copy(update={"lora_r": 8, **changes}), CONFIGS[architecture]
-    measured = bytes_saved(3, 300, settings, config=config, **wide) - bytes_saved(2, 300, settings, config=config, **wide)
+    measured = bytes_saved(3, 300, settings, config=config, **wide) - bytes_saved(
+        2, 300, settings, config=config, **wide
+    )
     estimated = forecast._activations(shape, settings, BatchSize(300, 300 * 300, 1, 2), 4)
     assert 0.9 * measured < estimated < 1.25 * measured
 
@@ -128,7 +152,9 @@ def test_what_is_not_fused_keeps_about_so_much_more(architecture, changes):
 def test_without_fused_layers_no_less_is_foretold_than_is_kept(architecture, dtype, changes):
     shape, wide, settings = *WIDE, LORA.model_copy(update={"lora_r": 8, "fused": False, **changes})
     config, shape = CONFIGS[architecture], replace(shape, architecture=architecture)
-    measured = bytes_saved(3, 300, settings, dtype, config, **wide) - bytes_saved(2, 300, settings, dtype, config, **wide)
+    measured = bytes_saved(3, 300, settings, dtype, config, **wide) - bytes_saved(
+        2, 300, settings, dtype, config, **wide
+    )
     estimated = forecast._activations(shape, settings, BatchSize(300, 300 * 300, 1, 2), dtype.itemsize)
     assert 0.9 * measured < estimated < 3 * measured
 
@@ -138,13 +164,16 @@ def test_trainings_with_a_part_held_out_take_their_time_but_not_the_replays():
     settings = LORA.model_copy(update={"folds": 10, "batch_size": 6, "num_epochs": 3})
     work = workload([*rows, *(replace(row, replayed=True) for row in rows)], settings)
     assert work.steps == 7
-    assert work.held_out and work.held_out.steps == 10 * 6  # 18 of the 20 chats, by threes: half of a batch of six are chats
-    took = [estimate(SMOL, settings, each, Machine(1e11, 10**10)).seconds for each in (work, replace(work, held_out=None))]
+    # 18 of the 20 chats, by threes: half of a batch of six are chats
+    assert work.held_out and work.held_out.steps == 10 * 6
+    took = [
+        estimate(SMOL, settings, each, Machine(1e11, 10**10)).seconds for each in (work, replace(work, held_out=None))
+    ]
     assert took[0] > 4 * took[1]
 
 
 def test_the_shape_of_the_real_base_is_read_from_its_file(base_gguf):
-    assert forecast.shape_of(read_gguf(base_gguf)) == SMOL
+    assert shape_of(read_gguf(base_gguf)) == SMOL
 
 
 def at_most(available: int, rows: list[ComputedRow]):
@@ -164,7 +193,9 @@ def test_what_is_advised_fits_and_one_more_would_not(available, lowered):
     assert last.endswith(lowered)
 
     def applied(changes):
-        training = {key.removeprefix("training."): value for key, value in changes.items() if key.startswith("training.")}
+        training = {
+            key.removeprefix("training."): value for key, value in changes.items() if key.startswith("training.")
+        }
         return at(settings.model_copy(update=training), changes.get("data_preparation.max_length", 400))
 
     limit = forecast._MARGIN * available
@@ -179,7 +210,11 @@ def test_a_qlora_base_stays_quantised_only_where_the_dequantised_one_does_not_fi
     assert less.base_weights == "quantised" and less.fits
     assert whole.parts["weights"] - less.parts["weights"] == SMOL.linear * 4 - SMOL.quantised
     assert less.seconds > whole.seconds
-    for settings in (LORA, qlora.model_copy(update={"use_dora": True}), qlora.model_copy(update={"base_weights": "dequantised"})):
+    for settings in (
+        LORA,
+        qlora.model_copy(update={"use_dora": True}),
+        qlora.model_copy(update={"base_weights": "dequantised"}),
+    ):
         assert at_most(whole.memory - 1, ROWS)(settings, 400).base_weights == "dequantised"
     for wanted in ("quantised", "nf4"):
         assert at_most(10**10, ROWS)(qlora.model_copy(update={"base_weights": wanted}), 400).base_weights == wanted
@@ -203,7 +238,9 @@ def test_too_much_is_refused_with_the_settings_that_fit_and_their_option():
     settings = LORA.model_copy(update={"batch_size": 32})
     at = at_most(3_500_000_000, ROWS)
     advice = largest_fitting(settings, 400, at)
-    with pytest.raises(NotEnoughMemory, match=rf"activations.*--set training.batch_tokens={advice['training.batch_tokens']} \(--auto"):
+    with pytest.raises(
+        NotEnoughMemory, match=rf"activations.*--set training.batch_tokens={advice['training.batch_tokens']} \(--auto"
+    ):
         forecast.require(at(settings, 400), settings, "smollm2:135m", advice)
     forecast.require(at_most(10**10, ROWS)(LORA, 400), LORA, "smollm2:135m", None)
 
@@ -222,8 +259,11 @@ def test_more_of_anything_takes_more():
 
 def test_many_passes_take_the_memory_of_the_largest_and_the_time_of_all():
     one, few = (LORA.model_copy(update={"batch_size": 32, "batch_tokens": tokens}) for tokens in (100_000, 1000))
-    assert [round(workload(ROWS, settings).passes, 1) for settings in (one, few)] == [1.0, 12.5]  # 32, 32, 32 and 4 chats, by twos
-    whole, parts = (estimate(SMOL, settings, workload(ROWS, settings), Machine(1e11, 10**11)) for settings in (one, few))
+    # 32, 32, 32 and 4 chats, by twos
+    assert [round(workload(ROWS, settings).passes, 1) for settings in (one, few)] == [1.0, 12.5]
+    whole, parts = (
+        estimate(SMOL, settings, workload(ROWS, settings), Machine(1e11, 10**11)) for settings in (one, few)
+    )
     assert parts.memory < whole.memory / 4 and parts.steps == whole.steps
     assert whole.seconds < parts.seconds < 1.5 * whole.seconds
 
@@ -231,7 +271,9 @@ def test_many_passes_take_the_memory_of_the_largest_and_the_time_of_all():
 def test_shared_heads_cost_once():
     head, settings = tuple(range(300)), LORA.model_copy(update={"batch_size": 8})
     shared = [ComputedRow(head + tuple(range(1000 * index, 1000 * index + 20)), 10) for index in range(1, 9)]
-    apart = [replace(row, ids=tuple(-index - 1000 * number for index in range(320))) for number, row in enumerate(shared)]
+    apart = [
+        replace(row, ids=tuple(-index - 1000 * number for index in range(320))) for number, row in enumerate(shared)
+    ]
     assert at_most(10**10, shared)(settings, 400).memory < at_most(10**10, apart)(settings, 400).memory
 
 

@@ -1,4 +1,6 @@
-"""Every family on its way through the loop: loaded as llama.cpp computes it, trained, exported, served as trained; and what is refused."""
+"""Every family on its way through the loop: loaded as llama.cpp computes it, trained, exported,
+served as trained; and what is refused.
+"""
 
 import re
 from pathlib import Path
@@ -13,7 +15,7 @@ from fine_tuning.engines.agreement import make_probes
 from fine_tuning.engines.gguf_file import read_gguf
 from fine_tuning.errors import TrainingError
 from fine_tuning.evaluation.served_model import read_logits
-from fine_tuning.model_management import gguf_export
+from fine_tuning.model_management import gguf_export, tensor_names
 from fine_tuning.training import families
 from fine_tuning.training.base_model import load_base
 from fine_tuning.training.fast.fused import fuse
@@ -26,7 +28,7 @@ NEAR = 0.005  # half of what is allowed in float32
 
 
 def test_every_family_that_is_exported_is_described_here() -> None:
-    assert set(families.FAMILIES) == gguf_export._PERMUTED | gguf_export._AS_THEY_ARE
+    assert set(families.FAMILIES) == tensor_names._PERMUTED | tensor_names._AS_THEY_ARE
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +47,12 @@ def test_a_family_is_trained_and_exported_as_it_is_served(models: dict[str, Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "family", ["llama 3", "smollm3", "granite", "olmo", "arcee", "qwen3, head of 64", "gemma3", "phi3", "stablelm", "command-r"]
+    "family",
+    ["llama 3", "smollm3", "granite", "olmo", "arcee", "qwen3, head of 64", "gemma3", "phi3", "stablelm", "command-r"],
 )
-def test_a_base_that_stays_quantised_has_the_logits_of_the_dequantised_one(models: dict[str, Path], tmp_path: Path, family: str) -> None:
+def test_a_base_that_stays_quantised_has_the_logits_of_the_dequantised_one(
+    models: dict[str, Path], tmp_path: Path, family: str
+) -> None:
     """Also where the file holds the rows of queries and keys in another order."""
     base = gguf_export._export(read_gguf(models[family]), {}, tmp_path / "q8_0.gguf", "q8_0", None).path
     tokens = torch.arange(40)[None] * 3 % tiny.VOCABULARY
@@ -59,7 +64,9 @@ def test_a_base_that_stays_quantised_has_the_logits_of_the_dequantised_one(model
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_fused_and_packed_steps_have_the_loss_and_gradients_of_transformers(models: dict[str, Path], tmp_path: Path, family: str) -> None:
+def test_fused_and_packed_steps_have_the_loss_and_gradients_of_transformers(
+    models: dict[str, Path], tmp_path: Path, family: str
+) -> None:
     """Which computes one conversation after the other, with nothing replaced."""
     rows = [TokenRow(row, [index > 30 for index in range(len(row))]) for row in tiny.write_rows(tmp_path)]
     plain, fused = (tuned(models[family], tmp_path) for _ in range(2))
@@ -110,7 +117,9 @@ OTHERWISE: dict[str, tuple[str, dict[str, Any], str]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", OTHERWISE)
-def test_a_base_that_is_loaded_otherwise_than_served_is_refused(models: dict[str, Path], tmp_path: Path, what: str) -> None:
+def test_a_base_that_is_loaded_otherwise_than_served_is_refused(
+    models: dict[str, Path], tmp_path: Path, what: str
+) -> None:
     family, values, without = OTHERWISE[what]
     gguf = models[family]
     refused(tiny.rewrite(gguf, values, tmp_path / "otherwise.gguf", without), gguf, tmp_path)
@@ -118,7 +127,9 @@ def test_a_base_that_is_loaded_otherwise_than_served_is_refused(models: dict[str
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["smollm3", "granite", "arcee", "olmo"])
-def test_rows_in_the_wrong_order_are_refused(models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+def test_rows_in_the_wrong_order_are_refused(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
     monkeypatch.setattr(families, "_STORED_AS", {})
     refused(models[family], models[family], tmp_path)
 
@@ -137,6 +148,8 @@ def refused(trained: Path, served: Path, folder: Path) -> None:
     rows = tiny.write_rows(folder)
     said = read_logits(served, make_probes(rows, read_gguf(served)))
     steps: list[object] = []
-    with pytest.raises(TrainingError, match=rf"{re.escape(str(trained))}.*{re.escape(str(served))}.*rounding explains 1%"):
+    with pytest.raises(
+        TrainingError, match=rf"{re.escape(str(trained))}.*{re.escape(str(served))}.*rounding explains 1%"
+    ):
         train(trained, folder, folder / "run", tiny.SETTINGS, report=steps.append, served=said)
     assert not steps and not (folder / "run" / "adapter").exists()

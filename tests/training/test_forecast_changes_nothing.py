@@ -58,7 +58,9 @@ PATCHABLE = (torch, torch.nn.functional, torch.nn.Linear, torch.nn.Module, torch
     ],
     ids=str,
 )
-def test_a_forecast_leaves_the_process_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
+def test_a_forecast_leaves_the_process_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
     monkeypatch.setattr(matmul, "_faster", PROBES[0])
     monkeypatch.setattr(hardware, "_faster_dtype", PROBES[1])
     monkeypatch.setattr("fine_tuning.training.estimate._MEASURED", 0.1)
@@ -67,7 +69,7 @@ def test_a_forecast_leaves_the_process_as_it_was(tmp_path: Path, monkeypatch: py
     base = write_base(tmp_path / "base.gguf")
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in random_rows(9)))
     before = state()
-    found, _ = estimate_training(Training(**changes), base, tmp_path, 3)
+    found = estimate_training(Training(**changes), base, tmp_path, 3).estimate
     after = state()
     assert found.memory > 0 and found.steps > 0
     assert [name for name in before if before[name] != after[name]] == []

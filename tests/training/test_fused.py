@@ -17,7 +17,15 @@ from fine_tuning.training.packing import pack
 
 # Of two layers each: attention, the gated feed-forward, norms, the layer itself; and the last norm.
 EVERY = 2 * (1 + 1 + 2 + 1) + 1
-SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+)
 
 
 def tuned(base, dtype=torch.float32, **settings):
@@ -78,7 +86,9 @@ def test_fused_loss_and_gradients_are_those_of_peft(base):
 def test_the_adapters_are_one_vector_that_is_cleared_and_saved_as_peft_would(tiny_base, tmp_path):
     plain, fused = tuned(tiny_base), tuned(tiny_base)
     vector = fuse(fused)
-    assert fuse(fused) is vector and vector.weights.numel() == sum(each.numel() for each in plain.parameters() if each.requires_grad)
+    assert fuse(fused) is vector and vector.weights.numel() == sum(
+        each.numel() for each in plain.parameters() if each.requires_grad
+    )
     step(fused)
     assert vector.gradients.norm() > 0
     fused.zero_grad()
@@ -98,7 +108,9 @@ def test_the_adapters_are_one_vector_that_is_cleared_and_saved_as_peft_would(tin
 
 @pytest.mark.parametrize("kind", [None, Qwen2ForCausalLM], ids=["plain", "biased"])
 @pytest.mark.parametrize("library", ["blas", *(["onednn"] if torch.backends.mkldnn.is_available() else [])])
-def test_layers_with_one_input_are_one_product_with_the_gradients_of_each(tiny_base, tmp_path, monkeypatch, library, kind):
+def test_layers_with_one_input_are_one_product_with_the_gradients_of_each(
+    tiny_base, tmp_path, monkeypatch, library, kind
+):
     """Also after another forward pass, and where oneDNN makes the adapters' gradients."""
     monkeypatch.setattr(matmul, "_WIDE", 8)
     model = tuned(other_base(tiny_base, tmp_path, kind) if kind else tiny_base)
@@ -165,7 +177,9 @@ def test_bfloat16_stays_near_peft(tiny_base):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("kind", "name"), [(None, "mlp.gate_proj"), (Qwen2ForCausalLM, "self_attn.q_proj")], ids=["plain", "biased"])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(None, "mlp.gate_proj"), (Qwen2ForCausalLM, "self_attn.q_proj")], ids=["plain", "biased"]
+)
 def test_what_a_young_adapter_says_is_not_rounded_away_in_bfloat16(tiny_base, tmp_path, kind, name):
     """A thousandth of the product beside it: less than half of bfloat16's last place, of which PEFT loses a part."""
     model = tuned(other_base(tiny_base, tmp_path, kind) if kind else tiny_base, torch.bfloat16)
@@ -174,7 +188,9 @@ def test_what_a_young_adapter_says_is_not_rounded_away_in_bfloat16(tiny_base, tm
         layer.base_layer.bias.fill_(5.0)
     x = torch.randn(1, 4000, 32).to(torch.bfloat16)
     product = layer.base_layer(x)
-    wanted = (x.float() @ layer.lora_A["default"].weight.t()) @ layer.lora_B["default"].weight.t() * layer.scaling["default"]
+    wanted = (
+        (x.float() @ layer.lora_A["default"].weight.t()) @ layer.lora_B["default"].weight.t() * layer.scaling["default"]
+    )
     shrink = 1e-3 * product.float().norm() / wanted.norm()
     layer.lora_B["default"].weight.mul_(shrink)
     wanted *= shrink

@@ -1,4 +1,6 @@
-"""`training.fused: false` trains with the plain modules of PEFT and Transformers, to the same losses, gradients and adapter."""
+"""`training.fused: false` trains with the plain modules of PEFT and Transformers, to the same
+losses, gradients and adapter.
+"""
 
 import json
 import shutil
@@ -45,7 +47,9 @@ def prepared(base: Path, folder: Path, is_on: bool, **changes: object) -> Any:
 
 @pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize("kind", [None, Qwen2ForCausalLM, Qwen3ForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM])
-def test_one_step_has_the_same_loss_and_gradients(tiny_base: Path, tmp_path: Path, kind: Any, window: int | None) -> None:
+def test_one_step_has_the_same_loss_and_gradients(
+    tiny_base: Path, tmp_path: Path, kind: Any, window: int | None
+) -> None:
     """Also where layers look back over a window only, and where scores are capped."""
     base = other_base(tiny_base, tmp_path, kind) if kind else tiny_base
     if window:
@@ -56,14 +60,18 @@ def test_one_step_has_the_same_loss_and_gradients(tiny_base: Path, tmp_path: Pat
         changed = config | {"sliding_window": window, "layer_types": layers, "use_sliding_window": True}
         base = Path(shutil.copytree(base, tmp_path / "windowed"))
         (base / "config.json").write_text(json.dumps(changed))
-    (loss, gradients), (plain_loss, plain) = (step(prepared(base, tmp_path / str(is_on), is_on)) for is_on in (True, False))
+    (loss, gradients), (plain_loss, plain) = (
+        step(prepared(base, tmp_path / str(is_on), is_on)) for is_on in (True, False)
+    )
     assert abs(loss.item() - plain_loss.item()) < 1e-5
     for mine, theirs in zip(gradients, plain, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-3)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_training_has_the_same_losses_and_the_same_result(tiny_base: Path, row_folder: Path, tmp_path: Path, method: str) -> None:
+def test_a_training_has_the_same_losses_and_the_same_result(
+    tiny_base: Path, row_folder: Path, tmp_path: Path, method: str
+) -> None:
     if method == "oneDNN" and not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
     steps: dict[bool, list[Step]] = {True: [], False: []}
@@ -81,7 +89,9 @@ def test_a_training_has_the_same_losses_and_the_same_result(tiny_base: Path, row
         torch.testing.assert_close(fast[key], value, atol=1e-4, rtol=1e-2)
 
 
-def test_without_it_nothing_of_the_fast_ways_is_used(tiny_base: Path, row_folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_without_it_nothing_of_the_fast_ways_is_used(
+    tiny_base: Path, row_folder: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
     """Whoever looks for a fault can rule them out."""
 
     def refuse(*arguments: object, **named: object) -> None:

@@ -19,7 +19,9 @@ def test_the_configured_number_of_threads_is_taken() -> None:
 
 
 @pytest.mark.parametrize(("half", "chosen"), [(0.5, 2), (0.95, 4), (2.0, 4)])
-def test_half_of_the_threads_are_taken_only_where_they_are_clearly_faster(monkeypatch, half: float, chosen: int) -> None:
+def test_half_of_the_threads_are_taken_only_where_they_are_clearly_faster(
+    monkeypatch, half: float, chosen: int
+) -> None:
     takes(monkeypatch, lambda passed, threads: 0.004 if threads == 4 else half * 0.004)
     before = torch.get_num_threads()
     assert hardware.choose_threads(Training()) == chosen
@@ -32,7 +34,9 @@ def test_a_moments_load_does_not_cost_the_training_half_of_its_threads(monkeypat
 
 
 def takes(monkeypatch, seconds) -> None:
-    """A product takes `seconds` of the time that has passed since now, and of the threads, of which this machine has four."""
+    """A product takes `seconds` of the time that has passed since now, and of the threads, of which
+    this machine has four.
+    """
     monkeypatch.setattr(hardware, "THREADS", 4)
     began = time.perf_counter()
 
@@ -47,10 +51,14 @@ def test_one_thread_stays_one() -> None:
 
 
 @pytest.mark.parametrize(("share", "chosen"), [(0.2, torch.bfloat16), (0.6, torch.float32), (1.5, torch.float32)])
-def test_bfloat16_is_taken_only_where_its_products_are_much_faster(monkeypatch, share: float, chosen: torch.dtype) -> None:
+def test_bfloat16_is_taken_only_where_its_products_are_much_faster(
+    monkeypatch, share: float, chosen: torch.dtype
+) -> None:
     monkeypatch.setattr(hardware, "_faster_dtype", FASTER)
     monkeypatch.setattr(
-        hardware, "product", lambda rows, weight, library=None: time.sleep(0.005 * (share if rows.dtype == torch.bfloat16 else 1))
+        hardware,
+        "product",
+        lambda rows, weight, library=None: time.sleep(0.005 * (share if rows.dtype == torch.bfloat16 else 1)),
     )
     assert hardware.choose_dtype(Training(), "blas") == chosen
     assert hardware.choose_dtype(Training(method="full"), "blas") == torch.float32

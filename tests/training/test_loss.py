@@ -52,7 +52,9 @@ def test_with_the_last_matrix_loss_and_gradients_are_those_of_its_logits():
     mine, _ = _Loss.apply(vectors, weight, labels, replayed, best.indices, best.values, 0.7)
     wanted = reference(vectors @ weight.t(), labels, replayed, best, 0.7)
     torch.testing.assert_close(mine, wanted)
-    torch.testing.assert_close(torch.autograd.grad(mine, (vectors, weight)), torch.autograd.grad(wanted, (vectors, weight)))
+    torch.testing.assert_close(
+        torch.autograd.grad(mine, (vectors, weight)), torch.autograd.grad(wanted, (vectors, weight))
+    )
 
 
 def test_a_label_that_is_all_but_impossible_has_a_finite_loss_and_gradient():
@@ -70,7 +72,8 @@ def test_a_models_own_head_is_used_and_changes_neither_loss_nor_gradients(tiny_b
     assert with_head[1] == without[1] and abs(with_head[0].item() - without[0].item()) < 1e-6
     for mine, theirs in zip(gradients(model, with_head[0]), gradients(model, without[0]), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-7, rtol=1e-4)
-    assert supervised_logits(model, batch).shape == (len(batch["shift_labels"]), model.config.vocab_size)  # the head is back
+    # the head is back
+    assert supervised_logits(model, batch).shape == (len(batch["shift_labels"]), model.config.vocab_size)
 
 
 @pytest.mark.parametrize("own_head", [True, False], ids=["by lots of the last matrix", "by logits"])
@@ -89,13 +92,23 @@ def test_log_probabilities_and_their_gradients_are_those_of_autograd(tiny_base, 
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
 
 
-SMALL = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "head_dim": 8,
+}
 SMALL |= {"num_key_value_heads": 1, "pad_token_id": 0}
 
 
 @pytest.mark.parametrize(
     "kind, config",
-    [(CohereForCausalLM, CohereConfig(**SMALL)), (Gemma2ForCausalLM, Gemma2Config(**SMALL, final_logit_softcapping=0.5))],
+    [
+        (CohereForCausalLM, CohereConfig(**SMALL)),
+        (Gemma2ForCausalLM, Gemma2Config(**SMALL, final_logit_softcapping=0.5)),
+    ],
     ids=["scaled", "capped"],
 )
 def test_a_model_that_does_more_with_its_logits_has_no_plain_head(kind, config):

@@ -119,7 +119,10 @@ def test_a_run_goes_on_with_the_library_that_it_began_with(tiny_base, row_folder
     result = train(tiny_base, row_folder, tmp_path / "run", settings)
     assert result.products == json.loads((tmp_path / "run" / "chosen.json").read_text())["products"] == "onednn"
     monkeypatch.setattr(matmul, "_faster", lambda: "blas")  # what another probe would say
-    assert train(tiny_base, row_folder, tmp_path / "run", settings.model_copy(update={"products": "auto"})).products == "onednn"
+    assert (
+        train(tiny_base, row_folder, tmp_path / "run", settings.model_copy(update={"products": "auto"})).products
+        == "onednn"
+    )
 
 
 @needs_onednn
@@ -150,7 +153,9 @@ for tokens in range(100, 400):
 print(held[-1] - held[50])
 """
     others = {key: value for key, value in os.environ.items() if key not in matmul._KERNEL_CACHES}
-    grown = int(subprocess.run([sys.executable, "-c", measure], capture_output=True, text=True, check=True, env=others).stdout)
+    grown = int(
+        subprocess.run([sys.executable, "-c", measure], capture_output=True, text=True, check=True, env=others).stdout
+    )
     assert grown < 40e6  # with all kernels kept more than 200 MB
 
 

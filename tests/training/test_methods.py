@@ -1,4 +1,6 @@
-"""Every method on the tiny model: the packed loss is exact, what was trained is put back, an interrupted run ends as a whole one."""
+"""Every method on the tiny model: the packed loss is exact, what was trained is put back, an
+interrupted run ends as a whole one.
+"""
 
 from pathlib import Path
 
@@ -29,7 +31,9 @@ every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
 def settings_of(variant: str, **changes) -> Training:
-    return Training(**{"batch_size": 4, "num_epochs": 2, "save_steps": 3, "lora_r": 4, "seed": 3, **VARIANTS[variant], **changes})
+    return Training(
+        **{"batch_size": 4, "num_epochs": 2, "save_steps": 3, "lora_r": 4, "seed": 3, **VARIANTS[variant], **changes}
+    )
 
 
 def attached(base: Path, settings: Training):
@@ -56,7 +60,9 @@ def test_the_packed_loss_and_gradients_are_those_of_one_conversation_a_row(tiny_
 
 
 @every_variant
-def test_a_training_lowers_the_loss_and_what_it_saved_gives_the_trained_model_back(tiny_base, row_folder, tmp_path, variant):
+def test_a_training_lowers_the_loss_and_what_it_saved_gives_the_trained_model_back(
+    tiny_base, row_folder, tmp_path, variant
+):
     settings, steps = settings_of(variant, num_epochs=6), []
     result = train(tiny_base, row_folder, tmp_path, settings, report=steps.append)
     assert steps[-1].validation_loss < steps[0].loss - (0.01 if variant.endswith("_tuning") else 0.15)

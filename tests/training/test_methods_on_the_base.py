@@ -1,4 +1,6 @@
-"""Every method on the real small base: it trains, is saved, put back, generates; what a GGUF can carry answers alike in llama.cpp."""
+"""Every method on the real small base: it trains, is saved, put back, generates; what a GGUF can
+carry answers alike in llama.cpp.
+"""
 
 import gc
 import json
@@ -41,11 +43,15 @@ def test_it_learns_an_answer_by_heart_and_gives_it(base_gguf: Path, tmp_path: Pa
     row = {"input_ids": prompt + told, "trained": [0] * len(prompt) + [1] * len(told)}
     for name, count in (("train", 1), ("validation", 0)):
         (tmp_path / f"{name}.jsonl").write_text(f"{json.dumps(row)}\n" * count)
-    settings = Training(**{"lora_r": 8, "batch_size": 1, "num_epochs": 6, "dtype": "float32", "warmup_ratio": 0, **VARIANTS[variant]})
+    settings = Training(
+        **{"lora_r": 8, "batch_size": 1, "num_epochs": 6, "dtype": "float32", "warmup_ratio": 0, **VARIANTS[variant]}
+    )
     result = train(base_gguf, tmp_path, tmp_path / "run", settings)
     assert result.final_loss < 0.2
 
-    ((before, after),) = answer_both(base_gguf, result.adapter, tmp_path / "run", settings, [prompt], 12, words.ends_turn)
+    ((before, after),) = answer_both(
+        base_gguf, result.adapter, tmp_path / "run", settings, [prompt], 12, words.ends_turn
+    )
     assert words.decode(after) == ANSWER.removesuffix("<|im_end|>") != words.decode(before)
     for gguf, adapter in exported(variant, base_gguf, result.adapter, tmp_path):
         served = ServedModel(gguf, adapter, 128)
@@ -58,7 +64,9 @@ def exported(variant: str, base: Path, trained: Path, folder: Path) -> list[tupl
     if variant.endswith("_tuning"):
         return []
     whole = (export_full if variant == "full" else merge_adapter)(base, trained, folder / "whole.gguf", "f16").path
-    beside = [] if variant in {"full", "dora"} else [(base, convert_adapter(base, trained, folder / "adapter.gguf").path)]
+    beside = (
+        [] if variant in {"full", "dora"} else [(base, convert_adapter(base, trained, folder / "adapter.gguf").path)]
+    )
     return [(whole, None), *beside]
 
 

@@ -1,4 +1,6 @@
-"""What is computed at once is bounded, and changes nothing; the speed that is reported counts the operations that are really needed."""
+"""What is computed at once is bounded, and changes nothing; the speed that is reported counts the
+operations that are really needed.
+"""
 
 import pytest
 import torch

@@ -17,14 +17,19 @@ from fine_tuning.training.packing import TokenRow, pack
 
 
 def rows_of(count: int, seed: int = 0, head: int = 9) -> list[TokenRow]:
-    return [TokenRow(row["input_ids"], [bool(flag) for flag in row["trained"]]) for row in random_rows(count, seed, head)]
+    return [
+        TokenRow(row["input_ids"], [bool(flag) for flag in row["trained"]]) for row in random_rows(count, seed, head)
+    ]
 
 
 def one_at_a_time(model, rows: list[TokenRow]) -> torch.Tensor:
-    """The reference: each conversation alone, through the model's own causal mask, and the mean over all supervised tokens."""
+    """The reference: each conversation alone, through the model's own causal mask, and the mean
+    over all supervised tokens.
+    """
     total, count = torch.zeros(()), 0
     for row in rows:
-        logits = model(input_ids=torch.tensor([row.input_ids]), use_cache=False).logits[0][-len(row.input_ids) :]  # without virtual ones
+        # without virtual ones
+        logits = model(input_ids=torch.tensor([row.input_ids]), use_cache=False).logits[0][-len(row.input_ids) :]
         for target in row.targets():
             total = total - torch.log_softmax(logits[target - 1].float(), -1)[row.input_ids[target]]
             count += 1
@@ -52,7 +57,13 @@ def test_packed_loss_and_gradients_equal_one_conversation_a_row(tiny_base, atten
             torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-4)
 
 
-TINY = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+TINY = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 TINY |= {"num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0, "initializer_range": 0.2, "sliding_window": 7}
 
 
@@ -103,7 +114,9 @@ def test_what_rows_share_is_computed_once():
 
 
 def test_a_token_never_sees_another_conversation():
-    batch = pack([TokenRow([1, 2, 8, 4], [False, False, True, True]), TokenRow([1, 3, 9, 4], [False, False, True, True])])
+    batch = pack(
+        [TokenRow([1, 2, 8, 4], [False, False, True, True]), TokenRow([1, 3, 9, 4], [False, False, True, True])]
+    )
     tokens, mask = batch["input_ids"][0].tolist(), batch["attention_mask"][0, 0]
     seen = [tokens[index] for index in mask[tokens.index(9)].nonzero().flatten().tolist()]
     assert seen == [1, 3, 9]
@@ -119,7 +132,10 @@ def test_the_memory_of_attention_does_not_grow_with_other_conversations(model):
 
 
 def test_what_no_loss_depends_on_is_not_computed():
-    rows = [TokenRow([1, 2, 3, 4, 5], [False, False, True, False, False]), TokenRow([1, 2, 6, 7], [False, False, False, True])]
+    rows = [
+        TokenRow([1, 2, 3, 4, 5], [False, False, True, False, False]),
+        TokenRow([1, 2, 6, 7], [False, False, False, True]),
+    ]
     batch = pack(rows)
     assert sorted(batch["input_ids"][0].tolist()) == [1, 2, 6]
     assert batch["tokens"].item() == 9

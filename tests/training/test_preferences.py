@@ -113,10 +113,22 @@ def test_kto_has_the_loss_and_gradients_of_trl(tiny_base, tmp_path):
     ratings = list(zip(texts(5, 4), texts(10)[:5], [True, False, True, True, False], strict=True))
     items = mismatch(ratings)
     examples = [
-        {"prompt_ids": item.prompt, "completion_ids": item.answer, "KL_completion_ids": item.other, "label": item.wanted} for item in items
+        {
+            "prompt_ids": item.prompt,
+            "completion_ids": item.answer,
+            "KL_completion_ids": item.other,
+            "label": item.wanted,
+        }
+        for item in items
     ]
     config = KTOConfig(
-        str(tmp_path), beta=0.3, use_cpu=True, report_to=[], gradient_checkpointing=False, bf16=False, per_device_train_batch_size=5
+        str(tmp_path),
+        beta=0.3,
+        use_cpu=True,
+        report_to=[],
+        gradient_checkpointing=False,
+        bf16=False,
+        per_device_train_batch_size=5,
     )
     compare(
         tiny_base,
@@ -134,7 +146,9 @@ def test_both_answers_share_their_prompt_in_the_packed_row():
 
 
 def test_no_rating_is_compared_with_an_answer_to_its_own_prompt():
-    """Both sides of an edit are ratings of one prompt; from their own answers nobody could tell how far the model has moved elsewhere."""
+    """Both sides of an edit are ratings of one prompt; from their own answers nobody could tell how
+    far the model has moved elsewhere.
+    """
     ratings = [([index // 2], [index], index % 2 == 0) for index in range(6)]
     items = mismatch(ratings)
     assert [(item.answer[0], item.other[0]) for item in items] == [(0, 5), (1, 5), (2, 1), (3, 1), (4, 3), (5, 3)]
@@ -175,7 +189,9 @@ def preference_file(tmp_path: Path) -> Path:
     """Six questions, each of which wants the first of two answers; and as single ratings."""
     file = tmp_path / "preferences.jsonl"
     keys = ("prompt_ids", "chosen_ids", "rejected_ids")
-    records = [dict(zip(keys, sides, strict=True)) for sides in zip(texts(6, 4), texts(12)[:6], texts(12)[6:], strict=True)]
+    records = [
+        dict(zip(keys, sides, strict=True)) for sides in zip(texts(6, 4), texts(12)[:6], texts(12)[6:], strict=True)
+    ]
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
     return file
 
@@ -192,7 +208,9 @@ def test_after_the_chats_the_model_prefers_what_people_did(tiny_base, row_folder
     assert result.agreement == 1.0
 
 
-def test_a_run_killed_among_the_preferences_goes_on_to_the_very_same_adapter(tiny_base, row_folder, preference_file, tmp_path):
+def test_a_run_killed_among_the_preferences_goes_on_to_the_very_same_adapter(
+    tiny_base, row_folder, preference_file, tmp_path
+):
     whole = train(tiny_base, row_folder, tmp_path / "whole", SETTINGS, preferences=preference_file)
     seen: list[Step] = []
 
@@ -210,7 +228,14 @@ def test_a_run_killed_among_the_preferences_goes_on_to_the_very_same_adapter(tin
 
 @pytest.mark.parametrize(
     ("pairs", "ratings", "method", "chosen"),
-    [(8, 0, "auto", "dpo"), (7, 0, "auto", "kto"), (3, 2, "auto", "kto"), (3, 1, "auto", None), (0, 9, "dpo", None), (9, 9, "off", None)],
+    [
+        (8, 0, "auto", "dpo"),
+        (7, 0, "auto", "kto"),
+        (3, 2, "auto", "kto"),
+        (3, 1, "auto", None),
+        (0, 9, "dpo", None),
+        (9, 9, "off", None),
+    ],
 )
 def test_pairs_are_compared_where_there_are_enough_and_else_rated(pairs, ratings, method, chosen):
     assert choose_preference_method(pairs, ratings, Preferences(method=method, least=8)) == chosen

@@ -15,7 +15,10 @@ def test_the_tree_counted_is_the_tree_that_is_computed():
     for seed in range(20):
         rows = random_rows(random.Random(seed).randint(1, 12), seed, head=seed % 5)
         conversations = [TokenRow(row["input_ids"], [bool(flag) for flag in row["trained"]]) for row in rows]
-        assert sum(tree_branches(sorted(row.computed() for row in conversations))) == pack(conversations)["input_ids"].numel()
+        assert (
+            sum(tree_branches(sorted(row.computed() for row in conversations)))
+            == pack(conversations)["input_ids"].numel()
+        )
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), max_size=12), st.integers(1, 20))

@@ -31,7 +31,9 @@ def written(folder: Path, scaling: dict[str, Any], factors: list[float] | None =
     content = file.path.read_bytes()
     tensors = [(info, [content[file.starts[info.name] :][: info.size]]) for info in file.tensors.values()]
     if factors:
-        tensors.append((TensorInfo("rope_freqs.weight", (len(factors),), Type.F32), [np.array(factors, np.float32).tobytes()]))
+        tensors.append(
+            (TensorInfo("rope_freqs.weight", (len(factors),), Type.F32), [np.array(factors, np.float32).tobytes()])
+        )
     metadata = dict(file.metadata)
     for key, value in scaling.items():
         metadata[f"llama.rope.scaling.{key}"] = entry(f"llama.rope.scaling.{key}", value)
@@ -44,7 +46,9 @@ def differences(base: Path, folder: Path) -> float:
     draw = random.Random(0)
     ids = [draw.randrange(96) for _ in range(TOKENS)]
     with torch.no_grad():
-        ours = torch.log_softmax(load_base(base, torch.float32, folder / "outline")(input_ids=torch.tensor([ids])).logits[0], -1)
+        ours = torch.log_softmax(
+            load_base(base, torch.float32, folder / "outline")(input_ids=torch.tensor([ids])).logits[0], -1
+        )
     with ServedModel(base) as served:
         theirs, _ = served.logprobs(ids, range(1, TOKENS))
     return max(abs(ours[index - 1, ids[index]].item() - theirs[index - 1]) for index in range(1, TOKENS))

@@ -19,7 +19,9 @@ from fine_tuning.events import Event, Step, Watch
 from fine_tuning.training.runner import TrainingJob, TrainingProcess, run_here, run_in_child
 from fine_tuning.training.trainer_utils import TrainingRows
 
-SETTINGS = Training(dtype="float32", threads=1, products="blas", batch_size=2, num_epochs=2, save_steps=2, lora_r=4, lora_alpha=8)
+SETTINGS = Training(
+    dtype="float32", threads=1, products="blas", batch_size=2, num_epochs=2, save_steps=2, lora_r=4, lora_alpha=8
+)
 
 
 @pytest.fixture
@@ -39,7 +41,9 @@ def weights(run: Path) -> dict[str, bytes]:
 
 
 def test_a_job_is_the_same_after_it_was_written(job: TrainingJob) -> None:
-    whole = replace(job, rows=replace(job.rows, replay=Path("/r"), preferences=Path("/p")), weights="quantised", served=Path("/s"))
+    whole = replace(
+        job, rows=replace(job.rows, replay=Path("/r"), preferences=Path("/p")), weights="quantised", served=Path("/s")
+    )
     assert TrainingJob.load(whole.save()) == whole
     assert TrainingJob.load(job.save()) == job
 
@@ -73,9 +77,16 @@ def test_a_stopped_child_keeps_a_checkpoint_and_the_next_goes_on_to_the_same_ada
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "said"), [(signal.SIGKILL, "most likely the memory ran out"), (signal.SIGSEGV, "died of SIGSEGV"), (signal.SIGILL, "SIGILL")]
+    ("number", "said"),
+    [
+        (signal.SIGKILL, "most likely the memory ran out"),
+        (signal.SIGSEGV, "died of SIGSEGV"),
+        (signal.SIGILL, "SIGILL"),
+    ],
 )
-def test_a_child_that_dies_is_an_error_that_says_so_and_the_next_goes_on(job: TrainingJob, number: signal.Signals, said: str) -> None:
+def test_a_child_that_dies_is_an_error_that_says_so_and_the_next_goes_on(
+    job: TrainingJob, number: signal.Signals, said: str
+) -> None:
     with TrainingProcess(job) as child, pytest.raises(TrainingError, match=said):
         for step in child.steps():
             if step and step.step == 3:

@@ -1,4 +1,6 @@
-"""The network that is trained is the one that is served; each way to get it wrong is refused, before a step or a version is made."""
+"""The network that is trained is the one that is served; each way to get it wrong is refused,
+before a step or a version is made.
+"""
 
 import json
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from fine_tuning.engines.agreement import Reference, check_export, distance, mak
 from fine_tuning.engines.gguf_file import read_gguf, write_gguf
 from fine_tuning.errors import ExportError, TrainingError
 from fine_tuning.evaluation.served_model import read_logits
-from fine_tuning.model_management import gguf_export
+from fine_tuning.model_management import gguf_export, tensor_names
 from fine_tuning.model_management.gguf_export import convert_adapter, merge_adapter
 from fine_tuning.training import network
 from fine_tuning.training.base_model import load_base
@@ -63,7 +65,7 @@ def _epsilon(model: Any) -> None:
 def _rows(name: str) -> Callable[[Any], None]:
     def mutate(model: Any) -> None:
         layer = model.model.layers[0].self_attn.get_submodule(name)
-        order = gguf_export.rotary_order(len(layer.weight), len(layer.weight) // model.config.head_dim)
+        order = tensor_names.rotary_order(len(layer.weight), len(layer.weight) // model.config.head_dim)
         layer.weight.data = layer.weight.data[torch.from_numpy(order)]
 
     return mutate
@@ -95,7 +97,9 @@ def _layer(model: Any) -> None:
 def _window(model: Any) -> None:
     for layer in model.model.layers:
         forward = layer.self_attn.forward
-        layer.self_attn.forward = lambda *given, forward=forward, **named: forward(*given, **named | {"sliding_window": 8})
+        layer.self_attn.forward = lambda *given, forward=forward, **named: forward(
+            *given, **named | {"sliding_window": 8}
+        )
 
 
 WRONG = {
@@ -129,7 +133,9 @@ def test_a_network_that_is_not_the_served_one_is_not_trained(
 
     monkeypatch.setattr(network, "load_base", loaded)
     steps: list[object] = []
-    with pytest.raises(TrainingError, match=r"base\.gguf's llama in Transformers and those of .*base\.gguf in llama\.cpp lie"):
+    with pytest.raises(
+        TrainingError, match=r"base\.gguf's llama in Transformers and those of .*base\.gguf in llama\.cpp lie"
+    ):
         train(base, tmp_path, tmp_path / "run", SETTINGS, report=steps.append, served=reference(base, rows))
     assert not steps
 
@@ -194,17 +200,25 @@ def test_what_is_exported_is_what_was_trained(tmp_path: Path, trained: tuple[Pat
         assert check_export(result.network, read_logits(merged, probes, requantised=True)) < most
 
 
-def test_a_run_that_is_gone_on_with_compares_the_same(tmp_path: Path, trained: tuple[Path, TrainingResult], rows: list[list[int]]) -> None:
+def test_a_run_that_is_gone_on_with_compares_the_same(
+    tmp_path: Path, trained: tuple[Path, TrainingResult], rows: list[list[int]]
+) -> None:
     base, result = trained
     again = train(base, tmp_path, tmp_path / "run", SETTINGS, served=reference(base, rows))
     assert again.resumed_from and distance(again.network.after, result.network.after) < 1e-4
     assert distance(again.network.before, result.network.before) == 0
 
 
-def _rewritten(adapter: Path, change: Callable[[str, bytes], bytes | None], metadata: dict[str, bytes] | None = None) -> Path:
+def _rewritten(
+    adapter: Path, change: Callable[[str, bytes], bytes | None], metadata: dict[str, bytes] | None = None
+) -> Path:
     file, content = read_gguf(adapter), adapter.read_bytes()
-    found = [(info, change(info.name, content[file.starts[info.name] :][: info.size])) for info in file.tensors.values()]
-    write_gguf(adapter, dict(file.metadata) | (metadata or {}), [(info, [data]) for info, data in found if data is not None])
+    found = [
+        (info, change(info.name, content[file.starts[info.name] :][: info.size])) for info in file.tensors.values()
+    ]
+    write_gguf(
+        adapter, dict(file.metadata) | (metadata or {}), [(info, [data]) for info, data in found if data is not None]
+    )
     return adapter
 
 
@@ -216,15 +230,23 @@ def _halved(adapter: Path) -> Path:
 
 SPOILT: dict[str, Callable[[Path], Path]] = {
     "half of its scale": _halved,
-    "nothing in it": lambda adapter: _rewritten(adapter, lambda name, data: bytes(len(data)) if name.endswith("lora_b") else data),
-    "only its first layer": lambda adapter: _rewritten(adapter, lambda name, data: data if name.startswith("blk.0.") else None),
+    "nothing in it": lambda adapter: _rewritten(
+        adapter, lambda name, data: bytes(len(data)) if name.endswith("lora_b") else data
+    ),
+    "only its first layer": lambda adapter: _rewritten(
+        adapter, lambda name, data: data if name.startswith("blk.0.") else None
+    ),
     "no attention": lambda adapter: _rewritten(adapter, lambda name, data: None if "attn" in name else data),
-    "rows turned around": lambda adapter: _rewritten(adapter, lambda name, data: data[::-1] if "ffn_down.weight.lora_b" in name else data),
+    "rows turned around": lambda adapter: _rewritten(
+        adapter, lambda name, data: data[::-1] if "ffn_down.weight.lora_b" in name else data
+    ),
 }
 
 
 @pytest.mark.parametrize("spoilt", SPOILT)
-def test_an_adapter_that_is_not_what_was_trained_is_refused(tmp_path: Path, trained: tuple[Path, TrainingResult], spoilt: str) -> None:
+def test_an_adapter_that_is_not_what_was_trained_is_refused(
+    tmp_path: Path, trained: tuple[Path, TrainingResult], spoilt: str
+) -> None:
     base, result = trained
     adapter = SPOILT[spoilt](convert_adapter(base, result.adapter, tmp_path / "adapter.gguf").path)
     with pytest.raises(ExportError, match=r"adapter\.gguf in llama\.cpp lie"):
@@ -239,8 +261,10 @@ def test_rows_exported_in_the_wrong_order_are_refused(
     export: Callable[..., gguf_export.Exported],
 ) -> None:
     base, result = trained
-    monkeypatch.setattr(gguf_export, "rotary_order", lambda rows, heads: slice(None))
+    monkeypatch.setattr(tensor_names, "rotary_order", lambda rows, heads: slice(None))
     made, probes = export(base, result.adapter, tmp_path / "made.gguf").path, result.network.base.probes
-    served = read_logits(base, probes, made) if export is convert_adapter else read_logits(made, probes, requantised=True)
+    served = (
+        read_logits(base, probes, made) if export is convert_adapter else read_logits(made, probes, requantised=True)
+    )
     with pytest.raises(ExportError, match=r"made\.gguf in llama\.cpp lie"):
         check_export(result.network, served)

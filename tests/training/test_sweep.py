@@ -39,7 +39,14 @@ def states(at: _Worker) -> list[str]:
 
 
 def test_a_grid_holds_every_combination_once_and_only_what_is_swept():
-    sweep = Sweep(learning_rate=(1e-4, 1e-2), lora_r=(4, 8), lora_alpha=(8,), lora_dropout=(0.0,), num_epochs=(1, 2), batch_size=(4,))
+    sweep = Sweep(
+        learning_rate=(1e-4, 1e-2),
+        lora_r=(4, 8),
+        lora_alpha=(8,),
+        lora_dropout=(0.0,),
+        num_epochs=(1, 2),
+        batch_size=(4,),
+    )
     points = grid(sweep)
     assert len({tuple(point.items()) for point in points}) == len(points) == 3 * 2 * 2
     assert {point["learning_rate"] for point in points} == {1e-4, 1e-3, 1e-2}
@@ -77,7 +84,9 @@ def test_two_workers_never_take_the_same_point_of_a_grid_nor_more_than_asked_for
     assert len(taken) == len({tuple(sorted(params.items())) for params in taken}) == 5
     tpe = Sweep(trials=3, **ONE)
     first, second = worker(home, row_folder, tpe, name="t"), worker(home, row_folder, tpe, name="t")
-    rates = [trial.params["learning_rate"] for _ in range(3) for at in (first, second) if (trial := at._ask()) is not None]
+    rates = [
+        trial.params["learning_rate"] for _ in range(3) for at in (first, second) if (trial := at._ask()) is not None
+    ]
     assert len(rates) == len(set(rates)) == 3
 
 
@@ -85,7 +94,9 @@ def test_a_trial_of_a_dead_process_is_failed_and_its_settings_come_next(home, ro
     sweep = Sweep(trials=3, **ONE)
     at = worker(home, row_folder, sweep)
     lost, running = at._ask(), at._ask()
-    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
     lost.set_user_attr("worker", _this_process() | {"pid": int(gone.stdout)})
     again = worker(home, row_folder, sweep)._ask()
     assert again.params == lost.params
@@ -172,7 +183,8 @@ def test_the_better_rate_is_found_and_plotted_and_no_weights_are_left(tiny_base,
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_hopeless_trial_is_pruned_after_its_first_epoch(tiny_base, row_folder, home):
-    sweep = Sweep(trials=5, learning_rate=(1e-5, 1e-1), **ONE | {"num_epochs": (300,)})  # many: it is stopped from another process
+    # many: it is stopped from another process
+    sweep = Sweep(trials=5, learning_rate=(1e-5, 1e-1), **ONE | {"num_epochs": (300,)})
     at = worker(home, row_folder, sweep)
     for value in (2.0, 1.9, 1.8, 1.7):  # what other processes have found
         trial = at._ask()
@@ -194,11 +206,19 @@ from fine_tuning.training.sweep import Prepared, search
 base, rows = map(Path, sys.argv[1:3])
 found = search(Prepared(base, rows, None, "a"), Training.model_validate_json(sys.argv[3]), Sweep.model_validate_json(sys.argv[4]), "s")
 print(found.finished)
-"""
+"""  # noqa: E501
 
 
 def sweeper(base: Path, rows: Path, sweep: Sweep) -> "subprocess.Popen[str]":
-    arguments = [sys.executable, "-c", SWEEPER, str(base), str(rows), TRAINING.model_dump_json(), sweep.model_dump_json()]
+    arguments = [
+        sys.executable,
+        "-c",
+        SWEEPER,
+        str(base),
+        str(rows),
+        TRAINING.model_dump_json(),
+        sweep.model_dump_json(),
+    ]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=paths.REPOSITORY)
 
 
@@ -222,7 +242,15 @@ def test_a_killed_sweep_goes_on_and_its_training_does_not_outlive_it(tiny_base, 
         search(prepared(tiny_base, row_folder), TRAINING, sweep, "s", Watch(stopping=lambda: next(stop, True)))
     trials = worker(home, row_folder, sweep).study.get_trials()
     assert [trial.state.name for trial in trials] == ["FAIL", "FAIL", "WAITING"]
-    assert len({trial.params.get("learning_rate") or trial.system_attrs["fixed_params"]["learning_rate"] for trial in trials}) == 1
+    assert (
+        len(
+            {
+                trial.params.get("learning_rate") or trial.system_attrs["fixed_params"]["learning_rate"]
+                for trial in trials
+            }
+        )
+        == 1
+    )
 
 
 @pytest.mark.slow
@@ -248,10 +276,15 @@ def test_the_command_sweeps_the_real_base_and_writes_a_configuration(home, monke
     for number in range(8):
         log.new_session()
         log.log_conversation(
-            f"What is in box number {number}, please?", f"Box number {number} holds {number * 7} apples.", {"model": "smollm2:135m"}
+            f"What is in box number {number}, please?",
+            f"Box number {number} holds {number * 7} apples.",
+            {"model": "smollm2:135m"},
         )
     ranges = {key: list(values) for key, values in ONE.items()} | {"learning_rate": [1e-4, 1e-3], "num_epochs": [1]}
-    sets = {f"sweep.{key}": values for key, values in ranges.items()} | {"training.replay.share": 0, "data_preparation.train_ratio": 0.5}
+    sets = {f"sweep.{key}": values for key, values in ranges.items()} | {
+        "training.replay.share": 0,
+        "data_preparation.train_ratio": 0.5,
+    }
     sets |= {"data_preparation.validation_ratio": 0.25, "data_preparation.test_ratio": 0.25}
     arguments = [part for key, value in sets.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     assert main(["sweep", "--trials", "2", "--name", "boxes", "--force", *arguments]) == 0

@@ -34,7 +34,9 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def test_training_lowers_the_loss_of_the_same_rows(tiny_base, row_folder, tmp_path):
     steps = []
-    settings = SETTINGS.model_copy(update={"batch_size": 1000, "num_epochs": 8, "learning_rate": 3e-2, "lora_dropout": 0.0})
+    settings = SETTINGS.model_copy(
+        update={"batch_size": 1000, "num_epochs": 8, "learning_rate": 3e-2, "lora_dropout": 0.0}
+    )
     train(tiny_base, row_folder, tmp_path / "run", settings, report=steps.append)
     assert len(steps) == 8
     assert steps[-1].loss < steps[0].loss - 0.3
@@ -55,7 +57,13 @@ def test_every_step_has_the_loss_that_trl_has_on_the_same_rows(tiny_base, row_fo
     settings = SETTINGS.model_copy(update={"lora_dropout": 0.0})
     steps = {"packed": [], "trl": []}
     for backend, seen in steps.items():
-        train(tiny_base, row_folder, tmp_path / backend, settings.model_copy(update={"backend": backend}), report=seen.append)
+        train(
+            tiny_base,
+            row_folder,
+            tmp_path / backend,
+            settings.model_copy(update={"backend": backend}),
+            report=seen.append,
+        )
     for mine, theirs in zip(steps["packed"], steps["trl"], strict=True):
         assert mine.loss == pytest.approx(theirs.loss, abs=1e-4)
         assert mine.accuracy == pytest.approx(theirs.accuracy, abs=1e-6)
@@ -86,14 +94,24 @@ def test_a_cancelled_run_goes_on_to_the_very_result_of_an_uninterrupted_one(tiny
     train(tiny_base, row_folder, tmp_path / "whole", SETTINGS, row_folder / "replay.jsonl")
     seen = []
     with pytest.raises(Cancelled):
-        train(tiny_base, row_folder, tmp_path / "cut", SETTINGS, row_folder / "replay.jsonl", seen.append, lambda: len(seen) >= 4)
+        train(
+            tiny_base,
+            row_folder,
+            tmp_path / "cut",
+            SETTINGS,
+            row_folder / "replay.jsonl",
+            seen.append,
+            lambda: len(seen) >= 4,
+        )
     result = train(tiny_base, row_folder, tmp_path / "cut", SETTINGS, row_folder / "replay.jsonl")
     assert result.resumed_from == 5
     for key, value in weights(tmp_path / "whole").items():
         assert torch.equal(value, weights(tmp_path / "cut")[key])
 
 
-def test_what_the_base_thinks_of_the_replay_is_asked_once_for_each_base_and_file(tiny_base, row_folder, tmp_path, monkeypatch):
+def test_what_the_base_thinks_of_the_replay_is_asked_once_for_each_base_and_file(
+    tiny_base, row_folder, tmp_path, monkeypatch
+):
     asked = []
     monkeypatch.setattr(teacher, "teach", lambda model, rows: asked.append(len(rows)) or teach(model, rows))
     replay = row_folder / "replay.jsonl"
@@ -125,7 +143,15 @@ trainer.train(TrainingRows(rows), run, Watch(lambda step: print(step.step, flush
 @pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_newest_whole_checkpoint_to_the_same_result(tiny_base, row_folder, tmp_path):
     train(tiny_base, row_folder, tmp_path / "whole", SETTINGS)
-    arguments = [sys.executable, "-c", CHILD, str(tiny_base), str(row_folder), str(tmp_path / "cut"), SETTINGS.model_dump_json()]
+    arguments = [
+        sys.executable,
+        "-c",
+        CHILD,
+        str(tiny_base),
+        str(row_folder),
+        str(tmp_path / "cut"),
+        SETTINGS.model_dump_json(),
+    ]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as child:
         for line in child.stdout:
             if int(line) == 8:  # after the checkpoint at 6, before the one at 9

@@ -25,11 +25,17 @@ def packed(lengths: list[int], head: int) -> dict:
 def reference(rows: torch.Tensor, groups: int, mask: torch.Tensor) -> torch.Tensor:
     heads = rows.shape[1] - 2 * groups
     query, key, value = (part.transpose(0, 1)[None] for part in rows.split([heads, groups, groups], dim=1))
-    return scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True, scale=0.3)[0].transpose(0, 1).flatten(1)
+    return (
+        scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True, scale=0.3)[0]
+        .transpose(0, 1)
+        .flatten(1)
+    )
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(1, 90), min_size=1, max_size=7), st.integers(1, 40), st.sampled_from([(4, 4), (4, 2), (3, 1)]))
+@given(
+    st.lists(st.integers(1, 90), min_size=1, max_size=7), st.integers(1, 40), st.sampled_from([(4, 4), (4, 2), (3, 1)])
+)
 def test_any_lengths_give_the_attention_and_the_gradients_of_the_mask(lengths, head, heads_and_groups):
     batch, (heads, groups) = packed(lengths, head), heads_and_groups
     torch.manual_seed(len(lengths))

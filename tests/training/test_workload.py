@@ -11,7 +11,9 @@ LORA = Training(method="lora", replay=Replay(share=0))
 
 
 def test_a_workload_has_every_step_and_the_longest_row(tmp_path):
-    rows = [ComputedRow(tuple(range(start, start + 20)), 5) for start in range(0, 40_000, 20)] + [ComputedRow(tuple(range(-500, 0)), 100)]
+    rows = [ComputedRow(tuple(range(start, start + 20)), 5) for start in range(0, 40_000, 20)] + [
+        ComputedRow(tuple(range(-500, 0)), 100)
+    ]
     work = workload(rows, LORA)
     assert work.steps == 501
     assert len(work.batches) <= 100

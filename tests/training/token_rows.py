@@ -6,7 +6,9 @@ VOCABULARY = 97
 
 
 def random_rows(count: int, seed: int = 0, head: int = 9) -> list[dict[str, list[int]]]:
-    """Rows that share a head of `head` tokens; some share more, some have two trained spans. Answers use 5 tokens: that can be learned."""
+    """Rows that share a head of `head` tokens; some share more, some have two trained spans.
+    Answers use 5 tokens: that can be learned.
+    """
     draw = random.Random(seed)
     shared = [draw.randrange(VOCABULARY) for _ in range(head)]
     rows = []

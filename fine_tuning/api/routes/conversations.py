@@ -1,36 +1,53 @@
-"""Conversations: what was said, listed, read, exported, forgotten."""
+"""Conversations: what was said, listed, read, named, exported, forgotten."""
 
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from fine_tuning.api.dependencies import TEXT_ID, Cursor, Limit, Page, Serving, SessionId, from_cursor, page_of
+from fine_tuning.api.dependencies import TEXT_ID, Asked, Cursor, Limit, Page, Serving, SessionId, from_cursor, page_of
 from fine_tuning.api.routes.jobs import ORIGIN, JobFacts, job_facts
 from fine_tuning.conversation import Turn, conversations_of
-from fine_tuning.data_collection import data_export
-from fine_tuning.data_collection.log_index import Session
+from fine_tuning.data_collection import chat_labels, data_export
 from fine_tuning.errors import NoConversations, TurnNotFound
+from fine_tuning.integration import chats
+from fine_tuning.integration.chats import Chat
 from fine_tuning.integration.service import Service
 
 router = APIRouter(prefix="/api", tags=["conversations"])
 
-Format = Literal["jsonl", "json", "csv", "chatml", "alpaca", "instruction"]
-_MEDIA = {".jsonl": "application/jsonl", ".json": "application/json", ".csv": "text/csv"}
-_TITLE = 200  # characters of the first question
-_PIECE = 1 << 16  # characters that are sent at once
+Format = Literal["jsonl", "json", "csv", "parquet", "markdown", "chatml", "alpaca", "instruction"]
+_MEDIA = {
+    ".jsonl": "application/jsonl",
+    ".json": "application/json",
+    ".csv": "text/csv",
+    ".parquet": "application/vnd.apache.parquet",
+    ".md": "text/markdown",
+}
+_TITLE = 200  # characters of a title made from the first question
+_PIECE = 1 << 16  # bytes that are sent at once
 
 
 class ConversationFacts(BaseModel):
     """A conversation as a list shows it."""
 
     id: str
-    title: str  # the beginning of its first question
+    title: str  # as a person named it, else the beginning of its first question
     turns: int  # excluded ones included
     begun: str  # ISO 8601; "" where an import did not tell
     last: str
+    pinned: bool
+    folder: str  # "" for none
+
+
+class Labelled(Asked):
+    """What is left out stays as it is; an empty title or folder takes the one before back."""
+
+    title: Annotated[str | None, Field(max_length=chat_labels.LONGEST_TITLE)] = None
+    pinned: bool | None = None
+    folder: Annotated[str | None, Field(max_length=chat_labels.LONGEST_FOLDER)] = None
 
 
 @router.get("/conversations")
@@ -38,7 +55,9 @@ def list_conversations(service: Serving, limit: Limit = 50, cursor: Cursor = Non
     """List conversations: first those in which something was recorded last."""
     before = from_cursor(cursor, str)[0] if cursor else None
     found = service.log().index.sessions(limit + 1, before)
-    return page_of(found, limit, _facts, lambda each: (each.last_turn,))
+    labels = chat_labels.labels_of([session.id for session in found])
+    listed = [chats.chat_of(session, labels.get(session.id, chat_labels.Label()), _TITLE) for session in found]
+    return page_of(listed, limit, _facts, lambda each: (each.last_turn,))
 
 
 @router.get("/conversations/{id}")
@@ -51,6 +70,12 @@ def show_conversation(id: SessionId, service: Serving, limit: Limit = 100, curso
     return page_of(found, limit, lambda turn: turn, lambda turn: (turn.id,))
 
 
+@router.patch("/conversations/{id}")
+def label_conversation(id: SessionId, asked: Labelled, service: Serving) -> ConversationFacts:
+    """Rename a conversation, pin it, or move it to a folder. What is written here is forgotten with it."""
+    return _facts(chats.change(service.log().index, id, title=asked.title, pinned=asked.pinned, folder=asked.folder))
+
+
 @router.delete("/conversations/{id}", status_code=202)
 def delete_conversation(
     id: SessionId,
@@ -58,14 +83,20 @@ def delete_conversation(
     teach_again: Annotated[bool, Query(description="train a version without it, where one has learned it")] = True,
     now: Annotated[bool, Query(description="remove those versions before that one is trained")] = False,
 ) -> JobFacts:
-    """Forget a conversation for good: a job of the kind `forget` removes it from all files, and the versions that learned it."""
+    """Forget a conversation for good: a job of the kind `forget` removes it from all files, and the
+    versions that learned it.
+    """
     if not service.log().index.ids_of(id):
         raise TurnNotFound(f"there is no conversation {id!r}: GET /api/conversations lists them")
     return forget(service, [id], teach_again=teach_again, now=now)
 
 
-_EXPORTED: dict[int | str, dict[str, Any]] = {
-    200: {"content": {media: {"schema": {"type": "array" if end == ".json" else "string"}} for end, media in _MEDIA.items()}}
+_EXPORTED: dict[int | str, dict[str, object]] = {
+    200: {
+        "content": {
+            media: {"schema": {"type": "array" if end == ".json" else "string"}} for end, media in _MEDIA.items()
+        }
+    }
 }
 
 
@@ -75,40 +106,54 @@ def export_conversations(
     format: Format = "jsonl",
     conversation: Annotated[str | None, Query(pattern=TEXT_ID, description="only this one")] = None,
 ) -> StreamingResponse:
-    """Export conversations, without excluded turns, as a file: chatml, alpaca and instruction are training data for other programs."""
+    """Export conversations, without excluded turns, as a file: chatml, alpaca and instruction are
+    training data for other programs.
+    """
     log = service.log()
-    turns = log.turns() if conversation is None else [turn for turn in log.index.turns_of(conversation) if not _is_excluded(turn)]
+    turns = (
+        log.turns()
+        if conversation is None
+        else [turn for turn in log.index.turns_of(conversation) if not _is_excluded(turn)]
+    )
     if not turns:
         raise NoConversations("there is nothing to export: no turn that is not excluded")
     name = data_export.file_of(format)
     headers = {"content-disposition": f'attachment; filename="{name}"'}
     pieces = _together(data_export.render(conversations_of(turns), format))
-    return StreamingResponse(pieces, media_type=next(_MEDIA[end] for end in _MEDIA if name.endswith(end)), headers=headers)
+    return StreamingResponse(
+        pieces, media_type=next(_MEDIA[end] for end in _MEDIA if name.endswith(end)), headers=headers
+    )
 
 
 def forget(service: Service, ids: list[str], *, teach_again: bool, now: bool, id: str | None = None) -> JobFacts:
     """Ask for a job that forgets turns and conversations."""
-    request = {"config": service.config.model_dump(mode="json"), "turns": ids, "teach_again": teach_again, "now": now}
-    return job_facts(service.queue.submit("forget", request, id=id, origin=ORIGIN))
+    return job_facts(chats.forget(service, ids, teach_again=teach_again, now=now, id=id, origin=ORIGIN))
 
 
-def _facts(session: Session) -> ConversationFacts:
-    title = " ".join(session.question[: 4 * _TITLE].split())[:_TITLE]
-    return ConversationFacts(id=session.id, title=title, turns=session.turns, begun=session.begun, last=session.last)
+def _facts(chat: Chat) -> ConversationFacts:
+    return ConversationFacts(
+        id=chat.id,
+        title=chat.title,
+        turns=chat.turns,
+        begun=chat.begun,
+        last=chat.last,
+        pinned=chat.label.pinned,
+        folder=chat.label.folder,
+    )
 
 
 def _is_excluded(turn: Turn) -> bool:
     return bool(turn.metadata.get("excluded"))
 
 
-def _together(pieces: Iterable[str]) -> Iterator[bytes]:
-    """Yield the same text in larger pieces: each is passed from one thread to another."""
-    held: list[str] = []
+def _together(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same in larger pieces: each is passed from one thread to another."""
+    held: list[bytes] = []
     length = 0
     for piece in pieces:
         held.append(piece)
         length += len(piece)
         if length >= _PIECE:
-            yield "".join(held).encode()
+            yield b"".join(held)
             held, length = [], 0
-    yield "".join(held).encode()
+    yield b"".join(held)

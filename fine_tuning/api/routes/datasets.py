@@ -1,7 +1,7 @@
 """Datasets: listed, looked into, prepared for a training, deleted; and the imports that are in the log."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path
 from fastapi.responses import JSONResponse
@@ -45,7 +45,7 @@ class Preview(BaseModel):
     format: str  # as an import would take it; "" if it is in no known format
     title: str  # what people call that format, or why there is none
     columns: list[str]
-    rows: list[Any]  # the first ones; long values are cut
+    rows: list[object]  # the first ones; long values are cut
     faults: list[Fault]  # among the first rows: what an import would set aside, or what it must be told
     members: list[str]  # of an archive
     is_whole: bool  # nothing was left out
@@ -67,7 +67,7 @@ class Preparing(Asked):
 class ImportFacts(BaseModel):
     id: str
     turns: int
-    source: dict[str, Any]
+    source: dict[str, object]
 
 
 class Undone(BaseModel):
@@ -99,7 +99,9 @@ def delete_dataset(kind: Kind, id: Id, service: Serving) -> None:
     datasets.remove(kind, id, service.queue)
 
 
-@router.post("/api/datasets/{kind}/{id}/prepare", status_code=201, responses={202: {"model": JobFacts}, **documented(507)})
+@router.post(
+    "/api/datasets/{kind}/{id}/prepare", status_code=201, responses={202: {"model": JobFacts}, **documented(507)}
+)
 def prepare_dataset(kind: Kind, id: Id, asked: Preparing, service: Serving) -> DatasetFacts:
     """Write a prepared dataset. Answered with it (201), or, if the file is large, with the job that writes it (202)."""
     from fine_tuning.data_preparation.preprocessing import prepare
@@ -119,7 +121,12 @@ def list_imports(service: Serving, limit: Limit = 50, cursor: Cursor = None) -> 
     place = from_cursor(cursor, str)[0] if cursor else None
     here = (each for each in importing.imports(service.log()) if place is None or each.id < place)
     found = sorted(here, key=lambda each: each.id, reverse=True)
-    return page_of(found, limit, lambda each: ImportFacts(id=each.id, turns=each.turns, source=each.source), lambda each: (each.id,))
+    return page_of(
+        found,
+        limit,
+        lambda each: ImportFacts(id=each.id, turns=each.turns, source=each.source),
+        lambda each: (each.id,),
+    )
 
 
 @router.delete("/api/imports/{id}")
@@ -128,7 +135,7 @@ def undo_import(id: ImportId, service: Serving) -> Undone:
     return Undone(turns=importing.undo(service.log(), id))
 
 
-_NOTHING: Mapping[str, Any] = {
+_NOTHING: Mapping[str, object] = {
     "layout": "",
     "format": "",
     "columns": [],
@@ -139,7 +146,7 @@ _NOTHING: Mapping[str, Any] = {
 }
 
 
-def _values(dataset: Dataset) -> dict[str, Any]:
+def _values(dataset: Dataset) -> dict[str, object]:
     return {name: getattr(dataset, name) for name in DatasetFacts.model_fields}
 
 

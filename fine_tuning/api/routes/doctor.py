@@ -25,9 +25,14 @@ class Diagnosis(BaseModel):
 
 @router.post("")
 def examine_all(asked: NoFields, service: Serving) -> Diagnosis:
-    """Check configuration, disk, memory, log, engines, models. It changes something (what disagrees is mended), and takes a while."""
+    """Check configuration, disk, memory, log, engines, models. It changes something (what disagrees
+    is mended), and takes a while.
+    """
     from fine_tuning.integration.doctor import examine  # brings gguf and numpy
 
     with one_at_a_time(_examining, "another request is examining already: wait for it"):
-        found = [Finding(name=check.name, ok=check.ok, text=check.text) for check in examine(lambda: service.config, service.ollama_url)]
+        found = [
+            Finding(name=check.name, ok=check.ok, text=check.text)
+            for check in examine(lambda: service.config, service.ollama_url)
+        ]
     return Diagnosis(ok=all(each.ok for each in found), items=found)

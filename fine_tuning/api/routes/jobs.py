@@ -2,23 +2,26 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response, WebSocket
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.websockets import WebSocketDisconnect
 
-from fine_tuning.api import overrides
 from fine_tuning.api.dependencies import SAFE_ID, Asked, Cursor, Limit, NewJobId, Page, Serving, from_cursor, page_of
-from fine_tuning.api.feed import Feeds, Told
-from fine_tuning.errors import ByoaiError, ConfigError
+from fine_tuning.api.errors import OF_ENGINE
+from fine_tuning.api.feed import Feeds
+from fine_tuning.errors import Busy, ByoaiError, ConfigError, WrongState
+from fine_tuning.integration import job_runs
+from fine_tuning.integration import settings as of_settings
 from fine_tuning.integration.service import Service
-from fine_tuning.jobs.kinds import KINDS, JobRequest
+from fine_tuning.jobs.kinds import KINDS
 from fine_tuning.jobs.progress import facts, record
 from fine_tuning.jobs.queue import GRACE
+from fine_tuning.jobs.request import JobRequest
 from fine_tuning.jobs.store import Job, State
 
 router = APIRouter(prefix="/api/jobs", tags=["jobs"])
@@ -53,11 +56,22 @@ class JobFacts(BaseModel):
     events: int | None = None  # the number of the last event
 
 
+class RemovedJob(BaseModel):
+    """What was removed."""
+
+    id: str
+    run: str | None  # its folder; None where it had none, or another job goes on with it
+    version: str | None  # the tag of the version that the run made
+    bytes: int  # that came back on the disk
+
+
 class NewJob(Asked):
     kind: Annotated[str, Field(max_length=40, json_schema_extra={"enum": list(KINDS)})]
     id: NewJobId = None
-    request: dict[str, Any] = Field(default_factory=dict, description="what this kind can be asked (docs/api.md)")
-    settings: dict[str, Any] = Field(default_factory=dict, description='changes of the configuration, {"training.num_epochs": 5}')
+    request: dict[str, object] = Field(default_factory=dict, description="what this kind can be asked (docs/api.md)")
+    settings: dict[str, object] = Field(
+        default_factory=dict, description='changes of the configuration, {"training.num_epochs": 5}'
+    )
     profile: Annotated[str | None, Field(max_length=200)] = None
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     detached: bool = True  # it goes on when the server ends
@@ -81,7 +95,7 @@ class Retrying(Asked):
 def list_jobs(
     service: Serving,
     state: Annotated[list[State], Query(max_length=20)] = [],  # noqa: B006 (never changed)
-    kind: Annotated[list[Annotated[str, Field(pattern="^[a-z]{1,40}$")]], Query(max_length=20)] = [],  # noqa: B006
+    kind: Annotated[list[Annotated[str, Field(pattern="^[a-z_]{1,40}$")]], Query(max_length=20)] = [],  # noqa: B006
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Page[JobFacts]:
@@ -95,7 +109,9 @@ def list_jobs(
 def create_job(asked: NewJob, service: Serving) -> JobFacts:
     """Ask for a job: it begins now or in its turn, in a process of its own."""
     request = _request(asked, service)
-    job = service.queue.submit(asked.kind, request, id=asked.id, priority=asked.priority, detached=asked.detached, origin=ORIGIN)
+    job = service.queue.submit(
+        asked.kind, request, id=asked.id, priority=asked.priority, detached=asked.detached, origin=ORIGIN
+    )
     return job_facts(job)
 
 
@@ -123,17 +139,38 @@ def retry_job(id: Id, asked: Retrying, service: Serving) -> JobFacts:
     return job_facts(service.queue.retry(id, new_id=asked.id, detached=asked.detached))
 
 
+@router.delete("/{id}", responses=OF_ENGINE)
+def delete_job(id: Id, service: Serving) -> RemovedJob:
+    """Remove a job that is over, with its run and the version that the run made. 409 for one that
+    is not over, and where the version is live, was live before, or is pinned.
+    """
+    found = job_runs.removal(service.queue, service.registry, id)
+    if why := job_runs.why_kept(found):
+        raise Busy(f"the job {id} stays: {why}")
+    found = job_runs.remove(service.queue, service.registry, service.engine() if found.version else None, id)
+    return RemovedJob(
+        id=id,
+        run=str(found.run) if found.run else None,
+        version=found.version.tag if found.version else None,
+        bytes=found.bytes,
+    )
+
+
 @router.get("/{id}/result")
-def show_result(id: Id, service: Serving) -> dict[str, Any]:
+def show_result(id: Id, service: Serving) -> dict[str, object]:
     """Show what a job that is completed returned."""
     job = service.queue.get(id)
     if not job.result.exists():
-        raise ConfigError(f"the job {id} is {job.state} and has no result" + ("" if job.over else ": wait until it is over"))
-    found: dict[str, Any] = json.loads(job.result.read_text(encoding="utf-8"))
+        raise WrongState(
+            f"the job {id} is {job.state} and has no result" + ("" if job.over else ": wait until it is over")
+        )
+    found: dict[str, object] = json.loads(job.result.read_text(encoding="utf-8"))
     return found
 
 
-@router.get("/{id}/log", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
+@router.get(
+    "/{id}/log", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+)
 def show_log(id: Id, service: Serving) -> PlainTextResponse:
     """Show what the job's processes wrote, secrets masked."""
     job = service.queue.get(id)
@@ -143,31 +180,32 @@ def show_log(id: Id, service: Serving) -> PlainTextResponse:
 
 @router.get("/{id}/events", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})
 async def stream_events(id: Id, service: Serving, after: After = 0) -> StreamingResponse:
-    """Follow a job as server-sent events; the `id` of each is the number to come back with. At this address a WebSocket tells the same."""
+    """Follow a job as server-sent events; the `id` of each is the number to come back with. At this
+    address a WebSocket tells the same.
+    """
     await asyncio.to_thread(service.queue.get, id)
-    return StreamingResponse(_server_sent(id, after), media_type="text/event-stream", headers={"cache-control": "no-cache"})
+    return StreamingResponse(
+        _server_sent(id, after), media_type="text/event-stream", headers={"cache-control": "no-cache"}
+    )
 
 
 async def _server_sent(id: str, after: int) -> AsyncIterator[str]:
     async with aclosing(_feeds.watch(id, after)) as told:
         async for each in told:
-            if "heartbeat" in each:
-                yield ": heartbeat\n\n"
-            elif "job" in each:
-                yield f"event: job\ndata: {json.dumps(each['job'])}\n\n"
-            else:
-                yield f"id: {each['n']}\ndata: {json.dumps(each)}\n\n"
+            yield each.sent
 
 
 @router.websocket("/{id}/events")
 async def socket_events(socket: WebSocket, id: str, after: int = 0) -> None:
-    """Follow a job, a JSON text each event; closed with 1000 when it is over. Who does not receive in time is dropped."""
+    """Follow a job, a JSON text each event; closed with 1000 when it is over. Who does not receive
+    in time is dropped.
+    """
     await socket.accept()
-    gone = asyncio.create_task(_until_gone(socket))
+    telling, gone = asyncio.create_task(_tell(socket, id, after)), asyncio.create_task(_until_gone(socket))
     try:
-        async with aclosing(_feeds.watch(id, after)) as told:
-            while (each := await _next(told, gone)) is not None:
-                await asyncio.wait_for(socket.send_text(json.dumps(each)), PATIENCE)
+        await asyncio.wait([telling, gone], return_when=asyncio.FIRST_COMPLETED)
+        if telling.done():
+            telling.result()
         if not gone.done():
             await socket.close(1000)
     except ByoaiError as error:
@@ -176,20 +214,17 @@ async def socket_events(socket: WebSocket, id: str, after: int = 0) -> None:
         with suppress(RuntimeError):
             await socket.close(1013)
     finally:
+        telling.cancel()
         gone.cancel()
+        await asyncio.gather(telling, gone, return_exceptions=True)
 
 
-async def _next(told: AsyncGenerator[Told], gone: "asyncio.Task[None]") -> Told | None:
-    """Return what is told next; None at the end, or when the watcher is gone."""
-    following = asyncio.ensure_future(anext(told, None))
-    try:
-        await asyncio.wait([following, gone], return_when=asyncio.FIRST_COMPLETED)
-        return following.result() if following.done() else None
-    finally:
-        if not following.done():  # a generator that is still asked cannot be closed
-            following.cancel()
-            with suppress(asyncio.CancelledError):
-                await following
+async def _tell(socket: WebSocket, id: str, after: int) -> None:
+    """Send what a job tells. TimeoutError if the watcher does not receive it in time."""
+    async with aclosing(_feeds.watch(id, after)) as told:
+        async for each in told:
+            async with asyncio.timeout(PATIENCE):
+                await socket.send_text(each.socket)
 
 
 async def _until_gone(socket: WebSocket) -> None:
@@ -198,15 +233,17 @@ async def _until_gone(socket: WebSocket) -> None:
         pass
 
 
-def _request(asked: NewJob, service: Service) -> dict[str, Any]:
+def _request(asked: NewJob, service: Service) -> dict[str, object]:
     """Return the request of the job's kind. ConfigError for what only the command line may ask."""
     local = KINDS[asked.kind].request.LOCAL if asked.kind in KINDS else JobRequest.LOCAL
     if taken := local & set(asked.request):
         raise ConfigError(
-            f"request.{min(taken)}: only the command line may name files and servers. Changes of the configuration go into `settings`, "
+            f"request.{min(taken)}: only the command line may name files and servers. Changes of the configuration "
+            "go into `settings`, "
             "files into an upload"
         )
-    config = overrides.changed(service, asked.settings, asked.profile)
+    learns_log = asked.kind in ("retrain", "plan", "sweep") and not asked.request.get("sample")
+    config = of_settings.changed(service, asked.settings, asked.profile, of_log=learns_log)
     return {**asked.request, "config": config.model_dump(mode="json")}
 
 

@@ -68,7 +68,9 @@ def vote(asked: Vote, service: Serving) -> RatingList:
     tags = [model.tag for model in service.engine().list_models()]
     one, other = known_tag(asked.one, tags), known_tag(asked.other, tags)
     if one is None or other is None:
-        raise ModelNotFound(f"the engine has no model {(asked.one if one is None else asked.other)!r}: GET /api/models lists them")
+        raise ModelNotFound(
+            f"the engine has no model {(asked.one if one is None else asked.other)!r}: GET /api/models lists them"
+        )
     if one == other:
         raise ConfigError(f"other: it is {one} again, and a vote is between two models")
     elo.vote(one, other, _SCORES[asked.better])
@@ -77,12 +79,17 @@ def vote(asked: Vote, service: Serving) -> RatingList:
 
 @router.post("/review", responses=OF_ENGINE)
 def find_review(asked: Reviewing, service: Serving) -> CandidateList:
-    """Find the answers that are most worth a rating or an edit. Both models read the newest turns, which takes a while: one at a time."""
+    """Find the answers that are most worth a rating or an edit. Both models read the newest turns,
+    which takes a while: one at a time.
+    """
     from fine_tuning.review import of_log  # brings numpy
 
     with one_at_a_time(_reviewing, "another request is looking for answers to review: wait for it"):
         turns = service.log().turns()
         found = of_log(service.config, service.engine(), turns, asked.count) if turns else []
     return CandidateList(
-        items=[Candidate(turn=each.turn, surprise=each.surprise, shift=each.shift, alike=list(each.alike)) for each in found]
+        items=[
+            Candidate(turn=each.turn, surprise=each.surprise, shift=each.shift, alike=list(each.alike))
+            for each in found
+        ]
     )

@@ -1,6 +1,6 @@
 """Models: what the engine offers. To fetch one is a job of the kind `pull`."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field
@@ -14,7 +14,9 @@ from fine_tuning.model_management.model_switcher import Choice
 
 router = APIRouter(prefix="/api/models", tags=["models"], responses=OF_ENGINE)
 
-Tag = Annotated[str, Path(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./:-]{0,399}$", description="a model's name, as the list has it")]
+Tag = Annotated[
+    str, Path(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./:-]{0,399}$", description="a model's name, as the list has it")
+]
 
 
 class ModelFacts(BaseModel):
@@ -39,6 +41,7 @@ class ModelList(BaseModel):
     engine: str  # which one, and where
     default: str | None  # the tag of the model that answers unless another is named
     items: list[ModelFacts]
+    lost: str = ""  # in words: the live version is gone from the engine, and what to do
 
 
 class Made(BaseModel):
@@ -46,7 +49,7 @@ class Made(BaseModel):
 
     template: str | None
     system: str | None
-    parameters: dict[str, Any]
+    parameters: dict[str, object]
     license: str | None
     adapter: bool  # whether it is an adapter on the weights of another
 
@@ -63,7 +66,9 @@ def list_models(service: Serving) -> ModelList:
     """List the models that can answer: bases first, then fine-tuned ones, the newest version first."""
     found, known = service.models(), _summaries(service)
     items = [_facts(found, choice, known[choice.tag]) for choice in found.found if choice.tag in known]
-    return ModelList(engine=found.engine, default=found.default.tag if found.default else None, items=items)
+    return ModelList(
+        engine=found.engine, default=found.default.tag if found.default else None, lost=found.lost, items=items
+    )
 
 
 @router.get("/{tag:path}")
@@ -91,8 +96,12 @@ def show_model(tag: Tag, service: Serving) -> ModelShown:
 
 
 @router.delete("/{tag:path}", status_code=204)
-def delete_model(tag: Tag, service: Serving, force: Annotated[bool, Query(description="also from Ollama's own store")] = False) -> None:
-    """Remove a base model; a version is removed under /api/versions. From Ollama only with `force`: other programs may use it."""
+def delete_model(
+    tag: Tag, service: Serving, force: Annotated[bool, Query(description="also from Ollama's own store")] = False
+) -> None:
+    """Remove a base model; a version is removed under /api/versions. From Ollama only with `force`:
+    other programs may use it.
+    """
     remove_base(service.engine(), service.config, tag, force=force)
 
 

@@ -35,7 +35,8 @@ class Excluded(Asked):
 
 class ToForget(Asked):
     turns: Annotated[
-        list[Annotated[str, Field(pattern=TEXT_ID)]], Field(min_length=1, max_length=10_000, description="ids of turns or conversations")
+        list[Annotated[str, Field(pattern=TEXT_ID)]],
+        Field(min_length=1, max_length=10_000, description="ids of turns or conversations"),
     ]
     teach_again: bool = True  # train a version without them, where one has learned them
     now: bool = False  # remove those versions before that one is trained
@@ -43,7 +44,9 @@ class ToForget(Asked):
 
 
 @router.get("/turns")
-def search_turns(service: Serving, text: Annotated[str, Query(min_length=1, max_length=400)], limit: Limit = 50) -> Found:
+def search_turns(
+    service: Serving, text: Annotated[str, Query(min_length=1, max_length=400)], limit: Limit = 50
+) -> Found:
     """Search: the newest turns in which every word was said, whatever the case, newest first."""
     return Found(items=service.log().search(text, limit))
 
@@ -77,7 +80,9 @@ def exclude_turn(id: TurnId, asked: Excluded, service: Serving) -> Turn:
 
 @router.post("/forget", status_code=202)
 def forget_turns(asked: ToForget, service: Serving) -> JobFacts:
-    """Forget turns for good, a job: they go from all files, and so do the versions that learned them. It fails if one is not there."""
+    """Forget turns for good, a job: they go from all files, and so do the versions that learned
+    them. It fails if one is not there.
+    """
     return forget(service, asked.turns, teach_again=asked.teach_again, now=asked.now, id=asked.id)
 
 

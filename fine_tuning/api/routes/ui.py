@@ -1,8 +1,9 @@
-"""The light page at /api/ui, for a machine without a screen: it lets people train, watch and stop, through the API as any program does."""
+"""The light page at /api/ui, for a machine without a screen: it lets people train, watch and stop,
+through the API as any program does.
+"""
 
 import json
 from enum import StrEnum
-from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
@@ -10,12 +11,14 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from fine_tuning.api.dependencies import Serving
 from fine_tuning.api.pages import UI, render
 from fine_tuning.api.security import PAGE, Token
-from fine_tuning.api.train_form import METHODS, SETTINGS, bounds, values_of
+from fine_tuning.api.train_form import METHODS, SETTINGS, values_of
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.errors import ByoaiError
 from fine_tuning.integration import learning
 from fine_tuning.integration.service import Service
+from fine_tuning.integration.setting_fields import bounds
 from fine_tuning.planning import count_new
+from fine_tuning.profiles import FEW_SHOT, HANDBOOK, document_profile, laid_below, made_of_documents
 
 router = APIRouter(include_in_schema=False)
 
@@ -73,23 +76,26 @@ def page_file(request: Request, file: UiFile) -> FileResponse:
     return FileResponse(path, media_type=_TYPES[path.suffix], headers={**_HEADERS, "cache-control": "no-cache"})
 
 
-def _facts(service: Service, config: FineTuningConfig) -> dict[str, Any]:
+def _facts(service: Service, config: FineTuningConfig) -> dict[str, object]:
     """Return what the page's script goes by."""
-    few = config.with_profile(learning.FEW_SHOT)
+    few, handbook = config.with_profile(FEW_SHOT), laid_below(config, HANDBOOK)
     return {
         "base": config.training.base_model,
         "defaults": values_of(config),
-        "few": {"profile": learning.FEW_SHOT, "values": values_of(few), "least": learning.least_turns(config)},
+        "handbook": {"values": values_of(handbook)},  # taken without being asked for: see profiles.py
+        "few": {"profile": FEW_SHOT, "values": values_of(few), "least": learning.least_turns(config)},
         "enough": config.training.min_pairs,
         "chats": _chats(service, config),
         "titles": learning.TITLES,
     }
 
 
-def _chats(service: Service, config: FineTuningConfig) -> dict[str, Any]:
+def _chats(service: Service, config: FineTuningConfig) -> dict[str, object]:
     """Return how much there is to learn in the log, or what is wrong with it."""
     try:
         log = service.log()
-        return {"turns": log.index.count(), "new": count_new(config, log, service.registry), "trouble": ""}
+        turns, new = log.index.count(), count_new(config, log, service.registry)
+        handbook = document_profile(turns, made_of_documents(log)) == HANDBOOK
+        return {"turns": turns, "new": new, "handbook": handbook, "trouble": ""}
     except ByoaiError as error:
-        return {"turns": 0, "new": 0, "trouble": str(error)}
+        return {"turns": 0, "new": 0, "handbook": False, "trouble": str(error)}

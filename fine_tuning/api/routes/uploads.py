@@ -19,7 +19,12 @@ router = APIRouter(prefix="/api/uploads", tags=["uploads"])
 _PIECE = 1 << 20  # bytes that are held before they are written
 
 Id = Annotated[str, Path(pattern=SAFE_ID, description="an upload's id")]
-_BYTES = {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}}
+_BYTES = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
 
 
 class NewUpload(Asked):
@@ -66,19 +71,27 @@ async def send_part(
     id: Id,
     request: Request,
     service: Serving,
-    offset: Annotated[int, Query(ge=0, le=2**53, description="where the part begins: how many bytes have come before it")],
+    offset: Annotated[
+        int, Query(ge=0, le=2**53, description="where the part begins: how many bytes have come before it")
+    ],
 ) -> UploadFacts:
-    """Send the next part, of any length. After an error or a lost connection, go on from the `size` that the upload has then: what came
-    is kept. A part that begins elsewhere is answered with 409, which says the size, also in the header X-Upload-Size."""
-    uploads.check_offset(await asyncio.to_thread(uploads.get, id), offset, announced_length(request.headers.get("content-length")))
+    """Send the next part, of any length. After an error or a lost connection, go on from the `size`
+    that the upload has then: what came is kept. A part that begins elsewhere is answered with 409,
+    which says the size, also in the header X-Upload-Size.
+    """
+    uploads.check_offset(
+        await asyncio.to_thread(uploads.get, id), offset, announced_length(request.headers.get("content-length"))
+    )
     await _receive(request, id, offset, service.config.uploads)
     return await asyncio.to_thread(lambda: _facts(uploads.get(id)))
 
 
 @router.post("/{id}/finish")
 def finish_upload(id: Id, asked: NoFields) -> UploadFacts:
-    """Check that the upload is whole and what was announced, and find out by its content what it is. What may not be uploaded (programs,
-    pickles, archives that reach outside) is refused with 400, and removed."""
+    """Check that the upload is whole and what was announced, and find out by its content what it
+    is. What may not be uploaded (programs, pickles, archives that reach outside) is refused with
+    400, and removed.
+    """
     return _facts(uploads.finish(id))
 
 

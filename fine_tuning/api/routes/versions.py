@@ -1,14 +1,18 @@
 """Versions of the fine-tuned models: what each learned and why it is live or not; switched, annotated, removed."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Response
+from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
 from fine_tuning.api.dependencies import Asked, Cursor, Limit, NoFields, Page, Serving, from_cursor, page_of
 from fine_tuning.api.errors import OF_ENGINE
+from fine_tuning.api.version_files import Part, file_of
 from fine_tuning.errors import ModelNotFound
 from fine_tuning.integration import ollama_integration
+from fine_tuning.integration.versions import Asked as FactAsked
+from fine_tuning.integration.versions import facts_of, report_of
 from fine_tuning.model_management.model_pruner import Pruned, prune, prune_one
 from fine_tuning.model_management.model_registry import State, Version
 from fine_tuning.model_management.model_switcher import refusal
@@ -16,7 +20,12 @@ from fine_tuning.runs import only_one
 
 router = APIRouter(prefix="/api/versions", tags=["versions"])
 
-Name = Annotated[str, Path(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$", description="a fine-tuned model's name, without a version")]
+# A report quotes what was said: beside the door's policy, it runs nothing, fetches nothing, and is of no origin.
+_SANDBOX = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+Name = Annotated[
+    str, Path(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$", description="a fine-tuned model's name, without a version")
+]
 Number = Annotated[int, Path(ge=1, le=2**53)]
 
 
@@ -40,9 +49,17 @@ class VersionFacts(BaseModel):
     made_here: bool  # else it was only found in the engine, and is never removed
 
 
+class FactsShown(BaseModel):
+    """How it answers held-out questions about imported documents, beside its base."""
+
+    right: int
+    asked: list[FactAsked]
+
+
 class VersionShown(VersionFacts):
     learned: int  # turns of the log that taught it
-    metrics: dict[str, Any]  # what was measured
+    metrics: dict[str, object]  # what was measured
+    facts: FactsShown | None  # of imported documents; None if none was asked about
 
 
 class Changed(Asked):
@@ -96,7 +113,26 @@ def show_version(name: Name, number: Number, service: Serving) -> VersionShown:
     """Show a version, with what was measured."""
     version = service.registry.get(name, number)
     learned = len(service.registry.turns_of(name, number))
-    return VersionShown(**_facts(version).model_dump(), learned=learned, metrics=version.metrics)
+    found = facts_of(version)
+    facts = FactsShown(right=found.right, asked=list(found.asked)) if found else None
+    return VersionShown(**_facts(version).model_dump(), learned=learned, metrics=version.metrics, facts=facts)
+
+
+@router.get(
+    "/{name}/{number:int}/file",
+    response_class=Response,
+    responses={200: {"content": {kind: {} for kind in ("application/octet-stream", "application/zip")}}},
+)
+def send_file(
+    name: Name,
+    number: Number,
+    service: Serving,
+    part: Annotated[
+        Part, Query(description="gguf: the adapter's, or the whole model's; adapter: PEFT's format, zipped")
+    ] = "gguf",
+) -> Response:
+    """Send a file of a version: its GGUF, or its adapter."""
+    return file_of(service.registry.get(name, number), part)
 
 
 @router.get("/{name}/{number:int}/turns")
@@ -108,6 +144,17 @@ def list_learned(name: Name, number: Number, service: Serving, limit: Limit = 10
     return page_of(found, limit, str, lambda id: (id,))
 
 
+@router.get(
+    "/{name}/{number:int}/report",
+    response_class=Response,
+    responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+)
+def show_report(name: Name, number: Number, service: Serving) -> HTMLResponse:
+    """Show how a version compares with its base and the one before it: a page without scripts."""
+    page = report_of(service.registry, name, number)
+    return HTMLResponse(page, headers={"content-security-policy": _SANDBOX, "cache-control": "no-store"})
+
+
 @router.patch("/{name}/{number:int}")
 def change_version(name: Name, number: Number, asked: Changed, service: Serving) -> VersionFacts:
     """Pin a version, or write notes and labels on it. What is left out, or null, stays."""
@@ -117,7 +164,9 @@ def change_version(name: Name, number: Number, asked: Changed, service: Serving)
 @router.post("/{name}/{number:int}/use", responses=OF_ENGINE)
 def use_version(name: Name, number: Number, asked: Using, service: Serving) -> VersionFacts:
     """Make a version live. One that the gate refused only `by_hand`."""
-    return _facts(ollama_integration.use(service.engine(), service.config, str(number), name=name, by_hand=asked.by_hand))
+    return _facts(
+        ollama_integration.use(service.engine(), service.config, str(number), name=name, by_hand=asked.by_hand)
+    )
 
 
 @router.post("/{name}/rollback", responses=OF_ENGINE)
@@ -129,7 +178,9 @@ def roll_back(name: Name, asked: NoFields, service: Serving) -> Live:
 
 @router.post("/{name}/prune", responses=OF_ENGINE)
 def prune_versions(name: Name, asked: Pruning, service: Serving) -> RemovedList:
-    """Remove all versions but the live one, the one before it and pinned ones; and unfinished runs that are outdated."""
+    """Remove all versions but the live one, the one before it and pinned ones; and unfinished runs
+    that are outdated.
+    """
     if not service.registry.list(name):
         raise ModelNotFound(f"there is no fine-tuned model {name!r}: GET /api/versions lists them")
     with only_one():  # the run of a retrain that is going on looks unfinished
@@ -139,7 +190,9 @@ def prune_versions(name: Name, asked: Pruning, service: Serving) -> RemovedList:
 
 @router.delete("/{name}/{number:int}", responses=OF_ENGINE)
 def delete_version(name: Name, number: Number, service: Serving) -> Removed:
-    """Remove one version, its tag and its run. 409 for the live one, the one before it, pinned ones, and those that byoai did not make."""
+    """Remove one version, its tag and its run. 409 for the live one, the one before it, pinned
+    ones, and those that byoai did not make.
+    """
     service.registry.get(name, number)
     with only_one():
         return _removed(prune_one(service.engine(), service.registry, name, number))

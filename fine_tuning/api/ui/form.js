@@ -41,8 +41,13 @@ export class Form {
     return this.source === "chats" ? facts.chats.turns : this.upload.examples;
   }
 
+  /** Whether what is learned is mostly made of documents: the server then takes the profile for them. */
+  get handbook() {
+    return this.source === "chats" && facts.chats.handbook;
+  }
+
   get few() {
-    return this.examples !== null && this.examples < facts.enough;
+    return !this.handbook && this.examples !== null && this.examples < facts.enough;
   }
 
   // What can be chosen
@@ -77,7 +82,7 @@ export class Form {
 
   /** Take the defaults that fit to how much there is to learn; what a person entered stays. */
   takeDefaults() {
-    const defaults = this.few ? facts.few.values : facts.defaults;
+    const defaults = this.handbook ? facts.handbook.values : this.few ? facts.few.values : facts.defaults;
     if (defaults === this.defaults) return;
     for (const field of this.fields) {
       if (!this.defaults || field.value === this.defaults[field.key]) field.show(defaults[field.key]);
@@ -94,9 +99,10 @@ export class Form {
     for (const field of this.fields) field.belongs(method);
     find("method-help").textContent = find("method").selectedOptions[0].dataset.help;
     find("file-part").hidden = this.source !== "file";
-    find("few-told").hidden = !this.few;
-    find("few-told").textContent =
-      `For fewer than ${facts.enough} examples these are gentler defaults: a smaller addition, more epochs, and an end as soon as it gets worse.`;
+    find("few-told").hidden = !this.few && !this.handbook;
+    find("few-told").textContent = this.handbook
+      ? "Most of it comes from a document: these are the defaults for learning facts by heart."
+      : `For fewer than ${facts.enough} examples these are gentler defaults: a smaller addition, more epochs, and an end as soon as it gets worse.`;
     fill(find("summary"), this.summary());
     const missing = this.missing();
     find("train").setAttribute("aria-disabled", missing.length > 0 || this.sending);

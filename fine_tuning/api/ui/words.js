@@ -5,6 +5,8 @@ const KINDS = {
   train: "Learning from a file",
   sweep: "Search for better settings",
   evaluate: "Test of a version",
+  merge: "Merging of versions",
+  quantise: "Compression of a version",
   import: "Import of chats",
   compare: "Comparison",
   forget: "Forgetting",

@@ -1,35 +1,49 @@
-"""ChatGPT's export: `conversations.json`, in each conversation a tree of messages (`mapping`) and the one last shown (`current_node`)."""
+"""ChatGPT's export: `conversations.json`, in each conversation a tree of messages (`mapping`) and
+the one last shown (`current_node`).
+"""
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Said, has, moment, text_of
+from fine_tuning.data_collection.importers.chats import (
+    ROLES,
+    BadRecord,
+    Chat,
+    Said,
+    has,
+    list_in,
+    moment,
+    object_in,
+    text_of,
+)
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.data_collection.importers.trees import paths
+from fine_tuning.json_values import JsonObject
 
-_CITED = re.compile("\ue200.*?\ue201|【[^【】\n]*?(?:†|turn\\d)[^【】\n]*?】", re.DOTALL)  # marks of sources, which are no text
+# marks of sources, which are no text
+_CITED = re.compile("\ue200.*?\ue201|【[^【】\n]*?(?:†|turn\\d)[^【】\n]*?】", re.DOTALL)
 _TEXTS = ("text", "multimodal_text")
 
 
-def _fits(record: Any) -> bool:
+def _fits(record: object) -> bool:
     return has(record, "mapping") and isinstance(record["mapping"], dict)
 
 
-def _convert(record: Any, source: Source) -> Iterable[Chat]:
+def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
     mapping = record["mapping"]
-    if not all(isinstance(node, dict) for node in mapping.values()):
+    nodes = {key: node for key, node in mapping.items() if isinstance(node, dict)} if isinstance(mapping, dict) else {}
+    if not isinstance(mapping, dict) or len(nodes) < len(mapping):
         raise BadRecord("a mapping of nodes")
     id = text_of(record.get("conversation_id") or record.get("id"), "an id")
     model = text_of(record.get("default_model_slug"), "a model")
-    for number, path in enumerate(paths(mapping, record.get("current_node"), "parent", source.branches == "all")):
-        said = [said for node in path if node.get("message") for said in _said(node["message"], model)]
+    for number, path in enumerate(paths(nodes, record.get("current_node"), "parent", source.branches == "all")):
+        said = [said for node in path if node.get("message") for said in _said(object_in(node, "message"), model)]
         yield Chat(said, f"{id} {path[-1].get('id')}" if number and id else id)
 
 
-def _said(message: dict[str, Any], model: str) -> Iterator[Said]:
-    about, content = message.get("metadata") or {}, message.get("content") or {}
-    role = ROLES.get(text_of((message.get("author") or {}).get("role"), "a role"))
+def _said(message: JsonObject, model: str) -> Iterator[Said]:
+    about, content = object_in(message, "metadata"), object_in(message, "content")
+    role = ROLES.get(text_of(object_in(message, "author").get("role"), "a role"))
     if role is None:
         raise BadRecord("an author's role (user, assistant, system, tool)")
     kind = content.get("content_type")
@@ -44,28 +58,37 @@ def _said(message: dict[str, Any], model: str) -> Iterator[Said]:
     text, parts = _content(content) if kind in _TEXTS else ("", [])
     if role == "tool" or message.get("recipient") not in (None, "all"):
         part = {
-            "name": (message.get("author") or {}).get("name"),
+            "name": object_in(message, "author").get("name"),
             "to": message.get("recipient") if role != "tool" else None,
             "content": content,
         }
         yield Said("assistant", time=time, model=model, parts=[{key: value for key, value in part.items() if value}])
     elif kind == "thoughts":
-        thoughts = [each for each in content.get("thoughts") or () if isinstance(each, dict)]
+        thoughts = [each for each in list_in(content, "thoughts") if isinstance(each, dict)]
         yield Said(
-            "assistant", time=time, model=model, thoughts="\n\n".join(text_of(each.get("content"), "a thought") for each in thoughts)
+            "assistant",
+            time=time,
+            model=model,
+            thoughts="\n\n".join(text_of(each.get("content"), "a thought") for each in thoughts),
         )
     elif kind == "reasoning_recap":
         return
     elif kind not in _TEXTS:
         yield Said(role, time=time, model=model, parts=[content])
     elif text.strip() or parts:
-        files = about.get("attachments") or []
-        yield Said(role, text, time, model=model if role == "assistant" else "", parts=[*parts, *({"attachment": file} for file in files)])
+        files = list_in(about, "attachments")
+        yield Said(
+            role,
+            text,
+            time,
+            model=model if role == "assistant" else "",
+            parts=[*parts, *({"attachment": file} for file in files)],
+        )
 
 
-def _content(content: dict[str, Any]) -> tuple[str, list[Any]]:
-    texts, parts = [], []
-    for part in content.get("parts") or ():
+def _content(content: JsonObject) -> tuple[str, list[object]]:
+    texts, parts = list[str](), list[object]()
+    for part in list_in(content, "parts"):
         if isinstance(part, str):
             texts.append(part)
         elif isinstance(part, dict) and part.get("content_type") == "audio_transcription":

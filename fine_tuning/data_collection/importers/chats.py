@@ -1,32 +1,41 @@
 """What every importer yields, and how it becomes turns of the log: sides merged, times read, ids made from content.
 
-A foreign conversation is a `Chat` of messages (`Said`). What one side says in a row is one side of a turn. Tool calls, images and other
-parts that are no text are kept as they are in `metadata["parts"]`, and are not learned.
+A foreign conversation is a `Chat` of messages (`Said`). What one side says in a row is one side of
+a turn. Tool calls, images and other parts that are no text are kept as they are in
+`metadata["parts"]`, and are not learned.
 """
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from pydantic import ValidationError
 
 from fine_tuning.conversation import Turn
+from fine_tuning.json_values import JsonObject, JsonValue
 
 Role = Literal["user", "assistant", "system", "tool"]
+Rating = Literal["up", "down"]
 
 ROLES: dict[str, Role] = {
     **dict.fromkeys(("user", "human", "prompter", "customer", "usr"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt", "ai", "bing", "bard", "claude", "agent", "chatbot"), "assistant"),
+    **dict.fromkeys(
+        ("assistant", "gpt", "bot", "model", "chatgpt", "ai", "bing", "bard", "claude", "agent", "chatbot"), "assistant"
+    ),
     **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(("tool", "function", "observation", "function_call", "function_response", "tool_call", "tool_response"), "tool"),
+    **dict.fromkeys(
+        ("tool", "function", "observation", "function_call", "function_response", "tool_call", "tool_response"), "tool"
+    ),
 }
 
-_LONGEST_PART = 10_000  # characters of a text within a part that is no text: an image's data is not worth its room in the log
+# characters of a text within a part that is no text: an image's data is not worth its room in the
+# log
+_LONGEST_PART = 10_000
 
 
 class BadRecord(Exception):
@@ -43,26 +52,32 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A message. `parts`: what is no text; `rejected`: the answer that this one was preferred to; `time` as `moment` writes it."""
+    """A message. `parts`: what is no text; `rejected`: the answer that this one was preferred to;
+    `time` as `moment` writes it.
+    """
 
     role: Role
     text: str = ""
     time: str = ""
     thoughts: str = ""
     model: str = ""
-    parts: Sequence[Any] = ()
+    parts: Sequence[object] = ()
     rejected: str | None = None
-    rating: Literal["up", "down"] | None = None
+    rating: Rating | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A conversation. `id`: its own where it comes from, under which later messages join it; without one, its content is its id."""
+    """A conversation. `id`: its own where it comes from, under which later messages join it;
+    without one, its content is its id.
+    """
 
     said: Sequence[Said]
     id: str = ""
     joint: str = "\n\n"  # between the messages of one side
     place: str = ""
+    facts: Mapping[str, object] = field(default_factory=dict)  # more for its turns' metadata
+    section: str = ""  # of its source
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +86,14 @@ class Entry:
 
     turn: Turn
     edit: str | None = None  # the answer as it should have been
-    rating: Literal["up", "down"] | None = None
+    rating: Rating | None = None
 
 
 @dataclass
 class _Exchange:
     asked: list[Said] = field(default_factory=list)
     answered: list[Said] = field(default_factory=list)
-    parts: list[Any] = field(default_factory=list)
+    parts: list[object] = field(default_factory=list)
     system: list[str] = field(default_factory=list)
     opening: list[str] = field(default_factory=list)  # answers before the first question
 
@@ -87,15 +102,19 @@ class _Exchange:
         return asked and any(said.text.strip() for said in self.answered)
 
 
-def entries_of(chat: Chat, format: str, facts: dict[str, Any]) -> list[Entry]:
+def entries_of(chat: Chat, format: str, facts: JsonObject) -> list[Entry]:
     """Return a chat's turns with `facts` in their metadata. Left out is what found no question or no answer.
 
     Raises:
         BadRecord: a message that cannot be a turn's.
     """
+    if chat.section and "source" in facts:
+        facts = {**facts, "source": {**object_in(facts, "source"), "section": chat.section}}
     exchanges = [exchange for exchange in _exchanges(chat.said) if exchange.is_told()]
     session = (
-        _id(format, chat.id) if chat.id else _id(*(part for said in chat.said for part in (said.role, said.text, said.rejected or "")))
+        _id(format, chat.id)
+        if chat.id
+        else _id(*(part for said in chat.said for part in (said.role, said.text, said.rejected or "")))
     )
     counts: dict[tuple[str, str], int] = {}
     entries = []
@@ -109,7 +128,7 @@ def entries_of(chat: Chat, format: str, facts: dict[str, Any]) -> list[Entry]:
             "timestamp": next((said.time for said in (*exchange.answered, *reversed(exchange.asked)) if said.time), ""),
             "user_message": question,
             "bot_response": answer if last.rejected is None else last.rejected,
-            "metadata": {**_facts(exchange), **facts},
+            "metadata": {**_facts(exchange), **chat.facts, **facts},
         }
         try:
             turn = Turn.model_validate(record)
@@ -141,9 +160,9 @@ def _exchanges(said: Sequence[Said]) -> Iterator[_Exchange]:
         yield now
 
 
-def _facts(exchange: _Exchange) -> dict[str, Any]:
+def _facts(exchange: _Exchange) -> dict[str, object]:
     thoughts = "\n\n".join(said.thoughts for said in exchange.answered if said.thoughts)
-    facts = {
+    facts: dict[str, object] = {
         "model": next((said.model for said in exchange.answered if said.model), ""),
         "thoughts": thoughts,
         "system": "\n\n".join(exchange.system),
@@ -161,7 +180,7 @@ def _id(*parts: str) -> str:
     return blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def plain(value: Any, depth: int = 0) -> Any:
+def plain(value: object, depth: int = 0) -> object:
     """Return a foreign value as JSON can hold it, long texts in it (an image's data) cut."""
     match value:
         case str():
@@ -180,11 +199,13 @@ def plain(value: Any, depth: int = 0) -> Any:
 _NUMBER = re.compile(r"\d{9,19}(\.\d+)?")
 
 
-def moment(value: Any, *forms: str) -> str:
-    """Return a foreign time in ISO 8601 and UTC; "" for what is none. A time without a zone is taken as UTC, on every machine the same.
+def moment(value: object, *forms: str) -> str:
+    """Return a foreign time in ISO 8601 and UTC; "" for what is none. A time without a zone is
+    taken as UTC, on every machine the same.
 
     Args:
-        value: text in ISO 8601, or in one of the `forms` of `strptime`; or a number of seconds, milliseconds, micro- or nanoseconds
+        value: text in ISO 8601, or in one of the `forms` of `strptime`; or a number of seconds,
+        milliseconds, micro- or nanoseconds
             since 1970, which its size tells apart.
     """
     if isinstance(value, str):
@@ -218,7 +239,7 @@ def _parsed(text: str, forms: Sequence[str]) -> datetime | None:
 # What importers look at foreign values with
 
 
-def text_of(value: Any, what: str) -> str:
+def text_of(value: object, what: str) -> str:
     """Return a text (a number as people write it, "" for null). BadRecord for anything else."""
     if isinstance(value, str):
         return value
@@ -229,19 +250,19 @@ def text_of(value: Any, what: str) -> str:
     raise BadRecord(f"{what} as text, found {kind(value)}")
 
 
-def dicts(value: Any, what: str) -> list[dict[str, Any]]:
+def dicts(value: object, what: str) -> list[JsonObject]:
     """Return a list of objects. BadRecord for anything else."""
     if isinstance(value, list) and all(isinstance(each, dict) for each in value):
         return value
     raise BadRecord(f"{what} as a list of objects, found {kind(value)}")
 
 
-def has(record: Any, *keys: str) -> bool:
+def has(record: object, *keys: str) -> TypeGuard[JsonObject]:
     """Return whether a record is an object that has all of these keys."""
     return isinstance(record, dict) and all(key in record for key in keys)
 
 
-def one_of(record: Any, *keys: str) -> Any:
+def one_of(record: JsonObject, *keys: str) -> JsonValue:
     """Return the value of the first key that is there and not empty. BadRecord if there is none."""
     found = next((record[key] for key in keys if record.get(key)), None)
     if found is None:
@@ -249,7 +270,7 @@ def one_of(record: Any, *keys: str) -> Any:
     return found
 
 
-def first(record: Any, *keys: str) -> Any:
+def first(record: object, *keys: str) -> JsonValue:
     """Return the first item of the first of these lists that is there and not empty, else None."""
     for key in keys:
         items = record.get(key) if isinstance(record, dict) else None
@@ -258,7 +279,32 @@ def first(record: Any, *keys: str) -> Any:
     return None
 
 
-def kind(value: Any) -> str:
+def object_in(record: JsonObject, key: str) -> JsonObject:
+    """Return the object that a format has under `key`, {} where it is left out.
+
+    Nothing is checked: what is no object fails where it is used, with one of NOT_AS_EXPECTED.
+    """
+    found: Any = record.get(key)
+    return found or {}
+
+
+def list_in(record: JsonObject, key: str) -> list[JsonValue]:
+    """Return the list that a format has under `key`, [] where it is left out. Nothing is checked,
+    as in `object_in`.
+    """
+    found: Any = record.get(key)
+    return found or []
+
+
+def kind(value: object) -> str:
     """Return what JSON calls a value."""
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        type(None): "null",
+    }
     return names.get(type(value), type(value).__name__)

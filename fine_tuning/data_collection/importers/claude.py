@@ -1,32 +1,38 @@
-"""Claude's export: `conversations.json`, in each conversation its `chat_messages` with blocks of text, thinking and tool use."""
+"""Claude's export: `conversations.json`, in each conversation its `chat_messages` with blocks of
+text, thinking and tool use.
+"""
 
 from collections.abc import Iterable
-from typing import Any
 
 from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Said, dicts, has, moment, text_of
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.data_collection.importers.trees import paths
+from fine_tuning.json_values import JsonObject
 
 _NOWHERE = "00000000-0000-4000-8000-000000000000"  # what the first message answers
 
 
-def _fits(record: Any) -> bool:
+def _fits(record: object) -> bool:
     return has(record, "chat_messages") and isinstance(record["chat_messages"], list)
 
 
-def _convert(record: Any, source: Source) -> Iterable[Chat]:
+def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
     messages = dicts(record["chat_messages"], "chat_messages")
+    nodes = {id: message for message in messages if isinstance(id := message.get("uuid"), str)}
     id, model = text_of(record.get("uuid"), "an id"), text_of(record.get("model"), "a model")
-    nodes = {message["uuid"]: message for message in messages if isinstance(message.get("uuid"), str)}
-    is_tree = len(nodes) == len(messages) and any(message.get("parent_message_uuid") not in (None, _NOWHERE) for message in messages)
+    is_tree = len(nodes) == len(messages) and any(
+        message.get("parent_message_uuid") not in (None, _NOWHERE) for message in messages
+    )
     found = (
-        paths(nodes, record.get("current_leaf_message_uuid"), "parent_message_uuid", source.branches == "all") if is_tree else [messages]
+        paths(nodes, record.get("current_leaf_message_uuid"), "parent_message_uuid", source.branches == "all")
+        if is_tree
+        else [messages]
     )
     for number, path in enumerate(found):
         yield Chat([_said(message, model) for message in path], f"{id} {path[-1]['uuid']}" if number and id else id)
 
 
-def _said(message: dict[str, Any], model: str) -> Said:
+def _said(message: JsonObject, model: str) -> Said:
     role = ROLES.get(text_of(message.get("sender"), "a sender"))
     if role is None:
         raise BadRecord("a sender (human, assistant)")
@@ -38,7 +44,12 @@ def _said(message: dict[str, Any], model: str) -> Said:
     text = "\n\n".join(text for text in texts if text.strip()) if blocks else text_of(message.get("text"), "text")
     parts = [*others, *({"attachment": file} for file in files)]
     return Said(
-        role, text, moment(message.get("created_at")), "\n\n".join(filter(None, thoughts)), model if role == "assistant" else "", parts
+        role,
+        text,
+        moment(message.get("created_at")),
+        "\n\n".join(filter(None, thoughts)),
+        model if role == "assistant" else "",
+        parts,
     )
 
 

@@ -8,7 +8,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from fine_tuning.data_collection.importers.chats import Chat, Fault, Said, dicts, text_of
 from fine_tuning.data_collection.importers.messages import said_of
@@ -34,7 +34,7 @@ def custom(name: str) -> Importer:
     return Importer(name, lambda found: True, read, layouts)
 
 
-def _function(name: str) -> Callable[[Path], Iterable[Any]]:
+def _function(name: str) -> Callable[[Path], Iterable[object]]:
     module, _, function = name.rpartition(":")
     try:
         found = getattr(_module(module), function)
@@ -47,7 +47,7 @@ def _function(name: str) -> Callable[[Path], Iterable[Any]]:
     return found
 
 
-def _module(name: str) -> Any:
+def _module(name: str) -> object:
     if not name.endswith(".py"):
         here = str(Path.cwd())
         sys.path.insert(0, here)
@@ -63,14 +63,14 @@ def _module(name: str) -> Any:
     return module
 
 
-def _called(function: Callable[[Path], Iterable[Any]], name: str, path: Path) -> Iterator[Any]:
+def _called(function: Callable[[Path], Iterable[object]], name: str, path: Path) -> Iterator[object]:
     try:
         yield from function(path)
     except Exception as error:
         raise DataError(f"{name} failed on {path.name}: {type(error).__name__}: {error}") from error
 
 
-def _chat(found: Any) -> Chat:
+def _chat(found: object) -> Chat:
     if isinstance(found, tuple) and len(found) == 2:
         return Chat([Said("user", text_of(found[0], "a question")), Said("assistant", text_of(found[1], "an answer"))])
     return Chat([said_of(message) for message in dicts(found, "messages, or a pair of texts")])

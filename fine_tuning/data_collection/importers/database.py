@@ -1,14 +1,15 @@
-"""Chats in an SQLite file: the logs of `llm` (`logs.db`, its older tables and its newer ones), and Open WebUI's `webui.db`. Only read."""
+"""Chats in an SQLite file: the logs of `llm` (`logs.db`, its older tables and its newer ones), and
+Open WebUI's `webui.db`. Only read.
+"""
 
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import groupby
-from typing import Any
 from urllib.parse import quote
 
-from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Fault, Said, has, moment
+from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Fault, Said, has, list_in, moment
 from fine_tuning.data_collection.importers.files import Member
 from fine_tuning.data_collection.importers.open_webui import convert
 from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source
@@ -29,18 +30,25 @@ def opened(member: Member) -> Iterator[sqlite3.Connection]:
             connection.execute("PRAGMA trusted_schema = OFF")
             yield connection
     except (sqlite3.Error, sqlite3.Warning, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the database {member.name}: {error}. If a program has it open, end it, and try again") from error
+        raise DataError(
+            f"cannot read the database {member.name}: {error}. If a program has it open, end it, and try again"
+        ) from error
 
 
 def tables(member: Member) -> dict[str, list[str]]:
     """Return the columns of each table. DataError if the database cannot be read."""
     with opened(member) as database:
         names = [str(row[0]) for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        return {name: [str(row[0]) for row in database.execute("SELECT name FROM pragma_table_info(?)", (name,))] for name in names}
+        return {
+            name: [str(row[0]) for row in database.execute("SELECT name FROM pragma_table_info(?)", (name,))]
+            for name in names
+        }
 
 
-def _fits_llm(found: Any) -> bool:
-    return has(found, "responses", "conversations") and {"prompt", "response", "conversation_id"} <= set(found["responses"])
+def _fits_llm(found: object) -> bool:
+    return has(found, "responses", "conversations") and {"prompt", "response", "conversation_id"} <= set(
+        list_in(found, "responses")
+    )
 
 
 def _read_llm(source: Source) -> Iterator[Chat | Fault]:
@@ -51,14 +59,17 @@ def _read_llm(source: Source) -> Iterator[Chat | Fault]:
             for name in ("system", "reasoning", "datetime_utc", "model")
         ]
         rows = database.execute(
-            f"SELECT id, prompt, response, conversation_id, {', '.join(columns)} FROM responses ORDER BY conversation_id, datetime_utc, id"
+            f"SELECT id, prompt, response, conversation_id, {', '.join(columns)} FROM responses ORDER BY "
+            "conversation_id, datetime_utc, id"
         )
         for conversation, group in groupby(rows, key=lambda row: row["conversation_id"] or row["id"]):
             yield Chat(list(_responses(group)), str(conversation), place=f"conversation {conversation}")
         if {"threads", "messages", "parts", "turns"} <= set(known):
             for thread in database.execute("SELECT id, tip_message_hash FROM threads ORDER BY datetime_utc, id"):
                 try:
-                    yield Chat(_thread(database, thread["tip_message_hash"]), str(thread["id"]), place=f"thread {thread['id']}")
+                    yield Chat(
+                        _thread(database, thread["tip_message_hash"]), str(thread["id"]), place=f"thread {thread['id']}"
+                    )
                 except BadRecord as error:
                     yield Fault(f"thread {thread['id']}", f"expected {error}")
 
@@ -75,20 +86,22 @@ def _responses(rows: Iterable[sqlite3.Row]) -> Iterator[Said]:
         yield Said("assistant", str(row["response"] or ""), time, str(row["reasoning"] or ""), model)
 
 
-def _thread(database: sqlite3.Connection, tip: Any) -> Sequence[Said]:
+def _thread(database: sqlite3.Connection, tip: object) -> Sequence[Said]:
     found: list[Said] = []
-    seen: set[Any] = set()
+    seen: set[object] = set()
     while tip and tip not in seen:
         seen.add(tip)
         message = database.execute("SELECT role, parent_hash FROM messages WHERE hash = ?", (tip,)).fetchone()
         if message is None:
             raise BadRecord(f"a message {tip}")
-        turn = database.execute("SELECT datetime_utc, model FROM turns WHERE tip_message_hash = ? ORDER BY datetime_utc", (tip,)).fetchone()
+        turn = database.execute(
+            "SELECT datetime_utc, model FROM turns WHERE tip_message_hash = ? ORDER BY datetime_utc", (tip,)
+        ).fetchone()
         role = ROLES.get(str(message["role"]))
         if role is None:
             raise BadRecord(f"a role (user, assistant, system, tool), found {message['role']!r}")
         texts: dict[str, list[str]] = {"text": [], "reasoning": []}
-        parts: list[Any] = []
+        parts: list[object] = []
         for part in database.execute(_PARTS, (tip,)):
             if part["type"] in texts and part["text"]:
                 texts[part["type"]].append(str(part["text"]))
@@ -100,8 +113,8 @@ def _thread(database: sqlite3.Connection, tip: Any) -> Sequence[Said]:
     return found[::-1]
 
 
-def _fits_webui(found: Any) -> bool:
-    return has(found, "chat") and {"id", "chat", "title"} <= set(found["chat"])
+def _fits_webui(found: object) -> bool:
+    return has(found, "chat") and {"id", "chat", "title"} <= set(list_in(found, "chat"))
 
 
 def _read_webui(source: Source) -> Iterator[Chat | Fault]:

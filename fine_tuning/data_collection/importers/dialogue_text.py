@@ -1,6 +1,8 @@
-"""Plain text that is a dialogue: lines that begin with who speaks ("User: ..."), and what follows until the next such line.
+"""Plain text that is a dialogue: lines that begin with who speaks ("User: ..."), and what follows
+until the next such line.
 
-Labels that say who the machine is need no more; else "me" is one of them. Text without speakers is no dialogue and is refused.
+Labels that say who the machine is need no more; else "me" is one of them. Text without speakers is
+no dialogue and is refused.
 """
 
 import re
@@ -12,7 +14,9 @@ from fine_tuning.data_collection.importers.people import Line, conversations
 from fine_tuning.data_collection.importers.records import numbered_lines
 from fine_tuning.data_collection.importers.shape import Importer, Source
 
-_LABEL = re.compile(r"(?:[#>*\s]*?)(?:\*\*|__)?([^\W\d_][\w .'’&-]{0,38}?)(?:\*\*|__)?\s?[:：](?:\*\*|__)?(?:\s+|$)(.*)", re.DOTALL)
+_LABEL = re.compile(
+    r"(?:[#>*\s]*?)(?:\*\*|__)?([^\W\d_][\w .'’&-]{0,38}?)(?:\*\*|__)?\s?[:：](?:\*\*|__)?(?:\s+|$)(.*)", re.DOTALL
+)
 _BREAK = re.compile(r"\s*([-=*_#]\s?){3,}\s*")
 _ASKS = frozenset(
     (
@@ -22,7 +26,21 @@ _ASKS = frozenset(
 )
 _ANSWERS = frozenset(
     (
-        *("assistant", "ai", "bot", "chatbot", "chatgpt", "chatgpt said", "gpt", "claude", "gemini", "model", "a", "answer", "agent"),
+        *(
+            "assistant",
+            "ai",
+            "bot",
+            "chatbot",
+            "chatgpt",
+            "chatgpt said",
+            "gpt",
+            "claude",
+            "gemini",
+            "model",
+            "a",
+            "answer",
+            "agent",
+        ),
         *("response", "support", "antwort", "assistent", "ki"),
     )
 )
@@ -33,10 +51,13 @@ def _fits(lines: Sequence[str]) -> bool:
     labels = Counter(label for line in lines if (label := _label(line)[0]))
     told = {label.casefold() for label in labels}
     roles = sum(count for label, count in labels.items() if label.casefold() in _ASKS | _ANSWERS)
-    if told & _ASKS and told & _ANSWERS and (sum(labels.values()) - roles) * 3 <= roles:  # and not settings: "user: ..., port: ..."
+    # and not settings: "user: ..., port: ..."
+    if told & _ASKS and told & _ANSWERS and (sum(labels.values()) - roles) * 3 <= roles:
         return True
     spoken = [label for label, count in labels.items() if count >= 2 and label[:1].isupper()]
-    return 2 <= len(spoken) <= 12 and sum(labels[label] for label in spoken) * 2 >= sum(bool(line.strip()) for line in lines)
+    return 2 <= len(spoken) <= 12 and sum(labels[label] for label in spoken) * 2 >= sum(
+        bool(line.strip()) for line in lines
+    )
 
 
 def _label(line: str) -> tuple[str, str]:
@@ -48,7 +69,11 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
     counts = Counter(label for line in source.found.lines if (label := _label(line)[0].casefold()))
     knows_roles = bool(counts.keys() & _ASKS and counts.keys() & _ANSWERS) and not source.me
     all_speak = sum(counts.values()) * 10 >= 9 * sum(bool(line.strip()) for line in source.found.lines)
-    known = _ASKS | _ANSWERS | {"system"} if knows_roles else {label for label, count in counts.items() if count >= 2 or all_speak}
+    known = (
+        _ASKS | _ANSWERS | {"system"}
+        if knows_roles
+        else {label for label, count in counts.items() if count >= 2 or all_speak}
+    )
     with source.member.text(source.read) as text:
         spoken = _spoken(numbered_lines(text), frozenset(known))
         for dialogue in _dialogues(spoken):

@@ -1,28 +1,39 @@
-"""Chats of Discord as DiscordChatExporter writes them: JSON, CSV or plain text. (Discord's own package holds only one's own messages.)"""
+"""Chats of Discord as DiscordChatExporter writes them: JSON, CSV or plain text. (Discord's own
+package holds only one's own messages.)
+"""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from fine_tuning.data_collection.importers.chats import Chat, Fault, dicts, has, moment, text_of
 from fine_tuning.data_collection.importers.people import Line, conversations
 from fine_tuning.data_collection.importers.records import Record, numbered_lines, within
 from fine_tuning.data_collection.importers.shape import UNREADABLE, Importer, Source, spoilt
+from fine_tuning.json_values import JsonObject
 
 _SPOKEN = ("Default", "Reply", "0", "19")
 _HEAD = re.compile(r"\[(?P<time>[^\]\n]{6,40})\] (?P<name>[^\n]{1,80}?)(?: \(pinned\))?")
 _BLOCK = re.compile(r"\{(?:Attachments|Embed|Stickers|Reactions|Inline Emoji)\}")
-_TIMES = ("%m/%d/%Y %I:%M %p", "%d-%b-%y %I:%M %p", "%m/%d/%Y %H:%M", "%d.%m.%Y %H:%M", "%d/%m/%Y %H:%M", "%Y-%m-%d %H:%M")
+_TIMES = (
+    "%m/%d/%Y %I:%M %p",
+    "%d-%b-%y %I:%M %p",
+    "%m/%d/%Y %H:%M",
+    "%d.%m.%Y %H:%M",
+    "%d/%m/%Y %H:%M",
+    "%Y-%m-%d %H:%M",
+)
 
 
-def _fits(record: Any) -> bool:
+def _fits(record: object) -> bool:
     return has(record, "guild", "channel", "messages") or has(record, "AuthorID", "Author", "Date", "Content")
 
 
 def _read(source: Source) -> Iterator[Chat | Fault]:
     is_table = source.found.layout == "table"
     records = source.records() if is_table else within(source.member, "messages", source.read)
-    yield from conversations(_lines(records, _row if is_table else _message), source.me, source.member.name, _channel(source))
+    yield from conversations(
+        _lines(records, _row if is_table else _message), source.me, source.member.name, _channel(source)
+    )
 
 
 def _channel(source: Source) -> str:
@@ -30,7 +41,9 @@ def _channel(source: Source) -> str:
     return str(channel.get("id", "")) if isinstance(channel, dict) else ""
 
 
-def _lines(records: Iterable[Record | Fault], convert: Any) -> Iterator[Line | Fault]:
+def _lines(
+    records: Iterable[Record | Fault], convert: Callable[[JsonObject, str], Iterator[Line]]
+) -> Iterator[Line | Fault]:
     for record in records:
         if isinstance(record, Fault):
             yield record
@@ -41,18 +54,26 @@ def _lines(records: Iterable[Record | Fault], convert: Any) -> Iterator[Line | F
             yield spoilt(error, record.place, "a message", record.value)
 
 
-def _message(message: Any, place: str) -> Iterator[Line]:
+def _message(message: JsonObject, place: str) -> Iterator[Line]:
     if str(message.get("type", "Default")) not in _SPOKEN:
         return  # somebody joined, pinned, called
-    author = message["author"]
+    author = dicts([message["author"]], "an author")[0]
     names = [text_of(author.get(key), "a name") for key in ("nickname", "name", "id")]
     parts = [*dicts(message.get("attachments") or [], "attachments"), *dicts(message.get("stickers") or [], "stickers")]
-    yield Line(names[0] or names[1], text_of(message.get("content"), "content"), moment(message.get("timestamp")), parts, names[1:], place)
+    yield Line(
+        names[0] or names[1],
+        text_of(message.get("content"), "content"),
+        moment(message.get("timestamp")),
+        parts,
+        names[1:],
+        place,
+    )
 
 
-def _row(row: Any, place: str) -> Iterator[Line]:
+def _row(row: JsonObject, place: str) -> Iterator[Line]:
     parts = [{"attachments": row["Attachments"]}] if row.get("Attachments") else []
-    yield Line(row["Author"].partition("#")[0], row["Content"], _time(row["Date"]), parts, [row["AuthorID"], row["Author"]], place)
+    author, id, time, content = (text_of(row[key], key) for key in ("Author", "AuthorID", "Date", "Content"))
+    yield Line(author.partition("#")[0], content, _time(time), parts, [id, author], place)
 
 
 def _time(text: str) -> str:
@@ -60,7 +81,9 @@ def _time(text: str) -> str:
 
 
 def _fits_text(lines: Sequence[str]) -> bool:
-    return any(line.startswith("Guild: ") for line in lines[:5]) and any(line.startswith("Channel: ") for line in lines[:6])
+    return any(line.startswith("Guild: ") for line in lines[:5]) and any(
+        line.startswith("Channel: ") for line in lines[:6]
+    )
 
 
 def _read_text(source: Source) -> Iterator[Chat | Fault]:

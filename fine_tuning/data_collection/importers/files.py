@@ -1,4 +1,5 @@
-"""The files that an import reads: a file, a folder's, a ZIP archive's, compressed ones, in whatever encoding, as streams.
+"""The files that an import reads: a file, a folder's, a ZIP archive's, compressed ones, in whatever
+encoding, as streams.
 
 Nothing is unpacked to the disk. An archive that would grow beyond measure is refused.
 """
@@ -29,7 +30,8 @@ _BOMS = [
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 ]
-UNDECODED = re.compile("[\udc80-\udcff]")  # bytes that the file's encoding does not have, as "surrogateescape" leaves them
+# bytes that the file's encoding does not have, as "surrogateescape" leaves them
+UNDECODED = re.compile("[\udc80-\udcff]")
 
 
 Read = Callable[[int], None]
@@ -42,7 +44,9 @@ def unwatched(count: int) -> None:
 
 @dataclass(frozen=True)
 class Member:
-    """A file, or a member of an archive. `path`: where it lies by itself, if it does; `within`: the folder or archive's other members."""
+    """A file, or a member of an archive. `path`: where it lies by itself, if it does; `within`: the
+    folder or archive's other members.
+    """
 
     name: str  # below the folder or archive, with "/"
     size: int
@@ -70,7 +74,11 @@ class Member:
                 else:
                     yield watched
         except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "password" not in str(error) and not isinstance(error, NotImplementedError):
+            if (
+                isinstance(error, RuntimeError)
+                and "password" not in str(error)
+                and not isinstance(error, NotImplementedError)
+            ):
                 raise
             raise DataError(f"cannot read {self.name}: {getattr(error, 'strerror', None) or error}") from error
 
@@ -126,17 +134,28 @@ def encoding_of(head: bytes) -> str:
 
 
 def members_of(path: Path) -> list[Member]:
-    """Return the files to read at `path`: itself, a folder's or an archive's, in the order of their names. DataError if it is not there."""
+    """Return the files to read at `path`: itself, a folder's or an archive's, in the order of their
+    names. DataError if it is not there.
+    """
     try:
         if path.is_dir():
             return _of_folder(path)
         if not path.is_file():
             raise DataError(f"{path} is no file and no folder: name one to import")
         with path.open("rb") as file:
-            archive = file.read(4) == b"PK\x03\x04"
+            archive = file.read(4) == b"PK\x03\x04" and not _is_office(path)
         return _of_archive(path) if archive else [Member(path.name, path.stat().st_size, partial(_open, path), path)]
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _is_office(path: Path) -> bool:
+    """Whether a ZIP archive is one document, as Word writes it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "[Content_Types].xml" in archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, UnicodeError):
+        return False
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -147,7 +166,9 @@ def _of_folder(folder: Path) -> list[Member]:
     found = {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.is_symlink() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file()
+        and not path.is_symlink()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     }
 
     def named(name: str) -> Member | None:
@@ -181,6 +202,7 @@ def _is_hidden(name: str) -> bool:
 def _open_archived(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
     if info.file_size > _BOMB and info.file_size > _RATIO * max(info.compress_size, 1):
         raise DataError(
-            f"{archive.filename}: {info.filename} would grow to {info.file_size / 1e9:.0f} GB: unpack it yourself if you trust it"
+            f"{archive.filename}: {info.filename} would grow to {info.file_size / 1e9:.0f} GB: unpack it yourself if "
+            "you trust it"
         )
     return archive.open(info)

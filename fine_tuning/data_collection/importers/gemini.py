@@ -5,29 +5,30 @@ It does not say which prompts belong together: each is a conversation of its own
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-from fine_tuning.data_collection.importers.chats import Chat, Fault, Said, dicts, has, moment, text_of
+from fine_tuning.data_collection.importers.chats import Chat, Fault, Said, dicts, has, list_in, moment, text_of
 from fine_tuning.data_collection.importers.html_text import text_of_html
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
+from fine_tuning.json_values import JsonObject
 
 _VERB = re.compile(
-    r"(?:Prompted(?: with:)?|Asked(?: Gemini:| Bard:)?|Said|You said:|Branched|Answered|Eingegebener Prompt:|Prompt eingegeben:)\s+"
+    r"(?:Prompted(?: with:)?|Asked(?: Gemini:| Bard:)?|Said|You said:|Branched|Answered|Eingegebener "
+    r"Prompt:|Prompt eingegeben:)\s+"
 )
 _FILES = re.compile(r"\s*Attached \d+ files?\.\s*$")
 _AT_ONCE = 20_000  # activities that are turned round together
 
 
-def _fits(record: Any) -> bool:
+def _fits(record: object) -> bool:
     apps = (
-        [text for text in [record.get("header"), *(record.get("products") or [])] if isinstance(text, str)]
+        [text for text in [record.get("header"), *list_in(record, "products")] if isinstance(text, str)]
         if has(record, "title", "time")
         else []
     )
     return any("Gemini" in app or "Bard" in app for app in apps)
 
 
-def _convert(record: Any, source: Source) -> Iterable[Chat]:
+def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
     answers = [
         text
         for item in dicts(record.get("safeHtmlItem") or [], "safeHtmlItem")
@@ -40,11 +41,12 @@ def _convert(record: Any, source: Source) -> Iterable[Chat]:
     # Of several drafts the last one stood.
     for number, answer in enumerate(answers[::-1] if source.branches == "all" else answers[-1:]):
         yield Chat(
-            [Said("user", asked, time, parts=parts), Said("assistant", answer, time)], f"{time} {title[:200]}" + f" {number}" * bool(number)
+            [Said("user", asked, time, parts=parts), Said("assistant", answer, time)],
+            f"{time} {title[:200]}" + f" {number}" * bool(number),
         )
 
 
-def _listed(files: Any) -> list[Any]:
+def _listed(files: object) -> list[object]:
     return files if isinstance(files, list) else [files] if files else []
 
 
@@ -59,4 +61,6 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
     yield from reversed(waiting)
 
 
-GEMINI = Importer("Gemini activity from Google Takeout (MyActivity.json)", _fits, _read, frozenset({"array", "object", "lines"}))
+GEMINI = Importer(
+    "Gemini activity from Google Takeout (MyActivity.json)", _fits, _read, frozenset({"array", "object", "lines"})
+)

@@ -1,8 +1,9 @@
-"""A dataset of the Hugging Face Hub by its name (`hf:owner/name`), or a local copy of one (`Dataset.save_to_disk`), row by row."""
+"""A dataset of the Hugging Face Hub by its name (`hf:owner/name`), or a local copy of one
+(`Dataset.save_to_disk`), row by row.
+"""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from fine_tuning.data_collection.importers.chats import Fault
 from fine_tuning.data_collection.importers.files import Read, unwatched
@@ -14,7 +15,9 @@ PREFIX = "hf:"
 
 def is_saved(folder: Path) -> bool:
     """Return whether a folder is a dataset that was saved with `save_to_disk`."""
-    return (folder / "dataset_dict.json").is_file() or ((folder / "state.json").is_file() and (folder / "dataset_info.json").is_file())
+    return (folder / "dataset_dict.json").is_file() or (
+        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    )
 
 
 def rows(name: str, read: Read = unwatched) -> Iterator[Record | Fault]:
@@ -36,7 +39,7 @@ def rows(name: str, read: Read = unwatched) -> Iterator[Record | Fault]:
         raise DataError(f"cannot read the dataset {name} from {where}: {str(error)[:300]}. {cure}") from error
 
 
-def _splits(name: str) -> dict[str, Any]:
+def _splits(name: str) -> Mapping[str, Iterable[object]]:
     from datasets import DatasetDict, load_dataset, load_from_disk
 
     if name.startswith(PREFIX):

@@ -1,4 +1,6 @@
-"""An import: foreign chats read, shown before anything is written, logged as one step with an id, listed, and taken back as a whole."""
+"""An import: foreign chats read, shown before anything is written, logged as one step with an id,
+listed, and taken back as a whole.
+"""
 
 import uuid
 from collections import Counter
@@ -7,17 +9,20 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from fine_tuning.conversation import Turn
+from fine_tuning.data_collection import chat_labels
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.data_collection.documents.entailment import Judge
 from fine_tuning.data_collection.importers.chats import BadRecord, Entry, Fault, entries_of
 from fine_tuning.data_collection.importers.files import Member, members_of
 from fine_tuning.data_collection.importers.huggingface import PREFIX, is_saved
+from fine_tuning.data_collection.importers.records import Look
 from fine_tuning.data_collection.importers.shape import Branches, Importer, Source
-from fine_tuning.data_collection.importers.table import dataset_look, forced, looked_at, recognised
+from fine_tuning.data_collection.importers.table import dataset_look, forced, importer_named, looked_at, recognised
 from fine_tuning.errors import Cancelled, DataError
 from fine_tuning.events import Watch
+from fine_tuning.json_values import JsonObject
 
 _BATCH = 2_000  # turns that are written at once...
 _BATCH_TEXT = 8 << 20  # ...or fewer, of so many characters
@@ -33,6 +38,7 @@ class Wanted:
         me: whose messages are the answers, in chats among people.
         source: what the source is called in the log; the file's name when empty.
         branches: of trees of answers the best path, or all.
+        judge: is asked, too, of each answer that is made of a document.
     """
 
     format: str = ""
@@ -40,6 +46,7 @@ class Wanted:
     licence: str = ""
     source: str = ""
     branches: Branches = "best"
+    judge: Judge | None = None
 
 
 @dataclass
@@ -72,9 +79,14 @@ class Report:
 
 
 def import_files(
-    log: ConversationLogger, places: Sequence[str | Path], wanted: Wanted | None = None, watch: Watch | None = None, id: str = ""
+    log: ConversationLogger,
+    places: Sequence[str | Path],
+    wanted: Wanted | None = None,
+    watch: Watch | None = None,
+    id: str = "",
 ) -> Report:
-    """Read foreign chats into the log. Returns what was found and added; turns that the log has or had already are left out.
+    """Read foreign chats into the log. Returns what was found and added; turns that the log has or
+    had already are left out.
 
     Args:
         places: files, folders and ZIP archives, or "hf:owner/name".
@@ -91,8 +103,15 @@ def import_files(
             for batch in _batches(_read(places, wanted or Wanted(), report, _Progress(watch))):
                 report.added += log.log_imported(batch)
     except Cancelled as error:
-        undo = f"take them back with byoai import --undo {report.id}, or import again to go on" if report.added else "nothing was written"
+        undo = (
+            f"take them back with byoai import --undo {report.id}, or import again to go on"
+            if report.added
+            else "nothing was written"
+        )
         raise Cancelled(f"the import was stopped after {report.added} turns: {undo}") from error
+    if report.added and set(report.formats) == {"document"}:  # hundreds of questions that nobody asked in a chat
+        name = wanted.source if wanted and wanted.source else _name(places[0])
+        chat_labels.keep_together(log.index.sessions_of_import(report.id), name)
     return report
 
 
@@ -101,7 +120,9 @@ def new_id() -> str:
     return datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6]
 
 
-def preview(log: ConversationLogger, places: Sequence[str | Path], wanted: Wanted | None = None, limit: int | None = None) -> Report:
+def preview(
+    log: ConversationLogger, places: Sequence[str | Path], wanted: Wanted | None = None, limit: int | None = None
+) -> Report:
     """Return what `import_files` would find and add, and write nothing. `limit`: end after so many turns."""
     report, seen = Report(), set[str]()
     entries = _read(places, wanted or Wanted(), report, _Progress(Watch()))
@@ -121,18 +142,23 @@ class Imported:
 
     id: str
     turns: int
-    source: dict[str, Any]
+    source: JsonObject
 
 
 def imports(log: ConversationLogger) -> list[Imported]:
     """Return the imports in the log, the oldest first."""
     found = log.index.imports()
     turns = {turn.id: turn for turn in log.index.turns([first for _, _, first in found])}
-    return [Imported(id, count, dict(turns[first].metadata.get("source") or {})) for id, count, first in found if first in turns]
+    return [
+        Imported(id, count, dict(turns[first].metadata.get("source") or {}))
+        for id, count, first in found
+        if first in turns
+    ]
 
 
 def undo(log: ConversationLogger, id: str) -> int:
-    """Take an import back as a whole: the log is as before, but for what else was logged since. Returns how many turns went.
+    """Take an import back as a whole: the log is as before, but for what else was logged since.
+    Returns how many turns went.
 
     Raises:
         DataError: there is no such import.
@@ -182,7 +208,7 @@ def _read(places: Sequence[str | Path], wanted: Wanted, report: Report, progress
         facts = {"name": wanted.source or _name(place), "licence": wanted.licence}
         for format, importer, source in _readings(place, wanted, report, progress, unknown):
             report.readings += 1
-            told = {key: fact for key, fact in {**facts, "format": format}.items() if fact}
+            told: JsonObject = {key: fact for key, fact in {**facts, "format": format}.items() if fact}
             try:
                 for entry in _entries(format, importer, source, {"source": told, "import": report.id}, report):
                     progress.watch.stop_if_asked()
@@ -193,14 +219,17 @@ def _read(places: Sequence[str | Path], wanted: Wanted, report: Report, progress
     if report.turns == 0 and (errors := refused or (unknown if not report.readings else [])):
         raise errors[0]
     if report.turns == 0 and wanted.me:
-        raise DataError(f"nobody called {wanted.me!r} answered anybody in {', '.join(map(str, places))}: without --me the names are listed")
+        raise DataError(
+            f"nobody called {wanted.me!r} answered anybody in {', '.join(map(str, places))}: without --me the names "
+            "are listed"
+        )
 
 
 def _name(place: str | Path) -> str:
     return str(place) if str(place).startswith(PREFIX) else Path(place).resolve().name
 
 
-def _entries(format: str, importer: Importer, source: Source, facts: dict[str, Any], report: Report) -> Iterator[Entry]:
+def _entries(format: str, importer: Importer, source: Source, facts: JsonObject, report: Report) -> Iterator[Entry]:
     for chat in importer.read(source):
         if isinstance(chat, Fault):
             report.set(chat, source.name)
@@ -224,13 +253,24 @@ def _readings(
     """Yield what is to be read at a place, in order."""
     if str(place).startswith(PREFIX) or is_saved(Path(place)):
         found = dataset_look(str(place))
-        format, importer, _ = forced(wanted.format, found, str(place)) if wanted.format else recognised(found, str(place))
+        format, importer, _ = (
+            forced(wanted.format, found, str(place)) if wanted.format else recognised(found, str(place))
+        )
         yield format, importer, Source([], found, wanted.me, wanted.branches, dataset=str(place), read=progress.read)
         return
     members = members_of(Path(place).expanduser())
     progress.total += sum(member.size for member in members)
     if not members:
         raise DataError(f"{place} is empty: there is nothing to import")
+    if wanted.format and (importer := importer_named(wanted.format)).whole:
+        for member in members:
+            found = Look("text", [])
+            yield (
+                wanted.format,
+                importer,
+                Source([member], found, read=progress.read, judge=wanted.judge, called=wanted.source),
+            )
+        return
     looks = _looks(members, wanted, report, unknown)
     last: tuple[str, Importer, Source] | None = None  # which more files of its folder may join
     for member, (format, importer, inside), found in looks:
@@ -245,12 +285,18 @@ def _readings(
         yield last
 
 
-def _looks(members: Sequence[Member], wanted: Wanted, report: Report, unknown: list[DataError]) -> Iterator[tuple[Member, Any, Any]]:
+def _looks(
+    members: Sequence[Member], wanted: Wanted, report: Report, unknown: list[DataError]
+) -> Iterator[tuple[Member, tuple[str, Importer, str], Look]]:
     """Yield (file, what it was recognised as, what it is made of); note the files that are in no known format."""
     for member in members:
         try:
             found = looked_at(member)
-            taken = forced(wanted.format, found, member.name, len(members) > 1) if wanted.format else recognised(found, member.name)
+            taken = (
+                forced(wanted.format, found, member.name, len(members) > 1)
+                if wanted.format
+                else recognised(found, member.name)
+            )
             yield member, taken, found
         except DataError as error:
             if len(members) == 1:

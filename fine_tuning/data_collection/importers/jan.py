@@ -1,14 +1,27 @@
 """Jan's threads: a folder each, in it `messages.jsonl` with a message a line."""
 
 from collections.abc import Iterator
-from typing import Any
 
-from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Fault, Said, dicts, has, moment, text_of
+from fine_tuning.data_collection.importers.chats import (
+    ROLES,
+    BadRecord,
+    Chat,
+    Fault,
+    Said,
+    dicts,
+    has,
+    moment,
+    object_in,
+    text_of,
+)
 from fine_tuning.data_collection.importers.shape import UNREADABLE, Importer, Source, spoilt
+from fine_tuning.json_values import JsonObject
 
 
-def _fits(record: Any) -> bool:
-    return has(record, "thread_id", "role", "content") or (has(record, "role", "content") and record.get("object") == "thread.message")
+def _fits(record: object) -> bool:
+    return has(record, "thread_id", "role", "content") or (
+        has(record, "role", "content") and record.get("object") == "thread.message"
+    )
 
 
 def _read(source: Source) -> Iterator[Chat | Fault]:
@@ -34,11 +47,11 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
         yield Chat([said for _, said in ordered], id, place=next(iter(messages.values()))[0])
 
 
-def _said(message: dict[str, Any]) -> Said:
+def _said(message: JsonObject) -> Said:
     role = ROLES.get(text_of(message.get("role"), "a role"))
     if role is None:
         raise BadRecord("a role (user, assistant, system)")
-    texts, thoughts, parts = list[str](), list[str](), list[Any]()
+    texts, thoughts, parts = list[str](), list[str](), list[object]()
     for part in dicts(message.get("content") or [], "content"):
         text = part.get("text")
         if part.get("type") in ("text", "reasoning"):
@@ -47,9 +60,15 @@ def _said(message: dict[str, Any]) -> Said:
         else:
             parts.append(part)
     parts += [{"attachment": file} for file in dicts(message.get("attachments") or [], "attachments")]
-    if calls := (message.get("metadata") or {}).get("tool_calls"):
+    if calls := object_in(message, "metadata").get("tool_calls"):
         parts.append({"tool_calls": calls})
-    return Said(role, "\n\n".join(filter(None, texts)), moment(message.get("created_at")), "\n\n".join(filter(None, thoughts)), parts=parts)
+    return Said(
+        role,
+        "\n\n".join(filter(None, texts)),
+        moment(message.get("created_at")),
+        "\n\n".join(filter(None, thoughts)),
+        parts=parts,
+    )
 
 
 JAN = Importer("Jan thread (messages.jsonl)", _fits, _read, frozenset({"lines", "array", "object"}))

@@ -1,15 +1,16 @@
 """JSON read piece by piece: an array's elements, or the lists of one large object, however long the file is.
 
-Each element is decoded by the standard library from a buffer that grows only as far as the element needs. After a spoilt element the
-reading goes on with the next one that looks like those before.
+Each element is decoded by the standard library from a buffer that grows only as far as the element
+needs. After a spoilt element the reading goes on with the next one that looks like those before.
 """
 
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import TextIO
 
 from fine_tuning.data_collection.importers.chats import Fault
+from fine_tuning.json_values import JsonValue
 
 LONGEST = 32 << 20  # characters of one element
 _PIECE = 1 << 18  # characters that are read at once
@@ -35,7 +36,8 @@ class JsonReader:
     def peek(self) -> str:
         """Return the next character that is no white space, without taking it; "" at the end."""
         while True:
-            self._at = _SPACE.match(self._buffer, self._at).end()  # type: ignore[union-attr]  # matches the empty text too
+            # matches the empty text too
+            self._at = _SPACE.match(self._buffer, self._at).end()  # type: ignore[union-attr]
             if self._at < len(self._buffer):
                 return self._buffer[self._at]
             if not self._more():
@@ -49,7 +51,7 @@ class JsonReader:
         self._at += 1
         return found
 
-    def value(self) -> Any:
+    def value(self) -> JsonValue:
         """Take the next value. BadJson if there is none."""
         self.peek()
         while True:
@@ -63,7 +65,9 @@ class JsonReader:
             except (RecursionError, ValueError) as error:
                 where = self.place()
                 self._at += 1
-                raise BadJson(f"{where}: {'nested too deeply' if isinstance(error, RecursionError) else error}") from error
+                raise BadJson(
+                    f"{where}: {'nested too deeply' if isinstance(error, RecursionError) else error}"
+                ) from error
             if end == len(self._buffer) and isinstance(found, int | float) and self._more():
                 continue  # a number may go on
             self._at = end
@@ -85,7 +89,9 @@ class JsonReader:
         return f"line {self._line + lines}, column {column}"
 
     def _is_cut(self, error: json.JSONDecodeError) -> bool:
-        return not self._ended and (error.msg.startswith("Unterminated string") or error.pos >= len(self._buffer) - _BEFORE_END)
+        return not self._ended and (
+            error.msg.startswith("Unterminated string") or error.pos >= len(self._buffer) - _BEFORE_END
+        )
 
     def _more(self) -> bool:
         """Read on. False at the end of the file."""
@@ -102,14 +108,14 @@ class JsonReader:
         return bool(piece)
 
 
-def elements(reader: JsonReader) -> Iterator[Any]:
+def elements(reader: JsonReader) -> Iterator[JsonValue | Fault]:
     """Yield the elements of the array that comes next; a Fault in the place of each that is spoilt."""
     reader.take("[")
     alike: set[str] = set()
     if reader.peek() == "]":
         reader.take("]")
         return
-    found: list[Any] = []  # what the reading goes on with after a spoilt element
+    found: list[JsonValue] = []  # what the reading goes on with after a spoilt element
     while True:
         try:
             value = found.pop() if found else reader.value()
@@ -125,7 +131,7 @@ def elements(reader: JsonReader) -> Iterator[Any]:
                 return
 
 
-def _recovered(reader: JsonReader, alike: set[str]) -> list[Any]:
+def _recovered(reader: JsonReader, alike: set[str]) -> list[JsonValue]:
     """Return the next object that has at least half of the keys `alike`; nothing at the end of the file."""
     while reader.to_next():
         try:
@@ -137,10 +143,12 @@ def _recovered(reader: JsonReader, alike: set[str]) -> list[Any]:
     return []
 
 
-def events(reader: JsonReader, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yield (path, value) of what a large object holds: the elements of its lists one by one, and of Telegram's chats their messages.
+def events(reader: JsonReader, path: Path = ()) -> Iterator[tuple[Path, JsonValue | Fault]]:
+    """Yield (path, value) of what a large object holds: the elements of its lists one by one, and
+    of Telegram's chats their messages.
 
-    A path of (..., "{") says that an object begins in a list that is opened. BadJson where the object is spoilt outside of its lists.
+    A path of (..., "{") says that an object begins in a list that is opened. BadJson where the
+    object is spoilt outside of its lists.
     """
     opening = reader.peek()
     if opening == "{" and _opens(path):

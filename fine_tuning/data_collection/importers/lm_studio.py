@@ -1,18 +1,31 @@
-"""LM Studio's conversations: `*.conversation.json`, each message in versions of which one is selected, each answer in steps."""
+"""LM Studio's conversations: `*.conversation.json`, each message in versions of which one is
+selected, each answer in steps.
+"""
 
 from collections.abc import Iterable
-from typing import Any
 
-from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Said, dicts, first, has, moment, text_of
+from fine_tuning.data_collection.importers.chats import (
+    ROLES,
+    BadRecord,
+    Chat,
+    Said,
+    dicts,
+    first,
+    has,
+    moment,
+    object_in,
+    text_of,
+)
 from fine_tuning.data_collection.importers.messages import content_of
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
+from fine_tuning.json_values import JsonObject
 
 
-def _fits(record: Any) -> bool:
+def _fits(record: object) -> bool:
     return has(first(record, "messages"), "versions")
 
 
-def _convert(record: Any, source: Source) -> Iterable[Chat]:
+def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
     created = record.get("createdAt")
     system = text_of(record.get("systemPrompt"), "a system prompt")
     said = [Said("system", system)] if system else []
@@ -20,7 +33,7 @@ def _convert(record: Any, source: Source) -> Iterable[Chat]:
     yield Chat(said, str(created) if created else "")
 
 
-def _said(message: dict[str, Any], time: str) -> Said:
+def _said(message: JsonObject, time: str) -> Said:
     versions, selected = dicts(message["versions"], "versions"), message.get("currentlySelected", 0)
     if not isinstance(selected, int) or not 0 <= selected < len(versions):
         raise BadRecord("a selected version that is there")
@@ -28,18 +41,18 @@ def _said(message: dict[str, Any], time: str) -> Said:
     role = ROLES.get(text_of(version.get("role"), "a role"))
     if role is None:
         raise BadRecord("a role (user, assistant)")
-    model = text_of((version.get("senderInfo") or {}).get("senderName"), "a model") if role == "assistant" else ""
+    model = text_of(object_in(version, "senderInfo").get("senderName"), "a model") if role == "assistant" else ""
     if version.get("type") != "multiStep":
         text, parts = content_of(version.get("content"))
         return Said(role, text, time, model=model, parts=parts)
-    texts, thoughts, parts = list[str](), list[str](), list[Any]()
+    texts, thoughts, parts = list[str](), list[str](), list[object]()
     for step in dicts(version.get("steps"), "steps"):
         if step.get("type") != "contentBlock":
             parts += [step] if step.get("type") == "toolStatus" else []  # and not what is shown for debugging
             continue
         text, more = content_of(step.get("content"))
         parts += more
-        (thoughts if (step.get("style") or {}).get("type") == "thinking" else texts).append(text)
+        (thoughts if object_in(step, "style").get("type") == "thinking" else texts).append(text)
     return Said(role, "\n\n".join(filter(None, texts)), time, "\n\n".join(filter(None, thoughts)), model, parts)
 
 

@@ -1,7 +1,8 @@
-"""Messages as OpenAI has them: {"messages": [{"role", "content"}]}, with tool calls and image parts; or a list of messages by itself."""
+"""Messages as OpenAI has them: {"messages": [{"role", "content"}]}, with tool calls and image
+parts; or a list of messages by itself.
+"""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from fine_tuning.data_collection.importers.chats import (
     ROLES,
@@ -18,13 +19,14 @@ from fine_tuning.data_collection.importers.chats import (
     text_of,
 )
 from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source, each
+from fine_tuning.json_values import JsonObject
 
 _LISTS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns")
 _CALLS = ("tool_calls", "function_call", "audio", "refusal")
 _TEXTS = ("text", "input_text", "output_text")
 
 
-def said_of(message: dict[str, Any]) -> Said:
+def said_of(message: JsonObject) -> Said:
     """Return one message in OpenAI's form. BadRecord for a role that is none."""
     role = ROLES.get(text_of(message.get("role"), "a role").lower())
     if role is None:
@@ -32,15 +34,17 @@ def said_of(message: dict[str, Any]) -> Said:
     text, parts = content_of(message.get("content"))
     parts += [{key: message[key]} for key in _CALLS if message.get(key)]
     thoughts = text_of(message.get("reasoning_content") or message.get("reasoning"), "reasoning")
-    time = moment(message.get("timestamp") or message.get("created_at") or message.get("create_time") or message.get("date"))
+    time = moment(
+        message.get("timestamp") or message.get("created_at") or message.get("create_time") or message.get("date")
+    )
     return Said(role, text, time, thoughts, text_of(message.get("model"), "a model"), parts)
 
 
-def content_of(content: Any) -> tuple[str, list[Any]]:
+def content_of(content: object) -> tuple[str, list[object]]:
     """Return the text of a message's content, and its other parts."""
     if not isinstance(content, list):
         return text_of(content, "content"), []
-    texts, parts = [], []
+    texts, parts = list[str](), list[object]()
     for part in content:
         if isinstance(part, str):
             texts.append(part)
@@ -51,11 +55,11 @@ def content_of(content: Any) -> tuple[str, list[Any]]:
     return "\n\n".join(texts), parts
 
 
-def _fits(record: Any) -> bool:
+def _fits(record: object) -> bool:
     return has(first(record, *_LISTS), "role", "content") or has(first(record, *_LISTS), "role", "tool_calls")
 
 
-def _convert(record: Any, source: Source) -> Iterable[Chat]:
+def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
     messages = dicts(one_of(record, *_LISTS), "messages")
     said = [said_of(message) for message in messages]
     if system := text_of(record.get("system") or record.get("system_prompt"), "a system prompt"):
@@ -63,7 +67,7 @@ def _convert(record: Any, source: Source) -> Iterable[Chat]:
     yield Chat(said)
 
 
-def _fits_list(record: Any) -> bool:
+def _fits_list(record: object) -> bool:
     return has(record, "role", "content") and str(record["role"]).lower() in ROLES
 
 

@@ -1,26 +1,31 @@
-"""OpenAssistant's trees of messages: a tree a record ("prompt" with "replies"), or a message a record, those of a tree in a row.
+"""OpenAssistant's trees of messages: a tree a record ("prompt" with "replies"), or a message a
+record, those of a tree in a row.
 
-The best path follows the reply of the lowest rank; with branches "all" each path from the prompt to a last answer is a conversation.
+The best path follows the reply of the lowest rank; with branches "all" each path from the prompt to
+a last answer is a conversation.
 """
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
-from typing import Any
 
 from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Fault, Said, dicts, has, moment, text_of
 from fine_tuning.data_collection.importers.records import Record
 from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, Importer, Source, each
+from fine_tuning.json_values import JsonObject, JsonValue
 
 _DEEPEST = 200
 
 
-def _convert(record: Any, source: Source) -> Iterable[Chat]:
+def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
     id = text_of(record.get("message_tree_id"), "a tree's id")
-    for number, path in enumerate(_paths(record["prompt"], source.branches == "all")):
+    prompt = record["prompt"]
+    if not isinstance(prompt, dict):
+        raise BadRecord('a tree of messages in "prompt"')
+    for number, path in enumerate(_paths(prompt, source.branches == "all")):
         yield Chat([_said(message) for message in path], f"{id} {number}" if number and id else id)
 
 
-def _paths(message: dict[str, Any], all: bool, before: tuple[dict[str, Any], ...] = ()) -> Iterator[tuple[dict[str, Any], ...]]:
+def _paths(message: JsonObject, all: bool, before: tuple[JsonObject, ...] = ()) -> Iterator[tuple[JsonObject, ...]]:
     """Yield the paths through a tree, the best one first."""
     path = (*before, message)
     replies = [reply for reply in dicts(message.get("replies") or [], "replies") if _is_kept(reply)]
@@ -31,16 +36,16 @@ def _paths(message: dict[str, Any], all: bool, before: tuple[dict[str, Any], ...
         yield from _paths(reply, all, path)
 
 
-def _is_kept(message: dict[str, Any]) -> bool:
+def _is_kept(message: JsonObject) -> bool:
     return not message.get("deleted") and message.get("review_result") is not False
 
 
-def _rank(message: dict[str, Any]) -> float:
+def _rank(message: JsonObject) -> float:
     rank = message.get("rank")
     return float(rank) if isinstance(rank, int | float) and rank == rank else float("inf")  # not NaN
 
 
-def _said(message: dict[str, Any]) -> Said:
+def _said(message: JsonObject) -> Said:
     role = ROLES.get(text_of(message.get("role"), "a role"))
     if role is None:
         raise BadRecord(f"a role (prompter, assistant), found {str(message.get('role'))[:40]!r}")
@@ -48,11 +53,11 @@ def _said(message: dict[str, Any]) -> Said:
     return Said(role, text_of(message.get("text"), "text"), moment(message.get("created_date")), model=model)
 
 
-def _fits_tree(record: Any) -> bool:
+def _fits_tree(record: object) -> bool:
     return has(record, "prompt") and has(record["prompt"], "text", "role") and "replies" in record["prompt"]
 
 
-def _fits_message(record: Any) -> bool:
+def _fits_message(record: object) -> bool:
     return has(record, "message_id", "parent_id", "text", "role")
 
 
@@ -84,13 +89,17 @@ def _good(records: Iterable[Record | Fault], faults: list[Fault]) -> Iterator[Re
             faults.append(Fault(record.place, "expected a message with message_id, parent_id, text and role"))
 
 
-def _grown(messages: list[dict[str, Any]]) -> dict[str, Any]:
+def _grown(messages: list[JsonObject]) -> JsonObject:
     """Return the message that the others reply to, with their replies in it."""
-    found = {message["message_id"]: {**message, "replies": []} for message in messages}
-    roots: list[dict[str, Any]] = []
-    for message in found.values():
-        parent = found.get(message["parent_id"])
-        (parent["replies"] if parent and parent is not message else roots).append(message)
+    replies: dict[JsonValue, list[JsonValue]] = {message["message_id"]: [] for message in messages}
+    found = {message["message_id"]: {**message, "replies": replies[message["message_id"]]} for message in messages}
+    roots: list[JsonObject] = []
+    for id, message in found.items():
+        parent = message["parent_id"]
+        if parent in replies and parent != id:
+            replies[parent].append(message)
+        else:
+            roots.append(message)
     if not roots:
         raise BadRecord("a message that replies to none")
     return roots[0]

@@ -3,37 +3,53 @@
 import html
 import re
 from collections.abc import Iterable
-from typing import Any
 
-from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Said, dicts, has, moment, text_of
+from fine_tuning.data_collection.importers.chats import (
+    ROLES,
+    BadRecord,
+    Chat,
+    Rating,
+    Said,
+    dicts,
+    has,
+    moment,
+    object_in,
+    text_of,
+)
 from fine_tuning.data_collection.importers.messages import content_of
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.data_collection.importers.trees import paths
+from fine_tuning.json_values import JsonObject
 
 _DETAILS = re.compile(r'<details type="(\w+)"[^>]*>\s*(?:<summary>.*?</summary>)?(.*?)</details>\s*', re.DOTALL)
 
 
-def _fits(record: Any) -> bool:
+def _fits(record: object) -> bool:
     return has(record, "chat") and (has(record["chat"], "history") or has(record["chat"], "messages"))
 
 
-def convert(record: Any, source: Source) -> Iterable[Chat]:
+def convert(record: JsonObject, source: Source) -> Iterable[Chat]:
     chat = record["chat"]
-    history = chat.get("history") or {}
-    nodes = history.get("messages") or {}
-    if nodes and not all(isinstance(node, dict) for node in nodes.values()):
+    if not isinstance(chat, dict):
+        raise BadRecord("a chat with its history")
+    history = object_in(chat, "history")
+    messages = object_in(history, "messages")
+    nodes = {key: node for key, node in messages.items() if isinstance(node, dict)}
+    if len(nodes) < len(messages):
         raise BadRecord("a history of messages")
     id = text_of(record.get("id"), "an id")
-    system = text_of((chat.get("params") or {}).get("system"), "a system prompt")
+    system = text_of(object_in(chat, "params").get("system"), "a system prompt")
     head = [Said("system", system)] if system else []
     found = (
-        paths(nodes, history.get("currentId"), "parentId", source.branches == "all") if nodes else [dicts(chat.get("messages"), "messages")]
+        paths(nodes, history.get("currentId"), "parentId", source.branches == "all")
+        if nodes
+        else [dicts(chat.get("messages"), "messages")]
     )
     for number, path in enumerate(found):
         yield Chat([*head, *map(_said, path)], f"{id} {path[-1].get('id')}" if number and id else id)
 
 
-def _said(message: dict[str, Any]) -> Said:
+def _said(message: JsonObject) -> Said:
     role = ROLES.get(text_of(message.get("role"), "a role"))
     if role is None:
         raise BadRecord("a role (user, assistant, system)")
@@ -42,14 +58,16 @@ def _said(message: dict[str, Any]) -> Said:
     thoughts = "\n\n".join(_unquoted(inner) for kind, inner in folded if kind == "reasoning")
     parts += [{"type": kind, "text": inner.strip()} for kind, inner in folded if kind != "reasoning"]
     parts += [{"attachment": file} for file in dicts(message.get("files") or [], "files")]
-    rating = (message.get("annotation") or {}).get("rating")
-    thumb: Any = "up" if rating == 1 else "down" if rating == -1 else None
+    rating = object_in(message, "annotation").get("rating")
+    thumb: Rating | None = "up" if rating == 1 else "down" if rating == -1 else None
     model = text_of(message.get("model"), "a model")
     return Said(role, _DETAILS.sub("", text), moment(message.get("timestamp")), thoughts, model, parts, rating=thumb)
 
 
 def _unquoted(text: str) -> str:
-    return html.unescape("\n".join(line.removeprefix("&gt;").removeprefix(">").removeprefix(" ") for line in text.strip().split("\n")))
+    return html.unescape(
+        "\n".join(line.removeprefix("&gt;").removeprefix(">").removeprefix(" ") for line in text.strip().split("\n"))
+    )
 
 
 OPEN_WEBUI = Importer("Open WebUI export", _fits, each(convert, "a chat with its history"))

@@ -1,46 +1,85 @@
-"""A question and its answer in a record: Alpaca, prompt and completion, Dolly, our own turns, and columns of a table by their names."""
+"""A question and its answer in a record: Alpaca, prompt and completion, Dolly, our own turns, and
+columns of a table by their names.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
-from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Said, dicts, has, kind, moment, one_of, text_of
+from fine_tuning.data_collection.importers.chats import (
+    BadRecord,
+    Chat,
+    Role,
+    Said,
+    dicts,
+    has,
+    kind,
+    list_in,
+    moment,
+    one_of,
+    text_of,
+)
 from fine_tuning.data_collection.importers.messages import said_of
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
+from fine_tuning.json_values import JsonObject
 
 _ASKED = (
-    *("question", "questions", "q", "query", "prompt", "user", "human", "user_message", "instruction", "input", "ask", "request"),
+    *(
+        "question",
+        "questions",
+        "q",
+        "query",
+        "prompt",
+        "user",
+        "human",
+        "user_message",
+        "instruction",
+        "input",
+        "ask",
+        "request",
+    ),
     *("customer", "frage", "pregunta", "pergunta", "domanda", "vraag", "问题", "質問"),
 )
 _ANSWERED = (
-    *("answer", "answers", "a", "response", "completion", "assistant", "bot", "bot_response", "output", "reply", "agent"),
+    *(
+        "answer",
+        "answers",
+        "a",
+        "response",
+        "completion",
+        "assistant",
+        "bot",
+        "bot_response",
+        "output",
+        "reply",
+        "agent",
+    ),
     *("antwort", "réponse", "reponse", "respuesta", "resposta", "risposta", "antwoord", "答案", "回答"),
 )
 _CONTEXT = ("context", "passage", "kontext")
 _COMPLETIONS = ("completion", "response")
 
 
-def _alpaca(record: Any, source: Source) -> Iterable[Chat]:
+def _alpaca(record: JsonObject, source: Source) -> Iterable[Chat]:
     answer = text_of(record["output"], "output")
     yield Chat([*_before(record), Said("user", _with(record, "instruction", "input")), Said("assistant", answer)])
 
 
-def _before(record: dict[str, Any]) -> Iterator[Said]:
+def _before(record: JsonObject) -> Iterator[Said]:
     """Yield the system prompt and the earlier exchanges that some add ("system", "history")."""
     if system := text_of(record.get("system"), "a system prompt"):
         yield Said("system", system)
-    for pair in record.get("history") or ():
+    for pair in list_in(record, "history"):
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise BadRecord("history as pairs of a question and an answer")
         yield Said("user", text_of(pair[0], "a question"))
         yield Said("assistant", text_of(pair[1], "an answer"))
 
 
-def _with(record: dict[str, Any], question: str, more: str) -> str:
+def _with(record: JsonObject, question: str, more: str) -> str:
     texts = text_of(record[question], question), text_of(record.get(more), more)
     return "\n\n".join(text for text in texts if text.strip())
 
 
-def _completion(record: Any, source: Source) -> Iterable[Chat]:
+def _completion(record: JsonObject, source: Source) -> Iterable[Chat]:
     """A label of false (KTO) says that the answer is not wanted: it is rated down."""
     asked, answered = record["prompt"], one_of(record, *_COMPLETIONS)
     said = _messages(asked, "user") + _messages(answered, "assistant")
@@ -50,18 +89,27 @@ def _completion(record: Any, source: Source) -> Iterable[Chat]:
     yield Chat([*_before(record), *said])
 
 
-def _messages(value: Any, role: Any) -> list[Said]:
-    return [said_of(message) for message in dicts(value, "messages")] if isinstance(value, list) else [Said(role, text_of(value, "text"))]
+def _messages(value: object, role: Role) -> list[Said]:
+    return (
+        [said_of(message) for message in dicts(value, "messages")]
+        if isinstance(value, list)
+        else [Said(role, text_of(value, "text"))]
+    )
 
 
-def _dolly(record: Any, source: Source) -> Iterable[Chat]:
-    yield Chat([Said("user", _with(record, "instruction", "context")), Said("assistant", text_of(record["response"], "response"))])
+def _dolly(record: JsonObject, source: Source) -> Iterable[Chat]:
+    yield Chat(
+        [
+            Said("user", _with(record, "instruction", "context")),
+            Said("assistant", text_of(record["response"], "response")),
+        ]
+    )
 
 
-def _own(record: Any, source: Source) -> Iterable[Chat]:
+def _own(record: JsonObject, source: Source) -> Iterable[Chat]:
     """What byoai exports: a turn a record."""
-    facts = record.get("metadata") if isinstance(record.get("metadata"), dict) else {}
-    model = text_of(record.get("model") or facts.get("model"), "a model")
+    facts = record.get("metadata")
+    model = text_of(record.get("model") or (facts.get("model") if isinstance(facts, dict) else None), "a model")
     time = moment(record.get("timestamp"))
     said = Said("user", text_of(record["user_message"], "user_message"), time)
     yield Chat(
@@ -70,7 +118,7 @@ def _own(record: Any, source: Source) -> Iterable[Chat]:
     )
 
 
-def _columns(record: Any, source: Source) -> Iterable[Chat]:
+def _columns(record: JsonObject, source: Source) -> Iterable[Chat]:
     asked, answered, context = _pair(record)
     texts = [text_of(record[name], name) for name in (asked, context) if name]
     answer = record[answered]
@@ -78,31 +126,42 @@ def _columns(record: Any, source: Source) -> Iterable[Chat]:
         answer = answer.get("text")
     if isinstance(answer, list):
         answer = answer[0] if answer else ""
-    yield Chat([Said("user", "\n\n".join(text for text in texts if text.strip())), Said("assistant", text_of(answer, answered))])
+    yield Chat(
+        [
+            Said("user", "\n\n".join(text for text in texts if text.strip())),
+            Said("assistant", text_of(answer, answered)),
+        ]
+    )
 
 
-def _pair(record: Any) -> tuple[str, str, str]:
+def _pair(record: object) -> tuple[str, str, str]:
     """Return the names of the columns that hold the question, the answer and a context; "" for what is not there."""
     names = {str(name).strip().casefold(): name for name in record} if isinstance(record, dict) else {}
-    asked, answered, context = (next((names[name] for name in known if name in names), "") for known in (_ASKED, _ANSWERED, _CONTEXT))
+    asked, answered, context = (
+        next((names[name] for name in known if name in names), "") for known in (_ASKED, _ANSWERED, _CONTEXT)
+    )
     return asked, answered, context
 
 
-def _is_text(*keys: str) -> Callable[[Any], bool]:
+def _is_text(*keys: str) -> Callable[[object], bool]:
     return lambda record: has(record, *keys) and all(not isinstance(record[key], list | dict) for key in keys)
 
 
-def _fits_completion(record: Any) -> bool:
-    return has(record, "prompt") and any(key in record and kind(record[key]) == kind(record["prompt"]) for key in _COMPLETIONS)
+def _fits_completion(record: object) -> bool:
+    return has(record, "prompt") and any(
+        key in record and kind(record[key]) == kind(record["prompt"]) for key in _COMPLETIONS
+    )
 
 
-def _fits_columns(record: Any) -> bool:
+def _fits_columns(record: object) -> bool:
     asked, answered, _ = _pair(record)
-    return bool(asked and answered) and not isinstance(record[asked], list | dict)
+    return bool(answered) and has(record, asked) and not isinstance(record[asked], list | dict)
 
 
 ALPACA = Importer("Alpaca", _is_text("instruction", "output"), each(_alpaca, "instruction, input and output"))
 COMPLETION = Importer("prompt and completion", _fits_completion, each(_completion, "prompt and completion"))
 DOLLY = Importer("Dolly", _is_text("instruction", "response"), each(_dolly, "instruction, context and response"))
-OWN = Importer("byoai's own turns", _is_text("session_id", "user_message", "bot_response"), each(_own, "turns of byoai"))
+OWN = Importer(
+    "byoai's own turns", _is_text("session_id", "user_message", "bot_response"), each(_own, "turns of byoai")
+)
 COLUMNS = Importer("columns of questions and answers", _fits_columns, each(_columns, "a question and an answer"))

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any
 
 from fine_tuning.data_collection.importers.chats import Chat, Fault, Said
 from fine_tuning.errors import DataError
@@ -26,7 +25,7 @@ class Line:
     name: str
     text: str
     time: str = ""  # as `moment` writes it
-    parts: Sequence[Any] = ()
+    parts: Sequence[object] = ()
     known_as: Sequence[str] = ()
     place: str = ""
 
@@ -46,7 +45,9 @@ def conversations(
         DataError: without `me`, or when nobody of that name wrote; it lists who did.
     """
     if not me:
-        raise DataError(f"{file} is a chat among people: say whose messages are the answers with --me NAME. {_who(lines)}")
+        raise DataError(
+            f"{file} is a chat among people: say whose messages are the answers with --me NAME. {_who(lines)}"
+        )
     wanted, names, found = me.strip().casefold(), Counter[str](), False
     now: list[tuple[Line, bool]] = []
     for line in lines:

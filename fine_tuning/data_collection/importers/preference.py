@@ -1,4 +1,5 @@
-"""Pairs of a chosen and a rejected answer: texts, lists of messages, or whole dialogues as text ("Human: ... Assistant: ...").
+"""Pairs of a chosen and a rejected answer: texts, lists of messages, or whole dialogues as text
+("Human: ... Assistant: ...").
 
 In the log the rejected answer is what was said, and the chosen one an edit of it: so it becomes a pair to prefer by.
 """
@@ -6,24 +7,27 @@ In the log the rejected answer is what was said, and the chosen one an edit of i
 import re
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
-from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Said, dicts, has, text_of
+from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Role, Said, dicts, has, object_in, text_of
 from fine_tuning.data_collection.importers.messages import said_of
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
+from fine_tuning.json_values import JsonObject
 
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 _PROMPTS = ("prompt", "question", "instruction", "input", "query")
 
 
-def _fits(record: Any) -> bool:
+def _fits(record: object) -> bool:
     return has(record, "chosen", "rejected") or has(record, "input", "preferred_output", "non_preferred_output")
 
 
-def _convert(record: Any, source: Source) -> Iterable[Chat]:
+def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
     if "preferred_output" in record:  # OpenAI's form
-        chosen, rejected = record["preferred_output"], record["non_preferred_output"]
-        record = {"prompt": record["input"]["messages"], "chosen": chosen, "rejected": rejected}
+        record = {
+            "prompt": object_in(record, "input")["messages"],
+            "chosen": record["preferred_output"],
+            "rejected": record["non_preferred_output"],
+        }
     chosen, rejected = (_side(record, key) for key in ("chosen", "rejected"))
     if not chosen or not rejected or chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
         raise BadRecord("a chosen and a rejected answer")
@@ -35,22 +39,28 @@ def _convert(record: Any, source: Source) -> Iterable[Chat]:
     yield Chat([*chosen[:-1], replace(better, rejected=worse.text)])
 
 
-def _side(record: dict[str, Any], key: str) -> list[Said]:
+def _side(record: JsonObject, key: str) -> list[Said]:
     """Return the dialogue that ends with the chosen or the rejected answer."""
     asked = next((record[name] for name in _PROMPTS if record.get(name)), None)
     before = (
-        [said_of(each) for each in dicts(asked, "messages")] if isinstance(asked, list) else _dialogue(text_of(asked, "a prompt"), "user")
+        [said_of(each) for each in dicts(asked, "messages")]
+        if isinstance(asked, list)
+        else _dialogue(text_of(asked, "a prompt"), "user")
     )
     if system := text_of(record.get("system"), "a system prompt"):
         before.insert(0, Said("system", system))
     value = record[key]
     if isinstance(value, dict):
         value = [value]
-    said = [said_of(each) for each in dicts(value, "messages")] if isinstance(value, list) else _dialogue(text_of(value, key), "assistant")
+    said = (
+        [said_of(each) for each in dicts(value, "messages")]
+        if isinstance(value, list)
+        else _dialogue(text_of(value, key), "assistant")
+    )
     return said if any(each.role == "user" for each in said) else before + said
 
 
-def _dialogue(text: str, role: Any) -> list[Said]:
+def _dialogue(text: str, role: Role) -> list[Said]:
     pieces = _TURN.split(text)
     if len(pieces) < 3 or pieces[0].strip():
         return [Said(role, text)] if text.strip() else []

@@ -1,4 +1,5 @@
-"""What a file is made of, whoever wrote it: records (JSON, JSON Lines, CSV, Parquet), one large JSON object, lines of text, or a database.
+"""What a file is made of, whoever wrote it: records (JSON, JSON Lines, CSV, Parquet), one large
+JSON object, lines of text, or a database.
 
 A spoilt record comes as a Fault in its place; the reading goes on.
 """
@@ -35,13 +36,16 @@ class Record:
 
 @dataclass(frozen=True)
 class Look:
-    """What a first look at a file found: how it is laid out, and what its first records are (of an object, the beginning of its lists)."""
+    """What a first look at a file found: how it is laid out, and what its first records are (of an
+    object, the beginning of its lists).
+    """
 
     layout: Layout
     sample: Sequence[Any] = ()
     lines: Sequence[str] = ()
     delimiter: str = ","
-    lists: dict[str, list[Any]] = field(default_factory=dict)  # of an object: the first elements of each of its lists
+    # of an object: the first elements of each of its lists
+    lists: dict[str, list[object]] = field(default_factory=dict)
 
 
 def look(member: Member) -> Look:
@@ -63,7 +67,9 @@ def look(member: Member) -> Look:
 
 
 def look_at_table(member: Member, delimiters: str = DELIMITERS[".csv"]) -> Look | None:
-    """Return what a table's first rows are, with the delimiter that parts its first row into the most columns; None if there is none."""
+    """Return what a table's first rows are, with the delimiter that parts its first row into the
+    most columns; None if there is none.
+    """
     looks = [Look("table", _values(table(member, delimiter)), delimiter=delimiter) for delimiter in delimiters]
     best = max(looks, key=lambda look: len(look.sample[0]) if look.sample else 0)
     return best if best.sample and len(best.sample[0]) > 1 else None
@@ -72,8 +78,8 @@ def look_at_table(member: Member, delimiters: str = DELIMITERS[".csv"]) -> Look 
 def _look_at_object(member: Member, start: str) -> Look:
     if member.suffix in (".jsonl", ".ndjson") or _is_lines(start):
         return Look("lines", _values(lines(member)))
-    whole: dict[str, Any] = {}
-    lists: dict[str, list[Any]] = {}
+    whole: dict[str, object] = {}
+    lists: dict[str, list[object]] = {}
     with suppress(BadJson), member.text() as text:
         for path, value in islice(events(JsonReader(text)), 200):
             if path[-1] == "*" and not isinstance(value, Fault):
@@ -131,7 +137,7 @@ def within(member: Member, name: str, read: Read = unwatched) -> Iterator[Record
             yield Fault(*_split(error))
 
 
-def _numbered(values: Iterable[Any]) -> Iterator[Record | Fault]:
+def _numbered(values: Iterable[object]) -> Iterator[Record | Fault]:
     for number, value in enumerate(values, 1):
         yield value if isinstance(value, Fault) else Record(f"record {number}", value)
 
@@ -202,7 +208,7 @@ def table(member: Member, delimiter: str, read: Read = unwatched) -> Iterator[Re
                 yield Fault(place, f"expected {len(names)} columns, found {len(row)}")
 
 
-def _cell(cell: str) -> Any:
+def _cell(cell: str) -> object:
     """Return a cell's text, or the list of objects that is written in it."""
     if cell.startswith("[{"):
         with suppress(ValueError, RecursionError):

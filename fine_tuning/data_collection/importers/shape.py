@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fine_tuning.data_collection.documents.entailment import Judge
 from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, kind
 from fine_tuning.data_collection.importers.files import Member, Read, unwatched
 from fine_tuning.data_collection.importers.huggingface import rows
 from fine_tuning.data_collection.importers.records import Layout, Look, Record, records, within
+from fine_tuning.json_values import JsonObject
 
 Branches = Literal["best", "all"]
 # What a foreign record that is not built as its format says runs into.
@@ -28,6 +30,8 @@ class Source:
     inside: str = ""  # the list of a large object whose elements are the records
     dataset: str = ""  # of Hugging Face, in the place of files
     read: Read = unwatched  # told how far the reading is
+    judge: Judge | None = None  # of what is made of a document
+    called: str = ""  # what the source is called
 
     @property
     def member(self) -> Member:
@@ -46,23 +50,30 @@ class Source:
 
 @dataclass(frozen=True)
 class Importer:
-    """One format. `fits` looks at a record (of text: at `Look.lines`); `read` yields chats, and Faults for what it sets aside."""
+    """One format. `fits` looks at a record (of text: at `Look.lines`); `read` yields chats, and
+    Faults for what it sets aside.
+    """
 
     title: str  # what people call it
     fits: Callable[[Any], bool]
     read: Callable[[Source], Iterator[Chat | Fault]]
     layouts: frozenset[Layout] = RECORDS
     joins: bool = False  # the files of a folder are one reading
+    whole: bool = False  # only where it is asked for: it reads a file of whatever layout by itself
 
 
-def spoilt(error: Exception, place: str, expected: str, value: Any) -> Fault:
-    """Return the fault of a record whose reading raised one of UNREADABLE; `expected` is what its format has there, `value` what it is."""
+def spoilt(error: Exception, place: str, expected: str, value: object) -> Fault:
+    """Return the fault of a record whose reading raised one of UNREADABLE; `expected` is what its
+    format has there, `value` what it is.
+    """
     if isinstance(error, BadRecord):
         return Fault(place, f"expected {error}")
     return Fault(place, f"expected {expected}, found {kind(value)} built otherwise ({error})")
 
 
-def each(convert: Callable[[Any, Source], Iterable[Chat]], expected: str) -> Callable[[Source], Iterator[Chat | Fault]]:
+def each(
+    convert: Callable[[JsonObject, Source], Iterable[Chat]], expected: str
+) -> Callable[[Source], Iterator[Chat | Fault]]:
     """Return a `read` of a format of which every record is a conversation of its own."""
 
     def read(source: Source) -> Iterator[Chat | Fault]:

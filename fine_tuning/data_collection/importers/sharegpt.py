@@ -1,28 +1,30 @@
-"""ShareGPT and FineTome: {"conversations": [{"from": "human", "value": ...}]}; also a list of pairs ("human" and "assistant")."""
+"""ShareGPT and FineTome: {"conversations": [{"from": "human", "value": ...}]}; also a list of pairs
+("human" and "assistant").
+"""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from fine_tuning.data_collection.importers.chats import ROLES, BadRecord, Chat, Said, dicts, first, has, one_of, text_of
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
+from fine_tuning.json_values import JsonObject
 
 _LISTS = ("conversations", "conversation", "items", "messages")
 _PAIRS = (("human", "assistant"), ("user", "assistant"), ("input", "output"))
 
 
-def _fits(record: Any) -> bool:
+def _fits(record: object) -> bool:
     message = first(record, *_LISTS)
     return has(message, "from", "value") or any(has(message, *pair) for pair in _PAIRS)
 
 
-def _convert(record: Any, source: Source) -> Iterable[Chat]:
+def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
     messages = dicts(one_of(record, *_LISTS), "conversations")
     head = text_of(record.get("system"), "a system prompt")
     said = [Said("system", head)] if head else []
     yield Chat([*said, *(each for message in messages for each in _said(message))])
 
 
-def _said(message: dict[str, Any]) -> Iterator[Said]:
+def _said(message: JsonObject) -> Iterator[Said]:
     for asked, answered in _PAIRS:
         if asked in message and "from" not in message:
             yield Said("user", text_of(message[asked], asked))

@@ -1,18 +1,20 @@
-"""SillyTavern's chats: JSON Lines, the first line about the chat (user_name, character_name), each other one a message."""
+"""SillyTavern's chats: JSON Lines, the first line about the chat (user_name, character_name), each
+other one a message.
+"""
 
 import re
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
 
-from fine_tuning.data_collection.importers.chats import Chat, Fault, Said, has, iso, moment, text_of
+from fine_tuning.data_collection.importers.chats import Chat, Fault, Role, Said, has, iso, moment, object_in, text_of
 from fine_tuning.data_collection.importers.shape import UNREADABLE, Importer, Source, spoilt
+from fine_tuning.json_values import JsonObject
 
 _HUMANIZED = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2}) ?@ ?(\d{1,2})h ?(\d{1,2})m ?(\d{1,2})s(?: ?(\d{1,3})ms)?")
 _LONGEST = 2_000  # messages of one chat
 
 
-def _fits(record: Any) -> bool:
+def _fits(record: object) -> bool:
     return has(record, "mes", "is_user") or has(record, "user_name", "character_name")
 
 
@@ -40,19 +42,24 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
         yield Chat(now, id, place=place)
 
 
-def _said(message: dict[str, Any]) -> Said | None:
-    extra = message.get("extra") or {}
+def _said(message: JsonObject) -> Said | None:
+    extra = object_in(message, "extra")
     if message.get("is_system"):
         return None  # a note, or what was hidden from the model
-    role: Any = "user" if message["is_user"] else "assistant"
+    role: Role = "user" if message["is_user"] else "assistant"
     parts = [{key: extra[key]} for key in ("image", "file", "files", "tool_invocations") if extra.get(key)]
     model = text_of(extra.get("model"), "a model")
     return Said(
-        role, text_of(message["mes"], "mes"), _time(message.get("send_date")), text_of(extra.get("reasoning"), "reasoning"), model, parts
+        role,
+        text_of(message["mes"], "mes"),
+        _time(message.get("send_date")),
+        text_of(extra.get("reasoning"), "reasoning"),
+        model,
+        parts,
     )
 
 
-def _time(value: Any) -> str:
+def _time(value: object) -> str:
     if isinstance(value, str) and (found := _HUMANIZED.fullmatch(value.strip())):
         *parts, millis = (int(part or 0) for part in found.groups())
         try:

@@ -1,4 +1,6 @@
-"""Slack's export: a folder (or its ZIP archive) with a folder for each channel, in it a file for each day; a thread is a conversation."""
+"""Slack's export: a folder (or its ZIP archive) with a folder for each channel, in it a file for
+each day; a thread is a conversation.
+"""
 
 import html
 import json
@@ -6,20 +8,24 @@ import re
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from functools import partial
-from typing import Any
 
-from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, dicts, has, moment, text_of
+from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, dicts, has, moment, object_in, text_of
 from fine_tuning.data_collection.importers.people import Line, conversations
 from fine_tuning.data_collection.importers.records import Record
 from fine_tuning.data_collection.importers.shape import NOT_AS_EXPECTED, UNREADABLE, Importer, Source, spoilt
+from fine_tuning.json_values import JsonObject
 
 _SPOKEN = (None, "", "thread_broadcast", "bot_message", "file_share", "me_message")
 _LINK = re.compile(r"<([@#!]?)([^<>|]+)(?:\|([^<>]*))?>")
 _MOST = 50_000  # messages of threads that wait for their channel's end
 
 
-def _fits(record: Any) -> bool:
-    return has(record, "type", "ts") and record["type"] == "message" and ("user" in record or "bot_id" in record or "text" in record)
+def _fits(record: object) -> bool:
+    return (
+        has(record, "type", "ts")
+        and record["type"] == "message"
+        and ("user" in record or "bot_id" in record or "text" in record)
+    )
 
 
 def _read(source: Source) -> Iterator[Chat | Fault]:
@@ -41,16 +47,20 @@ def _people(source: Source) -> dict[str, list[str]]:
     try:
         with listed.text() as text:
             people = dicts(json.load(text), "people")
-        return {str(each.get("id")): [*_names(each.get("profile") or {}), str(each.get("name") or "")] for each in people}
+        return {
+            str(each.get("id")): [*_names(object_in(each, "profile")), str(each.get("name") or "")] for each in people
+        }
     except (BadRecord, *NOT_AS_EXPECTED):
         return {}  # then people are called by their ids
 
 
-def _names(profile: dict[str, Any]) -> list[str]:
+def _names(profile: JsonObject) -> list[str]:
     return [str(profile.get(key)) for key in ("display_name", "real_name") if profile.get(key)]
 
 
-def _lines(records: Iterable[Record | Fault], people: dict[str, list[str]], threads: dict[str, list[Line]]) -> Iterator[Line | Fault]:
+def _lines(
+    records: Iterable[Record | Fault], people: dict[str, list[str]], threads: dict[str, list[Line]]
+) -> Iterator[Line | Fault]:
     """Yield what was written in the channel itself; replies go into `threads`, with the message that they reply to."""
     waiting = 0
     for record in records:
@@ -70,18 +80,24 @@ def _lines(records: Iterable[Record | Fault], people: dict[str, list[str]], thre
             yield line
 
 
-def _line(message: Any, people: dict[str, list[str]], place: str) -> Line | None:
+def _line(message: JsonObject, people: dict[str, list[str]], place: str) -> Line | None:
     if message.get("type") != "message" or message.get("subtype") not in _SPOKEN:
         return None  # somebody joined, set the topic, pinned
     id = text_of(message.get("user") or message.get("bot_id"), "a user")
     names = [
         name
-        for name in (*people.get(id, ()), *_names(message.get("user_profile") or {}), text_of(message.get("username"), "a name"))
+        for name in (
+            *people.get(id, ()),
+            *_names(object_in(message, "user_profile")),
+            text_of(message.get("username"), "a name"),
+        )
         if name
     ]
     parts = dicts(message.get("files") or [], "files")
     text = _plain(text_of(message.get("text"), "text"), people)
-    return Line(names[0] if names else id, text, moment(float(message["ts"])), parts, [*names[1:], id], place)
+    return Line(
+        names[0] if names else id, text, moment(float(text_of(message["ts"], "ts"))), parts, [*names[1:], id], place
+    )
 
 
 def _plain(text: str, people: dict[str, list[str]]) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any
 
 from fine_tuning.data_collection.importers.chatgpt import CHATGPT
 from fine_tuning.data_collection.importers.chats import kind
@@ -11,6 +10,7 @@ from fine_tuning.data_collection.importers.custom import custom
 from fine_tuning.data_collection.importers.database import LLM, OPEN_WEBUI_DATABASE, tables
 from fine_tuning.data_collection.importers.dialogue_text import DIALOGUE_TEXT
 from fine_tuning.data_collection.importers.discord import DISCORD, DISCORD_TEXT
+from fine_tuning.data_collection.importers.document import DOCUMENT
 from fine_tuning.data_collection.importers.files import Member
 from fine_tuning.data_collection.importers.gemini import GEMINI
 from fine_tuning.data_collection.importers.huggingface import rows
@@ -60,9 +60,11 @@ IMPORTERS: dict[str, Importer] = {
     "whatsapp": WHATSAPP,
     "discord-text": DISCORD_TEXT,
     "text": DIALOGUE_TEXT,
+    "document": DOCUMENT,
 }
 
-Found = tuple[str, Importer, str]  # a format's name, its importer, and the list of a large object that holds the records
+# a format's name, its importer, and the list of a large object that holds the records
+Found = tuple[str, Importer, str]
 
 
 def importer_named(name: str) -> Importer:
@@ -98,7 +100,8 @@ def recognised(found: Look, name: str) -> Found:
         if best := _best(formats, found, values):
             return best, IMPORTERS[best], inside
     wanted = ", ".join(importer.title for importer in formats.values()) or "nothing that is laid out so"
-    raise DataError(f"{name} is in no format that byoai knows: it holds {_told(found)}. Looked for: {wanted}. --format names one")
+    told = f"{name} is in no format that byoai knows: it holds {_told(found)}. Looked for: {wanted}"
+    raise DataError(f"{told}. --format names one; --as document makes questions of a text")
 
 
 def forced(name: str, found: Look, file: str, surely: bool = False) -> Found:
@@ -109,12 +112,18 @@ def forced(name: str, found: Look, file: str, surely: bool = False) -> Found:
     importer = importer_named(name)
     if found.layout not in importer.layouts:
         raise DataError(f"{file} holds {_told(found)}: that cannot be {importer.title}")
-    seen = [found.lines] if found.layout == "text" else [*found.sample, *(value for values in found.lists.values() for value in values)]
+    seen = (
+        [found.lines]
+        if found.layout == "text"
+        else [*found.sample, *(value for values in found.lists.values() for value in values)]
+    )
     if surely and not any(_fits(importer, value) for value in seen):
         raise DataError(f"{file} holds {_told(found)}: that does not look like {importer.title}")
     inside = ""
     if found.lists and not any(_fits(importer, value) for value in found.sample):
-        inside = next((key for key, values in found.lists.items() if any(_fits(importer, value) for value in values)), "")
+        inside = next(
+            (key for key, values in found.lists.items() if any(_fits(importer, value) for value in values)), ""
+        )
     return name, importer, inside
 
 
@@ -122,8 +131,10 @@ def _formats(found: Look) -> dict[str, Importer]:
     return {name: importer for name, importer in IMPORTERS.items() if found.layout in importer.layouts}
 
 
-def _best(formats: dict[str, Importer], found: Look, sample: Sequence[Any]) -> str:
-    """Return the first format that most of the first records fit, else that which the most fit, if a third do; "" if there is none."""
+def _best(formats: dict[str, Importer], found: Look, sample: Sequence[object]) -> str:
+    """Return the first format that most of the first records fit, else that which the most fit, if
+    a third do; "" if there is none.
+    """
     if found.layout == "text":
         return next((name for name, importer in formats.items() if importer.fits(found.lines)), "")
     counts = {name: sum(_fits(importer, value) for value in sample) for name, importer in formats.items()}
@@ -133,7 +144,7 @@ def _best(formats: dict[str, Importer], found: Look, sample: Sequence[Any]) -> s
     return best if best and counts[best] * 3 >= max(len(sample), 1) else ""
 
 
-def _fits(importer: Importer, value: Any) -> bool:
+def _fits(importer: Importer, value: object) -> bool:
     try:
         return importer.fits(value)
     except NOT_AS_EXPECTED:

@@ -2,18 +2,27 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-from fine_tuning.data_collection.importers.chats import Chat, Fault, dicts, has, moment, text_of
-from fine_tuning.data_collection.importers.json_stream import BadJson, JsonReader, events
+from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Fault, dicts, has, kind, moment, text_of
+from fine_tuning.data_collection.importers.json_stream import BadJson, JsonReader, Path, events
 from fine_tuning.data_collection.importers.people import Line, conversations, listed
 from fine_tuning.data_collection.importers.shape import UNREADABLE, Importer, Source, spoilt
 from fine_tuning.errors import DataError
+from fine_tuning.json_values import JsonValue
 
-_MEDIA = ("photo", "file", "media_type", "sticker_emoji", "location_information", "contact_information", "poll", "game_title")
+_MEDIA = (
+    "photo",
+    "file",
+    "media_type",
+    "sticker_emoji",
+    "location_information",
+    "contact_information",
+    "poll",
+    "game_title",
+)
 
 
-def _fits(record: Any) -> bool:
+def _fits(record: object) -> bool:
     messages = record.get("messages") if isinstance(record, dict) else None
     written = isinstance(messages, list) and any(has(each, "id", "type", "date", "text") for each in messages)
     return written or (has(record, "chats") and record["chats"] == {})
@@ -32,7 +41,7 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
             raise DataError(f"{people}. {listed(names)}")
 
 
-def _events(reader: JsonReader) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _events(reader: JsonReader) -> Iterator[tuple[Path, JsonValue | Fault]]:
     try:
         yield from events(reader)
     except BadJson as error:
@@ -40,8 +49,10 @@ def _events(reader: JsonReader) -> Iterator[tuple[tuple[str, ...], Any]]:
         yield ("messages", "*"), Fault(place, f"expected JSON: {reason}")
 
 
-def _chats(told: Iterable[tuple[tuple[str, ...], Any]]) -> Iterator[tuple[bool, str, Iterator[Line | Fault]]]:
-    """Yield whether there are several chats, each chat's name and id, and what was written in it, to be read before the next chat."""
+def _chats(told: Iterable[tuple[Path, JsonValue | Fault]]) -> Iterator[tuple[bool, str, Iterator[Line | Fault]]]:
+    """Yield whether there are several chats, each chat's name and id, and what was written in it,
+    to be read before the next chat.
+    """
     stream = iter(told)
     number, ahead = 0, next(stream, None)
 
@@ -54,7 +65,7 @@ def _chats(told: Iterable[tuple[tuple[str, ...], Any]]) -> Iterator[tuple[bool, 
                 number += 1
                 yield from [value] if isinstance(value, Fault) else _line(value, f"message {number}")
 
-    facts: dict[str, Any] = {}
+    facts: dict[str, object] = {}
     while ahead:
         path, value = ahead
         if path[-2:] == ("messages", "*"):
@@ -68,12 +79,14 @@ def _chats(told: Iterable[tuple[tuple[str, ...], Any]]) -> Iterator[tuple[bool, 
         ahead = next(stream, None)
 
 
-def _line(message: Any, place: str) -> Iterator[Line | Fault]:
+def _line(message: JsonValue, place: str) -> Iterator[Line | Fault]:
     try:
+        if not isinstance(message, dict):
+            raise BadRecord(f"a message as an object, found {kind(message)}")
         if message.get("type") != "message":
             return  # somebody joined, called, pinned
         text = _text(message.get("text"))
-        parts: list[Any] = [{key: message[key] for key in _MEDIA if key in message}]
+        parts: list[object] = [{key: message[key] for key in _MEDIA if key in message}]
         if message.get("forwarded_from"):  # somebody else's words
             parts, text = [{"forwarded_from": message["forwarded_from"], "text": text}], ""
         time = moment(message.get("date_unixtime")) or moment(message.get("date"))
@@ -83,9 +96,12 @@ def _line(message: Any, place: str) -> Iterator[Line | Fault]:
         yield spoilt(error, place, "a message", message)
 
 
-def _text(text: Any) -> str:
+def _text(text: object) -> str:
     if isinstance(text, list):
-        return "".join(each if isinstance(each, str) else text_of(dicts([each], "a piece of text")[0].get("text"), "text") for each in text)
+        return "".join(
+            each if isinstance(each, str) else text_of(dicts([each], "a piece of text")[0].get("text"), "text")
+            for each in text
+        )
     return text_of(text, "text")
 
 

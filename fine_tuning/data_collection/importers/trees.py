@@ -1,13 +1,17 @@
-"""Messages that know which one they answer, as ChatGPT and Open WebUI keep them: the path that was last shown, or all paths."""
+"""Messages that know which one they answer, as ChatGPT and Open WebUI keep them: the path that was
+last shown, or all paths.
+"""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-Nodes = Mapping[str, dict[str, Any]]
+from fine_tuning.json_values import JsonObject
+
+Nodes = Mapping[str, JsonObject]
 
 
-def paths(nodes: Nodes, current: Any, parent: str, all: bool) -> Iterator[list[dict[str, Any]]]:
-    """Yield the path to `current` (to the newest last message where it is not there), then, if `all`, those to the other last messages.
+def paths(nodes: Nodes, current: object, parent: str, all: bool) -> Iterator[list[JsonObject]]:
+    """Yield the path to `current` (to the newest last message where it is not there), then, if
+    `all`, those to the other last messages.
 
     Args:
         parent: the key under which a node names the one before it.
@@ -22,10 +26,10 @@ def paths(nodes: Nodes, current: Any, parent: str, all: bool) -> Iterator[list[d
         yield from (_path(nodes, leaf, parent) for leaf in leaves if leaf != best)
 
 
-def _path(nodes: Nodes, leaf: str, parent: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    seen: set[Any] = set()
-    id: Any = leaf
+def _path(nodes: Nodes, leaf: str, parent: str) -> list[JsonObject]:
+    found: list[JsonObject] = []
+    seen = set[str]()
+    id: object = leaf
     while isinstance(id, str) and id in nodes and id not in seen:
         seen.add(id)
         found.append(nodes[id])

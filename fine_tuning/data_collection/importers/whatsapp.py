@@ -1,4 +1,6 @@
-"""WhatsApp's exported chats: a line a message, of Android ("31/12/23, 21:15 - Name: text") or iOS ("[31.12.23, 21:15:00] Name: text")."""
+"""WhatsApp's exported chats: a line a message, of Android ("31/12/23, 21:15 - Name: text") or iOS
+("[31.12.23, 21:15:00] Name: text").
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,24 +12,30 @@ from fine_tuning.data_collection.importers.records import numbered_lines
 from fine_tuning.data_collection.importers.shape import Importer, Source
 
 _HEAD = re.compile(
-    r"(?P<open>\[)?(?P<date>\d{1,4}[./-]\d{1,2}[./-]\d{1,4})\.?(?:,|,? (?:klo|um|à|a las|at))?\s+(?P<time>\d{1,2}[:.]\d{2}(?:[:.]\d{2})?)"
+    r"(?P<open>\[)?(?P<date>\d{1,4}[./-]\d{1,2}[./-]\d{1,4})\.?(?:,|,? (?:klo|um|à|a "
+    r"las|at))?\s+(?P<time>\d{1,2}[:.]\d{2}(?:[:.]\d{2})?)"
     r"\s?(?P<half>[ap]\.?\s?m\.?)?(?(open)\]\s?|\s[-–]\s)(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL,
 )
 _MARKS = "\u200e\u200f\u202a\u202c\ufeff"  # invisible signs; iOS puts one before what is no text
 _MEDIA = re.compile(
-    r"<[^<>\n]{3,80}>|\S.*\.\w{2,5} \((?:file attached|Datei angehängt|archivo adjunto|fichier joint|file allegato|bestand bijgevoegd|"
+    r"<[^<>\n]{3,80}>|\S.*\.\w{2,5} \((?:file attached|Datei angehängt|archivo adjunto|fichier joint|file "
+    r"allegato|bestand bijgevoegd|"
     r"arquivo anexado)\)(?:\n.*)?|(?:image|video|audio|sticker|GIF|document|Contact card) omitted|null",
     re.DOTALL,
 )
 _GONE = re.compile(
-    r"(?:This message was deleted|You deleted this message|Diese Nachricht wurde gelöscht|Du hast diese Nachricht gelöscht|"
+    r"(?:This message was deleted|You deleted this message|Diese Nachricht wurde gelöscht|Du hast diese "
+    r"Nachricht gelöscht|"
     r"Se eliminó este mensaje|Eliminaste este mensaje|Ce message a été supprimé|Vous avez supprimé ce message|"
-    r"Esta mensagem foi apagada|Hai eliminato questo messaggio|Questo messaggio è stato eliminato|Dit bericht is verwijderd|"
+    r"Esta mensagem foi apagada|Hai eliminato questo messaggio|Questo messaggio è stato eliminato|Dit bericht is "
+    r"verwijderd|"
     r"(?:Messages and calls|Nachrichten und Anrufe|Los mensajes y las llamadas|Les messages et les appels) .*|"
     r"Missed (?:voice|video) call.*|Waiting for this message.*)\.?"
 )
-_EDITED = re.compile(r"\s*<(?:This message was edited|Diese Nachricht wurde bearbeitet|Se editó este mensaje|Ce message a été modifié)>$")
+_EDITED = re.compile(
+    r"\s*<(?:This message was edited|Diese Nachricht wurde bearbeitet|Se editó este mensaje|Ce message a été modifié)>$"
+)
 
 
 def _fits(lines: Sequence[str]) -> bool:
@@ -103,7 +111,9 @@ def _time(head: re.Match[str], day_first: bool) -> str:
 
 
 def _day_first(lines: Sequence[str]) -> bool:
-    """Return whether the day stands before the month: what tells is a number above 12, else the order in which dates may follow."""
+    """Return whether the day stands before the month: what tells is a number above 12, else the
+    order in which dates may follow.
+    """
     heads = [head for line in lines if (head := _head(line))]
     for head in heads:
         one, two, _ = map(int, re.split("[./-]", head["date"]))

@@ -12,7 +12,8 @@ from fine_tuning.data_collection.private_details.reading import ENDS, LATIN, SPA
 # Links
 
 _IN_LINK = rf"[!#-&(-;=?-\[\]^_a-z{{}}~'{LATIN}{SPACED}]"
-# Where no space ends a link, a word of the sentence would go with it: of such scripts only what a query or a wiki's path holds.
+# Where no space ends a link, a word of the sentence would go with it: of such scripts only what a
+# query or a wiki's path holds.
 _REST = rf"(?:{_IN_LINK}|(?<==)[{UNSPACED}]+|(?<=/wiki/)[{UNSPACED}]+|(?<=%[0-9A-F][0-9A-F])[{UNSPACED}])"
 _LINK = re.compile(
     rf"""(?ix) (?<![{LATIN}0-9_@]) (?:
@@ -28,14 +29,18 @@ _PAIRS = {")": "(", "]": "[", "}": "{"}
 
 
 def links(reading: Reading) -> Iterator[Span]:
-    """Yield where links stand, without the punctuation of the sentences around them. In code only those with a scheme."""
+    """Yield where links stand, without the punctuation of the sentences around them. In code only
+    those with a scheme.
+    """
     for match in _LINK.finditer(reading.text):
         if match["scheme"] or not reading.in_code(match.start()):
             yield match.start(), match.start() + _length(match[0], reading.text[match.start() - 1 : match.start()])
 
 
 def _length(link: str, before: str) -> int:
-    """Return where a link ends: at the quote that opened before it, at a bracket that closes none of its own, before a sentence's signs."""
+    """Return where a link ends: at the quote that opened before it, at a bracket that closes none
+    of its own, before a sentence's signs.
+    """
     if before == "'" and "'" in link:
         link = link[: link.index("'")]
     opened = []
@@ -70,7 +75,7 @@ _GENERIC_NAMES = """
     education school university bank insurance finance law legal energy berlin hamburg koeln wien paris london nyc tokyo amsterdam swiss
     scot cat eus gal asia africa jobs travel museum aero coop post tel example test local localhost internal lan home corp intranet invalid
     onion arpa
-"""
+"""  # noqa: E501
 _GENERIC = frozenset(_GENERIC_NAMES.split())
 _FILES = {"py", "sh", "rs", "md"}  # in code; elsewhere countries
 _NO_METHODS = {"com", "net", "org", "edu", "gov", "cn", "jp", "kr", "tw", "hk", "ru", "de", "fr", "uk"}
@@ -91,14 +96,20 @@ def mails(reading: Reading) -> Iterator[Span]:
         if reading.plain[start] == "@" or _NO_MAIL.match(reading.text, end):
             continue
         name, _, top = reading.plain[match.end() - len(domain) : end].rpartition(".")
-        if (after != "(" or top in _NO_METHODS) and (after != "-" or _known(top)) and _is_domain(name, top, len(local), reading, start):
+        if (
+            (after != "(" or top in _NO_METHODS)
+            and (after != "-" or _known(top))
+            and _is_domain(name, top, len(local), reading, start)
+        ):
             yield start, end
 
 
 def _glued(domain: str) -> int:
     """Return how many characters of a domain are the next sentence, as in "jo@example.com.Then"."""
     rest, _, last = domain.rpartition(".")
-    return len(last) + 1 if last.istitle() and "." in rest and not _known(last) and _known(rest.rpartition(".")[2]) else 0
+    return (
+        len(last) + 1 if last.istitle() and "." in rest and not _known(last) and _known(rest.rpartition(".")[2]) else 0
+    )
 
 
 def _known(top: str) -> bool:
@@ -106,12 +117,16 @@ def _known(top: str) -> bool:
 
 
 def _is_domain(name: str, top: str, local: int, reading: Reading, start: int) -> bool:
-    """Return whether a name and a top domain are one; where a top domain is not known, or in code, they must not be short."""
+    """Return whether a name and a top domain are one; where a top domain is not known, or in code,
+    they must not be short.
+    """
     if not top.isascii():
         return True
     if _known(top):
         return (top.islower() and len(name) > 1 and top not in _FILES) or not reading.in_code(start)
-    return len(top) > 2 and local > 1 and len(name) > 1 and (top.islower() or top.isupper()) and not reading.in_code(start)
+    return (
+        len(top) > 2 and local > 1 and len(name) > 1 and (top.islower() or top.isupper()) and not reading.in_code(start)
+    )
 
 
 # Addresses of machines
@@ -121,18 +136,19 @@ _IP = re.compile(
         (?<![\w.]) (?<![a-z_]-) (?:::ffff:)? ( (?:\d{{1,3}}\.){{3}}\d{{1,3}} ) {ENDS} (?! \.\d | -(?!\d+\.\d+\.\d+\.) )
       | (?<![\w.]) (?<![0-9a-f]:) (?=(?:[0-9a-f]{{1,4}}:){{7}}) (?=[0-9a-f:]*\d) (?:[0-9a-f]{{1,2}}:)??
         (?:[0-9a-f]{{3,4}}:[0-9a-f]{{0,4}}:?){{3}} [0-9a-f:]{{2,20}} {ENDS} (?!:)
-      | (?<![\w.]) (?<![0-9a-f]{{2}}:) (?:[23][0-9a-f]{{3}}|f[cd][0-9a-f]{{2}}|fe[89ab][0-9a-f]) : [0-9a-f:]{{2,34}} {ENDS} (?!:|\.\d)"""
+      | (?<![\w.]) (?<![0-9a-f]{{2}}:) (?:[23][0-9a-f]{{3}}|f[cd][0-9a-f]{{2}}|fe[89ab][0-9a-f]) : [0-9a-f:]{{2,34}} {ENDS} (?!:|\.\d)"""  # noqa: E501
 )
 # Resolvers that anybody may ask, and where clouds tell a machine about itself.
 _PUBLIC_ADDRESSES = """
     8.8.8.8 8.8.4.4 1.1.1.1 1.0.0.1 9.9.9.9 149.112.112.112 208.67.222.222 208.67.220.220 4.2.2.1 4.2.2.2 114.114.114.114 223.5.5.5
     223.6.6.6 119.29.29.29 180.76.76.76 77.88.8.8 77.88.8.1 94.140.14.14 94.140.15.15 168.126.63.1 168.126.63.2 169.254.169.254
     2001:4860:4860::8888 2001:4860:4860::8844 2606:4700:4700::1111 2606:4700:4700::1001 2620:fe::fe 2620:fe::9
-"""
+"""  # noqa: E501
 _PUBLIC = frozenset(_PUBLIC_ADDRESSES.split())
 _MACHINES = (
     r"\b(?:ipv?[46]?|ips|addr(?:ess)?(?:es)?|servers?|hosts?|hostname|ping|ssh|telnet|curl|nmap|gateway|router|dns|proxy|subnet"
-    r"|client|machine|connect\w*|reach\w*|log(?:ged)?[ -]?in|adresse?\w*|rechner|dirección|servidor|serveur|indirizzo|сервер\w*|адрес\w*"
+    r"|client|machine|connect\w*|reach\w*|log(?:ged)?[ "
+    r"-]?in|adresse?\w*|rechner|dirección|servidor|serveur|indirizzo|сервер\w*|адрес\w*"
     r"|хост\w*)\b|服务器|伺服器|主机|地址|位址|サーバ|アドレス|서버|주소|호스트|เซิร์ฟเวอร์|ไอพี|ที่อยู่|सर्वर|पते?|आईपी|خادم|عنوان"
 )
 _EDITIONS = (
@@ -145,14 +161,17 @@ _EDITIONS = (
 _PROGRAMS = (
     r"\b(?:python|pypy|java|jdk|node\.?js|npm|deno|go|rust|ruby|php|perl|nginx|apache|mysql|mariadb|postgres\w*|sqlite|redis|mongodb"
     r"|linux|ubuntu|debian|fedora|macos|office|excel|word|photoshop|docker|kubernetes|git|gcc|clang|cmake|cuda|opera|safari|brave|vlc|zoom"
-    r"|teams|slack|steam|unity|blender|openss[hl]|tensorflow|pytorch|numpy|django|react|angular|qt|boost|vs ?code|ollama|llama\.cpp) $"
+    r"|teams|slack|steam|unity|blender|openss[hl]|tensorflow|pytorch|numpy|django|react|angular|qt|boost|vs "
+    r"?code|ollama|llama\.cpp) $"
 )
 _SAID = re.compile(f"(?i)(?P<machine>{_MACHINES})|(?P<edition>{_EDITIONS}|{_PROGRAMS})")
 _EDITION_AFTER = re.compile(r"(?i) ?(?:버전|バージョン|版|version|build|release|वर्ज़?न|संस्करण)")
 
 
 def machines(reading: Reading) -> Iterator[Span]:
-    """Yield where addresses of machines in the world stand: no versions, masks, networks of everybody's, nor what is every machine's."""
+    """Yield where addresses of machines in the world stand: no versions, masks, networks of
+    everybody's, nor what is every machine's.
+    """
     for match in _IP.finditer(reading.plain):
         try:
             address = ipaddress.ip_address(match[1] or match[0])
@@ -165,7 +184,9 @@ def machines(reading: Reading) -> Iterator[Span]:
 
 
 def _is_machine(address: ipaddress.IPv4Address, reading: Reading, match: re.Match[str]) -> bool:
-    """Return whether four numbers are an address. The nearest word before them tells it from a version; without one its numbers do."""
+    """Return whether four numbers are an address. The nearest word before them tells it from a
+    version; without one its numbers do.
+    """
     octets, after = address.packed, reading.plain[match.end() : match.end() + 4]
     if _is_mask(int(address)) or octets[0] >= 240 or _is_network(address, after):
         return False

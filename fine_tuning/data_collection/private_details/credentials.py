@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from fine_tuning.data_collection.plain_text import small_letters
 from fine_tuning.data_collection.private_details.reading import LATIN, UNSPACED, Reading, Span
 
 _ISSUED = re.compile(
@@ -12,7 +13,7 @@ _ISSUED = re.compile(
       | npm_\w{20,} | pypi-[\w-]{20,} | SG\.[\w-]{16,}\.[\w-]{16,} | shp(?:at|ca|pa|ss)_\w{20,} | dop_v1_\w{20,} | figd_[\w-]{20,}
       | AGE-SECRET-KEY-1[A-Z0-9]{20,} | \d{8,10}:AA[\w-]{33} | eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,}
     )
-    | -----BEGIN\ (?:[A-Z]+\ )*PRIVATE\ KEY----- [\s\S]*? (?: -----END\ (?:[A-Z]+\ )*PRIVATE\ KEY----- | \Z )"""
+    | -----BEGIN\ (?:[A-Z]+\ )*PRIVATE\ KEY----- [\s\S]*? (?: -----END\ (?:[A-Z]+\ )*PRIVATE\ KEY----- | \Z )"""  # noqa: E501
 )
 _LONG = re.compile(r"(?a)(?<![\w/.+?-])[A-Za-z0-9]{32,}(?![\w/+?]|={0,2}\?)")
 
@@ -23,8 +24,9 @@ _RUN = re.compile(r"(?a)\d+")
 _DATA = re.compile(r"(?a)[\s\"'b(]*[A-Za-z0-9+/]{20,}=*[\s\"',)\\]*$")
 _HELD = re.compile(r"(?<![A-Za-z])[\"'`]$|[=:] ?$")
 _PASSWORD = (
-    r"pass(?:word|wd|phrase|code)|pwd|passwor[dt]|kennwort|contraseña|clave|senha|mot\ de\ passe|wachtwoord|hasło|lösenord|parola|şifre"
-    r"|парол\w|密码|密碼|口令|パスワード|暗証番号|비밀번호|암호|รหัสผ่าน|पासवर्ड|كلمة\ (?:المرور|السر)|סיסמה|\bpin(?:[ -]?code)?\b|пин-?код"
+    r"pass(?:word|wd|phrase|code)|pwd|passwor[dt]|kennwort|contraseña|clave|senha|mot\ de\ "
+    r"passe|wachtwoord|hasło|lösenord|parola|şifre"
+    r"|парол\w|密码|密碼|口令|パスワード|暗証番号|비밀번호|암호|รหัสผ่าน|पासवर्ड|كلمة\ (?:المرور|السر)|סיסמה|\bpin(?:[ -]?code)?\b|пин-?код"  # noqa: E501
 )
 _KEY = (
     r"secret|token|(?:api|access|auth|private|encryption)[ _-]?key|密钥|密鑰|秘钥|令牌|トークン|秘密鍵|토큰|비밀\ ?키"
@@ -36,9 +38,10 @@ _STEMS = (
     "contraseña hasło lösenord şifre парол 密码 密碼 口令 パスワード 暗証番号 비밀 암호 รหัสผ่าน पासवर्ड كلمة סיסמה пин"
     " 密钥 密鑰 秘钥 令牌 トークン 秘密鍵 토큰 токен ключ คีย์ टोकन कुंजी مفتاح رمز"
 )
-_STEM = re.compile("|".join([*_ASCII_STEMS, *_STEMS.split()]), re.IGNORECASE)
+_ALL_STEMS = (*_ASCII_STEMS, *_STEMS.split())
 _END = rf"""\s"'`,;，。；、「」（）{UNSPACED}"""
-# The word, how it is said what it is, and what stands there, in quotes or up to a space or the next letter of a script without spaces.
+# The word, how it is said what it is, and what stands there, in quotes or up to a space or the next
+# letter of a script without spaces.
 _ASSIGNED = re.compile(
     rf"""(?xi) (?: (?<![{LATIN}]) | (?![{LATIN}]) )
     (?: (?P<password>{_PASSWORD}) (?:\ [^\W\d]{{2,12}}){{0,3}}? | (?P<key>{_KEY}) ) (?:[_ -]?(?:access|api)?[_ -]?key|\ code)? ["'`]?
@@ -46,11 +49,12 @@ _ASSIGNED = re.compile(
       | \s(?:is|are|ist|lautet|est|es|é|è|is\ now|jest|är|это|—|है|คือ|هي|هو)[\s:]+
       | \s?(?:是|为|為|は|은|는|이|가|คือ)[\s:]? | (?<=[{UNSPACED}])\s? )
     (?: (?P<quote>["'`]) (?P<quoted>[^"'`\n]{{4,100}}) (?P=quote)
-      | ["'`]? (?P<value>[^\x00{_END}]{{4,200}}?) (?= [.!?)\]]* (?:[！？{_END}]|$) ) )"""
+      | ["'`]? (?P<value>[^\x00{_END}]{{4,200}}?) (?= [.!?)\]]* (?:[！？{_END}]|$) ) )"""  # noqa: E501
 )
 # What is not a secret but says where it comes from: an expression, a path, a variable, a template's gap, a mask.
 _REFERENCE = re.compile(
-    r"[A-Za-z_][\w.]*[(\[]|\.{0,2}[/\\]|~|[A-Za-z]:[/\\]|[$%<{\[(&*•-]|https?:|\d+[.,]\d+$|(?:x{3,}|\.{3,}|…)", re.IGNORECASE
+    r"[A-Za-z_][\w.]*[(\[]|\.{0,2}[/\\]|~|[A-Za-z]:[/\\]|[$%<{\[(&*•-]|https?:|\d+[.,]\d+$|(?:x{3,}|\.{3,}|…)",
+    re.IGNORECASE,
 )
 _QUANTITY = re.compile(r"\d{1,6}[A-Za-z]{1,10}")
 _PLAIN_NAME = re.compile(r"[A-Za-z_][\w.]*")
@@ -61,10 +65,16 @@ def credentials(reading: Reading) -> Iterator[Span]:
     found: list[Span] = []
     if "-----BEGIN" in reading.plain or max(map(len, reading.plain.split()), default=0) >= _LEAST_ISSUED:
         found += [match.span() for match in _ISSUED.finditer(reading.plain) if _is_key(match[0])]
-        found += [match.span() for match in _LONG.finditer(reading.plain) if _random(match[0]) and not _is_data(match, reading)]
+        found += [
+            match.span()
+            for match in _LONG.finditer(reading.plain)
+            if _random(match[0]) and not _is_data(match, reading)
+        ]
     if _names_one(reading.plain):
         found += [
-            match.span("quoted" if match["quoted"] else "value") for match in _ASSIGNED.finditer(reading.plain) if _chosen(match, reading)
+            match.span("quoted" if match["quoted"] else "value")
+            for match in _ASSIGNED.finditer(reading.plain)
+            if _chosen(match, reading)
         ]
     end = 0
     for start, stop in sorted(found):
@@ -75,7 +85,7 @@ def credentials(reading: Reading) -> Iterator[Span]:
 
 def _names_one(text: str) -> bool:
     """Return whether a word of `_ASSIGNED` may be there, which takes a tenth of the time that looking for it does."""
-    return any(map(text.lower().__contains__, _ASCII_STEMS)) if text.isascii() else _STEM.search(text) is not None
+    return any(map(small_letters(text).__contains__, _ASCII_STEMS if text.isascii() else _ALL_STEMS))
 
 
 def _is_key(token: str) -> bool:
@@ -84,7 +94,9 @@ def _is_key(token: str) -> bool:
 
 
 def _random(token: str) -> bool:
-    """Return whether cases and digits are mixed, as in keys: not a checksum in hexadecimal, a name and its number, or padding."""
+    """Return whether cases and digits are mixed, as in keys: not a checksum in hexadecimal, a name
+    and its number, or padding.
+    """
     mixed = min(sum(map(kind, token)) for kind in (str.isdigit, str.islower, str.isupper)) >= 3
     return mixed and len(_RUN.findall(token)) > 1 and "AAAA" not in token
 

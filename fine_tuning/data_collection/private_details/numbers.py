@@ -14,7 +14,8 @@ _IBAN_LENGTHS = {
     for length, countries in {
         15: "NO", 16: "BE", 18: "DK FI FO GL NL SD", 19: "MK SI", 20: "AT BA EE KZ LT LU MN XK", 21: "CH HR LI LV",
         22: "BG BH CR DE GB GE IE ME RS VA", 23: "AE GI IL IQ OM SO TL", 24: "AD CZ ES MD PK RO SA SE SK TN VG",
-        25: "LY PT ST", 26: "IS TR", 27: "BI DJ FR GR IT MC MR SM", 28: "AL AZ BY CY DO GT HU LB NI PL SV", 29: "BR EG PS QA UA",
+        25: "LY PT ST", 26: "IS TR", 27: "BI DJ FR GR IT MC MR "
+                                         "SM", 28: "AL AZ BY CY DO GT HU LB NI PL SV", 29: "BR EG PS QA UA",
         30: "JO KW MU YE", 31: "MT SC", 32: "LC", 33: "RU",
     }.items()
     for country in countries.split()
@@ -25,20 +26,27 @@ _IBAN_WORD = re.compile(r"(?i)iban|счёт|счет|account|konto|compte|cuenta
 
 
 def ibans(reading: Reading) -> Iterator[Span]:
-    """Yield where IBANs with the right check digits stand; of another length than their country's if a word says so or nothing follows."""
-    for match in _IBAN.finditer(reading.plain):
+    """Yield where IBANs with the right check digits stand; of another length than their country's
+    if a word says so or nothing follows.
+    """
+    position = 0
+    while match := _IBAN.search(reading.plain, position):
         lengths = [_IBAN_LENGTHS.get(match[0][:2].upper(), 0)]
         if _IBAN_WORD.search(reading.before(match.start(), 25)):
             lengths += range(34, 11, -1)
         elif lengths[0] and match[0].isupper() and not reading.in_code(match.start()):
             lengths.append(sum(map(str.isalnum, match[0])))
         ends = (_end_of(match, length) for length in lengths)
-        if end := next((end for end in ends if end and _mod97(match[0][:end])), 0):
+        end = next((end for end in ends if end and _mod97(match[0][:end])), 0)
+        if end:
             yield match.start(), match.start() + end
+        position = match.start() + max(end, 1)  # what follows may be in the match, and be the next one
 
 
 def _end_of(match: re.Match[str], length: int) -> int:
-    """Return where an IBAN of `length` letters and digits ends; 0 if not at the end of a word. Words that follow it may be in the match."""
+    """Return where an IBAN of `length` letters and digits ends; 0 if not at the end of a word.
+    Words that follow it may be in the match.
+    """
     seen = 0
     for end, character in enumerate(match[0], 1):
         seen += character.isalnum()
@@ -87,7 +95,9 @@ def names_another_number(before: str) -> bool:
 
 
 def cards(reading: Reading) -> Iterator[Span]:
-    """Yield where card numbers with the right check digit stand. In code only those in groups, or that a word calls a card's."""
+    """Yield where card numbers with the right check digit stand. In code only those in groups, or
+    that a word calls a card's.
+    """
     for match in _DIGITS.finditer(reading.plain):
         groups = [(group.start(), group.end()) for group in _GROUP.finditer(reading.plain, *match.span())]
         first = 0
@@ -106,7 +116,12 @@ def _card_end(reading: Reading, groups: list[Span], first: int) -> int:
         digits += reading.plain[left:right]
         if len(digits) > 19:
             break
-        if len(digits) > 11 and _luhn(digits) and _ENDS.match(reading.plain, right) and _is_card(reading, start, right, digits):
+        if (
+            len(digits) > 11
+            and _luhn(digits)
+            and _ENDS.match(reading.plain, right)
+            and _is_card(reading, start, right, digits)
+        ):
             end = last + 1
         if right - left < 3:
             break
@@ -114,7 +129,9 @@ def _card_end(reading: Reading, groups: list[Span], first: int) -> int:
 
 
 def _is_card(reading: Reading, start: int, end: int, digits: str) -> bool:
-    """Return whether a number with a card's check digit is one: a word says so, or its issuer or its groups do and no word denies it."""
+    """Return whether a number with a card's check digit is one: a word says so, or its issuer or
+    its groups do and no word denies it.
+    """
     before, written = reading.before(start), reading.plain[start:end]
     if names_another_number(before):
         return False
@@ -134,15 +151,24 @@ def _luhn(digits: str) -> bool:
 
 # Social security numbers of the United States
 
-_SSN = re.compile(rf"(?a){STARTS}(?<![\d.,/+-])(?<!\d )(?!000|666)\d{{3}}([- ]?)(?!00)\d{{2}}\1(?!0000)\d{{4}}{ENDS}(?!-\w|[.,]\d| \d)")
-_SSN_WORD = re.compile(r"(?i)\bssns?\b|\bitin\b|social.security|sozialversicherung|seguro social|社会安全|社會安全|社会保障|사회보장")
+_SSN = re.compile(
+    rf"(?a){STARTS}(?<![\d.,/+-])(?<!\d )(?!000|666)\d{{3}}([- "
+    rf"]?)(?!00)\d{{2}}\1(?!0000)\d{{4}}{ENDS}(?!-\w|[.,]\d| \d)"
+)
+_SSN_WORD = re.compile(
+    r"(?i)\bssns?\b|\bitin\b|social.security|sozialversicherung|seguro social|社会安全|社會安全|社会保障|사회보장"
+)
 _CALLED = re.compile(r"(?i)(?:\b(?:tel|phone|fax|call|mobile|cell|text)|电话|電話|전화|โทร|тел)\W{0,3}$")
 
 
 def ssns(reading: Reading) -> Iterator[Span]:
-    """Yield where numbers of the form 3-2-4 stand that may have been issued; of another form where a word calls them so."""
+    """Yield where numbers of the form 3-2-4 stand that may have been issued; of another form where
+    a word calls them so.
+    """
     for match in _SSN.finditer(reading.plain):
         before = reading.before(match.start(), 60)
-        issued = match[1] == "-" and match[0][0] != "9" and not names_another_number(before) and not _CALLED.search(before)
+        issued = (
+            match[1] == "-" and match[0][0] != "9" and not names_another_number(before) and not _CALLED.search(before)
+        )
         if issued or _SSN_WORD.search(before):
             yield match.span()

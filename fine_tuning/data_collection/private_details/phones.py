@@ -1,4 +1,6 @@
-"""Phone numbers. phonenumbers knows which may have been issued; how they are written, and the words before them, tell them from others."""
+"""Phone numbers. phonenumbers knows which may have been issued; how they are written, and the words
+before them, tell them from others.
+"""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -12,7 +14,8 @@ from fine_tuning.data_collection.private_details.reading import Reading, Span
 _GROUPS = re.compile(r"(?a)(?:\+|\(\+?)?\d(?:[ ./()-]{0,3}\d){6,24}")
 _ALONE_BEFORE = re.compile(r"[A-Za-z0-9]$|[A-Za-z0-9][_.,:/=#-]$|[$€£¥#=^*]\s?$|\d[.,]$")
 _ALONE_AFTER = re.compile(r"(?a)[A-Za-z0-9%€$£¥°]|[_.,:/^*-]\w|\s?(?:[€$£¥%°]|(?:USD|EUR|km|kg|MB|GB|ms|px|Hz)\b)")
-# In whose way numbers without a country code are read: where the script is at home (US: all of the North American plan).
+# In whose way numbers without a country code are read: where the script is at home (US: all of the
+# North American plan).
 _REGIONS = ("US", "GB", "DE", "FR")
 _AT_HOME = (
     (re.compile("[\uac00-\ud7a3]"), ("KR",)),
@@ -26,8 +29,10 @@ _AT_HOME = (
     (re.compile("[\u0370-\u03ff]"), ("GR",)),
 )
 _NOUNS = (
-    r"\b(?:tele?(?:phone|fon|f[oó]n[oe]?)?(?:nummer|number)?|t[ée]l[ée]phone|tél|telefon\w*|phones?(?:[ _]?(?:number|no|nr))?|mobil[e]?\w*"
-    r"|cell(?:phone|ular)?|handy(?:nummer)?|whats ?app|fax|hotline|portable|móvil|celular|rufnummer|komórka|puhelin|contact(?: number)?"
+    r"\b(?:tele?(?:phone|fon|f[oó]n[oe]?)?(?:nummer|number)?|t[ée]l[ée]phone|tél|telefon\w*|phones?(?:[ "
+    r"_]?(?:number|no|nr))?|mobil[e]?\w*"
+    r"|cell(?:phone|ular)?|handy(?:nummer)?|whats "
+    r"?app|fax|hotline|portable|móvil|celular|rufnummer|komórka|puhelin|contact(?: number)?"
     r"|(?:my|your|his|her|our|their|meine|deine|seine|ihre|mon|son|mi|su|meu) (?:\w+ )?(?:number|nummer|numéro|número)"
     r"|телефон\w*|тел|моб\w*)\b|[☎☏📞📱]|电话|電話|手机|手機|座机|联系方式|携帯|連絡先|ファックス|전화|휴대폰|핸드폰|연락처|팩스"
     r"|โทร|เบอร์|มือถือ|फ़ोन|फोन|मोबाइल|दूरभाष|هاتف|جوال|موبايل|رقمي|تلفون|טלפון|τηλέφωνο"
@@ -39,14 +44,15 @@ _VERBS = (
 _CALL = re.compile(rf"(?i)(?P<noun>{_NOUNS})|(?P<verb>{_VERBS})")
 _EXTENSION = re.compile(r"(?i) ?(?:x|ext\.?|доб\.?|内線|转|내선|ต่อ) ?\d{1,6}(?!\w)")
 _CALLED_AFTER = re.compile(
-    r"(?i)(?P<verb>(?:に|へ|まで)お?(?:電話|かけ|連絡)|으?로 ?(?:전화|연락|문자)|(?:联系|聯繫|找)我| ?पर (?:कॉल|फ़ोन|फोन|संपर्क))"
-    r"|(?P<noun> ?\((?:home|work|office|mobile|cell|privat|büro|mobil|maison|bureau|casa|oficina|дом|раб|自宅|会社|家|公司|집|회사|บ้าน|घर))"
+    r"(?i)(?P<verb>(?:に|へ|まで)お?(?:電話|かけ|連絡)|으?로 ?(?:전화|연락|문자)|(?:联系|聯繫|找)我| ?पर (?:कॉल|फ़ोन|फोन|संपर्क))"  # noqa: E501
+    r"|(?P<noun> ?\((?:home|work|office|mobile|cell|privat|büro|mobil|maison|bureau|casa|oficina|дом|раб|自宅|会社|家|公司|집|회사|บ้าน|घर))"  # noqa: E501
 )
 _DATE = re.compile(r"(?a)\d\d?([./ -])\d\d?\1(?:19|20|25)\d\d\b|(?:19|20|25)\d\d([./ -])\d\d?\2\d\d?\b")
 _SPACE = re.compile(r" / | +(?=[\d+(])")
 _SIGNS = re.compile(r"[-+(./]")  # without which numbers in a row are just that, but for the whole row
 _NATIONAL = re.compile(
-    r"(?a)0\d{1,5}[ /.)-] ?\d[\d /.-]{4,}|\(0?\d{2,5}\)[ -]?\d[\d .-]{4,}|1?[ .-]?(?:\(\d{3}\)[ .-]{0,2}\d{3}[ .-]|\d{3}([.-])\d{3}\1)\d{4}"
+    r"(?a)0\d{1,5}[ /.)-] ?\d[\d /.-]{4,}|\(0?\d{2,5}\)[ -]?\d[\d .-]{4,}|1?[ .-]?(?:\(\d{3}\)[ .-]{0,2}\d{3}[ "
+    r".-]|\d{3}([.-])\d{3}\1)\d{4}"
 )
 _INTERNATIONAL = re.compile(r"(?a)\+\d{1,3}(?:[ -]?\(\d{1,5}\)|[ -]\d{2,5})(?:[ -]?\d{2,8}){1,4}")
 _SOMEHOW = re.compile(r"(?a)[+(]|(?<!\d)0\d|\d{3}([.-])\d{3}[ .-]\d{4}|(?<!\d)(?:1[3-9]|[78]9)\d{9}(?!\d)")
@@ -64,7 +70,9 @@ def phones(reading: Reading) -> Iterator[Span]:
     for match in _GROUPS.finditer(reading.plain):
         before = reading.before(match.start())
         called = _called(before) or _called_after(reading.plain, match.end())
-        if not called and (_ALONE_BEFORE.search(before) or names_another_number(before) or not _SOMEHOW.search(match[0])):
+        if not called and (
+            _ALONE_BEFORE.search(before) or names_another_number(before) or not _SOMEHOW.search(match[0])
+        ):
             continue
         regions = regions or _regions(reading.text)
         yield from _numbers(reading, *match.span(), called, regions)
@@ -73,7 +81,11 @@ def phones(reading: Reading) -> Iterator[Span]:
 def _called(before: str) -> str | None:
     """Return whether the words right before a number say that one phones with it: a noun, a verb, or None."""
     said = list(_CALL.finditer(before))
-    return said[-1].lastgroup if said and not re.search(r"\d", before[said[-1].end() :]) and len(before) - said[-1].end() <= 20 else None
+    return (
+        said[-1].lastgroup
+        if said and not re.search(r"\d", before[said[-1].end() :]) and len(before) - said[-1].end() <= 20
+        else None
+    )
 
 
 def _called_after(plain: str, end: int) -> str | None:
@@ -89,7 +101,9 @@ def _regions(text: str) -> tuple[str, ...]:
 
 
 def _numbers(reading: Reading, start: int, end: int, called: str | None, regions: tuple[str, ...]) -> Iterator[Span]:
-    """Yield the phone numbers among groups of digits: the longest from each start, for numbers may follow each other."""
+    """Yield the phone numbers among groups of digits: the longest from each start, for numbers may
+    follow each other.
+    """
     starts = [start, *(match.end() for match in _SPACE.finditer(reading.plain, start, end))]
     ends = [*(match.start() for match in _SPACE.finditer(reading.plain, start, end)), end]
     done = start
@@ -98,7 +112,11 @@ def _numbers(reading: Reading, start: int, end: int, called: str | None, regions
             continue
         for right in reversed(ends):
             part = (left, right) != (start, end) and not called and not _SIGNS.search(reading.plain, left, right)
-            if right > left and not part and _is_phone(reading, left + _opens(reading.plain[left:right]), right, called, regions):
+            if (
+                right > left
+                and not part
+                and _is_phone(reading, left + _opens(reading.plain[left:right]), right, called, regions)
+            ):
                 extension = _EXTENSION.match(reading.plain, right)
                 done = extension.end() if extension else right
                 yield left + _opens(reading.plain[left:right]), done
@@ -111,11 +129,17 @@ def _opens(number: str) -> int:
 
 
 def _is_phone(reading: Reading, start: int, end: int, called: str | None, regions: tuple[str, ...]) -> bool:
-    """Return whether digits are a phone number: a word says so, they are written as nothing else is, or as many are and it was issued."""
+    """Return whether digits are a phone number: a word says so, they are written as nothing else
+    is, or as many are and it was issued.
+    """
     number = reading.plain[start:end]
     digits = sum(map(str.isdigit, number))
     extension = _EXTENSION.match(reading.plain, end)
-    if not 7 <= digits <= 15 or _DATE.match(number) or _ALONE_AFTER.match(reading.plain, extension.end() if extension else end):
+    if (
+        not 7 <= digits <= 15
+        or _DATE.match(number)
+        or _ALONE_AFTER.match(reading.plain, extension.end() if extension else end)
+    ):
         return False
     if called == "noun":
         return True
@@ -127,11 +151,15 @@ def _is_phone(reading: Reading, start: int, end: int, called: str | None, region
         return True
     if number.startswith(("+", "00")) or _NATIONAL.fullmatch(number):
         return _issued(number, regions)
-    return _HOME_MOBILE.fullmatch(number) is not None and _issued(number, [region for region in regions if region not in _REGIONS])
+    return _HOME_MOBILE.fullmatch(number) is not None and _issued(
+        number, [region for region in regions if region not in _REGIONS]
+    )
 
 
 def _issued(number: str, regions: Iterable[str]) -> bool:
-    """Return whether it may have been issued in one of the regions, or in its own country if it begins with its code."""
+    """Return whether it may have been issued in one of the regions, or in its own country if it
+    begins with its code.
+    """
     for region in regions:
         try:
             parsed = phonenumbers.parse(number, region)

@@ -1,4 +1,5 @@
-"""A text as the searches for private details read it."""
+"""The form in which a text is searched for private details: with ASCII digits, hyphens, spaces and
+punctuation, every character at its old position."""
 
 import re
 import unicodedata
@@ -10,16 +11,16 @@ from fine_tuning.data_collection.plain_text import Layout
 
 Span = tuple[int, int]
 
-# Letters by how their scripts divide words, for character classes. Latin letters, and those of other scripts with spaces between words.
+# Letters by how their scripts divide words, for character classes. Latin letters, and those of
+# other scripts with spaces between words.
 LATIN = "A-Za-zªºÀ-ÖØ-öø-ɏḀ-ỿ"
 SPACED = "Ͱ-ͽͿ-ΆΈ-҂Ҋ-֏\u05d0-\u05ea\u0620-\u064a\u0671-\u06d3\u0900-\u0963\u0966-\u0dffႠ-ჿሀ-\u135aἀ-\u1fff"
 # Scripts without spaces between words, and Korean, whose particles are joined to what they follow.
-UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3130-\u318f\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
-)
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3130-\u318f\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"  # noqa: E501
 
-# A number's neighbours are no letters or digits of ASCII, nor joined to one by an underscore as in names of variables. Letters of scripts
-# without spaces may be its neighbours, and so may underscores that emphasise.
+# A number's neighbours are no letters or digits of ASCII, nor joined to one by an underscore as in
+# names of variables. Letters of scripts without spaces may be its neighbours, and so may
+# underscores that emphasise.
 STARTS = r"(?<![A-Za-z0-9])(?<![A-Za-z0-9]_)"
 ENDS = r"(?![A-Za-z0-9]|_[A-Za-z0-9])"
 
@@ -30,7 +31,9 @@ _INLINE = re.compile(r"(`{1,2})(?=\S)[^`\n]+\1")
 
 
 class Reading:
-    """A text, and the same in ASCII digits, hyphens, spaces and punctuation: character by character, so that positions are the same."""
+    """A text, and the same in ASCII digits, hyphens, spaces and punctuation: character by
+    character, so that positions are the same.
+    """
 
     def __init__(self, text: str | Layout) -> None:
         self._layout = Layout.of(text)

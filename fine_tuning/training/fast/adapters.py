@@ -1,9 +1,10 @@
-"""LoRA adapters (arXiv 2106.09685) as one vector, their gradients as another, and each beside the weight that it adapts.
+"""LoRA adapters (arXiv 2106.09685) in one vector, and their gradients in another.
 
-Whoever computes a gradient adds it to its place in the vector (as Megatron-LM does with `main_grad`). Then the norm of all gradients, a
-step of the optimiser and clearing the gradients are one call each, instead of one for each of hundreds of matrices, which takes a
-noticeable part of a small model's step on a CPU. A small product for each adapter would, too: here it is a few more rows or columns of
-the large product that is made anyway.
+Whoever computes a gradient adds it to its place in the vector (as Megatron-LM does with
+`main_grad`). Then the norm of all gradients, a step of the optimiser and clearing the gradients are
+one call each. One call for each of hundreds of matrices would take a noticeable part of a small
+model's step on a CPU. So would a small product for each adapter: here the adapters lie beside the
+weights that they adapt, as a few more rows or columns of the large product that is made anyway.
 """
 
 from collections.abc import Sequence
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Adapted:
-    """Frozen layers that share their input, with their adapters: y = [x, scale x A^T] [W, B]^T, each B in rows and columns of its own.
+    """Frozen layers that share their input, with their adapters: y = [x, scale x A^T] [W, B]^T.
 
-    One product sums all of it, and rounds once: added later in bfloat16 (eight bits), what a young adapter adds would be rounded away.
-    R is the sum of the adapters' ranks r. `grad_a` and `grad_b` are the gradients of `a` and `b`.
+    Each B has rows and columns of its own. One product sums all of it, and rounds once: added later
+    in bfloat16 (eight bits), the small contribution of a young adapter would be rounded away. R is
+    the sum of the adapters' ranks r. `grad_a` and `grad_b` are the gradients of `a` and `b`.
     """
 
     wide: Tensor  # [out, in + R]: W and all B
@@ -40,7 +42,9 @@ class Adapted:
         # These views are made once: making one takes as long as a small product.
         self.weight, self._beside = split_columns(self.wide, self.extra_columns)
         rows = self._beside.split_with_sizes([len(b) for b in self.b])
-        self._places = [row.split_with_sizes([b.shape[1] for b in self.b], dim=1)[index] for index, row in enumerate(rows)]
+        self._places = [
+            row.split_with_sizes([b.shape[1] for b in self.b], dim=1)[index] for index, row in enumerate(rows)
+        ]
         self._back, self._grad_a_turned = self.wide.t(), self.grad_a.t()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,14 +62,16 @@ class Adapted:
 
     def backward_of_adapters(self, grad_y: Tensor, x: Tensor, low: Tensor) -> None:
         """Add to the adapters' gradients only: nothing below the layers is trained."""
-        self._add_gradients(grad_y, x, low, grad_y @ self._beside)  # once a step, and small: not worth a kernel of oneDNN
+        # once a step, and small: not worth a kernel of oneDNN
+        self._add_gradients(grad_y, x, low, grad_y @ self._beside)
 
     def _add_gradients(self, grad_y: Tensor, x: Tensor, low: Tensor, grad_low: Tensor) -> None:
         add_products(self.grad_b, grad_y, low)
         add_products([self._grad_a_turned], x, grad_low, self.scale)
 
     def _a_as(self, other: Tensor) -> Tensor:
-        return self.a if self.a.dtype == other.dtype else self.a.to(other.dtype)  # even a `to` that has nothing to do takes time
+        # even a `to` that has nothing to do takes time
+        return self.a if self.a.dtype == other.dtype else self.a.to(other.dtype)
 
 
 def split_columns(x: Tensor, extra: int) -> tuple[Tensor, Tensor]:
@@ -75,7 +81,10 @@ def split_columns(x: Tensor, extra: int) -> tuple[Tensor, Tensor]:
 
 
 class AdapterVector:
-    """The adapters of `groups` of layers in one vector, those of a group side by side. PEFT's own parameters become views of it."""
+    """The adapters of `groups` of layers in one vector, those of a group side by side.
+
+    PEFT's own parameters become views of it.
+    """
 
     def __init__(self, groups: Sequence[Sequence["LoraLinear"]]) -> None:
         self.parameters: list[nn.Parameter] = []  # PEFT's, in the vector's order
@@ -83,7 +92,9 @@ class AdapterVector:
             downs, ups = zip(*map(_matrices, group), strict=True)
             self.parameters += downs + ups
         like = self.parameters[0]
-        self.weights = nn.Parameter(torch.empty(sum(each.numel() for each in self.parameters), dtype=like.dtype, device=like.device))
+        self.weights = nn.Parameter(
+            torch.empty(sum(each.numel() for each in self.parameters), dtype=like.dtype, device=like.device)
+        )
         self.gradients = self.weights.grad = torch.zeros_like(self.weights)
         self._starts: dict[int, int] = {}
         start = 0

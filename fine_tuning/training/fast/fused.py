@@ -1,7 +1,9 @@
-"""The same model with fewer passes over memory and fewer calls: layers, or what can be fused of them, as single steps of autograd.
+"""The same model with fewer passes over memory and fewer calls.
 
-A small model's step on a CPU spends half of its time between the matrix products. Loss and gradients stay those of PEFT and Transformers
-(tests/training/test_fused.py). The parts are in layers.py. A part takes a module's place only if it answers a probe as the module does.
+Layers, or what can be fused of them, become single steps of autograd. A small model's step on a CPU
+spends half of its time between the matrix products. Loss and gradients stay those of PEFT and
+Transformers (tests/training/test_fused.py). The parts are in layers.py. A part takes a module's
+place only if it answers a probe as the module does.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,14 +38,17 @@ _SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 def fuse(model: nn.Module) -> AdapterVector | None:
-    """Replace the forward passes that can be fused. Return the vector that now holds their adapters and the gradients of these.
+    """Replace the forward passes that can be fused; return the vector of their adapters.
 
-    Call it where the weights stay (device, number format). Left alone are LoRA with dropout or DoRA, several adapters at once, quantised
-    weights, and every module that answers a probe differently from its fused form. None if no adapter's layer can be fused.
+    The vector holds the adapters' gradients too. Call it where the weights stay (device, number
+    format). Left alone are LoRA with dropout or DoRA, several adapters at once, quantised weights,
+    and every module that answers a probe differently from its fused form. None if no adapter's
+    layer can be fused.
     """
     if "adapter_vector" not in vars(model):
         groups = _groups(model)
-        vars(model)["adapter_vector"] = adapters = AdapterVector(groups) if groups else None  # lives as long as the model
+        # lives as long as the model
+        vars(model)["adapter_vector"] = adapters = AdapterVector(groups) if groups else None
         _Fuser(adapters).fuse(model)
         if adapters is not None:
             rest = outside(model, adapters)
@@ -185,7 +190,12 @@ class _Fuser:
     def _layer(self, module: nn.Module) -> None:
         names = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
         before, attention, between, gated = (self.parts.get(id(getattr(module, name, None))) for name in names)
-        if not (isinstance(before, Norm) and isinstance(between, Norm) and isinstance(attention, Attention) and isinstance(gated, Gated)):
+        if not (
+            isinstance(before, Norm)
+            and isinstance(between, Norm)
+            and isinstance(attention, Attention)
+            and isinstance(gated, Gated)
+        ):
             return
         part, attending = Layer(before, attention, between, gated), module.get_submodule("self_attn")
         output = _plain(attending.get_submodule("o_proj"))
@@ -197,9 +207,14 @@ class _Fuser:
             self._replace_row_part(module, part, output, lambda y: y)
 
     def _share_weights(self, adapted: Adapted, *layers: "LoraLinear") -> None:
-        """Make the weights of `layers` views of the part's, so that none is held twice (only BLAS multiplies by such views)."""
+        """Make the weights of `layers` views of the part's, so that none is held twice.
+
+        Only BLAS multiplies by such views.
+        """
         bases = [base_of(layer) for layer in layers]
-        for base, weight in zip(bases, adapted.weight.split_with_sizes([len(base.weight) for base in bases]), strict=True):
+        for base, weight in zip(
+            bases, adapted.weight.split_with_sizes([len(base.weight) for base in bases]), strict=True
+        ):
             base.weight.data = weight
         self.within.update(map(id, layers))
 
@@ -217,8 +232,13 @@ class _Fuser:
 
         vars(module)["forward"], self.parts[id(module)] = forward, part
 
-    def _replace_row_part(self, module: nn.Module, part: RowPart, adapted: "LoraLinear", answer: Callable[[Tensor], object]) -> None:
-        """Like `_replace`, for a part that needs to know the packed row. `answer` turns y into what the module returns."""
+    def _replace_row_part(
+        self, module: nn.Module, part: RowPart, adapted: "LoraLinear", answer: Callable[[Tensor], object]
+    ) -> None:
+        """Like `_replace`, for a part that needs to know the packed row.
+
+        `answer` turns y into what the module returns.
+        """
         original, anchor = module.forward, self._anchor()
 
         def forward(hidden_states: Tensor, **named: object) -> object:

@@ -1,8 +1,10 @@
-"""Parts of a transformer, each with its forward and backward pass: a LoRA projection, attention, feed-forward, norm, and a whole layer.
+"""Parts of a transformer, each with its forward and backward pass.
 
-Projections with the same input become one product, and their adapters a part of it (adapters.py); whoever makes the input leaves the
-extra columns free that the product needs. Nothing is saved for the backward pass that is cheap to compute again. Weights are frozen:
-gradients go to the input, and to the adapters in their vector. T is the number of tokens of a packed row.
+The parts are a LoRA projection, attention, feed-forward, norm, and a whole layer. Projections with
+the same input become one product, and their adapters a part of it (adapters.py); whoever makes the
+input leaves the extra columns free that the product needs. Nothing is saved for the backward pass
+that is cheap to compute again. Weights are frozen: gradients go to the input, and to the adapters
+in their vector. T is the number of tokens of a packed row.
 """
 
 from collections.abc import Sequence
@@ -19,7 +21,10 @@ from fine_tuning.training.fast.tree_attention import Layout, attend, attend_back
 
 
 class Angles:
-    """The rotary positions (arXiv 2104.09864) of T tokens: what the two halves of each query and key are turned by, [T, 1, D] each."""
+    """The rotary positions (arXiv 2104.09864) of T tokens.
+
+    The two halves of each query and key are turned by them, [T, 1, D] each.
+    """
 
     def __init__(self, cos: Tensor, sin: Tensor) -> None:
         """`cos` and `sin`: as Transformers gives them, [1, T, D] with equal halves."""
@@ -47,7 +52,10 @@ class Part(Protocol):
         """Return y [T, out] for x [T, in + extra columns], and what `backward` needs."""
 
     def backward(self, grad_y: Tensor, kept: Sequence[Tensor], deeper: bool) -> Tensor | None:
-        """Add to the adapters' gradients, and return the gradient of x if `deeper`. Overwrites what was kept, never `grad_y`."""
+        """Add to the adapters' gradients, and return the gradient of x if `deeper`.
+
+        Overwrites what was kept, never `grad_y`.
+        """
 
 
 class RowPart(Protocol):
@@ -75,7 +83,8 @@ class _RowPartContext(Context, Protocol):
 class PartFunction(torch.autograd.Function):
     """A part as one step of autograd, from x [..., in] to y [..., out].
 
-    `anchor`, any tensor that needs a gradient, makes autograd call the backward pass of the first layer too, whose input needs none.
+    `anchor`, any tensor that needs a gradient, makes autograd call the backward pass of the first
+    layer too, whose input needs none.
     """
 
     @staticmethod
@@ -117,7 +126,10 @@ def _reshaped(y: Tensor, shape: torch.Size) -> Tensor:
 
 @dataclass
 class Projection:
-    """y = x W^T + bias, and the adapter's. Keeps its input as it is, which other parts may keep too."""
+    """y = x W^T + bias, and the adapter's.
+
+    Keeps its input as it is, which other parts may keep too.
+    """
 
     only: Adapted
     extra_columns = 0
@@ -187,7 +199,8 @@ class Gated:
         activated = silu(gate)
         hidden = activated * up
         grad_hidden = self.down.backward(grad_y, hidden, low)
-        # Each gradient overwrites the value that it belongs to: memory that is not in the cache costs more than the sums.
+        # Each gradient overwrites the value that it belongs to: memory that is not in the cache
+        # costs more than the sums.
         grad_activated = torch.mul(grad_hidden, up, out=hidden)
         torch.mul(grad_hidden, activated, out=up)
         torch.ops.aten.silu_backward.grad_input(grad_activated, gate, grad_input=gate)

@@ -1,7 +1,8 @@
 """Matrix products with a layer's weights, by whichever of torch's two CPU libraries is faster on this processor.
 
-For float32 torch calls its BLAS (mostly MKL), for bfloat16 oneDNN. On AMD processors oneDNN is more than twice as fast as MKL in float32
-too, with the weights as they lie (benchmarks/README.md). It is called through the operator that `torch.compile` uses for it.
+For float32 torch calls its BLAS (mostly MKL), for bfloat16 oneDNN. On AMD processors oneDNN is more
+than twice as fast as MKL in float32 too, with the weights as they lie (benchmarks/README.md). It is
+called through the operator that `torch.compile` uses for it.
 """
 
 import os
@@ -26,17 +27,19 @@ PROBED = (256, 768, 3072)  # tokens, inputs, outputs of a probed product: those 
 ENOUGH, _ROUNDS = 0.2, 3  # seconds, and rounds, that a probe takes at least
 _WIDE = 1024  # numbers: a narrower product with few rows gains less than it costs to make oneDNN's kernel for it
 
-# oneDNN makes a kernel for each shape, half a megabyte, and keeps 1024 of them; but hardly two packed rows have the same number of tokens.
-# A step has about thirty shapes; were fewer kept, each layer would make all anew. oneDNN reads these variables at its first product.
+# oneDNN makes a kernel for each shape, half a megabyte, and keeps 1024 of them; but hardly two
+# packed rows have the same number of tokens. A step has about thirty shapes; were fewer kept, each
+# layer would make all anew. oneDNN reads these variables at its first product.
 _KERNEL_CACHES, _KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), 64
 
 _library: Library = "blas"
 
 
 def choose(settings: Training) -> Library:
-    """Return `training.products`, or for `auto` the faster library. What `product` uses stays as it is.
+    """Return `training.products`, or for `auto` the faster library.
 
-    Without `training.fused`, and in TRL's own trainer, products are torch's own: BLAS.
+    What `product` uses stays as it is. Without `training.fused`, and in TRL's own trainer, products
+    are torch's own: BLAS.
     """
     if settings.backend == "trl" or not settings.fused:
         return "blas"
@@ -62,9 +65,10 @@ def used() -> Library:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, library: Library | None = None) -> Tensor:
-    """Return x W^T + bias [..., out] for `x` [..., in] and `weight` [out, in], which may be a transposed view. Autograd does not see it.
+    """Return x W^T + bias [..., out] for `x` [..., in] and `weight` [out, in].
 
-    `library`: default, the one that is used.
+    `weight` may be a transposed view. Autograd does not see the product. `library`: by default the
+    one that `use` chose.
     """
     return _by_onednn(x, weight, bias) if _for_onednn(x, weight, library or _library) else _by_blas(x, weight, bias)
 
@@ -88,12 +92,18 @@ def add_products(totals: Sequence[Tensor], one: Tensor, other: Tensor, scale: fl
 
 
 def _shares(matrix: Tensor, totals: Sequence[Tensor], side: int) -> Sequence[Tensor]:
-    """Return the rows (`side` 0) or columns (1) of `matrix` that belong to each total. Views take time too: none for a single total."""
+    """Return the rows (`side` 0) or columns (1) of `matrix` that belong to each total.
+
+    A single total gets the matrix itself, since a view takes time too.
+    """
     return matrix.split_with_sizes([total.shape[side] for total in totals], dim=side) if len(totals) > 1 else (matrix,)
 
 
 def relay(model: nn.Module) -> None:
-    """Let the model's linear layers multiply by the library that is used, if that is not torch's own. Their results stay the same."""
+    """Let the model's linear layers multiply by the library in use, if it is not torch's own.
+
+    Their results stay the same.
+    """
     for module in model.modules() if _library == "onednn" else ():
         if type(module) is nn.Linear:
             vars(module)["forward"] = partial(_linear, module)
@@ -121,9 +131,10 @@ class _Linear(torch.autograd.Function):
 
 
 def least_seconds(enough: float, *ways: Callable[[], object]) -> list[float]:
-    """Return the least seconds that each of `ways` takes, each called three times at least and for `enough` seconds in all.
+    """Return the least seconds that each of `ways` takes.
 
-    They take turns, since other programs on this machine come and go.
+    Each is called at least three times, and for `enough` seconds in all. They take turns, since
+    other programs on this machine come and go.
     """
     best, start, rounds = [float("inf")] * len(ways), time.perf_counter(), 0
     while rounds < _ROUNDS or time.perf_counter() - start < enough:
@@ -137,7 +148,10 @@ def least_seconds(enough: float, *ways: Callable[[], object]) -> list[float]:
 
 @cache
 def _faster() -> Library:
-    """Return the faster library for a step's products, forward and backward: BLAS unless oneDNN is clearly faster. Takes half a second."""
+    """Return the faster library for a step's products, forward and backward.
+
+    That is BLAS unless oneDNN is clearly faster. Takes half a second.
+    """
     if torch.cuda.is_available() or not _has_onednn():
         return "blas"
     tokens, width, wide = PROBED
@@ -168,7 +182,10 @@ def few_kernels() -> Iterator[None]:
 
 
 def _for_onednn(x: Tensor, weight: Tensor, library: Library) -> bool:
-    """Return whether oneDNN multiplies. Not by a part of a matrix: it has no kernel for that, and takes a second."""
+    """Return whether oneDNN multiplies.
+
+    It does not multiply by a part of a matrix: it has no kernel for that, and takes a second.
+    """
     if library != "onednn" or not (x.is_cpu and x.dtype == weight.dtype == torch.float32):
         return False
     rows, columns = weight.shape

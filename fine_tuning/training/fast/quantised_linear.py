@@ -1,8 +1,10 @@
 """Frozen linear layers that hold their weight in four to eight bits a number: QLoRA (arXiv 2305.14314).
 
-`QuantisedLinear` holds the very blocks of the GGUF, without a second quantisation: the adapter learns beside exactly what is served.
-`Nf4Linear` is QLoRA as published, NF4 with double quantisation by bitsandbytes. It rounds the served weights once more, so the adapter
-learns beside slightly different ones. It is for GPUs, for which ggml's blocks have no kernels here, and for bases served as floats.
+`QuantisedLinear` holds the very blocks of the GGUF, without a second quantisation: the adapter
+learns beside exactly what is served. `Nf4Linear` is QLoRA as published, NF4 with double
+quantisation by bitsandbytes. It rounds the served weights once more, so the adapter learns beside
+slightly different ones. It is for GPUs, for which ggml's blocks have no kernels here, and for bases
+served as floats.
 """
 
 from typing import Protocol
@@ -28,7 +30,10 @@ class HeldLinear(nn.Linear):
         return self.out_features, self.in_features
 
     def take_place_of(self, layer: nn.Linear, dtype: torch.dtype) -> None:
-        """Get `layer`'s bias, and a weight of its shape, type and device, which takes no memory: a single number, expanded."""
+        """Get `layer`'s bias, and a weight of its shape, type and device that takes no memory.
+
+        That weight is a single number, expanded.
+        """
         device = layer.weight.device if layer.weight.device.type != "meta" else None
         self.weight = nn.Parameter(torch.zeros((), dtype=dtype, device=device).expand(self.shape), requires_grad=False)
         self.register_parameter("bias", layer.bias)
@@ -67,13 +72,17 @@ class Nf4Linear(HeldLinear):
         from bitsandbytes.functional import quantize_4bit  # takes seconds to import
 
         super().__init__(*weight.shape)
-        packed, self._state = quantize_4bit(weight.contiguous(), blocksize=64, compress_statistics=True, quant_type="nf4")
+        packed, self._state = quantize_4bit(
+            weight.contiguous(), blocksize=64, compress_statistics=True, quant_type="nf4"
+        )
         self.register_buffer("packed", packed, persistent=False)
 
     def dequantised(self) -> Tensor:
         from bitsandbytes.functional import dequantize_4bit
 
-        self._state.to(self.packed.device)  # type: ignore[no-untyped-call]  # its tensors are no buffers of the module, which may have moved
+        # its tensors are no buffers of the module, which may have
+        # moved
+        self._state.to(self.packed.device)  # type: ignore[no-untyped-call]
         weight: Tensor = dequantize_4bit(self.packed, self._state)
         return weight.to(self.weight)
 

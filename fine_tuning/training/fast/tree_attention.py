@@ -1,9 +1,11 @@
-"""Attention over a packed row (packing.py): each conversation's own tokens by the path that leads to them, and no other scores.
+"""Attention over a packed row (packing.py) that computes only the scores within conversations.
 
-SDPA with a mask multiplies all T x T scores of a row, most of which are between conversations. Here conversations lie side by side, long
-ones in pieces, those of similar size in one group, padded to its longest: for eight chats a tenth of the scores. Keys and values of heads
-that share them (grouped queries, arXiv 2305.13245) are not repeated. The scores of long conversations are computed again in the backward
-pass instead of kept (arXiv 2205.14135). Vectors go to their places and back in one copy each.
+SDPA with a mask multiplies all T x T scores of a row, most of which are between conversations. Here
+conversations lie side by side, long ones in pieces, those of similar size in one group, padded to
+its longest: for eight chats that is a tenth of the scores. Keys and values of heads that share them
+(grouped queries, arXiv 2305.13245) are not repeated. The scores of long conversations are computed
+again in the backward pass instead of kept (arXiv 2205.14135). Vectors go to their places and back
+in one copy each.
 """
 
 import math
@@ -33,7 +35,10 @@ class _Group:
     places: Tensor  # [B, Q]: which of its piece's keys each query is
 
     def bias(self, window: int | None) -> Tensor:
-        """Return [B, Q, K], to add to the scores: minus infinity for later keys, and for those `window` or more before the query."""
+        """Return [B, Q, K], to add to the scores.
+
+        It is minus infinity for later keys, and for those `window` or more before the query.
+        """
         key, query = torch.arange(self.keys.shape[1]), self.places[:, :, None]
         hidden = key > query
         if window:
@@ -48,7 +53,8 @@ class _Order:
     index: Tensor  # where in the row the queries of all groups are, then their keys, then their values
     sizes: list[int]  # numbers of vectors: of each group's queries, of each group's keys, of each group's values
     places: Tensor  # [T * heads]: which of the ordered queries belongs to each head of each token
-    askers: tuple[Tensor, Tensor]  # for each ordered query, the head of the token that it belongs to; none for padding (`_sums`)
+    # for each ordered query, the head of the token that it belongs to; none for padding (`_sums`)
+    askers: tuple[Tensor, Tensor]
     sources: tuple[Tensor, Tensor]  # for each vector of the row, where it went
     biases: list[Tensor]  # of each group [B * key heads, Q * heads / key heads, K]
     scores: int  # numbers in all biases
@@ -59,7 +65,10 @@ class _Order:
         return self.sizes[: len(self.biases)]
 
     def parts(self, ordered: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Yield queries, keys, values [B * key heads, n of each, D] and bias of each group, from all ordered vectors [n, D]."""
+        """Yield each group's queries, keys, values [B * key heads, n of each, D] and bias.
+
+        `ordered` holds all vectors in this order, [n, D].
+        """
         pieces, groups = ordered.split_with_sizes(self.sizes), len(self.biases)
         for index, bias in enumerate(self.biases):
             yield *(pieces[index + kind * groups].view(bias.shape[0], -1, ordered.shape[1]) for kind in range(3)), bias
@@ -73,11 +82,15 @@ class Layout:
         self.groups = [_group(pieces) for pieces in _alike(_pieces(paths))]
         self.windows: set[int | None] = set()  # those that some layer asked for
         self._orders: dict[tuple[int, int, torch.device, torch.dtype, int | None], _Order] = {}
-        self.angles: dict[int, tuple[Tensor, object]] = {}  # rotary positions of this row, by the id of their source (fused.py)
+        # rotary positions of this row, by the id of their source (fused.py)
+        self.angles: dict[int, tuple[Tensor, object]] = {}
         self.paths = paths
 
     def order(self, heads: int, groups: int, like: Tensor, window: int | None) -> _Order:
-        """Return the order for a model's heads, on the device and in the format of `like`; made once for all layers of one `window`."""
+        """Return the order for a model's heads, on the device and in the format of `like`.
+
+        It is made once for all layers of one `window`.
+        """
         self.windows.add(window)
         key = heads, groups, like.device, like.dtype, window
         if key not in self._orders:
@@ -98,7 +111,10 @@ def _pieces(paths: Sequence[Sequence[int]]) -> list[tuple[int, Sequence[int]]]:
 
 
 def _alike(pieces: Sequence[tuple[int, Sequence[int]]]) -> list[list[tuple[int, Sequence[int]]]]:
-    """Return the pieces in groups so that padding and the groups' calls cost least: the shortest way through the sorted pieces."""
+    """Return the pieces in groups so that padding and the groups' calls cost least.
+
+    The best division is a shortest path through the sorted pieces, found by dynamic programming.
+    """
     ordered = sorted(pieces, key=lambda piece: (len(piece[1]) - piece[0], len(piece[1])))
     best, begin = [0.0], [0]
     for end in range(1, len(ordered) + 1):
@@ -127,7 +143,11 @@ def _group(pieces: Sequence[tuple[int, Sequence[int]]]) -> _Group:
 
 
 def _order(laid: Sequence[_Group], heads: int, groups: int, like: Tensor, window: int | None) -> _Order:
-    """Return the order of vectors: of each group queries [B, key heads, Q, heads / key heads], then keys and values [B, key heads, K]."""
+    """Return the order of vectors, group after group.
+
+    Each group has its queries [B, key heads, Q, heads / key heads], then its keys and values [B,
+    key heads, K].
+    """
     width, shared = heads + 2 * groups, heads // groups
     group, each = torch.arange(groups), torch.arange(shared)
     queries, tokens, keys, biases = [], [], [], []
@@ -187,10 +207,28 @@ def tree_attention(
     **kwargs: object,
 ) -> tuple[Tensor, None]:
     """Return what `masked_attention` returns for the same arguments, without the mask where that is possible."""
-    special = dropout or softcap is not None or s_aux is not None or position_bias is not None or value.shape[-1] != query.shape[-1]
+    special = (
+        dropout
+        or softcap is not None
+        or s_aux is not None
+        or position_bias is not None
+        or value.shape[-1] != query.shape[-1]
+    )
     if layout is None or special:
         return masked_attention(
-            module, query, key, value, attention_mask, scaling, dropout, layout, sliding_window, softcap, s_aux, is_causal, position_bias
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling,
+            dropout,
+            layout,
+            sliding_window,
+            softcap,
+            s_aux,
+            is_causal,
+            position_bias,
         )
     scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
     rows = torch.cat([each[0].transpose(0, 1) for each in (query, key, value)], dim=1)
@@ -207,7 +245,9 @@ class _TreeAttention(torch.autograd.Function):
     """`attend` for models whose attention is not fused."""
 
     @staticmethod
-    def forward(ctx: _TreeContext, rows: Tensor, groups: int, scale: float, layout: Layout, window: int | None) -> Tensor:
+    def forward(
+        ctx: _TreeContext, rows: Tensor, groups: int, scale: float, layout: Layout, window: int | None
+    ) -> Tensor:
         ctx.arguments = groups, scale, layout, window
         seen, *kept = attend(rows, *ctx.arguments)
         ctx.save_for_backward(*kept)
@@ -222,8 +262,9 @@ class _TreeAttention(torch.autograd.Function):
 def attend(rows: Tensor, groups: int, scale: float, layout: Layout, window: int | None = None) -> list[Tensor]:
     """Return attention [T, heads * D] of `rows` [T, heads + 2 * groups, D]: each token's queries, keys and values.
 
-    heads / groups queries share a key. Behind it stands what `attend_backward` needs: the rows; or, where conversations are so short that
-    this is little more, the ordered rows and the attention's weights.
+    heads / groups queries share a key. Behind it stands what `attend_backward` needs: the rows; or,
+    where conversations are so short that this is little more, the ordered rows and the attention's
+    weights.
     """
     order = layout.order(rows.shape[1] - 2 * groups, groups, rows, window)
     ordered = _in_order(rows, order)
@@ -238,7 +279,13 @@ def attend(rows: Tensor, groups: int, scale: float, layout: Layout, window: int 
 
 
 def attend_backward(
-    kept: Sequence[Tensor], grad_out: Tensor, shape: torch.Size, groups: int, scale: float, layout: Layout, window: int | None = None
+    kept: Sequence[Tensor],
+    grad_out: Tensor,
+    shape: torch.Size,
+    groups: int,
+    scale: float,
+    layout: Layout,
+    window: int | None = None,
 ) -> Tensor:
     """Return the gradient of `rows`, of that `shape`, for the gradient of the attention, `grad_out` [T, heads * D].
 
@@ -261,9 +308,10 @@ def attend_backward(
 
 
 def _sums(vectors: Tensor, bags: tuple[Tensor, Tensor]) -> Tensor:
-    """Return the sum of the vectors of each bag [bags, D]. `bags` holds indices into `vectors` [n, D], and where each bag begins.
+    """Return the sum of the vectors of each bag [bags, D].
 
-    Of all that torch offers this is the fastest by far, and as fast as a copy where a bag has one vector.
+    `bags` holds indices into `vectors` [n, D], and where each bag begins. This is by far the
+    fastest way that torch offers, and as fast as a copy where a bag has one vector.
     """
     indices, starts = bags
     return torch.embedding_bag(vectors, indices, starts, include_last_offset=True)[0]

@@ -21,7 +21,13 @@ def sample(tmp_path):
     """sample(name): where the sample lies; a binary one is made."""
 
     def at(name: str) -> Path:
-        made = {"llm.db": _llm, "llm_new.db": _llm_new, "webui.db": _webui, "questions.parquet": _parquet, "slack.zip": _zip}
+        made = {
+            "llm.db": _llm,
+            "llm_new.db": _llm_new,
+            "webui.db": _webui,
+            "questions.parquet": _parquet,
+            "slack.zip": _zip,
+        }
         if name not in made:
             return SAMPLES / name
         return tmp_path / name if (tmp_path / name).exists() else made[name](tmp_path / name)
@@ -49,7 +55,7 @@ def _llm(path: Path) -> Path:
             ('r1', 'gpt-4o-mini', 'A name for a cat?', 'Be brief.', NULL, NULL, 'Mia.', NULL, 'c1', 5, '2024-07-01T10:00:00'),
             ('r3', 'gpt-4o-mini', 'Use the tool.', NULL, NULL, NULL, '', NULL, 'c2', 5, '2024-07-02T10:00:00'),
             ('r4', 'gpt-4o-mini', '', NULL, NULL, NULL, 'The tool says 5.', NULL, 'c2', 5, '2024-07-02T10:00:01');
-        """,
+        """,  # noqa: E501
     )
 
 
@@ -71,7 +77,7 @@ def _llm_new(path: Path) -> Path:
         INSERT INTO threads VALUES ('t1', 'Planets', 'h2', NULL, '2026-02-01T10:00:00'),
             ('t2', 'Broken', 'gone', NULL, '2026-02-02T10:00:00');
         INSERT INTO turns VALUES ('u1', 't1', 'h1', 'h2', 'qwen3', '2026-02-01T10:00:00+00:00');
-        """,
+        """,  # noqa: E501
     )
 
 
@@ -84,7 +90,7 @@ def _webui(path: Path) -> Path:
             "1": {"id": "1", "parentId": null, "role": "user", "content": "Why is the sky blue?", "timestamp": 1720000000},
             "2": {"id": "2", "parentId": "1", "role": "assistant", "content": "Air scatters blue light.", "timestamp": 1720000005}},
             "currentId": "2"}}', 1720000000, 0), ('w2', 'u', 'Spoilt', '{"history": ', 1720000000, 0);
-        """,
+        """,  # noqa: E501
     )
 
 

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from fine_tuning.data_collection.data_cleaner import CleanSettings, CleanTurn, clean_turn
 from fine_tuning.data_collection.importers.html_text import text_of_html
 from fine_tuning.data_collection.importers.importing import Wanted, import_files
 from fine_tuning.data_collection.importers.table import IMPORTERS
+from fine_tuning.data_collection.turn_decisions import CleanSettings, CleanTurn, clean_turn
 from fine_tuning.data_preparation.preference_builder import preferences_of
 from fine_tuning.errors import ConfigError, DataError
 
@@ -33,7 +33,14 @@ EXPECTED = {
                 "What is on this picture?",
                 "A red bicycle.",
                 "",
-                {"parts": [{"role": "user", "part": {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}}]},
+                {
+                    "parts": [
+                        {
+                            "role": "user",
+                            "part": {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
+                        }
+                    ]
+                },
             ),
             (
                 "What is the weather in Oslo?",
@@ -107,7 +114,12 @@ EXPECTED = {
         "preference",
         {},
         [
-            ("How do I reset the router?", "Hold the button for ten seconds.", "", {"original_response": "No idea, really."}),
+            (
+                "How do I reset the router?",
+                "Hold the button for ten seconds.",
+                "",
+                {"original_response": "No idea, really."},
+            ),
             ("Best season?", "Autumn, for its colours.", "", {"original_response": "All seasons are the same."}),
             ("What do bees make?", "Honey.", "", {}),
             ("And wax?", "They make wax too.", "", {"original_response": "That is not a question."}),
@@ -182,7 +194,10 @@ EXPECTED = {
     "speakers.txt": (
         "text",
         {"me": "Kim"},
-        [("Are you coming tonight?", "Yes, at eight.\nI bring the salad.", "", {}), ("Great.\nMe too!", "See you both.", "", {})],
+        [
+            ("Are you coming tonight?", "Yes, at eight.\nI bring the salad.", "", {}),
+            ("Great.\nMe too!", "See you both.", "", {}),
+        ],
         [0, 0],
         [],
     ),
@@ -190,7 +205,12 @@ EXPECTED = {
         "byoai",
         {},
         [
-            ("Who waters the plants?", "Whoever comes in first on Monday.", "2026-01-01T10:00:00", {"model": "smollm2:135m"}),
+            (
+                "Who waters the plants?",
+                "Whoever comes in first on Monday.",
+                "2026-01-01T10:00:00",
+                {"model": "smollm2:135m"},
+            ),
             ("And on holidays?", "Nobody does.", "2026-01-01T10:01:00", {}),
         ],
         [0, 0],
@@ -200,7 +220,12 @@ EXPECTED = {
         "chatgpt",
         {},
         [
-            ("How long does bread bake?", "Forty minutes at 220 degrees.", "2023-11-14T22:13:40.250", {"model": "gpt-4o"}),
+            (
+                "How long does bread bake?",
+                "Forty minutes at 220 degrees.",
+                "2023-11-14T22:13:40.250",
+                {"model": "gpt-4o"},
+            ),
             (
                 "Is this one done?",
                 "Yes, the crust is brown enough.",
@@ -219,9 +244,18 @@ EXPECTED = {
                         },
                         {
                             "role": "assistant",
-                            "part": {"to": "python", "content": {"content_type": "code", "language": "python", "text": "look()"}},
+                            "part": {
+                                "to": "python",
+                                "content": {"content_type": "code", "language": "python", "text": "look()"},
+                            },
                         },
-                        {"role": "assistant", "part": {"name": "python", "content": {"content_type": "execution_output", "text": "brown"}}},
+                        {
+                            "role": "assistant",
+                            "part": {
+                                "name": "python",
+                                "content": {"content_type": "execution_output", "text": "brown"},
+                            },
+                        },
                     ],
                 },
             ),
@@ -255,7 +289,11 @@ EXPECTED = {
                         {"role": "assistant", "part": {"type": "tool_use", "name": "calendar", "input": {"month": 10}}},
                         {
                             "role": "assistant",
-                            "part": {"type": "tool_result", "name": "calendar", "content": [{"type": "text", "text": "ok"}]},
+                            "part": {
+                                "type": "tool_result",
+                                "name": "calendar",
+                                "content": [{"type": "text", "text": "ok"}],
+                            },
                         },
                     ],
                 },
@@ -366,7 +404,14 @@ EXPECTED = {
     "llm_new.db": (
         "llm",
         {},
-        [("Which planet has rings?", "Saturn has rings.", "2026-02-01T10:00:00", {"model": "qwen3", "thoughts": "Saturn."})],
+        [
+            (
+                "Which planet has rings?",
+                "Saturn has rings.",
+                "2026-02-01T10:00:00",
+                {"model": "qwen3", "thoughts": "Saturn."},
+            )
+        ],
         [0],
         ["thread t2: expected a message gone"],
     ),
@@ -380,7 +425,12 @@ EXPECTED = {
                 "2023-12-31T21:20:00",
                 {},
             ),
-            ("", "Nice picture", "2023-12-31T21:22:00", {"parts": [{"role": "user", "part": {"media": "<Media omitted>"}}]}),
+            (
+                "",
+                "Nice picture",
+                "2023-12-31T21:22:00",
+                {"parts": [{"role": "user", "part": {"media": "<Media omitted>"}}]},
+            ),
             ("I am at your door", "Coming!", "2024-01-02T08:01:00", {}),
         ],
         [0, 0, 1],
@@ -391,7 +441,12 @@ EXPECTED = {
         {"me": "Kim"},
         [
             ("Guten Rutsch!", "Danke, dir auch", "2023-12-31T21:16:02", {}),
-            ("", "Schönes Feuerwerk", "2023-12-31T21:18:00", {"parts": [{"role": "user", "part": {"media": "Bild weggelassen"}}]}),
+            (
+                "",
+                "Schönes Feuerwerk",
+                "2023-12-31T21:18:00",
+                {"parts": [{"role": "user", "part": {"media": "Bild weggelassen"}}]},
+            ),
         ],
         [0, 0],
         [],
@@ -414,7 +469,10 @@ EXPECTED = {
     "telegram_all": (
         "telegram",
         {"me": "Kim"},
-        [("Lunch?", "At noon.", "2023-04-01T09:01:00", {}), ("Who brings the ball?", "I do.", "2023-04-03T09:05:00", {})],
+        [
+            ("Lunch?", "At noon.", "2023-04-01T09:01:00", {}),
+            ("Who brings the ball?", "I do.", "2023-04-03T09:05:00", {}),
+        ],
         [0, 1],
         [],
     ),
@@ -431,7 +489,12 @@ EXPECTED = {
                     "parts": [
                         {
                             "role": "user",
-                            "part": {"id": "5", "url": "https://cdn.example.org/a.png", "fileName": "a.png", "fileSizeBytes": 10},
+                            "part": {
+                                "id": "5",
+                                "url": "https://cdn.example.org/a.png",
+                                "fileName": "a.png",
+                                "fileSizeBytes": 10,
+                            },
                         }
                     ]
                 },
@@ -476,7 +539,9 @@ def test_a_sample_gives_exactly_the_expected_turns(log, sample, name):
     report = import_files(log, [sample(name)], Wanted(**asked, licence="CC0"))
     found = log.turns()
     told = [{key: fact for key, fact in turn.metadata.items() if key not in ("source", "import")} for turn in found]
-    assert [(turn.user_message, turn.bot_response) for turn in found] == [(question, answer) for question, answer, *_ in turns]
+    assert [(turn.user_message, turn.bot_response) for turn in found] == [
+        (question, answer) for question, answer, *_ in turns
+    ]
     assert [turn.timestamp for turn in found] == [at(time) for _, _, time, _ in turns]
     assert told == [facts for *_, facts in turns]
     order = list(dict.fromkeys(turn.session_id for turn in found))
@@ -489,7 +554,8 @@ def test_a_sample_gives_exactly_the_expected_turns(log, sample, name):
 
 
 def test_every_format_has_a_sample():
-    assert {format for format, *_ in EXPECTED.values()} == set(IMPORTERS)
+    documents = {name for name, importer in IMPORTERS.items() if importer.whole}  # tests/data_collection/documents
+    assert {format for format, *_ in EXPECTED.values()} == set(IMPORTERS) - documents
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -513,7 +579,14 @@ def test_without_me_a_chat_among_people_names_who_wrote(log, sample, name):
 
 @pytest.mark.parametrize(
     ("name", "turns"),
-    [("chatgpt", 4), ("oasst_trees.jsonl", 3), ("open_webui.json", 3), ("oasst_messages.jsonl", 3), ("MyActivity.json", 3), ("claude", 2)],
+    [
+        ("chatgpt", 4),
+        ("oasst_trees.jsonl", 3),
+        ("open_webui.json", 3),
+        ("oasst_messages.jsonl", 3),
+        ("MyActivity.json", 3),
+        ("claude", 2),
+    ],
 )
 def test_all_branches_of_a_tree_can_be_wanted(log, sample, name, turns):
     import_files(log, [sample(name)], Wanted(branches="all"))
@@ -525,17 +598,29 @@ def test_an_encoding_is_found(log, tmp_path, encoding):
     file = tmp_path / "questions.csv"
     file.write_text("question,answer\nWie heißt der Fluß?,Er heißt Weiße Elster – naß.\n", encoding=encoding)
     import_files(log, [file])
-    assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == [("Wie heißt der Fluß?", "Er heißt Weiße Elster – naß.")]
+    assert [(turn.user_message, turn.bot_response) for turn in log.turns()] == [
+        ("Wie heißt der Fluß?", "Er heißt Weiße Elster – naß.")
+    ]
 
 
 @pytest.mark.parametrize(
     "texts",
     [
-        ['{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}'],  # one object, on one line
-        [json.dumps([{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}], indent=2)],
+        # one object, on one line
+        ['{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}'],
         [
             json.dumps(
-                {"conversations": [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}]}, indent=1
+                [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}], indent=2
+            )
+        ],
+        [
+            json.dumps(
+                {
+                    "conversations": [
+                        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+                    ]
+                },
+                indent=1,
             )
         ],
         [json.dumps({"version": 1, "data": [{"question": "q", "answer": "a"}]})],
@@ -559,7 +644,10 @@ def test_a_spoilt_element_of_an_array_costs_only_itself(log, tmp_path):
     file.write_text("[\n" + ",\n".join(records) + "\n]")
     report = import_files(log, [file])
     assert [turn.user_message for turn in log.turns()] == [f"Question {n}?" for n in (0, 1, 3, 5)]
-    assert [fault.place for fault in report.faults] == ["alpaca.json, line 4, column 42", "alpaca.json, line 6, column 31"]
+    assert [fault.place for fault in report.faults] == [
+        "alpaca.json, line 4, column 42",
+        "alpaca.json, line 6, column 31",
+    ]
 
 
 def test_an_array_that_ends_in_the_middle_gives_what_is_whole(log, tmp_path):
@@ -575,7 +663,8 @@ def test_an_array_that_ends_in_the_middle_gives_what_is_whole(log, tmp_path):
 @pytest.mark.parametrize(
     ("order", "expected"),
     [
-        (["03/04/23, 10:00 - Robin: q", "05/04/23, 10:00 - Kim: a"], None),  # nothing tells: days first, as most of the world writes
+        # nothing tells: days first, as most of the world writes
+        (["03/04/23, 10:00 - Robin: q", "05/04/23, 10:00 - Kim: a"], None),
         (["03/04/23, 10:00 - Robin: q", "03/25/23, 10:00 - Kim: a"], "2023-03-04"),
         (["28/02/2023, 10:00 - Robin: q", "01/03/2023, 10:00 - Kim: a"], "2023-02-28"),
         (["01/31/23, 10:00 - Robin: q", "02/01/23, 10:00 - Kim: a"], "2023-01-31"),
@@ -586,7 +675,9 @@ def test_an_array_that_ends_in_the_middle_gives_what_is_whole(log, tmp_path):
 )
 def test_whatsapps_days_and_months_are_told_apart(log, tmp_path, order, expected):
     file = tmp_path / "chat.txt"
-    file.write_text("\n".join([*order, order[1].replace("Kim: a", "Robin: again"), order[1].replace("Kim: a", "Kim: yes")]))
+    file.write_text(
+        "\n".join([*order, order[1].replace("Kim: a", "Robin: again"), order[1].replace("Kim: a", "Kim: yes")])
+    )
     import_files(log, [file], Wanted(me="Kim"))
     times = [turn.timestamp for turn in log.turns()]
     assert times == sorted(times)
@@ -671,9 +762,15 @@ def test_pairs_become_preferences(log, sample):
     """What was chosen is preferred to what was rejected, as an edit is."""
     import_files(log, [sample("preference.jsonl")])
     turns = log.turns()
-    fit = {turn.id: clean for turn in turns if isinstance(clean := clean_turn(turn, CleanSettings(min_length=1)), CleanTurn)}
+    fit = {
+        turn.id: clean
+        for turn in turns
+        if isinstance(clean := clean_turn(turn, CleanSettings(min_length=1)), CleanTurn)
+    }
     assert [(each.said[-1].content, each.chosen, each.rejected) for each in preferences_of(turns, fit)] == [
-        (turn.user_message, turn.bot_response, turn.metadata["original_response"]) for turn in turns if "original_response" in turn.metadata
+        (turn.user_message, turn.bot_response, turn.metadata["original_response"])
+        for turn in turns
+        if "original_response" in turn.metadata
     ]
 
 
@@ -701,8 +798,12 @@ def test_a_format_of_ones_own(log, tmp_path, monkeypatch):
 def test_a_local_copy_of_a_hugging_face_dataset(log, tmp_path):
     import datasets
 
-    conversations = [[{"from": "human", "value": f"Question {n}?"}, {"from": "gpt", "value": f"Answer {n}."}] for n in range(3)]
-    datasets.Dataset.from_dict({"conversations": conversations, "score": [1, 2, 3]}).save_to_disk(str(tmp_path / "copy"))
+    conversations = [
+        [{"from": "human", "value": f"Question {n}?"}, {"from": "gpt", "value": f"Answer {n}."}] for n in range(3)
+    ]
+    datasets.Dataset.from_dict({"conversations": conversations, "score": [1, 2, 3]}).save_to_disk(
+        str(tmp_path / "copy")
+    )
     assert import_files(log, [tmp_path / "copy"]).added == 3
     assert log.turns()[0].metadata["source"] == {"name": "copy", "format": "sharegpt"}
 
@@ -711,4 +812,7 @@ def test_the_hub_out_of_reach_is_a_clear_error(home):
     command = [sys.executable, "-m", "fine_tuning", "import", "hf:made-up/none", "--yes"]
     done = subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
     assert done.returncode == DataError.exit_code
-    assert "cannot read the dataset hf:made-up/none from the Hugging Face Hub" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        "cannot read the dataset hf:made-up/none from the Hugging Face Hub" in done.stderr
+        and "Traceback" not in done.stderr
+    )

@@ -1,4 +1,6 @@
-"""An import is one step: previewed, written in batches, listed, taken back to the byte; and whatever it reads, it does not fall over."""
+"""An import is one step: previewed, written in batches, listed, taken back to the byte; and
+whatever it reads, it does not fall over.
+"""
 
 import json
 import random
@@ -27,11 +29,15 @@ TABLES = ("log_turns", "log_events", "log_texts")
 def rows():
     with sqlite3.connect(paths.state_db()) as database:
         columns = {**dict.fromkeys(TABLES, "*"), "log_texts": "rowid, *"}
-        return {table: database.execute(f"SELECT {columns[table]} FROM {table} ORDER BY 1").fetchall() for table in TABLES}
+        return {
+            table: database.execute(f"SELECT {columns[table]} FROM {table} ORDER BY 1").fetchall() for table in TABLES
+        }
 
 
 def write_alpaca(path, count, start=0):
-    path.write_text(json.dumps([{"instruction": f"Question {n}?", "output": f"Answer {n}."} for n in range(start, start + count)]))
+    path.write_text(
+        json.dumps([{"instruction": f"Question {n}?", "output": f"Answer {n}."} for n in range(start, start + count)])
+    )
     return path
 
 
@@ -113,7 +119,12 @@ def test_a_preview_writes_nothing_and_foretells_the_import(log, sample):
         before = log.path.read_bytes() if log.path.exists() else b""
         assert (log.path.read_bytes() if log.path.exists() else b"") == before
         done = import_files(log, [sample(name)], Wanted(**asked))
-        assert (told.added, told.turns, told.set_aside, told.formats) == (done.added, done.turns, done.set_aside, done.formats)
+        assert (told.added, told.turns, told.set_aside, told.formats) == (
+            done.added,
+            done.turns,
+            done.set_aside,
+            done.formats,
+        )
         assert [turn.id for turn in told.first] == [turn.id for turn in done.first]
 
 
@@ -124,7 +135,11 @@ def test_progress_is_told_and_a_stop_is_heard(log, tmp_path):
     assert told[0] == Stage("Importing") and told[-1] == Count(100, 100, "percent")
     told.clear()
     with pytest.raises(Cancelled, match=r"stopped after (\d+) turns.*--undo"):
-        import_files(log, [file], watch=Watch(told.append, lambda: any(isinstance(each, Count) and each.done > 50 for each in told)))
+        import_files(
+            log,
+            [file],
+            watch=Watch(told.append, lambda: any(isinstance(each, Count) and each.done > 50 for each in told)),
+        )
     written = len(log.turns())
     assert 10 < written < 60_010
     assert undo(log, imports(log)[-1].id) == written - 10
@@ -148,7 +163,10 @@ def test_a_folder_is_read_whole_and_what_is_unknown_in_it_is_named(log, sample, 
 def test_an_archive_is_never_unpacked_and_a_bomb_is_refused(log, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_BOMB", 1 << 20)
     archive = tmp_path / "bomb.zip"
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target, target.open("big.json", "w", force_zip64=True) as member:
+    with (
+        zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target,
+        target.open("big.json", "w", force_zip64=True) as member,
+    ):
         for _ in range(2):
             member.write(bytes(1 << 20))
     before = sorted(tmp_path.iterdir())
@@ -157,7 +175,9 @@ def test_an_archive_is_never_unpacked_and_a_bomb_is_refused(log, tmp_path, monke
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("spoil", [lambda data: data[:-30], lambda data: data[:60] + b"\xff" * 40 + data[100:], lambda data: data[:4]])
+@pytest.mark.parametrize(
+    "spoil", [lambda data: data[:-30], lambda data: data[:60] + b"\xff" * 40 + data[100:], lambda data: data[:4]]
+)
 def test_a_damaged_archive_is_a_clear_error(log, sample, tmp_path, spoil):
     file = tmp_path / "broken.zip"
     file.write_bytes(spoil(sample("slack.zip").read_bytes()))
@@ -187,7 +207,9 @@ def reads(log, file, **asked):
 
 
 @given(
-    data=st.one_of(st.binary(max_size=400), st.text(max_size=300).map(lambda text: text.encode("utf-8", "surrogatepass"))),
+    data=st.one_of(
+        st.binary(max_size=400), st.text(max_size=300).map(lambda text: text.encode("utf-8", "surrogatepass"))
+    ),
     format=st.sampled_from(["", *IMPORTERS]),
     suffix=st.sampled_from(["", ".json", ".jsonl", ".csv", ".txt", ".zip", ".db", ".parquet", ".gz"]),
 )
@@ -210,7 +232,11 @@ JSON = st.recursive(
 def test_known_keys_with_any_values_give_turns_or_a_data_error(log, tmp_path, data):
     keys = data.draw(st.sampled_from(KEYS))
     records = data.draw(st.lists(st.fixed_dictionaries(dict.fromkeys(keys, JSON)), min_size=1, max_size=3))
-    value = data.draw(st.sampled_from([records, records[0], {"messages": records}, {"conversations": records}, [{"messages": records}]]))
+    value = data.draw(
+        st.sampled_from(
+            [records, records[0], {"messages": records}, {"conversations": records}, [{"messages": records}]]
+        )
+    )
     file = tmp_path / "known.json"
     file.write_text(json.dumps(value))
     for format in ("", data.draw(st.sampled_from(list(IMPORTERS)))):
@@ -257,11 +283,17 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
         case 4:
             return (
                 data[:at]
-                + chance.choice([b"null", b"[]", b"{}", b'""', b"1e999", b"NaN", b"\\ud800", b'"', b"\n", b"\0", b"\xff\xfe"])
+                + chance.choice(
+                    [b"null", b"[]", b"{}", b'""', b"1e999", b"NaN", b"\\ud800", b'"', b"\n", b"\0", b"\xff\xfe"]
+                )
                 + data[at:]
             )
         case 5:
-            return data.replace(chance.choice([b'"', b":", b"text", b"id", b"2", b"user"]), chance.choice([b"", b"9" * 20, b'"', b"x"]), 3)
+            return data.replace(
+                chance.choice([b'"', b":", b"text", b"id", b"2", b"user"]),
+                chance.choice([b"", b"9" * 20, b'"', b"x"]),
+                3,
+            )
         case _:
             words = data.split(b" ")
             chance.shuffle(words)
@@ -294,9 +326,14 @@ def run(capsys, *arguments):
 def test_the_command_previews_imports_lists_and_takes_back(home, sample, capsys):
     file = sample("messages.jsonl")
     code, out, _ = run(capsys, file, "--dry-run")
-    assert code == 0 and "4 turns would be added" in out and "'When does the library open?' -> 'At nine on weekdays.'" in out
     assert (
-        "2 set aside:\n  messages.jsonl, line 3, column 58: expected JSON" in out and "1 conversations without an answered question" in out
+        code == 0
+        and "4 turns would be added" in out
+        and "'When does the library open?' -> 'At nine on weekdays.'" in out
+    )
+    assert (
+        "2 set aside:\n  messages.jsonl, line 3, column 58: expected JSON" in out
+        and "1 conversations without an answered question" in out
     )
     assert not ConversationLogger().path.exists()
     code, out, _ = run(capsys, file, "--yes", "--licence", "CC0")
@@ -330,7 +367,7 @@ def test_an_import_is_listed_as_a_job_with_what_came_of_it(home, sample, capsys)
         (["--undo", "x", "--yes"], 3, "no import 'x'"),
         (["nowhere.json", "--yes"], 3, "is no file and no folder"),
         (["whatsapp_ios.txt", "--yes"], 3, "--me NAME"),
-        (["dolly.jsonl"], 2, "nobody is here to be asked: add --yes"),
+        (["dolly.jsonl"], 2, "this is not a terminal, so nobody can confirm it: add --yes"),
         (["dolly.jsonl", "--yes", "--format", "wrong"], 2, "is not known"),
     ],
 )

@@ -1,4 +1,5 @@
-"""Token F1: how many of an answer's words are the reference's, and the reverse (SQuAD: Rajpurkar et al., arXiv 1606.05250).
+"""Token F1: how many of an answer's words are the reference's, and the reverse (SQuAD: Rajpurkar et
+al., arXiv 1606.05250).
 
 The `evaluate` library loads this file by its path.
 """
@@ -13,7 +14,9 @@ import datasets
 import evaluate
 
 # Scripts without spaces between words (Thai, Lao, Khmer, kana, Han) count by character; everything else by word.
-_TOKEN = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|[^\W\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]+")
+_TOKEN = re.compile(
+    r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|[^\W\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]+"
+)
 
 
 class TokenF1(evaluate.Metric):

@@ -10,7 +10,6 @@ import unicodedata
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 from fine_tuning import paths
 from fine_tuning.errors import ByoaiError
@@ -27,10 +26,18 @@ _PACKED: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = 
 
 
 def pattern(texts: Collection[str]) -> Pattern | None:
-    """Matches any of `texts` in UTF-8, whatever the case and the white space, with accents composed or apart, also as JSON, CSV or HTML
-    write it. None for no text."""
-    forms = {form for text in texts for form in (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))}
-    ways = [b"(?:\\s|\\\\[nrt]|&#10;)+".join(b"".join(map(_ways, word)) for word in form.split()) for form in sorted(forms, key=len)]
+    """Matches any of `texts` in UTF-8, whatever the case and the white space, with accents composed
+    or apart, also as JSON, CSV or HTML write it. None for no text.
+    """
+    forms = {
+        form
+        for text in texts
+        for form in (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
+    }
+    ways = [
+        b"(?:\\s|\\\\[nrt]|&#10;)+".join(b"".join(map(_ways, word)) for word in form.split())
+        for form in sorted(forms, key=len)
+    ]
     return re.compile(b"|".join(way for way in reversed(ways) if way), re.IGNORECASE) if any(ways) else None
 
 
@@ -38,7 +45,7 @@ def holds(text: str, wanted: Pattern) -> bool:
     return wanted.search(text.encode("utf-8", "replace")) is not None
 
 
-def texts_in(value: Any) -> Iterator[str]:
+def texts_in(value: object) -> Iterator[str]:
     """All strings in what JSON can hold; not the names of fields."""
     if isinstance(value, str):
         yield value
@@ -48,7 +55,9 @@ def texts_in(value: Any) -> Iterator[str]:
 
 
 def search(folder: Path, wanted: Pattern, skip: Collection[Path] = ()) -> Iterator[Path]:
-    """The files under `folder` that hold it, packed ones too, JSON in its strings; no weights, and nothing in `skip` (files, folders)."""
+    """The files under `folder` that hold it, packed ones too, JSON in its strings; no weights, and
+    nothing in `skip` (files, folders).
+    """
     for path in sorted(folder.rglob("*")):
         left_out = any(path == each or each in path.parents for each in skip)
         if not left_out and path.is_file() and not _is_weights(path) and _says(path, wanted):
@@ -63,48 +72,60 @@ def _says(path: Path, wanted: Pattern) -> bool:
     return values is None or any(holds(text, wanted) for text in texts_in(values))
 
 
-def black_out(path: Path, wanted: Pattern) -> None:
-    """Overwrite every match by as many asterisks: the file keeps its form. Of JSON only the strings in it, not the names of its fields.
-    A packed file is packed anew."""
+def redact(path: Path, wanted: Pattern) -> None:
+    """Overwrite every match by as many asterisks: the file keeps its form. Of JSON only the strings
+    in it, not the names of its fields. A packed file is packed anew.
+    """
     content = _read(path)
-    changed = _black_out_json(path, content, wanted)
+    changed = _redact_json(path, content, wanted)
     pack = _PACKED[path.suffix][1] if path.suffix in _PACKED else bytes
-    paths.atomic_write(path, pack(_black_out_bytes(content, wanted) if changed is None else changed))
+    paths.atomic_write(path, pack(_redact_bytes(content, wanted) if changed is None else changed))
 
 
-def black_out_text(text: str, wanted: Pattern) -> str:
+def redact_text(text: str, wanted: Pattern) -> str:
     """The same for a string; half characters become question marks."""
-    return _black_out_bytes(text.encode("utf-8", "replace"), wanted).decode("utf-8", "replace") if holds(text, wanted) else text
+    return (
+        _redact_bytes(text.encode("utf-8", "replace"), wanted).decode("utf-8", "replace")
+        if holds(text, wanted)
+        else text
+    )
 
 
-def black_out_value(value: Any, wanted: Pattern) -> Any:
+def redact_value(value: object, wanted: Pattern) -> object:
     """The same for every string in what JSON can hold."""
     if isinstance(value, str):
-        return black_out_text(value, wanted)
+        return redact_text(value, wanted)
     if isinstance(value, dict):
-        return {key: black_out_value(each, wanted) for key, each in value.items()}
-    return [black_out_value(each, wanted) for each in value] if isinstance(value, list) else value
+        return {key: redact_value(each, wanted) for key, each in value.items()}
+    return [redact_value(each, wanted) for each in value] if isinstance(value, list) else value
 
 
-def _black_out_bytes(content: bytes, wanted: Pattern) -> bytes:
+def _redact_bytes(content: bytes, wanted: Pattern) -> bytes:
     return wanted.sub(lambda match: b"*" * len(match[0]), content)
 
 
-def _black_out_json(path: Path, content: bytes, wanted: Pattern) -> bytes | None:
+def _redact_json(path: Path, content: bytes, wanted: Pattern) -> bytes | None:
     """None if it is no JSON."""
     values = _json(path, content)
     if values is None:
         return None
-    lines = [json.dumps(black_out_value(value, wanted), ensure_ascii=False, indent=None if _is_lines(path) else 2) for value in values]
+    lines = [
+        json.dumps(redact_value(value, wanted), ensure_ascii=False, indent=None if _is_lines(path) else 2)
+        for value in values
+    ]
     return "".join(line + "\n" for line in lines).encode()
 
 
-def _json(path: Path, content: bytes) -> list[Any] | None:
+def _json(path: Path, content: bytes) -> list[object] | None:
     """What a JSON file holds, or each line of one of lines; None if it is something else."""
     if path.suffix != ".json" and not _is_lines(path):
         return None
     try:
-        return [json.loads(line) for line in content.splitlines() if line.strip()] if _is_lines(path) else [json.loads(content)]
+        return (
+            [json.loads(line) for line in content.splitlines() if line.strip()]
+            if _is_lines(path)
+            else [json.loads(content)]
+        )
     except (ValueError, RecursionError):
         return None
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fine_tuning.data_collection.blackout import black_out, black_out_text, pattern, search
+from fine_tuning.data_collection.redaction import pattern, redact, redact_text, search
 from fine_tuning.errors import ByoaiError
 
 SAID = 'Grüße an "Zorbex" & Co,\n5 Ärzte'
@@ -47,7 +47,7 @@ def test_a_text_is_found_however_it_is_written(tmp_path: Path, written: str) -> 
     length = file.stat().st_size
     assert list(search(tmp_path, wanted)) == [file]
     assert list(search(tmp_path, wanted, skip=[file.parent])) == []
-    black_out(file, wanted)
+    redact(file, wanted)
     left = file.read_text(encoding="utf-8")
     assert "orbex" not in left.lower() and left.startswith("before ") and left.endswith(" after")
     assert file.stat().st_size == length
@@ -59,7 +59,7 @@ def test_json_stays_json_with_its_other_values(tmp_path: Path) -> None:
     file.write_text(json.dumps({"a": SAID, "b": [f"x {SAID} y", 1.5], "c": "stays"}))
     wanted = pattern([SAID])
     assert wanted
-    black_out(file, wanted)
+    redact(file, wanted)
     left = json.loads(file.read_text())
     assert (left["b"][1], left["c"]) == (1.5, "stays")
 
@@ -70,7 +70,7 @@ def test_packed_files_are_searched_and_packed_again(tmp_path: Path) -> None:
     wanted = pattern([SAID])
     assert wanted
     assert list(search(tmp_path, wanted)) == [file]
-    black_out(file, wanted)
+    redact(file, wanted)
     assert gzip.decompress(file.read_bytes()).startswith(b"keep ****")
 
 
@@ -89,7 +89,7 @@ def test_any_text_is_found_in_json_and_blacked_out_there(text: str, before: str,
     assert wanted
     for ascii_only in (True, False):
         written = json.dumps({"key": f"{before} {text} {after}"}, ensure_ascii=ascii_only)
-        assert not wanted.search(black_out_text(written, wanted).encode("utf-8", "replace"))
+        assert not wanted.search(redact_text(written, wanted).encode("utf-8", "replace"))
 
 
 def test_nothing_to_search_for_is_no_pattern() -> None:
@@ -119,7 +119,7 @@ def test_of_json_values_are_searched_and_blacked_out_and_field_names_are_not(tmp
     (tmp_path / "lines.jsonl").write_text(json.dumps(value) + "\n" + json.dumps(value) + "\n")
     assert [path.name for path in search(tmp_path, wanted)] == ["lines.jsonl", "one.json"]
     for name in ("one.json", "lines.jsonl"):
-        black_out(tmp_path / name, wanted)
+        redact(tmp_path / name, wanted)
     assert list(search(tmp_path, wanted)) == []
     changed = value | {"said": ["Ask ***."]}
     assert json.loads((tmp_path / "one.json").read_text()) == changed

@@ -1,0 +1,328 @@
+"""How long people wait for the pages.
+
+    python benchmarks/pages.py                                            # pages and start, a minute
+    python benchmarks/pages.py pages --turns 1000 100000
+    python benchmarks/pages.py token --ollama-url http://127.0.0.1:11434  # against the bare client
+    python benchmarks/pages.py typing                                     # in Chromium, without and with a training; some minutes
+
+pages   With so many turns logged, all learned by a version: over the real server's WebSocket, in a new session, the time to each
+        page's first element and to its last, and for one more run of it, which is what a click
+        costs. No browser, which would add its own drawing; the engine is the embedded one, without
+        a model. Medians.
+start   `byoai chat` from exec: to the port that says it is healthy, and to the chat's input in a browser that was open before.
+token   The first token of the same question through the page's session (chatbot/session.py, with the log) and through Ollama's own
+        client, in turns; the median of the differences.
+typing  From a key that is pressed in the chat's input to the frame that shows it.
+"""  # noqa: E501
+
+import argparse
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+from log_scale import milliseconds, write_log
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+BARS = {"first content": 500, "one more run": 300, "first token": 30, "to the first content": 4000}  # milliseconds
+ROUNDS = 9
+QUESTION = "Name three colours."
+
+
+# Pages
+
+
+def measure_pages(turns: int) -> None:
+    from chatbot.server import APP
+
+    with tempfile.TemporaryDirectory() as home:
+        alike = fill(Path(home), turns)
+        with serving(home) as (address, _):
+            print(f"{turns:,} turns, milliseconds    first content    whole page    one more run")
+            for page in sorted(page.stem for page in (APP.parent / "pages").glob("*.py")):
+                ask_page(address, page, 1)  # what a process does once
+                found = [ask_page(address, page, 3) for _ in range(ROUNDS)]
+                first, whole = median(each[0][0] for each in found), median(each[0][1] for each in found)
+                again = median(run[1] for each in found for run in each[1:])
+                print(
+                    f"  {page:24}{judged(first, 'first content'):>17}{whole:>14.0f}{judged(again, 'one more run'):>16}"
+                )
+        print(f"  where an answer was learned: {alike:.0f} ms")
+
+
+def fill(home: Path, turns: int) -> float:
+    """Write a log, all of which a version has learned. Return the milliseconds in which an answer's
+    teachers are found.
+    """
+    os.environ |= {"BYOAI_HOME": str(home), "BYOAI_ENGINE": "embedded"}
+    from fine_tuning import paths
+    from fine_tuning.config import load_config
+    from fine_tuning.data_collection.conversation_logger import ConversationLogger
+    from fine_tuning.data_collection.log_likeness import most_alike
+    from fine_tuning.model_management.model_registry import Registry
+    from fine_tuning.runs import Run
+
+    name = load_config().tuned_name()
+    ids = write_log(load_config().log_path, turns)
+    log = ConversationLogger(load_config().log_path)
+    mark, run = log.index.mark(), home / "runs" / "learned"
+    run.mkdir(parents=True)
+    paths.write_json(Run(run).inputs, {"seen": dict(log.index.changed_since(None)), "mark": asdict(mark)})
+    Registry().add(name, 1, base_tag="smollm2:135m", run=str(run.relative_to(home)), turns=ids)
+    (turn,) = log.index.turns([ids[turns // 2]])
+    return milliseconds(lambda: most_alike(log, turn, (name, 1)), ROUNDS)
+
+
+def ask_page(address: str, page: str, runs: int) -> list[tuple[float, float]]:
+    """Open a page in a session of its own, as a browser does, and run it so often.
+
+    Return of each run the milliseconds to the first thing to draw in the page, and to the run's end.
+    """
+    from streamlit.proto.BackMsg_pb2 import BackMsg
+    from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+    from websockets.sync.client import connect
+
+    found = []
+    url = f"ws{address.removeprefix('http')}/_stcore/stream"
+    with connect(url, origin=address, subprotocols=["streamlit"], max_size=None) as socket:  # type: ignore[list-item]
+        asked = BackMsg()
+        asked.rerun_script.page_name = "" if page == "chat" else page
+        for _ in range(runs):
+            started, first = time.perf_counter(), 0.0
+            socket.send(asked.SerializeToString())
+            while True:
+                told = ForwardMsg.FromString(socket.recv(timeout=120))  # type: ignore[arg-type]
+                now = 1000 * (time.perf_counter() - started)
+                if told.HasField("delta") and told.metadata.delta_path[:1] == [0] and not first:
+                    first = now
+                if told.HasField("new_session"):
+                    asked.rerun_script.page_script_hash = told.new_session.page_script_hash
+                if told.HasField("script_finished"):
+                    break
+            found.append((first, now))
+    return found
+
+
+def judged(value: float, bar: str) -> str:
+    return f"{value:.0f}{'' if value <= BARS[bar] else ' (too long)'}"
+
+
+# Start
+
+
+def measure_start(rounds: int = 5) -> None:
+    from playwright.sync_api import sync_playwright
+
+    healthy, shown = [], []
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as home:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
+        for index in range(rounds + 1):
+            page = browser.new_page()
+            started = time.perf_counter()
+            with serving(home) as (address, ready):
+                page.goto(address)
+                page.get_by_test_id("stChatInputTextArea").wait_for()
+                if index:  # the first one compiles Python's files
+                    healthy.append(1000 * (ready - started))
+                    shown.append(1000 * (time.perf_counter() - started))
+            page.close()
+        browser.close()
+    print(f"start, {os.cpu_count()} cores: healthy after {median(healthy):.0f} ms, the chat's input after", end=" ")
+    print(f"{judged(median(shown), 'to the first content')} ms (medians of {rounds})")
+
+
+@contextlib.contextmanager
+def serving(home: str, **environment: str) -> Iterator[tuple[str, float]]:
+    """Yield the address of `byoai chat`, and when it was healthy."""
+    port = free_port()
+    command = [sys.executable, "-m", "fine_tuning", "chat", "--no-browser", "--port", str(port)]
+    variables = {**os.environ, "BYOAI_HOME": home, "BYOAI_ENGINE": "embedded", **environment}
+    process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL)
+    try:
+        while True:
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=5),
+            ):
+                break
+            if process.poll() is not None:
+                sys.exit("byoai chat ended by itself")
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{port}", time.perf_counter()
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def free_port() -> int:
+    from fine_tuning.api.background import free_port
+
+    return free_port(8700)
+
+
+def chromium() -> str:
+    return os.environ.get("BYOAI_TEST_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
+
+
+# First token
+
+
+def measure_token(url: str, turns: int, rounds: int = 25) -> None:
+    """Ask `rounds` times each way, one after the other, in new chats, so that both send the same."""
+    import ollama
+
+    with tempfile.TemporaryDirectory() as home:
+        os.environ |= {"BYOAI_HOME": home}
+        from chatbot.session import open_chat
+        from fine_tuning.config import load_config
+        from fine_tuning.data_collection.conversation_logger import ConversationLogger
+        from fine_tuning.engines.default_base import ensure_default_base
+        from fine_tuning.engines.ollama import OllamaEngine
+
+        engine, client = OllamaEngine(url), ollama.Client(url)
+        tag, path = ensure_default_base(engine), load_config().log_path
+        write_log(path, turns)
+        ConversationLogger(path).index.mark()
+
+        def through_the_page() -> float:
+            chat = open_chat(path)
+            started = time.perf_counter()
+            answer = chat.ask(engine, tag, QUESTION)
+            first = next(time.perf_counter() for text in answer.texts(interval=0.0) if text or answer.ended)
+            answer.stop()
+            answer.wait()
+            assert not answer.error, answer.error
+            return 1000 * (first - started)
+
+        def bare() -> float:
+            started = time.perf_counter()
+            stream = client.chat(tag, [{"role": "user", "content": QUESTION}], stream=True)
+            first = next(time.perf_counter() for chunk in stream if chunk.message.content)
+            stream.close()
+            return 1000 * (first - started)
+
+        for warm in (bare, through_the_page):
+            warm()
+        pairs = [(bare(), through_the_page()) for _ in range(rounds)]
+        more = median(page - client for client, page in pairs)
+        print(
+            f"first token with {turns:,} turns logged, milliseconds: bare {median(pair[0] for pair in pairs):.0f},",
+            end=" ",
+        )
+        print(
+            f"page {median(pair[1] for pair in pairs):.0f}; paired: "
+            f"{more:+.1f}{'' if more <= BARS['first token'] else ' (too long)'}"
+        )
+
+
+# Typing
+
+ECHO = """() => new Promise(done => {
+    const area = document.querySelector('[data-testid="stChatInputTextArea"]');
+    let pressed = 0;
+    area.addEventListener('keydown', event => { pressed = event.timeStamp; });
+    area.addEventListener('input', () => requestAnimationFrame(() => setTimeout(() => {
+        window.echoes.push(performance.now() - pressed);
+    })));
+    done();
+})"""
+TEXT = "how many days a month may I work from home, please tell me? "
+
+
+def measure_typing() -> None:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as home:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
+        make_base(home)
+        with serving(home) as (address, _):
+            page = browser.new_page()
+            page.goto(address)
+            page.get_by_test_id("stChatInputTextArea").wait_for()
+            page.evaluate(ECHO)
+            alone = echoes(page)
+            training = begin_training(home)
+            page.wait_for_timeout(2000)
+            busy = echoes(page)
+            over = training.poll() is not None
+            training.terminate()
+            training.wait(60)
+        browser.close()
+    print(f"from a key to its letter, milliseconds: {told(alone)}; while a training runs: {told(busy)}", end="")
+    print(" (but the training was over)" if over else "")
+
+
+def echoes(page: "Page") -> list[float]:
+    """Type, and return how long each letter took."""
+    page.evaluate("window.echoes = []")
+    page.get_by_test_id("stChatInputTextArea").press_sequentially(TEXT * 2, delay=60)
+    return list(page.evaluate("window.echoes"))
+
+
+def told(values: Sequence[float]) -> str:
+    return f"median {median(values):.0f}, 95 % within {sorted(values)[int(0.95 * len(values))]:.0f}"
+
+
+def make_base(home: str) -> None:
+    os.environ |= {"BYOAI_HOME": home, "BYOAI_ENGINE": "embedded"}
+    from fine_tuning.engines.default_base import ensure_default_base
+    from fine_tuning.engines.embedded import EmbeddedEngine
+
+    ensure_default_base(EmbeddedEngine(Path(home) / "engine"))
+
+
+def begin_training(home: str) -> "subprocess.Popen[str]":
+    """Begin a retrain on the sample, and return it when it has made its first steps."""
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "fine_tuning",
+        "retrain",
+        "--sample",
+        "--force",
+        "--set",
+        "training.replay.share=0",
+    ]
+    process = subprocess.Popen(command, env={**os.environ, "BYOAI_HOME": home}, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    for line in process.stdout:
+        if "step" in line and "ETA" in line:
+            return process
+    sys.exit("the training ended before its first step")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", default=[], help="pages, start, token, typing (default: pages start)")
+    parser.add_argument("--turns", type=int, nargs="+", default=[100_000])
+    parser.add_argument("--ollama-url", metavar="URL", help="where Ollama answers, for `token`")
+    options = parser.parse_args(arguments)
+    wanted = options.what or ["pages", "start"]
+    if unknown := set(wanted) - {"pages", "start", "token", "typing"}:
+        parser.error(f"there is no {', '.join(sorted(unknown))}: name pages, start, token or typing")
+    if "token" in wanted and not options.ollama_url:
+        parser.error("token needs --ollama-url")
+    for turns in options.turns if "pages" in wanted else []:
+        measure_pages(turns)
+    if "start" in wanted:
+        measure_start()
+    if "token" in wanted:
+        measure_token(options.ollama_url, options.turns[-1])
+    if "typing" in wanted:
+        measure_typing()
+
+
+if __name__ == "__main__":
+    main()

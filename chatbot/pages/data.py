@@ -1,0 +1,74 @@
+"""The data page: what will be learned next, and everything that can be done about it before."""
+
+import streamlit as st
+
+from chatbot.markdown import presentable
+from chatbot.parts import data_conflicts, data_import, data_overview, data_review, data_turns, turn_dialogs
+from chatbot.parts.data_overview import ask
+from chatbot.server import config, service
+from fine_tuning import paths
+from fine_tuning.errors import ByoaiError
+from fine_tuning.integration import data_view
+
+SECTIONS = ("Overview", "Turns", "Different answers", "Review", "Import")
+SAMPLE = str(paths.SAMPLES / "conversations.jsonl")
+
+
+def draw() -> None:
+    """Draw the chosen section only: in a function, since widgets' callbacks keep the names of the module alive."""
+    st.title("Data", anchor=False)
+    log = service().log()
+    try:
+        now = data_view.counts(config(), log, service().registry)
+    except ByoaiError as error:
+        st.error(presentable(str(error)), title="The log cannot be read", icon=":material/error:")
+        return
+    if not now.turns:
+        _nothing_yet()
+        data_import.draw(log)
+        return
+    section = st.segmented_control(
+        "Section",
+        SECTIONS,
+        default=SECTIONS[0],
+        required=True,
+        key="show",
+        label_visibility="collapsed",
+        bind="query-params",  # a reload, and a link, come back to it
+    )
+    match section:
+        case "Turns":
+            data_turns.draw(log)
+        case "Different answers":
+            data_conflicts.draw(log)
+        case "Review":
+            data_review.draw(log)
+        case "Import":
+            data_import.draw(log)
+        case _:
+            data_overview.draw(log, now)
+    if linked := st.query_params.pop("turn", None):  # from another page
+        turn_dialogs.open_turn(linked)
+    if opened := turn_dialogs.opened():
+        turn_dialogs.edit(log, opened)
+
+
+def _nothing_yet() -> None:
+    with st.container(border=True):
+        st.subheader("Nothing recorded yet", anchor=False)
+        st.markdown(
+            "Chat, drop a handbook or chats below, or try it with the sample: the made-up handbook of a small "
+            "company. It can be taken back."
+        )
+        with st.container(horizontal=True):
+            st.page_link("pages/chat.py", label="Chat", icon=":material/forum:")
+            st.button(
+                "Try it with the sample",
+                icon=":material/science:",
+                on_click=ask,
+                args=("import",),
+                kwargs={"places": (SAMPLE,)},
+            )
+
+
+draw()

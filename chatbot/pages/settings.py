@@ -1,0 +1,150 @@
+"""The settings page: the engine and how it is, privacy, schedule, gate, look."""
+
+from typing import Any
+
+import streamlit as st
+
+from chatbot.markdown import presentable
+from chatbot.parts.doing import attempt
+from chatbot.parts.settings_form import CRON, GROUPS, SHORTCUTS, Field, as_typed, as_value
+from chatbot.resources import connect_again, models
+from chatbot.server import config, service
+from fine_tuning import paths
+from fine_tuning.errors import ByoaiError, ConfigError
+from fine_tuning.integration import settings
+from fine_tuning.integration.settings import Setting
+
+state = st.session_state
+
+
+def widget(key: str) -> str:
+    return f"set-{key}"
+
+
+def save(key: str, default: object) -> None:
+    put(key, as_value(state[widget(key)], default))
+
+
+def put(key: str, value: object) -> None:
+    """Change a setting, or keep what is wrong with the value for the place beside its field."""
+    faults = state.setdefault("faults", {})
+    faults.pop(key, None)
+    try:
+        settings.change(service(), {key: value})
+    except ConfigError as error:
+        faults[key] = settings.fault(error, key)
+    except (ByoaiError, OSError) as error:
+        faults[key] = str(error)
+    else:
+        if value is None:
+            state.pop(widget(key), None)  # the field shows what holds now
+        models.clear()
+
+
+def field(each: Field, setting: Setting, fixed: bool) -> None:
+    """Draw one setting: its value, what is wrong with it, and the way back to the default."""
+    key, now = widget(each.key), as_typed(setting.value)
+    state.setdefault(key, now)
+    common: dict[str, Any] = {
+        "key": key,
+        "help": each.help,
+        "disabled": fixed or not setting.changeable,
+        "on_change": save,
+    }
+    common["args"] = (each.key, setting.default)
+    if isinstance(now, bool):
+        st.toggle(each.label, **common)
+    elif isinstance(now, str):
+        st.text_area(each.label, height="content", **common)
+    else:
+        st.number_input(each.label, step=1 if isinstance(now, int) else 0.01, **common)
+    if told := state.get("faults", {}).get(each.key):
+        st.error(presentable(f"{told}. It stays as it was: {setting.value}"), icon=":material/error:")
+    if setting.value != setting.default or told:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.caption(presentable(f"Default: {as_typed(setting.default) or 'none'}"), width="content")
+            st.button(
+                "Back to default",
+                key=f"back-{each.key}",
+                type="tertiary",
+                on_click=put,
+                args=(each.key, None),
+                disabled=fixed,
+            )
+
+
+def examine() -> None:
+    from fine_tuning.integration.doctor import examine as checks  # brings gguf and numpy
+
+    state.checks = list(checks(lambda: config(), service().ollama_url))
+
+
+def fetch_base() -> None:
+    request = {"model": config().training.base_model, "ollama_url": service().ollama_url}
+    if attempt(lambda: service().queue.submit("pull", request, origin="page"), "Not begun"):
+        st.toast("It is being fetched: the bar above shows how far", icon=":material/download:")
+
+
+def connect_and_examine() -> None:
+    connect_again()
+    examine()
+
+
+CURES = {
+    "engine": ("Connect again", connect_and_examine),
+    "ollama": ("Connect again", connect_and_examine),
+    "base": ("Fetch the base", fetch_base),
+}
+
+
+def engine_part() -> None:
+    st.subheader("Engine", anchor=False)
+    now = models()
+    st.text(now.trouble or now.engine)
+    st.caption(
+        f"Where Ollama answers is set by OLLAMA_HOST, or in {paths.DEFAULT_CONFIG.name} (deployment.ollama_base_url)"
+    )
+    st.button(
+        "Examine",
+        icon=":material/stethoscope:",
+        on_click=examine,
+        help="Check engine, models, log, disk and memory; takes a while",
+    )
+    for check in state.get("checks", ()):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            icon = ":material/check:" if check.ok else ":material/error:"
+            st.markdown(presentable(f"{icon} **{check.name}**: {check.text}"))
+            if not check.ok and check.name in CURES:
+                label, cure = CURES[check.name]
+                st.button(label, key=f"cure-{check.name}", on_click=cure)
+
+
+def draw() -> None:
+    st.title("Settings", anchor=False)
+    engine_part()
+    try:
+        found = settings.show(service())
+    except ByoaiError as error:
+        st.error(presentable(str(error)), title="The settings cannot be read", icon=":material/error:")
+        return
+    if found.fixed:
+        st.info(settings.FIXED.capitalize(), icon=":material/lock:")
+    by_key = {each.key: each for each in found.items}
+    for group, fields in GROUPS.items():
+        st.subheader(group, anchor=False)
+        for each in fields:
+            field(each, by_key[each.key], found.fixed)
+        if group == "Schedule":
+            st.caption("Or by cron, also while this server is not running:")
+            st.code(
+                CRON.format(folder=paths.DEFAULT_CONFIG.parent.parent, new_turns=config().schedule.new_turns),
+                language="sh",
+                wrap_lines=True,
+            )
+    st.subheader("Look and keys", anchor=False)
+    st.markdown("Light or dark: by your system, or in the menu ⋮ at the top right.")
+    for keys, what in SHORTCUTS.items():
+        st.markdown(f"`{keys}`: {what}")
+
+
+draw()

@@ -1,0 +1,438 @@
+"""The train page: model, data, settings, watching, and what came of it, one step after the other."""
+
+from dataclasses import replace
+
+import streamlit as st
+
+from chatbot.markdown import presentable
+from chatbot.parts import train_settings
+from chatbot.parts.doing import attempt
+from chatbot.parts.words import meaning
+from chatbot.resources import connect_again, engine, models
+from chatbot.server import config, service
+from fine_tuning import paths
+from fine_tuning.config import FineTuningConfig
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.errors import ByoaiError, ConfigError
+from fine_tuning.integration import datasets, learning, tuning, watched
+from fine_tuning.integration import ollama_integration as models_of
+from fine_tuning.integration.job_runs import curve
+from fine_tuning.integration.streamlit_fine_tuning import again, curves, facts, log_tail, verdict, watch
+from fine_tuning.integration.tuning import Draft, Forecast, Situation
+from fine_tuning.integration.versions import comparison_of
+from fine_tuning.jobs.store import Job
+from fine_tuning.profiles import made_of_documents
+from fine_tuning.units import clock, gigabytes, size
+
+MODEL, DATA, SETTINGS, WATCH, FINISH = "1 Model", "2 Data", "3 Settings", "4 Watch", "5 Finish"
+STEPS = (MODEL, DATA, SETTINGS, WATCH, FINISH)
+SOURCES = {
+    "chats": "Your own chats, and what you imported",
+    "sample": "The shipped sample: a made-up company's handbook",
+    "dataset": "A file",
+}
+TYPES = ["jsonl", "json", "csv", "tsv", "txt", "md", "parquet"]
+GLANCE = 1.0  # seconds between looks at what is being found out
+
+state = st.session_state
+
+
+def open_page() -> Situation:
+    """Have in `state` all that the page is drawn from; return what the start depends on beside the draft."""
+    found, trouble, turns, documents = models(), "", 0, 0
+    try:
+        log = ConversationLogger(config().log_path)
+        turns, documents = log.index.count(), made_of_documents(log)
+    except ByoaiError as error:
+        trouble = str(error)
+    untouched = state.get("train_draft") == state.get("train_first") and not st.query_params.get("from")
+    if "train_draft" not in state or untouched:  # what was recorded or imported meanwhile counts
+        state.train_draft = state.train_first = _first_draft(turns, documents)
+    now = learning.look()
+    if "train_step" not in state:
+        state.train_step = WATCH if now.running else MODEL
+    if state.pop("job_begun", None):
+        state.train_step = WATCH
+    bases = tuple(choice.tag for choice in found.found if choice.kind == "base")
+    return Situation(turns, bases, now.running, found.trouble or trouble, documents)
+
+
+def _first_draft(turns: int, documents: int) -> Draft:
+    """Return what is chosen at first: what another run was asked, where its "Clone" led here; else
+    the configuration's.
+    """
+    base = models_of.base_of(models().found, config())
+    draft = Draft(base.tag if base else config().training.base_model, "chats" if turns else "sample")
+    if not (job := st.query_params.get("from")):
+        return draft
+    try:
+        state.train_step = SETTINGS
+        return tuning.draft_of(service().queue.get(job), config(), turns, datasets.find(), documents)
+    except (ByoaiError, ValueError) as error:
+        st.toast(f"That run's settings cannot be read: {error}", icon=":material/error:")
+        return draft
+
+
+def go(step: str) -> None:
+    state.train_step = step
+
+
+def next_button(step: str) -> None:
+    st.button("Next", type="primary", icon=":material/arrow_forward:", on_click=go, args=(step,))
+
+
+# 1 Model
+
+
+def choose_model(now: Situation) -> None:
+    if not now.bases:
+        st.info(
+            presentable(now.trouble or "The engine has no model yet: download one on the Models page."),
+            title="No model to train",
+        )
+        with st.container(horizontal=True):
+            st.button("Look again", icon=":material/refresh:", on_click=connect_again)
+            st.page_link("pages/models.py", label="Models", icon=":material/arrow_forward:")
+        return
+    known = {model.tag: model for model in engine().list_models()}
+    draft: Draft = state.train_draft
+    captions = []
+    for tag in now.bases:
+        model = known.get(tag)
+        fits = (
+            ""
+            if model is None
+            else "fits into the memory"
+            if tuning.likely_fits(model)
+            else "probably too large for the free memory"
+        )
+        facts = (model.parameter_size, model.quantization, size(model.size), fits) if model else ()
+        captions.append(" · ".join(filter(None, facts)))
+    index = now.bases.index(draft.base) if draft.base in now.bases else 0
+    st.radio(
+        "Which model learns?",
+        now.bases,
+        index=index,
+        captions=captions,
+        key=f"train-base-{draft.base}",
+        on_change=_set_base,
+        args=(f"train-base-{draft.base}",),
+        help=meaning("base"),
+    )
+    next_button(DATA)
+
+
+def _set_base(widget: str) -> None:
+    state.train_draft = replace(state.train_draft, base=state[widget])
+
+
+# 2 Data
+
+
+def choose_data(now: Situation) -> None:
+    draft: Draft = state.train_draft
+    sources = list(SOURCES)
+    least = learning.least_turns(config())
+    said = f"{now.turns} turns recorded" + (f"; it takes {least} at least" if now.turns < least else "")
+    st.radio(
+        "What does it learn from?",
+        sources,
+        index=sources.index(draft.data),
+        format_func=SOURCES.__getitem__,
+        captions=[
+            said,
+            "150 questions and answers, learned in minutes",
+            "questions and answers: uploaded, prepared, or of Hugging Face",
+        ],
+        key=f"train-data-{draft.data}",
+        on_change=_set_data,
+        args=(f"train-data-{draft.data}",),
+    )
+    if draft.data == "dataset":
+        choose_dataset(draft)
+    elif draft.data == "chats":
+        st.page_link("pages/data.py", label="Look at what will be learned", icon=":material/table_view:")
+    next_button(SETTINGS)
+
+
+def _set_data(widget: str) -> None:
+    state.train_draft = replace(state.train_draft, data=state[widget], changes={})
+    state.train_round = state.get("train_round", 0) + 1
+
+
+def choose_dataset(draft: Draft) -> None:
+    known = [each for each in datasets.find() if datasets.format_of(each)]
+    if known:
+        index = next(
+            (number for number, each in enumerate(known) if draft.dataset and each.file == draft.dataset.file), None
+        )
+        st.selectbox(
+            "File",
+            range(len(known)),
+            index,
+            format_func=lambda number: f"{known[number].name} · {size(known[number].bytes)} · {known[number].kind}",
+            placeholder="Choose one",
+            key=f"train-file-{len(known)}-{index}",
+            on_change=_set_dataset,
+            args=(known, f"train-file-{len(known)}-{index}"),
+        )
+    if draft.dataset and draft.dataset.type == "text":
+        st.info(
+            "Of a plain text it learns how the text goes on. For answers to questions, as about a handbook, import "
+            "the file on the page Data: questions are made of it there.",
+        )
+        st.page_link("pages/data.py", label="Import it", icon=":material/upload:")
+    file = st.file_uploader("Upload a file", TYPES, key=f"train-upload-{state.setdefault('train_uploads', 0)}")
+    if file is not None:
+        _add(file.name, file.getvalue())
+    with st.expander("A dataset of Hugging Face", icon=":material/cloud_download:"):
+        name = st.text_input("Name", placeholder="owner/name", key="train-hub")
+        st.button("Fetch", on_click=_fetch, args=(name,), disabled="/" not in name)
+        if job := state.get("train_fetch"):
+            _watch_fetch(job)
+
+
+def _set_dataset(known: list[datasets.Dataset], widget: str) -> None:
+    if state[widget] is not None:
+        state.train_draft = replace(state.train_draft, dataset=known[state[widget]], changes={})
+
+
+def _add(name: str, content: bytes) -> None:
+    try:
+        dataset = datasets.add_upload(name, content, config().uploads)
+    except ByoaiError as error:
+        st.error(presentable(str(error)), title="Not uploaded")
+        return
+    state.train_draft = replace(state.train_draft, dataset=dataset, changes={})
+    state.train_uploads += 1  # an empty one: the browser's copy is not held any longer
+    st.rerun()
+
+
+def _fetch(name: str) -> None:
+    def fetching() -> None:
+        state.train_fetch = (
+            service().queue.submit("prepare", {"source": name.strip(), "format": "huggingface"}, origin="the page").id
+        )
+
+    attempt(fetching, "Not begun")
+
+
+@st.fragment(run_every=GLANCE)
+def _watch_fetch(id: str) -> None:
+    watched.note(id)
+    job = service().queue.get(id)
+    if not job.over:
+        st.caption("It is being fetched")
+        return
+    if job.state == "completed":
+        found = paths.read_json(job.result)
+        state.train_draft = replace(state.train_draft, dataset=datasets.prepared(found["file"]), changes={})
+        del state["train_fetch"]
+        st.rerun()
+    st.error(
+        presentable(job.reason),
+        title="It could not be fetched: is huggingface.co reached from here, and the name right?",
+    )
+
+
+# 3 Settings
+
+
+def choose_settings(now: Situation) -> None:
+    draft: Draft = state.train_draft
+    try:
+        start = tuning.starting_point(config(), draft, now.turns, now.documents)
+    except ByoaiError as error:
+        st.error(presentable(str(error)))
+        return
+    settings, fault = _settings(start, draft)
+    forecast = None
+    if not tuning.incomplete(config(), draft, now):
+        forecast = tuning.forecast(service().queue, draft, settings, service().ollama_url)
+        if forecast.ready and state.get("train_basis") != forecast.basis:  # presets are reckoned for the machine
+            state.train_basis = forecast.basis
+            state.train_round = state.get("train_round", 0) + 1
+            settings, fault = _settings(start, draft)
+    train_settings.draw(start, settings, forecast)
+    if fault:
+        st.error(presentable(fault), title="These settings contradict each other")
+    if forecast and (forecast.ready or forecast.trouble):
+        show_forecast(forecast, settings)
+    elif forecast:
+        _wait_for(forecast.job.id)
+    begin(now, draft, start, settings, forecast, fault)
+
+
+def _settings(start: FineTuningConfig, draft: Draft) -> tuple[FineTuningConfig, str]:
+    """Return the settings of the draft, and what is wrong with them: then those without its changes."""
+    basis = state.get("train_basis")
+    try:
+        return tuning.settings_of(start, draft, basis), ""
+    except ConfigError as error:
+        return tuning.settings_of(start, replace(draft, changes={}), basis), str(error)
+
+
+@st.fragment(run_every=GLANCE)
+def _wait_for(id: str) -> None:
+    watched.note(id)
+    if service().queue.get(id).over:
+        st.rerun()
+    st.caption(":shimmer[Counting what there is to learn, and measuring this machine]")
+
+
+def show_forecast(forecast: Forecast, settings: FineTuningConfig) -> None:
+    found = forecast.at(settings)
+    if found is None:
+        st.error(presentable(forecast.trouble), title="What it takes could not be found out")
+        st.button("Try again", icon=":material/refresh:", on_click=_find_out_again, args=(forecast,))
+        return
+    with st.container(horizontal=True):
+        st.metric("Memory", gigabytes(found.memory), help=f"{gigabytes(found.available)} are free now.")
+        st.metric("Time", clock(found.seconds), help="Of the training itself: the evaluation comes on top.")
+        st.metric("Steps", found.steps)
+    if forecast.too_large(settings):
+        st.warning(
+            "It does not fit into the free memory, whatever is lowered: close other programs, or choose a smaller "
+            "model."
+        )
+    elif not found.fits:
+        st.warning(
+            "It needs more memory than is free: what is computed at once is lowered before it begins, until it fits."
+        )
+    else:
+        st.caption(f"It fits: {gigabytes(found.available)} are free.")
+    for warning in forecast.found["warnings"]:
+        st.caption(f":material/info: {presentable(warning)}")
+
+
+def _find_out_again(forecast: Forecast) -> None:
+    attempt(lambda: tuning.find_out_again(service().queue, forecast))
+
+
+def begin(
+    now: Situation,
+    draft: Draft,
+    start: FineTuningConfig,
+    settings: FineTuningConfig,
+    forecast: Forecast | None,
+    fault: str,
+) -> None:
+    """Show what is about to begin, and the button; or what is missing."""
+    why = tuning.missing(config(), draft, now, forecast, fault)
+    if forecast and forecast.ready:
+        st.subheader("Summary", anchor=False)
+        pairs = list(tuning.summary(draft, forecast, settings))
+        if profile := tuning.profile_of(config(), draft, now.turns, now.documents):
+            pairs.append(("Profile", profile))
+        st.text("\n".join(f"{name}: {value}" for name, value in pairs))
+        if changed := tuning.differences(settings, start):
+            st.caption("Not as usual")
+            st.text("\n".join(f"{key}: {value} (else {before})" for key, value, before in changed))
+    st.button(
+        "Start training",
+        type="primary",
+        icon=":material/school:",
+        disabled=bool(why),
+        on_click=_start,
+        args=(draft, settings),
+    )
+    if why:
+        st.caption(presentable(why))
+
+
+def _start(draft: Draft, settings: FineTuningConfig) -> None:
+    if attempt(lambda: tuning.start(draft, settings, service().ollama_url), "Not begun"):
+        state.train_step = WATCH
+
+
+# 4 Watch, 5 Finish
+
+
+def watch_it() -> None:
+    now = learning.look()
+    if now.running and now.job:
+        state.train_watched = now.job.id
+        watch(now.job.id, presentable)
+        return
+    if now.job is None:
+        st.info("Nothing was trained yet: choose model, data and settings first.", title="Nothing to watch")
+        st.button("Settings", on_click=go, args=(SETTINGS,))
+        return
+    finish(now.job)
+
+
+def finish(job: Job | None) -> None:
+    if job is None:
+        st.info("No training has ended yet.", title="Nothing is finished")
+        return
+    if not job.over:
+        st.info("It is still at work.", title="Not finished yet")
+        st.button("Watch it", on_click=go, args=(WATCH,))
+        return
+    end = verdict(job, presentable)
+    if not end.tag:
+        again(job)
+    for prompt, before, after in end.answers:
+        with st.container(border=True):
+            st.markdown("**Asked**")
+            st.text(prompt)
+            left, right = st.columns(2)
+            left.caption("Before")
+            left.text(before)
+            right.caption("Now")
+            right.text(after)
+    if end.tag:
+        facts(service().registry, end.tag, presentable)
+        what_next(end.tag)
+    if points := curve(job):
+        curves(points)
+    log_tail(job)
+
+
+def what_next(tag: str) -> None:
+    name, _, version = tag.rpartition(":v")
+    address = f"/api/versions/{name}/{version}/file?part="
+    choice = models().get(tag)
+    with st.container(horizontal=True):
+        # a refused one is used only after a warning, on the page Models
+        if choice and not choice.live and not choice.refused:
+            st.button("Use it", type="primary", icon=":material/swap_horiz:", on_click=_use, args=(name, version))
+        st.page_link("pages/chat.py", label="Talk to it", icon=":material/forum:")
+        st.page_link(
+            "pages/models.py", label="Compare side by side", icon=":material/compare:", query_params=_compared(tag)
+        )
+        st.link_button("Report", f"/api/versions/{name}/{version}/report", icon=":material/description:")
+        st.link_button("GGUF", f"{address}gguf", icon=":material/download:")
+        st.link_button("Adapter", f"{address}adapter", icon=":material/download:")
+
+
+def _compared(tag: str) -> dict[str, str]:
+    """Return which models the comparison begins with: what was made, and who answers now."""
+    version = service().registry.tagged(tag)
+    return comparison_of(version, models().default) if version else {"view": "compare"}
+
+
+def _use(name: str, version: str) -> None:
+    if attempt(lambda: models_of.use(engine(), config(), version, name=name), "Not switched"):
+        models.clear()
+        st.toast(f"{name} v{version} answers from here on", icon=":material/swap_horiz:")
+
+
+def draw() -> None:
+    st.title("Train", anchor=False)
+    now = open_page()
+    st.segmented_control("Step", STEPS, key="train_step", required=True, label_visibility="collapsed")
+    step = state.train_step
+    if step == MODEL:
+        choose_model(now)
+    elif step == DATA:
+        choose_data(now)
+    elif step == SETTINGS:
+        choose_settings(now)
+    elif step == WATCH:
+        watch_it()
+    else:
+        finish(learning.look().job)
+
+
+draw()

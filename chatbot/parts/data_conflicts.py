@@ -1,0 +1,82 @@
+"""The data page's questions that were answered differently: side by side, and which answer is learned."""
+
+import streamlit as st
+
+from chatbot.parts import turn_dialogs
+from chatbot.parts.data_overview import ask
+from chatbot.server import config
+from fine_tuning.data_collection import outcomes
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.integration import data_view
+
+SHOWN = 10  # questions at once
+ANSWERS = 4  # of each
+
+
+def draw(log: ConversationLogger) -> None:
+    look = outcomes.last(log.path)
+    if look is None:
+        st.info(
+            "Questions with different answers are found when the turns are looked through.", icon=":material/search:"
+        )
+        st.button("Look through them", type="primary", icon=":material/refresh:", on_click=ask, args=("survey",))
+        return
+    offset = st.session_state.setdefault("conflicts-from", 0)
+    choices = data_view.choices(log, SHOWN, offset)
+    total = look.facts["conflicts"]
+    if not total:
+        st.info("No question has different answers.", icon=":material/check:")
+        return
+    newest = config().data_collection.conflicts == "newest"
+    rule = "the last answer that you approved is learned, or else the newest" if newest else "all answers are learned"
+    st.markdown(
+        f"The same question has different answers. Unless you choose, **{rule}** (`data_collection.conflicts`)."
+    )
+    for choice in choices:
+        _choice(log, choice, newest)
+    if not choices:
+        st.caption("All of these are settled. Look again in the overview to find new ones.")
+    if total > SHOWN:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.button("Earlier ones", disabled=offset == 0, on_click=_go, args=(max(offset - SHOWN, 0),))
+            st.caption(f"{offset + 1:,} to {min(offset + SHOWN, total):,} of {total:,}")
+            st.button("Later ones", disabled=offset + SHOWN >= total, on_click=_go, args=(offset + SHOWN,))
+
+
+def _go(offset: int) -> None:
+    st.session_state["conflicts-from"] = offset
+
+
+def _choice(log: ConversationLogger, choice: data_view.Choice, newest: bool) -> None:
+    with st.container(border=True):
+        st.text(choice.turns[-1].user_message)
+        shown = choice.turns[-ANSWERS:]
+        for column, turn in zip(st.columns(len(shown)), shown, strict=True):
+            with column:
+                st.code(turn.bot_response, language=None, wrap_lines=True)
+                stands = not newest or turn.id == choice.stands or bool(turn.metadata.get("included"))
+                st.caption(" · ".join(filter(None, [turn.timestamp[:10], "is learned" if stands else "is left out"])))
+                label = "Keep this one"
+                st.button(
+                    label,
+                    key=f"keep-{turn.id}",
+                    help="The others are excluded",
+                    on_click=_keep,
+                    args=(log, choice, turn.id),
+                )
+        if len(choice.turns) > ANSWERS:
+            st.caption(f"and {len(choice.turns) - ANSWERS:,} older answers")
+        st.button(
+            "Keep all",
+            key=f"all-{choice.turns[0].id}",
+            help="All of these answers are learned",
+            on_click=_keep,
+            args=(log, choice),
+        )
+
+
+def _keep(log: ConversationLogger, choice: data_view.Choice, turn_id: str = "") -> None:
+    if turn_id:
+        turn_dialogs.record(lambda: data_view.keep_one(log, choice, turn_id))
+    else:
+        turn_dialogs.record(lambda: data_view.keep_all(log, choice))

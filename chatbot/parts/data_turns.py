@@ -1,0 +1,214 @@
+"""The data page's list of turns: filtered, sorted and paged by the log's index, so that a page of
+it costs the same however long it is.
+"""
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from chatbot.markdown import presentable
+from chatbot.parts import turn_dialogs
+from chatbot.parts.data_overview import short
+from chatbot.parts.words import meaning
+from chatbot.server import config, service
+from fine_tuning.conversation import conversations_of
+from fine_tuning.data_collection import data_export, turn_list
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.data_collection.turn_list import MOST_MATCHES, Learned, Listed, Wanted
+from fine_tuning.integration.data_view import REASONS
+from fine_tuning.planning import learned
+
+ROWS = 20
+STATES = {
+    "": "All turns",
+    "new": "New",
+    "learned": "Learned by a version",
+    "kept": "Will be learned",
+    "dropped": "Dropped",
+    "excluded": "Excluded",
+    "edited": "Edited",
+    "up": "Thumbs up",
+    "down": "Thumbs down",
+    "imported": "Imported",
+}
+ORDERS = {"newest": "Newest first", "oldest": "Oldest first", "longest": "Longest first"}
+FORMATS = {
+    "jsonl": "JSON lines, as the log has them",
+    "json": "JSON, by conversation",
+    "csv": "CSV, for spreadsheets",
+    "parquet": "Parquet, for data frames",
+    "chatml": "ChatML, to train elsewhere",
+    "alpaca": "Alpaca, to train elsewhere",
+    "instruction": "Instructions, to train elsewhere",
+}
+
+state = st.session_state
+
+
+def draw(log: ConversationLogger) -> None:
+    wanted = filters(log)
+    known = learned(config(), log, service().registry)
+    number = state.setdefault("turns-page", 0)
+    page = turn_list.page(log.index, known, wanted, ROWS, number * ROWS)
+    if not page.turns and number:  # the last page has become empty
+        state["turns-page"] = number = max(0, -(-page.total // ROWS) - 1)
+        page = turn_list.page(log.index, known, wanted, ROWS, number * ROWS)
+    found = f"{page.total:,} {'turn' if page.total == 1 else 'turns'}"
+    st.caption(f"{found} of the newest {MOST_MATCHES:,} that match" if page.is_cut else found)
+    if not page.turns:
+        st.info("No turn is like that. Show all turns, or search for other words.", icon=":material/search_off:")
+        return
+    _actions(log, [each.turn.id for each in page.turns])
+    for place, each in enumerate(page.turns, number * ROWS + 1):
+        _row(each, place)
+    _paging(number, page.total)
+    _export(log, known, wanted)
+
+
+def filters(log: ConversationLogger) -> Wanted:
+    """Draw the filters, and return what they ask for."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        state.setdefault("turns-text", "")
+        st.text_input(
+            "Search",
+            key="turns-text",
+            placeholder="Words that were said",
+            icon=":material/search:",
+            on_change=_first_page,
+        )
+        _choose("Show", "state", STATES)
+        _choose("Sort", "order", ORDERS)
+        with st.popover("More", icon=":material/tune:", help="Filter by reason, model and import"):
+            _choose(
+                "Dropped because",
+                "reason",
+                {"": "Any reason", **{reason: words.title for reason, words in REASONS.items()}},
+            )
+            _choose("Answered by", "model", {"": "Anybody", **{name: name for name in turn_list.models(log.index)}})
+            _choose(
+                "Came by the import",
+                "imported",
+                {"": "Any", **{id: f"{id} ({count:,})" for id, count, _ in log.index.imports()}},
+            )
+    given = {name: state[f"turns-{name}"] for name in ("text", "state", "order", "reason", "model", "imported")}
+    return Wanted(**given)
+
+
+def _choose(label: str, name: str, options: dict[str, str]) -> None:
+    key = f"turns-{name}"
+    if state.get(key) not in options:
+        state[key] = next(iter(options))
+    st.selectbox(label, list(options), format_func=options.__getitem__, key=key, on_change=_first_page)
+
+
+def _first_page() -> None:
+    state["turns-page"] = 0
+
+
+def _actions(log: ConversationLogger, ids: Sequence[str]) -> None:
+    chosen = [id for id in ids if state.get(f"pick-{id}")]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        state["pick-all"] = len(chosen) == len(ids)
+        st.checkbox("Select this page", key="pick-all", on_change=_pick_all, args=(ids,))
+        none = not chosen
+        st.button(
+            "Exclude",
+            icon=":material/block:",
+            disabled=none,
+            on_click=_exclude,
+            args=(log, chosen, True),
+            help=meaning("excluded"),
+        )
+        st.button("Include", icon=":material/check:", disabled=none, on_click=_exclude, args=(log, chosen, False))
+        if st.button("Forget", icon=":material/delete_forever:", disabled=none, help=meaning("forget")):
+            turn_dialogs.forget(chosen)
+        if chosen:
+            st.caption(f"{len(chosen)} selected")
+
+
+def _pick_all(ids: Sequence[str]) -> None:
+    for id in ids:
+        state[f"pick-{id}"] = state["pick-all"]
+
+
+def _exclude(log: ConversationLogger, ids: Sequence[str], excluded: bool) -> None:
+    if turn_dialogs.record(lambda: log.exclude_all(ids, excluded)):
+        for id in ids:
+            state[f"pick-{id}"] = False
+
+
+def _row(each: Listed, place: int) -> None:
+    turn = each.turn
+    with st.container(border=True, horizontal=True, gap="small"):
+        st.checkbox(f"Select turn {place}", key=f"pick-{turn.id}", label_visibility="collapsed", width="content")
+        with st.container(gap="xxsmall"):
+            st.text(short(turn.user_message))
+            st.text(short(turn.bot_response))
+            st.caption(presentable(status_line(each)))
+        st.button(
+            "Open",
+            key=f"open-{turn.id}",
+            icon=":material/edit:",
+            type="tertiary",
+            help="Rate it, or write it anew",
+            on_click=turn_dialogs.open_turn,
+            args=(turn.id,),
+        )
+
+
+def status_line(each: Listed) -> str:
+    """Return in words how a turn stands."""
+    facts = each.turn.metadata
+    said = [each.turn.timestamp[:10]]
+    if each.excluded:
+        said.append("excluded")
+    elif each.reason:
+        said.append(f"not learned: {REASONS[each.reason].title.lower() if each.reason in REASONS else each.reason}")
+    if each.learned:
+        said.append("learned")
+    said += ["new"] * each.is_new + ["edited"] * each.edited + [f"thumbs {each.rating}"] * bool(each.rating)
+    if source := facts.get("source"):
+        said.append(f"imported from {source.get('name', 'a file')}" if isinstance(source, dict) else "imported")
+    return " · ".join(filter(None, [*said, str(facts.get("model", ""))]))
+
+
+def _paging(number: int, total: int) -> None:
+    last = (total - 1) // ROWS
+    if not last:
+        return
+    with st.container(horizontal=True, horizontal_alignment="center", vertical_alignment="center"):
+        st.button(
+            "Earlier page", icon=":material/chevron_left:", disabled=number == 0, on_click=_turn_to, args=(number - 1,)
+        )
+        st.caption(f"Page {number + 1:,} of {last + 1:,}")
+        st.button(
+            "Later page",
+            icon=":material/chevron_right:",
+            disabled=number >= last,
+            on_click=_turn_to,
+            args=(number + 1,),
+        )
+
+
+def _turn_to(number: int) -> None:
+    state["turns-page"] = number
+
+
+def _export(log: ConversationLogger, known: Learned, wanted: Wanted) -> None:
+    with st.popover("Export", icon=":material/download:", help="These turns as a file, without excluded ones"):
+        format = st.selectbox("As", list(FORMATS), format_func=FORMATS.__getitem__, key="export-format")
+        st.download_button(
+            "Download",
+            lambda: exported(log, known, wanted, format),
+            file_name=data_export.file_of(format),
+            on_click="ignore",
+            icon=":material/download:",
+        )
+
+
+def exported(log: ConversationLogger, known: Learned, wanted: Wanted, format: str) -> bytes:
+    """Return the wanted turns, without excluded ones, as a file of this format."""
+    turns = [
+        turn for turn in log.index.turns(turn_list.ids(log.index, known, wanted)) if not turn.metadata.get("excluded")
+    ]
+    return b"".join(data_export.render(conversations_of(turns), format))

@@ -1,0 +1,36 @@
+"""The small bar that shows long work on every page: what is at work, how far it is, and where to watch it."""
+
+import streamlit as st
+
+from chatbot.markdown import presentable
+from chatbot.server import service
+from fine_tuning.integration import watched
+from fine_tuning.jobs.progress import Progress, progress_of_job
+from fine_tuning.jobs.store import ACTIVE, Job
+from fine_tuning.units import clock
+
+GLANCE = 2.0  # seconds between looks
+SHOWN = 3  # jobs at most
+
+
+@st.fragment(run_every=GLANCE)
+def draw() -> None:
+    """Draw a line for each job that is at work and not shown below; nothing while none is."""
+    for job in at_work():
+        told = progress_of_job(job)
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.progress(told.share, text=presentable(line(job, told)))
+            st.page_link("pages/runs.py", label="Watch", query_params={"job": job.id})
+
+
+def at_work() -> list[Job]:
+    """Return the jobs that run and that the page does not show itself, newest first."""
+    running = service().queue.jobs(list(ACTIVE), limit=10)
+    return [job for job in running if not watched.is_watched(job.id)][:SHOWN]
+
+
+def line(job: Job, told: Progress) -> str:
+    """Return what is at work, for people: `Retrain: Training, 2 min left`."""
+    stage = "stopping" if job.state == "cancelling" else told.stage or "beginning"
+    left = told.steps[-1].eta if told.steps and told.stage == "Training" else None
+    return f"{job.kind.capitalize()}: {stage}" + (f", {clock(left)} left" if left else "")

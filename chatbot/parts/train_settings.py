@@ -1,0 +1,222 @@
+"""The settings of a training as a form: a few in plain words, all others under "Advanced". What is
+chosen is kept in a draft.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import streamlit as st
+
+from chatbot.parts.words import meaning
+from fine_tuning.api.train_form import METHODS
+from fine_tuning.config import FineTuningConfig, FineTuningMethod
+from fine_tuning.integration import tuning
+from fine_tuning.integration.setting_fields import Field, fields
+from fine_tuning.integration.settings import may_change
+from fine_tuning.integration.tuning import LEVELS, RANKS, Draft, Forecast
+
+state = st.session_state
+
+_SECTIONS = {
+    "training": "Training",
+    "training.replay": "What must stay",
+    "training.preferences": "Edits and thumbs",
+    "data_preparation": "Data",
+    "augmentation": "Variants of the chats",
+    "evaluation": "Evaluation",
+    "gate": "Gate",
+    "deployment": "Deployment",
+}
+_ABOVE = {  # asked in plain words, elsewhere, or of no use to a training
+    *("training.base_model", "training.method", "training.num_epochs", "training.learning_rate", "training.lora_r"),
+    *(
+        "data_preparation.train_ratio",
+        "data_preparation.validation_ratio",
+        "data_preparation.format_type",
+        "evaluation.canaries",
+    ),
+}
+
+
+def draw(start: FineTuningConfig, settings: FineTuningConfig, forecast: Forecast | None) -> None:
+    """Draw the form. `start` is what applies without presets and changes, `settings` what is chosen now."""
+    st.segmented_control(
+        "How thorough",
+        list(LEVELS),
+        default=_draft().level,
+        format_func=LEVELS.__getitem__,
+        required=True,
+        key=_key("level"),
+        on_change=_set_level,
+        help="How often everything is read, and how large the adapter is: reckoned for this machine.",
+    )
+    left, right = st.columns(2)
+    with left:
+        training = settings.training
+        _number("training.num_epochs", "Passes over the data (epochs)", settings, start, step=1, help=meaning("epoch"))
+        _number("training.learning_rate", "Learning rate", settings, start, step=None, help=meaning("learning rate"))
+        share = round(100 * settings.data_preparation.validation_ratio)
+        most = max(50, share)
+        st.slider(
+            "Kept aside for validation, %",
+            0,
+            most,
+            share,
+            key=_key("split"),
+            on_change=_set_split,
+            args=(_key("split"), start),
+            help=meaning("validation"),
+        )
+    with right:
+        methods = [each.value for each in METHODS] + [training.method.value] * (training.method not in METHODS)
+        captions = [METHODS[FineTuningMethod(each)][1] if FineTuningMethod(each) in METHODS else "" for each in methods]
+        titles = {each.value: name for each, (name, _) in METHODS.items()}
+        st.radio(
+            "Method",
+            methods,
+            index=methods.index(training.method.value),
+            format_func=lambda each: titles.get(each, each),
+            captions=captions,
+            key=_key("method"),
+            on_change=_set,
+            args=("training.method", _key("method"), start),
+        )
+    _size(settings, start, forecast)
+    _advanced(settings, start)
+
+
+def _size(settings: FineTuningConfig, start: FineTuningConfig, forecast: Forecast | None) -> None:
+    training = settings.training
+    if training.method in (FineTuningMethod.LORA, FineTuningMethod.QLORA):
+        ranks = sorted({*RANKS, training.lora_r})
+
+        def shown(rank: int) -> str:
+            found = forecast and forecast.trained(settings.changed({"training.lora_r": rank}))
+            return f"{_millions(found[0])} ({found[1]:.1%})" if found else f"rank {rank}"
+
+        st.select_slider(
+            "How many parameters to train",
+            ranks,
+            training.lora_r,
+            format_func=shown,
+            key=_key("size"),
+            on_change=_set_size,
+            args=(_key("size"), settings, start),
+            help=f"{meaning('rank')} The choice sets the rank, in all layers; it is {training.lora_r} now.",
+        )
+    elif forecast and (found := forecast.trained(settings)):
+        st.caption(f"{_millions(found[0])} parameters are trained.")
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} million" if count >= 100_000 else f"{count:,}"
+
+
+def _advanced(settings: FineTuningConfig, start: FineTuningConfig) -> None:
+    with st.expander("Advanced", icon=":material/tune:", key="train-advanced", on_change="rerun") as box:
+        if not box.open:
+            return
+        for section, title in _SECTIONS.items():
+            found = [
+                each for each in fields(section.partition(".")[0]) if each.section == section and each.key not in _ABOVE
+            ]
+            shown = [each for each in found if may_change(each.key)]
+            st.markdown(f"**{title}**")
+            for column, each in zip(st.columns(3) * len(shown), shown, strict=False):
+                with column:
+                    _field(each, settings, start)
+
+
+def _field(each: Field, settings: FineTuningConfig, start: FineTuningConfig) -> None:
+    key, value, help = _key(each.key), tuning.value_of(settings, each.key), each.meaning or None
+    changed: dict[str, Any] = {"key": key, "on_change": _set, "args": (each.key, key, start), "help": help}
+    match each.kind:
+        case "switch":
+            st.toggle(each.label, value, **changed)
+        case "choice":
+            st.selectbox(each.label, each.choices, each.choices.index(value), **changed)
+        case "whole" | "number":
+            _number(each.key, each.label, settings, start, step=1 if each.kind == "whole" else None, help=help)
+        case "text":
+            st.text_input(
+                each.label,
+                value or "",
+                key=key,
+                help=help,
+                on_change=_set,
+                args=(each.key, key, start, lambda text: text or None),
+            )
+        case "lines":
+            lines: Callable[[str], list[str]] = lambda text: [line for line in text.splitlines() if line.strip()]  # noqa: E731
+            st.text_area(
+                each.label, "\n".join(value), key=key, help=help, on_change=_set, args=(each.key, key, start, lines)
+            )
+
+
+def _number(
+    dotted: str, label: str, settings: FineTuningConfig, start: FineTuningConfig, *, step: int | None, help: str | None
+) -> None:
+    """Ask for a number; the configuration's bounds are shown by the browser, and checked with all else."""
+    from fine_tuning.integration.setting_fields import bounds
+
+    value, allowed = tuning.value_of(settings, dotted), bounds(dotted)
+    kind = int if step else float
+    least = allowed.least if allowed.least is not None else allowed.above
+    most = allowed.most if allowed.most is not None else allowed.below
+    st.number_input(
+        label,
+        min_value=None if least is None else kind(least),
+        max_value=None if most is None else kind(most),
+        value=kind(value),
+        step=1 if step else max(abs(value) / 10, 1e-6),
+        format=None if step else "%.6g",
+        key=_key(dotted),
+        on_change=_set,
+        args=(dotted, _key(dotted), start),
+        help=help,
+    )
+
+
+# What people do
+
+
+def _draft() -> Draft:
+    draft: Draft = state.train_draft
+    return draft
+
+
+def _key(name: str) -> str:
+    """Return a widget's key: another one when a preset or another page has changed what all of them show."""
+    return f"train-{state.setdefault('train_round', 0)}-{name}"
+
+
+def _set_level() -> None:
+    if level := state.get(_key("level")):
+        state.train_draft = replace(_draft(), level=level, changes={})
+        state.train_round += 1
+
+
+def _set(dotted: str, widget: str, start: FineTuningConfig, made: Callable[[Any], Any] = lambda value: value) -> None:
+    _take(widget, start, lambda value: {dotted: made(value)})
+
+
+def _set_split(widget: str, start: FineTuningConfig) -> None:
+    _take(widget, start, lambda share: tuning.split_changes(start, share / 100))
+
+
+def _set_size(widget: str, settings: FineTuningConfig, start: FineTuningConfig) -> None:
+    _take(widget, start, lambda rank: tuning.rank_changes(settings, rank))
+
+
+def _take(widget: str, start: FineTuningConfig, changes: Callable[[Any], dict[str, Any]]) -> None:
+    """Take the changes that a widget's value makes.
+
+    Nothing is changed where the browser tells of a widget that another page or preset has taken away meanwhile.
+    """
+    if widget not in state:
+        return
+    basis = state.get("train_basis")
+    over = start.changed(tuning.preset(start, _draft().level, basis))
+    for key, value in changes(state[widget]).items():
+        state.train_draft = _draft().with_change(key, value, over)

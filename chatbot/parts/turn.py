@@ -1,0 +1,259 @@
+"""One turn of the chat: question and answer, what a person can do with them, and the other branches
+that begin there.
+"""
+
+from collections.abc import Callable, Sequence
+from textwrap import shorten
+
+import streamlit as st
+
+from chatbot import session
+from chatbot.markdown import presentable
+from chatbot.parts import attached, learned_from
+from chatbot.parts.doing import attempt
+from chatbot.resources import engine
+from fine_tuning.conversation import Turn, approved
+from fine_tuning.data_collection.conversation_logger import REASON_LIMIT, Rating
+
+# what begins the names under which Streamlit keeps the texts that are typed in place of a question
+# or an answer
+DRAFT = "text-"
+ASK, WHY = f"{DRAFT}ask-", f"{DRAFT}why-"
+THUMBS: dict[int | None, Rating] = {0: "down", 1: "up"}
+REASON_SHOWN = 100  # characters of why something was rated so
+USER, BOT = ":material/person:", ":material/forum:"
+
+state = st.session_state
+
+
+# What people do
+
+
+def record(what: Callable[[], object]) -> None:
+    attempt(what, "Not recorded")
+
+
+def ask(what: Callable[[], object]) -> None:
+    """Do what needs somebody who answers, and nothing while an answer comes in."""
+    if state.choice and not state.chat.answering:
+        attempt(what)
+
+
+def rate(turn_id: str, widget: str) -> None:
+    record(lambda: state.chat.rate(turn_id, THUMBS.get(state[widget])))
+
+
+def save(turn_id: str) -> None:
+    """Record why an answer is good or bad, and what it should have been, as far as either was typed."""
+    answer, why = state[f"{DRAFT}{turn_id}"], state[f"{WHY}{turn_id}"].strip()
+    turn = next((turn for turn in state.chat.turns if turn.id == turn_id), None)
+    if turn and why and why != turn.metadata.get("rating_reason"):
+        record(lambda: state.chat.rate(turn_id, turn.metadata.get("rating", "down"), why))
+    if turn and (answer != turn.bot_response or not why):
+        record(lambda: state.chat.edit(turn_id, answer))
+    state.edited = None
+
+
+def begin_edit(turn_id: str | None) -> None:
+    state.edited = turn_id
+
+
+def begin_asking(turn_id: str | None) -> None:
+    state.asked = turn_id
+
+
+def ask_instead(turn_id: str) -> None:
+    if text := state[f"{ASK}{turn_id}"].strip():
+        ask(lambda: state.chat.ask_instead(engine(), state.choice.tag, turn_id, text))
+        state.asked = None
+
+
+def regenerate(turn_id: str) -> None:
+    ask(lambda: state.chat.regenerate(engine(), state.choice.tag, turn_id))
+
+
+def browse(turn_id: str) -> None:
+    ask(lambda: state.chat.show(turn_id))
+
+
+def drop_drafts(turns: Sequence[Turn]) -> None:
+    """Forget what was typed in place of a question or an answer that is not edited any more, or gone."""
+    shown = {turn.id for turn in turns}
+    state.edited = state.edited if state.edited in shown else None
+    state.asked = state.asked if state.asked in shown else None
+    kept = {f"{DRAFT}{state.edited}", f"{WHY}{state.edited}", f"{ASK}{state.asked}"}
+    for key in [key for key in state if str(key).startswith(DRAFT) and key not in kept]:
+        del state[key]
+
+
+# How it is drawn
+
+
+def draw(turn: Turn, others: session.Others, answering: bool) -> None:
+    """Draw a turn. `answering`: an answer comes in below it, so that no other branch can be begun or shown."""
+    with st.chat_message("user", avatar=USER):
+        if state.asked == turn.id:
+            _draw_question_draft(turn)
+        else:
+            attached.draw(turn.user_message)
+            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+                _icon("Ask in other words", "stylus", f"ask-{turn.id}", begin_asking, turn.id, disabled=answering)
+                _browser("question", others.questions, turn.id, answering)
+    with st.chat_message("assistant", avatar=BOT):
+        if state.edited == turn.id:
+            _draw_answer_draft(turn)
+        else:
+            st.markdown(presentable(turn.bot_response))
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            _judge(turn, answering)
+            _browser("answer", others.answers, turn.id, answering)
+            st.caption(presentable(footnote(turn)))
+
+
+def _judge(turn: Turn, answering: bool) -> None:
+    """What a person can do with an answer: rate it, say what it should have been, have it given anew, copy it."""
+    if session.recorded(turn):
+        thumb = next((thumb for thumb, rating in THUMBS.items() if rating == turn.metadata.get("rating")), None)
+        st.feedback("thumbs", key=f"rate-{turn.id}", default=thumb, on_change=rate, args=(turn.id, f"rate-{turn.id}"))
+        if thumb is not None and "rating_reason" not in turn.metadata and state.edited != turn.id:
+            st.button("Say why", key=f"reason-{turn.id}", type="tertiary", on_click=begin_edit, args=(turn.id,))
+        with st.container(key=f"icon-edit-{turn.id}", width="content"):
+            st.button(
+                "Edit the answer",
+                key=f"edit-{turn.id}",
+                icon=":material/edit:",
+                type="tertiary",
+                help="Write what it should have been",
+                on_click=begin_edit,
+                args=(turn.id,),
+            )
+        learned_from.button(turn)
+    if state.choice and not approved(turn):
+        _icon("Answer anew", "refresh", f"again-{turn.id}", regenerate, turn.id, disabled=answering)
+    with st.container(key=f"icon-copy-{turn.id}", width="content"):
+        copied = st.popover(
+            "Copy", icon=":material/content_copy:", type="tertiary", key=f"copy-{turn.id}", on_change="rerun"
+        )
+    if copied.open:
+        copied.code(turn.bot_response, language=None, wrap_lines=True)
+
+
+def _browser(what: str, ids: Sequence[str], shown: str, disabled: bool) -> None:
+    """Draw ‹ 2/3 ›, with which the other branches that begin here are shown; nothing where there are none."""
+    if len(ids) < 2:
+        return
+    here = ids.index(shown)
+    before, after = ids[max(here - 1, 0)], ids[min(here + 1, len(ids) - 1)]
+    _icon(
+        f"Show the {what} before",
+        "chevron_left",
+        f"before-{what}-{shown}",
+        browse,
+        before,
+        disabled=disabled or here == 0,
+    )
+    st.caption(f"{here + 1}/{len(ids)}", width="content")
+    _icon(
+        f"Show the next {what}",
+        "chevron_right",
+        f"after-{what}-{shown}",
+        browse,
+        after,
+        disabled=disabled or here == len(ids) - 1,
+    )
+
+
+def _icon(label: str, icon: str, key: str, act: Callable[[str], None], turn_id: str, *, disabled: bool = False) -> None:
+    """Draw a button that shows its icon alone (turn.css)."""
+    with st.container(key=f"icon-{key}", width="content"):
+        st.button(
+            label,
+            key=key,
+            icon=f":material/{icon}:",
+            type="tertiary",
+            help=label,
+            on_click=act,
+            args=(turn_id,),
+            disabled=disabled,
+        )
+
+
+def _draw_question_draft(turn: Turn) -> None:
+    # given to the widget, Streamlit would keep it when the widget is long gone
+    state.setdefault(f"{ASK}{turn.id}", turn.user_message)
+    st.text_area("What you would rather ask", key=f"{ASK}{turn.id}", height="content")
+    with st.container(horizontal=True):
+        st.button(
+            "Ask",
+            key=f"asked-{turn.id}",
+            type="primary",
+            on_click=ask_instead,
+            args=(turn.id,),
+            disabled=not state.choice,
+        )
+        st.button("Cancel", key=f"unasked-{turn.id}", on_click=begin_asking, args=(None,))
+
+
+def _draw_answer_draft(turn: Turn) -> None:
+    state.setdefault(f"{DRAFT}{turn.id}", turn.bot_response)
+    state.setdefault(f"{WHY}{turn.id}", turn.metadata.get("rating_reason", ""))
+    st.text_area("What the answer should have been", key=f"{DRAFT}{turn.id}", height="content")
+    st.text_input("Why (optional)", key=f"{WHY}{turn.id}", max_chars=REASON_LIMIT)
+    with st.container(horizontal=True):
+        st.button("Save", key=f"save-{turn.id}", type="primary", on_click=save, args=(turn.id,))
+        st.button("Cancel", key=f"unedited-{turn.id}", on_click=begin_edit, args=(None,))
+
+
+def footnote(turn: Turn) -> str:
+    """Return who answered, how fast, and what is special about it."""
+    facts = [state.models.title(turn.metadata.get("model", "")).removesuffix(" · live").removesuffix(" · refused")]
+    seconds, tokens = turn.metadata.get("seconds"), turn.metadata.get("tokens")
+    if seconds:
+        facts.append(f"{seconds:.1f} s")
+    if seconds and tokens:
+        facts.append(f"{tokens / seconds:.0f} tokens/s")
+    if reason := turn.metadata.get("incomplete"):
+        facts.append(
+            {"stopped": "stopped", "length": "cut: too long"}.get(reason, reason) + ", nothing is learned from it"
+        )
+    if "original_response" in turn.metadata:
+        facts.append("edited")
+    if reason := turn.metadata.get("rating_reason"):
+        facts.append(shorten(str(reason), REASON_SHOWN, placeholder="…"))
+    if not session.recorded(turn):
+        facts.append("not recorded")
+    return " · ".join(facts)
+
+
+def draw_coming(answer: session.Answer) -> None:
+    """Show an answer as it comes in, until it ends or something of the chat has changed elsewhere."""
+    with st.chat_message("user", avatar=USER):
+        attached.draw(answer.user_message)
+    slot = st.chat_message("assistant", avatar=BOT).empty()
+    thinking = f":shimmer[{state.models.title(answer.model)} is thinking]"
+    slot.markdown(thinking)
+    for text in answer.texts():
+        if state.chat.version != state.version:
+            return  # something of this chat is gone, or stands otherwise
+        # Drawn also while nothing comes: only then does Streamlit take in what a person clicks, Stop above all.
+        slot.markdown(presentable(text) + " ▌" if text else thinking)
+
+
+def draw_unfinished(answer: session.Answer, ask_again: Callable[[], None]) -> None:
+    """Show a question that was not answered, and why."""
+    with st.chat_message("user", avatar=USER):
+        attached.draw(answer.user_message)
+    with st.chat_message("assistant", avatar=BOT):
+        if answer.text:
+            st.markdown(presentable(answer.text))
+        if answer.incomplete and not answer.error:
+            st.caption("Stopped before the first word")
+        else:
+            why = str(answer.error or "A fault in byoai itself: the terminal that runs it says more.")
+            st.error(presentable(why), title="Nothing was recorded", icon=":material/error:")
+        with st.container(horizontal=True):
+            st.button("Ask again", icon=":material/refresh:", on_click=ask_again, disabled=not state.choice)
+            if answer.beside:
+                st.button(
+                    "Back", icon=":material/undo:", help="Show what was answered before", on_click=state.chat.dismiss
+                )

@@ -1,0 +1,122 @@
+"""Windows over the data page: one turn, to rate it or write its answer anew; and the question
+before something is forgotten.
+"""
+
+from collections.abc import Callable, Sequence
+
+import streamlit as st
+
+from chatbot.markdown import presentable
+from chatbot.parts.doing import attempt
+from chatbot.parts.words import meaning
+from chatbot.server import service
+from fine_tuning.conversation import Turn
+from fine_tuning.data_collection.conversation_logger import ConversationLogger, Rating
+from fine_tuning.integration import chats
+
+DRAFT = "draft-"  # what begins the name under which Streamlit keeps an answer that is being written
+THUMBS: dict[int | None, Rating] = {0: "down", 1: "up"}
+
+
+state = st.session_state
+
+
+def open_turn(turn_id: str) -> None:
+    """Let the window of a turn be drawn."""
+    state["opened"] = turn_id
+
+
+def close() -> None:
+    state["opened"] = None
+
+
+def opened() -> str | None:
+    """Return the turn whose window is open. What was typed in a window that is closed is forgotten."""
+    id = state.get("opened")
+    for key in [key for key in state if str(key).startswith(DRAFT) and key != f"{DRAFT}{id}"]:
+        del state[key]
+    return str(id) if id else None
+
+
+def record(what: Callable[[], object]) -> bool:
+    """Do something with the log, and say why where it cannot be. Return whether it was done."""
+    return attempt(what, "Not recorded")
+
+
+@st.dialog("A turn", width="large", on_dismiss=close)
+def edit(log: ConversationLogger, turn_id: str) -> None:
+    """Show a turn whole; let it be rated, its answer be written anew, and it be excluded."""
+    if state.get("opened") != turn_id:
+        st.rerun()
+    turn = next(iter(log.index.turns([turn_id])), None)
+    if turn is None:
+        st.info("This turn is gone: it was forgotten, or its import was taken back.")
+        return
+    st.caption("Question")
+    st.text(turn.user_message)
+    _answer(log, turn)
+    if original := turn.metadata.get("original_response"):
+        with st.expander("The model's own answer"):
+            st.text(str(original))
+    excluded = bool(turn.metadata.get("excluded"))
+    with st.container(horizontal=True):
+        st.button("Save", type="primary", on_click=_save, args=(log, turn))
+        label = "Include it" if excluded else "Exclude it"
+        st.button(label, help=meaning("excluded"), on_click=_exclude, args=(log, turn_id, not excluded))
+        st.button("Cancel", on_click=close)
+    st.caption(
+        presentable(
+            " · ".join(filter(None, [turn.timestamp[:16].replace("T", " "), str(turn.metadata.get("model", ""))]))
+        )
+    )
+
+
+def _answer(log: ConversationLogger, turn: Turn) -> None:
+    """Draw the answer, to be written anew, and thumbs."""
+    key = f"{DRAFT}{turn.id}"
+    # given to the widget, Streamlit would keep it when the widget is long gone
+    state.setdefault(key, turn.bot_response)
+    st.text_area("Answer: write what it should have been", key=key, height="content", max_chars=1_000_000)
+    thumb = next((thumb for thumb, rating in THUMBS.items() if rating == turn.metadata.get("rating")), None)
+    widget = f"thumb-{turn.id}"
+    st.feedback("thumbs", key=widget, default=thumb, on_change=_rate, args=(log, turn.id, widget))
+
+
+def _save(log: ConversationLogger, turn: Turn) -> None:
+    text = state[f"{DRAFT}{turn.id}"]
+    if text == turn.bot_response or record(lambda: log.edit(turn.id, text)):
+        close()
+
+
+def _exclude(log: ConversationLogger, turn_id: str, excluded: bool) -> None:
+    if record(lambda: log.exclude(turn_id, excluded)):
+        close()
+
+
+def _rate(log: ConversationLogger, turn_id: str, widget: str) -> None:
+    record(lambda: log.rate(turn_id, THUMBS.get(state[widget])))
+
+
+@st.dialog("Forget for good?")
+def forget(turn_ids: Sequence[str]) -> None:
+    """Ask once, and say what is lost."""
+    st.markdown(
+        f"**{len(turn_ids)}** {'turn goes' if len(turn_ids) == 1 else 'turns go'} from the log and from every file "
+        "made of it."
+    )
+    st.markdown(
+        "Versions that learned them are replaced by one that never saw them, which takes a training. It cannot be "
+        "taken back."
+    )
+    with st.container(horizontal=True):
+        if st.button(
+            "Forget them", type="primary", icon=":material/delete_forever:", on_click=_forget, args=(turn_ids,)
+        ):
+            st.rerun()
+        if st.button("Cancel"):
+            st.rerun()
+
+
+def _forget(turn_ids: Sequence[str]) -> None:
+    attempt(lambda: chats.forget(service(), turn_ids, origin="the data page"), "Not begun")
+    state["turns-text"] = ""  # what was searched for may be what is to be forgotten

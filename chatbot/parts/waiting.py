@@ -1,0 +1,38 @@
+"""What a page shows while a job that it asked for is at work: how far it is; and it is drawn anew
+when the job is over.
+"""
+
+import streamlit as st
+
+from chatbot.markdown import presentable
+from chatbot.server import service
+from fine_tuning.integration import watched
+from fine_tuning.jobs.progress import progress_of_job
+from fine_tuning.jobs.store import Job, State
+
+GLANCE = 0.5  # seconds between looks
+
+
+@st.fragment(run_every=GLANCE)
+def until_over(id: str, what: str) -> None:
+    """Show how far a job is; the whole page is drawn anew when it is over."""
+    watched.note(id)
+    job = service().queue.get(id)
+    if job.over:
+        st.rerun()
+    told = progress_of_job(job)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.progress(
+            told.share, text=presentable(told.stage or ("It waits for its turn" if job.state == State.QUEUED else what))
+        )
+        st.button("Stop", icon=":material/stop_circle:", key=f"stop-{id}", on_click=_stop, args=(id,))
+
+
+def _stop(id: str) -> None:
+    service().queue.cancel(id)
+
+
+def failure(job: Job | None) -> None:
+    """Say why a job did not come to its end; nothing if it did."""
+    if job and job.over and job.state != State.COMPLETED:
+        st.warning(presentable(job.reason), title="It did not come to its end", icon=":material/error:")

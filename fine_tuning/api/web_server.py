@@ -1,0 +1,101 @@
+"""How an ASGI app is served, with the pages or without: what ends when the server does, and who is
+too slow to be waited for.
+"""
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from fine_tuning.api.security import Access
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+PARTING = 3  # seconds that open streams have when the server ends; then they are cut off
+WINDOW = 20.0  # seconds in which a client that sends a request must send the least
+LEAST = 10_000  # bytes; a request that is whole within the window may be as small as it likes
+IDLE = 5  # seconds that a connection is kept between two requests
+
+
+class ImpatientProtocol(H11Protocol):
+    """HTTP/1.1 that closes a connection on which a request comes too slowly: many of these would
+    take all the places there are.
+
+    uvicorn itself limits only the time between two requests. A window in which the client had to
+    wait for the app, even for a part of it, does not count.
+    """
+
+    window = WINDOW
+    _timer: asyncio.TimerHandle | None = None
+    _came = 0  # bytes in this window
+    _had_to_wait = False  # in this window, the client for the app
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._begin_window()
+
+    def data_received(self, data: bytes) -> None:
+        self._came += len(data)
+        super().data_received(data)
+        self._had_to_wait |= self._has_to_wait()
+        if not self._is_incomplete() or self.transport.get_protocol() is not self:  # whole, or a WebSocket now
+            self._end_window()
+        elif self._timer is None:
+            self._begin_window()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_window()
+        super().connection_lost(exc)
+
+    def _is_incomplete(self) -> bool:
+        return self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+
+    def _has_to_wait(self) -> bool:
+        return self.flow.read_paused or self.conn.they_are_waiting_for_100_continue
+
+    def _begin_window(self) -> None:
+        self._came, self._had_to_wait = 0, self._has_to_wait()
+        self._timer = self.loop.call_later(self.window, self._judge)
+
+    def _end_window(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _judge(self) -> None:
+        self._timer = None
+        if not self._is_incomplete():
+            return
+        if self._came >= LEAST or self._had_to_wait or self._has_to_wait():
+            self._begin_window()
+        else:
+            self.transport.close()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Leave out that open streams were cut off, each with its traceback: it is how a server ends that has some."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, asyncio.CancelledError) and "timeout graceful shutdown" not in record.getMessage()
+
+
+def run(app: "ASGIApp", access: Access) -> None:
+    """Serve `app` until SIGINT or SIGTERM; it has ended within seconds, whatever streams and sockets are open."""
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    uvicorn.run(
+        app,
+        host=access.address,
+        port=access.port,
+        http=ImpatientProtocol,
+        ws="websockets-sansio",
+        ws_per_message_deflate=False,
+        log_level="warning",
+        server_header=False,
+        timeout_keep_alive=IDLE,
+        timeout_graceful_shutdown=PARTING,
+        ssl_certfile=access.certificate,
+        ssl_keyfile=access.key,
+    )

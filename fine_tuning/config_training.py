@@ -1,0 +1,160 @@
+"""The sections `training` and `sweep`: how the weights are adapted, and what a search tries."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from fine_tuning import paths
+from fine_tuning.config_types import BaseName, Count, Name, Positive, Rate, Seed, Share, lies_in_home
+from fine_tuning.config_types import Section as _Section
+from fine_tuning.errors import ConfigError
+
+
+class FineTuningMethod(StrEnum):
+    """How the weights are adapted. LoRA: arXiv 2106.09685; QLoRA: 2305.14314; prefix tuning:
+    2101.00190; prompt tuning: 2104.08691.
+    """
+
+    FULL = "full"
+    LORA = "lora"
+    QLORA = "qlora"
+    PREFIX_TUNING = "prefix_tuning"
+    PROMPT_TUNING = "prompt_tuning"
+
+
+BaseWeights = Literal["dequantised", "quantised", "nf4"]
+"""How a training holds the base's matrices: as floats, as the blocks of the served GGUF, or
+quantised (again) to NF4 by bitsandbytes.
+"""
+
+
+def runs_dir(name: str) -> Path:
+    """Return the folder of the runs. ConfigError if it would hold other things, too."""
+    folder = paths.within_home(paths.home() / name)
+    if paths.is_taken(folder):  # pruning and forgetting remove folders in it
+        raise ConfigError(f"{folder} holds other things than runs: name a folder of their own")
+    return folder
+
+
+class Replay(_Section):
+    """Self-replay: general prompts, answered by the base itself, mixed in so that the model keeps what it knew.
+
+    `kl_weight` weighs the divergence from the base on those answers (Learning without Forgetting, arXiv 1606.09282).
+    """
+
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.3  # of an epoch's conversations; as far as the project's prompts go
+    max_new_tokens: Positive = 64
+    kl_weight: Annotated[float, Field(ge=0)] = 1.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prompts_were_a_number(cls, values: object) -> object:
+        if isinstance(values, dict) and "prompts" in values:
+            raise ValueError(
+                "prompts is now share: of an epoch's conversations, how many are general prompts (64 beside 150 "
+                "chats: 0.3)"
+            )
+        return values
+
+
+class Preferences(_Section):
+    """What people preferred (edits, thumbs) is learned after the chats: DPO (arXiv 2305.18290) from
+    pairs, or KTO (2402.01306).
+    """
+
+    # auto: dpo with enough pairs, else kto from pairs and ratings
+    method: Literal["auto", "dpo", "kto", "off"] = "auto"
+    least: Annotated[int, Field(ge=2, le=2**31 - 1)] = 8  # pairs, or ratings, below which it is left for later
+    beta: Annotated[float, Field(gt=0)] = 0.1  # how strongly it is held to what it was
+    learning_rate: Rate = 5e-5
+    num_epochs: Positive = 2
+
+
+class Training(_Section):
+    method: FineTuningMethod = FineTuningMethod.QLORA
+    base_model: BaseName = "smollm2:135m"  # an Ollama tag, a folder in Hugging Face format, or a Hugging Face id
+    output_dir: Annotated[Name, lies_in_home(runs_dir)] = "runs"  # in data/
+    lora_r: Positive = 16
+    lora_alpha: Positive = 32
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    use_dora: bool = False  # magnitude and direction apart (arXiv 2402.09353)
+    use_rslora: bool = False  # scaled by alpha / sqrt(r) (arXiv 2312.03732)
+    virtual_tokens: Positive = 20  # of prefix_tuning and prompt_tuning
+    batch_size: Positive = 4  # conversations a step
+    batch_tokens: Positive = 4096  # computed at once, at most; a step of more takes several passes, to the same result
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-4
+    num_epochs: Positive = 3
+    warmup_ratio: Share = 0.05
+    lr_scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    seed: Seed = 0
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: Count = 0  # of the training on a CPU; 0: what a probe finds faster
+    # library of a CPU's float32 products; auto: what a probe finds faster
+    products: Literal["auto", "blas", "onednn"] = "auto"
+    # of qlora's base: dequantised is as fast as lora; auto: if it fits
+    base_weights: Literal["auto"] | BaseWeights = "auto"
+    # the last two are bitsandbytes' (arXiv 2110.02861)
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    backend: Literal["packed", "trl"] = "packed"  # trl: TRL's own trainer, slower, as a reference
+    fused: bool = True  # same loss and gradients, faster (training/fast); false: the libraries' own modules
+    save_steps: Positive = 25
+    keep_checkpoints: Positive = 2
+    early_stop: Count = 0  # epochs without a lower validation loss after which to end; 0: never
+    folds: Count = 0  # parts of the training chats, each held out once to find the number of epochs; 0: none
+    min_pairs: Positive = 100  # fewer is "too small" without --force
+    replay: Replay = Replay()
+    preferences: Preferences = Preferences()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _layers_could_be_frozen(cls, values: object) -> object:
+        """Accept what an older run's config.yaml says if it froze no layer."""
+        if isinstance(values, dict) and "frozen_layers" in values:
+            if values["frozen_layers"] not in (0, "0", None):
+                raise ValueError("frozen_layers is gone: all layers are trained now, which learns more. Leave it out")
+            values = {key: value for key, value in values.items() if key != "frozen_layers"}
+        return values
+
+    @model_validator(mode="after")
+    def _options_belong_to_the_method(self) -> "Training":
+        flags = [name for name in ("use_dora", "use_rslora") if getattr(self, name)]
+        if flags and self.method not in (FineTuningMethod.LORA, FineTuningMethod.QLORA):
+            raise ValueError(f"{' and '.join(flags)} belong to method lora or qlora, not to {self.method}")
+        if self.folds and (self.folds < 2 or not self.early_stop):
+            raise ValueError("folds: 2 or more, and with an early_stop, which ends the training without each of them")
+        if self.base_weights in ("quantised", "nf4") and (self.method != FineTuningMethod.QLORA or self.use_dora):
+            raise ValueError(
+                f"base_weights: {self.base_weights} belongs to method qlora without DoRA, which needs the weights "
+                "themselves"
+            )
+        return self
+
+
+class Sweep(_Section):
+    """The ranges of `byoai sweep`: the two ends of the learning rate's, and what is chosen from for all others."""
+
+    sampler: Literal["tpe", "grid"] = "tpe"
+    trials: Positive = 20
+    minutes: Annotated[float, Field(gt=0)] = 60
+    seed: Seed = 0
+    learning_rate: tuple[Rate, Rate] = (1e-4, 3e-3)
+    lora_r: Annotated[tuple[Positive, ...], Field(min_length=1)] = (8, 16, 32)
+    lora_alpha: Annotated[tuple[Positive, ...], Field(min_length=1)] = (16, 32, 64)
+    lora_dropout: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(min_length=1)] = (0.0, 0.1)
+    num_epochs: Annotated[tuple[Positive, ...], Field(min_length=1)] = (2, 3, 5)
+    batch_size: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4, 8)
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "Sweep":
+        low, high = self.learning_rate
+        if low > high:
+            raise ValueError(f"learning_rate goes from {low:g} down to {high:g}: the lower end comes first")
+        for key in ("lora_r", "lora_alpha", "lora_dropout", "num_epochs", "batch_size"):
+            values = getattr(self, key)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{key} names a value twice: {list(values)}")
+        return self

@@ -1,0 +1,89 @@
+"""Questions that were answered differently at different times: only one of the answers can be right now.
+
+Two questions are the same if they are in the same words, in the same place of a conversation:
+articles and polite words aside, and but for slips of the keyboard in long words. A name, a number,
+a negation, any other word that differs makes another question of it.
+"""
+
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+from fine_tuning.conversation import Conversation, Turn, approved
+from fine_tuning.data_collection.dedupe import ANSWER, TOPIC
+from fine_tuning.data_collection.placeholders import PLACEHOLDER
+from fine_tuning.data_collection.wording import gist, same_gist, wording
+
+_CROWD = 64  # questions of one topic that another is compared with: more are a form with other names in it
+
+
+class Asked(NamedTuple):
+    """A turn that may be learned, and what tells it from others."""
+
+    turn: Turn
+    after: int  # number of the turn before it, as `RepeatedTurns` counts; -1 if it begins its conversation
+    said: bytes  # its `dedupe.fingerprint`
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Turns with one question and different answers, in the order in which they were said."""
+
+    turns: tuple[Turn, ...]
+
+    @property
+    def stands(self) -> Turn:
+        """Which answer is learned: the last that its owner approved (thumbs up, or written anew), else the last."""
+        return next(filter(approved, reversed(self.turns)), self.turns[-1])
+
+    @property
+    def losers(self) -> list[Turn]:
+        """The others, but for those that their owner took in by hand."""
+        return [turn for turn in self.turns if turn is not self.stands and not turn.metadata.get("included")]
+
+
+def find_conflicts(asked: Iterable[Asked]) -> list[Conflict]:
+    """Return the conflicts among these turns, in the order of their first turns. Takes as long as
+    the turns are many.
+    """
+    topics: dict[tuple[int, bytes], list[Asked]] = {}
+    for each in asked:
+        # what was scrubbed may have been another number
+        if not PLACEHOLDER.search(each.turn.user_message):
+            topics.setdefault((each.after, each.said[TOPIC]), []).append(each)
+    found = [conflict for topic in topics.values() if len(topic) > 1 for conflict in _within(topic)]
+    return [conflict for conflict in found if conflict.losers]
+
+
+def cut_out(conversations: Iterable[Conversation], losers: Set[str]) -> Iterator[Conversation]:
+    """Yield the conversations without these turns; one in the middle cuts its conversation into two of the same id."""
+    for conversation in conversations:
+        if losers.isdisjoint(turn.id for turn in conversation.turns):
+            yield conversation
+            continue
+        for lost, turns in groupby(conversation.turns, lambda turn: turn.id in losers):
+            if not lost:
+                yield conversation.model_copy(update={"turns": tuple(turns)})
+
+
+def _within(topic: list[Asked]) -> Iterator[Conflict]:
+    """Yield the conflicts among the turns of one topic."""
+    if len({each.said[ANSWER] for each in topic}) == 1:
+        return
+    groups: list[list[Asked]] = []
+    known: dict[tuple[str, ...], int] = {}  # group of a question
+    recent: list[tuple[tuple[str, ...], tuple[bool, ...], int]] = []
+    for each in topic:
+        words, names = gist(wording(each.turn.user_message))
+        if (group := known.get(words)) is None:
+            alike = (number for other, named, number in recent[-_CROWD:] if same_gist(words, names, other, named))
+            if (group := next(alike, None)) is None:
+                group = len(groups)
+                groups.append([])
+            known[words] = group
+            recent.append((words, names, group))
+        groups[group].append(each)
+    for members in groups:
+        if len({each.said[ANSWER] for each in members}) > 1:
+            yield Conflict(tuple(each.turn for each in sorted(members, key=lambda each: each.turn.timestamp)))

@@ -1,0 +1,79 @@
+"""Whether a passage says what a question and its answer say: the second look at each pair, which
+knows nothing of how it was made.
+
+The answer must be quoted: each of its words, numbers and denials stands in the passage, in the same
+order. And the question may speak only of what the passage, or a heading above it, speaks of. A
+larger model can judge in addition.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+
+from fine_tuning.data_collection.documents.word_sets import words
+
+Judge = Callable[[str, str, str], bool]
+"""Says of (passage, question, answer) whether the passage gives this answer to this question."""
+
+_TOKEN = re.compile(r"[£$€]?\d[\d.,:]*\d[%]?|[£$€]?\d%?|[^\W\d_]+(?:['’-][^\W\d_]+)*", re.UNICODE)
+_DENIALS = words(
+    "not no never none nobody nothing neither without cannot nor nicht kein keine keinen keiner nie niemand nichts ohne"
+)
+_FRAME = words(  # of which questions are built
+    """a about after am an and any anybody anyone anything apply are as at be before by can case could did do does done early entry for
+    from handbook happens has have here how i if in is it know like list listed long look looking many may me mine much must my myself need
+    now of often on or please question rule say says shall should so tell than that the them then there time to under until up was were
+    what when where whether which who whom will with within would you your yours yourself
+    beim das dem den der die es für gilt ist steht sagt zu zum zur was im handbuch dazu punkt unter lesen über"""  # noqa: E501
+)
+
+
+def unsupported(passage: str, headings: Iterable[str], question: str, answer: str) -> str:
+    """Return what the passage does not say of a question and its answer, in words; "" if it says all."""
+    said, known = _tokens(passage), _tokens(" ".join((*headings, passage)))
+    if left := _not_in_order(_tokens(answer), said):
+        return f"the answer's {left!r} does not stand in the passage"
+    stems = set(map(_stem, known))
+    for word in _tokens(question):
+        if word not in _FRAME and _stem(word) not in stems:
+            return f"the question's {word!r} does not stand in the passage"
+    return ""
+
+
+def _not_in_order(answer: list[str], passage: list[str]) -> str:
+    """Return the first word of the answer that does not stand in the passage behind the words before it; "" for none.
+
+    Between two words of the answer the passage may say more (as between the cells of a table), but no denial.
+    """
+    missing = answer[0] if answer else ""
+    reached = -1
+    for start, first in enumerate(passage):
+        if answer and first == answer[0]:
+            number = _followed(answer, passage, start)
+            if number == len(answer):
+                return ""
+            if number > reached:
+                missing, reached = answer[number], number
+    return missing
+
+
+def _followed(answer: list[str], passage: list[str], start: int) -> int:
+    """Return how many words of the answer follow each other in the passage, from a place on."""
+    at = start
+    for number, word in enumerate(answer):
+        found = next((place for place in range(at, len(passage)) if passage[place] == word), -1)
+        if found < 0 or any(skipped in _DENIALS for skipped in passage[at:found]):
+            return number
+        at = found + 1
+    return len(answer)
+
+
+def _tokens(text: str) -> list[str]:
+    return [word.replace("’", "'") for word in _TOKEN.findall(text.casefold())]
+
+
+def _stem(word: str) -> str:
+    """Return a word without the endings by which a question's form differs from a sentence's."""
+    for end, new in (("ies", "y"), ("ied", "y"), ("ing", ""), ("ed", ""), ("es", ""), ("s", "")):
+        if word.endswith(end) and len(word) >= len(end) + 2 and not word.endswith("ss"):
+            return (word.removesuffix(end) + new).removesuffix("e").removesuffix("y")
+    return word.removesuffix("e").removesuffix("y")

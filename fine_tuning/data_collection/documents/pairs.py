@@ -1,0 +1,97 @@
+"""The questions and answers of a document: what is taught, and what is held out to test it.
+
+Of each fact some wordings are taught, and one that is never taught, of a form that is taught of
+other facts, is held out.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Literal
+
+from fine_tuning.data_collection.documents.blocks import Block
+from fine_tuning.data_collection.documents.entailment import Judge, unsupported
+from fine_tuning.data_collection.documents.facts import Fact, facts_of
+from fine_tuning.data_collection.documents.sections import language_of, sections_of
+from fine_tuning.data_collection.documents.wordings import Asked
+
+Split = Literal["train", "validation", "test"]
+
+TAUGHT = 4  # wordings of each question
+_TAUGHT_AT_ALL = 5  # of each fact
+_VALIDATED = 8  # of so many facts one is held out for the validation, too
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A question and its answer. `section`: the headings above it; `key`: the part of the answer
+    that a right answer must have.
+    """
+
+    question: str
+    answer: str
+    section: str
+    level: str
+    key: str
+    split: Split
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A question that the text does not support, and why."""
+
+    question: str
+    section: str
+    reason: str
+
+
+def pairs_of(blocks: Sequence[Block], judge: Judge | None = None) -> Iterator[Pair | Refused]:
+    """Yield the pairs of a document, in order, and what was refused. The same document gives the same pairs.
+
+    Args:
+        judge: is asked of each answer, too, after the check that everything stands in the text.
+    """
+    sections = sections_of(blocks)
+    facts = facts_of(sections, language_of("\n".join(section.text() for section in sections)))
+    taken = set[str]()
+    for number, fact in enumerate(facts):
+        kept: list[tuple[Asked, list[str]]] = []
+        for asked in fact.asked:
+            wordings: list[str] = []
+            for wording in asked.wordings:
+                if wording.casefold() in taken:
+                    continue
+                if reason := unsupported(fact.passage, fact.section.path, wording, fact.answer):
+                    yield Refused(wording, fact.section.place, reason)
+                    continue
+                wordings.append(wording)
+            if wordings and judge and not judge(fact.passage, wordings[0], fact.answer):
+                yield Refused(wordings[0], fact.section.place, "the judge finds another answer in the text, or none")
+                continue
+            kept += [(asked, wordings)] if wordings else []
+        for pair in _dealt(fact, number, kept):
+            taken.add(pair.question.casefold())
+            yield pair
+
+
+def _dealt(fact: Fact, number: int, kept: Sequence[tuple[Asked, list[str]]]) -> Iterator[Pair]:
+    """Yield a fact's pairs: of each question (of a table's cells: each) some wordings to teach, and
+    one to test, if there are enough.
+    """
+    left = max(_TAUGHT_AT_ALL, 2 * len(kept))
+    for nth, (asked, wordings) in enumerate(kept):
+        ordered = sorted(wordings, key=lambda wording: _mix(fact.answer, wording))
+        key = asked.key if asked.key and asked.key.casefold() in fact.answer.casefold() else fact.answer.rstrip(".")
+        taught = min(TAUGHT, left if len(kept) == nth + 1 else -(-left // (len(kept) - nth)), max(1, len(ordered) - 1))
+        left -= taught
+        splits: list[Split] = ["train"] * taught
+        if len(ordered) > taught and asked.level != "topic":
+            splits.append("test")
+        if len(ordered) > len(splits) and nth == 0 and number % _VALIDATED == 0:
+            splits.append("validation")
+        for wording, split in zip(ordered, splits):  # noqa: B905 (wordings that are too many)
+            yield Pair(wording, fact.answer, fact.section.place, asked.level, key, split)
+
+
+def _mix(*texts: str) -> bytes:
+    return blake2b("\0".join(texts).encode("utf-8", "surrogatepass"), digest_size=8).digest()

@@ -1,0 +1,35 @@
+"""A document (a handbook, say): questions that it answers, made from its text, with answers quoted from it.
+
+Some wordings are held out: their turns' metadata names the split "test", with the key that a right answer must have.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from fine_tuning.data_collection.documents.pairs import Refused, pairs_of
+from fine_tuning.data_collection.documents.reading import read_document
+from fine_tuning.data_collection.importers.chats import Chat, Fault, Said
+from fine_tuning.data_collection.importers.shape import Importer, Source
+from fine_tuning.errors import DataError
+
+
+def _read(source: Source) -> Iterator[Chat | Fault]:
+    member = source.member
+    name = member.name if Path(member.name).suffix else source.called or member.name
+    source.read(member.size)
+    made = 0
+    for found in pairs_of(read_document(member, name), source.judge):
+        source.read(0)
+        if isinstance(found, Refused):
+            yield Fault(found.section, f"an answer that the text gives to {found.question!r}: {found.reason}")
+            continue
+        made += 1
+        said = [Said("user", found.question), Said("assistant", found.answer)]
+        yield Chat(said, facts={"split": found.split, "level": found.level, "key": found.key}, section=found.section)
+    if not made:
+        raise DataError(
+            f"{name} says nothing that questions could be made of: it needs sentences, lists or tables under headings"
+        )
+
+
+DOCUMENT = Importer("a document", lambda found: False, _read, whole=True)

@@ -1,0 +1,205 @@
+"""Which turns of the log are most like a question and its answer, whatever words they share and
+however those are inflected.
+
+Looked up are pieces of three letters, in the full-text table of the log's index (log_index.py):
+rare pieces first, until enough rows were looked at, so that it takes as long in a large log as in a
+small one. What is found is then compared letter by letter. Pieces weigh more the rarer they are
+(inverse document frequency: Sparck Jones 1972).
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from sqlite3 import Connection
+
+from fine_tuning import state
+from fine_tuning.conversation import Turn
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.data_collection.log_index import fold
+
+_GRAM = 3  # letters of a piece, as the full-text table has them
+_LONGEST = 1500  # letters of a question, and of an answer, that are looked up
+_SAMPLE = 1000  # newest rows of which is known how often a piece occurs
+_ROWS = 30_000  # rows that are looked at, all pieces together
+_LEAST = 4  # pieces that are looked up, however many rows they have
+_PIECES = 40  # and at most
+_COMPARED = 60  # turns that are compared letter by letter
+# turns that taught a version up to which all of them are listed first; of more, those of the rows
+# that were found
+_FEW = 5000
+_AT_ONCE, _MOST = 100, _FEW  # rows that are asked for in one statement: at first, and at most
+_COMMON = 0.2  # share of the rows from which on a piece says nothing of what a text is about
+
+Teaches = tuple[str, int]  # name and number of a version
+
+
+@dataclass(frozen=True)
+class Alike:
+    """A turn that is like another one."""
+
+    turn: Turn  # as it stands now
+    likeness: float  # 0 to 1; 1 for the same question and answer
+    shared: tuple[str, ...]  # words of both, the rarest first
+
+
+def most_alike(log: ConversationLogger, turn: Turn, taught: Teaches, limit: int = 5) -> list[Alike]:
+    """Return of the turns that taught a version those most like `turn`, which is not one of them; the likest first.
+
+    DataError as the log; ByoaiError as state.db.
+    """
+    log.index.mark()  # brings it up to date
+    question, answer = (fold(text[:_LONGEST]) for text in (turn.user_message, turn.bot_response))
+    with state.connect() as database:
+        weights = _weights(database, sorted(_grams(question) | _grams(answer)))
+        ids = list(islice(_taught(database, log, _by_weight(database, weights), taught), _COMPARED))
+    found = [
+        _compare(question, answer, other, weights) for other in log.index.turns([id for id in ids if id != turn.id])
+    ]
+    return sorted((each for each in found if each.likeness > 0), key=lambda each: -each.likeness)[:limit]
+
+
+def alike_among(turn: Turn, others: Sequence[Turn], limit: int = 5) -> list[Alike]:
+    """Return of turns that are in no log those most like `turn`, the likest first."""
+    question, answer = (fold(text[:_LONGEST]) for text in (turn.user_message, turn.bot_response))
+    texts = [fold(f"{other.user_message[:_LONGEST]} {other.bot_response[:_LONGEST]}") for other in others]
+    holding = Counter(gram for text in texts for gram in _grams(text))
+    size = len(others) + 1
+    weights = {gram: math.log(size / (holding[gram] + 0.5)) for gram in _grams(question) | _grams(answer)}
+    found = [_compare(question, answer, other, weights) for other in others]
+    return sorted((each for each in found if each.likeness > 0), key=lambda each: -each.likeness)[:limit]
+
+
+def count_taught(log: ConversationLogger, taught: Teaches) -> tuple[int, int, int]:
+    """Return how many turns taught a version, how many of those are still in the log, and how many
+    of these are excluded.
+    """
+    log.index.mark()
+    query = (
+        "SELECT count(*), count(key), ifnull(sum(excluded), 0) FROM version_turns"
+        f" LEFT JOIN log_turns ON log_turns.id = turn_id AND log = {_LOG} WHERE version_id = {_VERSION}"
+    )
+    with state.connect() as database:
+        row = database.execute(query, (str(log.path), *taught)).fetchone()
+    return row[0], row[1], row[2]
+
+
+def newest_of(log: ConversationLogger, prefix: str) -> str | None:
+    """Return the id of the newest turn whose answer is by a model of which the tag begins with
+    `prefix`; None if there is none.
+    """
+    log.index.mark()
+    query = f"SELECT id FROM log_turns WHERE log = {_LOG} AND substr(model, 1, ?) = ? ORDER BY key DESC LIMIT 1"
+    with state.connect() as database:
+        row = database.execute(query, (str(log.path), len(prefix), prefix)).fetchone()
+    return row and str(row[0])
+
+
+_LOG = "(SELECT id FROM logs WHERE path = ?)"
+_VERSION = "(SELECT id FROM versions WHERE name = ? AND number = ?)"
+
+# Looking up
+
+
+def _weights(database: Connection, grams: Sequence[str]) -> dict[str, float]:
+    """Return by piece how much it weighs: the logarithm of how many rows there are to one that holds it."""
+    newest = int(database.execute("SELECT ifnull(max(rowid), 0) FROM log_texts").fetchone()[0])
+    first = max(newest - _SAMPLE + 1, 1)
+    count = "SELECT count(*) FROM log_texts WHERE log_texts MATCH ? AND rowid BETWEEN ? AND ?"
+    found = {gram: int(database.execute(count, (_quoted(gram), first, newest)).fetchone()[0]) for gram in grams}
+    size = min(newest, _SAMPLE) + 1
+    return {gram: math.log(size / (rows + 0.5)) for gram, rows in found.items() if rows < size - 1}
+
+
+def _by_weight(database: Connection, weights: Mapping[str, float]) -> Iterator[int]:
+    """Yield the rows that hold some of the pieces, those with the most weight first."""
+    total = int(database.execute("SELECT ifnull(max(rowid), 0) FROM log_texts").fetchone()[0])
+    rows, chosen = 0.0, list[str]()
+    for gram in sorted(weights, key=lambda gram: -weights[gram])[:_PIECES]:
+        rows += total * math.exp(-weights[gram])
+        if rows > _ROWS and len(chosen) >= _LEAST:
+            break
+        chosen.append(gram)
+    if not chosen:
+        return
+    arms = " UNION ALL ".join(["SELECT rowid, ? AS weight FROM log_texts WHERE log_texts MATCH ?"] * len(chosen))
+    values = [value for gram in chosen for value in (weights[gram], _quoted(gram))]
+    query = f"SELECT rowid FROM ({arms}) GROUP BY rowid ORDER BY sum(weight) DESC"
+    for row in database.execute(query, values):
+        yield row[0]
+
+
+def _taught(database: Connection, log: ConversationLogger, rows: Iterator[int], taught: Teaches) -> Iterator[str]:
+    """Yield the ids of the turns of these rows that taught a version, in their order, each once."""
+    known: set[str] = set()
+    few = _turns_of(database, log, taught, None)
+    size = _AT_ONCE
+    while part := list(islice(rows, size)):
+        turns = few if len(few) <= _FEW else _turns_of(database, log, taught, part)
+        size = min(2 * size, _MOST)
+        for row in part:
+            if (id := turns.get(row)) and id not in known:
+                known.add(id)
+                yield id
+
+
+def _turns_of(
+    database: Connection, log: ConversationLogger, taught: Teaches, rows: Sequence[int] | None
+) -> dict[int, str]:
+    """Return by row the turns that taught a version, of these rows; None: of all, or more than `_FEW` of them."""
+    found: dict[int, str] = {}
+    for sign, table, column in ((1, "log_turns", "id"), (-1, "log_events", "turn")):
+        keys = None if rows is None else [sign * row for row in rows if sign * row > 0]
+        among = "" if keys is None else f" AND key IN ({','.join('?' * len(keys))})"
+        query = (
+            f"SELECT key, turn_id FROM version_turns JOIN {table} ON {column} = turn_id AND log = {_LOG}"
+            f" WHERE version_id = {_VERSION}{among} LIMIT ?"
+        )
+        found |= {
+            sign * key: id for key, id in database.execute(query, (str(log.path), *taught, *(keys or ()), _FEW + 1))
+        }
+    return found
+
+
+def _quoted(gram: str) -> str:
+    return '"' + gram.replace('"', '""') + '"'
+
+
+# Comparing
+
+
+def _compare(question: str, answer: str, other: Turn, weights: Mapping[str, float]) -> Alike:
+    asked, said = (fold(text[:_LONGEST]) for text in (other.user_message, other.bot_response))
+    likeness = (_likeness(question, asked, weights) + _likeness(answer, said, weights)) / 2
+    return Alike(other, likeness, tuple(_shared(f"{question} {answer}", f"{asked} {said}", weights)))
+
+
+def _likeness(one: str, other: str, weights: Mapping[str, float]) -> float:
+    """Return the weight of the pieces of both, as a share of the weight of all (Dice). Unknown
+    pieces weigh as much as the mean.
+    """
+    mean = sum(weights.values()) / len(weights) if weights else 1.0
+    ones, others = _grams(one), _grams(other)
+    both = sum(weights.get(gram, 0.0) for gram in ones & others)
+    all = sum(weights.get(gram, 0.0) for gram in ones) + sum(weights.get(gram, mean) for gram in others)
+    return max(2 * both / all, 0.0) if all > 0 else 0.0
+
+
+def _grams(text: str) -> set[str]:
+    """Return the pieces of a folded text: of each word with the space before and behind it, so that
+    word ends count, too.
+    """
+    words = (f" {word} " for word in re.findall(r"\w+", text))
+    return {word[at : at + _GRAM] for word in words for at in range(len(word) - _GRAM + 1)}
+
+
+def _shared(one: str, other: str, weights: Mapping[str, float]) -> list[str]:
+    """Return the words of both that say what they are about, the rarest first."""
+    common = set(re.findall(r"\w+", one)) & set(re.findall(r"\w+", other))
+    rarity = {word: max((weights.get(gram, 0.0) for gram in _grams(word)), default=0.0) for word in common}
+    return sorted(
+        (word for word in common if rarity[word] > -math.log(_COMMON)),
+        key=lambda word: (-rarity[word], -len(word), word),
+    )[:5]

@@ -1,0 +1,106 @@
+"""What the last look through the whole log found: data/survey.db, written anew by each look. It
+holds ids, numbers and reasons, and no word that was said; deleted, it is made again.
+"""
+
+import contextlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from fine_tuning import paths
+from fine_tuning.data_collection.log_index import LogIndex, Mark
+
+KEPT = ""  # the reason of a turn that is learned
+
+_VERSION = 1  # of the tables and facts: what an older byoai left is made again
+_SCHEMA = f"""
+PRAGMA user_version = {_VERSION};
+CREATE TABLE look (log TEXT, epoch TEXT, changes INTEGER, made REAL, facts TEXT);
+CREATE TABLE outcomes (key INTEGER PRIMARY KEY, reason TEXT NOT NULL);
+CREATE TABLE conflicts (number INTEGER, id TEXT, stands INTEGER);
+CREATE INDEX conflicts_by_number ON conflicts (number);
+"""
+
+
+@dataclass(frozen=True)
+class Look:
+    """A look through the log at `log`, when it stood at `mark`."""
+
+    log: str
+    mark: Mark
+    made: float  # seconds since 1970
+    facts: Mapping[str, Any]  # the counts that it came to
+
+
+@dataclass(frozen=True)
+class Differing:
+    """Ids of turns with one question and different answers."""
+
+    turns: tuple[str, ...]  # in the order in which they were said
+    stands: str  # the one that is learned
+
+
+def place() -> Path:
+    """Return the file."""
+    return paths.home() / "survey.db"
+
+
+def keep(index: LogIndex, look: Look, reasons: Mapping[str, str], conflicts: Sequence[Differing]) -> None:
+    """Write what a look found, in place of the one before: `reasons` by turn, `KEPT` of those that are learned."""
+    keys = index.keys()
+    rows = ((keys[id], reason) for id, reason in reasons.items() if id in keys)
+    differing = ((number, id, id == each.stands) for number, each in enumerate(conflicts) for id in each.turns)
+    new = place().with_name(f"{place().name}.{os.getpid()}")
+    new.unlink(missing_ok=True)
+    try:
+        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        with closing(sqlite3.connect(new)) as database, database:
+            database.executescript(_SCHEMA)
+            told = (look.log, look.mark.epoch, look.mark.changes, look.made, json.dumps(look.facts))
+            database.execute("INSERT INTO look VALUES (?, ?, ?, ?, ?)", told)
+            _fill(database, "outcomes", rows)
+            _fill(database, "conflicts", differing)
+        new.replace(place())
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _fill(database: sqlite3.Connection, table: str, rows: Iterable[tuple[object, ...]]) -> None:
+    for row in rows:
+        database.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+
+
+def last(log: Path) -> Look | None:
+    """Return the last look through this log; None if there was none, or what it left is damaged."""
+    found = _last(place(), paths.stamp(place())) if place().exists() else None
+    return found if found and found.log == str(log) else None
+
+
+@lru_cache(maxsize=4)
+def _last(file: Path, stamp: object) -> Look | None:
+    with contextlib.suppress(sqlite3.Error), closing(sqlite3.connect(file)) as database:
+        if database.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
+            return None
+        log, epoch, changes, made, facts = database.execute("SELECT * FROM look").fetchone()
+        return Look(log, Mark(epoch, changes), made, json.loads(facts))
+    return None
+
+
+def conflicts(limit: int, offset: int = 0) -> list[Differing]:
+    """Return what is answered differently, as of the last look."""
+    with contextlib.suppress(sqlite3.Error), closing(sqlite3.connect(place())) as database:
+        query = "SELECT number, id, stands FROM conflicts WHERE number >= ? AND number < ? ORDER BY number, rowid"
+        groups: dict[int, list[tuple[str, bool]]] = {}
+        for number, id, stands in database.execute(query, (offset, offset + limit)):
+            groups.setdefault(number, []).append((id, bool(stands)))
+        return [
+            Differing(tuple(id for id, _ in group), next(id for id, stands in group if stands))
+            for group in groups.values()
+        ]
+    return []

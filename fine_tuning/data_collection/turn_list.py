@@ -1,0 +1,168 @@
+"""A list of turns, filtered, sorted and cut into pages by the log's index: what is not shown is not read."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from sqlite3 import Connection, Row
+from typing import Literal
+
+from fine_tuning.conversation import Turn
+from fine_tuning.data_collection.log_index import LogIndex, matching
+from fine_tuning.data_collection.outcomes import Look, last, place
+
+State = Literal["", "new", "learned", "kept", "dropped", "excluded", "edited", "up", "down", "imported"]
+Order = Literal["newest", "oldest", "longest"]
+
+MOST_MATCHES = 5000  # turns of a search that are filtered: the newest
+
+_ORDERS: dict[Order, str] = {
+    "newest": "turn.key DESC",
+    "oldest": "turn.key",
+    "longest": "turn.asked + turn.answered DESC, turn.key DESC",
+}
+_LEARNED = (
+    "EXISTS (SELECT 1 FROM version_turns JOIN versions ON versions.id = version_turns.version_id"
+    " WHERE version_turns.turn_id = turn.id AND versions.name = :name AND versions.state <> 'retired')"
+)
+_NEW = "turn.changed > :since AND NOT turn.excluded AND (:all_new OR is_new(turn.id, turn.state_hash))"
+_STATES: dict[State, str] = {
+    "": "1",
+    "new": _NEW,
+    "learned": _LEARNED,
+    "kept": "look.reason = '' AND NOT turn.excluded",
+    "dropped": "look.reason <> '' AND NOT turn.excluded",
+    "excluded": "turn.excluded",
+    "edited": "turn.edited",
+    "up": "turn.rating = 'up'",
+    "down": "turn.rating = 'down'",
+    "imported": "turn.imported IS NOT NULL",
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which turns, in which order. Empty: whichever."""
+
+    text: str = ""  # every word of it was said
+    state: State = ""
+    reason: str = ""  # why the cleaning dropped it
+    model: str = ""
+    imported: str = ""  # id of an import
+    order: Order = "newest"
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What versions know of the log: the name of the fine-tuned model, and which turns are new to it.
+
+    `since`: changes of the index before which nothing is new. `is_new(id, state hash)` tells of those after it.
+    """
+
+    name: str
+    since: int
+    is_new: Callable[[str, str], bool] | None  # None: there is no version yet, and all are new
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A turn, and how it stands."""
+
+    turn: Turn
+    excluded: bool
+    rating: str | None
+    edited: bool
+    is_new: bool
+    learned: bool
+    # why it is not learned; "" if it is; None: it was said or changed after the last look through
+    # the log
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Page:
+    turns: list[Listed]
+    total: int  # that are wanted
+    is_cut: bool = False  # only the newest matches of a search were looked at
+
+
+def page(index: LogIndex, learned: Learned, wanted: Wanted, limit: int, offset: int = 0) -> Page:
+    """Return some of the wanted turns, and how many there are."""
+
+    def found(database: Connection, log: Row) -> Page:
+        source, values, is_cut = _source(database, log, learned, wanted)
+        total = int(database.execute(f"SELECT count(*) {source}", values).fetchone()[0])
+        told = f"{_NEW} AS is_new, {_LEARNED} AS learned, look.reason AS reason"
+        query = f"SELECT turn.*, {told} {source} ORDER BY {_ORDERS[wanted.order]} LIMIT :limit OFFSET :offset"
+        rows = database.execute(query, {**values, "limit": limit, "offset": offset}).fetchall()
+        turns = index.read(database, log, rows)
+        return Page([_listed(turn, row) for turn, row in zip(turns, rows, strict=True)], total, is_cut)
+
+    return index.ask(found)
+
+
+def ids(index: LogIndex, learned: Learned, wanted: Wanted) -> list[str]:
+    """Return the ids of all wanted turns, the oldest first."""
+
+    def found(database: Connection, log: Row) -> list[str]:
+        source, values, _ = _source(database, log, learned, wanted)
+        return [row[0] for row in database.execute(f"SELECT turn.id {source} ORDER BY turn.key", values)]
+
+    return index.ask(found)
+
+
+def models(index: LogIndex) -> list[str]:
+    """Return who answered, by name."""
+    query = "SELECT DISTINCT model FROM log_turns WHERE +log = ? AND model IS NOT NULL ORDER BY model"
+    return index.ask(lambda database, log: [row[0] for row in database.execute(query, (log["id"],))])
+
+
+def _source(database: Connection, log: Row, learned: Learned, wanted: Wanted) -> tuple[str, dict[str, object], bool]:
+    """Return the FROM and WHERE of a list, their values, and whether not all matches of its text are looked at."""
+    database.create_function("is_new", 2, learned.is_new or (lambda id, state_hash: True), deterministic=True)
+    values: dict[str, object] = {
+        "log": log["id"],
+        "name": learned.name,
+        "since": learned.since,
+        "all_new": learned.is_new is None,
+    }
+    conditions, is_cut = ["+turn.log = :log", _STATES[wanted.state]], False
+    for name in ("model", "imported"):
+        if value := getattr(wanted, name):
+            conditions.append(f"turn.{name} = :{name}")
+            values[name] = value
+    if wanted.reason:
+        conditions.append("look.reason = :reason")
+        values["reason"] = wanted.reason
+    if wanted.text.strip():
+        matches = matching(database, log, wanted.text, MOST_MATCHES)
+        is_cut = len(matches) == MOST_MATCHES
+        conditions.append("turn.id IN (SELECT value FROM json_each(:matches))")
+        values["matches"] = json.dumps(matches)
+    look = _attach(database, log)
+    if look:
+        values["looked"] = look.mark.changes
+        outcomes = "LEFT JOIN survey.outcomes AS look ON look.key = turn.key AND turn.changed <= :looked"
+    else:
+        outcomes = "LEFT JOIN (SELECT 0 AS key, '' AS reason WHERE 0) AS look ON look.key = turn.key"
+    return f"FROM log_turns AS turn {outcomes} WHERE {' AND '.join(conditions)}", values, is_cut
+
+
+def _attach(database: Connection, log: Row) -> Look | None:
+    """Let the tables of the last look through the log be asked, if it was one of this log as the index knows it."""
+    look = last(log["path"])
+    if look is None or look.mark.epoch != log["epoch"]:
+        return None
+    database.execute("ATTACH DATABASE ? AS survey", (str(place()),))
+    return look
+
+
+def _listed(turn: Turn, row: Row) -> Listed:
+    return Listed(
+        turn=turn,
+        excluded=bool(row["excluded"]),
+        rating=row["rating"],
+        edited=bool(row["edited"]),
+        is_new=bool(row["is_new"]),
+        learned=bool(row["learned"]),
+        reason=row["reason"],
+    )

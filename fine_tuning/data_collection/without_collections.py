@@ -1,0 +1,20 @@
+"""Work without Python's cyclic garbage collector."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """Switch the cyclic garbage collector off within the `with` block.
+
+    Turns form no cycles, and where many are made and kept the collector takes up to half of the time.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

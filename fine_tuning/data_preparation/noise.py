@@ -1,0 +1,148 @@
+"""Typing errors: a question as a hurried person types it, so that a model learns to answer it all
+the same.
+
+A letter is dropped, doubled, or replaced by its neighbour on the keyboard, a word is put in
+capitals, the first word loses its capital, or the mark at the end is missing. Code, numbers,
+placeholders, quotations, addresses and whatever is written like a name stay as they are: with an
+error in one of them, the question would be about something else.
+"""
+
+import re
+from collections.abc import Collection, Iterator
+from random import Random
+
+from fine_tuning.data_collection.code_parts import parts
+
+_ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+_SHORTEST = 4  # letters: "not" without one is "no"
+_TOKEN = re.compile(r"\S+")
+_OPENS, _CLOSES = "(¿¡", "),.;:?!…"
+_LATIN_END = "\u0250"
+# what stands in quotes or brackets of any kind, or in backticks
+_KEPT = re.compile(
+    r"`[^`]*`|\[[^\[\]]*\]|\{[^{}]*\}|<[^<>]*>|\"[^\"]*\"|“[^”]*”|„[^“”]*[“”]|«[^»]*»|(?<!\w)[‘'][^'’\n]*['’](?!\w)"
+)
+_LAST_MARK = re.compile(r"(?<!\S)[^\W\d_]+([?.!]+)\s*\Z")
+# words that begin questions and are no names: Will, May and Mark are left out
+_QUESTIONS = """
+    what where when who whom whose why how which can could do does did is are was were would should shall has have had
+    tell please explain the there this that my our your
+    wo wann wer wem wen warum wie welche welcher welches kann können darf dürfen ist sind hat haben gibt bitte muss
+    où quand qui pourquoi comment quel quelle est qué dónde cuándo quién cómo cuál
+"""
+_OPENERS = frozenset(_QUESTIONS.split())
+
+
+def noisy(question: str, chance: Random, rate: float, names: Collection[str] = (), known: Collection[str] = ()) -> str:
+    """Return the question with typing errors, drawn with `chance`; unchanged if there is nothing to mistype.
+
+    `rate` is the share of the words that are mistyped of those that may be: one at least. `names`
+    (in lower case) are never mistyped, and no error makes one of the `known` words of a word.
+    """
+    places = [(start, end) for start, end in _words(question) if question[start:end] not in names]
+    chosen = {place for place in places if chance.random() < rate} or set(chance.sample(places, min(1, len(places))))
+    edits = {place: _mistyped(question[slice(*place)], chance, known) for place in sorted(chosen)}
+    if (mark := _LAST_MARK.search(question)) and not _kept(question, mark.start(1)) and chance.random() < 1 / 3:
+        edits[mark.span(1)] = ""
+    if (opener := _opener(question, names)) and chance.random() < 1 / 3:
+        edits[opener] = question[slice(*opener)].lower()
+    return _edited(question, edits)
+
+
+def names_in(text: str) -> set[str]:
+    """Return, in lower case, the words that are written with a capital within a sentence."""
+    found = set()
+    for sentence in re.split(r"[.?!:]\s|\n", text):
+        words = re.findall(r"[^\W\d_]+", sentence)
+        found |= {word.lower() for word in words[1:] if not word.islower()}
+        if words and not words[0].islower() and words[0].lower() not in _OPENERS:
+            found.add(words[0].lower())
+    return found
+
+
+def _edited(text: str, edits: dict[tuple[int, int], str]) -> str:
+    pieces, end = [], 0
+    for (start, stop), new in sorted(edits.items()):
+        pieces += [text[end:start], new]
+        end = stop
+    return "".join([*pieces, text[end:]])
+
+
+def _words(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the places of the words that may be mistyped: of small Latin letters, in prose."""
+    for first, last in _prose(text):
+        for token in _TOKEN.finditer(text, first, last):
+            word = token[0].lstrip(_OPENS)
+            start = token.end() - len(word)
+            word = word.rstrip(_CLOSES)
+            if len(word) >= _SHORTEST and word.isalpha() and word.islower() and max(word) < _LATIN_END:
+                yield start, start + len(word)
+
+
+def _prose(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the spans of `text` that are neither code nor kept for another reason."""
+    start = 0
+    for part in parts(text):
+        end = start + len(part.text)
+        if part.kind == "prose":
+            for kept in _KEPT.finditer(text, start, end):
+                yield start, kept.start()
+                start = kept.end()
+            yield start, end
+        start = end
+
+
+def _kept(text: str, place: int) -> bool:
+    return not any(start <= place < end for start, end in _prose(text))
+
+
+def _opener(text: str, names: Collection[str]) -> tuple[int, int] | None:
+    """Return the place of the first word if its capital is that of the sentence alone."""
+    first = re.match(r"\s*([^\W\d_]+)(?!\S)", text)
+    if not first or not first[1].istitle() or first[1].lower() not in _OPENERS or first[1].lower() in names:
+        return None
+    return None if _kept(text, first.start(1)) else first.span(1)
+
+
+def _mistyped(word: str, chance: Random, known: Collection[str]) -> str:
+    """Return the word with one error; as it is if every error that was tried makes a known word of it."""
+    errors = (_dropped, _doubled, _beside, _beside, _shouted)
+    for _ in range(4):
+        made = chance.choice(errors)(word, chance)
+        if made.isupper() or made not in known:
+            return made
+    return word
+
+
+def _dropped(word: str, chance: Random) -> str:
+    at = chance.randrange(1, len(word))
+    return word[:at] + word[at + 1 :]
+
+
+def _doubled(word: str, chance: Random) -> str:
+    at = chance.randrange(1, len(word))
+    return word[:at] + word[at] + word[at:]
+
+
+def _beside(word: str, chance: Random) -> str:
+    at = chance.randrange(1, len(word))
+    keys = _NEIGHBOURS.get(word[at])
+    return word[:at] + chance.choice(keys) + word[at + 1 :] if keys else word
+
+
+def _shouted(word: str, chance: Random) -> str:
+    return word.upper()
+
+
+def _neighbours() -> dict[str, str]:
+    """Return for each letter the keys that touch its own."""
+    places = {letter: (row, column) for row, letters in enumerate(_ROWS) for column, letter in enumerate(letters)}
+
+    def touch(one: tuple[int, int], other: tuple[int, int]) -> bool:
+        down, across = other[0] - one[0], other[1] - one[1]
+        return (down, across) in ((0, 1), (0, -1), (1, -1), (1, 0), (-1, 0), (-1, 1))
+
+    return {letter: "".join(near for near in places if touch(places[letter], places[near])) for letter in places}
+
+
+_NEIGHBOURS = _neighbours()

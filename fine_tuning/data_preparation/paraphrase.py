@@ -1,0 +1,165 @@
+"""Questions in other words, as a model puts them: by paraphrase, or by a translation there and back.
+
+Models drop what matters and add what was not asked, small ones above all, so each attempt is looked
+at a second time, and most are thrown away. Kept is what asks for the same word by word (`altered`),
+and after which the recorded answer is about as likely to the base as after the question itself.
+What the model says is never learned as an answer.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fine_tuning.conversation import Message
+from fine_tuning.data_collection.code_parts import parts
+from fine_tuning.data_collection.documents.sections import language_of
+
+PARAPHRASE, BACK_TRANSLATION = "paraphrase", "back_translation"
+ATTEMPTS = 2  # for each variant
+LONGEST = 300  # characters of a question that is put in other words
+
+Ask = Callable[[Sequence[Message], int], str]
+"""A model's answer to messages, drawn with a seed."""
+
+Likelihood = Callable[[Sequence[Message]], float | None]
+"""The mean log-probability (nats) of the last answer's tokens under the base; None if it does not fit."""
+
+_PARAPHRASE = "Ask this question in other words: {}"
+_SHOWN = (  # without examples, small models answer the question instead
+    ("Where is the car park?", "Could you tell me where the car park is?"),
+    ("When does the train leave?", "At what time does the train leave?"),
+    ("Which floor is the library on?", "What floor is the library on?"),
+)
+_TRANSLATE = "Translate the following question into {}. Write only the translation.\n\n{}"
+_LANGUAGES = {"en": ("German", "English"), "de": ("English", "German")}
+
+_TOKEN = re.compile(r"\[[^\[\]]*\]|\S*\d\S*\d|\S*\d|\w+(?:[-./@_]\w+)*")
+_SAME = (  # ways of asking that mean one thing
+    (r"\b(at|by|on|in)?\s*(what|which)\s+time\b", "when"),
+    (r"\b(at|in|on)?\s*(what|which)\s+(place|location)\b", "where"),
+    (r"\b(for (what|which) reason|how come)\b", "why"),
+    (r"\b(what|which) person\b", "who"),
+    (r"\b(can|could|would|will) you (please )?(kindly )?(tell|inform) (me|us)\b", ""),
+    (r"\b(please )?(tell|inform) (me|us)\b", ""),
+    (r"\bdo you (happen to )?know\b|\b(i|we) (want|need|would like|wish) to know\b", ""),
+    (r"'s\b|’s\b", ""),
+)
+_LABEL = re.compile(r"\A(new question|question|paraphrase|translation|q)\s*:\s*", re.I)
+_DRESS = "a an the is are was were be am do does did please kindly hi hello thanks it there that"
+_FREE = frozenset(_DRESS.split())
+_MAY = frozenset(["can", "could", "may", "might"])
+_ASKING = {"which": "what", "whom": "who"}
+_KINDS = frozenset(["what", "who", "whose", "when", "where", "why", "how"])
+_PERSONS = {"we": "i", "us": "i", "me": "i", "our": "my"}
+
+
+@dataclass
+class Rewording:
+    """A model that puts questions in other words, and the base that looks at them a second time.
+
+    `rejected` counts the reasons for which attempts were thrown away.
+    """
+
+    key: str  # names both models: equal keys, equal wordings
+    ask: Ask
+    likelihood: Likelihood
+    margin: float  # nats a token by which the answer may be less likely
+    rejected: Counter[str] = field(default_factory=Counter)
+
+    def paraphrase(self, record: dict[str, object], place: int, number: int) -> str:
+        """Return a paraphrase of the question at that place, or the question itself."""
+        return self._first_right(record, place, number, lambda said, seed: self.ask(_asked(said), seed))
+
+    def back_translation(self, record: dict[str, object], place: int, number: int) -> str:
+        """Return the question translated there and back, or the question itself."""
+
+        def there_and_back(said: str, seed: int) -> str:
+            language = language_of(said)
+            if not language:
+                return ""
+            other, own = _LANGUAGES[language]
+            foreign = self.ask(_translating(other, said), seed)
+            return self.ask(_translating(own, foreign), seed) if foreign else ""
+
+        return self._first_right(record, place, number, there_and_back)
+
+    def _first_right(self, record: dict[str, Any], place: int, number: int, put: Callable[[str, int], str]) -> str:
+        said = record["messages"][place]["content"]
+        if len(said) > LONGEST or "\n" in said.strip() or any(part.kind != "prose" for part in parts(said)):
+            return str(said)
+        for seed in range((number - 1) * ATTEMPTS, number * ATTEMPTS):
+            made = tidy(put(said, seed))
+            reason = altered(said, made) or self._less_likely(record, place, made)
+            if not reason:
+                return made
+            self.rejected[reason] += 1
+        return str(said)
+
+    def _less_likely(self, record: dict[str, Any], place: int, made: str) -> str:
+        """Return a reason if the base finds the recorded answer less likely after `made`; else ""."""
+        until = [Message.model_validate(message) for message in record["messages"][: place + 2]]
+        reworded = [*until[:-2], until[-2].model_copy(update={"content": made}), until[-1]]
+        before, after = self.likelihood(until), self.likelihood(reworded)
+        if before is None or after is None:
+            return "too long"
+        return "the answer is less likely" if after < before - self.margin else ""
+
+
+def _asked(question: str) -> list[Message]:
+    messages: list[Message] = []
+    for example, made in _SHOWN:
+        messages += [_user(_PARAPHRASE.format(example)), Message(role="assistant", content=made)]
+    return [*messages, _user(_PARAPHRASE.format(question))]
+
+
+def _translating(language: str, text: str) -> list[Message]:
+    return [_user(_TRANSLATE.format(language, text))]
+
+
+def _user(text: str) -> Message:
+    return Message(role="user", content=text)
+
+
+def tidy(said: str) -> str:
+    """Return a model's answer without the quotes, marks and introduction around the question."""
+    lines = [line.strip(" \t*_\"“”„«»'") for line in said.strip().splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        lines = lines[1:]
+    return _LABEL.sub("", lines[0]) if len(lines) == 1 else ""
+
+
+def altered(question: str, made: str) -> str:
+    """Return in what way `made` may ask for something else than `question`; "" if it asks for the same.
+
+    Only the words in which any question may be dressed can differ: articles, politeness, the form
+    of the verb to be. All others stay, in their order; so do what is asked for (when, who, how),
+    numbers, placeholders and names.
+    """
+    if not made:
+        return "no single question"
+    if made.casefold().strip(" ?.!") == question.casefold().strip(" ?.!"):
+        return "the same words"
+    if question.rstrip().endswith("?") and not made.endswith("?"):
+        return "no question"
+    (asked, kinds), (asked_now, kinds_now) = _content(question), _content(made)
+    if kinds != kinds_now:
+        return "another kind of question"
+    return "other words" if asked != asked_now else ""
+
+
+def _content(question: str) -> tuple[list[str], Counter[str]]:
+    """Return the words that matter, in order, and how often each word that asks is there."""
+    text = question
+    for pattern, meant in _SAME:
+        text = re.sub(pattern, f" {meant} ", text, flags=re.I)
+    words = [word if word.startswith("[") else word.casefold() for word in _TOKEN.findall(text)]
+    words = [_ASKING.get(word, _PERSONS.get(word, "can" if word in _MAY else word)) for word in words]
+    kinds = Counter(word for word in words if word in _KINDS)
+    return [_singular(word) for word in words if word not in _FREE and word not in _KINDS], kinds
+
+
+def _singular(word: str) -> str:
+    """Return a word without the -s by which "he opens" differs from "does he open"."""
+    return word[:-1] if word.isalpha() and len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word

@@ -1,0 +1,82 @@
+"""Topics: conversations that speak of alike things, found by their words.
+
+Each text is a vector of hashed words, weighted by how well they divide the texts, and the vectors
+are grouped by spherical k-means (Dhillon and Modha 2001). No model is asked and nothing is learned
+from elsewhere, so it is the same on every machine.
+"""
+
+import re
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_WIDTH = 2048  # numbers of a vector
+_LEAST, _MOST = 2, 24  # topics
+_ROUNDS = 20
+_SAMPLE = 4000  # texts by which the topics are found
+_BATCH = 2000  # texts that are looked at at once
+
+Vectors = npt.NDArray[np.float32]
+
+
+def topics_of(texts: Sequence[str], seed: int = 0) -> list[int]:
+    """Return a topic's number for each text. There are about one for each twelve texts, 24 at most;
+    of many texts, some tell the topics.
+    """
+    count = min(max(round(len(texts) / 12), _LEAST), _MOST, len(texts))
+    if count < _LEAST:
+        return [0] * len(texts)
+    known = _counts([texts[number] for number in range(0, len(texts), -(-len(texts) // _SAMPLE))])
+    share = known.mean(axis=0)  # of the texts, by word
+    # A word tells of a topic that many texts share and many do not; what stands in nearly all or in one tells of none.
+    telling = np.where(share > 0, -share * np.log(np.maximum(share, 1e-9)), 0).astype(np.float32)
+    centres = _centres(_unit(known * telling), count, seed)
+    batches = (texts[first : first + _BATCH] for first in range(0, len(texts), _BATCH))
+    return [
+        topic for batch in batches for topic in (_unit(_counts(batch) * telling) @ centres.T).argmax(axis=1).tolist()
+    ]
+
+
+def _counts(texts: Sequence[str]) -> Vectors:
+    """Return for each text which hashed words are in it."""
+    found = np.zeros((len(texts), _WIDTH), np.float32)
+    for row, text in zip(found, texts, strict=True):
+        row[[zlib.crc32(word.encode("utf-8", "surrogatepass")) % _WIDTH for word in _WORD.findall(text.casefold())]] = 1
+    return found
+
+
+def _centres(vectors: Vectors, count: int, seed: int) -> Vectors:
+    """Return the middle of each topic."""
+    centres = _spread(vectors, count, seed)
+    chosen = np.full(len(vectors), -1)
+    for _ in range(_ROUNDS):
+        nearest = (vectors @ centres.T).argmax(axis=1)
+        if (nearest == chosen).all():
+            break
+        chosen = nearest
+        for topic in set(chosen.tolist()):
+            centres[topic] = _unit(vectors[chosen == topic].sum(axis=0, keepdims=True))[0]
+    return centres
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+
+def _spread(vectors: Vectors, count: int, seed: int) -> Vectors:
+    """Return so many of the vectors that lie far from each other (k-means++: Arthur and Vassilvitskii 2007)."""
+    chance = np.random.default_rng(seed)
+    chosen = [int(chance.integers(len(vectors)))]
+    away = 1 - vectors @ vectors[chosen[0]]
+    for _ in range(count - 1):
+        weights = np.clip(away, 0, None) ** 2
+        total = weights.sum()
+        chosen.append(
+            int(chance.choice(len(vectors), p=weights / total) if total > 0 else chance.integers(len(vectors)))
+        )
+        away = np.minimum(away, 1 - vectors @ vectors[chosen[-1]])
+    return vectors[chosen].copy()

@@ -1,0 +1,112 @@
+"""The datasets of several versions as one, for a version that is merged from them: what any of them
+learned it learned, and only what none of them learned can test it.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fine_tuning import paths
+from fine_tuning.data_collection.dedupe import near_duplicates
+from fine_tuning.data_preparation.dataset_builder import (
+    MANIFEST,
+    Dataset,
+    hash_of,
+    is_finished,
+    read_facts,
+    read_turn_ids,
+    write_jsonl,
+    write_manifest,
+)
+from fine_tuning.data_preparation.split import SPLITS, join_groups
+from fine_tuning.errors import DataError
+
+Record = dict[str, Any]
+
+
+def unite(datasets: Sequence[Path], turn_ids: Iterable[str]) -> Dataset:
+    """Return the union of the datasets in these folders, made unless it is there already.
+
+    Each conversation stays in its split, with one exception: what one dataset keeps for testing (or
+    validation) is left out if another one teaches it, something of the same session, or a
+    near-duplicate. `turn_ids`: all that the versions learned, also what is in no dataset. DataError,
+    which names a bad line.
+    """
+    facts = [read_facts(each / MANIFEST) for each in datasets]
+    learned = sorted({*turn_ids, *(id for each in datasets for id in read_turn_ids(each / MANIFEST))})
+    digest = hash_of({"union": sorted(each["hash"] for each in facts), "turn_ids": learned})
+    folder = paths.datasets_dir() / digest[:16]
+    if not is_finished(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        kept = _dealt(datasets)
+        for split, records in kept.items():
+            write_jsonl(folder / f"{split}.jsonl", records)
+        dropped = sum((Counter(each.get("dropped", {})) for each in facts), Counter[str]())
+        scrubbed = bool(facts) and all(each["settings"].get("scrub_pii") for each in facts)
+        manifest = {
+            "hash": digest,
+            "union": sorted(each["hash"] for each in facts),
+            "settings": {"scrub_pii": scrubbed},
+            "dropped": dict(sorted(dropped.items())),
+            "splits": {split: _size(records) for split, records in kept.items()},
+        }
+        write_manifest(folder / MANIFEST, manifest, learned)
+    return Dataset(folder)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A conversation as one dataset has it."""
+
+    dataset: int
+    split: int  # place in SPLITS
+    record: Record
+
+    @property
+    def content(self) -> str:
+        return json.dumps(self.record["messages"])
+
+
+def _dealt(datasets: Sequence[Path]) -> dict[str, list[Record]]:
+    """Return the conversations of each split, each once."""
+    entries = [
+        _Entry(number, place, record)
+        for number, folder in enumerate(datasets)
+        for place, split in enumerate(SPLITS)
+        for record in paths.read_jsonl(folder / f"{split}.jsonl", _checked, "a conversation", DataError)
+    ]
+    sessions = [entry.record["id"].partition("/")[0] for entry in entries]
+    groups = join_groups(near_duplicates([_said(entry.record) for entry in entries]).tolist(), sessions)
+    alike: dict[int, list[_Entry]] = {}
+    for group, entry in zip(groups, entries, strict=True):
+        alike.setdefault(group, []).append(entry)
+    kept: dict[str, dict[str, Record]] = {split: {} for split in SPLITS}
+    for group, entry in zip(groups, entries, strict=True):
+        if not _learned_elsewhere(entry, alike[group]):
+            kept[SPLITS[entry.split]].setdefault(entry.content, entry.record)
+    return {split: list(records.values()) for split, records in kept.items()}
+
+
+def _learned_elsewhere(entry: _Entry, alike: Sequence[_Entry]) -> bool:
+    """Return whether another dataset has, in an earlier split, something like the entry that its own has not."""
+    earlier = [each for each in alike if each.split < entry.split]
+    own = {each.content for each in earlier if each.dataset == entry.dataset}
+    return any(each.content not in own for each in earlier if each.dataset != entry.dataset)
+
+
+def _checked(record: Any) -> Record:
+    return {"id": str(record["id"]), "messages": list(record["messages"])}
+
+
+def _said(record: Record) -> str:
+    """Return what was said in a conversation, without the system's text, which many have in common."""
+    return "\n".join(message["content"] for message in record["messages"] if message["role"] != "system")
+
+
+def _size(records: Sequence[Record]) -> dict[str, int]:
+    answers = sum(message["role"] == "assistant" for record in records for message in record["messages"])
+    return {"conversations": len(records), "turns": answers}

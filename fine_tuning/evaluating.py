@@ -1,0 +1,51 @@
+"""Evaluates a version that is there once more."""
+
+from typing import TYPE_CHECKING
+
+from fine_tuning.config import FineTuningConfig, load_config
+from fine_tuning.engines.base import Engine
+from fine_tuning.errors import ConfigError
+from fine_tuning.events import Watch
+from fine_tuning.judging import evaluate
+from fine_tuning.model_management.model_pruner import run_of
+from fine_tuning.model_management.model_registry import Registry, Version
+from fine_tuning.planning import collect, make_plan
+from fine_tuning.resuming import plan_of_run
+from fine_tuning.runs import Run, only_one
+from fine_tuning.workshop import Workshop
+
+if TYPE_CHECKING:
+    from fine_tuning.evaluation.comparison import Comparison
+    from fine_tuning.evaluation.gate import Verdict
+
+
+def evaluate_again(
+    config: FineTuningConfig,
+    engine: Engine,
+    watch: Watch | None = None,
+    number: int | None = None,
+    name: str | None = None,
+) -> "tuple[Version, Comparison, Verdict]":
+    """Evaluate a version (None: the live one) once more, on the chats that its own run held out.
+
+    Report and evaluation of its run are written anew. Nothing else changes: neither which version
+    is live, nor what the gate said of it. ConfigError for a version whose run or data is gone.
+    """
+    registry, name = Registry(), name or config.tuned_name()
+    live = registry.live(name)
+    version = registry.get(name, number) if number is not None else live
+    folder = run_of(version) if version else None
+    if version is None or folder is None or not Run(folder).inputs.exists():
+        which = f"the run of {version.tag}" if version else f"a live version of {name}"
+        raise ConfigError(f"there is nothing to evaluate: {which} is not there")
+    run = Run(folder)
+    settings = load_config(run.config)
+    if live and live.number == version.number:  # it cannot be better than itself
+        settings = settings.changed({"gate.better": False})
+    shop = Workshop(settings, engine, watch)
+    with only_one():
+        said = collect(shop)
+        plan = plan_of_run(make_plan(shop, said), run)
+        artifact = run.adapter_gguf if version.mode == "adapter" else run.model_gguf
+        comparison, verdict = evaluate(shop, plan.material, run, artifact, said.turns)
+    return version, comparison, verdict

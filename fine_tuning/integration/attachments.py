@@ -1,0 +1,136 @@
+"""Text files that go with a message: their text is put into it, each in a fenced block that is named after its file.
+
+A message with files is `text`, an empty line, and the blocks, so that it can be taken apart again (`split`).
+"""
+
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from fine_tuning.conversation import whole_characters
+from fine_tuning.errors import DataError
+from fine_tuning.integration import pdf_text
+
+FILE_LIMIT = 10  # MiB of one file
+FILES = 5  # in one message
+TYPES = tuple(
+    "txt md csv tsv pdf json jsonl yaml yml toml ini xml html css log rst tex sql "  # noqa: SIM905
+    "py js ts jsx tsx c h cpp hpp cs java kt go rs rb php swift r sh lua pl".split()
+)
+_BYTES_A_TOKEN = 3  # of UTF-8; fewer than a tokenizer usually takes together, also for Chinese
+_CONTEXT = 4096  # tokens, where nobody says
+_PATIENCE = 15.0  # seconds for a PDF, the start of its process included
+_NAME = 80  # characters of a file's name that are shown
+_BLOCK = re.compile(r"\n\n(?P<fence>`{3,})(?P<name>[^`\n]+)\n(?P<text>.*?)\n(?P=fence)(?=\n\n`{3}|\Z)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A message with files in it."""
+
+    text: str
+    notices: tuple[str, ...]  # what a person should know of it
+
+
+def compose(text: str, files: Sequence[tuple[str, bytes]], room: int) -> Composed:
+    """Return the message with its files, given as (name, content), cut so that they take at most `room` bytes together.
+
+    DataError, for a person, for a file that cannot be read.
+    """
+    if len(files) > FILES:
+        raise DataError(f"{len(files)} files are too many for one message: attach at most {FILES}")
+    blocks, notices = [text.strip()], []
+    for number, (given, content) in enumerate(files):
+        name, share = _shown(given), room // (len(files) - number)
+        whole = read(name, content, share)
+        kept = _cut(whole, share)
+        room -= len(kept.encode())
+        if len(kept) < len(whole):
+            notices.append(f"{name} is longer than the context has room for: only its beginning was sent")
+        fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`{3,}", kept))])
+        blocks.append(f"{fence}{name}\n{kept}\n{fence}")
+    return Composed("\n\n".join(blocks), tuple(notices))
+
+
+def split(message: str) -> tuple[str, list[tuple[str, str]]]:
+    """Return what was typed, and (name, text) of each file, of a message that `compose` made; any other as it is."""
+    found = list(_BLOCK.finditer(message))
+    while found and not _is_end(found, message):
+        found.pop(0)
+    if not found:
+        return message, []
+    return message[: found[0].start()], [(block["name"], block["text"]) for block in found]
+
+
+def _is_end(blocks: Sequence[re.Match[str]], message: str) -> bool:
+    """Return whether these blocks, one behind the other, are the end of the message."""
+    ends = [block.end() for block in blocks]
+    return ends[-1] == len(message) and all(end == after.start() for end, after in zip(ends, blocks[1:], strict=False))
+
+
+def room(context: int | None, length: int = 0) -> int:
+    """Return how many bytes of files fit beside the chat: half of the context.
+
+    Args:
+        context: Tokens that the chat's settings ask for, if they do.
+        length: Tokens that the model was trained for; 0: unknown.
+    """
+    tokens = context or min(_CONTEXT, length or _CONTEXT)
+    return tokens // 2 * _BYTES_A_TOKEN
+
+
+def read(name: str, content: bytes, limit: int) -> str:
+    """Return a file's text; of a PDF not much more than its first `limit` characters. DataError if
+    it has none, or too many bytes.
+    """
+    if len(content) > FILE_LIMIT << 20:
+        raise DataError(f"{name} has more than {FILE_LIMIT} MiB: attach a smaller part of it")
+    is_pdf = PurePosixPath(name).suffix.lower() == ".pdf" or content.startswith(b"%PDF-")
+    text = _pdf(name, content, limit) if is_pdf else _decoded(name, content)
+    text = str(whole_characters(text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", ""))).strip("\n")
+    if not text.strip():
+        raise DataError(f"{name} holds no text" + (": scanned pages must be made text first (OCR)" if is_pdf else ""))
+    return text
+
+
+def _decoded(name: str, content: bytes) -> str:
+    for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
+        if content.startswith(mark):
+            return content.decode(encoding, "replace")
+    if b"\0" in content[:8192]:
+        raise DataError(f"{name} is not a text file: attach text, code, or a PDF")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace")
+
+
+def _pdf(name: str, content: bytes, limit: int) -> str:
+    command = [sys.executable, "-I", str(Path(pdf_text.__file__)), str(limit)]
+    try:
+        done = subprocess.run(command, input=content, capture_output=True, timeout=_PATIENCE, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise DataError(f"{name} cannot be read: it takes too long") from error
+    if done.returncode < 0:
+        raise DataError(f"{name} cannot be read: it takes too long, or too much memory")
+    if done.returncode:
+        why = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise DataError(f"{name} cannot be read: {why[-1][:200] if why else 'it is damaged'}")
+    return done.stdout.decode("utf-8", "replace")
+
+
+def _shown(name: str) -> str:
+    """Return a file's own name as one line without what would end the block's first line."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    clean = "".join(each if each.isprintable() and each != "`" else "_" for each in str(whole_characters(last))).strip()
+    if len(clean) > _NAME:
+        stem, dot, ending = clean.rpartition(".")
+        clean = f"{stem[: _NAME - 12]}…{dot}{ending[:8]}" if stem else clean[:_NAME]
+    return clean or "file"
+
+
+def _cut(text: str, room: int) -> str:
+    return text.encode()[: max(room, 0)].decode("utf-8", "ignore")

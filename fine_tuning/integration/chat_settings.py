@@ -1,0 +1,130 @@
+"""How a chat is answered: its system prompt and how words are chosen. Logged with each turn, and
+kept by name as presets.
+
+Presets lie in data/presets.json: {"presets": {name: settings}}.
+"""
+
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fine_tuning import paths
+from fine_tuning.branches import system_of
+from fine_tuning.conversation import Text, Turn
+from fine_tuning.engines.base import ChatOptions
+from fine_tuning.errors import Busy, ByoaiError, DataError
+
+SYSTEM_LIMIT = 20_000  # characters of a system prompt
+_NAME_LIMIT = 60
+_MOST = 100  # presets
+_PATIENCE = 5.0  # seconds to wait for another process that writes them
+
+
+class ChatSettings(BaseModel):
+    """What a person set for a chat. None: the model's own setting."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    system: Annotated[Text, Field(max_length=SYSTEM_LIMIT)] = ""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=131_072)] | None = None
+    context: Annotated[int, Field(ge=256, le=1_048_576)] | None = None  # tokens
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+
+    def options(self, limit: int | None = None) -> ChatOptions:
+        """Return what the engine is told. `limit`: tokens of an answer where neither these settings
+        nor the model limit it.
+        """
+        return ChatOptions(**self.chosen(), default_max_tokens=limit)
+
+    def chosen(self) -> dict[str, Any]:
+        """Return what is set, but for the system prompt."""
+        return self.model_dump(exclude={"system"}, exclude_none=True)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a turn's metadata tell of these settings."""
+        told = {"system": self.system if self.system.strip() else "", "options": self.chosen()}
+        return {name: fact for name, fact in told.items() if fact}
+
+
+def settings_of(turn: Turn) -> ChatSettings:
+    """Return the settings under which a turn was answered; without those of its metadata that cannot be."""
+    told = turn.metadata.get("options")
+    found = {"system": system_of(turn), **(told if isinstance(told, dict) else {})}
+    kept = {name: value for name, value in found.items() if name in ChatSettings.model_fields and _can_be(name, value)}
+    return ChatSettings(**kept)
+
+
+def _can_be(name: str, value: object) -> bool:
+    try:
+        ChatSettings.model_validate({name: value})
+    except ValidationError:
+        return False
+    return True
+
+
+def presets() -> dict[str, ChatSettings]:
+    """Return the saved presets by name, in the order of their names. ByoaiError if their file cannot be read."""
+    return dict(sorted(_read().items(), key=lambda preset: preset[0].casefold()))
+
+
+def save_preset(name: str, settings: ChatSettings) -> str:
+    """Keep settings under a name, in place of those that it had. Returns the name as it is kept.
+
+    DataError for a name that cannot be one, or too many presets; Busy if another process keeps writing.
+    """
+    name = _checked(name)
+
+    def add(known: dict[str, ChatSettings]) -> None:
+        if name not in known and len(known) >= _MOST:
+            raise DataError(f"there are {_MOST} presets already: delete one first")
+        known[name] = settings
+
+    _change(add)
+    return name
+
+
+def delete_preset(name: str) -> None:
+    """Delete a preset; one that is not there is fine."""
+    _change(lambda known: known.pop(name, None))
+
+
+def _checked(name: str) -> str:
+    name = unicodedata.normalize("NFC", name).strip()
+    if not name or len(name) > _NAME_LIMIT:
+        raise DataError(f"a preset's name has 1 to {_NAME_LIMIT} characters")
+    if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in name):
+        raise DataError("a preset's name is one line of visible characters")
+    return name
+
+
+def _file() -> Path:
+    return paths.home() / "presets.json"
+
+
+def _read() -> dict[str, ChatSettings]:
+    if not _file().exists():
+        return {}
+    told = paths.read_json(_file())
+    try:
+        return {str(name): ChatSettings.model_validate(settings) for name, settings in told["presets"].items()}
+    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        raise ByoaiError(f"{_file()} does not hold presets: mend or delete it") from error
+
+
+def _change(change: Callable[[dict[str, ChatSettings]], object]) -> None:
+    paths.home().mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(_file().with_name("presets.lock"), timeout=_PATIENCE):
+            known = _read()
+            change(known)
+            paths.write_json(
+                _file(), {"presets": {name: settings.model_dump(exclude_none=True) for name, settings in known.items()}}
+            )
+    except Timeout as error:
+        raise Busy("the presets are being written by another process: try again") from error

@@ -1,0 +1,234 @@
+"""What a person sees of the log's data: in plain words why a turn is not learned, what was scrubbed
+in it, what is answered differently.
+
+Pages and programs share it; what is long is a job of the kind `survey` (survey.py), whose result is read here.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple
+
+from fine_tuning.config import FineTuningConfig, Uploads
+from fine_tuning.conversation import Turn
+from fine_tuning.data_collection import outcomes, uploads
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.data_collection.documents.pairs import Pair, pairs_of
+from fine_tuning.data_collection.documents.reading import read_document
+from fine_tuning.data_collection.importers.files import members_of
+from fine_tuning.data_collection.outcomes import Look
+from fine_tuning.data_collection.privacy import Find
+from fine_tuning.data_collection.turn_decisions import CleanSettings, Reason, decide, texts_to_clean
+from fine_tuning.data_collection.uploads import Upload
+from fine_tuning.errors import ByoaiError, DataError
+from fine_tuning.integration.service import Service
+from fine_tuning.jobs.store import Job
+from fine_tuning.model_management.model_registry import Registry
+from fine_tuning.planning import count_new, names_by, sift
+
+_PIECE = 8 << 20  # bytes of a file that are written at once
+_MASK = "•"
+
+
+class Words(NamedTuple):
+    """A reason in plain words."""
+
+    title: str
+    meaning: str
+
+
+REASONS: dict[str, Words] = {
+    Reason.EMPTY: Words("Empty", "The question or the answer says nothing."),
+    Reason.INCOMPLETE: Words(
+        "Stopped", "The answer was stopped, or cut where it became too long: half an answer teaches half answers."
+    ),
+    Reason.REJECTED: Words("Thumbs down", "You gave the answer a thumb down and wrote no better one."),
+    Reason.OWN_ANSWER: Words(
+        "Own answer", "A fine-tuned version said it. It is learned once you like it or write it anew."
+    ),
+    Reason.REGENERATED: Words("Answered anew", "You asked for another answer, and that one is learned instead."),
+    Reason.TOO_SHORT: Words("Too short", "The question or the answer is shorter than what can teach anything."),
+    Reason.TOO_LONG: Words("Too long", "The question or the answer is longer than what is learned at once."),
+    Reason.INAPPROPRIATE: Words("Inappropriate", "It holds words that a model should not pick up."),
+    Reason.REPETITIVE: Words("Goes in circles", "The question or the answer repeats itself over and over."),
+    Reason.REFUSAL: Words(
+        "Refusal", "The model says that it is an AI instead of answering, or only says that it cannot help."
+    ),
+    Reason.POLITE_ONLY: Words("Politeness alone", "The answer is greetings and offers of help, and nothing else."),
+    Reason.GIBBERISH: Words("Gibberish", "The question or the answer is keys hit at random."),
+    Reason.LANGUAGE: Words(
+        "Other language", "The question or the answer is in another language than those that you chose to learn."
+    ),
+    Reason.LOW_QUALITY: Words(
+        "Says little", "Hardly any words, broken characters, or an answer that only echoes the question."
+    ),
+    Reason.DUPLICATE: Words("Said before", "The same question has the same answer elsewhere: once is enough."),
+    Reason.CONFLICT: Words("Answered differently", "The same question has a newer answer, or one that you approved."),
+}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the index knows at once, without a look through the log."""
+
+    turns: int  # excluded ones included
+    new: int
+    excluded: int
+
+
+def counts(config: FineTuningConfig, log: ConversationLogger, registry: Registry) -> Counts:
+    """Return how many turns there are. DataError if the log cannot be read."""
+    kept, all_turns = log.index.counts()
+    return Counts(all_turns, count_new(config, log, registry), all_turns - kept)
+
+
+def is_stale(log: ConversationLogger, look: Look) -> bool:
+    """Return whether something was said or changed since that look."""
+    return log.index.mark() != look.mark
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A reason for which turns are not learned."""
+
+    reason: str
+    words: Words
+    count: int
+    example: Turn | None  # the newest, if it is still there
+
+
+def dropped(log: ConversationLogger, look: Look) -> list[Dropped]:
+    """Return why turns were dropped, the most frequent reason first."""
+    named: Mapping[str, str] = look.facts["examples"]["dropped"]
+    turns = {turn.id: turn for turn in log.index.turns(list(named.values()))}
+    found = [
+        Dropped(reason, REASONS[reason], count, turns.get(named.get(reason, "")))
+        for reason, count in look.facts["dropped"].items()
+        if count and reason in REASONS
+    ]
+    return sorted(found, key=lambda each: -each.count)
+
+
+@dataclass(frozen=True)
+class Scrubbing:
+    """A turn in which private details were found: each text as it was said, the same with the
+    details masked, and as it is learned.
+    """
+
+    turn_id: str
+    said: tuple[str, ...]
+    masked: tuple[str, ...]
+    learned: tuple[str, ...]
+
+
+def scrubbings(config: FineTuningConfig, log: ConversationLogger, look: Look) -> list[Scrubbing]:
+    """Return examples of what is scrubbed, as the turns stand now."""
+    turns = log.index.turns(look.facts["examples"]["scrubbed"])
+    sessions = {turn.session_id for turn in turns}
+    # a placeholder's number depends on the whole conversation
+    around = [turn for session in sorted(sessions) for turn in log.index.turns_of(session)]
+    around = [turn for turn in around if not turn.metadata.get("excluded")]
+    fit = sift(config, around, log.path).fit
+    limits = config.data_collection
+    settings = CleanSettings(
+        limits.min_conversation_length,
+        limits.max_conversation_length,
+        config.data_preparation.scrub_pii,
+        config.data_preparation.own_words,
+        names_by(config),
+    )
+    found = []
+    for turn in turns:
+        changes = decide(texts_to_clean(turn), settings).changes
+        sides = {name: changes[name] for name in ("user_message", "bot_response") if name in changes}
+        sides = {name: change for name, change in sides.items() if change.finds}
+        if sides and turn.id in fit:
+            said = {name: change.searched(getattr(turn, name)) for name, change in sides.items()}
+            masked = (_masked(said[name], change.finds) for name, change in sides.items())
+            learned = (str(getattr(fit[turn.id].turn, name)) for name in sides)
+            found.append(Scrubbing(turn.id, tuple(said.values()), tuple(masked), tuple(learned)))
+    return found
+
+
+def _masked(text: str, finds: Collection[Find]) -> str:
+    for find in finds:
+        text = text[: find.start] + _MASK * (find.end - find.start) + text[find.end :]
+    return text
+
+
+# What is answered differently
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A question with different answers."""
+
+    turns: tuple[Turn, ...]  # in the order in which they were said
+    stands: str  # id of the one that is learned
+
+
+def choices(log: ConversationLogger, limit: int, offset: int = 0) -> list[Choice]:
+    """Return the questions that are still answered differently, of those that the last look found."""
+    found = outcomes.conflicts(limit, offset)
+    ids = [id for each in found for id in each.turns]
+    turns = {turn.id: turn for turn in log.index.turns(ids) if not turn.metadata.get("excluded")}
+    there = [Choice(tuple(turns[id] for id in each.turns if id in turns), each.stands) for each in found]
+    return [
+        each for each in there if len(each.turns) > 1 and not all(turn.metadata.get("included") for turn in each.turns)
+    ]
+
+
+def keep_one(log: ConversationLogger, choice: Choice, turn_id: str) -> None:
+    """Exclude the other answers."""
+    log.exclude_all([turn.id for turn in choice.turns if turn.id != turn_id])
+
+
+def keep_all(log: ConversationLogger, choice: Choice) -> None:
+    """Let all answers be learned."""
+    log.exclude_all([turn.id for turn in choice.turns], False)
+
+
+# Jobs
+
+
+def ask_for(service: Service, kind: str, **request: object) -> Job:
+    """Ask for a job with the settings of this server. ConfigError for what is no request."""
+    settings = {"config": service.config.model_dump(mode="json"), "ollama_url": service.ollama_url}
+    return service.queue.submit(kind, {**settings, **request}, origin="the data page")
+
+
+def newest(service: Service, kind: str) -> Job | None:
+    """Return the job of a kind that was asked for last."""
+    return next(iter(service.queue.jobs(kinds=[kind], limit=1)), None)
+
+
+# Files
+
+
+def take_in(name: str, content: BinaryIO, size: int, limits: Uploads) -> Upload:
+    """Keep a file that a person dropped, as an upload over the API is kept; what it is, its content says.
+
+    Raises what `uploads` raises: TooLarge, QuotaReached, NoRoom; DataError for what may not be
+    uploaded. Nothing of it is left then.
+    """
+    if not size:
+        raise DataError(f"{name} is empty: there is nothing in it")
+    upload = uploads.create(name, size, "", limits)
+    try:
+        offset = 0
+        while piece := content.read(_PIECE):
+            offset = uploads.append(upload.id, offset, piece, limits)
+        return uploads.finish(upload.id)
+    except ByoaiError:
+        if uploads.folder_of(upload.id).exists():
+            uploads.remove(upload.id)
+        raise
+
+
+def questions_of(upload: Upload) -> list[Pair]:
+    """Return the questions and answers that are made of a file imported as a document; none if it is no document."""
+    try:
+        members = members_of(upload.content)
+        blocks = read_document(members[0], upload.name) if len(members) == 1 else []
+    except DataError:
+        return []
+    return [each for each in pairs_of(blocks) if isinstance(each, Pair)]

@@ -1,0 +1,209 @@
+"""Jobs as a person looks back on them: a list by pages, several compared, one removed with what it made."""
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fine_tuning import paths
+from fine_tuning.config_flat import dotted
+from fine_tuning.engines.base import Engine
+from fine_tuning.errors import Busy, ByoaiError
+from fine_tuning.integration.learning import TITLES
+from fine_tuning.jobs import store
+from fine_tuning.jobs.kinds import KINDS
+from fine_tuning.jobs.progress import progress_of_job
+from fine_tuning.jobs.queue import Queue
+from fine_tuning.jobs.store import Job, State
+from fine_tuning.model_management import model_pruner
+from fine_tuning.model_management.model_pruner import prune_one, run_of
+from fine_tuning.model_management.model_registry import Registry, Version
+from fine_tuning.runs import only_one
+from fine_tuning.units import clock
+
+SHOWN = tuple(kind for kind in KINDS if kind != "plan")  # a plan is asked for by a page, and nothing to look back on
+TRAININGS = ("retrain", "train")
+_MAKING = (*TRAININGS, "sweep")  # what leaves a folder of its own
+STATES = {
+    State.QUEUED: "waiting",
+    State.RUNNING: "running",
+    State.CANCELLING: "stopping",
+    State.CANCELLED: "stopped",
+    State.FAILED: "failed",
+    State.COMPLETED: "done",
+    State.INTERRUPTED: "interrupted",
+}
+_TITLES = {
+    "retrain": "Learning from the chats",
+    "train": "Learning from a file",
+    "sweep": "Search for better settings",
+    "evaluate": "Test of a version",
+    "merge": "Merging of versions",
+    "quantise": "Compression of a version",
+    "import": "Import of chats",
+    "prepare": "Preparation of a dataset",
+    "compare": "Comparison",
+    "forget": "Forgetting",
+    "pull": "Download of a model",
+}
+
+
+# The list
+
+
+def title(job: Job) -> str:
+    """Return what a job does, for people."""
+    if job.kind == "retrain" and job.request.get("sample"):
+        return "Learning from the sample"
+    return _TITLES.get(job.kind, job.kind.capitalize())
+
+
+def page(
+    queue: Queue, size: int, before: float | None = None, kinds: Sequence[str] = SHOWN
+) -> tuple[list[Job], float | None]:
+    """Return `size` jobs, newest first, and the time `before` which the next page begins (None: there is none)."""
+    found = queue.jobs(kinds=kinds, limit=size + 1, before=before)
+    return found[:size], found[size - 1].created if len(found) > size else None
+
+
+def duration(job: Job) -> str:
+    """Return how long a job that is over was at work; "" for one that never began, or is not over."""
+    return clock(job.ended - job.begun) if job.begun and job.ended else ""
+
+
+def verdict(job: Job) -> str:
+    """Return how a job ended, in a few words; "" while it is not over."""
+    if not job.over:
+        return ""
+    if job.state == State.COMPLETED and job.kind in TRAININGS and job.result.exists():
+        found = paths.read_json(job.result)
+        if "passed" not in found:
+            return TITLES["no version"]
+        return TITLES["live" if found.get("live") else "registered" if found["passed"] else "refused"]
+    return job.reason.partition("\n")[0]
+
+
+# Several compared
+
+
+@dataclass(frozen=True)
+class Point:
+    """A step of a training's curve."""
+
+    run: str
+    step: int
+    kind: str  # "learned" or "kept aside"
+    loss: float
+    accuracy: float | None
+
+
+LEARNED, KEPT_ASIDE = "learned", "kept aside"
+
+
+def curve(job: Job, name: str = "") -> list[Point]:
+    """Return a training's loss and accuracy by step, of the chats alone: preferences have a loss of another kind."""
+    points = []
+    for step in progress_of_job(job).steps:
+        if step.part != "chats":
+            continue
+        points.append(Point(name or job.id, step.step, LEARNED, step.loss, step.accuracy))
+        if step.validation_loss is not None:
+            points.append(Point(name or job.id, step.step, KEPT_ASIDE, step.validation_loss, step.validation_accuracy))
+    return points
+
+
+def thinned(points: Sequence[Point], most: int) -> list[Point]:
+    """Return at most about `most` of the learned points, evenly, and all of those that were kept
+    aside, which are few.
+    """
+    learned = [point for point in points if point.kind == LEARNED]
+    every = -(-len(learned) // most) if learned else 1
+    kept = {id(point) for point in learned[::every]} | {id(point) for point in learned[-1:]}
+    return [point for point in points if point.kind != LEARNED or id(point) in kept]
+
+
+def settings_of(job: Job) -> dict[str, Any]:
+    """Return what a job was asked, by dotted keys; of its configuration what says how it goes."""
+    record = dict(job.request)
+    config: Mapping[str, Any] = record.pop("config", {})
+    asked = {key: value for key, value in record.items() if value not in (None, False, [], "") and key != "ollama_url"}
+    return {**asked, **dict(dotted({key: value for key, value in config.items() if key not in _ELSEWHERE}))}
+
+
+_ELSEWHERE = ("schedule", "notify", "tracking", "uploads", "sweep")  # sections that change nothing of what is learned
+
+
+def diff(jobs: Sequence[Job]) -> list[tuple[str, tuple[object, ...]]]:
+    """Return (key, a value for each job) of the settings that are not the same for all."""
+    found = [settings_of(job) for job in jobs]
+    keys = dict.fromkeys(key for each in found for key in each)
+    rows = ((key, tuple(each.get(key) for each in found)) for key in keys)
+    return [(key, values) for key, values in rows if any(value != values[0] for value in values)]
+
+
+# One removed
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What goes with a job."""
+
+    job: Job
+    run: Path | None  # the folder of what it made; None where it has none, or another job has a share in it
+    version: Version | None  # that its run made
+    bytes: int
+
+
+def removal(queue: Queue, registry: Registry, id: str) -> Removal:
+    """Return what would go with a job. JobNotFound if there is none; Busy while it is not over."""
+    job = queue.get(id)
+    if not job.over:
+        raise Busy(f"the job {id} is {STATES[job.state]}: stop it, or wait until it is over")
+    run = None if store.sharing(job) else _run_of(job)
+    version = next((each for each in registry.list() if run and run_of(each) == run), None)
+    return Removal(job, run, version, _size(job.folder) + (_size(run) if run else 0))
+
+
+def remove(queue: Queue, registry: Registry, engine: Engine | None, id: str) -> Removal:
+    """Remove a job, its run, and the version that the run made.
+
+    `engine`: needed where there is a version. Busy while it is not over, or while a retrain runs;
+    ByoaiError where the version is live, was live before, or is pinned (`why_kept`).
+    """
+    found = removal(queue, registry, id)
+    if found.run:
+        with only_one("removing a run"):
+            if found.version and found.version.state != "retired" and engine is not None:
+                prune_one(engine, registry, found.version.name, found.version.number)
+            shutil.rmtree(found.run, ignore_errors=True)
+    queue.remove(id)
+    return found
+
+
+def why_kept(found: Removal) -> str:
+    """Return why a job's run must stay, for people; "" if it may go."""
+    version = found.version
+    if version is None or version.state == "retired":
+        return ""
+    why = model_pruner.why_kept(version, {})  # what the engine serves is looked at when it is removed
+    return f"{version.tag} was made by it, and {why}" if why else ""
+
+
+def _run_of(job: Job) -> Path | None:
+    """Return the folder of a training's run, or of a sweep's study; None where it is gone, or lies elsewhere."""
+    if not job.run or job.kind not in _MAKING:
+        return None
+    try:
+        run = paths.within_home(Path(job.run))
+    except ByoaiError:
+        return None
+    return run if run.is_dir() and not run.is_symlink() else None
+
+
+def _size(folder: Path) -> int:
+    return sum(file.lstat().st_size for file in _files(folder))
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return (file for file in folder.rglob("*") if file.is_file() and not file.is_symlink())

@@ -1,0 +1,211 @@
+"""Where a version learned an answer: the turns that taught it which are most like that answer, and
+what the training made of them.
+
+Which turns are alike is known at once (`learned_from`). How likely base and version find their
+answers takes a pass through both models, in a child process (`with_likelihoods`): the larger the
+difference, the more of that answer was learned, from whatever turn.
+"""
+
+import math
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fine_tuning.conversation import Turn
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.data_collection.log_likeness import alike_among, count_taught, most_alike, newest_of
+from fine_tuning.engines.base import Engine
+from fine_tuning.errors import ConfigError, ModelNotFound, TurnNotFound
+from fine_tuning.integration.taught_elsewhere import taught_elsewhere
+from fine_tuning.model_management.model_registry import Registry, Version
+from fine_tuning.token_rows import ScoredRow
+
+if TYPE_CHECKING:
+    from fine_tuning.data_preparation.rows import ConversationTokenizer
+
+SHOWN = 5  # turns
+PATIENCE = 60.0  # seconds in which likelihoods are computed; what is not known by then is left out
+CONTEXT = 2048  # tokens of question and answer
+
+_VERSION = re.compile(r"(?P<name>.+):v(?P<number>[1-9]\d{0,17})", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely an answer is after its question: mean log-probability (nats) of its tokens."""
+
+    base: float
+    version: float
+
+    @property
+    def times(self) -> float:
+        """Return how many times likelier the version finds a token of the answer than the base does
+        (geometric mean).
+        """
+        return math.exp(min(self.version - self.base, 50.0))
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A turn that taught the version."""
+
+    turn: Turn  # as it stands now
+    likeness: float  # to the answer and its question, 0 to 1
+    shared: tuple[str, ...]  # words of both, the rarest first
+    likelihood: Likelihood | None = None  # None: not computed
+    source: str = ""  # of a turn that was never in the log: `the shipped sample`, or a file's name
+
+    @property
+    def excluded(self) -> bool:
+        """Return whether the next version will not learn it."""
+        return bool(self.turn.metadata.get("excluded"))
+
+
+@dataclass(frozen=True)
+class LearnedFrom:
+    """An answer of a version, and what is known of where it was learned."""
+
+    turn: Turn  # the answer
+    version: Version
+    teachers: tuple[Teacher, ...]  # the likest first
+    taught: int  # turns that taught the version
+    gone: int  # of them those that are no longer in the log, nor in the sample or file that they were of
+    excluded: int  # of them those that are left out of learning since
+    likelihood: Likelihood | None = None  # of the answer itself
+
+
+def is_by_version(turn: Turn, prefix: str) -> bool:
+    """Return whether a version may have given an answer. `prefix`: of the names of fine-tuned models."""
+    return str(turn.metadata.get("model", "")).startswith(prefix)
+
+
+def newest_answer(log: ConversationLogger, prefix: str) -> str:
+    """Return the id of the newest answer of a version. TurnNotFound if there is none."""
+    if (found := newest_of(log, prefix)) is None:
+        raise TurnNotFound(
+            "no answer of the log is by a fine-tuned version: `byoai retrain` makes one, and then ask it something"
+        )
+    return found
+
+
+def learned_from(log: ConversationLogger, registry: Registry, turn_id: str, limit: int = SHOWN) -> LearnedFrom:
+    """Return which of the turns that taught a version are most like the answer that it gave.
+
+    Raises TurnNotFound; ConfigError for an answer that no version gave, or one of which nobody knows what taught it.
+    """
+    turn = next(iter(log.index.turns([turn_id])), None)
+    if turn is None:
+        raise TurnNotFound(f"there is no turn {turn_id[:100]!r}: byoai find WORD searches what was said")
+    version = version_of(turn, registry)
+    taught, there, excluded = count_taught(log, (version.name, version.number))
+    if not taught:
+        raise ConfigError(f"it is not known what taught {version.tag}: byoai did not make it here")
+    alike = most_alike(log, turn, (version.name, version.number), limit)
+    teachers = [Teacher(each.turn, each.likeness, each.shared) for each in alike]
+    beside = {each.turn.id: each for each in taught_elsewhere(log, registry, version)}
+    alike = alike_among(turn, [each.turn for each in beside.values()], limit)
+    teachers += [Teacher(each.turn, each.likeness, each.shared, source=beside[each.turn.id].source) for each in alike]
+    best = tuple(sorted(teachers, key=lambda each: -each.likeness)[:limit])
+    return LearnedFrom(turn, version, best, taught, taught - there - len(beside), excluded)
+
+
+def version_of(turn: Turn, registry: Registry) -> Version:
+    """Return the version that gave an answer: the live one if it was asked under the tag `latest`.
+    ConfigError if it was none.
+    """
+    model = str(turn.metadata.get("model", ""))
+    name, _, last = model.rpartition(":")
+    live = registry.live(name) if last == "latest" else None
+    if live:
+        return live
+    try:
+        found = _VERSION.fullmatch(model)
+        if found:
+            return registry.get(found["name"], int(found["number"]))
+    except ModelNotFound as error:
+        raise ConfigError(f"the answer is by {model}, and it is no longer known what taught it") from error
+    who = f"by {model}, which was not fine-tuned here" if model else "by a model that the log does not name"
+    raise ConfigError(
+        f"the answer of the turn {turn.id} is {who}: only what a version says was learned from your turns"
+    )
+
+
+# How likely
+
+
+def with_likelihoods(found: LearnedFrom, engine: Engine, patience: float = PATIENCE) -> LearnedFrom:
+    """Return the same with likelihoods under base and version, as far as they were known within `patience` seconds.
+
+    Raises EngineError if a model cannot be loaded; ConfigError if base or version are no longer there.
+    """
+    base, version = found.version.base_tag, found.version.tag
+    try:
+        rows = _rows(engine, base, [found.turn, *(teacher.turn for teacher in found.teachers)])
+        until = time.monotonic() + patience
+        by_base, by_version = (_logprobs(engine, tag, rows, until) for tag in (base, version))
+    except ModelNotFound as error:
+        raise ConfigError(f"{version} can no longer be compared with its base {base}: {error}") from error
+    known = {id: Likelihood(by_base[id], by_version[id]) for id in by_base.keys() & by_version.keys()}
+    teachers = tuple(replace(teacher, likelihood=known.get(teacher.turn.id)) for teacher in found.teachers)
+    return replace(found, teachers=teachers, likelihood=known.get(found.turn.id))
+
+
+def _rows(engine: Engine, base: str, turns: Sequence[Turn]) -> dict[str, ScoredRow]:
+    """Return by turn its question and answer in the tokens that the engine makes of it; without
+    those that are too long.
+    """
+    from fine_tuning.data_preparation.rows import ConversationTokenizer
+    from fine_tuning.engines.vocabulary import Vocabulary
+
+    tokenizer = ConversationTokenizer(partial(engine.render, base), Vocabulary(engine.show(base).gguf), CONTEXT)
+    made = ((turn.id, _row(tokenizer, turn)) for turn in turns)
+    return {id: row for id, row in made if row}
+
+
+def _row(tokenizer: "ConversationTokenizer", turn: Turn) -> ScoredRow | None:
+    """Return None for what does not fit."""
+    found = tokenizer.last_answer(turn.messages()) if turn.bot_response.strip() else None
+    if found is None:
+        return None
+    prompt, answer = found
+    return prompt + answer, list(range(len(prompt), len(prompt) + len(answer)))
+
+
+def _logprobs(engine: Engine, tag: str, rows: dict[str, ScoredRow], until: float) -> dict[str, float]:
+    """Return by turn the mean log-probability of its answer's tokens; without those that are not
+    known at the time `until`.
+    """
+    from fine_tuning.evaluation.served_model import ServedModel
+
+    if not rows:
+        return {}
+    details, found = engine.show(tag), dict[str, float]()
+    context = max(512, *(len(tokens) + 1 for tokens, _ in rows.values()))
+    with ServedModel(details.gguf, details.spec.adapter, context) as model:
+        for id, score in zip(rows, model.scores(list(rows.values())), strict=False):
+            found[id] = score.logprob / score.tokens
+            if time.monotonic() > until:
+                break
+    return found
+
+
+# For people
+
+
+def told(likelihood: Likelihood) -> str:
+    """Return a likelihood as a sentence's end: `12 times likelier than the base does`."""
+    times = likelihood.times
+    if times >= 1.15:
+        return f"{_count(times)} times likelier than the base does"
+    return (
+        "about as likely as the base does"
+        if times > 0.87
+        else f"{_count(1 / times)} times less likely than the base does"
+    )
+
+
+def _count(times: float) -> str:
+    return f"{times:.1f}" if times < 10 else f"{times:,.0f}" if times < 1e6 else "over a million"

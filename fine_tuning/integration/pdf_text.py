@@ -1,0 +1,65 @@
+"""The child process that reads a PDF: stdin is the file, stdout its text, stderr in one line why there is none.
+
+Run by its path, with nothing of byoai around it: whatever a file does, it does here, within bounds of memory and time.
+"""
+
+import io
+import sys
+
+MEMORY = 1 << 30  # bytes
+SECONDS = 8  # of computing
+
+
+def main(limit: int) -> int:
+    """Write at most about `limit` characters of text. Returns the exit status."""
+    _bound()
+    from pypdf import PdfReader
+    from pypdf.errors import PyPdfError
+
+    sys.setrecursionlimit(2_000)
+    try:
+        reader = PdfReader(io.BytesIO(sys.stdin.buffer.read()))
+        if reader.is_encrypted and not reader.decrypt(""):
+            return _refuse("it is encrypted: save it without a password")
+        length = 0
+        for page in reader.pages:
+            text = page.extract_text()
+            sys.stdout.buffer.write(text.encode("utf-8", "replace") + b"\n\n")
+            length += len(text)
+            if length >= limit:
+                break
+    except MemoryError:
+        return _refuse("it needs too much memory to be read")
+    except (
+        PyPdfError,
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ):
+        return _refuse("it is damaged")
+    except ImportError:  # what decrypts is not installed
+        return _refuse("it is encrypted: save it without a password")
+    return 0
+
+
+def _refuse(why: str) -> int:
+    sys.stderr.write(why)
+    return 1
+
+
+def _bound() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,201 @@
+"""Settings as pages and programs see and change them: what each is, where it comes from, and which may be changed.
+
+Nothing that names a file, a server or a program outside of the data folder may. What is changed
+goes into data/settings.yaml (config_overlay.py), all of it or nothing.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel
+
+from fine_tuning import config_file, config_overlay, paths
+from fine_tuning.config import FineTuningConfig, load_config
+from fine_tuning.config_flat import dotted
+from fine_tuning.engines.base import known_tag
+from fine_tuning.errors import Busy, ConfigError
+from fine_tuning.integration.service import Service
+from fine_tuning.profiles import for_documents
+
+# whole sections
+ALLOWED = frozenset({"data_preparation", "augmentation", "training", "sweep", "evaluation", "gate", "schedule"})
+ALSO = frozenset(
+    {
+        "dataset.path",
+        "dataset.format",
+        "data_collection.min_conversation_length",
+        "data_collection.max_conversation_length",
+        "data_collection.learn_own_answers",
+        "data_collection.drop_refusals",
+        "data_collection.drop_polite_only",
+        "data_collection.drop_gibberish",
+        "data_collection.languages",
+        "data_collection.conflicts",
+        "data_collection.auto_export",
+        "data_collection.export_interval",
+        "data_collection.record",
+        "mix.shares",
+        "mix.temperature",
+        "mix.largest_share",
+        "mix.topic_temperature",
+        "mix.most_repeats",
+        "deployment.auto_deploy",
+        "deployment.model_name",
+        "deployment.mode",
+        "deployment.quantization",
+    }
+)
+REFUSED = {
+    "training.output_dir": "it names a folder",
+    "evaluation.metrics": "a metric is code",
+}
+FIXED = "this server was started with settings of its own: change them where it was started, and start it again"
+
+
+class Setting(BaseModel):
+    key: str  # dotted: training.num_epochs
+    value: object
+    default: object
+    source: str | None  # the file that says so; None: the built-in default, or what the command line said
+    changeable: bool  # whether a request may change it
+
+
+class Settings(BaseModel):
+    file: str  # every key, with its meaning
+    own_file: str  # what was changed here
+    fixed: bool  # the server was started with settings of its own, and nothing can be changed
+    items: list[Setting]
+
+
+def show(service: Service) -> Settings:
+    """Return all settings in force, without the secrets in them."""
+    file, own = paths.DEFAULT_CONFIG, config_overlay.place()
+    sources: dict[str, str] = {}
+    if not service.fixed:
+        for place, keys in ((file, dict(dotted(config_file.read(file) or {}))), (own, config_overlay.read())):
+            sources |= dict.fromkeys(keys, str(place))
+    defaults = dict(dotted(FineTuningConfig().model_dump(mode="json")))
+    items = [
+        Setting(key=key, value=value, default=defaults[key], source=_source(key, sources), changeable=may_change(key))
+        for key, value in _without_secrets(dict(dotted(service.config.model_dump(mode="json")))).items()
+    ]
+    return Settings(file=str(file), own_file=str(own), fixed=service.fixed is not None, items=items)
+
+
+def change(service: Service, settings: Mapping[str, object]) -> None:
+    """Put these values, by dotted key, over the default file's; None: as that file has it. All of
+    them, or none if one is wrong.
+
+    Raises ConfigError with every fault; Busy for a server that has settings of its own, or while
+    another program changes them.
+    """
+    if service.fixed:
+        raise Busy(FIXED)
+    changes = allowed(service, settings)
+    with config_overlay.locked():
+        values = {key: value for key, value in {**config_overlay.read(), **changes}.items() if value is not None}
+        load_config(paths.DEFAULT_CONFIG, overrides=config_overlay.as_read(values))
+        config_overlay.write(values)
+
+
+def fault(error: ConfigError, key: str) -> str:
+    """Return what the configuration says against the value of `key`, without where it was found:
+    for a place beside the field.
+    """
+    lines = [line.strip() for line in str(error).splitlines()]
+    section = key.partition(".")[0]
+    own = [line.partition(": ")[2] for line in lines if line.startswith((f"{key}:", f"{key}.", f"{section}:"))]
+    return "; ".join(own) or str(error)
+
+
+def changed(
+    service: Service, settings: Mapping[str, object], profile: str | None = None, *, of_log: bool = False
+) -> FineTuningConfig:
+    """Return the configuration with a profile and other values, by dotted keys. ConfigError for one
+    that a request may not change. `of_log`: the log is learned, whose own profile is taken where none
+    is named.
+    """
+    config = service.config
+    if profile:
+        config = config.with_profile(paths.safe_name(profile))
+    elif of_log:
+        config = for_documents(config)
+    changes = allowed(service, settings)
+    return config.changed(changes) if changes else config
+
+
+def allowed(service: Service, settings: Mapping[str, object]) -> dict[str, object]:
+    """Return the values as the configuration takes them; a relative path begins at the data folder.
+    ConfigError for one not allowed.
+    """
+    return {key: _allowed(service, key, value) for key, value in settings.items()}
+
+
+def may_change(key: str) -> bool:
+    """Return whether a request may change this key at all."""
+    section = key.partition(".")[0]
+    return key not in REFUSED and key != section and (section in ALLOWED or key in ALSO)
+
+
+def _allowed(service: Service, key: str, value: object) -> object:
+    if not may_change(key):
+        why = REFUSED.get(key, "it reaches beyond this work, or takes in a whole section")
+        raise ConfigError(
+            f"settings.{key[:80]}: a request may not change it, as {why}: change it in config/fine_tuning_config.yaml"
+        )
+    if key == "dataset.path" and value is not None:
+        return str(_dataset(str(value)))
+    if key == "dataset.format" and value == "custom":
+        raise ConfigError("settings.dataset.format: custom runs code, and only the command line may do so")
+    if key == "training.base_model" and value is not None and not _is_of_engine(service, str(value)):
+        raise ConfigError(
+            f"settings.{key}: the engine has no model {str(value)[:80]!r}: fetch it first (a job of the kind pull)"
+        )
+    return value
+
+
+def _dataset(name: str) -> Path:
+    """Return the file of a dataset. ConfigError if it is none that was uploaded or made: byoai's
+    own files are no dataset.
+    """
+    path = paths.within_home(paths.home() / name)
+    if not any(
+        path.is_relative_to(folder) for folder in (paths.uploads_dir(), paths.datasets_dir(), paths.prepared_dir())
+    ):
+        raise ConfigError(
+            f"settings.dataset.path: {name[:80]!r} is not a dataset: name one that GET /api/datasets lists"
+        )
+    return path
+
+
+def _is_of_engine(service: Service, name: str) -> bool:
+    """Return whether a base is a model of the engine, and no folder and nothing of the network; a
+    plain name may be fetched later.
+    """
+    plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(:[A-Za-z0-9._-]+)?", name)
+    if plain and not Path(name).exists():
+        return True
+    return known_tag(name, [model.tag for model in service.engine().list_models()]) is not None
+
+
+def _without_secrets(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values with addresses cut to their host, and a command to its program: the rest
+    may be a password, or a secret path.
+    """
+    shown = dict(values)
+    for key in ("deployment.ollama_base_url", "notify.url"):
+        if values[key]:
+            parts = urlsplit(values[key])
+            shown[key] = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    program = values["notify.command"]
+    shown["notify.command"] = [*program[:1], *(["…"] if len(program) > 1 else [])]
+    return shown
+
+
+def _source(key: str, sources: dict[str, str]) -> str | None:
+    """Return the file that says what `key` is, by itself or as a part of a whole section."""
+    whole = [key, *(key.rsplit(".", count)[0] for count in range(1, key.count(".")))]
+    return next((sources[each] for each in whole if each in sources), None)

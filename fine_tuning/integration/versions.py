@@ -1,0 +1,195 @@
+"""What there is to tell of a version, in plain words: how the gate judged it, and which chats
+taught it. No Streamlit here.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fine_tuning import paths
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.errors import ModelNotFound
+from fine_tuning.evaluation.test_set import facts_told
+from fine_tuning.integration.taught_elsewhere import taught_elsewhere
+from fine_tuning.model_management.model_pruner import run_of
+from fine_tuning.model_management.model_registry import Registry, Version
+from fine_tuning.model_management.model_switcher import Choice, refusal
+from fine_tuning.runs import Run
+
+Outcome = Literal["passed", "warned", "refused", "not judged"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How one rule of the gate was met."""
+
+    rule: str
+    outcome: Outcome
+    reason: str
+    measured: str = ""
+    limit: str = ""
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A chat that taught a version."""
+
+    session: str
+    turns: tuple[str, ...]  # ids of its turns that were learned, in the log's order
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """Which chats taught a version, the newest first."""
+
+    chats: tuple[Taught, ...]
+    forgotten: int  # turns that were learned, and are no longer there
+    elsewhere: Mapping[str, int] = field(default_factory=dict)  # turns of what is no log, by its name for people
+
+    @property
+    def learned(self) -> int:
+        return self.forgotten + sum(self.elsewhere.values()) + sum(len(chat.turns) for chat in self.chats)
+
+
+def judged(version: Version) -> list[Judged]:
+    """Return how each rule of the gate was met; none if the version never met it."""
+    results = (version.metrics.get("gate") or {}).get("results") or []
+    return [
+        Judged(each["rule"], _outcome(each), each.get("reason", ""), each.get("measured", ""), each.get("limit", ""))
+        for each in results
+    ]
+
+
+def _outcome(result: dict[str, object]) -> Outcome:
+    if not result["passed"]:
+        return "refused"
+    if str(result.get("reason", "")).startswith("not judged"):
+        return "not judged"
+    return "warned" if result.get("warned") else "passed"
+
+
+def marks(version: Version) -> list[str]:
+    """Return in a word each how a version stands: live, previous, refused, removed, pinned."""
+    refused = bool(refusal(version))
+    state = {
+        "live": "live",
+        "previous": "previous",
+        "retired": "out of use",
+        "candidate": "refused" if refused else "candidate",
+    }
+    return [state[version.state], *(["pinned"] if version.pinned else [])]
+
+
+def verdict(version: Version) -> str:
+    """Return one sentence on what the gate said."""
+    rules = judged(version)
+    if not rules:
+        return "It never met the gate: how good it is was not measured."
+    failed = [each for each in rules if each.outcome == "refused"]
+    if failed:
+        return f"Refused, for {len(failed)} of {len(rules)} rules: " + "; ".join(
+            f"{each.rule}: {each.reason}" for each in failed
+        )
+    skipped = sum(each.outcome == "not judged" for each in rules)
+    return f"Passed {len(rules) - skipped} of {len(rules)} rules" + (
+        f"; {skipped} could not be judged" if skipped else ""
+    )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A held-out question about an imported document, and how base and version answered it."""
+
+    prompt: str
+    key: str  # what a right answer has
+    base: str
+    base_right: bool
+    answer: str  # the version's
+    right: bool
+
+
+@dataclass(frozen=True)
+class Facts:
+    """How a version answers the questions about imported documents that it never learned in these words."""
+
+    asked: tuple[Asked, ...]
+
+    @property
+    def right(self) -> int:
+        return sum(each.right for each in self.asked)
+
+    @property
+    def sentence(self) -> str:
+        return facts_told(self.right, len(self.asked))
+
+    def some(self, most: int = 6) -> list[Asked]:
+        """Return some of them, as people are shown: half of them wrong answers, as far as there are both."""
+        wrong, right = ([each for each in self.asked if each.right == how] for how in (False, True))
+        few = max(most // 2, most - len(right))
+        return [*wrong[:few], *right[: most - len(wrong[:few])]]
+
+
+def facts_in(evaluation: Mapping[str, Any]) -> Facts | None:
+    """Return what an evaluation (`Comparison.record`) says of documents; None if it asked nothing about any."""
+    before, after = (evaluation.get(side, {}).get("facts", ()) for side in ("base", "tuned"))
+    asked = tuple(
+        Asked(new["prompt"], new["key"], old["answer"], old["right"], new["answer"], new["right"])
+        for old, new in zip(before, after, strict=True)
+    )
+    return Facts(asked) if asked else None
+
+
+def facts_of(version: Version) -> Facts | None:
+    """Return how a version answers about documents; None if it was not asked, or its evaluation is gone."""
+    run = run_of(version)
+    if run is None or not Run(run).evaluation.is_file():
+        return None
+    return facts_in(paths.read_json(Run(run).evaluation))
+
+
+def comparison_of(version: Version, answers: Choice | None) -> dict[str, str]:
+    """Return, for the address of the page Models, the comparison of a version with who answers now,
+    or with its base where that is the version itself.
+    """
+    other = answers.tag if answers and answers.tag != version.tag else version.base_tag
+    return {"view": "compare", "one": other, "other": version.tag}
+
+
+def lessons(log: ConversationLogger, registry: Registry, version: Version) -> Lessons:
+    """Return which chats taught a version, and how many turns of the sample or a file."""
+    learned = registry.turns_of(version.name, version.number)
+    there = log.index.session_by_turn(learned)
+    by_chat: dict[str, list[str]] = {}
+    for turn, session in there.items():
+        by_chat.setdefault(session, []).append(turn)
+    chats = tuple(Taught(session, tuple(turns)) for session, turns in reversed(by_chat.items()))
+    elsewhere = Counter(each.source for each in taught_elsewhere(log, registry, version))
+    return Lessons(chats, len(learned) - len(there) - elsewhere.total(), dict(elsewhere))
+
+
+def report_of(registry: Registry, name: str, number: int) -> str:
+    """Return a version's report, a page of HTML. ModelNotFound if there is no such version, or its report is gone."""
+    version = registry.get(name, number)
+    run = run_of(version)
+    if run is None or not Run(run).report.is_file():
+        raise ModelNotFound(
+            f"there is no report of {version.tag}: it was removed, or something that it told of was forgotten"
+        )
+    return Run(run).report.read_text(encoding="utf-8")
+
+
+def has_report(version: Version) -> bool:
+    run = run_of(version)
+    return run is not None and Run(run).report.is_file()
+
+
+def how_sure(votes: int) -> str:
+    """Return how far a rating from so many votes can be trusted: by the interval of a share at one
+    half (Wald, 95 %).
+    """
+    share = min(round(98 / votes**0.5), 50) if votes else 50
+    return (
+        f"{'hardly sure' if votes < 10 else 'fairly sure' if votes < 40 else 'sure'} (a share of wins to "
+        f"±{share} points)"
+    )

@@ -1,0 +1,28 @@
+"""A model of the engine as the judge of what was made of a document."""
+
+from collections.abc import Callable
+
+from fine_tuning.conversation import Message
+from fine_tuning.engines.base import ChatOptions, Engine
+
+_PROMPT = """Passage:
+{passage}
+
+Question: {question}
+Answer: {answer}
+
+Does the passage say that this answer to this question is right and complete? Reply with one word: yes or no."""
+
+
+def judge_with(engine: Engine, tag: str) -> Callable[[str, str, str], bool]:
+    """Return a judge that asks a model of the engine: whether a passage gives an answer to a
+    question. Anything but a yes is a no.
+    """
+    options = ChatOptions(temperature=0, seed=0, max_tokens=400)  # some think first
+
+    def judge(passage: str, question: str, answer: str) -> bool:
+        prompt = _PROMPT.format(passage=passage, question=question, answer=answer)
+        said = "".join(chunk.text for chunk in engine.chat(tag, [Message(role="user", content=prompt)], options))
+        return said.strip(" \n*_\"'.").casefold().startswith("yes")
+
+    return judge

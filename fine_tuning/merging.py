@@ -1,0 +1,244 @@
+"""Merges versions: the adapters of several, of the same base, become one adapter, which is exported,
+judged and registered as a training's is (pipeline.py).
+
+What any of the merged versions learned the new one has learned too: it is entered with all their
+turns, so that `forget` finds it, and is judged only on chats that none of them learned.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fine_tuning import paths
+from fine_tuning.config import FineTuningConfig, load_config
+from fine_tuning.conversation import Turn
+from fine_tuning.data_preparation.dataset_builder import MANIFEST, tokenize_dataset
+from fine_tuning.data_preparation.preference_builder import build_preferences
+from fine_tuning.data_preparation.rows import ConversationTokenizer
+from fine_tuning.data_preparation.union import unite
+from fine_tuning.engines.base import Engine
+from fine_tuning.errors import ByoaiError, ConfigError
+from fine_tuning.events import Watch
+from fine_tuning.judging import evaluate
+from fine_tuning.model_management.model_registry import Lineage, Version
+from fine_tuning.model_management.peft_adapter import LoraPair, read_adapter
+from fine_tuning.outcome import NewVersion, finished
+from fine_tuning.pipeline import make_version, write_artifact
+from fine_tuning.plan import Material
+from fine_tuning.planning import read_said
+from fine_tuning.resuming import check_shop, fresh_run, run_behind
+from fine_tuning.runs import Run, only_one
+from fine_tuning.workshop import Request, Workshop, shop_of
+
+if TYPE_CHECKING:
+    from fine_tuning.training.adapter_merge import Merged, Recipe, Update
+
+
+@dataclass(frozen=True)
+class Part:
+    """One version that is merged, and how often its change is taken."""
+
+    version: Version
+    weight: float
+
+    @property
+    def tag(self) -> str:
+        return self.version.tag
+
+    @property
+    def run(self) -> Run:
+        """The run that made it. ConfigError if it is gone."""
+        return run_behind(self.version, "merged")
+
+    @cached_property
+    def pairs(self) -> dict[str, LoraPair]:
+        """The adapter, by module. ConfigError for a version without one that can be merged."""
+        if not (self.run.adapter / "adapter_config.json").exists():
+            raise ConfigError(
+                f"{self.tag} cannot be merged: it was trained by {self.version.method or 'an unknown method'}, which "
+                "left no LoRA adapter. Versions of the methods lora and qlora can be"
+            )
+        pairs = read_adapter(self.run.adapter)
+        if any(pair.has_magnitude for pair in pairs):
+            raise ConfigError(
+                f"{self.tag} cannot be merged: DoRA scales the base's weights, too, and such changes have no sum"
+            )
+        if any(pair.of_embedding for pair in pairs):
+            raise ConfigError(f"{self.tag} cannot be merged: its adapter changes the embedding")
+        return {pair.module: pair for pair in pairs}
+
+    def inputs(self) -> dict[str, Any]:
+        """Return what its run says that it learned; {} if it does not, as of an adopted version."""
+        return dict(paths.read_json(self.run.inputs)) if self.run.inputs.exists() else {}
+
+    def dataset(self) -> Path | None:
+        """Return the folder of the dataset that it learned; None if it is gone, or is not known."""
+        folder = paths.datasets_dir() / self.version.dataset
+        return folder if self.version.dataset and (folder / MANIFEST).exists() else None
+
+
+def merge_versions(
+    config: FineTuningConfig,
+    engine: Engine,
+    watch: Watch,
+    parts: Sequence[Part],
+    recipe: "Recipe",
+    name: str | None = None,
+    *,
+    promote: bool = False,
+) -> NewVersion:
+    """Merge versions into the next version of `name`, by default their own model's.
+
+    ConfigError for versions that cannot be merged: of different bases, without an adapter, or of
+    which no chat is left that none of them learned. Else raises what `retrain` raises. With
+    `promote` the version goes live also if the gate refuses it.
+    """
+    check_parts(parts)
+    with only_one():
+        first, names = parts[0].version, {part.version.name for part in parts}
+        name = name or (first.name if len(names) == 1 else config.tuned_name())
+        shop = shop_of(first, config, engine, watch, Request(promote=promote), name)
+        check_shop(shop)
+        with watch.stage("Uniting what they learned"):
+            material = _material(shop, parts)
+        with fresh_run(shop, "merged", _inputs(shop, material, parts)) as run:
+            with watch.stage(f"Merging {len(parts)} adapters"):
+                lineage = _merge(shop, parts, recipe, run)
+            watch.note(str(lineage))
+            artifact = write_artifact(shop, run, run.adapter)
+            judged = evaluate(shop, material, run, artifact, _said(shop, parts))
+            version = make_version(shop, _taught(shop, parts, material), run, artifact, *judged, None, lineage)
+    watch.tell(finished(version, watch.seconds))
+    return version
+
+
+def check_parts(parts: Sequence[Part]) -> None:
+    """Raise ConfigError unless these versions can be merged: it names those that do not fit together."""
+    tags = [part.tag for part in parts]
+    if len(parts) < 2:
+        raise ConfigError(f"name at least two versions to merge, not {' '.join(tags) or 'none'}")
+    if twice := next((tag for tag in tags if tags.count(tag) > 1), None):
+        raise ConfigError(f"{twice} is named twice: give it another weight instead ({twice}=2)")
+    for part in parts:
+        if not np.isfinite(part.weight) or part.weight <= 0:
+            raise ConfigError(f"the weight of {part.tag} is {part.weight:g}, and must be a number above 0")
+        _check_same_base(parts[0].version, part.version)
+    shapes: dict[str, tuple[Part, LoraPair]] = {}
+    for part in parts:
+        for module, pair in part.pairs.items():
+            other, its = shapes.setdefault(module, (part, pair))
+            if its.shape != pair.shape:
+                raise ConfigError(
+                    f"{other.tag} and {part.tag} cannot be merged: {module} is {its.shape} in one, and {pair.shape} "
+                    "in the other"
+                )
+
+
+def _check_same_base(one: Version, other: Version) -> None:
+    for version in (one, other):
+        if not version.base_digest:
+            raise ConfigError(f"{version.tag} cannot be merged: nobody knows the base that it was trained on")
+    if one.base_digest != other.base_digest:
+        raise ConfigError(
+            f"{one.tag} and {other.tag} cannot be merged: they were trained on different bases, {_base(one)} and "
+            f"{_base(other)}. An adapter fits only the very base that it was trained on"
+        )
+
+
+def _base(version: Version) -> str:
+    return f"{version.base_tag} (its file begins {version.base_digest[:12]})"
+
+
+# What they learned, and what is left to test the merged one
+
+
+def _material(shop: Workshop, parts: Sequence[Part]) -> Material:
+    """Return the union of what the versions learned, and of the chats that were kept from them."""
+    found = {part.tag: part.dataset() for part in parts}
+    if gone := [tag for tag, folder in found.items() if folder is None]:
+        shop.watch.note(f"the chats that were kept to test {', '.join(gone)} are not there: only the others' count")
+    turns = {id for part in parts for id in shop.registry.turns_of(part.version.name, part.version.number)}
+    dataset = unite([folder for folder in found.values() if folder], turns)
+    left = dataset.manifest["splits"]["test"]["conversations"]
+    if not left:
+        raise ConfigError(
+            f"nothing can judge what {' and '.join(found)} would become: no chat is left that none of them learned"
+        )
+    shop.watch.note(f"{left} held-out conversation(s) that none of them learned")
+    key = f"{shop.engine.name} {shop.base.digest}"
+    rows = tokenize_dataset(dataset.path, shop.render, shop.vocabulary, shop.config.data_preparation.max_length, key)
+    return Material(dataset, rows, dataset.manifest["turn_ids"])
+
+
+def _taught(shop: Workshop, parts: Sequence[Part], material: Material) -> Material:
+    """Return the material with the turns that are entered as what taught the merged version.
+
+    None where nobody knows what taught one of its parts: then nobody knows it of the merged one
+    either, and `forget` treats both so.
+    """
+    known = all(shop.registry.turns_of(part.version.name, part.version.number) for part in parts)
+    return material if known else replace(material, turn_ids=())
+
+
+def _said(shop: Workshop, parts: Sequence[Part]) -> list[Turn]:
+    """Return the turns of the log, and of the files that the versions were trained on where they are still there."""
+    turns: dict[str, Turn] = {}
+    for config in [*(load_config(part.run.config) for part in parts if part.run.config.exists()), shop.config]:
+        try:
+            turns |= {turn.id: turn for turn in read_said(config).turns}
+        except ByoaiError as error:
+            shop.watch.note(f"private details are not looked for in one of the sources: {error}")
+    return list(turns.values())
+
+
+# The adapter
+
+
+def _inputs(shop: Workshop, material: Material, parts: Sequence[Part]) -> dict[str, object]:
+    """Return what the run says that its version learned."""
+    tokenizer = ConversationTokenizer(shop.render, shop.vocabulary, shop.config.data_preparation.max_length)
+    known = [part.inputs() for part in sorted(parts, key=lambda part: part.version.created)]
+    return {
+        "dataset": material.dataset.path.name,
+        "rows": material.rows.name,
+        "preferences": build_preferences([], tokenizer, "none").path.parent.name,
+        "seen": _seen(known),
+        "mark": next((each["mark"] for each in reversed(known) if each.get("mark")), None),
+        "made_of": [part.tag for part in parts],
+    }
+
+
+def _seen(known: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return how each turn stood that one of the versions has seen, as the newest of them saw it."""
+    seen: dict[str, str] = {}
+    for inputs in known:
+        before = inputs.get("seen", {})
+        seen |= before if isinstance(before, dict) else dict.fromkeys(before, "")
+    return seen
+
+
+def _merge(shop: Workshop, parts: Sequence[Part], recipe: "Recipe", run: Run) -> Lineage:
+    """Write the merged adapter; return what it came of."""
+    from fine_tuning.training.adapter_merge import merge, share_held, write_adapter
+
+    modules = list(dict.fromkeys(module for part in parts for module in part.pairs))
+    merged: dict[str, Merged] = {}
+    for number, module in enumerate(modules, 1):
+        shop.watch.stop_if_asked()
+        updates = [update_of(part.pairs[module], part.weight) for part in parts if module in part.pairs]
+        merged[module] = merge(module, updates, recipe)
+        shop.watch.count(number, len(modules))
+    write_adapter(run.adapter, shop.base.tag, merged)
+    return Lineage(tuple((part.tag, part.weight) for part in parts), str(recipe), share_held(merged))
+
+
+def update_of(pair: LoraPair, weight: float) -> "Update":
+    """Return what a pair of an adapter adds to its matrix, taken `weight` times."""
+    from fine_tuning.training.adapter_merge import Update
+
+    a, b = pair.load()
+    return Update(a, b * np.float32(pair.scale), weight)

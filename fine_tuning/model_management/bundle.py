@@ -1,0 +1,227 @@
+"""A version as a folder that can leave this machine: adapter, GGUF, Modelfile, model card.
+
+Nothing in it quotes what was said.
+
+README.md                    the model card
+byoai.json                   what the version is: base, method, files with their SHA-256
+adapter_config.json, adapter_model.safetensors   what was learned, as PEFT loads it
+adapter.gguf or model.gguf   what the engine serves, and merged-<quantization>.gguf if it was asked for
+Modelfile                    `ollama create NAME -f Modelfile` makes the model of it
+"""
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fine_tuning import paths
+from fine_tuning.engines.base import Engine
+from fine_tuning.engines.modelfile import parse_modelfile
+from fine_tuning.errors import ConfigError, DataError, ExportError
+from fine_tuning.events import Watch
+from fine_tuning.model_management.gguf_export import export_full, merge_adapter
+from fine_tuning.model_management.model_card import model_card
+from fine_tuning.model_management.model_deployer import register
+from fine_tuning.model_management.model_registry import Registry, Version
+from fine_tuning.model_management.modelfile import modelfile_text, spec_for
+from fine_tuning.runs import Run
+
+FACTS = "byoai.json"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+_GGUFS = ("adapter.gguf", "model.gguf")
+
+
+class Bundle(BaseModel):
+    """What byoai.json says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    tag: str
+    base: str  # the engine's tag of the base
+    base_digest: str  # sha256 of the base's GGUF
+    method: str
+    mode: Literal["adapter", "merged"]
+    created: str
+    files: dict[str, str]  # name: sha256
+    format: Literal[1] = 1
+
+
+def write_bundle(
+    engine: Engine, version: Version, folder: Path, merged: str | None = None, watch: Watch | None = None
+) -> Bundle:
+    """Write a version to `folder`, which must be new or empty.
+
+    Args:
+        merged: Also write the whole model, base and adapter in one GGUF, in this quantization (q8_0, q4_k_m, ...).
+
+    Raises ConfigError for a folder that holds something, ExportError if the version's run is gone
+    or the disk is full. A folder that was begun and not finished has no byoai.json.
+    """
+    watch, run = watch or Watch(), _run_of(version)
+    try:
+        make_folder(folder)
+        with watch.stage(f"Writing {version.tag}"):
+            for file in _files_of(run):
+                shutil.copyfile(file, folder / file.name)
+                watch.stop_if_asked()
+        if merged:
+            _merge(engine, version, run, folder / f"merged-{merged.lower()}.gguf", merged, watch)
+        paths.atomic_write(folder / "Modelfile", _modelfile(run, folder))
+        paths.atomic_write(folder / "README.md", model_card(version, run, engine.show(version.base_tag)))
+        bundle = _facts(version, folder)
+        paths.write_json(folder / FACTS, bundle.model_dump())
+    except OSError as error:
+        raise ExportError(f"cannot write {folder}: {error.strerror or error}") from error
+    return bundle
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder to write into. ConfigError for one that holds something; OSError as the disk raises it."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} is not empty: name a new folder, or an empty one")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def write_whole(engine: Engine, version: Version, target: Path, quantization: str, watch: Watch) -> None:
+    """Write `target`, a version as one GGUF.
+
+    It is base and adapter merged in this quantization, or the model that was merged when it was
+    made. Raises ExportError if the version's run is gone, OSError as the disk raises it.
+    """
+    run = _run_of(version)
+    if version.mode == "adapter":
+        _merge(engine, version, run, target, quantization, watch)
+    else:
+        shutil.copyfile(run.model_gguf, target)
+
+
+def write_quantised(engine: Engine, version: Version, target: Path, quantization: str, watch: Watch) -> None:
+    """Write `target`, a version as one GGUF in this quantization, made anew of its base and what it
+    learned. Raises as `write_whole`.
+    """
+    _merge(engine, version, _run_of(version), target, quantization, watch)
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Return what a bundle says of itself, once its files are what it says. DataError otherwise."""
+    facts = _read_facts(folder / FACTS)
+    for name, digest in facts.files.items():
+        file = folder / paths.safe_name(name)
+        if not file.is_file() or paths.sha256_of(file) != digest:
+            raise DataError(f"{file} is not the file that {FACTS} describes: fetch the whole folder once more")
+    return facts
+
+
+def adopt(engine: Engine, registry: Registry, folder: Path, name: str, runs: Path, source: str) -> Version:
+    """Enter the version in a bundle as the next version of `name`: a candidate, which nobody here has judged yet.
+
+    Of its Modelfile nothing is taken: it could name any file. Template and parameters are those of the base here.
+
+    Args:
+        runs: The folder of all runs, in which it gets one.
+        source: Where the bundle came from, for the version's note.
+
+    Raises DataError for a folder that is not a bundle, or one whose adapter belongs to another base
+    than the engine has; ExportError if the disk is full.
+    """
+    bundle = read_bundle(folder)
+    base = engine.show(bundle.base)
+    if (needed := f"{'adapter' if bundle.mode == 'adapter' else 'model'}.gguf") not in bundle.files:
+        raise DataError(f"{source} holds no {needed}: it was not written by byoai, or not whole")
+    if bundle.mode == "adapter" and base.gguf_digest != bundle.base_digest:
+        raise DataError(
+            f"{source} was trained on another {bundle.base} than {engine.name} has (its file begins "
+            f"{bundle.base_digest[:12]}, here it is "
+            f"{base.gguf_digest[:12]}): an adapter fits only the very base that it was trained on"
+        )
+    number = registry.next_number(name)
+    run = Run(runs / f"adopted-{paths.slug(name)}-v{number}")
+    try:
+        artifact = run.folder / needed
+        wanted = [run.adapter / name for name in ADAPTER_FILES if name in bundle.files]
+        for file in [artifact, *wanted]:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / file.name, file)
+        spec = spec_for(base, bundle.base, artifact, bundle.mode)
+        paths.atomic_write(run.modelfile, modelfile_text(spec, run.folder))
+    except OSError as error:
+        raise ExportError(f"cannot write {run.folder}: {error.strerror or error}") from error
+    version = registry.add(
+        name,
+        number,
+        base_tag=bundle.base,
+        base_digest=base.gguf_digest,
+        run=str(run.folder.relative_to(paths.home())),
+        method=bundle.method,
+        mode=bundle.mode,
+        notes=f"adopted from {source}, where it was {bundle.tag}",
+    )
+    register(engine, version.tag, spec)
+    paths.write_json(run.manifest, {"version": number, "tag": version.tag, "adopted": source})
+    return version
+
+
+def _run_of(version: Version) -> Run:
+    run = Run(paths.home() / version.run)
+    if not version.run or not run.modelfile.exists():
+        raise ExportError(
+            f"{version.tag} cannot be written: its run is not there ({run.folder if version.run else 'made elsewhere'})"
+        )
+    return run
+
+
+def _files_of(run: Run) -> list[Path]:
+    """Return what was learned and what is served; none of these files holds a text."""
+    wanted = [*(run.adapter / name for name in ADAPTER_FILES), *(run.folder / name for name in _GGUFS)]
+    found = [file for file in wanted if file.is_file()]
+    if not found:
+        raise ExportError(f"{run.folder} holds neither an adapter nor a GGUF: they were removed")
+    return found
+
+
+def _merge(engine: Engine, version: Version, run: Run, target: Path, quantization: str, watch: Watch) -> None:
+    whole = (run.adapter / "model.safetensors").exists()  # it was trained whole
+    if not whole and not (run.adapter / ADAPTER_FILES[0]).exists():
+        raise ExportError(f"{version.tag} has no adapter that could be merged: what it learned is in its GGUF already")
+    base = engine.show(version.base_tag)
+    if base.gguf_digest != version.base_digest:
+        raise ExportError(
+            f"{version.base_tag} is another model now than the one that {version.tag} was trained on: it cannot be "
+            "merged"
+        )
+    with watch.stage(f"Merging into {quantization}"):
+        write = export_full if whole else merge_adapter
+        write(base.gguf, run.adapter, target, quantization, watch.count)
+
+
+def _modelfile(run: Run, folder: Path) -> str:
+    """Return the run's Modelfile for the files in `folder`."""
+    text = run.modelfile.read_text(encoding="utf-8")
+    spec = parse_modelfile(text, folder)
+    return modelfile_text(spec, folder)
+
+
+def _facts(version: Version, folder: Path) -> Bundle:
+    return Bundle(
+        tag=version.tag,
+        base=version.base_tag,
+        base_digest=version.base_digest,
+        method=version.method,
+        mode="adapter" if version.mode == "adapter" else "merged",
+        created=version.created,
+        files={
+            file.name: paths.sha256_of(file)
+            for file in sorted(folder.iterdir())
+            if file.name not in (FACTS, "README.md")
+        },
+    )
+
+
+def _read_facts(file: Path) -> Bundle:
+    try:
+        return Bundle.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise DataError(
+            f"{file.parent} is not a version that byoai wrote: its {FACTS} is missing, or cannot be read: {error}"
+        ) from error

@@ -1,0 +1,139 @@
+"""Bundles on the Hugging Face Hub: pushed, and fetched again.
+
+The log-in is the Hub's own (`hf auth login`, or HF_TOKEN).
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from fine_tuning.errors import ConfigError, ExportError
+from fine_tuning.model_management.bundle import ADAPTER_FILES, FACTS, read_bundle
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+Kind = Literal["model", "space"]
+_FETCHED = [FACTS, "README.md", "Modelfile", *ADAPTER_FILES, "*.gguf"]
+_LARGEST = 200 << 30  # bytes that are fetched at most
+
+
+@dataclass(frozen=True)
+class Pushing:
+    """What a push would do, or did."""
+
+    repository: str  # owner/name
+    url: str
+    private: bool
+    files: tuple[tuple[str, int], ...]  # name, bytes
+    done: bool = False
+
+    @property
+    def bytes(self) -> int:
+        return sum(size for _, size in self.files)
+
+
+def check_repository(name: str) -> str:
+    """Return the name of a repository, `name` or `owner/name`. ConfigError for any other text."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ConfigError(
+            f"{name[:100]!r} cannot name a repository: {str(error).partition(': ')[0]}. It is `name` or `owner/name`"
+        ) from error
+    return name
+
+
+def push(
+    folder: Path, repository: str, *, kind: Kind = "model", public: bool = False, dry_run: bool = False
+) -> Pushing:
+    """Push a folder as a repository, made if it is not there: private, unless `public`.
+
+    With `dry_run` nothing is sent, nobody is asked, and what would be sent is returned. Raises
+    ConfigError without a log-in, ExportError with what the Hub says.
+    """
+    check_repository(repository)
+    if kind == "model":
+        read_bundle(folder)
+    files = tuple(
+        (str(file.relative_to(folder)), file.stat().st_size) for file in sorted(folder.rglob("*")) if file.is_file()
+    )
+    if dry_run:
+        return Pushing(repository, _address(kind, repository), not public, files)
+    with _hub(repository) as api:
+        made = api.create_repo(
+            repository,
+            repo_type=kind,
+            private=not public,
+            exist_ok=True,
+            space_sdk="gradio" if kind == "space" else None,
+        )
+        api.upload_folder(
+            repo_id=made.repo_id,
+            repo_type=kind,
+            folder_path=folder,
+            commit_message="Add a version made with byoai",
+            ignore_patterns=[".*"],
+        )
+        return Pushing(made.repo_id, str(made), not public, files, done=True)
+
+
+def fetch(repository: str, folder: Path, revision: str | None = None) -> Path:
+    """Fetch a bundle that was pushed into `folder`: its own files and nothing else.
+
+    Raises ExportError with what the Hub says.
+    """
+    from huggingface_hub import snapshot_download
+
+    check_repository(repository)
+    with _hub(repository) as api:
+        size = sum(
+            file.size or 0 for file in api.model_info(repository, revision=revision, files_metadata=True).siblings or ()
+        )
+        if size > _LARGEST:
+            raise ExportError(f"{repository} holds {size / 1e9:.0f} GB, and at most {_LARGEST / 1e9:.0f} are fetched")
+        snapshot_download(repository, revision=revision, local_dir=folder, allow_patterns=_FETCHED)
+    return folder
+
+
+def _address(kind: Kind, repository: str) -> str:
+    from huggingface_hub.constants import ENDPOINT
+
+    return f"{ENDPOINT}/{'spaces/' if kind == 'space' else ''}{repository}"
+
+
+@contextmanager
+def _hub(repository: str) -> "Iterator[HfApi]":
+    """Yield the Hub's client; what it raises becomes an error of ours."""
+    import httpx2
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
+
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        yield HfApi()
+    except LocalTokenNotFoundError as error:
+        raise ConfigError("nobody is logged in to Hugging Face: run `hf auth login`, or set HF_TOKEN") from error
+    except RepositoryNotFoundError as error:
+        raise ExportError(
+            f"Hugging Face has no {repository}, or you may not see it: check the name, and `hf auth whoami`"
+        ) from error
+    except HfHubHTTPError as error:
+        hint = " Log in with `hf auth login`, with a token that may write" if _is_denied(error) else ""
+        raise ExportError(f"Hugging Face refused {repository}: {str(error).strip().splitlines()[0]}.{hint}") from error
+    except httpx2.HTTPError as error:
+        raise ExportError(
+            f"Hugging Face cannot be reached: {error}. Check the network (HF_ENDPOINT names another address)"
+        ) from error
+    except OSError as error:
+        raise ExportError(f"cannot exchange {repository} with Hugging Face: {error}") from error
+
+
+def _is_denied(error: Exception) -> bool:
+    return getattr(getattr(error, "response", None), "status_code", 0) in (401, 403)

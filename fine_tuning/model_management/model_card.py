@@ -1,0 +1,113 @@
+"""The model card of a version: what it is, what it learned, how it was judged.
+
+It holds figures only, and no text that was said. The format is Hugging Face's
+(https://huggingface.co/docs/hub/model-cards): YAML, then Markdown. templates/model_card.md.jinja
+decides how it reads.
+"""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from fine_tuning import paths
+from fine_tuning.engines.base import ModelDetails
+from fine_tuning.engines.gguf_header import read_header
+from fine_tuning.model_management.model_registry import Version
+from fine_tuning.runs import Run
+
+_KEYS = ("num_epochs", "learning_rate", "batch_size", "lora_r", "lora_alpha", "lora_dropout", "seed")
+_WORDS = {"perplexity": "perplexity of held-out chats", "general_perplexity": "perplexity of general texts"}
+_REPOSITORY = re.compile(r"https://huggingface\.co/([\w.-]+/[\w.-]+)/?", re.ASCII)
+
+
+def model_card(version: Version, run: Run, base: ModelDetails) -> str:
+    """Return the card as Markdown.
+
+    `run` made the version; what of its files is gone is left out. Neither notes and labels nor
+    reasons of the gate are shown: they may quote what was said.
+    """
+    about = read_header(base.gguf).metadata
+    settings = _settings(run)
+    page = _environment().get_template("model_card.md.jinja")
+    return page.render(
+        front=_front(version, about),
+        version=version,
+        base=base,
+        base_name=about.get("general.name") or version.base_tag,
+        settings=[(key, settings[key]) for key in _KEYS if key in settings and not version.lineage],
+        data=_data(version),
+        scores=_scores(version.metrics),
+        gate=version.metrics.get("gate"),
+    )
+
+
+@cache
+def _environment() -> Environment:
+    folder = FileSystemLoader(Path(__file__).parent / "templates")
+    # Markdown: nothing is escaped
+    plain = Environment(loader=folder, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    plain.keep_trailing_newline = True
+    return plain
+
+
+def _front(version: Version, about: dict[str, object]) -> str:
+    """Return the YAML that stands before a card: what a hub sorts models by."""
+    facts: dict[str, object] = {"tags": ["byoai", "gguf", *(["peft", "lora"] if version.mode == "adapter" else [])]}
+    facts["pipeline_tag"] = "text-generation"
+    if version.mode == "adapter":
+        facts["library_name"] = "peft"
+    if isinstance(license := about.get("general.license"), str):
+        facts["license"] = license
+    if found := next(filter(None, (_REPOSITORY.fullmatch(str(about.get(key, ""))) for key in _ADDRESSES)), None):
+        facts["base_model"] = found[1]
+    return yaml.safe_dump(facts, sort_keys=True)
+
+
+_ADDRESSES = (
+    "general.source.repo_url",
+    "general.repo_url",
+    "general.base_model.0.repo_url",
+    "general.source.url",
+    "general.url",
+)
+
+
+def _settings(run: Run) -> dict[str, object]:
+    if not run.config.exists():
+        return {}
+    settings: dict[str, object] = yaml.safe_load(run.config.read_text(encoding="utf-8")).get("training", {})
+    return settings
+
+
+def _data(version: Version) -> list[tuple[str, str]]:
+    """Return what can be told of the dataset without its texts: (name, value)."""
+    manifest = paths.datasets_dir() / version.dataset / "manifest.json"
+    if not version.dataset or not manifest.exists():
+        return []
+    known = paths.read_json(manifest)
+    splits = [
+        (f"{name} split", f"{counts['conversations']} conversations, {counts['turns']} turns")
+        for name, counts in known["splits"].items()
+    ]
+    dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in known["dropped"].items() if count)
+    private = "replaced by placeholders before training" if known["settings"].get("scrub_pii") else "not looked for"
+    return [
+        *splits,
+        ("dropped by the cleaning", dropped or "none"),
+        ("private details", private),
+        ("hash", known["hash"][:16]),
+    ]
+
+
+def _scores(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return (metric, of the base, of the version)."""
+    base, tuned = metrics.get("base", {}), metrics.get("tuned", {})
+    return [
+        (_WORDS.get(name, name.replace("_", " ")), f"{base[name]:.2f}", f"{tuned[name]:.2f}")
+        for name in sorted(base)
+        if name in tuned
+    ]

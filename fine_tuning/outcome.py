@@ -1,0 +1,83 @@
+"""What a retrain came to: nothing to do, a run without a version, or a new version."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from fine_tuning.events import Finished
+from fine_tuning.run_answers import Answers
+from fine_tuning.runs import Run
+
+if TYPE_CHECKING:
+    from fine_tuning.evaluation.comparison import Comparison
+    from fine_tuning.evaluation.gate import Verdict
+    from fine_tuning.training.lora_trainer import TrainingResult
+
+
+@dataclass(frozen=True)
+class NothingToDo:
+    """A retrain that did not begin, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class NoVersion:
+    """A retrain of which no version was made: no GGUF can carry its method. What was trained stays in the run."""
+
+    run: Run
+    training: "TrainingResult"
+    answers: Answers
+    reason: str
+
+
+@dataclass(frozen=True)
+class NewVersion:
+    """A version that was made, by a retrain or of other versions."""
+
+    run: Run
+    number: int
+    tag: str
+    live: bool
+    training: "TrainingResult | None"  # None where nothing was trained
+    comparison: "Comparison"
+    verdict: "Verdict"  # of the gate
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+
+    @property
+    def refused(self) -> bool:
+        """Whether the gate holds it back, and nobody insisted."""
+        return not self.verdict.passed and not self.live
+
+    def summary(self) -> str:
+        """Return in plain words who answers now, and what can be done."""
+        name, told = self.tag.partition(":")[0], self._about_facts()
+        if self.live:
+            more = "" if self.verdict.passed else " by hand, although the gate refused it"
+            return f"{self.tag} is live{more}: the chat answers with it now. {told}In a terminal: ollama run {name}"
+        if not self.verdict.passed:
+            insist = f"To try it: ollama run {self.tag}. To insist: byoai use {self.tag} --promote"
+            return f"{self.tag} was refused and kept as a candidate; who answered before still does. {told}{insist}"
+        why = "deployment.auto_deploy is off"
+        return f"{self.tag} is registered, not live ({why}). {told}In a terminal: ollama run {self.tag}"
+
+    def _about_facts(self) -> str:
+        """Return a sentence on how well it answers about documents; "" if none was asked about."""
+        said = next((result.reason for result in self.verdict.results if result.rule == "facts"), "")
+        return f"{said[0].upper()}{said[1:]}. " if said else ""
+
+
+Outcome = NothingToDo | NoVersion | NewVersion
+
+
+def finished(outcome: Outcome, seconds: dict[str, float]) -> Finished:
+    """Return how it ended, for a person."""
+    match outcome:
+        case NothingToDo(reason):
+            return Finished("no version", reason, seconds=seconds)
+        case NoVersion():
+            return Finished("no version", outcome.reason, answers=outcome.answers[:2], seconds=seconds)
+    answers = tuple((before.prompt, before.answer, after.answer) for before, after in outcome.comparison.answers()[:2])
+    state: Literal["live", "registered", "refused"] = (
+        "live" if outcome.live else "registered" if outcome.verdict.passed else "refused"
+    )
+    return Finished(state, outcome.summary(), outcome.tag, answers, seconds)

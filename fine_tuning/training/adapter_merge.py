@@ -1,0 +1,169 @@
+"""Merges LoRA adapters of one base into one. Each adapter changes a matrix W of the base to W + B @ A.
+
+linear     the weighted sum of the changes (arXiv 2212.04089), exactly: its rank is the sum of the ranks
+ties       of each change the largest numbers stay; each number's sign is elected, and those that
+           have it are averaged (arXiv 2306.01708)
+dare       of each change random numbers are dropped and the others made larger by as much; then the
+           weighted sum (arXiv 2311.03099)
+dare_ties  dropped at random, then elected and averaged
+
+PEFT's `add_weighted_adapter` combines A and B apart from each other, which makes cross products of
+different adapters, and asks for equal ranks. Here the whole change is combined, as its `…_svd` and
+`cat` variants do, so that ranks and target modules may differ; an adapter without a module changes
+nothing there.
+"""
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fine_tuning.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+MergeMethod = Literal["linear", "ties", "dare", "dare_ties"]
+_EXTRA, _PASSES = 16, 4  # directions beyond those that are kept, and power iterations: their error is then below 1 %
+
+Matrix = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How adapters are merged. ConfigError for what cannot be done."""
+
+    method: MergeMethod = "linear"
+    density: float = 0.5  # share of the numbers that stay; not of `linear`
+    seed: int = 0  # of what `dare` drops
+    rank: int | None = None  # the most that the merged adapter has; None: the sum of the ranks
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(MergeMethod):
+            raise ConfigError(f"there is no way to merge called {self.method!r}: {', '.join(get_args(MergeMethod))}")
+        if not 0 < self.density <= 1:
+            raise ConfigError(f"density is {self.density}, and must be above 0 and at most 1: the share that stays")
+        if self.rank is not None and self.rank < 1:
+            raise ConfigError(f"rank is {self.rank}, and must be at least 1")
+
+    def __str__(self) -> str:
+        chance = f", seed {self.seed}" if self.method.startswith("dare") else ""
+        thinned = "" if self.method == "linear" else f", density {self.density:g}{chance}"
+        return f"{self.method}{thinned}" + (f", rank {self.rank}" if self.rank else "")
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one adapter adds to one matrix: b @ a, taken `weight` times."""
+
+    a: Matrix  # (rank, inputs)
+    b: Matrix  # (outputs, rank), scale included
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The merged change of one matrix: b @ a."""
+
+    a: Matrix
+    b: Matrix
+    wanted: float  # squared norm of the merged change
+    lost: float  # of it, what the rank cannot hold
+
+    @property
+    def rank(self) -> int:
+        return len(self.a)
+
+
+def merge(module: str, updates: Sequence[Update], recipe: Recipe) -> Merged:
+    """Return the merged change of the matrix called `module`, to which each of `updates` fits.
+
+    The same seed gives the same numbers, in whichever order the modules are merged.
+    """
+    import torch
+
+    limit = min(updates[0].a.shape[1], len(updates[0].b))
+    total = sum(len(update.a) for update in updates)
+    rank = min(total if recipe.rank is None else recipe.rank, limit)
+    if recipe.method == "linear" and rank >= min(total, limit):
+        a = np.concatenate([update.a for update in updates])
+        b = np.concatenate([np.float32(update.weight) * update.b for update in updates], axis=1)
+        return Merged(a, b, wanted=_squared_norm(a, b), lost=0.0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(zlib.crc32(f"{recipe.seed} {module}".encode()))
+        return _truncated(_combined(updates, recipe), rank)
+
+
+def write_adapter(folder: Path, base: str, modules: Mapping[str, Merged]) -> None:
+    """Write merged changes as PEFT saves an adapter. `base`: what it is of, for people who read its
+    configuration.
+    """
+    import torch
+    from peft import LoraConfig
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    highest = max(merged.rank for merged in modules.values())
+    others = {module: merged.rank for module, merged in modules.items() if merged.rank != highest}
+    config = LoraConfig(
+        r=highest,
+        lora_alpha=highest,  # scale 1: it is in B already
+        rank_pattern=dict(others),
+        alpha_pattern=dict(others),
+        target_modules=sorted({module.rpartition(".")[2] for module in modules}),
+        base_model_name_or_path=base,
+        task_type="CAUSAL_LM",
+        inference_mode=True,
+    )
+    tensors = {
+        f"base_model.model.{module}.lora_{side}.weight": torch.from_numpy(np.ascontiguousarray(matrix))
+        for module, merged in modules.items()
+        for side, matrix in (("A", merged.a), ("B", merged.b))
+    }
+    config.save_pretrained(str(folder))
+    save_file(tensors, folder / "adapter_model.safetensors")
+
+
+def share_held(modules: Mapping[str, Merged]) -> float:
+    """Return how much of the merged change the ranks hold, from 0 to 1: of its squared norm over all matrices."""
+    wanted = sum(merged.wanted for merged in modules.values())
+    return 1 - sum(merged.lost for merged in modules.values()) / wanted if wanted else 1.0
+
+
+def _combined(updates: Sequence[Update], recipe: Recipe) -> "torch.Tensor":
+    """Return the whole merged change (outputs, inputs)."""
+    import torch
+    from peft.utils.merge_utils import calculate_majority_sign_mask, disjoint_merge, prune, task_arithmetic
+
+    deltas = [torch.from_numpy(update.b) @ torch.from_numpy(update.a) for update in updates]
+    weights = torch.tensor([update.weight for update in updates])
+    if recipe.method != "linear" and recipe.density < 1:
+        by_chance = recipe.method.startswith("dare")
+        kind: Literal["random", "magnitude"] = "random" if by_chance else "magnitude"
+        deltas = [prune(delta, recipe.density, kind, rescale=by_chance) for delta in deltas]
+    if recipe.method.endswith("ties"):
+        stacked = torch.stack(deltas)
+        return disjoint_merge(stacked * weights[:, None, None], calculate_majority_sign_mask(stacked))
+    return task_arithmetic(deltas, weights)
+
+
+def _truncated(delta: "torch.Tensor", rank: int) -> Merged:
+    """Return the nearest change of this rank (arXiv 0909.4061); its length is shared between A and B."""
+    import torch
+
+    left, lengths, right = torch.svd_lowrank(delta, q=min(*delta.shape, 2 * rank + _EXTRA), niter=_PASSES)
+    root = lengths[:rank].sqrt()
+    a, b = root[:, None] * right[:, :rank].T, left[:, :rank] * root
+    wanted, lost = float(delta.square().sum()), float((delta - b @ a).square().sum())
+    return Merged(a.contiguous().numpy(), b.contiguous().numpy(), wanted, lost)
+
+
+def _squared_norm(a: Matrix, b: Matrix) -> float:
+    """Return the squared norm of b @ a without making it."""
+    found = float(np.sum((a @ a.T) * (b.T @ b)))
+    return found if math.isfinite(found) else 0.0

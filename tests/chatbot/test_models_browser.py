@@ -1,0 +1,51 @@
+"""A person's path through models and settings, in a browser."""
+
+import pytest
+from browsing import BASE, GENERATED, Serve
+from playwright.sync_api import Page, expect
+
+from fine_tuning.config import load_config
+from fine_tuning.engines.base import Engine, ModelSpec
+from fine_tuning.model_management import elo
+from fine_tuning.model_management.model_registry import Registry
+
+pytestmark = pytest.mark.browser
+
+NAME = "fine_tuned_smollm2-135m"
+
+
+def test_versions_are_used_and_compared_and_a_setting_stays(page: Page, serve: Serve, embedded: Engine) -> None:
+    for number in (1, 2):
+        embedded.create(f"{NAME}:v{number}", ModelSpec(from_=BASE, parameters={"seed": number, "num_predict": 4}))
+        Registry().add(NAME, number)
+    embedded.copy(f"{NAME}:v1", f"{NAME}:latest")
+    Registry().promote(NAME, 1)
+    address = serve(BYOAI_ENGINE="embedded")
+
+    page.goto(f"{address}/models")
+    page.get_by_role("button", name="Use", exact=True).click()
+    back = page.get_by_role("button", name="Answer with v1 again")
+    expect(back).to_be_visible()
+    back.click()
+    expect(page.get_by_role("button", name="Answer with v2 again")).to_be_visible()
+    assert Registry().live(NAME).number == 1  # type: ignore[union-attr]
+
+    page.goto(f"{address}/models?view=compare")
+    page.get_by_label("Question").fill("What is a mat?")
+    page.get_by_role("button", name="Ask both").click()
+    page.get_by_role("button", name="Both bad").click(timeout=GENERATED)
+    expect(page.get_by_text("Your vote: both bad.")).to_be_visible()
+    assert set(elo.ratings()) == {BASE, f"{NAME}:v1"}
+    page.get_by_role("link", name="Data", exact=True).click()
+    page.get_by_role("link", name="Models", exact=True).click()
+    page.get_by_role("radio", name="Compare").click()  # versions have buttons of that name
+    expect(page.get_by_role("button", name="Ask both")).to_be_visible()
+    expect(page.get_by_text("Your vote: both bad.")).to_have_count(0)  # it went when the page was left
+
+    page.goto(f"{address}/settings")
+    page.get_by_role("spinbutton", name="New turns needed").fill("250")
+    page.get_by_role("spinbutton", name="New turns needed").press("Enter")
+    expect(page.get_by_text("Default: 100")).to_be_visible()
+    page.reload()
+    expect(page.get_by_role("spinbutton", name="New turns needed")).to_have_value("250")
+    assert load_config().schedule.new_turns == 250
