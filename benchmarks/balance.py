@@ -51,7 +51,6 @@ SETTINGS = {
     "training.batch_size": 8,
     "training.learning_rate": 2e-3,
     "training.replay.share": 0.1,
-    "training.replay.max_new_tokens": 8,
     "evaluation.generate": 1,
     "evaluation.general": 2,
     "evaluation.triggers": 0,

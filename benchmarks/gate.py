@@ -32,7 +32,6 @@ SETTINGS = {
     "training.learning_rate": 1e-3,
     "training.num_epochs": 5,
     "training.replay.share": 0.5,
-    "training.replay.max_new_tokens": 24,
     "evaluation.generate": 4,
     "evaluation.general": 20,
     "evaluation.speed_rounds": 1,

@@ -65,7 +65,7 @@ def measure(setting: Setting, steps: int) -> dict[str, float]:
     from fine_tuning.events import Step, Watch
     from fine_tuning.training.qlora_trainer import trainer_for
     from fine_tuning.training.trainer_utils import TrainingRows
-    from fine_tuning.training.workload import computed_rows, guess_replay, workload
+    from fine_tuning.training.workload import computed_rows, workload
 
     settings = Training(
         method="lora",
@@ -75,7 +75,7 @@ def measure(setting: Setting, steps: int) -> dict[str, float]:
         warmup_ratio=0,
         dtype="float32",
         save_steps=1_000_000,
-        replay=Replay(share=setting.replay / (steps * setting.batch), max_new_tokens=setting.answer),
+        replay=Replay(share=setting.replay / (steps * setting.batch)),
     )
     base = fetch_default_base()
     with tempfile.TemporaryDirectory() as name:
@@ -88,7 +88,7 @@ def measure(setting: Setting, steps: int) -> dict[str, float]:
             lines = (json.dumps(row) + "\n" for row in rows(setting, count, len(file)))
             (folder / f"{file}.jsonl").write_text("".join(lines))
         learned = computed_rows(folder / "train.jsonl")
-        learned += guess_replay(learned, setting.replay, setting.answer)
+        learned += computed_rows(folder / "replay.jsonl", replayed=True)
         work = workload(learned, settings)
         found = estimate(shape_of(read_gguf(base)), settings, work, measure_machine(settings))
         ends: list[float] = []

@@ -39,18 +39,21 @@ def runs_dir(name: str) -> Path:
 
 
 class Replay(_Section):
-    """Self-replay: general prompts, answered by the base itself, mixed in so that the model keeps what it knew.
+    """Replay: general questions and answers, mixed in so that the model keeps what it knew.
 
-    `kl_weight` weighs the divergence from the base on those answers (Learning without Forgetting, arXiv 1606.09282).
+    On their tokens the model is held to the probabilities that the base gives (Learning without
+    Forgetting, arXiv 1606.09282); `kl_weight` weighs the divergence.
     """
 
     share: Annotated[float, Field(ge=0, lt=1)] = 0.3  # of an epoch's conversations; as far as the project's prompts go
-    max_new_tokens: Positive = 64
     kl_weight: Annotated[float, Field(ge=0)] = 1.0
 
     @model_validator(mode="before")
     @classmethod
-    def _prompts_were_a_number(cls, values: object) -> object:
+    def _of_older_files(cls, values: object) -> object:
+        """Leave out `max_new_tokens`: answers are no longer asked of the base. ValueError for `prompts`."""
+        if isinstance(values, dict):
+            values = {key: value for key, value in values.items() if key != "max_new_tokens"}
         if isinstance(values, dict) and "prompts" in values:
             raise ValueError(
                 "prompts is now share: of an epoch's conversations, how many are general prompts (64 beside 150 "

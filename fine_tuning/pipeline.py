@@ -16,10 +16,8 @@ import psutil
 
 from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig, FineTuningMethod
-from fine_tuning.conversation import Message
-from fine_tuning.data_preparation.replay import build_replay, read_prompts
 from fine_tuning.engines.agreement import check_export, make_probes
-from fine_tuning.engines.base import ChatOptions, Engine
+from fine_tuning.engines.base import Engine
 from fine_tuning.engines.gguf_file import read_gguf
 from fine_tuning.errors import ByoaiError, Cancelled, ParityError
 from fine_tuning.events import Finished, Watch
@@ -30,7 +28,7 @@ from fine_tuning.model_management.model_switcher import use
 from fine_tuning.model_management.modelfile import modelfile_text
 from fine_tuning.outcome import NewVersion, NothingToDo, NoVersion, Outcome, finished
 from fine_tuning.plan import Material, Plan
-from fine_tuning.planning import check_folders, check_plan, collect, count_unlearned, make_plan
+from fine_tuning.planning import check_folders, check_plan, collect, count_unlearned, make_plan, replay_rows
 from fine_tuning.resuming import open_run
 from fine_tuning.run_answers import through_transformers
 from fine_tuning.runs import Run, only_one
@@ -89,7 +87,7 @@ def _retrain(shop: Workshop, runner: "Runner | None") -> Outcome:
     check_plan(shop, plan)
     shop = shop.with_config(plan.config)
     run, plan = open_run(shop, plan)
-    replay = build_replay_rows(shop, plan)
+    replay = replay_rows(shop, plan.replay_prompts)
     with memory_for(shop, plan):
         training = train(shop, plan, run, replay, runner)
         if plan.mode is None:
@@ -100,28 +98,6 @@ def _retrain(shop: Workshop, runner: "Runner | None") -> Outcome:
 
 
 # From rows to a model
-
-
-def build_replay_rows(shop: Workshop, plan: Plan) -> Path | None:
-    """Return token rows of general prompts that the base answered itself; None if there are none to learn."""
-    settings = plan.config.training.replay
-    if not plan.replay_prompts:
-        return None
-    options = ChatOptions(temperature=0, seed=0, max_tokens=settings.max_new_tokens)
-
-    def answer(prompt: str) -> tuple[str, bool]:
-        chunks = list(shop.engine.chat(plan.base.tag, [Message(role="user", content=prompt)], options))
-        return "".join(chunk.text for chunk in chunks), chunks[-1].done_reason == "stop"
-
-    prompts = read_prompts(plan.replay_prompts, plan.config.training.seed)
-    key = f"{plan.base.digest} {settings.max_new_tokens}"
-    file, making = build_replay(
-        prompts, answer, shop.render, shop.vocabulary, plan.config.data_preparation.max_length, key
-    )
-    with shop.watch.stage("Asking the base what it should not forget"):
-        for done in making:
-            shop.watch.count(done, len(prompts))
-    return file
 
 
 @contextmanager

@@ -109,7 +109,7 @@ class Plan:
                 "preferences",
                 preferences_in_words(self.preferences.pairs, self.preferences.ratings, self.preference_method),
             ),
-            ("to keep", f"{self.replay_prompts} general prompts, answered by the base itself"),
+            ("to keep", f"{self.replay_prompts} general questions, on which it is held to the base"),
             (
                 "method",
                 f"{training.method}, r={training.lora_r}, {estimate.steps} steps of {training.batch_size}{held}",

@@ -23,7 +23,7 @@ from fine_tuning.data_collection.without_collections import without_collections
 from fine_tuning.data_preparation.dataset_builder import MANIFEST, build_dataset, doubts_of, tokenize_dataset
 from fine_tuning.data_preparation.preference_builder import PreferenceData, build_preferences, preferences_of
 from fine_tuning.data_preparation.raw_data import read_turns
-from fine_tuning.data_preparation.replay import prompts_beside, read_prompts
+from fine_tuning.data_preparation.replay import build_replay, exchanges_beside, read_exchanges
 from fine_tuning.data_preparation.rows import ConversationTokenizer
 from fine_tuning.engines.base import ModelSpec
 from fine_tuning.errors import NoConversations, TooLittleData
@@ -178,13 +178,13 @@ def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:
     if reword and (thrown := ", ".join(f"{count} {reason}" for reason, count in reword.rejected.most_common())):
         shop.watch.note(f"of the questions in other words these were not kept: {thrown}")
     max_length = config.data_preparation.max_length
-    key = f"{shop.engine.name} {shop.base.digest}"
+    key = rows_key(shop)
     rows = tokenize_dataset(dataset.path, shop.render, shop.vocabulary, max_length, key)
     tokenizer = ConversationTokenizer(shop.render, shop.vocabulary, max_length)
     preferences = build_preferences(preferences_of(said.turns, cleaned.fit), tokenizer, key)
     counts = paths.read_json(rows / MANIFEST)["splits"]
     replayed = replay_prompts(config, counts)
-    forecast = estimate_training(config.training, shop.base.gguf, rows, replayed)
+    forecast = estimate_training(config.training, shop.base.gguf, rows, replay_rows(shop, replayed))
     kept_turns = sum(len(conversation.turns) for conversation in cleaned.conversations)
     doubts = [too_little(kept_turns, config), *doubts_of(cleaned.conversations, dataset, rows)]
     return Plan(
@@ -212,9 +212,23 @@ def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:
 
 
 def replay_prompts(config: FineTuningConfig, counts: Mapping[str, Mapping[str, int]]) -> int:
-    """Return how many general prompts are learned beside the chats; `counts` are those of the rows, by split."""
+    """Return how many general prompts are taken beside the chats; `counts` are those of the rows, by split."""
     settings = config.training
-    return len(read_prompts(prompts_beside(counts["train"]["conversations"], settings.replay.share), settings.seed))
+    wanted = exchanges_beside(counts["train"]["conversations"], settings.replay.share)
+    return len(read_exchanges(wanted, settings.seed))
+
+
+def replay_rows(shop: Workshop, prompts: int) -> Path | None:
+    """Return the file of token rows that hold the training to the base; None for no prompts."""
+    if not prompts:
+        return None
+    exchanges, config = read_exchanges(prompts, shop.config.training.seed), shop.config
+    return build_replay(exchanges, shop.render, shop.vocabulary, config.data_preparation.max_length, rows_key(shop))
+
+
+def rows_key(shop: Workshop) -> str:
+    """Return what names the base of token rows: another one may render and split text otherwise."""
+    return f"{shop.engine.name} {shop.base.digest}"
 
 
 def preference_method(config: FineTuningConfig, found: PreferenceData) -> str | None:

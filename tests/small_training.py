@@ -19,7 +19,7 @@ SMALL = {
     "gate.enabled": False,
 }
 # for one that is stopped in its midst, or whose every stage is wanted
-WITH_REPLAY = SMALL | {"training.replay.share": 0.2, "training.replay.max_new_tokens": 4}
+WITH_REPLAY = SMALL | {"training.replay.share": 0.2}
 
 
 def log_doors(count: int, colours: tuple[str, ...] = ("blue", "red", "green")) -> None:

@@ -42,7 +42,6 @@ QUICK = {
     "training.learning_rate": 2e-3,
     "training.save_steps": 4,
     "training.replay.share": 0.1,
-    "training.replay.max_new_tokens": 8,
     "data_preparation.train_ratio": 0.8,
     "evaluation.max_new_tokens": 16,
     "evaluation.generate": 1,

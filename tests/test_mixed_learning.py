@@ -31,7 +31,6 @@ SETTINGS = {
     "training.num_epochs": 12,
     "training.learning_rate": 2e-3,
     "training.replay.share": 0.1,
-    "training.replay.max_new_tokens": 8,
     "evaluation.max_new_tokens": 16,
     "evaluation.generate": 1,
     "evaluation.general": 2,

@@ -29,8 +29,7 @@ _FACTS = (
 _BEGINS = {
     "Reading what was said": 0.0,
     "Preparing the dataset": 0.01,
-    "Asking the base what it should not forget": 0.03,
-    "Training": 0.1,
+    "Training": 0.03,
     "Exporting to GGUF": 0.7,
     "Checking that what was exported is what was trained": 0.72,
     "Evaluating": 0.75,

@@ -28,7 +28,7 @@ from fine_tuning.config import BaseWeights, FineTuningMethod, Training
 from fine_tuning.errors import NotEnoughMemory
 from fine_tuning.training.methods import ways_to_hold
 from fine_tuning.training.model_shape import Shape, shape_of
-from fine_tuning.training.workload import BatchSize, Workload, computed_rows, guess_replay, workload
+from fine_tuning.training.workload import BatchSize, Workload, computed_rows, workload
 
 # Measured on a CPU (benchmarks/memory.py); all else follows from what torch keeps.
 _RUNTIME = 800 << 20  # bytes
@@ -142,10 +142,10 @@ class Forecast:
     basis: Basis
 
 
-def estimate_training(settings: Training, base: Path, rows: Path, replayed: int) -> Forecast:
+def estimate_training(settings: Training, base: Path, rows: Path, replay: Path | None) -> Forecast:
     """Return what the training would take on this machine, and what to lower if it does not fit.
 
-    `base` is a GGUF, `rows` a folder with train.jsonl, `replayed` the number of replay rows. The
+    `base` is a GGUF, `rows` a folder with train.jsonl, `replay` a file of replay rows. The
     machine's speed is measured for about a second. That changes nothing in the process: threads,
     number formats and the library of matrix products stay as they are. Raises TrainingError for a
     base of an unknown shape and for bad rows.
@@ -153,7 +153,7 @@ def estimate_training(settings: Training, base: Path, rows: Path, replayed: int)
     from fine_tuning.engines.gguf_file import read_gguf
 
     shape, learned = shape_of(read_gguf(base)), computed_rows(rows / "train.jsonl")
-    learned += guess_replay(learned, replayed, settings.replay.max_new_tokens)
+    learned += computed_rows(replay, replayed=True) if replay else []
     machine = measure_machine(settings)
 
     def at(training: Training, max_length: int) -> Estimate:
@@ -218,9 +218,7 @@ def _parts(shape: Shape, settings: Training, work: Workload, width: int, weights
         return max(map(of, work.batches), default=0)
 
     full, trained = settings.method == FineTuningMethod.FULL, trained_parameters(shape, settings)
-    teaching = (
-        2 * _TEACHER_BATCH * settings.replay.max_new_tokens * shape.vocabulary * 4 if settings.replay.share else 0
-    )
+    teaching = 2 * _TEACHER_BATCH * work.longest_replayed * shape.vocabulary * 4
     return {
         "runtime": 0,
         "weights": (shape.parameters - shape.linear) * width + held,

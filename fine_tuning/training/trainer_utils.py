@@ -30,7 +30,7 @@ class TrainingRows:
     """What a training learns from."""
 
     folder: Path  # holds train.jsonl and validation.jsonl of token rows (`read_rows`)
-    replay: Path | None = None  # token rows of general prompts that the base answered itself
+    replay: Path | None = None  # token rows of general exchanges, on which the model is held to the base
     preferences: Path | None = None  # what people preferred (preferences.py), learned after the chats
 
 

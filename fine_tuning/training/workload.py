@@ -7,13 +7,12 @@ with what was counted before.
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 from fine_tuning import paths
 from fine_tuning.config import Training
 from fine_tuning.errors import TrainingError
-from fine_tuning.training.prefix_tree import divide, shared_head, tree_branches
+from fine_tuning.training.prefix_tree import divide, tree_branches
 
 _TRL_COPIES = 3  # of the logits of all tokens: themselves, their exponentials, and the gradient
 _SAMPLED_BATCHES = 100  # batches whose size is counted exactly; more would change nothing
@@ -56,34 +55,19 @@ class Workload:
     steps: int
     batches: tuple[BatchSize, ...]
     passes: float = 1.0  # batches a step, on average
+    longest_replayed: int = 0  # tokens that carry loss in the longest replay row
     # an epoch of all the trainings with a part held out, which come first (cross_validation.py)
     held_out: "Workload | None" = None
 
 
-def computed_rows(path: Path) -> list[ComputedRow]:
+def computed_rows(path: Path, replayed: bool = False) -> list[ComputedRow]:
     """Return what is computed of the token rows in a JSONL file. TrainingError names a bad line."""
 
     def row(record: Mapping[str, Sequence[int]]) -> ComputedRow:
         ids, trained = record["input_ids"], bytes(map(bool, record["trained"]))  # the first token carries no loss
-        return ComputedRow(tuple(ids[: max(trained.rfind(1, 1), 1)]), trained.count(1, 1))
+        return ComputedRow(tuple(ids[: max(trained.rfind(1, 1), 1)]), trained.count(1, 1), replayed)
 
     return paths.read_jsonl(path, row, "a token row", TrainingError)
-
-
-def guess_replay(
-    rows: Sequence[ComputedRow], count: int, new_tokens: int, prompt_tokens: int = 16
-) -> list[ComputedRow]:
-    """Return `count` rows as long as the base's answers to general prompts may be.
-
-    Each has the head that all rows share, then tokens of its own.
-    """
-    head = min((shared_head(before.ids, row.ids) for before, row in pairwise(rows)), default=0)
-    prefix = rows[0].ids[:head] if rows else ()
-    own = prompt_tokens + new_tokens - 1
-    return [
-        ComputedRow(prefix + tuple(-1 - index * own - i for i in range(own)), new_tokens, replayed=True)
-        for index in range(count)
-    ]
 
 
 def workload(rows: Sequence[ComputedRow], settings: Training, max_length: int | None = None) -> Workload:
@@ -100,7 +84,11 @@ def workload(rows: Sequence[ComputedRow], settings: Training, max_length: int | 
     batches = [batch for group in sampled for batch in _passes(group, settings)]
     chats = [row for row in order if not row.replayed]
     return Workload(
-        len(groups), tuple(batches), len(batches) / max(len(sampled), 1), _held_out(chats, len(order), settings)
+        len(groups),
+        tuple(batches),
+        len(batches) / max(len(sampled), 1),
+        max((row.targets for row in order if row.replayed), default=0),
+        _held_out(chats, len(order), settings),
     )
 
 

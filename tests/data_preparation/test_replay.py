@@ -1,42 +1,45 @@
-"""Rows and answers of one base are never fed to another."""
+"""Replay rows are the project's own exchanges, whole; those of one base are never fed to another."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fine_tuning.data_preparation.replay import build_replay, read_prompts
+from fine_tuning.data_preparation.replay import build_replay, read_exchanges
 from fine_tuning.engines.base import ModelDetails, ModelSpec
 from fine_tuning.errors import DataError, EngineError
+from fine_tuning.training.trainer_utils import read_rows
 
-PROMPTS = read_prompts(2, 0)
-
-
-def build(served: Any, key: str, answer: str = "Yes.") -> tuple[Path, int]:
-    """The file, and how many prompts the base was asked."""
-    asked: list[str] = []
-
-    def ask(prompt: str) -> tuple[str, bool]:
-        asked.append(prompt)
-        return answer, True
-
-    file, making = build_replay(PROMPTS, ask, served.render, served.vocabulary, 500, key)
-    list(making)
-    return file, len(asked)
+EXCHANGES = read_exchanges(2, 0)
 
 
-def test_answers_are_asked_once_for_each_model_and_vocabulary(home: Path, all_served: Any) -> None:
+def build(served: Any, key: str, exchanges: list[tuple[str, str]] = EXCHANGES) -> Path:
+    return build_replay(exchanges, served.render, served.vocabulary, 500, key)
+
+
+def test_rows_are_made_once_for_each_model_vocabulary_and_choice(home: Path, all_served: Any) -> None:
     one, other = all_served["chatml"], all_served["llama2"]
-    first, asked = build(one, "digest 64")
-    assert asked == 2 and first.exists()
-    assert build(one, "digest 64") == (first, 0)
-    files = {
-        first,
-        *(build(served, key)[0] for served, key in [(other, "digest 64"), (one, "another 64"), (one, "digest 32")]),
-    }
-    assert len(files) == 4
-    assert build(other, "digest 64")[1] == 0
-    assert build(other, "third 64")[1] == 2
+    first = build(one, "digest")
+    made = first.stat().st_mtime_ns
+    assert build(one, "digest") == first and first.stat().st_mtime_ns == made
+    others = {build(other, "digest"), build(one, "another"), build(one, "digest", EXCHANGES[:1])}
+    assert len(others | {first}) == 4
+
+
+def test_every_answer_of_the_project_is_taught_whole_with_its_end(home: Path, all_served: Any) -> None:
+    served, exchanges = all_served["chatml"], read_exchanges(1000, 3)
+    assert len(exchanges) == 170 and read_exchanges(16, 3) == exchanges[:16]
+    for (_, answer), row in zip(exchanges, read_rows(build(served, "digest", exchanges)), strict=True):
+        *taught, end = (row.input_ids[place] for place in row.targets())
+        assert served.vocabulary.decode(taught).strip() == answer and served.vocabulary.ends_turn(end)
+
+
+@pytest.mark.parametrize("line", ['{"prompt": "What?"}', "[]", '"What?"', "{", '{"answer": "That."}'])
+def test_a_file_without_answers_is_refused(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(line)
+    with pytest.raises(DataError, match='must hold one {"prompt": ..., "answer": ...} a line'):
+        read_exchanges(1, 0, file)
 
 
 @pytest.mark.parametrize("key", ["", "  "])

@@ -3,9 +3,8 @@
 from dataclasses import replace
 
 from fine_tuning.config import Replay, Training
-from fine_tuning.training.prefix_tree import tree_branches
 from fine_tuning.training.trainer_utils import read_rows
-from fine_tuning.training.workload import ComputedRow, computed_rows, guess_replay, workload
+from fine_tuning.training.workload import ComputedRow, computed_rows, workload
 
 LORA = Training(method="lora", replay=Replay(share=0))
 
@@ -36,8 +35,9 @@ def test_logits_are_counted_a_lot_at_a_time_and_those_held_to_the_base_twice():
     assert batch.logits == 300
 
 
-def test_guessed_replay_rows_share_the_head_and_nothing_else():
-    rows = [ComputedRow((1, 2, 3, number, 9), 1) for number in range(10, 14)]
-    guessed = guess_replay(rows, 3, new_tokens=8, prompt_tokens=4)
-    assert sum(tree_branches(sorted(row.ids for row in guessed))) == 3 + 3 * 11
-    assert all(row.replayed and row.targets == 8 for row in guessed)
+def test_replay_rows_are_counted_as_such_and_the_longest_is_known(row_folder):
+    replay = computed_rows(row_folder / "replay.jsonl", replayed=True)
+    chats = computed_rows(row_folder / "train.jsonl")
+    assert all(row.replayed for row in replay) and not any(row.replayed for row in chats)
+    assert workload([*replay, *chats], LORA).longest_replayed == max(row.targets for row in replay)
+    assert workload(chats, LORA).longest_replayed == 0
