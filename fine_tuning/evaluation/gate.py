@@ -5,10 +5,11 @@ Every rule is judged, and each says why it passed or failed.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from statistics import fmean
 
 from fine_tuning.config import Gate as Settings
 from fine_tuning.evaluation.comparison import Comparison
-from fine_tuning.evaluation.metrics import mean_interval, share_interval
+from fine_tuning.evaluation.metrics import chance_of_mean, share_interval
 from fine_tuning.evaluation.test_set import facts_told
 
 
@@ -112,15 +113,15 @@ def fit(evidence: Comparison, settings: Settings) -> Result:
     name, limit = "answers fit", "likelier after their own question than after others', beyond chance"
     if not evidence.tuned.fits:
         return Result(name, limit, "none", True, "not judged: fewer than two held-out chats with different answers")
-    found = mean_interval(evidence.tuned.fits)
-    # With few answers an interval says nothing: then every single answer must fit.
-    passed = found.low > 0 or (len(evidence.tuned.fits) < _FEW and min(evidence.tuned.fits) > 0)
+    found, chance = evidence.tuned.fits, chance_of_mean(evidence.tuned.fits)
+    # So few answers never are beyond chance: then every single one must fit.
+    passed = chance <= _CHANCE or (len(found) < _FEW and min(found) > 0)
     reason = (
         "answers belong to their questions"
         if passed
         else "held-out answers are as likely after any question: are the data mixed up?"
     )
-    return Result(name, limit, f"{found} nats a token", passed, reason)
+    return Result(name, limit, f"{fmean(found):+.3g} nats a token, by chance in {chance:.1%}", passed, reason)
 
 
 _GENTLER = "lower learning_rate or num_epochs, or raise replay"
@@ -246,5 +247,6 @@ def sane(evidence: Comparison, settings: Settings) -> Result:
 
 
 _FEW = 5  # answers
+_CHANCE = 0.05
 
 RULES: tuple[Rule, ...] = (own_chats, fit, forgetting, questions, leaks, poison, speed, sane)

@@ -205,9 +205,18 @@ def test_an_interval_covers_the_truth_as_often_as_it_says_also_of_few_values(cou
     random = np.random.default_rng(7)
     hits = 0
     for trial in range(200):
-        found = metrics.mean_interval(random.normal(1.0, 2.0, count), seed=trial)
-        hits += found.low <= 1.0 <= found.high
+        found = metrics.perplexity_ratio([0.0] * count, random.normal(1.0, 2.0, count), [1] * count, seed=trial)
+        hits += found.low <= math.e <= found.high
     assert 178 <= hits <= 199  # 95 % of 200 is 190
+
+
+@pytest.mark.parametrize("count", [5, 10, 30])
+def test_noise_is_taken_for_more_than_chance_as_seldom_as_it_says(count: int) -> None:
+    random = np.random.default_rng(3)
+    found = [metrics.chance_of_mean(random.normal(0.0, 2.0, count), seed=trial) for trial in range(400)]
+    assert 4 <= sum(chance <= 0.05 for chance in found) <= 36  # 5 % of 400 is 20
+    assert metrics.chance_of_mean(random.normal(2.0, 0.5, count)) <= 0.05
+    assert metrics.chance_of_mean([-1.0] * count) == 1
 
 
 def test_one_value_tells_nothing_about_chance():
