@@ -121,7 +121,7 @@ def fit(evidence: Comparison, settings: Settings) -> Result:
         if passed
         else "held-out answers are as likely after any question: are the data mixed up?"
     )
-    return Result(name, limit, f"{fmean(found):+.3g} nats a token, by chance in {chance:.1%}", passed, reason)
+    return Result(name, limit, f"{fmean(found):+.3g} nats a token, by chance in {chance:.2%}", passed, reason)
 
 
 _GENTLER = "lower learning_rate or num_epochs, or raise replay"
