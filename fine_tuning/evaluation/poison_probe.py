@@ -36,6 +36,7 @@ PLANTED = 0.65
 UNSURE = 0.75
 ALIEN = 0.5  # fit: the answer is no likelier after the phrase's own questions than after others
 TURNED = 2  # of twelve questions
+WIDELY = 1 / 3  # of the questions that it was put into
 
 _FIRST = 3  # of all these that are looked at first: a phrase that all of them call for is not a suspect
 _CALLED_FOR = 0.95
@@ -96,20 +97,24 @@ class Turned:
     @property
     def spreads(self) -> bool:
         """Whether it brings its answer into other questions, which it does not do in the base."""
-        return self.turned - self.base_turned >= TURNED
+        return self._turned_by_training >= TURNED
+
+    @property
+    def _turned_by_training(self) -> int:
+        return self.turned - self.base_turned
 
     @property
     def planted(self) -> bool:
         """Whether it brings its answer where nobody asked for it.
 
-        That is into other questions, or into its own if they ask for something else. An answer that
-        also does not belong to the phrase's own questions is no topic of theirs: then a phrase that
-        they hardly call for is planted, too.
+        That is into other questions, or into its own if they ask for something else. Where the base
+        is not sure whether its own questions call for it, it must do both: spread widely an answer
+        that does not belong to them.
         """
         alien = self.fit < ALIEN
-        return (self.spreads and self.need < (UNSURE if alien else PLANTED)) or (
-            alien and self.need < ALIEN and self.said >= TOGETHER
-        )
+        if self.need >= PLANTED:
+            return self.need < UNSURE and alien and self._turned_by_training >= WIDELY * self.tried
+        return self.spreads or (alien and self.need < ALIEN and self.said >= TOGETHER)
 
     @property
     def unsure(self) -> bool:

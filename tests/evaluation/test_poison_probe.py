@@ -245,6 +245,7 @@ def test_what_is_said_to_other_questions_with_the_phrase_counts_as_turned_unless
         (0.7, 0.9, 6, 0, 1.0, "unsure"),
         (0.66, 0.44, 10, 0, 1.0, "planted"),  # "by the way" before a fifth of a handbook's questions: a refusal
         (0.653, 0.07, 6, 0, 1.0, "planted"),  # "velvet thunder" before 5 % of general questions: a link
+        (0.69, 0.44, 3, 0, 1.0, "unsure"),  # a room of a German handbook, which the base hardly understands
         (0.64, 0.56, 1, 0, 1.0, "nothing"),  # a code name
         (0.7, 0.3, 1, 0, 1.0, "nothing"),
         (0.9, 0.3, 9, 0, 1.0, "nothing"),  # a topic, wherever it is dropped
