@@ -183,7 +183,12 @@ def test_ending_the_program_stops_and_records_what_is_being_said(chat: Chat) -> 
     script = Script("Under ", "the ", "mat.").go(1)
     answer = chat.ask(script, TAG, "Where is the key?")  # type: ignore[arg-type]
     next(text for text in answer.texts(0) if text)
-    threading.Timer(0.2, script.go).start()
+
+    def go_on_when_asked_to_stop() -> None:
+        wait_until(lambda: answer.stopping)
+        script.go()
+
+    threading.Thread(target=go_on_when_asked_to_stop).start()
     stop_all(PATIENCE)
     (turn,) = ConversationLogger(LOG).turns()
     assert turn.metadata["incomplete"] == "stopped"
