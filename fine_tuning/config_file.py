@@ -6,6 +6,8 @@ numbers in YAML 1.1 (https://yaml.org/type/bool.html). Only an unquoted null, or
 no text: None.
 """
 
+import copy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +35,19 @@ def read(file: Path) -> Any:
     if len(content) > _LARGEST:
         raise ConfigError(f"{file} is not a configuration: it holds more than {_LARGEST >> 20} MB")
     try:
-        return parse(content.decode("utf-8-sig"), str(file))
+        return copy.deepcopy(_known(content.decode("utf-8-sig"), str(file)))
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{file} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
         ) from error
+
+
+@lru_cache(maxsize=8)
+def _known(text: str, origin: str) -> object:
+    """Return what `parse` does, from memory where the same file held the same text before: the
+    configuration is read again and again.
+    """
+    return parse(text, origin)
 
 
 def parse(text: str, origin: str) -> object:

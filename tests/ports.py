@@ -1,14 +1,48 @@
 """Ports for the servers of tests."""
 
+import errno
+import fcntl
+import os
+import random
 import socket
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+PORTS = range(20_000, 32_000)  # below those that systems give to whoever asks for any
 
 
 def unused_port() -> int:
-    """Return a port of the loopback address that the system chose.
+    """Return a port of the loopback address that nobody uses, and no other process of the tests gets.
 
-    Tests that run side by side get different ones: a search from a fixed number on may give the
-    same port to two, and each would take the other's server for its own.
+    Between this call and the server's start the port is nobody's: what the system chose it may
+    give away again meanwhile, to a client's end of a connection as well.
     """
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        if _is_ours(port) and _is_unused(port):
+            return port
+    raise OSError(errno.EADDRINUSE, "no port is left for the tests")
+
+
+def _is_ours(port: int) -> bool:
+    """Reserve a port for as long as this process lives: a byte of a file that all tests share."""
+    try:
+        fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_unused(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+@cache
+def _reservations() -> IO[bytes]:
+    return (Path(tempfile.gettempdir()) / f"byoai-test-ports-{os.getuid()}").open("ab")

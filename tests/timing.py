@@ -2,8 +2,10 @@
 what else it does just now.
 """
 
+import contextlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 def seconds(act: Callable[[], object], clock: Callable[[], float] = time.thread_time) -> float:
@@ -13,6 +15,54 @@ def seconds(act: Callable[[], object], clock: Callable[[], float] = time.thread_
     started = clock()
     act()
     return clock() - started
+
+
+def in_time(act: Callable[[], float], limit: float, tries: int = 3) -> None:
+    """Fail unless `act`, which returns the seconds that what is promised took, keeps the limit once.
+
+    The machine may stand still for a moment, but not each time: the least of up to `tries` counts.
+    None is made once the limit is kept.
+    """
+    took: list[float] = []
+    while len(took) < tries and (not took or took[-1] >= limit):
+        took.append(act())
+    assert min(took) < limit, f"it took {took} seconds, each longer than {limit}"
+
+
+def undisturbed(act: Callable[[], None], pause: float, tries: int = 5) -> None:
+    """Do `act`, which must not be held up for longer than `pause` seconds.
+
+    Where it fails, and this process stood still for so long meanwhile, it is done again.
+    """
+    for _ in range(tries - 1):
+        with _standstill() as longest:
+            try:
+                return act()
+            except (AssertionError, OSError):
+                if longest() < pause:
+                    raise
+    act()
+
+
+@contextlib.contextmanager
+def _standstill() -> Iterator[Callable[[], float]]:
+    """Yield what tells the longest time, in seconds, that a thread of this process waited for its turn."""
+    gaps, ended, tick = [0.0], threading.Event(), 0.01
+
+    def watch() -> None:
+        last = time.monotonic()
+        while not ended.wait(tick):
+            now = time.monotonic()
+            gaps.append(now - last - tick)
+            last = now
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: max(gaps)
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def growth(act: Callable[[int], object], size: int, times: int = 10, enough: float = 30.0) -> float:

@@ -1,8 +1,10 @@
 """Metrics, from log-probabilities and from texts, and their confidence intervals."""
 
+import contextlib
 import math
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -68,9 +70,9 @@ def library(name: str, answers: Sequence[str], references: Sequence[str]) -> dic
     or once from the network. Raises DataError, which says what to do, if the metric cannot be
     loaded or computed.
     """
-    import evaluate  # takes seconds
-
     shipped = _SHIPPED / name
+    with _without_pipelines():
+        import evaluate
     try:
         # In memory, else the library would write answers and references to files in the user's cache.
         metric = evaluate.load(str(shipped) if shipped.is_dir() and _ID.fullmatch(name) else name, keep_in_memory=True)
@@ -81,6 +83,24 @@ def library(name: str, answers: Sequence[str], references: Sequence[str]) -> dic
         ) from error
     figures = {key: float(value) for key, value in (found or {}).items() if isinstance(value, int | float)}
     return {name if key == name else f"{name}.{key}": value for key, value in figures.items()}
+
+
+@contextlib.contextmanager
+def _without_pipelines() -> Iterator[None]:
+    """Let what is imported meanwhile find no pipelines in `transformers`.
+
+    `evaluate` imports them for evaluators, which nobody uses here, and with them torch: seconds in
+    each process that computes a metric. It can do without them.
+    """
+    name = "transformers.pipelines"
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # so Python says that there is no such module
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 TEXTS: dict[str, Callable[[Sequence[str], Sequence[str]], float]] = {"bleu": bleu, "chrf": chrf, "rouge": rouge}

@@ -19,7 +19,7 @@ from fine_tuning.integration.service import Service
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
 LONG = [{"role": "user", "content": "Write down the numbers from 1 to 500, separated by commas."}]
 ON = {"X-Byoai-Record": "on"}
-PATIENCE = 20.0  # seconds
+PATIENCE = 60.0  # seconds
 
 
 class Served:
@@ -54,7 +54,8 @@ def serve(service: Service) -> Iterator[Served]:
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + PATIENCE
-    while not server.started and time.monotonic() < deadline:
+    while not server.started:
+        assert time.monotonic() < deadline, "the server did not start"
         time.sleep(0.02)
     yield Served(service, port)
     server.should_exit = True

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import http.client
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import httpx
 import openai
@@ -507,18 +509,19 @@ def test_requests_at_once_are_all_answered_and_the_server_goes_on_meanwhile(serv
         asked = [
             pool.submit(lambda stream=stream: served.chat(stream=stream, max_tokens=40)) for stream in (False, True) * 3
         ]
-        waits = []
+        waits, begun = [], time.monotonic()
         while not all(each.done() for each in asked):
             started = time.monotonic()
             assert httpx.get(f"{served.url}/v1/models").status_code == 200
             waits.append(time.monotonic() - started)
             time.sleep(0.1)
+        whole = time.monotonic() - begun
     answers = {
         streamed(each.result())[0] if not hasattr(each.result(), "usage") else each.result().choices[0].message.content
         for each in asked
     }
     assert len(answers) == 1
-    assert sorted(waits)[len(waits) // 2] < 1.0
+    assert sorted(waits)[len(waits) // 2] < whole / len(asked)  # it does not wait for an answer to end
 
 
 def test_an_async_client_is_answered(served: Served) -> None:
@@ -550,16 +553,15 @@ def test_a_client_that_leaves_a_stream_stops_the_engine_and_what_it_heard_is_kep
 def test_a_client_that_leaves_before_the_first_word_stops_the_engine(served: Served, stream: bool) -> None:
     """One that is answered, and three that wait for their turn."""
     asked = {"model": "live", "messages": LONG, "max_tokens": 3000, "temperature": 0, "stream": stream}
+    sent, told = json.dumps(asked), {"content-type": "application/json"}
 
     def leave() -> None:
-        with ThreadPoolExecutor(4) as pool:
-            for each in [
-                pool.submit(
-                    httpx.post, f"{served.url}/v1/chat/completions", json=asked, timeout=0.5 if not stream else 0.05
-                )
-                for _ in range(4)
-            ]:
-                assert isinstance(each.exception(), httpx.TimeoutException)
+        lines = [http.client.HTTPConnection(urlsplit(served.url).netloc) for _ in range(4)]
+        for line in lines:
+            line.request("POST", "/v1/chat/completions", sent, told)
+        wait_for(working)
+        for line in lines:
+            line.close()
         wait_for(lambda: not working())
 
     assert new_turns(served, leave) == []

@@ -50,7 +50,7 @@ def contract(tmp_path_factory: pytest.TempPathFactory, base_gguf: Path) -> Itera
         schema = schemathesis.openapi.from_asgi(
             "/api/openapi.json", door_of(service), headers={"host": OWN.removeprefix("http://")}
         )
-        schema.config.update(base_url=OWN, headers={TOKEN_HEADER: Token().read()}, request_timeout=5)
+        schema.config.update(base_url=OWN, headers={TOKEN_HEADER: Token().read()}, request_timeout=60)
         with tended(service, Access(8501)):  # else a job that is watched is never over
             yield schema
 

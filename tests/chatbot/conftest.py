@@ -70,7 +70,7 @@ def serve(home: Path, servers: list[subprocess.Popen[bytes]]) -> Iterator[Serve]
     yield start
     for process in servers:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 @pytest.fixture

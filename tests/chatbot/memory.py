@@ -55,7 +55,7 @@ def copies_in_server(folder: Path, backwards: str) -> list[str]:
     return (folder / "found").read_text().splitlines()
 
 
-def copies_left_in_server(folder: Path, backwards: str, patience: float = 10.0) -> list[str]:
+def copies_left_in_server(folder: Path, backwards: str, patience: float = 60.0) -> list[str]:
     """What is left after at most `patience` seconds."""
     deadline = time.monotonic() + patience
     while (found := copies_in_server(folder, backwards)) and time.monotonic() < deadline:

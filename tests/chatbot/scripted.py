@@ -9,7 +9,7 @@ from fine_tuning.engines.base import ChatChunk, ModelSummary
 
 LOG = "conversations.jsonl"
 TAG = "smollm2:135m"
-PATIENCE = 10.0  # seconds
+PATIENCE = 60.0  # seconds
 
 
 class Script:

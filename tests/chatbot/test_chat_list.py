@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from browsing import SOON
+from native_children import wait_until
 from playwright.sync_api import Locator, Page, expect
 
 from fine_tuning.data_collection.chat_labels import Label, labels
@@ -118,5 +119,4 @@ def test_the_list_works_at_a_phones_width(page: Page, site: str) -> None:
     page.get_by_test_id("stExpandSidebarButton").click()
     button = menu_of(page, log.session_id)
     expect(button).to_be_visible()
-    page.wait_for_timeout(500)  # the side bar slides in
-    assert in_the_window(button)
+    wait_until(lambda: in_the_window(button))  # the side bar slides in

@@ -90,7 +90,7 @@ def test_llama_cpp_dying_in_mid_answer_leaves_the_page_and_the_next_question_alo
 
 
 def rated_up(turn_id: str) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         (turn,) = [turn for turn in ConversationLogger().turns() if turn.id == turn_id]
         if turn.metadata.get("rating") == "up":

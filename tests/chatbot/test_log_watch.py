@@ -14,6 +14,7 @@ from typing import BinaryIO, NoReturn
 
 import pytest
 from memory import copies
+from native_children import wait_until
 from scripted import LOG, PATIENCE, TAG, Script, ask
 
 from chatbot.log_watch import all_watches, keep_looking, watch_of
@@ -112,10 +113,7 @@ def test_it_is_soon_gone_from_a_chat_that_nobody_looks_at(log: ConversationLogge
     looking.start()
     try:
         elsewhere(log, "log.delete(sys.argv[2])", turn)
-        deadline = time.monotonic() + PATIENCE
-        while chat.turns and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert chat.turns == []
+        wait_until(lambda: chat.turns == [])
     finally:
         ended.set()
         looking.join(PATIENCE)
@@ -133,10 +131,9 @@ def test_the_watch_goes_on_when_the_log_could_not_be_read(log: ConversationLogge
     assert chat.turns == [turn]  # nobody knows
     log.path.write_bytes(content)
     log.delete(turn.id)
-    time.sleep(1.5)
+    wait_until(lambda: chat.turns == [])
     ended.set()
     looking.join(PATIENCE)
-    assert chat.turns == []
 
 
 def test_a_log_that_stays_the_same_is_not_read(log: ConversationLogger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import BASE, GENERATED, GREEDY, Serve, answered, ask, keep_picture
+from browsing import BASE, GENERATED, GREEDY, SOON, Serve, answered, ask, keep_picture
 from playwright.sync_api import Browser, Page, expect
 
 from chatbot.server import APP
@@ -91,7 +91,9 @@ def look_at_all(chromium: Browser, site: str, name: str, chat: str = "") -> None
 
 
 def opened(chromium: Browser, device: dict[str, Any]) -> Page:
-    return chromium.new_context(**device).new_page()
+    page = chromium.new_context(**device).new_page()
+    page.set_default_timeout(SOON)
+    return page
 
 
 def faults_in_looks(page: Page, name: str) -> list[str]:

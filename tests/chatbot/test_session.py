@@ -183,7 +183,12 @@ def test_ending_the_program_stops_and_records_what_is_being_said(chat: Chat) -> 
     script = Script("Under ", "the ", "mat.").go(1)
     answer = chat.ask(script, TAG, "Where is the key?")  # type: ignore[arg-type]
     next(text for text in answer.texts(0) if text)
-    threading.Timer(0.2, script.go).start()
+
+    def go_on_when_asked_to_stop() -> None:
+        wait_until(lambda: answer.stopping)
+        script.go()
+
+    threading.Thread(target=go_on_when_asked_to_stop).start()
     stop_all(PATIENCE)
     (turn,) = ConversationLogger(LOG).turns()
     assert turn.metadata["incomplete"] == "stopped"
@@ -258,13 +263,13 @@ def test_while_recording_is_off_nothing_is_written_and_the_chat_goes_on(chat: Ch
 def test_what_was_said_while_not_recording_stays_out_of_log_and_context(chat: Chat) -> None:
     ask(chat, Script("Hello.").go(), "Hello!")
     chat.recording = False
-    ask(chat, Script("I will keep it.").go(), "My secret is 4711.")
+    ask(chat, Script("I will keep it.").go(), "My secret is zorbexine.")
     chat.recording = True
     third = Script("Fine.").go()
     ask(chat, third, "How are you?")
     assert [message.content for message in third.asked] == ["Hello!", "Hello.", "How are you?"]
     assert [turn.user_message for turn in ConversationLogger(LOG).turns()] == ["Hello!", "How are you?"]
-    assert b"4711" not in ConversationLogger(LOG).path.read_bytes()
+    assert b"zorbexine" not in ConversationLogger(LOG).path.read_bytes()
     assert len(chat.turns) == 3  # the person still sees all of it
 
 

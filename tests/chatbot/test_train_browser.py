@@ -135,8 +135,8 @@ def crash(servers: list[subprocess.Popen[bytes]]) -> None:
     gone += [child for each in gone for child in each.children(recursive=True)]
     for each in gone:
         each.kill()
-    servers.pop().wait(30)
-    psutil.wait_procs(gone, timeout=30)
+    servers.pop().wait(60)
+    psutil.wait_procs(gone, timeout=60)
 
 
 def pid_of_training() -> int:

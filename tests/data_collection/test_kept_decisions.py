@@ -307,6 +307,6 @@ def test_a_program_that_is_stopped_leaves_no_child(end: signal.Signals) -> None:
     assert len(children) == 2
     time.sleep(1.5)
     os.killpg(program.pid, end) if end is signal.SIGINT else program.send_signal(end)  # as a terminal does it
-    assert program.wait(20) != 0
-    _, alive = psutil.wait_procs(children, timeout=20)
+    assert program.wait(60) != 0
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive

@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
+from timing import in_time, seconds
 
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.conversation import Turn
@@ -92,6 +93,5 @@ def test_without_the_extra_it_is_said_how_to_install_it(home: Path, monkeypatch:
 )
 def test_no_text_takes_long(piece: str) -> None:
     scrub("My name is Anna.", names=True)
-    begun = time.process_time()
-    scrub(piece * (3000 // len(piece)), names=True)
-    assert time.process_time() - begun < 5
+    text = piece * (3000 // len(piece))
+    in_time(lambda: seconds(lambda: scrub(text, names=True), time.process_time), 5)

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from native_children import Children, wait_until
-from timing import seconds
+from timing import in_time, seconds
 
 from fine_tuning.conversation import Message
 from fine_tuning.engines.base import ChatOptions, ModelSpec
@@ -79,7 +79,7 @@ def test_a_death_between_answers_is_not_even_noticed(engine: EmbeddedEngine, chi
     for _ in range(2):
         (child,) = children()
         child.kill()
-        child.wait(10)
+        child.wait(60)
         assert engine.loaded() == [] and engine.unload() == []
         assert "Paris" in say(engine)
 
@@ -105,7 +105,7 @@ def test_a_vocabulary_outlives_its_child(base_gguf: Path, children: Children) ->
     ids = words.encode("Hello, World!")
     (child,) = children()
     child.send_signal(signal.SIGSEGV)
-    child.wait(10)
+    child.wait(60)
     assert words.encode("Hello, World!") == ids
     assert words.decode(ids) == "Hello, World!"
 
@@ -186,7 +186,7 @@ def test_a_child_ends_with_its_parent(engine: EmbeddedEngine, then: str, childre
     (child,) = children(parent.pid)
     parent.kill()
     parent.communicate()
-    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 10)
+    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_unloading_gives_all_memory_back_at_once(engine: EmbeddedEngine, children: Children) -> None:
@@ -298,7 +298,7 @@ def test_ctrl_c_in_the_terminal_ends_an_answer_without_a_word_from_the_child(
     os.killpg(command.pid, signal.SIGINT)  # the terminal's foreground group
     _, said = command.communicate(timeout=60)
     assert (command.returncode, said) == (130, "byoai: stopped\n")
-    wait_until(lambda: not child.is_running(), 10)
+    wait_until(lambda: not child.is_running())
 
 
 def test_ctrl_c_does_not_reach_a_child_that_its_caller_keeps(engine: EmbeddedEngine, children: Children) -> None:
@@ -337,11 +337,17 @@ def test_threads_may_share_a_child(base_gguf: Path) -> None:
 
 def test_a_stopped_stream_gives_way_at_once(engine: EmbeddedEngine) -> None:
     """However much was to come: the next question does not wait for it."""
-    stream = engine.chat(TAG, STORY, LONG)
-    list(itertools.islice(stream, 3))
-    whole = 3000 * seconds(lambda: list(itertools.islice(stream, 20)), time.perf_counter) / 20
-    assert seconds(stream.close, time.perf_counter) < whole / 30  # type: ignore[attr-defined]  # a generator
-    assert seconds(lambda: say(engine), time.perf_counter) < whole / 2
+
+    def share() -> float:
+        """Of the time that the whole answer would have taken, what it takes to stop it."""
+        stream = engine.chat(TAG, STORY, LONG)
+        list(itertools.islice(stream, 3))
+        whole = 3000 * seconds(lambda: list(itertools.islice(stream, 20)), time.perf_counter) / 20
+        closed = seconds(stream.close, time.perf_counter)  # type: ignore[attr-defined]  # a generator
+        assert seconds(lambda: say(engine), time.perf_counter) < whole / 2
+        return closed / whole
+
+    in_time(share, 1 / 30)
 
 
 def test_what_the_child_cannot_do_is_an_error_and_it_lives_on(base_gguf: Path) -> None:

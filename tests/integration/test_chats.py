@@ -203,7 +203,7 @@ def test_what_is_being_forgotten_is_not_forgotten_a_second_time(
     assert same or job.request["ollama_url"] == "http://127.0.0.1:9"
     if not same:
         service.queue.cancel(job.id, grace=0)
-        service.queue.wait(job.id, 30)
+        service.queue.wait(job.id, 60)
 
 
 def test_the_versions_that_learned_a_chat_are_named(log: ConversationLogger) -> None:

@@ -219,7 +219,7 @@ def test_each_line_is_there_as_soon_as_it_is_known(home: Path, tmp_path: Path) -
     assert command.poll() is None
     assert [line.split(":")[0].split()[-1] for line in seen] == CHECKS[:6]
     command.send_signal(signal.SIGINT)
-    command.communicate(timeout=30)
+    command.communicate(timeout=60)
     assert command.returncode == 130
 
 

@@ -118,8 +118,8 @@ def test_it_is_stopped_gone_on_with_killed_gone_on_with_and_makes_a_version(
     assert now.job and now.job.process
     children = psutil.Process(now.job.process.pid).children(recursive=True)
     os.kill(now.job.process.pid, signal.SIGKILL)
-    wait_for(lambda now: now.broke_off, 10)
-    psutil.wait_procs(children, timeout=30)
+    wait_for(lambda now: now.broke_off)
+    psutil.wait_procs(children, timeout=60)
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
     learning.start(config, 6)
     end = wait_for(lambda now: now.known and not now.running)

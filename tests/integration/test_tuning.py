@@ -39,7 +39,7 @@ def plan(queue: Queue, draft: Draft = DRAFT, **changes: object) -> Job:
 
 def finished(job: Job, state: State, reason: str = "") -> Job:
     """The same job, ended as said: what its process noted itself is written over."""
-    Queue().wait(job.id, 10)
+    Queue().wait(job.id, 60)
     store.remove(job.id)
     again = store.add("plan", job.request, id=job.id, here=processes.this_process())
     store.finish(again, state, reason, 0)

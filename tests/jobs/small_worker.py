@@ -29,6 +29,7 @@ class SmallRequest(JobRequest):
     children: int = 0  # that sleep, each with one of its own
     leaves_group: bool = False  # the children lead a session of their own
     run: str = ""  # a folder that it makes
+    until: str = ""  # a file without which it does not count the last number
 
 
 def small(request: SmallRequest, watch: Watch) -> dict[str, Any]:
@@ -43,6 +44,9 @@ def small(request: SmallRequest, watch: Watch) -> dict[str, Any]:
         int((Path(request.run) / "done").read_text()) if request.run and (Path(request.run) / "done").exists() else 0
     )
     for number in range(done_before + 1, request.counts + 1):
+        while request.until and number == request.counts and not Path(request.until).exists():
+            watch.stop_if_asked()
+            time.sleep(request.pause)
         watch.tell(Count(number, request.counts)) if request.deaf else watch.count(number, request.counts)
         if request.run:
             paths.atomic_write(Path(request.run) / "done", str(number))

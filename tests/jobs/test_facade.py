@@ -306,7 +306,7 @@ def test_a_training_that_is_killed_goes_on_and_every_kind_does_its_work(
     job = store.get(id)
     assert job.process and job.active, f"{job.reason}\n{job.log.read_text()}"
     os.kill(job.process.pid, signal.SIGKILL)
-    wait_for(lambda: queue.get(id).state == State.INTERRUPTED, 2)
+    wait_for(lambda: queue.get(id).state == State.INTERRUPTED)
     assert not marked(job.mark) and Path(job.run).is_dir()
     job = queue.wait(queue.resume(id).id, 900)
     assert job.state == State.COMPLETED, job.reason

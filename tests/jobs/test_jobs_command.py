@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from waiting import counted, wait_for
+from waiting import PATIENCE, counted, wait_for
 
 from fine_tuning.cli import jobs
 from fine_tuning.cli.options import Commands
@@ -37,7 +37,7 @@ def test_without_jobs_it_says_so(queue: Queue, capsys: Any) -> None:
 
 
 def test_jobs_are_listed_for_people_and_for_programs(queue: Queue, capsys: Any) -> None:
-    job = queue.wait(queue.submit("small", {"counts": 2}).id, 20)
+    job = queue.wait(queue.submit("small", {"counts": 2}).id, PATIENCE)
     byoai()
     line = capsys.readouterr().out
     assert job.id in line and "completed" in line and "counted to 2" in line

@@ -73,7 +73,7 @@ def test_of_several_processes_that_claim_at_once_each_job_is_given_to_one(home: 
     for each in claimers:
         each.start()
     for each in claimers:
-        each.join(30)
+        each.join(60)
     got = [taken.get() for _ in range(40)]
     assert set(got) == ids and len(got) == 40 and taken.empty()
     assert all(job.state == State.RUNNING for job in store.find())

@@ -38,22 +38,24 @@ def is_free() -> bool:
 
 @pytest.mark.parametrize("times", [1, 2, 5])
 def test_however_often_it_is_cancelled_the_work_is_over_first(times: int) -> None:
-    left, asked_to_stop = threading.Event(), threading.Event()
+    began, asked_to_stop, safe_point, left = (threading.Event() for _ in range(4))
 
     def work(watch: Watch) -> None:
+        began.set()
         while not watch.stopping():
             time.sleep(0.005)
         asked_to_stop.set()
-        time.sleep(0.1)  # on its way to a safe point
+        assert safe_point.wait(60)
         left.set()
 
     async def stop() -> None:
         task = asyncio.ensure_future(_stoppable(work, None))
-        await asyncio.sleep(0.02)
+        assert await asyncio.to_thread(began.wait, 60)
         for _ in range(times):
             task.cancel()
             await asyncio.sleep(0.01)
-        assert not left.is_set()
+        assert not left.is_set() and not task.done()
+        safe_point.set()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert left.is_set() and asked_to_stop.is_set()

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from fine_tuning.events import Count, read_events
 from fine_tuning.jobs.store import Job
 
+PATIENCE = 60.0  # seconds that anything has to come about, on a machine however busy
 
-def wait_for(true: Callable[[], object], seconds: float = 20, what: str = "it") -> None:
+
+def wait_for(true: Callable[[], object], seconds: float = PATIENCE, what: str = "it") -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"{what} did not come about"

@@ -158,7 +158,9 @@ def test_ollama_killed_while_a_version_is_registered_leaves_no_half_of_one(
     spec = ModelSpec(from_=BASE, adapter=write_adapter(tmp_path / "first.gguf", 99))
     took = seconds(lambda: register(engine, f"{name}:v99", spec))
     engine.delete(f"{name}:v99")
-    for moment in (0.2, 0.6, 1.0):
+    for moment in (0.2, 0.6, 1.0, 0.1, 0.05, 0.02):
+        if cut and number > 4:  # else the first one took unusually long
+            break
         spec = ModelSpec(from_=BASE, adapter=write_adapter(tmp_path / f"{number}.gguf", number))
         registry.add(name, number, base_tag=BASE)
         killing = threading.Timer(moment * took, own_ollama.kill)

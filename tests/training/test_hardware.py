@@ -1,10 +1,9 @@
-import time
-
 import pytest
 import torch
 
 from fine_tuning.config import Training
 from fine_tuning.training import hardware
+from fine_tuning.training.fast import matmul
 
 FASTER = hardware._faster_dtype.__wrapped__  # asked anew each time
 
@@ -38,11 +37,17 @@ def takes(monkeypatch, seconds) -> None:
     this machine has four.
     """
     monkeypatch.setattr(hardware, "THREADS", 4)
-    began = time.perf_counter()
+    lasts(monkeypatch, lambda rows, passed: seconds(passed, torch.get_num_threads()))
+
+
+def lasts(monkeypatch, seconds) -> None:
+    """A product takes `seconds` of its rows and of the time that has passed, by a clock that only it moves."""
+    clock = [0.0]
 
     def product(rows, weight, library=None) -> None:
-        time.sleep(seconds(time.perf_counter() - began, torch.get_num_threads()))
+        clock[0] += seconds(rows, clock[0])
 
+    monkeypatch.setattr(matmul.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(hardware, "product", product)
 
 
@@ -55,10 +60,6 @@ def test_bfloat16_is_taken_only_where_its_products_are_much_faster(
     monkeypatch, share: float, chosen: torch.dtype
 ) -> None:
     monkeypatch.setattr(hardware, "_faster_dtype", FASTER)
-    monkeypatch.setattr(
-        hardware,
-        "product",
-        lambda rows, weight, library=None: time.sleep(0.005 * (share if rows.dtype == torch.bfloat16 else 1)),
-    )
+    lasts(monkeypatch, lambda rows, _: 0.005 * (share if rows.dtype == torch.bfloat16 else 1))
     assert hardware.choose_dtype(Training(), "blas") == chosen
     assert hardware.choose_dtype(Training(method="full"), "blas") == torch.float32

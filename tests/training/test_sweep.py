@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from optuna.trial import TrialState
 
@@ -231,11 +232,13 @@ def test_a_killed_sweep_goes_on_and_its_training_does_not_outlive_it(tiny_base, 
     while not progress.exists():
         assert child.poll() is None
         time.sleep(0.1)
+    started = psutil.Process(child.pid).children(recursive=True)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    time.sleep(3)
+    _, left = psutil.wait_procs(started, timeout=60)
+    assert started and not left
     size = progress.stat().st_size
-    time.sleep(3)
+    time.sleep(0.5)
     assert progress.stat().st_size == size
     stop = iter([False, False])
     with pytest.raises(Cancelled):
