@@ -7,7 +7,7 @@ from typing import Literal
 import streamlit as st
 
 from chatbot.markdown import presentable
-from chatbot.parts import compare, first_model
+from chatbot.parts import compare, first_model, version_more
 from chatbot.parts.doing import attempt
 from chatbot.parts.words import meaning
 from chatbot.resources import connect_again, engine, models
@@ -278,7 +278,9 @@ def actions(version: Version, seen: Seen) -> None:
             st.link_button(
                 "Report", f"/api/versions/{version.name}/{version.number}/report", icon=":material/description:"
             )
+        version_more.menu(version)
         delete(version, seen)
+    version_more.panel(version)
     details(version)
 
 
