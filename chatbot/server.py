@@ -2,12 +2,13 @@
 
 import asyncio
 import gc
+import logging
 import os
 import sys
 import threading
 import webbrowser
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,13 @@ from fine_tuning.api.background import check_port, tended
 from fine_tuning.api.security import Access, Door, Token, is_of_api
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
+from fine_tuning.errors import ByoaiError
 from fine_tuning.integration.service import Service
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
+
+_logger = logging.getLogger(__name__)
 
 APP = Path(__file__).with_name("app.py")
 
@@ -110,6 +114,7 @@ def serve(
             asyncio.get_running_loop().call_later(0.5, webbrowser.open, access.url + page)
         ended = threading.Event()
         threading.Thread(target=keep_looking, args=(ended,), name="log-watch", daemon=True).start()
+        threading.Thread(target=_say_what_is_missing, name="first-look", daemon=True).start()
         with tended(service(), access):
             gc.collect()
             # what was imported stays: Streamlit collects after each run of a page, and would look
@@ -126,6 +131,13 @@ def serve(
     bootstrap.load_config_options({**_OPTIONS, "server.address": access.address, "server.port": access.port, **tls})
     # Not by App.run, which waits for open streams without end when it is told to stop.
     run(app, access)
+
+
+def _say_what_is_missing() -> None:
+    """Log that no model is there, with what to do. The first page finds the engine connected, too."""
+    with suppress(ByoaiError):  # the pages say it
+        if missing := service().models().missing:
+            _logger.warning("%s", missing)
 
 
 class _WithApi:

@@ -17,6 +17,7 @@ ByoaiError                     exit 1   anything below; the message says what is
 │   ├── EngineUnavailable
 │   ├── EngineTooOld
 │   ├── ModelNotFound
+│   ├── ModelDamaged                       a model's weights are gone, or not whole
 │   ├── NotSupported                       this engine, or this model, cannot do what was asked
 │   └── ModelNotOurs                       a tag that is wanted belongs to a model that byoai did not make
 ├── TrainingError              exit 5   loading, memory, the training itself
@@ -106,6 +107,10 @@ class EngineTooOld(EngineError):
 
 
 class ModelNotFound(EngineError):
+    pass
+
+
+class ModelDamaged(EngineError):
     pass
 
 

@@ -12,7 +12,7 @@ from fine_tuning.config import FineTuningConfig
 from fine_tuning.conversation import Message
 from fine_tuning.data_preparation.rows import prompt_ids, tokenize_conversation
 from fine_tuning.engines.base import Engine, ModelDetails, ModelSpec
-from fine_tuning.engines.default_base import DEFAULT_TAG, ensure_default_base
+from fine_tuning.engines.default_base import DEFAULT_TAG, ensure_default_base, is_damaged
 from fine_tuning.engines.neutral import Neutraliser, neutraliser_for
 from fine_tuning.engines.vocabulary import Vocabulary
 from fine_tuning.errors import ConfigError, ModelNotFound
@@ -53,7 +53,7 @@ class Workshop:
     @cached_property
     def base(self) -> ModelDetails:
         """The base, fetched or imported when the engine does not have it yet."""
-        return base_of(self.config, self.engine)
+        return base_of(self.config, self.engine, self.watch)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -129,17 +129,20 @@ def shop_of(
     return shop
 
 
-def base_of(config: FineTuningConfig, engine: Engine) -> ModelDetails:
+def base_of(config: FineTuningConfig, engine: Engine, watch: Watch | None = None) -> ModelDetails:
     """Return the served model that the training starts from.
 
-    It is fetched or imported when the engine does not have it yet.
+    It is fetched or imported when the engine does not have it yet, and the default base also when
+    it is damaged.
     """
     wanted = config.training.base_model
     try:
+        if wanted == DEFAULT_TAG and is_damaged(engine, wanted):
+            ensure_default_base(engine, watch)
         return engine.show(wanted)
     except ModelNotFound:
         if wanted == DEFAULT_TAG:
-            return engine.show(ensure_default_base(engine))
+            return engine.show(ensure_default_base(engine, watch))
         if os.path.isdir(wanted) or "/" in wanted:  # noqa: PTH112 (Path.is_dir fails for a name that is too long)
             from fine_tuning.model_management.hf_export import import_model
 

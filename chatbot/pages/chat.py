@@ -7,7 +7,7 @@ import streamlit as st
 
 from chatbot import session
 from chatbot.markdown import presentable
-from chatbot.parts import attached, chat_settings, history, model_picker, turn
+from chatbot.parts import attached, chat_settings, first_model, history, model_picker, turn
 from chatbot.resources import connect_again, engine, models, recorded
 from chatbot.server import config, service
 from fine_tuning.errors import ByoaiError
@@ -154,7 +154,7 @@ def notice(now: Models) -> None:
         st.error(presentable(now.trouble), title="Nobody can answer now", icon=":material/power_off:")
         st.button("Look again", icon=":material/refresh:", on_click=connect_again)
     else:
-        st.info("Run `./scripts/start.sh`: it fetches one.", title="No model yet", icon=":material/download:")
+        first_model.draw("chat")
 
 
 def welcome(choice: Choice) -> None:

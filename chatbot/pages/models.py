@@ -7,7 +7,7 @@ from typing import Literal
 import streamlit as st
 
 from chatbot.markdown import presentable
-from chatbot.parts import compare
+from chatbot.parts import compare, first_model, version_more
 from chatbot.parts.doing import attempt
 from chatbot.parts.words import meaning
 from chatbot.resources import connect_again, engine, models
@@ -278,7 +278,9 @@ def actions(version: Version, seen: Seen) -> None:
             st.link_button(
                 "Report", f"/api/versions/{version.name}/{version.number}/report", icon=":material/description:"
             )
+        version_more.menu(version)
         delete(version, seen)
+    version_more.panel(version)
     details(version)
 
 
@@ -313,6 +315,8 @@ def details(version: Version) -> None:
 
 def bases(seen: Seen) -> None:
     st.subheader("Bases", anchor=False, help=meaning("base"))
+    if models().missing:
+        first_model.draw("models")
     known = {choice.tag for choice in models().found if choice.kind == "base"}
     for model in (each for tag, each in seen.served.items() if tag in known):
         facts = [size(model.size), model.parameter_size and f"{model.parameter_size} parameters", model.quantization]
@@ -343,6 +347,9 @@ def draw() -> None:
         "View", list(VIEWS), format_func=VIEWS.__getitem__, key="view", required=True, label_visibility="collapsed"
     )
     if view == "compare":
+        if not models().found:
+            first_model.draw("models")
+            return
         pair = st.query_params.get("one", ""), st.query_params.get("other", "")
         compare.draw(last_question(st.query_params.get("chat", "")), pair)
     else:

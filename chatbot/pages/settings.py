@@ -11,7 +11,7 @@ from chatbot.resources import connect_again, models
 from chatbot.server import config, service
 from fine_tuning import paths
 from fine_tuning.errors import ByoaiError, ConfigError
-from fine_tuning.integration import settings
+from fine_tuning.integration import first_model, settings
 from fine_tuning.integration.settings import Setting
 
 state = st.session_state
@@ -80,8 +80,7 @@ def examine() -> None:
 
 
 def fetch_base() -> None:
-    request = {"model": config().training.base_model, "ollama_url": service().ollama_url}
-    if attempt(lambda: service().queue.submit("pull", request, origin="page"), "Not begun"):
+    if attempt(lambda: first_model.fetch_configured(service(), "page"), "Not begun"):
         st.toast("It is being fetched: the bar above shows how far", icon=":material/download:")
 
 

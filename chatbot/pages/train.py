@@ -5,7 +5,7 @@ from dataclasses import replace
 import streamlit as st
 
 from chatbot.markdown import presentable
-from chatbot.parts import train_settings
+from chatbot.parts import first_model, train_settings
 from chatbot.parts.doing import attempt
 from chatbot.parts.words import meaning
 from chatbot.resources import connect_again, engine, models
@@ -86,13 +86,11 @@ def next_button(step: str) -> None:
 
 def choose_model(now: Situation) -> None:
     if not now.bases:
-        st.info(
-            presentable(now.trouble or "The engine has no model yet: download one on the Models page."),
-            title="No model to train",
-        )
-        with st.container(horizontal=True):
+        if now.trouble:
+            st.info(presentable(now.trouble), title="No model to train")
             st.button("Look again", icon=":material/refresh:", on_click=connect_again)
-            st.page_link("pages/models.py", label="Models", icon=":material/arrow_forward:")
+        else:
+            first_model.draw("train")
         return
     known = {model.tag: model for model in engine().list_models()}
     draft: Draft = state.train_draft

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from chatbot.markdown import literal, presentable
+from chatbot.parts import first_model
 from chatbot.parts.doing import attempt
 from chatbot.parts.words import meaning
 from chatbot.resources import models
@@ -186,6 +187,8 @@ def _remove(tag: str, ollama: bool) -> None:
 
 def _download(ollama: bool) -> None:
     st.subheader("Get another model", anchor=False)
+    if models().missing:
+        first_model.draw("picker")
     if not ollama:
         st.info(
             "Downloading needs Ollama, and the embedded engine is in use. Install it from ollama.com, start it, and "

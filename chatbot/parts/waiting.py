@@ -2,6 +2,8 @@
 when the job is over.
 """
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from chatbot.markdown import presentable
@@ -14,11 +16,12 @@ GLANCE = 0.5  # seconds between looks
 
 
 @st.fragment(run_every=GLANCE)
-def until_over(id: str, what: str) -> None:
-    """Show how far a job is; the whole page is drawn anew when it is over."""
+def until_over(id: str, what: str, then: Callable[[], object] = lambda: None) -> None:
+    """Show how far a job is; when it is over, call `then`, and draw the whole page anew."""
     watched.note(id)
     job = service().queue.get(id)
     if job.over:
+        then()
         st.rerun()
     told = progress_of_job(job)
     with st.container(horizontal=True, vertical_alignment="center"):

@@ -25,6 +25,10 @@ _MEANINGS = {
     "forget": "What was said goes from every file, and versions that learned it are replaced by one that never saw it.",
     "quantisation": "How coarsely a model's numbers are stored: fewer bits take less memory and answer a little less "
     "exactly.",
+    "quality lost": "How much more surprised the model is, word by word, by texts that it never learned (its "
+    "perplexity). Up to 1 % is hardly noticed.",
+    "combined": "One version that knows what each of them learned. Their changes to the base become one change.",
+    "weight": "How much of what this version learned goes into the new one: 1 is all of it, 0.5 half.",
     "token": "A piece of a word: the unit in which models read and write. A hundred tokens are about 75 English words.",
     "context": "How much text a model can look at at once, in tokens: all that was said, and the answer.",
     "temperature": "How freely words are chosen: 0 takes the likeliest each time, higher values are more varied.",

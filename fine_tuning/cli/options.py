@@ -212,8 +212,10 @@ def connect_engine(options: argparse.Namespace, config: "FineTuningConfig") -> "
 
 
 def say_if_fetching(engine: "Engine") -> None:
-    """Say that a base model will be fetched if the engine has no model yet."""
-    if not engine.list_models():
+    """Say that a base model will be fetched if the engine has none that is whole."""
+    from fine_tuning.engines.default_base import DEFAULT_TAG, is_damaged
+
+    if all(model.tag == DEFAULT_TAG and is_damaged(engine, model.tag) for model in engine.list_models()):
         print("fetching a base model (98 MB, once) ...", file=sys.stderr, flush=True)
 
 

@@ -243,6 +243,7 @@ def show_facts(found: "Facts | None") -> None:
 
 def show_models(engine: "Engine", registry: "Registry", prefix: str) -> None:
     """Show every model that the chat can use, and what is known of each."""
+    from fine_tuning.integration import first_model
     from fine_tuning.model_management.elo import ratings
     from fine_tuning.model_management.model_switcher import choices
 
@@ -250,7 +251,7 @@ def show_models(engine: "Engine", registry: "Registry", prefix: str) -> None:
     found, out = choices(engine, prefix), console()
     width = max((len(choice.tag) for choice in found), default=0)
     if not found:
-        out.print(Text(f"no models yet in {engine.name} at {engine.where}: byoai prepare fetches a base model"))
+        out.print(Text(f"no models yet in {engine.name} at {engine.where}. {first_model.missing()}"))
     for choice in found:
         version = known.get(choice.tag)
         elo = "Elo {:.0f} after {} votes".format(*rated[choice.tag]) if choice.tag in rated else ""

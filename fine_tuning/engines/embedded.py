@@ -45,7 +45,7 @@ from fine_tuning.engines.jinja import check_template, render_chat
 from fine_tuning.engines.native import Native, threads
 from fine_tuning.engines.neutral import Neutraliser, Render, neutraliser_for
 from fine_tuning.engines.structure import structural_tokens
-from fine_tuning.errors import ByoaiError, EngineError, ModelNotFound, NotSupported
+from fine_tuning.errors import ByoaiError, EngineError, ModelDamaged, ModelNotFound, NotSupported
 
 _PATIENCE = 600  # seconds that a caller waits for its turn
 DEFAULT_CONTEXT = 4096  # tokens, as Ollama's on a machine without much memory for it
@@ -259,7 +259,7 @@ class EmbeddedEngine:
         """Put `file` into the store; return its sha256."""
         digest = paths.sha256_of(file)
         target = self._blob(digest)
-        if not target.exists():
+        if not _holds(target, file, digest):
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_suffix(".partial")
             partial.unlink(missing_ok=True)
@@ -313,7 +313,7 @@ class EmbeddedEngine:
     def _header(self, full: str, entry: _Tag) -> GgufHeader:
         blob = self._blob(entry.gguf)
         if not blob.exists():
-            raise EngineError(f"the weights of {full} are gone ({blob}): make the model again")
+            raise ModelDamaged(f"the weights of {full} are gone ({blob}): make the model again")
         return read_header(blob)
 
     def _summary(self, file: Path) -> ModelSummary:
@@ -324,7 +324,10 @@ class EmbeddedEngine:
         )
         if not files[0].exists():  # a lost file: `show` reports it, and the other models stay usable
             return summary
-        header = read_header(files[0])
+        try:
+            header = read_header(files[0])
+        except ModelDamaged:  # as a lost one
+            return summary
         return replace(
             summary, family=header.architecture, parameter_size=header.parameter_size, quantization=header.quantization
         )
@@ -364,6 +367,11 @@ class EmbeddedEngine:
         file = self._file(full)
         entry = self._parse(file) if file.exists() else None
         return held.tag == full or (entry is not None and held.key[:2] == (entry.gguf, entry.adapter))
+
+
+def _holds(target: Path, file: Path, digest: str) -> bool:
+    """Return whether `target` is a whole copy of `file`, whose sha256 is `digest`: it may have been damaged since."""
+    return target.exists() and (target.samefile(file) or paths.sha256_of(target) == digest)
 
 
 _IN_ITS_PLACE = "which byoai takes in its place, and name a model that can"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fine_tuning.errors import EngineError
+from fine_tuning.errors import EngineError, ModelDamaged
 
 # Value types of the metadata; 8 is a string, 9 an array.
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -102,7 +102,7 @@ class GgufHeader:
 def read_header(path: str | Path) -> GgufHeader:
     """Return the header of the GGUF at `path`, with every count, size and offset checked.
 
-    Raises EngineError if the file cannot be read, or is no GGUF that llama.cpp could read.
+    Raises EngineError if the file cannot be read, ModelDamaged if it is no GGUF that llama.cpp could read.
     """
     path = Path(path)
     try:
@@ -111,7 +111,7 @@ def read_header(path: str | Path) -> GgufHeader:
     except OSError as error:
         raise EngineError(f"cannot read {path}: {error.strerror}") from error
     except (struct.error, ValueError, KeyError, OverflowError) as error:
-        raise EngineError(
+        raise ModelDamaged(
             f"{path} is not a whole GGUF file ({error}): it may be damaged, or its download or export was interrupted"
         ) from error
 
@@ -128,7 +128,7 @@ def check_model(header: GgufHeader) -> GgufHeader:
 
 
 def check_whole(header: GgufHeader) -> None:
-    """Raise EngineError if the file ends before its last weights.
+    """Raise ModelDamaged if the file ends before its last weights.
 
     Types that this module does not know are left to the engine.
     """
@@ -138,7 +138,7 @@ def check_whole(header: GgufHeader) -> None:
     for name, shape in header.tensors.items():
         block, block_bytes = sizes.get(header.kinds[name], (1, 0))
         if header.starts[name] + math.prod(shape) // block * block_bytes > header.size:
-            raise EngineError(
+            raise ModelDamaged(
                 f"{header.path} ends before its last weights: its download or export was interrupted. Get it again."
             )
 

@@ -20,7 +20,8 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import ChatOptions, Engine
 from fine_tuning.engines.connect import connect
 from fine_tuning.engines.smoke import smoke
-from fine_tuning.errors import ByoaiError, ConfigError, EngineUnavailable, ModelNotFound
+from fine_tuning.errors import ByoaiError, ConfigError, EngineUnavailable, ModelDamaged, ModelNotFound
+from fine_tuning.integration import first_model
 from fine_tuning.model_management.model_deployer import check_parity, reconcile
 from fine_tuning.model_management.model_registry import Registry, latest_tag
 
@@ -154,7 +155,7 @@ def _ollama(config: FineTuningConfig, url: str | None, chosen: list[Engine]) -> 
         raise
     tag = _some_tag(engine, config)
     found = f"{engine.version()} at {engine.where}"
-    return f"{found}; {_token(engine, tag)}" if tag else f"{found} has no model yet: ./scripts/start.sh fetches one"
+    return f"{found}; {_token(engine, tag)}" if tag else f"{found}. {first_model.missing()}"
 
 
 def _embedded(config: FineTuningConfig) -> str:
@@ -189,9 +190,9 @@ def _token(engine: Engine, tag: str) -> str:
 def _base(engine: Engine, config: FineTuningConfig) -> str:
     try:
         details = engine.show(config.training.base_model)
-    except ModelNotFound as error:
+    except (ModelNotFound, ModelDamaged) as error:
         raise ByoaiError(
-            f"{error} ./scripts/start.sh fetches the default base; training.base_model names another"
+            f"{error} `{first_model.COMMAND}` fetches the default base; training.base_model names another"
         ) from error
     return f"{details.tag} ({details.parameter_size}, {details.quantization}), read from {details.gguf}"
 

@@ -46,6 +46,7 @@ _TITLES = {
     "compare": "Comparison",
     "forget": "Forgetting",
     "pull": "Download of a model",
+    "fetch_base": "Download of the base model",
 }
 
 

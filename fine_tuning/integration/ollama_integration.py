@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.engines.base import Engine, known_tag
-from fine_tuning.engines.default_base import ensure_some_model
+from fine_tuning.engines.default_base import DEFAULT_TAG, ensure_some_model, is_damaged
 from fine_tuning.errors import ConfigError, ModelNotFound, ModelNotOurs
+from fine_tuning.integration import first_model
 from fine_tuning.model_management import model_switcher
 from fine_tuning.model_management.model_pruner import run_of
 from fine_tuning.model_management.model_registry import Registry, Version, latest_tag
@@ -24,6 +25,7 @@ class Models:
     default: Choice | None = None  # who answers unless a person picked another
     prefix: str = ""  # of the names of fine-tuned models
     trouble: str = ""
+    missing: str = ""  # says, for people, that no base is there, and what to do
     lost: str = ""  # says, for people, that the live version is gone from the engine, and what to do
 
     def get(self, tag: str | None) -> Choice | None:
@@ -47,10 +49,24 @@ class Models:
 def look(engine: Engine, config: FineTuningConfig) -> Models:
     """Return what `engine` offers, and who of it answers."""
     prefix = config.deployment.model_name_prefix
-    found = tuple(choices(engine, prefix, Registry()))
+    listed = tuple(choices(engine, prefix, Registry()))
+    found = _whole(engine, listed)
+    has_base = any(choice.kind == "base" for choice in found)
     return Models(
-        found, _engine_line(engine, config), default_of(found, config), prefix, lost=_lost(engine, config, found)
+        found,
+        _engine_line(engine, config),
+        default_of(found, config),
+        prefix,
+        missing="" if has_base else first_model.missing(damaged=len(found) < len(listed)),
+        lost=_lost(engine, config, listed),
     )
+
+
+def _whole(engine: Engine, listed: tuple[Choice, ...]) -> tuple[Choice, ...]:
+    """Return the models that can answer: without the default base if it is damaged, and what was made of it."""
+    if not any(choice.tag == DEFAULT_TAG for choice in listed) or not is_damaged(engine, DEFAULT_TAG):
+        return listed
+    return tuple(choice for choice in listed if not is_damaged(engine, choice.tag))
 
 
 def _lost(engine: Engine, config: FineTuningConfig, found: tuple[Choice, ...]) -> str:
@@ -89,8 +105,8 @@ def _configured(found: tuple[Choice, ...], config: FineTuningConfig) -> list[Cho
 
 
 def answering(engine: Engine, config: FineTuningConfig) -> str:
-    """Return the tag of the model that answers; the default base is fetched where the engine has none."""
-    found = default_of(tuple(choices(engine, config.deployment.model_name_prefix)), config)
+    """Return the tag of the model that answers; the default base is fetched where no whole one is there."""
+    found = default_of(_whole(engine, tuple(choices(engine, config.deployment.model_name_prefix))), config)
     return found.tag if found else ensure_some_model(engine)
 
 

@@ -304,7 +304,7 @@ def _prepare(request: PrepareRequest, watch: Watch) -> Result:
     return {"dataset": file.stem, "file": str(file)}
 
 
-# Forget, pull
+# Forget, pull, fetch the default base
 
 
 class ForgetRequest(JobRequest):
@@ -362,6 +362,20 @@ def _pull(request: PullRequest, watch: Watch) -> Result:
     return {"tag": request.model}
 
 
+class FetchBaseRequest(JobRequest):
+    """The default base, for the engine in use."""
+
+
+def _fetch_base(request: FetchBaseRequest, watch: Watch) -> Result:
+    from fine_tuning.engines.default_base import ensure_default_base
+
+    engine = request.engine()
+    with watch.stage("Fetching the base model"):
+        tag = ensure_default_base(engine, watch)
+    watch.tell(Finished("done", f"{tag} is there", tag, seconds=watch.seconds))
+    return {"tag": tag}
+
+
 KINDS: dict[str, Kind] = {
     "retrain": Kind(RetrainRequest, _retrain),
     "train": Kind(TrainRequest, _retrain),
@@ -377,6 +391,7 @@ KINDS: dict[str, Kind] = {
     "review": Kind(ReviewRequest, _review),
     "prepare": Kind(PrepareRequest, _prepare, heavy=False),
     "pull": Kind(PullRequest, _pull, heavy=False),
+    "fetch_base": Kind(FetchBaseRequest, _fetch_base, heavy=False),
 }
 
 

@@ -162,7 +162,7 @@ def test_the_doctor_checks_all_and_says_what_is_wrong(embedded: None, client: Te
     found = client.post("/api/doctor", json={}).json()
     by_name = {each["name"]: each for each in found["items"]}
     assert by_name["configuration"]["ok"] and by_name["engine"]["ok"] and by_name["embedded"]["ok"]
-    assert not by_name["base"]["ok"] and "start.sh" in by_name["base"]["text"] and found["ok"] is False
+    assert not by_name["base"]["ok"] and "byoai prepare" in by_name["base"]["text"] and found["ok"] is False
     assert client.get("/api/doctor").status_code == 405  # it mends what it finds, and no GET changes anything
 
 

@@ -46,7 +46,8 @@ def test_looking_again_finds_the_engine_that_is_there_now(monkeypatch: pytest.Mo
     monkeypatch.setenv("BYOAI_ENGINE", "embedded")
     next(button for button in app.button if button.label == "Look again").click().run()
     assert not app.error
-    assert "start.sh" in app.info[0].value  # an engine, and no model yet
+    assert "byoai prepare" in app.info[0].value  # an engine, and no model yet
+    assert "Fetch it" in [button.label for button in app.button]
 
 
 def test_the_switch_names_base_version_and_live_and_counts_what_is_not_learned(home: Path, base_gguf: Path) -> None:

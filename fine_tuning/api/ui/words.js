@@ -11,6 +11,7 @@ const KINDS = {
   compare: "Comparison",
   forget: "Forgetting",
   pull: "Download of a model",
+  fetch_base: "Download of the base model",
 };
 
 const STATES = {

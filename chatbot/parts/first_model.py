@@ -1,0 +1,29 @@
+"""What a page shows where no model is there yet: a button that fetches one, and how far that is."""
+
+import streamlit as st
+
+from chatbot.markdown import presentable
+from chatbot.parts import waiting
+from chatbot.parts.doing import attempt
+from chatbot.resources import models
+from chatbot.server import service
+from fine_tuning.integration import first_model
+from fine_tuning.integration.first_model import BUTTON
+
+
+def draw(place: str) -> None:
+    """Say what is missing, and offer to fetch it; while it is fetched, show how far that is.
+
+    `place`: tells apart several on one page.
+    """
+    job = first_model.newest(service())
+    if job and not job.over:
+        waiting.until_over(job.id, "Fetching the base model", models.clear)
+        return
+    waiting.failure(job)
+    st.info(presentable(models().missing), title="No model yet", icon=":material/download:")
+    st.button(BUTTON, type="primary", key=f"fetch-{place}", icon=":material/download:", on_click=_fetch, args=(place,))
+
+
+def _fetch(place: str) -> None:
+    attempt(lambda: first_model.fetch(service(), f"the page ({place})"), "Not begun")

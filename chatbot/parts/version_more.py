@@ -1,0 +1,178 @@
+"""The menu *More* under a version: make it smaller, or combine it with another of the same base."""
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from chatbot.markdown import presentable
+from chatbot.parts import waiting
+from chatbot.parts.doing import attempt
+from chatbot.parts.words import meaning
+from chatbot.resources import models
+from chatbot.server import service
+from fine_tuning.integration import making
+from fine_tuning.integration.making import METHODS, Forms
+from fine_tuning.jobs.progress import progress_of_job
+from fine_tuning.jobs.store import Job, State
+from fine_tuning.model_management.model_registry import Version
+
+ORIGIN = "the models page"
+_CHOICES = {
+    "smaller": ":material/compress: Make it smaller",
+    "combine": ":material/merge: Combine with another",
+}
+_SIGNS = {"live": st.success, "registered": st.info, "refused": st.warning}
+
+state = st.session_state
+
+
+def menu(version: Version) -> None:
+    """Draw the button *More*; nothing for a version of which nothing can be made."""
+    if making.can_be_made_smaller(version):
+        key = f"more-{version.tag}"
+        st.menu_button(
+            "More",
+            list(_CHOICES),
+            key=key,
+            icon=":material/more_horiz:",
+            help="Make it smaller, or combine it with another",
+            format_func=_CHOICES.__getitem__,
+            on_click=_choose,
+            args=(key, version.tag),
+        )
+
+
+def _choose(key: str, tag: str) -> None:
+    if what := state[key]:
+        state.making = (tag, what)
+
+
+def panel(version: Version) -> None:
+    """Draw what was chosen in the menu of a version."""
+    tag, what = state.get("making") or ("", "")
+    if tag == version.tag:
+        with st.container(border=True):
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.markdown(f"**{_CHOICES[what]}**", help=meaning("quantisation" if what == "smaller" else "combined"))
+                st.button("Close", key=f"close-{tag}", icon=":material/close:", type="tertiary", on_click=_close)
+            _smaller(version) if what == "smaller" else _combine(version)
+
+
+def _close() -> None:
+    state.making = None
+
+
+def _measure(version: Version) -> None:
+    attempt(lambda: making.measure(service(), version, ORIGIN), "Not begun")
+
+
+def _make(version: Version) -> None:
+    attempt(lambda: making.make_smaller(service(), version, state[f"form-{version.tag}"], ORIGIN), "Not begun")
+
+
+def _begin_to_combine(version: Version, parts: Sequence[Version]) -> None:
+    weighted = [(part, float(state[_weight_key(version, part)])) for part in parts]
+    attempt(lambda: making.combine(service(), weighted, state[f"how-{version.tag}"], ORIGIN), "Not begun")
+
+
+def _is_at_work(job: Job | None, what: str) -> bool:
+    """Show how far a job is; return whether it is at work."""
+    if job and not job.over:
+        waiting.until_over(job.id, what, models.clear)
+        return True
+    return False
+
+
+def _ended(job: Job | None) -> None:
+    """Say what became of a job that made a version; nothing while there is none."""
+    waiting.failure(job)
+    if job and job.state == State.COMPLETED and (end := progress_of_job(job).finished):
+        _SIGNS.get(end.state, st.info)(presentable(end.text), icon=":material/check:")
+
+
+# Smaller
+
+
+def _smaller(version: Version) -> None:
+    measured, made = making.measuring(service(), version), making.shrinking(service(), version)
+    if _is_at_work(measured, "Measuring") or _is_at_work(made, "Making it"):
+        return
+    if found := making.forms(measured):
+        _table(found)
+        st.selectbox("Make a version of", found.choices, key=f"form-{version.tag}")
+        st.button("Make it", key=f"make-{version.tag}", type="primary", on_click=_make, args=(version,))
+        st.caption("The new version is judged by the gate as any other; this one stays.")
+    else:
+        waiting.failure(measured)
+        st.markdown("How large, how fast and how good would it be in fewer bits? Each form is made, and measured.")
+    _ended(made)
+    st.button(
+        "Measure again" if found else "Measure",
+        key=f"measure-{version.tag}",
+        type="secondary" if found else "primary",
+        on_click=_measure,
+        args=(version,),
+        help="Takes some minutes, in the background",
+    )
+
+
+def _table(found: Forms) -> None:
+    head = "| Form | Size | Speed | Quality lost |\n|---|---|---|---|\n"
+    rows = (
+        " | ".join(f"**{cell}**" if form.name == found.recommended else cell for cell in cells)
+        for form in found.table
+        for cells in [(form.name, form.size, form.speed, form.quality)]
+    )
+    st.markdown(head + "\n".join(f"| {row} |" for row in rows), help=meaning("quality lost"))
+    st.markdown(presentable(found.why))
+
+
+# Combined
+
+
+def _combine(version: Version) -> None:
+    job = making.combining(service(), version)
+    if _is_at_work(job, "Combining"):
+        return
+    _ended(job)
+    others = {each.tag: each for each in making.partners(service().registry, version)}
+    if not others:
+        st.caption("There is no other version of the same base that it could be combined with: train one more.")
+        return
+    chosen = st.multiselect("With", list(others), default=list(others)[:1], key=f"with-{version.tag}")
+    st.radio(
+        "How",
+        list(METHODS),
+        format_func=lambda each: METHODS[each][0],
+        captions=[caption for _, caption in METHODS.values()],
+        key=f"how-{version.tag}",
+        help=meaning("combined"),
+    )
+    parts = [version, *(others[tag] for tag in chosen)]
+    for part in parts:
+        _weight(version, part)
+    st.button(
+        "Combine",
+        key=f"combine-{version.tag}",
+        type="primary",
+        disabled=not chosen,
+        on_click=_begin_to_combine,
+        args=(version, parts),
+    )
+    st.caption("What comes of it is judged by the gate as any other version; these stay.")
+
+
+def _weight(version: Version, part: Version) -> None:
+    st.number_input(
+        f"Weight of {part.tag}",
+        min_value=0.05,
+        max_value=2.0,
+        value=1.0,
+        step=0.05,
+        key=_weight_key(version, part),
+        help=meaning("weight"),
+    )
+
+
+def _weight_key(version: Version, part: Version) -> str:
+    return f"weight-{version.tag}-{part.tag}"

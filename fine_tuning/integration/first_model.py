@@ -1,0 +1,46 @@
+"""The first model: what is said where there is none, and how it is fetched. One sentence, one button, one command.
+
+Chat, Models and Train offer the button; `byoai doctor` and all commands that need a model name the
+command. Both fetch the default base (engines/default_base.py), for Ollama or the embedded engine.
+"""
+
+from typing import TYPE_CHECKING
+
+from fine_tuning.engines.default_base import DEFAULT_TAG
+from fine_tuning.jobs.store import Job
+
+if TYPE_CHECKING:
+    from fine_tuning.integration.service import Service
+
+BUTTON, COMMAND = "Fetch it", "byoai prepare"
+KIND = "fetch_base"
+
+
+def missing(damaged: bool = False) -> str:
+    """Return what is missing and what to do, for a page and for a terminal.
+
+    `damaged`: a base is there, but not whole.
+    """
+    what = "The base model is damaged" if damaged else "There is no model yet"
+    again = "again" if damaged else "a small one"
+    return f"{what}: {BUTTON} on any page, or `{COMMAND}` in a terminal, fetches {again} (98 MB, once)."
+
+
+def fetch(service: "Service", origin: str) -> Job:
+    """Begin to fetch the default base as a job; return the one that does so already, if there is one."""
+    if (job := newest(service)) and not job.over:
+        return job
+    request = {"config": service.config.model_dump(mode="json"), "ollama_url": service.ollama_url}
+    return service.queue.submit(KIND, request, origin=origin)
+
+
+def newest(service: "Service") -> Job | None:
+    """Return the job that fetches the default base, or did so last."""
+    return next(iter(service.queue.jobs(kinds=[KIND], limit=1)), None)
+
+
+def fetch_configured(service: "Service", origin: str) -> Job:
+    """Begin to fetch the configured base: the default one as `fetch`, another from Ollama's library."""
+    if (base := service.config.training.base_model) == DEFAULT_TAG:
+        return fetch(service, origin)
+    return service.queue.submit("pull", {"model": base, "ollama_url": service.ollama_url}, origin=origin)

@@ -1,0 +1,139 @@
+"""Versions that are made of versions, as a page asks for them: one smaller, or several combined. No Streamlit here.
+
+Both are jobs, and what they make passes the same gate as a training's (quantising.py, merging.py).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fine_tuning import paths
+from fine_tuning.integration.service import Service
+from fine_tuning.jobs.store import Job, State
+from fine_tuning.model_management.model_pruner import run_of
+from fine_tuning.model_management.model_registry import Registry, Version
+from fine_tuning.runs import Run
+from fine_tuning.units import size
+
+Method = Literal["linear", "ties", "dare"]
+METHODS: dict[Method, tuple[str, str]] = {
+    "linear": ("Add up", "What each learned, in full. The right one for versions of different subjects."),
+    "ties": ("Settle conflicts", "The largest changes of each; where they disagree, the majority counts (TIES)."),
+    "dare": ("Thin out", "A random share of each one's changes, made larger by as much (DARE)."),
+}
+NOW = "now"  # how a table of forms calls the version as it is served
+
+
+def can_be_made_smaller(version: Version) -> bool:
+    """Return whether a version can be measured in fewer bits: its run is needed."""
+    run = run_of(version)
+    return version.state != "retired" and run is not None and run.is_dir()
+
+
+def partners(registry: Registry, version: Version) -> list[Version]:
+    """Return the versions that one can be combined with, newest first: other adapters on the very same base."""
+    if not version.base_digest or not _has_adapter(version):
+        return []
+    others = (each for each in registry.list() if each.tag != version.tag and each.base_digest == version.base_digest)
+    return sorted(filter(_has_adapter, others), key=lambda each: each.created, reverse=True)
+
+
+def _has_adapter(version: Version) -> bool:
+    run = run_of(version)
+    return version.state != "retired" and run is not None and (Run(run).adapter / "adapter_config.json").exists()
+
+
+# Smaller
+
+
+@dataclass(frozen=True)
+class Form:
+    """A version in one quantisation, for people."""
+
+    name: str
+    size: str
+    speed: str  # beside the version as it is served now
+    quality: str  # how much worse it reads texts that it never learned
+
+
+@dataclass(frozen=True)
+class Forms:
+    """What each form of a version costs; the first is the version as it is now."""
+
+    table: tuple[Form, ...]
+    recommended: str  # a name in the table; NOW: none of them
+    why: str
+
+    @property
+    def choices(self) -> list[str]:
+        """Return the forms that a version can be made in, the recommended one first."""
+        return sorted((form.name for form in self.table if form.name != NOW), key=lambda name: name != self.recommended)
+
+
+def measure(service: Service, version: Version, origin: str) -> Job:
+    """Begin to measure each form of a version."""
+    return service.queue.submit("quantise", _request(service, version), origin=origin)
+
+
+def make_smaller(service: Service, version: Version, form: str, origin: str) -> Job:
+    """Begin to make the next version of one, in this form."""
+    return service.queue.submit("quantise", {**_request(service, version), "use": form}, origin=origin)
+
+
+def _request(service: Service, version: Version) -> dict[str, object]:
+    return {**_shared(service), "version": version.number, "name": version.name}
+
+
+def _shared(service: Service) -> dict[str, object]:
+    return {"config": service.config.model_dump(mode="json"), "ollama_url": service.ollama_url}
+
+
+def measuring(service: Service, version: Version) -> Job | None:
+    """Return the job that measures the forms of a version, or did so last."""
+    return _newest(service, "quantise", lambda request: not request.get("use") and _is_of(request, version))
+
+
+def shrinking(service: Service, version: Version) -> Job | None:
+    """Return the job that makes a smaller version of this one, or did so last."""
+    return _newest(service, "quantise", lambda request: bool(request.get("use")) and _is_of(request, version))
+
+
+def _is_of(request: Mapping[str, Any], version: Version) -> bool:
+    return request.get("version") == version.number and request.get("name") == version.name
+
+
+def _newest(service: Service, kind: str, wanted: Callable[[Mapping[str, Any]], bool]) -> Job | None:
+    return next((job for job in service.queue.jobs(kinds=[kind], limit=50) if wanted(job.request)), None)
+
+
+def forms(job: Job | None) -> Forms | None:
+    """Return what a job that measured the forms found; None if it is not completed."""
+    if job is None or job.state != State.COMPLETED or not job.result.exists():
+        return None
+    found = paths.read_json(job.result)
+    return Forms(tuple(_form(each) for each in found["table"]), found["recommended"], found["why"])
+
+
+def _form(measured: Mapping[str, Any]) -> Form:
+    worse = 100 * (measured["worse"]["value"] - 1)
+    is_now = measured["name"] == NOW
+    return Form(
+        measured["name"],
+        size(measured["size"]),
+        "as it is" if is_now else f"{measured['faster']:.2f} times as fast",
+        "as it is" if is_now else "the same" if abs(worse) < 0.05 else f"{worse:+.1f} %",
+    )
+
+
+# Combined
+
+
+def combine(service: Service, weighted: Sequence[tuple[Version, float]], method: Method, origin: str) -> Job:
+    """Begin to combine versions, each with its weight, into the next one."""
+    parts = [{"version": each.number, "name": each.name, "weight": weight} for each, weight in weighted]
+    return service.queue.submit("merge", {**_shared(service), "parts": parts, "method": method}, origin=origin)
+
+
+def combining(service: Service, version: Version) -> Job | None:
+    """Return the job that combines a version with others, or did so last: the one in which it stands first."""
+    return _newest(service, "merge", lambda request: _is_of((request.get("parts") or [{}])[0], version))
