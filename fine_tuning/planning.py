@@ -47,6 +47,7 @@ SAMPLE_LOG = paths.SAMPLES / "conversations.jsonl"
 # What to learn
 
 
+@without_collections()
 def make_plan(shop: Workshop, said: "Said | None" = None, *, to_train: bool = False) -> Plan:
     """Clean, split and tokenise the log, and estimate the training; nothing is loaded or trained.
 
@@ -62,9 +63,8 @@ def make_plan(shop: Workshop, said: "Said | None" = None, *, to_train: bool = Fa
                 "with recording on; "
                 "or try it on the shipped sample: ./scripts/retrain.sh --sample"
             )
-        with without_collections():
-            log = ConversationLogger(shop.config.log_path).path if said.mark else None
-            cleaned = clean(shop.config, said.turns, log)
+        log = ConversationLogger(shop.config.log_path).path if said.mark else None
+        cleaned = clean(shop.config, said.turns, log)
     with shop.watch.stage("Preparing the dataset"):
         check_deployment(shop)
         if to_train and shop.mode is not None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -80,14 +80,7 @@ def build_dataset(
         if not len(spool):
             raise NoConversations("No conversations to train on: turn logging on, chat, and try again")
         facts = _facts(settings, dropped or {}, mix, augmentation, reword)
-        lists: dict[str, Callable[[], Iterable[object]]] = {
-            "records": spool.records,
-            "sessions": spool.sessions,
-            "turn_ids": spool.turn_ids,
-        }
-        if any(spool.pinned()):
-            lists["splits"] = spool.pinned
-        digest = _hash_of_stream(facts, lists)
+        digest = hash_of({**facts, "conversations": spool.digest})
         folder = paths.datasets_dir() / digest[:16]
         if not is_finished(folder):
             splits = _split(spool, settings)
@@ -102,10 +95,13 @@ def build_dataset(
                 for split in SPLITS
             }
             for split in SPLITS[1:]:
-                write_jsonl(folder / f"{split}.jsonl", spool.records(here[split]))
-            held_out = (record for split in SPLITS[1:] for record in spool.records(here[split]))
+                paths.atomic_write(folder / f"{split}.jsonl", spool.records(here[split]))
+            held_out = (json.loads(record) for split in SPLITS[1:] for record in spool.records(here[split]))
             making = augmenter(augmentation, settings.seed, spool.said, held_out, reword)
-            write_jsonl(folder / "train.jsonl", making.beside(spool.epoch(here["train"])))
+            if augmentation.wanted:
+                write_jsonl(folder / "train.jsonl", making.beside(spool.epoch(here["train"])))
+            else:
+                paths.atomic_write(folder / "train.jsonl", spool.records(here["train"]))
             sizes = spool.sizes(splits, often)
             for unit in sizes["train"]:
                 sizes["train"][unit] += sum(counts[unit] for counts in making.made.values())
@@ -176,11 +172,12 @@ def tokenize_dataset(
     if is_finished(folder):
         return folder
     conversations = ConversationTokenizer(render, tokenizer, max_length)
-    earlier, name = earlier_rows(facts, SPLITS), "{}.jsonl".format
-    counts = {
-        split: _tokenize_split(dataset_path / name(split), conversations, folder / name(split), earlier)
-        for split in SPLITS
-    }
+    name = "{}.jsonl".format
+    with earlier_rows(facts, SPLITS) as earlier:
+        counts = {
+            split: _tokenize_split(dataset_path / name(split), conversations, folder / name(split), earlier)
+            for split in SPLITS
+        }
     if not counts["train"]["rows"]:
         raise TooLittleData(
             f"no conversation to train on fits into {max_length} tokens: raise data_preparation.max_length"
@@ -336,25 +333,6 @@ def check_key(key: str, what: str) -> None:
 def hash_of(value: object) -> str:
     """Of all that JSON can hold."""
     return hashlib.sha256(json.dumps(value, ensure_ascii=True, sort_keys=True).encode()).hexdigest()
-
-
-def _hash_of_stream(facts: Mapping[str, object], lists: Mapping[str, Callable[[], Iterable[object]]]) -> str:
-    """Return `hash_of` the facts and the lists in one dict, holding one member of a list at a time."""
-    digest = hashlib.sha256()
-    mark = "{"
-    for key in sorted([*facts, *lists]):
-        digest.update(f"{mark}{json.dumps(key)}: ".encode())
-        mark = ", "
-        if key in facts:
-            digest.update(json.dumps(facts[key], sort_keys=True).encode())
-            continue
-        inner = "["
-        for member in lists[key]():
-            digest.update((inner + json.dumps(member, sort_keys=True)).encode())
-            inner = ", "
-        digest.update(b"[]" if inner == "[" else b"]")
-    digest.update(b"}")
-    return digest.hexdigest()
 
 
 def is_finished(folder: Path) -> bool:

@@ -9,6 +9,7 @@ without one are only not used again.
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
+from struct import Struct
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ _ENTRY = np.dtype(
         *((name, "<u4") for name in ("rows", "turns", "tokens", "trained")),
     ]
 )
+_PACKED = Struct("<QQQ4L")  # the same
 
 
 class Counts(NamedTuple):
@@ -50,8 +52,7 @@ class Index:
 
     def add(self, record: bytes, kept: Kept) -> None:
         """Enter the rows of the conversation with this record."""
-        key, check = _hash(record)
-        self._entries += np.array((key, check, len(kept.lines), *kept.counts), _ENTRY).tobytes()
+        self._entries += _PACKED.pack(*_hash(record), len(kept.lines), *kept.counts)
 
     def write(self, rows: Path) -> None:
         """Write it beside the split's rows."""
@@ -59,11 +60,11 @@ class Index:
 
 
 class EarlierRows:
-    """Rows of an earlier dataset, found by the records that they were made from."""
+    """Rows of an earlier dataset, found by the records that they were made from. To be used in a `with` statement."""
 
     def __init__(self, files: list[Path]) -> None:
         found = [np.frombuffer(file.with_suffix(".index").read_bytes(), _ENTRY) for file in files]
-        self._files = files
+        self._files = [file.open("rb") for file in files]
         self._file = np.repeat(np.arange(len(files)), list(map(len, found)))
         self._starts = np.concatenate(
             [np.empty(0, np.uint64), *(np.cumsum(each["size"]) - each["size"] for each in found)]
@@ -72,6 +73,13 @@ class EarlierRows:
         self._order = np.argsort(self._entries["key"], kind="stable")
         self._keys = self._entries["key"][self._order]
 
+    def __enter__(self) -> "EarlierRows":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files:
+            file.close()
+
     def get(self, record: bytes) -> Kept | None:
         """Return the rows of the conversation with this record; None if they were not made."""
         key, check = _hash(record)
@@ -79,15 +87,13 @@ class EarlierRows:
         if at == len(self._keys) or int(self._keys[at]) != key:
             return None
         place = int(self._order[at])
-        entry = self._entries[place]
-        if int(entry["check"]) != check:
+        _, known, size, *counts = self._entries[place].item()
+        if known != check:
             return None
-        with self._files[self._file[place]].open("rb") as file:
-            file.seek(int(self._starts[place]))
-            lines = file.read(int(entry["size"]))
-        return (
-            Kept(lines, Counts(*(int(entry[name]) for name in Counts._fields))) if len(lines) == entry["size"] else None
-        )
+        file = self._files[self._file[place]]
+        file.seek(int(self._starts[place]))
+        lines = file.read(size)
+        return Kept(lines, Counts(*counts)) if len(lines) == size else None
 
 
 def earlier_rows(facts: Mapping[str, object], splits: tuple[str, ...]) -> EarlierRows:

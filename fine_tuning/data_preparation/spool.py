@@ -5,6 +5,7 @@ The file has no name, so nothing is left of it, however the program ends. In mem
 some forty bytes a conversation.
 """
 
+import hashlib
 import json
 import sys
 import tempfile
@@ -12,7 +13,6 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from hashlib import blake2b
 from itertools import islice
 from typing import Any, overload
 
@@ -37,6 +37,7 @@ class Spool:
         self._sessions = array("Q")
         self._sources: list[str] = []
         self._pinned = array("b")  # the split that a conversation names, by its number; -1 for none
+        self._digest = hashlib.sha256()
 
     def __enter__(self) -> "Spool":
         # private texts lie nowhere else, and there must be room for as much again
@@ -53,35 +54,45 @@ class Spool:
     def add(self, conversation: Conversation, pair: Record) -> None:
         """Take in a conversation, and what it is in the dataset."""
         turns = conversation.turns
-        fields = [conversation.id, turns[0].session_id, [turn.id for turn in turns], pair, text_of(conversation)]
+        session, source, pinned = turns[0].session_id, source_of(turns[0]), _pinned(conversation)
         self._starts.append(self._file.tell())
         self._turns.append(len(turns))
         self._ids.append(_hash(conversation.id))
-        self._sessions.append(_hash(turns[0].session_id))
-        self._sources.append(sys.intern(source_of(turns[0])))
-        self._pinned.append(_pinned(conversation))
+        self._sessions.append(_hash(session))
+        self._sources.append(sys.intern(source))
+        self._pinned.append(pinned)
+        ids = [turn.id for turn in turns]
+        fields = [conversation.id, [session, source, pinned], ids, pair, text_of(conversation)]
         # JSON holds neither as it is
-        self._file.write(b"\t".join(json.dumps(field).encode() for field in fields) + b"\n")
+        line = "\t".join(json.dumps(field, ensure_ascii=False) for field in fields) + "\n"
+        written = line.encode("utf-8", "surrogatepass")
+        self._digest.update(written)
+        self._file.write(written)
 
-    def records(self, often: Sequence[int] | None = None) -> Iterator[Record]:
-        """Yield the dataset's records: of all conversations, or each as often as it is said."""
+    @property
+    def digest(self) -> str:
+        """A hash of all that was added, hexadecimal."""
+        return self._digest.hexdigest()
+
+    def records(self, often: Sequence[int]) -> Iterator[bytes]:
+        """Yield the dataset's records as lines of JSON, each as often as it is said."""
         for number, line in self._lines(often):
-            for _ in range(1 if often is None else often[number]):
-                yield {"id": self._id(number, json.loads(line[_ID])), **json.loads(line[_PAIR])}
+            record = self._record(number, line)
+            for _ in range(often[number]):
+                yield record
 
     def epoch(self, often: Sequence[int]) -> Iterator[tuple[Record, list[str], int]]:
         """Yield the record of each conversation that is there, the ids of its turns, and how often it is there."""
         for number, line in self._lines(often):
-            record = {"id": self._id(number, json.loads(line[_ID])), **json.loads(line[_PAIR])}
-            yield record, json.loads(line[_TURNS]), often[number]
+            yield json.loads(self._record(number, line)), json.loads(line[_TURNS]), often[number]
+
+    def _record(self, number: int, line: Sequence[bytes]) -> bytes:
+        id = json.dumps(self._id(number, json.loads(line[_ID])), ensure_ascii=False)
+        return b'{"id": %s, %s\n' % (id.encode(), line[_PAIR].removeprefix(b"{"))
 
     def ids(self) -> list[str]:
         """Return the records' ids."""
         return [self._id(number, json.loads(line[_ID])) for number, line in self._lines()]
-
-    def sessions(self) -> Iterator[str]:
-        """Yield the session of each conversation."""
-        return (json.loads(line[_SESSION]) for _, line in self._lines())
 
     def session_numbers(self) -> list[int]:
         """Return a number for each conversation, the same for those of one session."""
@@ -193,8 +204,8 @@ class Texts(Sequence[str]):
 
 
 def _hash(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
 
-_ID, _SESSION, _TURNS, _PAIR, _TEXT = range(5)  # fields of a line, each decoded only where it is needed
+_ID, _, _TURNS, _PAIR, _TEXT = range(5)  # fields of a line, each decoded only where it is needed
 _AT_ONCE = 500  # lines that are read at once

@@ -16,7 +16,6 @@ from fine_tuning.data_preparation.dataset_builder import (
     Dataset,
     build_dataset,
     delete_datasets_of,
-    hash_of,
     read_facts,
     read_turn_ids,
     tokenize_dataset,
@@ -313,7 +312,7 @@ INPUTS: dict[str, list[Conversation]] = {
 
 @pytest.mark.parametrize("name", INPUTS)
 @pytest.mark.parametrize("dropped", [{}, {"too_short": 3, "duplicate": 1}])
-def test_a_dataset_is_named_and_described_as_if_it_were_written_in_one_piece(
+def test_a_dataset_is_written_and_described_as_if_it_were_in_one_piece(
     home: Path, name: str, dropped: dict[str, int]
 ) -> None:
     given = INPUTS[name]
@@ -331,11 +330,10 @@ def test_a_dataset_is_named_and_described_as_if_it_were_written_in_one_piece(
         "turn_ids": [turn.id for each in given for turn in each.turns],
         "dropped": dict(sorted(dropped.items())),
     }
-    digest = hash_of({**facts, "records": whole, "sessions": [each.turns[0].session_id for each in given]})
-    assert dataset.path.name == digest[:16]
+    assert dataset.path.name == dataset.manifest["hash"][:16]
     assert dataset.manifest == {
         **facts,
-        "hash": digest,
+        "hash": dataset.manifest["hash"],
         "splits": dataset.manifest["splits"],
         "sources": dataset.manifest["sources"],
     }
@@ -347,6 +345,32 @@ def test_a_dataset_is_named_and_described_as_if_it_were_written_in_one_piece(
     ]
     assert sorted(lines) == sorted(json.dumps(record, ensure_ascii=False) for record in whole)
     assert {each.name for each in home.iterdir()} == {"whole.json", "datasets"}
+
+
+def test_whatever_is_another_makes_another_dataset(home: Path) -> None:
+    one, two = conversation("one", ("Where is it?", "Here.")), conversation("two", ("When is it?", "Now."))
+    turn = one.turns[0]
+    others = [
+        {"user_message": "Where was it?"},
+        {"bot_response": "There."},
+        {"id": "another"},
+        {"session_id": "another"},
+        {"metadata": {"split": "test"}},
+        {"metadata": {"source": {"name": "another"}}},
+    ]
+    inputs = [
+        [one, two],
+        [two, one],
+        [one],
+        [one, two, two],
+        [one.model_copy(update={"id": "another"}), two],
+        [one.model_copy(update={"system": "Be brief."}), two],
+        *([one.model_copy(update={"turns": (turn.model_copy(update=other),)}), two] for other in others),
+    ]
+    datasets = [build_dataset(iter(given), SETTINGS) for given in inputs]
+    datasets.append(build_dataset(iter(inputs[0]), SETTINGS, {"too_short": 1}))
+    assert len({dataset.manifest["hash"] for dataset in datasets}) == len(datasets)
+    assert [build_dataset(iter(given), SETTINGS) for given in inputs] == datasets[:-1]
 
 
 @pytest.mark.parametrize("ids", [[], ["a"], ["a", 'b",', "  ]", '  "turn_ids": [', "c\u2028d", "é\n"]])
