@@ -68,8 +68,9 @@ def test_a_forecast_leaves_the_process_as_it_was(
         monkeypatch.delenv(name, raising=False)
     base = write_base(tmp_path / "base.gguf")
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in random_rows(9)))
+    (tmp_path / "replay.jsonl").write_text("".join(json.dumps(row) + "\n" for row in random_rows(3)))
     before = state()
-    found = estimate_training(Training(**changes), base, tmp_path, 3).estimate
+    found = estimate_training(Training(**changes), base, tmp_path, tmp_path / "replay.jsonl").estimate
     after = state()
     assert found.memory > 0 and found.steps > 0
     assert [name for name in before if before[name] != after[name]] == []
