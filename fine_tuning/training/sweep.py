@@ -161,7 +161,7 @@ class _Worker:
         before = study.user_attrs.get("about", about)
         if before != about:
             other = ", ".join(key for key in about if about[key] != before[key])
-            raise ConfigError(f"the sweep {self.folder.name} has another {other}: choose another --name for this one")
+            raise ConfigError(f"the sweep {self.folder.name} has another {other} than this one: choose another --name")
         study.set_user_attr("about", about)
         for point in grid(self.sweep)[: self.sweep.trials] if self.sweep.sampler == "grid" else self._configured():
             study.enqueue_trial(point, skip_if_exists=True)

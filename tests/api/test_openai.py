@@ -205,8 +205,11 @@ def test_a_parameter_that_would_be_ignored_is_refused_by_name(
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"tools": [TOOL]}, "embedded engine takes texts only"),
-        ({"messages": [user({"type": "image_url", "image_url": {"url": IMAGE}})]}, "embedded engine takes texts only"),
+        ({"tools": [TOOL]}, "embedded engine does not support images and tools"),
+        (
+            {"messages": [user({"type": "image_url", "image_url": {"url": IMAGE}})]},
+            "embedded engine does not support images and tools",
+        ),
         (
             {"messages": [user({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}})]},
             "this image is none",
@@ -224,7 +227,7 @@ def test_a_parameter_that_would_be_ignored_is_refused_by_name(
                     {"role": "tool", "tool_call_id": "c1", "content": "1"},
                 ]
             },
-            "takes texts only",
+            "does not support images and tools",
         ),
         (
             {
@@ -246,7 +249,7 @@ def test_what_the_engine_cannot_do_is_a_clear_400(
 
 
 def test_the_embedded_engine_says_that_it_gives_no_embeddings(served: Served) -> None:
-    with pytest.raises(openai.BadRequestError, match="embedded engine gives no embeddings: start Ollama"):
+    with pytest.raises(openai.BadRequestError, match="embedded engine does not support embeddings: start Ollama"):
         served.open.embeddings.create(model="live", input="Hi")
 
 
@@ -648,7 +651,7 @@ def test_calls_of_tools_are_told_as_openai_tells_them_and_are_no_answer_yet(say:
     [
         ((ChatChunk("So"), EngineError("the engine fell over")), "fell over"),
         ((ChatChunk("So"), EngineUnavailable("it is gone")), "it is gone"),
-        ((ChatChunk("So"),), "broke off in the middle"),
+        ((ChatChunk("So"),), "closed the connection during an answer"),
     ],
 )
 def test_an_engine_that_breaks_off_is_told_and_nothing_is_logged(
