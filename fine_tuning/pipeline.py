@@ -118,7 +118,7 @@ def build_replay_rows(shop: Workshop, plan: Plan) -> Path | None:
     file, making = build_replay(
         prompts, answer, shop.render, shop.vocabulary, plan.config.data_preparation.max_length, key
     )
-    with shop.watch.stage("Asking the base what it should not forget"):
+    with shop.watch.stage("Generating replay answers with the base"):
         for done in making:
             shop.watch.count(done, len(prompts))
     return file
@@ -188,7 +188,7 @@ def export(shop: Workshop, run: Run, training: "TrainingResult") -> Path:
     base, beside = shop.base.gguf, shop.mode == "adapter"
     artifact = write_artifact(shop, run, training.adapter)
     if trained := training.network:
-        with shop.watch.stage("Checking that what was exported is what was trained"):
+        with shop.watch.stage("Checking the export"):
             probes = trained.base.probes
             served = read_logits(base, probes, artifact) if beside else read_logits(artifact, probes, requantised=True)
             check_export(trained, served)
@@ -285,7 +285,7 @@ def promote(shop: Workshop, run: Run, number: int, verdict: "Verdict") -> bool:
     It becomes `latest` only with that proof, and if the gate accepts it.
     """
     tag, by_hand = version_tag(shop.name, number), shop.request.promote
-    with shop.watch.stage("Checking that it is served as it was trained"):
+    with shop.watch.stage("Checking prompts and answers in the engine"):
         try:
             report = check_parity(
                 shop.engine, tag, shop.render, shop.vocabulary.encode, shop.vocabulary.control_tokens()

@@ -127,7 +127,7 @@ def test_any_base_gets_as_far_as_the_training_and_leaves_no_trial_behind(engine:
     if base != BASE:
         engine.copy(BASE, base)
     told: list[Event] = []
-    asked = Stage("Asking the base what it should not forget")
+    asked = Stage("Generating replay answers with the base")
     before, config = tags(engine), settings(training__base_model=base, training__replay__max_new_tokens=1)
     with pytest.raises(Cancelled):
         retrain(config, engine, Watch(told.append, lambda: asked in told), Request(force=True))

@@ -212,13 +212,16 @@ def test_a_parameter_that_would_be_ignored_is_refused_by_name(
         ),
         (
             {"messages": [user({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}})]},
-            "this image is none",
+            "not a valid image",
         ),
         (
             {"messages": [user({"type": "image_url", "image_url": {"url": "data:image/png;base64,/etc/passwd"}})]},
-            "this image is none",
+            "not a valid image",
         ),
-        ({"messages": [*FRANCE, {"role": "tool", "tool_call_id": "c1", "content": "12"}]}, "no message before it"),
+        (
+            {"messages": [*FRANCE, {"role": "tool", "tool_call_id": "c1", "content": "12"}]},
+            "no earlier message has a call with this id",
+        ),
         (
             {
                 "messages": [
@@ -236,7 +239,7 @@ def test_a_parameter_that_would_be_ignored_is_refused_by_name(
                     *FRANCE,
                 ]
             },
-            "no JSON object",
+            "are not a JSON object",
         ),
     ],
 )
@@ -482,7 +485,7 @@ def test_an_edited_answer_is_still_known(served: Served) -> None:
 
 def test_only_an_answer_to_a_question_is_recorded(served: Served) -> None:
     for messages in ([{"role": "system", "content": "Hi"}], [*FRANCE, {"role": "assistant", "content": "The"}]):
-        with pytest.raises(openai.BadRequestError, match="only an answer to a question"):
+        with pytest.raises(openai.BadRequestError, match="only the answer to a question"):
             served.chat(served.recording(), messages=messages, extra_headers=ON)
         served.chat(messages=messages)
 

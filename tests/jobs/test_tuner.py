@@ -142,7 +142,7 @@ def test_stopped_in_any_stage_the_next_retrain_goes_on_from_there(config: FineTu
 
     waited = {}
     stops = [
-        ("Asking the base what it should not forget", 1),
+        ("Generating replay answers with the base", 1),
         ("Training", 1),
         ("Training", 2),
         ("Evaluating", 1),

@@ -134,7 +134,7 @@ def test_ollama_takes_a_name_in_any_case_and_so_does_the_check(
         with pytest.raises(ModelNotOurs, match="is a model that byoai did not create"):
             check_name(engine, registry, name, BASE)
         engine.copy(BASE, name.upper() + ":V1")
-        with pytest.raises(ModelNotOurs, match="is taken"):
+        with pytest.raises(ModelNotOurs, match="did not create"):
             register(engine, f"{name}:v1", ModelSpec(from_=BASE, adapter=write_adapter(tmp_path / "one.gguf", 1)))
         assert {tag: digests(engine)[tag] for tag in before} == before
     finally:
