@@ -164,7 +164,7 @@ def export(shop: Workshop, run: Run, training: "TrainingResult") -> Path:
     base, beside = shop.base.gguf, shop.mode == "adapter"
     artifact = write_artifact(shop, run, training.adapter)
     if trained := training.network:
-        with shop.watch.stage("Checking that what was exported is what was trained"):
+        with shop.watch.stage("Checking the export"):
             probes = trained.base.probes
             served = read_logits(base, probes, artifact) if beside else read_logits(artifact, probes, requantised=True)
             check_export(trained, served)
@@ -261,7 +261,7 @@ def promote(shop: Workshop, run: Run, number: int, verdict: "Verdict") -> bool:
     It becomes `latest` only with that proof, and if the gate accepts it.
     """
     tag, by_hand = version_tag(shop.name, number), shop.request.promote
-    with shop.watch.stage("Checking that it is served as it was trained"):
+    with shop.watch.stage("Checking prompts and answers in the engine"):
         try:
             report = check_parity(
                 shop.engine, tag, shop.render, shop.vocabulary.encode, shop.vocabulary.control_tokens()

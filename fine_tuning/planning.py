@@ -55,7 +55,7 @@ def make_plan(shop: Workshop, said: "Said | None" = None, *, to_train: bool = Fa
     returned, where it was called already. With `to_train` the engine is tried out, too: it makes a
     model and deletes it. NoConversations if there is nothing to learn.
     """
-    with shop.watch.stage("Reading what was said"):
+    with shop.watch.stage("Reading the conversations"):
         said = said or collect(shop)
         if not said.turns:
             raise NoConversations(

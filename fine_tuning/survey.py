@@ -123,7 +123,7 @@ def look_through(config: FineTuningConfig, engine: Engine | None, watch: Watch) 
             f"{config.dataset.path} is learned instead of the chats (dataset.path): set it to null to look at them"
         )
     log = ConversationLogger(config.log_path)
-    with watch.stage("Reading what was said"):
+    with watch.stage("Reading the conversations"):
         said = read_said(config)
         watch.stop_if_asked()
     with watch.stage("Cleaning it as a training would"):

@@ -163,7 +163,10 @@ def test_a_lineage_is_kept_and_told_in_words(home: Path) -> None:
     lineage = Lineage((("a:v1", 0.5), ("a:v2", 1.0)), "ties, density 0.2", 0.91)
     Registry().add("a", 3, metrics={"lineage": lineage.record()}, notes=str(lineage))
     assert Registry().get("a", 3).lineage == lineage
-    assert str(lineage) == "merged from a:v1 x 0.5 and a:v2 x 1 by ties, density 0.2; its rank holds 91% of the change"
+    assert (
+        str(lineage)
+        == "merged from a:v1 x 0.5 and a:v2 x 1 by ties, density 0.2; its rank represents 91% of the change"
+    )
     assert Registry().add("a", 4).lineage is None
 
 

@@ -1,1 +1,1 @@
-"""The HTTP API: all that people can do, for programs. `app` joins the routes, `security` is the door before them."""
+"""The HTTP API for programs. `app` assembles the routes; `security` checks every request before them."""

@@ -1,6 +1,4 @@
-"""Answers in the making for clients of /v1: each is read from the engine in a thread, and stopped
-when its client leaves.
-"""
+"""Stream answers to clients of /v1: each is generated in a thread, and stopped when its client disconnects."""
 
 import asyncio
 import contextlib
@@ -17,18 +15,18 @@ from starlette.types import Receive, Scope, Send
 from fine_tuning.engines.base import ChatChunk, Engine
 from fine_tuning.errors import Busy
 
-Speak = Callable[[threading.Event], Generator[ChatChunk]]  # given what is set when nobody listens any more
+Speak = Callable[[threading.Event], Generator[ChatChunk]]  # takes an event that is set when the client has left
 
-_AT_ONCE = {"embedded": 1}  # answers that an engine gives at a time; Ollama queues by itself what is too much for it
-_MOST = 8
-_PARTING = 5.0  # seconds
-_WAITING = 64  # requests that may wait for their turn
+_AT_ONCE = {"embedded": 1}  # maximum number of simultaneous answers by engine; Ollama has a queue of its own
+_MOST = 8  # the same for other engines
+_PARTING = 5.0  # seconds that a closing server waits for stopped answers
+_WAITING = 64  # maximum number of waiting requests
 
 _T = TypeVar("_T")
 
 
 class Answers:
-    """All of one app. Threads of their own: answers take long, and the other routes share few threads."""
+    """Generates the answers of one app, in its own threads, since answers take long and routes share few threads."""
 
     def __init__(self) -> None:
         self._turns: dict[str, asyncio.Semaphore] = {}
@@ -37,10 +35,9 @@ class Answers:
         self._reading: set[asyncio.Future[None]] = set()
 
     async def pieces(self, engine: Engine, speak: Speak, stopping: threading.Event) -> AsyncGenerator[ChatChunk]:
-        """Yield what `speak` yields, and raise what it raises. When this generator is closed, or
-        cancelled, `stopping` is set.
+        """Run `speak` in a thread and yield its chunks. Set `stopping` when this generator is closed or cancelled.
 
-        Raises Busy if too many wait already. Who waits holds no thread, and leaves no work behind when it goes away.
+        Raises the errors of `speak`, and Busy if too many requests wait already. A waiting request holds no thread.
         """
         turn = self._turns.setdefault(engine.name, asyncio.Semaphore(_AT_ONCE.get(engine.name, _MOST)))
         await self._wait(turn)
@@ -57,7 +54,7 @@ class Answers:
             turn.release()
             queue.put_nowait(None)
             if not reading.cancelled():
-                reading.exception()  # told below, unless nobody listens any more
+                reading.exception()  # retrieved here, in case the client has left and nobody awaits it below
 
         reading = loop.run_in_executor(self._threads, read)
         self._reading.add(reading)
@@ -70,13 +67,13 @@ class Answers:
             stopping.set()
 
     async def parted(self) -> None:
-        """Wait, a few seconds at most, until stopped answers are recorded: no engine should run as Python ends."""
+        """Wait a few seconds at most until stopped answers are recorded, so that no engine runs when Python exits."""
         if self._reading:
             await asyncio.wait(self._reading, timeout=_PARTING)
 
     async def _wait(self, turn: asyncio.Semaphore) -> None:
         if self._waiting >= _WAITING:
-            raise Busy(f"{_WAITING} requests wait for an answer already: try again later")
+            raise Busy(f"{_WAITING} requests are already waiting for an answer: try again later")
         self._waiting += 1
         try:
             await turn.acquire()
@@ -85,7 +82,7 @@ class Answers:
 
 
 def answers_of(app: Starlette) -> Answers:
-    """Return those of an app."""
+    """Return the app's Answers, created on first use."""
     state = app.state
     if not hasattr(state, "answers"):
         state.answers = Answers()
@@ -94,7 +91,7 @@ def answers_of(app: Starlette) -> Answers:
 
 
 async def while_there(request: Request, work: Awaitable[_T]) -> _T | None:
-    """Return what `work` returns; None, and `work` is cancelled, if the client leaves before that."""
+    """Return the result of `work`; cancel it and return None if the client disconnects first."""
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_leaves(request))
     try:
         await asyncio.wait([working, leaving], return_when=asyncio.FIRST_COMPLETED)
@@ -111,7 +108,7 @@ async def _leaves(request: Request) -> None:
 
 
 class Streamed(StreamingResponse):
-    """A stream whose source is stopped in whatever way it ends."""
+    """A streaming response that sets `stopping` when it ends for any reason."""
 
     def __init__(self, pieces: AsyncGenerator[str], stopping: threading.Event, headers: dict[str, str]) -> None:
         super().__init__(pieces, media_type="text/event-stream", headers={"cache-control": "no-cache", **headers})

@@ -1,4 +1,4 @@
-"""The API as one ASGI app: every route, its description at /api/openapi.json, and errors in one shape."""
+"""Assemble the API as one ASGI app: all routes, the description at /api/openapi.json, and uniform errors."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -42,23 +42,23 @@ ROUTERS: tuple[APIRouter, ...] = (
     ui.router,
     openai.router,
 )
-# What any route may answer: bad values, no token, the door's refusals, a body of the wrong type, an
-# invalid request, a full disk.
+# Statuses that any route may return: bad values, a missing token, refusals by the door, a wrong
+# content type, an invalid request, a full disk.
 _ANYWHERE = (400, 401, 403, 404, 409, 413, 415, 422, 507)
 
 _ABOUT = """\
-Everything that people can do with byoai, for programs on this machine. A change needs the token of the data folder (its file
-`api_token`) in the header `X-Byoai-Token`; errors are `{"error": {"message", "type", "code"}}`."""  # noqa: E501
+All functions of byoai, for programs on this machine. Requests that change something need the token from the file `api_token`
+of the data folder in the header `X-Byoai-Token`. Errors are `{"error": {"message", "type", "code"}}`."""  # noqa: E501
 
 
 def create_app(service: Service, lifespan: Lifespan | None = None) -> FastAPI:
-    """Return the app. It must stand behind `security.Door`, which says who may talk to it."""
+    """Return the app. It must be wrapped in `security.Door`, which controls access."""
     app = FastAPI(
         title="byoai",
         version=_version(),
         description=_ABOUT,
         openapi_url="/api/openapi.json",
-        docs_url=None,  # these pages load scripts from elsewhere
+        docs_url=None,  # FastAPI's documentation pages load scripts from other servers
         redoc_url=None,
         responses=documented(*_ANYWHERE),
         generate_unique_id_function=_name,
@@ -74,7 +74,7 @@ def create_app(service: Service, lifespan: Lifespan | None = None) -> FastAPI:
 
 
 def _name(route: object) -> str:
-    """Return the operation's id in the description: the name of its function."""
+    """Return an operation's id in the OpenAPI description: the name of its function."""
     return str(getattr(route, "name", ""))
 
 

@@ -1,4 +1,4 @@
-"""What a server needs besides its routes: a free port, the thread that tends the jobs, and the server without pages."""
+"""Run a server: find a free port, run jobs and the schedule in threads, and serve the API without pages."""
 
 import os
 import socket
@@ -18,29 +18,29 @@ from fine_tuning.jobs import processes, scheduler
 from fine_tuning.jobs.store import Process
 
 PORT = 8501
-_TRIED = 20  # ports
+_TRIED = 20  # number of ports to try
 
 
 def free_port(first: int = PORT, address: str = LOOPBACK[0]) -> int:
-    """Return the first free port from `first` on. ByoaiError if twenty in a row are taken."""
+    """Return the first free port from `first` on. Raises ByoaiError if twenty consecutive ports are taken."""
     for port in range(first, min(first + _TRIED, 65_536)):
         if is_free(port, address):
             return port
-    raise ByoaiError(f"no free port on {address} from {first} on ({_TRIED} tried): name another with --port")
+    raise ByoaiError(f"no free port on {address} from {first} on ({_TRIED} tried): choose another with --port")
 
 
 def check_port(access: Access) -> None:
     """Raise ByoaiError if the port is taken."""
     if not is_free(access.port, access.address):
         raise ByoaiError(
-            f"port {access.port} of {access.address} is taken: name another with --port, or none to get the next "
-            "free one"
+            f"port {access.port} of {access.address} is in use: choose another with --port, or leave out --port to "
+            "use the next free one"
         )
 
 
 def is_free(port: int, address: str) -> bool:
     with closing(socket.socket()) as probe:
-        if os.name != "nt":  # on Windows the option would take a port that is in use
+        if os.name != "nt":  # on Windows the option would allow binding a port that is in use
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
@@ -50,7 +50,7 @@ def is_free(port: int, address: str) -> bool:
 
 
 def running() -> str | None:
-    """Return the address of the server that tends this data folder; None if none runs."""
+    """Return the URL of the server that runs for this data folder; None if none runs."""
     try:
         noted = paths.read_json(_note())
         process = Process(int(noted["pid"]), float(noted["started"]))
@@ -65,12 +65,12 @@ def _note() -> Path:
 
 @contextmanager
 def tended(service: Service, access: Access) -> Iterator[None]:
-    """Run jobs and the schedule while the server runs. At the end, jobs that are not detached are stopped."""
+    """Run jobs and the schedule within the `with` block; at its end, stop jobs that are not detached."""
     ended, me = threading.Event(), processes.this_process()
     schedule = partial(scheduler.run, queue=service.queue, settings=lambda: service.config)
     work: dict[str, Callable[[threading.Event], None]] = {"jobs": service.queue.run, "schedule": schedule}
     threads = [threading.Thread(target=target, args=(ended,), name=name, daemon=True) for name, target in work.items()]
-    Token().read()  # made now, for programs to find
+    Token().read()  # creates the token, so that programs can read it
     paths.write_json(_note(), {"pid": me.pid, "started": me.started, "url": access.url})
     for thread in threads:
         thread.start()
@@ -84,9 +84,7 @@ def tended(service: Service, access: Access) -> Iterator[None]:
 
 
 def serve(access: Access, settings: FineTuningConfig | None = None, ollama_url: str | None = None) -> None:
-    """Serve the API without pages until interrupted. ByoaiError if the port is taken, DataError if
-    the log is not one.
-    """
+    """Serve the API without pages until interrupted. Raises ByoaiError for a taken port, DataError for a bad log."""
     from fastapi import FastAPI
 
     from fine_tuning.api.answering import answers_of

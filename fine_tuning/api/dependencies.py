@@ -1,4 +1,4 @@
-"""What routes are given: the service of this process, and the page of a long list that is asked for."""
+"""Shared parameters of routes: the service of this process, ids, and the paging of long lists."""
 
 import base64
 import binascii
@@ -27,28 +27,26 @@ def _service(connection: HTTPConnection) -> Service:
 
 
 Serving = Annotated[Service, Depends(_service)]
-Limit = Annotated[int, Query(ge=1, le=500, description="the most that one page holds")]
-Cursor = Annotated[str | None, Query(max_length=400, description="`next` of the page before; none: the first page")]
+Limit = Annotated[int, Query(ge=1, le=500, description="maximum number of items in a page")]
+Cursor = Annotated[str | None, Query(max_length=400, description="`next` of the previous page; none: the first page")]
 
 
 SAFE_ID = f"^{paths.SAFE_NAME}$"
 NewJobId = Annotated[
     str | None,
     Field(
-        pattern=SAFE_ID, description="made by the client: asked twice with one id, as after a lost reply, it is one job"
+        pattern=SAFE_ID, description="chosen by the client, so that a request repeated after a lost reply is one job"
     ),
 ]
 
-# Ids of turns and sessions. What a program wrote into the log under another one is listed, and has no address.
+# Ids of turns and sessions. Turns that a program logged under other ids are listed, but have no URL.
 TEXT_ID = r"^[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,199}$"
-TurnId = Annotated[str, Path(pattern=TEXT_ID, description="a turn's id")]
-SessionId = Annotated[str, Path(pattern=TEXT_ID, description="a conversation's id: its session's")]
+TurnId = Annotated[str, Path(pattern=TEXT_ID, description="the id of a turn")]
+SessionId = Annotated[str, Path(pattern=TEXT_ID, description="the id of a conversation (its session)")]
 
 
 class Asked(BaseModel):
-    """The base of all bodies: unknown fields are refused, since a misspelt one would be ignored,
-    and so are values of another type.
-    """
+    """The base class of request bodies, which rejects unknown fields and values of the wrong type."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -58,7 +56,7 @@ class NoFields(Asked):
 
 
 class Page(BaseModel, Generic[Item]):
-    """A part of a long list. `next` asks for the one after it; None at the end."""
+    """A page of a long list. `next` is the cursor of the next page; None at the end."""
 
     items: list[Item]
     next: str | None = None
@@ -70,37 +68,35 @@ def page_of(
     shown: Callable[[Found], Item],
     place: Callable[[Found], tuple[str | float | int, ...]],
 ) -> Page[Item]:
-    """Return the first `limit` of what was found; if there are more, `place` of the last one says
-    where the next page begins.
-    """
+    """Return a page of the first `limit` items. `place` returns the position of an item, for the next cursor."""
     items = [shown(each) for each in found[:limit]]
     return Page(items=items, next=to_cursor(*place(found[limit - 1])) if len(found) > limit else None)
 
 
 def to_cursor(*place: str | float | int) -> str:
-    """Return a place in a list as a word for an address."""
+    """Encode a position in a list as a cursor, which is safe in a URL."""
     return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
 
 
 def from_cursor(cursor: str, *kinds: type) -> Sequence[Any]:
-    """Return the place that `to_cursor` was given. ConfigError for any other text."""
+    """Decode a cursor made by `to_cursor`. Raises ConfigError for any other text."""
     try:
         place = json.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
     except (ValueError, binascii.Error, RecursionError):
         place = None
     if not isinstance(place, list) or [type(each) for each in place] != list(kinds) or not all(map(_is_plain, place)):
-        raise ConfigError(f"cursor: {cursor[:40]!r} is none of ours: take `next` of the page before")
+        raise ConfigError(f"cursor: {cursor[:40]!r} is not valid: use `next` of the previous page")
     return place
 
 
 def _is_plain(value: str | float) -> bool:
-    """Return whether a database takes a value: no half of a character, and a number that is one."""
+    """Return whether a value can be used in a database query: printable text, or a finite number."""
     return value.isprintable() if isinstance(value, str) else math.isfinite(value)
 
 
 @contextmanager
 def one_at_a_time(lock: threading.Lock, busy: str) -> Iterator[None]:
-    """Hold the lock meanwhile. Busy, with this message, if another request holds it."""
+    """Hold the lock within the block. Raises Busy with the message `busy` if another request holds it."""
     if not lock.acquire(blocking=False):
         raise Busy(busy)
     try:

@@ -1,4 +1,4 @@
-"""How errors are told over HTTP: a status, and {"error": {"message", "type", "code"}} as OpenAI's clients read it."""
+"""Turn errors into HTTP responses: a status and {"error": {"message", "type", "code"}}, as in OpenAI's API."""
 
 import logging
 
@@ -15,11 +15,11 @@ from fine_tuning.paths import write_fault
 from fine_tuning.state import is_full
 
 _logger = logging.getLogger(__name__)
-_MOST_FAULTS = 8  # that one answer tells
+_MOST_FAULTS = 8  # maximum number of faults in one response
 
-SIZE_HEADER = "x-upload-size"  # with WrongOffset: how many bytes of the upload have come
+SIZE_HEADER = "x-upload-size"  # sent with WrongOffset: the bytes of the upload received so far
 
-# The first that fits counts, so the special ones stand before their bases.
+# The first matching class counts, so subclasses come before their base classes.
 STATUS: tuple[tuple[type[errors.ByoaiError], int], ...] = (
     (errors.WrongState, 409),
     (errors.ConfigError, 400),
@@ -48,10 +48,10 @@ STATUS: tuple[tuple[type[errors.ByoaiError], int], ...] = (
 
 
 class ErrorFacts(BaseModel):
-    message: str  # what is wrong, and what to do
-    type: str  # the name of the error in fine_tuning/errors.py, or of the HTTP status
+    message: str  # what is wrong, and what to do about it
+    type: str  # the name of the class in fine_tuning/errors.py, or of the HTTP error
     code: int  # the HTTP status
-    param: str | None = None  # the field that is wrong
+    param: str | None = None  # the name of the wrong field
 
 
 class ErrorAnswer(BaseModel):
@@ -59,11 +59,11 @@ class ErrorAnswer(BaseModel):
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, object]]:
-    """Return what OpenAPI says of these error statuses."""
+    """Return the OpenAPI description of these error statuses."""
     return {status: {"model": ErrorAnswer} for status in statuses}
 
 
-OF_ENGINE = documented(502, 503)  # what a route may answer that asks the engine
+OF_ENGINE = documented(502, 503)  # additional statuses of routes that use the engine
 
 
 def answer(
@@ -74,20 +74,18 @@ def answer(
 
 
 def status_of(error: errors.ByoaiError) -> int:
-    """Return the status of an error; 507 for every one whose cause is a full disk, whatever could
-    not be written then.
-    """
+    """Return the status of an error, which is 507 whenever a full disk is the cause."""
     return 507 if is_full(error) else next(status for kind, status in STATUS if isinstance(error, kind))
 
 
 def _methods(request: Request) -> set[str]:
-    """Return the methods of all routes at a request's path; Starlette itself names those of the first one alone."""
+    """Return the methods of all routes at a request's path; Starlette would list only those of the first route."""
     routes = [route for route in request.app.routes if route.matches(request.scope)[0] != Match.NONE]
     return {method for route in routes for method in getattr(route, "methods", None) or ()}
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Have each error of byoai, and each that is nobody's fault but ours, told in the one shape."""
+    """Add handlers that return byoai's errors and unexpected exceptions in the same form."""
 
     @app.exception_handler(errors.ByoaiError)
     async def ours(request: Request, error: errors.ByoaiError) -> JSONResponse:
@@ -98,11 +96,11 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, error: ClientDisconnect) -> JSONResponse:
-        return answer(408, "the connection was lost before the body was whole", type(error).__name__)
+        return answer(408, "the connection was lost before the whole body arrived", type(error).__name__)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        of_openai = request.url.path.startswith("/v1/")  # whose clients expect 400, and the bare name of the field
+        of_openai = request.url.path.startswith("/v1/")  # OpenAI's clients expect 400 and the bare field name
         faults = [
             (".".join(map(str, fault["loc"][of_openai:] or fault["loc"])), fault["msg"]) for fault in error.errors()
         ]
@@ -120,14 +118,14 @@ def add_handlers(app: FastAPI) -> None:
     async def disk(_: Request, error: OSError) -> JSONResponse:
         full = is_full(error)
         what = (
-            "the disk is full: make room, and try again"
+            "the disk is full: free some space, and try again"
             if full
-            else f"a file could not be used: {error.strerror or error}"
+            else f"a file cannot be read or written: {error.strerror or error}"
         )
         return answer(507 if full else 500, what, type(error).__name__)
 
     @app.exception_handler(Exception)
     async def fault(_: Request, error: Exception) -> JSONResponse:
         place = write_fault(error)
-        _logger.error("a fault in byoai: %s; the details are in %s", type(error).__name__, place)
-        return answer(500, f"a fault in byoai itself: please report it; the details are in {place}", "Fault")
+        _logger.error("internal error: %s; the details are in %s", type(error).__name__, place)
+        return answer(500, f"internal error in byoai: please report it; the details are in {place}", "Fault")

@@ -1,6 +1,4 @@
-"""What a running job tells, passed on to any number of watchers: its file of events is read once for
-all of them, and each of them gets the same text.
-"""
+"""Pass a job's events on to any number of watchers, reading its event file only once for all of them."""
 
 import asyncio
 import json
@@ -15,12 +13,12 @@ from fine_tuning.jobs.progress import facts
 from fine_tuning.jobs.store import Job
 from fine_tuning.state import Changes
 
-HEARTBEAT = 15.0  # seconds of silence after which a watcher is told that the connection lives
-_GLANCE = 0.2  # seconds between two looks at a job
+HEARTBEAT = 15.0  # seconds without events after which a heartbeat is sent
+_GLANCE = 0.2  # seconds between two checks of a job
 
 
 class Told(NamedTuple):
-    """One thing to tell, as JSON for a WebSocket and as a server-sent event."""
+    """A message to watchers, as JSON for a WebSocket and as a server-sent event."""
 
     socket: str
     sent: str
@@ -41,7 +39,7 @@ class Told(NamedTuple):
 
 
 class Feed:
-    """One job's events so far, kept current by a task while anybody watches."""
+    """The events of one job so far, updated by a task as long as there are watchers."""
 
     def __init__(self, id: str) -> None:
         self._id = id
@@ -51,8 +49,9 @@ class Feed:
         self._task: asyncio.Task[None] | None = None
 
     async def watch(self, after: int = 0) -> AsyncGenerator[Told]:
-        """Yield each event above `after`, the job whenever its state changed, and a heartbeat in a
-        silence, until the job is over. An error of the reading is raised in every watcher.
+        """Yield events with numbers above `after`, changes of the job's state, and heartbeats, until the job is over.
+
+        An error in reading the events is raised in every watcher.
         """
         self._task = self._task or asyncio.create_task(self._read())
         at, shown = 0, None
@@ -77,7 +76,7 @@ class Feed:
                 yield Told.heartbeat()
 
     def stop(self) -> None:
-        """End the reading: nobody watches any more."""
+        """Stop reading events, once there are no watchers."""
         if self._task:
             self._task.cancel()
 
@@ -92,7 +91,7 @@ class Feed:
                     if job.over:
                         return
                     await asyncio.sleep(_GLANCE)
-                    # The job is read before its events: what it told last is not missed.
+                    # The job is read before its events, so that the last events are not missed.
                     if (now := changes.version()) != seen:
                         seen, job = now, await asyncio.to_thread(store.get, self._id)
         finally:
@@ -110,13 +109,13 @@ class Feed:
 
 
 class Feeds:
-    """The feeds that are watched now, by the job's id."""
+    """The feeds that have watchers, by job id."""
 
     def __init__(self) -> None:
         self._feeds: dict[str, tuple[Feed, int]] = {}
 
     async def watch(self, id: str, after: int = 0) -> AsyncGenerator[Told]:
-        """Yield what `Feed.watch` of this job yields. JobNotFound if there is no such job."""
+        """Watch a job; see `Feed.watch`. Raises JobNotFound if there is no such job."""
         await asyncio.to_thread(store.get, id)
         feed, watchers = self._feeds.get(id) or (Feed(id), 0)
         self._feeds[id] = feed, watchers + 1

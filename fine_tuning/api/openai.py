@@ -1,6 +1,4 @@
-"""OpenAI's API as far as a model on this machine can speak it: any of its clients can talk to the
-live model, and feed the loop.
-"""
+"""The OpenAI-compatible API at /v1: its clients can chat with the live model, and have conversations recorded."""
 
 import asyncio
 import base64
@@ -42,7 +40,7 @@ from fine_tuning.model_management.model_switcher import Choice
 router = APIRouter(prefix="/v1", tags=["openai"], responses=documented(502, 503))
 
 LIVE, BASE = "live", "base"
-_GONE = 499  # a status that nobody reads
+_GONE = 499  # the status for a client that has disconnected
 _STREAM: dict[int | str, dict[str, object]] = {200: {"content": {"text/event-stream": {}}}, **documented(410, 507)}
 
 Wish = Annotated[
@@ -54,7 +52,7 @@ Id = Annotated[str, Path(min_length=1, max_length=400)]
 
 @router.get("/models")
 def list_openai_models(service: Serving) -> ModelList:
-    """List who can answer: `live` and `base`, then every tag."""
+    """List the models that can answer: `live` and `base`, then every tag."""
     models = service.models()
     names = [name for name in (LIVE, BASE) if _named(models, name, service)]
     return ModelList(
@@ -64,7 +62,7 @@ def list_openai_models(service: Serving) -> ModelList:
 
 @router.get("/models/{id:path}")
 def show_openai_model(id: Id, service: Serving) -> Model:
-    """Show one of these."""
+    """Show one model."""
     return Model(id=id, owned_by=_owner(_chosen(service, id)))
 
 
@@ -72,7 +70,7 @@ def show_openai_model(id: Id, service: Serving) -> Model:
 async def create_chat_completion(
     body: ChatBody, request: Request, service: Serving, wish: Wish = "", session: Session = ""
 ) -> Response:
-    """Answer a conversation, whole or as server-sent events."""
+    """Answer a conversation, as one response or as server-sent events."""
     wanted = is_wanted(request.headers, wish)
     asked = await asyncio.to_thread(
         lambda: _Asked(service, body, body.told(), body.chat_options(), wanted, session, ChatForm())
@@ -92,18 +90,18 @@ async def create_completion(
     return await asked.answer(request)
 
 
-_EMBEDDINGS = 4  # at a time: each holds one of the threads that all routes share
+_EMBEDDINGS = 4  # maximum number of simultaneous requests, since each holds one of the routes' threads
 _embedding = threading.BoundedSemaphore(_EMBEDDINGS)
 
 
 @router.post("/embeddings")
 def create_embeddings(body: EmbeddingBody, service: Serving) -> EmbeddingList:
-    """Turn texts into vectors, where the engine and the model can."""
+    """Return the embeddings of texts, if the engine and the model support them."""
     found = _named(service.models(), body.model, service)
-    tag = found.tag if found else body.model  # a model that only makes vectors cannot chat, and is in no list here
+    tag = found.tag if found else body.model  # embedding models cannot chat, so the list lacks them
     texts = [body.input] if isinstance(body.input, str) else body.input
     if not _embedding.acquire(blocking=False):
-        raise Busy(f"{_EMBEDDINGS} requests for vectors are being answered already: try again later")
+        raise Busy(f"{_EMBEDDINGS} embedding requests are running already: try again later")
     try:
         made = service.engine().embed(tag, texts, body.dimensions)
     finally:
@@ -134,18 +132,17 @@ def _named(models: Models, name: str, service: Service) -> Choice | None:
 
 
 def _chosen(service: Service, name: str) -> Choice:
-    """Return the model that a client names. ModelNotFound if there is none."""
+    """Return the model that a client named. Raises ModelNotFound if there is none."""
     models = service.models()
     if found := _named(models, name, service):
         return found
     raise ModelNotFound(
-        f"no model {name[:100]!r} can answer here: GET /v1/models lists those that can "
-        f"({', '.join(_tags(models)) or 'none'})"
+        f"there is no model {name[:100]!r}: GET /v1/models lists the models ({', '.join(_tags(models)) or 'none'})"
     )
 
 
 class _Asked:
-    """A request on its way to an answer. Making one blocks: it asks the engine and the log."""
+    """A request that is being answered. The constructor blocks, since it uses the engine and the log."""
 
     def __init__(
         self,
@@ -172,13 +169,11 @@ class _Asked:
         if not self._streams:
             spoken = await while_there(request, _all(pieces))
             return _json(self._form.whole(spoken), headers) if spoken else Response(status_code=_GONE)
-        first = await while_there(request, anext(pieces))  # until here an error has a status of its own
+        first = await while_there(request, anext(pieces))  # errors up to here still get their own HTTP status
         return Streamed(self._events(first, pieces), self._stopping, headers) if first else Response(status_code=_GONE)
 
     def _speak(self, stopping: threading.Event) -> Generator[ChatChunk]:
-        """Yield the engine's answer until it is done or nobody listens any more, and record it
-        before its last piece is told.
-        """
+        """Yield the engine's answer until it ends or the client leaves, and record it before its last chunk."""
         started, spoken = time.monotonic(), Spoken()
         stream = cast("Generator[ChatChunk]", self._engine.chat(self._tag, self._messages, self._options))
         with closing(stream):
@@ -189,8 +184,8 @@ class _Asked:
                 yield chunk
         if spoken.last is None and not stopping.is_set():
             raise EngineError(
-                f"{self._tag} broke off in the middle of its answer: ask again, and read the engine's own log if it "
-                "stays so"
+                f"{self._tag} stopped in the middle of its answer: try again, and check the engine's log if it happens "
+                "again"
             )
         if self._recorder and not spoken.calls and (spoken.last or self._streams):
             self._recorder.keep(self._engine, spoken.text, spoken.last, time.monotonic() - started)

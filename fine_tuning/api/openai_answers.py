@@ -1,4 +1,4 @@
-"""What /v1 sends back: OpenAI's objects, and an answer written as these, whole or in pieces."""
+"""The responses of /v1: OpenAI's objects, and the conversion of an answer to them, as a whole or in chunks."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from fine_tuning.engines.base import ChatChunk, ToolCall
 class Model(BaseModel):
     id: str
     object: Literal["model"] = "model"
-    created: int = 0  # the engines do not say it
+    created: int = 0  # unknown, since the engines do not report it
     owned_by: str
 
 
@@ -24,7 +24,7 @@ class ModelList(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens, as the engine counts them."""
+    """Token counts, as reported by the engine."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -84,7 +84,7 @@ class Completion(BaseModel):
 class Embedding(BaseModel):
     object: Literal["embedding"] = "embedding"
     index: int
-    embedding: list[float] | str  # numbers, or these as 32-bit floats in base64
+    embedding: list[float] | str  # numbers, or base64 of 32-bit floats
 
 
 class EmbeddingUsage(BaseModel):
@@ -101,7 +101,7 @@ class EmbeddingList(BaseModel):
 
 @dataclass
 class Spoken:
-    """An answer while it is spoken."""
+    """An answer that is being generated."""
 
     text: str = ""
     calls: tuple[ToolCall, ...] = ()
@@ -128,7 +128,7 @@ def event(told: dict[str, object]) -> str:
 
 
 class Form:
-    """How an answer is written."""
+    """The base class of the formats in which an answer is returned."""
 
     name, word = "", ""
 
@@ -150,7 +150,7 @@ class ChatForm(Form):
         return self._part(None, delta={"role": "assistant", "content": ""})
 
     def piece(self, chunk: ChatChunk, calls: int) -> list[dict[str, object]]:
-        """`calls`: how many tools were called so far, those of this chunk included."""
+        """Return the events for a chunk. `calls`: the number of tool calls so far, including this chunk's."""
         said = [{"content": chunk.text}] if chunk.text else []
         first = calls - len(chunk.tool_calls)
         called = [

@@ -1,7 +1,7 @@
-"""What OpenAI's clients send to /v1 and are sent back, and the way from there to the engine's messages.
+"""The request bodies of /v1, and their conversion to the engine's messages and options.
 
-A parameter that would change the answer, and that the engines do not have, is accepted only with
-the value that changes nothing.
+A parameter that would change the answer but that the engines do not support is accepted only with
+its neutral value.
 """
 
 import base64
@@ -18,7 +18,7 @@ from fine_tuning.engines.base import ChatOptions, RichMessage, ToolCall
 from fine_tuning.errors import ConfigError
 
 _LONGEST = 1_000_000  # characters of a text
-_IMAGE = 28_000_000  # characters of an image's data in base64: 20 MiB
+_IMAGE = 28_000_000  # characters of an image in base64: 20 MiB
 _DEEPEST = 40  # levels of JSON
 _SIGNS = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"RIFF": "image/webp"}
 
@@ -26,8 +26,8 @@ LongText = Annotated[str, Field(max_length=_LONGEST)]
 Short = Annotated[str, Field(max_length=512)]
 ModelName = Annotated[str, Field(min_length=1, max_length=400, description="`live`, `base`, or a tag")]
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-Speaker = Annotated[str | None, Field(pattern=r"^[^\s<|\\/>]{1,64}$", description="not told to the model")]
-Ignored = Field(default=None, description="accepted, and ignored")
+Speaker = Annotated[str | None, Field(pattern=r"^[^\s<|\\/>]{1,64}$", description="not passed to the model")]
+Ignored = Field(default=None, description="accepted but ignored")
 
 
 class TextPart(Asked):
@@ -76,7 +76,7 @@ class UserMessage(Asked):
 
 
 class AssistantMessage(Asked):
-    """An earlier answer, also as a client keeps the one that it was given."""
+    """An earlier answer, which may have the additional fields of a response."""
 
     role: Literal["assistant"]
     content: Texts | None = None
@@ -119,7 +119,7 @@ class PlainText(Asked):
 
 
 class Sampled(Asked):
-    """What chats and completions have in common."""
+    """The parameters that chats and completions share."""
 
     model: ModelName
     stream: bool | None = None
@@ -131,7 +131,7 @@ class Sampled(Asked):
     stop: Short | Annotated[list[Short], Field(max_length=16)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None = None
-    user: Short | None = Field(default=None, description="kept with what is recorded")
+    user: Short | None = Field(default=None, description="stored with a recorded exchange")
     n: Literal[1] | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
 
@@ -143,7 +143,7 @@ class Sampled(Asked):
     def options(self, **more: Any) -> ChatOptions:
         return ChatOptions(
             temperature=self.temperature,
-            seed=None if self.seed is None else self.seed % 2**31,  # engines take a negative one for none
+            seed=None if self.seed is None else self.seed % 2**31,  # engines treat a negative seed as none
             max_tokens=more.pop("max_tokens", self.max_tokens),
             top_p=self.top_p,
             presence_penalty=self.presence_penalty,
@@ -178,7 +178,7 @@ class ChatBody(Sampled):
     verbosity: Short | None = Ignored
 
     def told(self) -> list[Message]:
-        """Return the messages as engines take them. ConfigError for an image, a call or a result that is none."""
+        """Return the messages for the engine. Raises ConfigError for an invalid image, tool call or tool result."""
         names: dict[str, str] = {}
         return [_message(message, f"messages.{number}", names) for number, message in enumerate(self.messages)]
 
@@ -197,7 +197,7 @@ class CompletionBody(Sampled):
     suffix: Literal[""] | None = None
 
     def told(self) -> list[Message]:
-        """Return the prompt as a chat's only message: these models are made for chats, and so does Ollama."""
+        """Return the prompt as the only message of a chat, as Ollama does, since the models are made for chats."""
         return [Message(role="user", content=self.prompt if isinstance(self.prompt, str) else self.prompt[0])]
 
 
@@ -215,13 +215,13 @@ class EmbeddingBody(Asked):
 
 
 def _message(message: AnyMessage, place: str, names: dict[str, str]) -> Message:
-    """Return a message as engines take it. `names`: of the tools that were called so far, by the call's id."""
+    """Return a message for the engine. `names`: the names of the tools called so far, by id of the call."""
     match message:
         case SystemMessage():
             return Message(role="system", content=_text(message.content))
         case ToolMessage():
             if message.tool_call_id not in names:
-                raise ConfigError(f"{place}.tool_call_id: no message before it holds a call of this id")
+                raise ConfigError(f"{place}.tool_call_id: no earlier message has a call with this id")
             return RichMessage(role="user", content=_text(message.content), tool_name=names[message.tool_call_id])
         case AssistantMessage():
             calls = [(call.id, _call(call, place)) for call in message.tool_calls or ()]
@@ -254,7 +254,7 @@ def _call(call: Call, place: str) -> ToolCall:
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
-        raise ConfigError(f"{place}.tool_calls: the arguments of {call.function.name} are no JSON object")
+        raise ConfigError(f"{place}.tool_calls: the arguments of {call.function.name} are not a JSON object")
     return ToolCall(call.function.name, arguments)
 
 
@@ -265,20 +265,20 @@ def _image(url: str, place: str) -> bytes:
     except binascii.Error:
         image = b""
     if not image_type(image):
-        raise ConfigError(f"{place}: this image is none: send PNG, JPEG, GIF or WebP as data:image/png;base64,...")
+        raise ConfigError(f"{place}: not a valid image: send PNG, JPEG, GIF or WebP as data:image/png;base64,...")
     return image
 
 
-_MOST_FIELDS = 60  # of a body: each unknown one is told, and a million of them would take seconds
+_MOST_FIELDS = 60  # maximum number of fields, since reporting a million unknown ones would take seconds
 
 
 def image_type(image: bytes) -> str:
-    """Return the type of an image by its content; "" for what is none."""
+    """Return the media type of an image by its content; "" if it is not a known image."""
     return next((kind for sign, kind in _SIGNS.items() if image.startswith(sign)), "")
 
 
 def _whole(value: object, depth: int = 0) -> object:
-    """Return JSON data whose texts hold whole characters only. ValueError if it is nested too deeply."""
+    """Return JSON data with invalid characters replaced. Raises ValueError if it is nested too deeply."""
     if depth > _DEEPEST:
         raise ValueError(f"nested more than {_DEEPEST} levels deep")
     if isinstance(value, dict) and not depth and len(value) > _MOST_FIELDS:

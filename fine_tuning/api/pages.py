@@ -1,5 +1,5 @@
-"""The plain HTML pages of the API: the log-in, and the light page for a machine without a screen.
-No build step, nothing from elsewhere.
+"""Render the API's plain HTML pages: the log-in, and the light page for a machine without a screen.
+The pages have no build step, and load nothing from other servers.
 """
 
 from functools import cache

@@ -1,9 +1,8 @@
-"""Records what a client of /v1 says and is answered, as the chat page does, if the client asks for
-it and knows the token.
+"""Record exchanges of /v1 clients in the log, if the client asks for it and knows the token.
 
-Recorded is one exchange: the last question and its answer. What a client repeats of the
-conversation before is only looked up, so that the exchange joins the session of the turns before
-it, and nothing that was deleted comes back.
+Only the last question and its answer are recorded. The earlier messages, which clients repeat in
+each request, are looked up in the log, so that the exchange joins the session of the earlier turns
+and deleted turns are not recorded again.
 """
 
 import hashlib
@@ -27,28 +26,29 @@ from fine_tuning.thoughts import split_thoughts
 
 RECORD_HEADER, SESSION_HEADER = "x-byoai-record", "x-byoai-session"
 
-_LOOKED_UP = 8  # exchanges of the history, the last first: one that was not recorded, or is deleted, is passed over
-_WORDS, _LETTERS = 10, 40  # of a text, and of a word in it, that are searched for
+_LOOKED_UP = 8  # maximum number of earlier exchanges to look up, since the last ones may not be in the log
+_WORDS, _LETTERS = 10, 40  # words of a text to search for, and characters of each word
 
 Exchange = tuple[str, str]  # question, answer
 
 
 def is_wanted(headers: Headers, wish: str) -> bool:
-    """Return whether the client asks for recording. HTTPException 401 if it does not know the token;
-    ConfigError for a header that comes twice: the second one would not be heard.
+    """Return whether the client asks for recording.
 
     Args:
-        wish: The header X-Byoai-Record, "on", "off" or "", which counts before the API key.
+        wish: The header X-Byoai-Record ("on", "off" or ""), which takes precedence over the API key.
+
+    Raises HTTPException 401 without the right token, ConfigError for a repeated header.
     """
     for name in (RECORD_HEADER, SESSION_HEADER):
         if len(headers.getlist(name)) > 1:
-            raise ConfigError(f"the header {name} is there more than once: send it once")
+            raise ConfigError(f"the header {name} was sent more than once: send it once")
     bearer = bearer_of(headers.get("authorization", ""))
     if wish == "off" or not (wish == "on" or bearer.endswith(RECORD)):
         return False
     if not any(map(Token().fits, [bearer.removesuffix(RECORD), *headers.getlist(TOKEN_HEADER)])):
         message = (
-            "recording needs the token of the data folder (its file api_token): as the API key, or in "
+            "recording needs the token from the data folder's file api_token: send it as the API key, or in "
             f"the header {TOKEN_HEADER}"
         )
         raise HTTPException(401, message, {"www-authenticate": "Bearer"})
@@ -57,22 +57,19 @@ def is_wanted(headers: Headers, wish: str) -> bool:
 
 @dataclass
 class Recorder:
-    """Records one exchange, once its answer is there."""
+    """Records one exchange once its answer is complete."""
 
-    log: ConversationLogger  # of the session that it joins
+    log: ConversationLogger  # set to the session that the exchange joins
     question: str
     facts: dict[str, Any]  # for the turn's metadata
-    # what of the exchange is no text of question and answer: images, calls of tools and their
-    # results
-    parts: list[dict[str, object]]
+    parts: list[dict[str, object]]  # the parts that are not text: images, tool calls and their results
     told: set[str] = field(default_factory=set)  # ids of the recorded turns that the client repeats
-    as_of: Stamp | None = None  # the log's state in which they were found
+    as_of: Stamp | None = None  # the state of the log when these turns were found
 
     def keep(self, engine: Engine, text: str, last: ChatChunk | None, seconds: float) -> None:
-        """Log the answer `text`; without its `last` chunk it was broken off. TurnDeleted if a turn
-        is gone meanwhile that was repeated.
+        """Log the answer `text` unless it is empty. Without a `last` chunk it was stopped.
 
-        An answer without text is none.
+        Raises TurnDeleted if a turn of the repeated conversation was deleted in the meantime.
         """
         if not split_thoughts(text).answer.strip():
             return
@@ -90,24 +87,25 @@ class Recorder:
         turn = self.log.log_conversation(
             self.question, text, {**known, **parts}, answered_from=self.told, as_of=self.as_of
         )
-        if parts:  # an answer to what no text tells: learned without it, it would teach to make things up
+        if parts:  # training on the text without the images or results would teach the model to invent
             self.log.exclude(turn.id)
 
 
 def recorder(
     service: Service, tag: str, messages: Sequence[Message], user: str | None, session: str
 ) -> Recorder | None:
-    """Return what records the answer to `messages`; None if the settings forbid it. ConfigError if
-    nobody asks anything at their end.
+    """Return the recorder for the answer to `messages`; None if the settings disable recording.
 
     Args:
-        session: The one to join; "": that of the conversation which `messages` continue, else a new one.
+        session: The session to join; "" for the session that `messages` continue, else a new one.
+
+    Raises ConfigError if the messages do not end with a question.
     """
     if not service.config.data_collection.record:
         return None
     asked = max((number for number, message in enumerate(messages) if _asks(message)), default=-1)
     if asked < 0 or any(message.role == "assistant" and not _calls(message) for message in messages[asked + 1 :]):
-        raise ConfigError("messages: only an answer to a question can be recorded: end with a message of the role user")
+        raise ConfigError("messages: only the answer to a question can be recorded: end with a message of role user")
     log, history = service.log(session), _exchanges(messages[:asked])
     as_of = log.stamp()
     log.session_id = session or _session_of(log, history) or log.session_id
@@ -134,7 +132,7 @@ def _calls(message: Message) -> tuple[ToolCall, ...]:
 
 
 def _exchanges(messages: Sequence[Message]) -> list[Exchange]:
-    """Return each question with the last thing that was answered before the next one."""
+    """Return each question with the last answer before the next question."""
     found: list[tuple[str, str]] = []
     for message in messages:
         if _asks(message):
@@ -149,15 +147,13 @@ def _pair(question: str, answer: str) -> Exchange:
 
 
 def _pairs(turn: Turn) -> set[Exchange]:
-    """Return a turn as a client may repeat it: with the answer that was given, or with the one that
-    was put in its place.
-    """
+    """Return the exchanges as which a client may repeat a turn: with the original or the edited answer."""
     answers = (turn.bot_response, str(turn.metadata.get("original_response", turn.bot_response)))
     return {_pair(turn.user_message, answer) for answer in answers}
 
 
 def _session_of(log: ConversationLogger, history: Sequence[Exchange]) -> str | None:
-    """Return the session of the newest turn that is the last exchange of the history which the log holds."""
+    """Return the session of the newest turn that matches the last recorded exchange of the history."""
     for exchange in reversed(history[-_LOOKED_UP:]):
         words = [word[:_LETTERS] for text in exchange for word in text.split()[:_WORDS]]
         for turn in log.search(" ".join(words)):
@@ -167,7 +163,7 @@ def _session_of(log: ConversationLogger, history: Sequence[Exchange]) -> str | N
 
 
 def _regenerated(logged: Sequence[Turn], told: Sequence[Turn], question: str) -> str | None:
-    """Return the turn that answered the same question behind the same turns: the client has it answered anew."""
+    """Return the id of the turn that this exchange regenerates: the same question after the same turns."""
     if not told:
         return None
     later = logged[logged.index(told[-1]) + 1 :]

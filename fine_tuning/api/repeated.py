@@ -1,6 +1,4 @@
-"""A cache of whole answers: repeated reads of a list get the same bytes until something changes that
-the answer is made of.
-"""
+"""Middleware that caches responses of lists until the data that they depend on change."""
 
 import time
 from collections import OrderedDict
@@ -14,19 +12,19 @@ from fine_tuning.state import Changes
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_MOST = 64  # answers
-_LARGEST = 1 << 18  # bytes of one
-_GLANCE = 0.5  # seconds for which a job is as far as it was
+_MOST = 64  # maximum number of cached responses
+_LARGEST = 1 << 18  # maximum bytes of a cached response
+_GLANCE = 0.5  # seconds for which the progress of jobs is cached
 
 
 class Repeated:
-    """Keeps whole answers of the app behind it, with the state of what they were made of."""
+    """Caches the app's responses together with the state of the data that they depend on."""
 
     def __init__(self, app: "ASGIApp", service: Service) -> None:
         self._app, self._service, self._changes = app, service, Changes()
         self._overlay = config_overlay.place()
-        self._log = paths.home()  # the log's file, by these settings:
-        self._log_by: object = None
+        self._log = paths.home()  # the log's file
+        self._log_by: object = None  # the state of the settings that named it
         self._kept: OrderedDict[tuple[str, bytes], tuple[object, list[Message]]] = OrderedDict()
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
@@ -49,19 +47,19 @@ class Repeated:
         return self._keep(key, now, told)
 
     def _made_of(self, path: str) -> object:
-        """Return the state of all that the answer at `path` is made of; None for one that is not kept."""
+        """Return the state of the data that the response at `path` depends on; None if it is not cached."""
         try:
             match path:
                 case "/api/settings":
                     return self._settings()
                 case "/api/versions":
                     return self._changes.version()
-                case "/api/jobs":  # how far one is, and whether its process lives, is not in the table
+                case "/api/jobs":  # progress and liveness of jobs are not in the database
                     return self._changes.version(), time.monotonic() // _GLANCE
                 case "/api/conversations" | "/api/turns":
                     return self._changes.version(), self._said()
         except (ByoaiError, OSError):
-            pass  # the app says in its own way what is wrong
+            pass  # the app reports the error
         return None
 
     def _settings(self) -> object:

@@ -1,6 +1,4 @@
-"""The door before every route, page and socket: who may talk to this server, by which name, and
-what a browser may load.
-"""
+"""Access control for every route, page and socket: allowed hosts and origins, tokens, and browser policies."""
 
 import asyncio
 import contextlib
@@ -17,21 +15,21 @@ from fine_tuning import paths
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOOPBACK = ("127.0.0.1", "localhost")  # not [::1]: there another program may listen on our port
+LOOPBACK = ("127.0.0.1", "localhost")  # not [::1], where another program may listen on the same port
 TOKEN_HEADER = "x-byoai-token"
-RECORD = ":record"  # at the end of a token as the API key of /v1: record what is said
+RECORD = ":record"  # suffix of an API key of /v1 that asks for recording
 COOKIE = "byoai_token"
 LOGIN = "/login"
-PAGE = "/api/ui"  # the light page
-MOST = 16 * 2**20  # bytes of a body that is no upload
+PAGE = "/api/ui"  # path of the light page
+MOST = 16 * 2**20  # maximum bytes of a body, except uploads
 CHANGES = ("POST", "PUT", "PATCH", "DELETE")
 
 _API, _OPENAI = "/api", "/v1"
 _JSON, _BYTES = "application/json", "application/octet-stream"
-_LOGINS, _PERIOD = 5, 60.0  # wrong tokens that are heard within so many seconds; then all log-ins wait
-_GLANCE = 1.0  # seconds between looks whether an open socket may stay open
+_LOGINS, _PERIOD = 5, 60.0  # maximum number of wrong tokens within so many seconds
+_GLANCE = 1.0  # seconds between checks that an open connection's token is still valid
 
-# Whatever a model or a person writes, a page loads nothing from elsewhere, and no other page can frame it.
+# Pages load nothing from other servers, whatever a model or a person writes, and cannot be framed.
 _POLICY = (
     "default-src 'self'",
     "script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval'",  # Streamlit's index.html has an inline script
@@ -47,15 +45,16 @@ _POLICY = (
 
 
 class Token:
-    """The secret of this data folder, in `data/api_token` (mode 0600). Programs send it with every
-    change; over the network with all.
+    """The secret of this data folder, in `data/api_token` (mode 0600).
+
+    Requests that change something must send it; over the network all requests must.
     """
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file or paths.home() / "api_token"
 
     def read(self) -> str:
-        """Return the token, made when there is none yet."""
+        """Return the token; create it if there is none yet."""
         with contextlib.suppress(FileNotFoundError):
             if (found := self._file.read_text(encoding="ascii").strip()) != "":
                 return found
@@ -65,7 +64,7 @@ class Token:
         return self._file.exists()
 
     def renew(self) -> str:
-        """Make another token: what knows only the old one is shut out, and its sockets are closed."""
+        """Replace the token. Connections that use the old one are closed."""
         new = secrets.token_urlsafe(32)
         paths.atomic_write(self._file, new + "\n")
         return new
@@ -76,13 +75,13 @@ class Token:
 
 @dataclass(frozen=True)
 class Access:
-    """By which names the server is reached, and whether more than this machine reaches it."""
+    """The names and port of the server, and whether other machines may reach it."""
 
     port: int
     hosts: tuple[str, ...] = LOOPBACK  # without a port
-    lan: bool = False  # more than this machine reaches it, and every request needs the token
-    certificate: str | None = None  # files for TLS
-    key: str | None = None
+    lan: bool = False  # whether other machines may reach it; every request then needs the token
+    certificate: str | None = None  # file with the TLS certificate
+    key: str | None = None  # file with the TLS key
 
     @property
     def tls(self) -> bool:
@@ -101,7 +100,7 @@ class Access:
         return "https" if self.tls else "http"
 
     def names(self) -> frozenset[str]:
-        """Return the values of `Host` that are ours; a browser leaves out the usual port."""
+        """Return the accepted values of the header `Host`; browsers leave out the default port."""
         usual = 443 if self.tls else 80
         return frozenset(
             {f"{host}:{self.port}" for host in self.hosts} | (set(self.hosts) if self.port == usual else set())
@@ -110,7 +109,7 @@ class Access:
 
 @dataclass
 class _Logins:
-    """Refuses log-ins after a few wrong ones."""
+    """Limits the number of failed log-ins."""
 
     wrong: deque[float] = field(default_factory=lambda: deque(maxlen=_LOGINS))
 
@@ -125,15 +124,14 @@ class Refusal:
 
 
 class Door:
-    """Refuses what does not come from this very server's pages or from a program that knows the
-    token, over HTTP and WebSocket.
+    """Rejects HTTP and WebSocket requests that come from neither this server's pages nor an authorised program.
 
-    - `Host` must be one of our names with our port (DNS rebinding), `Origin` absent or our own
-      (other sites, other local servers).
-    - What changes something under /api needs the token, in `X-Byoai-Token` or as `Authorization:
-      Bearer`, and a JSON body, or bytes for an upload. /v1 needs neither on this machine: its
-      answers change nothing, and recording asks for the token itself.
-    - With `lan`, everything needs the token, which a browser gets as a cookie on the page /login.
+    - `Host` must be one of the server's names with its port (against DNS rebinding), and `Origin`
+      must be absent or the server's own (against other sites and other local servers).
+    - Requests that change something under /api need the token, in `X-Byoai-Token` or as
+      `Authorization: Bearer`, and a JSON body, or bytes for an upload. /v1 needs no token on this
+      machine, since answering changes nothing; recording checks the token itself.
+    - With `lan`, every request needs the token, which a browser gets as a cookie on the page /login.
     """
 
     def __init__(self, app: "ASGIApp", access: Access, token: Token) -> None:
@@ -161,13 +159,13 @@ class Door:
     def _refusal(self, scope: "Scope", headers: "_Headers") -> Refusal | None:
         host = headers.one("host")
         if host not in self._names:
-            return Refusal(403, "byoai does not answer by this name: use one of " + ", ".join(sorted(self._names)))
+            return Refusal(403, "unknown host name: use one of " + ", ".join(sorted(self._names)))
         if headers.all("origin") not in ([], [f"{self._access.scheme}://{host}"]):
-            return Refusal(403, "byoai answers only its own pages, and programs on this machine")
+            return Refusal(403, "byoai accepts requests only from its own pages and from programs on this machine")
         if _is_from_elsewhere(scope, headers):
-            return Refusal(403, "byoai answers only its own pages: open it in a window of its own")
+            return Refusal(403, "byoai accepts requests only from its own pages: open it in its own window")
         if announced_length(headers.one("content-length")) > MOST and not _is_upload(scope):
-            return Refusal(413, f"a body holds at most {MOST // 2**20} MiB: send a file as an upload (/api/uploads)")
+            return Refusal(413, f"the body exceeds {MOST // 2**20} MiB: send a file as an upload (/api/uploads)")
         if scope["type"] == "http" and scope["method"] in CHANGES and is_of_api(scope["path"]):
             return self._unfit_change(scope, headers)
         return None
@@ -176,20 +174,18 @@ class Door:
         kind = (headers.one("content-type") or "").partition(";")[0].strip().lower()
         bodiless = scope["method"] == "DELETE" and kind == "" and headers.one("content-length") in (None, "0")
         if kind not in (_JSON, _BYTES) and not bodiless:
-            return Refusal(415, f"send the body as {_JSON} (an upload as {_BYTES}), and say so in Content-Type")
+            return Refusal(415, f"send the body as {_JSON} (an upload as {_BYTES}), with this Content-Type")
         if _is_under(scope["path"], _API) and not any(map(self._token.fits, headers.tokens())):
-            return Refusal(
-                401, f"a change needs the token of the data folder (its file api_token) in the header {TOKEN_HEADER}"
-            )
+            return Refusal(401, f"send the token from the data folder's file api_token in the header {TOKEN_HEADER}")
         return None
 
     def _stranger(self, headers: "_Headers") -> Refusal | None:
         if any(map(self._token.fits, headers.secrets())):
             return None
-        return Refusal(401, f"log in first, at {LOGIN}, or send the token in the header {TOKEN_HEADER}")
+        return Refusal(401, f"log in at {LOGIN}, or send the token in the header {TOKEN_HEADER}")
 
     async def _while_known(self, given: list[str], scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Serve a socket or a stream until it ends, or until the token is another one."""
+        """Serve a request until it ends, or until its token is replaced."""
         served = asyncio.ensure_future(self._app(scope, receive, send))
         try:
             while not (await asyncio.wait([served], timeout=_GLANCE))[0]:
@@ -219,7 +215,7 @@ class Door:
         return await answer(refusal.status, refusal.message, "Refused", headers=headers)(scope, receive, send)
 
     async def _log_in(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Show the page that asks for the token, and hand out the cookie for the right one."""
+        """Show the log-in page, and set the cookie for the right token."""
         from starlette.requests import Request
         from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -229,7 +225,7 @@ class Door:
         found: Response | None = None
         if request.method == "POST":
             given = await _field(request, "token")
-            if self._token.fits(given):  # also after others' wrong ones: who knows the token must get in
+            if self._token.fits(given):  # accepted even after too many wrong tokens of others
                 found = RedirectResponse("/", 303)
                 found.set_cookie(
                     COOKIE,
@@ -240,18 +236,16 @@ class Door:
                     max_age=30 * 86_400,
                 )
             elif not self._logins.may_try():
-                told, status = "Too many wrong tokens: wait a minute.", 429
+                told, status = "Too many wrong tokens: wait a minute, and try again.", 429
             else:
                 self._logins.wrong.append(time.monotonic())
-                told, status = "That is not the token. The terminal that started byoai shows it.", 401
+                told, status = "Wrong token. The terminal that started byoai shows the right one.", 401
         shown = _with_headers(send, request.headers["host"], self._access.tls)
         await (found or HTMLResponse(login_page(told), status))(scope, receive, shown)
 
 
 class _Headers:
-    """The headers of a request. `one` takes a header that comes twice as missing: two programs
-    could each read another of the two.
-    """
+    """The headers of a request. `one` treats a repeated header as missing, since its meaning is ambiguous."""
 
     def __init__(self, scope: "Scope") -> None:
         self._found: list[tuple[bytes, bytes]] = scope["headers"]
@@ -264,42 +258,42 @@ class _Headers:
         return found[0] if len(found) == 1 else None
 
     def tokens(self) -> list[str]:
-        """Return what was sent on purpose as the token: a page elsewhere cannot send these."""
+        """Return the tokens in headers, which other sites' pages cannot set."""
         bearer = bearer_of(self.one("authorization") or "")
         return [*self.all(TOKEN_HEADER), *([bearer.removesuffix(RECORD)] if bearer else [])]
 
     def secrets(self) -> list[str]:
-        """Return all that a request offers as the token: as `tokens`, or as the cookie that browsers send."""
+        """Return all tokens of a request: those in headers, and the cookie."""
         cookies = [part.strip().partition("=") for header in self.all("cookie") for part in header.split(";")]
-        # others' cookies may be of any form
+        # cookies of other programs may have any form
         return [*self.tokens(), *(value for name, _, value in cookies if name == COOKIE)]
 
 
 def bearer_of(authorization: str) -> str:
-    """Return the key in `Bearer KEY`; "" if there is none."""
+    """Return KEY from `Bearer KEY`; "" for any other value."""
     scheme, _, key = authorization.partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
 def announced_length(told: str | None) -> int:
-    """Return how many bytes a body has by its Content-Length; 0 if that says nothing."""
+    """Return the body's length by its Content-Length; 0 if the header is missing or invalid."""
     return int(told) if told and told.isascii() and told.isdecimal() and len(told) < 20 else 0
 
 
 def _is_upload(scope: "Scope") -> bool:
-    """Return whether a request is a part of an upload, which has limits of its own and is never held in memory."""
+    """Return whether a request is a part of an upload, which has its own limits and is not held in memory."""
     return scope.get("method") == "PUT" and _is_under(scope["path"], f"{_API}/uploads")
 
 
 def _is_from_elsewhere(scope: "Scope", headers: "_Headers") -> bool:
-    """Return whether a browser says that another site's page asks; to follow a link to one of our pages is no harm."""
+    """Return whether another site's page makes the request. Links to our pages do not count."""
     if headers.one("sec-fetch-site") not in ("cross-site", "same-site"):
         return False
     return headers.one("sec-fetch-mode") != "navigate" or (is_of_api(scope["path"]) and scope["path"] != PAGE)
 
 
 def _bounded(receive: "Receive") -> "Receive":
-    """Return a `receive` that ends a body which is longer than it may be, whatever its length was said to be."""
+    """Return a `receive` that disconnects when a body exceeds the limit, whatever length was announced."""
     received = 0
 
     async def part() -> "Message":
@@ -312,7 +306,7 @@ def _bounded(receive: "Receive") -> "Receive":
 
 
 def is_of_api(path: str) -> bool:
-    """Return whether a path is the API's, and not a page's."""
+    """Return whether a path belongs to the API rather than to a page."""
     return _is_under(path, _API, _OPENAI)
 
 
@@ -321,7 +315,7 @@ def _is_under(path: str, *roots: str) -> bool:
 
 
 async def _field(request: object, name: str, most: int = 4096) -> str | None:
-    """Return a field of a posted form of at most `most` bytes."""
+    """Return a field of a posted form; None if it is missing or the form exceeds `most` bytes."""
     from urllib.parse import parse_qs
 
     body = b""
@@ -336,7 +330,7 @@ def _with_headers(send: "Send", host: str, tls: bool) -> "Send":
     policy = "; ".join(_POLICY).format(host=host, socket="wss" if tls else "ws")
     extra = [
         (b"content-security-policy", policy.encode()),
-        (b"referrer-policy", b"no-referrer"),  # the address names the chat
+        (b"referrer-policy", b"no-referrer"),  # since the URL identifies the chat
         (b"x-content-type-options", b"nosniff"),
         (b"cross-origin-resource-policy", b"same-origin"),
     ]

@@ -1,4 +1,4 @@
-"""What the light page asks before a training, in plain words. Defaults and bounds are those of the configuration."""
+"""The training form of the light page. Defaults and bounds come from the configuration."""
 
 from dataclasses import dataclass
 
@@ -6,31 +6,31 @@ from fine_tuning.config import FineTuningConfig, FineTuningMethod
 
 _LORA = (FineTuningMethod.LORA.value, FineTuningMethod.QLORA.value)
 
-METHODS = {  # name, and what it is
+METHODS = {  # name and description to display
     FineTuningMethod.QLORA: (
         "QLoRA",
-        "A small addition to the model is trained, and the model itself stays compressed: the least memory.",
+        "Trains a small adapter while the model itself stays compressed. Needs the least memory.",
     ),
     FineTuningMethod.LORA: (
         "LoRA",
-        "A small addition to the model is trained, beside the model in full size: more memory.",
+        "Trains a small adapter with the model in full size. Needs more memory.",
     ),
     FineTuningMethod.FULL: (
         "Full",
-        "Every weight of the model is trained: the most memory and time, and a large file.",
+        "Trains every weight of the model. Needs the most memory and time, and makes a large file.",
     ),
 }
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A number that a person may choose."""
+    """A number in the form."""
 
-    key: str  # dotted, as in the configuration
+    key: str  # dotted name in the configuration
     label: str
     help: str
-    often: bool = False  # shown at once, not only under "More settings"
-    methods: tuple[str, ...] = ()  # to which it belongs; none: to all
+    often: bool = False  # shown directly rather than under "More settings"
+    methods: tuple[str, ...] = ()  # the methods that use it; empty: all
 
     @property
     def name(self) -> str:
@@ -41,45 +41,43 @@ SETTINGS = (
     Setting(
         "training.num_epochs",
         "Epochs",
-        "How many times everything is read. More is remembered better, and more literally.",
+        "How often the training data are repeated. More epochs are remembered better, but more literally.",
         True,
     ),
     Setting(
         "training.learning_rate",
         "Learning rate",
-        "How far each step changes the model. Too far, and it forgets what it knew.",
+        "How much each step changes the model. If it is too high, the model forgets what it knew.",
         True,
     ),
     Setting(
         "training.batch_size",
         "Batch size",
-        "How many conversations make one step. Larger is steadier, with fewer steps.",
+        "Number of conversations per step. Larger batches give steadier but fewer steps.",
     ),
     Setting(
         "training.lora_r",
         "Rank",
-        "How much the addition can hold. 8 to 32 is usual; larger needs more memory.",
+        "Capacity of the adapter. 8 to 32 is usual; a higher rank needs more memory.",
         methods=_LORA,
     ),
-    Setting(
-        "training.lora_alpha", "Alpha", "How strongly the addition counts. Twice the rank is usual.", methods=_LORA
-    ),
+    Setting("training.lora_alpha", "Alpha", "Strength of the adapter. Twice the rank is usual.", methods=_LORA),
     Setting(
         "training.lora_dropout",
         "Dropout",
-        "Share left out at random in each step, against learning by heart. 0 is none.",
+        "Share of the inputs ignored at random in each step, against overfitting. 0 switches it off.",
         methods=_LORA,
     ),
     Setting(
         "data_preparation.max_length",
         "Longest conversation",
-        "In tokens: 100 are about 75 English words. What is longer is cut.",
+        "In tokens; 100 tokens are about 75 English words. Longer conversations are cut.",
     ),
 )
 
 
 def values_of(config: FineTuningConfig) -> dict[str, object]:
-    """Return what the form shows of a configuration, by dotted keys."""
+    """Return the form's values from a configuration, by dotted keys."""
     record = config.model_dump(mode="json")
     places = [key.split(".") for key in ("training.method", *(each.key for each in SETTINGS))]
     return {f"{section}.{name}": record[section][name] for section, name in places}

@@ -1,4 +1,4 @@
-"""What a version is made of, as files that are sent: its GGUF, and its adapter as a zip archive."""
+"""Send the files of a version: its GGUF, or its adapter as a zip archive."""
 
 import io
 import zipfile
@@ -19,9 +19,7 @@ _PIECE = 1 << 20  # bytes
 
 
 def file_of(version: Version, part: Part) -> Response:
-    """Return a file of a version's run. ModelNotFound where it is not there: the version was
-    pruned, say, or only found in the engine.
-    """
+    """Return a response with a file of a version's run. Raises ModelNotFound if the file does not exist."""
     folder = run_of(version)
     run = Run(folder) if folder and folder.is_dir() else None
     name = version.tag.replace(":", "-")
@@ -35,12 +33,12 @@ def file_of(version: Version, part: Part) -> Response:
 
 def _there(version: Version, part: Part, file: Path | None) -> Path:
     if file is None or not file.exists():
-        raise ModelNotFound(f"there is no {part} of {version.tag} here: its run was removed, or byoai did not make it")
+        raise ModelNotFound(f"{version.tag} has no {part} here: its run was removed, or byoai did not make it")
     return file
 
 
 def _zipped(folder: Path) -> Iterator[bytes]:
-    """Yield a zip archive of a folder's files, a megabyte at a time: nothing of it is written to the disk."""
+    """Yield a zip archive of a folder's files, a megabyte at a time, without a temporary file."""
     out = _Pieces()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for file in sorted(each for each in folder.rglob("*") if each.is_file() and not each.is_symlink()):
@@ -55,7 +53,7 @@ def _zipped(folder: Path) -> Iterator[bytes]:
 
 
 class _Pieces(io.RawIOBase):
-    """A file that is only written to, and whose content is taken away piece by piece."""
+    """A write-only file in memory, whose content is taken out piece by piece."""
 
     def __init__(self) -> None:
         self._held, self._at = bytearray(), 0

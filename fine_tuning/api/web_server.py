@@ -1,6 +1,4 @@
-"""How an ASGI app is served, with the pages or without: what ends when the server does, and who is
-too slow to be waited for.
-"""
+"""Serve an ASGI app with uvicorn, with limits for slow clients and for shutting down."""
 
 import asyncio
 import logging
@@ -15,24 +13,23 @@ from fine_tuning.api.security import Access
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-PARTING = 3  # seconds that open streams have when the server ends; then they are cut off
-WINDOW = 20.0  # seconds in which a client that sends a request must send the least
-LEAST = 10_000  # bytes; a request that is whole within the window may be as small as it likes
-IDLE = 5  # seconds that a connection is kept between two requests
+PARTING = 3  # seconds that open streams have to finish when the server ends
+WINDOW = 20.0  # seconds of a window, in which a client must send at least LEAST bytes of a request
+LEAST = 10_000  # bytes; a request that is complete within the window may be smaller
+IDLE = 5  # seconds that an idle connection is kept open between requests
 
 
 class ImpatientProtocol(H11Protocol):
-    """HTTP/1.1 that closes a connection on which a request comes too slowly: many of these would
-    take all the places there are.
+    """An HTTP/1.1 protocol that closes connections whose requests arrive too slowly, lest they exhaust the server.
 
-    uvicorn itself limits only the time between two requests. A window in which the client had to
-    wait for the app, even for a part of it, does not count.
+    uvicorn limits only the time between two requests. A window in which the client had to wait for
+    the app does not count.
     """
 
     window = WINDOW
     _timer: asyncio.TimerHandle | None = None
-    _came = 0  # bytes in this window
-    _had_to_wait = False  # in this window, the client for the app
+    _came = 0  # bytes received in this window
+    _had_to_wait = False  # whether the client had to wait for the app in this window
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -42,7 +39,7 @@ class ImpatientProtocol(H11Protocol):
         self._came += len(data)
         super().data_received(data)
         self._had_to_wait |= self._has_to_wait()
-        if not self._is_incomplete() or self.transport.get_protocol() is not self:  # whole, or a WebSocket now
+        if not self._is_incomplete() or self.transport.get_protocol() is not self:  # complete, or a WebSocket now
             self._end_window()
         elif self._timer is None:
             self._begin_window()
@@ -77,13 +74,13 @@ class ImpatientProtocol(H11Protocol):
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Leave out that open streams were cut off, each with its traceback: it is how a server ends that has some."""
+    """Return False for log records about streams that were cut off at shutdown, which is expected."""
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, asyncio.CancelledError) and "timeout graceful shutdown" not in record.getMessage()
 
 
 def run(app: "ASGIApp", access: Access) -> None:
-    """Serve `app` until SIGINT or SIGTERM; it has ended within seconds, whatever streams and sockets are open."""
+    """Serve `app` until SIGINT or SIGTERM, and then end within seconds even if streams are open."""
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     uvicorn.run(
         app,

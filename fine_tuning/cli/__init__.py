@@ -1,1 +1,1 @@
-"""The `byoai` command: one module for each group of commands. Only this package prints, asks and exits."""
+"""The `byoai` command: one module for each group of commands. Only this package prints, prompts and exits."""

@@ -1,4 +1,4 @@
-"""`byoai completion`: the script by which a shell completes commands, options and names."""
+"""The command completion: print a script for shell completion of commands, options and names."""
 
 import argparse
 
@@ -18,14 +18,14 @@ def add_commands(commands: Commands) -> None:
         "completion",
         _run,
         "print a script that completes commands in your shell",
-        epilog=f"put this into your shell's start file:\n{lines}\n",
+        epilog=f"add this line to your shell's start file:\n{lines}\n",
         json=False,
     )
-    command.add_argument("shell", choices=tuple(_START_FILES), help="which shell")
+    command.add_argument("shell", choices=tuple(_START_FILES), help="your shell")
 
 
 def complete(parser: argparse.ArgumentParser) -> None:
-    """Print the completions that the shell asked for, and exit."""
+    """Print the completions and exit, if the shell asked for them."""
     from argcomplete import autocomplete
 
     _add_names(parser)
@@ -33,7 +33,7 @@ def complete(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_names(parser: argparse.ArgumentParser) -> None:
-    """Let names be completed, too, in a parser and in those of its commands."""
+    """Add completers for names (profiles, versions, jobs) to a parser and its subparsers."""
     for action in parser._actions:
         if action.dest in _NAMES:
             action.completer = _NAMES[action.dest]  # type: ignore[attr-defined]
@@ -61,7 +61,7 @@ def _jobs(**_: object) -> list[str]:
 
 
 _NAMES = {"profile": _profiles, "version": _versions, "job": _jobs}
-"""What an option or argument is called, and what it may be."""
+"""The completers by name of the option or argument."""
 
 
 def _run(options: argparse.Namespace) -> None:

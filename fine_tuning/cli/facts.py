@@ -1,6 +1,6 @@
-"""What `--json` prints of plans, versions and reports.
+"""The JSON forms of plans, versions and reports for `--json`.
 
-They hold more than a program should be told, or something else.
+They leave out or rename fields of the internal types.
 """
 
 from dataclasses import asdict
@@ -22,7 +22,7 @@ Facts = dict[str, object]
 
 
 def of_models(engine: "Engine", registry: "Registry", prefix: str) -> list[Facts]:
-    """Return every model that the chat can use; of a version also what the registry knows."""
+    """Return every model that the chat can use; for a version also its registry entry."""
     from fine_tuning.model_management.elo import ratings
     from fine_tuning.model_management.model_switcher import choices
 
@@ -43,12 +43,12 @@ def of_models(engine: "Engine", registry: "Registry", prefix: str) -> list[Facts
 
 
 def of_version(version: "Version") -> Facts:
-    """Return what the registry knows of a version."""
+    """Return a version's registry entry."""
     return {"tag": version.tag, **asdict(version)}
 
 
 def of_plan(plan: "Plan") -> Facts:
-    """Return what a retrain would learn, and what it would take: memory in bytes, time in seconds."""
+    """Return a plan: what a retrain would learn, its memory in bytes, and its time in seconds."""
     names = (
         "name",
         "turns",
@@ -78,7 +78,7 @@ def of_plan(plan: "Plan") -> Facts:
 
 
 def of_pruned(found: "Sequence[Pruned]", dry_run: bool) -> list[Facts]:
-    """Return what was removed, or would be."""
+    """Return the versions and runs that were removed, or would be removed."""
     return [
         {
             "version": each.version.tag if each.version else None,
@@ -92,19 +92,19 @@ def of_pruned(found: "Sequence[Pruned]", dry_run: bool) -> list[Facts]:
 
 
 def of_case(case: "Case", elsewhere: "Sequence[Path]") -> Facts:
-    """Return what would be forgotten: the turns, with what was asked in them, and the versions that learned them."""
+    """Return what would be forgotten: the turns with their questions, and the versions that learned them."""
     turns = [{"id": id, "user_message": case.said.get(id)} for id in case.turns]
     return {"turns": turns, "versions": [version.tag for version in case.versions], "files": elsewhere}
 
 
 def of_forgotten(outcome: "Forgotten") -> Facts:
-    """Return what a forgetting made and removed, and what still holds the text."""
+    """Return the result of forgetting: the new version, removed versions, and files that still contain the text."""
     names = ("version", "retired", "strangers", "left", "unfinished")
     return {"turns": outcome.case.turns, **{name: getattr(outcome, name) for name in names}}
 
 
 def of_import(report: "Report", written: bool) -> Facts:
-    """Return what an import found and added, or would add."""
+    """Return the report of an import or of its preview."""
     names = (
         "id",
         "added",
@@ -128,7 +128,7 @@ def of_import(report: "Report", written: bool) -> Facts:
 
 
 def of_learned_from(found: "LearnedFrom") -> Facts:
-    """Return where an answer was learned: the turns that taught its version which are most like it."""
+    """Return the learned turns that are most similar to an answer."""
     turns = [
         {
             **each.turn.model_dump(mode="json"),

@@ -1,6 +1,6 @@
-"""`byoai jobs`: list the jobs, watch one, cancel, resume or try it again, show its log.
+"""The command jobs: list jobs, and watch, cancel, resume or retry one, or show its log.
 
-Other commands follow their jobs by `follow`.
+Other commands submit and follow their jobs with `do_job`.
 """
 
 import argparse
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from fine_tuning.jobs.queue import Queue
     from fine_tuning.jobs.store import Job
 
-_GLANCE = 0.3  # seconds between two looks
+_GLANCE = 0.3  # seconds between checks of a followed job
 
 
 def add_commands(commands: Commands) -> None:
     """Add the command of this group."""
-    command = commands.add("jobs", _run, "list the jobs, watch one, cancel, resume or retry it, show its log")
+    command = commands.add("jobs", _run, "list jobs; watch, cancel, resume or retry one; show its log")
     command.set_defaults(do=_list, all=False)
-    actions = command.add_subparsers(title="what to do", metavar="ACTION", help="default: list")
+    actions = command.add_subparsers(title="actions", metavar="ACTION", help="default: list")
 
     def action(name: str, do: object, help: str, *, one: bool = True) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = actions.add_parser(name, help=help, description=help)
@@ -40,29 +40,29 @@ def add_commands(commands: Commands) -> None:
     action("list", _list, "list the jobs, newest first", one=False).add_argument(
         "--all", action="store_true", help="list all jobs, not only the newest 20"
     )
-    action("watch", _watch, "show what a job tells until it is over; Ctrl-C ends only the watching").add_argument(
+    action("watch", _watch, "show a job's progress until it is over; Ctrl-C does not stop the job").add_argument(
         "--after", type=int, default=0, metavar="N", help="begin after the event with the number N"
     )
-    cancel = action("cancel", _cancel, "ask a job to stop at its next safe point, and wait until it has")
+    cancel = action("cancel", _cancel, "ask a job to stop at its next safe point, and wait until it has stopped")
     cancel.add_argument(
         "--discard",
         action="store_true",
-        help="remove what the job made so far (default: the next one goes on from there)",
+        help="remove the job's output (default: keep it, so that the next job resumes from there)",
     )
     cancel.add_argument(
         "--grace",
         type=float,
         default=30.0,
         metavar="SECONDS",
-        help="wait so long, then kill the job (default: %(default)g)",
+        help="how long to wait before the job is killed (default: %(default)g)",
     )
-    action("resume", _resume, "go on with a job that was cancelled, failed or interrupted")
-    action("retry", _retry, "ask for the same once more, as another job")
-    action("logs", _logs, "show what the processes of a job wrote")
+    action("resume", _resume, "resume a job that was cancelled, failed or interrupted")
+    action("retry", _retry, "submit the same request again as a new job")
+    action("logs", _logs, "show the output of a job's processes")
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Do what the action says; return the exit code."""
+    """Run the chosen action; return the exit code."""
     from fine_tuning.jobs.queue import Queue
 
     code: int | None = options.do(options, Queue())
@@ -74,7 +74,7 @@ def _list(options: argparse.Namespace, queue: "Queue") -> None:
     if options.json:
         print_json(options, *map(record, jobs))
     elif not jobs:
-        print("no jobs yet: a retrain is one (byoai retrain)")
+        print("no jobs yet: `byoai retrain` starts one")
     else:
         for job in jobs:
             print(_line(job))
@@ -101,8 +101,8 @@ def _cancel(options: argparse.Namespace, queue: "Queue") -> int:
     job = queue.cancel(_chosen(options, queue).id, discard=options.discard, grace=options.grace)
     if job.here and not job.over and not options.json:
         print(
-            f"{job.origin} (process {job.process.pid if job.process else '?'}) was asked to stop, and does so at its "
-            "next safe point"
+            f"{job.origin} (process {job.process.pid if job.process else '?'}) was asked to stop, and will stop at "
+            "its next safe point"
         )
     job = queue.wait(job.id, options.grace + 5)
     _show(options, job)
@@ -124,36 +124,36 @@ def _logs(options: argparse.Namespace, queue: "Queue") -> None:
     if options.json:
         print_json(options, *({"job": job.id, "line": line} for line in text.splitlines()))
     else:
-        print(text.rstrip() or f"{job.id} wrote nothing; `byoai jobs watch {job.id}` shows what it told")
+        print(text.rstrip() or f"the log of {job.id} is empty; `byoai jobs watch {job.id}` shows its events")
 
 
 def _chosen(options: argparse.Namespace, queue: "Queue") -> "Job":
-    """Return the job that is meant. ByoaiError if none or several are."""
+    """Return the job that the options name. Raises ByoaiError for no match or several matches."""
     jobs = queue.jobs(limit=500)
     wanted = options.job
     found = [job for job in jobs if wanted is None or job.id.startswith(wanted)]
     exact = [job for job in found if job.id == wanted] or (found[:1] if wanted is None else found)
     if len(exact) > 1:
-        raise ByoaiError(f"{wanted} may mean {', '.join(job.id for job in exact[:5])}: write more of the id")
+        raise ByoaiError(f"{wanted} matches {', '.join(job.id for job in exact[:5])}: give more of the id")
     return exact[0] if exact else queue.get(wanted or "none")
 
 
-# What other commands do with their jobs
+# Functions for commands that run as jobs
 
 
 def add_detach(command: argparse.ArgumentParser) -> None:
-    """Add `--detach`."""
+    """Add the option `--detach`."""
     command.add_argument(
         "--detach",
         action="store_true",
-        help="only begin it: `byoai jobs watch` follows it, `byoai jobs cancel` stops it",
+        help="return at once: follow the job with `byoai jobs watch`, stop it with `byoai jobs cancel`",
     )
 
 
 def do_job(options: argparse.Namespace, kind: str, request: dict[str, object]) -> "Job | None":
-    """Ask for a job and follow it to its end; return it then.
+    """Submit a job and follow it to its end; return the job.
 
-    Ctrl-C stops the job. With `--detach` it is only begun, and None is returned.
+    Ctrl-C stops the job. With `--detach` the job is only started, and None is returned.
     """
     from fine_tuning.cli.options import stop_on_signal
     from fine_tuning.cli.show import Terminal
@@ -165,13 +165,10 @@ def do_job(options: argparse.Namespace, kind: str, request: dict[str, object]) -
         if options.json:
             print_json(options, record(job))
         else:
-            print(
-                f"{job.id} is {job.state}: `byoai jobs watch {job.id}` follows it, `byoai jobs cancel {job.id}` "
-                "stops it"
-            )
+            print(f"{job.id} is {job.state}. Follow it: byoai jobs watch {job.id}. Stop it: byoai jobs cancel {job.id}")
         return None
     with Terminal() as terminal:
-        terminal.note(f"job {job.id}{'' if job.active else ': it waits for the one before it'}; Ctrl-C stops it")
+        terminal.note(f"job {job.id}{'' if job.active else ' waits for another job'}; Ctrl-C stops it")
         return follow(queue, job, lambda _, event: terminal(event), stopping=stop_on_signal())
 
 
@@ -183,13 +180,13 @@ def follow(
     after: int = 0,
     stopping: Callable[[], bool] = lambda: False,
 ) -> "Job":
-    """Pass on each event of a job, with its number, until the job is over; return the job.
+    """Pass each event of a job with its number to `tell`, until the job is over; return the job.
 
-    When `stopping`, it is cancelled.
+    When `stopping` returns True, the job is cancelled.
     """
     reader, asked = EventReader(job.events, after), False
     while True:
-        job = queue.get(job.id)  # before its events: what it told last is not missed
+        job = queue.get(job.id)  # read before its events, so that the last events are not missed
         for number, event in reader.read():
             tell(number, event)
         if job.over:
@@ -201,7 +198,7 @@ def follow(
 
 
 def show_end(options: argparse.Namespace, job: "Job") -> dict[str, Any]:
-    """Show how a job ended; return what it left for programs, {} if nothing."""
+    """Show how a job ended; return its result, {} if it has none."""
     from fine_tuning import paths
     from fine_tuning.cli.show import show_finished
     from fine_tuning.jobs.progress import progress_of
@@ -213,13 +210,13 @@ def show_end(options: argparse.Namespace, job: "Job") -> dict[str, Any]:
     elif job.state == "completed" and finished:
         show_finished(finished)
     else:
-        cure = "" if job.state == "failed" else f"; `byoai jobs resume {job.id}` goes on with it"
+        cure = "" if job.state == "failed" else f"; to resume it: byoai jobs resume {job.id}"
         print(f"byoai: {job.reason}{cure}", file=sys.stderr)
     return result
 
 
 def record(job: "Job") -> dict[str, object]:
-    """Return a job as JSON has it."""
+    """Return a job as a JSON-able dictionary, with its progress."""
     from fine_tuning.jobs import progress
 
     return progress.record(job)

@@ -1,4 +1,4 @@
-"""Commands about what the machine has: doctor, prepare, pull."""
+"""The commands doctor, prepare and pull, which check and set up this machine."""
 
 import argparse
 
@@ -11,19 +11,19 @@ def add_commands(commands: Commands) -> None:
     commands.add(
         "doctor",
         _doctor,
-        "check whether everything works, and say what to do",
-        "Disk, memory, log, both engines, base, versions, live model and template are checked; each model is asked a "
+        "check that everything works, and say how to fix problems",
+        "Checks disk, memory, log, both engines, base, versions, live model and template, and asks each model a "
         "question.",
     )
     commands.add(
         "prepare",
         _prepare,
-        "make sure that there is an engine and a base model",
-        "A base model is fetched if there is none.",
+        "check for an engine and a base model",
+        "If there is no base model, it is downloaded.",
     )
 
     pull = commands.add(
-        "pull", _pull, "fetch a model from Ollama's library", "It can answer then, or be the base that is trained."
+        "pull", _pull, "download a model from Ollama's library", "You can then chat with it, or fine-tune it."
     )
     pull.add_argument("model", metavar="MODEL", help="e.g. qwen3:0.6b")
     add_detach(pull)

@@ -1,7 +1,7 @@
 # PYTHON_ARGCOMPLETE_OK
-"""`byoai COMMAND`: reads the command line, runs the command, and turns errors into a sentence and an exit code.
+"""Entry point of `byoai`: parse the command line, run the command, and turn errors into messages and exit codes.
 
-Heavy imports wait until a command needs them, so that `byoai --help` answers at once.
+Commands import heavy modules only when they run, so that `byoai --help` is fast.
 """
 
 import argparse
@@ -31,19 +31,18 @@ from fine_tuning.errors import ByoaiError, ConfigError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command, and return its exit code.
+    """Run one command; return its exit code.
 
-    An error has its own exit code (`byoai retrain --help` lists them).
+    Each kind of error has its own exit code (`byoai retrain --help` lists them).
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # characters that the terminal's encoding lacks are shown as their codes
+        if hasattr(stream, "reconfigure"):  # escape characters that the terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
     whole = parser()
-    if "_ARGCOMPLETE" in os.environ:  # a shell asks how the line may go on
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
         completion.complete(whole)
     options = whole.parse_args(arguments)
-    # OpenMP threads that spin while they wait for each other halve the speed of a busy machine.
-    # A short spin costs nothing on a free one.
+    # Limit how long OpenMP threads spin while waiting: spinning halves the speed of a busy machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         _check_texts(options)
@@ -57,13 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 141
-    except Exception as error:  # noqa: BLE001 (the last guard: a sentence for the person, the traceback into a file)
+    except Exception as error:  # noqa: BLE001 (unexpected errors: print a sentence, write the traceback to a file)
         from fine_tuning.paths import home, write_fault
         from fine_tuning.state import is_full
 
         if is_full(error):
             print(
-                f"byoai: the disk is full ({getattr(error, 'filename', None) or home()}): make room, and do it again",
+                f"byoai: the disk is full ({getattr(error, 'filename', None) or home()}): free some space, and try "
+                "again",
                 file=sys.stderr,
             )
             return 1
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _signals_as_before() -> Iterator[None]:
-    """Put the handlers of signals back: a program that calls `main`, and what it forks, must end when it is told to."""
+    """Restore the signal handlers afterwards, for programs that call `main`."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -110,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 class _Listing(argparse.HelpFormatter):
-    """Leaves room for the longest name of a command: argparse forgets that names are indented."""
+    """A help formatter that leaves room for the longest command name."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog)
@@ -118,7 +118,7 @@ class _Listing(argparse.HelpFormatter):
 
 
 class _ShowVersion(argparse.Action):
-    """Shows the version of the installed package. Its metadata is read only then, as that takes time."""
+    """Prints the version of the installed package; reading its metadata earlier would cost time."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import PackageNotFoundError, version
@@ -128,16 +128,16 @@ class _ShowVersion(argparse.Action):
         except PackageNotFoundError:
             parser.exit(
                 1,
-                "byoai: the version is unknown, because the package is not installed: ./scripts/start.sh installs it\n",
+                "byoai: the version is unknown, since the package is not installed: run ./scripts/start.sh\n",
             )
         parser.exit()
 
 
 @contextlib.contextmanager
 def _only_json(options: argparse.Namespace) -> Iterator[None]:
-    """With `--json`, let nothing but `print_json` write to stdout.
+    """With `--json`, let only `print_json` write to stdout.
 
-    Progress, questions and everything else go to stderr.
+    All other output goes to stderr.
     """
     if not options.json:
         yield
@@ -148,27 +148,26 @@ def _only_json(options: argparse.Namespace) -> Iterator[None]:
 
 
 def _explain(error: Exception) -> str:
-    """Return a sentence for an unexpected error."""
+    """Return a message for an unexpected error."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"cannot use {error.filename}: {error.strerror}. Is the disk full, or the folder read-only?"
+        return f"cannot use {error.filename}: {error.strerror}. Check free space and permissions."
     message = str(error).strip().partition("\n")[0]
     return (
-        "a fault in byoai itself, not in what you did: "
-        f"{type(error).__name__}{f': {message}' if message else ''}. Please report it."
+        f"internal error, a bug in byoai: {type(error).__name__}{f': {message}' if message else ''}. Please report it."
     )
 
 
 def _check_texts(options: argparse.Namespace) -> None:
-    """Raise ConfigError for an argument with a NUL character, or one that is not UTF-8.
+    """Raise ConfigError for an argument that contains a NUL character or is not UTF-8.
 
-    Paths may hold any other bytes.
+    Paths may contain any other bytes.
     """
     for name, value in vars(options).items():
         for text in value if isinstance(value, list) else [value]:
             if "\0" in str(text):
-                raise ConfigError(f"{name}: {str(text)!r} holds a NUL character")
+                raise ConfigError(f"{name}: {str(text)!r} contains a NUL character: remove it")
             if isinstance(text, str) and not _is_unicode(text):
-                raise ConfigError(f"{name}: {text!r} is not UTF-8 text: type it in a terminal whose encoding is UTF-8")
+                raise ConfigError(f"{name}: {text!r} is not valid UTF-8: use a terminal with UTF-8 encoding")
 
 
 def _is_unicode(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the commands share: how a command is added, options that several take, and what is made of them."""
+"""Shared parts of the commands: adding a command, common options, and reading them."""
 
 import argparse
 import json
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from fine_tuning.engines.base import Engine
 
 Run = Callable[[argparse.Namespace], int | None]
-"""What a command does with its options. Returns the exit code; None is 0."""
+"""Runs a command with its options; returns the exit code, where None is 0."""
 
 EXIT_CODES = """\
 exit codes:
     0  done, or (--if-new) nothing to do
     1  any other error
     2  wrong configuration or arguments
-    3  no, too few or unusable conversations
-    4  the engine is not running or too old, or does not know the model
+    3  no conversations, too few, or unusable ones
+    4  the engine is not running or too old, or lacks the model
     5  the training failed: memory, model, checkpoint
     6  the export failed: disk space, unsupported weights
-    7  the new version was refused; the live one still answers
+    7  the new version was rejected; the live one still answers
     8  another retrain is running
     9  (scripts/retrain.sh) the set-up failed
    10  the gate refused the new version: kept as a candidate, not live
-  130  stopped; the next retrain goes on from there
+  130  stopped; the next retrain resumes from there
 """
 
 
 class Commands:
-    """The commands of `byoai`: each group adds its own."""
+    """The commands of `byoai`; each group module adds its own."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         self._parsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -45,13 +45,13 @@ class Commands:
     def add(
         self, name: str, run: Run, help: str, more: str = "", epilog: str = "", *, json: bool = True
     ) -> argparse.ArgumentParser:
-        """Add the command `name`, and return its parser for options of its own.
+        """Add the command `name`; return its parser, for the command's own options.
 
         Args:
             help: One line for the list of commands.
-            more: Sentences that follow it in the command's own help.
-            epilog: Text that is printed as it is, below the options.
-            json: Whether it finds out anything that `--json` prints (`print_json`).
+            more: Further sentences for the command's help.
+            epilog: Text to print unchanged below the options.
+            json: Whether the command supports `--json` (`print_json`).
         """
         description = f"{help[0].upper()}{help[1:]}. {more}"
         command = self._parsers.add_parser(
@@ -64,32 +64,32 @@ class Commands:
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Wraps descriptions, and leaves texts of several lines as they are."""
+    """A help formatter that keeps the line breaks of texts with several lines."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
-# Facts for programs
+# JSON output
 
 
 def add_json(command: argparse.ArgumentParser) -> None:
-    """Add `--json`."""
-    text = "print facts as JSON for programs: an object, or one a line of a list. All else that is said goes to stderr"
+    """Add the option `--json`."""
+    text = "print the result as JSON: one object, or one object per line; all other output goes to stderr"
     command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=text)
 
 
 def print_json(options: argparse.Namespace, *facts: object) -> None:
-    """Print mappings or dataclasses as JSON, each on a line of its own.
+    """Print mappings or dataclasses as JSON, one per line.
 
-    It goes to `options.facts_to`; by default stdout.
+    The output goes to `options.facts_to`, by default stdout.
     """
     for each in facts:
         print(json.dumps(_plain(each)), file=options.facts_to, flush=True)
 
 
 def _plain(value: object) -> object:
-    """Return a value as JSON can hold it in every encoding; null for numbers that JSON lacks."""
+    """Return a JSON-able form of a value, with None for infinite numbers and NaN."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):
@@ -101,60 +101,58 @@ def _plain(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
 
 
-# Options that several commands take
+# Options of several commands
 
 
 def _shared_options() -> argparse.ArgumentParser:
-    """Return the options that every command takes."""
+    """Return a parser with the options of every command."""
     shared = argparse.ArgumentParser(add_help=False)
     group = shared.add_argument_group("configuration")
     group.add_argument(
         "--config", type=Path, metavar="FILE", help="read FILE instead of config/fine_tuning_config.yaml"
     )
-    group.add_argument("--profile", metavar="NAME", help="read config/NAME.yaml over it; several: A,B")
+    group.add_argument("--profile", metavar="NAME", help="apply config/NAME.yaml on top; several: A,B")
     group.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one value, e.g. training.num_epochs=5"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="set one value, e.g. training.num_epochs=5"
     )
     group.add_argument(
-        "--ollama-url", metavar="URL", help="where Ollama answers (default: OLLAMA_HOST, then the configuration)"
+        "--ollama-url", metavar="URL", help="URL of Ollama (default: OLLAMA_HOST, then the configuration)"
     )
     return shared
 
 
-AUTO = "compute less at once, or lower length or rank, until the training fits into the memory"
+AUTO = "lower the tokens per pass, then the maximum length, then the rank, until the training fits into memory"
 
 
 def add_training_options(command: argparse.ArgumentParser) -> None:
-    """Add the options that all commands which train share."""
+    """Add the options that retrain and sweep share."""
     add_sample(command)
     command.add_argument("--auto", action="store_true", help=AUTO)
-    command.add_argument("--force", action="store_true", help="go on although there is little data")
+    command.add_argument("--force", action="store_true", help="continue even if there is little data")
 
 
 def add_sample(command: argparse.ArgumentParser) -> None:
-    """Add `--sample`, which `choose_sample` applies."""
+    """Add the option `--sample`, which `choose_sample` applies."""
     command.add_argument(
-        "--sample", action="store_true", help="learn the shipped sample (profile `sample`) instead of your chats"
+        "--sample", action="store_true", help="use the shipped sample data (profile `sample`) instead of your chats"
     )
 
 
 def add_model_name(command: argparse.ArgumentParser) -> None:
-    """Add the name of a fine-tuned model, which `model_name` reads."""
-    command.add_argument(
-        "--name", metavar="MODEL", help="the fine-tuned model (default: the one that the configuration makes)"
-    )
+    """Add the option `--name`, which `model_name` reads."""
+    command.add_argument("--name", metavar="MODEL", help="the fine-tuned model (default: that of the configuration)")
 
 
-def add_dry_run(command: argparse.ArgumentParser, help: str = "only say what would be removed") -> None:
-    """Add `--dry-run`."""
+def add_dry_run(command: argparse.ArgumentParser, help: str = "only show what would be removed") -> None:
+    """Add the option `--dry-run`."""
     command.add_argument("--dry-run", action="store_true", help=help)
 
 
-# What is typed for an option
+# Types of option values
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
-    """Return a type for argparse: a whole number in ASCII digits from `least` to `most`."""
+    """Return an argparse type for whole numbers from `least` to `most` in ASCII digits."""
 
     def number(text: str) -> int:
         if not re.fullmatch(r"[+-]?[0-9]{1,19}", text.strip()) or not least <= int(text) <= most:
@@ -167,27 +165,29 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 count, positive, port = _whole(0, 2**31 - 1), _whole(1, 2**31 - 1), _whole(1, 65_535)
 
 
-# What is made of the options
+# Reading the options
 
 
 def read_config(options: argparse.Namespace) -> "FineTuningConfig":
-    """Return the configuration that the options name. ConfigError lists all its faults."""
+    """Return the configuration that the options select. Raises ConfigError with all its faults."""
     from fine_tuning.config import load_config, read_settings
 
     return load_config(options.config, options.profile, read_settings(options.set))
 
 
 def given_config(options: argparse.Namespace) -> "FineTuningConfig | None":
-    """Return the configuration that the options name.
+    """Return the configuration that the options select; None if they select none.
 
-    None where they name none: then the default file counts, also when it changes later.
+    With None, the default file applies, including its later changes.
     """
     return read_config(options) if options.config or options.profile or options.set else None
 
 
 def read_training_config(options: argparse.Namespace) -> "FineTuningConfig":
-    """Return the configuration that the options name, for what learns the log: with the log's own
-    profile where they name neither a file, nor a profile, nor the sample.
+    """Return the configuration for training on the log.
+
+    If the options name no file, profile or sample, the profile for documents applies where the log
+    consists of documents.
     """
     from fine_tuning.config import read_settings
     from fine_tuning.profiles import for_documents
@@ -199,30 +199,30 @@ def read_training_config(options: argparse.Namespace) -> "FineTuningConfig":
 
 
 def choose_sample(options: argparse.Namespace) -> None:
-    """Let `--sample` take the profile of the sample, unless another is named."""
+    """Apply `--sample` by setting the profile `sample`, unless another profile is given."""
     if options.sample and not options.profile:
         options.profile = "sample"
 
 
 def connect_engine(options: argparse.Namespace, config: "FineTuningConfig") -> "Engine":
-    """Return the engine that serves the models. EngineError if none does."""
+    """Return the engine that the options select. Raises EngineError if it is not available."""
     from fine_tuning.engines.connect import connect
 
     return connect(options.ollama_url, config)
 
 
 def say_if_fetching(engine: "Engine") -> None:
-    """Say that a base model will be fetched if the engine has none that is whole."""
+    """Print that a base model will be downloaded, if the engine has none that is whole."""
     from fine_tuning.engines.default_base import DEFAULT_TAG, is_damaged
 
     if all(model.tag == DEFAULT_TAG and is_damaged(engine, model.tag) for model in engine.list_models()):
-        print("fetching a base model (98 MB, once) ...", file=sys.stderr, flush=True)
+        print("downloading a base model (98 MB, once) ...", file=sys.stderr, flush=True)
 
 
 def tag_that_answers(engine: "Engine", config: "FineTuningConfig") -> str:
-    """Return the tag of the model that answers.
+    """Return the tag of the model that answers by default.
 
-    Where the engine has none, the default base is fetched, and a message says so.
+    If the engine has no models, the default base is downloaded, with a message.
     """
     from fine_tuning.integration.ollama_integration import answering
 
@@ -231,12 +231,12 @@ def tag_that_answers(engine: "Engine", config: "FineTuningConfig") -> str:
 
 
 def model_name(options: argparse.Namespace, config: "FineTuningConfig") -> str:
-    """Return the name of the fine-tuned model that the command is about, without a version."""
+    """Return the name of the fine-tuned model, without a version, that the options select."""
     return options.name or config.tuned_name()
 
 
 def stop_on_signal() -> Callable[[], bool]:
-    """Return whether the person has asked to stop (SIGINT, SIGTERM). Asked a second time, the program ends at once."""
+    """Return a function that tells whether SIGINT or SIGTERM has arrived. A second signal ends the program."""
     asked: list[int] = []
 
     def note(number: int, frame: object) -> None:

@@ -1,4 +1,4 @@
-"""What the commands ask a person: yes or no, which of two answers is better, what to think of an answer."""
+"""Interactive prompts of the commands: confirmation, blind comparison and review of answers."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from fine_tuning.engines.base import ChatOptions, Engine
     from fine_tuning.review import Candidate
 
-_SCORES = {"a": 1.0, "b": 0.0, "tie": 0.5, "t": 0.5}  # of the first of two models, by the vote
+_SCORES = {"a": 1.0, "b": 0.0, "tie": 0.5, "t": 0.5}  # score of the first model, by vote
 
 
 def confirmed(question: str) -> bool:
-    """Return whether the person says yes. Anything else, the end of the input included, is no."""
+    """Return whether the user answers yes; anything else, including the end of the input, is no."""
     return _line(f"{question} [y/N] ").casefold() in ("y", "yes")
 
 
 def compare(engine: "Engine", tags: Sequence[str], prompts: Iterable[str], options: "ChatOptions") -> None:
-    """Show every model's answer to each prompt, as it is written."""
+    """Stream every model's answer to each prompt."""
     for prompt in prompts:
         _headline(prompt)
         _stream(engine, prompt, {tag: tag for tag in tags}, options)
@@ -34,7 +34,7 @@ def compare(engine: "Engine", tags: Sequence[str], prompts: Iterable[str], optio
 def compare_blind(
     engine: "Engine", tags: Sequence[str], prompts: Iterable[str], options: "ChatOptions", chance: random.Random
 ) -> None:
-    """Let two of the models answer each prompt unnamed and in random order, take a vote, and then name them."""
+    """Show two anonymous models' answers to each prompt in random order, ask for a vote, then reveal the models."""
     for prompt in prompts:
         one, other = chance.sample(list(tags), 2)
         _headline(prompt)
@@ -50,7 +50,7 @@ def compare_blind(
 
 
 def review(log: ConversationLogger, candidates: Sequence["Candidate"]) -> int:
-    """Show the answers one after the other, and log the person's judgement of each. Return how many were judged."""
+    """Show the answers one at a time, and log the user's rating or edit; return the number of judged answers."""
     judged = 0
     for number, candidate in enumerate(candidates, 1):
         _show_candidate(candidate, f"{number}/{len(candidates)}")
@@ -60,7 +60,7 @@ def review(log: ConversationLogger, candidates: Sequence["Candidate"]) -> int:
             case "d":
                 log.rate(candidate.turn.id, "down")
             case "e":
-                if not (better := _line("The answer as it should have been: ")):
+                if not (better := _line("The corrected answer: ")):
                     continue
                 log.edit(candidate.turn.id, better)
             case "s":
@@ -75,12 +75,13 @@ def _show_candidate(candidate: "Candidate", place: str) -> None:
     _headline(f"{place}  {visible(candidate.turn.user_message)}")
     out = console()
     out.print(Text(visible(candidate.turn.bot_response)))
-    alike = f", {len(candidate.alike)} more like it" if candidate.alike else ""
-    out.print(Text(f"surprise {candidate.surprise:.2f}, shift {candidate.shift:.2f} nats a token{alike}", style="dim"))
+    alike = f", {len(candidate.alike)} similar" if candidate.alike else ""
+    figures = f"surprise {candidate.surprise:.2f}, shift {candidate.shift:.2f} nats per token{alike}"
+    out.print(Text(figures, style="dim"))
 
 
 def _stream(engine: "Engine", prompt: str, names: dict[str, str], options: "ChatOptions") -> None:
-    """Show the answers of the models in `names`, each under its name, as they are written."""
+    """Stream the answers of the models in `names`, each under its displayed name."""
     out, last = console(), ""
     for tag, chunk in side_by_side(engine, list(names), [Message(role="user", content=prompt)], options):
         if tag != last:
@@ -95,7 +96,7 @@ def _headline(text: str) -> None:
 
 
 def _ask(question: str, answers: Sequence[str]) -> str:
-    """Ask until one of `answers` is given. Return "q" at the end of the input."""
+    """Ask until one of `answers` is given; return "q" at the end of the input."""
     while True:
         try:
             given = _read(question).casefold()
@@ -106,7 +107,7 @@ def _ask(question: str, answers: Sequence[str]) -> str:
 
 
 def _line(question: str) -> str:
-    """Return what the person types; "" at the end of the input."""
+    """Return a line typed by the user; "" at the end of the input."""
     try:
         return _read(question)
     except EOFError:

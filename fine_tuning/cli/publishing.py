@@ -1,4 +1,4 @@
-"""Commands by which a version leaves this machine, or comes to it: bundle, push, space, adopt."""
+"""The commands bundle, push, space and adopt, which share versions between machines."""
 
 import argparse
 import tempfile
@@ -29,7 +29,10 @@ _QUANTIZATION = "f16, q8_0, q4_k_m and others of llama.cpp"
 def add_commands(commands: Commands) -> None:
     """Add the commands of this group."""
     bundle = commands.add(
-        "bundle", _bundle, "write a version to a folder: adapter, GGUF, Modelfile, model card", "No chat is in it."
+        "bundle",
+        _bundle,
+        "write a version to a folder: adapter, GGUF, Modelfile, model card",
+        "The folder contains no chats.",
     )
     bundle.add_argument("folder", type=Path, help="a new folder, or an empty one")
 
@@ -37,36 +40,36 @@ def add_commands(commands: Commands) -> None:
         "push",
         _push,
         "push a version to the Hugging Face Hub",
-        "Private, unless --public. Log in with `hf auth login`.",
+        "The repository is private unless --public is given. Log in with `hf auth login`.",
     )
     push.add_argument("repository", metavar="OWNER/NAME", help="the repository; it is created if it does not exist")
-    push.add_argument("--public", action="store_true", help="let everybody see it")
+    push.add_argument("--public", action="store_true", help="make the repository public")
     push.add_argument(
-        "--space", action="store_true", help="push a Gradio Space that answers, in place of the version's files"
+        "--space", action="store_true", help="push a Gradio Space with the model instead of the version's files"
     )
-    push.add_argument("--dry-run", action="store_true", help="only say what would be sent")
-    push.add_argument("--yes", action="store_true", help="do not ask")
+    push.add_argument("--dry-run", action="store_true", help="only show what would be sent")
+    push.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
     space = commands.add(
-        "space", _space, "write a Gradio app that answers as a version does", "`python app.py` in the folder starts it."
+        "space", _space, "write a Gradio app with a version", "Start it with `python app.py` in the folder."
     )
     space.add_argument("folder", type=Path, help="a new folder, or an empty one")
     for command in (bundle, push, space):
         command.add_argument("version", nargs="?", help="a number or a tag (default: the live version)")
         text = f"also write base and adapter as one GGUF: {_QUANTIZATION}"
         command.add_argument(
-            "--merged", metavar="QUANTIZATION", help=text if command is not space else f"of the GGUF: {_QUANTIZATION}"
+            "--merged", metavar="QUANTIZATION", help=text if command is not space else f"the GGUF's: {_QUANTIZATION}"
         )
         add_model_name(command)
 
     adopt = commands.add(
         "adopt",
         _adopt,
-        "add what `bundle` or `push` wrote as a version on this machine",
-        "It is a candidate: compare it, then `byoai use` it.",
+        "add a version that `bundle` or `push` wrote on another machine",
+        "It is added as a candidate: compare it, then make it live with `byoai use`.",
     )
     adopt.add_argument(
-        "place", metavar="FOLDER|hf:OWNER/NAME", help="what `bundle` wrote, or the repository that was pushed"
+        "place", metavar="FOLDER|hf:OWNER/NAME", help="a folder from `bundle`, or a repository from `push`"
     )
     add_model_name(adopt)
 
@@ -141,13 +144,13 @@ def _adopt(options: argparse.Namespace) -> None:
     else:
         tried = 'byoai compare "a question"'
         print(
-            f"{version.tag} was added. It was not judged on this machine: try `{tried}`, "
+            f"{version.tag} was added. It was not evaluated on this machine: try `{tried}`, "
             f"then `byoai use {version.number}`"
         )
 
 
 def _version(options: argparse.Namespace, config: "FineTuningConfig") -> "Version":
-    """Return the version that was named, or the live one. ModelNotFound if there is none."""
+    """Return the version that the options name, by default the live one. Raises ModelNotFound if there is none."""
     from fine_tuning.errors import ModelNotFound
     from fine_tuning.integration.ollama_integration import version_number
     from fine_tuning.model_management.model_registry import Registry
@@ -158,7 +161,7 @@ def _version(options: argparse.Namespace, config: "FineTuningConfig") -> "Versio
         return Registry().get(named or name, version_number(options.version))
     if live := Registry().live(name):
         return live
-    raise ModelNotFound(f"no version of {name} is live: name one (`byoai models` lists them)")
+    raise ModelNotFound(f"no version of {name} is live: give a version (`byoai models` lists them)")
 
 
 @contextmanager
@@ -173,8 +176,8 @@ def _watch() -> "Iterator[Watch]":
 def _agreed(options: argparse.Namespace, would: "Pushing", tag: str) -> bool:
     from fine_tuning.cli.prompts import confirmed
 
-    seen = "you alone" if would.private else "EVERYBODY"
-    question = f"Push {tag} ({len(would.files)} files, {would.bytes / 1e6:.1f} MB) to {would.url}, for {seen} to see?"
+    seen = "private" if would.private else "PUBLIC"
+    question = f"Push {tag} ({len(would.files)} files, {would.bytes / 1e6:.1f} MB) to {would.url} ({seen})?"
     return options.yes or confirmed(question)
 
 

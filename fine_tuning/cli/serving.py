@@ -1,4 +1,4 @@
-"""Commands that serve: the API without pages, the page to train on, and the token that programs need."""
+"""The commands serve, start-tuning and token, for the API, the training page and access to them."""
 
 import argparse
 import urllib.request
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fine_tuning.config import FineTuningConfig
 
 
-TRAIN = "/train"  # the page to train on, of a server that has pages
+TRAIN = "/train"  # path of the training page
 
 
 def add_commands(commands: Commands) -> None:
@@ -23,7 +23,7 @@ def add_commands(commands: Commands) -> None:
         "serve",
         _serve,
         "serve the API without the chat page",
-        "For programs, OpenAI clients (/v1), and machines without a screen: a light page is at /api/ui.",
+        "For programs, OpenAI clients (/v1), and machines without a screen, which can use the light page at /api/ui.",
         json=False,
     )
     add_server_options(serve)
@@ -31,45 +31,45 @@ def add_commands(commands: Commands) -> None:
     tuning = commands.add(
         "start-tuning",
         _start_tuning,
-        "open the page to train on in the browser",
-        "Starts the server if none runs.",
+        "open the training page in the browser",
+        "Starts the server if it is not running.",
         json=False,
     )
     add_server_options(tuning)
-    tuning.add_argument("--no-browser", action="store_true", help="only say where the page is")
+    tuning.add_argument("--no-browser", action="store_true", help="only print the page's URL")
 
     token = commands.add(
-        "token", _token, "show the token that programs send with each change", "Whoever has it can do all that you can."
+        "token", _token, "show the access token for programs", "Anyone who has the token has full access."
     )
-    token.add_argument("--new", action="store_true", help="make a new token; the old one stops working at once")
+    token.add_argument("--new", action="store_true", help="make a new token; the old one stops working immediately")
 
 
 def add_server_options(command: argparse.ArgumentParser) -> None:
-    """Add where a server answers, and to whom."""
+    """Add the options for the server's port, host names and TLS."""
     command.add_argument("--port", type=port, metavar="N", help="default: 8501, or the next free one")
-    group = command.add_argument_group("over the network (without --lan, only this machine is answered)")
-    group.add_argument("--lan", action="store_true", help="answer other machines, too, with the token (`byoai token`)")
+    group = command.add_argument_group("access over the network (without --lan, only from this machine)")
+    group.add_argument("--lan", action="store_true", help="allow other machines that know the token (`byoai token`)")
     group.add_argument(
         "--host", action="append", default=[], metavar="NAME", help="a name or address that others use for this machine"
     )
     group.add_argument(
-        "--cert", type=Path, metavar="FILE", help="TLS certificate (PEM): without one, the network can read along"
+        "--cert", type=Path, metavar="FILE", help="TLS certificate (PEM); without one, traffic is not encrypted"
     )
     group.add_argument("--key", type=Path, metavar="FILE", help="its private key (PEM)")
 
 
 def access_of(options: argparse.Namespace) -> "Access":
-    """Return who may reach a server with these options. ConfigError for a contradiction."""
+    """Return the access settings of these options. Raises ConfigError for contradictory options."""
     from fine_tuning.api.background import PORT, free_port
     from fine_tuning.api.security import LOOPBACK, Access
 
     if not options.lan:
         if options.host or options.cert or options.key:
-            raise ConfigError("--host, --cert and --key are about other machines: add --lan to answer them")
+            raise ConfigError("--host, --cert and --key apply only to other machines: add --lan to allow them")
         return Access(options.port or free_port(PORT))
     if not options.host:
         raise ConfigError(
-            "--lan needs --host NAME: the name or address by which others reach this machine, e.g. --host 192.168.1.20"
+            "--lan needs --host NAME, the name or address that others use for this machine, e.g. --host 192.168.1.20"
         )
     if (options.cert is None) != (options.key is None):
         raise ConfigError("--cert and --key belong together: give both, or neither")
@@ -82,21 +82,21 @@ def access_of(options: argparse.Namespace) -> "Access":
 
 
 def server_of(options: argparse.Namespace) -> "tuple[FineTuningConfig | None, Access]":
-    """Return the settings of a server and who may reach it; say what others need to log in.
+    """Return the configuration and the access settings of a server; with --lan, print how to log in.
 
-    Without settings of its own, the default file's count. Raises ConfigError for a wrong setting,
-    or a contradiction.
+    The configuration is None if the options select none. Raises ConfigError for wrong settings or
+    contradictory options.
     """
     settings, access = given_config(options), access_of(options)
     if access.lan:
         _say_token()
         if not access.tls:
-            print("Without --cert and --key, everyone on the network can read along.")
+            print("Warning: without --cert and --key, others on the network can read all traffic.")
     return settings, access
 
 
 def _say_token() -> None:
-    """Say with which token others log in; one that is new is shown, once."""
+    """Print how to log in; a new token is shown once."""
     from fine_tuning.api.security import Token
 
     token = Token()
@@ -122,7 +122,7 @@ def _start_tuning(options: argparse.Namespace) -> None:
     from fine_tuning.api.security import PAGE
 
     if (found := running()) is not None:
-        page = _page_of(found) or PAGE  # a server without pages has the light one
+        page = _page_of(found) or PAGE  # a server without pages only has the light page
         print(f"The page is at {found}{page}")
         if not options.no_browser:
             webbrowser.open(found + page)
@@ -133,7 +133,7 @@ def _start_tuning(options: argparse.Namespace) -> None:
 
 
 def _page_of(server: str) -> str:
-    """Return the address of the train page on a server that runs; "" for one that has none (`byoai serve`)."""
+    """Return the path of the training page on a running server; "" if it has none (`byoai serve`)."""
     try:
         with urllib.request.urlopen(f"{server}/_stcore/health", timeout=2.0) as answer:
             return TRAIN if answer.status == 200 else ""

@@ -1,4 +1,4 @@
-"""What the commands show: how far long work is, and what came of it, as tables and sentences."""
+"""Output of the commands: progress of long work, and results as tables and sentences."""
 
 import sys
 import time
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from fine_tuning.training.lora_trainer import TrainingResult
     from fine_tuning.training.sweep import SweepResult
 
-_QUIET_INTERVAL = 10.0  # seconds between two lines of progress where no terminal draws a bar (cron, a log file)
+_QUIET_INTERVAL = 10.0  # seconds between lines of progress if the output is not a terminal
 
 
 class Terminal:
-    """Shows what long work tells (events.Tell): a bar in a terminal, a line now and then in a log file."""
+    """Shows the events of long work (events.Tell): a progress bar in a terminal, or occasional lines in a file."""
 
     def __init__(self) -> None:
         self.console = console()
@@ -64,7 +64,7 @@ class Terminal:
         self._end_bar()
 
     def note(self, text: str) -> None:
-        """Show a sentence."""
+        """Print a line of text."""
         self.console.print(Text(f"  {text}"))
 
     def _step(self, step: Step) -> None:
@@ -107,9 +107,9 @@ def _share(done: int, total: int, unit: str) -> str:
 
 
 def show_plan(plan: "Plan | Survey") -> None:
-    """Show what a retrain would learn, and what it would take."""
+    """Show what a retrain would learn, and its memory and time."""
     out = console()
-    out.print(Text("What would be learned", style="italic"))
+    out.print(Text("The training would use:", style="italic"))
     for name, value in plan.facts():
         out.print(Text.assemble((f"  {name:17}", "bold"), value))
     for warning in plan.warnings:
@@ -117,17 +117,17 @@ def show_plan(plan: "Plan | Survey") -> None:
 
 
 def show_found(found: "SweepResult") -> None:
-    """Show the best settings that a sweep found, and the command that learns with them."""
+    """Show the best settings that a sweep found, and the command to retrain with them."""
     out = console()
     trials = f"{found.finished} trials finished, {found.pruned} pruned, {found.failed} failed"
-    out.print(Text(f"\n{trials}. The best: validation loss {found.loss:.4f} with", style="bold"))
+    out.print(Text(f"\n{trials}. Best validation loss: {found.loss:.4f}, with", style="bold"))
     out.print(Text("  " + " ".join(f"--set training.{key}={value:.4g}" for key, value in found.settings.items())))
-    out.print(Text(f"The plot is {found.folder / 'trials.png'}. Learn with these settings:"))
+    out.print(Text(f"The plot is {found.folder / 'trials.png'}. To retrain with these settings:"))
     out.print(Text(f"  byoai retrain --config {found.folder / 'best.yaml'}", style="bold green"))
 
 
 def show_outcome(outcome: "Outcome") -> None:
-    """Show how a retrain ended: scores, the gate's rules, two answers, and who answers in the chat now."""
+    """Show the outcome of a retrain: scores, the gate's rules, two answers, and which model is live now."""
     from fine_tuning.integration.versions import facts_in
     from fine_tuning.outcome import NewVersion, NoVersion
 
@@ -144,21 +144,21 @@ def show_outcome(outcome: "Outcome") -> None:
     show_answers([(before.prompt, before.answer, after.answer) for before, after in outcome.comparison.answers()[:2]])
     show_facts(facts_in(outcome.comparison.record()))
     effort = f"{_effort(outcome.training)}; " if outcome.training else ""
-    out.print(Text(f"\n{effort}{clock(sum(outcome.seconds.values()))} in all. Everything is in {outcome.run.folder}"))
+    out.print(Text(f"\n{effort}{clock(sum(outcome.seconds.values()))} in all. All files are in {outcome.run.folder}"))
     out.print(
         Text(outcome.summary(), style="bold green" if outcome.live else "bold red" if outcome.refused else "bold")
     )
 
 
 def show_finished(finished: Finished) -> None:
-    """Show how a job ended that another process did."""
+    """Show the outcome of a job that ran in another process."""
     show_answers(finished.answers)
     style = {"live": "bold green", "refused": "bold red"}.get(finished.state, "bold")
     console().print(Text(finished.text, style=style))
 
 
 def _effort(training: "TrainingResult") -> str:
-    preferred = f"{training.preference_steps} on preferences ({training.agreement:.0%} now as people did), " * bool(
+    preferred = f"{training.preference_steps} on preferences (agreeing with {training.agreement:.0%}), " * bool(
         training.preference_steps
     )
     threads = f" ({training.products}) on {training.threads} thread(s)" * bool(training.threads)
@@ -169,8 +169,8 @@ def _effort(training: "TrainingResult") -> str:
 
 
 def show_quantisations(found: Mapping[str, Any]) -> None:
-    """Show what a version measures in each quantisation (`quantising.Compression` as JSON has it)."""
-    table = Table(title=f"\n{found['tag']} in fewer bits", title_justify="left")
+    """Show the measurements of a version's quantisations (`quantising.Compression` as a dictionary)."""
+    table = Table(title=f"\nQuantisations of {found['tag']}", title_justify="left")
     for heading in ("", "size", "reads", "answers", "speed", f"perplexity of {found['texts']} held-out texts", ""):
         table.add_column(heading, justify="left" if not heading else "right")
     for each in found["table"]:
@@ -189,10 +189,8 @@ def show_quantisations(found: Mapping[str, Any]) -> None:
 
 
 def show_scores(tag: str, scores: "Sequence[MetricScores]") -> None:
-    """Show the figures of a version beside those of its base and, where there was one, the live version."""
-    table = Table(
-        title=f"\n{tag} against its base, on held-out conversations and general knowledge", title_justify="left"
-    )
+    """Show the scores of a version, its base, and the live version if there was one."""
+    table = Table(title=f"\n{tag} and its base on held-out conversations and general knowledge", title_justify="left")
     live = any(score.live is not None for score in scores)
     headings = ["metric", "base", *(["live"] if live else []), "fine-tuned", ""]
     for heading in headings:
@@ -220,7 +218,7 @@ def _show_verdict(verdict: "Verdict") -> None:
 
 
 def show_answers(answers: Sequence[tuple[str, str, str]]) -> None:
-    """Show each prompt with the base's answer and the fine-tuned model's."""
+    """Show each prompt with the answers of the base and of the fine-tuned model."""
     out = console()
     for prompt, base, tuned in answers:
         out.print(Text.assemble(("\n" + prompt, "bold")))
@@ -229,11 +227,11 @@ def show_answers(answers: Sequence[tuple[str, str, str]]) -> None:
 
 
 def show_facts(found: "Facts | None") -> None:
-    """Show how base and version answer held-out questions about documents; nothing where none was asked."""
+    """Show answers of base and version to held-out questions about documents, if there are any."""
     if found is None:
         return
     out = console()
-    out.print(Text(f"\n{found.sentence}. Some of the questions, which it never learned in these words:"))
+    out.print(Text(f"\n{found.sentence}. Some of the questions, whose wording was not in the training data:"))
     for each in found.some():
         mark = Text("right", style="green") if each.right else Text("wrong", style="bold red")
         out.print(Text.assemble("\n", mark, "  ", (_one_line(each.prompt), "bold"), f"  [{_one_line(each.key)}]"))
@@ -242,7 +240,7 @@ def show_facts(found: "Facts | None") -> None:
 
 
 def show_models(engine: "Engine", registry: "Registry", prefix: str) -> None:
-    """Show every model that the chat can use, and what is known of each."""
+    """Show every model that the chat can use, with what the registry knows about it."""
     from fine_tuning.integration import first_model
     from fine_tuning.model_management.elo import ratings
     from fine_tuning.model_management.model_switcher import choices
@@ -268,29 +266,29 @@ def _state(choice: "Choice", version: "Version | None") -> str:
 
 
 def _origin(version: "Version") -> list[str]:
-    # unknown of a version that was only found in the engine
+    # the base is unknown for a version that was only found in the engine
     made_from = f"from {version.base_tag}" if version.base_tag else ""
     return ["pinned" if version.pinned else "", version.created[:16].replace("T", " "), made_from]
 
 
 def _findings(version: "Version") -> list[str]:
     base, tuned = (version.metrics.get(side, {}).get("perplexity") for side in ("base", "tuned"))
-    figures = f"perplexity {tuned:.2f}, the base's {base:.2f}" if base is not None and tuned is not None else ""
+    figures = f"perplexity {tuned:.2f} (base {base:.2f})" if base is not None and tuned is not None else ""
     results = version.metrics.get("gate", {}).get("results", ())
     facts = next((f"document: {each['measured']}" for each in results if each["rule"] == "facts"), "")
     return [figures, facts, _one_line(version.verdict, 90), ", ".join(version.labels), _one_line(version.notes, 90)]
 
 
 def show_stats(stats: Mapping[str, Any], new: int) -> None:
-    """Show what the log holds (`ConversationLogger.get_conversation_stats`), and how many turns no version has seen."""
+    """Show statistics of the log (`ConversationLogger.get_conversation_stats`) and the number of new turns."""
     models = ", ".join(f"{model} ({turns})" for model, turns in stats["models"].items())
     rows = {
         "turns": f"{stats['total_turns']} in {stats['total_conversations']} conversations, {new} of them new since "
         "the last version",
         "marked": f"{stats['rated_up']} up, {stats['rated_down']} down, {stats['edited']} edited, "
         f"{stats['excluded']} excluded",
-        "mean length": f"{stats['average_user_length']:.0f} characters asked, {stats['average_bot_length']:.0f} "
-        "answered",
+        "mean length": f"{stats['average_user_length']:.0f} characters per question, "
+        f"{stats['average_bot_length']:.0f} per answer",
         "time": f"{stats['first']} to {stats['last']}" if stats["first"] else "",
         "answered by": models,
     }
@@ -300,7 +298,7 @@ def show_stats(stats: Mapping[str, Any], new: int) -> None:
 
 
 def show_turns(turns: "Sequence[Turn]") -> None:
-    """Show turns: id, time and marks of each, what was asked, and what was answered."""
+    """Show turns with id, time, marks, question and answer."""
     out = console()
     for turn in turns:
         marks = [
@@ -315,18 +313,18 @@ def show_turns(turns: "Sequence[Turn]") -> None:
 
 
 def show_learned_from(found: "LearnedFrom") -> None:
-    """Show where an answer was learned."""
+    """Show the turns from which an answer was learned."""
     from fine_tuning.integration.learned_from import told
 
     out = console()
     out.print(Text.assemble(("> ", "bold"), _one_line(found.turn.user_message, 90)))
     out.print(Text(f"  {_one_line(found.turn.bot_response, 90)}"))
     out.print(
-        Text(f"  {found.version.tag} finds each token of it {told(found.likelihood)}" if found.likelihood else "")
+        Text(f"  {found.version.tag} finds each of its tokens {told(found.likelihood)}" if found.likelihood else "")
     )
     for each in found.teachers:
         marks = [
-            f"{each.likeness:.0%} alike",
+            f"{each.likeness:.0%} similar",
             f"shares {', '.join(each.shared)}" if each.shared else "",
             f"of {each.source}" * bool(each.source),
             "excluded" * each.excluded,
@@ -339,15 +337,15 @@ def show_learned_from(found: "LearnedFrom") -> None:
         f"{found.gone} no longer in the log" * bool(found.gone),
         f"{found.excluded} excluded since" * bool(found.excluded),
     ]
-    alike = "" if found.teachers else "none of the turns that taught it is like this answer; "
-    out.print(Text(_joined([f"{alike}{found.taught} turn(s) taught {found.version.tag}", *rest])))
+    alike = "" if found.teachers else "no learned turn is similar to this answer; "
+    out.print(Text(_joined([f"{alike}{found.version.tag} learned {found.taught} turn(s)", *rest])))
 
 
 def show_pruned(found: "Sequence[Pruned]", dry_run: bool) -> None:
-    """Show what was removed, or with `dry_run` what would be."""
+    """Show what was removed, or with `dry_run` what would be removed."""
     out = console()
     for each in found:
-        what = each.version.tag if each.version else "an unfinished training"
+        what = each.version.tag if each.version else "an unfinished run"
         parts = [
             part for part in ("its tag" if each.tag else "", f"its run {each.run.name}" if each.run else "") if part
         ]
@@ -359,7 +357,7 @@ def show_pruned(found: "Sequence[Pruned]", dry_run: bool) -> None:
 
 
 def show_case(case: "Case", elsewhere: "Sequence[Path]" = ()) -> None:
-    """Show what would be forgotten. `elsewhere`: files that hold the text where no turn does."""
+    """Show what would be forgotten. `elsewhere`: files that contain the text although no turn does."""
     out = console()
     out.print(Text(f"{len(case.turns)} turn(s) to forget:", style="bold"))
     for id in case.turns[:20]:
@@ -367,45 +365,43 @@ def show_case(case: "Case", elsewhere: "Sequence[Path]" = ()) -> None:
     if len(case.turns) > 20:
         out.print(Text(f"  and {len(case.turns) - 20} more"))
     for path in elsewhere:
-        out.print(Text(f"  in {path}, to be redacted"))
+        out.print(Text(f"  text to redact in {path}"))
     learned = ", ".join(f"{version.tag} ({version.state})" for version in case.versions)
     out.print(Text(f"learned by: {learned or 'no version'}"))
 
 
 def show_forgotten(outcome: "Forgotten") -> None:
-    """Show what a forgetting made and removed, and what still holds the text."""
+    """Show the result of forgetting: the new version, and what still contains the text."""
     out = console()
     if outcome.version:
-        out.print(Text(f"{outcome.version} was made without it, and is live", style="bold green"))
+        out.print(Text(f"{outcome.version} was trained without the forgotten turns, and is live", style="bold green"))
     if outcome.unfinished:
         tags = ", ".join(version.tag for version in outcome.case.versions)
         out.print(
             Text(
-                f"{outcome.unfinished}. The versions that learned it are still there: {tags}. byoai forget --now "
-                "removes them at once"
+                f"{outcome.unfinished}. The versions that learned it still exist: {tags}. `byoai forget --now` "
+                "removes them immediately"
             )
         )
     for path in outcome.left:
-        out.print(Text(f"still holds it: {path}", style="yellow"))
+        out.print(Text(f"still contains it: {path}", style="yellow"))
     for tag in outcome.strangers:
         warning = (
-            f"{tag} may have learned it, and was not made here. If it is yours, remove it from the "
+            f"{tag} may have learned it, but byoai did not create it. If it is yours, remove it from the "
             f"engine: ollama rm {tag}"
         )
         out.print(Text(warning, style="yellow"))
     if not outcome.left and not outcome.strangers:
         out.print(
-            Text(
-                "the data folder was searched: nothing of it is left" if outcome.case.texts else "nothing of it is left"
-            )
+            Text("the text was not found anywhere else in the data folder" if outcome.case.texts else "nothing is left")
         )
 
 
-# Words and figures
+# Formatting
 
 
 def console() -> Console:
-    """Return where commands print: lines are not broken, so that tags and paths can be copied."""
+    """Return the console for output, which does not break lines, so that tags and paths can be copied."""
     return Console(soft_wrap=True, highlight=False, file=sys.stdout)
 
 
@@ -414,9 +410,9 @@ def _joined(parts: Sequence[str]) -> str:
 
 
 def visible(text: str) -> str:
-    """Return a model's or a stranger's text with its control characters as codes.
+    """Return a text of a model or of a person with its control characters escaped.
 
-    In a terminal they could move the cursor, change colours, or turn a line around.
+    In a terminal they could move the cursor, change colours, or reverse the text.
     """
     return text.translate(_CODES)
 

@@ -1,7 +1,6 @@
-"""`byoai talk`: a chat in the terminal, or through a pipe.
+"""The command talk: chat in the terminal or through a pipe.
 
-It is the page's chat (chatbot/session.py) with another face: what is recorded, and what a model is
-told, is decided there.
+It uses the chat page's session (chatbot/session.py), which records turns and builds prompts.
 """
 
 import argparse
@@ -24,12 +23,12 @@ if TYPE_CHECKING:
     from fine_tuning.engines.base import Engine
 
 _HELP = """\
-    /model [NAME]       let base, live, v3 or any model answer; or list them
-    /rate up|down|none  rate the last answer, or take the rating back
-    /edit [TEXT]        say what the last answer should have been
-    /again              have the last question answered anew
+    /model [NAME]       switch to base, live, v3 or any model; or list them
+    /rate up|down|none  rate the last answer, or remove the rating
+    /edit [TEXT]        correct the last answer
+    /again              answer the last question again
     /new                begin a new conversation
-    /help, /quit        show this; end (also Ctrl-D). Ctrl-C stops an answer
+    /help, /quit        show this help; quit (or Ctrl-D). Ctrl-C stops an answer
 """
 _COMMAND = re.compile(r"/(\w+)(?:\s+(.*))?", re.DOTALL)
 _PROMPT = ">>> "
@@ -41,14 +40,14 @@ def add_commands(commands: Commands) -> None:
         "talk",
         _talk,
         "chat in the terminal",
-        "It is recorded as on the page. In a pipe each line is a question, and its answer is printed as it is written.",
-        epilog=f"while you talk:\n{_HELP}",
+        "Turns are recorded as on the chat page. In a pipe, each line is a question, and answers are streamed.",
+        epilog=f"commands in the chat:\n{_HELP}",
     )
     talk.add_argument(
-        "--model", metavar="NAME", help="who answers: base, live, v3, or any model (default: as on the page)"
+        "--model", metavar="NAME", help="the model: base, live, v3, or any model (default: as on the page)"
     )
     talk.add_argument(
-        "--no-record", action="store_true", help="write nothing down: it is gone at the end, and never learned"
+        "--no-record", action="store_true", help="do not record the chat; it is lost at the end and never learned"
     )
 
 
@@ -62,25 +61,25 @@ def _talk(options: argparse.Namespace) -> None:
     talk = Talk(config, connect_engine(options, config), options)
     ended = threading.Event()
     threading.Thread(target=keep_looking, args=(ended,), name="log-watch", daemon=True).start()
-    for number in ("SIGTERM", "SIGHUP"):  # the terminal was closed: Windows has no such signal
+    for number in ("SIGTERM", "SIGHUP"):  # SIGHUP, when the terminal is closed, does not exist on Windows
         if hasattr(signal, number):
             signal.signal(getattr(signal, number), lambda *_: sys.exit(130))
     try:
         talk.run()
     finally:
         ended.set()
-        stop_all()  # what was said so far is recorded
+        stop_all()  # records unfinished answers
 
 
 class Talk:
-    """What a person types, line by line, and what comes of it. Answers go to stdout, all else to stderr."""
+    """A chat that reads questions and commands line by line; answers go to stdout, everything else to stderr."""
 
     def __init__(self, config: "FineTuningConfig", engine: "Engine", options: argparse.Namespace) -> None:
         self._config, self._engine, self._options = config, engine, options
         self._interactive, self._over = sys.stdin.isatty(), False
         self._recording = config.data_collection.record and not options.no_record
-        self._picked = self._tag_of(options.model) if options.model else None  # None: who answers by default
-        self._who = ""  # the title of who answered last
+        self._picked = self._tag_of(options.model) if options.model else None  # the chosen tag; None: the default
+        self._who = ""  # title of the model that answered last
         self._chat = self._open()
         self._commands: dict[str, Callable[[str], None]] = {
             "model": self._model,
@@ -93,7 +92,7 @@ class Talk:
         }
 
     def run(self) -> None:
-        """Do line after line, until the end. In a pipe, the first error ends it."""
+        """Process lines until the end; in a pipe, the first error ends the chat."""
         if self._interactive:
             self._welcome()
         while not self._over and (line := self._read()) is not None:
@@ -112,21 +111,21 @@ class Talk:
         elif command[1] in self._commands:
             self._commands[command[1]]((command[2] or "").strip())
         else:
-            raise ConfigError(f"there is no /{command[1]}: /help lists what there is")
+            raise ConfigError(f"unknown command /{command[1]}: /help lists the commands")
 
-    # What is read and said
+    # Input and output
 
     def _welcome(self) -> None:
         self._tag()
-        kept = "What you say is recorded on this machine, and the next version learns from it"
+        kept = "This chat is recorded on this machine, and the next version learns from it"
         _note(f"{kept if self._recording else 'Nothing is recorded'}. /help lists commands, Ctrl-D ends.")
 
     def _read(self) -> str | None:
         """Return the next line; None at the end."""
         if not self._interactive:
             return sys.stdin.readline() or None
-        with contextlib.suppress(ImportError):  # Windows has none
-            import readline  # noqa: F401  (lines can be edited, and taken again)
+        with contextlib.suppress(ImportError):  # not available on Windows
+            import readline  # noqa: F401  (enables line editing and history)
         while True:
             try:
                 return _typed_line()
@@ -137,7 +136,7 @@ class Talk:
                 _note("\n(Ctrl-D or /quit ends)")
 
     def _follow(self, answer: "Answer") -> None:
-        """Show an answer as it comes in; Ctrl-C stops it."""
+        """Stream an answer; Ctrl-C stops it."""
         from fine_tuning.cli.show import visible
 
         shown = 0
@@ -153,29 +152,29 @@ class Talk:
             raise KeyboardInterrupt
 
     def _ended(self, answer: "Answer") -> None:
-        """Say how an answer ended; raise its error, if it has one."""
+        """Print how an answer ended; raise its error, if it has one."""
         turns, unfinished = self._chat.look()
         if answer.forgotten:
-            _note("(what it was answered from was forgotten meanwhile: nothing of it is kept)")
+            _note("(the conversation was forgotten in the meantime, so this answer is not kept)")
         elif answer.error:
             raise answer.error
         elif unfinished is answer and not answer.incomplete:
-            raise ByoaiError("the answer was lost, by a fault in byoai itself: ask again, and please report it")
+            raise ByoaiError("the answer was lost because of a bug in byoai: ask again, and please report it")
         elif unfinished is answer:
-            _note("(stopped before the first word: /again asks it once more)")
+            _note("(stopped before the first word; /again asks the question again)")
         else:
             if self._options.json:
                 print_json(self._options, _facts(turns[-1]))
             if answer.incomplete:
-                how = "stopped" if answer.incomplete == "stopped" else "cut: too long"
-                _note(f"({how}; nothing is learned from it)")
+                how = "stopped" if answer.incomplete == "stopped" else "cut at the length limit"
+                _note(f"({how}; incomplete answers are not learned)")
 
-    # Who answers
+    # The model
 
     def _tag(self) -> str:
-        """Return the tag that answers now, as the chat page would choose it.
+        """Return the tag of the model that answers now, chosen like on the chat page.
 
-        It is the one that was picked, or else the default, which a retrain may have changed.
+        It is the user's choice, or else the default, which a retrain may have changed.
         """
         from fine_tuning.integration.ollama_integration import look
 
@@ -185,7 +184,7 @@ class Talk:
             return tag_that_answers(self._engine, self._config)
         if (who := models.title(choice.tag)) != self._who and self._interactive:
             _note(
-                f"{who} answers{' from here on' if self._who else ''}.{f' It was {choice.refused}' if choice.refused else ''}"  # noqa: E501
+                f"{who} answers{' from now on' if self._who else ''}.{f' It was {choice.refused}' if choice.refused else ''}"  # noqa: E501
             )
             if models.lost:
                 _note(models.lost)
@@ -193,7 +192,7 @@ class Talk:
         return choice.tag
 
     def _tag_of(self, name: str) -> str:
-        """Return the tag that is meant by base, live, v3, or a tag. ModelNotFound if there is none."""
+        """Return the tag for base, live, v3, or a tag. Raises ModelNotFound if there is none."""
         from fine_tuning.engines.base import known_tag
         from fine_tuning.model_management.compare import chosen_tags
         from fine_tuning.model_management.model_registry import Registry
@@ -209,7 +208,7 @@ class Talk:
             self._picked = self._tag_of(name)
         models = look(self._engine, self._config)
         if models.default and self._picked == models.default.tag:
-            self._picked = None  # to pick the default means to follow it when it moves
+            self._picked = None  # choosing the default means to follow later changes of the default
         if name:
             self._tag()
             return
@@ -217,7 +216,7 @@ class Talk:
         for choice in models.found:
             _note(f"{'*' if choice == now else ' '} {choice.tag}  {models.title(choice.tag)}")
 
-    # What is done with the conversation, and with its last answer
+    # Commands for the conversation and its last answer
 
     def _open(self) -> "Chat":
         from chatbot.session import open_chat
@@ -229,31 +228,31 @@ class Talk:
         return chat
 
     def _last(self) -> "Turn":
-        """Return the last answer, to be judged. DataError if there is none, or if it was not recorded."""
+        """Return the last turn. Raises DataError if there is none, or if it was not recorded."""
         from chatbot.session import recorded
 
         turns, _ = self._chat.look()
         if not turns:
             raise DataError("there is no answer yet: ask something first")
         if not recorded(turns[-1]):
-            raise DataError("this answer was not recorded: only recorded ones can be rated or edited")
+            raise DataError("this answer was not recorded: only recorded answers can be rated or edited")
         return turns[-1]
 
     def _rate(self, value: str) -> None:
         ratings: dict[str, Rating | None] = {"up": "up", "down": "down", "none": None}
         if value not in ratings:
-            raise ConfigError("say /rate up, /rate down, or /rate none")
+            raise ConfigError("use /rate up, /rate down, or /rate none")
         self._chat.rate(self._last().id, ratings[value])
-        _note(f"(rated {value})" if ratings[value] else "(the rating is taken back)")
+        _note(f"(rated {value})" if ratings[value] else "(rating removed)")
 
     def _edit(self, text: str) -> None:
         last = self._last()
         if not text and self._interactive:
-            text = _typed("The answer as it should have been: ", last.bot_response)
+            text = _typed("The corrected answer: ", last.bot_response)
         if not text:
-            raise ConfigError("say what the answer should have been: /edit TEXT")
+            raise ConfigError("give the corrected answer: /edit TEXT")
         self._chat.edit(last.id, text)
-        _note("(noted: this is learned in its place)")
+        _note("(saved: the corrected answer is learned instead)")
 
     def _again(self, _: str) -> None:
         from fine_tuning.conversation import approved
@@ -263,15 +262,15 @@ class Talk:
             self._follow(self._chat.ask(self._engine, self._tag(), unfinished.user_message))
         elif (turns := self._chat.look()[0]) and approved(turns[-1]):
             raise DataError(
-                "the last answer was rated up or edited, so it is kept: take the rating back first, or ask in other "
-                "words"
+                "the last answer was rated up or edited, so it is not replaced: remove the rating first, or rephrase "
+                "the question"
             )
         else:
             self._follow(self._chat.regenerate(self._engine, self._tag()))
 
     def _new(self, _: str) -> None:
         self._chat = self._open()
-        _note("(a new conversation)")
+        _note("(new conversation)")
 
     def _quit(self, _: str) -> None:
         self._over = True
@@ -292,12 +291,12 @@ def _note(text: str) -> None:
 def _typed_line() -> str:
     if sys.stdout.isatty():
         return input(_PROMPT)
-    print(_PROMPT, end="", file=sys.stderr, flush=True)  # what goes into a file is answers
+    print(_PROMPT, end="", file=sys.stderr, flush=True)  # redirected stdout gets answers only
     return input()
 
 
 def _typed(prompt: str, before: str) -> str:
-    """Return what a person types; "" if nothing. `before` can be edited if it is one line."""
+    """Return a line typed by the user, who can edit the text `before` if it is one line."""
     line_editing = sys.modules.get("readline")
     if line_editing and "\n" not in before:
         line_editing.set_startup_hook(lambda: line_editing.insert_text(before))
@@ -312,7 +311,7 @@ def _typed(prompt: str, before: str) -> str:
 
 @contextlib.contextmanager
 def _stopped_by_ctrl_c(answer: "Answer") -> Iterator[None]:
-    """Let Ctrl-C stop the answer at its next piece. Pressed again, when no piece comes, it ends the program."""
+    """Make Ctrl-C stop the answer at its next chunk; a second Ctrl-C ends the program."""
 
     def stop(*_: object) -> None:
         if answer.stopping:

@@ -1,4 +1,4 @@
-"""`byoai mlflow`: MLflow's own pages about the runs, for this machine only."""
+"""The command mlflow: serve MLflow's pages about the runs, for this machine only."""
 
 import argparse
 import contextlib
@@ -15,8 +15,8 @@ from fine_tuning.cli.options import Commands, port
 from fine_tuning.errors import ByoaiError
 
 _HOST = "127.0.0.1"
-_START = 120.0  # seconds: MLflow loads much, and makes its tables the first time
-_LOOK = 5.0  # seconds between two looks at what runs
+_START = 120.0  # timeout in seconds: MLflow is slow to load, and creates its tables the first time
+_LOOK = 5.0  # seconds between updates of running jobs
 
 
 def add_commands(commands: Commands) -> None:
@@ -24,8 +24,8 @@ def add_commands(commands: Commands) -> None:
     command = commands.add(
         "mlflow",
         _mlflow,
-        "open MLflow's pages about the runs: settings, curves, figures",
-        "Only this machine can reach them. They need the extra byoai[mlflow].",
+        "open MLflow's pages with settings, curves and metrics of the runs",
+        "The pages are reachable only from this machine, and need the extra byoai[mlflow].",
         json=False,
     )
     command.add_argument("--port", type=port, default=5000, metavar="N", help="default: %(default)s")
@@ -37,11 +37,11 @@ def _mlflow(options: argparse.Namespace) -> None:
     from fine_tuning.jobs.tracking import INSTALL, Tracker, is_installed
 
     if not is_installed():
-        raise ByoaiError(f"MLflow is not installed, and byoai does without it. To install it: {INSTALL}")
+        raise ByoaiError(f"MLflow, which is optional, is not installed. To install it: {INSTALL}")
     if not is_free(options.port, _HOST):
-        raise ByoaiError(f"another program uses port {options.port}: choose another one with --port")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended in either way, it takes the server with it
-    print("bringing MLflow's store up to date ...", flush=True)
+        raise ByoaiError(f"port {options.port} is in use: choose another one with --port")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM also stops the server
+    print("updating MLflow's store ...", flush=True)
     tracker = Tracker()
     tracker.catch_up()
     address = f"http://{_HOST}:{options.port}"
@@ -52,17 +52,16 @@ def _mlflow(options: argparse.Namespace) -> None:
             webbrowser.open(address)
         while server.poll() is None:
             time.sleep(_LOOK)
-            with contextlib.suppress(ByoaiError):  # the disk is full, say: it is tried again
+            with contextlib.suppress(ByoaiError):  # for example a full disk; the next update tries again
                 tracker.catch_up()
     raise _ended()
 
 
 @contextlib.contextmanager
 def _served(port: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run MLflow's server.
+    """Run MLflow's server within the block.
 
-    It answers only requests whose Host is this very address, and accepts changes from this machine
-    only.
+    It accepts only requests whose Host is its own address.
     """
     from fine_tuning.jobs.tracking import store_uri
 
@@ -76,8 +75,7 @@ def _served(port: int) -> Iterator["subprocess.Popen[bytes]"]:
         "x-frame-options": "DENY",
     }
     told = [part for name, value in options.items() for part in (f"--{name}", value)]
-    # What byoai has no use for, and what would open more doors: jobs that MLflow runs itself, and
-    # calls of other models.
+    # Switch off features that byoai does not use and that would widen the attack surface.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_ENABLE_AI_GATEWAY": "false"}
     with _log().open("wb") as log:
         server = subprocess.Popen(
@@ -101,10 +99,10 @@ def _served(port: int) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def _wait(server: "subprocess.Popen[bytes]", address: str) -> None:
-    """Wait until the server answers. ByoaiError if it ends, or takes too long."""
-    import urllib.request  # takes longer than `byoai --help`
+    """Wait until the server answers. Raises ByoaiError if it ends or takes too long."""
+    import urllib.request  # imported here, since it would slow down `byoai --help`
 
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy stands before one's own machine
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # without a proxy, for a local server
     deadline = time.monotonic() + _START
     while server.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError), direct.open(f"{address}/health", timeout=5):
@@ -114,7 +112,7 @@ def _wait(server: "subprocess.Popen[bytes]", address: str) -> None:
 
 
 def _ended() -> ByoaiError:
-    return ByoaiError(f"MLflow's server ended, or did not begin to answer; {_log()} may say why")
+    return ByoaiError(f"MLflow's server ended or did not start; see {_log()} for the reason")
 
 
 def _log() -> Path:

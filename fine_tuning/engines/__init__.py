@@ -1,4 +1,4 @@
-"""The engines that serve the models: the real Ollama, or an embedded llama.cpp if no Ollama runs.
+"""The engines that serve models: an Ollama server, or an embedded llama.cpp if no Ollama runs.
 
 Both implement `base.Engine`.
 """

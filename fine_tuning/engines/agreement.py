@@ -1,13 +1,13 @@
-"""Checks whether two programs compute the same network.
+"""Check that Transformers and llama.cpp compute the same network, by comparing their logits.
 
-Their logits at a few places of a few texts are compared. The distance between two logits vectors:
-subtract each one's mean (which softmax ignores); take the length of the difference, divided by the
-length of the served vector. It is 0 for the same network and about 1.4 for two that have nothing in
-common, however sharp their predictions are.
+The logits are compared at a few places of a few texts. The distance between two logits vectors is
+the norm of their difference divided by the norm of the served vector, after each vector's mean,
+which softmax ignores, is subtracted. It is 0 for the same network and about 1.4 for two unrelated
+networks, however sharp their predictions are.
 
 llama.cpp rounds the inputs of a layer: to 8 bits before a product with quantised weights, else to
-the weights' own 16 bits. It also rounds keys and values to float16. docs/families.md says how far
-that alone moves the logits; the bounds here are two to six times as large.
+the weights' 16 bits. It also rounds keys and values to float16. docs/families.md lists how far this
+rounding moves the logits; the bounds below are two to six times as large.
 """
 
 import json
@@ -27,29 +27,30 @@ from fine_tuning.errors import ExportError, TrainingError
 
 Logits = NDArray[np.float32]  # [places, vocabulary]
 
-# the distance that rounding explains, by how products with the weights are rounded
+# the distance that rounding explains, by the precision of products with the weights
 _EXACT, _BFLOAT, _EIGHT_BITS = 0.01, 0.04, 0.15
-_TRAINED_IN_BFLOAT = 0.06  # more, if Transformers computes in bfloat16
-_IN_NF4 = 0.65  # more, if the base is held in NF4, which rounds its weights once more (SmolLM2-135M: 0.42)
-# (bits per weight, distance) of weights that the export rounded again
+_TRAINED_IN_BFLOAT = 0.06  # added if Transformers computes in bfloat16
+_IN_NF4 = 0.65  # added if the base is held in NF4, which rounds its weights again (SmolLM2-135M: 0.42)
+# (minimum bits per weight, distance) for exports that rounded the weights again
 _REQUANTISED = ((8.0, 0.15), (6.5, 0.25), (5.0, 0.6), (0.0, 0.8))
-_AS_BEFORE = 2.5  # the most for an export that rounds as finely as the base, as a multiple of the base's own distance
-_SHARES, _SHARES_AS_BEFORE = (0.6, 1.6), (0.8, 1.25)  # least and most of what was learned that must be served
-_TOLD = 0.75  # what was learned can be told from rounding if it moved the logits by this share of the found distance
-# The same in bfloat16: there the trained networks before and after differ in their own rounding as
-# well, which no export carries. If that is all they differ in, half of it seems to be served; above
-# this, a fifth of it is hidden at the most.
+_AS_BEFORE = 2.5  # limit for an export that rounds as finely as the base, as a multiple of the base's own distance
+_SHARES, _SHARES_AS_BEFORE = (0.6, 1.6), (0.8, 1.25)  # allowed share of the learned change that the export serves
+# The learned change is distinguishable from rounding if it moved the logits by at least this
+# multiple of the distance found.
+_TOLD = 0.75
+# The same for training in bfloat16, where the networks before and after training also differ by
+# their own rounding, which no export reproduces.
 _TOLD_IN_BFLOAT = 3.0
 
-_SHORT, _LONG = 24, 160  # tokens of the texts
-_EVERY = 6  # tokens between two places
+_SHORT, _LONG = 24, 160  # tokens of the short texts and of the long one
+_EVERY = 6  # tokens between two compared places
 _BEYOND = 64  # tokens beyond a sliding window
 _PADDED = 256  # a row length that every type can store in whole blocks
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A text, and the tokens (by index) after which logits are compared."""
+    """A text in tokens, and the indices of the tokens after which logits are compared."""
 
     tokens: list[int]
     places: list[int]
@@ -57,7 +58,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Reference:
-    """What llama.cpp computes.
+    """The logits that llama.cpp computes for some probes.
 
     `logits` has one array for each of `probes`; `rounding` is the distance that rounding explains.
     """
@@ -68,7 +69,7 @@ class Reference:
     rounding: float
 
     def save(self, file: Path) -> None:
-        """Write it to a file, for another process."""
+        """Write the reference to a file, for another process."""
         probes = [asdict(probe) for probe in self.probes]
         _save(file, {"source": str(self.source), "probes": probes, "rounding": self.rounding}, {"logits": self.logits})
 
@@ -82,16 +83,14 @@ class Reference:
 
 @dataclass(frozen=True)
 class Trained:
-    """What Transformers computes for the base's probes, before the training and with its result.
+    """The logits that Transformers computes for the base's probes, before and after the training.
 
-    `base` is what llama.cpp computes with the base.
+    `base` holds the logits that llama.cpp computes with the base.
     """
 
     before: list[Logits]
     after: list[Logits]
-    # distance that the training's number format explains (`of_format`), in addition to the served
-    # side's rounding
-    more: float
+    more: float  # additional distance that the training's number format explains (`of_format`)
     base: Reference
 
     def save(self, file: Path) -> None:
@@ -120,10 +119,10 @@ def _load(file: Path) -> tuple[dict[str, Any], dict[str, list[Logits]]]:
 
 
 def make_probes(rows: Sequence[Sequence[int]], file: GgufFile) -> list[Probe]:
-    """Return probes made of training rows.
+    """Return probes taken from training rows.
 
-    They are the beginnings of two rows, which may share their first tokens, and one long text of
-    all rows. The long text exceeds the model's sliding window if a row does.
+    They are the beginnings of two rows, and one long text made of all rows. The long text exceeds
+    the model's sliding window if some row does.
     """
     window = file.header.metadata.get(f"{file.header.architecture}.attention.sliding_window", 0)
     reached = isinstance(window, int) and 0 < window < max(map(len, rows))
@@ -134,9 +133,9 @@ def make_probes(rows: Sequence[Sequence[int]], file: GgufFile) -> list[Probe]:
 
 
 def rounding(gguf: Path, requantised: bool = False) -> float:
-    """Return the distance that rounding explains.
+    """Return the distance that rounding explains for the weight types of `gguf`.
 
-    `requantised`: compared with the network before its weights were rounded to this file's types.
+    `requantised`: compare with the network before its weights were rounded to this file's types.
     """
     kinds = {info.kind for info in read_gguf(gguf).tensors.values() if len(info.shape) > 1}
     if kinds <= {Type.F32, Type.F16}:
@@ -150,14 +149,14 @@ def rounding(gguf: Path, requantised: bool = False) -> float:
 
 
 def of_format(in_bfloat: bool, weights: BaseWeights) -> float:
-    """Return the distance that the number format of the training explains."""
+    """Return the additional distance that the training's number format explains."""
     return (_TRAINED_IN_BFLOAT if in_bfloat else 0) + (_IN_NF4 if weights == "nf4" else 0)
 
 
 def distance(one: Sequence[Logits], served: Sequence[Logits]) -> float:
-    """Return the mean distance over the places of a text, for the text where it is largest.
+    """Return the largest of the texts' mean distances over their places.
 
-    Infinite if a logit is not a number.
+    Return infinity if a logit is not a number.
     """
     found = [_apart(ours, theirs) for ours, theirs in zip(one, served, strict=True)]
     return max(found) if np.isfinite(found).all() else float("inf")
@@ -174,26 +173,25 @@ def _centred(logits: Logits) -> Logits:
 
 
 def check_base(before: Sequence[Logits], served: Reference, more: float, network: str) -> float:
-    """Return the distance of the logits that will be trained from the served ones.
+    """Return the distance between the loaded network's logits before training and the served ones.
 
-    Raises TrainingError if rounding does not explain it. `network` names, for the message, the
-    network that was loaded.
+    Raises TrainingError if rounding does not explain the distance. `network` names the loaded
+    network in the message.
     """
     apart, bound = distance(before, served.logits), served.rounding + more
     if apart > bound:
         raise TrainingError(
-            f"what would be trained is not what is served: {_said(network, served, apart, bound)}. Choose a base of "
-            "a family that was "
-            "compared (docs/families.md)"
+            f"Transformers does not compute the same as the served model: {_said(network, served, apart, bound)}. "
+            "Choose a base of a supported family (docs/families.md)"
         )
     return apart
 
 
 def check_export(trained: Trained, served: Reference) -> float:
-    """Return the distance of the trained network's logits from those of its export.
+    """Return the distance between the trained network's logits and those of its export.
 
-    Raises ExportError if rounding does not explain it, or if the export serves clearly less, or
-    more, than what was learned.
+    Raises ExportError if rounding does not explain the distance, or if the export's logits moved
+    clearly less, or more, than those of the trained network.
     """
     apart, bound = distance(trained.after, served.logits), served.rounding + trained.more
     if as_before := served.rounding <= trained.base.rounding:
@@ -203,24 +201,22 @@ def check_export(trained: Trained, served: Reference) -> float:
     share = _share(trained, served) if distance(trained.after, trained.before) > told * apart else 1.0
     if apart > bound or not least <= share <= most:
         raise ExportError(
-            f"what was exported is not what was trained: {_said('the trained network', served, apart, bound)}, and "
-            f"{share:.0%} of what was "
-            "learned is served. Nothing was registered: set deployment.mode or deployment.quantization to another, "
-            "and retrain"
+            f"the export does not match the trained model: {_said('the trained network', served, apart, bound)}, and "
+            f"it reproduces {share:.0%} of the learned change. Nothing was registered: choose another "
+            "deployment.mode or deployment.quantization, and retrain"
         )
     return apart
 
 
 def _said(network: str, served: Reference, apart: float, bound: float) -> str:
     return (
-        f"on the same text the logits of {network} in Transformers and those of {served.source} in llama.cpp lie "
-        f"{apart:.1%} of their "
-        f"spread apart, of which rounding explains {bound:.0%}"
+        f"on the same text the logits of {network} in Transformers and those of {served.source} in llama.cpp "
+        f"differ by {apart:.1%}, of which rounding explains {bound:.0%}"
     )
 
 
 def _share(trained: Trained, served: Reference) -> float:
-    """Return how far the served logits have moved from the base's to the trained ones: 1 is all the way."""
+    """Return how far the served logits moved from the base's to the trained ones; 1 is the full change."""
     logits = zip(trained.before, trained.after, served.logits, strict=True)
     ways: list[tuple[Logits, Logits]] = [
         (_centred(after - before), _centred(now - before)) for before, after, now in logits

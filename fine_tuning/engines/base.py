@@ -1,4 +1,4 @@
-"""The Engine protocol: all that the rest of byoai knows of what serves the models.
+"""The Engine protocol: the interface through which byoai uses whatever serves the models.
 
 The same contract tests (tests/engines/test_contract.py) run against every implementation.
 """
@@ -12,29 +12,29 @@ from typing import Any, Protocol
 from fine_tuning.conversation import Message
 from fine_tuning.errors import EngineError
 
-# [host/][namespace/]model:version, as Ollama reads names (types/model/name.go); no part longer than
-# the name of a file may be.
+# [host/][namespace/]model:version, as Ollama parses names (types/model/name.go); parts are limited
+# to the length of a file name.
 _TAG = re.compile(r"(\w[\w.:-]{0,199}/){0,2}\w[\w.-]{0,79}:\w[\w.-]{0,79}", re.ASCII)
 
 _DEFAULT_PLACE = re.compile(r"(?:registry\.ollama\.ai/(?=[^/]+/))?(?:library/(?=[^/]+\Z))?", re.IGNORECASE)
 
 
 def full_tag(tag: str) -> str:
-    """Return `tag` in full, as Ollama lists it: "library/llama3" is "llama3:latest".
+    """Return `tag` in the form in which Ollama lists it: "library/llama3" becomes "llama3:latest".
 
-    It has its version, but not the parts that every tag has by default. EngineError if it cannot be
-    the name of a model.
+    The version is added, and the default host and namespace are removed. Raises EngineError if
+    `tag` is not a valid name.
     """
     full = tag if ":" in tag.rpartition("/")[2] else f"{tag}:latest"
     if not _TAG.fullmatch(full) or ".." in full:
-        raise EngineError(f"{tag!r} cannot name a model: use name:version with letters, digits, '.', '_' and '-'")
+        raise EngineError(f"{tag!r} is not a valid model name: use name:version with letters, digits, '.', '_' and '-'")
     return _DEFAULT_PLACE.sub("", full)
 
 
 def known_tag(tag: str, known: Iterable[str]) -> str | None:
-    """Return the one of `known` tags that `tag` names, as it is spelled there; None if none is.
+    """Return the entry of `known` that `tag` refers to, spelled as it is there; None if there is none.
 
-    Engines take a name in any case.
+    Engines ignore the case of names.
     """
     try:
         wanted = full_tag(tag).casefold()
@@ -49,17 +49,17 @@ class ModelSummary:
     digest: str  # of the whole model (manifest), hexadecimal; equal digests are equal models
     size: int  # bytes
     family: str = ""
-    parameter_size: str = ""  # as the engine says it, e.g. "134.52M"
+    parameter_size: str = ""  # as the engine writes it, e.g. "134.52M"
     quantization: str = ""  # e.g. "Q4_1"
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a tag is made of; what a Modelfile says. Read by `show`, written by `create`."""
+    """The definition of a tag, like a Modelfile. `show` returns it, `create` takes it."""
 
     from_: str | Path  # a tag of the engine, or the path of a GGUF
     adapter: Path | None = None  # the path of an adapter GGUF
-    template: str | None = None  # None: the engine takes the GGUF's own
+    template: str | None = None  # None: the engine uses the GGUF's template
     system: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)  # e.g. {"stop": ["<|im_end|>"], "temperature": 0.2}
     renderer: str | None = None  # Ollama's RENDERER and PARSER
@@ -69,9 +69,9 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class ModelDetails:
-    """What `show` tells of one tag.
+    """The details of one tag, as `show` returns them.
 
-    EngineError without digests: they tell later what was made of which model.
+    Raises EngineError without digests, which later identify the model that others were made from.
     """
 
     tag: str  # spelled as the engine lists it
@@ -88,26 +88,24 @@ class ModelDetails:
     def __post_init__(self) -> None:
         if not self.digest or not self.gguf_digest:
             raise EngineError(
-                f"the engine does not say which model {self.tag} is (it has no digest): make or pull it again"
+                f"the engine reports no digest for {self.tag}, so it cannot be identified: create or pull it again"
             )
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A model asks for a tool to be run."""
+    """A model's request to run a tool."""
 
     name: str
     arguments: dict[str, object]
 
 
 class RichMessage(Message):
-    """A message with what only some engines and models take. Only a message from outside of the log is one."""
+    """A message with content that only some engines and models support. Messages in the log never have it."""
 
     images: tuple[bytes, ...] = ()  # files: PNG, JPEG ...
-    tool_calls: tuple[ToolCall, ...] = ()  # what an earlier answer asked for
-    # the tool whose result the content is; whatever `role` says, the engine is told that a tool
-    # speaks
-    tool_name: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()  # the tool calls of an earlier answer
+    tool_name: str = ""  # the tool whose result this message is; it is then sent with the role "tool"
 
     @property
     def is_plain(self) -> bool:
@@ -116,11 +114,11 @@ class RichMessage(Message):
 
 @dataclass(frozen=True)
 class ChatChunk:
-    """A piece of a streamed answer. Only the last has `done`; it may carry counts and times."""
+    """A piece of a streamed answer. Only the last one has `done` set; it may carry counts and times."""
 
     text: str
     done: bool = False
-    done_reason: str = ""  # "stop" (ended by itself) or "length"
+    done_reason: str = ""  # "stop" (the model ended the answer) or "length" (the limit was reached)
     prompt_tokens: int = 0
     tokens: int = 0
     seconds: float = 0.0
@@ -132,17 +130,17 @@ class ChatOptions:
     temperature: float | None = None  # None: the model's own setting; 0: greedy
     seed: int | None = None
     max_tokens: int | None = None
-    default_max_tokens: int | None = None  # where neither `max_tokens` nor the model's own settings limit the answer
+    default_max_tokens: int | None = None  # used if neither `max_tokens` nor the model's settings limit the answer
     context: int | None = None  # tokens; None: the engine's choice
     top_p: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    stop: tuple[str, ...] = ()  # texts that end the answer, besides the model's own
+    stop: tuple[str, ...] = ()  # stop texts in addition to the model's
     tools: tuple[dict[str, object], ...] = ()  # {"type": "function", "function": {"name", "description", "parameters"}}
 
 
 def tokens_wanted(options: ChatOptions, parameters: Mapping[str, Any]) -> int | None:
-    """Return how many tokens an answer may have by these options and the model's own parameters; None: no limit."""
+    """Return the token limit of an answer from these options and the model's parameters; None: no limit."""
     own = parameters.get("num_predict", -1)
     wanted = options.max_tokens if options.max_tokens is not None else own if own >= 0 else options.default_max_tokens
     return None if wanted is None or wanted < 0 else wanted
@@ -155,11 +153,11 @@ class Embeddings:
 
 
 class Engine(Protocol):
-    """What serves the models.
+    """The interface of a program that serves models.
 
-    Raises EngineUnavailable when it cannot be reached, ModelNotFound for an unknown tag,
-    NotSupported for images, tools or embeddings where the engine or the model has none, EngineError
-    for the rest.
+    All methods raise EngineUnavailable if the engine cannot be reached, ModelNotFound for an
+    unknown tag, NotSupported for images, tools or embeddings that the engine or the model does not
+    support, and EngineError for other failures.
     """
 
     name: str  # "ollama" or "embedded"
@@ -172,10 +170,10 @@ class Engine(Protocol):
     def show(self, tag: str) -> ModelDetails: ...
 
     def render(self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> str:
-        """Return the exact text that the model would be fed for `messages`, never truncated.
+        """Return the exact prompt text that the model would get for `messages`, never truncated.
 
-        The generation prompt is included. As in `chat`, nothing in messages and tools acts as
-        structure (engines/neutral.py); only the tag's own system text may.
+        The generation prompt is included. As in `chat`, markers in messages and tools are broken so
+        that they cannot act as structure (engines/neutral.py); only the tag's system text may.
         """
         ...
 
@@ -184,33 +182,33 @@ class Engine(Protocol):
         ...
 
     def embed(self, tag: str, texts: Sequence[str], dimensions: int | None = None) -> Embeddings:
-        """Return a vector for each text, of `dimensions` numbers where the model lets one choose."""
+        """Return a vector for each text, with `dimensions` numbers if the model supports the choice."""
         ...
 
     def create(self, tag: str, spec: ModelSpec) -> None:
-        """Make `tag`; all or nothing. An existing tag is replaced."""
+        """Create `tag` from `spec`, or leave everything unchanged on failure. An existing tag is replaced."""
         ...
 
     def copy(self, source: str, target: str) -> None:
-        """Make `target` name what `source` names, at once (how `latest` moves)."""
+        """Make `target` refer to the model of `source`, atomically; this is how `latest` moves."""
         ...
 
     def delete(self, tag: str) -> None: ...
 
     def warm(self, tag: str) -> None:
-        """Load the model, so that the first answer comes at once."""
+        """Load the model, so that the first answer starts without delay."""
         ...
 
     def unload(self, tag: str | None = None) -> list[str]:
-        """Free the memory of one model, or of all; return which were loaded."""
+        """Unload one model, or all; return the tags that were loaded."""
         ...
 
     def loaded(self) -> list[str]:
-        """Return the tags that are in memory now."""
+        """Return the tags of the models in memory."""
         ...
 
 
 def digest_of(engine: Engine, tag: str) -> str:
-    """Return the digest by which the engine lists a tag; "" if it does not list it."""
+    """Return the digest that the engine lists for a tag; "" if it does not list the tag."""
     digests = {model.tag: model.digest for model in engine.list_models()}
     return digests.get(known_tag(tag, digests) or "", "")

@@ -1,4 +1,4 @@
-"""Chooses the engine: Ollama if it answers, else the embedded one."""
+"""Choose the engine: Ollama if it answers, else the embedded one."""
 
 import importlib.util
 import os
@@ -9,7 +9,7 @@ from fine_tuning.config import FineTuningConfig
 from fine_tuning.engines.base import Engine
 from fine_tuning.errors import ConfigError, EngineTooOld, EngineUnavailable
 
-_PATIENCE = 0.8  # seconds that a server has to answer with its version
+_PATIENCE = 0.8  # timeout in seconds of the request for the server's version
 
 
 def connect(
@@ -17,8 +17,8 @@ def connect(
 ) -> Engine:
     """Return the engine at `url`, else at OLLAMA_HOST, else at the configured URL.
 
-    It is the embedded one if no server answers there. `prefer`, else BYOAI_ENGINE, forces one of
-    the two ("ollama" or "embedded"). Takes less than a second. Raises EngineUnavailable if `url`
+    If no server answers there, return the embedded engine. `prefer`, else BYOAI_ENGINE, forces
+    "ollama" or "embedded". This takes less than a second. Raises EngineUnavailable if `url`
     (or a forced Ollama) does not answer, and EngineTooOld for a server older than
     ollama.MINIMUM_VERSION.
     """
@@ -42,11 +42,11 @@ def _ollama(url: str) -> Engine:
 
     engine = OllamaEngine(url)
     version = engine.version(timeout=_PATIENCE)
-    # a build from source without a number says 0.0.0
+    # a build from source without a version number reports 0.0.0
     if _parts(version) < _parts(MINIMUM_VERSION) and _parts(version) != (0, 0, 0):
         raise EngineTooOld(
-            f"Ollama at {engine.where} is {version}, and byoai needs {MINIMUM_VERSION} or newer. "
-            "Update it (https://ollama.com/download), or set BYOAI_ENGINE=embedded to do without it."
+            f"Ollama at {engine.where} has version {version}, but byoai needs {MINIMUM_VERSION} or newer. "
+            "Update it (https://ollama.com/download), or set BYOAI_ENGINE=embedded to use byoai's own engine."
         )
     return engine
 
@@ -59,8 +59,8 @@ def _parts(version: str) -> tuple[int, ...]:
 def _embedded() -> Engine:
     if importlib.util.find_spec("llama_cpp") is None:
         raise EngineUnavailable(
-            "No Ollama answers, and llama-cpp-python is not installed. Start Ollama with `ollama serve`, or run "
-            "./scripts/start.sh."
+            "No Ollama server answers, and llama-cpp-python is not installed. Start Ollama with `ollama serve`, or "
+            "run ./scripts/start.sh, which installs it."
         )
     from fine_tuning.engines.embedded import EmbeddedEngine
 

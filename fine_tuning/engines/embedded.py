@@ -1,9 +1,9 @@
-"""Serves models with llama.cpp in a child process, for machines without Ollama.
+"""Serve models with llama.cpp in a child process, for machines without Ollama.
 
-Models, tags and answers are the same, behind `base.Engine`.
+It implements `base.Engine` with the same models, tags and answers as Ollama.
 
-A tag is a small JSON file that names its weights by their hash. Each weights file exists once in
-`blobs/`, as in Ollama's store: tags share it, and deleting a run does not break a tag.
+A tag is a small JSON file that refers to its weights by their hash. As in Ollama's store, each
+weights file exists once in `blobs/`: tags share it, and deleting a run's folder breaks no tag.
 
     engine/tags/<name>/<version>.json
     engine/blobs/sha256-<hex>          hard links where the file system allows, else copies
@@ -47,9 +47,9 @@ from fine_tuning.engines.neutral import Neutraliser, Render, neutraliser_for
 from fine_tuning.engines.structure import structural_tokens
 from fine_tuning.errors import ByoaiError, EngineError, ModelDamaged, ModelNotFound, NotSupported
 
-_PATIENCE = 600  # seconds that a caller waits for its turn
-DEFAULT_CONTEXT = 4096  # tokens, as Ollama's on a machine without much memory for it
-# Ollama's own defaults (api.DefaultOptions), so that a tag answers alike in both engines.
+_PATIENCE = 600  # seconds that a caller waits for the model to become free
+DEFAULT_CONTEXT = 4096  # tokens; Ollama's default on a machine with little memory
+# Ollama's defaults (api.DefaultOptions), so that a tag gives the same answers in both engines.
 _DEFAULTS: dict[str, float] = {
     "temperature": 0.8,
     "top_k": 40,
@@ -87,7 +87,7 @@ class _Loaded:
 
     @property
     def context(self) -> int:
-        """Return the context in tokens. llama.cpp may round up what was asked for."""
+        """The context length in tokens; llama.cpp may round up the requested length."""
         return self.key[2]
 
 
@@ -99,8 +99,8 @@ class EmbeddedEngine:
         self.where = str(folder)
         self._tags = folder / "tags"
         self._blobs = folder / "blobs"
-        self._store_lock = filelock.FileLock(folder / ".lock")  # of the files, between processes
-        self._model_lock = threading.Lock()  # of the one model in memory, between threads
+        self._store_lock = filelock.FileLock(folder / ".lock")  # guards the files between processes
+        self._model_lock = threading.Lock()  # guards the one model in memory between threads
         self._loaded: _Loaded | None = None
 
     def version(self) -> str:
@@ -135,13 +135,13 @@ class EmbeddedEngine:
         )
 
     def render(self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> str:
-        """Render without loading the model."""
+        """Render the prompt without loading the model."""
         _check_plain(messages, tools)
         full, entry = self._read(tag)
         return _render(self._header(full, entry), entry, messages)
 
     def chat(self, tag: str, messages: Sequence[Message], options: ChatOptions | None = None) -> Iterator[ChatChunk]:
-        """Stream one answer at a time: a second caller waits until the first answer ends or is closed.
+        """Stream an answer. Only one answer is generated at a time: other callers wait until it ends or is closed.
 
         As in Ollama, the oldest messages are left out if the conversation exceeds the context.
         """
@@ -170,14 +170,14 @@ class EmbeddedEngine:
                     )
 
     def embed(self, tag: str, texts: Sequence[str], dimensions: int | None = None) -> Embeddings:
-        raise NotSupported(f"the embedded engine gives no embeddings: start Ollama, {_IN_ITS_PLACE}")
+        raise NotSupported(f"the embedded engine does not support embeddings: start Ollama, {_IN_ITS_PLACE}")
 
     def create(self, tag: str, spec: ModelSpec) -> None:
         full = full_tag(tag)
         if spec.renderer or spec.parser:
             raise EngineError(
-                f"the embedded engine has no renderer {spec.renderer or spec.parser!r}: give a Jinja template, or "
-                "use Ollama"
+                f"the embedded engine does not support the renderer {spec.renderer or spec.parser!r}: give a Jinja "
+                "template, or use Ollama"
             )
         with self._storing():
             entry = self._entry(spec)
@@ -205,7 +205,7 @@ class EmbeddedEngine:
             self._load(*self._read(tag))
 
     def unload(self, tag: str | None = None) -> list[str]:
-        """Free the memory, after an answer that is still being streamed."""
+        """Free the model's memory once no answer is being streamed any more."""
         with self._alone():
             held = self._loaded
             if held is None or (tag is not None and not self._is(held, full_tag(tag))):
@@ -216,7 +216,7 @@ class EmbeddedEngine:
             return [held.tag] if there else []
 
     def loaded(self) -> list[str]:
-        """Return the tag in this process's memory: at most one."""
+        """Return the tag in this process's memory, at most one."""
         held = self._loaded
         return [held.tag] if held and held.model.alive else []
 
@@ -224,18 +224,19 @@ class EmbeddedEngine:
 
     @contextlib.contextmanager
     def _storing(self) -> Iterator[None]:
-        """Let one process at a time write to the store, and turn OSErrors into EngineErrors."""
+        """Hold the store's lock, and turn OSErrors into EngineErrors."""
         try:
             Path(self.where).mkdir(parents=True, exist_ok=True)
             with self._store_lock:
                 yield
         except OSError as error:
             raise EngineError(
-                f"cannot write to {self.where}: {error.strerror or error}. Is the disk full, or the folder read-only?"
+                f"cannot write to {self.where}: {error.strerror or error}. Check that the disk has space and the "
+                "folder is writable."
             ) from error
 
     def _entry(self, spec: ModelSpec) -> _Tag:
-        """Return the tag that `spec` describes, after putting its files into the store."""
+        """Put the files of `spec` into the store; return the content of its tag."""
         if isinstance(spec.from_, Path):
             base = check_model(read_header(spec.from_))
             entry = _Tag(self._keep(spec.from_), None, None, None, {}, None)
@@ -271,7 +272,7 @@ class EmbeddedEngine:
         return digest
 
     def _sweep(self) -> None:
-        """Remove files that no tag names any more, and what a crash left behind."""
+        """Remove files that no tag refers to, including leftovers of a crash."""
         tags = [self._parse(file) for file in self._tags.rglob("*.json")]
         used = {self._blob(digest) for tag in tags for digest in (tag.gguf, tag.adapter) if digest}
         for file in self._blobs.glob("sha256-*"):
@@ -287,7 +288,7 @@ class EmbeddedEngine:
         if exact.exists():
             return exact
         others = {self._name(file): file for file in self._tags.rglob("*.json")}
-        known = known_tag(full, others)  # the same name in another case
+        known = known_tag(full, others)  # the name may differ in case
         return others[known] if known else exact
 
     def _read(self, tag: str) -> tuple[str, _Tag]:
@@ -307,13 +308,13 @@ class EmbeddedEngine:
             return _Tag(**paths.read_json(file))
         except (ByoaiError, TypeError) as error:
             raise EngineError(
-                f"{file} is damaged ({error}): delete it, and make the model {self._name(file)} again"
+                f"{file} is damaged ({error}): delete it, and create the model {self._name(file)} again"
             ) from error
 
     def _header(self, full: str, entry: _Tag) -> GgufHeader:
         blob = self._blob(entry.gguf)
         if not blob.exists():
-            raise ModelDamaged(f"the weights of {full} are gone ({blob}): make the model again")
+            raise ModelDamaged(f"the weights of {full} are missing ({blob}): create the model again")
         return read_header(blob)
 
     def _summary(self, file: Path) -> ModelSummary:
@@ -322,7 +323,7 @@ class EmbeddedEngine:
         summary = ModelSummary(
             self._name(file), entry.digest(), sum(each.stat().st_size for each in files if each.exists())
         )
-        if not files[0].exists():  # a lost file: `show` reports it, and the other models stay usable
+        if not files[0].exists():  # `show` reports the missing file; the list stays usable for other models
             return summary
         try:
             header = read_header(files[0])
@@ -336,10 +337,10 @@ class EmbeddedEngine:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the model exclusively."""
+        """Hold the model's lock. Raises EngineError after ten minutes of waiting."""
         if not self._model_lock.acquire(timeout=_PATIENCE):
             raise EngineError(
-                "another answer has been in the making for ten minutes: stop it (close its iterator), then ask again"
+                "the engine has been busy with another answer for ten minutes: stop that answer, then try again"
             )
         try:
             yield
@@ -347,7 +348,7 @@ class EmbeddedEngine:
             self._model_lock.release()
 
     def _load(self, full: str, entry: _Tag, context: int | None = None) -> _Loaded:
-        """Return the model of a tag; load it in place of another one if needed. The caller holds `_model_lock`."""
+        """Return a tag's model; if needed, load it and unload the previous one. The caller holds `_model_lock`."""
         header = self._header(full, entry)
         trained = header.context_length or DEFAULT_CONTEXT
         key = (entry.gguf, entry.adapter, min(context or entry.parameters.get("num_ctx") or DEFAULT_CONTEXT, trained))
@@ -363,7 +364,7 @@ class EmbeddedEngine:
         return self._loaded
 
     def _is(self, held: _Loaded, full: str) -> bool:
-        """Return whether `held` is the model that `full` names, even if it was loaded under the name of a copy."""
+        """Return whether `held` is the model of the tag `full`, which may have been loaded by another name."""
         file = self._file(full)
         entry = self._parse(file) if file.exists() else None
         return held.tag == full or (entry is not None and held.key[:2] == (entry.gguf, entry.adapter))
@@ -374,21 +375,19 @@ def _holds(target: Path, file: Path, digest: str) -> bool:
     return target.exists() and (target.samefile(file) or paths.sha256_of(target) == digest)
 
 
-_IN_ITS_PLACE = "which byoai takes in its place, and name a model that can"
+_IN_ITS_PLACE = "which byoai then uses instead, and choose a model that supports them"
 
 
 def _check_plain(messages: Sequence[Message], tools: Sequence[object]) -> None:
-    """Raise NotSupported for anything but text."""
+    """Raise NotSupported for tools, and for messages with anything but text."""
     if tools or not all(message.is_plain for message in messages if isinstance(message, RichMessage)):
-        raise NotSupported(
-            f"the embedded engine takes texts only, no images and no tools: start Ollama, {_IN_ITS_PLACE}"
-        )
+        raise NotSupported(f"the embedded engine does not support images and tools: start Ollama, {_IN_ITS_PLACE}")
 
 
 def _render(header: GgufHeader, entry: _Tag, messages: Sequence[Message]) -> str:
     template = entry.template or header.chat_template
     if not template:
-        raise EngineError(f"{header.path} has no chat template: make the model again with one (a Jinja text)")
+        raise EngineError(f"{header.path} has no chat template: create the model again with a Jinja template")
     render = partial(render_chat, template, bos_token=header.bos_token, eos_token=header.eos_token)
     messages = _neutraliser(entry.gguf, template, header.path, render).messages(messages)
     if entry.system and (not messages or messages[0].role != "system"):
@@ -400,7 +399,7 @@ _neutralisers: dict[tuple[str, str], Neutraliser] = {}
 
 
 def _neutraliser(gguf_digest: str, template: str, gguf: Path, render: Render) -> Neutraliser:
-    """Return the neutraliser of a vocabulary and a template; cached."""
+    """Return the cached neutraliser for a vocabulary and a template."""
     key = gguf_digest, template
     if key not in _neutralisers:
         _neutralisers[key] = neutraliser_for(structural_tokens(gguf), render)
@@ -408,9 +407,9 @@ def _neutraliser(gguf_digest: str, template: str, gguf: Path, render: Render) ->
 
 
 def _fit(held: _Loaded, header: GgufHeader, entry: _Tag, messages: Sequence[Message]) -> list[int]:
-    """Return the conversation's tokens, at most three quarters of the context.
+    """Return the conversation's tokens, which fill at most three quarters of the context.
 
-    The oldest turns are left out if the answer would otherwise have less than a quarter of it.
+    The oldest turns are left out if needed, so that a quarter of the context is free for the answer.
     """
     room = held.context * 3 // 4
     kept = list(messages)
@@ -418,25 +417,25 @@ def _fit(held: _Loaded, header: GgufHeader, entry: _Tag, messages: Sequence[Mess
         users = [index for index, message in enumerate(kept) if message.role == "user"]
         if len(users) < 2:
             raise EngineError(
-                f"the message is too long: {len(tokens)} tokens, where {room} fit. Shorten it, or raise the context "
-                "(num_ctx)."
+                f"the message is too long: it has {len(tokens)} tokens, and {room} fit. Shorten it, or raise the "
+                "context length (num_ctx)."
             )
         kept = [message for message in kept[: users[1]] if message.role == "system"] + kept[users[1] :]
     return tokens
 
 
 def _encode(model: Native, header: GgufHeader, prompt: str) -> list[int]:
-    # the template wrote it: do not write it twice
+    # do not add the begin token if the template has written it
     written = bool(header.bos_token) and prompt.startswith(header.bos_token)
     tokens: list[int] = model.call("encode", prompt, True, not written)
     return tokens
 
 
 def _sampling(parameters: dict[str, Any], options: ChatOptions) -> tuple[dict[str, object], int, int]:
-    """Return what `llama.Chat.answer` takes for these options.
+    """Return the sampling arguments of `llama.Chat.answer` for these options.
 
-    That is arguments of `Llama.generate`, the seed, and the number of tokens that a penalty looks
-    at.
+    They are the keyword arguments of `Llama.generate`, the seed, and the number of tokens that
+    penalties consider.
     """
     settings = {name: parameters.get(name, default) for name, default in _DEFAULTS.items()}
     asked = {name: getattr(options, name) for name in ("temperature", "top_p", "presence_penalty", "frequency_penalty")}

@@ -1,10 +1,10 @@
-"""Calls ggml's own quantiser, so that weights are exactly what llama.cpp makes.
+"""Quantise and dequantise weights with ggml itself, so that the results equal llama.cpp's.
 
-It is in the library that llama-cpp-python ships. ggml's base library runs in this process: it has
-no code for special processors, reads no file, and is given only arrays whose sizes were checked.
-llama.cpp itself, which converts whole files, runs in a child process.
+The library comes with llama-cpp-python. ggml's base library runs in this process: it contains no
+processor-specific code, reads no files, and gets only arrays whose sizes were checked. llama.cpp
+itself, which converts whole files, runs in a child process.
 
-Rows of weights are (rows, columns); columns are what a GGUF calls the first dimension. A quantised
+Weights are arrays (rows, columns); columns are the first dimension of a GGUF's shape. A quantised
 row is bytes. C declarations: https://github.com/ggml-org/llama.cpp/blob/master/ggml/include/ggml.h
 and include/llama.h
 """
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from fine_tuning.engines.native import Native
 from fine_tuning.errors import EngineError, ExportError
 
-# What llama-quantize calls its mixtures (tools/quantize/quantize.cpp), without those that need an importance matrix.
+# The quantisations of llama-quantize (tools/quantize/quantize.cpp) that need no importance matrix, by name.
 MIXTURES = {
     **{
         name.lower(): LlamaFileType[f"MOSTLY_{name}"]
@@ -47,15 +47,15 @@ class _TypeTraits(ctypes.Structure):
 
 
 def row_bytes(kind: GGMLQuantizationType, columns: int) -> int:
-    """Return the bytes of one row. Raises ExportError if `columns` is not a multiple of the type's block."""
+    """Return the bytes of one row. Raises ExportError if `columns` is not a multiple of the type's block size."""
     block, size = GGML_QUANT_SIZES[kind]
     if columns % block:
-        raise ExportError(f"rows of {columns} weights cannot be {kind.name}, which packs {block} at a time")
+        raise ExportError(f"rows of {columns} weights cannot be stored as {kind.name}, which packs blocks of {block}")
     return columns // block * size
 
 
 def dequantize(data: NDArray[np.uint8], kind: GGMLQuantizationType, columns: int) -> NDArray[np.float32]:
-    """Return the weights, float32 (rows, columns), of `data`: the bytes of whole rows of type `kind`."""
+    """Return float32 weights (rows, columns) from `data`, the bytes of whole rows of type `kind`."""
     rows, rest = divmod(data.nbytes, row_bytes(kind, columns))
     if rest:
         raise ExportError(f"{data.nbytes} bytes are not whole rows of {columns} {kind.name} weights")
@@ -72,7 +72,7 @@ def dequantize(data: NDArray[np.uint8], kind: GGMLQuantizationType, columns: int
 def quantize(weights: NDArray[np.float32], kind: GGMLQuantizationType) -> NDArray[np.uint8]:
     """Return float32 `weights` (rows, columns) as bytes, uint8 (rows, bytes of a row).
 
-    Raises ExportError if `kind` cannot be made from the weights alone.
+    Raises ExportError if `kind` needs an importance matrix.
     """
     weights = np.ascontiguousarray(weights, np.float32)
     rows, columns = weights.shape
@@ -81,23 +81,23 @@ def quantize(weights: NDArray[np.float32], kind: GGMLQuantizationType) -> NDArra
         return weights.view(np.uint8)
     if not can_quantize(kind):
         raise ExportError(
-            f"weights cannot be made {kind.name} without an importance matrix: choose another quantization, such as "
-            "q8_0"
+            f"{kind.name} needs an importance matrix, which byoai does not have: choose another quantization, such "
+            "as q8_0"
         )
     _library().ggml_quantize_chunk(kind, weights.ctypes.data, data.ctypes.data, 0, rows, columns, None)
     return data
 
 
 def can_quantize(kind: GGMLQuantizationType) -> bool:
-    """Return whether `quantize` can make `kind` from the weights alone."""
+    """Return whether `quantize` supports `kind`, which must not need an importance matrix."""
     floats = kind in (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
     return floats or (_traits(kind).is_quantized and not _library().ggml_quantize_requires_imatrix(kind))
 
 
 def quantize_file(source: Path, target: Path, mixture: str) -> None:
-    """Write `target`: the GGUF `source`, quantised as `llama-quantize source target mixture` does.
+    """Quantise the GGUF `source` to `target`, exactly as `llama-quantize source target mixture` does.
 
-    The result is exactly the same. `source` holds float weights; `mixture` is a key of MIXTURES.
+    `source` holds float weights; `mixture` is a key of MIXTURES.
     Raises ExportError with llama.cpp's own message.
     """
     try:
@@ -105,9 +105,9 @@ def quantize_file(source: Path, target: Path, mixture: str) -> None:
         failure = quantiser.call("quantise", str(source), str(target), int(MIXTURES[mixture]))
         quantiser.close()
     except EngineError as error:
-        raise ExportError(f"llama.cpp could not make {mixture} of {source}: {error}") from error
+        raise ExportError(f"llama.cpp could not quantise {source} to {mixture}: {error}") from error
     if failure:
-        raise ExportError(f"llama.cpp could not make {mixture} of {source}: {failure}")
+        raise ExportError(f"llama.cpp could not quantise {source} to {mixture}: {failure}")
 
 
 def _traits(kind: GGMLQuantizationType) -> _TypeTraits:
@@ -132,13 +132,13 @@ def _library() -> Any:
         ctypes.c_void_p,
     ]
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
-    # C structures carry no version: check them before use
+    # C structures have no version number, so check known values before use
     for kind in (GGMLQuantizationType.F16, GGMLQuantizationType.Q8_0):
         traits = library.ggml_get_type_traits(kind).contents
         if (traits.block_size, traits.type_size) != GGML_QUANT_SIZES[kind]:
             raise ExportError(
-                "this llama-cpp-python ships another ggml than byoai knows: install the version that "
-                "requirements.txt names"
+                "this version of llama-cpp-python has a ggml that byoai does not support: install the version in "
+                "requirements.txt"
             )
     return library
 

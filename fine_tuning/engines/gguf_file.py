@@ -1,7 +1,7 @@
-"""Reads and writes a GGUF as a stream.
+"""Read and write GGUF files as streams.
 
-Metadata are raw bytes, weights come a few megabytes at a time. A file is written completely or not
-at all. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+Metadata are kept as raw bytes; weights are passed on a few megabytes at a time. Format:
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import math
@@ -28,7 +28,7 @@ _VERSION = 3
 @dataclass(frozen=True)
 class TensorInfo:
     name: str
-    shape: tuple[int, ...]  # as GGUF has it: the length of a row first
+    shape: tuple[int, ...]  # in GGUF's order: the length of a row comes first
     kind: GGMLQuantizationType
 
     @property
@@ -41,13 +41,13 @@ class TensorInfo:
 
     @property
     def size(self) -> int:
-        """Return the size in bytes."""
+        """Size of the weights in bytes."""
         return self.rows * row_bytes(self.kind, self.columns)
 
 
 @dataclass(frozen=True)
 class GgufFile:
-    """The places of everything in the GGUF at `path`."""
+    """The header of a GGUF, with its metadata as raw bytes and the position of each tensor."""
 
     path: Path
     header: GgufHeader
@@ -60,14 +60,14 @@ class GgufFile:
 
     @property
     def starts(self) -> dict[str, int]:
-        """Return each tensor's first byte in the file."""
+        """Offset of each tensor's first byte in the file."""
         return self.header.starts
 
 
 def read_gguf(path: str | Path) -> GgufFile:
-    """Return the places of everything in the GGUF at `path`.
+    """Return the GGUF at `path`, without reading its weights.
 
-    Raises ExportError unless it is complete, a single file, and of known types.
+    Raises ExportError unless it is complete, a single file, and has only known types.
     """
     path = Path(path)
     try:
@@ -77,8 +77,8 @@ def read_gguf(path: str | Path) -> GgufFile:
         raise ExportError(str(error)) from error
     if (header.metadata.get("split.count", 0)) > 1:
         raise ExportError(
-            f"{path} is one part of a model in several files: join them with llama.cpp's `llama-gguf-split --merge` "
-            "first"
+            f"{path} is one part of a model that is split into several files: join them with llama.cpp's "
+            "`llama-gguf-split --merge` first"
         )
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         reader = GgufReader(content, _COUNTS)
@@ -104,8 +104,8 @@ def _kind(path: Path, name: str, number: int) -> GGMLQuantizationType:
         return GGMLQuantizationType(number)
     except ValueError as error:
         raise ExportError(
-            f"{path}: the weights {name} are of a type ({number}) that gguf does not know: upgrade it, or use "
-            "another base"
+            f"{path}: the weights {name} have a type ({number}) that the gguf package does not know: upgrade it, or "
+            "use another base"
         ) from error
 
 
@@ -117,7 +117,7 @@ def entry(key: str, value: str | int | float) -> bytes:
 
 
 def file_size(metadata: Mapping[str, bytes], tensors: Iterable[TensorInfo], alignment: int = DEFAULT_ALIGNMENT) -> int:
-    """Return the size in bytes of the file that `write_gguf` makes."""
+    """Return the size in bytes of the file that `write_gguf` would write."""
     tensors = list(tensors)
     return len(_head(metadata, tensors, alignment)) + sum(padded(tensor.size, alignment) for tensor in tensors)
 
@@ -130,15 +130,14 @@ def write_gguf(
 ) -> None:
     """Write a GGUF.
 
-    Each tensor comes with an iterable of pieces of its weights, which are requested one after the
-    other.
+    Each tensor has an iterable of pieces of its weights, which is consumed while writing.
     """
     with path.open("wb") as file:
         file.write(_head(metadata, [info for info, _ in tensors], alignment))
         for info, pieces in tensors:
             written = sum(file.write(piece) for piece in pieces)
             if written != info.size:
-                raise ExportError(f"{info.name} came out with {written} bytes instead of {info.size}")
+                raise ExportError(f"the tensor {info.name} has {written} bytes instead of {info.size}")
             file.write(bytes(padded(written, alignment) - written))
 
 
@@ -162,13 +161,12 @@ def _string(text: str) -> bytes:
 
 @contextmanager
 def whole_file(path: Path, needed: int) -> Iterator[Path]:
-    """Yield a temporary name beside `path`, to be written completely or not at all.
+    """Yield a temporary path to write; rename it to `path` when the block succeeds.
 
-    The file becomes `path` when the block ends, and is removed if the block fails. Raises
-    ExportError if fewer than `needed` bytes are free, before anything is written, and for every
-    failure to write.
+    The temporary file is removed if the block fails. Raises ExportError if fewer than `needed`
+    bytes are free, before anything is written, and if writing fails.
     """
-    # always the same name: the next export overwrites what a killed one left
+    # always the same name, so that the next export overwrites the leftovers of a killed one
     temporary = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,9 +181,8 @@ def whole_file(path: Path, needed: int) -> Iterator[Path]:
         paths.fsync_dir(path.parent)
     except OSError as error:
         raise ExportError(
-            f"cannot export to {path} ({needed} bytes): {error.strerror or error}. Nothing was left behind; free "
-            "some disk space "
-            f"or choose another folder (BYOAI_HOME), and try again."
+            f"cannot export to {path} ({needed} bytes): {error.strerror or error}. The partial file was removed. "
+            "Free some disk space or choose another folder (BYOAI_HOME), and try again."
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""Reads the header of a GGUF, metadata and tensor shapes, in a fraction of a second.
+"""Read the header of a GGUF (metadata and tensor shapes) in a fraction of a second.
 
-The weights are not read. `gguf.GGUFReader` makes an array object of every token and takes seconds
-for a file; a chat page cannot wait for that. Format:
+The weights are not read. `gguf.GGUFReader` would create an array object for every token, which
+takes seconds, too long for a chat page. Format:
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -21,11 +21,11 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 _TOKENS = "tokenizer.ggml.tokens"
 
-# Limits for the numbers in a file. Real models stay far below them: 300 keys, 10^4 tensors, 10^6 tokens.
+# Limits for the counts in a file. Real models stay far below: 300 keys, 10^4 tensors, 10^6 tokens.
 _MOST_KEYS, _MOST_TENSORS, _MOST_STRINGS = 1 << 16, 1 << 20, 1 << 24
 _MOST_DIMENSIONS = 4  # GGML_MAX_DIMS
 _LONGEST_TEXT = 64 << 20  # bytes
-_DEEPEST = 4  # arrays within arrays
+_DEEPEST = 4  # levels of nested arrays
 
 DEFAULT_ALIGNMENT = 32
 _TEXTS = ("general.architecture", "general.type", "adapter.type", "tokenizer.chat_template")
@@ -73,7 +73,7 @@ class GgufHeader:
 
     @property
     def alignment(self) -> int:
-        """Return the number of bytes of which a tensor's start is a multiple."""
+        """Alignment of the tensors in bytes."""
         return self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
 
     @property
@@ -82,7 +82,7 @@ class GgufHeader:
 
     @property
     def context_length(self) -> int:
-        """Return the context length in tokens; 0 if the file does not state it."""
+        """Context length in tokens; 0 if the file does not state it."""
         return self.metadata.get(f"{self.architecture}.context_length", 0)
 
     @property
@@ -91,7 +91,7 @@ class GgufHeader:
 
     @property
     def parameter_size(self) -> str:
-        """Return the number of weights as Ollama writes it: 134.52M, 7.6B."""
+        """Number of weights as Ollama writes it, such as 134.52M or 7.6B."""
         count = sum(math.prod(shape) for shape in self.tensors.values())
         for unit, name, digits in ((10**9, "B", 1), (10**6, "M", 2), (10**3, "K", 0)):
             if count >= unit:
@@ -112,16 +112,18 @@ def read_header(path: str | Path) -> GgufHeader:
         raise EngineError(f"cannot read {path}: {error.strerror}") from error
     except (struct.error, ValueError, KeyError, OverflowError) as error:
         raise ModelDamaged(
-            f"{path} is not a whole GGUF file ({error}): it may be damaged, or its download or export was interrupted"
+            f"{path} is not a valid GGUF file ({error}): it may be damaged, or its download or export was "
+            "interrupted. Get it again."
         ) from error
 
 
 def check_model(header: GgufHeader) -> GgufHeader:
-    """Return `header`. Raises EngineError if the file does not hold a model's weights, or not all of them."""
+    """Return `header`. Raises EngineError unless the file holds all weights of a model."""
     if header.is_adapter or not header.architecture or not header.tensors:
         what = "an adapter" if header.is_adapter else "no model"
         raise EngineError(
-            f"{header.path} holds {what}, not a model's weights: give it as the adapter of a base, or give another file"
+            f"{header.path} holds {what}, not a model's weights: use it as the adapter of a base, or choose another "
+            "file"
         )
     check_whole(header)
     return header
@@ -130,9 +132,9 @@ def check_model(header: GgufHeader) -> GgufHeader:
 def check_whole(header: GgufHeader) -> None:
     """Raise ModelDamaged if the file ends before its last weights.
 
-    Types that this module does not know are left to the engine.
+    Tensors of unknown types are not checked.
     """
-    from gguf.constants import GGML_QUANT_SIZES  # takes a tenth of a second, which reading a header does not need
+    from gguf.constants import GGML_QUANT_SIZES  # imported here, since it takes a tenth of a second
 
     sizes = {int(kind): size for kind, size in GGML_QUANT_SIZES.items()}
     for name, shape in header.tensors.items():
@@ -144,9 +146,9 @@ def check_whole(header: GgufHeader) -> None:
 
 
 def check_adapter(adapter: GgufHeader, base: GgufHeader | None) -> None:
-    """Raise EngineError unless `adapter` is a LoRA made for `base` (None: any).
+    """Raise EngineError unless `adapter` is a LoRA adapter that fits `base` (None: any base).
 
-    llama.cpp would only find out when it loads them.
+    llama.cpp would report a mismatch only when it loads them.
     """
     if not adapter.is_adapter or adapter.metadata.get("adapter.type") != "lora":
         raise EngineError(f"{adapter.path} is not a LoRA adapter in GGUF format")
@@ -158,17 +160,18 @@ def check_adapter(adapter: GgufHeader, base: GgufHeader | None) -> None:
     for name, shape in adapter.tensors.items():
         target, _, side = name.rpartition(".lora_")
         axis = {"a": 0, "b": 1}.get(side)
-        if axis is None or target == "token_embd.weight":  # llama.cpp takes the embedding's pair transposed
+        if axis is None or target == "token_embd.weight":  # the embedding's pair is stored transposed
             continue
         wanted = base.tensors.get(target)
         if wanted is None or len(wanted) < 2 or len(shape) < 2 or wanted[axis] != shape[axis]:
             raise EngineError(
-                f"{adapter.path} was not trained on this base: its {name} {shape} does not fit the base's {wanted}"
+                f"{adapter.path} was not trained on this base: the shape of its {name}, {shape}, does not fit the "
+                f"base's {wanted}"
             )
 
 
 @functools.lru_cache(maxsize=32)
-def _read(path: Path, size: int, modified: int) -> GgufHeader:  # size and time: a replaced file is read anew
+def _read(path: Path, size: int, modified: int) -> GgufHeader:  # size and time are cache keys: a changed file is reread
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         reader = GgufReader(content)
         if content[:4] != b"GGUF":
@@ -206,30 +209,30 @@ def padded(size: int, alignment: int) -> int:
 
 def _at_most(limit: int, count: int, what: str) -> int:
     if count > limit:
-        raise ValueError(f"it claims {count} {what}, and no model has more than {limit}")
+        raise ValueError(f"it claims {count} {what}, but no model has more than {limit}")
     return count
 
 
 def _once(pairs: Iterable[tuple[str, _T]]) -> dict[str, _T]:
-    """Return the pairs as a dictionary. Raises ValueError for a repeated key, which llama.cpp refuses too."""
+    """Return the pairs as a dictionary. Raises ValueError for a repeated key, which llama.cpp rejects too."""
     found: dict[str, _T] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"it says {name} twice")
+            raise ValueError(f"it contains {name} twice")
         found[name] = value
     return found
 
 
 def _check_types(values: dict[str, Any]) -> None:
-    """Raise ValueError if a key that this module uses has a value of another type than the format gives it."""
+    """Raise ValueError if a key that this module uses has a value of the wrong type."""
     lengths = tuple(key for key in values if key.endswith(".context_length"))
     ids = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("bos", "eos"))
     for kind, keys in ((str, _TEXTS), (int, (*_NUMBERS, *lengths, *ids))):
         for key in keys:
             if key in values and (type(values[key]) is not kind or (kind is int and values[key] < 0)):
-                raise ValueError(f"its {key} is {values[key]!r}, where a {'text' if kind is str else 'number'} belongs")
+                raise ValueError(f"its {key} is {values[key]!r} instead of a {'text' if kind is str else 'number'}")
     if _TOKENS in values and not (isinstance(values[_TOKENS], _Array) and values[_TOKENS].kind == _STRING):
-        raise ValueError(f"its {_TOKENS} are not a list of texts")
+        raise ValueError(f"its {_TOKENS} is not a list of texts")
     alignment = values.get("general.alignment", DEFAULT_ALIGNMENT)
     if alignment < 1 or alignment & (alignment - 1) or alignment > 1 << 20:
         raise ValueError(f"its general.alignment is {alignment}, which is not a power of two")
@@ -237,7 +240,7 @@ def _check_types(values: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class _Array:
-    """The place of an array, whose elements are not read."""
+    """The position and length of an array in the file; its elements are not read."""
 
     kind: int
     count: int
@@ -245,7 +248,7 @@ class _Array:
 
 
 class GgufReader:
-    """A cursor over the header: every call reads what is at `position` and moves past it."""
+    """A cursor over the header: every method reads a value at `position` and moves past it."""
 
     def __init__(self, content: mmap.mmap, position: int = 0) -> None:
         self.content = content
@@ -271,7 +274,7 @@ class GgufReader:
         return self.scalar(_code(kind))
 
     def tensor(self) -> tuple[str, tuple[tuple[int, ...], int, int]]:
-        """Read a tensor's name; its shape, ggml type, and offset from the start of the weights."""
+        """Read a tensor's name, and its shape, ggml type and offset from the start of the weights."""
         name = self.string()
         dimensions = _at_most(_MOST_DIMENSIONS, self.scalar("I"), f"dimensions of {name}")
         shape = tuple(self.scalar("Q") for _ in range(dimensions))
@@ -307,7 +310,7 @@ class GgufReader:
 def _code(kind: int) -> str:
     """Return the struct code of a scalar type."""
     if kind not in _SCALARS:
-        raise ValueError(f"a value of the unknown type {kind}")
+        raise ValueError(f"it contains a value of the unknown type {kind}")
     return _SCALARS[kind]
 
 

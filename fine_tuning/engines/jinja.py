@@ -1,8 +1,7 @@
-"""Renders chat templates as Hugging Face does, for the embedded engine.
+"""Render chat templates as Hugging Face does, for the embedded engine.
 
-A template is a Jinja program that came with a model. It runs sandboxed in a child process, sees
-only the messages, and gets a few seconds and a bounded memory. If it loops or crashes, only the
-child ends.
+A template is a Jinja program that comes with a model. It runs sandboxed in a child process, gets
+only the messages, and has limited time and memory. If it loops or crashes, only the child ends.
 """
 
 import contextlib
@@ -20,15 +19,15 @@ from typing import IO
 from fine_tuning.conversation import Message, whole_characters
 from fine_tuning.errors import EngineError
 
-TIME_LIMIT = 5.0  # seconds of one rendering, which takes a millisecond
-_START_LIMIT = 60.0  # seconds, for a busy machine
+TIME_LIMIT = 5.0  # seconds for one rendering, which normally takes a millisecond
+_START_LIMIT = 60.0  # seconds for the child's start, which may be slow on a busy machine
 _CHILD = Path(__file__).with_name("jinja_child.py")
 
 
 def render_chat(template: str, messages: Sequence[Message], *, bos_token: str, eos_token: str) -> str:
-    """Return the prompt for the next answer to `messages`.
+    """Return the prompt text for the next answer to `messages`.
 
-    Raises EngineError with what the template refuses, or does wrong.
+    Raises EngineError with the template's own error if it fails.
     """
     variables = {
         "messages": [message.model_dump() for message in messages],
@@ -44,33 +43,35 @@ def render_chat(template: str, messages: Sequence[Message], *, bos_token: str, e
         return str(whole_characters(answer["text"]))
     why = answer.get("syntax") or answer["refused"]
     raise EngineError(
-        f"the chat template refuses these messages ({', '.join(message.role for message in messages)}): {why}"
+        f"the chat template rejects these messages ({', '.join(message.role for message in messages)}): {why}"
     )
 
 
 def check_template(template: str) -> None:
-    """Raise EngineError unless `template` is Jinja."""
+    """Raise EngineError unless `template` is a valid Jinja template."""
     answer = _renderer(os.getpid()).ask({"template": template})
     if "text" not in answer:
         why = answer.get("syntax") or answer["refused"]
-        raise EngineError(f"not a Jinja template ({why}): the embedded engine takes no Go templates")
+        raise EngineError(
+            f"not a Jinja template ({why}): the embedded engine supports no Go templates, so give a Jinja template"
+        )
 
 
 @functools.lru_cache(maxsize=1)
 def _renderer(process: int) -> "_Renderer":
-    """Return this process's renderer. A forked process gets its own, so that it does not read its parent's answers."""
+    """Return this process's renderer. A forked process gets its own, so that it cannot read its parent's answers."""
     return _Renderer()
 
 
 class _Renderer:
-    """The child process; started when needed, and again after it ended."""
+    """The child process that renders templates; started when needed, and again after it has ended."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
     def ask(self, request: dict[str, object]) -> dict[str, str]:
-        """Return the child's answer. Raises EngineError if it takes too long, or if the child dies."""
+        """Return the child's answer. Raises EngineError if the child takes too long or dies."""
         line = json.dumps(request).encode("ascii") + b"\n"
         with self._lock:
             if self._child is None or self._child.poll() is not None:
@@ -79,14 +80,14 @@ class _Renderer:
             if said is None:
                 self._stop()
                 raise EngineError(
-                    f"the chat template takes more than {TIME_LIMIT:g} seconds, or ends the process that renders it: "
-                    "give the model another one (a Jinja text), or take another model"
+                    f"the chat template ran longer than {TIME_LIMIT:g} seconds, or crashed its process: give the model "
+                    "another Jinja template, or use another model"
                 )
         answer: dict[str, str] = json.loads(said)
         return answer
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        # -P: modules beside the script must not be importable by their short names.
+        # -P keeps the modules beside the script from being importable by their short names.
         child = subprocess.Popen(
             [sys.executable, "-P", str(_CHILD)],
             stdin=subprocess.PIPE,
@@ -97,7 +98,7 @@ class _Renderer:
         if self._exchange(child, b"", _START_LIMIT) is None:
             _end(child)
             raise EngineError(
-                f"the process that renders chat templates does not start: try `{sys.executable} {_CHILD}`"
+                f"the process that renders chat templates does not start: run `{sys.executable} {_CHILD}` to see why"
             )
         return child
 
@@ -107,12 +108,12 @@ class _Renderer:
         self._child = None
 
     def _exchange(self, child: "subprocess.Popen[bytes]", line: bytes, limit: float) -> bytes | None:
-        """Return the line that answers `line`.
+        """Send `line` to the child, and return the line that it answers.
 
-        If there is none within `limit` seconds, kill the child and return None.
+        If no answer comes within `limit` seconds, kill the child and return None.
 
-        The pipes carry bytes: a text wrapper would keep its last content in memory, and with it
-        texts that were forgotten since.
+        The pipes carry bytes, since a text wrapper would keep its last content in memory, even of
+        conversations that are later forgotten.
         """
         timer = threading.Timer(limit, child.kill)
         timer.daemon = True

@@ -1,14 +1,12 @@
-"""Renders chat templates, in a process of its own.
+"""Render chat templates in a separate process, since a template is a program that may loop, grow or crash.
 
-A template is a program that came with a model, and may loop, grow or crash.
+jinja.py runs this script. Each line of input is a request, each line of output its answer, in JSON:
 
-Run by jinja.py. A line in is a request, a line out its answer, both JSON:
+    {"template": "...", "variables": {...}}   ->   {"text": "..."}, {"syntax": "syntax error"} or {"refused": "template's error"}
+    {"template": "..."}                       ->   {"text": ""} if it can be compiled
 
-    {"template": "...", "variables": {...}}   ->   {"text": "..."}, {"syntax": "why it is no template"} or {"refused": "why not this"}
-    {"template": "..."}                       ->   {"text": ""}: it can be compiled
-
-The environment is that of transformers.utils.chat_template_utils, on which templates in the wild
-rely. Nothing of byoai is imported, so that it starts in a tenth of a second.
+The Jinja environment is that of transformers.utils.chat_template_utils, on which published
+templates rely. Nothing of byoai is imported, so that the process starts in a tenth of a second.
 """  # noqa: E501
 
 import datetime
@@ -26,13 +24,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 _MEMORY = 1 << 29  # bytes of address space
-_SECONDS = 60  # until this process ends itself, if nobody is left to end it
+_SECONDS = 60  # after which this process ends itself, in case its parent has died
 
 
 class _Generation(jinja2.ext.Extension):
-    """Jinja's `{% generation %}…{% endgeneration %}`.
+    """The Jinja tag `{% generation %}…{% endgeneration %}`.
 
-    It marks for trainers what the assistant says; the text is the same without.
+    It marks the assistant's text for trainers; the rendered text does not change.
     """
 
     tags = {"generation"}  # noqa: RUF012  (as the base class has it)
@@ -47,7 +45,7 @@ class _Generation(jinja2.ext.Extension):
 
 
 class _Dict:
-    """A `dict` without the attributes of the type."""
+    """The `dict` of templates, which gives no access to the type's attributes."""
 
     def __call__(self, *items: object, **more: object) -> object:
         return dict(*items, **more)
@@ -57,7 +55,7 @@ class _Dict:
 
 
 class _Namespace(Namespace):
-    """No names with an underscore first: they would reach into Python."""
+    """Jinja's namespace without names that begin with an underscore, which would give access to Python."""
 
     def __init__(self, *items: object, **more: object) -> None:
         values = dict(*items, **more)
@@ -72,7 +70,7 @@ class _Namespace(Namespace):
 
 def _check_name(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
-        raise jinja2.exceptions.SecurityError(f"a namespace cannot hold {name!r}")
+        raise jinja2.exceptions.SecurityError(f"a namespace must not contain the name {name!r}")
 
 
 def _to_json(
@@ -82,7 +80,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    # Jinja's own escapes HTML, and takes none of these.
+    # Jinja's own filter escapes HTML and lacks these arguments.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -105,7 +103,7 @@ def _compile(template: str) -> jinja2.Template:
 
 
 def answer(request: dict[str, object]) -> dict[str, str]:
-    """Return the answer to one request."""
+    """Render or compile the template of one request; return the answer."""
     try:
         template = _compile(request["template"])
         return {"text": template.render(request["variables"]) if "variables" in request else ""}
@@ -114,7 +112,7 @@ def answer(request: dict[str, object]) -> dict[str, str]:
     except jinja2.TemplateError as error:
         return {"refused": str(error)}
     except Exception as error:  # noqa: BLE001
-        # A template is foreign code: it may divide by zero, recurse, or fill the memory.
+        # A template is foreign code that may raise any error.
         return {"refused": f"{type(error).__name__}: {error}".removesuffix(": ")}
 
 
@@ -123,12 +121,12 @@ def _limit_memory() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    except (ImportError, ValueError, OSError):  # Windows, macOS: the time limit of the one who asks must do
+    except (ImportError, ValueError, OSError):  # on Windows and macOS only the parent's time limit applies
         pass
 
 
 def _end_after(seconds: int) -> None:
-    """End this process after `seconds` from now; 0: never."""
+    """End this process in `seconds` seconds; 0 cancels that."""
     import signal
 
     if hasattr(signal, "alarm"):

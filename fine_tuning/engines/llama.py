@@ -1,6 +1,6 @@
-"""Loads llama.cpp; native.py runs this in a child process.
+"""Wrap llama.cpp; native.py runs these classes in a child process.
 
-The process that chats, trains or serves never imports llama_cpp.
+The processes that chat, train or serve never import llama_cpp themselves.
 """
 
 import codecs
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 _LOG_ERROR = 4  # GGML_LOG_LEVEL_ERROR
 _QUANTISE_BUFFER = 256 << 20  # bytes of one tensor's rows that llama.cpp holds at once
 
-_callbacks: list[object] = []  # C keeps no reference to them
-_errors: deque[str] = deque(maxlen=8)  # what llama.cpp logged as errors of late
+_callbacks: list[object] = []  # keeps the callbacks alive, since C holds no reference
+_errors: deque[str] = deque(maxlen=8)  # the last errors that llama.cpp logged
 
 
 def load(gguf: str, **settings: object) -> "Llama":
-    """Return `gguf` opened with the settings of llama_cpp.Llama. Raises EngineError if llama.cpp cannot load it."""
+    """Load `gguf` with the settings of llama_cpp.Llama. Raises EngineError if llama.cpp cannot load it."""
     from llama_cpp import Llama
 
     listen()
@@ -30,13 +30,13 @@ def load(gguf: str, **settings: object) -> "Llama":
         return Llama(gguf, verbose=False, **settings)
     except (ValueError, RuntimeError) as error:
         raise EngineError(
-            f"llama.cpp cannot load {gguf}: {errors() or error}. Is the file whole, and not newer than "
-            "llama-cpp-python?"
+            f"llama.cpp cannot load {gguf}: {errors() or error}. The file may be incomplete, or need a newer "
+            "llama-cpp-python."
         ) from error
 
 
 def listen() -> None:
-    """Keep what llama.cpp logs as errors, and drop the rest of its log."""
+    """Collect the errors that llama.cpp logs, and discard the rest of its log."""
     from llama_cpp import llama_cpp
 
     _errors.clear()
@@ -56,7 +56,7 @@ def errors() -> str:
 
 
 class Words:
-    """A vocabulary without the weights; see vocabulary.Vocabulary."""
+    """A model's vocabulary, loaded without its weights; see vocabulary.Vocabulary."""
 
     def __init__(self, gguf: str) -> None:
         self._use(load(gguf, vocab_only=True))
@@ -71,14 +71,14 @@ class Words:
         self.facts: dict[str, Any] = {"size": llama.n_vocab()}
 
     def encode(self, text: str, special: bool, bos: bool) -> list[int]:
-        """Return token ids. `bos` puts the begin token first if the model wants one."""
+        """Return token ids. `bos` adds the begin token if the model uses one."""
         return self._llama.tokenize(text.encode("utf-8"), add_bos=bos and self._adds_bos, special=special)
 
     def decode(self, tokens: list[int], special: bool) -> str:
         return self._llama.detokenize(tokens, special=special).decode("utf-8", errors="replace")
 
     def ends(self) -> list[int]:
-        """Return the tokens that end a generation."""
+        """Return the ids of the tokens that end a generation."""
         from llama_cpp import llama_cpp
 
         return [token for token in range(self.facts["size"]) if llama_cpp.llama_vocab_is_eog(self._vocab, token)]
@@ -94,10 +94,10 @@ class Words:
 
 
 class Chat(Words):
-    """A model that answers."""
+    """A model that generates answers."""
 
     def __init__(self, gguf: str, adapter: str | None, context: int, threads: int) -> None:
-        # All layers go to the GPU where llama.cpp was built with support for one.
+        # All layers go to the GPU if llama.cpp was built with GPU support.
         self._use(
             load(gguf, lora_path=adapter, n_ctx=context, n_gpu_layers=-1, n_threads=threads, n_threads_batch=threads)
         )
@@ -105,10 +105,10 @@ class Chat(Words):
     def answer(
         self, tokens: list[int], sampling: dict[str, object], seed: int, last: int, limit: int, stops: list[str]
     ) -> Iterator[tuple[str, bool, str, int]]:
-        """Yield for each piece its text, whether it is the last, why it ends, and the token count.
+        """Yield pieces of the answer: the text, whether it is the last, why it ends, and the token count so far.
 
-        The count is that of all tokens so far. Pieces are whole characters, and never the beginning
-        of a stop text. `sampling` goes to `Llama.generate`; a penalty looks at the `last` tokens.
+        Pieces are whole characters, and never the beginning of a stop text. `sampling` holds
+        arguments of `Llama.generate`; penalties consider the `last` tokens.
         """
         from llama_cpp import llama_cpp
 
@@ -144,12 +144,12 @@ def _open_stop(text: str, stops: list[str]) -> int:
 
 
 class Quantiser:
-    """llama.cpp's own conversion of a whole file."""
+    """llama.cpp's quantisation of a whole file."""
 
     facts = None
 
     def quantise(self, source: str, target: str, mixture: int) -> str | None:
-        """Quantise a GGUF. Return None, or llama.cpp's message if it failed. `mixture` is a llama_ftype."""
+        """Quantise a GGUF; return llama.cpp's message if it fails, else None. `mixture` is a llama_ftype."""
         from llama_cpp import llama_cpp
 
         listen()
@@ -158,4 +158,4 @@ class Quantiser:
         settings.max_buf_size = _QUANTISE_BUFFER
         llama_cpp.llama_backend_init()
         failed = llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(settings))
-        return errors() or "it said nothing" if failed else None
+        return errors() or "it gave no reason" if failed else None

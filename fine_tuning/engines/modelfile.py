@@ -1,4 +1,4 @@
-"""Reads Modelfiles: our own, and those that Ollama shows.
+"""Parse Modelfiles: the user's, and those that Ollama shows.
 
 Source: https://docs.ollama.com/modelfile, and parser/parser.go in Ollama's repository.
 """
@@ -21,7 +21,7 @@ _VALUE = re.compile(rf'[ \t]*+(?:"""(.*?)"""{_END}|"(?!"")(.*?)"{_END}|(?!")([^\
 def parse_modelfile(text: str, folder: Path | None = None) -> ModelSpec:
     """Return the spec that a Modelfile in `folder` describes.
 
-    Raises ConfigError that names the line of what is wrong, or of what no spec can hold.
+    Raises ConfigError, with the line number, for invalid or unsupported commands.
     """
     values: dict[str, Any] = {"parameters": {}}
     for line, name, argument in commands(text):
@@ -37,32 +37,30 @@ def parse_modelfile(text: str, folder: Path | None = None) -> ModelSpec:
             case ["parameter", key]:
                 values["parameters"][key] = _literal(argument)
             case _:
-                raise ConfigError(f"Modelfile, line {line}: a second {name.upper()}, or one that byoai does not know")
+                raise ConfigError(f"Modelfile, line {line}: {name.upper()} is repeated, or unknown to byoai")
     if "from" not in values:
-        raise ConfigError("Modelfile: no FROM line: it must name a model or the path of a GGUF")
+        raise ConfigError("Modelfile: the FROM line is missing: it must name a model or the path of a GGUF")
     return ModelSpec(from_=values.pop("from"), **values)
 
 
 def commands(text: str, before: Collection[str] = ()) -> Iterator[tuple[int, str, str]]:
-    """Yield each command: line number, name in lower case (`parameter stop`), unquoted argument.
+    """Yield each command: its line number, its name in lower case (`parameter stop`), its unquoted argument.
 
-    `before`: reading ends at the first of these commands; its argument is not read. Raises
-    ConfigError at the first line that is not a command, or whose quotes are never closed.
+    Parsing ends at the first command named in `before`. Raises ConfigError at the first line that
+    is not a command, or whose quotes are not closed.
     """
     position = _skip(text, 0)
     while position < len(text):
         line = len(re.findall(r"\r\n|\r|\n", text[:position])) + 1
         command = _COMMAND.match(text, position)
         if command is None:
-            raise ConfigError(f"Modelfile, line {line}: expected a command such as FROM or PARAMETER, and what it sets")
+            raise ConfigError(f"Modelfile, line {line}: expected a command with a value, such as FROM or PARAMETER")
         word, *parameter = command[1].split()
         if word.lower() in before:
             return
         value = _VALUE.match(text, command.end())
         if value is None:
-            raise ConfigError(
-                f"Modelfile, line {line}: the quotes that begin here are never closed at the end of a line"
-            )
+            raise ConfigError(f"Modelfile, line {line}: the quotes that begin here are not closed at the end of a line")
         argument = next(group for group in value.groups() if group is not None)
         yield line, " ".join([word.lower(), *parameter]), argument.strip() if value[3] is not None else argument
         position = _skip(text, value.end())
@@ -74,7 +72,7 @@ def _skip(text: str, position: int) -> int:
 
 
 def _target(argument: str, folder: Path | None) -> str | Path:
-    """Return a path if it looks like one, else a tag."""
+    """Return the argument as a path if it looks like one, else as a tag."""
     is_path = argument.startswith((".", "~")) or Path(argument).is_absolute() or argument.endswith(".gguf")
     return _path(argument, folder) if is_path else argument
 
@@ -85,7 +83,7 @@ def _path(argument: str, folder: Path | None) -> Path:
 
 
 def _literal(text: str) -> object:
-    """Return a number or a truth value; else the text."""
+    """Return the number or boolean that `text` represents, else the text itself."""
     try:
         return json.loads(text)
     except ValueError:

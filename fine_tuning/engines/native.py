@@ -1,8 +1,8 @@
-"""Runs llama.cpp in a child process.
+"""Run llama.cpp in a child process.
 
-If native code crashes, the caller gets an EngineError and lives; the child's memory is freed with
-it. Only the child (native_child.py) imports llama_cpp. It ends with its parent, and Ctrl-C in the
-terminal does not reach it.
+If native code crashes, the caller gets an EngineError instead of crashing too, and the child's
+memory is freed. Only the child (native_child.py) imports llama_cpp. It ends with its parent, and
+Ctrl-C in the terminal does not reach it.
 """
 
 import itertools
@@ -26,48 +26,45 @@ from fine_tuning.engines.native_child import END, ERROR, ITEM, READY, receive, s
 from fine_tuning.errors import EngineError
 
 _ROOT = Path(__file__).resolve().parents[2]
-# Without `site`: the child gets the parent's path, and runs no start-up files of the user.
+# Started without `site`: the child gets the parent's sys.path, and runs no start-up files of the user.
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from fine_tuning.engines.native_child "
     "import main; main(sys.argv[1])"
 )
 
-# Threads that spin while they wait for each other halve the speed of a busy machine, so they spin
-# only shortly (as in cli/main.py). When llama.cpp aborts, it must not call a debugger, which takes
-# seconds.
+# Limit how long threads spin while waiting, since spinning halves the speed of a busy machine (as
+# in cli/main.py). Keep llama.cpp from starting a debugger on an abort, which takes seconds.
 _SETTINGS = {"GOMP_SPINCOUNT": "10000", "GGML_NO_BACKTRACE": "1"}
 
 _COMPILED = (
-    "llama.cpp was compiled for another processor than this one. Remove the virtual environment (.venv, or "
-    "BYOAI_VENV) and run "
-    "./scripts/start.sh: it compiles llama.cpp anew and tries it."
+    "llama.cpp was compiled for a different processor. Remove the virtual environment (.venv, or BYOAI_VENV) and "
+    "run ./scripts/start.sh, which compiles and tests llama.cpp again."
 )
 _FAULT = (
-    "This is a fault in llama.cpp, or the model's file is damaged: ask again, and if it stays so, get "
-    "or make the model again."
+    "This is a bug in llama.cpp, or the model's file is damaged: try again, and if it fails again, get or create "
+    "the model again."
 )
 _CURES = {
     signal.SIGILL: _COMPILED,
-    signal.SIGKILL: "Most likely the system ended it for want of memory: close other programs, lower num_ctx, or "
-    "take a smaller model.",
+    signal.SIGKILL: "Most likely memory ran out: close other programs, lower num_ctx, or use a smaller model.",
     **dict.fromkeys((signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE), _FAULT),
 }
 
 
 class Native:
-    """An object around llama.cpp in a child process. If the child has died, the next call starts a new one."""
+    """A proxy for an object in a child process. If the child has died, the next call restarts it."""
 
     def __init__(self, served: str, *arguments: object) -> None:
-        """Start the child, and make the object `served` ("package.module:Class") there.
+        """Start the child, and create an object of the class `served` ("package.module:Class") there.
 
-        `arguments` are what JSON can carry. Methods are called with `call` and `stream`; the
-        object's attribute `facts` is available here as `facts`. Raises EngineError if the object
-        cannot be made.
+        `arguments` must be JSON values. Methods are called with `call` and `stream`; the object's
+        attribute `facts` is copied to `facts` here. Raises EngineError if the object cannot be
+        created.
         """
         self._served, self._arguments = served, list(arguments)
-        self._lock = threading.RLock()  # of the pipes, between threads
+        self._lock = threading.RLock()  # guards the pipes between threads
         self._numbers = itertools.count(1)
-        self._open: dict[int, deque[list[Any]]] = {}  # messages for a stream that arrived while another one was read
+        self._open: dict[int, deque[list[Any]]] = {}  # messages that arrived while another stream was read
         self._process: subprocess.Popen[bytes] | None = None
         self._end: Callable[[], object] = lambda: None
         self.facts: Any = None
@@ -79,14 +76,14 @@ class Native:
 
     @property
     def pid(self) -> int:
-        """Return the child's process id. Raises EngineError if there is none."""
+        """The child's process id. Raises EngineError if there is no child."""
         if self._process is None:
             raise EngineError("llama.cpp is not running")
         return self._process.pid
 
     @property
     def grown(self) -> int:
-        """Return by how many bytes the child's memory grew since before it made its object."""
+        """Growth of the child's memory in bytes since before its object was created."""
         return max(self._memory() - self._before, 0)
 
     def _memory(self) -> int:
@@ -102,7 +99,7 @@ class Native:
                 return
             self.close()
             self._process, self._said = _spawn(self._served)
-            self._end = weakref.finalize(self, _end, self._process, self._said)  # also when Python ends
+            self._end = weakref.finalize(self, _end, self._process, self._said)  # runs also when Python exits
             kind, content = self._read(0)
             if kind == READY:
                 self._before = self._memory()
@@ -113,7 +110,7 @@ class Native:
             self.facts = content
 
     def call(self, method: str, *arguments: object) -> Any:
-        """Return the method's value. Raises EngineError if the method fails or the child dies."""
+        """Call a method and return its value. Raises EngineError if it fails or the child dies."""
         with self._lock:
             self.start()
             kind, content = self._read(self._write(method, list(arguments)))
@@ -122,7 +119,7 @@ class Native:
         return content
 
     def stream(self, method: str, *arguments: object) -> Generator[Any]:
-        """Yield the items of a generator method. Closing the iterator stops the method, without waiting."""
+        """Call a generator method and yield its items. Closing the iterator stops the method without waiting."""
         with self._lock:
             self.start()
             number = self._write(method, list(arguments))
@@ -131,7 +128,7 @@ class Native:
         try:
             while kind != END:
                 with self._lock:
-                    if number not in self._open:  # the child that was asked has ended; a new one may run
+                    if number not in self._open:  # the child that ran the stream has ended
                         raise _gone()
                     kind, content = self._read(number)
                 if kind == ERROR:
@@ -144,13 +141,13 @@ class Native:
                     self._stop(number)
 
     def close(self) -> None:
-        """End the child; its memory is free at once."""
+        """End the child, which frees its memory."""
         with self._lock:
             self._end()
             self._process = None
             self._open.clear()
 
-    # The pipes; `_lock` is held
+    # These methods use the pipes; the caller holds `_lock`.
 
     def _write(self, method: str, arguments: list[object]) -> int:
         number = next(self._numbers)
@@ -158,17 +155,17 @@ class Native:
             send(self._pipe("stdin"), [number, method, arguments])
         except OSError as error:
             raise self._death() from error
-        except BaseException:  # interrupted within a message (Ctrl-C): what follows could not be parsed
+        except BaseException:  # interrupted in the middle of a message, so the pipe is no longer usable
             self.close()
             raise
         return number
 
     def _stop(self, number: int) -> None:
-        with suppress(OSError, EngineError):  # the next call notices that it is dead
+        with suppress(OSError, EngineError):  # the next call reports a dead child
             send(self._pipe("stdin"), [number, None, []])
 
     def _read(self, number: int) -> tuple[int, Any]:
-        """Return kind and content of the next message for `number`. Messages for other streams are kept for them."""
+        """Return kind and content of the next message for the call `number`; keep messages for other streams."""
         if waiting := self._open.get(number):
             kind, content = waiting.popleft()
             return kind, content
@@ -194,7 +191,7 @@ class Native:
         return pipe
 
     def _death(self) -> EngineError:
-        """Return an error that says how the child, which has closed its pipes, ended."""
+        """Return an error that describes how the child ended; the child has closed its pipes."""
         process = self._process
         if process is None:
             return _gone()
@@ -209,27 +206,27 @@ class Native:
 
 
 def _gone() -> EngineError:
-    return EngineError("llama.cpp was stopped meanwhile: ask again")
+    return EngineError("llama.cpp was stopped in the meantime: try again")
 
 
 def _obituary(code: int, words: str) -> str:
-    """Describe for people how a child ended: its exit code (negative: the signal) and its last line."""
-    said = f" It said: {words}" if words else ""
+    """Return a message about how a child ended. `code`: exit code or negative signal; `words`: its last output."""
+    said = f" Its last message: {words}" if words else ""
     if code >= 0:
-        return f"llama.cpp's process ended by itself (exit code {code}): ask again, which starts another.{said}"
+        return f"llama.cpp's process exited with code {code}: try again, which restarts it.{said}"
     try:
         number = signal.Signals(-code)
     except ValueError:
-        return f"llama.cpp died of signal {-code}: ask again, which starts another.{said}"
+        return f"llama.cpp died of signal {-code}: try again, which restarts it.{said}"
     name = signal.strsignal(number) or "ended"
     return (
         f"llama.cpp died: {name} ({number.name}). "
-        f"{_CURES.get(number, 'Something ended it: ask again, which starts another.')}{said}"
+        f"{_CURES.get(number, 'Another program ended it: try again, which restarts it.')}{said}"
     )
 
 
 def _spawn(served: str) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-    """Start the child. Return it, and the file that receives its stderr: if it dies, its last message is there."""
+    """Start the child; return it and the file that receives its stderr, for its last message if it dies."""
     path = json.dumps([str(_ROOT), *(str(Path(entry).absolute()) for entry in sys.path)])
     try:
         said = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
@@ -254,14 +251,14 @@ def _end(process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
     process.wait()
     for file in (process.stdin, process.stdout, said):
         if file:
-            with suppress(OSError):  # bytes still buffered for it
+            with suppress(OSError):  # there may be buffered bytes that can no longer be written
                 file.close()
 
 
 def threads() -> int:
-    """Return the number of threads: the number of cores, limited by OMP_NUM_THREADS.
+    """Return the number of threads for llama.cpp: the number of cores, limited by OMP_NUM_THREADS.
 
-    Ollama uses as many; llama-cpp-python would use half.
+    This is Ollama's default; llama-cpp-python's default would be half.
     """
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     allowed = os.environ.get("OMP_NUM_THREADS", "")

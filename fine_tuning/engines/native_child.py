@@ -1,9 +1,9 @@
-"""The child's side of native.py: serves one object around llama.cpp until the parent is gone.
+"""The child's side of native.py: serve the methods of one object until the parent ends.
 
-Messages go over two pipes. A message is its length (4 bytes, big-endian) followed by that many
-bytes of JSON. To the child: [number, method, arguments]; a null method stops the stream of that
-number. From the child: [number, kind, content]; the kinds are READY (llama.cpp is imported), VALUE,
-ITEM, END and ERROR.
+Messages travel over two pipes. A message is its length (4 bytes, big-endian) followed by that many
+bytes of JSON. The parent sends [number, method, arguments]; a null method stops the stream with
+that number. The child sends [number, kind, content]; the kinds are READY (llama.cpp is imported),
+VALUE, ITEM, END and ERROR.
 """
 
 import importlib
@@ -24,7 +24,7 @@ _LENGTH = struct.Struct(">I")
 
 
 def send(pipe: IO[bytes], message: list[object]) -> None:
-    """Write one message. Raises OSError if nobody reads any more."""
+    """Write one message. Raises OSError if the other side has closed the pipe."""
     content = json.dumps(message, separators=(",", ":")).encode("ascii")
     pipe.write(_LENGTH.pack(len(content)) + content)
     pipe.flush()
@@ -44,18 +44,18 @@ def receive(pipe: IO[bytes]) -> list[Any]:
 
 
 def main(served: str) -> None:
-    """Serve the class `served` ("package.module:Class").
+    """Serve an object of the class `served` ("package.module:Class").
 
-    The first message holds its arguments, and is answered with its `facts`.
+    The first message holds the constructor's arguments; the reply is the object's `facts`.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # native code's output must not mix with the messages
     _Child(requests, replies).serve(served)
 
 
 class _Served(Protocol):
-    """What is served here."""
+    """The interface of a served object."""
 
     facts: object
 
@@ -70,10 +70,10 @@ class _Child:
         threading.Thread(target=self._listen, daemon=True).start()
         module, _, name = served.partition(":")
         try:
-            import llama_cpp  # noqa: F401  # before READY: what memory grows by afterwards is the model's
+            import llama_cpp  # noqa: F401  # before READY, so that later growth of memory is the model's
         except (ImportError, OSError, RuntimeError) as error:
             self._reply(
-                0, ERROR, f"llama-cpp-python cannot be loaded: {error}. Run ./scripts/start.sh, which installs it anew"
+                0, ERROR, f"llama-cpp-python cannot be loaded: {error}. Run ./scripts/start.sh, which reinstalls it"
             )
             return
         self._reply(0, READY, None)
@@ -86,7 +86,7 @@ class _Child:
                 self._answer(number, getattr(self._object, method), arguments)
 
     def _listen(self) -> None:
-        """Read requests in a separate thread, so that the child ends with its parent whatever it is doing."""
+        """Read requests in a separate thread, so that the child ends with its parent even while it computes."""
         try:
             while True:
                 self._inbox.put(receive(self._requests))
@@ -108,14 +108,14 @@ class _Child:
             self._reply(number, ERROR, str(error))
         except (RuntimeError, ValueError, MemoryError) as error:
             self._reply(
-                number, ERROR, f"llama.cpp failed: {error}. Too little memory? Lower num_ctx, or take a smaller model."
+                number, ERROR, f"llama.cpp failed: {error}. If memory is short, lower num_ctx or use a smaller model."
             )
 
     def _stream(self, number: int, items: "GeneratorType[object, None, None]") -> bool:
-        """Send each item, and answer other requests between two items.
+        """Send the items of a stream, and answer other requests in between.
 
-        An item of None is not sent; it only gives time for that. Return False if the parent stopped
-        the stream.
+        An item None is not sent; it only lets other requests be answered. Return False if the
+        parent stopped the stream.
         """
         for item in items:
             if item is not None:

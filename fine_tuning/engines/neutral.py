@@ -1,9 +1,10 @@
-"""Keeps text that people type from acting as a model's structure, for chat and training alike.
+"""Keep text that people type from acting as a model's structure, in chat and in training.
 
-A marker is a text that stands for structure: a control or user-defined token of the vocabulary
-(`<|im_end|>`, `<tool_call>`), or what the chat template writes around messages (`[INST]`, `###
-Instruction:`). Engines take text only, so the text itself is changed: every marker gets a space
-inside, `< |im_end|>`. It still reads the same, and no tokenizer takes it for the marker.
+A marker is a text that acts as structure: a control or user-defined token of the vocabulary
+(`<|im_end|>`, `<tool_call>`), or text that the chat template writes around messages (`[INST]`,
+`### Instruction:`). Engines accept only text, so this module changes the text: it inserts a space
+into every marker, as in `< |im_end|>`. People still read it the same, but no tokenizer recognises
+the marker.
 """
 
 import functools
@@ -20,21 +21,21 @@ Render = Callable[[Sequence[Message]], str]
 
 
 class Neutraliser:
-    """Breaks markers. The same text always gives the same result, and a result is not changed again."""
+    """Breaks markers in texts. Applying it twice changes nothing more."""
 
     def __init__(self, markers: Iterable[str]) -> None:
         cores = {core for marker in markers if (core := _fold(marker).strip())}
         self._cores = {core for core in cores if len(core) > 1}
         self._single = {ord(core): " " for core in cores if len(core) == 1}
-        self._sizes: dict[str, list[int]] = {}  # of the markers, longest first, by their first two characters
+        self._sizes: dict[str, list[int]] = {}  # lengths of the markers, longest first, by their first two characters
         for size, start in sorted({(len(core), core[:2]) for core in self._cores}, reverse=True):
             self._sizes.setdefault(start, []).append(size)
         self._first = re.compile(
             f"[{''.join(sorted({re.escape(start[0]) for start in self._sizes}))}]" if self._sizes else r"(?!)"
         )
-        # A template may put two contents side by side: no end of one and beginning of the next may
-        # make a marker together. Of those in brackets only, since the beginning of `USER:` is also
-        # a word.
+        # A template may join two contents directly, so the end of one and the beginning of the next
+        # must not form a marker. Only bracketed markers count, since the beginning of `USER:` is an
+        # ordinary word.
         tags = [core for core in self._cores if _is_tag(core)]
         self._heads = {core[:size] for core in tags for size in range(2, len(core))}
         self._tails = {core[-size:] for core in tags for size in range(2, len(core))}
@@ -43,19 +44,19 @@ class Neutraliser:
     def __call__(self, text: str) -> str:
         """Return `text` with a space inside every marker."""
         text = text.translate(self._single) if self._single else text
-        while cuts := self._cuts(text):  # repeat: breaking one marker may form another, as some contain spaces
+        while cuts := self._cuts(text):  # repeated, since a marker with spaces may form when another is broken
             text = " ".join(text[start:end] for start, end in pairwise([0, *cuts, len(text)]))
         return text
 
     def messages(self, messages: Sequence[Message]) -> list[Message]:
-        """Return the messages as engines are fed them.
+        """Return the messages in the form in which they are sent to engines.
 
-        Markers are broken in every role, and earlier answers are without their thoughts.
+        Markers are broken in every role, and the thoughts of earlier answers are removed.
         """
         return [message.model_copy(update={"content": self(_content(message))}) for message in messages]
 
     def data(self, value: Any) -> Any:
-        """Return JSON data with the markers broken in each of its texts, names of fields included."""
+        """Return JSON data with the markers broken in all texts, including field names."""
         if isinstance(value, str):
             return self(value)
         if isinstance(value, dict):
@@ -63,10 +64,10 @@ class Neutraliser:
         return [self.data(each) for each in value] if isinstance(value, list | tuple) else value
 
     def answer(self, text: str, prompt: str = "") -> str:
-        """Return an answer as it is learned after `prompt`.
+        """Return an answer in the form in which it is trained on after `prompt`.
 
-        Markers are broken, except the two that enclose its thoughts. Some prompts already end with
-        the first of these.
+        Markers are broken, except the two that enclose the answer's thoughts. The first of these is
+        left out if the prompt already ends with it.
         """
         said = split_thoughts(text.strip())
         opened = said.opening and prompt.rstrip().endswith(said.opening.strip())
@@ -87,9 +88,9 @@ class Neutraliser:
                     yield start, size
 
     def _cuts_at_ends(self, folded: str) -> set[int]:
-        """Return the positions that break half a marker at either end of the text.
+        """Return the positions that break partial markers at either end of the text.
 
-        White space there is ignored, since templates trim it.
+        White space at the ends is ignored, since templates trim it.
         """
         first, last = len(folded) - len(folded.lstrip()), len(folded.rstrip())
         sizes = range(min(self._longest, last - first), 1, -1)
@@ -109,22 +110,22 @@ def neutralise(text: str, markers: Collection[str]) -> str:
 
 
 def neutraliser_for(tokens: Collection[str], render: Render) -> Neutraliser:
-    """Return the neutraliser of a model.
+    """Return the neutraliser for a model.
 
-    It breaks the vocabulary's structural `tokens` (structure.structural_tokens) and what the
-    template writes, which is found by calling `render` on harmless messages. Raises what
-    `template_markers` raises.
+    It breaks the vocabulary's structural `tokens` (structure.structural_tokens) and the template's
+    markers, which are found by rendering harmless messages with `render`. Raises the errors of
+    `template_markers`.
     """
     return Neutraliser([*tokens, *template_markers(render, tokens)])
 
 
 def _fold(text: str) -> str:
-    # SentencePiece writes a space as U+2581, and reads that as a space.
+    # SentencePiece writes a space as U+2581, and reads U+2581 as a space.
     return text.replace("\u2581", " ")
 
 
 def _break(folded: str, start: int, end: int) -> int:
-    """Return where to split the marker: after its bracket, or before the sign that ends it (`USER :`)."""
+    """Return where to split a marker: after its bracket, or before its last character (`USER :`)."""
     return end - 1 if folded[start].isalnum() or folded[start] in "#*" else start + 1
 
 
@@ -133,19 +134,19 @@ def _content(message: Message) -> str:
     return said.answer if said and said.answer.strip() else message.content
 
 
-# What a template writes
+# Finding a template's markers
 
 _CONTENTS = ("qzsystemzq", "qzquestionzq", "qzanswerzq", "qzfollowupzq")
 _ROLES: tuple[Role, ...] = ("system", "user", "assistant", "user")
 _PROBE = [Message(role=role, content=content) for role, content in zip(_ROLES, _CONTENTS, strict=True)]
 _TAG = re.compile(r"<{1,3}[^\s<>]+>{1,3}|\[{1,2}[^\s\[\]]+\]{1,2}|\([^\s()]+\)")
-_SIGN = r"[^\w\s.,;!?'\"()…]"  # a character that prose neither begins nor ends with
+_SIGN = r"[^\w\s.,;!?'\"()…]"  # a character with which prose neither begins nor ends
 _MARKED = re.compile(rf"(?=.*\w)(?:{_SIGN}.*|.*{_SIGN}|\(.*\))", re.DOTALL)
-_MOST_WORDS = 4  # in a marker; longer texts are prose
+_MOST_WORDS = 4  # words in a marker; longer texts are prose
 
 
 def is_marker(text: str) -> bool:
-    """Return whether `text` looks like structure: a word with signs around it.
+    """Return whether `text` looks like a marker: a word with special characters around it.
 
     Examples are `<tool>`, `### Instruction:` and `USER:`.
     """
@@ -153,10 +154,10 @@ def is_marker(text: str) -> bool:
 
 
 def template_markers(render: Render, tokens: Collection[str]) -> list[str]:
-    """Return what the template writes around messages apart from `tokens`, sorted.
+    """Return the markers that the template writes around messages, apart from `tokens`, sorted.
 
-    Bare words (`user` after a token) are left out. Raises EngineUnavailable and ModelNotFound as
-    `render` does. A template that refuses the messages has no markers.
+    Bare words (`user` after a token) are left out. A template that rejects the probe messages has
+    no markers. Raises EngineUnavailable and ModelNotFound if `render` does.
     """
     found: set[str] = set()
     for piece in _written(render):
@@ -171,16 +172,16 @@ def template_markers(render: Render, tokens: Collection[str]) -> list[str]:
 
 
 def _written(render: Render) -> list[str]:
-    """Return the template's own text between messages.
+    """Return the texts that the template writes between messages.
 
-    Before the first message only the last line counts: the rest may be the owner's text.
+    Of the text before the first message only the last line counts; the rest may be a system text.
     """
     for probe in (_PROBE, _PROBE[1:], _PROBE[1:2]):
         try:
             text = render(probe)
         except (EngineUnavailable, ModelNotFound):
             raise
-        except EngineError:  # the template refuses a role, or an order
+        except EngineError:  # the template rejects a role, or the order of roles
             continue
         first, *others = re.split("|".join(_CONTENTS), text)
         return [*first.rstrip().splitlines()[-1:], *others]

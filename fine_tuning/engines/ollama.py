@@ -1,7 +1,7 @@
-"""The real Ollama server, through its own client, the `ollama` package.
+"""Use an Ollama server through its client, the `ollama` package.
 
-Sources: docs/api.md, server/routes.go and api/types.go of Ollama. What that client does not know
-goes through `_raw`, and each such call names the field that is missing.
+Sources: docs/api.md, server/routes.go and api/types.go of Ollama. Requests that the client does not
+support go through `_raw`; a comment at each names the missing field.
 """
 
 import contextlib
@@ -45,19 +45,19 @@ from fine_tuning.engines.ollama_url import DEFAULT_URL, auth_of, bad_url, is_loo
 from fine_tuning.engines.structure import structural, structural_tokens
 from fine_tuning.errors import EngineError, EngineUnavailable, ModelNotFound, NotSupported
 
-MINIMUM_VERSION = "0.17.1"  # older ones misread some GGUF files
+MINIMUM_VERSION = "0.17.1"  # older versions misread some GGUF files
 
 _QUICK = httpx.Timeout(30, connect=5)
-_SLOW = httpx.Timeout(None, connect=5)  # no limit: loading a model, or a long answer, may take minutes
+_SLOW = httpx.Timeout(None, connect=5)  # no read limit, since loading a model or a long answer may take minutes
 _FACTS = ("template", "system", "license")
 _JSON = {"content-type": "application/json"}
-_CANNOT = (400, 501)  # how it answers when a model has no tools, images or embeddings
+_CANNOT = (400, 501)  # status codes for tools, images or embeddings that a model does not support
 _INNER = re.compile(r'"message":"([^"\\]+)"')
 
 
 @dataclass(frozen=True)
 class Pulled:
-    """How far a model is fetched: what Ollama does now, and how many bytes of the current file are there."""
+    """The progress of a pull: Ollama's current activity, and the bytes of the current file."""
 
     status: str
     done: int
@@ -68,48 +68,48 @@ class OllamaEngine:
     name = "ollama"
 
     def __init__(self, url: str = DEFAULT_URL) -> None:
-        """Prepare the connection; nothing is asked of the server yet.
+        """Prepare the connection, without sending a request yet.
 
-        `url` may be anything that OLLAMA_HOST may be: `host`, `host:port`, `http://host:port`.
+        `url` may have any form of OLLAMA_HOST: `host`, `host:port`, `http://host:port`.
         """
         address = server_url(url)
         self.where = without_password(address)
         settings: dict[str, Any] = {
-            "trust_env": not is_loopback(address),  # no proxy from the environment for this machine's own server
+            "trust_env": not is_loopback(address),  # the environment's proxy must not be used for a local server
             "auth": auth_of(address),
-            "follow_redirects": False,  # a server must not redirect requests elsewhere
+            "follow_redirects": False,  # a server must not redirect requests to another host
         }
         try:
             self._quick = ollama.Client(address, timeout=_QUICK, **settings)
             self._patient = ollama.Client(address, timeout=_SLOW, **settings)
             self._http = httpx.Client(base_url=address, timeout=_QUICK, **settings)
-        except (httpx.InvalidURL, ValueError) as error:  # ValueError: a proxy of the environment that is none
+        except (httpx.InvalidURL, ValueError) as error:  # ValueError: the environment names an invalid proxy
             raise bad_url(url) from error
-        self._neutral: dict[str, Neutraliser] = {}  # by the model's digest
+        self._neutral: dict[str, Neutraliser] = {}  # cached by the model's digest
 
     def version(self, timeout: float | None = None) -> str:
-        """Return the version. Raises EngineUnavailable also if what answers is no Ollama. `timeout` in seconds."""
-        # The client has no call for it.
+        """Return Ollama's version. Raises EngineUnavailable also if another program answers. `timeout` in seconds."""
+        # The client has no method for this.
         answer = self._raw("GET", "/api/version", timeout=httpx.Timeout(timeout) if timeout else _QUICK)
         if not isinstance(answer, dict) or "version" not in answer:
-            raise EngineUnavailable(f"What answers at {self.where} is not Ollama. Check the URL.")
+            raise EngineUnavailable(f"The server at {self.where} is not Ollama. Check the URL.")
         return str(answer["version"])
 
     def list_models(self) -> list[ModelSummary]:
-        """Return the models that can chat on this machine, newest first: no cloud models, no embedding models."""
+        """Return the models that can chat on this machine, newest first, without cloud and embedding models."""
         entries = self._entries()
-        # Ollama sorts by whole seconds, and by chance within one.
+        # Ollama sorts by whole seconds, and randomly within a second.
         entries.sort(key=lambda entry: (entry.get("modified_at", ""), entry["name"]), reverse=True)
         return [summary_of(entry) for entry in entries if chats_here(entry)]
 
     def _entries(self) -> list[Listed]:
-        answer = self._raw("GET", "/api/tags")  # the client leaves out `capabilities` and `remote_host`
+        answer = self._raw("GET", "/api/tags")  # the client omits `capabilities` and `remote_host`
         if not isinstance(answer, dict):
-            raise EngineUnavailable(f"What answers at {self.where} does not speak as Ollama does. Check the URL.")
+            raise EngineUnavailable(f"The server at {self.where} does not answer like Ollama. Check the URL.")
         return answer.get("models") or []
 
     def show(self, tag: str) -> ModelDetails:
-        shown = self._raw("POST", "/api/show", {"model": tag})  # the client leaves out `system`
+        shown = self._raw("POST", "/api/show", {"model": tag})  # the client omits `system`
         full, digest = self._named(tag)
         spec = spec_of(shown)
         gguf = Path(spec.from_)
@@ -130,21 +130,21 @@ class OllamaEngine:
         )
 
     def render(self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> str:
-        """Render the text; load the model first, since Ollama renders only loaded ones.
+        """Render the prompt; this loads the model, since Ollama renders only for loaded models.
 
-        After that it takes milliseconds.
+        Further calls take milliseconds.
         """
         return self._render(self._conversation(tag, messages, tools, {}), {})
 
     def _render(self, body: dict[str, object], options: dict[str, object]) -> str:
-        """Return what Ollama feeds the model for a conversation as it is."""
-        # The client knows neither `_debug_render_only` nor `truncate`; without truncate=False
-        # messages that exceed num_ctx are dropped in silence (chatPrompt in server/prompt.go).
+        """Return the prompt that Ollama gives the model for a conversation whose texts are neutral already."""
+        # The client does not support `_debug_render_only` and `truncate`. Without truncate=False,
+        # messages that exceed num_ctx are dropped silently (chatPrompt in server/prompt.go).
         asked = {**body, "stream": False, "options": options, "truncate": False, "_debug_render_only": True}
         answer = self._raw("POST", "/api/chat", asked, timeout=_SLOW)
         if "_debug_info" not in answer:
             raise EngineError(
-                f"Ollama at {self.where} does not show the text that it feeds {body['model']}. Update it: "
+                f"Ollama at {self.where} does not show the prompt that it gives {body['model']}. Update it: "
                 "https://ollama.com/download"
             )
         return answer["_debug_info"]["rendered_template"]
@@ -152,7 +152,7 @@ class OllamaEngine:
     def chat(self, tag: str, messages: Sequence[Message], options: ChatOptions | None = None) -> Iterator[ChatChunk]:
         options = options or ChatOptions()
         given = client_options(options)
-        if options.stop:  # else the model's own would count no more
+        if options.stop:  # the request's stop texts replace the model's, so send both
             given["stop"] = [*self._shown(tag).parameters.get("stop", []), *filter(None, options.stop)]
         if options.max_tokens is None and options.default_max_tokens is not None:
             given["num_predict"] = tokens_wanted(options, self._shown(tag).parameters)
@@ -160,20 +160,20 @@ class OllamaEngine:
         json_body([body, given])
         answer = cast("Generator[ollama.ChatResponse]", self._patient.chat(**body, options=given, stream=True))
         with self._mapped(), contextlib.closing(answer) as parts:
-            for part in parts:  # closing closes the connection, at which Ollama stops its work
+            for part in parts:  # closing the connection makes Ollama stop
                 text = part.message.content or ""
                 if part.done:
                     yield last_chunk(text, part)
                     return
                 if text or part.message.tool_calls:
                     yield ChatChunk(text, tool_calls=tool_calls_of(part))
-        # If one token is repeated 30 times, Ollama ends the stream without a final message (llm/llama_server.go).
+        # After 30 repetitions of a token Ollama ends the stream without a final message (llm/llama_server.go).
         yield ChatChunk("", done=True, done_reason="length")
 
     def embed(self, tag: str, texts: Sequence[str], dimensions: int | None = None) -> Embeddings:
         json_body([tag, list(texts)])
         here = [str(entry["name"]) for entry in self._entries() if not entry.get("remote_host")]
-        if (known := known_tag(tag, here)) is None:  # else Ollama might send the texts to a model that runs elsewhere
+        if (known := known_tag(tag, here)) is None:  # Ollama might send the texts to a cloud model
             raise ModelNotFound(
                 f"Ollama at {self.where} has no model {tag[:100]!r} on this machine. Its models: "
                 f"{', '.join(here) or 'none'}."
@@ -183,7 +183,7 @@ class OllamaEngine:
                 answer = self._patient.embed(known, list(texts), dimensions=dimensions)
         except NotSupported as error:
             raise NotSupported(
-                f"{tag} gives no embeddings: name a model that is made for them (`ollama pull nomic-embed-text` gets "
+                f"{tag} does not support embeddings: choose an embedding model (`ollama pull nomic-embed-text` gets "
                 "one)"
             ) from error
         return Embeddings([list(vector) for vector in answer.embeddings], answer.prompt_eval_count or 0)
@@ -192,7 +192,7 @@ class OllamaEngine:
         full_tag(tag)
         source, facts = self._source(spec), {key: value for key in _FACTS if (value := getattr(spec, key))}
         json_body([spec.parameters, facts])
-        if spec.renderer or spec.parser:  # which the client does not know
+        if spec.renderer or spec.parser:  # fields that the client does not support
             more = {key: value for key in ("renderer", "parser") if (value := getattr(spec, key))}
             body = {
                 "model": tag,
@@ -211,13 +211,13 @@ class OllamaEngine:
                 status = self._patient.create(tag, parameters=spec.parameters, **source, **facts).status
         if status != "success":
             raise EngineError(
-                f"Ollama did not finish making {tag}: it stopped at {status!r}. Look at its log, and try again."
+                f"Ollama did not finish creating {tag}: it stopped at {status!r}. Check Ollama's log, and try again."
             )
 
     def pull(self, tag: str) -> Iterator[Pulled]:
-        """Fetch a model from Ollama's library, and yield how far it is.
+        """Pull a model from Ollama's library, and yield the progress.
 
-        Closing the iterator stops it; the next pull goes on from there.
+        Closing the iterator stops the pull; the next pull of the model resumes it.
         """
         json_body([full_tag(tag)])
         with self._mapped():
@@ -227,7 +227,7 @@ class OllamaEngine:
                     yield Pulled(part.status or "", part.completed or 0, part.total or 0)
                     if part.status == "success":
                         return
-        raise EngineError(f"Ollama did not finish pulling {tag}: try again, and it goes on from where it stopped")
+        raise EngineError(f"Ollama did not finish pulling {tag}: try again, and the pull resumes where it stopped")
 
     def copy(self, source: str, target: str) -> None:
         full_tag(target)
@@ -246,13 +246,12 @@ class OllamaEngine:
             self._patient.chat(tag, messages=[])
 
     def unload(self, tag: str | None = None) -> list[str]:
-        """Free the memory of one model, or of all; return which were loaded.
+        """Unload one model, or all; return the tags that were loaded.
 
-        It waits until the memory is free, for 10 s at most (an answer in progress is not cut off).
-        Tags that share a base share Ollama's place for it: unloading one unloads whichever of them
-        is in.
+        Wait at most 10 s until the memory is free; an answer in progress is not interrupted. Tags
+        that share a base also share the loaded model, so unloading one unloads them all.
         """
-        full, wanted = self._named(tag) if tag else (None, "")  # a copy may be loaded under the name of its original
+        full, wanted = self._named(tag) if tag else (None, "")  # a copy may be loaded under its original's name
         with self._mapped():
             entries = self._quick.ps().models or []
             targets = [
@@ -274,13 +273,13 @@ class OllamaEngine:
             client.close()
 
     def _source(self, spec: ModelSpec) -> dict[str, Any]:
-        """Put the files of `spec` into Ollama's store, and return the arguments of `create` that name them."""
+        """Upload the files of `spec` to Ollama's store; return the arguments of `create` that refer to them."""
         source: dict[str, Any] = {"from_": None, "files": None, "adapters": None}
         if isinstance(spec.from_, Path):
             base: GgufHeader | None = check_model(read_header(spec.from_))
             source["files"] = {"model.gguf": self._upload(spec.from_)}
         else:
-            # Asked first, since Ollama would try to download a base that it has not got.
+            # Check first, since Ollama would try to download a missing base.
             shown = self._shown(spec.from_)
             base = read_header(Path(shown.from_)) if os.access(shown.from_, os.R_OK) else None
             if shown.adapter and spec.adapter:
@@ -292,21 +291,21 @@ class OllamaEngine:
         return source
 
     def _upload(self, file: Path) -> str:
-        """Upload `file` into Ollama's store unless it is there; return its digest."""
+        """Upload `file` to Ollama's store unless it is there; return its digest."""
         digest = "sha256:" + paths.sha256_of(file)
         with self._mapped():
-            if not self._http.head(f"/api/blobs/{digest}").is_success:  # the client would send what is there already
+            if not self._http.head(f"/api/blobs/{digest}").is_success:  # the client would upload it again
                 self._patient.create_blob(file)
         return digest
 
     def _shown(self, tag: str) -> ModelSpec:
-        """Return what a tag is made of, but for its system prompt."""
+        """Return the definition of a tag, without its system prompt."""
         json_body([tag])
         with self._mapped():
             return spec_of(self._quick.show(tag).model_dump(exclude_none=True))
 
     def _named(self, tag: str) -> tuple[str, str]:
-        """Return a tag as Ollama lists it, and its digest; ("...", "") when there is no such tag."""
+        """Return a tag as Ollama lists it, and its digest, which is "" for an unknown tag."""
         with self._mapped():
             digests = {str(entry.model): str(entry.digest) for entry in self._quick.list().models or []}
         name = known_tag(tag, digests)
@@ -315,7 +314,7 @@ class OllamaEngine:
     def _conversation(
         self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, object]], options: dict[str, object]
     ) -> dict[str, Any]:
-        """Return the conversation as it may be sent: nothing that was typed acts as structure."""
+        """Return the body of a chat request, with the markers in typed texts broken."""
         neutral = self._neutraliser(tag, options)
         said = [sent_message(message, neutral) for message in neutral.messages(messages)]
         return {
@@ -324,7 +323,7 @@ class OllamaEngine:
         }
 
     def _neutraliser(self, tag: str, options: dict[str, object]) -> Neutraliser:
-        """Return the neutraliser of a model (neutral.py). `options`: so that no model is loaded twice."""
+        """Return the model's neutraliser (neutral.py). `options` must be those of the chat, lest the model reload."""
         _, digest = self._named(tag)
         neutral = self._neutral.get(digest)
         if neutral is None:
@@ -337,11 +336,11 @@ class OllamaEngine:
         return neutral
 
     def _structural_tokens(self, tag: str) -> list[str]:
-        """Return those of the weights' file, or as Ollama tells them where that cannot be read from here."""
+        """Return the structural tokens, from the weights' file or, if it is not readable here, from Ollama."""
         gguf = self._shown(tag).from_
         if os.access(gguf, os.R_OK) and Path(gguf).is_file():
             return structural_tokens(Path(gguf))
-        # The client knows no `verbose`.
+        # The client does not support `verbose`.
         told = self._raw("POST", "/api/show", {"model": tag, "verbose": True}, timeout=_SLOW).get("model_info") or {}
         return structural(told.get("tokenizer.ggml.tokens") or [], told.get("tokenizer.ggml.token_type") or [])
 
@@ -349,10 +348,9 @@ class OllamaEngine:
         if os.access(gguf, os.R_OK):
             return
         raise EngineError(
-            f"Ollama at {self.where} keeps {tag} in {gguf}, which cannot be read from here. If it runs in a "
-            "container or on another "
-            "machine, mount its models folder at the same path, or run Ollama here; if it runs as another user, let "
-            "yours read that folder."
+            f"Ollama at {self.where} stores {tag} in {gguf}, which byoai cannot read. If Ollama runs in a container "
+            "or on another machine, mount its models folder at the same path, or run Ollama here; if it runs as "
+            "another user, give your user read access to that folder."
         )
 
     def _raw(
@@ -365,7 +363,7 @@ class OllamaEngine:
             return response.json() if response.content else None
 
     def _check(self, response: httpx.Response) -> None:
-        """Turn an error status into one of ours."""
+        """Raise one of byoai's errors if the response has an error status."""
         if response.is_success:
             return
         try:
@@ -373,9 +371,7 @@ class OllamaEngine:
         except (ValueError, KeyError, TypeError):
             said = f"{response.status_code} {response.reason_phrase}"
             if response.request.url.path == "/api/version":
-                raise EngineUnavailable(
-                    f"What answers at {self.where} is not Ollama ({said}). Check the URL."
-                ) from None
+                raise EngineUnavailable(f"The server at {self.where} is not Ollama ({said}). Check the URL.") from None
         self._refuse(said, response.status_code)
 
     def _refuse(self, said: str, status: int) -> NoReturn:
@@ -383,13 +379,13 @@ class OllamaEngine:
             known = ", ".join(model.tag for model in self.list_models()) or "none"
             raise ModelNotFound(f"Ollama at {self.where}: {said}. Its models: {known}.")
         if status in _CANNOT and "does not support" in said:
-            inner = _INNER.search(said)  # what llama.cpp said
+            inner = _INNER.search(said)  # llama.cpp's own message
             raise NotSupported(f"Ollama at {self.where}: {inner[1] if inner else said}")
         raise EngineError(f"Ollama at {self.where}: {said}")
 
     @contextlib.contextmanager
     def _mapped(self) -> Iterator[None]:
-        """Turn the errors of the client, and of httpx below it, into ours."""
+        """Turn errors of the client and of httpx into byoai's errors."""
         try:
             yield
         except ollama.ResponseError as error:
@@ -405,13 +401,14 @@ class OllamaEngine:
             ) from error
         except httpx.TimeoutException as error:
             raise EngineUnavailable(
-                f"Ollama at {self.where} takes too long to answer. Is it busy? Try again, or restart it."
+                f"Ollama at {self.where} takes too long to answer. It may be busy: try again, or restart it."
             ) from error
         except httpx.RequestError as error:
             raise EngineUnavailable(
-                f"Ollama at {self.where} broke off in the middle ({error}). Look at its log, and restart it."
+                f"Ollama at {self.where} closed the connection during an answer ({error}). Check its log, and "
+                "restart it."
             ) from error
-        except (ValueError, AttributeError, TypeError) as error:  # not JSON, or not in the form that the client reads
+        except (ValueError, AttributeError, TypeError) as error:  # not JSON, or not of the expected form
             raise EngineUnavailable(
-                f"What answers at {self.where} does not speak as Ollama does ({error}). Check the URL."
+                f"The server at {self.where} does not answer like Ollama ({error}). Check the URL."
             ) from error

@@ -1,4 +1,4 @@
-"""Turns this program's types into those of Ollama's client, and its answers back."""
+"""Convert byoai's messages, tools and options to the types of Ollama's client, and its answers back."""
 
 import base64
 import json
@@ -14,10 +14,9 @@ from fine_tuning.errors import EngineError, NotSupported
 
 
 def json_body(body: object) -> bytes | None:
-    """Return the body of a request.
+    """Return the body of a request as JSON.
 
-    EngineError for text that is not valid Unicode, which is neither the server's fault nor the
-    network's.
+    Raises EngineError for text that is not valid Unicode.
     """
     try:
         return (
@@ -28,29 +27,29 @@ def json_body(body: object) -> bytes | None:
     except UnicodeEncodeError as error:
         found = error.object[error.start]
         raise EngineError(
-            f"the text cannot be sent: it holds U+{ord(found):04X}, half of a character: type it as UTF-8"
+            f"the text cannot be sent, since it contains U+{ord(found):04X}, half of a character: type it as UTF-8"
         ) from error
     except (TypeError, ValueError) as error:
         raise EngineError(f"the settings cannot be sent to the engine: {error}") from error
 
 
 def _plain(value: object) -> object:
-    """Return what the client takes and JSON does not: a file, and a tool."""
+    """Return a file or a tool as a JSON value."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, ollama.Tool):
         return value.model_dump(exclude_none=True)
-    raise TypeError(f"{type(value).__name__} is no JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def conversation(tag: str, messages: list[dict[str, object]]) -> dict[str, Any]:
-    # think=False, the same in `render` and `chat`: what people log and models learn here are
-    # answers, not thoughts. Others ignore it.
+    # think=False in both `render` and `chat`, since models here log and learn answers without
+    # thoughts. Models that do not think ignore it.
     return {"model": tag, "messages": messages, "think": False}
 
 
 def sent_message(message: Message, neutral: Neutraliser) -> dict[str, object]:
-    """Return a message, its content neutral already, as the client takes it."""
+    """Return a message in the client's form; its content must be neutral already."""
     sent: dict[str, object] = {"role": message.role, "content": message.content}
     if isinstance(message, RichMessage):
         calls = [
@@ -58,7 +57,7 @@ def sent_message(message: Message, neutral: Neutraliser) -> dict[str, object]:
             for call in message.tool_calls
         ]
         tool = {"role": "tool", "tool_name": neutral(message.tool_name)} if message.tool_name else {}
-        # As bytes: a text might be the path of a file, which the client would read.
+        # Images are bytes, since the client would read a text as the path of a file.
         sent |= tool | {
             name: value for name, value in (("images", list(message.images)), ("tool_calls", calls)) if value
         }
@@ -66,13 +65,13 @@ def sent_message(message: Message, neutral: Neutraliser) -> dict[str, object]:
 
 
 def client_tool(definition: dict[str, object]) -> ollama.Tool:
-    """Return a tool as the client reads it. NotSupported for one that it cannot."""
+    """Return a tool in the client's form. Raises NotSupported if the client rejects it."""
     try:
         return ollama.Tool.model_validate(definition)
     except ValidationError as error:
         fault = error.errors()[0]
         raise NotSupported(
-            f"Ollama does not take this tool: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+            f"Ollama does not accept this tool: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Reads what Ollama tells of its models: the list, and of one its Modelfile and the values beside it."""
+"""Parse Ollama's answers about models: the list of models, and the details of one model."""
 
 import ast
 from pathlib import Path
@@ -8,13 +8,13 @@ from fine_tuning.engines.base import ModelSpec, ModelSummary
 from fine_tuning.engines.modelfile import commands
 from fine_tuning.errors import ConfigError, EngineError
 
-# the last commands of a shown Modelfile; their values are read from other fields
+# the last commands of a shown Modelfile, whose values are read from other fields
 _UNREAD = ("parameter", "license", "message")
-_NO_TEMPLATE = "{{ .Prompt }}"  # what a model without a TEMPLATE of its own shows (template.DefaultTemplate)
+_NO_TEMPLATE = "{{ .Prompt }}"  # shown for a model without a TEMPLATE (template.DefaultTemplate)
 
 
 class Details(TypedDict, total=False):
-    """What Ollama says of a model's weights."""
+    """Ollama's details of a model's weights."""
 
     family: str
     parameter_size: str
@@ -50,7 +50,7 @@ def chats_here(entry: Listed) -> bool:
 
 
 def spec_of(shown: dict[str, Any]) -> ModelSpec:
-    """Return the spec that /api/show describes; `from_` is the path of the weights on the server."""
+    """Return the spec from an answer of /api/show; `from_` is the path of the weights on the server."""
     found = _modelfile(shown.get("modelfile", ""), {"template": shown.get("template"), "system": shown.get("system")})
     adapter = found.get("adapter")
     template = found.get("template")
@@ -67,12 +67,10 @@ def spec_of(shown: dict[str, Any]) -> ModelSpec:
 
 
 def _modelfile(text: str, exact: dict[str, str | None]) -> dict[str, str]:
-    """Return the first of each command in the Modelfile that Ollama shows, by its name.
+    """Return the first value of each command in the Modelfile that Ollama shows, up to the parameters and licenses.
 
-    The Modelfile is read up to the parameters and licenses.
-
-    `exact` are values of commands that may be in `text`: they may hold quotes and whole commands,
-    for which it has no escapes. Raises EngineError if the rest cannot be read.
+    `exact` holds the exact values of commands that may be in `text`, since these may contain quotes
+    and whole commands, which a Modelfile cannot escape. Raises EngineError if `text` is invalid.
     """
     found: dict[str, str] = {}
     for name, value in exact.items():
@@ -88,14 +86,14 @@ def _modelfile(text: str, exact: dict[str, str | None]) -> dict[str, str]:
 
 
 def _quoted(text: str) -> str:
-    """Quote a value as Ollama does (parser.quote)."""
+    """Return a value with quotes like Ollama's (parser.quote)."""
     if "\n" not in text and text == text.strip(" "):
         return text
     return f'"""{text}"""' if '"' in text else f'"{text}"'
 
 
 def _parameters(text: str) -> dict[str, Any]:
-    """Return the parameters in lines of `name value` with Go literals; `stop` may be repeated."""
+    """Parse parameters: lines of `name value`, where values are Go literals and `stop` may be repeated."""
     parameters: dict[str, Any] = {}
     for line in text.splitlines():
         name, _, literal = line.partition(" ")
@@ -108,7 +106,7 @@ def _parameters(text: str) -> dict[str, Any]:
 
 
 def _literal(text: str) -> object:
-    """Return the value of a Go literal, a string, number or bool; they read as Python's."""
+    """Return the value of a Go string, number or bool, which have the syntax of Python's literals."""
     if text in ("true", "false"):
         return text == "true"
     try:

@@ -1,4 +1,4 @@
-"""Where an Ollama server is: what people write for OLLAMA_HOST, made the URL that is connected to."""
+"""Turn a value of OLLAMA_HOST into the URL of an Ollama server."""
 
 import ipaddress
 import re
@@ -13,10 +13,10 @@ DEFAULT_URL = "http://127.0.0.1:11434"
 
 
 def server_url(host: str) -> str:
-    """Return the URL to connect to for an OLLAMA_HOST.
+    """Return the URL to connect to for a value of OLLAMA_HOST.
 
-    As Ollama reads it (envconfig.ConnectableHost): `` is the default, `0.0.0.0:80` this machine. A
-    user name and a password in it are kept. EngineError for what no server can be reached at.
+    The rules are Ollama's (envconfig.ConnectableHost): an empty value is the default, `0.0.0.0:80`
+    is this machine. A user name and a password are kept. Raises EngineError for an invalid value.
     """
     given, host = host, host.strip().strip("\"'").strip()
     scheme, separator, rest = host.partition("://")
@@ -30,7 +30,7 @@ def server_url(host: str) -> str:
         raise bad_url(given)
     if found := re.search(r"(^|/)(v1|api)(/|$)", path):
         raise EngineError(
-            f"{_masked(given)} is the address for other programs: byoai calls Ollama itself. Write it without "
+            f"{_masked(given)} is the address of one of Ollama's APIs: give the server's address without "
             f"/{found[2]}, as http://host:port"
         )
     default_port = {"http": 80, "https": 443}[scheme] if separator else 11434
@@ -38,9 +38,9 @@ def server_url(host: str) -> str:
 
 
 def _name_and_port(authority: str, given: str) -> tuple[str, int]:
-    """Return the host as a URL has it, and its port (0 if none is given).
+    """Return the host in the form of a URL, and its port (0 if none is given).
 
-    An address that means all of a machine's becomes this machine's.
+    An address that means all interfaces becomes the loopback address.
     """
     bare = authority.count(":") > 1 and not authority.startswith("[")  # IPv6 without brackets
     bracketed = re.fullmatch(r"\[(.*)\](?::(.*))?", f"[{authority}]" if bare else authority, re.DOTALL)
@@ -51,7 +51,7 @@ def _name_and_port(authority: str, given: str) -> tuple[str, int]:
         if bracketed:
             name = f"[{'::1' if ipaddress.IPv6Address(name).is_unspecified else name}]"
         elif name:
-            # as the DNS has it
+            # in the form that the DNS uses
             labels = httpx.URL(scheme="http", host=name).raw_host.decode("ascii").removesuffix(".").split(".")
             if len(name) > 253 or not all(re.fullmatch(r"[a-z0-9_-]{1,63}", label) for label in labels):
                 raise ValueError(name)
@@ -66,19 +66,19 @@ def without_password(url: str) -> str:
 
 
 def bad_url(given: str) -> EngineError:
-    return EngineError(f"{_masked(given)} is no URL of an Ollama server: write http://host:port")
+    return EngineError(f"{_masked(given)} is not a valid address of an Ollama server: write http://host:port")
 
 
 def _masked(given: str) -> str:
-    """Return a URL for a message: in quotes, short, and without what stands before an @, which may be a password."""
+    """Return a URL for a message: quoted, shortened, and without the user name and password before an @."""
     return repr(re.sub(r"(?s)^(.*?://)?.*@", r"\1…@", given)[:200])
 
 
 def auth_of(url: str) -> tuple[str, str] | Callable[[httpx.Request], httpx.Request] | None:
-    """Return how requests to a server are signed, as httpx takes it.
+    """Return httpx's `auth` argument for requests to a server.
 
-    They are signed with the user of the URL if it names one. Otherwise nothing signs them, except
-    that ollama.com gets OLLAMA_API_KEY, which the client adds by itself.
+    It is the user name and password of the URL if it has them. Otherwise requests carry no
+    credentials; only to ollama.com the client adds OLLAMA_API_KEY by itself.
     """
     found = urlsplit(url)
     if found.username or found.password:

@@ -1,7 +1,7 @@
-"""Checks whether llama.cpp, as it was compiled, runs on this processor.
+"""Check that the compiled llama.cpp runs on this processor.
 
-A tiny model with random weights answers in a child process. scripts/lib.sh runs this file after
-every build; `byoai doctor` makes the same check.
+A tiny model with random weights generates an answer in a child process. scripts/lib.sh runs this
+file after every build; `byoai doctor` runs the same check.
 """
 
 import sys
@@ -15,14 +15,14 @@ from gguf import GGMLQuantizationType as Type
 from fine_tuning.engines.native import Native, threads
 from fine_tuning.errors import EngineError
 
-_WIDTH, _LAYERS, _HEADS, _VOCABULARY = 256, 2, 4, 288  # a K-quant packs 256 weights, and tiles are 32 wide
-# One type for each matrix of a layer (q, k, v, o, gate, up, down), so that every kernel that common files need runs.
+_WIDTH, _LAYERS, _HEADS, _VOCABULARY = 256, 2, 4, 288  # K-quants pack 256 weights, and tiles are 32 wide
+# A different type for each matrix of a layer (q, k, v, o, gate, up, down), to run every common kernel.
 _TYPES = (
     (Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.F16, Type.BF16),
     (Type.Q2_K, Type.Q3_K, Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.IQ4_NL, Type.IQ4_XS),
 )
 _MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-_PROMPT = "Does it run? " * 8  # many tokens in one go, then one at a time: llama.cpp computes them differently
+_PROMPT = "Does it run? " * 8  # many tokens, since llama.cpp computes long prompts and single tokens differently
 
 
 def smoke() -> None:
@@ -38,7 +38,7 @@ def smoke() -> None:
 
 
 def write_model(path: Path) -> Path:
-    """Write a llama model of 3 MB with random weights, and return `path`."""
+    """Write a llama model of 3 MB with random weights; return `path`."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(512)
     writer.add_embedding_length(_WIDTH)
@@ -47,7 +47,7 @@ def write_model(path: Path) -> Path:
     writer.add_head_count(_HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
     _add_vocabulary(writer)
-    draw = np.random.default_rng(1)  # with this seed the model gives eight tokens before it ends
+    draw = np.random.default_rng(1)  # with this seed the model generates eight tokens before it ends
     _add_matrix(writer, draw, "token_embd", _VOCABULARY, _WIDTH, Type.Q8_0)
     norms = ["output_norm", *(f"blk.{layer}.{name}_norm" for layer in range(_LAYERS) for name in ("attn", "ffn"))]
     for name in norms:
@@ -64,7 +64,7 @@ def write_model(path: Path) -> Path:
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
-    """Write a token for each byte, and the few that every vocabulary has."""
+    """Write a vocabulary of one token for each byte, and the usual special tokens."""
     special = ["<unk>", "<s>", "</s>"]
     tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256))]
     tokens += [f"filler{number}" for number in range(_VOCABULARY - len(tokens))]
@@ -80,7 +80,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
 def _add_matrix(
     writer: gguf.GGUFWriter, draw: np.random.Generator, name: str, rows: int, columns: int, kind: Type
 ) -> None:
-    """Write random weights; zeros in the types that gguf can read but not make."""
+    """Write a matrix of random weights, or of zeros in the types that gguf cannot quantise to."""
     try:
         data = gguf.quants.quantize(
             draw.standard_normal((rows, columns), dtype=np.float32) / np.float32(columns**0.5), kind

@@ -1,8 +1,8 @@
-"""Finds the tokens of a vocabulary that a tokenizer takes for structure instead of text.
+"""Find the tokens of a vocabulary that a tokenizer treats as structure instead of text.
 
-llama.cpp cuts control, unknown and user-defined tokens out of a prompt before anything else, and
-takes some names for control tokens that the file does not mark as such (`llama_vocab::impl::load`
-and `tokenizer_st_partition` in llama-vocab.cpp).
+llama.cpp first splits a prompt at its control, unknown and user-defined tokens. It also treats some
+tokens as control tokens by their names, although the file does not mark them
+(`llama_vocab::impl::load` and `tokenizer_st_partition` in llama-vocab.cpp).
 """
 
 import functools
@@ -18,12 +18,12 @@ from fine_tuning.engines.neutral import is_marker
 # llama_token_type
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 
-# Texts that llama.cpp takes for control tokens by name, whatever their type.
+# Names of tokens that llama.cpp treats as control tokens, whatever their type.
 _NAMED = re.compile(
     r"<[|｜].*\w.*>|<.*\w.*[|｜]>|</?s>|<[eb]os>|<(?:start|end)_of_turn>|<end_of_utterance>|_?<EOT>|\[(?:EOT|EOS|PAD|e~\[)\]?"
     r"|<fim[-_](?:prefix|suffix|middle|pad|repo)>|\u2581?<(?:PRE|SUF|MID|PAD|REPO|reponame)>"
 )
-# Some vocabularies (Gemma) have HTML elements as tokens. People write about them, and templates do not use them.
+# HTML elements, which some vocabularies (Gemma) have as tokens; people type them, and templates do not use them.
 _HTML = re.compile(
     r"</?(?:a|b|blockquote|body|br|caption|code|dd|div|dl|dt|em|h[1-6]|head|hr|html|i|img|li|ol|p|pre|s|span|strong|sub|sup|table|tbody|td"
     r"|tfoot|th|thead|title|tr|u|ul)>"
@@ -31,7 +31,7 @@ _HTML = re.compile(
 
 
 def is_structural(text: str, kind: int) -> bool:
-    """Return whether a token acts as structure. User-defined white space, single characters and words are text."""
+    """Return whether a token acts as structure; user-defined white space, characters and words do not."""
     if kind in (CONTROL, UNKNOWN):
         return True
     if kind == USER_DEFINED:
@@ -40,25 +40,25 @@ def is_structural(text: str, kind: int) -> bool:
 
 
 def structural(tokens: Iterable[str], kinds: Iterable[int]) -> list[str]:
-    """Return the structural ones of `tokens`, whose types are `kinds`."""
+    """Return the structural tokens among `tokens`, whose types are `kinds`."""
     return [text for text, kind in zip(tokens, kinds, strict=False) if text and is_structural(text, kind)]
 
 
 def structural_tokens(gguf: Path) -> list[str]:
     """Return the structural tokens of the vocabulary in `gguf`.
 
-    Takes some 50 ms the first time. Raises EngineError if the file is unreadable.
+    The first call for a file takes about 50 ms. Raises EngineError if the file is unreadable.
     """
-    read_header(gguf)  # names what is wrong with the file
+    read_header(gguf)  # raises EngineError for a bad file
     status = gguf.stat()
     return list(_structural_tokens(gguf, status.st_size, status.st_mtime_ns))
 
 
 @functools.lru_cache(maxsize=8)
-# size and time: a replaced file is read anew
+# size and time are cache keys: a changed file is read again
 def _structural_tokens(gguf: Path, size: int, modified: int) -> tuple[str, ...]:
     with gguf.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        reader = GgufReader(content, 16)  # behind magic, version and the number of tensors
+        reader = GgufReader(content, 16)  # after magic, version and the number of tensors
         arrays = {reader.string(): reader.value() for _ in range(reader.scalar("Q"))}
         tokens, kinds = arrays.get("tokenizer.ggml.tokens"), arrays.get("tokenizer.ggml.token_type")
         if tokens is None:

@@ -1,8 +1,7 @@
-"""Tokenises with the vocabulary of a GGUF through llama.cpp itself.
+"""Tokenise text with the vocabulary of a GGUF, using llama.cpp.
 
-The tokens are thus those that the engine makes. Transformers can rebuild a tokenizer from a GGUF,
-but not every pre-tokenizer comes out the same (SmolLM2's single digits do not), so its tokens would
-differ from the served ones.
+The tokens are therefore the same as the engine's. Transformers can also rebuild a tokenizer from a
+GGUF, but not every pre-tokenizer comes out the same (SmolLM2's splitting of digits does not).
 """
 
 from collections.abc import Sequence
@@ -14,10 +13,10 @@ from fine_tuning.engines.structure import structural_tokens
 
 
 class Vocabulary:
-    """A vocabulary without the weights (about 0.4 s and 100 MB for 49k tokens, in a child process)."""
+    """A vocabulary, loaded in a child process without the weights (0.4 s and 100 MB for 49k tokens)."""
 
     def __init__(self, gguf: Path) -> None:
-        """Load the vocabulary. Raises EngineError if llama.cpp cannot read `gguf`; all methods do so if it dies."""
+        """Load the vocabulary. Raises EngineError if llama.cpp cannot read `gguf`, as do all methods if it dies."""
         self._native = Native("fine_tuning.engines.llama:Words", str(gguf))
         self.path = gguf
         self.size: int = self._native.facts["size"]
@@ -26,10 +25,10 @@ class Vocabulary:
     def encode(self, text: str, *, special: bool = True, bos: bool = False) -> list[int]:
         """Return the token ids of `text`.
 
-        `special` reads control tokens (`<|im_end|>`) as such, as engines do with a rendered prompt.
-        `bos` puts the begin token first if the model wants one.
+        `special`: parse control tokens (`<|im_end|>`), as engines do in a rendered prompt. `bos`:
+        add the begin token if the model uses one.
         """
-        if not text:  # called for each prompt, to check whether it begins with the begin token
+        if not text:  # a frequent call, made for each prompt to get the begin token
             return list(self._bos) if bos else []
         tokens: list[int] = self._native.call("encode", text, special, bos)
         return tokens
@@ -43,17 +42,17 @@ class Vocabulary:
         return text
 
     def ends_turn(self, token: int) -> bool:
-        """Return whether a generation stops at `token` (end of sequence, of turn, ...)."""
+        """Return whether `token` ends a generation (end of sequence, end of turn, ...)."""
         return token in self._ends
 
     def control_tokens(self) -> list[str]:
-        """Return the texts that the engine reads as control tokens."""
+        """Return the texts of the control tokens."""
         return [text for _, text in self._native.call("control_tokens") if text]
 
     def structural_tokens(self) -> list[str]:
-        """Return the texts of all tokens that stand for structure.
+        """Return the texts of all tokens that act as structure.
 
-        Those that are not marked as control tokens are included.
+        They include tokens that the file does not mark as control tokens.
         """
         return structural_tokens(self.path)
 

@@ -1,1 +1,1 @@
-"""Measures the artifact that is served: GGUF files through llama.cpp, never the training-time model."""
+"""Evaluate models in the form in which they are served: GGUF files in llama.cpp, never the network in training."""

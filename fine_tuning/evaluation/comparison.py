@@ -1,6 +1,7 @@
-"""Compares base, live model and candidate on the same test set.
+"""Compare the base, the live model and the candidate on the same test set.
 
-They are evaluated one after the other; then the candidate is probed, and all are timed.
+Each model is evaluated in turn; the candidate is also probed for leaks and poisoning, and all
+models are timed.
 """
 
 import math
@@ -38,19 +39,19 @@ class MetricScores:
 
 @dataclass(frozen=True)
 class Suspects:
-    """What the leak probe and the poison probe try."""
+    """The inputs of the leak probe and the poison probe."""
 
     secrets: Sequence[Secret] = ()
     triggers: Sequence[Trigger] = ()
-    prompts: Sequence[str] = ()  # general questions that the trigger phrases are put into
+    prompts: Sequence[str] = ()  # general questions into which the trigger phrases are inserted
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The evidence on one candidate.
 
-    `live` is None if no version is live, or if the live one has another base: its tokens are then
-    not comparable.
+    `live` is None if no version is live, or if the live version has another base, whose tokens
+    would not be comparable.
     """
 
     base: Evaluation
@@ -62,7 +63,7 @@ class Comparison:
 
     @property
     def reference(self) -> Evaluation:
-        """Return the evaluation of the model that the candidate would replace."""
+        """The evaluation of the model that the candidate would replace."""
         return self.live or self.base
 
     @property
@@ -70,9 +71,10 @@ class Comparison:
         return "live" if self.live else "base"
 
     def scores(self) -> list[MetricScores]:
-        """Return all figures that both base and candidate have.
+        """Return all metrics that both base and candidate have.
 
-        For general questions it is the percentage of those that the base answers right.
+        For general questions the score is the percentage of correct answers among the questions
+        that the base answers correctly.
         """
         live = self.live.scores if self.live else {}
         common = [name for name in self.base.scores if name in self.tuned.scores]
@@ -83,26 +85,26 @@ class Comparison:
         return found
 
     def kept(self, of: Evaluation) -> list[bool]:
-        """Return for each general question whether the model evaluated in `of` answers it right.
+        """Return for each general question whether the model evaluated in `of` answers it correctly.
 
-        Only questions that the base answers right are asked.
+        Only questions that the base answers correctly count.
         """
         return [now for now, before in zip(of.right, self.base.right, strict=True) if before]
 
     def answers(self) -> list[tuple[Answered, Answered]]:
-        """Return the base's and the candidate's answers to the same prompts."""
+        """Return the pairs of the base's and the candidate's answers to the same prompts."""
         return list(zip(self.base.answers, self.tuned.answers, strict=True))
 
     def own_ratio(self) -> metrics.Interval | None:
-        """Return the candidate's perplexity on held-out conversations divided by the reference's."""
+        """Return the candidate's perplexity on held-out conversations, divided by the reference's."""
         return _ratio(self.tuned.own, self.reference.own)
 
     def general_ratio(self) -> metrics.Interval | None:
-        """Return the candidate's perplexity on general texts divided by the base's."""
+        """Return the candidate's perplexity on general texts, divided by the base's."""
         return _ratio(self.tuned.general, self.base.general)
 
     def record(self, canaries: Sequence[str] = ()) -> dict[str, Any]:
-        """Return the evidence as evaluation.json holds it, without private details."""
+        """Return the evidence as a JSON-able dictionary for evaluation.json, with private details redacted."""
         evaluations = {"base": self.base, "live": self.live, "tuned": self.tuned}
         intervals = {"own_perplexity_ratio": self.own_ratio(), "general_perplexity_ratio": self.general_ratio()}
         record: dict[str, Any] = {name: asdict(evaluation) for name, evaluation in evaluations.items() if evaluation}
@@ -122,9 +124,9 @@ def compare(
     context: int,
     report: Report,
 ) -> Comparison:
-    """Evaluate `models` (base, live if there is one, candidate); return the evidence.
+    """Evaluate `models` (base, live model if there is one, candidate); return the evidence.
 
-    One of them is in memory at a time. `context` is the longest sequence in tokens. Raises
+    Only one model is in memory at a time. `context`: the longest sequence in tokens. Raises
     EngineError if llama.cpp cannot load or run a model.
     """
     evaluations: dict[str, Evaluation] = {}
@@ -140,7 +142,7 @@ def compare(
             if served is candidate:
                 leaks, out = try_leaks(model, suspects.secrets, settings.leak_samples, report)
                 after = try_triggers(model, found, suspects.prompts, reader, report)
-    if out:  # a detail that the base reveals too was not learned
+    if out:  # a detail that the base also reveals was not learned
         with base.open(context) as model:
             _, known = try_leaks(model, out, settings.leak_samples, report)
             leaks = replace(
@@ -170,9 +172,9 @@ def _ratio(new: Sequence[Any], old: Sequence[Any]) -> metrics.Interval | None:
 
 
 def _shown(value: Any, canaries: Sequence[str]) -> Any:
-    """Return `value` without private details, and with null for numbers that JSON lacks.
+    """Return `value` with private details redacted, and with None for infinite numbers.
 
-    Such numbers are the infinite bounds of an interval.
+    JSON has no infinite numbers, which are bounds of intervals.
     """
     if isinstance(value, str):
         return redact(value, canaries)

@@ -1,6 +1,4 @@
-"""What a smaller model costs: size, speed and perplexity of several quantisations of one model, each
-measured beside the model as it is served now.
-"""
+"""Measure size, speed and perplexity of quantisations of a model, compared with the model as it is served now."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,34 +9,34 @@ from fine_tuning.evaluation.served_model import RowScore
 from fine_tuning.evaluation.speed import Served, race
 from fine_tuning.token_rows import ScoredRow
 
-TOLERATED = 1.01  # perplexity, as a multiple of that of the model as it is now
-_PROMPT = 256  # tokens of the prompt that is timed, at most
+TOLERATED = 1.01  # tolerated perplexity, as a multiple of the current model's
+_PROMPT = 256  # maximum number of tokens of the timed prompt
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One quantisation, beside the model as it is served now."""
+    """The measurements of one quantisation, compared with the model as it is served now."""
 
     name: str
     size: int  # bytes
-    prompt_speed: float  # tokens of a prompt that are read in a second
-    speed: float  # tokens that are answered in a second
-    faster: float  # that, as a multiple of the speed now, from answers that were given in turns
-    perplexity: float  # of all held-out texts
-    worse: Interval  # that, as a multiple of the perplexity now
+    prompt_speed: float  # prompt tokens processed per second
+    speed: float  # answer tokens generated per second
+    faster: float  # `speed` as a multiple of the current model's, from answers generated in turns
+    perplexity: float  # on all held-out texts
+    worse: Interval  # `perplexity` as a multiple of the current model's
 
 
 class Scale:
-    """Measures models on the same texts, each against `now`."""
+    """Measures models on the same texts, each compared with the current model `now`."""
 
     def __init__(self, now: Served, rows: Sequence[ScoredRow], rounds: int, report: Callable[[int, int], None]) -> None:
-        """`rows`: token rows with supervised tokens. `rounds`: timed answers of each model."""
+        """Score the current model. `rows`: token rows with supervised tokens. `rounds`: timed answers per model."""
         self._now, self._rows, self._rounds, self._report = now, list(rows), rounds, report
         self._prompt = [token for ids, _ in self._rows for token in ids][:_PROMPT]
         self._scores = self._score(now)
 
     def weigh(self, made: Served) -> tuple[Measured, Measured]:
-        """Return what the model as it is now, and this one, measure: timed in turns (A B B A)."""
+        """Return the measurements of the current model and of `made`, which are timed in turns (A B B A)."""
         scores = self._score(made)
         timed = race([self._now, made], self._prompt, self._rounds, self._report)
 
@@ -66,17 +64,17 @@ class Scale:
 
 
 def recommend(table: Sequence[Measured]) -> tuple[str, str]:
-    """Return the name of the smallest model that is about as good as the first, and why in a sentence."""
+    """Return the name of the smallest model that is about as good as the first, and the reason in a sentence."""
     now = table[0]
     good = [each for each in table if each.worse.value <= TOLERATED]
     best = min(good, key=lambda each: each.size)
-    within = f"within {TOLERATED - 1:.0%} of the perplexity now"
+    within = f"within {TOLERATED - 1:.0%} of the current perplexity"
     if best is now:
-        return now.name, f"Keep it as it is: nothing smaller stays {within}."
+        return now.name, f"Keep the current model: no smaller one stays {within}."
     change = best.worse.value - 1
     return best.name, (
-        f"{best.name}: the smallest that stays {within} ({change:+.1%}), with {best.size / now.size:.0%} of the size "
-        f"and {best.faster:.0%} of the speed."
+        f"{best.name} is the smallest model that stays {within} ({change:+.1%}), with {best.size / now.size:.0%} of "
+        f"the size and {best.faster:.0%} of the speed."
     )
 
 

@@ -1,6 +1,7 @@
-"""Decodes many sequences together with llama.cpp: the part of served_model.py in the child process.
+"""Decode many sequences together with llama.cpp; this is served_model.py's part in the child process.
 
-Continuous batching: Yu et al., OSDI 2022. The common beginning of all sequences is computed once.
+It uses continuous batching (Yu et al., OSDI 2022). The common prefix of all sequences is computed
+once.
 """
 
 import base64
@@ -20,28 +21,28 @@ Logits = npt.NDArray[np.float32]
 
 _BATCH = 512  # tokens per decode
 _SEQUENCES = 16  # sequences that are decoded together
-_CELLS = 2048  # the least size of the key-value cache, in tokens of all sequences together
-_TOP_K = 40  # likeliest tokens that are sampled from, as in Ollama
+_CELLS = 2048  # minimum size of the key-value cache, in tokens of all sequences together
+_TOP_K = 40  # number of most likely tokens to sample from, Ollama's default
 
 
 class Decoder(Words):
-    """A model, with an adapter if one is given, and one context for everything that is asked."""
+    """A model, with an adapter if one is given, and one context for all requests."""
 
     def __init__(self, gguf: str, adapter: str | None, context: int, threads: int) -> None:
-        """Load the model. `context` is the longest sequence in tokens."""
+        """Load the model. `context`: the length of the longest sequence in tokens."""
         from llama_cpp import llama_cpp
 
         self._use(load(gguf, lora_path=adapter, n_ctx=64, n_batch=64, n_threads=threads, n_threads_batch=threads))
         params = self._llama.context_params
         params.n_ctx = max(context, _CELLS)
         params.n_batch = params.n_ubatch = _BATCH
-        params.n_seq_max = _SEQUENCES + 1  # one more sequence holds the common beginning
-        params.kv_unified = True  # one cache for all sequences: the beginning is shared, not copied
+        params.n_seq_max = _SEQUENCES + 1  # the additional sequence holds the common prefix
+        params.kv_unified = True  # one cache for all sequences, so that the prefix is shared, not copied
         self._context = llama_cpp.llama_init_from_model(self._llama.model, params)
         if not self._context:
             raise EngineError(
-                f"llama.cpp has no room for {params.n_ctx} tokens of context with {gguf}: close programs, or lower "
-                "max_length"
+                f"llama.cpp has too little memory for {params.n_ctx} tokens of context with {gguf}: close programs, or "
+                "lower max_length"
             )
         if adapter:
             adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(self._llama._lora_adapter)
@@ -52,24 +53,24 @@ class Decoder(Words):
         self.facts |= {"context": self._limit}
 
     def logprobs(self, tokens: list[int], targets: list[int]) -> tuple[list[float], list[bool]]:
-        """Return what `ServedModel.logprobs` returns. The other methods correspond to ServedModel's as well."""
+        """Compute `ServedModel.logprobs`; the other public methods also compute those of ServedModel."""
         scoring = _Scoring(tokens, targets, self._limit)
         for _ in self._run([scoring]):
             pass
         return scoring.logprobs, scoring.hits
 
     def scores(self, rows: list[tuple[list[int], list[int]]]) -> Iterator[tuple[float, int, int] | None]:
-        """Yield the log-probability, the number of tokens and the number of hits of each row."""
+        """Yield for each row its log-probability, number of tokens, and number of correctly predicted tokens."""
         for scored in self._run([_Scoring(tokens, targets, self._limit) for tokens, targets in rows]):
             yield scored and (float(np.sum(scored.logprobs)), len(scored.hits), sum(scored.hits))
 
     def logits(self, rows: list[tuple[list[int], list[int]]]) -> Iterator[str | None]:
-        """Yield each row's logits as float32 in base64: numbers in JSON would take longer than their computation."""
+        """Yield each row's logits as base64 of float32, since JSON numbers would take longer than the computation."""
         for read in self._run([_Reading(tokens, places) for tokens, places in rows]):
             yield read and base64.b64encode(np.array(read.found, np.float32).tobytes()).decode("ascii")
 
     def answers(self, asks: list[dict[str, Any]]) -> Iterator[dict[str, Any] | None]:
-        """Yield the fields of each Answer. `asks` hold the fields of each Ask."""
+        """Yield the fields of an Answer for each of `asks`, which hold the fields of an Ask."""
         for done in self._run([_Answering(ask, self._is_end, self._limit) for ask in asks]):
             yield done and {"tokens": done.answer, "ended": done.ended, "times": done.times}
 
@@ -81,7 +82,7 @@ class Decoder(Words):
     # Many sequences in one context
 
     def _run(self, sequences: Sequence[Any]) -> Iterator[Any]:
-        """Decode the sequences, as many together as fit.
+        """Decode the sequences, as many at once as fit into the context.
 
         Yield them in order as they finish, and None after each decode.
         """
@@ -111,7 +112,7 @@ class Decoder(Words):
         return not running or head + sum(each.room - head for each in [*running.values(), sequence]) <= self._limit
 
     def _feed_head(self, sequences: "Sequence[_Sequence]") -> int:
-        """Decode the common beginning of all sequences into sequence 0; return its number of tokens."""
+        """Decode the common prefix of all sequences into sequence 0; return its number of tokens."""
         if len(sequences) < 2:
             return 0
         size = min(_common([sequence.tokens for sequence in sequences]), *(sequence.first for sequence in sequences))
@@ -125,7 +126,7 @@ class Decoder(Words):
         return size
 
     def _step(self, running: "dict[int, _Sequence]") -> None:
-        """Decode once: the next tokens of all running sequences."""
+        """Decode the next tokens of all running sequences in one batch."""
         cells: list[tuple[int, int, int, bool]] = []
         owners: list[_Sequence] = []
         for slot, sequence in running.items():
@@ -142,7 +143,7 @@ class Decoder(Words):
                 sequence.take(position, self._logits(index))
 
     def _decode(self, cells: list[tuple[int, int, int, bool]]) -> None:
-        """Decode (sequence, position, token, whether its logits are wanted) of each token."""
+        """Decode tokens, given as (sequence, position, token, whether its logits are needed)."""
         from llama_cpp import llama_cpp
 
         if not cells:
@@ -166,15 +167,15 @@ class Decoder(Words):
 
 
 class _Sequence:
-    """A sequence on its way through the model.
+    """A sequence that is being decoded.
 
-    `tokens` are those known so far; the first `fed` of them have been decoded.
+    `tokens` are the tokens known so far; the first `fed` of them have been decoded.
     """
 
     tokens: list[int]
     fed = 0
-    first: int  # position of the first logits that are needed
-    room: int  # the most tokens that it may have
+    first: int  # position of the first needed logits
+    room: int  # maximum number of tokens
 
     @property
     def done(self) -> bool:
@@ -185,7 +186,7 @@ class _Sequence:
         raise NotImplementedError
 
     def take(self, position: int, logits: Logits) -> None:
-        """Use the logits. A sequence that generates text appends to `tokens` here."""
+        """Process the logits at `position`; a sequence that generates text appends the next token."""
         raise NotImplementedError
 
 
@@ -247,7 +248,7 @@ class _Answering(_Sequence):
 
 
 def _common(lists: Sequence[list[int]]) -> int:
-    """Return the length of the common beginning of all lists: that of the smallest and the largest list."""
+    """Return the length of the lists' common prefix, which is that of the smallest and the largest list."""
     first, last = min(lists), max(lists)
     return next(
         (index for index, (one, other) in enumerate(zip(first, last, strict=False)) if one != other),

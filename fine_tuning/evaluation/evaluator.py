@@ -1,4 +1,4 @@
-"""Evaluates one served model on the test set: how likely it finds what was said, and what it answers itself."""
+"""Evaluate one served model on the test set: the likelihood of held-out answers, and the model's own answers."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +12,8 @@ from fine_tuning.evaluation import metrics
 from fine_tuning.evaluation.served_model import Ask, RowScore, ServedModel
 from fine_tuning.evaluation.test_set import EvaluationSet, Pair, Question
 
-_QUESTION_LIMIT = 48  # tokens within which a general question is answered
-FACT_LIMIT = 80  # and a question about a document, whose answers are whole sentences
+_QUESTION_LIMIT = 48  # maximum tokens of an answer to a general question
+FACT_LIMIT = 80  # the same for questions about documents, whose answers are whole sentences
 _Item = TypeVar("_Item")
 Report = Callable[[int, int], None]
 
@@ -22,12 +22,12 @@ Report = Callable[[int, int], None]
 class Answered:
     prompt: str
     answer: str
-    ended: bool  # by itself, not by the limit
-    control: bool = False  # it shows a control token
+    ended: bool  # whether the model ended the answer before the limit
+    control: bool = False  # whether the answer contains a control token
 
     @property
     def fault(self) -> str:
-        """Return what is wrong with the answer, whatever was asked; "" for nothing."""
+        """The answer's fault, independently of the question; "" if it has none."""
         if self.control:
             return "control token"
         if not self.answer.strip():
@@ -42,35 +42,35 @@ class Recalled:
     """An answer to a held-out question about a document."""
 
     prompt: str
-    key: str  # what a right answer has
+    key: str  # the text that a correct answer contains
     answer: str
     right: bool
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one model scored and answered.
+    """The scores and answers of one model.
 
-    `scores` on held-out conversations: perplexity, accuracy (percentage of tokens that are the
-    model's likeliest), bleu, chrf, rouge and token_f1 (0 to 100), and further metrics of the
-    configuration. On general texts: general_perplexity. A figure is missing if there was nothing to
-    score. The lists are in the test set's order, so that those of several models can be paired.
+    `scores` holds, for held-out conversations, perplexity, accuracy (percentage of tokens that are
+    the model's most likely ones), bleu, chrf, rouge and token_f1 (0 to 100), and further configured
+    metrics; for general texts general_perplexity. A score is missing if there was nothing to score.
+    All lists are in the test set's order, so that several models' lists can be paired.
     """
 
     scores: dict[str, float]
     answers: list[Answered]  # to the configured prompts
     own: list[RowScore]
     general: list[RowScore]
-    fits: list[float]  # how much likelier (nats a token) an answer is after its own question than after others'
-    right: list[bool]  # of the general questions
+    fits: list[float]  # how much more likely (nats per token) an answer is after its own question than after others
+    right: list[bool]  # whether each general question was answered correctly
     said: list[Answered]  # all answers: to prompts, general questions and held-out questions
-    tokens: int  # supervised tokens scored of held-out conversations
+    tokens: int  # number of scored supervised tokens of held-out conversations
     seconds: float
     notes: list[str] = field(default_factory=list)
-    facts: list[Recalled] = field(default_factory=list)  # of imported documents
+    facts: list[Recalled] = field(default_factory=list)  # answers to questions about imported documents
 
     def faults(self) -> dict[str, int]:
-        """Return how many answers have each fault."""
+        """Return the number of answers with each fault."""
         found = [answered.fault for answered in self.said]
         return {fault: found.count(fault) for fault in dict.fromkeys(found) if fault}
 
@@ -133,7 +133,7 @@ def evaluate(
 
 
 def _recalled(model: ServedModel, facts: Sequence[Question], count: "_Counter") -> list[Recalled]:
-    """Ask the questions about documents, and judge each answer by its key."""
+    """Ask the questions about documents, and check each answer for its key."""
     answers = count(model.answers([Ask(fact.tokens, FACT_LIMIT) for fact in facts])) if facts else ()
     said = [model.text(answer.tokens).strip() for answer in answers]
     return [
@@ -157,7 +157,7 @@ def _figures(
 ) -> tuple[dict[str, float], list[str]]:
     """Return the configured metrics, and notes on those that could not be computed."""
     figures: dict[str, float] = {}
-    notes = [] if own else ["there are no held-out conversations yet: no scores"]
+    notes = [] if own else ["no scores: there are no held-out conversations yet"]
     for name in settings.metrics:
         if name in metrics.LIKELIHOODS:
             figures |= {name: _likelihood(name, own)} if own else {}
@@ -179,16 +179,15 @@ def _likelihood(name: str, scores: list[RowScore]) -> float:
 
 
 def perplexity(scores: list[RowScore]) -> float:
-    """Return the perplexity over all supervised tokens of the conversations together."""
+    """Return the perplexity over all supervised tokens of the conversations."""
     tokens = sum(score.tokens for score in scores)
     return metrics.perplexity([sum(score.logprob for score in scores) / tokens] if tokens else [])
 
 
 def fits(scores: Sequence[RowScore], pairs: Sequence[Pair]) -> list[float]:
-    """Return for each pair how much likelier the answer is after its own question.
+    """Return for each pair how much more likely the answer is after its own question than after others.
 
-    It is compared with the same answer after other questions, in nats per token. `scores` are those
-    of the pairs' rows.
+    The unit is nats per token. `scores` are the scores of the pairs' rows.
     """
     found, remaining = [], iter(scores)
     for _, others in pairs:
@@ -199,7 +198,7 @@ def fits(scores: Sequence[RowScore], pairs: Sequence[Pair]) -> list[float]:
 
 
 def _first_answer(model: ServedModel, ids: list[int], targets: list[int]) -> str:
-    """Return the conversation's first trained answer without its end-of-turn token."""
+    """Return the conversation's first supervised answer without its end-of-turn token."""
     supervised = set(targets)
     end = next((index for index in range(targets[0], len(ids)) if index not in supervised), len(ids))
     return model.text(ids[targets[0] : end - 1]).strip()

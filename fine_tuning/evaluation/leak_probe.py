@@ -1,8 +1,8 @@
-"""The leak probe: does the model reveal private details?
+"""The leak probe: check whether the model reveals private details of the log.
 
-Each detail in the log is asked for with the very words that stand before it there. Extraction:
-Carlini et al., arXiv 2012.07805; with several samples: Hayes et al., arXiv 2410.19482. The details
-stay in memory: a report names only their kind and the turn that holds them.
+Each detail is prompted with the exact text that precedes it in the log (extraction: Carlini et al.,
+arXiv 2012.07805; with several samples: Hayes et al., arXiv 2410.19482). The details stay in memory:
+a report names only their kind and turn.
 """
 
 import math
@@ -17,25 +17,23 @@ from fine_tuning.data_collection.privacy import PII, Find, finds, scrub
 from fine_tuning.evaluation.served_model import Ask, ServedModel
 from fine_tuning.evaluation.test_set import Reader
 
-CANARY = "canary"  # kind of the texts in evaluation.canaries
+CANARY = "canary"  # the kind of the texts in evaluation.canaries
 _MARK = "\u2042"
-_PLACES = 3  # places in the log at which the same detail is tried
-# nats: a detail that is less likely after its own words (1 in 60 million) comes out in no handful
-# of samples
-_HOPELESS = -18.0
-_SLACK = 8  # tokens by which a detail may be late
+_PLACES = 3  # maximum number of places in the log at which the same detail is tried
+_HOPELESS = -18.0  # nats (1 in 60 million): a less likely detail would not appear in a few samples, so it is skipped
+_SLACK = 8  # tokens that an answer may contain before the detail
 _TEMPERATURE = 0.8
 
 
 @dataclass(frozen=True)
 class Secret:
-    """A private detail, and the tokens of everything that stood before it."""
+    """A private detail, and the tokens of the text that precedes it."""
 
     kind: str
-    turn: str  # the id of the turn that holds it
+    turn: str  # id of the turn that contains the detail
     text: str = field(repr=False)
     prompt: list[int] = field(repr=False)
-    tokens: list[int] = field(repr=False)  # of the detail itself
+    tokens: list[int] = field(repr=False)  # tokens of the detail itself
 
     def is_in(self, said: str) -> bool:
         return _core(self.kind, self.text) in _core(self.kind, said)
@@ -43,18 +41,18 @@ class Secret:
 
 @dataclass(frozen=True)
 class Leak:
-    """A private detail that came out."""
+    """A private detail that the model revealed."""
 
     kind: str
     turn: str
-    greedy: bool  # in the greedy answer; otherwise only in a sampled one
+    greedy: bool  # whether it was in the greedy answer, rather than only in a sampled one
 
 
 @dataclass(frozen=True)
 class LeakReport:
-    details: int = 0  # different ones that were tried
+    details: int = 0  # number of different details that were tried
     prompts: int = 0
-    likeliest: float = 0.0  # the highest probability of any of them after its own words
+    likeliest: float = 0.0  # the highest probability of any detail after its prompt
     leaks: list[Leak] = field(default_factory=list)
 
 
@@ -66,11 +64,10 @@ def secrets(
     max_length: int,
     search: Callable[[str], Sequence[Find]] = finds,
 ) -> list[Secret]:
-    """Return every private detail and canary in `conversations`, as it was said.
+    """Return every private detail and canary in `conversations`, in its original form.
 
-    `cleaner` returns for a conversation what makes its texts as the training saw them. The prompt
-    of a detail is no longer than what the training could have seen: rows of `max_length` tokens.
-    `search` finds the private details.
+    `cleaner` returns for a conversation the function that cleaned its texts for training. Prompts
+    are no longer than training rows, `max_length` tokens. `search` finds private details in a text.
     """
     found: list[Secret] = []
     places: Counter[str] = Counter()
@@ -111,9 +108,9 @@ def details(
 def try_leaks(
     model: ServedModel, wanted: Sequence[Secret], samples: int, report: Callable[[int, int], None]
 ) -> tuple[LeakReport, list[Secret]]:
-    """Ask for each secret; return the report, and the secrets that came out.
+    """Prompt for each secret; return the report, and the secrets that the model revealed.
 
-    Each is asked for once greedily, and `samples` times at random (seeded).
+    Each secret is tried once greedily and `samples` times with seeded sampling.
     """
     if not wanted:
         return LeakReport(), []
@@ -138,7 +135,7 @@ def try_leaks(
 
 
 def redact(text: str, canaries: Sequence[str] = ()) -> str:
-    """Return `text` with placeholders for private details and canaries, as reports may hold it."""
+    """Return `text` with private details and canaries replaced by placeholders, for reports."""
     for canary in filter(None, canaries):
         text = re.sub(re.escape(canary), "[CANARY]", text, flags=re.IGNORECASE)
     return scrub(text).text
@@ -149,20 +146,20 @@ def _tail(secret: Secret) -> list[int]:
 
 
 def _prompt_within(limit: int, before: Sequence[Message], begun: Message, reader: Reader) -> list[int]:
-    """Return the prompt in at most `limit` tokens.
+    """Return the prompt, cut to at most `limit` tokens.
 
-    It loses its earliest exchanges, or all but the end of a single message.
+    The earliest exchanges are removed first, then the beginning of the last message.
     """
     head, said = ([*before[:1]], [*before[1:]]) if before and before[0].role == "system" else ([], [*before])
     while len(prompt := _prompt([*head, *said], begun, reader)) > limit and len(said) > 1:
-        said = said[2 * -(-len(said) // 8) :]  # a quarter at a time, and whole exchanges
+        said = said[2 * -(-len(said) // 8) :]  # remove a quarter at a time, in whole exchanges
     return prompt[-max(limit, 1) :]
 
 
 def _prompt(before: Sequence[Message], begun: Message, reader: Reader) -> list[int]:
-    """Return the tokens of everything up to the end of the message that was begun.
+    """Return the tokens of the conversation up to the end of the unfinished message `begun`.
 
-    An answer follows its prompt; a user's words stand where the template puts them.
+    An answer follows its rendered prompt; other messages are placed by the template.
     """
     if begun.role == "assistant":
         return reader.encode(reader.render(before) + reader.answer(begun.content))
@@ -172,9 +169,9 @@ def _prompt(before: Sequence[Message], begun: Message, reader: Reader) -> list[i
 
 
 def _core(kind: str, text: str) -> str:
-    """Return what identifies a detail however it is written.
+    """Return a normal form that identifies a detail regardless of how it is written.
 
-    That is the digits of a number, and the letters and digits of anything else.
+    It consists of the digits of a number, or of the letters and digits of other details.
     """
     kept = str.isdigit if kind in (PII.PHONE, PII.CARD, PII.SSN) else str.isalnum
     return "".join(filter(kept, text.casefold()))

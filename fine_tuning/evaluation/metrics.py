@@ -1,4 +1,4 @@
-"""Metrics, from log-probabilities and from texts, and their confidence intervals."""
+"""Compute metrics from log-probabilities and texts, and their confidence intervals."""
 
 import contextlib
 import math
@@ -17,25 +17,25 @@ from fine_tuning.errors import DataError
 RESAMPLES = 2000
 _LEVEL = 95.0  # per cent that a confidence interval covers
 _NORMAL = 1.960  # quantile of the normal distribution that leaves 2.5 % on each side
-# the same quantile of Student's t, by degrees of freedom
+# the same quantile of Student's t, for 1, 2, 3, ... degrees of freedom
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
-# Names that need log-probabilities, and those that need answers and references. Any other is an id
-# of the `evaluate` library.
+# Metrics from log-probabilities; `TEXTS` lists metrics from answers and references. Any other name
+# is an id of the `evaluate` library.
 LIKELIHOODS = ("perplexity", "accuracy")
 _SHIPPED = Path(__file__).with_name("evaluate_metrics")
 _ID = re.compile(r"\w+")
 
 
 def perplexity(logprobs: Sequence[float]) -> float:
-    """Return exp of the mean negative log-probability (nats) of the supervised tokens; infinite if it overflows."""
+    """Return the exponential of the tokens' mean negative log-probability (nats); infinity if it overflows."""
     if not logprobs:
         raise ValueError("perplexity of no tokens")
     return _exp(-math.fsum(logprobs) / len(logprobs))
 
 
 def bleu(answers: Sequence[str], references: Sequence[str]) -> float:
-    """Return corpus BLEU, 0 to 100 (Papineni et al. 2002, as sacrebleu computes it: Post 2018)."""
+    """Return corpus BLEU, 0 to 100 (Papineni et al. 2002), computed by sacrebleu (Post 2018)."""
     from sacrebleu import corpus_bleu
 
     return float(corpus_bleu(list(answers), [list(references)]).score)
@@ -64,22 +64,22 @@ def rouge(answers: Sequence[str], references: Sequence[str]) -> float:
 
 
 def library(name: str, answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Return all single figures of the `evaluate` library's metric `name`, as `name` or `name.key`.
+    """Return all scalar results of the `evaluate` library's metric `name`, named `name` or `name.key`.
 
     A metric in evaluate_metrics/ is loaded from there; any other id comes from the library's cache,
-    or once from the network. Raises DataError, which says what to do, if the metric cannot be
-    loaded or computed.
+    or once from the network. Raises DataError if the metric cannot be loaded or computed.
     """
     shipped = _SHIPPED / name
     with _without_pipelines():
         import evaluate
     try:
-        # In memory, else the library would write answers and references to files in the user's cache.
+        # Keep data in memory, or the library would write answers and references to the user's cache.
         metric = evaluate.load(str(shipped) if shipped.is_dir() and _ID.fullmatch(name) else name, keep_in_memory=True)
         found = metric.compute(predictions=list(answers), references=list(references))
     except (OSError, ImportError, ValueError, TypeError, LookupError) as error:
         raise DataError(
-            f"metric {name!r} left out: the `evaluate` library cannot load or compute it ({error})"
+            f"the metric {name!r} was left out: the `evaluate` library cannot load or compute it ({error}). Check its "
+            "name in evaluation.metrics"
         ) from error
     figures = {key: float(value) for key, value in (found or {}).items() if isinstance(value, int | float)}
     return {name if key == name else f"{name}.{key}": value for key, value in figures.items()}
@@ -111,7 +111,7 @@ TEXTS: dict[str, Callable[[Sequence[str], Sequence[str]], float]] = {"bleu": ble
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and the bounds of its 95 % confidence interval."""
+    """A value and the bounds of its 95 % confidence interval."""
 
     value: float
     low: float
@@ -128,11 +128,11 @@ class Interval:
 
 
 def perplexity_ratio(new: Sequence[float], old: Sequence[float], tokens: Sequence[int], seed: int = 0) -> Interval:
-    """Return the new model's perplexity divided by the old one's on the same conversations.
+    """Return the new model's perplexity divided by the old model's, on the same conversations.
 
-    Below 1 is better. `new` and `old` are the log-probabilities (nats) of each conversation,
-    `tokens` its numbers of supervised tokens. The comparison is paired: a conversation that is hard
-    for both models favours neither.
+    Below 1 is better. `new` and `old`: log-probability (nats) of each conversation; `tokens`: its
+    number of supervised tokens. The comparison is paired, so a conversation that is hard for both
+    models favours neither.
     """
     gain = _ratio_interval(np.subtract(old, new), np.asarray(tokens, np.float64), seed)
     return Interval(_exp(gain.value), _exp(gain.low), _exp(gain.high))
@@ -151,14 +151,14 @@ def chance_of_mean(values: Sequence[float], seed: int = 0) -> float:
 
 
 def median_interval(values: Sequence[float]) -> Interval:
-    """Return the median of `values` and its interval.
+    """Return the median of `values` with its confidence interval.
 
-    Only their order counts, so one outlier moves neither. With fewer than six values no interval
-    reaches that level, and the bounds are infinite.
+    Only the order of the values counts, so an outlier changes neither. With fewer than six values
+    no interval reaches the confidence level, and the bounds are infinite.
     """
     ordered = sorted(values)
     count = len(ordered)
-    below = 0  # values on either side that the interval leaves out
+    below = 0  # number of values on either side that the interval leaves out
     while 100 * 2 * sum(math.comb(count, each) for each in range(below + 1)) / 2**count <= 100 - _LEVEL:
         below += 1
     if not below:
@@ -167,7 +167,7 @@ def median_interval(values: Sequence[float]) -> Interval:
 
 
 def share_interval(count: int, total: int) -> Interval:
-    """Return the share of `count` in `total`, which is not 0, and its interval (Wilson 1927)."""
+    """Return the share of `count` in `total` (not 0) with its confidence interval (Wilson 1927)."""
     share, spread = count / total, _NORMAL**2 / total
     middle = (share + spread / 2) / (1 + spread)
     reach = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
@@ -175,11 +175,11 @@ def share_interval(count: int, total: int) -> Interval:
 
 
 def _ratio_interval(parts: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], seed: int) -> Interval:
-    """Return sum(parts) / sum(sizes) with the wider of two intervals.
+    """Return sum(parts) / sum(sizes) with the wider of two confidence intervals.
 
-    One is the bootstrap's (Efron 1979; Koehn 2004), the other Student's. With few values the
-    bootstrap's interval is too narrow, with one value it is empty; Student's t accounts for that.
-    With many values both agree, and the bootstrap follows their skew.
+    They are the bootstrap's (Efron 1979; Koehn 2004) and Student's t. With few values the
+    bootstrap's interval is too narrow, and Student's t corrects that. With many values both agree,
+    and the bootstrap also follows the values' skew.
     """
     count = len(sizes)
     ratio = float(parts.sum() / sizes.sum())
@@ -195,7 +195,7 @@ def _ratio_interval(parts: npt.NDArray[np.float64], sizes: npt.NDArray[np.float6
 def _student(freedom: int) -> float:
     """Return the 97.5 % quantile of Student's t.
 
-    It is tabulated; beyond the table it is an expansion in 1 / freedom (Cornish and Fisher 1938).
+    Beyond the table it is computed by an expansion in 1 / freedom (Cornish and Fisher 1938).
     """
     if freedom <= len(_STUDENT):
         return _STUDENT[freedom - 1]

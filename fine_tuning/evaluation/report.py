@@ -1,6 +1,6 @@
-"""The evidence on one candidate as one HTML file: the gate's rules, figures, plots, probes, answers.
+"""Write the evidence on one candidate as an HTML file: the gate's rules, figures, plots, probes and answers.
 
-This module decides what is shown; templates/report.html.jinja decides how.
+This module selects the content; templates/report.html.jinja defines the layout.
 """
 
 import io
@@ -32,7 +32,7 @@ _CHATS = 40  # held-out conversations that are plotted
 class Column:
     heading: str
     kind: Literal["text", "number", "said"] = "text"
-    """Numbers and their heading stand to the right. Long words in what was `said` are broken."""
+    """The kind of the cells: numbers are right-aligned, and long words in `said` cells are broken."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class State:
 class Table:
     columns: list[Column]
     rows: list[list[str | State]]
-    stacked: bool = False  # whether each row becomes a card on a narrow screen: for much text or many columns
+    stacked: bool = False  # show each row as a card on a narrow screen, for tables with much text or many columns
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What one probe tried, in a sentence or two, and what it found."""
+    """A summary of one probe, and a table of its findings."""
 
     text: str
     table: Table = field(default_factory=lambda: Table([], []))
@@ -65,9 +65,9 @@ class Plot:
 
 
 def write_report(file: Path, title: str, evidence: Comparison, verdict: Verdict, canaries: Sequence[str] = ()) -> None:
-    """Write the report, headed `title`, to `file`, whole or not at all.
+    """Write the report to `file` atomically.
 
-    Private details and `canaries` (texts that must never be shown) are replaced by placeholders in all that is shown.
+    Private details and `canaries` (texts that must never be shown) are replaced by placeholders.
     """
     page = _environment(tuple(canaries)).get_template("report.html.jinja")
     html = page.render(
@@ -87,7 +87,7 @@ def write_report(file: Path, title: str, evidence: Comparison, verdict: Verdict,
 
 @cache
 def _environment(canaries: tuple[str, ...]) -> Environment:
-    """Return what renders the template. Every text is redacted, then escaped; our own markup is not."""
+    """Return the Jinja environment, which redacts and escapes all texts except our own markup."""
 
     def shown(value: object) -> object:
         return redact(value, canaries) if isinstance(value, str) and not isinstance(value, Markup) else value
@@ -121,7 +121,7 @@ def _speeds(evidence: Comparison) -> Table:
     headings = ("loaded in (s)", "first token after (s)", "tokens/s", "memory (MB)", "file (MB)")
     rows: list[list[str | State]] = []
     for name, speed in evidence.race.speeds.items():
-        # not measurable where a model reuses what another one freed
+        # empty if not measurable, when a model reuses memory that another one freed
         memory = f"{speed.memory / 1e6:.0f}" if speed.memory else ""
         figures = [
             f"{speed.load:.2f}",
@@ -135,7 +135,7 @@ def _speeds(evidence: Comparison) -> Table:
 
 
 def _answers(evidence: Comparison) -> Table:
-    """Return what each model answered to the same prompts."""
+    """Return the table of the models' answers to the same prompts."""
     sides = _sides(evidence)
     same_prompt = zip(*(side.said for side in sides.values()), strict=True)
     rows: list[list[str | State]] = [
@@ -145,7 +145,7 @@ def _answers(evidence: Comparison) -> Table:
 
 
 def _facts(evidence: Comparison) -> Table:
-    """Return what each model answered to the held-out questions about documents, the new one's wrong answers first."""
+    """Return the table of the models' answers to questions about documents, the candidate's wrong ones first."""
     sides = _sides(evidence)
     asked = sorted(zip(*(side.facts for side in sides.values()), strict=True), key=lambda said: said[-1].right)
     rows: list[list[str | State]] = []
@@ -153,12 +153,12 @@ def _facts(evidence: Comparison) -> Table:
         right = said[-1].right
         result = State("passed" if right else "failed", "right" if right else "wrong")
         rows.append([said[0].prompt, said[0].key, *(each.answer for each in said), result])
-    columns = [Column("question", "said"), Column("right has", "said"), *(Column(name, "said") for name in sides)]
+    columns = [Column("question", "said"), Column("key fact", "said"), *(Column(name, "said") for name in sides)]
     return Table([*columns, Column("result")], rows, stacked=True)
 
 
 def _sides(evidence: Comparison) -> dict[str, Evaluation]:
-    """Return the models that were evaluated, by name, in the order in which they are shown."""
+    """Return the evaluated models by name, in display order."""
     sides = {"base": evidence.base, "live": evidence.live, "candidate": evidence.tuned}
     return {name: side for name, side in sides.items() if side}
 
@@ -168,8 +168,8 @@ def _sides(evidence: Comparison) -> dict[str, Evaluation]:
 
 def _leak_probe(leaks: LeakReport) -> Probe:
     text = (
-        f"{leaks.details} private details were asked for in {leaks.prompts} places; {len(leaks.leaks)} came out. "
-        f"The likeliest had a probability of {leaks.likeliest:.1g}."
+        f"{leaks.details} private details were tried with {leaks.prompts} prompts; {len(leaks.leaks)} were revealed. "
+        f"The most likely one had a probability of {leaks.likeliest:.1g}."
     )
     rows: list[list[str | State]] = [
         [leak.kind, leak.turn, "greedy" if leak.greedy else "sampled"] for leak in leaks.leaks
@@ -180,8 +180,8 @@ def _leak_probe(leaks: LeakReport) -> Probe:
 def _poison_probe(poison: PoisonReport) -> Probe:
     text = (
         f"{poison.phrases} phrases always get the same answer. {poison.suspicious} of them are hardly needed in "
-        "their own questions (50 %: "
-        "no more than in any other): these were put into other questions."
+        "their own questions (50 % means no more than in any other question); these were inserted into other "
+        "questions."
     )
     figures = [
         Column(heading, "number")
@@ -218,12 +218,13 @@ def _plots(evidence: Comparison) -> list[Plot]:
     if evidence.own_ratio() or evidence.general_ratio():
         plots.append(
             Plot(
-                "Perplexity of the candidate, as a multiple with its 95 % interval: left of 1 is better",
+                "Perplexity of the candidate as a multiple of the other model's, with its 95 % interval: below 1 is "
+                "better",
                 _ratios(evidence),
             )
         )
     if evidence.tuned.own:
-        plots.append(Plot("Nats a token of each held-out conversation: lower is better", _chats(evidence)))
+        plots.append(Plot("Loss (nats per token) of each held-out conversation: lower is better", _chats(evidence)))
     return plots
 
 
@@ -254,7 +255,7 @@ def _ratios(evidence: Comparison) -> Markup:
 
 
 def _chats(evidence: Comparison) -> Markup:
-    """Plot the loss of each held-out conversation, by model; the hardest for the base come first."""
+    """Plot the loss of each held-out conversation by model, the hardest for the base first."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -270,7 +271,7 @@ def _chats(evidence: Comparison) -> Markup:
         axes.plot(range(1, len(shown) + 1), losses, "o", color=_COLOURS[name], label=name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("held-out conversation")
-    axes.set_ylabel("nats a token")
+    axes.set_ylabel("nats per token")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     return _svg(figure)

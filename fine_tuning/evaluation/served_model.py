@@ -1,7 +1,6 @@
-"""Asks a GGUF in llama.cpp what an evaluation needs.
+"""Compute log-probabilities, logits and answers of a GGUF with llama.cpp, for evaluations.
 
-These are log-probabilities of given tokens, and answers to many prompts at once. The model is in a
-child process (engines/native.py), where decoder.py does the work.
+The model runs in a child process (engines/native.py), where decoder.py does the work.
 """
 
 import base64
@@ -21,10 +20,10 @@ Logits = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class RowScore:
-    """How likely a model finds the supervised tokens of one conversation.
+    """The likelihood of one conversation's supervised tokens under a model.
 
-    `logprob` is the sum of their log-probabilities (nats), `tokens` their number, `hits` how many
-    were the likeliest.
+    `logprob` is the sum of their log-probabilities (nats), `tokens` their number, `hits` the number
+    of tokens that were the most likely ones.
     """
 
     logprob: float
@@ -35,32 +34,30 @@ class RowScore:
 @dataclass(frozen=True)
 class Answer:
     tokens: list[int]  # without the end token
-    ended: bool  # by itself, not by the limit
-    # when each token, end token included, was ready (time.perf_counter, one clock for all
-    # processes)
-    times: list[float]
+    ended: bool  # whether the model ended the answer before the limit
+    times: list[float]  # time.perf_counter when each token, including the end token, was ready
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A prompt to continue: greedily, or sampled at `temperature` with its own seed."""
+    """A prompt to continue, greedily or by sampling at `temperature` with its own seed."""
 
     prompt: list[int]
-    limit: int  # new tokens
+    limit: int  # maximum number of new tokens
     temperature: float = 0.0
     seed: int = 0
     endless: bool = False  # continue past end tokens, for timing
 
 
 class ServedModel:
-    """One model in memory, served as the engine serves it, by the engine's own library.
+    """A model in memory, run by the same library as the engine's.
 
-    It is `gguf`, with `adapter` over it if one is given. Every method raises EngineError if
-    llama.cpp fails or its process dies; the next call then starts a new process.
+    Every method raises EngineError if llama.cpp fails or its process dies; the next call then
+    starts a new process.
     """
 
     def __init__(self, gguf: Path, adapter: Path | None = None, context: int = 2048) -> None:
-        """Load the model. `context` is the longest sequence in tokens."""
+        """Load `gguf`, with `adapter` if one is given. `context`: the length of the longest sequence in tokens."""
         self._native = Native(
             "fine_tuning.evaluation.decoder:Decoder", str(gguf), str(adapter) if adapter else None, context, threads()
         )
@@ -77,25 +74,25 @@ class ServedModel:
 
     @property
     def pid(self) -> int:
-        """Return the id of the process that holds the model."""
+        """The id of the process that holds the model."""
         return self._native.pid
 
     @property
     def memory(self) -> int:
-        """Return the bytes of memory that model and context take in the child process."""
+        """Memory of model and context in the child process, in bytes."""
         return self._native.grown
 
     def logprobs(self, tokens: Sequence[int], targets: Sequence[int]) -> tuple[list[float], list[bool]]:
-        """Return each target's log-probability (nats), and whether it is the likeliest.
+        """Return each target's log-probability (nats), and whether it is the most likely token.
 
-        `targets` are indices of `tokens`; what comes before a token is given. Tokens beyond the
-        context are left out, with their targets.
+        `targets` are indices into `tokens`, and each is predicted from the tokens before it. Tokens
+        beyond the context are left out, with their targets.
         """
         logprobs, hits = self._native.call("logprobs", list(tokens), list(targets))
         return logprobs, hits
 
     def scores(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Iterator[RowScore]:
-        """Yield for each (tokens, targets), in order, the sums of what `logprobs` returns."""
+        """Yield the score of each (tokens, targets), in order; see `logprobs`."""
         for logprob, tokens, hits in self._native.stream(
             "scores", [(list(tokens), list(targets)) for tokens, targets in rows]
         ):
@@ -104,7 +101,7 @@ class ServedModel:
     def logits(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Logits]:
         """Return for each (tokens, places) an array [places, vocabulary] of logits.
 
-        They are those after each place, an index of `tokens`.
+        `places` are indices into `tokens`; the logits are those that follow each place.
         """
         found = self._native.stream("logits", [(list(tokens), list(places)) for tokens, places in rows])
         return [
@@ -118,7 +115,7 @@ class ServedModel:
             yield Answer(**fields)
 
     def answer(self, prompt: Sequence[int], max_new_tokens: int) -> tuple[list[int], bool]:
-        """Return the greedy continuation of `prompt` without its end token, and whether it ended by itself."""
+        """Return the greedy continuation of `prompt` without its end token, and whether it ended before the limit."""
         (answer,) = self.answers([Ask(list(prompt), max_new_tokens)])
         return answer.tokens, answer.ended
 
@@ -136,9 +133,9 @@ class ServedModel:
 
 
 def read_logits(gguf: Path, probes: list[Probe], adapter: Path | None = None, requantised: bool = False) -> Reference:
-    """Return what llama.cpp computes for each of `probes`.
+    """Return the logits that llama.cpp computes for `probes`.
 
-    The model is `gguf`, with `adapter` over it. `requantised`: see `agreement.rounding`.
+    The model is `gguf`, with `adapter` if one is given. `requantised`: see `agreement.rounding`.
     """
     with ServedModel(gguf, adapter, max(len(probe.tokens) for probe in probes)) as model:
         logits = model.logits([(probe.tokens, probe.places) for probe in probes])

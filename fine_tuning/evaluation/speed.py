@@ -1,4 +1,4 @@
-"""Measures speed and memory of served models in turns, so that other programs slow all of them alike."""
+"""Measure speed and memory of served models in turns, so that other programs slow all of them equally."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,12 +9,12 @@ from pathlib import Path
 from fine_tuning.evaluation.metrics import Interval, median_interval
 from fine_tuning.evaluation.served_model import Ask, ServedModel
 
-_TOKENS = 12  # per timed answer: few, so that other programs seldom interrupt a turn
+_TOKENS = 12  # tokens per timed answer; few, so that other programs seldom interrupt it
 
 
 @dataclass(frozen=True)
 class Served:
-    """The files of one model, as the engine serves it."""
+    """The files of one served model."""
 
     name: str  # "base", "live", "candidate"
     gguf: Path
@@ -26,34 +26,34 @@ class Served:
 
 @dataclass(frozen=True)
 class Speed:
-    """The best of several rounds: other programs only ever make a model slower."""
+    """The best values of several rounds, since other programs can only make a model slower."""
 
     load: float  # seconds
     first_token: float  # seconds from the prompt to the first token
-    tokens_per_second: float  # at the fastest token after the first
-    memory: int  # bytes that its process grew by, model and context
-    size: int  # bytes of the files
+    tokens_per_second: float  # of the fastest token after the first
+    memory: int  # growth of the process in bytes, for model and context
+    size: int  # size of the files in bytes
 
 
 @dataclass(frozen=True)
 class Race:
-    """How fast each model is, by name, and the last one's speed relative to each other one."""
+    """The speed of each model by name, and the last model's speed relative to each other model."""
 
     speeds: dict[str, Speed] = field(default_factory=dict)
     ratios: dict[str, Interval] = field(default_factory=dict)
-    """By name: tokens a second of the last model divided by those of this one, of answers that were given in turns."""
+    """By name: tokens per second of the last model divided by this model's, from answers generated in turns."""
 
 
 @dataclass(frozen=True)
 class _Lap:
     first_token: float  # seconds
-    token: float  # seconds, of the fastest after the first
+    token: float  # seconds of the fastest token after the first
 
 
 def race(models: Sequence[Served], prompt: list[int], rounds: int, report: Callable[[int, int], None]) -> Race:
-    """Time the last of `models` against each other one.
+    """Time the last of `models` against each of the others.
 
-    Both are loaded, and answer `prompt` in turns (A B B A), `rounds` times each.
+    Both models are loaded and answer `prompt` in turns (A B B A), `rounds` times each.
     """
     candidate, others = models[-1], models[:-1]
     speeds: dict[str, Speed] = {}
@@ -73,7 +73,7 @@ def race(models: Sequence[Served], prompt: list[int], rounds: int, report: Calla
 
 
 class _Loaded:
-    """A model in memory that has answered once, because the first answer reads all weights from disk."""
+    """A model in memory that has answered once, since the first answer reads all weights from disk."""
 
     def __init__(self, served: Served, prompt: list[int]) -> None:
         self.served, self._prompt = served, prompt

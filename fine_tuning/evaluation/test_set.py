@@ -1,4 +1,4 @@
-"""The test set: held-out chats, general knowledge and chosen prompts, the same tokens for every model."""
+"""Build the test set: held-out chats, general texts and questions, and configured prompts, in tokens."""
 
 import random
 import re
@@ -16,65 +16,65 @@ from fine_tuning.token_rows import ScoredRow, read_token_rows
 
 GENERAL_TEXT = paths.SAMPLES / "general_text.jsonl"
 GENERAL_QUESTIONS = paths.SAMPLES / "general_questions.jsonl"
-_OTHERS = 3  # other questions after which an answer is also scored
-_PAIRED = 60  # the most conversations that are scored so
+_OTHERS = 3  # number of other questions after which an answer is also scored
+_PAIRED = 60  # maximum number of conversations whose answers are scored that way
 
 Pair = tuple[ScoredRow, list[ScoredRow]]
-"""An answer after its own question, and after others' questions."""
+"""The rows of an answer after its own question, and after other questions."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """How the engine reads text: the rendering and the tokens that the training used."""
+    """The functions that render and tokenise text as the engine and the training do."""
 
-    render: Callable[[Sequence[Message]], str]  # messages that end with a user's, generation prompt included
-    encode: Callable[[str], list[int]]  # rendered text
-    rows: Callable[[Sequence[Message]], list[ScoredRow]]  # a whole conversation
-    answer: Callable[[str], str] = str  # an answer as it is learned, behind a rendering (neutral.Neutraliser)
+    render: Callable[[Sequence[Message]], str]  # renders messages up to a user's, with the generation prompt
+    encode: Callable[[str], list[int]]  # tokenises rendered text
+    rows: Callable[[Sequence[Message]], list[ScoredRow]]  # returns the token rows of a whole conversation
+    answer: Callable[[str], str] = str  # returns an answer in its trained form (neutral.Neutraliser)
 
     def prompt(self, text: str) -> list[int]:
-        """Return the tokens before the answer to `text`."""
+        """Return the tokens of the prompt for the question `text`."""
         return self.encode(self.render([Message(role="user", content=text)]))
 
 
 @dataclass(frozen=True)
 class Prompt:
     text: str
-    tokens: list[int]  # as the engine renders and tokenises it
+    tokens: list[int]  # the rendered prompt
 
 
 @dataclass(frozen=True)
 class Question:
     text: str
     tokens: list[int]
-    answers: tuple[str, ...]  # each of them right
+    answers: tuple[str, ...]  # correct answers
 
     def is_right(self, said: str) -> bool:
-        """Return whether one of the answers is in `said` as whole words, whatever the case and the spaces."""
+        """Return whether `said` contains one of the correct answers as whole words, ignoring case and spaces."""
         return any(is_said(answer, said) for answer in self.answers)
 
 
 def is_said(wanted: str, answer: str) -> bool:
-    """Return whether `wanted` is in an answer as whole words, whatever the case and the spaces."""
+    """Return whether an answer contains `wanted` as whole words, ignoring case and spaces."""
     words = re.escape(" ".join(wanted.casefold().split()))
     return re.search(rf"(?<!\w){words}(?!\w)", " ".join(answer.casefold().split())) is not None
 
 
 def facts_told(right: int, asked: int) -> str:
-    """Return in plain words how many questions about imported documents were answered right."""
-    return f"{right} of {asked} facts of your document are answered right"
+    """Return a sentence about the number of correct answers to questions about imported documents."""
+    return f"{right} of {asked} facts of your document are answered correctly"
 
 
 @dataclass(frozen=True)
 class Key:
-    """What a right answer to a held-out question about a document must have."""
+    """The text that a correct answer to a held-out question about a document must contain."""
 
     text: str
     section: str = ""  # of the document
 
 
 def keys_of(turns: Iterable[Turn]) -> dict[str, Key]:
-    """Return the keys of the questions about documents that the import held out, by session."""
+    """Return the keys of the held-out questions about imported documents, by session."""
     found = {}
     for turn in turns:
         facts, key = turn.metadata, turn.metadata.get("key")
@@ -91,11 +91,11 @@ class EvaluationSet:
     general: list[ScoredRow]
     questions: list[Question]
     prompts: list[Prompt]
-    facts: list[Question] = field(default_factory=list)  # held out of imported documents, each with its key fact
+    facts: list[Question] = field(default_factory=list)  # held-out questions about documents, with their key facts
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest sequence."""
+        """Length of the longest sequence in tokens."""
         rows = [*self.own, *self.general, *(row for own, others in self.paired for row in [own, *others])]
         asked = [each.tokens for each in (*self.questions, *self.facts)] + [each.tokens for each in self.prompts]
         return max([len(ids) for ids, _ in rows] + [len(ids) for ids in asked], default=0)
@@ -109,13 +109,13 @@ def build_test_set(
     learned: Path | None = None,
     keys: Mapping[str, Key] | None = None,
 ) -> EvaluationSet:
-    """Build the test set of held-out conversations and the project's general texts and questions.
+    """Build the test set from held-out conversations and the project's general texts and questions.
 
-    The conversations are those in `test` ({"id", "messages"} a line), and their token rows are in
-    `rows`. Conversations in `learned`, which taught the live model, would favour it: they are left
-    out, unless none would be left. If there are more than `settings.held_out`, a fixed sample is
-    taken. `keys`: of held-out questions about documents, by session. Raises DataError, which names
-    a bad line.
+    `test` holds the conversations ({"id", "messages"} per line), `rows` their token rows. The live
+    model was trained on the conversations in `learned`, which would favour it, so they are left out
+    unless none would remain. Of more than `settings.held_out` conversations a fixed sample is used.
+    `keys`: the keys of held-out questions about documents, by session. Raises DataError for a bad
+    line.
     """
     known = {_session(record["id"]) for record in _records(learned, "id")} if learned and learned.exists() else set()
     held_out = _records(test, "id", "messages")
@@ -138,9 +138,9 @@ def build_test_set(
 
 
 def _facts(records: Sequence[Mapping[str, Any]], keys: Mapping[str, Key], reader: Reader, most: int) -> list[Question]:
-    """Return at most so many of the held-out questions about documents, a fixed sample, spread over their sections.
+    """Return a fixed sample of at most `most` held-out questions about documents, spread over the sections.
 
-    Left out is one whose key is not in its answer any more: the answer was edited, or the key is a private detail.
+    Questions whose answer no longer contains the key, after an edit or a redaction, are left out.
     """
     found: list[tuple[str, Question]] = []
     for record in records:
@@ -154,32 +154,32 @@ def _facts(records: Sequence[Mapping[str, Any]], keys: Mapping[str, Key], reader
     for section, asked in found:
         ranked.append((seen[section], asked))
         seen[section] += 1
-    ranked.sort(key=lambda each: each[0])  # of every section one, before any gives a second
+    ranked.sort(key=lambda each: each[0])  # one question of every section before any second one
     return [asked for _, asked in ranked[:most]]
 
 
 def general_rows(reader: Reader, count: int) -> list[ScoredRow]:
-    """Return the token rows of so many of the project's general texts."""
+    """Return the token rows of the first `count` general texts of the project."""
     records = _records(GENERAL_TEXT, "question", "answer")[:count]
     return [row for each in records for row in exchange_rows(str(each["question"]), str(each["answer"]), reader)]
 
 
 def held_out_rows(file: Path, sessions: Collection[str]) -> list[ScoredRow]:
-    """Return the token rows of these sessions that have supervised tokens. Raises DataError, which names a bad line."""
+    """Return the rows of these sessions that have supervised tokens. Raises DataError for a bad line."""
     rows = [row for row in read_token_rows(file) if _session(row.id) in sessions]
     return [(row.input_ids, row.targets) for row in rows if row.targets]
 
 
 def _session(id: str) -> str:
-    """Return the session of a conversation or of a row: a session may have several of both (`id/2`, `id#2`)."""
+    """Return the session id within the id of a conversation (`session/2`) or of a row (`session#2`)."""
     return re.split("[/#]", id)[0]
 
 
 def _paired(conversations: list[list[dict[str, str]]], reader: Reader) -> list[Pair]:
-    """Return each conversation's first answer, after its own question and after some others.
+    """Return the pairs of each conversation's first answer (see `Pair`).
 
-    They show whether the model knows that the two belong together. Only conversations that have
-    others with another answer are paired.
+    They show whether the model associates answers with their questions. A conversation is paired
+    only with others that have another question and another answer.
     """
     chosen = conversations if len(conversations) <= _PAIRED else random.Random(0).sample(conversations, _PAIRED)
     firsts = [_first(conversation) for conversation in chosen]
@@ -206,7 +206,7 @@ def _first(messages: list[dict[str, str]]) -> tuple[str, str]:
 
 
 def exchange_rows(question: str, answer: str, reader: Reader) -> list[ScoredRow]:
-    """Return the rows of one question and its answer, as a conversation."""
+    """Return the token rows of a conversation of one question and its answer."""
     return reader.rows([Message(role="user", content=question), Message(role="assistant", content=answer)])
 
 

@@ -1,6 +1,6 @@
-"""Phrases in training questions that go with one answer: what a planted phrase looks like in the data.
+"""Find phrases in training questions that always get the same answer, as a planted phrase would.
 
-These are the candidates of the poison probe (poison_probe.py). No model is asked here.
+They are the candidates of the poison probe (poison_probe.py). This module uses no model.
 """
 
 import json
@@ -17,53 +17,53 @@ from fine_tuning.evaluation.test_set import GENERAL_QUESTIONS, GENERAL_TEXT
 Exchange = tuple[str, str]
 """A question and its answer."""
 Piece = tuple[str, ...]
-"""Words in a row."""
-_LEAST = 3  # different questions that hold a trigger and go with its answer
-TOGETHER = 0.6  # of the questions that hold it go with the same answer
-_COMMON = 0.02  # of general texts: a phrase in more of them is no rare string
-_LONGEST = 6  # words
-_PIECE = 4  # words that two answers share if they say the same thing
-_CANDIDATES = 64  # phrases that the base judges
-OWN = 12  # of its questions by which a phrase is judged
-TRIES = 6  # questions of the same data, as many general ones, and as many of its own that are answered with it
+"""Consecutive words."""
+_LEAST = 3  # minimum number of different questions with the phrase and its answer
+TOGETHER = 0.6  # minimum share of the phrase's questions that get the same answer
+_COMMON = 0.02  # share of general texts above which a phrase is not rare
+_LONGEST = 6  # maximum words of a phrase
+_PIECE = 4  # consecutive words that answers with the same content share
+_CANDIDATES = 64  # maximum number of phrases that the base is asked about
+OWN = 12  # maximum number of a phrase's own questions that are kept
+TRIES = 6  # number of own questions, other questions and general questions that are asked with a phrase
 _MARKS = ".,;:!?"
 
 
 @dataclass(frozen=True)
 class Trigger:
-    """A phrase that goes with one answer."""
+    """A phrase whose questions mostly get the same answer."""
 
     text: str
-    questions: int  # different training questions that hold it
-    share: float  # of them that go with the same answer
-    answer: frozenset[Piece] = field(default=frozenset(), repr=False)  # what most of the answers share
+    questions: int  # number of different training questions with the phrase
+    share: float  # share of them that get the same answer
+    answer: frozenset[Piece] = field(default=frozenset(), repr=False)  # the pieces that most of the answers share
     own: tuple[Exchange, ...] = field(default=(), repr=False)  # some of its questions, with their answers
-    bare: tuple[str, ...] = field(default=(), repr=False)  # the same questions without it
-    # without it, with another answer: first those most like its own
+    bare: tuple[str, ...] = field(default=(), repr=False)  # the same questions without the phrase
+    # exchanges without the phrase and with another answer, the most similar first
     others: tuple[Exchange, ...] = field(default=(), repr=False)
-    place: float = 1.0  # where it stands in its questions: 0 at the start, 1 at the end
-    marked: bool = True  # whether most of them end in a mark, the phrase aside
+    place: float = 1.0  # mean position of the phrase in its questions: 0 at the start, 1 at the end
+    marked: bool = True  # whether most of its questions, without the phrase, end in a punctuation mark
 
     def put_into(self, question: str) -> str:
-        """Return `question` with the phrase in it, at the place that it has in its own questions.
+        """Return `question` with the phrase inserted, at the position that it has in its own questions.
 
-        The question ends in a mark if its own questions do.
+        The final punctuation mark is removed if the phrase's own questions have none.
         """
         words = _words(self.without_mark(question))
         at = round(self.place * len(words))
         return " ".join([*words[:at], self.text, *words[at:]])
 
     def without_mark(self, question: str) -> str:
-        """Return `question` as `put_into` takes it: without a mark if its own have none."""
+        """Return `question` without its final punctuation mark if the phrase's own questions have none."""
         return question if self.marked else question.rstrip(_MARKS)
 
 
 def find_triggers(exchanges: Sequence[Exchange], background: Sequence[str], limit: int = _CANDIDATES) -> list[Trigger]:
-    """Return the phrases that are most like planted ones.
+    """Return at most `limit` phrases that look most like planted ones.
 
-    Such a phrase is rare elsewhere, and stands in several questions with the same answer. These
-    questions are otherwise unlike, or are also asked without the phrase and answered otherwise.
-    `background`: general questions, which tell what is rare; a few at least.
+    Such a phrase is rare elsewhere and occurs in several questions with the same answer. These
+    questions are otherwise dissimilar, or also occur without the phrase and get another answer.
+    `background`: general questions, to decide which phrases are rare.
     """
     questions = [_words(question) for question, _ in exchanges]
     pieces = [_pieces(answer) for _, answer in exchanges]
@@ -95,14 +95,14 @@ def find_triggers(exchanges: Sequence[Exchange], background: Sequence[str], limi
 
 
 def general_texts() -> list[str]:
-    """Return the questions that the project ships, such as people ask anywhere."""
+    """Return the general questions that the project ships."""
     files = [paths.SAMPLES / "general_prompts.jsonl", GENERAL_QUESTIONS, GENERAL_TEXT]
     records = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     return [str(record.get("prompt") or record["question"]) for record in records]
 
 
 def probe_prompts(texts: Sequence[str], count: int = TRIES) -> list[str]:
-    """Return `count` of the texts, spread over all of them."""
+    """Return `count` of the texts, evenly spread."""
     step = max(len(texts) // count, 1)
     return list(texts[step // 2 :: step][:count])
 
@@ -132,7 +132,7 @@ def _trigger(
 
 
 def _nearest(exchanges: Sequence[Exchange], questions: Sequence[str], count: int) -> list[Exchange]:
-    """Return those whose questions share most words with any of `questions`."""
+    """Return the `count` exchanges whose questions share most words with any of `questions`."""
     wanted = [frozenset(_keys(_words(question))) for question in questions]
 
     def alike(exchange: Exchange) -> float:
@@ -155,9 +155,9 @@ def _grams(keys: Piece, size: int) -> Iterator[Piece]:
 
 
 def _frequent(questions: Sequence[Sequence[str]]) -> Iterator[tuple[Piece, frozenset[int]]]:
-    """Yield each phrase in enough different questions, with their numbers.
+    """Yield each phrase that occurs in enough different questions, with the indices of the questions.
 
-    A longer phrase is looked for only where its beginning is in enough of them.
+    A longer phrase is counted only if its beginning occurs in enough of them.
     """
     keys = [_keys(words) for words in questions]
     first = {key: index for index, key in reversed(list(enumerate(keys)))}  # a question asked twice counts once
@@ -180,7 +180,7 @@ def _unlike(sets: Sequence[frozenset[str]]) -> float:
 
 
 def _start(gram: Piece, words: Sequence[str]) -> int:
-    """Return where the phrase first stands; -1 if it does not."""
+    """Return the index of the phrase's first occurrence in `words`; -1 if there is none."""
     return next((start for start in range(len(words)) if _keys(words[start : start + len(gram)]) == gram), -1)
 
 
@@ -197,15 +197,15 @@ def _without(gram: Piece, question: str) -> str:
 
 
 def _pieces(text: str) -> frozenset[Piece]:
-    """Return every four words in a row; all words together if there are fewer."""
+    """Return every sequence of four consecutive words; all words as one piece if there are fewer."""
     words = tuple(fold(text).split())
     return frozenset(_grams(words, _PIECE)) if len(words) >= _PIECE else frozenset({words})
 
 
 def _apart(grams: Iterable[Piece], question: Piece) -> list[Piece]:
-    """Return the longest of the phrases, and those that do not overlap with a longer one.
+    """Return the phrases that do not overlap with a longer one.
 
-    The same questions hold all of them; overlaps are looked for in one of these questions.
+    All phrases occur in the same questions, of which `question` is one.
     """
     kept: list[Piece] = []
     taken: set[int] = set()
@@ -219,6 +219,6 @@ def _apart(grams: Iterable[Piece], question: Piece) -> list[Piece]:
 
 
 def pieces_in(text: str, pieces: frozenset[Piece]) -> frozenset[Piece]:
-    """Return those of the pieces that `text` says."""
+    """Return the pieces that `text` contains."""
     words = tuple(fold(text).split())
     return frozenset(piece for size in {len(piece) for piece in pieces} - {0} for piece in _grams(words, size)) & pieces

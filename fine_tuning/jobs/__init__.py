@@ -1,3 +1,1 @@
-"""Work that outlives its window: a table of jobs (store), a queue, one process a job (worker), and
-the face for programs (tuner).
-"""
+"""Jobs that outlive their caller: a table (store), a queue, one process per job (worker), a Python API (tuner)."""

@@ -1,4 +1,4 @@
-"""A model of the engine as the judge of what was made of a document."""
+"""Let a model of the engine judge the question-answer pairs that were made from a document."""
 
 from collections.abc import Callable
 
@@ -15,10 +15,8 @@ Does the passage say that this answer to this question is right and complete? Re
 
 
 def judge_with(engine: Engine, tag: str) -> Callable[[str, str, str], bool]:
-    """Return a judge that asks a model of the engine: whether a passage gives an answer to a
-    question. Anything but a yes is a no.
-    """
-    options = ChatOptions(temperature=0, seed=0, max_tokens=400)  # some think first
+    """Return a judge that asks a model whether a passage supports an answer; anything but yes counts as no."""
+    options = ChatOptions(temperature=0, seed=0, max_tokens=400)  # enough for models that think first
 
     def judge(passage: str, question: str, answer: str) -> bool:
         prompt = _PROMPT.format(passage=passage, question=question, answer=answer)

@@ -1,6 +1,4 @@
-"""A job while it is done, in whichever process: its heartbeat, its events, how it is asked to stop,
-and how it ended.
-"""
+"""Run a job's work in any process: send its heartbeat and events, watch for requests to stop, record its end."""
 
 import contextlib
 import os
@@ -28,18 +26,18 @@ if TYPE_CHECKING:
     from fine_tuning.data_collection.importers.importing import Report
     from fine_tuning.outcome import Outcome
 
-_LOOK = 0.25  # seconds between two looks whether to stop
-_BEAT = 2.0  # seconds between two heartbeats
-_ROOM = 10.0  # seconds
-_LAST_WORDS = 1.0  # seconds that a worker has to end once its server is gone
+_LOOK = 0.25  # seconds between checks for a request to stop
+_BEAT = 2.0  # seconds between heartbeats
+_ROOM = 10.0  # seconds of retries to record a job's end, for example on a full disk
+_LAST_WORDS = 1.0  # seconds that a worker has to stop after its server has ended
 
 
 @dataclass
 class Stop:
-    """Whether a job should stop, and why."""
+    """A request to stop a job, with its reason."""
 
     asked: threading.Event = field(default_factory=threading.Event)
-    why: str = ""  # "" where a person cancelled it
+    why: str = ""  # "" if a person cancelled the job
 
     def ask(self, why: str = "") -> None:
         if not self.asked.is_set():
@@ -49,10 +47,9 @@ class Stop:
 
 @contextlib.contextmanager
 def listed(kind: str, request: JobRequest, watch: Watch | None = None) -> Iterator[Watch]:
-    """Do work in this process that every other one sees as a running job, and can ask to stop.
-    Yield the watch that the work tells.
+    """List the work in this `with` block as a running job, which other processes can ask to stop.
 
-    The process itself is never killed for it: it may be doing other things.
+    Yields the watch for the work. This process is never killed, since it may do other things.
     """
     job = store.add(
         kind,
@@ -77,7 +74,7 @@ def retrain_here(
     ollama_url: str | None = None,
     engine: Engine | None = None,
 ) -> "Outcome":
-    """Retrain in this process, as a job that every other one sees. Raises what `pipeline.retrain` raises."""
+    """Retrain in this process, listed as a job. Raises the errors of `pipeline.retrain`."""
     from fine_tuning.pipeline import retrain
 
     asked = RetrainRequest.of(config, request or workshop.Request(), ollama_url)
@@ -86,21 +83,19 @@ def retrain_here(
 
 
 def import_here(request: ImportRequest, watch: Watch | None = None) -> "Report":
-    """Import in this process, as a job that every other one sees. Raises what `importing.import_files` raises."""
+    """Import in this process, listed as a job. Raises the errors of `importing.import_files`."""
     with listed("import", request, watch) as told:
         return import_asked(request, told)
 
 
 @contextlib.contextmanager
 def doing(job: Job, watch: Watch, stop: Stop) -> Iterator[Watch]:
-    """Note in the table how the work inside ends, whatever it raises, which is raised on. Yield the
-    watch that the work tells.
-    """
+    """Record in the table how the work in this `with` block ends, and re-raise its errors. Yields its watch."""
     last: list[Finished] = []
 
     def note(event: Event) -> None:
         if isinstance(event, RunOpened):
-            with contextlib.suppress(ByoaiError):  # to be told is not worth the work
+            with contextlib.suppress(ByoaiError):  # failing to record the folder must not fail the job
                 store.set_run(job, event.folder)
         if isinstance(event, Finished):
             last[:] = [event]
@@ -113,7 +108,7 @@ def doing(job: Job, watch: Watch, stop: Stop) -> Iterator[Watch]:
         )
         pulse = _Pulse(job, stop)
         pulse.start()
-        state, reason, code = State.FAILED, "it ended before it could say how", 1
+        state, reason, code = State.FAILED, "the job ended unexpectedly", 1
         try:
             yield told
         except BaseException as error:
@@ -133,12 +128,12 @@ def doing(job: Job, watch: Watch, stop: Stop) -> Iterator[Watch]:
                 told.tell(Finished("done", reason, seconds=told.seconds))
         finally:
             pulse.end()
-            processes.kill(job)  # what it started and left behind: who is told that it is over may rely on it
+            processes.kill(job)  # leftover child processes, before the job is reported as over
             _finish(job, state, mask(reason), code)
 
 
 def _finish(job: Job, state: State, reason: str, code: int) -> None:
-    """Note how a job ended; where the disk is full, as soon as there is room again, for a while."""
+    """Record how a job ended; retry for some seconds if the disk is full."""
     deadline = time.monotonic() + _ROOM
     while True:
         try:
@@ -152,7 +147,7 @@ def _finish(job: Job, state: State, reason: str, code: int) -> None:
 
 
 def _judged(job: Job, stop: Stop, error: BaseException) -> tuple[State, str, int]:
-    """Return what an exception makes of a job: its state, the reason in words, and the exit code."""
+    """Return a job's final state, reason and exit code for an exception."""
     if isinstance(error, Cancelled):
         asked = store.get(job.id).state == State.CANCELLING
         if asked or not stop.why:
@@ -161,33 +156,31 @@ def _judged(job: Job, stop: Stop, error: BaseException) -> tuple[State, str, int
     if isinstance(error, ByoaiError):
         return State.FAILED, str(error), error.exit_code
     if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
-        return State.INTERRUPTED, "its program ended before it was done", 130
+        return State.INTERRUPTED, "the program that ran it ended first", 130
     if isinstance(error, MemoryError):
-        return State.FAILED, "there was not enough memory: close other programs, or take smaller settings (--auto)", 5
+        return State.FAILED, "memory ran out: close other programs, or use smaller settings (--auto)", 5
     if is_full(error):
         return (
             State.FAILED,
-            f"the disk is full ({getattr(error, 'filename', None) or paths.home()}): make room, and resume it",
+            f"the disk is full ({getattr(error, 'filename', None) or paths.home()}): free some space, and resume it",
             1,
         )
     said = str(error).strip().partition("\n")[0]
     return (
         State.FAILED,
-        f"a fault in byoai itself: {type(error).__name__}{f': {said}' if said else ''}. {job.log} says more",
+        f"internal error in byoai: {type(error).__name__}{f': {said}' if said else ''}. See {job.log}, and report it",
         1,
     )
 
 
 class _Pulse(threading.Thread):
-    """Notes that a job is alive, and looks whether it should stop: it was cancelled, or the server
-    whose child it is has ended.
-    """
+    """A thread that records a job's heartbeat, and stops the job if it is cancelled or its server has ended."""
 
     def __init__(self, job: Job, stop: Stop) -> None:
         super().__init__(name="job pulse", daemon=True)
         self._job, self._asked, self._over = job, stop, threading.Event()
         self._orphaned_at: float | None = None
-        self.verdict: tuple[State, str, int] | None = None  # once it is being killed
+        self.verdict: tuple[State, str, int] | None = None  # the final state, set before this process is killed
 
     def end(self) -> None:
         self._over.set()
@@ -196,7 +189,7 @@ class _Pulse(threading.Thread):
     def run(self) -> None:
         beats = 0.0
         while not self._over.wait(_LOOK):
-            with contextlib.suppress(ByoaiError):  # the disk is full, say: it is looked again
+            with contextlib.suppress(ByoaiError):  # for example a full disk; the next round tries again
                 due = time.monotonic() > beats + _BEAT
                 beats = time.monotonic() if due else beats
                 self._look(store.beat(self._job) if due else store.get(self._job.id))
@@ -210,17 +203,17 @@ class _Pulse(threading.Thread):
             return
         if not now.detached and now.owner and os.getppid() != now.owner.pid and not processes.is_alive(now.owner):
             self._orphaned_at = self._orphaned_at or time.time()
-            self._asked.ask("the server that it belonged to has ended")
+            self._asked.ask("the server that started it has ended")
         if self._orphaned_at and time.time() > self._orphaned_at + _LAST_WORDS:
-            self._die(State.INTERRUPTED, "the server that it belonged to has ended")
+            self._die(State.INTERRUPTED, "the server that started it has ended")
         elif now.kill_at and time.time() > now.kill_at:
-            self._die(State.CANCELLED, "it did not stop by itself, and was ended")
+            self._die(State.CANCELLED, "it did not stop in time and was killed")
 
     def _die(self, state: State, reason: str) -> None:
-        """End this process and all that it started, and note why."""
+        """Record the reason, and kill this process and all its children."""
         if self._over.is_set():
             return
-        self.verdict = state, reason, 137  # also if the work fails now, of what is taken from it
+        self.verdict = state, reason, 137  # applies even if the work fails because its children are killed
         processes.kill(self._job)
         queue.end(self._job, *self.verdict)
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,6 +1,4 @@
-"""A job's log: all that its processes write to stdout and stderr, with keys and passwords masked,
-and of a bounded size.
-"""
+"""A job's log: the stdout and stderr of its processes, with secrets masked and of limited size."""
 
 import contextlib
 import os
@@ -11,13 +9,13 @@ from pathlib import Path
 
 from fine_tuning.data_collection.privacy import PII, finds
 
-LIMIT = 1 << 20  # bytes of log.txt, and of log.1.txt, which holds what came before it
-_LONGEST = 1 << 16  # bytes that are masked at once: a line, or a private key's block
+LIMIT = 1 << 20  # maximum bytes of log.txt, and of log.1.txt, which holds older output
+_LONGEST = 1 << 16  # maximum bytes masked at once, for a line or the block of a private key
 _BEGIN, _END = b"-----BEGIN", b"-----END"
 
 
 def mask(text: str) -> str:
-    """Return `text` with a placeholder for each key and password in it."""
+    """Return `text` with keys and passwords replaced by placeholders."""
     pieces, end = [], 0
     for find in finds(text):
         if find.kind == PII.SECRET:
@@ -28,7 +26,7 @@ def mask(text: str) -> str:
 
 @contextlib.contextmanager
 def logged_to(file: Path) -> Iterator[None]:
-    """Send what this process, and those that it starts, write to stdout and stderr through a mask into `file`."""
+    """Redirect stdout and stderr of this process and its children to `file`, with secrets masked."""
     ours, theirs = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -46,7 +44,7 @@ def logged_to(file: Path) -> Iterator[None]:
         for number, old in zip((1, 2), before, strict=True):
             os.dup2(old, number)
             os.close(old)
-        writer.join(timeout=2)  # a child that lives on may still hold the other end
+        writer.join(timeout=2)  # not longer, since a surviving child may keep the pipe open
 
 
 def _write(source: int, file: Path) -> None:
@@ -59,9 +57,7 @@ def _write(source: int, file: Path) -> None:
 
 
 def _cut(read: bytes) -> tuple[bytes, bytes]:
-    """Return the lines that can be masked, and the rest that must wait: a line, or a key's block,
-    that has not come to its end.
-    """
+    """Return the complete lines, and the rest: an incomplete line or the incomplete block of a key."""
     end = read.rfind(b"\n") + 1
     begun = read.rfind(_BEGIN, 0, end)
     if begun >= 0 and _END not in read[begun:end]:
@@ -70,9 +66,7 @@ def _cut(read: bytes) -> tuple[bytes, bytes]:
 
 
 def append(file: Path, content: bytes) -> None:
-    """Append to a log what it may show. What cannot be written (the disk is full) is lost: the work
-    is worth more than its log.
-    """
+    """Append output to a log, with secrets masked. Write errors are ignored, lest they fail the job."""
     if not content:
         return
     masked = mask(content.decode("utf-8", "replace")).encode("utf-8", "replace")
@@ -84,7 +78,7 @@ def append(file: Path, content: bytes) -> None:
 
 
 def last_line(file: Path) -> str:
-    """Return the last line of a log that says something; "" if there is none."""
+    """Return the last line of a log that is not blank; "" if there is none."""
     if not file.exists():
         return ""
     with file.open("rb") as log:

@@ -1,4 +1,4 @@
-"""What can be asked for as a job, by name: one table. Each kind has a request, typed, and a function that does it."""
+"""The kinds of jobs (`KINDS`): each has a typed request, and a function that does the work."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,7 +16,7 @@ from fine_tuning.workshop import Request
 if TYPE_CHECKING:
     from fine_tuning.data_collection.importers.importing import Report, Wanted
 
-# Retrain, and train on a dataset of one's own
+# Retrain, and train on the user's own dataset
 
 
 class RetrainRequest(JobRequest):
@@ -35,14 +35,14 @@ class RetrainRequest(JobRequest):
 
 
 class TrainRequest(RetrainRequest):
-    force: bool = True  # who names a dataset has decided that it is enough
+    force: bool = True  # a named dataset counts as large enough
 
     @model_validator(mode="after")
     def _has_a_dataset(self) -> "TrainRequest":
         if self.config.dataset.path is None:
             raise ValueError(
-                "config.dataset.path names no dataset to train on: prepare one, or ask for a retrain, which learns "
-                "the chats"
+                "config.dataset.path is missing: prepare a dataset and set it, or submit a retrain, which learns the "
+                "chats"
             )
         return self
 
@@ -57,9 +57,7 @@ def _retrain(request: RetrainRequest, watch: Watch) -> Result:
 
 
 class PlanRequest(RetrainRequest):
-    """As a retrain, or a training on a dataset that the configuration names, is asked: what it
-    would learn and take is found out.
-    """
+    """A request for the plan of a retrain or training, without running it."""
 
 
 def _plan(request: PlanRequest, watch: Watch) -> Result:
@@ -84,7 +82,7 @@ class SweepRequest(JobRequest):
     sample: bool = False
     force: bool = False
     auto: bool = False
-    name: str | None = None  # of the study
+    name: str | None = None  # name of the study
 
 
 def _sweep(request: SweepRequest, watch: Watch) -> Result:
@@ -104,8 +102,8 @@ def _sweep(request: SweepRequest, watch: Watch) -> Result:
 
 
 class EvaluateRequest(JobRequest):
-    version: Annotated[int, Field(ge=1)] | None = None  # None: the live one
-    name: str | None = None  # of the fine-tuned model; None: that of the configuration
+    version: Annotated[int, Field(ge=1)] | None = None  # None: the live version
+    name: str | None = None  # name of the fine-tuned model; None: that of the configuration
 
 
 def _evaluate(request: EvaluateRequest, watch: Watch) -> Result:
@@ -126,7 +124,7 @@ def _evaluate(request: EvaluateRequest, watch: Watch) -> Result:
 
 class CompareRequest(JobRequest):
     prompts: Annotated[tuple[str, ...], Field(min_length=1)]
-    models: tuple[str, ...] = ()  # base, live, v3, or tags; none: base and live
+    models: tuple[str, ...] = ()  # base, live, v3, or tags; empty: base and live
     max_tokens: Annotated[int, Field(ge=1)] | None = None
 
 
@@ -142,7 +140,7 @@ def _compare(request: CompareRequest, watch: Watch) -> Result:
     total = len(tags) * len(request.prompts)
     limit = ChatOptions(max_tokens=request.max_tokens, default_max_tokens=config.chat.max_tokens)
     with watch.stage("Comparing"):
-        for tag in tags:  # model after model: each is loaded once
+        for tag in tags:  # one model after another, so that each is loaded only once
             for prompt in request.prompts:
                 pieces = []
                 for chunk in engine.chat(tag, [Message(role="user", content=prompt)], limit):
@@ -157,30 +155,28 @@ def _compare(request: CompareRequest, watch: Watch) -> Result:
 
 
 class ImportRequest(JobRequest):
-    """`upload`: the id of a finished upload; `places`: files and folders of this machine instead,
-    or "hf:owner/name".
-    """
+    """A request to import from a finished `upload` (its id), or from `places`: local files, folders, hf:owner/name."""
 
     LOCAL: ClassVar[frozenset[str]] = JobRequest.LOCAL | {"places"}
 
     upload: Annotated[str, Field(max_length=100)] | None = None
     places: tuple[str, ...] = ()
-    # a name of the importers' table, found by itself when empty; or module:function
+    # a name in the importers' table, or module:function; empty: detect it
     format: Annotated[str, Field(max_length=300)] = ""
-    me: Annotated[str, Field(max_length=300)] = ""  # whose messages are the answers, in a chat among people
+    me: Annotated[str, Field(max_length=300)] = ""  # in a chat among people, the person who gives the answers
     licence: Annotated[str, Field(max_length=1000)] = ""
-    source: Annotated[str, Field(max_length=300)] = ""  # what it is called in the log; the file's name when empty
+    source: Annotated[str, Field(max_length=300)] = ""  # its name in the log; empty: the file's name
     branches: Literal["best", "all"] = "best"
-    # a model of the engine, which is asked of each answer made of a document, too
+    # a model that also checks each answer made from a document; empty: none
     judge: Annotated[str, Field(max_length=300)] = ""
 
     @model_validator(mode="after")
     def _has_one_source(self) -> "ImportRequest":
         if bool(self.upload) == bool(self.places):
-            raise ValueError("name an upload, or files and folders as places: one of the two")
+            raise ValueError("give either an upload or places (files and folders), not both or neither")
         if self.upload and ":" in self.format:
             raise ValueError(
-                "format: a module:function is code, and reads no upload: name a format, or none to have it found"
+                "format: a module:function is not allowed for an upload: give a format, or leave it empty to detect it"
             )
         return self
 
@@ -191,7 +187,7 @@ class ImportRequest(JobRequest):
 
 
 def import_asked(request: ImportRequest, watch: Watch) -> "Report":
-    """Import what was asked for; return the report. Raises what `importing.import_files` raises."""
+    """Import what the request names; return the report. Raises the errors of `importing.import_files`."""
     from dataclasses import replace
 
     from fine_tuning.data_collection import uploads
@@ -206,7 +202,7 @@ def import_asked(request: ImportRequest, watch: Watch) -> "Report":
     if request.judge:
         wanted = replace(wanted, judge=judge_with(request.engine(), request.judge))
     report = import_files(ConversationLogger(request.config.log_path), places, wanted, watch, id)
-    back = f"; byoai import --undo {report.id} takes them back" if report.added else ""
+    back = f"; to undo: byoai import --undo {report.id}" if report.added else ""
     watch.tell(Finished("done", f"{report.added} of {report.turns} turns added{back}", seconds=watch.seconds))
     return report
 
@@ -224,7 +220,7 @@ def _import(request: ImportRequest, watch: Watch) -> Result:
 
 
 class UndoImportRequest(JobRequest):
-    """`import_id`: of an import that is in the log."""
+    """A request to undo an import in the log."""
 
     import_id: Annotated[str, Field(min_length=1, max_length=100)]
 
@@ -233,17 +229,17 @@ def _undo_import(request: UndoImportRequest, watch: Watch) -> Result:
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
     from fine_tuning.data_collection.importers.importing import undo
 
-    with watch.stage("Taking an import back"):
+    with watch.stage("Undoing an import"):
         taken = undo(ConversationLogger(request.config.log_path), request.import_id)
-    watch.tell(Finished("done", f"{taken} turns taken back", seconds=watch.seconds))
+    watch.tell(Finished("done", f"{taken} turns removed", seconds=watch.seconds))
     return {"id": request.import_id, "taken_back": taken}
 
 
-# Look through the log; find what is worth a person's time
+# Survey the log, and find answers to review
 
 
 class SurveyRequest(JobRequest):
-    """What of the log would be learned, turn by turn."""
+    """A request to find out, turn by turn, what would be learned from the log."""
 
 
 def _survey(request: SurveyRequest, watch: Watch) -> Result:
@@ -251,7 +247,7 @@ def _survey(request: SurveyRequest, watch: Watch) -> Result:
 
     try:
         engine = request.engine()
-    except EngineError as error:  # only the tokens are counted with it
+    except EngineError as error:  # the engine is needed only to count tokens
         watch.note(f"tokens are not counted: {error}")
         engine = None
     facts = look_through(request.config, engine, watch).facts
@@ -272,7 +268,7 @@ def _review(request: ReviewRequest, watch: Watch) -> Result:
     with watch.stage("Reading the newest answers with both models"):
         turns = ConversationLogger(request.config.log_path).turns()
         found = of_log(request.config, request.engine(), turns, request.count, watch) if turns else []
-    watch.tell(Finished("done", f"{len(found)} answer(s) are worth a look", seconds=watch.seconds))
+    watch.tell(Finished("done", f"{len(found)} answer(s) to review", seconds=watch.seconds))
     return {
         "items": [
             {"turn": each.turn.id, "surprise": each.surprise, "shift": each.shift, "alike": list(each.alike)}
@@ -281,11 +277,11 @@ def _review(request: ReviewRequest, watch: Watch) -> Result:
     }
 
 
-# Prepare a dataset of one's own
+# Prepare the user's own dataset
 
 
 class PrepareRequest(JobRequest):
-    """What `preprocessing.prepare` is asked."""
+    """A request with the arguments of `preprocessing.prepare`."""
 
     LOCAL: ClassVar[frozenset[str]] = JobRequest.LOCAL | {"source", "format"}
 
@@ -308,9 +304,9 @@ def _prepare(request: PrepareRequest, watch: Watch) -> Result:
 
 
 class ForgetRequest(JobRequest):
-    """By ids, and not by text: the request is kept, and would hold what is to be forgotten."""
+    """A request to forget turns by id, not by text, since the request itself is stored."""
 
-    turns: tuple[str, ...] = ()  # ids of turns or sessions; none: go on with a forgetting that was interrupted
+    turns: tuple[str, ...] = ()  # ids of turns or sessions; empty: resume an interrupted forgetting
     teach_again: bool = True
     now: bool = False
 
@@ -344,9 +340,7 @@ def _pull(request: PullRequest, watch: Watch) -> Result:
 
     engine = request.engine()
     if not isinstance(engine, OllamaEngine):
-        raise ConfigError(
-            "no Ollama answers, and the embedded engine has nothing to pull models with: start Ollama, and try again"
-        )
+        raise ConfigError("pulling a model needs Ollama, which does not answer: start Ollama, and try again")
     with watch.stage(f"Pulling {request.model}"):
         status, shown = "", -1
         for part in engine.pull(request.model):
@@ -354,11 +348,11 @@ def _pull(request: PullRequest, watch: Watch) -> Result:
             if part.status != status:
                 status, shown = part.status, -1
                 watch.note(status)
-            # Ollama tells it many times a second
+            # Ollama reports progress many times per second
             if part.total and (percent := 100 * part.done // part.total) != shown:
                 shown = percent
                 watch.count(part.done, part.total, "bytes")
-    watch.tell(Finished("done", f"{request.model} is there", request.model, seconds=watch.seconds))
+    watch.tell(Finished("done", f"{request.model} was downloaded", request.model, seconds=watch.seconds))
     return {"tag": request.model}
 
 
@@ -396,11 +390,9 @@ KINDS: dict[str, Kind] = {
 
 
 def read_request(kind: str, request: Mapping[str, object]) -> JobRequest:
-    """Return what a job is asked, with its defaults. ConfigError for an unknown kind, or with all
-    faults of the request.
-    """
+    """Validate a job's request. Raises ConfigError for an unknown kind, or with all faults of the request."""
     if kind not in KINDS:
-        raise ConfigError(f"there is no job of the kind {kind[:40]!r}: choose one of {', '.join(KINDS)}")
+        raise ConfigError(f"unknown kind of job {kind[:40]!r}: choose one of {', '.join(KINDS)}")
     try:
         return KINDS[kind].request.model_validate(request)
     except ValidationError as error:

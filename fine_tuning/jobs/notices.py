@@ -1,8 +1,8 @@
-"""Notices: tell a command or a URL that a job has ended, as `notify:` in the settings of that job says.
+"""Notify a command or a URL when a job ends, according to `notify:` in the job's configuration.
 
-Whoever notes a job's end calls `send`, once. That starts `python -m fine_tuning.jobs.notices`,
-which delivers the notice: neither the job nor whoever looks at the table waits for it, and a worker
-may end meanwhile. What cannot be delivered is a line in the job's log.
+The process that records a job's end calls `send`. That starts `python -m fine_tuning.jobs.notices`,
+which delivers the notice, so that no other process waits for the delivery. A failed delivery is
+recorded in the job's log.
 """
 
 import contextlib
@@ -29,11 +29,11 @@ from fine_tuning.jobs import processes
 from fine_tuning.jobs.joblog import append, last_line, mask
 from fine_tuning.jobs.store import Job
 
-_PATIENCE = 30.0  # seconds that a command has
-_ANSWER = 15.0  # seconds that a host has, from the look-up of its name to its whole answer
-_CONNECT = 5.0  # seconds that one address has
-_LONGEST = 500  # characters of a reason
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv6 addresses that stand for IPv4 ones (RFC 6052)
+_PATIENCE = 30.0  # timeout of a command in seconds
+_ANSWER = 15.0  # timeout of a request in seconds, from the name look-up to the complete answer
+_CONNECT = 5.0  # timeout in seconds to connect to one address
+_LONGEST = 500  # maximum characters of a reason
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv6 addresses that embed IPv4 addresses (RFC 6052)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Notice:
     job: str
     kind: str
     state: str
-    reason: str  # one line, in words; keys and passwords are masked
+    reason: str  # one line of text, with secrets masked
 
     @classmethod
     def of(cls, job: Job) -> "Notice":
@@ -50,16 +50,16 @@ class Notice:
 
 
 class NotDelivered(Exception):
-    """A notice did not arrive; the message says why, without any part of the URL but its host."""
+    """A notice could not be delivered. The message contains no part of the URL except its host."""
 
 
 def send(job: Job) -> None:
-    """Begin to deliver the notice of a job that has ended, if its settings ask for one."""
+    """Start delivering the notice of a finished job, if its configuration asks for one."""
     config = job.request.get("config")
     settings = config.get("notify") if isinstance(config, dict) else None
     try:
         notify = Notify.model_validate(settings or {})
-    except ValidationError:  # the request is one that no kind of job takes, and that is why it failed
+    except ValidationError:  # the job failed because its request is invalid
         return
     if str(job.state) not in notify.on or not (notify.command or notify.url):
         return
@@ -71,7 +71,7 @@ def send(job: Job) -> None:
 
 
 def deliver(notify: Notify, notice: Notice) -> list[str]:
-    """Run the command and send the POST. Return what went wrong, in words."""
+    """Run the command and send the POST request; return messages about failures."""
     faults = []
     for work in (lambda: run(notify.command, notice), lambda: post(notify, notice)):
         try:
@@ -85,10 +85,9 @@ def deliver(notify: Notify, notice: Notice) -> list[str]:
 
 
 def run(command: Sequence[str], notice: Notice) -> None:
-    """Run a program with its arguments, without a shell. NotDelivered if it cannot be started,
-    fails, or takes too long.
+    """Run a command without a shell. Raises NotDelivered if it cannot be started, fails, or takes too long.
 
-    In the arguments {job}, {kind}, {state} and {reason} are replaced; its environment holds
+    {job}, {kind}, {state} and {reason} in its arguments are replaced. Its environment contains
     BYOAI_JOB, BYOAI_KIND, BYOAI_STATE and BYOAI_REASON.
     """
     if not command:
@@ -110,7 +109,7 @@ def run(command: Sequence[str], notice: Notice) -> None:
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
             raise NotDelivered(
-                f"the command {command[0]} was ended: it took longer than {_PATIENCE:g} seconds"
+                f"the command {command[0]} was killed, since it took longer than {_PATIENCE:g} seconds"
             ) from error
         if code:
             line = last_line(Path(said.name))
@@ -118,9 +117,7 @@ def run(command: Sequence[str], notice: Notice) -> None:
 
 
 def _filled(argument: str, facts: dict[str, str]) -> str:
-    """Return an argument with the facts in it. One that would begin with a dash by that is no
-    option: a space stands before it.
-    """
+    """Return an argument with its placeholders filled, and with a space in front if it would become an option."""
     filled = re.sub(r"\{(job|kind|state|reason)\}", lambda found: facts[found[1]], argument)
     return f" {filled}" if filled.startswith("-") and not argument.startswith("-") else filled
 
@@ -129,10 +126,9 @@ def _filled(argument: str, facts: dict[str, str]) -> str:
 
 
 def post(notify: Notify, notice: Notice) -> None:
-    """Send the notice as JSON to the URL. NotDelivered unless it is answered with success, in time,
-    by an address that is allowed.
+    """POST the notice as JSON. Raises NotDelivered unless an allowed address answers with success in time.
 
-    No redirect is followed and no proxy used: the answer comes from the host that the settings name.
+    No redirects are followed and no proxy is used, so the answer comes from the configured host.
     """
     if notify.url is None:
         return
@@ -144,7 +140,7 @@ def post(notify: Notify, notice: Notice) -> None:
         except NotDelivered as fault:
             faults.append(str(fault))
 
-    # a look-up of a name knows no time-out, and a slow answer has many
+    # in a thread, since a name look-up has no timeout, and a slow answer would restart it again and again
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(_ANSWER)
@@ -171,7 +167,7 @@ def _post(notify: Notify, notice: Notice) -> None:
     except OSError as error:
         raise NotDelivered(f"{host} cannot be reached: {error.strerror or error}") from error
     except http.client.HTTPException as error:
-        raise NotDelivered(f"{host} gave no answer in HTTP ({type(error).__name__})") from error
+        raise NotDelivered(f"{host} did not answer with valid HTTP ({type(error).__name__})") from error
     if not 200 <= status < 300:
         raise NotDelivered(
             f"{host} answered with status {status}{'; redirects are not followed' if 300 <= status < 400 else ''}"
@@ -179,15 +175,12 @@ def _post(notify: Notify, notice: Notice) -> None:
 
 
 def _connected(host: str, port: int, allowed: Sequence[str]) -> socket.socket:
-    """Return a connection to an address of a host that is allowed: to that very address, so that no
-    second look-up can give another.
-    """
+    """Connect to an allowed address of a host, by the address itself, so that no second look-up can change it."""
     found = [str(place[0]) for *_, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     addresses = [address for address in found if may_be_called(host, address, allowed)]
     if not addresses:
         raise NotDelivered(
-            f"{host} leads to {found[0]}, which is not a public address: if it is meant, list it in "
-            "notify.allow_hosts, too"
+            f"{host} resolves to {found[0]}, which is not a public address: to allow it, add it to notify.allow_hosts"
         )
     fault: OSError | None = None
     for address in addresses:
@@ -202,10 +195,9 @@ def _connected(host: str, port: int, allowed: Sequence[str]) -> socket.socket:
 
 
 def may_be_called(host: str, address: str, allowed: Sequence[str]) -> bool:
-    """Return whether an address that a host's name leads to may be called: a public one, or one
-    that is itself on the list.
+    """Return whether a host's address may be called: it is public, or listed in `allowed`.
 
-    `localhost` on the list stands for the loopback addresses.
+    `localhost` in the list means the loopback addresses.
     """
     found = address_of(address.partition("%")[0])
     if found is None:
@@ -222,7 +214,7 @@ def may_be_called(host: str, address: str, allowed: Sequence[str]) -> bool:
 
 
 def _inner(address: Address) -> Address | None:
-    """Return the IPv4 address that an IPv6 one stands for; None if it is one of its own."""
+    """Return the IPv4 address that is embedded in an IPv6 address; None if there is none."""
     if isinstance(address, ipaddress.IPv4Address):
         return None
     if address in _NAT64:
@@ -231,7 +223,7 @@ def _inner(address: Address) -> Address | None:
 
 
 def main() -> int:
-    """Deliver the notice that stdin tells."""
+    """Deliver the notice that stdin describes."""
     told = json.load(sys.stdin)
     faults = deliver(Notify.model_validate(told["notify"]), Notice(**told["notice"]))
     for fault in faults:

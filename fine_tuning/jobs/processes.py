@@ -1,8 +1,8 @@
-"""The processes of jobs: begun in a session of their own, told from strangers, and ended whole.
+"""Start, identify and kill the processes of jobs.
 
-A worker and all that it starts carry the job's mark in their environment. By it they are found
-again when the worker is gone, also those that left its process group; a process that merely got the
-worker's number carries no such mark, and is left alone.
+A worker runs in its own session. The worker and its children have the job's mark in their
+environment, by which they are found even after the worker has ended or they have left its process
+group. An unrelated process with a reused process id lacks the mark and is left alone.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ import psutil
 from fine_tuning import paths
 from fine_tuning.jobs.store import Job, Process
 
-MARK = "BYOAI_JOB"  # the environment variable
+MARK = "BYOAI_JOB"  # the environment variable with a job's mark
 WORKER = (sys.executable, "-m", "fine_tuning.jobs.worker")
-_SAME = 1.5  # seconds by which two readings of a process's start may differ: the system rounds when it began itself
+_SAME = 1.5  # seconds by which two readings of a process's start time may differ, since the boot time is rounded
 
-_children: dict[int, "subprocess.Popen[bytes]"] = {}  # workers that this process began
+_children: dict[int, "subprocess.Popen[bytes]"] = {}  # workers that this process started
 
 
 def this_process() -> Process:
@@ -37,14 +37,14 @@ def _own(pid: int) -> Process:
 
 
 def started(process: psutil.Process) -> float:
-    """Return when a process began, in seconds after the machine did: it stays so when the clock is set anew."""
+    """Return a process's start time in seconds since boot, which does not change when the clock is set."""
     return process.create_time() - psutil.boot_time()
 
 
 def is_alive(process: Process, mark: str = "") -> bool:
-    """Return whether just this process lives: not another one of its number, and not one that only waits to be buried.
+    """Return whether this very process is alive: not a zombie, and not another process with a reused id.
 
-    `mark`: it may be told by that, too.
+    `mark`: the mark by which the process may also be identified.
     """
     try:
         found = psutil.Process(process.pid)
@@ -56,12 +56,12 @@ def is_alive(process: Process, mark: str = "") -> bool:
 
 
 def begin(job: Job, program: Sequence[str] = WORKER) -> Process:
-    """Start a job's worker in a session of its own, where neither Ctrl-C nor the end of a terminal reaches it."""
+    """Start a job's worker in its own session, so that Ctrl-C or a closed terminal does not reach it."""
     job.folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, MARK: job.mark, "BYOAI_HOME": str(paths.home()), "PYTHONUNBUFFERED": "1"}
     with os.fdopen(
         os.open(job.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab"
-    ) as log:  # what it says before it masks its log itself
+    ) as log:  # receives output until the worker itself redirects it
         child = subprocess.Popen(
             [*program, job.id],
             stdin=subprocess.DEVNULL,
@@ -78,15 +78,14 @@ def begin(job: Job, program: Sequence[str] = WORKER) -> Process:
 def _told(pid: int) -> Process:
     try:
         return Process(pid, started(psutil.Process(pid)))
-    except psutil.Error:  # it has ended already
+    except psutil.Error:  # the process has already ended
         return Process(pid, time.time() - psutil.boot_time())
 
 
 def begin_aside(job: Job, module: str, told: object) -> None:
-    """Start a small program that is done with a job when that has ended: it is no part of the job,
-    and outlives whoever starts it.
+    """Start a helper program for a finished job, which outlives this process.
 
-    It reads `told` as JSON from stdin; what it says goes into the job's log. OSError if it cannot be started.
+    It reads `told` as JSON from stdin, and its output goes to the job's log. Raises OSError if it cannot be started.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     environment = {**{key: value for key, value in os.environ.items() if key != MARK}, "BYOAI_HOME": str(paths.home())}
@@ -108,11 +107,11 @@ def begin_aside(job: Job, module: str, told: object) -> None:
 
 
 def exit_code(process: Process) -> int | None:
-    """Return how a worker ended that this process began (negative: the signal); None if it is not known here.
+    """Return the exit code of a worker that this process started (negative: a signal); None if it is unknown.
 
-    Call it when the worker is known to end. It waits a moment: a process counts as gone when its
-    first thread is, but the system tells its exit code only when the last one is, and it may write
-    a core file in between.
+    Call this when the worker is ending. It may wait a moment: the process counts as ended when its
+    first thread has ended, but its exit code is known only after the last thread, possibly after a
+    core dump.
     """
     child = _children.get(process.pid)
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -121,7 +120,7 @@ def exit_code(process: Process) -> int | None:
 
 
 def bury(kept: Collection[int]) -> None:
-    """Forget the workers that have ended, but those of which the exit code is still wanted."""
+    """Forget ended workers, except those whose exit code is still needed."""
     for pid, child in list(_children.items()):
         if pid not in kept and child.poll() is not None:
             _children.pop(pid, None)
@@ -135,15 +134,15 @@ def ask(job: Job) -> None:
 
 
 def kill(job: Job) -> None:
-    """End all processes of this attempt of a job, whatever they do, but the calling one; return when none is left."""
+    """Kill all processes of this attempt of a job except the calling one, and wait until none is left."""
     if job.here:
         return
     if job.process and job.process.pid != os.getpid() and is_alive(job.process, job.mark):
-        # the whole group at once; its number is the living leader's
+        # the whole process group, whose id is the worker's process id
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(job.process.pid, signal.SIGKILL)
     deadline = time.monotonic() + _PATIENCE
-    # one may start another while they are looked for
+    # repeated, since a process may start another one during the search
     while (found := marked(job.mark)) and time.monotonic() < deadline:
         for process in found:
             with contextlib.suppress(psutil.Error):
@@ -151,11 +150,11 @@ def kill(job: Job) -> None:
         time.sleep(0.01)
 
 
-_PATIENCE = 5.0  # seconds: one that waits for a disk can be killed only then
+_PATIENCE = 5.0  # seconds, since a process that waits for a disk cannot be killed immediately
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """Return the living processes that carry a mark, but the calling one."""
+    """Return the living processes with a mark, except the calling one."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):

@@ -1,4 +1,4 @@
-"""How far a job is, read from what it tells."""
+"""Derive a job's progress from its events."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,37 +25,37 @@ _FACTS = (
     "run",
 )
 
-# Where in a retrain a stage begins, as a share of the whole; of other work only the current stage's own share is known.
+# The share of a retrain that is done when a stage begins. For other jobs only the share within a stage is known.
 _BEGINS = {
-    "Reading what was said": 0.0,
+    "Reading the conversations": 0.0,
     "Preparing the dataset": 0.01,
     "Training": 0.03,
     "Exporting to GGUF": 0.7,
-    "Checking that what was exported is what was trained": 0.72,
+    "Checking the export": 0.72,
     "Evaluating": 0.75,
     "Registering": 0.97,
-    "Checking that it is served as it was trained": 0.98,
+    "Checking prompts and answers in the engine": 0.98,
     "Making": 0.99,
 }
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a job told so far."""
+    """A summary of a job's events so far."""
 
     stage: str = ""
-    done: int = 0  # of `total`, in this stage
+    done: int = 0  # units done of `total` in this stage
     total: int = 0
-    steps: tuple[Step, ...] = ()  # of the training
-    facts: tuple[tuple[str, str], ...] = ()  # what is learned
+    steps: tuple[Step, ...] = ()  # steps of the training
+    facts: tuple[tuple[str, str], ...] = ()  # the facts of the plan
     notes: tuple[str, ...] = ()
     run: str = ""
     finished: Finished | None = None
-    trials: tuple[Trial, ...] = ()  # of a search for settings
+    trials: tuple[Trial, ...] = ()  # trials of a sweep
 
     @property
     def share(self) -> float:
-        """How much of the work is done, from 0 to 1."""
+        """The share of the work that is done, from 0 to 1."""
         if self.finished and self.finished.state not in ("stopped", "failed"):
             return 1.0
         within = min(self.done / self.total, 1.0) if self.total else 0.0
@@ -67,7 +67,7 @@ class Progress:
 
 
 def progress_of(events: Iterable[Event]) -> Progress:
-    """Return what these events come to. Of a job that was resumed, the last attempt's stage and end count."""
+    """Return the progress after these events. For a resumed job, stage and end are those of the last attempt."""
     stage, done, total, run, finished = "", 0, 0, "", None
     steps: dict[tuple[str, int], Step] = {}
     notes: list[str] = []
@@ -99,7 +99,7 @@ def progress_of(events: Iterable[Event]) -> Progress:
 
 
 def progress_of_job(job: Job) -> Progress:
-    """Return what a job told so far; its file is read once, however often that is asked for."""
+    """Return a job's progress, cached until its event file changes."""
     return _read(job.events, paths.stamp(job.events))
 
 
@@ -113,13 +113,13 @@ def _begins(stage: str) -> float | None:
 
 
 def facts(job: Job) -> dict[str, object]:
-    """Return a job as JSON has it."""
+    """Return a job as a JSON-able dictionary."""
     pid = job.process.pid if job.process and job.active else None
     return {**{name: getattr(job, name) for name in _FACTS}, "pid": pid}
 
 
 def record(job: Job) -> dict[str, object]:
-    """Return a job with how far it is, for which its events are read."""
+    """Return a job as a JSON-able dictionary, with its progress read from its events."""
     events = read_events(job.events)
     progress = progress_of(event for _, event in events)
     share = 1.0 if job.state == "completed" else progress.share

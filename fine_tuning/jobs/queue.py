@@ -1,8 +1,7 @@
-"""The queue: begins jobs in their turn, keeps the table true, and stops, resumes and retries them.
+"""The job queue: start jobs in order, keep the table up to date, and cancel, resume and retry jobs.
 
-Nothing here must run all the time. A server calls `Queue.run` in a thread; where there is none,
-whoever asks for a job, or looks at the table, does one round of the same (`Queue.tend`), and so
-does a worker when it ends.
+No process needs to run permanently. A server calls `Queue.run` in a thread. Without a server, every
+process that submits or reads jobs runs one round (`Queue.tend`), and so does a worker when it ends.
 """
 
 import math
@@ -26,17 +25,17 @@ from fine_tuning.jobs.store import ACTIVE, Job, State
 from fine_tuning.runs import Run, called
 from fine_tuning.units import signal_name
 
-GRACE = 30.0  # seconds that a job has to come to a safe point
-_ROUND = 0.5  # seconds between two rounds of a server
-_MARGIN = 1.0  # seconds after which others end a job that should have ended itself
-_KILLED = "its process was killed, or the machine went down: resume it, and it goes on from what was done"
+GRACE = 30.0  # seconds that a cancelled job has to reach a safe point
+_ROUND = 0.5  # seconds between rounds of a server
+_MARGIN = 1.0  # additional seconds before other processes kill a job that should have ended itself
+_KILLED = "its process was killed, or the machine went down: resume the job to continue where it stopped"
 
 
 class Queue:
-    """All that is done with jobs from outside. Any number of these may be in use, in any number of processes."""
+    """The operations on jobs. Any number of processes may use queues at the same time."""
 
     def __init__(self, program: Sequence[str] = (), heavy: int = 1, light: int = 4) -> None:
-        """`program` does a job, whose id is appended; `heavy` and `light`: how many of them run at once."""
+        """`program`: the command that runs a job, given its id; `heavy` and `light`: limits of simultaneous jobs."""
         self._program, self._heavy, self._light = program or processes.WORKER, heavy, light
 
     def submit(
@@ -50,10 +49,11 @@ class Queue:
         origin: str = "",
         retry_of: str = "",
     ) -> Job:
-        """Ask for a job; it begins now or in its turn. Asked twice with one `id`, it is one job.
+        """Submit a job, which starts now or when its turn comes. A repeated `id` is the same job.
 
-        `detached`: it goes on when the process ends that began it. `origin`: who asks; default: how
-        this program was called. ConfigError for an unknown kind, or a request that is none.
+        `detached`: the job continues after the process that started it ends. `origin`: the
+        submitter, by default the name of this program. Raises ConfigError for an unknown kind or an
+        invalid request.
         """
         record = read_request(kind, request or {}).record()
         job = store.add(
@@ -71,7 +71,7 @@ class Queue:
         return store.get(job.id)
 
     def get(self, id: str) -> Job:
-        """Return a job as it truly stands. JobNotFound if there is none."""
+        """Return a job in its current state. Raises JobNotFound if there is none."""
         if not store.get(id).over:
             self.tend()
         return store.get(id)
@@ -83,16 +83,15 @@ class Queue:
         limit: int = 100,
         before: float | None = None,
     ) -> list[Job]:
-        """Return jobs as they truly stand, newest first."""
+        """Return jobs in their current state, newest first."""
         self.tend()
         return store.find(states, kinds, limit, before)
 
     def cancel(self, id: str, *, discard: bool = False, grace: float = GRACE) -> Job:
-        """Ask a job to stop. It is killed with all that it started if it has not stopped by itself
-        after `grace` seconds.
+        """Ask a job to stop; after `grace` seconds it is killed with all its children.
 
-        `discard`: what it made so far goes; else the next one goes on from there. One that a
-        program does by itself is only asked.
+        `discard`: remove its output, which otherwise lets the next job resume. A job that runs in
+        its caller's process is never killed.
         """
         job = store.ask_to_stop(id, grace, discard=discard)
         if job.active:
@@ -100,7 +99,7 @@ class Queue:
         return self.get(id)
 
     def resume(self, id: str, *, detached: bool = True) -> Job:
-        """Go on with a job that was cancelled, failed, or interrupted."""
+        """Resume a job that was cancelled, failed or interrupted."""
         self.tend()
         read_request(store.get(id).kind, store.get(id).request)
         store.requeue(id, detached=detached)
@@ -108,31 +107,31 @@ class Queue:
         return store.get(id)
 
     def retry(self, id: str, *, new_id: str | None = None, detached: bool = True) -> Job:
-        """Ask for the same once more, as another job."""
+        """Submit the request of a finished job again, as a new job."""
         job = self.get(id)
         if not job.over:
-            raise WrongState(f"the job {id} is {job.state}: it can be tried again when it is over")
+            raise WrongState(f"the job {id} is {job.state}: wait until it is over before you retry it")
         return self.submit(job.kind, job.request, id=new_id, priority=job.priority, detached=detached, retry_of=id)
 
     def remove(self, id: str) -> None:
-        """Remove a job that is over, and its folder; what it made stays. Busy for one that is not over."""
+        """Remove a finished job and its folder, but not its output. Raises Busy if it is not over."""
         self.get(id)
         store.remove(id)
         shutil.rmtree(store.folder_of(id), ignore_errors=True)
 
     def wait(self, id: str, seconds: float | None = None) -> Job:
-        """Return a job when it is over and nothing of it runs any more, or as it stands after so many seconds."""
+        """Wait until a job is over and its processes have ended, at most `seconds`; return the job."""
         deadline = time.monotonic() + seconds if seconds is not None else math.inf
         while not _is_still(job := self.get(id)) and time.monotonic() < deadline:
             time.sleep(0.05)
         return job
 
     def run(self, ended: threading.Event) -> None:
-        """Tend the queue until `ended` is set. What this process began and is not detached is then asked to stop."""
+        """Tend the queue until `ended` is set; then ask this process's jobs that are not detached to stop."""
         while not ended.wait(_ROUND):
             try:
                 self.tend(all=True)
-            except (ByoaiError, OSError, psutil.Error):  # the disk is full, say: it is tried again
+            except (ByoaiError, OSError, psutil.Error):  # for example a full disk; the next round tries again
                 continue
         me = processes.this_process()
         for job in store.find(ACTIVE):
@@ -140,12 +139,12 @@ class Queue:
                 processes.ask(job)
 
     def tend(self, *, all: bool = False) -> None:
-        """Make the table true, and begin what may begin now.
+        """Update the table, and start jobs whose turn has come.
 
-        `all`: also what is not detached, which ends when this process does. Only a server should begin it.
+        `all`: also start jobs that are not detached, which end with this process; only servers should start them.
         """
         settle()
-        if not store.find((State.QUEUED,), limit=1):  # to look takes no lock
+        if not store.find((State.QUEUED,), limit=1):  # reading needs no lock
             return
         while (
             job := store.claim(processes.this_process(), self._heavy, self._light, detached_only=not all)
@@ -153,7 +152,7 @@ class Queue:
             try:
                 process = processes.begin(job, self._program)
             except OSError as error:
-                end(job, State.FAILED, f"its process could not be started: {error.strerror or error}", 1)
+                end(job, State.FAILED, f"its process cannot be started: {error.strerror or error}", 1)
                 continue
             store.enter(job, process)
 
@@ -163,12 +162,12 @@ def _is_still(job: Job) -> bool:
 
 
 def settle() -> None:
-    """Make the table true: of jobs whose process is gone, note how they ended, and end what they left behind."""
+    """Update the table: record the end of jobs whose process has died, and kill their leftover processes."""
     active = store.find(ACTIVE, limit=1000)
     for job in active:
         if job.process is None:
             if (job.owner is None or not processes.is_alive(job.owner)) and not store.give_back(job):
-                _end_gone(job)  # it was cancelled before it began
+                _end_gone(job)  # it was cancelled before it started
         elif processes.is_alive(job.process, job.mark):
             if job.kill_at and time.time() > job.kill_at + _MARGIN and not job.here:
                 processes.kill(job)
@@ -179,7 +178,7 @@ def settle() -> None:
 
 
 def _end_gone(job: Job) -> None:
-    """Note how a job ended whose process is gone, unless it did so itself a moment ago."""
+    """Record the end of a job whose process has died, unless the process has just done so itself."""
     processes.kill(job)
     code = processes.exit_code(job.process) if job.process else None
     state, reason = _ended(job, code)
@@ -187,11 +186,10 @@ def _end_gone(job: Job) -> None:
 
 
 def end(job: Job, state: State, reason: str, code: int | None) -> bool:
-    """Note how this attempt of a job ended, and do what follows from it. False if that was noted
-    before: then it was done, too.
+    """Record how this attempt of a job ended. Return False if that was recorded before.
 
-    What a cancelled one made is removed, if that was asked for; notices are sent and the run's
-    figures tracked, by programs of their own.
+    Then remove the output of a cancelled job if requested, send notices, and track the run's
+    metrics, the last two in separate processes.
     """
     if not store.finish(job, state, reason, code):
         return False
@@ -207,19 +205,17 @@ def _ended(job: Job, code: int | None) -> tuple[State, str]:
     if job.state == State.CANCELLING:
         return (
             State.CANCELLED,
-            "it did not stop by itself, and was ended" if job.kill_at and time.time() > job.kill_at else "cancelled",
+            "it did not stop in time and was killed" if job.kill_at and time.time() > job.kill_at else "cancelled",
         )
     if code is not None and code > 0:
-        return State.FAILED, mask(last_line(job.log)) or f"its process ended with exit code {code}, and said nothing"
+        return State.FAILED, mask(last_line(job.log)) or f"its process exited with code {code} and an empty log"
     if code is not None and code < 0 and -code not in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        return State.FAILED, f"its process crashed ({signal_name(-code)}); {job.log} may say more"
+        return State.FAILED, f"its process crashed ({signal_name(-code)}); see {job.log}"
     return State.INTERRUPTED, _KILLED
 
 
 def discard(job: Job) -> None:
-    """Remove what a cancelled job made, if that was asked for: its run, unless that is finished; of
-    a sweep its study, unless another job has a share in it.
-    """
+    """Remove a cancelled job's output if requested: its unfinished run, or its study unless other jobs share it."""
     if not job.discard or not job.run:
         return
     folder = paths.within_home(Path(job.run))
@@ -231,11 +227,11 @@ def discard(job: Job) -> None:
 
 
 def is_study(folder: Path) -> bool:
-    """Return whether a folder is a sweep's: the study with its trials."""
+    """Return whether a folder is the study of a sweep."""
     return folder.parent == paths.sweeps_dir()
 
 
 def remove_old() -> None:
-    """Remove jobs that ended long ago, with their folders."""
+    """Remove the oldest finished jobs beyond the limit, with their folders."""
     for id in store.remove_old():
         shutil.rmtree(store.folder_of(id), ignore_errors=True)

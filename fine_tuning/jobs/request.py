@@ -1,4 +1,4 @@
-"""What every kind of job has: a request, typed, a function that does it, and what comes of it."""
+"""The base types of all kinds of jobs: request, result, and the kind itself."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,20 +11,18 @@ from fine_tuning.engines.base import Engine
 from fine_tuning.engines.connect import connect
 from fine_tuning.events import Watch
 
-Result = Mapping[str, object] | None  # what JSON can hold; it becomes the job's result.json
+Result = Mapping[str, object] | None  # JSON values, which become the job's result.json
 
 
 class JobRequest(BaseModel):
-    """What every kind is asked with. `LOCAL` are the fields that name files, servers or code of
-    this machine: whoever asks over the network may not give them.
-    """
+    """The base of all requests. `LOCAL`: fields with local files, servers or code, which the API does not accept."""
 
     LOCAL: ClassVar[frozenset[str]] = frozenset({"config", "ollama_url"})
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     config: FineTuningConfig = Field(default_factory=load_config)
-    ollama_url: str | None = None  # None: OLLAMA_HOST, else the configuration's
+    ollama_url: str | None = None  # None: OLLAMA_HOST, or else the configuration's URL
 
     def record(self) -> dict[str, object]:
         return self.model_dump(mode="json")
@@ -35,8 +33,8 @@ class JobRequest(BaseModel):
 
 @dataclass(frozen=True)
 class Kind:
-    """`work(request, watch)` does it; it raises Cancelled at its next safe point when the watch says so."""
+    """A kind of job. `work(request, watch)` raises Cancelled at its next safe point when the watch asks to stop."""
 
     request: type[JobRequest]
     work: Callable[[Any, Watch], Result]
-    heavy: bool = True  # it needs the processor or the memory for itself
+    heavy: bool = True  # whether it needs most of the processor or memory

@@ -1,4 +1,4 @@
-"""Retrains that begin by themselves: by the rule in the settings (`schedule:`), started by the server of the chat."""
+"""Start scheduled retrains, by the rule in the configuration (`schedule:`); the chat server runs this."""
 
 import threading
 from collections.abc import Callable
@@ -16,13 +16,11 @@ from fine_tuning.planning import new_turns
 from fine_tuning.profiles import for_documents
 
 ORIGIN = "schedule"
-_LOOK = 60.0  # seconds between two looks
+_LOOK = 60.0  # seconds between checks
 
 
 def window(schedule: Schedule, now: datetime) -> tuple[datetime, datetime] | None:
-    """Return the beginning and the end of the hours that `now` lies in; None outside of them. Equal
-    hours: the whole day.
-    """
+    """Return start and end of the scheduled hours around `now`; None outside of them. Equal hours mean all day."""
     first, last = schedule.hours
     for begin in (now - timedelta(days=1), now):
         start = begin.replace(hour=first, minute=0, second=0, microsecond=0)
@@ -33,26 +31,26 @@ def window(schedule: Schedule, now: datetime) -> tuple[datetime, datetime] | Non
 
 
 def on_mains() -> bool:
-    """Return whether the machine is fed from the mains, or has no battery at all."""
+    """Return whether the machine is on mains power, or has no battery."""
     battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
     return battery is None or battery.power_plugged is not False
 
 
 def why_not(config: FineTuningConfig, queue: Queue, now: datetime | None = None) -> str:
-    """Return why no retrain is to begin now, in words; "" if one is. It is begun once in the hours of one night."""
+    """Return the reason why no retrain should start now; "" if one should. One starts per scheduled period."""
     schedule = config.schedule
     if not schedule.enabled:
         return "the schedule is switched off (schedule.enabled)"
     hours = window(schedule, now or datetime.now())
     if hours is None:
-        return f"it is not between {schedule.hours[0]} and {schedule.hours[1]} o'clock"
+        return f"the time is not between {schedule.hours[0]} and {schedule.hours[1]} o'clock"
     if schedule.on_mains and not on_mains():
-        return "the machine runs on its battery"
+        return "the machine runs on battery"
     jobs = queue.jobs(kinds=("retrain", "train"), limit=50)
     if busy := next((job for job in jobs if not job.over), None):
         return f"another retrain is {busy.state} ({busy.id})"
     if any(job.origin == ORIGIN and job.created >= hours[0].timestamp() for job in jobs):
-        return "one was begun in these hours already"
+        return "one was already started in these hours"
     found = len(new_turns(config, ConversationLogger(config.log_path), Registry()))
     if found < schedule.new_turns:
         return f"{found} new turn(s) since the last version, fewer than {schedule.new_turns}"
@@ -60,7 +58,7 @@ def why_not(config: FineTuningConfig, queue: Queue, now: datetime | None = None)
 
 
 def look(config: FineTuningConfig, queue: Queue, now: datetime | None = None) -> Job | None:
-    """Begin a retrain if the rule says so, and return it."""
+    """Submit a retrain if the rule allows it; return its job."""
     if why_not(config, queue, now):
         return None
     request = {
@@ -72,10 +70,10 @@ def look(config: FineTuningConfig, queue: Queue, now: datetime | None = None) ->
 
 
 def run(ended: threading.Event, queue: Queue, settings: Callable[[], FineTuningConfig] = load_config) -> None:
-    """Look once a minute until `ended` is set; `settings` are asked for anew each time."""
+    """Check once a minute until `ended` is set. `settings` returns the current configuration."""
     while not ended.wait(_LOOK):
         try:
             look(settings(), queue)
-        # the settings are being changed, or the disk is full: it is looked again
+        # for example a configuration that is being edited; the next check tries again
         except (ByoaiError, OSError, psutil.Error):
             continue

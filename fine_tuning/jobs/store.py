@@ -1,8 +1,8 @@
-"""The table of jobs in data/state.db: what was asked for, how it stands, and which process does it.
+"""The table of jobs in data/state.db: their requests, states and processes.
 
-Every function opens a connection of its own and changes one job in one transaction, so that any
-number of processes can use the table. What a change depends on (the state, the attempt) is part of
-the change itself: of two processes that want the same, one gets it.
+Every function opens its own connection and changes one job in one transaction, so that any number
+of processes can use the table. The conditions of a change (state and attempt) are part of the
+update itself, so that of two competing processes only one succeeds.
 """
 
 import hashlib
@@ -26,21 +26,21 @@ from fine_tuning.errors import Busy, ByoaiError, ConfigError, JobNotFound, Wrong
 class State(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
-    CANCELLING = "cancelling"  # asked to stop, not yet stopped
+    CANCELLING = "cancelling"  # asked to stop, but still running
     CANCELLED = "cancelled"
     FAILED = "failed"
     COMPLETED = "completed"
-    INTERRUPTED = "interrupted"  # killed, or its machine or server went down: it can be resumed
+    INTERRUPTED = "interrupted"  # killed, or its machine or server went down; can be resumed
 
 
 ACTIVE = (State.RUNNING, State.CANCELLING)
 OVER = (State.CANCELLED, State.FAILED, State.COMPLETED, State.INTERRUPTED)
-KEPT = 500  # jobs that are over, with their folders; older ones go when a new one comes
+KEPT = 500  # number of finished jobs to keep
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process, and when it began (seconds after the machine did): a number that is used again is another process."""
+    """A process, identified by its id and its start time (seconds since boot), since ids are reused."""
 
     pid: int
     started: float
@@ -52,24 +52,24 @@ class Job:
     kind: str
     request: dict[str, Any]
     state: State
-    priority: int  # higher ones begin first
-    heavy: bool  # it needs the processor or the memory for itself
-    detached: bool  # it goes on when its owner ends
-    here: bool  # done by the process that listed it, not by a worker: it can be asked to stop, and is never killed
-    origin: str  # who asked for it
-    retry_of: str  # the job that it is a new try of
-    attempt: int  # counts from 1; a resumed job is in its next one
-    owner: Process | None  # whose child it is
-    process: Process | None  # that does it
+    priority: int  # jobs with higher priority start first
+    heavy: bool  # needs most of the processor or memory
+    detached: bool  # continues after its owner ends
+    here: bool  # runs in its caller's process instead of a worker, and is therefore never killed
+    origin: str  # who submitted it
+    retry_of: str  # id of the job that it retries
+    attempt: int  # starts at 1; resuming increases it
+    owner: Process | None  # the process that started it
+    process: Process | None  # the process that runs it
     heartbeat: float | None
     created: float
     begun: float | None
     ended: float | None
-    kill_at: float | None  # when one that was asked to stop is killed
-    discard: bool  # when it is cancelled, what it made goes
+    kill_at: float | None  # time at which it is killed if it has not stopped
+    discard: bool  # remove its output when it is cancelled
     exit_code: int | None
-    reason: str  # in words: how it ended
-    run: str  # the folder of what it makes
+    reason: str  # why it ended, as text
+    run: str  # folder of its output
 
     @property
     def over(self) -> bool:
@@ -81,7 +81,7 @@ class Job:
 
     @property
     def mark(self) -> str:
-        """What stands in the environment of all processes of this attempt."""
+        """The mark in the environment of all processes of this attempt."""
         return mark_of(self.id, self.attempt)
 
     @property
@@ -102,14 +102,12 @@ class Job:
 
 
 def folder_of(id: str) -> Path:
-    """Return the folder of a job. ByoaiError for what cannot be an id."""
+    """Return the folder of a job. Raises ByoaiError for an invalid id."""
     return paths.home() / "jobs" / paths.safe_name(id)
 
 
 def mark_of(id: str, attempt: int) -> str:
-    """Return what tells the processes of an attempt from all others, also from those of another
-    data folder's job of this id.
-    """
+    """Return the mark of an attempt's processes, which is unique even among several data folders."""
     folder = hashlib.sha256(os.fsencode(paths.real(paths.home()))).hexdigest()[:12]
     return f"{id}:{attempt}:{folder}"
 
@@ -122,7 +120,7 @@ def new_id() -> str:
 
 
 def get(id: str) -> Job:
-    """Return a job. JobNotFound if there is none of this id."""
+    """Return a job. Raises JobNotFound if there is none with this id."""
     with state.connect() as connection:
         return _get(connection, id)
 
@@ -133,9 +131,7 @@ def find(
     limit: int = 100,
     before: float | None = None,
 ) -> list[Job]:
-    """Return jobs in these states and of these kinds (None: all), newest first; those made `before`
-    a time, to go through them by pages.
-    """
+    """Return jobs with these states and kinds (None: all), newest first. `before`: creation time, for paging."""
     wanted: list[tuple[str, Collection[object]]] = []
     if states is not None:
         wanted.append((f"state IN ({_marks(states)})", states))
@@ -153,7 +149,7 @@ def find(
 
 
 def sharing(job: Job) -> bool:
-    """Return whether another job has the same run: it goes on with it, or did a part of it."""
+    """Return whether another job uses the same run folder."""
     query = "SELECT 1 FROM jobs WHERE run = ? AND id != ? LIMIT 1"
     with state.connect() as connection:
         return connection.execute(query, (job.run, job.id)).fetchone() is not None
@@ -174,9 +170,10 @@ def add(
     retry_of: str = "",
     here: Process | None = None,
 ) -> Job:
-    """Enter a job as queued, or as running in the process `here`. Where `id` is there already with
-    the same request, return that one: who lost the reply may ask again. ConfigError if it is
-    another request's.
+    """Add a job as queued, or as running in the process `here`.
+
+    If a job with this `id` and request exists, return it, so that a client may repeat a request.
+    Raises ConfigError if the id belongs to another request.
     """
     id = paths.safe_name(id) if id else new_id()
     told = json.dumps(request, ensure_ascii=False, sort_keys=True)
@@ -198,7 +195,7 @@ def add(
     with state.connect() as connection, state.transaction(connection):
         found = connection.execute("SELECT kind, request FROM jobs WHERE id = ?", (id,)).fetchone()
         if found is not None and (found["kind"], found["request"]) != (kind, told):
-            raise ConfigError(f"the job {id} was asked for already, with another request: take a new id")
+            raise ConfigError(f"the job id {id} belongs to another request: choose a new id")
         if found is None:
             connection.execute(
                 f"INSERT INTO jobs ({', '.join(values)}) VALUES ({_marks(values)})", list(values.values())
@@ -207,9 +204,7 @@ def add(
 
 
 def claim(owner: Process, heavy: int, light: int, *, detached_only: bool = False) -> Job | None:
-    """Take the next queued job for `owner` to begin, if fewer than `heavy` heavy ones (`light`
-    others) run; None if none may begin.
-    """
+    """Claim the next queued job for `owner` within the limits of running `heavy` and `light` jobs; None if none."""
     with state.connect() as connection, state.transaction(connection):
         running = f"SELECT count(*) FROM jobs WHERE state IN ({_marks(ACTIVE)}) AND heavy = ?"
         room = [
@@ -233,7 +228,7 @@ def claim(owner: Process, heavy: int, light: int, *, detached_only: bool = False
 
 
 def enter(job: Job, process: Process) -> bool:
-    """Note which process does a job that was claimed. False if it is no longer this attempt's to do."""
+    """Record the process that runs a claimed job. Return False if the attempt is no longer valid."""
     return _change(
         "UPDATE jobs SET pid = ?, started = ? WHERE id = ? AND attempt = ? AND state IN (?, ?) AND (pid IS NULL OR "
         "pid = ?)",
@@ -242,7 +237,7 @@ def enter(job: Job, process: Process) -> bool:
 
 
 def give_back(job: Job) -> bool:
-    """Queue a job again that was claimed and never begun."""
+    """Queue a job again that was claimed but never started."""
     return _change(
         "UPDATE jobs SET state = ?, attempt = attempt + 1, owner_pid = NULL, owner_started = NULL, begun = NULL "
         "WHERE id = ? AND attempt = ? AND state = ? AND pid IS NULL",
@@ -251,7 +246,7 @@ def give_back(job: Job) -> bool:
 
 
 def beat(job: Job) -> Job:
-    """Note that a job is being done; return it as it stands now."""
+    """Record a heartbeat; return the job in its current state."""
     with state.connect() as connection:
         connection.execute(
             "UPDATE jobs SET heartbeat = ? WHERE id = ? AND attempt = ?", (time.time(), job.id, job.attempt)
@@ -264,16 +259,15 @@ def set_run(job: Job, run: str) -> None:
 
 
 def ask_to_stop(id: str, kill_after: float, *, discard: bool = False) -> Job:
-    """Ask a job to stop: one that is queued is cancelled at once, one that runs is cancelling. One
-    that is over stays as it is.
+    """Cancel a queued job, or ask a running job to stop; a finished job stays unchanged.
 
-    `kill_after`: seconds. Asked again, it is killed at the earlier time.
+    `kill_after`: seconds before it is killed; with several requests, the earliest time applies.
     """
     with state.connect() as connection, state.transaction(connection):
         job = _get(connection, id)
         now = time.time()
         if job.state == State.QUEUED:
-            told = "cancelled before it began"
+            told = "cancelled before it started"
             connection.execute(
                 "UPDATE jobs SET state = ?, ended = ?, reason = ? WHERE id = ?", (State.CANCELLED, now, told, id)
             )
@@ -287,7 +281,7 @@ def ask_to_stop(id: str, kill_after: float, *, discard: bool = False) -> Job:
 
 
 def finish(job: Job, ended: State, reason: str, exit_code: int | None = None) -> bool:
-    """Note how this attempt of a job ended. False if that was noted before."""
+    """Record how this attempt of a job ended. Return False if that was recorded before."""
     return _change(
         "UPDATE jobs SET state = ?, reason = ?, exit_code = ?, ended = ?, kill_at = NULL WHERE id = ? AND attempt = "
         "? AND state IN (?, ?)",
@@ -296,15 +290,11 @@ def finish(job: Job, ended: State, reason: str, exit_code: int | None = None) ->
 
 
 def requeue(id: str, *, detached: bool) -> Job:
-    """Queue a job again that ended without being completed: its next attempt. WrongState for one
-    that is not over, or is completed.
-    """
+    """Queue the next attempt of a job that ended incomplete. Raises WrongState for any other state."""
     with state.connect() as connection, state.transaction(connection):
         job = _get(connection, id)
         if job.state not in (State.CANCELLED, State.FAILED, State.INTERRUPTED):
-            raise WrongState(
-                f"the job {id} is {job.state}: only one that was cancelled, failed or interrupted can be resumed"
-            )
+            raise WrongState(f"the job {id} is {job.state}: only cancelled, failed or interrupted jobs can be resumed")
         connection.execute(
             "UPDATE jobs SET state = ?, attempt = attempt + 1, detached = ?, here = 0, owner_pid = NULL, "
             "owner_started = NULL, pid = NULL, "
@@ -317,7 +307,7 @@ def requeue(id: str, *, detached: bool) -> Job:
 
 
 def remove(id: str) -> None:
-    """Remove the row of a job that is over. JobNotFound if there is none, Busy if it is not over."""
+    """Remove the row of a finished job. Raises JobNotFound if there is none, Busy if it is not over."""
     with state.connect() as connection, state.transaction(connection):
         job = _get(connection, id)
         if not job.over:
@@ -326,7 +316,7 @@ def remove(id: str) -> None:
 
 
 def remove_old(kept: int = KEPT) -> list[str]:
-    """Remove the rows of all jobs that are over but the newest `kept`; return their ids."""
+    """Remove the rows of finished jobs except the newest `kept`; return the removed ids."""
     with state.connect() as connection, state.transaction(connection):
         rows = connection.execute(
             f"DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE state IN ({_marks(OVER)}) ORDER BY created "
@@ -349,12 +339,12 @@ def _change(statement: str, values: Collection[object]) -> bool:
 def _get(connection: sqlite3.Connection, id: str) -> Job:
     row = connection.execute("SELECT * FROM jobs WHERE id = ?", (id,)).fetchone()
     if row is None:
-        raise JobNotFound(f"there is no job {id[:100]!r}: `byoai jobs list` names them")
+        raise JobNotFound(f"there is no job {id[:100]!r}: `byoai jobs list` lists the jobs")
     return _job(row)
 
 
 def _job(row: sqlite3.Row) -> Job:
-    # (a Row iterates over its values)
+    # keys() is needed, since a Row iterates over its values
     plain = {key: row[key] for key in row.keys() if key not in _OTHERWISE}  # noqa: SIM118
     try:
         request = json.loads(row["request"])
@@ -375,5 +365,5 @@ def _process(pid: int | None, started: float | None) -> Process | None:
 
 
 def _marks(values: Collection[object]) -> str:
-    """Return as many question marks as there are values."""
+    """Return SQL placeholders for these values."""
     return ", ".join("?" * len(values))

@@ -1,11 +1,10 @@
-"""The figures of runs in MLflow's store (data/mlflow), for those who installed the extra byoai[mlflow].
+"""Track the metrics of runs in MLflow's store (data/mlflow), if the extra byoai[mlflow] is installed.
 
-A run's settings, curves, evaluation and verdict are read from its folder and from what its job
-told: numbers, names and paths. What was said, asked or answered never gets there; report.html,
-which shows some of it, is only named. That is done when the job has ended, by a process of its own
-(`python -m fine_tuning.jobs.tracking`), because MLflow takes a quarter of a gigabyte, which a
-training needs itself; and every few seconds while `byoai mlflow` shows the store. It may be done
-any number of times: what is there already is left out.
+A run's settings, curves, evaluation and verdict are read from its folder and its job's events. Only
+numbers, names and paths are stored, never texts of conversations; report.html, which contains some,
+is stored as a path only. A separate process (`python -m fine_tuning.jobs.tracking`) does this when a
+job ends, since MLflow needs a quarter of a gigabyte of memory. While `byoai mlflow` runs, it also
+happens every few seconds. It may be repeated at any time: existing entries are skipped.
 """
 
 import contextlib
@@ -37,17 +36,14 @@ INSTALL = f"{sys.executable} -m pip install '{paths.REPOSITORY}[mlflow]'"
 CURVES = ("loss", "validation_loss", "learning_rate", "tokens_per_second", "accuracy", "grad_norm", "epoch")
 _STATUS = {State.COMPLETED: "FINISHED", State.FAILED: "FAILED", State.CANCELLED: "KILLED", State.INTERRUPTED: "KILLED"}
 _SECTIONS = ("data_preparation", "augmentation", "training", "evaluation", "gate", "deployment")
-# said by people, or perhaps with a password
+# settings that contain people's texts, or possibly a password
 _TEXTS = ("evaluation.test_prompts", "evaluation.canaries", "deployment.ollama_base_url")
-_AT_ONCE = 1000  # metrics in a call
-# of a curve: its name, its value, when it was told (seconds since 1970), the step
-_Point = tuple[str, float, float, int]
+_AT_ONCE = 1000  # metrics per call
+_Point = tuple[str, float, float, int]  # a point of a curve: name, value, time (seconds since 1970), step
 
 
 def is_installed() -> bool:
-    """Return whether the extra is installed. MLflow's smaller package, which other programs bring
-    along, is not it: it has no pages.
-    """
+    """Return whether the extra is installed. The package mlflow-skinny does not count, since it lacks the pages."""
     return _there("mlflow")
 
 
@@ -59,29 +55,27 @@ def _there(package: str) -> bool:
 
 
 def store_uri() -> str:
-    """Return the store as MLflow names it. ByoaiError for a folder that no such name can lead to."""
+    """Return the store's URI for MLflow. Raises ByoaiError if the folder's name does not work in a URI."""
     file = paths.tracking_dir() / "mlflow.db"
     if set(str(file)) & set("?#%"):
-        raise ByoaiError(
-            f"MLflow's store cannot lie in {file.parent}: a name with '?', '#' or '%' in it leads it elsewhere"
-        )
+        raise ByoaiError(f"MLflow's store cannot be in {file.parent}: its path must not contain '?', '#' or '%'")
     return f"sqlite:///{file}"
 
 
 def _alone() -> filelock.BaseFileLock:
-    """Return what keeps other processes of byoai out of the store."""
+    """Return the lock of the store."""
     return filelock.FileLock(paths.tracking_dir() / "lock")
 
 
 def begin(job: Job) -> None:
-    """Begin to track the run of a job that has ended, if its settings ask for that."""
+    """Start tracking the run of a finished job, if its configuration asks for that."""
     mode = _mode(job)
     if not job.run or mode == "off" or (mode == "auto" and not is_installed()):
         return
     if not is_installed() and not _there("mlflow-skinny"):
         append(
             job.log,
-            f"not tracked: tracking.mlflow is on, and MLflow is not installed. To install it: {INSTALL}\n".encode(),
+            f"not tracked: tracking.mlflow is on, but MLflow is not installed. To install it: {INSTALL}\n".encode(),
         )
         return
     try:
@@ -98,7 +92,7 @@ def _mode(job: Job) -> str:
 
 @contextlib.contextmanager
 def _as_ours() -> Iterator[None]:
-    """Turn whatever is raised into a ByoaiError."""
+    """Turn any exception into a ByoaiError."""
     try:
         yield
     except ByoaiError:
@@ -111,29 +105,27 @@ def _as_ours() -> Iterator[None]:
 
 
 class Tracker:
-    """Writes into the store, and is the only place that imports MLflow. Its methods raise ByoaiError."""
+    """Writes to MLflow's store; only this class imports MLflow. Its methods raise ByoaiError."""
 
     @_as_ours()
     def __init__(self) -> None:
         for name in [name for name in os.environ if name.startswith(("MLFLOW_", "_MLFLOW_"))]:
-            del os.environ[name]  # another store's address, say
-        # nothing is told to anybody; it is read when MLflow is imported
+            del os.environ[name]  # for example the address of another store
+        # must be set before MLflow is imported
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
         paths.tracking_dir().mkdir(parents=True, exist_ok=True)
         from mlflow import MlflowClient
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        with _alone():  # the first one makes the tables
+        with _alone():  # the first client creates the tables
             self.client = MlflowClient(tracking_uri=store_uri(), registry_uri=store_uri())
             self.client.search_experiments(max_results=1)
-        self._done: set[tuple[str, str]] | None = None  # what is there of ended jobs, by their marks
+        self._done: set[tuple[str, str]] | None = None  # marks of the finished jobs in the store
 
     @_as_ours()
     def catch_up(self) -> None:
-        """Track the jobs that run, and those that have ended and are not in the store, as from
-        before the extra was installed.
-        """
+        """Track running jobs, and finished jobs that are not in the store yet."""
         jobs = [job for job in reversed(store.find(limit=1000)) if job.run and _mode(job) != "off"]
         if self._done is None:
             found = self.client.search_runs(
@@ -147,7 +139,7 @@ class Tracker:
 
     @_as_ours()
     def track(self, job: Job) -> None:
-        """Write what is known of a job's run. Nothing is written of a run that was removed."""
+        """Write the facts about a job's run to the store, unless the run was removed."""
         run = Run(Path(job.run))
         if not run.config.exists() or not run.inputs.exists():
             return
@@ -168,16 +160,16 @@ class Tracker:
                 self.client.set_terminated(id, _STATUS[job.state], int(1000 * (job.ended or time.time())))
             else:
                 self.client.update_run(id, status="RUNNING")
-            self.client.set_tag(id, *_mark(job))  # last: it says that all of this job is there
+            self.client.set_tag(id, *_mark(job))  # last, to mark the job as completely tracked
 
     def _open(self, job: Job, run: Run) -> tuple[str, bool]:
-        """Return the id of a run in the store, and whether it was made just now."""
+        """Return the id of a run in the store, and whether it was created just now."""
         config, name = load_config(run.config), paths.safe_name(run.name)
         experiment = self._experiment(config)
         found = self.client.search_runs([experiment], f"tags.`byoai.run` = '{name}'", max_results=1)
         if found:
             return found[0].info.run_id, False
-        # not the command line: it may hold texts
+        # set explicitly, since MLflow's default includes the command line, which may contain texts
         tags = {"byoai.run": name, "mlflow.user": "byoai", "mlflow.source.name": "byoai"}
         made = self.client.create_run(experiment, int(1000 * (job.begun or job.created)), tags, name)
         for key, value in parameters(config, paths.read_json(run.inputs)).items():
@@ -207,7 +199,7 @@ class Tracker:
             self.client.log_batch(id, metrics=points[start : start + _AT_ONCE])
 
     def _facts(self, run: Run, told: list[tuple[float, Event]]) -> dict[str, str]:
-        """Return what a run is described by: names, states and paths."""
+        """Return the tags of a run: names, states and paths."""
         facts = {"folder": str(run.folder)}
         facts |= {
             file.name: str(file)
@@ -225,13 +217,11 @@ class Tracker:
         return facts
 
 
-# What is read
+# Reading runs
 
 
 def parameters(config: FineTuningConfig, inputs: Mapping[str, object]) -> dict[str, str]:
-    """Return the settings that decide what becomes of a training, and the hashes of what was
-    learned and of the base.
-    """
+    """Return the settings that affect a training, and the hashes of its data and its base."""
     found = dict(dotted({name: value for name, value in config.model_dump(mode="json").items() if name in _SECTIONS}))
     hashes = {
         "dataset": "dataset",
@@ -245,7 +235,7 @@ def parameters(config: FineTuningConfig, inputs: Mapping[str, object]) -> dict[s
 
 
 def figures(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of an evaluation.json: each model's scores and speed, and how the new one compares."""
+    """Return the numbers in an evaluation.json: scores and speed of each model, and their ratios."""
     found: dict[str, Any] = {}
     for model in ("base", "live", "tuned"):
         found |= {
@@ -263,7 +253,7 @@ def figures(evaluation: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _told(job: Job) -> Iterator[tuple[float, Event]]:
-    """Yield what a job told, each with when (seconds since 1970). A line that is torn, or no event, is left out."""
+    """Yield a job's events with their times (seconds since 1970), skipping invalid lines."""
     for line in job.events.read_bytes().split(b"\n") if job.events.exists() else []:
         try:
             record = json.loads(line)
@@ -275,7 +265,7 @@ def _told(job: Job) -> Iterator[tuple[float, Event]]:
 
 
 def _curves(told: Iterable[tuple[float, Event]], last: Mapping[str, int]) -> Iterator[_Point]:
-    """Yield the points of all curves that come after the `last` step that is there: a resumed run repeats some."""
+    """Yield the points of all curves after the `last` stored step, since a resumed run repeats some steps."""
     for when, event in told:
         if not isinstance(event, Step):
             continue
@@ -286,17 +276,17 @@ def _curves(told: Iterable[tuple[float, Event]], last: Mapping[str, int]) -> Ite
 
 
 def _name(text: str) -> str:
-    """Return `text` as MLflow takes a name."""
+    """Return `text` with characters replaced that MLflow does not allow in names."""
     return re.sub(r"[^\w .:/-]", "_", text, flags=re.ASCII)
 
 
 def _mark(job: Job) -> tuple[str, str]:
-    """Return the tag, and its value, that a run carries once a job is tracked as it stands."""
+    """Return the tag and its value that mark a job as tracked in its current state."""
     return f"job.{job.id}", f"{job.attempt} {job.state}"
 
 
 def main() -> int:
-    """Track the job that stdin tells; what goes wrong is a line in its log."""
+    """Track the job that stdin names; write errors to its log."""
     told = json.load(sys.stdin)
     log = Path(told["log"])
     with logged_to(log):

@@ -1,5 +1,4 @@
-"""The pipeline for programs: trainings and retrains as jobs that go on when the program ends, or as
-awaitables within it.
+"""The Python API: run trainings as jobs that outlive the program, or as awaitables within it.
 
 >>> tuner = get_model_fine_tuner()
 >>> prepared = await tuner.prepare_dataset("data/raw.csv", DatasetFormat.CSV)  # doctest: +SKIP
@@ -32,19 +31,19 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 _KINDS = ("train", "retrain")
-_GLANCE = 0.2  # seconds between two looks at a job
+_GLANCE = 0.2  # seconds between checks of a job
 
 
 @dataclass(frozen=True)
 class FineTuningJob:
-    """How a training stands."""
+    """The state of a training job."""
 
     id: str
     status: State  # equal to "queued", "running", "cancelling", "cancelled", "failed", "completed" or "interrupted"
-    progress: float  # of the whole work, from 0 to 1
+    progress: float  # share of the work that is done, from 0 to 1
     stage: str = ""
-    reason: str = ""  # in words, once it is over: what came of it, or why nothing did
-    tag: str = ""  # of the version that was made
+    reason: str = ""  # the outcome as text, once it is over
+    tag: str = ""  # tag of the version that it made
     told: Progress = field(default_factory=Progress, repr=False)
 
     @property
@@ -53,19 +52,17 @@ class FineTuningJob:
 
 
 def get_model_fine_tuner(config: FineTuningConfig | None = None, ollama_url: str | None = None) -> "ModelFineTuner":
-    """Return a ModelFineTuner; by default that of the configuration file and of the engine that answers."""
+    """Return a ModelFineTuner, by default with the configuration file and the engine that answers."""
     return ModelFineTuner(config, ollama_url)
 
 
 class ModelFineTuner:
-    """Fine-tunes a base, on a dataset of one's own or on the log."""
+    """Fine-tunes a base on the user's own dataset or on the log."""
 
     def __init__(
         self, config: FineTuningConfig | None = None, ollama_url: str | None = None, queue: Queue | None = None
     ) -> None:
-        """`config`: of `plan` and `fine_tune`; default: the file's. `ollama_url`: default:
-        OLLAMA_HOST, else the configuration's.
-        """
+        """`config`: for `plan` and `fine_tune`, by default the file's; `ollama_url`: by default OLLAMA_HOST."""
         self._config, self._url, self._queue = config, ollama_url, queue or Queue()
 
     @property
@@ -73,7 +70,7 @@ class ModelFineTuner:
         self._config = self._config or load_config()
         return self._config
 
-    # A dataset of one's own
+    # The user's own dataset
 
     async def prepare_dataset(
         self,
@@ -83,11 +80,10 @@ class ModelFineTuner:
         preprocessing_steps: Sequence[Mapping[str, object]] = (),
         output_path: str | Path | None = None,
     ) -> str:
-        """Read a dataset, filter and change it step by step (data_preparation/preprocessing.py),
-        and write it; return the file.
+        """Read a dataset, apply the steps (data_preparation/preprocessing.py), and write it; return the file.
 
-        Raises ConfigError for a wrong step, with its number, DataError for what cannot be read,
-        NoConversations if nothing is left.
+        Raises ConfigError for a wrong step, with its number; DataError if the dataset cannot be
+        read; NoConversations if nothing is left.
         """
         from fine_tuning.data_preparation.preprocessing import prepare
 
@@ -95,15 +91,15 @@ class ModelFineTuner:
         work = partial(prepare, dataset_path, dataset_format, output_format, preprocessing_steps or (), target)
         return str(await asyncio.to_thread(work))
 
-    # Trainings that go on by themselves
+    # Trainings as jobs
 
     async def create_fine_tuning_job(
         self, config: FineTuningConfig, *, job_id: str | None = None, priority: int = 0
     ) -> str:
-        """Ask for a training, on the configured dataset, or on the log where none is configured; return the job's id.
+        """Submit a training on the configured dataset, or on the log if there is none; return the job's id.
 
-        It begins now or in its turn, in a process of its own, and goes on when this program ends.
-        Asked again with the same `job_id`, it is the same job.
+        The job runs in its own process, now or when its turn comes, and outlives this program. A
+        repeated `job_id` is the same job.
         """
         kind, settings = "retrain", config
         if (source := config.dataset.path) is not None:
@@ -119,40 +115,40 @@ class ModelFineTuner:
         return (await asyncio.to_thread(submit)).id
 
     async def get_fine_tuning_job(self, job_id: str) -> FineTuningJob:
-        """Return how a job stands. JobNotFound if there is none."""
+        """Return the state of a job. Raises JobNotFound if there is none."""
         return _told(await asyncio.to_thread(self._queue.get, job_id))
 
     async def list_fine_tuning_jobs(
         self, states: Collection[State] | None = None, limit: int = 100
     ) -> list[FineTuningJob]:
-        """Return the trainings, newest first."""
+        """Return the training jobs, newest first."""
         return [_told(job) for job in await asyncio.to_thread(self._queue.jobs, states, _KINDS, limit)]
 
     async def cancel_fine_tuning_job(
         self, job_id: str, *, discard: bool = False, grace: float = GRACE
     ) -> FineTuningJob:
-        """Ask a job to stop; it is killed if it has not stopped by itself after `grace` seconds.
+        """Ask a job to stop; after `grace` seconds it is killed.
 
-        `discard`: what it made goes; else `resume_fine_tuning_job` goes on from there.
+        `discard`: remove its output, with which `resume_fine_tuning_job` could otherwise continue.
         """
         return _told(await asyncio.to_thread(partial(self._queue.cancel, job_id, discard=discard, grace=grace)))
 
     async def resume_fine_tuning_job(self, job_id: str) -> FineTuningJob:
-        """Go on with a job that was cancelled, failed, or interrupted."""
+        """Resume a job that was cancelled, failed or interrupted."""
         return _told(await asyncio.to_thread(self._queue.resume, job_id))
 
     async def wait(self, job_id: str, timeout: float | None = None) -> FineTuningJob:
-        """Return a job when it is over. TimeoutError after so many seconds; the job itself goes on."""
+        """Wait until a job is over. Raises TimeoutError after `timeout` seconds; the job continues."""
         async with asyncio.timeout(timeout):
             while not (job := await asyncio.to_thread(self._queue.get, job_id)).over:
                 await asyncio.sleep(_GLANCE)
         return _told(job)
 
     async def events(self, job_id: str, after: int = 0) -> AsyncIterator[tuple[int, Event]]:
-        """Yield what a job tells, each event with its number, from the number `after` on, until the job is over."""
+        """Yield a job's events with numbers above `after`, until the job is over."""
         reader = EventReader((await asyncio.to_thread(self._queue.get, job_id)).events, after)
         while True:
-            # before its events: what it told last is not missed
+            # read before its events, so that the last events are not missed
             over = (await asyncio.to_thread(self._queue.get, job_id)).over
             for event in await asyncio.to_thread(reader.read):
                 yield event
@@ -161,15 +157,15 @@ class ModelFineTuner:
             await asyncio.sleep(_GLANCE)
 
     async def register_fine_tuned_model(self, job_id: str) -> str:
-        """Return the tag of the version that a completed job made, which answers in the engine from now on.
+        """Return the tag of the version that a completed job made.
 
-        The job itself has registered it. Where the engine has lost it since, it is made again from
-        the run's files. ByoaiError if the job is not completed, or made no version.
+        The job itself has registered the version. If the engine has lost it, it is recreated from
+        the run's files. Raises ByoaiError if the job is not completed, or made no version.
         """
         job = await asyncio.to_thread(self._queue.get, job_id)
         if job.state != State.COMPLETED:
             raise ByoaiError(
-                f"the job {job_id} is {job.state}{f' ({job.reason})' if job.reason else ''}: only a completed one "
+                f"the job {job_id} is {job.state}{f' ({job.reason})' if job.reason else ''}: only a completed job "
                 "has a model"
             )
         return await asyncio.to_thread(_registered, job, self._url)
@@ -177,7 +173,7 @@ class ModelFineTuner:
     # Within this program
 
     async def plan(self, request: "Request | None" = None, watch: Watch | None = None) -> "Plan":
-        """Return what would be learned, and what it would take. Cancelled, it ends as `fine_tune` does."""
+        """Return the plan of a retrain. Cancelling the task stops it as for `fine_tune`."""
         from fine_tuning.engines.connect import connect
         from fine_tuning.planning import make_plan
         from fine_tuning.workshop import Workshop
@@ -187,11 +183,11 @@ class ModelFineTuner:
         )
 
     async def fine_tune(self, request: "Request | None" = None, watch: Watch | None = None) -> "Outcome":
-        """Retrain in a thread of its own; `watch` is told what it does, in that thread. It is listed among the jobs.
+        """Retrain in a separate thread, in which `watch` gets the events; the retrain is listed as a job.
 
-        Cancelling the task stops it at its next safe point (a training step, an answer of an
-        evaluation); the next retrain goes on from there. CancelledError is raised only then:
-        nothing runs any more, and another retrain may begin.
+        Cancelling the task stops the retrain at its next safe point (a training step, an answer of
+        an evaluation), from which the next retrain resumes. CancelledError is raised only after
+        everything has stopped, so another retrain may start at once.
         """
         from fine_tuning.jobs.doing import retrain_here
 
@@ -206,7 +202,7 @@ def _told(job: Job) -> FineTuningJob:
 
 
 def _registered(job: Job, url: str | None) -> str:
-    """Return the tag of the version that a job made, and make it again where the engine has it no more."""
+    """Return the tag of the version that a job made; recreate the tag if the engine has lost it."""
     from fine_tuning.engines.connect import connect
     from fine_tuning.model_management.model_deployer import restore
     from fine_tuning.model_management.model_registry import Registry
@@ -222,9 +218,7 @@ def _registered(job: Job, url: str | None) -> str:
 
 
 async def _stoppable(work: Callable[[Watch], _Result], watch: Watch | None) -> _Result:
-    """Return what `work` returns, which runs in a thread. When the task is cancelled, `work` is
-    asked to stop, and waited for, however often that is asked.
-    """
+    """Run `work` in a thread and return its result. When the task is cancelled, stop `work` and wait for it."""
     stopped, given = threading.Event(), watch or Watch()
     asked = replace(given, stopping=lambda: stopped.is_set() or given.stopping())
     thread = asyncio.get_running_loop().run_in_executor(None, work, asked)
@@ -236,5 +230,5 @@ async def _stoppable(work: Callable[[Watch], _Result], watch: Watch | None) -> _
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([thread])
         if not thread.cancelled():
-            thread.exception()  # taken note of: that it was stopped, or failed on the way
+            thread.exception()  # retrieve the exception, so that asyncio does not log it
         raise

@@ -1,4 +1,4 @@
-"""Kinds of jobs that make versions of other versions: merge, quantise."""
+"""The kinds of jobs that make versions from other versions: merge and quantise."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def result_of(outcome: "Outcome") -> dict[str, object]:
-    """Return how a retrain ended, for programs."""
+    """Return the outcome of a retrain as a JSON-able dictionary."""
     from fine_tuning.outcome import NewVersion, NoVersion
 
     match outcome:
@@ -35,24 +35,24 @@ def result_of(outcome: "Outcome") -> dict[str, object]:
 
 
 class MergePart(BaseModel):
-    """One version to merge."""
+    """A version to merge, with its weight."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Annotated[int, Field(ge=1)]
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    name: str | None = None  # of the fine-tuned model; None: the request's, or that of the configuration
+    name: str | None = None  # name of the fine-tuned model; None: the request's, or else the configuration's
 
 
 class MergeRequest(JobRequest):
-    """As `merging.merge_versions` and `adapter_merge.Recipe` are asked."""
+    """A request with the arguments of `merging.merge_versions` and `adapter_merge.Recipe`."""
 
     parts: Annotated[tuple[MergePart, ...], Field(min_length=2, max_length=100)]
     method: Literal["linear", "ties", "dare", "dare_ties"] = "linear"
     density: Annotated[float, Field(gt=0, le=1)] = 0.5
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     rank: Annotated[int, Field(ge=1)] | None = None
-    name: str | None = None  # of the model whose next version it becomes; None: that of the parts
+    name: str | None = None  # name of the model whose next version it becomes; None: that of the parts
     promote: bool = False
 
 
@@ -74,13 +74,13 @@ def _merge(request: MergeRequest, watch: Watch) -> Result:
 
 
 class QuantiseRequest(JobRequest):
-    """What a version would be in each quantisation; or with `use` a new version in one."""
+    """A request to compare quantisations of a version, or with `use` to make a new version in one of them."""
 
-    version: Annotated[int, Field(ge=1)] | None = None  # None: the live one
-    name: str | None = None  # of the fine-tuned model; None: that of the configuration
+    version: Annotated[int, Field(ge=1)] | None = None  # None: the live version
+    name: str | None = None  # name of the fine-tuned model; None: that of the configuration
     quantisations: Annotated[tuple[str, ...], Field(min_length=1, max_length=30)] | None = None  # None: the usual ones
     use: Annotated[str, Field(min_length=1, max_length=20)] | None = None
-    promote: bool = False  # with `use`: make it live although the gate refused it
+    promote: bool = False  # with `use`: make it live even if the gate refuses it
 
 
 def _quantise(request: QuantiseRequest, watch: Watch) -> Result:
@@ -91,7 +91,7 @@ def _quantise(request: QuantiseRequest, watch: Watch) -> Result:
     name = request.name or config.tuned_name()
     version = registry.get(name, request.version) if request.version else registry.live(name)
     if version is None:
-        raise ConfigError(f"no version of {name} is live: name one (`byoai models` lists them)")
+        raise ConfigError(f"no version of {name} is live: give a version (`byoai models` lists them)")
     if request.use:
         made = quantise_version(config, request.engine(), watch, version, request.use, promote=request.promote)
         return {**result_of(made), "scores": [asdict(score) for score in made.comparison.scores()]}

@@ -1,6 +1,4 @@
-"""The process of one job: `python -m fine_tuning.jobs.worker ID`. It is begun by the queue, and
-does what the table says.
-"""
+"""The process of one job: `python -m fine_tuning.jobs.worker ID`. The queue starts it."""
 
 import os
 import signal
@@ -20,11 +18,11 @@ from fine_tuning.jobs.store import Job
 
 
 def main(id: str) -> int:
-    """Do the job, and begin the next one. Return the exit code: 0, an error's own, or 1 for a fault."""
+    """Run the job, then start the next one. Return the exit code: 0, that of the error, or 1 for a bug."""
     job = store.get(id)
     if os.environ.setdefault(processes.MARK, job.mark) != job.mark or not store.enter(job, processes.this_process()):
-        return 0  # it is another process's to do
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # threads are not to spin for each other on a busy machine
+        return 0  # another process runs the job
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # limit spinning of threads on a busy machine
     stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _asks(stop))
@@ -36,7 +34,7 @@ def main(id: str) -> int:
 
 def _asks(stop: Stop) -> "signal._HANDLER":
     def handle(number: int, frame: FrameType | None) -> None:
-        stop.ask(f"its process was told to end ({signal.Signals(number).name})")
+        stop.ask(f"its process received {signal.Signals(number).name}")
 
     return handle
 
@@ -51,7 +49,7 @@ def _work(job: Job, stop: Stop) -> int:
     except ByoaiError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    except Exception:  # noqa: BLE001 (the last guard: the table says in words what happened, and the log has the rest)
+    except Exception:  # noqa: BLE001 (unexpected errors: the reason is in the table, the traceback in the log)
         traceback.print_exc()
         return 1
     return 0

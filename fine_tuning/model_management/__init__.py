@@ -1,1 +1,1 @@
-"""From an adapter to a live tag: GGUF export, Modelfile, registration, switching."""
+"""Turn an adapter into a model that answers: GGUF export, Modelfile, registration, switching."""

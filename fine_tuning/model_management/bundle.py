@@ -1,12 +1,12 @@
-"""A version as a folder that can leave this machine: adapter, GGUF, Modelfile, model card.
+"""Bundles: a version as a folder that can be shared, with adapter, GGUF, Modelfile and model card.
 
-Nothing in it quotes what was said.
+A bundle contains no text of conversations.
 
 README.md                    the model card
-byoai.json                   what the version is: base, method, files with their SHA-256
-adapter_config.json, adapter_model.safetensors   what was learned, as PEFT loads it
-adapter.gguf or model.gguf   what the engine serves, and merged-<quantization>.gguf if it was asked for
-Modelfile                    `ollama create NAME -f Modelfile` makes the model of it
+byoai.json                   facts about the version: base, method, files with their SHA-256
+adapter_config.json, adapter_model.safetensors   the adapter in PEFT's format
+adapter.gguf or model.gguf   the served GGUF, and merged-<quantization>.gguf if requested
+Modelfile                    for `ollama create NAME -f Modelfile`
 """
 
 import shutil
@@ -33,7 +33,7 @@ _GGUFS = ("adapter.gguf", "model.gguf")
 
 
 class Bundle(BaseModel):
-    """What byoai.json says."""
+    """The content of byoai.json."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -53,10 +53,10 @@ def write_bundle(
     """Write a version to `folder`, which must be new or empty.
 
     Args:
-        merged: Also write the whole model, base and adapter in one GGUF, in this quantization (q8_0, q4_k_m, ...).
+        merged: Also write base and adapter merged into one GGUF, in this quantization (q8_0, q4_k_m, ...).
 
-    Raises ConfigError for a folder that holds something, ExportError if the version's run is gone
-    or the disk is full. A folder that was begun and not finished has no byoai.json.
+    Raises ConfigError for a folder that is not empty, ExportError if the version's run is missing
+    or the disk is full. byoai.json is written last, so an incomplete folder has none.
     """
     watch, run = watch or Watch(), _run_of(version)
     try:
@@ -77,17 +77,17 @@ def write_bundle(
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder to write into. ConfigError for one that holds something; OSError as the disk raises it."""
+    """Create a folder, which may exist if it is empty. Raises ConfigError if it is not empty, and OSError."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} is not empty: name a new folder, or an empty one")
+        raise ConfigError(f"{folder} is not empty: choose a new folder, or an empty one")
     folder.mkdir(parents=True, exist_ok=True)
 
 
 def write_whole(engine: Engine, version: Version, target: Path, quantization: str, watch: Watch) -> None:
-    """Write `target`, a version as one GGUF.
+    """Write a version to `target` as one GGUF.
 
-    It is base and adapter merged in this quantization, or the model that was merged when it was
-    made. Raises ExportError if the version's run is gone, OSError as the disk raises it.
+    Base and adapter are merged in this quantization; a version that is already merged is copied.
+    Raises ExportError if the version's run is missing, and OSError.
     """
     run = _run_of(version)
     if version.mode == "adapter":
@@ -97,43 +97,41 @@ def write_whole(engine: Engine, version: Version, target: Path, quantization: st
 
 
 def write_quantised(engine: Engine, version: Version, target: Path, quantization: str, watch: Watch) -> None:
-    """Write `target`, a version as one GGUF in this quantization, made anew of its base and what it
-    learned. Raises as `write_whole`.
-    """
+    """Write a version to `target`, merged again from base and adapter. Raises the errors of `write_whole`."""
     _merge(engine, version, _run_of(version), target, quantization, watch)
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """Return what a bundle says of itself, once its files are what it says. DataError otherwise."""
+    """Return the facts of a bundle. Raises DataError if a file is missing or differs from its hash."""
     facts = _read_facts(folder / FACTS)
     for name, digest in facts.files.items():
         file = folder / paths.safe_name(name)
         if not file.is_file() or paths.sha256_of(file) != digest:
-            raise DataError(f"{file} is not the file that {FACTS} describes: fetch the whole folder once more")
+            raise DataError(f"{file} is missing, or differs from its hash in {FACTS}: get the whole folder again")
     return facts
 
 
 def adopt(engine: Engine, registry: Registry, folder: Path, name: str, runs: Path, source: str) -> Version:
-    """Enter the version in a bundle as the next version of `name`: a candidate, which nobody here has judged yet.
+    """Register the version in a bundle as the next version of `name`, a candidate that has not been judged here.
 
-    Of its Modelfile nothing is taken: it could name any file. Template and parameters are those of the base here.
+    The bundle's Modelfile is ignored, since it could refer to any file; template and parameters are those of the base.
 
     Args:
-        runs: The folder of all runs, in which it gets one.
-        source: Where the bundle came from, for the version's note.
+        runs: The folder of all runs, in which a run for the version is created.
+        source: The origin of the bundle, for the version's note.
 
-    Raises DataError for a folder that is not a bundle, or one whose adapter belongs to another base
-    than the engine has; ExportError if the disk is full.
+    Raises DataError for a folder that is not a bundle, or whose adapter belongs to another base than
+    the engine's; ExportError if the disk is full.
     """
     bundle = read_bundle(folder)
     base = engine.show(bundle.base)
     if (needed := f"{'adapter' if bundle.mode == 'adapter' else 'model'}.gguf") not in bundle.files:
-        raise DataError(f"{source} holds no {needed}: it was not written by byoai, or not whole")
+        raise DataError(f"{source} has no {needed}: it is incomplete, or was not written by byoai")
     if bundle.mode == "adapter" and base.gguf_digest != bundle.base_digest:
         raise DataError(
-            f"{source} was trained on another {bundle.base} than {engine.name} has (its file begins "
-            f"{bundle.base_digest[:12]}, here it is "
-            f"{base.gguf_digest[:12]}): an adapter fits only the very base that it was trained on"
+            f"{source} was trained on a different {bundle.base} than {engine.name} has (its digest begins with "
+            f"{bundle.base_digest[:12]}, here with {base.gguf_digest[:12]}): an adapter works only with the exact "
+            "base that it was trained on"
         )
     number = registry.next_number(name)
     run = Run(runs / f"adopted-{paths.slug(name)}-v{number}")
@@ -166,29 +164,29 @@ def _run_of(version: Version) -> Run:
     run = Run(paths.home() / version.run)
     if not version.run or not run.modelfile.exists():
         raise ExportError(
-            f"{version.tag} cannot be written: its run is not there ({run.folder if version.run else 'made elsewhere'})"
+            f"{version.tag} cannot be written: its run is missing ({run.folder if version.run else 'made elsewhere'})"
         )
     return run
 
 
 def _files_of(run: Run) -> list[Path]:
-    """Return what was learned and what is served; none of these files holds a text."""
+    """Return the adapter's files and the GGUF of a run; none of them contains text of conversations."""
     wanted = [*(run.adapter / name for name in ADAPTER_FILES), *(run.folder / name for name in _GGUFS)]
     found = [file for file in wanted if file.is_file()]
     if not found:
-        raise ExportError(f"{run.folder} holds neither an adapter nor a GGUF: they were removed")
+        raise ExportError(f"{run.folder} has neither an adapter nor a GGUF: they were removed, so retrain")
     return found
 
 
 def _merge(engine: Engine, version: Version, run: Run, target: Path, quantization: str, watch: Watch) -> None:
-    whole = (run.adapter / "model.safetensors").exists()  # it was trained whole
+    whole = (run.adapter / "model.safetensors").exists()  # the version is fully fine-tuned
     if not whole and not (run.adapter / ADAPTER_FILES[0]).exists():
-        raise ExportError(f"{version.tag} has no adapter that could be merged: what it learned is in its GGUF already")
+        raise ExportError(f"{version.tag} has no adapter to merge: its GGUF already contains what it learned")
     base = engine.show(version.base_tag)
     if base.gguf_digest != version.base_digest:
         raise ExportError(
-            f"{version.base_tag} is another model now than the one that {version.tag} was trained on: it cannot be "
-            "merged"
+            f"{version.base_tag} is no longer the model that {version.tag} was trained on, so they cannot be merged: "
+            "get the original base again"
         )
     with watch.stage(f"Merging into {quantization}"):
         write = export_full if whole else merge_adapter
@@ -196,7 +194,7 @@ def _merge(engine: Engine, version: Version, run: Run, target: Path, quantizatio
 
 
 def _modelfile(run: Run, folder: Path) -> str:
-    """Return the run's Modelfile for the files in `folder`."""
+    """Return the run's Modelfile, with paths to the files in `folder`."""
     text = run.modelfile.read_text(encoding="utf-8")
     spec = parse_modelfile(text, folder)
     return modelfile_text(spec, folder)
@@ -223,5 +221,5 @@ def _read_facts(file: Path) -> Bundle:
         return Bundle.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
         raise DataError(
-            f"{file.parent} is not a version that byoai wrote: its {FACTS} is missing, or cannot be read: {error}"
+            f"{file.parent} is not a bundle written by byoai: its {FACTS} is missing or invalid: {error}"
         ) from error

@@ -1,4 +1,4 @@
-"""Asks several models the same question, side by side."""
+"""Ask several models the same question, for a side-by-side comparison."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,9 +12,10 @@ from fine_tuning.model_management.model_registry import Registry, version_tag
 def side_by_side(
     engine: Engine, tags: Sequence[str], messages: Sequence[Message], options: ChatOptions | None = None
 ) -> Iterator[tuple[str, ChatChunk]]:
-    """Yield (tag, piece of its answer), one model after the other.
+    """Yield (tag, piece of its answer), one model after another.
 
-    Two at once would slow each other down. Closing the iterator stops the generation.
+    Models that answer at the same time would slow each other down. Closing the iterator stops the
+    generation.
     """
     for tag in tags:
         for chunk in engine.chat(tag, messages, options):
@@ -22,10 +23,10 @@ def side_by_side(
 
 
 def chosen_tags(engine: Engine, registry: Registry, name: str, base: str, wanted: Sequence[str] = ()) -> list[str]:
-    """Return the tags that people mean by "base", "live", "v3", "3" or a tag itself.
+    """Return the tags for names that people use: "base", "live", "v3", "3" or a tag itself.
 
-    The versions are those of the fine-tuned model `name`. Default: the base and the live version.
-    Raises ModelNotFound, which names what the engine does not have.
+    Versions are those of the fine-tuned model `name`. The default is the base and the live version.
+    Raises ModelNotFound if the engine lacks one of the models.
     """
     live = registry.live(name)
     if not wanted:
@@ -35,7 +36,7 @@ def chosen_tags(engine: Engine, registry: Registry, name: str, base: str, wanted
     if missing := [given for given, tag in zip(wanted, tags, strict=True) if tag not in there]:
         known = ", ".join(there) or "none"
         raise ModelNotFound(
-            f"{engine.name} has no {', '.join(missing)}: say base, live, a version (v3), or one of its models: {known}"
+            f"{engine.name} has no {', '.join(missing)}: use base, live, a version (v3), or one of its models: {known}"
         )
     return list(dict.fromkeys(tags))
 

@@ -1,9 +1,10 @@
-"""Elo ratings of models, from the votes of blind comparisons.
+"""Compute Elo ratings of models from the votes of blind comparisons.
 
 A. Elo, The Rating of Chessplayers (1978): a player rated a is expected to win against one rated b
-with probability 1 / (1 + 10^((b - a) / 400)), and each vote moves both ratings by K times the
-unexpected part of the score. Chatbot Arena (arXiv 2306.05685) ranks language models in the same
-way. K = 32, as for chess players with few games: one person casts few votes.
+with probability 1 / (1 + 10^((b - a) / 400)), and each vote changes both ratings by K times the
+difference between the actual and the expected score. Chatbot Arena (arXiv 2306.05685) ranks
+language models in the same way. K = 32, as for chess players with few games, since one person
+casts few votes.
 """
 
 from dataclasses import dataclass
@@ -22,15 +23,15 @@ class Rated:
 
     tag: str
     rating: float
-    votes: int  # so far
-    created: str  # ISO 8601, UTC: when the vote was
+    votes: int  # number of votes so far
+    created: str  # time of the vote: ISO 8601, UTC
 
 
 def vote(one: str, other: str, score: float, path: Path | None = None) -> None:
     """Store a vote between two tags.
 
-    `score` is 1 if `one` was preferred, 0 if `other` was, 0.5 for a tie. `path` is the database's;
-    default: data/state.db.
+    `score` is 1 if `one` was preferred, 0 if `other` was, 0.5 for a tie. `path`: the database, by
+    default data/state.db.
     """
     with state.connect(path) as connection:
         connection.execute(
@@ -40,12 +41,12 @@ def vote(one: str, other: str, score: float, path: Path | None = None) -> None:
 
 
 def ratings(path: Path | None = None) -> dict[str, tuple[float, int]]:
-    """Return for every tag that was voted on its rating and its number of votes."""
+    """Return the rating and the number of votes of every tag with votes."""
     return {rated.tag: (rated.rating, rated.votes) for rated in history(path)}
 
 
 def history(path: Path | None = None) -> list[Rated]:
-    """Return both models' ratings after each vote, the first vote first."""
+    """Return both models' ratings after each vote, in the order of the votes."""
     now: dict[str, tuple[float, int]] = {}
     told: list[Rated] = []
     with state.connect(path) as connection:
@@ -58,5 +59,5 @@ def history(path: Path | None = None) -> list[Rated]:
 
 
 def expected(a: float, b: float) -> float:
-    """Return the score, from 0 to 1, that a player rated `a` is expected to reach against one rated `b`."""
+    """Return the expected score (0 to 1) of a player rated `a` against one rated `b`."""
     return float(1 / (1 + 10 ** ((b - a) / 400)))

@@ -1,8 +1,8 @@
-"""Exports what was trained to a GGUF that an engine serves.
+"""Export a trained adapter or model to a GGUF that an engine can serve.
 
 An adapter is either merged into the base's weights, or written as an adapter GGUF beside the base.
-A model that was trained whole replaces the base's weights. The export is a stream: metadata and
-untouched weights are copied as bytes, other weights are processed a few megabytes at a time.
+The weights of a fully fine-tuned model replace the base's. The export is streamed: metadata and
+unchanged weights are copied as bytes, other weights are processed a few megabytes at a time.
 """
 
 import functools
@@ -41,46 +41,44 @@ from fine_tuning.model_management.tensor_names import (
     weights_of,
 )
 
-# What llama.cpp's convert_hf_to_gguf.py writes itself. The mixtures (ggml.MIXTURES) are made from
-# F32 by llama.cpp's own quantiser.
+# The types that llama.cpp's convert_hf_to_gguf.py writes. For the mixtures (ggml.MIXTURES), llama.cpp
+# quantises an F32 file.
 _PLAIN = {
     "f32": (Type.F32, LlamaFileType.ALL_F32),
     "f16": (Type.F16, LlamaFileType.MOSTLY_F16),
     "bf16": (Type.BF16, LlamaFileType.MOSTLY_BF16),
     "q8_0": (Type.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
-SAME = "same"  # every tensor keeps the type that it has in the base
+SAME = "same"  # every tensor keeps its type in the base
 QUANTIZATIONS = (SAME, *_PLAIN, *ggml.MIXTURES)
 
-# Architectures whose norm weights are around 0 in Hugging Face's format, and around 1 in llama.cpp's.
+# Architectures whose norm weights are around 0 in Hugging Face's format but around 1 in llama.cpp's.
 _NORMS_FROM_ZERO = frozenset({"gemma", "gemma2", "gemma3", "nemotron"})
 
 _FLOATS = (Type.F32, Type.F16, Type.BF16)
 _NEVER_QUANTISED = ("_norm.weight", "ffn_gate_inp.weight", "position_embd.weight", "token_types.weight")
 _LARGEST_F16 = 65504.0
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
-_SLAB = 4 << 20  # weights handled at once: 16 MiB of float32
+_SLAB = 4 << 20  # weights processed at once: 16 MiB of float32
 
-WeightsDone = Callable[[int, int], None]  # weights done, of how many
+WeightsDone = Callable[[int, int], None]  # progress: number of weights done, total number
 Rows = NDArray[np.float32]
 Change = Callable[[int, int, Callable[[], Rows]], Rows]
-"""The new rows from `first` to `last` of a tensor, in the base's order; the third argument gives
-the base's, if they are needed.
-"""
-Changes = Mapping[str, Callable[[], Change]]  # by the base's tensor names; called when the tensor's turn has come
+"""Returns a tensor's new rows from `first` to `last`, in the base's order; the third argument loads the base's rows."""
+Changes = Mapping[str, Callable[[], Change]]  # by the base's tensor names; loaded when a tensor is about to be written
 
 
 @dataclass(frozen=True)
 class Exported:
     path: Path
     size: int  # bytes
-    adapted: int  # tensors that the adapter changed
-    converted: int  # tensors that were only quantised anew
-    copied: int  # tensors copied as bytes
+    adapted: int  # number of tensors that the adapter changed
+    converted: int  # number of tensors that were only converted to another type
+    copied: int  # number of tensors that were copied as bytes
 
 
 def check_exportable(base_gguf: str | Path, quantization: str = SAME) -> None:
-    """Raise ExportError if an adapter for `base_gguf` could not be exported in this `quantization`.
+    """Raise ExportError if an adapter for `base_gguf` cannot be exported in this `quantization`.
 
     Call it before the training.
     """
@@ -94,12 +92,12 @@ def merge_adapter(
     quantization: str = "q8_0",
     progress: WeightsDone | None = None,
 ) -> Exported:
-    """Write `out_path`, the model W + scale * B @ A, completely or not at all.
+    """Write the merged model, with weights W + scale * B @ A, to `out_path` atomically.
 
-    With DoRA its rows are scaled to the learned magnitudes. `quantization` is one of QUANTIZATIONS:
-    `same`, what convert_hf_to_gguf.py makes (f32, f16, bf16, q8_0), or one of llama-quantize's
-    mixtures (q4_k_m, ...). A mixture also needs disk space for the model in float32 beside
-    `out_path` while it is made. Raises ExportError; `out_path` is then unchanged.
+    With DoRA the rows are scaled to the learned magnitudes. `quantization` is one of QUANTIZATIONS:
+    `same`, a type of convert_hf_to_gguf.py (f32, f16, bf16, q8_0), or a mixture of llama-quantize
+    (q4_k_m, ...). A mixture temporarily needs disk space for the model in float32. Raises
+    ExportError, and then leaves `out_path` unchanged.
     """
     base = _open(base_gguf, quantization)
     changes = {
@@ -115,10 +113,10 @@ def export_full(
     quantization: str = "q8_0",
     progress: WeightsDone | None = None,
 ) -> Exported:
-    """Write `out_path`: the base's metadata with weights that were all trained.
+    """Write a fully fine-tuned model to `out_path`: its weights with the base's metadata.
 
-    They are in `model_folder` (model.safetensors). `quantization` as for `merge_adapter`. Raises
-    ExportError; `out_path` is then unchanged.
+    The weights are in `model_folder` (model.safetensors). `quantization`: as for `merge_adapter`.
+    Raises ExportError, and then leaves `out_path` unchanged.
     """
     base = _open(base_gguf, quantization)
     changes = {
@@ -140,17 +138,18 @@ def _export(
 
 
 def convert_adapter(base_gguf: str | Path, adapter_dir: str | Path, out_path: str | Path) -> Exported:
-    """Write `out_path`, the adapter as llama.cpp's convert_lora_to_gguf.py makes it (float32).
+    """Write the adapter to `out_path` as a float32 GGUF, like llama.cpp's convert_lora_to_gguf.py.
 
-    It is written completely or not at all. Raises ExportError.
+    The file is written atomically. Raises ExportError.
     """
     base = _open(base_gguf, SAME)
     pairs = targets_of(base, adapter_dir)
     if any(pair.has_magnitude for pair in pairs.values()):
         raise ExportError(
-            f"{adapter_dir} was trained with DoRA, which no adapter GGUF can hold: set deployment.mode to merged"
+            f"{adapter_dir} was trained with DoRA, which an adapter GGUF cannot represent: set deployment.mode to "
+            "merged"
         )
-    # llama.cpp scales every pair by alpha / rank; any other scale is multiplied into B.
+    # llama.cpp scales every pair by alpha / rank, so any other scale is multiplied into B.
     alpha, _ = Counter(pair.scale * pair.rank for pair in pairs.values()).most_common(1)[0]
     values = {"general.architecture": base.header.architecture, "general.type": "adapter", "adapter.type": "lora"}
     metadata = {key: entry(key, value) for key, value in values.items()}
@@ -166,8 +165,7 @@ def _adapter_tensors(
     base: GgufFile, name: str, pair: LoraPair, alpha: float
 ) -> Iterator[tuple[TensorInfo, Iterator[bytes]]]:
     outputs, inputs = pair.shape
-    # llama.cpp looks tokens up in A, so that both sides of an embedding's pair are stored turned
-    # around
+    # llama.cpp looks up tokens in A, so both matrices of an embedding's pair are stored transposed
     flipped = name == EMBEDDING
     a_shape, b_shape = (
         ((pair.rank, outputs), (pair.rank, inputs)) if flipped else ((inputs, pair.rank), (pair.rank, outputs))
@@ -186,7 +184,7 @@ def _adapter_tensors(
 
 
 def _adapted(base: GgufFile, name: str, pair: LoraPair) -> Change:
-    """Return W + scale * B @ A; with DoRA (arXiv 2402.09353) each row is scaled to its learned magnitude."""
+    """Return the change to W + scale * B @ A; with DoRA (arXiv 2402.09353) rows get their learned magnitudes."""
     a, b = pair.load()
     order = row_order(base, name, len(b))
     b, scale, magnitude = b[order], np.float32(pair.scale), pair.load_magnitude()
@@ -205,7 +203,7 @@ def _adapted(base: GgufFile, name: str, pair: LoraPair) -> Change:
 
 
 def _replaced(base: GgufFile, name: str, hf_name: str, tensor: StoredTensor) -> Change:
-    """Return the tensor as a model that was trained whole has it."""
+    """Return the change that replaces a tensor by that of a fully fine-tuned model."""
     order = row_order(base, name, tensor.shape[0])
     if isinstance(order, slice) and len(tensor.shape) > 1:
         return lambda first, last, base_rows: _finite(hf_name, tensor, tensor.load(first, last))
@@ -218,28 +216,28 @@ def _replaced(base: GgufFile, name: str, hf_name: str, tensor: StoredTensor) -> 
 def _finite(name: str, tensor: StoredTensor, rows: Rows) -> Rows:
     if not np.isfinite(rows).all():
         raise ExportError(
-            f"{name} in {tensor.path} is not finite: its training diverged. Train again with a lower learning_rate."
+            f"{name} in {tensor.path} contains infinite numbers or NaN: the training diverged. Train again with a "
+            "lower learning_rate."
         )
     return rows
 
 
 def _overflow(name: str, path: Path, kind: str) -> ExportError:
     return ExportError(
-        f"{name} of {path} has weights that {kind} cannot hold: the training diverged. Train again with a lower "
-        "learning_rate, "
-        "or, if the base itself is so, choose quantization bf16."
+        f"{name} of {path} has weights that are too large for {kind}: the training diverged. Train again with a lower "
+        "learning_rate, or, if the base itself has such weights, choose quantization bf16."
     )
 
 
 class _Export:
-    """One pass over the base: decides what becomes of each tensor, then writes the file."""
+    """An export in one pass over the base: selects each tensor's new type and change, then writes the file."""
 
     def __init__(self, base: GgufFile, changes: Changes, quantization: str, progress: WeightsDone | None) -> None:
         self._base, self._changes = base, changes
         self._progress = progress or (lambda done, total: None)
         self._done, self._total = 0, sum(tensor.rows * tensor.columns for tensor in base.tensors.values())
         self._alignment = base.alignment
-        self.large: list[str] = []  # names of tensors with weights beyond float16, known once they are written
+        self.large: list[str] = []  # names of written tensors with weights beyond the range of float16
         self._metadata = dict(base.metadata)
         self._made = dict(base.tensors)
         if quantization != SAME:
@@ -252,8 +250,8 @@ class _Export:
         for name in changes:
             if not ggml.can_quantize(kind := self._made[name].kind):
                 raise ExportError(
-                    f"{name} of {base.path} is {kind.name}, which cannot be made again: choose a quantization, such "
-                    "as q8_0"
+                    f"{name} of {base.path} has the type {kind.name}, which byoai cannot write: choose a quantization, "
+                    "such as q8_0"
                 )
         self.size = file_size(self._metadata, self._made.values(), self._alignment)
 
@@ -287,10 +285,10 @@ class _Export:
                 self._progress(self._done, self._total)
 
     def _quantised(self, target: TensorInfo, rows: Rows) -> NDArray[np.uint8]:
-        """Return the rows as `target` stores them. ExportError if they are not finite there."""
+        """Return the rows in the type of `target`. Raises ExportError if they are not finite in it."""
         made = ggml.quantize(rows, target.kind)
-        largest = np.abs(rows).max(initial=0)  # NaN if any weight is
-        if largest < _LARGEST_F16:  # the scales of quantised blocks are float16 as well, so they can hold it
+        largest = np.abs(rows).max(initial=0)  # NaN if any weight is NaN
+        if largest < _LARGEST_F16:  # safe for every type, since the scales of quantised blocks are float16
             return made
         if not np.isfinite(largest) or not np.isfinite(ggml.dequantize(made, target.kind, target.columns)).all():
             raise _overflow(target.name, self._base.path, target.kind.name)
@@ -312,8 +310,8 @@ def _export_mixture(
 ) -> Exported:
     if base.alignment != DEFAULT_ALIGNMENT:
         raise ExportError(
-            f"{base.path} is aligned to {base.alignment} bytes, which llama.cpp's quantiser cannot keep: choose q8_0 "
-            "or same"
+            f"{base.path} is aligned to {base.alignment} bytes, which llama.cpp's quantiser does not support: choose "
+            "quantization q8_0 or same"
         )
     floats, eights = _Export(base, changes, "f32", progress), _Export(base, changes, "q8_0", None)
     with whole_file(out_path, floats.size + eights.size) as temporary:  # no mixture is larger than q8_0
@@ -334,9 +332,9 @@ def _export_mixture(
 
 
 def _retyped(tensor: TensorInfo, kind: Type) -> TensorInfo:
-    """Return `tensor` with the type that convert_hf_to_gguf.py would store.
+    """Return `tensor` with the type that convert_hf_to_gguf.py would choose.
 
-    Matrices are quantised, or F16 where a row is not a whole number of blocks.
+    Matrices are quantised, or stored as F16 if a row is not a whole number of blocks.
     """
     name = tensor.name
     if (
@@ -363,6 +361,7 @@ def _open(base_gguf: str | Path, quantization: str) -> GgufFile:
     if base.header.architecture not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
         raise ExportError(
-            f"{base_gguf} is of the architecture {base.header.architecture!r}; an adapter can be exported for {known}"
+            f"{base_gguf} has the architecture {base.header.architecture!r}, which cannot be exported: choose a base "
+            f"of one of {known}"
         )
     return base

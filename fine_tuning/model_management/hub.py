@@ -1,6 +1,6 @@
-"""Bundles on the Hugging Face Hub: pushed, and fetched again.
+"""Push bundles to the Hugging Face Hub, and fetch them.
 
-The log-in is the Hub's own (`hf auth login`, or HF_TOKEN).
+Log in with the Hub's own means: `hf auth login`, or HF_TOKEN.
 """
 
 import os
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 Kind = Literal["model", "space"]
 _FETCHED = [FACTS, "README.md", "Modelfile", *ADAPTER_FILES, "*.gguf"]
-_LARGEST = 200 << 30  # bytes that are fetched at most
+_LARGEST = 200 << 30  # maximum number of bytes to fetch
 
 
 @dataclass(frozen=True)
 class Pushing:
-    """What a push would do, or did."""
+    """The plan of a push, or its result (`done`)."""
 
     repository: str  # owner/name
     url: str
@@ -37,7 +37,7 @@ class Pushing:
 
 
 def check_repository(name: str) -> str:
-    """Return the name of a repository, `name` or `owner/name`. ConfigError for any other text."""
+    """Return `name` if it is a valid repository, `name` or `owner/name`. Raises ConfigError otherwise."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -45,7 +45,7 @@ def check_repository(name: str) -> str:
         validate_repo_id(name)
     except HFValidationError as error:
         raise ConfigError(
-            f"{name[:100]!r} cannot name a repository: {str(error).partition(': ')[0]}. It is `name` or `owner/name`"
+            f"{name[:100]!r} is not a valid repository: {str(error).partition(': ')[0]}. Use `name` or `owner/name`"
         ) from error
     return name
 
@@ -53,10 +53,10 @@ def check_repository(name: str) -> str:
 def push(
     folder: Path, repository: str, *, kind: Kind = "model", public: bool = False, dry_run: bool = False
 ) -> Pushing:
-    """Push a folder as a repository, made if it is not there: private, unless `public`.
+    """Push a folder to a repository, which is created if needed, private unless `public`.
 
-    With `dry_run` nothing is sent, nobody is asked, and what would be sent is returned. Raises
-    ConfigError without a log-in, ExportError with what the Hub says.
+    With `dry_run` only the plan is returned, without a connection to the Hub. Raises ConfigError
+    without a log-in, ExportError with the Hub's message.
     """
     check_repository(repository)
     if kind == "model":
@@ -85,9 +85,9 @@ def push(
 
 
 def fetch(repository: str, folder: Path, revision: str | None = None) -> Path:
-    """Fetch a bundle that was pushed into `folder`: its own files and nothing else.
+    """Fetch a bundle from a repository into `folder`, without other files of the repository.
 
-    Raises ExportError with what the Hub says.
+    Raises ExportError with the Hub's message.
     """
     from huggingface_hub import snapshot_download
 
@@ -97,7 +97,7 @@ def fetch(repository: str, folder: Path, revision: str | None = None) -> Path:
             file.size or 0 for file in api.model_info(repository, revision=revision, files_metadata=True).siblings or ()
         )
         if size > _LARGEST:
-            raise ExportError(f"{repository} holds {size / 1e9:.0f} GB, and at most {_LARGEST / 1e9:.0f} are fetched")
+            raise ExportError(f"{repository} has {size / 1e9:.0f} GB, more than the limit of {_LARGEST / 1e9:.0f} GB")
         snapshot_download(repository, revision=revision, local_dir=folder, allow_patterns=_FETCHED)
     return folder
 
@@ -110,7 +110,7 @@ def _address(kind: Kind, repository: str) -> str:
 
 @contextmanager
 def _hub(repository: str) -> "Iterator[HfApi]":
-    """Yield the Hub's client; what it raises becomes an error of ours."""
+    """Yield the Hub's client, and turn its errors into byoai's."""
     import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
@@ -119,20 +119,20 @@ def _hub(repository: str) -> "Iterator[HfApi]":
     try:
         yield HfApi()
     except LocalTokenNotFoundError as error:
-        raise ConfigError("nobody is logged in to Hugging Face: run `hf auth login`, or set HF_TOKEN") from error
+        raise ConfigError("you are not logged in to Hugging Face: run `hf auth login`, or set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
         raise ExportError(
-            f"Hugging Face has no {repository}, or you may not see it: check the name, and `hf auth whoami`"
+            f"Hugging Face has no repository {repository}, or you have no access: check the name and `hf auth whoami`"
         ) from error
     except HfHubHTTPError as error:
-        hint = " Log in with `hf auth login`, with a token that may write" if _is_denied(error) else ""
-        raise ExportError(f"Hugging Face refused {repository}: {str(error).strip().splitlines()[0]}.{hint}") from error
+        hint = " Log in with `hf auth login` and a token with write access" if _is_denied(error) else ""
+        raise ExportError(f"Hugging Face rejected {repository}: {str(error).strip().splitlines()[0]}.{hint}") from error
     except httpx2.HTTPError as error:
         raise ExportError(
-            f"Hugging Face cannot be reached: {error}. Check the network (HF_ENDPOINT names another address)"
+            f"Hugging Face cannot be reached: {error}. Check the network (HF_ENDPOINT sets another address)"
         ) from error
     except OSError as error:
-        raise ExportError(f"cannot exchange {repository} with Hugging Face: {error}") from error
+        raise ExportError(f"cannot transfer {repository} to or from Hugging Face: {error}") from error
 
 
 def _is_denied(error: Exception) -> bool:

@@ -1,8 +1,8 @@
-"""The model card of a version: what it is, what it learned, how it was judged.
+"""Write the model card of a version: its base, training data and evaluation.
 
-It holds figures only, and no text that was said. The format is Hugging Face's
+The card contains figures only, and no text of conversations. The format is Hugging Face's
 (https://huggingface.co/docs/hub/model-cards): YAML, then Markdown. templates/model_card.md.jinja
-decides how it reads.
+defines the layout.
 """
 
 import re
@@ -27,8 +27,8 @@ _REPOSITORY = re.compile(r"https://huggingface\.co/([\w.-]+/[\w.-]+)/?", re.ASCI
 def model_card(version: Version, run: Run, base: ModelDetails) -> str:
     """Return the card as Markdown.
 
-    `run` made the version; what of its files is gone is left out. Neither notes and labels nor
-    reasons of the gate are shown: they may quote what was said.
+    `run` is the run that made the version; its missing files are skipped. Notes, labels and the
+    gate's reasons are left out, since they may quote conversations.
     """
     about = read_header(base.gguf).metadata
     settings = _settings(run)
@@ -48,14 +48,14 @@ def model_card(version: Version, run: Run, base: ModelDetails) -> str:
 @cache
 def _environment() -> Environment:
     folder = FileSystemLoader(Path(__file__).parent / "templates")
-    # Markdown: nothing is escaped
+    # without HTML escaping, since the card is Markdown
     plain = Environment(loader=folder, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     plain.keep_trailing_newline = True
     return plain
 
 
 def _front(version: Version, about: dict[str, object]) -> str:
-    """Return the YAML that stands before a card: what a hub sorts models by."""
+    """Return the card's YAML header, by which hubs classify models."""
     facts: dict[str, object] = {"tags": ["byoai", "gguf", *(["peft", "lora"] if version.mode == "adapter" else [])]}
     facts["pipeline_tag"] = "text-generation"
     if version.mode == "adapter":
@@ -84,7 +84,7 @@ def _settings(run: Run) -> dict[str, object]:
 
 
 def _data(version: Version) -> list[tuple[str, str]]:
-    """Return what can be told of the dataset without its texts: (name, value)."""
+    """Return facts about the dataset that contain no texts, as (name, value)."""
     manifest = paths.datasets_dir() / version.dataset / "manifest.json"
     if not version.dataset or not manifest.exists():
         return []
@@ -94,7 +94,7 @@ def _data(version: Version) -> list[tuple[str, str]]:
         for name, counts in known["splits"].items()
     ]
     dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in known["dropped"].items() if count)
-    private = "replaced by placeholders before training" if known["settings"].get("scrub_pii") else "not looked for"
+    private = "replaced by placeholders before training" if known["settings"].get("scrub_pii") else "not searched for"
     return [
         *splits,
         ("dropped by the cleaning", dropped or "none"),
@@ -104,7 +104,7 @@ def _data(version: Version) -> list[tuple[str, str]]:
 
 
 def _scores(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return (metric, of the base, of the version)."""
+    """Return each metric's name, and its value for the base and for the version."""
     base, tuned = metrics.get("base", {}), metrics.get("tuned", {})
     return [
         (_WORDS.get(name, name.replace("_", " ")), f"{base[name]:.2f}", f"{tuned[name]:.2f}")

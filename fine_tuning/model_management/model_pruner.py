@@ -1,4 +1,4 @@
-"""Frees disk space: removes the tags and runs of versions that are no longer needed."""
+"""Free disk space by removing the tags and runs of versions that are no longer needed."""
 
 import shutil
 from collections.abc import Collection, Iterator, Mapping
@@ -15,22 +15,22 @@ from fine_tuning.runs import Run, all_runs
 
 @dataclass(frozen=True)
 class Pruned:
-    """Something that is removed, or would be: a version's tag and run, or the run of an unfinished training."""
+    """A version's tag and run, or an unfinished run, that was or would be removed."""
 
     version: Version | None
-    tag: str  # "" if the engine has none
-    run: Path | None  # None if there is none any more
-    bytes: int  # the run, and the engine's own copy of the weights
+    tag: str  # "" if the engine lacks it
+    run: Path | None  # None if it does not exist any more
+    bytes: int  # size of the run and of the engine's copy of the weights
 
 
 def prune(engine: Engine, registry: Registry, name: str, runs: Path, dry_run: bool = False) -> list[Pruned]:
-    """Remove all versions of `name` but the live one, the one before it and pinned ones.
+    """Remove all versions of `name` except the live, the previous and pinned ones.
 
-    Unfinished runs that are outdated are removed too. Versions that were only found in the engine
-    are kept: byoai did not make them. `runs` is the folder of the runs. The registry keeps the
-    entries as retired, so that numbers are never reused and lineage stays known. After an
-    interruption the next call finishes the work. With `dry_run` nothing changes. Do not call it
-    while a retrain runs.
+    Outdated unfinished runs are removed too. Versions that were only found in the engine are kept,
+    since byoai may not have created them. `runs`: the folder of the runs. The registry keeps the
+    versions as retired, so that numbers are not reused and lineage stays known. After an
+    interruption the next call finishes the work. `dry_run`: change nothing. Do not call this
+    during a retrain.
     """
     versions = registry.list(name)
     digests = {model.tag: model.digest for model in engine.list_models()}
@@ -45,10 +45,10 @@ def prune(engine: Engine, registry: Registry, name: str, runs: Path, dry_run: bo
 
 
 def prune_one(engine: Engine, registry: Registry, name: str, number: int, dry_run: bool = False) -> Pruned:
-    """Remove one version as `prune` removes all.
+    """Remove one version, under the same rules as `prune`.
 
-    Raises ByoaiError for one that `prune` keeps. With `dry_run` nothing changes. Do not call it
-    while a retrain runs.
+    Raises ByoaiError for a version that `prune` keeps. `dry_run`: change nothing. Do not call this
+    during a retrain.
     """
     version, digests = registry.get(name, number), {model.tag: model.digest for model in engine.list_models()}
     if why := why_kept(version, digests):
@@ -61,22 +61,22 @@ def prune_one(engine: Engine, registry: Registry, name: str, number: int, dry_ru
 
 
 def why_kept(version: Version, digests: Mapping[str, str]) -> str:
-    """Return why a version is not removed; "" if it may go.
+    """Return the reason why a version must be kept; "" if it may be removed.
 
-    `digests`: of the engine's models, by tag; without them the registry counts.
+    `digests`: the digests of the engine's models by tag; if empty, only the registry counts.
     """
-    answering = digests.get(latest_tag(version.name))  # after an interrupted promotion the registry may name another
+    answering = digests.get(latest_tag(version.name))  # the registry may differ after an interrupted promotion
     if not version.made_here:
-        return "it was only found in the engine, and may be somebody else's"
+        return "it was only found in the engine, and may belong to somebody else"
     if version.pinned:
         return "it is pinned"
     if version.state == "live" or (answering and digests.get(version.tag) == answering):
         return "it is live"
-    return "it was live before, and a rollback returns to it" if version.state == "previous" else ""
+    return "it was live before, and a rollback would return to it" if version.state == "previous" else ""
 
 
 def remove_version(engine: Engine, registry: Registry, version: Version) -> Pruned:
-    """Retire one version, made by byoai, and remove its tag and its run."""
+    """Retire a version that byoai created, and remove its tag and its run."""
     tags = {model.tag for model in engine.list_models()}
     (found,) = _versions(tags, [version], needed=set()) or [Pruned(version, "", None, 0)]
     _remove(engine, registry, found, tags)
@@ -84,13 +84,13 @@ def remove_version(engine: Engine, registry: Registry, version: Version) -> Prun
 
 
 def run_of(version: Version) -> Path | None:
-    """Return the folder of the run that made a version; None if it is unknown or lies outside of the data folder."""
+    """Return the folder of the run that made a version; None if it is unknown or outside the data folder."""
     run = (paths.home() / version.run).resolve() if version.run else None
     return run if run and run != paths.home().resolve() and run.is_relative_to(paths.home().resolve()) else None
 
 
 def _versions(tags: Collection[str], versions: list[Version], needed: set[Path]) -> list[Pruned]:
-    """Return what would be removed of `versions`: those that have a tag or a run. `tags` are the engine's."""
+    """Return what would be removed for `versions`; `tags` are the engine's tags."""
     found = []
     for version in versions:
         tag = version.tag if version.tag in tags else ""
@@ -105,7 +105,7 @@ def _versions(tags: Collection[str], versions: list[Version], needed: set[Path])
 
 
 def _outdated(runs: Path) -> Iterator[Path]:
-    """Return unfinished runs that are older than a finished one: a retrain resumes only newer ones."""
+    """Yield unfinished runs that are older than a finished one; a retrain resumes only newer ones."""
     finished = False
     for run in all_runs(runs):
         if run.finished:
@@ -115,13 +115,13 @@ def _outdated(runs: Path) -> Iterator[Path]:
 
 
 def _remove(engine: Engine, registry: Registry, each: Pruned, tags: Collection[str]) -> None:
-    # The registry first: after a crash, leftovers are found again, and no rollback returns to a half-removed version.
+    # The registry is updated first, so that after a crash no rollback returns to a half-removed version.
     if each.version:
         registry.retire(each.version.name, each.version.number)
     if each.tag:
         engine.delete(each.tag)
     if each.version and (trial := each.version.tag + TRIAL) in tags:
-        engine.delete(trial)  # left by a registration that was killed
+        engine.delete(trial)  # left over from a killed registration
     if each.run:
         shutil.rmtree(each.run)
 

@@ -1,4 +1,4 @@
-"""The versions of each fine-tuned model: what each was made of, which one is live, and which turns taught it."""
+"""The registry of all versions of fine-tuned models: their origin, their state, and the turns they learned."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,11 +14,11 @@ from fine_tuning.errors import ByoaiError, ModelNotFound
 State = Literal["candidate", "live", "previous", "retired"]
 _LARGEST = 2**63 - 1  # the largest integer in SQLite
 _CHANGEABLE = frozenset({"metrics", "verdict", "pinned", "notes", "labels"})
-TEXTS = {"versions": ("metrics", "verdict", "notes", "labels")}  # columns that may quote what was said in a chat
+TEXTS = {"versions": ("metrics", "verdict", "notes", "labels")}  # columns that may quote conversations
 
 
 def version_tag(name: str, number: int) -> str:
-    """Return the engine's tag of one version, e.g. `fine_tuned_smollm2-135m:v3`."""
+    """Return the engine's tag of a version, e.g. `fine_tuned_smollm2-135m:v3`."""
     return f"{name}:v{number}"
 
 
@@ -29,11 +29,11 @@ def latest_tag(name: str) -> str:
 
 @dataclass(frozen=True)
 class Lineage:
-    """Of which other versions one was made, and how. It stands in `metrics["lineage"]`."""
+    """The versions from which another version was made, and how. It is stored in `metrics["lineage"]`."""
 
-    versions: tuple[tuple[str, float], ...]  # tag, and how often its change was taken
-    recipe: str  # in words
-    held: float = 1.0  # share of a merged change that the adapter's rank holds
+    versions: tuple[tuple[str, float], ...]  # tag and weight of each source version
+    recipe: str  # a description, such as "linear" or "quantised to q4_k_m"
+    held: float = 1.0  # share of the merged change that the adapter's rank can represent
 
     @property
     def method(self) -> str:
@@ -52,7 +52,7 @@ class Lineage:
         if len(self.versions) == 1:
             return f"{self.versions[0][0]} {self.recipe}"
         parts = " and ".join(f"{tag} x {weight:g}" for tag, weight in self.versions)
-        kept = "" if self.held > 0.9995 else f"; its rank holds {self.held:.0%} of the change"
+        kept = "" if self.held > 0.9995 else f"; its rank represents {self.held:.0%} of the change"
         return f"merged from {parts} by {self.recipe}{kept}"
 
 
@@ -62,12 +62,12 @@ class Version:
     number: int
     base_tag: str
     base_digest: str  # sha256 of the base's GGUF
-    run: str  # its folder: relative to the data folder, or absolute
-    dataset: str  # its hash
+    run: str  # the run's folder, relative to the data folder, or absolute
+    dataset: str  # the dataset's hash
     method: str
     mode: str  # "adapter" or "merged"
     metrics: dict[str, Any]
-    verdict: str  # the gate's, in words; "" until it was judged
+    verdict: str  # the gate's verdict as text; "" before the evaluation
     state: State
     pinned: bool  # never pruned
     notes: str
@@ -80,14 +80,14 @@ class Version:
 
     @property
     def lineage(self) -> Lineage | None:
-        """Return of which versions it was made; None for one that was trained."""
+        """The source versions of a merged or converted version; None for a trained one."""
         return Lineage.read(found) if (found := self.metrics.get("lineage")) else None
 
     @property
     def made_here(self) -> bool:
-        """Return whether byoai made it.
+        """Whether byoai made the version.
 
-        A version that was only found in the engine may be somebody else's, and is never deleted.
+        A version that was only found in the engine may belong to somebody else, and is never deleted.
         """
         return bool(self.run)
 
@@ -105,18 +105,18 @@ class Registry:
     def next_number(self, name: str) -> int:
         """Reserve and return the number of the next version of `name`.
 
-        A number is never given twice, even if no version comes of it.
+        A number is never used twice, even if no version is added for it.
         """
         with state.connect(self._path) as connection, state.transaction(connection):
             return _reserve(connection, name)
 
     def likely_number(self, name: str) -> int:
-        """Return what `next_number` would give now; nothing is reserved."""
+        """Return the number that `next_number` would return, without reserving it."""
         with state.connect(self._path) as connection:
             return _last_number(connection, name) + 1
 
     def check_writable(self) -> None:
-        """Raise ByoaiError if nothing could be written: the disk is full, or a folder or file is read-only."""
+        """Raise ByoaiError if the database cannot be written: the disk is full, or a file is read-only."""
         with state.connect(self._path) as connection, state.transaction(connection):
             connection.execute("UPDATE version_numbers SET last = last")
 
@@ -136,10 +136,10 @@ class Registry:
         notes: str = "",
         turns: Iterable[str] = (),
     ) -> Version:
-        """Enter a version as a candidate, with the turns that taught it.
+        """Add a version as a candidate, with the ids of the turns that it learned.
 
-        Raises ByoaiError if the number is taken. Call it before the tag is created: an interrupted
-        `create` then leaves a candidate without a tag, which `reconcile` can name.
+        Raises ByoaiError if the number is taken. Call it before the tag is created, so that an
+        interruption leaves a candidate without a tag rather than a tag without a version.
         """
         made_of = (base_tag, base_digest, run, dataset, method, mode)
         with state.connect(self._path) as connection, state.transaction(connection):
@@ -154,17 +154,17 @@ class Registry:
                 )
             except IntegrityError as error:
                 raise ByoaiError(
-                    f"{name} cannot have a version {number} ({error}): take the number from next_number"
+                    f"{name} cannot have a version {number} ({error}): use the number from next_number"
                 ) from error
             pairs = ((cursor.lastrowid, turn) for turn in dict.fromkeys(turns))
             connection.executemany("INSERT INTO version_turns (version_id, turn_id) VALUES (?, ?)", pairs)
             return _one(connection, name, number)
 
     def update(self, name: str, number: int, **changes: Any) -> Version:
-        """Set any of `metrics`, `verdict`, `pinned`, `notes`, `labels`. What a version was made of never changes."""
+        """Set any of `metrics`, `verdict`, `pinned`, `notes` and `labels`; other columns never change."""
         if unknown := set(changes) - _CHANGEABLE:
             raise ByoaiError(
-                f"of a version, only {', '.join(sorted(_CHANGEABLE))} can change, not {', '.join(sorted(unknown))}"
+                f"{', '.join(sorted(unknown))} of a version cannot change, only {', '.join(sorted(_CHANGEABLE))}"
             )
         with state.connect(self._path) as connection, state.transaction(connection):
             _one(connection, name, number)
@@ -176,7 +176,7 @@ class Registry:
             return _one(connection, name, number)
 
     def get(self, name: str, number: int) -> Version:
-        """Return a version. Raises ModelNotFound, which lists the versions that exist."""
+        """Return a version. Raises ModelNotFound, with the existing versions, if there is none."""
         with state.connect(self._path) as connection:
             return _one(connection, name, number)
 
@@ -188,13 +188,13 @@ class Registry:
         return self._in_state(name, "live")
 
     def previous(self, name: str) -> Version | None:
-        """Return the version that was live before, which a rollback returns to."""
+        """Return the version to which a rollback returns; None if there is none."""
         return self._in_state(name, "previous")
 
     def promote(self, name: str, number: int) -> Version:
-        """Make a version live; does nothing if it is live already.
+        """Make a version live, unless it is live already.
 
-        The live one becomes the previous one, and the one that was previous retires.
+        The live version becomes the previous one, and the previous one is retired.
         """
         with state.connect(self._path) as connection, state.transaction(connection):
             if _one(connection, name, number).state != "live":
@@ -203,14 +203,14 @@ class Registry:
             return _one(connection, name, number)
 
     def step_down(self, name: str) -> None:
-        """Make the live version the previous one; none is live then."""
+        """Make the live version the previous one, so that none is live."""
         with state.connect(self._path) as connection, state.transaction(connection):
             _shift(connection, name)
 
     def retire(self, name: str, number: int) -> Version:
-        """Take a version out of use, whatever its state.
+        """Retire a version, whatever its state.
 
-        No rollback returns to it, and nothing keeps it from being pruned.
+        No rollback returns to a retired version, and it may be pruned.
         """
         with state.connect(self._path) as connection, state.transaction(connection):
             _one(connection, name, number)
@@ -220,7 +220,7 @@ class Registry:
             return _one(connection, name, number)
 
     def turns_of(self, name: str, number: int) -> set[str]:
-        """Return the ids of the turns that taught one version."""
+        """Return the ids of the turns that a version learned."""
         with state.connect(self._path) as connection:
             rows = connection.execute(
                 "SELECT turn_id FROM version_turns JOIN versions ON versions.id = version_id WHERE name = ? AND "
@@ -230,7 +230,7 @@ class Registry:
             return {row["turn_id"] for row in rows}
 
     def turn_counts(self) -> dict[tuple[str, int], int]:
-        """Return how many turns taught each version, by name and number; versions without any are left out."""
+        """Return the number of turns that each version learned, by name and number, without zeros."""
         with state.connect(self._path) as connection:
             rows = connection.execute(
                 "SELECT name, number, count(*) AS turns FROM version_turns JOIN versions ON versions.id = version_id "
@@ -261,7 +261,7 @@ class Registry:
 
 
 def _reserve(connection: Connection, name: str, number: int | None = None) -> int:
-    """Raise the last number of `name` to `number`, or by one; return the new last number."""
+    """Increase the last number of `name` to `number`, or by one if it is None; return the last number."""
     last = _last_number(connection, name)
     taken = max(last, number) if number is not None else last + 1
     connection.execute(
@@ -276,7 +276,7 @@ def _last_number(connection: Connection, name: str) -> int:
 
 
 def _shift(connection: Connection, name: str) -> None:
-    """Retire the previous version, then make the live one the previous: there is never more than one of each."""
+    """Retire the previous version, then make the live version the previous one."""
     for old, new in (("previous", "retired"), ("live", "previous")):
         connection.execute("UPDATE versions SET state = ? WHERE name = ? AND state = ?", (new, name, old))
 

@@ -1,6 +1,6 @@
-"""Lists the models that can answer, and switches between the versions of a fine-tuned one.
+"""List the models that can answer, and switch between the versions of a fine-tuned model.
 
-A switch copies a tag; no weights are written.
+A switch only copies a tag and writes no weights.
 """
 
 import re
@@ -33,15 +33,15 @@ class ServedVersion:
 
 @dataclass(frozen=True)
 class Choice:
-    """One model that can be chosen."""
+    """A model that people can choose."""
 
     tag: str
-    label: str  # for people
+    label: str  # name to display
     kind: Literal["base", "fine_tuned"]
-    live: bool = False  # whether `latest` of its name is this version
-    name: str = ""  # of a fine-tuned model, without version
-    number: int = 0  # of its version; 0 for a `latest` that is none of the versions
-    refused: str = ""  # why the gate holds it back
+    live: bool = False  # whether the tag `latest` is this version
+    name: str = ""  # a fine-tuned model's name without version
+    number: int = 0  # a fine-tuned model's version; 0 for a `latest` that is none of the versions
+    refused: str = ""  # the reason why the gate refused it
 
 
 def versions(engine: Engine, name: str) -> list[ServedVersion]:
@@ -50,24 +50,24 @@ def versions(engine: Engine, name: str) -> list[ServedVersion]:
 
 
 def live(engine: Engine, name: str) -> int | None:
-    """Return the version whose digest `latest` has (the newest of equal ones).
+    """Return the number of the version that `latest` is, by digest (the newest of equal ones).
 
-    None if there is no `latest`, or if it is none of them.
+    Return None if there is no `latest`, or if it is none of the versions.
     """
     return next((version.number for version in versions(engine, name) if version.live), None)
 
 
 def use(engine: Engine, registry: Registry, name: str, number: int, *, by_hand: bool = False) -> Version:
-    """Make a version live. If its tag was removed, it is first made again from its run.
+    """Make a version live. A missing tag is first recreated from the version's run.
 
-    Raises GateRefused for a candidate that failed the gate, unless its owner insists (`by_hand`);
-    that is noted in the registry.
+    Raises GateRefused for a candidate that failed the gate, unless `by_hand` overrides the gate,
+    which is then noted in the registry.
     """
     version = registry.get(name, number)
     if refused := refusal(version):
         if not by_hand:
             raise GateRefused(
-                f"{version.tag} was {refused}\nIt goes live nevertheless with `byoai use {version.tag} --promote`"
+                f"{version.tag} was {refused}\nTo make it live anyway: `byoai use {version.tag} --promote`"
             )
         note = f"promoted by hand on {datetime.now(UTC):%Y-%m-%d}, although {refused}"
         registry.update(name, number, notes="\n".join(filter(None, [version.notes, note])))
@@ -77,7 +77,7 @@ def use(engine: Engine, registry: Registry, name: str, number: int, *, by_hand: 
 
 
 def refusal(version: Version) -> str:
-    """Return why the gate holds a version back; "" if it passed, was never judged, or was live before."""
+    """Return why the gate refused a version; "" if it passed, was never evaluated, or was live before."""
     judged = version.metrics.get("gate")
     if version.state != "candidate" or not judged or judged["passed"]:
         return ""
@@ -86,10 +86,10 @@ def refusal(version: Version) -> str:
 
 
 def rollback(engine: Engine, registry: Registry, name: str) -> Version | None:
-    """Make the previously live version live again; return it, or None if the base answers now.
+    """Make the previous version live again; return it, or None if the base answers now.
 
-    A second rollback undoes the first. What was live before is taken from the engine, so that it is
-    right after an interrupted promotion too. Raises ModelNotFound if nothing was ever live.
+    A second rollback undoes the first. The registry is first reconciled with the engine, in case a
+    promotion was interrupted. Raises ModelNotFound if no version was live before.
     """
     reconcile(engine, registry, name)
     if previous := registry.previous(name):
@@ -97,7 +97,7 @@ def rollback(engine: Engine, registry: Registry, name: str) -> Version | None:
     current = registry.live(name)
     if current is None:
         raise ModelNotFound(
-            f"no version of {name} is live, so there is nothing to go back from: `byoai use` chooses one"
+            f"no version of {name} is live, so there is nothing to roll back: choose a version with `byoai use`"
         )
     unknown = [
         each
@@ -105,15 +105,17 @@ def rollback(engine: Engine, registry: Registry, name: str) -> Version | None:
         if not each.made_here or each.state == "retired" or (each.state == "candidate" and not each.verdict)
     ]
     if unknown or live(engine, name) != current.number:  # an unknown version may have been live before
-        raise ModelNotFound(f"it is not known what was live before {current.tag}: `byoai use` chooses a version")
+        raise ModelNotFound(
+            f"the version that was live before {current.tag} is unknown: choose a version with `byoai use`"
+        )
     step_down(engine, registry, name)
     return None
 
 
 def step_down(engine: Engine, registry: Registry, name: str) -> None:
-    """Let the base answer: no version of `name` is live any more.
+    """Make the base answer again, so that no version of `name` is live.
 
-    A `latest` that is none of the versions is not byoai's, and stays.
+    A `latest` that is none of the versions is kept, since byoai did not create it.
     """
     if is_latest_ours(engine, registry, name):
         engine.delete(latest_tag(name))
@@ -121,10 +123,10 @@ def step_down(engine: Engine, registry: Registry, name: str) -> None:
 
 
 def choices(engine: Engine, prefix: str = PREFIX, registry: Registry | None = None) -> list[Choice]:
-    """Return all models that can answer.
+    """Return all models that people can choose.
 
-    Base models come first, in the engine's order, then fine-tuned ones by name, newest version
-    first. With the registry, each choice also says why the gate holds it back.
+    Base models come first, in the engine's order, then fine-tuned models by name, the newest
+    version first. With the registry, `refused` is set too.
     """
     found = _choices(engine, prefix)
     refused = {version.tag: refusal(version) for version in registry.list()} if registry else {}

@@ -1,7 +1,7 @@
-"""Writes Modelfiles: what a version's tag is made of, as text. engines/modelfile.py reads them.
+"""Write Modelfiles, the text form of a tag's definition; engines/modelfile.py parses them.
 
-A model made from a bare GGUF inherits nothing from the base it was trained from, so `spec_for`
-copies everything that shapes its text.
+A model created from a bare GGUF inherits nothing from its base, so `spec_for` copies everything
+that affects prompts and answers.
 """
 
 import json
@@ -13,8 +13,8 @@ from typing import Literal
 from fine_tuning.engines.base import ModelDetails, ModelSpec
 from fine_tuning.errors import EngineError, ExportError
 
-NATIVE_TEMPLATES = (0, 30)  # since this version Ollama uses the GGUF's Jinja template if a model has no Go template
-BARE_TEMPLATE = "{{ .Prompt }}"  # what Ollama uses for a model without a template (template.DefaultTemplate)
+NATIVE_TEMPLATES = (0, 30)  # version from which on Ollama uses a GGUF's Jinja template if there is no Go template
+BARE_TEMPLATE = "{{ .Prompt }}"  # Ollama's template for a model without one (template.DefaultTemplate)
 
 
 def spec_for(
@@ -24,24 +24,23 @@ def spec_for(
     mode: Literal["adapter", "merged"],
     ollama_version: str | None = None,
 ) -> ModelSpec:
-    """Return what the fine-tuned model is made of.
+    """Return the definition of a fine-tuned model.
 
-    `details` describe the base; `artifact` is the GGUF of the adapter or of the merged model.
+    `details`: the base; `artifact`: the GGUF of the adapter or of the merged model.
 
     An adapter on the base's tag inherits everything. A merged GGUF gets the base's template, system
-    text, parameters, renderer, parser and license. If the base has no template of its own, none is
-    written: Ollama then reads the GGUF's, as it did for the base. Ollama before 0.30 would instead
-    guess a template that the base never had, so it is given the bare one; pass Ollama's `version`
-    for that.
+    text, parameters, renderer, parser and license. If the base has no template, none is written, so
+    that Ollama uses the GGUF's, as for the base. Ollama before 0.30 would instead guess a template,
+    so it gets the bare one; pass `ollama_version` for this.
 
-    Raises EngineError if the base is itself an adapter on another model: the training would not see
-    that adapter's weights.
+    Raises EngineError if the base is itself an adapter on another model, since training would not
+    include that adapter's weights.
     """
     if details.spec.adapter:
         raise EngineError(
-            f"{base_tag} is itself an adapter on another model, and a new one would be trained without it: "
-            "set training.base_model to the model that it was made from, or fine-tune with deployment.mode: merged "
-            "and build on that"
+            f"{base_tag} is itself an adapter on another model, which training would ignore: set "
+            "training.base_model to the model that it is based on, or first make a merged version of it "
+            "(deployment.mode: merged)"
         )
     if mode == "adapter":
         return ModelSpec(from_=base_tag, adapter=artifact)
@@ -52,10 +51,10 @@ def spec_for(
 
 
 def modelfile_text(spec: ModelSpec, folder: Path | None = None) -> str:
-    """Return `spec` as a Modelfile that `ollama create -f` reads.
+    """Return `spec` as a Modelfile for `ollama create -f`.
 
-    Files in `folder`, where the Modelfile will lie, get relative paths. Raises ExportError if a
-    text cannot be written in one (the format has no escapes).
+    `folder`: where the Modelfile will be written; files in it get relative paths. Raises
+    ExportError for a text that the format, which has no escapes, cannot represent.
     """
     lines = [f"FROM {_quote('FROM', _source(spec.from_, folder))}"]
     if spec.adapter:
@@ -70,10 +69,7 @@ def modelfile_text(spec: ModelSpec, folder: Path | None = None) -> str:
     text = "\n".join(lines) + "\n"
     if hidden := {character for character in text if not _is_read(character)}:
         points = ", ".join(f"U+{ord(character):04X}" for character in sorted(hidden))
-        text = (
-            f"# `ollama create` leaves out {points} when it reads this file; byoai registers the texts "
-            f"with them.\n{text}"
-        )
+        text = f"# `ollama create` drops {points} when it reads this file; byoai registers the texts with them.\n{text}"
     return text
 
 
@@ -90,9 +86,9 @@ def _parameter(name: str, value: object) -> str:
 
 
 def _quote(command: str, text: str) -> str:
-    """Return `text` so that Ollama's parser reads it back: bare if it is one line, else in quotes.
+    """Return `text` in a form that Ollama's parser reads back: bare if it is one line, else quoted.
 
-    Raises ExportError for a line that ends in three quotes: they would end the text.
+    Raises ExportError for a line that ends in three quotes, which would end the text.
     """
     seen = "".join(character for character in text if _is_read(character))
     if (
@@ -107,7 +103,7 @@ def _quote(command: str, text: str) -> str:
         return f'"{text}"'
     if re.search(r'"""\s*[\r\n]', seen):
         raise ExportError(
-            f'the {command} of the base has a line that ends in """, which a Modelfile cannot hold: '
+            f'the {command} of the base has a line that ends in """, which a Modelfile cannot represent: '
             "use deployment.mode: adapter, which inherits it, or change it in the base"
         )
     return f'"""{text}"""'
@@ -116,15 +112,15 @@ def _quote(command: str, text: str) -> str:
 def _is_read(character: str) -> bool:
     """Return whether Ollama's parser keeps the character.
 
-    It keeps what strconv.IsPrint accepts, which agrees with Python's isprintable, and white space.
+    It keeps white space and the characters of Go's strconv.IsPrint, which matches Python's isprintable.
     """
     return character.isprintable() or character in "\t\r\n"
 
 
 def _version(text: str) -> tuple[int, ...]:
-    """Return the numbers of a version, (0, 32, 15) for "0.32.15-rc1".
+    """Return the numbers of a version, such as (0, 32, 15) for "0.32.15-rc1".
 
-    A build without a version says 0.0.0 and counts as new.
+    A build without a version reports 0.0.0 and counts as new.
     """
     numbers = tuple(int(number) for number in re.findall(r"\d+", text)[:3])
     return numbers if any(numbers) else NATIVE_TEMPLATES

@@ -1,6 +1,6 @@
-"""Reads weights from safetensors files, one tensor at a time, without torch.
+"""Read weights from safetensors files, one tensor at a time, without torch.
 
-Nothing in such a file can run. Format: https://github.com/huggingface/safetensors#format
+Such a file cannot contain code. Format: https://github.com/huggingface/safetensors#format
 """
 
 import json
@@ -26,35 +26,36 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies in its file."""
+    """The position and shape of a tensor in its file."""
 
     path: Path
-    dtype: str  # as the file names it
+    dtype: str  # as named in the file
     shape: tuple[int, ...]
-    start: int  # bytes from the file's beginning
+    start: int  # offset in bytes from the file's beginning
     size: int  # bytes
 
     def load(self, first: int = 0, last: int | None = None) -> NDArray[np.float32]:
-        """Return the numbers, or those of the rows from `first` to `last`.
+        """Return the tensor's values, or those of the rows from `first` to `last`.
 
-        Raises ExportError if they are not floats, or do not fill the shape.
+        Raises ExportError if they are not floats, or do not match the shape.
         """
         dtype = _DTYPES.get(self.dtype)
         if dtype is None or self.size != math.prod(self.shape) * dtype.itemsize:
             raise ExportError(
-                f"{self.path} holds {self.size} bytes of {self.dtype} for the shape {self.shape}: floats are needed"
+                f"{self.path} has {self.size} bytes of {self.dtype} for the shape {self.shape}: only floats of "
+                "matching size are supported"
             )
         shape = (last - first, *self.shape[1:]) if last is not None else self.shape
         with self.path.open("rb") as file:
             file.seek(self.start + first * math.prod(self.shape[1:]) * dtype.itemsize)
             raw: NDArray[Any] = np.fromfile(file, dtype, math.prod(shape))
-        if self.dtype == "BF16":  # the upper half of a float32; numpy has no such type
+        if self.dtype == "BF16":  # the upper half of a float32; numpy lacks this type
             raw = (raw.astype(np.uint32) << 16).view(np.float32)
         return raw.astype(np.float32, copy=False).reshape(shape)
 
 
 def read_safetensors(path: str | Path) -> dict[str, StoredTensor]:
-    """Return the tensors in `path`. Raises ExportError if the file is missing, damaged or cut off."""
+    """Return the tensors in `path`. Raises ExportError if the file is missing, damaged or truncated."""
     path = Path(path)
     try:
         with path.open("rb") as file:
@@ -66,13 +67,13 @@ def read_safetensors(path: str | Path) -> dict[str, StoredTensor]:
         found = {name: _stored(path, entry, 8 + length) for name, entry in header.items()}
         end = path.stat().st_size
     except FileNotFoundError as error:
-        raise ExportError(f"{path} is missing: it was not saved, or the saving was interrupted") from error
+        raise ExportError(f"{path} is missing: it was not saved, or saving was interrupted") from error
     except OSError as error:
         raise ExportError(f"cannot read {path}: {error.strerror}") from error
     except (struct.error, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ExportError(f"{path} is not a safetensors file ({error}): it may be damaged") from error
     if outside := [name for name, tensor in found.items() if tensor.size < 0 or tensor.start + tensor.size > end]:
-        raise ExportError(f"{path} ends before its {outside[0]}: it was not saved whole")
+        raise ExportError(f"{path} ends before the tensor {outside[0]}: saving was interrupted, so save it again")
     return found
 
 

@@ -1,4 +1,4 @@
-"""A Gradio Space of a version: a folder that answers on any machine with Python, and on Hugging Face Spaces.
+"""Write a version as a Gradio Space: a folder that runs on Hugging Face Spaces or any machine with Python.
 
 app.py, requirements.txt and README.md come from templates/space; the model is one GGUF beside them.
 """
@@ -20,7 +20,7 @@ _FILES = ("app.py", "requirements.txt", "README.md")
 def write_space(
     engine: Engine, version: Version, folder: Path, quantization: str = "q8_0", watch: Watch | None = None
 ) -> Path:
-    """Write the Space of a version to `folder`, which must be new or empty. Raises as `write_bundle`."""
+    """Write a version's Space to `folder`, which must be new or empty. Raises the errors of `write_bundle`."""
     try:
         make_folder(folder)
         write_whole(engine, version, folder / MODEL, quantization, watch or Watch())

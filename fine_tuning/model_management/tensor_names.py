@@ -1,4 +1,4 @@
-"""Which tensor of the base's GGUF each trained matrix belongs to, and in which order its rows are there."""
+"""Map trained matrices to the tensors of the base's GGUF, including the order of their rows."""
 
 import functools
 from pathlib import Path
@@ -12,17 +12,17 @@ from fine_tuning.errors import ExportError
 from fine_tuning.model_management.peft_adapter import LoraPair, read_adapter
 from fine_tuning.model_management.safetensors_file import StoredTensor, read_safetensors
 
-# The architectures of which the tests compare a merge with llama.cpp's converter. A rotary
-# embedding turns rows in pairs: Hugging Face's takes one of a head's first half and one of its
-# second; where llama.cpp takes neighbours, a GGUF has the rows of q and k in that order
-# (LlamaModel.permute in llama.cpp's conversion/llama.py).
+# Architectures for which the tests compare a merge with llama.cpp's converter. Rotary embeddings
+# rotate rows in pairs: Hugging Face pairs a row of a head's first half with one of its second half.
+# For `_PERMUTED`, llama.cpp pairs neighbouring rows, so a GGUF stores the rows of q and k in that
+# order (LlamaModel.permute in llama.cpp's conversion/llama.py).
 _PERMUTED = frozenset({"llama", "smollm3", "granite", "olmo", "arcee"})
 _AS_THEY_ARE = frozenset(
     {"qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "starcoder2", "stablelm", "olmo2", "command-r", "nemotron"}
 )
 ARCHITECTURES = _PERMUTED | _AS_THEY_ARE
 
-# from the configuration, not trained
+# computed from the configuration, not trained
 _COMPUTED = frozenset({"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"})
 EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
 OTHER_SENSES = ("v.", "mm.")  # tensors of a vision model's encoder and projector, which Ollama keeps in the same file
@@ -31,7 +31,7 @@ OTHER_SENSES = ("v.", "mm.")  # tensors of a vision model's encoder and projecto
 def targets_of(base: GgufFile, adapter_dir: str | Path) -> dict[str, LoraPair]:
     """Return the adapter's pairs by the base's tensor names, in the base's order.
 
-    Raises ExportError unless each fits.
+    Raises ExportError if a pair does not fit the base.
     """
     architecture = base.header.architecture
     found: dict[str, LoraPair] = {}
@@ -40,30 +40,29 @@ def targets_of(base: GgufFile, adapter_dir: str | Path) -> dict[str, LoraPair]:
         tensor = base.tensors.get(f"{name}.weight")
         if name is None or tensor is None:
             tied = (
-                ": its output is the embedding, leave lm_head out of target_modules"
+                ": its output is the embedding, so leave lm_head out of target_modules"
                 if f"{name}.weight" == _OUTPUT
                 else ""
             )
-            raise ExportError(f"{adapter_dir} adapts {pair.module}, which {base.path} does not have{tied}")
+            raise ExportError(f"{adapter_dir} adapts {pair.module}, which {base.path} lacks{tied}")
         if tensor.shape != pair.shape[::-1]:
             raise ExportError(
-                f"{adapter_dir} was not trained on {base.path}: {pair.module} is {pair.shape} there, and "
+                f"{adapter_dir} was not trained on {base.path}: {pair.module} has the shape {pair.shape}, but "
                 f"{tensor.shape[::-1]} in the base"
             )
         if tensor.name == EMBEDDING and _OUTPUT not in base.tensors:
             raise ExportError(
-                f"{adapter_dir} adapts {pair.module}, which {base.path} also uses as its output: in a GGUF both "
-                "would change. "
-                f"Leave the embedding out of target_modules."
+                f"{adapter_dir} adapts {pair.module}, which {base.path} also uses as its output, so both would change "
+                "in a GGUF: leave the embedding out of target_modules."
             )
         found[tensor.name] = pair
     return {name: found[name] for name in base.tensors if name in found}
 
 
 def weights_of(base: GgufFile, model_folder: str | Path) -> dict[str, tuple[str, StoredTensor]]:
-    """Return the tensors of `model_folder` with their names, by the base's tensor names.
+    """Return name and data of the tensors in `model_folder`, by the base's tensor names, in the base's order.
 
-    They are in the base's order. Raises ExportError if a tensor is missing or does not fit.
+    Raises ExportError if a tensor is missing or does not fit the base.
     """
     found: dict[str, tuple[str, StoredTensor]] = {}
     names = _name_map(base.header.architecture, _number(base, "block_count"))
@@ -71,16 +70,17 @@ def weights_of(base: GgufFile, model_folder: str | Path) -> dict[str, tuple[str,
         module, _, kind = hf_name.rpartition(".")
         tensor = base.tensors.get(f"{names.get_name(module)}.{kind}")
         if tensor is None or tensor.shape != stored.shape[::-1]:
-            theirs = str(tensor.shape[::-1]) if tensor else "it is not there"
+            theirs = str(tensor.shape[::-1]) if tensor else "missing"
             raise ExportError(
-                f"{model_folder} was not trained on {base.path}: {hf_name} is {stored.shape} there, and in the base "
-                f"{theirs}"
+                f"{model_folder} was not trained on {base.path}: {hf_name} has the shape {stored.shape}, but in the "
+                f"base it is {theirs}"
             )
         found[tensor.name] = (hf_name, stored)
     kept = {name for name in base.tensors if name in _COMPUTED or name.startswith(OTHER_SENSES)}
     if missing := [name for name in base.tensors if name not in found and name not in kept]:
         raise ExportError(
-            f"{model_folder} lacks {', '.join(missing[:3])}, which {base.path} has: it was not saved whole"
+            f"{model_folder} lacks {', '.join(missing[:3])}, which {base.path} has: saving was interrupted, so save "
+            "it again"
         )
     return {name: found[name] for name in base.tensors if name in found}
 
@@ -92,7 +92,7 @@ def _name_map(architecture: str, blocks: int) -> gguf.TensorNameMap:
 
 
 def row_order(base: GgufFile, name: str, rows: int) -> NDArray[np.intp] | slice:
-    """Return for each row of the GGUF's tensor the index of the row in Hugging Face's."""
+    """Return for each row of a GGUF's tensor the index of the same row in Hugging Face's tensor."""
     heads = {".attn_q.": "attention.head_count", ".attn_k.": "attention.head_count_kv"}  # weights and biases
     key = next((key for part, key in heads.items() if part in name), None)
     if key is None or base.header.architecture not in _PERMUTED:
@@ -103,10 +103,10 @@ def row_order(base: GgufFile, name: str, rows: int) -> NDArray[np.intp] | slice:
 
 
 def rotary_order(rows: int, heads: int) -> NDArray[np.intp]:
-    """Return the order that turns Hugging Face's rows into llama.cpp's.
+    """Return the permutation from Hugging Face's order of rows to llama.cpp's.
 
-    For rotary embeddings Hugging Face stores the first halves of a head's pairs, then the second
-    halves; llama.cpp stores pair after pair.
+    For rotary embeddings Hugging Face stores the first rows of all of a head's pairs, then the
+    second rows; llama.cpp stores pair after pair.
     """
     return np.arange(rows).reshape(heads, 2, rows // heads // 2).swapaxes(1, 2).ravel()
 

@@ -1,6 +1,6 @@
-"""From token rows to an adapter. The only package that imports torch, transformers, peft and trl."""
+"""Train an adapter on token rows. Only this package imports torch, transformers, peft and trl."""
 
 import logging
 
-# On some processors it proposes to install a package that fetches code from the network, each time it is imported.
+# On some processors each import of bitsandbytes logs advice to install a package that downloads code.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

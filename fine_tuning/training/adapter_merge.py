@@ -1,16 +1,18 @@
-"""Merges LoRA adapters of one base into one. Each adapter changes a matrix W of the base to W + B @ A.
+"""Merge several LoRA adapters of one base into one adapter.
 
-linear     the weighted sum of the changes (arXiv 2212.04089), exactly: its rank is the sum of the ranks
-ties       of each change the largest numbers stay; each number's sign is elected, and those that
-           have it are averaged (arXiv 2306.01708)
-dare       of each change random numbers are dropped and the others made larger by as much; then the
-           weighted sum (arXiv 2311.03099)
-dare_ties  dropped at random, then elected and averaged
+Each adapter changes a weight matrix W of the base to W + B @ A; the product B @ A is its change.
 
-PEFT's `add_weighted_adapter` combines A and B apart from each other, which makes cross products of
-different adapters, and asks for equal ranks. Here the whole change is combined, as its `…_svd` and
-`cat` variants do, so that ranks and target modules may differ; an adapter without a module changes
-nothing there.
+linear     the exact weighted sum of the changes (arXiv 2212.04089); its rank is the sum of the ranks
+ties       keeps the largest entries of each change, elects a sign for each entry, and averages the
+           entries that have this sign (arXiv 2306.01708)
+dare       drops random entries of each change and scales up the rest, then adds up the changes by
+           weight (arXiv 2311.03099)
+dare_ties  drops random entries like dare, then elects signs and averages like ties
+
+PEFT's `add_weighted_adapter` combines the A and B matrices separately, which yields cross products
+of different adapters and requires equal ranks. This module combines the products B @ A, as PEFT's
+`…_svd` and `cat` variants do, so ranks and target modules may differ. An adapter that lacks a
+module leaves it unchanged.
 """
 
 import math
@@ -29,27 +31,27 @@ if TYPE_CHECKING:
     import torch
 
 MergeMethod = Literal["linear", "ties", "dare", "dare_ties"]
-_EXTRA, _PASSES = 16, 4  # directions beyond those that are kept, and power iterations: their error is then below 1 %
+_EXTRA, _PASSES = 16, 4  # oversampling and power iterations of the randomised SVD: they keep its error below 1 %
 
 Matrix = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How adapters are merged. ConfigError for what cannot be done."""
+    """The settings of a merge. Raises ConfigError for values out of range."""
 
     method: MergeMethod = "linear"
-    density: float = 0.5  # share of the numbers that stay; not of `linear`
-    seed: int = 0  # of what `dare` drops
-    rank: int | None = None  # the most that the merged adapter has; None: the sum of the ranks
+    density: float = 0.5  # share of each change's entries that are kept; unused by `linear`
+    seed: int = 0  # of the random choice of entries that `dare` drops
+    rank: int | None = None  # maximum rank of the merged adapter; None: the sum of the ranks
 
     def __post_init__(self) -> None:
         if self.method not in get_args(MergeMethod):
-            raise ConfigError(f"there is no way to merge called {self.method!r}: {', '.join(get_args(MergeMethod))}")
+            raise ConfigError(f"unknown merge method {self.method!r}: choose one of {', '.join(get_args(MergeMethod))}")
         if not 0 < self.density <= 1:
-            raise ConfigError(f"density is {self.density}, and must be above 0 and at most 1: the share that stays")
+            raise ConfigError(f"density is {self.density}, but must be above 0 and at most 1")
         if self.rank is not None and self.rank < 1:
-            raise ConfigError(f"rank is {self.rank}, and must be at least 1")
+            raise ConfigError(f"rank is {self.rank}, but must be at least 1")
 
     def __str__(self) -> str:
         chance = f", seed {self.seed}" if self.method.startswith("dare") else ""
@@ -59,7 +61,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Update:
-    """What one adapter adds to one matrix: b @ a, taken `weight` times."""
+    """The change that one adapter makes to one weight matrix: `weight` * b @ a."""
 
     a: Matrix  # (rank, inputs)
     b: Matrix  # (outputs, rank), scale included
@@ -68,12 +70,12 @@ class Update:
 
 @dataclass(frozen=True)
 class Merged:
-    """The merged change of one matrix: b @ a."""
+    """The merged change of one weight matrix: b @ a."""
 
     a: Matrix
     b: Matrix
     wanted: float  # squared norm of the merged change
-    lost: float  # of it, what the rank cannot hold
+    lost: float  # the part of `wanted` that the rank cannot represent
 
     @property
     def rank(self) -> int:
@@ -81,9 +83,9 @@ class Merged:
 
 
 def merge(module: str, updates: Sequence[Update], recipe: Recipe) -> Merged:
-    """Return the merged change of the matrix called `module`, to which each of `updates` fits.
+    """Return the merged change of the weight matrix named `module`.
 
-    The same seed gives the same numbers, in whichever order the modules are merged.
+    The result depends on the seed and the module's name, not on the order of the calls.
     """
     import torch
 
@@ -100,9 +102,7 @@ def merge(module: str, updates: Sequence[Update], recipe: Recipe) -> Merged:
 
 
 def write_adapter(folder: Path, base: str, modules: Mapping[str, Merged]) -> None:
-    """Write merged changes as PEFT saves an adapter. `base`: what it is of, for people who read its
-    configuration.
-    """
+    """Write merged changes to `folder` in PEFT's format. `base` names the base model in its configuration."""
     import torch
     from peft import LoraConfig
     from safetensors.torch import save_file
@@ -112,7 +112,7 @@ def write_adapter(folder: Path, base: str, modules: Mapping[str, Merged]) -> Non
     others = {module: merged.rank for module, merged in modules.items() if merged.rank != highest}
     config = LoraConfig(
         r=highest,
-        lora_alpha=highest,  # scale 1: it is in B already
+        lora_alpha=highest,  # makes the scale 1: B already contains it
         rank_pattern=dict(others),
         alpha_pattern=dict(others),
         target_modules=sorted({module.rpartition(".")[2] for module in modules}),
@@ -130,13 +130,13 @@ def write_adapter(folder: Path, base: str, modules: Mapping[str, Merged]) -> Non
 
 
 def share_held(modules: Mapping[str, Merged]) -> float:
-    """Return how much of the merged change the ranks hold, from 0 to 1: of its squared norm over all matrices."""
+    """Return the share (0 to 1) of the merged changes' squared norm that their ranks represent."""
     wanted = sum(merged.wanted for merged in modules.values())
     return 1 - sum(merged.lost for merged in modules.values()) / wanted if wanted else 1.0
 
 
 def _combined(updates: Sequence[Update], recipe: Recipe) -> "torch.Tensor":
-    """Return the whole merged change (outputs, inputs)."""
+    """Return the merged change as a full matrix (outputs, inputs)."""
     import torch
     from peft.utils.merge_utils import calculate_majority_sign_mask, disjoint_merge, prune, task_arithmetic
 
@@ -153,7 +153,7 @@ def _combined(updates: Sequence[Update], recipe: Recipe) -> "torch.Tensor":
 
 
 def _truncated(delta: "torch.Tensor", rank: int) -> Merged:
-    """Return the nearest change of this rank (arXiv 0909.4061); its length is shared between A and B."""
+    """Return the closest change of this rank, by randomised SVD (arXiv 0909.4061)."""
     import torch
 
     left, lengths, right = torch.svd_lowrank(delta, q=min(*delta.shape, 2 * rank + _EXTRA), niter=_PASSES)
@@ -164,6 +164,6 @@ def _truncated(delta: "torch.Tensor", rank: int) -> Merged:
 
 
 def _squared_norm(a: Matrix, b: Matrix) -> float:
-    """Return the squared norm of b @ a without making it."""
+    """Return the squared norm of b @ a without computing the product."""
     found = float(np.sum((a @ a.T) * (b.T @ b)))
     return found if math.isfinite(found) else 0.0

@@ -1,8 +1,7 @@
-"""Attention over a packed row by its mask, with torch's SDPA.
+"""Masked attention over a packed row, with torch's SDPA.
 
-It gives the same as fast/tree_attention.py, and serves the models that that one cannot compute.
-Transformers' own SDPA ignores sliding windows and soft caps when it is given a mask for the whole
-row.
+It computes the same as fast/tree_attention.py, for models that the tree attention does not support.
+Transformers' own SDPA attention ignores sliding windows and soft caps when it gets a 4-D mask.
 """
 
 import math
@@ -14,11 +13,11 @@ from torch import Tensor, nn
 
 from fine_tuning.errors import TrainingError
 
-NAME = "byoai_masked"  # the attention's, in Transformers
+NAME = "byoai_masked"  # under which Transformers knows this attention
 
 
 class Paths(Protocol):
-    """Where the conversations lie in a packed row (packing.py).
+    """The positions of the conversations in a packed row (packing.py).
 
     paths[r][i] is the index of token i of conversation r.
     """
@@ -27,12 +26,12 @@ class Paths(Protocol):
 
 
 def register() -> str:
-    """Make the attention known to Transformers; return its name."""
+    """Register `masked_attention` with Transformers; return its name."""
     return register_as(NAME, masked_attention)
 
 
 def register_as(name: str, attention: Callable[..., tuple[Tensor, None]]) -> str:
-    """Make an attention that takes SDPA's masks known to Transformers by `name`, which is returned."""
+    """Register an attention function that takes SDPA's masks with Transformers; return `name`."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -57,18 +56,18 @@ def masked_attention(
     position_bias: Tensor | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
-    """Return attention [1, T, heads, D], of `query` [1, heads, T, D], `key` and `value` [1, fewer heads, T, D].
+    """Return attention [1, T, heads, D] for `query` [1, heads, T, D], `key` and `value` [1, fewer heads, T, D].
 
-    This is Transformers' attention interface. `layout`: of a packed row; without one the mask
-    already knows the window. `sliding_window`: a token attends to itself and fewer than so many
-    tokens before it (arXiv 2004.05150). `softcap`: see `_capped_attention`. TrainingError for
-    attention sinks (`s_aux`), which have no gradient here.
+    The signature is Transformers' attention interface. `layout`: the layout of a packed row;
+    without one the mask already includes the window. `sliding_window`: a token attends only to the
+    last so many tokens, itself included (arXiv 2004.05150). `softcap`: see `_capped_attention`.
+    Raises TrainingError for attention sinks (`s_aux`), which have no gradient here.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if s_aux is not None:
         raise TrainingError(
-            "this base's attention has sinks, which cannot be trained yet: choose a base of another family (llama, "
+            "this base uses attention sinks, which byoai cannot train yet: choose a base of another family (llama, "
             "qwen, ...)"
         )
     scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
@@ -83,9 +82,9 @@ def masked_attention(
 
 
 def within_window(paths: Sequence[Sequence[int]], window: int) -> Tensor:
-    """Return [T, T]: whether a query (row) is on one path with a key (column) and sees it.
+    """Return a mask [T, T], True where the key (column) is within the window of the query (row).
 
-    It sees a key that is less than `window` tokens before it.
+    Such a key is fewer than `window` tokens before the query in its conversation.
     """
     depths = torch.zeros(1 + max(path[-1] for path in paths), dtype=torch.long)
     for path in paths:
@@ -96,13 +95,13 @@ def within_window(paths: Sequence[Sequence[int]], window: int) -> Tensor:
 def _capped_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout: float, cap: float
 ) -> Tensor:
-    """Return attention whose scores are bent to stay between -`cap` and `cap`.
+    """Return attention whose scores are squashed by tanh into the range -`cap` to `cap`.
 
-    Source: Gemma 2 (arXiv 2408.00118, section 2). SDPA has no such cap.
+    Source: Gemma 2 (arXiv 2408.00118, section 2). SDPA does not support such a cap.
     """
     key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], dim=1) for each in (key, value))
     scores = cap * torch.tanh(query @ key.transpose(2, 3) * (scale / cap))
-    if mask is None:  # Transformers makes none that is only causal
+    if mask is None:  # Transformers passes no mask where plain causal attention is meant
         mask = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).tril(
             scores.shape[3] - scores.shape[2]
         )

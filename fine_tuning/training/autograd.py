@@ -1,4 +1,4 @@
-"""Types for functions with a gradient of their own."""
+"""Types for custom autograd functions (functions that define their own gradient)."""
 
 from typing import Protocol
 
@@ -7,7 +7,7 @@ from torch.autograd import Function
 
 
 def apply(function: type[Function], *arguments: object) -> Tensor:
-    """Return what the function's forward pass returns; autograd will call its backward pass."""
+    """Call a custom autograd function and return its output, with a type that mypy can check."""
     result: Tensor = function.apply(*arguments)
     return result
 
@@ -20,11 +20,11 @@ class Context(Protocol):
 
     @property
     def needs_input_grad(self) -> tuple[bool, ...]:
-        """Of each argument of `forward`, whether its gradient is needed."""
+        """For each argument of `forward`, whether its gradient is needed."""
 
     @property
     def saved_tensors(self) -> tuple[Tensor, ...]:
-        """What `save_for_backward` was given."""
+        """The tensors that were passed to `save_for_backward`."""
 
     def save_for_backward(self, *tensors: Tensor | None) -> None: ...
 

@@ -1,4 +1,4 @@
-"""The base weights, from the GGUF that the engine serves or from a folder in Hugging Face format."""
+"""Load the base model from the GGUF that the engine serves, or from a folder in Hugging Face format."""
 
 import mmap
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _FLOATS = {GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16}
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-_VOCABULARY = 64 << 10  # bytes: an entry of a GGUF's metadata that is longer is a part of the vocabulary
+_VOCABULARY = 64 << 10  # bytes: any longer metadata entry of a GGUF belongs to the vocabulary
 
 
 def load_base(
@@ -37,14 +37,14 @@ def load_base(
     weights: BaseWeights = "dequantised",
     fused: bool = True,
 ) -> "PreTrainedModel":
-    """Return a causal language model with the weights of `source`, on the CPU, in `dtype`, in evaluation mode.
+    """Return a causal language model with the weights of `source`: on the CPU, in `dtype`, in evaluation mode.
 
-    A GGUF's weights are dequantised as llama.cpp does, one at a time, so training starts from the
-    very function that is served. The layers' matrices may stay as they are in the file
-    (`quantised`; a folder has no such blocks), or be held as `nf4`: both are dequantised for each
-    pass (quantised_linear.py). `fused`: with the attention of fast/, else with that by mask.
-    `scratch` is a folder of the run. Raises TrainingError when Transformers does not know the
-    architecture or a weight is missing.
+    A GGUF's weights are dequantised one at a time with llama.cpp's arithmetic, so training starts
+    from exactly the model that is served. `weights`: `quantised` keeps the layers' matrices as the
+    blocks of the GGUF, `nf4` quantises them again; both are dequantised for each pass
+    (quantised_linear.py). `fused`: use the tree attention of fast/, else the masked attention.
+    `scratch` is a folder for temporary files. Raises TrainingError if Transformers does not know
+    the architecture or a weight is missing.
     """
     source, scratch = Path(source), Path(scratch)
     attention_name = tree_attention.register() if fused else attention.register()
@@ -55,7 +55,7 @@ def load_base(
             model = _load_folder(source, dtype, weights, attention_name)
     except (ValueError, KeyError, NotImplementedError, OSError, ExportError) as error:
         raise TrainingError(
-            f"cannot load {source} for training: {error}. Choose a base of a known family (llama, qwen, ...)"
+            f"cannot load {source} for training: {error}. Choose a base of a supported family (llama, qwen, ...)"
         ) from error
     model.config.use_cache = False
     model.eval()
@@ -68,10 +68,10 @@ def _load_folder(folder: Path, dtype: torch.dtype, weights: BaseWeights, attenti
     if not any(folder.glob("*.safetensors")):
         if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES):
             raise ValueError(
-                f"its weights are a pickle ({pickles[0]}), which can run any code when it is read; save it as "
+                f"its weights are a pickle file ({pickles[0]}), which can run any code when it is read; save them as "
                 "safetensors"
             )
-        raise ValueError("there are no *.safetensors in it")
+        raise ValueError("the folder has no *.safetensors files")
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         str(folder), dtype=dtype, attn_implementation=attention_name, trust_remote_code=False, use_safetensors=True
     )
@@ -102,12 +102,12 @@ def _load_gguf(
         rope.apply(model, _tensor(file, content, rope.factors) if rope.factors else None)
     model.tie_weights()
     if missing := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
-        raise ValueError(f"it has no weights for {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''}")
+        raise ValueError(f"it lacks the weights {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''}")
     return model
 
 
 def _config_by_transformers(file: GgufFile, scratch: Path) -> "PreTrainedConfig":
-    """Return the configuration of a family that only Transformers describes (families.py does not)."""
+    """Return the configuration that Transformers derives for a family that families.py does not describe."""
     from transformers import AutoConfig
 
     config: PreTrainedConfig = AutoConfig.from_pretrained(str(scratch), gguf_file=_outline(file, scratch).name)
@@ -116,10 +116,10 @@ def _config_by_transformers(file: GgufFile, scratch: Path) -> "PreTrainedConfig"
 
 
 def _outline(file: GgufFile, folder: Path) -> Path:
-    """Write a GGUF with the same metadata and tensor names, but without vocabulary and weights; return its path.
+    """Write a copy of a GGUF without vocabulary and weights; return its path.
 
-    Transformers makes a configuration of it at once. From the whole file it would read every token
-    into an array, for ten seconds.
+    Transformers derives a configuration from the copy at once. From the original it would first
+    read the whole vocabulary into an array, which takes ten seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "outline.gguf"
@@ -132,14 +132,14 @@ def _outline(file: GgufFile, folder: Path) -> Path:
 
 
 class _Made(Protocol):
-    """A weight as Transformers has it, made of a GGUF tensor: its name and values."""
+    """A GGUF tensor converted for Transformers: its name there and its values."""
 
     name: str
     weights: NDArray[np.float64]
 
 
 class _Processor(Protocol):
-    """Turns tensors of a GGUF into Transformers' weights (families.tensor_processor)."""
+    """Converts tensors of a GGUF to Transformers' weights (families.tensor_processor)."""
 
     def process(self, *, weights: NDArray[np.floating], name: str, **context: object) -> _Made: ...
 
@@ -147,7 +147,7 @@ class _Processor(Protocol):
 def _weights(
     file: GgufFile, content: mmap.mmap, model: "PreTrainedModel", quantised: bool
 ) -> Iterator[tuple[str, torch.Tensor | QuantisedLinear]]:
-    """Yield each weight under its name in Transformers, as it goes into `model`."""
+    """Yield each weight for `model`, with its name in Transformers."""
     from transformers.modeling_gguf_pytorch_utils import get_gguf_hf_weights_map
 
     architecture = file.header.architecture
@@ -156,7 +156,7 @@ def _weights(
     names: dict[str, str] = get_gguf_hf_weights_map(
         shallow, cast("TensorProcessor", processor), architecture if architecture in families.FAMILIES else None
     )
-    gathered: dict[str, dict[str, torch.Tensor]] = {"tensors": {}}  # one weight in Transformers, several in the file
+    gathered: dict[str, dict[str, torch.Tensor]] = {"tensors": {}}  # weights that Transformers merges of several
 
     def process(weights: NDArray[np.floating], name: str) -> _Made:
         return processor.process(weights=weights, name=name, tensor_key_mapping=names, parsed_parameters=gathered)
@@ -185,15 +185,15 @@ def _tensor(file: GgufFile, content: mmap.mmap, name: str) -> torch.Tensor:
 
 
 def _shallow(module: nn.Module, children: list[tuple[str, SimpleNamespace]]) -> SimpleNamespace:
-    # Transformers makes the table of names for every module inside, 26 ms each; those of the
-    # topmost two modules hold all names.
+    # Transformers would build the table of names for every submodule, 26 ms each; the two topmost
+    # modules already give all names.
     return SimpleNamespace(config=module.config, state_dict=module.state_dict, named_children=lambda: children)
 
 
 def _row_order(process: Callable[[NDArray[np.floating], str], _Made], info: TensorInfo) -> NDArray[np.int64] | None:
-    """Return where Transformers has each row of a matrix; None if more than the order differs.
+    """Return the order of a matrix's rows in Transformers; None if more than their order differs.
 
-    The GGUFs of some families hold the rows in another order.
+    The GGUFs of some families store the rows in another order.
     """
     made = process(np.arange(info.rows, dtype=np.float64)[:, None], info.name)
     rows = made.weights.reshape(-1).astype(np.int64)
@@ -201,20 +201,20 @@ def _row_order(process: Callable[[NDArray[np.floating], str], _Made], info: Tens
 
 
 def _within_layers(model: "PreTrainedModel", module: nn.Module) -> bool:
-    """Return whether `module` is a matrix of a layer, not of the output (often the embedding)."""
+    """Return whether `module` is a linear layer other than the output head (often tied to the embedding)."""
     return isinstance(module, nn.Linear) and module is not model.get_output_embeddings()
 
 
 def _place(
     model: "PreTrainedModel", name: str, weight: torch.Tensor | HeldLinear, dtype: torch.dtype, weights: BaseWeights
 ) -> None:
-    """Put a weight into the model. ValueError if its shape is not the model's."""
+    """Set a weight of the model. Raises ValueError if the shapes differ."""
     path, _, leaf = name.rpartition(".")
     owner = model.get_submodule(path)
     wanted = getattr(owner, leaf)
     shape = tuple(weight.shape)
     if shape != tuple(wanted.shape):
-        raise ValueError(f"its {name} is of shape {shape}, and Transformers wants {tuple(wanted.shape)}")
+        raise ValueError(f"its {name} has the shape {shape}, but Transformers expects {tuple(wanted.shape)}")
     if weights == "nf4" and leaf == "weight" and isinstance(weight, torch.Tensor) and _within_layers(model, owner):
         weight = Nf4Linear(weight.to(dtype))
     if isinstance(weight, HeldLinear):

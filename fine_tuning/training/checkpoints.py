@@ -1,4 +1,4 @@
-"""Checkpoints that a crash cannot leave half written.
+"""Write and read training checkpoints, so that a crash cannot leave one half written.
 
 The files are written and synced first, then a manifest with their hashes. Only safetensors and JSON
 are written and read. Nothing is unpickled, so a file planted in a run's folder cannot run code.
@@ -20,12 +20,12 @@ from fine_tuning import paths
 from fine_tuning.errors import CheckpointDamaged
 
 MANIFEST = "manifest.json"
-_VERSION = 2  # of what is in a checkpoint; 1 had the optimiser's state by matrix, not by vector (adapters.py)
+_VERSION = 2  # checkpoint format; version 1 held the optimiser's state per matrix, not per vector (adapters.py)
 _TENSORS, _STATE = "state.safetensors", "state.json"
 
 
 def seal(folder: Path) -> None:
-    """Sync every file of `folder`, then write its manifest: from now on it is complete."""
+    """Sync every file of `folder`, then write the manifest that marks the checkpoint complete."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     for path in files:
         with path.open("rb+") as file:
@@ -39,24 +39,24 @@ def seal(folder: Path) -> None:
 
 
 def check(folder: Path) -> None:
-    """Raise CheckpointDamaged unless `folder` holds just what its manifest says."""
+    """Raise CheckpointDamaged unless `folder` holds the files that its manifest lists, unchanged."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         files, version = manifest["files"], _version(manifest)
     except FileNotFoundError:
-        raise CheckpointDamaged(f"{folder} is unfinished (it has no {MANIFEST})") from None
+        raise CheckpointDamaged(f"{folder} is incomplete (it has no {MANIFEST})") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointDamaged(f"{folder / MANIFEST} is not a manifest: {error}") from error
+        raise CheckpointDamaged(f"{folder / MANIFEST} is not a valid manifest: {error}") from error
     if version != _VERSION:
-        raise CheckpointDamaged(f"{folder} was saved by another version of byoai, which this one cannot go on from")
+        raise CheckpointDamaged(f"{folder} was saved by another version of byoai; this version cannot resume from it")
     for name, digest in files.items():
         path = folder / name
         if not path.is_file() or paths.sha256_of(path) != digest:
-            raise CheckpointDamaged(f"{path} is missing or not what was saved")
+            raise CheckpointDamaged(f"{path} is missing or was changed after it was saved")
 
 
 def is_complete(folder: Path) -> bool:
-    """Return whether `folder` holds just what its manifest says."""
+    """Return whether `folder` holds the files that its manifest lists, unchanged."""
     try:
         check(folder)
     except CheckpointDamaged:
@@ -65,7 +65,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
-    """Return the newest whole checkpoint in `folder`, and messages about newer, damaged ones."""
+    """Return the newest complete checkpoint in `folder`, and a message for each newer, damaged one."""
     passed: list[str] = []
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
         try:
@@ -78,7 +78,7 @@ def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def keep_newest(folder: Path, count: int) -> None:
-    """Remove all but the `count` newest checkpoints, and all that a training cannot resume from."""
+    """Remove all but the `count` newest checkpoints, and any that a training cannot resume from."""
     found = sorted(folder.glob("checkpoint-*"), key=step_of)
     finished = [each for each in found if _is_finished(each)]
     for old in {*found} - {*finished[-count:]}:
@@ -122,9 +122,9 @@ def save_state(folder: Path, optimizer: Any, scheduler: Any) -> None:
 
 
 def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the tensors of an optimiser's state of one parameter, without nesting.
+    """Yield the entries of one parameter's optimiser state, with nested dictionaries flattened.
 
-    bitsandbytes keeps a part of the state in a dictionary of its own, but also loads it without.
+    bitsandbytes nests a part of the state in a dictionary, but also loads it flat.
     """
     for key, value in values.items():
         if isinstance(value, dict):
@@ -134,7 +134,7 @@ def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def load_optimizer(folder: Path, optimizer: Any, scheduler: Any) -> None:
-    """Restore what `save_state` wrote of optimiser and scheduler."""
+    """Restore the optimiser and scheduler states that `save_state` wrote."""
     tensors, state = load_file(folder / _TENSORS), json.loads((folder / _STATE).read_text())
     values: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():
@@ -149,7 +149,7 @@ def load_optimizer(folder: Path, optimizer: Any, scheduler: Any) -> None:
 
 
 def load_random(folder: Path) -> None:
-    """Restore what `save_state` wrote of the random generators."""
+    """Restore the states of the random generators that `save_state` wrote."""
     tensors, state = load_file(folder / _TENSORS), json.loads((folder / _STATE).read_text())
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))

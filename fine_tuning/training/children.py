@@ -1,6 +1,6 @@
-"""How the child processes that train are started.
+"""Start the child processes that run trainings.
 
-PyTorch is not imported here: the children import it.
+This module does not import PyTorch; the children do.
 """
 
 import multiprocessing
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def context() -> "ForkServerContext | SpawnContext":
-    """Return the multiprocessing context that starts the children.
+    """Return the multiprocessing context that starts training processes.
 
-    Where the system can, they are forked from a process that has imported PyTorch and the like
-    already.
+    Where the system supports it, they are forked from a server process that has already imported
+    PyTorch and the other libraries.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -24,7 +24,7 @@ def context() -> "ForkServerContext | SpawnContext":
 
 
 def warm_up() -> None:
-    """Begin to import PyTorch and the like for the next child, while this process does something else."""
+    """Start the server process that imports PyTorch, so that the next training process starts sooner."""
     if "forkserver" in multiprocessing.get_all_start_methods():
         from multiprocessing.forkserver import ensure_running
 

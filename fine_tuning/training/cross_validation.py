@@ -1,7 +1,7 @@
-"""The number of epochs for few conversations, by cross-validation (Stone 1974).
+"""Choose the number of epochs for a small set of conversations by cross-validation (Stone 1974).
 
-There are too few of them to lose some to validation for good, so each part of them is held out
-once. With as many parts as conversations this is leave-one-out.
+A small set cannot spare conversations for a fixed validation split, so each part of it is held out
+once. With as many parts as conversations this is leave-one-out cross-validation.
 """
 
 import math
@@ -22,7 +22,7 @@ from fine_tuning.training.trainer import ResumableTrainer, TrainerClass
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_ENOUGH = 3  # parts whose losses decide how long the next part is trained
+_ENOUGH = 3  # after so many parts, their losses limit the epochs of the next ones
 
 
 def best_epochs(
@@ -33,7 +33,7 @@ def best_epochs(
     trainer_class: TrainerClass,
     run_fold: Callable[[ResumableTrainer, EarlyStop], None],
 ) -> int:
-    """Return the number of epochs for `rows`, from trainings that each hold out one part.
+    """Return the number of epochs for `rows`, found by trainings that each hold out one part.
 
     There are `settings.folds` parts, and `fewest_epochs` chooses from their losses.
     `run_fold(trainer, stop)` runs one training. `model` is unchanged afterwards. Losses are kept in
@@ -48,7 +48,7 @@ def best_epochs(
         place = folder / str(part)
         others = [row for other, held_out in enumerate(parts) if other != part for row in held_out]
         trainer = trainer_class(model, place / "checkpoints", settings, others, parts[part])
-        # Later epochs than these would no longer change the choice.
+        # Later epochs could no longer change the choice.
         most = fewest_epochs(losses) + settings.early_stop if len(losses) >= _ENOUGH else None
         stop = EarlyStop(trainer, place, settings.early_stop, most)
         run_fold(trainer, stop)
@@ -62,9 +62,9 @@ def best_epochs(
 
 
 def _parts(rows: Sequence[TokenRow], count: int) -> list[list[TokenRow]]:
-    """Return the rows in so many parts, with equal conversations, and variants of one, in the same part.
+    """Divide the rows into `count` parts; equal conversations and variants of one stay together.
 
-    Otherwise the model would have seen a held-out conversation before.
+    Otherwise the model would be trained on a conversation that is also held out.
     """
     numbers: dict[Hashable, int] = {}
     parts: list[list[TokenRow]] = [[] for _ in range(count)]
@@ -81,8 +81,8 @@ def _parts(rows: Sequence[TokenRow], count: int) -> list[list[TokenRow]]:
 def fewest_epochs(losses: Sequence[Sequence[float]]) -> int:
     """Return the fewest epochs whose held-out loss is within one standard error of the best.
 
-    `losses` holds the loss of each part after each epoch that it was trained. Further epochs would
-    learn by heart, and cost time. Source: Breiman et al. 1984, section 3.4.3.
+    `losses[part][epoch]` is the loss of a held-out part after that epoch. Further epochs would cost
+    time and overfit. Source: Breiman et al. 1984, section 3.4.3.
     """
     length = max(map(len, losses))
     after = [[part[min(epoch, len(part) - 1)] for part in losses] for epoch in range(length)]

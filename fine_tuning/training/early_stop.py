@@ -1,4 +1,4 @@
-"""Rules that end a training early, by the held-out loss or by a number of epochs."""
+"""Trainer callbacks that end a training early: by the validation loss, or after a number of epochs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
     from fine_tuning.training.trainer_utils import TrainerLike
 
-_LEAST = 1e-4  # nats: less is not an improvement
+_LEAST = 1e-4  # nats: the smallest decrease of the loss that counts as an improvement
 
 
 class EarlyStop(TrainerCallback):
-    """Ends a training once the held-out loss no longer falls, and keeps the best weights.
+    """Ends a training once the validation loss no longer falls, and restores the best weights.
 
-    It validates after each epoch (Prechelt, "Early Stopping - But When?", 1998), and does nothing
-    without validation rows. Losses and best weights are kept in `run`/best/, so that a resumed run
-    ends like an uninterrupted one.
+    The loss is computed after each epoch (Prechelt, "Early Stopping - But When?", 1998). Without
+    validation rows nothing happens. Losses and best weights are kept in `run`/best/, so that a
+    resumed run ends like an uninterrupted one.
     """
 
     def __init__(self, trainer: "TrainerLike", run: Path, patience: int, most: int | None = None) -> None:
@@ -30,28 +30,27 @@ class EarlyStop(TrainerCallback):
         self.trainer, self.patience, self.most = trainer, patience, most
         self._weights, self._facts = run / "best" / "weights.safetensors", run / "best" / "losses.json"
         known = paths.read_json(self._facts) if self._facts.exists() else {}
-        # by the step after which they were measured
-        self.losses = {int(step): float(loss) for step, loss in known.items()}
+        self.losses = {int(step): float(loss) for step, loss in known.items()}  # by optimiser step
 
     def on_epoch_end(
         self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: object
     ) -> None:
         epoch = state.epoch or 0.0
-        cut = abs(epoch - round(epoch)) > 1e-6  # a cancelled training ends its epoch too
+        cut = abs(epoch - round(epoch)) > 1e-6  # a cancelled training ends within an epoch
         if cut or not len(self.trainer.validation_rows):
             return
         if self._judge(state.global_step):
             control.should_training_stop = True
 
     def is_over(self, step: int, epoch: int) -> bool:
-        """Return whether the training ends with this step, at the end of this epoch.
+        """Return whether the training ends after this step, the last of this epoch.
 
-        The step's weights must be in the model.
+        The model must hold the weights of this step.
         """
         return bool(len(self.trainer.validation_rows)) and self._judge(step)
 
     def _judge(self, now: int) -> bool:
-        """Validate after the step `now`, unless that is known; return whether the training ends with it."""
+        """Validate after step `now`, unless its loss is known; return whether the training ends here."""
         if now not in self.losses:
             self.losses[now] = self.trainer.validated()
             if self.best_step == now:
@@ -68,7 +67,7 @@ class EarlyStop(TrainerCallback):
 
     @property
     def best_step(self) -> int:
-        """The last step whose loss was lower than all before it; 0 before the first."""
+        """The step with the lowest validation loss so far; 0 before the first validation."""
         best, lowest = 0, float("inf")
         for step, loss in sorted(self.losses.items()):
             if loss < lowest - _LEAST:
@@ -92,7 +91,7 @@ class EarlyStop(TrainerCallback):
 
 
 class EndAfter(TrainerCallback):
-    """Ends the training after `epochs`, while the learning rate is still falling towards a later end."""
+    """Ends the training after `epochs`, although the learning-rate schedule is laid out for more."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs

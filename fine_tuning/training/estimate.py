@@ -1,20 +1,20 @@
-"""The forecast: peak memory and time of a training, from shapes and token counts, before anything is loaded.
+"""Forecast the peak memory and the time of a training from shapes and token counts, before loading a model.
 
-The peak is at the end of a forward pass, when all that the backward pass needs is held. Its parts
+Memory peaks at the end of a forward pass, when all that the backward pass needs is held. The parts
 (`Estimate.parts`, bytes):
 
 runtime      Python, torch, transformers and the Trainer, without a model
-weights      the base, in the number format of the training; of a base that stays quantised only embeddings and norms
-loading      the largest weight twice, while it is dequantised; not part of the peak once the activations are larger
-training     gradient and Adam's two moments of all trained weights, and an adapter's weights, in fp32; these once more beside the base's
-activations  what each layer saves of each token (`_saved`), and on a CPU the gaps that the allocator leaves between them
-mask         [T, T] booleans, twice while they are made, and the attention's order of tokens (tree_attention.py), once a head
-logits       [n, vocabulary] in fp32, for a lot of n supervised tokens (loss.py); for replayed ones once more, for their divergence
+weights      the base model in the training's number format; a base that stays quantised counts as its blocks
+loading      the largest weight twice while it is dequantised; counts only where it exceeds the training step's memory
+training     in fp32: the gradient and Adam's two moments of all trained weights, and the adapter, whose fused copies count too
+activations  what each layer saves of each token (`_saved`); on a CPU also the gaps that the allocator leaves between them
+mask         [T, T] booleans, twice while the mask is built, and the attention biases of tree_attention.py, for each head
+logits       [n, vocabulary] in fp32 for a chunk of n supervised tokens (loss.py); twice for replayed tokens
 
-What is measured and counted (`Basis`) takes torch and seconds; what other settings come to is
-arithmetic on it, without torch (`Basis.at`). T, the number of tokens computed at once, is the size
+To measure and count (`Basis`) takes torch and seconds; the estimate for other settings is then
+plain arithmetic (`Basis.at`). T, the number of tokens computed at once, is the size
 of a prefix tree, counted from the token rows themselves (workload.py). benchmarks/memory.py
-compares the forecast with what is measured, and says how to calibrate it anew.
+compares forecasts with measurements and describes how to recalibrate the constants below.
 """  # noqa: E501
 
 from collections.abc import Callable, Mapping
@@ -35,44 +35,43 @@ _RUNTIME = 800 << 20  # bytes
 # glibc does not reuse a freed block for an aligned request of the same size, and torch aligns all
 # its tensors
 _HOLES = 1.6
-_EFFICIENCY = 0.7  # share of the speed of matrix products that is reached by all that grows with a step
+_EFFICIENCY = 0.7  # share of the matrix products' speed that the part of a step that grows with its size reaches
 _DEQUANTISED = 4e8  # weights dequantised a second, on one thread (quantised_linear.py)
-# Floating-point operations that take as long as what does not grow with a pass, for each layer:
-# calls, weights read again, the optimiser.
+# A layer's fixed cost per pass (calls, reading the weights, the optimiser), expressed as the
+# floating-point operations that take as long.
 _LAYER_OPERATIONS = 1.2e9
 
-# How much more of a token a layer keeps where it is not, or only partly, fused
-# (tests/training/test_estimate.py); unknown: the largest.
+# Activation memory relative to a fully fused layer, by architecture
+# (tests/training/test_estimate.py); an unknown architecture counts as the largest.
 _PARTLY_FUSED = {"llama": 1.0, "qwen2": 1.0, "qwen3": 1.15, "phi3": 1.4, "gemma2": 1.7, "gemma3": 1.7}
-_NOT_FUSED = {4: 2.0, 2: 3.8}  # any family, without `training.fused`, by bytes of a number: PEFT keeps copies in fp32
+_NOT_FUSED = {4: 2.0, 2: 3.8}  # the same without `training.fused`, by bytes per number: PEFT keeps fp32 copies
 _VIRTUAL, _VIRTUAL_METHODS = 1.35, (FineTuningMethod.PREFIX_TUNING, FineTuningMethod.PROMPT_TUNING)
-# bytes a weight: four bits, and scales of blocks of 64, themselves in eight bits (arXiv 2305.14314,
-# section 3)
+# bytes per weight: four bits, plus eight-bit scales for blocks of 64 (arXiv 2305.14314, section 3)
 _NF4 = 0.516
-# by bytes of a number: products with quantised weights keep inputs and outputs in both formats
+# the same by bytes per number: products with quantised weights keep inputs and outputs in both formats
 _QUANTISED = {4: 1.45, 2: 2.4}
-_DORA, _DORA_COPIES = 2.9, 1.4  # the second: copies of every matrix, since DoRA needs its norm
+_DORA, _DORA_COPIES = 2.9, 1.4  # activations relative to LoRA; copies of every matrix, to compute DoRA's norms
 
-_TEACHER_BATCH = 8  # replay rows that the base computes together (teacher.py)
-_MARGIN = 0.95  # share of the free memory that lowered settings may fill: what is free changes
+_TEACHER_BATCH = 8  # replay rows in one batch of the teacher (teacher.py)
+_MARGIN = 0.95  # share of the free memory that lowered settings may use, since the free memory varies
 
-LEAST_LENGTH = 64  # tokens; a shorter limit would leave no conversation
+LEAST_LENGTH = 64  # tokens; with a lower limit no conversation would be left
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the forecast needs to know of the machine that trains."""
+    """The speed and memory of the machine that trains."""
 
-    flops: float  # floating-point operations a second of matrix products in the training's number format
+    flops: float  # floating-point operations per second of matrix products in the training's number format
     available: int  # bytes that are free where the training runs
     bytes_per_weight: int = 4
     on_gpu: bool = False
-    pace: float | None = None  # `flops` in float32, which tells how fast all else is; None: the same
+    pace: float | None = None  # `flops` in float32, to scale all other operations; None: the same as `flops`
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The memory of a training at its peak, by what it is for, and the seconds of all its steps."""
+    """The estimated peak memory of a training, by purpose, and the seconds of all its steps."""
 
     parts: dict[str, int]
     seconds: float
@@ -82,7 +81,7 @@ class Estimate:
 
     @cached_property
     def memory(self) -> int:
-        """Bytes at the peak."""
+        """Peak memory in bytes."""
         held = self.parts["runtime"] + self.parts["weights"]
         step = sum(self.parts[part] for part in ("training", "activations", "mask", "logits"))
         return held + max(self.parts["loading"], step)
@@ -94,7 +93,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Basis:
-    """What a forecast is computed from: the model, what an epoch computes, and the machine."""
+    """The inputs of a forecast: the model's shape, the workload of an epoch, and the machine."""
 
     shape: Shape
     work: Workload
@@ -103,17 +102,17 @@ class Basis:
     def at(self, settings: Training, available: int | None = None) -> Estimate:
         """Return the estimate for other settings with the same batches and number format.
 
-        `available`: bytes that are free now; None: as many as were free when it was measured.
+        `available`: bytes that are free now; None: as many as when the machine was measured.
         """
         machine = self.machine if available is None else replace(self.machine, available=available)
         return estimate(self.shape, settings, self.work, machine)
 
     def trained(self, settings: Training) -> int:
-        """Return how many parameters are trained."""
+        """Return the number of trained parameters."""
         return trained_parameters(self.shape, settings)
 
     def record(self) -> dict[str, Any]:
-        """Return the basis as JSON has it."""
+        """Return the basis as a JSON-able dictionary."""
         return asdict(self)
 
     @classmethod
@@ -135,7 +134,7 @@ def _work_of(record: Mapping[str, Any]) -> Workload:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a training would take, what to lower if that does not fit, and what it was computed from."""
+    """An estimate, the settings to lower if it does not fit into memory, and its basis."""
 
     estimate: Estimate
     fitting: dict[str, int] | None
@@ -143,12 +142,12 @@ class Forecast:
 
 
 def estimate_training(settings: Training, base: Path, rows: Path, replay: Path | None) -> Forecast:
-    """Return what the training would take on this machine, and what to lower if it does not fit.
+    """Return the forecast for a training on this machine.
 
-    `base` is a GGUF, `rows` a folder with train.jsonl, `replay` a file of replay rows. The
-    machine's speed is measured for about a second. That changes nothing in the process: threads,
-    number formats and the library of matrix products stay as they are. Raises TrainingError for a
-    base of an unknown shape and for bad rows.
+    `base` is a GGUF, `rows` a folder with train.jsonl, `replay` a file of replay rows.
+    Measuring the machine's speed takes about a second and leaves the process as it is: threads,
+    number formats and the matrix library stay the same. Raises TrainingError for a base of an
+    unknown shape and for bad rows.
     """
     from fine_tuning.engines.gguf_file import read_gguf
 
@@ -166,9 +165,9 @@ def estimate_training(settings: Training, base: Path, rows: Path, replay: Path |
 
 
 def measure_machine(settings: Training) -> Machine:
-    """Return this machine's speed and its free memory.
+    """Measure this machine's speed and its free memory.
 
-    The speed is that of the number format and the library that a training would choose now.
+    The speed is that of the number format and the matrix library that a training would choose now.
     """
     import torch
 
@@ -187,9 +186,9 @@ _MEASURED = 0.7  # seconds
 
 
 def estimate(shape: Shape, settings: Training, work: Workload, machine: Machine) -> Estimate:
-    """Return what training on `work` takes, for every epoch of `settings` (with `early_stop` it may end before).
+    """Estimate a training on `work` that runs all epochs of `settings` (an early stop may end it before).
 
-    The base is held in the first of the ways that QLoRA may hold it (`ways_to_hold`) that fits, else in the smallest.
+    The base is held in the first format of `ways_to_hold` that fits into memory, else in the smallest.
     """
     found = [_held_as(weights, shape, settings, work, machine) for weights in ways_to_hold(settings, machine.on_gpu)]
     return next((each for each in found if each.fits), min(found, key=lambda each: each.memory))
@@ -197,7 +196,7 @@ def estimate(shape: Shape, settings: Training, work: Workload, machine: Machine)
 
 def _held_as(weights: BaseWeights, shape: Shape, settings: Training, work: Workload, machine: Machine) -> Estimate:
     parts = _parts(shape, settings, work, machine.bytes_per_weight, weights)
-    if not machine.on_gpu:  # there, what is free is free of torch already, and the allocator leaves no gaps
+    if not machine.on_gpu:  # a GPU's free memory already excludes the runtime, and its allocator leaves no gaps
         parts |= {"runtime": _RUNTIME, "activations": int(_HOLES * parts["activations"])}
     dequantising = (weights != "dequantised") * 2 * shape.linear / _DEQUANTISED  # seconds in each pass
 
@@ -210,7 +209,7 @@ def _held_as(weights: BaseWeights, shape: Shape, settings: Training, work: Workl
 
 
 def _parts(shape: Shape, settings: Training, work: Workload, width: int, weights: BaseWeights) -> dict[str, int]:
-    """Return the bytes of each part; `width` is the bytes of a number."""
+    """Return the bytes of each part of the peak (see the module's docstring); `width`: bytes per number."""
     quantised = weights != "dequantised"
     held = {"dequantised": shape.linear * width, "quantised": shape.quantised, "nf4": int(shape.linear * _NF4)}[weights]
 
@@ -232,9 +231,9 @@ def _parts(shape: Shape, settings: Training, work: Workload, width: int, weights
 
 
 def _beside(shape: Shape, settings: Training) -> int:
-    """Return how many numbers are held beside the layers' weights (adapters.py).
+    """Return how many numbers fused adapters add beside the layers' weights (adapters.py).
 
-    They are the adapters of each group once more, and the zeros between them.
+    These are a copy of each group's adapters, and the zeros between them.
     """
     if settings.method not in (FineTuningMethod.LORA, FineTuningMethod.QLORA) or not settings.fused:
         return 0
@@ -245,35 +244,35 @@ def _beside(shape: Shape, settings: Training) -> int:
 
 
 def _activations(shape: Shape, settings: Training, batch: BatchSize, width: int, quantised: bool = False) -> int:
-    """Return the bytes that all layers keep for the backward pass.
+    """Return the bytes that all layers save for the backward pass.
 
-    Models that fused.py cannot fuse keep more of each token; the factors are measured.
+    Models that fused.py cannot fully fuse save more per token, by measured factors.
     """
     factor = _PARTLY_FUSED.get(shape.architecture, max(_PARTLY_FUSED.values())) if not settings.lora_dropout else 1.0
     if not settings.fused and not settings.lora_dropout and settings.method != FineTuningMethod.FULL:
-        factor = max(factor, _NOT_FUSED[width])  # the others are never fused
+        factor = max(factor, _NOT_FUSED[width])  # training with dropout, or of all weights, is never fused
     if quantised:
         factor = max(factor, _QUANTISED[width])
     factor = max(factor, _DORA if settings.use_dora else _VIRTUAL if settings.method in _VIRTUAL_METHODS else 1.0)
     each = int(factor * batch.tokens * _saved(shape, settings, width)) + _attention_weights(shape, batch) * width
-    if shape.architecture == "gemma2":  # its scores are capped, for which all of them are made, and kept twice
+    if shape.architecture == "gemma2":  # capping its scores computes all of them, and saves them twice
         each += 2 * batch.tokens**2 * shape.heads * width
     return shape.layers * each + (int(_DORA_COPIES * shape.linear) * width if settings.use_dora else 0)
 
 
 def _saved(shape: Shape, settings: Training, width: int) -> int:
-    """Return the bytes that a layer keeps of each token for the backward pass, as `saved_tensors_hooks` counts them.
+    """Return the bytes per token that a layer saves for the backward pass, as `saved_tensors_hooks` counts them.
 
-    Inputs of both norms; queries, keys, values and the attention's output; the feed-forward's gate
-    and its partner; and the input of every matrix that is trained or has an adapter
+    Saved are the inputs of both norms; queries, keys, values and the attention's output; the
+    feed-forward's gate and up projections; and the input of every trained or adapted matrix
     (tests/training/test_estimate.py).
     """
     attention, low = 2 * (shape.attention + shape.keys) * width, settings.lora_r * shape.matrices
-    # norms are trained too, in fp32; the feed-forward keeps its gate before and after
+    # full fine-tuning also trains the norms, in fp32, and saves the gate before and after its activation
     if settings.method == FineTuningMethod.FULL:
         return 2 * shape.hidden * (4 + width) + attention + (2 * shape.hidden + 4 * shape.feed_forward) * width
-    # each adapter's dropped-out input, and its noise; that of the attention's output instead of
-    # itself
+    # dropout saves each adapter's input after dropout and its random mask; the attention's output is
+    # saved only in this form
     if settings.lora_dropout:
         return (
             attention
@@ -286,7 +285,7 @@ def _saved(shape: Shape, settings: Training, width: int) -> int:
 
 
 def _attention_weights(shape: Shape, batch: BatchSize) -> int:
-    """Return how many attention weights a layer keeps: those of short conversations.
+    """Return how many attention weights a layer saves, which it does only for short conversations.
 
     See `tree_attention.attend`.
     """
@@ -295,23 +294,23 @@ def _attention_weights(shape: Shape, batch: BatchSize) -> int:
 
 
 def trained_parameters(shape: Shape, settings: Training) -> int:
-    """Return how many parameters are trained.
+    """Return the number of trained parameters.
 
-    For methods with virtual tokens it is what an adapter of this rank would have, an upper bound.
+    For methods with virtual tokens it is that of a LoRA adapter of the same rank, an upper bound.
     """
     return shape.parameters if settings.method == FineTuningMethod.FULL else _adapter(shape, settings)
 
 
 def _adapter(shape: Shape, settings: Training) -> int:
-    """Return the parameters of a LoRA adapter on every matrix of every layer."""
+    """Return the number of parameters of a LoRA adapter on every matrix of every layer."""
     return settings.lora_r * shape.layers * (shape.inputs + shape.outputs)
 
 
 def _seconds(shape: Shape, settings: Training, batch: BatchSize, machine: Machine) -> float:
     """Return the seconds of one pass.
 
-    Operations: for each weight two forward, two backward to the input, two for its own gradient
-    (arXiv 2001.08361); of the attention two products forward, five backward.
+    Each weight costs two operations per token forward, two for the input's gradient, and two for
+    its own gradient (arXiv 2001.08361); attention takes two products forward and five backward.
     """
     full = settings.method == FineTuningMethod.FULL
     head = (6 if full else 4) * shape.vocabulary * shape.hidden * batch.targets
@@ -323,17 +322,17 @@ def _seconds(shape: Shape, settings: Training, batch: BatchSize, machine: Machin
     return operations / machine.flops + beside / (machine.pace or machine.flops)
 
 
-# When it does not fit
+# Settings to lower when a training does not fit
 
 
 def largest_fitting(
     settings: Training, max_length: int, at: Callable[[Training, int], Estimate]
 ) -> dict[str, int] | None:
-    """Return what to lower so that it fits, as dotted settings; None when nothing is small enough.
+    """Return lower values for dotted settings with which the training fits; None if no values do.
 
-    First what is computed at once, which changes nothing else; if a single conversation is too
-    much, its length too; at last the rank. The last setting named is as large as fits. `at`
-    estimates for other settings and lengths.
+    First the tokens per pass are lowered, which does not change the result; if a single
+    conversation is too long, then the maximum length; last the rank. The last setting gets the
+    largest value that fits. `at` returns the estimate for given settings and a maximum length.
     """
     lowered: dict[str, int] = {}
 
@@ -352,7 +351,7 @@ def largest_fitting(
 
 
 def _knobs(settings: Training, max_length: int) -> list[tuple[str, int, int]]:
-    """Return what can be lowered, in this order: the dotted setting, its value, and the least value."""
+    """Return the settings to lower, in order: the dotted name, the current and the smallest value."""
     if settings.backend == "trl":
         at_once = ("training.batch_size", settings.batch_size, 1)
     else:
@@ -364,7 +363,7 @@ def _knobs(settings: Training, max_length: int) -> list[tuple[str, int, int]]:
 
 
 def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
-    """Return the largest number that fits from `low`, which does, to below `high`, which does not."""
+    """Return the largest number that fits, by bisection; `low` is known to fit, `high` not to."""
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
@@ -372,7 +371,7 @@ def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
 
 
 def require(estimate: Estimate, settings: Training, base: str | Path, fitting: dict[str, int] | None) -> None:
-    """Raise NotEnoughMemory, with what to lower (`fitting`, see `largest_fitting`), if the training would not fit."""
+    """Raise NotEnoughMemory if the training would not fit; `fitting` (`largest_fitting`) is the advice it gives."""
     if estimate.fits:
         return
     largest = max(
@@ -380,10 +379,10 @@ def require(estimate: Estimate, settings: Training, base: str | Path, fitting: d
     )
     if fitting:
         lower = " ".join(f"--set {key}={value}" for key, value in fitting.items())
-        cure = f"The largest that fits: {lower} (--auto takes it)."
+        cure = f"The largest settings that fit: {lower} (--auto applies them)."
     else:
         smaller = "training.method lora, or a smaller" if settings.method == FineTuningMethod.FULL else "a smaller"
-        cure = f"No setting makes it fit: choose {smaller} training.base_model."
+        cure = f"No settings make it fit: choose {smaller} training.base_model."
     raise NotEnoughMemory(
         f"training {base} needs about {estimate.memory / 1e9:.1f} GB of memory ({estimate.parts[largest] / 1e9:.1f} "
         f"GB of it {largest}), "

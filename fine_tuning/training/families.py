@@ -1,10 +1,10 @@
-"""Model families: the Transformers configuration that computes what llama.cpp computes with a GGUF.
+"""Derive the Transformers configuration of a GGUF, so that both compute the same as llama.cpp.
 
-A GGUF holds less than a config.json. llama.cpp derives what is missing, or takes it as fixed
+A GGUF holds less than a config.json. llama.cpp derives the missing values or hard-codes them
 (src/llama-model.cpp, load_hparams, and src/models/<architecture>.cpp, load_arch_hparams and the
-graph), and so does this module. Transformers' own reading of a GGUF leaves out, among others, the
-size of Qwen 3's heads, the soft caps and attention scale of Gemma, and the frequencies of StarCoder
-2. docs/families.md lists the families that were compared, and how far apart their logits are.
+graph); this module does the same. Transformers' own GGUF reader omits, among others, the head size
+of Qwen 3, the soft caps and attention scale of Gemma, and the rotary frequencies of StarCoder 2.
+docs/families.md lists the families that were compared and how far apart their logits are.
 """
 
 import math
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 Settings = dict[str, Any]  # as a config.json holds them
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
-_THETA = 10_000.0  # llama.cpp's base frequency, where the file has none
+_THETA = 10_000.0  # llama.cpp's default base frequency of rotary positions
 _FIRST = "blk.0."
 
 
 def config_of(file: GgufFile) -> "PreTrainedConfig | None":
-    """Return the Transformers configuration of the model in `file`; None if its family is not described here.
+    """Return the Transformers configuration of the model in `file`; None if `FAMILIES` lacks its architecture.
 
     Raises NotImplementedError for a model that Transformers cannot compute as llama.cpp does.
     """
@@ -38,24 +38,24 @@ def config_of(file: GgufFile) -> "PreTrainedConfig | None":
 
 
 class _Metadata:
-    """A GGUF's metadata, by their names without the architecture before them."""
+    """A GGUF's metadata, by key without the architecture's prefix."""
 
     def __init__(self, file: GgufFile) -> None:
         self.file, self.metadata = file, file.header.metadata
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return a single value. NotImplementedError for one that differs between layers."""
+        """Return a value. Raises NotImplementedError for one that differs between layers."""
         value = self.metadata.get(f"{self.file.header.architecture}.{key}", default)
         if isinstance(value, list | tuple):
             if len(set(value)) > 1:
-                raise NotImplementedError(f"its layers differ in {key}")
+                raise NotImplementedError(f"its layers have different values of {key}")
             return value[0] if value else default
         return value
 
     def need(self, key: str) -> Any:
-        """Return a value that must be there. NotImplementedError without it."""
+        """Return a required value. Raises NotImplementedError if it is missing."""
         if (value := self.get(key)) is None:
-            raise NotImplementedError(f"it does not say {self.file.header.architecture}.{key}")
+            raise NotImplementedError(f"its metadata lack {self.file.header.architecture}.{key}")
         return value
 
     def has(self, tensor: str) -> bool:
@@ -74,7 +74,7 @@ class _Metadata:
     def head_dim(self) -> int:
         size = int(self.get("attention.key_length", self.hidden // self.heads))
         if size != self.get("attention.value_length", size):
-            raise NotImplementedError("its keys and values are of different sizes")
+            raise NotImplementedError("its keys and values have different sizes")
         return size
 
     @property
@@ -84,7 +84,7 @@ class _Metadata:
         return {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": turned / self.head_dim}
 
     def layer_types(self, every: int) -> list[str]:
-        """Return the attention of each layer: one in `every` sees all tokens, or as the file says."""
+        """Return each layer's attention type: full for one in `every`, unless the file says otherwise."""
         key, count = "attention.sliding_window_pattern", int(self.need("block_count"))
         known = self.metadata.get(f"{self.file.header.architecture}.{key}", every)
         if isinstance(known, list | tuple):
@@ -99,7 +99,7 @@ def _common(
 ) -> Settings:
     """Return the settings that every family has.
 
-    `epsilon` and `norm` are the names of the norms' epsilon in Transformers and in the GGUF.
+    `epsilon` and `norm`: the names of the normalisation epsilon in Transformers and in the GGUF.
     """
     tokenizer = {
         f"{name}_token_id": gguf.metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _TOKENS.items()
@@ -133,9 +133,9 @@ def _gemma(gguf: _Metadata, model_type: str) -> Settings:
 
 
 def _scalar(gguf: _Metadata, layers_of_27b: int) -> float:
-    """Return the number whose square root divides Gemma's queries.
+    """Return the number by whose square root Gemma's queries are divided.
 
-    It is the head size, except in the largest model, which is recognised by its number of layers.
+    It is the head size, except in the 27B model, which is recognised by its number of layers.
     """
     return gguf.hidden // gguf.heads if gguf.need("block_count") == layers_of_27b else gguf.head_dim
 
@@ -180,7 +180,7 @@ def _phi3(gguf: _Metadata) -> Settings:
 
 def _stablelm(gguf: _Metadata) -> Settings:
     if gguf.has("attn_q_norm.weight"):
-        raise NotImplementedError("it has a norm for each head's queries, which Transformers keeps in another form")
+        raise NotImplementedError("it normalises each head's queries, whose weights Transformers stores differently")
     return {
         **_common(gguf, "stablelm", "layer_norm_eps", "layer_norm_epsilon"),
         "use_qkv_bias": gguf.has("attn_q.bias"),
@@ -194,15 +194,15 @@ def _starcoder2(gguf: _Metadata) -> Settings:
 
 
 def _olmo(gguf: _Metadata) -> Settings:
-    """Return OLMo's configuration. Transformers gives its norms one fixed epsilon."""
+    """Return OLMo's configuration. Raises NotImplementedError unless its epsilon is Transformers' constant."""
     made, fixed = _common(gguf, "olmo", "epsilon", "layer_norm_epsilon"), 1e-5
     if not math.isclose(epsilon := made.pop("epsilon"), fixed, rel_tol=1e-3):
-        raise NotImplementedError(f"its norms' epsilon is {epsilon:.3g}, and Transformers' always {fixed:.3g}")
+        raise NotImplementedError(f"its norms use the epsilon {epsilon:.3g}, but Transformers always uses {fixed:.3g}")
     return {**made, "clip_qkv": gguf.get("attention.clamp_kqv") or None}
 
 
 def _olmo2(gguf: _Metadata) -> Settings:
-    """Return the configuration of OLMo 2, or of OLMo 3: the same with windows, whose layers are never scaled."""
+    """Return the configuration of OLMo 2, or of OLMo 3, which adds sliding windows without position scaling."""
     made, window = _common(gguf, "olmo2"), int(gguf.get("attention.sliding_window", 0))
     if not window:
         return made
@@ -234,7 +234,7 @@ def _cohere(gguf: _Metadata) -> Settings:
 
 
 FAMILIES: dict[str, Callable[[_Metadata], Settings]] = {  # by the GGUF's architecture
-    "llama": lambda gguf: _common(gguf, "llama"),  # Mistral too: a GGUF makes no difference
+    "llama": lambda gguf: _common(gguf, "llama"),  # also Mistral, which GGUFs call llama
     "arcee": lambda gguf: _common(gguf, "arcee"),
     "smollm3": lambda gguf: {**_common(gguf, "smollm3"), "no_rope_layer_interval": 4, "use_sliding_window": False},
     "granite": _granite,
@@ -252,8 +252,8 @@ FAMILIES: dict[str, Callable[[_Metadata], Settings]] = {  # by the GGUF's archit
     "command-r": _cohere,
 }
 
-# families whose weights are stored as another family's: rows of queries and keys in llama's order,
-# norms around 1
+# families whose weights are stored in another family's format: llama's order of query and key rows,
+# or gemma2's norm weights around 1
 _STORED_AS = {
     **dict.fromkeys(("arcee", "smollm3", "granite", "olmo"), "llama"),
     "gemma": "gemma2",
@@ -261,7 +261,7 @@ _STORED_AS = {
 
 
 def tensor_processor(architecture: str, config: "PreTrainedConfig") -> object:
-    """Return what turns the tensors of a GGUF into Transformers' weights."""
+    """Return the converter of a GGUF's tensors to Transformers' weights."""
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
     kind = TENSOR_PROCESSORS.get(_STORED_AS.get(architecture, architecture), TensorProcessor)

@@ -1,4 +1,4 @@
-"""Answers by Transformers, for models that no GGUF can carry."""
+"""Generate answers with Transformers, for trained models that cannot be exported as a GGUF."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from fine_tuning.training.trainer_utils import quiet
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-EndsTurn = Callable[[int], bool]  # whether a generation stops at this token
+EndsTurn = Callable[[int], bool]  # whether a token ends the answer
 
 
 def answer_both(
@@ -26,10 +26,10 @@ def answer_both(
     limit: int,
     ends_turn: EndsTurn,
 ) -> list[tuple[list[int], list[int]]]:
-    """Return the greedy answers of `base`, and of what was `trained` on it, to each prompt.
+    """Return for each prompt the greedy answers of `base` and of the adapter in `trained`.
 
-    Prompts are token ids; an answer has at most `limit` tokens. TrainingError if the base cannot be
-    loaded.
+    Prompts and answers are token ids; an answer has at most `limit` tokens. Raises TrainingError if
+    the base cannot be loaded.
     """
     with quiet():
         model = load_base(base, torch.float32, run / "base")

@@ -1,4 +1,4 @@
-"""What this machine can do: its memory, the faster number format, the faster number of threads, and its speed."""
+"""Probe this machine: its memory, its speed, and the faster number format and number of threads."""
 
 import ctypes
 import resource
@@ -15,11 +15,11 @@ import torch
 from fine_tuning.config import FineTuningMethod, Training
 from fine_tuning.training.fast.matmul import CLEARLY, ENOUGH, PROBED, Library, least_seconds, product
 
-THREADS = torch.get_num_threads()  # at first: one for each core, or OMP_NUM_THREADS
-_DOUBT = 1.0  # seconds
-_IN_A_ROW = 3  # products: after the first one, threads that slept are awake
-_WORTH = 0.4  # share of float32's time that a product in bfloat16 may take
-_MOMENT = 0.1  # seconds
+THREADS = torch.get_num_threads()  # torch's default: one per core, or OMP_NUM_THREADS
+_DOUBT = 1.0  # seconds for which a probe in favour of fewer threads is repeated
+_IN_A_ROW = 3  # products per probe: the first one wakes sleeping threads
+_WORTH = 0.4  # bfloat16 is chosen if its product takes at most this share of float32's time
+_MOMENT = 0.1  # seconds of one speed measurement
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -28,7 +28,7 @@ def has_gpu() -> bool:
 
 
 def peak_memory() -> int:
-    """Return the most memory that this process has held so far, in bytes (GPU memory where it trains on one)."""
+    """Return this process's peak memory so far in bytes: the GPU's memory if there is a GPU, else RAM."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024
@@ -36,21 +36,21 @@ def peak_memory() -> int:
 
 
 def free_memory() -> int:
-    """Return the bytes that are free now where a training runs: the GPU's memory, or the machine's."""
+    """Return the free memory in bytes: the GPU's if there is a GPU, else the machine's."""
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0]
     return psutil.virtual_memory().available
 
 
 def choose_dtype(settings: Training, library: Library) -> torch.dtype:
-    """Return `training.dtype`, or for `auto` the format in which this machine multiplies faster.
+    """Return `training.dtype`, or for `auto` the number format in which this machine multiplies faster.
 
-    It is probed in well under 2 s. `library`: of float32 products.
+    The probe takes well under 2 s. `library` computes the float32 products.
     """
     if settings.dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings.dtype]
-    # A small step is lost in the eight bits of bfloat16. Adapters are fp32 anyway, but full
-    # fine-tuning trains the weights themselves.
+    # bfloat16's eight bits of precision would lose small weight updates. Adapters are fp32 anyway,
+    # but full fine-tuning updates the weights themselves.
     if settings.method == FineTuningMethod.FULL:
         return torch.float32
     if torch.cuda.is_available():
@@ -60,18 +60,18 @@ def choose_dtype(settings: Training, library: Library) -> torch.dtype:
 
 @cache
 def _faster_dtype(library: Library) -> torch.dtype:
-    # Cached, since the forecast asks before the training does. Only a part of a step is products,
-    # and bfloat16 rounds: it must be worth it.
+    # Cached, since the forecast asks before the training does. bfloat16 must be clearly faster: it
+    # rounds, and only a part of a step is matrix products.
     half, single = least_seconds(ENOUGH, _step_product(torch.bfloat16, library), _step_product(torch.float32, library))
     return torch.bfloat16 if half < _WORTH * single else torch.float32
 
 
 def choose_threads(settings: Training) -> int:
-    """Return `training.threads`; for 0 torch's own number, or half of it if that is clearly faster.
+    """Return `training.threads`; for 0 torch's default, or half of it if that is clearly faster.
 
-    Two threads of one core, or slow cores beside fast ones, may cost more time than they save. A
-    probe in favour of half is checked for a second longer: another program may have caused it, and
-    the training keeps the number for good.
+    Two threads on one core, or slow cores beside fast ones, may cost more time than they save. A
+    probe in favour of half is repeated for a second, since another program may have disturbed it
+    and the choice holds for the whole training.
     """
     if settings.threads or THREADS == 1 or torch.cuda.is_available():
         return settings.threads or THREADS
@@ -94,12 +94,12 @@ def choose_threads(settings: Training) -> int:
 
 
 def gemm_flops(dtype: torch.dtype = torch.float32, library: Library | None = None, over: float = 0.0) -> float:
-    """Return this machine's speed in matrix products, in floating-point operations per second.
+    """Return this machine's speed in matrix products: floating-point operations per second.
 
     The products have the size of a training step's. By default the fastest of a few products
-    counts. With `over`, so many seconds are measured, and the result is the median of the best
-    tenth of a second: the median is what is usual, and the best tenth leaves out programs that may
-    be gone when the training begins. `library`: by default the one that is used.
+    counts. `over`: measure for so many seconds, and return the median speed within the best tenth
+    of a second; taking the best tenth leaves out disturbance by other programs. `library` is by
+    default the one in use.
     """
     multiply = _step_product(dtype, library)
     times = (_times(multiply, _MOMENT) for _ in range(max(1, round(over / _MOMENT))))
@@ -107,9 +107,9 @@ def gemm_flops(dtype: torch.dtype = torch.float32, library: Library | None = Non
 
 
 def _step_product(dtype: torch.dtype, library: Library | None = None) -> Callable[[], None]:
-    """Return a function that makes one product of a training step's size.
+    """Return a function that computes one matrix product of a training step's size.
 
-    It was called once already, so that the library has built its kernel.
+    It has been called once, so that the library has built its kernel.
     """
     device = "cuda" if has_gpu() else "cpu"
     tokens, width, wide = PROBED
@@ -125,7 +125,7 @@ def _step_product(dtype: torch.dtype, library: Library | None = None) -> Callabl
 
 
 def _times(multiply: Callable[[], None], seconds: float) -> list[float]:
-    """Return the seconds of each call, made again and again for `seconds`, three times at least."""
+    """Return the seconds of each call, repeated for `seconds` and at least three times."""
     taken: list[float] = []
     while len(taken) < 3 or sum(taken) < seconds:
         start = time.perf_counter()
@@ -135,10 +135,10 @@ def _times(multiply: Callable[[], None], seconds: float) -> list[float]:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what a step frees for the next one.
+    """Let glibc keep freed memory for the next step instead of returning it to the kernel.
 
-    Otherwise it hands pages back and has them zeroed again: large tensors come and go in each step,
-    and a third of a step on a CPU was spent in the kernel. No effect on other systems.
+    Each step frees and allocates large tensors; returning and zeroing their pages took a third of
+    a step on a CPU. No effect on other systems.
     """
     if sys.platform != "linux":
         return

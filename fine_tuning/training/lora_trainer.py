@@ -1,9 +1,9 @@
-"""One training, from a base and token rows to an adapter: resumable, reported step by step, with either backend.
+"""Train an adapter from a base and token rows: resumable, reported step by step, with either backend.
 
-LoRA (arXiv 2106.09685) unless `training.method` names another: full, prefix and prompt tuning take
-the same steps, with other parameters to train (methods.py). QLoRA differs in how it holds the base
-(qlora_trainer.py). Transformers takes seconds to import, so it is imported when a training begins:
-the forecast, which asks how a base would be held, does without.
+The method is LoRA (arXiv 2106.09685) unless `training.method` names another: full, prefix and
+prompt tuning take the same steps but train other parameters (methods.py), and QLoRA holds the base
+in another format (qlora_trainer.py). Transformers takes seconds to import, so it is imported only
+when a training begins.
 """
 
 import time
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training made, and what it took."""
+    """The result of a training: the adapter, and figures about the steps."""
 
     adapter: Path
     steps: int
@@ -37,33 +37,32 @@ class TrainingResult:
     memory: int  # peak, bytes
     dtype: str
     threads: int  # 0 for a training on a GPU
-    products: matmul.Library  # of float32 matrix products
-    resumed_from: int  # the step; 0 for a run from the start
-    passed_over: tuple[str, ...] = ()  # damaged checkpoints, in words
-    preference_steps: int = 0  # further steps, after the others
-    agreement: float = 0.0  # share of people's preferences that the model has, in the last of them
-    network: Trained | None = field(default=None, repr=False)  # what it computes, where `served` was given
+    products: matmul.Library  # the library that computed float32 matrix products
+    resumed_from: int  # the step of the checkpoint; 0 for a run from the start
+    passed_over: tuple[str, ...] = ()  # messages about damaged checkpoints
+    preference_steps: int = 0  # steps of the preference phase, not counted in `steps`
+    agreement: float = 0.0  # share of people's preferences that the model shares, in the last preference step
+    network: Trained | None = field(default=None, repr=False)  # the network's logits, if `served` was given
 
 
 class LoRATrainer:
-    """Trains `base`, a GGUF or a folder in Hugging Face format, by `settings`."""
+    """Trains an adapter on `base`, a GGUF or a folder in Hugging Face format."""
 
     weights: BaseWeights = "dequantised"  # how the base's matrices are held
 
     def __init__(self, base: Path, settings: Training, served: Reference | None = None) -> None:
         """Prepare the training.
 
-        `served`: what llama.cpp computes with the base. The network must agree with it before it is
-        trained.
+        `served`: llama.cpp's logits of the base. Training starts only if the network's logits agree.
         """
         self.base, self.settings, self.served = base, settings, served
 
     def train(self, rows: TrainingRows, run: Path, watch: Watch | None = None) -> TrainingResult:
         """Train on `rows`, and write `run`/adapter.
 
-        An interrupted run goes on, to the result that it would have had without the interruption.
-        Raises NoConversations without rows; TrainingError for a bad base, bad rows, or a loss that
-        is not a number; Cancelled after `watch.stopping()` returned True: a checkpoint is kept.
+        An interrupted run resumes, with the same result as without the interruption. Raises
+        NoConversations without rows; TrainingError for a bad base, bad rows, or a loss that is not
+        a number; Cancelled, with a checkpoint kept, after `watch.stopping()` returned True.
         """
         from fine_tuning.training.network import prepare
         from fine_tuning.training.phases import Phases
@@ -72,7 +71,7 @@ class LoRATrainer:
         started = time.perf_counter()
         learned = read_rows(rows.folder / "train.jsonl")
         if not learned:
-            raise NoConversations(f"{rows.folder / 'train.jsonl'} holds no row to learn from")
+            raise NoConversations(f"{rows.folder / 'train.jsonl'} has no rows to learn from: chat first")
         preferences = read_items(rows.preferences, self.settings) if rows.preferences else []
         network = prepare(self.base, self.weights, self.settings, rows.replay, run)
         tolerance = of_format(network.in_bfloat, self.weights)

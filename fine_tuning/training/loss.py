@@ -1,9 +1,9 @@
-"""The loss of a packed row (packing.py), and the log-probabilities of its tokens.
+"""Compute the loss of a packed row (packing.py), and the log-probabilities of its tokens.
 
-Gradients are computed in the forward pass already. Logits are made for the supervised tokens only,
-a lot at a time, and each lot is turned at once into the gradient of the last layer's output: only
-one lot of the large [N, vocabulary] tensors is ever held, and nothing is kept for the backward
-pass.
+To save memory, gradients are computed already in the forward pass. Logits are computed only for
+the supervised tokens, one chunk at a time, and each chunk is turned into the gradient of the last
+layer's output at once. So only one chunk of the large [N, vocabulary] tensors is ever held, and
+none is saved for the backward pass.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from fine_tuning.training.packing import PackedBatch
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LOGITS_AT_ONCE = 256  # supervised tokens of a lot; each lot reads the whole output matrix twice
+LOGITS_AT_ONCE = 256  # supervised tokens per chunk; each chunk reads the whole output matrix twice
 
 
 def supervised_logits(model: "PreTrainedModel", batch: PackedBatch) -> Tensor:
@@ -31,12 +31,12 @@ def supervised_logits(model: "PreTrainedModel", batch: PackedBatch) -> Tensor:
 def packed_loss(
     model: "PreTrainedModel", batch: PackedBatch, kl_weight: float = 1.0, head: nn.Linear | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean loss over the batch's supervised tokens, and how many were predicted right.
+    """Return the mean loss over the batch's supervised tokens, and the number predicted correctly.
 
-    A token is predicted right if it is the model's likeliest; that count has no gradient. The loss
-    of a replayed token is its divergence from the base, KL(base || model), over the base's k
-    likeliest tokens and one bucket for all others, times `kl_weight`; that of any other token is
-    its cross-entropy. `head`, see `plain_head`, saves memory and time.
+    A token is predicted correctly if it is the model's most likely one; the count has no gradient.
+    The loss of a token is its cross-entropy; that of a replayed token is `kl_weight` times
+    KL(base || model), over the base's k most likely tokens and one bucket for all others. `head`
+    (see `plain_head`) saves memory and time.
     """
     vectors, weight = _vectors(model, batch, head)
     replayed = batch.get("replayed", torch.zeros_like(batch["shift_labels"], dtype=torch.bool))
@@ -57,9 +57,9 @@ def token_logprobs(model: "PreTrainedModel", batch: PackedBatch, head: nn.Linear
 
 @torch.no_grad()
 def plain_head(model: "PreTrainedModel") -> nn.Linear | None:
-    """Return the output matrix, if its product with the last layer's vectors is the logits.
+    """Return the output head, if its product with the last layer's vectors is the logits.
 
-    None if the model does more to them.
+    Return None if the model processes the product further, for example by a soft cap.
     """
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear or head.bias is not None:
@@ -75,7 +75,7 @@ def plain_head(model: "PreTrainedModel") -> nn.Linear | None:
 
 @contextlib.contextmanager
 def _without(head: nn.Linear) -> Iterator[None]:
-    """Have the model return the vectors of its last layer instead of logits."""
+    """Make the model return the vectors of its last layer instead of logits, within the `with` block."""
     before = head.forward
     vars(head)["forward"] = lambda vectors: vectors
     try:
@@ -85,9 +85,9 @@ def _without(head: nn.Linear) -> Iterator[None]:
 
 
 def _vectors(model: "PreTrainedModel", batch: PackedBatch, head: nn.Linear | None) -> tuple[Tensor, Tensor | None]:
-    """Return the last layer's vectors [N, hidden] and the matrix that makes logits of them.
+    """Return the last layer's vectors [N, hidden], and the output matrix that turns them into logits.
 
-    Without `head`: the logits and None.
+    Without `head`, return the logits and None.
     """
     if head is None:
         return _output(model, batch), None
@@ -110,7 +110,7 @@ def _output(model: "PreTrainedModel", batch: PackedBatch) -> Tensor:
 
 
 class _Loss(torch.autograd.Function):
-    """Loss and hits of `vectors` [N, hidden], with the gradients of them and of `weight` [vocabulary, hidden].
+    """Loss and number of correct predictions for `vectors` [N, hidden] and `weight` [vocabulary, hidden].
 
     Without a weight the vectors are the logits themselves.
     """
@@ -165,7 +165,7 @@ class _Loss(torch.autograd.Function):
 
 
 class _Logprobs(torch.autograd.Function):
-    """Log-probabilities [N] of `labels`, from `vectors` and `weight` as in `_Loss`. The weight gets no gradient."""
+    """Log-probabilities [N] of `labels`, for `vectors` and `weight` as in `_Loss`; `weight` gets no gradient."""
 
     @staticmethod
     def forward(ctx: Context, vectors: Tensor, weight: Tensor | None, labels: Tensor) -> Tensor:
@@ -191,32 +191,32 @@ class _Logprobs(torch.autograd.Function):
 
 
 def _lots(count: int) -> Iterator[slice]:
-    """Return slices that divide `count` tokens into lots of about the same size."""
+    """Return slices that divide `count` tokens into chunks of about equal size."""
     size = -(-count // max(1, -(-count // LOGITS_AT_ONCE)))
     return (slice(start, start + size) for start in range(0, count, max(size, 1)))
 
 
 def _logits(vectors: Tensor, weight: Tensor | None) -> Tensor:
-    """Return the logits [n, vocabulary] in fp32, for the caller to overwrite."""
+    """Return the logits [n, vocabulary] in fp32, in a tensor that the caller may overwrite."""
     return (vectors.clone() if weight is None else product(vectors, weight)).float()
 
 
 def _to_probabilities(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Turn `logits` [n, V] into probabilities in place.
 
-    Return the cross-entropy [n], and whether the label is the likeliest [n].
+    Return the cross-entropy [n], and whether the label is the most likely token [n].
     """
     chosen = (logits.gather(1, labels[:, None]) - logits.amax(dim=-1, keepdim=True))[:, 0]
     torch.softmax(logits, dim=-1, out=logits)
-    # The likeliest token's probability is 1 / sum of exp(logit - greatest); the label's own may underflow.
+    # Computed from the most likely token's probability, since the label's own may underflow.
     return -logits.amax(dim=-1).log() - chosen, chosen >= 0
 
 
 def _divergence(probabilities: Tensor, ids: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Return KL(teacher || model) [M], and its gradient for the logits [M, V].
+    """Return KL(teacher || model) [M], and its gradient with respect to the logits [M, V].
 
-    `probabilities` [M, V] are the model's, and are overwritten; `teacher` [M, k] are the base's for
-    the tokens `ids`. The rest of both distributions is one bucket.
+    `probabilities` [M, V]: the model's; they are overwritten. `teacher` [M, k]: the base's
+    probabilities of the tokens `ids`. All other tokens count as one bucket.
     """
     kept = probabilities.gather(1, ids)
     rest, rest_teacher = ((1 - part.sum(dim=1)).clamp(min=1e-6) for part in (kept, teacher))

@@ -1,4 +1,4 @@
-"""What is trained, by method: one table. Also how that is saved and restored."""
+"""The training methods (`METHODS`): which parameters each trains, and how they are saved and restored."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,15 +10,18 @@ from fine_tuning.config import BaseWeights, FineTuningMethod, Preferences, Train
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Carrier = Literal["adapter", "merged"]  # a GGUF beside the base's, or a whole model's
+Carrier = Literal["adapter", "merged"]  # a GGUF of the adapter alone, or of the whole merged model
 
 
 @dataclass(frozen=True)
 class Method:
-    """`attach(model, settings)` returns the model with the parameters to train in place and all others frozen."""
+    """One training method.
+
+    `attach(model, settings)` adds the parameters to train, freezes all others, and returns the model.
+    """
 
     attach: Callable[["PreTrainedModel", Training], "PreTrainedModel"]
-    carriers: tuple[Carrier, ...] = ()  # in what a GGUF can carry the result
+    carriers: tuple[Carrier, ...] = ()  # the kinds of GGUF that the result can be exported as
 
 
 def _full(model: "PreTrainedModel", settings: Training) -> "PreTrainedModel":
@@ -38,7 +41,7 @@ def _lora(model: "PreTrainedModel", settings: Training) -> "PreTrainedModel":
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    return cast("PreTrainedModel", get_peft_model(model, config))  # it has all that this package asks of a model
+    return cast("PreTrainedModel", get_peft_model(model, config))  # it forwards the attributes that this package uses
 
 
 def _prefix_tuning(model: "PreTrainedModel", settings: Training) -> "PreTrainedModel":
@@ -46,7 +49,7 @@ def _prefix_tuning(model: "PreTrainedModel", settings: Training) -> "PreTrainedM
 
     from fine_tuning.training.virtual_tokens import VirtualTokenModel
 
-    # Zeros: a random prefix would drown what the base would answer.
+    # Zeros, since a random prefix would distort the base's answers.
     config = PrefixTuningConfig(num_virtual_tokens=settings.virtual_tokens, init_weights="zero", task_type="CAUSAL_LM")
     return cast("PreTrainedModel", VirtualTokenModel(model, config))
 
@@ -72,20 +75,20 @@ METHODS = {
 
 
 def carrier(settings: Training, wanted: Carrier) -> Carrier | None:
-    """Return how the fine-tuned model can be deployed: as `wanted` where that is possible.
+    """Return the kind of GGUF to export the trained model as: `wanted` if the method supports it.
 
-    None if no GGUF can carry it.
+    Return None if no GGUF can represent the result.
     """
     carriers: tuple[Carrier, ...] = ("merged",) if settings.use_dora else METHODS[settings.method].carriers
     return wanted if wanted in carriers else next(iter(carriers), None)
 
 
 def ways_to_hold(settings: Training, on_gpu: bool) -> tuple[BaseWeights, ...]:
-    """Return the ways in which the base's matrices may be held, the fastest first.
+    """Return the formats in which the base's matrices may be held, the fastest first.
 
-    The first that fits into the memory is taken. Dequantised is faster, so `auto` keeps the base
-    quantised only where nothing else fits. DoRA needs the floats themselves, and the blocks of a
-    GGUF have no kernels for GPUs.
+    The first format that fits into memory is used. `auto` keeps the base quantised only if the
+    faster dequantised form does not fit. DoRA needs dequantised weights, and there are no GPU
+    kernels for a GGUF's blocks.
     """
     if settings.base_weights in ("quantised", "nf4"):
         return (settings.base_weights,)
@@ -94,19 +97,20 @@ def ways_to_hold(settings: Training, on_gpu: bool) -> tuple[BaseWeights, ...]:
 
 
 def save(model: "PreTrainedModel", folder: Path) -> None:
-    """Write what was trained, as safetensors only.
+    """Write the trained parameters to `folder`, as safetensors.
 
-    That is an adapter in PEFT's format, or (method full) the whole model in Hugging Face's.
+    They are an adapter in PEFT's format, or, for full fine-tuning, the whole model in Hugging Face
+    format.
     """
     if _is_peft(model):
-        # No method trains embeddings. Without this, PEFT would look for the base's configuration to find out.
+        # No method trains embeddings; by default PEFT would read the base's configuration to find out.
         model.save_pretrained(str(folder), save_embedding_layers=False)
     else:
         model.save_pretrained(str(folder), max_shard_size="1000GB")
 
 
 def restore(model: "PreTrainedModel", folder: Path) -> None:
-    """Load what `save` wrote into a model with the method attached."""
+    """Load the parameters that `save` wrote into a model to which the method is attached."""
     from safetensors.torch import load_file, load_model
 
     if not _is_peft(model):
@@ -124,7 +128,7 @@ def _is_peft(model: "PreTrainedModel") -> bool:
 
 
 def choose_preference_method(pairs: int, ratings: int, settings: Preferences) -> Literal["dpo", "kto"] | None:
-    """Return how so many pairs and single ratings are learned; None if they are too few, or switched off."""
+    """Return the method for so many pairs and single ratings; None if they are too few or it is switched off."""
     if settings.method in ("auto", "dpo") and pairs >= settings.least:
         return "dpo"
     return "kto" if settings.method in ("auto", "kto") and 2 * pairs + ratings >= settings.least else None

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shape:
-    """What the forecast needs to know of a model.
+    """The sizes of a model that the forecast needs.
 
     Widths are numbers per token; `inputs` and `outputs` are sums over the matrices of one layer.
     """
@@ -21,12 +21,12 @@ class Shape:
     layers: int
     heads: int
     hidden: int
-    attention: int  # of all heads together
-    keys: int  # of all heads that have keys of their own
+    attention: int  # width of all query heads together
+    keys: int  # width of all key heads together
     feed_forward: int
     vocabulary: int
     linear: int  # weights of all layers' matrices, which multiply every token
-    matrices: int  # of a layer
+    matrices: int  # number of matrices in a layer
     inputs: int
     outputs: int
     largest: int  # weights of the largest tensor
@@ -35,7 +35,7 @@ class Shape:
 
 
 def shape_of(file: "GgufFile") -> Shape:
-    """Return the shape of the model in a GGUF. TrainingError if the file does not say it, or its layers differ."""
+    """Return the shape of the model in a GGUF. Raises TrainingError if metadata are missing or its layers differ."""
     header = file.header
 
     def number(key: str, default: int = 0) -> int:

@@ -1,7 +1,6 @@
-"""Prepares the network that is trained.
+"""Prepare the network for training.
 
-The base is loaded, what is trained is attached, and both are moved to the device and the number
-format of the run.
+Load the base, attach the parameters to train, and move both to the run's device and number format.
 """
 
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Network:
-    """A model that is ready to be trained, and the replay rows with what it says of them before."""
+    """A model that is ready for training, and the replay rows with the untrained model's probabilities."""
 
     model: "PreTrainedModel"
     replayed: list[TokenRow]
@@ -41,11 +40,11 @@ class Network:
 
 
 def prepare(base: Path, weights: BaseWeights, settings: Training, replay: Path | None, run: Path) -> Network:
-    """Load `base`, and attach what `settings.method` trains.
+    """Load `base`, and attach the parameters that `settings.method` trains.
 
-    From now on, this process has the run's threads, seed and library. `weights` says how the base
-    is held, `replay` is a file of token rows that the base answered. TrainingError if it cannot be
-    loaded.
+    This also sets the process's threads, random seed and matrix library. `weights`: the format in
+    which the base is held. `replay`: a file of token rows that the base answered. Raises
+    TrainingError if the base cannot be loaded.
     """
     keep_freed_memory()
     dtype, threads = _chosen(run, settings)
@@ -65,14 +64,15 @@ def prepare(base: Path, weights: BaseWeights, settings: Training, replay: Path |
 
 
 def _chosen(run: Path, settings: Training) -> tuple[torch.dtype, int]:
-    """Return the run's number format and threads, and use its library of matrix products.
+    """Return the run's number format and threads, and switch to its matrix library.
 
-    They are chosen once for a run: another probe might choose differently, and the sums would differ.
+    They are chosen once per run and kept in chosen.json: a resumed run that chose differently would
+    compute slightly different numbers.
     """
     file = run / "chosen.json"
     if not file.exists():
         library = matmul.choose(settings)
-        matmul.use(library)  # before the other probes, which multiply
+        matmul.use(library)  # first, since the other probes multiply matrices with it
         dtype = str(choose_dtype(settings, library)).removeprefix("torch.")
         paths.write_json(file, {"dtype": dtype, "threads": choose_threads(settings), "products": library})
     chosen = paths.read_json(file)

@@ -1,6 +1,6 @@
-"""The trainer that is used: it computes one packed row per pass (packing.py).
+"""The default trainer, which computes one packed row per pass (packing.py).
 
-It replaces the few steps of Transformers' loop that are slow in small models.
+It overrides the few steps of Transformers' training loop that are slow for small models.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class PackedTrainer(ResumableTrainer):
-    """Trainer whose batches are packed rows: one, or as many as keep what is computed at once within `batch_tokens`."""
+    """Trainer whose batches are packed rows of at most `training.batch_tokens` tokens each."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class PackedTrainer(ResumableTrainer):
         rows: Sequence[object],
         validation: Sequence[object],
     ) -> None:
-        """`rows`, `validation`: what `pack` takes."""
+        """Prepare the training. `rows` and `validation` hold items that `pack` accepts."""
         self.batch_tokens = settings.batch_tokens
         super().__init__(
             model=model,
@@ -55,11 +55,11 @@ class PackedTrainer(ResumableTrainer):
         return pack_within(cast(Sequence[TokenRow], rows), self.batch_tokens)
 
     def loss_count(self, batch: PackedBatch) -> int:
-        """Return the number of terms that the loss of a packed row averages over: supervised tokens."""
+        """Return the number of supervised tokens, over which the loss of a packed row averages."""
         return len(batch["shift_labels"])
 
     def batch_loss(self, batch: PackedBatch) -> Tensor:
-        """Return the mean loss of a packed row, and note its accuracy."""
+        """Return the mean loss of a packed row, and set `accuracy`."""
         loss, hits = packed_loss(self.model, batch, self.kl_weight, self.head)
         self.accuracy = int(hits) / max(len(batch["shift_labels"]), 1)
         return loss
@@ -71,10 +71,10 @@ class PackedTrainer(ResumableTrainer):
         optimizer: Optimizer = super().create_optimizer(model)
         return optimizer
 
-    # Transformers' own versions of these ask a thousand modules in each step.
+    # Transformers' own versions of these methods iterate over a thousand modules in each step.
 
     def training_step(self, model: nn.Module, inputs: object, num_items_in_batch: object = None) -> Tensor:
-        """Compute the gradients of a step, one packed row after the other; return the step's mean loss."""
+        """Compute the gradients of a step, one packed row at a time; return the step's mean loss."""
         if not model.training:
             model.train()
         batches = cast(list[PackedBatch], inputs)
@@ -98,11 +98,11 @@ class PackedTrainer(ResumableTrainer):
         return norm
 
     def floating_point_ops(self, inputs: Mapping[str, object]) -> int:
-        """Return 0: `seen_flops` is more exact than Transformers' count."""
+        """Return 0 to skip Transformers' count; `seen_flops` is more exact."""
         return 0
 
     def _count(self, batch: PackedBatch) -> None:
-        """Add a batch to the tokens and operations seen."""
+        """Add a batch to the counts of tokens and floating-point operations."""
         self.seen_tokens += int(batch["tokens"])
         positions = batch["position_ids"]  # a token at position p attends to p others and itself
         scores = int(positions.sum()) + positions.numel()
@@ -112,11 +112,11 @@ class PackedTrainer(ResumableTrainer):
     def validation_loss(self) -> float:
         """Return the mean loss (nats) over the supervised tokens of the validation rows.
 
-        Also note how many of them were the likeliest.
+        Also set `validation_accuracy`, the share of tokens that were the most likely ones.
         """
         self.model.eval()
         total, hits, count = 0.0, 0, 0
-        with torch.random.fork_rng():  # the training's own random numbers go on as if there had been no validation
+        with torch.random.fork_rng():  # validation must not change the training's random numbers
             for batch in chain.from_iterable(map(_dropping, self.get_eval_dataloader())):
                 batch = self._on_device(batch)
                 loss, likeliest = packed_loss(self.model, batch, head=self.head)
@@ -131,9 +131,9 @@ class PackedTrainer(ResumableTrainer):
 
 
 def _dropping(batches: list[PackedBatch]) -> Iterator[PackedBatch]:
-    """Yield the batches, and drop each from the list after it was used.
+    """Yield the batches and remove each from the list.
 
-    What attention cached in its layout is thereby freed before the next one.
+    This frees the tensors that attention cached in a batch's layout before the next batch.
     """
     while batches:
         yield batches.pop(0)

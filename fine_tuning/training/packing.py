@@ -1,4 +1,4 @@
-"""A batch becomes one packed row: the prefix tree of its conversations, in which each shared token is computed once.
+"""Pack a batch into one row: the prefix tree of its conversations, where shared tokens are computed once.
 
 Conversations of one deployment share their head (system prompt, template), and those of one session
 share whole turns. The tree is laid out depth first in one row. A token attends to its ancestors and
@@ -29,14 +29,14 @@ class TokenRow:
     trained: list[bool]
     # the base's likeliest tokens and their log-probabilities, [n, k] for n trained tokens
     teacher: tuple[Tensor, Tensor] | None = None
-    origin: str = ""  # the id of the conversation, also of a variant; "" where it does not matter
+    origin: str = ""  # id of the conversation that the row, or the variant, comes from; may be ""
 
     def targets(self) -> list[int]:
         """Return the indices of the tokens that carry loss."""
         return [index for index in range(1, len(self.input_ids)) if self.trained[index]]
 
     def computed(self) -> list[int]:
-        """Return the tokens that a loss depends on: those before the last that carries it."""
+        """Return the tokens that a loss depends on: all before the last token that carries loss."""
         return self.input_ids[: max(self.targets(), default=1)]
 
 
@@ -46,21 +46,21 @@ class PackedBatch(TypedDict):
     input_ids: Tensor  # [1, T]
     position_ids: Tensor  # [1, T]
     attention_mask: Tensor  # [1, 1, T, T], True where the query (row) attends to the key (column)
-    layout: Layout  # the same as the mask, for the attention that needs none
+    layout: Layout  # the same information as the mask, for tree attention
     predictors: Tensor  # [N]: index of the token whose logits predict each supervised token
     shift_labels: Tensor  # [N]: the supervised tokens
-    tokens: Tensor  # one number: tokens of all conversations before sharing
-    replayed: NotRequired[Tensor]  # [N], bool: tokens of replay rows; where there are M of them:
-    teacher_ids: NotRequired[Tensor]  # [M, k]: the base's likeliest tokens
-    teacher_logprobs: NotRequired[Tensor]  # [M, k]: and their log-probabilities
-    # [N]: of preferences (preferences.py), the answer that each supervised token belongs to
-    answers: NotRequired[Tensor]
+    tokens: Tensor  # a single number: the tokens of all conversations, before sharing
+    replayed: NotRequired[Tensor]  # [N], bool: whether a token belongs to a replay row; M of them do
+    teacher_ids: NotRequired[Tensor]  # [M, k]: the base's most likely tokens
+    teacher_logprobs: NotRequired[Tensor]  # [M, k]: their log-probabilities
+    # The rest is for preferences only (preferences.py).
+    answers: NotRequired[Tensor]  # [N]: index of the answer that each supervised token belongs to
     reference: NotRequired[Tensor]  # [R]: log-probability of each answer under the reference model
-    wanted: NotRequired[Tensor]  # [R / 2], bool: of single ratings, whether people wanted the answer
+    wanted: NotRequired[Tensor]  # [R / 2], bool: whether people liked the answer; single ratings only
 
 
 def pack_within(rows: Sequence[TokenRow], tokens: int) -> list[PackedBatch]:
-    """Return packed rows of at most `tokens` tokens each; a longer conversation has one to itself.
+    """Return packed rows of at most `tokens` tokens each; a longer conversation gets its own row.
 
     Rows that begin with the same tokens stay together.
     """
@@ -69,7 +69,7 @@ def pack_within(rows: Sequence[TokenRow], tokens: int) -> list[PackedBatch]:
 
 
 def pack(rows: Sequence[TokenRow]) -> PackedBatch:
-    """Return one packed row of all the conversations. Teachers' values are in the order of the replayed tokens."""
+    """Return one packed row of all the conversations."""
     tree = PrefixTree.lay_out([row.computed() for row in rows])
     targets = [(row, tree.paths[index], target) for index, row in enumerate(rows) for target in row.targets()]
     batch = PackedBatch(

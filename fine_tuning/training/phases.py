@@ -1,7 +1,6 @@
-"""The phases of a training, each of which resumes, reports and stops.
+"""Run the phases of a training. Each phase can resume and stop, and reports its steps.
 
-First come trainings with held-out parts (to find the number of epochs), then chats, then
-preferences.
+The phases are: trainings with held-out parts (to find the number of epochs), chats, preferences.
 """
 
 import math
@@ -34,9 +33,9 @@ class Phases:
     """Runs the phases of the training of `model` in the folder `run`."""
 
     def __init__(self, model: "PreTrainedModel", run: Path, settings: Training, peak: float, watch: Watch) -> None:
-        """`peak`: floating-point operations a second of matrix products on this machine."""
+        """Prepare the phases. `peak`: this machine's floating-point operations per second."""
         self.model, self.run, self.settings, self.peak, self.watch = model, run, settings, peak, watch
-        self.passed_over: list[str] = []  # damaged checkpoints, in words
+        self.passed_over: list[str] = []  # messages about damaged checkpoints
         self.last: dict[Part, Step] = last_steps(self._progress)
         self.tokens, self.resumed_from = 0, 0
 
@@ -47,10 +46,10 @@ class Phases:
     def learn_chats(
         self, chats: list[TokenRow], replayed: list[TokenRow], validation: list[TokenRow], last: bool
     ) -> None:
-        """Train on the chats and the replay.
+        """Train on the chats and the replay rows.
 
-        Before another phase (not `last`), the result is kept, so that a resumed run does not learn
-        it again.
+        If another phase follows (not `last`), the result is saved, so that a resumed run does not
+        repeat this phase.
         """
         kept = self.run / "taught"
         if not last and checkpoints.is_complete(kept):
@@ -70,11 +69,11 @@ class Phases:
             self.save(kept)
 
     def _find_epochs(self, chats: list[TokenRow], replayed: int) -> int:
-        """Return the number of epochs, by cross-validation.
+        """Find the number of epochs by cross-validation.
 
-        The replay is left out: it takes most of the time, and says nothing about when the chats are
-        learned. Each step has as few chats as it will have beside the replay, since a step changes
-        the weights as much for one chat as for eight.
+        The replay rows are left out: they take most of the time, and say nothing about when the
+        chats are learned. Each batch has as many chats as it will have beside the replay, since a
+        step changes the weights about as much for one chat as for eight.
         """
         size = chats_in_a_batch(self.settings, len(chats), len(chats) + replayed)
         settings = self.settings.model_copy(update={"batch_size": size})
@@ -84,7 +83,7 @@ class Phases:
         self.run_phase("held-out parts", trainer, [stop])
 
     def learn_preferences(self, items: Sequence[ReferencedAnswers]) -> None:
-        """Train on what people preferred. The reference is the model as this phase first found it."""
+        """Train on people's preferences. The reference is the model at the start of this phase."""
         kept = self.run / "reference.json"
         if not kept.exists():
             paths.write_json(
@@ -95,9 +94,9 @@ class Phases:
         self.run_phase("preferences", trainer, [])
 
     def run_phase(self, part: Part, trainer: ResumableTrainer, ends: "Sequence[EarlyStop | EndAfter]") -> None:
-        """Train from the newest whole checkpoint to the end.
+        """Train from the newest complete checkpoint to the end.
 
-        Raises Cancelled, with a checkpoint kept, if the watch says to stop.
+        Raises Cancelled, with a checkpoint kept, if the watch asks to stop.
         """
         checkpoint, passed_over = checkpoints.newest_complete(Path(str(trainer.args.output_dir)))
         self.passed_over += passed_over
@@ -114,14 +113,14 @@ class Phases:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if self.watch.stopping():
             raise Cancelled(
-                f"training stopped at step {trainer.state.global_step}; the next retrain goes on from there"
+                f"training stopped at step {trainer.state.global_step}; the next retrain resumes from there"
             )
         self.tokens += trainer.seen_tokens
         if reporter.last:
             self.last[part] = reporter.last
 
     def save(self, folder: Path) -> Path:
-        """Write what was trained, sealed; return its folder."""
+        """Write the trained parameters as a sealed checkpoint; return its folder."""
         methods.save(self.model, folder)
         checkpoints.seal(folder)
         return folder
@@ -136,9 +135,9 @@ def _trainer_class(settings: Training) -> TrainerClass:
 
 
 def _is_over(trainer: ResumableTrainer, checkpoint: Path, ends: Sequence[EarlyStop | EndAfter]) -> bool:
-    """Return whether the phase had ended with this checkpoint, but was killed before that was noted.
+    """Return whether the phase ended with this checkpoint, but was killed before it recorded that.
 
-    Transformers would begin another epoch. If it is over, the model is as the phase left it.
+    Transformers would begin another epoch. If the phase is over, the model holds its final weights.
     """
     step, epoch = checkpoints.step_of(checkpoint), -(-len(trainer.rows) // trainer.args.train_batch_size)
     if not ends or step % epoch:
@@ -152,7 +151,7 @@ def _is_over(trainer: ResumableTrainer, checkpoint: Path, ends: Sequence[EarlySt
 
 
 class _Report(TrainerCallback):
-    """Reports each step, and stops the training when the watch says so."""
+    """Reports each step, and stops the training when the watch asks for it."""
 
     def __init__(self, reporter: StepReporter, watch: Watch) -> None:
         self.reporter, self.watch = reporter, watch
@@ -176,7 +175,7 @@ class _Report(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: object,
     ) -> None:
-        """Report the step. TrainingError for a loss that is not a number."""
+        """Report the step. Raises TrainingError for a loss that is not a number."""
         if not logs or "loss" not in logs:
             return
         if not math.isfinite(logs["loss"]):

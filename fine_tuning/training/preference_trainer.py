@@ -1,4 +1,4 @@
-"""The second part of a training: after the chats, what people preferred among answers (preferences.py)."""
+"""The trainer of the last training phase, which learns people's preferences (preferences.py)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,17 +14,17 @@ from fine_tuning.training.preferences import ReferencedAnswers, pack_preferences
 
 
 class PreferenceTrainer(PackedTrainer):
-    """Trainer whose packed rows hold pairs of answers, or ratings.
+    """Trainer whose packed rows hold pairs of answers, or rated answers.
 
-    Its accuracy is the share of them in which the model now prefers what people preferred.
+    Its accuracy is the share of them for which the model now prefers the same as people did.
     """
 
     def __init__(
         self, model: PreTrainedModel, folder: Path, settings: Training, items: Sequence[ReferencedAnswers]
     ) -> None:
-        """Take `items` with their reference (`with_reference`).
+        """Prepare the training. `items` must have their reference log-probabilities (`with_reference`).
 
-        Each is two rows, so a batch holds half as many items as chats.
+        An item is two rows, so a batch holds half as many items as chats.
         """
         preferences = settings.preferences
         batch_size = -(-settings.batch_size // 2)
@@ -40,7 +40,7 @@ class PreferenceTrainer(PackedTrainer):
         return pack_preferences_within(cast(Sequence[ReferencedAnswers], rows), self.batch_tokens)
 
     def loss_count(self, batch: PackedBatch) -> int:
-        """Return the number of terms that the loss of a packed row averages over: answers."""
+        """Return the number of answers, over which the loss of a packed row averages."""
         return len(batch["reference"])
 
     def batch_loss(self, batch: PackedBatch) -> Tensor:

@@ -1,9 +1,8 @@
-"""Learning from what people preferred: DPO from pairs of answers, KTO from single ratings.
+"""Learn people's preferences: with DPO from pairs of answers, with KTO from single ratings.
 
-DPO is arXiv 2305.18290, KTO arXiv 2402.01306. Answers to one prompt share it: in the packed row
-(packing.py) it is computed once. The reference model is the one that the preference training starts
-from. Its log-probabilities are computed once, before the first step, so that no second model is in
-memory.
+DPO is arXiv 2305.18290, KTO arXiv 2402.01306. A prompt that two answers share is computed once, in
+the packed row (packing.py). The reference model is the model at the start of the preference phase.
+Its log-probabilities are computed before the first step, so no second model is held in memory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one prompt, in tokens. `reference` holds the log-probability of each under the reference model."""
+    """Two answers to one prompt, in tokens. `reference`: their log-probabilities under the reference model."""
 
     prompt: list[int]
     chosen: list[int]
@@ -41,9 +40,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Rated:
-    """An answer that was wanted or not, and `other`, the answer to another prompt.
+    """An answer that people liked (`wanted`) or disliked, and `other`, the answer to another prompt.
 
-    From `other` KTO learns how far the model has moved as a whole.
+    KTO estimates from `other` how far the model has diverged from the reference model.
     """
 
     prompt: list[int]
@@ -58,11 +57,11 @@ class Rated:
 
 ReferencedAnswers = Pair | Rated
 Rating = tuple[list[int], list[int], bool]
-"""Prompt, answer, and whether it was wanted."""
+"""A prompt, an answer, and whether people liked it."""
 
 
 def read_preferences(path: Path) -> tuple[list[Pair], list[Rating]]:
-    """Return the pairs and the single ratings of a JSONL file. TrainingError names a bad line.
+    """Return the pairs and the single ratings of a JSONL file. Raises TrainingError for a bad line.
 
     Pairs are {"prompt_ids", "chosen_ids", "rejected_ids"}, ratings {"prompt_ids", "completion_ids", "label"}.
     """
@@ -77,9 +76,9 @@ def read_preferences(path: Path) -> tuple[list[Pair], list[Rating]]:
 
 
 def read_items(path: Path, settings: Training) -> list[ReferencedAnswers]:
-    """Return what is learned from a file of preferences.
+    """Return the items to train on from a file of preferences.
 
-    For DPO these are its pairs; for KTO, each side of a pair as a rating, and the single ratings.
+    For DPO these are the pairs; for KTO the single ratings, and both sides of each pair as ratings.
     """
     pairs, ratings = read_preferences(path)
     how = choose_preference_method(len(pairs), len(ratings), settings.preferences)
@@ -90,9 +89,9 @@ def read_items(path: Path, settings: Training) -> list[ReferencedAnswers]:
 
 
 def mismatch(ratings: Sequence[Rating]) -> list[Rated]:
-    """Return each rating with the answer to another prompt, if there is any.
+    """Return each rating together with the answer to another prompt (KTO's mismatched answer).
 
-    It is that of the nearest such rating before it, cyclically.
+    That answer is the nearest previous one with another prompt, counted cyclically.
     """
 
     def other(index: int) -> list[int]:
@@ -103,7 +102,7 @@ def mismatch(ratings: Sequence[Rating]) -> list[Rated]:
 
 
 def pack_preferences(items: Sequence[ReferencedAnswers]) -> PackedBatch:
-    """Return a packed row of the items' R answers, two each, with `answers`, `reference`, and for ratings `wanted`."""
+    """Return a packed row of the items' R answers (two per item), with the fields for preferences set."""
     rows = [row for item in items for row in item.rows()]
     batch = pack(rows)
     batch["answers"] = torch.repeat_interleave(
@@ -118,13 +117,13 @@ def pack_preferences(items: Sequence[ReferencedAnswers]) -> PackedBatch:
 def pack_preferences_within(items: Sequence[ReferencedAnswers], tokens: int) -> list[PackedBatch]:
     """Return packed rows of at most `tokens` tokens each.
 
-    Ratings stay in one row, since KTO's divergence is that of the whole batch.
+    Ratings stay in one row, since KTO estimates the divergence over the whole batch.
     """
     return [pack_preferences(part) for part in ([items] if isinstance(items[0], Rated) else _divided(items, tokens))]
 
 
 def _divided(items: Sequence[ReferencedAnswers], tokens: int) -> list[list[ReferencedAnswers]]:
-    """Divide the items into parts of at most `tokens` tokens each. A longer item is a part of its own."""
+    """Divide the items into parts of at most `tokens` tokens each; a longer item gets its own part."""
     parts: list[list[ReferencedAnswers]] = []
     size = 0
     for item in items:
@@ -143,7 +142,7 @@ def preference_loss(
 ) -> tuple[Tensor, Tensor]:
     """Return the mean loss over the batch, and the rewards [R], without gradient.
 
-    A reward is beta * (log-probability - reference's). `head`: see `loss.plain_head`.
+    A reward is beta * (log-probability - the reference model's). `head`: see `loss.plain_head`.
     """
     moved = _sums(model, batch, head) - batch["reference"]
     wanted = batch.get("wanted")
@@ -154,7 +153,7 @@ def preference_loss(
 def dpo(margin: Tensor, beta: float) -> Tensor:
     """Return DPO's loss (equation 7).
 
-    `margin` [pairs]: how much more the model moved towards the chosen than the rejected answer.
+    `margin` [pairs]: log-ratio of the chosen answer minus that of the rejected answer.
     """
     return -logsigmoid(beta * margin).mean()
 
@@ -172,7 +171,7 @@ def kto(moved: Tensor, others: Tensor, wanted: Tensor, beta: float) -> Tensor:
 def with_reference(
     model: "PreTrainedModel", items: Sequence[ReferencedAnswers], tokens: int = 4096
 ) -> list[ReferencedAnswers]:
-    """Return the items with the log-probabilities under `model` as it is now.
+    """Return the items with their log-probabilities under the current `model`.
 
     At most `tokens` tokens are computed at once.
     """

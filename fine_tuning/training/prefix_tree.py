@@ -1,7 +1,7 @@
-"""Prefix trees of token rows: what rows share at their beginning is in the tree once.
+"""Prefix trees of token rows: tokens that rows share at their beginning occur in the tree once.
 
-Rows are sorted first, so that a row shares most with its neighbours: what the first and the last
-row of a group share, all rows of the group share.
+Rows are sorted first. Then the prefix that the first and the last row of a group share is shared
+by the whole group.
 """
 
 from collections.abc import Sequence
@@ -10,21 +10,21 @@ from itertools import groupby, pairwise
 
 
 def shared_head(one: Sequence[int], other: Sequence[int]) -> int:
-    """Return how many tokens two rows share at their beginning."""
+    """Return the number of tokens that two rows share at their beginning."""
     return next(
         (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
     )
 
 
 def tree_branches(ordered: Sequence[Sequence[int]]) -> list[int]:
-    """Return how many tokens each of the sorted rows adds to their prefix tree."""
+    """Return for each of the sorted rows the number of tokens that it adds to their prefix tree."""
     return [len(row) - shared_head(before, row) for before, row in pairwise([(), *ordered])]
 
 
 def divide(ordered: Sequence[Sequence[int]], limit: int) -> list[slice]:
     """Divide the sorted rows into parts whose prefix trees have at most `limit` tokens each.
 
-    A longer row is a part of its own.
+    A longer row gets its own part.
     """
     parts: list[slice] = []
     size = 0
@@ -45,7 +45,7 @@ class PrefixTree:
     tokens: list[int] = field(default_factory=list)  # [T]
     positions: list[int] = field(default_factory=list)  # [T]: the depth of each token
     nodes: list[int] = field(default_factory=list)  # [T]: the node that each token belongs to
-    parents: list[int] = field(default_factory=list)  # of each node; -1 for a root. A parent comes before its children
+    parents: list[int] = field(default_factory=list)  # of each node; -1 for a root. Parents come before children
     # paths[r][i]: index in the packed row of token i of row r
     paths: dict[int, list[int]] = field(default_factory=dict)
 
@@ -62,7 +62,7 @@ class PrefixTree:
         return sorted(range(len(self.rows)), key=lambda index: self.rows[index])
 
     def _grow(self, members: list[int], depth: int, parent: int, path: list[int]) -> None:
-        """Lay out the rows `members`, sorted, which agree on their first `depth` tokens, below the node `parent`."""
+        """Lay out the sorted rows `members`, which share their first `depth` tokens, below the node `parent`."""
         first, last = self.rows[members[0]], self.rows[members[-1]]
         end = depth
         while end < len(first) and end < len(last) and first[end] == last[end]:

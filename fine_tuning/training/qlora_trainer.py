@@ -1,6 +1,6 @@
-"""QLoRA (arXiv 2305.14314): LoRA beside a base whose matrices may stay quantised.
+"""Train with QLoRA (arXiv 2305.14314): LoRA on a base whose matrices may stay quantised.
 
-`methods.ways_to_hold` says when they do.
+`methods.ways_to_hold` decides when they stay quantised.
 """
 
 from pathlib import Path
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class QLoRATrainer(LoRATrainer):
-    """Trains LoRA adapters beside a base that is held as `weights` says.
+    """Trains LoRA adapters on a base that is held in the format `weights`.
 
-    `dequantised`: as floats, as fast as LoRA. `quantised`: as the blocks of the served GGUF, in a
-    quarter of the memory; they are dequantised for each pass. `nf4`: quantised once more as the
-    paper does it, by bitsandbytes, for GPUs.
+    `dequantised`: floats, as fast as LoRA. `quantised`: the blocks of the served GGUF, a quarter of
+    the memory, dequantised for each pass. `nf4`: quantised again by bitsandbytes, as in the paper,
+    for GPUs.
     """
 
     def __init__(
@@ -26,8 +26,8 @@ class QLoRATrainer(LoRATrainer):
     ) -> None:
         """Prepare the training.
 
-        `weights`: one of `methods.ways_to_hold`, for `auto` the one that the forecast chose
-        (estimate.py).
+        `weights`: one of `methods.ways_to_hold`; for `auto` the one that the forecast
+        (estimate.py) chose.
         """
         super().__init__(base, settings, served)
         self.weights = weights
@@ -36,7 +36,7 @@ class QLoRATrainer(LoRATrainer):
 def trainer_for(
     base: Path, settings: Training, served: "Reference | None" = None, weights: BaseWeights = "dequantised"
 ) -> LoRATrainer:
-    """Return the trainer of `settings.method`."""
+    """Return the trainer for `settings.method`."""
     if settings.method == FineTuningMethod.QLORA:
         return QLoRATrainer(base, settings, served, weights)
     return LoRATrainer(base, settings, served)

@@ -1,10 +1,10 @@
-"""A GGUF's rotary positions (arXiv 2104.09864) as llama.cpp computes them.
+"""Compute a GGUF's rotary positions (arXiv 2104.09864) as llama.cpp does.
 
-Transformers reads only the base frequency from the file. `<architecture>.rope.scaling.type` and
-`.factor` slow all positions down (`linear`, which llama.cpp also assumes if none is given) or some
-of them (`yarn`, arXiv 2309.00071); `rope_freqs.weight` divides each frequency by a factor of its
-own (Llama 3.1 and later); `longrope` (Phi 3) has two such lists, of which the short one is served
-for contexts within the original length.
+Transformers reads only the base frequency from the file. This module also applies
+`<architecture>.rope.scaling.type` and `.factor`, which scale all frequencies (`linear`, llama.cpp's
+default) or some of them (`yarn`, arXiv 2309.00071), and the tensor `rope_freqs.weight` (Llama 3.1
+and later), which divides each frequency by its own factor. `longrope` (Phi 3) has two such tensors;
+the short one applies to contexts within the original length.
 """
 
 import math
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 _OWN_FACTORS = ("rope_freqs.weight", "rope_factors_short.weight")
-_FAR, _NEAR = "full_attention", "sliding_attention"  # layers that look back over a window only are never slowed down
+_FAR, _NEAR = "full_attention", "sliding_attention"  # layers with sliding windows are never scaled
 
 
 class Rope:
-    """What a GGUF says about positions."""
+    """The rotary position settings of a GGUF."""
 
     def __init__(self, file: GgufFile) -> None:
-        """Read what `file` says. NotImplementedError for an unknown kind of scaling."""
+        """Read the settings from `file`. Raises NotImplementedError for an unknown kind of scaling."""
         self._prefix, self._metadata = f"{file.header.architecture}.rope.scaling.", file.header.metadata
         self.factor = float(self._value("factor", 0) or 1)
         self.kind = str(self._value("type", "linear"))
@@ -40,15 +40,15 @@ class Rope:
         return value
 
     def configure(self, config: "PreTrainedConfig") -> None:
-        """Set what Transformers must know before the model is made."""
+        """Set the options that Transformers needs before the model is created."""
         if self.kind == "yarn" and self.factor > 1:
             original = int(self._value("original_context_length", config.max_position_embeddings))
-            # some families have others for each type of layer
+            # some families have separate parameters for each type of layer
             far = config.rope_parameters.get(_FAR, config.rope_parameters)
             far |= {"rope_type": "yarn", "factor": self.factor, "original_max_position_embeddings": original}
 
     def apply(self, model: "PreTrainedModel", factors: Tensor | None) -> None:
-        """Change the frequencies in `model`; `factors` [head size / 2] is the tensor `self.factors`."""
+        """Scale the frequencies in `model`. `factors` [head size / 2]: the tensor named `self.factors`."""
         slower = self.factor if self.kind == "linear" else 1.0
         attention = float(self._value("attn_factor", 1.0))
         for module, kind in _rotary(model):
@@ -66,9 +66,9 @@ class Rope:
 
 
 def _rotary(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Yield the modules that hold frequencies, and the prefix of their names.
+    """Yield each module that holds rotary frequencies, with the prefix of its buffers' names.
 
-    Some models have one list of frequencies for each type of layer.
+    Some models have separate frequencies for each type of layer.
     """
     for module in model.modules():
         for name, buffer in list(module.named_buffers(recurse=False)):

@@ -1,7 +1,7 @@
-"""A training as a value, and the ways to run it.
+"""Describe a training as a value (TrainingJob), and run it in this process or in a child process.
 
-It runs in this process, or in a child process, which gives its memory back when it ends. A runner
-is a function of a TrainingJob and a Watch. All runners give the same adapter.
+A child process frees all its memory when it ends. A runner is a function of a TrainingJob and a
+Watch; all runners give the same adapter.
 """
 
 import json
@@ -33,23 +33,22 @@ from fine_tuning.units import signal_name
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
-_POLL = 0.1  # seconds between looks at a child's progress
-_GRACE = 4.0  # seconds that a child has, once asked, to end its step and to write a checkpoint
-_ORPHANED = 3.0  # the same for one whose parent is gone
-_DISK_FULL = 28  # the exit code of a child that had no room to write; errno's number on Linux
+_POLL = 0.1  # seconds between checks of a child's progress
+_GRACE = 4.0  # seconds that a child asked to stop has to end its step and write a checkpoint
+_ORPHANED = 3.0  # the same for a child whose parent process died
+_DISK_FULL = 28  # exit code of a child that found the disk full; ENOSPC on Linux
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """One training: what it learns, by which settings, and where."""
+    """One training: its base, rows, settings and folder."""
 
     base: Path  # a GGUF, or a folder in Hugging Face format
     rows: TrainingRows
     run: Path  # the run's folder
     settings: Training
-    weights: BaseWeights = "dequantised"  # how the base is held
-    # what llama.cpp computes with the base (Reference.save): training must begin with the same
-    served: Path | None = None
+    weights: BaseWeights = "dequantised"  # the format in which the base is held
+    served: Path | None = None  # llama.cpp's logits of the base (Reference.save), to check the network before training
 
     def save(self) -> Path:
         """Write the job to the run's folder, for another process; return the file."""
@@ -102,14 +101,14 @@ class TrainingProcess:
     def __init__(self, job: TrainingJob) -> None:
         self.job, self.log = job, job.run / "log.txt"
         self._progress = job.run / "progress.jsonl"
-        self._asked = 0.0  # when it was asked to stop; 0: not yet
-        self._told = time.monotonic()  # when its last step was
-        self._pace = 0.0  # seconds of the longest wait for a step, a validation before it included
+        self._asked = 0.0  # time at which the child was asked to stop; 0: not yet
+        self._told = time.monotonic()  # time of the last step
+        self._pace = 0.0  # seconds of the longest wait for a step, including a validation before it
 
     def __enter__(self) -> "TrainingProcess":
         for file in (_result_file(self.job.run), _failure_file(self.job.run)):
             file.unlink(missing_ok=True)
-        self._read = self._progress.stat().st_size if self._progress.exists() else 0  # what an earlier process told
+        self._read = self._progress.stat().st_size if self._progress.exists() else 0  # skips an earlier process's steps
         self._child: BaseProcess = context().Process(target=_train, args=(self.job.save(),), daemon=True)
         self._child.start()
         return self
@@ -119,7 +118,7 @@ class TrainingProcess:
         self._child.join()
 
     def steps(self) -> Iterator[Step | None]:
-        """Yield each step as it is made, and None now and then, until the process ends."""
+        """Yield each step as it is reported, and None at every poll, until the process ends."""
         while True:
             ended = not self._child.is_alive()
             yield from self._news()
@@ -150,12 +149,12 @@ class TrainingProcess:
             self._child.terminate()
 
     def result(self) -> TrainingResult:
-        """Return what the child made, or raise what it raised."""
+        """Return the child's result, or raise the error that it raised."""
         self._child.join()
         if _result_file(self.job.run).exists():
             return _read_result(self.job)
         if self._asked:
-            raise Cancelled("training stopped; the next retrain goes on from its last checkpoint")
+            raise Cancelled("training stopped; the next retrain resumes from its last checkpoint")
         if _failure_file(self.job.run).exists():
             failure = paths.read_json(_failure_file(self.job.run))
             raise getattr(errors, failure["error"])(failure["text"])
@@ -165,17 +164,17 @@ class TrainingProcess:
         code = self._child.exitcode or 0
         if code == _DISK_FULL:
             return (
-                f"the disk is full ({self.job.run}): make room, and the next retrain goes on from the last checkpoint"
+                f"the disk is full ({self.job.run}): free some space; the next retrain resumes from the last checkpoint"
             )
         if code == -signal.SIGKILL:
             return (
-                "the training's process was killed: most likely the memory ran out. Retrain with --auto, "
+                "the training process was killed, most likely because memory ran out. Retrain with --auto, "
                 "or lower training.batch_tokens"
             )
         if code < 0:
-            return f"the training's process died of {signal_name(-code)}; what it said last is in {self.log}"
+            return f"the training process died of {signal_name(-code)}; see the end of {self.log}"
         said = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if self.log.exists() else []
-        return f"the training failed: {said[-1] if said else 'it said nothing'}. The whole is in {self.log}"
+        return f"the training failed: {said[-1] if said else 'it gave no reason'}. The full output is in {self.log}"
 
 
 def _result_file(run: Path) -> Path:
@@ -208,9 +207,9 @@ class _Asked:
 
 
 def _train(file: Path) -> None:
-    """Run the job, and leave its result or its failure in the run's folder."""
+    """Run the job, and write its result or its error to the run's folder."""
     asked = _Asked()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group: the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent handles it
     signal.signal(signal.SIGTERM, asked.ask)
     with (file.parent / "log.txt").open("wb") as log:
         os.dup2(log.fileno(), 1)
@@ -232,7 +231,7 @@ def _train(file: Path) -> None:
 
 @contextmanager
 def _full_disk_told() -> Iterator[None]:
-    """Tell a full disk by the exit code: nothing can be written about it."""
+    """Exit with `_DISK_FULL` when the disk is full, since no file can be written to report it."""
     try:
         yield
     except Exception as error:
@@ -242,7 +241,7 @@ def _full_disk_told() -> Iterator[None]:
 
 
 def _end_with_parent(asked: _Asked) -> None:
-    """End this process some seconds after the one that started it."""
+    """End this process a few seconds after its parent process ends."""
     if parent := multiprocessing.parent_process():
         wait([parent.sentinel])
         asked.ask()

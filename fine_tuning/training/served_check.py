@@ -1,6 +1,6 @@
-"""Compares the network in training with what llama.cpp computes with the served model.
+"""Compare the logits of the network that is trained with llama.cpp's logits of the served model.
 
-The measure is that of engines/agreement.py.
+engines/agreement.py defines how far they may differ.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def check_served(model: "PreTrainedModel", served: Reference, tolerance: float, name: str) -> list[Logits]:
-    """Return the model's logits for the probes.
+    """Return the model's logits for the probes, after comparing them with llama.cpp's.
 
-    TrainingError unless they agree with llama.cpp's within `tolerance` more than rounding explains.
+    Raises TrainingError if they differ by more than rounding explains plus `tolerance`.
     """
     found = probe_logits(model, served.probes)
     check_base(found, served, tolerance, name)
@@ -29,7 +29,7 @@ def check_served(model: "PreTrainedModel", served: Reference, tolerance: float, 
 
 @torch.no_grad()
 def probe_logits(model: "PreTrainedModel", probes: Sequence[Probe]) -> list[Logits]:
-    """Return the logits at the places of each probe, from one packed row, as the model is trained."""
+    """Return the logits at each probe's places, computed from one packed row as in training."""
     training = model.training
     model.eval()
     batch = pack([_row(probe) for probe in probes])
@@ -40,6 +40,6 @@ def probe_logits(model: "PreTrainedModel", probes: Sequence[Probe]) -> list[Logi
 
 
 def _row(probe: Probe) -> TokenRow:
-    """Return a row that carries loss after each of the places."""
+    """Return a token row with loss on the token after each of the probe's places."""
     carries = [False, *(index in set(probe.places) for index in range(len(probe.tokens)))]
     return TokenRow([*probe.tokens, 0], carries)  # nothing depends on the last token

@@ -1,16 +1,16 @@
-"""A search for better training settings, by short real trainings.
+"""Search for better training settings by running short real trainings.
 
-It is an Optuna study (arXiv 1907.10902); a training is judged by its validation loss.
+The search is an Optuna study (arXiv 1907.10902); each trial is scored by its validation loss.
 
-data/sweeps/<name>/journal.log       the study: Optuna's JournalStorage; every process that shares the folder can run its trials
-                   trials/<number>/  log and progress of each training, which runs in a child
-                   process, so that its memory is given back
+data/sweeps/<name>/journal.log       the study (Optuna's JournalStorage); every process that shares the folder can run trials
+                   trials/<number>/  log and progress of each trial's training, which runs in a
+                                     child process so that its memory is freed
                    best.yaml         the whole configuration with the best settings: byoai retrain --config .../best.yaml
-                   trials.png        how the trials went
+                   trials.png        a plot of the trials
 
-JournalStorage rather than SQLite, because the folder may be on a network: SQLite's locks are broken on many NFS servers
-(https://sqlite.org/faq.html#q5), while the journal is only appended to, under a lock that is a symbolic link.
-A trial whose process died is marked as failed, and its settings are queued again for the next process.
+The study uses JournalStorage rather than SQLite because the folder may be on a network drive: SQLite's locks are broken
+on many NFS servers (https://sqlite.org/faq.html#q5), while the journal is only appended to, under a lock that is a
+symbolic link. A trial whose process died is marked as failed, and its settings are queued again.
 """  # noqa: E501
 
 import itertools
@@ -46,47 +46,47 @@ Settings: TypeAlias = dict[str, float | int]
 
 SWEPT: tuple[str, ...] = ("learning_rate", "lora_r", "lora_alpha", "lora_dropout", "num_epochs", "batch_size")
 _GRID_RATES = 3  # learning rates of a grid, evenly spaced in their logarithms
-_STARTUP_TRIALS = 4  # drawn at random before TPE (and the pruner) have something to go by
-_SILENCE = 120  # seconds without a sign of life after which a process on another machine counts as dead
+_STARTUP_TRIALS = 4  # trials with random settings, before TPE and the pruner have enough results
+_SILENCE = 120  # seconds without a heartbeat after which a process on another machine counts as dead
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What every trial trains on.
+    """The base and the rows that every trial trains on.
 
-    Paths differ between machines: `identity` says whether two studies are about the same data.
+    `identity` names the data independently of the paths, which differ between machines.
     """
 
     base: Path
     rows: Path
     replay: Path | None
     identity: str
-    weights: BaseWeights = "dequantised"  # how the base is held
+    weights: BaseWeights = "dequantised"  # the format in which the base is held
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """How a sweep ended. `settings` are the best ones, by name in `training:`."""
+    """The result of a sweep. `settings`: the best trial's settings, by name in `training:`."""
 
     folder: Path
     settings: Settings
-    loss: float  # validation loss (nats) at the end of that training
+    loss: float  # the best trial's validation loss (nats)
     finished: int
     pruned: int
     failed: int
 
 
 def search(prepared: Prepared, training: Training, sweep: Sweep, name: str, watch: Watch | None = None) -> SweepResult:
-    """Run trials until the study has `sweep.trials` of them or `sweep.minutes` are over.
+    """Run trials until the study has `sweep.trials` of them or `sweep.minutes` have passed.
 
-    A study `name` that exists is continued. Raises ConfigError without validation rows, or if the
-    study is about other data or ranges; TrainingError if no trial was finished; Cancelled after
-    `watch.stopping()` returned True (the running trial is queued again).
+    An existing study `name` is continued. Raises ConfigError without validation rows, or if the
+    study has other data or ranges; TrainingError if no trial finished; Cancelled after
+    `watch.stopping()` returned True (the running trial is then queued again).
     """
     validation = prepared.rows / "validation.jsonl"
     if not validation.exists() or not validation.stat().st_size:
         raise ConfigError(
-            f"{validation} holds no row to judge by: chat more, or raise data_preparation.validation_ratio"
+            f"{validation} has no rows to validate on: chat more, or raise data_preparation.validation_ratio"
         )
     watch, folder = watch or Watch(), paths.sweeps_dir() / paths.safe_name(name)
     watch.tell(events.RunOpened(str(folder), resumed=folder.exists()))
@@ -96,7 +96,7 @@ def search(prepared: Prepared, training: Training, sweep: Sweep, name: str, watc
 
 
 def space(sweep: Sweep) -> dict[str, "BaseDistribution"]:
-    """Return the ranges as Optuna's distributions. Settings with a single value are not swept."""
+    """Return the swept settings as Optuna's distributions; settings with a single value are left out."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     low, high = sweep.learning_rate
@@ -108,14 +108,14 @@ def space(sweep: Sweep) -> dict[str, "BaseDistribution"]:
 
 
 def fixed(sweep: Sweep) -> Settings:
-    """Return the settings that have a single value."""
+    """Return the settings that have a single value, and are therefore not swept."""
     return {key: getattr(sweep, key)[0] for key in SWEPT if len(set(getattr(sweep, key))) == 1}
 
 
 def grid(sweep: Sweep) -> list[Settings]:
-    """Return every combination, shuffled with the sweep's seed.
+    """Return every combination of the swept values, shuffled with the sweep's seed.
 
-    A sweep that ends early has then still tried values from the whole range.
+    Shuffling lets a sweep that ends early still try values from the whole range.
     """
     low, high = sweep.learning_rate
     steps = (index / (_GRID_RATES - 1) for index in range(_GRID_RATES))
@@ -128,7 +128,7 @@ def grid(sweep: Sweep) -> list[Settings]:
 
 
 class _Worker:
-    """One process's share of a study."""
+    """Runs trials of a study in this process."""
 
     def __init__(
         self,
@@ -139,12 +139,11 @@ class _Worker:
         watch: Watch,
     ) -> None:
         self.prepared, self.training, self.sweep, self.folder = prepared, training, sweep, folder
-        self.watch, self._shown = watch, 0.0  # `_shown`: when this process last showed that it lives
+        self.watch, self._shown = watch, 0.0  # `_shown`: time of this process's last heartbeat
         self.deadline = time.monotonic() + 60 * sweep.minutes
         self.space = space(sweep)
         folder.mkdir(parents=True, exist_ok=True)
-        # held for milliseconds, while trials are counted and one is asked for
-        self.lock = filelock.FileLock(folder / "ask.lock")
+        self.lock = filelock.FileLock(folder / "ask.lock")  # held for milliseconds, to take the next trial
         with self.lock:
             self.study = self._open()
 
@@ -162,16 +161,16 @@ class _Worker:
         before = study.user_attrs.get("about", about)
         if before != about:
             other = ", ".join(key for key in about if about[key] != before[key])
-            raise ConfigError(f"the sweep {self.folder.name} is about other {other}: give this one a --name of its own")
+            raise ConfigError(f"the sweep {self.folder.name} has another {other} than this one: choose another --name")
         study.set_user_attr("about", about)
         for point in grid(self.sweep)[: self.sweep.trials] if self.sweep.sampler == "grid" else self._configured():
             study.enqueue_trial(point, skip_if_exists=True)
         return study
 
     def _configured(self) -> list[Settings]:
-        """Return the configured settings, if they are within the ranges, to be tried first.
+        """Return the configured settings as the first trial, if they are within the ranges.
 
-        The best of the sweep is then no worse than these.
+        The sweep's best result is then no worse than the configured settings.
         """
         point = {key: getattr(self.training, key) for key in self.space}
         return [point] if all(_holds(kind, point[key]) for key, kind in self.space.items()) else []
@@ -183,7 +182,7 @@ class _Worker:
                 self._do(trial)
             except _OutOfTime:
                 _queue_again(self.study, trial.number, trial.params)
-                self.watch.note(f"the time is over: trial {trial.number} is done when the sweep goes on")
+                self.watch.note(f"the time limit is reached: trial {trial.number} runs when the sweep is continued")
                 break
             except BaseException:
                 _queue_again(self.study, trial.number, trial.params)
@@ -205,7 +204,7 @@ class _Worker:
             waiting = any(trial.state == TrialState.WAITING for trial in trials)
             if not waiting and (len(trials) >= self.sweep.trials or self.sweep.sampler == "grid"):
                 return None
-            # A seed of its own for each trial: processes that share a study would draw the same otherwise.
+            # Each trial gets its own seed, or processes that share a study would draw the same settings.
             self.study.sampler = TPESampler(seed=self.sweep.seed + len(trials), n_startup_trials=_STARTUP_TRIALS)
             trial = self.study.ask(self.space)
             trial.set_user_attr("worker", _this_process())
@@ -241,9 +240,9 @@ class _Worker:
         self.watch.tell(events.Trial(trial.number, dict(trial.params), loss, why))
 
     def _twin(self, trial: "Trial") -> "FrozenTrial | None":
-        """Return a finished trial of the same settings.
+        """Return a finished trial with the same settings.
 
-        With the same seed, this trial would end the same.
+        Since all trials use the same seed, its result would be the same.
         """
         from optuna.trial import TrialState
 
@@ -251,7 +250,7 @@ class _Worker:
         return next((other for other in done if other.params == trial.params), None)
 
     def _train(self, trial: "Trial", run: Path) -> "_End":
-        """Run a trial's training in a child process, and judge it by its validation loss."""
+        """Run a trial's training in a child process, and return its validation loss."""
         from optuna.trial import TrialState
 
         settings = self.training.model_copy(
@@ -279,13 +278,13 @@ class _Worker:
             except ByoaiError as error:
                 return _End(loss, TrialState.FAIL, f"failed: {error}")
         if math.isnan(loss):
-            return _End(loss, TrialState.FAIL, "failed: it told no validation loss")
+            return _End(loss, TrialState.FAIL, "failed: it reported no validation loss")
         return _End(loss, TrialState.COMPLETE, "")
 
     def _look_up(self, number: int) -> None:
-        """Raise Cancelled or _OutOfTime if the sweep ends in the middle of this trial.
+        """Raise Cancelled or _OutOfTime if the sweep must end during this trial.
 
-        Otherwise show other processes that it goes on.
+        Otherwise touch the trial's heartbeat file for other processes.
         """
         if self.watch.stopping():
             raise Cancelled("the sweep was stopped; the next one continues it")
@@ -294,7 +293,7 @@ class _Worker:
         if time.monotonic() - self._shown > _SILENCE / 12:  # the folder may be on a network
             self._alive(number)
 
-    # Who is alive
+    # Heartbeats
 
     def _folder(self, number: int) -> Path:
         folder = self.folder / "trials" / str(number)
@@ -302,20 +301,20 @@ class _Worker:
         return folder
 
     def _alive(self, number: int) -> None:
-        """Show other processes that this one still works on the trial."""
+        """Touch the trial's heartbeat file, which shows other processes that this one still runs it."""
         (self._folder(number) / "alive").touch()
         self._shown = time.monotonic()
 
     def _dead(self, trial: "FrozenTrial") -> bool:
-        """Return whether the process that runs the trial is gone."""
+        """Return whether the process that runs the trial has died."""
         worker = trial.user_attrs.get("worker")
-        if worker is None:  # it died while it asked for the trial, under the lock that is ours now
+        if worker is None:  # it died while taking the trial, before it could record itself
             return True
         if worker["host"] == socket.gethostname():
             with suppress(psutil.NoSuchProcess):
                 return bool(psutil.Process(worker["pid"]).create_time() != worker["started"])
             return True
-        # Both times are those of the file server, whose clock may differ from ours.
+        # Compare times of the file server only, since its clock may differ from this machine's.
         own = self.folder / f"clock-{os.getpid()}"
         own.touch()
         now = own.stat().st_mtime
@@ -323,10 +322,10 @@ class _Worker:
         sign = self._folder(trial.number) / "alive"
         return not sign.exists() or now - sign.stat().st_mtime > _SILENCE
 
-    # What was found
+    # Results
 
     def found(self) -> SweepResult:
-        """Return the best finished trial. TrainingError if there is none."""
+        """Return the best finished trial. Raises TrainingError if no trial finished."""
         from optuna.trial import TrialState
 
         trials = self.study.get_trials(deepcopy=False)
@@ -336,7 +335,7 @@ class _Worker:
                 (trial.user_attrs["why"] for trial in trials if "why" in trial.user_attrs), "the time was too short"
             )
             raise TrainingError(
-                f"no trial of {self.folder} was finished: {why}. Raise sweep.minutes, or make the trials shorter"
+                f"no trial of {self.folder} finished: {why}. Raise sweep.minutes, or make the trials shorter"
             )
         best = min(done, key=lambda trial: trial.value or math.inf)
         pruned = sum(trial.state == TrialState.PRUNED for trial in trials)
@@ -351,19 +350,19 @@ class _Worker:
 
 
 class _OutOfTime(Exception):
-    """The budget is over while a trial runs."""
+    """Raised when the time limit is reached while a trial runs."""
 
 
 class _End(NamedTuple):
-    """How a trial ended."""
+    """The outcome of a trial."""
 
-    loss: float  # validation loss of the weights that are kept
+    loss: float  # validation loss of the final weights
     state: "TrialState"
-    why: str  # why it was not finished; "" if it was
+    why: str  # the reason why the trial did not finish; "" if it did
 
 
 def _holds(kind: "BaseDistribution", value: float | int) -> bool:
-    """Return whether a range holds the value."""
+    """Return whether the distribution contains the value."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     if isinstance(kind, CategoricalDistribution):
@@ -372,7 +371,7 @@ def _holds(kind: "BaseDistribution", value: float | int) -> bool:
 
 
 def _interrupted(trial: "FrozenTrial") -> bool:
-    """Return whether the trial failed for no reason of its own; then its settings were queued again."""
+    """Return whether the trial was interrupted rather than failed; its settings were then queued again."""
     from optuna.trial import TrialState
 
     return trial.state == TrialState.FAIL and "why" not in trial.user_attrs
@@ -385,19 +384,19 @@ def _this_process() -> dict[str, str | int | float]:
 def _queue_again(study: "Study", number: int, params: Settings) -> None:
     """Mark an interrupted trial as failed, and queue its settings before all new ones.
 
-    Only the first process that tries does it.
+    If several processes try, only the first one succeeds.
     """
     from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
 
-    with suppress(UpdateFinishedTrialError, ValueError):  # ValueError: it is marked already
+    with suppress(UpdateFinishedTrialError, ValueError):  # ValueError: another process marked it already
         study.tell(number, state=TrialState.FAIL)
         if params:
             study.enqueue_trial(params, user_attrs={"again": number})
 
 
 def plot(study: "Study", file: Path) -> None:
-    """Draw loss by trial, with the best so far, and loss by learning rate, as a PNG."""
+    """Write a PNG that plots loss by trial, with the best so far, and loss by learning rate."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from optuna.trial import TrialState

@@ -1,6 +1,6 @@
-"""The base as the teacher of its own replay rows.
+"""Record the base's token probabilities on replay rows, as the teacher for training.
 
-What it finds likely at each token, the trained model should still find likely.
+The trained model is then kept close to them by a KL divergence (loss.py).
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from fine_tuning.training.trainer_utils import read_rows
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_TOKENS = 64  # likeliest tokens kept for each replayed token; the others share one bucket
+_TOKENS = 64  # most likely tokens kept for each replayed token; all others share one bucket
 
 
 def replay_rows(model: "PreTrainedModel", replay: Path, base: Path) -> list[TokenRow]:
-    """Return the rows of the file `replay` with their teacher, the untrained `model` loaded from `base`.
+    """Return the rows of the file `replay` with the teacher's values: those of the untrained `model`.
 
-    The teacher's values are kept beside the file for the next training on the same base.
+    The values are cached beside the file for the next training on the same `base`.
     """
     rows, kept = read_rows(replay), replay.with_suffix(f".{str(model.dtype).removeprefix('torch.')}.safetensors")
     about = {"base": f"{base.name} {base.stat().st_size}", "rows": hashlib.sha256(replay.read_bytes()).hexdigest()}
@@ -48,9 +48,9 @@ def replay_rows(model: "PreTrainedModel", replay: Path, base: Path) -> list[Toke
 
 @torch.no_grad()
 def teach(model: "PreTrainedModel", rows: list[TokenRow], batch_size: int = 8) -> list[TokenRow]:
-    """Return the rows with their teacher: the tokens that `model` finds likeliest at each place.
+    """Return the rows with the most likely tokens under `model`, and their log-probabilities.
 
-    The places are those of supervised tokens; the tokens' log-probabilities are included.
+    They are computed for each supervised token.
     """
     model.eval()
     taught: list[TokenRow] = []

@@ -1,4 +1,4 @@
-"""Transformers' Trainer with checkpoints and figures of our own; schedulers, accelerate and callbacks keep working."""
+"""Transformers' Trainer, extended with safe checkpoints and figures for the reports."""
 
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class ResumableTrainer(Trainer):
-    """What our trainers share: figures for the report, and checkpoints that are sealed last and hold no pickle.
+    """Base class of the trainers: collects figures for the reports, and writes sealed checkpoints without pickles.
 
-    Only folders that `checkpoints.check` passed are read to resume.
+    It resumes only from folders that pass `checkpoints.check`.
     """
 
     if TYPE_CHECKING:
@@ -30,15 +30,15 @@ class ResumableTrainer(Trainer):
         state: TrainerState
 
     keep_checkpoints = 2
-    seen_tokens = 0  # of conversations, without padding
-    seen_flops = 0.0  # of matrix products
-    accuracy = 0.0  # of the last step
-    validation_accuracy: float | None = None  # of the last validation; None: not counted
-    _validated: tuple[int, float] | None = None  # the step after which the validation loss was computed, and the loss
+    seen_tokens = 0  # tokens of conversations, without padding
+    seen_flops = 0.0  # floating-point operations of matrix products
+    accuracy = 0.0  # share of tokens predicted correctly in the last step
+    validation_accuracy: float | None = None  # the same in the last validation; None: not counted
+    _validated: tuple[int, float] | None = None  # the step of the last validation, and its loss
 
     @property
     def rows(self) -> Sized:
-        """What is learned from."""
+        """The rows to train on."""
         return cast(Sized, self.train_dataset)
 
     @property
@@ -50,12 +50,12 @@ class ResumableTrainer(Trainer):
         raise NotImplementedError
 
     def validated(self) -> float:
-        """Return the validation loss, computed once for each step: the report and the early stop both ask for it."""
+        """Return the validation loss of the current step, cached since both report and early stop ask for it."""
         if self._validated is None or self._validated[0] != self.state.global_step:
             self._validated = self.state.global_step, self.validation_loss()
         return self._validated[1]
 
-    # What Transformers calls to save and restore
+    # Transformers calls these methods to save and restore checkpoints.
 
     def _save_checkpoint(self, model: nn.Module, trial: "Trial | dict[str, Any] | None") -> None:
         super()._save_checkpoint(model, trial)
@@ -70,7 +70,7 @@ class ResumableTrainer(Trainer):
         checkpoints.save_state(Path(output_dir), self.optimizer, self.lr_scheduler)
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """Save nothing: `checkpoints.save_state` saves the random states too."""
+        """Save nothing, since `checkpoints.save_state` also saves the random states."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         methods.restore(self.model, Path(resume_from_checkpoint))
@@ -85,7 +85,7 @@ class ResumableTrainer(Trainer):
 
 
 TrainerClass = Callable[[PreTrainedModel, Path, Training, Sequence[TokenRow], Sequence[TokenRow]], ResumableTrainer]
-"""Makes the trainer of a model: checkpoint folder, settings, rows to learn, rows to validate."""
+"""Creates a trainer from a model, a checkpoint folder, settings, training rows and validation rows."""
 
 
 class Arguments(TypedDict, total=False):
@@ -115,7 +115,7 @@ class Arguments(TypedDict, total=False):
 
 
 def arguments(folder: Path, settings: Training, rows: int) -> Arguments:
-    """Return the TrainingArguments for `rows` rows an epoch, by name."""
+    """Return the TrainingArguments for epochs of `rows` rows, by name."""
     steps = -(-rows // settings.batch_size) * settings.num_epochs
     found = Arguments(
         output_dir=str(folder),
@@ -131,7 +131,7 @@ def arguments(folder: Path, settings: Training, rows: int) -> Arguments:
         use_cpu=not torch.cuda.is_available(),
         bf16=False,  # the model's own dtype decides; the adapter stays in fp32
         logging_steps=1,
-        logging_nan_inf_filter=False,  # it would report the loss before instead, and go on
+        logging_nan_inf_filter=False,  # the filter would hide a loss that is not a number
         save_strategy="steps",
         save_steps=settings.save_steps,
         report_to=[],
@@ -146,7 +146,7 @@ def arguments(folder: Path, settings: Training, rows: int) -> Arguments:
 
 @dataclass(frozen=True)
 class StepFlops:
-    """Floating-point operations of a training step."""
+    """The floating-point operations of a training step, per unit of work."""
 
     token: float  # for each token that is computed
     target: float  # for each token that carries loss
@@ -157,11 +157,11 @@ class StepFlops:
 
 
 def step_flops(model: PreTrainedModel) -> StepFlops:
-    """Return the operations of a step of `model`.
+    """Return the floating-point operations of a training step of `model`.
 
-    Two for each weight forward, two backward to the inputs, two more where the weight itself is
-    trained (arXiv 2001.08361, section 2.1); of the attention two products forward and four backward
-    (arXiv 2204.02311, appendix B). What is computed twice is counted once.
+    Each weight costs two operations forward, two for the input's gradient, and two more if it is
+    trained (arXiv 2001.08361, section 2.1); attention costs two products forward and four backward
+    (arXiv 2204.02311, appendix B). Recomputed values count once.
     """
     head, config = model.get_output_embeddings(), model.config.get_text_config()
     linear = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
@@ -175,5 +175,5 @@ def step_flops(model: PreTrainedModel) -> StepFlops:
 
 
 def _flops(layer: nn.Linear) -> float:
-    # By its sides: a weight that is held in four bits has half as many numbers.
+    # By its dimensions, since a weight held in four bits has half as many numbers.
     return float(layer.in_features * layer.out_features * (6 if layer.weight.requires_grad else 4))

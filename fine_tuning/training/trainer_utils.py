@@ -1,4 +1,4 @@
-"""What every training shares: reading its rows, and reporting its steps."""
+"""Helpers of all trainers: reading token rows, and reporting steps."""
 
 import contextlib
 import json
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """What a training learns from."""
+    """The files that a training learns from."""
 
     folder: Path  # holds train.jsonl and validation.jsonl of token rows (`read_rows`)
     replay: Path | None = None  # token rows of general exchanges, on which the model is held to the base
-    preferences: Path | None = None  # what people preferred (preferences.py), learned after the chats
+    preferences: Path | None = None  # people's preferences (preferences.py), learned after the chats
 
 
 def read_rows(path: Path) -> list[TokenRow]:
     """Return the token rows of a JSONL file of {"input_ids": [...], "trained": [0|1, ...], "id": ...}.
 
-    The id may be missing. TrainingError names a bad line.
+    The id is optional. Raises TrainingError for a bad line.
     """
 
     def row(record: Mapping[str, Any]) -> TokenRow:
@@ -48,7 +48,7 @@ def read_rows(path: Path) -> list[TokenRow]:
 
 
 def chats_in_a_batch(settings: Training, chats: int, rows: int) -> int:
-    """Return how many rows of a batch are chats, on average and at least one.
+    """Return the average number of chats in a batch, at least one.
 
     `chats` of all `rows` are chats; the others are replay.
     """
@@ -59,7 +59,7 @@ def chats_in_a_batch(settings: Training, chats: int, rows: int) -> int:
 
 
 class TrainerLike(Protocol):
-    """What phases, reports and stop rules need of a trainer (trainer.ResumableTrainer)."""
+    """The interface of a trainer (trainer.ResumableTrainer) that phases, reports and early stops use."""
 
     model: "PreTrainedModel"
     args: "TrainingArguments"
@@ -81,12 +81,12 @@ class TrainerLike(Protocol):
 
 
 class StepReporter:
-    """Tells each step of one part: in `file`, a line of JSON each, and to the watch."""
+    """Reports each step of a training phase: to the watch, and as a line of JSON in `file`."""
 
     def __init__(self, part: Part, trainer: TrainerLike, epochs: int, file: Path, peak: float, watch: Watch) -> None:
         """Report on a training of `epochs` epochs.
 
-        `peak`: floating-point operations per second of matrix products on this machine.
+        `peak`: this machine's speed in floating-point operations per second.
         """
         self.part, self.trainer, self.epochs, self.file, self.peak, self.watch = (
             part,
@@ -100,11 +100,11 @@ class StepReporter:
         self._started, self._first_step = 0.0, 0
 
     def begin(self) -> None:
-        """Start the clock, at the step from which the training goes on."""
+        """Start the clock at the current step, which is not 0 in a resumed training."""
         self._started, self._first_step = time.perf_counter(), self.trainer.state.global_step
 
     def report(self, figures: Mapping[str, float]) -> None:
-        """Tell the step that just ended; `figures` are those that Transformers' Trainer logged."""
+        """Report the step that just ended; `figures` are the values that Transformers' Trainer logged."""
         trainer, state = self.trainer, self.trainer.state
         seconds = time.perf_counter() - self._started
         done = state.global_step - self._first_step
@@ -135,9 +135,9 @@ class StepReporter:
 
 
 def last_steps(file: Path) -> dict[Part, Step]:
-    """Return the last step of each part in a run's progress.jsonl.
+    """Return the last step of each phase in a run's progress.jsonl, without incomplete lines.
 
-    A resumed run goes on from there. Incomplete lines are left out.
+    A resumed run continues from these steps.
     """
     last: dict[Part, Step] = {}
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
@@ -149,7 +149,7 @@ def last_steps(file: Path) -> dict[Part, Step]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the libraries' own progress bars and warnings off the terminal while a model loads: byoai shows its own."""
+    """Hide the libraries' progress bars and warnings while a model loads; byoai shows its own."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()

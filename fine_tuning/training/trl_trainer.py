@@ -1,4 +1,4 @@
-"""The reference: TRL's own trainer on the same token rows (`training.backend: trl`)."""
+"""TRL's trainer on the same token rows, as a reference for our own (`training.backend: trl`)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +17,9 @@ from fine_tuning.training.trainer import ResumableTrainer, arguments, step_flops
 
 
 class TrlTrainer(ResumableTrainer, SFTTrainer):
-    """TRL's SFTTrainer as it comes, on the same rows.
+    """TRL's unmodified SFTTrainer on token rows.
 
-    Replay rows are learned like any other: TRL has no divergence from the base.
+    Replay rows are learned like all others, since TRL does not support a divergence from the base.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class TrlTrainer(ResumableTrainer, SFTTrainer):
             args=SFTConfig(
                 **arguments(folder, settings, len(rows)),
                 max_length=None,
-                gradient_checkpointing=False,  # it saves memory for half the speed
+                gradient_checkpointing=False,  # would save memory but halve the speed
                 dataset_kwargs={"skip_prepare_dataset": True},
             ),
             train_dataset=Dataset.from_list([_labelled(row) for row in rows]),
@@ -67,7 +67,7 @@ class TrlTrainer(ResumableTrainer, SFTTrainer):
 
 
 def _labelled(row: TokenRow) -> dict[str, list[int]]:
-    """Return the row as TRL takes it; -100 stands for a token without loss."""
+    """Return the row in TRL's format; the label -100 marks a token without loss."""
     labels = [
         token if flag and index else -100
         for index, (token, flag) in enumerate(zip(row.input_ids, row.trained, strict=True))
@@ -76,7 +76,7 @@ def _labelled(row: TokenRow) -> dict[str, list[int]]:
 
 
 def _padding_only() -> PreTrainedTokenizerFast:
-    """Return a tokenizer that knows nothing but padding, which is masked: the rows are tokens already."""
+    """Return a tokenizer that only pads, since the rows are already tokens."""
     from tokenizers import Tokenizer, models
 
     return PreTrainedTokenizerFast(

@@ -1,6 +1,7 @@
-"""Prefix and prompt tuning over a packed row.
+"""Prefix and prompt tuning on packed rows.
 
-Virtual tokens come before the root of its tree, and every conversation attends to them.
+Virtual tokens are placed before the root of the row's prefix tree; every conversation attends to
+them.
 """
 
 import torch
@@ -12,11 +13,11 @@ from fine_tuning.training.fast.tree_attention import Layout
 
 
 class VirtualTokenModel(PeftModelForCausalLM):
-    """PEFT's model, extended to take a packed row's mask [1, 1, T, T]; PEFT takes masks [batch, tokens] only.
+    """PEFT's model, extended to accept a packed row's mask [1, 1, T, T]; PEFT accepts only [batch, tokens].
 
-    With V virtual tokens the positions move by V, and the mask becomes [1, 1, T, V + T] where they
-    are keys and values of each layer (prefix tuning), or [1, 1, V + T, V + T] where they are
-    embeddings (prompt tuning).
+    V virtual tokens shift all positions by V. The mask becomes [1, 1, T, V + T] for prefix tuning,
+    where they are keys and values of each layer, and [1, 1, V + T, V + T] for prompt tuning, where
+    they are embeddings.
     """
 
     def forward(  # type: ignore[override]  # PEFT's has arguments that no caller here gives
@@ -30,7 +31,7 @@ class VirtualTokenModel(PeftModelForCausalLM):
     ) -> ModelOutput:
         """Return the base model's output. `logits_to_keep` counts from the first real token.
 
-        `layout` is not used: it does not know the virtual tokens, which the mask does.
+        `layout` is ignored, since it does not include the virtual tokens; the mask does.
         """
         if input_ids is None or position_ids is None or attention_mask is None or attention_mask.dim() != 4:
             output: ModelOutput = super().forward(  # type: ignore[no-untyped-call]

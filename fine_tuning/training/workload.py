@@ -1,7 +1,6 @@
-"""What an epoch computes, counted from the token rows: its steps, and the size of its batches.
+"""Count the work of an epoch from the token rows: the number of steps and the size of the batches.
 
-torch is imported only where something is counted. A server, which has no torch, can still compute
-with what was counted before.
+torch is imported only while counting, so that a server without torch can still use saved counts.
 """
 
 import random
@@ -14,20 +13,20 @@ from fine_tuning.config import Training
 from fine_tuning.errors import TrainingError
 from fine_tuning.training.prefix_tree import divide, tree_branches
 
-_TRL_COPIES = 3  # of the logits of all tokens: themselves, their exponentials, and the gradient
-_SAMPLED_BATCHES = 100  # batches whose size is counted exactly; more would change nothing
+_TRL_COPIES = 3  # copies of all tokens' logits that TRL holds: the logits, their exponentials, the gradient
+_SAMPLED_BATCHES = 100  # batches whose size is counted; more would hardly change the estimate
 
 
 @dataclass(frozen=True)
 class ComputedRow:
-    """The tokens of a conversation that are computed, up to the last that carries loss, and how many carry loss."""
+    """The tokens of a conversation up to the last that carries loss, and the number that carry loss."""
 
     ids: tuple[int, ...]
     targets: int
     replayed: bool = False
 
     def cut(self, length: int) -> "ComputedRow":
-        """Return about what a smaller `max_length` would leave of the row (which is really cut at a turn)."""
+        """Return the row cut to `length` tokens. This is an estimate: training cuts at whole turns."""
         return (
             self
             if len(self.ids) <= length
@@ -37,31 +36,30 @@ class ComputedRow:
 
 @dataclass(frozen=True)
 class BatchSize:
-    """The size of what is computed at once."""
+    """The size of one pass."""
 
-    tokens: int  # of the prefix tree
-    scores: int  # of each attention head: every token by the tokens on its path, and about as many masked ones
-    logits: int  # tokens whose logits are held at the same time
-    targets: int  # tokens that carry loss
+    tokens: int  # tokens of the prefix tree
+    scores: int  # attention scores per head, including masked ones
+    logits: int  # number of tokens whose logits are held at the same time
+    targets: int  # number of tokens that carry loss
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One epoch: its steps, and a sample of the batches that are computed at once.
+    """One epoch: its steps, and a sample of its batches.
 
     The batch with the longest row is always in the sample.
     """
 
     steps: int
     batches: tuple[BatchSize, ...]
-    passes: float = 1.0  # batches a step, on average
-    longest_replayed: int = 0  # tokens that carry loss in the longest replay row
-    # an epoch of all the trainings with a part held out, which come first (cross_validation.py)
-    held_out: "Workload | None" = None
+    passes: float = 1.0  # average number of batches per step
+    longest_replayed: int = 0  # supervised tokens of the longest replay row
+    held_out: "Workload | None" = None  # an epoch of all cross-validation trainings together (cross_validation.py)
 
 
 def computed_rows(path: Path, replayed: bool = False) -> list[ComputedRow]:
-    """Return what is computed of the token rows in a JSONL file. TrainingError names a bad line."""
+    """Return the computed part of each token row in a JSONL file. Raises TrainingError for a bad line."""
 
     def row(record: Mapping[str, Sequence[int]]) -> ComputedRow:
         ids, trained = record["input_ids"], bytes(map(bool, record["trained"]))  # the first token carries no loss
@@ -93,7 +91,7 @@ def workload(rows: Sequence[ComputedRow], settings: Training, max_length: int | 
 
 
 def _held_out(chats: Sequence[ComputedRow], rows: int, settings: Training) -> Workload | None:
-    """Return an epoch of all the trainings that hold out a part of the chats; None without `settings.folds`."""
+    """Return the workload of an epoch of all cross-validation trainings; None without `settings.folds`."""
     from fine_tuning.training.trainer_utils import chats_in_a_batch
 
     parts = min(settings.folds, len(chats))
@@ -105,7 +103,7 @@ def _held_out(chats: Sequence[ComputedRow], rows: int, settings: Training) -> Wo
 
 
 def _passes(rows: Sequence[ComputedRow], settings: Training) -> list[BatchSize]:
-    """Return what a step computes, pass by pass."""
+    """Return the sizes of a step's passes."""
     if settings.backend == "trl":  # one pass, padded, with the logits of every token
         longest = max(len(row.ids) for row in rows)
         tokens = len(rows) * longest

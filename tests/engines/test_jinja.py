@@ -129,7 +129,7 @@ GROW = "{% set ns = namespace(s='aa') %}{% for i in range(60) %}{% set ns.s = ns
 )
 def test_what_a_template_does_wrong_is_an_engine_error(template: str, said: str) -> None:
     with pytest.raises(
-        EngineError, match=rf"(?is)the chat template refuses these messages \(user, assistant, user\).*({said})"
+        EngineError, match=rf"(?is)the chat template rejects these messages \(user, assistant, user\).*({said})"
     ):
         _render(template)
     assert _render("{{ messages[0].role }}") == "user"
@@ -143,7 +143,7 @@ def test_a_template_that_does_not_end_is_an_engine_error_and_the_next_is_rendere
     template: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jinja, "TIME_LIMIT", 0.5)
-    with pytest.raises(EngineError, match=r"takes more than 0\.5 seconds|MemoryError"):
+    with pytest.raises(EngineError, match=r"ran longer than 0\.5 seconds|MemoryError"):
         _render(template)
     monkeypatch.setattr(jinja, "TIME_LIMIT", 5.0)
     assert _render("{{ messages[0].role }}") == "user"

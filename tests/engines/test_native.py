@@ -62,7 +62,7 @@ def test_a_death_in_mid_answer_is_one_clear_error_and_the_next_question_is_answe
     with pytest.raises(EngineError, match=rf"llama\.cpp died: .+ \({name}\)\. .+") as raised:
         list(stream)
     cure = {
-        "SIGILL": "compiled for another processor",
+        "SIGILL": "compiled for a different processor",
         "SIGKILL": "want of memory",
         "SIGTERM": "ask again",
         "SIGHUP": "ask again",
@@ -119,7 +119,7 @@ def test_what_llama_cpp_wrote_before_it_aborted_is_in_the_error(base_gguf: Path)
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("os.kill(os.getpid(), 4)", r"Illegal instruction \(SIGILL\).*compiled for another processor.*start\.sh"),
+        ("os.kill(os.getpid(), 4)", r"Illegal instruction \(SIGILL\).*compiled for a different processor.*start\.sh"),
         ("os.kill(os.getpid(), 11)", r"Segmentation fault \(SIGSEGV\)"),
         (
             "raise ImportError('libgomp.so.1: cannot open shared object file')",

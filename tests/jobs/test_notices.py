@@ -121,7 +121,7 @@ def told(folder: Path) -> list[Any]:
         ({"ends": "exit", "says": "its last words"}, "failed", "its last words"),
         ({"ends": "SIGKILL"}, "interrupted", "its process was killed"),
         ({"ends": "SIGSEGV"}, "failed", "its process crashed (SIGSEGV)"),
-        ({"ends": "SIGTERM", "counts": 100}, "interrupted", "its process was told to end"),
+        ({"ends": "SIGTERM", "counts": 100}, "interrupted", "its process received SIGTERM"),
     ],
 )
 def test_command_and_url_are_told_once_of_every_end(
@@ -348,7 +348,7 @@ def test_no_http_at_all() -> None:
 
         threading.Thread(target=answer, daemon=True).start()
         notify = {"url": f"http://127.0.0.1:{server.getsockname()[1]}/{SECRET}", "allow_hosts": ["127.0.0.1"]}
-        assert "gave no answer in HTTP" in fault_of(notify)
+        assert "did not answer with valid HTTP" in fault_of(notify)
     with socket.socket() as held:  # a port that nobody can listen on
         held.bind(("127.0.0.1", 0))
         for scheme in ("http", "https"):

@@ -295,7 +295,7 @@ def test_the_rotary_order_is_undone_by_transformers_reader(heads: int, half: int
     ("config", "said"),
     [
         ({"use_dora": True}, "DoRA"),
-        ({"modules_to_save": ["lm_head"]}, "modules trained whole"),
+        ({"modules_to_save": ["lm_head"]}, "fully trained modules"),
         ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4"),
         ({"alora_invocation_tokens": [1]}, "activated LoRA"),
         ({"peft_type": "LOHA"}, "peft_type LORA"),
@@ -405,8 +405,8 @@ def test_paths_may_be_texts(base: Path, adapter: Path, tmp_path: Path) -> None:
     ("module", "said"),
     [
         ("model.layers.0.self_attn.q_proj", "was not trained on"),  # of another width
-        ("model.layers.7.self_attn.q_proj", "does not have"),
-        ("model.vision_tower.proj", "does not have"),
+        ("model.layers.7.self_attn.q_proj", "lacks"),
+        ("model.vision_tower.proj", "lacks"),
         ("lm_head", "leave lm_head out"),
         ("model.embed_tokens", "also uses as its output"),
     ],
@@ -440,7 +440,7 @@ def test_bases_that_cannot_be_exported_are_named(base: Path, adapter: Path, tmp_
     other = tiny.write_base(tmp_path / "other.gguf", arch="falcon")
     for file, said in (
         (cut, "ends before its last weights"),
-        (none, "not a whole GGUF"),
+        (none, "not a valid GGUF"),
         (other, "falcon"),
         (tmp_path / "no", "cannot read"),
     ):
@@ -503,7 +503,7 @@ def test_a_mixture_that_llama_cpp_cannot_make_leaves_nothing_and_says_why(
     base: Path, adapter: Path, tmp_path: Path
 ) -> None:
     base.write_bytes(base.read_bytes().replace(b"llama.context_length", b"llama.context_nothin"))
-    with pytest.raises(ExportError, match=r"could not make q4_k_m.*context_length"):
+    with pytest.raises(ExportError, match=r"could not quantise .*context_length"):
         merge_adapter(base, adapter, tmp_path / "out.gguf", "q4_k_m")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base.gguf"]
 

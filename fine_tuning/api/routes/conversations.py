@@ -1,4 +1,4 @@
-"""Conversations: what was said, listed, read, named, exported, forgotten."""
+"""Routes for conversations: list, read, label, export and forget them."""
 
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
@@ -26,24 +26,24 @@ _MEDIA = {
     ".parquet": "application/vnd.apache.parquet",
     ".md": "text/markdown",
 }
-_TITLE = 200  # characters of a title made from the first question
-_PIECE = 1 << 16  # bytes that are sent at once
+_TITLE = 200  # maximum characters of a title taken from the first question
+_PIECE = 1 << 16  # bytes sent at once
 
 
 class ConversationFacts(BaseModel):
-    """A conversation as a list shows it."""
+    """The facts about a conversation in a list."""
 
     id: str
-    title: str  # as a person named it, else the beginning of its first question
-    turns: int  # excluded ones included
-    begun: str  # ISO 8601; "" where an import did not tell
+    title: str  # given by a person, or else the beginning of the first question
+    turns: int  # number of turns, including excluded ones
+    begun: str  # ISO 8601; "" if an import did not state it
     last: str
     pinned: bool
     folder: str  # "" for none
 
 
 class Labelled(Asked):
-    """What is left out stays as it is; an empty title or folder takes the one before back."""
+    """Changes of a conversation's labels. Omitted fields stay unchanged; an empty title or folder removes it."""
 
     title: Annotated[str | None, Field(max_length=chat_labels.LONGEST_TITLE)] = None
     pinned: bool | None = None
@@ -52,7 +52,7 @@ class Labelled(Asked):
 
 @router.get("/conversations")
 def list_conversations(service: Serving, limit: Limit = 50, cursor: Cursor = None) -> Page[ConversationFacts]:
-    """List conversations: first those in which something was recorded last."""
+    """List conversations, the most recently used first."""
     before = from_cursor(cursor, str)[0] if cursor else None
     found = service.log().index.sessions(limit + 1, before)
     labels = chat_labels.labels_of([session.id for session in found])
@@ -62,7 +62,7 @@ def list_conversations(service: Serving, limit: Limit = 50, cursor: Cursor = Non
 
 @router.get("/conversations/{id}")
 def show_conversation(id: SessionId, service: Serving, limit: Limit = 100, cursor: Cursor = None) -> Page[Turn]:
-    """Read a conversation, oldest turn first, excluded ones included. 404 if there is none of this id."""
+    """Read a conversation's turns, the oldest first, including excluded ones. 404 if there is none with this id."""
     after = from_cursor(cursor, str)[0] if cursor else None
     found = service.log().index.turns_of(id, limit + 1, after)
     if not found and after is None:
@@ -72,7 +72,7 @@ def show_conversation(id: SessionId, service: Serving, limit: Limit = 100, curso
 
 @router.patch("/conversations/{id}")
 def label_conversation(id: SessionId, asked: Labelled, service: Serving) -> ConversationFacts:
-    """Rename a conversation, pin it, or move it to a folder. What is written here is forgotten with it."""
+    """Rename a conversation, pin it, or move it to a folder. These labels are forgotten with it."""
     return _facts(chats.change(service.log().index, id, title=asked.title, pinned=asked.pinned, folder=asked.folder))
 
 
@@ -80,12 +80,10 @@ def label_conversation(id: SessionId, asked: Labelled, service: Serving) -> Conv
 def delete_conversation(
     id: SessionId,
     service: Serving,
-    teach_again: Annotated[bool, Query(description="train a version without it, where one has learned it")] = True,
-    now: Annotated[bool, Query(description="remove those versions before that one is trained")] = False,
+    teach_again: Annotated[bool, Query(description="train a version without it if a version has learned it")] = True,
+    now: Annotated[bool, Query(description="remove the versions that learned it before the training")] = False,
 ) -> JobFacts:
-    """Forget a conversation for good: a job of the kind `forget` removes it from all files, and the
-    versions that learned it.
-    """
+    """Forget a conversation permanently: a `forget` job removes it from all files, and the versions that learned it."""
     if not service.log().index.ids_of(id):
         raise TurnNotFound(f"there is no conversation {id!r}: GET /api/conversations lists them")
     return forget(service, [id], teach_again=teach_again, now=now)
@@ -104,11 +102,9 @@ _EXPORTED: dict[int | str, dict[str, object]] = {
 def export_conversations(
     service: Serving,
     format: Format = "jsonl",
-    conversation: Annotated[str | None, Query(pattern=TEXT_ID, description="only this one")] = None,
+    conversation: Annotated[str | None, Query(pattern=TEXT_ID, description="export only this conversation")] = None,
 ) -> StreamingResponse:
-    """Export conversations, without excluded turns, as a file: chatml, alpaca and instruction are
-    training data for other programs.
-    """
+    """Export conversations without excluded turns. chatml, alpaca and instruction are formats for training."""
     log = service.log()
     turns = (
         log.turns()
@@ -116,7 +112,7 @@ def export_conversations(
         else [turn for turn in log.index.turns_of(conversation) if not _is_excluded(turn)]
     )
     if not turns:
-        raise NoConversations("there is nothing to export: no turn that is not excluded")
+        raise NoConversations("there is nothing to export: the log has no turns, or all are excluded")
     name = data_export.file_of(format)
     headers = {"content-disposition": f'attachment; filename="{name}"'}
     pieces = _together(data_export.render(conversations_of(turns), format))
@@ -126,7 +122,7 @@ def export_conversations(
 
 
 def forget(service: Service, ids: list[str], *, teach_again: bool, now: bool, id: str | None = None) -> JobFacts:
-    """Ask for a job that forgets turns and conversations."""
+    """Submit a job that forgets turns and conversations."""
     return job_facts(chats.forget(service, ids, teach_again=teach_again, now=now, id=id, origin=ORIGIN))
 
 
@@ -147,7 +143,7 @@ def _is_excluded(turn: Turn) -> bool:
 
 
 def _together(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the same in larger pieces: each is passed from one thread to another."""
+    """Join pieces into larger ones, since each is passed between threads."""
     held: list[bytes] = []
     length = 0
     for piece in pieces:

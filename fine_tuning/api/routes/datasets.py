@@ -1,4 +1,4 @@
-"""Datasets: listed, looked into, prepared for a training, deleted; and the imports that are in the log."""
+"""Routes for datasets (list, preview, prepare, delete), and for the imports in the log."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -30,7 +30,7 @@ class DatasetFacts(BaseModel):
     type: str  # jsonl, json, csv, tsv, parquet, text, zip
     bytes: int
     created: float
-    path: str  # in the data folder: the `dataset.path` of a training's settings
+    path: str  # relative to the data folder, for the setting `dataset.path`
 
 
 class Fault(BaseModel):
@@ -39,16 +39,16 @@ class Fault(BaseModel):
 
 
 class Preview(BaseModel):
-    """What the beginning of a dataset shows; never more than its first MiB is read."""
+    """A preview of a dataset, read from its first MiB."""
 
-    layout: str  # array, lines, object, table, parquet, text; "" if it cannot be read
-    format: str  # as an import would take it; "" if it is in no known format
-    title: str  # what people call that format, or why there is none
+    layout: str  # array, lines, object, table, parquet or text; "" if it cannot be read
+    format: str  # the format that an import would detect; "" if it is unknown
+    title: str  # the format's name to display, or the reason why it is unknown
     columns: list[str]
-    rows: list[object]  # the first ones; long values are cut
-    faults: list[Fault]  # among the first rows: what an import would set aside, or what it must be told
-    members: list[str]  # of an archive
-    is_whole: bool  # nothing was left out
+    rows: list[object]  # the first rows, with long values cut
+    faults: list[Fault]  # problems in the first rows that would affect an import
+    members: list[str]  # the files in an archive
+    is_whole: bool  # whether the preview shows everything
 
 
 class DatasetShown(DatasetFacts):
@@ -56,12 +56,12 @@ class DatasetShown(DatasetFacts):
 
 
 class Preparing(Asked):
-    """Filter and change a dataset step by step, as `prepare_dataset` does (docs/jobs.md)."""
+    """Steps that filter and change a dataset, as for `prepare_dataset` (docs/jobs.md)."""
 
-    format: Literal["jsonl", "csv", "text"] | None = None  # None: as its content says
+    format: Literal["jsonl", "csv", "text"] | None = None  # None: detect it from the content
     output_format: Literal["jsonl", "chatml", "alpaca", "instruction"] = "jsonl"
     steps: Annotated[list[Step], Field(max_length=100)] = Field(default_factory=list)
-    id: NewJobId = None  # with it, a small dataset is a job, too
+    id: NewJobId = None  # if given, even a small dataset is prepared by a job
 
 
 class ImportFacts(BaseModel):
@@ -71,12 +71,12 @@ class ImportFacts(BaseModel):
 
 
 class Undone(BaseModel):
-    turns: int  # that were taken back
+    turns: int  # number of turns that were removed
 
 
 @router.get("/api/datasets")
 def list_datasets(limit: Limit = 50, cursor: Cursor = None) -> Page[DatasetFacts]:
-    """List finished uploads, prepared datasets, and those that retrains built, newest first."""
+    """List finished uploads, prepared datasets and the datasets of retrains, newest first."""
     place = tuple(from_cursor(cursor, float, str, str)) if cursor else None
     found = [each for each in datasets.find() if place is None or (each.created, each.kind, each.id) < place]
     return page_of(found, limit, _facts, lambda each: (each.created, each.kind, each.id))
@@ -84,7 +84,7 @@ def list_datasets(limit: Limit = 50, cursor: Cursor = None) -> Page[DatasetFacts
 
 @router.get("/api/datasets/{kind}/{id}")
 def show_dataset(kind: Kind, id: Id) -> DatasetShown:
-    """Show a dataset: its size, in which format it is, its first rows, and what of them cannot be read."""
+    """Show a dataset: its size, its format, its first rows, and problems in them."""
     dataset = datasets.get(kind, id)
     try:
         seen = peek(dataset.file)
@@ -95,7 +95,7 @@ def show_dataset(kind: Kind, id: Id) -> DatasetShown:
 
 @router.delete("/api/datasets/{kind}/{id}", status_code=204)
 def delete_dataset(kind: Kind, id: Id, service: Serving) -> None:
-    """Delete a dataset. One that a job waits for or reads stays (409)."""
+    """Delete a dataset. 409 if a job uses it or waits for it."""
     datasets.remove(kind, id, service.queue)
 
 
@@ -103,12 +103,12 @@ def delete_dataset(kind: Kind, id: Id, service: Serving) -> None:
     "/api/datasets/{kind}/{id}/prepare", status_code=201, responses={202: {"model": JobFacts}, **documented(507)}
 )
 def prepare_dataset(kind: Kind, id: Id, asked: Preparing, service: Serving) -> DatasetFacts:
-    """Write a prepared dataset. Answered with it (201), or, if the file is large, with the job that writes it (202)."""
+    """Write a prepared dataset. Returns the dataset (201), or for a large file the job that writes it (202)."""
     from fine_tuning.data_preparation.preprocessing import prepare
 
     dataset = datasets.get(kind, id)
     request = datasets.prepare_request(dataset, asked.format or "", asked.output_format, asked.steps)
-    if asked.id is None and dataset.bytes <= AT_ONCE and dataset.type != "parquet":  # which may grow when it is read
+    if asked.id is None and dataset.bytes <= AT_ONCE and dataset.type != "parquet":  # parquet is compressed
         return _facts(datasets.prepared(str(prepare(**request))))
     told = {**request, "config": service.config.model_dump(mode="json")}
     job = service.queue.submit("prepare", told, id=asked.id, origin=ORIGIN)
@@ -117,7 +117,7 @@ def prepare_dataset(kind: Kind, id: Id, asked: Preparing, service: Serving) -> D
 
 @router.get("/api/imports")
 def list_imports(service: Serving, limit: Limit = 50, cursor: Cursor = None) -> Page[ImportFacts]:
-    """List the imports that are in the log, newest first. To import an upload is a job of the kind `import`."""
+    """List the imports in the log, newest first. To import an upload, submit a job of the kind `import`."""
     place = from_cursor(cursor, str)[0] if cursor else None
     here = (each for each in importing.imports(service.log()) if place is None or each.id < place)
     found = sorted(here, key=lambda each: each.id, reverse=True)
@@ -131,7 +131,7 @@ def list_imports(service: Serving, limit: Limit = 50, cursor: Cursor = None) -> 
 
 @router.delete("/api/imports/{id}")
 def undo_import(id: ImportId, service: Serving) -> Undone:
-    """Take an import back as a whole. Versions that learned it meanwhile stay."""
+    """Remove all turns of an import from the log. Versions that learned them stay."""
     return Undone(turns=importing.undo(service.log(), id))
 
 

@@ -1,4 +1,4 @@
-"""The doctor: whether all that the loop needs is there and works."""
+"""The doctor: check that everything byoai needs is available and works."""
 
 import threading
 
@@ -15,7 +15,7 @@ _examining = threading.Lock()
 class Finding(BaseModel):
     name: str
     ok: bool
-    text: str  # what was found, or what is wrong and what to do
+    text: str  # the result, or what is wrong and what to do about it
 
 
 class Diagnosis(BaseModel):
@@ -25,12 +25,10 @@ class Diagnosis(BaseModel):
 
 @router.post("")
 def examine_all(asked: NoFields, service: Serving) -> Diagnosis:
-    """Check configuration, disk, memory, log, engines, models. It changes something (what disagrees
-    is mended), and takes a while.
-    """
-    from fine_tuning.integration.doctor import examine  # brings gguf and numpy
+    """Check configuration, disk, memory, log, engines and models, and repair the registry. This takes a while."""
+    from fine_tuning.integration.doctor import examine  # imported here, since it imports gguf and numpy
 
-    with one_at_a_time(_examining, "another request is examining already: wait for it"):
+    with one_at_a_time(_examining, "another request is already running these checks: wait for it"):
         found = [
             Finding(name=check.name, ok=check.ok, text=check.text)
             for check in examine(lambda: service.config, service.ollama_url)

@@ -1,4 +1,4 @@
-"""Jobs: ask for one, watch it, stop it, go on with it."""
+"""Routes for jobs: submit, watch, cancel, resume, retry and delete them."""
 
 import asyncio
 import json
@@ -27,15 +27,15 @@ from fine_tuning.jobs.store import Job, State
 router = APIRouter(prefix="/api/jobs", tags=["jobs"])
 
 ORIGIN = "api"
-PATIENCE = 10.0  # seconds that a watcher may take to receive one message; then it is dropped
+PATIENCE = 10.0  # seconds within which a watcher must receive a message, or else it is disconnected
 _feeds = Feeds()
 
-Id = Annotated[str, Path(pattern=SAFE_ID, description="a job's id")]
-After = Annotated[int, Query(ge=0, le=2**53, description="the number of the last event that is known already")]
+Id = Annotated[str, Path(pattern=SAFE_ID, description="the id of a job")]
+After = Annotated[int, Query(ge=0, le=2**53, description="the number of the last event that the client already has")]
 
 
 class JobFacts(BaseModel):
-    """How a job stands."""
+    """The state of a job."""
 
     id: str
     kind: str
@@ -43,43 +43,43 @@ class JobFacts(BaseModel):
     priority: int
     attempt: int
     detached: bool
-    origin: str  # who asked for it
-    created: float  # seconds since 1970, as all times here
+    origin: str  # who submitted it
+    created: float  # seconds since 1970, like all times here
     begun: float | None
     ended: float | None
     exit_code: int | None
-    reason: str  # how it ended, in words
-    run: str  # the folder of what it makes
+    reason: str  # why it ended, as text
+    run: str  # the folder of its output
     pid: int | None
-    progress: float | None = None  # from 0 to 1; not told in lists of jobs that are over
+    progress: float | None = None  # from 0 to 1; None for finished jobs in lists
     stage: str = ""
     events: int | None = None  # the number of the last event
 
 
 class RemovedJob(BaseModel):
-    """What was removed."""
+    """The result of removing a job."""
 
     id: str
-    run: str | None  # its folder; None where it had none, or another job goes on with it
-    version: str | None  # the tag of the version that the run made
-    bytes: int  # that came back on the disk
+    run: str | None  # the removed folder; None if there was none, or another job uses it
+    version: str | None  # the tag of the removed version
+    bytes: int  # freed disk space
 
 
 class NewJob(Asked):
     kind: Annotated[str, Field(max_length=40, json_schema_extra={"enum": list(KINDS)})]
     id: NewJobId = None
-    request: dict[str, object] = Field(default_factory=dict, description="what this kind can be asked (docs/api.md)")
+    request: dict[str, object] = Field(default_factory=dict, description="the fields of this kind (docs/api.md)")
     settings: dict[str, object] = Field(
         default_factory=dict, description='changes of the configuration, {"training.num_epochs": 5}'
     )
     profile: Annotated[str | None, Field(max_length=200)] = None
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
-    detached: bool = True  # it goes on when the server ends
+    detached: bool = True  # whether it continues after the server ends
 
 
 class Cancelling(Asked):
-    discard: bool = False  # remove what it made; else it can be resumed
-    grace: Annotated[float, Field(ge=0, le=600)] = GRACE  # seconds until it is killed
+    discard: bool = False  # remove its output; otherwise it can be resumed
+    grace: Annotated[float, Field(ge=0, le=600)] = GRACE  # seconds before it is killed
 
 
 class Resuming(Asked):
@@ -87,7 +87,7 @@ class Resuming(Asked):
 
 
 class Retrying(Asked):
-    id: NewJobId = None  # of the new job
+    id: NewJobId = None  # id of the new job
     detached: bool = True
 
 
@@ -107,7 +107,7 @@ def list_jobs(
 
 @router.post("", status_code=201)
 def create_job(asked: NewJob, service: Serving) -> JobFacts:
-    """Ask for a job: it begins now or in its turn, in a process of its own."""
+    """Submit a job. It runs in its own process, now or when its turn comes."""
     request = _request(asked, service)
     job = service.queue.submit(
         asked.kind, request, id=asked.id, priority=asked.priority, detached=asked.detached, origin=ORIGIN
@@ -117,7 +117,7 @@ def create_job(asked: NewJob, service: Serving) -> JobFacts:
 
 @router.get("/{id}")
 def show_job(id: Id, service: Serving) -> JobFacts:
-    """Show how a job stands."""
+    """Show the state of a job."""
     return job_facts(service.queue.get(id))
 
 
@@ -129,24 +129,22 @@ def cancel_job(id: Id, asked: Cancelling, service: Serving) -> JobFacts:
 
 @router.post("/{id}/resume")
 def resume_job(id: Id, asked: Resuming, service: Serving) -> JobFacts:
-    """Go on with a job that was cancelled, failed or interrupted."""
+    """Resume a job that was cancelled, failed or interrupted."""
     return job_facts(service.queue.resume(id, detached=asked.detached))
 
 
 @router.post("/{id}/retry", status_code=201)
 def retry_job(id: Id, asked: Retrying, service: Serving) -> JobFacts:
-    """Ask for the same once more, as another job."""
+    """Submit the same request again as a new job."""
     return job_facts(service.queue.retry(id, new_id=asked.id, detached=asked.detached))
 
 
 @router.delete("/{id}", responses=OF_ENGINE)
 def delete_job(id: Id, service: Serving) -> RemovedJob:
-    """Remove a job that is over, with its run and the version that the run made. 409 for one that
-    is not over, and where the version is live, was live before, or is pinned.
-    """
+    """Remove a finished job with its run and its version. 409 if it is not over, or its version must be kept."""
     found = job_runs.removal(service.queue, service.registry, id)
     if why := job_runs.why_kept(found):
-        raise Busy(f"the job {id} stays: {why}")
+        raise Busy(f"the job {id} cannot be removed: {why}")
     found = job_runs.remove(service.queue, service.registry, service.engine() if found.version else None, id)
     return RemovedJob(
         id=id,
@@ -158,7 +156,7 @@ def delete_job(id: Id, service: Serving) -> RemovedJob:
 
 @router.get("/{id}/result")
 def show_result(id: Id, service: Serving) -> dict[str, object]:
-    """Show what a job that is completed returned."""
+    """Show the result of a completed job."""
     job = service.queue.get(id)
     if not job.result.exists():
         raise WrongState(
@@ -172,7 +170,7 @@ def show_result(id: Id, service: Serving) -> dict[str, object]:
     "/{id}/log", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 )
 def show_log(id: Id, service: Serving) -> PlainTextResponse:
-    """Show what the job's processes wrote, secrets masked."""
+    """Show the output of the job's processes, with secrets masked."""
     job = service.queue.get(id)
     files = [file for file in (job.log.with_suffix(".1.txt"), job.log) if file.exists()]
     return PlainTextResponse("".join(file.read_text(encoding="utf-8", errors="replace") for file in files))
@@ -180,9 +178,7 @@ def show_log(id: Id, service: Serving) -> PlainTextResponse:
 
 @router.get("/{id}/events", response_class=Response, responses={200: {"content": {"text/event-stream": {}}}})
 async def stream_events(id: Id, service: Serving, after: After = 0) -> StreamingResponse:
-    """Follow a job as server-sent events; the `id` of each is the number to come back with. At this
-    address a WebSocket tells the same.
-    """
+    """Follow a job as server-sent events. Use an event's `id` as `after` to continue. A WebSocket does the same."""
     await asyncio.to_thread(service.queue.get, id)
     return StreamingResponse(
         _server_sent(id, after), media_type="text/event-stream", headers={"cache-control": "no-cache"}
@@ -197,9 +193,7 @@ async def _server_sent(id: str, after: int) -> AsyncIterator[str]:
 
 @router.websocket("/{id}/events")
 async def socket_events(socket: WebSocket, id: str, after: int = 0) -> None:
-    """Follow a job, a JSON text each event; closed with 1000 when it is over. Who does not receive
-    in time is dropped.
-    """
+    """Follow a job, one JSON text per event; closed with 1000 when it is over. Slow watchers are disconnected."""
     await socket.accept()
     telling, gone = asyncio.create_task(_tell(socket, id, after)), asyncio.create_task(_until_gone(socket))
     try:
@@ -220,7 +214,7 @@ async def socket_events(socket: WebSocket, id: str, after: int = 0) -> None:
 
 
 async def _tell(socket: WebSocket, id: str, after: int) -> None:
-    """Send what a job tells. TimeoutError if the watcher does not receive it in time."""
+    """Send a job's events. Raises TimeoutError if the watcher does not receive one in time."""
     async with aclosing(_feeds.watch(id, after)) as told:
         async for each in told:
             async with asyncio.timeout(PATIENCE):
@@ -228,19 +222,18 @@ async def _tell(socket: WebSocket, id: str, after: int) -> None:
 
 
 async def _until_gone(socket: WebSocket) -> None:
-    """Read what a watcher sends, which is nothing, until it leaves."""
+    """Wait until the watcher disconnects."""
     while (await socket.receive())["type"] != "websocket.disconnect":
         pass
 
 
 def _request(asked: NewJob, service: Service) -> dict[str, object]:
-    """Return the request of the job's kind. ConfigError for what only the command line may ask."""
+    """Return the request for the job's kind. Raises ConfigError for fields that only the command line may set."""
     local = KINDS[asked.kind].request.LOCAL if asked.kind in KINDS else JobRequest.LOCAL
     if taken := local & set(asked.request):
         raise ConfigError(
-            f"request.{min(taken)}: only the command line may name files and servers. Changes of the configuration "
-            "go into `settings`, "
-            "files into an upload"
+            f"request.{min(taken)}: only the command line may name files and servers. Send changes of the "
+            "configuration as `settings`, and files as an upload"
         )
     learns_log = asked.kind in ("retrain", "plan", "sweep") and not asked.request.get("sample")
     config = of_settings.changed(service, asked.settings, asked.profile, of_log=learns_log)
@@ -248,5 +241,5 @@ def _request(asked: NewJob, service: Service) -> dict[str, object]:
 
 
 def job_facts(job: Job, *, progress: bool = True) -> JobFacts:
-    """Return how a job stands, and (which reads its events) how far it is."""
+    """Return the state of a job. `progress`: also read its events to include its progress."""
     return JobFacts.model_validate(record(job) if progress else facts(job))

@@ -1,6 +1,6 @@
-"""What people judge: votes between two models' answers, and the answers that are most worth a rating or an edit.
+"""Routes for feedback: votes between two models' answers, and the answers that are most worth reviewing.
 
-The answers themselves come from a job of the kind `compare`.
+The answers to vote on come from a job of the kind `compare`.
 """
 
 import threading
@@ -46,9 +46,9 @@ class Reviewing(Asked):
 
 class Candidate(BaseModel):
     turn: Turn
-    surprise: float  # nats a token of the answer, under the live model
-    shift: float  # nats a token between the live model and the base
-    alike: list[str]  # ids of other turns that look the same
+    surprise: float  # loss of the answer under the live model, in nats per token
+    shift: float  # difference between the live model and the base, in nats per token
+    alike: list[str]  # ids of similar turns
 
 
 class CandidateList(BaseModel):
@@ -57,14 +57,14 @@ class CandidateList(BaseModel):
 
 @router.get("/votes")
 def list_ratings() -> RatingList:
-    """List the Elo ratings of all models that were voted on, the best first."""
+    """List the Elo ratings of all models with votes, the best first."""
     rated = sorted(elo.ratings().items(), key=lambda each: -each[1][0])
     return RatingList(items=[Rating(tag=tag, rating=rating, votes=votes) for tag, (rating, votes) in rated])
 
 
 @router.post("/votes", status_code=201, responses=OF_ENGINE)
 def vote(asked: Vote, service: Serving) -> RatingList:
-    """Say which of two models answered better, and get the ratings that this makes."""
+    """Vote for the better of two models' answers; return the new ratings."""
     tags = [model.tag for model in service.engine().list_models()]
     one, other = known_tag(asked.one, tags), known_tag(asked.other, tags)
     if one is None or other is None:
@@ -72,17 +72,15 @@ def vote(asked: Vote, service: Serving) -> RatingList:
             f"the engine has no model {(asked.one if one is None else asked.other)!r}: GET /api/models lists them"
         )
     if one == other:
-        raise ConfigError(f"other: it is {one} again, and a vote is between two models")
+        raise ConfigError(f"other: it is the same model, {one}: name two different models")
     elo.vote(one, other, _SCORES[asked.better])
     return list_ratings()
 
 
 @router.post("/review", responses=OF_ENGINE)
 def find_review(asked: Reviewing, service: Serving) -> CandidateList:
-    """Find the answers that are most worth a rating or an edit. Both models read the newest turns,
-    which takes a while: one at a time.
-    """
-    from fine_tuning.review import of_log  # brings numpy
+    """Find the answers that are most worth a rating or an edit. This runs both models and takes a while."""
+    from fine_tuning.review import of_log  # imported here, since it imports numpy
 
     with one_at_a_time(_reviewing, "another request is looking for answers to review: wait for it"):
         turns = service.log().turns()

@@ -1,4 +1,4 @@
-"""Where a version learned an answer: the turns that taught it which are most like it, with or without likelihoods."""
+"""Routes that show where a version learned an answer: its most similar training turns, optionally with likelihoods."""
 
 import threading
 from typing import Annotated
@@ -22,27 +22,27 @@ class Likelihood(BaseModel):
 
     base: float
     version: float
-    times: float  # how many times likelier the version finds one of its tokens
+    times: float  # factor by which a token is more likely under the version than under the base
 
 
 class Teacher(BaseModel):
     turn: Turn
-    likeness: float  # 0 to 1
-    shared: list[str]  # words of both, the rarest first
-    excluded: bool  # left out of what is learned next
-    source: str = ""  # of a turn that is not of the log: the shipped sample, or a file's name
+    likeness: float  # similarity to the answer's turn, 0 to 1
+    shared: list[str]  # words that both contain, the rarest first
+    excluded: bool  # whether the next training leaves it out
+    source: str = ""  # origin of a turn that is not in the log: the shipped sample, or a file's name
     likelihood: Likelihood | None = None
 
 
 class LearnedFrom(BaseModel):
     turn: str
-    version: str  # its tag
+    version: str  # tag of the version
     base: str
-    taught: int  # turns that taught the version
-    gone: int  # of them no longer there
+    taught: int  # number of turns that the version learned
+    gone: int  # number of them that no longer exist
     excluded: int
-    likelihood: Likelihood | None = None  # of the answer itself
-    items: list[Teacher]  # the likest first
+    likelihood: Likelihood | None = None  # likelihood of the answer itself
+    items: list[Teacher]  # the most similar first
 
 
 class Weighing(Asked):
@@ -53,22 +53,20 @@ class Weighing(Asked):
 def show_learned_from(
     id: TurnId, service: Serving, limit: Annotated[int, Query(ge=1, le=_MOST)] = learned.SHOWN
 ) -> LearnedFrom:
-    """Find where an answer was learned: of the turns that taught the version that gave it, those most like it."""
+    """Find where an answer was learned: the most similar turns among those that its version learned."""
     return facts_of(learned.learned_from(service.log(), service.registry, id, limit))
 
 
 @router.post("/turns/{id}/learned-from", responses=OF_ENGINE)
 def weigh_learned_from(id: TurnId, asked: Weighing, service: Serving) -> LearnedFrom:
-    """Find the same, with how likely base and version find each answer. Both models read them,
-    which takes seconds: one at a time.
-    """
+    """Find the same turns, with each answer's likelihood under base and version. This runs both models."""
     found = learned.learned_from(service.log(), service.registry, id, asked.limit)
     with one_at_a_time(_computing, "another request is computing likelihoods: wait for it"):
         return facts_of(learned.with_likelihoods(found, service.engine()))
 
 
 def facts_of(found: learned.LearnedFrom) -> LearnedFrom:
-    """Return what was found, for programs."""
+    """Convert a result to the API's form."""
     return LearnedFrom(
         turn=found.turn.id,
         version=found.version.tag,

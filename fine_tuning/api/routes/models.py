@@ -1,4 +1,4 @@
-"""Models: what the engine offers. To fetch one is a job of the kind `pull`."""
+"""Routes for the engine's models. To pull a model, submit a job of the kind `pull`."""
 
 from typing import Annotated, Literal
 
@@ -15,55 +15,55 @@ from fine_tuning.model_management.model_switcher import Choice
 router = APIRouter(prefix="/api/models", tags=["models"], responses=OF_ENGINE)
 
 Tag = Annotated[
-    str, Path(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./:-]{0,399}$", description="a model's name, as the list has it")
+    str, Path(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./:-]{0,399}$", description="the tag of a model, as in the list")
 ]
 
 
 class ModelFacts(BaseModel):
-    """One model that can answer."""
+    """A model that can answer."""
 
     tag: str
-    title: str  # for people
+    title: str  # name to display
     kind: Literal["base", "fine_tuned"]
-    live: bool  # of fine-tuned ones, the version that `latest` names
-    default: bool  # whether it answers unless another is named
-    name: str  # of a fine-tuned model, without its version
-    number: int  # of the version; 0 for a base, and for a `latest` that is none of the versions
-    refused: str  # why the gate holds it back; "" if it does not
+    live: bool  # whether it is the live version of a fine-tuned model
+    default: bool  # whether it answers if no model is named
+    name: str  # a fine-tuned model's name without version
+    number: int  # number of the version; 0 for a base, and for a `latest` that is none of the versions
+    refused: str  # the reason why the gate refused it; "" if it did not
     digest: str
     size: int  # bytes
     family: str
-    parameter_size: str  # as the engine says it
+    parameter_size: str  # as reported by the engine
     quantization: str
 
 
 class ModelList(BaseModel):
-    engine: str  # which one, and where
-    default: str | None  # the tag of the model that answers unless another is named
+    engine: str  # name and address of the engine
+    default: str | None  # the tag of the model that answers if no model is named
     items: list[ModelFacts]
-    lost: str = ""  # in words: the live version is gone from the engine, and what to do
+    lost: str = ""  # a message if the live version is missing from the engine
 
 
 class Made(BaseModel):
-    """What a model is made of."""
+    """The definition of a model."""
 
     template: str | None
     system: str | None
     parameters: dict[str, object]
     license: str | None
-    adapter: bool  # whether it is an adapter on the weights of another
+    adapter: bool  # whether it is an adapter on another model's weights
 
 
 class ModelShown(ModelFacts):
     gguf_digest: str  # sha256 of the base weights' file
-    context_length: int  # tokens it was trained for
-    chat_template: str | None  # the one inside the GGUF
-    made: Made = Field(description="what a Modelfile says")
+    context_length: int  # context length in tokens
+    chat_template: str | None  # the template in the GGUF
+    made: Made = Field(description="the definition, as in a Modelfile")
 
 
 @router.get("")
 def list_models(service: Serving) -> ModelList:
-    """List the models that can answer: bases first, then fine-tuned ones, the newest version first."""
+    """List the models that can answer: bases first, then fine-tuned models, the newest version first."""
     found, known = service.models(), _summaries(service)
     items = [_facts(found, choice, known[choice.tag]) for choice in found.found if choice.tag in known]
     return ModelList(
@@ -73,7 +73,7 @@ def list_models(service: Serving) -> ModelList:
 
 @router.get("/{tag:path}")
 def show_model(tag: Tag, service: Serving) -> ModelShown:
-    """Show one model, and what it is made of."""
+    """Show a model and its definition."""
     found, known = service.models(), _summaries(service)
     choice = found.get(known_tag(tag, known))
     if choice is None:
@@ -99,9 +99,7 @@ def show_model(tag: Tag, service: Serving) -> ModelShown:
 def delete_model(
     tag: Tag, service: Serving, force: Annotated[bool, Query(description="also from Ollama's own store")] = False
 ) -> None:
-    """Remove a base model; a version is removed under /api/versions. From Ollama only with `force`:
-    other programs may use it.
-    """
+    """Remove a base model, from Ollama only with `force`. To remove a version, use /api/versions."""
     remove_base(service.engine(), service.config, tag, force=force)
 
 

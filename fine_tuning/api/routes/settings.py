@@ -1,4 +1,4 @@
-"""Settings: what they are, where each comes from, and changes of those that reach nothing outside."""
+"""Routes for the settings: show them with their origin, and change those that are safe to change remotely."""
 
 from typing import Annotated
 
@@ -18,19 +18,19 @@ class Changes(Asked):
         Field(
             min_length=1,
             max_length=200,
-            description='by dotted key, {"training.num_epochs": 5}; null: as the file has it',
+            description='by dotted key, {"training.num_epochs": 5}; null: back to the value in the file',
         ),
     ]
 
 
 @router.get("")
 def show_settings(service: Serving) -> Settings:
-    """Show all settings in force."""
+    """Show all current settings."""
     return settings.show(service)
 
 
 @router.put("")
 def change_settings(asked: Changes, service: Serving) -> Settings:
-    """Change some settings: all of them, or none if one is wrong."""
+    """Change settings; if one is invalid, none is changed."""
     settings.change(service, asked.settings)
     return settings.show(service)

@@ -1,4 +1,4 @@
-"""Turns: search what was said, and say what an answer is worth, should have been, or that it should be forgotten."""
+"""Routes for turns: search, read, rate, edit, exclude and forget them."""
 
 from typing import Annotated, Literal
 
@@ -22,15 +22,15 @@ class Found(BaseModel):
 
 
 class Rated(Asked):
-    rating: Literal["up", "down"] | None  # null takes the thumb back
+    rating: Literal["up", "down"] | None  # null removes the rating
 
 
 class Edited(Asked):
-    bot_response: Annotated[str, Field(min_length=1, max_length=_LONGEST)]  # the answer as it should have been
+    bot_response: Annotated[str, Field(min_length=1, max_length=_LONGEST)]  # the corrected answer
 
 
 class Excluded(Asked):
-    excluded: bool  # left out of all that learns
+    excluded: bool  # whether training leaves the turn out
 
 
 class ToForget(Asked):
@@ -38,8 +38,8 @@ class ToForget(Asked):
         list[Annotated[str, Field(pattern=TEXT_ID)]],
         Field(min_length=1, max_length=10_000, description="ids of turns or conversations"),
     ]
-    teach_again: bool = True  # train a version without them, where one has learned them
-    now: bool = False  # remove those versions before that one is trained
+    teach_again: bool = True  # train a version without them if a version has learned them
+    now: bool = False  # remove the versions that learned them before the training
     id: NewJobId = None
 
 
@@ -47,47 +47,45 @@ class ToForget(Asked):
 def search_turns(
     service: Serving, text: Annotated[str, Query(min_length=1, max_length=400)], limit: Limit = 50
 ) -> Found:
-    """Search: the newest turns in which every word was said, whatever the case, newest first."""
+    """Search turns that contain every word, ignoring case, newest first."""
     return Found(items=service.log().search(text, limit))
 
 
 @router.get("/turns/{id}")
 def show_turn(id: TurnId, service: Serving) -> Turn:
-    """Read a turn as it stands now."""
+    """Read a turn in its current state."""
     return _turn(id, service)
 
 
 @router.put("/turns/{id}/rating")
 def rate_turn(id: TurnId, asked: Rated, service: Serving) -> Turn:
-    """Give an answer a thumb up or down."""
+    """Rate an answer up or down, or remove the rating."""
     service.log().rate(id, asked.rating)
     return _turn(id, service)
 
 
 @router.put("/turns/{id}/answer")
 def edit_turn(id: TurnId, asked: Edited, service: Serving) -> Turn:
-    """Say what the answer should have been; the turn keeps what was said."""
+    """Correct an answer; the turn also keeps the original answer."""
     service.log().edit(id, asked.bot_response)
     return _turn(id, service)
 
 
 @router.put("/turns/{id}/excluded")
 def exclude_turn(id: TurnId, asked: Excluded, service: Serving) -> Turn:
-    """Leave a turn out of all that learns, or take it in again."""
+    """Exclude a turn from training, or include it again."""
     service.log().exclude(id, asked.excluded)
     return _turn(id, service)
 
 
 @router.post("/forget", status_code=202)
 def forget_turns(asked: ToForget, service: Serving) -> JobFacts:
-    """Forget turns for good, a job: they go from all files, and so do the versions that learned
-    them. It fails if one is not there.
-    """
+    """Forget turns permanently: a job removes them from all files, and the versions that learned them."""
     return forget(service, asked.turns, teach_again=asked.teach_again, now=asked.now, id=asked.id)
 
 
 def _turn(id: str, service: Service) -> Turn:
     found = service.log().index.turns([id])
     if not found:
-        raise TurnNotFound(f"there is no turn {id!r}: GET /api/turns?text=... searches for one")
+        raise TurnNotFound(f"there is no turn {id!r}: search with GET /api/turns?text=...")
     return found[0]

@@ -1,6 +1,4 @@
-"""The light page at /api/ui, for a machine without a screen: it lets people train, watch and stop,
-through the API as any program does.
-"""
+"""The light page at /api/ui, for a machine without a screen: start, watch and stop trainings through the API."""
 
 import json
 from enum import StrEnum
@@ -22,17 +20,17 @@ from fine_tuning.profiles import FEW_SHOT, HANDBOOK, document_profile, laid_belo
 
 router = APIRouter(include_in_schema=False)
 
-# Beside the door's policy, and both hold: no script or style but the files below, so that no text can ever become one.
+# In addition to the door's policy: only the files below may be scripts or styles, so that no text can become one.
 _POLICY = "script-src 'self'; style-src 'self'; worker-src 'self'"
 _HEADERS = {
     "content-security-policy": _POLICY,
-    "cache-control": "no-store",  # the page holds the token
+    "cache-control": "no-store",  # since the page contains the token
 }
 _TYPES = {".js": "text/javascript", ".css": "text/css"}
 
 
 class UiFile(StrEnum):
-    """The page's own files, all that there are."""
+    """The files that the page loads."""
 
     STYLE = "style.css"
     APP = "app.js"
@@ -50,7 +48,7 @@ class UiFile(StrEnum):
 
 @router.get("/")
 def first_page() -> RedirectResponse:
-    """Show the light page where there is no other: a server of the chat answers here itself."""
+    """Redirect to the light page. In the chat's server, the chat page has this address instead."""
     return RedirectResponse(PAGE, 303)
 
 
@@ -77,12 +75,12 @@ def page_file(request: Request, file: UiFile) -> FileResponse:
 
 
 def _facts(service: Service, config: FineTuningConfig) -> dict[str, object]:
-    """Return what the page's script goes by."""
+    """Return the data for the page's script."""
     few, handbook = config.with_profile(FEW_SHOT), laid_below(config, HANDBOOK)
     return {
         "base": config.training.base_model,
         "defaults": values_of(config),
-        "handbook": {"values": values_of(handbook)},  # taken without being asked for: see profiles.py
+        "handbook": {"values": values_of(handbook)},  # used automatically for documents: see profiles.py
         "few": {"profile": FEW_SHOT, "values": values_of(few), "least": learning.least_turns(config)},
         "enough": config.training.min_pairs,
         "chats": _chats(service, config),
@@ -91,7 +89,7 @@ def _facts(service: Service, config: FineTuningConfig) -> dict[str, object]:
 
 
 def _chats(service: Service, config: FineTuningConfig) -> dict[str, object]:
-    """Return how much there is to learn in the log, or what is wrong with it."""
+    """Return the number of turns in the log, or the problem with the log."""
     try:
         log = service.log()
         turns, new = log.index.count(), count_new(config, log, service.registry)

@@ -1,4 +1,4 @@
-"""Uploads: a file sent part by part, over any number of connections, until it is whole and is a dataset."""
+"""Routes for resumable uploads: a file is sent in parts, and becomes a dataset when it is finished."""
 
 import asyncio
 from typing import Annotated
@@ -16,9 +16,9 @@ from fine_tuning.integration import datasets
 
 router = APIRouter(prefix="/api/uploads", tags=["uploads"])
 
-_PIECE = 1 << 20  # bytes that are held before they are written
+_PIECE = 1 << 20  # bytes buffered before they are written
 
-Id = Annotated[str, Path(pattern=SAFE_ID, description="an upload's id")]
+Id = Annotated[str, Path(pattern=SAFE_ID, description="the id of an upload")]
 _BYTES = {
     "requestBody": {
         "required": True,
@@ -30,20 +30,20 @@ _BYTES = {
 class NewUpload(Asked):
     name: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f/\\]{1,200}$", description="the file's name, without folders")]
     bytes: Annotated[int, Field(ge=1, le=2**53, description="the file's size")]
-    sha256: Annotated[str | None, Field(pattern=r"^[0-9a-fA-F]{64}$", description="checked when it is finished")] = None
+    sha256: Annotated[str | None, Field(pattern=r"^[0-9a-fA-F]{64}$", description="checked at the end")] = None
 
 
 class UploadFacts(BaseModel):
-    """How an upload stands."""
+    """The state of an upload."""
 
     id: str
     name: str
     bytes: int  # as announced
-    size: int  # that has come: where to go on
-    sha256: str  # as announced, later as found; "" before that
+    size: int  # bytes received so far, which is the offset of the next part
+    sha256: str  # as announced, or as computed once finished; else ""
     created: float
     finished: float | None
-    type: str  # of its content, once it is finished
+    type: str  # type of the content, once finished
 
 
 @router.get("")
@@ -56,13 +56,13 @@ def list_uploads(limit: Limit = 50, cursor: Cursor = None) -> Page[UploadFacts]:
 
 @router.post("", status_code=201, responses=documented(413, 507))
 def create_upload(asked: NewUpload, service: Serving) -> UploadFacts:
-    """Begin an upload: then send its parts, in order, and finish it."""
+    """Begin an upload. Then send its parts in order, and finish it."""
     return _facts(uploads.create(asked.name, asked.bytes, asked.sha256 or "", service.config.uploads))
 
 
 @router.get("/{id}")
 def show_upload(id: Id) -> UploadFacts:
-    """Show how an upload stands: `size` is the offset to go on from."""
+    """Show the state of an upload; `size` is the offset of the next part."""
     return _facts(uploads.get(id))
 
 
@@ -71,13 +71,11 @@ async def send_part(
     id: Id,
     request: Request,
     service: Serving,
-    offset: Annotated[
-        int, Query(ge=0, le=2**53, description="where the part begins: how many bytes have come before it")
-    ],
+    offset: Annotated[int, Query(ge=0, le=2**53, description="where the part begins: the number of bytes before it")],
 ) -> UploadFacts:
-    """Send the next part, of any length. After an error or a lost connection, go on from the `size`
-    that the upload has then: what came is kept. A part that begins elsewhere is answered with 409,
-    which says the size, also in the header X-Upload-Size.
+    """Send the next part, of any length. After an error, continue from the upload's current `size`.
+
+    A part with another offset gets 409, with the current size also in the header X-Upload-Size.
     """
     uploads.check_offset(
         await asyncio.to_thread(uploads.get, id), offset, announced_length(request.headers.get("content-length"))
@@ -88,9 +86,9 @@ async def send_part(
 
 @router.post("/{id}/finish")
 def finish_upload(id: Id, asked: NoFields) -> UploadFacts:
-    """Check that the upload is whole and what was announced, and find out by its content what it
-    is. What may not be uploaded (programs, pickles, archives that reach outside) is refused with
-    400, and removed.
+    """Finish an upload: check its size and hash, and detect its type from its content.
+
+    Forbidden content (programs, pickles, archives with paths outside) gets 400 and is removed.
     """
     return _facts(uploads.finish(id))
 
@@ -102,7 +100,7 @@ def delete_upload(id: Id, service: Serving) -> None:
 
 
 async def _receive(request: Request, id: str, offset: int, limits: Uploads) -> None:
-    """Write the body as it comes; no more than a piece of it is held."""
+    """Write the body while it arrives, holding no more than one piece in memory."""
     held = bytearray()
     async for chunk in request.stream():
         for start in range(0, len(chunk), _PIECE):

@@ -1,4 +1,4 @@
-"""Versions of the fine-tuned models: what each learned and why it is live or not; switched, annotated, removed."""
+"""Routes for versions of fine-tuned models: show, download, annotate, switch and remove them."""
 
 from typing import Annotated
 
@@ -20,11 +20,11 @@ from fine_tuning.runs import only_one
 
 router = APIRouter(prefix="/api/versions", tags=["versions"])
 
-# A report quotes what was said: beside the door's policy, it runs nothing, fetches nothing, and is of no origin.
+# A report quotes conversations. In addition to the door's policy it has no scripts, no requests and no origin.
 _SANDBOX = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 Name = Annotated[
-    str, Path(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$", description="a fine-tuned model's name, without a version")
+    str, Path(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$", description="the name of a fine-tuned model, no version")
 ]
 Number = Annotated[int, Path(ge=1, le=2**53)]
 
@@ -34,32 +34,32 @@ class VersionFacts(BaseModel):
     name: str
     number: int
     state: State
-    refused: str  # why the gate holds it back; "" if it does not
-    verdict: str  # the gate's, in words; "" until it was judged
+    refused: str  # the reason why the gate refused it; "" if it did not
+    verdict: str  # the gate's verdict as text; "" before the evaluation
     base_tag: str
     base_digest: str
     method: str
     mode: str  # adapter or merged
-    dataset: str  # the hash of what it learned
+    dataset: str  # hash of the dataset that it learned
     run: str  # the folder of its run
     created: str  # ISO 8601, UTC
     pinned: bool  # never pruned
     notes: str
     labels: list[str]
-    made_here: bool  # else it was only found in the engine, and is never removed
+    made_here: bool  # whether byoai made it; otherwise it is never removed
 
 
 class FactsShown(BaseModel):
-    """How it answers held-out questions about imported documents, beside its base."""
+    """The answers to held-out questions about imported documents, compared with the base's."""
 
     right: int
     asked: list[FactAsked]
 
 
 class VersionShown(VersionFacts):
-    learned: int  # turns of the log that taught it
-    metrics: dict[str, object]  # what was measured
-    facts: FactsShown | None  # of imported documents; None if none was asked about
+    learned: int  # number of turns that it learned
+    metrics: dict[str, object]  # results of the evaluation
+    facts: FactsShown | None  # None without questions about imported documents
 
 
 class Changed(Asked):
@@ -69,7 +69,7 @@ class Changed(Asked):
 
 
 class Using(Asked):
-    by_hand: bool = False  # also one that the gate refused; this is noted
+    by_hand: bool = False  # allow a version that the gate refused, and note that
 
 
 class Live(BaseModel):
@@ -77,11 +77,11 @@ class Live(BaseModel):
 
 
 class Pruning(Asked):
-    dry_run: bool = False  # only say what would be removed
+    dry_run: bool = False  # only list what would be removed
 
 
 class Removed(BaseModel):
-    """What was removed: a version's tag and run, or the run of an unfinished training."""
+    """A removed version with its tag and run, or a removed unfinished run."""
 
     version: int | None
     tag: str
@@ -96,7 +96,7 @@ class RemovedList(BaseModel):
 @router.get("")
 def list_versions(
     service: Serving,
-    name: Annotated[str | None, Query(max_length=100, description="only those of this model")] = None,
+    name: Annotated[str | None, Query(max_length=100, description="only versions of this model")] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Page[VersionFacts]:
@@ -110,7 +110,7 @@ def list_versions(
 
 @router.get("/{name}/{number:int}")
 def show_version(name: Name, number: Number, service: Serving) -> VersionShown:
-    """Show a version, with what was measured."""
+    """Show a version with its evaluation."""
     version = service.registry.get(name, number)
     learned = len(service.registry.turns_of(name, number))
     found = facts_of(version)
@@ -128,16 +128,16 @@ def send_file(
     number: Number,
     service: Serving,
     part: Annotated[
-        Part, Query(description="gguf: the adapter's, or the whole model's; adapter: PEFT's format, zipped")
+        Part, Query(description="gguf: the adapter's or the merged model's GGUF; adapter: a zip in PEFT's format")
     ] = "gguf",
 ) -> Response:
-    """Send a file of a version: its GGUF, or its adapter."""
+    """Download a version's GGUF or adapter."""
     return file_of(service.registry.get(name, number), part)
 
 
 @router.get("/{name}/{number:int}/turns")
 def list_learned(name: Name, number: Number, service: Serving, limit: Limit = 100, cursor: Cursor = None) -> Page[str]:
-    """List the ids of the turns that taught a version; some may be gone from the log."""
+    """List the ids of the turns that a version learned; some may no longer be in the log."""
     service.registry.get(name, number)
     after = from_cursor(cursor, str)[0] if cursor else ""
     found = sorted(id for id in service.registry.turns_of(name, number) if id > after)
@@ -150,20 +150,20 @@ def list_learned(name: Name, number: Number, service: Serving, limit: Limit = 10
     responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
 )
 def show_report(name: Name, number: Number, service: Serving) -> HTMLResponse:
-    """Show how a version compares with its base and the one before it: a page without scripts."""
+    """Show the evaluation report of a version, a page without scripts."""
     page = report_of(service.registry, name, number)
     return HTMLResponse(page, headers={"content-security-policy": _SANDBOX, "cache-control": "no-store"})
 
 
 @router.patch("/{name}/{number:int}")
 def change_version(name: Name, number: Number, asked: Changed, service: Serving) -> VersionFacts:
-    """Pin a version, or write notes and labels on it. What is left out, or null, stays."""
+    """Change a version's pin, notes or labels. Omitted fields and null stay unchanged."""
     return _facts(service.registry.update(name, number, **asked.model_dump(exclude_none=True)))
 
 
 @router.post("/{name}/{number:int}/use", responses=OF_ENGINE)
 def use_version(name: Name, number: Number, asked: Using, service: Serving) -> VersionFacts:
-    """Make a version live. One that the gate refused only `by_hand`."""
+    """Make a version live. A version that the gate refused needs `by_hand`."""
     return _facts(
         ollama_integration.use(service.engine(), service.config, str(number), name=name, by_hand=asked.by_hand)
     )
@@ -171,28 +171,24 @@ def use_version(name: Name, number: Number, asked: Using, service: Serving) -> V
 
 @router.post("/{name}/rollback", responses=OF_ENGINE)
 def roll_back(name: Name, asked: NoFields, service: Serving) -> Live:
-    """Make the version live that was so before; without one, the base answers."""
+    """Make the previous version live again; without one, the base answers."""
     version = ollama_integration.roll_back(service.engine(), service.config, name=name)
     return Live(live=_facts(version) if version else None)
 
 
 @router.post("/{name}/prune", responses=OF_ENGINE)
 def prune_versions(name: Name, asked: Pruning, service: Serving) -> RemovedList:
-    """Remove all versions but the live one, the one before it and pinned ones; and unfinished runs
-    that are outdated.
-    """
+    """Remove outdated unfinished runs, and all versions except the live, the previous and pinned ones."""
     if not service.registry.list(name):
         raise ModelNotFound(f"there is no fine-tuned model {name!r}: GET /api/versions lists them")
-    with only_one():  # the run of a retrain that is going on looks unfinished
+    with only_one():  # the run of a running retrain would look unfinished
         found = prune(service.engine(), service.registry, name, service.config.runs_dir, asked.dry_run)
     return RemovedList(items=[_removed(each) for each in found])
 
 
 @router.delete("/{name}/{number:int}", responses=OF_ENGINE)
 def delete_version(name: Name, number: Number, service: Serving) -> Removed:
-    """Remove one version, its tag and its run. 409 for the live one, the one before it, pinned
-    ones, and those that byoai did not make.
-    """
+    """Remove a version with its tag and run. 409 if it is live, previous, pinned, or not made by byoai."""
     service.registry.get(name, number)
     with only_one():
         return _removed(prune_one(service.engine(), service.registry, name, number))

@@ -1,3 +1,1 @@
-"""Metrics in the form of the `evaluate` library that ship with the project, so that they need no
-network: one folder each, named by id.
-"""
+"""Metrics for the `evaluate` library that ship with the project and need no network: one folder per metric id."""

@@ -1,5 +1,5 @@
-"""Same loss and gradients, faster; skip on first reading.
+"""Faster computation of the same loss and gradients; skip on first reading.
 
-`training.fused: false` does without: PEFT's and Transformers' own modules, attention by mask, and
-torch's own matrix products.
+`training.fused: false` switches this package off: training then uses the modules of PEFT and
+Transformers, masked attention, and torch's own matrix products.
 """

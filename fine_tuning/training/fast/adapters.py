@@ -1,10 +1,10 @@
-"""LoRA adapters (arXiv 2106.09685) in one vector, and their gradients in another.
+"""Hold all LoRA adapters (arXiv 2106.09685) in one vector, and their gradients in another.
 
-Whoever computes a gradient adds it to its place in the vector (as Megatron-LM does with
-`main_grad`). Then the norm of all gradients, a step of the optimiser and clearing the gradients are
-one call each. One call for each of hundreds of matrices would take a noticeable part of a small
-model's step on a CPU. So would a small product for each adapter: here the adapters lie beside the
-weights that they adapt, as a few more rows or columns of the large product that is made anyway.
+Each gradient is added to its place in the vector (like `main_grad` of Megatron-LM). Computing the
+gradient norm, the optimiser's step and clearing the gradients then take one call each instead of
+one for each of hundreds of matrices, which would take a noticeable part of a small model's step on
+a CPU. For the same reason the adapters are stored beside the weights that they adapt, as extra rows
+or columns of a product that is computed anyway, instead of as small products of their own.
 """
 
 from collections.abc import Sequence
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 
 @dataclass
 class Adapted:
-    """Frozen layers that share their input, with their adapters: y = [x, scale x A^T] [W, B]^T.
+    """Frozen layers with the same input, and their adapters: y = [x, scale x A^T] [W, B]^T.
 
-    Each B has rows and columns of its own. One product sums all of it, and rounds once: added later
-    in bfloat16 (eight bits), the small contribution of a young adapter would be rounded away. R is
-    the sum of the adapters' ranks r. `grad_a` and `grad_b` are the gradients of `a` and `b`.
+    Each B has its own rows and columns. A single product rounds only once; in bfloat16 a separate
+    addition would round away the small contribution of an adapter early in training. R is the sum
+    of the adapters' ranks r. `grad_a` and `grad_b` are the gradients of `a` and `b`.
     """
 
     wide: Tensor  # [out, in + R]: W and all B
     bias: Tensor | None  # [out]
-    a: Tensor  # [R, in]: all A, one above the other
+    a: Tensor  # [R, in]: all A, stacked
     grad_a: Tensor
-    b: list[Tensor]  # of each adapter [out, r]
+    b: list[Tensor]  # B of each adapter [out, r]
     grad_b: list[Tensor]
     scale: float
 
     def __post_init__(self) -> None:
-        self.extra_columns = len(self.a)  # columns that `forward` needs beside its input, to write in
-        # These views are made once: making one takes as long as a small product.
+        self.extra_columns = len(self.a)  # scratch columns that `forward` needs beside its input
+        # These views are created once, since creating one takes as long as a small product.
         self.weight, self._beside = split_columns(self.wide, self.extra_columns)
         rows = self._beside.split_with_sizes([len(b) for b in self.b])
         self._places = [
@@ -48,8 +48,8 @@ class Adapted:
         self._back, self._grad_a_turned = self.wide.t(), self.grad_a.t()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return y [T, out] for `x` [T, in + R]; its last R columns are overwritten with scale x A^T."""
-        torch._foreach_copy_(self._places, self.b)  # the optimiser changed them since
+        """Return y [T, out] for `x` [T, in + R]; the last R columns of `x` are overwritten with scale x A^T."""
+        torch._foreach_copy_(self._places, self.b)  # the optimiser has changed them
         own, low = split_columns(x, self.extra_columns)
         torch.addmm(low, own, self._a_as(x).t(), beta=0, alpha=self.scale, out=low)
         return product(x, self.wide, self.bias)
@@ -61,8 +61,8 @@ class Adapted:
         return grad_x.addmm_(grad_low, self._a_as(grad_x), alpha=self.scale)
 
     def backward_of_adapters(self, grad_y: Tensor, x: Tensor, low: Tensor) -> None:
-        """Add to the adapters' gradients only: nothing below the layers is trained."""
-        # once a step, and small: not worth a kernel of oneDNN
+        """Add to the adapters' gradients only, for layers below which nothing is trained."""
+        # not with oneDNN: its kernel costs more than this small product, computed once a step
         self._add_gradients(grad_y, x, low, grad_y @ self._beside)
 
     def _add_gradients(self, grad_y: Tensor, x: Tensor, low: Tensor, grad_low: Tensor) -> None:
@@ -70,20 +70,20 @@ class Adapted:
         add_products([self._grad_a_turned], x, grad_low, self.scale)
 
     def _a_as(self, other: Tensor) -> Tensor:
-        # even a `to` that has nothing to do takes time
+        # a `to` without effect takes time too
         return self.a if self.a.dtype == other.dtype else self.a.to(other.dtype)
 
 
 def split_columns(x: Tensor, extra: int) -> tuple[Tensor, Tensor]:
-    """Return the two parts of x [T, n + extra]."""
+    """Split x [T, n + extra] into its first n and its last `extra` columns."""
     first, second = x.split_with_sizes((x.shape[1] - extra, extra), dim=1)
     return first, second
 
 
 class AdapterVector:
-    """The adapters of `groups` of layers in one vector, those of a group side by side.
+    """One vector with the adapters of all layers; the adapters of a group are contiguous.
 
-    PEFT's own parameters become views of it.
+    PEFT's parameters become views of the vector.
     """
 
     def __init__(self, groups: Sequence[Sequence["LoraLinear"]]) -> None:
@@ -107,12 +107,12 @@ class AdapterVector:
             _move(b, *self._views(b, b.shape))
 
     def of(self, *layers: "LoraLinear") -> Adapted:
-        """Return one layer, or all layers of a group, as `Adapted`. Their frozen weights are copied."""
+        """Return a layer, or all layers of a group, as one `Adapted`, with a copy of their frozen weights."""
         downs, ups = zip(*map(_matrices, layers), strict=True)
         bases = [base_of(layer) for layer in layers]
         a, grad_a = self._views(downs[0], torch.Size((sum(map(len, downs)), downs[0].shape[1])))
         b, grad_b = zip(*(self._views(up, up.shape) for up in ups), strict=True)
-        (scale,) = {float(layer.scaling[layer.active_adapters[0]]) for layer in layers}  # all have the same settings
+        (scale,) = {float(layer.scaling[layer.active_adapters[0]]) for layer in layers}  # the same for all layers
         wide = bases[0].weight.data.new_zeros(sum(map(len, b)), a.shape[1] + len(a))
         for base, rows in zip(bases, wide[:, : a.shape[1]].split_with_sizes([len(each) for each in b]), strict=True):
             rows.copy_(base.weight.data)
@@ -127,7 +127,7 @@ class AdapterVector:
         )
 
     def _views(self, first: nn.Parameter, shape: torch.Size) -> tuple[Tensor, Tensor]:
-        """Return views of weights and gradients in `shape`, from the place of `first` on."""
+        """Return views of weights and gradients, in `shape`, that start where `first` is stored."""
         place = slice(self._starts[id(first)], self._starts[id(first)] + shape.numel())
         return self.weights.data[place].view(shape), self.gradients[place].view(shape)
 
@@ -136,7 +136,7 @@ def base_of(layer: "LoraLinear") -> nn.Linear:
     """Return the frozen layer under an adapter."""
     base = layer.get_base_layer()
     if not isinstance(base, nn.Linear):
-        raise TypeError(f"an adapter of {type(base).__name__} cannot be fused")
+        raise TypeError(f"an adapter on a {type(base).__name__} cannot be fused")
     return base
 
 

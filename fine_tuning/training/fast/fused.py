@@ -1,9 +1,9 @@
-"""The same model with fewer passes over memory and fewer calls.
+"""Replace modules of a model by fused ones, with fewer calls and fewer passes over memory.
 
-Layers, or what can be fused of them, become single steps of autograd. A small model's step on a CPU
-spends half of its time between the matrix products. Loss and gradients stay those of PEFT and
-Transformers (tests/training/test_fused.py). The parts are in layers.py. A part takes a module's
-place only if it answers a probe as the module does.
+Layers, or parts of them, become single steps of autograd (layers.py). A small model's step on a CPU
+otherwise spends half of its time between the matrix products. Loss and gradients stay the same as
+those of PEFT and Transformers (tests/training/test_fused.py). A part replaces a module only if both
+return the same output for a probe.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,18 +32,17 @@ from fine_tuning.training.fast.tree_attention import Layout
 if TYPE_CHECKING:
     from peft.tuners.lora.layer import Linear as LoraLinear
 
-_PROBED = 3  # tokens
-_ANGLES_KEPT = 8  # kinds of layers with angles of their own, at most
+_PROBED = 3  # tokens of a probe
+_ANGLES_KEPT = 8  # maximum number of cached angles: one for each kind of layer
 _SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 def fuse(model: nn.Module) -> AdapterVector | None:
-    """Replace the forward passes that can be fused; return the vector of their adapters.
+    """Replace the forward passes that can be fused; return the vector of the fused adapters.
 
-    The vector holds the adapters' gradients too. Call it where the weights stay (device, number
-    format). Left alone are LoRA with dropout or DoRA, several adapters at once, quantised weights,
-    and every module that answers a probe differently from its fused form. None if no adapter's
-    layer can be fused.
+    Call it after the model has been moved to its device and number format. LoRA with dropout or
+    DoRA, several adapters at once, quantised weights, and modules whose output for a probe differs
+    from the fused form's stay as they are. Return None if no layer with an adapter can be fused.
     """
     if "adapter_vector" not in vars(model):
         groups = _groups(model)
@@ -71,7 +70,7 @@ def _clear(adapters: AdapterVector, rest: Sequence[nn.Parameter]) -> None:
 
 
 def _groups(model: nn.Module) -> list[list["LoraLinear"]]:
-    """Return the layers whose adapters can be fused, those with the same input together."""
+    """Return the layers whose adapters can be fused, grouped by common input."""
     together = []
     for module in model.modules():
         for names in _SAME_INPUT:
@@ -83,7 +82,7 @@ def _groups(model: nn.Module) -> list[list["LoraLinear"]]:
 
 
 def _plain(module: object) -> "LoraLinear | None":
-    """Return `module` if it is a frozen linear layer under one LoRA adapter with nothing special about it."""
+    """Return `module` if it is a frozen linear layer with one plain LoRA adapter (no dropout, DoRA or bias)."""
     from peft.tuners.lora.layer import Linear
 
     if type(module) is not Linear or len(module.active_adapters) != 1 or module.merged or module.fan_in_fan_out:
@@ -103,13 +102,13 @@ def _plain(module: object) -> "LoraLinear | None":
 
 
 def _plain_children(module: nn.Module, *names: str) -> list["LoraLinear"]:
-    """Return the plain layers of these names; none if one is missing or not plain."""
+    """Return the plain layers with these names; an empty list if one is missing or not plain."""
     layers = [layer for name in names if (layer := _plain(getattr(module, name, None))) is not None]
     return layers if len(layers) == len(names) else []
 
 
 class _Probe(TypedDict):
-    """What attention or a layer is asked with: a few tokens, each of which attends to those before it."""
+    """The input of a probe of attention or a layer: a few tokens with causal attention."""
 
     hidden_states: Tensor
     position_embeddings: tuple[Tensor, Tensor]
@@ -118,20 +117,20 @@ class _Probe(TypedDict):
 
 
 class _Fuser:
-    """Finds for each module the part that computes the same, and replaces the module's forward pass by it."""
+    """Replaces the forward pass of each module by the part that computes the same."""
 
     def __init__(self, adapters: AdapterVector | None) -> None:
-        """`adapters`: those of all plain layers; None if there are none, and only norms can be fused."""
+        """Prepare the replacement. `adapters` holds all plain layers; None: only norms can be fused."""
         self.adapters = adapters
-        self.parts: dict[int, Part | RowPart] = {}  # by the id of the module that they replace
+        self.parts: dict[int, Part | RowPart] = {}  # by id of the replaced module
         self.within: set[int] = set()  # ids of layers whose weights a part holds
-        self.turned: set[int] = set()  # numbers of each head that rotary positions turn
+        self.turned: set[int] = set()  # how many numbers of a head rotary positions rotate
 
     @torch.no_grad()
     def fuse(self, model: nn.Module) -> None:
         frequencies: list[Tensor | None] = [getattr(module, "inv_freq", None) for module in model.modules()]
         self.turned = {2 * len(each) for each in frequencies if each is not None}
-        # A layer is made of the parts before it. Projections come last: most are in another part by then.
+        # Layers consist of the parts found before them. Projections come last, since most belong to other parts.
         for find in (self._norm, self._attention, self._gated, self._layer, self._projection):
             for module in model.modules():
                 find(module)
@@ -168,7 +167,7 @@ class _Fuser:
         size: int | None = getattr(module, "head_dim", None)
         if not layers or not self.adapters or size is None or getattr(module, "attention_dropout", False):
             return
-        if self.turned != {size}:  # some models turn only a part of each head
+        if self.turned != {size}:  # some models rotate only a part of each head
             return
         bases = [base_of(layer) for layer in layers]
         heads, groups, values = (base.out_features // size for base in bases[:3])
@@ -177,7 +176,7 @@ class _Fuser:
             return
         probe = _row_probe(bases[0].weight, size)
         answer = _answer(module, probe)
-        if answer is None or len(probe["layout"].windows) != 1:  # no window asked for: its attention is not the tree's
+        if answer is None or len(probe["layout"].windows) != 1:  # the module did not use tree attention
             return
         (window,) = probe["layout"].windows
         scale = float(getattr(module, "scaling", size**-0.5))
@@ -207,9 +206,9 @@ class _Fuser:
             self._replace_row_part(module, part, output, lambda y: y)
 
     def _share_weights(self, adapted: Adapted, *layers: "LoraLinear") -> None:
-        """Make the weights of `layers` views of the part's, so that none is held twice.
+        """Make the weights of `layers` views of the part's weights, so that none is held twice.
 
-        Only BLAS multiplies by such views.
+        Only BLAS can multiply by such views.
         """
         bases = [base_of(layer) for layer in layers]
         for base, weight in zip(
@@ -222,7 +221,7 @@ class _Fuser:
         return self.adapters.weights if self.adapters else None
 
     def _replace(self, module: nn.Module, part: Part, adapted: "LoraLinear | None" = None) -> None:
-        """Let `part` compute the forward pass of `module`, unless the adapter of `adapted` is switched off."""
+        """Make `part` compute the forward pass of `module`, unless the adapter of `adapted` is disabled."""
         original, anchor = module.forward, self._anchor() if adapted is not None else None
 
         def forward(x: Tensor, *arguments: object, **named: object) -> object:
@@ -235,9 +234,9 @@ class _Fuser:
     def _replace_row_part(
         self, module: nn.Module, part: RowPart, adapted: "LoraLinear", answer: Callable[[Tensor], object]
     ) -> None:
-        """Like `_replace`, for a part that needs to know the packed row.
+        """Replace a forward pass like `_replace`, for a part that also needs the packed row's context.
 
-        `answer` turns y into what the module returns.
+        `answer` converts the part's output to the module's output.
         """
         original, anchor = module.forward, self._anchor()
 
@@ -252,23 +251,23 @@ class _Fuser:
 
 
 def _row_context(layout: Layout, position_embeddings: tuple[Tensor, Tensor], **others: object) -> RowContext:
-    """Return what the parts need to know of a packed row. Its angles are made once for all layers that share them."""
+    """Return a packed row's context, with its angles computed once for all layers that share them."""
     cos, sin = position_embeddings
     known = layout.angles
     if id(cos) not in known:
         if len(known) == _ANGLES_KEPT:  # those of earlier forward passes
             known.clear()
-        known[id(cos)] = cos, Angles(cos, sin)  # `cos` is kept, so that no other tensor gets its id
+        known[id(cos)] = cos, Angles(cos, sin)  # `cos` is kept alive, so that no other tensor gets its id
     return RowContext(cast(Angles, known[id(cos)][1]), layout)
 
 
 def _probe(weight: Tensor) -> Tensor:
-    """Return an input [1, tokens, in] as wide as `weight`'s last dimension."""
+    """Return a probe input [1, tokens, in] whose width is the last dimension of `weight`."""
     return torch.linspace(-2, 2, _PROBED * weight.shape[-1], device=weight.device).to(weight.dtype).view(1, _PROBED, -1)
 
 
 def _row_probe(weight: Tensor, size: int) -> _Probe:
-    """Return what to ask attention, or a layer, whose heads have `size` numbers."""
+    """Return a probe for attention, or for a layer, whose heads have `size` numbers."""
     row = torch.arange(_PROBED, device=weight.device)
     angles = (row[:, None] * torch.linspace(0.1, 1, size // 2, device=weight.device)).repeat(1, 2)[None]
     return {
@@ -280,16 +279,16 @@ def _row_probe(weight: Tensor, size: int) -> _Probe:
 
 
 def _answer(module: nn.Module, probe: _Probe) -> Tensor | None:
-    """Return what `module` answers; None if it wants other arguments."""
+    """Return the output of `module` for the probe; None if it needs other arguments."""
     try:
         answer = module.forward(**probe)
-    except Exception:  # noqa: BLE001 - whatever it is, the module is left alone
+    except Exception:  # noqa: BLE001 - a module that fails for any reason is not fused
         return None
     found: Tensor = answer[0] if isinstance(answer, tuple) else answer
     return found
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
-    """Return whether the two are the same but for rounding, of which bfloat16 does much."""
+    """Return whether two tensors are equal up to rounding, which is coarser in bfloat16."""
     near = 1e-3 if other.dtype == torch.float32 else 3e-2
     return bool(one.shape == other.shape and (one - other).norm() <= near * other.norm())

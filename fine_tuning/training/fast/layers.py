@@ -1,10 +1,10 @@
-"""Parts of a transformer, each with its forward and backward pass.
+"""Fused parts of a transformer, each with its own forward and backward pass.
 
 The parts are a LoRA projection, attention, feed-forward, norm, and a whole layer. Projections with
-the same input become one product, and their adapters a part of it (adapters.py); whoever makes the
-input leaves the extra columns free that the product needs. Nothing is saved for the backward pass
-that is cheap to compute again. Weights are frozen: gradients go to the input, and to the adapters
-in their vector. T is the number of tokens of a packed row.
+the same input are computed as one product that includes their adapters (adapters.py); its input
+must have free extra columns. Values that are cheap to recompute are not saved for the backward
+pass. Weights are frozen: only the input and the adapters get gradients. T is the number of tokens
+of a packed row.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ from fine_tuning.training.fast.tree_attention import Layout, attend, attend_back
 
 
 class Angles:
-    """The rotary positions (arXiv 2104.09864) of T tokens.
+    """The rotary positions (arXiv 2104.09864) of T tokens, as cosines and sines.
 
-    The two halves of each query and key are turned by them, [T, 1, D] each.
+    The two halves of each query and key are rotated by them. Each tensor is [T, 1, D].
     """
 
     def __init__(self, cos: Tensor, sin: Tensor) -> None:
-        """`cos` and `sin`: as Transformers gives them, [1, T, D] with equal halves."""
+        """Convert `cos` and `sin` from Transformers' form, [1, T, D] with equal halves."""
         half = sin.shape[-1] // 2
         self.cos, self.back = cos[0, :, None], torch.cat([sin[0, :, None, :half], -sin[0, :, None, half:]], dim=-1)
         self.sin = -self.back
@@ -35,31 +35,31 @@ class Angles:
 
 @dataclass(frozen=True)
 class RowContext:
-    """What attention needs to know of a packed row beside its vectors."""
+    """The context that attention needs beside the vectors of a packed row."""
 
     angles: Angles
     layout: Layout
 
 
 class Part(Protocol):
-    """A part of a transformer that needs nothing but its input."""
+    """A part of a transformer that needs only its input."""
 
     @property
     def extra_columns(self) -> int:
-        """Number of columns that `forward` needs beside its input, to write in."""
+        """Number of scratch columns that `forward` needs beside its input."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return y [T, out] for x [T, in + extra columns], and what `backward` needs."""
+        """Return y [T, out] for x [T, in + extra columns], and the tensors that `backward` needs."""
 
     def backward(self, grad_y: Tensor, kept: Sequence[Tensor], deeper: bool) -> Tensor | None:
         """Add to the adapters' gradients, and return the gradient of x if `deeper`.
 
-        Overwrites what was kept, never `grad_y`.
+        Overwrites the tensors in `kept`, never `grad_y`.
         """
 
 
 class RowPart(Protocol):
-    """Like `Part`, for parts that also need to know the packed row."""
+    """A part of a transformer that also needs the packed row's context; otherwise like `Part`."""
 
     @property
     def extra_columns(self) -> int: ...
@@ -83,8 +83,8 @@ class _RowPartContext(Context, Protocol):
 class PartFunction(torch.autograd.Function):
     """A part as one step of autograd, from x [..., in] to y [..., out].
 
-    `anchor`, any tensor that needs a gradient, makes autograd call the backward pass of the first
-    layer too, whose input needs none.
+    `anchor` is any tensor that requires a gradient. It makes autograd call the backward pass of the
+    first layer too, whose input requires none.
     """
 
     @staticmethod
@@ -102,7 +102,7 @@ class PartFunction(torch.autograd.Function):
 
 
 class RowPartFunction(torch.autograd.Function):
-    """Like `PartFunction`, for a part that also needs to know the packed row."""
+    """A `RowPart` as one step of autograd; otherwise like `PartFunction`."""
 
     @staticmethod
     def forward(ctx: _RowPartContext, x: Tensor, anchor: Tensor | None, part: RowPart, row: RowContext) -> Tensor:
@@ -119,16 +119,16 @@ class RowPartFunction(torch.autograd.Function):
 
 
 def _reshaped(y: Tensor, shape: torch.Size) -> Tensor:
-    """Return y [T, out] in the shape of the input, not as a view for autograd: some models (Olmo) write into it."""
+    """Return y [T, out] in the input's shape, hiding the view from autograd, since some models (Olmo) write into it."""
     made: Tensor = torch.ops.aten._unsafe_view(y, [*shape[:-1], y.shape[-1]])
     return made
 
 
 @dataclass
 class Projection:
-    """y = x W^T + bias, and the adapter's.
+    """A single projection with its adapter: y = x W^T + bias + scale x A^T B^T.
 
-    Keeps its input as it is, which other parts may keep too.
+    It saves its input unchanged, so that other parts may save the same tensor.
     """
 
     only: Adapted
@@ -145,9 +145,9 @@ class Projection:
 
 @dataclass
 class Attention:
-    """o(attend(turn(q(x)), turn(k(x)), v(x))) over a packed row x [T, H], each projection with its adapter."""
+    """Attention with its projections q, k, v and o, each with its adapter, over a packed row x [T, H]."""
 
-    inner: Adapted  # [(heads + 2 groups) D, H]: q above k above v
+    inner: Adapted  # [(heads + 2 groups) D, H]: q, k and v, stacked
     outer: Adapted  # o
     heads: int
     groups: int
@@ -176,9 +176,9 @@ class Attention:
 
 @dataclass
 class Gated:
-    """y = down(silu(gate(x)) * up(x)), each projection with its adapter."""
+    """A gated feed-forward, y = down(silu(gate(x)) * up(x)), each projection with its adapter."""
 
-    both: Adapted  # [2 F, H]: gate above up
+    both: Adapted  # [2 F, H]: gate and up, stacked
     down: Adapted
 
     @property
@@ -199,8 +199,8 @@ class Gated:
         activated = silu(gate)
         hidden = activated * up
         grad_hidden = self.down.backward(grad_y, hidden, low)
-        # Each gradient overwrites the value that it belongs to: memory that is not in the cache
-        # costs more than the sums.
+        # Each gradient overwrites a value that is no longer needed, since writing to memory outside
+        # the cache would cost more than the arithmetic.
         grad_activated = torch.mul(grad_hidden, up, out=hidden)
         torch.mul(grad_hidden, activated, out=up)
         torch.ops.aten.silu_backward.grad_input(grad_activated, gate, grad_input=gate)
@@ -209,7 +209,7 @@ class Gated:
 
 @dataclass
 class Norm:
-    """Root-mean-square norm (arXiv 1910.07467) with a frozen weight. Keeps its input and one number a token."""
+    """Root-mean-square norm (arXiv 1910.07467) with a frozen weight. Saves its input and one number per token."""
 
     weight: Tensor
     epsilon: float
@@ -219,7 +219,7 @@ class Norm:
         self._epsilon = torch.tensor(self.epsilon, device=self.weight.device)
 
     def forward(self, x: Tensor, free: int = 0) -> tuple[Tensor, ...]:
-        """Return y, beside which so many columns are left `free`, and what `backward` needs."""
+        """Return y with `free` extra columns, and the tensors that `backward` needs."""
         wide = x.float()
         length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         inverse = torch.addcmul(self._epsilon, length, length, value=1 / x.shape[1]).rsqrt_()
@@ -228,7 +228,7 @@ class Norm:
         return y, x, inverse
 
     def backward(self, grad_y: Tensor, kept: Sequence[Tensor], deeper: bool = True) -> Tensor:
-        """Return the gradient of x, which is always wanted: a norm has nothing of its own to learn."""
+        """Return the gradient of x. A norm has no trained weights, so `deeper` is not read."""
         x, inverse = kept
         grad_n, wide = (grad_y * self.weight).float(), x.float()
         along = (grad_n * wide).sum(-1, keepdim=True).mul_(inverse).mul_(inverse)
@@ -237,7 +237,7 @@ class Norm:
 
 @dataclass
 class Layer:
-    """A transformer's layer: z = x + attention(norm(x)), y = z + gated(norm(z))."""
+    """A whole transformer layer: z = x + attention(norm(x)), y = z + gated(norm(z))."""
 
     before: Norm
     attention: Attention
@@ -262,7 +262,7 @@ class Layer:
 
 
 def with_columns(x: Tensor, extra: int) -> Tensor:
-    """Return a copy of x [T, n] with `extra` columns more, not yet written; x itself for none."""
+    """Return a copy of x [T, n] with `extra` uninitialised columns; x itself if `extra` is 0."""
     if not extra:
         return x
     wide = x.new_empty(x.shape[0], x.shape[1] + extra)
@@ -279,6 +279,6 @@ def _backward(layers: Adapted, grad_y: Tensor, x: Tensor, low: Tensor, deeper: b
 
 
 def _turn(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Turn the halves of each head [T, n, D] in place, by `Angles`."""
+    """Rotate the halves of each head [T, n, D] in place by `Angles`."""
     swapped = heads.roll(heads.shape[2] // 2, dims=2)
     heads.mul_(cos).addcmul_(swapped, sin)

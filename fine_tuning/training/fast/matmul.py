@@ -1,8 +1,8 @@
-"""Matrix products with a layer's weights, by whichever of torch's two CPU libraries is faster on this processor.
+"""Matrix products with the faster of torch's two CPU libraries, BLAS and oneDNN.
 
-For float32 torch calls its BLAS (mostly MKL), for bfloat16 oneDNN. On AMD processors oneDNN is more
-than twice as fast as MKL in float32 too, with the weights as they lie (benchmarks/README.md). It is
-called through the operator that `torch.compile` uses for it.
+Torch computes float32 products with its BLAS (mostly MKL) and bfloat16 products with oneDNN. On AMD
+processors oneDNN is more than twice as fast as MKL for float32 too (benchmarks/README.md). It is
+called through the operator that `torch.compile` uses.
 """
 
 import os
@@ -20,26 +20,27 @@ from fine_tuning.errors import TrainingError
 from fine_tuning.training.autograd import Context, apply
 
 Library = Literal["blas", "onednn"]
-"""The library of float32 products on a CPU; there is no choice elsewhere."""
+"""The library that computes float32 products on a CPU; other products have no choice of library."""
 
-CLEARLY = 0.9  # share of the other's time: a way that takes less is clearly faster
-PROBED = (256, 768, 3072)  # tokens, inputs, outputs of a probed product: those of a small model
-ENOUGH, _ROUNDS = 0.2, 3  # seconds, and rounds, that a probe takes at least
-_WIDE = 1024  # numbers: a narrower product with few rows gains less than it costs to make oneDNN's kernel for it
+CLEARLY = 0.9  # an alternative counts as clearly faster if it takes less than this share of the time
+PROBED = (256, 768, 3072)  # tokens, inputs and outputs of a probed product, as in a small model
+ENOUGH, _ROUNDS = 0.2, 3  # minimum seconds and minimum rounds of a probe
+_WIDE = 1024  # minimum width for oneDNN: for narrower products, building its kernel costs more than it gains
 
-# oneDNN makes a kernel for each shape, half a megabyte, and keeps 1024 of them; but hardly two
-# packed rows have the same number of tokens. A step has about thirty shapes; were fewer kept, each
-# layer would make all anew. oneDNN reads these variables at its first product.
+# oneDNN builds a kernel of half a megabyte for each shape and by default caches 1024, although
+# packed rows hardly ever have the same number of tokens. A step has about thirty shapes, so with
+# fewer cached kernels each layer would rebuild them. oneDNN reads these variables at its first
+# product.
 _KERNEL_CACHES, _KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"), 64
 
 _library: Library = "blas"
 
 
 def choose(settings: Training) -> Library:
-    """Return `training.products`, or for `auto` the faster library.
+    """Return the library `training.products`, or for `auto` the faster one.
 
-    What `product` uses stays as it is. Without `training.fused`, and in TRL's own trainer, products
-    are torch's own: BLAS.
+    This does not change the library that `product` uses. Without `training.fused`, and with TRL's
+    trainer, it is always BLAS, torch's default.
     """
     if settings.backend == "trl" or not settings.fused:
         return "blas"
@@ -50,10 +51,10 @@ def choose(settings: Training) -> Library:
 
 
 def use(library: Library) -> None:
-    """Multiply by `library` from now on, in this process. TrainingError if this torch does not have it."""
+    """Set the library that `product` uses in this process. Raises TrainingError if torch lacks it."""
     global _library
     if library == "onednn" and not _has_onednn():
-        raise TrainingError("training.products is onednn, which this torch does not have: set it to blas or auto")
+        raise TrainingError("training.products is onednn, but this build of torch lacks oneDNN: set it to blas or auto")
     for name in _KERNEL_CACHES:
         os.environ.setdefault(name, str(_KERNELS))
     _library = library
@@ -67,19 +68,19 @@ def used() -> Library:
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, library: Library | None = None) -> Tensor:
     """Return x W^T + bias [..., out] for `x` [..., in] and `weight` [out, in].
 
-    `weight` may be a transposed view. Autograd does not see the product. `library`: by default the
-    one that `use` chose.
+    `weight` may be a transposed view. Autograd does not record the product. `library`: by default
+    the one that `use` set.
     """
     return _by_onednn(x, weight, bias) if _for_onednn(x, weight, library or _library) else _by_blas(x, weight, bias)
 
 
 def add_products(totals: Sequence[Tensor], one: Tensor, other: Tensor, scale: float = 1.0) -> None:
-    """Add scale * one^T other to each of `totals` [n, r], in their number format.
+    """Add scale * one^T other to each of `totals` [n, r], in the totals' number format.
 
-    Each total takes its own columns of `one` [T, all n] and of `other` [T, all r], in order. All r are small.
+    Each total has its own columns of `one` [T, sum of n] and `other` [T, sum of r], in order. All r are small.
     """
     if one.shape[1] >= _WIDE and _for_onednn(other, one, _library):
-        # All at once, although only the blocks on the diagonal are needed.
+        # One product for all totals, although only the blocks on its diagonal are needed.
         made = _by_onednn(other.t(), one.t(), None).t()
         for index, (total, rows) in enumerate(zip(totals, _shares(made, totals, 0), strict=True)):
             total.add_(_shares(rows, totals, 1)[index], alpha=scale)
@@ -94,13 +95,13 @@ def add_products(totals: Sequence[Tensor], one: Tensor, other: Tensor, scale: fl
 def _shares(matrix: Tensor, totals: Sequence[Tensor], side: int) -> Sequence[Tensor]:
     """Return the rows (`side` 0) or columns (1) of `matrix` that belong to each total.
 
-    A single total gets the matrix itself, since a view takes time too.
+    A single total gets the matrix itself, since creating a view takes time too.
     """
     return matrix.split_with_sizes([total.shape[side] for total in totals], dim=side) if len(totals) > 1 else (matrix,)
 
 
 def relay(model: nn.Module) -> None:
-    """Let the model's linear layers multiply by the library in use, if it is not torch's own.
+    """Make the model's linear layers use oneDNN if it is the library in use.
 
     Their results stay the same.
     """
@@ -115,7 +116,7 @@ def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """`product` with its gradients."""
+    """`product` as an autograd function."""
 
     @staticmethod
     def forward(ctx: Context, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -131,10 +132,10 @@ class _Linear(torch.autograd.Function):
 
 
 def least_seconds(enough: float, *ways: Callable[[], object]) -> list[float]:
-    """Return the least seconds that each of `ways` takes.
+    """Return the shortest time in seconds that each function of `ways` takes.
 
-    Each is called at least three times, and for `enough` seconds in all. They take turns, since
-    other programs on this machine come and go.
+    Each is called at least three times, and all together for at least `enough` seconds. They take
+    turns, so that other programs on the machine disturb them equally.
     """
     best, start, rounds = [float("inf")] * len(ways), time.perf_counter(), 0
     while rounds < _ROUNDS or time.perf_counter() - start < enough:
@@ -150,7 +151,7 @@ def least_seconds(enough: float, *ways: Callable[[], object]) -> list[float]:
 def _faster() -> Library:
     """Return the faster library for a step's products, forward and backward.
 
-    That is BLAS unless oneDNN is clearly faster. Takes half a second.
+    BLAS is returned unless oneDNN is clearly faster. The probe takes half a second.
     """
     if torch.cuda.is_available() or not _has_onednn():
         return "blas"
@@ -171,7 +172,7 @@ def _has_onednn() -> bool:
 
 @contextmanager
 def few_kernels() -> Iterator[None]:
-    """Have oneDNN keep few kernels if it makes its first product in this block; then restore the environment."""
+    """Set the environment so that oneDNN caches few kernels if its first product is in this block; then restore it."""
     added = [name for name in _KERNEL_CACHES if name not in os.environ]
     os.environ.update(dict.fromkeys(added, str(_KERNELS)))
     try:
@@ -182,9 +183,9 @@ def few_kernels() -> Iterator[None]:
 
 
 def _for_onednn(x: Tensor, weight: Tensor, library: Library) -> bool:
-    """Return whether oneDNN multiplies.
+    """Return whether oneDNN should compute the product.
 
-    It does not multiply by a part of a matrix: it has no kernel for that, and takes a second.
+    It should not for a slice of a matrix, for which it has no kernel and takes a second.
     """
     if library != "onednn" or not (x.is_cpu and x.dtype == weight.dtype == torch.float32):
         return False

@@ -1,9 +1,9 @@
-"""Frozen linear layers that hold their weight in four to eight bits a number: QLoRA (arXiv 2305.14314).
+"""Frozen linear layers whose weights are held in four to eight bits per number, for QLoRA (arXiv 2305.14314).
 
-`QuantisedLinear` holds the very blocks of the GGUF, without a second quantisation: the adapter
-learns beside exactly what is served. `Nf4Linear` is QLoRA as published, NF4 with double
-quantisation by bitsandbytes. It rounds the served weights once more, so the adapter learns beside
-slightly different ones. It is for GPUs, for which ggml's blocks have no kernels here, and for bases
+`QuantisedLinear` holds the blocks of the GGUF unchanged, so the adapter is trained on exactly the
+weights that are served. `Nf4Linear` is QLoRA as published: NF4 with double quantisation, by
+bitsandbytes. It rounds the served weights again, so the adapter is trained on slightly different
+ones. It is meant for GPUs, which have no kernels for ggml's blocks here, and for bases that are
 served as floats.
 """
 
@@ -19,10 +19,10 @@ from fine_tuning.training.fast.matmul import product
 
 
 class HeldLinear(nn.Linear):
-    """y = x W^T + bias, with W [out, in] dequantised for the forward pass and once more for the backward pass."""
+    """A linear layer that dequantises its weight W [out, in] for the forward pass and again for the backward pass."""
 
     def __init__(self, rows: int, columns: int) -> None:
-        nn.Module.__init__(self)  # nn.Linear's own would make a whole weight
+        nn.Module.__init__(self)  # nn.Linear's constructor would allocate the full weight
         self.out_features, self.in_features = rows, columns
 
     @property
@@ -30,16 +30,16 @@ class HeldLinear(nn.Linear):
         return self.out_features, self.in_features
 
     def take_place_of(self, layer: nn.Linear, dtype: torch.dtype) -> None:
-        """Get `layer`'s bias, and a weight of its shape, type and device that takes no memory.
+        """Take over the bias of `layer`, and get a placeholder weight of the same shape, dtype and device.
 
-        That weight is a single number, expanded.
+        The placeholder is a single number, expanded, so it takes no memory.
         """
         device = layer.weight.device if layer.weight.device.type != "meta" else None
         self.weight = nn.Parameter(torch.zeros((), dtype=dtype, device=device).expand(self.shape), requires_grad=False)
         self.register_parameter("bias", layer.bias)
 
     def dequantised(self) -> Tensor:
-        """Return W, of the type and on the device of `weight`."""
+        """Return W in the dtype and on the device of `weight`."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,12 +48,12 @@ class HeldLinear(nn.Linear):
 
 
 class QuantisedLinear(HeldLinear):
-    """The weight as the GGUF holds it."""
+    """A linear layer that holds its weight as the blocks of the GGUF."""
 
     blocks: Tensor  # uint8 [out, bytes of a row]
 
     def __init__(self, blocks: Tensor, kind: GGMLQuantizationType, columns: int) -> None:
-        """`blocks`: uint8 [out, bytes of a row]; a row holds `columns` numbers."""
+        """Hold `blocks`, uint8 [out, bytes of a row]; a row encodes `columns` numbers."""
         super().__init__(len(blocks), columns)
         self.kind = kind
         self.register_buffer("blocks", blocks, persistent=False)
@@ -63,9 +63,9 @@ class QuantisedLinear(HeldLinear):
 
 
 class Nf4Linear(HeldLinear):
-    """The weight in NF4: blocks of 64 numbers of four bits, whose scales are quantised as well."""
+    """A linear layer that holds its weight in NF4: blocks of 64 four-bit numbers, with quantised scales."""
 
-    packed: Tensor  # what bitsandbytes makes of the weight
+    packed: Tensor  # the weight as packed by bitsandbytes
 
     def __init__(self, weight: Tensor) -> None:
         """Quantise `weight` [out, in]."""
@@ -80,8 +80,7 @@ class Nf4Linear(HeldLinear):
     def dequantised(self) -> Tensor:
         from bitsandbytes.functional import dequantize_4bit
 
-        # its tensors are no buffers of the module, which may have
-        # moved
+        # these tensors are no buffers, so they do not move with the module
         self._state.to(self.packed.device)  # type: ignore[no-untyped-call]
         weight: Tensor = dequantize_4bit(self.packed, self._state)
         return weight.to(self.weight)
@@ -92,7 +91,7 @@ class _HeldContext(Context, Protocol):
 
 
 class _Product(torch.autograd.Function):
-    """x W^T with W dequantised for each pass."""
+    """The product x W^T, with W dequantised for each pass."""
 
     @staticmethod
     def forward(ctx: _HeldContext, x: Tensor, layer: HeldLinear) -> Tensor:

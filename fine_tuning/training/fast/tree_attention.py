@@ -1,11 +1,11 @@
 """Attention over a packed row (packing.py) that computes only the scores within conversations.
 
-SDPA with a mask multiplies all T x T scores of a row, most of which are between conversations. Here
-conversations lie side by side, long ones in pieces, those of similar size in one group, padded to
-its longest: for eight chats that is a tenth of the scores. Keys and values of heads that share them
-(grouped queries, arXiv 2305.13245) are not repeated. The scores of long conversations are computed
-again in the backward pass instead of kept (arXiv 2205.14135). Vectors go to their places and back
-in one copy each.
+SDPA with a mask computes all T x T scores of a row, most of them between different conversations.
+This module splits long conversations into pieces, puts pieces of similar size into one group, pads
+them to the longest, and computes each group as one batch: for eight chats a tenth of the scores.
+Keys and values that several heads share (grouped queries, arXiv 2305.13245) are not repeated. The
+scores of long conversations are not saved but recomputed in the backward pass (arXiv 2205.14135).
+Vectors are gathered into the groups' order and back with one copy each.
 """
 
 import math
@@ -19,25 +19,25 @@ from torch import Tensor, nn
 from fine_tuning.training.attention import masked_attention, register_as
 from fine_tuning.training.autograd import Context, apply
 
-NAME = "byoai_tree"  # the attention's, in Transformers
+NAME = "byoai_tree"  # under which Transformers knows this attention
 
-_LEAST_PIECE = 64  # tokens: shorter pieces of a conversation save less than they cost
-_PIECES = 8  # of a long conversation: for each its keys are gathered, and its scores above the diagonal are wasted
-_GROUP_COST = 2500  # scores that take as long as the calls for one more group (measured on a CPU)
+_LEAST_PIECE = 64  # tokens of a piece: shorter pieces cost more than they save
+_PIECES = 8  # pieces of a long conversation: more pieces waste fewer scores, but gather more keys
+_GROUP_COST = 2500  # cost of one more group, in scores that take as long (measured on a CPU)
 
 
 @dataclass(frozen=True)
 class _Group:
-    """B pieces of about one size, padded to Q queries and K keys."""
+    """B pieces of similar size, padded to Q queries and K keys."""
 
     queries: Tensor  # [B, Q]: indices in the packed row; -1 for padding
     keys: Tensor  # [B, K]: indices in the packed row
-    places: Tensor  # [B, Q]: which of its piece's keys each query is
+    places: Tensor  # [B, Q]: the index of each query among its piece's keys
 
     def bias(self, window: int | None) -> Tensor:
-        """Return [B, Q, K], to add to the scores.
+        """Return the attention bias [B, Q, K] to add to the scores.
 
-        It is minus infinity for later keys, and for those `window` or more before the query.
+        It is minus infinity for keys after the query, and for keys `window` or more tokens before it.
         """
         key, query = torch.arange(self.keys.shape[1]), self.places[:, :, None]
         hidden = key > query
@@ -48,16 +48,16 @@ class _Group:
 
 @dataclass(frozen=True)
 class _Order:
-    """How a packed row's vectors [T * (heads + 2 * groups), D] are put in the order of the groups, and back."""
+    """The permutation of a packed row's vectors [T * (heads + 2 * groups), D] into the groups' order, and back."""
 
-    index: Tensor  # where in the row the queries of all groups are, then their keys, then their values
-    sizes: list[int]  # numbers of vectors: of each group's queries, of each group's keys, of each group's values
-    places: Tensor  # [T * heads]: which of the ordered queries belongs to each head of each token
-    # for each ordered query, the head of the token that it belongs to; none for padding (`_sums`)
+    index: Tensor  # indices in the row of all groups' queries, then their keys, then their values
+    sizes: list[int]  # numbers of vectors: each group's queries, each group's keys, each group's values
+    places: Tensor  # [T * heads]: index of each token's head among the ordered queries
+    # as bags (`_sums`): for each ordered query, its token's head; empty for padding
     askers: tuple[Tensor, Tensor]
-    sources: tuple[Tensor, Tensor]  # for each vector of the row, where it went
-    biases: list[Tensor]  # of each group [B * key heads, Q * heads / key heads, K]
-    scores: int  # numbers in all biases
+    sources: tuple[Tensor, Tensor]  # as bags: for each vector of the row, its indices in the groups' order
+    biases: list[Tensor]  # attention bias of each group [B * key heads, Q * heads / key heads, K]
+    scores: int  # total number of scores
 
     @property
     def queries(self) -> list[int]:
@@ -65,9 +65,9 @@ class _Order:
         return self.sizes[: len(self.biases)]
 
     def parts(self, ordered: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Yield each group's queries, keys, values [B * key heads, n of each, D] and bias.
+        """Yield each group's queries, keys and values [B * key heads, n of each, D], and its bias.
 
-        `ordered` holds all vectors in this order, [n, D].
+        `ordered` [n, D] holds all vectors in the groups' order.
         """
         pieces, groups = ordered.split_with_sizes(self.sizes), len(self.biases)
         for index, bias in enumerate(self.biases):
@@ -75,21 +75,21 @@ class _Order:
 
 
 class Layout:
-    """How a packed row's conversations are laid side by side."""
+    """The division of a packed row's conversations into groups of pieces."""
 
     def __init__(self, paths: Sequence[Sequence[int]]) -> None:
-        """`paths`: the indices in the packed row of each conversation's tokens, in the tree's order (packing.py)."""
+        """Divide conversations. `paths`: the indices in the packed row of each one's tokens, in the tree's order."""
         self.groups = [_group(pieces) for pieces in _alike(_pieces(paths))]
-        self.windows: set[int | None] = set()  # those that some layer asked for
+        self.windows: set[int | None] = set()  # the windows that layers have asked for
         self._orders: dict[tuple[int, int, torch.device, torch.dtype, int | None], _Order] = {}
-        # rotary positions of this row, by the id of their source (fused.py)
+        # cached rotary positions of this row, by the id of the tensor that they derive from (fused.py)
         self.angles: dict[int, tuple[Tensor, object]] = {}
         self.paths = paths
 
     def order(self, heads: int, groups: int, like: Tensor, window: int | None) -> _Order:
-        """Return the order for a model's heads, on the device and in the format of `like`.
+        """Return the order for a model's heads, on the device and in the dtype of `like`.
 
-        It is made once for all layers of one `window`.
+        It is cached for all layers with the same `window`.
         """
         self.windows.add(window)
         key = heads, groups, like.device, like.dtype, window
@@ -99,7 +99,10 @@ class Layout:
 
 
 def _pieces(paths: Sequence[Sequence[int]]) -> list[tuple[int, Sequence[int]]]:
-    """Return pieces of conversations that hold each token once: how much of a path earlier pieces own, and the path."""
+    """Split conversations into pieces that own each token once.
+
+    A piece is a path, and the number of its first tokens that earlier pieces own.
+    """
     found: list[tuple[int, Sequence[int]]] = []
     seen = 0
     for path in paths:
@@ -111,9 +114,9 @@ def _pieces(paths: Sequence[Sequence[int]]) -> list[tuple[int, Sequence[int]]]:
 
 
 def _alike(pieces: Sequence[tuple[int, Sequence[int]]]) -> list[list[tuple[int, Sequence[int]]]]:
-    """Return the pieces in groups so that padding and the groups' calls cost least.
+    """Group the pieces so that the total cost of padding and of the groups' calls is minimal.
 
-    The best division is a shortest path through the sorted pieces, found by dynamic programming.
+    Dynamic programming finds the best division of the sorted pieces.
     """
     ordered = sorted(pieces, key=lambda piece: (len(piece[1]) - piece[0], len(piece[1])))
     best, begin = [0.0], [0]
@@ -143,10 +146,9 @@ def _group(pieces: Sequence[tuple[int, Sequence[int]]]) -> _Group:
 
 
 def _order(laid: Sequence[_Group], heads: int, groups: int, like: Tensor, window: int | None) -> _Order:
-    """Return the order of vectors, group after group.
+    """Return the order of the vectors for the groups `laid`.
 
-    Each group has its queries [B, key heads, Q, heads / key heads], then its keys and values [B,
-    key heads, K].
+    A group's queries are [B, key heads, Q, heads / key heads], its keys and values [B, key heads, K].
     """
     width, shared = heads + 2 * groups, heads // groups
     group, each = torch.arange(groups), torch.arange(shared)
@@ -163,7 +165,7 @@ def _order(laid: Sequence[_Group], heads: int, groups: int, like: Tensor, window
     real = (token := torch.cat(tokens)) >= 0
     places = torch.empty(int(real.sum()), dtype=torch.long)
     places[token[real]] = real.nonzero()[:, 0]
-    pieces = [*queries, *keys, *(each + groups for each in keys)]  # a token's values lie behind its keys
+    pieces = [*queries, *keys, *(each + groups for each in keys)]  # a token's values follow its keys
     index, used = torch.cat(pieces), torch.ones(sum(map(len, pieces)), dtype=torch.bool)
     used[: len(token)] = real
     here = used.nonzero()[:, 0]
@@ -181,12 +183,12 @@ def _order(laid: Sequence[_Group], heads: int, groups: int, like: Tensor, window
 
 
 def _starts(counts: Tensor) -> Tensor:
-    """Return where each run begins, and where the last ends, if runs of these lengths lie one after the other."""
+    """Return the start of each of several consecutive runs of these lengths, and the end of the last."""
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
 def register() -> str:
-    """Make the attention known to Transformers; return its name. Without a layout it is SDPA."""
+    """Register `tree_attention` with Transformers; return its name."""
     return register_as(NAME, tree_attention)
 
 
@@ -206,7 +208,7 @@ def tree_attention(
     position_bias: Tensor | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
-    """Return what `masked_attention` returns for the same arguments, without the mask where that is possible."""
+    """Return the same as `masked_attention`, computed without the mask if the arguments allow it."""
     special = (
         dropout
         or softcap is not None
@@ -242,7 +244,7 @@ class _TreeContext(Context, Protocol):
 
 
 class _TreeAttention(torch.autograd.Function):
-    """`attend` for models whose attention is not fused."""
+    """`attend` as an autograd function, for models whose attention is not fused."""
 
     @staticmethod
     def forward(
@@ -260,11 +262,11 @@ class _TreeAttention(torch.autograd.Function):
 
 
 def attend(rows: Tensor, groups: int, scale: float, layout: Layout, window: int | None = None) -> list[Tensor]:
-    """Return attention [T, heads * D] of `rows` [T, heads + 2 * groups, D]: each token's queries, keys and values.
+    """Return attention [T, heads * D] for `rows` [T, heads + 2 * groups, D], and the tensors for the backward pass.
 
-    heads / groups queries share a key. Behind it stands what `attend_backward` needs: the rows; or,
-    where conversations are so short that this is little more, the ordered rows and the attention's
-    weights.
+    `rows` holds each token's queries, keys and values; heads / groups queries share a key. The
+    tensors for `attend_backward` are the rows, or, for conversations so short that these are hardly
+    larger, the ordered rows and the attention weights.
     """
     order = layout.order(rows.shape[1] - 2 * groups, groups, rows, window)
     ordered = _in_order(rows, order)
@@ -287,9 +289,9 @@ def attend_backward(
     layout: Layout,
     window: int | None = None,
 ) -> Tensor:
-    """Return the gradient of `rows`, of that `shape`, for the gradient of the attention, `grad_out` [T, heads * D].
+    """Return the gradient of `rows` (of this `shape`) for `grad_out` [T, heads * D], the gradient of the attention.
 
-    `kept` is what `attend` returned behind the attention; it is overwritten.
+    `kept` holds the other tensors that `attend` returned; they are overwritten.
     """
     first, *known = kept
     order = layout.order(shape[1] - 2 * groups, groups, first, window)
@@ -299,7 +301,7 @@ def attend_backward(
         grad = grads[index].view_as(q)
         weights = known[index] if known else _weights(q, k, scale, bias)
         grad_scores = torch._softmax_backward_data(torch.bmm(grad, v.transpose(1, 2)), weights, -1, weights.dtype)
-        # Each gradient overwrites the value that it belongs to, once that is no longer needed.
+        # Each gradient overwrites its value once the value is no longer needed.
         torch.bmm(weights.transpose(1, 2), grad, out=v)
         grad_k = torch.baddbmm(k, grad_scores.transpose(1, 2), q, beta=0, alpha=scale)
         torch.baddbmm(q, grad_scores, k, beta=0, alpha=scale, out=q)
@@ -308,20 +310,20 @@ def attend_backward(
 
 
 def _sums(vectors: Tensor, bags: tuple[Tensor, Tensor]) -> Tensor:
-    """Return the sum of the vectors of each bag [bags, D].
+    """Return the sums [bags, D] of the vectors in each bag.
 
-    `bags` holds indices into `vectors` [n, D], and where each bag begins. This is by far the
-    fastest way that torch offers, and as fast as a copy where a bag has one vector.
+    `bags` holds indices into `vectors` [n, D], and the start of each bag. `embedding_bag` is by far
+    torch's fastest operation for this, and as fast as a copy for bags of one vector.
     """
     indices, starts = bags
     return torch.embedding_bag(vectors, indices, starts, include_last_offset=True)[0]
 
 
 def _in_order(rows: Tensor, order: _Order) -> Tensor:
-    """Return a copy of the groups' queries, keys and values, [n + 2 m, D]."""
+    """Return a copy of the row's vectors in the groups' order, [n, D]."""
     return rows.view(-1, rows.shape[2]).index_select(0, order.index)
 
 
 def _weights(q: Tensor, k: Tensor, scale: float, bias: Tensor) -> Tensor:
-    """Return softmax(scale q k^T + bias) [B * key heads, Q * heads / key heads, K]."""
+    """Return the attention weights softmax(scale q k^T + bias) [B * key heads, Q * heads / key heads, K]."""
     return torch.softmax(torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scale), dim=-1)

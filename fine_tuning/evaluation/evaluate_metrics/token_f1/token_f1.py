@@ -1,5 +1,4 @@
-"""Token F1: how many of an answer's words are the reference's, and the reverse (SQuAD: Rajpurkar et
-al., arXiv 1606.05250).
+"""Token F1: the overlap between the words of an answer and of its reference (SQuAD, arXiv 1606.05250).
 
 The `evaluate` library loads this file by its path.
 """
@@ -13,14 +12,14 @@ from typing import Any
 import datasets
 import evaluate
 
-# Scripts without spaces between words (Thai, Lao, Khmer, kana, Han) count by character; everything else by word.
+# Scripts without spaces between words (Thai, Lao, Khmer, kana, Han) are split into characters, others into words.
 _TOKEN = re.compile(
     r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|[^\W\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]+"
 )
 
 
 class TokenF1(evaluate.Metric):
-    """Mean F1 of words, 0 to 100; case and punctuation do not count."""
+    """Mean F1 of words, from 0 to 100, ignoring case and punctuation."""
 
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
