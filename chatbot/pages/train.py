@@ -17,6 +17,7 @@ from fine_tuning.errors import ByoaiError, ConfigError
 from fine_tuning.integration import datasets, learning, tuning, watched
 from fine_tuning.integration import ollama_integration as models_of
 from fine_tuning.integration.job_runs import curve
+from fine_tuning.integration.setting_words import said, words_of
 from fine_tuning.integration.streamlit_fine_tuning import again, curves, facts, log_tail, verdict, watch
 from fine_tuning.integration.tuning import Draft, Forecast, Situation
 from fine_tuning.integration.versions import comparison_of
@@ -327,7 +328,11 @@ def begin(
         st.text("\n".join(f"{name}: {value}" for name, value in pairs))
         if changed := tuning.differences(settings, start):
             st.caption("Not as usual")
-            st.text("\n".join(f"{key}: {value} (else {before})" for key, value, before in changed))
+            st.text(
+                "\n".join(
+                    f"{words_of(key).label}: {said(value)} (usually {said(before)})" for key, value, before in changed
+                )
+            )
     st.button(
         "Start training",
         type="primary",

@@ -1,8 +1,11 @@
-"""What the light page asks before a training, in plain words. Defaults and bounds are those of the configuration."""
+"""What the light page asks before a training. Defaults and bounds are those of the configuration, labels
+and help those of all pages (setting_words.py).
+"""
 
 from dataclasses import dataclass
 
 from fine_tuning.config import FineTuningConfig, FineTuningMethod
+from fine_tuning.integration.setting_words import words_of
 
 _LORA = (FineTuningMethod.LORA.value, FineTuningMethod.QLORA.value)
 
@@ -27,8 +30,6 @@ class Setting:
     """A number that a person may choose."""
 
     key: str  # dotted, as in the configuration
-    label: str
-    help: str
     often: bool = False  # shown at once, not only under "More settings"
     methods: tuple[str, ...] = ()  # to which it belongs; none: to all
 
@@ -36,45 +37,23 @@ class Setting:
     def name(self) -> str:
         return self.key.rpartition(".")[2]
 
+    @property
+    def label(self) -> str:
+        return words_of(self.key).label
+
+    @property
+    def help(self) -> str:
+        return words_of(self.key).help
+
 
 SETTINGS = (
-    Setting(
-        "training.num_epochs",
-        "Epochs",
-        "How many times everything is read. More is remembered better, and more literally.",
-        True,
-    ),
-    Setting(
-        "training.learning_rate",
-        "Learning rate",
-        "How far each step changes the model. Too far, and it forgets what it knew.",
-        True,
-    ),
-    Setting(
-        "training.batch_size",
-        "Batch size",
-        "How many conversations make one step. Larger is steadier, with fewer steps.",
-    ),
-    Setting(
-        "training.lora_r",
-        "Rank",
-        "How much the addition can hold. 8 to 32 is usual; larger needs more memory.",
-        methods=_LORA,
-    ),
-    Setting(
-        "training.lora_alpha", "Alpha", "How strongly the addition counts. Twice the rank is usual.", methods=_LORA
-    ),
-    Setting(
-        "training.lora_dropout",
-        "Dropout",
-        "Share left out at random in each step, against learning by heart. 0 is none.",
-        methods=_LORA,
-    ),
-    Setting(
-        "data_preparation.max_length",
-        "Longest conversation",
-        "In tokens: 100 are about 75 English words. What is longer is cut.",
-    ),
+    Setting("training.num_epochs", often=True),
+    Setting("training.learning_rate", often=True),
+    Setting("training.batch_size"),
+    Setting("training.lora_r", methods=_LORA),
+    Setting("training.lora_alpha", methods=_LORA),
+    Setting("training.lora_dropout", methods=_LORA),
+    Setting("data_preparation.max_length"),
 )
 
 

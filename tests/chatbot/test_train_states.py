@@ -78,10 +78,10 @@ def test_the_sample_is_planned_and_the_estimate_moves_with_the_settings() -> Non
     next(each for each in app.number_input if "epochs" in each.label).set_value(12).run()
     after = {metric.label: metric.value for metric in app.metric}
     assert int(after["Steps"]) == 2 * int(before["Steps"]) and after["Memory"] == before["Memory"]
-    assert "training.num_epochs: 12 (else 6)" in said(app)
+    assert "Passes over the data (epochs): 12 (usually 6)" in said(app)
     assert len(store.find(kinds=["plan"])) == 1
     app.select_slider[0].set_value(64).run()
-    assert not app.exception and "training.lora_r: 64 (else 16)" in said(app)
+    assert not app.exception and "Size of what is added (rank): 64 (usually 16)" in said(app)
     assert {metric.label: metric.value for metric in app.metric}["Memory"] != before["Memory"]
 
 
@@ -135,7 +135,7 @@ def test_two_runs_are_compared_by_what_differs(home: Path) -> None:
     app.run()
     assert not app.exception
     table = app.dataframe[0].value
-    assert list(table["setting"]) == ["training.num_epochs"]
+    assert list(table["setting"]) == ["Passes over the data (epochs)"]
     assert sorted(str(value) for value in table.iloc[0])[:2] == ["2", "5"]
 
 

@@ -116,7 +116,7 @@ export class Form {
       ["Model", find("base").value],
       ["Learns from", data],
       ["Method", find("method").selectedOptions[0].text],
-      ["Settings", used.map((field) => `${field.label.toLowerCase()} ${field.value}`).join(", ")],
+      ["Settings", used.map((field) => `${field.label}: ${field.value}`).join(", ")],
     ];
   }
 
