@@ -110,7 +110,7 @@ HOLDING: dict[str, Callable[[str], bytes]] = {
 def test_a_pdf_is_told_by_its_beginning_and_a_text_about_one_is_none(tmp_path: Path) -> None:
     for content, kind in (
         (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n\0\0", "pdf"),
-        (b'{"question": "How does a PDF begin?", "answer": "%PDF-"}\n', "jsonl"),
+        (2 * b'{"question": "How does a PDF begin?", "answer": "%PDF-"}\n', "jsonl"),
     ):
         (tmp_path / "file").write_bytes(content)
         assert type_of(tmp_path / "file") == kind
