@@ -17,7 +17,8 @@ import psutil
 from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig, FineTuningMethod
 from fine_tuning.conversation import Message
-from fine_tuning.data_preparation.replay import build_replay, read_prompts
+from fine_tuning.data_preparation.replay import build_replay, key_of, read_prompts
+from fine_tuning.durations import ASKING, TRAINING
 from fine_tuning.engines.agreement import check_export, make_probes
 from fine_tuning.engines.base import ChatOptions, Engine
 from fine_tuning.engines.gguf_file import read_gguf
@@ -114,11 +115,11 @@ def build_replay_rows(shop: Workshop, plan: Plan) -> Path | None:
         return "".join(chunk.text for chunk in chunks), chunks[-1].done_reason == "stop"
 
     prompts = read_prompts(plan.replay_prompts, plan.config.training.seed)
-    key = f"{plan.base.digest} {settings.max_new_tokens}"
+    key = key_of(plan.base.digest, settings.max_new_tokens)
     file, making = build_replay(
         prompts, answer, shop.render, shop.vocabulary, plan.config.data_preparation.max_length, key
     )
-    with shop.watch.stage("Asking the base what it should not forget"):
+    with shop.watch.stage(ASKING):
         for done in making:
             shop.watch.count(done, len(prompts))
     return file
@@ -146,7 +147,7 @@ def train(shop: Workshop, plan: Plan, run: Run, replay: Path | None, runner: "Ru
     from fine_tuning.training.runner import TrainingJob, run_in_child
     from fine_tuning.training.trainer_utils import TrainingRows
 
-    with shop.watch.stage("Training"):
+    with shop.watch.stage(TRAINING):
         served = run.folder / "served.npz"
         if reference := served_base(plan):
             reference.save(served)

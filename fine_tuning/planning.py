@@ -23,8 +23,9 @@ from fine_tuning.data_collection.without_collections import without_collections
 from fine_tuning.data_preparation.dataset_builder import MANIFEST, build_dataset, doubts_of, tokenize_dataset
 from fine_tuning.data_preparation.preference_builder import PreferenceData, build_preferences, preferences_of
 from fine_tuning.data_preparation.raw_data import read_turns
-from fine_tuning.data_preparation.replay import prompts_beside, read_prompts
+from fine_tuning.data_preparation.replay import key_of, prompts_beside, read_prompts, unanswered
 from fine_tuning.data_preparation.rows import ConversationTokenizer
+from fine_tuning.durations import Around, paces
 from fine_tuning.engines.base import ModelSpec
 from fine_tuning.errors import NoConversations, TooLittleData
 from fine_tuning.events import Planned
@@ -39,7 +40,7 @@ from fine_tuning.units import gigabytes
 from fine_tuning.workshop import Workshop
 
 if TYPE_CHECKING:
-    pass
+    from fine_tuning.training.estimate import Basis
 
 SAMPLE_LOG = paths.SAMPLES / "conversations.jsonl"
 
@@ -205,9 +206,30 @@ def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:
         estimate=forecast.estimate,
         fitting=forecast.fitting,
         basis=forecast.basis,
+        around=_around(shop, said, forecast.basis, counts, replayed),
         seen={turn.id: turn.state_hash for turn in said.turns},
         mark=said.mark,
         warnings=tuple(filter(None, doubts)),
+    )
+
+
+def _around(
+    shop: Workshop, said: Said, basis: "Basis", counts: Mapping[str, Mapping[str, int]], prompts: int
+) -> Around:
+    """Return what takes time beside the training."""
+    live, test, training = shop.registry.live(shop.name), counts["test"], shop.config.training
+    asked = read_prompts(prompts, training.seed)
+    compared = 3 if live and live.base_digest == shop.base.gguf_digest else 2
+    documents = (turn.metadata for turn in said.turns)
+    return Around(
+        parameters=basis.shape.parameters,
+        flops=basis.machine.pace or basis.machine.flops,
+        prompts=unanswered(asked, shop.vocabulary, key_of(shop.base.digest, training.replay.max_new_tokens)),
+        held_out=test["conversations"],
+        tokens=test["tokens"] / max(test["conversations"], 1),
+        facts=sum(each.get("split") == "test" and bool(each.get("key")) for each in documents),
+        models=compared if shop.mode else 0,
+        pace=paces(shop.config.runs_dir, shop.base.gguf_digest),
     )
 
 
@@ -350,8 +372,8 @@ def check_plan(shop: Workshop, plan: Plan) -> None:
     for warning in plan.warnings:
         shop.watch.note(warning)
     require(plan.estimate, plan.config.training, plan.base.tag, plan.fitting)
-    needs, about = plan.estimate, "up to" if plan.config.training.early_stop else "about"
-    shop.watch.note(f"about {gigabytes(needs.memory)} of memory, {about} {needs.seconds / 60:.1f} minutes of training")
+    needs = plan.estimate
+    shop.watch.note(f"about {gigabytes(needs.memory)} of memory; {plan.times}")
     if needs.base_weights == "quantised" and plan.config.training.base_weights == "auto":
         shop.watch.note("the base stays quantised: training is faster without, but that would not fit into the memory")
 

@@ -23,8 +23,12 @@ from fine_tuning.integration.tuning import Draft, Forecast, Situation
 from fine_tuning.integration.versions import comparison_of
 from fine_tuning.jobs.store import Job
 from fine_tuning.profiles import made_of_documents
-from fine_tuning.units import clock, gigabytes, size
+from fine_tuning.units import about, gigabytes, size
 
+TIME = (
+    "From the press of the button to the verdict: the untrained model answers general questions, which are learned "
+    "too; the training; what was learned is exported; old and new version are compared."
+)
 GLANCE = 1.0  # seconds between looks at what is being found out
 
 state = st.session_state
@@ -165,15 +169,16 @@ def _wait_for(id: str) -> None:
 
 
 def show_forecast(forecast: Forecast, settings: FineTuningConfig) -> None:
-    found = forecast.at(settings)
-    if found is None:
+    found, times = forecast.at(settings), forecast.times(settings)
+    if found is None or times is None:
         st.error(presentable(forecast.trouble), title="What it takes could not be found out")
         st.button("Try again", icon=":material/refresh:", on_click=_find_out_again, args=(forecast,))
         return
     with st.container(horizontal=True):
         st.metric("Memory", gigabytes(found.memory), help=f"{gigabytes(found.available)} are free now.")
-        st.metric("Time", clock(found.seconds), help="Of the training itself: the evaluation comes on top.")
+        st.metric("Time", about(times.total), help=TIME)
         st.metric("Steps", found.steps)
+    st.caption(f"{str(times).capitalize()}.")
     if forecast.too_large(settings):
         st.warning(
             "It does not fit into the free memory, whatever is lowered: close other programs, or choose a smaller "

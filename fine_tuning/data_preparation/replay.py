@@ -44,6 +44,21 @@ def read_prompts(count: int, seed: int, file: Path = PROMPTS) -> list[str]:
     return prompts[:count]
 
 
+def key_of(digest: str, max_new_tokens: int) -> str:
+    """Return what names a base, and how it answers."""
+    return f"{digest} {max_new_tokens}"
+
+
+def unanswered(prompts: Sequence[str], tokenizer: Tokenizer, key: str) -> int:
+    """Return how many prompts the base has yet to answer, before `build_replay` has its rows."""
+    known = _answers(tokenizer, key)
+    return len(set(prompts) - set(paths.read_json(known))) if known.exists() else len(prompts)
+
+
+def _answers(tokenizer: Tokenizer, key: str) -> Path:
+    return paths.datasets_dir() / f"replay-answers-{hash_of([key, fingerprint(tokenizer)])[:16]}.json"
+
+
 def build_replay(
     prompts: Sequence[str], answer: Answer, render: Render, tokenizer: Tokenizer, max_length: int, key: str
 ) -> tuple[Path, Iterator[int]]:
@@ -55,7 +70,7 @@ def build_replay(
     check_key(key, "the replay's key")
     base = [key, fingerprint(tokenizer)]
     file = paths.datasets_dir() / f"replay-{hash_of([VERSION, base, max_length, list(prompts)])[:16]}.jsonl"
-    known = paths.datasets_dir() / f"replay-answers-{hash_of(base)[:16]}.json"
+    known = _answers(tokenizer, key)
     return file, iter(()) if file.exists() else _make(file, known, prompts, answer, render, tokenizer, max_length)
 
 

@@ -20,6 +20,7 @@ import psutil
 from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig, FineTuningMethod
 from fine_tuning.config_flat import dotted
+from fine_tuning.durations import Around, Times
 from fine_tuning.engines.base import ModelSummary
 from fine_tuning.integration import learning
 from fine_tuning.integration.datasets import Dataset, format_of
@@ -41,6 +42,7 @@ RANKS = (2, 4, 8, 16, 32, 64, 128)
 _SAMPLE = "sample"  # the profile of the shipped sample
 _SHORT, _LONG = 600.0, 8 * 3600.0  # seconds that a quick, and a thorough training may take on this machine
 _PLANS_KEPT = 3
+_FORM = 2  # of what a plan finds out: a result of an older form is not read
 # that say how a training goes
 _SECTIONS = ("data_collection", "data_preparation", "augmentation", "training", "evaluation", "gate", "deployment")
 # that decide what a plan finds out
@@ -213,6 +215,11 @@ class Forecast:
             return None
         return basis.at(settings.training, None if basis.machine.on_gpu else psutil.virtual_memory().available)
 
+    def times(self, settings: FineTuningConfig) -> Times | None:
+        """Return how long all of it takes with these settings, by part."""
+        found = self.at(settings)
+        return Around(**self.found["around"]).times(settings, found.seconds) if found else None
+
     def trained(self, settings: FineTuningConfig) -> tuple[int, float] | None:
         """Return how many numbers are trained, and which share of the model's that is."""
         if (basis := self.basis) is None:
@@ -244,7 +251,7 @@ def forecast(queue: Queue, draft: Draft, settings: FineTuningConfig, ollama_url:
         config["training"]["method"] = settings.training.method.value
     request = {"config": config, "sample": draft.data == "sample", "ollama_url": ollama_url}
     stamp = paths.stamp(settings.log_path) if draft.data == "chats" else ()
-    name = hashlib.sha256(json.dumps([request, stamp], sort_keys=True).encode()).hexdigest()[:16]
+    name = hashlib.sha256(json.dumps([_FORM, request, stamp], sort_keys=True).encode()).hexdigest()[:16]
     job = _submitted(queue, f"plan-{name}", request)
     return Forecast(job, paths.read_json(job.result) if job.state == State.COMPLETED and job.result.exists() else {})
 

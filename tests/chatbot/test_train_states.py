@@ -79,6 +79,7 @@ def test_the_sample_is_planned_and_the_estimate_moves_with_the_settings() -> Non
     assert Queue().wait(plan.id, 120).state == State.COMPLETED
     app.run()
     assert not app.exception and not start_button(app).disabled  # type: ignore[attr-defined]
+    assert "of which training" in said(app)
     before = {metric.label: metric.value for metric in app.metric}
     next(each for each in app.number_input if "epochs" in each.label).set_value(12).run()
     after = {metric.label: metric.value for metric in app.metric}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fine_tuning.data_preparation.replay import build_replay, read_prompts
+from fine_tuning.data_preparation.replay import build_replay, read_prompts, unanswered
 from fine_tuning.engines.base import ModelDetails, ModelSpec
 from fine_tuning.errors import DataError, EngineError
 
@@ -20,8 +20,10 @@ def build(served: Any, key: str, answer: str = "Yes.") -> tuple[Path, int]:
         asked.append(prompt)
         return answer, True
 
+    left = unanswered(PROMPTS, served.vocabulary, key)
     file, making = build_replay(PROMPTS, ask, served.render, served.vocabulary, 500, key)
     list(making)
+    assert len(asked) == left and unanswered(PROMPTS, served.vocabulary, key) == 0
     return file, len(asked)
 
 
