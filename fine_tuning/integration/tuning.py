@@ -243,6 +243,22 @@ def _basis(record: str) -> Basis:
 
 def forecast(queue: Queue, draft: Draft, settings: FineTuningConfig, ollama_url: str | None = None) -> Forecast:
     """Return what is known of the data and the model of a draft; a job finds it out where it is not known yet."""
+    return _forecast(_submitted(queue, *_plan(draft, settings, ollama_url)))
+
+
+def found_out(queue: Queue, draft: Draft, settings: FineTuningConfig, ollama_url: str | None = None) -> Forecast | None:
+    """Return what is known of them already; None where no job was asked to find it out."""
+    id, _ = _plan(draft, settings, ollama_url)
+    known = next((job for job in queue.jobs(kinds=["plan"], limit=100) if job.id == id), None)
+    return _forecast(known) if known else None
+
+
+def _forecast(job: Job) -> Forecast:
+    return Forecast(job, paths.read_json(job.result) if job.state == State.COMPLETED and job.result.exists() else {})
+
+
+def _plan(draft: Draft, settings: FineTuningConfig, ollama_url: str | None) -> tuple[str, dict[str, object]]:
+    """Return the id of the job that finds it out, the same for the same, and what that job is asked."""
     config = settings.model_dump(mode="json", include=set(_PLANNED))
     config["training"] = {key: value for key, value in config["training"].items() if key in _DECIDES}
     if settings.training.folds:
@@ -252,8 +268,7 @@ def forecast(queue: Queue, draft: Draft, settings: FineTuningConfig, ollama_url:
     request = {"config": config, "sample": draft.data == "sample", "ollama_url": ollama_url}
     stamp = paths.stamp(settings.log_path) if draft.data == "chats" else ()
     name = hashlib.sha256(json.dumps([_FORM, request, stamp], sort_keys=True).encode()).hexdigest()[:16]
-    job = _submitted(queue, f"plan-{name}", request)
-    return Forecast(job, paths.read_json(job.result) if job.state == State.COMPLETED and job.result.exists() else {})
+    return f"plan-{name}", request
 
 
 def _submitted(queue: Queue, id: str, request: dict[str, object]) -> Job:

@@ -40,6 +40,7 @@ class UiFile(StrEnum):
     API = "api.js"
     FORM = "form.js"
     UPLOAD = "upload.js"
+    PRESETS = "presets.js"
     JOB = "job.js"
     FEED = "feed.js"
     CURVE = "curve.js"
