@@ -29,6 +29,7 @@ TIME = (
     "From the press of the button to the verdict: the untrained model answers general questions, which are learned "
     "too; the training; what was learned is exported; old and new version are compared."
 )
+PROFILES = {"sample": "the sample", "few_shot": "little data", "handbook": "documents"}
 GLANCE = 1.0  # seconds between looks at what is being found out
 
 state = st.session_state
@@ -177,19 +178,20 @@ def show_forecast(forecast: Forecast, settings: FineTuningConfig) -> None:
     with st.container(horizontal=True):
         st.metric("Memory", gigabytes(found.memory), help=f"{gigabytes(found.available)} are free now.")
         st.metric("Time", about(times.total), help=TIME)
-        st.metric("Steps", found.steps)
-    st.caption(f"{str(times).capitalize()}.")
+        st.metric("Steps", found.steps, help="After each the model is changed a little.")
+    told = f"{str(times).capitalize()}."
     if forecast.too_large(settings):
         st.warning(
-            "It does not fit into the free memory, whatever is lowered: close other programs, or choose a smaller "
-            "model."
+            f"{told} It does not fit into the free memory, whatever is lowered: close other programs, or choose a "
+            "smaller model."
         )
     elif not found.fits:
         st.warning(
-            "It needs more memory than is free: what is computed at once is lowered before it begins, until it fits."
+            f"{told} It needs more memory than is free: what is computed at once is lowered before it begins, until "
+            "it fits."
         )
     else:
-        st.caption(f"It fits: {gigabytes(found.available)} are free.")
+        st.caption(f"{told} It fits: {gigabytes(found.available)} are free.")
     for warning in forecast.found["warnings"]:
         st.caption(f":material/info: {presentable(warning)}")
 
@@ -212,7 +214,7 @@ def begin(
         st.subheader("Summary", anchor=False)
         pairs = list(tuning.summary(draft, forecast, settings))
         if profile := tuning.profile_of(config(), draft, now.turns, now.documents):
-            pairs.append(("Profile", profile))
+            pairs.append(("Settings made for", PROFILES.get(profile, profile)))
         st.text("\n".join(f"{name}: {value}" for name, value in pairs))
         if changed := tuning.differences(settings, start):
             st.caption("Not as usual")
@@ -295,8 +297,9 @@ def what_next(tag: str) -> None:
             "pages/models.py", label="Compare side by side", icon=":material/compare:", query_params=_compared(tag)
         )
         st.link_button("Report", f"/api/versions/{name}/{version}/report", icon=":material/description:")
-        st.link_button("GGUF", f"{address}gguf", icon=":material/download:")
-        st.link_button("Adapter", f"{address}adapter", icon=":material/download:")
+        told = "The file that Ollama and llama.cpp read."
+        st.link_button("GGUF", f"{address}gguf", icon=":material/download:", help=told)
+        st.link_button("Adapter", f"{address}adapter", icon=":material/download:", help=meaning("adapter"))
 
 
 def _compared(tag: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "data_preparation.own_words",
     ),
     "Schedule": ("schedule.enabled", "schedule.new_turns", "schedule.hours", "schedule.on_mains"),
-    "Gate": (
+    "What a new version must pass (gate)": (
         "gate.enabled",
         "gate.better",
         "gate.forgetting",

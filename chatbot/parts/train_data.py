@@ -82,17 +82,18 @@ def _watch_import(id: str) -> None:
 
 
 def _file(draft: Draft) -> None:
+    upload.draw(_offer)
     known = [each for each in datasets.find() if datasets.format_of(each)]
     if known:
         index = next(
             (number for number, each in enumerate(known) if draft.dataset and each.file == draft.dataset.file), None
         )
         st.selectbox(
-            "File",
+            "A file that is here already",
             range(len(known)),
             index,
             format_func=lambda number: f"{known[number].name} · {size(known[number].bytes)} · {known[number].kind}",
-            placeholder="Choose one that is here already",
+            placeholder="Choose one",
             key=f"train-file-{len(known)}-{index}",
             on_change=_set_known,
             args=(known, f"train-file-{len(known)}-{index}"),
@@ -106,7 +107,6 @@ def _file(draft: Draft) -> None:
                 on_click=upload.open_again,
                 args=(draft.dataset.id,),
             )
-    upload.draw(_offer)
     with st.expander("A dataset of Hugging Face", icon=":material/cloud_download:"):
         name = st.text_input("Name", placeholder="owner/name", key="train-hub")
         st.button("Fetch", on_click=_fetch, args=(name,), disabled="/" not in name)

@@ -4,6 +4,7 @@ chosen is kept in a draft.
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import streamlit as st
@@ -41,7 +42,7 @@ def draw(start: FineTuningConfig, settings: FineTuningConfig, forecast: Forecast
         required=True,
         key=_key("level"),
         on_change=_set_level,
-        help="How often everything is read, and how large the adapter is: reckoned for this machine.",
+        help="How often everything is read, and how much the addition can hold: reckoned for this machine.",
     )
     left, right = st.columns(2)
     with left:
@@ -50,7 +51,7 @@ def draw(start: FineTuningConfig, settings: FineTuningConfig, forecast: Forecast
         _field(field("training.learning_rate"), settings, start)
         share = round(100 * settings.data_preparation.validation_ratio)
         most = max(50, share)
-        st.slider(
+        st.number_input(
             "Kept aside for validation, %",
             0,
             most,
@@ -85,17 +86,17 @@ def _size(settings: FineTuningConfig, start: FineTuningConfig, forecast: Forecas
 
         def shown(rank: int) -> str:
             found = forecast and forecast.trained(settings.changed({"training.lora_r": rank}))
-            return f"{_millions(found[0])} ({found[1]:.1%})" if found else f"rank {rank}"
+            return f"{_millions(found[0])} ({found[1]:.1%})" if found else f"size {rank}"
 
-        st.select_slider(
+        st.selectbox(
             "How many parameters to train",
             ranks,
-            training.lora_r,
+            ranks.index(training.lora_r),
             format_func=shown,
             key=_key("size"),
             on_change=_set_size,
             args=(_key("size"), settings, start),
-            help=f"{meaning('rank')} The choice sets the rank, in all layers; it is {training.lora_r} now.",
+            help=f"{words_of('training.lora_r').help} It is {training.lora_r} now.",
         )
     elif forecast and (found := forecast.trained(settings)):
         st.caption(f"{_millions(found[0])} parameters are trained.")
@@ -114,9 +115,12 @@ def _advanced(settings: FineTuningConfig, start: FineTuningConfig) -> None:
             found = [each for each in shown if each.section == section]
             if found:
                 st.markdown(f"**{section}**")
-            for column, each in zip(st.columns(3) * len(found), found, strict=False):
-                with column:
-                    _field(each, settings, start)
+            # each row has columns of its own: on a phone all stand in this order
+            for row in zip_longest(found[::2], found[1::2]):
+                for column, each in zip(st.columns(2, vertical_alignment="bottom"), row, strict=True):
+                    with column:
+                        if each:
+                            _field(each, settings, start)
 
 
 def _field(each: Field, settings: FineTuningConfig, start: FineTuningConfig) -> None:

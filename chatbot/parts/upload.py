@@ -71,13 +71,15 @@ def _drop() -> None:
     key = f"drop-{state.setdefault('drops', 0)}"
     largest = min(LARGEST, config().uploads.largest)
     st.file_uploader(
-        "A file to learn from",
-        help="A handbook or another document (PDF, Word, Markdown, HTML, text); chats (an export of ChatGPT, Claude, "
-        "WhatsApp …); questions with their answers (JSON, CSV, Parquet); or a ZIP of them.",
+        "A document, chats, or questions with their answers",
         key=key,
         max_upload_size=largest,
         on_change=_take,
         args=(key,),
+    )
+    st.caption(
+        "Documents, such as a handbook: PDF, Word, Markdown, HTML, text. Chats: an export of ChatGPT, Claude, WhatsApp "
+        "and others. Questions with answers: JSON, CSV, Parquet. Or a ZIP of them."
     )
     if trouble := state.pop("drop-trouble", ""):
         st.error(presentable(trouble), title="This file was not taken", icon=":material/error:")

@@ -336,8 +336,8 @@ def incomplete(config: FineTuningConfig, draft: Draft, now: Situation) -> str:
         return f"{draft.base} is not there: choose a model first."
     if draft.data == "chats" and now.turns < (least := least_turns(config)):
         return (
-            f"It takes {least} recorded turns at least, and {now.turns} are there: chat more, or take the "
-            "sample or a file."
+            f"It takes {least} questions with their answers at least, and {now.turns} are recorded: chat more, or take "
+            "the sample or a file."
         )
     return "No file is chosen: choose or upload one." if draft.data == "dataset" and draft.dataset is None else ""
 
@@ -355,11 +355,16 @@ def summary(draft: Draft, forecast: Forecast, settings: FineTuningConfig) -> tup
         ("Model", told.get("base", draft.base)),
         ("Becomes", told.get("becomes", "")),
         ("Data", data[draft.data]),
-        ("Turns", told.get("after cleaning", "")),
-        ("Conversations", told.get("conversations", "")),
+        ("Questions and answers", f"{forecast.found['kept_turns']:,}" if forecast.ready else ""),
+        ("Conversations", _splits(forecast.found["counts"]) if forecast.ready else ""),
         ("Steps", str(found.steps) if found else ""),
     ]
     return tuple((name, value) for name, value in pairs if value)
+
+
+def _splits(counts: Mapping[str, Mapping[str, int]]) -> str:
+    parts = (("train", "learned"), ("validation", "kept aside for validation"), ("test", "for the test"))
+    return ", ".join(f"{counts[split]['conversations']:,} {words}" for split, words in parts)
 
 
 def start(draft: Draft, settings: FineTuningConfig, ollama_url: str | None = None) -> Job:

@@ -265,7 +265,7 @@ def test_the_form_says_what_is_missing_in_plain_words(page: Page, serve: Serve, 
     page.goto(f"{url}/api/ui")
     train = page.get_by_role("button", name="Train")
     expect(train).to_be_disabled()
-    assert "There are 0 turns in your chats" in missing(page)
+    assert "There are 0 questions with answers in your chats" in missing(page)
     log_doors(3)
     page.reload()
     expect(train).to_be_enabled()

@@ -64,7 +64,7 @@ def test_too_few_turns_are_said_beside_the_button() -> None:
     log_doors(1)
     app = at(opened("train"), "3 Settings")
     assert start_button(app).disabled  # type: ignore[attr-defined]
-    assert "recorded turns at least, and 1 are there" in said(app)
+    assert "questions with their answers at least, and 1 are recorded" in said(app)
 
 
 def test_without_a_file_the_button_says_so() -> None:
@@ -86,7 +86,7 @@ def test_the_sample_is_planned_and_the_estimate_moves_with_the_settings() -> Non
     assert int(after["Steps"]) == 2 * int(before["Steps"]) and after["Memory"] == before["Memory"]
     assert "Passes over the data (epochs): 12 (usually 6)" in said(app)
     assert len(store.find(kinds=["plan"])) == 1
-    app.select_slider[0].set_value(64).run()
+    next(each for each in app.selectbox if each.label == "How many parameters to train").set_value(64).run()
     assert not app.exception and "Size of what is added (rank): 64 (usually 16)" in said(app)
     assert {metric.label: metric.value for metric in app.metric}["Memory"] != before["Memory"]
 

@@ -146,7 +146,7 @@ export class Form {
       const least = facts.few.least;
       if (trouble) found.push({ text: trouble, at: this.form.elements.source[0] });
       else if (turns < least) {
-        const text = `There are ${counted(turns, "turn")} in your chats, and ${least} are needed: chat more, or choose a file.`;
+        const text = `There are ${counted(turns, "question")} with answers in your chats, and ${least} are needed: chat more, or choose a file.`;
         found.push({ text, at: this.form.elements.source[0] });
       }
     } else if (this.upload.missing) found.push({ text: this.upload.missing, at: find("file") });
