@@ -45,7 +45,7 @@ def draw(now: Situation) -> None:
         captions=[
             said + (f"; it takes {least} at least" if now.turns < least else ""),
             "150 questions and answers, learned in minutes",
-            "a handbook or another document, chats, or questions and answers; also of Hugging Face",
+            "A handbook or another document, chats, or questions and answers; also of Hugging Face",
         ],
         key=f"train-data-{draft.data}",
         on_change=_set_data,

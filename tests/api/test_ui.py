@@ -345,6 +345,30 @@ def test_a_page_goes_on_when_its_server_was_gone(page: Page, serve: Serve, home:
 
 
 @pytest.mark.browser
+@pytest.mark.timeout(300)
+def test_presets_fill_the_fields_and_say_what_they_take(page: Page, serve: Serve, base: None) -> None:
+    log_doors(10)
+    page.goto(f"{serve()}/api/ui")
+    level, takes = page.get_by_label("How thorough"), page.locator("#level-help")
+    epochs = page.get_by_label("Passes over the data (epochs)")
+    expect(takes).to_contain_text("of which training", timeout=TRAINED)  # a job has found it out
+    usual = epochs.input_value()
+    level.select_option(label="Thorough")
+    expect(epochs).not_to_have_value(usual)
+    more = epochs.input_value()
+    assert int(more) > int(usual)
+    expect(takes).to_contain_text("of which training")
+    epochs.fill("1000")
+    expect(level.locator("option:checked")).to_have_text("As set below")
+    epochs.fill(more)
+    expect(level.locator("option:checked")).to_have_text("Thorough")
+    page.get_by_role("button", name="Back to the defaults").click()
+    expect(epochs).to_have_value(usual)
+    assert [job.kind for job in store.find()] == ["plan"]
+    expect(page.locator("#no-jobs")).to_be_visible()  # of which nothing is to be looked back on
+
+
+@pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_training_from_the_form_to_its_verdict(page: Page, serve: Serve, base: None, home: Path) -> None:
