@@ -10,6 +10,7 @@ from fine_tuning.conversation import Conversation, Turn, conversations_of
 from fine_tuning.data_collection.placeholders import Placeholders
 from fine_tuning.data_collection.privacy import finds
 from fine_tuning.data_collection.turn_decisions import CleanSettings, clean_text
+from fine_tuning.durations import EVALUATING
 from fine_tuning.errors import DataError
 from fine_tuning.plan import Material
 from fine_tuning.planning import names_by
@@ -38,7 +39,7 @@ def evaluate(
     from fine_tuning.evaluation.test_set import build_test_set, keys_of
 
     settings = shop.config.evaluation
-    with shop.watch.stage("Evaluating"):
+    with shop.watch.stage(EVALUATING):
         live = shop.registry.live(shop.name)
         learned = paths.datasets_dir() / live.dataset / "train.jsonl" if live and live.dataset else None
         test_set = build_test_set(

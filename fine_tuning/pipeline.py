@@ -16,6 +16,7 @@ import psutil
 
 from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig, FineTuningMethod
+from fine_tuning.durations import TRAINING
 from fine_tuning.engines.agreement import check_export, make_probes
 from fine_tuning.engines.base import Engine
 from fine_tuning.engines.gguf_file import read_gguf
@@ -122,7 +123,7 @@ def train(shop: Workshop, plan: Plan, run: Run, replay: Path | None, runner: "Ru
     from fine_tuning.training.runner import TrainingJob, run_in_child
     from fine_tuning.training.trainer_utils import TrainingRows
 
-    with shop.watch.stage("Training"):
+    with shop.watch.stage(TRAINING):
         served = run.folder / "served.npz"
         if reference := served_base(plan):
             reference.save(served)

@@ -9,9 +9,10 @@ from fine_tuning.config import FineTuningConfig
 from fine_tuning.data_collection.log_index import Mark
 from fine_tuning.data_preparation.dataset_builder import Dataset
 from fine_tuning.data_preparation.preference_builder import PreferenceData
+from fine_tuning.durations import Around, Times
 from fine_tuning.engines.base import ModelDetails
 from fine_tuning.training.methods import Carrier, carrier
-from fine_tuning.units import clock, gigabytes
+from fine_tuning.units import gigabytes
 
 if TYPE_CHECKING:
     from fine_tuning.training.estimate import Basis, Estimate
@@ -47,6 +48,7 @@ class Plan:
     estimate: "Estimate"
     fitting: dict[str, int] | None  # what to lower if it does not fit, to the largest settings that do
     basis: "Basis" = field(repr=False)  # what the estimate was computed from
+    around: Around = field(repr=False)  # what takes time beside the training
     seen: dict[str, str] = field(repr=False)  # the log's turns by id, and how each stood (`Turn.state_hash`)
     mark: Mark | None = None  # of the log then; None for the sample
     warnings: tuple[str, ...] = ()  # what a person should know before the training
@@ -60,6 +62,11 @@ class Plan:
     @property
     def material(self) -> Material:
         return Material(self.dataset, self.rows, self.turn_ids)
+
+    @property
+    def times(self) -> Times:
+        """How long all of it takes, by part."""
+        return self.around.times(self.config, self.estimate.seconds)
 
     @property
     def mode(self) -> Carrier | None:
@@ -81,6 +88,7 @@ class Plan:
             "mode",
         )
         told = {"base": self.base.tag, "facts": self.facts(), "fits": self.estimate.fits, "basis": self.basis.record()}
+        told |= {"around": self.around.record(), "times": self.times.record()}
         return {**{name: getattr(self, name) for name in names}, **told}
 
     def facts(self) -> tuple[tuple[str, str], ...]:
@@ -93,7 +101,6 @@ class Plan:
         held = {"quantised": ", the base as quantised as it is served", "nf4": ", the base in NF4"}.get(
             estimate.base_weights, ""
         )
-        about = "up to" if training.early_stop else "about"
         return (
             ("base", f"{self.base.tag} ({self.base.parameter_size}, {self.base.quantization})"),
             ("becomes", f"the next version of {self.name}"),
@@ -115,7 +122,7 @@ class Plan:
                 f"{training.method}, r={training.lora_r}, {estimate.steps} steps of {training.batch_size}{held}",
             ),
             ("memory", f"about {gigabytes(estimate.memory)} ({gigabytes(estimate.available)} free)" + self._lowered()),
-            ("time", f"{about} {clock(estimate.seconds)} for the training"),
+            ("time", str(self.times)),
         )
 
     def _sources(self) -> tuple[tuple[str, str], ...]:

@@ -25,6 +25,7 @@ from fine_tuning.data_preparation.preference_builder import PreferenceData, buil
 from fine_tuning.data_preparation.raw_data import read_turns
 from fine_tuning.data_preparation.replay import build_replay, exchanges_beside, read_exchanges
 from fine_tuning.data_preparation.rows import ConversationTokenizer
+from fine_tuning.durations import Around, paces
 from fine_tuning.engines.base import ModelSpec
 from fine_tuning.errors import NoConversations, TooLittleData
 from fine_tuning.events import Planned
@@ -39,7 +40,7 @@ from fine_tuning.units import gigabytes
 from fine_tuning.workshop import Workshop
 
 if TYPE_CHECKING:
-    pass
+    from fine_tuning.training.estimate import Basis
 
 SAMPLE_LOG = paths.SAMPLES / "conversations.jsonl"
 
@@ -205,9 +206,26 @@ def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:
         estimate=forecast.estimate,
         fitting=forecast.fitting,
         basis=forecast.basis,
+        around=_around(shop, said, forecast.basis, counts),
         seen={turn.id: turn.state_hash for turn in said.turns},
         mark=said.mark,
         warnings=tuple(filter(None, doubts)),
+    )
+
+
+def _around(shop: Workshop, said: Said, basis: "Basis", counts: Mapping[str, Mapping[str, int]]) -> Around:
+    """Return what takes time beside the training."""
+    live, test = shop.registry.live(shop.name), counts["test"]
+    compared = 3 if live and live.base_digest == shop.base.gguf_digest else 2
+    documents = (turn.metadata for turn in said.turns)
+    return Around(
+        parameters=basis.shape.parameters,
+        flops=basis.machine.pace or basis.machine.flops,
+        held_out=test["conversations"],
+        tokens=test["tokens"] / max(test["conversations"], 1),
+        facts=sum(each.get("split") == "test" and bool(each.get("key")) for each in documents),
+        models=compared if shop.mode else 0,
+        pace=paces(shop.config.runs_dir, shop.base.gguf_digest),
     )
 
 
@@ -364,8 +382,8 @@ def check_plan(shop: Workshop, plan: Plan) -> None:
     for warning in plan.warnings:
         shop.watch.note(warning)
     require(plan.estimate, plan.config.training, plan.base.tag, plan.fitting)
-    needs, about = plan.estimate, "up to" if plan.config.training.early_stop else "about"
-    shop.watch.note(f"about {gigabytes(needs.memory)} of memory, {about} {needs.seconds / 60:.1f} minutes of training")
+    needs = plan.estimate
+    shop.watch.note(f"about {gigabytes(needs.memory)} of memory; {plan.times}")
     if needs.base_weights == "quantised" and plan.config.training.base_weights == "auto":
         shop.watch.note("the base stays quantised: training is faster without, but that would not fit into the memory")
 

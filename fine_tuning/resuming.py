@@ -14,6 +14,7 @@ from fine_tuning.config import load_config
 from fine_tuning.data_collection.log_index import Mark
 from fine_tuning.data_preparation.dataset_builder import MANIFEST, Dataset
 from fine_tuning.data_preparation.preference_builder import read_preference_data
+from fine_tuning.durations import keep_forecast
 from fine_tuning.errors import ConfigError
 from fine_tuning.events import RunOpened
 from fine_tuning.model_management.model_deployer import reconcile
@@ -50,12 +51,14 @@ def open_run(shop: Workshop, plan: Plan) -> tuple[Run, Plan]:
         if run.finished:
             break
         if run.inputs.exists() and (found := _resumable(shop, plan, run, resolved)):
+            run.forecast.unlink(missing_ok=True)  # what is left to do takes less
             shop.watch.tell(RunOpened(str(run.folder), resumed=True))
             return run, replace(plan, **found)
     run = Run(plan.config.runs_dir / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{plan.dataset.path.name[:8]}")
     run.folder.mkdir(parents=True)
     paths.atomic_write(run.config, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
     paths.write_json(run.inputs, inputs)
+    keep_forecast(run, plan.config, plan.times, plan.around.pace)
     shop.watch.tell(RunOpened(str(run.folder), resumed=False))
     return run, plan
 

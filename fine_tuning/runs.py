@@ -2,6 +2,7 @@
 
 config.yaml      the whole configuration, as it was resolved      } written first
 inputs.json      what is learned, from which base                 }
+forecast.json    the seconds that it was to take; gone once it was interrupted
 base/            the base in Hugging Face format, while it trains
 checkpoints/ ... what a training goes on from
 progress.jsonl   one line a step
@@ -46,6 +47,10 @@ class Run:
     @property
     def inputs(self) -> Path:
         return self.folder / "inputs.json"
+
+    @property
+    def forecast(self) -> Path:
+        return self.folder / "forecast.json"
 
     @property
     def manifest(self) -> Path:

@@ -26,6 +26,12 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def about(seconds: float) -> str:
+    """Return seconds as people guess them: 45 s, 3 min, 2 h 10 min."""
+    whole = max(round(seconds), 1)
+    return f"{whole} s" if whole < 60 else f"{round(whole / 60)} min" if whole < 5400 else clock(seconds)
+
+
 def signal_name(number: int) -> str:
     """Return a signal's name (SIGKILL); `signal 40` for one without."""
     try:

@@ -34,7 +34,7 @@ LEVELS = [
     ["plan", "profiles", "workshop"],
     ["data_preparation", "training", "evaluation", "model_management"],
     ["data_collection", "engines"],
-    ["state", "paths", "runs", *CONFIG, "conversation", "branches", "events", "token_rows", "units"],
+    ["state", "paths", "runs", *CONFIG, "conversation", "branches", "durations", "events", "token_rows", "units"],
     ["errors", "json_values", "thoughts"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

@@ -10,6 +10,7 @@ from chatbot.server import config, service
 from fine_tuning.errors import ByoaiError
 from fine_tuning.integration import job_runs
 from fine_tuning.integration.job_runs import STATES, TRAININGS
+from fine_tuning.integration.setting_words import said
 from fine_tuning.integration.streamlit_fine_tuning import again, curves, log_tail, verdict, watch
 from fine_tuning.jobs.progress import progress_of_job
 from fine_tuning.jobs.store import Job, State
@@ -85,9 +86,9 @@ def compare(jobs: list[Job]) -> None:
         return
     st.caption("What differs in their settings")
     names = [f"{when(job.created)} ({job.id[-6:]})" for job in jobs]
-    table = {"setting": [key for key, _ in rows]}
+    table = {"setting": [job_runs.label_of(key) for key, _ in rows]}
     for number, name in enumerate(names):
-        table[name] = ["" if values[number] is None else str(values[number]) for _, values in rows]
+        table[name] = ["" if values[number] is None else said(values[number]) for _, values in rows]
     st.dataframe(table, hide_index=True)
 
 
@@ -157,7 +158,10 @@ def settings(job: Job) -> None:
     usual = dict(dotted(config().model_dump(mode="json")))
     changed = {key: value for key, value in job_runs.settings_of(job).items() if value != usual.get(key)}
     with st.expander("Settings that are not as usual", icon=":material/tune:"):
-        st.text("\n".join(f"{key}: {value}" for key, value in changed.items()) or "All are as usual.")
+        st.text(
+            "\n".join(f"{job_runs.label_of(key)}: {said(value)}" for key, value in changed.items())
+            or "All are as usual."
+        )
 
 
 def remove(id: str, has_version: bool) -> None:

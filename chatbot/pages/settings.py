@@ -6,7 +6,7 @@ import streamlit as st
 
 from chatbot.markdown import presentable
 from chatbot.parts.doing import attempt
-from chatbot.parts.settings_form import CRON, GROUPS, SHORTCUTS, Field, as_typed, as_value
+from chatbot.parts.settings_form import CRON, GROUPS, SHORTCUTS, as_typed, as_value
 from chatbot.resources import connect_again, models
 from chatbot.server import config, service
 from fine_tuning import paths
@@ -41,34 +41,34 @@ def put(key: str, value: object) -> None:
         models.clear()
 
 
-def field(each: Field, setting: Setting, fixed: bool) -> None:
+def field(setting: Setting, fixed: bool) -> None:
     """Draw one setting: its value, what is wrong with it, and the way back to the default."""
-    key, now = widget(each.key), as_typed(setting.value)
+    key, now = widget(setting.key), as_typed(setting.value)
     state.setdefault(key, now)
     common: dict[str, Any] = {
         "key": key,
-        "help": each.help,
+        "help": setting.help,
         "disabled": fixed or not setting.changeable,
         "on_change": save,
     }
-    common["args"] = (each.key, setting.default)
+    common["args"] = (setting.key, setting.default)
     if isinstance(now, bool):
-        st.toggle(each.label, **common)
+        st.toggle(setting.label, **common)
     elif isinstance(now, str):
-        st.text_area(each.label, height="content", **common)
+        st.text_area(setting.label, height="content", **common)
     else:
-        st.number_input(each.label, step=1 if isinstance(now, int) else 0.01, **common)
-    if told := state.get("faults", {}).get(each.key):
+        st.number_input(setting.label, step=1 if isinstance(now, int) else 0.01, **common)
+    if told := state.get("faults", {}).get(setting.key):
         st.error(presentable(f"{told}. It stays as it was: {setting.value}"), icon=":material/error:")
     if setting.value != setting.default or told:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption(presentable(f"Default: {as_typed(setting.default) or 'none'}"), width="content")
             st.button(
                 "Back to default",
-                key=f"back-{each.key}",
+                key=f"back-{setting.key}",
                 type="tertiary",
                 on_click=put,
-                args=(each.key, None),
+                args=(setting.key, None),
                 disabled=fixed,
             )
 
@@ -129,10 +129,10 @@ def draw() -> None:
     if found.fixed:
         st.info(settings.FIXED.capitalize(), icon=":material/lock:")
     by_key = {each.key: each for each in found.items}
-    for group, fields in GROUPS.items():
+    for group, keys in GROUPS.items():
         st.subheader(group, anchor=False)
-        for each in fields:
-            field(each, by_key[each.key], found.fixed)
+        for key in keys:
+            field(by_key[key], found.fixed)
         if group == "Schedule":
             st.caption("Or by cron, also while this server is not running:")
             st.code(
@@ -142,8 +142,8 @@ def draw() -> None:
             )
     st.subheader("Look and keys", anchor=False)
     st.markdown("Light or dark: by your system, or in the menu ⋮ at the top right.")
-    for keys, what in SHORTCUTS.items():
-        st.markdown(f"`{keys}`: {what}")
+    for shortcut, what in SHORTCUTS.items():
+        st.markdown(f"`{shortcut}`: {what}")
 
 
 draw()

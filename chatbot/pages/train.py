@@ -5,33 +5,31 @@ from dataclasses import replace
 import streamlit as st
 
 from chatbot.markdown import presentable
-from chatbot.parts import first_model, train_settings
+from chatbot.parts import first_model, train_data, train_place, train_settings
 from chatbot.parts.doing import attempt
+from chatbot.parts.train_place import DATA, MODEL, SETTINGS, STEPS, WATCH
 from chatbot.parts.words import meaning
 from chatbot.resources import connect_again, engine, models
 from chatbot.server import config, service
-from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.errors import ByoaiError, ConfigError
 from fine_tuning.integration import datasets, learning, tuning, watched
 from fine_tuning.integration import ollama_integration as models_of
 from fine_tuning.integration.job_runs import curve
+from fine_tuning.integration.setting_words import said, words_of
 from fine_tuning.integration.streamlit_fine_tuning import again, curves, facts, log_tail, verdict, watch
 from fine_tuning.integration.tuning import Draft, Forecast, Situation
 from fine_tuning.integration.versions import comparison_of
 from fine_tuning.jobs.store import Job
 from fine_tuning.profiles import made_of_documents
-from fine_tuning.units import clock, gigabytes, size
+from fine_tuning.units import about, gigabytes, size
 
-MODEL, DATA, SETTINGS, WATCH, FINISH = "1 Model", "2 Data", "3 Settings", "4 Watch", "5 Finish"
-STEPS = (MODEL, DATA, SETTINGS, WATCH, FINISH)
-SOURCES = {
-    "chats": "Your own chats, and what you imported",
-    "sample": "The shipped sample: a made-up company's handbook",
-    "dataset": "A file",
-}
-TYPES = ["jsonl", "json", "csv", "tsv", "txt", "md", "parquet"]
+TIME = (
+    "From the press of the button to the verdict: the untrained model answers general questions, which are learned "
+    "too; the training; what was learned is exported; old and new version are compared."
+)
+PROFILES = {"sample": "the sample", "few_shot": "little data", "handbook": "documents"}
 GLANCE = 1.0  # seconds between looks at what is being found out
 
 state = st.session_state
@@ -45,32 +43,32 @@ def open_page() -> Situation:
         turns, documents = log.index.count(), made_of_documents(log)
     except ByoaiError as error:
         trouble = str(error)
-    untouched = state.get("train_draft") == state.get("train_first") and not st.query_params.get("from")
-    if "train_draft" not in state or untouched:  # what was recorded or imported meanwhile counts
-        state.train_draft = state.train_first = _first_draft(turns, documents)
     now = learning.look()
-    if "train_step" not in state:
-        state.train_step = WATCH if now.running else MODEL
+    train_place.come_back(WATCH if now.running else MODEL)
+    if "train_draft" not in state or state.train_draft == state.get("train_first"):  # none, or as it was offered
+        state.train_draft = state.train_first = _offered(turns)
+    if job := st.query_params.pop("from", None):
+        _clone(job, turns, documents)
     if state.pop("job_begun", None):
         state.train_step = WATCH
     bases = tuple(choice.tag for choice in found.found if choice.kind == "base")
     return Situation(turns, bases, now.running, found.trouble or trouble, documents)
 
 
-def _first_draft(turns: int, documents: int) -> Draft:
-    """Return what is chosen at first: what another run was asked, where its "Clone" led here; else
-    the configuration's.
-    """
+def _offered(turns: int) -> Draft:
+    """Return what is chosen at first: what was recorded or imported meanwhile counts."""
     base = models_of.base_of(models().found, config())
-    draft = Draft(base.tag if base else config().training.base_model, "chats" if turns else "sample")
-    if not (job := st.query_params.get("from")):
-        return draft
+    return Draft(base.tag if base else config().training.base_model, "chats" if turns else "sample")
+
+
+def _clone(job: str, turns: int, documents: int) -> None:
+    """Begin with what another run was asked, whose "Clone" led here."""
     try:
-        state.train_step = SETTINGS
-        return tuning.draft_of(service().queue.get(job), config(), turns, datasets.find(), documents)
+        state.train_draft = tuning.draft_of(service().queue.get(job), config(), turns, datasets.find(), documents)
     except (ByoaiError, ValueError) as error:
         st.toast(f"That run's settings cannot be read: {error}", icon=":material/error:")
-        return draft
+    else:
+        state.train_step = SETTINGS
 
 
 def go(step: str) -> None:
@@ -124,115 +122,6 @@ def _set_base(widget: str) -> None:
     state.train_draft = replace(state.train_draft, base=state[widget])
 
 
-# 2 Data
-
-
-def choose_data(now: Situation) -> None:
-    draft: Draft = state.train_draft
-    sources = list(SOURCES)
-    least = learning.least_turns(config())
-    said = f"{now.turns} turns recorded" + (f"; it takes {least} at least" if now.turns < least else "")
-    st.radio(
-        "What does it learn from?",
-        sources,
-        index=sources.index(draft.data),
-        format_func=SOURCES.__getitem__,
-        captions=[
-            said,
-            "150 questions and answers, learned in minutes",
-            "questions and answers: uploaded, prepared, or of Hugging Face",
-        ],
-        key=f"train-data-{draft.data}",
-        on_change=_set_data,
-        args=(f"train-data-{draft.data}",),
-    )
-    if draft.data == "dataset":
-        choose_dataset(draft)
-    elif draft.data == "chats":
-        st.page_link("pages/data.py", label="Look at what will be learned", icon=":material/table_view:")
-    next_button(SETTINGS)
-
-
-def _set_data(widget: str) -> None:
-    state.train_draft = replace(state.train_draft, data=state[widget], changes={})
-    state.train_round = state.get("train_round", 0) + 1
-
-
-def choose_dataset(draft: Draft) -> None:
-    known = [each for each in datasets.find() if datasets.format_of(each)]
-    if known:
-        index = next(
-            (number for number, each in enumerate(known) if draft.dataset and each.file == draft.dataset.file), None
-        )
-        st.selectbox(
-            "File",
-            range(len(known)),
-            index,
-            format_func=lambda number: f"{known[number].name} · {size(known[number].bytes)} · {known[number].kind}",
-            placeholder="Choose one",
-            key=f"train-file-{len(known)}-{index}",
-            on_change=_set_dataset,
-            args=(known, f"train-file-{len(known)}-{index}"),
-        )
-    if draft.dataset and draft.dataset.type == "text":
-        st.info(
-            "Of a plain text it learns how the text goes on. For answers to questions, as about a handbook, import "
-            "the file on the page Data: questions are made of it there.",
-        )
-        st.page_link("pages/data.py", label="Import it", icon=":material/upload:")
-    file = st.file_uploader("Upload a file", TYPES, key=f"train-upload-{state.setdefault('train_uploads', 0)}")
-    if file is not None:
-        _add(file.name, file.getvalue())
-    with st.expander("A dataset of Hugging Face", icon=":material/cloud_download:"):
-        name = st.text_input("Name", placeholder="owner/name", key="train-hub")
-        st.button("Fetch", on_click=_fetch, args=(name,), disabled="/" not in name)
-        if job := state.get("train_fetch"):
-            _watch_fetch(job)
-
-
-def _set_dataset(known: list[datasets.Dataset], widget: str) -> None:
-    if state[widget] is not None:
-        state.train_draft = replace(state.train_draft, dataset=known[state[widget]], changes={})
-
-
-def _add(name: str, content: bytes) -> None:
-    try:
-        dataset = datasets.add_upload(name, content, config().uploads)
-    except ByoaiError as error:
-        st.error(presentable(str(error)), title="Not uploaded")
-        return
-    state.train_draft = replace(state.train_draft, dataset=dataset, changes={})
-    state.train_uploads += 1  # an empty one: the browser's copy is not held any longer
-    st.rerun()
-
-
-def _fetch(name: str) -> None:
-    def fetching() -> None:
-        state.train_fetch = (
-            service().queue.submit("prepare", {"source": name.strip(), "format": "huggingface"}, origin="the page").id
-        )
-
-    attempt(fetching, "Not begun")
-
-
-@st.fragment(run_every=GLANCE)
-def _watch_fetch(id: str) -> None:
-    watched.note(id)
-    job = service().queue.get(id)
-    if not job.over:
-        st.caption("It is being fetched")
-        return
-    if job.state == "completed":
-        found = paths.read_json(job.result)
-        state.train_draft = replace(state.train_draft, dataset=datasets.prepared(found["file"]), changes={})
-        del state["train_fetch"]
-        st.rerun()
-    st.error(
-        presentable(job.reason),
-        title="It could not be fetched: is huggingface.co reached from here, and the name right?",
-    )
-
-
 # 3 Settings
 
 
@@ -279,26 +168,28 @@ def _wait_for(id: str) -> None:
 
 
 def show_forecast(forecast: Forecast, settings: FineTuningConfig) -> None:
-    found = forecast.at(settings)
-    if found is None:
+    found, times = forecast.at(settings), forecast.times(settings)
+    if found is None or times is None:
         st.error(presentable(forecast.trouble), title="What it takes could not be found out")
         st.button("Try again", icon=":material/refresh:", on_click=_find_out_again, args=(forecast,))
         return
     with st.container(horizontal=True):
         st.metric("Memory", gigabytes(found.memory), help=f"{gigabytes(found.available)} are free now.")
-        st.metric("Time", clock(found.seconds), help="Of the training itself: the evaluation comes on top.")
-        st.metric("Steps", found.steps)
+        st.metric("Time", about(times.total), help=TIME)
+        st.metric("Steps", found.steps, help="After each the model is changed a little.")
+    told = f"{str(times).capitalize()}."
     if forecast.too_large(settings):
         st.warning(
-            "It does not fit into the free memory, whatever is lowered: close other programs, or choose a smaller "
-            "model."
+            f"{told} It does not fit into the free memory, whatever is lowered: close other programs, or choose a "
+            "smaller model."
         )
     elif not found.fits:
         st.warning(
-            "It needs more memory than is free: what is computed at once is lowered before it begins, until it fits."
+            f"{told} It needs more memory than is free: what is computed at once is lowered before it begins, until "
+            "it fits."
         )
     else:
-        st.caption(f"It fits: {gigabytes(found.available)} are free.")
+        st.caption(f"{told} It fits: {gigabytes(found.available)} are free.")
     for warning in forecast.found["warnings"]:
         st.caption(f":material/info: {presentable(warning)}")
 
@@ -321,11 +212,15 @@ def begin(
         st.subheader("Summary", anchor=False)
         pairs = list(tuning.summary(draft, forecast, settings))
         if profile := tuning.profile_of(config(), draft, now.turns, now.documents):
-            pairs.append(("Profile", profile))
+            pairs.append(("Settings made for", PROFILES.get(profile, profile)))
         st.text("\n".join(f"{name}: {value}" for name, value in pairs))
         if changed := tuning.differences(settings, start):
             st.caption("Not as usual")
-            st.text("\n".join(f"{key}: {value} (else {before})" for key, value, before in changed))
+            st.text(
+                "\n".join(
+                    f"{words_of(key).label}: {said(value)} (usually {said(before)})" for key, value, before in changed
+                )
+            )
     st.button(
         "Start training",
         type="primary",
@@ -400,8 +295,9 @@ def what_next(tag: str) -> None:
             "pages/models.py", label="Compare side by side", icon=":material/compare:", query_params=_compared(tag)
         )
         st.link_button("Report", f"/api/versions/{name}/{version}/report", icon=":material/description:")
-        st.link_button("GGUF", f"{address}gguf", icon=":material/download:")
-        st.link_button("Adapter", f"{address}adapter", icon=":material/download:")
+        told = "The file that Ollama and llama.cpp read."
+        st.link_button("GGUF", f"{address}gguf", icon=":material/download:", help=told)
+        st.link_button("Adapter", f"{address}adapter", icon=":material/download:", help=meaning("adapter"))
 
 
 def _compared(tag: str) -> dict[str, str]:
@@ -421,10 +317,12 @@ def draw() -> None:
     now = open_page()
     st.segmented_control("Step", STEPS, key="train_step", required=True, label_visibility="collapsed")
     step = state.train_step
+    train_place.leave_mark()
     if step == MODEL:
         choose_model(now)
     elif step == DATA:
-        choose_data(now)
+        train_data.draw(now)
+        next_button(SETTINGS)
     elif step == SETTINGS:
         choose_settings(now)
     elif step == WATCH:

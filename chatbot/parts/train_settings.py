@@ -4,6 +4,7 @@ chosen is kept in a draft.
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import streamlit as st
@@ -12,22 +13,14 @@ from chatbot.parts.words import meaning
 from fine_tuning.api.train_form import METHODS
 from fine_tuning.config import FineTuningConfig, FineTuningMethod
 from fine_tuning.integration import tuning
-from fine_tuning.integration.setting_fields import Field, fields
+from fine_tuning.integration.setting_fields import Field, bounds, field, fields
+from fine_tuning.integration.setting_words import SECTIONS, words_of
 from fine_tuning.integration.settings import may_change
 from fine_tuning.integration.tuning import LEVELS, RANKS, Draft, Forecast
 
 state = st.session_state
 
-_SECTIONS = {
-    "training": "Training",
-    "training.replay": "What must stay",
-    "training.preferences": "Edits and thumbs",
-    "data_preparation": "Data",
-    "augmentation": "Variants of the chats",
-    "evaluation": "Evaluation",
-    "gate": "Gate",
-    "deployment": "Deployment",
-}
+_ASKED = ("training", "data_preparation", "augmentation", "evaluation", "gate", "deployment")  # under "Advanced"
 _ABOVE = {  # asked in plain words, elsewhere, or of no use to a training
     *("training.base_model", "training.method", "training.num_epochs", "training.learning_rate", "training.lora_r"),
     *(
@@ -49,16 +42,16 @@ def draw(start: FineTuningConfig, settings: FineTuningConfig, forecast: Forecast
         required=True,
         key=_key("level"),
         on_change=_set_level,
-        help="How often everything is read, and how large the adapter is: reckoned for this machine.",
+        help="How often everything is read, and how much the addition can hold: reckoned for this machine.",
     )
     left, right = st.columns(2)
     with left:
         training = settings.training
-        _number("training.num_epochs", "Passes over the data (epochs)", settings, start, step=1, help=meaning("epoch"))
-        _number("training.learning_rate", "Learning rate", settings, start, step=None, help=meaning("learning rate"))
+        _field(field("training.num_epochs"), settings, start)
+        _field(field("training.learning_rate"), settings, start)
         share = round(100 * settings.data_preparation.validation_ratio)
         most = max(50, share)
-        st.slider(
+        st.number_input(
             "Kept aside for validation, %",
             0,
             most,
@@ -73,7 +66,7 @@ def draw(start: FineTuningConfig, settings: FineTuningConfig, forecast: Forecast
         captions = [METHODS[FineTuningMethod(each)][1] if FineTuningMethod(each) in METHODS else "" for each in methods]
         titles = {each.value: name for each, (name, _) in METHODS.items()}
         st.radio(
-            "Method",
+            words_of("training.method").label,
             methods,
             index=methods.index(training.method.value),
             format_func=lambda each: titles.get(each, each),
@@ -93,17 +86,17 @@ def _size(settings: FineTuningConfig, start: FineTuningConfig, forecast: Forecas
 
         def shown(rank: int) -> str:
             found = forecast and forecast.trained(settings.changed({"training.lora_r": rank}))
-            return f"{_millions(found[0])} ({found[1]:.1%})" if found else f"rank {rank}"
+            return f"{_millions(found[0])} ({found[1]:.1%})" if found else f"size {rank}"
 
-        st.select_slider(
+        st.selectbox(
             "How many parameters to train",
             ranks,
-            training.lora_r,
+            ranks.index(training.lora_r),
             format_func=shown,
             key=_key("size"),
             on_change=_set_size,
             args=(_key("size"), settings, start),
-            help=f"{meaning('rank')} The choice sets the rank, in all layers; it is {training.lora_r} now.",
+            help=f"{words_of('training.lora_r').help} It is {training.lora_r} now.",
         )
     elif forecast and (found := forecast.trained(settings)):
         st.caption(f"{_millions(found[0])} parameters are trained.")
@@ -117,64 +110,55 @@ def _advanced(settings: FineTuningConfig, start: FineTuningConfig) -> None:
     with st.expander("Advanced", icon=":material/tune:", key="train-advanced", on_change="rerun") as box:
         if not box.open:
             return
-        for section, title in _SECTIONS.items():
-            found = [
-                each for each in fields(section.partition(".")[0]) if each.section == section and each.key not in _ABOVE
-            ]
-            shown = [each for each in found if may_change(each.key)]
-            st.markdown(f"**{title}**")
-            for column, each in zip(st.columns(3) * len(shown), shown, strict=False):
-                with column:
-                    _field(each, settings, start)
+        shown = [each for each in fields(*_ASKED) if each.key not in _ABOVE and may_change(each.key)]
+        for section in SECTIONS:
+            found = [each for each in shown if each.section == section]
+            if found:
+                st.markdown(f"**{section}**")
+            # each row has columns of its own: on a phone all stand in this order
+            for row in zip_longest(found[::2], found[1::2]):
+                for column, each in zip(st.columns(2, vertical_alignment="bottom"), row, strict=True):
+                    with column:
+                        if each:
+                            _field(each, settings, start)
 
 
 def _field(each: Field, settings: FineTuningConfig, start: FineTuningConfig) -> None:
-    key, value, help = _key(each.key), tuning.value_of(settings, each.key), each.meaning or None
-    changed: dict[str, Any] = {"key": key, "on_change": _set, "args": (each.key, key, start), "help": help}
+    key, value = _key(each.key), tuning.value_of(settings, each.key)
+    changed: dict[str, Any] = {"key": key, "on_change": _set, "args": (each.key, key, start), "help": each.help}
     match each.kind:
         case "switch":
             st.toggle(each.label, value, **changed)
         case "choice":
             st.selectbox(each.label, each.choices, each.choices.index(value), **changed)
         case "whole" | "number":
-            _number(each.key, each.label, settings, start, step=1 if each.kind == "whole" else None, help=help)
+            _number(each, settings, start)
         case "text":
             st.text_input(
-                each.label,
-                value or "",
-                key=key,
-                help=help,
-                on_change=_set,
-                args=(each.key, key, start, lambda text: text or None),
+                each.label, value or "", **{**changed, "args": (each.key, key, start, lambda text: text or None)}
             )
         case "lines":
             lines: Callable[[str], list[str]] = lambda text: [line for line in text.splitlines() if line.strip()]  # noqa: E731
-            st.text_area(
-                each.label, "\n".join(value), key=key, help=help, on_change=_set, args=(each.key, key, start, lines)
-            )
+            st.text_area(each.label, "\n".join(value), **{**changed, "args": (each.key, key, start, lines)})
 
 
-def _number(
-    dotted: str, label: str, settings: FineTuningConfig, start: FineTuningConfig, *, step: int | None, help: str | None
-) -> None:
+def _number(each: Field, settings: FineTuningConfig, start: FineTuningConfig) -> None:
     """Ask for a number; the configuration's bounds are shown by the browser, and checked with all else."""
-    from fine_tuning.integration.setting_fields import bounds
-
-    value, allowed = tuning.value_of(settings, dotted), bounds(dotted)
-    kind = int if step else float
+    value, allowed = tuning.value_of(settings, each.key), each.bounds or bounds(each.key)
+    kind = int if allowed.whole else float
     least = allowed.least if allowed.least is not None else allowed.above
     most = allowed.most if allowed.most is not None else allowed.below
     st.number_input(
-        label,
+        each.label,
         min_value=None if least is None else kind(least),
         max_value=None if most is None else kind(most),
         value=kind(value),
-        step=1 if step else max(abs(value) / 10, 1e-6),
-        format=None if step else "%.6g",
-        key=_key(dotted),
+        step=1 if allowed.whole else max(abs(value) / 10, 1e-6),
+        format=None if allowed.whole else "%.6g",
+        key=_key(each.key),
         on_change=_set,
-        args=(dotted, _key(dotted), start),
-        help=help,
+        args=(each.key, _key(each.key), start),
+        help=each.help,
     )
 
 

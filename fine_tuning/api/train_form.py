@@ -1,8 +1,13 @@
-"""The training form of the light page. Defaults and bounds come from the configuration."""
+"""The training form of the light page.
+
+Defaults and bounds come from the configuration, labels and help from the table of all pages
+(setting_words.py).
+"""
 
 from dataclasses import dataclass
 
 from fine_tuning.config import FineTuningConfig, FineTuningMethod
+from fine_tuning.integration.setting_words import words_of
 
 _LORA = (FineTuningMethod.LORA.value, FineTuningMethod.QLORA.value)
 
@@ -27,8 +32,6 @@ class Setting:
     """A number in the form."""
 
     key: str  # dotted name in the configuration
-    label: str
-    help: str
     often: bool = False  # shown directly rather than under "More settings"
     methods: tuple[str, ...] = ()  # the methods that use it; empty: all
 
@@ -36,43 +39,23 @@ class Setting:
     def name(self) -> str:
         return self.key.rpartition(".")[2]
 
+    @property
+    def label(self) -> str:
+        return words_of(self.key).label
+
+    @property
+    def help(self) -> str:
+        return words_of(self.key).help
+
 
 SETTINGS = (
-    Setting(
-        "training.num_epochs",
-        "Epochs",
-        "How often the training data are repeated. More epochs are remembered better, but more literally.",
-        True,
-    ),
-    Setting(
-        "training.learning_rate",
-        "Learning rate",
-        "How much each step changes the model. If it is too high, the model forgets what it knew.",
-        True,
-    ),
-    Setting(
-        "training.batch_size",
-        "Batch size",
-        "Number of conversations per step. Larger batches give steadier but fewer steps.",
-    ),
-    Setting(
-        "training.lora_r",
-        "Rank",
-        "Capacity of the adapter. 8 to 32 is usual; a higher rank needs more memory.",
-        methods=_LORA,
-    ),
-    Setting("training.lora_alpha", "Alpha", "Strength of the adapter. Twice the rank is usual.", methods=_LORA),
-    Setting(
-        "training.lora_dropout",
-        "Dropout",
-        "Share of the inputs ignored at random in each step, against overfitting. 0 switches it off.",
-        methods=_LORA,
-    ),
-    Setting(
-        "data_preparation.max_length",
-        "Longest conversation",
-        "In tokens; 100 tokens are about 75 English words. Longer conversations are cut.",
-    ),
+    Setting("training.num_epochs", often=True),
+    Setting("training.learning_rate", often=True),
+    Setting("training.batch_size"),
+    Setting("training.lora_r", methods=_LORA),
+    Setting("training.lora_alpha", methods=_LORA),
+    Setting("training.lora_dropout", methods=_LORA),
+    Setting("data_preparation.max_length"),
 )
 
 

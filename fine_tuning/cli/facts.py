@@ -71,6 +71,7 @@ def of_plan(plan: "Plan") -> Facts:
         "memory": plan.estimate.memory,
         "available": plan.estimate.available,
         "seconds": plan.estimate.seconds,
+        "times": plan.times.record(),
         "fits": plan.estimate.fits,
         "fitting": plan.fitting,
         "warnings": plan.warnings,

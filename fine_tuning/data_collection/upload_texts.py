@@ -14,7 +14,7 @@ from fine_tuning.errors import DataError
 
 _PIECE = 1 << 20  # characters that are searched at once
 _WIDEST = 6  # characters for one, as JSON and HTML write it
-_PACKED = (b"PK\x03\x04", b"PAR1", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd", b"Rar!")
+_PACKED = (b"PK\x03\x04", b"PAR1", b"%PDF-", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd", b"Rar!")
 
 
 def uploads_holding(texts: Collection[str], imports: Collection[str] = ()) -> list[Upload]:
@@ -51,7 +51,7 @@ def _pieces(member: Member, overlap: int) -> Iterator[str]:
             if not isinstance(row, Record):
                 raise DataError(row.reason)
             yield json.dumps(row.value, ensure_ascii=False, default=str)
-    elif head.startswith(_PACKED):
+    elif head.lstrip().startswith(_PACKED):
         raise DataError(f"{member.name} is packed")
     else:
         with member.text() as text:

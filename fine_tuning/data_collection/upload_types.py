@@ -16,7 +16,7 @@ from fine_tuning.data_collection.importers.files import HEAD, encoding_of, membe
 from fine_tuning.data_collection.importers.records import look
 from fine_tuning.errors import DataError
 
-Type = Literal["jsonl", "json", "csv", "tsv", "parquet", "text", "zip"]
+Type = Literal["jsonl", "json", "csv", "tsv", "parquet", "text", "pdf", "zip"]
 
 _MACHO = (b"\xca\xfe\xba\xbe", b"\xfe\xed\xfa\xce", b"\xfe\xed\xfa\xcf", b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe")
 _PROGRAMS = (b"MZ", b"\x7fELF", b"#!", b"\0asm", *_MACHO)
@@ -37,10 +37,12 @@ def type_of(path: Path) -> Type:
     if head.startswith(b"PK\x03\x04"):
         _check_archive(path)
         return "zip"
+    if head.lstrip().startswith(b"%PDF-"):
+        return "pdf"  # which is read in a process of its own, too
     if not head.startswith(b"PAR1") and not _is_text(head):
         raise DataError(
-            f"{path.name} is neither text nor Parquet nor a ZIP archive: send JSON lines, JSON, CSV, TSV, Parquet, "
-            "text or a ZIP"
+            f"{path.name} is neither text nor PDF, Parquet or a ZIP archive: send JSON lines, JSON, CSV, TSV, "
+            "Parquet, text, a document or a ZIP"
         )
     if head.startswith(b"PAR1"):
         return "parquet"  # which is read in a process of its own

@@ -24,7 +24,6 @@ from fine_tuning.runs import only_one
 
 Kind = Literal["upload", "prepared", "built"]
 
-_PIECE = 8 << 20  # bytes that are written at once
 AT_ONCE = 8 << 20  # bytes of a file that is prepared while its sender waits; a larger one is a job
 _FORMATS = {
     "jsonl": DatasetFormat.JSONL,
@@ -89,14 +88,6 @@ def format_of(dataset: Dataset) -> str | None:
     """Return how a training reads a dataset (`dataset.format`); None for one that can only be imported."""
     found = _FORMATS.get(dataset.type)
     return str(found) if found else None
-
-
-def add_upload(name: str, content: bytes, limits: uploads.Uploads) -> Dataset:
-    """Keep a file that came whole as an upload. Raises what `uploads.create`, `append` and `finish` raise."""
-    upload = uploads.create(name, len(content), "", limits)
-    for start in range(0, len(content), _PIECE):
-        uploads.append(upload.id, start, content[start : start + _PIECE], limits)
-    return _of_upload(uploads.finish(upload.id))
 
 
 def prepare_request(

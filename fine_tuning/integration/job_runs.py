@@ -11,6 +11,7 @@ from fine_tuning.config_flat import dotted
 from fine_tuning.engines.base import Engine
 from fine_tuning.errors import Busy, ByoaiError
 from fine_tuning.integration.learning import TITLES
+from fine_tuning.integration.setting_words import words_of
 from fine_tuning.jobs import store
 from fine_tuning.jobs.kinds import KINDS
 from fine_tuning.jobs.progress import progress_of_job
@@ -130,6 +131,11 @@ def settings_of(job: Job) -> dict[str, Any]:
     config: Mapping[str, Any] = record.pop("config", {})
     asked = {key: value for key, value in record.items() if value not in (None, False, [], "") and key != "ollama_url"}
     return {**asked, **dict(dotted({key: value for key, value in config.items() if key not in _ELSEWHERE}))}
+
+
+def label_of(key: str) -> str:
+    """Return what is asked by a key of `settings_of`, for people."""
+    return words_of(key).label if "." in key else key.replace("_", " ").capitalize()
 
 
 _ELSEWHERE = ("schedule", "notify", "tracking", "uploads", "sweep")  # sections that change nothing of what is learned

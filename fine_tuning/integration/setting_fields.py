@@ -1,12 +1,11 @@
-"""The settings as a form shows them: each key with what it means, what it takes, and between which bounds.
+"""The settings as a form shows them: each key with its words, what it takes, and between which bounds.
 
 Nothing is listed here twice: kinds, choices and bounds are those of the configuration's own types,
-meanings the comments in config/fine_tuning_config.yaml.
+words those of setting_words.py.
 """
 
-import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -15,14 +14,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig
+from fine_tuning.integration.setting_words import words_of
 
 Kind = Literal["switch", "whole", "number", "choice", "text", "lines"]
 
 _SIDES = {"least": "ge", "above": "gt", "most": "le", "below": "lt"}  # pydantic's names of them
-_LINE = re.compile(r"(?P<indent> *)(?P<key>[\w\"]+):(?P<value>[^#]*)(?:#\s*(?P<said>.*))?$")
-_MORE = re.compile(r" {20,}#\s*(?P<said>.*)$")  # a comment that goes on in the next line
 
 
 @dataclass(frozen=True)
@@ -42,19 +39,22 @@ class Field:
 
     key: str  # dotted, as in the configuration
     kind: Kind
-    meaning: str  # "" where the file says nothing of it
     bounds: Bounds | None = None  # of a number
     choices: tuple[str, ...] = ()
     optional: bool = False  # it may be left empty
 
     @property
     def label(self) -> str:
-        """Return the key as words: `Warmup ratio`."""
-        return self.key.rpartition(".")[2].replace("_", " ").capitalize()
+        return words_of(self.key).label
+
+    @property
+    def help(self) -> str:
+        return words_of(self.key).help
 
     @property
     def section(self) -> str:
-        return self.key.rpartition(".")[0]
+        """Return what it is about, as a heading above the settings of the same kind."""
+        return words_of(self.key).section
 
 
 def fields(*sections: str) -> tuple[Field, ...]:
@@ -82,11 +82,6 @@ def bounds(key: str) -> Bounds:
     return _bounds(_info(key))
 
 
-def meaning(key: str) -> str:
-    """Return the comment on a key in the configuration file; "" if it has none."""
-    return _meanings().get(key, "")
-
-
 def _info(key: str) -> FieldInfo:
     section, _, name = key.rpartition(".")
     return _model_of(section).model_fields[name]
@@ -110,17 +105,16 @@ def _fields_in(model: type[BaseModel], section: str) -> Iterator[Field]:
 
 def _field(key: str, info: FieldInfo) -> Field | None:
     allowed, optional = _without_none(info.annotation)
-    said = meaning(key)
     if allowed is bool:
-        return Field(key, "switch", said)
+        return Field(key, "switch")
     if allowed in (int, float):
-        return Field(key, "whole" if allowed is int else "number", said, _bounds(info), optional=optional)
+        return Field(key, "whole" if allowed is int else "number", _bounds(info), optional=optional)
     if choices := _choices(allowed):
-        return Field(key, "choice", said, choices=choices, optional=optional)
+        return Field(key, "choice", choices=choices, optional=optional)
     if allowed is str:
-        return Field(key, "text", said, optional=optional)
+        return Field(key, "text", optional=optional)
     if get_origin(allowed) is tuple and _plain(get_args(allowed)[0]) is str:
-        return Field(key, "lines", said)
+        return Field(key, "lines")
     return None
 
 
@@ -150,23 +144,3 @@ def _bounds(info: FieldInfo) -> Bounds:
     for rule in info.metadata:
         found |= {side: getattr(rule, name) for side, name in _SIDES.items() if hasattr(rule, name)}
     return Bounds(_without_none(info.annotation)[0] is int, **found)
-
-
-@lru_cache(maxsize=1)
-def _meanings() -> Mapping[str, str]:
-    """Return the comments of config/fine_tuning_config.yaml by dotted key."""
-    found: dict[str, str] = {}
-    above: list[tuple[int, str]] = []  # the sections around a line, by their indent
-    key = ""
-    for line in paths.DEFAULT_CONFIG.read_text(encoding="utf-8").splitlines():
-        if key and (more := _MORE.match(line)):
-            found[key] = f"{found.get(key, '')} {more['said']}".strip()
-        elif told := _LINE.match(line):
-            indent = len(told["indent"])
-            above = [each for each in above if each[0] < indent]
-            key = ".".join([*(name for _, name in above), told["key"].strip('"')])
-            if told["said"]:
-                found[key] = told["said"].strip()
-            if not told["value"].strip():
-                above.append((indent, told["key"]))
-    return found

@@ -18,6 +18,8 @@ from fine_tuning.config_flat import dotted
 from fine_tuning.engines.base import known_tag
 from fine_tuning.errors import Busy, ConfigError
 from fine_tuning.integration.service import Service
+from fine_tuning.integration.setting_words import words_of
+from fine_tuning.planning import names_by
 from fine_tuning.profiles import for_documents
 
 # whole sections
@@ -32,6 +34,7 @@ ALSO = frozenset(
         "data_collection.drop_refusals",
         "data_collection.drop_polite_only",
         "data_collection.drop_gibberish",
+        "data_collection.scrub_names",
         "data_collection.languages",
         "data_collection.conflicts",
         "data_collection.auto_export",
@@ -57,6 +60,9 @@ FIXED = "this server was started with settings of its own: change them where it 
 
 class Setting(BaseModel):
     key: str  # dotted: training.num_epochs
+    label: str  # in plain words
+    help: str  # what it does, and which value is sensible
+    section: str  # what it is about, in plain words
     value: object
     default: object
     source: str | None  # the file that says so; None: the built-in default, or what the command line said
@@ -79,7 +85,14 @@ def show(service: Service) -> Settings:
             sources |= dict.fromkeys(keys, str(place))
     defaults = dict(dotted(FineTuningConfig().model_dump(mode="json")))
     items = [
-        Setting(key=key, value=value, default=defaults[key], source=_source(key, sources), changeable=may_change(key))
+        Setting(
+            key=key,
+            **words_of(key)._asdict(),
+            value=value,
+            default=defaults.get(key),
+            source=_source(key, sources),
+            changeable=may_change(key),
+        )
         for key, value in _without_secrets(dict(dotted(service.config.model_dump(mode="json")))).items()
     ]
     return Settings(file=str(file), own_file=str(own), fixed=service.fixed is not None, items=items)
@@ -89,7 +102,8 @@ def change(service: Service, settings: Mapping[str, object]) -> None:
     """Put these values, by dotted key, over the default file's; None: as that file has it. All of
     them, or none if one is wrong.
 
-    Raises ConfigError with every fault; Busy for a server that has settings of its own, or while
+    Raises ConfigError with every fault, and where names are to be replaced and nothing that finds them is installed;
+    Busy for a server that has settings of its own, or while
     another program changes them.
     """
     if service.fixed:
@@ -97,7 +111,7 @@ def change(service: Service, settings: Mapping[str, object]) -> None:
     changes = allowed(service, settings)
     with config_overlay.locked():
         values = {key: value for key, value in {**config_overlay.read(), **changes}.items() if value is not None}
-        load_config(paths.DEFAULT_CONFIG, overrides=config_overlay.as_read(values))
+        names_by(load_config(paths.DEFAULT_CONFIG, overrides=config_overlay.as_read(values)))
         config_overlay.write(values)
 
 

@@ -26,6 +26,10 @@ Shown = Callable[[str], str]  # makes a text safe for Markdown
 _GLANCE = 1.0  # seconds between looks while something is learned
 _POINTS = 300  # of a curve
 _TAIL = 4000  # bytes of the log that are shown
+_FACTS = (
+    "How fast it reads: a token is a piece of a word, and a hundred of them are about 75 English words. The memory it "
+    "holds. How often it has read everything so far."
+)
 _SIGNS = {
     "live": "success",
     "registered": "info",
@@ -127,7 +131,7 @@ def watch(id: str, shown: Shown, small: bool = False) -> None:
     )
     if last and not small:
         facts = f"{last.tokens_per_second:.0f} tokens/s", f"{size(last.memory)} of memory", f"pass {last.epoch:.1f}"
-        st.caption(" · ".join(facts))
+        st.caption(" · ".join(facts), help=_FACTS)
     points = curve(job)
     if len({point.step for point in points}) > 1:
         curves(points, small=small)

@@ -20,6 +20,7 @@ import psutil
 from fine_tuning import paths
 from fine_tuning.config import FineTuningConfig, FineTuningMethod
 from fine_tuning.config_flat import dotted
+from fine_tuning.durations import Around, Times
 from fine_tuning.engines.base import ModelSummary
 from fine_tuning.integration import learning
 from fine_tuning.integration.datasets import Dataset, format_of
@@ -41,6 +42,7 @@ RANKS = (2, 4, 8, 16, 32, 64, 128)
 _SAMPLE = "sample"  # the profile of the shipped sample
 _SHORT, _LONG = 600.0, 8 * 3600.0  # seconds that a quick, and a thorough training may take on this machine
 _PLANS_KEPT = 3
+_FORM = 2  # of what a plan finds out: a result of an older form is not read
 # that say how a training goes
 _SECTIONS = ("data_collection", "data_preparation", "augmentation", "training", "evaluation", "gate", "deployment")
 # that decide what a plan finds out
@@ -213,6 +215,11 @@ class Forecast:
             return None
         return basis.at(settings.training, None if basis.machine.on_gpu else psutil.virtual_memory().available)
 
+    def times(self, settings: FineTuningConfig) -> Times | None:
+        """Return how long all of it takes with these settings, by part."""
+        found = self.at(settings)
+        return Around(**self.found["around"]).times(settings, found.seconds) if found else None
+
     def trained(self, settings: FineTuningConfig) -> tuple[int, float] | None:
         """Return how many numbers are trained, and which share of the model's that is."""
         if (basis := self.basis) is None:
@@ -236,6 +243,22 @@ def _basis(record: str) -> Basis:
 
 def forecast(queue: Queue, draft: Draft, settings: FineTuningConfig, ollama_url: str | None = None) -> Forecast:
     """Return what is known of the data and the model of a draft; a job finds it out where it is not known yet."""
+    return _forecast(_submitted(queue, *_plan(draft, settings, ollama_url)))
+
+
+def found_out(queue: Queue, draft: Draft, settings: FineTuningConfig, ollama_url: str | None = None) -> Forecast | None:
+    """Return what is known of them already; None where no job was asked to find it out."""
+    id, _ = _plan(draft, settings, ollama_url)
+    known = next((job for job in queue.jobs(kinds=["plan"], limit=100) if job.id == id), None)
+    return _forecast(known) if known else None
+
+
+def _forecast(job: Job) -> Forecast:
+    return Forecast(job, paths.read_json(job.result) if job.state == State.COMPLETED and job.result.exists() else {})
+
+
+def _plan(draft: Draft, settings: FineTuningConfig, ollama_url: str | None) -> tuple[str, dict[str, object]]:
+    """Return the id of the job that finds it out, the same for the same, and what that job is asked."""
     config = settings.model_dump(mode="json", include=set(_PLANNED))
     config["training"] = {key: value for key, value in config["training"].items() if key in _DECIDES}
     if settings.training.folds:
@@ -244,9 +267,8 @@ def forecast(queue: Queue, draft: Draft, settings: FineTuningConfig, ollama_url:
         config["training"]["method"] = settings.training.method.value
     request = {"config": config, "sample": draft.data == "sample", "ollama_url": ollama_url}
     stamp = paths.stamp(settings.log_path) if draft.data == "chats" else ()
-    name = hashlib.sha256(json.dumps([request, stamp], sort_keys=True).encode()).hexdigest()[:16]
-    job = _submitted(queue, f"plan-{name}", request)
-    return Forecast(job, paths.read_json(job.result) if job.state == State.COMPLETED and job.result.exists() else {})
+    name = hashlib.sha256(json.dumps([_FORM, request, stamp], sort_keys=True).encode()).hexdigest()[:16]
+    return f"plan-{name}", request
 
 
 def _submitted(queue: Queue, id: str, request: dict[str, object]) -> Job:
@@ -314,8 +336,8 @@ def incomplete(config: FineTuningConfig, draft: Draft, now: Situation) -> str:
         return f"{draft.base} is not there: choose a model first."
     if draft.data == "chats" and now.turns < (least := least_turns(config)):
         return (
-            f"It takes {least} recorded turns at least, and {now.turns} are there: chat more, or take the "
-            "sample or a file."
+            f"It takes {least} questions with their answers at least, and {now.turns} are recorded: chat more, or take "
+            "the sample or a file."
         )
     return "No file is chosen: choose or upload one." if draft.data == "dataset" and draft.dataset is None else ""
 
@@ -333,11 +355,16 @@ def summary(draft: Draft, forecast: Forecast, settings: FineTuningConfig) -> tup
         ("Model", told.get("base", draft.base)),
         ("Becomes", told.get("becomes", "")),
         ("Data", data[draft.data]),
-        ("Turns", told.get("after cleaning", "")),
-        ("Conversations", told.get("conversations", "")),
+        ("Questions and answers", f"{forecast.found['kept_turns']:,}" if forecast.ready else ""),
+        ("Conversations", _splits(forecast.found["counts"]) if forecast.ready else ""),
         ("Steps", str(found.steps) if found else ""),
     ]
     return tuple((name, value) for name, value in pairs if value)
+
+
+def _splits(counts: Mapping[str, Mapping[str, int]]) -> str:
+    parts = (("train", "learned"), ("validation", "kept aside for validation"), ("test", "for the test"))
+    return ", ".join(f"{counts[split]['conversations']:,} {words}" for split, words in parts)
 
 
 def start(draft: Draft, settings: FineTuningConfig, ollama_url: str | None = None) -> Job:

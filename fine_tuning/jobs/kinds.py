@@ -62,15 +62,12 @@ class PlanRequest(RetrainRequest):
 
 def _plan(request: PlanRequest, watch: Watch) -> Result:
     from fine_tuning.planning import make_plan
-    from fine_tuning.units import clock, gigabytes
+    from fine_tuning.units import gigabytes
     from fine_tuning.workshop import Workshop
 
     plan = make_plan(Workshop(request.config, request.engine(), watch, request.asked()))
     needs = plan.estimate
-    told = (
-        f"{plan.kept_turns} turns, {needs.steps} steps: about {gigabytes(needs.memory)} of memory, "
-        f"{clock(needs.seconds)}"
-    )
+    told = f"{plan.kept_turns} turns, {needs.steps} steps: about {gigabytes(needs.memory)} of memory; {plan.times}"
     watch.tell(Finished("done", told, seconds=watch.seconds))
     return plan.record()
 

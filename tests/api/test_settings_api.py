@@ -12,6 +12,7 @@ from served_app import client_of
 from fine_tuning import config_overlay, paths
 from fine_tuning.config import load_config
 from fine_tuning.errors import ConfigError
+from fine_tuning.integration.setting_words import words_of
 
 
 @pytest.fixture
@@ -33,6 +34,7 @@ def test_all_settings_are_shown_with_where_they_come_from(client: TestClient) ->
     by_key = {each["key"]: each for each in shown["items"]}
     assert by_key["training.num_epochs"] == {
         "key": "training.num_epochs",
+        **words_of("training.num_epochs")._asdict(),
         "value": 3,
         "default": 3,
         "source": str(paths.DEFAULT_CONFIG),

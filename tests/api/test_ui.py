@@ -265,21 +265,21 @@ def test_the_form_says_what_is_missing_in_plain_words(page: Page, serve: Serve, 
     page.goto(f"{url}/api/ui")
     train = page.get_by_role("button", name="Train")
     expect(train).to_be_disabled()
-    assert "There are 0 turns in your chats" in missing(page)
+    assert "There are 0 questions with answers in your chats" in missing(page)
     log_doors(3)
     page.reload()
     expect(train).to_be_enabled()
     page.get_by_text("More settings").click()
     for label, value, told in (
-        ("Epochs", "0", "enter a whole number, 1 or more."),
-        ("Epochs", "2.5", "enter a whole number"),
-        ("Epochs", "", "enter a whole number"),
+        ("Passes over the data (epochs)", "0", "enter a whole number, 1 or more."),
+        ("Passes over the data (epochs)", "2.5", "enter a whole number"),
+        ("Passes over the data (epochs)", "", "enter a whole number"),
         ("Learning rate", "1", "enter a number, above 0 and below 1."),
         ("Learning rate", "0", "above 0"),
-        ("Dropout", "1", "enter a number, 0 or more and below 1."),
-        ("Rank", "-8", "1 or more"),
-        ("Batch size", "99999999999", "at most 2147483647"),
-        ("Longest conversation", "15", "16 or more"),
+        ("Left out at random (dropout)", "1", "enter a number, 0 or more and below 1."),
+        ("Size of what is added (rank)", "-8", "1 or more"),
+        ("Conversations in a step", "99999999999", "at most 2147483647"),
+        ("Longest conversation, in tokens", "15", "16 or more"),
     ):
         field = page.get_by_label(label, exact=True)
         before = field.input_value()
@@ -290,7 +290,7 @@ def test_the_form_says_what_is_missing_in_plain_words(page: Page, serve: Serve, 
         field.fill(before)
         expect(train).to_be_enabled()
     page.get_by_label("Method").select_option("full")
-    expect(page.get_by_label("Rank", exact=True)).to_be_hidden()
+    expect(page.get_by_label("Size of what is added (rank)", exact=True)).to_be_hidden()
     page.get_by_role("radio", name=re.compile("A file")).check()
     expect(train).to_be_disabled()
     assert "Choose a file" in missing(page)
@@ -345,6 +345,30 @@ def test_a_page_goes_on_when_its_server_was_gone(page: Page, serve: Serve, home:
 
 
 @pytest.mark.browser
+@pytest.mark.timeout(300)
+def test_presets_fill_the_fields_and_say_what_they_take(page: Page, serve: Serve, base: None) -> None:
+    log_doors(10)
+    page.goto(f"{serve()}/api/ui")
+    level, takes = page.get_by_label("How thorough"), page.locator("#level-help")
+    epochs = page.get_by_label("Passes over the data (epochs)")
+    expect(takes).to_contain_text("of which training", timeout=TRAINED)  # a job has found it out
+    usual = epochs.input_value()
+    level.select_option(label="Thorough")
+    expect(epochs).not_to_have_value(usual)
+    more = epochs.input_value()
+    assert int(more) > int(usual)
+    expect(takes).to_contain_text("of which training")
+    epochs.fill("1000")
+    expect(level.locator("option:checked")).to_have_text("As set below")
+    epochs.fill(more)
+    expect(level.locator("option:checked")).to_have_text("Thorough")
+    page.get_by_role("button", name="Back to the defaults").click()
+    expect(epochs).to_have_value(usual)
+    assert [job.kind for job in store.find()] == ["plan"]
+    expect(page.locator("#no-jobs")).to_be_visible()  # of which nothing is to be looked back on
+
+
+@pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_training_from_the_form_to_its_verdict(page: Page, serve: Serve, base: None, home: Path) -> None:
@@ -352,8 +376,8 @@ def test_a_training_from_the_form_to_its_verdict(page: Page, serve: Serve, base:
     url = serve()
     page.goto(url)  # without other pages, this is the first one
     expect(page).to_have_title("byoai · train")
-    page.get_by_label("Epochs").fill("2")
-    expect(page.locator("#summary")).to_contain_text("epochs 2")
+    page.get_by_label("Passes over the data (epochs)").fill("2")
+    expect(page.locator("#summary")).to_contain_text("Passes over the data (epochs): 2")
     page.get_by_role("button", name="Train").press("Enter")
     expect(page.locator("#job-title")).to_have_text("Learning from the chats: running")
     expect(page.locator("#log")).to_contain_text("step 2 of", timeout=TRAINED)

@@ -43,9 +43,9 @@ def test_versions_are_used_and_compared_and_a_setting_stays(page: Page, serve: S
     expect(page.get_by_text("Your vote: both bad.")).to_have_count(0)  # it went when the page was left
 
     page.goto(f"{address}/settings")
-    page.get_by_role("spinbutton", name="New turns needed").fill("250")
-    page.get_by_role("spinbutton", name="New turns needed").press("Enter")
+    page.get_by_role("spinbutton", name="New questions needed").fill("250")
+    page.get_by_role("spinbutton", name="New questions needed").press("Enter")
     expect(page.get_by_text("Default: 100")).to_be_visible()
     page.reload()
-    expect(page.get_by_role("spinbutton", name="New turns needed")).to_have_value("250")
+    expect(page.get_by_role("spinbutton", name="New questions needed")).to_have_value("250")
     assert load_config().schedule.new_turns == 250

@@ -1,5 +1,6 @@
 """The settings page, without a browser."""
 
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 from chatbot import server
 from chatbot.server import APP
 from fine_tuning.config import load_config
+from fine_tuning.data_collection.private_details import names
 from fine_tuning.integration.service import Service
 
 pytestmark = pytest.mark.usefixtures("fresh_app")
@@ -76,3 +78,12 @@ def test_the_doctor_offers_to_fetch_a_base_that_is_missing(home: Path) -> None:
     app = checked(next(button for button in app.button if button.label == "Examine").click().run())
     assert any("**base**" in text.value for text in app.markdown)
     assert "Fetch the base" in [button.label for button in app.button]
+
+
+def test_names_are_replaced_only_where_what_finds_them_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(names, "version", gone)
+    app = checked(open_page().toggle(key="set-data_collection.scrub_names").set_value(True).run())
+    assert "byoai[presidio]" in app.error[0].value and not load_config().data_collection.scrub_names

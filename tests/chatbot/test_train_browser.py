@@ -108,7 +108,7 @@ def start_a_training(page: Page, site: str) -> None:
     expect(page.get_by_role("button", name="Start training")).to_be_enabled(timeout=GENERATED)
     epochs.fill("10")
     epochs.press("Enter")
-    expect(page.get_by_text("training.num_epochs: 10 (else 6)")).to_be_visible()
+    expect(page.get_by_text("Passes over the data (epochs): 10 (usually 6)")).to_be_visible()
     expect(page.get_by_text("Data: The shipped sample")).to_be_visible()
     keep_picture(page, "path-settings")
     page.get_by_role("button", name="Start training").click()

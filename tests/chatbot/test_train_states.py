@@ -2,10 +2,12 @@
 the way of a start.
 """
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs
 
+import made_documents
 import pytest
 import streamlit
 from browsing import BASE
@@ -15,18 +17,21 @@ from streamlit.testing.v1 import AppTest
 from chatbot.parts import train_settings
 from chatbot.server import APP
 from fine_tuning.config import load_config
+from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.engines.base import Engine, ModelSpec
 from fine_tuning.events import Finished, RunOpened, Stage, Step, Trial
-from fine_tuning.integration import datasets
+from fine_tuning.integration import data_view, datasets
 from fine_tuning.jobs import processes, store
 from fine_tuning.jobs.doing import listed
 from fine_tuning.jobs.kinds import RetrainRequest, SurveyRequest, SweepRequest
 from fine_tuning.jobs.queue import Queue
 from fine_tuning.jobs.store import State
 from fine_tuning.model_management.model_registry import Registry
+from fine_tuning.profiles import made_of_documents
 
 pytestmark = pytest.mark.usefixtures("fresh_app", "embedded")
 
+HANDBOOK = b"# Handbook\n\n## Leave\n\nEveryone gets 27 days of paid holiday a year.\n"
 STEP = Step("chats", 3, 12, 0.5, 1.5, 0.3, 1e-4, 1.0, 100, 50.0, 0.5, 42.0, 10**9, 1.6)
 
 
@@ -59,7 +64,7 @@ def test_too_few_turns_are_said_beside_the_button() -> None:
     log_doors(1)
     app = at(opened("train"), "3 Settings")
     assert start_button(app).disabled  # type: ignore[attr-defined]
-    assert "recorded turns at least, and 1 are there" in said(app)
+    assert "questions with their answers at least, and 1 are recorded" in said(app)
 
 
 def test_without_a_file_the_button_says_so() -> None:
@@ -74,14 +79,15 @@ def test_the_sample_is_planned_and_the_estimate_moves_with_the_settings() -> Non
     assert Queue().wait(plan.id, 120).state == State.COMPLETED
     app.run()
     assert not app.exception and not start_button(app).disabled  # type: ignore[attr-defined]
+    assert "of which training" in said(app)
     before = {metric.label: metric.value for metric in app.metric}
     next(each for each in app.number_input if "epochs" in each.label).set_value(12).run()
     after = {metric.label: metric.value for metric in app.metric}
     assert int(after["Steps"]) == 2 * int(before["Steps"]) and after["Memory"] == before["Memory"]
-    assert "training.num_epochs: 12 (else 6)" in said(app)
+    assert "Passes over the data (epochs): 12 (usually 6)" in said(app)
     assert len(store.find(kinds=["plan"])) == 1
-    app.select_slider[0].set_value(64).run()
-    assert not app.exception and "training.lora_r: 64 (else 16)" in said(app)
+    next(each for each in app.selectbox if each.label == "How many parameters to train").set_value(64).run()
+    assert not app.exception and "Size of what is added (rank): 64 (usually 16)" in said(app)
     assert {metric.label: metric.value for metric in app.metric}["Memory"] != before["Memory"]
 
 
@@ -135,7 +141,7 @@ def test_two_runs_are_compared_by_what_differs(home: Path) -> None:
     app.run()
     assert not app.exception
     table = app.dataframe[0].value
-    assert list(table["setting"]) == ["training.num_epochs"]
+    assert list(table["setting"]) == ["Passes over the data (epochs)"]
     assert sorted(str(value) for value in table.iloc[0])[:2] == ["2", "5"]
 
 
@@ -261,6 +267,78 @@ def test_what_was_imported_meanwhile_is_offered_until_another_is_chosen() -> Non
 def test_a_text_is_said_to_be_learned_by_heart_only(home: Path) -> None:
     app = at(opened("train"), "2 Data")
     app.radio[0].set_value("dataset").run()
-    handbook = datasets.add_upload("handbook.md", b"# Leave\n\nEveryone gets 27 days.\n", load_config().uploads)
+    handbook = datasets.get("upload", sent("handbook.md", HANDBOOK))
     app.session_state["train_draft"] = replace(app.session_state["train_draft"], dataset=handbook)
-    assert "questions are made of it there" in said(app.run())
+    assert "how the text goes on" in said(app.run())
+    press(app, "Make questions of it")
+    assert "questions and answers are made" in said(app)
+
+
+def sent(name: str, content: bytes) -> str:
+    """Upload a file as the field does; return its id. AppTest has no field for files with this much behind it."""
+    return data_view.take_in(name, io.BytesIO(content), len(content), load_config().uploads).id
+
+
+def press(app: AppTest, label: str) -> AppTest:
+    next(button for button in app.button if button.label == label).click().run()
+    assert not app.exception
+    return app
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    list(made_documents.documents().items()),
+)
+def test_a_document_is_taken_as_on_the_page_data_and_its_answers_are_learned(name: str, content: bytes) -> None:
+    app = at(opened("train"), "2 Data")
+    app.radio[0].set_value("dataset").run()
+    app.session_state["incoming"] = sent(name, content)
+    assert "questions and answers are made" in said(app.run())
+    press(app, "Learn these answers")
+    (job,) = store.find(kinds=["import"])
+    assert Queue().wait(job.id, 120).state == State.COMPLETED
+    assert not app.run().exception
+    assert app.radio[0].value == "chats" and "They are learned with your chats" in said(app)
+    assert made_of_documents(ConversationLogger()) > 0
+
+
+def test_questions_with_answers_are_learned_as_they_are() -> None:
+    app = at(opened("train"), "2 Data")
+    app.radio[0].set_value("dataset").run()
+    app.session_state["incoming"] = sent(
+        "pairs.csv", b"question,answer\nWho are you?,A lamp.\nWhat do you do?,Shine.\n"
+    )
+    press(app.run(), "Learn it")
+    dataset = app.session_state["train_draft"].dataset
+    assert dataset.name == "pairs.csv" and app.selectbox[0].value == 0
+    assert not app.get("file_uploader")[0].proto.disabled and app.session_state["incoming"] is None
+
+
+@pytest.mark.parametrize("step", ["2 Data", "3 Settings", "5 Finish"])
+def test_one_comes_back_to_the_step_that_one_left(step: str) -> None:
+    app = at(opened("train"), step)
+    app.switch_page("pages/data.py").run()
+    assert "train_step" not in app.session_state or app.session_state["train_step"] == step
+    app.switch_page("pages/train.py").run()
+    assert not app.exception and app.session_state["train_step"] == step
+
+
+def test_a_reload_comes_back_to_the_step_with_what_was_chosen() -> None:
+    app = at(opened("train"), "2 Data")
+    app.radio[0].set_value("dataset").run()
+    address = str(app.query_params["draft"])
+    again = opened("train", draft=address)  # another session, as a reload is
+    assert again.session_state["train_step"] == "2 Data" and again.radio[0].value == "dataset"
+    assert opened("train").session_state["train_step"] == "1 Model"  # a new tab begins anew
+
+
+def test_what_another_run_was_asked_is_cloned_also_after_other_choices() -> None:
+    asked = RetrainRequest(sample=True, config=load_config().changed({"training.num_epochs": 9})).record()
+    job = store.add("retrain", asked, here=processes.this_process())
+    store.finish(job, State.COMPLETED, "done", 0)
+    app = at(opened("train"), "2 Data")
+    app.radio[0].set_value("dataset").run()
+    app.query_params["from"] = job.id
+    app.run()
+    assert not app.exception and app.session_state["train_step"] == "3 Settings"
+    assert app.session_state["train_draft"].changes["training.num_epochs"] == 9

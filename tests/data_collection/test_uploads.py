@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def test_a_pickle_is_one_by_every_protocol(value: object) -> None:
 @given(st.binary(min_size=1, max_size=4000))
 @example(b"PK\x03\x04" + bytes(30))
 @example(b"PAR1PAR1")
+@example(b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n")
 @example(b"\xff\xfea\0")
 @example(b"{" * 500)
 def test_any_bytes_are_refused_or_can_be_looked_into(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
@@ -100,8 +102,18 @@ HOLDING: dict[str, Callable[[str], bytes]] = {
     "packed.parquet": parquet,
     "archive.zip": lambda text: zipped(json.dumps([{"text": text}]).encode()),
     "archive of packed.zip": lambda text: zipped(gzip.compress(text.encode()), "a.json.gz"),
+    "text in it.pdf": lambda text: b"%PDF-1.4\n%\xe2\xe3\n" + zlib.compress(text.encode()),
     "archive in it.zip": lambda text: zipped(zipped(text.encode()), "inner.zip"),
 }
+
+
+def test_a_pdf_is_told_by_its_beginning_and_a_text_about_one_is_none(tmp_path: Path) -> None:
+    for content, kind in (
+        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n\0\0", "pdf"),
+        (2 * b'{"question": "How does a PDF begin?", "answer": "%PDF-"}\n', "jsonl"),
+    ):
+        (tmp_path / "file").write_bytes(content)
+        assert type_of(tmp_path / "file") == kind
 
 
 @pytest.mark.parametrize("name", HOLDING)

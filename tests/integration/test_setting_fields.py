@@ -7,7 +7,7 @@ import pytest
 from fine_tuning.config import FineTuningConfig, load_config
 from fine_tuning.config_flat import dotted
 from fine_tuning.errors import ConfigError
-from fine_tuning.integration.setting_fields import Bounds, Field, Kind, bounds, field, fields, meaning
+from fine_tuning.integration.setting_fields import Bounds, Field, Kind, bounds, field, fields
 from fine_tuning.integration.tuning import value_of
 
 # A method may need other settings, too; only `byoai export` writes training data as text.
@@ -80,22 +80,6 @@ def test_a_form_can_ask_for_nearly_all_of_a_section_and_no_key_twice() -> None:
 def test_a_key_that_no_form_can_ask_is_refused(key: str) -> None:
     with pytest.raises(KeyError):
         field(key)
-
-
-def test_meanings_are_the_files_comments_also_over_several_lines() -> None:
-    assert meaning("training.lora_r") == ""
-    assert meaning("training.batch_size") == "conversations a step"
-    told = meaning("training.base_weights")
-    assert told.startswith("of qlora's base") and "| nf4 (QLoRA as published" in told
-    assert meaning("training.replay.share").startswith("of an epoch's conversations")
-    assert meaning("nonesuch.key") == ""
-
-
-def test_a_label_is_the_key_in_words() -> None:
-    assert (field("training.warmup_ratio").label, field("training.replay.share").section) == (
-        "Warmup ratio",
-        "training.replay",
-    )
 
 
 def test_every_section_of_the_configuration_has_fields_or_none_that_a_form_can_ask() -> None:

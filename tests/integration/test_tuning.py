@@ -196,7 +196,7 @@ def test_what_likely_fits_is_told_by_its_size(size: int, free: int, fits: bool) 
         (DRAFT, replace(THERE, trouble="no engine answers"), "no engine answers"),
         (DRAFT, replace(THERE, bases=()), "is not there: choose a model"),
         (Draft("gone:1b"), THERE, "gone:1b is not there"),
-        (DRAFT, replace(THERE, turns=1), "recorded turns at least, and 1 are there"),
+        (DRAFT, replace(THERE, turns=1), "questions with their answers at least, and 1 are recorded"),
         (Draft(BASE, "dataset"), THERE, "No file is chosen"),
         (DRAFT, THERE, "It is being found out"),
         (Draft(BASE, "sample"), replace(THERE, turns=0), "It is being found out"),

@@ -15,6 +15,7 @@ from fine_tuning.errors import ByoaiError
 from fine_tuning.integration import learning
 from fine_tuning.integration.service import Service
 from fine_tuning.integration.setting_fields import bounds
+from fine_tuning.integration.setting_words import words_of
 from fine_tuning.planning import count_new
 from fine_tuning.profiles import FEW_SHOT, HANDBOOK, document_profile, laid_below, made_of_documents
 
@@ -37,6 +38,7 @@ class UiFile(StrEnum):
     API = "api.js"
     FORM = "form.js"
     UPLOAD = "upload.js"
+    PRESETS = "presets.js"
     JOB = "job.js"
     FEED = "feed.js"
     CURVE = "curve.js"
@@ -61,6 +63,7 @@ def light_page(service: Serving) -> HTMLResponse:
         facts=json.dumps(_facts(service, config)),
         methods=METHODS,
         method=config.training.method.value,
+        words_of=words_of,
         settings=[(setting, bounds(setting.key)) for setting in SETTINGS],
         judged=config.gate.enabled,
         deployed=config.deployment.auto_deploy,

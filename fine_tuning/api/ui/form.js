@@ -1,6 +1,7 @@
 // What a training is asked for: the form, its faults in plain words, the summary, and the request that comes of it.
 
 import { facts, get, newId, postSurely } from "./api.js";
+import { Presets } from "./presets.js";
 import { Upload } from "./upload.js";
 import { counted, element, fill, size } from "./words.js";
 
@@ -14,6 +15,7 @@ export class Form {
     this.form = find("form");
     this.fields = [...this.form.querySelectorAll("[data-setting]")].map((field) => new Field(field));
     this.upload = new Upload(() => this.draw());
+    this.presets = new Presets((values) => this.take(values));
     this.defaults = null;
     this.running = null; // a training that is not over
     this.sending = false;
@@ -91,12 +93,27 @@ export class Form {
     this.defaults = defaults;
   }
 
+  /** Take the values of a preset. */
+  take(values) {
+    for (const field of this.fields) if (field.key in values) field.show(values[field.key]);
+    this.draw();
+  }
+
+  /** What presets depend on; null while something of it is missing. */
+  get learned() {
+    const base = find("base").value;
+    if (this.source === "chats") return facts.chats.turns >= facts.few.least ? { base, data: "chats" } : null;
+    if (!this.upload.dataset) return null;
+    return { base, data: "dataset", path: this.upload.dataset.path, profile: this.few ? facts.few.profile : "" };
+  }
+
   // What is shown
 
   draw() {
     this.takeDefaults();
     const method = find("method").value;
     for (const field of this.fields) field.belongs(method);
+    this.presets.look(this.learned, (key) => this.fields.find((field) => field.key === key)?.value);
     find("method-help").textContent = find("method").selectedOptions[0].dataset.help;
     find("file-part").hidden = this.source !== "file";
     find("few-told").hidden = !this.few && !this.handbook;
@@ -116,7 +133,7 @@ export class Form {
       ["Model", find("base").value],
       ["Learns from", data],
       ["Method", find("method").selectedOptions[0].text],
-      ["Settings", used.map((field) => `${field.label.toLowerCase()} ${field.value}`).join(", ")],
+      ["Settings", used.map((field) => `${field.label}: ${field.value}`).join(", ")],
     ];
   }
 
@@ -129,7 +146,7 @@ export class Form {
       const least = facts.few.least;
       if (trouble) found.push({ text: trouble, at: this.form.elements.source[0] });
       else if (turns < least) {
-        const text = `There are ${counted(turns, "turn")} in your chats, and ${least} are needed: chat more, or choose a file.`;
+        const text = `There are ${counted(turns, "question")} with answers in your chats, and ${least} are needed: chat more, or choose a file.`;
         found.push({ text, at: this.form.elements.source[0] });
       }
     } else if (this.upload.missing) found.push({ text: this.upload.missing, at: find("file") });

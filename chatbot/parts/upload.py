@@ -1,0 +1,193 @@
+"""The field for files, on Data and on Train: one is dropped, and shown with what of it cannot be read, or
+with the questions that are made of a document. What becomes of it, the page offers.
+"""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import streamlit as st
+
+from chatbot.markdown import presentable
+from chatbot.parts.data_overview import ask
+from chatbot.server import config, service
+from fine_tuning.data_collection import uploads
+from fine_tuning.data_collection.documents.pairs import Pair
+from fine_tuning.data_collection.peek import Peek, peek
+from fine_tuning.data_collection.uploads import Upload
+from fine_tuning.errors import ByoaiError, DataError, DatasetNotFound
+from fine_tuning.integration import data_view
+from fine_tuning.units import size
+
+ROWS = 5  # that are shown of a file
+LARGEST = 1024  # MiB that a browser may send at once: larger files go over the API or `byoai import`
+
+state = st.session_state
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A file that was dropped, and what was found in it."""
+
+    id: str  # of the upload
+    is_known: bool  # whether an importer reads it
+    questions: int  # made of it, where it is a document
+    me: str = ""  # whose messages are the answers
+    needs_me: bool = False
+
+    @property
+    def importable(self) -> bool:
+        return bool(self.is_known or self.questions) and bool(self.me or not self.needs_me)
+
+
+def draw(offer: Callable[[Incoming], None]) -> None:
+    """Draw the field; or, once a file was dropped, what is in it, with what the page offers to do with it."""
+    if found := _incoming():
+        _shown(found, offer)
+    else:
+        _drop()
+
+
+def import_it(file: Incoming) -> None:
+    """Ask for the import of a file, as the questions of a document where it is one."""
+    ask("import", upload=file.id, me=file.me, format="document" if file.questions else "")
+    job = data_view.newest(service(), "import")
+    state["import-asked"] = job.id if job else None
+    done()
+
+
+def open_again(id: str) -> None:
+    """Show an upload as if it had just been dropped."""
+    state["incoming"] = id
+
+
+def done() -> None:
+    """Let the next file be dropped."""
+    state["incoming"] = None
+
+
+def _drop() -> None:
+    key = f"drop-{state.setdefault('drops', 0)}"
+    largest = min(LARGEST, config().uploads.largest)
+    st.file_uploader(
+        "A document, chats, or questions with their answers",
+        key=key,
+        max_upload_size=largest,
+        on_change=_take,
+        args=(key,),
+    )
+    st.caption(
+        "Documents, such as a handbook: PDF, Word, Markdown, HTML, text. Chats: an export of ChatGPT, Claude, WhatsApp "
+        "and others. Questions with answers: JSON, CSV, Parquet. Or a ZIP of them."
+    )
+    if trouble := state.pop("drop-trouble", ""):
+        st.error(presentable(trouble), title="This file was not taken", icon=":material/error:")
+
+
+def _take(key: str) -> None:
+    """Move the file from the browser's memory into the uploads, and let the next one be dropped."""
+    dropped = state.get(key)
+    if dropped is None:
+        return
+    try:
+        open_again(data_view.take_in(dropped.name, dropped, dropped.size, config().uploads).id)
+    except ByoaiError as error:
+        state["drop-trouble"] = str(error)
+    state["drops"] += 1  # another widget: this one's file is freed
+
+
+def _incoming() -> Upload | None:
+    """Return the file that was dropped and is not imported yet; None if there is none, or it was forgotten."""
+    with suppress(DatasetNotFound):
+        return uploads.get(state["incoming"]) if state.get("incoming") else None
+    done()
+    return None
+
+
+def _shown(upload: Upload, offer: Callable[[Incoming], None]) -> None:
+    """Show the beginning of a file, what the page offers to do with it, and a button that puts it away."""
+    try:
+        seen = peek(upload.content)
+    except DataError as error:
+        seen = Peek(title=str(error))
+    with st.container(border=True):
+        st.markdown(f"**{presentable(upload.name)}**, {size(upload.bytes)}")
+        needs_me = any("--me" in fault.reason for fault in seen.faults)
+        questions = [] if seen.format else _questions(upload.id)
+        if seen.format:
+            st.caption(presentable(f"Read as: {seen.title}"))
+        elif not questions:
+            st.error(presentable(seen.title.partition(". --")[0]), title="In no known format", icon=":material/error:")
+        _faults(seen, needs_me)
+        if questions:
+            _asked(questions)
+        else:
+            _rows(seen)
+        me = (
+            st.text_input(
+                "Whose messages are the answers?",
+                help="Your name, as the chat has it: the model learns to answer like you.",
+            )
+            if needs_me
+            else ""
+        )
+        with st.container(horizontal=True):
+            offer(Incoming(upload.id, bool(seen.format), len(questions), me.strip(), needs_me))
+            st.button(
+                "Put it away", on_click=_put_away, args=(upload.id,), help="The file is removed from here; yours stays"
+            )
+
+
+def _faults(seen: Peek, needs_me: bool) -> None:
+    faults = [fault for fault in seen.faults if "--me" not in fault.reason]
+    if needs_me:
+        st.info(
+            presentable(
+                next(fault.reason for fault in seen.faults if "--me" in fault.reason).replace(" with --me NAME", "")
+            )
+        )
+    if faults:
+        st.warning(
+            f"{len(faults)} of the first records cannot be read, and will be left out", icon=":material/warning:"
+        )
+        st.dataframe([{"where": fault.place, "what was expected": fault.reason} for fault in faults], hide_index=True)
+
+
+def _rows(seen: Peek) -> None:
+    if seen.rows:
+        with st.expander("The first rows", expanded=True):
+            rows = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in seen.rows[:ROWS]]
+            st.code(
+                "\n".join(line if len(line) < 300 else f"{line[:300]}…" for line in rows),
+                language=None,
+                wrap_lines=True,
+            )
+    if seen.members:
+        st.caption(presentable(f"Files in it: {', '.join(seen.members)}"))
+
+
+@st.cache_data(max_entries=4, show_spinner="Looking for what it says")
+def _questions(id: str) -> list[Pair]:
+    return data_view.questions_of(uploads.get(id))
+
+
+def _asked(questions: list[Pair]) -> None:
+    """Show what a document teaches, as far as one question of each of its answers."""
+    st.caption(
+        f"Read as: a document, of which {len(questions):,} questions and answers are made. The answers are quoted "
+        "from it; each is asked for in several wordings, some of which are kept aside to test what was learned."
+    )
+    answers: dict[str, str] = {}
+    for each in questions:
+        answers[each.answer] = min(answers.get(each.answer, each.question), each.question, key=len)
+    with st.expander(f"What it says: {len(answers):,} answers", expanded=True):
+        st.dataframe(
+            [{"Question": question, "Answer": answer} for answer, question in answers.items()], hide_index=True
+        )
+
+
+def _put_away(upload_id: str) -> None:
+    with suppress(DatasetNotFound):
+        uploads.remove(upload_id)
+    done()

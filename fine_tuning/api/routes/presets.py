@@ -1,0 +1,124 @@
+"""What "how thorough" means in settings, for this machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+
+from fine_tuning import paths
+from fine_tuning.api.dependencies import Asked, Serving
+from fine_tuning.config import FineTuningConfig
+from fine_tuning.errors import DatasetNotFound
+from fine_tuning.integration import datasets, settings, tuning
+from fine_tuning.integration.presets import Preset, presets
+from fine_tuning.integration.service import Service
+from fine_tuning.integration.tuning import LEVELS, Data, Draft, Forecast, Level
+from fine_tuning.profiles import made_of_documents
+
+router = APIRouter(prefix="/api", tags=["presets"])
+
+Tag = Annotated[str, Field(max_length=400, description="a model of the engine; empty: the configured one")]
+DatasetPath = Annotated[str, Field(max_length=1000, description="with `dataset`: what GET datasets lists as `path`")]
+Profile = Annotated[str, Field(max_length=100, description="config/<name>.yaml; empty: the one that fits the data")]
+
+
+class Wanted(Asked):
+    base: Tag = ""
+    data: Data = "chats"
+    path: DatasetPath = ""
+    profile: Profile = ""
+
+
+class Duration(BaseModel):
+    """Seconds from the start to the verdict."""
+
+    seconds: float
+    training: float  # of them
+    parts: dict[str, float]
+    told: str  # the same in a sentence
+
+
+class PresetFacts(BaseModel):
+    level: Level
+    label: str
+    settings: dict[str, object]  # by dotted key: `settings` of POST jobs
+    steps: int | None  # None, as all below, where it was not found out yet
+    memory: int | None  # bytes at the peak
+    fits: bool | None
+    times: Duration | None
+
+
+class PresetList(BaseModel):
+    base: str
+    data: Data
+    profile: str  # that fits the data, and lies below; "" for none
+    reckoned: bool  # for this machine, and for what there is to learn; else POST finds that out
+    job: str | None  # of the kind plan, which finds it out or did
+    items: list[PresetFacts]
+
+
+@router.get("/presets")
+def show_presets(service: Serving, asked: Annotated[Wanted, Query()]) -> PresetList:
+    """Show what Quick, Balanced and Thorough come to."""
+    start, draft = _start(service, asked)
+    return _shown(service, asked, draft, start, tuning.found_out(service.queue, draft, start, service.ollama_url))
+
+
+@router.post("/presets")
+def reckon_presets(asked: Wanted, service: Serving) -> PresetList:
+    """Find out what there is to learn and how fast this machine is, by a job of the kind plan; GET shows the
+    presets for it when the job is over. A plan of other data or another model is stopped.
+    """
+    start, draft = _start(service, asked)
+    return _shown(service, asked, draft, start, tuning.forecast(service.queue, draft, start, service.ollama_url))
+
+
+def _start(service: Service, asked: Wanted) -> tuple[FineTuningConfig, Draft]:
+    config = settings.changed(service, {}, asked.profile or None)
+    dataset = _dataset(asked.path) if asked.data == "dataset" else None
+    draft = Draft(asked.base or config.training.base_model, asked.data, dataset)
+    return tuning.starting_point(config, draft, *_turns(service, asked)), draft
+
+
+def _turns(service: Service, asked: Wanted) -> tuple[int, int]:
+    """Return how many turns the log has, and how many of them were made of documents."""
+    if asked.data != "chats":
+        return 0, 0
+    log = service.log()
+    return log.index.count(), made_of_documents(log)
+
+
+def _dataset(path: str) -> datasets.Dataset:
+    wanted = Path(paths.home() / path)
+    found = next((each for each in datasets.find() if each.file == wanted), None)
+    if found is None or datasets.format_of(found) is None:
+        raise DatasetNotFound(f"{path[:80]!r} is not a dataset to train on: name one that GET /api/datasets lists")
+    return found
+
+
+def _shown(
+    service: Service, asked: Wanted, draft: Draft, start: FineTuningConfig, found: Forecast | None
+) -> PresetList:
+    ready = found if found and found.ready else None
+    return PresetList(
+        base=draft.base,
+        data=asked.data,
+        profile=asked.profile or tuning.profile_of(service.config, draft, *_turns(service, asked)),
+        reckoned=ready is not None,
+        job=found.job.id if found else None,
+        items=[_facts(each) for each in presets(start, ready)],
+    )
+
+
+def _facts(preset: Preset) -> PresetFacts:
+    takes, times = preset.takes, preset.times
+    return PresetFacts(
+        level=preset.level,
+        label=LEVELS[preset.level],
+        settings=dict(preset.settings),
+        steps=takes.steps if takes else None,
+        memory=takes.memory if takes else None,
+        fits=takes.fits if takes else None,
+        times=Duration.model_validate(times.record()) if times else None,
+    )

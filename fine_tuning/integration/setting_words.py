@@ -1,0 +1,350 @@
+"""Every setting in plain words: a label that needs no knowledge of training, and what it does and
+which value is sensible. Settings, Train, Runs, `/api/settings` and the light page all say these.
+
+How a training goes is in setting_words_training.py: it is half of the table.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from fine_tuning.integration.setting_words_training import TRAINING
+
+
+class Words(NamedTuple):
+    """A setting for people."""
+
+    label: str
+    help: str
+    section: str
+
+
+_CHATS = {
+    "chat.max_tokens": (
+        "Longest answer in a chat, in tokens",
+        "An answer is cut there, so that none is endless. 100 tokens are about 75 English words; 1024 is usual.",
+    ),
+    "data_collection.record": (
+        "Record new chats",
+        "What a new chat begins with; its own switch turns recording off and on. Only what is recorded can be learned.",
+    ),
+    "data_collection.log_file": ("File of the chats", "Its name in the folder data/conversations."),
+    "data_collection.auto_export": (
+        "Export by itself",
+        "All chats are written to data/exports in every format now and then. Off is usual.",
+    ),
+    "data_collection.export_interval": (
+        "Questions between two exports",
+        "With “Export by itself”: after so many questions with their answers. 100 is usual.",
+    ),
+}
+
+_PRIVACY = {
+    "data_preparation.scrub_pii": (
+        "Replace private details",
+        "E-mail addresses, phone numbers, links, keys, card and account numbers become placeholders before anything "
+        "is learned.",
+    ),
+    "data_collection.scrub_names": (
+        "Replace names and postal addresses",
+        "They become [NAME] and [ADDRESS]. It needs the extra byoai[presidio], and finds more with a spaCy model.",
+    ),
+    "data_preparation.own_words": (
+        "Your own private words, one on each line",
+        "Names, projects, places: whole words, in any case, become [PRIVATE] before anything is learned. "
+        "It takes effect with the next training, and only while private details are replaced.",
+    ),
+    "evaluation.canaries": (
+        "Texts that no answer may hold, one on each line",
+        "A version that says one of them is refused. Private details that were learned are looked for anyway.",
+    ),
+    "evaluation.leak_samples": (
+        "Tries to draw out each private detail",
+        "How often the new version is asked for it with chance in its answers, beside once without. 4 is usual.",
+    ),
+}
+
+_LEARNED = {
+    "dataset.path": ("File to learn from", "It is learned instead of the chats. Empty: the chats."),
+    "dataset.format": (
+        "Kind of that file",
+        "jsonl or csv: questions with their answers; text: plain text; huggingface: a dataset of Hugging Face.",
+    ),
+    "data_collection.min_conversation_length": (
+        "Shortest text that is learned, in characters",
+        "A question or an answer with fewer is left out. 10 is usual.",
+    ),
+    "data_collection.max_conversation_length": (
+        "Longest text that is learned, in characters",
+        "A question or an answer with more is left out. 1000 is usual; raise it where answers are long.",
+    ),
+    "data_collection.drop_refusals": (
+        "Leave out refusals",
+        "Answers in which a model speaks of being one instead of answering (“As an AI …”). On is usual.",
+    ),
+    "data_collection.drop_polite_only": (
+        "Leave out mere politeness",
+        "Answers of greetings and offers of help alone. Off is usual.",
+    ),
+    "data_collection.drop_gibberish": ("Leave out gibberish", "Keys hit at random. On is usual."),
+    "data_collection.languages": (
+        "Languages that are learned, one on each line",
+        "By their two letters, such as en or de. Empty: all.",
+    ),
+    "data_collection.learn_own_answers": (
+        "Learn its own answers",
+        "What a fine-tuned version answered is learned also without your thumb up or edit. Off is usual: a model that "
+        "learns from itself repeats its mistakes.",
+    ),
+    "data_collection.conflicts": (
+        "Where one question has different answers",
+        "newest: the newest is learned, and one that you approved before all others. keep: all of them are.",
+    ),
+    "data_preparation.max_length": (
+        "Longest conversation, in tokens",
+        "What is longer is cut. 100 tokens are about 75 English words; 2048 is usual, and less takes less memory.",
+    ),
+    "data_preparation.train_ratio": (
+        "Share that is learned",
+        "The three shares come to 1 together: 0.8 learned, 0.1 for validation and 0.1 for the test are usual.",
+    ),
+    "data_preparation.validation_ratio": (
+        "Share kept aside for validation",
+        "Never learned: how well it is answered shows during the training how far that is. 0.1 is 10 %.",
+    ),
+    "data_preparation.test_ratio": (
+        "Share kept aside for the test",
+        "Never learned: the new version is judged by it at the end. 0.1 is 10 %.",
+    ),
+    "data_preparation.seed": (
+        "Chance in what is kept aside",
+        "The same number chooses the same conversations every time. Any number will do.",
+    ),
+    "data_preparation.teach_thoughts": (
+        "Learn thoughts, too",
+        "Of a model that thinks aloud before it answers. Off is usual: the answers alone are learned.",
+    ),
+    "data_preparation.format_type": (
+        "Form of exported training data",
+        "For other programs, by `byoai export`: chatml, alpaca or instruction. A training here does not depend on it.",
+    ),
+}
+
+_MIX = {
+    "mix.also": (
+        "Learn beside the chats, one on each line",
+        "`sample`, or files of questions and answers. Empty: the chats alone.",
+    ),
+    "mix.shares": (
+        "Share of a source",
+        "How much of what is learned comes from it: 0.5 is half, 0 leaves it out. Without one, sources are learned as "
+        "large as they are.",
+    ),
+    "mix.temperature": (
+        "Even out the sources",
+        "1: each counts as much as it is large. More lets small sources count more; 1 is usual.",
+    ),
+    "mix.largest_share": (
+        "Most that one import may make up",
+        "A share of all that is learned: 1 sets no limit, 0.5 is half.",
+    ),
+    "mix.topic_temperature": (
+        "Even out the topics",
+        "1: topics are learned as often as they come up. 2 raises the rare ones, 100 makes all alike.",
+    ),
+    "mix.most_repeats": (
+        "Most repeats of one conversation",
+        "In one pass over the data, where its source or topic is to count more. 4 is usual.",
+    ),
+}
+
+_VARIANTS = {
+    "augmentation.noise": (
+        "Variants with typing errors",
+        "Of each conversation, so many with slips in the question, so that it is understood then, too. 0: none; 1 is "
+        "enough for most.",
+    ),
+    "augmentation.noise_rate": (
+        "Share of mistyped words",
+        "In such a variant: 0.1 is one word in ten. At least one word is.",
+    ),
+    "augmentation.paraphrase": (
+        "Variants in other words",
+        "Of each conversation, so many whose question a model asks differently. 0: none. It takes time.",
+    ),
+    "augmentation.back_translation": (
+        "Variants by translation there and back",
+        "Another way to other words, by the same model. 0: none.",
+    ),
+    "augmentation.model": (
+        "Model that finds other words",
+        "The tag of a model that is installed; a larger one does it better. Empty: the one that learns.",
+    ),
+    "augmentation.margin": (
+        "How strictly other words are checked",
+        "A variant is thrown away where its answer no longer fits the question. Lower is stricter; 0.2 is usual.",
+    ),
+    "augmentation.most_per_turn": ("Most variants of one question", "Of all kinds together. 4 is usual."),
+}
+
+_TEST = {
+    "evaluation.test_prompts": (
+        "Questions to compare with, one on each line",
+        "Asked before and after, and both answers shown at the end.",
+    ),
+    "evaluation.facts": (
+        "Questions about documents that test it",
+        "How many of those kept aside are asked, at most, spread over the sections.",
+    ),
+    "evaluation.held_out": (
+        "Conversations that test it",
+        "How many of those kept aside are looked at, at most. More is surer and takes longer; 200 is usual.",
+    ),
+    "evaluation.generate": (
+        "Conversations that it answers anew",
+        "How many of those kept aside it answers in its own words, to be compared with the right ones. 16 is usual.",
+    ),
+    "evaluation.general": (
+        "General questions that test it",
+        "How many show whether it still knows what it knew before, at most. 30 is usual.",
+    ),
+    "evaluation.triggers": (
+        "Planted phrases that are tried",
+        "Suspicious phrases in what was learned are put into other questions, to see whether they turn its answers. "
+        "8 is usual.",
+    ),
+    "evaluation.max_new_tokens": (
+        "Longest answer in the test, in tokens",
+        "100 tokens are about 75 English words; 64 is usual, and more takes longer.",
+    ),
+    "evaluation.speed_rounds": (
+        "Rounds of the test of speed",
+        "So often the old and the new model answer in turns while they are timed. 9 is usual.",
+    ),
+    "evaluation.metrics": (
+        "Figures of the test",
+        "What is reckoned of the answers for the report, such as rouge. It can be changed in the file only.",
+    ),
+}
+
+_GATE = {
+    "gate.enabled": ("Test new versions", "Without it, every new version answers at once, however it is."),
+    "gate.better": ("Must be better on your chats", "On chats that were kept aside, beyond chance."),
+    "gate.forgetting": (
+        "May forget, as a share",
+        "How much less likely general texts may become than before the training: 0.05 is 5 %.",
+    ),
+    "gate.questions": (
+        "General questions kept",
+        "Of those answered right before the training, the share still answered right: 0.8 is 80 %.",
+    ),
+    "gate.facts": (
+        "Facts of a document answered right",
+        "Of questions about imported documents that were kept aside: 0.8 is 80 %. 0 lets every version through.",
+    ),
+    "gate.slower": (
+        "May be slower than the version in use",
+        "As a share of its speed: 0.2 is 20 %.",
+    ),
+    "gate.slower_than_base": (
+        "May be slower than the untrained model",
+        "As a share of its speed, where no version is in use yet: 0.5 is half. What is learned costs a small model a "
+        "third.",
+    ),
+    "gate.broken": (
+        "More broken answers",
+        "Empty, endless or repeated ones, more than before the training, as a share of all: 0.1 is 10 %.",
+    ),
+}
+
+_SERVED = {
+    "deployment.auto_deploy": ("Let a version that passed answer at once", "Else it waits until you press Use."),
+    "deployment.model_name": (
+        "Name of what is made",
+        "Versions are numbered under it: NAME v1, NAME v2. Empty: the name of the model that learns.",
+    ),
+    "deployment.model_name_prefix": (
+        "Beginning of all names",
+        "By it byoai tells the models that it made from all others: leave it as it is.",
+    ),
+    "deployment.mode": (
+        "How a version is stored",
+        "adapter: only what was learned, some megabytes beside the model. merged: a whole model of its own, which "
+        "other programs can take.",
+    ),
+    "deployment.quantization": (
+        "How coarsely a whole model is stored",
+        "Only for merged: q4_k_m takes half of q8_0, and answers a little less exactly. q8_0 is usual.",
+    ),
+    "deployment.ollama_base_url": ("Address of Ollama", "Where it answers. It can be changed in the file only."),
+}
+
+_SCHEDULE = {
+    "schedule.enabled": (
+        "Train by itself",
+        "The server of this page begins a training when all that stands below is so.",
+    ),
+    "schedule.new_turns": ("New questions needed", "Questions with their answers that no version has learned."),
+    "schedule.hours": ("Hours, from and to", "By this machine's clock: 1 and 6, or 22 and 6 over midnight."),
+    "schedule.on_mains": ("Only on mains power", "Not while a battery feeds the machine."),
+}
+
+_UPLOADS = {
+    "uploads.largest": ("Largest file, in MiB", "That may be uploaded. 2048 is 2 GiB."),
+    "uploads.quota": ("Room for all uploads, in MiB", "All of them together. 10240 is 10 GiB."),
+    "uploads.keep_free": ("Room left on the disk, in MiB", "An upload that would leave less is refused."),
+    "uploads.unfinished": ("Uploads at once", "That are not finished; a day after their last part they are removed."),
+}
+
+_NOTICES = {
+    "notify.on": (
+        "Tell when a job has",
+        "completed, failed, been interrupted or cancelled. It can be changed in the file only.",
+    ),
+    "notify.command": ("Program that is told", "With its arguments, such as notify-send. In the file only."),
+    "notify.url": ("Address that is told", "It gets a message of JSON. In the file only."),
+    "notify.allow_hosts": ("Hosts that may be told", "The address must name one of them. In the file only."),
+    "tracking.mlflow": (
+        "Keep figures for MLflow",
+        "auto: where the extra byoai[mlflow] is installed. In the file only.",
+    ),
+}
+
+SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "Chats": _CHATS,
+    "Privacy": _PRIVACY,
+    "What is learned": _LEARNED,
+    "Several sources": _MIX,
+    "Variants of the questions": _VARIANTS,
+    **TRAINING,
+    "How it is tested": _TEST,
+    "What it must pass": _GATE,
+    "How it is stored": _SERVED,
+    "Schedule": _SCHEDULE,
+    "Uploads": _UPLOADS,
+    "Notices": _NOTICES,
+}
+
+SETTING_WORDS: Mapping[str, Words] = {
+    key: Words(label, help, section) for section, found in SECTIONS.items() for key, (label, help) in found.items()
+}
+
+
+def words_of(key: str) -> Words:
+    """Return what a setting is called, by its dotted key. KeyError for a key that is none.
+
+    A mapping has one entry: `mix.shares.chats` is the share of `chats`.
+    """
+    if found := SETTING_WORDS.get(key):
+        return found
+    around, _, name = key.rpartition(".")
+    found = SETTING_WORDS[around]
+    return found._replace(label=f"{found.label}: {name}")
+
+
+def said(value: object) -> str:
+    """Return a setting's value for people: on, off, none, 0.0002."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(said, value)) or "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "none" if value in (None, "") else f"{value:g}" if isinstance(value, float) else str(value)
