@@ -68,14 +68,15 @@ def _watch_import(id: str) -> None:
     if not job.over:
         waiting.until_over(id, "Importing")
         return
+    waiting.failure(job)
+    asked_here = state.pop("train-learns-import", False)
     if job.state != State.COMPLETED:
-        waiting.failure(job)
         return
-    added = paths.read_json(job.result)["added"]
-    st.success(f"{added:,} questions with their answers came with it. They are learned with your chats.")
-    if state.pop("train-learns-import", None):
+    if asked_here:
         state.train_draft = replace(state.train_draft, data="chats", dataset=None, changes={})
         st.rerun()
+    if state.train_draft.data == "chats" and (added := paths.read_json(job.result)["added"]):
+        st.success(f"{added:,} questions with their answers came with it. They are learned with your chats.")
 
 
 # A file

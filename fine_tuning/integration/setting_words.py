@@ -284,7 +284,10 @@ _SCHEDULE = {
         "The server of this page begins a training when all that stands below is so.",
     ),
     "schedule.new_turns": ("New questions needed", "Questions with their answers that no version has learned."),
-    "schedule.hours": ("Hours, from and to", "By this machine's clock: 1 and 6, or 22 and 6 over midnight."),
+    "schedule.hours": (
+        "Hours, from and to, one on each line",
+        "By this machine's clock: 1 and 6, or 22 and 6 over midnight.",
+    ),
     "schedule.on_mains": ("Only on mains power", "Not while a battery feeds the machine."),
 }
 

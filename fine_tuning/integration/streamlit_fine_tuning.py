@@ -250,6 +250,11 @@ def curves(points: Sequence[Point], *, small: bool = False, by_run: bool = False
     """Draw loss, and below it accuracy (a `small` one draws only the loss). `by_run`: several
     trainings, a colour each.
     """
+    if not small:
+        st.caption(
+            "Loss: how surprised it is by the right answer, word by word. Right first guesses: the share of words that "
+            "it would have written itself. What is kept aside it never learns."
+        )
     _curve(points, "loss", "loss (lower is better)", small, by_run)
     if not small:
         _curve(
@@ -273,7 +278,7 @@ def _curve(points: Sequence[Point], figure: str, title: str, small: bool, by_run
                 f"{dash}:N", title=None, legend=altair.Legend(orient="top") if by_run else None
             ),
         )
-        .properties(height=140 if small else 200)
+        .properties(height=200 if small else 320)  # legend, axis and title included
     )
     last = points[-1] if points else None
     alt = f"Chart of the {title} by step" + (f"; at step {last.step}: {getattr(last, figure):.3f}" if last else "")
