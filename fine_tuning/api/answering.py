@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from fine_tuning.engines.base import ChatChunk, Engine
 from fine_tuning.errors import Busy
+from fine_tuning.integration import chat_titles
 
 Speak = Callable[[threading.Event], Generator[ChatChunk]]  # given what is set when nobody listens any more
 
@@ -42,6 +43,7 @@ class Answers:
 
         Raises Busy if too many wait already. Who waits holds no thread, and leaves no work behind when it goes away.
         """
+        chat_titles.interrupt()
         turn = self._turns.setdefault(engine.name, asyncio.Semaphore(_AT_ONCE.get(engine.name, _MOST)))
         await self._wait(turn)
         queue: asyncio.Queue[ChatChunk | None] = asyncio.Queue()
