@@ -19,6 +19,7 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger, 
 from fine_tuning.data_collection.log_file import Stamp
 from fine_tuning.engines.base import ChatChunk, Engine, digest_of
 from fine_tuning.errors import Busy, ByoaiError, DataError, EngineError, TurnDeleted
+from fine_tuning.integration import chat_titles
 from fine_tuning.integration.chat_settings import ChatSettings, settings_of
 from fine_tuning.thoughts import split_thoughts
 
@@ -141,6 +142,7 @@ class Chat:
         self.turns: list[Turn] = []  # of all branches
         self.answer: Answer | None = None
         self.recording = True
+        self.titles = False  # whether the model is asked for a title after the first answer
         self.settings = ChatSettings()  # for what comes
         self.limit = limit
         self.version = 0  # another one after each change that came from elsewhere
@@ -262,6 +264,7 @@ class Chat:
             if self.answering:
                 raise Busy("the last question is still being answered: wait for it, or stop it")
             self.answer = answer = made()
+        chat_titles.interrupt()
         threading.Thread(target=self._answer, args=(engine, answer), name=f"answer-{self.id}", daemon=True).start()
         return answer
 
@@ -282,7 +285,7 @@ class Chat:
         self._watch.look()
 
     def _answer(self, engine: Engine, answer: Answer) -> None:
-        started = time.monotonic()
+        started, turn = time.monotonic(), None
         try:
             digest = digest_of(engine, answer.model)
             if any(map(recorded, self.turns)):
@@ -296,11 +299,20 @@ class Chat:
             if not split_thoughts(answer.text).answer.strip() and not answer.incomplete and not answer.forgotten:
                 raise EngineError(f"{answer.model} said nothing: ask again, or in other words")
             if answer.text.strip():
-                self._keep(engine, answer, digest, time.monotonic() - started)
+                turn = self._keep(engine, answer, digest, time.monotonic() - started)
         except (ByoaiError, OSError) as error:
             answer.error = None if answer.forgotten else error
         finally:
             answer.end()
+        if turn and self.titles and recorded(turn) and not answer.parent and not answer.beside:
+            self._name(engine, answer, turn)
+
+    def _name(self, engine: Engine, answer: Answer, turn: Turn) -> None:
+        """Have the model make a title of the first turn."""
+        system = answer.settings.system
+        head = [Message(role="system", content=system)] if system.strip() else []
+        options = answer.settings.options(self.limit)
+        chat_titles.begin(engine, answer.model, [*head, *turn.messages()], options, turn, self.logger.index)
 
     def _tell(self, answer: Answer) -> list[Message]:
         """Return what the model is told: the system prompt, what was said, then the question."""
@@ -317,11 +329,11 @@ class Chat:
         tree = self._tree()
         return tree.path(answer.parent) if not answer.parent or answer.parent in tree else []
 
-    def _keep(self, engine: Engine, answer: Answer, digest: str, seconds: float) -> None:
-        """Make a turn of the answer, unless something is gone that the model was told."""
+    def _keep(self, engine: Engine, answer: Answer, digest: str, seconds: float) -> Turn | None:
+        """Make a turn of the answer, and return it; None if something is gone that the model was told."""
         with self._watch.lock:
             if answer.forgotten:
-                return
+                return None
             try:
                 turn = self._log(engine, answer, digest, seconds)
             except TurnDeleted:
@@ -332,6 +344,7 @@ class Chat:
                 if turn.metadata["parent"] != answer.parent:
                     self._behind[turn.id] = answer.parent
                 self._shown, self.answer = turn.id, None
+            return turn
 
     def _log(self, engine: Engine, answer: Answer, digest: str, seconds: float) -> Turn:
         """`metadata["incomplete"]` marks an answer that did not end by itself: it is kept, but nothing to learn from.
@@ -415,6 +428,7 @@ def stop_all(patience: float = 10.0) -> None:
         answer.stop()
     for answer in answers:
         answer.wait(patience)
+    chat_titles.interrupt(patience)
 
 
 def _chats(watch: LogWatch) -> list[Chat]:

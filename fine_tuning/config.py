@@ -73,6 +73,7 @@ class Chat(_Section):
 
     # of an answer, where neither the chat's settings nor the model limit it: else one may never end
     max_tokens: Positive = 1024
+    titles: bool = False  # whether the model names a chat after its first answer; else the first question does
 
 
 class DataCollection(_Section):

@@ -178,6 +178,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             folder TEXT NOT NULL
         )""",
     ),
+    # 8: data_collection/chat_labels.py: the title that a model made, and the turn that it was made of
+    (
+        "ALTER TABLE chat_labels ADD COLUMN made TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE chat_labels ADD COLUMN made_of TEXT NOT NULL DEFAULT ''",
+    ),
 )
 
 JOB_TEXTS = {"jobs": ("request", "reason", "origin")}  # columns in which something may stand that was said in a chat

@@ -232,7 +232,7 @@ def open_page() -> None:
         except ByoaiError as error:
             st.error(presentable(str(error)), title="The log cannot be read", icon=":material/error:")
             st.stop()
-        state.chat.recording = state.recording
+        state.chat.recording, state.chat.titles = state.recording, settings.chat.titles
     announce(before, state.models)
 
 

@@ -227,7 +227,7 @@ def _rename(chat: Chat) -> None:
     _end_if_closed()
     with st.form("rename", border=False):
         st.text_input("Title", value=chat.title, key=TITLE, max_chars=chat_labels.LONGEST_TITLE)
-        st.caption("Left empty, it is the beginning of the first question again. A title is deleted with its chat.")
+        st.caption("Left empty, it is the title again that was made for it. A title is deleted with its chat.")
         st.form_submit_button("Save", type="primary", on_click=_save_title, args=(chat.id,))
 
 

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from fine_tuning.engines.base import ChatChunk, Engine
 from fine_tuning.errors import Busy
+from fine_tuning.integration import chat_titles
 
 Speak = Callable[[threading.Event], Generator[ChatChunk]]  # takes an event that is set when the client has left
 
@@ -39,6 +40,7 @@ class Answers:
 
         Raises the errors of `speak`, and Busy if too many requests wait already. A waiting request holds no thread.
         """
+        chat_titles.interrupt()
         turn = self._turns.setdefault(engine.name, asyncio.Semaphore(_AT_ONCE.get(engine.name, _MOST)))
         await self._wait(turn)
         queue: asyncio.Queue[ChatChunk | None] = asyncio.Queue()

@@ -1,8 +1,8 @@
-"""What a person calls a chat, whether it is pinned, and its folder: a table in data/state.db, beside the log.
+"""What a chat is called, whether it is pinned, and its folder: a table in data/state.db, beside the log.
 
-A title may hold private words: its row goes when the last turn of its chat is removed from the log
-(`drop_orphans`, which the log's index calls), and what is redacted elsewhere is redacted here
-(`TEXTS`, which forgetting.py reads).
+A title may hold private words: its row goes when the last turn of its chat is removed from the log, and a
+title that a model made goes with the turn that it was made from (`drop_orphans`, which the log's
+index calls); what is redacted elsewhere is redacted here (`TEXTS`, which forgetting.py reads).
 """
 
 import unicodedata
@@ -12,10 +12,14 @@ from sqlite3 import Connection
 
 from fine_tuning import state
 
-TEXTS = {"chat_labels": ("title", "folder")}  # columns in which something may stand that was said in a chat
+TEXTS = {"chat_labels": ("title", "folder", "made")}  # columns in which something may stand that was said in a chat
 ORPHANS = (
     "DELETE FROM chat_labels WHERE NOT EXISTS"
     " (SELECT 1 FROM log_turns WHERE log IN (SELECT id FROM logs) AND log_turns.session = chat_labels.session)"
+)
+_ORPHANED_TITLES = (
+    "UPDATE chat_labels SET made = '', made_of = '' WHERE made_of <> '' AND NOT EXISTS"
+    " (SELECT 1 FROM log_turns WHERE log IN (SELECT id FROM logs) AND log_turns.id = chat_labels.made_of)"
 )
 LONGEST_TITLE, LONGEST_FOLDER = 200, 60  # characters
 # they would turn what stands beside a title
@@ -26,9 +30,15 @@ _DIRECTIONS = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x2
 class Label:
     """What is known of a chat besides what was said in it."""
 
-    title: str = ""  # "": the list shows the beginning of the first question
+    title: str = ""  # that a person gave
     pinned: bool = False
     folder: str = ""  # "": in none
+    made: str = ""  # title that a model made; without one of both, the list shows the beginning of the first question
+
+    @property
+    def shown(self) -> str:
+        """The title that counts: a person's goes before a model's."""
+        return self.title or self.made
 
 
 def one_line(text: str) -> str:
@@ -59,13 +69,37 @@ def set_label(
             before.title if title is None else one_line(title)[:LONGEST_TITLE].rstrip(),
             before.pinned if pinned is None else pinned,
             before.folder if folder is None else one_line(folder)[:LONGEST_FOLDER].rstrip(),
+            before.made,
         )
-        database.execute("DELETE FROM chat_labels WHERE session = ?", (session,))
-        if now != Label():
-            database.execute(
-                "INSERT INTO chat_labels VALUES (?, ?, ?, ?)", (session, now.title, now.pinned, now.folder)
-            )
+        database.execute(
+            "INSERT INTO chat_labels (session, title, pinned, folder) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (session) DO UPDATE SET title = excluded.title, pinned = excluded.pinned,"
+            " folder = excluded.folder",
+            (session, now.title, now.pinned, now.folder),
+        )
+        _drop_empty(database, session)
     return now
+
+
+def set_made(session: str, title: str, turn: str) -> None:
+    """Keep the title that a model made of a turn, with the turn's id; "" takes it back, and leaves no trace of it."""
+    with state.connect() as database:
+        with state.transaction(database):
+            database.execute(
+                "INSERT INTO chat_labels (session, title, pinned, folder, made, made_of) VALUES (?, '', 0, '', ?, ?)"
+                " ON CONFLICT (session) DO UPDATE SET made = excluded.made, made_of = excluded.made_of",
+                (session, one_line(title)[:LONGEST_TITLE].rstrip(), turn),
+            )
+            _drop_empty(database, session)
+        if not title:
+            state.leave_no_trace(database)
+
+
+def _drop_empty(database: Connection, session: str) -> None:
+    database.execute(
+        "DELETE FROM chat_labels WHERE session = ? AND title = '' AND NOT pinned AND folder = '' AND made = ''",
+        (session,),
+    )
 
 
 def keep_together(sessions: Collection[str], folder: str) -> None:
@@ -73,15 +107,17 @@ def keep_together(sessions: Collection[str], folder: str) -> None:
     name = one_line(folder)[:LONGEST_FOLDER].rstrip()
     with state.connect() as database, state.transaction(database):
         database.executemany(
-            "INSERT OR IGNORE INTO chat_labels VALUES (?, '', 0, ?)", [(session, name) for session in sessions]
+            "INSERT OR IGNORE INTO chat_labels (session, title, pinned, folder) VALUES (?, '', 0, ?)",
+            [(session, name) for session in sessions],
         )
 
 
 def drop_orphans(database: Connection) -> None:
-    """Remove the labels of all sessions of which no log has a turn."""
+    """Remove the labels of all sessions of which no log has a turn, and titles made of a turn that is gone."""
     database.execute(ORPHANS)
+    database.execute(_ORPHANED_TITLES)
 
 
 def _labels(database: Connection, condition: str, *values: str) -> dict[str, Label]:
     rows = database.execute(f"SELECT * FROM chat_labels WHERE {condition}", values)
-    return {row["session"]: Label(row["title"], bool(row["pinned"]), row["folder"]) for row in rows}
+    return {row["session"]: Label(row["title"], bool(row["pinned"]), row["folder"], row["made"]) for row in rows}

@@ -150,7 +150,7 @@ def _chats(sessions: Iterable[Session], labels: dict[str, Label], hidden: Collec
 
 def chat_of(session: Session, label: Label, most: int = TITLE) -> Chat:
     """Return a session of the log as a chat of the list; `most`: characters of a title that nobody gave it."""
-    title = label.title or title_of(session.question, most)
+    title = label.shown or title_of(session.question, most)
     return Chat(session.id, title, session.turns, session.begun, session.last, session.last_turn, label)
 
 
@@ -177,7 +177,7 @@ def search(index: LogIndex, text: str, limit: int = 20, *, hidden: Collection[st
     turns: dict[str, Turn] = {}
     for turn in index.search(text, _FOUND):
         turns.setdefault(turn.session_id, turn)
-    titles = {id for id, label in chat_labels.labels().items() if all(word in fold(label.title) for word in words)}
+    titles = {id for id, label in chat_labels.labels().items() if all(word in fold(label.shown) for word in words)}
     chats = among(index, [id for id in [*turns, *(titles - turns.keys())] if id not in hidden], limit)
     return [Hit(chat, *_excerpt(turns[chat.id], words)) if chat.id in turns else Hit(chat, "", ()) for chat in chats]
 
