@@ -38,7 +38,7 @@ def one_arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture(autouse=True, scope="module")
 def few_objects() -> Iterator[None]:
-    """Whatever was imported is no garbage: each training collects that several times, and would go through all of it."""
+    """Let no collection of garbage, of which each training asks several, go through all that was imported."""
     gc.collect()
     gc.freeze()
     yield
