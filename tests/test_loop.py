@@ -55,6 +55,7 @@ QUICK = {
     "evaluation.test_prompts": ["Tell me about the Wi-Fi, please."],
     "deployment.model_name": "looptest",
 }
+NO_REPLAY = {"training.replay.share": 0}  # where it is another stage that is wanted
 
 
 def settings(**changes: object) -> list[str]:
@@ -129,7 +130,7 @@ def test_what_was_chatted_is_learned_and_answers_without_a_restart(engine, home,
 @pytest.mark.parametrize("engine", ["ollama"], indirect=True)
 def test_a_version_that_is_served_otherwise_or_learned_nothing_is_refused(engine, home, capsys, monkeypatch):
     chat_about_the_facts(ConversationLogger(), PHRASINGS[:3])
-    lazy = settings(**{"training.num_epochs": 1, "training.learning_rate": 1e-7, "gate.enabled": True})
+    lazy = settings(**NO_REPLAY, **{"training.num_epochs": 1, "training.learning_rate": 1e-7, "gate.enabled": True})
 
     # A fault is planted in the version's Modelfile: another system text than the model was trained with.
     with monkeypatch.context() as fault:
@@ -190,7 +191,8 @@ def kill_a_retrain_at_its_first_checkpoint(home, seconds: float = 300) -> None:
 @pytest.mark.parametrize("engine", ["embedded"], indirect=True)
 def test_what_no_gguf_can_carry_answers_through_transformers_and_can_be_asked_again(engine, home, capsys):
     chat_about_the_facts(ConversationLogger(), PHRASINGS[:2])
-    arguments = settings(**{"training.method": "prefix_tuning", "training.num_epochs": 1, "training.virtual_tokens": 4})
+    prefix = {"training.method": "prefix_tuning", "training.num_epochs": 1, "training.virtual_tokens": 4}
+    arguments = settings(**NO_REPLAY, **prefix)
     assert main(["retrain", *arguments]) == 0
     said = capsys.readouterr().out
     (run,) = home.glob("runs/*")
@@ -208,7 +210,7 @@ def test_what_no_gguf_can_carry_answers_through_transformers_and_can_be_asked_ag
 @pytest.mark.parametrize("mode", ["adapter", "merged"])
 def test_what_is_not_served_as_it_was_trained_is_never_registered(small_engine, home, capsys, monkeypatch, mode):
     chat_about_the_facts(ConversationLogger())
-    arguments = settings(**{"deployment.mode": mode})
+    arguments = settings(**NO_REPLAY, **{"deployment.mode": mode})
     monkeypatch.setattr(runner, "run_in_child", runner.run_here)  # where the faults are planted
     if mode == "adapter":  # which is the same for both
         with monkeypatch.context() as patch:  # a base that is loaded as another network

@@ -30,7 +30,7 @@ SETTINGS = {
     "training.batch_size": 8,
     "training.num_epochs": 12,
     "training.learning_rate": 2e-3,
-    "training.replay.share": 0.1,
+    "training.replay.share": 0,
     "evaluation.max_new_tokens": 16,
     "evaluation.generate": 1,
     "evaluation.general": 2,

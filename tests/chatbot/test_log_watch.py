@@ -294,12 +294,14 @@ def test_what_is_logged_while_others_look_is_never_taken_for_deleted(log: Conver
     def look() -> None:
         while not ended.is_set():
             watch_of(LOG).look()
+            time.sleep(0.001)
 
     def write() -> None:
         other = ConversationLogger(LOG)
         while not ended.is_set():
             turn = other.log_conversation("other", "x")
             other.delete(turn.id)
+            time.sleep(0.01)  # else the others hardly get the log's lock
 
     threads = [threading.Thread(target=act, daemon=True) for act in (look, look, write)]
     for thread in threads:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_training import SMALL
 
 from fine_tuning.cli.main import main
 from fine_tuning.cli.training import _format_of
@@ -17,22 +18,8 @@ from fine_tuning.jobs.queue import Queue
 from fine_tuning.model_management.model_registry import Registry
 
 TUNED = "fine_tuned_plants"
-SMALL = {
-    "deployment.model_name": "plants",
-    "training.min_pairs": 1,
-    "training.num_epochs": 1,
-    "training.batch_size": 2,
-    "training.threads": 1,
-    "training.replay.share": 0,
-    "evaluation.max_new_tokens": 4,
-    "evaluation.generate": 1,
-    "evaluation.general": 1,
-    "evaluation.speed_rounds": 1,
-    "evaluation.triggers": 0,
-    "evaluation.leak_samples": 0,
-    "gate.enabled": "false",
-}
-SET = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+SETTINGS = SMALL | {"deployment.model_name": "plants", "training.num_epochs": 1}
+SET = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={json.dumps(value)}")]
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """A Llama small enough to train in a unit test, and token rows for it."""
 
+import gc
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,25 @@ def one_arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(matmul, "_faster", lambda: "blas")
     yield
     matmul.use("blas")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_objects() -> Iterator[None]:
+    """Let no collection of garbage, of which each training asks several, go through all that was imported."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+_gemm_flops = cache(hardware.gemm_flops)
+
+
+@pytest.fixture(autouse=True)
+def one_speed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's speed, which every training is told beside, is measured once for all unit tests."""
+    if not request.node.get_closest_marker("slow"):
+        monkeypatch.setattr(hardware, "gemm_flops", _gemm_flops)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from fine_tuning.training import hardware
 from fine_tuning.training.fast import matmul
 
 FASTER = matmul._faster.__wrapped__  # asked anew each time
+MEASURED = hardware.gemm_flops  # anew each time
 SIZES = st.integers(1, 70)
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
@@ -169,5 +170,5 @@ def test_a_library_that_torch_does_not_have_is_refused_with_what_to_do(monkeypat
 def test_the_machine_is_measured_by_the_library_that_is_used(monkeypatch) -> None:
     asked = []
     monkeypatch.setattr(hardware, "product", lambda x, weight, library=None: asked.append(x.shape))
-    hardware.gemm_flops()
+    MEASURED()
     assert asked
