@@ -285,9 +285,8 @@ def press(app: AppTest, label: str) -> AppTest:
     return app
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    list(made_documents.documents().items()),
+@pytest.mark.parametrize(  # a file's bytes hold the time at which it was made, and would make another test of each
+    ("name", "content"), made_documents.documents().items(), ids=made_documents.documents()
 )
 def test_a_document_is_taken_as_on_the_page_data_and_its_answers_are_learned(name: str, content: bytes) -> None:
     app = at(opened("train"), "2 Data")
