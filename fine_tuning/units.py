@@ -26,6 +26,11 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def answers(count: int) -> str:
+    """Return how many turns there are, in a word that everybody knows: 1 answer, 2 answers."""
+    return f"{count:,} {'answer' if count == 1 else 'answers'}"
+
+
 def signal_name(number: int) -> str:
     """Return a signal's name (SIGKILL); `signal 40` for one without."""
     try:

@@ -121,7 +121,7 @@ def _form(measured: Mapping[str, Any]) -> Form:
         measured["name"],
         size(measured["size"]),
         "as it is" if is_now else f"{measured['faster']:.2f} times as fast",
-        "as it is" if is_now else "the same" if abs(worse) < 0.05 else f"{worse:+.1f} %",
+        "as it is" if is_now else "none" if worse < 0.05 else f"{worse:.1f} %",
     )
 
 
