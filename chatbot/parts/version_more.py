@@ -121,7 +121,7 @@ def _table(found: Forms) -> None:
     rows = (
         " | ".join(f"**{cell}**" if form.name == found.recommended else cell for cell in cells)
         for form in found.table
-        for cells in [(form.name, form.size, form.speed, form.quality)]
+        for cells in [(form.name, form.size.replace(" ", "\u00a0"), form.speed, form.quality)]
     )
     st.markdown(head + "\n".join(f"| {row} |" for row in rows), help=meaning("quality lost"))
     st.markdown(presentable(found.why))

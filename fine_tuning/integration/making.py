@@ -35,7 +35,7 @@ def partners(registry: Registry, version: Version) -> list[Version]:
     if not version.base_digest or not _has_adapter(version):
         return []
     others = (each for each in registry.list() if each.tag != version.tag and each.base_digest == version.base_digest)
-    return sorted(filter(_has_adapter, others), key=lambda each: each.created, reverse=True)
+    return sorted(filter(_has_adapter, others), key=lambda each: (each.created, each.number), reverse=True)
 
 
 def _has_adapter(version: Version) -> bool:

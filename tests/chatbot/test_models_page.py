@@ -253,7 +253,7 @@ def test_more_makes_a_version_smaller_by_what_each_form_costs(
     done.result.write_text(json.dumps({"table": table, "recommended": "q8_0", "why": "q8_0 is the smallest"}))
     store.finish(done, State.COMPLETED, "done", 0)
     app = more(open_page(), 2, "smaller")
-    assert any("| **q8_0** | **100.0 MB**" in text.value for text in app.markdown)
+    assert any("| **q8_0** | **100.0\u00a0MB**" in text.value for text in app.markdown)
     assert app.selectbox(key=f"form-{NAME}:v2").options == ["q8_0", "q4_0"]
     press(app, "Make it")
     (asked,) = [job for job in store.find(kinds=["quantise"]) if job.request.get("use")]
