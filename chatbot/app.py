@@ -12,6 +12,7 @@ HERE = Path(__file__).parent
 # Pictures of our own: Streamlit would fetch a Material icon for the browser's tab from the net.
 st.set_page_config(page_title="byoai", page_icon=str(HERE / "icon.svg"))
 st.logo(str(HERE / "logo.svg"), size="large", icon_image=str(HERE / "icon.svg"))
+st.html(HERE / "parts" / "chosen.css")
 CHAT = st.Page("pages/chat.py", title="Chat", default=True)
 MODELS = st.Page("pages/models.py", title="Models")
 PAGES = [

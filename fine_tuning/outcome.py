@@ -42,6 +42,7 @@ class NewVersion:
     comparison: "Comparison"
     verdict: "Verdict"  # of the gate
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
+    by_ollama: bool = False  # whether Ollama serves it
 
     @property
     def refused(self) -> bool:
@@ -50,15 +51,20 @@ class NewVersion:
 
     def summary(self) -> str:
         """Return in plain words who answers now, and what can be done."""
-        name, told = self.tag.partition(":")[0], self._about_facts()
+        told, talk = self._about_facts(), self._how_to_talk()
         if self.live:
             more = "" if self.verdict.passed else " by hand, although the gate refused it"
-            return f"{self.tag} is live{more}: the chat answers with it now. {told}In a terminal: ollama run {name}"
+            return f"{self.tag} is live{more}: the chat answers with it now. {told}In a terminal: {talk}"
         if not self.verdict.passed:
-            insist = f"To try it: ollama run {self.tag}. To insist: byoai use {self.tag} --promote"
+            insist = f"To try it: {talk}. To insist: byoai use {self.tag} --promote"
             return f"{self.tag} was refused and kept as a candidate; who answered before still does. {told}{insist}"
         why = "deployment.auto_deploy is off"
-        return f"{self.tag} is registered, not live ({why}). {told}In a terminal: ollama run {self.tag}"
+        return f"{self.tag} is registered, not live ({why}). {told}In a terminal: {talk}"
+
+    def _how_to_talk(self) -> str:
+        """Return the commands that talk to it."""
+        served = self.tag.partition(":")[0] if self.live else self.tag
+        return f"byoai talk --model {self.tag}" + (f", or ollama run {served}" if self.by_ollama else "")
 
     def _about_facts(self) -> str:
         """Return a sentence on how well it answers about documents; "" if none was asked about."""

@@ -211,7 +211,9 @@ def make_version(
     live = promote(shop, run, number, verdict)
     tag, seconds = version_tag(shop.name, number), shop.watch.seconds
     paths.write_json(run.manifest, {"version": number, "tag": tag, "seconds": seconds})
-    return NewVersion(run, number, tag, live, training, comparison, verdict, seconds)
+    return NewVersion(
+        run, number, tag, live, training, comparison, verdict, seconds, by_ollama=shop.engine.name == "ollama"
+    )
 
 
 def register_version(

@@ -32,6 +32,11 @@ def about(seconds: float) -> str:
     return f"{whole} s" if whole < 60 else f"{round(whole / 60)} min" if whole < 5400 else clock(seconds)
 
 
+def answers(count: int) -> str:
+    """Return how many turns there are, in a word that everybody knows: 1 answer, 2 answers."""
+    return f"{count:,} {'answer' if count == 1 else 'answers'}"
+
+
 def signal_name(number: int) -> str:
     """Return a signal's name (SIGKILL); `signal 40` for one without."""
     try:

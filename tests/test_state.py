@@ -185,4 +185,6 @@ def _titles(connection: sqlite3.Connection) -> list[str]:
 
 def _label(home: Path, title: str) -> None:
     with state.connect(home / "state.db") as connection:
-        connection.execute("INSERT INTO chat_labels VALUES (?, ?, 0, '')", (title, title))
+        connection.execute(
+            "INSERT INTO chat_labels (session, title, pinned, folder) VALUES (?, ?, 0, '')", (title, title)
+        )

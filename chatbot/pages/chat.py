@@ -8,6 +8,7 @@ import streamlit as st
 from chatbot import session
 from chatbot.markdown import presentable
 from chatbot.parts import attached, chat_settings, first_model, history, model_picker, turn
+from chatbot.parts.words import meaning
 from chatbot.resources import connect_again, engine, models, recorded
 from chatbot.server import config, service
 from fine_tuning.errors import ByoaiError
@@ -15,6 +16,7 @@ from fine_tuning.integration.attachments import FILE_LIMIT, TYPES
 from fine_tuning.integration.ollama_integration import Models
 from fine_tuning.integration.streamlit_fine_tuning import panel
 from fine_tuning.model_management.model_switcher import Choice
+from fine_tuning.units import answers
 
 REFRESH = 4.0  # seconds between looks for new models
 SETTLED = 1.0  # seconds after which a browser has taken over what was drawn
@@ -125,7 +127,7 @@ def learning() -> None:
     except ByoaiError as error:
         st.error(presentable(str(error)), title="Nothing can be recorded", icon=":material/error:")
         return
-    st.markdown(f"**{count}** {'turn' if count == 1 else 'turns'} recorded, **{new}** not yet learned")
+    st.markdown(f"**{answers(count)}** recorded, **{new:,}** not yet learned", help=meaning("turn"))
     panel(service(), count, new, presentable, choose)
 
 

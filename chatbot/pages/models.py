@@ -20,7 +20,7 @@ from fine_tuning.model_management.model_pruner import prune_one, why_kept
 from fine_tuning.model_management.model_registry import Version
 from fine_tuning.model_management.model_switcher import refusal
 from fine_tuning.runs import only_one
-from fine_tuning.units import size
+from fine_tuning.units import answers, size
 
 VIEWS = {"versions": "Versions", "compare": "Compare"}
 SHOWN, CHATS = 10, 20  # versions at first; chats on a page of what taught one
@@ -128,7 +128,7 @@ def ask_delete(version: Version) -> None:
 
 @st.dialog("Forget this chat?")
 def ask_forget(session: str, count: int) -> None:
-    gone = f"All that was said in it goes from the log and every file, **{count}** learned turn(s) among it"
+    gone = f"All that was said in it goes from the log and every file: of it **{answers(count)}** were learned"
     st.markdown(
         f"{gone}, and so do the versions that learned it. A new version is trained without it. It cannot be undone."
     )
@@ -144,7 +144,7 @@ def show_lessons(version: Version) -> None:
         st.error(presentable(str(error)))
         return
     gone = f", of which **{taught.forgotten}** are no longer in the log" if taught.forgotten else ""
-    st.markdown(f"{version.tag} learned **{taught.learned}** turn(s){gone}.")
+    st.markdown(f"{version.tag} learned **{answers(taught.learned)}**{gone}.")
     for source, count in taught.elsewhere.items():
         st.markdown(presentable(f"**{count}** of them are of {source}."))
     last = max(-(-len(taught.chats) // CHATS), 1)
@@ -164,7 +164,7 @@ def _chats(version: Version, taught: Lessons, page: int) -> None:
                 label=presentable(_title(first.get(chat.session, ""))),
                 query_params={"chat": chat.session},
             )
-            st.caption(f"{len(chat.turns)} turn(s)", width="content")
+            st.caption(answers(len(chat.turns)), width="content")
             key = f"forget-{version.tag}-{chat.session}"
             asked = (chat.session, len(chat.turns))
             if st.button(
@@ -232,7 +232,7 @@ def card(version: Version, seen: Seen) -> None:
         learned, served = seen.learned.get((version.name, version.number), 0), seen.served.get(version.tag)
         when, dataset = version.created[:16].replace("T", " "), version.dataset and f"dataset {version.dataset[:8]}"
         made = [
-            f"learned {learned} turn(s)",
+            f"learned {answers(learned)}",
             when,
             version.method,
             version.base_tag,

@@ -21,7 +21,7 @@ def draw(place: str) -> None:
         waiting.until_over(job.id, "Fetching the base model", models.clear)
         return
     waiting.failure(job)
-    st.info(presentable(models().missing), title="No model yet", icon=":material/download:")
+    st.info(presentable(models().missing), icon=":material/download:")
     st.button(BUTTON, type="primary", key=f"fetch-{place}", icon=":material/download:", on_click=_fetch, args=(place,))
 
 

@@ -17,6 +17,7 @@ from fine_tuning.errors import ByoaiError
 from fine_tuning.integration import chats
 from fine_tuning.integration.chats import Chat, Hit
 from fine_tuning.jobs.store import Job
+from fine_tuning.units import answers
 
 PAGE = 20  # chats that are shown at first, and with each "Show more"
 GLANCE = 2.0  # seconds between looks whether the list has changed
@@ -270,7 +271,7 @@ def _export(chat: Chat) -> None:
     _end_if_closed()
     index = service().log().index
     if not chats.exportable(index, chat.id):
-        st.info("There is nothing to export: all turns of this chat are excluded.", icon=":material/info:")
+        st.info("There is nothing to export: all answers of this chat are excluded.", icon=":material/info:")
         return
     st.markdown(f"**{literal(chat.title)}**, {_turns(chat)}")
     with st.container(horizontal=True):
@@ -319,7 +320,7 @@ def _forget(id: str) -> None:
 
 
 def _turns(chat: Chat) -> str:
-    return f"{chat.turns} {'turn' if chat.turns == 1 else 'turns'}"
+    return answers(chat.turns)
 
 
 _DIALOGS: dict[str, Callable[[Chat], None]] = {"rename": _rename, "move": _move, "export": _export, "delete": _delete}

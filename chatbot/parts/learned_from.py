@@ -20,6 +20,7 @@ from fine_tuning.integration.learned_from import (
     told,
     with_likelihoods,
 )
+from fine_tuning.units import answers
 
 TITLE = "Where did it learn this?"
 # what begins the name under which Streamlit keeps the text that is typed in place of an answer
@@ -85,17 +86,17 @@ def _dialog(opened: Opened) -> None:
 
 
 def _introduction(found: LearnedFrom) -> str:
-    turns = f"{found.taught} {'turn' if found.taught == 1 else 'turns'}"
+    taught = answers(found.taught)
     if not found.teachers:
         return (
-            f"**{found.version.tag}** learned {turns}. None that is still there is like this answer: "
+            f"**{found.version.tag}** learned {taught}. None that is still there is like this answer: "
             "it may be the base's own."
         )
-    return f"**{found.version.tag}** learned {turns}. These are most like this answer."
+    return f"**{found.version.tag}** learned {taught}. These are most like this answer."
 
 
 def _missing(found: LearnedFrom) -> str:
-    gone = f"{found.gone} of its turns {'is' if found.gone == 1 else 'are'} no longer recorded" if found.gone else ""
+    gone = f"{found.gone} of them {'is' if found.gone == 1 else 'are'} no longer recorded" if found.gone else ""
     excluded = f"{found.excluded} will not be learned again" if found.excluded else ""
     return " · ".join(filter(None, (gone, excluded)))
 
@@ -212,7 +213,7 @@ def _confirm(opened: Opened, turn: Turn) -> None:
     st.warning(
         f"It goes from the log and from all files for good, and so does what learned it: {versions}. A version "
         "without it is trained then.",
-        title="Forget this turn?",
+        title="Forget this question and its answer?",
         icon=":material/delete_forever:",
     )
     with st.container(horizontal=True):

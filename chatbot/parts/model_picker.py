@@ -21,7 +21,7 @@ from fine_tuning.integration.ollama_integration import Models
 from fine_tuning.jobs.progress import progress_of_job
 from fine_tuning.jobs.store import ACTIVE, Job, State
 from fine_tuning.model_management.model_switcher import Choice
-from fine_tuning.units import size
+from fine_tuning.units import answers, size
 
 GLANCE = 1.0  # seconds between looks at a download
 LATELY = 3600  # seconds for which a download that failed is told
@@ -133,11 +133,7 @@ def learned(facts: ModelFacts) -> str:
     """Return what a version learned and when, and what the gate says of it."""
     if not (known := facts.learned):
         return ""
-    turns = (
-        f"learned {known.turns} {'turn' if known.turns == 1 else 'turns'}"
-        if known.turns
-        else "nobody noted what it learned"
-    )
+    turns = f"learned {answers(known.turns)}" if known.turns else "nobody noted what it learned"
     of = f" on {known.base}" if known.base else ""
     verdict = f". {known.verdict}" if known.verdict and not facts.choice.refused else ""
     return f"{turns[0].upper()}{turns[1:]}{of}, made on {known.day}{verdict}"

@@ -121,7 +121,7 @@ def _table(found: Forms) -> None:
     rows = (
         " | ".join(f"**{cell}**" if form.name == found.recommended else cell for cell in cells)
         for form in found.table
-        for cells in [(form.name, form.size, form.speed, form.quality)]
+        for cells in [(form.name, form.size.replace(" ", "\u00a0"), form.speed, form.quality)]
     )
     st.markdown(head + "\n".join(f"| {row} |" for row in rows), help=meaning("quality lost"))
     st.markdown(presentable(found.why))
@@ -139,7 +139,9 @@ def _combine(version: Version) -> None:
     if not others:
         st.caption("There is no other version of the same base that it could be combined with: train one more.")
         return
-    chosen = st.multiselect("With", list(others), default=list(others)[:1], key=f"with-{version.tag}")
+    chosen = st.multiselect(
+        "With", list(others), default=list(others)[:1], format_func=models().title, key=f"with-{version.tag}"
+    )
     st.radio(
         "How",
         list(METHODS),
@@ -164,7 +166,7 @@ def _combine(version: Version) -> None:
 
 def _weight(version: Version, part: Version) -> None:
     st.number_input(
-        f"Weight of {part.tag}",
+        f"Weight of {models().title(part.tag)}",
         min_value=0.05,
         max_value=2.0,
         value=1.0,

@@ -22,8 +22,8 @@ def missing(damaged: bool = False) -> str:
     `damaged`: a base is there, but not whole.
     """
     what = "The base model is damaged" if damaged else "There is no model yet"
-    again = "again" if damaged else "a small one"
-    return f"{what}: {BUTTON} on any page, or `{COMMAND}` in a terminal, fetches {again} (98 MB, once)."
+    again = "it again" if damaged else "a small one"
+    return f'{what}: "{BUTTON}" on any page, or `{COMMAND}` in a terminal, gets {again} (98 MB, once).'
 
 
 def fetch(service: "Service", origin: str) -> Job:

@@ -35,7 +35,7 @@ def partners(registry: Registry, version: Version) -> list[Version]:
     if not version.base_digest or not _has_adapter(version):
         return []
     others = (each for each in registry.list() if each.tag != version.tag and each.base_digest == version.base_digest)
-    return sorted(filter(_has_adapter, others), key=lambda each: each.created, reverse=True)
+    return sorted(filter(_has_adapter, others), key=lambda each: (each.created, each.number), reverse=True)
 
 
 def _has_adapter(version: Version) -> bool:
@@ -121,7 +121,7 @@ def _form(measured: Mapping[str, Any]) -> Form:
         measured["name"],
         size(measured["size"]),
         "as it is" if is_now else f"{measured['faster']:.2f} times as fast",
-        "as it is" if is_now else "the same" if abs(worse) < 0.05 else f"{worse:+.1f} %",
+        "as it is" if is_now else "none" if worse < 0.05 else f"{worse:.1f} %",
     )
 
 

@@ -23,6 +23,10 @@ _CHATS = {
         "Longest answer in a chat, in tokens",
         "An answer is cut there, so that none is endless. 100 tokens are about 75 English words; 1024 is usual.",
     ),
+    "chat.titles": (
+        "Let the model name chats",
+        "After the first answer it names the chat in a few words. Off, the first question names it.",
+    ),
     "data_collection.record": (
         "Record new chats",
         "What a new chat begins with; its own switch turns recording off and on. Only what is recorded can be learned.",

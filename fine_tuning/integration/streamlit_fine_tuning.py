@@ -63,7 +63,7 @@ def _begin(service: Service, turns: int, new: int) -> None:
     config = service.config
     least = learning.least_turns(config)
     st.button(
-        f"Learn from {new} new turn{'s' * (new != 1)}" if new else "Nothing new to learn",
+        f"Learn from {new} new answer{'s' * (new != 1)}" if new else "Nothing new to learn",
         icon=":material/school:",
         type="primary" if new and turns >= least else "secondary",
         width="stretch",
@@ -72,10 +72,10 @@ def _begin(service: Service, turns: int, new: int) -> None:
         args=(service, turns),
     )
     if turns < least:
-        st.caption(f"It takes {least} recorded turns at least, and {config.training.min_pairs} or more are better.")
+        st.caption(f"It takes {least} recorded answers at least, and {config.training.min_pairs} or more are better.")
     elif turns < config.training.min_pairs:
         st.caption(
-            f"Few turns are learned carefully, as few-shot examples; {config.training.min_pairs} or more are better."
+            f"A few are learned with care, so that little is forgotten; {config.training.min_pairs} or more are better."
         )
 
 

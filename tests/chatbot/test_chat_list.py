@@ -76,7 +76,7 @@ def test_an_old_chat_is_found_opened_renamed_pinned_filed_and_deleted_from_the_d
     assert holding(home, SECRET) and holding(home, TITLE.lower())
 
     menu(page, old, "Delete")
-    expect(dialog.get_by_text("1 turn will be removed")).to_be_visible()
+    expect(dialog.get_by_text("1 answer will be removed")).to_be_visible()
     dialog.get_by_role("button", name="Delete for good").click()
     expect(chats.get_by_text(TITLE)).to_have_count(0)
     expect(page.get_by_text("What is on your mind?")).to_be_visible()

@@ -46,7 +46,7 @@ def test_a_person_chats_rates_comes_back_and_starts_anew(page: Page, site: str, 
     assert turn.user_message == "Explain photosynthesis in two sentences"
     assert turn.bot_response in messages(page)[-1]
     assert turn.metadata["model"] == BASE
-    expect(page.get_by_text("1 turn recorded")).to_be_visible()
+    expect(page.get_by_text("1 answer recorded")).to_be_visible()
 
     page.get_by_test_id("stFeedback").get_by_role("radio").or_(
         page.get_by_test_id("stFeedback").get_by_role("button")

@@ -66,7 +66,7 @@ def test_the_switch_names_base_version_and_live_and_counts_what_is_not_learned(h
     (switch,) = app.selectbox
     assert switch.options == ["smollm2:135m · base", "fine-tuned v2", "fine-tuned v1 · live"]
     assert app.chat_input[0].placeholder == "Message fine-tuned v1 · live"
-    assert "**2** turns recorded, **1** not yet learned" in [text.value for text in app.markdown]
+    assert "**2 answers** recorded, **1** not yet learned" in [text.value for text in app.markdown]
 
 
 def test_a_version_that_the_gate_refused_says_why_when_it_is_chosen(home: Path, base_gguf: Path) -> None:
@@ -248,8 +248,8 @@ def with_doors(home: Path, base_gguf: Path, count: int) -> EmbeddedEngine:
     ("turns", "label", "can"),
     [
         (0, "Nothing new to learn", False),
-        (1, "Learn from 1 new turn", False),
-        (8, "Learn from 8 new turns", True),
+        (1, "Learn from 1 new answer", False),
+        (8, "Learn from 8 new answers", True),
     ],
 )
 def test_the_side_bar_offers_to_learn_what_is_new(

@@ -193,7 +193,7 @@ def test_deleting_asks_once_says_what_is_lost_and_the_chat_is_gone_from_the_list
     app = run(first)
     app.text_input(key="chats-search").set_value("zorbexine").run()
     choose(app, first, "delete")
-    assert any("1 turn will be removed" in text.value for text in app.markdown)
+    assert any("1 answer will be removed" in text.value for text in app.markdown)
     assert store.find() == []
     press(app, "Delete for good")
     (job,) = store.find()
@@ -226,7 +226,7 @@ def test_an_export_names_its_files_and_is_made_when_it_is_asked_for(log: Convers
     app = choose(run(), id, "export")
     assert [button.proto.label for button in app.get("download_button")] == ["Markdown, to read", "JSON, for programs"]
     log.exclude(log.index.turns_of(id)[0].id)
-    assert any("all turns of this chat are excluded" in info.value for info in choose(run(), id, "export").info)
+    assert any("all answers of this chat are excluded" in info.value for info in choose(run(), id, "export").info)
 
 
 def test_a_log_that_is_none_is_said_once_and_breaks_no_list(home: Path) -> None:

@@ -59,7 +59,7 @@ def texts(app: AppTest) -> str:
 def test_the_turns_it_was_learned_from_are_shown_with_why(log: ConversationLogger) -> None:
     said = texts(opened(log))
     assert "Where is the spare key?" in said and "Under the *blue* flowerpot." in said
-    assert "learned 2 turns. These are most like this answer" in said and "both say" in said and "flowerpot" in said
+    assert "learned 2 answers. These are most like this answer" in said and "both say" in said and "flowerpot" in said
 
 
 def test_base_and_version_are_compared_when_asked(log: ConversationLogger) -> None:
@@ -111,7 +111,7 @@ def test_a_turn_that_is_gone_meanwhile_is_not_shown(log: ConversationLogger) -> 
     log.delete(log.turns()[0].id)
     checked(app.button(key="why-compare").click().run())
     assert "flowerpot" not in "\n".join(str(each.value) for each in app.text)
-    assert "1 of its turns is no longer recorded" in texts(app)
+    assert "1 of them is no longer recorded" in texts(app)
 
 
 def test_its_chat_is_opened(log: ConversationLogger) -> None:

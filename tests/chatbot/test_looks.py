@@ -29,16 +29,6 @@ DESK = {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"}
 LIGHT, DARK = "rgb(255, 255, 255)", "rgb(22, 22, 26)"  # the theme's backgrounds (chatbot/server.py)
 PHONE = {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "is_mobile": True, "has_touch": True}
 
-# Faults of Streamlit's own elements that a page cannot mend: axe's rule, in which element, and why.
-STREAMLITS = [
-    (
-        "color-contrast",
-        "button[data-selected='true'], [data-testid^='stBaseButton-pillsActive'], [data-testid='stTab']",
-        "what is chosen is written in the primary colour, and buttons write on it in white: in the dark, no colour "
-        "has 4.5 to 1 for both",
-    ),
-]
-
 
 @pytest.fixture
 def full(home: Path, embedded: Engine) -> str:
@@ -118,7 +108,7 @@ def settled(page: Page) -> None:
 
 
 def faults_of(page: Page) -> list[str]:
-    """Return what axe-core finds serious or critical, one line an element, without Streamlit's own faults."""
+    """Return what axe-core finds serious or critical, one line an element."""
     found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     return [
         f"{fault['id']} ({fault['impact']}): {node['html'][:300]} {node['target']} "
@@ -126,14 +116,7 @@ def faults_of(page: Page) -> list[str]:
         for fault in found
         if fault["impact"] in ("serious", "critical")
         for node in fault["nodes"]
-        if not any(rule == fault["id"] and is_within(page, node["target"], place) for rule, place, _ in STREAMLITS)
     ]
-
-
-def is_within(page: Page, target: list[str], place: str) -> bool:
-    return bool(
-        page.evaluate("([target, place]) => !!document.querySelector(target)?.closest(place)", [target[-1], place])
-    )
 
 
 def overflow(page: Page) -> list[str]:

@@ -50,7 +50,7 @@ def test_the_dialog_says_what_each_model_is_and_that_downloading_needs_ollama(en
     with_version(engine)
     told = said(opened())
     for each in (
-        "Learned 2 turns on smollm2:135m",
+        "Learned 2 answers on smollm2:135m",
         "Q4\\_1",
         "on disk",
         "fits into memory",
@@ -123,8 +123,8 @@ def test_measures_are_told_in_plain_words(changes: dict[str, object], told: str)
     ("known", "told"),
     [
         (None, ""),
-        (Learned(1, "b", "2026-05-04", ""), "Learned 1 turn on b, made on 2026-05-04"),
-        (Learned(12, "", "2026-05-04", "better"), "Learned 12 turns, made on 2026-05-04. better"),
+        (Learned(1, "b", "2026-05-04", ""), "Learned 1 answer on b, made on 2026-05-04"),
+        (Learned(12, "", "2026-05-04", "better"), "Learned 12 answers, made on 2026-05-04. better"),
         (Learned(0, "b", "2026-05-04", ""), "Nobody noted what it learned on b, made on 2026-05-04"),
     ],
 )

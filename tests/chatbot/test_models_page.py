@@ -140,7 +140,7 @@ def test_deleting_is_asked_once_and_says_what_comes_back(engine: EmbeddedEngine,
 def test_the_chats_that_taught_a_version_are_listed_and_one_is_forgotten_as_a_job(engine: EmbeddedEngine) -> None:
     app = open_page()
     app = checked(app.button(key=f"taught-{NAME}:v1").click().run())
-    assert any("learned **2** turn(s), of which **1** are no longer" in text.value for text in app.markdown)
+    assert any("learned **2 answers**, of which **1** are no longer" in text.value for text in app.markdown)
     app = press(app, "Forget …")
     app = press(app, "Forget it for good")
     (job,) = store.find(kinds=("forget",))
@@ -253,7 +253,7 @@ def test_more_makes_a_version_smaller_by_what_each_form_costs(
     done.result.write_text(json.dumps({"table": table, "recommended": "q8_0", "why": "q8_0 is the smallest"}))
     store.finish(done, State.COMPLETED, "done", 0)
     app = more(open_page(), 2, "smaller")
-    assert any("| **q8_0** | **100.0 MB**" in text.value for text in app.markdown)
+    assert any("| **q8_0** | **100.0\u00a0MB**" in text.value for text in app.markdown)
     assert app.selectbox(key=f"form-{NAME}:v2").options == ["q8_0", "q4_0"]
     press(app, "Make it")
     (asked,) = [job for job in store.find(kinds=["quantise"]) if job.request.get("use")]

@@ -123,7 +123,11 @@ def test_in_a_terminal_a_bar_is_drawn_and_wiped(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("evidence", "live", "last"),
     [
-        (GOOD, True, "fine_tuned_x:v3 is live: the chat answers with it now. In a terminal: ollama run fine_tuned_x"),
+        (
+            GOOD,
+            True,
+            "fine_tuned_x:v3 is live: the chat answers with it now. In a terminal: byoai talk --model fine_tuned_x:v3",
+        ),
         (GOOD, False, "fine_tuned_x:v3 is registered, not live (deployment.auto_deploy is off)"),
         (replace(GOOD, race=race(0.3)), False, "fine_tuned_x:v3 was refused and kept as a candidate"),
         (replace(GOOD, race=race(0.3)), True, "fine_tuned_x:v3 is live by hand, although the gate refused it"),
@@ -142,6 +146,13 @@ def test_a_retrain_ends_with_scores_rules_and_who_answers_now(
         f"{RUN.folder}" in said
     )
     assert said.splitlines()[-1].startswith(last)
+
+
+@pytest.mark.parametrize(("live", "served"), [(True, "fine_tuned_x"), (False, "fine_tuned_x:v3")])
+def test_ollama_is_named_only_where_it_serves(live: bool, served: str) -> None:
+    talk = "In a terminal: byoai talk --model fine_tuned_x:v3"
+    assert ended(GOOD, live).summary().endswith(talk)
+    assert ended(GOOD, live, by_ollama=True).summary().endswith(f"{talk}, or ollama run {served}")
 
 
 def test_the_scores_have_a_column_for_the_live_model_where_there_is_one(capsys) -> None:

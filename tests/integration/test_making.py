@@ -90,5 +90,5 @@ def test_a_measured_version_is_told_in_plain_figures_with_the_recommended_form_f
     assert found and found.choices == ["q4_0", "f16"] and found.why == FOUND["why"]
     now, f16, small = found.table
     assert (now.speed, now.quality) == ("as it is", "as it is")
-    assert (f16.speed, f16.quality) == ("0.61 times as fast", "the same")
-    assert (small.size, small.speed, small.quality) == ("80.0 MB", "1.13 times as fast", "+0.8 %")
+    assert (f16.speed, f16.quality) == ("0.61 times as fast", "none")
+    assert (small.size, small.speed, small.quality) == ("80.0 MB", "1.13 times as fast", "0.8 %")
