@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from fine_tuning.engines.embedded import EmbeddedEngine
 
 
+# Examples: the same ones each time, or with --hypothesis-profile search others than ever before.
+for _name, _is_same in (("same", True), ("search", False)):
+    hypothesis.settings.register_profile(
+        _name, deadline=None, derandomize=_is_same, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _signals_are_heard() -> None:
     """Programs that tests start hear Ctrl-C and a closed terminal, also where the tests run in a shell's background."""
@@ -164,11 +171,9 @@ def _shares(item: pytest.Item) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let nothing fail because the machine is busy, and let processes share its cores."""
-    hypothesis.settings.register_profile(
-        "byoai", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-    )
-    hypothesis.settings.load_profile("byoai")
+    """Let nothing fail because the machine is busy, or by chance, and let processes share its cores."""
+    if not config.getoption("--hypothesis-profile"):
+        hypothesis.settings.load_profile("same")
     _share_cores(config)
 
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("fresh_app")
 
 
 def run() -> AppTest:
-    app = AppTest.from_file(str(APP), default_timeout=30).run()
+    app = AppTest.from_file(str(APP), default_timeout=120).run()
     assert not app.exception
     return app
 
@@ -85,7 +85,7 @@ def test_a_version_that_the_gate_refused_says_why_when_it_is_chosen(home: Path, 
 
 @pytest.mark.parametrize("chat", ["nobody", "../../etc/passwd", "<script>alert(1)</script>"])
 def test_an_address_of_an_unknown_chat_opens_a_new_one(chat: str) -> None:
-    app = AppTest.from_file(str(APP), default_timeout=30)
+    app = AppTest.from_file(str(APP), default_timeout=120)
     app.query_params["chat"] = chat
     app.run()
     assert not app.exception
@@ -99,7 +99,7 @@ def test_recording_is_shown_and_can_be_switched_off_for_good_on_this_page() -> N
     assert app.query_params["record"] == "off"  # a reload keeps it
     assert not app.session_state.chat.recording
     assert any("Not recorded" in caption.value for caption in app.caption)
-    again = AppTest.from_file(str(APP), default_timeout=30)
+    again = AppTest.from_file(str(APP), default_timeout=120)
     again.query_params["record"] = "off"
     again.run()
     assert not again.session_state.chat.recording
@@ -110,7 +110,7 @@ def test_recording_is_shown_and_can_be_switched_off_for_good_on_this_page() -> N
 def test_an_answer_can_be_edited_on_the_page() -> None:
     logger = ConversationLogger()
     turn = logger.log_conversation("Where is the key?", "Under the cat.")
-    app = AppTest.from_file(str(APP), default_timeout=30)
+    app = AppTest.from_file(str(APP), default_timeout=120)
     app.query_params["chat"] = logger.session_id
     app.run()
     app.button(key=f"edit-{turn.id}").click().run()
@@ -123,7 +123,7 @@ def test_an_answer_can_be_edited_on_the_page() -> None:
 
 
 def opened(logger: ConversationLogger) -> AppTest:
-    app = AppTest.from_file(str(APP), default_timeout=30)
+    app = AppTest.from_file(str(APP), default_timeout=120)
     app.query_params["chat"] = logger.session_id
     app.run()
     assert not app.exception

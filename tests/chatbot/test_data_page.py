@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("fresh_app")
 
 
 def open_page(section: str = "") -> AppTest:
-    app = AppTest.from_file(str(APP), default_timeout=30)
+    app = AppTest.from_file(str(APP), default_timeout=120)
     if section:
         app.session_state["show"] = section
     app.switch_page("pages/data.py").run()
@@ -175,7 +175,7 @@ def test_imports_are_listed(home: Path) -> None:
 def dropped(name: str, text: str) -> AppTest:
     content = text.encode()
     upload = data_view.take_in(name, io.BytesIO(content), len(content), load_config().uploads)
-    app = AppTest.from_file(str(APP), default_timeout=30)
+    app = AppTest.from_file(str(APP), default_timeout=120)
     app.session_state["incoming"] = upload.id
     app.switch_page("pages/data.py").run()
     assert not app.exception
@@ -202,7 +202,7 @@ def test_what_says_nothing_is_refused_without_words_of_the_command_line() -> Non
 
 def test_a_link_opens_one_turn() -> None:
     turn = said("Where is the key to the office?", "Under the cat.")
-    app = AppTest.from_file(str(APP), default_timeout=30)
+    app = AppTest.from_file(str(APP), default_timeout=120)
     app.query_params["turn"] = turn.id
     app.switch_page("pages/data.py").run()
     assert not app.exception

@@ -32,7 +32,7 @@ def said(log: ConversationLogger, *questions: str) -> list[str]:
 
 
 def run(chat: str = "") -> AppTest:
-    app = AppTest.from_file(str(APP), default_timeout=30)
+    app = AppTest.from_file(str(APP), default_timeout=120)
     if chat:
         app.query_params["chat"] = chat
     app.run()
@@ -233,7 +233,7 @@ def test_a_log_that_is_none_is_said_once_and_breaks_no_list(home: Path) -> None:
     path = ConversationLogger().path
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"\x89PNG\r\n\x1a\n" * 100)
-    app = AppTest.from_file(str(APP), default_timeout=30).run()
+    app = AppTest.from_file(str(APP), default_timeout=120).run()
     assert not app.exception
 
 

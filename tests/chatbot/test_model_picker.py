@@ -36,7 +36,7 @@ def with_version(engine: EmbeddedEngine) -> None:
 
 
 def opened() -> AppTest:
-    app = AppTest.from_file(str(APP), default_timeout=30).run()
+    app = AppTest.from_file(str(APP), default_timeout=120).run()
     app.button(key="models-open").click().run()
     assert not app.exception
     return app
@@ -150,7 +150,7 @@ def test_a_download_shows_how_far_it_is_and_can_be_cancelled(engine: EmbeddedEng
     with events_to(job.events) as tell:
         tell(Stage("Pulling qwen2.5:0.5b"))
         tell(Count(100_000_000, 400_000_000))
-        app = AppTest.from_file(str(APP), default_timeout=30).run()
+        app = AppTest.from_file(str(APP), default_timeout=120).run()
         (bar,) = app.get("progress")
         assert bar.proto.text.replace("\\", "") == "qwen2.5:0.5b: 100.0 MB of 400.0 MB" and bar.proto.value == 25
         app.button(key=f"cancel-{job.id}-side bar").click().run()

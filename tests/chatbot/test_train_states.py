@@ -36,7 +36,7 @@ STEP = Step("chats", 3, 12, 0.5, 1.5, 0.3, 1e-4, 1.0, 100, 50.0, 0.5, 42.0, 10**
 
 
 def opened(page: str, **query: str) -> AppTest:
-    app = AppTest.from_file(str(APP), default_timeout=30).run()
+    app = AppTest.from_file(str(APP), default_timeout=120).run()
     for name, value in query.items():
         app.query_params[name] = value
     app.switch_page(f"pages/{page}.py").run()

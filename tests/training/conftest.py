@@ -16,7 +16,8 @@ from fine_tuning.training.fast import matmul
 
 @pytest.fixture(autouse=True)
 def one_thread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Threads that wait for each other take longer than the tiny model's sums."""
+    """Threads that wait for each other take longer than the tiny model's sums. What is drawn is the same every time."""
+    torch.manual_seed(0)
     threads = torch.get_num_threads()
     if not request.node.get_closest_marker("slow"):
         torch.set_num_threads(1)
