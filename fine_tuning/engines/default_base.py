@@ -17,6 +17,7 @@ import filelock
 
 from fine_tuning import paths
 from fine_tuning.engines.base import Engine, ModelSpec
+from fine_tuning.engines.gguf_header import check_whole, read_header
 from fine_tuning.errors import EngineError, ModelDamaged
 from fine_tuning.events import Watch
 
@@ -57,14 +58,13 @@ def ensure_default_base(engine: Engine, watch: Watch | None = None) -> str:
 
 
 def is_damaged(engine: Engine, tag: str) -> bool:
-    """Return whether a model cannot answer because its weights are gone, or not whole.
-
-    Cut off inside its weights, a file still has a whole header: that is seen of the default base
-    alone, whose size is known.
-    """
+    """Return whether a model cannot answer because its weights are gone, or not whole."""
     try:
         shown = engine.show(tag)
-        return shown.gguf_digest == _SHA256 and shown.gguf.stat().st_size != _SIZE
+        if shown.gguf_digest == _SHA256:  # its size is known, and nothing need be imported to see it
+            return shown.gguf.stat().st_size != _SIZE
+        check_whole(read_header(shown.gguf))  # Ollama writes the file anew
+        return False
     except ModelDamaged:
         return True
     except (EngineError, OSError):  # it is not there, or in a place that this process cannot read

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from own_ollama import OwnOllama
 
 from fine_tuning.cli.main import main
 from fine_tuning.config import FineTuningConfig
@@ -97,3 +98,17 @@ def test_who_is_asked_without_a_model_fetches_it_first(shelf: Path, home: Path) 
     blob.unlink()
     blob.write_bytes(b"no model")
     assert answering(engine, FineTuningConfig()) == DEFAULT_TAG and says_something(engine, DEFAULT_TAG)
+
+
+@pytest.mark.engine
+def test_an_ollama_that_is_empty_or_has_a_damaged_base_gets_it_whole(shelf: Path, own_ollama: OwnOllama) -> None:
+    engine = own_ollama.start()
+    service = Service(FineTuningConfig(), engine.where)
+    assert service.models().missing == first_model.missing()
+    fetched(service)
+    blob = engine.show(DEFAULT_TAG).gguf
+    whole = blob.read_bytes()
+    blob.write_bytes(whole[: len(whole) // 2])
+    assert service.models().missing == first_model.missing(damaged=True)
+    fetched(service)
+    assert service.models().missing == "" and engine.show(DEFAULT_TAG).gguf.read_bytes() == whole
