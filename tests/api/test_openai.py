@@ -656,7 +656,7 @@ def test_calls_of_tools_are_told_as_openai_tells_them_and_are_no_answer_yet(say:
     [
         ((ChatChunk("So"), EngineError("the engine fell over")), "fell over"),
         ((ChatChunk("So"), EngineUnavailable("it is gone")), "it is gone"),
-        ((ChatChunk("So"),), "closed the connection during an answer"),
+        ((ChatChunk("So"),), "stopped in the middle of its answer"),
     ],
 )
 def test_an_engine_that_breaks_off_is_told_and_nothing_is_logged(
