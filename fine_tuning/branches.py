@@ -11,7 +11,7 @@ Where an answer on it is not approved, but another answer to the same question i
 the one approved last, and what was said after it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fine_tuning.conversation import Conversation, Message, Turn, approved, conversations_of
@@ -171,10 +171,21 @@ class Tree:
         return list(found.values())
 
 
+def chosen_path(turns: Sequence[Turn]) -> Sequence[Turn]:
+    """Return the chosen path of a session: all its turns, where each only follows the one before it."""
+    before = ""
+    for turn in turns:
+        told = turn.metadata.get("parent")
+        if "regenerates" in turn.metadata or (isinstance(told, str) and told != before):
+            return Tree(turns).chosen_path()
+        before = turn.id
+    return turns
+
+
 def on_chosen_paths(turns: Iterable[Turn]) -> list[Turn]:
     """Return those turns, of any sessions, that are on the chosen paths, in their order."""
     turns = list(turns)
-    ids = {id(turn) for each in conversations_of(turns) for turn in Tree(each.turns).chosen_path()}
+    ids = {id(turn) for each in conversations_of(turns) for turn in chosen_path(each.turns)}
     return [turn for turn in turns if id(turn) in ids]
 
 
@@ -203,7 +214,7 @@ def stretches(conversation: Conversation) -> Iterator[Stretch]:
     Each answer is learned under the prompt that it was given under.
     """
     system, turns = "", list[Turn]()
-    for turn in Tree(conversation.turns).chosen_path():
+    for turn in chosen_path(conversation.turns):
         now = system_of(turn, conversation.system)
         if turns and now != system:
             yield Stretch(system, tuple(turns))

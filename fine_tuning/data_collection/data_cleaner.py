@@ -7,12 +7,12 @@ What becomes of a single turn is said in turn_decisions.py. What only a conversa
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cache, lru_cache
 from hashlib import blake2b
 from itertools import islice
 
-from fine_tuning.branches import Tree, system_of
+from fine_tuning.branches import chosen_path, system_of
 from fine_tuning.conversation import Conversation, Turn, approved, parse_conversations
 from fine_tuning.data_collection.all_cores import AllCores
 from fine_tuning.data_collection.conflicts import Asked, Conflict, cut_out, find_conflicts
@@ -214,7 +214,7 @@ class DataCleaner:
         """Yield the chosen path, cut at what is dropped, and where the system prompt changes (see
         `branches.stretches`).
         """
-        stands = {id(turn) for turn in Tree(conversation.turns).chosen_path()}
+        stands = {id(turn) for turn in chosen_path(conversation.turns)}
         for turn in conversation.turns if len(stands) < len(conversation.turns) else ():
             if id(turn) not in stands:
                 found.drop(turn, Reason.REGENERATED)
@@ -261,7 +261,7 @@ def _carried_out(
     if isinstance(clean, Reason) or "system" not in turn.metadata:
         return clean
     facts = {**clean.turn.metadata, "system": system.text if system else ""}
-    return replace(clean, turn=clean.turn.model_copy(update={"metadata": facts}))
+    return clean._replace(turn=clean.turn.model_copy(update={"metadata": facts}))
 
 
 def _may_hold_several(conversation: Conversation, decisions: Sequence[Decision], parts: Sequence["_Part"]) -> bool:
@@ -332,7 +332,7 @@ class _Decider:
     def hash(self, texts: Texts) -> bytes:
         """Return what is another for other texts, other settings, and other rules."""
         found = self._hash.copy()
-        found.update(json.dumps(texts).encode())
+        found.update(repr(texts).encode())
         return found.digest()
 
     def decide(self, turns: Sequence[Texts], all_cores: AllCores) -> list[tuple[Decision, str]]:

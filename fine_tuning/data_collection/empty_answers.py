@@ -82,7 +82,7 @@ def refuses(text: str | Layout) -> bool:
     if _BARE_REFUSAL.match(said):
         return True
     small = small_letters(said)
-    return any(sign in small for sign in _SIGNS_OF_ITSELF) and _TALK_OF_ITSELF.search(said) is not None
+    return any(map(small.__contains__, _SIGNS_OF_ITSELF)) and _TALK_OF_ITSELF.search(said) is not None
 
 
 def is_polite_only(text: str | Layout) -> bool:

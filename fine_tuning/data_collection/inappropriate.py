@@ -79,6 +79,7 @@ _OF_LEET = re.compile(f"[{''.join(map(chr, _LEET))}]")
 _REPEATED = re.compile(r"(.)\1+")
 _AGAIN = re.compile(r"(.)(?=\1)")
 _WORD = re.compile(r"[^\W_]+")
+_ASCII_SPACES = {code: " " for code in range(128) if not chr(code).isalnum()}
 _SPELLED = re.compile(r"\b(?:\w[ ._-]){2,}\w\b")
 _OF_SPELLED = re.compile(r"[ ._-]\w[ ._-]\w\b")
 _SENTENCE = re.compile(r"[^.!?\n\"“”„«»()]+")
@@ -106,9 +107,12 @@ def _holds(text: str) -> bool:
     """
     short = _once(text)
     anywhere, whole = _shortened(_ANYWHERE), _shortened(_WHOLE)
-    suspects = [word for once in filter(short.__contains__, anywhere) for word in anywhere[once]]
-    suspects += [word for once in filter(whole.__contains__, _WORD.findall(short)) for word in whole[once]]
-    return any(_pattern(word).search(_REPEATED.sub(r"\1\1", text)) for word in suspects)
+    suspects = [*filter(short.__contains__, anywhere), *whole.keys() & _words(short)]
+    return bool(suspects) and any(
+        _pattern(word).search(_REPEATED.sub(r"\1\1", text))
+        for once in suspects
+        for word in (*anywhere.get(once, ()), *whole.get(once, ()))
+    )
 
 
 def _holds_shared(text: str) -> bool:
@@ -152,6 +156,11 @@ def _holds_masked(layout: Layout) -> bool:
             if count and words and not formula:
                 return True
     return False
+
+
+def _words(text: str) -> list[str]:
+    """Return the runs of letters and digits."""
+    return text.translate(_ASCII_SPACES).split() if text.isascii() else _WORD.findall(text)
 
 
 def _once(text: str) -> str:

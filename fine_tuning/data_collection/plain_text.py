@@ -65,6 +65,14 @@ def small_letters(text: str) -> str:
     return small if small.isascii() else small.replace("i\u0307", "i").replace("ı", "i")
 
 
+_ASCII_SIGNS = bytes(code for code in range(128) if not chr(code).isalnum())
+
+
+def letters_and_digits(text: str) -> int:
+    """Return how many of the characters are letters or digits of any script."""
+    return len(text.encode().translate(None, _ASCII_SIGNS)) if text.isascii() else sum(map(str.isalnum, text))
+
+
 def normalise(text: str) -> str:
     """Return `text` in Unicode NFC with plain line ends and nothing invisible, without blank lines around it.
 
@@ -90,7 +98,9 @@ def _is_plain(text: str) -> bool:
     """
     return (
         (text.replace("\n", "") if "\n" in text else text).isprintable()
-        and not any(gap in text for gap in ("  ", " \n", "\n\n\n"))
+        and "  " not in text
+        and " \n" not in text
+        and "\n\n\n" not in text
         and text[:1] not in _GAPS
         and text[-1:] not in _GAPS
         and unicodedata.is_normalized("NFC", text)
@@ -133,7 +143,7 @@ def _cells(lines: Sequence[str]) -> list[bool]:
 
 def _mostly_signs(line: str) -> bool:
     seen = "".join(line.split())
-    return bool(seen) and 2 * sum(map(str.isalnum, seen)) < len(seen)
+    return bool(seen) and 2 * letters_and_digits(seen) < len(seen)
 
 
 def _tidy(layout: Layout) -> str:

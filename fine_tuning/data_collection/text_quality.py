@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from fine_tuning.data_collection.placeholders import PLACEHOLDER
-from fine_tuning.data_collection.plain_text import Layout
+from fine_tuning.data_collection.plain_text import Layout, letters_and_digits
 
 _WORD = re.compile(r"[\W_]*[^\W\d_]")  # not a number: 0, 0x00, 0px
 _LEAST_RUN = 8
@@ -89,7 +89,7 @@ def says_little(text: str | Layout) -> bool:
     """
     found = _without_placeholders(Layout.of(text)).pieces
     told = "".join(piece for is_prose, piece in found if is_prose)
-    if 4 * sum(map(str.isalnum, told)) > len(told) and not any("\ufffd" in piece for _, piece in found):
+    if 4 * letters_and_digits(told) > len(told) and not any("\ufffd" in piece for _, piece in found):
         return False  # as nearly every text: quickly told
     seen = Counter("".join(piece for _, piece in found))
     if 20 * seen["\ufffd"] > sum(count for character, count in seen.items() if not character.isspace()):

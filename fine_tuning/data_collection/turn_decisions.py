@@ -70,8 +70,7 @@ class CleanSettings:
     languages: Sequence[str] = ()  # that are learned (ISO 639-1); none: all
 
 
-@dataclass(frozen=True)
-class CleanTurn:
+class CleanTurn(NamedTuple):
     """A turn of which every text is fit to be learned."""
 
     turn: Turn

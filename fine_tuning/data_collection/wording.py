@@ -32,7 +32,11 @@ class Wording:
     @property
     def names(self) -> tuple[bool, ...]:
         """Whether each word is written like a name, or is code."""
-        return tuple(not word or (not self.shouted and any(map(str.isupper, word))) for word in self.written)
+        return tuple(not word or (not self.shouted and _has_capital(word)) for word in self.written)
+
+
+def _has_capital(word: str) -> bool:
+    return word != word.lower() if word.isascii() else any(map(str.isupper, word))
 
 
 def wording(text: str | Layout) -> Wording:
