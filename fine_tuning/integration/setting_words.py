@@ -23,6 +23,10 @@ _CHATS = {
         "Longest answer in a chat, in tokens",
         "An answer is cut there, so that none is endless. 100 tokens are about 75 English words; 1024 is usual.",
     ),
+    "chat.titles": (
+        "Let the model name chats",
+        "After its first answer, in the background. Off: a chat is named by its first question.",
+    ),
     "data_collection.record": (
         "Record new chats",
         "What a new chat begins with; its own switch turns recording off and on. Only what is recorded can be learned.",

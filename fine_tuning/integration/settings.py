@@ -28,6 +28,7 @@ ALSO = frozenset(
     {
         "dataset.path",
         "dataset.format",
+        "chat.titles",
         "data_collection.min_conversation_length",
         "data_collection.max_conversation_length",
         "data_collection.learn_own_answers",
