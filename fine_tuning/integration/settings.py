@@ -41,7 +41,6 @@ ALSO = frozenset(
         "data_collection.auto_export",
         "data_collection.export_interval",
         "data_collection.record",
-        "chat.titles",
         "mix.shares",
         "mix.temperature",
         "mix.largest_share",
