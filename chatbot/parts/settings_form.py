@@ -5,6 +5,7 @@ and defaults the configuration's.
 from typing import Any
 
 GROUPS: dict[str, tuple[str, ...]] = {
+    "Chat": ("chat.titles",),
     "Privacy": (
         "data_collection.record",
         "data_preparation.scrub_pii",

@@ -25,7 +25,7 @@ _CHATS = {
     ),
     "chat.titles": (
         "Let the model name chats",
-        "After the first answer it names the chat in a few words. Off, the first question names it.",
+        "After its first answer, in the background. Off: a chat is named by its first question.",
     ),
     "data_collection.record": (
         "Record new chats",

@@ -28,6 +28,7 @@ ALSO = frozenset(
     {
         "dataset.path",
         "dataset.format",
+        "chat.titles",
         "data_collection.min_conversation_length",
         "data_collection.max_conversation_length",
         "data_collection.learn_own_answers",
@@ -40,7 +41,6 @@ ALSO = frozenset(
         "data_collection.auto_export",
         "data_collection.export_interval",
         "data_collection.record",
-        "chat.titles",
         "mix.shares",
         "mix.temperature",
         "mix.largest_share",
