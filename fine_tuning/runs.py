@@ -1,16 +1,16 @@
-"""One run's folder, data/runs/<id>/: the names of its files, and the lock that lets one retrain run at a time.
+"""Define the files of a run folder, data/runs/<id>/, and the lock that lets one retrain run at a time.
 
-config.yaml      the whole configuration, as it was resolved      } written first
-inputs.json      what is learned, from which base                 }
-base/            the base in Hugging Face format, while it trains
-checkpoints/ ... what a training goes on from
-progress.jsonl   one line a step
-adapter/         what was learned, in PEFT format
-adapter.gguf     the same for the engine; or model.gguf, merged
-evaluation.json, report.html   how it compares with its base and the live version
-version.json     the version's number, reserved
-Modelfile        what the version's tag was made from
-manifest.json    written last: without it the run is unfinished, and is gone on with
+config.yaml      the complete resolved configuration              } written first
+inputs.json      the names of the training data and the base      }
+base/            the base in Hugging Face format, during the training
+checkpoints/ ... the states from which a training is resumed
+progress.jsonl   one line per step
+adapter/         the result of the training, in PEFT format
+adapter.gguf     the result for the engine; or model.gguf, the merged model
+evaluation.json, report.html   the comparison with the base and the live version
+version.json     the reserved number of the version
+Modelfile        the Modelfile from which the version's tag was created
+manifest.json    written last: a run without it is unfinished, and can be resumed
 """
 
 import json
@@ -31,7 +31,7 @@ from fine_tuning.errors import Busy, ByoaiError
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of one run, and where in it everything lies."""
+    """The folder of a run, and the paths of its files."""
 
     folder: Path
 
@@ -84,14 +84,14 @@ class Run:
         return self.folder / "evaluation.json"
 
     def serving(self) -> tuple[Path, ...]:
-        """Return what a version needs to be served and to be made again; it tells nothing of what was said."""
+        """Return the files needed to serve a version and to make it again; they contain no text of chats."""
         return self.modelfile, self.adapter_gguf, self.model_gguf, self.manifest, self.config, self.inputs, self.version
 
 
 def all_runs(folder: Path) -> list[Run]:
     """Return the runs in `folder`, newest first.
 
-    A folder counts if only a run can have made it; an empty one too, whose run was killed at once.
+    A folder counts if it has a file of a run, or is empty, as after a run that was killed at once.
     """
     return [Run(each) for each in sorted(folder.glob("*"), reverse=True) if _is_run(each)]
 
@@ -111,7 +111,7 @@ class Holder:
     """The process that holds the lock."""
 
     pid: int
-    started: float  # when the process began (seconds since 1970): a number that is used again is another process
+    started: float  # start of the process (seconds since 1970), as process ids are reused
     command: str
     since: str  # when it took the lock
 
@@ -121,10 +121,10 @@ class Holder:
 
 @contextmanager
 def only_one(command: str = "") -> Iterator[None]:
-    """Keep every other retrain (and what must not happen during one) out.
+    """Hold the lock that excludes other retrains, and operations that must not run during one.
 
-    Busy if one is running: it names who holds the lock. `command`: what a person reads of it; by
-    default, how this process was called.
+    Raises Busy, which names the process holding the lock. `command` describes this process to the
+    user; by default it is its command line.
     """
     lock = filelock.FileLock(paths.home() / "retrain.lock")
     try:
@@ -133,7 +133,7 @@ def only_one(command: str = "") -> Iterator[None]:
     except filelock.Timeout:
         found = holder()
         raise Busy(
-            f"another retrain is running ({found or lock.lock_file}): wait for it, or end it; it can be resumed"
+            f"another retrain is running ({found or lock.lock_file}): wait until it ends, or stop it; it can be resumed"
         ) from None
     except OSError as error:
         raise ByoaiError(
@@ -150,7 +150,7 @@ def only_one(command: str = "") -> Iterator[None]:
 
 
 def holder() -> Holder | None:
-    """Return who holds the lock; None if nobody does."""
+    """Return the process that holds the lock; None if there is none."""
     try:
         found = Holder(**json.loads(_holder_file().read_text(encoding="utf-8")))
         alive = abs(psutil.Process(found.pid).create_time() - found.started) < 1.0
@@ -160,9 +160,9 @@ def holder() -> Holder | None:
 
 
 def called() -> str:
-    """Return how this process was called, with "…" for each value.
+    """Return the command line of this process, with "…" for each value.
 
-    What was typed may be what somebody said (`forget --matching …`).
+    Values may be private texts (`forget --matching …`).
     """
     program = Path(sys.argv[0])
     name = {"__main__.py": "byoai", "worker.py": "byoai job"}.get(program.name, program.name)
@@ -174,7 +174,7 @@ def called() -> str:
 
 
 def _told(word: str) -> str:
-    """Return the name of an option; "…" for all else."""
+    """Return an option's name without its value; "…" for any other word."""
     option = re.match(r"--?[a-z][a-z-]*(?=$|=)", word)
     return "…" if option is None else option[0] + "=…" * (option[0] != word)
 

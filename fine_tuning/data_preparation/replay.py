@@ -1,6 +1,7 @@
-"""Self-replay: the base answers general prompts itself, and the fine-tune is held to those answers.
+"""Self-replay: the base model answers general prompts, and the fine-tune is also trained on those
+answers, so that it keeps what the base knows.
 
-No foreign data is needed for a model to keep what it knew; the rows are made once for each base and set of prompts.
+This needs no external data. The rows are built once for each base and set of prompts.
 """
 
 import json
@@ -19,27 +20,28 @@ from fine_tuning.data_preparation.tokenizer import fingerprint
 from fine_tuning.errors import DataError
 from fine_tuning.token_rows import TokenRow
 
-_STEP = 16  # prompts
+_STEP = 16  # the number of prompts is a multiple of this
 PROMPTS = paths.SAMPLES / "general_prompts.jsonl"
 
 Answer = Callable[[str], tuple[str, bool]]
-"""The base's greedy answer to a prompt, and whether it ended by itself."""
+"""Returns the base's greedy answer to a prompt, and whether it ended with an end token."""
 
 
 def prompts_beside(chats: int, share: float) -> int:
-    """How many prompts make a `share` of what is learned together with `chats` conversations; in whole steps, so that
-    the rows, and what the base thinks of their tokens, are seldom made anew for a log that has grown a little."""
+    """Return the number of prompts that make up a `share` of the training data beside `chats`
+    conversations. It is rounded up to a multiple of 16, so that the rows and the base's
+    probabilities for them can be reused when the log has grown a little."""
     return math.ceil(share / (1 - share) * chats / _STEP) * _STEP
 
 
 def read_prompts(count: int, seed: int, file: Path = PROMPTS) -> list[str]:
-    """`count` of the project's general prompts (all, if there are fewer), drawn with `seed`; fewer
-    are the first of more.
+    """Return `count` of the project's general prompts (all, if there are fewer), drawn with `seed`. A
+    smaller count gives the first prompts of a larger one.
     """
     try:
         prompts = [str(json.loads(line)["prompt"]) for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f'{file} must hold one {{"prompt": ...}} a line: {error}') from error
+        raise DataError(f'{file} must contain one {{"prompt": ...}} per line: {error}') from error
     random.Random(seed).shuffle(prompts)
     return prompts[:count]
 
@@ -47,10 +49,10 @@ def read_prompts(count: int, seed: int, file: Path = PROMPTS) -> list[str]:
 def build_replay(
     prompts: Sequence[str], answer: Answer, render: Render, tokenizer: Tokenizer, max_length: int, key: str
 ) -> tuple[Path, Iterator[int]]:
-    """The file of the replay's token rows, and an iterator that makes it, counting the prompts done.
+    """Return the file of the replay's token rows, and an iterator that builds it and yields the number of prompts done.
 
-    `key` names the base and how it answers; it is asked each prompt once, however many are wanted
-    later. The iterator is empty when the file is there already. Raises DataError for an empty key.
+    `key` identifies the base and its sampling settings. Each prompt is answered once; later calls
+    reuse the answers. The iterator is empty if the file exists. Raises DataError for an empty key.
     """
     check_key(key, "the replay's key")
     base = [key, fingerprint(tokenizer)]
@@ -84,5 +86,5 @@ def _make(
 
 
 def _without_end(row: TokenRow) -> TokenRow:
-    # An answer that was cut off did not end there, so its end must not be taught.
+    # The answer was cut off by the length limit, so the end token is not trained on.
     return replace(row, input_ids=row.input_ids[:-1], trained=row.trained[:-1])

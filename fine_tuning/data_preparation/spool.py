@@ -1,8 +1,8 @@
-"""Conversations on their way into a dataset, in a temporary file: they are read several times, and
-are too many for the memory.
+"""Hold conversations in a temporary file while a dataset is built: they are read several times, and
+may be too many for the memory.
 
-The file has no name, so nothing is left of it, however the program ends. In memory are numbers:
-some forty bytes a conversation.
+The file has no name, so nothing of it remains however the program ends. About forty bytes per
+conversation are kept in memory.
 """
 
 import json
@@ -28,7 +28,7 @@ Record = dict[str, Any]
 
 
 class Spool:
-    """To be used in a `with` statement; first all is added, then it is read."""
+    """A temporary store of conversations, used in a `with` statement: first add all, then read."""
 
     def __init__(self) -> None:
         self._starts = array("q")
@@ -39,7 +39,7 @@ class Spool:
         self._pinned = array("b")  # the split that a conversation names, by its number; -1 for none
 
     def __enter__(self) -> "Spool":
-        # private texts lie nowhere else, and there must be room for as much again
+        # private texts must not leave the data folder, and the dataset needs as much space there anyway
         paths.home().mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=paths.home())
         return self
@@ -51,7 +51,7 @@ class Spool:
         return len(self._starts)
 
     def add(self, conversation: Conversation, pair: Record) -> None:
-        """Take in a conversation, and what it is in the dataset."""
+        """Add a conversation and its training pair."""
         turns = conversation.turns
         fields = [conversation.id, turns[0].session_id, [turn.id for turn in turns], pair, text_of(conversation)]
         self._starts.append(self._file.tell())
@@ -60,23 +60,23 @@ class Spool:
         self._sessions.append(_hash(turns[0].session_id))
         self._sources.append(sys.intern(source_of(turns[0])))
         self._pinned.append(_pinned(conversation))
-        # JSON holds neither as it is
+        # JSON escapes tabs and newlines, so neither occurs within a field
         self._file.write(b"\t".join(json.dumps(field).encode() for field in fields) + b"\n")
 
     def records(self, often: Sequence[int] | None = None) -> Iterator[Record]:
-        """Yield the dataset's records: of all conversations, or each as often as it is said."""
+        """Yield the dataset's records: each once, or each `often[number]` times."""
         for number, line in self._lines(often):
             for _ in range(1 if often is None else often[number]):
                 yield {"id": self._id(number, json.loads(line[_ID])), **json.loads(line[_PAIR])}
 
     def epoch(self, often: Sequence[int]) -> Iterator[tuple[Record, list[str], int]]:
-        """Yield the record of each conversation that is there, the ids of its turns, and how often it is there."""
+        """Yield for each conversation of an epoch its record, the ids of its turns, and its number of repeats."""
         for number, line in self._lines(often):
             record = {"id": self._id(number, json.loads(line[_ID])), **json.loads(line[_PAIR])}
             yield record, json.loads(line[_TURNS]), often[number]
 
     def ids(self) -> list[str]:
-        """Return the records' ids."""
+        """Return the id of each record."""
         return [self._id(number, json.loads(line[_ID])) for number, line in self._lines()]
 
     def sessions(self) -> Iterator[str]:
@@ -89,7 +89,7 @@ class Spool:
         return found
 
     def pinned(self) -> list[str]:
-        """Return the split that each conversation names for itself; "" for the many that name none."""
+        """Return the split that each conversation names in its metadata; "" if it names none."""
         return ["" if number < 0 else SPLITS[number] for number in self._pinned]
 
     def sources(self) -> Sequence[str]:
@@ -97,26 +97,26 @@ class Spool:
         return self._sources
 
     def turn_ids(self, chosen: Sequence[int] | None = None) -> Iterator[str]:
-        """Yield the ids of all turns, or of those of the conversations that are chosen."""
+        """Yield the ids of all turns, or of the turns of the `chosen` conversations."""
         return (id for _, line in self._lines(chosen) for id in json.loads(line[_TURNS]))
 
     def texts(self) -> "Texts":
-        """Return the same, also by number."""
+        """Return the texts of all conversations as a sequence."""
         return Texts(self)
 
     def said(self) -> Iterator[str]:
-        """Yield what was said in each conversation."""
+        """Yield the text of each conversation."""
         return (json.loads(line[_TEXT]) for _, line in self._lines())
 
     def text(self, number: int) -> str:
-        """Return what was said in one."""
+        """Return the text of one conversation."""
         self._file.seek(self._starts[number])
         said: str = json.loads(self._file.readline().split(b"\t")[_TEXT])
         return said
 
     def sizes(self, splits: Sequence[str], often: Sequence[int]) -> dict[str, dict[str, int]]:
-        """Return how many conversations and turns there are in each split, given each
-        conversation's split, and how often it is there.
+        """Return the number of conversations and turns in each split, given each conversation's split
+        and its number of repeats.
         """
         conversations, turns = Counter[str](), Counter[str]()
         for split, count, size in zip(splits, often, self._turns, strict=True):
@@ -128,7 +128,7 @@ class Spool:
         place = 0
         for number in range(len(self)):
             if number % _AT_ONCE == 0:
-                self._file.seek(place)  # others may have read meanwhile
+                self._file.seek(place)  # another reader may have moved the position meanwhile
                 lines = list(islice(self._file, _AT_ONCE))
             line = lines[number % _AT_ONCE]
             place += len(line)
@@ -136,15 +136,15 @@ class Spool:
                 yield number, line.split(b"\t")
 
     def _id(self, number: int, id: str) -> str:
-        """Return a conversation's id; a repeated one (the parts of a conversation that was cut)
-        gets its number: `x`, `x/2`.
+        """Return a conversation's id, numbered if it occurs several times (the parts of a conversation
+        that was cut in two): `x`, `x/2`.
         """
         count = int(self._counts[number])
         return id if count == 1 else f"{id}/{count}"
 
     @cached_property
     def _counts(self) -> npt.NDArray[np.int32]:
-        """How many conversations up to each have its id."""
+        """Return for each conversation how many have had its id so far, itself included."""
         ids = np.frombuffer(self._ids, np.uint64)
         order = np.argsort(ids, kind="stable")
         places = np.arange(len(ids))
@@ -155,7 +155,7 @@ class Spool:
 
 
 def _pinned(conversation: Conversation) -> int:
-    """Return the number of the split that all turns of a conversation name in their metadata; -1 if they do not."""
+    """Return the index of the split that all turns of a conversation name in their metadata; else -1."""
     named = {
         turn.metadata.get("split") if isinstance(turn.metadata.get("split"), str) else "" for turn in conversation.turns
     }
@@ -164,12 +164,12 @@ def _pinned(conversation: Conversation) -> int:
 
 
 def text_of(conversation: Conversation) -> str:
-    """Return what was said in a conversation, as look-alikes are searched for."""
+    """Return the text of a conversation, in which near-duplicates are searched for."""
     return "\n".join(f"{turn.user_message}\n{turn.bot_response}" for turn in conversation.turns)
 
 
 class Texts(Sequence[str]):
-    """What was said in each conversation of a spool, read when it is asked for."""
+    """The texts of a spool's conversations, each read from the file when it is accessed."""
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
@@ -196,5 +196,5 @@ def _hash(text: str) -> int:
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
 
-_ID, _SESSION, _TURNS, _PAIR, _TEXT = range(5)  # fields of a line, each decoded only where it is needed
-_AT_ONCE = 500  # lines that are read at once
+_ID, _SESSION, _TURNS, _PAIR, _TEXT = range(5)  # fields of a line; each is decoded only where it is needed
+_AT_ONCE = 500  # lines read at once
