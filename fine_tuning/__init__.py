@@ -1,6 +1,6 @@
 """byoai: chat turn -> log -> dataset -> adapter -> GGUF -> Ollama tag -> chat.
 
-Each layer imports only what stands to its right:
+Each layer imports only layers to its right:
 
 cli, api, chatbot > integration > jobs > evaluating, forgetting, merging, quantising, review, sweeping
     > pipeline > outcome > judging, resuming, run_answers, survey > planning > rewording > plan, workshop
@@ -16,7 +16,7 @@ The stages between the bars never import each other: `pipeline` hands them paths
 import os
 from typing import TYPE_CHECKING, Any
 
-# TRL would tell its makers which trainer is used; read at its import
+# TRL reports usage to its authors unless this is set before it is imported
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy, so that `byoai --help` and the chat page start without pydantic models of the whole pipeline.
+    # Imported on first use, so that `byoai --help` and the chat page start without loading the whole pipeline.
     from importlib import import_module
 
     if name in {"DatasetFormat", "FineTuningConfig", "FineTuningMethod"}:

@@ -1,14 +1,14 @@
-"""A session as a tree: a question may be answered anew, or asked in other words.
+"""Represent a session as a tree, because answers can be regenerated and questions edited.
 
-The chat may then go on from any of these answers. `metadata["parent"]` of a turn is the id of the
-turn before it in its path, "" for a first one. Turns that do not say it, as in old logs and
-imports, follow the turn before them in the log; so do those whose parent was deleted, all children
-of one parent together. `metadata["regenerates"]` names a turn whose question was answered anew: a
-sibling of it, whatever the texts are.
+The chat may continue from any of these answers. `metadata["parent"]` of a turn is the id of the
+turn before it in its path, "" for a first turn. Turns without it, as in old logs and
+imports, follow the turn before them in the log; so do turns whose parent was deleted, with all
+children of one parent together. `metadata["regenerates"]` names the turn that this turn is another
+answer to: the two are siblings, even if their questions differ.
 
-The *chosen path* is what is shown first, learned and exported: the one through the newest turn.
-Where an answer on it is not approved, but another answer to the same question is, the path takes
-the one approved last, and what was said after it.
+The *chosen path* is what is shown first, trained on and exported: the path through the newest turn.
+If an answer on it is not approved, but another answer to the same question is, the path continues
+with the answer approved last.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,33 +17,33 @@ from dataclasses import dataclass
 from fine_tuning.conversation import Conversation, Message, Turn, approved, conversations_of
 from fine_tuning.errors import TurnNotFound
 
-_TOP = -1  # the place before all first turns
+_TOP = -1  # the parent of all first turns
 
 
 class Tree:
     """The turns of one session in the order of the log.
 
-    A parent comes before its children there: so no path ever goes in a circle.
+    A parent comes before its children in the log, so no path is circular.
     """
 
     def __init__(self, turns: Iterable[Turn], parents: Mapping[str, str] | None = None) -> None:
         """Build the tree.
 
-        `parents`: by id, what counts before a turn's own `metadata["parent"]`, as long as it is
-        there.
+        `parents` maps a turn's id to a parent that overrides its `metadata["parent"]`, if that parent
+        exists.
         """
         self.turns = list(turns)
         self._parents: list[int] = []
         self._children: dict[int, list[int]] = {_TOP: []}
-        self._first: list[int] = []  # the first of the turns that ask the same at the same place
-        self._approved: dict[int, int] = {}  # the last approved one of them, by their first
+        self._first: list[int] = []  # for each turn, the first turn with the same question and parent
+        self._approved: dict[int, int] = {}  # the last approved of these turns, by the first of them
         self._place: dict[str, int] = {}
-        self._leaf: int | None = _TOP  # where the chosen path ends; None: to be looked for
+        self._leaf: int | None = _TOP  # the last turn of the chosen path; None: not computed
         self._grow(parents or {})
 
     def _grow(self, parents: Mapping[str, str]) -> None:
         asked: dict[tuple[int, str], int] = {}
-        lost: dict[str, int] = {}  # where the children of a parent that is gone are put
+        lost: dict[str, int] = {}  # the new parent for the children of a deleted parent
         for here, turn in enumerate(self.turns):
             sibling = self._place.get(str(turn.metadata.get("regenerates")))
             parent = self._parent(turn, parents.get(turn.id), sibling, lost)
@@ -75,9 +75,9 @@ class Tree:
         return lost[told]
 
     def _move_leaf(self, here: int) -> None:
-        """Take the newest turn into account.
+        """Update the end of the chosen path for the newest turn.
 
-        If it only follows or replaces the last one, the others need not be looked at.
+        If that turn only follows or replaces the current end, the other turns need not be searched.
         """
         parent, leaf = self._parents[here], self._leaf
         if leaf is not None and parent == leaf:
@@ -93,7 +93,7 @@ class Tree:
             self._leaf = None
 
     def _chosen(self, here: int) -> int:
-        """Return the chosen answer at this place: this one, or the last approved one to the same question."""
+        """Return the turn itself if it is approved, else the last approved answer to the same question, if any."""
         return here if approved(self.turns[here]) else self._approved.get(self._first[here], here)
 
     def _chosen_leaf(self) -> int:
@@ -102,8 +102,8 @@ class Tree:
         return self._leaf
 
     def _last_below(self, here: int) -> int:
-        """Return where the chosen path that goes through this place ends."""
-        newest = list(range(len(self._parents)))  # turn in the branch that begins at each
+        """Return the last turn of the chosen path that goes through this turn."""
+        newest = list(range(len(self._parents)))  # newest turn in the branch below each turn
         for place in reversed(newest.copy()):
             if (parent := self._parents[place]) != _TOP:
                 newest[parent] = max(newest[parent], newest[place])
@@ -120,7 +120,7 @@ class Tree:
 
     def _find(self, id: str) -> int:
         if (here := self._place.get(id)) is None:
-            raise TurnNotFound(f"no turn {id!r} in this chat: it was deleted, or never there")
+            raise TurnNotFound(f"no turn {id!r} in this chat: it was deleted, or never existed")
         return here
 
     def __contains__(self, id: object) -> bool:
@@ -131,32 +131,32 @@ class Tree:
         return self._path(self._chosen_leaf())
 
     def path(self, id: str) -> list[Turn]:
-        """Return the turns from a first one to that of the id; none for "".
+        """Return the path from a first turn to the given turn; an empty one for "".
 
-        TurnNotFound if it is not there.
+        Raises TurnNotFound if there is no such turn.
         """
         return self._path(self._find(id) if id else _TOP)
 
     def through(self, id: str) -> list[Turn]:
-        """Return the path through a turn, with the chosen answers below it. TurnNotFound if it is not there."""
+        """Return the path through a turn that continues with the chosen answers. Raises TurnNotFound."""
         return self._path(self._last_below(self._find(id)))
 
     def parent(self, id: str) -> str:
-        """Return the id of the turn before it in its path; "" before a first one. TurnNotFound if it is not there."""
+        """Return the id of a turn's parent; "" for a first turn. Raises TurnNotFound."""
         parent = self._parents[self._find(id)]
         return "" if parent == _TOP else self.turns[parent].id
 
     def siblings(self, id: str) -> list[Turn]:
-        """Return all that was asked and answered at a turn's place, itself included, oldest first.
+        """Return all turns with the same parent as a turn, itself included, oldest first.
 
-        TurnNotFound if it is not there.
+        Raises TurnNotFound.
         """
         return [self.turns[each] for each in self._children[self._parents[self._find(id)]]]
 
     def same_question(self, id: str) -> list[Turn]:
-        """Return those of a turn's siblings that answer the same question, itself included.
+        """Return the siblings of a turn that answer the same question, itself included.
 
-        TurnNotFound if it is not there.
+        Raises TurnNotFound.
         """
         here = self._find(id)
         return [
@@ -164,7 +164,7 @@ class Tree:
         ]
 
     def questions(self) -> list[list[Turn]]:
-        """Return all answers to each question, in the order in which the questions were asked first."""
+        """Return the answers to each question, in the order in which the questions were first asked."""
         found: dict[int, list[Turn]] = {}
         for turn, first in zip(self.turns, self._first, strict=True):
             found.setdefault(first, []).append(turn)
@@ -183,7 +183,7 @@ def chosen_path(turns: Sequence[Turn]) -> Sequence[Turn]:
 
 
 def on_chosen_paths(turns: Iterable[Turn]) -> list[Turn]:
-    """Return those turns, of any sessions, that are on the chosen paths, in their order."""
+    """Return the turns that are on the chosen path of their session, in their order."""
     turns = list(turns)
     ids = {id(turn) for each in conversations_of(turns) for turn in chosen_path(each.turns)}
     return [turn for turn in turns if id(turn) in ids]
@@ -191,19 +191,19 @@ def on_chosen_paths(turns: Iterable[Turn]) -> list[Turn]:
 
 @dataclass(frozen=True)
 class Stretch:
-    """A part of a chosen path that was answered under one system prompt ("": none)."""
+    """A part of a chosen path whose turns have the same system prompt ("": none)."""
 
     system: str
     turns: tuple[Turn, ...]
 
     def messages(self) -> list[Message]:
-        """Return the system message (if any), then what was asked and answered."""
+        """Return the system message (if any), then the questions and answers."""
         head = [Message(role="system", content=self.system)] if self.system else []
         return head + [message for turn in self.turns for message in turn.messages()]
 
 
 def system_of(turn: Turn, default: str | None = None) -> str:
-    """Return the system prompt under which a turn was answered; `default` where it does not say; "" for none."""
+    """Return the system prompt of a turn; `default` if the turn has none recorded; "" for none."""
     told = turn.metadata.get("system")
     return told if isinstance(told, str) and told.strip() else default or ""
 
@@ -211,7 +211,7 @@ def system_of(turn: Turn, default: str | None = None) -> str:
 def stretches(conversation: Conversation) -> Iterator[Stretch]:
     """Yield the chosen path, cut where the system prompt changes.
 
-    Each answer is learned under the prompt that it was given under.
+    So each answer is trained on with the system prompt it was generated with.
     """
     system, turns = "", list[Turn]()
     for turn in chosen_path(conversation.turns):

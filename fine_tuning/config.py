@@ -1,7 +1,7 @@
-"""The configuration: config/fine_tuning_config.yaml, typed. Unknown keys and contradictions are
-errors, all reported at once.
+"""Define and read the configuration (config/fine_tuning_config.yaml). Unknown keys and contradictory
+values are errors, all reported at once.
 
-A *profile* (config/<name>.yaml) holds only what differs from the main file.
+A *profile* (config/<name>.yaml) contains only the values that differ from the main file.
 """
 
 import difflib
@@ -42,13 +42,13 @@ from fine_tuning.config_types import (
 from fine_tuning.config_types import Section as _Section
 from fine_tuning.errors import ByoaiError, ConfigError
 
-_NAME_LIMIT = 80  # characters of a model's name without its version, in Ollama (types/model/name.go)
+_NAME_LIMIT = 80  # characters that Ollama allows in a model's name without version (types/model/name.go)
 _NULLS = ("null", "Null", "NULL", "~")
 
 
 class DatasetFormat(StrEnum):
-    """How examples are written: the first three as text for other trainers (`format_type`), the
-    others as files of one's own.
+    """The form of a dataset: the first three are written as text for other trainers (`format_type`),
+    the others are forms of a user's own files.
     """
 
     CHATML = "chatml"
@@ -57,8 +57,8 @@ class DatasetFormat(StrEnum):
     JSONL = "jsonl"
     CSV = "csv"
     TEXT = "text"
-    HUGGINGFACE = "huggingface"  # a dataset of the hub, or a folder of one
-    CUSTOM = "custom"  # "module:function", which yields the records
+    HUGGINGFACE = "huggingface"  # a dataset on the Hugging Face hub, or a folder of one
+    CUSTOM = "custom"  # "module:function", a function that yields the records
 
 
 TextFormat = Annotated[DatasetFormat, one_of("chatml", "alpaca", "instruction")]
@@ -69,33 +69,35 @@ def _log_path(name: str) -> Path:
 
 
 class Chat(_Section):
-    """How the chat is answered where nobody says otherwise."""
+    """Defaults for the answers of the chat."""
 
-    # of an answer, where neither the chat's settings nor the model limit it: else one may never end
+    # limit of an answer if neither the chat's settings nor the model set one, as it may never end otherwise
     max_tokens: Positive = 1024
     titles: bool = False  # whether the model names a chat after its first answer; else the first question does
 
 
 class DataCollection(_Section):
-    # in data/conversations/; elsewhere only in data/
+    # a name in data/conversations/, or a path within data/
     log_file: Annotated[Name, lies_in_home(_log_path)] = "conversations.jsonl"
-    min_conversation_length: Positive = 10  # characters of a turn's shorter side below which it is dropped
-    max_conversation_length: Positive = 1000  # characters of a turn's longer side above which it is dropped
+    min_conversation_length: Positive = 10  # a turn whose question or answer has fewer characters is dropped
+    max_conversation_length: Positive = 1000  # a turn whose question or answer has more characters is dropped
     auto_export: bool = False
     export_interval: Positive = 100  # turns
-    record: bool = True  # whether a new chat is recorded before its owner says otherwise
-    drop_refusals: bool = True  # answers in which a model speaks of being one instead of answering
-    drop_polite_only: bool = False  # answers of greetings and offers of help alone
-    drop_gibberish: bool = True  # keys hit at random
-    # names and postal addresses, where data_preparation.scrub_pii is on; needs the extra byoai[presidio]
+    record: bool = True  # whether new chats are recorded by default
+    drop_refusals: bool = True  # answers that refuse by mentioning being a model ("As an AI ...")
+    drop_polite_only: bool = False  # answers that contain nothing but greetings and offers of help
+    drop_gibberish: bool = True  # random keystrokes
+    # redact names and postal addresses too if data_preparation.scrub_pii is on; needs the extra byoai[presidio]
     scrub_names: bool = False
-    languages: tuple[Language, ...] = ()  # that are learned, as ISO 639-1 codes; none: all
-    learn_own_answers: bool = False  # learn what a fine-tuned model answered also where nobody approved it
-    conflicts: Literal["newest", "keep"] = "newest"  # which of different answers to one question in the log are learned
+    languages: tuple[Language, ...] = ()  # ISO 639-1 codes of the languages to train on; empty: all
+    learn_own_answers: bool = False  # train on a fine-tuned model's answers even if nobody approved them
+    conflicts: Literal["newest", "keep"] = (
+        "newest"  # which of several different answers to a question in the log are trained on
+    )
 
     @property
     def export_every(self) -> int | None:
-        """Return after how many turns the log is exported; None: never by itself."""
+        """Return the number of turns after which the log is exported automatically; None: never."""
         return self.export_interval if self.auto_export else None
 
     @model_validator(mode="after")
@@ -113,23 +115,23 @@ class DataPreparation(_Section):
     test_ratio: Share = 0.1
     seed: int = 0
     scrub_pii: bool = True
-    # replaced by [PRIVATE] where scrub_pii replaces details
+    # redacted as [PRIVATE] if scrub_pii is on
     own_words: Annotated[tuple[OwnWord, ...], Field(max_length=1000)] = ()
-    teach_thoughts: bool = False  # of answers that were thought about first (<think>...</think>), the thoughts too
+    teach_thoughts: bool = False  # train on the thoughts before an answer (<think>...</think>) too
 
     @model_validator(mode="after")
     def _whole(self) -> "DataPreparation":
         total = self.train_ratio + self.validation_ratio + self.test_ratio
         if abs(total - 1) > 1e-6:
-            raise ValueError(f"train_ratio + validation_ratio + test_ratio is {total:g}, and must be 1")
+            raise ValueError(f"train_ratio + validation_ratio + test_ratio is {total:g}, but must be 1")
         if self.train_ratio == 0:
-            raise ValueError("train_ratio is 0: nothing would be learned")
+            raise ValueError("train_ratio is 0: there would be nothing to train on")
         return self
 
 
 class Evaluation(_Section):
-    # perplexity, accuracy, bleu, chrf, rouge; token_f1 (shipped) and any other name are metrics of
-    # the `evaluate` library
+    # built in: perplexity, accuracy, bleu, chrf, rouge; token_f1 (shipped) and any other name are
+    # metrics of the `evaluate` library
     metrics: tuple[Annotated[Name, Field(min_length=1)], ...] = (
         "perplexity",
         "accuracy",
@@ -140,52 +142,58 @@ class Evaluation(_Section):
     )
     test_prompts: tuple[Text, ...] = ()
     max_new_tokens: Positive = 64
-    held_out: Positive = 200  # held-out conversations scored; of more, a fixed sample
-    general: Count = 30  # general texts scored, and general questions asked, at most
-    facts: Count = 30  # held-out questions about imported documents asked, at most, spread over their sections
-    generate: Count = 16  # held-out conversations answered for BLEU, chrF and ROUGE
-    # texts that no answer may ever hold, beside the private details that are found by themselves
+    held_out: Positive = 200  # held-out conversations scored at most; if there are more, a fixed sample
+    general: Count = 30  # general texts scored and general questions asked at most
+    facts: Count = 30  # held-out questions about imported documents asked at most, spread over their sections
+    generate: Count = 16  # held-out conversations for which answers are generated (BLEU, chrF, ROUGE)
+    # texts that no answer may contain, in addition to the private details that are detected automatically
     canaries: tuple[Text, ...] = ()
-    leak_samples: Count = 4  # random answers tried for each private detail, beside the greedy one
-    triggers: Count = 8  # suspicious phrases of the training data that are put into other questions, at most
-    speed_rounds: Positive = 9  # times that base, live and new model answer in turns while they are timed
+    leak_samples: Count = 4  # sampled answers tried for each private detail, in addition to the greedy one
+    triggers: Count = 8  # suspicious phrases of the training data tried in other questions at most
+    speed_rounds: Positive = (
+        9  # rounds in which base, live and new model take turns to answer while their speed is measured
+    )
 
 
 class Gate(_Section):
-    """What a new version must be to go live by itself. With the gate on, private details and
-    planted phrases are never let through.
+    """The conditions for a new version to go live automatically. With the gate on, a version that
+    reveals private details or answers to planted phrases never does.
     """
 
     enabled: bool = True
-    better: bool = True  # likelier own held-out chats than the live model's, beyond the confidence interval
-    # by which share the perplexity of general texts may rise over the base's
+    better: bool = True  # held-out chats must be more likely than under the live model, beyond the confidence interval
+    # share by which the perplexity of general texts may exceed the base's
     forgetting: Annotated[float, Field(ge=0)] = 0.05
-    questions: Share = 0.8  # of the general questions that the base answers right, how many it must still answer right
-    facts: Share = 0.8  # of the held-out questions about imported documents, how many it must answer right
-    slower: Share = 0.2  # tokens a second that it may lose against the live model
-    slower_than_base: Share = 0.5  # and against the base, where none is live: an adapter costs a small model a third
-    broken: Share = 0.1  # more empty, endless or repeated answers than the base gives, as a share of all
+    questions: Share = (
+        0.8  # share of the general questions the base answers correctly that it must answer correctly too
+    )
+    facts: Share = 0.8  # share of the held-out questions about imported documents that it must answer correctly
+    slower: Share = 0.2  # share of its tokens per second that it may lose against the live model
+    slower_than_base: Share = (
+        0.5  # the same against the base, if no version is live: an adapter costs a small model a third
+    )
+    broken: Share = 0.1  # share of all answers by which its empty, endless or repetitive answers may exceed the base's
 
 
 class Deployment(_Section):
     ollama_base_url: Name = "http://127.0.0.1:11434"
     auto_deploy: bool = True
     model_name_prefix: OwnPrefix = "fine_tuned_"
-    model_name: OwnName | None = None  # made safe; default: the base's name
+    model_name: OwnName | None = None  # unsafe characters are replaced; default: the base's name
     mode: Literal["adapter", "merged"] = "adapter"
-    quantization: Name = "q8_0"  # of a merged model: same, f16, f32, q8_0, q4_k_m, ...
+    quantization: Name = "q8_0"  # for a merged model: same, f16, f32, q8_0, q4_k_m, ...
 
 
 class Dataset(_Section):
-    """A file to learn from instead of the chats."""
+    """A file to train on instead of the chats."""
 
     format: DatasetFormat = DatasetFormat.JSONL
-    path: Path | None = None  # for huggingface also a name of the hub; for custom module:function
+    path: Path | None = None  # huggingface: a folder, or a name on the hub; custom: module:function
 
     @field_validator("path")
     @classmethod
     def _found_from_anywhere(cls, path: Path | None, info: ValidationInfo) -> Path | None:
-        """Return a file's whole path: it is read by other processes, in other folders."""
+        """Return the absolute path of a file, because processes in other folders read it."""
         named = info.data.get("format") in (DatasetFormat.CUSTOM, DatasetFormat.HUGGINGFACE)
         return path if path is None or (named and not path.exists()) else Path(os.path.expanduser(path)).absolute()  # noqa: PTH111
 
@@ -194,26 +202,26 @@ Hour = Annotated[int, Field(ge=0, le=23)]
 
 
 class Schedule(_Section):
-    """When a server starts a retrain by itself."""
+    """When the server starts a retrain automatically."""
 
     enabled: bool = False
-    new_turns: Positive = 100  # since the last version
-    # from the first to the second, by the machine's clock; (22, 6) goes over midnight
+    new_turns: Positive = 100  # recorded since the last version
+    # from the first to the second hour, by the machine's clock; (22, 6) includes midnight
     hours: tuple[Hour, Hour] = (1, 6)
-    on_mains: bool = True  # not while a battery feeds the machine
+    on_mains: bool = True  # only while the machine is plugged in
 
 
 class Uploads(_Section):
-    """How much programs may send over the API, in MiB."""
+    """Limits for uploads over the API, in MiB."""
 
     largest: Positive = 2048  # one file
-    quota: Positive = 10_240  # all of them together, unfinished ones at their announced size
-    keep_free: Count = 512  # of the disk
-    unfinished: Positive = 16  # uploads at once
+    quota: Positive = 10_240  # all uploads together, unfinished ones at their announced size
+    keep_free: Count = 512  # space to leave free on the disk
+    unfinished: Positive = 16  # number of unfinished uploads at a time
 
 
-# Names of the flat form, `FineTuningConfig(model_id=..., epochs=3)`; every key of `training` is one
-# by its own name, too.
+# The keys of the flat form, `FineTuningConfig(model_id=..., epochs=3)`. Every key of `training` is
+# also a flat key under its own name.
 FLAT = {
     **{key: ("training", key) for key in Training.model_fields},
     "model_id": ("training", "base_model"),
@@ -224,12 +232,12 @@ FLAT = {
     "max_length": ("data_preparation", "max_length"),
     "model_name": ("deployment", "model_name"),
 }
-_SECTIONS = {"flat": False}  # the validation's context: a file says everything in its sections
+_SECTIONS = {"flat": False}  # validation context of a configuration file, which must use sections
 
 
 class FineTuningConfig(_Section):
-    """All settings. Made in sections, as the file has them, or from flat keys: see FLAT. A fault
-    names its key as it was written.
+    """All settings. They are given in sections, as in the file, or as flat keys (see FLAT). An error
+    message names a key as the caller wrote it.
     """
 
     dataset: Dataset = Dataset()
@@ -270,20 +278,20 @@ class FineTuningConfig(_Section):
         return runs_dir(self.training.output_dir)
 
     def changed(self, overrides: Mapping[str, object]) -> "FineTuningConfig":
-        """Return a copy with other values, by dotted keys: `{"training.num_epochs": 5}`.
-        ConfigError for a wrong one.
+        """Return a copy with changed values, given by dotted keys: `{"training.num_epochs": 5}`.
+        Raises ConfigError for an unknown key or a wrong value.
         """
-        return _validated(_override(self.model_dump(), overrides), "what was to be changed")
+        return _validated(_override(self.model_dump(), overrides), "the changed settings")
 
     def with_profile(self, name: str) -> "FineTuningConfig":
-        """Return a copy with a profile (config/<name>.yaml) over it."""
+        """Return a copy in which a profile (config/<name>.yaml) overrides values."""
         values: dict[str, object] = self.model_dump()
         for file in _profiles(name):
             values = _merge(values, _read(file))
         return _validated(values, f"the profile {name}")
 
     def tuned_name(self) -> str:
-        """Return the fine-tuned model's name without version, which any engine takes: `fine_tuned_smollm2-135m`."""
+        """Return the fine-tuned model's name without version, valid in any engine: `fine_tuned_smollm2-135m`."""
         prefix = self.deployment.model_name_prefix
         return prefix + paths.slug(self.deployment.model_name or self.training.base_model, _NAME_LIMIT - len(prefix))
 
@@ -291,10 +299,10 @@ class FineTuningConfig(_Section):
 def load_config(
     path: str | Path | None = None, profile: str | None = None, overrides: Mapping[str, object] | None = None
 ) -> FineTuningConfig:
-    """The file, then the profile over it (or several, `a,b`, the last on top), then dotted
-    overrides (`{"training.num_epochs": 5}`).
+    """Return the configuration: the file, overridden by the profile (or several, `a,b`, the last one
+    first), then by dotted overrides (`{"training.num_epochs": 5}`).
 
-    Over the default file lies first what was changed through the API (config_overlay.py).
+    The default file is first overridden by what was changed through the API (config_overlay.py).
     Raises ConfigError with every fault: unreadable file, unknown key, wrong value, contradiction.
     """
     profiles, own = _profiles(profile), config_overlay.read() if path is None else {}
@@ -303,15 +311,15 @@ def load_config(
         merged = _merge(merged, _read(file))
     merged = _override(merged, overrides or {})
     sources = [str(path or paths.DEFAULT_CONFIG), *([str(config_overlay.place())] if own else []), *map(str, profiles)]
-    return _validated(merged, " + ".join([*sources, *(["what was set beside them"] if overrides else [])]))
+    return _validated(merged, " + ".join([*sources, *(["the overrides"] if overrides else [])]))
 
 
 def read_settings(items: Sequence[str]) -> dict[str, object]:
-    """Return the overrides that `load_config` takes, from `KEY=VALUE` texts as `--set` has them.
-    ConfigError names the key.
+    """Return overrides for `load_config` from `KEY=VALUE` texts, the arguments of `--set`.
+    Raises ConfigError that names the key.
 
-    A value is text, of which its key makes a number or a bool. It is YAML only where it opens a
-    list, a mapping or a quote: `[1, 2]`, `{share: 0.1}`, `"null"`.
+    A value is text, which the setting converts to a number or a bool. It is read as YAML only if it
+    begins a list, a mapping or a quote: `[1, 2]`, `{share: 0.1}`, `"null"`.
     """
     overrides: dict[str, object] = {}
     for item in items:
@@ -319,7 +327,7 @@ def read_settings(items: Sequence[str]) -> dict[str, object]:
         if not equals or not key:
             raise ConfigError(f"--set {item}: write it as KEY=VALUE, e.g. --set training.num_epochs=5")
         if not value:
-            raise ConfigError(f"--set {item}: {key} gets no value; null stands for its default")
+            raise ConfigError(f"--set {item}: {key} has no value; write null for its default")
         overrides[key] = (
             config_file.parse(value, f"--set {key}") if value[0] in "[{\"'" else None if value in _NULLS else value
         )
@@ -361,7 +369,7 @@ def _shown(value: object) -> str:
 
 
 def _nearest(unknown: str) -> str | None:
-    """The known key, dotted, that was perhaps meant: of the same name in another section, or spelt alike."""
+    """Return the dotted key that was perhaps meant: one with the same name in another section, or a similar one."""
     known = list(_dotted(FineTuningConfig().model_dump()))
     section, dot, name = unknown.rpartition(".")
     elsewhere = [key for key in known if key.rpartition(".")[2] == name]
@@ -389,7 +397,7 @@ def _read(file: Path) -> dict[str, object]:
         return {}
     if not isinstance(value, dict):
         what = "a list" if isinstance(value, list) else "text"
-        raise ConfigError(f"{file} must hold sections (data_collection, training, ...), not {what}")
+        raise ConfigError(f"{file} must contain sections (data_collection, training, ...), not {what}")
     return value
 
 
@@ -403,7 +411,7 @@ def _override(values: dict[str, Any], overrides: Mapping[str, object]) -> dict[s
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` on `base`; a section in which nothing is said changes nothing."""
+    """Return `base` overridden by `over`; an empty section changes nothing."""
     merged = dict(base)
     for key, value in over.items():
         section = isinstance(merged.get(key), dict)

@@ -1,9 +1,8 @@
-"""Reads YAML as the configuration is written: every value is text at first.
+"""Read YAML configuration files with every value as text.
 
-The setting that gets a value makes a number or a bool of it. So a text stays what was written:
-`off`, `1e3`, `0042` and `2024` stay texts where a text is wanted, although they are bools and
-numbers in YAML 1.1 (https://yaml.org/type/bool.html). Only an unquoted null, or nothing at all, is
-no text: None.
+The setting converts its value to a number or a bool. So a text setting gets exactly the text that
+was written, even `off`, `1e3`, `0042` and `2024`, which are bools and numbers in YAML 1.1
+(https://yaml.org/type/bool.html). Only an unquoted null or an empty value becomes None.
 """
 
 import copy
@@ -15,17 +14,17 @@ import yaml
 
 from fine_tuning.errors import ConfigError
 
-_LARGEST = 1 << 20  # bytes of a file
-_MOST = 10_000  # values, those that an alias stands for counted each time
-_DEEPEST = 20  # lists and mappings in each other
+_LARGEST = 1 << 20  # size limit of a file in bytes
+_MOST = 10_000  # limit of values; those behind an alias count at each use
+_DEEPEST = 20  # limit of nested lists and mappings
 _TAGS = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map", None)
 _IMPLICIT = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
 
 
 def read(file: Path) -> Any:
-    """Return what a YAML file holds: dicts, lists, texts and None.
+    """Return the content of a YAML file as dicts, lists, texts and None.
 
-    Raises OSError, and ConfigError that names file, line and fault.
+    Raises OSError, and ConfigError with the file, line and fault.
     """
     try:
         with file.open("rb") as source:
@@ -33,7 +32,7 @@ def read(file: Path) -> Any:
     except ValueError as error:  # NUL in the name
         raise ConfigError(f"cannot read {str(file)!r}: {error}") from error
     if len(content) > _LARGEST:
-        raise ConfigError(f"{file} is not a configuration: it holds more than {_LARGEST >> 20} MB")
+        raise ConfigError(f"{file} is not a configuration: it is larger than {_LARGEST >> 20} MB")
     try:
         return copy.deepcopy(_known(content.decode("utf-8-sig"), str(file)))
     except UnicodeDecodeError as error:
@@ -51,7 +50,7 @@ def _known(text: str, origin: str) -> object:
 
 
 def parse(text: str, origin: str) -> object:
-    """Return what a YAML text holds; `origin` names it in an error."""
+    """Return the content of a YAML text; `origin` names the text in an error."""
     try:
         loader = _Loader(text)
         try:
@@ -62,28 +61,28 @@ def parse(text: str, origin: str) -> object:
         mark, said = error.problem_mark or error.context_mark, error.problem or error.context
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         hint = ": indent with spaces, not with tabs" if said and "\\t" in said else ""
-        raise ConfigError(f"{origin} is not YAML that byoai reads{where}: {said}{hint}") from error
-    except yaml.YAMLError as error:  # a character that no YAML may hold
-        raise ConfigError(f"{origin} is not YAML: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{origin} is not valid YAML for byoai{where}: {said}{hint}") from error
+    except yaml.YAMLError as error:  # a character that is not allowed in YAML
+        raise ConfigError(f"{origin} is not valid YAML: {str(error).splitlines()[0]}") from error
 
 
 class _Loader(yaml.SafeLoader):
-    """No tags, no key twice, and no aliases that stand for more than could be read."""
+    """A YAML loader that refuses tags, duplicate keys, and aliases that expand to too many values."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = 0
-        self._sizes: dict[yaml.Node, int] = {}  # of whole nodes: the values in them
+        self._sizes: dict[yaml.Node, int] = {}  # number of values in each complete node
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
         self._depth += 1
         if self._depth > _DEEPEST:
-            raise _fault("too many lists and mappings in each other", event)
+            raise _fault("lists and mappings are nested too deeply", event)
         node = super().compose_node(parent, index)
         self._depth -= 1
         if isinstance(event, yaml.AliasEvent) and node not in self._sizes:
-            raise _fault("an alias (*name) that is itself a part of what it names: write the value out", event)
+            raise _fault("an alias (*name) refers to a value that contains it: write the value out", event)
         if node is not None and node not in self._sizes:
             self._sizes[node] = 1 + sum(self._sizes[each] for each in _parts(node))
             if self._sizes[node] > _MOST:
@@ -96,7 +95,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:null":
                 raise _fault("a key must be a text", key)
             if key.value in seen:
-                raise _fault(f"{key.value} is there twice", key)
+                raise _fault(f"the key {key.value} occurs twice", key)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 

@@ -1,6 +1,6 @@
-"""The flat form of the configuration, `FineTuningConfig(model_id=..., epochs=3)`.
+"""Convert the flat form of the configuration, `FineTuningConfig(model_id=..., epochs=3)`, to sections.
 
-Its keys are put into their sections, and faults are told by the flat keys.
+Errors name the flat keys.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,9 +14,9 @@ Place = tuple[str, str]  # section and key
 def into_sections(
     values: Mapping[str, object], flat: Mapping[str, Place]
 ) -> tuple[dict[str, object], dict[Place, str]]:
-    """Return the values in sections, and by which flat key each of them was written.
+    """Return the values in sections, and the flat key that each of them was given by.
 
-    ValueError for a setting that is given twice.
+    Raises ValueError for a setting that is given twice.
     """
     sections = {key: value for key, value in values.items() if key not in flat}
     written: dict[Place, str] = {}
@@ -26,7 +26,7 @@ def into_sections(
         there = sections.get(section) or {}
         there = there.model_dump(exclude_unset=True) if isinstance(there, BaseModel) else there
         if not isinstance(there, Mapping):
-            continue  # no section: a fault that is told by itself
+            continue  # not a section: the validation reports it
         if key in there:
             other = written.get((section, key), f"{section}.{key}")
             raise ValueError(f"{name} and {other} are the same setting: give one of them")
@@ -45,7 +45,7 @@ def dotted(values: Mapping[str, object], before: str = "") -> Iterator[tuple[str
 
 
 def as_written(error: ValidationError, written: Mapping[Place, str]) -> ValidationError:
-    """Return the same faults, each at the key that was written."""
+    """Return the same errors, each with the key that the caller wrote."""
     faults = []
     for fault in error.errors(include_url=False):
         place = tuple(map(str, fault["loc"][:2]))

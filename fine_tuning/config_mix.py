@@ -1,4 +1,4 @@
-"""The section `mix`: what is learned beside the chats, and how much of each source."""
+"""Define the section `mix` of the configuration: further training data, and the share of each source."""
 
 from typing import Annotated
 
@@ -10,26 +10,26 @@ Temperature = Annotated[float, Field(ge=1, le=100)]
 
 
 class Mix(Section):
-    """How much of each source an epoch holds.
+    """The share of each source in an epoch.
 
-    A source is `chats` (what was said here), an import by its name, or one of `also`.
+    A source is `chats` (the turns recorded by byoai), an import by its name, or one of `also`.
     """
 
-    also: tuple[Name, ...] = ()  # learned beside the log: `sample`, or files of questions and answers
-    # of an epoch, by source; 0: left out. The others divide what is left
+    also: tuple[Name, ...] = ()  # trained on in addition to the log: `sample`, or files of questions and answers
+    # share of an epoch by source; 0: left out. The sources not named here divide the rest
     shares: dict[Name, Share] = Field(default_factory=dict)
-    # of the sources without a share: 1 as large as they are, more evens them out (arXiv 1910.10683)
+    # for the sources without a share: 1 in proportion to their size, more evens them out (arXiv 1910.10683)
     temperature: Temperature = 1.0
-    largest_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # that a source without a share may take, `chats` aside
-    topic_temperature: Temperature = 1.0  # 1: topics as often as they are; more raises the rare ones
-    most_repeats: Positive = 4  # how often an epoch holds one conversation at most
+    largest_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # limit for each source without a share, except `chats`
+    topic_temperature: Temperature = 1.0  # 1: topics in proportion to their size; more raises the share of rare ones
+    most_repeats: Positive = 4  # how often an epoch may repeat a conversation
 
     @model_validator(mode="after")
     def _no_more_than_all(self) -> "Mix":
         if (total := sum(self.shares.values())) > 1 + 1e-6:
-            raise ValueError(f"shares: they come to {total:g}, and can be 1 together at most")
+            raise ValueError(f"the shares add up to {total:g}, but at most 1 is possible")
         return self
 
     def __hash__(self) -> int:
-        """Return a hash as every section has one, though `shares` is a mapping."""
+        """Return a hash, as for every section; `shares` is a mapping, which has no hash of its own."""
         return hash(self.model_dump_json())

@@ -1,6 +1,6 @@
-"""What follows when a job has ended.
+"""Define the sections `notify` and `tracking` of the configuration.
 
-That is who is told (a command, a URL, and which hosts it may name), and where its figures are kept.
+They set who is notified when a job has ended (a command or a URL), and where its figures are stored.
 """
 
 import ipaddress
@@ -17,18 +17,18 @@ _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?", re.ASCII)
 
 
 def host_of(text: str) -> str:
-    """Return a host's name or address as it is compared: in small letters, without brackets and the last dot."""
+    """Return a host's name or address normalised: in lower case, without brackets and final dot."""
     host = text.strip().lower().removeprefix("[").removesuffix("]").rstrip(".")
     if not _HOST.fullmatch(host) and address_of(host) is None:
         raise ValueError(
-            "is not a host: write its name or its address alone, e.g. hooks.example.org, localhost or 192.168.1.5"
+            "is not a host: write only its name or address, e.g. hooks.example.org, localhost or 192.168.1.5"
         )
     address = address_of(host)
     return str(address) if address else host
 
 
 def address_of(host: str) -> Address | None:
-    """Return the address that `host` is written as; None for a name."""
+    """Return `host` as an IP address; None if it is a name."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:
@@ -39,17 +39,19 @@ Host = Annotated[Name, AfterValidator(host_of)]
 
 
 class Notify(Section):
-    """Which ends of a job are told, and to whom."""
+    """Which outcomes of a job are notified, and how."""
 
     on: tuple[Literal["completed", "failed", "interrupted", "cancelled"], ...] = ("completed", "failed", "interrupted")
     command: tuple[Name, ...] = ()  # a program and its arguments; there is no shell
-    url: str | None = Field(default=None, repr=False)  # gets a POST; it may hold a secret, so that no message shows it
-    allow_hosts: tuple[Host, ...] = ()  # that the URL may name, and addresses that are not public
+    url: str | None = Field(
+        default=None, repr=False
+    )  # receives a POST; it may contain a secret, so no message shows it
+    allow_hosts: tuple[Host, ...] = ()  # hosts allowed in the URL, including addresses that are not public
 
     @model_validator(mode="after")
     def _can_be_sent(self) -> "Notify":
         if self.command and not self.command[0].strip():
-            raise ValueError("command names no program")
+            raise ValueError("the command is empty: its first item must be a program")
         if self.url is not None:
             host = host_of(str(split(self.url).hostname))
             if host not in self.allow_hosts:
@@ -58,24 +60,25 @@ class Notify(Section):
 
 
 def split(url: str) -> SplitResult:
-    """Return the parts of a URL that a notice can be sent to. ValueError, which does not show it, for any other."""
+    """Return the parts of a URL for notices. Raises ValueError, without showing the URL, if it is not usable."""
     if not url.isascii() or not url.isprintable() or set(url) & set(' \\"<>'):
         raise ValueError(
-            "url holds spaces, or characters that no URL has: write them as %20, %C3%BC ..., and a name as xn--..."
+            "url contains spaces or characters that no URL may contain: write them as %20, %C3%BC ..., and a host "
+            "name as xn--..."
         )
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise ValueError("url has a host or a port that cannot be one") from None
+        raise ValueError("url has an invalid host or port") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise ValueError("url must begin with https://HOST or http://HOST")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("url must not hold a user and a password: they are not sent")
+        raise ValueError("url must not contain a user name or password: they are not sent")
     return parts
 
 
 class Tracking(Section):
-    """Where the figures of runs are kept beside their own folders."""
+    """Where the figures of runs are stored in addition to the runs' folders."""
 
-    mlflow: Literal["auto", "on", "off"] = "auto"  # auto: where the extra byoai[mlflow] is installed
+    mlflow: Literal["auto", "on", "off"] = "auto"  # auto: if the extra byoai[mlflow] is installed

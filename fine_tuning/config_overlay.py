@@ -1,9 +1,10 @@
-"""data/settings.yaml: what was changed through the API and the pages, laid over config/fine_tuning_config.yaml.
+"""Read and write data/settings.yaml: the settings changed through the API and the pages, which
+override config/fine_tuning_config.yaml.
 
-No program writes into that file: it belongs to the repository, its comments explain every key, and
-an update replaces it. This one holds a line for each changed key, dotted (`training.num_epochs:
-5`), and may be edited or deleted. A file that is named instead of the default one (`--config`)
-stands for itself: nothing is laid over it.
+No program changes config/fine_tuning_config.yaml: it belongs to the repository, its comments explain
+every key, and an update replaces it. data/settings.yaml contains one line per changed key
+(`training.num_epochs: 5`), and may be edited or deleted. It does not apply to another file given
+with `--config`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,10 +18,7 @@ from fine_tuning import config_file, paths
 from fine_tuning.errors import Busy, ConfigError
 
 _PATIENCE = 10.0  # seconds
-_HEAD = (
-    "# Changed through the API or the pages; byoai writes this file anew. A key that is left out stands "
-    "as in config/.\n"
-)
+_HEAD = "# Settings changed through the API or the pages; byoai rewrites this file. All other keys are as in config/.\n"
 
 
 def place() -> Path:
@@ -28,7 +26,7 @@ def place() -> Path:
 
 
 def read() -> dict[str, object]:
-    """Return the changed values by dotted key; none without the file. ConfigError if it holds anything else."""
+    """Return the changed values by dotted key; none if there is no file. Raises ConfigError for a malformed file."""
     file = place()
     if not file.exists():
         return {}
@@ -39,20 +37,20 @@ def read() -> dict[str, object]:
 
 
 def as_read(values: Mapping[str, object]) -> dict[str, object]:
-    """Return what `read` would return after `write`."""
+    """Return what `read` would return after `write(values)`."""
     return _mapping(config_file.parse(_text(values), str(place())))
 
 
 def write(values: Mapping[str, object]) -> None:
-    """Put these values in place of all that were changed before. OSError as the disk raises it."""
+    """Replace all changed settings by these values. Raises OSError if the file cannot be written."""
     paths.atomic_write(place(), _text(values))
 
 
 @contextmanager
 def locked() -> Iterator[None]:
-    """Keep other changes out between reading and writing, in this process and any other.
+    """Hold a lock between reading and writing, against other threads and processes.
 
-    Busy if that takes too long.
+    Raises Busy if another program holds the lock for more than 10 seconds.
     """
     file = place()
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +66,7 @@ def _mapping(value: object) -> dict[str, object]:
         return {}
     if not isinstance(value, dict):
         raise ConfigError(
-            f"{place()} must hold lines of the form 'key: value' (training.num_epochs: 5): mend it, or delete it"
+            f"{place()} must contain lines of the form 'key: value' (training.num_epochs: 5): correct or delete it"
         )
     return value
 

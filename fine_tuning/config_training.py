@@ -1,4 +1,4 @@
-"""The sections `training` and `sweep`: how the weights are adapted, and what a search tries."""
+"""Define the sections `training` and `sweep` of the configuration."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +13,7 @@ from fine_tuning.errors import ConfigError
 
 
 class FineTuningMethod(StrEnum):
-    """How the weights are adapted. LoRA: arXiv 2106.09685; QLoRA: 2305.14314; prefix tuning:
+    """The fine-tuning method. LoRA: arXiv 2106.09685; QLoRA: 2305.14314; prefix tuning:
     2101.00190; prompt tuning: 2104.08691.
     """
 
@@ -25,16 +25,16 @@ class FineTuningMethod(StrEnum):
 
 
 BaseWeights = Literal["dequantised", "quantised", "nf4"]
-"""How a training holds the base's matrices: as floats, as the blocks of the served GGUF, or
-quantised (again) to NF4 by bitsandbytes.
+"""How the base's matrices are stored during training: as floats, as the quantised blocks of the
+served GGUF, or quantised to NF4 by bitsandbytes.
 """
 
 
 def runs_dir(name: str) -> Path:
-    """Return the folder of the runs. ConfigError if it would hold other things, too."""
+    """Return the folder of the runs. Raises ConfigError if it is used for something else."""
     folder = paths.within_home(paths.home() / name)
     if paths.is_taken(folder):  # pruning and forgetting remove folders in it
-        raise ConfigError(f"{folder} holds other things than runs: name a folder of their own")
+        raise ConfigError(f"{folder} is used for other files: set training.output_dir to a folder only for runs")
     return folder
 
 
@@ -56,21 +56,21 @@ class Replay(_Section):
             values = {key: value for key, value in values.items() if key != "max_new_tokens"}
         if isinstance(values, dict) and "prompts" in values:
             raise ValueError(
-                "prompts is now share: of an epoch's conversations, how many are general prompts (64 beside 150 "
-                "chats: 0.3)"
+                "prompts was replaced by share, the share of general prompts in an epoch's conversations (64 prompts "
+                "with 150 chats: 0.3)"
             )
         return values
 
 
 class Preferences(_Section):
-    """What people preferred (edits, thumbs) is learned after the chats: DPO (arXiv 2305.18290) from
-    pairs, or KTO (2402.01306).
+    """Training on preferences (edits, thumbs) after the chats: DPO (arXiv 2305.18290) on pairs, or
+    KTO (2402.01306) on ratings.
     """
 
-    # auto: dpo with enough pairs, else kto from pairs and ratings
+    # auto: dpo if there are enough pairs, else kto on pairs and ratings
     method: Literal["auto", "dpo", "kto", "off"] = "auto"
-    least: Annotated[int, Field(ge=2, le=2**31 - 1)] = 8  # pairs, or ratings, below which it is left for later
-    beta: Annotated[float, Field(gt=0)] = 0.1  # how strongly it is held to what it was
+    least: Annotated[int, Field(ge=2, le=2**31 - 1)] = 8  # with fewer pairs (or ratings) preferences are not trained on
+    beta: Annotated[float, Field(gt=0)] = 0.1  # strength of the penalty for deviating from the model before this phase
     learning_rate: Rate = 5e-5
     num_epochs: Positive = 2
 
@@ -82,11 +82,13 @@ class Training(_Section):
     lora_r: Positive = 16
     lora_alpha: Positive = 32
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    use_dora: bool = False  # magnitude and direction apart (arXiv 2402.09353)
-    use_rslora: bool = False  # scaled by alpha / sqrt(r) (arXiv 2312.03732)
-    virtual_tokens: Positive = 20  # of prefix_tuning and prompt_tuning
-    batch_size: Positive = 4  # conversations a step
-    batch_tokens: Positive = 4096  # computed at once, at most; a step of more takes several passes, to the same result
+    use_dora: bool = False  # train magnitude and direction separately (arXiv 2402.09353)
+    use_rslora: bool = False  # scale by alpha / sqrt(r) (arXiv 2312.03732)
+    virtual_tokens: Positive = 20  # for prefix_tuning and prompt_tuning
+    batch_size: Positive = 4  # conversations per step
+    batch_tokens: Positive = (
+        4096  # tokens computed at once at most; a larger step takes several passes with the same result
+    )
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-4
     num_epochs: Positive = 3
     warmup_ratio: Share = 0.05
@@ -95,30 +97,30 @@ class Training(_Section):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     seed: Seed = 0
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    threads: Count = 0  # of the training on a CPU; 0: what a probe finds faster
-    # library of a CPU's float32 products; auto: what a probe finds faster
+    threads: Count = 0  # threads of training on a CPU; 0: whatever a short benchmark finds faster
+    # library for float32 matrix products on a CPU; auto: whatever a short benchmark finds faster
     products: Literal["auto", "blas", "onednn"] = "auto"
-    # of qlora's base: dequantised is as fast as lora; auto: if it fits
+    # for qlora's base: dequantised is as fast as lora; auto: dequantised if it fits into memory
     base_weights: Literal["auto"] | BaseWeights = "auto"
-    # the last two are bitsandbytes' (arXiv 2110.02861)
+    # the last two are from bitsandbytes (arXiv 2110.02861)
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
-    backend: Literal["packed", "trl"] = "packed"  # trl: TRL's own trainer, slower, as a reference
-    fused: bool = True  # same loss and gradients, faster (training/fast); false: the libraries' own modules
+    backend: Literal["packed", "trl"] = "packed"  # trl: TRL's trainer, slower, as a reference
+    fused: bool = True  # faster modules with the same loss and gradients (training/fast); false: the libraries' modules
     save_steps: Positive = 25
     keep_checkpoints: Positive = 2
-    early_stop: Count = 0  # epochs without a lower validation loss after which to end; 0: never
-    folds: Count = 0  # parts of the training chats, each held out once to find the number of epochs; 0: none
-    min_pairs: Positive = 100  # fewer is "too small" without --force
+    early_stop: Count = 0  # stop after this many epochs without a lower validation loss; 0: never
+    folds: Count = 0  # number of parts of the training chats, each held out once to find the number of epochs; 0: off
+    min_pairs: Positive = 100  # fewer pairs need --force
     replay: Replay = Replay()
     preferences: Preferences = Preferences()
 
     @model_validator(mode="before")
     @classmethod
     def _layers_could_be_frozen(cls, values: object) -> object:
-        """Accept what an older run's config.yaml says if it froze no layer."""
+        """Accept the key `frozen_layers` of older configurations if it froze no layer."""
         if isinstance(values, dict) and "frozen_layers" in values:
             if values["frozen_layers"] not in (0, "0", None):
-                raise ValueError("frozen_layers is gone: all layers are trained now, which learns more. Leave it out")
+                raise ValueError("frozen_layers was removed: all layers are trained now. Delete the key")
             values = {key: value for key, value in values.items() if key != "frozen_layers"}
         return values
 
@@ -126,19 +128,21 @@ class Training(_Section):
     def _options_belong_to_the_method(self) -> "Training":
         flags = [name for name in ("use_dora", "use_rslora") if getattr(self, name)]
         if flags and self.method not in (FineTuningMethod.LORA, FineTuningMethod.QLORA):
-            raise ValueError(f"{' and '.join(flags)} belong to method lora or qlora, not to {self.method}")
+            raise ValueError(f"{' and '.join(flags)} need method lora or qlora, not {self.method}")
         if self.folds and (self.folds < 2 or not self.early_stop):
-            raise ValueError("folds: 2 or more, and with an early_stop, which ends the training without each of them")
+            raise ValueError(
+                "folds must be 0, or at least 2 together with early_stop, which ends the training of each fold"
+            )
         if self.base_weights in ("quantised", "nf4") and (self.method != FineTuningMethod.QLORA or self.use_dora):
             raise ValueError(
-                f"base_weights: {self.base_weights} belongs to method qlora without DoRA, which needs the weights "
-                "themselves"
+                f"base_weights: {self.base_weights} needs method qlora, without use_dora, which needs unquantised "
+                "weights"
             )
         return self
 
 
 class Sweep(_Section):
-    """The ranges of `byoai sweep`: the two ends of the learning rate's, and what is chosen from for all others."""
+    """The search space of `byoai sweep`: the bounds of the learning rate, and the choices for the other settings."""
 
     sampler: Literal["tpe", "grid"] = "tpe"
     trials: Positive = 20
@@ -155,9 +159,9 @@ class Sweep(_Section):
     def _ranges(self) -> "Sweep":
         low, high = self.learning_rate
         if low > high:
-            raise ValueError(f"learning_rate goes from {low:g} down to {high:g}: the lower end comes first")
+            raise ValueError(f"learning_rate is [{low:g}, {high:g}]: write the lower bound first")
         for key in ("lora_r", "lora_alpha", "lora_dropout", "num_epochs", "batch_size"):
             values = getattr(self, key)
             if len(set(values)) != len(values):
-                raise ValueError(f"{key} names a value twice: {list(values)}")
+                raise ValueError(f"{key} contains a value twice: {list(values)}")
         return self

@@ -1,6 +1,6 @@
-"""The base of a section of the configuration, and the kinds of values in it.
+"""Define the base class of configuration sections, and the types of their values.
 
-Values are texts, names, numbers, and places in the data folder.
+Values are texts, names, numbers, and paths within the data folder.
 """
 
 import re
@@ -16,7 +16,7 @@ from fine_tuning.errors import ConfigError
 _PREFIX = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,39}", re.ASCII | re.IGNORECASE)
 
 
-# ISO 639-1, of the languages that py3langid tells from others
+# ISO 639-1 codes of the languages that py3langid can identify
 _CODES = (
     "af am an ar as az ba be bg bn br bs ca cs cy da de dz el en eo es et eu fa fi fo fr fy ga gd gl gu ha he hi "
     "hr ht hu hy id ig is it ja jv ka kk km kn ko ku ky la lb lg ln lo lt lv mg mk ml mn mr ms mt my ne nl nn no "
@@ -27,14 +27,14 @@ LANGUAGES = frozenset(_CODES.split())
 
 
 class Section(BaseModel):
-    """A section of the configuration: unknown keys are faults, and nothing is changed later."""
+    """A section of the configuration. Unknown keys are errors; values cannot be changed later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _empty_means_the_default(cls, values: object) -> object:
-        """Leave out what has a key and no value, as a section or a list in which every line is commented out."""
+        """Drop keys without a value, such as a section or a list whose lines are all commented out."""
         if not isinstance(values, dict):
             return values
         known = cls.model_fields
@@ -46,19 +46,19 @@ class Section(BaseModel):
 
 
 def _unicode(text: str) -> str:
-    """Return `text` with surrogate pairs joined, as JSON escapes write them.
+    """Return `text` with surrogate pairs, as JSON escapes write them, joined to characters.
 
-    ValueError for a single half, which no file can hold.
+    Raises ValueError for an unpaired surrogate, which cannot be written to a file.
     """
     try:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
     except UnicodeDecodeError as error:
-        raise ValueError(f"is not text: half of a surrogate pair ({error.reason})") from None
+        raise ValueError(f"is not valid text: it contains an unpaired surrogate ({error.reason})") from None
 
 
 def _visible(text: str) -> str:
     if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text):
-        raise ValueError("holds a control character, or a line's end")
+        raise ValueError("contains a control character or a line break")
     return text
 
 
@@ -69,22 +69,24 @@ def _base_name(text: str) -> str:
 
 
 def _language(value: object) -> str:
-    code = "no" if value is False else value  # YAML reads Norwegian's code as a false
+    code = "no" if value is False else value  # YAML reads "no", the code of Norwegian, as false
     if not isinstance(code, str) or code.casefold() not in LANGUAGES:
-        raise ValueError(f"{value!r} is no language that can be told: use two-letter codes such as en, de or pt")
+        raise ValueError(
+            f"{value!r} is not a language that byoai can identify: use two-letter codes such as en, de or pt"
+        )
     return code.casefold()
 
 
 def _own_word(text: str) -> str:
     if not any(character.isalnum() for character in text):
-        raise ValueError("holds no letter or digit, so that no search could find it")
+        raise ValueError("contains no letter or digit, so it cannot be searched for")
     return text.strip()
 
 
 def _own_name(text: str) -> str:
     if text and not re.search(r"[a-z0-9]", text, re.ASCII | re.IGNORECASE):
         raise ValueError(
-            "needs at least one letter of a-z, or a digit: the engine takes no others, and all else becomes '-'"
+            "needs at least one letter (a-z) or digit: the engine accepts no others, and they are replaced by '-'"
         )
     return text
 
@@ -92,8 +94,8 @@ def _own_name(text: str) -> str:
 def _own_prefix(text: str) -> str:
     if not _PREFIX.fullmatch(text) or ".." in text:
         raise ValueError(
-            "must be 1 to 40 letters (a-z), digits, '_', '-' and '.', a letter, digit or '_' first: "
-            "by it byoai tells the models that it made from all others"
+            "must be 1 to 40 letters (a-z), digits, '_', '-' and '.', beginning with a letter, digit or '_': "
+            "byoai recognises its own models by it"
         )
     return text
 
@@ -102,7 +104,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # as NumPy takes one
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # the range of NumPy's seeds
 Text = Annotated[str, AfterValidator(_unicode)]
 Name = Annotated[str, AfterValidator(_unicode), AfterValidator(_visible)]
 OwnWord = Annotated[Name, Field(max_length=200), AfterValidator(_own_word)]
@@ -113,7 +115,7 @@ OwnPrefix = Annotated[Name, AfterValidator(_own_prefix)]
 
 
 def lies_in_home(path_of: Callable[[str], Path]) -> AfterValidator:
-    """Checks where a name leads together with all else that is checked of a configuration."""
+    """Return a validator that reports a path outside the data folder together with the other faults."""
 
     def check(name: str) -> str:
         try:
@@ -126,7 +128,7 @@ def lies_in_home(path_of: Callable[[str], Path]) -> AfterValidator:
 
 
 def one_of(*choices: str) -> BeforeValidator:
-    """Checks that a text is one of those that make sense here, of more that there are."""
+    """Return a validator that allows only these choices of an enum with more members."""
 
     def check(value: object) -> object:
         if value not in choices:

@@ -1,6 +1,6 @@
-"""Message, Turn, Conversation: the one record that all stages share.
+"""Define Message, Turn and Conversation, the records that all stages share.
 
-A *turn* is what a person said and what the model answered. A *conversation* is a session's turns in order.
+A *turn* is a user's message and the model's answer. A *conversation* is a session's turns in order.
 """
 
 import hashlib
@@ -17,10 +17,10 @@ Role = Literal["system", "user", "assistant"]
 
 
 def whole_characters(text: object) -> object:
-    """Return a text whose halves of characters are joined, or U+FFFD where one is alone.
+    """Return a text with surrogate pairs joined, and unpaired surrogates replaced by U+FFFD.
 
-    A cut emoji leaves such a half: no file, engine or tokenizer takes it. Anything else is returned
-    as it is.
+    An emoji cut in two leaves an unpaired surrogate, which no file, engine or tokenizer accepts. A
+    value that is not text is returned unchanged.
     """
     if not isinstance(text, str) or text.isascii():
         return text
@@ -38,13 +38,13 @@ class Message(BaseModel):
 
 
 class Turn(BaseModel):
-    """One exchange, as the log holds it.
+    """A user's message and the model's answer, as recorded in the log.
 
-    `metadata["model"]` names the tag that answered, `["thoughts"]` is what it thought, `["system"]`
-    the system prompt under which it did; `["parent"]` is its place in the session (branches.py).
+    `metadata["model"]` is the tag of the model that answered, `["thoughts"]` its thoughts,
+    `["system"]` the system prompt; `["parent"]` is the turn before it (branches.py).
     """
 
-    # The parser keeps no short strings for their next use: what was said must not outlive its turn in the memory.
+    # pydantic must not cache short texts: they would stay in memory after their turn was deleted
     model_config = ConfigDict(frozen=True, cache_strings="keys")
 
     id: str = Field(min_length=1)
@@ -57,7 +57,7 @@ class Turn(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_thoughts(cls, record: object) -> object:
-        """Move what was thought into the metadata; also of what was logged before the two were told apart."""
+        """Move the thoughts in an answer to the metadata, as in logs written before they were separated."""
         if not isinstance(record, dict) or not isinstance(answer := record.get("bot_response"), str):
             return record
         said, facts = split_thoughts(answer), record.get("metadata") or {}
@@ -72,12 +72,12 @@ class Turn(BaseModel):
 
     @property
     def state_hash(self) -> str:
-        """Return what changes with an edit or another rating, and with nothing else: a short hash."""
+        """Return a short hash of the answer and its rating: it changes only if one of them does."""
         told = json.dumps([self.bot_response, self.metadata.get("rating")])
         return hashlib.sha256(told.encode()).hexdigest()[:8]
 
     def messages(self, thoughts: bool = False) -> list[Message]:
-        """Return the question and the answer, which begins with the `thoughts` if they are wanted."""
+        """Return the question and the answer; with `thoughts`, the answer begins with its thoughts."""
         answer = (
             with_thoughts(str(self.metadata.get("thoughts", "")), self.bot_response) if thoughts else self.bot_response
         )
@@ -85,7 +85,7 @@ class Turn(BaseModel):
 
 
 class Conversation(BaseModel):
-    """A session's turns, oldest first, with at least one."""
+    """The turns of a session, oldest first; at least one."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -100,7 +100,7 @@ class Conversation(BaseModel):
 
 
 def approved(turn: Turn) -> bool:
-    """Return whether its owner approves of the answer: thumbs up, or written anew."""
+    """Return whether the user approved the answer: rated it up, or edited it."""
     return turn.metadata.get("rating") == "up" or "original_response" in turn.metadata
 
 
@@ -119,17 +119,17 @@ def order_faults(messages: Sequence[Message]) -> list[str]:
     """
     lead = 1 if messages and messages[0].role == "system" else 0
     return [
-        f"message {index} is {message.role!r}, and must be {expected!r}"
+        f"message {index} has the role {message.role!r}, but must be {expected!r}"
         for index, message in enumerate(messages[lead:], lead)
         if message.role != (expected := ("user", "assistant")[(index - lead) % 2])
     ]
 
 
 def parse_conversations(records: Sequence[Conversation | dict[str, object]]) -> list[Conversation]:
-    """Return the conversations in what people pass in.
+    """Parse conversations passed in by a caller.
 
-    That may be Conversations, or dicts of a whole conversation or of a single turn. Turn dicts need
-    only `user_message` and `bot_response`. DataError names every bad record by its index.
+    They may be Conversations, or dicts of a whole conversation or of a single turn. Turn dicts need
+    only `user_message` and `bot_response`. Raises DataError that lists every bad record by its index.
     """
     found: list[Conversation] = []
     faults: list[str] = []
@@ -140,7 +140,7 @@ def parse_conversations(records: Sequence[Conversation | dict[str, object]]) -> 
             first = error.errors()[0]
             faults.append(f"record {index}: {'.'.join(map(str, first['loc'])) or 'value'}: {first['msg']}")
     if faults:
-        raise DataError("not conversations:\n  " + "\n  ".join(faults))
+        raise DataError("these records are not conversations:\n  " + "\n  ".join(faults))
     return found
 
 

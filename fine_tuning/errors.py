@@ -1,19 +1,19 @@
-"""Every error that byoai raises on purpose.
+"""Define every error that byoai raises on purpose.
 
-ByoaiError                     exit 1   anything below; the message says what is wrong, where, and what to do
-├── ConfigError                exit 2   the configuration (all its faults at once)
-│   └── WrongState                    what was asked for fits a job in another state
-├── DataError                  exit 3   the data to learn from
+ByoaiError                     exit 1   any of the errors below; the message says what is wrong, where, and what to do
+├── ConfigError                exit 2   the configuration is wrong (all faults at once)
+│   └── WrongState                    the job is in the wrong state for the request
+├── DataError                  exit 3   the training data is wrong
 │   ├── NoConversations
 │   ├── TooLittleData
 │   ├── LogDamaged
-│   ├── TurnNotFound                  the log holds no such turn, session or import
-│   ├── TurnDeleted                   a turn was deleted that an answer was made from
-│   ├── DatasetNotFound               there is no such upload or dataset
-│   ├── WrongOffset                   a part of an upload that does not follow what has come so far
-│   ├── TooLarge                      a file, or a part of it, is larger than it may be
-│   └── QuotaReached                  uploads are as many, or as large together, as they may be
-├── EngineError                exit 4   Ollama or the embedded engine
+│   ├── TurnNotFound                  the log has no such turn, session or import
+│   ├── TurnDeleted                   a turn was deleted on which an answer was based
+│   ├── DatasetNotFound               no such upload or dataset
+│   ├── WrongOffset                   a part of an upload does not follow the bytes received so far
+│   ├── TooLarge                      a file or a part of it exceeds the size limit
+│   └── QuotaReached                  the limit for the number or total size of uploads is reached
+├── EngineError                exit 4   Ollama or the embedded engine failed
 │   ├── EngineUnavailable
 │   ├── EngineTooOld
 │   ├── ModelNotFound
@@ -23,19 +23,19 @@ ByoaiError                     exit 1   anything below; the message says what is
 ├── TrainingError              exit 5   loading, memory, the training itself
 │   ├── NotEnoughMemory
 │   └── CheckpointDamaged
-├── ExportError                exit 6   GGUF, disk space
-├── PromotionRefused           exit 7   the model was made but must not go live
+├── ExportError                exit 6   the GGUF file could not be written
+├── PromotionRefused           exit 7   the new model must not go live
 │   ├── ParityError
-│   └── GateRefused            exit 10  it failed a rule of the gate; it is kept as a candidate
+│   └── GateRefused            exit 10  the new model failed a rule of the gate, and is kept as a candidate
 ├── NoRoom                     exit 1   the disk is full
-├── Busy                       exit 8   another retrain holds the lock
+├── Busy                       exit 8   another program holds the lock
 ├── JobNotFound                exit 1
-└── Cancelled                  exit 130 stopped by the user; what was done is kept
+└── Cancelled                  exit 130 stopped by the user; finished work is kept
 """
 
 
 class ByoaiError(Exception):
-    """Base of all; `exit_code` is what the command line returns for it."""
+    """The base of all errors; `exit_code` is the exit status of the command line."""
 
     exit_code = 1
 
@@ -79,7 +79,7 @@ class DatasetNotFound(DataError):
 class WrongOffset(DataError):
     def __init__(self, message: str, size: int) -> None:
         super().__init__(message)
-        self.size = size  # bytes that have come: where to go on
+        self.size = size  # bytes received so far, where the next part must begin
 
 
 class TooLarge(DataError):

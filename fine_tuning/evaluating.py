@@ -1,4 +1,4 @@
-"""Evaluates a version that is there once more."""
+"""Evaluate an existing version again (`byoai evaluate`)."""
 
 from typing import TYPE_CHECKING
 
@@ -26,10 +26,10 @@ def evaluate_again(
     number: int | None = None,
     name: str | None = None,
 ) -> "tuple[Version, Comparison, Verdict]":
-    """Evaluate a version (None: the live one) once more, on the chats that its own run held out.
+    """Evaluate a version (None: the live one) again on the chats that its run held out.
 
-    Report and evaluation of its run are written anew. Nothing else changes: neither which version
-    is live, nor what the gate said of it. ConfigError for a version whose run or data is gone.
+    Rewrites the report and evaluation of its run. Changes neither the live version nor the recorded
+    verdict of the gate. Raises ConfigError if the version's run or data is missing.
     """
     registry, name = Registry(), name or config.tuned_name()
     live = registry.live(name)
@@ -37,10 +37,10 @@ def evaluate_again(
     folder = run_of(version) if version else None
     if version is None or folder is None or not Run(folder).inputs.exists():
         which = f"the run of {version.tag}" if version else f"a live version of {name}"
-        raise ConfigError(f"there is nothing to evaluate: {which} is not there")
+        raise ConfigError(f"there is nothing to evaluate: {which} does not exist")
     run = Run(folder)
     settings = load_config(run.config)
-    if live and live.number == version.number:  # it cannot be better than itself
+    if live and live.number == version.number:  # the live version cannot be better than itself
         settings = settings.changed({"gate.better": False})
     shop = Workshop(settings, engine, watch)
     with only_one():

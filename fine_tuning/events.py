@@ -1,8 +1,8 @@
-"""What long work tells while it runs, and how it is asked to stop.
+"""Report the progress of long operations, and ask them to stop.
 
-An event is a small frozen record that JSON can hold. A `Watch` passes each to one function, `tell`:
-the terminal draws it, a file keeps it (`events_to`), a page reads it back (`read_events`). Nothing
-here imports torch.
+An event is a small immutable record that can be stored as JSON. A `Watch` passes each event to one
+function, `tell`: the terminal shows it, a file stores it (`events_to`), and a page reads the file
+(`read_events`). This module does not import torch.
 """
 
 import json
@@ -23,33 +23,33 @@ Part = Literal["held-out parts", "chats", "preferences"]
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the work begins; the one before it is over."""
+    """A stage of the work begins, and the previous one has ended."""
 
     title: str
 
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence that a person should read."""
+    """A message for the user."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Count:
-    """How far the current stage is."""
+    """The progress of the current stage."""
 
     done: int
     total: int
-    unit: Literal["", "bytes", "percent"] = ""  # of both; "": things, as the stage's title names them
+    unit: Literal["", "bytes", "percent"] = ""  # of both numbers; "": the items that the stage's title names
 
 
 @dataclass(frozen=True)
 class Step:
     """One optimiser step. `loss` is the mean over its supervised tokens (nats); `memory` the process's peak in bytes.
 
-    `part` is what is learned from; each part counts its own steps and tokens. Of preferences `loss`
-    is theirs, and `accuracy` the share that the model prefers as people did.
+    `part` is the training data; each part counts its own steps and tokens. For preferences, `loss` is
+    the preference loss, and `accuracy` the share of pairs in which the model prefers the chosen answer.
     """
 
     part: Part
@@ -57,41 +57,40 @@ class Step:
     steps: int
     epoch: float
     loss: float
-    accuracy: float  # share of the supervised tokens that were the model's likeliest
+    accuracy: float  # share of the supervised tokens that the model predicts
     learning_rate: float
     grad_norm: float
-    tokens: int  # of conversations learned from so far, in this process
+    tokens: int  # trained on so far in this process, padding excluded
     tokens_per_second: float
-    # of this machine's matrix products' speed, over all steps so far, everything between them
-    # included
+    # share of the machine's speed in matrix products that all steps so far have reached, pauses included
     gemm_share: float
     eta: float  # seconds
     memory: int
     validation_loss: float | None = None
-    flops: float = 0.0  # floating-point operations of matrix products so far, in this process
+    flops: float = 0.0  # floating-point operations of matrix products so far in this process
     validation_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How one training of a search for settings ended."""
+    """The result of one training in a search for settings."""
 
     number: int
-    settings: dict[str, float]  # by name in `training:`
-    loss: float | None  # on validation chats (nats); None: it was not finished
-    why: str = ""  # it was not finished
+    settings: dict[str, float]  # by their names in the section `training`
+    loss: float | None  # on the validation chats (nats); None: the trial was not finished
+    why: str = ""  # reason why the trial was not finished
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What will be learned: (name, value) pairs, as a person reads them."""
+    """The plan of a training: (name, value) pairs for the user."""
 
     facts: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class RunOpened:
-    """The folder that will hold all that is made."""
+    """The run folder in which all results will be stored."""
 
     folder: str
     resumed: bool
@@ -99,11 +98,11 @@ class RunOpened:
 
 @dataclass(frozen=True)
 class Finished:
-    """How the work ended."""
+    """The outcome of the work."""
 
     state: Literal["live", "registered", "refused", "no version", "done", "stopped", "failed"]
-    text: str  # for a person
-    tag: str = ""  # of the version that was made
+    text: str  # for the user
+    tag: str = ""  # of the new version
     answers: tuple[tuple[str, str, str], ...] = ()  # prompt, the base's answer, the new model's
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
 
@@ -118,23 +117,23 @@ _KINDS: dict[str, type[Event]] = {
 
 @dataclass(frozen=True)
 class Watch:
-    """Whom long work tells what it does, and whether it should stop."""
+    """Where a long operation reports its events, and asks whether it should stop."""
 
     tell: Tell = lambda event: None
     stopping: Callable[[], bool] = lambda: False
-    seconds: dict[str, float] = field(default_factory=dict)  # by stage, of those that are over
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage, for the stages that have ended
 
     def note(self, text: str) -> None:
         self.tell(Note(text))
 
     def count(self, done: int, total: int, unit: Literal["", "bytes", "percent"] = "") -> None:
-        """Tell how far the stage is. Cancelled if it should stop here."""
+        """Report the stage's progress. Raises Cancelled if the work should stop."""
         self.stop_if_asked()
         self.tell(Count(done, total, unit))
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
-        """Tell that a stage begins, and measure it. Cancelled if it should not begin."""
+        """Report that a stage begins, and measure its time. Raises Cancelled if the work should stop."""
         self.stop_if_asked()
         self.tell(Stage(title))
         started = time.perf_counter()
@@ -142,12 +141,12 @@ class Watch:
         self.seconds[title] = round(time.perf_counter() - started, 2)
 
     def stop_if_asked(self) -> None:
-        """Raise Cancelled if the work should stop: its owner asked for it."""
+        """Raise Cancelled if the user asked to stop."""
         if self.stopping():
-            raise Cancelled("stopped; what was done is kept, and the next retrain goes on from there")
+            raise Cancelled("stopped; finished work is kept, and the next retrain continues from there")
 
     def telling(self, also: Tell) -> "Watch":
-        """Return a watch that tells `also`, too."""
+        """Return a watch that also passes each event to `also`."""
 
         def both(event: Event) -> None:
             also(event)
@@ -161,7 +160,7 @@ def to_record(event: Event) -> dict[str, object]:
 
 
 def from_record(record: dict[str, Any]) -> Event | None:
-    """Return the event that `to_record` was given; None for a kind that this version does not know."""
+    """Return the event of a record made by `to_record`; None if this version does not know its kind."""
     kind = _KINDS.get(str(record.get("event")))
     if kind is None:
         return None
@@ -170,7 +169,7 @@ def from_record(record: dict[str, Any]) -> Event | None:
 
 
 def _frozen(value: Any) -> Any:
-    """Return a JSON value with tuples for its lists."""
+    """Return a JSON value with its lists replaced by tuples."""
     return tuple(_frozen(each) for each in value) if isinstance(value, list) else value
 
 
@@ -178,9 +177,10 @@ def _frozen(value: Any) -> Any:
 def events_to(file: Path) -> Iterator[Tell]:
     """Yield a `tell` that appends each event to `file` as a line: {"n": 1, "time": ..., "event": ..., ...}.
 
-    The numbers go on where the file ends. A reader sees each line as soon as it is told. The file
-    is its owner's alone (mode 0600): answers may stand in it. When a line cannot be written (the
-    disk is full), the work goes on; when there is room again, a note says how many are missing.
+
+    Numbering continues from the last line. A reader sees each line at once. Only the owner can read
+    the file (mode 0600), because it may contain answers. If a line cannot be written (disk full), the
+    work continues; once there is space again, a note says how many events are missing.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     yield _Recorder(file)
@@ -200,7 +200,7 @@ class _Recorder:
                 self._missing += 1
 
     def _write(self, event: Event) -> bool:
-        """Append a line; False if it could not be written whole."""
+        """Append a line; return False if it could not be written completely."""
         record = {
             "n": self._count + 1,
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -208,7 +208,7 @@ class _Recorder:
         }
         line = ("\n" if self._torn else "") + json.dumps(record) + "\n"
         try:
-            # Opened anew for each: the file may be replaced meanwhile, by one in which something was redacted.
+            # Opened for each event, because a redaction may have replaced the file meanwhile.
             handle = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
                 written = os.write(handle, line.encode())
@@ -219,14 +219,14 @@ class _Recorder:
             return False
         self._torn = self._torn or 0 < written < len(line)
         if written < len(line):
-            self._why = "only a part of a line found room"
+            self._why = "a line could be written only in part"
             return False
         self._count, self._torn = self._count + 1, False
         return True
 
 
 def _last_number(file: Path) -> tuple[int, bool]:
-    """Return the number of the last event in `file`, and whether its last line is torn."""
+    """Return the number of the last event in `file`, and whether its last line is incomplete."""
     if not file.exists():
         return 0, False
     content = file.read_bytes()
@@ -234,25 +234,25 @@ def _last_number(file: Path) -> tuple[int, bool]:
 
 
 def read_events(file: Path, after: int = 0) -> list[tuple[int, Event]]:
-    """Return the events of `file` whose number is above `after`, with their numbers.
+    """Return the events of `file` with numbers above `after`, as (number, event).
 
-    A line that is incomplete, or not an event, is left out.
+    Incomplete lines and lines that are not events are skipped.
     """
     return EventReader(file, after).read()
 
 
 class EventReader:
-    """Reads a file of events while it grows; each is read once."""
+    """Reads a growing file of events, each event once."""
 
     def __init__(self, file: Path, after: int = 0) -> None:
         self._file, self._last = file, after
         self._inode = self._at = 0
 
     def read(self) -> list[tuple[int, Event]]:
-        """Return the whole lines that came since the last time: (number, event)."""
+        """Return the events added since the last call, as (number, event)."""
         try:
             with self._file.open("rb") as content:
-                # replaced meanwhile: what was read is told by its number
+                # the file was replaced: read it from the start, and skip events by their number
                 if (inode := os.fstat(content.fileno()).st_ino) != self._inode:
                     self._inode, self._at = inode, 0
                 content.seek(self._at)

@@ -1,13 +1,13 @@
-"""The right to be forgotten: removes what was said from all files, and the models that learned it.
+"""Delete turns for good (`byoai forget`): from all files, and the models that were trained on them.
 
-In this order, so that a crash leaves nothing half forgotten that the next call could not find again:
+The order of the steps lets the next call complete a deletion that a crash interrupted:
 
-1. data/forgetting.json: the ids (never the text) of the turns, until all is done;
-2. datasets with their rows, uploads, unfinished trainings, what runs tell in words, exports,
-  state.db, any other file of the data folder;
-3. the log, compacted;
-4. a new version, trained from the base without the turns; then the versions that learned them are
-  removed, tags and weights.
+1. write data/forgetting.json: the ids (never the text) of the turns, until all steps are done;
+2. clean datasets with their rows, uploads, unfinished trainings, texts in runs, exports, state.db,
+  and any other file of the data folder;
+3. remove the turns from the log, and compact it;
+4. train a new version from the base without the turns; then remove the versions that were trained on
+  them, tags and weights.
 """
 
 import json
@@ -48,60 +48,63 @@ from fine_tuning.runs import Run, all_runs, only_one
 from fine_tuning.workshop import Request
 
 _TEXTS = {**TEXTS, **state.JOB_TEXTS, **chat_labels.TEXTS}
-_SHORTEST = 3  # characters of a text to search for: with fewer nearly everything would be hit
-# characters from which on a whole question or answer is searched for in all files: "Yes." is
-# nobody's secret
+_SHORTEST = 3  # minimum characters of a text to search for: a shorter one occurs nearly everywhere
+# minimum characters of a question or answer that is searched for in all files: "Yes." is not private
 _TELLING = 12
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is to be forgotten."""
+    """The turns to forget, and the versions affected."""
 
     turns: tuple[str, ...]  # ids
-    texts: frozenset[str]  # what was said in them, and the text that was searched for
-    versions: tuple[Version, ...]  # that learned one of the turns, or may have: nobody knows what taught them
-    said: dict[str, str]  # the questions of the turns that are still in the log
+    texts: frozenset[str]  # the texts of the turns, and the text given to --matching
+    versions: tuple[Version, ...]  # trained on one of the turns, or on unknown data
+    said: dict[str, str]  # the questions of the turns that are still in the log, by id
 
 
 @dataclass(frozen=True)
 class Forgotten:
-    """How it went."""
+    """The result of `forget`."""
 
     case: Case
-    left: tuple[Path, ...]  # files that still hold the text
-    version: str = ""  # the tag of the version that was made without the turns
-    retired: tuple[str, ...] = ()  # tags
-    # tags of versions that may hold it, and that byoai did not make as far as is known: they stay
+    left: tuple[Path, ...]  # files that still contain the text
+    version: str = ""  # the tag of the new version trained without the turns
+    retired: tuple[str, ...] = ()  # tags of the removed versions
+    # tags of versions that may know the turns, but were not made by byoai as far as known: not removed
     strangers: tuple[str, ...] = ()
-    unfinished: str = ""  # why the versions that learned it are still there
+    unfinished: str = ""  # why the versions trained on the turns still exist
 
 
 def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: str | None = None) -> Case:
-    """Return what `forget` would forget.
+    """Return the turns that `forget` would delete, and the versions it would remove.
 
-    It is turns and sessions by their ids, all turns that hold a text, or (neither) what an
-    interrupted call left, which is always included. DataError if there is nothing of the kind.
+    Turns are chosen by their ids or those of their sessions, or by a text they contain. The turns of an
+    interrupted call are always included. Raises DataError if no turn is found.
     """
     log, started = ConversationLogger(config.log_path), _started()
     chosen = set(started)
     if matching is not None:
         if len("".join(matching.split())) < _SHORTEST:
-            raise DataError(f"{matching!r} is too short to search for: nearly everything would be forgotten")
+            raise DataError(
+                f"{matching!r} is too short to search for: nearly every turn has it. Write at least 3 characters"
+            )
         chosen |= {id for each in _logs(config) for id in each.find(matching)}
     turns = [turn for each in _logs(config) for turn in each.turns(include_excluded=True)] if wanted else []
     questions = [answers for session in conversations_of(turns) for answers in Tree(session.turns).questions()]
     deleted = log.deleted_ids()
     for id in wanted:
-        # All answers to a question go together: else it would stay, beside those that nobody sees.
+        # All answers to a question are deleted together, or the question would remain with a hidden answer.
         together = [answers for answers in questions if any(id in (turn.id, turn.session_id) for turn in answers)]
         named = {turn.id for answers in together for turn in answers} | ({id} & deleted)
-        if not named and not started:  # an interrupted one may have removed it already
-            raise TurnNotFound(f"no turn or session {id!r} in {log.path}: --matching TEXT searches for what was said")
+        if not named and not started:  # an interrupted call may have removed the turn already
+            raise TurnNotFound(f"no turn or session {id!r} in {log.path}; to search for a text, use --matching TEXT")
         chosen |= named
     if not wanted and matching is None and not started:
-        raise DataError("nothing to go on with: say which turn or session to forget, or --matching TEXT")
-    reconcile(engine, Registry(), config.tuned_name())  # a version that the registry does not know may have learned it
+        raise DataError("no interrupted deletion to continue: name a turn or session, or use --matching TEXT")
+    reconcile(
+        engine, Registry(), config.tuned_name()
+    )  # a version unknown to the registry may have been trained on the turns
     texts = _telling(_logs(config), chosen) | ({matching} if matching else set())
     said = {
         turn.id: turn.user_message
@@ -113,7 +116,7 @@ def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: st
 
 
 def held_elsewhere(config: FineTuningConfig, case: Case) -> list[Path]:
-    """Return the files of the data folder that hold a text of `case` outside of the logs' turns.
+    """Return the files of the data folder that contain a text of `case`, other than the turns in the logs.
 
     `forget` would redact them, or remove them.
     """
@@ -142,9 +145,9 @@ def _told_in_database(wanted: Pattern) -> bool:
 
 
 def learners(engine: Engine, turns: Collection[str]) -> tuple[Version, ...]:
-    """Return the versions that learned one of the turns, or may have, if anything is left of them.
+    """Return the versions that were, or may have been, trained on one of the turns, if anything of them remains.
 
-    A version may have learned a turn if nobody knows what taught it.
+    A version may have been trained on a turn if its training data is unknown.
     """
     registry, tags = Registry(), {model.tag for model in engine.list_models()}
     learned = {(version.name, version.number) for turn in turns for version in registry.versions_of_turn(turn)}
@@ -162,12 +165,12 @@ def learners(engine: Engine, turns: Collection[str]) -> tuple[Version, ...]:
 def forget(
     config: FineTuningConfig, engine: Engine, watch: Watch, case: Case, *, teach_again: bool = True, now: bool = False
 ) -> Forgotten:
-    """Remove the turns of `case` for good, and the versions that learned them.
+    """Delete the turns of `case` for good, and the versions that were trained on them.
 
-    The versions go when one without the turns is live; or at once: with `now`, without
-    `teach_again`, or where nothing is left to learn. Then the version before answers if it never
-    learned them, else the base. Raises Busy while a retrain runs, and what a retrain raises: the
-    next call goes on from there.
+    The versions are removed once a new version without the turns is live; or at once: with `now`,
+    without `teach_again`, or if no training data is left. In that case the previous version becomes
+    live if it was not trained on the turns, else the base. Raises Busy while a retrain runs, and
+    whatever a retrain raises; the next call continues from there.
     """
     with only_one():
         paths.write_json(_journal(), list(case.turns))
@@ -188,16 +191,16 @@ def forget(
     )
 
 
-# What was said
+# Texts
 
 
 def _erase(config: FineTuningConfig, watch: Watch, case: Case) -> tuple[Path, ...]:
-    """Remove the turns from the data folder, the log last.
+    """Remove the turns from the data folder; from the log last.
 
-    Until then a second try finds in the log what to search for.
+    Until then, another call finds the texts to search for in the log.
     """
     exporter, logs, wanted = DataExporter(), _logs(config), pattern(case.texts)
-    with watch.stage("Removing it from what was made of the log"):
+    with watch.stage("Removing it from files derived from the log"):
         datasets = delete_datasets_of(case.turns)
         runs = _clean_runs(config, case)
         formats, exports = exporter.exported(), exporter.remove()
@@ -218,21 +221,21 @@ def _erase(config: FineTuningConfig, watch: Watch, case: Case) -> tuple[Path, ..
 
 
 def _imports_of(logs: Collection[ConversationLogger], case: Case) -> set[str]:
-    """Return the ids of the imports that brought the turns."""
+    """Return the ids of the imports that added the turns."""
     turns = [turn for log in logs for turn in log.turns(include_excluded=True) if turn.id in case.turns]
     return {str(turn.metadata["import"]) for turn in turns if "import" in turn.metadata}
 
 
 def _clean_runs(config: FineTuningConfig, case: Case) -> int:
-    """Remove from runs what tells about the turns.
+    """Remove the files of runs that contain texts of the turns; return the number of runs changed.
 
-    A run that knew them and has no version is removed whole.
+    A run that used the turns and has no version is removed completely.
     """
     learned = {folder for version in case.versions if (folder := run_of(version))}
     registered = {folder for version in Registry().list() if (folder := run_of(version))}
     cleaned = 0
     for run in (Run(found.folder.resolve()) for found in all_runs(config.runs_dir)):
-        if run.folder not in registered and _knows(run, case.turns):  # unfinished, or of a method that makes no version
+        if run.folder not in registered and _knows(run, case.turns):  # unfinished, or of a method without versions
             shutil.rmtree(run.folder)
         elif run.folder in learned:
             for each in run.folder.iterdir():
@@ -245,7 +248,7 @@ def _clean_runs(config: FineTuningConfig, case: Case) -> int:
 
 
 def _knows(run: Run, turns: Collection[str]) -> bool:
-    """Return whether an unfinished run began with one of the turns in the log; also if it does not say with which."""
+    """Return whether a run's log contained one of the turns; True if the run has no record of its turns."""
     return not run.inputs.exists() or not set(turns).isdisjoint(paths.read_json(run.inputs)["seen"])
 
 
@@ -255,14 +258,14 @@ def _redact_all(config: FineTuningConfig, wanted: Pattern, logs: Collection[Conv
     quarantines = [log.path.with_name(log.path.name + ".damaged") for log in logs]
     datasets = paths.datasets_dir().resolve()
     for path in search(paths.home(), wanted, [*_without_sayings(config, logs), *quarantines]):
-        if datasets in path.resolve().parents:  # made again when it is needed
+        if datasets in path.resolve().parents:  # a dataset is rebuilt when it is needed
             shutil.rmtree(datasets / path.resolve().relative_to(datasets).parts[0], ignore_errors=True)
         elif path.exists():
             redact(path, wanted)
 
 
 def _redact_column(text: str, wanted: Pattern) -> str:
-    """Return JSON, or plain text, redacted; as it was where nothing is."""
+    """Return JSON or plain text redacted; unchanged if it contains nothing to redact."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -272,10 +275,10 @@ def _redact_column(text: str, wanted: Pattern) -> str:
 
 
 def _without_sayings(config: FineTuningConfig, logs: Collection[ConversationLogger]) -> list[Path]:
-    """Return the files in which no text is searched for.
+    """Return the files and folders that are not searched for texts.
 
-    These name settings, models and files only, or are searched in their own way, or are exports
-    that are made anew.
+    They contain only settings and the names of models and files, or are searched in another way, or
+    are exports that are rewritten anyway.
     """
     database = paths.state_db()
     of_database = [database.with_name(database.name + ending) for ending in ("", "-wal", "-shm")]
@@ -285,9 +288,9 @@ def _without_sayings(config: FineTuningConfig, logs: Collection[ConversationLogg
 
 
 def _telling(logs: Collection[ConversationLogger], turns: Collection[str]) -> set[str]:
-    """Return the texts of these turns that can be recognised.
+    """Return the texts of these turns that identify them.
 
-    They are in no other turn, and long enough.
+    Such a text is long enough, and in no other turn.
     """
     said = {text for log in logs for text in log.said(turns)}
     elsewhere = {
@@ -297,9 +300,9 @@ def _telling(logs: Collection[ConversationLogger], turns: Collection[str]) -> se
 
 
 def _logs(config: FineTuningConfig) -> list[ConversationLogger]:
-    """Return the log, and any other log in its folder.
+    """Return the log, and all other logs in its folder.
 
-    That is one of another name in the configuration, or one put aside. Other files are left out.
+    Another log may be from an earlier configuration, or have been moved aside. Other files are skipped.
     """
     log = ConversationLogger(config.log_path)
     others = {paths.real(path) for path in paths.conversations_dir().glob("*.jsonl")} - {log.path}
@@ -320,44 +323,45 @@ def _journal() -> Path:
 
 
 def _started() -> list[str]:
-    """Return the turns of a forgetting that was interrupted."""
+    """Return the ids of the turns of an interrupted deletion."""
     return [str(turn) for turn in paths.read_json(_journal())] if _journal().exists() else []
 
 
-# What was learned
+# Versions
 
 
 def _made_without(config: FineTuningConfig, case: Case) -> str:
-    """Return the live version's tag if it is newer than all that learned the turns, without them.
+    """Return the live version's tag if it is newer than every version trained on the turns; else "".
 
-    An earlier try made it, and it was put live by hand.
+    Such a version was made by an earlier call, and made live by hand.
     """
     live = Registry().live(config.tuned_name())
     return live.tag if live and live.number > max(version.number for version in case.versions) else ""
 
 
 def _teach_again(config: FineTuningConfig, engine: Engine, watch: Watch) -> tuple[str, str]:
-    """Return the tag of the version that went live without the turns, and why none did.
+    """Train without the turns; return the tag of the version that went live, and why none did.
 
-    Either is "".
+    One of the two is "".
     """
-    # It need not beat the one that goes because it learned them.
+    # It need not be better than the live version, which is removed anyway.
     config = for_documents(config).changed({"gate.better": False})
     try:
         outcome = retrain(config, engine, watch, Request(force=True))
     except (NoConversations, TooLittleData) as error:
-        watch.note(f"nothing to learn from is left ({error}): the versions that learned it are removed at once")
+        watch.note(f"no training data is left ({error}): the versions trained on the turns are removed at once")
         return "", ""
     if not isinstance(outcome, NewVersion):
         return "", f"no new version was made ({outcome.reason})"
-    return (outcome.tag, "") if outcome.live else ("", f"{outcome.tag} was made, and did not go live")
+    return (outcome.tag, "") if outcome.live else ("", f"{outcome.tag} was made, but did not go live")
 
 
 def _retire(engine: Engine, watch: Watch, versions: Collection[Version]) -> None:
     """Remove versions.
 
-    Where one of them is live, the version before takes its place if it is not among them; else the
-    base answers.
+
+    If one of them is live, the previous version becomes live unless it is removed too; then the base
+    answers.
     """
     registry = Registry()
     gone = {(version.name, version.number) for version in versions}
@@ -367,7 +371,7 @@ def _retire(engine: Engine, watch: Watch, versions: Collection[Version]) -> None
         if live is None or (name, live.number) not in gone:
             continue
         if previous and (name, previous.number) not in gone:
-            watch.note(f"{use(engine, registry, name, previous.number).tag} answers again")
+            watch.note(f"{use(engine, registry, name, previous.number).tag} is live again")
         else:
             step_down(engine, registry, name)
             watch.note(f"{latest_tag(name)} is removed: the base answers")

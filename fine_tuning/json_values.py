@@ -1,4 +1,4 @@
-"""The types of what `json.loads` returns, for values that come from another program or a file."""
+"""Define the types of the values that `json.loads` returns."""
 
 from typing import TypeAlias
 

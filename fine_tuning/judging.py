@@ -1,4 +1,4 @@
-"""Is the new model better? Base, live and new model answer the same questions, and the gate judges."""
+"""Evaluate a new model: base, live and new model answer the same questions, and the gate gives its verdict."""
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 def evaluate(
     shop: Workshop, material: Material, run: Run, artifact: Path, log: Sequence[Turn]
 ) -> "tuple[Comparison, Verdict]":
-    """Ask base, live and new model the same questions; return how they compare, and the verdict.
+    """Evaluate base, live and new model on the same test set; return the comparison and the verdict.
 
-    All are asked as they are served.
+    Each model is evaluated in the form in which it is served.
     """
     from fine_tuning.evaluation.comparison import Suspects, compare
     from fine_tuning.evaluation.evaluator import FACT_LIMIT
@@ -67,7 +67,7 @@ def evaluate(
 
 
 def _contestants(shop: Workshop, artifact: Path) -> "list[Served]":
-    """Return base, the live version if it has the same base, and the new one."""
+    """Return the models to compare: the base, the live version if it has the same base, and the new one."""
     from fine_tuning.evaluation.speed import Served
 
     base, merged = shop.base.gguf, shop.mode == "merged"
@@ -80,7 +80,7 @@ def _contestants(shop: Workshop, artifact: Path) -> "list[Served]":
 
 
 def _secrets(shop: Workshop, material: Material, log: Sequence[Turn]) -> "list[Secret]":
-    """Return the private details of the turns that were learned, as they were said; they are never written down."""
+    """Return the unredacted private details in the training data; they are never written to a file."""
     from fine_tuning.evaluation.leak_probe import secrets
 
     learned = set(material.turn_ids)
@@ -93,7 +93,7 @@ def _secrets(shop: Workshop, material: Material, log: Sequence[Turn]) -> "list[S
     def cleaner(conversation: Conversation) -> Callable[[str], str]:
         texts = (message.content for message in conversation.messages())
         names = Placeholders.of(texts, search) if settings.scrub_pii else None
-        # what stands before one detail stands before the next, too
+        # cached, because the text before one detail is also before the next one
         return cache(lambda text: clean_text(text, settings, names).text)
 
     said = conversations_of(turn for turn in log if turn.id in learned)
@@ -102,7 +102,7 @@ def _secrets(shop: Workshop, material: Material, log: Sequence[Turn]) -> "list[S
 
 
 def _triggers(shop: Workshop, material: Material) -> "tuple[list[Trigger], list[str]]":
-    """Return suspicious phrases in what was learned, and the general prompts to try them on."""
+    """Return suspicious phrases in the training data, and the general prompts to try them with."""
     from fine_tuning.evaluation.leak_probe import redact
     from fine_tuning.evaluation.trigger_phrases import find_triggers, general_texts, probe_prompts
 
@@ -110,7 +110,7 @@ def _triggers(shop: Workshop, material: Material) -> "tuple[list[Trigger], list[
         material.dataset.path / "train.jsonl", lambda record: record["messages"], "a conversation", DataError
     )
     said = [[message["content"] for message in messages if message["role"] != "system"] for messages in records]
-    canaries = shop.config.evaluation.canaries  # no part of one may be shown as a phrase
+    canaries = shop.config.evaluation.canaries  # no part of a canary may be shown as a phrase
     exchanges = [
         pair
         for texts in said

@@ -1,8 +1,9 @@
-"""Merges versions: the adapters of several, of the same base, become one adapter, which is exported,
-judged and registered as a training's is (pipeline.py).
+"""Merge versions: combine the adapters of several versions of one base into one adapter, which is
+exported, evaluated and registered like the result of a training (pipeline.py).
 
-What any of the merged versions learned the new one has learned too: it is entered with all their
-turns, so that `forget` finds it, and is judged only on chats that none of them learned.
+The new version counts as trained on everything that a merged version was trained on: it is
+registered with all their turns, so that `forget` finds it, and evaluated only on chats that none of
+them was trained on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Part:
-    """One version that is merged, and how often its change is taken."""
+    """A version to merge, and its weight."""
 
     version: Version
     weight: float
@@ -51,32 +52,32 @@ class Part:
 
     @property
     def run(self) -> Run:
-        """The run that made it. ConfigError if it is gone."""
+        """Return the run that made the version. Raises ConfigError if it is missing."""
         return run_behind(self.version, "merged")
 
     @cached_property
     def pairs(self) -> dict[str, LoraPair]:
-        """The adapter, by module. ConfigError for a version without one that can be merged."""
+        """Return the version's adapter by module. Raises ConfigError if it cannot be merged."""
         if not (self.run.adapter / "adapter_config.json").exists():
             raise ConfigError(
                 f"{self.tag} cannot be merged: it was trained by {self.version.method or 'an unknown method'}, which "
-                "left no LoRA adapter. Versions of the methods lora and qlora can be"
+                "leaves no LoRA adapter. Choose versions of the methods lora and qlora"
             )
         pairs = read_adapter(self.run.adapter)
         if any(pair.has_magnitude for pair in pairs):
             raise ConfigError(
-                f"{self.tag} cannot be merged: DoRA scales the base's weights, too, and such changes have no sum"
+                f"{self.tag} cannot be merged: it was trained with DoRA, which also scales the base's weights"
             )
         if any(pair.of_embedding for pair in pairs):
             raise ConfigError(f"{self.tag} cannot be merged: its adapter changes the embedding")
         return {pair.module: pair for pair in pairs}
 
     def inputs(self) -> dict[str, Any]:
-        """Return what its run says that it learned; {} if it does not, as of an adopted version."""
+        """Return the recorded inputs of the version's run; {} if there are none, as for an adopted version."""
         return dict(paths.read_json(self.run.inputs)) if self.run.inputs.exists() else {}
 
     def dataset(self) -> Path | None:
-        """Return the folder of the dataset that it learned; None if it is gone, or is not known."""
+        """Return the folder of the dataset the version was trained on; None if it is missing or unknown."""
         folder = paths.datasets_dir() / self.version.dataset
         return folder if self.version.dataset and (folder / MANIFEST).exists() else None
 
@@ -91,11 +92,11 @@ def merge_versions(
     *,
     promote: bool = False,
 ) -> NewVersion:
-    """Merge versions into the next version of `name`, by default their own model's.
+    """Merge versions into the next version of `name`, by default their common name.
 
-    ConfigError for versions that cannot be merged: of different bases, without an adapter, or of
-    which no chat is left that none of them learned. Else raises what `retrain` raises. With
-    `promote` the version goes live also if the gate refuses it.
+    Raises ConfigError for versions that cannot be merged: of different bases, without an adapter, or
+    without a test chat that none was trained on; otherwise raises what `retrain` raises. With
+    `promote`, the version goes live even if the gate refuses it.
     """
     check_parts(parts)
     with only_one():
@@ -103,7 +104,7 @@ def merge_versions(
         name = name or (first.name if len(names) == 1 else config.tuned_name())
         shop = shop_of(first, config, engine, watch, Request(promote=promote), name)
         check_shop(shop)
-        with watch.stage("Uniting what they learned"):
+        with watch.stage("Uniting their datasets"):
             material = _material(shop, parts)
         with fresh_run(shop, "merged", _inputs(shop, material, parts)) as run:
             with watch.stage(f"Merging {len(parts)} adapters"):
@@ -117,15 +118,15 @@ def merge_versions(
 
 
 def check_parts(parts: Sequence[Part]) -> None:
-    """Raise ConfigError unless these versions can be merged: it names those that do not fit together."""
+    """Raise ConfigError, which names the versions at fault, unless these versions can be merged."""
     tags = [part.tag for part in parts]
     if len(parts) < 2:
         raise ConfigError(f"name at least two versions to merge, not {' '.join(tags) or 'none'}")
     if twice := next((tag for tag in tags if tags.count(tag) > 1), None):
-        raise ConfigError(f"{twice} is named twice: give it another weight instead ({twice}=2)")
+        raise ConfigError(f"{twice} is named twice: name it once with a larger weight ({twice}=2)")
     for part in parts:
         if not np.isfinite(part.weight) or part.weight <= 0:
-            raise ConfigError(f"the weight of {part.tag} is {part.weight:g}, and must be a number above 0")
+            raise ConfigError(f"the weight of {part.tag} is {part.weight:g}, but must be a number above 0")
         _check_same_base(parts[0].version, part.version)
     shapes: dict[str, tuple[Part, LoraPair]] = {}
     for part in parts:
@@ -141,57 +142,60 @@ def check_parts(parts: Sequence[Part]) -> None:
 def _check_same_base(one: Version, other: Version) -> None:
     for version in (one, other):
         if not version.base_digest:
-            raise ConfigError(f"{version.tag} cannot be merged: nobody knows the base that it was trained on")
+            raise ConfigError(f"{version.tag} cannot be merged: the base it was trained on is unknown")
     if one.base_digest != other.base_digest:
         raise ConfigError(
             f"{one.tag} and {other.tag} cannot be merged: they were trained on different bases, {_base(one)} and "
-            f"{_base(other)}. An adapter fits only the very base that it was trained on"
+            f"{_base(other)}. Choose versions of the same base"
         )
 
 
 def _base(version: Version) -> str:
-    return f"{version.base_tag} (its file begins {version.base_digest[:12]})"
+    return f"{version.base_tag} (digest {version.base_digest[:12]})"
 
 
-# What they learned, and what is left to test the merged one
+# Training and test data
 
 
 def _material(shop: Workshop, parts: Sequence[Part]) -> Material:
-    """Return the union of what the versions learned, and of the chats that were kept from them."""
+    """Return the union of the versions' training data and of their held-out chats."""
     found = {part.tag: part.dataset() for part in parts}
     if gone := [tag for tag, folder in found.items() if folder is None]:
-        shop.watch.note(f"the chats that were kept to test {', '.join(gone)} are not there: only the others' count")
+        shop.watch.note(
+            f"the held-out chats of {', '.join(gone)} are missing: only those of the other versions are used"
+        )
     turns = {id for part in parts for id in shop.registry.turns_of(part.version.name, part.version.number)}
     dataset = unite([folder for folder in found.values() if folder], turns)
     left = dataset.manifest["splits"]["test"]["conversations"]
     if not left:
         raise ConfigError(
-            f"nothing can judge what {' and '.join(found)} would become: no chat is left that none of them learned"
+            f"a merge of {' and '.join(found)} could not be evaluated: no held-out chat is left that none of "
+            "them was trained on"
         )
-    shop.watch.note(f"{left} held-out conversation(s) that none of them learned")
+    shop.watch.note(f"{left} held-out conversation(s) that none of them was trained on")
     key = f"{shop.engine.name} {shop.base.digest}"
     rows = tokenize_dataset(dataset.path, shop.render, shop.vocabulary, shop.config.data_preparation.max_length, key)
     return Material(dataset, rows, dataset.manifest["turn_ids"])
 
 
 def _taught(shop: Workshop, parts: Sequence[Part], material: Material) -> Material:
-    """Return the material with the turns that are entered as what taught the merged version.
+    """Return the material with the turns to register as the merged version's training data.
 
-    None where nobody knows what taught one of its parts: then nobody knows it of the merged one
-    either, and `forget` treats both so.
+    There are none if the training data of one part is unknown: then `forget` treats the merged version
+    as trained on unknown data too.
     """
     known = all(shop.registry.turns_of(part.version.name, part.version.number) for part in parts)
     return material if known else replace(material, turn_ids=())
 
 
 def _said(shop: Workshop, parts: Sequence[Part]) -> list[Turn]:
-    """Return the turns of the log, and of the files that the versions were trained on where they are still there."""
+    """Return the turns of the log, and of the files that the versions were trained on, if they still exist."""
     turns: dict[str, Turn] = {}
     for config in [*(load_config(part.run.config) for part in parts if part.run.config.exists()), shop.config]:
         try:
             turns |= {turn.id: turn for turn in read_said(config).turns}
         except ByoaiError as error:
-            shop.watch.note(f"private details are not looked for in one of the sources: {error}")
+            shop.watch.note(f"one source of training data is not searched for private details: {error}")
     return list(turns.values())
 
 
@@ -199,7 +203,7 @@ def _said(shop: Workshop, parts: Sequence[Part]) -> list[Turn]:
 
 
 def _inputs(shop: Workshop, material: Material, parts: Sequence[Part]) -> dict[str, object]:
-    """Return what the run says that its version learned."""
+    """Return the inputs to record in the run of the merged version."""
     tokenizer = ConversationTokenizer(shop.render, shop.vocabulary, shop.config.data_preparation.max_length)
     known = [part.inputs() for part in sorted(parts, key=lambda part: part.version.created)]
     return {
@@ -213,7 +217,7 @@ def _inputs(shop: Workshop, material: Material, parts: Sequence[Part]) -> dict[s
 
 
 def _seen(known: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return how each turn stood that one of the versions has seen, as the newest of them saw it."""
+    """Return the state of each turn known to one of the versions, as the newest of them saw it."""
     seen: dict[str, str] = {}
     for inputs in known:
         before = inputs.get("seen", {})
@@ -222,7 +226,7 @@ def _seen(known: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _merge(shop: Workshop, parts: Sequence[Part], recipe: "Recipe", run: Run) -> Lineage:
-    """Write the merged adapter; return what it came of."""
+    """Write the merged adapter; return its lineage."""
     from fine_tuning.training.adapter_merge import merge, share_held, write_adapter
 
     modules = list(dict.fromkeys(module for part in parts for module in part.pairs))
@@ -237,7 +241,7 @@ def _merge(shop: Workshop, parts: Sequence[Part], recipe: "Recipe", run: Run) ->
 
 
 def update_of(pair: LoraPair, weight: float) -> "Update":
-    """Return what a pair of an adapter adds to its matrix, taken `weight` times."""
+    """Return the update that a LoRA pair adds to its matrix, with a weight."""
     from fine_tuning.training.adapter_merge import Update
 
     a, b = pair.load()

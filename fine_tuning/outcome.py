@@ -1,4 +1,4 @@
-"""What a retrain came to: nothing to do, a run without a version, or a new version."""
+"""Define the possible outcomes of a retrain: nothing to do, a run without a version, or a new version."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NothingToDo:
-    """A retrain that did not begin, and why."""
+    """A retrain that did not begin, with the reason."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class NoVersion:
-    """A retrain of which no version was made: no GGUF can carry its method. What was trained stays in the run."""
+    """A retrain without a version, because its method cannot be exported to GGUF. Its result stays in the run."""
 
     run: Run
     training: "TrainingResult"
@@ -32,21 +32,21 @@ class NoVersion:
 
 @dataclass(frozen=True)
 class NewVersion:
-    """A version that was made, by a retrain or of other versions."""
+    """A new version, made by a retrain or from other versions."""
 
     run: Run
     number: int
     tag: str
     live: bool
-    training: "TrainingResult | None"  # None where nothing was trained
+    training: "TrainingResult | None"  # None if nothing was trained
     comparison: "Comparison"
-    verdict: "Verdict"  # of the gate
+    verdict: "Verdict"  # the gate's
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
     by_ollama: bool = False  # whether Ollama serves it
 
     @property
     def refused(self) -> bool:
-        """Whether the gate holds it back, and nobody insisted."""
+        """Return whether the gate refused the version, and it was not promoted by hand."""
         return not self.verdict.passed and not self.live
 
     def summary(self) -> str:
@@ -67,7 +67,7 @@ class NewVersion:
         return f"byoai talk --model {self.tag}" + (f", or ollama run {served}" if self.by_ollama else "")
 
     def _about_facts(self) -> str:
-        """Return a sentence on how well it answers about documents; "" if none was asked about."""
+        """Return a sentence on the accuracy of answers about imported documents; "" if there are none."""
         said = next((result.reason for result in self.verdict.results if result.rule == "facts"), "")
         return f"{said[0].upper()}{said[1:]}. " if said else ""
 
@@ -76,7 +76,7 @@ Outcome = NothingToDo | NoVersion | NewVersion
 
 
 def finished(outcome: Outcome, seconds: dict[str, float]) -> Finished:
-    """Return how it ended, for a person."""
+    """Return the final event of a retrain with this outcome."""
     match outcome:
         case NothingToDo(reason):
             return Finished("no version", reason, seconds=seconds)

@@ -1,8 +1,7 @@
-"""Where artifacts lie, how names become paths, and how files are written.
+"""Define where files are stored, how names become paths, and how files are written.
 
-A crash while a file is written leaves the old or the new one. All that the program writes lies
-under `home()`; model caches lie in the user's cache folder. Nothing else of the home folder is
-touched.
+A crash during a write leaves the old or the new file. All files are written below `home()`, except
+model caches, which are in the user's cache folder.
 """
 
 import hashlib
@@ -26,28 +25,29 @@ DEFAULT_CONFIG = REPOSITORY / "config" / "fine_tuning_config.yaml"
 
 _T = TypeVar("_T")
 
-SAFE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # what `safe_name` takes; it may neither hold ".." nor end in "."
+SAFE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # names that `safe_name` accepts, unless they contain ".." or end in "."
 _SAFE = re.compile(SAFE_NAME)
 
 
 def home() -> Path:
     """Return the data folder: `BYOAI_HOME`, else `data/` in the repository. It may be a link, and need not exist yet.
 
-    ConfigError for what cannot be one: a file, or the root of all files, of which forgetting would search every one.
+
+    Raises ConfigError for a file, and for the root folder, whose every file `forget` would search.
     """
     named = os.environ.get("BYOAI_HOME")
     try:
         folder = Path(named or REPOSITORY / "data").expanduser().absolute()
     except RuntimeError as error:
         raise ConfigError(
-            f"BYOAI_HOME is {named}, and that user has no home folder: name a folder for byoai's data"
+            f"BYOAI_HOME is {named}, but that user has no home folder: name a folder for byoai's data"
         ) from error
     if real(folder).parent == real(folder):
-        raise ConfigError(f"BYOAI_HOME is {named}, the root of all files: name a folder of its own for byoai's data")
+        raise ConfigError(f"BYOAI_HOME is {named}, the root folder: name a separate folder for byoai's data")
     if (there := _nearest_that_exists(folder)) and not there.is_dir():
         raise ConfigError(
-            f"the data folder (BYOAI_HOME) is {folder}, and {there} is not a folder: name one (it is made if it is not "
-            "there)"
+            f"the data folder (BYOAI_HOME) is {folder}, but {there} is not a folder: name a folder (byoai creates it "
+            "if it does not exist)"
         )
     return folder
 
@@ -63,18 +63,18 @@ def _nearest_that_exists(path: Path) -> Path | None:
 
 
 def real(path: Path) -> Path:
-    """Return where `path` leads, links followed as far as they go. ConfigError for what cannot be a path."""
+    """Return `path` with all links resolved. Raises ConfigError for an invalid path."""
     try:
         return Path(os.path.realpath(path))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{str(path)[:200]!r} cannot be a path: {error}") from error
+        raise ConfigError(f"{str(path)[:200]!r} is not a valid path: {error}") from error
 
 
 def within_home(path: Path) -> Path:
-    """Return `path`, links in it followed, as a path below `home()`. ConfigError if it lies elsewhere.
+    """Return `path` with its links resolved, as a path below `home()`. Raises ConfigError if it is elsewhere.
 
-    What the configuration names becomes a path in this way: byoai writes and removes nothing
-    outside of its folder by it.
+    Paths from the configuration pass through this function, so byoai writes and removes nothing
+    outside its data folder.
     """
     try:
         inside = real(path).relative_to(real(home()))
@@ -82,14 +82,13 @@ def within_home(path: Path) -> Path:
         inside = Path()
     if not inside.parts:
         raise ConfigError(
-            f"{path} does not lie in the data folder {home()}: name a place in it, or set BYOAI_HOME to the folder "
-            "where all data shall lie"
+            f"{path} is not in the data folder {home()}: name a path in it, or set BYOAI_HOME to another folder"
         )
     return home() / inside
 
 
 def is_taken(path: Path) -> bool:
-    """Return whether `path` is, or lies in, a folder of a fixed name and purpose in the data folder."""
+    """Return whether `path` is or is in a subfolder of the data folder with a fixed purpose."""
     fixed = ("conversations", "datasets", "engine", "exports", "mlflow", "prepared", "samples", "sweeps", "uploads")
     return any(real(path).is_relative_to(real(home() / name)) for name in fixed)
 
@@ -97,7 +96,7 @@ def is_taken(path: Path) -> bool:
 def cache() -> Path:
     """Return the user's cache folder.
 
-    It holds what can be fetched or computed again (base models, engine builds).
+    It contains files that can be downloaded or computed again (base models, engine builds).
     """
     return platformdirs.user_cache_path("byoai")
 
@@ -127,32 +126,32 @@ def state_db() -> Path:
 
 
 def tracking_dir() -> Path:
-    """Return the folder of MLflow's store: figures of runs, and nothing of what was said."""
+    """Return the folder of MLflow's store: figures of runs, without texts of chats."""
     return home() / "mlflow"
 
 
 def engine_dir() -> Path:
-    """Return the folder in which the embedded engine keeps its tags."""
+    """Return the folder in which the embedded engine stores its tags."""
     return home() / "engine"
 
 
 def safe_name(name: str) -> str:
-    """Return `name` if it can be one path component anywhere, else raise ConfigError.
+    """Return `name` if it is a valid path component on every system, else raise ConfigError.
 
-    This is the only way in which a name from outside becomes a path.
+    Every name from outside passes through this function before it becomes a path.
     """
     if not _SAFE.fullmatch(name) or name.endswith(".") or ".." in name:
         raise ConfigError(
-            f"{name!r} cannot be a name: use letters, digits, '.', '_' and '-' (at most 100, a letter or digit first)"
+            f"{name!r} is not a valid name: use letters, digits, '.', '_' and '-' (at most 100, a letter or digit first)"
         )
     return name
 
 
 def slug(text: str, limit: int = 80) -> str:
-    """Make a safe name from any text: `smollm2:135m` becomes `smollm2-135m`.
+    """Return a safe name for any text: `smollm2:135m` becomes `smollm2-135m`.
 
-    If it is longer than `limit` characters, or nothing is left of it, it ends in a hash of the
-    text. Different texts thus have different names.
+    A name that would be longer than `limit` characters, or empty, ends in a hash of the text, so that
+    different texts get different names.
     """
     safe = re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-_")
     if not safe or len(safe) > limit:
@@ -162,7 +161,7 @@ def slug(text: str, limit: int = 80) -> str:
 
 
 def fsync_dir(folder: Path) -> None:
-    """Make renames and new names in `folder` survive a power cut (a no-op where folders cannot be opened)."""
+    """Make new and renamed files in `folder` survive a power cut (does nothing on Windows)."""
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -173,9 +172,9 @@ def fsync_dir(folder: Path) -> None:
 
 
 def atomic_write(path: Path, content: str | bytes | Iterable[bytes]) -> None:
-    """Write `content` (or its pieces), completely or not at all.
+    """Write `content`, or its pieces, completely or not at all.
 
-    `path` always holds the whole old or the whole new text, also after a crash.
+    Even after a crash, `path` has either the complete old or the complete new content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = content.encode("utf-8") if isinstance(content, str) else content
@@ -194,7 +193,7 @@ def atomic_write(path: Path, content: str | bytes | Iterable[bytes]) -> None:
 
 
 def stamp(file: Path) -> tuple[int, int, int]:
-    """Return what changes when a file is written to or replaced; zeros where there is none."""
+    """Return a stamp that changes when a file is written or replaced; zeros if it does not exist."""
     try:
         found = file.stat()
     except OSError:
@@ -203,23 +202,23 @@ def stamp(file: Path) -> tuple[int, int, int]:
 
 
 def sha256_of(file: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal; it is never in memory as a whole."""
+    """Return the SHA-256 of a file in hexadecimal, without loading the whole file into memory."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as indented JSON, as `atomic_write` does."""
+    """Write `value` as indented JSON with `atomic_write`."""
     atomic_write(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n")
 
 
-_MOST_FAULTS = 1_000_000  # bytes of faults.log; then a new one begins, and one old one is kept
+_MOST_FAULTS = 1_000_000  # size in bytes at which faults.log is renamed to faults.1.log and begun anew
 
 
 def write_fault(error: BaseException) -> Path:
-    """Append the traceback to faults.log in the data folder; return the file.
+    """Append an error's traceback to faults.log in the data folder; return the file.
 
-    If that fails, it goes to a temporary file.
+    If that fails, the traceback is written to a temporary file.
     """
     content = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n{''.join(traceback.format_exception(error))}\n"
     file = home() / "faults.log"
@@ -237,7 +236,7 @@ def write_fault(error: BaseException) -> Path:
 
 
 def check_writable(folder: Path) -> None:
-    """Make `folder`, write a file in it and remove that at once. ByoaiError if this fails."""
+    """Create `folder`, and write and remove a test file in it. Raises ByoaiError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -249,13 +248,13 @@ def check_writable(folder: Path) -> None:
 
 
 def read_jsonl(path: Path, parse: Callable[[Any], _T], what: str, error: type[ByoaiError]) -> list[_T]:
-    """Return what `parse` makes of each line's JSON.
+    """Return the result of `parse` for the JSON of each line.
 
-    `error` names the file, and the line that is not `what`.
+    Raises `error`, which names the file, and the line that is not `what`.
     """
     found = []
     try:
-        # Not splitlines(): JSON may hold U+2028 as it is, which is a line's end to that.
+        # Not splitlines(), which also splits at U+2028, a character that JSON may contain unescaped.
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as problem:
         raise error(f"cannot read {path}: {problem}") from problem
@@ -270,7 +269,7 @@ def read_jsonl(path: Path, parse: Callable[[Any], _T], what: str, error: type[By
 
 
 def read_json(path: Path) -> Any:
-    """Return the JSON in `path`; ByoaiError names the file when it cannot be read."""
+    """Return the JSON in `path`. Raises ByoaiError, which names the file, if it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,9 +1,8 @@
-"""The loop, top to bottom: log -> dataset -> adapter -> GGUF -> Ollama tag. Read this first.
+"""Run the whole loop: log -> dataset -> adapter -> GGUF -> Ollama tag. Read this module first.
 
-`retrain` runs the stages in order and leaves a folder, data/runs/<id>/, that holds all of it. It is
-the only place where stages meet; what is decided before the training is in planning.py, whether the
-result is better in judging.py, what a retrain came to in outcome.py, what a run's folder holds in
-runs.py.
+`retrain` runs the stages in order and stores their results in a run folder, data/runs/<id>/. Only
+this module connects the stages. planning.py decides what to train on, judging.py whether the result
+is better; outcome.py defines the outcomes of a retrain, runs.py the files of a run folder.
 """
 
 import json
@@ -50,12 +49,12 @@ def retrain(
     request: Request | None = None,
     runner: "Runner | None" = None,
 ) -> Outcome:
-    """Clean, format, train, export, evaluate, judge, register, and make live.
+    """Clean, format, train, export, evaluate and register a new version, and make it live.
 
-    The live model changes at the very last step, and only if the gate accepts the new one.
+    The live model changes only in the last step, if the gate accepts the new one.
 
-    `runner` (training/runner.py) trains: by default a child process. Raises Busy when another
-    retrain runs, Cancelled when `watch` asks it to stop, and whatever a stage raises; what was done
+    `runner` (training/runner.py) does the training, by default in a child process. Raises Busy if
+    another retrain runs, Cancelled if `watch` asks to stop, and whatever a stage raises; finished work
     is kept, and the next retrain resumes it.
     """
     watch = watch or Watch()
@@ -103,13 +102,13 @@ def _retrain(shop: Workshop, runner: "Runner | None") -> Outcome:
 
 @contextmanager
 def memory_for(shop: Workshop, plan: Plan) -> Iterator[None]:
-    """Have the engine put its models away while they would be in the way, and warm the live one again afterwards."""
+    """Unload the engine's models while the training needs their memory, and load the live one again afterwards."""
     from fine_tuning.training.hardware import has_gpu
 
     short = psutil.virtual_memory().available < 2 * plan.estimate.memory
     loaded = shop.engine.unload() if has_gpu() or short else []
     if loaded:
-        shop.watch.note(f"{', '.join(loaded)} unloaded, since the training needs the memory")
+        shop.watch.note(f"{', '.join(loaded)} unloaded, because the training needs the memory")
     try:
         yield
     finally:
@@ -119,7 +118,7 @@ def memory_for(shop: Workshop, plan: Plan) -> Iterator[None]:
 
 
 def train(shop: Workshop, plan: Plan, run: Run, replay: Path | None, runner: "Runner | None") -> "TrainingResult":
-    """Train an adapter (or the whole model) on the rows."""
+    """Train an adapter, or the whole model, on the token rows."""
     from fine_tuning.training.runner import TrainingJob, run_in_child
     from fine_tuning.training.trainer_utils import TrainingRows
 
@@ -138,15 +137,15 @@ def train(shop: Workshop, plan: Plan, run: Run, replay: Path | None, runner: "Ru
         )
         training = (runner or run_in_child)(job, shop.watch)
         for damage in training.passed_over:
-            shop.watch.note(f"passed over: {damage}")
+            shop.watch.note(f"skipped: {damage}")
     return training
 
 
 def served_base(plan: Plan) -> "Reference | None":
-    """Return what llama.cpp computes with the base, on some of what will be learned.
+    """Return the logits that llama.cpp computes with the base for a sample of the training rows.
 
-    The training must begin with the same network. None if nothing will be learned, or if no GGUF
-    can carry the result, so that it is not served.
+    The training must begin with the same network. None if there are no rows, or if the result cannot
+    be exported to GGUF and so is not served.
     """
     from fine_tuning.evaluation.served_model import read_logits
 
@@ -159,7 +158,7 @@ def served_base(plan: Plan) -> "Reference | None":
 
 
 def export(shop: Workshop, run: Run, training: "TrainingResult") -> Path:
-    """Return what `write_artifact` wrote. ExportError unless llama.cpp computes with it what was trained."""
+    """Write the GGUF file and return it. Raises ExportError unless llama.cpp computes the trained network with it."""
     from fine_tuning.evaluation.served_model import read_logits
 
     base, beside = shop.base.gguf, shop.mode == "adapter"
@@ -173,7 +172,7 @@ def export(shop: Workshop, run: Run, training: "TrainingResult") -> Path:
 
 
 def write_artifact(shop: Workshop, run: Run, learned: Path) -> Path:
-    """Return the GGUF of what was learned: the adapter's, or the whole model's."""
+    """Export the adapter or the whole model to GGUF; return the file."""
     from fine_tuning.model_management.gguf_export import convert_adapter, export_full, merge_adapter
 
     with shop.watch.stage("Exporting to GGUF"):
@@ -184,16 +183,18 @@ def write_artifact(shop: Workshop, run: Run, learned: Path) -> Path:
 
 
 def end_without_version(shop: Workshop, run: Run, training: "TrainingResult") -> NoVersion:
-    """Answer the test prompts through Transformers: what was trained stays in the run, and the live model as it is."""
+    """Answer the test prompts through Transformers; the result stays in the run, and the live model is unchanged."""
     with shop.watch.stage("Answering through Transformers"):
         answers = through_transformers(shop.config, shop.engine, shop.base, run, shop.config.evaluation.test_prompts)
     method = shop.config.training.method
-    reason = f"no GGUF can carry {method}: no version was made. `byoai compare --run {run.name}` asks it again"
+    reason = (
+        f"{method} cannot be exported to GGUF: no version was made. To ask the result: byoai compare --run {run.name}"
+    )
     paths.write_json(run.manifest, {"version": None, "reason": reason, "seconds": shop.watch.seconds})
     return NoVersion(run, training, answers, reason)
 
 
-# From a model to the one that answers
+# From a trained model to the live one
 
 
 def make_version(
@@ -206,7 +207,7 @@ def make_version(
     training: "TrainingResult | None",
     lineage: Lineage | None = None,
 ) -> NewVersion:
-    """Enter a judged version, and make it live if it may be."""
+    """Register an evaluated version, and make it live if it is accepted."""
     number = register_version(shop, material, run, artifact, comparison, verdict, lineage)
     live = promote(shop, run, number, verdict)
     tag, seconds = version_tag(shop.name, number), shop.watch.seconds
@@ -225,8 +226,8 @@ def register_version(
     verdict: "Verdict",
     lineage: Lineage | None = None,
 ) -> int:
-    """Enter the version and make its tag; a run that was interrupted here goes on with the number it
-    had. `lineage`: of one that was made of others.
+    """Register the version and create its tag; return its number. A run that was interrupted here
+    keeps its number. `lineage` is given for a version made from others.
     """
     if not run.version.exists():
         paths.write_json(run.version, shop.registry.next_number(shop.name))
@@ -259,9 +260,9 @@ def register_version(
 
 
 def promote(shop: Workshop, run: Run, number: int, verdict: "Verdict") -> bool:
-    """Prove that the engine feeds the new model what it was trained on, then make it live.
+    """Check that the engine feeds the new model the tokens it was trained on, then make it live.
 
-    It becomes `latest` only with that proof, and if the gate accepts it.
+    It becomes `latest` only if this check passes and the gate accepts it.
     """
     tag, by_hand = version_tag(shop.name, number), shop.request.promote
     with shop.watch.stage("Checking prompts and answers in the engine"):
@@ -272,7 +273,7 @@ def promote(shop: Workshop, run: Run, number: int, verdict: "Verdict") -> bool:
         except ParityError as error:
             hold_back(shop, run, number, verdict, error)
             raise
-        parity = f"parity: {report.cases} conversations, {report.tokens} tokens alike"
+        parity = f"parity: {report.cases} conversations, {report.tokens} tokens identical"
         shop.registry.update(shop.name, number, verdict=f"{verdict}. {parity}")
     if not (verdict.passed and shop.config.deployment.auto_deploy) and not by_hand:
         return False
@@ -282,9 +283,9 @@ def promote(shop: Workshop, run: Run, number: int, verdict: "Verdict") -> bool:
 
 
 def hold_back(shop: Workshop, run: Run, number: int, verdict: "Verdict", error: ParityError) -> None:
-    """Note why a version must not go live, for every later switch.
+    """Record why a version must not go live, so that later switches respect it.
 
-    Once the cause is mended, its run is resumed and makes another version.
+    Once the cause is fixed, the run is resumed and makes another version.
     """
     from fine_tuning.evaluation.gate import Result, Verdict
 

@@ -1,4 +1,4 @@
-"""The plan of a retrain: what is to be learned, from what, and what it will take. planning.py makes it."""
+"""Define the plan of a retrain: its training data, base, and estimated cost. Made by planning.py."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Material:
-    """What a version is made of and judged on: the dataset, its token rows, and the turns that teach it."""
+    """The data of a version: the dataset it is trained and evaluated on, its token rows, and the trained turns."""
 
     dataset: Dataset
     rows: Path
@@ -29,20 +29,20 @@ class Material:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be learned, from what, and what it will take."""
+    """The plan of a retrain: its training data, base, and estimated cost."""
 
-    config: FineTuningConfig  # as it will be trained: `--auto` may have lowered it
-    name: str  # of the fine-tuned model, without version
+    config: FineTuningConfig  # as used for training: `--auto` may have lowered settings
+    name: str  # the fine-tuned model's name without version
     base: ModelDetails
     turns: int  # in the log
-    new_turns: int  # that no version has seen
+    new_turns: int  # turns that no version has seen
     kept_turns: int
     dropped: dict[str, int]  # turns by reason
     scrubbed: dict[str, int]  # private details by kind
     dataset: Dataset
     rows: Path
     preferences: PreferenceData
-    preference_method: str | None  # how they are learned; None if they are too few
+    preference_method: str | None  # dpo or kto; None if there are too few
     counts: dict[str, dict[str, int]]  # by split: conversations, rows, tokens, trained_tokens, ...
     replay_prompts: int
     estimate: "Estimate"
@@ -55,7 +55,7 @@ class Plan:
 
     @property
     def turn_ids(self) -> list[str]:
-        """The turns that teach the version."""
+        """Return the ids of the turns that the version is trained on."""
         preferred = self.preferences.turn_ids if self.preference_method else []
         return list(dict.fromkeys([*self.dataset.manifest["turn_ids"], *preferred]))
 
@@ -70,11 +70,11 @@ class Plan:
 
     @property
     def mode(self) -> Carrier | None:
-        """What the engine will get: an adapter beside the base, a merged model, or nothing."""
+        """Return what the engine gets: an adapter used with the base, a merged model, or nothing (None)."""
         return carrier(self.config.training, self.config.deployment.mode)
 
     def record(self) -> dict[str, Any]:
-        """Return what a page needs to forecast other settings of the same data and model."""
+        """Return the values from which a page forecasts other settings for the same data and model."""
         names = (
             "name",
             "turns",
@@ -92,13 +92,13 @@ class Plan:
         return {**{name: getattr(self, name) for name in names}, **told}
 
     def facts(self) -> tuple[tuple[str, str], ...]:
-        """Return the plan as a person reads it: (name, value) pairs.
+        """Return the plan for the user: (name, value) pairs.
 
-        They are the same in the terminal and on a page.
+        The terminal and the pages show the same pairs.
         """
         train, estimate, training = self.counts["train"], self.estimate, self.config.training
         splits = ", ".join(f"{counts['conversations']} {name}" for name, counts in self.counts.items())
-        held = {"quantised": ", the base as quantised as it is served", "nf4": ", the base in NF4"}.get(
+        held = {"quantised": ", the base quantised as served", "nf4": ", the base in NF4"}.get(
             estimate.base_weights, ""
         )
         return (
@@ -126,7 +126,7 @@ class Plan:
         )
 
     def _sources(self) -> tuple[tuple[str, str], ...]:
-        """Return what an epoch is made of, where that is more than one source."""
+        """Return the shares of the sources in an epoch, if there is more than one source."""
         found = self.dataset.manifest.get("sources", {})
         total = sum(counts["in_an_epoch"] for counts in found.values())
         if len(found) < 2 or not total:
@@ -138,7 +138,7 @@ class Plan:
         return (("sources", ", ".join(parts)),)
 
     def _variants(self) -> tuple[tuple[str, str], ...]:
-        """Return how many variants of conversations there are, where there are any."""
+        """Return the number of variants of conversations, if there are any."""
         found = self.dataset.manifest.get("augmented", {})
         parts = (f"{counts['conversations']} by {how.replace('_', ' ')}" for how, counts in found.items())
         return (("variants", ", ".join(parts)),) if found else ()
@@ -155,7 +155,7 @@ class Plan:
 def said_facts(
     turns: int, new: int, kept: int, dropped: Mapping[str, int], scrubbed: Mapping[str, int]
 ) -> tuple[tuple[str, str], ...]:
-    """Return what a person reads about the turns: (name, value) pairs."""
+    """Return figures about the turns for the user: (name, value) pairs."""
     return (
         ("in the log", f"{turns} turns, {new} of them new since the last version"),
         ("after cleaning", f"{kept} turns" + _counted(" (dropped: {})", dropped)),
@@ -164,14 +164,14 @@ def said_facts(
 
 
 def preferences_in_words(pairs: int, ratings: int, method: str | None) -> str:
-    """Return how many preferences there are, and what becomes of them."""
+    """Return how many preferences there are, and how they are used."""
     if not pairs + ratings:
-        return "none: edits and thumbs on the chat page make them"
-    how = f"learned after the chats ({method})" if method else "too few, or switched off: left for later"
+        return "none: edit or rate answers on the chat page to add some"
+    how = f"trained on after the chats ({method})" if method else "too few, or switched off: not trained on now"
     return f"{pairs} pairs, {ratings} ratings: {how}"
 
 
 def _counted(text: str, counts: Mapping[str, int]) -> str:
-    """Return `text` with the counts in it; "" if all are 0."""
+    """Return `text` with the counts inserted; "" if all are 0."""
     said = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in counts.items() if count)
     return text.format(said) if said else ""

@@ -1,6 +1,6 @@
-"""What a retrain would learn, from what, and what it will take. Nothing is trained here.
+"""Plan a retrain: its training data, base, and estimated cost. Nothing is trained here.
 
-`make_plan` reads the log, cleans it, splits it, makes token rows of it, and estimates memory and time.
+`make_plan` reads, cleans and splits the log, builds token rows, and estimates memory and time.
 """
 
 from collections import ChainMap
@@ -45,16 +45,16 @@ if TYPE_CHECKING:
 SAMPLE_LOG = paths.SAMPLES / "conversations.jsonl"
 
 
-# What to learn
+# Training data
 
 
 @without_collections()
 def make_plan(shop: Workshop, said: "Said | None" = None, *, to_train: bool = False) -> Plan:
-    """Clean, split and tokenise the log, and estimate the training; nothing is loaded or trained.
+    """Clean, split and tokenize the log, and estimate the training; no model is loaded or trained.
 
-    With `--auto` the plan is for settings that fit into the memory. `said`: what `collect`
-    returned, where it was called already. With `to_train` the engine is tried out, too: it makes a
-    model and deletes it. NoConversations if there is nothing to learn.
+    With `--auto` the plan has settings that fit into memory. `said` is the result of `collect`, if it
+    was called already. With `to_train` the engine is tested too, by creating and deleting a model.
+    Raises NoConversations if there is nothing to train on.
     """
     with shop.watch.stage("Reading the conversations"):
         said = said or collect(shop)
@@ -74,7 +74,7 @@ def make_plan(shop: Workshop, said: "Said | None" = None, *, to_train: bool = Fa
     if shop.request.auto and plan.fitting:
         lowered = " ".join(f"{key}={value}" for key, value in plan.fitting.items())
         needed, free = gigabytes(plan.estimate.memory), gigabytes(plan.estimate.available)
-        shop.watch.note(f"this would need about {needed} of memory, and {free} are free: --auto takes {lowered}")
+        shop.watch.note(f"this would need about {needed} of memory, but {free} are free: --auto uses {lowered}")
         plan = _plan(shop.with_config(shop.config.changed(plan.fitting)), said, cleaned)
     shop.watch.tell(Planned(plan.facts()))
     return plan
@@ -82,16 +82,16 @@ def make_plan(shop: Workshop, said: "Said | None" = None, *, to_train: bool = Fa
 
 @dataclass(frozen=True)
 class Said:
-    """The log, as it was read: what its owner excluded is left out."""
+    """The turns read from the log, without those the user excluded."""
 
     turns: list[Turn]
-    mark: Mark | None = None  # of the log before it was read: what came since is new the next time. None for the sample
-    damage: str = ""  # of the log, in words
-    beside: int = 0  # of the turns, the last ones: what mix.also names
+    mark: Mark | None = None  # the log's position before it was read; later turns count as new. None for the sample
+    damage: str = ""  # a description of damage to the log
+    beside: int = 0  # how many of the last turns are from the sources in mix.also
 
 
 def collect(shop: Workshop) -> Said:
-    """Read the log; or the sample, or the dataset that the configuration names instead."""
+    """Read the log, or the sample or dataset to use instead, and note damage to the log."""
     said = read_said(shop.config, sample=shop.request.sample)
     if said.damage:
         shop.watch.note(said.damage)
@@ -99,7 +99,7 @@ def collect(shop: Workshop) -> Said:
 
 
 def read_said(config: FineTuningConfig, *, sample: bool = False) -> Said:
-    """Return what is learned: the sample, or the dataset that the configuration names, or the log."""
+    """Return the turns of the sample, of the dataset that the configuration names, or of the log."""
     if sample:
         return Said([Turn.model_validate_json(line) for line in SAMPLE_LOG.read_text(encoding="utf-8").splitlines()])
     if config.dataset.path is not None:
@@ -112,7 +112,7 @@ def read_said(config: FineTuningConfig, *, sample: bool = False) -> Said:
 
 
 def read_beside(name: str) -> list[Turn]:
-    """Return the turns of the sample, or of a file, with its name as their source."""
+    """Return the turns of the sample or of a file, with that name as their source."""
     if name == "sample":
         turns = [Turn.model_validate_json(line) for line in SAMPLE_LOG.read_text(encoding="utf-8").splitlines()]
     else:
@@ -123,9 +123,9 @@ def read_beside(name: str) -> list[Turn]:
 
 
 def clean(config: FineTuningConfig, turns: Sequence[Turn], log: Path | None = None) -> Cleaned:
-    """Return all that may be learned of the turns, as `sift` does.
+    """Return the turns that may be trained on, as `sift` does.
 
-    NoConversations if that is nothing.
+    Raises NoConversations if there are none.
     """
     cleaned = sift(config, turns, log)
     if not cleaned.conversations:
@@ -137,9 +137,9 @@ def clean(config: FineTuningConfig, turns: Sequence[Turn], log: Path | None = No
 
 
 def sift(config: FineTuningConfig, turns: Sequence[Turn], log: Path | None = None) -> Cleaned:
-    """Return what may be learned of the turns, and why the others may not.
+    """Return the turns that may be trained on, and why the others may not.
 
-    `log`: the file that they are from; what was decided about a turn earlier is not decided again.
+    `log` is the file that the turns are from: decisions about its turns are reused.
     """
     limits = config.data_collection
     cleaner = DataCleaner(
@@ -152,7 +152,7 @@ def sift(config: FineTuningConfig, turns: Sequence[Turn], log: Path | None = Non
         drop_polite_only=limits.drop_polite_only,
         drop_gibberish=limits.drop_gibberish,
         languages=limits.languages,
-        # a dataset's author has decided what is in it
+        # the author of a dataset chose its content
         newest_wins=limits.conflicts == "newest" and config.dataset.path is None,
         own_words=config.data_preparation.own_words,
         names_by=names_by(config),
@@ -161,9 +161,9 @@ def sift(config: FineTuningConfig, turns: Sequence[Turn], log: Path | None = Non
 
 
 def names_by(config: FineTuningConfig) -> str:
-    """Return what finds names and postal addresses, as in CleanSettings.
+    """Return the name of the recogniser of names and postal addresses (see CleanSettings); "" for none.
 
-    Raises ConfigError where it is not installed.
+    Raises ConfigError if it is not installed.
     """
     return recogniser() if config.data_collection.scrub_names and config.data_preparation.scrub_pii else ""
 
@@ -177,7 +177,7 @@ def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:
             cleaned.conversations, config.data_preparation, cleaned.dropped, config.mix, config.augmentation, reword
         )
     if reword and (thrown := ", ".join(f"{count} {reason}" for reason, count in reword.rejected.most_common())):
-        shop.watch.note(f"of the questions in other words these were not kept: {thrown}")
+        shop.watch.note(f"reworded questions that were rejected: {thrown}")
     max_length = config.data_preparation.max_length
     key = rows_key(shop)
     rows = tokenize_dataset(dataset.path, shop.render, shop.vocabulary, max_length, key)
@@ -250,31 +250,31 @@ def rows_key(shop: Workshop) -> str:
 
 
 def preference_method(config: FineTuningConfig, found: PreferenceData) -> str | None:
-    """Return how preferences are learned; None if they are too few, or it is switched off."""
+    """Return the method for preferences; None if there are too few, or they are switched off."""
     return choose_preference_method(found.pairs, found.ratings, config.training.preferences)
 
 
-# What is new
+# New turns
 
 
 def new_turns(config: FineTuningConfig, log: ConversationLogger, registry: Registry) -> list[str]:
-    """Return the ids of the turns that no version of the configured model has seen as they are now.
+    """Return the ids of the turns that no version of the configured model has seen in their current state.
 
-    They were said, rated or edited since. It takes as long as what changed since the newest
-    version, whatever was said before.
+    They were recorded, rated or edited since. The time this takes depends only on the changes since the
+    newest version.
     """
     seen, mark = _seen(config, registry)
     return _unseen(log.index.changed_since(mark), seen)
 
 
 def count_new(config: FineTuningConfig, log: ConversationLogger, registry: Registry) -> int:
-    """Return how many `new_turns` there are; also before the first version, when all are, in no time."""
+    """Return the number of `new_turns`; before the first version that is every turn, which takes no time to count."""
     seen, _ = _seen(config, registry)
     return len(new_turns(config, log, registry)) if seen else log.index.count()
 
 
 def learned(config: FineTuningConfig, log: ConversationLogger, registry: Registry) -> Learned:
-    """Return what the versions of the configured model know of the log, for lists of its turns."""
+    """Return which turns of the log the versions of the configured model have seen."""
     seen, mark = _seen(config, registry)
     since = mark.changes if mark and mark.epoch == log.index.mark().epoch else -1
     return Learned(
@@ -283,27 +283,27 @@ def learned(config: FineTuningConfig, log: ConversationLogger, registry: Registr
 
 
 def count_unlearned(shop: Workshop, said: Said | None = None) -> int:
-    """Return how many turns of the log (or of what is learned instead of it) no version has seen as they are now."""
+    """Return how many turns of the log (or the dataset used instead) no version has seen in their current state."""
     if not shop.request.sample and shop.config.dataset.path is None:
         return count_new(shop.config, ConversationLogger(shop.config.log_path), shop.registry)
     return count_new_of((said or collect(shop)).turns, shop.config, shop.registry)
 
 
 def count_new_of(turns: Iterable[Turn], config: FineTuningConfig, registry: Registry) -> int:
-    """Return how many of these turns no version has seen as they are now."""
+    """Return how many of these turns no version has seen in their current state."""
     seen, _ = _seen(config, registry)
     return len(_unseen(((turn.id, turn.state_hash) for turn in turns), seen))
 
 
 def _unseen(turns: Iterable[tuple[str, str]], seen: Mapping[str, str]) -> list[str]:
-    """Return the ids of those turns, given as (id, state hash), that are not in `seen` as they are now."""
+    """Return the ids of the turns, given as (id, state hash), that are not in `seen` with that state."""
     return [id for id, state_hash in turns if seen.get(id, "new") not in ("", state_hash)]
 
 
 def _seen(config: FineTuningConfig, registry: Registry) -> tuple[Mapping[str, str], Mark | None]:
-    """Return the state of each turn that a version has seen, and the log's mark at that time.
+    """Return the state hash of each turn that a version has seen, and the log's mark at that time.
 
-    A state is "" if it is not known. The mark is that of the plan of the newest version.
+    A state hash is "" if it is unknown. The mark is from the plan of the newest version.
     """
     seen: ChainMap[str, str] = ChainMap()
     mark = None
@@ -319,27 +319,27 @@ def _seen(config: FineTuningConfig, registry: Registry) -> tuple[Mapping[str, st
 
 @lru_cache(maxsize=64)
 def _read_seen(inputs: Path, changed: int) -> tuple[dict[str, str], Mark | None]:
-    """Return what a run's inputs say about the log; cached until the file changes."""
+    """Return the turns and the log's mark recorded in a run's inputs; cached until the file changes."""
     record = paths.read_json(inputs)
     known, mark = record["seen"], record.get("mark")
-    # older runs say less
+    # older runs recorded less
     return known if isinstance(known, dict) else dict.fromkeys(known, ""), Mark(**mark) if mark else None
 
 
-# What all will be needed, looked at before anything is computed
+# Checks before anything is computed
 
 
 def check_folders(shop: Workshop) -> None:
-    """Raise ByoaiError if what is made could not be kept."""
+    """Raise ByoaiError if a folder or the registry is not writable."""
     for folder in (paths.home(), paths.datasets_dir(), shop.config.runs_dir):
         paths.check_writable(folder)
     shop.registry.check_writable()
 
 
 def check_deployment(shop: Workshop) -> None:
-    """Note if the result will not be deployed as configured.
+    """Note if the result will be deployed otherwise than configured.
 
-    An error if it could not be exported, described, or named.
+    Raises an error if it cannot be exported, described in a Modelfile, or named.
     """
     from fine_tuning.model_management.gguf_export import SAME, check_exportable
 
@@ -347,12 +347,12 @@ def check_deployment(shop: Workshop) -> None:
     method = f"{settings.method}{' with DoRA' if settings.use_dora else ''}"
     if shop.mode is None:
         shop.watch.note(
-            f"the result of {method} does not fit into a GGUF: it answers through Transformers only, not in the engine"
+            f"the result of {method} cannot be exported to GGUF: it answers through Transformers, not in the engine"
         )
         return
     if shop.mode != wanted.mode:
         shop.watch.note(
-            f"{method} cannot be an adapter beside the base: it will be deployed merged ({wanted.quantization})"
+            f"the result of {method} cannot be used as an adapter: it will be deployed merged ({wanted.quantization})"
         )
     check_exportable(shop.base.gguf, wanted.quantization if shop.mode == "merged" else SAME)
     check_name(shop.engine, shop.registry, shop.name, shop.base.tag)
@@ -360,24 +360,24 @@ def check_deployment(shop: Workshop) -> None:
 
 
 def check_engine(shop: Workshop) -> None:
-    """Raise what the engine raises if it cannot make a model of the version's name from the base."""
+    """Create and delete a test model. Raises the engine's error if that fails."""
     trial = version_tag(shop.name, shop.registry.likely_number(shop.name)) + TRIAL
-    # Other than the base in a parameter: else the engine would put the base away, which somebody
-    # may be talking to, with the trial.
+    # One parameter differs from the base. Otherwise the engine would unload the base, which may be in
+    # use, when the test model is deleted.
     shop.engine.create(trial, ModelSpec(from_=shop.base.tag, parameters={"seed": 0, "temperature": 0.0}))
     shop.engine.delete(trial)
 
 
 def check_plan(shop: Workshop, plan: Plan) -> None:
-    """Refuse what would waste the person's time, before anything is loaded.
+    """Raise an error for a plan that cannot succeed, before a model is loaded.
 
-    Note what they should know.
+    Notes the warnings of the plan.
     """
     from fine_tuning.training.estimate import require
 
     if (fault := too_little(plan.kept_turns, plan.config)) and not shop.request.force:
         raise TooLittleData(
-            f"{fault}. Chat more, learn from few with --few-shot (5 to 50 pairs), or go on with --force"
+            f"{fault}. Chat more, use --few-shot for little data (5 to 50 pairs), or continue with --force"
         )
     for warning in plan.warnings:
         shop.watch.note(warning)
@@ -385,15 +385,15 @@ def check_plan(shop: Workshop, plan: Plan) -> None:
     needs = plan.estimate
     shop.watch.note(f"about {gigabytes(needs.memory)} of memory; {plan.times}")
     if needs.base_weights == "quantised" and plan.config.training.base_weights == "auto":
-        shop.watch.note("the base stays quantised: training is faster without, but that would not fit into the memory")
+        shop.watch.note("the base stays quantised: training would be faster without, but would not fit into memory")
 
 
 def too_little(pairs: int, config: FineTuningConfig) -> str:
-    """Return what to say of too few question-answer pairs; "" if they are enough."""
+    """Return a warning about too few question-answer pairs; "" if there are enough."""
     least = config.training.min_pairs
     if pairs >= least:
         return ""
     return (
-        f"Training data too small: {pairs} question-answer pair{'s' * (pairs != 1)}, and {least}+ are recommended "
+        f"Training data too small: {pairs} question-answer pair{'s' * (pairs != 1)}, but {least}+ are recommended "
         "(training.min_pairs)"
     )

@@ -1,7 +1,7 @@
-"""Which profile (config/<name>.yaml) fits what is to be learned. Every way to a training goes by this one rule.
+"""Choose the profile (config/<name>.yaml) that fits the training data, by one rule for all callers.
 
-What a person chose wins: a profile that is taken by itself lies below the settings that differ from
-the default file's, and a profile that was named is taken in its place.
+The user's choices take precedence: settings that differ from the default file override the profile,
+and a profile that the user named replaces it.
 """
 
 from functools import lru_cache
@@ -12,23 +12,23 @@ from fine_tuning.config_flat import dotted
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.importers.importing import imports
 
-FEW_SHOT = "few_shot"  # learns from few chats
-HANDBOOK = "handbook"  # learns what documents say
+FEW_SHOT = "few_shot"  # for few chats
+HANDBOOK = "handbook"  # for imported documents
 
 
 def made_of_documents(log: ConversationLogger) -> int:
-    """Return how many turns of the log were made of documents."""
+    """Return the number of turns in the log that were made from documents."""
     return sum(each.turns for each in imports(log) if each.source.get("format") == "document")
 
 
 def document_profile(turns: int, documents: int) -> str:
-    """Return the profile for a log of so many turns, so many of them made of documents; "" for none."""
+    """Return the profile for a log with this many turns, and this many made from documents; "" for none."""
     return HANDBOOK if 2 * documents > turns else ""
 
 
 @lru_cache(maxsize=8)
 def laid_below(config: FineTuningConfig, profile: str) -> FineTuningConfig:
-    """Return the settings with a profile below a person's own: those that are not as in the default file."""
+    """Return the settings with a profile applied, except where they differ from the default file."""
     usual = dict(dotted(_default(paths.stamp(paths.DEFAULT_CONFIG)).model_dump()))
     own = {key: value for key, value in dotted(config.model_dump()) if key not in usual or usual[key] != value}
     return config.with_profile(profile).changed(own)
@@ -40,8 +40,8 @@ def _default(stamp: object) -> FineTuningConfig:
 
 
 def for_documents(config: FineTuningConfig) -> FineTuningConfig:
-    """Return the settings with which the configured log is learned: with the profile for documents
-    where it mostly consists of them.
+    """Return the settings for training on the configured log: with the profile for documents if most
+    turns were made from documents.
     """
     if config.dataset.path is not None:
         return config

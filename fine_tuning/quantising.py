@@ -1,4 +1,4 @@
-"""A version in fewer bits: what each quantisation would cost and keep, measured; and a new version in one of them."""
+"""Quantise versions: measure the size, speed and quality of each quantisation, and make a version with one."""
 
 import shutil
 import tempfile
@@ -34,21 +34,21 @@ NOW = "now"
 
 @dataclass(frozen=True)
 class Compression:
-    """What the quantisations of a version measure; the first is the version as it is served now."""
+    """The measurements of a version's quantisations; the first is the version as it is served now."""
 
     tag: str
     table: tuple["Measured", ...]
-    texts: int  # held-out texts of which the perplexity is
-    recommended: str  # a name in the table
+    texts: int  # number of held-out texts on which perplexity was measured
+    recommended: str  # the name of a quantisation in the table
     why: str
 
 
 def compare_quantisations(
     config: FineTuningConfig, engine: Engine, watch: Watch, version: Version, wanted: Sequence[str] = USUAL
 ) -> Compression:
-    """Make and measure these quantisations of a version, one after the other, and remove them again.
+    """Make, measure and remove each of these quantisations of a version, one after the other.
 
-    ConfigError for an unknown one, ExportError if none of them can be made of this version.
+    Raises ConfigError for an unknown quantisation, and ExportError if none can be made.
     """
     from fine_tuning.evaluation.compression import Scale, recommend
     from fine_tuning.evaluation.speed import Served
@@ -60,7 +60,7 @@ def compare_quantisations(
         shown = engine.show(version.tag)
         rows = _rows(shop, version)
         table: list[Measured] = []
-        with watch.stage("Reading the held-out texts as it is now"):
+        with watch.stage("Measuring the version as it is served now"):
             scale = Scale(
                 Served(NOW, shown.gguf, shown.spec.adapter), rows, config.evaluation.speed_rounds, watch.count
             )
@@ -79,7 +79,7 @@ def compare_quantisations(
                 table += [made] if table else [now, made]
                 file.unlink()
     if not table:
-        raise ExportError(f"{version.tag} can be made in none of {', '.join(wanted)}")
+        raise ExportError(f"{version.tag} cannot be quantised to any of {', '.join(wanted)}")
     best, why = recommend(table)
     watch.tell(Finished("done", why, version.tag, seconds=watch.seconds))
     return Compression(version.tag, tuple(table), len(rows), best, why)
@@ -94,11 +94,11 @@ def quantise_version(
     *,
     promote: bool = False,
 ) -> NewVersion:
-    """Make the next version of a version in this quantization: a whole GGUF, which the gate judges
-    as any other, save that it need not be better than the one that it is made of.
+    """Make a new version that is a quantised copy of a version, as a whole GGUF. The gate judges it
+    like any other, except that it need not be better than the original.
 
-    It goes live in the place of that one, and past the gate; else with `promote`. Raises as
-    `merging.merge_versions`.
+    It goes live if the gate accepts it and the original is live; or with `promote`. Raises what
+    `merging.merge_versions` raises.
     """
     _check(quantization)
     with only_one():
@@ -126,11 +126,11 @@ def quantise_version(
 
 def _check(quantization: str) -> None:
     if quantization.lower() not in QUANTIZATIONS:
-        raise ConfigError(f"there is no quantization {quantization[:40]!r}: {', '.join(QUANTIZATIONS)}")
+        raise ConfigError(f"unknown quantization {quantization[:40]!r}: choose one of {', '.join(QUANTIZATIONS)}")
 
 
 def _data(version: Version) -> tuple[Path, Path] | None:
-    """Return the dataset that a version learned, and its token rows; None if they are gone, or not known."""
+    """Return the dataset a version was trained on, and its token rows; None if they are missing or unknown."""
     inputs = run_behind(version, "quantised").inputs
     if not inputs.exists():
         return None
@@ -142,14 +142,12 @@ def _data(version: Version) -> tuple[Path, Path] | None:
 
 def _material(shop: Workshop, version: Version) -> Material:
     if (found := _data(version)) is None:
-        raise ConfigError(
-            f"nothing can judge {version.tag} in fewer bits: the chats that were kept to test it are gone"
-        )
+        raise ConfigError(f"{version.tag} cannot be quantised: its held-out chats, which the gate needs, are missing")
     return Material(Dataset(found[0]), found[1], sorted(shop.registry.turns_of(version.name, version.number)))
 
 
 def _rows(shop: Workshop, version: Version) -> "list[ScoredRow]":
-    """Return the held-out texts: the chats that were kept to test the version, and general texts."""
+    """Return the held-out texts: the version's held-out chats, and general texts."""
     from fine_tuning.evaluation.test_set import general_rows
     from fine_tuning.token_rows import read_token_rows
 
@@ -158,5 +156,5 @@ def _rows(shop: Workshop, version: Version) -> "list[ScoredRow]":
     if found := _data(version):
         own = [(row.input_ids, row.targets) for row in read_token_rows(found[1] / "test.jsonl") if row.targets]
     else:
-        shop.watch.note("the chats that were kept to test it are gone: only general texts are read")
+        shop.watch.note("its held-out chats are missing: only general texts are used")
     return [*own[: settings.held_out], *general_rows(shop.reader, settings.general)]

@@ -1,4 +1,4 @@
-"""The folder of a run: a fresh one, or that of a retrain which was interrupted and is gone on with."""
+"""Open the folder of a run: a new one, or that of an interrupted retrain to resume."""
 
 import shutil
 from collections.abc import Iterator
@@ -33,9 +33,9 @@ from fine_tuning.workshop import Workshop
 
 
 def open_run(shop: Workshop, plan: Plan) -> tuple[Run, Plan]:
-    """Return a fresh run, or the newest unfinished one with the same settings and base.
+    """Return a new run, or the newest unfinished run with the same settings and base.
 
-    The unfinished run's own data are then learned to the end.
+    An unfinished run continues with its own data.
     """
     resolved = plan.config.model_dump(mode="json")
     inputs = {
@@ -64,17 +64,17 @@ def open_run(shop: Workshop, plan: Plan) -> tuple[Run, Plan]:
 
 
 def run_behind(version: Version, done: str) -> Run:
-    """Return the run that made a version. ConfigError, which says what cannot be `done` ("merged"), if it is gone."""
+    """Return the run that made a version. Raises ConfigError if it is missing; `done` ("merged") is for the message."""
     folder = run_of(version)
     if folder is None or not folder.is_dir():
-        raise ConfigError(f"{version.tag} cannot be {done}: its run is not there ({version.run or 'unknown'})")
+        raise ConfigError(f"{version.tag} cannot be {done}: its run folder is missing ({version.run or 'unknown'})")
     return Run(folder)
 
 
 def check_shop(shop: Workshop) -> None:
-    """Check all that a version which is made of others will need, before anything is computed.
+    """Check folders, deployment and engine before a version is made from others.
 
-    What registry and engine disagree on is noted. Raises what the checks of planning.py raise.
+    Notes differences between registry and engine. Raises what the checks of planning.py raise.
     """
     for finding in reconcile(shop.engine, shop.registry, shop.name):
         shop.watch.note(finding.text)
@@ -85,8 +85,8 @@ def check_shop(shop: Workshop) -> None:
 
 @contextmanager
 def fresh_run(shop: Workshop, label: str, inputs: dict[str, Any]) -> Iterator[Run]:
-    """Yield the folder of a run in which nothing is trained: a version is made of others, which its
-    inputs name as `made_of`. It is never gone on with, and is removed if no version comes of it.
+    """Yield the folder of a run without training, for a version made from others, which its inputs
+    name as `made_of`. Such a run is never resumed, and is removed if it makes no version.
     """
     run = Run(shop.config.runs_dir / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{label}-{inputs['dataset'][:8]}")
     run.folder.mkdir(parents=True)
@@ -102,7 +102,7 @@ def fresh_run(shop: Workshop, label: str, inputs: dict[str, Any]) -> Iterator[Ru
 
 
 def _resumable(shop: Workshop, plan: Plan, run: Run, resolved: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what of the plan changes to go on with `run`; None if it cannot be gone on with, and that is said."""
+    """Return the fields of the plan to change to resume `run`; None, with a note, if it cannot be resumed."""
     before = paths.read_json(run.inputs)
     if "made_of" in before:  # see fresh_run
         return None
@@ -113,29 +113,28 @@ def _resumable(shop: Workshop, plan: Plan, run: Run, resolved: dict[str, Any]) -
     )
     if not same or before["base_digest"] != plan.base.gguf_digest or not there:
         shop.watch.note(
-            f"{run.name} was interrupted, and has other settings, base or data than now: left as it is, starting anew"
+            f"{run.name} was interrupted, but its settings, base or data differ from the current ones: it is left as "
+            "it is, and a new run starts"
         )
         return None
     found = _data_of(plan, before)
     later = len(set(plan.seen) - set(before["seen"]))
     more = f" ({later} newer turns come with the next retrain)" if later else ""
-    shop.watch.note(f"{run.name} was interrupted: going on with it from its last whole checkpoint{more}")
+    shop.watch.note(f"{run.name} was interrupted: resuming it from its last complete checkpoint{more}")
     return found
 
 
 def plan_of_run(plan: Plan, run: Run) -> Plan:
-    """Return `plan` with the data that a run learned. ConfigError if they are not there any more."""
+    """Return `plan` with the data of a run. Raises ConfigError if they are missing."""
     before = paths.read_json(run.inputs)
     rows = paths.datasets_dir() / before["dataset"] / before["rows"]
     if not (rows / MANIFEST).exists():
-        raise ConfigError(
-            f"the data that {run.name} learned are not there any more: retrain, and the new version is evaluated"
-        )
+        raise ConfigError(f"the training data of {run.name} are missing: retrain to make and evaluate a new version")
     return replace(plan, **_data_of(plan, before))
 
 
 def _data_of(plan: Plan, before: dict[str, Any]) -> dict[str, Any]:
-    """Return what of a plan changes to be about a run's own data, as its `inputs` name them."""
+    """Return the fields of a plan to change so that it is about the data in a run's `inputs`."""
     rows = paths.datasets_dir() / before["dataset"] / before["rows"]
     preferences = read_preference_data(paths.datasets_dir() / before["preferences"])
     counts = paths.read_json(rows / MANIFEST)["splits"]
@@ -152,9 +151,9 @@ def _data_of(plan: Plan, before: dict[str, Any]) -> dict[str, Any]:
 
 
 def _learned_as(resolved: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration without what changes nothing of what is learned.
+    """Return the configuration without the settings that do not affect the result of the training.
 
-    How much memory is free may differ when a run goes on.
+    `batch_tokens` is one of them, as the free memory may differ when a run is resumed.
     """
     training = {key: value for key, value in resolved["training"].items() if key != "batch_tokens"}
     return {

@@ -1,8 +1,8 @@
-"""Which answers are most worth a person's time: a rating or an edit of those teaches the most.
+"""Choose the answers most worth reviewing: those whose rating or edit helps the model most.
 
-The most uncertain ones (uncertainty sampling: Lewis and Gale 1994), measured on what is served: how
-surprised the live model is by the answer, and how far it has moved from the base there. Of answers
-that look alike only one is shown.
+These are the most uncertain ones (uncertainty sampling: Lewis and Gale 1994), measured on the served
+models: how unlikely the answer is under the live model, and how much that differs from the base. Of
+several similar answers only one is shown.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,16 +22,16 @@ from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.token_rows import ScoredRow
 from fine_tuning.workshop import base_of
 
-CONTEXT = 2048  # tokens of a conversation that are read; of longer ones only the turn itself
-NEWEST = 200  # turns that are looked at: each costs a forward pass through both models
+CONTEXT = 2048  # tokens of a conversation at most; if it is longer, only the turn itself is used
+NEWEST = 200  # newest turns considered: each costs a forward pass through both models
 
 
 @dataclass(frozen=True)
 class Candidate:
     turn: Turn
-    surprise: float  # nats a token of the answer, under the live model
-    shift: float  # nats a token between the live model and the base, either way; 0 while the base is live
-    alike: tuple[str, ...]  # ids of other turns that look the same
+    surprise: float  # mean negative log-likelihood of the answer under the live model, in nats per token
+    shift: float  # absolute difference from the same under the base; 0 while the base is live
+    alike: tuple[str, ...]  # ids of near-duplicate turns
 
     @property
     def worth(self) -> float:
@@ -46,10 +46,10 @@ def worth_reviewing(
     count: int = 10,
     watch: Watch | None = None,
 ) -> list[Candidate]:
-    """Return the `count` turns of the log most worth a review, best first.
+    """Return the `count` turns of the log most worth reviewing, best first.
 
-    Rated, edited and incomplete ones are left out. `live` and `base` are the engine's tags. Raises
-    EngineError when a model cannot be loaded.
+    Rated, edited and incomplete turns are left out. `live` and `base` are the engine's tags. Raises
+    EngineError if a model cannot be loaded.
     """
     open_turns = unjudged(turns)[-NEWEST:]
     rows = _rows(engine, base, turns, open_turns)
@@ -81,16 +81,16 @@ def worth_reviewing(
 def of_log(
     config: FineTuningConfig, engine: Engine, turns: Sequence[Turn], count: int = 10, watch: Watch | None = None
 ) -> list[Candidate]:
-    """Return the turns worth a review, as the live version of the configured model finds them.
+    """Return the turns most worth reviewing according to the live version of the configured model.
 
-    The base judges where no version is live. See `worth_reviewing`.
+    The base is used if no version is live. See `worth_reviewing`.
     """
     live, base = Registry().live(config.tuned_name()), base_of(config, engine).tag
     return worth_reviewing(engine, turns, live.tag if live else base, base, count, watch)
 
 
 def unjudged(turns: Iterable[Turn]) -> list[Turn]:
-    """Return the whole turns on the chosen paths that their owner has neither rated nor edited."""
+    """Return the complete turns on the chosen paths that are neither rated nor edited."""
     return [
         turn
         for turn in on_chosen_paths(turns)
@@ -102,7 +102,7 @@ def unjudged(turns: Iterable[Turn]) -> list[Turn]:
 
 
 def _rows(engine: Engine, base: str, turns: Sequence[Turn], wanted: Sequence[Turn]) -> dict[str, ScoredRow]:
-    """Return by turn its conversation up to its answer, in the engine's tokens."""
+    """Return, by turn id, the tokens of the conversation up to and including the turn's answer."""
     tokenizer = ConversationTokenizer(partial(engine.render, base), Vocabulary(engine.show(base).gguf), CONTEXT)
     ids, found = {turn.id for turn in wanted}, {}
     for conversation in conversations_of(turn for turn in on_chosen_paths(turns) if turn.bot_response.strip()):
@@ -113,7 +113,7 @@ def _rows(engine: Engine, base: str, turns: Sequence[Turn], wanted: Sequence[Tur
 
 
 def _row(tokenizer: ConversationTokenizer, turns: Sequence[Turn]) -> ScoredRow | None:
-    """Return the row of the last turn's answer; None if it does not fit."""
+    """Return the tokens of the turns, and the indices of the last answer; None if they do not fit."""
     system = system_of(turns[-1])
     head = [Message(role="system", content=system)] if system else []
     found = tokenizer.last_answer([*head, *(message for turn in turns for message in turn.messages())])

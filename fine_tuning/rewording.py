@@ -1,5 +1,5 @@
-"""The models that put questions in other words for the augmentation: one of the engine asks, the
-base looks a second time.
+"""Provide the models that reword questions for the augmentation: one model of the engine rewords,
+the base checks.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,15 +16,15 @@ from fine_tuning.workshop import Workshop
 if TYPE_CHECKING:
     from fine_tuning.evaluation.served_model import ServedModel
 
-_LONGEST = 96  # tokens of a question in other words
+_LONGEST = 96  # maximum tokens of a reworded question
 
 
 @contextmanager
 def rewording(shop: Workshop) -> Iterator[Rewording | None]:
-    """Yield what puts questions in other words; None if the configuration asks for no other words.
+    """Yield the Rewording for the configured augmentation; None if no questions are to be reworded.
 
-    Models are loaded when the first question needs them. Raises ModelNotFound for a model that the
-    engine does not have, Cancelled when `shop.watch` asks to stop.
+    Models are loaded at the first question. Raises ModelNotFound for a model that the engine does
+    not have, and Cancelled if `shop.watch` asks to stop.
     """
     settings = shop.config.augmentation
     if not settings.rewords:

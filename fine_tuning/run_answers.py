@@ -1,4 +1,4 @@
-"""Answers of what a run trained, through Transformers: for methods whose result no GGUF can carry."""
+"""Answer prompts with the result of a run through Transformers, for methods that cannot be exported to GGUF."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from fine_tuning.errors import ConfigError
 from fine_tuning.runs import Run
 
 Answers = tuple[tuple[str, str, str], ...]
-"""Each a prompt, the base's answer, and that of what was trained on it."""
+"""Tuples of a prompt, the base's answer, and the fine-tuned model's answer."""
 
 
 def through_transformers(
@@ -24,9 +24,9 @@ def through_transformers(
     texts: Sequence[str],
     limit: int | None = None,
 ) -> Answers:
-    """Answer each text with the base, and with what `run` trained on it.
+    """Answer each text with the base, and with the result of `run`.
 
-    `config`: the run's own. `limit`: tokens of an answer. TrainingError if Transformers cannot load the base.
+    `config` is the run's own, `limit` the tokens of an answer. Raises TrainingError if the base cannot be loaded.
     """
     from fine_tuning.training.generate import answer_both
 
@@ -42,16 +42,14 @@ def through_transformers(
 def answers_of_run(
     config: FineTuningConfig, engine: Engine, run: Path, texts: Sequence[str], limit: int | None = None
 ) -> Answers:
-    """Answer each text as `through_transformers` does, with a run that ended before: its folder, or its name.
+    """Answer each text as `through_transformers` does, with a finished run, given by its folder or name.
 
-    ConfigError if nothing was trained there, or on another base than the engine has.
+    Raises ConfigError if the run has no result, or was trained on another base than the engine has.
     """
     found = Run(run if run.is_dir() else config.runs_dir / run)
     if not all(file.exists() for file in (found.inputs, found.config, found.adapter)):
         known = ", ".join(sorted(each.parent.name for each in config.runs_dir.glob("*/inputs.json"))) or "none"
-        raise ConfigError(
-            f"{found.folder} is not a run that was trained to its end. Those of {config.runs_dir}: {known}"
-        )
+        raise ConfigError(f"{found.folder} is not a finished run. Choose one of the runs in {config.runs_dir}: {known}")
     before = paths.read_json(found.inputs)
     base = engine.show(before["base"])
     if base.gguf_digest != before["base_digest"]:

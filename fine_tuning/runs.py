@@ -1,4 +1,4 @@
-"""One run's folder, data/runs/<id>/: the names of its files, and the lock that lets one retrain run at a time.
+"""Define the files of a run folder, data/runs/<id>/, and the lock that lets one retrain run at a time.
 
 config.yaml      the whole configuration, as it was resolved      } written first
 inputs.json      what is learned, from which base                 }
@@ -32,7 +32,7 @@ from fine_tuning.errors import Busy, ByoaiError
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of one run, and where in it everything lies."""
+    """The folder of a run, and the paths of its files."""
 
     folder: Path
 
@@ -89,14 +89,14 @@ class Run:
         return self.folder / "evaluation.json"
 
     def serving(self) -> tuple[Path, ...]:
-        """Return what a version needs to be served and to be made again; it tells nothing of what was said."""
+        """Return the files needed to serve a version and to make it again; they contain no text of chats."""
         return self.modelfile, self.adapter_gguf, self.model_gguf, self.manifest, self.config, self.inputs, self.version
 
 
 def all_runs(folder: Path) -> list[Run]:
     """Return the runs in `folder`, newest first.
 
-    A folder counts if only a run can have made it; an empty one too, whose run was killed at once.
+    A folder counts if it has a file of a run, or is empty, as after a run that was killed at once.
     """
     return [Run(each) for each in sorted(folder.glob("*"), reverse=True) if _is_run(each)]
 
@@ -116,7 +116,7 @@ class Holder:
     """The process that holds the lock."""
 
     pid: int
-    started: float  # when the process began (seconds since 1970): a number that is used again is another process
+    started: float  # start of the process (seconds since 1970), as process ids are reused
     command: str
     since: str  # when it took the lock
 
@@ -126,10 +126,10 @@ class Holder:
 
 @contextmanager
 def only_one(command: str = "") -> Iterator[None]:
-    """Keep every other retrain (and what must not happen during one) out.
+    """Hold the lock that excludes other retrains, and operations that must not run during one.
 
-    Busy if one is running: it names who holds the lock. `command`: what a person reads of it; by
-    default, how this process was called.
+    Raises Busy, which names the process holding the lock. `command` describes this process to the
+    user; by default it is its command line.
     """
     lock = filelock.FileLock(paths.home() / "retrain.lock")
     try:
@@ -138,7 +138,7 @@ def only_one(command: str = "") -> Iterator[None]:
     except filelock.Timeout:
         found = holder()
         raise Busy(
-            f"another retrain is running ({found or lock.lock_file}): wait for it, or end it; it can be resumed"
+            f"another retrain is running ({found or lock.lock_file}): wait until it ends, or stop it; it can be resumed"
         ) from None
     except OSError as error:
         raise ByoaiError(
@@ -155,7 +155,7 @@ def only_one(command: str = "") -> Iterator[None]:
 
 
 def holder() -> Holder | None:
-    """Return who holds the lock; None if nobody does."""
+    """Return the process that holds the lock; None if there is none."""
     try:
         found = Holder(**json.loads(_holder_file().read_text(encoding="utf-8")))
         alive = abs(psutil.Process(found.pid).create_time() - found.started) < 1.0
@@ -165,9 +165,9 @@ def holder() -> Holder | None:
 
 
 def called() -> str:
-    """Return how this process was called, with "…" for each value.
+    """Return the command line of this process, with "…" for each value.
 
-    What was typed may be what somebody said (`forget --matching …`).
+    Values may be private texts (`forget --matching …`).
     """
     program = Path(sys.argv[0])
     name = {"__main__.py": "byoai", "worker.py": "byoai job"}.get(program.name, program.name)
@@ -179,7 +179,7 @@ def called() -> str:
 
 
 def _told(word: str) -> str:
-    """Return the name of an option; "…" for all else."""
+    """Return an option's name without its value; "…" for any other word."""
     option = re.match(r"--?[a-z][a-z-]*(?=$|=)", word)
     return "…" if option is None else option[0] + "=…" * (option[0] != word)
 

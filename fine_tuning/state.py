@@ -1,8 +1,8 @@
-"""data/state.db: the SQLite file in which the model registry and the jobs keep their tables.
+"""Open data/state.db, the SQLite file with the tables of the model registry, the jobs and the log's index.
 
-The schema is the list of migrations below and nothing else: a module that needs a table appends a
-migration here, and no migration is ever changed after it was released. WAL lets any number of
-processes read while one writes (https://sqlite.org/wal.html).
+The schema is the list of migrations below: a module that needs a table appends a migration, and a
+released migration is never changed. WAL mode lets any number of processes read while one writes
+(https://sqlite.org/wal.html).
 """
 
 import errno
@@ -16,17 +16,17 @@ from pathlib import Path
 from fine_tuning import paths
 from fine_tuning.errors import ByoaiError, NoRoom
 
-BUSY_TIMEOUT = 30.0  # seconds that a writer waits for another; a write takes milliseconds
-_LITTLE = 1 << 20  # bytes that are free on a disk that is as good as full
+BUSY_TIMEOUT = 30.0  # seconds that a writer waits for another one; a write takes milliseconds
+_LITTLE = 1 << 20  # a disk with fewer free bytes counts as full
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# What was said: a turn's key, or an event's negative one, is the row's id. Trigrams find parts of
-# words in any script; without their places (detail=none) they take half of the room, and a
-# candidate's text says whether it matches.
+# The texts of the log. The row id is the key of a turn, or the negative key of an event. Trigrams find
+# parts of words in any script. Without positions (detail=none) they take half the space; the text of a
+# candidate is then searched to confirm the match.
 LOG_TEXTS = "CREATE VIRTUAL TABLE log_texts USING fts5 (text, tokenize = 'trigram', detail = none)"
 
-# Append-only. Each is a tuple of single statements, applied in one transaction; `user_version`
-# counts those that are in.
+# Append-only. Each migration is a tuple of statements, applied in one transaction; `user_version` is
+# the number of migrations applied.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     # 1: model_management/model_registry.py
     (
@@ -61,8 +61,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID""",
         "CREATE INDEX version_turns_by_turn ON version_turns (turn_id)",
     ),
-    # 2: model_management/model_registry.py: labels; and model_management/elo.py: who was preferred
-    # in a blind comparison
+    # 2: model_management/model_registry.py: labels; model_management/elo.py: votes in blind comparisons
     (
         "ALTER TABLE versions ADD COLUMN labels TEXT NOT NULL DEFAULT '[]'",
         """CREATE TABLE votes (
@@ -73,8 +72,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             created TEXT NOT NULL
         )""",
     ),
-    # 3: data_collection/log_index.py: where the log's turns lie and how they stand; it can be made
-    # again from the log at any time
+    # 3: data_collection/log_index.py: positions and states of the log's turns; can be rebuilt from the
+    # log at any time
     (
         """CREATE TABLE logs (
             id INTEGER PRIMARY KEY,
@@ -122,8 +121,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX log_events_by_turn ON log_events (log, turn)",
         LOG_TEXTS,
     ),
-    # 4: data_collection/kept_decisions.py: what the cleaning decided on a turn of the log; it can
-    # be decided again at any time
+    # 4: data_collection/kept_decisions.py: decisions of the cleaning on turns of the log; can be
+    # recomputed at any time
     (
         """CREATE TABLE decisions (
             key INTEGER PRIMARY KEY REFERENCES log_turns (key) ON DELETE CASCADE,
@@ -131,7 +130,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             decision TEXT NOT NULL
         )""",
     ),
-    # 5: jobs/store.py: work that outlives the window in which it was asked for. Times are seconds since 1970
+    # 5: jobs/store.py: jobs. Times are seconds since 1970
     (
         """CREATE TABLE jobs (
             id TEXT PRIMARY KEY,
@@ -164,12 +163,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX jobs_by_state ON jobs (state)",
         "CREATE INDEX jobs_by_time ON jobs (created)",
     ),
-    # 6: data_collection/log_index.py: by which import a turn came
+    # 6: data_collection/log_index.py: the import that added a turn
     (
         "ALTER TABLE log_turns ADD COLUMN imported TEXT",
         "CREATE INDEX log_turns_by_import ON log_turns (log, imported, key) WHERE imported IS NOT NULL",
     ),
-    # 7: data_collection/chat_labels.py: what a person calls a chat, and where it is kept in the list of chats
+    # 7: data_collection/chat_labels.py: title, pin and folder of a chat
     (
         """CREATE TABLE chat_labels (
             session TEXT PRIMARY KEY,
@@ -185,16 +184,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
 )
 
-JOB_TEXTS = {"jobs": ("request", "reason", "origin")}  # columns in which something may stand that was said in a chat
+JOB_TEXTS = {"jobs": ("request", "reason", "origin")}  # columns that may contain text of chats
 
 
 @contextmanager
 def connect(path: Path | None = None) -> Iterator[sqlite3.Connection]:
-    """Yield an open connection to `path` (default data/state.db), made and migrated when needed.
+    """Yield an open connection to `path` (default data/state.db), which is created and migrated if needed.
 
-    Rows come as sqlite3.Row. Statements outside of `transaction` commit by themselves. Not to be
-    shared between threads: it costs a millisecond to open one. ByoaiError when the file cannot be
-    read or written, is not a database, or was written by a newer byoai.
+    Rows are sqlite3.Row. Statements outside of `transaction` are committed at once. Do not share a
+    connection between threads: opening one takes a millisecond. Raises ByoaiError if the file cannot
+    be read or written, is not a database, or was written by a newer byoai.
     """
     file = path or paths.state_db()
     _make_folder(file)
@@ -204,20 +203,20 @@ def connect(path: Path | None = None) -> Iterator[sqlite3.Connection]:
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA foreign_keys = ON")
-            connection.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten, not only given up
+            connection.execute("PRAGMA secure_delete = ON")  # overwrite deleted data
             _migrate(connection, file)
             yield connection
     except sqlite3.IntegrityError:
-        raise  # a rule of the schema: the caller's to explain
+        raise  # a constraint of the schema: the caller explains it
     except sqlite3.Error as error:
         if _lacks_room(error, file):
-            raise NoRoom(f"the disk with {file} is full: make room, and try again") from error
+            raise NoRoom(f"the disk with {file} is full: free some space, and try again") from error
         raise ByoaiError(f"{file}: {error}. {_cure(error)}") from error
 
 
 class Changes:
-    """Tells whether data/state.db was changed, in microseconds: a connection that is kept open is
-    asked for its data_version (https://sqlite.org/pragma.html#pragma_data_version).
+    """Detects changes of data/state.db within microseconds, by the data_version of an open connection
+    (https://sqlite.org/pragma.html#pragma_data_version).
     """
 
     def __init__(self) -> None:
@@ -226,11 +225,11 @@ class Changes:
         self._connection: sqlite3.Connection | None = None
 
     def version(self) -> tuple[int, int]:
-        """Return what is another pair after each change that anybody commits. ByoaiError as `connect` raises it."""
+        """Return a pair of numbers that differs after each committed change. Raises ByoaiError as `connect` does."""
         inode = paths.stamp(self._file)[0]
-        if self._connection is None or inode != self._inode:  # none yet, or it was moved aside
+        if self._connection is None or inode != self._inode:  # not open yet, or the file was replaced
             self.close()
-            with connect(self._file):  # makes and migrates it
+            with connect(self._file):  # creates and migrates the file
                 self._inode = paths.stamp(self._file)[0]
                 self._connection = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False)
         try:
@@ -245,9 +244,9 @@ class Changes:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Return whether a full disk (or a quota, or a limit of a file's size) is an error, or its cause.
+    """Return whether an error or one of its causes is a full disk, a quota, or a file size limit.
 
-    Libraries in other languages tell it in the system's words alone.
+    Libraries in other languages report it only in the text of the message.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
@@ -261,21 +260,21 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def _lacks_room(error: sqlite3.Error, file: Path) -> bool:
-    """Return whether a full disk is why SQLite failed.
+    """Return whether SQLite failed because the disk is full.
 
-    SQLite calls that an I/O error where a file beside the database cannot grow.
+    SQLite reports an I/O error if the WAL file cannot grow.
     """
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what extends it
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code without its extension
     return code == sqlite3.SQLITE_FULL or (
         code == sqlite3.SQLITE_IOERR and shutil.disk_usage(file.parent).free < _LITTLE
     )
 
 
 def _keep_private(file: Path) -> None:
-    """Let only the owner read what was said: SQLite gives its other files the same mode.
+    """Make the database readable by its owner only; SQLite gives its other files the same mode.
 
-    A file that is there is not opened: to close it would take SQLite's locks from all connections of
-    this process (https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
+    An existing file is not opened, because closing it would cancel SQLite's locks in this process
+    (https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
     """
     try:
         if not file.exists():
@@ -283,14 +282,14 @@ def _keep_private(file: Path) -> None:
         elif os.name != "nt" and file.stat().st_mode & 0o077:
             file.chmod(0o600)
     except OSError:
-        return  # SQLite says more of a file that cannot be opened
+        return  # SQLite's own error is clearer
 
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Execute all inside, or, after an exception or a crash, nothing of it.
+    """Execute all statements of a `with` block, or none of them after an exception or a crash.
 
-    Writers take turns from its first moment.
+    The transaction locks out other writers from its start.
     """
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -304,9 +303,9 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 def rewrite_texts(
     change: Callable[[str], str], columns: Mapping[str, Collection[str]], path: Path | None = None
 ) -> None:
-    """Replace every text in these columns (by table) by `change(text)`.
+    """Replace every text in these columns, given by table, by `change(text)`.
 
-    No trace of the old ones is left: neither in free pages nor in the WAL.
+    No trace of the old texts is left, neither in free pages nor in the WAL.
     """
     with connect(path) as connection:
         connection.create_function("changed", 1, change, deterministic=True)
@@ -321,7 +320,7 @@ def rewrite_texts(
 
 
 def leave_no_trace(connection: sqlite3.Connection) -> None:
-    """Overwrite what was removed from the full-text table: neither its trigrams nor the WAL hold it any more."""
+    """Overwrite the deleted texts in the full-text table: its trigrams and the WAL no longer contain them."""
     connection.execute("INSERT INTO log_texts (log_texts) VALUES ('optimize')")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -331,7 +330,7 @@ def _make_folder(file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ByoaiError(
-            f"cannot make the folder of {file}: {error.strerror}. Is the disk full, or the folder read-only?"
+            f"cannot create the folder of {file}: {error.strerror}. Is the disk full, or the folder read-only?"
         ) from error
 
 
@@ -339,10 +338,10 @@ def _migrate(connection: sqlite3.Connection, file: Path) -> None:
     if _schema(connection) == len(MIGRATIONS):
         return
     with transaction(connection):
-        done = _schema(connection)  # again: another process may have been faster
+        done = _schema(connection)  # checked again, as another process may have migrated it
         if done > len(MIGRATIONS):
             raise ByoaiError(
-                f"{file} was written by a newer byoai (schema {done}, this one knows {len(MIGRATIONS)}): update byoai"
+                f"{file} was written by a newer byoai (schema {done}; this version has {len(MIGRATIONS)}): update byoai"
             )
         for migration in MIGRATIONS[done:]:
             for statement in migration:
@@ -357,7 +356,7 @@ def _schema(connection: sqlite3.Connection) -> int:
 def _cure(error: sqlite3.Error) -> str:
     said = str(error)
     if "locked" in said:
-        return "Another byoai is writing to it: try again when it is done."
+        return "Another byoai process is writing to it: try again when it has finished."
     if "not a database" in said or "malformed" in said:
-        return "It is damaged: move it aside, and byoai starts a new one; the models in the engine are found again."
+        return "It is damaged: move it aside, and byoai creates a new one and registers the engine's models again."
     return "Is the disk full, or the folder read-only?"

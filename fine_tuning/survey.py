@@ -1,9 +1,9 @@
-"""What the next retrain would learn, told from the turns alone.
+"""Count what the next retrain would be trained on, from the turns alone.
 
-`survey` counts it: no engine is asked, nothing is tokenised or written. `look_through` also keeps,
-turn by turn, what becomes of it, for those who ask later (outcomes.py). `planning.make_plan` goes
-on from here to tokens, memory and time. All read and clean the turns by the same functions, so that
-what is shown is what is trained.
+`survey` returns the counts: it uses no engine, and tokenizes and writes nothing. `look_through` also
+stores for each turn whether it is kept or dropped (outcomes.py). `planning.make_plan` adds tokens,
+memory and time. All three read and clean the turns with the same functions, so the figures match
+the training.
 """
 
 import random
@@ -36,30 +36,30 @@ from fine_tuning.planning import (
 )
 from fine_tuning.training.methods import choose_preference_method
 
-EXAMPLES = 5  # turns with private details that are named
-COUNTED = 1000  # turns of which the tokens are counted, chosen by chance
-BINS = (0, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)  # where the bars of a histogram begin; the last has no end
+EXAMPLES = 5  # example turns with private details at most
+COUNTED = 1000  # size of the random sample of turns whose tokens are counted
+BINS = (0, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)  # lower bounds of a histogram's bars; the last bar is open
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What there is to learn."""
+    """Counts of the data that the next retrain would be trained on."""
 
-    source: str  # the log's file, or what is learned instead of it
-    turns: int  # in it, without those that their owner excluded
-    new_turns: int  # that no version has seen as they are now
+    source: str  # the log's file, or the dataset used instead
+    turns: int  # turns in it, without those the user excluded
+    new_turns: int  # turns that no version has seen in their current state
     kept_turns: int  # after cleaning
     dropped: dict[str, int]  # turns by reason
-    scrubbed: dict[str, int]  # private details by kind, in what was kept
-    conversations: int  # of the kept turns
-    near_duplicates: int  # conversations that look like an earlier one; they stay in its split
-    pairs: int  # preferences: one answer above another
-    ratings: int  # preferences: an answer that was rated by itself
-    preference_method: str | None  # how they are learned; None if they are too few
+    scrubbed: dict[str, int]  # private details by kind, in the kept turns
+    conversations: int  # conversations of the kept turns
+    near_duplicates: int  # conversations similar to an earlier one, whose split they share
+    pairs: int  # preferences for one answer over another
+    ratings: int  # ratings of single answers
+    preference_method: str | None  # dpo or kto; None if there are too few
     warnings: tuple[str, ...] = ()
 
     def facts(self) -> tuple[tuple[str, str], ...]:
-        """Return the survey as a person reads it: (name, value) pairs, named as those of a plan."""
+        """Return the survey for the user: (name, value) pairs, with the same names as in a plan."""
         alike = f", {self.near_duplicates} of them nearly the same as an earlier one" * bool(self.near_duplicates)
         return (
             ("learned from", self.source),
@@ -70,14 +70,14 @@ class Survey:
 
 
 def survey(config: FineTuningConfig, *, sample: bool = False) -> Survey:
-    """Return what there is to learn in the log, the sample, or the configured dataset."""
+    """Survey the log, the sample, or the configured dataset."""
     said = read_said(config, sample=sample)
     log = ConversationLogger(config.log_path)
     return _of_cleaned(config, said, sift(config, said.turns, log.path if said.mark else None), sample=sample)
 
 
 def _of_cleaned(config: FineTuningConfig, said: Said, cleaned: Cleaned, *, sample: bool = False) -> Survey:
-    """Return the same of what was read and cleaned."""
+    """Return the survey of turns that were read and cleaned already."""
     log = ConversationLogger(config.log_path)
     preferences = preferences_of(said.turns, cleaned.fit)
     pairs = sum(each.rejected is not None and each.rejected != each.chosen for each in preferences)
@@ -104,23 +104,23 @@ def _new(config: FineTuningConfig, log: ConversationLogger, said: Said) -> int:
 
 
 def _look_alikes(conversations: list[Conversation]) -> int:
-    """Return how many conversations look like an earlier one."""
+    """Return the number of conversations that are near-duplicates of an earlier one."""
     return len(conversations) - len(
         set(near_duplicates([text_of(conversation) for conversation in conversations]).tolist())
     )
 
 
-# Turn by turn, for those who ask later
+# The outcome of each turn
 
 
 def look_through(config: FineTuningConfig, engine: Engine | None, watch: Watch) -> Look:
-    """Look through the log, and keep what was found. Without an engine no tokens are counted.
+    """Clean the log, store the outcome of each turn, and return the figures. Without an engine no tokens are counted.
 
-    DataError if the configuration names a dataset to learn instead of the log. Cancelled when `watch` asks it to stop.
+    Raises DataError if the configuration names a dataset instead of the log, and Cancelled if `watch` asks to stop.
     """
     if config.dataset.path is not None:
         raise DataError(
-            f"{config.dataset.path} is learned instead of the chats (dataset.path): set it to null to look at them"
+            f"dataset.path is {config.dataset.path}, which is used instead of the chats: set it to null to see them"
         )
     log = ConversationLogger(config.log_path)
     with watch.stage("Reading the conversations"):
@@ -155,10 +155,9 @@ def _kept(cleaned: Cleaned) -> Iterable[Turn]:
 
 
 def _examples(said: Said, cleaned: Cleaned) -> dict[str, object]:
-    """Return examples, as ids of turns.
+    """Return examples of dropped and redacted turns, as ids.
 
-    These are the newest turn that was dropped, by reason, and the newest ones in which something
-    private was found.
+    These are the newest dropped turn for each reason, and the newest turns with private details.
     """
     reasons = dict(cleaned.drops)
     dropped: dict[str, str] = {}
@@ -173,7 +172,7 @@ def _examples(said: Said, cleaned: Cleaned) -> dict[str, object]:
 
 
 def _histograms(said: Said, cleaned: Cleaned) -> dict[str, object]:
-    """Return how long the turns are, question and answer together, as they were said."""
+    """Return histograms of the turns' lengths, question and answer together, before cleaning."""
     dropped = {id for id, _ in cleaned.drops}
     lengths: Mapping[bool, list[int]] = {True: [], False: []}
     for turn in said.turns:
@@ -182,7 +181,7 @@ def _histograms(said: Said, cleaned: Cleaned) -> dict[str, object]:
 
 
 def _tokens(config: FineTuningConfig, engine: Engine, cleaned: Cleaned, watch: Watch) -> dict[str, object] | None:
-    """Return how many tokens the learned turns have, by a sample; None where no base is there to count them with."""
+    """Return the token counts of a sample of the kept turns; None if the base is not available."""
     turns = list(_kept(cleaned))
     chosen = random.Random(0).sample(turns, min(COUNTED, len(turns)))
     try:
@@ -200,7 +199,7 @@ def _tokens(config: FineTuningConfig, engine: Engine, cleaned: Cleaned, watch: W
 
 
 def binned(values: Sequence[int]) -> list[int]:
-    """Return how many of the values fall into each bar of a histogram (`BINS`)."""
+    """Return the number of values in each bar of a histogram (`BINS`)."""
     counts = [0] * len(BINS)
     for value in values:
         counts[sum(value >= begin for begin in BINS) - 1] += 1

@@ -1,4 +1,4 @@
-"""Searches for the settings with the least validation loss, on the rows that a retrain would learn."""
+"""Search for the settings with the lowest validation loss on the data of a retrain (`byoai sweep`)."""
 
 from typing import TYPE_CHECKING
 
@@ -25,11 +25,12 @@ def sweep(
     request: Request | None = None,
     name: str | None = None,
 ) -> "SweepResult":
-    """Search for the settings with the least validation loss.
+    """Search for the settings with the lowest validation loss.
 
-    The best ones are in `<folder>`/best.yaml, a whole configuration. Dataset, base and replay are
-    prepared once, under the lock; then other processes may join. `name`: by default a study for
-    each dataset, base and ranges. Raises what `retrain` and `training.sweep.search` raise.
+    Writes the best settings to `<folder>`/best.yaml, a complete configuration. Dataset, base and replay
+    are prepared once, under the lock; then other processes may join the search. `name` is the study's
+    name, by default derived from dataset, base and ranges. Raises what `retrain` and
+    `training.sweep.search` raise.
     """
     from fine_tuning.training.sweep import SWEPT, Prepared, search
 

@@ -1,7 +1,7 @@
-"""What a model thought before its answer, told apart from the answer: `<think>…</think>` and its relatives.
+"""Separate a model's thoughts from its answer: `<think>…</think>` and similar markup.
 
-Thoughts stand before an answer. A tag further on, in prose or in code, is part of what is said; so
-is one that is a word of a sentence ("<think> is a tag of Qwen's").
+Thoughts come before an answer. A tag further on, in prose or code, is part of the answer, and so is a
+tag that is a word of a sentence ("<think> is a tag of Qwen's").
 """
 
 import re
@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 
 class Said(NamedTuple):
-    """A text in parts: thoughts and answer.
+    """A text split into thoughts and answer, with the markup around the thoughts.
 
-    Without thoughts all of it is `answer`; thoughts that do not end, since the answer was cut off,
-    leave none.
+    Without thoughts, the whole text is `answer`. If the thoughts do not end because the output was cut
+    off, `answer` is empty.
     """
 
     opening: str
@@ -22,19 +22,19 @@ class Said(NamedTuple):
 
 
 _WORD = r"(?:think|thinking|thoughts?|reasoning|seed:think)"
-_TAGS = [  # an opening, and what closes it
+_TAGS = [  # opening and closing tag
     (re.compile(rf"<\s*{_WORD}\s*>", re.IGNORECASE), re.compile(rf"<\s*/\s*{_WORD}\s*>", re.IGNORECASE)),
     (re.compile(r"\[THINK\]"), re.compile(r"\[/THINK\]")),  # Magistral
     (re.compile(r"◁think▷"), re.compile(r"◁/think▷")),  # Kimi
     (re.compile(r"<\|START_THINKING\|>"), re.compile(r"<\|END_THINKING\|>")),  # Command
     (re.compile(r"<\|begin_of_thought\|>"), re.compile(r"<\|end_of_thought\|>")),  # Sky-T1
 ]
-# an answer
+# markup around an answer
 _AROUND = re.compile(
     r"\A<\|(?:begin_of_solution|START_RESPONSE)\|>\s*|\s*<\|(?:end_of_solution|END_RESPONSE|return|end)\|>\Z"
 )
-# gpt-oss (Harmony) answers in channels, and only the final one is the answer. The second form is
-# what shows without control tokens.
+# gpt-oss (Harmony) writes to channels, and only the final channel is the answer. The second form is
+# what remains when control tokens are not shown.
 _CHANNEL = re.compile(
     r"(?:<\|start\|>assistant)?<\|channel\|>\s*(?:analysis|commentary)\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>|analysis(?=.*assistantfinal)",
     re.DOTALL,
@@ -42,14 +42,14 @@ _CHANNEL = re.compile(
 _FINAL = re.compile(
     r"(?:<\|end\|>\s*)?(?:<\|start\|>assistant)?<\|channel\|>\s*final\b[^<]*<\|message\|>|assistantfinal"
 )
-# A closing whose opening stood in the prompt (DeepSeek R1): on a line of its own, or right behind the thoughts.
+# A closing tag whose opening tag was in the prompt (DeepSeek R1): on its own line, or directly after the thoughts.
 _LONE_CLOSING = re.compile(rf"(?:^|(?<=[^\s`'\"“(]))<\s*/\s*{_WORD}\s*>(?!`)", re.IGNORECASE | re.MULTILINE)
-_SIGNS = ("<", "[THINK]", "◁", "assistantfinal")  # without one of these nothing above is there
-_NEXT = re.compile(r"[ \t]+([^\W\d_])|[ \t]*([,;:.)`'\"])")  # a letter of a next word, or a sign behind the one before
+_SIGNS = ("<", "[THINK]", "◁", "assistantfinal")  # a text without any of these has no thoughts
+_NEXT = re.compile(r"[ \t]+([^\W\d_])|[ \t]*([,;:.)`'\"])")  # the first letter of the next word, or punctuation
 
 
 def split_thoughts(text: str) -> Said:
-    """Return `text` in parts. The white space beside thoughts goes with their tags."""
+    """Split `text` into thoughts and answer. White space around the thoughts belongs to their tags."""
     if not any(map(text.__contains__, _SIGNS)):
         return Said("", "", "", text)
     rest = text.strip()
@@ -58,7 +58,7 @@ def split_thoughts(text: str) -> Said:
 
 
 def with_thoughts(thoughts: str, answer: str) -> str:
-    """Return what a model that thinks says: its thoughts as most models mark them, then the answer."""
+    """Return the output of a thinking model: the thoughts in the most common markup, then the answer."""
     return f"<think>\n{thoughts}\n</think>\n\n{answer}" if thoughts else answer
 
 
@@ -73,19 +73,19 @@ def _tagged(text: str) -> Said | None:
         said = _parts(text, begin.end(), *(end or (len(text), len(text))))
         if (more := _tagged(said.answer)) is None:
             return said
-        # thought in several pieces
+        # thoughts in several parts
         return more._replace(opening=said.opening, thoughts=f"{said.thoughts}\n\n{more.thoughts}")
     return None
 
 
 def _goes_on(text: str, at: int) -> bool:
-    """Return whether a sentence goes on at `at`, behind a tag that is then one of its words."""
+    """Return whether a sentence continues at `at`, so that the tag before it is a word of the sentence."""
     following = _NEXT.match(text, at)
     return bool(following and (following[2] or following[1].islower()))
 
 
 def _end(text: str, start: int, opening: re.Pattern[str], closing: re.Pattern[str]) -> tuple[int, int] | None:
-    """Return where the tag that opened before `start` closes, passing over those inside it; else the last there is."""
+    """Return the span of the closing tag for the tag before `start`, skipping nested ones; else the last one."""
     depth, last = 1, None
     for tag in sorted([*opening.finditer(text, start), *closing.finditer(text, start)], key=lambda tag: tag.start()):
         closes = tag.re is closing
@@ -97,7 +97,7 @@ def _end(text: str, start: int, opening: re.Pattern[str], closing: re.Pattern[st
 
 
 def _channelled(text: str) -> Said | None:
-    final = _FINAL.search(text) if "final" in text else None  # most texts are told by this at once
+    final = _FINAL.search(text) if "final" in text else None  # a quick check for most texts
     if begin := _CHANNEL.match(text):
         return _parts(text, begin.end(), *(final.span() if final else (len(text), len(text))))
     return _parts(text, 0, *final.span()) if final and final.start() == 0 and text.startswith("<|") else None
@@ -112,7 +112,7 @@ def _closed(text: str) -> Said | None:
 
 
 def _parts(text: str, begin: int, end: int, after: int) -> Said:
-    """Return the parts of `text`, whose thoughts lie between `begin` and `end`."""
+    """Return the parts of `text` with thoughts between `begin` and `end`, and the answer from `after` on."""
     inner = text[begin:end]
     lead, trail = len(inner) - len(inner.lstrip()), len(inner) - len(inner.rstrip())
     answer = text[after:].lstrip()

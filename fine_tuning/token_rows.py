@@ -1,4 +1,4 @@
-"""Conversations in tokens, as the dataset's files hold them.
+"""Define token rows: tokenized conversations as stored in a dataset's files.
 
 data_preparation writes them; training and evaluation read them.
 """
@@ -11,18 +11,17 @@ from typing import Any
 from fine_tuning import paths
 from fine_tuning.errors import ByoaiError, DataError
 
-# In a row's id, what stands between the conversation and its variant
-# (data_preparation/augmentation.py).
+# Separates the conversation's id and the variant in a row's id (data_preparation/augmentation.py).
 VARIANT = "~"
 ScoredRow = tuple[list[int], list[int]]
-"""Token ids of a conversation, and the indices of those whose likelihood is measured."""
+"""Token ids of a conversation, and the indices of the tokens whose likelihood is measured."""
 
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One training row.
+    """One row of training data.
 
-    `trained[i]` says whether the prediction of `input_ids[i]` from what is before it has loss.
+    `trained[i]` tells whether the prediction of `input_ids[i]` contributes to the loss.
     """
 
     id: str
@@ -34,38 +33,36 @@ class TokenRow:
 
     @property
     def turns(self) -> int:
-        """Number of trained answers.
+        """Return the number of trained answers.
 
-        A prompt lies between two of them, so each is one run of trained tokens.
+        Each answer is one run of trained tokens, as two answers always have a prompt between them.
         """
         return sum(now and not before for before, now in zip([False, *self.trained], self.trained, strict=False))
 
     @property
     def targets(self) -> list[int]:
-        """Indices of the tokens whose prediction has loss. Nothing predicts the first token."""
+        """Return the indices of the tokens whose prediction contributes to the loss; never the first token."""
         return [index for index, flag in enumerate(self.trained) if flag and index > 0]
 
     def record(self) -> dict[str, object]:
-        """Return the row as it is stored: `trained` as 0 and 1."""
+        """Return the row for storage, with `trained` as 0 and 1."""
         return {"id": self.id, "input_ids": self.input_ids, "trained": [int(flag) for flag in self.trained]}
 
 
 def origin(id: str) -> str:
-    """Return the id of a row's conversation, also where the row is of a variant: the same for all of them."""
+    """Return the id of a row's conversation, which all its rows and variants share."""
     return re.split(f"[#{VARIANT}]", id)[0]
 
 
 def read_token_rows(file: Path, error: type[ByoaiError] = DataError) -> list[TokenRow]:
-    """Return the rows in a JSONL file. `error` names the line of a bad one."""
+    """Return the rows in a JSONL file. Raises `error` with the line of a malformed row."""
 
     def row(record: Any) -> TokenRow:
         found = TokenRow(
             str(record["id"]), [int(token) for token in record["input_ids"]], [bool(flag) for flag in record["trained"]]
         )
         if len(found.trained) != len(found.input_ids):
-            raise ValueError(
-                f"{len(found.input_ids)} tokens, and {len(found.trained)} flags that say which of them are trained"
-            )
+            raise ValueError(f"it has {len(found.input_ids)} tokens, but {len(found.trained)} flags in `trained`")
         return found
 
     return paths.read_jsonl(file, row, "a token row", error)

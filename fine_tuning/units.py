@@ -1,10 +1,10 @@
-"""Figures as people read them."""
+"""Format figures for the user."""
 
 import signal
 
 
 def size(bytes: int) -> str:
-    """Return bytes as 812 bytes, 45.2 MB, 1.3 GB."""
+    """Format a number of bytes: 812 bytes, 45.2 MB, 1.3 GB."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if bytes >= factor:
             return f"{bytes / factor:.1f} {unit}"
@@ -12,12 +12,12 @@ def size(bytes: int) -> str:
 
 
 def gigabytes(bytes: float) -> str:
-    """Return bytes as 0.4 GB."""
+    """Format a number of bytes in gigabytes: 0.4 GB."""
     return f"{bytes / 1e9:.1f} GB"
 
 
 def clock(seconds: float) -> str:
-    """Return seconds as 45 s, 3 min 5 s, 2 h 10 min."""
+    """Format a duration: 45 s, 3 min 5 s, 2 h 10 min."""
     whole = max(round(seconds), 0)
     if whole < 60:
         return f"{whole} s"
@@ -38,7 +38,7 @@ def answers(count: int) -> str:
 
 
 def signal_name(number: int) -> str:
-    """Return a signal's name (SIGKILL); `signal 40` for one without."""
+    """Return a signal's name (SIGKILL); `signal 40` if it has none."""
     try:
         return signal.Signals(number).name
     except ValueError:

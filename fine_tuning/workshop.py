@@ -1,4 +1,4 @@
-"""What the stages of one retrain share: what it was asked, the engine, and the base as the engine serves it."""
+"""Hold what the stages of one retrain share: the request, the engine, and the served base."""
 
 import copy
 import os
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What a retrain is asked for, beside the configuration."""
+    """The options of a retrain beside the configuration."""
 
-    sample: bool = False  # learn the shipped sample instead of the log
-    if_new: int | None = None  # do nothing with fewer new turns than this
-    force: bool = False  # go on with little data
-    auto: bool = False  # lower what does not fit into the memory
-    promote: bool = False  # make the version live although the gate refused it
+    sample: bool = False  # train on the shipped sample instead of the log
+    if_new: int | None = None  # do nothing if there are fewer new turns
+    force: bool = False  # continue with little data
+    auto: bool = False  # lower settings that do not fit into memory
+    promote: bool = False  # make the version live even if the gate refuses it
 
 
 class Workshop:
-    """What the stages of one retrain share.
+    """The objects that the stages of one retrain share.
 
-    That is configuration, engine, registry, whom to tell, and the base as the engine serves it.
+    They are configuration, engine, registry, watch, and the base as the engine serves it.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Workshop:
 
     @property
     def render(self) -> Callable[[Sequence[Message]], str]:
-        """The engine's own rendering: what is trained is what will be served."""
+        """Return the engine's chat template as a function, so that training uses the served format."""
         return partial(self.engine.render, self.base.tag)
 
     @cached_property
@@ -70,7 +70,7 @@ class Workshop:
 
     @property
     def reader(self) -> "Reader":
-        """The engine's reading, for the evaluation."""
+        """Return the functions with which the evaluation renders and tokenizes."""
         from fine_tuning.evaluation.test_set import Reader
 
         def rows(messages: Sequence[Message]) -> list[ScoredRow]:
@@ -83,17 +83,17 @@ class Workshop:
 
     @property
     def mode(self) -> Carrier | None:
-        """As `Plan.mode`."""
+        """Return what the engine gets, see `Plan.mode`."""
         return carrier(self.config.training, self.config.deployment.mode)
 
     def with_config(self, config: FineTuningConfig) -> "Workshop":
-        """Return the same with another configuration, of the same base and name."""
+        """Return a copy with another configuration of the same base and name."""
         other = copy.copy(self)
         other.config = config
         return other
 
     def spec(self, artifact: Path) -> ModelSpec:
-        """Return what a version is made of whose weights lie in `artifact`."""
+        """Return the ModelSpec of a version whose weights are in the GGUF file `artifact`."""
         version = self.engine.version() if self.engine.name == "ollama" else None
         return spec_for(self.base, self.base.tag, artifact, "adapter" if self.mode == "adapter" else "merged", version)
 
@@ -106,8 +106,8 @@ def shop_of(
     request: Request | None = None,
     name: str | None = None,
 ) -> Workshop:
-    """Return the workshop for what is made of a version that is there already: of its base, and of
-    its name if no other is given. ConfigError if the engine has another base of that name.
+    """Return the workshop for making a version from an existing one, with its base, and its name
+    unless another is given. Raises ConfigError if the engine has another base under that name.
     """
     name = name or version.name
     config = config.changed(
@@ -123,8 +123,8 @@ def shop_of(
     shop.name = name
     if shop.base.gguf_digest != version.base_digest:
         raise ConfigError(
-            f"{version.tag} was trained on another {version.base_tag} than {engine.name} has (its file begins "
-            f"{version.base_digest[:12]}, here it is {shop.base.gguf_digest[:12]})"
+            f"{version.tag} was trained on another {version.base_tag} than {engine.name} has (digest "
+            f"{version.base_digest[:12]}, but here it is {shop.base.gguf_digest[:12]})"
         )
     return shop
 

@@ -111,7 +111,7 @@ def test_what_was_chatted_is_learned_and_answers_without_a_restart(engine, home,
     assert knows(engine, f"{NAME}:v1") >= 3
     (run,) = home.glob("runs/*")
     if engine.name == "ollama":
-        assert "was interrupted: going on with it" in said
+        assert "was interrupted: resuming it" in said
         steps = [json.loads(line)["step"] for line in (run / "progress.jsonl").read_text().splitlines()]
         assert steps[-1] == max(steps)
         assert steps.count(1) == 1  # the first steps were not done again
@@ -196,13 +196,13 @@ def test_what_no_gguf_can_carry_answers_through_transformers_and_can_be_asked_ag
     assert main(["retrain", *arguments]) == 0
     said = capsys.readouterr().out
     (run,) = home.glob("runs/*")
-    assert "no GGUF can carry prefix_tuning" in said and f"byoai compare --run {run.name}" in said
+    assert "prefix_tuning cannot be exported to GGUF" in said and f"byoai compare --run {run.name}" in said
     assert not versions(engine, NAME)
     assert main(["compare", "--run", run.name, "--max-tokens", "5", "Tell me about the Wi-Fi, please."]) == 0
     shown = capsys.readouterr().out
     assert "Tell me about the Wi-Fi" in shown and "base" in shown and "fine-tuned" in shown
     assert main(["compare", "--run", "nowhere", "Hello"]) == 2
-    assert f"not a run that was trained to its end. Those of {run.parent}: {run.name}" in capsys.readouterr().err
+    assert f"not a finished run. Choose one of the runs in {run.parent}: {run.name}" in capsys.readouterr().err
 
 
 @pytest.mark.slow

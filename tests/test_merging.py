@@ -67,9 +67,9 @@ def test_versions_of_different_bases_are_refused_and_both_are_named(home: Path) 
 def test_what_has_no_sum_is_refused(home: Path) -> None:
     plain = version(1)
     for part, told in [
-        (version(2, use_dora=True), "v2 cannot be merged: DoRA"),
+        (version(2, use_dora=True), "v2 cannot be merged: it was trained with DoRA"),
         (version(3, {"layers.0.q_proj": (8, 7)}), r"v1 and fine_tuned_chat:v3 .* \(8, 6\) in one, and \(8, 7\)"),
-        (version(4, digest=""), "v4 cannot be merged: nobody knows the base"),
+        (version(4, digest=""), "v4 cannot be merged: the base it was trained on is unknown"),
         (plain, "v1 is named twice"),
         (Part(version(5).version, 0.0), "weight of fine_tuned_chat:v5 is 0"),
         (Part(version(6).version, float("nan")), "weight of fine_tuned_chat:v6"),
@@ -82,7 +82,7 @@ def test_what_has_no_sum_is_refused(home: Path) -> None:
 
 @pytest.mark.parametrize(
     ("left", "told"),
-    [("model.safetensors", "left no LoRA adapter"), ("", "left no LoRA adapter"), (None, "its run is not there")],
+    [("model.safetensors", "leaves no LoRA adapter"), ("", "leaves no LoRA adapter"), (None, "its run folder is missing")],
 )
 def test_a_version_without_an_adapter_is_refused(home: Path, left: str | None, told: str) -> None:
     plain, folder = version(1), home / "runs" / "2" / "adapter"

@@ -1,1 +1,1 @@
-"""From cleaned conversations to token rows: formats, the engine's own rendering, the split."""
+"""Turn cleaned conversations into datasets (train, validation and test split) and token rows."""

@@ -1,9 +1,9 @@
 """Variants of training conversations: the same answers to questions in other words.
 
-A variant lies in the train split behind its original, as often as that, and tells how it was made
+A variant follows its original in the train split, repeated as often, and records how it was made
 and which turns it changes: `"augmented": {"how": "noise", "of": ["turn-id"]}`. Only questions
-differ. What is held out has no variants, and no variant asks a held-out question, so that the
-evaluation stays what it is.
+are changed. Held-out conversations get no variants, and no variant asks a held-out question, so
+the evaluation is not affected.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ from fine_tuning.token_rows import VARIANT
 Record = dict[str, Any]
 
 Maker = Callable[[Record, int, int], str]
-"""Returns of (record, place, number) the question at that place of the record's messages in other
-words, for the variant of that number; or as it is.
+"""Called with (record, place, number): returns a reworded version of the question at that index of
+the record's messages, for the variant with that number; or the question unchanged.
 """
 
 _WORD = re.compile(r"\w+")
@@ -32,22 +32,22 @@ class Augmenter:
     """Makes the variants of an epoch's conversations, and counts them."""
 
     def __init__(self, makers: Mapping[str, tuple[int, Maker]], most: int, taboo: Collection[str] = ()) -> None:
-        """`makers`: by kind, how many variants of a conversation are wanted, and who makes them;
-        `most` variants of one turn are made. No variant asks one of the `taboo` questions, which
-        are given as `wording` returns them.
+        """Make variants with `makers`, which maps a kind to (variants per conversation, maker).
+        At most `most` variants of one turn are made. No variant asks one of the `taboo` questions,
+        which are given as `wording` returns them.
         """
         self._makers, self._most, self._taboo = makers, most, taboo
         self._made: dict[str, Counter[str]] = {}
 
     @property
     def made(self) -> dict[str, dict[str, int]]:
-        """Return how many conversations and turns an epoch has of each kind."""
+        """Return, for each kind of variant, how many conversations and turns it adds to an epoch."""
         return {how: dict(counts) for how, counts in self._made.items()}
 
     def beside(self, epoch: Iterable[tuple[Record, Sequence[str], int]]) -> Iterator[Record]:
-        """Yield each record as often as it is said, and behind it its variants, as often.
+        """Yield each record the given number of times, followed by its variants, as many times.
 
-        `epoch` holds (record, ids of its turns, how often).
+        `epoch` yields (record, ids of its turns, number of repeats).
         """
         for record, turn_ids, often in epoch:
             yield from (record for _ in range(often))
@@ -85,9 +85,10 @@ def augmenter(
     held_out: Iterable[Record],
     reword: Rewording | None = None,
 ) -> Augmenter:
-    """Return what makes the variants that the configuration asks for; those in other words only with `reword`.
+    """Return the Augmenter for the variants that the configuration asks for.
 
-    `texts` returns all that is in the dataset: no typing error makes one of its words of another.
+    Paraphrases and back-translations are made only if `reword` is given. `texts` returns all texts
+    of the dataset: no typing error turns a word into another word of these texts.
     `held_out` are the records of the other splits.
     """
     if not settings.wanted:
@@ -103,7 +104,7 @@ def augmenter(
 
 
 def typist(rate: float, seed: int, known: Collection[str]) -> Maker:
-    """Return a maker of typing errors, which are the same each time."""
+    """Return a maker of typing errors that makes the same errors each time it is called."""
 
     def make(record: Record, place: int, number: int) -> str:
         key = f"{seed}:{record['id']}:{place}:{number}".encode("utf-8", "surrogatepass")
@@ -114,5 +115,5 @@ def typist(rate: float, seed: int, known: Collection[str]) -> Maker:
 
 
 def wording(text: str) -> str:
-    """Return the words of a text, by which two questions are the same."""
+    """Return the words of a text in lower case: two questions with equal results count as the same."""
     return " ".join(_WORD.findall(text.casefold()))

@@ -1,13 +1,13 @@
-"""Conditions on the records of a dataset, as people write them: `length > 10 and not
-contains("http")`. Nothing is evaluated as Python.
+"""Parse the conditions with which users filter the records of a dataset, such as `length > 10 and
+not contains("http")`. No condition is evaluated as Python.
 
-text, question, answer          the whole record, what is asked, what is answered
-length, words                   of the text; length(answer), words(question) of another
-contains("x"), matches("x")     whether the text holds x, or a regular expression finds something; contains(answer, "x") of another
-and, or, not, ( ), numbers, "texts", < <= == != >= >, also in a chain: 10 < length <= 500
+text, question, answer          the text of the whole record, its question, its answer
+length, words                   number of characters or words of text; length(answer), words(question) measure another
+contains("x"), matches("x")     whether text contains x, or the regular expression x matches; contains(answer, "x") searches another
+and, or, not, ( ), numbers, "texts", < <= == != >= >, also chained: 10 < length <= 500
 
-Python's parser reads it (https://docs.python.org/3/library/ast.html), and only what is listed here
-is made of what it read.
+The condition is parsed by Python's parser (https://docs.python.org/3/library/ast.html); everything
+that is not listed here is refused.
 """  # noqa: E501
 
 import ast
@@ -41,15 +41,15 @@ _PATTERN = 200  # characters of a regular expression
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of a condition: what kind of value it has, and how it is found."""
+    """A part of a condition: the kind of its value, and the function that computes it from the texts."""
 
     kind: Kind
     of: Callable[[Texts], Any]
 
 
 def read_condition(condition: str) -> Callable[[Texts], bool]:
-    """Return what says whether a record fulfils the condition. ConfigError that names the place of
-    what is wrong in it.
+    """Return a function that tells whether a record meets the condition. Raises ConfigError that
+    names the position of the fault in the condition.
     """
     if not isinstance(condition, str) or not condition.strip():
         raise ConfigError('the condition is empty: write one such as "length > 10"')
@@ -67,18 +67,20 @@ class _Reader:
             tree = ast.parse(self.text, mode="eval")
             part = self.part(tree.body)
         except SyntaxError as error:
-            self.refuse(error.offset - 1 if error.offset else len(self.text), "this is not understood here")
+            self.refuse(
+                error.offset - 1 if error.offset else len(self.text), "the condition cannot be parsed from here on"
+            )
         except (RecursionError, MemoryError, ValueError):
-            self.refuse(0, "it is nested too deeply, or holds a character that cannot stand there")
+            self.refuse(0, "it is nested too deeply, or contains a character that is not allowed")
         if part.kind != "truth":
-            self.refuse(0, f"it is a {part.kind}, and must say yes or no, such as `length > 10`")
+            self.refuse(0, f"it is a {part.kind}, but must be true or false, such as `length > 10`")
         return part.of
 
     def refuse(self, column: int, why: str) -> NoReturn:
         raise ConfigError(f"the condition, character {column + 1}: {why}\n  {self.text}\n  {' ' * column}^")
 
     def at(self, node: ast.AST) -> int:
-        """Return where a node begins, in characters: Python counts bytes."""
+        """Return the index of a node's first character; Python's parser counts bytes."""
         return len(self.text.encode("utf-8", "replace")[: getattr(node, "col_offset", 0)].decode("utf-8", "replace"))
 
     def part(self, node: ast.expr) -> _Part:
@@ -104,12 +106,12 @@ class _Reader:
                 return _Part("truth", lambda texts: truth)
             case ast.Constant(value=str() | int() | float() as value):
                 return _Part("text" if isinstance(value, str) else "number", lambda texts: value)
-        return self.refuse(self.at(node), f"a {type(node).__name__.lower()} has no place in a condition; {_KNOWN}")
+        return self.refuse(self.at(node), f"a {type(node).__name__.lower()} is not allowed in a condition; {_KNOWN}")
 
     def wanted(self, node: ast.expr, kind: Kind) -> _Part:
         part = self.part(node)
         if part.kind != kind:
-            self.refuse(self.at(node), f"this is a {part.kind}, and a {kind} is wanted here")
+            self.refuse(self.at(node), f"this is a {part.kind}, but a {kind} is needed here")
         return part
 
     def comparison(self, node: ast.Compare) -> _Part:
@@ -118,7 +120,7 @@ class _Reader:
         compare: list[Callable[[Any, Any], bool]] = []
         for op, before, after, place in zip(node.ops, parts, parts[1:], nodes[1:], strict=False):
             if type(op) not in _COMPARISONS:
-                self.refuse(self.at(place), 'this comparison is not known: use < <= == != >= >, or contains("...")')
+                self.refuse(self.at(place), 'this comparison is not supported: use < <= == != >= >, or contains("...")')
             if before.kind != after.kind or before.kind == "truth":
                 self.refuse(self.at(place), f"a {before.kind} cannot be compared with a {after.kind}")
             compare.append(_COMPARISONS[type(op)])
@@ -146,7 +148,7 @@ class _Reader:
             self.name(node.func, name) if name else None
             self.refuse(self.at(node), f"this cannot be called; {_KNOWN}")
         if node.keywords:
-            self.refuse(self.at(node), f"{name} takes no names in its brackets")
+            self.refuse(self.at(node), f"{name} takes no keyword arguments")
         if name in _MEASURES:
             return self.measure(node, name)
         return self.search(node, name, node.args)
@@ -163,7 +165,7 @@ class _Reader:
         within = self.wanted(given[0], "text") if len(given) == 2 else _Part("text", lambda texts: texts["text"])
         sought = given[-1]
         if not isinstance(sought, ast.Constant) or not isinstance(sought.value, str):
-            self.refuse(self.at(sought), f"what {name} looks for must be a text in quotes")
+            self.refuse(self.at(sought), f"{name} needs the text to look for in quotes")
         value: str = sought.value
         if name == "contains":
             return _Part("truth", lambda texts: value in within.of(texts))
@@ -179,20 +181,20 @@ class _Reader:
             compiled = re.compile(text)
             endless = _may_take_for_ever(regular.parse(text))
         except (re.error, OverflowError, RecursionError) as error:
-            self.refuse(self.at(node), f"this is no regular expression: {error}")
+            self.refuse(self.at(node), f"this is not a valid regular expression: {error}")
         if endless:
-            self.refuse(self.at(node), "a repetition within a repetition can take for ever: write it without")
+            self.refuse(self.at(node), "a repetition within a repetition can take forever: rewrite it without one")
         return compiled
 
 
 _KNOWN = (
-    f"known are {', '.join([*TEXTS, *_MEASURES, *_SEARCHES])}, and, or, not, comparisons, numbers and texts in quotes"
+    f"allowed are {', '.join([*TEXTS, *_MEASURES, *_SEARCHES])}, and, or, not, comparisons, numbers and texts in quotes"
 )
 _REPEATS = (regular.MAX_REPEAT, regular.MIN_REPEAT)
 
 
 def _may_take_for_ever(pattern: Any, repeated: bool = False) -> bool:
-    """Return whether a parsed regular expression repeats, many times, what itself has several ways to match."""
+    """Return whether a parsed regular expression repeats many times a part that can match in several ways."""
     for kind, value in pattern:
         if kind in (*_REPEATS, regular.BRANCH, regular.GROUPREF) and repeated:
             return True
@@ -202,11 +204,11 @@ def _may_take_for_ever(pattern: Any, repeated: bool = False) -> bool:
     return sum(kind in _REPEATS and value[1] > _FEW for kind, value in pattern) > _MOST
 
 
-_FEW, _MOST = 10, 3  # repetitions that are no danger; and unbounded ones in a row
+_FEW, _MOST = 10, 3  # a repeat of at most 10 is harmless, and so are up to 3 larger ones in one sequence
 
 
 def _inside(value: Any) -> list[Any]:
-    """Return the parsed expressions that an item of one holds."""
+    """Return the parsed subexpressions within an item of a parsed regular expression."""
     if isinstance(value, regular.SubPattern):
         return [value]
     if isinstance(value, (tuple, list)):

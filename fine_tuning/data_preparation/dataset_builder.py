@@ -1,10 +1,10 @@
-"""Datasets and their token rows on disk.
+"""Build datasets and their token rows, and store them on disk.
 
-data/datasets/<hash>/train.jsonl, validation.jsonl, test.jsonl   {"id", "messages": [...]}; of a variant also "augmented"
+data/datasets/<hash>/train.jsonl, validation.jsonl, test.jsonl   {"id", "messages": [...]}; a variant also has "augmented"
                      manifest.json                               written last: without it the dataset is unfinished, and is built again
-                     rows-<hash>/train.jsonl, ...                {"id", "input_ids", "trained"}: what a certain engine model makes of it
+                     rows-<hash>/train.jsonl, ...                {"id", "input_ids", "trained"}: the dataset tokenized for one engine model
                                  manifest.json                   likewise
-Both folders are named by a hash of all that they are made from, so what is there is never made twice.
+Both folders are named by a hash of everything they are made from, so nothing is built twice.
 """  # noqa: E501
 
 import hashlib
@@ -39,7 +39,7 @@ from fine_tuning.errors import ByoaiError, DataError, NoConversations, TooLittle
 MANIFEST = "manifest.json"
 AS_THEY_ARE = Mix()
 NO_VARIANTS = Augmentation()
-VERSION = 3  # part of every hash: raise it when the same input would be built differently
+VERSION = 3  # part of every hash: increase it when the same input is to give another dataset
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Dataset:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """hash, seed, settings, splits{name: {conversations, turns}}, turn_ids, dropped{reason: turns},
-        augmented{how: {conversations, turns}}"""
+        """Return the manifest: hash, seed, settings, splits{name: {conversations, turns}}, turn_ids,
+        dropped{reason: turns}, augmented{how: {conversations, turns}}."""
         found: dict[str, Any] = paths.read_json(self.path / MANIFEST)
         return found
 
@@ -62,15 +62,16 @@ def build_dataset(
     augmentation: Augmentation = NO_VARIANTS,
     reword: Rewording | None = None,
 ) -> Dataset:
-    """Split cleaned conversations and write them, unless the same dataset is there already. They
-    are taken one by one, and none is held.
+    """Split cleaned conversations and write the dataset, unless the same dataset exists already.
+    The conversations are read one by one and not kept in memory.
 
-    `dropped` (turns by reason, from the cleaning) is kept in the manifest; it is read when the last
-    conversation was taken. Conversations of one session share a split, near-duplicates too. One
-    whose turns name a split in `metadata["split"]` is in that one. `mix` says how often each is in
-    the train split; a source with a share of 0 is in no split. `augmentation` says how many variants
-    lie there beside each; `reword` puts their questions in other words. Raises NoConversations for
-    none, DataError naming every conversation that cannot be trained on.
+    `dropped` (turns by reason, from the cleaning) is stored in the manifest; it is read after the
+    last conversation. Conversations of one session go to the same split, and so do near-duplicates.
+    A conversation whose turns name a split in `metadata["split"]` goes to that split. `mix` decides
+    how often each conversation is in the train split; a source with a share of 0 is in no split.
+    `augmentation` sets how many variants of each are added to the train split; `reword` rewords
+    their questions. Raises NoConversations if there are none, and DataError that names every
+    conversation that cannot be trained on.
     """
     if isinstance(conversations, Sequence):
         conversations = parse_conversations(conversations)
@@ -88,7 +89,7 @@ def build_dataset(
             if not sum(count for split, count in zip(splits, often, strict=True) if split == "train"):
                 there = ", ".join(sorted(set(spool.sources())))
                 raise NoConversations(
-                    f"No conversations to train on: mix.shares leaves out all sources that there are ({there})"
+                    f"No conversations to train on: mix.shares gives every source a share of 0 ({there})"
                 )
             here = {
                 split: [count if of == split else 0 for of, count in zip(splits, often, strict=True)]
@@ -119,10 +120,10 @@ def _facts(
     augmentation: Augmentation,
     reword: Rewording | None,
 ) -> dict[str, object]:
-    """Return what a dataset is made with, for its manifest and its hash."""
+    """Return the facts that a dataset's manifest stores and its hash is made from."""
     facts: dict[str, object] = {
         "version": VERSION,
-        # private, and gone from the records already
+        # private words, already redacted from the records
         "settings": settings.model_dump(mode="json", exclude={"own_words"}),
         "seed": settings.seed,
         "dropped": dict(sorted(dropped.items())),
@@ -135,7 +136,7 @@ def _facts(
 
 
 def _pairs(conversations: Iterable[Any], thoughts: bool) -> Iterator[tuple[Conversation, dict[str, Any]]]:
-    """Yield each conversation beside its training pair."""
+    """Yield each conversation with its training pair."""
     taken: deque[Conversation] = deque()
 
     def taking() -> Iterator[Conversation]:
@@ -145,19 +146,19 @@ def _pairs(conversations: Iterable[Any], thoughts: bool) -> Iterator[tuple[Conve
 
     for pair in TrainingDataFormatter(DatasetFormat.CHATML).stream(taking(), thoughts):
         yield taken.pop(), pair
-        taken.clear()  # one that was refused: the error comes at the end
+        taken.clear()  # a conversation that was refused: the error is raised at the end
 
 
 def tokenize_dataset(
     dataset_path: Path, render: Render, tokenizer: Tokenizer, max_length: int, template_key: str
 ) -> Path:
-    """The folder of the dataset's token rows, made unless it is there already.
+    """Return the folder of the dataset's token rows; build the rows if they do not exist.
 
-    `template_key` names what `render` renders with (equal keys, equal renderings: the model's
-    digest, say). The manifest counts, by split: conversations, rows, tokens, trained_tokens, turns
-    (trained), `cut` (conversations that lost turns to `max_length`, but not all), `dropped` (those
-    that lost all), `split` (those that needed several rows). Raises TooLittleData if no
-    conversation of the train split fits, DataError for a broken one.
+    `template_key` identifies the chat template behind `render`, for example by the model's digest:
+    equal keys mean equal renderings. The manifest counts, by split: conversations, rows, tokens, trained_tokens, turns
+    (trained), `cut` (conversations that lost some turns to `max_length`), `dropped` (conversations
+    that lost all), `split` (conversations that needed several rows). Raises TooLittleData if no
+    conversation of the train split fits, and DataError for a malformed one.
     """
     check_key(template_key, "template_key")
     facts = {
@@ -187,8 +188,8 @@ def tokenize_dataset(
 
 
 def doubts_of(conversations: Sequence[Conversation], dataset: Dataset, rows: Path) -> list[str]:
-    """Return what a person should know before these conversations are learned: what of them does
-    not fit into a row, and whether they look like many conversations that were logged as one.
+    """Return warnings for the user before training: turns that do not fit into a row, and a session
+    that looks like many conversations logged as one.
     """
     found = []
     facts = paths.read_json(rows / MANIFEST)
@@ -201,30 +202,28 @@ def doubts_of(conversations: Sequence[Conversation], dataset: Dataset, rows: Pat
         found.append(
             f"{too_long} of {len(conversations)} conversation(s) are longer than {facts['max_length']} tokens: "
             f"{lost} of {turns} turns do "
-            f"not fit and are not learned. {_BEGIN_ANEW}, or raise data_preparation.max_length"
+            f"not fit and are not trained on. {_BEGIN_ANEW}, or raise data_preparation.max_length"
         )
     sizes = Counter(conversation.turns[0].session_id for conversation in conversations for _ in conversation.turns)
     session, most = sizes.most_common(1)[0]
     if most >= _MANY and 2 * most > turns:
         found.append(
-            f"{most} of {turns} turns lie in one session ({session}) and are learned as one conversation, each after "
-            "all before it. "
-            f"{_BEGIN_ANEW}, if they have nothing to do with each other"
+            f"{most} of {turns} turns belong to one session ({session}) and are trained on as one conversation, each "
+            "with all earlier ones before it. "
+            f"{_BEGIN_ANEW} if they are unrelated"
         )
     return found
 
 
-_MANY = 8  # turns in one session that may be exchanges of their own
-_BEGIN_ANEW = (
-    "Begin a new session for each conversation (New chat on the page, `new_session()` of the ConversationLogger)"
-)
+_MANY = 8  # a session with this many turns may be several unrelated conversations
+_BEGIN_ANEW = "Start a new session for each conversation (New chat on the page, or ConversationLogger.new_session())"
 
 
 def delete_datasets_of(turn_ids: Collection[str]) -> list[Path]:
-    """Remove every dataset that holds one of these turns, and every unfinished one: a deletion from
-    the log really removes the text.
+    """Remove every dataset that contains one of these turns, and every unfinished dataset, so that a
+    deletion from the log really removes the text.
 
-    Not while a dataset is being built. Returns the folders removed.
+    Must not be called while a dataset is being built. Returns the removed folders.
     """
     gone = set(turn_ids)
     folders = [folder for folder in sorted(paths.datasets_dir().glob("*")) if folder.is_dir()]
@@ -239,7 +238,7 @@ def delete_datasets_of(turn_ids: Collection[str]) -> list[Path]:
 
 
 def _split(spool: Spool, settings: DataPreparation) -> list[str]:
-    # A turn dropped by the cleaning cuts a conversation in two: the halves still belong together.
+    # A turn dropped by the cleaning cuts a conversation in two: both halves must be in the same split.
     groups = join_groups(near_duplicates(spool.texts()).tolist(), spool.session_numbers())
     pinned, ids = spool.pinned(), spool.ids()
     free = [number for number, split in enumerate(pinned) if not split]
@@ -251,7 +250,7 @@ def _split(spool: Spool, settings: DataPreparation) -> list[str]:
 
 
 def _mixed(spool: Spool, splits: Sequence[str], mix: Mix, seed: int) -> list[int]:
-    """Return how often each conversation is in its split: as `mix` says in the train split; in the
+    """Return how often each conversation is in its split: in the train split as `mix` says, in the
     others once, or never if its source is left out.
     """
     sources = spool.sources()
@@ -269,7 +268,7 @@ def _mixed(spool: Spool, splits: Sequence[str], mix: Mix, seed: int) -> list[int
 
 
 def _sources(spool: Spool, splits: Sequence[str], often: Sequence[int]) -> dict[str, dict[str, int]]:
-    """Return for each source how many conversations it has, and how many of an epoch's are of it."""
+    """Return for each source its number of conversations, and how many of them are in an epoch."""
     found: dict[str, dict[str, int]] = {}
     for source, split, count in zip(spool.sources(), splits, often, strict=True):
         counts = found.setdefault(source, {"conversations": 0, "in_an_epoch": 0})
@@ -307,12 +306,12 @@ def _tokenize_split(
     return dict(counts)
 
 
-# as it is written before the text of an answer, within which the quotes would be escaped
+# This sequence begins every answer in the JSON. It cannot occur within a text, where quotes are escaped.
 _ANSWER = b'{"role": "assistant", '
 
 
 def _tokenize(record: bytes, conversations: ConversationTokenizer) -> Kept:
-    """Return the rows of the conversation with this record."""
+    """Return the token rows of the conversation in this record."""
     said = json.loads(record)
     rows = conversations.rows([Message.model_validate(message) for message in said["messages"]], id=said["id"])
     lines = b"".join(json.dumps(row.record(), ensure_ascii=False).encode() + b"\n" for row in rows)
@@ -323,15 +322,15 @@ def _tokenize(record: bytes, conversations: ConversationTokenizer) -> Kept:
 
 
 def check_key(key: str, what: str) -> None:
-    """Raise DataError for a key that says nothing: with it, what was made of one model would be taken for another's."""
+    """Raise DataError for a blank key, with which one model's files would be taken for another's."""
     if not key.strip():
         raise DataError(
-            f"{what} is empty: say which model this is for (its digest), so that no other is fed what is made of it"
+            f"{what} is empty: set it to the digest of the model, so that no other model is trained on these rows"
         )
 
 
 def hash_of(value: object) -> str:
-    """Of all that JSON can hold."""
+    """Return the SHA-256, in hexadecimal, of any value that JSON can express."""
     return hashlib.sha256(json.dumps(value, ensure_ascii=True, sort_keys=True).encode()).hexdigest()
 
 
@@ -340,18 +339,18 @@ def is_finished(folder: Path) -> bool:
 
 
 def write_jsonl(path: Path, records: Iterable[dict[str, object]]) -> None:
-    """A record a line, whole or not at all; one at a time is held."""
+    """Write one record per line, the whole file or nothing, with one record in memory at a time."""
     paths.atomic_write(path, (json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records))
 
 
-# The manifest, whose list of turns is longer than all the rest: written and read line by line, in
-# the form of `paths.write_json`
+# A manifest's list of turns is far longer than the rest. So manifests are written and read line by
+# line, in the form of `paths.write_json`.
 
 _TURNS = '  "turn_ids": '
 
 
 def write_manifest(path: Path, facts: Mapping[str, object], turn_ids: Iterable[str]) -> None:
-    """Write the facts, and the turns as "turn_ids"."""
+    """Write a manifest with the facts, and the ids of the turns as "turn_ids"."""
     before, _, after = json.dumps({**facts, "turn_ids": []}, ensure_ascii=False, indent=2, sort_keys=True).partition(
         f"\n{_TURNS}[]"
     )
@@ -368,7 +367,7 @@ def write_manifest(path: Path, facts: Mapping[str, object], turn_ids: Iterable[s
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """Return a manifest without "turn_ids". ByoaiError if it cannot be read."""
+    """Return a manifest without "turn_ids". Raises ByoaiError if it cannot be read."""
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
             facts: dict[str, Any] = json.loads("".join(_without_turns(file)))
@@ -389,7 +388,7 @@ def _without_turns(lines: Iterable[str]) -> Iterator[str]:
 
 
 def read_turn_ids(path: Path) -> Iterator[str]:
-    """Yield the "turn_ids" of a manifest, which may be written in another form. ByoaiError if it cannot be read."""
+    """Yield the "turn_ids" of a manifest, however its JSON is laid out. Raises ByoaiError if it cannot be read."""
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
             if any(line == f"{_TURNS}[\n" for line in file):

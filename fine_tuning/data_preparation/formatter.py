@@ -13,19 +13,19 @@ class TrainingDataFormatter:
     """Makes, checks and converts the training pairs of one format."""
 
     def __init__(self, format_type: DatasetFormat | str = DatasetFormat.CHATML) -> None:
-        """Raises DataError for an unknown format."""
+        """Set the format of the pairs. Raises DataError for an unknown format."""
         self.format = known_format(format_type)
 
     def create_training_pairs(
         self, conversations: Sequence[Conversation | dict[str, object]], thoughts: bool = False
     ) -> list[dict[str, object]]:
-        """Return one pair a conversation, in order, with the `thoughts` before the answers if they are wanted.
+        """Return one pair per conversation, in order; with `thoughts`, each answer begins with its thought.
 
-        Raises DataError naming every conversation that cannot be one (an empty answer, ...)."""
+        Raises DataError naming every conversation that cannot become a pair (an empty answer, ...)."""
         return list(self.stream(parse_conversations(conversations), thoughts))
 
     def stream(self, conversations: Iterable[Conversation], thoughts: bool = False) -> Iterator[dict[str, object]]:
-        """Yield the same pairs one by one. The DataError comes behind all that can be one."""
+        """Yield the pairs one by one. The DataError is raised after all valid pairs."""
         chatml = ({"messages": [message.model_dump() for message in each.messages(thoughts)]} for each in conversations)
         return map(FORMATS[self.format].of, parse_pairs(DatasetFormat.CHATML, chatml))
 
@@ -35,6 +35,6 @@ class TrainingDataFormatter:
             pass
 
     def convert(self, pairs: Sequence[object], to: DatasetFormat | str) -> list[dict[str, object]]:
-        """Return `pairs` in the format `to`; converted back they are the same. Raises DataError as `validate` does."""
+        """Return `pairs` in the format `to`; converting back gives the same pairs. Raises DataError like `validate`."""
         target = FORMATS[known_format(to)]
         return [target.of(example) for example in parse_pairs(self.format, pairs)]

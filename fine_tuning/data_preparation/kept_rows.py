@@ -1,9 +1,9 @@
-"""Token rows that were made before: what is said again in a larger dataset is copied, and not
-rendered and tokenised again.
+"""Reuse token rows of earlier datasets: a conversation that is also in the new dataset is copied
+instead of rendered and tokenized again.
 
-Beside the rows of each split lies an index, `<split>.index`: for each conversation of the split, in
-order, a hash of its record, how many bytes of the rows are its own, and their counts. Rows made
-without one are only not used again.
+Beside the rows of each split is an index, `<split>.index`. It holds for each conversation of the
+split, in order, the hash of its record, the size of its rows in bytes, and their counts. Rows
+without an index are not reused.
 """
 
 from collections.abc import Mapping
@@ -29,23 +29,23 @@ _PACKED = Struct("<QQQ4L")  # the same
 
 
 class Counts(NamedTuple):
-    """What the rows of one conversation hold."""
+    """Counts of what the rows of one conversation contain."""
 
     rows: int
-    turns: int  # trained
+    turns: int  # trained turns
     tokens: int
-    trained: int  # tokens
+    trained: int  # trained tokens
 
 
 class Kept(NamedTuple):
-    """The rows of one conversation, as they are stored, and their counts."""
+    """The rows of one conversation in their stored form, and their counts."""
 
     lines: bytes
     counts: Counts
 
 
 class Index:
-    """The index of a split that is being written."""
+    """The index of a split whose rows are being written."""
 
     def __init__(self) -> None:
         self._entries = bytearray()
@@ -55,7 +55,7 @@ class Index:
         self._entries += _PACKED.pack(*_hash(record), len(kept.lines), *kept.counts)
 
     def write(self, rows: Path) -> None:
-        """Write it beside the split's rows."""
+        """Write the index beside the file of the split's rows."""
         paths.atomic_write(rows.with_suffix(".index"), bytes(self._entries))
 
 
@@ -81,7 +81,7 @@ class EarlierRows:
             file.close()
 
     def get(self, record: bytes) -> Kept | None:
-        """Return the rows of the conversation with this record; None if they were not made."""
+        """Return the rows of the conversation in this record; None if the earlier dataset has none."""
         key, check = _hash(record)
         at = int(np.searchsorted(self._keys, np.uint64(key)))
         if at == len(self._keys) or int(self._keys[at]) != key:
@@ -97,10 +97,10 @@ class EarlierRows:
 
 
 def earlier_rows(facts: Mapping[str, object], splits: tuple[str, ...]) -> EarlierRows:
-    """Return the newest rows that were made by the same template, vocabulary and length; of no
-    record if there are none.
+    """Return the newest rows made with the same template, vocabulary and length; an empty
+    EarlierRows if there are none.
 
-    `facts`: those of the manifest, of which the dataset does not matter.
+    `facts` are those of the new manifest; its dataset is not compared.
     """
     folders = [manifest.parent for manifest in paths.datasets_dir().glob("*/rows-*/manifest.json")]
     for folder in sorted(folders, key=lambda each: each.stat().st_mtime_ns, reverse=True):
@@ -113,7 +113,7 @@ def earlier_rows(facts: Mapping[str, object], splits: tuple[str, ...]) -> Earlie
 def _same(manifest: Path, facts: Mapping[str, Any]) -> bool:
     try:
         known = paths.read_json(manifest)
-    except ByoaiError:  # a forgetting removed it meanwhile
+    except ByoaiError:  # a deletion of turns removed the manifest meanwhile
         return False
     return all(known.get(name) == fact for name, fact in facts.items() if name != "dataset")
 

@@ -1,10 +1,10 @@
-"""How often an epoch holds each conversation, so that every source and every topic has its share.
+"""Decide how often each conversation is in an epoch, so that every source and topic has its share.
 
-Conversations of one source and one topic are a stratum. Sources have the shares that the
-configuration gives them, and divide the rest by size ** (1 / temperature), which evens them out
-(temperature sampling: Raffel et al., arXiv 1910.10683); so do topics within a source. An epoch is
-as long as the conversations are many, or shorter where a stratum would have to repeat itself too
-often to reach its share.
+The conversations of one source and one topic form a stratum. A source has the share that the
+configuration gives it; the other sources divide the rest in proportion to size ** (1 /
+temperature), which evens out their sizes (temperature sampling: Raffel et al., arXiv 1910.10683),
+and so do the topics within a source. An epoch has as many conversations as there are, or fewer if
+a stratum would have to be repeated too often to reach its share.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import TypeVar
 from fine_tuning.config_mix import Mix
 from fine_tuning.conversation import Turn
 
-CHATS = "chats"  # the source of what was said here
+CHATS = "chats"  # the source of the turns recorded by byoai itself
 
 _Stratum = TypeVar("_Stratum", bound=Hashable)
 
@@ -28,8 +28,8 @@ def source_of(turn: Turn) -> str:
 
 
 def source_shares(sizes: Mapping[str, int], mix: Mix) -> dict[str, float]:
-    """Return the share of each source, given how many conversations each has. They come to 1,
-    unless all have a share of 0.
+    """Return the share of each source, given the number of conversations of each. The shares add up
+    to 1, unless every source has a share of 0.
     """
     named = {source: mix.shares[source] for source in sizes if source in mix.shares}
     others = {source: size ** (1 / mix.temperature) for source, size in sizes.items() if source not in named}
@@ -42,7 +42,7 @@ def source_shares(sizes: Mapping[str, int], mix: Mix) -> dict[str, float]:
 
 
 def stratum_shares(strata: Sequence[tuple[str, int]], mix: Mix) -> dict[tuple[str, int], float]:
-    """Return the share of each (source, topic), given those of all conversations."""
+    """Return the share of each stratum, given the stratum (source, topic) of every conversation."""
     sizes = Counter(strata)
     shares = source_shares(Counter(source for source, _ in strata), mix)
     weights = {stratum: size ** (1 / mix.topic_temperature) for stratum, size in sizes.items()}
@@ -55,10 +55,8 @@ def stratum_shares(strata: Sequence[tuple[str, int]], mix: Mix) -> dict[tuple[st
 def draw(
     ids: Sequence[str], strata: Sequence[_Stratum], shares: Mapping[_Stratum, float], most: int, seed: int
 ) -> list[int]:
-    """Return how often each conversation is in an epoch, at most `most` times.
-
-    Which ones are in it once more than others of their stratum is told by a hash of their ids, so
-    that it changes little when the log grows.
+    """Return how often each conversation is in an epoch, at most `most` times.    A hash of the ids decides which conversations are repeated once more than others of their
+    stratum, so that the choice changes little when the log grows.
     """
     members: dict[_Stratum, list[int]] = {}
     for number, stratum in enumerate(strata):
@@ -79,7 +77,7 @@ def draw(
 
 
 def _capped(shares: Mapping[str, float], largest: float) -> dict[str, float]:
-    """Return the shares with none but that of the chats above `largest`; what is cut off goes to
-    nobody, and the others grow with it.
+    """Return the shares with each limited to `largest`, except that of the chats. The result adds up
+    to less than before; the caller scales it to 1.
     """
     return {source: share if source == CHATS else min(share, largest) for source, share in shares.items()}

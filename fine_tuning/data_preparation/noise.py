@@ -1,10 +1,10 @@
-"""Typing errors: a question as a hurried person types it, so that a model learns to answer it all
-the same.
+"""Add typing errors to questions, as a hurried person makes them, so that the model learns to
+answer such questions too.
 
-A letter is dropped, doubled, or replaced by its neighbour on the keyboard, a word is put in
-capitals, the first word loses its capital, or the mark at the end is missing. Code, numbers,
-placeholders, quotations, addresses and whatever is written like a name stay as they are: with an
-error in one of them, the question would be about something else.
+A letter is dropped, doubled, or replaced by its neighbour on the keyboard, a word is written in
+capitals, the first word loses its capital, or the final punctuation mark is dropped. Code,
+numbers, placeholders, quotations, addresses and words written like names are not changed, because
+an error in one of them would change what the question is about.
 """
 
 import re
@@ -14,16 +14,16 @@ from random import Random
 from fine_tuning.data_collection.code_parts import parts
 
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
-_SHORTEST = 4  # letters: "not" without one is "no"
+_SHORTEST = 4  # letters of a word that may be mistyped: "not" would become "no"
 _TOKEN = re.compile(r"\S+")
 _OPENS, _CLOSES = "(¿¡", "),.;:?!…"
 _LATIN_END = "\u0250"
-# what stands in quotes or brackets of any kind, or in backticks
+# text in quotes, brackets of any kind, or backticks
 _KEPT = re.compile(
     r"`[^`]*`|\[[^\[\]]*\]|\{[^{}]*\}|<[^<>]*>|\"[^\"]*\"|“[^”]*”|„[^“”]*[“”]|«[^»]*»|(?<!\w)[‘'][^'’\n]*['’](?!\w)"
 )
 _LAST_MARK = re.compile(r"(?<!\S)[^\W\d_]+([?.!]+)\s*\Z")
-# words that begin questions and are no names: Will, May and Mark are left out
+# words that begin questions; those that can also be names (Will, May, Mark) are left out
 _QUESTIONS = """
     what where when who whom whose why how which can could do does did is are was were would should shall has have had
     tell please explain the there this that my our your
@@ -36,8 +36,8 @@ _OPENERS = frozenset(_QUESTIONS.split())
 def noisy(question: str, chance: Random, rate: float, names: Collection[str] = (), known: Collection[str] = ()) -> str:
     """Return the question with typing errors, drawn with `chance`; unchanged if there is nothing to mistype.
 
-    `rate` is the share of the words that are mistyped of those that may be: one at least. `names`
-    (in lower case) are never mistyped, and no error makes one of the `known` words of a word.
+    `rate` is the share of the eligible words that is mistyped, at least one word. `names` (in lower
+    case) are never mistyped, and no error turns a word into one of the `known` words.
     """
     places = [(start, end) for start, end in _words(question) if question[start:end] not in names]
     chosen = {place for place in places if chance.random() < rate} or set(chance.sample(places, min(1, len(places))))
@@ -50,7 +50,7 @@ def noisy(question: str, chance: Random, rate: float, names: Collection[str] = (
 
 
 def names_in(text: str) -> set[str]:
-    """Return, in lower case, the words that are written with a capital within a sentence."""
+    """Return, in lower case, the words that look like names: capitalised, and not a sentence's usual first word."""
     found = set()
     for sentence in re.split(r"[.?!:]\s|\n", text):
         words = re.findall(r"[^\W\d_]+", sentence)
@@ -69,7 +69,7 @@ def _edited(text: str, edits: dict[tuple[int, int], str]) -> str:
 
 
 def _words(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the places of the words that may be mistyped: of small Latin letters, in prose."""
+    """Yield (start, end) of the words that may be mistyped: words of lower-case Latin letters in prose."""
     for first, last in _prose(text):
         for token in _TOKEN.finditer(text, first, last):
             word = token[0].lstrip(_OPENS)
@@ -80,7 +80,7 @@ def _words(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _prose(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the spans of `text` that are neither code nor kept for another reason."""
+    """Yield the spans of `text` that may be changed: those outside code, quotes and brackets."""
     start = 0
     for part in parts(text):
         end = start + len(part.text)
@@ -97,7 +97,7 @@ def _kept(text: str, place: int) -> bool:
 
 
 def _opener(text: str, names: Collection[str]) -> tuple[int, int] | None:
-    """Return the place of the first word if its capital is that of the sentence alone."""
+    """Return the span of the first word if it is capitalised only because it begins the sentence."""
     first = re.match(r"\s*([^\W\d_]+)(?!\S)", text)
     if not first or not first[1].istitle() or first[1].lower() not in _OPENERS or first[1].lower() in names:
         return None
@@ -105,7 +105,7 @@ def _opener(text: str, names: Collection[str]) -> tuple[int, int] | None:
 
 
 def _mistyped(word: str, chance: Random, known: Collection[str]) -> str:
-    """Return the word with one error; as it is if every error that was tried makes a known word of it."""
+    """Return the word with one typing error; unchanged if each error tried gives a known word."""
     errors = (_dropped, _doubled, _beside, _beside, _shouted)
     for _ in range(4):
         made = chance.choice(errors)(word, chance)
@@ -135,7 +135,7 @@ def _shouted(word: str, chance: Random) -> str:
 
 
 def _neighbours() -> dict[str, str]:
-    """Return for each letter the keys that touch its own."""
+    """Return for each letter the letters on the adjacent keys."""
     places = {letter: (row, column) for row, letters in enumerate(_ROWS) for column, letter in enumerate(letters)}
 
     def touch(one: tuple[int, int], other: tuple[int, int]) -> bool:

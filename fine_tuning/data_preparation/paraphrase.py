@@ -1,9 +1,9 @@
-"""Questions in other words, as a model puts them: by paraphrase, or by a translation there and back.
+"""Reword questions with a model: by paraphrase, or by translation into another language and back.
 
-Models drop what matters and add what was not asked, small ones above all, so each attempt is looked
-at a second time, and most are thrown away. Kept is what asks for the same word by word (`altered`),
-and after which the recorded answer is about as likely to the base as after the question itself.
-What the model says is never learned as an answer.
+Models, small ones above all, drop details and add others, so each attempt is checked and most are
+discarded. A wording is kept if it asks for the same thing word by word (`altered`), and if the base
+finds the recorded answer about as likely after it as after the original question. A reworded
+question is only ever used as a question: nothing the model generates becomes an answer.
 """
 
 import re
@@ -17,14 +17,14 @@ from fine_tuning.data_collection.code_parts import parts
 from fine_tuning.data_collection.documents.sections import language_of
 
 PARAPHRASE, BACK_TRANSLATION = "paraphrase", "back_translation"
-ATTEMPTS = 2  # for each variant
-LONGEST = 300  # characters of a question that is put in other words
+ATTEMPTS = 2  # per variant
+LONGEST = 300  # characters: longer questions are not reworded
 
 Ask = Callable[[Sequence[Message], int], str]
-"""A model's answer to messages, drawn with a seed."""
+"""Returns a model's answer to messages, sampled with a seed."""
 
 Likelihood = Callable[[Sequence[Message]], float | None]
-"""The mean log-probability (nats) of the last answer's tokens under the base; None if it does not fit."""
+"""Returns the base's mean log-probability (nats per token) of the last answer; None if the messages are too long."""
 
 _PARAPHRASE = "Ask this question in other words: {}"
 _SHOWN = (  # without examples, small models answer the question instead
@@ -36,7 +36,7 @@ _TRANSLATE = "Translate the following question into {}. Write only the translati
 _LANGUAGES = {"en": ("German", "English"), "de": ("English", "German")}
 
 _TOKEN = re.compile(r"\[[^\[\]]*\]|\S*\d\S*\d|\S*\d|\w+(?:[-./@_]\w+)*")
-_SAME = (  # ways of asking that mean one thing
+_SAME = (  # phrases that are replaced by one equivalent word before two questions are compared
     (r"\b(at|by|on|in)?\s*(what|which)\s+time\b", "when"),
     (r"\b(at|in|on)?\s*(what|which)\s+(place|location)\b", "where"),
     (r"\b(for (what|which) reason|how come)\b", "why"),
@@ -57,23 +57,23 @@ _PERSONS = {"we": "i", "us": "i", "me": "i", "our": "my"}
 
 @dataclass
 class Rewording:
-    """A model that puts questions in other words, and the base that looks at them a second time.
+    """Rewords questions with one model, and checks the result with the base.
 
-    `rejected` counts the reasons for which attempts were thrown away.
+    `rejected` counts the discarded attempts by reason.
     """
 
-    key: str  # names both models: equal keys, equal wordings
+    key: str  # identifies both models: equal keys give equal wordings
     ask: Ask
     likelihood: Likelihood
-    margin: float  # nats a token by which the answer may be less likely
+    margin: float  # nats per token by which the answer may be less likely than after the original
     rejected: Counter[str] = field(default_factory=Counter)
 
     def paraphrase(self, record: dict[str, object], place: int, number: int) -> str:
-        """Return a paraphrase of the question at that place, or the question itself."""
+        """Return a paraphrase of the question at that index, or the unchanged question if none is accepted."""
         return self._first_right(record, place, number, lambda said, seed: self.ask(_asked(said), seed))
 
     def back_translation(self, record: dict[str, object], place: int, number: int) -> str:
-        """Return the question translated there and back, or the question itself."""
+        """Return the question translated and back-translated, or unchanged if no result is accepted."""
 
         def there_and_back(said: str, seed: int) -> str:
             language = language_of(said)
@@ -98,7 +98,7 @@ class Rewording:
         return str(said)
 
     def _less_likely(self, record: dict[str, Any], place: int, made: str) -> str:
-        """Return a reason if the base finds the recorded answer less likely after `made`; else ""."""
+        """Return why `made` is rejected if the base finds the recorded answer less likely after it; else ""."""
         until = [Message.model_validate(message) for message in record["messages"][: place + 2]]
         reworded = [*until[:-2], until[-2].model_copy(update={"content": made}), until[-1]]
         before, after = self.likelihood(until), self.likelihood(reworded)
@@ -123,7 +123,7 @@ def _user(text: str) -> Message:
 
 
 def tidy(said: str) -> str:
-    """Return a model's answer without the quotes, marks and introduction around the question."""
+    """Return the question in a model's reply without surrounding quotes, markup and introduction."""
     lines = [line.strip(" \t*_\"“”„«»'") for line in said.strip().splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].endswith(":"):
         lines = lines[1:]
@@ -131,10 +131,10 @@ def tidy(said: str) -> str:
 
 
 def altered(question: str, made: str) -> str:
-    """Return in what way `made` may ask for something else than `question`; "" if it asks for the same.
+    """Return why `made` may ask for something other than `question`; "" if it asks for the same.
 
-    Only the words in which any question may be dressed can differ: articles, politeness, the form
-    of the verb to be. All others stay, in their order; so do what is asked for (when, who, how),
+    Only words without content may differ: articles, polite phrases, forms of the verb "to be". All
+    other words must be the same, in the same order, including question words (when, who, how),
     numbers, placeholders and names.
     """
     if not made:
@@ -150,7 +150,7 @@ def altered(question: str, made: str) -> str:
 
 
 def _content(question: str) -> tuple[list[str], Counter[str]]:
-    """Return the words that matter, in order, and how often each word that asks is there."""
+    """Return the content words in order, and the number of times each question word occurs."""
     text = question
     for pattern, meant in _SAME:
         text = re.sub(pattern, f" {meant} ", text, flags=re.I)
@@ -161,5 +161,5 @@ def _content(question: str) -> tuple[list[str], Counter[str]]:
 
 
 def _singular(word: str) -> str:
-    """Return a word without the -s by which "he opens" differs from "does he open"."""
+    """Return a word without a final -s, so that "he opens" equals "does he open"."""
     return word[:-1] if word.isalpha() and len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word

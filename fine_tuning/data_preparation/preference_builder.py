@@ -1,17 +1,16 @@
-"""What people preferred, in tokens: pairs of answers to one question for DPO, single ratings for KTO.
+"""Build tokenized preferences: pairs of answers to one question for DPO, single ratings for KTO.
 
 data/datasets/preferences-<hash>/manifest.json       written last: turn_ids, pairs, ratings
                                  preferences.jsonl   {"prompt_ids", "chosen_ids", "rejected_ids"}
                                                      or {"prompt_ids", "completion_ids", "label"}
 
-Only what an owner said counts: an edit prefers the new text to the model's; a thumb up among
-answers that were given again prefers that one to the others; a thumb on an answer that stands alone
-is a rating. That one of them was given last says nothing.
+Only explicit feedback counts. An edit prefers the new text to the model's; a thumb up on one of
+several regenerated answers prefers it to the others; a thumb on a single answer is a rating. The
+order in which answers were generated means nothing.
 
-Every text has come through `clean_turn`, as all that is learned. A question without a fit answer
-cuts its conversation, as in the chats. Compared are answers to the same question, behind the same
-turns and under the same system prompt; in every branch, also those that the chat did not go on
-from.
+Every text has passed `clean_turn`, like all training data. A question without a usable answer cuts
+its conversation in two, as in the dataset of chats. Answers are compared if they answer the same
+question after the same turns and under the same system prompt, in every branch of the session.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,20 +29,20 @@ from fine_tuning.errors import DataError
 
 @dataclass(frozen=True)
 class Preference:
-    """Answers to what was said so far, which ends with a user's message: a `rejected` one beside
-    `chosen`, or `chosen` alone and rated.
+    """A preference about answers to the messages `said`, the last of which is the user's: `chosen`
+    over `rejected`, or `chosen` alone with a rating.
     """
 
     said: tuple[Message, ...]
     chosen: str
     rejected: str | None = None
-    wanted: bool = True  # of a rating
-    turn_ids: tuple[str, ...] = ()  # whose text this holds, what was said before included
+    wanted: bool = True  # for a rating: whether it is a thumb up
+    turn_ids: tuple[str, ...] = ()  # all turns whose text is used here, earlier ones included
 
 
 def preferences_of(turns: Iterable[Turn], fit: Mapping[str, CleanTurn]) -> list[Preference]:
-    """Return what was preferred, in the order of the log. `fit`: by id, the turns that may be
-    learned. An answer in a pair is not rated once more.
+    """Return the preferences in the order of the log. `fit` maps ids to the turns that may be used
+    for training. An answer that is in a pair does not also become a rating.
     """
     return [
         preference for conversation in conversations_of(turns) for preference in _of_session(conversation.turns, fit)
@@ -52,7 +51,7 @@ def preferences_of(turns: Iterable[Turn], fit: Mapping[str, CleanTurn]) -> list[
 
 def _of_session(turns: Sequence[Turn], fit: Mapping[str, CleanTurn]) -> Iterator[Preference]:
     if not any("rating" in turn.metadata or "original_response" in turn.metadata for turn in turns):
-        return  # as in most sessions: nothing of it was rated or edited
+        return  # most sessions have no rating and no edit
     tree, usable = Tree(turns), {id: clean for id, clean in fit.items() if "incomplete" not in clean.turn.metadata}
     for answers in tree.questions():
         if any("rating" in turn.metadata or "original_response" in turn.metadata for turn in answers):
@@ -65,7 +64,7 @@ def _of_session(turns: Sequence[Turn], fit: Mapping[str, CleanTurn]) -> Iterator
 
 
 def _of_question(system: str, before: Sequence[Turn], clean: Sequence[CleanTurn]) -> Iterator[Preference]:
-    """Yield what was preferred among answers that were given to the same question under the same prompt."""
+    """Yield the preferences among answers to the same question under the same system prompt."""
     answers, ids = [each.turn for each in clean], tuple(turn.id for turn in before)
     head = [Message(role="system", content=system)] if system else []
     said = (*head, *(message for turn in before for message in turn.messages()), answers[0].messages()[0])
@@ -83,8 +82,8 @@ def _of_question(system: str, before: Sequence[Turn], clean: Sequence[CleanTurn]
 
 
 def _heard(tree: Tree, turn: Turn, usable: Mapping[str, CleanTurn]) -> list[Turn]:
-    """Return what was said before a turn, clean: back to a question of which no answer is fit. One
-    stands for another to the same.
+    """Return the cleaned turns before a turn, back to the last question without a usable answer. If
+    an answer is unusable, another one to the same question takes its place.
     """
     heard: list[Turn] = []
     for earlier in reversed(tree.path(tree.parent(turn.id))):
@@ -97,12 +96,12 @@ def _heard(tree: Tree, turn: Turn, usable: Mapping[str, CleanTurn]) -> list[Turn
 
 
 def _best(answers: Sequence[Turn]) -> Turn:
-    """Of answers to one question the last approved one, else the last."""
+    """Return the last approved one of several answers to a question; the last one if none is approved."""
     return next(filter(approved, reversed(answers)), answers[-1])
 
 
 def _edits(answers: Sequence[CleanTurn]) -> list[tuple[Turn, str, str]]:
-    """Yield each edited answer, what it was before, and its id."""
+    """Return for each edited answer its turn, the model's original text, and its id."""
     return [
         (each.turn, each.original, each.turn.id)
         for each in answers
@@ -121,9 +120,9 @@ class PreferenceData:
 def build_preferences(
     preferences: Sequence[Preference], conversations: ConversationTokenizer, template_key: str
 ) -> PreferenceData:
-    """Write the preferences in tokens, unless they are there already. `template_key`: see `tokenize_dataset`.
+    """Write the tokenized preferences, unless they exist already. `template_key`: see `tokenize_dataset`.
 
-    Left out: pairs whose texts are the same, and what does not fit into a row.
+    Pairs of equal texts, and texts that do not fit into a row, are left out.
     """
     check_key(template_key, "template_key")
     facts = [
@@ -142,7 +141,7 @@ def build_preferences(
 
 
 def read_preference_data(folder: Path) -> PreferenceData:
-    """What `build_preferences` wrote there; ByoaiError if it is not whole."""
+    """Return what `build_preferences` wrote to a folder. Raises ByoaiError if its manifest cannot be read."""
     manifest = paths.read_json(folder / MANIFEST)
     return PreferenceData(folder / "preferences.jsonl", manifest["pairs"], manifest["ratings"], manifest["turn_ids"])
 
@@ -169,8 +168,8 @@ def _record(preference: Preference, conversations: ConversationTokenizer) -> dic
 def _split(
     said: Sequence[Message], answer: str, conversations: ConversationTokenizer
 ) -> tuple[list[int], list[int]] | None:
-    """Prompt and answer in tokens; None if they do not fit."""
+    """Return the tokens of the prompt and of the answer; None if they do not fit into a row."""
     try:
         return conversations.last_answer([*said, Message(role="assistant", content=answer)])
-    except DataError:  # nothing is left of a text
+    except DataError:  # a text is empty
         return None

@@ -1,7 +1,7 @@
-"""A dataset of one's own, filtered and changed step by step, and written anew for a training.
+"""Filter and transform a user's own dataset step by step, and write the result for training.
 
 A step is {"type": "filter", "condition": "length > 10"} (conditions.py), {"type": "transform",
-"operation": "lowercase"}, of one side with "field": "question" or "answer", or {"type":
+"operation": "lowercase"} (with "field": "question" or "answer" for one side only), or {"type":
 "deduplicate"}.
 """
 
@@ -42,10 +42,11 @@ def prepare(
     target: Path | None = None,
     watch: Watch | None = None,
 ) -> Path:
-    """Read a dataset, apply the steps, and write it; return the file, in data/prepared/ unless `target` names one.
+    """Read a dataset, apply the steps, write it, and return the file: `target`, or one in data/prepared/.
 
-    ConfigError for a wrong step, by its number; DataError for what cannot be read; NoConversations
-    if nothing is left. Cancelled when `watch` asks it to stop: nothing is written.
+    Raises ConfigError with the number of a wrong step, DataError for a record that cannot be read,
+    NoConversations if no record is left, and Cancelled, without writing anything, if `watch` asks to
+    stop.
     """
     read_as, write_as = (_known(each) for each in (format, output_format))
     if write_as not in _WRITTEN:
@@ -55,7 +56,7 @@ def prepare(
         records = step(records)
     found = [record for record in records if texts_of(record)["text"].strip()]
     if not found:
-        raise NoConversations(f"nothing is left of {source}: it is empty, or the steps take everything out")
+        raise NoConversations(f"no record of {source} is left: it is empty, or the steps remove every record")
     lines = [json.dumps(line, ensure_ascii=False) for line in _written(found, write_as)]
     stem = paths.slug(Path(str(source)).stem, 40)
     file = target or paths.prepared_dir() / f"{stem}-{hash_of(lines)[:12]}.jsonl"
@@ -64,7 +65,7 @@ def prepare(
 
 
 def check_steps(steps: Sequence[Mapping[str, object]]) -> list[Step]:
-    """Return what the steps do. ConfigError for a wrong one, by its number."""
+    """Return a function for each step. Raises ConfigError with the number of a wrong step."""
     return [_step(number, step) for number, step in enumerate(steps, 1)]
 
 
@@ -91,9 +92,9 @@ def _written(records: Sequence[Record], format: DatasetFormat) -> list[Any]:
 def _step(number: int, step: Mapping[str, object]) -> Step:
     kind = step.get("type") if isinstance(step, Mapping) else None
     if kind not in _KEYS:
-        raise ConfigError(f"step {number}: its type is {kind!r}, and must be one of {', '.join(_KEYS)}")
+        raise ConfigError(f"step {number}: unknown type {kind!r}; choose one of {', '.join(_KEYS)}")
     if unknown := set(step) - _KEYS[kind] - {"type"}:
-        raise ConfigError(f"step {number} ({kind}): unknown {', '.join(sorted(map(str, unknown)))}")
+        raise ConfigError(f"step {number} ({kind}): unknown key {', '.join(sorted(map(str, unknown)))}")
     try:
         return {"filter": _filter, "transform": _transform, "deduplicate": _deduplicate}[kind](step)
     except ConfigError as error:
@@ -110,7 +111,9 @@ def _transform(step: Mapping[str, object]) -> Step:
     if name not in OPERATIONS:
         raise ConfigError(f"unknown operation {name!r}: choose one of {', '.join(OPERATIONS)}")
     if field not in (None, "text", *_ROLES):
-        raise ConfigError(f"unknown field {field!r}: choose one of {', '.join(_ROLES)}, or leave it out for all")
+        raise ConfigError(
+            f"unknown field {field!r}: choose one of {', '.join(_ROLES)}, or leave the field out to change all texts"
+        )
     change = OPERATIONS[name]
 
     def changed(record: Record) -> Record:

@@ -1,11 +1,11 @@
-"""Files of one's own to learn from, in any of the formats, as records: {"messages": [...]} or {"text": "..."}.
+"""Read a user's own dataset, in any of the formats, as records: {"messages": [...]} or {"text": "..."}.
 
-jsonl        an object a line          csv     a line of names, then the records; commas, semicolons or tabs
-text         records with an empty line between them: User: ... Assistant: ..., or plain paragraphs
-huggingface  a folder of parquet, arrow, csv or jsonl files, or the name of a dataset of the hub
-custom       "module:function", which yields records; only for the program that names it
+jsonl        one object per line       csv     a header line, then the records; commas, semicolons or tabs
+text         records separated by empty lines: User: ... Assistant: ..., or plain paragraphs
+huggingface  a folder of parquet, arrow, csv or jsonl files, or the name of a dataset on the Hugging Face hub
+custom       "module:function", a function that yields records; only if the calling program allows its code to run
 
-A record's fields are found by the names that datasets give them; chatml, alpaca and instruction are jsonl.
+The fields of a record are recognised by the usual field names of datasets; chatml, alpaca and instruction are jsonl.
 """
 
 import csv
@@ -25,8 +25,8 @@ from fine_tuning.errors import ConfigError, DataError, NoConversations
 
 Record = dict[str, Any]
 
-LARGEST = 2 << 30  # bytes of a file
-_PAIRS = (  # names of what is asked, what is given with it, and what is answered
+LARGEST = 2 << 30  # size limit of a file in bytes
+_PAIRS = (  # field names of the question, its context, and the answer
     ("user_message", None, "bot_response"),
     ("question", "context", "answer"),
     ("prompt", "input", "completion"),
@@ -48,15 +48,16 @@ _NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 
 
 def read_records(source: str | Path, format: DatasetFormat, *, trusted: bool = False) -> Iterator[Record]:
-    """Yield the records of a file of one's own. DataError names the file and the place of what cannot be read.
+    """Yield the records of a user's dataset. Raises DataError with file and line of a record that cannot be read.
 
-    `trusted`: whether code that `source` names may run (custom).
+    `trusted`: whether the code that `source` names (format custom) may run.
     """
     raw: Iterable[tuple[str, Any]]
     if format == DatasetFormat.CUSTOM:
         if not trusted:
             raise ConfigError(
-                "a custom dataset is read by the program that names it: call prepare_dataset, and give what it returns"
+                "a custom dataset runs code, so only your own program may read it: call prepare_dataset there, and "
+                "train on the file it returns"
             )
         raw = _custom(str(source))
     elif format == DatasetFormat.HUGGINGFACE:
@@ -69,8 +70,8 @@ def read_records(source: str | Path, format: DatasetFormat, *, trusted: bool = F
 
 
 def read_turns(source: Path, format: DatasetFormat) -> list[Turn]:
-    """Return the turns of a dataset, as the log has them: each record a session of its own.
-    NoConversations if there is none.
+    """Return the records of a dataset as turns, in the form of the log; each record becomes one
+    session. Raises NoConversations if there is none.
     """
     turns: list[Turn] = []
     for record in read_records(source, format):
@@ -89,12 +90,12 @@ def read_turns(source: Path, format: DatasetFormat) -> list[Turn]:
                 )
             )
     if not turns:
-        raise NoConversations(f"{source} holds no question with an answer")
+        raise NoConversations(f"{source} contains no question with an answer: check its field names")
     return list({turn.id: turn for turn in turns}.values())
 
 
 def texts_of(record: Record) -> dict[str, str]:
-    """Return what conditions speak of: the whole text, what is asked, and what is answered."""
+    """Return the texts that conditions refer to: the whole text, the questions, and the answers."""
     if "messages" not in record:
         return {"text": record["text"], "question": "", "answer": record["text"]}
     said = [(message["role"], message["content"]) for message in record["messages"]]
@@ -104,7 +105,7 @@ def texts_of(record: Record) -> dict[str, str]:
 
 
 def _exchanges(record: Record) -> Iterator[tuple[str, str]]:
-    """Yield questions with their answers. A plain text is one to be gone on with, from its first third."""
+    """Yield (question, answer) pairs. A plain text gives one pair: continue the text after its first third."""
     if "messages" not in record:
         text = record["text"].strip()
         cut = re.compile(r"\s").search(text, len(text) // 3)
@@ -120,14 +121,14 @@ def _exchanges(record: Record) -> Iterator[tuple[str, str]]:
             asked = None
 
 
-# From what a record is called to what it says
+# Map a record's field names to messages or text
 
 
 def _record(place: str, record: object) -> Record:
     if isinstance(record, str):
         return {"text": record}
     if not isinstance(record, Mapping):
-        raise DataError(f"{place}: a record must be an object with names, not {type(record).__name__}")
+        raise DataError(f"{place}: a record must be an object with named fields, not {type(record).__name__}")
     fields = {str(key).strip().lower(): value for key, value in record.items() if key is not None}
     for name in _LISTS:
         if isinstance(fields.get(name), (list, tuple)):
@@ -143,7 +144,7 @@ def _record(place: str, record: object) -> Record:
             return {"text": fields[name]}
     known = ", ".join(f"{asks} and {answers}" for asks, _, answers in _PAIRS[:5])
     there = ", ".join(list(fields)[:20]) or "none"
-    raise DataError(f"{place}: its fields ({there}) are not known: name them {known}, or messages, or text")
+    raise DataError(f"{place}: unknown field names ({there}): use {known}, or messages, or text")
 
 
 def _message(place: str, message: object) -> dict[str, str]:
@@ -154,12 +155,12 @@ def _message(place: str, message: object) -> dict[str, str]:
         if role in ("system", "user", "assistant") and isinstance(content, str):
             return {"role": role, "content": content}
     raise DataError(
-        f'{place}: {str(message)[:80]} is no message: write {{"role": "user" or "assistant", "content": "..."}}'
+        f'{place}: {str(message)[:80]} is not a message: write {{"role": "user" or "assistant", "content": "..."}}'
     )
 
 
 def _string(value: object) -> str:
-    """Return what stands in a field; of several answers (as SQuAD has them) the first."""
+    """Return the text of a field; the first one if it holds several answers, as in SQuAD."""
     if isinstance(value, Mapping):
         value = value.get("text", value.get("content", ""))
     if isinstance(value, (list, tuple)):
@@ -167,27 +168,27 @@ def _string(value: object) -> str:
     return value if isinstance(value, str) else str(value)
 
 
-# From a file to what it calls records
+# Read the records of a file in its own form
 
 
 def _file(path: Path) -> tuple[Path, str]:
     try:
         if path.stat().st_size > LARGEST:
-            raise DataError(f"{path} has more than {LARGEST >> 30} GB: split it")
+            raise DataError(f"{path} is larger than {LARGEST >> 30} GB: split it")
         return path, path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no UTF-8 text (byte {error.start}): save it as UTF-8") from error
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _jsonl(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
     path, text = file
-    if text.lstrip().startswith("["):  # a list of records in one piece
+    if text.lstrip().startswith("["):  # one JSON list of all records
         try:
             found = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: no JSON ({error})") from error
+            raise DataError(f"{path}: not valid JSON ({error})") from error
         yield from ((f"{path}, record {number}", record) for number, record in enumerate(found, 1))
         return
     for number, line in enumerate(text.split("\n"), 1):
@@ -196,7 +197,7 @@ def _jsonl(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
         try:
             yield f"{path}, line {number}", json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}: no JSON ({error})") from error
+            raise DataError(f"{path}, line {number}: not valid JSON ({error})") from error
 
 
 def _csv(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
@@ -208,18 +209,18 @@ def _csv(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
     try:
         for record in reader:
             if None in record:
-                cure = f"put texts that hold {separator!r} in quotes"
-                raise DataError(f"{path}, line {reader.line_num}: more values than the first line has names; {cure}")
+                cure = f"put texts that contain {separator!r} in quotes"
+                raise DataError(f"{path}, line {reader.line_num}: more values than the header line has names; {cure}")
             if any(record.values()):
                 yield f"{path}, line {reader.line_num}", record
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: no CSV ({error})") from error
+        raise DataError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from error
 
 
 def _text(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
     path, text = file
     for number, paragraph in enumerate(filter(str.strip, re.split(r"\r?\n[ \t]*(?:\r?\n)+", text)), 1):
-        pieces = _SPEAKER.split(paragraph)  # what stands before the first speaker, then (speaker, what is said) in turn
+        pieces = _SPEAKER.split(paragraph)  # the text before the first speaker, then speaker and text in turn
         said = [
             {"role": "user" if speaker.lower() in _ASKS else "assistant", "content": content.strip()}
             for speaker, content in zip(pieces[1::2], pieces[2::2], strict=True)
@@ -234,10 +235,10 @@ def _custom(source: str) -> Iterator[tuple[str, object]]:
         function = getattr(importlib.import_module(module), name) if colon else None
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
-            f"{source}: {error}. Write module:function, of a module that this program can import"
+            f"{source}: {error}. Write module:function with a module that this program can import"
         ) from error
     if not callable(function):
-        raise ConfigError(f"{source} names no function: write module:function")
+        raise ConfigError(f"{source} is not the name of a function: write module:function")
     yield from ((f"{source}, record {number}", record) for number, record in enumerate(function(), 1))
 
 
@@ -246,13 +247,13 @@ def _huggingface(source: str) -> Iterator[tuple[str, object]]:
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.suffix in _READERS)
     trained = [path for path in files if _TRAIN.search(path.relative_to(folder).as_posix())] if folder.is_dir() else []
     if not files:
-        raise DataError(f"{folder} holds no parquet, arrow, jsonl, json or csv file: it is no dataset")
+        raise DataError(f"{folder} is not a dataset: it contains no parquet, arrow, jsonl, json or csv file")
     for path in trained or files:
         yield from _READERS.get(path.suffix, _jsonl_of)(path)
 
 
 def _jsonl_of(path: Path) -> Iterator[tuple[str, object]]:
-    if path.name in ("dataset_info.json", "state.json", "dataset_dict.json"):  # about the dataset
+    if path.name in ("dataset_info.json", "state.json", "dataset_dict.json"):  # metadata of the dataset, not records
         return iter(())
     return _jsonl(_file(path))
 
@@ -285,7 +286,7 @@ _READERS = {
 
 
 def _fetched(name: str) -> Path:
-    """Return a dataset of the hub, fetched: its data files, and no code."""
+    """Download the data files of a dataset from the Hugging Face hub, without its code; return their folder."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

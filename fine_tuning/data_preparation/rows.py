@@ -1,17 +1,17 @@
-"""From a conversation to token rows: the model learns exactly what it will be served.
+"""Turn conversations into token rows, so that the model is trained on exactly the tokens it is served.
 
-The engine's own rendering is the only renderer, its own vocabulary the only tokenizer. For the
-assistant's turns a1..an of a conversation, prompt k is the rendering of everything before ak,
+Only the engine's own chat template and vocabulary are used. For the assistant's turns a1..an of a
+conversation, prompt k is the rendering of all messages before ak,
 generation prompt included: at serving time the model reads `encode(prompt k)`, in one piece, and
 then generates the answer and an end-of-turn token. So a row is
 
     encode(prompt 1)  a1 end  ...what encode(prompt 2) adds...  a2 end  ...   with loss on every answer and the end after it.
 
-This fits into one row as long as encode(prompt k+1) begins with the row so far, *token by token*. A
-template may rewrite history (strip the thinking of earlier answers), leave the end of turn out of
-it, or let a token reach across the seam. Then the served history wins: a new row starts from
-encode(prompt k+1), in which nothing but the answers from there on are trained. In every row, the
-tokens before an answer are those that the engine would feed.
+The conversation stays in one row as long as encode(prompt k+1) begins with the row so far, *token
+by token*. A template may rewrite earlier messages (remove the thoughts of earlier answers), leave
+out their end of turn, or merge characters on both sides of a boundary into one token. In that case
+a new row starts from encode(prompt k+1), in which only the answers from there on are trained. In
+every row, the tokens before an answer are those that the engine would feed to the model.
 """  # noqa: E501
 
 from collections.abc import Callable, Sequence
@@ -28,13 +28,13 @@ from fine_tuning.token_rows import TokenRow
 __all__ = ["ConversationTokenizer", "Render", "Tokenizer", "neutralise", "prompt_ids", "tokenize_conversation"]
 
 Render = Callable[[Sequence[Message]], str]
-"""The engine's own text of messages that end with a user's, generation prompt included:
-`partial(engine.render, tag)`.
+"""Renders messages, the last of which is the user's, with the engine's chat template, including the
+generation prompt: `partial(engine.render, tag)`.
 """
 
 
 class Tokenizer(Protocol):
-    """engines.vocabulary.Vocabulary, or tokenizer.HuggingFaceTokenizer."""
+    """What data preparation needs of a tokenizer: engines.vocabulary.Vocabulary or tokenizer.HuggingFaceTokenizer."""
 
     size: int
 
@@ -55,16 +55,16 @@ class Tokenizer(Protocol):
 def tokenize_conversation(
     messages: Sequence[Message], render: Render, tokenizer: Tokenizer, max_length: int, *, id: str = ""
 ) -> list[TokenRow]:
-    """The rows of one conversation: see `ConversationTokenizer.rows`. For many conversations make
-    one ConversationTokenizer.
+    """Return the rows of one conversation, see `ConversationTokenizer.rows`. For many conversations,
+    use one ConversationTokenizer.
     """
     return ConversationTokenizer(render, tokenizer, max_length).rows(messages, id=id)
 
 
 class ConversationTokenizer:
     def __init__(self, render: Render, tokenizer: Tokenizer, max_length: int) -> None:
-        """`max_length` in tokens of a row. Costs nothing before the first row, for which an engine
-        may have to load its model.
+        """Set the maximum length of a row in tokens. Nothing is rendered before the first row, for
+        which the engine may have to load its model.
         """
         self._render = render
         self.tokenizer = tokenizer
@@ -79,9 +79,10 @@ class ConversationTokenizer:
         return _answer_form(self._render, self.tokenizer)
 
     def rows(self, messages: Sequence[Message], *, id: str = "") -> list[TokenRow]:
-        """Usually one row; more where the template rewrites history (`id`, `id#2`, ...); none if no turn fits.
+        """Return the rows of a conversation: usually one; more if the template rewrites earlier messages
+        (`id`, `id#2`, ...); none if no turn fits.
 
-        A turn that would make its row longer than `max_length` is left out, and so are those after it that contain it.
+        A turn whose row would be longer than `max_length` is left out, as are later turns whose prompt contains it.
         Raises DataError for roles out of order and for empty answers.
         """
         _check(messages)
@@ -107,8 +108,8 @@ class ConversationTokenizer:
         return rows
 
     def last_answer(self, messages: Sequence[Message]) -> tuple[list[int], list[int]] | None:
-        """The last answer in tokens, behind the prompt that leads to it; None if an answer does not
-        fit. Raises as `rows` does.
+        """Return the tokens of the prompt of the last answer, and of the answer; None if an answer does
+        not fit. Raises DataError as `rows` does.
         """
         made = self.rows(messages)
         if not made or sum(row.turns for row in made) < sum(message.role == "assistant" for message in messages):
@@ -118,11 +119,11 @@ class ConversationTokenizer:
         return last.input_ids[:-size], last.input_ids[-size:]
 
     def _answer_ids(self, prompt_text: str, prompt: list[int], answer: str) -> list[int]:
-        """The answer and its end as the model would generate them after `prompt`.
+        """Return the answer and its end token as the model would generate them after `prompt`.
 
-        Tokenised behind its prompt (SentencePiece treats the start of a text in its own way),
-        unless a token would reach across the seam: generation starts after the prompt's last token,
-        so there the answer is tokenised alone.
+        The answer is tokenized together with its prompt, because SentencePiece treats the start of a
+        text differently. If a token would span the boundary, the answer is tokenized alone, because
+        generation starts after the prompt's last token.
         """
         text = self._form.lead + answer + self._form.trail
         whole = prompt_ids(prompt_text + text, self.tokenizer)
@@ -131,7 +132,7 @@ class ConversationTokenizer:
 
 
 def _check(messages: Sequence[Message]) -> None:
-    """DataError for roles out of order and for empty answers."""
+    """Raise DataError for roles out of order and for empty answers."""
     faults = order_faults(messages)
     faults += [
         f"message {i} is an empty answer"
@@ -139,18 +140,18 @@ def _check(messages: Sequence[Message]) -> None:
         if m.role == "assistant" and not m.content.strip()
     ]
     if faults:
-        raise DataError("not a conversation to train on: " + "; ".join(faults))
+        raise DataError("this conversation cannot be trained on: " + "; ".join(faults))
 
 
 def _trimmed(message: Message) -> str:
-    """Return the content; an answer without the white space around it, so that it begins where the prompt ends."""
+    """Return the content of a message; for an answer, without surrounding white space."""
     return message.content.strip() if message.role == "assistant" else message.content
 
 
 def prompt_ids(text: str, tokenizer: Tokenizer) -> list[int]:
-    """The tokens that an engine makes of a rendered prompt: control tokens read as such, the begin
-    token first if the model wants one, and not twice if the template wrote it already (Ollama cuts
-    it from the text in that case).
+    """Return the tokens of a rendered prompt, as the engine makes them: control tokens are parsed, and
+    the begin-of-sequence token comes first if the model uses one, but not twice if the template
+    already wrote it (Ollama removes it from the text in that case).
     """
     bos = tokenizer.encode("", bos=True)[:1]
     ids = tokenizer.encode(text, special=True)
@@ -159,7 +160,7 @@ def prompt_ids(text: str, tokenizer: Tokenizer) -> list[int]:
 
 @dataclass(frozen=True)
 class _AnswerForm:
-    """How a template writes an answer into the history: white space before and after it, then the end-of-turn token."""
+    """What a template puts around an answer in the history: white space, and the end-of-turn token."""
 
     lead: str
     trail: str
@@ -167,8 +168,8 @@ class _AnswerForm:
 
 
 def _answer_form(render: Render, tokenizer: Tokenizer) -> _AnswerForm:
-    """Read off a probe: the text after an answer in the history. A template that ends no turn there
-    gets the vocabulary's own end.
+    """Find the form of answers by rendering a test conversation. If the template writes no end of
+    turn after an answer, the vocabulary's end-of-sequence token is used.
     """
     question, mark = Message(role="user", content="Question?"), "Answer-7-probe"
     prompt = render([question])
@@ -182,7 +183,8 @@ def _answer_form(render: Render, tokenizer: Tokenizer) -> _AnswerForm:
         return _AnswerForm(lead, after.removesuffix(closing), ids[0])
     if tokenizer.eos < 0:
         raise DataError(
-            "the template ends no turn, and the vocabulary has no end-of-sequence token: an answer could never stop"
+            "the chat template has no end-of-turn token, and the vocabulary no end-of-sequence token, so answers would "
+            "never end: use another base model"
         )
     return _AnswerForm(lead, "", tokenizer.eos)
 

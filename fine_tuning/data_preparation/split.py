@@ -1,4 +1,4 @@
-"""The split into train, validation and test: stable, by group, as near to the ratios as the groups allow."""
+"""Split items into train, validation and test: stable, by group, as close to the ratios as the groups allow."""
 
 import hashlib
 from collections import Counter
@@ -9,12 +9,12 @@ SPLITS = ("train", "validation", "test")
 
 
 def assign_splits(ids: Sequence[str], groups: Sequence[int], ratios: Sequence[float], seed: int) -> list[str]:
-    """The split of every item. Items of one group stay together; the train split is never empty (if there are items).
+    """Return the split of every item. Items of one group stay together; the train split is empty only if there are no items.
 
-    How many groups of each size a split gets is dealt, the largest first, always to the split that
-    lacks most. Which of them is told by a hash of their ids, in its order: test, validation, train.
-    So when the log grows, nearly all conversations keep their split. No split differs from its
-    share by more than twice the largest group.
+    First the number of groups of each size per split is decided: group sizes are assigned, the
+    largest first, to the split that is furthest below its ratio. Then a hash of the ids decides
+    which groups go to test, validation and train. So nearly all conversations keep their split when
+    the log grows. No split differs from its ratio by more than twice the largest group.
     """
     members: dict[int, list[int]] = {}
     for item, group in enumerate(groups):
@@ -26,7 +26,7 @@ def assign_splits(ids: Sequence[str], groups: Sequence[int], ratios: Sequence[fl
         of_size = list(alike)
         dealt: Counter[str] = Counter()
         for _ in of_size:
-            split = max(SPLITS, key=lacking.__getitem__)  # the first of equals: train before validation before test
+            split = max(SPLITS, key=lacking.__getitem__)  # at a tie: train before validation before test
             dealt[split] += 1
             lacking[split] -= size
         for split in reversed(SPLITS):
@@ -40,7 +40,7 @@ def assign_splits(ids: Sequence[str], groups: Sequence[int], ratios: Sequence[fl
 
 
 def join_groups(*labels: Sequence[Hashable]) -> list[int]:
-    """One group number an item: items are together if any of the labellings has them together, also through others.
+    """Return a group number for each item. Items that share a label in any labelling are in one group, transitively.
 
     >>> join_groups(["a", "b", "b", "c"], [1, 1, 2, 3])
     [0, 0, 0, 3]

@@ -1,8 +1,8 @@
-"""Conversations on their way into a dataset, in a temporary file: they are read several times, and
-are too many for the memory.
+"""Hold conversations in a temporary file while a dataset is built: they are read several times, and
+may be too many for the memory.
 
-The file has no name, so nothing is left of it, however the program ends. In memory are numbers:
-some forty bytes a conversation.
+The file has no name, so nothing of it remains however the program ends. About forty bytes per
+conversation are kept in memory.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ Record = dict[str, Any]
 
 
 class Spool:
-    """To be used in a `with` statement; first all is added, then it is read."""
+    """A temporary store of conversations, used in a `with` statement: first add all, then read."""
 
     def __init__(self) -> None:
         self._starts = array("q")
@@ -40,7 +40,7 @@ class Spool:
         self._digest = hashlib.sha256()
 
     def __enter__(self) -> "Spool":
-        # private texts lie nowhere else, and there must be room for as much again
+        # private texts must not leave the data folder, and the dataset needs as much space there anyway
         paths.home().mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=paths.home())
         return self
@@ -52,7 +52,7 @@ class Spool:
         return len(self._starts)
 
     def add(self, conversation: Conversation, pair: Record) -> None:
-        """Take in a conversation, and what it is in the dataset."""
+        """Add a conversation and its training pair."""
         turns = conversation.turns
         session, source, pinned = turns[0].session_id, source_of(turns[0]), _pinned(conversation)
         self._starts.append(self._file.tell())
@@ -82,7 +82,7 @@ class Spool:
                 yield record
 
     def epoch(self, often: Sequence[int]) -> Iterator[tuple[Record, list[str], int]]:
-        """Yield the record of each conversation that is there, the ids of its turns, and how often it is there."""
+        """Yield for each conversation of an epoch its record, the ids of its turns, and its number of repeats."""
         for number, line in self._lines(often):
             yield json.loads(self._record(number, line)), json.loads(line[_TURNS]), often[number]
 
@@ -91,7 +91,7 @@ class Spool:
         return b'{"id": %s, %s\n' % (id.encode(), line[_PAIR].removeprefix(b"{"))
 
     def ids(self) -> list[str]:
-        """Return the records' ids."""
+        """Return the id of each record."""
         return [self._id(number, json.loads(line[_ID])) for number, line in self._lines()]
 
     def session_numbers(self) -> list[int]:
@@ -100,7 +100,7 @@ class Spool:
         return found
 
     def pinned(self) -> list[str]:
-        """Return the split that each conversation names for itself; "" for the many that name none."""
+        """Return the split that each conversation names in its metadata; "" if it names none."""
         return ["" if number < 0 else SPLITS[number] for number in self._pinned]
 
     def sources(self) -> Sequence[str]:
@@ -108,26 +108,26 @@ class Spool:
         return self._sources
 
     def turn_ids(self, chosen: Sequence[int] | None = None) -> Iterator[str]:
-        """Yield the ids of all turns, or of those of the conversations that are chosen."""
+        """Yield the ids of all turns, or of the turns of the `chosen` conversations."""
         return (id for _, line in self._lines(chosen) for id in json.loads(line[_TURNS]))
 
     def texts(self) -> "Texts":
-        """Return the same, also by number."""
+        """Return the texts of all conversations as a sequence."""
         return Texts(self)
 
     def said(self) -> Iterator[str]:
-        """Yield what was said in each conversation."""
+        """Yield the text of each conversation."""
         return (json.loads(line[_TEXT]) for _, line in self._lines())
 
     def text(self, number: int) -> str:
-        """Return what was said in one."""
+        """Return the text of one conversation."""
         self._file.seek(self._starts[number])
         said: str = json.loads(self._file.readline().split(b"\t")[_TEXT])
         return said
 
     def sizes(self, splits: Sequence[str], often: Sequence[int]) -> dict[str, dict[str, int]]:
-        """Return how many conversations and turns there are in each split, given each
-        conversation's split, and how often it is there.
+        """Return the number of conversations and turns in each split, given each conversation's split
+        and its number of repeats.
         """
         conversations, turns = Counter[str](), Counter[str]()
         for split, count, size in zip(splits, often, self._turns, strict=True):
@@ -139,7 +139,7 @@ class Spool:
         place = 0
         for number in range(len(self)):
             if number % _AT_ONCE == 0:
-                self._file.seek(place)  # others may have read meanwhile
+                self._file.seek(place)  # another reader may have moved the position meanwhile
                 lines = list(islice(self._file, _AT_ONCE))
             line = lines[number % _AT_ONCE]
             place += len(line)
@@ -147,15 +147,15 @@ class Spool:
                 yield number, line.split(b"\t")
 
     def _id(self, number: int, id: str) -> str:
-        """Return a conversation's id; a repeated one (the parts of a conversation that was cut)
-        gets its number: `x`, `x/2`.
+        """Return a conversation's id, numbered if it occurs several times (the parts of a conversation
+        that was cut in two): `x`, `x/2`.
         """
         count = int(self._counts[number])
         return id if count == 1 else f"{id}/{count}"
 
     @cached_property
     def _counts(self) -> npt.NDArray[np.int32]:
-        """How many conversations up to each have its id."""
+        """Return for each conversation how many have had its id so far, itself included."""
         ids = np.frombuffer(self._ids, np.uint64)
         order = np.argsort(ids, kind="stable")
         places = np.arange(len(ids))
@@ -166,7 +166,7 @@ class Spool:
 
 
 def _pinned(conversation: Conversation) -> int:
-    """Return the number of the split that all turns of a conversation name in their metadata; -1 if they do not."""
+    """Return the index of the split that all turns of a conversation name in their metadata; else -1."""
     named = {
         turn.metadata.get("split") if isinstance(turn.metadata.get("split"), str) else "" for turn in conversation.turns
     }
@@ -175,12 +175,12 @@ def _pinned(conversation: Conversation) -> int:
 
 
 def text_of(conversation: Conversation) -> str:
-    """Return what was said in a conversation, as look-alikes are searched for."""
+    """Return the text of a conversation, in which near-duplicates are searched for."""
     return "\n".join(f"{turn.user_message}\n{turn.bot_response}" for turn in conversation.turns)
 
 
 class Texts(Sequence[str]):
-    """What was said in each conversation of a spool, read when it is asked for."""
+    """The texts of a spool's conversations, each read from the file when it is accessed."""
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool

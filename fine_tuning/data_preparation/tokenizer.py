@@ -1,5 +1,5 @@
-"""Tokenizers by name: the engine's own vocabulary for a GGUF, the `tokenizers` library for Hugging
-Face folders and ids.
+"""Open tokenizers by name: the engine's own vocabulary for a GGUF file, the `tokenizers` library for
+Hugging Face folders and ids.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ from fine_tuning.token_rows import TokenRow
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SIDE_FILES = ("tokenizer_config.json", "generation_config.json")
 
-# A little of everything that pre-tokenizers treat differently: cases, digits, white space,
-# contractions, scripts, symbols, code.
+# A sample of everything that pre-tokenizers treat differently: upper and lower case, digits, white
+# space, contractions, scripts, symbols, code.
 _CHECK_TEXT = (
     "Hello, World! I'll see you're OK; it'S 3 33 333 3333 3.141 1,000,000\n\n \n\t\tx  y   z\r\n  def f(x): "
     "return x**2 != 0  "
@@ -33,28 +33,28 @@ _CHECK_TEXT = (
 
 
 class TokenizerUtils:
-    """One tokenizer with what data preparation asks of it. Is itself a `rows.Tokenizer`."""
+    """A tokenizer with helpers for data preparation. It is also a `rows.Tokenizer`."""
 
     def __init__(self, name_or_path: str | Path) -> None:
-        """`name_or_path`: a GGUF file, a folder in Hugging Face format, or a Hugging Face id.
-        Raises ModelNotFound, EngineError.
+        """Open a GGUF file, a folder in Hugging Face format, or a Hugging Face id. Raises ModelNotFound
+        and EngineError.
         """
         self.name = str(name_or_path)
         self.tokenizer: Tokenizer = open_tokenizer(name_or_path)
         self.size = self.tokenizer.size
 
     def encode(self, text: str, *, special: bool = True, bos: bool = False) -> list[int]:
-        """Token ids. `special` reads control tokens as such; `bos` puts the begin token first where
-        the model wants one.
+        """Return the token ids of a text. `special` parses control tokens; `bos` puts the
+        begin-of-sequence token first if the model uses one.
         """
         return self.tokenizer.encode(text, special=special, bos=bos)
 
     def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
-        """Text; `special` keeps control tokens visible."""
+        """Return the text of tokens; `special` includes control tokens."""
         return self.tokenizer.decode(tokens, special=special)
 
     def ends_turn(self, token: int) -> bool:
-        """Whether a generation stops at `token`."""
+        """Return whether generation stops at `token`."""
         return self.tokenizer.ends_turn(token)
 
     def control_tokens(self) -> list[str]:
@@ -70,19 +70,19 @@ class TokenizerUtils:
     def tokenize_conversation(
         self, messages: Sequence[Message], render: Render, max_length: int = 2048, *, id: str = ""
     ) -> list[TokenRow]:
-        """The training rows of one conversation: see `rows.ConversationTokenizer.rows`."""
+        """Return the training rows of one conversation, see `rows.ConversationTokenizer.rows`."""
         return tokenize_conversation(messages, render, self.tokenizer, max_length, id=id)
 
     def count_tokens(self, text: str) -> int:
-        """Exactly, without a begin token."""
+        """Return the exact number of tokens of a text, without a begin-of-sequence token."""
         return len(self.encode(text))
 
     @staticmethod
     def estimate_tokens(text: str) -> int:
-        """About how many tokens a byte-pair vocabulary makes of `text`, without a model: one for
-        every six letters of a word, one for every other sign, one for every letter of a word that
-        is not ASCII. For SmolLM2 within 15 % on English, German, Russian and code; scripts that it
-        hardly knows (Chinese, Korean) take two to three times as many.
+        """Estimate the number of tokens of `text` in a byte-pair vocabulary without loading a model: one
+        per six letters of an ASCII word, one per letter of another word, one per other character. For
+        SmolLM2 the estimate is within 15 % on English, German, Russian and code; scripts that its
+        vocabulary hardly covers (Chinese, Korean) take two to three times as many tokens.
         """
         tokens = 0
         for piece in re.findall(r"[^\W\d_]+|[^\s\w]|[\d_]|\n+", text):
@@ -91,8 +91,8 @@ class TokenizerUtils:
 
     @staticmethod
     def batches(rows: Iterable[TokenRow], token_budget: int) -> Iterator[list[TokenRow]]:
-        """Rows in their order, as many in a batch as fit into `token_budget` tokens together; a
-        longer row is a batch of its own.
+        """Yield the rows in order, in batches of at most `token_budget` tokens; a longer row is a batch
+        of its own.
         """
         batch: list[TokenRow] = []
         tokens = 0
@@ -107,23 +107,23 @@ class TokenizerUtils:
 
 
 def open_tokenizer(name_or_path: str | Path) -> Tokenizer:
-    """Vocabulary for a GGUF file (by its first bytes: Ollama's blobs have no suffix),
-    HuggingFaceTokenizer for a folder or an id.
+    """Return a Vocabulary for a GGUF file (recognised by its first bytes, because Ollama's blobs have
+    no suffix), a HuggingFaceTokenizer for a folder or an id.
     """
     path = Path(name_or_path)
     if path.is_file():
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
                 raise ModelNotFound(
-                    f"{path} is no GGUF: name a GGUF file, a folder with a tokenizer.json, or a Hugging Face id"
+                    f"{path} is not a GGUF file: name a GGUF file, a folder with a tokenizer.json, or a Hugging Face id"
                 )
         return Vocabulary(path)
     return HuggingFaceTokenizer(name_or_path)
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
-    """Hexadecimal; equal for tokenizers that encode alike. Known by what they make of a check text,
-    as llama.cpp's converter does it.
+    """Return a hexadecimal hash that is equal for tokenizers that encode a check text equally. The
+    method is that of llama.cpp's converter.
     """
     facts = [
         tokenizer.size,
@@ -135,10 +135,10 @@ def fingerprint(tokenizer: Tokenizer) -> str:
 
 
 class HuggingFaceTokenizer:
-    """`tokenizer.json` through the `tokenizers` library; what ends a turn comes from the files beside it."""
+    """A `tokenizer.json` read by the `tokenizers` library; the end-of-turn tokens come from the files beside it."""
 
     def __init__(self, name_or_path: str | Path) -> None:
-        """Raises ModelNotFound if there is no readable tokenizer.json in the folder or under the id."""
+        """Open the tokenizer. Raises ModelNotFound if the folder or id has no readable tokenizer.json."""
         from tokenizers import Tokenizer as Fast
 
         self._file = _find(name_or_path, "tokenizer.json")
@@ -148,7 +148,7 @@ class HuggingFaceTokenizer:
             )
         try:
             self._fast = Fast.from_file(str(self._file))
-        except Exception as error:  # the library raises nothing narrower for what it cannot parse
+        except Exception as error:  # the library has no narrower exception for a file that it cannot parse
             raise ModelNotFound(f"{self._file} is not a tokenizer: {error}") from error
         config, generation = (_settings(name_or_path, name) for name in _SIDE_FILES)
         self.size: int = self._fast.get_vocab_size()
@@ -176,12 +176,12 @@ class HuggingFaceTokenizer:
 
     @property
     def eos(self) -> int:
-        """The first end token, -1 without any (as llama.cpp says it)."""
+        """Return the first end token; -1 if there is none, as in llama.cpp."""
         return next(iter(self._ends), -1)
 
     @cached_property
     def _literal(self) -> Any:
-        """A second copy that reads control tokens as plain text: the switch is a property of the whole tokenizer."""
+        """Return a copy that reads control tokens as plain text; that setting applies to a whole tokenizer."""
         from tokenizers import Tokenizer as Fast
 
         literal = Fast.from_file(str(self._file))
@@ -189,15 +189,16 @@ class HuggingFaceTokenizer:
         return literal
 
     def _end_tokens(self, config: dict[str, object], generation: dict[str, object]) -> dict[int, None]:
-        """In order: eos_token of the tokenizer, then eos_token_id (one or several) of the generation."""
+        """Return the end tokens: eos_token of the tokenizer, then eos_token_id (one or several) of the
+        generation settings."""
         named = self._fast.token_to_id(_content(config.get("eos_token")) or "")
         listed = generation.get("eos_token_id")
         found = [named, *(listed if isinstance(listed, list) else [listed])]
         return dict.fromkeys(token for token in found if token is not None)
 
     def _begin_token(self, config: dict[str, object]) -> list[int]:
-        """As llama.cpp's converter decides: add_bos_token if it is said, else whether the
-        post-processor puts the token first.
+        """Return the begin-of-sequence token, if encoding adds one. As in llama.cpp's converter,
+        add_bos_token decides if it is set, else whether the post-processor puts the token first.
         """
         token = self._fast.token_to_id(_content(config.get("bos_token")) or "")
         first = self._fast.encode("").ids[:1]
@@ -211,12 +212,12 @@ def _settings(name_or_path: str | Path, name: str) -> dict[str, Any]:
 
 
 def _content(token: Any) -> str | None:
-    """A special token's text: configurations hold it bare, or in an object."""
+    """Return the text of a special token, which configurations store as a string or in an object."""
     return token.get("content") if isinstance(token, dict) else token
 
 
 def _find(name_or_path: str | Path, name: str) -> Path | None:
-    """`name` in the folder, or from the Hugging Face hub (its cache first, when the hub cannot be reached)."""
+    """Return the file `name` of the folder or of the Hugging Face id (from the cache if the hub is unreachable)."""
     folder = Path(name_or_path)
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None

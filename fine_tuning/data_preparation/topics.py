@@ -1,8 +1,8 @@
-"""Topics: conversations that speak of alike things, found by their words.
+"""Group conversations by topic, by the words they contain.
 
-Each text is a vector of hashed words, weighted by how well they divide the texts, and the vectors
-are grouped by spherical k-means (Dhillon and Modha 2001). No model is asked and nothing is learned
-from elsewhere, so it is the same on every machine.
+Each text becomes a vector of hashed words, weighted by how well a word separates the texts, and the
+vectors are clustered by spherical k-means (Dhillon and Modha 2001). No model and no external data
+are used, so the result is the same on every machine.
 """
 
 import re
@@ -13,25 +13,25 @@ import numpy as np
 import numpy.typing as npt
 
 _WORD = re.compile(r"[^\W\d_]{2,}")
-_WIDTH = 2048  # numbers of a vector
-_LEAST, _MOST = 2, 24  # topics
+_WIDTH = 2048  # dimensions of a vector
+_LEAST, _MOST = 2, 24  # number of topics
 _ROUNDS = 20
-_SAMPLE = 4000  # texts by which the topics are found
-_BATCH = 2000  # texts that are looked at at once
+_SAMPLE = 4000  # texts from which the topics are computed
+_BATCH = 2000  # texts processed at once
 
 Vectors = npt.NDArray[np.float32]
 
 
 def topics_of(texts: Sequence[str], seed: int = 0) -> list[int]:
-    """Return a topic's number for each text. There are about one for each twelve texts, 24 at most;
-    of many texts, some tell the topics.
+    """Return the topic number of each text. There is about one topic per twelve texts, at most 24.
+    If there are many texts, the topics are computed from a sample.
     """
     count = min(max(round(len(texts) / 12), _LEAST), _MOST, len(texts))
     if count < _LEAST:
         return [0] * len(texts)
     known = _counts([texts[number] for number in range(0, len(texts), -(-len(texts) // _SAMPLE))])
-    share = known.mean(axis=0)  # of the texts, by word
-    # A word tells of a topic that many texts share and many do not; what stands in nearly all or in one tells of none.
+    share = known.mean(axis=0)  # share of the texts that contain each word
+    # A word that many texts contain and many do not is a sign of a topic; one in nearly all or in one text is not.
     telling = np.where(share > 0, -share * np.log(np.maximum(share, 1e-9)), 0).astype(np.float32)
     centres = _centres(_unit(known * telling), count, seed)
     batches = (texts[first : first + _BATCH] for first in range(0, len(texts), _BATCH))
@@ -41,7 +41,7 @@ def topics_of(texts: Sequence[str], seed: int = 0) -> list[int]:
 
 
 def _counts(texts: Sequence[str]) -> Vectors:
-    """Return for each text which hashed words are in it."""
+    """Return a 0/1 vector for each text of the hashed words it contains."""
     found = np.zeros((len(texts), _WIDTH), np.float32)
     for row, text in zip(found, texts, strict=True):
         row[[zlib.crc32(word.encode("utf-8", "surrogatepass")) % _WIDTH for word in _WORD.findall(text.casefold())]] = 1
@@ -49,7 +49,7 @@ def _counts(texts: Sequence[str]) -> Vectors:
 
 
 def _centres(vectors: Vectors, count: int, seed: int) -> Vectors:
-    """Return the middle of each topic."""
+    """Return the centre of each topic."""
     centres = _spread(vectors, count, seed)
     chosen = np.full(len(vectors), -1)
     for _ in range(_ROUNDS):
@@ -68,7 +68,7 @@ def _unit(vectors: Vectors) -> Vectors:
 
 
 def _spread(vectors: Vectors, count: int, seed: int) -> Vectors:
-    """Return so many of the vectors that lie far from each other (k-means++: Arthur and Vassilvitskii 2007)."""
+    """Return `count` vectors that are far from each other (k-means++: Arthur and Vassilvitskii 2007)."""
     chance = np.random.default_rng(seed)
     chosen = [int(chance.integers(len(vectors)))]
     away = 1 - vectors @ vectors[chosen[0]]

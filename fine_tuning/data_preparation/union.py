@@ -1,5 +1,5 @@
-"""The datasets of several versions as one, for a version that is merged from them: what any of them
-learned it learned, and only what none of them learned can test it.
+"""Unite the datasets of several versions for a version merged from them: it counts as trained on
+everything that any of them was trained on, and is tested only on what none of them was.
 """
 
 import json
@@ -29,12 +29,12 @@ Record = dict[str, Any]
 
 
 def unite(datasets: Sequence[Path], turn_ids: Iterable[str]) -> Dataset:
-    """Return the union of the datasets in these folders, made unless it is there already.
+    """Return the union of the datasets in these folders, built unless it exists already.
 
-    Each conversation stays in its split, with one exception: what one dataset keeps for testing (or
-    validation) is left out if another one teaches it, something of the same session, or a
-    near-duplicate. `turn_ids`: all that the versions learned, also what is in no dataset. DataError,
-    which names a bad line.
+    Each conversation stays in its split, with one exception: a test or validation conversation of
+    one dataset is left out if another dataset trains on it, on a part of the same session, or on a
+    near-duplicate. `turn_ids` are all turns the versions were trained on, including those in no
+    dataset. Raises DataError that names a malformed line.
     """
     facts = [read_facts(each / MANIFEST) for each in datasets]
     learned = sorted({*turn_ids, *(id for each in datasets for id in read_turn_ids(each / MANIFEST))})
@@ -60,10 +60,10 @@ def unite(datasets: Sequence[Path], turn_ids: Iterable[str]) -> Dataset:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A conversation as one dataset has it."""
+    """A conversation in one of the datasets."""
 
     dataset: int
-    split: int  # place in SPLITS
+    split: int  # index in SPLITS
     record: Record
 
     @property
@@ -72,7 +72,7 @@ class _Entry:
 
 
 def _dealt(datasets: Sequence[Path]) -> dict[str, list[Record]]:
-    """Return the conversations of each split, each once."""
+    """Return the conversations of each split, without repetitions."""
     entries = [
         _Entry(number, place, record)
         for number, folder in enumerate(datasets)
@@ -92,7 +92,7 @@ def _dealt(datasets: Sequence[Path]) -> dict[str, list[Record]]:
 
 
 def _learned_elsewhere(entry: _Entry, alike: Sequence[_Entry]) -> bool:
-    """Return whether another dataset has, in an earlier split, something like the entry that its own has not."""
+    """Return whether an earlier split of another dataset, but not of its own, contains something like the entry."""
     earlier = [each for each in alike if each.split < entry.split]
     own = {each.content for each in earlier if each.dataset == entry.dataset}
     return any(each.content not in own for each in earlier if each.dataset != entry.dataset)
@@ -103,7 +103,7 @@ def _checked(record: Any) -> Record:
 
 
 def _said(record: Record) -> str:
-    """Return what was said in a conversation, without the system's text, which many have in common."""
+    """Return the text of a conversation without the system prompt, which many conversations share."""
     return "\n".join(message["content"] for message in record["messages"] if message["role"] != "system")
 
 

@@ -214,13 +214,13 @@ def test_a_model_trained_whole_takes_the_place_of_the_base(base: Path, tmp_path:
 
 def test_a_model_that_does_not_fit_or_is_not_whole_is_named(base: Path, tmp_path: Path) -> None:
     tiny.write_model(tmp_path / "wide", width=128)
-    with pytest.raises(ExportError, match=r"was not trained on .*embed_tokens\.weight is \(96, 128\)"):
+    with pytest.raises(ExportError, match=r"was not trained on .*embed_tokens\.weight has the shape \(96, 128\)"):
         export_full(base, tmp_path / "wide", tmp_path / "out.gguf")
     tiny.write_model(tmp_path / "part", leave_out="blk.1.ffn_up.weight")
     with pytest.raises(ExportError, match=r"lacks blk\.1\.ffn_up\.weight"):
         export_full(base, tmp_path / "part", tmp_path / "out.gguf")
     tiny.write_model(tmp_path / "nan", size=float("nan"))
-    with pytest.raises(ExportError, match="its training diverged"):
+    with pytest.raises(ExportError, match="the training diverged"):
         export_full(base, tmp_path / "nan", tmp_path / "out.gguf")
     assert not list(tmp_path.glob("*out.gguf*"))
 
@@ -344,7 +344,7 @@ def test_damaged_weights_are_named(base: Path, adapter: Path, tmp_path: Path) ->
     with pytest.raises(ExportError, match=r"adapter_model\.safetensors is missing"):
         merge_adapter(base, adapter, tmp_path / "out.gguf")
     shutil.rmtree(adapter)
-    with pytest.raises(ExportError, match="is no PEFT adapter"):
+    with pytest.raises(ExportError, match="is not a PEFT adapter"):
         merge_adapter(base, adapter, tmp_path / "out.gguf")
     assert not (tmp_path / "out.gguf").exists()
 
@@ -352,7 +352,7 @@ def test_damaged_weights_are_named(base: Path, adapter: Path, tmp_path: Path) ->
 def test_a_training_that_diverged_is_not_exported(base: Path, tmp_path: Path) -> None:
     tiny.write_adapter(tmp_path / "adapter", size=float("nan"))
     for export in (merge_adapter, convert_adapter):
-        with pytest.raises(ExportError, match="its training diverged"):
+        with pytest.raises(ExportError, match="the training diverged"):
             export(base, tmp_path / "adapter", tmp_path / "out.gguf")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base.gguf"]
 
@@ -366,7 +366,7 @@ def test_weights_that_overflow_when_they_are_merged_are_not_exported(
     tiny.write_adapter(tmp_path / "a", width=256, size=size)  # finite, but W + BA is beyond what float16 holds
     out = tmp_path / "out.gguf"
     with pytest.raises(
-        ExportError, match=r"blk\.0\.\w+\.weight of .*base\.gguf has weights that \w+ cannot hold.*lower learning_rate"
+        ExportError, match=r"blk\.0\.\w+\.weight of .*base\.gguf has weights that are too large for \w+.*lower learning_rate"
     ):
         merge_adapter(base, tmp_path / "a", out, quantization)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "base.gguf"]
@@ -384,9 +384,9 @@ def test_weights_beyond_float16_are_exported_where_the_type_holds_them(
 @pytest.mark.parametrize("quantization", ["f32", "bf16", "q8_0"])
 def test_weights_beyond_float32_are_never_exported(base: Path, tmp_path: Path, quantization: str) -> None:
     tiny.write_adapter(tmp_path / "a", size=1e25)
-    with pytest.raises(ExportError, match="cannot hold"):
+    with pytest.raises(ExportError, match="are too large for"):
         merge_adapter(base, tmp_path / "a", tmp_path / "out.gguf", quantization)
-    with pytest.raises(ExportError, match="cannot hold"):
+    with pytest.raises(ExportError, match="are too large for"):
         tiny.write_adapter(tmp_path / "b", size=1e25, alpha_pattern={"q_proj": 1e25})
         convert_adapter(base, tmp_path / "b", tmp_path / "out.gguf")
 
@@ -428,7 +428,7 @@ def test_weights_that_are_no_lora_are_named(base: Path, tmp_path: Path) -> None:
     tiny.save_adapter(
         tmp_path / "adapter", {"base_model.model.model.norm.weight": ("F32", (64,), bytes(256))}, {"lora_alpha": 4}
     )
-    with pytest.raises(ExportError, match=r"norm\.weight, which is no LoRA weight"):
+    with pytest.raises(ExportError, match=r"norm\.weight, which is not a LoRA weight"):
         merge_adapter(base, tmp_path / "adapter", tmp_path / "out.gguf")
 
 

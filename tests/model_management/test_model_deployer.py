@@ -193,7 +193,7 @@ def test_a_template_may_refuse_system_messages_if_it_did_so_in_training(tmp_path
     engine.create("deploy-mute:v1", ModelSpec(from_=base_gguf, template="{{ raise_exception('not at all') }}"))
     strict = partial(engine.render, "deploy-strict:v1")
     assert check_parity(engine, "deploy-strict:v1", strict).tokens > 50
-    with pytest.raises(ParityError, match="one turn with a system message: the template of training refuses"):
+    with pytest.raises(ParityError, match="one turn with a system message: the template of training rejects"):
         check_parity(engine, "deploy-free:v1", strict)
     with pytest.raises(EngineError, match="not at all"):
         check_parity(engine, "deploy-mute:v1", partial(engine.render, "deploy-mute:v1"))
