@@ -50,14 +50,14 @@ class NewVersion:
         return not self.verdict.passed and not self.live
 
     def summary(self) -> str:
-        """Return in plain words who answers now, and what can be done."""
+        """Return a sentence for the user: which model answers now, and what to do next."""
         told, talk = self._about_facts(), self._how_to_talk()
         if self.live:
             more = "" if self.verdict.passed else " by hand, although the gate refused it"
             return f"{self.tag} is live{more}: the chat answers with it now. {told}In a terminal: {talk}"
         if not self.verdict.passed:
-            insist = f"To try it: {talk}. To insist: byoai use {self.tag} --promote"
-            return f"{self.tag} was refused and kept as a candidate; who answered before still does. {told}{insist}"
+            insist = f"To try it: {talk}. To make it live anyway: byoai use {self.tag} --promote"
+            return f"{self.tag} was refused and kept as a candidate; the same model answers as before. {told}{insist}"
         why = "deployment.auto_deploy is off"
         return f"{self.tag} is registered, not live ({why}). {told}In a terminal: {talk}"
 

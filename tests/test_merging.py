@@ -82,7 +82,11 @@ def test_what_has_no_sum_is_refused(home: Path) -> None:
 
 @pytest.mark.parametrize(
     ("left", "told"),
-    [("model.safetensors", "leaves no LoRA adapter"), ("", "leaves no LoRA adapter"), (None, "its run folder is missing")],
+    [
+        ("model.safetensors", "leaves no LoRA adapter"),
+        ("", "leaves no LoRA adapter"),
+        (None, "its run folder is missing"),
+    ],
 )
 def test_a_version_without_an_adapter_is_refused(home: Path, left: str | None, told: str) -> None:
     plain, folder = version(1), home / "runs" / "2" / "adapter"

@@ -55,7 +55,9 @@ def stratum_shares(strata: Sequence[tuple[str, int]], mix: Mix) -> dict[tuple[st
 def draw(
     ids: Sequence[str], strata: Sequence[_Stratum], shares: Mapping[_Stratum, float], most: int, seed: int
 ) -> list[int]:
-    """Return how often each conversation is in an epoch, at most `most` times.    A hash of the ids decides which conversations are repeated once more than others of their
+    """Return how often each conversation is in an epoch, at most `most` times.
+
+    A hash of the ids decides which conversations are repeated once more than others of their
     stratum, so that the choice changes little when the log grows.
     """
     members: dict[_Stratum, list[int]] = {}

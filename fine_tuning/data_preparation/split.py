@@ -9,7 +9,9 @@ SPLITS = ("train", "validation", "test")
 
 
 def assign_splits(ids: Sequence[str], groups: Sequence[int], ratios: Sequence[float], seed: int) -> list[str]:
-    """Return the split of every item. Items of one group stay together; the train split is empty only if there are no items.
+    """Return the split of every item: items of one group stay together.
+
+    The train split is empty only if there are no items.
 
     First the number of groups of each size per split is decided: group sizes are assigned, the
     largest first, to the split that is furthest below its ratio. Then a hash of the ids decides

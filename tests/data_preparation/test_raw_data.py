@@ -215,7 +215,7 @@ def test_formats_that_cannot_be_and_nothing_that_is_left_are_refused(home: Path,
     for given, wanted in (("xml", "jsonl"), ("csv", "csv"), ("csv", "huggingface"), ("csv", "xml")):
         with pytest.raises(ConfigError, match="choose one of"):
             prepare(raw, given, wanted)
-    with pytest.raises(NoConversations, match="no record of .* is left"):
+    with pytest.raises(NoConversations, match=r"no record of .* is left"):
         prepare(raw, "csv", "jsonl", [{"type": "filter", "condition": "length > 1000"}])
     with pytest.raises(ByoaiError):
         prepare(tmp_path / "none", "csv")

@@ -366,7 +366,8 @@ def test_weights_that_overflow_when_they_are_merged_are_not_exported(
     tiny.write_adapter(tmp_path / "a", width=256, size=size)  # finite, but W + BA is beyond what float16 holds
     out = tmp_path / "out.gguf"
     with pytest.raises(
-        ExportError, match=r"blk\.0\.\w+\.weight of .*base\.gguf has weights that are too large for \w+.*lower learning_rate"
+        ExportError,
+        match=r"blk\.0\.\w+\.weight of .*base\.gguf has weights that are too large for \w+.*lower learning_rate",
     ):
         merge_adapter(base, tmp_path / "a", out, quantization)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "base.gguf"]
