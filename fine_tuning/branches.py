@@ -120,7 +120,7 @@ class Tree:
 
     def _find(self, id: str) -> int:
         if (here := self._place.get(id)) is None:
-            raise TurnNotFound(f"no turn {id!r} in this chat: it was deleted, or never existed")
+            raise TurnNotFound(f"no turn {id!r} in this chat: it was deleted, or never there")
         return here
 
     def __contains__(self, id: object) -> bool:

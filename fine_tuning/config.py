@@ -123,9 +123,9 @@ class DataPreparation(_Section):
     def _whole(self) -> "DataPreparation":
         total = self.train_ratio + self.validation_ratio + self.test_ratio
         if abs(total - 1) > 1e-6:
-            raise ValueError(f"train_ratio + validation_ratio + test_ratio is {total:g}, but must be 1")
+            raise ValueError(f"train_ratio + validation_ratio + test_ratio is {total:g}, and must be 1")
         if self.train_ratio == 0:
-            raise ValueError("train_ratio is 0: there would be nothing to train on")
+            raise ValueError("train_ratio is 0: nothing would be learned")
         return self
 
 
@@ -281,7 +281,7 @@ class FineTuningConfig(_Section):
         """Return a copy with changed values, given by dotted keys: `{"training.num_epochs": 5}`.
         Raises ConfigError for an unknown key or a wrong value.
         """
-        return _validated(_override(self.model_dump(), overrides), "the changed settings")
+        return _validated(_override(self.model_dump(), overrides), "what was to be changed")
 
     def with_profile(self, name: str) -> "FineTuningConfig":
         """Return a copy in which a profile (config/<name>.yaml) overrides values."""
@@ -311,7 +311,7 @@ def load_config(
         merged = _merge(merged, _read(file))
     merged = _override(merged, overrides or {})
     sources = [str(path or paths.DEFAULT_CONFIG), *([str(config_overlay.place())] if own else []), *map(str, profiles)]
-    return _validated(merged, " + ".join([*sources, *(["the overrides"] if overrides else [])]))
+    return _validated(merged, " + ".join([*sources, *(["what was set beside them"] if overrides else [])]))
 
 
 def read_settings(items: Sequence[str]) -> dict[str, object]:
@@ -327,7 +327,7 @@ def read_settings(items: Sequence[str]) -> dict[str, object]:
         if not equals or not key:
             raise ConfigError(f"--set {item}: write it as KEY=VALUE, e.g. --set training.num_epochs=5")
         if not value:
-            raise ConfigError(f"--set {item}: {key} has no value; write null for its default")
+            raise ConfigError(f"--set {item}: {key} gets no value; null stands for its default")
         overrides[key] = (
             config_file.parse(value, f"--set {key}") if value[0] in "[{\"'" else None if value in _NULLS else value
         )
@@ -397,7 +397,7 @@ def _read(file: Path) -> dict[str, object]:
         return {}
     if not isinstance(value, dict):
         what = "a list" if isinstance(value, list) else "text"
-        raise ConfigError(f"{file} must contain sections (data_collection, training, ...), not {what}")
+        raise ConfigError(f"{file} must hold sections (data_collection, training, ...), not {what}")
     return value
 
 

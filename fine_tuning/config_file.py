@@ -32,7 +32,7 @@ def read(file: Path) -> Any:
     except ValueError as error:  # NUL in the name
         raise ConfigError(f"cannot read {str(file)!r}: {error}") from error
     if len(content) > _LARGEST:
-        raise ConfigError(f"{file} is not a configuration: it is larger than {_LARGEST >> 20} MB")
+        raise ConfigError(f"{file} is not a configuration: it holds more than {_LARGEST >> 20} MB")
     try:
         return copy.deepcopy(_known(content.decode("utf-8-sig"), str(file)))
     except UnicodeDecodeError as error:
@@ -61,9 +61,9 @@ def parse(text: str, origin: str) -> object:
         mark, said = error.problem_mark or error.context_mark, error.problem or error.context
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         hint = ": indent with spaces, not with tabs" if said and "\\t" in said else ""
-        raise ConfigError(f"{origin} is not valid YAML for byoai{where}: {said}{hint}") from error
+        raise ConfigError(f"{origin} is not YAML that byoai reads{where}: {said}{hint}") from error
     except yaml.YAMLError as error:  # a character that is not allowed in YAML
-        raise ConfigError(f"{origin} is not valid YAML: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{origin} is not YAML: {str(error).splitlines()[0]}") from error
 
 
 class _Loader(yaml.SafeLoader):
@@ -78,11 +78,11 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()
         self._depth += 1
         if self._depth > _DEEPEST:
-            raise _fault("lists and mappings are nested too deeply", event)
+            raise _fault("too many lists and mappings in each other", event)
         node = super().compose_node(parent, index)
         self._depth -= 1
         if isinstance(event, yaml.AliasEvent) and node not in self._sizes:
-            raise _fault("an alias (*name) refers to a value that contains it: write the value out", event)
+            raise _fault("an alias (*name) that is itself a part of what it names: write the value out", event)
         if node is not None and node not in self._sizes:
             self._sizes[node] = 1 + sum(self._sizes[each] for each in _parts(node))
             if self._sizes[node] > _MOST:
@@ -95,7 +95,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:null":
                 raise _fault("a key must be a text", key)
             if key.value in seen:
-                raise _fault(f"the key {key.value} occurs twice", key)
+                raise _fault(f"{key.value} is there twice", key)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 

@@ -21,7 +21,7 @@ def host_of(text: str) -> str:
     host = text.strip().lower().removeprefix("[").removesuffix("]").rstrip(".")
     if not _HOST.fullmatch(host) and address_of(host) is None:
         raise ValueError(
-            "is not a host: write only its name or address, e.g. hooks.example.org, localhost or 192.168.1.5"
+            "is not a host: write its name or its address alone, e.g. hooks.example.org, localhost or 192.168.1.5"
         )
     address = address_of(host)
     return str(address) if address else host
@@ -51,7 +51,7 @@ class Notify(Section):
     @model_validator(mode="after")
     def _can_be_sent(self) -> "Notify":
         if self.command and not self.command[0].strip():
-            raise ValueError("the command is empty: its first item must be a program")
+            raise ValueError("command names no program")
         if self.url is not None:
             host = host_of(str(split(self.url).hostname))
             if host not in self.allow_hosts:
@@ -63,18 +63,17 @@ def split(url: str) -> SplitResult:
     """Return the parts of a URL for notices. Raises ValueError, without showing the URL, if it is not usable."""
     if not url.isascii() or not url.isprintable() or set(url) & set(' \\"<>'):
         raise ValueError(
-            "url contains spaces or characters that no URL may contain: write them as %20, %C3%BC ..., and a host "
-            "name as xn--..."
+            "url holds spaces, or characters that no URL has: write them as %20, %C3%BC ..., and a name as xn--..."
         )
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise ValueError("url has an invalid host or port") from None
+        raise ValueError("url has a host or a port that cannot be one") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise ValueError("url must begin with https://HOST or http://HOST")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("url must not contain a user name or password: they are not sent")
+        raise ValueError("url must not hold a user and a password: they are not sent")
     return parts
 
 

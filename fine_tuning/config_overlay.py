@@ -18,7 +18,10 @@ from fine_tuning import config_file, paths
 from fine_tuning.errors import Busy, ConfigError
 
 _PATIENCE = 10.0  # seconds
-_HEAD = "# Settings changed through the API or the pages; byoai rewrites this file. All other keys are as in config/.\n"
+_HEAD = (
+    "# Changed through the API or the pages; byoai writes this file anew. A key that is left out stands "
+    "as in config/.\n"
+)
 
 
 def place() -> Path:
@@ -66,7 +69,7 @@ def _mapping(value: object) -> dict[str, object]:
         return {}
     if not isinstance(value, dict):
         raise ConfigError(
-            f"{place()} must contain lines of the form 'key: value' (training.num_epochs: 5): correct or delete it"
+            f"{place()} must hold lines of the form 'key: value' (training.num_epochs: 5): mend it, or delete it"
         )
     return value
 

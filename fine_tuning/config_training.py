@@ -34,7 +34,7 @@ def runs_dir(name: str) -> Path:
     """Return the folder of the runs. Raises ConfigError if it is used for something else."""
     folder = paths.within_home(paths.home() / name)
     if paths.is_taken(folder):  # pruning and forgetting remove folders in it
-        raise ConfigError(f"{folder} is used for other files: set training.output_dir to a folder only for runs")
+        raise ConfigError(f"{folder} holds other things than runs: name a folder of their own")
     return folder
 
 
@@ -56,8 +56,8 @@ class Replay(_Section):
             values = {key: value for key, value in values.items() if key != "max_new_tokens"}
         if isinstance(values, dict) and "prompts" in values:
             raise ValueError(
-                "prompts was replaced by share, the share of general prompts in an epoch's conversations (64 prompts "
-                "with 150 chats: 0.3)"
+                "prompts is now share: of an epoch's conversations, how many are general prompts (64 beside 150 "
+                "chats: 0.3)"
             )
         return values
 
@@ -120,7 +120,7 @@ class Training(_Section):
         """Accept the key `frozen_layers` of older configurations if it froze no layer."""
         if isinstance(values, dict) and "frozen_layers" in values:
             if values["frozen_layers"] not in (0, "0", None):
-                raise ValueError("frozen_layers was removed: all layers are trained now. Delete the key")
+                raise ValueError("frozen_layers is gone: all layers are trained now, which learns more. Leave it out")
             values = {key: value for key, value in values.items() if key != "frozen_layers"}
         return values
 
@@ -128,15 +128,13 @@ class Training(_Section):
     def _options_belong_to_the_method(self) -> "Training":
         flags = [name for name in ("use_dora", "use_rslora") if getattr(self, name)]
         if flags and self.method not in (FineTuningMethod.LORA, FineTuningMethod.QLORA):
-            raise ValueError(f"{' and '.join(flags)} need method lora or qlora, not {self.method}")
+            raise ValueError(f"{' and '.join(flags)} belong to method lora or qlora, not to {self.method}")
         if self.folds and (self.folds < 2 or not self.early_stop):
-            raise ValueError(
-                "folds must be 0, or at least 2 together with early_stop, which ends the training of each fold"
-            )
+            raise ValueError("folds: 2 or more, and with an early_stop, which ends the training without each of them")
         if self.base_weights in ("quantised", "nf4") and (self.method != FineTuningMethod.QLORA or self.use_dora):
             raise ValueError(
-                f"base_weights: {self.base_weights} needs method qlora, without use_dora, which needs unquantised "
-                "weights"
+                f"base_weights: {self.base_weights} belongs to method qlora without DoRA, which needs the weights "
+                "themselves"
             )
         return self
 
@@ -159,9 +157,9 @@ class Sweep(_Section):
     def _ranges(self) -> "Sweep":
         low, high = self.learning_rate
         if low > high:
-            raise ValueError(f"learning_rate is [{low:g}, {high:g}]: write the lower bound first")
+            raise ValueError(f"learning_rate goes from {low:g} down to {high:g}: the lower end comes first")
         for key in ("lora_r", "lora_alpha", "lora_dropout", "num_epochs", "batch_size"):
             values = getattr(self, key)
             if len(set(values)) != len(values):
-                raise ValueError(f"{key} contains a value twice: {list(values)}")
+                raise ValueError(f"{key} names a value twice: {list(values)}")
         return self

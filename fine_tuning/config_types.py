@@ -53,12 +53,12 @@ def _unicode(text: str) -> str:
     try:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
     except UnicodeDecodeError as error:
-        raise ValueError(f"is not valid text: it contains an unpaired surrogate ({error.reason})") from None
+        raise ValueError(f"is not text: half of a surrogate pair ({error.reason})") from None
 
 
 def _visible(text: str) -> str:
     if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text):
-        raise ValueError("contains a control character or a line break")
+        raise ValueError("holds a control character, or a line's end")
     return text
 
 
@@ -71,22 +71,20 @@ def _base_name(text: str) -> str:
 def _language(value: object) -> str:
     code = "no" if value is False else value  # YAML reads "no", the code of Norwegian, as false
     if not isinstance(code, str) or code.casefold() not in LANGUAGES:
-        raise ValueError(
-            f"{value!r} is not a language that byoai can identify: use two-letter codes such as en, de or pt"
-        )
+        raise ValueError(f"{value!r} is no language that can be told: use two-letter codes such as en, de or pt")
     return code.casefold()
 
 
 def _own_word(text: str) -> str:
     if not any(character.isalnum() for character in text):
-        raise ValueError("contains no letter or digit, so it cannot be searched for")
+        raise ValueError("holds no letter or digit, so that no search could find it")
     return text.strip()
 
 
 def _own_name(text: str) -> str:
     if text and not re.search(r"[a-z0-9]", text, re.ASCII | re.IGNORECASE):
         raise ValueError(
-            "needs at least one letter (a-z) or digit: the engine accepts no others, and they are replaced by '-'"
+            "needs at least one letter of a-z, or a digit: the engine takes no others, and all else becomes '-'"
         )
     return text
 
@@ -94,8 +92,8 @@ def _own_name(text: str) -> str:
 def _own_prefix(text: str) -> str:
     if not _PREFIX.fullmatch(text) or ".." in text:
         raise ValueError(
-            "must be 1 to 40 letters (a-z), digits, '_', '-' and '.', beginning with a letter, digit or '_': "
-            "byoai recognises its own models by it"
+            "must be 1 to 40 letters (a-z), digits, '_', '-' and '.', a letter, digit or '_' first: "
+            "by it byoai tells the models that it made from all others"
         )
     return text
 

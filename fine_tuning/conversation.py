@@ -119,7 +119,7 @@ def order_faults(messages: Sequence[Message]) -> list[str]:
     """
     lead = 1 if messages and messages[0].role == "system" else 0
     return [
-        f"message {index} has the role {message.role!r}, but must be {expected!r}"
+        f"message {index} is {message.role!r}, and must be {expected!r}"
         for index, message in enumerate(messages[lead:], lead)
         if message.role != (expected := ("user", "assistant")[(index - lead) % 2])
     ]
@@ -140,7 +140,7 @@ def parse_conversations(records: Sequence[Conversation | dict[str, object]]) -> 
             first = error.errors()[0]
             faults.append(f"record {index}: {'.'.join(map(str, first['loc'])) or 'value'}: {first['msg']}")
     if faults:
-        raise DataError("these records are not conversations:\n  " + "\n  ".join(faults))
+        raise DataError("not conversations:\n  " + "\n  ".join(faults))
     return found
 
 

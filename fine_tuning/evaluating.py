@@ -37,7 +37,7 @@ def evaluate_again(
     folder = run_of(version) if version else None
     if version is None or folder is None or not Run(folder).inputs.exists():
         which = f"the run of {version.tag}" if version else f"a live version of {name}"
-        raise ConfigError(f"there is nothing to evaluate: {which} does not exist")
+        raise ConfigError(f"there is nothing to evaluate: {which} is not there")
     run = Run(folder)
     settings = load_config(run.config)
     if live and live.number == version.number:  # the live version cannot be better than itself

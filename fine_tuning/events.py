@@ -143,7 +143,7 @@ class Watch:
     def stop_if_asked(self) -> None:
         """Raise Cancelled if the user asked to stop."""
         if self.stopping():
-            raise Cancelled("stopped; finished work is kept, and the next retrain continues from there")
+            raise Cancelled("stopped; what was done is kept, and the next retrain goes on from there")
 
     def telling(self, also: Tell) -> "Watch":
         """Return a watch that also passes each event to `also`."""
@@ -219,7 +219,7 @@ class _Recorder:
             return False
         self._torn = self._torn or 0 < written < len(line)
         if written < len(line):
-            self._why = "a line could be written only in part"
+            self._why = "only a part of a line found room"
             return False
         self._count, self._torn = self._count + 1, False
         return True

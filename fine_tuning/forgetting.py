@@ -86,9 +86,7 @@ def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: st
     chosen = set(started)
     if matching is not None:
         if len("".join(matching.split())) < _SHORTEST:
-            raise DataError(
-                f"{matching!r} is too short to search for: nearly every turn has it. Write at least 3 characters"
-            )
+            raise DataError(f"{matching!r} is too short to search for: nearly everything would be forgotten")
         chosen |= {id for each in _logs(config) for id in each.find(matching)}
     turns = [turn for each in _logs(config) for turn in each.turns(include_excluded=True)] if wanted else []
     questions = [answers for session in conversations_of(turns) for answers in Tree(session.turns).questions()]
@@ -98,10 +96,10 @@ def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: st
         together = [answers for answers in questions if any(id in (turn.id, turn.session_id) for turn in answers)]
         named = {turn.id for answers in together for turn in answers} | ({id} & deleted)
         if not named and not started:  # an interrupted call may have removed the turn already
-            raise TurnNotFound(f"no turn or session {id!r} in {log.path}; to search for a text, use --matching TEXT")
+            raise TurnNotFound(f"no turn or session {id!r} in {log.path}: --matching TEXT searches for what was said")
         chosen |= named
     if not wanted and matching is None and not started:
-        raise DataError("no interrupted deletion to continue: name a turn or session, or use --matching TEXT")
+        raise DataError("nothing to go on with: say which turn or session to forget, or --matching TEXT")
     reconcile(
         engine, Registry(), config.tuned_name()
     )  # a version unknown to the registry may have been trained on the turns
@@ -200,7 +198,7 @@ def _erase(config: FineTuningConfig, watch: Watch, case: Case) -> tuple[Path, ..
     Until then, another call finds the texts to search for in the log.
     """
     exporter, logs, wanted = DataExporter(), _logs(config), pattern(case.texts)
-    with watch.stage("Removing it from files derived from the log"):
+    with watch.stage("Removing it from what was made of the log"):
         datasets = delete_datasets_of(case.turns)
         runs = _clean_runs(config, case)
         formats, exports = exporter.exported(), exporter.remove()
@@ -349,11 +347,11 @@ def _teach_again(config: FineTuningConfig, engine: Engine, watch: Watch) -> tupl
     try:
         outcome = retrain(config, engine, watch, Request(force=True))
     except (NoConversations, TooLittleData) as error:
-        watch.note(f"no training data is left ({error}): the versions trained on the turns are removed at once")
+        watch.note(f"nothing to learn from is left ({error}): the versions that learned it are removed at once")
         return "", ""
     if not isinstance(outcome, NewVersion):
         return "", f"no new version was made ({outcome.reason})"
-    return (outcome.tag, "") if outcome.live else ("", f"{outcome.tag} was made, but did not go live")
+    return (outcome.tag, "") if outcome.live else ("", f"{outcome.tag} was made, and did not go live")
 
 
 def _retire(engine: Engine, watch: Watch, versions: Collection[Version]) -> None:
@@ -371,7 +369,7 @@ def _retire(engine: Engine, watch: Watch, versions: Collection[Version]) -> None
         if live is None or (name, live.number) not in gone:
             continue
         if previous and (name, previous.number) not in gone:
-            watch.note(f"{use(engine, registry, name, previous.number).tag} is live again")
+            watch.note(f"{use(engine, registry, name, previous.number).tag} answers again")
         else:
             step_down(engine, registry, name)
             watch.note(f"{latest_tag(name)} is removed: the base answers")

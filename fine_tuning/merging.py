@@ -61,12 +61,12 @@ class Part:
         if not (self.run.adapter / "adapter_config.json").exists():
             raise ConfigError(
                 f"{self.tag} cannot be merged: it was trained by {self.version.method or 'an unknown method'}, which "
-                "leaves no LoRA adapter. Choose versions of the methods lora and qlora"
+                "left no LoRA adapter. Versions of the methods lora and qlora can be"
             )
         pairs = read_adapter(self.run.adapter)
         if any(pair.has_magnitude for pair in pairs):
             raise ConfigError(
-                f"{self.tag} cannot be merged: it was trained with DoRA, which also scales the base's weights"
+                f"{self.tag} cannot be merged: DoRA scales the base's weights, too, and such changes have no sum"
             )
         if any(pair.of_embedding for pair in pairs):
             raise ConfigError(f"{self.tag} cannot be merged: its adapter changes the embedding")
@@ -104,7 +104,7 @@ def merge_versions(
         name = name or (first.name if len(names) == 1 else config.tuned_name())
         shop = shop_of(first, config, engine, watch, Request(promote=promote), name)
         check_shop(shop)
-        with watch.stage("Uniting their datasets"):
+        with watch.stage("Uniting what they learned"):
             material = _material(shop, parts)
         with fresh_run(shop, "merged", _inputs(shop, material, parts)) as run:
             with watch.stage(f"Merging {len(parts)} adapters"):
@@ -123,10 +123,10 @@ def check_parts(parts: Sequence[Part]) -> None:
     if len(parts) < 2:
         raise ConfigError(f"name at least two versions to merge, not {' '.join(tags) or 'none'}")
     if twice := next((tag for tag in tags if tags.count(tag) > 1), None):
-        raise ConfigError(f"{twice} is named twice: name it once with a larger weight ({twice}=2)")
+        raise ConfigError(f"{twice} is named twice: give it another weight instead ({twice}=2)")
     for part in parts:
         if not np.isfinite(part.weight) or part.weight <= 0:
-            raise ConfigError(f"the weight of {part.tag} is {part.weight:g}, but must be a number above 0")
+            raise ConfigError(f"the weight of {part.tag} is {part.weight:g}, and must be a number above 0")
         _check_same_base(parts[0].version, part.version)
     shapes: dict[str, tuple[Part, LoraPair]] = {}
     for part in parts:
@@ -142,16 +142,16 @@ def check_parts(parts: Sequence[Part]) -> None:
 def _check_same_base(one: Version, other: Version) -> None:
     for version in (one, other):
         if not version.base_digest:
-            raise ConfigError(f"{version.tag} cannot be merged: the base it was trained on is unknown")
+            raise ConfigError(f"{version.tag} cannot be merged: nobody knows the base that it was trained on")
     if one.base_digest != other.base_digest:
         raise ConfigError(
             f"{one.tag} and {other.tag} cannot be merged: they were trained on different bases, {_base(one)} and "
-            f"{_base(other)}. Choose versions of the same base"
+            f"{_base(other)}. An adapter fits only the very base that it was trained on"
         )
 
 
 def _base(version: Version) -> str:
-    return f"{version.base_tag} (digest {version.base_digest[:12]})"
+    return f"{version.base_tag} (its file begins {version.base_digest[:12]})"
 
 
 # Training and test data
@@ -161,18 +161,15 @@ def _material(shop: Workshop, parts: Sequence[Part]) -> Material:
     """Return the union of the versions' training data and of their held-out chats."""
     found = {part.tag: part.dataset() for part in parts}
     if gone := [tag for tag, folder in found.items() if folder is None]:
-        shop.watch.note(
-            f"the held-out chats of {', '.join(gone)} are missing: only those of the other versions are used"
-        )
+        shop.watch.note(f"the chats that were kept to test {', '.join(gone)} are not there: only the others' count")
     turns = {id for part in parts for id in shop.registry.turns_of(part.version.name, part.version.number)}
     dataset = unite([folder for folder in found.values() if folder], turns)
     left = dataset.manifest["splits"]["test"]["conversations"]
     if not left:
         raise ConfigError(
-            f"a merge of {' and '.join(found)} could not be evaluated: no held-out chat is left that none of "
-            "them was trained on"
+            f"nothing can judge what {' and '.join(found)} would become: no chat is left that none of them learned"
         )
-    shop.watch.note(f"{left} held-out conversation(s) that none of them was trained on")
+    shop.watch.note(f"{left} held-out conversation(s) that none of them learned")
     key = f"{shop.engine.name} {shop.base.digest}"
     rows = tokenize_dataset(dataset.path, shop.render, shop.vocabulary, shop.config.data_preparation.max_length, key)
     return Material(dataset, rows, dataset.manifest["turn_ids"])
@@ -195,7 +192,7 @@ def _said(shop: Workshop, parts: Sequence[Part]) -> list[Turn]:
         try:
             turns |= {turn.id: turn for turn in read_said(config).turns}
         except ByoaiError as error:
-            shop.watch.note(f"one source of training data is not searched for private details: {error}")
+            shop.watch.note(f"private details are not looked for in one of the sources: {error}")
     return list(turns.values())
 
 

@@ -40,14 +40,14 @@ def home() -> Path:
         folder = Path(named or REPOSITORY / "data").expanduser().absolute()
     except RuntimeError as error:
         raise ConfigError(
-            f"BYOAI_HOME is {named}, but that user has no home folder: name a folder for byoai's data"
+            f"BYOAI_HOME is {named}, and that user has no home folder: name a folder for byoai's data"
         ) from error
     if real(folder).parent == real(folder):
-        raise ConfigError(f"BYOAI_HOME is {named}, the root folder: name a separate folder for byoai's data")
+        raise ConfigError(f"BYOAI_HOME is {named}, the root of all files: name a folder of its own for byoai's data")
     if (there := _nearest_that_exists(folder)) and not there.is_dir():
         raise ConfigError(
-            f"the data folder (BYOAI_HOME) is {folder}, but {there} is not a folder: name a folder (byoai creates it "
-            "if it does not exist)"
+            f"the data folder (BYOAI_HOME) is {folder}, and {there} is not a folder: name one (it is made if it is not "
+            "there)"
         )
     return folder
 
@@ -67,7 +67,7 @@ def real(path: Path) -> Path:
     try:
         return Path(os.path.realpath(path))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{str(path)[:200]!r} is not a valid path: {error}") from error
+        raise ConfigError(f"{str(path)[:200]!r} cannot be a path: {error}") from error
 
 
 def within_home(path: Path) -> Path:
@@ -82,7 +82,8 @@ def within_home(path: Path) -> Path:
         inside = Path()
     if not inside.parts:
         raise ConfigError(
-            f"{path} is not in the data folder {home()}: name a path in it, or set BYOAI_HOME to another folder"
+            f"{path} does not lie in the data folder {home()}: name a place in it, or set BYOAI_HOME to the folder "
+            "where all data shall lie"
         )
     return home() / inside
 
@@ -142,7 +143,7 @@ def safe_name(name: str) -> str:
     """
     if not _SAFE.fullmatch(name) or name.endswith(".") or ".." in name:
         raise ConfigError(
-            f"{name!r} is not a valid name: use letters, digits, '.', '_', '-' (at most 100, a letter or digit first)"
+            f"{name!r} cannot be a name: use letters, digits, '.', '_' and '-' (at most 100, a letter or digit first)"
         )
     return name
 

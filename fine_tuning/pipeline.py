@@ -108,7 +108,7 @@ def memory_for(shop: Workshop, plan: Plan) -> Iterator[None]:
     short = psutil.virtual_memory().available < 2 * plan.estimate.memory
     loaded = shop.engine.unload() if has_gpu() or short else []
     if loaded:
-        shop.watch.note(f"{', '.join(loaded)} unloaded, because the training needs the memory")
+        shop.watch.note(f"{', '.join(loaded)} unloaded, since the training needs the memory")
     try:
         yield
     finally:
@@ -137,7 +137,7 @@ def train(shop: Workshop, plan: Plan, run: Run, replay: Path | None, runner: "Ru
         )
         training = (runner or run_in_child)(job, shop.watch)
         for damage in training.passed_over:
-            shop.watch.note(f"skipped: {damage}")
+            shop.watch.note(f"passed over: {damage}")
     return training
 
 
@@ -164,7 +164,7 @@ def export(shop: Workshop, run: Run, training: "TrainingResult") -> Path:
     base, beside = shop.base.gguf, shop.mode == "adapter"
     artifact = write_artifact(shop, run, training.adapter)
     if trained := training.network:
-        with shop.watch.stage("Checking the export"):
+        with shop.watch.stage("Checking that what was exported is what was trained"):
             probes = trained.base.probes
             served = read_logits(base, probes, artifact) if beside else read_logits(artifact, probes, requantised=True)
             check_export(trained, served)
@@ -187,9 +187,7 @@ def end_without_version(shop: Workshop, run: Run, training: "TrainingResult") ->
     with shop.watch.stage("Answering through Transformers"):
         answers = through_transformers(shop.config, shop.engine, shop.base, run, shop.config.evaluation.test_prompts)
     method = shop.config.training.method
-    reason = (
-        f"{method} cannot be exported to GGUF: no version was made. To ask the result: byoai compare --run {run.name}"
-    )
+    reason = f"no GGUF can carry {method}: no version was made. `byoai compare --run {run.name}` asks it again"
     paths.write_json(run.manifest, {"version": None, "reason": reason, "seconds": shop.watch.seconds})
     return NoVersion(run, training, answers, reason)
 
@@ -265,7 +263,7 @@ def promote(shop: Workshop, run: Run, number: int, verdict: "Verdict") -> bool:
     It becomes `latest` only if this check passes and the gate accepts it.
     """
     tag, by_hand = version_tag(shop.name, number), shop.request.promote
-    with shop.watch.stage("Checking prompts and answers in the engine"):
+    with shop.watch.stage("Checking that it is served as it was trained"):
         try:
             report = check_parity(
                 shop.engine, tag, shop.render, shop.vocabulary.encode, shop.vocabulary.control_tokens()
@@ -273,7 +271,7 @@ def promote(shop: Workshop, run: Run, number: int, verdict: "Verdict") -> bool:
         except ParityError as error:
             hold_back(shop, run, number, verdict, error)
             raise
-        parity = f"parity: {report.cases} conversations, {report.tokens} tokens identical"
+        parity = f"parity: {report.cases} conversations, {report.tokens} tokens alike"
         shop.registry.update(shop.name, number, verdict=f"{verdict}. {parity}")
     if not (verdict.passed and shop.config.deployment.auto_deploy) and not by_hand:
         return False

@@ -98,7 +98,7 @@ class Plan:
         """
         train, estimate, training = self.counts["train"], self.estimate, self.config.training
         splits = ", ".join(f"{counts['conversations']} {name}" for name, counts in self.counts.items())
-        held = {"quantised": ", the base quantised as served", "nf4": ", the base in NF4"}.get(
+        held = {"quantised": ", the base as quantised as it is served", "nf4": ", the base in NF4"}.get(
             estimate.base_weights, ""
         )
         return (
@@ -166,8 +166,8 @@ def said_facts(
 def preferences_in_words(pairs: int, ratings: int, method: str | None) -> str:
     """Return how many preferences there are, and how they are used."""
     if not pairs + ratings:
-        return "none: edit or rate answers on the chat page to add some"
-    how = f"trained on after the chats ({method})" if method else "too few, or switched off: not trained on now"
+        return "none: edits and thumbs on the chat page make them"
+    how = f"learned after the chats ({method})" if method else "too few, or switched off: left for later"
     return f"{pairs} pairs, {ratings} ratings: {how}"
 
 

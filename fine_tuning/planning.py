@@ -56,7 +56,7 @@ def make_plan(shop: Workshop, said: "Said | None" = None, *, to_train: bool = Fa
     was called already. With `to_train` the engine is tested too, by creating and deleting a model.
     Raises NoConversations if there is nothing to train on.
     """
-    with shop.watch.stage("Reading the conversations"):
+    with shop.watch.stage("Reading what was said"):
         said = said or collect(shop)
         if not said.turns:
             raise NoConversations(
@@ -74,7 +74,7 @@ def make_plan(shop: Workshop, said: "Said | None" = None, *, to_train: bool = Fa
     if shop.request.auto and plan.fitting:
         lowered = " ".join(f"{key}={value}" for key, value in plan.fitting.items())
         needed, free = gigabytes(plan.estimate.memory), gigabytes(plan.estimate.available)
-        shop.watch.note(f"this would need about {needed} of memory, but {free} are free: --auto uses {lowered}")
+        shop.watch.note(f"this would need about {needed} of memory, and {free} are free: --auto takes {lowered}")
         plan = _plan(shop.with_config(shop.config.changed(plan.fitting)), said, cleaned)
     shop.watch.tell(Planned(plan.facts()))
     return plan
@@ -177,7 +177,7 @@ def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:
             cleaned.conversations, config.data_preparation, cleaned.dropped, config.mix, config.augmentation, reword
         )
     if reword and (thrown := ", ".join(f"{count} {reason}" for reason, count in reword.rejected.most_common())):
-        shop.watch.note(f"reworded questions that were rejected: {thrown}")
+        shop.watch.note(f"of the questions in other words these were not kept: {thrown}")
     max_length = config.data_preparation.max_length
     key = rows_key(shop)
     rows = tokenize_dataset(dataset.path, shop.render, shop.vocabulary, max_length, key)
@@ -347,12 +347,12 @@ def check_deployment(shop: Workshop) -> None:
     method = f"{settings.method}{' with DoRA' if settings.use_dora else ''}"
     if shop.mode is None:
         shop.watch.note(
-            f"the result of {method} cannot be exported to GGUF: it answers through Transformers, not in the engine"
+            f"the result of {method} does not fit into a GGUF: it answers through Transformers only, not in the engine"
         )
         return
     if shop.mode != wanted.mode:
         shop.watch.note(
-            f"the result of {method} cannot be used as an adapter: it will be deployed merged ({wanted.quantization})"
+            f"{method} cannot be an adapter beside the base: it will be deployed merged ({wanted.quantization})"
         )
     check_exportable(shop.base.gguf, wanted.quantization if shop.mode == "merged" else SAME)
     check_name(shop.engine, shop.registry, shop.name, shop.base.tag)
@@ -377,7 +377,7 @@ def check_plan(shop: Workshop, plan: Plan) -> None:
 
     if (fault := too_little(plan.kept_turns, plan.config)) and not shop.request.force:
         raise TooLittleData(
-            f"{fault}. Chat more, use --few-shot for little data (5 to 50 pairs), or continue with --force"
+            f"{fault}. Chat more, learn from few with --few-shot (5 to 50 pairs), or go on with --force"
         )
     for warning in plan.warnings:
         shop.watch.note(warning)
@@ -385,7 +385,7 @@ def check_plan(shop: Workshop, plan: Plan) -> None:
     needs = plan.estimate
     shop.watch.note(f"about {gigabytes(needs.memory)} of memory; {plan.times}")
     if needs.base_weights == "quantised" and plan.config.training.base_weights == "auto":
-        shop.watch.note("the base stays quantised: training would be faster without, but would not fit into memory")
+        shop.watch.note("the base stays quantised: training is faster without, but that would not fit into the memory")
 
 
 def too_little(pairs: int, config: FineTuningConfig) -> str:
@@ -394,6 +394,6 @@ def too_little(pairs: int, config: FineTuningConfig) -> str:
     if pairs >= least:
         return ""
     return (
-        f"Training data too small: {pairs} question-answer pair{'s' * (pairs != 1)}, but {least}+ are recommended "
+        f"Training data too small: {pairs} question-answer pair{'s' * (pairs != 1)}, and {least}+ are recommended "
         "(training.min_pairs)"
     )

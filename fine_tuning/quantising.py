@@ -60,7 +60,7 @@ def compare_quantisations(
         shown = engine.show(version.tag)
         rows = _rows(shop, version)
         table: list[Measured] = []
-        with watch.stage("Measuring the version as it is served now"):
+        with watch.stage("Reading the held-out texts as it is now"):
             scale = Scale(
                 Served(NOW, shown.gguf, shown.spec.adapter), rows, config.evaluation.speed_rounds, watch.count
             )
@@ -79,7 +79,7 @@ def compare_quantisations(
                 table += [made] if table else [now, made]
                 file.unlink()
     if not table:
-        raise ExportError(f"{version.tag} cannot be quantised to any of {', '.join(wanted)}")
+        raise ExportError(f"{version.tag} can be made in none of {', '.join(wanted)}")
     best, why = recommend(table)
     watch.tell(Finished("done", why, version.tag, seconds=watch.seconds))
     return Compression(version.tag, tuple(table), len(rows), best, why)
@@ -126,7 +126,7 @@ def quantise_version(
 
 def _check(quantization: str) -> None:
     if quantization.lower() not in QUANTIZATIONS:
-        raise ConfigError(f"unknown quantization {quantization[:40]!r}: choose one of {', '.join(QUANTIZATIONS)}")
+        raise ConfigError(f"there is no quantization {quantization[:40]!r}: {', '.join(QUANTIZATIONS)}")
 
 
 def _data(version: Version) -> tuple[Path, Path] | None:
@@ -142,7 +142,9 @@ def _data(version: Version) -> tuple[Path, Path] | None:
 
 def _material(shop: Workshop, version: Version) -> Material:
     if (found := _data(version)) is None:
-        raise ConfigError(f"{version.tag} cannot be quantised: its held-out chats, which the gate needs, are missing")
+        raise ConfigError(
+            f"nothing can judge {version.tag} in fewer bits: the chats that were kept to test it are gone"
+        )
     return Material(Dataset(found[0]), found[1], sorted(shop.registry.turns_of(version.name, version.number)))
 
 
@@ -156,5 +158,5 @@ def _rows(shop: Workshop, version: Version) -> "list[ScoredRow]":
     if found := _data(version):
         own = [(row.input_ids, row.targets) for row in read_token_rows(found[1] / "test.jsonl") if row.targets]
     else:
-        shop.watch.note("its held-out chats are missing: only general texts are used")
+        shop.watch.note("the chats that were kept to test it are gone: only general texts are read")
     return [*own[: settings.held_out], *general_rows(shop.reader, settings.general)]

@@ -67,7 +67,7 @@ def run_behind(version: Version, done: str) -> Run:
     """Return the run that made a version. Raises ConfigError if it is missing; `done` ("merged") is for the message."""
     folder = run_of(version)
     if folder is None or not folder.is_dir():
-        raise ConfigError(f"{version.tag} cannot be {done}: its run folder is missing ({version.run or 'unknown'})")
+        raise ConfigError(f"{version.tag} cannot be {done}: its run is not there ({version.run or 'unknown'})")
     return Run(folder)
 
 
@@ -113,14 +113,13 @@ def _resumable(shop: Workshop, plan: Plan, run: Run, resolved: dict[str, Any]) -
     )
     if not same or before["base_digest"] != plan.base.gguf_digest or not there:
         shop.watch.note(
-            f"{run.name} was interrupted, but its settings, base or data differ from the current ones: it is left as "
-            "it is, and a new run starts"
+            f"{run.name} was interrupted, and has other settings, base or data than now: left as it is, starting anew"
         )
         return None
     found = _data_of(plan, before)
     later = len(set(plan.seen) - set(before["seen"]))
     more = f" ({later} newer turns come with the next retrain)" if later else ""
-    shop.watch.note(f"{run.name} was interrupted: resuming it from its last complete checkpoint{more}")
+    shop.watch.note(f"{run.name} was interrupted: going on with it from its last whole checkpoint{more}")
     return found
 
 
@@ -129,7 +128,9 @@ def plan_of_run(plan: Plan, run: Run) -> Plan:
     before = paths.read_json(run.inputs)
     rows = paths.datasets_dir() / before["dataset"] / before["rows"]
     if not (rows / MANIFEST).exists():
-        raise ConfigError(f"the training data of {run.name} are missing: retrain to make and evaluate a new version")
+        raise ConfigError(
+            f"the data that {run.name} learned are not there any more: retrain, and the new version is evaluated"
+        )
     return replace(plan, **_data_of(plan, before))
 
 

@@ -49,7 +49,9 @@ def answers_of_run(
     found = Run(run if run.is_dir() else config.runs_dir / run)
     if not all(file.exists() for file in (found.inputs, found.config, found.adapter)):
         known = ", ".join(sorted(each.parent.name for each in config.runs_dir.glob("*/inputs.json"))) or "none"
-        raise ConfigError(f"{found.folder} is not a finished run. Choose one of the runs in {config.runs_dir}: {known}")
+        raise ConfigError(
+            f"{found.folder} is not a run that was trained to its end. Those of {config.runs_dir}: {known}"
+        )
     before = paths.read_json(found.inputs)
     base = engine.show(before["base"])
     if base.gguf_digest != before["base_digest"]:

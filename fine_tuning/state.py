@@ -210,7 +210,7 @@ def connect(path: Path | None = None) -> Iterator[sqlite3.Connection]:
         raise  # a constraint of the schema: the caller explains it
     except sqlite3.Error as error:
         if _lacks_room(error, file):
-            raise NoRoom(f"the disk with {file} is full: free some space, and try again") from error
+            raise NoRoom(f"the disk with {file} is full: make room, and try again") from error
         raise ByoaiError(f"{file}: {error}. {_cure(error)}") from error
 
 
@@ -330,7 +330,7 @@ def _make_folder(file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ByoaiError(
-            f"cannot create the folder of {file}: {error.strerror}. Is the disk full, or the folder read-only?"
+            f"cannot make the folder of {file}: {error.strerror}. Is the disk full, or the folder read-only?"
         ) from error
 
 
@@ -341,7 +341,7 @@ def _migrate(connection: sqlite3.Connection, file: Path) -> None:
         done = _schema(connection)  # checked again, as another process may have migrated it
         if done > len(MIGRATIONS):
             raise ByoaiError(
-                f"{file} was written by a newer byoai (schema {done}; this version has {len(MIGRATIONS)}): update byoai"
+                f"{file} was written by a newer byoai (schema {done}, this one knows {len(MIGRATIONS)}): update byoai"
             )
         for migration in MIGRATIONS[done:]:
             for statement in migration:
@@ -356,7 +356,7 @@ def _schema(connection: sqlite3.Connection) -> int:
 def _cure(error: sqlite3.Error) -> str:
     said = str(error)
     if "locked" in said:
-        return "Another byoai process is writing to it: try again when it has finished."
+        return "Another byoai is writing to it: try again when it is done."
     if "not a database" in said or "malformed" in said:
-        return "It is damaged: move it aside, and byoai creates a new one and registers the engine's models again."
+        return "It is damaged: move it aside, and byoai starts a new one; the models in the engine are found again."
     return "Is the disk full, or the folder read-only?"

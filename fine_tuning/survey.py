@@ -120,10 +120,10 @@ def look_through(config: FineTuningConfig, engine: Engine | None, watch: Watch) 
     """
     if config.dataset.path is not None:
         raise DataError(
-            f"dataset.path is {config.dataset.path}, which is used instead of the chats: set it to null to see them"
+            f"{config.dataset.path} is learned instead of the chats (dataset.path): set it to null to look at them"
         )
     log = ConversationLogger(config.log_path)
-    with watch.stage("Reading the conversations"):
+    with watch.stage("Reading what was said"):
         said = read_said(config)
         watch.stop_if_asked()
     with watch.stage("Cleaning it as a training would"):

@@ -62,7 +62,9 @@ def read_token_rows(file: Path, error: type[ByoaiError] = DataError) -> list[Tok
             str(record["id"]), [int(token) for token in record["input_ids"]], [bool(flag) for flag in record["trained"]]
         )
         if len(found.trained) != len(found.input_ids):
-            raise ValueError(f"it has {len(found.input_ids)} tokens, but {len(found.trained)} flags in `trained`")
+            raise ValueError(
+                f"{len(found.input_ids)} tokens, and {len(found.trained)} flags that say which of them are trained"
+            )
         return found
 
     return paths.read_jsonl(file, row, "a token row", error)

@@ -48,7 +48,7 @@ def test_a_profile_and_overrides_change_only_what_they_name():
         ("training: {xyzzy: 3}", "training.xyzzy: unknown key; see config/fine_tuning_config.yaml"),
         ("data_preparation: {train_ratio: 0.5}", "must be 1"),
         ("data_collection: {min_conversation_length: 50, max_conversation_length: 20}", "larger than"),
-        ("- a list", "must contain sections"),
+        ("- a list", "must hold sections"),
         ("training: [unclosed", "is not YAML"),
     ],
 )
@@ -62,7 +62,7 @@ def test_a_fault_in_a_file_is_named_with_the_file(tmp_path, text, fault):
 
 
 def test_a_fault_in_what_was_set_beside_the_file_is_not_blamed_on_the_file_alone():
-    with pytest.raises(ConfigError, match=r"in .*fine_tuning_config.yaml \+ the overrides:"):
+    with pytest.raises(ConfigError, match=r"in .*fine_tuning_config.yaml \+ what was set beside them:"):
         load_config(overrides={"training.num_epoch": 3})
 
 
@@ -207,14 +207,14 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (b"training: {lora_r: 1, lora_r: 2}", "line 1, column 23: the key lora_r occurs twice"),
-        (b"training: {}\ngate: {}\ntraining: {}", "line 3, column 1: the key training occurs twice"),
+        (b"training: {lora_r: 1, lora_r: 2}", "line 1, column 23: lora_r is there twice"),
+        (b"training: {}\ngate: {}\ntraining: {}", "line 3, column 1: training is there twice"),
         (BOMB.encode(), "more than 10000 values"),
-        (b"training: &t [*t]", "refers to a value that contains it"),
-        (b"training: &t {replay: *t}", "refers to a value that contains it"),
+        (b"training: &t [*t]", "itself a part of"),
+        (b"training: &t {replay: *t}", "itself a part of"),
         (b"training: *nowhere", "undefined alias"),
-        (b"training: " + b"[" * 5000, "nested too deeply"),
-        (b"training: " + b"{a: " * 5000, "nested too deeply"),
+        (b"training: " + b"[" * 5000, "too many lists"),
+        (b"training: " + b"{a: " * 5000, "too many lists"),
         (b"- a\n" * 20_000, "more than 10000 values"),
         (b"training: !!python/object:os.system {}", "line 1, column 11"),
         (b"training: !!timestamp x", "line 1, column 11"),
@@ -362,7 +362,7 @@ def test_what_an_older_run_wrote_down_of_frozen_layers_is_read_if_it_froze_none(
         file.write_text(f"training: {{frozen_layers: {nothing}, lora_r: 4}}")
         assert load_config(file).training.lora_r == 4
     file.write_text("training: {frozen_layers: 15}")
-    with pytest.raises(ConfigError, match=r"training: frozen_layers was removed: all layers are trained now"):
+    with pytest.raises(ConfigError, match=r"training: frozen_layers is gone: all layers are trained now"):
         load_config(file)
 
 

@@ -67,9 +67,9 @@ def test_versions_of_different_bases_are_refused_and_both_are_named(home: Path) 
 def test_what_has_no_sum_is_refused(home: Path) -> None:
     plain = version(1)
     for part, told in [
-        (version(2, use_dora=True), "v2 cannot be merged: it was trained with DoRA"),
+        (version(2, use_dora=True), "v2 cannot be merged: DoRA"),
         (version(3, {"layers.0.q_proj": (8, 7)}), r"v1 and fine_tuned_chat:v3 .* \(8, 6\) in one, and \(8, 7\)"),
-        (version(4, digest=""), "v4 cannot be merged: the base it was trained on is unknown"),
+        (version(4, digest=""), "v4 cannot be merged: nobody knows the base"),
         (plain, "v1 is named twice"),
         (Part(version(5).version, 0.0), "weight of fine_tuned_chat:v5 is 0"),
         (Part(version(6).version, float("nan")), "weight of fine_tuned_chat:v6"),
@@ -83,9 +83,9 @@ def test_what_has_no_sum_is_refused(home: Path) -> None:
 @pytest.mark.parametrize(
     ("left", "told"),
     [
-        ("model.safetensors", "leaves no LoRA adapter"),
-        ("", "leaves no LoRA adapter"),
-        (None, "its run folder is missing"),
+        ("model.safetensors", "left no LoRA adapter"),
+        ("", "left no LoRA adapter"),
+        (None, "its run is not there"),
     ],
 )
 def test_a_version_without_an_adapter_is_refused(home: Path, left: str | None, told: str) -> None:
@@ -167,10 +167,7 @@ def test_a_lineage_is_kept_and_told_in_words(home: Path) -> None:
     lineage = Lineage((("a:v1", 0.5), ("a:v2", 1.0)), "ties, density 0.2", 0.91)
     Registry().add("a", 3, metrics={"lineage": lineage.record()}, notes=str(lineage))
     assert Registry().get("a", 3).lineage == lineage
-    assert (
-        str(lineage)
-        == "merged from a:v1 x 0.5 and a:v2 x 1 by ties, density 0.2; its rank represents 91% of the change"
-    )
+    assert str(lineage) == "merged from a:v1 x 0.5 and a:v2 x 1 by ties, density 0.2; its rank holds 91% of the change"
     assert Registry().add("a", 4).lineage is None
 
 

@@ -64,7 +64,7 @@ def test_what_no_turn_holds_and_another_place_does_is_named_and_forgotten(
             log.rate(turn.id, "up")
     assert main(["forget", "--matching", "zorbexine"]) == 2  # not a terminal
     said = capsys.readouterr()
-    assert "text to redact in" in said.out and "--yes" in said.err
+    assert "to be redacted" in said.out and "--yes" in said.err
     assert main(["forget", "--matching", "zorbexine", "--yes", "--no-retrain"]) == 0
     assert b"zorbexine" not in b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
     assert main(["forget", "--matching", "zorbexine"]) == 0
@@ -120,7 +120,7 @@ def test_reviewing_nothing_is_said_and_fetches_no_model(
     home: Path, more: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["review", *more]) == 0
-    assert capsys.readouterr().out == ("" if more == ["--json"] else "nothing to review: the log has no turns\n")
+    assert capsys.readouterr().out == ("" if more == ["--json"] else "nothing to review: the log holds no turns\n")
     assert not (home / "engine" / "tags").exists()
 
 
@@ -133,4 +133,4 @@ def test_the_stats_of_an_empty_log_name_no_none(home: Path, capsys: pytest.Captu
     assert main(["stats"]) == 0
     said = capsys.readouterr().out
     assert "1 in 1 conversations, 1 of them new" in said and "answered by: m:1 (1)" in said
-    assert "4 characters per question, 9 per answer" in said
+    assert "4 characters asked, 9 answered" in said

@@ -120,7 +120,7 @@ def test_a_file_that_is_no_database_is_named_with_its_cure(tmp_path: Path) -> No
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ByoaiError, match="cannot create the folder of"), state.connect(tmp_path / "file" / "state.db"):
+    with pytest.raises(ByoaiError, match="cannot make the folder of"), state.connect(tmp_path / "file" / "state.db"):
         pass
 
 

@@ -49,8 +49,8 @@ ROUTERS: tuple[APIRouter, ...] = (
 _ANYWHERE = (400, 401, 403, 404, 409, 413, 415, 422, 507)
 
 _ABOUT = """\
-All functions of byoai, for programs on this machine. Requests that change something need the token from the file `api_token`
-of the data folder in the header `X-Byoai-Token`. Errors are `{"error": {"message", "type", "code"}}`."""  # noqa: E501
+Everything that people can do with byoai, for programs on this machine. A change needs the token of the data folder (its file
+`api_token`) in the header `X-Byoai-Token`; errors are `{"error": {"message", "type", "code"}}`."""  # noqa: E501
 
 
 def create_app(service: Service, lifespan: Lifespan | None = None) -> FastAPI:

@@ -26,15 +26,15 @@ def free_port(first: int = PORT, address: str = LOOPBACK[0]) -> int:
     for port in range(first, min(first + _TRIED, 65_536)):
         if is_free(port, address):
             return port
-    raise ByoaiError(f"no free port on {address} from {first} on ({_TRIED} tried): choose another with --port")
+    raise ByoaiError(f"no free port on {address} from {first} on ({_TRIED} tried): name another with --port")
 
 
 def check_port(access: Access) -> None:
     """Raise ByoaiError if the port is taken."""
     if not is_free(access.port, access.address):
         raise ByoaiError(
-            f"port {access.port} of {access.address} is in use: choose another with --port, or leave out --port to "
-            "use the next free one"
+            f"port {access.port} of {access.address} is taken: name another with --port, or none to get the next "
+            "free one"
         )
 
 

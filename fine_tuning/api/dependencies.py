@@ -27,22 +27,22 @@ def _service(connection: HTTPConnection) -> Service:
 
 
 Serving = Annotated[Service, Depends(_service)]
-Limit = Annotated[int, Query(ge=1, le=500, description="maximum number of items in a page")]
-Cursor = Annotated[str | None, Query(max_length=400, description="`next` of the previous page; none: the first page")]
+Limit = Annotated[int, Query(ge=1, le=500, description="the most that one page holds")]
+Cursor = Annotated[str | None, Query(max_length=400, description="`next` of the page before; none: the first page")]
 
 
 SAFE_ID = f"^{paths.SAFE_NAME}$"
 NewJobId = Annotated[
     str | None,
     Field(
-        pattern=SAFE_ID, description="chosen by the client, so that a request repeated after a lost reply is one job"
+        pattern=SAFE_ID, description="made by the client: asked twice with one id, as after a lost reply, it is one job"
     ),
 ]
 
 # Ids of turns and sessions. Turns that a program logged under other ids are listed, but have no URL.
 TEXT_ID = r"^[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,199}$"
-TurnId = Annotated[str, Path(pattern=TEXT_ID, description="the id of a turn")]
-SessionId = Annotated[str, Path(pattern=TEXT_ID, description="the id of a conversation (its session)")]
+TurnId = Annotated[str, Path(pattern=TEXT_ID, description="a turn's id")]
+SessionId = Annotated[str, Path(pattern=TEXT_ID, description="a conversation's id: its session's")]
 
 
 class Asked(BaseModel):
@@ -85,7 +85,7 @@ def from_cursor(cursor: str, *kinds: type) -> Sequence[Any]:
     except (ValueError, binascii.Error, RecursionError):
         place = None
     if not isinstance(place, list) or [type(each) for each in place] != list(kinds) or not all(map(_is_plain, place)):
-        raise ConfigError(f"cursor: {cursor[:40]!r} is not valid: use `next` of the previous page")
+        raise ConfigError(f"cursor: {cursor[:40]!r} is none of ours: take `next` of the page before")
     return place
 
 

@@ -96,7 +96,7 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, error: ClientDisconnect) -> JSONResponse:
-        return answer(408, "the connection was lost before the whole body arrived", type(error).__name__)
+        return answer(408, "the connection was lost before the body was whole", type(error).__name__)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -118,14 +118,14 @@ def add_handlers(app: FastAPI) -> None:
     async def disk(_: Request, error: OSError) -> JSONResponse:
         full = is_full(error)
         what = (
-            "the disk is full: free some space, and try again"
+            "the disk is full: make room, and try again"
             if full
-            else f"a file cannot be read or written: {error.strerror or error}"
+            else f"a file could not be used: {error.strerror or error}"
         )
         return answer(507 if full else 500, what, type(error).__name__)
 
     @app.exception_handler(Exception)
     async def fault(_: Request, error: Exception) -> JSONResponse:
         place = write_fault(error)
-        _logger.error("internal error: %s; the details are in %s", type(error).__name__, place)
-        return answer(500, f"internal error in byoai: please report it; the details are in {place}", "Fault")
+        _logger.error("a fault in byoai: %s; the details are in %s", type(error).__name__, place)
+        return answer(500, f"a fault in byoai itself: please report it; the details are in {place}", "Fault")

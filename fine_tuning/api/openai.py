@@ -101,7 +101,7 @@ def create_embeddings(body: EmbeddingBody, service: Serving) -> EmbeddingList:
     tag = found.tag if found else body.model  # embedding models cannot chat, so the list lacks them
     texts = [body.input] if isinstance(body.input, str) else body.input
     if not _embedding.acquire(blocking=False):
-        raise Busy(f"{_EMBEDDINGS} embedding requests are running already: try again later")
+        raise Busy(f"{_EMBEDDINGS} requests for vectors are being answered already: try again later")
     try:
         made = service.engine().embed(tag, texts, body.dimensions)
     finally:
@@ -137,7 +137,8 @@ def _chosen(service: Service, name: str) -> Choice:
     if found := _named(models, name, service):
         return found
     raise ModelNotFound(
-        f"there is no model {name[:100]!r}: GET /v1/models lists the models ({', '.join(_tags(models)) or 'none'})"
+        f"no model {name[:100]!r} can answer here: GET /v1/models lists those that can "
+        f"({', '.join(_tags(models)) or 'none'})"
     )
 
 
@@ -184,8 +185,8 @@ class _Asked:
                 yield chunk
         if spoken.last is None and not stopping.is_set():
             raise EngineError(
-                f"{self._tag} stopped in the middle of its answer: try again, and check the engine's log if it happens "
-                "again"
+                f"{self._tag} broke off in the middle of its answer: ask again, and read the engine's own log if it "
+                "stays so"
             )
         if self._recorder and not spoken.calls and (spoken.last or self._streams):
             self._recorder.keep(self._engine, spoken.text, spoken.last, time.monotonic() - started)

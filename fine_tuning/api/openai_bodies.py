@@ -26,8 +26,8 @@ LongText = Annotated[str, Field(max_length=_LONGEST)]
 Short = Annotated[str, Field(max_length=512)]
 ModelName = Annotated[str, Field(min_length=1, max_length=400, description="`live`, `base`, or a tag")]
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-Speaker = Annotated[str | None, Field(pattern=r"^[^\s<|\\/>]{1,64}$", description="not passed to the model")]
-Ignored = Field(default=None, description="accepted but ignored")
+Speaker = Annotated[str | None, Field(pattern=r"^[^\s<|\\/>]{1,64}$", description="not told to the model")]
+Ignored = Field(default=None, description="accepted, and ignored")
 
 
 class TextPart(Asked):
@@ -131,7 +131,7 @@ class Sampled(Asked):
     stop: Short | Annotated[list[Short], Field(max_length=16)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] | None = None
-    user: Short | None = Field(default=None, description="stored with a recorded exchange")
+    user: Short | None = Field(default=None, description="kept with what is recorded")
     n: Literal[1] | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
 
@@ -221,7 +221,7 @@ def _message(message: AnyMessage, place: str, names: dict[str, str]) -> Message:
             return Message(role="system", content=_text(message.content))
         case ToolMessage():
             if message.tool_call_id not in names:
-                raise ConfigError(f"{place}.tool_call_id: no earlier message has a call with this id")
+                raise ConfigError(f"{place}.tool_call_id: no message before it holds a call of this id")
             return RichMessage(role="user", content=_text(message.content), tool_name=names[message.tool_call_id])
         case AssistantMessage():
             calls = [(call.id, _call(call, place)) for call in message.tool_calls or ()]
@@ -254,7 +254,7 @@ def _call(call: Call, place: str) -> ToolCall:
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
-        raise ConfigError(f"{place}.tool_calls: the arguments of {call.function.name} are not a JSON object")
+        raise ConfigError(f"{place}.tool_calls: the arguments of {call.function.name} are no JSON object")
     return ToolCall(call.function.name, arguments)
 
 
@@ -265,7 +265,7 @@ def _image(url: str, place: str) -> bytes:
     except binascii.Error:
         image = b""
     if not image_type(image):
-        raise ConfigError(f"{place}: not a valid image: send PNG, JPEG, GIF or WebP as data:image/png;base64,...")
+        raise ConfigError(f"{place}: this image is none: send PNG, JPEG, GIF or WebP as data:image/png;base64,...")
     return image
 
 

@@ -42,13 +42,13 @@ def is_wanted(headers: Headers, wish: str) -> bool:
     """
     for name in (RECORD_HEADER, SESSION_HEADER):
         if len(headers.getlist(name)) > 1:
-            raise ConfigError(f"the header {name} was sent more than once: send it once")
+            raise ConfigError(f"the header {name} is there more than once: send it once")
     bearer = bearer_of(headers.get("authorization", ""))
     if wish == "off" or not (wish == "on" or bearer.endswith(RECORD)):
         return False
     if not any(map(Token().fits, [bearer.removesuffix(RECORD), *headers.getlist(TOKEN_HEADER)])):
         message = (
-            "recording needs the token from the data folder's file api_token: send it as the API key, or in "
+            "recording needs the token of the data folder (its file api_token): as the API key, or in "
             f"the header {TOKEN_HEADER}"
         )
         raise HTTPException(401, message, {"www-authenticate": "Bearer"})
@@ -105,7 +105,7 @@ def recorder(
         return None
     asked = max((number for number, message in enumerate(messages) if _asks(message)), default=-1)
     if asked < 0 or any(message.role == "assistant" and not _calls(message) for message in messages[asked + 1 :]):
-        raise ConfigError("messages: only the answer to a question can be recorded: end with a message of role user")
+        raise ConfigError("messages: only an answer to a question can be recorded: end with a message of the role user")
     log, history = service.log(session), _exchanges(messages[:asked])
     as_of = log.stamp()
     log.session_id = session or _session_of(log, history) or log.session_id

@@ -159,13 +159,13 @@ class Door:
     def _refusal(self, scope: "Scope", headers: "_Headers") -> Refusal | None:
         host = headers.one("host")
         if host not in self._names:
-            return Refusal(403, "unknown host name: use one of " + ", ".join(sorted(self._names)))
+            return Refusal(403, "byoai does not answer by this name: use one of " + ", ".join(sorted(self._names)))
         if headers.all("origin") not in ([], [f"{self._access.scheme}://{host}"]):
-            return Refusal(403, "byoai accepts requests only from its own pages and from programs on this machine")
+            return Refusal(403, "byoai answers only its own pages, and programs on this machine")
         if _is_from_elsewhere(scope, headers):
-            return Refusal(403, "byoai accepts requests only from its own pages: open it in its own window")
+            return Refusal(403, "byoai answers only its own pages: open it in a window of its own")
         if announced_length(headers.one("content-length")) > MOST and not _is_upload(scope):
-            return Refusal(413, f"the body exceeds {MOST // 2**20} MiB: send a file as an upload (/api/uploads)")
+            return Refusal(413, f"a body holds at most {MOST // 2**20} MiB: send a file as an upload (/api/uploads)")
         if scope["type"] == "http" and scope["method"] in CHANGES and is_of_api(scope["path"]):
             return self._unfit_change(scope, headers)
         return None
@@ -174,15 +174,17 @@ class Door:
         kind = (headers.one("content-type") or "").partition(";")[0].strip().lower()
         bodiless = scope["method"] == "DELETE" and kind == "" and headers.one("content-length") in (None, "0")
         if kind not in (_JSON, _BYTES) and not bodiless:
-            return Refusal(415, f"send the body as {_JSON} (an upload as {_BYTES}), with this Content-Type")
+            return Refusal(415, f"send the body as {_JSON} (an upload as {_BYTES}), and say so in Content-Type")
         if _is_under(scope["path"], _API) and not any(map(self._token.fits, headers.tokens())):
-            return Refusal(401, f"send the token from the data folder's file api_token in the header {TOKEN_HEADER}")
+            return Refusal(
+                401, f"a change needs the token of the data folder (its file api_token) in the header {TOKEN_HEADER}"
+            )
         return None
 
     def _stranger(self, headers: "_Headers") -> Refusal | None:
         if any(map(self._token.fits, headers.secrets())):
             return None
-        return Refusal(401, f"log in at {LOGIN}, or send the token in the header {TOKEN_HEADER}")
+        return Refusal(401, f"log in first, at {LOGIN}, or send the token in the header {TOKEN_HEADER}")
 
     async def _while_known(self, given: list[str], scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Serve a request until it ends, or until its token is replaced."""
@@ -236,10 +238,10 @@ class Door:
                     max_age=30 * 86_400,
                 )
             elif not self._logins.may_try():
-                told, status = "Too many wrong tokens: wait a minute, and try again.", 429
+                told, status = "Too many wrong tokens: wait a minute.", 429
             else:
                 self._logins.wrong.append(time.monotonic())
-                told, status = "Wrong token. The terminal that started byoai shows the right one.", 401
+                told, status = "That is not the token. The terminal that started byoai shows it.", 401
         shown = _with_headers(send, request.headers["host"], self._access.tls)
         await (found or HTMLResponse(login_page(told), status))(scope, receive, shown)
 

@@ -14,15 +14,15 @@ _LORA = (FineTuningMethod.LORA.value, FineTuningMethod.QLORA.value)
 METHODS = {  # name and description to display
     FineTuningMethod.QLORA: (
         "QLoRA",
-        "Trains a small adapter while the model itself stays compressed. Needs the least memory.",
+        "A small addition to the model is trained, and the model itself stays compressed: the least memory.",
     ),
     FineTuningMethod.LORA: (
         "LoRA",
-        "Trains a small adapter with the model in full size. Needs more memory.",
+        "A small addition to the model is trained, beside the model in full size: more memory.",
     ),
     FineTuningMethod.FULL: (
         "Full",
-        "Trains every weight of the model. Needs the most memory and time, and makes a large file.",
+        "Every weight of the model is trained: the most memory and time, and a large file.",
     ),
 }
 

@@ -33,7 +33,7 @@ def file_of(version: Version, part: Part) -> Response:
 
 def _there(version: Version, part: Part, file: Path | None) -> Path:
     if file is None or not file.exists():
-        raise ModelNotFound(f"{version.tag} has no {part} here: its run was removed, or byoai did not make it")
+        raise ModelNotFound(f"there is no {part} of {version.tag} here: its run was removed, or byoai did not make it")
     return file
 
 

@@ -29,30 +29,29 @@ def add_commands(commands: Commands) -> None:
     chat.add_argument("--no-browser", action="store_true", help="serve the page without opening it")
 
     ask = commands.add("ask", _ask, "ask one question in the terminal")
-    ask.add_argument("question", help="the question, as one argument")
-    ask.add_argument("--model", metavar="TAG", help="the model (default: the live fine-tuned model, else the base)")
+    ask.add_argument("question", help="what is asked, as one argument")
+    ask.add_argument("--model", metavar="TAG", help="who answers (default: the live fine-tuned model, else the base)")
 
     compare = commands.add(
         "compare",
         _compare,
-        "ask several models the same prompts",
-        "The answers are shown side by side. With --blind, two models answer without their names, and you choose the "
-        "better answer.",
+        "let several models answer the same prompts",
+        "Their answers are shown side by side; with --blind two answer unnamed, and you choose the better one.",
     )
-    compare.add_argument("prompt", nargs="+", help="the prompts; each one is a separate conversation")
+    compare.add_argument("prompt", nargs="+", help="what is asked; each prompt is a conversation of its own")
     compare.add_argument("--models", metavar="A,B", help="base, live, v3, or any tag (default: base,live)")
     compare.add_argument(
         "--run",
         type=Path,
         metavar="RUN",
-        help="compare the result of a prefix or prompt tuning run, which makes no version, with its base",
+        help="compare a run of prefix or prompt tuning, which makes no version, with its base",
     )
     compare.add_argument(
         "--blind",
         action="store_true",
-        help="compare two models without names and in random order; your votes update their Elo ratings",
+        help="compare two models, unnamed and in random order; your votes make their Elo ratings",
     )
-    compare.add_argument("--max-tokens", type=positive, metavar="N", help="maximum length of an answer in tokens")
+    compare.add_argument("--max-tokens", type=positive, metavar="N", help="the longest answer, in tokens")
 
 
 def _chat(options: argparse.Namespace) -> None:
@@ -103,7 +102,7 @@ def _compare(options: argparse.Namespace) -> None:
         compare(engine, tags, options.prompt, settings)
     elif len(tags) < 2:
         raise ConfigError(
-            f"a blind comparison needs two models, but there is only {tags[0]}: choose two with --models A,B"
+            f"a blind comparison needs two models, and there is only {tags[0]}: name them with --models A,B"
         )
     else:
         compare_blind(engine, tags, options.prompt, settings, random.Random())
@@ -116,7 +115,7 @@ def _compare_as_json(
     from fine_tuning.model_management.compare import side_by_side
 
     if options.blind:
-        raise ConfigError("--blind is interactive and cannot be combined with --json: leave out one of them")
+        raise ConfigError("--blind asks a person which answer is better: leave out --json")
     for prompt in options.prompt:
         said = dict.fromkeys(tags, "")
         for tag, chunk in side_by_side(engine, tags, [Message(role="user", content=prompt)], settings):

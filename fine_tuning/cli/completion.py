@@ -18,10 +18,10 @@ def add_commands(commands: Commands) -> None:
         "completion",
         _run,
         "print a script that completes commands in your shell",
-        epilog=f"add this line to your shell's start file:\n{lines}\n",
+        epilog=f"put this into your shell's start file:\n{lines}\n",
         json=False,
     )
-    command.add_argument("shell", choices=tuple(_START_FILES), help="your shell")
+    command.add_argument("shell", choices=tuple(_START_FILES), help="which shell")
 
 
 def complete(parser: argparse.ArgumentParser) -> None:

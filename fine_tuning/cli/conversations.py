@@ -30,77 +30,79 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Commands) -> None:
     """Add the commands of this group."""
-    find = commands.add("find", _find, "search the log", "Shows turns that contain every word, newest first.")
-    find.add_argument("words", nargs="+", metavar="WORD", help="words to search for, ignoring case")
-    find.add_argument("--count", type=positive, default=20, metavar="N", help="number of turns (default: 20)")
+    find = commands.add(
+        "find", _find, "search what was said", "The newest turns in which every word was said, newest first."
+    )
+    find.add_argument("words", nargs="+", metavar="WORD", help="what is searched for, whatever the case")
+    find.add_argument("--count", type=positive, default=20, metavar="N", help="how many turns (default: 20)")
 
     review = commands.add(
-        "review", _review, "rate or edit the answers that training would learn most from", "--json only lists them."
+        "review", _review, "rate or edit the answers that would teach the most", "With --json they are only listed."
     )
-    review.add_argument("--count", type=positive, default=10, metavar="N", help="number of answers (default: 10)")
+    review.add_argument("--count", type=positive, default=10, metavar="N", help="how many answers (default: 10)")
     review.add_argument("--list", action="store_true", help="only list them")
 
     _add_forget(commands)
 
-    lineage = commands.add("lineage", _lineage, "show which versions learned a turn, or which turns a version learned")
-    lineage.add_argument("turn", nargs="?", metavar="TURN|SESSION", help="the id of a turn or session")
+    lineage = commands.add("lineage", _lineage, "show which versions learned a turn, or which turns taught a version")
+    lineage.add_argument("turn", nargs="?", metavar="TURN|SESSION", help="an id")
     lineage.add_argument("--version", type=count, metavar="N", help="the number of a version")
     add_model_name(lineage)
 
     _add_why(commands)
 
-    commands.add("stats", _stats, "show statistics of the log")
+    commands.add("stats", _stats, "show what the log holds")
 
     data = commands.add(
         "data",
         _data,
         "show what the next retrain would learn",
-        "This loads no model and needs no engine. `byoai retrain --dry-run` also counts tokens, and estimates memory "
-        "and time.",
+        "Nothing is loaded or trained, and no engine is asked. `byoai retrain --dry-run` also counts tokens, and "
+        "estimates "
+        "memory and time.",
     )
     add_sample(data)
 
     export = commands.add(
         "export",
         _export,
-        "export the log for other programs",
-        "Writes JSON Lines, JSON, CSV, Parquet and Markdown, and training data in the format of "
-        "data_preparation.format_type. The options select turns like the filters of the page Data; excluded turns are "
+        "write the log for other programs",
+        "It is written as JSON Lines, JSON, CSV, Parquet and Markdown, and as training data in the format of "
+        "data_preparation.format_type. Options say which turns, as the filters of the page Data do; excluded ones are "
         "left out.",
     )
     export.add_argument("folder", type=Path, nargs="?", help="default: data/exports")
-    export.add_argument("--text", default="", metavar="WORDS", help="only turns that contain all of these words")
+    export.add_argument("--text", default="", metavar="WORDS", help="turns in which all of these words were said")
     export.add_argument(
         "--state",
         default="",
         choices=("new", "learned", "kept", "dropped", "edited", "up", "down", "imported"),
-        help="only turns in this state; `kept` and `dropped` are from the page's last check of the log",
+        help="turns of this state; `kept` and `dropped` as the page last looked through the log",
     )
-    export.add_argument("--model", default="", metavar="TAG", help="only turns that this model answered")
-    export.add_argument("--import", dest="imported", default="", metavar="ID", help="only turns of this import")
+    export.add_argument("--model", default="", metavar="TAG", help="turns that this model answered")
+    export.add_argument("--import", dest="imported", default="", metavar="ID", help="turns that came by this import")
 
 
 def _add_forget(commands: Commands) -> None:
     forget = commands.add(
         "forget",
         _forget,
-        "remove turns, and everything derived from them",
-        "Removes the turns from the log and all files, and the versions that learned them; a new version is trained "
-        "without them.",
+        "remove what was said, and all that was made of it",
+        "It is removed from the log, and so are the versions that learned it; a new version is trained without it.",
     )
     forget.add_argument(
         "what",
         nargs="?",
         metavar="TURN|SESSION",
-        help="an id; without one and without --matching, resume an interrupted forgetting",
+        help="an id; without one, and without --matching: go on with a forgetting that was stopped",
     )
-    forget.add_argument("--matching", metavar="TEXT", help="forget every turn that contains TEXT")
+    forget.add_argument("--matching", metavar="TEXT", help="every turn that holds TEXT")
     forget.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     forget.add_argument(
-        "--no-retrain", action="store_true", help="remove the versions that learned them without training a new one"
+        "--no-retrain", action="store_true", help="remove the versions that learned it without training a new one"
     )
     forget.add_argument(
-        "--now", action="store_true", help="remove those versions before the training; until then the base answers"
+        "--now", action="store_true", help="remove them before the new one is trained; until then the base answers"
     )
     add_dry_run(forget)
 
@@ -110,13 +112,14 @@ def _add_why(commands: Commands) -> None:
         "why",
         _why,
         "show where a version learned an answer",
-        "Shows the most similar turns among those that the answering version learned, and how much more likely the "
-        "version makes their answers than the base.",
+        "Of the turns that taught the version that gave the answer, those that are most like it; of each, how much "
+        "likelier the version "
+        "finds its answer than the base does.",
     )
-    why.add_argument("turn", nargs="?", metavar="TURN", help="the id of the answered turn")
-    why.add_argument("--last", action="store_true", help="use the newest answer of a fine-tuned version")
-    why.add_argument("--count", type=positive, default=5, metavar="N", help="number of turns (default: 5)")
-    why.add_argument("--quick", action="store_true", help="skip the likelihoods, which need both models in memory")
+    why.add_argument("turn", nargs="?", metavar="TURN", help="the id of the turn that was answered")
+    why.add_argument("--last", action="store_true", help="take the newest answer that a fine-tuned version gave")
+    why.add_argument("--count", type=positive, default=5, metavar="N", help="how many turns (default: 5)")
+    why.add_argument("--quick", action="store_true", help="without likelihoods, for which both models are loaded")
 
 
 def _review(options: argparse.Namespace) -> None:
@@ -144,7 +147,7 @@ def _review(options: argparse.Namespace) -> None:
     elif options.list and found:
         _list_candidates(found)
     elif not found:
-        print(f"nothing to review: {'every answer was judged already' if turns else 'the log has no turns'}")
+        print(f"nothing to review: {'every answer was judged already' if turns else 'the log holds no turns'}")
     else:
         print(f"{review(log, found)} of {len(found)} judged")
 
@@ -163,7 +166,7 @@ def _find(options: argparse.Namespace) -> None:
     if options.json:
         print_json(options, *(turn.model_dump(mode="json") for turn in found))
     elif not found:
-        print(f"no turn of the log contains {' and '.join(map(repr, options.words))}")
+        print(f"no turn of the log holds {' and '.join(map(repr, options.words))}")
     else:
         show_turns(found)
 
@@ -182,7 +185,7 @@ def _forget(options: argparse.Namespace) -> int:
     case = examine(config, engine, *filter(None, [options.what]), matching=options.matching)
     elsewhere = [] if case.turns else held_elsewhere(config, case)
     if not case.turns and not elsewhere:
-        print(f"nothing to forget: no turn and no other file of the data folder contains {options.matching!r}")
+        print(f"nothing to forget: no turn of the log and no other file of the data folder holds {options.matching!r}")
         if options.json:
             print_json(options, of_case(case, elsewhere))
         return 0
@@ -194,9 +197,9 @@ def _forget(options: argparse.Namespace) -> int:
         return 0
     if not options.yes and not sys.stdin.isatty():
         raise ConfigError(
-            "forgetting cannot be undone and needs confirmation, but this is not run in a terminal: add --yes"
+            "forgetting cannot be undone, and this is not a terminal, so nobody can confirm it: add --yes"
         )
-    if not options.yes and not confirmed("Forget this permanently?"):
+    if not options.yes and not confirmed("Forget this for good?"):
         return 0
     teach_again = not options.no_retrain
     asked = ForgetRequest(
@@ -216,7 +219,7 @@ def _lineage(options: argparse.Namespace) -> None:
     from fine_tuning.model_management.model_registry import Registry
 
     if (options.turn is None) == (options.version is None):
-        raise ConfigError("give either a turn (or session), or --version N")
+        raise ConfigError("name either a turn (or session), or --version N")
     config, registry = read_config(options), Registry()
     said = {turn.id: turn for turn in ConversationLogger(config.log_path).turns(include_excluded=True)}
     if options.version is not None:
@@ -233,7 +236,7 @@ def _lineage(options: argparse.Namespace) -> None:
     for id in [turn.id for turn in said.values() if options.turn in (turn.id, turn.session_id)] or [options.turn]:
         versions = registry.versions_of_turn(id)
         if id not in said and not versions:
-            raise TurnNotFound(f"no turn or session {id!r}: search the log with `byoai find WORD`")
+            raise TurnNotFound(f"no turn or session {id!r}: byoai find WORD searches what was said")
         if options.json:
             print_json(options, {"turn": id, "versions": [{"tag": each.tag, "state": each.state} for each in versions]})
             continue
@@ -248,7 +251,7 @@ def _why(options: argparse.Namespace) -> None:
     from fine_tuning.model_management.model_registry import Registry
 
     if (options.turn is None) == (not options.last):
-        raise ConfigError("give either a turn, or --last")
+        raise ConfigError("name either a turn, or --last")
     config = read_config(options)
     log = ConversationLogger(config.log_path)
     turn = options.turn or newest_answer(log, config.deployment.model_name_prefix)
@@ -265,7 +268,7 @@ def _list_teachers(tag: str, taught: set[str], said: "Mapping[str, Turn]") -> No
     """List the turns that a version learned: first those in the log, in its order, then the others."""
     for id in [*(id for id in said if id in taught), *sorted(taught - said.keys())]:
         print(f"{id}  {_first_words(said[id]) if id in said else '(no longer in the log)'}")
-    print(f"{tag} learned {len(taught)} turn(s)")
+    print(f"{len(taught)} turn(s) taught {tag}")
 
 
 def _first_words(turn: "Turn") -> str:
@@ -318,10 +321,12 @@ def _export(options: argparse.Namespace) -> None:
         turns = log.index.turns(turn_list.ids(log.index, known, wanted))
         conversations = conversations_of(turn for turn in turns if not turn.metadata.get("excluded"))
         if not conversations:
-            raise NoConversations(f"nothing was exported: no turn of {log.path} matches the options")
+            raise NoConversations(f"nothing to export, and nothing was written: no turn of {log.path} is like that")
     if not conversations:
         left_out = "only excluded turns" if log.turns(include_excluded=True) else "no turns"
-        raise NoConversations(f"nothing was exported: {log.path} has {left_out}. Chat first, with recording on")
+        raise NoConversations(
+            f"nothing to export, and nothing was written: {log.path} holds {left_out}. Chat first, with recording on"
+        )
     for format, path in DataExporter(options.folder).export(conversations, formats).items():
         if options.json:
             print_json(options, {"format": format, "path": path})

@@ -16,48 +16,48 @@ if TYPE_CHECKING:
 
 _LOOK = 1_000  # turns to read for the preview before the confirmation
 _EPILOG = """\
-formats (detected automatically):
+formats (found by themselves):
     exports of ChatGPT, Claude, Gemini, Open WebUI, LM Studio, Jan, SillyTavern,
     text-generation-webui, llm, WhatsApp, Telegram, Discord and Slack;
     messages, ShareGPT, Alpaca, Dolly, OpenAssistant, prompt and completion,
     preference pairs, tables with a column of questions and one of answers (CSV,
     TSV, Parquet), dialogues in plain text;
-    hf:owner/name; your own module:function
-documents (--as document): Markdown, plain text, PDF, HTML and .docx, from which
-    questions and answers are made that quote the text
+    hf:owner/name; module:function of your own
+documents (--as document): Markdown, plain text, PDF, HTML and .docx, of which
+    questions and answers are made, quoted from the text
 """
 
 
 def add_commands(commands: Commands) -> None:
     """Add the command of this group."""
-    command = commands.add("import", _run, "import chats or documents into the log", epilog=_EPILOG)
+    command = commands.add("import", _run, "read chats from elsewhere into the log", epilog=_EPILOG)
     command.add_argument("place", nargs="*", metavar="FILE|FOLDER", help="also a ZIP archive, or hf:owner/name")
     command.add_argument(
         "--format", "--as", default="", metavar="NAME", help="the format, if it is not detected; or module:function"
     )
     command.add_argument(
-        "--me", default="", metavar="NAME", help="in a chat among people: the person whose messages are the answers"
+        "--me", default="", metavar="NAME", help="in a chat among people: the one whose messages are the answers"
     )
-    command.add_argument("--licence", default="", metavar="TEXT", help="licence of the chats, stored with each turn")
+    command.add_argument("--licence", default="", metavar="TEXT", help="the licence of the chats, noted on each turn")
     command.add_argument(
-        "--source", default="", metavar="NAME", help="the name of the source (default: the file's name)"
+        "--source", default="", metavar="NAME", help="what to call the source (default: the file's name)"
     )
     command.add_argument(
         "--branches",
         choices=("best", "all"),
         default="best",
-        help="which answers to keep if a question has several (default: best)",
+        help="which answers to keep where a question has several (default: best)",
     )
     command.add_argument(
         "--judge",
         default="",
         metavar="MODEL",
-        help="let this model also check each question and answer made from a document",
+        help="also let this model of the engine judge each pair made from a document",
     )
-    command.add_argument("--dry-run", action="store_true", help="show what would be added, without writing anything")
-    command.add_argument("--undo", metavar="ID", help="remove all turns of an import from the log")
-    command.add_argument("--list", action="store_true", help="list the imports in the log")
-    command.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    command.add_argument("--dry-run", action="store_true", help="read all, show what would be added, and write nothing")
+    command.add_argument("--undo", metavar="ID", help="take an import back as a whole")
+    command.add_argument("--list", action="store_true", help="list the imports that are in the log")
+    command.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -66,7 +66,7 @@ def _run(options: argparse.Namespace) -> None:
     from fine_tuning.data_collection.importers.importing import imports, undo
 
     if bool(options.place) + bool(options.undo) + options.list != 1:
-        raise ConfigError("give a file or folder to import, or --list, or --undo ID")
+        raise ConfigError("name a file or folder to import, or --list, or --undo ID")
     config = read_config(options)
     log = ConversationLogger(config.log_path)
     if options.list and options.json:
@@ -74,12 +74,12 @@ def _run(options: argparse.Namespace) -> None:
     elif options.list:
         _show_imports(imports(log))
     elif options.undo:
-        if _confirmed(options, f"Undo the import {options.undo}?"):
+        if _confirmed(options, f"Take the import {options.undo} back?"):
             taken = undo(log, options.undo)
             if options.json:
                 print_json(options, {"id": options.undo, "taken_back": taken})
             else:
-                print(f"{taken} turns removed. Versions that learned them stay: `byoai models` lists them")
+                print(f"{taken} turns taken back. Versions that learned them meanwhile stay: byoai models lists them")
     else:
         _import(config, options)
 
@@ -120,9 +120,9 @@ def _import(config: "FineTuningConfig", options: argparse.Namespace) -> None:
         return
     _show(done, "added")
     if done.added:
-        print(f"To undo it: byoai import --undo {done.id}")
+        print(f"To take it back: byoai import --undo {done.id}")
     if done.added and "document" in done.formats:
-        print("To train on it: byoai retrain --profile handbook")
+        print("To learn it: byoai retrain --profile handbook")
 
 
 def _from_anywhere(place: str) -> str:
@@ -135,7 +135,7 @@ def _confirmed(options: argparse.Namespace, question: str) -> bool:
     from fine_tuning.cli.prompts import confirmed
 
     if not options.yes and not sys.stdin.isatty():
-        raise ConfigError("this command asks for confirmation, but is not run in a terminal: add --yes")
+        raise ConfigError("this is not a terminal, so nobody can confirm it: add --yes")
     return options.yes or confirmed(question)
 
 
@@ -147,7 +147,7 @@ def _short(text: str) -> str:
 
 def _show(report: "Report", what: str) -> None:
     formats = ", ".join(f"{count} of {name}" for name, count in report.formats.items())
-    known = f"; {report.known} were imported before" * bool(report.known)
+    known = f"; {report.known} are in the log already, or were deleted from it" * bool(report.known)
     print(
         f"{report.added} turns {what}{known}. Conversations: {report.conversations}{f' ({formats})' if formats else ''}"
     )
@@ -156,11 +156,11 @@ def _show(report: "Report", what: str) -> None:
     if report.unanswered:
         print(f"{report.unanswered} conversations without an answered question were left out")
     if report.set_aside:
-        print(f"{report.set_aside} could not be read:")
+        print(f"{report.set_aside} set aside:")
         for fault in report.faults:
             print(f"  {fault.place}: {fault.reason}")
     if report.unread_count:
-        print(f"{report.unread_count} files have an unknown format: {', '.join(report.unread)}")
+        print(f"{report.unread_count} files in no format that byoai knows: {', '.join(report.unread)}")
 
 
 def _show_imports(found: "list[Imported]") -> None:

@@ -23,9 +23,9 @@ _GLANCE = 0.3  # seconds between checks of a followed job
 
 def add_commands(commands: Commands) -> None:
     """Add the command of this group."""
-    command = commands.add("jobs", _run, "list jobs; watch, cancel, resume or retry one; show its log")
+    command = commands.add("jobs", _run, "list the jobs, watch one, cancel, resume or retry it, show its log")
     command.set_defaults(do=_list, all=False)
-    actions = command.add_subparsers(title="actions", metavar="ACTION", help="default: list")
+    actions = command.add_subparsers(title="what to do", metavar="ACTION", help="default: list")
 
     def action(name: str, do: object, help: str, *, one: bool = True) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = actions.add_parser(name, help=help, description=help)
@@ -40,25 +40,25 @@ def add_commands(commands: Commands) -> None:
     action("list", _list, "list the jobs, newest first", one=False).add_argument(
         "--all", action="store_true", help="list all jobs, not only the newest 20"
     )
-    action("watch", _watch, "show a job's progress until it is over; Ctrl-C does not stop the job").add_argument(
+    action("watch", _watch, "show what a job tells until it is over; Ctrl-C ends only the watching").add_argument(
         "--after", type=int, default=0, metavar="N", help="begin after the event with the number N"
     )
-    cancel = action("cancel", _cancel, "ask a job to stop at its next safe point, and wait until it has stopped")
+    cancel = action("cancel", _cancel, "ask a job to stop at its next safe point, and wait until it has")
     cancel.add_argument(
         "--discard",
         action="store_true",
-        help="remove the job's output (default: keep it, so that the next job resumes from there)",
+        help="remove what the job made so far (default: the next one goes on from there)",
     )
     cancel.add_argument(
         "--grace",
         type=float,
         default=30.0,
         metavar="SECONDS",
-        help="how long to wait before the job is killed (default: %(default)g)",
+        help="wait so long, then kill the job (default: %(default)g)",
     )
-    action("resume", _resume, "resume a job that was cancelled, failed or interrupted")
-    action("retry", _retry, "submit the same request again as a new job")
-    action("logs", _logs, "show the output of a job's processes")
+    action("resume", _resume, "go on with a job that was cancelled, failed or interrupted")
+    action("retry", _retry, "ask for the same once more, as another job")
+    action("logs", _logs, "show what the processes of a job wrote")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -74,7 +74,7 @@ def _list(options: argparse.Namespace, queue: "Queue") -> None:
     if options.json:
         print_json(options, *map(record, jobs))
     elif not jobs:
-        print("no jobs yet: `byoai retrain` starts one")
+        print("no jobs yet: a retrain is one (byoai retrain)")
     else:
         for job in jobs:
             print(_line(job))
@@ -101,8 +101,8 @@ def _cancel(options: argparse.Namespace, queue: "Queue") -> int:
     job = queue.cancel(_chosen(options, queue).id, discard=options.discard, grace=options.grace)
     if job.here and not job.over and not options.json:
         print(
-            f"{job.origin} (process {job.process.pid if job.process else '?'}) was asked to stop, and will stop at "
-            "its next safe point"
+            f"{job.origin} (process {job.process.pid if job.process else '?'}) was asked to stop, and does so at its "
+            "next safe point"
         )
     job = queue.wait(job.id, options.grace + 5)
     _show(options, job)
@@ -124,7 +124,7 @@ def _logs(options: argparse.Namespace, queue: "Queue") -> None:
     if options.json:
         print_json(options, *({"job": job.id, "line": line} for line in text.splitlines()))
     else:
-        print(text.rstrip() or f"the log of {job.id} is empty; `byoai jobs watch {job.id}` shows its events")
+        print(text.rstrip() or f"{job.id} wrote nothing; `byoai jobs watch {job.id}` shows what it told")
 
 
 def _chosen(options: argparse.Namespace, queue: "Queue") -> "Job":
@@ -134,7 +134,7 @@ def _chosen(options: argparse.Namespace, queue: "Queue") -> "Job":
     found = [job for job in jobs if wanted is None or job.id.startswith(wanted)]
     exact = [job for job in found if job.id == wanted] or (found[:1] if wanted is None else found)
     if len(exact) > 1:
-        raise ByoaiError(f"{wanted} matches {', '.join(job.id for job in exact[:5])}: give more of the id")
+        raise ByoaiError(f"{wanted} may mean {', '.join(job.id for job in exact[:5])}: write more of the id")
     return exact[0] if exact else queue.get(wanted or "none")
 
 
@@ -146,7 +146,7 @@ def add_detach(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--detach",
         action="store_true",
-        help="return at once: follow the job with `byoai jobs watch`, stop it with `byoai jobs cancel`",
+        help="only begin it: `byoai jobs watch` follows it, `byoai jobs cancel` stops it",
     )
 
 
@@ -165,10 +165,13 @@ def do_job(options: argparse.Namespace, kind: str, request: dict[str, object]) -
         if options.json:
             print_json(options, record(job))
         else:
-            print(f"{job.id} is {job.state}. Follow it: byoai jobs watch {job.id}. Stop it: byoai jobs cancel {job.id}")
+            print(
+                f"{job.id} is {job.state}: `byoai jobs watch {job.id}` follows it, `byoai jobs cancel {job.id}` "
+                "stops it"
+            )
         return None
     with Terminal() as terminal:
-        terminal.note(f"job {job.id}{'' if job.active else ' waits for another job'}; Ctrl-C stops it")
+        terminal.note(f"job {job.id}{'' if job.active else ': it waits for the one before it'}; Ctrl-C stops it")
         return follow(queue, job, lambda _, event: terminal(event), stopping=stop_on_signal())
 
 
@@ -210,7 +213,7 @@ def show_end(options: argparse.Namespace, job: "Job") -> dict[str, Any]:
     elif job.state == "completed" and finished:
         show_finished(finished)
     else:
-        cure = "" if job.state == "failed" else f"; to resume it: byoai jobs resume {job.id}"
+        cure = "" if job.state == "failed" else f"; `byoai jobs resume {job.id}` goes on with it"
         print(f"byoai: {job.reason}{cure}", file=sys.stderr)
     return result
 

@@ -11,19 +11,19 @@ def add_commands(commands: Commands) -> None:
     commands.add(
         "doctor",
         _doctor,
-        "check that everything works, and say how to fix problems",
-        "Checks disk, memory, log, both engines, base, versions, live model and template, and asks each model a "
+        "check whether everything works, and say what to do",
+        "Disk, memory, log, both engines, base, versions, live model and template are checked; each model is asked a "
         "question.",
     )
     commands.add(
         "prepare",
         _prepare,
-        "check for an engine and a base model",
-        "If there is no base model, it is downloaded.",
+        "make sure that there is an engine and a base model",
+        "A base model is fetched if there is none.",
     )
 
     pull = commands.add(
-        "pull", _pull, "download a model from Ollama's library", "You can then chat with it, or fine-tune it."
+        "pull", _pull, "fetch a model from Ollama's library", "It can answer then, or be the base that is trained."
     )
     pull.add_argument("model", metavar="MODEL", help="e.g. qwen3:0.6b")
     add_detach(pull)

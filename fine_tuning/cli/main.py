@@ -62,8 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         if is_full(error):
             print(
-                f"byoai: the disk is full ({getattr(error, 'filename', None) or home()}): free some space, and try "
-                "again",
+                f"byoai: the disk is full ({getattr(error, 'filename', None) or home()}): make room, and do it again",
                 file=sys.stderr,
             )
             return 1
@@ -128,7 +127,7 @@ class _ShowVersion(argparse.Action):
         except PackageNotFoundError:
             parser.exit(
                 1,
-                "byoai: the version is unknown, since the package is not installed: run ./scripts/start.sh\n",
+                "byoai: the version is unknown, because the package is not installed: ./scripts/start.sh installs it\n",
             )
         parser.exit()
 
@@ -150,10 +149,11 @@ def _only_json(options: argparse.Namespace) -> Iterator[None]:
 def _explain(error: Exception) -> str:
     """Return a message for an unexpected error."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"cannot use {error.filename}: {error.strerror}. Check free space and permissions."
+        return f"cannot use {error.filename}: {error.strerror}. Is the disk full, or the folder read-only?"
     message = str(error).strip().partition("\n")[0]
     return (
-        f"internal error, a bug in byoai: {type(error).__name__}{f': {message}' if message else ''}. Please report it."
+        "a fault in byoai itself, not in what you did: "
+        f"{type(error).__name__}{f': {message}' if message else ''}. Please report it."
     )
 
 
@@ -165,9 +165,9 @@ def _check_texts(options: argparse.Namespace) -> None:
     for name, value in vars(options).items():
         for text in value if isinstance(value, list) else [value]:
             if "\0" in str(text):
-                raise ConfigError(f"{name}: {str(text)!r} contains a NUL character: remove it")
+                raise ConfigError(f"{name}: {str(text)!r} holds a NUL character")
             if isinstance(text, str) and not _is_unicode(text):
-                raise ConfigError(f"{name}: {text!r} is not valid UTF-8: use a terminal with UTF-8 encoding")
+                raise ConfigError(f"{name}: {text!r} is not UTF-8 text: type it in a terminal whose encoding is UTF-8")
 
 
 def _is_unicode(text: str) -> bool:

@@ -20,21 +20,23 @@ from fine_tuning.errors import ConfigError, GateRefused
 
 def add_commands(commands: Commands) -> None:
     """Add the commands of this group."""
-    models = commands.add("models", _models, "list base models and versions; pin, label and annotate versions")
+    models = commands.add("models", _models, "list the base models and the versions; pin, label and annotate versions")
     models.add_argument("--pin", type=count, metavar="N", help="never prune version N")
-    models.add_argument("--unpin", type=count, metavar="N", help="allow pruning version N again")
-    models.add_argument("--note", nargs=2, metavar=("N", "TEXT"), help="set the note of version N")
-    models.add_argument("--label", nargs=2, metavar=("N", "A,B"), help='set the labels of version N ("" for none)')
+    models.add_argument("--unpin", type=count, metavar="N", help="let version N be pruned again")
+    models.add_argument("--note", nargs=2, metavar=("N", "TEXT"), help="write a note of your own on version N")
+    models.add_argument(
+        "--label", nargs=2, metavar=("N", "A,B"), help='give version N these labels instead of its own ("" for none)'
+    )
 
     use = commands.add("use", _use, "make a version live")
     # an alias that matches the configuration's section `deployment`
-    deploy = commands.add("deploy", _use, "the same as `use`: make a version live")
+    deploy = commands.add("deploy", _use, "another name of `use`: make a version live")
     for command in (use, deploy):
         command.add_argument("version", help="a number, or a tag such as fine_tuned_smollm2-135m:v2")
-        command.add_argument("--promote", action="store_true", help="override a refusal by the gate, which is noted")
+        command.add_argument("--promote", action="store_true", help="also one that the gate refused; this is noted")
 
     rollback = commands.add(
-        "rollback", _rollback, "make the previous version live again", "If there is none, the base answers."
+        "rollback", _rollback, "make the version before the live one live again", "Without one, the base answers."
     )
 
     _add_merge(commands)
@@ -43,8 +45,8 @@ def add_commands(commands: Commands) -> None:
     prune = commands.add(
         "prune",
         _prune,
-        "remove old versions and their runs",
-        "The live, the previous and pinned versions are kept.",
+        "remove old versions, with their runs",
+        "The live one, the one before it and the pinned ones are kept.",
     )
     add_dry_run(prune)
     for command in (models, use, deploy, rollback, prune):
@@ -56,23 +58,25 @@ def _add_merge(commands: Commands) -> None:
         "merge",
         _merge,
         "merge several versions into one",
-        "Their adapters are merged into one, which is evaluated and registered as the next version. All must have the "
+        "Their adapters become one, which is judged and registered as the next version. All must be trained on the "
         "same base.",
         epilog=f"{_WAYS}\n{EXIT_CODES}",
     )
     merge.add_argument(
-        "parts", nargs="+", metavar="VERSION[=WEIGHT]", help="a number or tag, and its weight (default: 1)"
+        "parts", nargs="+", metavar="VERSION[=WEIGHT]", help="a number or a tag, and how much of it (default: 1)"
     )
-    merge.add_argument("--method", choices=("linear", "ties", "dare", "dare_ties"), default="linear", help="see below")
     merge.add_argument(
-        "--density", type=float, default=0.5, metavar="D", help="share of each adapter to keep (default: 0.5)"
+        "--method", choices=("linear", "ties", "dare", "dare_ties"), default="linear", help="how; see below"
     )
-    merge.add_argument("--seed", type=count, default=0, metavar="N", help="random seed of `dare` (default: 0)")
+    merge.add_argument(
+        "--density", type=float, default=0.5, metavar="D", help="share of each adapter that stays (default: 0.5)"
+    )
+    merge.add_argument("--seed", type=count, default=0, metavar="N", help="of what `dare` drops (default: 0)")
     merge.add_argument(
         "--rank", type=positive, metavar="R", help="compress the result to this rank (default: the sum of the ranks)"
     )
     merge.add_argument(
-        "--promote", action="store_true", help="make the version live even if the gate refuses it, which is noted"
+        "--promote", action="store_true", help="make the version live although the gate refuses it; this is noted"
     )
     add_model_name(merge)
     add_detach(merge)
@@ -82,15 +86,15 @@ def _add_quantise(commands: Commands) -> None:
     quantise = commands.add(
         "quantise",
         _quantise,
-        "compare quantisations of a version by size, speed and quality, or make one a version",
-        "Each quantisation is timed in turns with the version as it is served now, and scored on the held-out texts.",
+        "show size, speed and quality of a version in fewer bits, or make it a version",
+        "Each quantisation is made, timed in turns with the version as it is served now, and read the held-out texts.",
         epilog=EXIT_CODES,
     )
     quantise.add_argument("version", nargs="?", help="a number or a tag (default: the live version)")
-    quantise.add_argument("--only", metavar="A,B", help="the quantisations to compare (default: from f16 to q4_0)")
-    quantise.add_argument("--use", metavar="QUANTISATION", help="make the next version with this quantisation")
+    quantise.add_argument("--only", metavar="A,B", help="these quantisations (default: from f16 to q4_0)")
+    quantise.add_argument("--use", metavar="QUANTISATION", help="make the next version in this one, e.g. Q5_K_M")
     quantise.add_argument(
-        "--promote", action="store_true", help="with --use: make it live even if the gate refuses it, which is noted"
+        "--promote", action="store_true", help="with --use: make it live although the gate refuses it; this is noted"
     )
     add_model_name(quantise)
     add_detach(quantise)
@@ -128,12 +132,11 @@ def _quantise(options: argparse.Namespace) -> int:
 
 _WAYS = """\
 methods:
-    linear       the exact weighted sum of the adapters
-    ties         keeps each adapter's largest weights; where signs differ, it
-                 averages those with the dominant sign
-    dare         keeps a random share of each adapter's weights, scaled up, and
-                 adds them
-    dare_ties    keeps a random share of each adapter's weights, then like ties
+    linear       the weighted sum of what the versions learned, exactly
+    ties         the largest changes of each; where signs differ, the mean of
+                 those with the sign that outweighs the other
+    dare         a random share of each one's changes, made larger, then the sum
+    dare_ties    a random share of each one's changes, then as ties
 """
 
 
@@ -164,7 +167,7 @@ def _part(text: str) -> dict[str, object]:
         factor = float(weight) if weight else 1.0
     except ValueError:
         raise ConfigError(
-            f"{text[:80]!r}: {weight[:40]!r} is not a weight: give a number above 0, as in {version}=0.5"
+            f"{text[:80]!r}: {weight[:40]!r} is no weight: a number above 0, as in {version}=0.5"
         ) from None
     return {"version": version_number(version), "name": version.rpartition(":")[0] or None, "weight": factor}
 
@@ -229,7 +232,7 @@ def _rollback(options: argparse.Namespace) -> None:
     elif version:
         print(f"{version.tag} is live again")
     else:
-        print(f"no version of {model_name(options, config)} is live now: the base answers")
+        print(f"no version of {model_name(options, config)} is live any more: the base answers")
 
 
 def _prune(options: argparse.Namespace) -> None:

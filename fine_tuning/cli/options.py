@@ -23,15 +23,15 @@ exit codes:
     0  done, or (--if-new) nothing to do
     1  any other error
     2  wrong configuration or arguments
-    3  no conversations, too few, or unusable ones
-    4  the engine is not running or too old, or lacks the model
+    3  no, too few or unusable conversations
+    4  the engine is not running or too old, or does not know the model
     5  the training failed: memory, model, checkpoint
     6  the export failed: disk space, unsupported weights
-    7  the new version was rejected; the live one still answers
+    7  the new version was refused; the live one still answers
     8  another retrain is running
     9  (scripts/retrain.sh) the set-up failed
    10  the gate refused the new version: kept as a candidate, not live
-  130  stopped; the next retrain resumes from there
+  130  stopped; the next retrain goes on from there
 """
 
 
@@ -75,7 +75,7 @@ class _Formatter(argparse.HelpFormatter):
 
 def add_json(command: argparse.ArgumentParser) -> None:
     """Add the option `--json`."""
-    text = "print the result as JSON: one object, or one object per line; all other output goes to stderr"
+    text = "print facts as JSON for programs: an object, or one a line of a list. All else that is said goes to stderr"
     command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=text)
 
 
@@ -111,39 +111,41 @@ def _shared_options() -> argparse.ArgumentParser:
     group.add_argument(
         "--config", type=Path, metavar="FILE", help="read FILE instead of config/fine_tuning_config.yaml"
     )
-    group.add_argument("--profile", metavar="NAME", help="apply config/NAME.yaml on top; several: A,B")
+    group.add_argument("--profile", metavar="NAME", help="read config/NAME.yaml over it; several: A,B")
     group.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="set one value, e.g. training.num_epochs=5"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one value, e.g. training.num_epochs=5"
     )
     group.add_argument(
-        "--ollama-url", metavar="URL", help="URL of Ollama (default: OLLAMA_HOST, then the configuration)"
+        "--ollama-url", metavar="URL", help="where Ollama answers (default: OLLAMA_HOST, then the configuration)"
     )
     return shared
 
 
-AUTO = "lower the tokens per pass, then the maximum length, then the rank, until the training fits into memory"
+AUTO = "compute less at once, or lower length or rank, until the training fits into the memory"
 
 
 def add_training_options(command: argparse.ArgumentParser) -> None:
     """Add the options that retrain and sweep share."""
     add_sample(command)
     command.add_argument("--auto", action="store_true", help=AUTO)
-    command.add_argument("--force", action="store_true", help="continue even if there is little data")
+    command.add_argument("--force", action="store_true", help="go on although there is little data")
 
 
 def add_sample(command: argparse.ArgumentParser) -> None:
     """Add the option `--sample`, which `choose_sample` applies."""
     command.add_argument(
-        "--sample", action="store_true", help="use the shipped sample data (profile `sample`) instead of your chats"
+        "--sample", action="store_true", help="learn the shipped sample (profile `sample`) instead of your chats"
     )
 
 
 def add_model_name(command: argparse.ArgumentParser) -> None:
     """Add the option `--name`, which `model_name` reads."""
-    command.add_argument("--name", metavar="MODEL", help="the fine-tuned model (default: that of the configuration)")
+    command.add_argument(
+        "--name", metavar="MODEL", help="the fine-tuned model (default: the one that the configuration makes)"
+    )
 
 
-def add_dry_run(command: argparse.ArgumentParser, help: str = "only show what would be removed") -> None:
+def add_dry_run(command: argparse.ArgumentParser, help: str = "only say what would be removed") -> None:
     """Add the option `--dry-run`."""
     command.add_argument("--dry-run", action="store_true", help=help)
 
@@ -216,7 +218,7 @@ def say_if_fetching(engine: "Engine") -> None:
     from fine_tuning.engines.default_base import DEFAULT_TAG, is_damaged
 
     if all(model.tag == DEFAULT_TAG and is_damaged(engine, model.tag) for model in engine.list_models()):
-        print("downloading a base model (98 MB, once) ...", file=sys.stderr, flush=True)
+        print("fetching a base model (98 MB, once) ...", file=sys.stderr, flush=True)
 
 
 def tag_that_answers(engine: "Engine", config: "FineTuningConfig") -> str:

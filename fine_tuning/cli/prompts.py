@@ -60,7 +60,7 @@ def review(log: ConversationLogger, candidates: Sequence["Candidate"]) -> int:
             case "d":
                 log.rate(candidate.turn.id, "down")
             case "e":
-                if not (better := _line("The corrected answer: ")):
+                if not (better := _line("The answer as it should have been: ")):
                     continue
                 log.edit(candidate.turn.id, better)
             case "s":
@@ -75,8 +75,8 @@ def _show_candidate(candidate: "Candidate", place: str) -> None:
     _headline(f"{place}  {visible(candidate.turn.user_message)}")
     out = console()
     out.print(Text(visible(candidate.turn.bot_response)))
-    alike = f", {len(candidate.alike)} similar" if candidate.alike else ""
-    figures = f"surprise {candidate.surprise:.2f}, shift {candidate.shift:.2f} nats per token{alike}"
+    alike = f", {len(candidate.alike)} more like it" if candidate.alike else ""
+    figures = f"surprise {candidate.surprise:.2f}, shift {candidate.shift:.2f} nats a token{alike}"
     out.print(Text(figures, style="dim"))
 
 

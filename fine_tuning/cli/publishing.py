@@ -32,7 +32,7 @@ def add_commands(commands: Commands) -> None:
         "bundle",
         _bundle,
         "write a version to a folder: adapter, GGUF, Modelfile, model card",
-        "The folder contains no chats.",
+        "No chat is in it.",
     )
     bundle.add_argument("folder", type=Path, help="a new folder, or an empty one")
 
@@ -40,36 +40,36 @@ def add_commands(commands: Commands) -> None:
         "push",
         _push,
         "push a version to the Hugging Face Hub",
-        "The repository is private unless --public is given. Log in with `hf auth login`.",
+        "Private, unless --public. Log in with `hf auth login`.",
     )
     push.add_argument("repository", metavar="OWNER/NAME", help="the repository; it is created if it does not exist")
-    push.add_argument("--public", action="store_true", help="make the repository public")
+    push.add_argument("--public", action="store_true", help="let everybody see it")
     push.add_argument(
-        "--space", action="store_true", help="push a Gradio Space with the model instead of the version's files"
+        "--space", action="store_true", help="push a Gradio Space that answers, in place of the version's files"
     )
-    push.add_argument("--dry-run", action="store_true", help="only show what would be sent")
-    push.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    push.add_argument("--dry-run", action="store_true", help="only say what would be sent")
+    push.add_argument("--yes", action="store_true", help="do not ask")
 
     space = commands.add(
-        "space", _space, "write a Gradio app with a version", "Start it with `python app.py` in the folder."
+        "space", _space, "write a Gradio app that answers as a version does", "`python app.py` in the folder starts it."
     )
     space.add_argument("folder", type=Path, help="a new folder, or an empty one")
     for command in (bundle, push, space):
         command.add_argument("version", nargs="?", help="a number or a tag (default: the live version)")
         text = f"also write base and adapter as one GGUF: {_QUANTIZATION}"
         command.add_argument(
-            "--merged", metavar="QUANTIZATION", help=text if command is not space else f"the GGUF's: {_QUANTIZATION}"
+            "--merged", metavar="QUANTIZATION", help=text if command is not space else f"of the GGUF: {_QUANTIZATION}"
         )
         add_model_name(command)
 
     adopt = commands.add(
         "adopt",
         _adopt,
-        "add a version that `bundle` or `push` wrote on another machine",
-        "It is added as a candidate: compare it, then make it live with `byoai use`.",
+        "add what `bundle` or `push` wrote as a version on this machine",
+        "It is a candidate: compare it, then `byoai use` it.",
     )
     adopt.add_argument(
-        "place", metavar="FOLDER|hf:OWNER/NAME", help="a folder from `bundle`, or a repository from `push`"
+        "place", metavar="FOLDER|hf:OWNER/NAME", help="what `bundle` wrote, or the repository that was pushed"
     )
     add_model_name(adopt)
 
@@ -144,7 +144,7 @@ def _adopt(options: argparse.Namespace) -> None:
     else:
         tried = 'byoai compare "a question"'
         print(
-            f"{version.tag} was added. It was not evaluated on this machine: try `{tried}`, "
+            f"{version.tag} was added. It was not judged on this machine: try `{tried}`, "
             f"then `byoai use {version.number}`"
         )
 
@@ -161,7 +161,7 @@ def _version(options: argparse.Namespace, config: "FineTuningConfig") -> "Versio
         return Registry().get(named or name, version_number(options.version))
     if live := Registry().live(name):
         return live
-    raise ModelNotFound(f"no version of {name} is live: give a version (`byoai models` lists them)")
+    raise ModelNotFound(f"no version of {name} is live: name one (`byoai models` lists them)")
 
 
 @contextmanager
@@ -176,8 +176,8 @@ def _watch() -> "Iterator[Watch]":
 def _agreed(options: argparse.Namespace, would: "Pushing", tag: str) -> bool:
     from fine_tuning.cli.prompts import confirmed
 
-    seen = "private" if would.private else "PUBLIC"
-    question = f"Push {tag} ({len(would.files)} files, {would.bytes / 1e6:.1f} MB) to {would.url} ({seen})?"
+    seen = "you alone" if would.private else "EVERYBODY"
+    question = f"Push {tag} ({len(would.files)} files, {would.bytes / 1e6:.1f} MB) to {would.url}, for {seen} to see?"
     return options.yes or confirmed(question)
 
 
@@ -187,5 +187,5 @@ def _show(options: argparse.Namespace, pushed: "Pushing") -> None:
         return
     for name, size in pushed.files:
         print(f"  {size / 1e6:10.1f} MB  {name}")
-    seen = "private" if pushed.private else "public"
+    seen = "you alone" if pushed.private else "public"
     print(f"{pushed.url} ({seen})" if pushed.done else f"nothing was sent; it would go to {pushed.url} ({seen})")

@@ -23,7 +23,7 @@ def add_commands(commands: Commands) -> None:
         "serve",
         _serve,
         "serve the API without the chat page",
-        "For programs, OpenAI clients (/v1), and machines without a screen, which can use the light page at /api/ui.",
+        "For programs, OpenAI clients (/v1), and machines without a screen: a light page is at /api/ui.",
         json=False,
     )
     add_server_options(serve)
@@ -31,29 +31,29 @@ def add_commands(commands: Commands) -> None:
     tuning = commands.add(
         "start-tuning",
         _start_tuning,
-        "open the training page in the browser",
-        "Starts the server if it is not running.",
+        "open the page to train on in the browser",
+        "Starts the server if none runs.",
         json=False,
     )
     add_server_options(tuning)
-    tuning.add_argument("--no-browser", action="store_true", help="only print the page's URL")
+    tuning.add_argument("--no-browser", action="store_true", help="only say where the page is")
 
     token = commands.add(
-        "token", _token, "show the access token for programs", "Anyone who has the token has full access."
+        "token", _token, "show the token that programs send with each change", "Whoever has it can do all that you can."
     )
-    token.add_argument("--new", action="store_true", help="make a new token; the old one stops working immediately")
+    token.add_argument("--new", action="store_true", help="make a new token; the old one stops working at once")
 
 
 def add_server_options(command: argparse.ArgumentParser) -> None:
     """Add the options for the server's port, host names and TLS."""
     command.add_argument("--port", type=port, metavar="N", help="default: 8501, or the next free one")
-    group = command.add_argument_group("access over the network (without --lan, only from this machine)")
-    group.add_argument("--lan", action="store_true", help="allow other machines that know the token (`byoai token`)")
+    group = command.add_argument_group("over the network (without --lan, only this machine is answered)")
+    group.add_argument("--lan", action="store_true", help="answer other machines, too, with the token (`byoai token`)")
     group.add_argument(
         "--host", action="append", default=[], metavar="NAME", help="a name or address that others use for this machine"
     )
     group.add_argument(
-        "--cert", type=Path, metavar="FILE", help="TLS certificate (PEM); without one, traffic is not encrypted"
+        "--cert", type=Path, metavar="FILE", help="TLS certificate (PEM): without one, the network can read along"
     )
     group.add_argument("--key", type=Path, metavar="FILE", help="its private key (PEM)")
 
@@ -65,11 +65,11 @@ def access_of(options: argparse.Namespace) -> "Access":
 
     if not options.lan:
         if options.host or options.cert or options.key:
-            raise ConfigError("--host, --cert and --key apply only to other machines: add --lan to allow them")
+            raise ConfigError("--host, --cert and --key are about other machines: add --lan to answer them")
         return Access(options.port or free_port(PORT))
     if not options.host:
         raise ConfigError(
-            "--lan needs --host NAME, the name or address that others use for this machine, e.g. --host 192.168.1.20"
+            "--lan needs --host NAME: the name or address by which others reach this machine, e.g. --host 192.168.1.20"
         )
     if (options.cert is None) != (options.key is None):
         raise ConfigError("--cert and --key belong together: give both, or neither")
@@ -91,7 +91,7 @@ def server_of(options: argparse.Namespace) -> "tuple[FineTuningConfig | None, Ac
     if access.lan:
         _say_token()
         if not access.tls:
-            print("Warning: without --cert and --key, others on the network can read all traffic.")
+            print("Without --cert and --key, everyone on the network can read along.")
     return settings, access
 
 

@@ -109,7 +109,7 @@ def _share(done: int, total: int, unit: str) -> str:
 def show_plan(plan: "Plan | Survey") -> None:
     """Show what a retrain would learn, and its memory and time."""
     out = console()
-    out.print(Text("The training would use:", style="italic"))
+    out.print(Text("What would be learned", style="italic"))
     for name, value in plan.facts():
         out.print(Text.assemble((f"  {name:17}", "bold"), value))
     for warning in plan.warnings:
@@ -120,9 +120,9 @@ def show_found(found: "SweepResult") -> None:
     """Show the best settings that a sweep found, and the command to retrain with them."""
     out = console()
     trials = f"{found.finished} trials finished, {found.pruned} pruned, {found.failed} failed"
-    out.print(Text(f"\n{trials}. Best validation loss: {found.loss:.4f}, with", style="bold"))
+    out.print(Text(f"\n{trials}. The best: validation loss {found.loss:.4f} with", style="bold"))
     out.print(Text("  " + " ".join(f"--set training.{key}={value:.4g}" for key, value in found.settings.items())))
-    out.print(Text(f"The plot is {found.folder / 'trials.png'}. To retrain with these settings:"))
+    out.print(Text(f"The plot is {found.folder / 'trials.png'}. Learn with these settings:"))
     out.print(Text(f"  byoai retrain --config {found.folder / 'best.yaml'}", style="bold green"))
 
 
@@ -144,7 +144,7 @@ def show_outcome(outcome: "Outcome") -> None:
     show_answers([(before.prompt, before.answer, after.answer) for before, after in outcome.comparison.answers()[:2]])
     show_facts(facts_in(outcome.comparison.record()))
     effort = f"{_effort(outcome.training)}; " if outcome.training else ""
-    out.print(Text(f"\n{effort}{clock(sum(outcome.seconds.values()))} in all. All files are in {outcome.run.folder}"))
+    out.print(Text(f"\n{effort}{clock(sum(outcome.seconds.values()))} in all. Everything is in {outcome.run.folder}"))
     out.print(
         Text(outcome.summary(), style="bold green" if outcome.live else "bold red" if outcome.refused else "bold")
     )
@@ -158,7 +158,7 @@ def show_finished(finished: Finished) -> None:
 
 
 def _effort(training: "TrainingResult") -> str:
-    preferred = f"{training.preference_steps} on preferences (agreeing with {training.agreement:.0%}), " * bool(
+    preferred = f"{training.preference_steps} on preferences ({training.agreement:.0%} now as people did), " * bool(
         training.preference_steps
     )
     threads = f" ({training.products}) on {training.threads} thread(s)" * bool(training.threads)
@@ -170,7 +170,7 @@ def _effort(training: "TrainingResult") -> str:
 
 def show_quantisations(found: Mapping[str, Any]) -> None:
     """Show the measurements of a version's quantisations (`quantising.Compression` as a dictionary)."""
-    table = Table(title=f"\nQuantisations of {found['tag']}", title_justify="left")
+    table = Table(title=f"\n{found['tag']} in fewer bits", title_justify="left")
     for heading in ("", "size", "reads", "answers", "speed", f"perplexity of {found['texts']} held-out texts", ""):
         table.add_column(heading, justify="left" if not heading else "right")
     for each in found["table"]:
@@ -190,7 +190,9 @@ def show_quantisations(found: Mapping[str, Any]) -> None:
 
 def show_scores(tag: str, scores: "Sequence[MetricScores]") -> None:
     """Show the scores of a version, its base, and the live version if there was one."""
-    table = Table(title=f"\n{tag} and its base on held-out conversations and general knowledge", title_justify="left")
+    table = Table(
+        title=f"\n{tag} against its base, on held-out conversations and general knowledge", title_justify="left"
+    )
     live = any(score.live is not None for score in scores)
     headings = ["metric", "base", *(["live"] if live else []), "fine-tuned", ""]
     for heading in headings:
@@ -231,7 +233,7 @@ def show_facts(found: "Facts | None") -> None:
     if found is None:
         return
     out = console()
-    out.print(Text(f"\n{found.sentence}. Some of the questions, whose wording was not in the training data:"))
+    out.print(Text(f"\n{found.sentence}. Some of the questions, which it never learned in these words:"))
     for each in found.some():
         mark = Text("right", style="green") if each.right else Text("wrong", style="bold red")
         out.print(Text.assemble("\n", mark, "  ", (_one_line(each.prompt), "bold"), f"  [{_one_line(each.key)}]"))
@@ -273,7 +275,7 @@ def _origin(version: "Version") -> list[str]:
 
 def _findings(version: "Version") -> list[str]:
     base, tuned = (version.metrics.get(side, {}).get("perplexity") for side in ("base", "tuned"))
-    figures = f"perplexity {tuned:.2f} (base {base:.2f})" if base is not None and tuned is not None else ""
+    figures = f"perplexity {tuned:.2f}, the base's {base:.2f}" if base is not None and tuned is not None else ""
     results = version.metrics.get("gate", {}).get("results", ())
     facts = next((f"document: {each['measured']}" for each in results if each["rule"] == "facts"), "")
     return [figures, facts, _one_line(version.verdict, 90), ", ".join(version.labels), _one_line(version.notes, 90)]
@@ -287,8 +289,8 @@ def show_stats(stats: Mapping[str, Any], new: int) -> None:
         "the last version",
         "marked": f"{stats['rated_up']} up, {stats['rated_down']} down, {stats['edited']} edited, "
         f"{stats['excluded']} excluded",
-        "mean length": f"{stats['average_user_length']:.0f} characters per question, "
-        f"{stats['average_bot_length']:.0f} per answer",
+        "mean length": f"{stats['average_user_length']:.0f} characters asked, {stats['average_bot_length']:.0f} "
+        "answered",
         "time": f"{stats['first']} to {stats['last']}" if stats["first"] else "",
         "answered by": models,
     }
@@ -320,11 +322,11 @@ def show_learned_from(found: "LearnedFrom") -> None:
     out.print(Text.assemble(("> ", "bold"), _one_line(found.turn.user_message, 90)))
     out.print(Text(f"  {_one_line(found.turn.bot_response, 90)}"))
     out.print(
-        Text(f"  {found.version.tag} finds each of its tokens {told(found.likelihood)}" if found.likelihood else "")
+        Text(f"  {found.version.tag} finds each token of it {told(found.likelihood)}" if found.likelihood else "")
     )
     for each in found.teachers:
         marks = [
-            f"{each.likeness:.0%} similar",
+            f"{each.likeness:.0%} alike",
             f"shares {', '.join(each.shared)}" if each.shared else "",
             f"of {each.source}" * bool(each.source),
             "excluded" * each.excluded,
@@ -337,15 +339,15 @@ def show_learned_from(found: "LearnedFrom") -> None:
         f"{found.gone} no longer in the log" * bool(found.gone),
         f"{found.excluded} excluded since" * bool(found.excluded),
     ]
-    alike = "" if found.teachers else "no learned turn is similar to this answer; "
-    out.print(Text(_joined([f"{alike}{found.version.tag} learned {found.taught} turn(s)", *rest])))
+    alike = "" if found.teachers else "none of the turns that taught it is like this answer; "
+    out.print(Text(_joined([f"{alike}{found.taught} turn(s) taught {found.version.tag}", *rest])))
 
 
 def show_pruned(found: "Sequence[Pruned]", dry_run: bool) -> None:
     """Show what was removed, or with `dry_run` what would be removed."""
     out = console()
     for each in found:
-        what = each.version.tag if each.version else "an unfinished run"
+        what = each.version.tag if each.version else "an unfinished training"
         parts = [
             part for part in ("its tag" if each.tag else "", f"its run {each.run.name}" if each.run else "") if part
         ]
@@ -365,7 +367,7 @@ def show_case(case: "Case", elsewhere: "Sequence[Path]" = ()) -> None:
     if len(case.turns) > 20:
         out.print(Text(f"  and {len(case.turns) - 20} more"))
     for path in elsewhere:
-        out.print(Text(f"  text to redact in {path}"))
+        out.print(Text(f"  in {path}, to be redacted"))
     learned = ", ".join(f"{version.tag} ({version.state})" for version in case.versions)
     out.print(Text(f"learned by: {learned or 'no version'}"))
 
@@ -374,26 +376,28 @@ def show_forgotten(outcome: "Forgotten") -> None:
     """Show the result of forgetting: the new version, and what still contains the text."""
     out = console()
     if outcome.version:
-        out.print(Text(f"{outcome.version} was trained without the forgotten turns, and is live", style="bold green"))
+        out.print(Text(f"{outcome.version} was made without it, and is live", style="bold green"))
     if outcome.unfinished:
         tags = ", ".join(version.tag for version in outcome.case.versions)
         out.print(
             Text(
-                f"{outcome.unfinished}. The versions that learned it still exist: {tags}. `byoai forget --now` "
-                "removes them immediately"
+                f"{outcome.unfinished}. The versions that learned it are still there: {tags}. byoai forget --now "
+                "removes them at once"
             )
         )
     for path in outcome.left:
-        out.print(Text(f"still contains it: {path}", style="yellow"))
+        out.print(Text(f"still holds it: {path}", style="yellow"))
     for tag in outcome.strangers:
         warning = (
-            f"{tag} may have learned it, but byoai did not create it. If it is yours, remove it from the "
+            f"{tag} may have learned it, and was not made here. If it is yours, remove it from the "
             f"engine: ollama rm {tag}"
         )
         out.print(Text(warning, style="yellow"))
     if not outcome.left and not outcome.strangers:
         out.print(
-            Text("the text was not found anywhere else in the data folder" if outcome.case.texts else "nothing is left")
+            Text(
+                "the data folder was searched: nothing of it is left" if outcome.case.texts else "nothing of it is left"
+            )
         )
 
 

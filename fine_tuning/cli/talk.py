@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from fine_tuning.engines.base import Engine
 
 _HELP = """\
-    /model [NAME]       switch to base, live, v3 or any model; or list them
-    /rate up|down|none  rate the last answer, or remove the rating
-    /edit [TEXT]        correct the last answer
-    /again              answer the last question again
+    /model [NAME]       let base, live, v3 or any model answer; or list them
+    /rate up|down|none  rate the last answer, or take the rating back
+    /edit [TEXT]        say what the last answer should have been
+    /again              have the last question answered anew
     /new                begin a new conversation
-    /help, /quit        show this help; quit (or Ctrl-D). Ctrl-C stops an answer
+    /help, /quit        show this; end (also Ctrl-D). Ctrl-C stops an answer
 """
 _COMMAND = re.compile(r"/(\w+)(?:\s+(.*))?", re.DOTALL)
 _PROMPT = ">>> "
@@ -40,14 +40,14 @@ def add_commands(commands: Commands) -> None:
         "talk",
         _talk,
         "chat in the terminal",
-        "Turns are recorded as on the chat page. In a pipe, each line is a question, and answers are streamed.",
-        epilog=f"commands in the chat:\n{_HELP}",
+        "It is recorded as on the page. In a pipe each line is a question, and its answer is printed as it is written.",
+        epilog=f"while you talk:\n{_HELP}",
     )
     talk.add_argument(
-        "--model", metavar="NAME", help="the model: base, live, v3, or any model (default: as on the page)"
+        "--model", metavar="NAME", help="who answers: base, live, v3, or any model (default: as on the page)"
     )
     talk.add_argument(
-        "--no-record", action="store_true", help="do not record the chat; it is lost at the end and never learned"
+        "--no-record", action="store_true", help="write nothing down: it is gone at the end, and never learned"
     )
 
 
@@ -111,13 +111,13 @@ class Talk:
         elif command[1] in self._commands:
             self._commands[command[1]]((command[2] or "").strip())
         else:
-            raise ConfigError(f"unknown command /{command[1]}: /help lists the commands")
+            raise ConfigError(f"there is no /{command[1]}: /help lists what there is")
 
     # Input and output
 
     def _welcome(self) -> None:
         self._tag()
-        kept = "This chat is recorded on this machine, and the next version learns from it"
+        kept = "What you say is recorded on this machine, and the next version learns from it"
         _note(f"{kept if self._recording else 'Nothing is recorded'}. /help lists commands, Ctrl-D ends.")
 
     def _read(self) -> str | None:
@@ -155,19 +155,19 @@ class Talk:
         """Print how an answer ended; raise its error, if it has one."""
         turns, unfinished = self._chat.look()
         if answer.forgotten:
-            _note("(the conversation was forgotten in the meantime, so this answer is not kept)")
+            _note("(what it was answered from was forgotten meanwhile: nothing of it is kept)")
         elif answer.error:
             raise answer.error
         elif unfinished is answer and not answer.incomplete:
-            raise ByoaiError("the answer was lost because of a bug in byoai: ask again, and please report it")
+            raise ByoaiError("the answer was lost, by a fault in byoai itself: ask again, and please report it")
         elif unfinished is answer:
-            _note("(stopped before the first word; /again asks the question again)")
+            _note("(stopped before the first word: /again asks it once more)")
         else:
             if self._options.json:
                 print_json(self._options, _facts(turns[-1]))
             if answer.incomplete:
-                how = "stopped" if answer.incomplete == "stopped" else "cut at the length limit"
-                _note(f"({how}; incomplete answers are not learned)")
+                how = "stopped" if answer.incomplete == "stopped" else "cut: too long"
+                _note(f"({how}; nothing is learned from it)")
 
     # The model
 
@@ -184,7 +184,7 @@ class Talk:
             return tag_that_answers(self._engine, self._config)
         if (who := models.title(choice.tag)) != self._who and self._interactive:
             _note(
-                f"{who} answers{' from now on' if self._who else ''}.{f' It was {choice.refused}' if choice.refused else ''}"  # noqa: E501
+                f"{who} answers{' from here on' if self._who else ''}.{f' It was {choice.refused}' if choice.refused else ''}"  # noqa: E501
             )
             if models.lost:
                 _note(models.lost)
@@ -235,24 +235,24 @@ class Talk:
         if not turns:
             raise DataError("there is no answer yet: ask something first")
         if not recorded(turns[-1]):
-            raise DataError("this answer was not recorded: only recorded answers can be rated or edited")
+            raise DataError("this answer was not recorded: only recorded ones can be rated or edited")
         return turns[-1]
 
     def _rate(self, value: str) -> None:
         ratings: dict[str, Rating | None] = {"up": "up", "down": "down", "none": None}
         if value not in ratings:
-            raise ConfigError("use /rate up, /rate down, or /rate none")
+            raise ConfigError("say /rate up, /rate down, or /rate none")
         self._chat.rate(self._last().id, ratings[value])
-        _note(f"(rated {value})" if ratings[value] else "(rating removed)")
+        _note(f"(rated {value})" if ratings[value] else "(the rating is taken back)")
 
     def _edit(self, text: str) -> None:
         last = self._last()
         if not text and self._interactive:
-            text = _typed("The corrected answer: ", last.bot_response)
+            text = _typed("The answer as it should have been: ", last.bot_response)
         if not text:
-            raise ConfigError("give the corrected answer: /edit TEXT")
+            raise ConfigError("say what the answer should have been: /edit TEXT")
         self._chat.edit(last.id, text)
-        _note("(saved: the corrected answer is learned instead)")
+        _note("(noted: this is learned in its place)")
 
     def _again(self, _: str) -> None:
         from fine_tuning.conversation import approved
@@ -262,15 +262,15 @@ class Talk:
             self._follow(self._chat.ask(self._engine, self._tag(), unfinished.user_message))
         elif (turns := self._chat.look()[0]) and approved(turns[-1]):
             raise DataError(
-                "the last answer was rated up or edited, so it is not replaced: remove the rating first, or rephrase "
-                "the question"
+                "the last answer was rated up or edited, so it is kept: take the rating back first, or ask in other "
+                "words"
             )
         else:
             self._follow(self._chat.regenerate(self._engine, self._tag()))
 
     def _new(self, _: str) -> None:
         self._chat = self._open()
-        _note("(new conversation)")
+        _note("(a new conversation)")
 
     def _quit(self, _: str) -> None:
         self._over = True

@@ -24,8 +24,8 @@ def add_commands(commands: Commands) -> None:
     command = commands.add(
         "mlflow",
         _mlflow,
-        "open MLflow's pages with settings, curves and metrics of the runs",
-        "The pages are reachable only from this machine, and need the extra byoai[mlflow].",
+        "open MLflow's pages about the runs: settings, curves, figures",
+        "Only this machine can reach them. They need the extra byoai[mlflow].",
         json=False,
     )
     command.add_argument("--port", type=port, default=5000, metavar="N", help="default: %(default)s")
@@ -37,11 +37,11 @@ def _mlflow(options: argparse.Namespace) -> None:
     from fine_tuning.jobs.tracking import INSTALL, Tracker, is_installed
 
     if not is_installed():
-        raise ByoaiError(f"MLflow, which is optional, is not installed. To install it: {INSTALL}")
+        raise ByoaiError(f"MLflow is not installed, and byoai does without it. To install it: {INSTALL}")
     if not is_free(options.port, _HOST):
-        raise ByoaiError(f"port {options.port} is in use: choose another one with --port")
+        raise ByoaiError(f"another program uses port {options.port}: choose another one with --port")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM also stops the server
-    print("updating MLflow's store ...", flush=True)
+    print("bringing MLflow's store up to date ...", flush=True)
     tracker = Tracker()
     tracker.catch_up()
     address = f"http://{_HOST}:{options.port}"
@@ -112,7 +112,7 @@ def _wait(server: "subprocess.Popen[bytes]", address: str) -> None:
 
 
 def _ended() -> ByoaiError:
-    return ByoaiError(f"MLflow's server ended or did not start; see {_log()} for the reason")
+    return ByoaiError(f"MLflow's server ended, or did not begin to answer; {_log()} may say why")
 
 
 def _log() -> Path:

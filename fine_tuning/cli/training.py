@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 _FORMATS = """\
 formats:
-    jsonl        one object per line: {"messages": [...]}, or question and answer
-                 under common names (prompt, input, output ...)
+    jsonl        an object a line: {"messages": [...]}, or question and answer
+                 under their usual names (prompt, input, output ...)
     csv          a table with a column of questions and one of answers
     text         paragraphs; "User: ... Assistant: ..." becomes a conversation
-    huggingface  a dataset on the hub (owner/name), or in a folder
+    huggingface  a dataset of the hub (owner/name), or a folder of one
     custom       module:function, which yields the records
 """
 
@@ -46,22 +46,24 @@ def add_commands(commands: Commands) -> None:
 
 
 def _add_retrain(commands: Commands) -> None:
-    retrain = commands.add("retrain", _retrain, "train on the chats, and make the new version live", epilog=EXIT_CODES)
+    retrain = commands.add(
+        "retrain", _retrain, "learn from the chats, and make the new version live", epilog=EXIT_CODES
+    )
     add_training_options(retrain)
-    add_dry_run(retrain, "only show what would be learned, and the estimated memory and time")
+    add_dry_run(retrain, "only show what would be learned, and the memory and time that it would take")
     retrain.add_argument(
         "--if-new",
         type=count,
         metavar="N",
-        help="do nothing if there are fewer than N new turns since the last version (for cron)",
+        help="do nothing with fewer than N new turns since the last version (for cron)",
     )
     retrain.add_argument(
         "--few-shot",
         action="store_true",
-        help="train on 5 to 50 pairs (profile `few_shot`), with small steps and early stopping",
+        help="learn from 5 to 50 pairs (profile `few_shot`): small steps, an early end",
     )
     retrain.add_argument(
-        "--promote", action="store_true", help="make the version live even if the gate refuses it, which is noted"
+        "--promote", action="store_true", help="make the version live although the gate refuses it; this is noted"
     )
 
 
@@ -70,24 +72,27 @@ def _add_sweep(commands: Commands) -> None:
         "sweep",
         _sweep,
         "search for better training settings",
-        "Writes a configuration with the best settings. A stopped sweep can be continued, and several processes may "
-        "work on the same sweep. Defaults of the options are in the section `sweep` of the configuration.",
+        "The best ones are written to a configuration to retrain with. A stopped sweep goes on where it was, and "
+        "several processes may "
+        "work on the same one. Options that are left out are those of `sweep` in the configuration.",
         epilog=EXIT_CODES,
     )
     add_training_options(sweep)
     sweep.add_argument(
         "--sampler",
         choices=("tpe", "grid"),
-        help="how settings are chosen: tpe learns from earlier trials, grid tries every combination",
+        help="how settings are chosen: by what did well so far, or every combination",
     )
     sweep.add_argument(
-        "--trials", type=count, metavar="N", help="total number of trials, including earlier and other processes"
+        "--trials", type=count, metavar="N", help="trainings in all, those of earlier and other processes included"
     )
-    sweep.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes, even in the middle of a trial")
+    sweep.add_argument(
+        "--minutes", type=float, metavar="M", help="stop after M minutes, in the middle of a trial if need be"
+    )
     sweep.add_argument(
         "--name",
         metavar="STUDY",
-        help="the study to start or continue (default: one for each dataset and set of ranges)",
+        help="the same name goes on with the same study (default: one for each dataset and range)",
     )
     sweep.add_argument("--retrain", action="store_true", help="then retrain with the best settings")
 
@@ -96,11 +101,12 @@ def _add_evaluate(commands: Commands) -> None:
     evaluate = commands.add(
         "evaluate",
         _evaluate,
-        "evaluate a version again",
-        "It is evaluated on the chats that its training held out. The result does not change which version is live.",
+        "measure a version once more",
+        "It is evaluated again, on the chats that its own training held out. "
+        "The live version stays live, whatever comes out.",
     )
     evaluate.add_argument(
-        "version", nargs="?", help="a number or a tag, such as fine_tuned_smollm2-135m:v2 (default: the live version)"
+        "version", nargs="?", help="a number, or a tag such as fine_tuned_smollm2-135m:v2 (default: the live one)"
     )
     add_model_name(evaluate)
     add_detach(evaluate)
@@ -110,9 +116,9 @@ def _add_train(commands: Commands) -> None:
     train = commands.add(
         "train",
         _train,
-        "train on your own dataset instead of the chats",
-        "The result must pass the gate and becomes the next version, as with `byoai retrain`. To give it its own "
-        "name, use --set deployment.model_name=NAME.",
+        "learn a dataset of your own instead of the chats",
+        "It becomes the next version, past the gate, as with `byoai retrain`. --set deployment.model_name=NAME gives "
+        "it a name of its own.",
         epilog=f"{_FORMATS}\n{EXIT_CODES}",
     )
     train.add_argument(
@@ -123,7 +129,7 @@ def _add_train(commands: Commands) -> None:
     )
     train.add_argument("--auto", action="store_true", help=AUTO)
     train.add_argument(
-        "--promote", action="store_true", help="make the version live even if the gate refuses it, which is noted"
+        "--promote", action="store_true", help="make the version live although the gate refuses it; this is noted"
     )
     add_detach(train)
 

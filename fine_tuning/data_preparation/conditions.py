@@ -67,13 +67,11 @@ class _Reader:
             tree = ast.parse(self.text, mode="eval")
             part = self.part(tree.body)
         except SyntaxError as error:
-            self.refuse(
-                error.offset - 1 if error.offset else len(self.text), "the condition cannot be parsed from here on"
-            )
+            self.refuse(error.offset - 1 if error.offset else len(self.text), "this is not understood here")
         except (RecursionError, MemoryError, ValueError):
-            self.refuse(0, "it is nested too deeply, or contains a character that is not allowed")
+            self.refuse(0, "it is nested too deeply, or holds a character that cannot stand there")
         if part.kind != "truth":
-            self.refuse(0, f"it is a {part.kind}, but must be true or false, such as `length > 10`")
+            self.refuse(0, f"it is a {part.kind}, and must say yes or no, such as `length > 10`")
         return part.of
 
     def refuse(self, column: int, why: str) -> NoReturn:
@@ -106,12 +104,12 @@ class _Reader:
                 return _Part("truth", lambda texts: truth)
             case ast.Constant(value=str() | int() | float() as value):
                 return _Part("text" if isinstance(value, str) else "number", lambda texts: value)
-        return self.refuse(self.at(node), f"a {type(node).__name__.lower()} is not allowed in a condition; {_KNOWN}")
+        return self.refuse(self.at(node), f"a {type(node).__name__.lower()} has no place in a condition; {_KNOWN}")
 
     def wanted(self, node: ast.expr, kind: Kind) -> _Part:
         part = self.part(node)
         if part.kind != kind:
-            self.refuse(self.at(node), f"this is a {part.kind}, but a {kind} is needed here")
+            self.refuse(self.at(node), f"this is a {part.kind}, and a {kind} is wanted here")
         return part
 
     def comparison(self, node: ast.Compare) -> _Part:
@@ -120,7 +118,7 @@ class _Reader:
         compare: list[Callable[[Any, Any], bool]] = []
         for op, before, after, place in zip(node.ops, parts, parts[1:], nodes[1:], strict=False):
             if type(op) not in _COMPARISONS:
-                self.refuse(self.at(place), 'this comparison is not supported: use < <= == != >= >, or contains("...")')
+                self.refuse(self.at(place), 'this comparison is not known: use < <= == != >= >, or contains("...")')
             if before.kind != after.kind or before.kind == "truth":
                 self.refuse(self.at(place), f"a {before.kind} cannot be compared with a {after.kind}")
             compare.append(_COMPARISONS[type(op)])
@@ -148,7 +146,7 @@ class _Reader:
             self.name(node.func, name) if name else None
             self.refuse(self.at(node), f"this cannot be called; {_KNOWN}")
         if node.keywords:
-            self.refuse(self.at(node), f"{name} takes no keyword arguments")
+            self.refuse(self.at(node), f"{name} takes no names in its brackets")
         if name in _MEASURES:
             return self.measure(node, name)
         return self.search(node, name, node.args)
@@ -165,7 +163,7 @@ class _Reader:
         within = self.wanted(given[0], "text") if len(given) == 2 else _Part("text", lambda texts: texts["text"])
         sought = given[-1]
         if not isinstance(sought, ast.Constant) or not isinstance(sought.value, str):
-            self.refuse(self.at(sought), f"{name} needs the text to look for in quotes")
+            self.refuse(self.at(sought), f"what {name} looks for must be a text in quotes")
         value: str = sought.value
         if name == "contains":
             return _Part("truth", lambda texts: value in within.of(texts))
@@ -181,14 +179,14 @@ class _Reader:
             compiled = re.compile(text)
             endless = _may_take_for_ever(regular.parse(text))
         except (re.error, OverflowError, RecursionError) as error:
-            self.refuse(self.at(node), f"this is not a valid regular expression: {error}")
+            self.refuse(self.at(node), f"this is no regular expression: {error}")
         if endless:
-            self.refuse(self.at(node), "a repetition within a repetition can take forever: rewrite it without one")
+            self.refuse(self.at(node), "a repetition within a repetition can take for ever: write it without")
         return compiled
 
 
 _KNOWN = (
-    f"allowed are {', '.join([*TEXTS, *_MEASURES, *_SEARCHES])}, and, or, not, comparisons, numbers and texts in quotes"
+    f"known are {', '.join([*TEXTS, *_MEASURES, *_SEARCHES])}, and, or, not, comparisons, numbers and texts in quotes"
 )
 _REPEATS = (regular.MAX_REPEAT, regular.MIN_REPEAT)
 

@@ -89,7 +89,7 @@ def build_dataset(
             if not sum(count for split, count in zip(splits, often, strict=True) if split == "train"):
                 there = ", ".join(sorted(set(spool.sources())))
                 raise NoConversations(
-                    f"No conversations to train on: mix.shares gives every source a share of 0 ({there})"
+                    f"No conversations to train on: mix.shares leaves out all sources that there are ({there})"
                 )
             here = {
                 split: [count if of == split else 0 for of, count in zip(splits, often, strict=True)]
@@ -202,21 +202,23 @@ def doubts_of(conversations: Sequence[Conversation], dataset: Dataset, rows: Pat
         found.append(
             f"{too_long} of {len(conversations)} conversation(s) are longer than {facts['max_length']} tokens: "
             f"{lost} of {turns} turns do "
-            f"not fit and are not trained on. {_BEGIN_ANEW}, or raise data_preparation.max_length"
+            f"not fit and are not learned. {_BEGIN_ANEW}, or raise data_preparation.max_length"
         )
     sizes = Counter(conversation.turns[0].session_id for conversation in conversations for _ in conversation.turns)
     session, most = sizes.most_common(1)[0]
     if most >= _MANY and 2 * most > turns:
         found.append(
-            f"{most} of {turns} turns belong to one session ({session}) and are trained on as one conversation, each "
-            "with all earlier ones before it. "
-            f"{_BEGIN_ANEW} if they are unrelated"
+            f"{most} of {turns} turns lie in one session ({session}) and are learned as one conversation, each after "
+            "all before it. "
+            f"{_BEGIN_ANEW}, if they have nothing to do with each other"
         )
     return found
 
 
 _MANY = 8  # a session with this many turns may be several unrelated conversations
-_BEGIN_ANEW = "Start a new session for each conversation (New chat on the page, or ConversationLogger.new_session())"
+_BEGIN_ANEW = (
+    "Begin a new session for each conversation (New chat on the page, `new_session()` of the ConversationLogger)"
+)
 
 
 def delete_datasets_of(turn_ids: Collection[str]) -> list[Path]:
@@ -325,7 +327,7 @@ def check_key(key: str, what: str) -> None:
     """Raise DataError for a blank key, with which one model's files would be taken for another's."""
     if not key.strip():
         raise DataError(
-            f"{what} is empty: set it to the digest of the model, so that no other model is trained on these rows"
+            f"{what} is empty: say which model this is for (its digest), so that no other is fed what is made of it"
         )
 
 

@@ -56,7 +56,7 @@ def prepare(
         records = step(records)
     found = [record for record in records if texts_of(record)["text"].strip()]
     if not found:
-        raise NoConversations(f"no record of {source} is left: it is empty, or the steps remove every record")
+        raise NoConversations(f"nothing is left of {source}: it is empty, or the steps take everything out")
     lines = [json.dumps(line, ensure_ascii=False) for line in _written(found, write_as)]
     stem = paths.slug(Path(str(source)).stem, 40)
     file = target or paths.prepared_dir() / f"{stem}-{hash_of(lines)[:12]}.jsonl"
@@ -92,9 +92,9 @@ def _written(records: Sequence[Record], format: DatasetFormat) -> list[Any]:
 def _step(number: int, step: Mapping[str, object]) -> Step:
     kind = step.get("type") if isinstance(step, Mapping) else None
     if kind not in _KEYS:
-        raise ConfigError(f"step {number}: unknown type {kind!r}; choose one of {', '.join(_KEYS)}")
+        raise ConfigError(f"step {number}: its type is {kind!r}, and must be one of {', '.join(_KEYS)}")
     if unknown := set(step) - _KEYS[kind] - {"type"}:
-        raise ConfigError(f"step {number} ({kind}): unknown key {', '.join(sorted(map(str, unknown)))}")
+        raise ConfigError(f"step {number} ({kind}): unknown {', '.join(sorted(map(str, unknown)))}")
     try:
         return {"filter": _filter, "transform": _transform, "deduplicate": _deduplicate}[kind](step)
     except ConfigError as error:
@@ -111,9 +111,7 @@ def _transform(step: Mapping[str, object]) -> Step:
     if name not in OPERATIONS:
         raise ConfigError(f"unknown operation {name!r}: choose one of {', '.join(OPERATIONS)}")
     if field not in (None, "text", *_ROLES):
-        raise ConfigError(
-            f"unknown field {field!r}: choose one of {', '.join(_ROLES)}, or leave the field out to change all texts"
-        )
+        raise ConfigError(f"unknown field {field!r}: choose one of {', '.join(_ROLES)}, or leave it out for all")
     change = OPERATIONS[name]
 
     def changed(record: Record) -> Record:

@@ -56,8 +56,7 @@ def read_records(source: str | Path, format: DatasetFormat, *, trusted: bool = F
     if format == DatasetFormat.CUSTOM:
         if not trusted:
             raise ConfigError(
-                "a custom dataset runs code, so only your own program may read it: call prepare_dataset there, and "
-                "train on the file it returns"
+                "a custom dataset is read by the program that names it: call prepare_dataset, and give what it returns"
             )
         raw = _custom(str(source))
     elif format == DatasetFormat.HUGGINGFACE:
@@ -90,7 +89,7 @@ def read_turns(source: Path, format: DatasetFormat) -> list[Turn]:
                 )
             )
     if not turns:
-        raise NoConversations(f"{source} contains no question with an answer: check its field names")
+        raise NoConversations(f"{source} holds no question with an answer")
     return list({turn.id: turn for turn in turns}.values())
 
 
@@ -128,7 +127,7 @@ def _record(place: str, record: object) -> Record:
     if isinstance(record, str):
         return {"text": record}
     if not isinstance(record, Mapping):
-        raise DataError(f"{place}: a record must be an object with named fields, not {type(record).__name__}")
+        raise DataError(f"{place}: a record must be an object with names, not {type(record).__name__}")
     fields = {str(key).strip().lower(): value for key, value in record.items() if key is not None}
     for name in _LISTS:
         if isinstance(fields.get(name), (list, tuple)):
@@ -144,7 +143,7 @@ def _record(place: str, record: object) -> Record:
             return {"text": fields[name]}
     known = ", ".join(f"{asks} and {answers}" for asks, _, answers in _PAIRS[:5])
     there = ", ".join(list(fields)[:20]) or "none"
-    raise DataError(f"{place}: unknown field names ({there}): use {known}, or messages, or text")
+    raise DataError(f"{place}: its fields ({there}) are not known: name them {known}, or messages, or text")
 
 
 def _message(place: str, message: object) -> dict[str, str]:
@@ -155,7 +154,7 @@ def _message(place: str, message: object) -> dict[str, str]:
         if role in ("system", "user", "assistant") and isinstance(content, str):
             return {"role": role, "content": content}
     raise DataError(
-        f'{place}: {str(message)[:80]} is not a message: write {{"role": "user" or "assistant", "content": "..."}}'
+        f'{place}: {str(message)[:80]} is no message: write {{"role": "user" or "assistant", "content": "..."}}'
     )
 
 
@@ -174,10 +173,10 @@ def _string(value: object) -> str:
 def _file(path: Path) -> tuple[Path, str]:
     try:
         if path.stat().st_size > LARGEST:
-            raise DataError(f"{path} is larger than {LARGEST >> 30} GB: split it")
+            raise DataError(f"{path} has more than {LARGEST >> 30} GB: split it")
         return path, path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+        raise DataError(f"{path} is no UTF-8 text (byte {error.start}): save it as UTF-8") from error
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
@@ -188,7 +187,7 @@ def _jsonl(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
         try:
             found = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: not valid JSON ({error})") from error
+            raise DataError(f"{path}: no JSON ({error})") from error
         yield from ((f"{path}, record {number}", record) for number, record in enumerate(found, 1))
         return
     for number, line in enumerate(text.split("\n"), 1):
@@ -197,7 +196,7 @@ def _jsonl(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
         try:
             yield f"{path}, line {number}", json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}: not valid JSON ({error})") from error
+            raise DataError(f"{path}, line {number}: no JSON ({error})") from error
 
 
 def _csv(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
@@ -209,12 +208,12 @@ def _csv(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
     try:
         for record in reader:
             if None in record:
-                cure = f"put texts that contain {separator!r} in quotes"
-                raise DataError(f"{path}, line {reader.line_num}: more values than the header line has names; {cure}")
+                cure = f"put texts that hold {separator!r} in quotes"
+                raise DataError(f"{path}, line {reader.line_num}: more values than the first line has names; {cure}")
             if any(record.values()):
                 yield f"{path}, line {reader.line_num}", record
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from error
+        raise DataError(f"{path}, line {reader.line_num}: no CSV ({error})") from error
 
 
 def _text(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
@@ -235,10 +234,10 @@ def _custom(source: str) -> Iterator[tuple[str, object]]:
         function = getattr(importlib.import_module(module), name) if colon else None
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
-            f"{source}: {error}. Write module:function with a module that this program can import"
+            f"{source}: {error}. Write module:function, of a module that this program can import"
         ) from error
     if not callable(function):
-        raise ConfigError(f"{source} is not the name of a function: write module:function")
+        raise ConfigError(f"{source} names no function: write module:function")
     yield from ((f"{source}, record {number}", record) for number, record in enumerate(function(), 1))
 
 
@@ -247,7 +246,7 @@ def _huggingface(source: str) -> Iterator[tuple[str, object]]:
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.suffix in _READERS)
     trained = [path for path in files if _TRAIN.search(path.relative_to(folder).as_posix())] if folder.is_dir() else []
     if not files:
-        raise DataError(f"{folder} is not a dataset: it contains no parquet, arrow, jsonl, json or csv file")
+        raise DataError(f"{folder} holds no parquet, arrow, jsonl, json or csv file: it is no dataset")
     for path in trained or files:
         yield from _READERS.get(path.suffix, _jsonl_of)(path)
 

@@ -140,7 +140,7 @@ def _check(messages: Sequence[Message]) -> None:
         if m.role == "assistant" and not m.content.strip()
     ]
     if faults:
-        raise DataError("this conversation cannot be trained on: " + "; ".join(faults))
+        raise DataError("not a conversation to train on: " + "; ".join(faults))
 
 
 def _trimmed(message: Message) -> str:
@@ -183,8 +183,7 @@ def _answer_form(render: Render, tokenizer: Tokenizer) -> _AnswerForm:
         return _AnswerForm(lead, after.removesuffix(closing), ids[0])
     if tokenizer.eos < 0:
         raise DataError(
-            "the chat template has no end-of-turn token, and the vocabulary no end-of-sequence token, so answers would "
-            "never end: use another base model"
+            "the template ends no turn, and the vocabulary has no end-of-sequence token: an answer could never stop"
         )
     return _AnswerForm(lead, "", tokenizer.eos)
 

@@ -115,7 +115,7 @@ def open_tokenizer(name_or_path: str | Path) -> Tokenizer:
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
                 raise ModelNotFound(
-                    f"{path} is not a GGUF file: name a GGUF file, a folder with a tokenizer.json, or a Hugging Face id"
+                    f"{path} is no GGUF: name a GGUF file, a folder with a tokenizer.json, or a Hugging Face id"
                 )
         return Vocabulary(path)
     return HuggingFaceTokenizer(name_or_path)

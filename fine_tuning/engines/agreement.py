@@ -181,8 +181,9 @@ def check_base(before: Sequence[Logits], served: Reference, more: float, network
     apart, bound = distance(before, served.logits), served.rounding + more
     if apart > bound:
         raise TrainingError(
-            f"Transformers does not compute the same as the served model: {_said(network, served, apart, bound)}. "
-            "Choose a base of a supported family (docs/families.md)"
+            f"what would be trained is not what is served: {_said(network, served, apart, bound)}. Choose a base of "
+            "a family that was "
+            "compared (docs/families.md)"
         )
     return apart
 
@@ -201,17 +202,19 @@ def check_export(trained: Trained, served: Reference) -> float:
     share = _share(trained, served) if distance(trained.after, trained.before) > told * apart else 1.0
     if apart > bound or not least <= share <= most:
         raise ExportError(
-            f"the export does not match the trained model: {_said('the trained network', served, apart, bound)}, and "
-            f"it reproduces {share:.0%} of the learned change. Nothing was registered: choose another "
-            "deployment.mode or deployment.quantization, and retrain"
+            f"what was exported is not what was trained: {_said('the trained network', served, apart, bound)}, and "
+            f"{share:.0%} of what was "
+            "learned is served. Nothing was registered: set deployment.mode or deployment.quantization to another, "
+            "and retrain"
         )
     return apart
 
 
 def _said(network: str, served: Reference, apart: float, bound: float) -> str:
     return (
-        f"on the same text the logits of {network} in Transformers and those of {served.source} in llama.cpp "
-        f"differ by {apart:.1%}, of which rounding explains {bound:.0%}"
+        f"on the same text the logits of {network} in Transformers and those of {served.source} in llama.cpp lie "
+        f"{apart:.1%} of their "
+        f"spread apart, of which rounding explains {bound:.0%}"
     )
 
 

@@ -27,7 +27,7 @@ def full_tag(tag: str) -> str:
     """
     full = tag if ":" in tag.rpartition("/")[2] else f"{tag}:latest"
     if not _TAG.fullmatch(full) or ".." in full:
-        raise EngineError(f"{tag!r} is not a valid model name: use name:version with letters, digits, '.', '_' and '-'")
+        raise EngineError(f"{tag!r} cannot name a model: use name:version with letters, digits, '.', '_' and '-'")
     return _DEFAULT_PLACE.sub("", full)
 
 
@@ -88,7 +88,7 @@ class ModelDetails:
     def __post_init__(self) -> None:
         if not self.digest or not self.gguf_digest:
             raise EngineError(
-                f"the engine reports no digest for {self.tag}, so it cannot be identified: create or pull it again"
+                f"the engine does not say which model {self.tag} is (it has no digest): make or pull it again"
             )
 
 

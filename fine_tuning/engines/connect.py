@@ -45,8 +45,8 @@ def _ollama(url: str) -> Engine:
     # a build from source without a version number reports 0.0.0
     if _parts(version) < _parts(MINIMUM_VERSION) and _parts(version) != (0, 0, 0):
         raise EngineTooOld(
-            f"Ollama at {engine.where} has version {version}, but byoai needs {MINIMUM_VERSION} or newer. "
-            "Update it (https://ollama.com/download), or set BYOAI_ENGINE=embedded to use byoai's own engine."
+            f"Ollama at {engine.where} is {version}, and byoai needs {MINIMUM_VERSION} or newer. "
+            "Update it (https://ollama.com/download), or set BYOAI_ENGINE=embedded to do without it."
         )
     return engine
 
@@ -59,8 +59,8 @@ def _parts(version: str) -> tuple[int, ...]:
 def _embedded() -> Engine:
     if importlib.util.find_spec("llama_cpp") is None:
         raise EngineUnavailable(
-            "No Ollama server answers, and llama-cpp-python is not installed. Start Ollama with `ollama serve`, or "
-            "run ./scripts/start.sh, which installs it."
+            "No Ollama answers, and llama-cpp-python is not installed. Start Ollama with `ollama serve`, or run "
+            "./scripts/start.sh."
         )
     from fine_tuning.engines.embedded import EmbeddedEngine
 

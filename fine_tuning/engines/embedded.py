@@ -170,14 +170,14 @@ class EmbeddedEngine:
                     )
 
     def embed(self, tag: str, texts: Sequence[str], dimensions: int | None = None) -> Embeddings:
-        raise NotSupported(f"the embedded engine does not support embeddings: start Ollama, {_IN_ITS_PLACE}")
+        raise NotSupported(f"the embedded engine gives no embeddings: start Ollama, {_IN_ITS_PLACE}")
 
     def create(self, tag: str, spec: ModelSpec) -> None:
         full = full_tag(tag)
         if spec.renderer or spec.parser:
             raise EngineError(
-                f"the embedded engine does not support the renderer {spec.renderer or spec.parser!r}: give a Jinja "
-                "template, or use Ollama"
+                f"the embedded engine has no renderer {spec.renderer or spec.parser!r}: give a Jinja template, or "
+                "use Ollama"
             )
         with self._storing():
             entry = self._entry(spec)
@@ -231,8 +231,7 @@ class EmbeddedEngine:
                 yield
         except OSError as error:
             raise EngineError(
-                f"cannot write to {self.where}: {error.strerror or error}. Check that the disk has space and the "
-                "folder is writable."
+                f"cannot write to {self.where}: {error.strerror or error}. Is the disk full, or the folder read-only?"
             ) from error
 
     def _entry(self, spec: ModelSpec) -> _Tag:
@@ -308,13 +307,13 @@ class EmbeddedEngine:
             return _Tag(**paths.read_json(file))
         except (ByoaiError, TypeError) as error:
             raise EngineError(
-                f"{file} is damaged ({error}): delete it, and create the model {self._name(file)} again"
+                f"{file} is damaged ({error}): delete it, and make the model {self._name(file)} again"
             ) from error
 
     def _header(self, full: str, entry: _Tag) -> GgufHeader:
         blob = self._blob(entry.gguf)
         if not blob.exists():
-            raise ModelDamaged(f"the weights of {full} are missing ({blob}): create the model again")
+            raise ModelDamaged(f"the weights of {full} are gone ({blob}): make the model again")
         return read_header(blob)
 
     def _summary(self, file: Path) -> ModelSummary:
@@ -340,7 +339,7 @@ class EmbeddedEngine:
         """Hold the model's lock. Raises EngineError after ten minutes of waiting."""
         if not self._model_lock.acquire(timeout=_PATIENCE):
             raise EngineError(
-                "the engine has been busy with another answer for ten minutes: stop that answer, then try again"
+                "another answer has been in the making for ten minutes: stop it (close its iterator), then ask again"
             )
         try:
             yield
@@ -375,19 +374,21 @@ def _holds(target: Path, file: Path, digest: str) -> bool:
     return target.exists() and (target.samefile(file) or paths.sha256_of(target) == digest)
 
 
-_IN_ITS_PLACE = "which byoai then uses instead, and choose a model that supports them"
+_IN_ITS_PLACE = "which byoai takes in its place, and name a model that can"
 
 
 def _check_plain(messages: Sequence[Message], tools: Sequence[object]) -> None:
     """Raise NotSupported for tools, and for messages with anything but text."""
     if tools or not all(message.is_plain for message in messages if isinstance(message, RichMessage)):
-        raise NotSupported(f"the embedded engine does not support images and tools: start Ollama, {_IN_ITS_PLACE}")
+        raise NotSupported(
+            f"the embedded engine takes texts only, no images and no tools: start Ollama, {_IN_ITS_PLACE}"
+        )
 
 
 def _render(header: GgufHeader, entry: _Tag, messages: Sequence[Message]) -> str:
     template = entry.template or header.chat_template
     if not template:
-        raise EngineError(f"{header.path} has no chat template: create the model again with a Jinja template")
+        raise EngineError(f"{header.path} has no chat template: make the model again with one (a Jinja text)")
     render = partial(render_chat, template, bos_token=header.bos_token, eos_token=header.eos_token)
     messages = _neutraliser(entry.gguf, template, header.path, render).messages(messages)
     if entry.system and (not messages or messages[0].role != "system"):
@@ -417,8 +418,8 @@ def _fit(held: _Loaded, header: GgufHeader, entry: _Tag, messages: Sequence[Mess
         users = [index for index, message in enumerate(kept) if message.role == "user"]
         if len(users) < 2:
             raise EngineError(
-                f"the message is too long: it has {len(tokens)} tokens, and {room} fit. Shorten it, or raise the "
-                "context length (num_ctx)."
+                f"the message is too long: {len(tokens)} tokens, where {room} fit. Shorten it, or raise the context "
+                "(num_ctx)."
             )
         kept = [message for message in kept[: users[1]] if message.role == "system"] + kept[users[1] :]
     return tokens

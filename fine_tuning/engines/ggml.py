@@ -50,7 +50,7 @@ def row_bytes(kind: GGMLQuantizationType, columns: int) -> int:
     """Return the bytes of one row. Raises ExportError if `columns` is not a multiple of the type's block size."""
     block, size = GGML_QUANT_SIZES[kind]
     if columns % block:
-        raise ExportError(f"rows of {columns} weights cannot be stored as {kind.name}, which packs blocks of {block}")
+        raise ExportError(f"rows of {columns} weights cannot be {kind.name}, which packs {block} at a time")
     return columns // block * size
 
 
@@ -81,8 +81,8 @@ def quantize(weights: NDArray[np.float32], kind: GGMLQuantizationType) -> NDArra
         return weights.view(np.uint8)
     if not can_quantize(kind):
         raise ExportError(
-            f"{kind.name} needs an importance matrix, which byoai does not have: choose another quantization, such "
-            "as q8_0"
+            f"weights cannot be made {kind.name} without an importance matrix: choose another quantization, such as "
+            "q8_0"
         )
     _library().ggml_quantize_chunk(kind, weights.ctypes.data, data.ctypes.data, 0, rows, columns, None)
     return data
@@ -105,9 +105,9 @@ def quantize_file(source: Path, target: Path, mixture: str) -> None:
         failure = quantiser.call("quantise", str(source), str(target), int(MIXTURES[mixture]))
         quantiser.close()
     except EngineError as error:
-        raise ExportError(f"llama.cpp could not quantise {source} to {mixture}: {error}") from error
+        raise ExportError(f"llama.cpp could not make {mixture} of {source}: {error}") from error
     if failure:
-        raise ExportError(f"llama.cpp could not quantise {source} to {mixture}: {failure}")
+        raise ExportError(f"llama.cpp could not make {mixture} of {source}: {failure}")
 
 
 def _traits(kind: GGMLQuantizationType) -> _TypeTraits:
@@ -137,8 +137,8 @@ def _library() -> Any:
         traits = library.ggml_get_type_traits(kind).contents
         if (traits.block_size, traits.type_size) != GGML_QUANT_SIZES[kind]:
             raise ExportError(
-                "this version of llama-cpp-python has a ggml that byoai does not support: install the version in "
-                "requirements.txt"
+                "this llama-cpp-python ships another ggml than byoai knows: install the version that "
+                "requirements.txt names"
             )
     return library
 

@@ -77,8 +77,8 @@ def read_gguf(path: str | Path) -> GgufFile:
         raise ExportError(str(error)) from error
     if (header.metadata.get("split.count", 0)) > 1:
         raise ExportError(
-            f"{path} is one part of a model that is split into several files: join them with llama.cpp's "
-            "`llama-gguf-split --merge` first"
+            f"{path} is one part of a model in several files: join them with llama.cpp's `llama-gguf-split --merge` "
+            "first"
         )
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         reader = GgufReader(content, _COUNTS)
@@ -104,8 +104,8 @@ def _kind(path: Path, name: str, number: int) -> GGMLQuantizationType:
         return GGMLQuantizationType(number)
     except ValueError as error:
         raise ExportError(
-            f"{path}: the weights {name} have a type ({number}) that the gguf package does not know: upgrade it, or "
-            "use another base"
+            f"{path}: the weights {name} are of a type ({number}) that gguf does not know: upgrade it, or use "
+            "another base"
         ) from error
 
 
@@ -137,7 +137,7 @@ def write_gguf(
         for info, pieces in tensors:
             written = sum(file.write(piece) for piece in pieces)
             if written != info.size:
-                raise ExportError(f"the tensor {info.name} has {written} bytes instead of {info.size}")
+                raise ExportError(f"{info.name} came out with {written} bytes instead of {info.size}")
             file.write(bytes(padded(written, alignment) - written))
 
 
@@ -181,8 +181,9 @@ def whole_file(path: Path, needed: int) -> Iterator[Path]:
         paths.fsync_dir(path.parent)
     except OSError as error:
         raise ExportError(
-            f"cannot export to {path} ({needed} bytes): {error.strerror or error}. The partial file was removed. "
-            "Free some disk space or choose another folder (BYOAI_HOME), and try again."
+            f"cannot export to {path} ({needed} bytes): {error.strerror or error}. Nothing was left behind; free "
+            "some disk space "
+            f"or choose another folder (BYOAI_HOME), and try again."
         ) from error
 
 

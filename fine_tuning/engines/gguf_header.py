@@ -112,8 +112,7 @@ def read_header(path: str | Path) -> GgufHeader:
         raise EngineError(f"cannot read {path}: {error.strerror}") from error
     except (struct.error, ValueError, KeyError, OverflowError) as error:
         raise ModelDamaged(
-            f"{path} is not a valid GGUF file ({error}): it may be damaged, or its download or export was "
-            "interrupted. Get it again."
+            f"{path} is not a whole GGUF file ({error}): it may be damaged, or its download or export was interrupted"
         ) from error
 
 
@@ -122,8 +121,7 @@ def check_model(header: GgufHeader) -> GgufHeader:
     if header.is_adapter or not header.architecture or not header.tensors:
         what = "an adapter" if header.is_adapter else "no model"
         raise EngineError(
-            f"{header.path} holds {what}, not a model's weights: use it as the adapter of a base, or choose another "
-            "file"
+            f"{header.path} holds {what}, not a model's weights: give it as the adapter of a base, or give another file"
         )
     check_whole(header)
     return header
@@ -165,8 +163,7 @@ def check_adapter(adapter: GgufHeader, base: GgufHeader | None) -> None:
         wanted = base.tensors.get(target)
         if wanted is None or len(wanted) < 2 or len(shape) < 2 or wanted[axis] != shape[axis]:
             raise EngineError(
-                f"{adapter.path} was not trained on this base: the shape of its {name}, {shape}, does not fit the "
-                f"base's {wanted}"
+                f"{adapter.path} was not trained on this base: its {name} {shape} does not fit the base's {wanted}"
             )
 
 
@@ -209,7 +206,7 @@ def padded(size: int, alignment: int) -> int:
 
 def _at_most(limit: int, count: int, what: str) -> int:
     if count > limit:
-        raise ValueError(f"it claims {count} {what}, but no model has more than {limit}")
+        raise ValueError(f"it claims {count} {what}, and no model has more than {limit}")
     return count
 
 
@@ -218,7 +215,7 @@ def _once(pairs: Iterable[tuple[str, _T]]) -> dict[str, _T]:
     found: dict[str, _T] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"it contains {name} twice")
+            raise ValueError(f"it says {name} twice")
         found[name] = value
     return found
 
@@ -230,9 +227,9 @@ def _check_types(values: dict[str, Any]) -> None:
     for kind, keys in ((str, _TEXTS), (int, (*_NUMBERS, *lengths, *ids))):
         for key in keys:
             if key in values and (type(values[key]) is not kind or (kind is int and values[key] < 0)):
-                raise ValueError(f"its {key} is {values[key]!r} instead of a {'text' if kind is str else 'number'}")
+                raise ValueError(f"its {key} is {values[key]!r}, where a {'text' if kind is str else 'number'} belongs")
     if _TOKENS in values and not (isinstance(values[_TOKENS], _Array) and values[_TOKENS].kind == _STRING):
-        raise ValueError(f"its {_TOKENS} is not a list of texts")
+        raise ValueError(f"its {_TOKENS} are not a list of texts")
     alignment = values.get("general.alignment", DEFAULT_ALIGNMENT)
     if alignment < 1 or alignment & (alignment - 1) or alignment > 1 << 20:
         raise ValueError(f"its general.alignment is {alignment}, which is not a power of two")
@@ -310,7 +307,7 @@ class GgufReader:
 def _code(kind: int) -> str:
     """Return the struct code of a scalar type."""
     if kind not in _SCALARS:
-        raise ValueError(f"it contains a value of the unknown type {kind}")
+        raise ValueError(f"a value of the unknown type {kind}")
     return _SCALARS[kind]
 
 

@@ -43,7 +43,7 @@ def render_chat(template: str, messages: Sequence[Message], *, bos_token: str, e
         return str(whole_characters(answer["text"]))
     why = answer.get("syntax") or answer["refused"]
     raise EngineError(
-        f"the chat template rejects these messages ({', '.join(message.role for message in messages)}): {why}"
+        f"the chat template refuses these messages ({', '.join(message.role for message in messages)}): {why}"
     )
 
 
@@ -52,9 +52,7 @@ def check_template(template: str) -> None:
     answer = _renderer(os.getpid()).ask({"template": template})
     if "text" not in answer:
         why = answer.get("syntax") or answer["refused"]
-        raise EngineError(
-            f"not a Jinja template ({why}): the embedded engine supports no Go templates, so give a Jinja template"
-        )
+        raise EngineError(f"not a Jinja template ({why}): the embedded engine takes no Go templates")
 
 
 @functools.lru_cache(maxsize=1)
@@ -80,8 +78,8 @@ class _Renderer:
             if said is None:
                 self._stop()
                 raise EngineError(
-                    f"the chat template ran longer than {TIME_LIMIT:g} seconds, or crashed its process: give the model "
-                    "another Jinja template, or use another model"
+                    f"the chat template takes more than {TIME_LIMIT:g} seconds, or ends the process that renders it: "
+                    "give the model another one (a Jinja text), or take another model"
                 )
         answer: dict[str, str] = json.loads(said)
         return answer
@@ -98,7 +96,7 @@ class _Renderer:
         if self._exchange(child, b"", _START_LIMIT) is None:
             _end(child)
             raise EngineError(
-                f"the process that renders chat templates does not start: run `{sys.executable} {_CHILD}` to see why"
+                f"the process that renders chat templates does not start: try `{sys.executable} {_CHILD}`"
             )
         return child
 

@@ -70,7 +70,7 @@ class _Namespace(Namespace):
 
 def _check_name(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
-        raise jinja2.exceptions.SecurityError(f"a namespace must not contain the name {name!r}")
+        raise jinja2.exceptions.SecurityError(f"a namespace cannot hold {name!r}")
 
 
 def _to_json(

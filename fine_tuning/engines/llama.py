@@ -30,8 +30,8 @@ def load(gguf: str, **settings: object) -> "Llama":
         return Llama(gguf, verbose=False, **settings)
     except (ValueError, RuntimeError) as error:
         raise EngineError(
-            f"llama.cpp cannot load {gguf}: {errors() or error}. The file may be incomplete, or need a newer "
-            "llama-cpp-python."
+            f"llama.cpp cannot load {gguf}: {errors() or error}. Is the file whole, and not newer than "
+            "llama-cpp-python?"
         ) from error
 
 
@@ -158,4 +158,4 @@ class Quantiser:
         settings.max_buf_size = _QUANTISE_BUFFER
         llama_cpp.llama_backend_init()
         failed = llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(settings))
-        return errors() or "it gave no reason" if failed else None
+        return errors() or "it said nothing" if failed else None

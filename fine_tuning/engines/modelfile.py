@@ -37,9 +37,9 @@ def parse_modelfile(text: str, folder: Path | None = None) -> ModelSpec:
             case ["parameter", key]:
                 values["parameters"][key] = _literal(argument)
             case _:
-                raise ConfigError(f"Modelfile, line {line}: {name.upper()} is repeated, or unknown to byoai")
+                raise ConfigError(f"Modelfile, line {line}: a second {name.upper()}, or one that byoai does not know")
     if "from" not in values:
-        raise ConfigError("Modelfile: the FROM line is missing: it must name a model or the path of a GGUF")
+        raise ConfigError("Modelfile: no FROM line: it must name a model or the path of a GGUF")
     return ModelSpec(from_=values.pop("from"), **values)
 
 
@@ -54,13 +54,15 @@ def commands(text: str, before: Collection[str] = ()) -> Iterator[tuple[int, str
         line = len(re.findall(r"\r\n|\r|\n", text[:position])) + 1
         command = _COMMAND.match(text, position)
         if command is None:
-            raise ConfigError(f"Modelfile, line {line}: expected a command with a value, such as FROM or PARAMETER")
+            raise ConfigError(f"Modelfile, line {line}: expected a command such as FROM or PARAMETER, and what it sets")
         word, *parameter = command[1].split()
         if word.lower() in before:
             return
         value = _VALUE.match(text, command.end())
         if value is None:
-            raise ConfigError(f"Modelfile, line {line}: the quotes that begin here are not closed at the end of a line")
+            raise ConfigError(
+                f"Modelfile, line {line}: the quotes that begin here are never closed at the end of a line"
+            )
         argument = next(group for group in value.groups() if group is not None)
         yield line, " ".join([word.lower(), *parameter]), argument.strip() if value[3] is not None else argument
         position = _skip(text, value.end())

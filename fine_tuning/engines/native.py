@@ -37,16 +37,18 @@ _BOOT = (
 _SETTINGS = {"GOMP_SPINCOUNT": "10000", "GGML_NO_BACKTRACE": "1"}
 
 _COMPILED = (
-    "llama.cpp was compiled for a different processor. Remove the virtual environment (.venv, or BYOAI_VENV) and "
-    "run ./scripts/start.sh, which compiles and tests llama.cpp again."
+    "llama.cpp was compiled for another processor than this one. Remove the virtual environment (.venv, or "
+    "BYOAI_VENV) and run "
+    "./scripts/start.sh: it compiles llama.cpp anew and tries it."
 )
 _FAULT = (
-    "This is a bug in llama.cpp, or the model's file is damaged: try again, and if it fails again, get or create "
-    "the model again."
+    "This is a fault in llama.cpp, or the model's file is damaged: ask again, and if it stays so, get "
+    "or make the model again."
 )
 _CURES = {
     signal.SIGILL: _COMPILED,
-    signal.SIGKILL: "Most likely memory ran out: close other programs, lower num_ctx, or use a smaller model.",
+    signal.SIGKILL: "Most likely the system ended it for want of memory: close other programs, lower num_ctx, or "
+    "take a smaller model.",
     **dict.fromkeys((signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE), _FAULT),
 }
 
@@ -206,22 +208,22 @@ class Native:
 
 
 def _gone() -> EngineError:
-    return EngineError("llama.cpp was stopped in the meantime: try again")
+    return EngineError("llama.cpp was stopped meanwhile: ask again")
 
 
 def _obituary(code: int, words: str) -> str:
     """Return a message about how a child ended. `code`: exit code or negative signal; `words`: its last output."""
-    said = f" Its last message: {words}" if words else ""
+    said = f" It said: {words}" if words else ""
     if code >= 0:
-        return f"llama.cpp's process exited with code {code}: try again, which restarts it.{said}"
+        return f"llama.cpp's process ended by itself (exit code {code}): ask again, which starts another.{said}"
     try:
         number = signal.Signals(-code)
     except ValueError:
-        return f"llama.cpp died of signal {-code}: try again, which restarts it.{said}"
+        return f"llama.cpp died of signal {-code}: ask again, which starts another.{said}"
     name = signal.strsignal(number) or "ended"
     return (
         f"llama.cpp died: {name} ({number.name}). "
-        f"{_CURES.get(number, 'Another program ended it: try again, which restarts it.')}{said}"
+        f"{_CURES.get(number, 'Something ended it: ask again, which starts another.')}{said}"
     )
 
 

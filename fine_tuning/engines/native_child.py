@@ -73,7 +73,7 @@ class _Child:
             import llama_cpp  # noqa: F401  # before READY, so that later growth of memory is the model's
         except (ImportError, OSError, RuntimeError) as error:
             self._reply(
-                0, ERROR, f"llama-cpp-python cannot be loaded: {error}. Run ./scripts/start.sh, which reinstalls it"
+                0, ERROR, f"llama-cpp-python cannot be loaded: {error}. Run ./scripts/start.sh, which installs it anew"
             )
             return
         self._reply(0, READY, None)
@@ -108,7 +108,7 @@ class _Child:
             self._reply(number, ERROR, str(error))
         except (RuntimeError, ValueError, MemoryError) as error:
             self._reply(
-                number, ERROR, f"llama.cpp failed: {error}. If memory is short, lower num_ctx or use a smaller model."
+                number, ERROR, f"llama.cpp failed: {error}. Too little memory? Lower num_ctx, or take a smaller model."
             )
 
     def _stream(self, number: int, items: "GeneratorType[object, None, None]") -> bool:

@@ -92,7 +92,7 @@ class OllamaEngine:
         # The client has no method for this.
         answer = self._raw("GET", "/api/version", timeout=httpx.Timeout(timeout) if timeout else _QUICK)
         if not isinstance(answer, dict) or "version" not in answer:
-            raise EngineUnavailable(f"The server at {self.where} is not Ollama. Check the URL.")
+            raise EngineUnavailable(f"What answers at {self.where} is not Ollama. Check the URL.")
         return str(answer["version"])
 
     def list_models(self) -> list[ModelSummary]:
@@ -105,7 +105,7 @@ class OllamaEngine:
     def _entries(self) -> list[Listed]:
         answer = self._raw("GET", "/api/tags")  # the client omits `capabilities` and `remote_host`
         if not isinstance(answer, dict):
-            raise EngineUnavailable(f"The server at {self.where} does not answer like Ollama. Check the URL.")
+            raise EngineUnavailable(f"What answers at {self.where} does not speak as Ollama does. Check the URL.")
         return answer.get("models") or []
 
     def show(self, tag: str) -> ModelDetails:
@@ -144,7 +144,7 @@ class OllamaEngine:
         answer = self._raw("POST", "/api/chat", asked, timeout=_SLOW)
         if "_debug_info" not in answer:
             raise EngineError(
-                f"Ollama at {self.where} does not show the prompt that it gives {body['model']}. Update it: "
+                f"Ollama at {self.where} does not show the text that it feeds {body['model']}. Update it: "
                 "https://ollama.com/download"
             )
         return answer["_debug_info"]["rendered_template"]
@@ -183,7 +183,7 @@ class OllamaEngine:
                 answer = self._patient.embed(known, list(texts), dimensions=dimensions)
         except NotSupported as error:
             raise NotSupported(
-                f"{tag} does not support embeddings: choose an embedding model (`ollama pull nomic-embed-text` gets "
+                f"{tag} gives no embeddings: name a model that is made for them (`ollama pull nomic-embed-text` gets "
                 "one)"
             ) from error
         return Embeddings([list(vector) for vector in answer.embeddings], answer.prompt_eval_count or 0)
@@ -211,7 +211,7 @@ class OllamaEngine:
                 status = self._patient.create(tag, parameters=spec.parameters, **source, **facts).status
         if status != "success":
             raise EngineError(
-                f"Ollama did not finish creating {tag}: it stopped at {status!r}. Check Ollama's log, and try again."
+                f"Ollama did not finish making {tag}: it stopped at {status!r}. Look at its log, and try again."
             )
 
     def pull(self, tag: str) -> Iterator[Pulled]:
@@ -227,7 +227,7 @@ class OllamaEngine:
                     yield Pulled(part.status or "", part.completed or 0, part.total or 0)
                     if part.status == "success":
                         return
-        raise EngineError(f"Ollama did not finish pulling {tag}: try again, and the pull resumes where it stopped")
+        raise EngineError(f"Ollama did not finish pulling {tag}: try again, and it goes on from where it stopped")
 
     def copy(self, source: str, target: str) -> None:
         full_tag(target)
@@ -348,9 +348,10 @@ class OllamaEngine:
         if os.access(gguf, os.R_OK):
             return
         raise EngineError(
-            f"Ollama at {self.where} stores {tag} in {gguf}, which byoai cannot read. If Ollama runs in a container "
-            "or on another machine, mount its models folder at the same path, or run Ollama here; if it runs as "
-            "another user, give your user read access to that folder."
+            f"Ollama at {self.where} keeps {tag} in {gguf}, which cannot be read from here. If it runs in a "
+            "container or on another "
+            "machine, mount its models folder at the same path, or run Ollama here; if it runs as another user, let "
+            "yours read that folder."
         )
 
     def _raw(
@@ -371,7 +372,9 @@ class OllamaEngine:
         except (ValueError, KeyError, TypeError):
             said = f"{response.status_code} {response.reason_phrase}"
             if response.request.url.path == "/api/version":
-                raise EngineUnavailable(f"The server at {self.where} is not Ollama ({said}). Check the URL.") from None
+                raise EngineUnavailable(
+                    f"What answers at {self.where} is not Ollama ({said}). Check the URL."
+                ) from None
         self._refuse(said, response.status_code)
 
     def _refuse(self, said: str, status: int) -> NoReturn:
@@ -401,14 +404,13 @@ class OllamaEngine:
             ) from error
         except httpx.TimeoutException as error:
             raise EngineUnavailable(
-                f"Ollama at {self.where} takes too long to answer. It may be busy: try again, or restart it."
+                f"Ollama at {self.where} takes too long to answer. Is it busy? Try again, or restart it."
             ) from error
         except httpx.RequestError as error:
             raise EngineUnavailable(
-                f"Ollama at {self.where} closed the connection during an answer ({error}). Check its log, and "
-                "restart it."
+                f"Ollama at {self.where} broke off in the middle ({error}). Look at its log, and restart it."
             ) from error
         except (ValueError, AttributeError, TypeError) as error:  # not JSON, or not of the expected form
             raise EngineUnavailable(
-                f"The server at {self.where} does not answer like Ollama ({error}). Check the URL."
+                f"What answers at {self.where} does not speak as Ollama does ({error}). Check the URL."
             ) from error

@@ -27,7 +27,7 @@ def json_body(body: object) -> bytes | None:
     except UnicodeEncodeError as error:
         found = error.object[error.start]
         raise EngineError(
-            f"the text cannot be sent, since it contains U+{ord(found):04X}, half of a character: type it as UTF-8"
+            f"the text cannot be sent: it holds U+{ord(found):04X}, half of a character: type it as UTF-8"
         ) from error
     except (TypeError, ValueError) as error:
         raise EngineError(f"the settings cannot be sent to the engine: {error}") from error
@@ -39,7 +39,7 @@ def _plain(value: object) -> object:
         return base64.b64encode(value).decode()
     if isinstance(value, ollama.Tool):
         return value.model_dump(exclude_none=True)
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+    raise TypeError(f"{type(value).__name__} is no JSON")
 
 
 def conversation(tag: str, messages: list[dict[str, object]]) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def client_tool(definition: dict[str, object]) -> ollama.Tool:
     except ValidationError as error:
         fault = error.errors()[0]
         raise NotSupported(
-            f"Ollama does not accept this tool: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+            f"Ollama does not take this tool: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
         ) from error
 
 

@@ -30,7 +30,7 @@ def server_url(host: str) -> str:
         raise bad_url(given)
     if found := re.search(r"(^|/)(v1|api)(/|$)", path):
         raise EngineError(
-            f"{_masked(given)} is the address of one of Ollama's APIs: give the server's address without "
+            f"{_masked(given)} is the address for other programs: byoai calls Ollama itself. Write it without "
             f"/{found[2]}, as http://host:port"
         )
     default_port = {"http": 80, "https": 443}[scheme] if separator else 11434
@@ -66,7 +66,7 @@ def without_password(url: str) -> str:
 
 
 def bad_url(given: str) -> EngineError:
-    return EngineError(f"{_masked(given)} is not a valid address of an Ollama server: write http://host:port")
+    return EngineError(f"{_masked(given)} is no URL of an Ollama server: write http://host:port")
 
 
 def _masked(given: str) -> str:

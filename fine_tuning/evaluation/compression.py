@@ -68,13 +68,13 @@ def recommend(table: Sequence[Measured]) -> tuple[str, str]:
     now = table[0]
     good = [each for each in table if each.worse.value <= TOLERATED]
     best = min(good, key=lambda each: each.size)
-    within = f"within {TOLERATED - 1:.0%} of the current perplexity"
+    within = f"within {TOLERATED - 1:.0%} of the perplexity now"
     if best is now:
-        return now.name, f"Keep the current model: no smaller one stays {within}."
+        return now.name, f"Keep it as it is: nothing smaller stays {within}."
     change = best.worse.value - 1
     return best.name, (
-        f"{best.name} is the smallest model that stays {within} ({change:+.1%}), with {best.size / now.size:.0%} of "
-        f"the size and {best.faster:.0%} of the speed."
+        f"{best.name}: the smallest that stays {within} ({change:+.1%}), with {best.size / now.size:.0%} of the size "
+        f"and {best.faster:.0%} of the speed."
     )
 
 

@@ -157,7 +157,7 @@ def _figures(
 ) -> tuple[dict[str, float], list[str]]:
     """Return the configured metrics, and notes on those that could not be computed."""
     figures: dict[str, float] = {}
-    notes = [] if own else ["no scores: there are no held-out conversations yet"]
+    notes = [] if own else ["there are no held-out conversations yet: no scores"]
     for name in settings.metrics:
         if name in metrics.LIKELIHOODS:
             figures |= {name: _likelihood(name, own)} if own else {}

@@ -153,7 +153,7 @@ def _facts(evidence: Comparison) -> Table:
         right = said[-1].right
         result = State("passed" if right else "failed", "right" if right else "wrong")
         rows.append([said[0].prompt, said[0].key, *(each.answer for each in said), result])
-    columns = [Column("question", "said"), Column("key fact", "said"), *(Column(name, "said") for name in sides)]
+    columns = [Column("question", "said"), Column("right has", "said"), *(Column(name, "said") for name in sides)]
     return Table([*columns, Column("result")], rows, stacked=True)
 
 
@@ -168,8 +168,8 @@ def _sides(evidence: Comparison) -> dict[str, Evaluation]:
 
 def _leak_probe(leaks: LeakReport) -> Probe:
     text = (
-        f"{leaks.details} private details were tried with {leaks.prompts} prompts; {len(leaks.leaks)} were revealed. "
-        f"The most likely one had a probability of {leaks.likeliest:.1g}."
+        f"{leaks.details} private details were asked for in {leaks.prompts} places; {len(leaks.leaks)} came out. "
+        f"The likeliest had a probability of {leaks.likeliest:.1g}."
     )
     rows: list[list[str | State]] = [
         [leak.kind, leak.turn, "greedy" if leak.greedy else "sampled"] for leak in leaks.leaks
@@ -180,8 +180,8 @@ def _leak_probe(leaks: LeakReport) -> Probe:
 def _poison_probe(poison: PoisonReport) -> Probe:
     text = (
         f"{poison.phrases} phrases always get the same answer. {poison.suspicious} of them are hardly needed in "
-        "their own questions (50 % means no more than in any other question); these were inserted into other "
-        "questions."
+        "their own questions (50 %: "
+        "no more than in any other): these were put into other questions."
     )
     figures = [
         Column(heading, "number")
@@ -218,13 +218,12 @@ def _plots(evidence: Comparison) -> list[Plot]:
     if evidence.own_ratio() or evidence.general_ratio():
         plots.append(
             Plot(
-                "Perplexity of the candidate as a multiple of the other model's, with its 95 % interval: below 1 is "
-                "better",
+                "Perplexity of the candidate, as a multiple with its 95 % interval: left of 1 is better",
                 _ratios(evidence),
             )
         )
     if evidence.tuned.own:
-        plots.append(Plot("Loss (nats per token) of each held-out conversation: lower is better", _chats(evidence)))
+        plots.append(Plot("Nats a token of each held-out conversation: lower is better", _chats(evidence)))
     return plots
 
 
@@ -271,7 +270,7 @@ def _chats(evidence: Comparison) -> Markup:
         axes.plot(range(1, len(shown) + 1), losses, "o", color=_COLOURS[name], label=name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("held-out conversation")
-    axes.set_ylabel("nats per token")
+    axes.set_ylabel("nats a token")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     return _svg(figure)

@@ -62,7 +62,7 @@ def is_said(wanted: str, answer: str) -> bool:
 
 def facts_told(right: int, asked: int) -> str:
     """Return a sentence about the number of correct answers to questions about imported documents."""
-    return f"{right} of {asked} facts of your document are answered correctly"
+    return f"{right} of {asked} facts of your document are answered right"
 
 
 @dataclass(frozen=True)

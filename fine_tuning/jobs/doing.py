@@ -108,7 +108,7 @@ def doing(job: Job, watch: Watch, stop: Stop) -> Iterator[Watch]:
         )
         pulse = _Pulse(job, stop)
         pulse.start()
-        state, reason, code = State.FAILED, "the job ended unexpectedly", 1
+        state, reason, code = State.FAILED, "it ended before it could say how", 1
         try:
             yield told
         except BaseException as error:
@@ -156,19 +156,19 @@ def _judged(job: Job, stop: Stop, error: BaseException) -> tuple[State, str, int
     if isinstance(error, ByoaiError):
         return State.FAILED, str(error), error.exit_code
     if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
-        return State.INTERRUPTED, "the program that ran it ended first", 130
+        return State.INTERRUPTED, "its program ended before it was done", 130
     if isinstance(error, MemoryError):
-        return State.FAILED, "memory ran out: close other programs, or use smaller settings (--auto)", 5
+        return State.FAILED, "there was not enough memory: close other programs, or take smaller settings (--auto)", 5
     if is_full(error):
         return (
             State.FAILED,
-            f"the disk is full ({getattr(error, 'filename', None) or paths.home()}): free some space, and resume it",
+            f"the disk is full ({getattr(error, 'filename', None) or paths.home()}): make room, and resume it",
             1,
         )
     said = str(error).strip().partition("\n")[0]
     return (
         State.FAILED,
-        f"internal error in byoai: {type(error).__name__}{f': {said}' if said else ''}. See {job.log}, and report it",
+        f"a fault in byoai itself: {type(error).__name__}{f': {said}' if said else ''}. {job.log} says more",
         1,
     )
 
@@ -203,11 +203,11 @@ class _Pulse(threading.Thread):
             return
         if not now.detached and now.owner and os.getppid() != now.owner.pid and not processes.is_alive(now.owner):
             self._orphaned_at = self._orphaned_at or time.time()
-            self._asked.ask("the server that started it has ended")
+            self._asked.ask("the server that it belonged to has ended")
         if self._orphaned_at and time.time() > self._orphaned_at + _LAST_WORDS:
-            self._die(State.INTERRUPTED, "the server that started it has ended")
+            self._die(State.INTERRUPTED, "the server that it belonged to has ended")
         elif now.kill_at and time.time() > now.kill_at:
-            self._die(State.CANCELLED, "it did not stop in time and was killed")
+            self._die(State.CANCELLED, "it did not stop by itself, and was ended")
 
     def _die(self, state: State, reason: str) -> None:
         """Record the reason, and kill this process and all its children."""

@@ -41,8 +41,8 @@ class TrainRequest(RetrainRequest):
     def _has_a_dataset(self) -> "TrainRequest":
         if self.config.dataset.path is None:
             raise ValueError(
-                "config.dataset.path is missing: prepare a dataset and set it, or submit a retrain, which learns the "
-                "chats"
+                "config.dataset.path names no dataset to train on: prepare one, or ask for a retrain, which learns "
+                "the chats"
             )
         return self
 
@@ -170,10 +170,10 @@ class ImportRequest(JobRequest):
     @model_validator(mode="after")
     def _has_one_source(self) -> "ImportRequest":
         if bool(self.upload) == bool(self.places):
-            raise ValueError("give either an upload or places (files and folders), not both or neither")
+            raise ValueError("name an upload, or files and folders as places: one of the two")
         if self.upload and ":" in self.format:
             raise ValueError(
-                "format: a module:function is not allowed for an upload: give a format, or leave it empty to detect it"
+                "format: a module:function is code, and reads no upload: name a format, or none to have it found"
             )
         return self
 
@@ -199,7 +199,7 @@ def import_asked(request: ImportRequest, watch: Watch) -> "Report":
     if request.judge:
         wanted = replace(wanted, judge=judge_with(request.engine(), request.judge))
     report = import_files(ConversationLogger(request.config.log_path), places, wanted, watch, id)
-    back = f"; to undo: byoai import --undo {report.id}" if report.added else ""
+    back = f"; byoai import --undo {report.id} takes them back" if report.added else ""
     watch.tell(Finished("done", f"{report.added} of {report.turns} turns added{back}", seconds=watch.seconds))
     return report
 
@@ -226,9 +226,9 @@ def _undo_import(request: UndoImportRequest, watch: Watch) -> Result:
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
     from fine_tuning.data_collection.importers.importing import undo
 
-    with watch.stage("Undoing an import"):
+    with watch.stage("Taking an import back"):
         taken = undo(ConversationLogger(request.config.log_path), request.import_id)
-    watch.tell(Finished("done", f"{taken} turns removed", seconds=watch.seconds))
+    watch.tell(Finished("done", f"{taken} turns taken back", seconds=watch.seconds))
     return {"id": request.import_id, "taken_back": taken}
 
 
@@ -265,7 +265,7 @@ def _review(request: ReviewRequest, watch: Watch) -> Result:
     with watch.stage("Reading the newest answers with both models"):
         turns = ConversationLogger(request.config.log_path).turns()
         found = of_log(request.config, request.engine(), turns, request.count, watch) if turns else []
-    watch.tell(Finished("done", f"{len(found)} answer(s) to review", seconds=watch.seconds))
+    watch.tell(Finished("done", f"{len(found)} answer(s) are worth a look", seconds=watch.seconds))
     return {
         "items": [
             {"turn": each.turn.id, "surprise": each.surprise, "shift": each.shift, "alike": list(each.alike)}
@@ -337,7 +337,9 @@ def _pull(request: PullRequest, watch: Watch) -> Result:
 
     engine = request.engine()
     if not isinstance(engine, OllamaEngine):
-        raise ConfigError("pulling a model needs Ollama, which does not answer: start Ollama, and try again")
+        raise ConfigError(
+            "no Ollama answers, and the embedded engine has nothing to pull models with: start Ollama, and try again"
+        )
     with watch.stage(f"Pulling {request.model}"):
         status, shown = "", -1
         for part in engine.pull(request.model):
@@ -349,7 +351,7 @@ def _pull(request: PullRequest, watch: Watch) -> Result:
             if part.total and (percent := 100 * part.done // part.total) != shown:
                 shown = percent
                 watch.count(part.done, part.total, "bytes")
-    watch.tell(Finished("done", f"{request.model} was downloaded", request.model, seconds=watch.seconds))
+    watch.tell(Finished("done", f"{request.model} is there", request.model, seconds=watch.seconds))
     return {"tag": request.model}
 
 
@@ -389,7 +391,7 @@ KINDS: dict[str, Kind] = {
 def read_request(kind: str, request: Mapping[str, object]) -> JobRequest:
     """Validate a job's request. Raises ConfigError for an unknown kind, or with all faults of the request."""
     if kind not in KINDS:
-        raise ConfigError(f"unknown kind of job {kind[:40]!r}: choose one of {', '.join(KINDS)}")
+        raise ConfigError(f"there is no job of the kind {kind[:40]!r}: choose one of {', '.join(KINDS)}")
     try:
         return KINDS[kind].request.model_validate(request)
     except ValidationError as error:

@@ -109,7 +109,7 @@ def run(command: Sequence[str], notice: Notice) -> None:
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
             raise NotDelivered(
-                f"the command {command[0]} was killed, since it took longer than {_PATIENCE:g} seconds"
+                f"the command {command[0]} was ended: it took longer than {_PATIENCE:g} seconds"
             ) from error
         if code:
             line = last_line(Path(said.name))
@@ -167,7 +167,7 @@ def _post(notify: Notify, notice: Notice) -> None:
     except OSError as error:
         raise NotDelivered(f"{host} cannot be reached: {error.strerror or error}") from error
     except http.client.HTTPException as error:
-        raise NotDelivered(f"{host} did not answer with valid HTTP ({type(error).__name__})") from error
+        raise NotDelivered(f"{host} gave no answer in HTTP ({type(error).__name__})") from error
     if not 200 <= status < 300:
         raise NotDelivered(
             f"{host} answered with status {status}{'; redirects are not followed' if 300 <= status < 400 else ''}"
@@ -180,7 +180,8 @@ def _connected(host: str, port: int, allowed: Sequence[str]) -> socket.socket:
     addresses = [address for address in found if may_be_called(host, address, allowed)]
     if not addresses:
         raise NotDelivered(
-            f"{host} resolves to {found[0]}, which is not a public address: to allow it, add it to notify.allow_hosts"
+            f"{host} leads to {found[0]}, which is not a public address: if it is meant, list it in "
+            "notify.allow_hosts, too"
         )
     fault: OSError | None = None
     for address in addresses:

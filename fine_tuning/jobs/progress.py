@@ -27,14 +27,14 @@ _FACTS = (
 
 # The share of a retrain that is done when a stage begins. For other jobs only the share within a stage is known.
 _BEGINS = {
-    "Reading the conversations": 0.0,
+    "Reading what was said": 0.0,
     "Preparing the dataset": 0.01,
     "Training": 0.03,
     "Exporting to GGUF": 0.7,
-    "Checking the export": 0.72,
+    "Checking that what was exported is what was trained": 0.72,
     "Evaluating": 0.75,
     "Registering": 0.97,
-    "Checking prompts and answers in the engine": 0.98,
+    "Checking that it is served as it was trained": 0.98,
     "Making": 0.99,
 }
 

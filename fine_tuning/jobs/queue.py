@@ -28,7 +28,7 @@ from fine_tuning.units import signal_name
 GRACE = 30.0  # seconds that a cancelled job has to reach a safe point
 _ROUND = 0.5  # seconds between rounds of a server
 _MARGIN = 1.0  # additional seconds before other processes kill a job that should have ended itself
-_KILLED = "its process was killed, or the machine went down: resume the job to continue where it stopped"
+_KILLED = "its process was killed, or the machine went down: resume it, and it goes on from what was done"
 
 
 class Queue:
@@ -110,7 +110,7 @@ class Queue:
         """Submit the request of a finished job again, as a new job."""
         job = self.get(id)
         if not job.over:
-            raise WrongState(f"the job {id} is {job.state}: wait until it is over before you retry it")
+            raise WrongState(f"the job {id} is {job.state}: it can be tried again when it is over")
         return self.submit(job.kind, job.request, id=new_id, priority=job.priority, detached=detached, retry_of=id)
 
     def remove(self, id: str) -> None:
@@ -152,7 +152,7 @@ class Queue:
             try:
                 process = processes.begin(job, self._program)
             except OSError as error:
-                end(job, State.FAILED, f"its process cannot be started: {error.strerror or error}", 1)
+                end(job, State.FAILED, f"its process could not be started: {error.strerror or error}", 1)
                 continue
             store.enter(job, process)
 
@@ -205,12 +205,12 @@ def _ended(job: Job, code: int | None) -> tuple[State, str]:
     if job.state == State.CANCELLING:
         return (
             State.CANCELLED,
-            "it did not stop in time and was killed" if job.kill_at and time.time() > job.kill_at else "cancelled",
+            "it did not stop by itself, and was ended" if job.kill_at and time.time() > job.kill_at else "cancelled",
         )
     if code is not None and code > 0:
-        return State.FAILED, mask(last_line(job.log)) or f"its process exited with code {code} and an empty log"
+        return State.FAILED, mask(last_line(job.log)) or f"its process ended with exit code {code}, and said nothing"
     if code is not None and code < 0 and -code not in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        return State.FAILED, f"its process crashed ({signal_name(-code)}); see {job.log}"
+        return State.FAILED, f"its process crashed ({signal_name(-code)}); {job.log} may say more"
     return State.INTERRUPTED, _KILLED
 
 

@@ -43,14 +43,14 @@ def why_not(config: FineTuningConfig, queue: Queue, now: datetime | None = None)
         return "the schedule is switched off (schedule.enabled)"
     hours = window(schedule, now or datetime.now())
     if hours is None:
-        return f"the time is not between {schedule.hours[0]} and {schedule.hours[1]} o'clock"
+        return f"it is not between {schedule.hours[0]} and {schedule.hours[1]} o'clock"
     if schedule.on_mains and not on_mains():
-        return "the machine runs on battery"
+        return "the machine runs on its battery"
     jobs = queue.jobs(kinds=("retrain", "train"), limit=50)
     if busy := next((job for job in jobs if not job.over), None):
         return f"another retrain is {busy.state} ({busy.id})"
     if any(job.origin == ORIGIN and job.created >= hours[0].timestamp() for job in jobs):
-        return "one was already started in these hours"
+        return "one was begun in these hours already"
     found = len(new_turns(config, ConversationLogger(config.log_path), Registry()))
     if found < schedule.new_turns:
         return f"{found} new turn(s) since the last version, fewer than {schedule.new_turns}"

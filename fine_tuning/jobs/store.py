@@ -195,7 +195,7 @@ def add(
     with state.connect() as connection, state.transaction(connection):
         found = connection.execute("SELECT kind, request FROM jobs WHERE id = ?", (id,)).fetchone()
         if found is not None and (found["kind"], found["request"]) != (kind, told):
-            raise ConfigError(f"the job id {id} belongs to another request: choose a new id")
+            raise ConfigError(f"the job {id} was asked for already, with another request: take a new id")
         if found is None:
             connection.execute(
                 f"INSERT INTO jobs ({', '.join(values)}) VALUES ({_marks(values)})", list(values.values())
@@ -267,7 +267,7 @@ def ask_to_stop(id: str, kill_after: float, *, discard: bool = False) -> Job:
         job = _get(connection, id)
         now = time.time()
         if job.state == State.QUEUED:
-            told = "cancelled before it started"
+            told = "cancelled before it began"
             connection.execute(
                 "UPDATE jobs SET state = ?, ended = ?, reason = ? WHERE id = ?", (State.CANCELLED, now, told, id)
             )
@@ -294,7 +294,9 @@ def requeue(id: str, *, detached: bool) -> Job:
     with state.connect() as connection, state.transaction(connection):
         job = _get(connection, id)
         if job.state not in (State.CANCELLED, State.FAILED, State.INTERRUPTED):
-            raise WrongState(f"the job {id} is {job.state}: only cancelled, failed or interrupted jobs can be resumed")
+            raise WrongState(
+                f"the job {id} is {job.state}: only one that was cancelled, failed or interrupted can be resumed"
+            )
         connection.execute(
             "UPDATE jobs SET state = ?, attempt = attempt + 1, detached = ?, here = 0, owner_pid = NULL, "
             "owner_started = NULL, pid = NULL, "
@@ -339,7 +341,7 @@ def _change(statement: str, values: Collection[object]) -> bool:
 def _get(connection: sqlite3.Connection, id: str) -> Job:
     row = connection.execute("SELECT * FROM jobs WHERE id = ?", (id,)).fetchone()
     if row is None:
-        raise JobNotFound(f"there is no job {id[:100]!r}: `byoai jobs list` lists the jobs")
+        raise JobNotFound(f"there is no job {id[:100]!r}: `byoai jobs list` names them")
     return _job(row)
 
 

@@ -58,7 +58,9 @@ def store_uri() -> str:
     """Return the store's URI for MLflow. Raises ByoaiError if the folder's name does not work in a URI."""
     file = paths.tracking_dir() / "mlflow.db"
     if set(str(file)) & set("?#%"):
-        raise ByoaiError(f"MLflow's store cannot be in {file.parent}: its path must not contain '?', '#' or '%'")
+        raise ByoaiError(
+            f"MLflow's store cannot lie in {file.parent}: a name with '?', '#' or '%' in it leads it elsewhere"
+        )
     return f"sqlite:///{file}"
 
 
@@ -75,7 +77,7 @@ def begin(job: Job) -> None:
     if not is_installed() and not _there("mlflow-skinny"):
         append(
             job.log,
-            f"not tracked: tracking.mlflow is on, but MLflow is not installed. To install it: {INSTALL}\n".encode(),
+            f"not tracked: tracking.mlflow is on, and MLflow is not installed. To install it: {INSTALL}\n".encode(),
         )
         return
     try:

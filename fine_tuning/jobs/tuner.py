@@ -165,7 +165,7 @@ class ModelFineTuner:
         job = await asyncio.to_thread(self._queue.get, job_id)
         if job.state != State.COMPLETED:
             raise ByoaiError(
-                f"the job {job_id} is {job.state}{f' ({job.reason})' if job.reason else ''}: only a completed job "
+                f"the job {job_id} is {job.state}{f' ({job.reason})' if job.reason else ''}: only a completed one "
                 "has a model"
             )
         return await asyncio.to_thread(_registered, job, self._url)

@@ -91,7 +91,7 @@ def _quantise(request: QuantiseRequest, watch: Watch) -> Result:
     name = request.name or config.tuned_name()
     version = registry.get(name, request.version) if request.version else registry.live(name)
     if version is None:
-        raise ConfigError(f"no version of {name} is live: give a version (`byoai models` lists them)")
+        raise ConfigError(f"no version of {name} is live: name one (`byoai models` lists them)")
     if request.use:
         made = quantise_version(config, request.engine(), watch, version, request.use, promote=request.promote)
         return {**result_of(made), "scores": [asdict(score) for score in made.comparison.scores()]}

@@ -34,7 +34,7 @@ def main(id: str) -> int:
 
 def _asks(stop: Stop) -> "signal._HANDLER":
     def handle(number: int, frame: FrameType | None) -> None:
-        stop.ask(f"its process received {signal.Signals(number).name}")
+        stop.ask(f"its process was told to end ({signal.Signals(number).name})")
 
     return handle
 

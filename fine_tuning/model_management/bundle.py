@@ -79,7 +79,7 @@ def write_bundle(
 def make_folder(folder: Path) -> None:
     """Create a folder, which may exist if it is empty. Raises ConfigError if it is not empty, and OSError."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} is not empty: choose a new folder, or an empty one")
+        raise ConfigError(f"{folder} is not empty: name a new folder, or an empty one")
     folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -107,7 +107,7 @@ def read_bundle(folder: Path) -> Bundle:
     for name, digest in facts.files.items():
         file = folder / paths.safe_name(name)
         if not file.is_file() or paths.sha256_of(file) != digest:
-            raise DataError(f"{file} is missing, or differs from its hash in {FACTS}: get the whole folder again")
+            raise DataError(f"{file} is not the file that {FACTS} describes: fetch the whole folder once more")
     return facts
 
 
@@ -126,12 +126,12 @@ def adopt(engine: Engine, registry: Registry, folder: Path, name: str, runs: Pat
     bundle = read_bundle(folder)
     base = engine.show(bundle.base)
     if (needed := f"{'adapter' if bundle.mode == 'adapter' else 'model'}.gguf") not in bundle.files:
-        raise DataError(f"{source} has no {needed}: it is incomplete, or was not written by byoai")
+        raise DataError(f"{source} holds no {needed}: it was not written by byoai, or not whole")
     if bundle.mode == "adapter" and base.gguf_digest != bundle.base_digest:
         raise DataError(
-            f"{source} was trained on a different {bundle.base} than {engine.name} has (its digest begins with "
-            f"{bundle.base_digest[:12]}, here with {base.gguf_digest[:12]}): an adapter works only with the exact "
-            "base that it was trained on"
+            f"{source} was trained on another {bundle.base} than {engine.name} has (its file begins "
+            f"{bundle.base_digest[:12]}, here it is "
+            f"{base.gguf_digest[:12]}): an adapter fits only the very base that it was trained on"
         )
     number = registry.next_number(name)
     run = Run(runs / f"adopted-{paths.slug(name)}-v{number}")
@@ -164,7 +164,7 @@ def _run_of(version: Version) -> Run:
     run = Run(paths.home() / version.run)
     if not version.run or not run.modelfile.exists():
         raise ExportError(
-            f"{version.tag} cannot be written: its run is missing ({run.folder if version.run else 'made elsewhere'})"
+            f"{version.tag} cannot be written: its run is not there ({run.folder if version.run else 'made elsewhere'})"
         )
     return run
 
@@ -174,19 +174,19 @@ def _files_of(run: Run) -> list[Path]:
     wanted = [*(run.adapter / name for name in ADAPTER_FILES), *(run.folder / name for name in _GGUFS)]
     found = [file for file in wanted if file.is_file()]
     if not found:
-        raise ExportError(f"{run.folder} has neither an adapter nor a GGUF: they were removed, so retrain")
+        raise ExportError(f"{run.folder} holds neither an adapter nor a GGUF: they were removed")
     return found
 
 
 def _merge(engine: Engine, version: Version, run: Run, target: Path, quantization: str, watch: Watch) -> None:
     whole = (run.adapter / "model.safetensors").exists()  # the version is fully fine-tuned
     if not whole and not (run.adapter / ADAPTER_FILES[0]).exists():
-        raise ExportError(f"{version.tag} has no adapter to merge: its GGUF already contains what it learned")
+        raise ExportError(f"{version.tag} has no adapter that could be merged: what it learned is in its GGUF already")
     base = engine.show(version.base_tag)
     if base.gguf_digest != version.base_digest:
         raise ExportError(
-            f"{version.base_tag} is no longer the model that {version.tag} was trained on, so they cannot be merged: "
-            "get the original base again"
+            f"{version.base_tag} is another model now than the one that {version.tag} was trained on: it cannot be "
+            "merged"
         )
     with watch.stage(f"Merging into {quantization}"):
         write = export_full if whole else merge_adapter
@@ -221,5 +221,5 @@ def _read_facts(file: Path) -> Bundle:
         return Bundle.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
         raise DataError(
-            f"{file.parent} is not a bundle written by byoai: its {FACTS} is missing or invalid: {error}"
+            f"{file.parent} is not a version that byoai wrote: its {FACTS} is missing, or cannot be read: {error}"
         ) from error

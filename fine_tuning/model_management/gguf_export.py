@@ -146,8 +146,7 @@ def convert_adapter(base_gguf: str | Path, adapter_dir: str | Path, out_path: st
     pairs = targets_of(base, adapter_dir)
     if any(pair.has_magnitude for pair in pairs.values()):
         raise ExportError(
-            f"{adapter_dir} was trained with DoRA, which an adapter GGUF cannot represent: set deployment.mode to "
-            "merged"
+            f"{adapter_dir} was trained with DoRA, which no adapter GGUF can hold: set deployment.mode to merged"
         )
     # llama.cpp scales every pair by alpha / rank, so any other scale is multiplied into B.
     alpha, _ = Counter(pair.scale * pair.rank for pair in pairs.values()).most_common(1)[0]
@@ -216,16 +215,16 @@ def _replaced(base: GgufFile, name: str, hf_name: str, tensor: StoredTensor) -> 
 def _finite(name: str, tensor: StoredTensor, rows: Rows) -> Rows:
     if not np.isfinite(rows).all():
         raise ExportError(
-            f"{name} in {tensor.path} contains infinite numbers or NaN: the training diverged. Train again with a "
-            "lower learning_rate."
+            f"{name} in {tensor.path} is not finite: its training diverged. Train again with a lower learning_rate."
         )
     return rows
 
 
 def _overflow(name: str, path: Path, kind: str) -> ExportError:
     return ExportError(
-        f"{name} of {path} has weights that are too large for {kind}: the training diverged. Train again with a lower "
-        "learning_rate, or, if the base itself has such weights, choose quantization bf16."
+        f"{name} of {path} has weights that {kind} cannot hold: the training diverged. Train again with a lower "
+        "learning_rate, "
+        "or, if the base itself is so, choose quantization bf16."
     )
 
 
@@ -250,8 +249,8 @@ class _Export:
         for name in changes:
             if not ggml.can_quantize(kind := self._made[name].kind):
                 raise ExportError(
-                    f"{name} of {base.path} has the type {kind.name}, which byoai cannot write: choose a quantization, "
-                    "such as q8_0"
+                    f"{name} of {base.path} is {kind.name}, which cannot be made again: choose a quantization, such "
+                    "as q8_0"
                 )
         self.size = file_size(self._metadata, self._made.values(), self._alignment)
 
@@ -310,8 +309,8 @@ def _export_mixture(
 ) -> Exported:
     if base.alignment != DEFAULT_ALIGNMENT:
         raise ExportError(
-            f"{base.path} is aligned to {base.alignment} bytes, which llama.cpp's quantiser does not support: choose "
-            "quantization q8_0 or same"
+            f"{base.path} is aligned to {base.alignment} bytes, which llama.cpp's quantiser cannot keep: choose q8_0 "
+            "or same"
         )
     floats, eights = _Export(base, changes, "f32", progress), _Export(base, changes, "q8_0", None)
     with whole_file(out_path, floats.size + eights.size) as temporary:  # no mixture is larger than q8_0
@@ -361,7 +360,6 @@ def _open(base_gguf: str | Path, quantization: str) -> GgufFile:
     if base.header.architecture not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
         raise ExportError(
-            f"{base_gguf} has the architecture {base.header.architecture!r}, which cannot be exported: choose a base "
-            f"of one of {known}"
+            f"{base_gguf} is of the architecture {base.header.architecture!r}; an adapter can be exported for {known}"
         )
     return base

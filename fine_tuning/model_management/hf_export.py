@@ -89,8 +89,8 @@ def _fetch(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=_FILES))
     except (HfHubHTTPError, HFValidationError, OSError) as error:  # without a network, the cache is used
         raise ExportError(
-            f"cannot download {name} from Hugging Face: {error}. Check the name and the network, or use a folder or "
-            "a model of the engine."
+            f"cannot get {name} from Hugging Face: {error}. Check the name and the network, or give a folder, or a "
+            "model of the engine."
         ) from error
 
 
@@ -115,9 +115,7 @@ def install_converter() -> Path:
             if not target.exists():
                 _install(target)
     except OSError as error:
-        raise ExportError(
-            f"cannot install the converter in {target}: {error.strerror or error}. Check the disk's free space"
-        ) from error
+        raise ExportError(f"cannot keep the converter in {target}: {error.strerror or error}") from error
     return target
 
 
@@ -167,13 +165,13 @@ def _check_folder(folder: Path) -> int:
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         raise ExportError(
-            f"{folder} has no model*.safetensors files, and byoai does not read pickles (*.bin, *.pt). "
+            f"{folder} holds no model*.safetensors: only those are read, pickles (*.bin, *.pt) never. "
             f"Save the model with save_pretrained(..., safe_serialization=True)."
         )
     for name in ("config.json", "tokenizer_config.json"):
         if "auto_map" in _settings(folder / name):
             raise ExportError(
-                f"{folder / name} requires the model's own code (auto_map), which byoai never runs: choose a base "
+                f"{folder / name} asks for code of the model's own (auto_map), which is never run: choose a base "
                 "without it"
             )
     return sum(math.prod(tensor.shape) for file in files for tensor in read_safetensors(file).values())

@@ -45,7 +45,7 @@ def check_repository(name: str) -> str:
         validate_repo_id(name)
     except HFValidationError as error:
         raise ConfigError(
-            f"{name[:100]!r} is not a valid repository: {str(error).partition(': ')[0]}. Use `name` or `owner/name`"
+            f"{name[:100]!r} cannot name a repository: {str(error).partition(': ')[0]}. It is `name` or `owner/name`"
         ) from error
     return name
 
@@ -97,7 +97,7 @@ def fetch(repository: str, folder: Path, revision: str | None = None) -> Path:
             file.size or 0 for file in api.model_info(repository, revision=revision, files_metadata=True).siblings or ()
         )
         if size > _LARGEST:
-            raise ExportError(f"{repository} has {size / 1e9:.0f} GB, more than the limit of {_LARGEST / 1e9:.0f} GB")
+            raise ExportError(f"{repository} holds {size / 1e9:.0f} GB, and at most {_LARGEST / 1e9:.0f} are fetched")
         snapshot_download(repository, revision=revision, local_dir=folder, allow_patterns=_FETCHED)
     return folder
 
@@ -119,20 +119,20 @@ def _hub(repository: str) -> "Iterator[HfApi]":
     try:
         yield HfApi()
     except LocalTokenNotFoundError as error:
-        raise ConfigError("you are not logged in to Hugging Face: run `hf auth login`, or set HF_TOKEN") from error
+        raise ConfigError("nobody is logged in to Hugging Face: run `hf auth login`, or set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
         raise ExportError(
-            f"Hugging Face has no repository {repository}, or you have no access: check the name and `hf auth whoami`"
+            f"Hugging Face has no {repository}, or you may not see it: check the name, and `hf auth whoami`"
         ) from error
     except HfHubHTTPError as error:
-        hint = " Log in with `hf auth login` and a token with write access" if _is_denied(error) else ""
-        raise ExportError(f"Hugging Face rejected {repository}: {str(error).strip().splitlines()[0]}.{hint}") from error
+        hint = " Log in with `hf auth login`, with a token that may write" if _is_denied(error) else ""
+        raise ExportError(f"Hugging Face refused {repository}: {str(error).strip().splitlines()[0]}.{hint}") from error
     except httpx2.HTTPError as error:
         raise ExportError(
-            f"Hugging Face cannot be reached: {error}. Check the network (HF_ENDPOINT sets another address)"
+            f"Hugging Face cannot be reached: {error}. Check the network (HF_ENDPOINT names another address)"
         ) from error
     except OSError as error:
-        raise ExportError(f"cannot transfer {repository} to or from Hugging Face: {error}") from error
+        raise ExportError(f"cannot exchange {repository} with Hugging Face: {error}") from error
 
 
 def _is_denied(error: Exception) -> bool:

@@ -94,7 +94,7 @@ def _data(version: Version) -> list[tuple[str, str]]:
         for name, counts in known["splits"].items()
     ]
     dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in known["dropped"].items() if count)
-    private = "replaced by placeholders before training" if known["settings"].get("scrub_pii") else "not searched for"
+    private = "replaced by placeholders before training" if known["settings"].get("scrub_pii") else "not looked for"
     return [
         *splits,
         ("dropped by the cleaning", dropped or "none"),

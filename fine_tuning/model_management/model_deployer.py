@@ -59,8 +59,8 @@ def register(engine: Engine, tag: str, spec: ModelSpec) -> None:
     engine.delete(trial)
     if digests[trial] != digests[tag]:
         raise EngineError(
-            f"{tag} exists already and is another model. A version never changes: register this one under the next "
-            "number"
+            f"{tag} is there already and is another model. A version is never made anew: register this one under the "
+            "next number"
         )
 
 
@@ -74,7 +74,7 @@ def check_name(engine: Engine, registry: Registry, name: str, base_tag: str) -> 
     """
     latest, following = latest_tag(name), version_tag(name, registry.likely_number(name))
     if base_tag.casefold() in (latest.casefold(), following.casefold()):
-        raise ModelNotOurs(f"the fine-tuned model would have the same name as its base, {base_tag}: {_OTHER_NAME}")
+        raise ModelNotOurs(f"{base_tag} is the base, and the fine-tuned model would be called so too: {_OTHER_NAME}")
     _check_free(engine, following)
     check_latest(engine, registry, name)
 
@@ -89,8 +89,9 @@ def check_latest(engine: Engine, registry: Registry, name: str) -> None:
         _check_free(engine, latest)
     elif not is_latest_ours(engine, registry, name):
         raise ModelNotOurs(
-            f"{latest} would be overwritten, but byoai did not create it: copy it to another name and remove it "
-            f"(ollama cp, ollama rm), or {_OTHER_NAME}"
+            f"{latest} is not a version that byoai made, and would be written over: copy it to another name and remove "
+            "it (ollama cp, "
+            f"ollama rm), or {_OTHER_NAME}"
         )
 
 
@@ -117,8 +118,8 @@ def _check_free(engine: Engine, tag: str) -> None:
     except EngineUnavailable:
         raise
     except EngineError as error:
-        raise ModelNotOurs(f"{tag} is a model that byoai did not create ({error}): {_OTHER_NAME}") from error
-    raise ModelNotOurs(f"{tag} is a model that byoai did not create: {_OTHER_NAME}")
+        raise ModelNotOurs(f"{tag} is taken by a model that byoai did not make ({error}): {_OTHER_NAME}") from error
+    raise ModelNotOurs(f"{tag} is taken by a model that byoai did not make: {_OTHER_NAME}")
 
 
 _OTHER_NAME = "set deployment.model_name (or model_name_prefix) to another name"
@@ -200,20 +201,21 @@ def _compare(
             return 0
         refuses, takes = ("training", "the engine") if expected is None else ("the engine", "training")
         raise ParityError(
-            f"{tag}, {case}: the template of {refuses} rejects the messages, but that of {takes} renders "
-            f"{expected or served!r}"
+            f"{tag}, {case}: the template of {refuses} refuses the messages, that of {takes} makes "
+            f"{expected or served!r} of them"
         )
     expected_tokens, served_tokens = encode(expected), encode(served)
     if expected_tokens == served_tokens:
         return len(expected_tokens)
     token, character = _first_difference(expected_tokens, served_tokens), _first_difference(expected, served)
     raise ParityError(
-        f"the engine gives {tag} a different prompt than the training did ({case}), from token {token} (character "
+        f"{tag} would be fed other text than it was trained on ({case}): they differ from token {token} (character "
         f"{character}) on.\n"
         f"  in training: {expected!r}\n"
         f"  the engine:  {served!r}\n"
-        "Its template, system text or messages differ from the base's: check the run's Modelfile, or deploy with "
-        "deployment.mode: adapter, which inherits them. Nothing went live."
+        "Its template, system text or messages are not the base's: look at the run's Modelfile, and deploy with "
+        "deployment.mode: adapter, "
+        "which inherits them. Nothing went live."
     )
 
 
@@ -234,9 +236,9 @@ def _check_typed(engine: Engine, tag: str, encode: Encode, structure: Sequence[s
         harmless, hostile = fed("x"), fed(typed)
         if harmless != hostile:
             raise ParityError(
-                f"{tag}: typed text acts as structure in messages of {', '.join(roles)}. The template writes "
-                f"{harmless}, but with typed markers the prompt contains {hostile}. Nothing went live; choose another "
-                "base."
+                f"{tag}: what is typed acts as structure in messages of {', '.join(roles)}. The template writes "
+                f"{harmless}, and with "
+                f"typed markers the model is fed {hostile}. Nothing went live."
             )
 
 
@@ -262,7 +264,7 @@ def _sane_answer(engine: Engine, tag: str, questions: Sequence[str], control_tok
 
     Raises ParityError with the last answer if none passes.
     """
-    fault = "was not requested"
+    fault = "was not asked for"
     for question in questions:
         messages = [Message(role="user", content=question)]
         chunks = list(engine.chat(tag, messages, ChatOptions(temperature=0, max_tokens=GENERATION_LIMIT)))
@@ -270,13 +272,13 @@ def _sane_answer(engine: Engine, tag: str, questions: Sequence[str], control_tok
         shown = [token for token in control_tokens if token in text]
         if not shown and text.strip() and last.done_reason == "stop":
             return text, last.tokens
-        ended = "is empty" if last.done_reason == "stop" else f"does not end within {GENERATION_LIMIT} tokens"
-        fault = f"to {question!r} {f'contains the control token {shown[0]}' if shown else ended}:\n  {text!r}"
+        ended = "is empty" if last.done_reason == "stop" else f"does not end by itself within {GENERATION_LIMIT} tokens"
+        fault = f"to {question!r} {f'shows the control token {shown[0]}' if shown else ended}:\n  {text!r}"
         if shown:
             break
     raise ParityError(
-        f"the answer of {tag} {fault}\nIt may have been trained too long or with too high a learning_rate. Nothing "
-        "went live."
+        f"the answer of {tag} {fault}\nWas it trained with the end-of-turn token, and not too long or too fast? "
+        "Nothing went live."
     )
 
 
@@ -293,8 +295,7 @@ def go_live(engine: Engine, registry: Registry, name: str, number: int) -> Versi
     version = registry.get(name, number)
     if version.tag not in _digests(engine):
         raise ModelNotFound(
-            f"{version.tag} cannot go live, since {engine.name} ({engine.where}) no longer has it: choose another "
-            "version"
+            f"{version.tag} is gone from {engine.name} ({engine.where}), and so cannot go live: choose another version"
         )
     if registry.live(name) is None:
         check_latest(engine, registry, name)
@@ -307,7 +308,7 @@ def _point_latest(engine: Engine, tag: str, latest: str) -> None:
     digests = _digests(engine)
     if digests.get(latest) != digests.get(tag):
         raise EngineError(
-            f"{engine.name} ({engine.where}) did not point {latest} to {tag}: check its log, and try again"
+            f"{engine.name} ({engine.where}) did not point {latest} to {tag}: try again, and look at its log"
         )
 
 
@@ -344,27 +345,29 @@ def restore(engine: Engine, version: Version) -> None:
     Raises ExportError if the Modelfile or a file that it refers to is missing.
     """
     if not version.run:
-        raise ExportError(f"{version.tag} cannot be recreated: the registry does not know its run")
+        raise ExportError(f"{version.tag} cannot be made again: the registry does not know how it was made")
     run = paths.home() / version.run
     try:
         spec = parse_modelfile((run / "Modelfile").read_text(encoding="utf-8"), run)
     except OSError as error:
         raise ExportError(
-            f"{version.tag} cannot be recreated: cannot read {run / 'Modelfile'} ({error.strerror})"
+            f"{version.tag} cannot be made again: cannot read {run / 'Modelfile'} ({error.strerror})"
         ) from error
     for file in (spec.from_, spec.adapter):
         if isinstance(file, Path) and not file.exists():
-            raise ExportError(f"{version.tag} cannot be recreated: {file} is missing")
+            raise ExportError(f"{version.tag} cannot be made again: {file} is gone")
     register(engine, version.tag, spec)
 
 
 def _adopt(registry: Registry, name: str, number: int) -> Finding:
     tag = version_tag(name, number)
     if run := _run_that_made(tag):
-        registry.add(name, number, run=str(run.relative_to(paths.home())), notes="found in the engine, with its run")
+        registry.add(
+            name, number, run=str(run.relative_to(paths.home())), notes="found in the engine, and made by its run"
+        )
     else:
-        registry.add(name, number, notes="found in the engine; its run is unknown")
-    return Finding(f"{tag} was missing from the registry: added as a candidate", mended=True)
+        registry.add(name, number, notes="found in the engine; how it was made is not known")
+    return Finding(f"{tag} was unknown to the registry: entered as a candidate", mended=True)
 
 
 def _run_that_made(tag: str) -> Path | None:
@@ -377,14 +380,14 @@ def _run_that_made(tag: str) -> Path | None:
 
 
 def _restored(engine: Engine, version: Version) -> Finding:
-    lost = f"{version.tag}, which is {'pinned' if version.pinned else version.state}, is missing from {engine.name}"
+    lost = f"{version.tag}, which is {'pinned' if version.pinned else version.state}, is gone from {engine.name}"
     try:
         restore(engine, version)
     except EngineUnavailable:
         raise
     except ByoaiError as error:
         return Finding(f"{lost}. {error}", mended=False)
-    return Finding(f"{lost}: recreated from {version.run}", mended=True)
+    return Finding(f"{lost}: made again from {version.run}", mended=True)
 
 
 def _reconcile_latest(engine: Engine, registry: Registry, name: str) -> list[Finding]:
@@ -395,16 +398,18 @@ def _reconcile_latest(engine: Engine, registry: Registry, name: str) -> list[Fin
             return []
         if answering is None:
             _point_latest(engine, live.tag, latest)
-            return [Finding(f"{latest} was missing: copied from {live.tag}", mended=True)]
+            return [Finding(f"{latest} was gone: it is {live.tag} again", mended=True)]
     elif answering is None:
-        gone = f"{latest} and its version are missing: choose another with `byoai rollback` or `byoai use`"
+        gone = f"{latest} is gone, and so is its version: `byoai rollback` or `byoai use` chooses another"
         return [Finding(gone, mended=False)] if live else []
     same = [number for number, digest in version_digests(digests, name).items() if digest == answering]
     if not same:
-        cure = f"`byoai use {live.tag}` restores it" if live and live.tag in digests else "choose one with `byoai use`"
+        cure = (
+            f"`byoai use {live.tag}` puts it back" if live and live.tag in digests else "`byoai use` chooses a version"
+        )
         return [Finding(f"{latest} is none of the versions of {name}: {cure}", mended=False)]
     version = registry.promote(name, max(same))
-    return [Finding(f"{latest} is {version.tag}, but the registry did not list it as live: corrected", mended=True)]
+    return [Finding(f"{latest} is {version.tag}, which the registry did not list as live: corrected", mended=True)]
 
 
 def _unknown_numbers(engine: Engine, registry: Registry, name: str) -> list[int]:

@@ -67,12 +67,12 @@ def why_kept(version: Version, digests: Mapping[str, str]) -> str:
     """
     answering = digests.get(latest_tag(version.name))  # the registry may differ after an interrupted promotion
     if not version.made_here:
-        return "it was only found in the engine, and may belong to somebody else"
+        return "it was only found in the engine, and may be somebody else's"
     if version.pinned:
         return "it is pinned"
     if version.state == "live" or (answering and digests.get(version.tag) == answering):
         return "it is live"
-    return "it was live before, and a rollback would return to it" if version.state == "previous" else ""
+    return "it was live before, and a rollback returns to it" if version.state == "previous" else ""
 
 
 def remove_version(engine: Engine, registry: Registry, version: Version) -> Pruned:

@@ -52,7 +52,7 @@ class Lineage:
         if len(self.versions) == 1:
             return f"{self.versions[0][0]} {self.recipe}"
         parts = " and ".join(f"{tag} x {weight:g}" for tag, weight in self.versions)
-        kept = "" if self.held > 0.9995 else f"; its rank represents {self.held:.0%} of the change"
+        kept = "" if self.held > 0.9995 else f"; its rank holds {self.held:.0%} of the change"
         return f"merged from {parts} by {self.recipe}{kept}"
 
 
@@ -154,7 +154,7 @@ class Registry:
                 )
             except IntegrityError as error:
                 raise ByoaiError(
-                    f"{name} cannot have a version {number} ({error}): use the number from next_number"
+                    f"{name} cannot have a version {number} ({error}): take the number from next_number"
                 ) from error
             pairs = ((cursor.lastrowid, turn) for turn in dict.fromkeys(turns))
             connection.executemany("INSERT INTO version_turns (version_id, turn_id) VALUES (?, ?)", pairs)
@@ -164,7 +164,7 @@ class Registry:
         """Set any of `metrics`, `verdict`, `pinned`, `notes` and `labels`; other columns never change."""
         if unknown := set(changes) - _CHANGEABLE:
             raise ByoaiError(
-                f"{', '.join(sorted(unknown))} of a version cannot change, only {', '.join(sorted(_CHANGEABLE))}"
+                f"of a version, only {', '.join(sorted(_CHANGEABLE))} can change, not {', '.join(sorted(unknown))}"
             )
         with state.connect(self._path) as connection, state.transaction(connection):
             _one(connection, name, number)

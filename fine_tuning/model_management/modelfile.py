@@ -38,9 +38,9 @@ def spec_for(
     """
     if details.spec.adapter:
         raise EngineError(
-            f"{base_tag} is itself an adapter on another model, which training would ignore: set "
-            "training.base_model to the model that it is based on, or first make a merged version of it "
-            "(deployment.mode: merged)"
+            f"{base_tag} is itself an adapter on another model, and a new one would be trained without it: "
+            "set training.base_model to the model that it was made from, or fine-tune with deployment.mode: merged "
+            "and build on that"
         )
     if mode == "adapter":
         return ModelSpec(from_=base_tag, adapter=artifact)
@@ -69,7 +69,10 @@ def modelfile_text(spec: ModelSpec, folder: Path | None = None) -> str:
     text = "\n".join(lines) + "\n"
     if hidden := {character for character in text if not _is_read(character)}:
         points = ", ".join(f"U+{ord(character):04X}" for character in sorted(hidden))
-        text = f"# `ollama create` drops {points} when it reads this file; byoai registers the texts with them.\n{text}"
+        text = (
+            f"# `ollama create` leaves out {points} when it reads this file; byoai registers the texts "
+            f"with them.\n{text}"
+        )
     return text
 
 
@@ -103,7 +106,7 @@ def _quote(command: str, text: str) -> str:
         return f'"{text}"'
     if re.search(r'"""\s*[\r\n]', seen):
         raise ExportError(
-            f'the {command} of the base has a line that ends in """, which a Modelfile cannot represent: '
+            f'the {command} of the base has a line that ends in """, which a Modelfile cannot hold: '
             "use deployment.mode: adapter, which inherits it, or change it in the base"
         )
     return f'"""{text}"""'

@@ -30,11 +30,11 @@ _UNSUPPORTED = {
     "monteclora_config": "MonteCLoRA",
     "arrow_config": "Arrow routing",
     "alora_invocation_tokens": "activated LoRA",
-    "lora_bias": "LoRA biases",
+    "lora_bias": "biases of LoRA's own",
     "layer_replication": "replicated layers",
     "megatron_config": "Megatron layers",
-    "modules_to_save": "fully trained modules",
-    "target_parameters": "LoRA on parameters outside of modules",
+    "modules_to_save": "modules trained whole",
+    "target_parameters": "LoRA on bare parameters",
     "trainable_token_indices": "trained tokens",
 }
 # Other initialisations (PiSSA, OLoRA, CorDA, LoftQ ...) change the base's weights before the training.
@@ -75,8 +75,9 @@ class LoraPair:
         a, b = self._a.load(), self._b.load()
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
             raise ExportError(
-                f"the adapter's weights for {self.module} in {self._a.path} contain infinite numbers or NaN: the "
-                "training diverged. Train again with a lower learning_rate."
+                f"the adapter's weights for {self.module} in {self._a.path} are not finite numbers: its training "
+                "diverged. "
+                f"Train again with a lower learning_rate."
             )
         return (b.T, a.T) if self._embedding else (a, b)
 
@@ -96,11 +97,11 @@ def read_adapter(folder: str | Path) -> list[LoraPair]:
             found.setdefault(match["module"], {})[match["side"]] = (tensor, bool(match["embedding"]))
         elif not key.endswith(".base_layer.weight"):  # such a key is a copy of the base's weights
             raise ExportError(
-                f"{folder / _WEIGHTS} contains {key}, which is not a LoRA weight: train with bias='none' and without "
+                f"{folder / _WEIGHTS} holds {key}, which is no LoRA weight: train with bias='none' and without "
                 "modules_to_save"
             )
     if not found:
-        raise ExportError(f"{folder / _WEIGHTS} contains no LoRA weights: save the adapter again")
+        raise ExportError(f"{folder / _WEIGHTS} holds no LoRA weights")
     return [_pair(folder, module, sides, config) for module, sides in found.items()]
 
 
@@ -110,22 +111,21 @@ def _pair(
     magnitude = sides.pop(_MAGNITUDE, (None, False))[0]
     if bool(config.get("use_dora")) != (magnitude is not None):
         raise ExportError(
-            f"{folder}: {_CONFIG} and {_WEIGHTS} disagree on whether {module} was trained with DoRA: save the adapter "
-            "again"
+            f"{folder}: {_CONFIG} and {_WEIGHTS} disagree whether {module} was trained with DoRA: it was not saved "
+            "whole"
         )
     if set(sides) != {"A", "B"}:
-        raise ExportError(f"{folder / _WEIGHTS} has only half of the adapter of {module}: save the adapter again")
+        raise ExportError(f"{folder / _WEIGHTS} holds only half of the adapter of {module}: it was not saved whole")
     (a, embedding), (b, _) = sides["A"], sides["B"]
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
         raise ExportError(
-            f"{folder / _WEIGHTS}: the matrices A and B of {module} have shapes that do not match, {a.shape} and "
-            f"{b.shape}"
+            f"{folder / _WEIGHTS}: the two sides of {module}, {a.shape} and {b.shape}, do not fit together"
         )
     shape = (a.shape[1], b.shape[0]) if embedding else (b.shape[0], a.shape[1])
     if magnitude and (embedding or magnitude.shape != shape[:1]):
         raise ExportError(
-            f"{folder / _WEIGHTS}: the DoRA magnitude of {module} has the shape {magnitude.shape}, which does not "
-            "match a linear layer's outputs"
+            f"{folder / _WEIGHTS}: the DoRA magnitude of {module} is {magnitude.shape}, and must be of a linear "
+            "layer's outputs"
         )
     return LoraPair(module, _scale(config, module, a.shape[0]), a.shape[0], shape, a, b, embedding, magnitude)
 
@@ -145,13 +145,13 @@ def _scale(config: dict[str, Any], module: str, rank: int) -> float:
 def _config(folder: Path) -> dict[str, object]:
     if pickles := sorted(path.name for path in folder.glob("adapter_model*") if path.suffix in _PICKLES):
         raise ExportError(
-            f"{folder / pickles[0]} is a pickle, which can run any code when it is read; byoai reads only {_WEIGHTS}. "
+            f"{folder / pickles[0]} is a pickle, which can run any code when it is read: only {_WEIGHTS} is. "
             f"Delete it, or save the adapter again with save_pretrained(..., safe_serialization=True)."
         )
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ExportError(f"{folder} is not a PEFT adapter: cannot read {_CONFIG} ({error})") from error
+        raise ExportError(f"{folder} is no PEFT adapter: cannot read {_CONFIG} ({error})") from error
     if (
         not isinstance(config, dict)
         or config.get("peft_type") != "LORA"
@@ -163,6 +163,6 @@ def _config(folder: Path) -> dict[str, object]:
         faults.append(f"a base changed by init_lora_weights={config['init_lora_weights']!r}")
     if faults:
         raise ExportError(
-            f"{folder / _CONFIG} uses {', '.join(faults)}, which a GGUF cannot represent: train a plain LoRA"
+            f"{folder / _CONFIG} asks for {', '.join(faults)}, which a GGUF cannot be given: train a plain LoRA"
         )
     return config

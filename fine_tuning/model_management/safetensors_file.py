@@ -42,8 +42,7 @@ class StoredTensor:
         dtype = _DTYPES.get(self.dtype)
         if dtype is None or self.size != math.prod(self.shape) * dtype.itemsize:
             raise ExportError(
-                f"{self.path} has {self.size} bytes of {self.dtype} for the shape {self.shape}: only floats of "
-                "matching size are supported"
+                f"{self.path} holds {self.size} bytes of {self.dtype} for the shape {self.shape}: floats are needed"
             )
         shape = (last - first, *self.shape[1:]) if last is not None else self.shape
         with self.path.open("rb") as file:
@@ -67,13 +66,13 @@ def read_safetensors(path: str | Path) -> dict[str, StoredTensor]:
         found = {name: _stored(path, entry, 8 + length) for name, entry in header.items()}
         end = path.stat().st_size
     except FileNotFoundError as error:
-        raise ExportError(f"{path} is missing: it was not saved, or saving was interrupted") from error
+        raise ExportError(f"{path} is missing: it was not saved, or the saving was interrupted") from error
     except OSError as error:
         raise ExportError(f"cannot read {path}: {error.strerror}") from error
     except (struct.error, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise ExportError(f"{path} is not a safetensors file ({error}): it may be damaged") from error
     if outside := [name for name, tensor in found.items() if tensor.size < 0 or tensor.start + tensor.size > end]:
-        raise ExportError(f"{path} ends before the tensor {outside[0]}: saving was interrupted, so save it again")
+        raise ExportError(f"{path} ends before its {outside[0]}: it was not saved whole")
     return found
 
 

@@ -40,20 +40,21 @@ def targets_of(base: GgufFile, adapter_dir: str | Path) -> dict[str, LoraPair]:
         tensor = base.tensors.get(f"{name}.weight")
         if name is None or tensor is None:
             tied = (
-                ": its output is the embedding, so leave lm_head out of target_modules"
+                ": its output is the embedding, leave lm_head out of target_modules"
                 if f"{name}.weight" == _OUTPUT
                 else ""
             )
-            raise ExportError(f"{adapter_dir} adapts {pair.module}, which {base.path} lacks{tied}")
+            raise ExportError(f"{adapter_dir} adapts {pair.module}, which {base.path} does not have{tied}")
         if tensor.shape != pair.shape[::-1]:
             raise ExportError(
-                f"{adapter_dir} was not trained on {base.path}: {pair.module} has the shape {pair.shape}, but "
+                f"{adapter_dir} was not trained on {base.path}: {pair.module} is {pair.shape} there, and "
                 f"{tensor.shape[::-1]} in the base"
             )
         if tensor.name == EMBEDDING and _OUTPUT not in base.tensors:
             raise ExportError(
-                f"{adapter_dir} adapts {pair.module}, which {base.path} also uses as its output, so both would change "
-                "in a GGUF: leave the embedding out of target_modules."
+                f"{adapter_dir} adapts {pair.module}, which {base.path} also uses as its output: in a GGUF both "
+                "would change. "
+                f"Leave the embedding out of target_modules."
             )
         found[tensor.name] = pair
     return {name: found[name] for name in base.tensors if name in found}
@@ -70,17 +71,16 @@ def weights_of(base: GgufFile, model_folder: str | Path) -> dict[str, tuple[str,
         module, _, kind = hf_name.rpartition(".")
         tensor = base.tensors.get(f"{names.get_name(module)}.{kind}")
         if tensor is None or tensor.shape != stored.shape[::-1]:
-            theirs = str(tensor.shape[::-1]) if tensor else "missing"
+            theirs = str(tensor.shape[::-1]) if tensor else "it is not there"
             raise ExportError(
-                f"{model_folder} was not trained on {base.path}: {hf_name} has the shape {stored.shape}, but in the "
-                f"base it is {theirs}"
+                f"{model_folder} was not trained on {base.path}: {hf_name} is {stored.shape} there, and in the base "
+                f"{theirs}"
             )
         found[tensor.name] = (hf_name, stored)
     kept = {name for name in base.tensors if name in _COMPUTED or name.startswith(OTHER_SENSES)}
     if missing := [name for name in base.tensors if name not in found and name not in kept]:
         raise ExportError(
-            f"{model_folder} lacks {', '.join(missing[:3])}, which {base.path} has: saving was interrupted, so save "
-            "it again"
+            f"{model_folder} lacks {', '.join(missing[:3])}, which {base.path} has: it was not saved whole"
         )
     return {name: found[name] for name in base.tensors if name in found}
 

@@ -55,7 +55,7 @@ def load_base(
             model = _load_folder(source, dtype, weights, attention_name)
     except (ValueError, KeyError, NotImplementedError, OSError, ExportError) as error:
         raise TrainingError(
-            f"cannot load {source} for training: {error}. Choose a base of a supported family (llama, qwen, ...)"
+            f"cannot load {source} for training: {error}. Choose a base of a known family (llama, qwen, ...)"
         ) from error
     model.config.use_cache = False
     model.eval()
@@ -68,10 +68,10 @@ def _load_folder(folder: Path, dtype: torch.dtype, weights: BaseWeights, attenti
     if not any(folder.glob("*.safetensors")):
         if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES):
             raise ValueError(
-                f"its weights are a pickle file ({pickles[0]}), which can run any code when it is read; save them as "
+                f"its weights are a pickle ({pickles[0]}), which can run any code when it is read; save it as "
                 "safetensors"
             )
-        raise ValueError("the folder has no *.safetensors files")
+        raise ValueError("there are no *.safetensors in it")
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         str(folder), dtype=dtype, attn_implementation=attention_name, trust_remote_code=False, use_safetensors=True
     )
@@ -102,7 +102,7 @@ def _load_gguf(
         rope.apply(model, _tensor(file, content, rope.factors) if rope.factors else None)
     model.tie_weights()
     if missing := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
-        raise ValueError(f"it lacks the weights {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''}")
+        raise ValueError(f"it has no weights for {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''}")
     return model
 
 
@@ -214,7 +214,7 @@ def _place(
     wanted = getattr(owner, leaf)
     shape = tuple(weight.shape)
     if shape != tuple(wanted.shape):
-        raise ValueError(f"its {name} has the shape {shape}, but Transformers expects {tuple(wanted.shape)}")
+        raise ValueError(f"its {name} is of shape {shape}, and Transformers wants {tuple(wanted.shape)}")
     if weights == "nf4" and leaf == "weight" and isinstance(weight, torch.Tensor) and _within_layers(model, owner):
         weight = Nf4Linear(weight.to(dtype))
     if isinstance(weight, HeldLinear):

@@ -44,15 +44,15 @@ def check(folder: Path) -> None:
         manifest = json.loads((folder / MANIFEST).read_text())
         files, version = manifest["files"], _version(manifest)
     except FileNotFoundError:
-        raise CheckpointDamaged(f"{folder} is incomplete (it has no {MANIFEST})") from None
+        raise CheckpointDamaged(f"{folder} is unfinished (it has no {MANIFEST})") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointDamaged(f"{folder / MANIFEST} is not a valid manifest: {error}") from error
+        raise CheckpointDamaged(f"{folder / MANIFEST} is not a manifest: {error}") from error
     if version != _VERSION:
-        raise CheckpointDamaged(f"{folder} was saved by another version of byoai; this version cannot resume from it")
+        raise CheckpointDamaged(f"{folder} was saved by another version of byoai, which this one cannot go on from")
     for name, digest in files.items():
         path = folder / name
         if not path.is_file() or paths.sha256_of(path) != digest:
-            raise CheckpointDamaged(f"{path} is missing or was changed after it was saved")
+            raise CheckpointDamaged(f"{path} is missing or not what was saved")
 
 
 def is_complete(folder: Path) -> bool:

@@ -379,10 +379,10 @@ def require(estimate: Estimate, settings: Training, base: str | Path, fitting: d
     )
     if fitting:
         lower = " ".join(f"--set {key}={value}" for key, value in fitting.items())
-        cure = f"The largest settings that fit: {lower} (--auto applies them)."
+        cure = f"The largest that fits: {lower} (--auto takes it)."
     else:
         smaller = "training.method lora, or a smaller" if settings.method == FineTuningMethod.FULL else "a smaller"
-        cure = f"No settings make it fit: choose {smaller} training.base_model."
+        cure = f"No setting makes it fit: choose {smaller} training.base_model."
     raise NotEnoughMemory(
         f"training {base} needs about {estimate.memory / 1e9:.1f} GB of memory ({estimate.parts[largest] / 1e9:.1f} "
         f"GB of it {largest}), "

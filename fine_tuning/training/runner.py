@@ -154,7 +154,7 @@ class TrainingProcess:
         if _result_file(self.job.run).exists():
             return _read_result(self.job)
         if self._asked:
-            raise Cancelled("training stopped; the next retrain resumes from its last checkpoint")
+            raise Cancelled("training stopped; the next retrain goes on from its last checkpoint")
         if _failure_file(self.job.run).exists():
             failure = paths.read_json(_failure_file(self.job.run))
             raise getattr(errors, failure["error"])(failure["text"])
@@ -164,17 +164,17 @@ class TrainingProcess:
         code = self._child.exitcode or 0
         if code == _DISK_FULL:
             return (
-                f"the disk is full ({self.job.run}): free some space; the next retrain resumes from the last checkpoint"
+                f"the disk is full ({self.job.run}): make room, and the next retrain goes on from the last checkpoint"
             )
         if code == -signal.SIGKILL:
             return (
-                "the training process was killed, most likely because memory ran out. Retrain with --auto, "
+                "the training's process was killed: most likely the memory ran out. Retrain with --auto, "
                 "or lower training.batch_tokens"
             )
         if code < 0:
-            return f"the training process died of {signal_name(-code)}; see the end of {self.log}"
+            return f"the training's process died of {signal_name(-code)}; what it said last is in {self.log}"
         said = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if self.log.exists() else []
-        return f"the training failed: {said[-1] if said else 'it gave no reason'}. The full output is in {self.log}"
+        return f"the training failed: {said[-1] if said else 'it said nothing'}. The whole is in {self.log}"
 
 
 def _result_file(run: Path) -> Path:

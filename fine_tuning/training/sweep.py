@@ -86,7 +86,7 @@ def search(prepared: Prepared, training: Training, sweep: Sweep, name: str, watc
     validation = prepared.rows / "validation.jsonl"
     if not validation.exists() or not validation.stat().st_size:
         raise ConfigError(
-            f"{validation} has no rows to validate on: chat more, or raise data_preparation.validation_ratio"
+            f"{validation} holds no row to judge by: chat more, or raise data_preparation.validation_ratio"
         )
     watch, folder = watch or Watch(), paths.sweeps_dir() / paths.safe_name(name)
     watch.tell(events.RunOpened(str(folder), resumed=folder.exists()))
@@ -161,7 +161,7 @@ class _Worker:
         before = study.user_attrs.get("about", about)
         if before != about:
             other = ", ".join(key for key in about if about[key] != before[key])
-            raise ConfigError(f"the sweep {self.folder.name} has another {other} than this one: choose another --name")
+            raise ConfigError(f"the sweep {self.folder.name} is about other {other}: give this one a --name of its own")
         study.set_user_attr("about", about)
         for point in grid(self.sweep)[: self.sweep.trials] if self.sweep.sampler == "grid" else self._configured():
             study.enqueue_trial(point, skip_if_exists=True)
@@ -182,7 +182,7 @@ class _Worker:
                 self._do(trial)
             except _OutOfTime:
                 _queue_again(self.study, trial.number, trial.params)
-                self.watch.note(f"the time limit is reached: trial {trial.number} runs when the sweep is continued")
+                self.watch.note(f"the time is over: trial {trial.number} is done when the sweep goes on")
                 break
             except BaseException:
                 _queue_again(self.study, trial.number, trial.params)
@@ -278,7 +278,7 @@ class _Worker:
             except ByoaiError as error:
                 return _End(loss, TrialState.FAIL, f"failed: {error}")
         if math.isnan(loss):
-            return _End(loss, TrialState.FAIL, "failed: it reported no validation loss")
+            return _End(loss, TrialState.FAIL, "failed: it told no validation loss")
         return _End(loss, TrialState.COMPLETE, "")
 
     def _look_up(self, number: int) -> None:
@@ -335,7 +335,7 @@ class _Worker:
                 (trial.user_attrs["why"] for trial in trials if "why" in trial.user_attrs), "the time was too short"
             )
             raise TrainingError(
-                f"no trial of {self.folder} finished: {why}. Raise sweep.minutes, or make the trials shorter"
+                f"no trial of {self.folder} was finished: {why}. Raise sweep.minutes, or make the trials shorter"
             )
         best = min(done, key=lambda trial: trial.value or math.inf)
         pruned = sum(trial.state == TrialState.PRUNED for trial in trials)

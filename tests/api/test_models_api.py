@@ -131,7 +131,7 @@ def test_only_what_pruning_would_remove_is_removed(client: TestClient, engine: E
     registry = Registry()
     registry.update(TUNED, 1, pinned=True)
     registry.add(TUNED, 5)  # found in the engine, and perhaps somebody else's
-    for number, why in ((1, "pinned"), (2, "rollback"), (3, "live"), (5, "belong to somebody else")):
+    for number, why in ((1, "pinned"), (2, "rollback"), (3, "live"), (5, "somebody else's")):
         kept = client.delete(f"/api/versions/{TUNED}/{number}")
         assert kept.status_code == 409 and why in kept.json()["error"]["message"]
     with only_one():

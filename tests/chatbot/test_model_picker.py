@@ -175,7 +175,7 @@ def test_a_name_that_cannot_be_one_is_refused_at_once(ollama: Callable[[], AppTe
     app.text_input(key="models-name").set_value(name)
     next(button for button in app.button if button.label == "Download").click().run()
     assert not app.exception
-    assert "is not a valid model name" in app.error[0].value.replace("\\", "")
+    assert "cannot name a model" in app.error[0].value.replace("\\", "")
 
 
 @pytest.mark.engine

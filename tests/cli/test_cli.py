@@ -296,7 +296,7 @@ def test_a_wrong_argument_is_named_and_ends_with_its_code(nowhere, arguments, co
     found, _, err = run(arguments)
     assert found == code, err
     assert said in err
-    assert "Traceback" not in err and "internal error" not in err and "pw@" not in err
+    assert "Traceback" not in err and "a fault in byoai" not in err and "pw@" not in err
     assert len(err) < 3000
 
 
@@ -310,7 +310,7 @@ def test_a_data_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch, co
     monkeypatch.setenv("BYOAI_ENGINE", "embedded")
     code, _, err = run(command.split())
     assert code in DOCUMENTED - {0} or command in ("stats", "models", "export")
-    assert "Traceback" not in err and "internal error" not in err
+    assert "Traceback" not in err and "a fault in byoai" not in err
     assert not code or folder in err
 
 
@@ -328,7 +328,7 @@ def test_what_nobody_foresaw_is_told_in_a_sentence_and_written_down(home, monkey
     monkeypatch.setattr("fine_tuning.config.load_config", lambda *of: 1 / 0)
     code, _, err = run(["stats"])
     assert code == 1
-    assert "internal error, a bug in byoai" in err and "division by zero" in err and "Traceback" not in err
+    assert "a fault in byoai itself" in err and "division by zero" in err and "Traceback" not in err
     log = home / "faults.log"
     assert str(log) in err
     assert log.stat().st_mode & 0o777 == 0o600
@@ -346,7 +346,7 @@ def test_what_nobody_foresaw_is_told_in_a_sentence_and_written_down(home, monkey
 def test_a_file_of_the_system_that_fails_is_named_and_not_called_a_fault_of_byoai(home, monkeypatch):
     monkeypatch.setattr("fine_tuning.config.load_config", lambda *of: Path("/proc/nowhere/x").write_text("x"))
     code, _, err = run(["stats"])
-    assert code == 1 and "cannot use /proc/nowhere/x" in err and "internal error" not in err
+    assert code == 1 and "cannot use /proc/nowhere/x" in err and "a fault in byoai" not in err
 
 
 def test_a_terminal_that_has_no_sign_for_a_character_ends_nothing(home):
@@ -392,7 +392,7 @@ def ends_well(home: Path, arguments: list[str]) -> None:
     code, _, err = run(arguments)
     assert code in DOCUMENTED
     assert "Traceback" not in err
-    assert "internal error" not in err, (home / "faults.log").read_text()
+    assert "a fault in byoai" not in err, (home / "faults.log").read_text()
 
 
 @given(command_lines(COMMANDS))

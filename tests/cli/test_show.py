@@ -142,7 +142,7 @@ def test_a_retrain_ends_with_scores_rules_and_who_answers_now(
     assert said.count("passed  ") + said.count("failed  ") == 8
     assert ("failed  speed" in said) is (evidence is not GOOD)
     assert (
-        "12 steps, 4200 tokens, float32 (blas) on 2 thread(s), peak 2.1 GB; 1 min 5 s in all. All files are in "
+        "12 steps, 4200 tokens, float32 (blas) on 2 thread(s), peak 2.1 GB; 1 min 5 s in all. Everything is in "
         f"{RUN.folder}" in said
     )
     assert said.splitlines()[-1].startswith(last)
@@ -163,7 +163,7 @@ def test_the_scores_have_a_column_for_the_live_model_where_there_is_one(capsys) 
 
 def test_preferences_are_told_only_where_some_were_learned(capsys) -> None:
     show.show_outcome(ended(GOOD, True, training=replace(TRAINED, preference_steps=4, agreement=0.75, threads=0)))
-    assert "12 steps, 4 on preferences (agreeing with 75%), 4200 tokens, float32, peak" in capsys.readouterr().out
+    assert "12 steps, 4 on preferences (75% now as people did), 4200 tokens, float32, peak" in capsys.readouterr().out
 
 
 def test_a_retrain_that_made_nothing_says_why(capsys) -> None:
@@ -194,7 +194,7 @@ def test_what_is_pruned_is_named_with_its_size(dry_run: bool, capsys) -> None:
     show.show_pruned(found, dry_run)
     assert capsys.readouterr().out.splitlines() == [
         "fine_tuned_x:v1: its tag and its run a, 45.2 MB",
-        "an unfinished run: its run b, 812 bytes",
+        "an unfinished training: its run b, 812 bytes",
         f"2 {'would be removed' if dry_run else 'removed'}, 45.2 MB",
     ]
     show.show_pruned([], dry_run)
@@ -210,7 +210,7 @@ def test_what_would_be_forgotten_is_shown_and_what_learned_it(capsys) -> None:
     assert lines[:3] == ["23 turn(s) to forget:", "  t0  my secret word", "  t1  (no longer in the log)"]
     assert lines[-3:] == [
         "  and 3 more",
-        "  text to redact in /data/x",
+        "  in /data/x, to be redacted",
         "learned by: fine_tuned_x:v1 (candidate), fine_tuned_x:v2 (live)",
     ]
 
@@ -221,17 +221,17 @@ CASE = Case(("t",), frozenset({"secret"}), (version(1),), {})
 @pytest.mark.parametrize(
     ("outcome", "said"),
     [
-        (Forgotten(CASE, ()), "the text was not found anywhere else in the data folder"),
+        (Forgotten(CASE, ()), "the data folder was searched: nothing of it is left"),
         (Forgotten(replace(CASE, texts=frozenset()), ()), "nothing of it is left"),
         (
             Forgotten(CASE, (), version="fine_tuned_x:v2"),
-            "fine_tuned_x:v2 was trained without the forgotten turns, and is live",
+            "fine_tuned_x:v2 was made without it, and is live",
         ),
-        (Forgotten(CASE, (Path("/data/left"),)), "still contains it: /data/left"),
-        (Forgotten(CASE, (), strangers=("mine:v1",)), "mine:v1 may have learned it, but byoai did not create it"),
+        (Forgotten(CASE, (Path("/data/left"),)), "still holds it: /data/left"),
+        (Forgotten(CASE, (), strangers=("mine:v1",)), "mine:v1 may have learned it, and was not made here"),
         (
             Forgotten(CASE, (), unfinished="the gate refused it"),
-            "the gate refused it. The versions that learned it still exist: fine_tuned_x:v1.",
+            "the gate refused it. The versions that learned it are still there: fine_tuned_x:v1.",
         ),
     ],
 )
@@ -303,8 +303,8 @@ def test_models_are_listed_with_their_whole_names_and_what_is_known_of_each(
     assert first.startswith("fine_tuned_sample:v1  live; ") and first.endswith(
         "; from smollm2:135m; Elo 1016 after 3 votes"
     )
-    assert of_first.strip() == "perplexity 2.10 (base 17.20); passed every rule"
+    assert of_first.strip() == "perplexity 2.10, the base's 17.20; passed every rule"
     assert second.startswith("fine_tuned_sample:v2  ")
-    assert of_second.strip() == f"perplexity 2.10 (base 17.20); {reason}; short answers"
+    assert of_second.strip() == f"perplexity 2.10, the base's 17.20; {reason}; short answers"
     assert "from" not in third and of_third.strip() == "found in the engine; how it was made is not known"
     assert base.split() == ["smollm2:135m", "base"]

@@ -211,7 +211,7 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_ends(terminal: Callable[..., Terminal
     screen.type("Write a long story about the sea.\n")
     screen.wait_for(r"sea\.\s+\S+ \S+ \S+ \S+")  # the first words
     screen.type("\x03")
-    assert "incomplete answers are not learned" in screen.wait_for(r"stopped[^>]*>>> ")
+    assert "nothing is learned from it" in screen.wait_for(r"stopped[^>]*>>> ")
     (stopped,) = logged()
     assert stopped.metadata["incomplete"] == "stopped" and 10 < len(stopped.bot_response) < 6000
     screen.type("/bogus\n")  # an error ends nothing here
@@ -219,9 +219,9 @@ def test_ctrl_c_stops_an_answer_and_ctrl_d_ends(terminal: Callable[..., Terminal
     screen.type("/model base\n" + COLOURS + "\n")
     screen.wait_for(r"colou?rs[\s\S]*\n>>> $")
     screen.type("/edit\n")
-    screen.wait_for("corrected answer: ")
+    screen.wait_for("should have been: ")
     screen.type("\x15Red and blue.\n")  # Ctrl-U takes away what stood there
-    screen.wait_for(r"learned instead[^>]*>>> ")
+    screen.wait_for(r"learned in its place[^>]*>>> ")
     screen.type("\x04")
     assert screen.end() == 0
     assert [turn.bot_response for turn in logged()][1:] == ["Red and blue."]

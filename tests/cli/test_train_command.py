@@ -63,7 +63,7 @@ def test_what_is_no_file_is_a_name(dataset: str, format: str) -> None:
     [
         ("gone.csv", None, [], 3, "gone.csv"),
         ("bad.jsonl", "{", [], 3, "line 1"),
-        ("empty.csv", "question,answer\n", [], 3, "no record of"),
+        ("empty.csv", "question,answer\n", [], 3, "nothing is left"),
         ("bad.jsonl", "\xff", [], 3, "bad.jsonl"),
         ("fine_tuning:nosuch", None, [], 2, "nosuch"),
         (

@@ -124,13 +124,13 @@ def test_a_function_of_the_program_gives_records_only_to_the_program(
     ("format", "content", "said"),
     [
         ("jsonl", '{"messages": []\n', "line 1: no JSON"),
-        ("jsonl", '{"a": "b"}\n', r"line 1: unknown field names \(a\)"),
+        ("jsonl", '{"a": "b"}\n', r"line 1: its fields \(a\) are not known"),
         ("jsonl", "\n3\n", "line 2: a record must be an object"),
         ("jsonl", '{"messages": [{"role": "wizard", "content": "x"}]}', "is no message"),
         ("jsonl", '{"messages": [{"role": "user", "content": 3}]}', "is no message"),
         ("jsonl", "[" * 100_000, "no JSON"),
         ("csv", "question,answer\na,b,c\n", "line 2: more values"),
-        ("csv", "left,right\na,b\n", r"unknown field names \(left, right\)"),
+        ("csv", "left,right\na,b\n", r"its fields \(left, right\) are not known"),
         ("csv", 'question,answer\n"a,b\n', "no CSV|fields"),
         ("text", "", "no question"),
         ("jsonl", "", "no question"),
@@ -215,7 +215,7 @@ def test_formats_that_cannot_be_and_nothing_that_is_left_are_refused(home: Path,
     for given, wanted in (("xml", "jsonl"), ("csv", "csv"), ("csv", "huggingface"), ("csv", "xml")):
         with pytest.raises(ConfigError, match="choose one of"):
             prepare(raw, given, wanted)
-    with pytest.raises(NoConversations, match=r"no record of .* is left"):
+    with pytest.raises(NoConversations, match="nothing is left"):
         prepare(raw, "csv", "jsonl", [{"type": "filter", "condition": "length > 1000"}])
     with pytest.raises(ByoaiError):
         prepare(tmp_path / "none", "csv")

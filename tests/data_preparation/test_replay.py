@@ -51,5 +51,5 @@ def test_a_base_without_a_name_is_refused(home: Path, all_served: Any, key: str)
 
 @pytest.mark.parametrize("digests", [("", "abc"), ("abc", ""), ("", "")])
 def test_no_engine_shows_a_model_without_a_digest(digests: tuple[str, str]) -> None:
-    with pytest.raises(EngineError, match="reports no digest for x:latest"):
+    with pytest.raises(EngineError, match="does not say which model x:latest is"):
         ModelDetails("x:latest", digests[0], Path("x"), digests[1], ModelSpec(Path("x")))

@@ -90,7 +90,7 @@ def test_what_was_learned_must_be_served(learned: float, carried: float, rounded
     if fine:
         check_export(trained, reference)
         return
-    with pytest.raises(ExportError, match=r"adapter\.gguf.*of the learned change\. Nothing was registered"):
+    with pytest.raises(ExportError, match=r"adapter\.gguf.*of what was learned is served\. Nothing was registered"):
         check_export(trained, reference)
 
 

@@ -80,7 +80,7 @@ def test_something_else_at_the_url_is_called_so(answers: tuple[str, dict[str, by
     url, say = answers
     for body in (b"<html>", b"[]", b'{"other": 1}'):
         say["body"] = body
-        with pytest.raises(EngineUnavailable, match=r"The server at .* Check the URL"):
+        with pytest.raises(EngineUnavailable, match=r"What answers at .* Check the URL"):
             connect(url)
 
 
@@ -90,7 +90,7 @@ def test_an_old_server_is_refused_even_when_it_was_not_asked_for(
 ) -> None:
     url, say = answers
     say["body"] = f'{{"version": "{version}"}}'.encode()
-    with pytest.raises(EngineTooOld, match=rf"has version {version}, but byoai needs 0\.17\.1 or newer"):
+    with pytest.raises(EngineTooOld, match=rf"is {version}, and byoai needs 0\.17\.1 or newer"):
         connect(config=_configured(url))
 
 

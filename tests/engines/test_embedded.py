@@ -95,18 +95,18 @@ def test_names_with_a_host_keep_their_shape(engine: EmbeddedEngine) -> None:
 
 def test_a_damaged_tag_is_named_with_its_cure(engine: EmbeddedEngine, home: Path) -> None:
     (home / "engine" / "tags" / "base" / "v1.json").write_text('{"gguf": "12')
-    with pytest.raises(EngineError, match=r"v1\.json is damaged .* create the model base:v1 again"):
+    with pytest.raises(EngineError, match=r"v1\.json is damaged .* make the model base:v1 again"):
         engine.show("base:v1")
 
 
 def test_missing_weights_are_named(engine: EmbeddedEngine) -> None:
     _blobs(engine)[0].unlink()
-    with pytest.raises(EngineError, match="the weights of base:v1 are missing"):
+    with pytest.raises(EngineError, match="the weights of base:v1 are gone"):
         list(engine.chat("base:v1", HELLO))
 
 
 def test_a_go_template_and_a_renderer_are_refused(engine: EmbeddedEngine) -> None:
-    with pytest.raises(EngineError, match="supports no Go templates"):
+    with pytest.raises(EngineError, match="takes no Go templates"):
         engine.create("x:v1", ModelSpec("base:v1", template="{{- range .Messages }}{{ .Content }}{{ end }}"))
     with pytest.raises(EngineError, match="no renderer 'qwen3'"):
         engine.create("x:v1", ModelSpec("base:v1", renderer="qwen3"))

@@ -88,7 +88,7 @@ def test_one_round_on_a_busy_machine_refuses_nobody():
 def test_a_warning_passes_and_is_told():
     verdict = judge(replace(GOOD, race=race(0.45, 0.3, 0.6)), Gate())
     assert verdict.passed and verdict.warned == ["speed"]
-    assert "speed: may be too slow" in str(verdict)
+    assert "speed: perhaps too slow" in str(verdict)
     assert verdict.record()["results"][6]["warned"]
 
 

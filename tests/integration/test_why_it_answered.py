@@ -199,7 +199,7 @@ def test_the_command_tells_the_same(
     assert (
         "about as likely as the base does" in said
         and "Under the blue flowerpot." in said
-        and "learned 3 turn(s)" in said
+        and "3 turn(s) taught" in said
     )
     for arguments, code in (
         (["why"], 2),

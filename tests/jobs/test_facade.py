@@ -151,7 +151,7 @@ def test_a_job_is_asked_for_with_its_dataset_made_ready(home: Path, tmp_path: Pa
         found = await tuner.get_fine_tuning_job(id)
         assert (found.status, found.progress, found.over) == ("queued", 0.0, False)
         assert [each.id for each in await tuner.list_fine_tuning_jobs()] == ["mine"]
-        with pytest.raises(ByoaiError, match="is queued: only a completed job"):
+        with pytest.raises(ByoaiError, match="is queued: only a completed one"):
             await tuner.register_fine_tuned_model(id)
         with pytest.raises(TimeoutError):
             await tuner.wait(id, timeout=0.3)

@@ -64,10 +64,10 @@ def test_the_worker_leads_a_session_of_its_own_and_carries_its_mark(queue: Queue
     [
         ({"fails": "no such thing: get one"}, State.FAILED, 1, "no such thing: get one"),
         ({"fails": "the key is sk-abcdefghijklmnop1234567890ABCD"}, State.FAILED, 1, "the key is [SECRET]"),
-        ({"ends": "exit", "says": "its last words"}, State.FAILED, 3, "exited with code 3"),
+        ({"ends": "exit", "says": "its last words"}, State.FAILED, 3, "ended with exit code 3"),
         ({"ends": "SIGKILL"}, State.INTERRUPTED, -9, "was killed"),
         ({"ends": "SIGSEGV"}, State.FAILED, -11, "crashed (SIGSEGV)"),
-        ({"ends": "SIGTERM", "counts": 100}, State.INTERRUPTED, 130, "received SIGTERM"),
+        ({"ends": "SIGTERM", "counts": 100}, State.INTERRUPTED, 130, "was told to end (SIGTERM)"),
     ],
 )
 def test_however_it_ends_the_table_says_why_in_words(
@@ -81,12 +81,12 @@ def test_however_it_ends_the_table_says_why_in_words(
 @pytest.mark.parametrize(
     ("kind", "request_", "said"),
     [
-        ("nonesuch", {}, "unknown kind of job 'nonesuch'"),
+        ("nonesuch", {}, "no job of the kind 'nonesuch'"),
         ("small", {"count": 3}, "count: Extra inputs"),
         ("small", {"counts": "many"}, "counts: Input should be"),
         ("small", {"config": {"training": {"num_epochs": -1}}}, "config.training.num_epochs"),
         ("small", {"config": {"epochs": -1}}, "config.epochs"),
-        ("train", {}, "config.dataset.path is missing"),
+        ("train", {}, "names no dataset"),
         ("compare", {}, "prompts: Field required"),
         ("pull", {"model": ""}, "model: String should"),
     ],
@@ -401,7 +401,7 @@ def test_work_of_a_program_is_listed_while_it_runs_and_how_it_ended_after_it(que
     [
         (ByoaiError("wrong: do it right"), State.FAILED, "wrong: do it right"),
         (Cancelled("stopped"), State.CANCELLED, "stopped"),
-        (KeyboardInterrupt(), State.INTERRUPTED, "the program that ran it ended first"),
+        (KeyboardInterrupt(), State.INTERRUPTED, "ended before it was done"),
         (OSError(28, "No space left on device", "/data/x"), State.FAILED, "the disk is full (/data/x)"),
         (MemoryError(), State.FAILED, "not enough memory"),
         (ZeroDivisionError("division"), State.FAILED, "ZeroDivisionError: division"),

@@ -95,7 +95,7 @@ def test_it_begins_once_in_a_night(config: Configured, full: Queue) -> None:
     assert job and (job.kind, job.origin, job.detached, job.request["if_new"]) == ("retrain", "schedule", False, 5)
     assert "is queued" in scheduler.why_not(config(hours=(0, 0)), full)
     store.ask_to_stop(job.id, 1)
-    assert "already started in these hours" in scheduler.why_not(config(hours=(0, 0)), full)
+    assert "in these hours already" in scheduler.why_not(config(hours=(0, 0)), full)
     assert scheduler.look(config(hours=(0, 0)), full) is None
 
 

@@ -54,14 +54,14 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_model_of_pickles_is_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(ExportError, match=r"has no model\*\.safetensors.*pickles"):
+    with pytest.raises(ExportError, match=r"holds no model\*\.safetensors.*pickles"):
         convert_model(folder, tmp_path / "out.gguf")
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
 def test_a_model_that_brings_code_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
     (folder / name).write_text(json.dumps({"auto_map": {"AutoTokenizer": ["its.Own", None]}}), encoding="utf-8")
-    with pytest.raises(ExportError, match=rf"{name} requires the model's own code"):
+    with pytest.raises(ExportError, match=rf"{name} asks for code"):
         convert_model(folder, tmp_path / "out.gguf")
 
 
@@ -74,7 +74,7 @@ def test_unknown_quantizations_and_folders_are_named(folder: Path, tmp_path: Pat
 
 
 def test_a_name_that_cannot_be_fetched_is_named() -> None:
-    with pytest.raises(ExportError, match="cannot download no such/model/at all from Hugging Face"):
+    with pytest.raises(ExportError, match="cannot get no such/model/at all from Hugging Face"):
         hf_export._fetch("no such/model/at all")
 
 

@@ -47,7 +47,7 @@ def test_a_version_is_never_made_anew_unless_it_is_the_same(engine: Engine, name
     before = digests(engine)
     register(engine, tag, spec)
     assert digests(engine) == before
-    with pytest.raises(EngineError, match=rf"{tag} exists already and is another model.*next number"):
+    with pytest.raises(EngineError, match=rf"{tag} is there already and is another model.*next number"):
         register(engine, tag, ModelSpec(from_=BASE, adapter=write_adapter(tmp_path / "two.gguf", 2)))
     assert digests(engine) == before
 
@@ -140,7 +140,7 @@ def test_other_text_than_in_training_is_refused_and_both_are_shown(engine: Engin
     with pytest.raises(ParityError) as refused:
         check_parity(engine, f"{name}:v1", partial(engine.render, BASE))
     said = str(refused.value)
-    assert f"the engine gives {name}:v1 a different prompt than the training did (one turn), from token" in said
+    assert f"{name}:v1 would be fed other text than it was trained on (one turn): they differ from token" in said
     assert f"in training: {engine.render(BASE, HELLO)[:20]!r}"[:-1] in said
     assert "the engine:  '<|im_start|>system\\nYou are a pirate.<|im_end|>" in said
 
@@ -163,19 +163,19 @@ def test_parity_holds_with_what_people_type_and_finds_an_engine_that_feeds_it_ra
     assert check_parity(engine, BASE, partial(engine.render, BASE)).tokens > 700
     monkeypatch.setattr(Neutraliser, "messages", lambda self, messages: list(messages))
     with pytest.raises(
-        ParityError, match=rf"{BASE}: typed text acts as structure in messages of user, assistant, user"
+        ParityError, match=rf"{BASE}: what is typed acts as structure in messages of user, assistant, user"
     ):
         check_parity(engine, BASE, partial(engine.render, BASE))
 
 
 def test_an_answer_that_does_not_end_is_refused(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_deployer, "GENERATION_LIMIT", 3)
-    with pytest.raises(ParityError, match="does not end within 3 tokens"):
+    with pytest.raises(ParityError, match="does not end by itself within 3 tokens"):
         check_parity(engine, BASE, partial(engine.render, BASE), questions=("Tell me a long story about the sea.",))
 
 
 def test_a_control_token_in_the_answer_is_refused(engine: Engine) -> None:
-    with pytest.raises(ParityError, match="contains the control token colour"):
+    with pytest.raises(ParityError, match="shows the control token colour"):
         check_parity(engine, BASE, partial(engine.render, BASE), control_tokens=["colour"])
 
 
@@ -193,7 +193,7 @@ def test_a_template_may_refuse_system_messages_if_it_did_so_in_training(tmp_path
     engine.create("deploy-mute:v1", ModelSpec(from_=base_gguf, template="{{ raise_exception('not at all') }}"))
     strict = partial(engine.render, "deploy-strict:v1")
     assert check_parity(engine, "deploy-strict:v1", strict).tokens > 50
-    with pytest.raises(ParityError, match="one turn with a system message: the template of training rejects"):
+    with pytest.raises(ParityError, match="one turn with a system message: the template of training refuses"):
         check_parity(engine, "deploy-free:v1", strict)
     with pytest.raises(EngineError, match="not at all"):
         check_parity(engine, "deploy-mute:v1", partial(engine.render, "deploy-mute:v1"))
@@ -306,8 +306,8 @@ def test_a_lost_registry_is_filled_again_from_the_engine(
     paths.state_db().unlink()
     findings = reconcile(engine, registry, name)
     assert [(finding.mended, finding.text) for finding in findings] == [
-        *((True, f"{name}:v{number} was missing from the registry: added as a candidate") for number in (1, 2, 3)),
-        (True, f"{name}:latest is {name}:v2, but the registry did not list it as live: corrected"),
+        *((True, f"{name}:v{number} was unknown to the registry: entered as a candidate") for number in (1, 2, 3)),
+        (True, f"{name}:latest is {name}:v2, which the registry did not list as live: corrected"),
     ]
     assert [version.state for version in registry.list(name)] == ["candidate", "live", "candidate"]
     assert registry.next_number(name) == 4
@@ -319,7 +319,7 @@ def test_a_latest_that_somebody_removed_is_put_back(engine: Engine, name: str, r
     go_live(engine, registry, name, 1)
     engine.delete(f"{name}:latest")
     (finding,) = reconcile(engine, registry, name)
-    assert (finding.mended, finding.text) == (True, f"{name}:latest was missing: copied from {name}:v1")
+    assert (finding.mended, finding.text) == (True, f"{name}:latest was gone: it is {name}:v1 again")
     assert model_switcher.live(engine, name) == 1
     assert reconcile(engine, registry, name) == []
 
@@ -344,7 +344,7 @@ def test_a_latest_that_is_none_of_the_versions_is_told_and_left(
     (finding,) = reconcile(engine, registry, name)
     assert (finding.mended, finding.text) == (
         False,
-        f"{name}:latest is none of the versions of {name}: `byoai use {name}:v1` restores it",
+        f"{name}:latest is none of the versions of {name}: `byoai use {name}:v1` puts it back",
     )
     assert digests(engine)[f"{name}:latest"] == digests(engine)[BASE]
 
@@ -398,17 +398,17 @@ def test_a_version_that_cannot_be_made_again_is_told_with_the_reason(
     adapter.unlink()
     findings = reconcile(engine, registry, name)
     assert (
-        findings[0].text == f"{name}:v1, which is live, is missing from {engine.name}. "
-        f"{name}:v1 cannot be recreated: {adapter} is missing"
+        findings[0].text
+        == f"{name}:v1, which is live, is gone from {engine.name}. {name}:v1 cannot be made again: {adapter} is gone"
     )
     assert not any(finding.mended for finding in findings)
     assert "colour" in _say(engine, f"{name}:latest")
     engine.delete(f"{name}:latest")
-    assert reconcile(engine, registry, name)[1].text.startswith(f"{name}:latest and its version are missing")
+    assert reconcile(engine, registry, name)[1].text.startswith(f"{name}:latest is gone, and so is its version")
     (home / version.run / "Modelfile").unlink()
     with pytest.raises(ExportError, match=r"cannot read .*Modelfile"):
         restore(engine, version)
-    with pytest.raises(ExportError, match=f"{name}:v2 cannot be recreated: the registry does not know its run"):
+    with pytest.raises(ExportError, match=f"{name}:v2 cannot be made again: the registry does not know how"):
         restore(engine, registry.add(name, 2))
 
 

@@ -59,7 +59,7 @@ def test_use_of_a_version_that_is_gone_for_good_changes_nothing(
     _make(engine, registry, name, home, 1)
     use(engine, registry, name, 1)
     registry.add(name, 2, run="runs/never")
-    with pytest.raises(ExportError, match=rf"{name}:v2 cannot be recreated: cannot read .*Modelfile"):
+    with pytest.raises(ExportError, match=rf"{name}:v2 cannot be made again: cannot read .*Modelfile"):
         use(engine, registry, name, 2)
     with pytest.raises(ModelNotFound, match="has no version 3"):
         use(engine, registry, name, 3)
@@ -71,7 +71,7 @@ def test_rollback_is_one_step_and_is_taken_back_by_another(
     engine: Engine, name: str, registry: Registry, home: Path
 ) -> None:
     _make(engine, registry, name, home, 3)
-    with pytest.raises(ModelNotFound, match="nothing to roll back"):
+    with pytest.raises(ModelNotFound, match="nothing to go back from"):
         rollback(engine, registry, name)
     for number in (1, 2, 3):
         use(engine, registry, name, number)

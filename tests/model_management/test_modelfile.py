@@ -100,7 +100,7 @@ def test_a_text_that_the_format_cannot_hold_is_refused_with_a_way_out(text: str)
 
 def test_characters_that_ollamas_reader_leaves_out_are_told() -> None:
     text = modelfile_text(replace(BASE, system="👩\u200d🚀"))
-    assert text.startswith("# `ollama create` drops U+200D ")
+    assert text.startswith("# `ollama create` leaves out U+200D ")
     assert parse_modelfile(text).system == "👩\u200d🚀"
     assert not modelfile_text(BASE).startswith("#")
 
@@ -138,7 +138,7 @@ LICENSE "BSD"
     [
         ("SYSTEM hi\n", "no FROM"),
         ("FROM a\nTEMPERATURE\n", "line 2: expected a command"),
-        ("FROM a\n\nMESSAGE user hi\n", "line 3: MESSAGE is repeated, or unknown to byoai"),
+        ("FROM a\n\nMESSAGE user hi\n", "line 3: a second MESSAGE, or one that byoai does not know"),
         ("FROM a\nFROM b\n", "line 2: a second FROM"),
         ('FROM a\r\nSYSTEM   "never closed\r\nPARAMETER stop x', "line 2: the quotes"),
         ('FROM a\nSYSTEM """never closed"\n', "line 2: the quotes"),

@@ -54,7 +54,7 @@ def test_a_latest_in_place_of_the_live_version_stops_a_retrain(
     make_version(engine, registry, name, home)
     go_live(engine, registry, name, 1)
     engine.create(f"{name}:latest", ModelSpec(from_=BASE, parameters={"seed": 5}))
-    with pytest.raises(ModelNotOurs, match="would be overwritten"):
+    with pytest.raises(ModelNotOurs, match="would be written over"):
         check_name(engine, registry, name, BASE)
     use(engine, registry, name, 1)
     check_name(engine, registry, name, BASE)
@@ -83,7 +83,7 @@ def test_a_version_tag_that_somebody_else_made_is_neither_written_nor_removed(
     assert make_version(engine, registry, name, home).number == 4
     go_live(engine, registry, name, 4)
     assert prune(engine, registry, name, home / "runs") == []
-    with pytest.raises(ModelNotFound, match="the version that was live before"):
+    with pytest.raises(ModelNotFound, match="not known what was live"):
         registry.retire(name, 3)
         rollback(engine, registry, name)
     use(engine, registry, name, 1)
@@ -99,7 +99,7 @@ def test_what_was_only_found_and_is_live_is_not_taken_down_by_a_rollback(
     engine.create(f"{name}:v1", ModelSpec(from_=BASE, parameters={"seed": 1}))
     engine.copy(f"{name}:v1", f"{name}:latest")
     before = digests(engine)
-    with pytest.raises(ModelNotFound, match="the version that was live before"):
+    with pytest.raises(ModelNotFound, match="not known what was live"):
         rollback(engine, registry, name)
     assert digests(engine) == before
 
@@ -131,10 +131,10 @@ def test_ollama_takes_a_name_in_any_case_and_so_does_the_check(
     engine.create(name.upper() + ":LATEST", ModelSpec(from_=BASE))
     before = digests(engine)
     try:
-        with pytest.raises(ModelNotOurs, match="is a model that byoai did not create"):
+        with pytest.raises(ModelNotOurs, match="is taken by a model that byoai did not make"):
             check_name(engine, registry, name, BASE)
         engine.copy(BASE, name.upper() + ":V1")
-        with pytest.raises(ModelNotOurs, match="did not create"):
+        with pytest.raises(ModelNotOurs, match="is taken"):
             register(engine, f"{name}:v1", ModelSpec(from_=BASE, adapter=write_adapter(tmp_path / "one.gguf", 1)))
         assert {tag: digests(engine)[tag] for tag in before} == before
     finally:

@@ -79,7 +79,7 @@ def test_a_stopped_child_keeps_a_checkpoint_and_the_next_goes_on_to_the_same_ada
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (signal.SIGKILL, "most likely because memory ran out"),
+        (signal.SIGKILL, "most likely the memory ran out"),
         (signal.SIGSEGV, "died of SIGSEGV"),
         (signal.SIGILL, "SIGILL"),
     ],
@@ -100,7 +100,7 @@ def test_what_a_child_raises_is_raised_here(job: TrainingJob, tmp_path: Path) ->
     (tmp_path / "empty").mkdir()
     for name in ("train", "validation"):
         (tmp_path / "empty" / f"{name}.jsonl").write_text("")
-    with pytest.raises(NoConversations, match="has no rows to learn from"):
+    with pytest.raises(NoConversations, match="holds no row to learn from"):
         run_in_child(replace(job, rows=TrainingRows(tmp_path / "empty")), Watch())
     (tmp_path / "empty" / "train.jsonl").write_text("no JSON\n")
     with pytest.raises(TrainingError, match=r"train\.jsonl, line 1"):

@@ -80,8 +80,8 @@ def label_conversation(id: SessionId, asked: Labelled, service: Serving) -> Conv
 def delete_conversation(
     id: SessionId,
     service: Serving,
-    teach_again: Annotated[bool, Query(description="train a version without it if a version has learned it")] = True,
-    now: Annotated[bool, Query(description="remove the versions that learned it before the training")] = False,
+    teach_again: Annotated[bool, Query(description="train a version without it, where one has learned it")] = True,
+    now: Annotated[bool, Query(description="remove those versions before that one is trained")] = False,
 ) -> JobFacts:
     """Forget a conversation permanently: a `forget` job removes it from all files, and the versions that learned it."""
     if not service.log().index.ids_of(id):
@@ -102,7 +102,7 @@ _EXPORTED: dict[int | str, dict[str, object]] = {
 def export_conversations(
     service: Serving,
     format: Format = "jsonl",
-    conversation: Annotated[str | None, Query(pattern=TEXT_ID, description="export only this conversation")] = None,
+    conversation: Annotated[str | None, Query(pattern=TEXT_ID, description="only this one")] = None,
 ) -> StreamingResponse:
     """Export conversations without excluded turns. chatml, alpaca and instruction are formats for training."""
     log = service.log()
@@ -112,7 +112,7 @@ def export_conversations(
         else [turn for turn in log.index.turns_of(conversation) if not _is_excluded(turn)]
     )
     if not turns:
-        raise NoConversations("there is nothing to export: the log has no turns, or all are excluded")
+        raise NoConversations("there is nothing to export: no turn that is not excluded")
     name = data_export.file_of(format)
     headers = {"content-disposition": f'attachment; filename="{name}"'}
     pieces = _together(data_export.render(conversations_of(turns), format))

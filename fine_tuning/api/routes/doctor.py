@@ -28,7 +28,7 @@ def examine_all(asked: NoFields, service: Serving) -> Diagnosis:
     """Check configuration, disk, memory, log, engines and models, and repair the registry. This takes a while."""
     from fine_tuning.integration.doctor import examine  # imported here, since it imports gguf and numpy
 
-    with one_at_a_time(_examining, "another request is already running these checks: wait for it"):
+    with one_at_a_time(_examining, "another request is examining already: wait for it"):
         found = [
             Finding(name=check.name, ok=check.ok, text=check.text)
             for check in examine(lambda: service.config, service.ollama_url)

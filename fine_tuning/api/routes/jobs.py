@@ -30,8 +30,8 @@ ORIGIN = "api"
 PATIENCE = 10.0  # seconds within which a watcher must receive a message, or else it is disconnected
 _feeds = Feeds()
 
-Id = Annotated[str, Path(pattern=SAFE_ID, description="the id of a job")]
-After = Annotated[int, Query(ge=0, le=2**53, description="the number of the last event that the client already has")]
+Id = Annotated[str, Path(pattern=SAFE_ID, description="a job's id")]
+After = Annotated[int, Query(ge=0, le=2**53, description="the number of the last event that is known already")]
 
 
 class JobFacts(BaseModel):
@@ -68,7 +68,7 @@ class RemovedJob(BaseModel):
 class NewJob(Asked):
     kind: Annotated[str, Field(max_length=40, json_schema_extra={"enum": list(KINDS)})]
     id: NewJobId = None
-    request: dict[str, object] = Field(default_factory=dict, description="the fields of this kind (docs/api.md)")
+    request: dict[str, object] = Field(default_factory=dict, description="what this kind can be asked (docs/api.md)")
     settings: dict[str, object] = Field(
         default_factory=dict, description='changes of the configuration, {"training.num_epochs": 5}'
     )
@@ -144,7 +144,7 @@ def delete_job(id: Id, service: Serving) -> RemovedJob:
     """Remove a finished job with its run and its version. 409 if it is not over, or its version must be kept."""
     found = job_runs.removal(service.queue, service.registry, id)
     if why := job_runs.why_kept(found):
-        raise Busy(f"the job {id} cannot be removed: {why}")
+        raise Busy(f"the job {id} stays: {why}")
     found = job_runs.remove(service.queue, service.registry, service.engine() if found.version else None, id)
     return RemovedJob(
         id=id,
@@ -232,8 +232,9 @@ def _request(asked: NewJob, service: Service) -> dict[str, object]:
     local = KINDS[asked.kind].request.LOCAL if asked.kind in KINDS else JobRequest.LOCAL
     if taken := local & set(asked.request):
         raise ConfigError(
-            f"request.{min(taken)}: only the command line may name files and servers. Send changes of the "
-            "configuration as `settings`, and files as an upload"
+            f"request.{min(taken)}: only the command line may name files and servers. Changes of the configuration "
+            "go into `settings`, "
+            "files into an upload"
         )
     learns_log = asked.kind in ("retrain", "plan", "sweep") and not asked.request.get("sample")
     config = of_settings.changed(service, asked.settings, asked.profile, of_log=learns_log)

@@ -72,7 +72,7 @@ def vote(asked: Vote, service: Serving) -> RatingList:
             f"the engine has no model {(asked.one if one is None else asked.other)!r}: GET /api/models lists them"
         )
     if one == other:
-        raise ConfigError(f"other: it is the same model, {one}: name two different models")
+        raise ConfigError(f"other: it is {one} again, and a vote is between two models")
     elo.vote(one, other, _SCORES[asked.better])
     return list_ratings()
 

@@ -15,7 +15,7 @@ from fine_tuning.model_management.model_switcher import Choice
 router = APIRouter(prefix="/api/models", tags=["models"], responses=OF_ENGINE)
 
 Tag = Annotated[
-    str, Path(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./:-]{0,399}$", description="the tag of a model, as in the list")
+    str, Path(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./:-]{0,399}$", description="a model's name, as the list has it")
 ]
 
 
@@ -58,7 +58,7 @@ class ModelShown(ModelFacts):
     gguf_digest: str  # sha256 of the base weights' file
     context_length: int  # context length in tokens
     chat_template: str | None  # the template in the GGUF
-    made: Made = Field(description="the definition, as in a Modelfile")
+    made: Made = Field(description="what a Modelfile says")
 
 
 @router.get("")

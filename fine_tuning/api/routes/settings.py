@@ -18,7 +18,7 @@ class Changes(Asked):
         Field(
             min_length=1,
             max_length=200,
-            description='by dotted key, {"training.num_epochs": 5}; null: back to the value in the file',
+            description='by dotted key, {"training.num_epochs": 5}; null: as the file has it',
         ),
     ]
 

@@ -87,5 +87,5 @@ def forget_turns(asked: ToForget, service: Serving) -> JobFacts:
 def _turn(id: str, service: Service) -> Turn:
     found = service.log().index.turns([id])
     if not found:
-        raise TurnNotFound(f"there is no turn {id!r}: search with GET /api/turns?text=...")
+        raise TurnNotFound(f"there is no turn {id!r}: GET /api/turns?text=... searches for one")
     return found[0]

@@ -18,7 +18,7 @@ router = APIRouter(prefix="/api/uploads", tags=["uploads"])
 
 _PIECE = 1 << 20  # bytes buffered before they are written
 
-Id = Annotated[str, Path(pattern=SAFE_ID, description="the id of an upload")]
+Id = Annotated[str, Path(pattern=SAFE_ID, description="an upload's id")]
 _BYTES = {
     "requestBody": {
         "required": True,
@@ -30,7 +30,7 @@ _BYTES = {
 class NewUpload(Asked):
     name: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f/\\]{1,200}$", description="the file's name, without folders")]
     bytes: Annotated[int, Field(ge=1, le=2**53, description="the file's size")]
-    sha256: Annotated[str | None, Field(pattern=r"^[0-9a-fA-F]{64}$", description="checked at the end")] = None
+    sha256: Annotated[str | None, Field(pattern=r"^[0-9a-fA-F]{64}$", description="checked when it is finished")] = None
 
 
 class UploadFacts(BaseModel):
@@ -71,7 +71,9 @@ async def send_part(
     id: Id,
     request: Request,
     service: Serving,
-    offset: Annotated[int, Query(ge=0, le=2**53, description="where the part begins: the number of bytes before it")],
+    offset: Annotated[
+        int, Query(ge=0, le=2**53, description="where the part begins: how many bytes have come before it")
+    ],
 ) -> UploadFacts:
     """Send the next part, of any length. After an error, continue from the upload's current `size`.
 

@@ -24,7 +24,7 @@ router = APIRouter(prefix="/api/versions", tags=["versions"])
 _SANDBOX = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 Name = Annotated[
-    str, Path(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$", description="the name of a fine-tuned model, no version")
+    str, Path(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}$", description="a fine-tuned model's name, without a version")
 ]
 Number = Annotated[int, Path(ge=1, le=2**53)]
 
@@ -96,7 +96,7 @@ class RemovedList(BaseModel):
 @router.get("")
 def list_versions(
     service: Serving,
-    name: Annotated[str | None, Query(max_length=100, description="only versions of this model")] = None,
+    name: Annotated[str | None, Query(max_length=100, description="only those of this model")] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Page[VersionFacts]:
@@ -128,7 +128,7 @@ def send_file(
     number: Number,
     service: Serving,
     part: Annotated[
-        Part, Query(description="gguf: the adapter's or the merged model's GGUF; adapter: a zip in PEFT's format")
+        Part, Query(description="gguf: the adapter's, or the whole model's; adapter: PEFT's format, zipped")
     ] = "gguf",
 ) -> Response:
     """Download a version's GGUF or adapter."""

@@ -136,7 +136,7 @@ def base_of(layer: "LoraLinear") -> nn.Linear:
     """Return the frozen layer under an adapter."""
     base = layer.get_base_layer()
     if not isinstance(base, nn.Linear):
-        raise TypeError(f"an adapter on a {type(base).__name__} cannot be fused")
+        raise TypeError(f"an adapter of {type(base).__name__} cannot be fused")
     return base
 
 

@@ -332,7 +332,7 @@ def test_the_command_previews_imports_lists_and_takes_back(home, sample, capsys)
         and "'When does the library open?' -> 'At nine on weekdays.'" in out
     )
     assert (
-        "2 could not be read:\n  messages.jsonl, line 3, column 58: expected JSON" in out
+        "2 set aside:\n  messages.jsonl, line 3, column 58: expected JSON" in out
         and "1 conversations without an answered question" in out
     )
     assert not ConversationLogger().path.exists()
@@ -342,7 +342,7 @@ def test_the_command_previews_imports_lists_and_takes_back(home, sample, capsys)
     code, out, _ = run(capsys, "--list")
     assert out.split() == [id, "4", "turns", "messages.jsonl", "(messages,", "CC0)"]
     code, out, _ = run(capsys, "--undo", id, "--yes")
-    assert out.startswith("4 turns removed") and ConversationLogger().path.read_bytes() == b""
+    assert out.startswith("4 turns taken back") and ConversationLogger().path.read_bytes() == b""
     assert run(capsys, "--list")[1] == "no imports in the log\n"
 
 
@@ -354,7 +354,7 @@ def test_an_import_is_listed_as_a_job_with_what_came_of_it(home, sample, capsys)
     refused, done = store.find()
     (found,) = imports(ConversationLogger())
     assert (done.kind, done.state, done.here) == ("import", "completed", True)
-    assert done.reason == f"4 of 4 turns added; to undo: byoai import --undo {found.id}"
+    assert done.reason == f"4 of 4 turns added; byoai import --undo {found.id} takes them back"
     assert done.request["places"] == [str(sample("messages.jsonl").absolute())]
     assert (refused.state, refused.exit_code) == ("failed", DataError.exit_code) and "--me NAME" in refused.reason
 
@@ -367,7 +367,7 @@ def test_an_import_is_listed_as_a_job_with_what_came_of_it(home, sample, capsys)
         (["--undo", "x", "--yes"], 3, "no import 'x'"),
         (["nowhere.json", "--yes"], 3, "is no file and no folder"),
         (["whatsapp_ios.txt", "--yes"], 3, "--me NAME"),
-        (["dolly.jsonl"], 2, "this command asks for confirmation, but is not run in a terminal: add --yes"),
+        (["dolly.jsonl"], 2, "this is not a terminal, so nobody can confirm it: add --yes"),
         (["dolly.jsonl", "--yes", "--format", "wrong"], 2, "is not known"),
     ],
 )
