@@ -39,7 +39,6 @@ SMALL = {  # as the sample is learned, and all general questions asked
     "training.learning_rate": 2e-3,
     "training.num_epochs": 6,
     "training.replay.share": 0.31,
-    "training.replay.kl_weight": 0.3,
     "evaluation.general": 60,
     "evaluation.speed_rounds": 7,
 }
