@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 PORTS = range(20_000, 32_000)  # below those that systems give to whoever asks for any
+_GIVEN: set[int] = set()  # in this process
 
 
 def unused_port() -> int:
@@ -26,11 +27,17 @@ def unused_port() -> int:
 
 
 def _is_ours(port: int) -> bool:
-    """Reserve a port for as long as this process lives: a byte of a file that all tests share."""
+    """Reserve a port for as long as this process lives: a byte of a file that all tests share.
+
+    The lock keeps out other processes only, so this one notes what it has.
+    """
+    if port in _GIVEN:
+        return False
     try:
         fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
     except BlockingIOError:
         return False
+    _GIVEN.add(port)
     return True
 
 
