@@ -449,7 +449,7 @@ def test_a_file_is_sent_in_pieces_over_lost_connections_and_is_learned(
         ("empty.jsonl", b"", "The file is empty"),
         ("program.csv", b"\x7fELF\x02\x01\x01" + bytes(64), "is a program"),
         ("model.txt", b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00}\x94\x8c\x01a\x94K\x01s.", "pickle"),
-        ("picture.txt", b"\x89PNG\r\n\x1a\n" + bytes(range(32)) * 8, "neither text nor Parquet"),
+        ("picture.txt", b"\x89PNG\r\n\x1a\n" + bytes(range(32)) * 8, "neither text nor PDF"),
         ("pages.md", b"PK\x03\x04" + bytes(64), "damaged ZIP archive"),
         ("broken.jsonl", b'{"question": "a?", "answer": "b"}\n{"question": \n', "To be mended first: line 2"),
     ],
