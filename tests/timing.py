@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 
 def seconds(act: Callable[[], object], clock: Callable[[], float] = time.thread_time) -> float:
@@ -47,19 +48,20 @@ def undisturbed(act: Callable[[], None], pause: float, tries: int = 5) -> None:
 @contextlib.contextmanager
 def _standstill() -> Iterator[Callable[[], float]]:
     """Yield what tells the longest time, in seconds, that a thread of this process waited for its turn."""
-    gaps, ended, tick = [0.0], threading.Event(), 0.01
+    turns, ended, tick = [time.monotonic()], threading.Event(), 0.01
 
     def watch() -> None:
-        last = time.monotonic()
         while not ended.wait(tick):
-            now = time.monotonic()
-            gaps.append(now - last - tick)
-            last = now
+            turns.append(time.monotonic())
+
+    def longest() -> float:
+        """Count the wait that is not over, too: who asks may have had a turn before the watcher."""
+        return max(after - before for before, after in pairwise([*turns, time.monotonic()])) - tick
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield lambda: max(gaps)
+        yield longest
     finally:
         ended.set()
         watcher.join()
