@@ -163,7 +163,7 @@ def test_all_can_be_done_with_the_keyboard(page: Page, serve: Serve, embedded: E
     page.keyboard.press("Enter")
     answered(page, 1)
     expect(page.get_by_text("stopped, nothing is learned from it")).to_be_visible()
-    ask(page, "Once more, please.")
+    ask(page, "Write another very long story about the lighthouse, please.")  # not over before it is stopped
     expect(page.get_by_text("▌")).to_be_visible(timeout=GENERATED)
     page.keyboard.press("Escape")
     answered(page, 2)
