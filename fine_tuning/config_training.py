@@ -52,14 +52,14 @@ class Replay(_Section):
     @classmethod
     def _of_older_files(cls, values: object) -> object:
         """Leave out `max_new_tokens`: answers are no longer asked of the base. ValueError for `prompts`."""
-        if isinstance(values, dict):
-            values = {key: value for key, value in values.items() if key != "max_new_tokens"}
-        if isinstance(values, dict) and "prompts" in values:
+        if not isinstance(values, dict):
+            return values
+        if "prompts" in values:
             raise ValueError(
                 "prompts is now share: of an epoch's conversations, how many are general prompts (64 beside 150 "
                 "chats: 0.3)"
             )
-        return values
+        return {key: value for key, value in values.items() if key != "max_new_tokens"}
 
 
 class Preferences(_Section):

@@ -28,7 +28,7 @@ from fine_tuning.model_management.model_switcher import use
 from fine_tuning.model_management.modelfile import modelfile_text
 from fine_tuning.outcome import NewVersion, NothingToDo, NoVersion, Outcome, finished
 from fine_tuning.plan import Material, Plan
-from fine_tuning.planning import check_folders, check_plan, collect, count_unlearned, make_plan, replay_rows
+from fine_tuning.planning import check_folders, check_plan, collect, count_unlearned, make_plan, replay_file
 from fine_tuning.resuming import open_run
 from fine_tuning.run_answers import through_transformers
 from fine_tuning.runs import Run, only_one
@@ -87,7 +87,7 @@ def _retrain(shop: Workshop, runner: "Runner | None") -> Outcome:
     check_plan(shop, plan)
     shop = shop.with_config(plan.config)
     run, plan = open_run(shop, plan)
-    replay = replay_rows(shop, plan.replay_prompts)
+    replay = replay_file(shop, plan.replay_prompts)
     with memory_for(shop, plan):
         training = train(shop, plan, run, replay, runner)
         if plan.mode is None:

@@ -185,7 +185,7 @@ def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:
     preferences = build_preferences(preferences_of(said.turns, cleaned.fit), tokenizer, key)
     counts = paths.read_json(rows / MANIFEST)["splits"]
     replayed = replay_prompts(config, counts)
-    forecast = estimate_training(config.training, shop.base.gguf, rows, replay_rows(shop, replayed))
+    forecast = estimate_training(config.training, shop.base.gguf, rows, replay_file(shop, replayed))
     kept_turns = sum(len(conversation.turns) for conversation in cleaned.conversations)
     doubts = [too_little(kept_turns, config), *doubts_of(cleaned.conversations, dataset, rows)]
     return Plan(
@@ -236,7 +236,7 @@ def replay_prompts(config: FineTuningConfig, counts: Mapping[str, Mapping[str, i
     return len(read_exchanges(wanted, settings.seed))
 
 
-def replay_rows(shop: Workshop, prompts: int) -> Path | None:
+def replay_file(shop: Workshop, prompts: int) -> Path | None:
     """Return the file of token rows that hold the training to the base; None for no prompts."""
     if not prompts:
         return None

@@ -10,7 +10,7 @@ from fine_tuning.data_preparation.dataset_builder import hash_of
 from fine_tuning.engines.base import Engine
 from fine_tuning.events import Watch
 from fine_tuning.pipeline import memory_for
-from fine_tuning.planning import check_folders, check_plan, make_plan, replay_rows
+from fine_tuning.planning import check_folders, check_plan, make_plan, replay_file
 from fine_tuning.runs import only_one
 from fine_tuning.workshop import Request, Workshop
 
@@ -39,7 +39,7 @@ def sweep(
         check_folders(shop)
         plan = make_plan(shop, to_train=True)
         check_plan(shop, plan)
-        replay = replay_rows(shop.with_config(plan.config), plan.replay_prompts)
+        replay = replay_file(shop.with_config(plan.config), plan.replay_prompts)
     config = plan.config
     others = config.training.model_dump(mode="json", exclude={*SWEPT, "batch_tokens"})
     facts = [plan.rows.name, plan.base.gguf_digest, replay and replay.name, others]

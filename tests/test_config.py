@@ -184,6 +184,12 @@ def test_a_section_in_which_all_is_commented_out_means_the_defaults(tmp_path, se
     assert load_config(file) == FineTuningConfig()
 
 
+def test_an_older_file_that_limits_the_bases_own_answers_still_holds(tmp_path):
+    file = tmp_path / "older.yaml"
+    file.write_text("training:\n  replay:\n    share: 0.1\n    max_new_tokens: 32\n")
+    assert load_config(file).training.replay.share == 0.1
+
+
 def test_an_empty_key_means_its_default_and_an_empty_section_changes_nothing(tmp_path, monkeypatch):
     (tmp_path / "main.yaml").write_text(
         "training:\n  lora_r: 4\n  replay:\n    share: 0.1\nevaluation:\n  canaries:\n    # - mine\n"

@@ -1,13 +1,12 @@
 """The training form of the light page.
 
 Defaults and bounds come from the configuration, labels and help from the table of all pages
-(setting_words.py).
+(integration/setting_words.py).
 """
 
 from dataclasses import dataclass
 
 from fine_tuning.config import FineTuningConfig, FineTuningMethod
-from fine_tuning.integration.setting_words import words_of
 
 _LORA = (FineTuningMethod.LORA.value, FineTuningMethod.QLORA.value)
 
@@ -38,14 +37,6 @@ class Setting:
     @property
     def name(self) -> str:
         return self.key.rpartition(".")[2]
-
-    @property
-    def label(self) -> str:
-        return words_of(self.key).label
-
-    @property
-    def help(self) -> str:
-        return words_of(self.key).help
 
 
 SETTINGS = (
