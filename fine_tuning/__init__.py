@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from fine_tuning.config import DatasetFormat, FineTuningConfig, FineTuningMethod
+    from fine_tuning.config import DatasetFormat, FineTuningConfig
+    from fine_tuning.config_training import FineTuningMethod
     from fine_tuning.jobs.tuner import FineTuningJob, ModelFineTuner, get_model_fine_tuner
 
 __all__ = [

@@ -75,7 +75,7 @@ class _Loader(yaml.SafeLoader):
         self._sizes: dict[yaml.Node, int] = {}  # number of values in each complete node
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event = yaml.SafeLoader.peek_event(self)
         self._depth += 1
         if self._depth > _DEEPEST:
             raise _fault("too many lists and mappings in each other", event)

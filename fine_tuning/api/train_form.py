@@ -6,7 +6,8 @@ Defaults and bounds come from the configuration, labels and help from the table 
 
 from dataclasses import dataclass
 
-from fine_tuning.config import FineTuningConfig, FineTuningMethod
+from fine_tuning.config import FineTuningConfig
+from fine_tuning.config_training import FineTuningMethod
 
 _LORA = (FineTuningMethod.LORA.value, FineTuningMethod.QLORA.value)
 

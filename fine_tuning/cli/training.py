@@ -262,11 +262,11 @@ def _sweep(options: argparse.Namespace) -> int:
 def _ended(options: argparse.Namespace, outcome: "Outcome") -> int:
     """Show the outcome of a retrain; return the exit code."""
     from fine_tuning.cli.show import show_outcome
-    from fine_tuning.jobs import kinds
+    from fine_tuning.jobs.version_kinds import result_of
     from fine_tuning.outcome import NewVersion
 
     if options.json:
-        print_json(options, kinds.result_of(outcome))
+        print_json(options, result_of(outcome))
     else:
         show_outcome(outcome)
     return GateRefused.exit_code if isinstance(outcome, NewVersion) and outcome.refused else 0

@@ -212,7 +212,8 @@ class _Sketches:
             np.frombuffer(b"".join(map(self._signature, each.tolist())), np.uint8).reshape(-1, _HASHES)
             for each in (ones, others)
         ]
-        return np.count_nonzero(signatures[0] == signatures[1], axis=1)
+        agreeing: npt.NDArray[np.int64] = np.count_nonzero(signatures[0] == signatures[1], axis=1)
+        return agreeing
 
     def _signature(self, number: int) -> bytes:
         first = number // _BATCH * _BATCH

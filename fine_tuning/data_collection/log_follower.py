@@ -54,7 +54,7 @@ class LogFollower:
         return database.execute("SELECT * FROM logs WHERE path = ?", (str(self._file.path),)).fetchone()
 
     def _follow(self, database: Connection, anew: bool = False) -> Row:
-        log = self._row(database)
+        log: Row | None = self._row(database)
         if log is not None and not anew and self._is_current(log):
             return log
         with state.transaction(database):
@@ -66,7 +66,8 @@ class LogFollower:
                     _take_in(database, log, content, stamp)
         if before is not None and log["epoch"] != before["epoch"]:  # what was known of another file
             state.leave_no_trace(database)
-        return self._row(database)
+        followed: Row = self._row(database)
+        return followed
 
     def _is_current(self, log: Row) -> bool:
         return (log["inode"], log["size"], log["modified"]) == tuple(self._file.stamp())
@@ -82,7 +83,8 @@ class LogFollower:
                     _drop(database, table, rows_of(database, table, log, "1"))
             database.execute("DELETE FROM logs WHERE id = ?", (log["id"],))  # and, with it, its lines
         database.execute("INSERT INTO logs (path, epoch) VALUES (?, ?)", (str(self._file.path), uuid.uuid4().hex))
-        return self._row(database)
+        new: Row = self._row(database)
+        return new
 
     def read(self, database: Connection, log: Row, rows: Sequence[Row]) -> list[Turn]:
         """Read turns from the log, with the later events applied."""
@@ -136,7 +138,7 @@ def _goes_on(content: BinaryIO, now: Stamp, log: Row) -> bool:
     """Return whether the file is still the one that was read, with more behind it or nothing."""
     if now.inode != log["inode"] or now.size < log["end"] or (now.size == log["size"] and now.mtime != log["modified"]):
         return False
-    return _tail(content, log["end"]) == log["tail"]
+    return _tail(content, log["end"]) == int(log["tail"])
 
 
 def _tail(content: BinaryIO, end: int) -> int:

@@ -18,7 +18,7 @@ from sqlite3 import Connection
 from fine_tuning import state
 from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
-from fine_tuning.data_collection.log_index import fold
+from fine_tuning.data_collection.log_follower import fold
 
 _GRAM = 3  # letters of a piece, as the full-text table has them
 _LONGEST = 1500  # letters of a question, and of an answer, that are looked up

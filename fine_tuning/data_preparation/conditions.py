@@ -199,7 +199,8 @@ def _may_take_for_ever(pattern: Any, repeated: bool = False) -> bool:
         inner = repeated or (kind in _REPEATS and value[1] > _FEW)
         if any(_may_take_for_ever(each, inner) for each in _inside(value)):
             return True
-    return sum(kind in _REPEATS and value[1] > _FEW for kind, value in pattern) > _MOST
+    repeats: int = sum(kind in _REPEATS and value[1] > _FEW for kind, value in pattern)
+    return repeats > _MOST
 
 
 _FEW, _MOST = 10, 3  # a repeat of at most 10 is harmless, and so are up to 3 larger ones in one sequence

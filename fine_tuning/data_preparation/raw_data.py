@@ -14,7 +14,7 @@ import importlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -275,7 +275,7 @@ def _arrow(path: Path) -> Iterator[tuple[str, object]]:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-_READERS = {
+_READERS: dict[str, Callable[[Path], Iterator[tuple[str, object]]]] = {
     ".parquet": _arrow,
     ".arrow": _arrow,
     ".jsonl": _jsonl_of,

@@ -20,7 +20,7 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType as Type
 from numpy.typing import NDArray
 
-from fine_tuning.config import BaseWeights
+from fine_tuning.config_training import BaseWeights
 from fine_tuning.engines import ggml
 from fine_tuning.engines.gguf_file import GgufFile, read_gguf
 from fine_tuning.errors import ExportError, TrainingError
@@ -169,7 +169,8 @@ def _apart(ours: Logits, theirs: Logits) -> float:
 
 
 def _centred(logits: Logits) -> Logits:
-    return logits - logits.mean(axis=1, keepdims=True)
+    centred: Logits = logits - logits.mean(axis=1, keepdims=True)
+    return centred
 
 
 def check_base(before: Sequence[Logits], served: Reference, more: float, network: str) -> float:

@@ -48,6 +48,8 @@ class _TypeTraits(ctypes.Structure):
 
 def row_bytes(kind: GGMLQuantizationType, columns: int) -> int:
     """Return the bytes of one row. Raises ExportError if `columns` is not a multiple of the type's block size."""
+    block: int
+    size: int
     block, size = GGML_QUANT_SIZES[kind]
     if columns % block:
         raise ExportError(f"rows of {columns} weights cannot be {kind.name}, which packs {block} at a time")
@@ -111,7 +113,8 @@ def quantize_file(source: Path, target: Path, mixture: str) -> None:
 
 
 def _traits(kind: GGMLQuantizationType) -> _TypeTraits:
-    return _library().ggml_get_type_traits(kind).contents
+    traits: _TypeTraits = _library().ggml_get_type_traits(kind).contents
+    return traits
 
 
 @functools.cache

@@ -74,7 +74,8 @@ class GgufHeader:
     @property
     def alignment(self) -> int:
         """Alignment of the tensors in bytes."""
-        return self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        alignment: int = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        return alignment
 
     @property
     def chat_template(self) -> str | None:
@@ -83,7 +84,8 @@ class GgufHeader:
     @property
     def context_length(self) -> int:
         """Context length in tokens; 0 if the file does not state it."""
-        return self.metadata.get(f"{self.architecture}.context_length", 0)
+        length: int = self.metadata.get(f"{self.architecture}.context_length", 0)
+        return length
 
     @property
     def quantization(self) -> str:

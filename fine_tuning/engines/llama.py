@@ -72,10 +72,12 @@ class Words:
 
     def encode(self, text: str, special: bool, bos: bool) -> list[int]:
         """Return token ids. `bos` adds the begin token if the model uses one."""
-        return self._llama.tokenize(text.encode("utf-8"), add_bos=bos and self._adds_bos, special=special)
+        tokens: list[int] = self._llama.tokenize(text.encode("utf-8"), add_bos=bos and self._adds_bos, special=special)
+        return tokens
 
     def decode(self, tokens: list[int], special: bool) -> str:
-        return self._llama.detokenize(tokens, special=special).decode("utf-8", errors="replace")
+        text: bytes = self._llama.detokenize(tokens, special=special)
+        return text.decode("utf-8", errors="replace")
 
     def ends(self) -> list[int]:
         """Return the ids of the tokens that end a generation."""

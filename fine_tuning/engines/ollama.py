@@ -147,7 +147,8 @@ class OllamaEngine:
                 f"Ollama at {self.where} does not show the text that it feeds {body['model']}. Update it: "
                 "https://ollama.com/download"
             )
-        return answer["_debug_info"]["rendered_template"]
+        prompt: str = answer["_debug_info"]["rendered_template"]
+        return prompt
 
     def chat(self, tag: str, messages: Sequence[Message], options: ChatOptions | None = None) -> Iterator[ChatChunk]:
         options = options or ChatOptions()

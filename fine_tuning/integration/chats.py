@@ -13,7 +13,8 @@ from datetime import date, datetime, timedelta
 from fine_tuning.conversation import Turn, conversations_of
 from fine_tuning.data_collection import chat_labels, data_export
 from fine_tuning.data_collection.chat_labels import Label, one_line
-from fine_tuning.data_collection.log_index import LogIndex, Session, fold
+from fine_tuning.data_collection.log_follower import fold
+from fine_tuning.data_collection.log_index import LogIndex, Session
 from fine_tuning.errors import NoConversations, TurnNotFound
 from fine_tuning.integration.service import Service
 from fine_tuning.jobs.queue import Queue

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -73,7 +73,8 @@ def send(job: Job) -> None:
 def deliver(notify: Notify, notice: Notice) -> list[str]:
     """Run the command and send the POST request; return messages about failures."""
     faults = []
-    for work in (lambda: run(notify.command, notice), lambda: post(notify, notice)):
+    works: tuple[Callable[[], None], ...] = (lambda: run(notify.command, notice), lambda: post(notify, notice))
+    for work in works:
         try:
             work()
         except NotDelivered as fault:

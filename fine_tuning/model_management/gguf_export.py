@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from fine_tuning.engines import ggml
 from fine_tuning.engines.gguf_file import (
-    DEFAULT_ALIGNMENT,
     GgufFile,
     TensorInfo,
     entry,
@@ -29,6 +28,7 @@ from fine_tuning.engines.gguf_file import (
     whole_file,
     write_gguf,
 )
+from fine_tuning.engines.gguf_header import DEFAULT_ALIGNMENT
 from fine_tuning.errors import ExportError
 from fine_tuning.model_management.peft_adapter import LoraPair
 from fine_tuning.model_management.safetensors_file import StoredTensor

@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from fine_tuning.config import BaseWeights, FineTuningMethod, Training
+from fine_tuning.config_training import BaseWeights, FineTuningMethod, Training
 from fine_tuning.errors import NotEnoughMemory
 from fine_tuning.training.methods import ways_to_hold
 from fine_tuning.training.model_shape import Shape, shape_of

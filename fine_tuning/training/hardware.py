@@ -12,7 +12,7 @@ from statistics import median
 import psutil
 import torch
 
-from fine_tuning.config import FineTuningMethod, Training
+from fine_tuning.config_training import FineTuningMethod, Training
 from fine_tuning.training.fast.matmul import CLEARLY, ENOUGH, PROBED, Library, least_seconds, product
 
 THREADS = torch.get_num_threads()  # torch's default: one per core, or OMP_NUM_THREADS

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fine_tuning import paths
-from fine_tuning.config import Training
+from fine_tuning.config_training import Training
 from fine_tuning.errors import TrainingError
 from fine_tuning.events import Part, Step, Watch
 from fine_tuning.token_rows import origin

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fine_tuning import paths
-from fine_tuning.config import Training
+from fine_tuning.config_training import Training
 from fine_tuning.errors import TrainingError
 from fine_tuning.training.prefix_tree import divide, tree_branches
 

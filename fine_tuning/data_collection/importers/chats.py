@@ -275,7 +275,8 @@ def first(record: object, *keys: str) -> JsonValue:
     for key in keys:
         items = record.get(key) if isinstance(record, dict) else None
         if isinstance(items, list) and items:
-            return items[0]
+            found: JsonValue = items[0]
+            return found
     return None
 
 

@@ -44,7 +44,8 @@ def _function(name: str) -> Callable[[Path], Iterable[object]]:
         ) from error
     if not callable(found):
         raise ConfigError(f"--format {name}: {function} is no function")
-    return found
+    read: Callable[[Path], Iterable[object]] = found
+    return read
 
 
 def _module(name: str) -> object:

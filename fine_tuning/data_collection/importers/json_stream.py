@@ -54,6 +54,7 @@ class JsonReader:
     def value(self) -> JsonValue:
         """Take the next value. BadJson if there is none."""
         self.peek()
+        found: JsonValue
         while True:
             try:
                 found, end = _DECODER.raw_decode(self._buffer, self._at)
