@@ -1,1 +1,4 @@
-"""What people said: logged, cleaned, exported. The log keeps what was said; only training text is cleaned."""
+"""Log conversations, clean them, and export them.
+
+The log keeps what was said unchanged; only the text that goes into training is cleaned.
+"""

@@ -1,8 +1,9 @@
-"""A function of lines, computed on all cores: by this process, and by one child for each further core.
+"""Apply a function to many lines on all cores: in this process, and in one child for each further
+core.
 
-The children are Python processes of their own, which know nothing but the function's name: they can
-be started from any program and any thread, and import only what the function needs. They end with
-their standard input, so none outlives the program, however it ends.
+The children are separate Python processes that know only the function's name. They can be started
+from any program and any thread, and import only what the function needs. A child ends when its
+standard input does, so none outlives the program, however that ends.
 """
 
 import os
@@ -19,13 +20,16 @@ Work = Callable[[bytes], bytes]
 
 
 class AllCores:
-    """Applies `work`, a function of a module, to lines; neither lines nor results hold a line end.
+    """A context manager that applies `work`, a module-level function, to lines on all cores.
 
-    It costs nothing before `apply` is first called. To be used in a `with` statement, after which no child is left.
+    Neither the lines nor the results may contain a line end. The children are started by the first
+    `apply`, and none is left after the `with` block.
     """
 
     def __init__(self, work: Work, children: int | None = None) -> None:
-        """`children`: default, one for each core that this process may use, but for its own."""
+        """Set the function, and the number of child processes: by default one for each usable core
+        but one.
+        """
         self._work = work
         self._wanted = cores() - 1 if children is None else children
         self._children: list[subprocess.Popen[bytes]] = []
@@ -38,18 +42,18 @@ class AllCores:
             child.kill()
             child.wait()
             for pipe in filter(None, (child.stdin, child.stdout)):
-                with suppress(OSError):  # what was not written to a child that died
+                with suppress(OSError):  # unwritten input of a child that died
                     pipe.close()
 
     def apply(self, lines: Sequence[bytes]) -> list[bytes]:
-        """Return `work` of each line, in order. Raises what `work` raises."""
+        """Return the result of `work` for each line, in order. Raises what `work` raises."""
         self._start()
         results: list[bytes | None] = [None] * len(lines)
         waiting = deque(range(len(lines)))
         with self._fed(lines, waiting, results):
             while number := _next(waiting):
                 results[number[0]] = self._work(lines[number[0]])
-        # What a child took and did not bring back, because it died
+        # compute what a child took but did not return, because it died
         return [self._work(line) if result is None else result for line, result in zip(lines, results, strict=True)]
 
     def _start(self) -> None:
@@ -63,7 +67,9 @@ class AllCores:
 
     @contextmanager
     def _fed(self, lines: Sequence[bytes], waiting: deque[int], results: list[bytes | None]) -> Iterator[None]:
-        """Have the children take lines, too; on return they are done."""
+        """Let the children take lines while the `with` block runs; at its end wait until they are
+        done.
+        """
         threads = [
             threading.Thread(target=_feed, args=(child, lines, waiting, results), daemon=True)
             for child in self._children
@@ -87,12 +93,12 @@ def cores() -> int:
 
 
 def serve(target: str) -> None:
-    """Apply the function named `target` ("module:function") to the lines of standard input, until
-    it ends: a child's whole life.
+    """Run a child: apply the function named `target` ("module:function") to each line of standard
+    input.
     """
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, with which this process ends
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent; this process ends with it
     module, _, name = target.partition(":")
     work: Work = getattr(import_module(module), name)
     for line in sys.stdin.buffer:
@@ -101,7 +107,7 @@ def serve(target: str) -> None:
 
 
 def _next(waiting: deque[int]) -> tuple[int] | None:
-    """Return the next number, of which no other thread takes the same; None if all are taken."""
+    """Return the next number, which no other thread gets; None if all are taken."""
     try:
         return (waiting.popleft(),)
     except IndexError:
@@ -112,7 +118,7 @@ def _feed(
     child: "subprocess.Popen[bytes]", lines: Sequence[bytes], waiting: deque[int], results: list[bytes | None]
 ) -> None:
     into, out = child.stdin, child.stdout
-    with suppress(OSError, ValueError):  # it died, or was put an end to: the parent computes what is missing
+    with suppress(OSError, ValueError):  # it died, or was killed: the parent computes what is missing
         while into and out and (number := _next(waiting)):
             into.write(lines[number[0]] + b"\n")
             into.flush()
@@ -123,7 +129,7 @@ def _feed(
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment, in which a child finds the same modules as this process."""
+    """Return an environment in which a child finds the same modules as this process."""
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),

@@ -1,8 +1,8 @@
-"""What a chat is called, whether it is pinned, and its folder: a table in data/state.db, beside the log.
+"""Store a chat's title, folder, and whether it is pinned: a table in data/state.db, beside the log.
 
-A title may hold private words: its row goes when the last turn of its chat is removed from the log, and a
-title that a model made goes with the turn that it was made from (`drop_orphans`, which the log's
-index calls); what is redacted elsewhere is redacted here (`TEXTS`, which forgetting.py reads).
+A title may contain private words. So a chat's row is removed with the last of its turns in the log,
+and a title that a model wrote is removed with the turn it was made from (`drop_orphans`, called by
+the log's index). `forget` redacts the columns in `TEXTS` (forgetting.py).
 """
 
 import unicodedata
@@ -12,7 +12,7 @@ from sqlite3 import Connection
 
 from fine_tuning import state
 
-TEXTS = {"chat_labels": ("title", "folder", "made")}  # columns in which something may stand that was said in a chat
+TEXTS = {"chat_labels": ("title", "folder", "made")}  # columns that may contain what was said in a chat
 ORPHANS = (
     "DELETE FROM chat_labels WHERE NOT EXISTS"
     " (SELECT 1 FROM log_turns WHERE log IN (SELECT id FROM logs) AND log_turns.session = chat_labels.session)"
@@ -22,27 +22,29 @@ _ORPHANED_TITLES = (
     " (SELECT 1 FROM log_turns WHERE log IN (SELECT id FROM logs) AND log_turns.id = chat_labels.made_of)"
 )
 LONGEST_TITLE, LONGEST_FOLDER = 200, 60  # characters
-# they would turn what stands beside a title
+# they would reverse the text beside a title
 _DIRECTIONS = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
 @dataclass(frozen=True)
 class Label:
-    """What is known of a chat besides what was said in it."""
+    """What people and models added to a chat: its title, its folder, and whether it is pinned."""
 
-    title: str = ""  # that a person gave
+    title: str = ""  # given by a person
     pinned: bool = False
     folder: str = ""  # "": in none
-    made: str = ""  # title that a model made; without one of both, the list shows the beginning of the first question
+    made: str = ""  # title made by a model; without any title, the list shows the beginning of the first question
 
     @property
     def shown(self) -> str:
-        """The title that counts: a person's goes before a model's."""
+        """Return the title to show: the one a person gave, else the one a model made."""
         return self.title or self.made
 
 
 def one_line(text: str) -> str:
-    """Return `text` in one line, without characters that show nothing or turn what stands beside them."""
+    """Return `text` in one line, without invisible characters and those that reverse the direction
+    of text.
+    """
     shown = (" " if unicodedata.category(each) in ("Cc", "Cs") or each in _DIRECTIONS else each for each in text)
     return " ".join("".join(shown).split())
 
@@ -54,7 +56,7 @@ def labels() -> dict[str, Label]:
 
 
 def labels_of(sessions: Collection[str]) -> dict[str, Label]:
-    """Return the labels of these sessions; those without one are left out."""
+    """Return the labels of these sessions, by session; a session without a label has no entry."""
     with state.connect() as database:
         return _labels(database, f"session IN ({','.join('?' * len(sessions))})", *sessions)
 
@@ -62,7 +64,9 @@ def labels_of(sessions: Collection[str]) -> dict[str, Label]:
 def set_label(
     session: str, *, title: str | None = None, pinned: bool | None = None, folder: str | None = None
 ) -> Label:
-    """Change what is given, and return what stands now. Texts are put in one line and cut to their longest."""
+    """Change the given values and return the label as it is now. Texts are put in one line and
+    shortened if too long.
+    """
     with state.connect() as database, state.transaction(database):
         before = _labels(database, "session = ?", session).get(session, Label())
         now = Label(
@@ -82,7 +86,9 @@ def set_label(
 
 
 def set_made(session: str, title: str, turn: str) -> None:
-    """Keep the title that a model made of a turn, with the turn's id; "" takes it back, and leaves no trace of it."""
+    """Store the title that a model made from a turn, with the turn's id. An empty title removes the
+    stored one for good.
+    """
     with state.connect() as database:
         with state.transaction(database):
             database.execute(
@@ -103,7 +109,7 @@ def _drop_empty(database: Connection, session: str) -> None:
 
 
 def keep_together(sessions: Collection[str], folder: str) -> None:
-    """Put chats into one folder, but those that have a label of their own."""
+    """Put chats into one folder, except those that already have a label."""
     name = one_line(folder)[:LONGEST_FOLDER].rstrip()
     with state.connect() as database, state.transaction(database):
         database.executemany(
@@ -113,7 +119,9 @@ def keep_together(sessions: Collection[str], folder: str) -> None:
 
 
 def drop_orphans(database: Connection) -> None:
-    """Remove the labels of all sessions of which no log has a turn, and titles made of a turn that is gone."""
+    """Remove labels of sessions without a turn in any log, and titles made from a turn that is
+    gone.
+    """
     database.execute(ORPHANS)
     database.execute(_ORPHANED_TITLES)
 

@@ -1,7 +1,8 @@
-"""Tell prose from code and tables, line by line, so that rules made for prose do not judge what is not prose.
+"""Divide a text into prose, code and tables, line by line, so that rules for prose judge only
+prose.
 
-Code is what stands between fences (CommonMark), and lines that look like code of any common language, or like
-formulas. A line is of one kind: code within a sentence is not told apart.
+Code is what stands between fences (CommonMark), and lines that look like code of any common
+language, or like formulas. Each line is of one kind: code within a sentence counts as prose.
 """
 
 import re
@@ -13,14 +14,16 @@ Kind = Literal["prose", "code", "table"]
 
 
 class Part(NamedTuple):
-    """Lines of one kind, with their line ends."""
+    """Consecutive lines of one kind, with their line ends."""
 
     kind: Kind
     text: str
 
 
 def parts(text: str) -> list[Part]:
-    """Return `text` in parts of one kind each; neighbours differ, and their texts joined give `text` exactly."""
+    """Divide `text` into parts. Neighbouring parts differ in kind, and all joined give `text`
+    exactly.
+    """
     if not _may_hold_any(text):
         return [Part("prose", text)] if text else []
     if "\n" not in text:
@@ -92,12 +95,14 @@ _BEGINS = rf"""[ ]*(?: [-+.]?\d | [-+(] | >>> | \w+\ [!<>]=?
 _FIRST_LINE, _LINE_BELOW = re.compile(_BEGINS, re.VERBOSE), re.compile(rf"\n{_BEGINS}", re.VERBOSE)
 
 _CELL = r"(?:[\d%.–—-]|\bnan|\binf)"
-# What a table has that no other sign tells: two commas within a row, or two cells with numbers one after the other.
+# Signs of a table without pipes: two commas within a row, or two cells with numbers in a row.
 _ROWS = re.compile(rf"(?i),(?=\S)[^\n]*?,(?=\S)|{_CELL}(?:(?!\n)[\s,;\[\](){{}}])+[-+−]?{_CELL}")
 
 
 def _may_hold_any(text: str) -> bool:
-    """Return whether there may be code or a table; else the text need not be read line by line."""
+    """Return whether there may be code or a table. If not, the text need not be examined line by
+    line.
+    """
     anywhere = "  " in text or _SIGN.search(text) or ("\n" in text and _ROWS.search(text))
     return bool(anywhere or _FIRST_LINE.match(text) or _LINE_BELOW.search(text))
 
@@ -109,7 +114,7 @@ _DECLARED = _any(
     "const let var val fn func function pub public private protected static struct enum interface typedef "
     "namespace package"
 )
-# How lines of code begin, in verbose syntax; each is enough.
+# How lines of code begin, as verbose regular expressions; one match is enough.
 _BEGINNINGS = {
     "Python": rf"""
         (?:async\ )?(?:def|class)\ \w+\s?[^\s.!?]*[:(] | (?:el)?if\ .*:$ | except\b[^,.?!]*:$ | (?:else|try|finally)\s*:$
@@ -145,15 +150,15 @@ _BEGINNINGS = {
       | \\(?:text|math)\w*\b | \$\$ | \\[\[\]()]""",
 }
 _CODE = re.compile(r"(?x)\s*(?:" + "|".join(_BEGINNINGS.values()) + ")")
-# In a line that ends as sentences do, after words as sentences have them, one such sign is a name
-# or a formula that is spoken of.
+# In a line that reads like a sentence and ends like one, a single such sign belongs to a name or a
+# formula that the sentence mentions.
 _SENTENCE = re.compile(r"\s*[^\W\d_]*[a-zà-ÿ][^=;{}\[\]<>\\$]*[a-zà-ÿ]{2} [a-zà-ÿ]{2,}.*[.!?…]['\"”)]*\s*$")
 
 _COMMENT = re.compile(r"\s*(?:#|//|/\*|\*|--|%|;|\"\"\"|\'\'\')")
 _OVER = re.compile(rf"{_COMMENT.pattern}|\s*SELECT ")
 _REMARK = re.compile(r"(?<=\S)\s{2}#.*$")
 _MAYBE = re.compile(r"""[=(){}\[\];<>\\|_]|^["'@]|^\w+:\s|["'],?$|^[a-z_]+$|,$""")
-_LONG = 400  # characters of a line, half of them from each end, that its kind is told by
+_LONG = 400  # characters that decide a line's kind, half of them from each end
 
 
 def is_code_line(line: str) -> bool:
@@ -165,7 +170,7 @@ def is_code_line(line: str) -> bool:
 
 
 def _join_below(lines: Sequence[str], kinds: list[Kind], fenced: Sequence[bool]) -> None:
-    """Count what belongs to the code above it to that code, in place."""
+    """Mark lines that continue the code above them as code, in place."""
     above = ""  # the last line of code, blank lines aside; none after a fence
     for number, line in enumerate(lines):
         if not line.strip():
@@ -176,8 +181,8 @@ def _join_below(lines: Sequence[str], kinds: list[Kind], fenced: Sequence[bool])
 
 
 def _belongs(line: str, above: str) -> bool:
-    """Return whether a line below code is code too: deeper than it, indented at all, a comment, or
-    a little like code.
+    """Return whether a line below code is code too: indented more deeply, indented at all, a
+    comment, or a little like code.
     """
     if _SENTENCE.match(line) and not line[0].isspace():
         return False
@@ -187,7 +192,10 @@ def _belongs(line: str, above: str) -> bool:
 
 
 def _join_above(lines: Sequence[str], kinds: list[Kind], fenced: Sequence[bool]) -> None:
-    """Count blank lines between code, and comments over it, to the code, in place. A Markdown heading is no comment."""
+    """Mark blank lines between code, and comments above it, as code, in place.
+
+    A Markdown heading ("# ...") is not taken for a comment.
+    """
     below = False  # whether the next line that is not blank is unfenced code
     blanks: list[int] = []
     for number in range(len(lines) - 1, -1, -1):
@@ -213,13 +221,13 @@ def _indent(line: str) -> int:
 
 _RULE = re.compile(r"\s*[|+]?\s*:?[-=]{2,}:?\s*(?:[|+]\s*:?[-=]{2,}:?\s*)*[|+]?\s*$")
 _NUMBER = re.compile(r"[-+−]?(?:\d[\d.,]*|\.\d+)(?:e[-+]?\d+)?%?$|[-–—.]$|nan$|inf$", re.IGNORECASE)
-_HAS_DIGIT = re.compile(r"\d").search  # dots and dashes alone are a picture, or stand for what was left out
+_HAS_DIGIT = re.compile(r"\d").search  # dots and dashes alone are a drawing or an ellipsis
 _GAP = re.compile(r"(?<=[^\s.!?:;,]) {2,}(?=\S)")
 
 
 def _tables(lines: Sequence[str], fenced: Sequence[bool]) -> list[Kind]:
-    """Return "table" for lines of the same shape below each other, as many as its kind needs, and
-    "prose" for all others.
+    """Return "table" for consecutive lines of the same shape, if they are as many as that shape
+    requires; "prose" for all others.
     """
     if len(lines) < min(_LEAST.values()):
         return ["prose"] * len(lines)
@@ -234,19 +242,23 @@ def _tables(lines: Sequence[str], fenced: Sequence[bool]) -> list[Kind]:
 
 
 def _piped(rows: Sequence[str]) -> bool:
-    """Return whether lines with pipes are a table: one is a rule, or each has a pipe at either end.
-    `|` is an operator, too.
+    """Return whether lines with pipes form a table: one is a rule, or all have a pipe at either
+    end.
+
+    The pipe alone does not suffice: `|` is also an operator.
     """
     return any(map(_RULE.match, rows)) or all(row.strip()[0] == row.strip()[-1] == "|" for row in rows)
 
 
-# Lines of one shape that make a table: commas and gaps also stand in prose.
+# How many lines of one shape make a table: commas and gaps occur in prose, too.
 _PIPES = ("pipes", 0)
 _LEAST = {"pipes": 2, "tabs": 2, "numbers": 2, "commas": 3, "gaps": 3}
 
 
 def _shape(line: str) -> tuple[str, int] | None:
-    """Return how the cells of a line are divided, and how many there are where all lines must have as many."""
+    """Return how a line's cells are separated, and how many there are if all lines must have the
+    same number.
+    """
     line = line.strip()
     rule = _RULE.match(line) and ("+" in line or "|" in line)
     if rule or " | " in line or (line.startswith("|") and line.count("|") > 1):

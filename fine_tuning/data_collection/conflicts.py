@@ -1,8 +1,9 @@
-"""Questions that were answered differently at different times: only one of the answers can be right now.
+"""Find questions that were answered differently at different times, of which only one answer is
+learned.
 
-Two questions are the same if they are in the same words, in the same place of a conversation:
-articles and polite words aside, and but for slips of the keyboard in long words. A name, a number,
-a negation, any other word that differs makes another question of it.
+Two questions are the same if they have the same words at the same point of a conversation. Articles
+and polite words do not count, nor do typing errors in long words. Any other difference, as in a
+name, a number or a negation, makes them different questions.
 """
 
 from collections.abc import Iterable, Iterator, Set
@@ -15,11 +16,11 @@ from fine_tuning.data_collection.dedupe import ANSWER, TOPIC
 from fine_tuning.data_collection.placeholders import PLACEHOLDER
 from fine_tuning.data_collection.wording import gist, same_gist, wording
 
-_CROWD = 64  # questions of one topic that another is compared with: more are a form with other names in it
+_CROWD = 64  # questions of one topic compared with another: more are a form filled in with other names
 
 
 class Asked(NamedTuple):
-    """A turn that may be learned, and what tells it from others."""
+    """A turn that may be learned, with what decides whether another turn asks the same."""
 
     turn: Turn
     after: int  # number of the turn before it, as `RepeatedTurns` counts; -1 if it begins its conversation
@@ -28,28 +29,30 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class Conflict:
-    """Turns with one question and different answers, in the order in which they were said."""
+    """Turns with the same question and different answers, in the order in which they were said."""
 
     turns: tuple[Turn, ...]
 
     @property
     def stands(self) -> Turn:
-        """Which answer is learned: the last that its owner approved (thumbs up, or written anew), else the last."""
+        """Return the turn whose answer is learned: the last one the owner approved (thumbs up, or
+        edited), else the last.
+        """
         return next(filter(approved, reversed(self.turns)), self.turns[-1])
 
     @property
     def losers(self) -> list[Turn]:
-        """The others, but for those that their owner took in by hand."""
+        """Return the other turns, except those that the owner included by hand."""
         return [turn for turn in self.turns if turn is not self.stands and not turn.metadata.get("included")]
 
 
 def find_conflicts(asked: Iterable[Asked]) -> list[Conflict]:
-    """Return the conflicts among these turns, in the order of their first turns. Takes as long as
-    the turns are many.
+    """Return the conflicts among these turns, ordered by their first turns. The time grows linearly
+    with the turns.
     """
     topics: dict[tuple[int, bytes], list[Asked]] = {}
     for each in asked:
-        # what was scrubbed may have been another number
+        # the details behind two placeholders may differ
         if not PLACEHOLDER.search(each.turn.user_message):
             topics.setdefault((each.after, each.said[TOPIC]), []).append(each)
     found = [conflict for topic in topics.values() if len(topic) > 1 for conflict in _within(topic)]
@@ -57,7 +60,9 @@ def find_conflicts(asked: Iterable[Asked]) -> list[Conflict]:
 
 
 def cut_out(conversations: Iterable[Conversation], losers: Set[str]) -> Iterator[Conversation]:
-    """Yield the conversations without these turns; one in the middle cuts its conversation into two of the same id."""
+    """Yield the conversations without the turns `losers`. A turn removed from the middle splits its
+    conversation into two with the same id.
+    """
     for conversation in conversations:
         if losers.isdisjoint(turn.id for turn in conversation.turns):
             yield conversation
@@ -68,11 +73,11 @@ def cut_out(conversations: Iterable[Conversation], losers: Set[str]) -> Iterator
 
 
 def _within(topic: list[Asked]) -> Iterator[Conflict]:
-    """Yield the conflicts among the turns of one topic."""
+    """Yield the conflicts among turns whose questions have the same sketch."""
     if len({each.said[ANSWER] for each in topic}) == 1:
         return
     groups: list[list[Asked]] = []
-    known: dict[tuple[str, ...], int] = {}  # group of a question
+    known: dict[tuple[str, ...], int] = {}  # words of a question: its group
     recent: list[tuple[tuple[str, ...], tuple[bool, ...], int]] = []
     for each in topic:
         words, names = gist(wording(each.turn.user_message))

@@ -1,22 +1,26 @@
-"""What was said, kept for good: an append-only log of turns, and of what people did with them later.
+"""Keep conversations in an append-only log of turns, and of what people did with them later.
 
-One JSON object a line (JSON Lines), in the order of writing. A turn:
+The log is JSON Lines: one object a line, in the order of writing. A turn is
+
     {"id", "session_id", "timestamp", "user_message", "bot_response", "metadata": {"model", ...}}
-and later events, each {"event", "turn_id", "timestamp"} and
-    "rating"   {"rating": "up" | "down" | null, "by", "reason"}   of the answer as it stands then; it counts only if it is the owner's
-    "edit"     {"bot_response"}                   the answer as it should have been; the turn keeps what was said
-    "exclude"  {"excluded": true | false}         whether to leave the turn out of everything that learns
+
+A later event has {"event", "turn_id", "timestamp"}, and by its kind
+
+    "rating"   {"rating": "up" | "down" | null, "by", "reason"}   the rating of the current answer; only the owner's counts
+    "edit"     {"bot_response"}                   the answer as it should have been; the turn keeps the original
+    "exclude"  {"excluded": true | false}         whether to exclude the turn from all learning
     "delete"   {}                                 all that is left of a deleted turn
-A turn's metadata has {"parent": id} of the turn before it ("" for a first one; of old turns nobody
-knows: see branches.py); one with {"regenerates": id} answers the same question as that turn, anew.
-One that was read from elsewhere has {"source": {"name", "format", "licence"}, "import": id}, and
-the time at which it was said there, "" if that is unknown. Each line ends with its checksum
+
+metadata["parent"] is the id of the turn before, "" for a first turn; old turns have none (see
+branches.py). metadata["regenerates"] is the id of a turn whose question this turn answers again. An
+imported turn has metadata["source"] = {"name", "format", "licence"} and metadata["import"], the id
+of its import; its timestamp is that of its source, "" if unknown. Each line ends with its checksum
 (`log_lines`).
 
-Reading changes nothing. A line that is no record, or was altered since it was written, is left out
-of everything, and reported; the next rating, edit, exclusion or deletion, and the next turn of a
-logger that has read it, sets it aside in a file beside the log. Times are ISO 8601, in UTC. Any
-number of processes may read and write at once.
+Reading changes nothing. A line that is not a record, or was altered since it was written, is
+ignored and reported. The next rating, edit, exclusion or deletion moves it to a file beside the
+log, and so does the next turn of a logger that has read it. Times are ISO 8601, in UTC. Any number
+of processes may read and write at once.
 """  # noqa: E501
 
 import logging
@@ -44,36 +48,39 @@ from fine_tuning.errors import DataError, LogDamaged, TurnDeleted, TurnNotFound
 
 Rating = Literal["up", "down"]
 
-_OWNERS = ("rating", "rating_reason", "original_response")  # what only the owner's own events may say of a turn
+_OWNERS = ("rating", "rating_reason", "original_response")  # metadata that only the owner's events may set
 
-REASON_LIMIT = 2000  # characters of why something was rated so
+REASON_LIMIT = 2000  # characters of the reason for a rating
 
 _logger = logging.getLogger(__name__)
 
 
 class ConversationLogger:
-    """The log at `path`; relative paths lie in data/conversations/. What it logs belongs to the
-    session `session_id` (new if None).
+    """The log at `path`; a relative path is below data/conversations/.
+
+    New turns belong to the session `session_id`, by default a new one.
 
     >>> log = ConversationLogger()  # doctest: +SKIP
     >>> for question, answer in exchanges:  # doctest: +SKIP
-    ...     log.new_session()  # each is a conversation of its own: without this line all are one, and its later turns are cut off
+    ...     log.new_session()  # each exchange is its own conversation: else all are one, and its later turns are cut off
     ...     log.log_conversation(question, answer)
 
-    Every method that writes returns when the write is on the disk, and raises DataError if it
-    cannot be, or Busy when another program keeps the log locked. All raise DataError for a file
-    that is not a log, and leave it as it is. Of damaged lines: see `health`.
+    A method that writes returns when the data is on the disk. It raises DataError if the data
+    cannot be written, and Busy if another program keeps the log locked. All methods raise DataError
+    for a file that is not a log, and leave that file unchanged. `health` reports damaged lines.
     """  # noqa: E501
 
     def __init__(
         self, path: str | Path = "conversations.jsonl", session_id: str | None = None, export_every: int | None = None
     ) -> None:
-        """`export_every`: with every so many turns the log is written to data/exports, in all formats."""
+        """Open the log. `export_every`: write the whole log to data/exports in all formats after so
+        many new turns.
+        """
         self._file = LogFile(
             Path(path) if Path(path).is_absolute() else paths.within_home(paths.conversations_dir() / path)
         )
         self.index = LogIndex(self._file)
-        self._damage = 0  # lines that were found damaged, and are still in the log
+        self._damage = 0  # damaged lines found in the log and not moved yet
         self.session_id = session_id or _new_id()
         self._export_every = export_every
 
@@ -82,7 +89,7 @@ class ConversationLogger:
         return self._file.path
 
     def new_session(self) -> str:
-        """Begin a new conversation. Returns its session id."""
+        """Begin a new conversation; return its session id."""
         self.session_id = _new_id()
         return self.session_id
 
@@ -95,12 +102,16 @@ class ConversationLogger:
         answered_from: Collection[str] = (),
         as_of: Stamp | None = None,
     ) -> Turn:
-        """Log one exchange. The Turn is as it will be read back. DataError for what is not text, or
-        metadata that JSON cannot hold.
+        """Log one exchange; return the turn as it will be read back.
 
-        `answered_from`: ids of the turns that the model was told, all of them in the log at the
-        stamp `as_of`. TurnDeleted, and nothing is logged, if one of them is gone: the answer may
-        tell of it.
+        Args:
+            answered_from: ids of the turns that the model was given, all of them in the log at the
+                stamp `as_of`.
+
+        Raises:
+            DataError: a message is not text, or JSON cannot represent the metadata.
+            TurnDeleted: one of `answered_from` was deleted since, and the answer may quote it.
+                Nothing is logged.
         """
         record = {
             "id": _new_id(),
@@ -108,7 +119,7 @@ class ConversationLogger:
             "timestamp": _now(),
             "user_message": user_message,
             "bot_response": bot_response,
-            # A rating or an edit that comes with a turn (with what is imported, say) is not the owner's.
+            # a rating or an edit in a turn's metadata (of an import, say) is not the owner's
             "metadata": {key: fact for key, fact in (metadata or {}).items() if key not in _OWNERS},
         }
         try:
@@ -126,18 +137,18 @@ class ConversationLogger:
         return turn
 
     def log_imported(self, entries: Sequence[Entry]) -> int:
-        """Log turns that were said elsewhere, in one stroke, and what is told of their answers.
-        Returns how many were added.
+        """Log turns from another source, with their ratings and edits, in one write; return how
+        many were added.
 
-        Turns that the log has, or had until they were deleted, are left out. Each names its import
-        in metadata["import"], for `take_back`.
+        Turns that the log has, or had until they were deleted, are skipped. Each turn names its
+        import in metadata["import"], for `take_back`.
         """
         with self._file.locked():
             known = self.index.known([entry.turn.id for entry in entries])
             new = {entry.turn.id: entry for entry in entries if entry.turn.id not in known}
             if self._damage:
                 self._settle(strict=False)
-            note = {} if self._file.is_ended() else {"ended_line": True}  # so that it can be opened again
+            note = {} if self._file.is_ended() else {"ended_line": True}  # so that `take_back` can restore it
             lines: list[bytes] = []
             for entry in new.values():
                 turn = entry.turn
@@ -153,11 +164,11 @@ class ConversationLogger:
         return len(new)
 
     def take_back(self, import_id: str) -> int:
-        """Cut the turns of an import out of the log, with their ratings and edits: it is as before
-        them, to the byte, and so is the index.
+        """Remove the turns of an import, with their ratings and edits; return how many turns were
+        removed.
 
-        Returns how many turns went. DataError if there are none of that import. What learned them
-        meanwhile is not here.
+        Log and index are then the same, to the byte, as if there had been no import. Versions that
+        learned the turns are not touched. Raises TurnNotFound if the log has no such import.
         """
         with self._file.locked():
             count, ranges = self.index.lines_of_import(import_id)
@@ -169,15 +180,16 @@ class ConversationLogger:
         return count
 
     def _ended_another(self, line: Range) -> bool:
-        """Return whether the line before this turn's was ended only to log it."""
+        """Return whether the import that wrote this turn had to end the unfinished line before it."""
         with self._file.opened() as (content, _):
             content.seek(line[0])
             record = decode(content.read(line[1]))
         return isinstance(record, Turn) and "ended_line" in record.metadata
 
     def rate(self, turn_id: str, rating: Rating | None, by: str = OWNER, reason: str = "") -> None:
-        """Thumbs up or down for the answer as it stands, and why; None takes both back. What others
-        than the owner say is only kept.
+        """Rate the current answer up or down, with a reason; None removes both.
+
+        Ratings by others than the owner are stored, but have no effect.
         """
         if rating not in ("up", "down", None):
             raise DataError(f"a rating is 'up', 'down' or None, not {rating!r}")
@@ -187,17 +199,19 @@ class ConversationLogger:
         self._append_event("rating", turn_id, rating=rating, by=by, **why)
 
     def edit(self, turn_id: str, bot_response: str) -> None:
-        """Say what the answer should have been. To leave the turn out altogether, use `exclude`."""
+        """Record what the answer should have been. To exclude the turn altogether, use `exclude`."""
         if not isinstance(bot_response, str) or not bot_response.strip():
             raise DataError("an edited answer must be text, and not empty: to leave the turn out, exclude it")
         self._append_event("edit", turn_id, bot_response=bot_response)
 
     def exclude(self, turn_id: str, excluded: bool = True) -> None:
-        """Leave the turn out of all that learns, or (False) take it in again."""
+        """Exclude the turn from all learning, or (False) include it again."""
         self._append_event("exclude", turn_id, excluded=bool(excluded))
 
     def exclude_all(self, turn_ids: Collection[str], excluded: bool = True) -> int:
-        """`exclude` of many turns in one stroke; those that are gone are left out. Returns how many turns."""
+        """Exclude or include many turns in one write; ids without a turn are skipped. Return how
+        many turns there were.
+        """
         with self._file.locked():
             there = sorted(self.index.there(turn_ids))
             if there:
@@ -205,12 +219,12 @@ class ConversationLogger:
         return len(there)
 
     def delete(self, turn_id: str | None = None, session_id: str | None = None) -> int:
-        """Remove a turn, or all turns of a session, with their text, from the log and its
-        quarantine. Returns how many turns.
+        """Remove the text of a turn, or of all turns of a session, from the log and its quarantine;
+        return how many turns.
 
-        Events without their turn go too, and damaged lines of which nobody can tell whose they are.
-        What was made from the log before (datasets, exports) is not here: `deleted_ids` says what
-        must not be in it.
+        Also removes events whose turn is missing, and damaged lines that do not show which turn
+        they belong to. Datasets and exports that were made from the log are not touched:
+        `deleted_ids` says what must not be in them.
         """
         if (turn_id is None) == (session_id is None):
             raise DataError("say either which turn to delete, or which session")
@@ -221,8 +235,8 @@ class ConversationLogger:
         return len(gone)
 
     def forget(self, turn_ids: Collection[str], wanted: Pattern | None = None) -> int:
-        """`delete` of many turns at once, and of the damaged lines that `wanted` finds something
-        in. Returns how many turns.
+        """Delete many turns, and the damaged lines that match `wanted`; return how many turns were
+        deleted.
         """
         with self._file.locked():
             gone = self.index.there(turn_ids)
@@ -231,7 +245,9 @@ class ConversationLogger:
         return len(gone)
 
     def _remove(self, gone: Collection[str]) -> None:
-        """Cut these turns out of the log, and events whose turn is not there. The lock is held."""
+        """Remove these turns from the log, and events whose turn is missing. The caller holds the
+        lock.
+        """
         if not self.index.is_sound():
             self._settle()
         if ranges := self.index.lines_of(gone):
@@ -240,8 +256,11 @@ class ConversationLogger:
             self.index.removed(ranges, before)
 
     def find(self, text: str) -> set[str]:
-        """Ids of the turns in which anything that was said holds `text`, answers before an edit and
-        metadata included, but not the names of fields and models. Case does not matter.
+        """Return the ids of the turns that contain `text` in anything that was said, whatever the
+        case.
+
+        Answers before an edit and metadata are searched too, but not the names of fields and
+        models.
         """
         wanted = pattern([text])
         if wanted is None:
@@ -254,12 +273,12 @@ class ConversationLogger:
         }
 
     def has_damaged(self, wanted: Pattern) -> bool:
-        """Return whether `wanted` finds something in a damaged line, of the log or set aside."""
+        """Return whether `wanted` matches a damaged line, be it in the log or in the quarantine."""
         log = self._read()
         return any(wanted.search(line) for line in (*log.damaged, log.torn, *self._file.quarantined()))
 
     def said(self, turn_ids: Collection[str]) -> set[str]:
-        """Every text that was ever asked, answered or put in an answer's place in these turns."""
+        """Return all questions, answers, edits and reasons for a rating that these turns ever had."""
         found: set[str] = set()
         for record in chain.from_iterable(self.index.records(turn_ids).values()):
             if isinstance(record, Turn):
@@ -275,19 +294,21 @@ class ConversationLogger:
         return self.index.deleted_ids()
 
     def session_turns(self, session_id: str) -> list[Turn]:
-        """Return a session's turns as `turns` does, excluded ones included."""
+        """Return the turns of a session in their current state, excluded ones included."""
         return self.index.turns_of(session_id)
 
     def search(self, text: str, limit: int = 50) -> list[Turn]:
-        """Return the newest turns in which every word of `text` was said, whatever the case, newest first."""
+        """Return the newest turns that contain every word of `text`, whatever the case, newest
+        first.
+        """
         return self.index.search(text, limit)
 
     def turns(self, include_excluded: bool = False) -> list[Turn]:
-        """All turns, in the order in which they were logged, with the later events applied.
+        """Return all turns in the order in which they were logged, with later events applied.
 
-        An edited answer stands in `bot_response`, and the original in
-        metadata["original_response"]; metadata["rating"] is "up" or "down" if rated;
-        metadata["excluded"] marks excluded turns.
+        `bot_response` is the edited answer, and metadata["original_response"] the original.
+        metadata["rating"] is "up" or "down" if the turn is rated. metadata["excluded"] marks
+        excluded turns.
         """
         return self._read().stand(include_excluded)
 
@@ -297,31 +318,39 @@ class ConversationLogger:
         return log.stand(), health_of(self._file, log)
 
     def conversations(self, include_excluded: bool = False) -> list[Conversation]:
-        """The same by session, in order of first appearance."""
+        """Return the turns grouped by session, in order of first appearance."""
         return conversations_of(self.turns(include_excluded))
 
     def get_conversation_stats(self) -> dict[str, Any]:
-        """Counts over all turns, excluded ones included; lengths are mean characters, times those
-        of the first and last turn.
+        """Return counts over all turns, excluded ones included.
+
+        Lengths are means in characters; times are those of the first and the last turn.
         """
         return self.index.stats()
 
     def export(self, format: str, path: str | Path) -> Path:
         """Write the conversations, without excluded turns, to `path` in a format of data_export.py.
-        DataError for others.
+
+        Raises DataError for an unknown format.
         """
         return write_export(self.conversations(), format, Path(path))
 
     def stamp(self) -> Stamp:
-        """Return the log's state: while it stays the same, so does all that is read from it. It costs no reading."""
+        """Return a stamp of the log's state, without reading it: as long as the stamp is the same,
+        so is the content.
+        """
         return self._file.stamp()
 
     def check(self) -> None:
-        """DataError if the file is there and not a log. Reads only as far as to its first record."""
+        """Raise DataError if the file exists and is not a log. Reads no further than its first
+        record.
+        """
         self._file.check()
 
     def health(self) -> LogHealth:
-        """Return the state of the log, read as a whole: this works without an index too, or with a broken one."""
+        """Return the state of the log, read as a whole. It works without an index, or with a
+        damaged one.
+        """
         return health_of(self._file, self._read())
 
     def _export_when_due(self) -> None:
@@ -335,7 +364,7 @@ class ConversationLogger:
     def _append_event(self, event: str, turn_id: str, **facts: object) -> None:
         line = _event(event, turn_id, **facts)
         with self._file.locked():
-            # Under the lock: an event that came after its turn's deletion would bring text back.
+            # under the lock: an event logged after its turn's deletion would bring text back
             known = self.index.has(turn_id)
             if known is None:
                 known = turn_id in self._settle(strict=False).turns
@@ -344,7 +373,9 @@ class ConversationLogger:
             self._file.append(line)
 
     def _read(self) -> WholeLog:
-        """Without the lock: who writes never keeps readers waiting, and a rewrite replaces the file as a whole."""
+        """Read the log without the lock: writers never delay readers, and a rewrite replaces the
+        file as a whole.
+        """
         with without_collections():
             log = WholeLog(*self._file.read())
         if len(log.damaged) > self._damage:
@@ -355,9 +386,10 @@ class ConversationLogger:
         return log
 
     def _settle(self, strict: bool = True) -> WholeLog:
-        """Set aside what is damaged, under the lock. A torn last line too, for nobody is writing it any more.
+        """Move damaged lines to the quarantine. The caller holds the lock, so a torn last line is
+        damaged too.
 
-        LogDamaged if that cannot be; unless `strict`, the damaged lines then stay where they are.
+        If that fails, raise LogDamaged or, unless `strict`, leave the lines in the log.
         """
         log = WholeLog(*self._file.read())
         damaged = [*log.damaged, *([log.torn] if log.torn else [])]
@@ -375,8 +407,10 @@ class ConversationLogger:
         return log
 
     def _purge_quarantine(self, gone: Collection[str], anyones: bool, wanted: Pattern | None = None) -> None:
-        """Remove the damaged lines that name a turn or session in `gone`, (`anyones`) that do not
-        say whose they are, or hold `wanted`.
+        """Remove lines from the quarantine that name a turn or session in `gone`, or that match
+        `wanted`.
+
+        `anyones`: also remove lines that do not show which turn they belong to.
         """
         lines = self._file.quarantined()
         kept = [line for line in lines if named_in(line).isdisjoint(gone) and not (anyones and not tells_whose(line))]

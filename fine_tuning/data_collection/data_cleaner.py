@@ -1,7 +1,7 @@
-"""Turns worth learning from, and their text made clean. The log keeps what was said.
+"""Choose the turns worth learning from, and clean their text. The log itself stays unchanged.
 
-What becomes of a single turn is said in turn_decisions.py. What only a conversation can tell
-(answers given anew, repeats) comes after it, in `DataCleaner`.
+turn_decisions.py decides on each turn by itself. `DataCleaner` then applies what depends on the
+whole conversation: regenerated answers, repeats and conflicts.
 """
 
 import json
@@ -43,18 +43,19 @@ from fine_tuning.data_collection.without_collections import without_collections
 class Cleaned:
     conversations: list[Conversation]
     dropped: dict[str, int]  # turns by Reason
-    drops: list[tuple[str, str]]  # (turn id, Reason); duplicates last
-    scrubbed: dict[str, int]  # finds by PII kind, in what was kept
-    # by id, all turns whose text is fit, also those that no conversation keeps
+    drops: list[tuple[str, str]]  # (turn id, Reason), duplicates last
+    scrubbed: dict[str, int]  # private details in kept turns, by PII kind
+    # by id, all turns whose text may be learned, also those that were dropped for other reasons
     fit: dict[str, CleanTurn] = field(default_factory=dict)
     conflicts: list[Conflict] = field(default_factory=list)  # questions with different answers
 
 
 @dataclass
 class Found:
-    """What the cleaning met: turns that were dropped, by Reason, and private details by PII kind in what was kept.
+    """Results that the cleaning collects: counts of dropped turns by Reason, and of private details
+    by PII kind in kept turns.
 
-    Where they are wanted, also each (turn id, Reason), and by id all turns whose text is fit.
+    The fields that may be None are filled only if the caller sets them.
     """
 
     dropped: Counter[str] = field(default_factory=Counter)
@@ -62,7 +63,7 @@ class Found:
     drops: list[tuple[str, str]] | None = None
     duplicates: list[tuple[str, str]] = field(default_factory=list)
     fit: dict[str, CleanTurn] | None = None
-    asked: list[Asked] | None = None  # the turns that are kept
+    asked: list[Asked] | None = None  # the kept turns
 
     def drop(self, turn: Turn, reason: Reason) -> None:
         self.dropped[str(reason)] += 1
@@ -71,14 +72,11 @@ class Found:
 
 
 class DataCleaner:
-    """`min_length` and `max_length` are characters of a turn's shorter and of its longer side,
-    placeholders not yet put in.
+    """Cleans conversations for training: drops turns, and replaces private details.
 
-    `newest_wins`: of different answers to the same question only one is learned, as `conflicts.Conflict` says.
-
-    What a model whose tag begins with `own_prefix` answered is learned only if its owner approved
-    it: thumbs up, or an edit. A model that learns its own answers unseen loses what it knew (arXiv
-    2305.17493).
+    An answer of a model whose tag begins with `own_prefix` is learned only if the owner approved
+    it, by a thumbs up or an edit. A model that learns its own answers unchecked loses what it knew
+    (arXiv 2305.17493).
     """
 
     def __init__(
@@ -94,13 +92,20 @@ class DataCleaner:
         names_by: str = "",
         **rules: bool,
     ) -> None:
-        """Args:
-        kept: Where decisions on turns are kept, so that only what is new is computed.
-        newest_wins: Of different answers to one question learn the newest alone.
-        own_words: As for `privacy.finds`.
-        languages: Those that are learned, as ISO 639-1 codes; none: all.
-        names_by: As in CleanSettings.
-        rules: The switches of CleanSettings.
+        """Set the rules.
+
+        Args:
+            min_length: Characters that the shorter of question and answer must have, before
+                placeholders are put in.
+            max_length: Characters that the longer of the two may have.
+            own_prefix: Beginning of the tags of fine-tuned models.
+            kept: Where decisions on turns are stored, so that only new ones are computed.
+            newest_wins: Whether to learn only one of several answers to the same question
+                (`Conflict.stands`).
+            own_words: As for `privacy.finds`.
+            languages: ISO 639-1 codes of the languages to learn; none: all.
+            names_by: As in CleanSettings.
+            rules: The switches of CleanSettings.
         """
         self.settings = CleanSettings(
             min_length, max_length, scrub_pii, own_words, names_by, languages=tuple(languages), **rules
@@ -108,10 +113,10 @@ class DataCleaner:
         self.own_prefix, self._kept, self._newest_wins = own_prefix, kept, newest_wins
 
     def filter_conversations(self, conversations: Sequence[Conversation | dict[str, object]]) -> Cleaned:
-        """The conversations, cleaned, without the turns that are dropped. One in the middle cuts
-        its conversation into two of the same id.
+        """Return the conversations cleaned and without the turns that are dropped.
 
-        Raises DataError naming every record that is no conversation.
+        A turn dropped from the middle splits its conversation into two with the same id. Raises
+        DataError that names every record that is not a conversation.
         """
         found = Found(drops=[], fit={}, asked=[])
         with without_collections():
@@ -130,11 +135,13 @@ class DataCleaner:
         )
 
     def stream(self, conversations: Iterable[Conversation], found: "Found") -> Iterator[Conversation]:
-        """Yield the same one by one, holding only a few of the conversations at once. `found` is
-        added to until the last is out.
+        """Yield the cleaned conversations one by one, with only a few in memory, and add to `found`
+        until the last.
+
+        Conflicts are not resolved here: that needs all conversations.
         """
         known = RepeatedTurns()
-        scrubbed = lru_cache(_SYSTEMS)(self.clean_text)  # of this stream alone: what was said must not outlive it
+        scrubbed = lru_cache(_SYSTEMS)(self.clean_text)  # of this stream alone, since it contains what was said
         for conversation, decisions in self._decided(conversations):
             parts = list(self._parts(conversation, decisions, found, scrubbed))
             for part in parts:
@@ -152,7 +159,9 @@ class DataCleaner:
         parts: Sequence["_Part"],
         fit: dict[str, CleanTurn] | None,
     ) -> None:
-        """Tell the private details of one kind in a conversation apart, where it holds several."""
+        """Give different private details of one kind in a conversation different placeholders
+        ([EMAIL_1], [EMAIL_2]).
+        """
         if not _may_hold_several(conversation, decisions, parts):
             return
         made = list(zip(conversation.turns, decisions, strict=True))
@@ -174,11 +183,11 @@ class DataCleaner:
             fit.update((clean.turn.id, clean) for clean in numbered.values())
 
     def clean_text(self, text: str) -> Scrubbed:
-        """One text as it would be learned."""
+        """Return a text as it would be learned."""
         return clean_text(text, self.settings)
 
     def _decided(self, conversations: Iterable[Conversation]) -> Iterator[tuple[Conversation, list[Decision]]]:
-        """Yield each conversation with the decisions on its turns, which are made for many at once."""
+        """Yield each conversation with the decisions on its turns, which are made in large batches."""
         decider = _Decider(self.settings)
         with AllCores(decide_line) as all_cores:
             for batch in _batches(conversations):
@@ -189,7 +198,7 @@ class DataCleaner:
                     yield conversation, list(islice(decisions, len(conversation.turns)))
 
     def _decide(self, turns: Sequence[Turn], decider: "_Decider", all_cores: AllCores) -> list[Decision]:
-        """Return the decisions on turns: those that are kept and still hold, and new ones."""
+        """Return the decisions on turns: stored ones that still hold, and new ones for the rest."""
         texts = [texts_to_clean(turn) for turn in turns]
         if self._kept is None:
             return [decision for decision, _ in decider.decide(texts, all_cores)]
@@ -211,8 +220,10 @@ class DataCleaner:
         found: "Found",
         scrubbed: Callable[[str], Scrubbed],
     ) -> Iterator["_Part"]:
-        """Yield the chosen path, cut at what is dropped, and where the system prompt changes (see
-        `branches.stretches`).
+        """Yield the parts of the chosen path, split where turns are dropped and where the system
+        prompt changes.
+
+        See `branches.stretches`.
         """
         stands = {id(turn) for turn in chosen_path(conversation.turns)}
         for turn in conversation.turns if len(stands) < len(conversation.turns) else ():
@@ -243,7 +254,9 @@ class DataCleaner:
         yield part
 
     def _unwanted(self, turn: Turn) -> Reason | None:
-        """Return why the answer must not be learned, whatever it says; None if nothing speaks against it."""
+        """Return why an answer is not learned, whatever its text: it is incomplete, rejected, or
+        the model's own. None if it may be learned.
+        """
         facts = turn.metadata
         if facts.get("incomplete"):
             return Reason.INCOMPLETE
@@ -256,7 +269,7 @@ class DataCleaner:
 def _carried_out(
     turn: Turn, decision: Decision, system: Scrubbed | None, names: Placeholders | None = None
 ) -> CleanTurn | Reason:
-    """Return the turn as was decided, with the clean text of its system prompt where it has one of its own."""
+    """Apply a decision to a turn; a system prompt of its own is replaced by the clean one."""
     clean = carried_out(turn, decision, names)
     if isinstance(clean, Reason) or "system" not in turn.metadata:
         return clean
@@ -265,7 +278,7 @@ def _carried_out(
 
 
 def _may_hold_several(conversation: Conversation, decisions: Sequence[Decision], parts: Sequence["_Part"]) -> bool:
-    """Return whether a conversation may hold two different private details of one kind, or one
+    """Return whether a conversation may contain two different private details of one kind, or one
     beside a placeholder that somebody typed.
     """
     kinds = Counter(find.kind for each in decisions for change in each.changes.values() for find in change.finds)
@@ -279,21 +292,25 @@ def _may_hold_several(conversation: Conversation, decisions: Sequence[Decision],
 
 @dataclass
 class _Part:
-    """A conversation between two turns that were dropped, or two changes of the system prompt."""
+    """Consecutive turns to be learned: a conversation is split at dropped turns and at changes of
+    the system prompt.
+    """
 
     id: str
-    told: str | None = None  # the system prompt, as it was
+    told: str | None = None  # the system prompt before cleaning
     system: Scrubbed | None = None
     turns: list[CleanTurn] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)  # of each turn, in the conversation
-    wordings: list[bytes] = field(default_factory=list)  # of each turn
+    places: list[int] = field(default_factory=list)  # each turn's index in the conversation
+    wordings: list[bytes] = field(default_factory=list)  # each turn's `dedupe.fingerprint`
 
     def conversation(self) -> Conversation:
         turns = tuple(clean.turn for clean in self.turns)
         return Conversation(id=self.id, turns=turns, system=self.system.text if self.system else None)
 
     def learned(self, made: Sequence[tuple[Turn, Decision]]) -> Iterator[tuple[str, Sequence[Find]]]:
-        """Yield what is learned as it was said, in order, with the private details in it."""
+        """Yield each text that is learned, normalised and with its private details still in it, and
+        those details.
+        """
         if self.told and self.system and self.system.finds:
             yield normalise(self.told), self.system.finds
         for turn, decision in (made[place] for place in self.places):
@@ -302,14 +319,15 @@ class _Part:
                     yield change.searched(getattr(turn, name)), change.finds
 
     def count(self, scrubbed: Counter[str]) -> None:
-        """Add the private details in what is left."""
+        """Add the private details in the kept turns to `scrubbed`, by kind."""
         for counts in (self.system.counts if self.system else {}, *(clean.found for clean in self.turns)):
             for kind, count in counts.items():
                 scrubbed[str(kind)] += count
 
     def cut_repeats(self, known: RepeatedTurns, found: Found) -> None:
-        """Drop what was said before in the same context. A repeat that other turns follow stays:
-        without it nobody would understand them.
+        """Drop the turns at the end that repeat an earlier turn in the same context.
+
+        A repeat that other turns follow is kept: they would make no sense without it.
         """
         number, repeats, asked = -1, [], []
         for clean, said in zip(self.turns, self.wordings, strict=True):
@@ -324,19 +342,21 @@ class _Part:
 
 
 class _Decider:
-    """Decides on many turns by the same settings."""
+    """Makes decisions on many turns with the same settings."""
 
     def __init__(self, settings: CleanSettings) -> None:
         self._settings, self._hash = settings, blake2b(json.dumps([rules(), asdict(settings)]).encode(), digest_size=16)
 
     def hash(self, texts: Texts) -> bytes:
-        """Return what is another for other texts, other settings, and other rules."""
+        """Return a hash that changes with the texts, the settings, and the rules."""
         found = self._hash.copy()
         found.update(repr(texts).encode())
         return found.digest()
 
     def decide(self, turns: Sequence[Texts], all_cores: AllCores) -> list[tuple[Decision, str]]:
-        """Decide on turns, if they are many on all cores; return each decision, also as it is written."""
+        """Return the decision on each turn, also in its written form. Many turns are distributed
+        over all cores.
+        """
         if len(turns) < _MANY:
             return [(decision, decision.written()) for decision in (decide(texts, self._settings) for texts in turns)]
         pieces = [turns[first : first + _PIECE] for first in range(0, len(turns), _PIECE)]
@@ -344,10 +364,10 @@ class _Decider:
         return [(Decision.read(text), text) for line in done for text in json.loads(line)]
 
 
-_SYSTEMS = 64  # system prompts that are kept scrubbed at once: most chats share a few
-_MANY = 2000  # turns for which a child, which takes half a second to start, is worth while
-_PIECE = 250  # turns that a core takes at once
-_BATCH = 10_000  # turns that are decided upon at once
+_SYSTEMS = 64  # clean system prompts kept in memory: most chats share a few
+_MANY = 2000  # turns from which on children are worth half a second to start them
+_PIECE = 250  # turns given to a core at once
+_BATCH = 10_000  # turns decided on at once
 
 
 def _batches(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:

@@ -1,15 +1,16 @@
-"""Conversations as files for other programs: the log as it is, and as training data.
+"""Write conversations as files for other programs: as the log has them, and as training data.
 
 jsonl        a turn a line, as the log has it
 json         a list of conversations with their turns
 csv          a turn a row, for spreadsheets
 parquet      a turn a row, for data frames; `metadata` is JSON
-markdown     for people: a heading for each conversation, then what was said
+markdown     for people: a heading for each conversation, then its messages
 chatml       one conversation a line
 alpaca       one turn a record, with the earlier ones as its history
 instruction  one turn a line, with the earlier ones as its history
 
-The last three are training data: one answer to each question. pair_formats.py shows their keys.
+The last three are training data, with one answer to each question. pair_formats.py shows their
+keys.
 """
 
 import csv
@@ -29,35 +30,37 @@ from fine_tuning.data_collection.pair_formats import FORMATS, Example
 from fine_tuning.errors import DataError
 
 _COLUMNS = ("id", "session_id", "timestamp", "user_message", "bot_response", "model", "rating")
-_MARK = "exported.json"  # how many turns were exported last
+_MARK = "exported.json"  # the number of turns in the last export
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-_AT_ONCE = 10_000  # turns of a Parquet file that are written together
+_AT_ONCE = 10_000  # turns of a Parquet file written at once
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 class DataExporter:
-    """Writes conversations into `folder`, one file for each format. None: data/exports/."""
+    """Writes conversations into `folder`, by default data/exports/: one file for each format."""
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = Path(folder) if folder else paths.home() / "exports"
 
     def export_all_formats(self, conversations: Sequence[Conversation | dict[str, object]]) -> dict[str, Path]:
-        """Write every format, as `export` does."""
+        """Write every format, like `export`."""
         return self.export(conversations, _FORMATS)
 
     def export(
         self, conversations: Sequence[Conversation | dict[str, object]], formats: Iterable[str]
     ) -> dict[str, Path]:
-        """Write these formats in place of older exports, and return the paths by format.
+        """Write these formats over older exports; return the paths by format.
 
-        Raises DataError that names every record that is no conversation, or an unknown format.
+        Raises DataError that names every record that is not a conversation, or an unknown format.
         """
         parsed = parse_conversations(conversations)
         return {format: write_export(parsed, format, self.folder / _known(format).file) for format in map(str, formats)}
 
     def export_when_due(self, conversations: Sequence[Conversation], every: int) -> bool:
-        """Write every format if there are `every` more turns than at the last time, or fewer than
-        then. Return whether it was due.
+        """Write every format if there are at least `every` more turns than in the last export, or
+        fewer turns.
+
+        Return whether an export was due.
         """
         mark, turns = self.folder / _MARK, sum(len(conversation.turns) for conversation in conversations)
         before = int(paths.read_json(mark)) if mark.exists() else 0
@@ -68,11 +71,11 @@ class DataExporter:
         return True
 
     def exported(self) -> list[str]:
-        """Return the formats that were exported here."""
+        """Return the formats of which the folder has an export."""
         return [format for format, known in _FORMATS.items() if (self.folder / known.file).exists()]
 
     def remove(self) -> list[Path]:
-        """Remove what was exported here, and return the files that were there."""
+        """Remove all exports from the folder; return the files that existed."""
         files = [self.folder / name for name in (_MARK, *(known.file for known in _FORMATS.values()))]
         there = [file for file in files if file.exists()]
         for file in there:
@@ -81,8 +84,10 @@ class DataExporter:
 
 
 def write_export(conversations: Sequence[Conversation | dict[str, object]], format: str, path: Path) -> Path:
-    """Write one format to `path`, whole or not at all. DataError for an unknown format, an
-    unwritable place, or that of the logs.
+    """Write one format to `path`, completely or not at all; return the path.
+
+    Raises DataError for an unknown format, and for a path that cannot be written or is in the
+    folder of the logs.
     """
     render = _known(format).render
     if paths.real(path).parent == paths.real(paths.conversations_dir()):
@@ -96,12 +101,14 @@ def write_export(conversations: Sequence[Conversation | dict[str, object]], form
 
 
 def file_of(format: str) -> str:
-    """Return the name of the file that holds an export. DataError for an unknown format."""
+    """Return the file name of a format's export. Raises DataError for an unknown format."""
     return _known(format).file
 
 
 def render(conversations: list[Conversation], format: str) -> Iterator[bytes]:
-    """Yield an export in pieces, text in UTF-8. DataError, at once, for an unknown format."""
+    """Return an iterator over the pieces of an export, text in UTF-8. Raises DataError for an
+    unknown format.
+    """
     return _known(format).render(conversations)
 
 
@@ -110,7 +117,7 @@ def _in_utf8(render: Callable[[list[Conversation]], Iterator[str]]) -> Callable[
 
 
 def _parquet(conversations: list[Conversation]) -> Iterator[bytes]:
-    """Yield a table, some thousands of turns at a time."""
+    """Yield a Parquet file in pieces of some thousands of turns."""
     import pyarrow
     import pyarrow.parquet
 
@@ -131,7 +138,7 @@ def _parquet_row(turn: Turn) -> dict[str, str | None]:
 
 
 class _Sink(io.RawIOBase):
-    """A file that is only written to, and whose content is taken away piece by piece."""
+    """A write-only file whose content is taken out piece by piece."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -149,7 +156,7 @@ class _Sink(io.RawIOBase):
         return self._written
 
     def taken(self) -> bytes:
-        """Return what was written since the last time."""
+        """Return what was written since the last call."""
         found, self._pieces = b"".join(self._pieces), []
         return found
 
@@ -163,7 +170,7 @@ def _json(conversations: list[Conversation]) -> Iterator[str]:
 
 
 def _csv(conversations: list[Conversation]) -> Iterator[str]:
-    yield "\ufeff"  # without the mark Excel does not read UTF-8
+    yield "\ufeff"  # Excel reads UTF-8 only with this mark
     yield _row(_COLUMNS)
     for turn in (turn for conversation in conversations for turn in conversation.turns):
         facts = {**turn.metadata, **turn.model_dump(exclude={"metadata"})}
@@ -171,7 +178,9 @@ def _csv(conversations: list[Conversation]) -> Iterator[str]:
 
 
 def _markdown(conversations: list[Conversation]) -> Iterator[str]:
-    """Yield what stands, one answer to each question. What was said is Markdown already, and is left as it is."""
+    """Yield the chosen paths, one answer to each question. Messages are Markdown already and stay
+    unchanged.
+    """
     before = ""
     for conversation in conversations:
         turns = on_chosen_paths(conversation.turns)
@@ -186,7 +195,7 @@ def _markdown(conversations: list[Conversation]) -> Iterator[str]:
 
 
 def _block(text: str) -> str:
-    """Return a text that ends with its last line, and closes the fence that it may have left open."""
+    """Return a text without line ends around it, its last code fence closed."""
     lines, fence = text.strip("\n").split("\n"), ""
     for line in lines:
         found = _FENCE.match(line)
@@ -215,7 +224,9 @@ def _instruction(conversations: list[Conversation]) -> Iterator[str]:
 
 
 def _examples(conversation: Conversation) -> Iterator[Example]:
-    """Yield what stands, each question with its one answer: one example, or several where the system prompt changes."""
+    """Yield the chosen path of a conversation: one example, or several where the system prompt
+    changes.
+    """
     for stretch in stretches(conversation):
         yield Example([(turn.user_message, turn.bot_response) for turn in stretch.turns], stretch.system)
 
@@ -227,7 +238,7 @@ def _by_turn(conversations: list[Conversation]) -> Iterator[Example]:
 
 
 def _cell(value: object) -> str:
-    """Return text that a spreadsheet shows and does not run (OWASP, CSV injection)."""
+    """Return a cell that a spreadsheet shows and does not execute (OWASP, CSV injection)."""
     text = "" if value is None else str(value)
     return "'" + text if text.lstrip(" ").startswith(_FORMULA) else text
 
@@ -243,10 +254,10 @@ def _lines(records: Iterable[dict[str, object]]) -> Iterator[str]:
 
 
 def _array(records: Iterable[dict[str, object]]) -> Iterator[str]:
-    """Yield what `json.dumps(list(records), indent=2)` returns, and the end of its line."""
+    """Yield the text of `json.dumps(list(records), indent=2)`, and a line end."""
     before = "["
     for record in records:
-        # no text holds a line's end
+        # JSON escapes line ends within texts
         yield before + "\n  " + json.dumps(record, ensure_ascii=False, indent=2).replace("\n", "\n  ")
         before = ","
     yield "[]\n" if before == "[" else "\n]\n"

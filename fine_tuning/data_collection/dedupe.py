@@ -1,8 +1,8 @@
-"""What was said twice: repeated turns, which need to be learned only once, and look-alike texts,
-which must not be split up.
+"""Find repeated turns, which are learned only once, and look-alike texts, which must stay in one
+split.
 
-Several phrasings of one question are the best that a small data set can hold, so a turn repeats
-another only if it says nothing new at all.
+Several phrasings of one question are the best that a small data set can have. So a turn counts as a
+repeat only if it says nothing new at all.
 """
 
 import tempfile
@@ -26,63 +26,65 @@ _ALIKE = 0.8
 _SHINGLE = 4  # characters
 _BANDS, _ROWS, _HASHES = 32, 8, 256  # two texts of similarity s are proposed with probability 1 - (1 - s^8)^32
 _SEED = 0
-_BATCH = 2000  # texts that are sketched at once
-_BYTES = 8 * _BANDS + _HASHES  # of a sketch
-_CACHED = 1000  # texts whose pieces are remembered while they are compared
-_RECENT = 4  # texts of each bucket tried: in a crowd of look-alikes those are as good as all
-_CROWD = 64  # questions of one sketch compared: more are a list of names, not typing errors
+_BATCH = 2000  # texts whose signatures are computed at once
+_BYTES = 8 * _BANDS + _HASHES  # of a text's signature
+_CACHED = 1000  # texts whose pieces are kept in memory for the comparison
+_RECENT = 4  # texts compared in each bucket: enough, for in a crowd of look-alikes each resembles the next
+_CROWD = 64  # questions of one sketch compared: more differ in names, not by typing errors
 _IN_MEMORY = 50_000  # turns
-_ENTRY = Struct("<qqq")  # of a question: where the one before it of its sketch is, its number, the length of its text
+_ENTRY = Struct("<qqq")  # of a question: offset of the previous one with its sketch, its number, length of its text
 _MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], np.uint64)
 _FACTORS = np.random.default_rng(0).integers(0, 2**63, _ROWS, np.uint64) * 2 + 1
 
 
-_HASH = 8  # bytes: of a million turns two have the same by chance in one of ten million logs
+_HASH = 8  # bytes: among a million turns, the chance that two collide is about one in ten million
 ANSWER, _EXACT, TOPIC = slice(_HASH), slice(2 * _HASH), slice(2 * _HASH, 3 * _HASH)
 
 
 def fingerprint(asked: Wording, answered: Wording) -> bytes:
-    """Return what tells repeats without the words themselves: hashes of the answer's words, the
-    question's, and of the sketch of its gist.
+    """Return three hashes that identify repeats without containing the words: of the answer's
+    words, the question's, and the sketch of the question's gist.
 
-    Questions that may be compared at all have the same sketch.
+    Only questions with the same sketch are compared with each other.
     """
     return b"".join(map(_hash, (answered.words, asked.words, _sketched(gist(asked)[0]))))
 
 
 def _hash(words: Sequence[str]) -> bytes:
-    # in no word is such a control
+    # no word contains this control character
     return blake2b("\x1f".join(words).encode("utf-8", "surrogatepass"), digest_size=_HASH).digest()
 
 
 class RepeatedTurns:
-    """Recognises a turn that came before.
+    """Recognises turns that repeat an earlier one.
 
-    It repeats it if the wording of the answers is the same, and so is that of the questions but for
-    typing errors in long words ("holiday", "holidays"; not in names). In answers none is forgiven:
-    "eight days" is not "eighty days".
+    A turn repeats another if the answers have the same wording, and the questions differ at most by
+    typing errors in long words that are not names ("holiday", "holidays"). In answers no error is
+    allowed: "eight days" is not "eighty days".
     """
 
     def __init__(self) -> None:
         self._exact = NumberTable()
-        self._similar = NumberTable()  # where in `_asked` the last question of a sketch is
+        self._similar = NumberTable()  # offset in `_asked` of the last question of each sketch
         self._asked = tempfile.SpooledTemporaryFile(dir=str(paths.home()))  # noqa: SIM115  (`_ENTRY` and text of each)
         self._end = 0
-        self._compared: dict[int, Wording] = {}  # the words of the few questions that others were compared with
+        self._compared: dict[int, Wording] = {}  # wordings of the few questions that were compared with others
         self._count = 0
 
     def number(self, question: str, answer: str, after: int = -1, said: bytes = b"") -> tuple[int, bool]:
-        """The number of this turn, or of the one that it repeats, and whether it repeats one.
+        """Return the number of this turn, or of the earlier turn that it repeats, and whether it
+        repeats one.
 
-        `after` is the number of the turn before it in its conversation (-1 if it is the first):
-        after other words the same ones say something else ("And what does that cost?"). `said`:
-        their `fingerprint`, if it is known.
+        Args:
+            after: Number of the turn before it in its conversation, -1 for a first turn. The same
+                words say something else after another turn ("And what does that cost?").
+            said: The `fingerprint` of question and answer; computed by default.
         """
         said = said or fingerprint(wording(question), wording(answer))
         before = after.to_bytes(_HASH, signed=True)
         exact, similar = hash(before + said[_EXACT]), hash(before + said[ANSWER] + said[TOPIC])
         earlier = self._exact.get(exact)
-        # Only few questions have the same sketch, so time grows with the number of turns.
+        # few questions share a sketch, so the time grows only linearly with the turns
         last = self._similar.get(similar)
         if earlier < 0 <= last:
             asked = wording(question)
@@ -96,8 +98,8 @@ class RepeatedTurns:
         return number, False
 
     def _remember(self, last: int, number: int, question: str) -> int:
-        """Write a question behind the others; return where."""
-        if number == _IN_MEMORY:  # private texts lie in the data folder, in a file without a name
+        """Append a question to the file; return its offset."""
+        if number == _IN_MEMORY:  # move the texts, which are private, into an unnamed file in the data folder
             paths.home().mkdir(parents=True, exist_ok=True)
             self._asked.rollover()
         text = question.encode("utf-8", "surrogatepass")
@@ -107,7 +109,7 @@ class RepeatedTurns:
         return start
 
     def _before(self, place: int) -> Iterator[tuple[int, Wording]]:
-        """Yield the questions of a sketch, the last first."""
+        """Yield (number, wording) of the questions with the same sketch, the last one first."""
         while place >= 0:
             self._asked.seek(place)
             place, number, size = _ENTRY.unpack(self._asked.read(_ENTRY.size))
@@ -121,22 +123,24 @@ def _sketched(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def group_near_duplicates(texts: Sequence[str]) -> list[int]:
-    """A group number for each text; texts that look alike, directly or through others, share one.
+    """Return a group number for each text; texts that look alike, directly or through others, share
+    one.
 
-    Alike means that of the 4-character pieces of two folded texts, at least 80 % are in both
-    (Jaccard similarity). MinHash proposes pairs (Broder 1997; for training data Lee et al., arXiv
-    2107.06499), which are then compared; it misses 3 in 1000 of those just alike enough.
+    Two texts look alike if at least 80 % of the 4-character pieces of the folded texts occur in
+    both (Jaccard similarity). MinHash proposes pairs (Broder 1997; for training data Lee et al.,
+    arXiv 2107.06499), which are then compared. It misses 3 in 1000 pairs of exactly this
+    similarity.
     """
     groups: list[int] = near_duplicates(texts).tolist()
     return groups
 
 
 def near_duplicates(texts: Sequence[str]) -> Groups:
-    """Return the same as an array: the number of a group is that of its first text.
+    """Return the groups of `group_near_duplicates` as an array; a group's number is the index of
+    its first text.
 
-    All texts are read once, in order; those that may look alike are read again. What is known of a
-    text meanwhile lies in a temporary file of numbers: of a million texts some 30 MB are in memory
-    at once.
+    All texts are read once, in order, and those that may look alike once more. The signatures are
+    in a temporary file: for a million texts about 30 MB are in memory at once.
     """
     shingles = lru_cache(_CACHED)(lambda index: np.unique(_shingles([fold(texts[index])])[0]))
     with _Sketches() as sketches:
@@ -154,8 +158,8 @@ def near_duplicates(texts: Sequence[str]) -> Groups:
 
 
 class _Sketches:
-    """MinHash signatures of texts, in a temporary file: for each text a byte of each hash, and for
-    each band a hash of its hashes.
+    """MinHash signatures of texts in a temporary file: per text one byte of each hash, and one hash
+    of the hashes of each band.
     """
 
     def __init__(self) -> None:
@@ -170,7 +174,7 @@ class _Sketches:
         self._file.close()
 
     def add(self, folded: Sequence[str]) -> None:
-        """Take in texts, `_BATCH` of them or the last ones."""
+        """Add `_BATCH` texts, or fewer if they are the last."""
         from rensa import RMinHash
 
         rows = RMinHash.digest_matrix_from_flat_token_hashes(*_shingles(folded), _HASHES, _SEED).to_rows()
@@ -181,13 +185,13 @@ class _Sketches:
         self._count += len(folded)
 
     def first(self) -> Groups:
-        """Return for each text the number of the first one that is the same."""
+        """Return for each text the index of the first identical text."""
         _, first, same = np.unique(np.concatenate(self._digests), return_index=True, return_inverse=True)
         return first[same]
 
     def alike(self, numbers: Groups) -> Iterator[tuple[int, int]]:
-        """Yield pairs of these texts that agree in all rows of some band of their signatures, and
-        in nearly as much of the whole as they should.
+        """Yield pairs of these texts that agree in all rows of some band, and in nearly as many
+        hashes overall as look-alikes should.
         """
         done = np.empty(0, np.int64)
         for band in range(_BANDS):
@@ -199,7 +203,7 @@ class _Sketches:
                 yield from zip(ones[near].tolist(), others[near].tolist(), strict=True)
 
     def _band(self, band: int) -> Hashes:
-        """Return what each text has in a band."""
+        """Return the hash of one band for each text."""
         pieces = []
         for first in range(0, self._count, _BATCH):
             texts = min(_BATCH, self._count - first)
@@ -207,7 +211,7 @@ class _Sketches:
         return np.frombuffer(b"".join(pieces), np.uint64)
 
     def _agreeing(self, ones: Groups, others: Groups) -> npt.NDArray[np.int64]:
-        """Return in how many hashes the texts of each pair agree."""
+        """Return for each pair the number of hashes in which its two texts agree."""
         signatures = [
             np.frombuffer(b"".join(map(self._signature, each.tolist())), np.uint8).reshape(-1, _HASHES)
             for each in (ones, others)
@@ -226,7 +230,9 @@ class _Sketches:
 
 
 def _neighbours(keys: Hashes, numbers: Groups, count: int) -> Groups:
-    """Return the pairs of texts that have the same key, with few others between them, each pair as one number."""
+    """Return pairs of texts with the same key, at most `_RECENT` apart in order, each pair as one
+    number.
+    """
     order = np.argsort(keys, kind="stable")
     keys, numbers = keys[order], numbers[order]
     found = [np.empty(0, np.int64)]
@@ -237,8 +243,10 @@ def _neighbours(keys: Hashes, numbers: Groups, count: int) -> Groups:
 
 
 def _shingles(texts: Sequence[str]) -> tuple[Hashes, Hashes]:
-    """Return a number for each piece of each text (for all of it, if it is shorter than one), and
-    where each text's begin, and the end.
+    """Return a hash of each 4-character piece of the texts, and the offsets where each text's
+    pieces begin, with the end.
+
+    A text shorter than a piece counts as one piece.
     """
     padded = [text.ljust(_SHINGLE) for text in texts]
     sizes = np.fromiter(map(len, padded), np.int64, len(padded))
@@ -247,7 +255,7 @@ def _shingles(texts: Sequence[str]) -> tuple[Hashes, Hashes]:
     for place, factor in enumerate(_MIX):
         mixed += codes[place : len(mixed) + place] * factor
     within = np.ones(len(mixed), bool)
-    across = np.cumsum(sizes)[:-1, None] - np.arange(1, _SHINGLE)  # pieces that begin in one text and end in the next
+    across = np.cumsum(sizes)[:-1, None] - np.arange(1, _SHINGLE)  # pieces that cross from one text into the next
     within[across.ravel()] = False
     mixed = mixed[within]
     return mixed ^ (mixed >> np.uint64(29)), np.concatenate([[0], np.cumsum(sizes - _SHINGLE + 1)]).astype(np.uint64)

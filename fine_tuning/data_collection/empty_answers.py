@@ -1,15 +1,15 @@
-"""Answers that teach nothing: a model that speaks of being one instead of answering, polite phrases
-alone, keys hit at random.
+"""Recognise answers that teach nothing: a model's remarks about itself, mere politeness, keys hit
+at random.
 
-Each rule looks for what is surely so. A company's own "We are sorry, but we cannot refund that" is
-an answer, and so is a sentence about an AI engineer.
+Each rule finds only clear cases. A company's own "We are sorry, but we cannot refund that" is an
+answer, and so is a sentence about an AI engineer.
 """
 
 import re
 
 from fine_tuning.data_collection.plain_text import Layout, small_letters
 
-_BEGINNING = 240  # characters in which a model that refuses says so
+_BEGINNING = 240  # characters at the beginning of an answer in which a refusal is looked for
 
 _OF_ITSELF = (
     r"(?:an?\ )?(?:AI|artificial\ intelligence|(?:large\ )?language\ model)(?:\ (?:language\ "
@@ -34,7 +34,8 @@ _TALK_OF_ITSELF = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-# What each of these holds but the bare refusal, in small letters: a text without them need not be tried.
+# Each of these patterns, except the mere refusal, contains one of these lower-case words: a text
+# without any of them need not be searched.
 _SIGNS_OF_ITSELF = (
     " ai",
     "artificial",
@@ -66,18 +67,18 @@ _LATIN = re.compile(r"[a-zß-öø-ÿ]+")
 _VOWELS = frozenset("aeiouywàáâãäåæèéêëìíîïòóôõöøœùúûüýÿ")
 _LEAST_VOWELS = 0.15  # of the letters of a word
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm", "qwertzuiop", "yxcvbnm")
-_RUN = 4  # neighbouring keys in a row, which words hardly have ("property" has three)
+_RUN = 4  # neighbouring keys in a row; words rarely have as many ("property" has three)
 _RUNS = frozenset(way[at : at + _RUN] for row in _ROWS for way in (row, row[::-1]) for at in range(len(row) - _RUN + 1))
-# In each of these runs is one of these, or its reverse.
+# Each such run contains one of these, or its reverse.
 _OF_RUNS = ["qwe", "wert", "rty", "yui", "uiop", "rtz", "zui", "sdf", "fgh", "hjk", "xcv", "vbn"]
 _SIGNS_OF_RUNS = (*_OF_RUNS, *(part[::-1] for part in _OF_RUNS))
-# A word with hardly any vowels has four other letters in a row, or three on both sides of a vowel.
+# A word with hardly any vowels has four consonants in a row, or three on both sides of a vowel.
 _OTHERS = "[bcdfghjklmnpqrstvxzßçðñþ]"
 _HARDLY_VOWELS = re.compile(f"{_OTHERS}{{3}}(?:{_OTHERS}|[{''.join(sorted(_VOWELS))}]{_OTHERS}{{3}})")
 
 
 def refuses(text: str | Layout) -> bool:
-    """Return whether an answer is a model's talk of being a model, or its bare refusal to help."""
+    """Return whether an answer is a model's remark about being a model, or a mere refusal to help."""
     said = Layout.of(text).text[:_BEGINNING]
     if _BARE_REFUSAL.match(said):
         return True
@@ -86,19 +87,20 @@ def refuses(text: str | Layout) -> bool:
 
 
 def is_polite_only(text: str | Layout) -> bool:
-    """Return whether an answer holds nothing but greetings, thanks and offers of help."""
+    """Return whether an answer consists only of greetings, thanks and offers of help."""
     said = Layout.of(text).text
     return len(said) <= _BEGINNING and not _BETWEEN.sub("", _POLITE.sub("", said)) and bool(said.strip())
 
 
 def is_gibberish(text: str | Layout) -> bool:
-    """Return whether most words of the prose are keys hit at random. Only words in Latin letters,
-    and not in capitals alone, are judged.
+    """Return whether most words of the prose are keys hit at random.
+
+    Only words in Latin letters that are not all capitals are judged.
     """
     prose = " ".join([piece for is_prose, piece in Layout.of(text).pieces if is_prose])
     small = prose.casefold()
     if len(_HARDLY_VOWELS.findall(small)) < 2 and not any(map(small.__contains__, _SIGNS_OF_RUNS)):
-        return False  # as nearly every text: quickly told
+        return False  # a quick exit for nearly every text
     words = [word for word in _WORD.findall(prose) if not word.isupper()]
     mashed = [word for word in words if _is_mashed(word.casefold())]
     return len(mashed) >= 2 and 5 * len(mashed) >= 3 * len(words)

@@ -1,12 +1,13 @@
-"""Words that no model of ours should learn to say.
+"""Recognise words that a model should not learn to say.
 
-A short list on purpose: words that are obscene, or a slur, in nearly every use. Kept libraries were
-tried on texts about Scunthorpe, butt joints, sex education, tit for tat, Moby Dick and fire
-retardants: each takes some of them for filth, up to half. What a list cannot know, people exclude.
+The list is short on purpose: words that are obscene, or a slur, in nearly every use. Maintained
+libraries were tried on texts about Scunthorpe, butt joints, sex education, tit for tat, Moby Dick
+and fire retardants: each flags some of them, up to half. What a list cannot know, people exclude by
+hand.
 
-Some of the words are ordinary ones of another language, or names: those count only in a text of the
-language they are obscene in, and where a text is too short to tell, in no text. A masked word
-("f**k") counts among words, not among operators.
+Some of the words are ordinary words of another language, or names. They count only in a text of the
+language in which they are obscene, and not in a text that is too short to tell its language. A
+masked word ("f**k") counts among words, not among operators.
 """
 
 import re
@@ -23,8 +24,8 @@ _WHOLE = """
     connard connards connasse enculé enculés salope salopes gilipollas maricón pendejo pendejos coño
     caralho viado stronzo stronza stronzi coglione coglioni kurwa spierdalaj skurwysyn блядь пизда пиздец ебать
 """  # noqa: E501
-# The languages in which it is obscene, and those in which it is an ordinary word ("end", "got",
-# "times", "foam", "sheath").
+# For each word the languages in which it is obscene, and those in which it is an ordinary word
+# ("end", "got", "times", "foam", "sheath").
 _SHARED = {
     "slut": ({"en"}, {"sv", "da"}),
     "sluts": ({"en"}, {"sv", "da"}),
@@ -40,7 +41,7 @@ _SURELY = re.compile(
     r"(?:dich|euch|mich|deine?)"
     r"|hij[oa]s? de (?:la gran )?puta|puta madre|puta que|filh[oa]s? da puta|(?:на|иди|пошел|пошёл) хуй)\b"
 )
-# Frequent words of each language, and its name in a few: enough to tell which of them a text is in.
+# Frequent words of each language, and its name in some languages: enough to recognise a text's language.
 _FREQUENT = {
     "en": "the a an is are was were and of to in that it you i my your she he they this not do what with for at",
     "de": "der die das und ist nicht ein eine ich du er wir mit auf für den von zu dem sich mal dich dir mich was wie",
@@ -86,7 +87,9 @@ _SENTENCE = re.compile(r"[^.!?\n\"“”„«»()]+")
 
 
 def is_inappropriate(text: str | Layout) -> bool:
-    """Return whether a word of the list is in `text`, also as "sh1t", "fuuuck" or "f u c k"."""
+    """Return whether `text` contains a word of the list, also written as "sh1t", "fuuuck" or "f u c
+    k".
+    """
     layout = Layout.of(text)
     text = layout.text
     plain = text.casefold()
@@ -102,8 +105,10 @@ def is_inappropriate(text: str | Layout) -> bool:
 
 
 def _holds(text: str) -> bool:
-    """First with every letter once, which is quick; then those that are double in the word must be
-    so in the text: Niger is a country.
+    """Return whether a text contains an unshared word of the list, whatever letters are repeated.
+
+    A quick search first reduces every run of a letter to one. Then letters that are double in the
+    listed word must be double in the text, too: Niger is a country.
     """
     short = _once(text)
     anywhere, whole = _shortened(_ANYWHERE), _shortened(_WHOLE)
@@ -116,7 +121,9 @@ def _holds(text: str) -> bool:
 
 
 def _holds_shared(text: str) -> bool:
-    """Return whether a word stands in a sentence, or else a text, of languages in which it is obscene."""
+    """Return whether a word that several languages share stands in a sentence, or else a text, of a
+    language in which it is obscene.
+    """
     whole = _languages(text)
     for sentence in _SENTENCE.findall(text):
         if words := {match[0].casefold() for match in _SHARED_WORD.finditer(sentence) if not _is_name(match)}:
@@ -130,13 +137,18 @@ def _holds_shared(text: str) -> bool:
 
 
 def _is_name(match: re.Match[str]) -> bool:
-    """Adolf Fick: a verb that is capitalised within a sentence. (Of the nouns German capitalises, none is shared.)"""
+    """Return whether a match is a name such as Adolf Fick: a verb that is capitalised within a
+    sentence.
+
+    German also capitalises nouns, but no noun is among the shared words.
+    """
     return match[0] == "Fick" and bool(match.string[: match.start()].strip())
 
 
 def _languages(text: str) -> frozenset[str]:
-    """Return the languages that most of the frequent words in `text` are of: more than one if as
-    many, none if there are no such words.
+    """Return the languages to which most of the frequent words in `text` belong.
+
+    More than one for a tie, none if `text` has no such words.
     """
     counts: Counter[str] = Counter()
     for word in _WORD.findall(text.casefold()):
@@ -145,7 +157,9 @@ def _languages(text: str) -> frozenset[str]:
 
 
 def _holds_masked(layout: Layout) -> bool:
-    """Return whether a masked word stands among words, in a sentence without formulas, outside of code."""
+    """Return whether a masked word stands among words, outside of code and in a sentence without
+    formulas.
+    """
     for part in layout.parts:
         if part.kind == "code":
             continue
@@ -159,7 +173,7 @@ def _holds_masked(layout: Layout) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    """Return the runs of letters and digits."""
+    """Return the runs of letters and digits in a text."""
     return text.translate(_ASCII_SPACES).split() if text.isascii() else _WORD.findall(text)
 
 
@@ -169,7 +183,7 @@ def _once(text: str) -> str:
 
 @cache
 def _shortened(words: str) -> dict[str, list[str]]:
-    """Return the words by what they are with every letter once."""
+    """Return the words grouped by their form in which no letter is repeated in a row."""
     found: dict[str, list[str]] = {}
     for word in words.split():
         found.setdefault(_once(word), []).append(word)

@@ -1,9 +1,8 @@
-"""What was decided on each turn of a log when it was last cleaned: a table in data/state.db.
+"""Store the decision on each turn of a log from its last cleaning: a table in data/state.db.
 
-It holds nothing that was said: only where private details stand, why a turn is not learned, and
-hashes, by which it is known whether the turn's texts and the rules are still the same. A row goes
-when its turn goes from the log's index. Losing the table loses nothing: what is not there is
-decided anew.
+The table contains nothing that was said, only positions of private details, reasons why a turn is
+not learned, and hashes that show whether the turn's texts and the rules are unchanged. A row is
+removed with its turn in the log's index. Without the table, all decisions are made again.
 """
 
 from collections.abc import Collection, Iterable
@@ -15,13 +14,15 @@ _MOST = 500  # values in one statement
 
 
 class KeptDecisions:
-    """Decisions on the turns of the log at `path`, each with a hash of what it was made from."""
+    """Decisions on the turns of the log at `path`, each with a hash of the texts and rules that led
+    to it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
 
     def get(self, ids: Collection[str]) -> dict[str, tuple[bytes, str]]:
-        """Return (hash, decision) by turn, of those that are known."""
+        """Return (hash, decision) of each turn that has a stored decision, by the turn's id."""
         wanted = list(ids)
         found: dict[str, tuple[bytes, str]] = {}
         with state.connect() as database:
@@ -37,11 +38,11 @@ class KeptDecisions:
         return found
 
     def put(self, decisions: Iterable[tuple[str, bytes, str]]) -> None:
-        """Keep decisions, given as (turn, hash, decision), in place of earlier ones; not of a turn
-        that is no longer there.
+        """Store decisions, given as (turn id, hash, decision), over earlier ones; turns that are
+        gone are skipped.
         """
         with state.connect() as database:
-            database.execute("PRAGMA synchronous = NORMAL")  # what a power cut takes is decided anew
+            database.execute("PRAGMA synchronous = NORMAL")  # decisions lost in a power cut are made again
             with state.transaction(database):
                 database.executemany(
                     "INSERT OR REPLACE INTO decisions (key, made_from, decision) SELECT key, ?2, ?3 FROM log_turns"

@@ -1,7 +1,7 @@
-"""Tells whether a text is surely in another language than those that are to be learned.
+"""Recognise texts that are certainly in another language than those to be learned.
 
-py3langid tells them by a model that comes with it (BSD licence; Lui and Baldwin,
-"langid.py", ACL 2012). It is loaded when a text is first asked about.
+py3langid detects the language with the model it comes with (BSD licence; Lui and Baldwin,
+"langid.py", ACL 2012). The model is loaded for the first text.
 """
 
 from collections.abc import Collection
@@ -14,10 +14,10 @@ from fine_tuning.data_collection.plain_text import Layout
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
-_LONGEST = 600  # characters that are looked at: more tell no more, and take time
-_SURE = 0.5  # probability of another language from which a text may be in it
-_UNLIKELY = 0.05  # and that of all wanted ones together below which it surely is in none of them
-# What is taken for a language so easily that it counts as it: the standard's close kin.
+_LONGEST = 600  # characters examined: more take time and add no certainty
+_SURE = 0.5  # least probability of another language for a text to be foreign
+_UNLIKELY = 0.05  # below this probability of all wanted languages together, it may be foreign
+# Close relatives of a language, which are so easily mistaken for it that they count as it.
 _KIN = {
     "ar": ("ary", "arz"),
     "bs": ("hr", "sr"),
@@ -41,9 +41,10 @@ _KIN = {
 
 
 def is_foreign(text: str | Layout, wanted: Collection[str]) -> bool:
-    """Return whether the prose of a text is surely in none of the `wanted` languages (ISO 639-1).
+    """Return whether the prose of a text is certainly in none of the `wanted` languages (ISO
+    639-1).
 
-    A text that is too short to tell, code and numbers are in none, and so not foreign.
+    A text without prose, or too short to tell its language, is not foreign.
     """
     prose = " ".join(piece for is_prose, piece in Layout.of(text).pieces if is_prose)
     said = PLACEHOLDER.sub(" ", prose)[:_LONGEST].strip()

@@ -1,12 +1,12 @@
-"""A file of lines that any number of processes append to, and that a crash cannot spoil.
+"""A file of lines to which any number of processes append, and which survives a crash.
 
-Reading changes nothing. A file that holds lines, and none of the log's, is somebody else's: it is
-refused, and left as it is. Each line stands for itself and has a checksum of its own (`log_lines`);
-until a rewrite replaces the file, a line stays at its offset.
+Reading changes nothing. A non-empty file without any line of a log belongs to another program: it
+is refused, and left unchanged. Each line has its own checksum (`log_lines`) and does not depend on
+the others. A line stays at its offset until a rewrite replaces the file.
 
-Beside `conversations.jsonl` lie `conversations.jsonl.lock` (empty, and never removed: all who wait
-must wait on the same file) and, if there was damage, `conversations.jsonl.damaged`: the lines that
-could not be read, byte for byte.
+Beside `conversations.jsonl` there are `conversations.jsonl.lock`, which is empty and never removed,
+so that all processes wait for the same file; and, after damage, the quarantine
+`conversations.jsonl.damaged` with the unreadable lines, byte for byte.
 """
 
 import errno
@@ -28,11 +28,13 @@ from fine_tuning.errors import Busy, DataError
 
 LOCK_TIMEOUT = 60.0  # seconds
 _COPIED = 1 << 20  # bytes at once
-_PIECE = 1 << 26  # bytes of a line that are looked at, to tell whether it is ours
+_PIECE = 1 << 26  # bytes of a line that are examined to recognise a record
 
 
 class Stamp(NamedTuple):
-    """State of the file: while the stamp is the same, so is the content. All zero without a file."""
+    """State of a file: while the stamp is unchanged, so is the content. All zero if there is no
+    file.
+    """
 
     inode: int = 0
     size: int = 0
@@ -40,24 +42,25 @@ class Stamp(NamedTuple):
 
 
 class LogFile:
-    """All that writes must be called inside `locked()`. Raises DataError when the file system
-    refuses, or for a file that is not ours.
+    """The file of a log. Methods that write must be called inside `locked()`.
+
+    All raise DataError if the file system refuses access, or the file is not a log.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = paths.real(path)  # one lock, by whatever name the log is reached
+        self.path = paths.real(path)  # so that all names of a log share one lock
         self.quarantine = self.path.with_name(self.path.name + ".damaged")
         self._lock = self.path.with_name(self.path.name + ".lock")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep all other writers out, in this process and any other. Not reentrant. Raises Busy
-        when the wait is too long.
+        """Hold the write lock against other threads and processes. Raises Busy if the lock is not
+        free in time.
 
-        The lock is a file of its own, and the log is opened only under it: who waited never writes
-        to a file that was replaced meanwhile.
+        The lock is not reentrant. It is a separate file, and the log is opened only under it, so a
+        process that waited never writes to a file that was replaced in the meantime.
         """
-        self.check("write")  # before anything is made beside it
+        self.check("write")  # before a lock file is created beside it
         with self._refusals("lock"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(self._lock, timeout=LOCK_TIMEOUT, poll_interval=0.005)
@@ -73,8 +76,9 @@ class LogFile:
             lock.release()
 
     def append(self, *lines: bytes) -> None:
-        """Add lines; on return they are on the disk. A torn last line is ended first. What cannot
-        be written whole is taken back.
+        """Append lines, after ending a torn last line; on return they are on the disk.
+
+        If they cannot be written completely, the file is restored.
         """
         with self._refusals("write"), _opened(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as file:
             end = os.lseek(file, 0, os.SEEK_END)
@@ -88,13 +92,13 @@ class LogFile:
                 paths.fsync_dir(self.path.parent)
 
     def is_ended(self) -> bool:
-        """Return whether the last line is ended, or there is none."""
+        """Return whether the file is empty or ends with a line end."""
         with self.opened() as (content, stamp):
             return _ends_line(content.fileno(), stamp.size) if stamp.size else True
 
     def read(self) -> tuple[list[bytes], bytes]:
-        """The ended lines, and what follows the last of them: nothing, a line that is being
-        written, or one that never was.
+        """Return the complete lines, and what follows the last of them: b"", or a line that is
+        still being written or was torn.
         """
         self.check()
         *lines, tail = self._bytes(self.path).split(b"\n")
@@ -102,7 +106,9 @@ class LogFile:
 
     @contextmanager
     def opened(self) -> Iterator[tuple[BinaryIO, Stamp]]:
-        """Open the file for reading, and say its state at that moment; an empty one where there is none."""
+        """Open the file for reading, and yield it with its stamp at that moment; without a file, an
+        empty one.
+        """
         self.check()
         with self._refusals("read"), ExitStack() as stack:
             try:
@@ -114,17 +120,19 @@ class LogFile:
             yield content, stamp
 
     def cut(self, ranges: Sequence[tuple[int, int]], added: Sequence[bytes] = (), opened: bool = False) -> None:
-        """Rewrite the file without the lines at `ranges` (start and length, in order), and with the
-        lines `added` behind all others.
+        """Rewrite the file without the lines at `ranges`, with the lines `added` appended.
 
-        `opened`: if nothing is left behind the first range, the line before it is not ended, as it was before them.
+        Args:
+            ranges: (start, length) of each line in bytes, without its line end, in order.
+            opened: Whether the line before the first range had no line end. If that line is now the
+                last, its end is removed again.
         """
 
         def pieces() -> Iterator[bytes]:
             with self.opened() as (content, _):
                 for start, length in ranges:
                     yield from _read(content, start - content.tell())
-                    content.seek(start + length + 1)  # and the line's end
+                    content.seek(start + length + 1)  # with the line end
                 last = b"\n"
                 for last in _read(content, -1):
                     yield last
@@ -145,8 +153,10 @@ class LogFile:
                 return Stamp()
 
     def check(self, what: str = "read") -> None:
-        """DataError if the file is not the log's: no regular file, or with lines of which none is
-        ours. Reads to the first that is.
+        """Raise DataError if the file is not a log: not a regular file, or none of its lines is a
+        record.
+
+        Reads no further than the first record.
         """
         with self._refusals(what), suppress(FileNotFoundError), _opened(self.path, os.O_RDONLY) as descriptor:
             with os.fdopen(os.dup(descriptor), "rb") as file:
@@ -160,14 +170,14 @@ class LogFile:
             )
 
     def rewrite(self, lines: Sequence[bytes]) -> None:
-        """Put `lines` in place of all that is there. A crash leaves the old or the new file, and no
-        third one for long.
-        """
+        """Replace the whole content by `lines`. A crash leaves the old or the new file."""
         self._replace(self.path, (line + b"\n" for line in lines))
 
     def set_aside(self, damaged: Sequence[bytes], kept: Sequence[bytes]) -> None:
-        """Move lines into the quarantine. They are safe there before they leave the log; a crash in
-        between doubles none of them.
+        """Move damaged lines into the quarantine; `kept` stay in the log.
+
+        They are on the disk there before they leave the log, and a crash in between duplicates none
+        of them.
         """
         before = self.quarantined()
         known = set(before)
@@ -186,7 +196,7 @@ class LogFile:
 
     def _replace(self, path: Path, content: Iterable[bytes]) -> None:
         with self._refusals("write"):
-            # Left by a rewrite that was killed: it holds what people said. Under the lock nobody else's is in use.
+            # remove what a killed rewrite left, which contains messages; under the lock it is not in use
             for stale in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}"):
                 stale.unlink(missing_ok=True)
             paths.atomic_write(path, content)
@@ -215,7 +225,7 @@ def _stamp(found: os.stat_result) -> Stamp:
 
 
 def _read(content: BinaryIO, count: int) -> Iterator[bytes]:
-    """Yield the next `count` bytes in pieces; all that are left for -1."""
+    """Yield the next `count` bytes in pieces, or all remaining bytes if `count` is -1."""
     while count and (piece := content.read(_COPIED if count < 0 else min(count, _COPIED))):
         yield piece
         count -= len(piece) if count > 0 else 0
@@ -223,8 +233,9 @@ def _read(content: BinaryIO, count: int) -> Iterator[bytes]:
 
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
-    """Open a regular file: opening a pipe would wait, and reading a device may never end. Only its
-    owner may read a new one.
+    """Open a regular file; only its owner may read a new one.
+
+    Pipes and devices are refused: opening a pipe would block, and reading a device may never end.
     """
     file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o600)
     try:
@@ -236,7 +247,7 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 
 
 def _ends_line(file: int, end: int) -> bool:
-    """Whether a line may begin at `end`."""
+    """Return whether a line may begin at offset `end`."""
     if end == 0:
         return True
     os.lseek(file, end - 1, os.SEEK_SET)

@@ -1,9 +1,9 @@
-"""Keeps tables in data/state.db true to the log's bytes: where each turn lies, how it stands now,
-and what was said in it.
+"""Keep tables in data/state.db up to date with a log: each turn's position, its current state, and
+its text.
 
-It reads what was appended since it last looked, and begins anew when the log is not what it
-remembers (another file, shorter, changed in the middle). Any number of processes may do so at once.
-What is asked of the tables is in log_index.py.
+Only what was appended since the last time is read. The tables are rebuilt if the log is not the
+file they describe (replaced, shortened, or changed in the middle). Any number of processes may do
+so at once. The queries on the tables are in log_index.py.
 """
 
 import unicodedata
@@ -22,32 +22,34 @@ from fine_tuning.data_collection.log_lines import EVENTS, apply, decode, texts_o
 Range = tuple[int, int]  # start and length, in bytes
 
 _PIECE = 8 << 20  # bytes of the log that are read at once
-_TAIL = 4096  # bytes before the end whose checksum tells whether the file is still the one that was read
+_TAIL = 4096  # bytes before the end whose checksum shows whether the file is still the one that was read
 MOST = 500  # values in one statement
 
-LEFT = "(turn)"  # kind of a deleted turn's line, among the events
+LEFT = "(turn)"  # kind, in the table of events, of a deleted turn's line that is still in the log
 
 _Found = TypeVar("_Found")
 
 
 class _Stale(Exception):
-    """The log is not what the index remembers."""
+    """The log is not the file that the index describes."""
 
 
 class LogFollower:
-    """The tables of one log. Raises DataError as the log does, ByoaiError as state.db."""
+    """Follows one log. Its methods raise DataError if the log cannot be read, ByoaiError if
+    state.db cannot.
+    """
 
     def __init__(self, file: LogFile) -> None:
         self._file = file
 
     def ask(self, question: Callable[[Connection, Row], _Found]) -> _Found:
-        """Bring the index up to date with the log, and return what `question` finds in it."""
+        """Bring the tables up to date with the log, and return the result of `question` on them."""
         with state.connect() as database:
-            # what a power cut takes from the index is read from the log again
+            # rows lost in a power cut are read from the log again
             database.execute("PRAGMA synchronous = NORMAL")
             try:
                 return question(database, self._follow(database))
-            except _Stale:  # somebody wrote into the middle of the log
+            except _Stale:  # the log was changed in the middle
                 return question(database, self._follow(database, anew=True))
 
     def _row(self, database: Connection) -> Any:
@@ -60,11 +62,11 @@ class LogFollower:
         with state.transaction(database):
             log = before = self._row(database)  # again: another process may have been faster
             if log is None or anew or not self._is_current(log):
-                with self._file.opened() as (content, stamp):  # what comes after that moment is looked at again
+                with self._file.opened() as (content, stamp):  # later changes are found by the next question
                     if log is None or anew or not _goes_on(content, stamp, log):
                         log = self._start_anew(database, log)
                     _take_in(database, log, content, stamp)
-        if before is not None and log["epoch"] != before["epoch"]:  # what was known of another file
+        if before is not None and log["epoch"] != before["epoch"]:  # the tables described another file
             state.leave_no_trace(database)
         followed: Row = self._row(database)
         return followed
@@ -73,7 +75,9 @@ class LogFollower:
         return (log["inode"], log["size"], log["modified"]) == tuple(self._file.stamp())
 
     def _start_anew(self, database: Connection, log: Row | None) -> Row:
-        """Remove all that is known of the log, and what was said in it to the last byte; return its new row."""
+        """Remove everything known about the log, with its texts down to the last byte; return its
+        new row.
+        """
         if log is not None:
             if number(database, "SELECT count(*) FROM logs") == 1:  # much faster than row by row
                 database.execute("DROP TABLE log_texts")
@@ -81,13 +85,13 @@ class LogFollower:
             else:
                 for table in ("log_turns", "log_events"):
                     _drop(database, table, rows_of(database, table, log, "1"))
-            database.execute("DELETE FROM logs WHERE id = ?", (log["id"],))  # and, with it, its lines
+            database.execute("DELETE FROM logs WHERE id = ?", (log["id"],))  # and its lines, by the foreign keys
         database.execute("INSERT INTO logs (path, epoch) VALUES (?, ?)", (str(self._file.path), uuid.uuid4().hex))
         new: Row = self._row(database)
         return new
 
     def read(self, database: Connection, log: Row, rows: Sequence[Row]) -> list[Turn]:
-        """Read turns from the log, with the later events applied."""
+        """Return the turns of these rows, read from the log, with later events applied."""
         if not rows:
             return []
         events = _events_of(database, log, [row["id"] for row in rows])
@@ -95,17 +99,17 @@ class LogFollower:
             return [_read_turn(content, row, events.get(row["id"], [])) for row in rows]
 
     def records(self, rows: Sequence[Row]) -> list[Turn | dict[str, object]]:
-        """Return what the lines of these rows say, as they were written."""
+        """Return the records on the lines of these rows, as they were written."""
         with self._file.opened() as (content, _):
             return [_record_at(content, row) for row in rows]
 
     def removed(self, ranges: Sequence[Range], before: Stamp) -> None:
-        """Take over, under the log's lock, that these lines were cut out of the log, and leave no
-        trace of what they said.
+        """Update the tables after these lines were cut out of the log, and leave no trace of their
+        text.
 
-        `before`: the log's state until then. An index that has read the new file already, for
-        another process, is left as it is. What was appended in the same stroke is taken in by the
-        next question.
+        The caller holds the log's lock. `before` is the log's stamp before the cut: an index that
+        another process has already rebuilt from the new file is left unchanged. Lines appended in
+        the same rewrite are read by the next question.
         """
         with state.connect() as database:
             with state.transaction(database):
@@ -113,7 +117,7 @@ class LogFollower:
                 if log is not None and log["inode"] == before.inode:
                     self._cut(database, log, ranges)
                 chat_labels.drop_orphans(database)
-            state.leave_no_trace(database)  # also of what the other process removed
+            state.leave_no_trace(database)  # of what another process removed, too
 
     def _cut(self, database: Connection, log: Row, ranges: Sequence[Range]) -> None:
         for table in ("log_turns", "log_events"):
@@ -125,8 +129,9 @@ class LogFollower:
 
 
 def fold(text: str) -> str:
-    """Return `text` as it is searched for: whatever its case and white space, accents composed.
-    FTS5 would take a NUL for its end.
+    """Return `text` in the form that is searched: NFC, case folded, with single spaces.
+
+    NUL is replaced, since FTS5 would take it for the end of the text.
     """
     return " ".join(unicodedata.normalize("NFC", text).casefold().replace("\0", "\ufffd").split())
 
@@ -135,7 +140,7 @@ def fold(text: str) -> str:
 
 
 def _goes_on(content: BinaryIO, now: Stamp, log: Row) -> bool:
-    """Return whether the file is still the one that was read, with more behind it or nothing."""
+    """Return whether the file is still the one that was read, perhaps with more appended."""
     if now.inode != log["inode"] or now.size < log["end"] or (now.size == log["size"] and now.mtime != log["modified"]):
         return False
     return _tail(content, log["end"]) == int(log["tail"])
@@ -147,14 +152,16 @@ def _tail(content: BinaryIO, end: int) -> int:
 
 
 def _remember(database: Connection, log: Row, content: BinaryIO, stamp: Stamp, end: int) -> None:
-    """Note by what the file is known again."""
+    """Store how far the log was read, and what identifies it: its inode, and a checksum of the
+    bytes before that point.
+    """
     database.execute(
         "UPDATE logs SET end = ?, inode = ?, tail = ? WHERE id = ?", (end, stamp.inode, _tail(content, end), log["id"])
     )
 
 
 def _lines(content: BinaryIO, start: int) -> Iterator[tuple[int, bytes, bool]]:
-    """Yield (start, line, whether it is ended) from `start` on."""
+    """Yield (start, line, whether it has a line end) from offset `start` on."""
     content.seek(start)
     rest = b""
     while piece := content.read(_PIECE):
@@ -167,12 +174,12 @@ def _lines(content: BinaryIO, start: int) -> Iterator[tuple[int, bytes, bool]]:
 
 
 def _take_in(database: Connection, log: Row, content: BinaryIO, stamp: Stamp) -> None:
-    """Enter what lies behind the end of what is known."""
+    """Enter the lines after the end of the known part into the tables."""
     entry = _Entry(database, log)
     end = log["end"]
     for start, line, ended in _lines(content, end):
         if line.strip() and not entry.take(start, line, ended):
-            break  # being written, or its writer was killed
+            break  # it is being written, or its writer was killed
         end = start + len(line) + ended
     entry.settle(content)
     database.execute(
@@ -184,20 +191,20 @@ def _take_in(database: Connection, log: Row, content: BinaryIO, stamp: Stamp) ->
 
 
 class _Entry:
-    """New lines on their way into the tables."""
+    """Enters new lines into the tables."""
 
     def __init__(self, database: Connection, log: Row) -> None:
         self.database, self.log, self.batch = database, log["id"], log["changes"] + 1
         self.damaged = self.turns = 0
         self.torn = False
-        self.touched: set[str] = set()  # turns of which something was said later
+        self.touched: set[str] = set()  # turns with new events
         self.next = {
             table: number(database, f"SELECT ifnull(max(key), 0) + 1 FROM {table}")
             for table in ("log_turns", "log_events")
         }
 
     def take(self, start: int, line: bytes, ended: bool) -> bool:
-        """Enter one line. Return False for a torn one."""
+        """Enter one line. Return False for a torn line."""
         try:
             record = decode(line)
         except ValueError:
@@ -211,7 +218,7 @@ class _Entry:
         return True
 
     def _turn(self, turn: Turn, start: int, length: int) -> bool:
-        """Enter a turn. Return False if an earlier turn has its id."""
+        """Enter a turn. Return False if an earlier turn has the same id."""
         key, facts = self.next["log_turns"], turn.metadata
         model = str(facts["model"]) if "model" in facts else None
         place = (key, self.log, turn.id, turn.session_id, start, length)
@@ -235,9 +242,9 @@ class _Entry:
             self.database.execute("INSERT INTO log_texts (rowid, text) VALUES (?, ?)", (-key, said))
 
     def settle(self, content: BinaryIO) -> None:
-        """Bring the turns of which something was said later to where they stand now."""
+        """Apply the new events to the turns they refer to."""
         log = {"id": self.log}
-        new = self.database.execute(  # turns that were entered after their events: mended lines
+        new = self.database.execute(  # turns entered after their events: lines that were repaired
             "SELECT DISTINCT turn FROM log_events WHERE log = ? AND turn IN (SELECT id FROM log_turns WHERE log = ? "
             "AND changed = ?)",
             (self.log, self.log, self.batch),
@@ -255,8 +262,8 @@ class _Entry:
             )
 
     def _set_aside(self, row: Row) -> None:
-        """Remember where the line of a deleted turn lies that came back from an old copy, so that
-        the next deletion cuts it out.
+        """Remove a deleted turn that returned with an old copy of the log, but store its line's
+        position: the next deletion cuts it out.
         """
         _drop(self.database, "log_turns", [row])
         self.turns -= 1
@@ -328,7 +335,7 @@ def among(database: Connection, table: str, log: Any, column: str, values: Colle
 
 
 def _events_of(database: Connection, log: object, turns: Collection[str]) -> dict[str, list[Row]]:
-    """Return what was said later of these turns, by turn."""
+    """Return the rows of the events of these turns, by turn."""
     found: dict[str, list[Row]] = {}
     for row in among(database, "log_events", log, "turn", turns):
         found.setdefault(row["turn"], []).append(row)
@@ -336,22 +343,24 @@ def _events_of(database: Connection, log: object, turns: Collection[str]) -> dic
 
 
 def _drop(database: Connection, table: str, rows: Sequence[Row]) -> None:
-    """Remove rows, and what was said in them."""
+    """Remove rows with their texts."""
     sign = 1 if table == "log_turns" else -1
     database.executemany("DELETE FROM log_texts WHERE rowid = ?", [(sign * row["key"],) for row in rows])
     database.executemany(f"DELETE FROM {table} WHERE key = ?", [(row["key"],) for row in rows])
 
 
 def _cut(database: Connection, table: str, log: Row, ranges: Sequence[Range]) -> None:
-    """Remove the rows of lines that were cut out of the log, and move those behind them to the front."""
+    """Remove the rows of lines that were cut out of the log, and correct the positions of those
+    after them.
+    """
     cuts, gone = [], 0
     for start, length in ranges:
-        gone += length + 1  # and the line's end
+        gone += length + 1  # with the line end
         cuts.append((start, gone))
     database.execute("CREATE TEMP TABLE IF NOT EXISTS cuts (start INTEGER PRIMARY KEY, gone INTEGER NOT NULL)")
     database.execute("DELETE FROM cuts")
     database.executemany("INSERT INTO cuts VALUES (?, ?)", cuts)
-    # no more of each: there may be very many
+    # only the keys: there may be very many rows
     query = f"SELECT key FROM {table} WHERE log = ? AND start IN (SELECT start FROM cuts)"
     rows = database.execute(query, (log["id"],)).fetchall()
     _drop(database, table, rows)

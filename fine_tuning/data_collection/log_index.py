@@ -1,8 +1,7 @@
-"""What is asked of a log: questions to tables in data/state.db that follow the log's bytes (log_follower.py).
+"""Answer queries about a log from tables in data/state.db, which follow it (log_follower.py).
 
-The log is the truth. The index can be deleted at any time: nothing is lost with it. With it, what a
-person waits for does not depend on how much was ever said. Any number of processes may use and
-update it at once.
+Only the log itself counts: the index can be deleted at any time without loss. With it, the time a
+person waits does not grow with the log. Any number of processes may use and update it at once.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -17,7 +16,7 @@ from fine_tuning.data_collection.log_follower import LEFT, MOST, LogFollower, Ra
 from fine_tuning.data_collection.log_lines import EVENTS
 from fine_tuning.errors import TurnNotFound
 
-_GRAM = 3  # letters that the full-text table looks up
+_GRAM = 3  # letters of a gram, the unit of the full-text table
 
 _OF_TURNS = ", ".join(f"'{kind}'" for kind in sorted(EVENTS - {"delete"}))  # for SQL
 
@@ -26,73 +25,74 @@ _Found = TypeVar("_Found")
 
 @dataclass(frozen=True)
 class Mark:
-    """A point in the history of the index: what changed after it can be asked for."""
+    """A point in the history of the index, for asking what changed after it."""
 
-    epoch: str  # another one after the index was built anew
+    epoch: str  # changes when the index is rebuilt
     changes: int
 
 
 @dataclass(frozen=True)
 class Session:
-    """A conversation as a list of them shows it. Excluded turns count, too."""
+    """A conversation as lists show it; excluded turns count."""
 
     id: str
     turns: int
     question: str  # the first
-    begun: str  # when its first and its last turn were said; "" where that is unknown
+    begun: str  # times of its first and its last turn; "" if unknown
     last: str
     last_turn: str  # its id
 
 
 class LogIndex:
-    """The index of one log. Each method first takes in what was appended; raises DataError as the
-    log does, ByoaiError as state.db.
+    """The index of one log. Each method first reads what was appended to the log.
+
+    All raise DataError if the log cannot be read, ByoaiError if state.db cannot.
     """
 
     def __init__(self, file: LogFile) -> None:
         self._follower = LogFollower(file)
 
     def ask(self, question: Callable[[Connection, Row], _Found]) -> _Found:
-        """Return what `question` finds in the tables, brought up to date with the log."""
+        """Return the result of `question` on the tables, which are up to date with the log."""
         return self._follower.ask(question)
 
     def read(self, database: Connection, log: Row, rows: Sequence[Row]) -> list[Turn]:
-        """Return the turns of these rows, within a question, as they stand now."""
+        """Return the turns of these rows in their current state. For use within a question."""
         return self._follower.read(database, log, rows)
 
-    # What it knows
+    # What the index knows
 
     def mark(self) -> Mark:
-        """Return the point after which changes can be asked for."""
+        """Return the current point in the history, for `changed_since`."""
         return self.ask(lambda database, log: Mark(log["epoch"], log["changes"]))
 
     def count(self) -> int:
-        """Return how many turns are not excluded."""
+        """Return the number of turns that are not excluded."""
         return self.counts()[0]
 
     def counts(self) -> tuple[int, int]:
-        """Return how many turns are not excluded, and how many there are."""
+        """Return the number of turns that are not excluded, and of all turns."""
         excluded = "SELECT count(*) FROM log_turns WHERE log = ? AND excluded"
         return self.ask(
             lambda database, log: (int(log["turns"]) - number(database, excluded, log["id"]), int(log["turns"]))
         )
 
     def is_sound(self) -> bool:
-        """Return whether all lines are records."""
+        """Return whether every line is a record."""
         return self.ask(_is_sound)
 
     def there(self, ids: Collection[str]) -> set[str]:
-        """Return those of the ids of which the log has a turn."""
+        """Return the ids that are turns of the log."""
         return self.ask(lambda database, log: {row["id"] for row in among(database, "log_turns", log, "id", ids)})
 
     def session_by_turn(self, ids: Collection[str]) -> dict[str, str]:
-        """Return the session of each of the ids of which the log has a turn, in the log's order."""
+        """Return the session of each id that is a turn of the log, in the log's order."""
         return self.ask(
             lambda database, log: {row["id"]: row["session"] for row in among(database, "log_turns", log, "id", ids)}
         )
 
     def known(self, ids: Collection[str]) -> set[str]:
-        """Return those of the ids of which the log has a turn, or had one that was deleted."""
+        """Return the ids that are, or before their deletion were, turns of the log."""
 
         def known(database: Connection, log: Row) -> set[str]:
             deleted = {
@@ -103,7 +103,9 @@ class LogIndex:
         return self.ask(known)
 
     def imports(self) -> list[tuple[str, int, str]]:
-        """Return (id, turns, id of the first turn) of each import that is in the log, in the log's order."""
+        """Return (id, number of turns, id of the first turn) of each import in the log, in the
+        log's order.
+        """
         query = (
             "SELECT imported, count(*), min(key) AS first FROM log_turns WHERE log = ? AND imported IS NOT NULL"
             " GROUP BY imported ORDER BY first"
@@ -120,13 +122,15 @@ class LogIndex:
         return self.ask(listed)
 
     def sessions_of_import(self, id: str) -> list[str]:
-        """Return the sessions of an import's turns."""
+        """Return the sessions that contain turns of an import."""
         query = "SELECT DISTINCT session FROM log_turns WHERE log = ? AND imported = ?"
         return self.ask(lambda database, log: [row[0] for row in database.execute(query, (log["id"], id))])
 
     def lines_of_import(self, id: str) -> tuple[int, list[Range]]:
-        """Return how many turns an import has, and where their lines lie, with those of their
-        events, but not of deletions.
+        """Return the number of turns of an import, and the positions of their lines and their
+        events' lines.
+
+        Deletions are not among the events.
         """
         turns = "SELECT id FROM log_turns WHERE log = ? AND imported = ?"
         query = (
@@ -143,7 +147,9 @@ class LogIndex:
         return self.ask(lines)
 
     def has(self, turn_id: str) -> bool | None:
-        """Return whether the log has this turn; None if a line is no record, and should first be set aside."""
+        """Return whether the log has this turn; None if a line is damaged, which the caller should
+        set aside first.
+        """
         return self.ask(
             lambda database, log: (
                 bool(rows_of(database, "log_turns", log, "id = ?", turn_id)) if _is_sound(database, log) else None
@@ -157,14 +163,16 @@ class LogIndex:
         )
 
     def turns(self, ids: Collection[str]) -> list[Turn]:
-        """Return these turns as they stand now, in the log's order; those that are not there are left out."""
+        """Return these turns in their current state, in the log's order; ids without a turn are
+        skipped.
+        """
         return self.ask(lambda database, log: self.read(database, log, among(database, "log_turns", log, "id", ids)))
 
     def turns_of(self, session: str, limit: int = -1, after: str | None = None) -> list[Turn]:
-        """Return a session's turns as they stand now: the first `limit` (-1: all), or those after
-        the turn of the id `after`.
+        """Return the turns of a session in their current state: the first `limit` (-1: all) after
+        the turn `after`.
 
-        TurnNotFound if that one is gone.
+        Raises TurnNotFound if the turn `after` is gone.
         """
 
         def found(database: Connection, log: Row) -> list[Turn]:
@@ -175,10 +183,11 @@ class LogIndex:
         return self.ask(found)
 
     def sessions(self, limit: int, before: str | None = None, *, loose: bool = False) -> list[Session]:
-        """Return the sessions in which something was said last: the newest, or those before the
-        turn of the id `before`, newest first.
+        """Return up to `limit` sessions, the one with the newest turn first; with `before`, only
+        those whose last turn is older than that turn.
 
-        `loose`: only those that are neither pinned nor in a folder. TurnNotFound if the turn `before` is gone.
+        `loose`: only sessions that are neither pinned nor in a folder. Raises TurnNotFound if the
+        turn `before` is gone.
         """
 
         def listed(database: Connection, log: Row) -> list[Session]:
@@ -190,8 +199,8 @@ class LogIndex:
         return self.ask(listed)
 
     def sessions_of(self, ids: Collection[str], limit: int = -1) -> list[Session]:
-        """Return the newest `limit` (-1: all) of these sessions, newest first; those that are not
-        there are left out.
+        """Return the newest `limit` (-1: all) of these sessions, newest first; unknown ones are
+        skipped.
         """
         wanted = list(ids)
 
@@ -210,7 +219,9 @@ class LogIndex:
         return self.ask(listed)
 
     def search(self, text: str, limit: int = 50) -> list[Turn]:
-        """Return the newest turns in which every word of `text` was said, whatever the case, newest first."""
+        """Return the newest turns that contain every word of `text`, whatever the case, newest
+        first.
+        """
 
         def found(database: Connection, log: Row) -> list[Turn]:
             ids = matching(database, log, text, limit)
@@ -220,14 +231,18 @@ class LogIndex:
         return self.ask(found)
 
     def perhaps(self, text: str) -> set[str]:
-        """Return the ids of all turns in which `text` may have been said, as `redaction.pattern`
-        writes it, and a few more.
+        """Return the ids of all turns that may contain `text`, as plain text or as HTML or CSV
+        write it.
+
+        Some of them do not contain it: the caller compares exactly (`redaction.pattern`).
         """
         forms = {fold(form) for form in (text, escape(text), text.replace('"', '""'))}
         return self.ask(lambda database, log: {id for form in forms for id in _matching(database, log, [form], None)})
 
     def records(self, ids: Collection[str]) -> dict[str, list[Turn | dict[str, Any]]]:
-        """Return, by turn, what the log holds of these turns: as they were said, and the events in their order."""
+        """Return the log's records of these turns, by turn: the turn as it was said, then its
+        events in order.
+        """
 
         def read(database: Connection, log: Row) -> dict[str, list[Turn | dict[str, Any]]]:
             found: dict[str, list[Turn | dict[str, Any]]] = {
@@ -242,7 +257,7 @@ class LogIndex:
         return self.ask(read)
 
     def keys(self) -> dict[str, int]:
-        """Return the number of each turn's row, by id."""
+        """Return the key of each turn's row, by the turn's id."""
         query = "SELECT id, key FROM log_turns WHERE +log = ?"
         return self.ask(lambda database, log: {row["id"]: row["key"] for row in database.execute(query, (log["id"],))})
 
@@ -253,10 +268,11 @@ class LogIndex:
         )
 
     def changed_since(self, mark: Mark | None) -> list[tuple[str, str]]:
-        """Return (id, state hash) of the turns that were said, rated, edited or taken in again
-        since `mark`; excluded ones are left out.
+        """Return (id, state hash) of the turns that were logged, rated, edited or included since
+        `mark`.
 
-        Without a mark, or with one from before the index was built anew: of all turns.
+        Excluded turns are left out. Without a mark, or if the index was rebuilt since, return all
+        turns.
         """
 
         def changed(database: Connection, log: Row) -> list[tuple[str, str]]:
@@ -269,11 +285,13 @@ class LogIndex:
         return self.ask(changed)
 
     def stats(self) -> dict[str, Any]:
-        """Return counts over all turns, excluded ones included; lengths are mean characters."""
+        """Return counts over all turns, excluded ones included; lengths are means in characters."""
         return self.ask(_stats)
 
     def lines_of(self, ids: Collection[str]) -> list[Range]:
-        """Return where the lines of these turns lie, their events' too, and those of events whose turn is not there."""
+        """Return the positions of the lines of these turns and their events, and of all events
+        whose turn is missing.
+        """
 
         def lines(database: Connection, log: Row) -> list[Range]:
             found = among(database, "log_turns", log, "id", ids)
@@ -285,7 +303,9 @@ class LogIndex:
         return self.ask(lines)
 
     def _sessions(self, database: Connection, log: Row, found: Sequence[Row]) -> list[Session]:
-        """Return sessions of which the keys of the first and the last turn are known, and how many turns there are."""
+        """Return the sessions of these rows, which have the keys of the first and the last turn and
+        the number of turns.
+        """
         rows = {
             row["key"]: row
             for row in among(database, "log_turns", log, "key", {row[end] for row in found for end in _ENDS})
@@ -310,16 +330,18 @@ class LogIndex:
         ]
 
     def removed(self, ranges: Sequence[Range], before: Stamp) -> None:
-        """Take over, under the log's lock, that these lines were cut out of the log (`LogFollower.removed`)."""
+        """Update the index after these lines were cut out of the log, under its lock
+        (`LogFollower.removed`).
+        """
         self._follower.removed(ranges, before)
 
 
 # Asking the tables
 
-_ENDS = ("first", "last")  # turn of a session
+_ENDS = ("first", "last")  # columns with a session's first and last turn
 
-# Goes through the turns from the newest on, whatever their log (+log), and takes those that are the
-# last of their session.
+# Scans the turns from the newest on, without the index on `log` (+log), and selects those that are
+# the last of their session.
 SESSIONS = (
     "SELECT session, key AS last, (SELECT count(*) FROM log_turns WHERE log = turn.log AND session = "
     "turn.session) AS turns,"
@@ -335,7 +357,7 @@ LOOSE = SESSIONS.replace(
 
 
 def _place(database: Connection, log: Row, turn: str) -> int:
-    """Return a turn's key. TurnNotFound if there is none."""
+    """Return the key of a turn. Raises TurnNotFound if there is none."""
     row = database.execute("SELECT key FROM log_turns WHERE log = ? AND id = ?", (log["id"], turn)).fetchone()
     if row is None:
         raise TurnNotFound(
@@ -345,16 +367,17 @@ def _place(database: Connection, log: Row, turn: str) -> int:
 
 
 def matching(database: Connection, log: Row, text: str, limit: int) -> list[str]:
-    """Return the ids of the newest turns in which every word of `text` was said, newest first."""
+    """Return the ids of the newest turns that contain every word of `text`, newest first."""
     words = fold(text).split()
     return _matching(database, log, words, limit) if words else []
 
 
 def _matching(database: Connection, log: Row, words: Sequence[str], limit: int | None) -> list[str]:
-    """Return the ids of the turns in whose texts all words are said in one line, newest first, each once.
+    """Return the ids of the turns that contain all words on one line of the log (turn or event),
+    newest first.
 
-    With a limit no more than that many turns are looked for among each kind of lines: what is
-    often said is found at once, however long the log is.
+    With a limit, at most that many turns are searched for in each table. So frequent words are
+    found at once, however long the log is.
     """
     found: list[tuple[int, str]] = []
     for table, column in (("log_turns", "id"), ("log_events", "turn")):
@@ -370,14 +393,16 @@ def _matching(database: Connection, log: Row, words: Sequence[str], limit: int |
 def _lines_with(
     database: Connection, log: Row, words: Sequence[str], table: str, column: str
 ) -> Iterator[tuple[int, str]]:
-    """Yield (place in the log, turn) of the lines whose text holds all words, newest first."""
+    """Yield (position in the log, turn id) of the lines whose text contains all words, newest
+    first.
+    """
     grams = dict.fromkeys(gram for word in words for gram in _grams(word))
     conditions, values = ["instr(text, ?)"] * len(words), list(words)
     if grams:
         conditions.insert(0, "log_texts MATCH ?")
         values.insert(0, " AND ".join('"' + gram.replace('"', '""') + '"' for gram in grams))
     side, order = ("> 0", "DESC") if table == "log_turns" else ("< 0", "ASC")  # keys of events are negative there
-    # From the texts to the lines (CROSS JOIN), so that they come in order as they are asked for.
+    # CROSS JOIN makes SQLite go from the texts to the lines, so that rows come in order and on demand.
     rows = database.execute(
         f"SELECT start, {column} FROM log_texts CROSS JOIN {table} ON key = abs(log_texts.rowid)"
         f" WHERE {' AND '.join(conditions)} AND log_texts.rowid {side} AND log = ? ORDER BY log_texts.rowid {order}",
@@ -388,7 +413,9 @@ def _lines_with(
 
 
 def _grams(word: str) -> list[str]:
-    """Return grams that cover the word: each more that is looked up takes time, and what they find is compared."""
+    """Return as few grams as cover the word: each further one costs time, and matches are compared
+    anyway.
+    """
     last = len(word) - _GRAM
     return [word[at : at + _GRAM] for at in (*range(0, last, _GRAM), last) if at >= 0]
 

@@ -1,10 +1,9 @@
-"""Which turns of the log are most like a question and its answer, whatever words they share and
-however those are inflected.
+"""Find the turns of a log that are most like a question and its answer.
 
-Looked up are pieces of three letters, in the full-text table of the log's index (log_index.py):
-rare pieces first, until enough rows were looked at, so that it takes as long in a large log as in a
-small one. What is found is then compared letter by letter. Pieces weigh more the rarer they are
-(inverse document frequency: Sparck Jones 1972).
+Texts are compared by pieces of three letters, so inflected words match too. The pieces are looked
+up in the full-text table of the log's index (log_index.py), rare ones first, until enough rows were
+seen: the time does not grow with the log. The turns found are then compared in full. Rare pieces
+weigh more (inverse document frequency: Sparck Jones 1972).
 """
 
 import math
@@ -20,25 +19,25 @@ from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.log_follower import fold
 
-_GRAM = 3  # letters of a piece, as the full-text table has them
-_LONGEST = 1500  # letters of a question, and of an answer, that are looked up
-_SAMPLE = 1000  # newest rows of which is known how often a piece occurs
-_ROWS = 30_000  # rows that are looked at, all pieces together
-_LEAST = 4  # pieces that are looked up, however many rows they have
-_PIECES = 40  # and at most
-_COMPARED = 60  # turns that are compared letter by letter
-# turns that taught a version up to which all of them are listed first; of more, those of the rows
-# that were found
+_GRAM = 3  # letters of a piece, as in the full-text table
+_LONGEST = 1500  # characters of a question, and of an answer, that are compared
+_SAMPLE = 1000  # newest rows in which the frequency of a piece is measured
+_ROWS = 30_000  # rows to look at for all pieces together, by estimate
+_LEAST = 4  # pieces to look up at least, however many rows contain them
+_PIECES = 40  # pieces to look up at most
+_COMPARED = 60  # turns that are compared in full
+# if no more turns than this taught a version, all are listed first; else only those of the rows
+# found
 _FEW = 5000
-_AT_ONCE, _MOST = 100, _FEW  # rows that are asked for in one statement: at first, and at most
-_COMMON = 0.2  # share of the rows from which on a piece says nothing of what a text is about
+_AT_ONCE, _MOST = 100, _FEW  # rows in one statement: at first, and at most
+_COMMON = 0.2  # a piece in a larger share of the rows says nothing about a text's subject
 
 Teaches = tuple[str, int]  # name and number of a version
 
 
 @dataclass(frozen=True)
 class Alike:
-    """A turn that is like another one."""
+    """A turn that resembles another one."""
 
     turn: Turn  # as it stands now
     likeness: float  # 0 to 1; 1 for the same question and answer
@@ -46,11 +45,12 @@ class Alike:
 
 
 def most_alike(log: ConversationLogger, turn: Turn, taught: Teaches, limit: int = 5) -> list[Alike]:
-    """Return of the turns that taught a version those most like `turn`, which is not one of them; the likest first.
+    """Return the turns that taught a version and are most like `turn`, without `turn` itself; the
+    most similar first.
 
-    DataError as the log; ByoaiError as state.db.
+    Raises DataError if the log cannot be read, ByoaiError if state.db cannot.
     """
-    log.index.mark()  # brings it up to date
+    log.index.mark()  # bring the index up to date
     question, answer = (fold(text[:_LONGEST]) for text in (turn.user_message, turn.bot_response))
     with state.connect() as database:
         weights = _weights(database, sorted(_grams(question) | _grams(answer)))
@@ -62,7 +62,9 @@ def most_alike(log: ConversationLogger, turn: Turn, taught: Teaches, limit: int 
 
 
 def alike_among(turn: Turn, others: Sequence[Turn], limit: int = 5) -> list[Alike]:
-    """Return of turns that are in no log those most like `turn`, the likest first."""
+    """Return those of `others`, turns that are in no log, that are most like `turn`; the most
+    similar first.
+    """
     question, answer = (fold(text[:_LONGEST]) for text in (turn.user_message, turn.bot_response))
     texts = [fold(f"{other.user_message[:_LONGEST]} {other.bot_response[:_LONGEST]}") for other in others]
     holding = Counter(gram for text in texts for gram in _grams(text))
@@ -73,8 +75,8 @@ def alike_among(turn: Turn, others: Sequence[Turn], limit: int = 5) -> list[Alik
 
 
 def count_taught(log: ConversationLogger, taught: Teaches) -> tuple[int, int, int]:
-    """Return how many turns taught a version, how many of those are still in the log, and how many
-    of these are excluded.
+    """Return how many turns taught a version, how many of them are still in the log, and how many
+    of those are excluded.
     """
     log.index.mark()
     query = (
@@ -87,8 +89,8 @@ def count_taught(log: ConversationLogger, taught: Teaches) -> tuple[int, int, in
 
 
 def newest_of(log: ConversationLogger, prefix: str) -> str | None:
-    """Return the id of the newest turn whose answer is by a model of which the tag begins with
-    `prefix`; None if there is none.
+    """Return the id of the newest turn answered by a model whose tag begins with `prefix`; None if
+    there is none.
     """
     log.index.mark()
     query = f"SELECT id FROM log_turns WHERE log = {_LOG} AND substr(model, 1, ?) = ? ORDER BY key DESC LIMIT 1"
@@ -104,7 +106,11 @@ _VERSION = "(SELECT id FROM versions WHERE name = ? AND number = ?)"
 
 
 def _weights(database: Connection, grams: Sequence[str]) -> dict[str, float]:
-    """Return by piece how much it weighs: the logarithm of how many rows there are to one that holds it."""
+    """Return the weight of each piece: the logarithm of all rows over the rows that contain it.
+
+    The frequencies are those of the `_SAMPLE` newest rows. Pieces that all rows contain are left
+    out.
+    """
     newest = int(database.execute("SELECT ifnull(max(rowid), 0) FROM log_texts").fetchone()[0])
     first = max(newest - _SAMPLE + 1, 1)
     count = "SELECT count(*) FROM log_texts WHERE log_texts MATCH ? AND rowid BETWEEN ? AND ?"
@@ -114,7 +120,7 @@ def _weights(database: Connection, grams: Sequence[str]) -> dict[str, float]:
 
 
 def _by_weight(database: Connection, weights: Mapping[str, float]) -> Iterator[int]:
-    """Yield the rows that hold some of the pieces, those with the most weight first."""
+    """Yield the rows that contain some of the pieces, those with the largest total weight first."""
     total = int(database.execute("SELECT ifnull(max(rowid), 0) FROM log_texts").fetchone()[0])
     rows, chosen = 0.0, list[str]()
     for gram in sorted(weights, key=lambda gram: -weights[gram])[:_PIECES]:
@@ -132,7 +138,9 @@ def _by_weight(database: Connection, weights: Mapping[str, float]) -> Iterator[i
 
 
 def _taught(database: Connection, log: ConversationLogger, rows: Iterator[int], taught: Teaches) -> Iterator[str]:
-    """Yield the ids of the turns of these rows that taught a version, in their order, each once."""
+    """Yield the ids of those turns of the rows that taught a version, in the rows' order, each
+    once.
+    """
     known: set[str] = set()
     few = _turns_of(database, log, taught, None)
     size = _AT_ONCE
@@ -148,7 +156,10 @@ def _taught(database: Connection, log: ConversationLogger, rows: Iterator[int], 
 def _turns_of(
     database: Connection, log: ConversationLogger, taught: Teaches, rows: Sequence[int] | None
 ) -> dict[int, str]:
-    """Return by row the turns that taught a version, of these rows; None: of all, or more than `_FEW` of them."""
+    """Return the turns that taught a version, by row; only of these rows if any are given.
+
+    At most `_FEW` + 1 turns are returned from each table.
+    """
     found: dict[int, str] = {}
     for sign, table, column in ((1, "log_turns", "id"), (-1, "log_events", "turn")):
         keys = None if rows is None else [sign * row for row in rows if sign * row > 0]
@@ -177,8 +188,9 @@ def _compare(question: str, answer: str, other: Turn, weights: Mapping[str, floa
 
 
 def _likeness(one: str, other: str, weights: Mapping[str, float]) -> float:
-    """Return the weight of the pieces of both, as a share of the weight of all (Dice). Unknown
-    pieces weigh as much as the mean.
+    """Return the weight of the shared pieces as a share of the weight of all (Dice coefficient).
+
+    Pieces without a known weight count with the mean weight.
     """
     mean = sum(weights.values()) / len(weights) if weights else 1.0
     ones, others = _grams(one), _grams(other)
@@ -188,15 +200,17 @@ def _likeness(one: str, other: str, weights: Mapping[str, float]) -> float:
 
 
 def _grams(text: str) -> set[str]:
-    """Return the pieces of a folded text: of each word with the space before and behind it, so that
-    word ends count, too.
+    """Return the pieces of a folded text. The space around each word belongs to it, so that word
+    ends count.
     """
     words = (f" {word} " for word in re.findall(r"\w+", text))
     return {word[at : at + _GRAM] for word in words for at in range(len(word) - _GRAM + 1)}
 
 
 def _shared(one: str, other: str, weights: Mapping[str, float]) -> list[str]:
-    """Return the words of both that say what they are about, the rarest first."""
+    """Return up to five words of both texts that are rare enough to characterise them, the rarest
+    first.
+    """
     common = set(re.findall(r"\w+", one)) & set(re.findall(r"\w+", other))
     rarity = {word: max((weights.get(gram, 0.0) for gram in _grams(word)), default=0.0) for word in common}
     return sorted(

@@ -1,10 +1,11 @@
-"""One line of the log: a turn or an event as a JSON object, whose last key, "crc32", is the checksum of the rest.
+"""Read and write one line of the log: a turn or an event as a JSON object, whose last key is its
+checksum.
 
-The checksum shows that a line was altered on the disk after it was written; it is no signature. It
-is CRC-32 (`zlib.crc32`) in eight hexadecimal digits, of the object without it as
-`json.dumps(record, ensure_ascii=False)` writes it: other white space between the parts changes
-nothing. A line without a checksum is taken as it is: logs written before there were any, exports,
-lines written by hand.
+The checksum, "crc32", shows that a line was altered on the disk after it was written; it is not a
+signature. It is the CRC-32 (`zlib.crc32`), in eight hexadecimal digits, of the object without it as
+`json.dumps(record, ensure_ascii=False)` writes it, so other white space between the tokens does not
+matter. A line without a checksum is accepted as it is: older logs, exports, and lines written by
+hand have none.
 """
 
 import codecs
@@ -19,14 +20,14 @@ from fine_tuning.data_collection.redaction import texts_in
 from fine_tuning.errors import DataError
 from fine_tuning.thoughts import split_thoughts
 
-OWNER = "owner"  # of this machine and its log; who rates without saying who it is
+OWNER = "owner"  # of this machine and its log: who rates unless another name is given
 EVENTS = {"rating", "edit", "exclude", "delete"}
 
 _CHECKSUM = "crc32"
 _SEAL = re.compile(rb', "crc32": "([0-9a-f]{8})"\}')
 _SEAL_LENGTH = len(', "crc32": "01234567"}')
 _SPACE = b" \t\r\n"
-# what byoai itself says of an answer
+# metadata that byoai itself writes about an answer
 _OURS = {"model", "digest", "engine", "incomplete", "regenerates", "parent", "import", "ended_line"}
 _NAME = re.compile(rb'"(?:id|turn_id|session_id)": ?"([^"\\]+)"')
 _HEAD = re.compile(rb'\{("id": "[^"\\]+", "session_id"|"event": "[^"\\]+", "turn_id"): "[^"\\]+",')
@@ -35,24 +36,26 @@ _EVENT_HEAD = re.compile(rb'\{"event": "(?:rating|edit|exclude|delete)", "turn_i
 _ID_HEAD = re.compile(rb'\{"id": "[0-9a-f]{0,32}')
 _WHOLE_ID_HEAD = len('{"id": "') + 32
 _AFTER_ID = b'", "session_id": "'
-_HALF = re.compile("[\ud800-\udfff]")  # half a character: no text that could be written anywhere
+_HALF = re.compile("[\ud800-\udfff]")  # unpaired surrogates: text that no encoding can write
 
 
 def encode(record: Mapping[str, object]) -> bytes:
-    """Return the line of a turn or an event, with its checksum and without its end. DataError for
-    what JSON cannot hold.
+    """Return the line of a turn or an event, with its checksum and without a line end.
+
+    Raises DataError for what JSON cannot represent.
     """
     body = _dump(record)
     return b'%s, "%s": "%08x"}' % (body[:-1], _CHECKSUM.encode(), zlib.crc32(body))
 
 
 def decode(line: bytes) -> Turn | dict[str, object]:
-    """Return the turn, or the event as a dict, that a line holds. ValueError if it holds neither,
-    or not what its checksum says.
+    """Return the record on a line: a turn, or an event as a dict.
+
+    Raises ValueError if the line is neither, or does not match its checksum.
     """
     text = _verified(_bare(line))
     try:
-        record = json.loads(text) if b'"event"' in text else None  # within what people said the quotes would be escaped
+        record = json.loads(text) if b'"event"' in text else None  # within a message, the quotes would be escaped
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(record, dict) or "event" not in record:
@@ -63,8 +66,8 @@ def decode(line: bytes) -> Turn | dict[str, object]:
 
 
 def is_ours(line: bytes) -> bool:
-    """Return whether a line is a record of the log, whole, or spoilt after its beginning: a writer
-    may have been killed in the middle.
+    """Return whether a line is a record of the log, or at least begins like one: its writer may
+    have been killed.
     """
     line = _bare(line)
     if _TURN_HEAD.match(line) or _EVENT_HEAD.match(line) or _is_torn_head(line):
@@ -77,7 +80,7 @@ def is_ours(line: bytes) -> bool:
 
 
 def texts_of(record: Turn | dict[str, object]) -> Iterator[str]:
-    """Yield every text of a turn or an event that somebody may have said."""
+    """Yield every text in a turn or an event that somebody may have said."""
     if isinstance(record, Turn):
         told = {key: value for key, value in record.metadata.items() if key not in _OURS}
         return texts_in([record.user_message, record.bot_response, told])
@@ -85,20 +88,20 @@ def texts_of(record: Turn | dict[str, object]) -> Iterator[str]:
 
 
 def apply(turn: Turn, event: dict[str, Any]) -> Turn:
-    """Return `turn` after a known event."""
+    """Return `turn` as an event of a known kind changes it."""
     answer, facts = turn.bot_response, dict(turn.metadata)
     match event["event"]:
         case "rating":
             if event.get("by", OWNER) == OWNER:
                 facts |= {"rating": event["rating"], "rating_reason": event.get("reason")}
         case "exclude":
-            # it was not excluded: so it must not lose a conflict, either
+            # including a turn that was not excluded means that it must not lose a conflict either
             wanted = not event["excluded"] and not facts.get("excluded")
             facts |= {"excluded": event["excluded"], "included": wanted}
         case "edit":
             facts.setdefault("original_response", answer)
             answer = split_thoughts(event["bot_response"]).answer
-            # Both are said of the answer that is now replaced.
+            # all three refer to the replaced answer
             facts |= {"rating": None, "rating_reason": None, "incomplete": None}
     for key in ("rating", "rating_reason", "excluded", "included", "incomplete"):
         if not facts.get(key):
@@ -107,12 +110,12 @@ def apply(turn: Turn, event: dict[str, Any]) -> Turn:
 
 
 def named_in(line: bytes) -> set[str]:
-    """Return the ids of the turns and sessions that a damaged line names."""
+    """Return the ids of turns and sessions in a damaged line."""
     return {id.decode("utf-8", "replace") for id in _NAME.findall(line)}
 
 
 def tells_whose(line: bytes) -> bool:
-    """Return whether a damaged line begins as ours do: with the ids, before anything that was said."""
+    """Return whether a damaged line begins with the ids, as records do, before any text."""
     return bool(_HEAD.match(line))
 
 
@@ -121,14 +124,16 @@ def _bare(line: bytes) -> bytes:
 
 
 def _verified(text: bytes) -> bytes:
-    """Return the object, with nothing in it that its checksum does not cover. ValueError if the checksum is another."""
+    """Return the object without what its checksum does not cover. Raises ValueError if the checksum
+    does not match.
+    """
     seal = _SEAL.fullmatch(text[-_SEAL_LENGTH:])
     if seal and zlib.crc32(b"}", zlib.crc32(memoryview(text)[:-_SEAL_LENGTH])) == int(seal[1], 16):
         return text
     if b'"%s"' % _CHECKSUM.encode() not in text:
         return text
     try:
-        record = json.loads(text)  # perhaps only written in another way
+        record = json.loads(text)  # the same object may be written with other white space
         if not isinstance(record, dict) or _CHECKSUM not in record:
             return text
         claimed, body = record.pop(_CHECKSUM), _dump(record)
@@ -151,7 +156,9 @@ def _dump(record: Mapping[str, object]) -> bytes:
 
 
 def _is_torn_head(line: bytes) -> bool:
-    """Return whether a line is, or begins with, what was written of a turn's ids before its writer was killed."""
+    """Return whether a line is a turn whose writer was killed while it wrote the ids, perhaps with
+    more after them.
+    """
     if not (head := _ID_HEAD.match(line)):
         return False
     rest = line[head.end() :]

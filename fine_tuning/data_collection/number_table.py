@@ -1,5 +1,5 @@
-"""A table from hashes to numbers in 16 bytes an entry, and as many to spare: a fifth of what a dict
-of Python's numbers takes.
+"""A hash table of numbers with 16 bytes an entry, and as much again unused: a fifth of the size of
+a dict.
 """
 
 from array import array
@@ -9,7 +9,7 @@ _MASK = (1 << 64) - 1
 
 
 class NumberTable:
-    """From 64-bit hashes, which are well mixed, to numbers from 0 on. Open addressing (Knuth, TAOCP 6.4)."""
+    """Maps well-mixed 64-bit hashes to numbers from 0 on, by open addressing (Knuth, TAOCP 6.4)."""
 
     def __init__(self) -> None:
         self._clear(1 << 10)
@@ -20,7 +20,7 @@ class NumberTable:
         return self._values[self._place(key & _MASK)]
 
     def put(self, key: int, value: int) -> None:
-        """Enter the number of `key`, in place of an earlier one."""
+        """Set the number of `key`."""
         place = self._place(key & _MASK)
         if self._values[place] == _NONE:
             self._count += 1
@@ -29,7 +29,7 @@ class NumberTable:
             self._grow()
 
     def _place(self, key: int) -> int:
-        """Return where `key` is, or would be entered."""
+        """Return the index at which `key` is, or would be entered."""
         keys, values, last = self._keys, self._values, len(self._keys) - 1
         place = key & last
         while keys[place] != key and values[place] != _NONE:

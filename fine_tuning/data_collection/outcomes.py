@@ -1,5 +1,7 @@
-"""What the last look through the whole log found: data/survey.db, written anew by each look. It
-holds ids, numbers and reasons, and no word that was said; deleted, it is made again.
+"""Store the result of the last survey of the whole log: data/survey.db, which each survey replaces.
+
+The file contains ids, numbers and reasons, but nothing that was said. It can be deleted: the next
+survey makes it again.
 """
 
 import contextlib
@@ -18,7 +20,7 @@ from fine_tuning.data_collection.log_index import LogIndex, Mark
 
 KEPT = ""  # the reason of a turn that is learned
 
-_VERSION = 1  # of the tables and facts: what an older byoai left is made again
+_VERSION = 1  # of the tables and facts: a file of another version is ignored
 _SCHEMA = f"""
 PRAGMA user_version = {_VERSION};
 CREATE TABLE look (log TEXT, epoch TEXT, changes INTEGER, made REAL, facts TEXT);
@@ -30,29 +32,31 @@ CREATE INDEX conflicts_by_number ON conflicts (number);
 
 @dataclass(frozen=True)
 class Look:
-    """A look through the log at `log`, when it stood at `mark`."""
+    """A survey of the log at `log`, when its index stood at `mark`."""
 
     log: str
     mark: Mark
     made: float  # seconds since 1970
-    facts: Mapping[str, Any]  # the counts that it came to
+    facts: Mapping[str, Any]  # its counts
 
 
 @dataclass(frozen=True)
 class Differing:
-    """Ids of turns with one question and different answers."""
+    """The ids of turns with the same question and different answers."""
 
     turns: tuple[str, ...]  # in the order in which they were said
     stands: str  # the one that is learned
 
 
 def place() -> Path:
-    """Return the file."""
+    """Return the path of the file."""
     return paths.home() / "survey.db"
 
 
 def keep(index: LogIndex, look: Look, reasons: Mapping[str, str], conflicts: Sequence[Differing]) -> None:
-    """Write what a look found, in place of the one before: `reasons` by turn, `KEPT` of those that are learned."""
+    """Store the result of a survey over the one before. `reasons`: by turn id; `KEPT` for turns
+    that are learned.
+    """
     keys = index.keys()
     rows = ((keys[id], reason) for id, reason in reasons.items() if id in keys)
     differing = ((number, id, id == each.stands) for number, each in enumerate(conflicts) for id in each.turns)
@@ -77,7 +81,7 @@ def _fill(database: sqlite3.Connection, table: str, rows: Iterable[tuple[object,
 
 
 def last(log: Path) -> Look | None:
-    """Return the last look through this log; None if there was none, or what it left is damaged."""
+    """Return the last survey of this log; None if there was none, or its file is damaged."""
     found = _last(place(), paths.stamp(place())) if place().exists() else None
     return found if found and found.log == str(log) else None
 
@@ -93,7 +97,7 @@ def _last(file: Path, stamp: object) -> Look | None:
 
 
 def conflicts(limit: int, offset: int = 0) -> list[Differing]:
-    """Return what is answered differently, as of the last look."""
+    """Return questions with different answers, as the last survey found them."""
     with contextlib.suppress(sqlite3.Error), closing(sqlite3.connect(place())) as database:
         query = "SELECT number, id, stands FROM conflicts WHERE number >= ? AND number < ? ORDER BY number, rowid"
         groups: dict[int, list[tuple[str, bool]]] = {}

@@ -1,10 +1,10 @@
-"""Training pairs in the three common formats: how one conversation is written in each, and read back.
+"""Convert training pairs to and from the three common formats.
 
 chatml       {"messages": [{"role", "content"}, ...]}                              (OpenAI, TRL)
 alpaca       {"instruction", "input", "output"} + "system", "history" if any       (Stanford Alpaca, LLaMA-Factory)
 instruction  {"prompt", "completion"}           + "system", "history" if any       (TRL's prompt-completion)
 
-`history` holds the earlier exchanges as [user, assistant] pairs. Keys that no format knows are carried along.
+`history` is a list of the earlier exchanges as [user, assistant] pairs. Unknown keys are kept.
 """
 
 from abc import ABC, abstractmethod
@@ -18,22 +18,22 @@ from fine_tuning.config import DatasetFormat
 from fine_tuning.conversation import Message, order_faults
 from fine_tuning.errors import DataError
 
-# An alpaca `input` follows its instruction in one user message. The other formats keep it under the
-# key `input` as well, so that the way back knows where to cut.
+# In one user message, an alpaca `input` follows its instruction. The other formats repeat it under
+# the key `input`, so that converting back finds where to divide the message.
 _BEFORE_INPUT = "\n\n"
 
 
 @dataclass(frozen=True)
 class Example:
-    """A training pair apart from its format."""
+    """A training pair independent of its format."""
 
     exchanges: list[tuple[str, str]]  # user and assistant, at least one
     system: str = ""
-    input: str = ""  # how the last user message ends, if it came from an alpaca input
+    input: str = ""  # the end of the last user message, if that came from an alpaca input
     extra: dict[str, object] = field(default_factory=dict)
 
     def optional(self) -> dict[str, object]:
-        """Return the keys of alpaca and instruction that are left out when they are empty."""
+        """Return the keys that alpaca and instruction omit when they are empty."""
         keys: dict[str, object] = {"system": self.system, "history": [list(pair) for pair in self.exchanges[:-1]]}
         return {key: value for key, value in keys.items() if value} | self.extra
 
@@ -50,7 +50,7 @@ _KEYS = {"messages", "instruction", "input", "output", "prompt", "completion", "
 
 
 class Pair(BaseModel, ABC):
-    """One pair in one format, which checks its keys and texts."""
+    """A pair in one format, whose keys and texts are validated."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -62,12 +62,12 @@ class Pair(BaseModel, ABC):
 
     @abstractmethod
     def example(self) -> Example:
-        """Return what the pair says."""
+        """Return the pair independent of its format."""
 
     @staticmethod
     @abstractmethod
     def of(example: Example) -> dict[str, object]:
-        """Return `example` in this format. Nothing is checked."""
+        """Return `example` in this format, without validation."""
 
 
 class _ChatMessage(Message):
@@ -170,7 +170,7 @@ def _two(pair: list[str]) -> tuple[str, str]:
 
 
 def known_format(name: DatasetFormat | str) -> DatasetFormat:
-    """Return the format called `name`. DataError names the known ones."""
+    """Return the format with this name. Raises DataError, which names the known ones."""
     for known in FORMATS:
         if name == known:
             return known
@@ -178,7 +178,7 @@ def known_format(name: DatasetFormat | str) -> DatasetFormat:
 
 
 def parse_pairs(format_type: DatasetFormat, pairs: Iterable[object]) -> Iterator[Example]:
-    """Yield what the pairs say. Behind the last, DataError lists every fault of every pair, by its index."""
+    """Yield the pairs. After the last, raise DataError with every fault of every pair, by index."""
     faults: list[str] = []
     for index, pair in enumerate(pairs):
         try:

@@ -1,9 +1,9 @@
-"""The beginning of a file as its importer sees it: its first rows, what of them cannot be read, and
-in which format it is.
+"""Show the beginning of a file as its importer sees it: its first rows, its format, and unreadable
+records.
 
-Never more than the first MiB is read, whatever the file claims to be. Parquet has its index at the
-end and may grow when it is read, so that it is looked at in a process of its own (`python -m
-fine_tuning.data_collection.peek FILE`), of bounded time and memory.
+At most the first MiB is read, whatever the file claims to be. Parquet is the exception, since its
+index is at the end and it may grow when it is read: a separate process with bounded time and memory
+reads it (`python -m fine_tuning.data_collection.peek FILE`).
 """
 
 import contextlib
@@ -26,15 +26,15 @@ from fine_tuning.data_collection.importers.shape import Importer, Source
 from fine_tuning.data_collection.importers.table import looked_at, recognised
 from fine_tuning.errors import DataError
 
-ROWS = 20  # that are shown, and faults, and members of an archive
+ROWS = 20  # rows to show at most; also faults, and members of an archive
 _READ = 1 << 20  # bytes
 _SECONDS, _MEMORY = 30, 4 << 30  # of the process that looks at Parquet
-_TEXT, _DEPTH, _WIDTH = 500, 8, 50  # characters, levels and members of a value that are shown
+_TEXT, _DEPTH, _WIDTH = 500, 8, 50  # characters, levels and members of a value to show
 
 
 @dataclass(frozen=True)
 class Peek:
-    """What the beginning of a file shows."""
+    """The beginning of a file, as it is shown to people."""
 
     layout: str = ""  # array, lines, object, table, parquet, text; "" if it cannot be read
     format: str = ""  # a name of the importers' table; "" if it is in none
@@ -47,7 +47,7 @@ class Peek:
 
 
 def peek(path: Path) -> Peek:
-    """Return what the beginning of a file shows. DataError if it cannot be read at all."""
+    """Return the beginning of a file. Raises DataError if the file cannot be read at all."""
     with path.open("rb") as file:
         if file.read(4) == b"PAR1":
             return _in_child(path)
@@ -55,7 +55,7 @@ def peek(path: Path) -> Peek:
 
 
 def look_into(path: Path) -> Peek:
-    """Do so in this process."""
+    """Return the beginning of a file, read in this process."""
     members = members_of(path)
     if len(members) == 1 and members[0].path:
         return _peek(members[0])
@@ -77,7 +77,7 @@ def _peek(member: Member) -> Peek:
     beginning, is_cut = _beginning(member)
     found = looked_at(beginning)
     shown = list(islice(_rows(beginning, found), ROWS + 1))
-    if is_cut and shown and len(shown) <= ROWS:  # what stands last is cut off
+    if is_cut and shown and len(shown) <= ROWS:  # the last one is incomplete
         shown.pop()
     rows = [each.value for each in shown[:ROWS] if isinstance(each, Record)]
     faults = [each for each in shown[:ROWS] if isinstance(each, Fault)]
@@ -96,7 +96,9 @@ def _peek(member: Member) -> Peek:
 
 
 def _beginning(member: Member) -> tuple[Member, bool]:
-    """Return the first part of a file as a file, and whether something was left out. Of Parquet, the whole."""
+    """Return the first part of a file as a file, and whether anything was left out; Parquet is
+    returned whole.
+    """
     if member.path and member.head().startswith(b"PAR1"):
         return member, False
     with member.opened() as content:
@@ -114,7 +116,7 @@ def _stream(content: bytes) -> IO[bytes]:
 def _rows(member: Member, found: Look) -> Iterator[Record | Fault]:
     if found.layout == "text":
         yield from (Record(f"line {number}", line) for number, line in enumerate(found.lines, 1) if line.strip())
-    elif found.lists:  # of a large object, its longest list is what it is about
+    elif found.lists:  # the longest list of a large object is taken for its records
         longest = max(found.lists.values(), key=len)
         yield from (Record(f"record {number}", value) for number, value in enumerate(longest, 1))
     else:
@@ -122,18 +124,18 @@ def _rows(member: Member, found: Look) -> Iterator[Record | Fault]:
 
 
 def _faults(importer: Importer, source: Source, is_cut: bool) -> list[Fault]:
-    """Return what the importer sets aside among the first records."""
+    """Return the faults that the importer reports for the first records."""
     read: Iterable[object] = islice(importer.read(source), ROWS)
     found = []
     try:
         found = list(read)
-    except DataError as error:  # in chats among people it must be said whose messages are the answers
+    except DataError as error:  # chats among people need to know whose messages are the answers
         found = [Fault("", str(error))]
     return [each for each in (found[:-1] if is_cut and len(found) < ROWS else found) if isinstance(each, Fault)]
 
 
 def _shown(value: object, depth: int = _DEPTH) -> object:
-    """Return a value as any JSON can hold it, its long parts cut."""
+    """Return a value as any JSON parser accepts it, with long parts shortened."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int) and abs(value) < 1 << 53:

@@ -1,9 +1,10 @@
-"""Names for the private details of one conversation: [EMAIL], or [EMAIL_1], [EMAIL_2] where it holds
-several, so that a dialogue about two people stays one.
+"""Name the private details of one conversation: [EMAIL], or [EMAIL_1] and [EMAIL_2] if it has
+several.
 
-Equal details have one name, different ones never share one. Numbers go by first appearance. What a
-conversation holds only one of keeps the plain name: most conversations do, and a model that learns
-one name for it answers with that one. Nothing is kept: names are found anew from the texts.
+Equal details get the same name, different ones never do, so a dialogue about two people stays
+intelligible. Numbers follow the order of first appearance. The only detail of its kind keeps the
+plain name: that is the usual case, and a model that always sees one name answers with it. The names
+are not stored, but derived from the texts each time.
 """
 
 import re
@@ -19,12 +20,14 @@ PLACEHOLDER = re.compile(rf"\[(?:{'|'.join(kind.name for kind in PII)})(?:_\d+)?
 
 
 class Placeholders:
-    """Names for the private details of one conversation."""
+    """Placeholders for the private details of one conversation."""
 
     def __init__(self, learned: Iterable[tuple[str, Sequence[Find]]], also: Iterable[str] = ()) -> None:
-        """Args:
-        learned: The normalised texts that are learned, in order, with the finds in each.
-        also: Further texts of the conversation, whose details are named when they are asked for.
+        """Name the details.
+
+        Args:
+            learned: The normalised texts that are learned, in order, each with its private details.
+            also: Further texts of the conversation; their details are named on demand.
         """
         said = [*learned]
         self._taken = {mark for text in (*also, *(text for text, _ in said)) for mark in PLACEHOLDER.findall(text)}
@@ -39,18 +42,18 @@ class Placeholders:
 
     @classmethod
     def of(cls, texts: Iterable[str], search: Callable[[str], Sequence[Find]] = finds) -> "Placeholders":
-        """Return the names for the private details in these texts, which `search` finds."""
+        """Return placeholders for the private details that `search` finds in these texts."""
         return cls((text, search(text)) for text in map(normalise, texts))
 
     def name(self, kind: PII, detail: str) -> str:
-        """Return what stands for a detail."""
+        """Return the placeholder of a detail."""
         key = kind, identity(kind, detail)
         if key not in self._names:
             self._names[key] = self._next(kind, plain=kind not in self._counts)
         return self._names[key]
 
     def _next(self, kind: PII, *, plain: bool) -> str:
-        """Return the next name that stands nowhere in the texts: somebody may have typed one."""
+        """Return the next placeholder that no text contains, since somebody may have typed one."""
         if plain and kind.placeholder not in self._taken:
             self._counts[kind] = 1
             return kind.placeholder
@@ -64,8 +67,9 @@ def _numbered(kind: PII, number: int) -> str:
 
 
 def identity(kind: PII, detail: str) -> str:
-    """Return what is equal for two details if they are the same, however they are written: spaces,
-    marks within numbers, and case where it does not count.
+    """Return a key that is equal for two spellings of the same detail.
+
+    It ignores spaces, marks within numbers, and case where case does not matter.
     """
     said = unicodedata.normalize("NFKC", detail)
     if kind in (PII.PHONE, PII.CARD, PII.SSN):
@@ -79,7 +83,7 @@ def identity(kind: PII, detail: str) -> str:
             return str(ip_address(said))
         except ValueError:
             return said.casefold()
-    # a password's case counts
+    # passwords are case-sensitive
     return said if kind is PII.SECRET else "".join(said.casefold().split()) if kind is PII.EMAIL else _words(said)
 
 
@@ -88,7 +92,7 @@ def _words(text: str) -> str:
 
 
 def _number(text: str) -> str:
-    """Return the digits; of a phone number abroad +49 (0)30 and 0049 30 are +49 30."""
+    """Return the digits of a number. In phone numbers, +49 (0)30 and 0049 30 both become +4930."""
     abroad = re.match(r"\s*\(?\s*(?:\+|00(?=[^0]))", text)
     if abroad:
         text = text[abroad.end() :].replace("(0)", "")
@@ -96,7 +100,7 @@ def _number(text: str) -> str:
 
 
 def _link(text: str) -> str:
-    """Return a link with its host in small letters; only the path's case counts."""
+    """Return a link with lower-case scheme and host; only the path is case-sensitive."""
     scheme, mark, rest = text.rpartition("://") if text.count("://") == 1 else ("", "", text)
     end = min((at for at in map(rest.find, "/?#") if at >= 0), default=len(rest))
     return f"{scheme}{mark}{rest[:end]}".casefold() + ("" if rest[end:] == "/" else rest[end:])

@@ -1,5 +1,6 @@
-"""Plain text of what was said: one form of line ends, and in prose one of spaces. Code, tables and
-drawings stay to the byte.
+"""Normalise what was said to plain text: one form of line ends, and in prose one form of spaces.
+
+Code, tables and drawings are kept to the byte, apart from line ends and invisible characters.
 """
 
 import re
@@ -14,10 +15,10 @@ _LINE_ENDS_OF_PROSE = re.compile("[\v\f\x85\u2028\u2029]")
 _WIDE_SPACES = re.compile(r"(?<=\S)(?:[ \t]{2,}|\t)")
 _EMPTY_LINES = re.compile(r"\n{3,}")
 _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
-# The flag of a part of a country: a black flag, the part's code in tag characters, and their end (Unicode UTS #51).
+# The flag of a region: a black flag, the region's code in tag characters, and a tag that ends it (Unicode UTS #51).
 _FLAG = "\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f"
-# Controls, half characters, and what nobody sees: soft hyphens, zero-width spaces, reversed
-# directions, tags. Joiners stay: they spell.
+# Controls, unpaired surrogates, and invisible characters: soft hyphens, zero-width spaces, marks of
+# direction, tags. Joiners stay: some scripts need them for spelling.
 _UNSEEN = re.compile(
     f"({_FLAG})|"
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u2060-\u2064\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff"
@@ -26,7 +27,9 @@ _UNSEEN = re.compile(
 
 
 class Layout:
-    """A text, and what is prose and what is code in it: found when it is first asked for, and only once."""
+    """A text divided into prose, code and tables; the division is computed on first use, and only
+    once.
+    """
 
     __slots__ = ("_parts", "_pieces", "text")
 
@@ -37,29 +40,33 @@ class Layout:
 
     @staticmethod
     def of(text: "str | Layout") -> "Layout":
-        """Return the layout of a text, or the one that was found before."""
+        """Return the layout of a text; a layout is returned as it is."""
         return text if isinstance(text, Layout) else Layout(text)
 
     @property
     def parts(self) -> list[Part]:
-        """The text in prose, code and tables, as `code_parts.parts` tells them."""
+        """Return the parts of the text: prose, code and tables (`code_parts.parts`)."""
         if self._parts is None:
             self._parts = parts(self.text)
         return self._parts
 
     @property
     def pieces(self) -> list[tuple[bool, str]]:
-        """The text in pieces that are prose (True), or code, tables and drawings (False); joined they are the text."""
+        """Return the text in pieces, each marked as prose (True) or as code, table or drawing
+        (False).
+        """
         if self._pieces is None:
             found, text = self.parts, self.text
-            is_one = len(found) == 1 and text.count("\n") < 2 and "\t" not in text  # neither cells nor a drawing
+            is_one = len(found) == 1 and text.count("\n") < 2 and "\t" not in text  # it has neither cells nor a drawing
             self._pieces = [(found[0].kind == "prose", text)] if is_one else _pieces(found)
         return self._pieces
 
 
 def small_letters(text: str) -> str:
-    """Return `text` in small letters, as regular expressions compare them that ignore the case: an
-    i with or without its dot is one letter.
+    """Return `text` in lower case such that equal letters are those that a case-insensitive regex
+    matches.
+
+    The letter i is the same with or without its dot.
     """
     small = text.casefold()
     return small if small.isascii() else small.replace("i\u0307", "i").replace("ı", "i")
@@ -69,32 +76,35 @@ _ASCII_SIGNS = bytes(code for code in range(128) if not chr(code).isalnum())
 
 
 def letters_and_digits(text: str) -> int:
-    """Return how many of the characters are letters or digits of any script."""
+    """Return the number of letters and digits of any script."""
     return len(text.encode().translate(None, _ASCII_SIGNS)) if text.isascii() else sum(map(str.isalnum, text))
 
 
 def normalise(text: str) -> str:
-    """Return `text` in Unicode NFC with plain line ends and nothing invisible, without blank lines around it.
+    """Return `text` in Unicode NFC with plain line ends, without invisible characters and blank
+    lines around it.
 
-    In prose, spaces become plain and single, and empty lines too; indentation stays.
+    In prose, spaces become plain and single, as do empty lines; indentation is kept.
     """
     return normalised(text).text
 
 
 def normalised(text: str) -> Layout:
-    """Return the layout of `normalise(text)`, which had to be found for it."""
+    """Return `normalise(text)` as a layout, which normalising has to compute anyway."""
     if _is_plain(text):
         return Layout(text)
     text = _UNSEEN.sub(lambda match: match[1] or "", _LINE_ENDS.sub("\n", text) if "\r" in text else text)
     layout = Layout(unicodedata.normalize("NFC", text))
-    while (tidy := _tidy(layout)) != layout.text:  # again, for fewer spaces may show that a line is code
+    while (tidy := _tidy(layout)) != layout.text:  # repeated, since without some spaces a line may look like code
         layout = Layout(tidy)
     return layout
 
 
 def _is_plain(text: str) -> bool:
-    """Return whether nothing is to be done: no white space but single spaces within lines, and line
-    ends with at most one empty line; nothing unseen, which Python does not call printable.
+    """Return whether a text is normalised already, so that nothing is to be done.
+
+    That is: single spaces only within lines, at most one empty line in a row, and no invisible
+    characters, which `str.isprintable` rejects.
     """
     return (
         (text.replace("\n", "") if "\n" in text else text).isprintable()
@@ -133,7 +143,10 @@ _CELL_ENDS = re.compile(r"\S\t")
 
 
 def _cells(lines: Sequence[str]) -> list[bool]:
-    """Return for each line whether tabs divide it and one next to it: a row may begin or end with empty cells."""
+    """Return for each line whether it has tabs and a line next to it is divided by tabs.
+
+    The line itself need not be divided: a row may begin or end with empty cells.
+    """
     divided = [bool(_CELL_ENDS.search(line)) for line in lines]
     return [
         "\t" in line and any(divided[max(index - 1, 0) : index] + divided[index + 1 : index + 2])

@@ -1,9 +1,10 @@
-"""Personal data out of training text: each find becomes a placeholder such as [EMAIL].
+"""Remove personal data from training text: each private detail becomes a placeholder such as
+[EMAIL].
 
-A model repeats what it was trained on (Carlini et al., arXiv 2012.07805), so what is private must
-not get that far. Each kind is told by its own check digits or rules where it has any, so that order
-numbers, years, prices and dates stay. Names and postal addresses are found only where `names` asks
-for them (the extra byoai[presidio]), and where their owner names them (`words`).
+A model may repeat what it was trained on (Carlini et al., arXiv 2012.07805), so private details
+must not reach it. Each kind is recognised by its check digits or rules, if it has any, so order
+numbers, years, prices and dates stay. Names and postal addresses are found only if `names` is set
+(the extra byoai[presidio]), and other private words only if their owner lists them (`words`).
 """
 
 import re
@@ -32,7 +33,7 @@ class PII(StrEnum):
     SSN = "ssn"
     IP = "ip"
     PHONE = "phone"
-    NAME = "name"  # this and the next: only where data_collection.scrub_names is on
+    NAME = "name"  # this and the next only with data_collection.scrub_names
     ADDRESS = "address"
     PRIVATE = "private"  # a word that its owner named (data_preparation.own_words)
 
@@ -42,7 +43,7 @@ class PII(StrEnum):
 
 
 class Find(NamedTuple):
-    """A private detail: `text[start:end]` of the text that was searched."""
+    """A private detail: the characters `start` to `end` of the searched text."""
 
     kind: PII
     start: int
@@ -57,7 +58,9 @@ class Scrubbed:
 
 
 def scrub(text: str | Layout, words: Sequence[str] = (), *, names: bool = False) -> Scrubbed:
-    """Return `text` with a placeholder for each find, and how many there were of each kind; the rest as for `finds`."""
+    """Return `text` with a placeholder for each private detail, and their number by kind. The rest
+    is as for `finds`.
+    """
     layout = Layout.of(text)
     found = finds(layout, words, names=names)
     if not found:
@@ -66,8 +69,9 @@ def scrub(text: str | Layout, words: Sequence[str] = (), *, names: bool = False)
 
 
 def without(text: str, found: Sequence[Find], name: Callable[[PII, str], str] | None = None) -> str:
-    """Return `text` with a placeholder for each of these finds. `name` names it by kind and detail;
-    default: by kind alone.
+    """Return `text` with a placeholder for each of these details.
+
+    `name` returns the placeholder for (kind, detail); by default it depends on the kind alone.
     """
     pieces, end = [], 0
     for find in found:
@@ -80,11 +84,12 @@ def without(text: str, found: Sequence[Find], name: Callable[[PII, str], str] | 
 
 
 def finds(text: str | Layout, words: Sequence[str] = (), *, names: bool = False) -> list[Find]:
-    """Return the private details in `text`, in order; none overlaps another.
+    """Return the private details in `text`, in order and without overlaps.
 
     Args:
-    words: What its owner named as private.
-    names: Find names and postal addresses, too. ConfigError where presidio is not installed.
+        words: Words that the owner named as private.
+        names: Find names and postal addresses, too. Raises ConfigError if presidio is not
+            installed.
     """
     layout = Layout.of(text)
     found = _known(layout)
@@ -97,7 +102,7 @@ def _with_names(found: list[Find], layout: Layout) -> list[Find]:
     from fine_tuning.data_collection.private_details.names import names_and_addresses
 
     spans = list(names_and_addresses(Reading(layout)))
-    for kind in (PII.ADDRESS, PII.NAME):  # a street may be named after somebody
+    for kind in (PII.ADDRESS, PII.NAME):  # addresses first: a street may be named after somebody
         found = _with_spans(found, kind, sorted(span for named, span in spans if named == kind))
     return found
 
@@ -116,8 +121,9 @@ def _known(layout: Layout) -> list[Find]:
 
 
 def _with_spans(found: list[Find], kind: PII, spans: Iterable[Span]) -> list[Find]:
-    """Return the finds with further ones of this kind. One within a find is gone with it; else what
-    it overlaps becomes one with it.
+    """Return the details together with those of this kind at `spans`.
+
+    A span inside a known detail is dropped. One that overlaps details in part is merged with them.
     """
     merged = list(found)
     for start, end in spans:
@@ -130,13 +136,15 @@ def _with_spans(found: list[Find], kind: PII, spans: Iterable[Span]) -> list[Fin
 
 
 def _outside(found: list[Find], spans: list[Span]) -> list[Find]:
-    """Return the finds that lie in none of `spans`: a private key's block may hold a link."""
+    """Return the details that do not begin within `spans`: the block of a private key may contain a
+    link.
+    """
     starts = [start for start, _ in spans]
     return [find for find in found if (at := bisect_right(starts, find.start)) == 0 or find.start >= spans[at - 1][1]]
 
 
 _ANY = re.compile(r"[\d@＠]|://|www\.|\.[a-z]{2,}/|-----BEGIN|[a-z][-_]\w{16}|AIza", re.IGNORECASE)
-_LEAST_KEY = 18  # characters without a space, of a key without a digit
+_LEAST_KEY = 18  # least length of a key without a digit
 _ANY_SIGN = re.compile(r"[\d@＠]")
 _ANY_DIGIT = re.compile("[0-9]")
 _KEY_SIGN = re.compile(r"-----BEGIN|[A-Za-z][-_]\w{16}|AIza")
@@ -144,7 +152,9 @@ _LINK = re.compile(r"(?i)://|www\.|\.[a-z]{2,}/")
 
 
 def _may_hold_any(text: str) -> bool:
-    """Return whether `_ANY` matches: trying it, as it tries all at every letter, is the last resort."""
+    """Return whether `_ANY` matches. Cheap tests come first, since `_ANY` tries every alternative
+    at every character.
+    """
     if _ANY_SIGN.search(text):
         return True
     small = small_letters(text)
@@ -160,14 +170,14 @@ def _may_hold_link(text: str) -> bool:
     return ("/" in text or "www." in text.lower()) and _LINK.search(text) is not None
 
 
-# Within an IPv4 address, and after the first group of an IPv6 address.
+# Part of an IPv4 address, or what follows the first group of an IPv6 address.
 _OF_MACHINE = re.compile(
     r"(?i)[.:](?:(?<=[0-9]\.)[0-9]{1,3}\.[0-9]|(?<=[0-9a-f]{4}:)[0-9a-f:]{2}|(?<=[0-9a-f]:)[0-9a-f]{1,4}:)"
 )
 
-# In this order: a link may hold an address, a card's number may look like a phone's. A search is
-# left out, which saves most of the time, when its first sign is not there, or fewer digits than it
-# needs.
+# (kind, digits it needs, quick test, search), in order of precedence: a link may contain an address,
+# and a card number may look like a phone number. Most of the time is saved by skipping a search if
+# the text has too few digits or fails the quick test.
 _SEARCHES: tuple[tuple[PII, int, Callable[[str], object], Callable[[Reading], Iterator[Span]]], ...] = (
     (PII.URL, 0, _may_hold_link, links),
     (PII.EMAIL, 0, re.compile("@").search, mails),

@@ -1,4 +1,4 @@
-"""Find texts in files, however they are written there, and black them out."""
+"""Find texts in files, in any of their encodings there, and black them out."""
 
 import bz2
 import gzip
@@ -16,8 +16,8 @@ from fine_tuning.errors import ByoaiError
 
 Pattern = re.Pattern[bytes]
 
-_WEIGHTS = {".gguf", ".safetensors"}  # hold numbers, and a vocabulary that nobody said
-_GGUF = b"GGUF"  # how one begins, whatever it is called: engines name their blobs by digests
+_WEIGHTS = {".gguf", ".safetensors"}  # they contain numbers, and a vocabulary that nobody said
+_GGUF = b"GGUF"  # first bytes of a GGUF file, whatever its name: engines name their blobs by digests
 _PACKED: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
     ".gz": (gzip.decompress, gzip.compress),
     ".bz2": (bz2.decompress, bz2.compress),
@@ -26,8 +26,10 @@ _PACKED: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = 
 
 
 def pattern(texts: Collection[str]) -> Pattern | None:
-    """Matches any of `texts` in UTF-8, whatever the case and the white space, with accents composed
-    or apart, also as JSON, CSV or HTML write it. None for no text.
+    """Return a pattern that matches any of `texts` in UTF-8; None if there is no text.
+
+    It ignores case and white space, matches composed and decomposed accents, and also the forms in
+    which JSON, CSV and HTML write a text.
     """
     forms = {
         form
@@ -46,7 +48,7 @@ def holds(text: str, wanted: Pattern) -> bool:
 
 
 def texts_in(value: object) -> Iterator[str]:
-    """All strings in what JSON can hold; not the names of fields."""
+    """Yield all strings in a JSON value except the keys of objects."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (dict, list)):
@@ -55,8 +57,10 @@ def texts_in(value: object) -> Iterator[str]:
 
 
 def search(folder: Path, wanted: Pattern, skip: Collection[Path] = ()) -> Iterator[Path]:
-    """The files under `folder` that hold it, packed ones too, JSON in its strings; no weights, and
-    nothing in `skip` (files, folders).
+    """Yield the files under `folder` that match `wanted`, compressed ones too; of JSON only its
+    strings count.
+
+    Weights are not searched, nor is anything in `skip` (files and folders).
     """
     for path in sorted(folder.rglob("*")):
         left_out = any(path == each or each in path.parents for each in skip)
@@ -73,8 +77,10 @@ def _says(path: Path, wanted: Pattern) -> bool:
 
 
 def redact(path: Path, wanted: Pattern) -> None:
-    """Overwrite every match by as many asterisks: the file keeps its form. Of JSON only the strings
-    in it, not the names of its fields. A packed file is packed anew.
+    """Overwrite every match in a file with asterisks.
+
+    In JSON only strings are changed, not the keys. In other files a match keeps its length. A
+    compressed file is compressed again.
     """
     content = _read(path)
     changed = _redact_json(path, content, wanted)
@@ -83,7 +89,9 @@ def redact(path: Path, wanted: Pattern) -> None:
 
 
 def redact_text(text: str, wanted: Pattern) -> str:
-    """The same for a string; half characters become question marks."""
+    """Return a string with every match overwritten by asterisks; unpaired surrogates become
+    question marks.
+    """
     return (
         _redact_bytes(text.encode("utf-8", "replace"), wanted).decode("utf-8", "replace")
         if holds(text, wanted)
@@ -92,7 +100,7 @@ def redact_text(text: str, wanted: Pattern) -> str:
 
 
 def redact_value(value: object, wanted: Pattern) -> object:
-    """The same for every string in what JSON can hold."""
+    """Return a JSON value with the matches in all its strings overwritten."""
     if isinstance(value, str):
         return redact_text(value, wanted)
     if isinstance(value, dict):
@@ -105,7 +113,7 @@ def _redact_bytes(content: bytes, wanted: Pattern) -> bytes:
 
 
 def _redact_json(path: Path, content: bytes, wanted: Pattern) -> bytes | None:
-    """None if it is no JSON."""
+    """Return the redacted content of a JSON file; None if it is not JSON."""
     values = _json(path, content)
     if values is None:
         return None
@@ -117,7 +125,9 @@ def _redact_json(path: Path, content: bytes, wanted: Pattern) -> bytes | None:
 
 
 def _json(path: Path, content: bytes) -> list[object] | None:
-    """What a JSON file holds, or each line of one of lines; None if it is something else."""
+    """Return the value in a JSON file, or the value on each line of JSON Lines; None for other
+    files.
+    """
     if path.suffix != ".json" and not _is_lines(path):
         return None
     try:
@@ -135,18 +145,22 @@ def _is_lines(path: Path) -> bool:
 
 
 def _is_weights(path: Path) -> bool:
-    """Told by four bytes: the whole may be larger than the memory."""
+    """Return whether a file contains weights, by its ending or its first four bytes: it may not fit
+    into memory.
+    """
     if path.suffix in _WEIGHTS:
         return True
     try:
         with path.open("rb") as file:
             return file.read(len(_GGUF)) == _GGUF
-    except OSError:  # `_read` says what is wrong with it
+    except OSError:  # `_read` reports it
         return False
 
 
 def _read(path: Path) -> bytes:
-    """What a file holds, unpacked. A file that has vanished holds nothing. ByoaiError if it cannot be read."""
+    """Return the decompressed content of a file; b"" if it has vanished. Raises ByoaiError if it
+    cannot be read.
+    """
     try:
         content = path.read_bytes()
         return _PACKED[path.suffix][0](content) if path.suffix in _PACKED else content
@@ -157,7 +171,7 @@ def _read(path: Path) -> bytes:
 
 
 def _ways(character: str) -> bytes:
-    """A pattern for the ways in which one character may be written."""
+    """Return a pattern for the ways in which a character may be written."""
     if character.isascii() and character.isalnum():
         return character.encode()
     forms = {character, character.lower(), character.upper()}

@@ -1,6 +1,8 @@
-"""What a model should not learn to write: text that goes round in circles, and text without words.
+"""Recognise text that a model should not learn to write: text that repeats itself, and text without
+words.
 
-These are rules for prose: code, tables, drawings, numbers, encoded files and emoji are not judged by them.
+These rules are for prose: they do not judge code, tables, drawings, numbers, encoded files and
+emoji.
 """
 
 import re
@@ -17,16 +19,17 @@ _RUN = re.compile(rf"([^\W\d_])\1{{{_LEAST_RUN - 1},}}")
 
 
 def is_repetitive(text: str | Layout) -> bool:
-    """Return whether the prose, or its second half, repeats itself in more than half of its sequences of four words.
+    """Return whether more than half of the 4-word sequences in the prose, or in its second half,
+    are repeats.
 
-    As small models do when they are stuck (duplicate n-grams: Rae et al., arXiv 2112.11446). Where
-    words have no spaces, characters count.
+    Small models write such text when they are stuck (duplicate n-grams: Rae et al., arXiv
+    2112.11446). In scripts without spaces between words, characters count instead of words.
     """
     prose = "\n".join([piece for is_prose, piece in Layout.of(text).pieces if is_prose])
     if max(map(len, prose.split()), default=0) >= _LEAST_ENCODED:
         prose = _ENCODED.sub(_unless_encoded, prose)
     prose = _without_refrains(prose)
-    # a run is in a word
+    # only long words can contain a run
     long = filter(_LEAST_RUN.__le__, map(len, prose.split()))
     if 2 * sum(long) > len(prose) > 2 * len(_RUN.sub(r"\1", prose)):
         return True
@@ -36,7 +39,7 @@ def is_repetitive(text: str | Layout) -> bool:
 
 
 def _circles(units: Sequence[str]) -> bool:
-    # each word begins a sequence of its own: nearly always enough
+    # a quick exit for nearly every text: enough distinct words begin distinct sequences
     if 2 * (sum(map(str.isalpha, set(units))) - 3) >= len(units) - 3:
         return False
     worded = [_WORD.match(unit) is not None for unit in units]
@@ -45,8 +48,9 @@ def _circles(units: Sequence[str]) -> bool:
 
 
 def _without_refrains(text: str) -> str:
-    """Return the lines without those that come again after new ones, as in a song. Text that ends
-    in a long loop stays as it is.
+    """Return the text without lines that return after new ones, like the refrain of a song.
+
+    A text that ends in a long loop is returned unchanged.
     """
     lines = text.splitlines()
     if len(lines) == 1:
@@ -67,7 +71,7 @@ def _without_refrains(text: str) -> str:
     return "\n".join(kept) if 2 * (len(lines) - 1 - newest) <= len(lines) else text
 
 
-# Base64 and the like, over any number of lines.
+# Base64 and similar encodings, over any number of lines.
 _LEAST_ENCODED = 40
 _ENCODED = re.compile(rf"[A-Za-z0-9+/_-]{{{_LEAST_ENCODED},}}(?:\n[A-Za-z0-9+/_-]{{4,}})*={{0,2}}")
 
@@ -77,20 +81,23 @@ def _unless_encoded(match: re.Match[str]) -> str:
     return " " if mixed else match[0]
 
 
-# What joins emoji to one, colours it, or spells the region of a flag.
+# Characters that join emoji, colour them, or spell the region of a flag.
 _OF_EMOJI = re.compile("[\u200d\ufe0e\ufe0f\u20e3\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]")
 
-_LINE = re.compile(r"([^\w\s]|_)\1{3,}")  # one sign over and over: it underlines, or is to be filled in
+_LINE = re.compile(r"([^\w\s]|_)\1{3,}")  # one sign repeated: an underline, or a blank to fill in
 
 
 def says_little(text: str | Layout) -> bool:
-    """Return whether less than a quarter of the prose that is seen are letters and digits of any
-    script, placeholders aside, or more than 5 % of all was lost in a wrong decoding.
+    """Return whether the prose has too few letters and digits, or too much of the text was decoded
+    wrongly.
+
+    Too few: less than a quarter of the visible characters, placeholders aside. Too much: more than
+    5 % of all characters are replacement characters.
     """
     found = _without_placeholders(Layout.of(text)).pieces
     told = "".join(piece for is_prose, piece in found if is_prose)
     if 4 * letters_and_digits(told) > len(told) and not any("\ufffd" in piece for _, piece in found):
-        return False  # as nearly every text: quickly told
+        return False  # a quick exit for nearly every text
     seen = Counter("".join(piece for _, piece in found))
     if 20 * seen["\ufffd"] > sum(count for character, count in seen.items() if not character.isspace()):
         return True

@@ -1,7 +1,7 @@
-"""What becomes of one turn: decided from its texts and the settings alone, whatever stands around it.
+"""Decide what becomes of a single turn, from its texts and the settings alone.
 
-A decision can be made in whatever process, written down, and carried out later; it holds nothing of
-the texts. `clean_turn` is the way in for a single turn, data_cleaner.py that for conversations.
+A decision can be made in any process, written down, and carried out later; it contains nothing of
+the texts. `clean_turn` decides on a single turn, data_cleaner.py on conversations.
 """
 
 import json
@@ -32,24 +32,24 @@ from fine_tuning.data_collection.wording import wording
 
 
 class Reason(StrEnum):
-    """Why a turn is not learned. The first that applies counts, in this order."""
+    """Why a turn is not learned. If several apply, the first in this order counts."""
 
-    EMPTY = "empty"  # a side says nothing
+    EMPTY = "empty"  # question or answer is empty
     INCOMPLETE = "incomplete"  # the answer was stopped, or cut by the engine's limit
     REJECTED = "rejected"  # thumbs down, and not edited since
-    OWN_ANSWER = "own_answer_not_approved"  # of a fine-tuned model: it would learn from itself
-    REGENERATED = "regenerated"  # another answer to the same question stands, or the chat went on in another branch
+    OWN_ANSWER = "own_answer_not_approved"  # by a fine-tuned model, which would learn from itself
+    REGENERATED = "regenerated"  # not on the chosen path: answered again, or the chat went on in another branch
     TOO_SHORT = "too_short"
     TOO_LONG = "too_long"
     INAPPROPRIATE = "inappropriate"
-    REPETITIVE = "repetitive"  # a side goes round in circles
-    REFUSAL = "refusal"  # the model speaks of being one ("As an AI ..."), or only says that it cannot help
-    POLITE_ONLY = "polite_only"  # the answer is greetings and offers of help alone
-    GIBBERISH = "gibberish"  # a side is keys hit at random
-    LANGUAGE = "other_language"  # a side is surely in none of the languages that are to be learned
+    REPETITIVE = "repetitive"  # question or answer repeats itself
+    REFUSAL = "refusal"  # the model talks about being one ("As an AI ..."), or only says that it cannot help
+    POLITE_ONLY = "polite_only"  # the answer is nothing but greetings and offers of help
+    GIBBERISH = "gibberish"  # question or answer is keys hit at random
+    LANGUAGE = "other_language"  # question or answer is certainly in none of the languages to be learned
     LOW_QUALITY = "low_quality"  # hardly any words, broken characters, or an answer that echoes the question
     DUPLICATE = "duplicate"
-    CONFLICT = "conflict"  # the same question has a newer answer, or one that its owner approved
+    CONFLICT = "conflict"  # the same question has a newer or an approved answer
 
 
 _ORDER = {reason: number for number, reason in enumerate(Reason)}
@@ -57,37 +57,38 @@ _ORDER = {reason: number for number, reason in enumerate(Reason)}
 
 @dataclass(frozen=True)
 class CleanSettings:
-    """What `clean_turn` depends on beside the turn."""
+    """The settings on which a decision depends."""
 
-    min_length: int = 10  # characters of the shorter side, placeholders not yet put in
-    max_length: int = 1000  # of the longer side
+    min_length: int = 10  # characters of the shorter of question and answer, before placeholders are put in
+    max_length: int = 1000  # of the longer of the two
     scrub_pii: bool = True
-    own_words: Sequence[str] = ()  # replaced like private details, where those are
-    names_by: str = ""  # what finds names and postal addresses (`names.recogniser`); "": nothing does
+    own_words: Sequence[str] = ()  # words that are replaced like private details, if those are
+    names_by: str = ""  # the recogniser of names and postal addresses (`names.recogniser`); "" for none
     drop_refusals: bool = True
     drop_polite_only: bool = False
     drop_gibberish: bool = True
-    languages: Sequence[str] = ()  # that are learned (ISO 639-1); none: all
+    languages: Sequence[str] = ()  # languages to be learned (ISO 639-1); empty for all
 
 
 class CleanTurn(NamedTuple):
-    """A turn of which every text is fit to be learned."""
+    """A turn whose texts are all clean."""
 
     turn: Turn
-    found: Mapping[PII, int]  # private details in what was said
-    original: str | None = None  # the model's own answer, where an edit replaced it and it is fit as well
+    found: Mapping[PII, int]  # number of private details in question and answer
+    original: str | None = None  # the model's own answer, if an edit replaced it and it may be learned too
 
 
 def clean_turn(turn: Turn, settings: CleanSettings) -> CleanTurn | Reason:
-    """Return the turn with clean text, or why its text is not learned.
+    """Return the turn with clean text, or the reason why its text is not learned.
 
-    Depends on nothing but the turn's texts and the settings. Whether its owner wants it learned is another question.
+    The result depends only on the turn's texts and the settings, not on whether its owner wants it
+    to be learned.
     """
     return carried_out(turn, decide(texts_to_clean(turn), settings))
 
 
 def clean_text(text: str, settings: CleanSettings, names: Placeholders | None = None) -> Scrubbed:
-    """Return one text as it would be learned, in a conversation with these names for its private details."""
+    """Return a text as it would be learned; `names` are the placeholders of its conversation."""
     text = normalise(text)
     if not settings.scrub_pii:
         return Scrubbed(text, {})
@@ -99,28 +100,27 @@ def _scrub(text: str | Layout, settings: CleanSettings) -> Scrubbed:
     return scrub(text, settings.own_words, names=bool(settings.names_by))
 
 
-# What is to be done with a turn: decided from its texts alone, in whatever process, and without
-# holding anything of them
+# Decisions: made from a turn's texts in any process, and free of them
 
-Texts = tuple[str, str, str | None, str | None]  # question, answer, the answer before an edit, what was thought
+Texts = tuple[str, str, str | None, str | None]  # question, answer, answer before an edit, thoughts
 _FIELDS = ("user_message", "bot_response", "original_response", "thoughts")
 SAID = _FIELDS[:2]
 _OF_METADATA = _FIELDS[2:]
 
 
 class Change(NamedTuple):
-    """How one text is made clean."""
+    """How one text is cleaned."""
 
-    normalise: bool  # whether that changes it
-    finds: Sequence[Find]  # the private details, in the normalised text
-    leave_out: bool = False  # all of it: it is too long
+    normalise: bool  # whether normalising changes the text
+    finds: Sequence[Find]  # the private details in the normalised text
+    leave_out: bool = False  # whether the text is left out as too long
 
     def of(self, text: str, names: Placeholders | None = None) -> str:
         """Return the clean text."""
         return "" if self.leave_out else without(self.searched(text), self.finds, names.name if names else None)
 
     def searched(self, text: str) -> str:
-        """Return the text in which the finds stand."""
+        """Return the text to which the positions in `finds` refer."""
         return normalise(text) if self.normalise else text
 
 
@@ -128,12 +128,12 @@ class Decision(NamedTuple):
     """What becomes of a turn."""
 
     unfit: Reason | None
-    changes: Mapping[str, Change] = {}  # by field; the others are clean as they are
+    changes: Mapping[str, Change] = {}  # by field; the other texts are clean already
     original_fits: bool = False
     wording: bytes = b""  # `fingerprint` of the clean question and answer
 
     def written(self) -> str:
-        """Return it as JSON."""
+        """Return the decision as JSON."""
         changes = {
             name: [*change[:1], [list(find) for find in change.finds], *change[2:]]
             for name, change in self.changes.items()
@@ -142,7 +142,7 @@ class Decision(NamedTuple):
 
     @staticmethod
     def read(text: str) -> "Decision":
-        """Return what `written` wrote."""
+        """Return the decision that `written` wrote."""
         unfit, changes, fits, words = json.loads(text)
         for name, (tidy, finds, leave_out) in changes.items():
             changes[name] = Change(tidy, [Find(PII(kind), start, end) for kind, start, end in finds], leave_out)
@@ -151,8 +151,10 @@ class Decision(NamedTuple):
 
 @cache
 def rules() -> list[str]:
-    """Return what is another when a text might be decided upon otherwise: this folder's code, and
-    the data that it takes from others.
+    """Return what identifies the rules: a hash of this folder's code, and the versions of the data
+    it uses.
+
+    It changes whenever a decision might change.
     """
     code = blake2b(digest_size=16)
     for file in sorted(Path(__file__).parent.rglob("*.py")):
@@ -161,8 +163,8 @@ def rules() -> list[str]:
 
 
 def decide_line(line: bytes) -> bytes:
-    """Decide on many turns: from JSON of the settings and their `Texts` to JSON of the decisions,
-    each as it is `written`.
+    """Decide on many turns: from JSON of the settings and the turns' `Texts` to JSON of the
+    decisions (`written`).
     """
     settings, turns = json.loads(line)
     limits = CleanSettings(**settings)
@@ -170,7 +172,7 @@ def decide_line(line: bytes) -> bytes:
 
 
 def texts_to_clean(turn: Turn) -> Texts:
-    """Return the texts that decide what becomes of a turn."""
+    """Return the texts of a turn that decide what becomes of it."""
     original, thoughts = map(turn.metadata.get, _OF_METADATA)
     return (
         turn.user_message,
@@ -181,7 +183,7 @@ def texts_to_clean(turn: Turn) -> Texts:
 
 
 def decide(texts: Texts, settings: CleanSettings) -> Decision:
-    """Decide what becomes of a turn with these texts."""
+    """Decide on a turn with these texts."""
     question, answer = (_clean_side(text, settings) for text in texts[:2])
     if reasons := [side.unfit for side in (question, answer) if side.unfit]:
         return Decision(first_reason(reasons))
@@ -206,7 +208,7 @@ def decide(texts: Texts, settings: CleanSettings) -> Decision:
 
 
 def carried_out(turn: Turn, decision: Decision, names: Placeholders | None = None) -> CleanTurn | Reason:
-    """Return the turn as was decided on its texts; `names`: of its conversation's private details."""
+    """Apply a decision to its turn; `names` are the placeholders of the turn's conversation."""
     if decision.unfit:
         return decision.unfit
     changes = decision.changes
@@ -226,7 +228,7 @@ def carried_out(turn: Turn, decision: Decision, names: Placeholders | None = Non
 
 
 class _Side(NamedTuple):
-    """What one said, clean."""
+    """The clean question or answer of a turn."""
 
     layout: Layout
     change: Change | None = None
@@ -235,7 +237,7 @@ class _Side(NamedTuple):
 
 def _clean_side(text: str, settings: CleanSettings) -> _Side:
     layout = normalised(text)
-    if len(layout.text) > settings.max_length:  # before all that takes its time
+    if len(layout.text) > settings.max_length:  # before the expensive checks
         return _Side(Layout(""), Change(False, [], leave_out=True), Reason.TOO_LONG)
     clean, change, _ = _scrubbed_side(text, layout, settings)
     return _Side(clean, change, _unfit(layout, clean, settings))
@@ -254,7 +256,7 @@ def _unfit(layout: Layout, scrubbed: Layout, settings: CleanSettings) -> Reason 
         return Reason.TOO_SHORT
     if is_inappropriate(scrubbed):
         return Reason.INAPPROPRIATE
-    if is_repetitive(layout):  # before it is scrubbed: placeholders repeat themselves
+    if is_repetitive(layout):  # in the text before scrubbing: placeholders repeat themselves
         return Reason.REPETITIVE
     return Reason.LOW_QUALITY if says_little(scrubbed) else None
 
@@ -280,7 +282,7 @@ _WIDE = re.compile(
 
 
 def _fullness(text: str) -> int:
-    """Characters; the wide ones of Chinese, Japanese and Korean count twice, for they say as much
-    as two or more of an alphabet.
+    """Return the length in characters; wide ones (Chinese, Japanese, Korean) count twice, as each
+    says more than a letter.
     """
     return len(text) if text.isascii() else len(text) + len(_WIDE.findall(text))

@@ -1,4 +1,6 @@
-"""A list of turns, filtered, sorted and cut into pages by the log's index: what is not shown is not read."""
+"""List turns, filtered, sorted and in pages, from the log's index; only the turns of a page are
+read.
+"""
 
 import json
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from fine_tuning.data_collection.outcomes import Look, last, place
 State = Literal["", "new", "learned", "kept", "dropped", "excluded", "edited", "up", "down", "imported"]
 Order = Literal["newest", "oldest", "longest"]
 
-MOST_MATCHES = 5000  # turns of a search that are filtered: the newest
+MOST_MATCHES = 5000  # newest matches of a search that are filtered
 
 _ORDERS: dict[Order, str] = {
     "newest": "turn.key DESC",
@@ -41,9 +43,9 @@ _STATES: dict[State, str] = {
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which turns, in which order. Empty: whichever."""
+    """Which turns to list, and in which order. Empty values do not filter."""
 
-    text: str = ""  # every word of it was said
+    text: str = ""  # words that the turn contains
     state: State = ""
     reason: str = ""  # why the cleaning dropped it
     model: str = ""
@@ -53,9 +55,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Learned:
-    """What versions know of the log: the name of the fine-tuned model, and which turns are new to it.
+    """What versions have learned of the log: the fine-tuned model's name, and which turns are new
+    to it.
 
-    `since`: changes of the index before which nothing is new. `is_new(id, state hash)` tells of those after it.
+    Nothing is new that changed before `since`, a number of changes of the index. For later changes,
+    `is_new(id, state hash)` decides.
     """
 
     name: str
@@ -65,7 +69,7 @@ class Learned:
 
 @dataclass(frozen=True)
 class Listed:
-    """A turn, and how it stands."""
+    """A turn with its current state."""
 
     turn: Turn
     excluded: bool
@@ -73,20 +77,19 @@ class Listed:
     edited: bool
     is_new: bool
     learned: bool
-    # why it is not learned; "" if it is; None: it was said or changed after the last look through
-    # the log
+    # why it is not learned; "" if it is; None if it was logged or changed after the last survey
     reason: str | None
 
 
 @dataclass(frozen=True)
 class Page:
     turns: list[Listed]
-    total: int  # that are wanted
-    is_cut: bool = False  # only the newest matches of a search were looked at
+    total: int  # wanted turns on all pages
+    is_cut: bool = False  # whether only the newest matches of a search were considered
 
 
 def page(index: LogIndex, learned: Learned, wanted: Wanted, limit: int, offset: int = 0) -> Page:
-    """Return some of the wanted turns, and how many there are."""
+    """Return a page of the wanted turns, with their total number."""
 
     def found(database: Connection, log: Row) -> Page:
         source, values, is_cut = _source(database, log, learned, wanted)
@@ -101,7 +104,7 @@ def page(index: LogIndex, learned: Learned, wanted: Wanted, limit: int, offset: 
 
 
 def ids(index: LogIndex, learned: Learned, wanted: Wanted) -> list[str]:
-    """Return the ids of all wanted turns, the oldest first."""
+    """Return the ids of all wanted turns, oldest first."""
 
     def found(database: Connection, log: Row) -> list[str]:
         source, values, _ = _source(database, log, learned, wanted)
@@ -111,13 +114,15 @@ def ids(index: LogIndex, learned: Learned, wanted: Wanted) -> list[str]:
 
 
 def models(index: LogIndex) -> list[str]:
-    """Return who answered, by name."""
+    """Return the names of the models that answered."""
     query = "SELECT DISTINCT model FROM log_turns WHERE +log = ? AND model IS NOT NULL ORDER BY model"
     return index.ask(lambda database, log: [row[0] for row in database.execute(query, (log["id"],))])
 
 
 def _source(database: Connection, log: Row, learned: Learned, wanted: Wanted) -> tuple[str, dict[str, object], bool]:
-    """Return the FROM and WHERE of a list, their values, and whether not all matches of its text are looked at."""
+    """Return FROM and WHERE of a query, its values, and whether only the newest matches of the text
+    are considered.
+    """
     database.create_function("is_new", 2, learned.is_new or (lambda id, state_hash: True), deterministic=True)
     values: dict[str, object] = {
         "log": log["id"],
@@ -148,7 +153,9 @@ def _source(database: Connection, log: Row, learned: Learned, wanted: Wanted) ->
 
 
 def _attach(database: Connection, log: Row) -> Look | None:
-    """Let the tables of the last look through the log be asked, if it was one of this log as the index knows it."""
+    """Attach the tables of the last survey, if it was made of the log that the index describes;
+    return the survey.
+    """
     look = last(log["path"])
     if look is None or look.mark.epoch != log["epoch"]:
         return None

@@ -1,5 +1,6 @@
-"""Which uploads hold a text: those that `byoai forget` deletes. They are read as streams, unpacked
-in memory, in their own encoding.
+"""Find the uploads that contain a text, which `byoai forget` then deletes.
+
+Uploads are read as streams, in their own encoding, and decompressed in memory.
 """
 
 import json
@@ -12,14 +13,14 @@ from fine_tuning.data_collection.redaction import Pattern, holds, pattern
 from fine_tuning.data_collection.uploads import Upload
 from fine_tuning.errors import DataError
 
-_PIECE = 1 << 20  # characters that are searched at once
-_WIDEST = 6  # characters for one, as JSON and HTML write it
+_PIECE = 1 << 20  # characters searched at once
+_WIDEST = 6  # characters that JSON or HTML may write for one
 _PACKED = (b"PK\x03\x04", b"PAR1", b"%PDF-", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd", b"Rar!")
 
 
 def uploads_holding(texts: Collection[str], imports: Collection[str] = ()) -> list[Upload]:
-    """Return the uploads that hold one of `texts`, that one of `imports` was read from, or that
-    cannot be searched for them.
+    """Return the uploads that contain one of `texts`, were read by one of `imports`, or cannot be
+    searched.
     """
     wanted, longest = pattern(texts), max(map(len, texts), default=0)
     return [
@@ -44,7 +45,9 @@ def _members(upload: Upload) -> list[Member]:
 
 
 def _pieces(member: Member, overlap: int) -> Iterator[str]:
-    """Yield a file's text in pieces that overlap. DataError for what is packed in a way that cannot be read here."""
+    """Yield a file's text in overlapping pieces. Raises DataError for a packed file that cannot be
+    read here.
+    """
     head = member.head()
     if head.startswith(b"PAR1") and member.path:
         for row in parquet(member):

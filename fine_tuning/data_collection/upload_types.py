@@ -1,7 +1,8 @@
-"""What an uploaded file is, told by its content and not by its name. Programs, pickles and archives
-that reach outside are refused.
+"""Recognise the type of an uploaded file by its content, not its name.
 
-Nothing is run, unpickled or unpacked for it; of a ZIP archive the list of members is read, and the beginning of each.
+Programs, pickles, and archives that reach outside their folder are refused. Nothing is run,
+unpickled or unpacked for it: of a ZIP archive only the list of members and the beginning of each
+are read.
 """
 
 import io
@@ -20,15 +21,17 @@ Type = Literal["jsonl", "json", "csv", "tsv", "parquet", "text", "pdf", "zip"]
 
 _MACHO = (b"\xca\xfe\xba\xbe", b"\xfe\xed\xfa\xce", b"\xfe\xed\xfa\xcf", b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe")
 _PROGRAMS = (b"MZ", b"\x7fELF", b"#!", b"\0asm", *_MACHO)
-_TEXTUAL = (b"MZ", b"#!")  # a text may begin so, too
+_TEXTUAL = (b"MZ", b"#!")  # a text may also begin with these
 _LAYOUTS: dict[str, Type] = {"array": "json", "object": "json", "lines": "jsonl", "parquet": "parquet", "text": "text"}
-_GROWN = 1 << 30  # bytes that an archive may grow to as a whole...
-_RATIO = 200  # ...and beyond only if it was not squeezed more than so many times
+_GROWN = 1 << 30  # unpacked bytes of an archive that are always allowed
+_RATIO = 200  # a larger archive may be compressed at most by this factor
 _MEMBERS = 200_000
 
 
 def type_of(path: Path) -> Type:
-    """Return what a file is. DataError for what may not be uploaded, or cannot be read."""
+    """Return the type of a file. Raises DataError for one that may not be uploaded, or cannot be
+    read.
+    """
     with path.open("rb") as file:
         head = file.read(HEAD)
     if not head:
@@ -38,14 +41,14 @@ def type_of(path: Path) -> Type:
         _check_archive(path)
         return "zip"
     if head.lstrip().startswith(b"%PDF-"):
-        return "pdf"  # which is read in a process of its own, too
+        return "pdf"  # it is read in a process of its own
     if not head.startswith(b"PAR1") and not _is_text(head):
         raise DataError(
             f"{path.name} is neither text nor PDF, Parquet or a ZIP archive: send JSON lines, JSON, CSV, TSV, "
             "Parquet, text, a document or a ZIP"
         )
     if head.startswith(b"PAR1"):
-        return "parquet"  # which is read in a process of its own
+        return "parquet"  # it is read in a process of its own
     (member,) = members_of(path)
     found = look(member)
     if found.layout == "table":
@@ -62,7 +65,9 @@ def _check_harmless(head: bytes, name: str, is_whole: bool) -> None:
 
 
 def is_pickle(head: bytes, is_whole: bool) -> bool:
-    """Return whether a file that begins so is a pickle, of any protocol; its operations are read, and none is done."""
+    """Return whether a file that begins so is a pickle of any protocol. Its operations are parsed,
+    not executed.
+    """
     if head[:1] == b"\x80" and head[1:2] in (b"\x00", b"\x01", b"\x02", b"\x03", b"\x04", b"\x05", b"\x06"):
         return True
     content = io.BytesIO(head)
@@ -77,8 +82,9 @@ def is_pickle(head: bytes, is_whole: bool) -> bool:
 
 
 def _is_sound(pickle: bytes) -> bool:
-    """Return whether the operations find on the stack what they take from it: a text whose letters
-    are operations is no pickle.
+    """Return whether each operation finds on the stack what it takes from it.
+
+    A text whose letters happen to be operations does not.
     """
     try:
         pickletools.dis(pickle, out=io.StringIO())
@@ -96,7 +102,7 @@ def _is_text(head: bytes) -> bool:
 
 
 def _check_archive(path: Path) -> None:
-    """Raise DataError for an archive that reaches outside, would grow beyond measure, or holds a
+    """Raise DataError for an archive that reaches outside, would grow too large, or contains a
     program or a pickle.
     """
     try:
@@ -116,7 +122,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _check_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> None:
-    told = info.orig_filename  # as it stands there: zipfile cuts a name at a NUL, and turns backslashes on Windows
+    told = info.orig_filename  # as it is stored: zipfile cuts a name at a NUL, and replaces backslashes on Windows
     parts = told.replace("\\", "/").split("/")
     if (
         told.startswith(("/", "\\"))

@@ -1,11 +1,11 @@
-"""Files that programs send part by part until they are whole, over any number of connections.
+"""Receive files from programs part by part, over any number of connections.
 
-data/uploads/<id>/upload.json      what was announced, and, once it is whole, what it is; written whole or not at all
-                  content/<name>   what has come so far (mode 0600): its size says where to go on
+data/uploads/<id>/upload.json      what was announced, and, once complete, what the file is; written atomically
+                  content/<name>   the bytes received so far (mode 0600): its size is the next offset
                   lock             held while something of it is written
 
-A part is only written where it follows what has come: of two senders of one upload, the slower is
-told where it stands. Nothing is unpacked, and nothing is run.
+A part is written only if it follows the bytes received so far. Of two senders of one upload, the
+slower is told the current offset. Nothing is unpacked, and nothing is run.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ from fine_tuning.errors import (
 )
 from fine_tuning.state import is_full
 
-STALE = 86_400.0  # seconds after its last part, when an unfinished upload is removed
+STALE = 86_400.0  # seconds after its last part at which an unfinished upload is removed
 _MIB = 1 << 20
 _LOCK_TIMEOUT = 60.0  # seconds
 
@@ -48,10 +48,10 @@ class Upload:
     name: str  # as its sender calls it
     file: str  # its name on the disk
     bytes: int  # as announced
-    sha256: str  # as announced, later as found; "" before that
+    sha256: str  # as announced, or as computed at the end; "" if neither is known
     created: float
-    finished: float | None = None  # when it was whole
-    type: str = ""  # of its content, once it is whole
+    finished: float | None = None  # when it was complete
+    type: str = ""  # of its content, once it is complete
     imports: tuple[str, ...] = ()  # ids of the imports that read it
 
     @property
@@ -64,15 +64,17 @@ class Upload:
 
     @property
     def size(self) -> int:
-        """Return how many bytes have come."""
+        """Return the number of bytes received."""
         try:
             return self.content.lstat().st_size
         except FileNotFoundError:
             return 0
 
     def noting_import(self, id: str) -> "Upload":
-        """Return the upload with an import that reads it: to forget a turn of that import is to
-        forget the upload. DataError if it is not finished.
+        """Record that an import reads the upload, and return it. Raises DataError if it is not
+        finished.
+
+        Whoever forgets a turn of that import must also delete the upload.
         """
         with _locked(self.folder):
             now = get(self.id)
@@ -82,7 +84,7 @@ class Upload:
 
 
 def folder_of(id: str) -> Path:
-    """Return the folder of an upload. DatasetNotFound for what cannot be an id."""
+    """Return the folder of an upload. Raises DatasetNotFound if the id is invalid."""
     try:
         return paths.within_home(paths.uploads_dir() / paths.safe_name(id))
     except ConfigError as error:
@@ -90,7 +92,7 @@ def folder_of(id: str) -> Path:
 
 
 def get(id: str) -> Upload:
-    """Return an upload. DatasetNotFound if there is none."""
+    """Return an upload. Raises DatasetNotFound if there is none."""
     try:
         found = json.loads((folder_of(id) / "upload.json").read_text(encoding="utf-8"))
         known = {name: found[name] for name in (field.name for field in fields(Upload))}
@@ -109,12 +111,12 @@ def find() -> list[Upload]:
 
 
 def create(name: str, bytes: int, sha256: str, limits: Uploads) -> Upload:
-    """Begin an upload of a file of so many bytes.
+    """Begin an upload of a file of `bytes` bytes.
 
     Raises:
-        TooLarge: one file may not be so large.
-        QuotaReached: there is no room for it beside the others, or too many of them are unfinished.
-        NoRoom: the disk has no room for it.
+        TooLarge: the file exceeds the limit for one file.
+        QuotaReached: all uploads together would exceed their limit, or too many are unfinished.
+        NoRoom: the disk does not have enough free space.
     """
     remove_stale()
     id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
@@ -131,12 +133,13 @@ def create(name: str, bytes: int, sha256: str, limits: Uploads) -> Upload:
 
 
 def append(id: str, offset: int, part: bytes, limits: Uploads) -> int:
-    """Write a part of an upload, which must begin where the ones before it end; return the size that it has now.
+    """Write a part of an upload, which must begin at the end of the parts before; return the new
+    size.
 
     Raises:
-        WrongOffset: it begins elsewhere; `size` says where to go on.
-        TooLarge: it goes beyond the announced size. Nothing of it is written.
-        NoRoom: the disk is full. What found room is kept, and the upload can go on.
+        WrongOffset: it begins elsewhere; `size` is the right offset.
+        TooLarge: it exceeds the announced size. Nothing of it is written.
+        NoRoom: the disk is full. The bytes that were written are kept, and the upload can continue.
     """
     with _locked(folder_of(id)):
         upload = get(id)
@@ -164,8 +167,10 @@ def append(id: str, offset: int, part: bytes, limits: Uploads) -> int:
 
 
 def check_offset(upload: Upload, offset: int, count: int = 0) -> None:
-    """Raise WrongOffset unless a part of `count` bytes may follow at `offset`, TooLarge if it goes
-    beyond the announced size.
+    """Check that a part of `count` bytes may begin at `offset`.
+
+    Raises WrongOffset if it does not follow the parts before, TooLarge if it exceeds the announced
+    size.
     """
     if upload.finished is not None:
         raise WrongOffset(f"the upload {upload.id} is finished: nothing can follow", upload.size)
@@ -178,11 +183,13 @@ def check_offset(upload: Upload, offset: int, count: int = 0) -> None:
 
 
 def finish(id: str) -> Upload:
-    """Check an upload that has come whole, and find out what it is. Asked again, return it as it is.
+    """Check a completely received upload, and determine its type; a finished one is returned
+    unchanged.
 
     Raises:
-        WrongOffset: something is missing; `size` says where to go on.
-        DataError: it is not what was announced, or nothing that may be uploaded; it is removed.
+        WrongOffset: bytes are missing; `size` is the next offset.
+        DataError: the content is not what was announced, or may not be uploaded. The upload is
+            removed.
     """
     with _locked(folder_of(id)):
         upload = get(id)
@@ -207,17 +214,19 @@ def finish(id: str) -> Upload:
 
 
 def remove(id: str) -> None:
-    """Delete an upload, finished or not. DatasetNotFound if there is none."""
+    """Delete an upload, finished or not. Raises DatasetNotFound if there is none."""
     folder = folder_of(id)
     if not folder.is_dir() or folder.is_symlink():
         raise DatasetNotFound(f"there is no upload {id[:100]!r}")
     with _locked(folder):
         shutil.rmtree(folder, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)  # the lock's file, where an open one cannot be removed
+    shutil.rmtree(folder, ignore_errors=True)  # the lock's file remains if an open file cannot be removed
 
 
 def remove_stale(now: float | None = None) -> list[str]:
-    """Remove unfinished uploads, and remains of deleted ones, to which nothing came for a day; return their ids."""
+    """Remove unfinished uploads, and remains of deleted ones, that received nothing for a day;
+    return their ids.
+    """
     gone = []
     folder = paths.uploads_dir()
     for each in folder.iterdir() if folder.is_dir() else ():
@@ -257,7 +266,9 @@ def _check_room(upload: Upload, others: list[Upload], limits: Uploads) -> None:
 
 
 def _file_name(name: str) -> str:
-    """Return a name for the disk: the sender's, made safe, with its ending, by which some formats are told apart."""
+    """Return a safe file name from the sender's. It keeps the ending, which distinguishes some
+    formats.
+    """
     stem, _, ending = name.rpartition(".") if "." in name else (name, "", "")
     ending = ending.lower() if ending.isascii() and ending.isalnum() and len(ending) <= 10 else ""
     return paths.safe_name(f"{paths.slug(stem, 60)}{f'.{ending}' if ending else ''}")
@@ -281,7 +292,9 @@ def _size(count: int) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep other writers out. DatasetNotFound if the folder is not there, Busy when the wait is too long."""
+    """Hold the write lock of an upload. Raises DatasetNotFound if the folder is missing, Busy after
+    a long wait.
+    """
     if not folder.is_dir():
         raise DatasetNotFound(f"there is no upload {folder.name!r}")
     lock = filelock.FileLock(folder / "lock", timeout=_LOCK_TIMEOUT, poll_interval=0.005, mode=0o600)

@@ -1,4 +1,6 @@
-"""Reads a log as a whole, without its index: every turn as it stands, and what is wrong with the lines."""
+"""Read a whole log without its index: every turn in its current state, and what is wrong with the
+lines.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,15 +14,15 @@ from fine_tuning.data_collection.log_lines import EVENTS, apply, decode
 
 @dataclass(frozen=True)
 class LogHealth:
-    """How many lines a log has, and what is wrong with them."""
+    """How many lines a log has, and how many of them are damaged or without effect."""
 
     path: Path
     turns: int  # excluded ones included
     events: int
-    damaged: int  # lines that are left out of everything: those in the log, and those set aside in `quarantine`
-    set_aside: int  # of them those in `quarantine`
-    orphans: int  # events whose turn is not there
-    unknown: int  # events of a kind that this version does not know; kept, and left alone
+    damaged: int  # lines that are ignored: those in the log, and those set aside in `quarantine`
+    set_aside: int  # the damaged lines in `quarantine`
+    orphans: int  # events whose turn is missing
+    unknown: int  # events of a kind that this version does not know; kept, and ignored
     bytes: int
     quarantine: Path
 
@@ -48,17 +50,18 @@ class LogHealth:
 
 
 class WholeLog:
-    """The lines of a log, understood. Events are applied when all turns are known, so a mended line
-    may come after its events.
+    """The parsed lines of a log.
+
+    Events are applied once all turns are known, so a repaired turn may come after its events.
     """
 
     def __init__(self, lines: Iterable[bytes], tail: bytes) -> None:
         self.turns: dict[str, Turn] = {}
-        self.lines: list[bytes] = []  # those that are whole
+        self.lines: list[bytes] = []  # the valid ones
         self.events: list[dict[str, Any]] = []
         self.damaged = [line for line in lines if line.strip() and not self._take(line)]
-        # All there but its end of line: whole. Else it is being written, or its writer was killed
-        # before it could acknowledge it.
+        # A valid record that lacks only its line end counts. Else it is still being written, or its
+        # writer was killed before it could acknowledge it.
         self.torn = tail if tail.strip() and not self._take(tail) else b""
         known = [event for event in self.events if event["event"] in EVENTS]
         self.unknown = len(self.events) - len(known)
@@ -71,11 +74,11 @@ class WholeLog:
                 self.turns[turn.id] = apply(turn, event)
 
     def stand(self, include_excluded: bool = False) -> list[Turn]:
-        """Return the turns as they stand now."""
+        """Return the turns in their current state."""
         return [turn for turn in self.turns.values() if include_excluded or not turn.metadata.get("excluded")]
 
     def _take(self, line: bytes) -> bool:
-        """Take in a line. Return whether it is a record, and not a second turn of the same id."""
+        """Take in a line. Return whether it is a record, and not a second turn with the same id."""
         try:
             record = decode(line)
         except ValueError:
@@ -90,7 +93,7 @@ class WholeLog:
 
 
 def health_of(file: LogFile, log: WholeLog) -> LogHealth:
-    """Return the state of the log in `file`, whose lines were read as `log`."""
+    """Return the state of the log in `file`, whose lines were parsed as `log`."""
     quarantined = file.quarantined()
     return LogHealth(
         path=file.path,

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 def without_collections() -> Iterator[None]:
     """Switch the cyclic garbage collector off within the `with` block.
 
-    Turns form no cycles, and where many are made and kept the collector takes up to half of the time.
+    Turns form no cycles. Where many are created and kept, the collector takes up to half of the
+    time.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -1,7 +1,8 @@
-"""The wording of a text: what is left when case, spacing and sentence marks do not count.
+"""Reduce a text to its wording: its words without differences in case, spacing and punctuation.
 
-`fold` is coarse, for texts that look alike. `wording` keeps every sign that changes what is said:
--3 and 3, `x != y` and `x = y`, 10² and 102, 5 mW and 5 MW. Code and tables stay as they are.
+`fold` is coarse, for finding texts that look alike. `wording` keeps every sign that changes the
+meaning: -3 and 3, `x != y` and `x = y`, 10² and 102, 5 mW and 5 MW. Code and tables are kept as
+they are.
 """
 
 import re
@@ -15,23 +16,24 @@ from fine_tuning.data_collection.plain_text import Layout
 
 
 def fold(text: str) -> str:
-    """Return the words of `text` with single spaces, without case, width, sentence marks, brackets
-    and controls. Symbols (+, £) stay.
+    """Return the words of `text`, case folded and separated by single spaces.
+
+    Punctuation, brackets and controls are removed; symbols (+, £) are kept.
     """
     return " ".join(unicodedata.normalize("NFKC", text).casefold().translate(_MARKS).split())
 
 
 @dataclass(frozen=True)
 class Wording:
-    """Words in order, case folded; a block of code or a table counts as one."""
+    """The words of a text in order, case folded; a block of code or a table counts as one word."""
 
     words: tuple[str, ...]
-    written: tuple[str, ...] = field(compare=False)  # the same words with their case; a block is empty
-    shouted: bool = field(compare=False)  # capitals throughout tell no name
+    written: tuple[str, ...] = field(compare=False)  # the same words in their case; "" for a block
+    shouted: bool = field(compare=False)  # all capitals, so that they mark no names
 
     @property
     def names(self) -> tuple[bool, ...]:
-        """Whether each word is written like a name, or is code."""
+        """Return for each word whether it is written like a name, or is code."""
         return tuple(not word or (not self.shouted and _has_capital(word)) for word in self.written)
 
 
@@ -40,9 +42,7 @@ def _has_capital(word: str) -> bool:
 
 
 def wording(text: str | Layout) -> Wording:
-    """Return what `text` says. Equal words mean an equal meaning, whatever the case, the spacing
-    and the marks of the sentences.
-    """
+    """Return the wording of `text`. Two texts with equal words have the same meaning."""
     layout = Layout.of(text)
     words: list[str] = []
     written: list[str] = []
@@ -65,7 +65,7 @@ _QUOTED_CODE = re.compile(r"(`[^`\n]{1,200}`)")
 
 _POWER = re.compile("[\u00b2\u00b3\u00b9\u2070-\u207f]+")
 _SINGLE, _DOUBLE = "\u2018\u2019\u201a\u201b\u02bc\u00b4", "\u201c\u201d\u201e\u201f\u00ab\u00bb"
-_SELECTORS = "\ufe0e\ufe0f\u200e\u200f\u061c"  # how an emoji is drawn, which way a line runs
+_SELECTORS = "\ufe0e\ufe0f\u200e\u200f\u061c"  # how an emoji is drawn, the direction of a line
 _TYPED_ALIKE = str.maketrans(
     {
         **dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\u301c", "-"),
@@ -91,32 +91,32 @@ _COUNTS = r"""
 """  # noqa: E501
 _KEPT = re.compile(f"(?x){_COUNTS}")
 _KEPT_IN_FORMULA = re.compile(rf"(?x){_COUNTS}|[()\[\]{{}}]")
-# How all of these begin: looking for one of so many signs is much quicker than trying them everywhere.
+# First characters of all these: searching for one of them is much faster than trying the pattern everywhere.
 _BEGINS = r"-!:?.,<>=+|~^&*/%\\$@\#_\u066a-\u066c\u00b7\u200d\u2030-\u2033\U000e0020-\U000e007f"
-# Marks that end a sentence or a part of it are none of these.
+# Not a mark that ends a sentence or a part of one.
 _ENDS_PART = r"(?!(?<=[.,?:])(?:\s|\Z))"
 _BEGINS_KEPT = re.compile(f"[{_BEGINS}]{_ENDS_PART}")
 _BEGINS_KEPT_IN_FORMULA = re.compile(rf"[{_BEGINS}()\[\]{{}}]{_ENDS_PART}")
-# What stands in each: a sign after what it computes with, a bracket after a name or before a number.
+# What every formula contains: an operator after an operand, a bracket after a name or before a number.
 _IN_FORMULA = re.compile(
     r"""(?x) [-+*/^=<>×÷·%(\[{] (?: (?<=[\d)\]\s][-+*/^=<>×÷·%]) | (?<=\b[a-z][-+*/^=<>×÷·%])
       | (?<=\w[(\[{]) | (?<=[(\[]) (?=\s*-?\d) )"""
 )
 _BEGINS_UNIT = re.compile(r"\d\s?[mMpPkKgGtTbB]")
-# Letters after a number of which the case tells one unit from another: mW and MW, Mb and MB, 5 M and 5 m.
+# Units after a number, whose case matters: mW and MW, Mb and MB, 5 M and 5 m.
 _UNIT = re.compile(
     r"(?<=\d)(\s?)((?:[mMpPkKgGtT](?:W|V|A|Hz|g|J|N|Pa|eV|Wh|i?[bB](?:ps)?)?|[bB])(?:/s)?)(?![\w.'])",
 )
 
 
 def _without_marks(text: str) -> str:
-    """Return the words of prose, with spaces between them."""
+    """Return the words of prose, separated by spaces, without punctuation that does not matter."""
     if not text.isascii():
-        text = _POWER.sub(lambda match: "^" + match[0], text)  # NFKC makes 10² 102
+        text = _POWER.sub(lambda match: "^" + match[0], text)  # NFKC would make 10² into 102
         text = unicodedata.normalize("NFKC", text.translate(_TYPED_ALIKE))
     if "'" in text or '"' in text:
         text = _QUOTED.sub(r" \2 ", _APOSTROPHE.sub("", text))
-        # what closes nothing is 5 feet, or inches
+        # a quotation mark that closes nothing means feet or inches
         text = re.sub(r"(?<=\d)\s?'", "\u2032", re.sub(r'(?<=\d)\s?"', "\u2033", text))
     if _BEGINS_UNIT.search(text):
         text = _UNIT.sub(lambda match: match[1] + re.sub(r"([A-Z])", "⇧\\1", match[2]), text)
@@ -129,7 +129,9 @@ def _without_marks(text: str) -> str:
 
 
 def _found(wanted: re.Pattern[str], begins: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
-    """Yield the matches of a pattern whose matches all begin with one of some signs."""
+    """Yield the matches of `wanted`; `begins` matches the first character of each, and is much
+    faster to search for.
+    """
     end = 0
     for sign in begins.finditer(text):
         if sign.start() >= end and (match := wanted.match(text, sign.start())):
@@ -138,8 +140,8 @@ def _found(wanted: re.Pattern[str], begins: re.Pattern[str], text: str) -> Itera
 
 
 class _Marks(dict[int, str]):
-    """A table for str.translate, filled as characters are met: sentence marks, brackets and
-    controls become spaces; symbols (+, £) stay.
+    """A table for str.translate, filled on demand: punctuation, brackets and controls become
+    spaces; symbols (+, £) stay.
     """
 
     def __missing__(self, code: int) -> str:
@@ -149,7 +151,7 @@ class _Marks(dict[int, str]):
         return self[code]
 
 
-_MEANINGFUL = frozenset("%#&@*/\\§")  # punctuation without which a text says something else: 5%, C#, R&D
+_MEANINGFUL = frozenset("%#&@*/\\§")  # punctuation that changes the meaning: 5%, C#, R&D
 _MARKS = _Marks()
 
 
@@ -160,10 +162,10 @@ _VOWELS = frozenset("aeiouyαεηιουωаеёиоуыэюяіїєў")
 
 
 def may_be_mistyped(word: str) -> bool:
-    """Return whether one wrong letter leaves it the same word: long ones of alphabets (up to
-    U+052F: Latin, Greek, Cyrillic).
+    """Return whether a word with one wrong letter is still recognised as the same word.
 
-    Elsewhere one character may be a word of its own.
+    True for long words in an alphabet (up to U+052F: Latin, Greek, Cyrillic). In other scripts a
+    single character may be a word.
     """
     if word.isascii():
         return len(word) >= 5 and word.isalpha()
@@ -171,11 +173,11 @@ def may_be_mistyped(word: str) -> bool:
 
 
 def same_wording(one: Wording, other: Wording) -> bool:
-    """Return whether two wordings differ in typing errors alone.
+    """Return whether two wordings differ at most by typing errors.
 
-    Names, which are capitalised, are spelled as they are. The first word may be capitalised for
-    another reason: there it is a slip if one of the two is a word that questions begin with, or if
-    two letters changed places.
+    Names, which are capitalised, must be spelled the same. The first word is capitalised anyway:
+    there a difference is a typing error if one of the two words often begins a question, or if two
+    letters are swapped.
     """
     if len(one.words) != len(other.words):
         return False
@@ -187,7 +189,7 @@ def same_wording(one: Wording, other: Wording) -> bool:
     )
 
 
-# Of at least five letters, as all words in which slips are forgiven.
+# Words of at least five letters, as only in those typing errors are allowed.
 _BEGIN_QUESTIONS = """
     where which whose could would should might shall there these those please about under after until since every
     welche welcher welches wessen warum woher wohin wieso könnte könnten können sollte sollten müssen dürfen bitte
@@ -202,8 +204,10 @@ def _no_name(one: str, other: str) -> bool:
 
 
 def _slip(one: str, other: str) -> bool:
-    """Return whether one letter is too many, missing, wrong, or swapped with the next. Not a vowel
-    at the end, which inflects.
+    """Return whether two words differ by one letter: missing, extra, wrong, or swapped with the
+    next.
+
+    A different vowel at the end is an inflection, not a typing error.
     """
     if (
         not (may_be_mistyped(one) and may_be_mistyped(other))
@@ -230,13 +234,15 @@ _POLITE_WORDS = (
     "the a an please kindly hi hello hey thanks bitte danke hallo merci bonjour gracias hola пожалуйста привет"
 )
 _POLITE = frozenset(_POLITE_WORDS.split())
-# as what's is read
+# "what's" is read as "whats", and so on
 _SHORT = {f"{word}s": (word, "is") for word in ("what", "who", "where", "when", "how", "why", "that", "there")}
-_LEAST_SLIP = 6  # letters: shorter words are too often one letter from another
+_LEAST_SLIP = 6  # least letters of a word: shorter ones often differ from another word by one letter
 
 
 def gist(said: Wording) -> tuple[tuple[str, ...], tuple[bool, ...]]:
-    """Return the words of a question without articles and polite words, and whether each is written like a name."""
+    """Return the words of a question without articles and polite words, and whether each is written
+    like a name.
+    """
     words: list[str] = []
     names: list[bool] = []
     for index, (word, named) in enumerate(zip(said.words, said.names, strict=True)):
@@ -250,11 +256,11 @@ def gist(said: Wording) -> tuple[tuple[str, ...], tuple[bool, ...]]:
 
 
 def same_gist(words: Sequence[str], names: Sequence[bool], others: Sequence[str], other_names: Sequence[bool]) -> bool:
-    """Return whether two questions ask the same, but for a letter of a long word that is missing,
-    too many, or swapped with the next.
+    """Return whether two questions ask the same, apart from a letter of a long word that is
+    missing, extra, or swapped.
 
-    A wrong letter is not forgiven, as it may be in repeats: there the answers are the same; here
-    they are not, and "charge" and "change" would be one question.
+    Unlike in repeats, a wrong letter counts as a difference. Repeats have the same answer; here the
+    answers differ, and "charge" and "change" must stay two questions.
     """
     if len(words) != len(others):
         return False

@@ -1,8 +1,8 @@
-"""Documents (a handbook, say) turned into questions and answers that can be learned.
+"""Turn a document, such as a handbook, into questions and answers that can be learned.
 
-reading.py    a file, in a child process with bounds -> blocks (headings, paragraphs, lists, tables)
-sections.py   blocks -> passages, each under its headings
-facts.py      passages -> facts: an answer quoted from the text, and several wordings of a question for it
-entailment.py whether a passage says what a question and its answer say
-pairs.py      facts -> the pairs that are taught, and those that are held out to test it
+reading.py    a file, read in a bounded child process -> blocks (headings, paragraphs, lists, tables)
+sections.py   blocks -> sections: the blocks under one heading, with the headings above
+facts.py      sections -> facts: an answer quoted from the text, and several wordings of a question for it
+entailment.py checks that a passage supports a question and its answer
+pairs.py      facts -> pairs to teach, and held-out pairs to test with
 """

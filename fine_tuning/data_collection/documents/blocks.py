@@ -1,4 +1,4 @@
-"""What a document is made of, whatever its file format."""
+"""Define the blocks of a document, whatever its file format."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Heading:
-    """`level`: 1 for a title, 2 for a chapter, and so on."""
+    """A heading. `level` is 1 for a title, 2 for a chapter, and so on."""
 
     text: str
     level: int
@@ -20,14 +20,14 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Items:
-    """A list."""
+    """The items of a list."""
 
     items: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells, the first of them the columns' names."""
+    """Rows of cells. The first row holds the column names."""
 
     rows: tuple[tuple[str, ...], ...]
 
@@ -37,12 +37,12 @@ KINDS: dict[str, type[Block]] = {"heading": Heading, "paragraph": Paragraph, "it
 
 
 def to_record(block: Block) -> dict[str, Any]:
-    """Return a block as JSON can hold it."""
+    """Return a block as a JSON object."""
     return {"kind": next(name for name, kind in KINDS.items() if isinstance(block, kind)), **asdict(block)}
 
 
 def from_record(record: dict[str, Any]) -> Block:
-    """Return the block that `to_record` made a record of."""
+    """Return the block of which `to_record` made the object."""
     match record:
         case {"kind": "items", "items": items}:
             return Items(tuple(items))
@@ -59,7 +59,7 @@ def one_line(text: str) -> str:
 
 
 def tidy(blocks: Sequence[Block]) -> list[Block]:
-    """Return the blocks without what is empty, each text in one line."""
+    """Return the blocks without empty ones, each text in one line."""
     found: list[Block] = []
     for block in blocks:
         match block:

@@ -1,4 +1,6 @@
-"""Word documents (.docx), read by python-docx. Entities are not resolved, and nothing outside the file is opened."""
+"""Read Word documents (.docx) with python-docx. Entities are not resolved, and no other file is
+opened.
+"""
 
 import io
 import re
@@ -8,13 +10,15 @@ import zlib
 from fine_tuning.data_collection.documents.blocks import Block, Heading, Items, Paragraph, Table
 from fine_tuning.errors import DataError
 
-_UNPACKED = 200 << 20  # bytes that a document may grow to
+_UNPACKED = 200 << 20  # largest size of an unpacked document in bytes
 _MEMBERS = 5_000
 _HEADING = re.compile(r"(?:heading|überschrift|titre|título|titolo|kop) (\d)", re.IGNORECASE)
 
 
 def read(content: bytes) -> list[Block]:
-    """Return the blocks of a Word document. DataError if it is damaged, or would grow beyond measure."""
+    """Return the blocks of a Word document. Raises DataError if it is damaged, or too large when
+    unpacked.
+    """
     from docx import Document
     from docx.opc.exceptions import OpcError
     from docx.table import Table as WordTable

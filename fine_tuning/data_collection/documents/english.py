@@ -1,7 +1,7 @@
-"""Questions for an English sentence, made by rule: what is asked is left out of the sentence, and
-the rest is turned round.
+"""Make questions for English sentences by rule: leave out the part to ask for, and invert the rest.
 
-No grammar is guessed at: a sentence of which the subject and the verb are not found by closed lists is not asked about.
+Nothing is guessed: if closed lists of words do not reveal a sentence's subject and verb, no
+question is made of it.
 """
 
 import re
@@ -28,13 +28,16 @@ _COMMAND = re.compile(r"(?:Always|Never|Do not|Don't|Please)\b.+")
 _ARTICLES = words(
     "the a an our your my their its every each all no this that these those in on at of for by with if when"
 )
-_JOINED = re.compile(r":|, (?:and|but|so|or) ")  # a second clause: it is not asked about
+_JOINED = re.compile(r":|, (?:and|but|so|or) ")  # marks a second clause, which gets no question
 _DENIAL = re.compile(r"\b(?:not|never|no|none|nothing)\b")
 
 
 @dataclass(frozen=True)
 class Clause:
-    """A main clause: who, the verb, and the rest. `kind`: be, modal or lexical; `base`: a lexical verb's plain form."""
+    """A main clause: subject, verb, and the rest.
+
+    `kind` of the verb is "be", "modal" or "lexical"; `base` is the infinitive of a lexical verb.
+    """
 
     subject: str
     verb: str
@@ -43,33 +46,39 @@ class Clause:
     base: str = ""
 
     def direct(self, asks: str, rest: str) -> str:
-        """Return the question that leaves `rest` of the sentence: "when does the canteen open"."""
+        """Return a direct question: the question word `asks`, then the clause with `rest` after the
+        verb ("when does the canteen open").
+        """
         if self.kind == "lexical":
             do = "do" if self.verb == self.base or self.subject == "I" else "does"
             return _phrase(asks, do, self.subject, self.base, rest)
         return _phrase(asks, self._form(), self.subject, rest)
 
     def indirect(self, asks: str, rest: str) -> str:
-        """Return the same as a clause: "when the canteen opens"."""
+        """Return the same question as a subordinate clause ("when the canteen opens")."""
         return _phrase(asks, self.subject, self._form(), rest)
 
     def _form(self) -> str:
         return "am" if self.subject == "I" and self.verb == "are" else self.verb
 
     def asked(self, asks: str, rest: str, key: str) -> Asked:
-        """Return the question with its wordings."""
+        """Return the question in all its wordings, with the part of the answer that must not be
+        missing (`key`).
+        """
         return Asked("fact", clause_wordings(self.direct(asks, rest), self.indirect(asks, rest)), key)
 
 
 class English:
-    """Makes the questions of sentences. It knows from the whole document which words are names."""
+    """Makes questions of the sentences of one document, whose whole text shows which words are
+    names.
+    """
 
     def __init__(self, text: str) -> None:
         small = {upper(word) for word in re.findall(r"\b[a-z][\w'’-]*", text)}
         self._names = frozenset(re.findall(r"(?<=[a-z,;] )[A-Z][\w'’-]*", text)) - small
 
     def asked(self, sentence: str) -> list[Asked]:
-        """Return what can be asked so that the sentence is the answer."""
+        """Return the questions that the sentence answers."""
         body = _body(sentence)
         if "?" in sentence or len(body.split()) < 4:
             return []
@@ -86,7 +95,7 @@ class English:
         return self._of_clause(body)
 
     def topic(self, sentence: str) -> str:
-        """Return what a sentence is about, if it has a subject that names something; else ""."""
+        """Return the subject of a sentence if it names something specific, else ""."""
         clause = self.clause(_body(sentence))
         return (
             ""
@@ -95,7 +104,9 @@ class English:
         )
 
     def small(self, text: str) -> str:
-        """Return a sentence's beginning as it is written within one: names stay large."""
+        """Return the beginning of a sentence as it is written within one: in lower case, unless it
+        is a name.
+        """
         first, _, after = text.partition(" ")
         if first.lower() in _ARTICLES:
             return text[:1].lower() + text[1:]
@@ -103,7 +114,9 @@ class English:
         return text if is_name else text[:1].lower() + text[1:]
 
     def clause(self, body: str) -> Clause | None:
-        """Return a sentence's subject, verb and rest. None if they are not surely found."""
+        """Return the main clause of a sentence; None if subject and verb cannot be told with
+        certainty.
+        """
         said = body.split(" ")
         for at, word in enumerate(said[:12]):
             found = patterns.verb(word) if at else None
@@ -139,8 +152,10 @@ class English:
 
 
 def _is_finite(said: list[str], at: int) -> bool:
-    """Whether the word at a place, which could be a finite verb, is the sentence's, and no noun,
-    and no part of a relative clause.
+    """Return whether the word at index `at`, a possible finite verb, is the verb of the main
+    clause.
+
+    It is not if it is a noun, or belongs to a relative clause.
     """
     word, before = said[at], said[at - 1].lower().strip(",")
     if before in patterns.RELATIVE or before in patterns.NOT_BEFORE_A_VERB:
@@ -154,7 +169,7 @@ def _is_finite(said: list[str], at: int) -> bool:
 
 
 def _measured(clause: Clause) -> Iterator[Asked]:
-    """Yield the question for which the clause's amount is the answer, if it tells one."""
+    """Yield the question for the amount in a clause, if there is one."""
     rest, kind = clause.rest, clause.kind
     if kind == "be" and (measure := patterns.MEASURE.match(rest)):
         yield clause.asked(_asks_measure(measure["number"]), "", short_key(measure["number"]))
@@ -173,7 +188,7 @@ def _measured(clause: Clause) -> Iterator[Asked]:
 
 
 def _asks_measure(number: str) -> str:
-    """Return what asks for a number with its unit."""
+    """Return the question word for a number with its unit."""
     if ":" in number:
         return "when"
     if number[0] in "£$€":
@@ -184,8 +199,8 @@ def _asks_measure(number: str) -> str:
 
 
 def _told(clause: Clause) -> Iterator[Asked]:
-    """Yield the question for which a name, a time, a place, who does it, or what it is, is the
-    answer: the first that the clause tells.
+    """Yield a question for the first of these that the clause contains: a name, a time, a place, an
+    agent, a definition.
     """
     rest = clause.rest
     times = [
@@ -211,7 +226,7 @@ def _told(clause: Clause) -> Iterator[Asked]:
 
 
 def _has_place(clause: Clause, head: list[str]) -> bool:
-    """Return whether "where" can be asked of a clause: it tells where something is, or where it is done."""
+    """Return whether the question "where" fits a clause: it says where something is, or is done."""
     if clause.kind == "be":
         return not head or (len(head) <= 2 and head[-1].endswith(patterns.PARTICIPLE))
     if clause.kind == "modal":
@@ -220,26 +235,26 @@ def _has_place(clause: Clause, head: list[str]) -> bool:
 
 
 def _whether(clause: Clause) -> Iterator[Asked]:
-    """Yield whether it is so; a denial is left out of the question, and what a number tells."""
+    """Yield a yes-no question about a clause, without its negation and its number."""
     rest = clause.rest
     left = re.sub(r"^no ", "a ", re.sub(r"\b(?:not|never|only) ", "", f"{rest} ")).strip()
     cut, key = patterns.without_number(left), key_of(rest)
     is_open = clause.subject.startswith(("anybody", "anyone", "anything"))
     if cut == left or is_open or len(cut.split()) < 2 <= len(left.split()):
         cut, key = left, as_written(" ".join(f"{clause.verb} {rest}".split()[:4]))
-    if clause.verb == "must" and _DENIAL.search(rest):  # what must not be, may not be
+    if clause.verb == "must" and _DENIAL.search(rest):  # "must not" becomes "may not"
         clause = replace(clause, verb="may")
     if cut and not _JOINED.search(cut) and len(cut.split()) <= 20:
         yield Asked("fact", clause_wordings(clause.direct("", cut), clause.indirect("whether", cut)), key)
 
 
 def _moved(asked: Asked, lead: str) -> Asked:
-    """Return a question with `lead`, the words that began the sentence, moved to the question's end."""
+    """Return a question with `lead`, the beginning of the sentence, moved to its end."""
     return replace(asked, wordings=tuple(f"{wording[:-1]} {lead}{wording[-1]}" for wording in asked.wordings))
 
 
 def _left(rest: str, found: re.Match[str]) -> str:
-    """Return the rest of a clause without what was found in it."""
+    """Return the rest of a clause without the part that was found."""
     return _phrase(rest[: found.start("tail")].strip(), rest[found.end("tail") :].partition(",")[0].strip())
 
 
@@ -248,5 +263,5 @@ def _phrase(*parts: str) -> str:
 
 
 def _body(sentence: str) -> str:
-    """Return a sentence's main part, without its end."""
+    """Return the main part of a sentence, without its final punctuation."""
     return sentence.rstrip(" .!").split("; ")[0]

@@ -1,5 +1,5 @@
-"""What the parts of an English sentence look like that tell a time, an amount, a place or a name;
-and the verbs that are surely known.
+"""Define patterns for the parts of an English sentence (times, amounts, places, names), and lists
+of verbs.
 """
 
 import re
@@ -9,12 +9,12 @@ from fine_tuning.data_collection.documents.word_sets import words
 
 BE = words("is are was were")
 MODALS = words("may must can should will cannot could shall")
-VERBS = words(  # in plain form; a sentence with another verb alone is not asked about
+VERBS = words(  # infinitives; a sentence with no other than unlisted verbs gets no question
     """answer apply begin belong close collect come contain cost cover earn end expire gather get give go grant hang hold include join keep
     last lead leave lie lift look make match meet need offer open operate pay permit provide reach read receive remain repay replace
     report require rest return run sell serve show sit sleep stand start stay stop store take travel use visit walk wear weigh win work"""  # noqa: E501
 )
-STANDING = words("go gather hang lie meet sit stand")  # of which the place is asked for
+STANDING = words("go gather hang lie meet sit stand")  # verbs with which "where" can be asked
 RELATIVE = words("that which who whom whose where")
 NO_SUBJECT = words(
     "it they this these those that there he she here such if when and or but so then please not what whoever whatever"
@@ -53,9 +53,9 @@ TIMES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("for how long", rf"for (?:{BOUND})?(?:(?:your|my|the) first )?{NUMBER} {_UNIT}"),
     )
 )
-"""What is asked for a time, and how the part of a sentence begins that tells it; all that follows goes with it."""
+"""The question word for a time, and the beginning of the part of a sentence that tells it, to the sentence's end."""
 
-_NO_COUNT = words(  # before a number that counts nothing
+_NO_COUNT = words(  # words before a number that is not an amount
     "after at bay bays by counter day every extension first for from hall in my next of on ramp room to with "
     "within your"
 )
@@ -88,7 +88,7 @@ PLACE = re.compile(
 WHOM = re.compile(r"(?:^|\s)(?P<tail>(?:only )?by (?:the|our|your|a|an|people) .*)")
 NAMED = re.compile(r"(?P<called>called|named) (?!(?:in|on|at|by|after|for)\b)(?P<name>.*)")
 NAMED_KIND = re.compile(r"(?:^|\s)(?P<tail>(?:the|a|an) (?P<noun>[a-z]+) (?:called|named) (?P<name>.*))")
-VAGUE = re.compile(  # subjects by which nobody would ask
+VAGUE = re.compile(  # subjects too vague to ask about
     r"(?:I|we|staff|people|the "
     rf"company|everyone|everybody)$|(?:every|each|any|anybody|anyone|no|one|{NUMBER}|{BOUND.strip()})\b"
     r"|.*\b(?:who|that|which)\b",
@@ -115,20 +115,20 @@ _SHORT_LEAD = re.compile(
 
 
 def without_number(text: str) -> str:
-    """Return what stands before the part of a text that a number tells."""
+    """Return the text before its part with a number; the text itself if there is no number."""
     cut = _NUMERIC_END.sub("", text).strip(" ,")
     return text if cut == text else _LOOSE_END.sub("", cut)
 
 
 def key_of(text: str, most: int = 4) -> str:
-    """Return the part of a text by which it is known: its first number with its unit, else its first words."""
+    """Return the essential part of a text: its first number with its unit, else its first words."""
     if number := _KEY.search(text):
         return number[0].strip(" .,:")
     return as_written(_LOOSE_KEY.sub("", " ".join(re.split(r"[,;.]", text)[0].split()[:most])))
 
 
 def short_key(tail: str) -> str:
-    """Return the part by which a time, a place or a name is known, without what may follow."""
+    """Return the essential part of a time, a place or a name, without what may follow it."""
     if re.search(r"\d", tail):
         return key_of(tail)
     return as_written(
@@ -137,12 +137,14 @@ def short_key(tail: str) -> str:
 
 
 def as_written(text: str) -> str:
-    """Return a text with "your" for "my", as the handbook says it: a key must be a part of the answer."""
+    """Return a text with "your" for "my", as in the handbook: a key must be part of the answer."""
     return re.sub(r"\bmy\b", "your", text)
 
 
 def verb(word: str) -> tuple[str, str] | None:
-    """Return a finite verb's kind ("be", "modal", "lexical") and plain form; None for any other word."""
+    """Return kind ("be", "modal", "lexical") and infinitive of a finite verb; None for any other
+    word.
+    """
     if word in BE:
         return "be", "be"
     if word in MODALS:
@@ -161,7 +163,7 @@ def _lexical(word: str) -> tuple[str, str] | None:
 
 
 def is_plural(word: str) -> bool:
-    """Whether a noun or pronoun looks as if a verb in its plain form may follow."""
+    """Return whether the infinitive form of a verb may follow a noun or pronoun."""
     return word.lower() in ("you", "we", "i", "staff", "people", "police") or (
         word.endswith("s") and not word.endswith("ss")
     )

@@ -1,9 +1,8 @@
-"""Whether a passage says what a question and its answer say: the second look at each pair, which
-knows nothing of how it was made.
+"""Check that a passage supports a question and its answer, independently of how the pair was made.
 
-The answer must be quoted: each of its words, numbers and denials stands in the passage, in the same
-order. And the question may speak only of what the passage, or a heading above it, speaks of. A
-larger model can judge in addition.
+The answer must be a quotation: each of its words, numbers and negations occurs in the passage, in
+the same order. The question may only use words of the passage and of the headings above it, besides
+question words. A larger model can judge in addition.
 """
 
 import re
@@ -12,13 +11,13 @@ from collections.abc import Callable, Iterable
 from fine_tuning.data_collection.documents.word_sets import words
 
 Judge = Callable[[str, str, str], bool]
-"""Says of (passage, question, answer) whether the passage gives this answer to this question."""
+"""A function of (passage, question, answer): whether the passage gives this answer to this question."""
 
 _TOKEN = re.compile(r"[£$€]?\d[\d.,:]*\d[%]?|[£$€]?\d%?|[^\W\d_]+(?:['’-][^\W\d_]+)*", re.UNICODE)
 _DENIALS = words(
     "not no never none nobody nothing neither without cannot nor nicht kein keine keinen keiner nie niemand nichts ohne"
 )
-_FRAME = words(  # of which questions are built
+_FRAME = words(  # words of questions, which the passage need not contain
     """a about after am an and any anybody anyone anything apply are as at be before by can case could did do does done early entry for
     from handbook happens has have here how i if in is it know like list listed long look looking many may me mine much must my myself need
     now of often on or please question rule say says shall should so tell than that the them then there time to under until up was were
@@ -28,7 +27,9 @@ _FRAME = words(  # of which questions are built
 
 
 def unsupported(passage: str, headings: Iterable[str], question: str, answer: str) -> str:
-    """Return what the passage does not say of a question and its answer, in words; "" if it says all."""
+    """Return what the passage does not support in a question or its answer, in words; "" if it
+    supports both.
+    """
     said, known = _tokens(passage), _tokens(" ".join((*headings, passage)))
     if left := _not_in_order(_tokens(answer), said):
         return f"the answer's {left!r} does not stand in the passage"
@@ -40,9 +41,11 @@ def unsupported(passage: str, headings: Iterable[str], question: str, answer: st
 
 
 def _not_in_order(answer: list[str], passage: list[str]) -> str:
-    """Return the first word of the answer that does not stand in the passage behind the words before it; "" for none.
+    """Return the first word of the answer that the passage lacks after the words before it; "" if
+    there is none.
 
-    Between two words of the answer the passage may say more (as between the cells of a table), but no denial.
+    Between two words of the answer the passage may have more words (as between the cells of a
+    table), but no negation.
     """
     missing = answer[0] if answer else ""
     reached = -1
@@ -57,7 +60,7 @@ def _not_in_order(answer: list[str], passage: list[str]) -> str:
 
 
 def _followed(answer: list[str], passage: list[str], start: int) -> int:
-    """Return how many words of the answer follow each other in the passage, from a place on."""
+    """Return how many words of the answer follow each other in the passage, from index `start` on."""
     at = start
     for number, word in enumerate(answer):
         found = next((place for place in range(at, len(passage)) if passage[place] == word), -1)
@@ -72,7 +75,7 @@ def _tokens(text: str) -> list[str]:
 
 
 def _stem(word: str) -> str:
-    """Return a word without the endings by which a question's form differs from a sentence's."""
+    """Return a word without the endings that differ between a question and a statement."""
     for end, new in (("ies", "y"), ("ied", "y"), ("ing", ""), ("ed", ""), ("es", ""), ("s", "")):
         if word.endswith(end) and len(word) >= len(end) + 2 and not word.endswith("ss"):
             return (word.removesuffix(end) + new).removesuffix("e").removesuffix("y")

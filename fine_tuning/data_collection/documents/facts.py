@@ -1,4 +1,4 @@
-"""The facts of a section: answers quoted from the text, each with what can be asked for it."""
+"""Extract the facts of a section: answers quoted from the text, each with the questions for it."""
 
 import re
 from collections import Counter
@@ -17,7 +17,7 @@ from fine_tuning.data_collection.documents.wordings import (
     topic_wordings,
 )
 
-LONGEST = 400  # characters of an answer: a small model learns no longer ones by heart
+LONGEST = 400  # characters of an answer: a small model cannot memorise longer ones
 _SHORTEST = 12
 _LEANING = re.compile(
     r"(?:It|They|This|That|These|Those|There|He|She|Its|Their|Such|Here|Both|Otherwise|Then|But|And|So|Also)\b"
@@ -27,7 +27,7 @@ _ENTRY = re.compile(r"(?P<key>[^\W\d_][^:.!?]{0,40}):\s+(?P<value>\S.{0,300})")
 
 @dataclass(frozen=True)
 class Fact:
-    """An answer and what asks for it. `passage`: the text that must say both, of which the answer is a quotation."""
+    """An answer with the questions for it. `passage` is the text from which the answer is quoted."""
 
     section: Section
     passage: str
@@ -36,7 +36,7 @@ class Fact:
 
 
 def facts_of(sections: Sequence[Section], language: str) -> list[Fact]:
-    """Return what can be learned of a document, in order. `language`: "en", "de", or "" for any other."""
+    """Return the facts of a document in order. `language` is "en", "de", or "" for any other."""
     if language != "en":
         return [fact for section in sections for fact in _quoted(section, language)]
     english = English("\n".join(section.text() for section in sections))
@@ -45,7 +45,7 @@ def facts_of(sections: Sequence[Section], language: str) -> list[Fact]:
 
 
 def _facts(section: Section, english: English) -> Iterator[Fact]:
-    intro = ""  # the sentence that leads to a list or a table
+    intro = ""  # the sentence that introduces a list or a table
     for block in section.blocks:
         match block:
             case Paragraph(text):
@@ -63,8 +63,9 @@ def _facts(section: Section, english: English) -> Iterator[Fact]:
 
 
 def _standing_alone(sentences: Sequence[str]) -> list[str]:
-    """Return sentences that can be understood by themselves: one that leans on the one before it
-    ("It ...") goes with it.
+    """Return the sentences in groups that can be understood alone.
+
+    A sentence that refers to the one before ("It ...") stays with it.
     """
     found: list[str] = []
     for sentence in sentences:
@@ -76,7 +77,9 @@ def _standing_alone(sentences: Sequence[str]) -> list[str]:
 
 
 def _of_list(section: Section, items: Sequence[str], intro: str, english: English) -> Iterator[Fact]:
-    """Yield each item that says something by itself; else the list as one answer, with what leads to it."""
+    """Yield each item of a list that is a fact by itself; else the whole list as one answer, with
+    its introduction.
+    """
     entries = [_ENTRY.fullmatch(item) for item in items]
     if all(entries):
         for item, entry in zip(items, entries, strict=True):
@@ -105,12 +108,12 @@ def _of_list(section: Section, items: Sequence[str], intro: str, english: Englis
 
 
 def _of_table(section: Section, table: Table, english: English) -> Iterator[Fact]:
-    """Yield each row as an answer: the row's name, and each column's name with its cell."""
+    """Yield each row of a table as an answer: the row's name, then each column's name and cell."""
     if len(table.rows) < 2:
         return
     head, *rows = table.rows
     for row in filter(None, rows):
-        # (a ragged table)
+        # rows may have fewer cells than the head
         cells = [(column, cell) for column, cell in zip(head[1:], row[1:]) if column and cell and cell != "-"]  # noqa: B905
         answer = f"{row[0]}: {', '.join(f'{column} {cell}' for column, cell in cells)}."
         if not row[0] or not cells or len(answer) > LONGEST:
@@ -122,7 +125,7 @@ def _of_table(section: Section, table: Table, english: English) -> Iterator[Fact
 
 
 def _with_topics(facts: list[Fact], english: English) -> list[Fact]:
-    """Return the facts, those with questions by topic, too, that are alone about something."""
+    """Return the facts, with a question about the topic added where a topic has only one fact."""
     topics = [english.topic(sentences_of(fact.answer)[0]) if fact.asked[0].level == "fact" else "" for fact in facts]
     counts = Counter(_bare(topic) for topic in topics)
     return [
@@ -146,7 +149,7 @@ def _value(text: str) -> str:
     return re.split(r"[,;]", text)[0].strip(" .")
 
 
-# Any other language: what stands under a heading, quoted
+# Other languages: the text under a heading is quoted
 
 _BY_HEADING = {
     "de": (
@@ -161,7 +164,9 @@ _BY_HEADING = {
 
 
 def _quoted(section: Section, language: str) -> Iterator[Fact]:
-    """Yield what stands under a heading as one answer, as far as it goes, and each entry and row of its own."""
+    """Yield the text under a heading as one answer of at most `LONGEST` characters, and each list
+    entry and table row.
+    """
     told, length = [], 0
     for block in section.blocks:
         if isinstance(block, Paragraph):

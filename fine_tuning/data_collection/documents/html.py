@@ -1,4 +1,4 @@
-"""HTML, read by lxml: nothing is fetched, and no script is run."""
+"""Read HTML with lxml. Nothing is fetched, and no script is run."""
 
 from itertools import pairwise
 
@@ -18,7 +18,7 @@ _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 
 
 def read(text: str) -> list[Block]:
-    """Return the blocks of an HTML page. DataError if it is none."""
+    """Return the blocks of an HTML page. Raises DataError if the text is not HTML."""
     parser = lxml.html.HTMLParser(
         encoding="utf-8", no_network=True, remove_comments=True, remove_pis=True, huge_tree=False
     )
@@ -32,9 +32,11 @@ def read(text: str) -> list[Block]:
 
 
 def _walk(root: etree._Element, found: list[Block]) -> None:
-    """Add the blocks below an element, in order. Without recursion: a page may be nested as deep as it likes."""
+    """Add the blocks below an element, in order. It is not recursive: a page may be nested to any
+    depth.
+    """
     waiting: list[etree._Element | str] = [root]
-    loose = ""  # text that stands in no block of its own
+    loose = ""  # text outside of any block element
     while waiting:
         now = waiting.pop()
         if isinstance(now, str):
@@ -77,7 +79,7 @@ def _block(element: etree._Element, tag: str) -> Block | None:
 
 
 def _shown(element: etree._Element) -> str:
-    """Return the text that a person reads of an element."""
+    """Return the visible text of an element."""
     texts: list[str] = []
     skipping = None
     for event, node in etree.iterwalk(element, events=("start", "end")):

@@ -1,4 +1,4 @@
-"""Markdown, read by markdown-it."""
+"""Read Markdown with markdown-it."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from fine_tuning.data_collection.documents.blocks import Block, Heading, Items, 
 
 
 def read(text: str) -> list[Block]:
-    """Return the blocks of a Markdown text. HTML in it, and code, are left out."""
+    """Return the blocks of a Markdown text, without code and embedded HTML."""
     tokens = MarkdownIt("commonmark", {"maxNesting": 20}).enable("table").parse(_without_front_matter(text))
     return list(_Reader(tokens).blocks())
 
@@ -27,7 +27,7 @@ class _Reader:
         found: list[Block] = []
         items: list[str] = []
         rows: list[list[str]] = []
-        depth, level = 0, 0  # of lists; of the heading that is open
+        depth, level = 0, 0  # nesting of lists; level of the open heading
         for token in self._tokens:
             match token.type:
                 case "bullet_list_open" | "ordered_list_open":
@@ -59,6 +59,6 @@ class _Reader:
 
 
 def _text(token: Token) -> str:
-    """Return what a person reads of a line: no marks, no links' targets."""
+    """Return the visible text of a line, without markup and link targets."""
     shown = {"text": None, "code_inline": None, "text_special": None, "softbreak": " ", "hardbreak": " "}
     return "".join(shown[child.type] or child.content for child in token.children or () if child.type in shown)

@@ -1,7 +1,7 @@
-"""The questions and answers of a document: what is taught, and what is held out to test it.
+"""Divide the questions and answers of a document into pairs to teach and held-out pairs.
 
-Of each fact some wordings are taught, and one that is never taught, of a form that is taught of
-other facts, is held out.
+Some wordings of each fact are taught, and one is held out. The held-out form is still taught for
+other facts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,15 +17,17 @@ from fine_tuning.data_collection.documents.wordings import Asked
 
 Split = Literal["train", "validation", "test"]
 
-TAUGHT = 4  # wordings of each question
-_TAUGHT_AT_ALL = 5  # of each fact
-_VALIDATED = 8  # of so many facts one is held out for the validation, too
+TAUGHT = 4  # wordings taught of each question, at most
+_TAUGHT_AT_ALL = 5  # wordings taught of each fact
+_VALIDATED = 8  # one in so many facts also has a wording for validation
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A question and its answer. `section`: the headings above it; `key`: the part of the answer
-    that a right answer must have.
+    """A question and its answer.
+
+    `section`: the headings above it, as one text. `key`: the part of the answer that a right answer
+    must contain.
     """
 
     question: str
@@ -38,7 +40,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Refused:
-    """A question that the text does not support, and why."""
+    """A question that the text does not support, with the reason."""
 
     question: str
     section: str
@@ -46,10 +48,10 @@ class Refused:
 
 
 def pairs_of(blocks: Sequence[Block], judge: Judge | None = None) -> Iterator[Pair | Refused]:
-    """Yield the pairs of a document, in order, and what was refused. The same document gives the same pairs.
+    """Yield the pairs of a document in order, and the questions that were refused.
 
-    Args:
-        judge: is asked of each answer, too, after the check that everything stands in the text.
+    The same document always gives the same pairs. `judge`, if given, judges each answer after the
+    check against the text.
     """
     sections = sections_of(blocks)
     facts = facts_of(sections, language_of("\n".join(section.text() for section in sections)))
@@ -75,8 +77,8 @@ def pairs_of(blocks: Sequence[Block], judge: Judge | None = None) -> Iterator[Pa
 
 
 def _dealt(fact: Fact, number: int, kept: Sequence[tuple[Asked, list[str]]]) -> Iterator[Pair]:
-    """Yield a fact's pairs: of each question (of a table's cells: each) some wordings to teach, and
-    one to test, if there are enough.
+    """Yield a fact's pairs: for each question some wordings to teach, and one to test if enough are
+    left.
     """
     left = max(_TAUGHT_AT_ALL, 2 * len(kept))
     for nth, (asked, wordings) in enumerate(kept):

@@ -1,4 +1,4 @@
-"""PDF, whose text is extracted by pypdf. Scripts and attachments in it are not looked at."""
+"""Read the text of PDF files with pypdf. Scripts and attachments are ignored."""
 
 import io
 import re
@@ -14,7 +14,9 @@ _DAMAGED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
 
 
 def read(content: bytes) -> list[Block]:
-    """Return the blocks of a PDF. DataError if it is damaged, encrypted, or holds no text, as scanned pages do."""
+    """Return the blocks of a PDF. Raises DataError if it is damaged or encrypted, or has no text,
+    like scanned pages.
+    """
     from pypdf import PdfReader
     from pypdf.errors import PyPdfError
 
@@ -33,7 +35,9 @@ def read(content: bytes) -> list[Block]:
 
 
 def _without_margins(pages: list[str]) -> list[str]:
-    """Return the pages without page numbers, and without lines that stand at the top or bottom of most pages."""
+    """Return the pages without page numbers and without lines that most pages repeat at the top or
+    bottom.
+    """
     edges = Counter(line for page in pages for line in set(_edges(page)))
     usual = {line for line, count in edges.items() if len(pages) >= 3 and count * 2 > len(pages)}
     return [

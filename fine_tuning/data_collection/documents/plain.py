@@ -1,5 +1,5 @@
-"""Plain text: paragraphs, lists, headings and key-value lines, told by how they look. Text taken
-from a PDF is read so, too.
+"""Read plain text, also that of a PDF: recognise paragraphs, lists, headings and key-value lines by
+their look.
 """
 
 import re
@@ -26,7 +26,7 @@ def read(text: str) -> list[Block]:
 
 
 def _next(lines: list[str]) -> tuple[Block | None, int]:
-    """Return the block with which the lines begin, and how many lines it takes."""
+    """Return the first block, and the number of its lines."""
     first = lines[0].strip()
     if len(lines) > 1 and _RULE.fullmatch(lines[1]) and len(first) <= _LONGEST_HEADING:
         return Heading(first, 1 if "=" in lines[1] else 2), 2
@@ -47,7 +47,9 @@ def _next(lines: list[str]) -> tuple[Block | None, int]:
 
 
 def _ends_paragraph(lines: list[str], at: int) -> bool:
-    """Whether a line begins something else than the paragraph before it goes on with: a PDF has no empty lines."""
+    """Return whether the line at index `at` does not continue the paragraph before it. A PDF has no
+    empty lines.
+    """
     line = lines[at].strip()
     if _ITEM.match(lines[at]) or _RULE.fullmatch(line):
         return True
@@ -60,12 +62,12 @@ def _ends_paragraph(lines: list[str], at: int) -> bool:
 
 
 def _may_head(line: str) -> bool:
-    """Whether a line may be a heading: short, of letters, and no sentence."""
+    """Return whether a line may be a heading: short, with letters, and not a sentence."""
     return len(line) <= _LONGEST_HEADING and line[:1].isupper() and line[-1] not in ".,;:!?" and len(line.split()) <= 9
 
 
 def _begins_anew(line: str) -> bool:
-    """Whether a line can begin a paragraph, and does not go on with the line before."""
+    """Return whether a line can begin a paragraph, rather than continue the line before."""
     return line.strip()[:1].isupper() and len(line.strip()) > _LONGEST_HEADING // 2
 
 
@@ -86,6 +88,6 @@ def _items(lines: list[str]) -> tuple[Block, int]:
 
 
 def _joined(lines: list[str]) -> str:
-    """Return lines as one; a word that a hyphen parts at a line's end is joined."""
+    """Return lines as one, with words that are hyphenated at a line end joined."""
     text = " ".join(line.strip() for line in lines)
     return re.sub(r"(?<=[a-zäöüß])- (?=[a-zäöüß])(?!(?:and|or|und|oder)\b)", "", text)

@@ -1,5 +1,5 @@
-"""A document's blocks. It is read in a child process, whose time and memory are bounded: documents
-come from anywhere.
+"""Read a document into blocks, in a child process with bounded time and memory: it may come from
+anywhere.
 """
 
 import json
@@ -31,11 +31,14 @@ def read_document(member: Member, name: str = "", seconds: float = SECONDS) -> l
     """Return the blocks of a file.
 
     Args:
-        member: the file. name: what it is called, if not by the file's own name; what it ends with
-        tells the kind where the content does not. seconds: after which the reading is ended.
+        member: The file.
+        name: Its name if that is not the member's; the ending decides the kind if the content does
+            not.
+        seconds: Time after which reading is aborted.
 
     Raises:
-        DataError: it is too large, damaged, of no known kind, without text, or its reading takes too long.
+        DataError: The file is too large, damaged, of no known kind, has no text, or takes too long
+            to read.
     """
     name = name or member.name
     if member.size > LARGEST:
@@ -64,8 +67,9 @@ def read_document(member: Member, name: str = "", seconds: float = SECONDS) -> l
 
 
 def kind_of(content: bytes, name: str) -> str:
-    """Return a file's kind (a key of `READERS`), by its first bytes, else by its name. DataError
-    for one that is not read.
+    """Return the kind of a file (a key of `READERS`) by its first bytes, else by its name.
+
+    Raises DataError for a kind that cannot be read.
     """
     head = content[:1024].lstrip()
     if b"%PDF-" in head:
@@ -87,8 +91,9 @@ def kind_of(content: bytes, name: str) -> str:
 
 
 def blocks_of(kind: str, content: bytes) -> list[Block]:
-    """Return the blocks of a file's content, read in this process. DataError, without the file's
-    name, if it cannot be read.
+    """Return the blocks in a file's content, read in this process.
+
+    Raises DataError, without the file's name, if it cannot be read.
     """
     found = tidy(READERS[kind](content))
     size = 0
@@ -159,7 +164,9 @@ def _answer(kind: str, content: bytes) -> dict[str, object]:
 
 
 def _bound() -> None:
-    """Limit what this process may take; where the system has no such limits, the parent's time limit is left."""
+    """Limit the time and memory of this process. Without such limits, as on Windows, only the
+    parent's time limit is left.
+    """
     try:
         import resource
     except ImportError:  # Windows

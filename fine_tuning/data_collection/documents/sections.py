@@ -1,4 +1,4 @@
-"""Passages of a document: what stands together under one heading, with the headings above it."""
+"""Divide a document into sections: the blocks under one heading, with the headings above it."""
 
 import re
 from collections import Counter
@@ -24,7 +24,9 @@ _LETTERED = re.compile(  # but "in hall B." ends a sentence
 
 @dataclass(frozen=True)
 class Section:
-    """`path`: the headings, from the title down; the blocks that stand under the last of them, before the next."""
+    """The blocks between a heading and the next one. `path`: the headings from the title down to
+    that heading.
+    """
 
     path: tuple[str, ...]
     blocks: list[Items | Paragraph | Table] = field(default_factory=list)
@@ -39,12 +41,12 @@ class Section:
         return " > ".join(self.path)
 
     def text(self) -> str:
-        """Return all that stands in the section."""
+        """Return all the text in the section."""
         return "\n".join(text for block in self.blocks for text in texts_of(block))
 
 
 def sections_of(blocks: Iterable[Block]) -> list[Section]:
-    """Return a document's sections that hold something, in order."""
+    """Return the sections of a document that are not empty, in order."""
     found = [Section(())]
     open_: list[Heading] = []
     for block in blocks:
@@ -78,8 +80,9 @@ def sentences_of(text: str) -> list[str]:
 
 
 def _goes_on(sentence: str) -> bool:
-    """Whether a text that ends with a point is no whole sentence: it ends with an abbreviation, an
-    initial, or a number that counts.
+    """Return whether a text that ends with a period is not a complete sentence.
+
+    It ends with an abbreviation, an initial, or an ordinal number.
     """
     if _INITIAL.search(sentence):
         return _LETTERED.search(sentence) is None
@@ -99,7 +102,7 @@ _WORDS = {
 
 
 def language_of(text: str) -> str:
-    """Return "en" or "de" if a text is surely in it, else ""."""
+    """Return "en" or "de" if a text is certainly in that language, else ""."""
     counts = Counter(re.findall(r"[^\W\d_]+", text[:200_000].casefold()))
     total = sum(counts.values())
     shares = {language: sum(counts[word] for word in known) / max(total, 1) for language, known in _WORDS.items()}

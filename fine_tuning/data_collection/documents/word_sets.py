@@ -1,6 +1,6 @@
-"""Lists of words, written as texts."""
+"""Write lists of words as texts."""
 
 
 def words(text: str) -> frozenset[str]:
-    """Return the words of a text."""
+    """Return the set of words in a text."""
     return frozenset(text.split())

@@ -1,6 +1,4 @@
-"""Wordings of a question: several for each thing that can be asked, and how a handbook's "you"
-becomes a reader's "I".
-"""
+"""Word a question in several ways, and turn a handbook's "you" into a reader's "I"."""
 
 import re
 from dataclasses import dataclass
@@ -16,16 +14,16 @@ _I_BEFORE = words("are were have had may must can could should will would want n
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked, in its wordings, and the part of the answer that tells it (`key`)."""
+    """A question in several wordings, with the part of the answer that is asked for (`key`)."""
 
-    level: str  # what kind of thing is asked: fact, condition, list, table, topic
+    level: str  # kind of the question: fact, condition, list, table or topic
     wordings: tuple[str, ...]
     key: str
 
 
 def clause_wordings(direct: str, indirect: str) -> tuple[str, ...]:
-    """Return the wordings of a question that is given as one ("when does it open") and as a clause
-    ("when it opens").
+    """Return wordings of a question given as a direct question ("when does it open") and as a
+    clause ("when it opens").
     """
     return (
         f"{upper(direct)}?",
@@ -38,7 +36,9 @@ def clause_wordings(direct: str, indirect: str) -> tuple[str, ...]:
 
 
 def condition_wordings(joint: str, condition: str) -> tuple[str, ...]:
-    """Return wordings that ask what holds in a case: `joint` is "if", "when", "before" or "after"."""
+    """Return wordings that ask what applies in a case. `joint` is "if", "when", "before" or
+    "after".
+    """
     case = f"{joint} {condition}"
     return (
         f"What do I do {case}?",
@@ -53,7 +53,9 @@ def condition_wordings(joint: str, condition: str) -> tuple[str, ...]:
 
 
 def list_wordings(when: str) -> tuple[str, ...]:
-    """Return wordings that ask for what a list tells to do: `when` is "before my last day"."""
+    """Return wordings that ask for a list of things to do. `when` is, for example, "before my last
+    day".
+    """
     return (
         f"What do I do {when}?",
         f"Tell me what to do {when}.",
@@ -64,7 +66,7 @@ def list_wordings(when: str) -> tuple[str, ...]:
 
 
 def topic_wordings(topic: str) -> tuple[str, ...]:
-    """Return wordings that ask for what is said about something."""
+    """Return wordings that ask what is said about a topic."""
     return (
         f"What does the handbook say about {topic}?",
         f"Tell me about {topic}.",
@@ -76,7 +78,7 @@ def topic_wordings(topic: str) -> tuple[str, ...]:
 
 
 def cell_wordings(column: str, row: str) -> tuple[str, ...]:
-    """Return wordings that ask for a cell of a table."""
+    """Return wordings that ask for a cell of a table, by the names of its column and row."""
     are = "are" if re.match(r"\w+[^\Ws]s\b", column) else "is"
     return (
         f"What {are} the {column} for {row}?",
@@ -89,7 +91,7 @@ def cell_wordings(column: str, row: str) -> tuple[str, ...]:
 
 
 def entry_wordings(key: str, heading: str) -> tuple[str, ...]:
-    """Return wordings that ask for what stands beside a key, under a heading."""
+    """Return wordings that ask for the entry beside a key, under a heading."""
     place = f" under “{heading}”" if heading else ""
     return (
         f"What does the handbook list for “{key}”{place}?",
@@ -101,7 +103,7 @@ def entry_wordings(key: str, heading: str) -> tuple[str, ...]:
 
 
 def swapped(text: str) -> str:
-    """Return what a handbook tells its reader ("you", "your") as the reader asks it ("I", "my")."""
+    """Return a handbook's address to its reader ("you", "your") from the reader's view ("I", "my")."""
     said = text.split(" ")
     found: list[str] = []
     for at, word in enumerate(said):
@@ -121,5 +123,5 @@ def swapped(text: str) -> str:
 
 
 def upper(text: str) -> str:
-    """Return a text with a large first letter."""
+    """Return a text with its first letter in upper case."""
     return text[:1].upper() + text[1:]

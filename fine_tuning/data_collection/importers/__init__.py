@@ -1,6 +1,6 @@
-"""Reading foreign chats into the log: exports of other programs, data sets, chats among people.
+"""Read chats from elsewhere into the log: exports of other programs, data sets, chats among people.
 
-`files` and `records` know how a file is laid out, and nothing of chats; each format is one small
-module that makes `chats` of records; `table` lists them and finds a file's format; `importing` logs
-what they read.
+`files` and `records` read the layout of a file, and know nothing of chats. Each format is a small
+module that turns records into `chats`. `table` lists the formats and recognises that of a file.
+`importing` logs what they read.
 """

@@ -1,5 +1,6 @@
-"""ChatGPT's export: `conversations.json`, in each conversation a tree of messages (`mapping`) and
-the one last shown (`current_node`).
+"""Read ChatGPT's export: `conversations.json`.
+
+Each conversation has a tree of messages (`mapping`) and the message last shown (`current_node`).
 """
 
 import re
@@ -20,7 +21,7 @@ from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.data_collection.importers.trees import paths
 from fine_tuning.json_values import JsonObject
 
-# marks of sources, which are no text
+# marks of citations, which are not text
 _CITED = re.compile("\ue200.*?\ue201|【[^【】\n]*?(?:†|turn\\d)[^【】\n]*?】", re.DOTALL)
 _TEXTS = ("text", "multimodal_text")
 
@@ -52,7 +53,7 @@ def _said(message: JsonObject, model: str) -> Iterator[Said]:
         or message.get("weight") == 0
         or kind in ("user_editable_context", "model_editable_context")
     ):
-        return  # hidden, deleted, or what ChatGPT remembers of its user
+        return  # hidden, deleted, or ChatGPT's memory of its user
     time = moment(message.get("create_time"))
     model = text_of(about.get("model_slug"), "a model") or model
     text, parts = _content(content) if kind in _TEXTS else ("", [])

@@ -1,8 +1,8 @@
-"""What every importer yields, and how it becomes turns of the log: sides merged, times read, ids made from content.
+"""Define the chats that importers yield, and turn them into turns of the log.
 
-A foreign conversation is a `Chat` of messages (`Said`). What one side says in a row is one side of
-a turn. Tool calls, images and other parts that are no text are kept as they are in
-`metadata["parts"]`, and are not learned.
+A foreign conversation is a `Chat` of messages (`Said`). Consecutive messages of one side form one
+side of a turn. Ids are made from the content, so importing twice adds nothing. Tool calls, images
+and other parts that are not text are kept unchanged in `metadata["parts"]`, and are not learned.
 """
 
 import math
@@ -33,18 +33,19 @@ ROLES: dict[str, Role] = {
     ),
 }
 
-# characters of a text within a part that is no text: an image's data is not worth its room in the
-# log
+# longest text in a part that is not text: the data of an image is not worth its space in the log
 _LONGEST_PART = 10_000
 
 
 class BadRecord(Exception):
-    """One record is not what its format says; the message says what was expected. The reading goes on with the next."""
+    """A record does not match its format; the message says what was expected. Reading continues
+    with the next one.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A record that was set aside: where it stands ("line 3", "record 5"), and what was expected."""
+    """A record that was skipped: its place ("line 3", "record 5"), and what was expected there."""
 
     place: str
     reason: str
@@ -52,8 +53,10 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A message. `parts`: what is no text; `rejected`: the answer that this one was preferred to;
-    `time` as `moment` writes it.
+    """A message.
+
+    `parts`: what is not text. `rejected`: the answer to which people preferred this one. `time`: as
+    `moment` returns it.
     """
 
     role: Role
@@ -68,21 +71,23 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A conversation. `id`: its own where it comes from, under which later messages join it;
-    without one, its content is its id.
+    """A conversation.
+
+    `id`: its id in the source, under which later messages are added to it; without one, the id is
+    made from the content.
     """
 
     said: Sequence[Said]
     id: str = ""
-    joint: str = "\n\n"  # between the messages of one side
+    joint: str = "\n\n"  # text between consecutive messages of one side
     place: str = ""
-    facts: Mapping[str, object] = field(default_factory=dict)  # more for its turns' metadata
-    section: str = ""  # of its source
+    facts: Mapping[str, object] = field(default_factory=dict)  # further metadata of its turns
+    section: str = ""  # of the source, such as a chapter of a document
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A turn on its way into the log, and what its source says of its answer."""
+    """A turn to be logged, with the edit and the rating that its source has of the answer."""
 
     turn: Turn
     edit: str | None = None  # the answer as it should have been
@@ -103,10 +108,11 @@ class _Exchange:
 
 
 def entries_of(chat: Chat, format: str, facts: JsonObject) -> list[Entry]:
-    """Return a chat's turns with `facts` in their metadata. Left out is what found no question or no answer.
+    """Return the turns of a chat, with `facts` in their metadata; questions without an answer are
+    left out, and the reverse.
 
     Raises:
-        BadRecord: a message that cannot be a turn's.
+        BadRecord: a message cannot be part of a turn.
     """
     if chat.section and "source" in facts:
         facts = {**facts, "source": {**object_in(facts, "source"), "section": chat.section}}
@@ -181,7 +187,7 @@ def _id(*parts: str) -> str:
 
 
 def plain(value: object, depth: int = 0) -> object:
-    """Return a foreign value as JSON can hold it, long texts in it (an image's data) cut."""
+    """Return a foreign value as JSON, with long texts in it (data of images) shortened."""
     match value:
         case str():
             return value if len(value) <= _LONGEST_PART else f"{value[:80]}… ({len(value)} characters)"
@@ -200,13 +206,14 @@ _NUMBER = re.compile(r"\d{9,19}(\.\d+)?")
 
 
 def moment(value: object, *forms: str) -> str:
-    """Return a foreign time in ISO 8601 and UTC; "" for what is none. A time without a zone is
-    taken as UTC, on every machine the same.
+    """Return a foreign time in ISO 8601 and UTC; "" if it is not a time.
+
+    A time without a zone is taken as UTC, so that every machine gets the same result.
 
     Args:
-        value: text in ISO 8601, or in one of the `forms` of `strptime`; or a number of seconds,
-        milliseconds, micro- or nanoseconds
-            since 1970, which its size tells apart.
+        value: A text in ISO 8601 or in one of `forms`, or a number since 1970, whose size shows
+            whether it counts seconds, milli-, micro- or nanoseconds.
+        forms: Formats of `strptime`.
     """
     if isinstance(value, str):
         text = value.strip()
@@ -236,11 +243,13 @@ def _parsed(text: str, forms: Sequence[str]) -> datetime | None:
     return None
 
 
-# What importers look at foreign values with
+# How importers access foreign values
 
 
 def text_of(value: object, what: str) -> str:
-    """Return a text (a number as people write it, "" for null). BadRecord for anything else."""
+    """Return a text; a number as people write it, and "" for null. Raises BadRecord for anything
+    else.
+    """
     if isinstance(value, str):
         return value
     if value is None:
@@ -251,7 +260,7 @@ def text_of(value: object, what: str) -> str:
 
 
 def dicts(value: object, what: str) -> list[JsonObject]:
-    """Return a list of objects. BadRecord for anything else."""
+    """Return a list of objects. Raises BadRecord for anything else."""
     if isinstance(value, list) and all(isinstance(each, dict) for each in value):
         return value
     raise BadRecord(f"{what} as a list of objects, found {kind(value)}")
@@ -263,7 +272,9 @@ def has(record: object, *keys: str) -> TypeGuard[JsonObject]:
 
 
 def one_of(record: JsonObject, *keys: str) -> JsonValue:
-    """Return the value of the first key that is there and not empty. BadRecord if there is none."""
+    """Return the value of the first key that is present and not empty. Raises BadRecord if there is
+    none.
+    """
     found = next((record[key] for key in keys if record.get(key)), None)
     if found is None:
         raise BadRecord(f"something in {' or '.join(keys)}")
@@ -271,7 +282,9 @@ def one_of(record: JsonObject, *keys: str) -> JsonValue:
 
 
 def first(record: object, *keys: str) -> JsonValue:
-    """Return the first item of the first of these lists that is there and not empty, else None."""
+    """Return the first item of the first of these lists that is present and not empty; None if
+    there is none.
+    """
     for key in keys:
         items = record.get(key) if isinstance(record, dict) else None
         if isinstance(items, list) and items:
@@ -281,24 +294,24 @@ def first(record: object, *keys: str) -> JsonValue:
 
 
 def object_in(record: JsonObject, key: str) -> JsonObject:
-    """Return the object that a format has under `key`, {} where it is left out.
+    """Return the object under `key`; {} if the key is missing.
 
-    Nothing is checked: what is no object fails where it is used, with one of NOT_AS_EXPECTED.
+    The type is not checked: using anything else raises one of NOT_AS_EXPECTED.
     """
     found: Any = record.get(key)
     return found or {}
 
 
 def list_in(record: JsonObject, key: str) -> list[JsonValue]:
-    """Return the list that a format has under `key`, [] where it is left out. Nothing is checked,
-    as in `object_in`.
+    """Return the list under `key`; [] if the key is missing. As in `object_in`, the type is not
+    checked.
     """
     found: Any = record.get(key)
     return found or []
 
 
 def kind(value: object) -> str:
-    """Return what JSON calls a value."""
+    """Return the name of a value's type in JSON."""
     names = {
         dict: "an object",
         list: "a list",

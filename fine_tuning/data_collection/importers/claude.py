@@ -1,5 +1,6 @@
-"""Claude's export: `conversations.json`, in each conversation its `chat_messages` with blocks of
-text, thinking and tool use.
+"""Read Claude's export: `conversations.json`.
+
+The `chat_messages` of each conversation have blocks of text, thinking and tool use.
 """
 
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.data_collection.importers.trees import paths
 from fine_tuning.json_values import JsonObject
 
-_NOWHERE = "00000000-0000-4000-8000-000000000000"  # what the first message answers
+_NOWHERE = "00000000-0000-4000-8000-000000000000"  # parent of a first message
 
 
 def _fits(record: object) -> bool:

@@ -1,6 +1,7 @@
-"""A format of one's own: `--format module:function` (or `file.py:function`), which is called with the file's path.
+"""Import a format of the user's own: `--format module:function`, or `file.py:function`.
 
-It yields, one after the other, conversations as lists of {"role", "content"}, or pairs of a question and an answer.
+The function is called with the path of a file. It yields conversations as lists of {"role",
+"content"}, or pairs of a question and an answer.
 """
 
 import importlib
@@ -18,7 +19,9 @@ from fine_tuning.errors import ConfigError, DataError
 
 
 def custom(name: str) -> Importer:
-    """Return the importer of a function of one's own, named "module:function". ConfigError if there is none."""
+    """Return an importer that calls the user's function "module:function". Raises ConfigError if it
+    does not exist.
+    """
     function = _function(name)
 
     def read(source: Source) -> Iterator[Chat | Fault]:

@@ -1,5 +1,7 @@
-"""Chats in an SQLite file: the logs of `llm` (`logs.db`, its older tables and its newer ones), and
-Open WebUI's `webui.db`. Only read.
+"""Read chats in SQLite files: the logs of `llm` (`logs.db`, old and new tables), and Open WebUI's
+`webui.db`.
+
+The files are only read.
 """
 
 import json
@@ -20,7 +22,7 @@ _PARTS = "SELECT type, text, payload, tool_name FROM parts WHERE message_hash = 
 
 @contextmanager
 def opened(member: Member) -> Iterator[sqlite3.Connection]:
-    """Open a database that is only read. DataError if it cannot be."""
+    """Open a database read-only. Raises DataError if that fails."""
     if member.path is None:
         raise DataError(f"{member.name} is a database in an archive: unpack it, and import the file")
     try:
@@ -36,7 +38,9 @@ def opened(member: Member) -> Iterator[sqlite3.Connection]:
 
 
 def tables(member: Member) -> dict[str, list[str]]:
-    """Return the columns of each table. DataError if the database cannot be read."""
+    """Return the columns of each table, by its name. Raises DataError if the database cannot be
+    read.
+    """
     with opened(member) as database:
         names = [str(row[0]) for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         return {
@@ -81,7 +85,7 @@ def _responses(rows: Iterable[sqlite3.Row]) -> Iterator[Said]:
             system = str(row["system"])
             yield Said("system", system)
         time, model = moment(row["datetime_utc"]), str(row["model"] or "")
-        if row["prompt"]:  # none where a tool's result was given
+        if row["prompt"]:  # empty where the result of a tool was sent
             yield Said("user", str(row["prompt"]), time)
         yield Said("assistant", str(row["response"] or ""), time, str(row["reasoning"] or ""), model)
 

@@ -1,8 +1,8 @@
-"""Plain text that is a dialogue: lines that begin with who speaks ("User: ..."), and what follows
-until the next such line.
+"""Read a dialogue in plain text: lines that begin with the speaker ("User: ..."), up to the next
+such line.
 
-Labels that say who the machine is need no more; else "me" is one of them. Text without speakers is
-no dialogue and is refused.
+If the labels show which speaker is the machine, nothing else is needed; else "me" names one of the
+speakers. Text without speakers is refused.
 """
 
 import re
@@ -51,7 +51,7 @@ def _fits(lines: Sequence[str]) -> bool:
     labels = Counter(label for line in lines if (label := _label(line)[0]))
     told = {label.casefold() for label in labels}
     roles = sum(count for label, count in labels.items() if label.casefold() in _ASKS | _ANSWERS)
-    # and not settings: "user: ..., port: ..."
+    # but no file of settings, such as "user: ..., port: ..."
     if told & _ASKS and told & _ANSWERS and (sum(labels.values()) - roles) * 3 <= roles:
         return True
     spoken = [label for label, count in labels.items() if count >= 2 and label[:1].isupper()]
@@ -88,7 +88,7 @@ def _role(label: str) -> Role:
 
 
 def _spoken(lines: Iterable[tuple[int, str]], known: frozenset[str]) -> Iterator[Line | None]:
-    """Yield what each said; None where a rule parts two dialogues."""
+    """Yield the messages; None at a line that separates two dialogues."""
     name, told, place = "", list[str](), ""
     for number, raw in lines:
         line = raw.rstrip("\r\n")

@@ -1,5 +1,6 @@
-"""Chats of Discord as DiscordChatExporter writes them: JSON, CSV or plain text. (Discord's own
-package holds only one's own messages.)
+"""Read chats of Discord as DiscordChatExporter writes them: JSON, CSV or plain text.
+
+Discord's own export contains only the user's own messages.
 """
 
 import re

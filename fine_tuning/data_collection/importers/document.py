@@ -1,6 +1,7 @@
-"""A document (a handbook, say): questions that it answers, made from its text, with answers quoted from it.
+"""Make questions of a document, such as a handbook, with answers quoted from its text.
 
-Some wordings are held out: their turns' metadata names the split "test", with the key that a right answer must have.
+Some wordings are held out: the metadata of their turns has the split "test", and the key that a
+right answer must contain.
 """
 
 from collections.abc import Iterator

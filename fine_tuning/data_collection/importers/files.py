@@ -1,7 +1,7 @@
-"""The files that an import reads: a file, a folder's, a ZIP archive's, compressed ones, in whatever
-encoding, as streams.
+"""Open the files of an import as streams: a file, a folder, a ZIP archive, compressed files, in any
+encoding.
 
-Nothing is unpacked to the disk. An archive that would grow beyond measure is refused.
+Nothing is unpacked to the disk. An archive that would grow too large is refused.
 """
 
 import codecs
@@ -19,10 +19,10 @@ from typing import IO, BinaryIO, TextIO, cast
 
 from fine_tuning.errors import DataError
 
-HEAD = 1 << 18  # bytes of a file that are looked at, to tell what it is
+HEAD = 1 << 18  # bytes of a file that are examined to recognise it
 _MOST_MEMBERS = 200_000
-_BOMB = 1 << 30  # bytes that an archive's member may grow to...
-_RATIO = 200  # ...and beyond only if it was not squeezed more than so many times
+_BOMB = 1 << 30  # unpacked bytes of a member that are always allowed
+_RATIO = 200  # a larger member may be compressed at most by this factor
 _BOMS = [
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -30,25 +30,27 @@ _BOMS = [
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 ]
-# bytes that the file's encoding does not have, as "surrogateescape" leaves them
+# invalid bytes, as the error handler "surrogateescape" returns them
 UNDECODED = re.compile("[\udc80-\udcff]")
 
 
 Read = Callable[[int], None]
-"""Told, from time to time, how many more bytes were read. It may raise Cancelled, which ends the reading."""
+"""A function that is told now and then how many more bytes were read. It may raise Cancelled to stop reading."""
 
 
 def unwatched(count: int) -> None:
-    """Let the reading go on."""
+    """Report nothing, so that reading goes on."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file, or a member of an archive. `path`: where it lies by itself, if it does; `within`: the
-    folder or archive's other members.
+    """A file, or a member of an archive.
+
+    `path`: where it is on the disk, if it is a file. `within`: returns another member of the same
+    folder or archive by name.
     """
 
-    name: str  # below the folder or archive, with "/"
+    name: str  # path below the folder or archive, with "/"
     size: int
     opener: Callable[[], IO[bytes]]
     path: Path | None = None
@@ -64,7 +66,9 @@ class Member:
 
     @contextmanager
     def opened(self, read: Read = unwatched) -> Iterator[BinaryIO]:
-        """Open it for reading, decompressed. DataError if it cannot be read, now or later."""
+        """Open the file for reading, decompressed. Raises DataError if it cannot be read, now or
+        later.
+        """
         try:
             with self.opener() as raw:
                 watched = io.BufferedReader(_Watched(raw, read), 1 << 20)
@@ -84,12 +88,14 @@ class Member:
 
     @contextmanager
     def text(self, read: Read = unwatched, newline: str | None = "\n") -> Iterator[TextIO]:
-        """Open it as text. Bytes that its encoding does not have come as `UNDECODED`."""
+        """Open the file as text. Bytes that are invalid in its encoding become characters that
+        match `UNDECODED`.
+        """
         encoding = self.encoding
         with self.opened(read) as content, io.TextIOWrapper(content, encoding, "surrogateescape", newline) as text:
             try:
                 yield text
-            except UnicodeError as error:  # a UTF-16 file that ends within a character
+            except UnicodeError as error:  # such as a UTF-16 file that ends within a character
                 raise DataError(f"{self.name} is not {encoding} text all through: {error}") from error
 
     @cached_property
@@ -117,7 +123,9 @@ class _Watched(io.RawIOBase):
 
 
 def encoding_of(head: bytes) -> str:
-    """Return a text's encoding: by its byte-order mark, else UTF-8 or UTF-16 where they fit, else Windows-1252."""
+    """Return the encoding of a text: that of its byte-order mark, else UTF-8 or UTF-16 if valid,
+    else Windows-1252.
+    """
     for bom, name in _BOMS:
         if head.startswith(bom):
             return name
@@ -130,12 +138,14 @@ def encoding_of(head: bytes) -> str:
         return "utf-8"
     undecodable = len(UNDECODED.findall(head.decode("utf-8", "surrogateescape")))
     letters = sum(byte >= 0x80 for byte in head)
-    return "utf-8" if undecodable * 10 < letters else "cp1252"  # a few spoilt bytes make it no other encoding
+    return "utf-8" if undecodable * 10 < letters else "cp1252"  # a few damaged bytes do not make it another encoding
 
 
 def members_of(path: Path) -> list[Member]:
-    """Return the files to read at `path`: itself, a folder's or an archive's, in the order of their
-    names. DataError if it is not there.
+    """Return the files at `path` in the order of their names: the file itself, or those of a folder
+    or an archive.
+
+    Raises DataError if there is nothing at `path`.
     """
     try:
         if path.is_dir():
@@ -150,7 +160,7 @@ def members_of(path: Path) -> list[Member]:
 
 
 def _is_office(path: Path) -> bool:
-    """Whether a ZIP archive is one document, as Word writes it."""
+    """Return whether a ZIP archive is a single document, as Word writes it."""
     try:
         with zipfile.ZipFile(path) as archive:
             return "[Content_Types].xml" in archive.namelist()
@@ -180,7 +190,7 @@ def _of_folder(folder: Path) -> list[Member]:
 
 def _of_archive(path: Path) -> list[Member]:
     try:
-        archive = zipfile.ZipFile(path)  # open as long as a member is: each opening would read the whole list anew
+        archive = zipfile.ZipFile(path)  # stays open as long as a member does: each opening reads the whole list again
         listed = [info for info in archive.infolist() if not info.is_dir()]
     except (zipfile.BadZipFile, NotImplementedError, ValueError, UnicodeError) as error:
         raise DataError(f"{path} is a damaged ZIP archive: {error}") from error

@@ -1,6 +1,7 @@
-"""Gemini's activity from Google Takeout: `MyActivity.json`, newest first, a prompt and its answer (as HTML) a record.
+"""Read Gemini's activity from Google Takeout: `MyActivity.json`, a prompt and its answer (HTML) a
+record, newest first.
 
-It does not say which prompts belong together: each is a conversation of its own.
+It does not show which prompts belong together, so each becomes a conversation of its own.
 """
 
 import re
@@ -16,7 +17,7 @@ _VERB = re.compile(
     r"Prompt:|Prompt eingegeben:)\s+"
 )
 _FILES = re.compile(r"\s*Attached \d+ files?\.\s*$")
-_AT_ONCE = 20_000  # activities that are turned round together
+_AT_ONCE = 20_000  # activities whose order is reversed together
 
 
 def _fits(record: object) -> bool:
@@ -38,7 +39,7 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
     asked = _FILES.sub("", _VERB.sub("", title, count=1))
     time = moment(record.get("time"))
     parts = [{"attachment": file} for key in ("attachedFiles", "imageFile") for file in _listed(record.get(key))]
-    # Of several drafts the last one stood.
+    # of several drafts, the last one counts
     for number, answer in enumerate(answers[::-1] if source.branches == "all" else answers[-1:]):
         yield Chat(
             [Said("user", asked, time, parts=parts), Said("assistant", answer, time)],
@@ -51,7 +52,7 @@ def _listed(files: object) -> list[object]:
 
 
 def _read(source: Source) -> Iterator[Chat | Fault]:
-    """Read oldest first."""
+    """Read the activities, oldest first."""
     waiting: list[Chat | Fault] = []
     for chat in each(_convert, "an activity with a title and safeHtmlItem")(source):
         waiting.append(chat)

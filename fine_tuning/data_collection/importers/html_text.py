@@ -1,4 +1,6 @@
-"""The text of simple HTML, with the marks of Markdown that people know: paragraphs, lists, headings, bold, code."""
+"""Convert simple HTML to text with the common marks of Markdown: paragraphs, lists, headings, bold,
+code.
+"""
 
 import re
 from html.parser import HTMLParser
@@ -20,8 +22,8 @@ class _Reader(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.text = ""
-        self._lists: list[int | None] = []  # the lists that are open: the next number, or none
-        self._verbatim = self._unseen = 0  # how many such elements are open
+        self._lists: list[int | None] = []  # for each open list the next number; None if it is not numbered
+        self._verbatim = self._unseen = 0  # number of open verbatim and invisible elements
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in _UNSEEN:
@@ -42,7 +44,7 @@ class _Reader(HTMLParser):
             self.text += "" if self._lists else "\n\n"
             return
         if tag == "pre" and not self._verbatim:
-            return  # it never began
+            return  # an end tag without a beginning
         if tag == "pre":
             self.text = self.text.rstrip()
         self.text += self._mark(tag, begins=False)

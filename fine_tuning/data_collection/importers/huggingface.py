@@ -1,5 +1,7 @@
-"""A dataset of the Hugging Face Hub by its name (`hf:owner/name`), or a local copy of one
-(`Dataset.save_to_disk`), row by row.
+"""Read a dataset of the Hugging Face Hub by its name (`hf:owner/name`), or a local copy of one, row
+by row.
+
+The local copy is a folder that `Dataset.save_to_disk` wrote.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,17 +16,18 @@ PREFIX = "hf:"
 
 
 def is_saved(folder: Path) -> bool:
-    """Return whether a folder is a dataset that was saved with `save_to_disk`."""
+    """Return whether a folder is a dataset saved by `save_to_disk`."""
     return (folder / "dataset_dict.json").is_file() or (
         (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
     )
 
 
 def rows(name: str, read: Read = unwatched) -> Iterator[Record | Fault]:
-    """Yield the rows of all splits of a dataset, named "hf:owner/name" or by the folder of its local copy.
+    """Yield the rows of all splits of a dataset, given as "hf:owner/name" or as the folder of a
+    local copy.
 
     Raises:
-        DataError: the Hub cannot be reached, has no such dataset, or the copy is damaged.
+        DataError: the Hub cannot be reached or has no such dataset, or the copy is damaged.
     """
     import pyarrow
 

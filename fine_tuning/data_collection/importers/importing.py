@@ -1,5 +1,5 @@
-"""An import: foreign chats read, shown before anything is written, logged as one step with an id,
-listed, and taken back as a whole.
+"""Import foreign chats: preview them, log them under one id, list the imports, and take one back as
+a whole.
 """
 
 import uuid
@@ -24,21 +24,22 @@ from fine_tuning.errors import Cancelled, DataError
 from fine_tuning.events import Watch
 from fine_tuning.json_values import JsonObject
 
-_BATCH = 2_000  # turns that are written at once...
-_BATCH_TEXT = 8 << 20  # ...or fewer, of so many characters
-_SHOWN = 20  # faults, and files, that a report names
+_BATCH = 2_000  # turns written at once, at most
+_BATCH_TEXT = 8 << 20  # characters of a batch at which it is written, with fewer turns
+_SHOWN = 20  # faults, and unread files, that a report names
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What an import is asked for.
+    """The options of an import.
 
     Args:
-        format: a name of `IMPORTERS`, or "module:function"; found by itself when empty.
-        me: whose messages are the answers, in chats among people.
-        source: what the source is called in the log; the file's name when empty.
-        branches: of trees of answers the best path, or all.
-        judge: is asked, too, of each answer that is made of a document.
+        format: A name of `IMPORTERS`, or "module:function"; recognised if empty.
+        me: In chats among people, the person whose messages are the answers.
+        licence: Licence of the source.
+        source: Name of the source in the log; the file's name if empty.
+        branches: Whether to read the best path, or all paths, of a tree of answers.
+        judge: Judges each answer made from a document, too.
     """
 
     format: str = ""
@@ -51,25 +52,25 @@ class Wanted:
 
 @dataclass
 class Report:
-    """What an import found and did."""
+    """What an import found and added."""
 
     id: str = ""
-    readings: int = 0  # files that were read, or folders of them that are one reading
+    readings: int = 0  # sources read: files, or folders whose files belong together
     conversations: int = 0
-    unanswered: int = 0  # conversations in which no question found an answer
-    turns: int = 0  # that were found
-    added: int = 0  # to the log; in a preview: that would be
+    unanswered: int = 0  # conversations without any answered question
+    turns: int = 0  # turns found
+    added: int = 0  # turns added to the log; in a preview, those that would be
     formats: Counter[str] = field(default_factory=Counter)  # conversations by format
     first: list[Turn] = field(default_factory=list)
     set_aside: int = 0
-    faults: list[Fault] = field(default_factory=list)  # the first of them
+    faults: list[Fault] = field(default_factory=list)  # the first ones
     unread: list[str] = field(default_factory=list)  # the first files of a folder that are in no known format
     unread_count: int = 0
-    is_whole: bool = True  # not of a preview that ended early
+    is_whole: bool = True  # False for a preview that ended early
 
     @property
     def known(self) -> int:
-        """Turns that the log has or had already, or that were found twice."""
+        """Return the number of turns that the log has or had already, or that were found twice."""
         return self.turns - self.added
 
     def set(self, fault: Fault, file: str) -> None:
@@ -85,17 +86,18 @@ def import_files(
     watch: Watch | None = None,
     id: str = "",
 ) -> Report:
-    """Read foreign chats into the log. Returns what was found and added; turns that the log has or
-    had already are left out.
+    """Read foreign chats into the log; return what was found and added. Turns that the log has or
+    had are skipped.
 
     Args:
-        places: files, folders and ZIP archives, or "hf:owner/name".
-        watch: told how many percent of all bytes were read.
-        id: of the import, as `new_id` makes one; by default a new one.
+        places: Files, folders and ZIP archives, or "hf:owner/name".
+        watch: Is told the percentage of all bytes that was read.
+        id: Of the import, as from `new_id`; by default a new one.
 
     Raises:
-        DataError: a file is in no known format or cannot be read, or a chat among people lacks `me`.
-        Cancelled: stopped; what was written until then stays, and can be taken back.
+        DataError: a file is in no known format or cannot be read, or a chat among people needs
+            `me`.
+        Cancelled: stopped on request. What was logged stays, and can be taken back.
     """
     watch, report = watch or Watch(), Report(id or new_id())
     try:
@@ -109,7 +111,7 @@ def import_files(
             else "nothing was written"
         )
         raise Cancelled(f"the import was stopped after {report.added} turns: {undo}") from error
-    if report.added and set(report.formats) == {"document"}:  # hundreds of questions that nobody asked in a chat
+    if report.added and set(report.formats) == {"document"}:  # nobody asked these hundreds of questions
         name = wanted.source if wanted and wanted.source else _name(places[0])
         chat_labels.keep_together(log.index.sessions_of_import(report.id), name)
     return report
@@ -123,7 +125,9 @@ def new_id() -> str:
 def preview(
     log: ConversationLogger, places: Sequence[str | Path], wanted: Wanted | None = None, limit: int | None = None
 ) -> Report:
-    """Return what `import_files` would find and add, and write nothing. `limit`: end after so many turns."""
+    """Return what `import_files` would find and add, but log nothing. `limit`: stop after so many
+    turns.
+    """
     report, seen = Report(), set[str]()
     entries = _read(places, wanted or Wanted(), report, _Progress(Watch()))
     looked = 0
@@ -157,8 +161,8 @@ def imports(log: ConversationLogger) -> list[Imported]:
 
 
 def undo(log: ConversationLogger, id: str) -> int:
-    """Take an import back as a whole: the log is as before, but for what else was logged since.
-    Returns how many turns went.
+    """Take an import back as a whole; return the number of its turns. What else was logged since
+    stays.
 
     Raises:
         DataError: there is no such import.
@@ -171,7 +175,7 @@ def undo(log: ConversationLogger, id: str) -> int:
 
 @dataclass
 class _Progress:
-    """Tells a watch how many percent of all bytes were read."""
+    """Tells a watch the percentage of all bytes that was read."""
 
     watch: Watch
     total: int = 0
@@ -179,7 +183,7 @@ class _Progress:
     told: int = -1
 
     def read(self, count: int) -> None:
-        """Note that so many bytes were read. Cancelled when it should stop."""
+        """Count bytes that were read. Raises Cancelled if the import should stop."""
         self.watch.stop_if_asked()
         self.done += count
         if (percent := min(100 * self.done // max(self.total, 1), 100)) != self.told:
@@ -201,9 +205,9 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
 
 
 def _read(places: Sequence[str | Path], wanted: Wanted, report: Report, progress: _Progress) -> Iterator[Entry]:
-    """Yield what is in all files; count and note it in `report`."""
-    unknown: list[DataError] = []  # files in no format
-    refused: list[DataError] = []  # files that cannot be read, or need more to be asked for
+    """Yield the turns in all files, and count in `report` what is found."""
+    unknown: list[DataError] = []  # files in no known format
+    refused: list[DataError] = []  # files that cannot be read, or need further options
     for place in places:
         facts = {"name": wanted.source or _name(place), "licence": wanted.licence}
         for format, importer, source in _readings(place, wanted, report, progress, unknown):
@@ -250,7 +254,7 @@ def _entries(format: str, importer: Importer, source: Source, facts: JsonObject,
 def _readings(
     place: str | Path, wanted: Wanted, report: Report, progress: _Progress, unknown: list[DataError]
 ) -> Iterator[tuple[str, Importer, Source]]:
-    """Yield what is to be read at a place, in order."""
+    """Yield the sources at a place in order, each with its format and importer."""
     if str(place).startswith(PREFIX) or is_saved(Path(place)):
         found = dataset_look(str(place))
         format, importer, _ = (
@@ -272,7 +276,7 @@ def _readings(
             )
         return
     looks = _looks(members, wanted, report, unknown)
-    last: tuple[str, Importer, Source] | None = None  # which more files of its folder may join
+    last: tuple[str, Importer, Source] | None = None  # further files of its folder may be added to it
     for member, (format, importer, inside), found in looks:
         source = Source([member], found, wanted.me, wanted.branches, inside, read=progress.read)
         if last and importer.joins and last[0] == format and last[2].member.folder == member.folder:
@@ -288,7 +292,7 @@ def _readings(
 def _looks(
     members: Sequence[Member], wanted: Wanted, report: Report, unknown: list[DataError]
 ) -> Iterator[tuple[Member, tuple[str, Importer, str], Look]]:
-    """Yield (file, what it was recognised as, what it is made of); note the files that are in no known format."""
+    """Yield (file, recognised format, layout) for each file; report the files in no known format."""
     for member in members:
         try:
             found = looked_at(member)

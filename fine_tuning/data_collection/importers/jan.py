@@ -1,4 +1,4 @@
-"""Jan's threads: a folder each, in it `messages.jsonl` with a message a line."""
+"""Read Jan's threads: a folder for each, with one message on each line of its `messages.jsonl`."""
 
 from collections.abc import Iterator
 
@@ -25,7 +25,7 @@ def _fits(record: object) -> bool:
 
 
 def _read(source: Source) -> Iterator[Chat | Fault]:
-    """Read a thread; of a message that was written twice the later line counts."""
+    """Read a thread. If a message was written twice, the later line counts."""
     threads: dict[str, dict[str, tuple[str, Said]]] = {}
     for record in source.records():
         if isinstance(record, Fault):

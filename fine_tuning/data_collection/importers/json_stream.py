@@ -1,7 +1,8 @@
-"""JSON read piece by piece: an array's elements, or the lists of one large object, however long the file is.
+"""Read JSON of any length piece by piece: the elements of an array, or of the lists in one large
+object.
 
-Each element is decoded by the standard library from a buffer that grows only as far as the element
-needs. After a spoilt element the reading goes on with the next one that looks like those before.
+The standard library decodes each element from a buffer that grows only as far as needed. After a
+malformed element, reading continues with the next one that looks like those before.
 """
 
 import json
@@ -13,30 +14,30 @@ from fine_tuning.data_collection.importers.chats import Fault
 from fine_tuning.json_values import JsonValue
 
 LONGEST = 32 << 20  # characters of one element
-_PIECE = 1 << 18  # characters that are read at once
+_PIECE = 1 << 18  # characters read at once
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NEXT = re.compile(r"\}\s*,\s*(?=\{)")
-_BEFORE_END = 12  # so close to the buffer's end an error may only mean that the rest is not read yet
+_BEFORE_END = 12  # characters before the buffer's end where an error may mean that more must be read
 _DECODER = json.JSONDecoder()
 
 Path = tuple[str, ...]
 
 
 class BadJson(Exception):
-    """What stands there is no JSON; the message says where and what was expected."""
+    """The text is not JSON; the message says where, and what was expected."""
 
 
 class JsonReader:
-    """A text of JSON, and how far it was read."""
+    """Reads JSON values from a text, one after the other."""
 
     def __init__(self, text: TextIO) -> None:
         self._text, self._buffer, self._at = text, "", 0
         self._line, self._column, self._ended = 1, 1, False
 
     def peek(self) -> str:
-        """Return the next character that is no white space, without taking it; "" at the end."""
+        """Return the next character that is not white space, without taking it; "" at the end."""
         while True:
-            # matches the empty text too
+            # always matches, since it also matches the empty text
             self._at = _SPACE.match(self._buffer, self._at).end()  # type: ignore[union-attr]
             if self._at < len(self._buffer):
                 return self._buffer[self._at]
@@ -44,7 +45,7 @@ class JsonReader:
                 return ""
 
     def take(self, wanted: str) -> str:
-        """Take the next character, one of `wanted`. BadJson for another."""
+        """Take the next character, which must be one of `wanted`. Raises BadJson for any other."""
         found = self.peek()
         if not found or found not in wanted:
             raise BadJson(f"{self.place()}: expected {' or '.join(wanted)}, found {found or 'the end of the file'}")
@@ -52,7 +53,7 @@ class JsonReader:
         return found
 
     def value(self) -> JsonValue:
-        """Take the next value. BadJson if there is none."""
+        """Take the next value. Raises BadJson if there is none."""
         self.peek()
         found: JsonValue
         while True:
@@ -70,12 +71,12 @@ class JsonReader:
                     f"{where}: {'nested too deeply' if isinstance(error, RecursionError) else error}"
                 ) from error
             if end == len(self._buffer) and isinstance(found, int | float) and self._more():
-                continue  # a number may go on
+                continue  # the number may continue
             self._at = end
             return found
 
     def to_next(self) -> bool:
-        """Go to where the next object of a list may begin. False if there is none."""
+        """Skip to where the next object of a list may begin. Return False if there is none."""
         while not (found := _NEXT.search(self._buffer, self._at)):
             self._at = max(self._at, len(self._buffer) - 1000)
             if not self._more():
@@ -95,7 +96,7 @@ class JsonReader:
         )
 
     def _more(self) -> bool:
-        """Read on. False at the end of the file."""
+        """Read another piece. Return False at the end of the file."""
         if self._ended:
             return False
         before = self._buffer[: self._at]
@@ -110,13 +111,13 @@ class JsonReader:
 
 
 def elements(reader: JsonReader) -> Iterator[JsonValue | Fault]:
-    """Yield the elements of the array that comes next; a Fault in the place of each that is spoilt."""
+    """Yield the elements of the array that comes next, with a Fault in place of each malformed one."""
     reader.take("[")
     alike: set[str] = set()
     if reader.peek() == "]":
         reader.take("]")
         return
-    found: list[JsonValue] = []  # what the reading goes on with after a spoilt element
+    found: list[JsonValue] = []  # the element with which reading continues after a malformed one
     while True:
         try:
             value = found.pop() if found else reader.value()
@@ -133,7 +134,9 @@ def elements(reader: JsonReader) -> Iterator[JsonValue | Fault]:
 
 
 def _recovered(reader: JsonReader, alike: set[str]) -> list[JsonValue]:
-    """Return the next object that has at least half of the keys `alike`; nothing at the end of the file."""
+    """Find the next object with at least half of the keys `alike`; return it in a list, which is
+    empty if there is none.
+    """
     while reader.to_next():
         try:
             value = reader.value()
@@ -145,11 +148,12 @@ def _recovered(reader: JsonReader, alike: set[str]) -> list[JsonValue]:
 
 
 def events(reader: JsonReader, path: Path = ()) -> Iterator[tuple[Path, JsonValue | Fault]]:
-    """Yield (path, value) of what a large object holds: the elements of its lists one by one, and
-    of Telegram's chats their messages.
+    """Yield (path, value) for the content of a large object: its values, and the elements of its
+    lists one by one.
 
-    A path of (..., "{") says that an object begins in a list that is opened. BadJson where the
-    object is spoilt outside of its lists.
+    Of Telegram's chats, the messages are yielded one by one. A path that ends with "{" marks the
+    beginning of an object in such a list. Raises BadJson if the object is malformed outside of its
+    lists.
     """
     opening = reader.peek()
     if opening == "{" and _opens(path):

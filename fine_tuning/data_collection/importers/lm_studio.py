@@ -1,5 +1,6 @@
-"""LM Studio's conversations: `*.conversation.json`, each message in versions of which one is
-selected, each answer in steps.
+"""Read LM Studio's conversations: `*.conversation.json`.
+
+Each message has several versions, one of which is selected; an answer has several steps.
 """
 
 from collections.abc import Iterable
@@ -48,7 +49,7 @@ def _said(message: JsonObject, time: str) -> Said:
     texts, thoughts, parts = list[str](), list[str](), list[object]()
     for step in dicts(version.get("steps"), "steps"):
         if step.get("type") != "contentBlock":
-            parts += [step] if step.get("type") == "toolStatus" else []  # and not what is shown for debugging
+            parts += [step] if step.get("type") == "toolStatus" else []  # but not steps shown for debugging
             continue
         text, more = content_of(step.get("content"))
         parts += more

@@ -1,5 +1,7 @@
-"""Messages as OpenAI has them: {"messages": [{"role", "content"}]}, with tool calls and image
-parts; or a list of messages by itself.
+"""Read messages in OpenAI's form: {"messages": [{"role", "content"}]}, or a list of messages by
+itself.
+
+Messages may have tool calls and image parts.
 """
 
 from collections.abc import Iterable, Iterator
@@ -27,7 +29,7 @@ _TEXTS = ("text", "input_text", "output_text")
 
 
 def said_of(message: JsonObject) -> Said:
-    """Return one message in OpenAI's form. BadRecord for a role that is none."""
+    """Return a message given in OpenAI's form. Raises BadRecord for an unknown role."""
     role = ROLES.get(text_of(message.get("role"), "a role").lower())
     if role is None:
         raise BadRecord(f"a role (user, assistant, system, tool), found {str(message.get('role'))[:40]!r}")
@@ -41,7 +43,7 @@ def said_of(message: JsonObject) -> Said:
 
 
 def content_of(content: object) -> tuple[str, list[object]]:
-    """Return the text of a message's content, and its other parts."""
+    """Return the text of a message's content, and its parts that are not text."""
     if not isinstance(content, list):
         return text_of(content, "content"), []
     texts, parts = list[str](), list[object]()
@@ -72,7 +74,9 @@ def _fits_list(record: object) -> bool:
 
 
 def _read_list(source: Source) -> Iterator[Chat | Fault]:
-    """Read a file whose records are the messages of one conversation; a system message begins another."""
+    """Read a file whose records are the messages of one conversation. A system message begins
+    another conversation.
+    """
     now: list[Said] = []
     for record in source.records():
         if isinstance(record, Fault):

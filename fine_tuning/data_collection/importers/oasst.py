@@ -1,8 +1,8 @@
-"""OpenAssistant's trees of messages: a tree a record ("prompt" with "replies"), or a message a
-record, those of a tree in a row.
+"""Read OpenAssistant's trees of messages: one tree a record ("prompt" with "replies"), or one
+message a record.
 
-The best path follows the reply of the lowest rank; with branches "all" each path from the prompt to
-a last answer is a conversation.
+In the second form, the messages of a tree are consecutive. The best path follows the replies of the
+lowest rank. With `branches` "all", each path from the prompt to a last answer is a conversation.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,7 +26,7 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _paths(message: JsonObject, all: bool, before: tuple[JsonObject, ...] = ()) -> Iterator[tuple[JsonObject, ...]]:
-    """Yield the paths through a tree, the best one first."""
+    """Yield the paths through a tree, the best one first; without `all`, only the best."""
     path = (*before, message)
     replies = [reply for reply in dicts(message.get("replies") or [], "replies") if _is_kept(reply)]
     if not replies or len(path) >= _DEEPEST:
@@ -90,7 +90,7 @@ def _good(records: Iterable[Record | Fault], faults: list[Fault]) -> Iterator[Re
 
 
 def _grown(messages: list[JsonObject]) -> JsonObject:
-    """Return the message that the others reply to, with their replies in it."""
+    """Return the root of a tree, with the replies of all messages nested in it."""
     replies: dict[JsonValue, list[JsonValue]] = {message["message_id"]: [] for message in messages}
     found = {message["message_id"]: {**message, "replies": replies[message["message_id"]]} for message in messages}
     roots: list[JsonObject] = []

@@ -1,4 +1,6 @@
-"""Open WebUI's exported chats: a tree of messages in `chat.history`, or, in old ones, the list `chat.messages`."""
+"""Read Open WebUI's exported chats: a tree of messages in `chat.history`, or in old ones the list
+`chat.messages`.
+"""
 
 import html
 import re
@@ -54,7 +56,7 @@ def _said(message: JsonObject) -> Said:
     if role is None:
         raise BadRecord("a role (user, assistant, system)")
     text, parts = content_of(message.get("content"))
-    folded = _DETAILS.findall(text)  # what the page shows folded: thoughts, and calls of tools
+    folded = _DETAILS.findall(text)  # sections that the page shows folded: thoughts, and tool calls
     thoughts = "\n\n".join(_unquoted(inner) for kind, inner in folded if kind == "reasoning")
     parts += [{"type": kind, "text": inner.strip()} for kind, inner in folded if kind != "reasoning"]
     parts += [{"attachment": file} for file in dicts(message.get("files") or [], "files")]

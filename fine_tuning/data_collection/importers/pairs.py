@@ -1,5 +1,5 @@
-"""A question and its answer in a record: Alpaca, prompt and completion, Dolly, our own turns, and
-columns of a table by their names.
+"""Read records with a question and its answer: Alpaca, prompt and completion, Dolly, byoai's own,
+named columns.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -64,7 +64,9 @@ def _alpaca(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _before(record: JsonObject) -> Iterator[Said]:
-    """Yield the system prompt and the earlier exchanges that some add ("system", "history")."""
+    """Yield the system prompt and the earlier exchanges of a record that has them ("system",
+    "history").
+    """
     if system := text_of(record.get("system"), "a system prompt"):
         yield Said("system", system)
     for pair in list_in(record, "history"):
@@ -80,7 +82,9 @@ def _with(record: JsonObject, question: str, more: str) -> str:
 
 
 def _completion(record: JsonObject, source: Source) -> Iterable[Chat]:
-    """A label of false (KTO) says that the answer is not wanted: it is rated down."""
+    """Read a prompt and its completion. A label of false (KTO) means a bad answer, which is rated
+    down.
+    """
     asked, answered = record["prompt"], one_of(record, *_COMPLETIONS)
     said = _messages(asked, "user") + _messages(answered, "assistant")
     if isinstance(label := record.get("label"), bool):
@@ -107,7 +111,7 @@ def _dolly(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _own(record: JsonObject, source: Source) -> Iterable[Chat]:
-    """What byoai exports: a turn a record."""
+    """Read what byoai exports: one turn a record."""
     facts = record.get("metadata")
     model = text_of(record.get("model") or (facts.get("model") if isinstance(facts, dict) else None), "a model")
     time = moment(record.get("timestamp"))
@@ -122,7 +126,7 @@ def _columns(record: JsonObject, source: Source) -> Iterable[Chat]:
     asked, answered, context = _pair(record)
     texts = [text_of(record[name], name) for name in (asked, context) if name]
     answer = record[answered]
-    if isinstance(answer, dict):  # SQuAD: {"text": [...], "answer_start": [...]}
+    if isinstance(answer, dict):  # in SQuAD: {"text": [...], "answer_start": [...]}
         answer = answer.get("text")
     if isinstance(answer, list):
         answer = answer[0] if answer else ""
@@ -135,7 +139,9 @@ def _columns(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _pair(record: object) -> tuple[str, str, str]:
-    """Return the names of the columns that hold the question, the answer and a context; "" for what is not there."""
+    """Return the names of the columns with the question, the answer and a context; "" for a missing
+    one.
+    """
     names = {str(name).strip().casefold(): name for name in record} if isinstance(record, dict) else {}
     asked, answered, context = (
         next((names[name] for name in known if name in names), "") for known in (_ASKED, _ANSWERED, _CONTEXT)

@@ -1,6 +1,7 @@
-"""Chats among people: one of them is "me", whose messages are the answers; what all others say is asked.
+"""Read chats among people: the messages of one person, "me", are the answers, and all others are
+questions.
 
-Hours of silence part conversations.
+After hours of silence, another conversation begins.
 """
 
 from collections import Counter
@@ -14,13 +15,13 @@ from fine_tuning.errors import DataError
 
 SILENCE = timedelta(hours=8)
 _LONGEST = 400  # messages of one conversation
-_LOOKED_AT = 200_000  # messages in which names are looked for
+_LOOKED_AT = 200_000  # messages that are searched for names
 _SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What somebody wrote. `known_as`: what else the person may be named by with --me (an id, a nickname)."""
+    """A message of a person. `known_as`: other names of that person for --me (an id, a nickname)."""
 
     name: str
     text: str
@@ -33,16 +34,16 @@ class Line:
 def conversations(
     lines: Iterable[Line | Fault], me: str, file: str, chat: str = "", apart: bool = False, silence: timedelta = SILENCE
 ) -> Iterator[Chat | Fault]:
-    """Yield the conversations in what people wrote, in order.
+    """Yield the conversations in a chat, in order.
 
     Args:
-        me: whose messages are the answers, by name or id, whatever the case.
-        chat: what tells this chat from others; with the first message's time it is a conversation's id.
-        apart: it is only one of several chats: that "me" has not written here is no error.
-        silence: longer, and another conversation begins.
+        me: Name or id of the person whose messages are the answers; case does not matter.
+        chat: Identifies the chat; with the time of its first message, it identifies a conversation.
+        apart: Whether this is one of several chats, so that "me" may have written nothing in it.
+        silence: Time without a message after which another conversation begins.
 
     Raises:
-        DataError: without `me`, or when nobody of that name wrote; it lists who did.
+        DataError: `me` is missing, or nobody of that name wrote. The message lists who did.
     """
     if not me:
         raise DataError(
@@ -76,7 +77,7 @@ def _chat(lines: Sequence[tuple[Line, bool]], chat: str) -> Chat:
 
 
 def _is_later(before: Line, line: Line, silence: timedelta) -> bool:
-    if not before.time or not line.time or before.time[:13] == line.time[:13]:  # within one hour
+    if not before.time or not line.time or before.time[:13] == line.time[:13]:  # both are in the same hour
         return False
     return datetime.fromisoformat(line.time) - datetime.fromisoformat(before.time) > silence
 
@@ -86,6 +87,6 @@ def _who(lines: Iterable[Line | Fault]) -> str:
 
 
 def listed(names: Counter[str]) -> str:
-    """Return a sentence that names who wrote, with how many messages."""
+    """Return a sentence with the names of all who wrote, and their numbers of messages."""
     shown = ", ".join(f"{name} ({count})" for name, count in names.most_common(_SHOWN))
     return f"Names and messages: {shown}" if shown else "No message was found in it"

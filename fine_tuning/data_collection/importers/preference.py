@@ -1,7 +1,8 @@
-"""Pairs of a chosen and a rejected answer: texts, lists of messages, or whole dialogues as text
-("Human: ... Assistant: ...").
+"""Read pairs of a chosen and a rejected answer: texts, lists of messages, or whole dialogues as
+text.
 
-In the log the rejected answer is what was said, and the chosen one an edit of it: so it becomes a pair to prefer by.
+In the log, the rejected answer is the original one and the chosen one its edit, so that the two
+form a preference pair. A dialogue as text has the form "Human: ... Assistant: ...".
 """
 
 import re
@@ -22,7 +23,7 @@ def _fits(record: object) -> bool:
 
 
 def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
-    if "preferred_output" in record:  # OpenAI's form
+    if "preferred_output" in record:  # the form of OpenAI
         record = {
             "prompt": object_in(record, "input")["messages"],
             "chosen": record["preferred_output"],
@@ -40,7 +41,7 @@ def _convert(record: JsonObject, source: Source) -> Iterable[Chat]:
 
 
 def _side(record: JsonObject, key: str) -> list[Said]:
-    """Return the dialogue that ends with the chosen or the rejected answer."""
+    """Return the dialogue that ends with the chosen (or the rejected) answer."""
     asked = next((record[name] for name in _PROMPTS if record.get(name)), None)
     before = (
         [said_of(each) for each in dicts(asked, "messages")]

@@ -1,7 +1,7 @@
-"""What a file is made of, whoever wrote it: records (JSON, JSON Lines, CSV, Parquet), one large
-JSON object, lines of text, or a database.
+"""Read the records of a file, whatever program wrote it: JSON, JSON Lines, CSV, Parquet, text, a
+database.
 
-A spoilt record comes as a Fault in its place; the reading goes on.
+A malformed record is returned as a Fault in its place, and reading continues.
 """
 
 import csv
@@ -18,9 +18,9 @@ from fine_tuning.data_collection.importers.files import UNDECODED, Member, Read,
 from fine_tuning.data_collection.importers.json_stream import LONGEST, BadJson, JsonReader, elements, events
 from fine_tuning.errors import DataError
 
-SAMPLE = 20  # records that are looked at, to tell whose they are
-_LINES = 2_000  # of a text that are looked at
-_BATCH = 500  # rows of a Parquet file that are in memory at once
+SAMPLE = 20  # records that are examined to recognise the format
+_LINES = 2_000  # lines of a text that are examined
+_BATCH = 500  # rows of a Parquet file in memory at once
 DELIMITERS = {".csv": ",;\t|", ".tsv": "\t"}
 
 Layout = Literal["array", "lines", "object", "table", "parquet", "database", "text"]
@@ -28,7 +28,7 @@ Layout = Literal["array", "lines", "object", "table", "parquet", "database", "te
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A value, and where it stands."""
+    """A value, and its place in the file."""
 
     place: str
     value: Any
@@ -36,20 +36,21 @@ class Record:
 
 @dataclass(frozen=True)
 class Look:
-    """What a first look at a file found: how it is laid out, and what its first records are (of an
-    object, the beginning of its lists).
+    """The result of a first look at a file: its layout and its first records.
+
+    Of one large object, the records are the beginnings of its lists.
     """
 
     layout: Layout
     sample: Sequence[Any] = ()
     lines: Sequence[str] = ()
     delimiter: str = ","
-    # of an object: the first elements of each of its lists
+    # for an object, the first elements of each of its lists
     lists: dict[str, list[object]] = field(default_factory=dict)
 
 
 def look(member: Member) -> Look:
-    """Return what a file is made of. DataError if it cannot be read."""
+    """Return the layout and the first records of a file. Raises DataError if it cannot be read."""
     head = member.head()
     if head.startswith(b"SQLite format 3\0"):
         return Look("database")
@@ -67,8 +68,9 @@ def look(member: Member) -> Look:
 
 
 def look_at_table(member: Member, delimiters: str = DELIMITERS[".csv"]) -> Look | None:
-    """Return what a table's first rows are, with the delimiter that parts its first row into the
-    most columns; None if there is none.
+    """Return the first rows of a table, or None if the file is not a table.
+
+    The delimiter is the one that divides the first row into the most columns.
     """
     looks = [Look("table", _values(table(member, delimiter)), delimiter=delimiter) for delimiter in delimiters]
     best = max(looks, key=lambda look: len(look.sample[0]) if look.sample else 0)
@@ -92,13 +94,15 @@ def _look_at_object(member: Member, start: str) -> Look:
 
 
 def _is_lines(start: str) -> bool:
-    """Return whether a text is an object a line: its first line looks whole, and the next one begins another."""
+    """Return whether a text has an object on each line: the first line is complete, and the second
+    begins another one.
+    """
     first, _, rest = start.partition("\n")
     return first.rstrip().endswith("}") and rest.lstrip().startswith("{")
 
 
 def _values(records: Iterable[Record | Fault]) -> list[Any]:
-    """Return the first values that are no faults."""
+    """Return the first values, without faults."""
     return [record.value for record in islice(records, SAMPLE) if isinstance(record, Record)]
 
 
@@ -106,7 +110,7 @@ def _values(records: Iterable[Record | Fault]) -> list[Any]:
 
 
 def records(member: Member, found: Look, read: Read = unwatched) -> Iterator[Record | Fault]:
-    """Yield a file's records, as its layout has them: the elements, lines or rows; an object as one record."""
+    """Yield the records of a file: the elements, lines or rows, or an object as a single record."""
     match found.layout:
         case "array":
             yield from array(member, read)
@@ -129,7 +133,7 @@ def array(member: Member, read: Read = unwatched) -> Iterator[Record | Fault]:
 
 
 def within(member: Member, name: str, read: Read = unwatched) -> Iterator[Record | Fault]:
-    """Yield the elements of one list of a large object."""
+    """Yield the elements of one list in a large object."""
     with member.text(read) as text:
         try:
             yield from _numbered(value for path, value in events(JsonReader(text)) if path == (name, "*"))
@@ -168,12 +172,14 @@ def _parsed(place: str, line: str) -> Record | Fault:
         return Fault(f"{place}, column {error.colno}", f"expected JSON: {error.msg}")
     except RecursionError:
         return Fault(place, "expected JSON, found it nested too deeply")
-    except ValueError as error:  # a number with thousands of digits
+    except ValueError as error:  # such as a number with thousands of digits
         return Fault(place, f"expected JSON: {error}")
 
 
 def numbered_lines(text: TextIO) -> Iterator[tuple[int, str]]:
-    """Yield (number, line); of a line that is too long its beginning, a little more than `LONGEST`."""
+    """Yield (number, line). Of a line that is too long, yield its beginning, slightly more than
+    `LONGEST`.
+    """
     number = 0
     while line := text.readline(LONGEST + 1):
         number += 1
@@ -184,7 +190,7 @@ def numbered_lines(text: TextIO) -> Iterator[tuple[int, str]]:
 
 
 def table(member: Member, delimiter: str, read: Read = unwatched) -> Iterator[Record | Fault]:
-    """Yield a table's rows as objects; the first row names the columns."""
+    """Yield the rows of a table as objects, with the first row as keys."""
     csv.field_size_limit(LONGEST)
     with member.text(read, newline="") as text:
         rows = csv.reader(text, delimiter=delimiter)
@@ -209,7 +215,7 @@ def table(member: Member, delimiter: str, read: Read = unwatched) -> Iterator[Re
 
 
 def _cell(cell: str) -> object:
-    """Return a cell's text, or the list of objects that is written in it."""
+    """Return the text of a cell, or the list of objects that is written in it as JSON."""
     if cell.startswith("[{"):
         with suppress(ValueError, RecursionError):
             return json.loads(cell)

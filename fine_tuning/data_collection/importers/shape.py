@@ -1,4 +1,4 @@
-"""What an importer is: how a format is told apart, and how its records become chats."""
+"""Define what an importer is: how it recognises its format, and how it turns records into chats."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,26 +12,28 @@ from fine_tuning.data_collection.importers.records import Layout, Look, Record, 
 from fine_tuning.json_values import JsonObject
 
 Branches = Literal["best", "all"]
-# What a foreign record that is not built as its format says runs into.
+# Exceptions that reading a record raises if it is not built as its format requires.
 NOT_AS_EXPECTED = (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError)
-UNREADABLE = (BadRecord, *NOT_AS_EXPECTED)  # and what a reader says of one
+UNREADABLE = (BadRecord, *NOT_AS_EXPECTED)  # with the one that importers raise themselves
 
 RECORDS: frozenset[Layout] = frozenset({"array", "lines", "table", "parquet", "object"})
 
 
 @dataclass(frozen=True)
 class Source:
-    """What one reading is about: a file (Slack: all of a channel's), and what was asked for."""
+    """What one reading covers: usually a file (for Slack, all files of a channel), and the options
+    of the import.
+    """
 
     members: Sequence[Member]
     found: Look
     me: str = ""  # whose messages are the answers, in a chat among people
-    branches: Branches = "best"  # of a tree of answers
-    inside: str = ""  # the list of a large object whose elements are the records
-    dataset: str = ""  # of Hugging Face, in the place of files
-    read: Read = unwatched  # told how far the reading is
-    judge: Judge | None = None  # of what is made of a document
-    called: str = ""  # what the source is called
+    branches: Branches = "best"  # which paths of a tree of answers are read
+    inside: str = ""  # name of the list, in a large object, whose elements are the records
+    dataset: str = ""  # a dataset of Hugging Face, instead of files
+    read: Read = unwatched  # is told how many bytes were read
+    judge: Judge | None = None  # judges answers made from a document
+    called: str = ""  # name of the source, if not the file's
 
     @property
     def member(self) -> Member:
@@ -50,21 +52,24 @@ class Source:
 
 @dataclass(frozen=True)
 class Importer:
-    """One format. `fits` looks at a record (of text: at `Look.lines`); `read` yields chats, and
-    Faults for what it sets aside.
+    """A format.
+
+    `fits` tests a record (of a text, `Look.lines`). `read` yields chats, and a Fault for each
+    record that it skips.
     """
 
-    title: str  # what people call it
+    title: str  # its name for people
     fits: Callable[[Any], bool]
     read: Callable[[Source], Iterator[Chat | Fault]]
     layouts: frozenset[Layout] = RECORDS
-    joins: bool = False  # the files of a folder are one reading
-    whole: bool = False  # only where it is asked for: it reads a file of whatever layout by itself
+    joins: bool = False  # whether the files of a folder are read together
+    whole: bool = False  # whether it reads files of any layout by itself, and so must be asked for
 
 
 def spoilt(error: Exception, place: str, expected: str, value: object) -> Fault:
-    """Return the fault of a record whose reading raised one of UNREADABLE; `expected` is what its
-    format has there, `value` what it is.
+    """Return the fault for a record whose reading raised one of UNREADABLE.
+
+    `expected`: what the format requires at that place. `value`: what is there.
     """
     if isinstance(error, BadRecord):
         return Fault(place, f"expected {error}")
@@ -74,7 +79,7 @@ def spoilt(error: Exception, place: str, expected: str, value: object) -> Fault:
 def each(
     convert: Callable[[JsonObject, Source], Iterable[Chat]], expected: str
 ) -> Callable[[Source], Iterator[Chat | Fault]]:
-    """Return a `read` of a format of which every record is a conversation of its own."""
+    """Return a `read` function for a format in which each record is a conversation of its own."""
 
     def read(source: Source) -> Iterator[Chat | Fault]:
         for record in source.records():

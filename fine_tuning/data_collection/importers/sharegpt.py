@@ -1,5 +1,6 @@
-"""ShareGPT and FineTome: {"conversations": [{"from": "human", "value": ...}]}; also a list of pairs
-("human" and "assistant").
+"""Read ShareGPT and FineTome: {"conversations": [{"from": "human", "value": ...}]}.
+
+The list may also consist of pairs ("human" and "assistant").
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,5 +1,5 @@
-"""SillyTavern's chats: JSON Lines, the first line about the chat (user_name, character_name), each
-other one a message.
+"""Read SillyTavern's chats: JSON Lines. The first line describes the chat, each other one is a
+message.
 """
 
 import re
@@ -45,7 +45,7 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
 def _said(message: JsonObject) -> Said | None:
     extra = object_in(message, "extra")
     if message.get("is_system"):
-        return None  # a note, or what was hidden from the model
+        return None  # a note, or hidden from the model
     role: Role = "user" if message["is_user"] else "assistant"
     parts = [{key: extra[key]} for key in ("image", "file", "files", "tool_invocations") if extra.get(key)]
     model = text_of(extra.get("model"), "a model")

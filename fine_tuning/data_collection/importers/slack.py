@@ -1,5 +1,7 @@
-"""Slack's export: a folder (or its ZIP archive) with a folder for each channel, in it a file for
-each day; a thread is a conversation.
+"""Read Slack's export: a folder, or its ZIP archive, with a folder for each channel and a file for
+each day.
+
+A thread is a conversation of its own.
 """
 
 import html
@@ -17,7 +19,7 @@ from fine_tuning.json_values import JsonObject
 
 _SPOKEN = (None, "", "thread_broadcast", "bot_message", "file_share", "me_message")
 _LINK = re.compile(r"<([@#!]?)([^<>|]+)(?:\|([^<>]*))?>")
-_MOST = 50_000  # messages of threads that wait for their channel's end
+_MOST = 50_000  # messages of threads kept in memory until the channel ends
 
 
 def _fits(record: object) -> bool:
@@ -40,7 +42,7 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
 
 
 def _people(source: Source) -> dict[str, list[str]]:
-    """Return what the export calls each person, by id; the name that is shown first."""
+    """Return the names of each person in the export, by id; the displayed name comes first."""
     listed = source.member.others("users.json")
     if not listed:
         return {}
@@ -51,7 +53,7 @@ def _people(source: Source) -> dict[str, list[str]]:
             str(each.get("id")): [*_names(object_in(each, "profile")), str(each.get("name") or "")] for each in people
         }
     except (BadRecord, *NOT_AS_EXPECTED):
-        return {}  # then people are called by their ids
+        return {}  # people are then named by their ids
 
 
 def _names(profile: JsonObject) -> list[str]:
@@ -61,7 +63,9 @@ def _names(profile: JsonObject) -> list[str]:
 def _lines(
     records: Iterable[Record | Fault], people: dict[str, list[str]], threads: dict[str, list[Line]]
 ) -> Iterator[Line | Fault]:
-    """Yield what was written in the channel itself; replies go into `threads`, with the message that they reply to."""
+    """Yield the messages in the channel itself; collect replies in `threads`, by the message they
+    reply to.
+    """
     waiting = 0
     for record in records:
         if isinstance(record, Fault):
@@ -101,7 +105,7 @@ def _line(message: JsonObject, people: dict[str, list[str]], place: str) -> Line
 
 
 def _plain(text: str, people: dict[str, list[str]]) -> str:
-    """Return Slack's markup as people see it: names, links and signs."""
+    """Return Slack's markup as people see it, with names, links and special characters resolved."""
 
     def seen(link: re.Match[str]) -> str:
         sign, target, label = link.groups()

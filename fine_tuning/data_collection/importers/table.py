@@ -1,4 +1,4 @@
-"""The formats that byoai reads, by name: one table. And which one a file is in."""
+"""List the formats that byoai reads, by name, and recognise the format of a file."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -31,7 +31,7 @@ from fine_tuning.data_collection.importers.text_generation_webui import TEXT_GEN
 from fine_tuning.data_collection.importers.whatsapp import WHATSAPP
 from fine_tuning.errors import ConfigError, DataError
 
-# What says more stands before what says less: a file is taken for the first that fits best.
+# More specific formats come first: of those that fit equally well, the first is chosen.
 IMPORTERS: dict[str, Importer] = {
     "chatgpt": CHATGPT,
     "claude": CLAUDE,
@@ -63,12 +63,12 @@ IMPORTERS: dict[str, Importer] = {
     "document": DOCUMENT,
 }
 
-# a format's name, its importer, and the list of a large object that holds the records
+# name of a format, its importer, and the name of the list with the records in a large object
 Found = tuple[str, Importer, str]
 
 
 def importer_named(name: str) -> Importer:
-    """Return the importer that `--format` names. ConfigError if there is none."""
+    """Return the importer that `--format` names. Raises ConfigError if there is none."""
     if ":" in name:
         return custom(name)
     if name not in IMPORTERS:
@@ -77,7 +77,9 @@ def importer_named(name: str) -> Importer:
 
 
 def looked_at(member: Member) -> Look:
-    """Return what a file is made of; of a database its tables. DataError if it cannot be read."""
+    """Return the layout and first records of a file; of a database its tables. Raises DataError if
+    it cannot be read.
+    """
     found = look(member)
     if found.layout == "database":
         return Look("database", [tables(member)])
@@ -87,12 +89,14 @@ def looked_at(member: Member) -> Look:
 
 
 def dataset_look(name: str) -> Look:
-    """Return what the first rows of a Hugging Face dataset are. DataError if it cannot be reached."""
+    """Return the first rows of a Hugging Face dataset. Raises DataError if it cannot be reached."""
     return Look("parquet", [row.value for row in islice(rows(name), SAMPLE) if isinstance(row, Record)])
 
 
 def recognised(found: Look, name: str) -> Found:
-    """Return the format of a file. DataError, which says what was looked for, if it is in none."""
+    """Return the format of a file. If there is none, raise DataError that lists the formats that
+    were tried.
+    """
     formats = _formats(found)
     if best := _best(formats, found, found.sample):
         return best, IMPORTERS[best], ""
@@ -105,9 +109,11 @@ def recognised(found: Look, name: str) -> Found:
 
 
 def forced(name: str, found: Look, file: str, surely: bool = False) -> Found:
-    """Return the named format for a file. DataError if the file is not even laid out as that format.
+    """Return the importer of a named format for a file. Raises DataError if the file's layout
+    cannot be that format.
 
-    `surely`: also if none of its first records fits, as with the other files in a folder.
+    `surely`: accept the file even if none of its first records fits, as for further files of a
+    folder.
     """
     importer = importer_named(name)
     if found.layout not in importer.layouts:
@@ -132,8 +138,10 @@ def _formats(found: Look) -> dict[str, Importer]:
 
 
 def _best(formats: dict[str, Importer], found: Look, sample: Sequence[object]) -> str:
-    """Return the first format that most of the first records fit, else that which the most fit, if
-    a third do; "" if there is none.
+    """Return the first format that most of the sampled records fit, else the one that the most
+    records fit.
+
+    The latter needs a third of the records; without any, return "".
     """
     if found.layout == "text":
         return next((name for name, importer in formats.items() if importer.fits(found.lines)), "")

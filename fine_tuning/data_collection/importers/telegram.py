@@ -1,4 +1,6 @@
-"""Telegram Desktop's JSON export: one chat (`messages` at the top), or all of an account (`chats.list`)."""
+"""Read Telegram Desktop's JSON export: one chat (`messages` at the top), or all of an account
+(`chats.list`).
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -50,8 +52,9 @@ def _events(reader: JsonReader) -> Iterator[tuple[Path, JsonValue | Fault]]:
 
 
 def _chats(told: Iterable[tuple[Path, JsonValue | Fault]]) -> Iterator[tuple[bool, str, Iterator[Line | Fault]]]:
-    """Yield whether there are several chats, each chat's name and id, and what was written in it,
-    to be read before the next chat.
+    """Yield (whether there are several chats, name and id of the chat, its messages) for each chat.
+
+    The messages must be read before the next chat.
     """
     stream = iter(told)
     number, ahead = 0, next(stream, None)
@@ -71,7 +74,7 @@ def _chats(told: Iterable[tuple[Path, JsonValue | Fault]]) -> Iterator[tuple[boo
         if path[-2:] == ("messages", "*"):
             yield path[0] != "messages", f"{facts.get('name')} {facts.get('id')}", lines()
             for _ in lines():
-                pass  # what nobody wanted
+                pass  # skip what the caller did not read
             facts = {}
             continue
         if path[-1] in ("name", "id"):
@@ -87,7 +90,7 @@ def _line(message: JsonValue, place: str) -> Iterator[Line | Fault]:
             return  # somebody joined, called, pinned
         text = _text(message.get("text"))
         parts: list[object] = [{key: message[key] for key in _MEDIA if key in message}]
-        if message.get("forwarded_from"):  # somebody else's words
+        if message.get("forwarded_from"):  # written by somebody else
             parts, text = [{"forwarded_from": message["forwarded_from"], "text": text}], ""
         time = moment(message.get("date_unixtime")) or moment(message.get("date"))
         name, id = text_of(message.get("from"), "a name"), text_of(message.get("from_id"), "an id")

@@ -1,4 +1,6 @@
-"""text-generation-webui's chats: {"internal": [[question, answer], ...], "visible": ...}, in old ones "data"."""
+"""Read text-generation-webui's chats: {"internal": [[question, answer], ...], "visible": ...}, in
+old ones "data".
+"""
 
 from collections.abc import Iterable
 
@@ -6,7 +8,7 @@ from fine_tuning.data_collection.importers.chats import BadRecord, Chat, Role, S
 from fine_tuning.data_collection.importers.shape import Importer, Source, each
 from fine_tuning.json_values import JsonObject
 
-_NOBODY = "<|BEGIN-VISIBLE-CHAT|>"  # in a question's place: the character began
+_NOBODY = "<|BEGIN-VISIBLE-CHAT|>"  # in place of a question where the character spoke first
 
 
 def _fits(record: object) -> bool:

@@ -1,6 +1,4 @@
-"""Messages that know which one they answer, as ChatGPT and Open WebUI keep them: the path that was
-last shown, or all paths.
-"""
+"""Find paths in trees of messages that name their parent, as ChatGPT and Open WebUI keep them."""
 
 from collections.abc import Iterator, Mapping
 
@@ -10,11 +8,11 @@ Nodes = Mapping[str, JsonObject]
 
 
 def paths(nodes: Nodes, current: object, parent: str, all: bool) -> Iterator[list[JsonObject]]:
-    """Yield the path to `current` (to the newest last message where it is not there), then, if
-    `all`, those to the other last messages.
+    """Yield the path to `current` (or, if it is missing, to the newest leaf), then, if `all`, those
+    to the other leaves.
 
     Args:
-        parent: the key under which a node names the one before it.
+        parent: The key under which a node names its parent.
     """
     inner = {node.get(parent) for node in nodes.values() if isinstance(node.get(parent), str)}
     leaves = [id for id in nodes if id not in inner]

@@ -1,5 +1,7 @@
-"""WhatsApp's exported chats: a line a message, of Android ("31/12/23, 21:15 - Name: text") or iOS
-("[31.12.23, 21:15:00] Name: text").
+"""Read WhatsApp's exported chats, a message a line.
+
+The lines are those of Android ("31/12/23, 21:15 - Name: text") or iOS ("[31.12.23, 21:15:00] Name:
+text").
 """
 
 import re
@@ -17,7 +19,7 @@ _HEAD = re.compile(
     r"\s?(?P<half>[ap]\.?\s?m\.?)?(?(open)\]\s?|\s[-–]\s)(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL,
 )
-_MARKS = "\u200e\u200f\u202a\u202c\ufeff"  # invisible signs; iOS puts one before what is no text
+_MARKS = "\u200e\u200f\u202a\u202c\ufeff"  # invisible characters; iOS puts one before what is not text
 _MEDIA = re.compile(
     r"<[^<>\n]{3,80}>|\S.*\.\w{2,5} \((?:file attached|Datei angehängt|archivo adjunto|fichier joint|file "
     r"allegato|bestand bijgevoegd|"
@@ -50,7 +52,7 @@ def _head(line: str) -> re.Match[str] | None:
 
 
 def _named(rest: str) -> tuple[str, str]:
-    """Return who wrote, and what; nobody for a message of WhatsApp's own."""
+    """Return (sender, text) of a message; the sender is "" for a message of WhatsApp itself."""
     name, colon, text = rest.partition(":")
     if not colon or len(name) > 60 or any(sign in name for sign in '"“”'):
         return "", rest
@@ -111,8 +113,9 @@ def _time(head: re.Match[str], day_first: bool) -> str:
 
 
 def _day_first(lines: Sequence[str]) -> bool:
-    """Return whether the day stands before the month: what tells is a number above 12, else the
-    order in which dates may follow.
+    """Return whether dates have the day before the month.
+
+    A number above 12 decides, else which reading keeps the dates in order.
     """
     heads = [head for line in lines if (head := _head(line))]
     for head in heads:

@@ -1,1 +1,1 @@
-"""Where in a text each kind of private detail stands."""
+"""Find each kind of private detail in a text."""

@@ -1,4 +1,4 @@
-"""Links, e-mail addresses, and addresses of machines."""
+"""Find links, e-mail addresses, and IP addresses."""
 
 import ipaddress
 import re
@@ -12,8 +12,8 @@ from fine_tuning.data_collection.private_details.reading import ENDS, LATIN, SPA
 # Links
 
 _IN_LINK = rf"[!#-&(-;=?-\[\]^_a-z{{}}~'{LATIN}{SPACED}]"
-# Where no space ends a link, a word of the sentence would go with it: of such scripts only what a
-# query or a wiki's path holds.
+# In scripts without spaces, a link would include words of the sentence: of their characters, only
+# those in a query or the path of a wiki are allowed.
 _REST = rf"(?:{_IN_LINK}|(?<==)[{UNSPACED}]+|(?<=/wiki/)[{UNSPACED}]+|(?<=%[0-9A-F][0-9A-F])[{UNSPACED}])"
 _LINK = re.compile(
     rf"""(?ix) (?<![{LATIN}0-9_@]) (?:
@@ -29,8 +29,8 @@ _PAIRS = {")": "(", "]": "[", "}": "{"}
 
 
 def links(reading: Reading) -> Iterator[Span]:
-    """Yield where links stand, without the punctuation of the sentences around them. In code only
-    those with a scheme.
+    """Yield the positions of links, without the punctuation of the sentence around them. In code, a
+    link needs a scheme.
     """
     for match in _LINK.finditer(reading.text):
         if match["scheme"] or not reading.in_code(match.start()):
@@ -38,8 +38,10 @@ def links(reading: Reading) -> Iterator[Span]:
 
 
 def _length(link: str, before: str) -> int:
-    """Return where a link ends: at the quote that opened before it, at a bracket that closes none
-    of its own, before a sentence's signs.
+    """Return the length of a link.
+
+    It ends at the quotation mark that opened before it, at a closing bracket without an opening
+    one, and before the punctuation of the sentence.
     """
     if before == "'" and "'" in link:
         link = link[: link.index("'")]
@@ -67,7 +69,7 @@ _MAIL = re.compile(
       | [{UNSPACED}0-9-]{{1,63}}\.(?:{_HAN_DOMAINS}) )
     (?![{LATIN}0-9])"""
 )
-# What makes a place on another machine, or an element of a matrix, of what looks like an address.
+# What shows, after a likely address, that it is a path on another machine or an element of a matrix.
 _NO_MAIL = re.compile(r"\[|:[\w.~-]*[/~]|:[\w-]+\.git\b", re.ASCII)
 _GENERIC_NAMES = """
     com org net edu gov mil int info biz name pro mobi dev app page io ai co me tv cc online site store shop blog cloud email mail tech live
@@ -77,7 +79,7 @@ _GENERIC_NAMES = """
     onion arpa
 """  # noqa: E501
 _GENERIC = frozenset(_GENERIC_NAMES.split())
-_FILES = {"py", "sh", "rs", "md"}  # in code; elsewhere countries
+_FILES = {"py", "sh", "rs", "md"}  # file endings in code, countries elsewhere
 _NO_METHODS = {"com", "net", "org", "edu", "gov", "cn", "jp", "kr", "tw", "hk", "ru", "de", "fr", "uk"}
 
 
@@ -87,7 +89,9 @@ def _countries() -> frozenset[str]:
 
 
 def mails(reading: Reading) -> Iterator[Span]:
-    """Yield where e-mail addresses stand; `user@host:path` and products of matrices are none."""
+    """Yield the positions of e-mail addresses; `user@host:path` and matrix products are not taken
+    for one.
+    """
     for match in _MAIL.finditer(reading.plain):
         local, _, domain = match[0].partition("@")
         end = match.end() - _glued(domain)
@@ -105,7 +109,9 @@ def mails(reading: Reading) -> Iterator[Span]:
 
 
 def _glued(domain: str) -> int:
-    """Return how many characters of a domain are the next sentence, as in "jo@example.com.Then"."""
+    """Return how many characters at a domain's end belong to the next sentence, as in
+    "jo@example.com.Then".
+    """
     rest, _, last = domain.rpartition(".")
     return (
         len(last) + 1 if last.istitle() and "." in rest and not _known(last) and _known(rest.rpartition(".")[2]) else 0
@@ -117,8 +123,8 @@ def _known(top: str) -> bool:
 
 
 def _is_domain(name: str, top: str, local: int, reading: Reading, start: int) -> bool:
-    """Return whether a name and a top domain are one; where a top domain is not known, or in code,
-    they must not be short.
+    """Return whether a name and a top-level domain form a domain. It must be longer if unknown, or
+    in code.
     """
     if not top.isascii():
         return True
@@ -129,7 +135,7 @@ def _is_domain(name: str, top: str, local: int, reading: Reading, start: int) ->
     )
 
 
-# Addresses of machines
+# IP addresses
 
 _IP = re.compile(
     rf"""(?xia)
@@ -138,7 +144,7 @@ _IP = re.compile(
         (?:[0-9a-f]{{3,4}}:[0-9a-f]{{0,4}}:?){{3}} [0-9a-f:]{{2,20}} {ENDS} (?!:)
       | (?<![\w.]) (?<![0-9a-f]{{2}}:) (?:[23][0-9a-f]{{3}}|f[cd][0-9a-f]{{2}}|fe[89ab][0-9a-f]) : [0-9a-f:]{{2,34}} {ENDS} (?!:|\.\d)"""  # noqa: E501
 )
-# Resolvers that anybody may ask, and where clouds tell a machine about itself.
+# Public resolvers, and the metadata service of clouds.
 _PUBLIC_ADDRESSES = """
     8.8.8.8 8.8.4.4 1.1.1.1 1.0.0.1 9.9.9.9 149.112.112.112 208.67.222.222 208.67.220.220 4.2.2.1 4.2.2.2 114.114.114.114 223.5.5.5
     223.6.6.6 119.29.29.29 180.76.76.76 77.88.8.8 77.88.8.1 94.140.14.14 94.140.15.15 168.126.63.1 168.126.63.2 169.254.169.254
@@ -169,8 +175,10 @@ _EDITION_AFTER = re.compile(r"(?i) ?(?:버전|バージョン|版|version|build|
 
 
 def machines(reading: Reading) -> Iterator[Span]:
-    """Yield where addresses of machines in the world stand: no versions, masks, networks of
-    everybody's, nor what is every machine's.
+    """Yield the positions of IP addresses of particular machines.
+
+    Versions, netmasks, private networks, public resolvers, and loopback and multicast addresses are
+    not private.
     """
     for match in _IP.finditer(reading.plain):
         try:
@@ -184,8 +192,9 @@ def machines(reading: Reading) -> Iterator[Span]:
 
 
 def _is_machine(address: ipaddress.IPv4Address, reading: Reading, match: re.Match[str]) -> bool:
-    """Return whether four numbers are an address. The nearest word before them tells it from a
-    version; without one its numbers do.
+    """Return whether four numbers are an IP address and not a version.
+
+    The nearest telling word before them decides, or without one the numbers themselves.
     """
     octets, after = address.packed, reading.plain[match.end() : match.end() + 4]
     if _is_mask(int(address)) or octets[0] >= 240 or _is_network(address, after):
@@ -201,13 +210,15 @@ def _is_machine(address: ipaddress.IPv4Address, reading: Reading, match: re.Matc
 
 
 def _is_mask(value: int) -> bool:
-    """Ones, then zeros, or the reverse: 255.255.255.0, 0.0.0.255."""
+    """Return whether an address is a netmask or its inverse: ones then zeros, or the reverse
+    (255.255.255.0, 0.0.0.255).
+    """
     inverted = value ^ 0xFFFFFFFF
     return (value & (value + 1)) == 0 or (inverted & (inverted + 1)) == 0
 
 
 def _is_network(address: ipaddress.IPv4Address, after: str) -> bool:
-    """Return whether it is a private network as a whole, such as 10.0.0.0/8."""
+    """Return whether an address stands for a whole private network, such as 10.0.0.0/8."""
     size = re.match(r"/(\d\d?)(?!\d)", after)
     hosts = 32 - int(size[1]) if size else 0
     return address.is_private and 0 < hosts <= 32 and int(address) % (1 << hosts) == 0

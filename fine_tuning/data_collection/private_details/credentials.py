@@ -1,4 +1,6 @@
-"""Keys and passwords: told by how their issuers write them, by their randomness, or by the word before them."""
+"""Find keys and passwords: by the form that their issuers use, by their randomness, or by the word
+before them.
+"""
 
 import re
 from collections.abc import Iterator
@@ -17,10 +19,10 @@ _ISSUED = re.compile(
 )
 _LONG = re.compile(r"(?a)(?<![\w/.+?-])[A-Za-z0-9]{32,}(?![\w/+?]|={0,2}\?)")
 
-_LEAST_ISSUED = 15  # characters without a space that each of these has, but for a block
+_LEAST_ISSUED = 15  # least length of each of these, except of a block
 
 _RUN = re.compile(r"(?a)\d+")
-# A line of data in base64, as files and pictures are written in.
+# A line of base64 data, such as a file or a picture.
 _DATA = re.compile(r"(?a)[\s\"'b(]*[A-Za-z0-9+/]{20,}=*[\s\"',)\\]*$")
 _HELD = re.compile(r"(?<![A-Za-z])[\"'`]$|[=:] ?$")
 _PASSWORD = (
@@ -32,7 +34,7 @@ _KEY = (
     r"secret|token|(?:api|access|auth|private|encryption)[ _-]?key|密钥|密鑰|秘钥|令牌|トークン|秘密鍵|토큰|비밀\ ?키"
     r"|токен|ключ|คีย์|टोकन|कुंजी|مفتاح|رمز"
 )
-# Each word above holds one of these.
+# Each word above contains one of these.
 _ASCII_STEMS = ("pass", "pwd", "kennwort", "clave", "senha", "wachtwoord", "parola", "pin", "secret", "token", "key")
 _STEMS = (
     "contraseña hasło lösenord şifre парол 密码 密碼 口令 パスワード 暗証番号 비밀 암호 รหัสผ่าน पासवर्ड كلمة סיסמה пин"
@@ -40,8 +42,8 @@ _STEMS = (
 )
 _ALL_STEMS = (*_ASCII_STEMS, *_STEMS.split())
 _END = rf"""\s"'`,;，。；、「」（）{UNSPACED}"""
-# The word, how it is said what it is, and what stands there, in quotes or up to a space or the next
-# letter of a script without spaces.
+# The word, the sign or verb after it, and the value: in quotes, or up to a space or the next letter
+# of a script without spaces.
 _ASSIGNED = re.compile(
     rf"""(?xi) (?: (?<![{LATIN}]) | (?![{LATIN}]) )
     (?: (?P<password>{_PASSWORD}) (?:\ [^\W\d]{{2,12}}){{0,3}}? | (?P<key>{_KEY}) ) (?:[_ -]?(?:access|api)?[_ -]?key|\ code)? ["'`]?
@@ -51,7 +53,7 @@ _ASSIGNED = re.compile(
     (?: (?P<quote>["'`]) (?P<quoted>[^"'`\n]{{4,100}}) (?P=quote)
       | ["'`]? (?P<value>[^\x00{_END}]{{4,200}}?) (?= [.!?)\]]* (?:[！？{_END}]|$) ) )"""  # noqa: E501
 )
-# What is not a secret but says where it comes from: an expression, a path, a variable, a template's gap, a mask.
+# Values that refer to a secret instead of being one: expressions, paths, variables, template fields, masks.
 _REFERENCE = re.compile(
     r"[A-Za-z_][\w.]*[(\[]|\.{0,2}[/\\]|~|[A-Za-z]:[/\\]|[$%<{\[(&*•-]|https?:|\d+[.,]\d+$|(?:x{3,}|\.{3,}|…)",
     re.IGNORECASE,
@@ -61,7 +63,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z_][\w.]*")
 
 
 def credentials(reading: Reading) -> Iterator[Span]:
-    """Yield where keys and passwords stand, in order."""
+    """Yield the positions of keys and passwords, in order."""
     found: list[Span] = []
     if "-----BEGIN" in reading.plain or max(map(len, reading.plain.split()), default=0) >= _LEAST_ISSUED:
         found += [match.span() for match in _ISSUED.finditer(reading.plain) if _is_key(match[0])]
@@ -84,25 +86,28 @@ def credentials(reading: Reading) -> Iterator[Span]:
 
 
 def _names_one(text: str) -> bool:
-    """Return whether a word of `_ASSIGNED` may be there, which takes a tenth of the time that looking for it does."""
+    """Return whether a text may contain a word of `_ASSIGNED`; ten times as fast as searching for
+    it.
+    """
     return any(map(small_letters(text).__contains__, _ASCII_STEMS if text.isascii() else _ALL_STEMS))
 
 
 def _is_key(token: str) -> bool:
-    """Not a name with hyphens such as sk-learn-contrib-models."""
+    """Return whether a token is a key, and not a hyphenated name such as sk-learn-contrib-models."""
     return not token.startswith("sk-") or any(map(str.isdigit, token)) or (len(token) > 24 and "-" not in token[3:])
 
 
 def _random(token: str) -> bool:
-    """Return whether cases and digits are mixed, as in keys: not a checksum in hexadecimal, a name
-    and its number, or padding.
+    """Return whether a token mixes cases and digits like a key.
+
+    Hexadecimal checksums, names with a number, and padding do not.
     """
     mixed = min(sum(map(kind, token)) for kind in (str.isdigit, str.islower, str.isupper)) >= 3
     return mixed and len(_RUN.findall(token)) > 1 and "AAAA" not in token
 
 
 def _is_data(match: re.Match[str], reading: Reading) -> bool:
-    """Return whether it is a name or bytes in code, or a line of base64 beside another."""
+    """Return whether a match is a name or bytes in code, or one of several lines of base64."""
     if reading.in_code(match.start()) and not _HELD.search(reading.before(match.start())):
         return True
     text, start, end = match.string, match.string.rfind("\n", 0, match.start()), match.string.find("\n", match.end())
@@ -113,13 +118,15 @@ def _is_data(match: re.Match[str], reading: Reading) -> bool:
 
 
 def _chosen(match: re.Match[str], reading: Reading) -> bool:
-    """Return whether it is what people choose, "hunter2", and not the next word of a sentence, "required", nor code."""
+    """Return whether a value is a secret ("hunter2"), and not the next word of a sentence
+    ("required"), nor code.
+    """
     value, word = match["quoted"] or match["value"], match["password"] or ""
     if not any(map(str.isdigit, value)) or _REFERENCE.match(value):
         return False
     if word.lower().startswith("pin"):
         return value.isdigit() and len(value) <= 8 and not (reading.in_code(match.start()) and not match["quoted"])
-    if value.isdigit():  # a key is never digits alone, as in "token: 4096"
+    if value.isdigit():  # only a password may be all digits, unlike "token: 4096"
         return bool(word) and not reading.in_code(match.start())
     if not word and (" " in value or _QUANTITY.fullmatch(value)):
         return False
@@ -127,7 +134,9 @@ def _chosen(match: re.Match[str], reading: Reading) -> bool:
 
 
 def _set_in_file(match: re.Match[str]) -> bool:
-    """Return whether a value without quotes in code is a text, as in files of settings, and not a variable's name."""
+    """Return whether an unquoted value in code is a text, as in configuration files, and not a
+    variable.
+    """
     line_end = match.string[match.end() : match.end() + 1] in ("", "\n", "\r")
     in_capitals = match.string[match.start() : match.start("sign")].strip("\"'`").isupper()
     return line_end and (in_capitals or not _PLAIN_NAME.fullmatch(match["value"]) or match["sign"].strip() == ":")

@@ -1,19 +1,19 @@
 # ruff: noqa: E501
-"""How names and postal addresses are written, in several languages: patterns for the module `regex`.
+"""Define patterns of names and postal addresses in several languages, for the module `regex`.
 
-A name is found where its sentence says that one follows ("My name is", "Sehr geehrte Frau", a
-closing above a signature), an address by its own form (a street's word beside a number, a postcode
-beside a place). Capitals tell a name from other words, so the patterns heed case.
+A name is found where its sentence announces one ("My name is", "Sehr geehrte Frau", a closing above
+a signature). An address is found by its own form (a word for a street beside a number, a postcode
+beside a place). The patterns are case-sensitive, since capitals distinguish names from other words.
 """
 
-# A capitalised word, whole: "O'Neill", "Anne-Marie", "McKay", "J". Possessive, for what is built of
-# it must not try each of its parts anew.
+# A whole capitalised word: "O'Neill", "Anne-Marie", "McKay", "J". Possessive, so that patterns made
+# of it do not backtrack into its parts.
 _WORD = r"\p{Lu}[\p{L}\p{M}]*+(?:['’-]\p{L}[\p{L}\p{M}]*+)*+"
 _FULL = rf"(?=\p{{Lu}}[\p{{L}}\p{{M}}]*\p{{Ll}}){_WORD}"
 _PARTICLE = (
     r"(?:von|vom|van|der|den|zu|zum|zur|de|del|della|di|da|dos|das|do|du|des|la|le|el|al|bin|ibn|ten|ter|af|y|e|i)"
 )
-# One of these is no name, though it follows a greeting or "I am" with a capital
+# Capitalised words that may follow a greeting or "I am" without being a name
 _NO_NAMES = """
     Dr Prof Sir Madam Sirs Team All Everyone Everybody There World Customer Customers Friend Friends Guys Folks Colleague Colleagues Assistant
     Claude Siri Alexa Alex-Bot Bot ChatGPT Again And But Can Could Would What Where When Why Who How Which Please The This That These I I'm
@@ -36,32 +36,32 @@ _TITLE = (
 )
 
 NAMES = (
-    # "My name is ..." in whatever case it is written, then a name
+    # "My name is ..." in any case, then a name
     r"\b(?i:my(?:[ ]full)?[ ]name[ ]is|my[ ]name['’]s|i[ ]am[ ]called|call[ ]me|(?:this|it)[ ]is|speaking[ ]with|"
     r"mein[ ]name[ ]ist|ich[ ]hei(?:ß|ss)e|hier[ ](?:ist|spricht)|je[ ]m['’]appelle|mon[ ]nom[ ]est|me[ ]llamo|mi[ ]nombre[ ]es|mi[ ]chiamo|"
     r"il[ ]mio[ ]nome[ ]è|me[ ]chamo|(?:o[ ])?meu[ ]nome[ ]é|chamo-me|mijn[ ]naam[ ]is|ik[ ]heet|nazywam[ ]się|mam[ ]na[ ]imię|"
     r"jag[ ]heter|mitt[ ]namn[ ]är|jmenuj[iu][ ]se|benim[ ]adım|меня[ ]зовут|мо[её][ ]имя|мене[ ]звати|με[ ]λένε|"
     rf"(?:full[ ])?name|nachname|vorname|nom|nombre|nome|naam|imię|имя|фамилия)[ ]*[:—-]?[ ]*(?:{_TITLE}[ ])?{_NAME}",
-    # "I am ..." says as often what somebody is: a full name, or one with which the clause ends
+    # "I am ..." often states a role: only a full name, or a name that ends the clause
     rf"\b(?:I[ ]am|I['’]m|i[ ]am|i['’]m)[ ](?:{_TITLE}[ ])?{_NAME}(?=[ ]*(?:[,.!?;\n]|$|and\b|from\b))",
     r"\b(?i:ich[ ]bin|je[ ]suis|yo[ ]soy|soy|io[ ]sono|sono|eu[ ]sou|sou|ik[ ]ben|jestem|jag[ ]är|я[ ]—|я)[ ]"
     rf"(?:{_TITLE}[ ])?{_TWO}",
     # Titles
     rf"\b{_TITLE}[ ](?:(?:Dr|Prof)\.[ ])*{_NAME}",
-    # Greetings at the beginning of a line, with what ends them
+    # Greetings at the beginning of a line, up to the sign that ends them
     r"(?:^|(?<=\n))[ ]*(?i:hi|hello|hey|dear|good[ ](?:morning|afternoon|evening)|hallo|liebe[r]?|lieber|guten[ ](?:tag|morgen|abend)|servus|"
     r"sehr[ ]geehrte[r]?|bonjour|bonsoir|salut|cher|chère|hola|estimad[oa]|querid[oa]|buenos[ ]días|ciao|gentile|car[oa]|buongiorno|"
     r"egregio|olá|oi|prezad[oa]|bom[ ]dia|beste|hoi|dag|geachte|goedemorgen|cześć|witaj|dzień[ ]dobry|hej|hejsan|ahoj|merhaba|sevgili|"
     r"привет|здравствуйте|уважаем(?:ый|ая)|дорог(?:ой|ая)|добрый[ ]день|вітаю|γεια[ ]σου|αγαπητ[έή]),?[ ]"
     rf"(?:{_TITLE}[ ])*{_NAME}(?=[ ]*(?:[,!:;.—-]|\n|$))",
-    # Closings, and the name below or behind them
+    # Closings, and the name below or after them
     r"\b(?i:(?:(?:kind|best|warm|many)[ ])?regards|(?:yours[ ])?(?:sincerely|faithfully|truly)|best[ ]wishes|all[ ]the[ ]best|cheers|"
     r"many[ ]thanks|thanks|thank[ ]you|love|mit[ ](?:freundlichen|besten|lieben)[ ]gr(?:ü|ue)(?:ß|ss)en|(?:viele|liebe|beste|schöne)[ ]gr(?:ü|ue)(?:ß|ss)e|"
     r"mfg|lg|vg|cordialement|bien[ ]à[ ]vous|amicalement|salutations|saludos(?:[ ]cordiales)?|atentamente|un[ ]abrazo|"
     r"(?:cordiali|distinti)[ ]saluti|a[ ]presto|atenciosamente|abraços|cumprimentos|met[ ]vriendelijke[ ]groet(?:en)?|groet(?:jes|en)?|"
     r"pozdrawiam|z[ ]poważaniem|med[ ]vänliga[ ]hälsningar|vänliga[ ]hälsningar|s[ ]pozdravem|saygılarımla|с[ ]уважением|з[ ]повагою|"
     rf"με[ ]εκτίμηση)[ ]*(?:[,.!:—-]+[ ]*\n?|\n)\s*(?:{_TITLE}[ ])?{_NAME}(?=[ ]*(?:[.,]?[ ]*(?:\n|$)))",
-    # Scripts without capitals: only where the sentence ends the name, too
+    # Scripts without capitals: only if the sentence also marks the end of the name
     r"(?:私の名前は|わたしの名前は|私は|僕は|名前は)(?P<find>[\p{Han}\p{Katakana}ー][\p{Han}\p{Hiragana}\p{Katakana}ー]{0,4}[ 　]?[\p{Han}\p{Hiragana}\p{Katakana}ー]{1,5}?)(?=(?:です|といいます|と言います|と申します))",
     r"(?:我叫|我的名字是|我的名字叫|我是(?=\p{Han}{2,3}[，。,！!]))(?P<find>\p{Han}{2,4}?)(?=[，。,.！!？\s]|$)",
     r"(?:제 이름은|저는|내 이름은)\s?(?P<find>\p{Hangul}{2,4})(?=(?:입니다|이에요|예요|이라고|라고))",
@@ -103,7 +103,7 @@ ADDRESSES = (
     # Mühlweg 3, 12345 Neustadt; Kerkstraat 5
     rf"(?P<find>\b(?:(?:{_WORD}[ ]){{0,2}}\p{{Lu}}[\p{{L}}\p{{M}}'’-]*{_GERMANIC}|(?:{_WORD}[ ]){{1,3}}(?:Stra(?:ß|ss)e|Str\.|Allee|Gasse|Chaussee|Weg))"
     rf"[ ]{_HOUSE}(?:{_GAP}{_ZIP_CITY})?)(?![\p{{L}}])",
-    # any street, by the postcode and the town behind it
+    # any street followed by a postcode and a town
     rf"(?P<find>\b{_WORD}(?:[ ](?:(?:de|la|am|an|der|den|im|in|zum|zur)[ ])?{_WORD}){{0,3}}[ ]{_HOUSE}{_GAP}{_ZIP_CITY})(?![\p{{L}}])",
     # 3, rue du Moulin, 12345 Neuville
     rf"(?P<find>\b{_FRENCH}[ ](?:(?:de|du|des|la|le|les|l['’])[ ]?){{0,2}}(?:{_WORD}[ ]?){{1,5}}{_GAP}\d{{5}}[ ]{_CITY})(?![\p{{L}}])",
@@ -116,7 +116,7 @@ ADDRESSES = (
     rf"(?P<find>(?:{_SLAVIC})[ ]?(?:{_WORD}[ ]){{1,4}}{_HOUSE}(?:[ ]?m\.[ ]?\d+)?(?:{_GAP}\d{{2}}-\d{{3}}[ ]{_CITY})?)(?![\p{{L}}])",
     rf"(?P<find>(?:(?:г|с|п|д|ст|клх|к)\.?[ ]{_CITY}(?:[ ]\([\p{{L}}.-]+\))?,[ ])?(?:{_RUSSIAN})[ ]?(?:[\p{{Lu}}\d][\p{{L}}\p{{M}}\d.-]*[ ,]+){{1,4}}(?:(?:д|дом|буд)\.?[ ]?)?{_HOUSE}"
     rf"(?:[ ]?(?:к|корп|стр)\.[ ]?\d+(?:/\d+)?)?(?:,?[ ]кв\.[ ]?\d+)?(?:,[ ]\d{{6}})?)(?![\p{{L}}])",
-    # East Asia writes the larger place first
+    # East Asian addresses, in which the larger place comes first
     r"(?P<find>(?:〒?\d{3}-\d{4}\s?)?(?:東京都|北海道|(?:京都|大阪)府|[\p{Han}]{2,3}県)[\p{Han}\p{Hiragana}\p{Katakana}ー]{1,12}[区市町村郡][\p{Han}\p{Hiragana}\p{Katakana}ー]{0,12}\d+(?:丁目|番地?|号|-|\d)*(?:[ 　][\p{Han}\p{Hiragana}\p{Katakana}ー]{2,15}\d{2,4}号?室?)?)",
     r"(?P<find>(?:\p{Han}{2,8}(?:省|自治区|市))?\p{Han}{1,8}(?:市|区|县)\p{Han}{1,8}(?:路|街|道|巷|弄)(?:\d+号?|[A-Za-z]座)(?:\d+[室楼单元栋-]*)*(?:[ ]\d{6}\b)?)",
     r"(?P<find>\p{Hangul}{1,8}(?:시|도)[ ](?:\p{Hangul}{1,6}(?:시|군|구)[ ]){1,2}\p{Hangul}{1,8}\d*(?:로|길|거리|가)[ ]?(?:지하)?\d+(?:-\d+)?"

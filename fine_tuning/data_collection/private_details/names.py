@@ -1,8 +1,8 @@
-"""Names of people and postal addresses, through presidio: the extra byoai[presidio].
+"""Find names of people and postal addresses with presidio (the extra byoai[presidio]).
 
-Its analyzer runs this project's patterns (name_patterns.py) and every spaCy model that is installed
-for a text's language. Without a model, spaCy's blank pipeline splits the text into words, and only
-what a pattern tells is found. Nothing is fetched: a model is used only if it is installed.
+Its analyzer runs this project's patterns (name_patterns.py) and, for each language, an installed
+spaCy model. Without a model, spaCy's blank pipeline divides the text into words, and only the
+patterns find anything. Nothing is downloaded.
 """
 
 import logging
@@ -26,9 +26,10 @@ _ENTITIES: dict[str, Kind] = {"PERSON": "name", "ADDRESS": "address"}
 
 
 def recogniser() -> str:
-    """Return what finds the names and addresses, with versions: it changes when other ones may be found.
+    """Return a description of the recogniser with all versions; it changes whenever other names may
+    be found.
 
-    Raises ConfigError where presidio is not installed.
+    Raises ConfigError if presidio is not installed.
     """
     try:
         known = [f"{name} {version(name)}" for name in ("presidio-analyzer", "spacy")]
@@ -42,7 +43,9 @@ def recogniser() -> str:
 
 
 def names_and_addresses(reading: Reading) -> Iterator[tuple[Kind, Span]]:
-    """Yield where names and postal addresses stand, names again wherever the text repeats them. None in code."""
+    """Yield the positions of names and postal addresses outside of code, and of each name's
+    repetitions.
+    """
     text = reading.text
     if not any(map(str.isalpha, text)):
         return
@@ -59,7 +62,7 @@ def names_and_addresses(reading: Reading) -> Iterator[tuple[Kind, Span]]:
 
 
 def _to_try(text: str, languages: tuple[str, ...]) -> list[str]:
-    """Return the blank pipeline, and the languages of models that the text may be in."""
+    """Return the blank pipeline, and the languages that have a model and may be the text's."""
     from fine_tuning.data_collection.languages import is_foreign
 
     return [_BLANK, *(language for language in languages if not is_foreign(text, (language,)))]
@@ -77,7 +80,7 @@ def _engine() -> "tuple[AnalyzerEngine, tuple[str, ...]]":
     patterns = {"PERSON": [*map(regex.compile, NAMES)], "ADDRESS": [*map(regex.compile, ADDRESSES)]}
 
     class Written(EntityRecognizer):
-        """Finds what the patterns tell."""
+        """Finds names and addresses by the patterns."""
 
         def load(self) -> None: ...
 
@@ -90,13 +93,13 @@ def _engine() -> "tuple[AnalyzerEngine, tuple[str, ...]]":
             ]
 
     class Installed(SpacyNlpEngine):
-        """Knows the models that are installed, and fetches none."""
+        """Offers the installed models, and downloads none."""
 
         def load(self) -> None:
             loaded = map(spacy.load, spacy.util.get_installed_models())
             self.nlp = {_BLANK: spacy.blank(_BLANK), **{str(model.meta["lang"]): model for model in loaded}}
 
-    logging.getLogger("presidio-analyzer").setLevel(logging.ERROR)  # it names each label that is not asked for
+    logging.getLogger("presidio-analyzer").setLevel(logging.ERROR)  # it warns of each label that is not requested
     models = Installed()
     models.load()
     languages = tuple(language for language in models.get_supported_languages() if language != _BLANK)

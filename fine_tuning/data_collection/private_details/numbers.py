@@ -1,4 +1,4 @@
-"""Numbers of bank accounts, payment cards and social security: told by their check digits and rules."""
+"""Find numbers of bank accounts, payment cards and social security by their check digits and rules."""
 
 import re
 from collections.abc import Iterator
@@ -26,8 +26,10 @@ _IBAN_WORD = re.compile(r"(?i)iban|счёт|счет|account|konto|compte|cuenta
 
 
 def ibans(reading: Reading) -> Iterator[Span]:
-    """Yield where IBANs with the right check digits stand; of another length than their country's
-    if a word says so or nothing follows.
+    """Yield the positions of IBANs with the right check digits.
+
+    The length must be that of the country, unless a word before says that it is an IBAN, or it is
+    written in capitals with nothing after it.
     """
     position = 0
     while match := _IBAN.search(reading.plain, position):
@@ -40,12 +42,14 @@ def ibans(reading: Reading) -> Iterator[Span]:
         end = next((end for end in ends if end and _mod97(match[0][:end])), 0)
         if end:
             yield match.start(), match.start() + end
-        position = match.start() + max(end, 1)  # what follows may be in the match, and be the next one
+        position = match.start() + max(end, 1)  # the rest of the match may contain the next IBAN
 
 
 def _end_of(match: re.Match[str], length: int) -> int:
-    """Return where an IBAN of `length` letters and digits ends; 0 if not at the end of a word.
-    Words that follow it may be in the match.
+    """Return where an IBAN of `length` letters and digits ends within the match; 0 if that is not
+    the end of a word.
+
+    The match may include words after the IBAN.
     """
     seen = 0
     for end, character in enumerate(match[0], 1):
@@ -57,7 +61,7 @@ def _end_of(match: re.Match[str], length: int) -> int:
 
 
 def _mod97(iban: str) -> bool:
-    """ISO 7064."""
+    """Return whether the check digits of an IBAN are right (ISO 7064)."""
     plain = re.sub(r"[ -]", "", iban).upper()
     return int("".join(str(int(character, 36)) for character in plain[4:] + plain[:4])) % 97 == 1
 
@@ -90,13 +94,15 @@ _LETTER = re.compile(r"[^\W\d_]")
 
 
 def names_another_number(before: str) -> bool:
-    """Return whether the words before a number say that it is one of an order, a parcel, a part."""
+    """Return whether the words before a number call it the number of an order, a parcel, a part, or
+    the like.
+    """
     return _LETTER.search(before) is not None and _OTHER.search(before) is not None
 
 
 def cards(reading: Reading) -> Iterator[Span]:
-    """Yield where card numbers with the right check digit stand. In code only those in groups, or
-    that a word calls a card's.
+    """Yield the positions of card numbers with the right check digit. In code, they must be in
+    groups or be called so.
     """
     for match in _DIGITS.finditer(reading.plain):
         groups = [(group.start(), group.end()) for group in _GROUP.finditer(reading.plain, *match.span())]
@@ -109,7 +115,9 @@ def cards(reading: Reading) -> Iterator[Span]:
 
 
 def _card_end(reading: Reading, groups: list[Span], first: int) -> int:
-    """Return after which group a card's number ends that begins with group `first`; 0 if none does."""
+    """Return the index after the last group of a card number that begins with group `first`; 0 if
+    there is none.
+    """
     start, digits, end = groups[first][0], "", 0
     for last in range(first, min(first + 5, len(groups))):
         left, right = groups[last]
@@ -129,8 +137,9 @@ def _card_end(reading: Reading, groups: list[Span], first: int) -> int:
 
 
 def _is_card(reading: Reading, start: int, end: int, digits: str) -> bool:
-    """Return whether a number with a card's check digit is one: a word says so, or its issuer or
-    its groups do and no word denies it.
+    """Return whether a number with the right check digit is a card number.
+
+    A word before it may say so or deny it, else its issuer or its groups decide.
     """
     before, written = reading.before(start), reading.plain[start:end]
     if names_another_number(before):
@@ -162,8 +171,9 @@ _CALLED = re.compile(r"(?i)(?:\b(?:tel|phone|fax|call|mobile|cell|text)|电话|�
 
 
 def ssns(reading: Reading) -> Iterator[Span]:
-    """Yield where numbers of the form 3-2-4 stand that may have been issued; of another form where
-    a word calls them so.
+    """Yield the positions of numbers in the form 3-2-4 that may have been issued.
+
+    After a word that calls them so, other separators and ranges are accepted, too.
     """
     for match in _SSN.finditer(reading.plain):
         before = reading.before(match.start(), 60)

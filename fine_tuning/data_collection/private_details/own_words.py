@@ -1,4 +1,6 @@
-"""Words that a person named as private: names, projects, places, which no rule could tell from any other word."""
+"""Find the words that a person named as private: names, projects, places that no rule could
+recognise.
+"""
 
 import re
 import unicodedata
@@ -11,10 +13,11 @@ _UNSPACED = re.compile(f"[{UNSPACED}]")
 
 
 def own_words(reading: Reading, words: Sequence[str]) -> Iterator[Span]:
-    """Yield where one of `words` stands as a whole word, in any case, and with any white space for its own.
+    """Yield the positions of `words` as whole words, in any case and with any white space between
+    their parts.
 
-    A script that sets no spaces between its words has no whole words: there it is found within any
-    text, also beside letters of another script.
+    In scripts without spaces between words there are no whole words: there a word is also found
+    within a longer text, or next to letters of another script.
     """
     if not words or (pattern := _pattern(tuple(words))) is None:
         return
@@ -30,7 +33,7 @@ def own_words(reading: Reading, words: Sequence[str]) -> Iterator[Span]:
 
 @lru_cache(8)
 def _pattern(words: tuple[str, ...]) -> re.Pattern[str] | None:
-    """Return what finds them, the longest first: of "Ann" and "Ann Lee" the whole name is found."""
+    """Return a pattern for the words, the longest first, so that "Ann Lee" is preferred to "Ann"."""
     plain = sorted(
         {" ".join(Reading(unicodedata.normalize("NFC", word)).plain.split()) for word in words} - {""},
         key=len,
@@ -44,14 +47,14 @@ def _pattern(words: tuple[str, ...]) -> re.Pattern[str] | None:
 
 
 def _ends_word(text: str, beside: int, last: str) -> bool:
-    """Return whether a find with this `last` character ends there, and the character at `beside`
-    belongs to another word.
+    """Return whether the character at `beside` does not continue the word whose outermost character
+    is `last`.
     """
     if not 0 <= beside < len(text):
         return True
     other = text[beside]
     kind = unicodedata.category(other)[0]
-    if kind == "M":  # an accent or a vowel sign: without it, the letter before is another
+    if kind == "M":  # an accent or a vowel sign, which belongs to the letter before it
         return False
     joins = kind in "LN" and unicodedata.category(last)[0] in "LNM"
     return not joins or bool(_UNSPACED.match(other) or _UNSPACED.match(last))

@@ -1,5 +1,5 @@
-"""Phone numbers. phonenumbers knows which may have been issued; how they are written, and the words
-before them, tell them from others.
+"""Find phone numbers: phonenumbers knows which may be issued; their form and the words around them
+decide the rest.
 """
 
 import re
@@ -10,12 +10,12 @@ import phonenumbers
 from fine_tuning.data_collection.private_details.numbers import names_another_number
 from fine_tuning.data_collection.private_details.reading import Reading, Span
 
-# Digits in groups, with what is written between them.
+# Digits in groups, with the separators between them.
 _GROUPS = re.compile(r"(?a)(?:\+|\(\+?)?\d(?:[ ./()-]{0,3}\d){6,24}")
 _ALONE_BEFORE = re.compile(r"[A-Za-z0-9]$|[A-Za-z0-9][_.,:/=#-]$|[$€£¥#=^*]\s?$|\d[.,]$")
 _ALONE_AFTER = re.compile(r"(?a)[A-Za-z0-9%€$£¥°]|[_.,:/^*-]\w|\s?(?:[€$£¥%°]|(?:USD|EUR|km|kg|MB|GB|ms|px|Hz)\b)")
-# In whose way numbers without a country code are read: where the script is at home (US: all of the
-# North American plan).
+# Regions by which numbers without a country code are read: those that use the text's script, then
+# these (US stands for the whole North American plan).
 _REGIONS = ("US", "GB", "DE", "FR")
 _AT_HOME = (
     (re.compile("[\uac00-\ud7a3]"), ("KR",)),
@@ -49,7 +49,7 @@ _CALLED_AFTER = re.compile(
 )
 _DATE = re.compile(r"(?a)\d\d?([./ -])\d\d?\1(?:19|20|25)\d\d\b|(?:19|20|25)\d\d([./ -])\d\d?\2\d\d?\b")
 _SPACE = re.compile(r" / | +(?=[\d+(])")
-_SIGNS = re.compile(r"[-+(./]")  # without which numbers in a row are just that, but for the whole row
+_SIGNS = re.compile(r"[-+(./]")  # without such a sign, only a whole row of groups is a phone number
 _NATIONAL = re.compile(
     r"(?a)0\d{1,5}[ /.)-] ?\d[\d /.-]{4,}|\(0?\d{2,5}\)[ -]?\d[\d .-]{4,}|1?[ .-]?(?:\(\d{3}\)[ .-]{0,2}\d{3}[ "
     r".-]|\d{3}([.-])\d{3}\1)\d{4}"
@@ -65,7 +65,9 @@ _ONLY_PHONES = re.compile(
 
 
 def phones(reading: Reading) -> Iterator[Span]:
-    """Yield where phone numbers stand. In code only those with a country's code, or that a word calls so."""
+    """Yield the positions of phone numbers. In code, they need a country code or a word that calls
+    them so.
+    """
     regions: tuple[str, ...] | None = None
     for match in _GROUPS.finditer(reading.plain):
         before = reading.before(match.start())
@@ -79,7 +81,7 @@ def phones(reading: Reading) -> Iterator[Span]:
 
 
 def _called(before: str) -> str | None:
-    """Return whether the words right before a number say that one phones with it: a noun, a verb, or None."""
+    """Return "noun" or "verb" if the words just before a number call it a phone number; else None."""
     said = list(_CALL.finditer(before))
     return (
         said[-1].lastgroup
@@ -89,19 +91,19 @@ def _called(before: str) -> str | None:
 
 
 def _called_after(plain: str, end: int) -> str | None:
-    """Return the same of the words right after it: someone calls it, or it is one at home, at work."""
+    """Return the same for the words just after a number, such as "(home)"."""
     after = _CALLED_AFTER.match(plain, end)
     return after.lastgroup if after else None
 
 
 def _regions(text: str) -> tuple[str, ...]:
-    """Return where numbers without a country's code may be at home, by the letters of the text."""
+    """Return the regions whose national numbers may occur in the text, judging by its scripts."""
     at_home = next((regions for script, regions in _AT_HOME if script.search(text)), ()) if not text.isascii() else ()
     return tuple(dict.fromkeys((*at_home, *_REGIONS)))
 
 
 def _numbers(reading: Reading, start: int, end: int, called: str | None, regions: tuple[str, ...]) -> Iterator[Span]:
-    """Yield the phone numbers among groups of digits: the longest from each start, for numbers may
+    """Yield the phone numbers among groups of digits, the longest from each start, as several may
     follow each other.
     """
     starts = [start, *(match.end() for match in _SPACE.finditer(reading.plain, start, end))]
@@ -124,13 +126,15 @@ def _numbers(reading: Reading, start: int, end: int, called: str | None, regions
 
 
 def _opens(number: str) -> int:
-    """Return 1 where a bracket opens that closes after the number."""
+    """Return 1 if a number begins with a bracket that closes after it, else 0."""
     return int(number.startswith("(") and ")" not in number)
 
 
 def _is_phone(reading: Reading, start: int, end: int, called: str | None, regions: tuple[str, ...]) -> bool:
-    """Return whether digits are a phone number: a word says so, they are written as nothing else
-    is, or as many are and it was issued.
+    """Return whether digits are a phone number.
+
+    A word may call them so, only phone numbers may be written so, or they are written like one and
+    may have been issued.
     """
     number = reading.plain[start:end]
     digits = sum(map(str.isdigit, number))
@@ -157,8 +161,8 @@ def _is_phone(reading: Reading, start: int, end: int, called: str | None, region
 
 
 def _issued(number: str, regions: Iterable[str]) -> bool:
-    """Return whether it may have been issued in one of the regions, or in its own country if it
-    begins with its code.
+    """Return whether a number may have been issued in one of the regions, or in the country of its
+    own code.
     """
     for region in regions:
         try:

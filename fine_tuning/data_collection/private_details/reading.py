@@ -1,5 +1,8 @@
-"""The form in which a text is searched for private details: with ASCII digits, hyphens, spaces and
-punctuation, every character at its old position."""
+"""Prepare a text for the search for private details: with ASCII digits, hyphens, spaces and
+punctuation.
+
+Every character keeps its position.
+"""
 
 import re
 import unicodedata
@@ -11,16 +14,15 @@ from fine_tuning.data_collection.plain_text import Layout
 
 Span = tuple[int, int]
 
-# Letters by how their scripts divide words, for character classes. Latin letters, and those of
-# other scripts with spaces between words.
+# Ranges of letters for character classes: Latin letters, and those of other scripts with spaces
+# between words.
 LATIN = "A-Za-zªºÀ-ÖØ-öø-ɏḀ-ỿ"
 SPACED = "Ͱ-ͽͿ-ΆΈ-҂Ҋ-֏\u05d0-\u05ea\u0620-\u064a\u0671-\u06d3\u0900-\u0963\u0966-\u0dffႠ-ჿሀ-\u135aἀ-\u1fff"
-# Scripts without spaces between words, and Korean, whose particles are joined to what they follow.
+# Scripts without spaces between words, and Korean, whose particles are attached to the word before.
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3130-\u318f\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"  # noqa: E501
 
-# A number's neighbours are no letters or digits of ASCII, nor joined to one by an underscore as in
-# names of variables. Letters of scripts without spaces may be its neighbours, and so may
-# underscores that emphasise.
+# Next to a number there must be no ASCII letter or digit, not even after an underscore, as in names
+# of variables. Letters of scripts without spaces are allowed, as are underscores for emphasis.
 STARTS = r"(?<![A-Za-z0-9])(?<![A-Za-z0-9]_)"
 ENDS = r"(?![A-Za-z0-9]|_[A-Za-z0-9])"
 
@@ -31,8 +33,8 @@ _INLINE = re.compile(r"(`{1,2})(?=\S)[^`\n]+\1")
 
 
 class Reading:
-    """A text, and the same in ASCII digits, hyphens, spaces and punctuation: character by
-    character, so that positions are the same.
+    """A text, and `plain`: the same with ASCII digits, hyphens, spaces and punctuation at the same
+    positions.
     """
 
     def __init__(self, text: str | Layout) -> None:
@@ -41,7 +43,7 @@ class Reading:
         self.plain = text if text.isascii() or not _UNUSUAL.search(text) else text.translate(_ascii_forms())
 
     def blank(self, spans: Iterable[Span]) -> None:
-        """Hide what was found from the searches that follow."""
+        """Hide found details from the searches that follow."""
         pieces, end = [], 0
         for start, stop in spans:
             pieces += [self.plain[end:start], "\0" * (stop - start)]
@@ -49,11 +51,11 @@ class Reading:
         self.plain = "".join([*pieces, self.plain[end:]])
 
     def before(self, position: int, length: int = 40) -> str:
-        """Return what stands before `position` in its line, `length` characters of it at most."""
+        """Return up to `length` characters before `position`, in the same line."""
         return self.plain[max(0, position - length) : position].rpartition("\n")[2]
 
     def in_code(self, position: int) -> bool:
-        """Return whether what stands at `position` is code: fenced, by its look, or between backticks."""
+        """Return whether the text at `position` is code: fenced, by its look, or in backticks."""
         number = bisect_right(self._code, (position, len(self.text)))
         return number > 0 and position < self._code[number - 1][1]
 
