@@ -1,1 +1,3 @@
-"""What faces share: who answers and how that changes (ollama_integration), and learning as seen from a page."""
+"""What the pages, the API and the command line share: which model answers (ollama_integration), and
+learning.
+"""

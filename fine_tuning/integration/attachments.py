@@ -1,6 +1,6 @@
-"""Text files that go with a message: their text is put into it, each in a fenced block that is named after its file.
+"""Put text files into a message, each in a fenced block with the file's name.
 
-A message with files is `text`, an empty line, and the blocks, so that it can be taken apart again (`split`).
+A message with files is `text`, an empty line, and the blocks. `split` takes it apart again.
 """
 
 import re
@@ -20,25 +20,26 @@ TYPES = tuple(
     "txt md csv tsv pdf json jsonl yaml yml toml ini xml html css log rst tex sql "  # noqa: SIM905
     "py js ts jsx tsx c h cpp hpp cs java kt go rs rb php swift r sh lua pl".split()
 )
-_BYTES_A_TOKEN = 3  # of UTF-8; fewer than a tokenizer usually takes together, also for Chinese
-_CONTEXT = 4096  # tokens, where nobody says
+_BYTES_A_TOKEN = 3  # a cautious estimate for UTF-8, also for Chinese
+_CONTEXT = 4096  # tokens, if neither settings nor model say
 _PATIENCE = 15.0  # seconds for a PDF, the start of its process included
-_NAME = 80  # characters of a file's name that are shown
+_NAME = 80  # shown characters of a file's name
 _BLOCK = re.compile(r"\n\n(?P<fence>`{3,})(?P<name>[^`\n]+)\n(?P<text>.*?)\n(?P=fence)(?=\n\n`{3}|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Composed:
-    """A message with files in it."""
+    """A message with the files in it."""
 
     text: str
-    notices: tuple[str, ...]  # what a person should know of it
+    notices: tuple[str, ...]  # messages for people, such as what was cut
 
 
 def compose(text: str, files: Sequence[tuple[str, bytes]], room: int) -> Composed:
-    """Return the message with its files, given as (name, content), cut so that they take at most `room` bytes together.
+    """Return the message with its files, given as (name, content), shortened to `room` bytes in
+    all.
 
-    DataError, for a person, for a file that cannot be read.
+    Raises DataError, with a message for people, for a file that cannot be read.
     """
     if len(files) > FILES:
         raise DataError(f"{len(files)} files are too many for one message: attach at most {FILES}")
@@ -56,7 +57,9 @@ def compose(text: str, files: Sequence[tuple[str, bytes]], room: int) -> Compose
 
 
 def split(message: str) -> tuple[str, list[tuple[str, str]]]:
-    """Return what was typed, and (name, text) of each file, of a message that `compose` made; any other as it is."""
+    """Return the typed text, and (name, text) of each file, of a message made by `compose`; any
+    other is all typed text.
+    """
     found = list(_BLOCK.finditer(message))
     while found and not _is_end(found, message):
         found.pop(0)
@@ -66,7 +69,7 @@ def split(message: str) -> tuple[str, list[tuple[str, str]]]:
 
 
 def _is_end(blocks: Sequence[re.Match[str]], message: str) -> bool:
-    """Return whether these blocks, one behind the other, are the end of the message."""
+    """Return whether these blocks, one after the other, form the end of the message."""
     ends = [block.end() for block in blocks]
     return ends[-1] == len(message) and all(end == after.start() for end, after in zip(ends, blocks[1:], strict=False))
 
@@ -75,16 +78,17 @@ def room(context: int | None, length: int = 0) -> int:
     """Return how many bytes of files fit beside the chat: half of the context.
 
     Args:
-        context: Tokens that the chat's settings ask for, if they do.
-        length: Tokens that the model was trained for; 0: unknown.
+        context: Tokens of context in the chat's settings, if set.
+        length: Tokens of context for which the model was trained; 0 if unknown.
     """
     tokens = context or min(_CONTEXT, length or _CONTEXT)
     return tokens // 2 * _BYTES_A_TOKEN
 
 
 def read(name: str, content: bytes, limit: int) -> str:
-    """Return a file's text; of a PDF not much more than its first `limit` characters. DataError if
-    it has none, or too many bytes.
+    """Return the text of a file; of a PDF, not much more than the first `limit` characters.
+
+    Raises DataError if it has no text, or too many bytes.
     """
     if len(content) > FILE_LIMIT << 20:
         raise DataError(f"{name} has more than {FILE_LIMIT} MiB: attach a smaller part of it")
@@ -123,7 +127,9 @@ def _pdf(name: str, content: bytes, limit: int) -> str:
 
 
 def _shown(name: str) -> str:
-    """Return a file's own name as one line without what would end the block's first line."""
+    """Return the file's name without its folder in one line, without characters that would end the
+    first line of the block.
+    """
     last = name.replace("\\", "/").rpartition("/")[2]
     clean = "".join(each if each.isprintable() and each != "`" else "_" for each in str(whole_characters(last))).strip()
     if len(clean) > _NAME:

@@ -1,13 +1,13 @@
-"""Altair for the pages that draw charts."""
+"""Load Altair for the pages that draw charts."""
 
 from types import ModuleType
 
 
 def load() -> ModuleType:
-    """Return the module `altair`, imported only now, as it takes a moment.
+    """Return the module `altair`, which is imported only now because it takes a moment.
 
-    Altair looks at pandas wherever its import has begun, and another page may be importing it: this
-    waits until it is whole.
+    pandas is imported first: Altair uses a pandas whose import has only begun, for instance on
+    another page.
     """
     import pandas  # type: ignore[import-untyped]  # noqa: F401, I001
     import altair

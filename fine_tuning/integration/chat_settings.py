@@ -1,7 +1,7 @@
-"""How a chat is answered: its system prompt and how words are chosen. Logged with each turn, and
-kept by name as presets.
+"""Define how a chat is answered: its system prompt, and how words are chosen.
 
-Presets lie in data/presets.json: {"presets": {name: settings}}.
+The settings are logged with each turn, and can be saved as presets in data/presets.json:
+{"presets": {name: settings}}.
 """
 
 import unicodedata
@@ -37,23 +37,26 @@ class ChatSettings(BaseModel):
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
 
     def options(self, limit: int | None = None) -> ChatOptions:
-        """Return what the engine is told. `limit`: tokens of an answer where neither these settings
-        nor the model limit it.
+        """Return the options for the engine.
+
+        `limit`: tokens of an answer if neither these settings nor the model limit it.
         """
         return ChatOptions(**self.chosen(), default_max_tokens=limit)
 
     def chosen(self) -> dict[str, Any]:
-        """Return what is set, but for the system prompt."""
+        """Return the values that are set, without the system prompt."""
         return self.model_dump(exclude={"system"}, exclude_none=True)
 
     def facts(self) -> dict[str, Any]:
-        """Return what a turn's metadata tell of these settings."""
+        """Return the metadata that a turn gets from these settings."""
         told = {"system": self.system if self.system.strip() else "", "options": self.chosen()}
         return {name: fact for name, fact in told.items() if fact}
 
 
 def settings_of(turn: Turn) -> ChatSettings:
-    """Return the settings under which a turn was answered; without those of its metadata that cannot be."""
+    """Return the settings with which a turn was answered; invalid values in its metadata are
+    ignored.
+    """
     told = turn.metadata.get("options")
     found = {"system": system_of(turn), **(told if isinstance(told, dict) else {})}
     kept = {name: value for name, value in found.items() if name in ChatSettings.model_fields and _can_be(name, value)}
@@ -69,14 +72,14 @@ def _can_be(name: str, value: object) -> bool:
 
 
 def presets() -> dict[str, ChatSettings]:
-    """Return the saved presets by name, in the order of their names. ByoaiError if their file cannot be read."""
+    """Return the saved presets by name, sorted. Raises ByoaiError if their file cannot be read."""
     return dict(sorted(_read().items(), key=lambda preset: preset[0].casefold()))
 
 
 def save_preset(name: str, settings: ChatSettings) -> str:
-    """Keep settings under a name, in place of those that it had. Returns the name as it is kept.
+    """Save settings under a name, over those it had; return the name as saved.
 
-    DataError for a name that cannot be one, or too many presets; Busy if another process keeps writing.
+    Raises DataError for an invalid name or too many presets, Busy if another process keeps writing.
     """
     name = _checked(name)
 
@@ -90,7 +93,7 @@ def save_preset(name: str, settings: ChatSettings) -> str:
 
 
 def delete_preset(name: str) -> None:
-    """Delete a preset; one that is not there is fine."""
+    """Delete a preset, if it exists."""
     _change(lambda known: known.pop(name, None))
 
 

@@ -1,8 +1,7 @@
-"""A chat's title, made by the model that answers in it: asked for in the background once the first answer has ended,
-and given up as soon as anybody asks something.
+"""Let the model that answers a chat make its title, in the background after the first answer.
 
-It is asked for as if the person went on in the same chat. So the engine, which keeps what it has read
-last, need not read the chat again for the next question.
+The request is given up as soon as anything else is asked. It continues the same chat, so that the
+engine, which caches what it read last, need not read the chat again for the next question.
 """
 
 import re
@@ -23,7 +22,7 @@ from fine_tuning.thoughts import split_thoughts
 
 ASKED = "Give this conversation a title of two to six words. Answer with the title alone."
 _TOKENS = 24
-_PAUSE = 1.0  # seconds after the answer: who reads a short one asks on at once
+_PAUSE = 1.0  # seconds after the answer, for people who ask on at once
 _QUOTED = re.compile(r"[\"“„«*](.{3,}?)[\"”“»*]")
 _INTRODUCED = re.compile(r"^(?:(?:sure|here)\b.{0,60}?:|title\s*:)\s*", re.IGNORECASE)
 
@@ -32,7 +31,9 @@ _at_work: dict[threading.Thread, threading.Event] = {}
 
 
 def begin(engine: Engine, tag: str, said: Sequence[Message], options: ChatOptions, turn: Turn, index: LogIndex) -> None:
-    """Ask for a title of the chat whose first turn this is; `said`: all of it, as the model is told it."""
+    """Begin to make the title of the chat whose first turn is `turn`; `said`: the whole chat as
+    messages.
+    """
     given_up = threading.Event()
     asked = [*said, Message(role="user", content=ASKED)]
     few = replace(options, temperature=0.0, max_tokens=_TOKENS)
@@ -44,7 +45,10 @@ def begin(engine: Engine, tag: str, said: Sequence[Message], options: ChatOption
 
 
 def interrupt(patience: float = 0.0) -> None:
-    """Give up all titles in the making, and wait so long for each. Called before anything else is asked of a model."""
+    """Give up all titles in the making, and wait up to `patience` seconds for each.
+
+    To be called before a model is asked anything else.
+    """
     with _lock:
         found = dict(_at_work)
     for given_up in found.values():
@@ -74,14 +78,16 @@ def _make(
         if title := clean("".join(pieces)):
             keep(index, turn, title)
     except (ByoaiError, OSError):
-        pass  # the beginning of the first question is the title
+        pass  # without a title, lists show the beginning of the first question
     finally:
         with _lock:
             _at_work.pop(threading.current_thread(), None)
 
 
 def clean(text: str) -> str:
-    """Return what a model said as a title: one line without quotes, 60 characters at most; "" if it is of no use."""
+    """Return a model's reply as a title: one line without quotation marks, at most 60 characters;
+    "" if unusable.
+    """
     lines = [line for each in split_thoughts(text).answer.splitlines() if (line := one_line(each))]
     if not lines:
         return ""
@@ -96,7 +102,7 @@ def clean(text: str) -> str:
 
 
 def keep(index: LogIndex, turn: Turn, title: str) -> None:
-    """Keep a title that was made from a turn, unless the turn was deleted meanwhile."""
+    """Store the title made from a turn, unless the turn was deleted since."""
     chat_labels.set_made(turn.session_id, title, turn.id)
-    if not index.there([turn.id]):  # looked at last: what is deleted later takes the title with it
+    if not index.there([turn.id]):  # checked after storing: a later deletion removes the title, too
         chat_labels.set_made(turn.session_id, "", "")

@@ -1,7 +1,6 @@
-"""The list of chats: what each is called, where it is kept, how it is searched, exported and
-forgotten. No Streamlit here.
+"""List chats: their titles and folders, search, export and forgetting, independently of Streamlit.
 
-What is asked of the log is asked of its index, a page at a time: nothing here takes longer when more was said.
+The log is read through its index, a page at a time, so nothing here slows down as the log grows.
 """
 
 import re
@@ -22,15 +21,15 @@ from fine_tuning.jobs.store import ACTIVE, Job, State
 from fine_tuning.model_management.model_registry import Registry
 
 TITLE = 60  # characters of a title made from the first question
-_AROUND = 60  # characters before and after what was found
-_SEARCHED = 100_000  # characters of a text in which the words are looked for
-_FOUND = 200  # turns that a search looks at
+_AROUND = 60  # characters shown before and after a match
+_SEARCHED = 100_000  # characters of a text that are searched for the words
+_FOUND = 200  # newest matching turns that a search considers
 UNTITLED = "Untitled chat"
 
 
 @dataclass(frozen=True)
 class Chat:
-    """A chat as a list shows it."""
+    """A chat as lists show it."""
 
     id: str
     title: str
@@ -42,14 +41,15 @@ class Chat:
 
     @property
     def named(self) -> bool:
-        """Whether a person gave it its title."""
+        """Return whether a person gave the chat its title."""
         return bool(self.label.title)
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A chat in which all words were said in one turn, and a piece of that turn; `marks` are
-    (start, end) of the words in it.
+    """A chat with a turn that contains all words, and an excerpt of that turn.
+
+    `marks`: (start, end) of the words in the excerpt.
     """
 
     chat: Chat
@@ -58,7 +58,9 @@ class Hit:
 
 
 def title_of(question: str, most: int = TITLE) -> str:
-    """Return a title made from a question: its beginning in one line, cut at a word where there is one."""
+    """Return a title made from a question: its beginning in one line, cut between words if
+    possible.
+    """
     text = one_line(question[: 8 * most])
     if len(text) <= most:
         return text or UNTITLED
@@ -68,7 +70,7 @@ def title_of(question: str, most: int = TITLE) -> str:
         while head and (
             unicodedata.combining(text[len(head)]) or text[len(head)] in "\u200d\ufe0f" or head[-1] == "\u200d"
         ):
-            head = head[:-1]  # a letter or a sign that is made of several characters stays whole
+            head = head[:-1]  # do not cut within a character of several code points
     return (head or text[:most]).rstrip(" ,;:.-") + "…"
 
 
@@ -78,10 +80,10 @@ def title_of(question: str, most: int = TITLE) -> str:
 def newest(
     index: LogIndex, limit: int, before: str | None = None, *, hidden: Collection[str] = ()
 ) -> tuple[list[Chat], str | None]:
-    """Return chats that are neither pinned nor in a folder, newest first, and the id with which the
-    next page is asked for.
+    """Return the newest chats that are neither pinned nor in a folder, and the id for `before` of
+    the next page.
 
-    TurnNotFound if the turn `before` is gone.
+    Raises TurnNotFound if the turn `before` is gone.
     """
     found = index.sessions(limit + 1, before, loose=True)
     page = found[:limit]
@@ -95,9 +97,7 @@ def pinned(index: LogIndex, limit: int = -1, *, hidden: Collection[str] = ()) ->
 
 
 def folders(hidden: Collection[str] = ()) -> dict[str, set[str]]:
-    """Return the ids of the chats in each folder, by its name in the order of the alphabet. Pinned
-    ones are not among them.
-    """
+    """Return the ids of the chats in each folder, by its name, sorted. Pinned chats are left out."""
     found: dict[str, set[str]] = {}
     for id, label in chat_labels.labels().items():
         if label.folder and not label.pinned and id not in hidden:
@@ -106,17 +106,17 @@ def folders(hidden: Collection[str] = ()) -> dict[str, set[str]]:
 
 
 def folder_names() -> list[str]:
-    """Return all folders that a chat can be moved to, those of pinned chats included."""
+    """Return the names of all folders, also of those with only pinned chats."""
     return sorted({label.folder for label in chat_labels.labels().values() if label.folder}, key=fold)
 
 
 def among(index: LogIndex, ids: Collection[str], limit: int = -1) -> list[Chat]:
-    """Return the newest of these chats; those that are not there are left out."""
+    """Return the newest of these chats; unknown ids are skipped."""
     return _labelled(index, {**dict.fromkeys(ids, Label()), **chat_labels.labels_of(list(ids))}, limit, ())
 
 
 def get(index: LogIndex, id: str) -> Chat:
-    """Return one chat. TurnNotFound if there is none of this id."""
+    """Return a chat. Raises TurnNotFound if there is none with this id."""
     found = among(index, [id])
     if not found:
         raise TurnNotFound(f"there is no conversation {id[:100]!r}: it was deleted, or never recorded")
@@ -124,7 +124,9 @@ def get(index: LogIndex, id: str) -> Chat:
 
 
 def by_day(chats: Iterable[Chat], today: date | None = None) -> dict[str, list[Chat]]:
-    """Return chats under Today, Yesterday and Earlier, by this machine's clock; the order within stays."""
+    """Return the chats under "Today", "Yesterday" and "Earlier", in local time; their order is
+    kept.
+    """
     today = today or datetime.now().astimezone().date()
     days = {today: "Today", today - timedelta(days=1): "Yesterday"}
     found: dict[str, list[Chat]] = {"Today": [], "Yesterday": [], "Earlier": []}
@@ -150,7 +152,7 @@ def _chats(sessions: Iterable[Session], labels: dict[str, Label], hidden: Collec
 
 
 def chat_of(session: Session, label: Label, most: int = TITLE) -> Chat:
-    """Return a session of the log as a chat of the list; `most`: characters of a title that nobody gave it."""
+    """Return a session of the log as a chat. `most`: characters of a title made from the question."""
     title = label.shown or title_of(session.question, most)
     return Chat(session.id, title, session.turns, session.begun, session.last, session.last_turn, label)
 
@@ -161,9 +163,9 @@ def chat_of(session: Session, label: Label, most: int = TITLE) -> Chat:
 def change(
     index: LogIndex, id: str, *, title: str | None = None, pinned: bool | None = None, folder: str | None = None
 ) -> Chat:
-    """Rename, pin, or move a chat, whatever is given; return it as it stands then. "" takes a title or a folder back.
+    """Rename, pin or move a chat; return its new state. An empty title or folder removes it.
 
-    TurnNotFound if there is no such chat.
+    Raises TurnNotFound if there is no such chat.
     """
     get(index, id)
     chat_labels.set_label(id, title=title, pinned=pinned, folder=folder)
@@ -171,7 +173,7 @@ def change(
 
 
 def search(index: LogIndex, text: str, limit: int = 20, *, hidden: Collection[str] = ()) -> list[Hit]:
-    """Return the chats in which every word of `text` was said in one turn, or stands in the title, newest first."""
+    """Return the chats with all words of `text` in one turn or in the title, newest first."""
     words = fold(text).split()
     if not words:
         return []
@@ -184,10 +186,10 @@ def search(index: LogIndex, text: str, limit: int = 20, *, hidden: Collection[st
 
 
 def _excerpt(turn: Turn, words: Sequence[str]) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """Return a piece of what was said around the first of the words, and where the words stand in it.
+    """Return an excerpt around the first of the words, and where the words are in it.
 
-    Of the question or the answer that with more of them; the beginning of the question where they
-    stand only in an answer before its edit.
+    It is from the question or the answer, whichever has more of them. If they are only in an answer
+    before its edit, it is the beginning of the question.
     """
     said = [one_line(unicodedata.normalize("NFC", text[:_SEARCHED])) for text in (turn.user_message, turn.bot_response)]
     places = [_places(text, words) for text in said]
@@ -201,7 +203,7 @@ def _excerpt(turn: Turn, words: Sequence[str]) -> tuple[str, tuple[tuple[int, in
 
 
 def _places(text: str, words: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Return (word, start, end) of the words in `text`: they are folded, and it is not."""
+    """Return (word, start, end) of the words in `text`. The words are case folded; `text` is not."""
     folded = "".join(each.casefold() for each in text)
     origin = range(len(text) + 1) if len(folded) == len(text) else _origins(text)
     found = []
@@ -212,12 +214,14 @@ def _places(text: str, words: Sequence[str]) -> list[tuple[str, int, int]]:
 
 
 def _origins(text: str) -> list[int]:
-    """Return, of each character of the folded text, which one of `text` it came from: "ß" becomes two."""
+    """Return, for each character of the case-folded text, the index of its original: "ß" becomes
+    two characters.
+    """
     return [place for place, each in enumerate(text) for _ in each.casefold()]
 
 
 def _word_start(text: str, at: int) -> int:
-    """Return where a word begins, at or a little after `at`."""
+    """Return the start of a word at or shortly after index `at`."""
     if at <= 0:
         return 0
     space = text.find(" ", at, at + _AROUND // 2)
@@ -225,7 +229,7 @@ def _word_start(text: str, at: int) -> int:
 
 
 def _apart(marks: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return marks that do not overlap."""
+    """Return the marks without those that overlap an earlier one."""
     found: list[tuple[int, int]] = []
     for start, end in marks:
         if not found or start >= found[-1][1]:
@@ -242,7 +246,9 @@ def exportable(index: LogIndex, id: str) -> list[Turn]:
 
 
 def export(index: LogIndex, id: str, format: str) -> bytes:
-    """Return one chat in a format of data_export, without excluded turns. NoConversations if no other is left."""
+    """Return a chat in a format of data_export, without excluded turns. Raises NoConversations if
+    no turn is left.
+    """
     turns = exportable(index, id)
     if not turns:
         raise NoConversations("there is nothing to export: this chat has no turn that is not excluded")
@@ -250,7 +256,7 @@ def export(index: LogIndex, id: str, format: str) -> bytes:
 
 
 def file_name(chat: Chat, format: str) -> str:
-    """Return a name for the file of an export, made from the title."""
+    """Return a file name for an export, made from the title."""
     name = re.sub(r"\W+", "-", chat.title).strip("-").lower()[:40].strip("-") or "chat"
     return f"{name}.{data_export.file_of(format).rpartition('.')[2]}"
 
@@ -264,8 +270,10 @@ def forget(
     id: str | None = None,
     origin: str,
 ) -> Job:
-    """Ask for a job that forgets turns and chats for good: it removes them from all files, and the
-    versions that learned them. Asked again while a job forgets the same, it is that job.
+    """Submit a job that forgets turns and chats for good, in all files and with the versions that
+    learned them.
+
+    If a job already forgets all of them, return that job.
     """
     if id is None and (known := _forgetting(service.queue, ids)):
         return known
@@ -280,19 +288,19 @@ def forget(
 
 
 def _forgetting(queue: Queue, ids: Collection[str]) -> Job | None:
-    """Return the job that forgets all of these now, or will; None if there is none."""
+    """Return the queued or running job that forgets all of these; None if there is none."""
     jobs = queue.jobs([State.QUEUED, *ACTIVE], ["forget"], limit=500)
     return next((job for job in jobs if set(ids) <= set(job.request.get("turns", ()))), None)
 
 
 def being_forgotten(queue: Queue) -> set[str]:
-    """Return the ids of turns and chats that a job forgets now, or will: lists leave them out."""
+    """Return the ids of turns and chats that a queued or running job forgets: lists hide them."""
     jobs = queue.jobs([State.QUEUED, *ACTIVE], ["forget"], limit=500)
     return {str(id) for job in jobs for id in job.request.get("turns", ())}
 
 
 def not_forgotten(queue: Queue, index: LogIndex) -> Job | None:
-    """Return the last job that forgets if it failed, and what it was to forget is still there."""
+    """Return the last forgetting job if it failed and some of what it should forget still exists."""
     last = next(iter(queue.jobs(kinds=["forget"], limit=1)), None)
     if last is None or last.state not in (State.FAILED, State.INTERRUPTED):
         return None
@@ -301,5 +309,5 @@ def not_forgotten(queue: Queue, index: LogIndex) -> Job | None:
 
 
 def learned_by(index: LogIndex, registry: Registry, id: str) -> list[str]:
-    """Return the tags of the versions that learned something of a chat."""
+    """Return the tags of the versions that learned from a chat."""
     return [version.tag for version in registry.versions_of_turns(index.ids_of(id)) if version.state != "retired"]

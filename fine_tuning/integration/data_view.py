@@ -1,7 +1,8 @@
-"""What a person sees of the log's data: in plain words why a turn is not learned, what was scrubbed
-in it, what is answered differently.
+"""Show people the data in the log: why a turn is not learned, what is scrubbed, which answers
+conflict.
 
-Pages and programs share it; what is long is a job of the kind `survey` (survey.py), whose result is read here.
+Pages and programs share it. The long computations are a job of the kind `survey` (survey.py), whose
+result is read here.
 """
 
 from collections.abc import Collection, Mapping
@@ -25,12 +26,12 @@ from fine_tuning.jobs.store import Job
 from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.planning import count_new, names_by, sift
 
-_PIECE = 8 << 20  # bytes of a file that are written at once
+_PIECE = 8 << 20  # bytes of a file written at once
 _MASK = "•"
 
 
 class Words(NamedTuple):
-    """A reason in plain words."""
+    """The name and the meaning of a reason, for people."""
 
     title: str
     meaning: str
@@ -68,7 +69,7 @@ REASONS: dict[str, Words] = {
 
 @dataclass(frozen=True)
 class Counts:
-    """What the index knows at once, without a look through the log."""
+    """What the index knows without a survey of the log."""
 
     turns: int  # excluded ones included
     new: int
@@ -76,28 +77,28 @@ class Counts:
 
 
 def counts(config: FineTuningConfig, log: ConversationLogger, registry: Registry) -> Counts:
-    """Return how many turns there are. DataError if the log cannot be read."""
+    """Return the numbers of turns. Raises DataError if the log cannot be read."""
     kept, all_turns = log.index.counts()
     return Counts(all_turns, count_new(config, log, registry), all_turns - kept)
 
 
 def is_stale(log: ConversationLogger, look: Look) -> bool:
-    """Return whether something was said or changed since that look."""
+    """Return whether the log has changed since that survey."""
     return log.index.mark() != look.mark
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A reason for which turns are not learned."""
+    """A reason why turns are not learned, with the number of turns."""
 
     reason: str
     words: Words
     count: int
-    example: Turn | None  # the newest, if it is still there
+    example: Turn | None  # the newest such turn, if it still exists
 
 
 def dropped(log: ConversationLogger, look: Look) -> list[Dropped]:
-    """Return why turns were dropped, the most frequent reason first."""
+    """Return the reasons for which turns are dropped, the most frequent first."""
     named: Mapping[str, str] = look.facts["examples"]["dropped"]
     turns = {turn.id: turn for turn in log.index.turns(list(named.values()))}
     found = [
@@ -110,8 +111,8 @@ def dropped(log: ConversationLogger, look: Look) -> list[Dropped]:
 
 @dataclass(frozen=True)
 class Scrubbing:
-    """A turn in which private details were found: each text as it was said, the same with the
-    details masked, and as it is learned.
+    """A turn with private details: each of its texts as said, with the details masked, and as
+    learned.
     """
 
     turn_id: str
@@ -121,10 +122,10 @@ class Scrubbing:
 
 
 def scrubbings(config: FineTuningConfig, log: ConversationLogger, look: Look) -> list[Scrubbing]:
-    """Return examples of what is scrubbed, as the turns stand now."""
+    """Return examples of scrubbed turns, in their current state."""
     turns = log.index.turns(look.facts["examples"]["scrubbed"])
     sessions = {turn.session_id for turn in turns}
-    # a placeholder's number depends on the whole conversation
+    # the number in a placeholder depends on the whole conversation
     around = [turn for session in sorted(sessions) for turn in log.index.turns_of(session)]
     around = [turn for turn in around if not turn.metadata.get("excluded")]
     fit = sift(config, around, log.path).fit
@@ -155,7 +156,7 @@ def _masked(text: str, finds: Collection[Find]) -> str:
     return text
 
 
-# What is answered differently
+# Conflicts
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class Choice:
 
 
 def choices(log: ConversationLogger, limit: int, offset: int = 0) -> list[Choice]:
-    """Return the questions that are still answered differently, of those that the last look found."""
+    """Return the conflicts that the last survey found and that nobody has resolved since."""
     found = outcomes.conflicts(limit, offset)
     ids = [id for each in found for id in each.turns]
     turns = {turn.id: turn for turn in log.index.turns(ids) if not turn.metadata.get("excluded")}
@@ -178,12 +179,12 @@ def choices(log: ConversationLogger, limit: int, offset: int = 0) -> list[Choice
 
 
 def keep_one(log: ConversationLogger, choice: Choice, turn_id: str) -> None:
-    """Exclude the other answers."""
+    """Exclude the answers other than that of `turn_id`."""
     log.exclude_all([turn.id for turn in choice.turns if turn.id != turn_id])
 
 
 def keep_all(log: ConversationLogger, choice: Choice) -> None:
-    """Let all answers be learned."""
+    """Include all answers."""
     log.exclude_all([turn.id for turn in choice.turns], False)
 
 
@@ -191,13 +192,13 @@ def keep_all(log: ConversationLogger, choice: Choice) -> None:
 
 
 def ask_for(service: Service, kind: str, **request: object) -> Job:
-    """Ask for a job with the settings of this server. ConfigError for what is no request."""
+    """Submit a job with this server's settings. Raises ConfigError for an invalid request."""
     settings = {"config": service.config.model_dump(mode="json"), "ollama_url": service.ollama_url}
     return service.queue.submit(kind, {**settings, **request}, origin="the data page")
 
 
 def newest(service: Service, kind: str) -> Job | None:
-    """Return the job of a kind that was asked for last."""
+    """Return the last submitted job of a kind; None if there is none."""
     return next(iter(service.queue.jobs(kinds=[kind], limit=1)), None)
 
 
@@ -205,10 +206,11 @@ def newest(service: Service, kind: str) -> Job | None:
 
 
 def take_in(name: str, content: BinaryIO, size: int, limits: Uploads) -> Upload:
-    """Keep a file that a person dropped, as an upload over the API is kept; what it is, its content says.
+    """Store a file from the browser as an upload, like one sent over the API; its type is that of
+    its content.
 
-    Raises what `uploads` raises: TooLarge, QuotaReached, NoRoom; DataError for what may not be
-    uploaded. Nothing of it is left then.
+    Raises TooLarge, QuotaReached or NoRoom like `uploads`, and DataError for a file that may not be
+    uploaded. In these cases nothing of it is kept.
     """
     if not size:
         raise DataError(f"{name} is empty: there is nothing in it")
@@ -225,7 +227,9 @@ def take_in(name: str, content: BinaryIO, size: int, limits: Uploads) -> Upload:
 
 
 def questions_of(upload: Upload) -> list[Pair]:
-    """Return the questions and answers that are made of a file imported as a document; none if it is no document."""
+    """Return the questions and answers that importing an upload as a document would make; none for
+    other files.
+    """
     try:
         members = members_of(upload.content)
         blocks = read_document(members[0], upload.name) if len(members) == 1 else []

@@ -1,9 +1,9 @@
-"""All that can be learned from beside the log: files that programs sent, and datasets that byoai
-wrote. Listed, looked into, removed.
+"""List, show and remove what can be learned besides the log: uploads, and datasets that byoai
+wrote.
 
 upload     data/uploads/<id>/     sent over the API
 prepared   data/prepared/<id>     written by `prepare_dataset`: filtered, changed
-built      data/datasets/<id>/    what a retrain made of the log; made again when it is needed
+built      data/datasets/<id>/    made from the log by a retrain; made again when needed
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from fine_tuning.runs import only_one
 
 Kind = Literal["upload", "prepared", "built"]
 
-AT_ONCE = 8 << 20  # bytes of a file that is prepared while its sender waits; a larger one is a job
+AT_ONCE = 8 << 20  # largest file, in bytes, that is prepared while its sender waits; a larger one becomes a job
 _FORMATS = {
     "jsonl": DatasetFormat.JSONL,
     "json": DatasetFormat.JSONL,
@@ -40,26 +40,26 @@ class Dataset:
     kind: Kind
     id: str
     name: str
-    type: str  # of an upload as its content says; else jsonl
+    type: str  # of an upload, that of its content; else jsonl
     bytes: int
     created: float  # seconds since 1970
-    file: Path  # of a built one, what is learned from
+    file: Path  # of a built one, its training data
 
     @property
     def path(self) -> str:
-        """Where it lies in the data folder: what `dataset.path` of a training names."""
+        """Return its path in the data folder, which is the value for `dataset.path` of a training."""
         return self.file.relative_to(paths.home()).as_posix()
 
 
 def find() -> list[Dataset]:
-    """Return all datasets, newest first. Uploads that are not finished are none yet."""
+    """Return all datasets, newest first, without unfinished uploads."""
     return sorted(
         [*_uploaded(), *_prepared(), *_built()], key=lambda each: (each.created, each.kind, each.id), reverse=True
     )
 
 
 def get(kind: Kind, id: str) -> Dataset:
-    """Return a dataset. DatasetNotFound if there is none."""
+    """Return a dataset. Raises DatasetNotFound if there is none."""
     if kind == "upload":
         upload = uploads.get(id)
         if upload.finished is None:
@@ -72,7 +72,7 @@ def get(kind: Kind, id: str) -> Dataset:
 
 
 def remove(kind: Kind, id: str, queue: Queue) -> None:
-    """Delete a dataset. DatasetNotFound if there is none, Busy if a job waits for it or reads it."""
+    """Delete a dataset. Raises DatasetNotFound if there is none, Busy if a job needs it."""
     if kind == "upload":
         _check_unused(uploads.folder_of(id), id, queue)
         return uploads.remove(id)
@@ -85,7 +85,7 @@ def remove(kind: Kind, id: str, queue: Queue) -> None:
 
 
 def format_of(dataset: Dataset) -> str | None:
-    """Return how a training reads a dataset (`dataset.format`); None for one that can only be imported."""
+    """Return the `dataset.format` for training on a dataset; None if it can only be imported."""
     found = _FORMATS.get(dataset.type)
     return str(found) if found else None
 
@@ -93,8 +93,9 @@ def format_of(dataset: Dataset) -> str | None:
 def prepare_request(
     dataset: Dataset, format: str, output_format: str, steps: Sequence[Mapping[str, object]]
 ) -> dict[str, Any]:
-    """Return what a job of the kind `prepare` is asked. ConfigError for a format that cannot be
-    prepared, or a wrong step.
+    """Return the request of a job of the kind `prepare`.
+
+    Raises ConfigError for a format that cannot be prepared, or an invalid step.
     """
     from fine_tuning.data_preparation.preprocessing import check_steps
 
@@ -112,7 +113,7 @@ def prepare_request(
 
 
 def prepared(file: str) -> Dataset:
-    """Return the dataset that a preparation wrote."""
+    """Return the dataset in a file that a preparation wrote."""
     return get("prepared", Path(file).stem)
 
 
@@ -135,7 +136,7 @@ def _built() -> Iterator[Dataset]:
 
 
 def _of_file(kind: Kind, id: str, name: str, file: Path) -> Iterator[Dataset]:
-    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+    with contextlib.suppress(FileNotFoundError):  # it was removed in the meantime
         facts = file.stat()
         yield Dataset(kind, id, name, "jsonl", facts.st_size, facts.st_mtime, file)
 

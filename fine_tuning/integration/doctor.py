@@ -1,6 +1,7 @@
-"""Checks whether all that the loop needs is there and works. Each finding is a line, with its cure.
+"""Check whether everything the loop needs exists and works. Each finding is a line, with its
+remedy.
 
-Engines and the live model are really asked: each generates a token.
+Engines and the live model are actually used: each generates a token.
 """
 
 import os
@@ -27,12 +28,12 @@ from fine_tuning.model_management.model_registry import Registry, latest_tag
 
 _DISK = 2 << 30  # bytes that a run of a small model may need
 _MEMORY = 3 << 30  # bytes that training the default base needs
-_DAMAGE = (OSError, sqlite3.Error, ValueError, TypeError, LookupError)  # what reading damaged files and rows raises
+_DAMAGE = (OSError, sqlite3.Error, ValueError, TypeError, LookupError)  # errors from reading damaged files and rows
 
 
 @dataclass(frozen=True)
 class Check:
-    """One finding."""
+    """A finding."""
 
     name: str
     ok: bool
@@ -40,11 +41,11 @@ class Check:
 
 
 def examine(config_of: Callable[[], FineTuningConfig], url: str | None = None) -> Iterator[Check]:
-    """Yield each check as soon as it is made, also after others have failed.
+    """Yield each check as soon as it is made, even after others have failed.
 
     Args:
-        config_of: Reads the configuration. What it raises is the first finding.
-        url: The Ollama that the person named, if any.
+        config_of: Reads the configuration; an error that it raises is the first finding.
+        url: URL of Ollama, if the person gave one.
     """
     found: list[FineTuningConfig] = []
 
@@ -53,7 +54,7 @@ def examine(config_of: Callable[[], FineTuningConfig], url: str | None = None) -
         return "read"
 
     yield _check("configuration", configured)
-    config = found[0] if found else FineTuningConfig()  # the other checks are worth making all the same
+    config = found[0] if found else FineTuningConfig()  # the other checks are still useful
     yield _check("disk", _disk)
     yield _check("memory", _memory)
     yield _check("log", partial(_log, config))
@@ -61,7 +62,7 @@ def examine(config_of: Callable[[], FineTuningConfig], url: str | None = None) -
 
 
 def _check(name: str, examine: Callable[[], str]) -> Check:
-    """Return what `examine` says, or the error that it raises."""
+    """Return a check with the text that `examine` returns, or the error that it raises."""
     try:
         return Check(name, True, examine())
     except ByoaiError as error:
@@ -161,7 +162,7 @@ def _ollama(config: FineTuningConfig, url: str | None, chosen: list[Engine]) -> 
 def _embedded(config: FineTuningConfig) -> str:
     try:
         engine = connect(None, config, prefer="embedded")
-    except ConfigError:  # its folder cannot be used, which the disk's check says; llama.cpp may run all the same
+    except ConfigError:  # its folder is unusable, as the check of the disk reports; llama.cpp may still run
         smoke()
         return "llama.cpp runs; a tiny model answers, and there is no folder for others"
     tag = _some_tag(engine, config)
@@ -172,13 +173,13 @@ def _embedded(config: FineTuningConfig) -> str:
 
 
 def _some_tag(engine: Engine, config: FineTuningConfig) -> str | None:
-    """Return the base if it is there, else any model; None if there is none."""
+    """Return the tag of the base if the engine has it, else of any model; None if there is none."""
     base, tags = config.training.base_model, [model.tag for model in engine.list_models()]
     return next((tag for tag in tags if tag in (base, f"{base}:latest")), next(iter(tags), None))
 
 
 def _token(engine: Engine, tag: str) -> str:
-    """Let `tag` generate one token, and return how long it took. EngineError if it fails."""
+    """Let `tag` generate one token; return how long it took. Raises EngineError if it fails."""
     options = ChatOptions(temperature=0, seed=0, max_tokens=1)
     *_, last = engine.chat(tag, [Message(role="user", content="Hello!")], options)
     return f"{tag} answers (first token after {last.seconds:.1f} s)"

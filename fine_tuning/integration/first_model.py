@@ -1,6 +1,6 @@
-"""The first model: what is said where there is none, and how it is fetched. One sentence, one button, one command.
+"""Fetch the first model: the message while there is none, and the job that fetches one.
 
-Chat, Models and Train offer the button; `byoai doctor` and all commands that need a model name the
+Chat, Models and Train offer a button; `byoai doctor` and all commands that need a model name the
 command. Both fetch the default base (engines/default_base.py), for Ollama or the embedded engine.
 """
 
@@ -17,9 +17,9 @@ KIND = "fetch_base"
 
 
 def missing(damaged: bool = False) -> str:
-    """Return what is missing and what to do, for a page and for a terminal.
+    """Return what is missing and what to do, for pages and terminals.
 
-    `damaged`: a base is there, but not whole.
+    `damaged`: whether a base exists but is incomplete.
     """
     what = "The base model is damaged" if damaged else "There is no model yet"
     again = "it again" if damaged else "a small one"
@@ -27,7 +27,9 @@ def missing(damaged: bool = False) -> str:
 
 
 def fetch(service: "Service", origin: str) -> Job:
-    """Begin to fetch the default base as a job; return the one that does so already, if there is one."""
+    """Submit a job that fetches the default base; return the one that already does, if there is
+    one.
+    """
     if (job := newest(service)) and not job.over:
         return job
     request = {"config": service.config.model_dump(mode="json"), "ollama_url": service.ollama_url}
@@ -35,12 +37,14 @@ def fetch(service: "Service", origin: str) -> Job:
 
 
 def newest(service: "Service") -> Job | None:
-    """Return the job that fetches the default base, or did so last."""
+    """Return the last job that fetches, or fetched, the default base."""
     return next(iter(service.queue.jobs(kinds=[KIND], limit=1)), None)
 
 
 def fetch_configured(service: "Service", origin: str) -> Job:
-    """Begin to fetch the configured base: the default one as `fetch`, another from Ollama's library."""
+    """Submit a job that fetches the configured base: as `fetch` for the default one, else from
+    Ollama's library.
+    """
     if (base := service.config.training.base_model) == DEFAULT_TAG:
         return fetch(service, origin)
     return service.queue.submit("pull", {"model": base, "ollama_url": service.ollama_url}, origin=origin)

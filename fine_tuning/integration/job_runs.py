@@ -1,4 +1,4 @@
-"""Jobs as a person looks back on them: a list by pages, several compared, one removed with what it made."""
+"""Show past jobs to people: list them by pages, compare several, and remove one with what it made."""
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,9 +23,9 @@ from fine_tuning.model_management.model_registry import Registry, Version
 from fine_tuning.runs import only_one
 from fine_tuning.units import clock
 
-SHOWN = tuple(kind for kind in KINDS if kind != "plan")  # a plan is asked for by a page, and nothing to look back on
+SHOWN = tuple(kind for kind in KINDS if kind != "plan")  # nobody looks back on a plan
 TRAININGS = ("retrain", "train")
-_MAKING = (*TRAININGS, "sweep")  # what leaves a folder of its own
+_MAKING = (*TRAININGS, "sweep")  # kinds of jobs that make a folder of their own
 STATES = {
     State.QUEUED: "waiting",
     State.RUNNING: "running",
@@ -64,13 +64,15 @@ def title(job: Job) -> str:
 def page(
     queue: Queue, size: int, before: float | None = None, kinds: Sequence[str] = SHOWN
 ) -> tuple[list[Job], float | None]:
-    """Return `size` jobs, newest first, and the time `before` which the next page begins (None: there is none)."""
+    """Return `size` jobs, newest first, and the value of `before` for the next page (None if there
+    is none).
+    """
     found = queue.jobs(kinds=kinds, limit=size + 1, before=before)
     return found[:size], found[size - 1].created if len(found) > size else None
 
 
 def duration(job: Job) -> str:
-    """Return how long a job that is over was at work; "" for one that never began, or is not over."""
+    """Return how long a finished job was at work; "" if it never began, or is not over."""
     return clock(job.ended - job.begun) if job.begun and job.ended else ""
 
 
@@ -91,7 +93,7 @@ def verdict(job: Job) -> str:
 
 @dataclass(frozen=True)
 class Point:
-    """A step of a training's curve."""
+    """A step of a training curve."""
 
     run: str
     step: int
@@ -104,7 +106,9 @@ LEARNED, KEPT_ASIDE = "learned", "kept aside"
 
 
 def curve(job: Job, name: str = "") -> list[Point]:
-    """Return a training's loss and accuracy by step, of the chats alone: preferences have a loss of another kind."""
+    """Return loss and accuracy by step of a training on the chats. Preferences are left out: their
+    loss is not comparable.
+    """
     points = []
     for step in progress_of_job(job).steps:
         if step.part != "chats":
@@ -116,8 +120,8 @@ def curve(job: Job, name: str = "") -> list[Point]:
 
 
 def thinned(points: Sequence[Point], most: int) -> list[Point]:
-    """Return at most about `most` of the learned points, evenly, and all of those that were kept
-    aside, which are few.
+    """Return about `most` of the learned points, evenly spaced, and all of the few that were kept
+    aside.
     """
     learned = [point for point in points if point.kind == LEARNED]
     every = -(-len(learned) // most) if learned else 1
@@ -126,7 +130,9 @@ def thinned(points: Sequence[Point], most: int) -> list[Point]:
 
 
 def settings_of(job: Job) -> dict[str, Any]:
-    """Return what a job was asked, by dotted keys; of its configuration what says how it goes."""
+    """Return the settings of a job by dotted key: its request, and the relevant sections of its
+    configuration.
+    """
     record = dict(job.request)
     config: Mapping[str, Any] = record.pop("config", {})
     asked = {key: value for key, value in record.items() if value not in (None, False, [], "") and key != "ollama_url"}
@@ -134,15 +140,15 @@ def settings_of(job: Job) -> dict[str, Any]:
 
 
 def label_of(key: str) -> str:
-    """Return what is asked by a key of `settings_of`, for people."""
+    """Return the label of a key of `settings_of`, for people."""
     return words_of(key).label if "." in key else key.replace("_", " ").capitalize()
 
 
-_ELSEWHERE = ("schedule", "notify", "tracking", "uploads", "sweep")  # sections that change nothing of what is learned
+_ELSEWHERE = ("schedule", "notify", "tracking", "uploads", "sweep")  # sections without an effect on what is learned
 
 
 def diff(jobs: Sequence[Job]) -> list[tuple[str, tuple[object, ...]]]:
-    """Return (key, a value for each job) of the settings that are not the same for all."""
+    """Return (key, the value of each job) of the settings that differ between jobs."""
     found = [settings_of(job) for job in jobs]
     keys = dict.fromkeys(key for each in found for key in each)
     rows = ((key, tuple(each.get(key) for each in found)) for key in keys)
@@ -154,16 +160,18 @@ def diff(jobs: Sequence[Job]) -> list[tuple[str, tuple[object, ...]]]:
 
 @dataclass(frozen=True)
 class Removal:
-    """What goes with a job."""
+    """What is removed with a job."""
 
     job: Job
-    run: Path | None  # the folder of what it made; None where it has none, or another job has a share in it
-    version: Version | None  # that its run made
+    run: Path | None  # the folder of its run; None if it has none, or shares it with another job
+    version: Version | None  # the version that its run made
     bytes: int
 
 
 def removal(queue: Queue, registry: Registry, id: str) -> Removal:
-    """Return what would go with a job. JobNotFound if there is none; Busy while it is not over."""
+    """Return what would be removed with a job. Raises JobNotFound if there is none, Busy while it
+    is not over.
+    """
     job = queue.get(id)
     if not job.over:
         raise Busy(f"the job {id} is {STATES[job.state]}: stop it, or wait until it is over")
@@ -175,8 +183,8 @@ def removal(queue: Queue, registry: Registry, id: str) -> Removal:
 def remove(queue: Queue, registry: Registry, engine: Engine | None, id: str) -> Removal:
     """Remove a job, its run, and the version that the run made.
 
-    `engine`: needed where there is a version. Busy while it is not over, or while a retrain runs;
-    ByoaiError where the version is live, was live before, or is pinned (`why_kept`).
+    `engine`: needed if there is a version. Raises Busy while the job is not over, or while a
+    retrain runs; ByoaiError if the version is live, was live before, or is pinned (`why_kept`).
     """
     found = removal(queue, registry, id)
     if found.run:
@@ -189,16 +197,18 @@ def remove(queue: Queue, registry: Registry, engine: Engine | None, id: str) -> 
 
 
 def why_kept(found: Removal) -> str:
-    """Return why a job's run must stay, for people; "" if it may go."""
+    """Return why a job's run must be kept, for people; "" if it may be removed."""
     version = found.version
     if version is None or version.state == "retired":
         return ""
-    why = model_pruner.why_kept(version, {})  # what the engine serves is looked at when it is removed
+    why = model_pruner.why_kept(version, {})  # whether the engine serves it is checked on removal
     return f"{version.tag} was made by it, and {why}" if why else ""
 
 
 def _run_of(job: Job) -> Path | None:
-    """Return the folder of a training's run, or of a sweep's study; None where it is gone, or lies elsewhere."""
+    """Return the folder of a training's run or a sweep's study; None if it is gone, or outside of
+    the data folder.
+    """
     if not job.run or job.kind not in _MAKING:
         return None
     try:

@@ -1,9 +1,8 @@
-"""Where a version learned an answer: the turns that taught it which are most like that answer, and
-what the training made of them.
+"""Show where a version learned an answer: the turns that taught it and are most like that answer.
 
-Which turns are alike is known at once (`learned_from`). How likely base and version find their
-answers takes a pass through both models, in a child process (`with_likelihoods`): the larger the
-difference, the more of that answer was learned, from whatever turn.
+The most similar turns are found at once (`learned_from`). How likely base and version consider
+their answers takes a pass through both models in a child process (`with_likelihoods`): the larger
+the difference, the more of that answer was learned, from whatever turn.
 """
 
 import math
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from fine_tuning.data_preparation.rows import ConversationTokenizer
 
 SHOWN = 5  # turns
-PATIENCE = 60.0  # seconds in which likelihoods are computed; what is not known by then is left out
+PATIENCE = 60.0  # seconds for computing likelihoods; those not known by then are left out
 CONTEXT = 2048  # tokens of question and answer
 
 _VERSION = re.compile(r"(?P<name>.+):v(?P<number>[1-9]\d{0,17})", re.ASCII)
@@ -35,14 +34,14 @@ _VERSION = re.compile(r"(?P<name>.+):v(?P<number>[1-9]\d{0,17})", re.ASCII)
 
 @dataclass(frozen=True)
 class Likelihood:
-    """How likely an answer is after its question: mean log-probability (nats) of its tokens."""
+    """How likely an answer is after its question: the mean log-probability (in nats) of its tokens."""
 
     base: float
     version: float
 
     @property
     def times(self) -> float:
-        """Return how many times likelier the version finds a token of the answer than the base does
+        """Return how many times likelier a token of the answer is for the version than for the base
         (geometric mean).
         """
         return math.exp(min(self.version - self.base, 50.0))
@@ -52,38 +51,40 @@ class Likelihood:
 class Teacher:
     """A turn that taught the version."""
 
-    turn: Turn  # as it stands now
+    turn: Turn  # in its current state
     likeness: float  # to the answer and its question, 0 to 1
     shared: tuple[str, ...]  # words of both, the rarest first
     likelihood: Likelihood | None = None  # None: not computed
-    source: str = ""  # of a turn that was never in the log: `the shipped sample`, or a file's name
+    source: str = ""  # for a turn that was never in the log: `the shipped sample`, or a file's name
 
     @property
     def excluded(self) -> bool:
-        """Return whether the next version will not learn it."""
+        """Return whether the next version will not learn the turn."""
         return bool(self.turn.metadata.get("excluded"))
 
 
 @dataclass(frozen=True)
 class LearnedFrom:
-    """An answer of a version, and what is known of where it was learned."""
+    """An answer of a version, with what is known about where it was learned."""
 
     turn: Turn  # the answer
     version: Version
-    teachers: tuple[Teacher, ...]  # the likest first
-    taught: int  # turns that taught the version
-    gone: int  # of them those that are no longer in the log, nor in the sample or file that they were of
-    excluded: int  # of them those that are left out of learning since
+    teachers: tuple[Teacher, ...]  # the most similar first
+    taught: int  # number of turns that taught the version
+    gone: int  # those of them that are no longer in the log, nor in their sample or file
+    excluded: int  # those of them that have been excluded since
     likelihood: Likelihood | None = None  # of the answer itself
 
 
 def is_by_version(turn: Turn, prefix: str) -> bool:
-    """Return whether a version may have given an answer. `prefix`: of the names of fine-tuned models."""
+    """Return whether an answer may be by a version. `prefix`: the beginning of the names of
+    fine-tuned models.
+    """
     return str(turn.metadata.get("model", "")).startswith(prefix)
 
 
 def newest_answer(log: ConversationLogger, prefix: str) -> str:
-    """Return the id of the newest answer of a version. TurnNotFound if there is none."""
+    """Return the id of the newest answer by a version. Raises TurnNotFound if there is none."""
     if (found := newest_of(log, prefix)) is None:
         raise TurnNotFound(
             "no answer of the log is by a fine-tuned version: `byoai retrain` makes one, and then ask it something"
@@ -92,9 +93,9 @@ def newest_answer(log: ConversationLogger, prefix: str) -> str:
 
 
 def learned_from(log: ConversationLogger, registry: Registry, turn_id: str, limit: int = SHOWN) -> LearnedFrom:
-    """Return which of the turns that taught a version are most like the answer that it gave.
+    """Return those turns that taught a version and are most like an answer that it gave.
 
-    Raises TurnNotFound; ConfigError for an answer that no version gave, or one of which nobody knows what taught it.
+    Raises TurnNotFound; ConfigError if no version gave the answer, or it is unknown what taught it.
     """
     turn = next(iter(log.index.turns([turn_id])), None)
     if turn is None:
@@ -113,8 +114,8 @@ def learned_from(log: ConversationLogger, registry: Registry, turn_id: str, limi
 
 
 def version_of(turn: Turn, registry: Registry) -> Version:
-    """Return the version that gave an answer: the live one if it was asked under the tag `latest`.
-    ConfigError if it was none.
+    """Return the version that gave an answer; for the tag `latest`, the live one. Raises
+    ConfigError if none did.
     """
     model = str(turn.metadata.get("model", ""))
     name, _, last = model.rpartition(":")
@@ -137,9 +138,10 @@ def version_of(turn: Turn, registry: Registry) -> Version:
 
 
 def with_likelihoods(found: LearnedFrom, engine: Engine, patience: float = PATIENCE) -> LearnedFrom:
-    """Return the same with likelihoods under base and version, as far as they were known within `patience` seconds.
+    """Return the same with likelihoods under base and version, as far as `patience` seconds
+    suffice.
 
-    Raises EngineError if a model cannot be loaded; ConfigError if base or version are no longer there.
+    Raises EngineError if a model cannot be loaded, ConfigError if base or version no longer exist.
     """
     base, version = found.version.base_tag, found.version.tag
     try:
@@ -154,8 +156,8 @@ def with_likelihoods(found: LearnedFrom, engine: Engine, patience: float = PATIE
 
 
 def _rows(engine: Engine, base: str, turns: Sequence[Turn]) -> dict[str, ScoredRow]:
-    """Return by turn its question and answer in the tokens that the engine makes of it; without
-    those that are too long.
+    """Return question and answer of each turn as the engine's tokens, by turn id; those that are
+    too long are left out.
     """
     from fine_tuning.data_preparation.rows import ConversationTokenizer
     from fine_tuning.engines.vocabulary import Vocabulary
@@ -166,7 +168,7 @@ def _rows(engine: Engine, base: str, turns: Sequence[Turn]) -> dict[str, ScoredR
 
 
 def _row(tokenizer: "ConversationTokenizer", turn: Turn) -> ScoredRow | None:
-    """Return None for what does not fit."""
+    """Return question and answer of a turn as tokens; None if they are too long."""
     found = tokenizer.last_answer(turn.messages()) if turn.bot_response.strip() else None
     if found is None:
         return None
@@ -175,8 +177,8 @@ def _row(tokenizer: "ConversationTokenizer", turn: Turn) -> ScoredRow | None:
 
 
 def _logprobs(engine: Engine, tag: str, rows: dict[str, ScoredRow], until: float) -> dict[str, float]:
-    """Return by turn the mean log-probability of its answer's tokens; without those that are not
-    known at the time `until`.
+    """Return the mean log-probability of each answer's tokens by turn id, as far as known at the
+    time `until`.
     """
     from fine_tuning.evaluation.served_model import ServedModel
 
@@ -196,7 +198,7 @@ def _logprobs(engine: Engine, tag: str, rows: dict[str, ScoredRow], until: float
 
 
 def told(likelihood: Likelihood) -> str:
-    """Return a likelihood as a sentence's end: `12 times likelier than the base does`."""
+    """Return a likelihood as the end of a sentence: `12 times likelier than the base does`."""
     times = likelihood.times
     if times >= 1.15:
         return f"{_count(times)} times likelier than the base does"

@@ -1,7 +1,7 @@
-"""A retrain as a page sees it: begun as a job, watched through its events, stopped. No Streamlit here.
+"""Begin, watch and stop a retrain from a page, independently of Streamlit.
 
-Whoever began it (this page, another one, a terminal, cron), it is a job, and what it tells stands
-in its folder. So a page that was reloaded, or a server that was started anew, goes on showing it.
+A retrain is a job, whoever began it (this page, another one, a terminal, cron), and its folder
+contains its events. So a page that was reloaded, or a restarted server, goes on showing it.
 """
 
 from dataclasses import dataclass, field
@@ -25,38 +25,38 @@ TITLES = {  # how a retrain ended, by the state of its `Finished`
     "failed": "It could not be learned",
 }
 _KINDS = ("retrain", "train")
-_PATIENCE = 20.0  # seconds in which a retrain tells its first event, or why it cannot begin
+_PATIENCE = 20.0  # seconds for a retrain to emit its first event, or an error
 
 
 @dataclass(frozen=True)
 class Learning:
-    """The retrain that runs, or ran last."""
+    """The running retrain, or the last one."""
 
     job: Job | None = None
     told: Progress = field(default_factory=Progress)
 
     @property
     def known(self) -> bool:
-        """Whether there was a retrain at all."""
+        """Return whether there was a retrain at all."""
         return self.job is not None
 
     @property
     def running(self) -> bool:
-        """Whether it runs, or waits for its turn."""
+        """Return whether it runs, or waits for its turn."""
         return self.job is not None and not self.job.over
 
     @property
     def broke_off(self) -> bool:
-        """Whether it ended without a word: it was killed, or the machine went down."""
+        """Return whether it ended without an event: it was killed, or the machine went down."""
         return self.job is not None and self.job.state == State.INTERRUPTED
 
     def left(self) -> float | None:
-        """Return the seconds until the training's end; None if nothing is trained now."""
+        """Return the seconds until the training ends; None if nothing is being trained."""
         return self.told.steps[-1].eta if self.running and self.told.steps and self.told.stage == "Training" else None
 
 
 def look(queue: Queue | None = None) -> Learning:
-    """Return how the retrain that runs stands, or how the last one ended."""
+    """Return the state of the running retrain, or how the last one ended."""
     jobs = (queue or Queue()).jobs(kinds=_KINDS, limit=20)
     running, waiting = (
         [each for each in jobs if wanted(each)] for wanted in (lambda each: each.active, lambda each: not each.over)
@@ -68,27 +68,27 @@ def look(queue: Queue | None = None) -> Learning:
 
 
 def least_turns(config: FineTuningConfig) -> int:
-    """Return how many turns must be recorded at least, with the profile for few."""
+    """Return the minimum number of recorded turns for a training with the profile for few."""
     return min(config.training.min_pairs, for_few(config).training.min_pairs)
 
 
 def for_few(config: FineTuningConfig) -> FineTuningConfig:
-    """Return the settings with the profile for few chats over them."""
+    """Return the settings with the profile for few chats applied."""
     return laid_below(config, FEW_SHOT)
 
 
 def profile_of_log(config: FineTuningConfig, turns: int, documents: int = 0) -> str:
-    """Return the profile with which a log of so many turns, so many of them made of documents, is learned; "" for
-    none.
+    """Return the profile for a log with this number of turns, `documents` of which come from
+    documents; "" for none.
     """
     return document_profile(turns, documents) or (FEW_SHOT if turns < config.training.min_pairs else "")
 
 
 def start(config: FineTuningConfig, turns: int, ollama_url: str | None = None, documents: int = 0) -> Job:
-    """Begin a retrain on the log as a job, which goes on when this process ends.
+    """Submit a retrain on the log as a job, which continues when this process ends.
 
-    `turns`: in the log, `documents` of them made of documents: both decide the profile. Busy if one
-    runs or waits; ByoaiError if it ends at once.
+    `turns` is the number of turns in the log, `documents` of which come from documents: both decide
+    the profile. Raises Busy if a retrain runs or waits, ByoaiError if the new one ends at once.
     """
     profile = profile_of_log(config, turns, documents)
     settings = laid_below(config, profile) if profile else config
@@ -96,9 +96,10 @@ def start(config: FineTuningConfig, turns: int, ollama_url: str | None = None, d
 
 
 def begin(kind: str, request: dict[str, object]) -> Job:
-    """Begin a training as a job (`retrain` or `train`), once it has told something or waits for its turn.
+    """Submit a training (`retrain` or `train`); return the job once it has emitted an event or
+    waits for its turn.
 
-    Busy if one runs or waits; ByoaiError if it ends at once.
+    Raises Busy if one runs or waits, ByoaiError if it ends at once.
     """
     now = look()
     if now.running and now.job:
@@ -113,7 +114,7 @@ def begin(kind: str, request: dict[str, object]) -> Job:
 
 
 def _begun(queue: Queue, job: Job) -> Job:
-    """Return the job as soon as it tells something, is over, or waits for its turn."""
+    """Return the job as soon as it has emitted an event, is over, or waits for its turn."""
     for _ in range(round(_PATIENCE / 0.1)):
         if not job.active or any(not isinstance(event, Finished) for _, event in read_events(job.events)):
             break
@@ -122,7 +123,10 @@ def _begun(queue: Queue, job: Job) -> Job:
 
 
 def stop() -> bool:
-    """Ask the retrain that runs to stop at its next safe point; the next one goes on from there. False if none runs."""
+    """Ask the running retrain to stop at its next safe point, from which the next one continues.
+
+    Return False if none runs.
+    """
     now = look()
     if not now.running or now.job is None:
         return False

@@ -1,6 +1,7 @@
-"""Versions that are made of versions, as a page asks for them: one smaller, or several combined. No Streamlit here.
+"""Make versions of versions for a page: a smaller one, or several merged into one. Independent of
+Streamlit.
 
-Both are jobs, and what they make passes the same gate as a training's (quantising.py, merging.py).
+Both are jobs, and their results pass the same gate as a training's (quantising.py, merging.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,17 +22,19 @@ METHODS: dict[Method, tuple[str, str]] = {
     "ties": ("Settle conflicts", "The largest changes of each; where they disagree, the majority counts (TIES)."),
     "dare": ("Thin out", "A random share of each one's changes, made larger by as much (DARE)."),
 }
-NOW = "now"  # how a table of forms calls the version as it is served
+NOW = "now"  # name of the version's current form in a table of forms
 
 
 def can_be_made_smaller(version: Version) -> bool:
-    """Return whether a version can be measured in fewer bits: its run is needed."""
+    """Return whether a version can be measured in fewer bits, for which its run must exist."""
     run = run_of(version)
     return version.state != "retired" and run is not None and run.is_dir()
 
 
 def partners(registry: Registry, version: Version) -> list[Version]:
-    """Return the versions that one can be combined with, newest first: other adapters on the very same base."""
+    """Return the versions that can be merged with one, newest first: other adapters on exactly the
+    same base.
+    """
     if not version.base_digest or not _has_adapter(version):
         return []
     others = (each for each in registry.list() if each.tag != version.tag and each.base_digest == version.base_digest)
@@ -48,35 +51,35 @@ def _has_adapter(version: Version) -> bool:
 
 @dataclass(frozen=True)
 class Form:
-    """A version in one quantisation, for people."""
+    """A version in one quantisation, described for people."""
 
     name: str
     size: str
-    speed: str  # beside the version as it is served now
-    quality: str  # how much worse it reads texts that it never learned
+    speed: str  # relative to the current form
+    quality: str  # how much worse it predicts texts that it never learned
 
 
 @dataclass(frozen=True)
 class Forms:
-    """What each form of a version costs; the first is the version as it is now."""
+    """What each form of a version costs; the first is its current form."""
 
     table: tuple[Form, ...]
-    recommended: str  # a name in the table; NOW: none of them
+    recommended: str  # a name in the table; NOW if no other is better
     why: str
 
     @property
     def choices(self) -> list[str]:
-        """Return the forms that a version can be made in, the recommended one first."""
+        """Return the names of the forms that a version can be made in, the recommended one first."""
         return sorted((form.name for form in self.table if form.name != NOW), key=lambda name: name != self.recommended)
 
 
 def measure(service: Service, version: Version, origin: str) -> Job:
-    """Begin to measure each form of a version."""
+    """Submit a job that measures each form of a version."""
     return service.queue.submit("quantise", _request(service, version), origin=origin)
 
 
 def make_smaller(service: Service, version: Version, form: str, origin: str) -> Job:
-    """Begin to make the next version of one, in this form."""
+    """Submit a job that makes a new version of one, in this form."""
     return service.queue.submit("quantise", {**_request(service, version), "use": form}, origin=origin)
 
 
@@ -89,12 +92,12 @@ def _shared(service: Service) -> dict[str, object]:
 
 
 def measuring(service: Service, version: Version) -> Job | None:
-    """Return the job that measures the forms of a version, or did so last."""
+    """Return the last job that measures, or measured, the forms of a version."""
     return _newest(service, "quantise", lambda request: not request.get("use") and _is_of(request, version))
 
 
 def shrinking(service: Service, version: Version) -> Job | None:
-    """Return the job that makes a smaller version of this one, or did so last."""
+    """Return the last job that makes, or made, a smaller version of this one."""
     return _newest(service, "quantise", lambda request: bool(request.get("use")) and _is_of(request, version))
 
 
@@ -107,7 +110,7 @@ def _newest(service: Service, kind: str, wanted: Callable[[Mapping[str, Any]], b
 
 
 def forms(job: Job | None) -> Forms | None:
-    """Return what a job that measured the forms found; None if it is not completed."""
+    """Return the forms that a job measured; None if the job is not completed."""
     if job is None or job.state != State.COMPLETED or not job.result.exists():
         return None
     found = paths.read_json(job.result)
@@ -129,11 +132,13 @@ def _form(measured: Mapping[str, Any]) -> Form:
 
 
 def combine(service: Service, weighted: Sequence[tuple[Version, float]], method: Method, origin: str) -> Job:
-    """Begin to combine versions, each with its weight, into the next one."""
+    """Submit a job that merges versions, each with its weight, into a new one."""
     parts = [{"version": each.number, "name": each.name, "weight": weight} for each, weight in weighted]
     return service.queue.submit("merge", {**_shared(service), "parts": parts, "method": method}, origin=origin)
 
 
 def combining(service: Service, version: Version) -> Job | None:
-    """Return the job that combines a version with others, or did so last: the one in which it stands first."""
+    """Return the last job that merges, or merged, others into this version, which must be its
+    first.
+    """
     return _newest(service, "merge", lambda request: _is_of((request.get("parts") or [{}])[0], version))

@@ -1,5 +1,5 @@
-"""What can be said of each model that can answer: what it learned and when, how large it is, and
-whether it fits into memory now.
+"""Describe each model that can answer: what it learned and when, its size, and whether it fits into
+memory.
 """
 
 from collections.abc import Iterable
@@ -16,8 +16,8 @@ from fine_tuning.integration.ollama_integration import Models, look
 from fine_tuning.model_management.model_registry import Registry, Version
 from fine_tuning.model_management.model_switcher import Choice
 
-_MORE = 1.2  # what a loaded model takes, as a multiple of its weights: the attention's cache and buffers come to it
-_LEAST = 200_000_000  # bytes, besides
+_MORE = 1.2  # memory of a loaded model as a multiple of its weights: there are also the attention's cache and buffers
+_LEAST = 200_000_000  # bytes in addition
 
 
 @dataclass(frozen=True)
@@ -25,30 +25,30 @@ class Learned:
     """What a version learned."""
 
     turns: int
-    base: str  # the tag that it was made from
+    base: str  # the tag of its base
     day: str  # YYYY-MM-DD
-    verdict: str  # the gate's, in words; "" until it was judged
+    verdict: str  # of the gate, in words; "" until it was judged
 
 
 @dataclass(frozen=True)
 class ModelFacts:
     choice: Choice
     title: str  # for people
-    size: int  # bytes on disk; weights that models share count for each
-    parameter_size: str  # as the engine says it
+    size: int  # bytes on disk; shared weights count for each model
+    parameter_size: str  # as the engine states it
     quantization: str
-    memory: int  # bytes that it takes when it is loaded, about
+    memory: int  # estimated bytes of memory when it is loaded
     loaded: bool
-    fits: bool | None  # into what is free now; None where the engine runs on another machine
-    learned: Learned | None  # of a version that byoai knows
+    fits: bool | None  # into free memory; None if the engine runs on another machine
+    learned: Learned | None  # only for a registered version
 
 
 def facts_of(
     engine: Engine, config: FineTuningConfig, registry: Registry, available: int | None = None
 ) -> list[ModelFacts]:
-    """Return what is known of each model that can answer, in the order of the switch.
+    """Return the facts of each model that can answer, in the order of the model switch.
 
-    `available`: bytes of free memory; default: as the machine says it.
+    `available`: bytes of free memory; measured by default.
     """
     found, summaries = look(engine, config), {model.tag: model for model in engine.list_models()}
     versions, counts, loaded = (
@@ -58,7 +58,7 @@ def facts_of(
     )
     here = engine.name != "ollama" or is_loopback(engine.where)
     free = psutil.virtual_memory().available if available is None else available
-    # it is put away when another is asked
+    # a loaded model is unloaded when another is asked
     free += sum(memory_of(summaries[tag].size) for tag in loaded if tag in summaries)
     return [
         _facts(found, choice, summaries[choice.tag], versions.get(choice.tag), counts, loaded, free if here else None)
@@ -88,16 +88,17 @@ def _facts(
 
 
 def memory_of(size: int) -> int:
-    """Return about how many bytes a model takes in memory whose weights have so many, with the
-    context that engines give it.
+    """Return about how many bytes of memory a model takes whose weights have `size` bytes, with the
+    engines' context.
     """
     return round(_MORE * size) + _LEAST
 
 
 def freed_by(engine: Engine, tag: str) -> int | None:
-    """Return how many bytes come back on the disk when a model is removed: of the files that no other model needs.
+    """Return how many bytes of disk removing a model frees: those of files that no other model
+    needs.
 
-    None where the engine cannot say which files those are, as when it runs on another machine.
+    None if the engine cannot tell the files, as when it runs on another machine.
     """
     try:
         files = {model.tag: _files(engine, model.tag) for model in engine.list_models()}

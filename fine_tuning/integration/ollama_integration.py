@@ -1,4 +1,6 @@
-"""Who can answer, who does, and how that changes: one policy for the command line, the pages and programs."""
+"""Decide which model answers, and change it: one policy for the command line, the pages and
+programs.
+"""
 
 import os
 import re
@@ -18,22 +20,22 @@ from fine_tuning.runs import Run, only_one
 
 @dataclass(frozen=True)
 class Models:
-    """What the engine offers. `trouble` says, for people, why it offers nothing."""
+    """The models that the engine offers. `trouble` explains, for people, why there are none."""
 
     found: tuple[Choice, ...] = ()
     engine: str = ""  # which one, and where
-    default: Choice | None = None  # who answers unless a person picked another
-    prefix: str = ""  # of the names of fine-tuned models
+    default: Choice | None = None  # the model that answers unless a person picks another
+    prefix: str = ""  # beginning of the names of fine-tuned models
     trouble: str = ""
-    missing: str = ""  # says, for people, that no base is there, and what to do
-    lost: str = ""  # says, for people, that the live version is gone from the engine, and what to do
+    missing: str = ""  # message for people if there is no base, with what to do
+    lost: str = ""  # message for people if the engine lost the live version, with what to do
 
     def get(self, tag: str | None) -> Choice | None:
         return next((choice for choice in self.found if choice.tag == tag), None)
 
     def title(self, tag: str) -> str:
-        """Return a name for people: `smollm2:135m · base`, `fine-tuned v3 · live`; the tag itself
-        for a model that is gone.
+        """Return a name for people: `smollm2:135m · base`, `fine-tuned v3 · live`; the tag for a
+        model that is gone.
         """
         choice = self.get(tag)
         if choice is None:
@@ -47,7 +49,7 @@ class Models:
 
 
 def look(engine: Engine, config: FineTuningConfig) -> Models:
-    """Return what `engine` offers, and who of it answers."""
+    """Return the models that `engine` offers, and which of them answers."""
     prefix = config.deployment.model_name_prefix
     listed = tuple(choices(engine, prefix, Registry()))
     found = _whole(engine, listed)
@@ -63,14 +65,18 @@ def look(engine: Engine, config: FineTuningConfig) -> Models:
 
 
 def _whole(engine: Engine, listed: tuple[Choice, ...]) -> tuple[Choice, ...]:
-    """Return the models that can answer: without the default base if it is damaged, and what was made of it."""
+    """Return the models that can answer. If the default base is damaged, it and its versions are
+    left out.
+    """
     if not any(choice.tag == DEFAULT_TAG for choice in listed) or not is_damaged(engine, DEFAULT_TAG):
         return listed
     return tuple(choice for choice in listed if not is_damaged(engine, choice.tag))
 
 
 def _lost(engine: Engine, config: FineTuningConfig, found: tuple[Choice, ...]) -> str:
-    """Return what to do where the live version answers no more, because its tags were removed; "" where it does."""
+    """Return what to do if the live version cannot answer because its tags were removed; ""
+    otherwise.
+    """
     live = Registry().live(config.tuned_name())
     if live is None or any(choice.live and choice.name == live.name for choice in found):
         return ""
@@ -86,8 +92,8 @@ def _lost(engine: Engine, config: FineTuningConfig, found: tuple[Choice, ...]) -
 
 
 def default_of(found: tuple[Choice, ...], config: FineTuningConfig) -> Choice | None:
-    """Return the live version of the configured model, else another live one, else the configured
-    base, else the first.
+    """Return the default choice: the live version of the configured model, else another live one,
+    else the configured base, else the first model.
     """
     live = [choice for choice in found if choice.live]
     named = [choice for choice in live if choice.name == config.tuned_name()]
@@ -105,7 +111,7 @@ def _configured(found: tuple[Choice, ...], config: FineTuningConfig) -> list[Cho
 
 
 def answering(engine: Engine, config: FineTuningConfig) -> str:
-    """Return the tag of the model that answers; the default base is fetched where no whole one is there."""
+    """Return the tag of the answering model. The default base is fetched if there is no intact one."""
     found = default_of(_whole(engine, tuple(choices(engine, config.deployment.model_name_prefix))), config)
     return found.tag if found else ensure_some_model(engine)
 
@@ -113,20 +119,21 @@ def answering(engine: Engine, config: FineTuningConfig) -> str:
 def use(
     engine: Engine, config: FineTuningConfig, version: str, *, name: str | None = None, by_hand: bool = False
 ) -> Version:
-    """Make a version live: `version` is v2, 2, or a whole tag. ConfigError if it is none;
-    GateRefused as model_switcher.use.
+    """Make a version live; `version` is v2, 2, or a whole tag.
+
+    Raises ConfigError if there is none, GateRefused as in model_switcher.use.
     """
     number, named = version_number(version), version.rpartition(":")[0]
     return model_switcher.use(engine, Registry(), named or name or config.tuned_name(), number, by_hand=by_hand)
 
 
 def roll_back(engine: Engine, config: FineTuningConfig, *, name: str | None = None) -> Version | None:
-    """Make the version live that was so before; None where the base answers then."""
+    """Make the version live that was live before; return it, or None if the base answers then."""
     return model_switcher.rollback(engine, Registry(), name or config.tuned_name())
 
 
 def remove_base(engine: Engine, config: FineTuningConfig, tag: str, *, force: bool = False) -> None:
-    """Remove a base model, and its weights where no other model needs them.
+    """Remove a base model, and its weights unless another model needs them.
 
     `force`: also from Ollama, where other programs may use it. Raises ModelNotFound; ModelNotOurs
     without `force`, and for a version, which model_pruner removes; Busy while a retrain runs.
@@ -148,7 +155,7 @@ def remove_base(engine: Engine, config: FineTuningConfig, tag: str, *, force: bo
 
 
 def version_number(text: str) -> int:
-    """Return the number in `v3`, `3` or `fine_tuned_chat:v3`. ConfigError if there is none."""
+    """Return the number in `v3`, `3` or `fine_tuned_chat:v3`. Raises ConfigError if there is none."""
     found = re.fullmatch(r"v?([0-9]{1,18})", text.rpartition(":")[2])
     if not found:
         raise ConfigError(f"{text[:80]!r} is not a version: give its number (byoai models lists them)")

@@ -1,6 +1,8 @@
-"""The child process that reads a PDF: stdin is the file, stdout its text, stderr in one line why there is none.
+"""Read a PDF in a child process: the file on stdin, its text on stdout, and one line on stderr if
+there is none.
 
-Run by its path, with nothing of byoai around it: whatever a file does, it does here, within bounds of memory and time.
+It is run by its path and imports nothing of byoai: whatever a file causes, it happens here, with
+bounded memory and time.
 """
 
 import io
@@ -11,7 +13,7 @@ SECONDS = 8  # of computing
 
 
 def main(limit: int) -> int:
-    """Write at most about `limit` characters of text. Returns the exit status."""
+    """Write at most about `limit` characters of text; return the exit status."""
     _bound()
     from pypdf import PdfReader
     from pypdf.errors import PyPdfError
@@ -42,7 +44,7 @@ def main(limit: int) -> int:
         ValueError,
     ):
         return _refuse("it is damaged")
-    except ImportError:  # what decrypts is not installed
+    except ImportError:  # the package for decryption is missing
         return _refuse("it is encrypted: save it without a password")
     return 0
 

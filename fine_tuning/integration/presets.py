@@ -1,7 +1,7 @@
-"""What "how thorough" means in settings: one source for pages and programs.
+"""Define the levels of "how thorough" as settings, for pages and programs.
 
-The passes are reckoned for this machine where it was found out what there is to learn (a job of the kind
-`plan`); else only the factors count.
+The number of passes depends on this machine if a job of the kind `plan` has found out what there is
+to learn; otherwise only the factors count.
 """
 
 from collections.abc import Mapping
@@ -16,16 +16,18 @@ from fine_tuning.training.estimate import Estimate
 
 @dataclass(frozen=True)
 class Preset:
-    """One answer to "how thorough"."""
+    """A level of "how thorough"."""
 
     level: Level
     settings: Mapping[str, object]  # by dotted key, as a job takes them
-    takes: Estimate | None = None  # steps and memory; None where it was not found out
+    takes: Estimate | None = None  # steps and memory; None if there was no plan
     times: Times | None = None
 
 
 def presets(start: FineTuningConfig, found: Forecast | None) -> tuple[Preset, ...]:
-    """Return what each level comes to. `start`: the settings before any; all levels name the same keys."""
+    """Return the settings of each level. `start`: the settings without a level. All levels have the
+    same keys.
+    """
     basis = found.basis if found else None
     changes = {level: tuning.preset(start, level, basis) for level in LEVELS}
     keys = dict.fromkeys(key for each in changes.values() for key in each)

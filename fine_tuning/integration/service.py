@@ -1,4 +1,5 @@
-"""What one serving process works with: its settings, the engine, the queue of jobs and the log.
+"""Hold what a serving process works with: its settings, the engine, the queue of jobs and the log.
+
 Pages and API share it.
 """
 
@@ -20,8 +21,8 @@ _logger = logging.getLogger(__name__)
 
 
 class Current:
-    """The default file's settings: read once, and again when the file, or what was changed through
-    the API, is another.
+    """The settings in the default file, read again whenever the file, or what the API changed, is
+    another.
     """
 
     def __init__(self) -> None:
@@ -35,16 +36,18 @@ class Current:
 
 
 class Service:
-    """One of these in a process: an engine holds a loaded model, and two would hold it twice."""
+    """What a process serves with. There is one of these, since a second engine would load a model
+    twice.
+    """
 
     def __init__(
         self, settings: FineTuningConfig | Callable[[], FineTuningConfig] | None = None, ollama_url: str | None = None
     ) -> None:
-        """Keep the settings if they are a configuration, else ask for them at each use.
+        """Keep the settings if they are a configuration; a function is called for them at each use.
 
         Args:
-            settings: Default: the default file's, as it is then (`Current`).
-            ollama_url: Where Ollama answers; default: OLLAMA_HOST, else the configuration's.
+            settings: By default those of the default file at that time (`Current`).
+            ollama_url: URL of Ollama; by default OLLAMA_HOST, else that in the configuration.
         """
         self.fixed = settings if isinstance(settings, FineTuningConfig) else None
         self._settings = Current() if settings is None or isinstance(settings, FineTuningConfig) else settings
@@ -59,10 +62,10 @@ class Service:
         return self.fixed or self._settings()
 
     def engine(self) -> Engine:
-        """Return the engine, connected once. Where it does not agree with the registry any more,
-        that is mended, and logged.
+        """Return the engine, which is connected on first use.
 
-        Raises EngineError if none answers.
+        Disagreements between engine and registry are then repaired, and logged. Raises EngineError
+        if no engine answers.
         """
         with self._lock:
             if self._engine is None:
@@ -76,15 +79,15 @@ class Service:
         return engine is self._engine
 
     def connect_again(self) -> None:
-        """Forget the engine: the next use finds the one that answers then."""
+        """Forget the engine: the next use connects to the one that answers then."""
         with self._lock:
             self._engine = None
 
     def models(self) -> Models:
-        """Return what the engine offers, and who of it answers."""
+        """Return the models that the engine offers, and which of them answers."""
         return look(self.engine(), self.config)
 
     def log(self, session_id: str | None = None) -> ConversationLogger:
-        """Return the log, for a session of its own or a given one."""
+        """Return the log, for a given session or a new one."""
         config = self.config
         return ConversationLogger(config.log_path, session_id, config.data_collection.export_every)

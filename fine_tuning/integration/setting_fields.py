@@ -1,7 +1,7 @@
-"""The settings as a form shows them: each key with its words, what it takes, and between which bounds.
+"""Describe the settings as fields of a form: the key, its words, its kind, and its bounds.
 
-Nothing is listed here twice: kinds, choices and bounds are those of the configuration's own types,
-words those of setting_words.py.
+Nothing is repeated here: kinds, choices and bounds come from the types of the configuration, words
+from setting_words.py.
 """
 
 import types
@@ -19,12 +19,12 @@ from fine_tuning.integration.setting_words import words_of
 
 Kind = Literal["switch", "whole", "number", "choice", "text", "lines"]
 
-_SIDES = {"least": "ge", "above": "gt", "most": "le", "below": "lt"}  # pydantic's names of them
+_SIDES = {"least": "ge", "above": "gt", "most": "le", "below": "lt"}  # pydantic's names
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Which numbers the configuration takes."""
+    """The bounds of a number in the configuration."""
 
     whole: bool
     least: float | None = None  # this, or more
@@ -35,13 +35,13 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Field:
-    """A setting as a form asks for it."""
+    """A setting as a field of a form."""
 
     key: str  # dotted, as in the configuration
     kind: Kind
-    bounds: Bounds | None = None  # of a number
+    bounds: Bounds | None = None  # only for a number
     choices: tuple[str, ...] = ()
-    optional: bool = False  # it may be left empty
+    optional: bool = False  # whether it may be left empty
 
     @property
     def label(self) -> str:
@@ -53,13 +53,14 @@ class Field:
 
     @property
     def section(self) -> str:
-        """Return what it is about, as a heading above the settings of the same kind."""
+        """Return the heading for this setting and others of the same kind."""
         return words_of(self.key).section
 
 
 def fields(*sections: str) -> tuple[Field, ...]:
-    """Return the settings of some sections, with those inside them, in the configuration's order;
-    what no form can ask is left out.
+    """Return the settings of some sections and their subsections, in the configuration's order.
+
+    Settings that no form can ask for are left out.
     """
     return tuple(field for section in sections for field in _of_section(section))
 
@@ -70,7 +71,7 @@ def _of_section(section: str) -> tuple[Field, ...]:
 
 
 def field(key: str) -> Field:
-    """Return one setting. KeyError for a key that is none, or that no form can ask."""
+    """Return a setting. Raises KeyError for an unknown key, or one that no form can ask for."""
     found = _field(key, _info(key))
     if found is None:
         raise KeyError(key)
@@ -78,7 +79,7 @@ def field(key: str) -> Field:
 
 
 def bounds(key: str) -> Bounds:
-    """Return the bounds of a number of the configuration, by its dotted key."""
+    """Return the bounds of a number in the configuration, by its dotted key."""
     return _bounds(_info(key))
 
 
@@ -119,7 +120,7 @@ def _field(key: str, info: FieldInfo) -> Field | None:
 
 
 def _without_none(annotation: object) -> tuple[object, bool]:
-    """Return what a value may be beside None, and whether it may be None."""
+    """Return a type without None, and whether None was part of it."""
     if get_origin(annotation) in (Union, types.UnionType) and type(None) in get_args(annotation):
         (other,) = (each for each in get_args(annotation) if each is not type(None))
         return _plain(other), True

@@ -1,7 +1,7 @@
-"""Every setting in plain words: a label that needs no knowledge of training, and what it does and
-which value is sensible. Settings, Train, Runs, `/api/settings` and the light page all say these.
+"""Describe every setting in plain words: a label without jargon, its effect, and sensible values.
 
-How a training goes is in setting_words_training.py: it is half of the table.
+Settings, Train, Runs, `/api/settings` and the light page use them. The settings of a training are
+in setting_words_training.py: they are half of the table.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from fine_tuning.integration.setting_words_training import TRAINING
 
 
 class Words(NamedTuple):
-    """A setting for people."""
+    """The label and the help of a setting, for people."""
 
     label: str
     help: str
@@ -337,9 +337,9 @@ SETTING_WORDS: Mapping[str, Words] = {
 
 
 def words_of(key: str) -> Words:
-    """Return what a setting is called, by its dotted key. KeyError for a key that is none.
+    """Return the words of a setting by its dotted key. Raises KeyError for an unknown key.
 
-    A mapping has one entry: `mix.shares.chats` is the share of `chats`.
+    An entry of a mapping has the words of the mapping: `mix.shares.chats` is the share of `chats`.
     """
     if found := SETTING_WORDS.get(key):
         return found
@@ -349,7 +349,7 @@ def words_of(key: str) -> Words:
 
 
 def said(value: object) -> str:
-    """Return a setting's value for people: on, off, none, 0.0002."""
+    """Return the value of a setting for people: on, off, none, 0.0002."""
     if isinstance(value, list | tuple):
         return ", ".join(map(said, value)) or "none"
     if isinstance(value, bool):

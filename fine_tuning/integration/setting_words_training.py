@@ -1,5 +1,5 @@
-"""The settings of a training in plain words, by section: the half of setting_words.py's table that
-says how it learns.
+"""Describe the settings of a training in plain words, by section: half of the table of
+setting_words.py.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,8 @@
-"""Settings as pages and programs see and change them: what each is, where it comes from, and which may be changed.
+"""Show and change the settings for pages and programs: their values, their origin, and which may be
+changed.
 
-Nothing that names a file, a server or a program outside of the data folder may. What is changed
-goes into data/settings.yaml (config_overlay.py), all of it or nothing.
+Settings that name a file, a server or a program outside of the data folder cannot be changed here.
+Changes go into data/settings.yaml (config_overlay.py), all of them or none.
 """
 
 import re
@@ -22,7 +23,7 @@ from fine_tuning.integration.setting_words import words_of
 from fine_tuning.planning import names_by
 from fine_tuning.profiles import for_documents
 
-# whole sections
+# these are whole sections
 ALLOWED = frozenset({"data_preparation", "augmentation", "training", "sweep", "evaluation", "gate", "schedule"})
 ALSO = frozenset(
     {
@@ -66,19 +67,19 @@ class Setting(BaseModel):
     section: str  # what it is about, in plain words
     value: object
     default: object
-    source: str | None  # the file that says so; None: the built-in default, or what the command line said
+    source: str | None  # the file that sets it; None for the built-in default or the command line
     changeable: bool  # whether a request may change it
 
 
 class Settings(BaseModel):
     file: str  # every key, with its meaning
     own_file: str  # what was changed here
-    fixed: bool  # the server was started with settings of its own, and nothing can be changed
+    fixed: bool  # whether the server was started with its own settings, so that nothing can be changed
     items: list[Setting]
 
 
 def show(service: Service) -> Settings:
-    """Return all settings in force, without the secrets in them."""
+    """Return all settings in force, without secrets."""
     file, own = paths.DEFAULT_CONFIG, config_overlay.place()
     sources: dict[str, str] = {}
     if not service.fixed:
@@ -100,12 +101,14 @@ def show(service: Service) -> Settings:
 
 
 def change(service: Service, settings: Mapping[str, object]) -> None:
-    """Put these values, by dotted key, over the default file's; None: as that file has it. All of
-    them, or none if one is wrong.
+    """Change these values, by dotted key, over the default file; None restores the file's value.
 
-    Raises ConfigError with every fault, and where names are to be replaced and nothing that finds them is installed;
-    Busy for a server that has settings of its own, or while
-    another program changes them.
+    All values are changed, or none if one is invalid.
+
+    Raises:
+        ConfigError: with every fault; also if names are to be replaced and no recogniser is
+            installed.
+        Busy: the server has settings of its own, or another program is changing them.
     """
     if service.fixed:
         raise Busy(FIXED)
@@ -117,9 +120,7 @@ def change(service: Service, settings: Mapping[str, object]) -> None:
 
 
 def fault(error: ConfigError, key: str) -> str:
-    """Return what the configuration says against the value of `key`, without where it was found:
-    for a place beside the field.
-    """
+    """Return the error about the value of `key` without its location, for display beside the field."""
     lines = [line.strip() for line in str(error).splitlines()]
     section = key.partition(".")[0]
     own = [line.partition(": ")[2] for line in lines if line.startswith((f"{key}:", f"{key}.", f"{section}:"))]
@@ -129,9 +130,10 @@ def fault(error: ConfigError, key: str) -> str:
 def changed(
     service: Service, settings: Mapping[str, object], profile: str | None = None, *, of_log: bool = False
 ) -> FineTuningConfig:
-    """Return the configuration with a profile and other values, by dotted keys. ConfigError for one
-    that a request may not change. `of_log`: the log is learned, whose own profile is taken where none
-    is named.
+    """Return the configuration with a profile and other values, by dotted keys.
+
+    `of_log`: the log is learned, and its own profile is used unless one is named. Raises
+    ConfigError for a key that a request may not change.
     """
     config = service.config
     if profile:
@@ -143,8 +145,10 @@ def changed(
 
 
 def allowed(service: Service, settings: Mapping[str, object]) -> dict[str, object]:
-    """Return the values as the configuration takes them; a relative path begins at the data folder.
-    ConfigError for one not allowed.
+    """Return the values as the configuration takes them; relative paths are relative to the data
+    folder.
+
+    Raises ConfigError for one that is not allowed.
     """
     return {key: _allowed(service, key, value) for key, value in settings.items()}
 
@@ -173,8 +177,9 @@ def _allowed(service: Service, key: str, value: object) -> object:
 
 
 def _dataset(name: str) -> Path:
-    """Return the file of a dataset. ConfigError if it is none that was uploaded or made: byoai's
-    own files are no dataset.
+    """Return the file of a dataset. Raises ConfigError unless it was uploaded or made here.
+
+    byoai's own files are not datasets.
     """
     path = paths.within_home(paths.home() / name)
     if not any(
@@ -187,8 +192,9 @@ def _dataset(name: str) -> Path:
 
 
 def _is_of_engine(service: Service, name: str) -> bool:
-    """Return whether a base is a model of the engine, and no folder and nothing of the network; a
-    plain name may be fetched later.
+    """Return whether a base is a model of the engine, and neither a folder nor from the network.
+
+    A plain name is allowed, since it may be fetched later.
     """
     plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(:[A-Za-z0-9._-]+)?", name)
     if plain and not Path(name).exists():
@@ -197,8 +203,9 @@ def _is_of_engine(service: Service, name: str) -> bool:
 
 
 def _without_secrets(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values with addresses cut to their host, and a command to its program: the rest
-    may be a password, or a secret path.
+    """Return the values with URLs cut to their host and a command to its program.
+
+    The rest may be a password, or a secret path.
     """
     shown = dict(values)
     for key in ("deployment.ollama_base_url", "notify.url"):
@@ -211,6 +218,6 @@ def _without_secrets(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _source(key: str, sources: dict[str, str]) -> str | None:
-    """Return the file that says what `key` is, by itself or as a part of a whole section."""
+    """Return the file that sets `key`, by itself or as part of a whole section."""
     whole = [key, *(key.rsplit(".", count)[0] for count in range(1, key.count(".")))]
     return next((sources[each] for each in whole if each in sources), None)

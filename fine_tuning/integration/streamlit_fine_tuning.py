@@ -1,5 +1,6 @@
-"""A training in a page: a button that begins it, how far it is, its curves, how it ended. Chat's
-side bar, Train and Runs share it.
+"""Show a training on a page: a button that begins it, its progress, its curves, and how it ended.
+
+The side bar of Chat, Train and Runs share it.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,8 +25,8 @@ from fine_tuning.units import clock, size
 Shown = Callable[[str], str]  # makes a text safe for Markdown
 
 _GLANCE = 1.0  # seconds between looks while something is learned
-_POINTS = 300  # of a curve
-_TAIL = 4000  # bytes of the log that are shown
+_POINTS = 300  # points of a curve
+_TAIL = 4000  # shown bytes of the log
 _FACTS = (
     "How fast it reads: a token is a piece of a word, and a hundred of them are about 75 English words. The memory it "
     "holds. How often it has read everything so far."
@@ -45,10 +46,10 @@ _SIGNS = {
 
 
 def panel(service: Service, turns: int, new: int, shown: Shown, choose: Callable[[str], None]) -> None:
-    """Draw it.
+    """Draw the panel for learning.
 
-    `turns` are in the log, `new` of them not learned yet. `shown` makes a text safe for Markdown;
-    `choose` lets a tag answer.
+    `turns`: number of turns in the log. `new`: number of those not learned yet. `shown`: makes a
+    text safe for Markdown. `choose`: called with the tag that is to answer.
     """
     now = learning.look()
     if now.running and now.job:
@@ -103,16 +104,18 @@ def _close(mark: str) -> None:
 
 
 def _mark(now: Learning) -> str:
-    """Return what tells this retrain from others."""
+    """Return an identifier of this retrain."""
     return f"{now.job.mark} {now.job.state}" if now.job else ""
 
 
-# What all pages show of a job
+# Jobs, on all pages
 
 
 @st.fragment(run_every=_GLANCE)
 def watch(id: str, shown: Shown, small: bool = False) -> None:
-    """Show how far a job is; the whole page is drawn anew when it is over. `small`: for a side bar."""
+    """Show the progress of a job, and redraw the whole page when it is over. `small`: for the side
+    bar.
+    """
     watched.note(id)
     if told := st.session_state.pop("stop_told", None):
         st.toast(told, icon=":material/stop_circle:")
@@ -159,13 +162,15 @@ def _stop_buttons(job: Job, small: bool) -> None:
 
 
 def _stop(id: str, discard: bool) -> None:
-    """Ask it to stop. What is said of that is kept for the drawing: a fragment's callback draws nothing."""
+    """Ask a job to stop. Its reply is kept for the next drawing, since the callback of a fragment
+    cannot draw.
+    """
     job = Queue().cancel(id, discard=discard)
     st.session_state.stop_told = "It is over already" if job.over else "It stops at its next safe point"
 
 
 def verdict(job: Job, shown: Shown) -> Finished:
-    """Show how a job ended, in plain words; return that."""
+    """Show how a job ended, in plain words; return it."""
     told = progress_of_job(job)
     if job.state == State.INTERRUPTED:
         st.warning(shown(job.reason), title="Interrupted", icon=":material/power_off:")
@@ -179,8 +184,8 @@ def verdict(job: Job, shown: Shown) -> Finished:
 
 
 def facts(registry: Registry, tag: str, shown: Shown) -> None:
-    """Show some of the held-out questions about documents, with the answers of base and version; nothing if none
-    was asked.
+    """Show some held-out questions about documents, with the answers of base and version; nothing
+    if there are none.
     """
     version = registry.tagged(tag)
     found = versions.facts_of(version) if version else None
@@ -204,7 +209,7 @@ def _is_thrown_away(job: Job) -> bool:
 
 
 def again(job: Job) -> None:
-    """Offer to go on with a job that was not completed, or to try it anew."""
+    """Offer to resume an incomplete job, or to try it again."""
     with st.container(horizontal=True):
         if job.state != State.COMPLETED and not _is_thrown_away(job):
             st.button(
@@ -234,7 +239,7 @@ def _do(what: Literal["resume", "retry"], id: str) -> None:
 
 
 def log_tail(job: Job) -> None:
-    """Show the end of what the job's processes wrote, and what it noted."""
+    """Show the end of the job's log."""
     with st.expander("Log", icon=":material/notes:"):
         notes = "\n".join(progress_of_job(job).notes[-20:])
         written = ""
@@ -247,8 +252,8 @@ def log_tail(job: Job) -> None:
 
 
 def curves(points: Sequence[Point], *, small: bool = False, by_run: bool = False) -> None:
-    """Draw loss, and below it accuracy (a `small` one draws only the loss). `by_run`: several
-    trainings, a colour each.
+    """Draw loss and, below it, accuracy; only the loss if `small`. `by_run`: several trainings,
+    each in its colour.
     """
     if not small:
         st.caption(

@@ -1,7 +1,9 @@
-"""Turns that taught a version and never stood in the log: of the shipped sample, or of a file.
+"""Find turns that taught a version and never were in the log: those of the shipped sample, or of a
+file.
 
-The registry names what taught a version by ids. Those that the log does not have were forgotten
-since, or are of what was learned in its place or beside it, and are read from there.
+The registry has only the ids of the turns that taught a version. An id that the log does not have
+was forgotten since, or belongs to a sample or file that was learned in place of the log or besides
+it; such turns are read from there.
 """
 
 from collections.abc import Collection, Iterator
@@ -19,7 +21,7 @@ from fine_tuning.planning import read_beside
 from fine_tuning.runs import Run
 
 SAMPLE = "the shipped sample"
-_LARGEST = 32 << 20  # bytes of a file that is read while a person waits
+_LARGEST = 32 << 20  # largest file, in bytes, that is read while a person waits
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Elsewhere:
 
 
 def taught_elsewhere(log: ConversationLogger, registry: Registry, version: Version) -> list[Elsewhere]:
-    """Return the turns that taught a version and are of the sample or a file, as far as that is
-    still there and not large.
+    """Return the turns of the sample or of files that taught a version, if those still exist and
+    are not large.
     """
     taught = registry.turns_of(version.name, version.number)
     absent = taught - log.index.there(taught)
@@ -50,13 +52,15 @@ def _sources(version: Version, absent: Collection[str]) -> Iterator[Elsewhere]:
         return
     try:
         config = load_config(Run(run).config)
-    except ByoaiError:  # of another time
+    except ByoaiError:  # such as a configuration of an older byoai
         return
     yield from _of_files(config)
 
 
 def _of_files(config: FineTuningConfig) -> Iterator[Elsewhere]:
-    """Yield the turns of the files that a run learned; of one that is gone, unreadable now, or large, none."""
+    """Yield the turns of the files that a run learned. Missing, unreadable and large files are
+    skipped.
+    """
     dataset = config.dataset
     names = [str(dataset.path)] if dataset.path else [name for name in config.mix.also if name != "sample"]
     for file in (Path(name).expanduser() for name in names):

@@ -1,11 +1,11 @@
-"""A training as a person puts it together: what is chosen so far, what that means as settings, what
-it will take, and its start.
+"""Put a training together with a person: what is chosen, the resulting settings, a forecast, and
+the start.
 
-A draft is what was chosen. Its settings are a starting point (the configuration, with the profile
-that fits the data), a preset over it, and single changes over that. What it would learn and take is
-found out once for its data and model by a job of the kind `plan`; for all other settings the
-forecast is arithmetic on what that job found (`Forecast`), in well under a millisecond and without
-torch.
+A draft records the choices. Its settings are a starting point (the configuration, with the profile
+that fits the data), a preset over it, and single changes over that. A job of the kind `plan` finds
+out once, for the data and the model, what would be learned and what it takes. For all other
+settings the forecast is arithmetic on that result (`Forecast`): it takes well under a millisecond
+and no torch.
 """
 
 import hashlib
@@ -41,15 +41,15 @@ LEVELS: dict[Level, str] = {
 }
 RANKS = (2, 4, 8, 16, 32, 64, 128)
 _SAMPLE = "sample"  # the profile of the shipped sample
-_SHORT, _LONG = 600.0, 8 * 3600.0  # seconds that a quick, and a thorough training may take on this machine
+_SHORT, _LONG = 600.0, 8 * 3600.0  # longest duration of a quick and of a thorough training, in seconds
 _PLANS_KEPT = 3
-_FORM = 2  # of what a plan finds out: a result of an older form is not read
-# that say how a training goes
+_FORM = 2  # version of a plan's result: an older one is not read
+# the sections that affect a training
 _SECTIONS = ("data_collection", "data_preparation", "augmentation", "training", "evaluation", "gate", "deployment")
-# that decide what a plan finds out
+# the sections that affect the result of a plan
 _PLANNED = ("dataset", "data_collection", "data_preparation", "augmentation", "mix", "training", "deployment")
-# What of `training` decides which rows there are, which are computed together, and in which number
-# format: all else is arithmetic.
+# The settings in `training` that decide the rows, their batches, and the number format. The effect
+# of all others is arithmetic.
 _DECIDES = (
     "base_model",
     "batch_size",
@@ -68,16 +68,18 @@ _ADAPTERS = (FineTuningMethod.LORA, FineTuningMethod.QLORA)
 
 @dataclass(frozen=True)
 class Draft:
-    """What is chosen so far."""
+    """The choices for a training."""
 
     base: str  # the tag of a base model
     data: Data = "chats"
-    dataset: Dataset | None = None  # where `data` is "dataset"
+    dataset: Dataset | None = None  # if `data` is "dataset"
     level: Level = "balanced"
     changes: Mapping[str, object] = field(default_factory=dict)  # by dotted key, over the preset
 
     def with_change(self, key: str, value: object, start: FineTuningConfig) -> "Draft":
-        """Return it with one setting changed; one that is as it would be without a change is none."""
+        """Return the draft with one setting changed. A value equal to the one in `start` counts as
+        no change.
+        """
         changes = {**self.changes, key: value}
         return replace(self, changes={key: value for key, value in changes.items() if value_of(start, key) != value})
 
@@ -86,8 +88,9 @@ class Draft:
 
 
 def starting_point(config: FineTuningConfig, draft: Draft, turns: int, documents: int = 0) -> FineTuningConfig:
-    """Return the settings before any preset and change. `turns` are in the log, `documents` of them
-    made of documents.
+    """Return the settings before any preset and change.
+
+    `turns`: number of turns in the log. `documents`: number of those that come from documents.
     """
     if profile := profile_of(config, draft, turns, documents):
         config = laid_below(config, profile)
@@ -98,24 +101,24 @@ def starting_point(config: FineTuningConfig, draft: Draft, turns: int, documents
 
 
 def profile_of(config: FineTuningConfig, draft: Draft, turns: int, documents: int = 0) -> str:
-    """Return the profile that the starting point takes; "" for none."""
+    """Return the name of the starting point's profile; "" for none."""
     if draft.data == "sample":
         return _SAMPLE
     return learning.profile_of_log(config, turns, documents) if draft.data == "chats" else ""
 
 
 def settings_of(start: FineTuningConfig, draft: Draft, basis: Basis | None = None) -> FineTuningConfig:
-    """Return the settings that a draft comes to. ConfigError where its changes contradict each other."""
+    """Return the settings of a draft. Raises ConfigError if its changes contradict each other."""
     changes = {**preset(start, draft.level, basis), **draft.changes}
     return start.changed(changes) if changes else start
 
 
 def preset(start: FineTuningConfig, level: Level, basis: Basis | None = None) -> dict[str, object]:
-    """Return what a preset changes, by dotted keys.
+    """Return the settings that a preset changes, by dotted keys.
 
-    Quick: fewer passes with a smaller adapter, of which as many are left as take ten minutes on
-    this machine. Thorough: more of both, as far as that takes a night. Without a `basis` the
-    machine is not known, and only the factor counts.
+    Quick: a smaller adapter and fewer passes, if possible no more than take ten minutes on this
+    machine. Thorough: a larger adapter and more passes, as far as a night suffices. Without a
+    `basis` the speed of the machine is unknown, and only the factors count.
     """
     training = start.training
     if level == "balanced":
@@ -135,7 +138,7 @@ def preset(start: FineTuningConfig, level: Level, basis: Basis | None = None) ->
 
 
 def rank_changes(start: FineTuningConfig, rank: int) -> dict[str, object]:
-    """Return what gives an adapter another size; how strongly it counts beside the base stays as it is."""
+    """Return the changes that set the rank of an adapter. Its scale, alpha / rank, stays the same."""
     training = start.training
     if training.method not in _ADAPTERS:
         return {}
@@ -143,8 +146,8 @@ def rank_changes(start: FineTuningConfig, rank: int) -> dict[str, object]:
 
 
 def split_changes(start: FineTuningConfig, share: float) -> dict[str, object]:
-    """Return what keeps a share of the chats aside for validation: it is taken from those that are
-    learned, not from the test's.
+    """Return the changes that set the share of chats for validation, at the cost of the training
+    share.
     """
     return {
         "data_preparation.validation_ratio": share,
@@ -153,7 +156,7 @@ def split_changes(start: FineTuningConfig, share: float) -> dict[str, object]:
 
 
 def value_of(config: FineTuningConfig, key: str) -> Any:
-    """Return a value by its dotted key, as JSON has it."""
+    """Return a value by its dotted key, in its JSON form."""
     return _values(config)[key]
 
 
@@ -163,7 +166,7 @@ def _values(config: FineTuningConfig) -> Mapping[str, object]:
 
 
 def differences(settings: FineTuningConfig, start: FineTuningConfig) -> tuple[tuple[str, object, object], ...]:
-    """Return (key, value, value otherwise) of what differs in how a training goes."""
+    """Return (key, value, value in `start`) of the settings of a training that differ."""
     before = _values(start)
     return tuple(
         (key, value, before.get(key))
@@ -173,7 +176,7 @@ def differences(settings: FineTuningConfig, start: FineTuningConfig) -> tuple[tu
 
 
 def draft_of(job: Job, config: FineTuningConfig, turns: int, known: Iterable[Dataset], documents: int = 0) -> Draft:
-    """Return what a job was asked as a draft, to be changed and asked again."""
+    """Return the request of a job as a draft, for changing and submitting it again."""
     asked = FineTuningConfig.model_validate(job.request.get("config", {}))
     path = asked.dataset.path
     dataset = next((each for each in known if path is not None and each.file == path), None)
@@ -192,10 +195,12 @@ def _counts(key: str) -> bool:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is known of a draft's data and model: what would be learned, and what other settings would take."""
+    """What is known about a draft's data and model, from which forecasts for other settings are
+    computed.
+    """
 
     job: Job
-    found: Mapping[str, Any] = field(default_factory=dict)  # what the job of the kind `plan` returned
+    found: Mapping[str, Any] = field(default_factory=dict)  # the result of the job of the kind `plan`
 
     @property
     def ready(self) -> bool:
@@ -203,7 +208,7 @@ class Forecast:
 
     @property
     def trouble(self) -> str:
-        """Why nothing can be forecast; "" while it can, or is being found out."""
+        """Return why nothing can be forecast; "" if it can, or the job is not over."""
         return self.job.reason if self.job.over and not self.ready else ""
 
     @property
@@ -211,27 +216,28 @@ class Forecast:
         return _basis(json.dumps(self.found["basis"])) if self.ready else None
 
     def at(self, settings: FineTuningConfig) -> Estimate | None:
-        """Return what a training with these settings takes, by the memory that is free now."""
+        """Return the estimate of a training with these settings and the memory that is free now."""
         if (basis := self.basis) is None:
             return None
         return basis.at(settings.training, None if basis.machine.on_gpu else psutil.virtual_memory().available)
 
     def times(self, settings: FineTuningConfig) -> Times | None:
-        """Return how long all of it takes with these settings, by part."""
+        """Return how long each part takes with these settings."""
         found = self.at(settings)
         return Around(**self.found["around"]).times(settings, found.seconds) if found else None
 
     def trained(self, settings: FineTuningConfig) -> tuple[int, float] | None:
-        """Return how many numbers are trained, and which share of the model's that is."""
+        """Return the number of trained weights, and their share of the model's."""
         if (basis := self.basis) is None:
             return None
         count = basis.trained(settings.training)
         return count, count / basis.shape.parameters
 
     def too_large(self, settings: FineTuningConfig) -> bool:
-        """Return whether no lowered setting makes the training fit into the memory.
+        """Return whether the training does not fit into memory, and lowering settings would not
+        help.
 
-        Other trainings that do not fit are lowered before they begin.
+        Other trainings that do not fit get lower settings before they begin.
         """
         found = self.at(settings)
         return found is not None and not found.fits and not self.found["fits"] and self.found["fitting"] is None
@@ -243,12 +249,14 @@ def _basis(record: str) -> Basis:
 
 
 def forecast(queue: Queue, draft: Draft, settings: FineTuningConfig, ollama_url: str | None = None) -> Forecast:
-    """Return what is known of the data and the model of a draft; a job finds it out where it is not known yet."""
+    """Return what is known about the data and the model of a draft. If nothing is, submit a job
+    that finds out.
+    """
     return _forecast(_submitted(queue, *_plan(draft, settings, ollama_url)))
 
 
 def found_out(queue: Queue, draft: Draft, settings: FineTuningConfig, ollama_url: str | None = None) -> Forecast | None:
-    """Return what is known of them already; None where no job was asked to find it out."""
+    """Return what is known about them already; None if no job was submitted for it."""
     id, _ = _plan(draft, settings, ollama_url)
     known = next((job for job in queue.jobs(kinds=["plan"], limit=100) if job.id == id), None)
     return _forecast(known) if known else None
@@ -259,12 +267,12 @@ def _forecast(job: Job) -> Forecast:
 
 
 def _plan(draft: Draft, settings: FineTuningConfig, ollama_url: str | None) -> tuple[str, dict[str, object]]:
-    """Return the id of the job that finds it out, the same for the same, and what that job is asked."""
+    """Return the id and the request of the job that finds it out. Equal requests have equal ids."""
     config = settings.model_dump(mode="json", include=set(_PLANNED))
     config["training"] = {key: value for key, value in config["training"].items() if key in _DECIDES}
     if settings.training.folds:
         config["training"]["early_stop"] = settings.training.early_stop
-    if settings.training.method == FineTuningMethod.FULL:  # it has a number format of its own
+    if settings.training.method == FineTuningMethod.FULL:  # it has its own number format
         config["training"]["method"] = settings.training.method.value
     request = {"config": config, "sample": draft.data == "sample", "ollama_url": ollama_url}
     stamp = paths.stamp(settings.log_path) if draft.data == "chats" else ()
@@ -279,7 +287,7 @@ def _submitted(queue: Queue, id: str, request: dict[str, object]) -> Job:
         return known
     for job in before:
         if not job.over:
-            queue.cancel(job.id)  # it is about what is not chosen any more
+            queue.cancel(job.id)  # it is for an earlier choice
     others = [job for job in before if job.over and job.id != id]
     for job in [*others[_PLANS_KEPT:], *([known] if known else [])]:
         queue.remove(job.id)
@@ -287,16 +295,16 @@ def _submitted(queue: Queue, id: str, request: dict[str, object]) -> Job:
 
 
 def find_out_again(queue: Queue, found: Forecast) -> None:
-    """Drop what was found out, or why nothing was: the next forecast finds it out anew."""
+    """Drop a finished plan, or its failure: the next forecast submits a new one."""
     if found.job.over:
         queue.remove(found.job.id)
 
 
 def likely_fits(model: ModelSummary, available: int | None = None) -> bool:
-    """Return whether a base can perhaps be trained in the memory that is free: its weights as they
-    are, and room to compute.
+    """Return whether a base can probably be trained in the free memory: its weights, and room to
+    compute.
 
-    A rule of thumb for a list of models; the forecast is exact, and takes some seconds.
+    A rule of thumb for a list of models; the forecast is exact, but takes some seconds.
     """
     free = psutil.virtual_memory().available if available is None else available
     return 1.3 * model.size + (1 << 30) <= free
@@ -307,17 +315,19 @@ def likely_fits(model: ModelSummary, available: int | None = None) -> bool:
 
 @dataclass(frozen=True)
 class Situation:
-    """What the start depends on beside the draft."""
+    """What decides, besides the draft, whether the training can start."""
 
     turns: int  # in the log
     bases: tuple[str, ...]  # tags of the engine
     running: bool  # whether another training runs or waits
-    trouble: str = ""  # of engine or log, in words
+    trouble: str = ""  # a problem with engine or log, in words
     documents: int = 0  # of the turns, made of documents
 
 
 def missing(config: FineTuningConfig, draft: Draft, now: Situation, forecast: Forecast | None, fault: str = "") -> str:
-    """Return what keeps the training from its start, for people; "" when nothing does. `fault`: of the settings."""
+    """Return why the training cannot start, for people; "" if it can. `fault`: an error in the
+    settings.
+    """
     if now.running:
         return "Another training runs or waits: watch it, or stop it first."
     if why := incomplete(config, draft, now):
@@ -330,7 +340,7 @@ def missing(config: FineTuningConfig, draft: Draft, now: Situation, forecast: Fo
 
 
 def incomplete(config: FineTuningConfig, draft: Draft, now: Situation) -> str:
-    """Return what of model or data is missing, for people; "" when nothing is."""
+    """Return what is missing of model or data, for people; "" if nothing is."""
     if now.trouble:
         return now.trouble
     if draft.base not in now.bases:
@@ -369,7 +379,9 @@ def _splits(counts: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def start(draft: Draft, settings: FineTuningConfig, ollama_url: str | None = None) -> Job:
-    """Begin the training of a draft as a job. Busy if one runs or waits; ByoaiError if it ends at once."""
+    """Submit the training of a draft as a job. Raises Busy if one runs or waits, ByoaiError if it
+    ends at once.
+    """
     request = {"config": settings.model_dump(mode="json"), "auto": True, "ollama_url": ollama_url}
     if draft.data == "dataset":
         return learning.begin("train", request)

@@ -1,5 +1,5 @@
-"""What there is to tell of a version, in plain words: how the gate judged it, and which chats
-taught it. No Streamlit here.
+"""Describe a version in plain words: how the gate judged it, and which chats taught it. Independent
+of Streamlit.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ Outcome = Literal["passed", "warned", "refused", "not judged"]
 
 @dataclass(frozen=True)
 class Judged:
-    """How one rule of the gate was met."""
+    """The result of one rule of the gate."""
 
     rule: str
     outcome: Outcome
@@ -41,11 +41,11 @@ class Taught:
 
 @dataclass(frozen=True)
 class Lessons:
-    """Which chats taught a version, the newest first."""
+    """The chats that taught a version, newest first."""
 
     chats: tuple[Taught, ...]
-    forgotten: int  # turns that were learned, and are no longer there
-    elsewhere: Mapping[str, int] = field(default_factory=dict)  # turns of what is no log, by its name for people
+    forgotten: int  # learned turns that no longer exist
+    elsewhere: Mapping[str, int] = field(default_factory=dict)  # learned turns from elsewhere, by source
 
     @property
     def learned(self) -> int:
@@ -53,7 +53,7 @@ class Lessons:
 
 
 def judged(version: Version) -> list[Judged]:
-    """Return how each rule of the gate was met; none if the version never met it."""
+    """Return the result of each rule of the gate; none if the version was not judged."""
     results = (version.metrics.get("gate") or {}).get("results") or []
     return [
         Judged(each["rule"], _outcome(each), each.get("reason", ""), each.get("measured", ""), each.get("limit", ""))
@@ -70,7 +70,7 @@ def _outcome(result: dict[str, object]) -> Outcome:
 
 
 def marks(version: Version) -> list[str]:
-    """Return in a word each how a version stands: live, previous, refused, removed, pinned."""
+    """Return the states of a version, a word each: live, previous, refused, removed, pinned."""
     refused = bool(refusal(version))
     state = {
         "live": "live",
@@ -82,7 +82,7 @@ def marks(version: Version) -> list[str]:
 
 
 def verdict(version: Version) -> str:
-    """Return one sentence on what the gate said."""
+    """Return a sentence with the verdict of the gate."""
     rules = judged(version)
     if not rules:
         return "It never met the gate: how good it is was not measured."
@@ -99,10 +99,10 @@ def verdict(version: Version) -> str:
 
 @dataclass(frozen=True)
 class Asked:
-    """A held-out question about an imported document, and how base and version answered it."""
+    """A held-out question about an imported document, with the answers of base and version."""
 
     prompt: str
-    key: str  # what a right answer has
+    key: str  # the text that a right answer contains
     base: str
     base_right: bool
     answer: str  # the version's
@@ -111,7 +111,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Facts:
-    """How a version answers the questions about imported documents that it never learned in these words."""
+    """How a version answers held-out wordings of questions about imported documents."""
 
     asked: tuple[Asked, ...]
 
@@ -124,14 +124,16 @@ class Facts:
         return facts_told(self.right, len(self.asked))
 
     def some(self, most: int = 6) -> list[Asked]:
-        """Return some of them, as people are shown: half of them wrong answers, as far as there are both."""
+        """Return up to `most` of the questions for people, about half of them answered wrongly if
+        there are enough.
+        """
         wrong, right = ([each for each in self.asked if each.right == how] for how in (False, True))
         few = max(most // 2, most - len(right))
         return [*wrong[:few], *right[: most - len(wrong[:few])]]
 
 
 def facts_in(evaluation: Mapping[str, Any]) -> Facts | None:
-    """Return what an evaluation (`Comparison.record`) says of documents; None if it asked nothing about any."""
+    """Return the part about documents of an evaluation (`Comparison.record`); None if it has none."""
     before, after = (evaluation.get(side, {}).get("facts", ()) for side in ("base", "tuned"))
     asked = tuple(
         Asked(new["prompt"], new["key"], old["answer"], old["right"], new["answer"], new["right"])
@@ -141,7 +143,9 @@ def facts_in(evaluation: Mapping[str, Any]) -> Facts | None:
 
 
 def facts_of(version: Version) -> Facts | None:
-    """Return how a version answers about documents; None if it was not asked, or its evaluation is gone."""
+    """Return how a version answers about documents; None if it was not asked, or its evaluation is
+    gone.
+    """
     run = run_of(version)
     if run is None or not Run(run).evaluation.is_file():
         return None
@@ -149,15 +153,17 @@ def facts_of(version: Version) -> Facts | None:
 
 
 def comparison_of(version: Version, answers: Choice | None) -> dict[str, str]:
-    """Return, for the address of the page Models, the comparison of a version with who answers now,
-    or with its base where that is the version itself.
+    """Return the query parameters of the page Models for comparing a version with the one that
+    answers now.
+
+    If the version itself answers, it is compared with its base.
     """
     other = answers.tag if answers and answers.tag != version.tag else version.base_tag
     return {"view": "compare", "one": other, "other": version.tag}
 
 
 def lessons(log: ConversationLogger, registry: Registry, version: Version) -> Lessons:
-    """Return which chats taught a version, and how many turns of the sample or a file."""
+    """Return the chats that taught a version, and the number of turns from the sample or a file."""
     learned = registry.turns_of(version.name, version.number)
     there = log.index.session_by_turn(learned)
     by_chat: dict[str, list[str]] = {}
@@ -169,7 +175,9 @@ def lessons(log: ConversationLogger, registry: Registry, version: Version) -> Le
 
 
 def report_of(registry: Registry, name: str, number: int) -> str:
-    """Return a version's report, a page of HTML. ModelNotFound if there is no such version, or its report is gone."""
+    """Return a version's report, an HTML page. Raises ModelNotFound if version or report do not
+    exist.
+    """
     version = registry.get(name, number)
     run = run_of(version)
     if run is None or not Run(run).report.is_file():
@@ -185,8 +193,9 @@ def has_report(version: Version) -> bool:
 
 
 def how_sure(votes: int) -> str:
-    """Return how far a rating from so many votes can be trusted: by the interval of a share at one
-    half (Wald, 95 %).
+    """Return how far a rating from so many votes can be trusted.
+
+    That is the 95 % confidence interval of a share of one half (Wald).
     """
     share = min(round(98 / votes**0.5), 50) if votes else 50
     return (

@@ -1,4 +1,4 @@
-"""Which jobs the page itself shows, so that the bar above it does not show them a second time."""
+"""Track which jobs the page itself shows, so that the bar above it leaves them out."""
 
 import streamlit as st
 
@@ -6,15 +6,15 @@ _KEY = "watched_jobs"
 
 
 def begin() -> None:
-    """Forget what the page showed: it is drawn anew."""
+    """Forget which jobs the page showed, because it is drawn again."""
     st.session_state[_KEY] = set()
 
 
 def note(job: str) -> None:
-    """Note that the page shows how far a job is."""
+    """Record that the page shows the progress of a job."""
     st.session_state.setdefault(_KEY, set()).add(job)
 
 
 def is_watched(job: str) -> bool:
-    """Return whether the page shows how far a job is."""
+    """Return whether the page shows the progress of a job."""
     return job in st.session_state.get(_KEY, ())
