@@ -1,4 +1,6 @@
-"""The pages. Run through chatbot.server (`byoai chat`), which binds to this machine only and guards the door."""
+"""Define the pages. chatbot.server (`byoai chat`) runs this script, bound to this machine and
+behind its guard.
+"""
 
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from fine_tuning.integration import watched
 
 HERE = Path(__file__).parent
 
-# Pictures of our own: Streamlit would fetch a Material icon for the browser's tab from the net.
+# Local pictures: Streamlit would fetch a Material icon for the browser's tab from the network.
 st.set_page_config(page_title="byoai", page_icon=str(HERE / "icon.svg"))
 st.logo(str(HERE / "logo.svg"), size="large", icon_image=str(HERE / "icon.svg"))
 st.html(HERE / "parts" / "chosen.css")
@@ -29,6 +31,6 @@ if page is not MODELS:
 bar = st.container()
 watched.begin()
 page.run()
-if page is not CHAT:  # its side bar shows the retrain itself
+if page is not CHAT:  # Chat shows the retrain in its side bar
     with bar:
         job_bar.draw()

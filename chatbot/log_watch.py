@@ -1,4 +1,6 @@
-"""What this process holds of a log, kept as the log is: what is deleted from it elsewhere goes from here, too."""
+"""Keep what this process holds of a log in step with it: what is deleted elsewhere is also dropped
+here.
+"""
 
 import logging
 import threading
@@ -12,48 +14,56 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.log_file import Stamp
 from fine_tuning.errors import ByoaiError
 
-INTERVAL = 0.2  # seconds between looks at the log: what was forgotten elsewhere must be gone from a page within two
+INTERVAL = 0.2  # seconds between looks at the log: forgotten text must disappear from pages within two seconds
 
 _logger = logging.getLogger(__name__)
 
 
 class Holder(Protocol):
-    """Something that holds what a log says of one session."""
+    """An object that holds turns of one session of a log."""
 
     id: str  # of the session
 
     def take_over(self, logged: Sequence[Turn], as_of: Stamp) -> None:
-        """Drop what is not in `logged`: all turns of the session, excluded ones included, at the
-        log's stamp `as_of`.
+        """Update to `logged`, all turns of the session (excluded ones included) at the log's stamp
+        `as_of`.
+
+        Whatever is not among them must be dropped.
         """
 
 
 class LogWatch:
-    """One log, and all in this process that hold something of it. A look costs no reading while the
-    log stays the same.
+    """Watches one log for all objects in this process that hold turns of it.
+
+    While the log stays the same, a look reads nothing.
     """
 
     def __init__(self, path: Path) -> None:
         self._log = ConversationLogger(path)
         self._holders: WeakSet[Holder] = WeakSet()
         self._seen: Stamp | None = None
-        # Held while the log is read and told: what is logged meanwhile would be taken for deleted.
-        # So it is held for logging, too.
+        # Held while holders are told what was read, and while a turn is logged: a turn that was logged in
+        # between would be taken for deleted.
         self.lock = threading.RLock()
 
     def join(self, holder: Holder, tell: bool = True) -> None:
-        """Tell `holder` what the log says: now (if `tell`), and whenever it has changed, while it
-        lives. DataError as of `look`.
+        """Tell `holder` what the log contains: now, if `tell`, and after each change for as long as
+        it exists.
+
+        Raises DataError like `look`.
         """
         with self.lock:
             self._holders.add(holder)
             if tell:
                 now = self._log.stamp()
                 self._tell([holder], now)
-                self._seen = self._seen or now  # the first; later ones say nothing of what the others were told
+                self._seen = self._seen or now  # only the first: the other holders were not told about later changes
 
     def look(self) -> None:
-        """Tell all holders what the log says if it has changed since the last look. DataError if it cannot be read."""
+        """Tell all holders what the log contains if it has changed since the last look.
+
+        Raises DataError if the log cannot be read.
+        """
         with self.lock:
             now = self._log.stamp()
             if now != self._seen:
@@ -74,7 +84,9 @@ _making = threading.Lock()
 
 
 def watch_of(log: str | Path) -> LogWatch:
-    """Return the watch of a log, by whatever name; it lives as long as anybody holds it."""
+    """Return the watch of a log, the same for all names of its file. It exists as long as anybody
+    holds it.
+    """
     path = ConversationLogger(log).path
     with _making:
         watch = _watches.get(path) or LogWatch(path)
@@ -88,10 +100,12 @@ def all_watches() -> list[LogWatch]:
 
 
 def keep_looking(ended: threading.Event) -> None:
-    """Look at every watched log until `ended` is set: also for pages that are closed, and still in memory."""
+    """Look at every watched log until `ended` is set, even for closed pages that are still in
+    memory.
+    """
     while not ended.wait(INTERVAL):
         for watch in all_watches():
             try:
                 watch.look()
             except ByoaiError as error:
-                _logger.debug("%s", error)  # who reads the log for a person says it
+                _logger.debug("%s", error)  # the page that reads the log shows it

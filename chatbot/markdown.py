@@ -1,10 +1,10 @@
-"""A model's answer as Markdown that is safe and reads as it was meant: no picture is fetched, no
-price becomes a formula.
+"""Make a model's answer safe Markdown that reads as intended: no image is fetched, no price becomes
+a formula.
 
-Streamlit shows HTML in Markdown as text, but renders images, and `$...$` and `$$...$$` as formulas;
-`\\(...\\)` and `\\[...\\]`, which models write as often, become those. This is only what people
-see; the log keeps what was said. Whatever a text contrives, the page's Content-Security-Policy
-(server.py) still keeps foreign pictures out.
+Streamlit shows HTML in Markdown as text, but renders images, and `$...$` and `$$...$$` as formulas.
+Models also write `\\(...\\)` and `\\[...\\]`, which become formulas too. Only the display changes;
+the log keeps the original. Whatever a text contains, the page's Content-Security-Policy (server.py)
+also blocks images from elsewhere.
 """
 
 import re
@@ -18,9 +18,9 @@ _CODE = re.compile(
     """,  # noqa: E501
     re.VERBOSE | re.DOTALL | re.MULTILINE,
 )
-# maybe code, maybe in a list: only a parser can tell
+# code, or part of a list: only a parser can tell
 _INDENTED = re.compile(r"^(?: {4}|\t| *[-*+>\d]).*[$\\!]", re.MULTILINE)
-_CODE_MARK = "\0"  # stands for each character of code where formulas are looked for
+_CODE_MARK = "\0"  # replaces each character of code in the search for formulas
 
 _FORMULA = re.compile(
     r"""
@@ -32,27 +32,29 @@ _FORMULA = re.compile(
     """,  # noqa: E501
     re.VERBOSE,
 )
-_TEX = re.compile(r"[\\^_={}<>+*|]")  # what prose in escaped brackets seldom has
+_TEX = re.compile(r"[\\^_={}<>+*|]")  # characters that prose in escaped brackets rarely has
 _TEX_IN_TEXT = re.compile(r"[\\^]|_\{| [-=<>+*] ")
 _WORD = re.compile(r"[^\W\d_]{2,}")
-_MARKERS = re.compile(r"[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?")  # of quotes and lists, before what stands on a line
+_MARKERS = re.compile(r"[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?")  # marks of quotes and lists before a line
 
 
-_SIGNS = re.compile(r"[!-/:-@\[-`{-~]")  # all that can mean something in Markdown
+_SIGNS = re.compile(r"[!-/:-@\[-`{-~]")  # every character that may have a meaning in Markdown
 # :smile:, :material/home:, :red[...]: Streamlit looks for them after Markdown's escapes
 _SHORTCODE = re.compile(r":(?=[\w+/-]+[:\[])")
 
 
 def literal(text: str) -> str:
-    """Return `text`, of one line, as Markdown that shows it letter for letter; a joiner that is not
-    seen keeps shortcodes from becoming pictures.
+    """Return `text`, a single line, as Markdown that shows every character literally.
+
+    An invisible joiner keeps shortcodes from becoming pictures.
     """
     return _SIGNS.sub(r"\\\g<0>", _SHORTCODE.sub(":\u2060", text))
 
 
 def presentable(text: str) -> str:
-    """`text` with images as plain addresses, TeX as formulas and lone dollars as dollars; code is
-    left alone unless it hides an image.
+    """Return `text` with images as addresses, TeX as formulas, and single dollars as dollars.
+
+    Code is left unchanged unless it hides an image.
     """
     masked = _without_code(text)
     parts, position = [], 0
@@ -65,7 +67,9 @@ def presentable(text: str) -> str:
 
 
 def _without_code(text: str) -> str:
-    """Return `text` with each character of code replaced by a mark, so that positions stay the same."""
+    """Return `text` with each character of code replaced by a mark, so that positions stay the
+    same.
+    """
     masked = _CODE.sub(lambda code: _CODE_MARK * len(code[0]), text)
     if not _INDENTED.search(text):
         return masked
@@ -78,7 +82,7 @@ def _without_code(text: str) -> str:
 
 
 def _formula(text: str, found: re.Match[str]) -> str | None:
-    """Return the formula as Streamlit takes it; None if it is no formula."""
+    """Return the formula in the form of Streamlit; None if it is not a formula."""
     kind = found.lastgroup
     if kind is None:
         return None
@@ -98,8 +102,8 @@ def _formula(text: str, found: re.Match[str]) -> str | None:
 
 
 def _is_display(tex: str, alone: bool, rest: str) -> bool:
-    r"""Return whether TeX stands in the escaped brackets, and not what in Markdown must not become
-    a link: \[1\], \[x\] done.
+    r"""Return whether escaped brackets contain TeX, and not text whose brackets must not become a
+    link: \[1\], \[x\] done.
     """
     if alone:
         return bool(_TEX.search(tex)) or not (_WORD.search(tex) or tex.strip().isdigit())
@@ -113,8 +117,10 @@ def _in_text(tex: str, dollars: int) -> str:
 
 
 def _on_its_own_lines(tex: str, before: str) -> str:
-    """Return it with the marks of quotes and lists that each line needs to stay in its place;
-    `before`: those of the first line.
+    """Return TeX as a block whose lines have the marks of quotes and lists that keep it in its
+    place.
+
+    `before`: the marks before its first line.
     """
     margin = "".join(mark if mark in ">\t" else " " for mark in before)
     lines = [line.strip() for line in tex.split("\n")]
@@ -124,12 +130,16 @@ def _on_its_own_lines(tex: str, before: str) -> str:
 
 
 def _fence(tex: str, least: int) -> str:
-    """More dollars than there are in a row within."""
+    """Return more dollars than `tex` has in a row."""
     return "$" * max([least, *(len(run) + 1 for run in re.findall(r"\$+", tex))])
 
 
 def _has_image(text: str) -> bool:
-    """By a whole parser: what looks like code here may be none there, e.g. backticks in two cells of a table."""
+    """Return whether a full parser finds an image.
+
+    The simple patterns here may take text for code that is none, such as backticks in two cells of
+    a table.
+    """
     if "![" not in text:
         return False
     blocks = MarkdownIt("commonmark").enable("table").parse(text)
@@ -141,7 +151,7 @@ def _without_images(text: str) -> str:
 
 
 def _prose(text: str, masked: str, start: int, end: int) -> str:
-    """Return a part of `text` between formulas as plain Markdown; code in it stays as it is."""
+    """Return a part of `text` between formulas as plain Markdown, with the code in it unchanged."""
     parts = re.finditer(f"{_CODE_MARK}+|[^{_CODE_MARK}]+", masked[start:end])
     found = ((part[0][0], text[start + part.start() : start + part.end()]) for part in parts)
     return "".join(part if first == _CODE_MARK else _plain(part) for first, part in found)

@@ -1,4 +1,6 @@
-"""What the pages share: the configuration, the engine, and one look a second at its models and at the log."""
+"""Share among pages: the configuration, the engine, and one look a second at its models and the
+log.
+"""
 
 import streamlit as st
 
@@ -13,7 +15,7 @@ from fine_tuning.planning import count_new
 
 @st.cache_resource(show_spinner="Looking for Ollama …", validate=lambda found: service().holds(found))
 def engine() -> Engine:
-    """Return the engine that pages and API share. EngineError if none answers."""
+    """Return the engine that pages and API share. Raises EngineError if none answers."""
     return service().engine()
 
 
@@ -26,15 +28,16 @@ def models() -> Models:
 
 
 def connect_again() -> None:
-    """Forget the engine: the next look finds the one that is there now."""
+    """Forget the engine: the next use connects to the one that answers then."""
     service().connect_again()
     engine.clear()
     models.clear()
 
 
 def recorded() -> tuple[int, int]:
-    """Return how many turns the log holds, and how many of them a retrain would find new. DataError
-    if it cannot be read.
+    """Return the number of turns in the log, and how many of them are new to a retrain.
+
+    Raises DataError if the log cannot be read.
     """
     log = ConversationLogger(config().log_path)
     return log.index.count(), count_new(config(), log, Registry())

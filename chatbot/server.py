@@ -1,4 +1,6 @@
-"""The web server of chat and API: one ASGI app on 127.0.0.1, behind one door that says who may talk to it."""
+"""Serve chat and API as one ASGI app on 127.0.0.1, behind one guard that decides who may talk to
+it.
+"""
 
 import asyncio
 import gc
@@ -35,7 +37,7 @@ _OPTIONS: dict[str, Any] = {
     "server.fileWatcherType": "none",
     "server.showEmailPrompt": False,
     "server.enableAgentApi": False,
-    "server.headless": True,  # the browser is opened here, once the server answers
+    "server.headless": True,  # `serve` opens the browser once the server answers
     "browser.gatherUsageStats": False,
     "client.toolbarMode": "minimal",
     "client.showErrorDetails": "none",  # details go to the terminal, not into a page
@@ -48,10 +50,10 @@ _OPTIONS: dict[str, Any] = {
     "theme.light.primaryColor": "#4f46e5",
     "theme.light.backgroundColor": "#ffffff",
     "theme.light.secondaryBackgroundColor": "#f4f4f6",
-    "theme.light.textColor": "#121217",  # captions have 60 % of it: 4.5 to 1 on each of these backgrounds
+    "theme.light.textColor": "#121217",  # captions use 60 % of it: a contrast of 4.5 to 1 on each of these backgrounds
     "theme.light.sidebar.backgroundColor": "#f8f8fa",
     "theme.light.sidebar.secondaryBackgroundColor": "#ececf1",
-    "theme.dark.primaryColor": "#6063f0",  # buttons write on it in white: 4.5 to 1
+    "theme.dark.primaryColor": "#6063f0",  # white text on buttons has a contrast of 4.5 to 1
     "theme.dark.linkColor": "#a5b4fc",
     "theme.dark.backgroundColor": "#16161a",
     "theme.dark.secondaryBackgroundColor": "#232329",
@@ -65,7 +67,9 @@ _service: Service | None = None
 
 
 def service() -> Service:
-    """Return what the pages work with: as `serve` was told, else by config/fine_tuning_config.yaml."""
+    """Return the service of the pages: the one given to `serve`, else one by
+    config/fine_tuning_config.yaml.
+    """
     return _service or _default_service()
 
 
@@ -87,10 +91,11 @@ def serve(
     browser: bool = True,
     page: str = "",
 ) -> None:
-    """Serve the chat and the API until interrupted; opens `page` in the browser once it answers.
+    """Serve the chat and the API until interrupted; open `page` in the browser once the server
+    answers.
 
-    Before anything is served: ConfigError (without `settings`, the default file is read),
-    ByoaiError if the port is taken, DataError if the log is not one.
+    Before anything is served, raises ConfigError (without `settings`, the default file is read),
+    ByoaiError if the port is taken, and DataError if the log is not a log.
     """
     import streamlit
     from starlette.middleware import Middleware
@@ -104,7 +109,7 @@ def serve(
     _service = Service(settings, ollama_url)
     ConversationLogger(config().log_path).check()
 
-    # app.py names the pages. Else Streamlit would run a page's file alone where the first visit is to its address.
+    # app.py defines the pages; else Streamlit would run a page's file alone if it is visited first
     PagesManager.uses_pages_directory = False
     api = create_app(service())
 
@@ -117,31 +122,32 @@ def serve(
         threading.Thread(target=_say_what_is_missing, name="first-look", daemon=True).start()
         with tended(service(), access):
             gc.collect()
-            # what was imported stays: Streamlit collects after each run of a page, and would look
-            # through all of it
+            # Streamlit collects garbage after each run of a page: imported modules need not be scanned
             gc.freeze()
             yield
             ended.set()
-            stop_all()  # what was said so far is recorded, and no engine is at work while Python ends
+            stop_all()  # record what was said so far, and let no engine work while Python exits
             await answers_of(api).parted()
 
     middleware = [Middleware(Door, access=access, token=Token()), Middleware(_WithApi, api=api)]
     tls = {"server.sslCertFile": access.certificate, "server.sslKeyFile": access.key} if access.tls else {}
     app = streamlit.App(APP, middleware=middleware, lifespan=lifespan)
     bootstrap.load_config_options({**_OPTIONS, "server.address": access.address, "server.port": access.port, **tls})
-    # Not by App.run, which waits for open streams without end when it is told to stop.
+    # not by App.run, which waits forever for open streams when it is told to stop
     run(app, access)
 
 
 def _say_what_is_missing() -> None:
-    """Log that no model is there, with what to do. The first page finds the engine connected, too."""
-    with suppress(ByoaiError):  # the pages say it
+    """Log that there is no model, and what to do. This also connects the engine before the first
+    page.
+    """
+    with suppress(ByoaiError):  # the pages report it
         if missing := service().models().missing:
             _logger.warning("%s", missing)
 
 
 class _WithApi:
-    """Passes /api and /v1 on to the API, and all else to the pages."""
+    """Passes /api and /v1 on to the API, and everything else to the pages."""
 
     def __init__(self, app: "ASGIApp", api: "ASGIApp") -> None:
         self._pages, self._api = app, api

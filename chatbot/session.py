@@ -1,5 +1,6 @@
-"""A chat turn: stream, stop, log. No Streamlit here: pages only watch, so a rerun, a reload or a
-closed tab never loses an answer.
+"""Stream, stop and log the turns of a chat, independently of Streamlit.
+
+Pages only watch, so a rerun, a reload or a closed tab never loses an answer.
 """
 
 import threading
@@ -25,7 +26,7 @@ from fine_tuning.thoughts import split_thoughts
 
 
 class Answer:
-    """An answer in the making: one thread feeds it, any number of pages may watch or stop it."""
+    """An answer in the making. One thread feeds it; any number of pages may watch or stop it."""
 
     def __init__(
         self,
@@ -36,8 +37,11 @@ class Answer:
         recorded: bool = True,
         beside: Turn | None = None,
     ) -> None:
-        """`parent`: id of the turn that it follows, "" for a first one; `beside`: the turn of which
-        it becomes a sibling.
+        """Prepare the answer.
+
+        Args:
+            parent: Id of the turn before it, "" for a first turn.
+            beside: The turn of which it becomes a sibling.
         """
         self.user_message = user_message
         self.model = model
@@ -45,20 +49,22 @@ class Answer:
         self.settings = settings
         self.recorded = recorded
         self.beside = beside.id if beside else None
-        # the same question, anew
+        # the same question, asked again
         self.regenerates = beside.id if beside and beside.user_message == user_message else None
-        self.told: frozenset[str] = frozenset()  # ids of the recorded turns that the model was told
+        self.told: frozenset[str] = frozenset()  # ids of the recorded turns that the model was given
         self.text = ""
-        self.tokens: int | None = None  # as the engine counts them; None if it did not say
-        self.incomplete: str | None = None  # "stopped" by the person, or "length": cut by the engine's limit
+        self.tokens: int | None = None  # counted by the engine; None if it did not
+        self.incomplete: str | None = None  # "stopped" by the person, or "length" if the engine's limit cut it
         self.error: Exception | None = None
         self.stopping = False
-        self.forgotten = False  # it may tell of what was deleted: nothing of it is shown, kept or logged
+        self.forgotten = False  # it may quote what was deleted, so nothing of it is shown, kept or logged
         self.ended = False
         self._changed = threading.Condition()
 
     def texts(self, interval: float = 0.05) -> Iterator[str]:
-        """The whole text so far, now and whenever it grew (at most every `interval` seconds), until the answer ends."""
+        """Yield the whole text so far, again whenever it has grown (at most every `interval`
+        seconds), until the answer ends.
+        """
         while True:
             with self._changed:
                 shown, ended = self.text, self.ended
@@ -70,16 +76,16 @@ class Answer:
                 self._changed.wait_for(partial(self._differs, shown), timeout=1.0)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Block until the answer ended; False if it did not within `timeout` seconds."""
+        """Block until the answer ends. Return False if it does not within `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: self.ended, timeout)
 
     def stop(self) -> None:
-        """End the generation at its next piece. What was said until then is kept."""
+        """Stop the generation at its next piece, and keep the text so far."""
         self.stopping = True
 
     def forget(self) -> None:
-        """End the generation at its next piece, and keep nothing of question and answer."""
+        """Stop the generation at its next piece, and keep nothing of question and answer."""
         with self._changed:
             self.stopping = self.forgotten = True
             self.user_message = self.text = ""
@@ -87,7 +93,7 @@ class Answer:
             self._changed.notify_all()
 
     def read(self, chunks: Iterator[ChatChunk]) -> None:
-        """Take in the engine's stream until it is done, or `stop` or `forget` was called.
+        """Read the engine's stream until it is done, or `stop` or `forget` was called. Raises
         EngineError if it breaks off.
         """
         for chunk in chunks:
@@ -118,44 +124,50 @@ class Answer:
 
 
 class Chat:
-    """One conversation: its recorded turns, and the answer in the making.
+    """A conversation: its turns, and the answer in the making.
 
-    An answer that ended becomes a turn; one that failed, or was stopped before its first word,
-    stays in `answer` until it is asked again or given up, so that nobody has to type a question
+    An answer that ended becomes a turn. One that failed, or was stopped before its first word,
+    stays in `answer` until it is asked again or dismissed, so that nobody has to type a question
     twice.
 
-    While `recording` is off nothing is logged, and those turns live as long as this object. What is
-    recorded is answered from what was recorded: else an answer could say again, in the log, what
-    was meant to stay out of it.
+    While `recording` is off, nothing is logged, and those turns exist only in this object. A
+    recorded turn is answered from recorded turns only; otherwise its answer might repeat, in the
+    log, what was meant to stay out of it.
 
-    Turns that are deleted from the log elsewhere go from here as well (`LogWatch`), and with them
-    what was answered from them and is in no log, where it could be searched for: the answer in the
-    making with its question, and later turns that were not recorded.
+    Turns that are deleted from the log elsewhere are dropped here as well (`LogWatch`). With them
+    goes what was answered from them and is in no log, where `forget` could find it: the answer in
+    the making with its question, and later turns that were not recorded.
     """
 
     def __init__(
         self, logger: ConversationLogger, watch: LogWatch, new: bool = False, limit: int | None = None
     ) -> None:
-        """`new`: nothing of it is in the log yet, which then need not be read. `limit`: see `ChatSettings.options`."""
+        """Open a chat.
+
+        `new`: the log has nothing of it yet, and need not be read. `limit`: as in
+        `ChatSettings.options`.
+        """
         self.logger = logger
         self.id = logger.session_id
         self.turns: list[Turn] = []  # of all branches
         self.answer: Answer | None = None
         self.recording = True
         self.titles = False  # whether the model is asked for a title after the first answer
-        self.settings = ChatSettings()  # for what comes
+        self.settings = ChatSettings()  # for the next questions
         self.limit = limit
-        self.version = 0  # another one after each change that came from elsewhere
+        self.version = 0  # grows with each change from elsewhere
         self.forgotten = 0  # how often something was deleted elsewhere
-        self._behind: dict[str, str] = {}  # recorded turns that follow one that was not: their ids, and its id
-        self._shown: str | None = None  # the turn through which the path goes that is shown; None: the one that stands
+        self._behind: dict[str, str] = {}  # id of the turn before, for recorded turns after an unrecorded one
+        self._shown: str | None = None  # a turn on the shown path; None for the chosen path
         self._watch = watch
-        self._as_of = Stamp() if new else None  # the log's state that `turns` agree with; None before it was read
+        self._as_of = Stamp() if new else None  # the log's state that `turns` reflect; None before it was read
         self._lock = threading.Lock()
         watch.join(self, tell=not new)
 
     def take_over(self, logged: Sequence[Turn], as_of: Stamp) -> None:
-        """Take over what was asked, rated and edited elsewhere, and drop what is gone (see log_watch.Holder)."""
+        """Adopt what was asked, rated and edited elsewhere, and drop what is gone (see
+        log_watch.Holder).
+        """
         with self._lock:
             first, self._as_of = self._as_of is None, as_of
             if first:
@@ -173,11 +185,13 @@ class Chat:
                 self.answer = None
             self.forgotten += bool(gone)
             if gone and self.settings.system not in {system_of(turn) for turn in self.turns}:
-                self.settings = self.settings.model_copy(update={"system": ""})  # it was said in what is gone
+                self.settings = self.settings.model_copy(update={"system": ""})  # it is only in deleted turns
             self.version += self.turns != before or bool(gone)
 
     def _add(self, turns: Sequence[Turn]) -> None:
-        """Take in turns that another tab, or program, has logged; what is shown grows by those that follow it."""
+        """Add turns that another tab or program has logged; the shown path is extended by those
+        that follow it.
+        """
         self.turns += turns
         tree = self._tree()
         for turn in turns:
@@ -189,22 +203,23 @@ class Chat:
         return self.answer is not None and not self.answer.ended
 
     def look(self) -> tuple[list[Turn], Answer | None]:
-        """Return the path that is shown and the answer of one moment: an answer is never in both, nor in neither.
+        """Return the shown path and the answer in the making at one moment: an answer is never in
+        both, nor in neither.
 
-        Beside an answer it is the path that the answer goes on from.
+        With an answer in the making, the path is the one that it continues.
         """
         with self._lock:
             return self._path(), self.answer
 
     def others(self) -> dict[str, "Others"]:
-        """Return, for each turn that is shown, what else was asked and answered in its place."""
+        """Return, for each shown turn, the other questions and answers in its place."""
         with self._lock:
             tree = self._tree()
             return {turn.id: _others(tree, turn.id) for turn in self._path(tree)}
 
     def show(self, turn_id: str) -> None:
-        """Show the branch that goes through a turn: what is asked next goes on from there.
-        TurnNotFound if it is gone.
+        """Show the branch through a turn, which the next question continues. Raises TurnNotFound if
+        the turn is gone.
         """
         with self._lock:
             self._shown = self._tree().through(turn_id)[-1].id
@@ -219,33 +234,35 @@ class Chat:
         return tree.path(self._shown) if self._shown and self._shown in tree else tree.chosen_path()
 
     def ask(self, engine: Engine, tag: str, user_message: str) -> Answer:
-        """Start answering in the background, behind what is shown. Busy while another answer is in the making."""
+        """Begin to answer in the background, after the shown path. Raises Busy while another answer
+        is in the making.
+        """
         return self._start(engine, lambda: self._next(tag, user_message))
 
     def _next(self, tag: str, user_message: str) -> Answer:
-        before = self.answer  # one that failed: asked again, it is asked where it was
+        before = self.answer  # a failed one: asked again, it stays in its place
         path = self._path()
         beside = next((turn for turn in self.turns if before and turn.id == before.beside), None)
         recording = self.recording and (before is None or before.recorded or beside is None)
         return Answer(user_message, tag, path[-1].id if path else "", self.settings, recording, beside)
 
     def ask_instead(self, engine: Engine, tag: str, turn_id: str, user_message: str) -> Answer:
-        """Ask something else in the place of a turn's question: a branch begins there. TurnNotFound
-        if the turn is gone.
+        """Ask another question in place of a turn's, which begins a branch. Raises TurnNotFound if
+        the turn is gone.
         """
 
         def made() -> Answer:
             tree = self._tree()
             parent, turn = tree.parent(turn_id), tree.path(turn_id)[-1]
-            # What replaces a question that is in no log may say the same.
+            # the replacement of an unrecorded question may say the same, so it is not recorded either
             return Answer(user_message, tag, parent, self.settings, self.recording and recorded(turn), turn)
 
         return self._start(engine, made)
 
     def regenerate(self, engine: Engine, tag: str, turn_id: str | None = None) -> Answer:
-        """Have a question answered anew, by default the last one that is shown. Both answers are kept.
+        """Answer a question again, by default the last one shown. Both answers are kept.
 
-        DataError if nothing was asked yet, TurnNotFound if the turn is gone.
+        Raises DataError if nothing was asked yet, TurnNotFound if the turn is gone.
         """
         with self._lock:
             path = self._tree().path(turn_id) if turn_id else self._path()
@@ -254,7 +271,7 @@ class Chat:
         return self.ask_instead(engine, tag, path[-1].id, path[-1].user_message)
 
     def dismiss(self) -> None:
-        """Give up a question that was not answered, and show what stood before."""
+        """Give up a question that was not answered, and show the path from before."""
         with self._lock:
             if not self.answering:
                 self.answer = None
@@ -273,14 +290,17 @@ class Chat:
             self.answer.stop()
 
     def rate(self, turn_id: str, rating: Rating | None, reason: str = "") -> None:
-        """Record what the owner thinks of an answer, and why; None takes it back. DataError for
-        what was not recorded.
+        """Record the owner's rating of an answer, and the reason; None removes it.
+
+        Raises DataError for a turn that was not recorded.
         """
         self.logger.rate(turn_id, rating, reason=reason)
         self._watch.look()
 
     def edit(self, turn_id: str, bot_response: str) -> None:
-        """Record what the answer should have been. DataError for what was not recorded, or an empty answer."""
+        """Record what the answer should have been. Raises DataError for an unrecorded turn, or an
+        empty answer.
+        """
         self.logger.edit(turn_id, bot_response)
         self._watch.look()
 
@@ -289,7 +309,7 @@ class Chat:
         try:
             digest = digest_of(engine, answer.model)
             if any(map(recorded, self.turns)):
-                self._watch.look()  # a model must not be told what was deleted meanwhile
+                self._watch.look()  # a model must not be given what was deleted in the meantime
             stream = cast(
                 "Generator[ChatChunk]",
                 engine.chat(answer.model, self._tell(answer), answer.settings.options(self.limit)),
@@ -308,14 +328,16 @@ class Chat:
             self._name(engine, answer, turn)
 
     def _name(self, engine: Engine, answer: Answer, turn: Turn) -> None:
-        """Have the model make a title of the first turn."""
+        """Let the model make a title from the first turn."""
         system = answer.settings.system
         head = [Message(role="system", content=system)] if system.strip() else []
         options = answer.settings.options(self.limit)
         chat_titles.begin(engine, answer.model, [*head, *turn.messages()], options, turn, self.logger.index)
 
     def _tell(self, answer: Answer) -> list[Message]:
-        """Return what the model is told: the system prompt, what was said, then the question."""
+        """Return the messages for the model: the system prompt, the conversation so far, and the
+        question.
+        """
         with self._lock:
             told = [turn for turn in self._behind_answer(answer) if recorded(turn) or not answer.recorded]
             answer.told = frozenset(turn.id for turn in told if recorded(turn))
@@ -325,19 +347,21 @@ class Chat:
             return [*head, *said, Message(role="user", content=answer.user_message)]
 
     def _behind_answer(self, answer: Answer) -> list[Turn]:
-        """Return the path that an answer goes on from; what is gone of it was deleted elsewhere."""
+        """Return the path that an answer continues; empty if its parent was deleted elsewhere."""
         tree = self._tree()
         return tree.path(answer.parent) if not answer.parent or answer.parent in tree else []
 
     def _keep(self, engine: Engine, answer: Answer, digest: str, seconds: float) -> Turn | None:
-        """Make a turn of the answer, and return it; None if something is gone that the model was told."""
+        """Turn the answer into a turn, and return it; None if something that the model was told is
+        gone.
+        """
         with self._watch.lock:
             if answer.forgotten:
                 return None
             try:
                 turn = self._log(engine, answer, digest, seconds)
             except TurnDeleted:
-                self._watch.look()  # which forgets it
+                self._watch.look()  # makes this chat forget it
                 raise
             with self._lock:
                 self.turns.append(turn)
@@ -347,9 +371,10 @@ class Chat:
             return turn
 
     def _log(self, engine: Engine, answer: Answer, digest: str, seconds: float) -> Turn:
-        """`metadata["incomplete"]` marks an answer that did not end by itself: it is kept, but nothing to learn from.
+        """Log the answer if recording was on from question to end; return its turn.
 
-        Recorded is what was asked and answered while recording was on, all the time.
+        `metadata["incomplete"]` marks an answer that did not end by itself: it is kept, but not
+        learned.
         """
         facts = {
             "model": answer.model,
@@ -383,11 +408,11 @@ class Chat:
 
 @dataclass(frozen=True)
 class Others:
-    """What was asked and answered in one place of a chat, oldest first: ids of turns, the one that
-    is shown among them.
+    """The questions and answers in one place of a chat, oldest first: ids of turns, the shown one
+    among them.
     """
 
-    questions: tuple[str, ...]  # one of each question
+    questions: tuple[str, ...]  # one turn of each question
     answers: tuple[str, ...]  # all answers to the question that is shown
 
 
@@ -398,12 +423,14 @@ def _others(tree: Tree, turn_id: str) -> Others:
 
 
 def recorded(turn: Turn) -> bool:
-    """Whether a chat's turn is in the log, and not only in memory."""
+    """Return whether a turn is in the log, and not only in memory."""
     return turn.metadata.get("recorded") is not False
 
 
 def _without(turns: Sequence[Turn], gone: Collection[str]) -> list[Turn]:
-    """Return the turns that stay when some are gone: all before them, and of those after them the recorded ones."""
+    """Return the turns that stay when some are gone: all before the first of them, and later ones
+    that are recorded.
+    """
     first = next((place for place, turn in enumerate(turns) if turn.id in gone), len(turns))
     return [*turns[:first], *(turn for turn in turns[first:] if recorded(turn) and turn.id not in gone)]
 
@@ -411,7 +438,9 @@ def _without(turns: Sequence[Turn], gone: Collection[str]) -> list[Turn]:
 def open_chat(
     log_file: str | Path, chat_id: str | None = None, export_every: int | None = None, limit: int | None = None
 ) -> Chat:
-    """The chat `chat_id` as the log has it, or with the answer in the making; a new one if nobody knows it."""
+    """Return a chat as it is in the log, with its answer in the making if there is one; a new chat
+    for an unknown id.
+    """
     watch = watch_of(log_file)
     if chat_id:
         known = next((chat for chat in _chats(watch) if chat.id == chat_id and chat.answer), None)
@@ -422,7 +451,7 @@ def open_chat(
 
 
 def stop_all(patience: float = 10.0) -> None:
-    """Stop every answer in the making, and wait up to `patience` seconds for each until it is recorded."""
+    """Stop every answer in the making, and wait up to `patience` seconds for each to be recorded."""
     answers = [chat.answer for watch in all_watches() for chat in _chats(watch) if chat.answer]
     for answer in answers:
         answer.stop()
@@ -432,5 +461,5 @@ def stop_all(patience: float = 10.0) -> None:
 
 
 def _chats(watch: LogWatch) -> list[Chat]:
-    """Return the chats that are open: one lives as long as a page, or the thread that answers, holds it."""
+    """Return the open chats. A chat exists as long as a page, or the thread that answers, holds it."""
     return [holder for holder in watch.holders() if isinstance(holder, Chat)]

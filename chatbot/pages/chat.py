@@ -1,4 +1,4 @@
-"""The chat page: who answers, the conversation, what was recorded."""
+"""Draw the chat page: the answering model, the conversation, and what was recorded."""
 
 import time
 from pathlib import Path
@@ -19,8 +19,8 @@ from fine_tuning.model_management.model_switcher import Choice
 from fine_tuning.units import answers
 
 REFRESH = 4.0  # seconds between looks for new models
-SETTLED = 1.0  # seconds after which a browser has taken over what was drawn
-GLANCE = 0.5  # seconds between looks whether this chat has changed elsewhere
+SETTLED = 1.0  # seconds after which a browser shows what was drawn
+GLANCE = 0.5  # seconds between looks for changes of this chat elsewhere
 EXAMPLES = (
     "Explain photosynthesis in two sentences",
     "What makes a good breakfast?",
@@ -45,7 +45,7 @@ def ask(text: str | None) -> None:
 
 
 def begin(chat_id: str, widget: str) -> None:
-    """Ask the example question that was chosen, if its chat is still open and empty.
+    """Ask the chosen example question, if its chat is still open and empty.
 
     A browser may send the choice again, after the answer or after "New chat".
     """
@@ -69,7 +69,7 @@ def ask_again() -> None:
 
 
 def new_chat() -> None:
-    """Leave this chat; what is being answered there goes on, and is recorded."""
+    """Leave this chat. An answer in the making continues, and is recorded."""
     st.query_params.pop("chat", None)
     del state["chat"]
     state.refused = None
@@ -77,12 +77,12 @@ def new_chat() -> None:
 
 
 def pick() -> None:
-    """A person's pick stays; picking the default means to follow it when it moves."""
+    """Keep the person's choice of a model. Choosing the default means to follow it when it changes."""
     state.picked = None if state.models.get(state.tag) == state.models.default else state.tag
 
 
 def consent() -> None:
-    """Recording is on or off for what comes; a reload keeps it so."""
+    """Record what follows, or stop recording; the choice survives a reload."""
     state.chat.recording = state.recording
     if state.recording:
         st.query_params.pop("record", None)
@@ -95,15 +95,15 @@ def consent() -> None:
 
 @st.fragment(run_every=REFRESH)
 def watch() -> None:
-    """Draw the page anew when the engine offers something else than it shows."""
+    """Redraw the page when the engine offers other models than shown."""
     if models() != state.models:
         st.rerun()
 
 
 @st.fragment(run_every=GLANCE)
 def watch_chat() -> None:
-    """Draw the page anew when something of this chat was rated, edited or forgotten elsewhere;
-    after a forgetting once more.
+    """Redraw the page when this chat was rated, edited or forgotten elsewhere; after forgetting, a
+    second time.
     """
     if state.chat.version != state.version or (state.again and time.monotonic() > state.again):
         st.rerun()
@@ -132,14 +132,14 @@ def learning() -> None:
 
 
 def choose(tag: str) -> None:
-    """Let this model answer from here on."""
+    """Let this model answer from now on."""
     models.clear()
     state.models = models()
     state.picked = None if state.models.default and state.models.default.tag == tag else tag
 
 
 def announce(before: Models | None, now: Models) -> None:
-    """Say what a training in a terminal brought while this page was open."""
+    """Announce the result of a training in a terminal that ended while this page was open."""
     if not before or not before.found:
         return
     for choice in now.found:
@@ -151,7 +151,7 @@ def announce(before: Models | None, now: Models) -> None:
 
 
 def notice(now: Models) -> None:
-    """Why nobody answers, and what to do."""
+    """Say why no model answers, and what to do."""
     if now.trouble:
         st.error(presentable(now.trouble), title="Nobody can answer now", icon=":material/power_off:")
         st.button("Look again", icon=":material/refresh:", on_click=connect_again)
@@ -175,7 +175,7 @@ def welcome(choice: Choice) -> None:
 
 
 def refused() -> None:
-    """Say which file could not be read, and keep what was typed beside it."""
+    """Say which file could not be read, and keep the typed text beside it."""
     if not state.refused:
         return
     text, why = state.refused
@@ -214,7 +214,7 @@ def foot(choice: Choice | None, answering: bool) -> None:
 
 
 def open_page() -> None:
-    """Have in `state` all that the page is drawn from."""
+    """Put everything that the page shows into `state`."""
     state.setdefault("picked", None)
     for name in ("edited", "asked", "deleting", "refused"):
         state.setdefault(name, None)
@@ -239,16 +239,18 @@ def open_page() -> None:
 
 
 def draw() -> None:
-    """Draw the page: in a function, since widgets' callbacks keep the names of the module, and with
-    them forgotten texts, alive.
+    """Draw the page.
+
+    It is a function because callbacks of widgets keep the names of the module alive, and forgotten
+    texts with them.
     """
-    # before the look: later changes are seen by `watch_chat`
+    # before the look: `watch_chat` notices later changes
     count, state.version = state.chat.forgotten, state.chat.version
     forgotten = count > state.get("forgotten", 0)
     if state.get("again") and not forgotten:
         st.toast("Something of this chat was forgotten, and is gone from here", icon=":material/delete_forever:")
-    # Until it hears that a widget is gone, the browser sends what was typed in it: the drawing
-    # after that drops it from the memory, too.
+    # The browser sends what was typed in a widget until it learns that the widget is gone; the drawing
+    # after that also frees the memory.
     state.again, state.forgotten = time.monotonic() + SETTLED if forgotten else None, count
     if forgotten:
         chat_settings.drop()
@@ -259,13 +261,13 @@ def draw() -> None:
     st.html(STYLE)
     with st.sidebar:
         sidebar(state.models)
-        # Last of all in their column: what a fragment that runs by itself draws may come to stand
-        # in a place that has moved up meanwhile.
+        # Last in their column: what a fragment draws by itself may appear in a place that has moved up in
+        # the meantime.
         watch()
         watch_chat()
         history.watch()
     foot(state.choice, answering)
-    top = st.empty()  # a place of its own, so that nothing of the welcome lingers below the first answer
+    top = st.empty()  # its own placeholder, so that nothing of the welcome remains below the first answer
     if state.choice and not turns and not answer:
         with top.container():
             welcome(state.choice)
@@ -276,7 +278,7 @@ def draw() -> None:
         chat_settings.confirm_deletion(name)
     if answer and answering:
         turn.draw_coming(answer)
-        st.rerun()  # with the turn that it has become, or with what went wrong
+        st.rerun()  # shows the new turn, or what went wrong
     elif answer:
         turn.draw_unfinished(answer, ask_again)
 

@@ -1,4 +1,4 @@
-"""The data page: what will be learned next, and everything that can be done about it before."""
+"""Draw the data page: what will be learned next, and what can be changed before."""
 
 import streamlit as st
 
@@ -15,7 +15,10 @@ SAMPLE = str(paths.SAMPLES / "conversations.jsonl")
 
 
 def draw() -> None:
-    """Draw the chosen section only: in a function, since widgets' callbacks keep the names of the module alive."""
+    """Draw the chosen section only.
+
+    It is a function because callbacks of widgets keep the names of the module alive.
+    """
     st.title("Data", anchor=False)
     log = service().log()
     try:
@@ -34,7 +37,7 @@ def draw() -> None:
         required=True,
         key="show",
         label_visibility="collapsed",
-        bind="query-params",  # a reload, and a link, come back to it
+        bind="query-params",  # so that reloads and links return to it
     )
     match section:
         case "Turns":

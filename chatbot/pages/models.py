@@ -1,4 +1,4 @@
-"""The models page: versions with their verdicts, bases, and two models compared."""
+"""Draw the models page: versions with their verdicts, bases, and a comparison of two models."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from fine_tuning.runs import only_one
 from fine_tuning.units import answers, size
 
 VIEWS = {"versions": "Versions", "compare": "Compare"}
-SHOWN, CHATS = 10, 20  # versions at first; chats on a page of what taught one
+SHOWN, CHATS = 10, 20  # versions shown at first; chats on a page of those that taught a version
 BADGES: dict[str, Literal["green", "blue", "red", "gray", "violet"]] = {
     "live": "green",
     "previous": "blue",
@@ -46,7 +46,7 @@ state = st.session_state
 
 
 def change_models(what: Callable[[], object], done: str = "") -> None:
-    """Do it, and say that it is done or why not."""
+    """Do `what`, and say that it is done or why not."""
     if not attempt(what):
         return
     models.clear()
@@ -68,7 +68,9 @@ def roll_back(name: str) -> None:
 
 
 def compare_with_who_answers(version: Version) -> None:
-    """Open the comparison with a version, and with who answers now (else its base), as the two models."""
+    """Open the comparison of a version with the answering model, or with its base if it answers
+    itself.
+    """
     state.view = "compare"
     st.query_params.update(comparison_of(version, models().default))
 
@@ -104,7 +106,7 @@ def forget(session: str) -> None:
 
 
 def sure(label: str, what: Callable[..., None], *args: object) -> None:
-    """Draw the button that does what a dialog asks, and closes it."""
+    """Draw the button of a dialog that does what it asks for, and closes it."""
     if st.button(label, type="primary", on_click=what, args=args):
         st.rerun()
 
@@ -174,7 +176,7 @@ def _chats(version: Version, taught: Lessons, page: int) -> None:
 
 
 def _to_forget(session: str, count: int) -> None:
-    """Have it asked with the next drawing: a dialog cannot open another."""
+    """Ask for confirmation at the next drawing: a dialog cannot open another one."""
     state.to_forget = session, count
 
 
@@ -192,7 +194,7 @@ class Seen:
     """What is looked up once for all versions on the page."""
 
     served: Mapping[str, ModelSummary]  # by tag
-    learned: Mapping[tuple[str, int], int]  # turns that taught a version, by name and number
+    learned: Mapping[tuple[str, int], int]  # number of turns that taught a version, by its name and number
 
 
 def versions(seen: Seen) -> None:
@@ -324,8 +326,9 @@ def bases(seen: Seen) -> None:
 
 
 def last_question(chat: str) -> str:
-    """Return what was asked last in a recorded chat; the address names the chat only, for addresses
-    are kept by browsers.
+    """Return the last question of a recorded chat.
+
+    The page's address contains only the chat's id, since browsers store addresses.
     """
     turns = service().log().index.turns_of(chat) if chat else []
     return turns[-1].user_message if turns else ""

@@ -1,4 +1,4 @@
-"""The runs page: all jobs, newest first; one looked at, or several compared."""
+"""Draw the runs page: all jobs, newest first, and one of them in detail or several compared."""
 
 from datetime import datetime
 
@@ -38,7 +38,7 @@ def when(seconds: float) -> str:
 
 
 def show_all() -> None:
-    pages: list[float] = state.setdefault("runs_before", [])  # where each page after the first begins
+    pages: list[float] = state.setdefault("runs_before", [])  # value of `before` for each page after the first
     found, older = job_runs.page(service().queue, PAGE, pages[-1] if pages else None)
     if not found:
         st.info(
@@ -134,7 +134,7 @@ def actions(job: Job) -> None:
 
 
 def trials(job: Job) -> None:
-    """Show the trainings of a search for settings, the best first."""
+    """Show the trials of a sweep, the best first."""
     found = progress_of_job(job).trials
     if not found:
         return

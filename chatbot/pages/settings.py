@@ -1,4 +1,4 @@
-"""The settings page: the engine and how it is, privacy, schedule, gate, look."""
+"""Draw the settings page: the engine and its condition, privacy, schedule, gate, appearance."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def save(key: str, default: object) -> None:
 
 
 def put(key: str, value: object) -> None:
-    """Change a setting, or keep what is wrong with the value for the place beside its field."""
+    """Change a setting. If the value is invalid, keep the error for display beside its field."""
     faults = state.setdefault("faults", {})
     faults.pop(key, None)
     try:
@@ -37,12 +37,12 @@ def put(key: str, value: object) -> None:
         faults[key] = str(error)
     else:
         if value is None:
-            state.pop(widget(key), None)  # the field shows what holds now
+            state.pop(widget(key), None)  # the field then shows the current value
         models.clear()
 
 
 def field(setting: Setting, fixed: bool) -> None:
-    """Draw one setting: its value, what is wrong with it, and the way back to the default."""
+    """Draw a setting: its value, an error, and a way back to the default."""
     key, now = widget(setting.key), as_typed(setting.value)
     state.setdefault(key, now)
     common: dict[str, Any] = {
@@ -74,7 +74,7 @@ def field(setting: Setting, fixed: bool) -> None:
 
 
 def examine() -> None:
-    from fine_tuning.integration.doctor import examine as checks  # brings gguf and numpy
+    from fine_tuning.integration.doctor import examine as checks  # imported late, since it imports gguf and numpy
 
     state.checks = list(checks(lambda: config(), service().ollama_url))
 

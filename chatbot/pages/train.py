@@ -1,4 +1,4 @@
-"""The train page: model, data, settings, watching, and what came of it, one step after the other."""
+"""Draw the train page: model, data, settings, progress and result, one step after the other."""
 
 from dataclasses import replace
 
@@ -30,13 +30,15 @@ TIME = (
     "too; the training; what was learned is exported; old and new version are compared."
 )
 PROFILES = {"sample": "the sample", "few_shot": "little data", "handbook": "documents"}
-GLANCE = 1.0  # seconds between looks at what is being found out
+GLANCE = 1.0  # seconds between looks at the plan in progress
 
 state = st.session_state
 
 
 def open_page() -> Situation:
-    """Have in `state` all that the page is drawn from; return what the start depends on beside the draft."""
+    """Put everything that the page shows into `state`; return what decides, besides the draft,
+    whether it can start.
+    """
     found, trouble, turns, documents = models(), "", 0, 0
     try:
         log = ConversationLogger(config().log_path)
@@ -45,7 +47,7 @@ def open_page() -> Situation:
         trouble = str(error)
     now = learning.look()
     train_place.come_back(WATCH if now.running else MODEL)
-    if "train_draft" not in state or state.train_draft == state.get("train_first"):  # none, or as it was offered
+    if "train_draft" not in state or state.train_draft == state.get("train_first"):  # there is none, or it is unchanged
         state.train_draft = state.train_first = _offered(turns)
     if job := st.query_params.pop("from", None):
         _clone(job, turns, documents)
@@ -56,13 +58,13 @@ def open_page() -> Situation:
 
 
 def _offered(turns: int) -> Draft:
-    """Return what is chosen at first: what was recorded or imported meanwhile counts."""
+    """Return the initial draft, which depends on what was recorded and imported so far."""
     base = models_of.base_of(models().found, config())
     return Draft(base.tag if base else config().training.base_model, "chats" if turns else "sample")
 
 
 def _clone(job: str, turns: int, documents: int) -> None:
-    """Begin with what another run was asked, whose "Clone" led here."""
+    """Begin with the request of another run, whose "Clone" led here."""
     try:
         state.train_draft = tuning.draft_of(service().queue.get(job), config(), turns, datasets.find(), documents)
     except (ByoaiError, ValueError) as error:
@@ -136,7 +138,7 @@ def choose_settings(now: Situation) -> None:
     forecast = None
     if not tuning.incomplete(config(), draft, now):
         forecast = tuning.forecast(service().queue, draft, settings, service().ollama_url)
-        if forecast.ready and state.get("train_basis") != forecast.basis:  # presets are reckoned for the machine
+        if forecast.ready and state.get("train_basis") != forecast.basis:  # presets depend on the speed of the machine
             state.train_basis = forecast.basis
             state.train_round = state.get("train_round", 0) + 1
             settings, fault = _settings(start, draft)
@@ -151,7 +153,9 @@ def choose_settings(now: Situation) -> None:
 
 
 def _settings(start: FineTuningConfig, draft: Draft) -> tuple[FineTuningConfig, str]:
-    """Return the settings of the draft, and what is wrong with them: then those without its changes."""
+    """Return the settings of the draft, and the error in them; with an error, the settings without
+    its changes.
+    """
     basis = state.get("train_basis")
     try:
         return tuning.settings_of(start, draft, basis), ""
@@ -206,7 +210,7 @@ def begin(
     forecast: Forecast | None,
     fault: str,
 ) -> None:
-    """Show what is about to begin, and the button; or what is missing."""
+    """Show what is about to begin, with the button; or what is missing."""
     why = tuning.missing(config(), draft, now, forecast, fault)
     if forecast and forecast.ready:
         st.subheader("Summary", anchor=False)
@@ -287,7 +291,7 @@ def what_next(tag: str) -> None:
     address = f"/api/versions/{name}/{version}/file?part="
     choice = models().get(tag)
     with st.container(horizontal=True):
-        # a refused one is used only after a warning, on the page Models
+        # a refused version needs a warning first, on the page Models
         if choice and not choice.live and not choice.refused:
             st.button("Use it", type="primary", icon=":material/swap_horiz:", on_click=_use, args=(name, version))
         st.page_link("pages/chat.py", label="Talk to it", icon=":material/forum:")
@@ -301,7 +305,9 @@ def what_next(tag: str) -> None:
 
 
 def _compared(tag: str) -> dict[str, str]:
-    """Return which models the comparison begins with: what was made, and who answers now."""
+    """Return the models that the comparison begins with: the new version, and the one that answers
+    now.
+    """
     version = service().registry.tagged(tag)
     return comparison_of(version, models().default) if version else {"view": "compare"}
 

@@ -1,1 +1,1 @@
-"""What several pages draw."""
+"""Draw what several pages share."""

@@ -1,4 +1,4 @@
-"""Files that go with a message: taken from the chat input into its text, and shown again below a question."""
+"""Take files from the chat input into the text of a message, and show them below a question."""
 
 import re
 
@@ -15,8 +15,8 @@ state = st.session_state
 
 
 def message(submitted: object) -> str | None:
-    """Return what the chat input was given as one text; None, with the reason in `state.refused`,
-    if a file cannot be read.
+    """Return the input and its files as one text; None, with the reason in `state.refused`, if a
+    file cannot be read.
     """
     text = submitted if isinstance(submitted, str) else getattr(submitted, "text", "") or ""
     uploads = list(getattr(submitted, "files", None) or [])
@@ -36,7 +36,7 @@ def message(submitted: object) -> str | None:
 
 
 def _drop(ids: list[str]) -> None:
-    """Remove uploads from Streamlit's memory, which would keep them as long as the page is open."""
+    """Remove uploads from Streamlit's memory, which keeps them as long as the page is open."""
     context = get_script_run_ctx()
     if context and isinstance(manager := context.uploaded_file_mgr, MemoryUploadedFileManager):
         for id in ids:
@@ -44,7 +44,7 @@ def _drop(ids: list[str]) -> None:
 
 
 def draw(message: str) -> None:
-    """Draw a question, and each of its files folded up."""
+    """Draw a question, and each of its files collapsed."""
     text, files = split(message)
     if text or not files:
         st.text(text)

@@ -1,4 +1,4 @@
-"""The settings of one chat in a popover: system prompt, how words are chosen, and presets of them."""
+"""Draw the settings of a chat in a popover: system prompt, how words are chosen, and presets."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from chatbot.server import config
 from fine_tuning.errors import ByoaiError
 from fine_tuning.integration.chat_settings import SYSTEM_LIMIT, ChatSettings, delete_preset, presets, save_preset
 
-FIELD = "set-"  # what begins the names under which Streamlit keeps the settings that are typed
+FIELD = "set-"  # prefix of the keys under which Streamlit keeps typed settings
 NAME, PRESET = f"{FIELD}name", f"{FIELD}preset"
 _NUMBERS: dict[str, tuple[str, dict[str, Any]]] = {
     "temperature": ("Temperature", {"min_value": 0.0, "max_value": 2.0, "step": 0.1}),
@@ -33,7 +33,9 @@ state = st.session_state
 
 
 def draw() -> None:
-    """Draw the button and, where it is opened, the settings of this chat. They count from the next question on."""
+    """Draw the button and, if it is open, the settings of this chat, which apply from the next
+    question on.
+    """
     count = len(state.chat.settings.facts())
     shown = st.popover(
         f"Settings{' (changed)' if count else ''}",
@@ -74,7 +76,7 @@ def draw() -> None:
 
 
 def drop() -> None:
-    """Forget what was typed: it is in the chat, and what is forgotten there must not stay here."""
+    """Forget what was typed. It is in the chat, and must not stay here when it is forgotten there."""
     for key in [key for key in state if str(key).startswith(FIELD)]:
         del state[key]
 
@@ -86,7 +88,7 @@ def _fill(settings: ChatSettings) -> None:
 
 
 def apply() -> None:
-    """Take over what was typed."""
+    """Apply what was typed."""
     told = {name: state.get(f"{FIELD}{name}") for name in ("system", *_NUMBERS)}
     try:
         state.chat.settings = ChatSettings.model_validate(
@@ -111,7 +113,7 @@ def _draw_presets() -> None:
 
 
 def load() -> None:
-    """Take over a preset."""
+    """Apply a preset."""
     if found := presets().get(state.get(PRESET) or ""):
         chosen = state[PRESET]
         state.chat.settings = found
@@ -120,7 +122,7 @@ def load() -> None:
 
 
 def save() -> None:
-    """Keep the settings under the name that was typed."""
+    """Save the settings under the typed name."""
 
     def saving() -> None:
         state[PRESET] = save_preset(state.get(NAME) or "", state.chat.settings)
@@ -130,13 +132,13 @@ def save() -> None:
 
 
 def ask_to_delete(name: str) -> None:
-    """Ask once before a preset is deleted, at the next drawing."""
+    """Ask for confirmation, at the next drawing, before a preset is deleted."""
     state.deleting = name
 
 
 @st.dialog("Delete this preset?")
 def confirm_deletion(name: str) -> None:
-    """Delete a preset if a person means it."""
+    """Delete a preset if the person confirms it."""
     st.text(name)
     st.caption("Its settings are lost. Chats that use them keep them.")
     if st.button("Delete", key="really-delete-preset", type="primary"):

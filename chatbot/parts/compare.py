@@ -1,5 +1,6 @@
-"""Two models on one question: side by side, or blind with a vote. Nothing of it is recorded; it
-goes when the page is left.
+"""Compare two models on one question: side by side, or blind with a vote.
+
+Nothing is recorded, and everything is dropped when the page is left.
 """
 
 import random
@@ -24,14 +25,14 @@ from fine_tuning.integration.versions import how_sure
 from fine_tuning.model_management import elo
 from fine_tuning.model_management.compare import side_by_side
 
-KEY = "comparison"  # of the question and its answers; dropped when the page is left
+KEY = "comparison"  # key of the question and its answers, which are dropped when the page is left
 VOTES = {"Left": 1.0, "Right": 0.0, "Same": 0.5, "Both bad": 0.5}
 state = st.session_state
 
 
 @dataclass
 class Comparison:
-    """A question that two models answer; `blind`: without their names until a vote."""
+    """A question that two models answer. `blind`: without their names until a vote."""
 
     question: str
     tags: tuple[str, str]  # left and right
@@ -43,14 +44,15 @@ class Comparison:
 
 
 def drop() -> None:
-    """Forget question and answers."""
+    """Forget the question and its answers."""
     for key in (KEY, "asked"):
         state.pop(key, None)
 
 
 def draw(question: str = "", pair: tuple[str, str] = ("", "")) -> None:
-    """Draw the form, the two answers, and what the votes say so far. `question` and `pair` (two
-    tags): what stands in the form at first.
+    """Draw the form, the two answers, and the ratings so far.
+
+    `question` and `pair` (two tags) are the initial values of the form.
     """
     tags = [choice.tag for choice in models().found]
     if len(tags) < 2:
@@ -91,7 +93,9 @@ def _form(tags: list[str], question: str, pair: tuple[str, str]) -> None:
 
 
 def _places(tags: list[str], pair: tuple[str, str]) -> tuple[int, int]:
-    """Return which two models stand in the form at first: `pair`, else the base and who answers."""
+    """Return the indices of the two models in the form at first: `pair`, else the base and the
+    answering model.
+    """
     default, base = models().default, base_of(models().found, config())
     if pair[0] != pair[1] and set(pair) <= set(tags):
         return tags.index(pair[0]), tags.index(pair[1])
@@ -137,7 +141,7 @@ def _stop(now: Comparison) -> None:
 
 
 def _stream(now: Comparison, slots: "dict[str, object]") -> None:
-    """Fill the slots, one model after the other: two at once would slow each other down."""
+    """Fill the slots one model after the other: both at once would slow each other down."""
     now.answers.clear()
     try:
         limit = ChatOptions(default_max_tokens=config().chat.max_tokens)

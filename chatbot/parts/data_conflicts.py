@@ -1,4 +1,6 @@
-"""The data page's questions that were answered differently: side by side, and which answer is learned."""
+"""Draw the conflicts on the data page: different answers to a question side by side, and which is
+learned.
+"""
 
 import streamlit as st
 
@@ -10,7 +12,7 @@ from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.integration import data_view
 
 SHOWN = 10  # questions at once
-ANSWERS = 4  # of each
+ANSWERS = 4  # answers shown of each question
 
 
 def draw(log: ConversationLogger) -> None:

@@ -1,4 +1,4 @@
-"""The data page's imports: a file is dropped, looked at, and imported; each import can be taken back."""
+"""Draw the imports on the data page: drop a file, look into it, import it, and take an import back."""
 
 import streamlit as st
 

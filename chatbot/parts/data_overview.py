@@ -1,4 +1,6 @@
-"""The data page's overview: how much there is, what of it is learned and why the rest is not, what was scrubbed."""
+"""Draw the overview on the data page: how many turns there are, why some are not learned, what was
+scrubbed.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +19,7 @@ from fine_tuning.data_collection.outcomes import Look
 from fine_tuning.integration import charts, data_view
 from fine_tuning.units import clock
 
-SHOWN = 300  # characters of an example
+SHOWN = 300  # shown characters of an example
 
 
 def draw(log: ConversationLogger, now: data_view.Counts) -> None:
@@ -41,7 +43,7 @@ def draw(log: ConversationLogger, now: data_view.Counts) -> None:
 
 
 def _look(log: ConversationLogger, look: Look | None) -> None:
-    """Say when the turns were last looked through, and let it be done again."""
+    """Show when the last survey was made, with a button for another one."""
     job = data_view.newest(service(), "survey")
     if job and not job.over:
         waiting.until_over(job.id, "Looking through the log")
@@ -65,7 +67,7 @@ def _look(log: ConversationLogger, look: Look | None) -> None:
 
 
 def ask(kind: str, **request: object) -> None:
-    """Ask for a job, and say why where it cannot begin."""
+    """Submit a job, or say why it cannot begin."""
     attempt(lambda: data_view.ask_for(service(), kind, **request), "Not begun")
 
 

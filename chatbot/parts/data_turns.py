@@ -1,5 +1,6 @@
-"""The data page's list of turns: filtered, sorted and paged by the log's index, so that a page of
-it costs the same however long it is.
+"""Draw the list of turns on the data page.
+
+The log's index filters, sorts and pages it, so a page costs the same however long the list is.
 """
 
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ def draw(log: ConversationLogger) -> None:
     known = learned(config(), log, service().registry)
     number = state.setdefault("turns-page", 0)
     page = turn_list.page(log.index, known, wanted, ROWS, number * ROWS)
-    if not page.turns and number:  # the last page has become empty
+    if not page.turns and number:  # the last page is empty now
         state["turns-page"] = number = max(0, -(-page.total // ROWS) - 1)
         page = turn_list.page(log.index, known, wanted, ROWS, number * ROWS)
     found = f"{page.total:,} {'turn' if page.total == 1 else 'turns'}"
@@ -157,7 +158,7 @@ def _row(each: Listed, place: int) -> None:
 
 
 def status_line(each: Listed) -> str:
-    """Return in words how a turn stands."""
+    """Return the state of a turn in words."""
     facts = each.turn.metadata
     said = [each.turn.timestamp[:10]]
     if each.excluded:
@@ -207,7 +208,7 @@ def _export(log: ConversationLogger, known: Learned, wanted: Wanted) -> None:
 
 
 def exported(log: ConversationLogger, known: Learned, wanted: Wanted, format: str) -> bytes:
-    """Return the wanted turns, without excluded ones, as a file of this format."""
+    """Return the wanted turns, without excluded ones, as a file in this format."""
     turns = [
         turn for turn in log.index.turns(turn_list.ids(log.index, known, wanted)) if not turn.metadata.get("excluded")
     ]

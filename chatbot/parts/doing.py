@@ -1,4 +1,4 @@
-"""What the press of a button does."""
+"""Run the action of a button."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from fine_tuning.errors import ByoaiError
 
 
 def attempt(what: Callable[[], object], refused: str = "Not done") -> bool:
-    """Do it, and return whether it was done; if not, a toast says so in the words of `refused`, and why."""
+    """Run `what`; return whether it succeeded. If not, show a toast with `refused` and the reason."""
     try:
         what()
     except (ByoaiError, OSError) as error:

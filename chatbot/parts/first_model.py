@@ -1,4 +1,4 @@
-"""What a page shows where no model is there yet: a button that fetches one, and how far that is."""
+"""Draw what a page shows while there is no model: a button that fetches one, and the progress."""
 
 import streamlit as st
 
@@ -12,9 +12,9 @@ from fine_tuning.integration.first_model import BUTTON
 
 
 def draw(place: str) -> None:
-    """Say what is missing, and offer to fetch it; while it is fetched, show how far that is.
+    """Say what is missing, with a button to fetch it; while it is fetched, show the progress.
 
-    `place`: tells apart several on one page.
+    `place`: distinguishes several of these on one page.
     """
     job = first_model.newest(service())
     if job and not job.over:

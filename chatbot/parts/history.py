@@ -1,5 +1,6 @@
-"""The list of chats in the side bar: search, open, rename, pin, file, export, delete. What it shows
-is decided in integration/chats.py.
+"""Draw the list of chats in the side bar: search, open, rename, pin, move, export, delete.
+
+What it shows is decided in integration/chats.py.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,10 +20,10 @@ from fine_tuning.integration.chats import Chat, Hit
 from fine_tuning.jobs.store import Job
 from fine_tuning.units import answers
 
-PAGE = 20  # chats that are shown at first, and with each "Show more"
-GLANCE = 2.0  # seconds between looks whether the list has changed
+PAGE = 20  # chats shown at first, and more with each "Show more"
+GLANCE = 2.0  # seconds between looks for changes of the list
 STYLE = Path(__file__).with_name("history.css")
-SEARCH, TITLE, FOLDER = "chats-search", "chats-title", "chats-folder"  # keys of what is typed
+SEARCH, TITLE, FOLDER = "chats-search", "chats-title", "chats-folder"  # keys of typed texts
 ORIGIN = "the chat page"
 EXPORTS = {"markdown": ("Markdown, to read", "text/markdown"), "json": ("JSON, for programs", "application/json")}
 
@@ -30,7 +31,7 @@ state = st.session_state
 
 
 def draw() -> None:
-    """Draw the search field, and below it what it found or the list of chats."""
+    """Draw the search field, and below it its results or the list of chats."""
     st.html(STYLE)
     wanted = st.text_input(
         "Search all chats",
@@ -55,17 +56,19 @@ def draw() -> None:
 
 @st.fragment(run_every=GLANCE)
 def watch() -> None:
-    """Draw the page anew when a chat was begun, gone on with, named or deleted elsewhere."""
+    """Redraw the page when a chat was begun, continued, named or deleted elsewhere."""
     try:
         now = _look(service().log().index, chats.being_forgotten(service().queue))
     except ByoaiError:
-        return  # `draw` says it
+        return  # `draw` reports it
     if "chats_seen" in state and now != state.chats_seen:
         st.rerun()
 
 
 def _look(index: LogIndex, hidden: set[str]) -> tuple[object, ...]:
-    """Return what is another one when the list is: no text, which would outlive its chat here."""
+    """Return a value that changes with the list. It contains no text, which would outlive its chat
+    here.
+    """
     return index.mark(), frozenset(hidden), hash(frozenset(chat_labels.labels().items()))
 
 
@@ -100,7 +103,9 @@ def _group(title: str, those: Iterable[Chat]) -> None:
 
 
 def _folder(index: LogIndex, name: str, ids: set[str], shown: int) -> None:
-    """Draw a folder: closed unless the open chat is in it, and what is closed is not looked up."""
+    """Draw a folder, open only if it contains the open chat. Chats in a closed folder are not
+    looked up.
+    """
     folder = st.expander(
         f"{literal(name)} · {len(ids)}",
         icon=":material/folder:",
@@ -167,8 +172,8 @@ def _choose(id: str, pinned: bool) -> None:
 
 
 def open_chat(id: str) -> None:
-    """Show a chat. An answer that is being given in the one that is left goes on, and is found there."""
-    st.query_params["chat"] = id  # a reload comes back to it
+    """Show a chat. An answer in the making in the chat before continues, and is found there later."""
+    st.query_params["chat"] = id  # a reload returns to it
     if state.chat.id != id:
         del state["chat"]
 
@@ -194,7 +199,7 @@ def _marked(hit: Hit) -> str:
     return "".join([*parts, literal(hit.excerpt[at:])])
 
 
-# Dialogs: `state.dialog` says which is open, so that it stays open when the page is drawn anew
+# Dialogs: `state.dialog` is the open one, so that it stays open when the page is redrawn
 
 
 def _dialog(index: LogIndex) -> None:
@@ -208,12 +213,12 @@ def _dialog(index: LogIndex) -> None:
 
 
 def close() -> None:
-    """Close the dialog that is open, and forget what was typed in it."""
+    """Close the open dialog, and forget what was typed in it."""
     state.dialog = None
 
 
 def _done(what: Callable[[], object]) -> bool:
-    """Do what a dialog asked, and close it."""
+    """Do what a dialog asked for, and close it."""
     close()
     return attempt(what)
 
@@ -233,7 +238,7 @@ def _rename(chat: Chat) -> None:
 
 
 def _save_title(id: str) -> None:
-    """Keep what was typed. A title that was left as it was made is no name that a person gave."""
+    """Save what was typed. The unchanged automatic title does not count as given by a person."""
     title, index = state[TITLE], service().log().index
     _done(lambda: None if title == chats.get(index, id).title else chats.change(index, id, title=title))
 

@@ -1,4 +1,4 @@
-"""The small bar that shows long work on every page: what is at work, how far it is, and where to watch it."""
+"""Draw the small bar with running jobs on every page: their progress, and where to watch them."""
 
 import streamlit as st
 
@@ -15,7 +15,9 @@ SHOWN = 3  # jobs at most
 
 @st.fragment(run_every=GLANCE)
 def draw() -> None:
-    """Draw a line for each job that is at work and not shown below; nothing while none is."""
+    """Draw a line for each running job that the page does not show itself; nothing if there is
+    none.
+    """
     for job in at_work():
         told = progress_of_job(job)
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -24,13 +26,13 @@ def draw() -> None:
 
 
 def at_work() -> list[Job]:
-    """Return the jobs that run and that the page does not show itself, newest first."""
+    """Return the running jobs that the page does not show itself, newest first."""
     running = service().queue.jobs(list(ACTIVE), limit=10)
     return [job for job in running if not watched.is_watched(job.id)][:SHOWN]
 
 
 def line(job: Job, told: Progress) -> str:
-    """Return what is at work, for people: `Retrain: Training, 2 min left`."""
+    """Return a line about a running job, for people: `Retrain: Training, 2 min left`."""
     stage = "stopping" if job.state == "cancelling" else told.stage or "beginning"
     left = told.steps[-1].eta if told.steps and told.stage == "Training" else None
     return f"{job.kind.capitalize()}: {stage}" + (f", {clock(left)} left" if left else "")

@@ -1,4 +1,6 @@
-"""Under a fine-tuned answer: a button that opens the turns it was learned from, each with what can be done about it."""
+"""Draw, under a fine-tuned answer, a button that opens the turns it was learned from, with actions
+on each.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,26 +25,28 @@ from fine_tuning.integration.learned_from import (
 from fine_tuning.units import answers
 
 TITLE = "Where did it learn this?"
-# what begins the name under which Streamlit keeps the text that is typed in place of an answer
+# prefix of the key under which Streamlit keeps the text typed in place of an answer
 DRAFT = "draft-learned-"
-_SHOWN = 1000  # characters of an answer
+_SHOWN = 1000  # shown characters of an answer
 
 state = st.session_state
 
 
 @dataclass
 class Opened:
-    """What is open: only ids and figures, so that nothing that was said stays here."""
+    """The open dialog. It holds only ids and numbers, so that no text stays here."""
 
     turn: str
     edited: str | None = None
-    doomed: str | None = None  # the turn of which is asked whether to forget it
+    doomed: str | None = None  # the turn to be forgotten after confirmation
     trouble: str = ""  # why the last change was not recorded
     likelihoods: dict[str, Likelihood | None] = field(default_factory=dict)  # by turn; empty: not computed
 
 
 def button(turn: Turn) -> None:
-    """Draw the button under an answer of a version; nothing under others. While it is open, draw what it opens."""
+    """Draw the button under the answer of a version, and what it opens; nothing under other
+    answers.
+    """
     if not is_by_version(turn, config().deployment.model_name_prefix):
         return
     key = f"why-{turn.id}"
@@ -61,7 +65,7 @@ def _close() -> None:
 
 
 def _drop_drafts(edited: str | None) -> None:
-    """Forget what was typed in place of an answer that is not edited any more, or gone."""
+    """Forget the typed text for an answer that is no longer being edited, or is gone."""
     for key in [key for key in state if str(key).startswith(DRAFT) and key != f"{DRAFT}{edited}"]:
         del state[key]
 
@@ -102,7 +106,7 @@ def _missing(found: LearnedFrom) -> str:
 
 
 def _likelihood(opened: Opened, found: LearnedFrom) -> None:
-    """Say how likely the version finds its answer, or offer to find out."""
+    """Say how likely the version considers its answer, or offer to compute it."""
     place = st.empty()
     help = meaning("likelihood")
     if not opened.likelihoods:
@@ -139,7 +143,7 @@ def _teacher(opened: Opened, teacher: Teacher) -> None:
     if opened.doomed == turn.id:
         _confirm(opened, turn)
         return
-    if teacher.source:  # in no log, so that there is nothing to edit, leave out or forget
+    if teacher.source:  # it is in no log, so nothing can be edited, excluded or forgotten
         return
     with st.container(horizontal=True, gap="small"):
         _actions(opened, teacher)
@@ -200,7 +204,7 @@ def _actions(opened: Opened, teacher: Teacher) -> None:
 
 def _edit(opened: Opened, turn: Turn) -> None:
     key = f"{DRAFT}{turn.id}"
-    # given to the widget, Streamlit would keep it when the widget is long gone
+    # not passed to the widget, since Streamlit would keep it after the widget is gone
     state.setdefault(key, turn.bot_response)
     st.text_area("What the answer should have been", key=key, height="content")
     with st.container(horizontal=True):

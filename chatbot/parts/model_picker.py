@@ -1,5 +1,5 @@
-"""Who answers: a switch in the side bar, and a dialog with all that is known of each model, where
-one can fetch and remove them.
+"""Draw the model switch in the side bar, and a dialog about all models, in which they are fetched
+and removed.
 """
 
 import time
@@ -24,7 +24,7 @@ from fine_tuning.model_management.model_switcher import Choice
 from fine_tuning.units import answers, size
 
 GLANCE = 1.0  # seconds between looks at a download
-LATELY = 3600  # seconds for which a download that failed is told
+LATELY = 3600  # seconds for which a failed download is shown
 ORIGIN = "the chat page"
 DIALOG = "models"
 NAME = "models-name"  # key of the name that is typed
@@ -33,7 +33,7 @@ state = st.session_state
 
 
 def draw(now: Models, choice: Choice | None, pick: Callable[[], None]) -> None:
-    """Draw who answers. `pick` is called once `state.tag` names another."""
+    """Draw the answering model. `pick` is called when `state.tag` names another."""
     if choice:
         state.tag = choice.tag
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small", wrap=False):
@@ -114,7 +114,7 @@ def _badges(facts: ModelFacts, answers: bool) -> str:
 
 
 def measures(facts: ModelFacts) -> list[str]:
-    """Return its size, for people, and whether it fits into memory."""
+    """Return the size of a model, for people, and whether it fits into memory."""
     told = [
         f"{facts.parameter_size} parameters" if facts.parameter_size else "",
         facts.quantization,
@@ -130,7 +130,7 @@ def measures(facts: ModelFacts) -> list[str]:
 
 
 def learned(facts: ModelFacts) -> str:
-    """Return what a version learned and when, and what the gate says of it."""
+    """Return what a version learned and when, and the verdict of the gate."""
     if not (known := facts.learned):
         return ""
     turns = f"learned {answers(known.turns)}" if known.turns else "nobody noted what it learned"
@@ -153,7 +153,7 @@ def _ask_to_remove(tag: str) -> None:
 
 
 def _confirm(facts: ModelFacts, ollama: bool) -> None:
-    """Ask once; say what comes back, and who else may miss it."""
+    """Ask for confirmation; say how much disk is freed, and who else may need the model."""
     tag = facts.choice.tag
     back = model_facts.freed_by(service().engine(), tag)
     told = (
@@ -213,7 +213,7 @@ def _download(ollama: bool) -> None:
 
 
 def _pull() -> None:
-    """Ask for the download, unless the name cannot be one."""
+    """Submit the download, unless the name is invalid."""
     state.pull_refused = ""
     name = (state.get(NAME) or "").strip()
     try:
@@ -231,12 +231,12 @@ def _pulls() -> list[Job]:
     try:
         return service().queue.jobs([State.QUEUED, *ACTIVE], ["pull"], limit=5)
     except ByoaiError:
-        return []  # the page says elsewhere that the database cannot be read
+        return []  # another part of the page reports that the database cannot be read
 
 
 @st.fragment(run_every=GLANCE)
 def _watch_pulls(place: str) -> None:
-    """Show how far each download is; the whole page is drawn anew when one has ended."""
+    """Show the progress of each download; redraw the whole page when one has ended."""
     found = _pulls()
     ids = {job.id for job in found}
     before, state.pulling = state.get("pulling", set()), ids
@@ -260,7 +260,7 @@ def _watch_pulls(place: str) -> None:
 
 
 def downloading(model: str, job: State, done: int, total: int) -> str:
-    """Return how far a download is, for people."""
+    """Return the progress of a download, for people."""
     if job == State.QUEUED:
         return f"{model} waits for its turn"
     if job == State.CANCELLING:

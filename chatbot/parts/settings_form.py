@@ -1,5 +1,7 @@
-"""Which settings the page shows, by group. Their words are those of all pages (setting_words.py), bounds
-and defaults the configuration's.
+"""Define which settings the page shows, by group.
+
+Their words come from setting_words.py, like those of all pages; bounds and defaults from the
+configuration.
 """
 
 from typing import Any
@@ -32,12 +34,12 @@ CRON = "0 2 * * * cd {folder} && ./scripts/retrain.sh --if-new {new_turns}"
 
 
 def as_typed(value: Any) -> Any:
-    """Return a value as its field holds it: texts of a list stand one on each line."""
+    """Return a value in the form of its field: the texts of a list on a line each."""
     return "\n".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def as_value(typed: Any, default: Any) -> Any:
-    """Return what the configuration takes of what a field holds."""
+    """Return the content of a field as a value for the configuration."""
     if not isinstance(default, list | tuple):
         return typed
     return [line.strip() for line in str(typed).splitlines() if line.strip()]

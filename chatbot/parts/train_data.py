@@ -1,5 +1,6 @@
-"""Train's second step: what is learned. The chats with what was imported, the sample, or a file, which may
-be dropped here; a document becomes questions and answers, as on the page Data.
+"""Draw Train's second step, the data: the chats with what was imported, the sample, or a file.
+
+A file may be dropped here; a document becomes questions and answers, as on the page Data.
 """
 
 from dataclasses import replace
@@ -23,7 +24,7 @@ SOURCES = {
     "sample": "The shipped sample: a made-up company's handbook",
     "dataset": "A file",
 }
-GLANCE = 1.0  # seconds between looks at what is being fetched
+GLANCE = 1.0  # seconds between looks at a download
 
 state = st.session_state
 
@@ -63,7 +64,7 @@ def _set_data(widget: str) -> None:
 
 
 def _watch_import(id: str) -> None:
-    """Show how far an import is that was asked for; once it is done, what it brought is learned."""
+    """Show the progress of an import; when it is done, choose what it brought as the data."""
     job = service().queue.get(id)
     if not job.over:
         waiting.until_over(id, "Importing")
@@ -125,7 +126,7 @@ def _set_dataset(dataset: Dataset) -> None:
 
 
 def _offer(file: Incoming) -> None:
-    """Offer to learn a file as it is, or what an import makes of it."""
+    """Offer to learn a file as it is, or to import it."""
     dataset = datasets.get("upload", file.id)
     as_it_is, text = datasets.format_of(dataset) is not None, dataset.type == "text"
     if file.questions or not as_it_is:
@@ -157,7 +158,7 @@ def _learn(dataset: Dataset) -> None:
     upload.done()
 
 
-# Of Hugging Face
+# Hugging Face
 
 
 def _fetch(name: str) -> None:

@@ -1,5 +1,7 @@
-"""Where one is in a training that is put together: step and draft. They outlast a visit of another page,
-and a reload, since the address of the page names them.
+"""Keep step and draft of the training that is put together, while other pages are visited and after
+a reload.
+
+The address of the page contains their id.
 """
 
 import uuid
@@ -11,7 +13,7 @@ from fine_tuning.integration.tuning import Draft
 
 MODEL, DATA, SETTINGS, WATCH, FINISH = "1 Model", "2 Data", "3 Settings", "4 Watch", "5 Finish"
 STEPS = (MODEL, DATA, SETTINGS, WATCH, FINISH)
-_PLACES = 50  # that the server keeps
+_PLACES = 50  # places that the server keeps
 
 state = st.session_state
 
@@ -25,26 +27,26 @@ class Place:
 
 @st.cache_resource(max_entries=_PLACES, show_spinner=False)
 def _place(id: str) -> Place:
-    """Return what was left under this id; an empty place for a new one."""
+    """Return the place stored under this id; an empty one for a new id."""
     return Place()
 
 
 def come_back(step: str) -> None:
-    """Have step and draft in the session as one left them; `step` where one has not been here yet."""
+    """Restore step and draft into the session; `step` is the first one of a new training."""
     known = st.query_params.get("draft", "")
     if "train_place" not in state:
         state.train_place = known or uuid.uuid4().hex[:12]
-    if known != state.train_place:  # another page was visited: the menu's links name no draft
+    if known != state.train_place:  # after another page, whose links do not contain the id
         st.query_params["draft"] = state.train_place
     place = _place(state.train_place)
     if "train_draft" not in state and place.draft:
         state.train_draft, state.train_first = _without_gone_file(place.draft), place.first
-    if "train_step" not in state:  # Streamlit drops it while its widget is not drawn
+    if "train_step" not in state:  # Streamlit removes it while its widget is not drawn
         state.train_step = place.step or step
 
 
 def leave_mark() -> None:
-    """Note where one is."""
+    """Store step and draft."""
     place = _place(state.train_place)
     place.step, place.draft, place.first = state.train_step, state.train_draft, state.train_first
 

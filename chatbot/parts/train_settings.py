@@ -1,5 +1,5 @@
-"""The settings of a training as a form: a few in plain words, all others under "Advanced". What is
-chosen is kept in a draft.
+"""Draw the settings of a training: a few in plain words, all others under "Advanced". Choices go
+into a draft.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from fine_tuning.integration.tuning import LEVELS, RANKS, Draft, Forecast
 state = st.session_state
 
 _ASKED = ("training", "data_preparation", "augmentation", "evaluation", "gate", "deployment")  # under "Advanced"
-_ABOVE = {  # asked in plain words, elsewhere, or of no use to a training
+_ABOVE = {  # asked for in plain words or elsewhere, or useless for a training
     *("training.base_model", "training.method", "training.num_epochs", "training.learning_rate", "training.lora_r"),
     *(
         "data_preparation.train_ratio",
@@ -34,7 +34,7 @@ _ABOVE = {  # asked in plain words, elsewhere, or of no use to a training
 
 
 def draw(start: FineTuningConfig, settings: FineTuningConfig, forecast: Forecast | None) -> None:
-    """Draw the form. `start` is what applies without presets and changes, `settings` what is chosen now."""
+    """Draw the form. `start`: the settings without preset and changes. `settings`: the chosen ones."""
     st.segmented_control(
         "How thorough",
         list(LEVELS),
@@ -116,7 +116,7 @@ def _advanced(settings: FineTuningConfig, start: FineTuningConfig) -> None:
             found = [each for each in shown if each.section == section]
             if found:
                 st.markdown(f"**{section}**")
-            # each row has columns of its own: on a phone all stand in this order
+            # each row has its own columns, so that phones show the fields in this order
             for row in zip_longest(found[::2], found[1::2]):
                 for column, each in zip(st.columns(2, vertical_alignment="bottom"), row, strict=True):
                     with column:
@@ -144,7 +144,9 @@ def _field(each: Field, settings: FineTuningConfig, start: FineTuningConfig) -> 
 
 
 def _number(each: Field, settings: FineTuningConfig, start: FineTuningConfig) -> None:
-    """Ask for a number; the configuration's bounds are shown by the browser, and checked with all else."""
+    """Draw the field of a number. The browser shows its bounds; they are checked with everything
+    else.
+    """
     value, allowed = tuning.value_of(settings, each.key), each.bounds or bounds(each.key)
     kind = int if allowed.whole else float
     least = allowed.least if allowed.least is not None else allowed.above
@@ -172,7 +174,7 @@ def _draft() -> Draft:
 
 
 def _key(name: str) -> str:
-    """Return a widget's key: another one when a preset or another page has changed what all of them show."""
+    """Return the key of a widget; it changes when a preset or another page has changed the values."""
     return f"train-{state.setdefault('train_round', 0)}-{name}"
 
 
@@ -195,9 +197,10 @@ def _set_size(widget: str, settings: FineTuningConfig, start: FineTuningConfig) 
 
 
 def _take(widget: str, start: FineTuningConfig, changes: Callable[[Any], dict[str, Any]]) -> None:
-    """Take the changes that a widget's value makes.
+    """Apply the changes that follow from a widget's value.
 
-    Nothing is changed where the browser tells of a widget that another page or preset has taken away meanwhile.
+    Nothing is changed if the browser reports a widget that another page or preset has removed in
+    the meantime.
     """
     if widget not in state:
         return

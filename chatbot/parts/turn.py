@@ -1,6 +1,4 @@
-"""One turn of the chat: question and answer, what a person can do with them, and the other branches
-that begin there.
-"""
+"""Draw a turn of the chat: question and answer, actions on them, and the branches that begin there."""
 
 from collections.abc import Callable, Sequence
 from textwrap import shorten
@@ -15,12 +13,11 @@ from chatbot.resources import engine
 from fine_tuning.conversation import Turn, approved
 from fine_tuning.data_collection.conversation_logger import REASON_LIMIT, Rating
 
-# what begins the names under which Streamlit keeps the texts that are typed in place of a question
-# or an answer
+# prefixes of the keys under which Streamlit keeps the texts typed in place of a question or an answer
 DRAFT = "text-"
 ASK, WHY = f"{DRAFT}ask-", f"{DRAFT}why-"
 THUMBS: dict[int | None, Rating] = {0: "down", 1: "up"}
-REASON_SHOWN = 100  # characters of why something was rated so
+REASON_SHOWN = 100  # shown characters of the reason for a rating
 USER, BOT = ":material/person:", ":material/forum:"
 
 state = st.session_state
@@ -34,7 +31,7 @@ def record(what: Callable[[], object]) -> None:
 
 
 def ask(what: Callable[[], object]) -> None:
-    """Do what needs somebody who answers, and nothing while an answer comes in."""
+    """Do what needs an answering model, unless an answer is being given."""
     if state.choice and not state.chat.answering:
         attempt(what)
 
@@ -44,7 +41,7 @@ def rate(turn_id: str, widget: str) -> None:
 
 
 def save(turn_id: str) -> None:
-    """Record why an answer is good or bad, and what it should have been, as far as either was typed."""
+    """Record the typed reason for a rating, and the typed correction of an answer, if any."""
     answer, why = state[f"{DRAFT}{turn_id}"], state[f"{WHY}{turn_id}"].strip()
     turn = next((turn for turn in state.chat.turns if turn.id == turn_id), None)
     if turn and why and why != turn.metadata.get("rating_reason"):
@@ -77,7 +74,7 @@ def browse(turn_id: str) -> None:
 
 
 def drop_drafts(turns: Sequence[Turn]) -> None:
-    """Forget what was typed in place of a question or an answer that is not edited any more, or gone."""
+    """Forget typed texts for questions and answers that are no longer being edited, or are gone."""
     shown = {turn.id for turn in turns}
     state.edited = state.edited if state.edited in shown else None
     state.asked = state.asked if state.asked in shown else None
@@ -90,7 +87,9 @@ def drop_drafts(turns: Sequence[Turn]) -> None:
 
 
 def draw(turn: Turn, others: session.Others, answering: bool) -> None:
-    """Draw a turn. `answering`: an answer comes in below it, so that no other branch can be begun or shown."""
+    """Draw a turn. `answering`: an answer is being given below, so that other branches cannot be
+    begun or shown.
+    """
     with st.chat_message("user", avatar=USER):
         if state.asked == turn.id:
             _draw_question_draft(turn)
@@ -111,7 +110,7 @@ def draw(turn: Turn, others: session.Others, answering: bool) -> None:
 
 
 def _judge(turn: Turn, answering: bool) -> None:
-    """What a person can do with an answer: rate it, say what it should have been, have it given anew, copy it."""
+    """Draw the actions on an answer: rate it, correct it, regenerate it, copy it."""
     if session.recorded(turn):
         thumb = next((thumb for thumb, rating in THUMBS.items() if rating == turn.metadata.get("rating")), None)
         st.feedback("thumbs", key=f"rate-{turn.id}", default=thumb, on_change=rate, args=(turn.id, f"rate-{turn.id}"))
@@ -139,7 +138,9 @@ def _judge(turn: Turn, answering: bool) -> None:
 
 
 def _browser(what: str, ids: Sequence[str], shown: str, disabled: bool) -> None:
-    """Draw ‹ 2/3 ›, with which the other branches that begin here are shown; nothing where there are none."""
+    """Draw ‹ 2/3 › for switching between the branches that begin here; nothing if there is only
+    one.
+    """
     if len(ids) < 2:
         return
     here = ids.index(shown)
@@ -164,7 +165,7 @@ def _browser(what: str, ids: Sequence[str], shown: str, disabled: bool) -> None:
 
 
 def _icon(label: str, icon: str, key: str, act: Callable[[str], None], turn_id: str, *, disabled: bool = False) -> None:
-    """Draw a button that shows its icon alone (turn.css)."""
+    """Draw a button that shows only its icon (turn.css)."""
     with st.container(key=f"icon-{key}", width="content"):
         st.button(
             label,
@@ -179,7 +180,7 @@ def _icon(label: str, icon: str, key: str, act: Callable[[str], None], turn_id: 
 
 
 def _draw_question_draft(turn: Turn) -> None:
-    # given to the widget, Streamlit would keep it when the widget is long gone
+    # not passed to the widget, since Streamlit would keep it after the widget is gone
     state.setdefault(f"{ASK}{turn.id}", turn.user_message)
     st.text_area("What you would rather ask", key=f"{ASK}{turn.id}", height="content")
     with st.container(horizontal=True):
@@ -205,7 +206,7 @@ def _draw_answer_draft(turn: Turn) -> None:
 
 
 def footnote(turn: Turn) -> str:
-    """Return who answered, how fast, and what is special about it."""
+    """Return which model answered, how fast, and what is special about the answer."""
     facts = [state.models.title(turn.metadata.get("model", "")).removesuffix(" · live").removesuffix(" · refused")]
     seconds, tokens = turn.metadata.get("seconds"), turn.metadata.get("tokens")
     if seconds:
@@ -226,7 +227,7 @@ def footnote(turn: Turn) -> str:
 
 
 def draw_coming(answer: session.Answer) -> None:
-    """Show an answer as it comes in, until it ends or something of the chat has changed elsewhere."""
+    """Show an answer as it is generated, until it ends or the chat has changed elsewhere."""
     with st.chat_message("user", avatar=USER):
         attached.draw(answer.user_message)
     slot = st.chat_message("assistant", avatar=BOT).empty()
@@ -234,13 +235,13 @@ def draw_coming(answer: session.Answer) -> None:
     slot.markdown(thinking)
     for text in answer.texts():
         if state.chat.version != state.version:
-            return  # something of this chat is gone, or stands otherwise
-        # Drawn also while nothing comes: only then does Streamlit take in what a person clicks, Stop above all.
+            return  # this chat has changed elsewhere
+        # draw even without new text: only then does Streamlit process clicks, above all on Stop
         slot.markdown(presentable(text) + " ▌" if text else thinking)
 
 
 def draw_unfinished(answer: session.Answer, ask_again: Callable[[], None]) -> None:
-    """Show a question that was not answered, and why."""
+    """Show a question without an answer, and why."""
     with st.chat_message("user", avatar=USER):
         attached.draw(answer.user_message)
     with st.chat_message("assistant", avatar=BOT):

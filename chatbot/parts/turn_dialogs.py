@@ -1,5 +1,5 @@
-"""Windows over the data page: one turn, to rate it or write its answer anew; and the question
-before something is forgotten.
+"""Draw the dialogs of the data page: a turn, for rating or correcting it, and the question before
+forgetting.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from fine_tuning.conversation import Turn
 from fine_tuning.data_collection.conversation_logger import ConversationLogger, Rating
 from fine_tuning.integration import chats
 
-DRAFT = "draft-"  # what begins the name under which Streamlit keeps an answer that is being written
+DRAFT = "draft-"  # prefix of the key under which Streamlit keeps an answer that is being written
 THUMBS: dict[int | None, Rating] = {0: "down", 1: "up"}
 
 
@@ -22,7 +22,7 @@ state = st.session_state
 
 
 def open_turn(turn_id: str) -> None:
-    """Let the window of a turn be drawn."""
+    """Open the dialog of a turn at the next drawing."""
     state["opened"] = turn_id
 
 
@@ -31,7 +31,7 @@ def close() -> None:
 
 
 def opened() -> str | None:
-    """Return the turn whose window is open. What was typed in a window that is closed is forgotten."""
+    """Return the turn whose dialog is open. What was typed in a closed dialog is forgotten."""
     id = state.get("opened")
     for key in [key for key in state if str(key).startswith(DRAFT) and key != f"{DRAFT}{id}"]:
         del state[key]
@@ -39,13 +39,13 @@ def opened() -> str | None:
 
 
 def record(what: Callable[[], object]) -> bool:
-    """Do something with the log, and say why where it cannot be. Return whether it was done."""
+    """Change the log; return whether it was done. If not, say why."""
     return attempt(what, "Not recorded")
 
 
 @st.dialog("A turn", width="large", on_dismiss=close)
 def edit(log: ConversationLogger, turn_id: str) -> None:
-    """Show a turn whole; let it be rated, its answer be written anew, and it be excluded."""
+    """Show a whole turn, with actions: rate it, correct its answer, exclude it."""
     if state.get("opened") != turn_id:
         st.rerun()
     turn = next(iter(log.index.turns([turn_id])), None)
@@ -72,9 +72,9 @@ def edit(log: ConversationLogger, turn_id: str) -> None:
 
 
 def _answer(log: ConversationLogger, turn: Turn) -> None:
-    """Draw the answer, to be written anew, and thumbs."""
+    """Draw the answer, which can be edited, and thumbs."""
     key = f"{DRAFT}{turn.id}"
-    # given to the widget, Streamlit would keep it when the widget is long gone
+    # not passed to the widget, since Streamlit would keep it after the widget is gone
     state.setdefault(key, turn.bot_response)
     st.text_area("Answer: write what it should have been", key=key, height="content", max_chars=1_000_000)
     thumb = next((thumb for thumb, rating in THUMBS.items() if rating == turn.metadata.get("rating")), None)
@@ -99,7 +99,7 @@ def _rate(log: ConversationLogger, turn_id: str, widget: str) -> None:
 
 @st.dialog("Forget for good?")
 def forget(turn_ids: Sequence[str]) -> None:
-    """Ask once, and say what is lost."""
+    """Ask for confirmation, and say what is lost."""
     st.markdown(
         f"**{len(turn_ids)}** {'turn goes' if len(turn_ids) == 1 else 'turns go'} from the log and from every file "
         "made of it."
@@ -119,4 +119,4 @@ def forget(turn_ids: Sequence[str]) -> None:
 
 def _forget(turn_ids: Sequence[str]) -> None:
     attempt(lambda: chats.forget(service(), turn_ids, origin="the data page"), "Not begun")
-    state["turns-text"] = ""  # what was searched for may be what is to be forgotten
+    state["turns-text"] = ""  # the searched text may be what is to be forgotten

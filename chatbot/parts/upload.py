@@ -1,5 +1,7 @@
-"""The field for files, on Data and on Train: one is dropped, and shown with what of it cannot be read, or
-with the questions that are made of a document. What becomes of it, the page offers.
+"""Draw the field for files, on Data and Train.
+
+A dropped file is shown with its unreadable parts or, if it is a document, with the questions made
+of it. The page offers what to do with it.
 """
 
 import json
@@ -20,8 +22,8 @@ from fine_tuning.errors import ByoaiError, DataError, DatasetNotFound
 from fine_tuning.integration import data_view
 from fine_tuning.units import size
 
-ROWS = 5  # that are shown of a file
-LARGEST = 1024  # MiB that a browser may send at once: larger files go over the API or `byoai import`
+ROWS = 5  # shown rows of a file
+LARGEST = 1024  # largest file from a browser in MiB: larger ones need the API or `byoai import`
 
 state = st.session_state
 
@@ -42,7 +44,9 @@ class Incoming:
 
 
 def draw(offer: Callable[[Incoming], None]) -> None:
-    """Draw the field; or, once a file was dropped, what is in it, with what the page offers to do with it."""
+    """Draw the field; after a file was dropped, its content with what the page offers to do with
+    it.
+    """
     if found := _incoming():
         _shown(found, offer)
     else:
@@ -50,7 +54,7 @@ def draw(offer: Callable[[Incoming], None]) -> None:
 
 
 def import_it(file: Incoming) -> None:
-    """Ask for the import of a file, as the questions of a document where it is one."""
+    """Submit the import of a file; a document is imported as its questions."""
     ask("import", upload=file.id, me=file.me, format="document" if file.questions else "")
     job = data_view.newest(service(), "import")
     state["import-asked"] = job.id if job else None
@@ -63,7 +67,7 @@ def open_again(id: str) -> None:
 
 
 def done() -> None:
-    """Let the next file be dropped."""
+    """Make room for the next file."""
     state["incoming"] = None
 
 
@@ -86,7 +90,7 @@ def _drop() -> None:
 
 
 def _take(key: str) -> None:
-    """Move the file from the browser's memory into the uploads, and let the next one be dropped."""
+    """Move the file from the browser's memory into the uploads, and make room for the next one."""
     dropped = state.get(key)
     if dropped is None:
         return
@@ -94,11 +98,11 @@ def _take(key: str) -> None:
         open_again(data_view.take_in(dropped.name, dropped, dropped.size, config().uploads).id)
     except ByoaiError as error:
         state["drop-trouble"] = str(error)
-    state["drops"] += 1  # another widget: this one's file is freed
+    state["drops"] += 1  # a new widget, so that the memory of this file is freed
 
 
 def _incoming() -> Upload | None:
-    """Return the file that was dropped and is not imported yet; None if there is none, or it was forgotten."""
+    """Return the dropped file that is not imported yet; None if there is none, or it was forgotten."""
     with suppress(DatasetNotFound):
         return uploads.get(state["incoming"]) if state.get("incoming") else None
     done()
@@ -106,7 +110,9 @@ def _incoming() -> Upload | None:
 
 
 def _shown(upload: Upload, offer: Callable[[Incoming], None]) -> None:
-    """Show the beginning of a file, what the page offers to do with it, and a button that puts it away."""
+    """Show the beginning of a file, what the page offers to do with it, and a button that closes
+    it.
+    """
     try:
         seen = peek(upload.content)
     except DataError as error:
@@ -173,7 +179,7 @@ def _questions(id: str) -> list[Pair]:
 
 
 def _asked(questions: list[Pair]) -> None:
-    """Show what a document teaches, as far as one question of each of its answers."""
+    """Show what a document teaches: one question for each of its answers."""
     st.caption(
         f"Read as: a document, of which {len(questions):,} questions and answers are made. The answers are quoted "
         "from it; each is asked for in several wordings, some of which are kept aside to test what was learned."

@@ -1,4 +1,4 @@
-"""The menu *More* under a version: make it smaller, or combine it with another of the same base."""
+"""Draw the menu *More* under a version: make it smaller, or merge it with another of the same base."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ state = st.session_state
 
 
 def menu(version: Version) -> None:
-    """Draw the button *More*; nothing for a version of which nothing can be made."""
+    """Draw the button *More*, unless nothing can be made of the version."""
     if making.can_be_made_smaller(version):
         key = f"more-{version.tag}"
         st.menu_button(
@@ -76,7 +76,7 @@ def _begin_to_combine(version: Version, parts: Sequence[Version]) -> None:
 
 
 def _is_at_work(job: Job | None, what: str) -> bool:
-    """Show how far a job is; return whether it is at work."""
+    """Show the progress of a job; return whether it is at work."""
     if job and not job.over:
         waiting.until_over(job.id, what, models.clear)
         return True
@@ -84,7 +84,7 @@ def _is_at_work(job: Job | None, what: str) -> bool:
 
 
 def _ended(job: Job | None) -> None:
-    """Say what became of a job that made a version; nothing while there is none."""
+    """Show the result of a job that made a version; nothing if there is none."""
     waiting.failure(job)
     if job and job.state == State.COMPLETED and (end := progress_of_job(job).finished):
         _SIGNS.get(end.state, st.info)(presentable(end.text), icon=":material/check:")

@@ -1,6 +1,4 @@
-"""What a page shows while a job that it asked for is at work: how far it is; and it is drawn anew
-when the job is over.
-"""
+"""Show the progress of a job that a page submitted, and redraw the page when the job is over."""
 
 from collections.abc import Callable
 
@@ -17,7 +15,7 @@ GLANCE = 0.5  # seconds between looks
 
 @st.fragment(run_every=GLANCE)
 def until_over(id: str, what: str, then: Callable[[], object] = lambda: None) -> None:
-    """Show how far a job is; when it is over, call `then`, and draw the whole page anew."""
+    """Show the progress of a job; when it is over, call `then` and redraw the whole page."""
     watched.note(id)
     job = service().queue.get(id)
     if job.over:
@@ -36,6 +34,6 @@ def _stop(id: str) -> None:
 
 
 def failure(job: Job | None) -> None:
-    """Say why a job did not come to its end; nothing if it did."""
+    """Say why a job was not completed; nothing if it was."""
     if job and job.over and job.state != State.COMPLETED:
         st.warning(presentable(job.reason), title="It did not come to its end", icon=":material/error:")

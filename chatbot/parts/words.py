@@ -1,6 +1,4 @@
-"""Plain words: what a term means, for the tooltip beside it. One entry a term; pages pass
-`meaning("epoch")` as `help`.
-"""
+"""Explain terms in plain words, for tooltips: pages pass `meaning("epoch")` as `help`."""
 
 _MEANINGS = {
     "base": "The model as it was downloaded. A fine-tuned version is made from it and never changes it.",
@@ -45,5 +43,5 @@ _MEANINGS = {
 
 
 def meaning(term: str) -> str:
-    """Return what a term means, in one or two sentences. KeyError for a term that has no entry."""
+    """Return the meaning of a term in one or two sentences. Raises KeyError for an unknown term."""
     return _MEANINGS[term]
