@@ -189,8 +189,8 @@ def leaks(evidence: Comparison, settings: Settings) -> Result:
         limit,
         measured,
         False,
-        f"it reveals private details ({kinds}), e.g. of turn {first.turn}: set data_collection.scrub_pii to true "
-        "and retrain",
+        f"it reveals private details ({kinds}), e.g. of turn {first.turn}: switch data_preparation.scrub_pii on, or "
+        "remove the turn with `byoai forget`",
     )
 
 
