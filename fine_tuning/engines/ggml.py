@@ -50,7 +50,7 @@ def row_bytes(kind: GGMLQuantizationType, columns: int) -> int:
     """Return the bytes of one row. Raises ExportError if `columns` is not a multiple of the type's block size."""
     block, size = GGML_QUANT_SIZES[kind]
     if columns % block:
-        raise ExportError(f"rows of {columns} weights cannot be {kind.name}, which packs {block} at a time")
+        raise ExportError(f"rows of {columns} weights cannot be {kind.name}, which packs {block} weights together")
     return columns // block * size
 
 
