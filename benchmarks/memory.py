@@ -26,7 +26,8 @@ from pathlib import Path
 from fine_tuning.config import Replay, Training
 from fine_tuning.engines.default_base import fetch_default_base
 from fine_tuning.engines.gguf_file import read_gguf
-from fine_tuning.training.estimate import estimate, measure_machine
+from fine_tuning.training.estimate import estimate
+from fine_tuning.training.machine import measure_machine
 from fine_tuning.training.model_shape import shape_of
 
 

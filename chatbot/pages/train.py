@@ -98,11 +98,12 @@ def choose_model(now: Situation) -> None:
         fits = (
             ""
             if model is None
-            else "fits into the memory"
+            else "fits into memory"
             if tuning.likely_fits(model)
             else "probably too large for the free memory"
         )
-        facts = (model.parameter_size, model.quantization, size(model.size), fits) if model else ()
+        parameters = f"{model.parameter_size} parameters" if model and model.parameter_size else ""
+        facts = (parameters, model.quantization, size(model.size), fits) if model else ()
         captions.append(" · ".join(filter(None, facts)))
     index = now.bases.index(draft.base) if draft.base in now.bases else 0
     st.radio(

@@ -5,8 +5,11 @@ The processes that chat, train or serve never import llama_cpp themselves.
 
 import codecs
 import ctypes
+import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from fine_tuning.errors import EngineError
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
     from llama_cpp import Llama
 
 _LOG_ERROR = 4  # GGML_LOG_LEVEL_ERROR
+_CONTROL, _LSTRIP = 8, 128  # LLAMA_TOKEN_ATTR_...
+_STRUCTURAL = 1 | _CONTROL | 16  # ..._UNKNOWN, ..._USER_DEFINED
+_MARGIN = 16  # tokens that a vocabulary may add to a text
 _QUANTISE_BUFFER = 256 << 20  # bytes of one tensor's rows that llama.cpp holds at once
 
 _callbacks: list[object] = []  # keeps the callbacks alive, since C holds no reference
@@ -68,11 +74,56 @@ class Words:
         self._llama = llama
         self._vocab = llama_cpp.llama_model_get_vocab(llama.model)
         self._adds_bos = bool(llama._model.add_bos_token())
+        self._last: dict[str, list[int]] = {}  # the pieces of the last text, and their tokens
         self.facts: dict[str, Any] = {"size": llama.n_vocab()}
 
     def encode(self, text: str, special: bool, bos: bool) -> list[int]:
-        """Return token ids. `bos` adds the begin token if the model uses one."""
-        return self._llama.tokenize(text.encode("utf-8"), add_bos=bos and self._adds_bos, special=special)
+        """Return token ids. `bos` adds the begin token if the model uses one.
+
+        The prompts of one conversation begin alike: what a text shares with the one before it is not tokenized again.
+        """
+        if bos or not special:
+            return self._tokens(text, special, bos)
+        before, self._last = self._last, {}
+        for piece in self._pieces(text):
+            self._last[piece] = before.get(piece) or self._last.get(piece) or self._tokens(piece, special, bos)
+        return [token for piece in self._pieces(text) for token in self._last[piece]]
+
+    def _tokens(self, text: str, special: bool, bos: bool) -> list[int]:
+        from llama_cpp import llama_cpp
+
+        data, begin = text.encode("utf-8"), bos and self._adds_bos
+        size = len(data) + _MARGIN  # a token covers at least one byte, apart from a few that are added
+        while True:
+            tokens = (ctypes.c_int32 * size)()
+            count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, size, begin, special)
+            if count >= 0:
+                return tokens[:count]
+            size = -count
+
+    def _pieces(self, text: str) -> list[str]:
+        """Return the text, cut before each token that llama.cpp cuts out, whatever stands beside it."""
+        at = [0, *(match.start() for match in self._cuts.finditer(text)), len(text)]
+        return [text[start:end] for start, end in pairwise(at) if start < end]
+
+    @cached_property
+    def _cuts(self) -> re.Pattern[str]:
+        """A pattern of the control tokens that keep the texts before and after them apart.
+
+        `tokenizer_st_partition` in llama-vocab.cpp cuts structural tokens out of a text, the longest
+        first, before it tokenizes what is left, part by part. Left out are tokens that take the
+        white space before them along, and those that another token could overlap.
+        """
+        from llama_cpp import llama_cpp
+
+        marks = {
+            llama_cpp.llama_vocab_get_text(self._vocab, token).decode("utf-8", errors="replace"): kind
+            for token in range(self.facts["size"])
+            if (kind := llama_cpp.llama_vocab_get_attr(self._vocab, token)) & _STRUCTURAL
+        }
+        lone = _never_overlapped([mark for mark in marks if mark])
+        apart = [mark for mark in lone if marks[mark] & _CONTROL and not marks[mark] & _LSTRIP]
+        return re.compile("|".join(map(re.escape, apart)) or r"(?!)")
 
     def decode(self, tokens: list[int], special: bool) -> str:
         return self._llama.detokenize(tokens, special=special).decode("utf-8", errors="replace")
@@ -101,6 +152,9 @@ class Chat(Words):
         self._use(
             load(gguf, lora_path=adapter, n_ctx=context, n_gpu_layers=-1, n_threads=threads, n_threads_batch=threads)
         )
+
+    def encode(self, text: str, special: bool, bos: bool) -> list[int]:
+        return self._tokens(text, special, bos)  # keeps nothing of what was said
 
     def answer(
         self, tokens: list[int], sampling: dict[str, object], seed: int, last: int, limit: int, stops: list[str]
@@ -141,6 +195,19 @@ def _open_stop(text: str, stops: list[str]) -> int:
         (size for stop in stops for size in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:size])),
         default=0,
     )
+
+
+def _never_overlapped(marks: Sequence[str]) -> list[str]:
+    """Return the marks that no other contains, and within which no mark can begin or end."""
+    text = "\0".join(marks)
+    begins = {mark[:size] for mark in marks for size in range(1, len(mark))}
+    ends = {mark[size:] for mark in marks for size in range(1, len(mark))}
+    return [
+        mark
+        for mark in marks
+        if text.count(mark) == 1
+        and not any(mark[size:] in begins or mark[:size] in ends for size in range(1, len(mark)))
+    ]
 
 
 class Quantiser:

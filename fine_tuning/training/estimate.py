@@ -11,8 +11,8 @@ activations  what each layer saves of each token (`_saved`); on a CPU also the g
 mask         [T, T] booleans, twice while the mask is built, and the attention biases of tree_attention.py, for each head
 logits       [n, vocabulary] in fp32 for a chunk of n supervised tokens (loss.py); twice for replayed tokens
 
-To measure and count (`Basis`) takes torch and seconds; the estimate for other settings is then
-plain arithmetic (`Basis.at`). T, the number of tokens computed at once, is the size
+To measure the machine (machine.py) and to count takes seconds (`Basis`); the estimate for other settings
+is then plain arithmetic (`Basis.at`). T, the number of tokens computed at once, is the size
 of a prefix tree, counted from the token rows themselves (workload.py). benchmarks/memory.py
 compares forecasts with measurements and describes how to recalibrate the constants below.
 """  # noqa: E501
@@ -26,6 +26,7 @@ from typing import Any
 
 from fine_tuning.config import BaseWeights, FineTuningMethod, Training
 from fine_tuning.errors import NotEnoughMemory
+from fine_tuning.training.machine import Machine, this_machine
 from fine_tuning.training.methods import ways_to_hold
 from fine_tuning.training.model_shape import Shape, shape_of
 from fine_tuning.training.workload import BatchSize, Workload, computed_rows, workload
@@ -56,17 +57,6 @@ _TEACHER_BATCH = 8  # replay rows in one batch of the teacher (teacher.py)
 _MARGIN = 0.95  # share of the free memory that lowered settings may use, since the free memory varies
 
 LEAST_LENGTH = 64  # tokens; with a lower limit no conversation would be left
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The speed and memory of the machine that trains."""
-
-    flops: float  # floating-point operations per second of matrix products in the training's number format
-    available: int  # bytes that are free where the training runs
-    bytes_per_weight: int = 4
-    on_gpu: bool = False
-    pace: float | None = None  # `flops` in float32, to scale all other operations; None: the same as `flops`
 
 
 @dataclass(frozen=True)
@@ -145,15 +135,13 @@ def estimate_training(settings: Training, base: Path, rows: Path, replay: Path |
     """Return the forecast for a training on this machine.
 
     `base` is a GGUF, `rows` a folder with train.jsonl, `replay` a file of replay rows.
-    Measuring the machine's speed takes about a second and leaves the process as it is: threads,
-    number formats and the matrix library stay the same. Raises TrainingError for a base of an
-    unknown shape and for bad rows.
+    Raises TrainingError for a base of an unknown shape and for bad rows.
     """
     from fine_tuning.engines.gguf_file import read_gguf
 
     shape, learned = shape_of(read_gguf(base)), computed_rows(rows / "train.jsonl")
     learned += computed_rows(replay, replayed=True) if replay else []
-    machine = measure_machine(settings)
+    machine = this_machine(settings)
 
     def at(training: Training, max_length: int) -> Estimate:
         return estimate(shape, training, workload(learned, training, max_length), machine)
@@ -162,27 +150,6 @@ def estimate_training(settings: Training, base: Path, rows: Path, replay: Path |
     basis = Basis(shape, workload(learned, settings, longest), machine)
     found = basis.at(settings)
     return Forecast(found, None if found.fits else largest_fitting(settings, longest, at), basis)
-
-
-def measure_machine(settings: Training) -> Machine:
-    """Measure this machine's speed and its free memory.
-
-    The speed is that of the number format and the matrix library that a training would choose now.
-    """
-    import torch
-
-    from fine_tuning.training import hardware
-    from fine_tuning.training.fast import matmul
-
-    with torch.random.fork_rng(devices=[]), matmul.few_kernels():
-        library = matmul.choose(settings)
-        dtype = hardware.choose_dtype(settings, library)
-        pace = None if dtype.itemsize == 4 else hardware.gemm_flops(library=library, over=_MEASURED)
-        flops = hardware.gemm_flops(dtype, library, over=_MEASURED)
-    return Machine(flops, hardware.free_memory(), dtype.itemsize, hardware.has_gpu(), pace)
-
-
-_MEASURED = 0.7  # seconds
 
 
 def estimate(shape: Shape, settings: Training, work: Workload, machine: Machine) -> Estimate:

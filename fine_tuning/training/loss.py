@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from fine_tuning.training.autograd import Context, apply
+from fine_tuning.training.batch_sizes import chunks
 from fine_tuning.training.fast.matmul import product
 from fine_tuning.training.packing import PackedBatch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-LOGITS_AT_ONCE = 256  # supervised tokens per chunk; each chunk reads the whole output matrix twice
 
 
 def supervised_logits(model: "PreTrainedModel", batch: PackedBatch) -> Tensor:
@@ -130,7 +129,7 @@ class _Loss(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight) if weight is not None and ctx.needs_input_grad[1] else None
         total, hits, taught = vectors.new_zeros((), dtype=torch.float32), labels.new_zeros(()), 0
         count = max(len(labels), 1)
-        for lot in _lots(len(labels)):
+        for lot in chunks(len(labels)):
             logits = _logits(vectors[lot], weight)
             entropy, likeliest = _to_probabilities(logits, labels[lot])
             old = replayed[lot]
@@ -172,7 +171,7 @@ class _Logprobs(torch.autograd.Function):
         logprobs = vectors.new_empty(len(labels), dtype=torch.float32)
         # gradient of each log-probability for its vector
         slopes = torch.empty_like(vectors) if ctx.needs_input_grad[0] else None
-        for lot in _lots(len(labels)):
+        for lot in chunks(len(labels)):
             logits = _logits(vectors[lot], weight)
             entropy, _ = _to_probabilities(logits, labels[lot])
             logprobs[lot] = -entropy
@@ -188,12 +187,6 @@ class _Logprobs(torch.autograd.Function):
     def backward(ctx: Context, *outer: Tensor) -> tuple[Tensor | None, ...]:
         (slopes,) = ctx.saved_tensors
         return slopes * outer[0][:, None].to(slopes.dtype), None, None
-
-
-def _lots(count: int) -> Iterator[slice]:
-    """Return slices that divide `count` tokens into chunks of about equal size."""
-    size = -(-count // max(1, -(-count // LOGITS_AT_ONCE)))
-    return (slice(start, start + size) for start in range(0, count, max(size, 1)))
 
 
 def _logits(vectors: Tensor, weight: Tensor | None) -> Tensor:

@@ -16,6 +16,7 @@ from fine_tuning.config import Training
 from fine_tuning.errors import Cancelled, TrainingError
 from fine_tuning.events import Part, Step, Watch
 from fine_tuning.training import checkpoints, methods
+from fine_tuning.training.batch_sizes import chats_in_a_batch
 from fine_tuning.training.cross_validation import best_epochs
 from fine_tuning.training.early_stop import EarlyStop, EndAfter
 from fine_tuning.training.packed_trainer import PackedTrainer
@@ -23,7 +24,7 @@ from fine_tuning.training.packing import TokenRow
 from fine_tuning.training.preference_trainer import PreferenceTrainer
 from fine_tuning.training.preferences import ReferencedAnswers, with_reference
 from fine_tuning.training.trainer import ResumableTrainer, TrainerClass
-from fine_tuning.training.trainer_utils import StepReporter, chats_in_a_batch, last_steps
+from fine_tuning.training.trainer_utils import StepReporter, last_steps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fine_tuning import paths
-from fine_tuning.config import Training
 from fine_tuning.errors import TrainingError
 from fine_tuning.events import Part, Step, Watch
 from fine_tuning.token_rows import origin
@@ -45,14 +44,6 @@ def read_rows(path: Path) -> list[TokenRow]:
         return TokenRow(list(record["input_ids"]), flags, origin=origin(str(record.get("id", ""))))
 
     return paths.read_jsonl(path, row, "a token row", TrainingError)
-
-
-def chats_in_a_batch(settings: Training, chats: int, rows: int) -> int:
-    """Return the average number of chats in a batch, at least one.
-
-    `chats` of all `rows` are chats; the others are replay.
-    """
-    return max(1, round(settings.batch_size * chats / rows))
 
 
 # Reports

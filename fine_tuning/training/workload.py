@@ -1,7 +1,4 @@
-"""Count the work of an epoch from the token rows: the number of steps and the size of the batches.
-
-torch is imported only while counting, so that a server without torch can still use saved counts.
-"""
+"""Count the work of an epoch from the token rows: the number of steps and the size of the batches."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -11,6 +8,7 @@ from pathlib import Path
 from fine_tuning import paths
 from fine_tuning.config import Training
 from fine_tuning.errors import TrainingError
+from fine_tuning.training.batch_sizes import chats_in_a_batch, chunk_size
 from fine_tuning.training.prefix_tree import divide, tree_branches
 
 _TRL_COPIES = 3  # copies of all tokens' logits that TRL holds: the logits, their exponentials, the gradient
@@ -92,8 +90,6 @@ def workload(rows: Sequence[ComputedRow], settings: Training, max_length: int | 
 
 def _held_out(chats: Sequence[ComputedRow], rows: int, settings: Training) -> Workload | None:
     """Return the workload of an epoch of all cross-validation trainings; None without `settings.folds`."""
-    from fine_tuning.training.trainer_utils import chats_in_a_batch
-
     parts = min(settings.folds, len(chats))
     if parts < 2:
         return None
@@ -114,11 +110,9 @@ def _passes(rows: Sequence[ComputedRow], settings: Training) -> list[BatchSize]:
 
 def _size(ordered: Sequence[ComputedRow]) -> BatchSize:
     """Return the size of one pass over sorted rows."""
-    from fine_tuning.training.loss import LOGITS_AT_ONCE
-
     ids = [row.ids for row in ordered]
     own = tree_branches(ids)
     targets, replayed = sum(row.targets for row in ordered), sum(row.targets for row in ordered if row.replayed)
-    lot = -(-targets // max(1, -(-targets // LOGITS_AT_ONCE)))
+    lot = chunk_size(targets)
     scores = sum(count * len(each) for count, each in zip(own, ids, strict=True))
     return BatchSize(sum(own), scores, lot + min(lot, replayed), targets)

@@ -22,9 +22,10 @@ from fine_tuning.engines.gguf_file import read_gguf
 from fine_tuning.errors import NotEnoughMemory
 from fine_tuning.training import attention
 from fine_tuning.training import estimate as forecast
-from fine_tuning.training.estimate import Estimate, Machine, estimate, largest_fitting
+from fine_tuning.training.estimate import Estimate, estimate, largest_fitting
 from fine_tuning.training.fast import tree_attention
 from fine_tuning.training.fast.fused import fuse
+from fine_tuning.training.machine import Machine
 from fine_tuning.training.model_shape import Shape, shape_of
 from fine_tuning.training.workload import BatchSize, ComputedRow, Workload, workload
 

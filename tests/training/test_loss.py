@@ -3,7 +3,7 @@ import torch
 from test_packing import gradients, rows_of
 from transformers import AutoModelForCausalLM, CohereConfig, CohereForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
-from fine_tuning.training import loss
+from fine_tuning.training import batch_sizes
 from fine_tuning.training.loss import _Loss, packed_loss, plain_head, supervised_logits, token_logprobs
 from fine_tuning.training.packing import pack
 from fine_tuning.training.teacher import teach
@@ -34,7 +34,7 @@ def reference(logits, labels, replayed, teacher, kl_weight):
 @pytest.mark.parametrize("lot", [256, 5], ids=["one lot", "several"])
 @pytest.mark.parametrize("kl_weight", [0.7, 0.0])
 def test_the_gradient_taken_in_the_forward_pass_is_that_of_autograd(monkeypatch, lot, kl_weight):
-    monkeypatch.setattr(loss, "LOGITS_AT_ONCE", lot)
+    monkeypatch.setattr(batch_sizes, "LOGITS_AT_ONCE", lot)
     logits, labels, replayed, teacher = drawn(count=17, size=11)
     best = teacher.topk(4, -1)
     logits.requires_grad_()
@@ -79,7 +79,7 @@ def test_a_models_own_head_is_used_and_changes_neither_loss_nor_gradients(tiny_b
 @pytest.mark.parametrize("own_head", [True, False], ids=["by lots of the last matrix", "by logits"])
 @pytest.mark.parametrize("trained", [True, False], ids=["trained head", "frozen head"])
 def test_log_probabilities_and_their_gradients_are_those_of_autograd(tiny_base, monkeypatch, own_head, trained):
-    monkeypatch.setattr(loss, "LOGITS_AT_ONCE", 5)
+    monkeypatch.setattr(batch_sizes, "LOGITS_AT_ONCE", 5)
     model = AutoModelForCausalLM.from_pretrained(tiny_base)
     head, batch = plain_head(model), pack(rows_of(5))
     assert head is not None

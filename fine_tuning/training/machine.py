@@ -1,0 +1,93 @@
+"""Measure the speed and the memory of the machine that trains.
+
+The speed is measured at most once a day, since that takes torch and seconds (three of the ten that
+a dry run over 100,000 turns took). The free memory is always looked up.
+"""
+
+import json
+import os
+import platform
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from fine_tuning import paths
+from fine_tuning.config import FineTuningMethod, Training
+
+_MEASURED = 0.7  # seconds
+_KEPT = 24 * 3600.0  # seconds for which a measurement counts
+_MOST = 20  # measurements that are kept, one for each number format, library and number of threads
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The speed and memory of the machine that trains."""
+
+    flops: float  # floating-point operations per second of matrix products in the training's number format
+    available: int  # bytes that are free where the training runs
+    bytes_per_weight: int = 4
+    on_gpu: bool = False
+    pace: float | None = None  # `flops` in float32, to scale all other operations; None: the same as `flops`
+
+
+def this_machine(settings: Training) -> Machine:
+    """Return this machine's speed, as it was measured today or is now, and its free memory.
+
+    What was measured is kept in the data folder. A GPU is always measured: only torch can tell its free memory.
+    """
+    file, key = paths.home() / "machine.json", _key(settings)
+    kept = _read(file)
+    with suppress(KeyError, TypeError, ValueError):
+        if 0 <= time.time() - kept[key]["time"] < _KEPT:
+            known = Machine(**kept[key]["machine"])
+            if known.flops > 0 and (known.pace is None or known.pace > 0) and known.bytes_per_weight in (2, 4):
+                return replace(known, available=psutil.virtual_memory().available)
+    found = measure_machine(settings)
+    if not found.on_gpu:
+        newest = [*kept.items(), (key, {"time": time.time(), "machine": asdict(found)})][-_MOST:]
+        with suppress(OSError):  # it is measured again the next time
+            paths.write_json(file, dict(newest))
+    return found
+
+
+def measure_machine(settings: Training) -> Machine:
+    """Measure this machine's speed and its free memory.
+
+    The speed is that of the number format and the matrix library that a training would choose now.
+    Measuring takes about a second and leaves the process as it is: threads, number formats and the
+    matrix library stay the same.
+    """
+    import torch
+
+    from fine_tuning.training import hardware
+    from fine_tuning.training.fast import matmul
+
+    with torch.random.fork_rng(devices=[]), matmul.few_kernels():
+        library = matmul.choose(settings)
+        dtype = hardware.choose_dtype(settings, library)
+        pace = None if dtype.itemsize == 4 else hardware.gemm_flops(library=library, over=_MEASURED)
+        flops = hardware.gemm_flops(dtype, library, over=_MEASURED)
+    return Machine(flops, hardware.free_memory(), dtype.itemsize, hardware.has_gpu(), pace)
+
+
+def _key(settings: Training) -> str:
+    """Return what the speed depends on: the settings, torch, the processor, and whether there is an NVIDIA driver."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    is_full = settings.method == FineTuningMethod.FULL
+    chosen = settings.dtype, settings.products, settings.threads, is_full, os.environ.get("OMP_NUM_THREADS", "")
+    there = platform.node(), platform.machine(), cores, version("torch"), Path("/dev/nvidiactl").exists()
+    return " ".join(map(str, (*chosen, *there)))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Return the kept measurements; none if the file is missing or damaged."""
+    with suppress(OSError, ValueError):
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(kept, dict):
+            return kept
+    return {}
