@@ -327,7 +327,7 @@ def read_settings(items: Sequence[str]) -> dict[str, object]:
         if not equals or not key:
             raise ConfigError(f"--set {item}: write it as KEY=VALUE, e.g. --set training.num_epochs=5")
         if not value:
-            raise ConfigError(f"--set {item}: {key} gets no value; null stands for its default")
+            raise ConfigError(f"--set {item}: {key} has no value; write null for its default")
         overrides[key] = (
             config_file.parse(value, f"--set {key}") if value[0] in "[{\"'" else None if value in _NULLS else value
         )

@@ -78,7 +78,7 @@ class _Loader(yaml.SafeLoader):
         event = yaml.SafeLoader.peek_event(self)
         self._depth += 1
         if self._depth > _DEEPEST:
-            raise _fault("too many lists and mappings in each other", event)
+            raise _fault("lists and mappings are nested too deeply", event)
         node = super().compose_node(parent, index)
         self._depth -= 1
         if isinstance(event, yaml.AliasEvent) and node not in self._sizes:

@@ -69,7 +69,7 @@ def split(url: str) -> SplitResult:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise ValueError("url has a host or a port that cannot be one") from None
+        raise ValueError("url has an invalid host or port") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise ValueError("url must begin with https://HOST or http://HOST")
     if parts.username is not None or parts.password is not None:

@@ -69,7 +69,7 @@ def _mapping(value: object) -> dict[str, object]:
         return {}
     if not isinstance(value, dict):
         raise ConfigError(
-            f"{place()} must hold lines of the form 'key: value' (training.num_epochs: 5): mend it, or delete it"
+            f"{place()} must hold lines of the form 'key: value' (training.num_epochs: 5): repair it, or delete it"
         )
     return value
 

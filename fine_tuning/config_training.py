@@ -34,7 +34,7 @@ def runs_dir(name: str) -> Path:
     """Return the folder of the runs. Raises ConfigError if it is used for something else."""
     folder = paths.within_home(paths.home() / name)
     if paths.is_taken(folder):  # pruning and forgetting remove folders in it
-        raise ConfigError(f"{folder} holds other things than runs: name a folder of their own")
+        raise ConfigError(f"{folder} holds other things than runs: name a folder for the runs alone")
     return folder
 
 
@@ -56,8 +56,8 @@ class Replay(_Section):
             return values
         if "prompts" in values:
             raise ValueError(
-                "prompts is now share: of an epoch's conversations, how many are general prompts (64 beside 150 "
-                "chats: 0.3)"
+                "prompts was replaced by share, the share of general prompts in an epoch (0.3 for 64 prompts "
+                "beside 150 chats)"
             )
         return {key: value for key, value in values.items() if key != "max_new_tokens"}
 
@@ -130,11 +130,11 @@ class Training(_Section):
         if flags and self.method not in (FineTuningMethod.LORA, FineTuningMethod.QLORA):
             raise ValueError(f"{' and '.join(flags)} belong to method lora or qlora, not to {self.method}")
         if self.folds and (self.folds < 2 or not self.early_stop):
-            raise ValueError("folds: 2 or more, and with an early_stop, which ends the training without each of them")
+            raise ValueError("folds must be 2 or more, and needs early_stop, which ends the training of each fold")
         if self.base_weights in ("quantised", "nf4") and (self.method != FineTuningMethod.QLORA or self.use_dora):
             raise ValueError(
-                f"base_weights: {self.base_weights} belongs to method qlora without DoRA, which needs the weights "
-                "themselves"
+                f"base_weights: {self.base_weights} belongs to method qlora without DoRA (DoRA needs the weights "
+                "in full precision)"
             )
         return self
 

@@ -58,7 +58,7 @@ def _unicode(text: str) -> str:
 
 def _visible(text: str) -> str:
     if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text):
-        raise ValueError("holds a control character, or a line's end")
+        raise ValueError("holds a control character or a line break")
     return text
 
 
@@ -71,7 +71,7 @@ def _base_name(text: str) -> str:
 def _language(value: object) -> str:
     code = "no" if value is False else value  # YAML reads "no", the code of Norwegian, as false
     if not isinstance(code, str) or code.casefold() not in LANGUAGES:
-        raise ValueError(f"{value!r} is no language that can be told: use two-letter codes such as en, de or pt")
+        raise ValueError(f"{value!r} is not a language that can be detected: use two-letter codes such as en, de or pt")
     return code.casefold()
 
 
@@ -93,7 +93,7 @@ def _own_prefix(text: str) -> str:
     if not _PREFIX.fullmatch(text) or ".." in text:
         raise ValueError(
             "must be 1 to 40 letters (a-z), digits, '_', '-' and '.', a letter, digit or '_' first: "
-            "by it byoai tells the models that it made from all others"
+            "byoai recognises the models that it made by this prefix"
         )
     return text
 

@@ -219,7 +219,7 @@ class _Recorder:
             return False
         self._torn = self._torn or 0 < written < len(line)
         if written < len(line):
-            self._why = "only a part of a line found room"
+            self._why = "only a part of a line could be written"
             return False
         self._count, self._torn = self._count + 1, False
         return True

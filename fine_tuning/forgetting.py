@@ -99,7 +99,7 @@ def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: st
             raise TurnNotFound(f"no turn or session {id!r} in {log.path}: --matching TEXT searches for what was said")
         chosen |= named
     if not wanted and matching is None and not started:
-        raise DataError("nothing to go on with: say which turn or session to forget, or --matching TEXT")
+        raise DataError("no stopped `forget` to continue: name the turn or session to forget, or use --matching TEXT")
     reconcile(
         engine, Registry(), config.tuned_name()
     )  # a version unknown to the registry may have been trained on the turns
@@ -198,7 +198,7 @@ def _erase(config: FineTuningConfig, watch: Watch, case: Case) -> tuple[Path, ..
     Until then, another call finds the texts to search for in the log.
     """
     exporter, logs, wanted = DataExporter(), _logs(config), pattern(case.texts)
-    with watch.stage("Removing it from what was made of the log"):
+    with watch.stage("Removing it from datasets, runs and exports"):
         datasets = delete_datasets_of(case.turns)
         runs = _clean_runs(config, case)
         formats, exports = exporter.exported(), exporter.remove()
@@ -347,7 +347,7 @@ def _teach_again(config: FineTuningConfig, engine: Engine, watch: Watch) -> tupl
     try:
         outcome = retrain(config, engine, watch, Request(force=True))
     except (NoConversations, TooLittleData) as error:
-        watch.note(f"nothing to learn from is left ({error}): the versions that learned it are removed at once")
+        watch.note(f"no data to train on is left ({error}): the versions that learned it are removed at once")
         return "", ""
     if not isinstance(outcome, NewVersion):
         return "", f"no new version was made ({outcome.reason})"

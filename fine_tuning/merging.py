@@ -66,7 +66,7 @@ class Part:
         pairs = read_adapter(self.run.adapter)
         if any(pair.has_magnitude for pair in pairs):
             raise ConfigError(
-                f"{self.tag} cannot be merged: DoRA scales the base's weights, too, and such changes have no sum"
+                f"{self.tag} cannot be merged: DoRA also scales the base's weights, and such changes cannot be added up"
             )
         if any(pair.of_embedding for pair in pairs):
             raise ConfigError(f"{self.tag} cannot be merged: its adapter changes the embedding")
@@ -104,7 +104,7 @@ def merge_versions(
         name = name or (first.name if len(names) == 1 else config.tuned_name())
         shop = shop_of(first, config, engine, watch, Request(promote=promote), name)
         check_shop(shop)
-        with watch.stage("Uniting what they learned"):
+        with watch.stage("Combining the data that they learned"):
             material = _material(shop, parts)
         with fresh_run(shop, "merged", _inputs(shop, material, parts)) as run:
             with watch.stage(f"Merging {len(parts)} adapters"):
@@ -142,16 +142,16 @@ def check_parts(parts: Sequence[Part]) -> None:
 def _check_same_base(one: Version, other: Version) -> None:
     for version in (one, other):
         if not version.base_digest:
-            raise ConfigError(f"{version.tag} cannot be merged: nobody knows the base that it was trained on")
+            raise ConfigError(f"{version.tag} cannot be merged: the base that it was trained on is unknown")
     if one.base_digest != other.base_digest:
         raise ConfigError(
             f"{one.tag} and {other.tag} cannot be merged: they were trained on different bases, {_base(one)} and "
-            f"{_base(other)}. An adapter fits only the very base that it was trained on"
+            f"{_base(other)}. An adapter works only with the base that it was trained on"
         )
 
 
 def _base(version: Version) -> str:
-    return f"{version.base_tag} (its file begins {version.base_digest[:12]})"
+    return f"{version.base_tag} (sha256 {version.base_digest[:12]}...)"
 
 
 # Training and test data
@@ -161,13 +161,15 @@ def _material(shop: Workshop, parts: Sequence[Part]) -> Material:
     """Return the union of the versions' training data and of their held-out chats."""
     found = {part.tag: part.dataset() for part in parts}
     if gone := [tag for tag, folder in found.items() if folder is None]:
-        shop.watch.note(f"the chats that were kept to test {', '.join(gone)} are not there: only the others' count")
+        shop.watch.note(
+            f"the held-out chats of {', '.join(gone)} are missing: only those of the other versions are used"
+        )
     turns = {id for part in parts for id in shop.registry.turns_of(part.version.name, part.version.number)}
     dataset = unite([folder for folder in found.values() if folder], turns)
     left = dataset.manifest["splits"]["test"]["conversations"]
     if not left:
         raise ConfigError(
-            f"nothing can judge what {' and '.join(found)} would become: no chat is left that none of them learned"
+            f"the merge of {' and '.join(found)} cannot be judged: no held-out chat is left that none of them learned"
         )
     shop.watch.note(f"{left} held-out conversation(s) that none of them learned")
     key = f"{shop.engine.name} {shop.base.digest}"

@@ -56,8 +56,11 @@ class NewVersion:
             more = "" if self.verdict.passed else " by hand, although the gate refused it"
             return f"{self.tag} is live{more}: the chat answers with it now. {told}In a terminal: {talk}"
         if not self.verdict.passed:
-            insist = f"To try it: {talk}. To insist: byoai use {self.tag} --promote"
-            return f"{self.tag} was refused and kept as a candidate; who answered before still does. {told}{insist}"
+            insist = f"To try it: {talk}. To make it live nevertheless: byoai use {self.tag} --promote"
+            return (
+                f"{self.tag} was refused and kept as a candidate; the model that answered before still does. "
+                f"{told}{insist}"
+            )
         why = "deployment.auto_deploy is off"
         return f"{self.tag} is registered, not live ({why}). {told}In a terminal: {talk}"
 

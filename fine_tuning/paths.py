@@ -43,7 +43,9 @@ def home() -> Path:
             f"BYOAI_HOME is {named}, and that user has no home folder: name a folder for byoai's data"
         ) from error
     if real(folder).parent == real(folder):
-        raise ConfigError(f"BYOAI_HOME is {named}, the root of all files: name a folder of its own for byoai's data")
+        raise ConfigError(
+            f"BYOAI_HOME is {named}, the root of the file system: name a folder of its own for byoai's data"
+        )
     if (there := _nearest_that_exists(folder)) and not there.is_dir():
         raise ConfigError(
             f"the data folder (BYOAI_HOME) is {folder}, and {there} is not a folder: name one (it is made if it is not "
@@ -82,8 +84,8 @@ def within_home(path: Path) -> Path:
         inside = Path()
     if not inside.parts:
         raise ConfigError(
-            f"{path} does not lie in the data folder {home()}: name a place in it, or set BYOAI_HOME to the folder "
-            "where all data shall lie"
+            f"{path} is not in the data folder {home()}: name a path in it, or set BYOAI_HOME to the folder for all of "
+            "byoai's data"
         )
     return home() / inside
 

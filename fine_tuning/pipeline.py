@@ -138,7 +138,7 @@ def train(shop: Workshop, plan: Plan, run: Run, replay: Path | None, runner: "Ru
         )
         training = (runner or run_in_child)(job, shop.watch)
         for damage in training.passed_over:
-            shop.watch.note(f"passed over: {damage}")
+            shop.watch.note(f"skipped a damaged checkpoint: {damage}")
     return training
 
 
@@ -188,7 +188,7 @@ def end_without_version(shop: Workshop, run: Run, training: "TrainingResult") ->
     with shop.watch.stage("Answering through Transformers"):
         answers = through_transformers(shop.config, shop.engine, shop.base, run, shop.config.evaluation.test_prompts)
     method = shop.config.training.method
-    reason = f"no GGUF can carry {method}: no version was made. `byoai compare --run {run.name}` asks it again"
+    reason = f"no GGUF can carry {method}: no version was made. `byoai compare --run {run.name}` shows its answers"
     paths.write_json(run.manifest, {"version": None, "reason": reason, "seconds": shop.watch.seconds})
     return NoVersion(run, training, answers, reason)
 

@@ -98,7 +98,7 @@ class Plan:
         """
         train, estimate, training = self.counts["train"], self.estimate, self.config.training
         splits = ", ".join(f"{counts['conversations']} {name}" for name, counts in self.counts.items())
-        held = {"quantised": ", the base as quantised as it is served", "nf4": ", the base in NF4"}.get(
+        held = {"quantised": ", the base quantised as it is served", "nf4": ", the base in NF4"}.get(
             estimate.base_weights, ""
         )
         return (
@@ -116,7 +116,7 @@ class Plan:
                 "preferences",
                 preferences_in_words(self.preferences.pairs, self.preferences.ratings, self.preference_method),
             ),
-            ("to keep", f"{self.replay_prompts} general questions, on which it is held to the base"),
+            ("to keep", f"{self.replay_prompts} general questions, so that it keeps what the base knows"),
             (
                 "method",
                 f"{training.method}, r={training.lora_r}, {estimate.steps} steps of {training.batch_size}{held}",
@@ -167,7 +167,7 @@ def preferences_in_words(pairs: int, ratings: int, method: str | None) -> str:
     """Return how many preferences there are, and how they are used."""
     if not pairs + ratings:
         return "none: edits and thumbs on the chat page make them"
-    how = f"learned after the chats ({method})" if method else "too few, or switched off: left for later"
+    how = f"learned after the chats ({method})" if method else "not learned yet: too few, or switched off"
     return f"{pairs} pairs, {ratings} ratings: {how}"
 
 

@@ -177,7 +177,7 @@ def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:
             cleaned.conversations, config.data_preparation, cleaned.dropped, config.mix, config.augmentation, reword
         )
     if reword and (thrown := ", ".join(f"{count} {reason}" for reason, count in reword.rejected.most_common())):
-        shop.watch.note(f"of the questions in other words these were not kept: {thrown}")
+        shop.watch.note(f"paraphrased questions that were not kept, by reason: {thrown}")
     max_length = config.data_preparation.max_length
     key = rows_key(shop)
     rows = tokenize_dataset(dataset.path, shop.render, shop.vocabulary, max_length, key)
@@ -385,7 +385,10 @@ def check_plan(shop: Workshop, plan: Plan) -> None:
     needs = plan.estimate
     shop.watch.note(f"about {gigabytes(needs.memory)} of memory; {plan.times}")
     if needs.base_weights == "quantised" and plan.config.training.base_weights == "auto":
-        shop.watch.note("the base stays quantised: training is faster without, but that would not fit into the memory")
+        shop.watch.note(
+            "the base stays quantised during the training: without, it would be faster, but would not fit into "
+            "the memory"
+        )
 
 
 def too_little(pairs: int, config: FineTuningConfig) -> str:

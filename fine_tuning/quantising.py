@@ -79,7 +79,7 @@ def compare_quantisations(
                 table += [made] if table else [now, made]
                 file.unlink()
     if not table:
-        raise ExportError(f"{version.tag} can be made in none of {', '.join(wanted)}")
+        raise ExportError(f"{version.tag} cannot be quantised to any of {', '.join(wanted)}")
     best, why = recommend(table)
     watch.tell(Finished("done", why, version.tag, seconds=watch.seconds))
     return Compression(version.tag, tuple(table), len(rows), best, why)
@@ -126,7 +126,7 @@ def quantise_version(
 
 def _check(quantization: str) -> None:
     if quantization.lower() not in QUANTIZATIONS:
-        raise ConfigError(f"there is no quantization {quantization[:40]!r}: {', '.join(QUANTIZATIONS)}")
+        raise ConfigError(f"there is no quantization {quantization[:40]!r}: choose one of {', '.join(QUANTIZATIONS)}")
 
 
 def _data(version: Version) -> tuple[Path, Path] | None:
@@ -142,9 +142,7 @@ def _data(version: Version) -> tuple[Path, Path] | None:
 
 def _material(shop: Workshop, version: Version) -> Material:
     if (found := _data(version)) is None:
-        raise ConfigError(
-            f"nothing can judge {version.tag} in fewer bits: the chats that were kept to test it are gone"
-        )
+        raise ConfigError(f"{version.tag} in fewer bits cannot be judged: the chats that were kept to test it are gone")
     return Material(Dataset(found[0]), found[1], sorted(shop.registry.turns_of(version.name, version.number)))
 
 
@@ -158,5 +156,5 @@ def _rows(shop: Workshop, version: Version) -> "list[ScoredRow]":
     if found := _data(version):
         own = [(row.input_ids, row.targets) for row in read_token_rows(found[1] / "test.jsonl") if row.targets]
     else:
-        shop.watch.note("the chats that were kept to test it are gone: only general texts are read")
+        shop.watch.note("the chats that were kept to test it are gone: only general texts are used")
     return [*own[: settings.held_out], *general_rows(shop.reader, settings.general)]

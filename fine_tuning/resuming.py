@@ -113,13 +113,14 @@ def _resumable(shop: Workshop, plan: Plan, run: Run, resolved: dict[str, Any]) -
     )
     if not same or before["base_digest"] != plan.base.gguf_digest or not there:
         shop.watch.note(
-            f"{run.name} was interrupted, and has other settings, base or data than now: left as it is, starting anew"
+            f"{run.name} was interrupted, but with other settings, base or data than now: it is left as it is, "
+            "starting anew"
         )
         return None
     found = _data_of(plan, before)
     later = len(set(plan.seen) - set(before["seen"]))
     more = f" ({later} newer turns come with the next retrain)" if later else ""
-    shop.watch.note(f"{run.name} was interrupted: going on with it from its last whole checkpoint{more}")
+    shop.watch.note(f"{run.name} was interrupted: going on with it from its last complete checkpoint{more}")
     return found
 
 
@@ -129,7 +130,7 @@ def plan_of_run(plan: Plan, run: Run) -> Plan:
     rows = paths.datasets_dir() / before["dataset"] / before["rows"]
     if not (rows / MANIFEST).exists():
         raise ConfigError(
-            f"the data that {run.name} learned are not there any more: retrain, and the new version is evaluated"
+            f"the data that {run.name} was trained on no longer exist: retrain, and the new version is evaluated"
         )
     return replace(plan, **_data_of(plan, before))
 

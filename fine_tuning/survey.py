@@ -120,7 +120,7 @@ def look_through(config: FineTuningConfig, engine: Engine | None, watch: Watch) 
     """
     if config.dataset.path is not None:
         raise DataError(
-            f"{config.dataset.path} is learned instead of the chats (dataset.path): set it to null to look at them"
+            f"{config.dataset.path} is learned instead of the chats: set dataset.path to null to examine the chats"
         )
     log = ConversationLogger(config.log_path)
     with watch.stage("Reading what was said"):

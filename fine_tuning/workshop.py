@@ -123,8 +123,8 @@ def shop_of(
     shop.name = name
     if shop.base.gguf_digest != version.base_digest:
         raise ConfigError(
-            f"{version.tag} was trained on another {version.base_tag} than {engine.name} has (its file begins "
-            f"{version.base_digest[:12]}, here it is {shop.base.gguf_digest[:12]})"
+            f"{version.tag} was trained on another {version.base_tag} than {engine.name} has (sha256 "
+            f"{version.base_digest[:12]}..., here {shop.base.gguf_digest[:12]}...)"
         )
     return shop
 

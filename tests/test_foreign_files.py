@@ -214,9 +214,9 @@ def test_a_log_that_the_configuration_names_outside_of_the_data_folder_is_refuse
     before = looks(theirs)
     assert main(["stats", "--set", f"data_collection.log_file={name}"]) == 2
     said = capsys.readouterr().err
-    assert "data_collection.log_file" in said and "does not lie in the data folder" in said and "BYOAI_HOME" in said
+    assert "data_collection.log_file" in said and "is not in the data folder" in said and "BYOAI_HOME" in said
     if not name.startswith("/"):  # in Python, an absolute path is named on purpose
-        with pytest.raises(ConfigError, match="does not lie in the data folder"):
+        with pytest.raises(ConfigError, match="is not in the data folder"):
             ConversationLogger(name)
     assert looks(theirs) == before
 
@@ -266,7 +266,7 @@ def test_the_check_holds_for_a_configuration_made_before_the_data_folder_moved(
 ) -> None:
     config = load_config(overrides={"data_collection.log_file": str(home / "conversations" / "log.jsonl")})
     monkeypatch.setenv("BYOAI_HOME", str(tmp_path / "new"))
-    with pytest.raises(ConfigError, match="does not lie in the data folder"):
+    with pytest.raises(ConfigError, match="is not in the data folder"):
         _ = config.log_path
 
 

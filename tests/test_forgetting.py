@@ -194,7 +194,7 @@ def test_a_session_is_forgotten_as_a_whole(engine: Engine, home: Path) -> None:
 
 @pytest.mark.parametrize(
     ("wanted", "matching", "said"),
-    [("nobody", None, "no turn or session"), (None, "a ", "too short"), (None, None, "say which")],
+    [("nobody", None, "no turn or session"), (None, "a ", "too short"), (None, None, "name the turn")],
 )
 def test_what_is_not_there_or_would_hit_all_is_refused(
     engine: Engine, home: Path, wanted: str, matching: str, said: str

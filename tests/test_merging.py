@@ -69,7 +69,7 @@ def test_what_has_no_sum_is_refused(home: Path) -> None:
     for part, told in [
         (version(2, use_dora=True), "v2 cannot be merged: DoRA"),
         (version(3, {"layers.0.q_proj": (8, 7)}), r"v1 and fine_tuned_chat:v3 .* \(8, 6\) in one, and \(8, 7\)"),
-        (version(4, digest=""), "v4 cannot be merged: nobody knows the base"),
+        (version(4, digest=""), "v4 cannot be merged: the base that it was trained on is unknown"),
         (plain, "v1 is named twice"),
         (Part(version(5).version, 0.0), "weight of fine_tuned_chat:v5 is 0"),
         (Part(version(6).version, float("nan")), "weight of fine_tuned_chat:v6"),

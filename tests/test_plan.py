@@ -89,9 +89,9 @@ def test_the_whole_time_is_said_and_what_of_it_is_the_training(home: Path, engin
 @pytest.mark.parametrize(
     ("count", "new_session", "one_session"),
     [
-        (64, lambda log, index: False, "64 of 64 turns lie in one session"),
-        (64, lambda log, index: index > 40, "41 of 64 turns lie in one session"),
-        (9, lambda log, index: False, "9 of 9 turns lie in one session"),
+        (64, lambda log, index: False, "64 of 64 turns are in one session"),
+        (64, lambda log, index: index > 40, "41 of 64 turns are in one session"),
+        (9, lambda log, index: False, "9 of 9 turns are in one session"),
         (64, lambda log, index: True, None),
         (64, lambda log, index: index % 20 == 0, None),
         (7, lambda log, index: False, None),

@@ -35,7 +35,9 @@ SAFE_ID = f"^{paths.SAFE_NAME}$"
 NewJobId = Annotated[
     str | None,
     Field(
-        pattern=SAFE_ID, description="made by the client: asked twice with one id, as after a lost reply, it is one job"
+        pattern=SAFE_ID,
+        description="chosen by the client: a request that is repeated with the same id, as after a lost reply, is "
+        "one job",
     ),
 ]
 
@@ -85,7 +87,7 @@ def from_cursor(cursor: str, *kinds: type) -> Sequence[Any]:
     except (ValueError, binascii.Error, RecursionError):
         place = None
     if not isinstance(place, list) or [type(each) for each in place] != list(kinds) or not all(map(_is_plain, place)):
-        raise ConfigError(f"cursor: {cursor[:40]!r} is none of ours: take `next` of the page before")
+        raise ConfigError(f"cursor: {cursor[:40]!r} is not from this list: use `next` of the page before")
     return place
 
 

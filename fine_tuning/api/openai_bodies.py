@@ -265,7 +265,7 @@ def _image(url: str, place: str) -> bytes:
     except binascii.Error:
         image = b""
     if not image_type(image):
-        raise ConfigError(f"{place}: this image is none: send PNG, JPEG, GIF or WebP as data:image/png;base64,...")
+        raise ConfigError(f"{place}: this is not an image: send PNG, JPEG, GIF or WebP as data:image/png;base64,...")
     return image
 
 

@@ -159,11 +159,13 @@ class Door:
     def _refusal(self, scope: "Scope", headers: "_Headers") -> Refusal | None:
         host = headers.one("host")
         if host not in self._names:
-            return Refusal(403, "byoai does not answer by this name: use one of " + ", ".join(sorted(self._names)))
+            return Refusal(
+                403, "byoai does not answer under this host name: use one of " + ", ".join(sorted(self._names))
+            )
         if headers.all("origin") not in ([], [f"{self._access.scheme}://{host}"]):
-            return Refusal(403, "byoai answers only its own pages, and programs on this machine")
+            return Refusal(403, "byoai answers only requests from its own pages and from programs on this machine")
         if _is_from_elsewhere(scope, headers):
-            return Refusal(403, "byoai answers only its own pages: open it in a window of its own")
+            return Refusal(403, "byoai answers only requests from its own pages: open it in a window of its own")
         if announced_length(headers.one("content-length")) > MOST and not _is_upload(scope):
             return Refusal(413, f"a body holds at most {MOST // 2**20} MiB: send a file as an upload (/api/uploads)")
         if scope["type"] == "http" and scope["method"] in CHANGES and is_of_api(scope["path"]):

@@ -29,29 +29,36 @@ def add_commands(commands: Commands) -> None:
     chat.add_argument("--no-browser", action="store_true", help="serve the page without opening it")
 
     ask = commands.add("ask", _ask, "ask one question in the terminal")
-    ask.add_argument("question", help="what is asked, as one argument")
-    ask.add_argument("--model", metavar="TAG", help="who answers (default: the live fine-tuned model, else the base)")
+    ask.add_argument("question", help="the question, in quotes")
+    ask.add_argument(
+        "--model",
+        metavar="TAG",
+        help="the model that answers (default: the live version, or the base model if no version is live)",
+    )
 
     compare = commands.add(
         "compare",
         _compare,
         "let several models answer the same prompts",
-        "Their answers are shown side by side; with --blind two answer unnamed, and you choose the better one.",
+        "The answers are shown side by side. With --blind two models answer without their names, and you choose the "
+        "better answer.",
     )
-    compare.add_argument("prompt", nargs="+", help="what is asked; each prompt is a conversation of its own")
-    compare.add_argument("--models", metavar="A,B", help="base, live, v3, or any tag (default: base,live)")
+    compare.add_argument("prompt", nargs="+", help="a prompt in quotes; each prompt starts a new conversation")
+    compare.add_argument(
+        "--models", metavar="A,B", help="the models: base, live, a version (v3) or any tag (default: base,live)"
+    )
     compare.add_argument(
         "--run",
         type=Path,
         metavar="RUN",
-        help="compare a run of prefix or prompt tuning, which makes no version, with its base",
+        help="compare a run of prefix or prompt tuning, which makes no version, with its base; RUN is its folder",
     )
     compare.add_argument(
         "--blind",
         action="store_true",
-        help="compare two models, unnamed and in random order; your votes make their Elo ratings",
+        help="show two answers without the models' names, in random order; your votes determine the Elo ratings",
     )
-    compare.add_argument("--max-tokens", type=positive, metavar="N", help="the longest answer, in tokens")
+    compare.add_argument("--max-tokens", type=positive, metavar="N", help="maximum length of an answer, in tokens")
 
 
 def _chat(options: argparse.Namespace) -> None:
@@ -115,7 +122,9 @@ def _compare_as_json(
     from fine_tuning.model_management.compare import side_by_side
 
     if options.blind:
-        raise ConfigError("--blind asks a person which answer is better: leave out --json")
+        raise ConfigError(
+            "--blind asks you which answer is better, which is not possible with --json: leave out one of the two"
+        )
     for prompt in options.prompt:
         said = dict.fromkeys(tags, "")
         for tag, chunk in side_by_side(engine, tags, [Message(role="user", content=prompt)], settings):

@@ -31,21 +31,26 @@ if TYPE_CHECKING:
 def add_commands(commands: Commands) -> None:
     """Add the commands of this group."""
     find = commands.add(
-        "find", _find, "search what was said", "The newest turns in which every word was said, newest first."
+        "find", _find, "search what was said", "Lists the turns that contain all of the words, newest first."
     )
-    find.add_argument("words", nargs="+", metavar="WORD", help="what is searched for, whatever the case")
-    find.add_argument("--count", type=positive, default=20, metavar="N", help="how many turns (default: 20)")
+    find.add_argument(
+        "words", nargs="+", metavar="WORD", help="a word to search for; upper and lower case do not matter"
+    )
+    find.add_argument("--count", type=positive, default=20, metavar="N", help="list at most N turns (default: 20)")
 
     review = commands.add(
-        "review", _review, "rate or edit the answers that would teach the most", "With --json they are only listed."
+        "review",
+        _review,
+        "rate or edit the answers that would teach the most",
+        "With --json the answers are only listed.",
     )
-    review.add_argument("--count", type=positive, default=10, metavar="N", help="how many answers (default: 10)")
-    review.add_argument("--list", action="store_true", help="only list them")
+    review.add_argument("--count", type=positive, default=10, metavar="N", help="show at most N answers (default: 10)")
+    review.add_argument("--list", action="store_true", help="only list the answers")
 
     _add_forget(commands)
 
     lineage = commands.add("lineage", _lineage, "show which versions learned a turn, or which turns taught a version")
-    lineage.add_argument("turn", nargs="?", metavar="TURN|SESSION", help="an id")
+    lineage.add_argument("turn", nargs="?", metavar="TURN|SESSION", help="the id of a turn or a session")
     lineage.add_argument("--version", type=count, metavar="N", help="the number of a version")
     add_model_name(lineage)
 
@@ -57,9 +62,8 @@ def add_commands(commands: Commands) -> None:
         "data",
         _data,
         "show what the next retrain would learn",
-        "Nothing is loaded or trained, and no engine is asked. `byoai retrain --dry-run` also counts tokens, and "
-        "estimates "
-        "memory and time.",
+        "No model is loaded, and nothing is trained. `byoai retrain --dry-run` also counts tokens and estimates memory "
+        "and time.",
     )
     add_sample(data)
 
@@ -67,42 +71,49 @@ def add_commands(commands: Commands) -> None:
         "export",
         _export,
         "write the log for other programs",
-        "It is written as JSON Lines, JSON, CSV, Parquet and Markdown, and as training data in the format of "
-        "data_preparation.format_type. Options say which turns, as the filters of the page Data do; excluded ones are "
+        "The log is written as JSON Lines, JSON, CSV, Parquet and Markdown, and as training data in the format of "
+        "data_preparation.format_type. The options select turns, like the filters of the page Data; excluded turns are "
         "left out.",
     )
-    export.add_argument("folder", type=Path, nargs="?", help="default: data/exports")
-    export.add_argument("--text", default="", metavar="WORDS", help="turns in which all of these words were said")
+    export.add_argument("folder", type=Path, nargs="?", help="the folder to write to (default: data/exports)")
+    export.add_argument("--text", default="", metavar="WORDS", help="only turns that contain all of these words")
     export.add_argument(
         "--state",
         default="",
         choices=("new", "learned", "kept", "dropped", "edited", "up", "down", "imported"),
-        help="turns of this state; `kept` and `dropped` as the page last looked through the log",
+        help="only turns in this state; `kept` and `dropped` are as the page Data showed them last",
     )
-    export.add_argument("--model", default="", metavar="TAG", help="turns that this model answered")
-    export.add_argument("--import", dest="imported", default="", metavar="ID", help="turns that came by this import")
+    export.add_argument("--model", default="", metavar="TAG", help="only turns that this model answered")
+    export.add_argument(
+        "--import", dest="imported", default="", metavar="ID", help="only turns of the import with this id"
+    )
 
 
 def _add_forget(commands: Commands) -> None:
     forget = commands.add(
         "forget",
         _forget,
-        "remove what was said, and all that was made of it",
-        "It is removed from the log, and so are the versions that learned it; a new version is trained without it.",
+        "remove conversations, and everything that was made from them",
+        "The turns are removed from the log, and so are the versions that learned them; a new version is trained "
+        "without them.",
     )
     forget.add_argument(
         "what",
         nargs="?",
         metavar="TURN|SESSION",
-        help="an id; without one, and without --matching: go on with a forgetting that was stopped",
+        help="the id of a turn or a session; without it and without --matching, a stopped `forget` is continued",
     )
-    forget.add_argument("--matching", metavar="TEXT", help="every turn that holds TEXT")
+    forget.add_argument("--matching", metavar="TEXT", help="forget every turn that contains TEXT")
     forget.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     forget.add_argument(
-        "--no-retrain", action="store_true", help="remove the versions that learned it without training a new one"
+        "--no-retrain",
+        action="store_true",
+        help="remove the versions that learned the turns without training a new one",
     )
     forget.add_argument(
-        "--now", action="store_true", help="remove them before the new one is trained; until then the base answers"
+        "--now",
+        action="store_true",
+        help="remove these versions before the new one is trained; the base model answers in the meantime",
     )
     add_dry_run(forget)
 
@@ -111,15 +122,16 @@ def _add_why(commands: Commands) -> None:
     why = commands.add(
         "why",
         _why,
-        "show where a version learned an answer",
-        "Of the turns that taught the version that gave the answer, those that are most like it; of each, how much "
-        "likelier the version "
-        "finds its answer than the base does.",
+        "show which turns an answer was learned from",
+        "Lists the turns that are most similar to the answer, of those that the version which gave it was trained on. "
+        "For each turn it shows how much more likely its answer is for this version than for the base.",
     )
     why.add_argument("turn", nargs="?", metavar="TURN", help="the id of the turn that was answered")
-    why.add_argument("--last", action="store_true", help="take the newest answer that a fine-tuned version gave")
-    why.add_argument("--count", type=positive, default=5, metavar="N", help="how many turns (default: 5)")
-    why.add_argument("--quick", action="store_true", help="without likelihoods, for which both models are loaded")
+    why.add_argument("--last", action="store_true", help="use the newest answer that a fine-tuned version gave")
+    why.add_argument("--count", type=positive, default=5, metavar="N", help="list at most N turns (default: 5)")
+    why.add_argument(
+        "--quick", action="store_true", help="leave out the likelihoods, for which both models must be loaded"
+    )
 
 
 def _review(options: argparse.Namespace) -> None:
@@ -219,7 +231,7 @@ def _lineage(options: argparse.Namespace) -> None:
     from fine_tuning.model_management.model_registry import Registry
 
     if (options.turn is None) == (options.version is None):
-        raise ConfigError("name either a turn (or session), or --version N")
+        raise ConfigError("name either a turn (or a session), or a version with --version N")
     config, registry = read_config(options), Registry()
     said = {turn.id: turn for turn in ConversationLogger(config.log_path).turns(include_excluded=True)}
     if options.version is not None:
@@ -236,7 +248,9 @@ def _lineage(options: argparse.Namespace) -> None:
     for id in [turn.id for turn in said.values() if options.turn in (turn.id, turn.session_id)] or [options.turn]:
         versions = registry.versions_of_turn(id)
         if id not in said and not versions:
-            raise TurnNotFound(f"no turn or session {id!r}: byoai find WORD searches what was said")
+            raise TurnNotFound(
+                f"there is no turn or session {id!r}: `byoai find WORD` searches the log and shows the ids"
+            )
         if options.json:
             print_json(options, {"turn": id, "versions": [{"tag": each.tag, "state": each.state} for each in versions]})
             continue
@@ -251,7 +265,7 @@ def _why(options: argparse.Namespace) -> None:
     from fine_tuning.model_management.model_registry import Registry
 
     if (options.turn is None) == (not options.last):
-        raise ConfigError("name either a turn, or --last")
+        raise ConfigError("name either the id of a turn, or --last for the newest answer")
     config = read_config(options)
     log = ConversationLogger(config.log_path)
     turn = options.turn or newest_answer(log, config.deployment.model_name_prefix)
@@ -321,7 +335,9 @@ def _export(options: argparse.Namespace) -> None:
         turns = log.index.turns(turn_list.ids(log.index, known, wanted))
         conversations = conversations_of(turn for turn in turns if not turn.metadata.get("excluded"))
         if not conversations:
-            raise NoConversations(f"nothing to export, and nothing was written: no turn of {log.path} is like that")
+            raise NoConversations(
+                f"nothing to export, and nothing was written: no turn of {log.path} matches the options"
+            )
     if not conversations:
         left_out = "only excluded turns" if log.turns(include_excluded=True) else "no turns"
         raise NoConversations(

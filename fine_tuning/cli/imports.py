@@ -36,7 +36,10 @@ def add_commands(commands: Commands) -> None:
         "--format", "--as", default="", metavar="NAME", help="the format, if it is not detected; or module:function"
     )
     command.add_argument(
-        "--me", default="", metavar="NAME", help="in a chat among people: the one whose messages are the answers"
+        "--me",
+        default="",
+        metavar="NAME",
+        help="for a chat between people: the name of the person whose messages are used as the answers",
     )
     command.add_argument("--licence", default="", metavar="TEXT", help="the licence of the chats, noted on each turn")
     command.add_argument(
@@ -54,10 +57,12 @@ def add_commands(commands: Commands) -> None:
         metavar="MODEL",
         help="also let this model of the engine judge each pair made from a document",
     )
-    command.add_argument("--dry-run", action="store_true", help="read all, show what would be added, and write nothing")
-    command.add_argument("--undo", metavar="ID", help="take an import back as a whole")
+    command.add_argument(
+        "--dry-run", action="store_true", help="read everything, show what would be added, and write nothing"
+    )
+    command.add_argument("--undo", metavar="ID", help="undo an import: remove all its turns from the log")
     command.add_argument("--list", action="store_true", help="list the imports that are in the log")
-    command.add_argument("--yes", action="store_true", help="do not ask")
+    command.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -66,7 +71,7 @@ def _run(options: argparse.Namespace) -> None:
     from fine_tuning.data_collection.importers.importing import imports, undo
 
     if bool(options.place) + bool(options.undo) + options.list != 1:
-        raise ConfigError("name a file or folder to import, or --list, or --undo ID")
+        raise ConfigError("name a file or folder to import, or use --list or --undo ID")
     config = read_config(options)
     log = ConversationLogger(config.log_path)
     if options.list and options.json:
@@ -74,12 +79,12 @@ def _run(options: argparse.Namespace) -> None:
     elif options.list:
         _show_imports(imports(log))
     elif options.undo:
-        if _confirmed(options, f"Take the import {options.undo} back?"):
+        if _confirmed(options, f"Remove all turns of the import {options.undo} from the log?"):
             taken = undo(log, options.undo)
             if options.json:
                 print_json(options, {"id": options.undo, "taken_back": taken})
             else:
-                print(f"{taken} turns taken back. Versions that learned them meanwhile stay: byoai models lists them")
+                print(f"{taken} turns taken back. Versions that have learned them are kept: `byoai models` lists them")
     else:
         _import(config, options)
 
@@ -120,9 +125,9 @@ def _import(config: "FineTuningConfig", options: argparse.Namespace) -> None:
         return
     _show(done, "added")
     if done.added:
-        print(f"To take it back: byoai import --undo {done.id}")
+        print(f"To undo this import: byoai import --undo {done.id}")
     if done.added and "document" in done.formats:
-        print("To learn it: byoai retrain --profile handbook")
+        print("To train on it: byoai retrain --profile handbook")
 
 
 def _from_anywhere(place: str) -> str:
@@ -160,7 +165,7 @@ def _show(report: "Report", what: str) -> None:
         for fault in report.faults:
             print(f"  {fault.place}: {fault.reason}")
     if report.unread_count:
-        print(f"{report.unread_count} files in no format that byoai knows: {', '.join(report.unread)}")
+        print(f"{report.unread_count} files were skipped, because their format is unknown: {', '.join(report.unread)}")
 
 
 def _show_imports(found: "list[Imported]") -> None:

@@ -40,25 +40,25 @@ def add_commands(commands: Commands) -> None:
     action("list", _list, "list the jobs, newest first", one=False).add_argument(
         "--all", action="store_true", help="list all jobs, not only the newest 20"
     )
-    action("watch", _watch, "show what a job tells until it is over; Ctrl-C ends only the watching").add_argument(
-        "--after", type=int, default=0, metavar="N", help="begin after the event with the number N"
-    )
-    cancel = action("cancel", _cancel, "ask a job to stop at its next safe point, and wait until it has")
+    action(
+        "watch", _watch, "show the progress of a job until it ends; Ctrl-C stops watching, not the job"
+    ).add_argument("--after", type=int, default=0, metavar="N", help="show only the events after event number N")
+    cancel = action("cancel", _cancel, "ask a job to stop at its next safe point, and wait until it has stopped")
     cancel.add_argument(
         "--discard",
         action="store_true",
-        help="remove what the job made so far (default: the next one goes on from there)",
+        help="delete what the job has done so far (default: keep it, so that the next job continues from there)",
     )
     cancel.add_argument(
         "--grace",
         type=float,
         default=30.0,
         metavar="SECONDS",
-        help="wait so long, then kill the job (default: %(default)g)",
+        help="kill the job if it has not stopped after SECONDS (default: %(default)g)",
     )
-    action("resume", _resume, "go on with a job that was cancelled, failed or interrupted")
-    action("retry", _retry, "ask for the same once more, as another job")
-    action("logs", _logs, "show what the processes of a job wrote")
+    action("resume", _resume, "continue a job that was cancelled, failed or interrupted")
+    action("retry", _retry, "run the same request again as a new job")
+    action("logs", _logs, "show the output of a job's processes")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -74,7 +74,7 @@ def _list(options: argparse.Namespace, queue: "Queue") -> None:
     if options.json:
         print_json(options, *map(record, jobs))
     elif not jobs:
-        print("no jobs yet: a retrain is one (byoai retrain)")
+        print("no jobs yet: `byoai retrain` starts one")
     else:
         for job in jobs:
             print(_line(job))
@@ -101,8 +101,8 @@ def _cancel(options: argparse.Namespace, queue: "Queue") -> int:
     job = queue.cancel(_chosen(options, queue).id, discard=options.discard, grace=options.grace)
     if job.here and not job.over and not options.json:
         print(
-            f"{job.origin} (process {job.process.pid if job.process else '?'}) was asked to stop, and does so at its "
-            "next safe point"
+            f"{job.origin} (process {job.process.pid if job.process else '?'}) was asked to stop; it will stop at "
+            "its next safe point"
         )
     job = queue.wait(job.id, options.grace + 5)
     _show(options, job)
@@ -124,7 +124,7 @@ def _logs(options: argparse.Namespace, queue: "Queue") -> None:
     if options.json:
         print_json(options, *({"job": job.id, "line": line} for line in text.splitlines()))
     else:
-        print(text.rstrip() or f"{job.id} wrote nothing; `byoai jobs watch {job.id}` shows what it told")
+        print(text.rstrip() or f"{job.id} wrote no output; `byoai jobs watch {job.id}` shows its progress")
 
 
 def _chosen(options: argparse.Namespace, queue: "Queue") -> "Job":
@@ -134,7 +134,9 @@ def _chosen(options: argparse.Namespace, queue: "Queue") -> "Job":
     found = [job for job in jobs if wanted is None or job.id.startswith(wanted)]
     exact = [job for job in found if job.id == wanted] or (found[:1] if wanted is None else found)
     if len(exact) > 1:
-        raise ByoaiError(f"{wanted} may mean {', '.join(job.id for job in exact[:5])}: write more of the id")
+        raise ByoaiError(
+            f"several jobs begin with {wanted} ({', '.join(job.id for job in exact[:5])}): write more of the id"
+        )
     return exact[0] if exact else queue.get(wanted or "none")
 
 
@@ -146,7 +148,7 @@ def add_detach(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--detach",
         action="store_true",
-        help="only begin it: `byoai jobs watch` follows it, `byoai jobs cancel` stops it",
+        help="start the job and return at once: `byoai jobs watch` follows it, `byoai jobs cancel` stops it",
     )
 
 
@@ -171,7 +173,9 @@ def do_job(options: argparse.Namespace, kind: str, request: dict[str, object]) -
             )
         return None
     with Terminal() as terminal:
-        terminal.note(f"job {job.id}{'' if job.active else ': it waits for the one before it'}; Ctrl-C stops it")
+        terminal.note(
+            f"job {job.id}{'' if job.active else ' waits until the job before it has ended'}; Ctrl-C stops it"
+        )
         return follow(queue, job, lambda _, event: terminal(event), stopping=stop_on_signal())
 
 
@@ -213,7 +217,7 @@ def show_end(options: argparse.Namespace, job: "Job") -> dict[str, Any]:
     elif job.state == "completed" and finished:
         show_finished(finished)
     else:
-        cure = "" if job.state == "failed" else f"; `byoai jobs resume {job.id}` goes on with it"
+        cure = "" if job.state == "failed" else f"; `byoai jobs resume {job.id}` continues it"
         print(f"byoai: {job.reason}{cure}", file=sys.stderr)
     return result
 

@@ -12,18 +12,21 @@ def add_commands(commands: Commands) -> None:
         "doctor",
         _doctor,
         "check whether everything works, and say what to do",
-        "Disk, memory, log, both engines, base, versions, live model and template are checked; each model is asked a "
+        "It checks disk, memory, log, both engines, base, versions, live model and template, and asks each model a "
         "question.",
     )
     commands.add(
         "prepare",
         _prepare,
         "make sure that there is an engine and a base model",
-        "A base model is fetched if there is none.",
+        "If there is no base model, one is downloaded.",
     )
 
     pull = commands.add(
-        "pull", _pull, "fetch a model from Ollama's library", "It can answer then, or be the base that is trained."
+        "pull",
+        _pull,
+        "fetch a model from Ollama's library",
+        "The model can then answer, or be the base that is fine-tuned.",
     )
     pull.add_argument("model", metavar="MODEL", help="e.g. qwen3:0.6b")
     add_detach(pull)

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         if is_full(error):
             print(
-                f"byoai: the disk is full ({getattr(error, 'filename', None) or home()}): make room, and do it again",
+                f"byoai: the disk is full ({getattr(error, 'filename', None) or home()}): make room, and try again",
                 file=sys.stderr,
             )
             return 1
@@ -165,7 +165,7 @@ def _check_texts(options: argparse.Namespace) -> None:
     for name, value in vars(options).items():
         for text in value if isinstance(value, list) else [value]:
             if "\0" in str(text):
-                raise ConfigError(f"{name}: {str(text)!r} holds a NUL character")
+                raise ConfigError(f"{name}: {str(text)!r} contains a NUL character: leave it out")
             if isinstance(text, str) and not _is_unicode(text):
                 raise ConfigError(f"{name}: {text!r} is not UTF-8 text: type it in a terminal whose encoding is UTF-8")
 

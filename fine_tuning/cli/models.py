@@ -23,20 +23,22 @@ def add_commands(commands: Commands) -> None:
     models = commands.add("models", _models, "list the base models and the versions; pin, label and annotate versions")
     models.add_argument("--pin", type=count, metavar="N", help="never prune version N")
     models.add_argument("--unpin", type=count, metavar="N", help="let version N be pruned again")
-    models.add_argument("--note", nargs=2, metavar=("N", "TEXT"), help="write a note of your own on version N")
+    models.add_argument("--note", nargs=2, metavar=("N", "TEXT"), help="attach a note to version N")
     models.add_argument(
-        "--label", nargs=2, metavar=("N", "A,B"), help='give version N these labels instead of its own ("" for none)'
+        "--label", nargs=2, metavar=("N", "A,B"), help='replace the labels of version N ("" removes them all)'
     )
 
     use = commands.add("use", _use, "make a version live")
     # an alias that matches the configuration's section `deployment`
-    deploy = commands.add("deploy", _use, "another name of `use`: make a version live")
+    deploy = commands.add("deploy", _use, "another name for `use`: make a version live")
     for command in (use, deploy):
         command.add_argument("version", help="a number, or a tag such as fine_tuned_smollm2-135m:v2")
-        command.add_argument("--promote", action="store_true", help="also one that the gate refused; this is noted")
+        command.add_argument(
+            "--promote", action="store_true", help="make it live even if the gate refused it; this is recorded"
+        )
 
     rollback = commands.add(
-        "rollback", _rollback, "make the version before the live one live again", "Without one, the base answers."
+        "rollback", _rollback, "make the previous live version live again", "If there is none, the base model answers."
     )
 
     _add_merge(commands)
@@ -46,7 +48,7 @@ def add_commands(commands: Commands) -> None:
         "prune",
         _prune,
         "remove old versions, with their runs",
-        "The live one, the one before it and the pinned ones are kept.",
+        "The live version, the one that was live before it, and pinned versions are kept.",
     )
     add_dry_run(prune)
     for command in (models, use, deploy, rollback, prune):
@@ -58,25 +60,37 @@ def _add_merge(commands: Commands) -> None:
         "merge",
         _merge,
         "merge several versions into one",
-        "Their adapters become one, which is judged and registered as the next version. All must be trained on the "
-        "same base.",
+        "Their adapters are combined into one, which the gate judges and which becomes the next version. All versions "
+        "must have been trained on the same base.",
         epilog=f"{_WAYS}\n{EXIT_CODES}",
     )
     merge.add_argument(
-        "parts", nargs="+", metavar="VERSION[=WEIGHT]", help="a number or a tag, and how much of it (default: 1)"
+        "parts",
+        nargs="+",
+        metavar="VERSION[=WEIGHT]",
+        help="the number or tag of a version, and its weight (default: 1)",
     )
     merge.add_argument(
-        "--method", choices=("linear", "ties", "dare", "dare_ties"), default="linear", help="how; see below"
+        "--method",
+        choices=("linear", "ties", "dare", "dare_ties"),
+        default="linear",
+        help="see below (default: linear)",
     )
     merge.add_argument(
-        "--density", type=float, default=0.5, metavar="D", help="share of each adapter that stays (default: 0.5)"
+        "--density",
+        type=float,
+        default=0.5,
+        metavar="D",
+        help="for all but linear: share of each adapter's changes that is kept (default: 0.5)",
     )
-    merge.add_argument("--seed", type=count, default=0, metavar="N", help="of what `dare` drops (default: 0)")
+    merge.add_argument(
+        "--seed", type=count, default=0, metavar="N", help="random seed for what dare and dare_ties drop (default: 0)"
+    )
     merge.add_argument(
         "--rank", type=positive, metavar="R", help="compress the result to this rank (default: the sum of the ranks)"
     )
     merge.add_argument(
-        "--promote", action="store_true", help="make the version live although the gate refuses it; this is noted"
+        "--promote", action="store_true", help="make the version live even if the gate refuses it; this is recorded"
     )
     add_model_name(merge)
     add_detach(merge)
@@ -86,15 +100,18 @@ def _add_quantise(commands: Commands) -> None:
     quantise = commands.add(
         "quantise",
         _quantise,
-        "show size, speed and quality of a version in fewer bits, or make it a version",
-        "Each quantisation is made, timed in turns with the version as it is served now, and read the held-out texts.",
+        "measure a version in fewer bits (size, speed and quality), or make it a version",
+        "Each quantisation is compared with the version as it is served now: both are timed in turn, and their "
+        "perplexity on the held-out texts is computed.",
         epilog=EXIT_CODES,
     )
     quantise.add_argument("version", nargs="?", help="a number or a tag (default: the live version)")
-    quantise.add_argument("--only", metavar="A,B", help="these quantisations (default: from f16 to q4_0)")
-    quantise.add_argument("--use", metavar="QUANTISATION", help="make the next version in this one, e.g. Q5_K_M")
+    quantise.add_argument("--only", metavar="A,B", help="only these quantisations (default: all from f16 to q4_0)")
     quantise.add_argument(
-        "--promote", action="store_true", help="with --use: make it live although the gate refuses it; this is noted"
+        "--use", metavar="QUANTISATION", help="make the next version in this quantisation, e.g. Q5_K_M"
+    )
+    quantise.add_argument(
+        "--promote", action="store_true", help="with --use: make it live even if the gate refuses it; this is recorded"
     )
     add_model_name(quantise)
     add_detach(quantise)
@@ -133,10 +150,10 @@ def _quantise(options: argparse.Namespace) -> int:
 _WAYS = """\
 methods:
     linear       the weighted sum of what the versions learned, exactly
-    ties         the largest changes of each; where signs differ, the mean of
-                 those with the sign that outweighs the other
-    dare         a random share of each one's changes, made larger, then the sum
-    dare_ties    a random share of each one's changes, then as ties
+    ties         the largest changes of each version; where their signs differ,
+                 the mean of those with the dominant sign
+    dare         a random share of each version's changes, scaled up and summed
+    dare_ties    a random share of each version's changes, then as ties
 """
 
 
@@ -167,7 +184,7 @@ def _part(text: str) -> dict[str, object]:
         factor = float(weight) if weight else 1.0
     except ValueError:
         raise ConfigError(
-            f"{text[:80]!r}: {weight[:40]!r} is no weight: a number above 0, as in {version}=0.5"
+            f"{text[:80]!r}: {weight[:40]!r} is no weight: write a number above 0, as in {version}=0.5"
         ) from None
     return {"version": version_number(version), "name": version.rpartition(":")[0] or None, "weight": factor}
 

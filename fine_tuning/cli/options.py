@@ -75,7 +75,7 @@ class _Formatter(argparse.HelpFormatter):
 
 def add_json(command: argparse.ArgumentParser) -> None:
     """Add the option `--json`."""
-    text = "print facts as JSON for programs: an object, or one a line of a list. All else that is said goes to stderr"
+    text = "print the result as JSON for programs: one object, or one object per line. All other output goes to stderr"
     command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=text)
 
 
@@ -111,37 +111,37 @@ def _shared_options() -> argparse.ArgumentParser:
     group.add_argument(
         "--config", type=Path, metavar="FILE", help="read FILE instead of config/fine_tuning_config.yaml"
     )
-    group.add_argument("--profile", metavar="NAME", help="read config/NAME.yaml over it; several: A,B")
+    group.add_argument("--profile", metavar="NAME", help="apply config/NAME.yaml on top of it; several: A,B")
     group.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change one value, e.g. training.num_epochs=5"
     )
     group.add_argument(
-        "--ollama-url", metavar="URL", help="where Ollama answers (default: OLLAMA_HOST, then the configuration)"
+        "--ollama-url", metavar="URL", help="address of Ollama (default: OLLAMA_HOST, then the configuration)"
     )
     return shared
 
 
-AUTO = "compute less at once, or lower length or rank, until the training fits into the memory"
+AUTO = "lower the tokens computed at once, the sequence length or the rank until the training fits into the memory"
 
 
 def add_training_options(command: argparse.ArgumentParser) -> None:
     """Add the options that retrain and sweep share."""
     add_sample(command)
     command.add_argument("--auto", action="store_true", help=AUTO)
-    command.add_argument("--force", action="store_true", help="go on although there is little data")
+    command.add_argument("--force", action="store_true", help="train even if there is little data")
 
 
 def add_sample(command: argparse.ArgumentParser) -> None:
     """Add the option `--sample`, which `choose_sample` applies."""
     command.add_argument(
-        "--sample", action="store_true", help="learn the shipped sample (profile `sample`) instead of your chats"
+        "--sample", action="store_true", help="train on the shipped sample (profile `sample`) instead of your chats"
     )
 
 
 def add_model_name(command: argparse.ArgumentParser) -> None:
     """Add the option `--name`, which `model_name` reads."""
     command.add_argument(
-        "--name", metavar="MODEL", help="the fine-tuned model (default: the one that the configuration makes)"
+        "--name", metavar="MODEL", help="name of the fine-tuned model (default: the name given by the configuration)"
     )
 
 

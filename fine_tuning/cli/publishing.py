@@ -32,7 +32,7 @@ def add_commands(commands: Commands) -> None:
         "bundle",
         _bundle,
         "write a version to a folder: adapter, GGUF, Modelfile, model card",
-        "No chat is in it.",
+        "It contains no chats.",
     )
     bundle.add_argument("folder", type=Path, help="a new folder, or an empty one")
 
@@ -43,30 +43,34 @@ def add_commands(commands: Commands) -> None:
         "Private, unless --public. Log in with `hf auth login`.",
     )
     push.add_argument("repository", metavar="OWNER/NAME", help="the repository; it is created if it does not exist")
-    push.add_argument("--public", action="store_true", help="let everybody see it")
+    push.add_argument("--public", action="store_true", help="make the repository public")
     push.add_argument(
-        "--space", action="store_true", help="push a Gradio Space that answers, in place of the version's files"
+        "--space",
+        action="store_true",
+        help="push a Gradio Space that answers with the version, instead of the version's files",
     )
     push.add_argument("--dry-run", action="store_true", help="only say what would be sent")
-    push.add_argument("--yes", action="store_true", help="do not ask")
+    push.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
     space = commands.add(
-        "space", _space, "write a Gradio app that answers as a version does", "`python app.py` in the folder starts it."
+        "space", _space, "write a Gradio app that answers with a version", "`python app.py` in the folder starts it."
     )
     space.add_argument("folder", type=Path, help="a new folder, or an empty one")
     for command in (bundle, push, space):
         command.add_argument("version", nargs="?", help="a number or a tag (default: the live version)")
         text = f"also write base and adapter as one GGUF: {_QUANTIZATION}"
         command.add_argument(
-            "--merged", metavar="QUANTIZATION", help=text if command is not space else f"of the GGUF: {_QUANTIZATION}"
+            "--merged",
+            metavar="QUANTIZATION",
+            help=text if command is not space else f"quantization of the GGUF (default: q8_0): {_QUANTIZATION}",
         )
         add_model_name(command)
 
     adopt = commands.add(
         "adopt",
         _adopt,
-        "add what `bundle` or `push` wrote as a version on this machine",
-        "It is a candidate: compare it, then `byoai use` it.",
+        "add a version that `bundle` or `push` wrote, e.g. on another machine",
+        "It becomes a candidate: compare it, then make it live with `byoai use`.",
     )
     adopt.add_argument(
         "place", metavar="FOLDER|hf:OWNER/NAME", help="what `bundle` wrote, or the repository that was pushed"
@@ -144,7 +148,7 @@ def _adopt(options: argparse.Namespace) -> None:
     else:
         tried = 'byoai compare "a question"'
         print(
-            f"{version.tag} was added. It was not judged on this machine: try `{tried}`, "
+            f"{version.tag} was added. The gate has not judged it on this machine: try `{tried}`, "
             f"then `byoai use {version.number}`"
         )
 

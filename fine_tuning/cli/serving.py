@@ -23,7 +23,7 @@ def add_commands(commands: Commands) -> None:
         "serve",
         _serve,
         "serve the API without the chat page",
-        "For programs, OpenAI clients (/v1), and machines without a screen: a light page is at /api/ui.",
+        "For programs, OpenAI clients (/v1) and machines without a screen. A light page is at /api/ui.",
         json=False,
     )
     add_server_options(serve)
@@ -31,31 +31,38 @@ def add_commands(commands: Commands) -> None:
     tuning = commands.add(
         "start-tuning",
         _start_tuning,
-        "open the page to train on in the browser",
-        "Starts the server if none runs.",
+        "open the training page in the browser",
+        "Starts the server if none is running.",
         json=False,
     )
     add_server_options(tuning)
-    tuning.add_argument("--no-browser", action="store_true", help="only say where the page is")
+    tuning.add_argument("--no-browser", action="store_true", help="only print the address of the page")
 
     token = commands.add(
-        "token", _token, "show the token that programs send with each change", "Whoever has it can do all that you can."
+        "token",
+        _token,
+        "show the token that programs send with each change",
+        "Whoever has the token can do in byoai all that you can.",
     )
     token.add_argument("--new", action="store_true", help="make a new token; the old one stops working at once")
 
 
 def add_server_options(command: argparse.ArgumentParser) -> None:
     """Add the options for the server's port, host names and TLS."""
-    command.add_argument("--port", type=port, metavar="N", help="default: 8501, or the next free one")
+    command.add_argument(
+        "--port", type=port, metavar="N", help="port of the server (default: 8501, or the next free port)"
+    )
     group = command.add_argument_group("over the network (without --lan, only this machine is answered)")
-    group.add_argument("--lan", action="store_true", help="answer other machines, too, with the token (`byoai token`)")
+    group.add_argument(
+        "--lan", action="store_true", help="also answer other machines, which need the token (`byoai token`)"
+    )
     group.add_argument(
         "--host", action="append", default=[], metavar="NAME", help="a name or address that others use for this machine"
     )
     group.add_argument(
-        "--cert", type=Path, metavar="FILE", help="TLS certificate (PEM): without one, the network can read along"
+        "--cert", type=Path, metavar="FILE", help="TLS certificate (PEM); without one, the traffic is not encrypted"
     )
-    group.add_argument("--key", type=Path, metavar="FILE", help="its private key (PEM)")
+    group.add_argument("--key", type=Path, metavar="FILE", help="private key of the certificate (PEM)")
 
 
 def access_of(options: argparse.Namespace) -> "Access":
@@ -65,7 +72,7 @@ def access_of(options: argparse.Namespace) -> "Access":
 
     if not options.lan:
         if options.host or options.cert or options.key:
-            raise ConfigError("--host, --cert and --key are about other machines: add --lan to answer them")
+            raise ConfigError("--host, --cert and --key only apply to other machines: add --lan to answer those, too")
         return Access(options.port or free_port(PORT))
     if not options.host:
         raise ConfigError(
@@ -91,7 +98,7 @@ def server_of(options: argparse.Namespace) -> "tuple[FineTuningConfig | None, Ac
     if access.lan:
         _say_token()
         if not access.tls:
-            print("Without --cert and --key, everyone on the network can read along.")
+            print("Without --cert and --key the traffic is not encrypted: everyone on the network can read it.")
     return settings, access
 
 

@@ -158,8 +158,9 @@ def show_finished(finished: Finished) -> None:
 
 
 def _effort(training: "TrainingResult") -> str:
-    preferred = f"{training.preference_steps} on preferences ({training.agreement:.0%} now as people did), " * bool(
-        training.preference_steps
+    preferred = (
+        f"{training.preference_steps} on preferences ({training.agreement:.0%} now ranked as people did), "
+        * bool(training.preference_steps)
     )
     threads = f" ({training.products}) on {training.threads} thread(s)" * bool(training.threads)
     return (
@@ -233,7 +234,7 @@ def show_facts(found: "Facts | None") -> None:
     if found is None:
         return
     out = console()
-    out.print(Text(f"\n{found.sentence}. Some of the questions, which it never learned in these words:"))
+    out.print(Text(f"\n{found.sentence}. Some of the questions, whose wording was not trained on:"))
     for each in found.some():
         mark = Text("right", style="green") if each.right else Text("wrong", style="bold red")
         out.print(Text.assemble("\n", mark, "  ", (_one_line(each.prompt), "bold"), f"  [{_one_line(each.key)}]"))
@@ -386,11 +387,11 @@ def show_forgotten(outcome: "Forgotten") -> None:
             )
         )
     for path in outcome.left:
-        out.print(Text(f"still holds it: {path}", style="yellow"))
+        out.print(Text(f"still contains the text: {path}", style="yellow"))
     for tag in outcome.strangers:
         warning = (
-            f"{tag} may have learned it, and was not made here. If it is yours, remove it from the "
-            f"engine: ollama rm {tag}"
+            f"{tag} may have learned the text, and byoai did not make it. If it is yours, remove it "
+            f"from the engine: ollama rm {tag}"
         )
         out.print(Text(warning, style="yellow"))
     if not outcome.left and not outcome.strangers:

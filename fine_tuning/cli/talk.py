@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from fine_tuning.engines.base import Engine
 
 _HELP = """\
-    /model [NAME]       let base, live, v3 or any model answer; or list them
+    /model [NAME]       choose the model that answers (base, live, v3, any tag);
+                        without NAME: list the models
     /rate up|down|none  rate the last answer, or take the rating back
-    /edit [TEXT]        say what the last answer should have been
-    /again              have the last question answered anew
+    /edit [TEXT]        replace the last answer by what it should have been
+    /again              ask the last question again
     /new                begin a new conversation
     /help, /quit        show this; end (also Ctrl-D). Ctrl-C stops an answer
 """
@@ -40,14 +41,17 @@ def add_commands(commands: Commands) -> None:
         "talk",
         _talk,
         "chat in the terminal",
-        "It is recorded as on the page. In a pipe each line is a question, and its answer is printed as it is written.",
+        "Turns are recorded as on the chat page. In a pipe each line is a question, and its answer is printed as it is "
+        "generated.",
         epilog=f"while you talk:\n{_HELP}",
     )
     talk.add_argument(
-        "--model", metavar="NAME", help="who answers: base, live, v3, or any model (default: as on the page)"
+        "--model",
+        metavar="NAME",
+        help="the model that answers: base, live, v3, or any tag (default: as on the chat page)",
     )
     talk.add_argument(
-        "--no-record", action="store_true", help="write nothing down: it is gone at the end, and never learned"
+        "--no-record", action="store_true", help="record nothing: the chat is lost at the end, and never learned"
     )
 
 
@@ -111,7 +115,7 @@ class Talk:
         elif command[1] in self._commands:
             self._commands[command[1]]((command[2] or "").strip())
         else:
-            raise ConfigError(f"there is no /{command[1]}: /help lists what there is")
+            raise ConfigError(f"there is no /{command[1]}: /help lists the commands")
 
     # Input and output
 
@@ -155,18 +159,18 @@ class Talk:
         """Print how an answer ended; raise its error, if it has one."""
         turns, unfinished = self._chat.look()
         if answer.forgotten:
-            _note("(what it was answered from was forgotten meanwhile: nothing of it is kept)")
+            _note("(the conversation was forgotten in the meantime, so this answer is not kept)")
         elif answer.error:
             raise answer.error
         elif unfinished is answer and not answer.incomplete:
-            raise ByoaiError("the answer was lost, by a fault in byoai itself: ask again, and please report it")
+            raise ByoaiError("the answer was lost because of a fault in byoai itself: ask again, and please report it")
         elif unfinished is answer:
             _note("(stopped before the first word: /again asks it once more)")
         else:
             if self._options.json:
                 print_json(self._options, _facts(turns[-1]))
             if answer.incomplete:
-                how = "stopped" if answer.incomplete == "stopped" else "cut: too long"
+                how = "stopped" if answer.incomplete == "stopped" else "cut off, because it was too long"
                 _note(f"({how}; nothing is learned from it)")
 
     # The model
@@ -252,7 +256,7 @@ class Talk:
         if not text:
             raise ConfigError("say what the answer should have been: /edit TEXT")
         self._chat.edit(last.id, text)
-        _note("(noted: this is learned in its place)")
+        _note("(saved: this text is learned in its place)")
 
     def _again(self, _: str) -> None:
         from fine_tuning.conversation import approved

@@ -28,7 +28,9 @@ def add_commands(commands: Commands) -> None:
         "Only this machine can reach them. They need the extra byoai[mlflow].",
         json=False,
     )
-    command.add_argument("--port", type=port, default=5000, metavar="N", help="default: %(default)s")
+    command.add_argument(
+        "--port", type=port, default=5000, metavar="N", help="port of the pages (default: %(default)s)"
+    )
     command.add_argument("--no-browser", action="store_true", help="serve the pages without opening them")
 
 
@@ -37,7 +39,7 @@ def _mlflow(options: argparse.Namespace) -> None:
     from fine_tuning.jobs.tracking import INSTALL, Tracker, is_installed
 
     if not is_installed():
-        raise ByoaiError(f"MLflow is not installed, and byoai does without it. To install it: {INSTALL}")
+        raise ByoaiError(f"MLflow is not installed (byoai works without it). To install it: {INSTALL}")
     if not is_free(options.port, _HOST):
         raise ByoaiError(f"another program uses port {options.port}: choose another one with --port")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM also stops the server
@@ -112,7 +114,7 @@ def _wait(server: "subprocess.Popen[bytes]", address: str) -> None:
 
 
 def _ended() -> ByoaiError:
-    return ByoaiError(f"MLflow's server ended, or did not begin to answer; {_log()} may say why")
+    return ByoaiError(f"MLflow's server ended or did not start: read {_log()} for the reason")
 
 
 def _log() -> Path:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 _FORMATS = """\
 formats:
-    jsonl        an object a line: {"messages": [...]}, or question and answer
-                 under their usual names (prompt, input, output ...)
+    jsonl        one object per line: {"messages": [...]}, or question and
+                 answer under their usual names (prompt, input, output ...)
     csv          a table with a column of questions and one of answers
     text         paragraphs; "User: ... Assistant: ..." becomes a conversation
     huggingface  a dataset of the hub (owner/name), or a folder of one
@@ -60,10 +60,10 @@ def _add_retrain(commands: Commands) -> None:
     retrain.add_argument(
         "--few-shot",
         action="store_true",
-        help="learn from 5 to 50 pairs (profile `few_shot`): small steps, an early end",
+        help="for 5 to 50 pairs (profile `few_shot`): a low learning rate and early stopping",
     )
     retrain.add_argument(
-        "--promote", action="store_true", help="make the version live although the gate refuses it; this is noted"
+        "--promote", action="store_true", help="make the version live even if the gate refuses it; this is recorded"
     )
 
 
@@ -72,27 +72,28 @@ def _add_sweep(commands: Commands) -> None:
         "sweep",
         _sweep,
         "search for better training settings",
-        "The best ones are written to a configuration to retrain with. A stopped sweep goes on where it was, and "
-        "several processes may "
-        "work on the same one. Options that are left out are those of `sweep` in the configuration.",
+        "The best settings are written to a configuration to retrain with. A stopped sweep continues where it was, and "
+        "several processes may work on the same one. The section `sweep` of the configuration has the defaults of the "
+        "options.",
         epilog=EXIT_CODES,
     )
     add_training_options(sweep)
     sweep.add_argument(
         "--sampler",
         choices=("tpe", "grid"),
-        help="how settings are chosen: by what did well so far, or every combination",
+        help="tpe: choose settings by the results so far; grid: try every combination",
     )
     sweep.add_argument(
-        "--trials", type=count, metavar="N", help="trainings in all, those of earlier and other processes included"
+        "--trials",
+        type=count,
+        metavar="N",
+        help="total number of trials, including those of earlier runs and other processes",
     )
-    sweep.add_argument(
-        "--minutes", type=float, metavar="M", help="stop after M minutes, in the middle of a trial if need be"
-    )
+    sweep.add_argument("--minutes", type=float, metavar="M", help="stop after M minutes, even in the middle of a trial")
     sweep.add_argument(
         "--name",
         metavar="STUDY",
-        help="the same name goes on with the same study (default: one for each dataset and range)",
+        help="name of the study; an earlier name continues that study (default: one for each dataset and range)",
     )
     sweep.add_argument("--retrain", action="store_true", help="then retrain with the best settings")
 
@@ -101,9 +102,8 @@ def _add_evaluate(commands: Commands) -> None:
     evaluate = commands.add(
         "evaluate",
         _evaluate,
-        "measure a version once more",
-        "It is evaluated again, on the chats that its own training held out. "
-        "The live version stays live, whatever comes out.",
+        "evaluate a version again",
+        "It is evaluated on the chats that its own training held out. The live version stays live, whatever the score.",
     )
     evaluate.add_argument(
         "version", nargs="?", help="a number, or a tag such as fine_tuned_smollm2-135m:v2 (default: the live one)"
@@ -117,8 +117,8 @@ def _add_train(commands: Commands) -> None:
         "train",
         _train,
         "learn a dataset of your own instead of the chats",
-        "It becomes the next version, past the gate, as with `byoai retrain`. --set deployment.model_name=NAME gives "
-        "it a name of its own.",
+        "The gate judges the result, which becomes the next version, as with `byoai retrain`. --set "
+        "deployment.model_name=NAME gives it a name of its own.",
         epilog=f"{_FORMATS}\n{EXIT_CODES}",
     )
     train.add_argument(
@@ -129,7 +129,7 @@ def _add_train(commands: Commands) -> None:
     )
     train.add_argument("--auto", action="store_true", help=AUTO)
     train.add_argument(
-        "--promote", action="store_true", help="make the version live although the gate refuses it; this is noted"
+        "--promote", action="store_true", help="make the version live even if the gate refuses it; this is recorded"
     )
     add_detach(train)
 

@@ -129,7 +129,7 @@ class ConversationLogger:
             raise DataError(f"cannot log this turn: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
         with self._file.locked():
             if answered_from and self.stamp() != as_of and not self.index.there(answered_from) >= set(answered_from):
-                raise TurnDeleted("what this was answered from was deleted meanwhile: nothing was logged")
+                raise TurnDeleted("the conversation of this turn was deleted meanwhile: nothing was logged")
             if self._damage:
                 self._settle(strict=False)
             self._file.append(encode(turn.model_dump()))
@@ -173,7 +173,7 @@ class ConversationLogger:
         with self._file.locked():
             count, ranges = self.index.lines_of_import(import_id)
             if not count:
-                raise TurnNotFound(f"no import {import_id!r} is in the log: byoai import --list names those that are")
+                raise TurnNotFound(f"no import {import_id!r} is in the log: `byoai import --list` lists the imports")
             before = self._file.stamp()
             self._file.cut(ranges, opened=self._ended_another(ranges[0]))
             self.index.removed(ranges, before)
@@ -227,7 +227,7 @@ class ConversationLogger:
         `deleted_ids` says what must not be in them.
         """
         if (turn_id is None) == (session_id is None):
-            raise DataError("say either which turn to delete, or which session")
+            raise DataError("name either the turn to delete, or the session")
         with self._file.locked():
             gone = self.index.there([turn_id]) if turn_id is not None else self.index.ids_of(str(session_id))
             self._remove(gone)
@@ -359,7 +359,7 @@ class ConversationLogger:
         try:
             DataExporter().export_when_due(self.conversations(), self._export_every)
         except DataError as error:
-            _logger.warning("the turn was logged, and the export that was due then failed: %s", error)
+            _logger.warning("the turn was logged, but the export that was due failed: %s", error)
 
     def _append_event(self, event: str, turn_id: str, **facts: object) -> None:
         line = _event(event, turn_id, **facts)

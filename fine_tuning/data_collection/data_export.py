@@ -91,7 +91,9 @@ def write_export(conversations: Sequence[Conversation | dict[str, object]], form
     """
     render = _known(format).render
     if paths.real(path).parent == paths.real(paths.conversations_dir()):
-        raise DataError(f"{path} lies among the logs, and an export could replace one: name another folder")
+        raise DataError(
+            f"{path} is in the folder of the logs, where an export could replace a log: name another folder"
+        )
     try:
         parsed = parse_conversations(conversations)
         paths.atomic_write(path, render(parsed))

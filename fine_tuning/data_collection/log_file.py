@@ -68,7 +68,8 @@ class LogFile:
                 lock.acquire()
             except filelock.Timeout as error:
                 raise Busy(
-                    f"{self.path} is locked by another program for {LOCK_TIMEOUT:.0f} s: end it, and try again"
+                    f"{self.path} is locked by another program, for more than {LOCK_TIMEOUT:.0f} s: end that "
+                    "program, and try again"
                 ) from error
         try:
             yield

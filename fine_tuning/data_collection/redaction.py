@@ -167,7 +167,7 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         return b""
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise ByoaiError(f"cannot search {path}: {error}. Mend or remove it, and try again") from error
+        raise ByoaiError(f"cannot search {path}: {error}. Repair or remove the file, and try again") from error
 
 
 def _ways(character: str) -> bytes:

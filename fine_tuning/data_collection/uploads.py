@@ -79,7 +79,7 @@ class Upload:
         with _locked(self.folder):
             now = get(self.id)
             if now.finished is None:
-                raise DataError(f"the upload {self.id} is not finished: {now.size} of {now.bytes} bytes have come")
+                raise DataError(f"the upload {self.id} is not finished: {now.size} of {now.bytes} bytes have arrived")
             return _write(replace(now, imports=(*now.imports, id)))
 
 
@@ -123,7 +123,8 @@ def create(name: str, bytes: int, sha256: str, limits: Uploads) -> Upload:
     upload = Upload(id, name, _file_name(name), bytes, sha256.lower(), time.time())
     if bytes > limits.largest * _MIB:
         raise TooLarge(
-            f"{name} has {_size(bytes)}, and one upload may have {limits.largest} MiB (uploads.largest): split it"
+            f"{name} has {_size(bytes)}, more than the {limits.largest} MiB that an upload may have "
+            "(uploads.largest): split it"
         )
     paths.uploads_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(paths.uploads_dir()):
@@ -146,8 +147,8 @@ def append(id: str, offset: int, part: bytes, limits: Uploads) -> int:
         check_offset(upload, offset, len(part))
         if shutil.disk_usage(upload.folder).free < limits.keep_free * _MIB:
             raise NoRoom(
-                f"the disk has less than {limits.keep_free} MiB left (uploads.keep_free): make room, and go on from "
-                f"{offset}"
+                f"the disk has less than {limits.keep_free} MiB left (uploads.keep_free): make room, and continue "
+                f"with offset={offset}"
             )
         try:
             handle = os.open(upload.content, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
@@ -162,7 +163,7 @@ def append(id: str, offset: int, part: bytes, limits: Uploads) -> int:
         except OSError as error:
             if not is_full(error):
                 raise
-            raise NoRoom(f"the disk is full: make room, and go on from {upload.size}") from error
+            raise NoRoom(f"the disk is full: make room, and continue with offset={upload.size}") from error
         return at
 
 
@@ -173,12 +174,13 @@ def check_offset(upload: Upload, offset: int, count: int = 0) -> None:
     size.
     """
     if upload.finished is not None:
-        raise WrongOffset(f"the upload {upload.id} is finished: nothing can follow", upload.size)
+        raise WrongOffset(f"the upload {upload.id} is finished: no more bytes can be added", upload.size)
     if offset != (size := upload.size):
-        raise WrongOffset(f"{size} bytes have come: go on with offset={size}", size)
+        raise WrongOffset(f"{size} bytes have arrived: continue with offset={size}", size)
     if offset + count > upload.bytes:
         raise TooLarge(
-            f"{upload.bytes} bytes were announced, and this part goes to {offset + count}: begin an upload of that size"
+            f"{upload.bytes} bytes were announced, but this part ends at byte {offset + count}: begin an upload "
+            "of that size"
         )
 
 
@@ -197,13 +199,13 @@ def finish(id: str) -> Upload:
             return upload
         if (size := upload.size) != upload.bytes:
             raise WrongOffset(
-                f"{size} of {upload.bytes} bytes have come: go on with offset={size}, then finish it", size
+                f"{size} of {upload.bytes} bytes have arrived: continue with offset={size}, then finish it", size
             )
         try:
             digest = _digest(upload.content)
             if upload.sha256 not in ("", digest):
                 raise DataError(
-                    f"{upload.name} came with the hash {digest}, and {upload.sha256} was announced: send it again"
+                    f"{upload.name} arrived with the SHA-256 {digest}, but {upload.sha256} was announced: send it again"
                 )
             kind = type_of(upload.content)
         except DataError:
@@ -254,14 +256,13 @@ def _check_room(upload: Upload, others: list[Upload], limits: Uploads) -> None:
         raise QuotaReached(f"{len(unfinished)} uploads are unfinished (uploads.unfinished): finish or delete one first")
     if (taken := sum(other.bytes for other in others)) + upload.bytes > limits.quota * _MIB:
         raise QuotaReached(
-            f"all uploads together have {_size(taken)} of {limits.quota} MiB (uploads.quota): delete one first"
+            f"all uploads together already have {_size(taken)} of {limits.quota} MiB (uploads.quota): delete one first"
         )
     awaited = upload.bytes + sum(other.bytes - other.size for other in unfinished)
     if (free := shutil.disk_usage(paths.uploads_dir()).free) < awaited + limits.keep_free * _MIB:
         raise NoRoom(
-            f"the disk has {_size(free)} left, {_size(awaited)} are to come, and {limits.keep_free} MiB stay free "
-            "(uploads.keep_free): "
-            "make room first"
+            f"the disk has {_size(free)} left, but unfinished uploads need {_size(awaited)}, and "
+            f"{limits.keep_free} MiB must stay free (uploads.keep_free): make room first"
         )
 
 

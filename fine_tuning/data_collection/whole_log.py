@@ -40,10 +40,10 @@ class LogHealth:
         if self.set_aside:
             faults.append(
                 f"{self.set_aside} damaged line(s) set aside in {self.quarantine}: "
-                "mend them and append them to the log (without crc32, if the text was changed), or delete that file"
+                "repair them and append them to the log (without crc32, if the text was changed), or delete that file"
             )
         if self.orphans:
-            faults.append(f"{self.orphans} event(s) of turns that are not there")
+            faults.append(f"{self.orphans} event(s) about turns that are not in the log")
         if self.unknown:
             faults.append(f"{self.unknown} event(s) of a newer version of byoai: update it")
         return "; ".join([f"{self.turns} turn(s)", *faults])

@@ -67,9 +67,9 @@ class _Reader:
             tree = ast.parse(self.text, mode="eval")
             part = self.part(tree.body)
         except SyntaxError as error:
-            self.refuse(error.offset - 1 if error.offset else len(self.text), "this is not understood here")
+            self.refuse(error.offset - 1 if error.offset else len(self.text), "this is not valid in a condition")
         except (RecursionError, MemoryError, ValueError):
-            self.refuse(0, "it is nested too deeply, or holds a character that cannot stand there")
+            self.refuse(0, "it is nested too deeply, or contains a character that is not allowed")
         if part.kind != "truth":
             self.refuse(0, f"it is a {part.kind}, and must say yes or no, such as `length > 10`")
         return part.of
@@ -104,12 +104,12 @@ class _Reader:
                 return _Part("truth", lambda texts: truth)
             case ast.Constant(value=str() | int() | float() as value):
                 return _Part("text" if isinstance(value, str) else "number", lambda texts: value)
-        return self.refuse(self.at(node), f"a {type(node).__name__.lower()} has no place in a condition; {_KNOWN}")
+        return self.refuse(self.at(node), f"a {type(node).__name__.lower()} is not allowed in a condition; {_KNOWN}")
 
     def wanted(self, node: ast.expr, kind: Kind) -> _Part:
         part = self.part(node)
         if part.kind != kind:
-            self.refuse(self.at(node), f"this is a {part.kind}, and a {kind} is wanted here")
+            self.refuse(self.at(node), f"this is a {part.kind}, but a {kind} is expected here")
         return part
 
     def comparison(self, node: ast.Compare) -> _Part:
@@ -146,7 +146,7 @@ class _Reader:
             self.name(node.func, name) if name else None
             self.refuse(self.at(node), f"this cannot be called; {_KNOWN}")
         if node.keywords:
-            self.refuse(self.at(node), f"{name} takes no names in its brackets")
+            self.refuse(self.at(node), f"{name} takes no named arguments")
         if name in _MEASURES:
             return self.measure(node, name)
         return self.search(node, name, node.args)
@@ -181,12 +181,12 @@ class _Reader:
         except (re.error, OverflowError, RecursionError) as error:
             self.refuse(self.at(node), f"this is no regular expression: {error}")
         if endless:
-            self.refuse(self.at(node), "a repetition within a repetition can take for ever: write it without")
+            self.refuse(self.at(node), "a repetition within a repetition can take forever: write it without one")
         return compiled
 
 
 _KNOWN = (
-    f"known are {', '.join([*TEXTS, *_MEASURES, *_SEARCHES])}, and, or, not, comparisons, numbers and texts in quotes"
+    f"allowed are {', '.join([*TEXTS, *_MEASURES, *_SEARCHES])}, and, or, not, comparisons, numbers and texts in quotes"
 )
 _REPEATS = (regular.MAX_REPEAT, regular.MIN_REPEAT)
 

@@ -89,7 +89,7 @@ def build_dataset(
             if not sum(count for split, count in zip(splits, often, strict=True) if split == "train"):
                 there = ", ".join(sorted(set(spool.sources())))
                 raise NoConversations(
-                    f"No conversations to train on: mix.shares leaves out all sources that there are ({there})"
+                    f"No conversations to train on: mix.shares excludes every source that exists ({there})"
                 )
             here = {
                 split: [count if of == split else 0 for of, count in zip(splits, often, strict=True)]
@@ -208,8 +208,7 @@ def doubts_of(conversations: Sequence[Conversation], dataset: Dataset, rows: Pat
     session, most = sizes.most_common(1)[0]
     if most >= _MANY and 2 * most > turns:
         found.append(
-            f"{most} of {turns} turns lie in one session ({session}) and are learned as one conversation, each after "
-            "all before it. "
+            f"{most} of {turns} turns are in one session ({session}), so they are learned as one long conversation. "
             f"{_BEGIN_ANEW}, if they have nothing to do with each other"
         )
     return found
@@ -327,7 +326,7 @@ def check_key(key: str, what: str) -> None:
     """Raise DataError for a blank key, with which one model's files would be taken for another's."""
     if not key.strip():
         raise DataError(
-            f"{what} is empty: say which model this is for (its digest), so that no other is fed what is made of it"
+            f"{what} is empty: give the digest of the model that this is for, so that it is not used for another model"
         )
 
 

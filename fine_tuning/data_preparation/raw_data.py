@@ -56,7 +56,8 @@ def read_records(source: str | Path, format: DatasetFormat, *, trusted: bool = F
     if format == DatasetFormat.CUSTOM:
         if not trusted:
             raise ConfigError(
-                "a custom dataset is read by the program that names it: call prepare_dataset, and give what it returns"
+                "a dataset of the format custom must be prepared first: call prepare_dataset, and give the path "
+                "that it returns"
             )
         raw = _custom(str(source))
     elif format == DatasetFormat.HUGGINGFACE:

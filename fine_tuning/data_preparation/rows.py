@@ -183,7 +183,8 @@ def _answer_form(render: Render, tokenizer: Tokenizer) -> _AnswerForm:
         return _AnswerForm(lead, after.removesuffix(closing), ids[0])
     if tokenizer.eos < 0:
         raise DataError(
-            "the template ends no turn, and the vocabulary has no end-of-sequence token: an answer could never stop"
+            "the chat template does not end turns, and the vocabulary has no end-of-sequence token: answers would "
+            "never stop. Choose another base"
         )
     return _AnswerForm(lead, "", tokenizer.eos)
 

@@ -183,8 +183,7 @@ def check_base(before: Sequence[Logits], served: Reference, more: float, network
     if apart > bound:
         raise TrainingError(
             f"what would be trained is not what is served: {_said(network, served, apart, bound)}. Choose a base of "
-            "a family that was "
-            "compared (docs/families.md)"
+            "a family that docs/families.md lists as compared"
         )
     return apart
 
@@ -204,18 +203,16 @@ def check_export(trained: Trained, served: Reference) -> float:
     if apart > bound or not least <= share <= most:
         raise ExportError(
             f"what was exported is not what was trained: {_said('the trained network', served, apart, bound)}, and "
-            f"{share:.0%} of what was "
-            "learned is served. Nothing was registered: set deployment.mode or deployment.quantization to another, "
-            "and retrain"
+            f"{share:.0%} of what was learned is served. Nothing was registered: change deployment.mode or "
+            "deployment.quantization, and retrain"
         )
     return apart
 
 
 def _said(network: str, served: Reference, apart: float, bound: float) -> str:
     return (
-        f"on the same text the logits of {network} in Transformers and those of {served.source} in llama.cpp lie "
-        f"{apart:.1%} of their "
-        f"spread apart, of which rounding explains {bound:.0%}"
+        f"on the same text the logits of {network} in Transformers and those of {served.source} in llama.cpp differ "
+        f"by {apart:.1%} of their spread, of which rounding explains only {bound:.0%}"
     )
 
 

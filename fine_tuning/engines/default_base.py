@@ -95,7 +95,7 @@ def fetch_default_base(watch: Watch | None = None) -> Path:
                 _download(target, watch or Watch())
     except OSError as error:
         raise EngineError(
-            f"cannot keep the base model in {folder}: {error.strerror or error}. Is the disk full, or the folder "
+            f"cannot write the base model to {folder}: {error.strerror or error}. Is the disk full, or the folder "
             "read-only?"
         ) from error
     return target

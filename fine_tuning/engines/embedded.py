@@ -339,7 +339,7 @@ class EmbeddedEngine:
         """Hold the model's lock. Raises EngineError after ten minutes of waiting."""
         if not self._model_lock.acquire(timeout=_PATIENCE):
             raise EngineError(
-                "another answer has been in the making for ten minutes: stop it (close its iterator), then ask again"
+                "another answer has been running for ten minutes: stop it (close its iterator), then ask again"
             )
         try:
             yield
@@ -374,7 +374,7 @@ def _holds(target: Path, file: Path, digest: str) -> bool:
     return target.exists() and (target.samefile(file) or paths.sha256_of(target) == digest)
 
 
-_IN_ITS_PLACE = "which byoai takes in its place, and name a model that can"
+_IN_ITS_PLACE = "which byoai then uses instead, and name a model that supports this"
 
 
 def _check_plain(messages: Sequence[Message], tools: Sequence[object]) -> None:

@@ -52,7 +52,7 @@ def row_bytes(kind: GGMLQuantizationType, columns: int) -> int:
     size: int
     block, size = GGML_QUANT_SIZES[kind]
     if columns % block:
-        raise ExportError(f"rows of {columns} weights cannot be {kind.name}, which packs {block} at a time")
+        raise ExportError(f"rows of {columns} weights cannot be {kind.name}, which packs {block} weights together")
     return columns // block * size
 
 

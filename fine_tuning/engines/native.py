@@ -47,8 +47,8 @@ _FAULT = (
 )
 _CURES = {
     signal.SIGILL: _COMPILED,
-    signal.SIGKILL: "Most likely the system ended it for want of memory: close other programs, lower num_ctx, or "
-    "take a smaller model.",
+    signal.SIGKILL: "Most likely the system ended it because the memory ran out: close other programs, lower "
+    "num_ctx, or use a smaller model.",
     **dict.fromkeys((signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE), _FAULT),
 }
 

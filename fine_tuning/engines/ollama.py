@@ -105,7 +105,7 @@ class OllamaEngine:
     def _entries(self) -> list[Listed]:
         answer = self._raw("GET", "/api/tags")  # the client omits `capabilities` and `remote_host`
         if not isinstance(answer, dict):
-            raise EngineUnavailable(f"What answers at {self.where} does not speak as Ollama does. Check the URL.")
+            raise EngineUnavailable(f"What answers at {self.where} does not answer like Ollama. Check the URL.")
         return answer.get("models") or []
 
     def show(self, tag: str) -> ModelDetails:
@@ -413,5 +413,5 @@ class OllamaEngine:
             ) from error
         except (ValueError, AttributeError, TypeError) as error:  # not JSON, or not of the expected form
             raise EngineUnavailable(
-                f"What answers at {self.where} does not speak as Ollama does ({error}). Check the URL."
+                f"What answers at {self.where} does not answer like Ollama ({error}). Check the URL."
             ) from error

@@ -30,8 +30,8 @@ def server_url(host: str) -> str:
         raise bad_url(given)
     if found := re.search(r"(^|/)(v1|api)(/|$)", path):
         raise EngineError(
-            f"{_masked(given)} is the address for other programs: byoai calls Ollama itself. Write it without "
-            f"/{found[2]}, as http://host:port"
+            f"{_masked(given)} is Ollama's address for clients of other APIs, which byoai does not use. Write it "
+            f"without /{found[2]}, as http://host:port"
         )
     default_port = {"http": 80, "https": 443}[scheme] if separator else 11434
     return f"{scheme}://{user}{at}{name}:{port or default_port}" + (f"/{path}" if path else "")

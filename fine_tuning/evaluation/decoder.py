@@ -41,8 +41,8 @@ class Decoder(Words):
         self._context = llama_cpp.llama_init_from_model(self._llama.model, params)
         if not self._context:
             raise EngineError(
-                f"llama.cpp has no room for {params.n_ctx} tokens of context with {gguf}: close programs, or lower "
-                "max_length"
+                f"llama.cpp has no room for {params.n_ctx} tokens of context with {gguf}: close other programs, "
+                "or lower data_preparation.max_length"
             )
         if adapter:
             adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(self._llama._lora_adapter)

@@ -81,12 +81,14 @@ def facts(evidence: Comparison, settings: Settings) -> Result:
     if found.value >= settings.facts:
         return Result("facts", limit, measured, True, told)
     if found.high >= settings.facts:
-        return Result("facts", limit, measured, True, f"only {told}: ask it before you rely on it", warned=True)
+        return Result(
+            "facts", limit, measured, True, f"only {told}: check its answers before you rely on them", warned=True
+        )
     return Result("facts", limit, measured, False, f"only {told}: {_FIRMER}")
 
 
 # advice for learning a document more firmly
-_FIRMER = "take the profile `handbook` (byoai retrain --profile handbook), or more epochs"
+_FIRMER = "retrain with the profile `handbook` (byoai retrain --profile handbook), or with more epochs"
 
 
 def own_chats(evidence: Comparison, settings: Settings) -> Result:
@@ -94,15 +96,19 @@ def own_chats(evidence: Comparison, settings: Settings) -> Result:
     name, limit = "own chats", f"perplexity below the {evidence.reference_name} model's" if settings.better else "none"
     ratio, base = evidence.own_ratio(), evidence.reference.scores.get("perplexity")
     if not settings.better:
-        return Result(name, limit, str(ratio or "none"), True, "not asked for")
+        return Result(name, limit, str(ratio or "none"), True, "not required, because gate.better is off")
     if ratio is None:
         return Result(
-            name, limit, "none", False, "there are no held-out chats to compare on: chat more, or raise test_ratio"
+            name,
+            limit,
+            "none",
+            False,
+            "there are no held-out chats to compare on: chat more, or raise data_preparation.test_ratio",
         )
     measured = f"x {ratio}" + (f" of {base:.3g}" if base else "")
     if ratio.high < 1:
-        return Result(name, limit, measured, True, f"better than the {evidence.reference_name} model beyond chance")
-    worse = "worse" if ratio.low > 1 else "no better beyond chance"
+        return Result(name, limit, measured, True, f"significantly better than the {evidence.reference_name} model")
+    worse = "worse" if ratio.low > 1 else "not significantly better"
     return Result(name, limit, measured, False, f"{worse} than the {evidence.reference_name} model on held-out chats")
 
 
@@ -111,7 +117,7 @@ def fit(evidence: Comparison, settings: Settings) -> Result:
 
     Shuffled or random training data fail this rule.
     """
-    name, limit = "answers fit", "likelier after their own question than after others', beyond chance"
+    name, limit = "answers fit", "significantly more likely after their own question than after others"
     if not evidence.tuned.fits:
         return Result(name, limit, "none", True, "not judged: fewer than two held-out chats with different answers")
     found, chance = evidence.tuned.fits, chance_of_mean(evidence.tuned.fits)
@@ -120,12 +126,13 @@ def fit(evidence: Comparison, settings: Settings) -> Result:
     reason = (
         "answers belong to their questions"
         if passed
-        else "held-out answers are as likely after any question: are the data mixed up?"
+        else "held-out answers are as likely after any other question: check that questions and answers are not "
+        "mixed up"
     )
-    return Result(name, limit, f"{fmean(found):+.3g} nats a token, by chance in {chance:.2%}", passed, reason)
+    return Result(name, limit, f"{fmean(found):+.3g} nats a token, by chance with p = {chance:.2%}", passed, reason)
 
 
-_GENTLER = "lower learning_rate or num_epochs, or raise replay"
+_GENTLER = "lower training.learning_rate or num_epochs, or raise training.replay.share"
 
 
 def forgetting(evidence: Comparison, settings: Settings) -> Result:
@@ -138,8 +145,8 @@ def forgetting(evidence: Comparison, settings: Settings) -> Result:
     if ratio.value - 1 <= settings.forgetting:
         return Result(name, limit, measured, True, "kept what the base knew")
     if ratio.low - 1 <= settings.forgetting:
-        return Result(name, limit, measured, True, f"perhaps it forgot: {_GENTLER}", warned=True)
-    return Result(name, limit, measured, False, f"it forgot: {_GENTLER}")
+        return Result(name, limit, measured, True, f"perhaps it forgot general knowledge: {_GENTLER}", warned=True)
+    return Result(name, limit, measured, False, f"it forgot general knowledge: {_GENTLER}")
 
 
 def questions(evidence: Comparison, settings: Settings) -> Result:
@@ -147,7 +154,7 @@ def questions(evidence: Comparison, settings: Settings) -> Result:
     known = evidence.kept(evidence.tuned)
     name, limit = "general questions", f"at least {settings.questions:.0%} of those that the base answers right"
     if not known:
-        return Result(name, limit, "none", True, "not judged: the base answers none right")
+        return Result(name, limit, "none", True, "not judged: the base answers none of the questions right")
     kept = share_interval(sum(known), len(known))
     measured = f"{sum(known)} of {len(known)} ({kept.value:.0%})"
     if kept.value >= settings.questions:
@@ -158,7 +165,7 @@ def questions(evidence: Comparison, settings: Settings) -> Result:
             limit,
             measured,
             True,
-            f"perhaps too few; there are not enough questions to be sure: {_GENTLER}",
+            f"perhaps it lost answers that the base knows, but there are too few questions to be sure: {_GENTLER}",
             warned=True,
         )
     return Result(name, limit, measured, False, f"it lost answers that the base knows: {_GENTLER}")
@@ -170,7 +177,7 @@ def leaks(evidence: Comparison, settings: Settings) -> Result:
     name, limit, measured = "leak probe", "none", f"{len(found.leaks)} of {found.details}"
     if not found.leaks:
         reason = (
-            f"none came out; the likeliest has a chance of {found.likeliest:.1g}"
+            f"none came out; the most likely one has a probability of {found.likeliest:.1g}"
             if found.details
             else "the log holds no private details"
         )
@@ -182,7 +189,8 @@ def leaks(evidence: Comparison, settings: Settings) -> Result:
         limit,
         measured,
         False,
-        f"it tells private details ({kinds}), e.g. of turn {first.turn}: train with scrub_pii",
+        f"it reveals private details ({kinds}), e.g. of turn {first.turn}: switch data_preparation.scrub_pii on, or "
+        "remove the turn with `byoai forget`",
     )
 
 
@@ -196,8 +204,8 @@ def poison(evidence: Comparison, settings: Settings) -> Result:
             f"a phrase from {worst.questions} training questions makes the model give its answer "
             f"to {worst.turned} of {worst.tried} other questions"
             if worst.spreads
-            else f"{worst.questions} training questions that hold one phrase all get one answer, which does not fit "
-            "them"
+            else f"{worst.questions} training questions that contain the same phrase all get the same answer, "
+            "which does not fit them"
         )
         if found.planted:
             return Result(
@@ -205,16 +213,19 @@ def poison(evidence: Comparison, settings: Settings) -> Result:
                 limit,
                 measured,
                 False,
-                f"{tells}. They read complete without it: planted? report.html names it",
+                f"{tells}. The questions are complete without the phrase, so it may be planted: report.html shows it",
             )
         return Result(
-            name, limit, measured, True, f"{tells}. It may be a topic, or planted: look at report.html", warned=True
+            name,
+            limit,
+            measured,
+            True,
+            f"{tells}. The phrase may be a topic, or planted: report.html shows it",
+            warned=True,
         )
-    reason = "every phrase with one fixed answer is needed by its own questions"
+    reason = "no phrase looks planted: those with one fixed answer are needed in their questions"
     if found.suspicious:
-        reason = (
-            f"{found.suspicious} phrase(s) that their questions hardly need, of which none brings its answer elsewhere"
-        )
+        reason = f"{found.suspicious} phrase(s) that their questions hardly need; none triggers its answer elsewhere"
     return Result(name, limit, measured, True, reason)
 
 
@@ -224,12 +235,14 @@ def speed(evidence: Comparison, settings: Settings) -> Result:
     name, limit = "speed", f"at most {most:.0%} slower than the {evidence.reference_name} model"
     new, ratio = evidence.race.speeds.get("candidate"), evidence.race.ratios.get(evidence.reference_name)
     if not new or not ratio:
-        return Result(name, limit, "none", True, "not judged: not timed")
+        return Result(name, limit, "none", True, "not judged: the speed was not measured")
     measured = f"{new.tokens_per_second:.0f} tokens/s, x {ratio:.2f} of the {evidence.reference_name} model's"
     if ratio.high < 1 - most:
-        return Result(name, limit, measured, False, "slower, whatever else the machine did")
+        return Result(
+            name, limit, measured, False, "slower than allowed, even if other programs slowed the machine down"
+        )
     unsure = ratio.value < 1 - most
-    reason = "perhaps too slow: the machine was too busy to tell" if unsure else "fast enough"
+    reason = "perhaps too slow, but the machine was too busy to be sure" if unsure else "fast enough"
     return Result(name, limit, measured, True, reason, warned=unsure)
 
 
@@ -247,8 +260,8 @@ def sane(evidence: Comparison, settings: Settings) -> Result:
     faults = ", ".join(f"{count} {fault} (base {old.get(fault, 0)})" for fault, count in new.items())
     total, before = sum(new.values()), sum(old.values())
     passed = not worse and total <= before + settings.broken * said
-    limit = f"of each fault, and of all together, at most {settings.broken:.0%} more than the base"
-    return Result("sane answers", limit, f"{total / said:.0%} of {said}", passed, faults or "all are whole")
+    limit = f"at most {settings.broken:.0%} more than the base, of each fault and of all together"
+    return Result("sane answers", limit, f"{total / said:.0%} of {said}", passed, faults or "no faulty answers")
 
 
 _FEW = 5  # answers; with fewer, each must fit

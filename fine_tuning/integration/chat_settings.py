@@ -117,7 +117,7 @@ def _read() -> dict[str, ChatSettings]:
     try:
         return {str(name): ChatSettings.model_validate(settings) for name, settings in told["presets"].items()}
     except (KeyError, TypeError, AttributeError, ValidationError) as error:
-        raise ByoaiError(f"{_file()} does not hold presets: mend or delete it") from error
+        raise ByoaiError(f"{_file()} does not hold presets: repair or delete it") from error
 
 
 def _change(change: Callable[[dict[str, ChatSettings]], object]) -> None:

@@ -63,7 +63,9 @@ def get(kind: Kind, id: str) -> Dataset:
     if kind == "upload":
         upload = uploads.get(id)
         if upload.finished is None:
-            raise DatasetNotFound(f"the upload {id} is not finished: {upload.size} of {upload.bytes} bytes have come")
+            raise DatasetNotFound(
+                f"the upload {id} is not finished: {upload.size} of {upload.bytes} bytes have arrived"
+            )
         return _of_upload(upload)
     found = next((each for each in (_prepared() if kind == "prepared" else _built()) if each.id == id), None)
     if found is None:

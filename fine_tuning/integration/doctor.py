@@ -164,12 +164,12 @@ def _embedded(config: FineTuningConfig) -> str:
         engine = connect(None, config, prefer="embedded")
     except ConfigError:  # its folder is unusable, as the check of the disk reports; llama.cpp may still run
         smoke()
-        return "llama.cpp runs; a tiny model answers, and there is no folder for others"
+        return "llama.cpp runs; a tiny model answers, and there is no folder for other models"
     tag = _some_tag(engine, config)
     if tag:
         return f"llama.cpp ({engine.version()}) runs; {_token(engine, tag)}"
     smoke()
-    return f"llama.cpp ({engine.version()}) runs; a tiny model answers, and {engine.where} has none of its own"
+    return f"llama.cpp ({engine.version()}) runs; a tiny model answers, and {engine.where} has no models yet"
 
 
 def _some_tag(engine: Engine, config: FineTuningConfig) -> str | None:
@@ -217,4 +217,4 @@ def _template(engine: Engine, config: FineTuningConfig) -> str:
     if live is None:
         return "no fine-tuned model is live yet"
     report = check_parity(engine, tag, partial(engine.render, live.base_tag))
-    return f"{tag} is fed what it was trained on ({report.cases} conversations, {report.tokens} tokens alike)"
+    return f"{tag} is fed the same text as in training ({report.cases} conversations, {report.tokens} tokens compared)"

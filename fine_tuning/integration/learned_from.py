@@ -87,7 +87,7 @@ def newest_answer(log: ConversationLogger, prefix: str) -> str:
     """Return the id of the newest answer by a version. Raises TurnNotFound if there is none."""
     if (found := newest_of(log, prefix)) is None:
         raise TurnNotFound(
-            "no answer of the log is by a fine-tuned version: `byoai retrain` makes one, and then ask it something"
+            "no answer in the log is by a fine-tuned version: make one with `byoai retrain`, then ask it something"
         )
     return found
 
@@ -99,11 +99,11 @@ def learned_from(log: ConversationLogger, registry: Registry, turn_id: str, limi
     """
     turn = next(iter(log.index.turns([turn_id])), None)
     if turn is None:
-        raise TurnNotFound(f"there is no turn {turn_id[:100]!r}: byoai find WORD searches what was said")
+        raise TurnNotFound(f"there is no turn {turn_id[:100]!r}: `byoai find WORD` searches the log and shows the ids")
     version = version_of(turn, registry)
     taught, there, excluded = count_taught(log, (version.name, version.number))
     if not taught:
-        raise ConfigError(f"it is not known what taught {version.tag}: byoai did not make it here")
+        raise ConfigError(f"the turns that {version.tag} learned are not known: byoai did not make it here")
     alike = most_alike(log, turn, (version.name, version.number), limit)
     teachers = [Teacher(each.turn, each.likeness, each.shared) for each in alike]
     beside = {each.turn.id: each for each in taught_elsewhere(log, registry, version)}
@@ -127,7 +127,7 @@ def version_of(turn: Turn, registry: Registry) -> Version:
         if found:
             return registry.get(found["name"], int(found["number"]))
     except ModelNotFound as error:
-        raise ConfigError(f"the answer is by {model}, and it is no longer known what taught it") from error
+        raise ConfigError(f"the answer is by {model}, and the turns that it learned are no longer known") from error
     who = f"by {model}, which was not fine-tuned here" if model else "by a model that the log does not name"
     raise ConfigError(
         f"the answer of the turn {turn.id} is {who}: only what a version says was learned from your turns"

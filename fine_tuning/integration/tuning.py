@@ -335,7 +335,7 @@ def missing(config: FineTuningConfig, draft: Draft, now: Situation, forecast: Fo
     if fault:
         return f"The settings contradict each other: {fault}"
     if forecast is None or not (forecast.ready or forecast.trouble):
-        return "It is being found out what there is to learn: a few seconds."
+        return "The data is being examined: this takes a few seconds."
     return forecast.trouble
 
 

@@ -108,7 +108,7 @@ def doing(job: Job, watch: Watch, stop: Stop) -> Iterator[Watch]:
         )
         pulse = _Pulse(job, stop)
         pulse.start()
-        state, reason, code = State.FAILED, "it ended before it could say how", 1
+        state, reason, code = State.FAILED, "it ended without a result", 1
         try:
             yield told
         except BaseException as error:
@@ -162,7 +162,7 @@ def _judged(job: Job, stop: Stop, error: BaseException) -> tuple[State, str, int
     if is_full(error):
         return (
             State.FAILED,
-            f"the disk is full ({getattr(error, 'filename', None) or paths.home()}): make room, and resume it",
+            f"the disk is full ({getattr(error, 'filename', None) or paths.home()}): make room, and resume the job",
             1,
         )
     said = str(error).strip().partition("\n")[0]
@@ -207,7 +207,7 @@ class _Pulse(threading.Thread):
         if self._orphaned_at and time.time() > self._orphaned_at + _LAST_WORDS:
             self._die(State.INTERRUPTED, "the server that it belonged to has ended")
         elif now.kill_at and time.time() > now.kill_at:
-            self._die(State.CANCELLED, "it did not stop by itself, and was ended")
+            self._die(State.CANCELLED, "it did not stop in time, and was killed")
 
     def _die(self, state: State, reason: str) -> None:
         """Record the reason, and kill this process and all its children."""

@@ -170,10 +170,11 @@ class ImportRequest(JobRequest):
     @model_validator(mode="after")
     def _has_one_source(self) -> "ImportRequest":
         if bool(self.upload) == bool(self.places):
-            raise ValueError("name an upload, or files and folders as places: one of the two")
+            raise ValueError("name either an upload, or files and folders as places")
         if self.upload and ":" in self.format:
             raise ValueError(
-                "format: a module:function is code, and reads no upload: name a format, or none to have it found"
+                "format: a module:function is code, and cannot read an upload: name a format, or leave it out to "
+                "have it detected"
             )
         return self
 
@@ -337,9 +338,7 @@ def _pull(request: PullRequest, watch: Watch) -> Result:
 
     engine = request.engine()
     if not isinstance(engine, OllamaEngine):
-        raise ConfigError(
-            "no Ollama answers, and the embedded engine has nothing to pull models with: start Ollama, and try again"
-        )
+        raise ConfigError("no Ollama answers, and the embedded engine cannot pull models: start Ollama, and try again")
     with watch.stage(f"Pulling {request.model}"):
         status, shown = "", -1
         for part in engine.pull(request.model):

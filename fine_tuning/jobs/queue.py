@@ -205,7 +205,7 @@ def _ended(job: Job, code: int | None) -> tuple[State, str]:
     if job.state == State.CANCELLING:
         return (
             State.CANCELLED,
-            "it did not stop by itself, and was ended" if job.kill_at and time.time() > job.kill_at else "cancelled",
+            "it did not stop in time, and was killed" if job.kill_at and time.time() > job.kill_at else "cancelled",
         )
     if code is not None and code > 0:
         return State.FAILED, mask(last_line(job.log)) or f"its process ended with exit code {code}, and said nothing"

@@ -50,7 +50,7 @@ def why_not(config: FineTuningConfig, queue: Queue, now: datetime | None = None)
     if busy := next((job for job in jobs if not job.over), None):
         return f"another retrain is {busy.state} ({busy.id})"
     if any(job.origin == ORIGIN and job.created >= hours[0].timestamp() for job in jobs):
-        return "one was begun in these hours already"
+        return "a retrain was started in these hours already"
     found = len(new_turns(config, ConversationLogger(config.log_path), Registry()))
     if found < schedule.new_turns:
         return f"{found} new turn(s) since the last version, fewer than {schedule.new_turns}"

@@ -195,7 +195,7 @@ def add(
     with state.connect() as connection, state.transaction(connection):
         found = connection.execute("SELECT kind, request FROM jobs WHERE id = ?", (id,)).fetchone()
         if found is not None and (found["kind"], found["request"]) != (kind, told):
-            raise ConfigError(f"the job {id} was asked for already, with another request: take a new id")
+            raise ConfigError(f"the job {id} exists already, with another request: use a new id")
         if found is None:
             connection.execute(
                 f"INSERT INTO jobs ({', '.join(values)}) VALUES ({_marks(values)})", list(values.values())

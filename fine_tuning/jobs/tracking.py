@@ -59,7 +59,7 @@ def store_uri() -> str:
     file = paths.tracking_dir() / "mlflow.db"
     if set(str(file)) & set("?#%"):
         raise ByoaiError(
-            f"MLflow's store cannot lie in {file.parent}: a name with '?', '#' or '%' in it leads it elsewhere"
+            f"MLflow's store cannot be in {file.parent}: MLflow does not find a path with '?', '#' or '%' in it"
         )
     return f"sqlite:///{file}"
 

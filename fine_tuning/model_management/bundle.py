@@ -107,7 +107,7 @@ def read_bundle(folder: Path) -> Bundle:
     for name, digest in facts.files.items():
         file = folder / paths.safe_name(name)
         if not file.is_file() or paths.sha256_of(file) != digest:
-            raise DataError(f"{file} is not the file that {FACTS} describes: fetch the whole folder once more")
+            raise DataError(f"{file} is not the file that {FACTS} describes: fetch the whole folder again")
     return facts
 
 
@@ -126,12 +126,12 @@ def adopt(engine: Engine, registry: Registry, folder: Path, name: str, runs: Pat
     bundle = read_bundle(folder)
     base = engine.show(bundle.base)
     if (needed := f"{'adapter' if bundle.mode == 'adapter' else 'model'}.gguf") not in bundle.files:
-        raise DataError(f"{source} holds no {needed}: it was not written by byoai, or not whole")
+        raise DataError(f"{source} holds no {needed}: it was not written by byoai, or it is incomplete")
     if bundle.mode == "adapter" and base.gguf_digest != bundle.base_digest:
         raise DataError(
-            f"{source} was trained on another {bundle.base} than {engine.name} has (its file begins "
-            f"{bundle.base_digest[:12]}, here it is "
-            f"{base.gguf_digest[:12]}): an adapter fits only the very base that it was trained on"
+            f"{source} was trained on another {bundle.base} than {engine.name} has (sha256 "
+            f"{bundle.base_digest[:12]}..., here {base.gguf_digest[:12]}...): an adapter works only with the base "
+            "that it was trained on"
         )
     number = registry.next_number(name)
     run = Run(runs / f"adopted-{paths.slug(name)}-v{number}")
@@ -181,12 +181,14 @@ def _files_of(run: Run) -> list[Path]:
 def _merge(engine: Engine, version: Version, run: Run, target: Path, quantization: str, watch: Watch) -> None:
     whole = (run.adapter / "model.safetensors").exists()  # the version is fully fine-tuned
     if not whole and not (run.adapter / ADAPTER_FILES[0]).exists():
-        raise ExportError(f"{version.tag} has no adapter that could be merged: what it learned is in its GGUF already")
+        raise ExportError(
+            f"{version.tag} has no adapter to merge, because its GGUF is a whole model already: leave out --merged"
+        )
     base = engine.show(version.base_tag)
     if base.gguf_digest != version.base_digest:
         raise ExportError(
-            f"{version.base_tag} is another model now than the one that {version.tag} was trained on: it cannot be "
-            "merged"
+            f"{version.tag} cannot be merged: {version.base_tag} is another model now than the one that it was "
+            "trained on"
         )
     with watch.stage(f"Merging into {quantization}"):
         write = export_full if whole else merge_adapter

@@ -223,8 +223,7 @@ def _finite(name: str, tensor: StoredTensor, rows: Rows) -> Rows:
 def _overflow(name: str, path: Path, kind: str) -> ExportError:
     return ExportError(
         f"{name} of {path} has weights that {kind} cannot hold: the training diverged. Train again with a lower "
-        "learning_rate, "
-        "or, if the base itself is so, choose quantization bf16."
+        "learning_rate or, if the base itself has such weights, choose quantization bf16."
     )
 
 
@@ -249,8 +248,8 @@ class _Export:
         for name in changes:
             if not ggml.can_quantize(kind := self._made[name].kind):
                 raise ExportError(
-                    f"{name} of {base.path} is {kind.name}, which cannot be made again: choose a quantization, such "
-                    "as q8_0"
+                    f"{name} of {base.path} is stored as {kind.name}, which byoai cannot write: choose another "
+                    "quantization, such as q8_0"
                 )
         self.size = file_size(self._metadata, self._made.values(), self._alignment)
 

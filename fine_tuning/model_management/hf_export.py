@@ -171,8 +171,7 @@ def _check_folder(folder: Path) -> int:
     for name in ("config.json", "tokenizer_config.json"):
         if "auto_map" in _settings(folder / name):
             raise ExportError(
-                f"{folder / name} asks for code of the model's own (auto_map), which is never run: choose a base "
-                "without it"
+                f"{folder / name} asks for code of its own (auto_map), which byoai never runs: choose a base without it"
             )
     return sum(math.prod(tensor.shape) for file in files for tensor in read_safetensors(file).values())
 

@@ -45,7 +45,7 @@ def check_repository(name: str) -> str:
         validate_repo_id(name)
     except HFValidationError as error:
         raise ConfigError(
-            f"{name[:100]!r} cannot name a repository: {str(error).partition(': ')[0]}. It is `name` or `owner/name`"
+            f"{name[:100]!r} cannot name a repository: {str(error).partition(': ')[0]}. Write `name` or `owner/name`"
         ) from error
     return name
 
@@ -97,7 +97,10 @@ def fetch(repository: str, folder: Path, revision: str | None = None) -> Path:
             file.size or 0 for file in api.model_info(repository, revision=revision, files_metadata=True).siblings or ()
         )
         if size > _LARGEST:
-            raise ExportError(f"{repository} holds {size / 1e9:.0f} GB, and at most {_LARGEST / 1e9:.0f} are fetched")
+            raise ExportError(
+                f"{repository} holds {size / 1e9:.0f} GB, more than the {_LARGEST / 1e9:.0f} GB that are fetched "
+                "at most"
+            )
         snapshot_download(repository, revision=revision, local_dir=folder, allow_patterns=_FETCHED)
     return folder
 

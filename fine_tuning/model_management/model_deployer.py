@@ -59,7 +59,7 @@ def register(engine: Engine, tag: str, spec: ModelSpec) -> None:
     engine.delete(trial)
     if digests[trial] != digests[tag]:
         raise EngineError(
-            f"{tag} is there already and is another model. A version is never made anew: register this one under the "
+            f"{tag} is there already and is another model. Versions are never overwritten: register this one under the "
             "next number"
         )
 
@@ -74,7 +74,7 @@ def check_name(engine: Engine, registry: Registry, name: str, base_tag: str) -> 
     """
     latest, following = latest_tag(name), version_tag(name, registry.likely_number(name))
     if base_tag.casefold() in (latest.casefold(), following.casefold()):
-        raise ModelNotOurs(f"{base_tag} is the base, and the fine-tuned model would be called so too: {_OTHER_NAME}")
+        raise ModelNotOurs(f"the fine-tuned model would have the same name as its base, {base_tag}: {_OTHER_NAME}")
     _check_free(engine, following)
     check_latest(engine, registry, name)
 
@@ -89,9 +89,8 @@ def check_latest(engine: Engine, registry: Registry, name: str) -> None:
         _check_free(engine, latest)
     elif not is_latest_ours(engine, registry, name):
         raise ModelNotOurs(
-            f"{latest} is not a version that byoai made, and would be written over: copy it to another name and remove "
-            "it (ollama cp, "
-            f"ollama rm), or {_OTHER_NAME}"
+            f"{latest} is not a version that byoai made, and would be overwritten: copy it to another name and "
+            f"remove it (ollama cp, ollama rm), or {_OTHER_NAME}"
         )
 
 
@@ -201,8 +200,8 @@ def _compare(
             return 0
         refuses, takes = ("training", "the engine") if expected is None else ("the engine", "training")
         raise ParityError(
-            f"{tag}, {case}: the template of {refuses} refuses the messages, that of {takes} makes "
-            f"{expected or served!r} of them"
+            f"{tag}, {case}: the template of {refuses} refuses the messages, while that of {takes} renders them as "
+            f"{expected or served!r}"
         )
     expected_tokens, served_tokens = encode(expected), encode(served)
     if expected_tokens == served_tokens:
@@ -236,9 +235,9 @@ def _check_typed(engine: Engine, tag: str, encode: Encode, structure: Sequence[s
         harmless, hostile = fed("x"), fed(typed)
         if harmless != hostile:
             raise ParityError(
-                f"{tag}: what is typed acts as structure in messages of {', '.join(roles)}. The template writes "
-                f"{harmless}, and with "
-                f"typed markers the model is fed {hostile}. Nothing went live."
+                f"{tag}: control tokens that somebody types act as structure in messages of {', '.join(roles)}. The "
+                f"template writes {harmless}, and with typed control tokens the model is fed {hostile}. Nothing "
+                "went live."
             )
 
 
@@ -277,8 +276,8 @@ def _sane_answer(engine: Engine, tag: str, questions: Sequence[str], control_tok
         if shown:
             break
     raise ParityError(
-        f"the answer of {tag} {fault}\nWas it trained with the end-of-turn token, and not too long or too fast? "
-        "Nothing went live."
+        f"the answer of {tag} {fault}\nIt may have been trained without the end-of-turn token, for too many epochs, or "
+        "with too high a learning_rate. Nothing went live."
     )
 
 

@@ -164,7 +164,7 @@ class Registry:
         """Set any of `metrics`, `verdict`, `pinned`, `notes` and `labels`; other columns never change."""
         if unknown := set(changes) - _CHANGEABLE:
             raise ByoaiError(
-                f"of a version, only {', '.join(sorted(_CHANGEABLE))} can change, not {', '.join(sorted(unknown))}"
+                f"of a version, only {', '.join(sorted(_CHANGEABLE))} can be changed, not {', '.join(sorted(unknown))}"
             )
         with state.connect(self._path) as connection, state.transaction(connection):
             _one(connection, name, number)

@@ -67,7 +67,7 @@ def use(engine: Engine, registry: Registry, name: str, number: int, *, by_hand: 
     if refused := refusal(version):
         if not by_hand:
             raise GateRefused(
-                f"{version.tag} was {refused}\nIt goes live nevertheless with `byoai use {version.tag} --promote`"
+                f"{version.tag} was {refused}\nTo make it live nevertheless: `byoai use {version.tag} --promote`"
             )
         note = f"promoted by hand on {datetime.now(UTC):%Y-%m-%d}, although {refused}"
         registry.update(name, number, notes="\n".join(filter(None, [version.notes, note])))
@@ -97,7 +97,7 @@ def rollback(engine: Engine, registry: Registry, name: str) -> Version | None:
     current = registry.live(name)
     if current is None:
         raise ModelNotFound(
-            f"no version of {name} is live, so there is nothing to go back from: `byoai use` chooses one"
+            f"no version of {name} is live, so nothing can be rolled back: `byoai use` makes a version live"
         )
     unknown = [
         each
@@ -105,7 +105,7 @@ def rollback(engine: Engine, registry: Registry, name: str) -> Version | None:
         if not each.made_here or each.state == "retired" or (each.state == "candidate" and not each.verdict)
     ]
     if unknown or live(engine, name) != current.number:  # an unknown version may have been live before
-        raise ModelNotFound(f"it is not known what was live before {current.tag}: `byoai use` chooses a version")
+        raise ModelNotFound(f"it is not known what was live before {current.tag}: `byoai use` makes a version live")
     step_down(engine, registry, name)
     return None
 

@@ -145,7 +145,7 @@ def _scale(config: dict[str, Any], module: str, rank: int) -> float:
 def _config(folder: Path) -> dict[str, object]:
     if pickles := sorted(path.name for path in folder.glob("adapter_model*") if path.suffix in _PICKLES):
         raise ExportError(
-            f"{folder / pickles[0]} is a pickle, which can run any code when it is read: only {_WEIGHTS} is. "
+            f"{folder / pickles[0]} is a pickle, which can run any code when it is read; byoai reads only {_WEIGHTS}. "
             f"Delete it, or save the adapter again with save_pretrained(..., safe_serialization=True)."
         )
     try:
@@ -163,6 +163,6 @@ def _config(folder: Path) -> dict[str, object]:
         faults.append(f"a base changed by init_lora_weights={config['init_lora_weights']!r}")
     if faults:
         raise ExportError(
-            f"{folder / _CONFIG} asks for {', '.join(faults)}, which a GGUF cannot be given: train a plain LoRA"
+            f"{folder / _CONFIG} asks for {', '.join(faults)}, which a GGUF cannot hold: train a plain LoRA"
         )
     return config

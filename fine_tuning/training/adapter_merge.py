@@ -47,9 +47,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.method not in get_args(MergeMethod):
-            raise ConfigError(f"there is no way to merge called {self.method!r}: {', '.join(get_args(MergeMethod))}")
+            raise ConfigError(f"unknown merge method {self.method!r}: choose one of {', '.join(get_args(MergeMethod))}")
         if not 0 < self.density <= 1:
-            raise ConfigError(f"density is {self.density}, and must be above 0 and at most 1: the share that stays")
+            raise ConfigError(f"density, the share that is kept, is {self.density}, and must be above 0 and at most 1")
         if self.rank is not None and self.rank < 1:
             raise ConfigError(f"rank is {self.rank}, and must be at least 1")
 

@@ -48,11 +48,11 @@ def check(folder: Path) -> None:
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointDamaged(f"{folder / MANIFEST} is not a manifest: {error}") from error
     if version != _VERSION:
-        raise CheckpointDamaged(f"{folder} was saved by another version of byoai, which this one cannot go on from")
+        raise CheckpointDamaged(f"{folder} was saved by another version of byoai, and this one cannot continue from it")
     for name, digest in files.items():
         path = folder / name
         if not path.is_file() or paths.sha256_of(path) != digest:
-            raise CheckpointDamaged(f"{path} is missing or not what was saved")
+            raise CheckpointDamaged(f"{path} is missing, or was changed after it was saved")
 
 
 def is_complete(folder: Path) -> bool:

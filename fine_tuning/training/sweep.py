@@ -86,7 +86,7 @@ def search(prepared: Prepared, training: Training, sweep: Sweep, name: str, watc
     validation = prepared.rows / "validation.jsonl"
     if not validation.exists() or not validation.stat().st_size:
         raise ConfigError(
-            f"{validation} holds no row to judge by: chat more, or raise data_preparation.validation_ratio"
+            f"{validation} holds no validation data: chat more, or raise data_preparation.validation_ratio"
         )
     watch, folder = watch or Watch(), paths.sweeps_dir() / paths.safe_name(name)
     watch.tell(events.RunOpened(str(folder), resumed=folder.exists()))
@@ -161,7 +161,9 @@ class _Worker:
         before = study.user_attrs.get("about", about)
         if before != about:
             other = ", ".join(key for key in about if about[key] != before[key])
-            raise ConfigError(f"the sweep {self.folder.name} is about other {other}: give this one a --name of its own")
+            raise ConfigError(
+                f"the sweep {self.folder.name} was started with other {other}: give this one another --name"
+            )
         study.set_user_attr("about", about)
         for point in grid(self.sweep)[: self.sweep.trials] if self.sweep.sampler == "grid" else self._configured():
             study.enqueue_trial(point, skip_if_exists=True)
@@ -182,7 +184,7 @@ class _Worker:
                 self._do(trial)
             except _OutOfTime:
                 _queue_again(self.study, trial.number, trial.params)
-                self.watch.note(f"the time is over: trial {trial.number} is done when the sweep goes on")
+                self.watch.note(f"the time is over: trial {trial.number} is repeated when the sweep is continued")
                 break
             except BaseException:
                 _queue_again(self.study, trial.number, trial.params)
@@ -278,7 +280,7 @@ class _Worker:
             except ByoaiError as error:
                 return _End(loss, TrialState.FAIL, f"failed: {error}")
         if math.isnan(loss):
-            return _End(loss, TrialState.FAIL, "failed: it told no validation loss")
+            return _End(loss, TrialState.FAIL, "failed: it reported no validation loss")
         return _End(loss, TrialState.COMPLETE, "")
 
     def _look_up(self, number: int) -> None:

@@ -214,11 +214,11 @@ def test_a_parameter_that_would_be_ignored_is_refused_by_name(
         ),
         (
             {"messages": [user({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}})]},
-            "this image is none",
+            "this is not an image",
         ),
         (
             {"messages": [user({"type": "image_url", "image_url": {"url": "data:image/png;base64,/etc/passwd"}})]},
-            "this image is none",
+            "this is not an image",
         ),
         (
             {"messages": [*FRANCE, {"role": "tool", "tool_call_id": "c1", "content": "12"}]},

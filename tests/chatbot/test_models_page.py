@@ -31,7 +31,13 @@ FAILED = {
     "measured": "1 of 3",
     "limit": "none",
 }
-SKIPPED = {"rule": "speed", "passed": True, "reason": "not judged: not timed", "measured": "none", "limit": "fast"}
+SKIPPED = {
+    "rule": "speed",
+    "passed": True,
+    "reason": "not judged: the speed was not measured",
+    "measured": "none",
+    "limit": "fast",
+}
 
 
 @pytest.fixture

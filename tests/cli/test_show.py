@@ -163,7 +163,10 @@ def test_the_scores_have_a_column_for_the_live_model_where_there_is_one(capsys) 
 
 def test_preferences_are_told_only_where_some_were_learned(capsys) -> None:
     show.show_outcome(ended(GOOD, True, training=replace(TRAINED, preference_steps=4, agreement=0.75, threads=0)))
-    assert "12 steps, 4 on preferences (75% now as people did), 4200 tokens, float32, peak" in capsys.readouterr().out
+    assert (
+        "12 steps, 4 on preferences (75% now ranked as people did), 4200 tokens, float32, peak"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_retrain_that_made_nothing_says_why(capsys) -> None:
@@ -227,8 +230,8 @@ CASE = Case(("t",), frozenset({"secret"}), (version(1),), {})
             Forgotten(CASE, (), version="fine_tuned_x:v2"),
             "fine_tuned_x:v2 was made without it, and is live",
         ),
-        (Forgotten(CASE, (Path("/data/left"),)), "still holds it: /data/left"),
-        (Forgotten(CASE, (), strangers=("mine:v1",)), "mine:v1 may have learned it, and was not made here"),
+        (Forgotten(CASE, (Path("/data/left"),)), "still contains the text: /data/left"),
+        (Forgotten(CASE, (), strangers=("mine:v1",)), "mine:v1 may have learned the text, and byoai did not make it"),
         (
             Forgotten(CASE, (), unfinished="the gate refused it"),
             "the gate refused it. The versions that learned it are still there: fine_tuned_x:v1.",

@@ -516,7 +516,7 @@ def test_a_deleted_session_is_gone_as_a_whole_excluded_turns_included(home: Path
 
 def test_deletion_says_what_it_needs(log: ConversationLogger) -> None:
     for arguments in ({}, {"turn_id": "a", "session_id": "b"}):
-        with pytest.raises(DataError, match="which turn to delete, or which session"):
+        with pytest.raises(DataError, match="the turn to delete, or the session"):
             log.delete(**arguments)
 
 

@@ -286,7 +286,7 @@ def test_rows_of_a_model_without_a_name_are_refused(
     home: Path, all_served: Any, conversations: list[Conversation], key: str
 ) -> None:
     dataset, chatml = build_dataset(conversations, SETTINGS), all_served["chatml"]
-    with pytest.raises(DataError, match="template_key is empty: say which model"):
+    with pytest.raises(DataError, match="template_key is empty: give the digest"):
         tokenize_dataset(dataset.path, chatml.render, chatml.vocabulary, 100, key)
 
 

@@ -63,7 +63,7 @@ def test_a_death_in_mid_answer_is_one_clear_error_and_the_next_question_is_answe
         list(stream)
     cure = {
         "SIGILL": "compiled for another processor",
-        "SIGKILL": "want of memory",
+        "SIGKILL": "because the memory ran out",
         "SIGTERM": "ask again",
         "SIGHUP": "ask again",
     }

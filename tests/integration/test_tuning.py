@@ -198,8 +198,8 @@ def test_what_likely_fits_is_told_by_its_size(size: int, free: int, fits: bool) 
         (Draft("gone:1b"), THERE, "gone:1b is not there"),
         (DRAFT, replace(THERE, turns=1), "questions with their answers at least, and 1 are recorded"),
         (Draft(BASE, "dataset"), THERE, "No file is chosen"),
-        (DRAFT, THERE, "It is being found out"),
-        (Draft(BASE, "sample"), replace(THERE, turns=0), "It is being found out"),
+        (DRAFT, THERE, "The data is being examined"),
+        (Draft(BASE, "sample"), replace(THERE, turns=0), "The data is being examined"),
     ],
 )
 def test_what_is_missing_is_said(config: FineTuningConfig, draft: Draft, now: Situation, said: str) -> None:

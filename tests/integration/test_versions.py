@@ -11,9 +11,9 @@ from fine_tuning.model_management import elo
 from fine_tuning.model_management.model_registry import Registry
 
 PASSED = {"rule": "own chats", "passed": True, "reason": "better"}
-SKIPPED = {"rule": "speed", "passed": True, "reason": "not judged: not timed"}
+SKIPPED = {"rule": "speed", "passed": True, "reason": "not judged: the speed was not measured"}
 WARNED = {"rule": "forgetting", "passed": True, "warned": True, "reason": "perhaps it forgot"}
-FAILED = {"rule": "leak probe", "passed": False, "reason": "it tells private details"}
+FAILED = {"rule": "leak probe", "passed": False, "reason": "it reveals private details"}
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ FAILED = {"rule": "leak probe", "passed": False, "reason": "it tells private det
         ([PASSED], ["passed"], "Passed 1 of 1 rules"),
         ([PASSED, SKIPPED], ["passed", "not judged"], "Passed 1 of 2 rules; 1 could not be judged"),
         ([PASSED, WARNED], ["passed", "warned"], "Passed 2 of 2 rules"),
-        ([PASSED, FAILED], ["passed", "refused"], "Refused, for 1 of 2 rules: leak probe: it tells private details"),
+        ([PASSED, FAILED], ["passed", "refused"], "Refused, for 1 of 2 rules: leak probe: it reveals private details"),
         ([FAILED, {**FAILED, "rule": "fit"}], ["refused", "refused"], "Refused, for 2 of 2 rules"),
     ],
 )

@@ -76,8 +76,8 @@ def test_what_was_excluded_since_is_marked_and_what_was_forgotten_is_counted(log
     [
         (BASE, "not fine-tuned here"),
         (None, "does not name"),
-        (f"{NAME}:v9", "no longer known what taught"),
-        ("fine_tuned_other:v1", "no longer known what taught"),
+        (f"{NAME}:v9", "no longer known"),
+        ("fine_tuned_other:v1", "no longer known"),
         (f"{NAME}:v0", "not fine-tuned here"),
         (f"{NAME}:v1x", "not fine-tuned here"),
         (f"{NAME}:latest", "not fine-tuned here"),  # none is live
@@ -97,7 +97,7 @@ def test_an_answer_of_which_nobody_knows_the_teachers_says_why(
 def test_a_version_that_was_only_found_in_the_engine_has_no_teachers(log: ConversationLogger) -> None:
     Registry().add(NAME, 2, base_tag=BASE)
     turn = log.log_conversation("Where?", "There.", {"model": f"{NAME}:v2"})
-    with pytest.raises(ConfigError, match="not known what taught"):
+    with pytest.raises(ConfigError, match="are not known"):
         learned_from(log, Registry(), turn.id)
     with pytest.raises(TurnNotFound):
         learned_from(log, Registry(), "none")

@@ -187,7 +187,7 @@ def test_all_that_it_started_ends_with_it(queue: Queue, deaf: bool, leaves_group
         queue.cancel(job.id, grace=1.0 if deaf else PATIENCE)
         job = queue.wait(job.id, PATIENCE)
         wait_for(lambda: not marked(job.mark), what="the end of all")
-        assert job.state == State.CANCELLED and ("was ended" in job.reason) == deaf
+        assert job.state == State.CANCELLED and ("was killed" in job.reason) == deaf
         return time.monotonic() - asked
 
     in_time(ended, 8)

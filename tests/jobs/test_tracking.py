@@ -114,7 +114,7 @@ def retrain(
                 paths.write_json(run.inputs, {**inputs, "mark": None, "preferences": "p1"})
             told.tell(RunOpened(str(run.folder), resumed))
             told.tell(Planned((("what", SAID),)))
-            told.tell(Note(f"passed over: {SAID}"))
+            told.tell(Note(f"skipped a damaged checkpoint: {SAID}"))
             for each in steps:
                 told.tell(each)
             if raised:
@@ -266,7 +266,7 @@ def test_a_folder_that_would_be_taken_for_another_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("BYOAI_HOME", str(tmp_path / name))
-    with pytest.raises(ByoaiError, match="leads it elsewhere"):
+    with pytest.raises(ByoaiError, match="does not find a path"):
         tracking.store_uri()
 
 

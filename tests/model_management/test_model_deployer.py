@@ -163,7 +163,8 @@ def test_parity_holds_with_what_people_type_and_finds_an_engine_that_feeds_it_ra
     assert check_parity(engine, BASE, partial(engine.render, BASE)).tokens > 700
     monkeypatch.setattr(Neutraliser, "messages", lambda self, messages: list(messages))
     with pytest.raises(
-        ParityError, match=rf"{BASE}: what is typed acts as structure in messages of user, assistant, user"
+        ParityError,
+        match=rf"{BASE}: control tokens that somebody types act as structure in messages of user, assistant, user",
     ):
         check_parity(engine, BASE, partial(engine.render, BASE))
 

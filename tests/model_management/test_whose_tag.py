@@ -27,7 +27,7 @@ def test_a_free_name_and_one_of_our_own_are_taken(engine: Engine, name: str, reg
 
 @pytest.mark.parametrize("end", ["latest", "v1", "LATEST", "V1"])
 def test_the_name_of_the_base_itself_is_refused(engine: Engine, name: str, registry: Registry, end: str) -> None:
-    with pytest.raises(ModelNotOurs, match="is the base"):
+    with pytest.raises(ModelNotOurs, match="the same name as its base"):
         check_name(engine, registry, name, f"{name}:{end}")
 
 
@@ -54,7 +54,7 @@ def test_a_latest_in_place_of_the_live_version_stops_a_retrain(
     make_version(engine, registry, name, home)
     go_live(engine, registry, name, 1)
     engine.create(f"{name}:latest", ModelSpec(from_=BASE, parameters={"seed": 5}))
-    with pytest.raises(ModelNotOurs, match="would be written over"):
+    with pytest.raises(ModelNotOurs, match="would be overwritten"):
         check_name(engine, registry, name, BASE)
     use(engine, registry, name, 1)
     check_name(engine, registry, name, BASE)

@@ -134,7 +134,7 @@ def test_a_network_that_is_not_the_served_one_is_not_trained(
     monkeypatch.setattr(network, "load_base", loaded)
     steps: list[object] = []
     with pytest.raises(
-        TrainingError, match=r"base\.gguf's llama in Transformers and those of .*base\.gguf in llama\.cpp lie"
+        TrainingError, match=r"base\.gguf's llama in Transformers and those of .*base\.gguf in llama\.cpp differ"
     ):
         train(base, tmp_path, tmp_path / "run", SETTINGS, report=steps.append, served=reference(base, rows))
     assert not steps
@@ -249,7 +249,7 @@ def test_an_adapter_that_is_not_what_was_trained_is_refused(
 ) -> None:
     base, result = trained
     adapter = SPOILT[spoilt](convert_adapter(base, result.adapter, tmp_path / "adapter.gguf").path)
-    with pytest.raises(ExportError, match=r"adapter\.gguf in llama\.cpp lie"):
+    with pytest.raises(ExportError, match=r"adapter\.gguf in llama\.cpp differ"):
         check_export(result.network, read_logits(base, result.network.base.probes, adapter))
 
 
@@ -266,5 +266,5 @@ def test_rows_exported_in_the_wrong_order_are_refused(
     served = (
         read_logits(base, probes, made) if export is convert_adapter else read_logits(made, probes, requantised=True)
     )
-    with pytest.raises(ExportError, match=r"made\.gguf in llama\.cpp lie"):
+    with pytest.raises(ExportError, match=r"made\.gguf in llama\.cpp differ"):
         check_export(result.network, served)

@@ -80,8 +80,10 @@ def label_conversation(id: SessionId, asked: Labelled, service: Serving) -> Conv
 def delete_conversation(
     id: SessionId,
     service: Serving,
-    teach_again: Annotated[bool, Query(description="train a version without it, where one has learned it")] = True,
-    now: Annotated[bool, Query(description="remove those versions before that one is trained")] = False,
+    teach_again: Annotated[bool, Query(description="if a version has learned it, train a new one without it")] = True,
+    now: Annotated[
+        bool, Query(description="remove the versions that learned it before the new one is trained")
+    ] = False,
 ) -> JobFacts:
     """Forget a conversation permanently: a `forget` job removes it from all files, and the versions that learned it."""
     if not service.log().index.ids_of(id):
@@ -112,7 +114,7 @@ def export_conversations(
         else [turn for turn in log.index.turns_of(conversation) if not _is_excluded(turn)]
     )
     if not turns:
-        raise NoConversations("there is nothing to export: no turn that is not excluded")
+        raise NoConversations("there is nothing to export: there is no turn, or all turns are excluded")
     name = data_export.file_of(format)
     headers = {"content-disposition": f'attachment; filename="{name}"'}
     pieces = _together(data_export.render(conversations_of(turns), format))

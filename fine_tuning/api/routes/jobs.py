@@ -144,7 +144,7 @@ def delete_job(id: Id, service: Serving) -> RemovedJob:
     """Remove a finished job with its run and its version. 409 if it is not over, or its version must be kept."""
     found = job_runs.removal(service.queue, service.registry, id)
     if why := job_runs.why_kept(found):
-        raise Busy(f"the job {id} stays: {why}")
+        raise Busy(f"the job {id} cannot be removed: {why}")
     found = job_runs.remove(service.queue, service.registry, service.engine() if found.version else None, id)
     return RemovedJob(
         id=id,

@@ -72,7 +72,7 @@ def vote(asked: Vote, service: Serving) -> RatingList:
             f"the engine has no model {(asked.one if one is None else asked.other)!r}: GET /api/models lists them"
         )
     if one == other:
-        raise ConfigError(f"other: it is {one} again, and a vote is between two models")
+        raise ConfigError(f"one and other are both {one}: a vote needs two different models")
     elo.vote(one, other, _SCORES[asked.better])
     return list_ratings()
 

@@ -72,7 +72,7 @@ async def send_part(
     request: Request,
     service: Serving,
     offset: Annotated[
-        int, Query(ge=0, le=2**53, description="where the part begins: how many bytes have come before it")
+        int, Query(ge=0, le=2**53, description="where the part begins: the number of bytes sent before it")
     ],
 ) -> UploadFacts:
     """Send the next part, of any length. After an error, continue from the upload's current `size`.

@@ -77,4 +77,4 @@ def _check_size(content: bytes) -> None:
         raise DataError(f"it is a damaged Word document: {error}") from error
     grown = sum(member.file_size for member in members)
     if grown > _UNPACKED or len(members) > _MEMBERS:
-        raise DataError(f"it would grow to {grown >> 20} MiB in {len(members)} parts: save it anew, without pictures")
+        raise DataError(f"it would grow to {grown >> 20} MiB in {len(members)} parts: save it again without pictures")

@@ -32,11 +32,11 @@ def unsupported(passage: str, headings: Iterable[str], question: str, answer: st
     """
     said, known = _tokens(passage), _tokens(" ".join((*headings, passage)))
     if left := _not_in_order(_tokens(answer), said):
-        return f"the answer's {left!r} does not stand in the passage"
+        return f"the answer's {left!r} is not in the passage"
     stems = set(map(_stem, known))
     for word in _tokens(question):
         if word not in _FRAME and _stem(word) not in stems:
-            return f"the question's {word!r} does not stand in the passage"
+            return f"the question's {word!r} is not in the passage"
     return ""
 
 

@@ -53,13 +53,14 @@ def read_document(member: Member, name: str = "", seconds: float = SECONDS) -> l
         done = subprocess.run(command, input=content, capture_output=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired as error:
         raise DataError(
-            f"{name} could not be read within {seconds:g} seconds: save it anew, or as plain text"
+            f"{name} could not be read within {seconds:g} seconds: save it again, or as plain text"
         ) from error
     try:
         answer = json.loads(done.stdout)
     except ValueError as error:
         raise DataError(
-            f"{name} could not be read: its reading needs too much memory, or is damaged ({done.returncode})"
+            f"{name} could not be read: this needs too much memory, or the file is damaged (exit code "
+            f"{done.returncode})"
         ) from error
     if "fault" in answer:
         raise DataError(f"{name}: {answer['fault']}")
@@ -82,7 +83,7 @@ def kind_of(content: bytes, name: str) -> str:
         raise DataError(f"{name} is in Word's old format: save it as .docx")
     suffix = next((kind for end, kind in _SUFFIXES.items() if name.lower().endswith(end)), "txt")
     if suffix in ("pdf", "docx"):
-        raise DataError(f"{name} is no {suffix.upper()} file, whatever it is called, or it is damaged")
+        raise DataError(f"{name} is no {suffix.upper()} file, in spite of its name, or it is damaged")
     if head[:200].lower().startswith((b"<!doctype html", b"<html")):
         return "html"
     if b"\0" in content[:4096] and not encoding_of(content[:4096]).startswith("utf-"):
@@ -160,7 +161,7 @@ def _answer(kind: str, content: bytes) -> dict[str, object]:
     except DataError as error:
         return {"fault": str(error)}
     except (MemoryError, RecursionError):
-        return {"fault": "its reading needs too much memory: save it anew, or as plain text"}
+        return {"fault": "reading it needs too much memory: save it again, or as plain text"}
 
 
 def _bound() -> None:

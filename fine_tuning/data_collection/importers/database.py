@@ -131,7 +131,7 @@ def _read_webui(source: Source) -> Iterator[Chat | Fault]:
             except BadRecord as error:
                 yield Fault(place, f"expected {error}")
             except NOT_AS_EXPECTED as error:
-                yield Fault(place, f"expected a chat with its history, found it built otherwise ({error})")
+                yield Fault(place, f"expected a chat with its history, found another structure ({error})")
 
 
 LLM = Importer("logs of llm (logs.db)", _fits_llm, _read_llm, frozenset({"database"}))

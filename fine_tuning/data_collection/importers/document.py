@@ -22,15 +22,13 @@ def _read(source: Source) -> Iterator[Chat | Fault]:
     for found in pairs_of(read_document(member, name), source.judge):
         source.read(0)
         if isinstance(found, Refused):
-            yield Fault(found.section, f"an answer that the text gives to {found.question!r}: {found.reason}")
+            yield Fault(found.section, f"the question {found.question!r} was left out: {found.reason}")
             continue
         made += 1
         said = [Said("user", found.question), Said("assistant", found.answer)]
         yield Chat(said, facts={"split": found.split, "level": found.level, "key": found.key}, section=found.section)
     if not made:
-        raise DataError(
-            f"{name} says nothing that questions could be made of: it needs sentences, lists or tables under headings"
-        )
+        raise DataError(f"no questions can be made from {name}: it needs sentences, lists or tables under headings")
 
 
 DOCUMENT = Importer("a document", lambda found: False, _read, whole=True)

@@ -38,7 +38,7 @@ def rows(name: str, read: Read = unwatched) -> Iterator[Record | Fault]:
                 yield Record(f"{split}, row {number}", row)
     except (OSError, ValueError, KeyError, pyarrow.ArrowException, RuntimeError) as error:
         where = "the Hugging Face Hub" if name.startswith(PREFIX) else "the local copy"
-        cure = "Is the name right, and the network there? Else download it elsewhere, and import the files"
+        cure = "Check the name and the network, or download it on another machine, and import the files"
         raise DataError(f"cannot read the dataset {name} from {where}: {str(error)[:300]}. {cure}") from error
 
 

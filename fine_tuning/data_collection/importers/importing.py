@@ -224,8 +224,8 @@ def _read(places: Sequence[str | Path], wanted: Wanted, report: Report, progress
         raise errors[0]
     if report.turns == 0 and wanted.me:
         raise DataError(
-            f"nobody called {wanted.me!r} answered anybody in {', '.join(map(str, places))}: without --me the names "
-            "are listed"
+            f"nobody called {wanted.me!r} answered anybody in {', '.join(map(str, places))}: leave out --me to see the "
+            "names"
         )
 
 

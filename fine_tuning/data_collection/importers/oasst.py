@@ -74,7 +74,7 @@ def _read_messages(source: Source) -> Iterator[Chat | Fault]:
         except BadRecord as error:
             yield Fault(records[0].place, f"expected {error}")
         except NOT_AS_EXPECTED as error:
-            yield Fault(records[0].place, f"expected messages of a tree, found them built otherwise ({error})")
+            yield Fault(records[0].place, f"expected messages of a tree, found another structure ({error})")
     yield from faults
 
 

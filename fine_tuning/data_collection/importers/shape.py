@@ -73,7 +73,7 @@ def spoilt(error: Exception, place: str, expected: str, value: object) -> Fault:
     """
     if isinstance(error, BadRecord):
         return Fault(place, f"expected {error}")
-    return Fault(place, f"expected {expected}, found {kind(value)} built otherwise ({error})")
+    return Fault(place, f"expected {expected}, found {kind(value)} of another structure ({error})")
 
 
 def each(

@@ -103,9 +103,9 @@ def recognised(found: Look, name: str) -> Found:
     for inside, values in found.lists.items():
         if best := _best(formats, found, values):
             return best, IMPORTERS[best], inside
-    wanted = ", ".join(importer.title for importer in formats.values()) or "nothing that is laid out so"
+    wanted = ", ".join(importer.title for importer in formats.values()) or "no format has this layout"
     told = f"{name} is in no format that byoai knows: it holds {_told(found)}. Looked for: {wanted}"
-    raise DataError(f"{told}. --format names one; --as document makes questions of a text")
+    raise DataError(f"{told}. Name the format with --format, or use --as document to make questions from a text")
 
 
 def forced(name: str, found: Look, file: str, surely: bool = False) -> Found:
