@@ -5,7 +5,7 @@ The trainer and the forecast both need it; the forecast does without torch.
 
 from collections.abc import Iterator
 
-from fine_tuning.config import Training
+from fine_tuning.config_training import Training
 
 LOGITS_AT_ONCE = 256  # supervised tokens per chunk; each chunk reads the whole output matrix twice
 

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from fine_tuning import paths
-from fine_tuning.config import FineTuningMethod, Training
+from fine_tuning.config_training import FineTuningMethod, Training
 
 _MEASURED = 0.7  # seconds
 _KEPT = 24 * 3600.0  # seconds for which a measurement counts
