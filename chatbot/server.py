@@ -94,8 +94,9 @@ def serve(
     """Serve the chat and the API until interrupted; open `page` in the browser once the server
     answers.
 
-    Before anything is served, raises ConfigError (without `settings`, the default file is read),
-    ByoaiError if the port is taken, and DataError if the log is not a log.
+    Without `settings`, the default configuration file is read. Before anything is served, raises
+    ConfigError for invalid settings, ByoaiError if the port is taken, and DataError if the file of
+    the log is not one of byoai.
     """
     import streamlit
     from starlette.middleware import Middleware

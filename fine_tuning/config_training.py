@@ -56,8 +56,8 @@ class Replay(_Section):
             return values
         if "prompts" in values:
             raise ValueError(
-                "prompts was replaced by share, the share of general prompts in an epoch (0.3 for 64 prompts "
-                "beside 150 chats)"
+                "prompts is no longer a setting: write share, the fraction of an epoch that is general prompts (0.3 "
+                "for 64 prompts beside 150 chats)"
             )
         return {key: value for key, value in values.items() if key != "max_new_tokens"}
 

@@ -347,7 +347,10 @@ def _teach_again(config: FineTuningConfig, engine: Engine, watch: Watch) -> tupl
     try:
         outcome = retrain(config, engine, watch, Request(force=True))
     except (NoConversations, TooLittleData) as error:
-        watch.note(f"no data to train on is left ({error}): the versions that learned it are removed at once")
+        watch.note(
+            f"too little is left to train on ({error}), so no new version is made; those that learned the text "
+            "are removed now"
+        )
         return "", ""
     if not isinstance(outcome, NewVersion):
         return "", f"no new version was made ({outcome.reason})"

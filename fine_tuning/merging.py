@@ -134,8 +134,8 @@ def check_parts(parts: Sequence[Part]) -> None:
             other, its = shapes.setdefault(module, (part, pair))
             if its.shape != pair.shape:
                 raise ConfigError(
-                    f"{other.tag} and {part.tag} cannot be merged: {module} is {its.shape} in one, and {pair.shape} "
-                    "in the other"
+                    f"{other.tag} and {part.tag} cannot be merged, since they change layers of different sizes: "
+                    f"{module} is {its.shape} in one, and {pair.shape} in the other"
                 )
 
 

@@ -138,7 +138,7 @@ def train(shop: Workshop, plan: Plan, run: Run, replay: Path | None, runner: "Ru
         )
         training = (runner or run_in_child)(job, shop.watch)
         for damage in training.passed_over:
-            shop.watch.note(f"skipped a damaged checkpoint: {damage}")
+            shop.watch.note(f"skipped a damaged checkpoint, going on from the one before it: {damage}")
     return training
 
 

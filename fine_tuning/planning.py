@@ -112,7 +112,7 @@ def read_said(config: FineTuningConfig, *, sample: bool = False) -> Said:
 
 
 def read_beside(name: str) -> list[Turn]:
-    """Return the turns of the sample or of a file, with that name as their source."""
+    """Return the turns of the shipped sample (`name` is "sample") or of the file `name`, which is their source."""
     if name == "sample":
         turns = [Turn.model_validate_json(line) for line in SAMPLE_LOG.read_text(encoding="utf-8").splitlines()]
     else:
@@ -347,7 +347,8 @@ def check_deployment(shop: Workshop) -> None:
     method = f"{settings.method}{' with DoRA' if settings.use_dora else ''}"
     if shop.mode is None:
         shop.watch.note(
-            f"the result of {method} does not fit into a GGUF: it answers through Transformers only, not in the engine"
+            f"no GGUF can store what {method} changes: the new version will answer through Transformers only, "
+            "not in Ollama"
         )
         return
     if shop.mode != wanted.mode:

@@ -67,7 +67,10 @@ def run_behind(version: Version, done: str) -> Run:
     """Return the run that made a version. Raises ConfigError if it is missing; `done` ("merged") is for the message."""
     folder = run_of(version)
     if folder is None or not folder.is_dir():
-        raise ConfigError(f"{version.tag} cannot be {done}: its run is not there ({version.run or 'unknown'})")
+        raise ConfigError(
+            f"{version.tag} cannot be {done}: its run is not there ({version.run or 'made elsewhere'}). Restore that "
+            "folder in the data folder, or choose another version"
+        )
     return Run(folder)
 
 

@@ -154,11 +154,7 @@ def _facts(teacher: Teacher, likelihood: Likelihood | None) -> str:
     if teacher.shared:
         facts.append(f"both say {', '.join(teacher.shared)}")
     if likelihood:
-        facts.append(
-            f"its answer is {told(likelihood)}"
-            if "as likely" in told(likelihood)
-            else f"finds its answer {told(likelihood)}"
-        )
+        facts.append(f"finds its answer {told(likelihood)}")
     if teacher.source:
         facts.append(f"of {teacher.source}")
     elif teacher.turn.timestamp:

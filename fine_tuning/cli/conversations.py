@@ -130,7 +130,9 @@ def _add_why(commands: Commands) -> None:
     why.add_argument("--last", action="store_true", help="use the newest answer that a fine-tuned version gave")
     why.add_argument("--count", type=positive, default=5, metavar="N", help="list at most N turns (default: 5)")
     why.add_argument(
-        "--quick", action="store_true", help="leave out the likelihoods, for which both models must be loaded"
+        "--quick",
+        action="store_true",
+        help="only list the most similar turns; loads neither version nor base to compare how likely they find them",
     )
 
 

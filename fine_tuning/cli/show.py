@@ -332,7 +332,7 @@ def show_learned_from(found: "LearnedFrom") -> None:
             f"of {each.source}" * bool(each.source),
             "excluded" * each.excluded,
         ]
-        marks.append(told(each.likelihood) if each.likelihood else "")
+        marks.append(f"finds its answer {told(each.likelihood)}" if each.likelihood else "")
         out.print(Text.assemble((each.turn.id, "dim"), "  ", _joined(marks)))
         out.print(Text.assemble(("  > ", "bold"), _one_line(each.turn.user_message, 90)))
         out.print(Text(f"    {_one_line(each.turn.bot_response, 90)}"))

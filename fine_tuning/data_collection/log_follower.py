@@ -242,7 +242,10 @@ class _Entry:
             self.database.execute("INSERT INTO log_texts (rowid, text) VALUES (?, ?)", (-key, said))
 
     def settle(self, content: BinaryIO) -> None:
-        """Apply the new events to the turns they refer to."""
+        """Apply new events (ratings, edits, exclusions, deletions) to the turns that they refer to.
+
+        `content`: the open log, from which those turns are read.
+        """
         log = {"id": self.log}
         new = self.database.execute(  # turns entered after their events: lines that were repaired
             "SELECT DISTINCT turn FROM log_events WHERE log = ? AND turn IN (SELECT id FROM log_turns WHERE log = ? "

@@ -200,8 +200,9 @@ def _likeness(one: str, other: str, weights: Mapping[str, float]) -> float:
 
 
 def _grams(text: str) -> set[str]:
-    """Return the pieces of a folded text. The space around each word belongs to it, so that word
-    ends count.
+    """Return the pieces of each word of a text, which is in lower case.
+
+    A space before and after a word is part of it, so that its beginning and end make pieces of their own.
     """
     words = (f" {word} " for word in re.findall(r"\w+", text))
     return {word[at : at + _GRAM] for word in words for at in range(len(word) - _GRAM + 1)}

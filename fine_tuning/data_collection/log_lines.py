@@ -148,7 +148,10 @@ def _dump(record: Mapping[str, object]) -> bytes:
     try:
         text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"cannot log what JSON cannot hold: {error}") from error
+        raise DataError(
+            f"cannot log something that JSON cannot store: {error}. Use texts, finite numbers, true, false, null, "
+            "lists and dictionaries"
+        ) from error
     try:
         return text.encode()
     except UnicodeEncodeError:

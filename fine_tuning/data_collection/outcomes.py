@@ -54,8 +54,9 @@ def place() -> Path:
 
 
 def keep(index: LogIndex, look: Look, reasons: Mapping[str, str], conflicts: Sequence[Differing]) -> None:
-    """Store the result of a survey over the one before. `reasons`: by turn id; `KEPT` for turns
-    that are learned.
+    """Replace the stored result of the last survey with this one.
+
+    `reasons` says for each turn, by id, why it is not learned, or `KEPT` if it is.
     """
     keys = index.keys()
     rows = ((keys[id], reason) for id, reason in reasons.items() if id in keys)

@@ -256,11 +256,11 @@ def gist(said: Wording) -> tuple[tuple[str, ...], tuple[bool, ...]]:
 
 
 def same_gist(words: Sequence[str], names: Sequence[bool], others: Sequence[str], other_names: Sequence[bool]) -> bool:
-    """Return whether two questions ask the same, apart from a letter of a long word that is
+    """Return whether two questions have the same words, ignoring slips in long words: one letter
     missing, extra, or swapped.
 
-    Unlike in repeats, a wrong letter counts as a difference. Repeats have the same answer; here the
-    answers differ, and "charge" and "change" must stay two questions.
+    `names` and `other_names` mark the words that are names, which must be equal. A wrong letter counts
+    as a difference: the answers differ here, so "charge" and "change" must stay two questions.
     """
     if len(words) != len(others):
         return False

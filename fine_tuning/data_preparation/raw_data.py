@@ -188,7 +188,7 @@ def _jsonl(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
         try:
             found = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: no JSON ({error})") from error
+            raise DataError(f"{path}: not valid JSON ({error})") from error
         yield from ((f"{path}, record {number}", record) for number, record in enumerate(found, 1))
         return
     for number, line in enumerate(text.split("\n"), 1):

@@ -84,7 +84,10 @@ def is_by_version(turn: Turn, prefix: str) -> bool:
 
 
 def newest_answer(log: ConversationLogger, prefix: str) -> str:
-    """Return the id of the newest answer by a version. Raises TurnNotFound if there is none."""
+    """Return the id of the newest answer of a model whose tag begins with `prefix`.
+
+    Raises TurnNotFound if there is none.
+    """
     if (found := newest_of(log, prefix)) is None:
         raise TurnNotFound(
             "no answer in the log is by a fine-tuned version: make one with `byoai retrain`, then ask it something"
@@ -198,7 +201,9 @@ def _logprobs(engine: Engine, tag: str, rows: dict[str, ScoredRow], until: float
 
 
 def told(likelihood: Likelihood) -> str:
-    """Return a likelihood as the end of a sentence: `12 times likelier than the base does`."""
+    """Return how a version's likelihood compares with the base's, to follow "the version finds this answer":
+    `12 times likelier than the base does`.
+    """
     times = likelihood.times
     if times >= 1.15:
         return f"{_count(times)} times likelier than the base does"

@@ -186,10 +186,10 @@ def _end_gone(job: Job) -> None:
 
 
 def end(job: Job, state: State, reason: str, code: int | None) -> bool:
-    """Record how this attempt of a job ended. Return False if that was recorded before.
+    """Record how this attempt of a job ended, and do what follows from it.
 
-    Then remove the output of a cancelled job if requested, send notices, and track the run's
-    metrics, the last two in separate processes.
+    The output of a cancelled job is removed if requested; notices are sent, and the run's metrics are
+    tracked, both in separate processes. Return False, and do nothing, if the end was already recorded.
     """
     if not store.finish(job, state, reason, code):
         return False

@@ -164,7 +164,8 @@ def _run_of(version: Version) -> Run:
     run = Run(paths.home() / version.run)
     if not version.run or not run.modelfile.exists():
         raise ExportError(
-            f"{version.tag} cannot be written: its run is not there ({run.folder if version.run else 'made elsewhere'})"
+            f"{version.tag} cannot be written: its run is not there "
+            f"({run.folder if version.run else 'made elsewhere'}). Restore that folder, or choose another version"
         )
     return run
 

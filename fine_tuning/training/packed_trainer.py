@@ -51,7 +51,7 @@ class PackedTrainer(ResumableTrainer):
         self.flops = step_flops(model)
 
     def pack(self, rows: Sequence[object]) -> list[PackedBatch]:
-        """Return the packed rows of a batch."""
+        """Pack the rows of a batch; return packed rows of at most `batch_tokens` tokens each."""
         return pack_within(cast(Sequence[TokenRow], rows), self.batch_tokens)
 
     def loss_count(self, batch: PackedBatch) -> int:

@@ -57,7 +57,10 @@ class Workload:
 
 
 def computed_rows(path: Path, replayed: bool = False) -> list[ComputedRow]:
-    """Return the computed part of each token row in a JSONL file. Raises TrainingError for a bad line."""
+    """Return the token rows of a JSONL file, each up to its last trained token: later ones are not computed.
+
+    `replayed`: mark all of them as replay rows. Raises TrainingError for a bad line.
+    """
 
     def row(record: Mapping[str, Sequence[int]]) -> ComputedRow:
         ids, trained = record["input_ids"], bytes(map(bool, record["trained"]))  # the first token carries no loss
@@ -99,7 +102,7 @@ def _held_out(chats: Sequence[ComputedRow], rows: int, settings: Training) -> Wo
 
 
 def _passes(rows: Sequence[ComputedRow], settings: Training) -> list[BatchSize]:
-    """Return the sizes of a step's passes."""
+    """Return the size of each forward pass into which one training step divides its `rows`."""
     if settings.backend == "trl":  # one pass, padded, with the logits of every token
         longest = max(len(row.ids) for row in rows)
         tokens = len(rows) * longest

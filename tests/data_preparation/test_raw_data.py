@@ -123,12 +123,12 @@ def test_a_function_of_the_program_gives_records_only_to_the_program(
 @pytest.mark.parametrize(
     ("format", "content", "said"),
     [
-        ("jsonl", '{"messages": []\n', "line 1: no JSON"),
+        ("jsonl", '{"messages": []\n', "line 1: not valid JSON"),
         ("jsonl", '{"a": "b"}\n', r"line 1: its fields \(a\) are not known"),
         ("jsonl", "\n3\n", "line 2: a record must be an object"),
         ("jsonl", '{"messages": [{"role": "wizard", "content": "x"}]}', "is no message"),
         ("jsonl", '{"messages": [{"role": "user", "content": 3}]}', "is no message"),
-        ("jsonl", "[" * 100_000, "no JSON"),
+        ("jsonl", "[" * 100_000, "not valid JSON"),
         ("csv", "question,answer\na,b,c\n", "line 2: more values"),
         ("csv", "left,right\na,b\n", r"its fields \(left, right\) are not known"),
         ("csv", 'question,answer\n"a,b\n', "no CSV|fields"),

@@ -64,7 +64,7 @@ def test_a_training_in_bfloat16_may_lie_farther_away() -> None:
     served = logits()
     reference, near = Reference(Path("base.gguf"), PROBES, served, 0.01), plus(served, logits(), 0.04)
     check_base(near, reference, of_format(True, "dequantised"), "tiny's llama")
-    with pytest.raises(TrainingError, match=r"tiny's llama.*base\.gguf.*rounding explains 1%.*docs/families\.md"):
+    with pytest.raises(TrainingError, match=r"tiny's llama.*base\.gguf.*rounding explains only 1%.*docs/families\.md"):
         check_base(near, reference, of_format(False, "dequantised"), "tiny's llama")
 
 

@@ -149,7 +149,7 @@ def refused(trained: Path, served: Path, folder: Path) -> None:
     said = read_logits(served, make_probes(rows, read_gguf(served)))
     steps: list[object] = []
     with pytest.raises(
-        TrainingError, match=rf"{re.escape(str(trained))}.*{re.escape(str(served))}.*rounding explains 1%"
+        TrainingError, match=rf"{re.escape(str(trained))}.*{re.escape(str(served))}.*rounding explains only 1%"
     ):
         train(trained, folder, folder / "run", tiny.SETTINGS, report=steps.append, served=said)
     assert not steps and not (folder / "run" / "adapter").exists()

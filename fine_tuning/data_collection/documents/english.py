@@ -104,8 +104,8 @@ class English:
         )
 
     def small(self, text: str) -> str:
-        """Return the beginning of a sentence as it is written within one: in lower case, unless it
-        is a name.
+        """Return the beginning of a sentence as it would stand in the middle of one: in lower case,
+        unless it is a name.
         """
         first, _, after = text.partition(" ")
         if first.lower() in _ARTICLES:

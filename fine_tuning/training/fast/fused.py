@@ -102,7 +102,7 @@ def _plain(module: object) -> "LoraLinear | None":
 
 
 def _plain_children(module: nn.Module, *names: str) -> list["LoraLinear"]:
-    """Return the plain layers with these names; an empty list if one is missing or not plain."""
+    """Return the children with these names; an empty list unless every one is a plain LoRA layer (`_plain`)."""
     layers = [layer for name in names if (layer := _plain(getattr(module, name, None))) is not None]
     return layers if len(layers) == len(names) else []
 

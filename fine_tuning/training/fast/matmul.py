@@ -185,7 +185,8 @@ def few_kernels() -> Iterator[None]:
 def _for_onednn(x: Tensor, weight: Tensor, library: Library) -> bool:
     """Return whether oneDNN should compute the product.
 
-    It should not for a slice of a matrix, for which it has no kernel and takes a second.
+    It should not if `weight` is a slice of a larger matrix: oneDNN has no kernel for that, and would
+    take about a second.
     """
     if library != "onednn" or not (x.is_cpu and x.dtype == weight.dtype == torch.float32):
         return False
