@@ -66,7 +66,7 @@ def refused(engine: Engine, config: FineTuningConfig, error: type[ByoaiError], s
 def test_the_bases_own_name_is_never_taken(engine: Engine) -> None:
     engine.copy(BASE, "smol:latest")
     config = settings(training__base_model="smol", deployment__model_name_prefix="smo", deployment__model_name="l")
-    refused(engine, config, ModelNotOurs, "smol:latest is the base")
+    refused(engine, config, ModelNotOurs, "same name as its base, smol:latest")
 
 
 @pytest.mark.parametrize("prefix", ["", " ", "my bot ", "a/b", "..", "é", "a\0", "a" * 200])

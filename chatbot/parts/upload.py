@@ -16,6 +16,7 @@ from chatbot.parts.data_overview import ask
 from chatbot.server import config, service
 from fine_tuning.data_collection import uploads
 from fine_tuning.data_collection.documents.pairs import Pair
+from fine_tuning.data_collection.importers.table import NAME_IT
 from fine_tuning.data_collection.peek import Peek, peek
 from fine_tuning.data_collection.uploads import Upload
 from fine_tuning.errors import ByoaiError, DataError, DatasetNotFound
@@ -124,7 +125,8 @@ def _shown(upload: Upload, offer: Callable[[Incoming], None]) -> None:
         if seen.format:
             st.caption(presentable(f"Read as: {seen.title}"))
         elif not questions:
-            st.error(presentable(seen.title.partition(". --")[0]), title="In no known format", icon=":material/error:")
+            why = seen.title.removesuffix(f". {NAME_IT}")  # that is for the terminal
+            st.error(presentable(why), title="In no known format", icon=":material/error:")
         _faults(seen, needs_me)
         if questions:
             _asked(questions)

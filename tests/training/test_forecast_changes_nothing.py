@@ -59,11 +59,11 @@ PATCHABLE = (torch, torch.nn.functional, torch.nn.Linear, torch.nn.Module, torch
     ids=str,
 )
 def test_a_forecast_leaves_the_process_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(matmul, "_faster", PROBES[0])
     monkeypatch.setattr(hardware, "_faster_dtype", PROBES[1])
-    monkeypatch.setattr("fine_tuning.training.estimate._MEASURED", 0.1)
+    monkeypatch.setattr("fine_tuning.training.machine._MEASURED", 0.1)
     for name in matmul._KERNEL_CACHES:
         monkeypatch.delenv(name, raising=False)
     base = write_base(tmp_path / "base.gguf")

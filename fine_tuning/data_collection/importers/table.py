@@ -32,6 +32,9 @@ from fine_tuning.data_collection.importers.whatsapp import WHATSAPP
 from fine_tuning.errors import ConfigError, DataError
 
 # More specific formats come first: of those that fit equally well, the first is chosen.
+NAME_IT = "Name the format with --format, or use --as document to make questions from a text"
+"""What to do about a file in no known format, on the command line."""
+
 IMPORTERS: dict[str, Importer] = {
     "chatgpt": CHATGPT,
     "claude": CLAUDE,
@@ -105,7 +108,7 @@ def recognised(found: Look, name: str) -> Found:
             return best, IMPORTERS[best], inside
     wanted = ", ".join(importer.title for importer in formats.values()) or "no format has this layout"
     told = f"{name} is in no format that byoai knows: it holds {_told(found)}. Looked for: {wanted}"
-    raise DataError(f"{told}. Name the format with --format, or use --as document to make questions from a text")
+    raise DataError(f"{told}. {NAME_IT}")
 
 
 def forced(name: str, found: Look, file: str, surely: bool = False) -> Found:
