@@ -16,7 +16,7 @@ from fine_tuning.engines.embedded import EmbeddedEngine
 from fine_tuning.events import Event, Note, Watch
 from fine_tuning.plan import Plan
 from fine_tuning.planning import make_plan
-from fine_tuning.training import hardware
+from fine_tuning.training import machine
 from fine_tuning.workshop import Request, Workshop
 
 NUMBERS = (
@@ -136,7 +136,7 @@ def test_what_is_planned_a_second_time_is_not_cleaned_again(
         return scrub(text, *own_words)
 
     monkeypatch.setattr(turn_decisions, "scrub", noted)
-    monkeypatch.setattr(hardware, "free_memory", lambda: int(1.2e9))
+    monkeypatch.setattr(machine, "free_ram", lambda: int(1.2e9))
     told: list[Event] = []
     config = settings(**{"training.min_pairs": 1, "training.dtype": "bfloat16"})
     plan = make_plan(Workshop(config, engine, Watch(told.append), Request(auto=True)))

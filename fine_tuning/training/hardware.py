@@ -9,10 +9,10 @@ from functools import cache, partial
 from math import prod
 from statistics import median
 
-import psutil
 import torch
 
 from fine_tuning.config_training import FineTuningMethod, Training
+from fine_tuning.training import machine
 from fine_tuning.training.fast.matmul import CLEARLY, ENOUGH, PROBED, Library, least_seconds, product
 
 THREADS = torch.get_num_threads()  # torch's default: one per core, or OMP_NUM_THREADS
@@ -39,7 +39,7 @@ def free_memory() -> int:
     """Return the free memory in bytes: the GPU's if there is a GPU, else the machine's."""
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0]
-    return psutil.virtual_memory().available
+    return machine.free_ram()
 
 
 def choose_dtype(settings: Training, library: Library) -> torch.dtype:

@@ -46,13 +46,18 @@ def this_machine(settings: Training) -> Machine:
         if 0 <= time.time() - kept[key]["time"] < _KEPT:
             known = Machine(**kept[key]["machine"])
             if known.flops > 0 and (known.pace is None or known.pace > 0) and known.bytes_per_weight in (2, 4):
-                return replace(known, available=psutil.virtual_memory().available)
+                return replace(known, available=free_ram())
     found = measure_machine(settings)
     if not found.on_gpu:
         newest = [*kept.items(), (key, {"time": time.time(), "machine": asdict(found)})][-_MOST:]
         with suppress(OSError):  # it is measured again the next time
             paths.write_json(file, dict(newest))
     return found
+
+
+def free_ram() -> int:
+    """Return how many bytes of the machine's memory are free."""
+    return psutil.virtual_memory().available
 
 
 def measure_machine(settings: Training) -> Machine:

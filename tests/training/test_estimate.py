@@ -281,10 +281,10 @@ def test_shared_heads_cost_once():
 @pytest.mark.slow
 def test_auto_takes_what_fits_and_says_so(home, monkeypatch, capsys):
     from fine_tuning.cli.main import main
-    from fine_tuning.training import hardware
+    from fine_tuning.training import machine
 
     monkeypatch.setenv("BYOAI_ENGINE", "embedded")
-    monkeypatch.setattr(hardware, "free_memory", lambda: 2_300_000_000)
+    monkeypatch.setattr(machine, "free_ram", lambda: 2_300_000_000)
     arguments = ["retrain", "--sample", "--dry-run", "--set", "training.batch_size=64"]
     assert main([*arguments, "--auto"]) == 0
     said = capsys.readouterr().out
