@@ -197,7 +197,7 @@ def _jsonl(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
         try:
             yield f"{path}, line {number}", json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}: no JSON ({error})") from error
+            raise DataError(f"{path}, line {number}: not valid JSON ({error})") from error
 
 
 def _csv(file: tuple[Path, str]) -> Iterator[tuple[str, object]]:
