@@ -84,10 +84,9 @@ class Words:
         """
         if bos or not special:
             return self._tokens(text, special, bos)
-        before, self._last = self._last, {}
-        for piece in self._pieces(text):
-            self._last[piece] = before.get(piece) or self._last.get(piece) or self._tokens(piece, special, bos)
-        return [token for piece in self._pieces(text) for token in self._last[piece]]
+        pieces, before = self._pieces(text), self._last
+        self._last = {piece: before.get(piece) or self._tokens(piece, special, bos) for piece in dict.fromkeys(pieces)}
+        return [token for piece in pieces for token in self._last[piece]]
 
     def _tokens(self, text: str, special: bool, bos: bool) -> list[int]:
         from llama_cpp import llama_cpp

@@ -43,15 +43,14 @@ def this_machine(settings: Training) -> Machine:
     file, key = paths.home() / "machine.json", _key(settings)
     kept = _read(file)
     with suppress(KeyError, TypeError, ValueError):
-        if 0 <= time.time() - kept[key]["time"] < _KEPT:
-            known = Machine(**kept[key]["machine"])
-            if known.flops > 0 and (known.pace is None or known.pace > 0) and known.bytes_per_weight in (2, 4):
-                return replace(known, available=free_ram())
+        known = Machine(**kept[key]["machine"])
+        if known.flops > 0 and (known.pace is None or known.pace > 0) and known.bytes_per_weight in (2, 4):
+            return replace(known, available=free_ram())
     found = measure_machine(settings)
     if not found.on_gpu:
-        newest = [*kept.items(), (key, {"time": time.time(), "machine": asdict(found)})][-_MOST:]
+        newest = sorted(kept.items(), key=lambda each: each[1]["time"])[1 - _MOST :]
         with suppress(OSError):  # it is measured again the next time
-            paths.write_json(file, dict(newest))
+            paths.write_json(file, {**dict(newest), key: {"time": time.time(), "machine": asdict(found)}})
     return found
 
 
@@ -90,9 +89,8 @@ def _key(settings: Training) -> str:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """Return the kept measurements; none if the file is missing or damaged."""
-    with suppress(OSError, ValueError):
+    """Return the measurements of the last day, by `_key`; none if the file is missing or damaged."""
+    with suppress(OSError, ValueError, AttributeError, KeyError, TypeError):
         kept = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(kept, dict):
-            return kept
+        return {key: each for key, each in kept.items() if 0 <= time.time() - each["time"] < _KEPT}
     return {}
