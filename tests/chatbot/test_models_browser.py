@@ -39,6 +39,7 @@ def test_versions_are_used_and_compared_and_a_setting_stays(page: Page, serve: S
     expect(page.get_by_text("Your vote: both bad.")).to_be_visible()
     assert set(elo.ratings()) == {BASE, f"{NAME}:v1"}
     page.get_by_role("link", name="Data", exact=True).click()
+    expect(page.get_by_role("heading", name="Data", exact=True)).to_be_visible()  # else Data may not run at all
     page.get_by_role("link", name="Models", exact=True).click()
     page.get_by_role("radio", name="Compare").click()  # versions have buttons of that name
     expect(page.get_by_role("button", name="Ask both")).to_be_visible()
