@@ -8,6 +8,7 @@ import contextlib
 import functools
 import json
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -113,18 +114,17 @@ class _Renderer:
         The pipes carry bytes, since a text wrapper would keep its last content in memory, even of
         conversations that are later forgotten.
         """
-        timer = threading.Timer(limit, child.kill)
-        timer.daemon = True
-        timer.start()
         try:
             into, out = _pipes(child)
             into.write(line)
             into.flush()
+            ready = select.poll()
+            ready.register(out, select.POLLIN)
+            if not ready.poll(1000 * limit):
+                child.kill()
             said = out.readline()
         except OSError:  # it is dead
             said = b""
-        finally:
-            timer.cancel()
         return said if said.endswith(b"\n") else None
 
 
