@@ -9,11 +9,11 @@ from fine_tuning import paths
 from fine_tuning.conversation import Conversation, Turn, conversations_of
 from fine_tuning.data_collection.placeholders import Placeholders
 from fine_tuning.data_collection.privacy import finds
-from fine_tuning.data_collection.turn_decisions import CleanSettings, clean_text
+from fine_tuning.data_collection.turn_decisions import clean_text
 from fine_tuning.durations import EVALUATING
 from fine_tuning.errors import DataError
 from fine_tuning.plan import Material
-from fine_tuning.planning import names_by
+from fine_tuning.planning import clean_settings
 from fine_tuning.runs import Run
 from fine_tuning.workshop import Workshop
 
@@ -84,10 +84,7 @@ def _secrets(shop: Workshop, material: Material, log: Sequence[Turn]) -> "list[S
     from fine_tuning.evaluation.leak_probe import secrets
 
     learned = set(material.turn_ids)
-    preparation = shop.config.data_preparation
-    settings = CleanSettings(
-        scrub_pii=preparation.scrub_pii, own_words=preparation.own_words, names_by=names_by(shop.config)
-    )
+    settings = clean_settings(shop.config)
     search = partial(finds, words=settings.own_words, names=bool(settings.names_by))
 
     def cleaner(conversation: Conversation) -> Callable[[str], str]:

@@ -18,6 +18,7 @@ from fine_tuning.data_collection.data_cleaner import Cleaned, DataCleaner
 from fine_tuning.data_collection.kept_decisions import KeptDecisions
 from fine_tuning.data_collection.log_index import Mark
 from fine_tuning.data_collection.private_details.names import recogniser
+from fine_tuning.data_collection.turn_decisions import CleanSettings
 from fine_tuning.data_collection.turn_list import Learned
 from fine_tuning.data_collection.without_collections import without_collections
 from fine_tuning.data_preparation.dataset_builder import MANIFEST, build_dataset, doubts_of, tokenize_dataset
@@ -143,29 +144,32 @@ def sift(config: FineTuningConfig, turns: Sequence[Turn], log: Path | None = Non
     """
     limits = config.data_collection
     cleaner = DataCleaner(
-        limits.min_conversation_length,
-        limits.max_conversation_length,
-        scrub_pii=config.data_preparation.scrub_pii,
+        clean_settings(config),
         own_prefix="" if limits.learn_own_answers else config.deployment.model_name_prefix,
         kept=KeptDecisions(log) if log else None,
-        drop_refusals=limits.drop_refusals,
-        drop_polite_only=limits.drop_polite_only,
-        drop_gibberish=limits.drop_gibberish,
-        languages=limits.languages,
         # the author of a dataset chose its content
         newest_wins=limits.conflicts == "newest" and config.dataset.path is None,
-        own_words=config.data_preparation.own_words,
-        names_by=names_by(config),
     )
     return cleaner.filter_conversations(conversations_of(turns))
 
 
-def names_by(config: FineTuningConfig) -> str:
-    """Return the name of the recogniser of names and postal addresses (see CleanSettings); "" for none.
+def clean_settings(config: FineTuningConfig) -> CleanSettings:
+    """Return the cleaning rules of a configuration.
 
-    Raises ConfigError if it is not installed.
+    Raises ConfigError if names are to be scrubbed and no recogniser of names is installed.
     """
-    return recogniser() if config.data_collection.scrub_names and config.data_preparation.scrub_pii else ""
+    limits, preparation = config.data_collection, config.data_preparation
+    return CleanSettings(
+        limits.min_conversation_length,
+        limits.max_conversation_length,
+        preparation.scrub_pii,
+        preparation.own_words,
+        recogniser() if limits.scrub_names and preparation.scrub_pii else "",
+        drop_refusals=limits.drop_refusals,
+        drop_polite_only=limits.drop_polite_only,
+        drop_gibberish=limits.drop_gibberish,
+        languages=limits.languages,
+    )
 
 
 def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:

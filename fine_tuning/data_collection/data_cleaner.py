@@ -81,36 +81,23 @@ class DataCleaner:
 
     def __init__(
         self,
-        min_length: int = 10,
-        max_length: int = 1000,
-        scrub_pii: bool = True,
+        settings: CleanSettings | None = None,
+        *,
         own_prefix: str = "",
         kept: KeptDecisions | None = None,
         newest_wins: bool = False,
-        own_words: Sequence[str] = (),
-        languages: Sequence[str] = (),
-        names_by: str = "",
-        **rules: bool,
     ) -> None:
         """Set the rules.
 
         Args:
-            min_length: Characters that the shorter of question and answer must have, before
-                placeholders are put in.
-            max_length: Characters that the longer of the two may have.
+            settings: The rules for a single turn; None: the defaults.
             own_prefix: Beginning of the tags of fine-tuned models.
             kept: Where decisions on turns are stored, so that only new ones are computed.
             newest_wins: Whether to learn only one of several answers to the same question
                 (`Conflict.stands`).
-            own_words: As for `privacy.finds`.
-            languages: ISO 639-1 codes of the languages to learn; none: all.
-            names_by: As in CleanSettings.
-            rules: The switches of CleanSettings.
         """
-        self.settings = CleanSettings(
-            min_length, max_length, scrub_pii, own_words, names_by, languages=tuple(languages), **rules
-        )
-        self.own_prefix, self._kept, self._newest_wins = own_prefix, kept, newest_wins
+        self.settings, self.own_prefix = settings or CleanSettings(), own_prefix
+        self._kept, self._newest_wins = kept, newest_wins
 
     def filter_conversations(self, conversations: Sequence[Conversation | dict[str, object]]) -> Cleaned:
         """Return the conversations cleaned and without the turns that are dropped.

@@ -18,13 +18,13 @@ from fine_tuning.data_collection.documents.reading import read_document
 from fine_tuning.data_collection.importers.files import members_of
 from fine_tuning.data_collection.outcomes import Look
 from fine_tuning.data_collection.privacy import Find
-from fine_tuning.data_collection.turn_decisions import CleanSettings, Reason, decide, texts_to_clean
+from fine_tuning.data_collection.turn_decisions import Reason, decide, texts_to_clean
 from fine_tuning.data_collection.uploads import Upload
 from fine_tuning.errors import ByoaiError, DataError
 from fine_tuning.integration.service import Service
 from fine_tuning.jobs.store import Job
 from fine_tuning.model_management.model_registry import Registry
-from fine_tuning.planning import count_new, names_by, sift
+from fine_tuning.planning import clean_settings, count_new, sift
 
 _PIECE = 8 << 20  # bytes of a file written at once
 _MASK = "•"
@@ -129,14 +129,7 @@ def scrubbings(config: FineTuningConfig, log: ConversationLogger, look: Look) ->
     around = [turn for session in sorted(sessions) for turn in log.index.turns_of(session)]
     around = [turn for turn in around if not turn.metadata.get("excluded")]
     fit = sift(config, around, log.path).fit
-    limits = config.data_collection
-    settings = CleanSettings(
-        limits.min_conversation_length,
-        limits.max_conversation_length,
-        config.data_preparation.scrub_pii,
-        config.data_preparation.own_words,
-        names_by(config),
-    )
+    settings = clean_settings(config)
     found = []
     for turn in turns:
         changes = decide(texts_to_clean(turn), settings).changes

@@ -20,7 +20,7 @@ from fine_tuning.engines.base import known_tag
 from fine_tuning.errors import Busy, ConfigError
 from fine_tuning.integration.service import Service
 from fine_tuning.integration.setting_words import words_of
-from fine_tuning.planning import names_by
+from fine_tuning.planning import clean_settings
 from fine_tuning.profiles import for_documents
 
 # these are whole sections
@@ -115,7 +115,7 @@ def change(service: Service, settings: Mapping[str, object]) -> None:
     changes = allowed(service, settings)
     with config_overlay.locked():
         values = {key: value for key, value in {**config_overlay.read(), **changes}.items() if value is not None}
-        names_by(load_config(paths.DEFAULT_CONFIG, overrides=config_overlay.as_read(values)))
+        clean_settings(load_config(paths.DEFAULT_CONFIG, overrides=config_overlay.as_read(values)))
         config_overlay.write(values)
 
 

@@ -10,6 +10,7 @@ from fine_tuning.config import load_config
 from fine_tuning.conversation import Turn, conversations_of
 from fine_tuning.data_collection.conversation_logger import ConversationLogger
 from fine_tuning.data_collection.data_cleaner import Cleaned, DataCleaner
+from fine_tuning.data_collection.turn_decisions import CleanSettings
 from fine_tuning.planning import sift
 
 NUMBERS = count()
@@ -23,7 +24,9 @@ def turn(question: str, answer: str, session: str = "", **facts: Any) -> Turn:
 
 
 def clean(*turns: Turn, newest_wins: bool = True) -> Cleaned:
-    return DataCleaner(min_length=1, newest_wins=newest_wins).filter_conversations(conversations_of(turns))
+    return DataCleaner(CleanSettings(min_length=1), newest_wins=newest_wins).filter_conversations(
+        conversations_of(turns)
+    )
 
 
 def learned(cleaned: Cleaned) -> list[str]:

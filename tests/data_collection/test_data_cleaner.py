@@ -13,6 +13,7 @@ from fine_tuning.conversation import Conversation, Turn, conversations_of
 from fine_tuning.data_collection.data_cleaner import Cleaned, DataCleaner
 from fine_tuning.data_collection.plain_text import normalise
 from fine_tuning.data_collection.text_quality import is_repetitive
+from fine_tuning.data_collection.turn_decisions import CleanSettings
 from fine_tuning.errors import DataError
 
 QUESTION, ANSWER = "When are our salaries paid?", "Salaries are paid on the 23rd of every month."
@@ -22,8 +23,8 @@ def turn(id: str, user: str = QUESTION, bot: str = ANSWER, session: str = "s", *
     return Turn(id=id, session_id=session, timestamp="", user_message=user, bot_response=bot, metadata=metadata)
 
 
-def clean(*turns: Turn, **settings: Any) -> Cleaned:
-    return DataCleaner(**settings).filter_conversations(conversations_of(turns))
+def clean(*turns: Turn, own_prefix: str = "", **settings: Any) -> Cleaned:
+    return DataCleaner(CleanSettings(**settings), own_prefix=own_prefix).filter_conversations(conversations_of(turns))
 
 
 def kept(cleaned: Cleaned) -> list[list[str]]:

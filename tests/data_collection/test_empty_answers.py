@@ -4,6 +4,7 @@ import pytest
 
 from fine_tuning.data_collection.data_cleaner import DataCleaner
 from fine_tuning.data_collection.empty_answers import is_gibberish, is_polite_only, refuses
+from fine_tuning.data_collection.turn_decisions import CleanSettings
 
 REFUSALS = [
     "As an AI language model, I don't have personal opinions.",
@@ -101,5 +102,5 @@ def test_words_of_any_language_are_none(text: str) -> None:
 )
 def test_each_rule_can_be_switched_and_is_counted(rule: str, answer: str, reason: str) -> None:
     said = [{"user_message": "Where is the blue ladder of the house?", "bot_response": answer}]
-    assert DataCleaner(**{rule: True}).filter_conversations(said).dropped == {reason: 1}
-    assert DataCleaner(**{rule: False}).filter_conversations(said).dropped == {}
+    assert DataCleaner(CleanSettings(**{rule: True})).filter_conversations(said).dropped == {reason: 1}
+    assert DataCleaner(CleanSettings(**{rule: False})).filter_conversations(said).dropped == {}

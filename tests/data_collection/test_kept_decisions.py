@@ -65,7 +65,8 @@ def said(logger: ConversationLogger) -> list[str]:
 
 def clean(logger: ConversationLogger, **settings: object) -> Cleaned:
     logger.index.mark()
-    return DataCleaner(**settings, kept=KeptDecisions(logger.path)).filter_conversations(logger.conversations())  # type: ignore[arg-type]
+    cleaner = DataCleaner(CleanSettings(**settings), kept=KeptDecisions(logger.path))  # type: ignore[arg-type]
+    return cleaner.filter_conversations(logger.conversations())
 
 
 def rows() -> int:
@@ -122,7 +123,8 @@ def test_only_another_text_is_decided_upon_anew(
 def test_other_settings_decide_anew(logger: ConversationLogger, settings: dict[str, object]) -> None:
     said(logger)
     clean(logger)
-    assert clean(logger, **settings) == DataCleaner(**settings).filter_conversations(logger.conversations())  # type: ignore[arg-type]
+    cleaner = DataCleaner(CleanSettings(**settings))  # type: ignore[arg-type]
+    assert clean(logger, **settings) == cleaner.filter_conversations(logger.conversations())
     assert clean(logger) == DataCleaner().filter_conversations(logger.conversations())
 
 

@@ -8,6 +8,7 @@ from fine_tuning.config import load_config
 from fine_tuning.config_types import LANGUAGES
 from fine_tuning.data_collection.data_cleaner import DataCleaner
 from fine_tuning.data_collection.languages import is_foreign
+from fine_tuning.data_collection.turn_decisions import CleanSettings
 from fine_tuning.errors import ConfigError
 
 # Of these Faker has words of their own; its others speak Latin.
@@ -98,7 +99,7 @@ def test_the_rule_can_be_switched_and_is_counted(
     languages: list[str], asked: str, answered: str, dropped: dict[str, int]
 ) -> None:
     turn = {"user_message": SAID[asked], "bot_response": SAID[answered] + " " + SAID[answered][::-1][:3]}
-    assert DataCleaner(languages=languages).filter_conversations([turn]).dropped == dropped
+    assert DataCleaner(CleanSettings(languages=languages)).filter_conversations([turn]).dropped == dropped
 
 
 def test_the_configuration_knows_which_languages_can_be_told() -> None:

@@ -13,6 +13,7 @@ from fine_tuning.data_collection.data_cleaner import DataCleaner
 from fine_tuning.data_collection.kept_decisions import KeptDecisions
 from fine_tuning.data_collection.privacy import scrub
 from fine_tuning.data_collection.private_details import names
+from fine_tuning.data_collection.turn_decisions import CleanSettings
 from fine_tuning.errors import ConfigError
 from fine_tuning.planning import sift
 
@@ -72,7 +73,8 @@ def test_a_name_is_the_same_throughout_a_conversation(home: Path) -> None:
 
 
 def test_a_kept_decision_holds_for_what_found_the_names(home: Path, tmp_path: Path) -> None:
-    found = [DataCleaner(kept=KeptDecisions(tmp_path / "log"), names_by=by) for by in ("", names.recogniser())]
+    settings = (CleanSettings(names_by=by) for by in ("", names.recogniser()))
+    found = [DataCleaner(each, kept=KeptDecisions(tmp_path / "log")) for each in settings]
     texts = [cleaner.filter_conversations([{"id": "s", "turns": TURNS}]).scrubbed for cleaner in (*found, *found)]
     assert texts == [{}, {"name": 3}] * 2
 

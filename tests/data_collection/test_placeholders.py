@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fine_tuning.conversation import Conversation, Turn
-from fine_tuning.data_collection.data_cleaner import CleanSettings, DataCleaner, clean_text
+from fine_tuning.data_collection.data_cleaner import DataCleaner
 from fine_tuning.data_collection.placeholders import Placeholders, identity
 from fine_tuning.data_collection.privacy import PII
+from fine_tuning.data_collection.turn_decisions import CleanSettings, clean_text
 
 
 def turns_of(*said: tuple[str, str], session: str = "s", **metadata: Any) -> list[Turn]:
@@ -34,7 +35,7 @@ def together(turns: list[Turn]) -> Conversation:
 
 def fit(turns: list[Turn]) -> list[tuple[str, str]]:
     """Return question and answer of every turn, clean."""
-    cleaned = DataCleaner(min_length=1).filter_conversations([together(turns)]).fit
+    cleaned = DataCleaner(CleanSettings(min_length=1)).filter_conversations([together(turns)]).fit
     return [(cleaned[turn.id].turn.user_message, cleaned[turn.id].turn.bot_response) for turn in turns]
 
 
@@ -43,7 +44,7 @@ def names_in(text: str) -> list[str]:
 
 
 def learned(turns: list[Turn], system: str | None = None, **settings: object) -> list[str]:
-    cleaner = DataCleaner(min_length=1, **settings)  # type: ignore[arg-type]
+    cleaner = DataCleaner(CleanSettings(min_length=1, **settings))  # type: ignore[arg-type]
     cleaned = cleaner.filter_conversations([Conversation(id="s", turns=tuple(turns), system=system)])
     return [message.content for conversation in cleaned.conversations for message in conversation.messages()]
 
@@ -138,7 +139,7 @@ def test_a_system_prompt_belongs_to_its_conversation() -> None:
 def test_each_conversation_counts_for_itself() -> None:
     one = together(turns_of(("Mail anna@x.org or bo@x.org?", "The second, bo@x.org."), session="a"))
     other = together(turns_of(("And who is bo@x.org?", "The one in the cellar."), session="b"))
-    cleaned = DataCleaner(min_length=1).filter_conversations([one, other])
+    cleaned = DataCleaner(CleanSettings(min_length=1)).filter_conversations([one, other])
     said = [turn.user_message for each in cleaned.conversations for turn in each.turns]
     assert said == ["Mail [EMAIL_1] or [EMAIL_2]?", "And who is [EMAIL]?"]
     assert cleaned.scrubbed == {"email": 4}
@@ -149,7 +150,7 @@ def test_what_is_not_learned_takes_no_number_and_shares_none() -> None:
         ("Where is anna@x.org?", "She is in Bonn today."), ("And who is bo@x.org?", "Her brother, he says.")
     )
     turns[0] = turns[0].model_copy(update={"metadata": {"rating": "down"}})
-    cleaned = DataCleaner(min_length=1).filter_conversations([Conversation(id="s", turns=tuple(turns))])
+    cleaned = DataCleaner(CleanSettings(min_length=1)).filter_conversations([Conversation(id="s", turns=tuple(turns))])
     (kept,) = cleaned.conversations
     assert kept.turns[0].user_message == "And who is [EMAIL]?"
     assert cleaned.fit["s1"].turn.user_message == "And who is [EMAIL]?"
@@ -160,7 +161,7 @@ def test_an_answer_before_an_edit_has_the_same_names() -> None:
     (turn,) = turns_of(
         ("Whom do I ask, a@x.org or b@x.org?", "Ask b@x.org about it."), original_response="Ask a@x.org!"
     )
-    cleaned = DataCleaner(min_length=1).filter_conversations([Conversation(id="s", turns=(turn,))])
+    cleaned = DataCleaner(CleanSettings(min_length=1)).filter_conversations([Conversation(id="s", turns=(turn,))])
     assert cleaned.fit["s0"].original == "Ask [EMAIL_1]!"
     assert cleaned.fit["s0"].turn.bot_response == "Ask [EMAIL_2] about it."
 

@@ -11,6 +11,7 @@ from fine_tuning.conversation import Turn, conversations_of
 from fine_tuning.data_collection.data_cleaner import DataCleaner
 from fine_tuning.data_collection.plain_text import normalise
 from fine_tuning.data_collection.text_quality import is_repetitive
+from fine_tuning.data_collection.turn_decisions import CleanSettings
 
 CSS = "\n\n".join(
     f".button-{name} {{\n  color: white;\n  background: {name};\n  border: 1px solid black;\n  padding: 4px;\n}}"
@@ -101,7 +102,9 @@ BABBLE = {
 
 def kept(answer: str) -> str | None:
     turn = Turn(id="x", session_id="s", timestamp="", user_message="Please show me that.", bot_response=answer)
-    cleaned = DataCleaner(max_length=5000, scrub_pii=False).filter_conversations(conversations_of([turn]))
+    cleaned = DataCleaner(CleanSettings(max_length=5000, scrub_pii=False)).filter_conversations(
+        conversations_of([turn])
+    )
     assert cleaned.dropped in ({}, {"repetitive": 1}, {"low_quality": 1}, {"inappropriate": 1})
     return cleaned.conversations[0].turns[0].bot_response if cleaned.conversations else None
 

@@ -8,6 +8,7 @@ from fine_tuning import paths
 from fine_tuning.conversation import Message, Turn, conversations_of
 from fine_tuning.data_collection import turn_decisions
 from fine_tuning.data_collection.data_cleaner import DataCleaner
+from fine_tuning.data_collection.turn_decisions import CleanSettings
 from fine_tuning.data_preparation.dataset_builder import delete_datasets_of
 from fine_tuning.data_preparation.preference_builder import Preference, build_preferences, preferences_of
 from fine_tuning.data_preparation.rows import ConversationTokenizer
@@ -18,7 +19,7 @@ def turn(id: str, answer: str, *, session: str = "s", question: str = "Where is 
 
 
 def preferred(turns: list[Turn], **settings: int) -> list[Preference]:
-    cleaned = DataCleaner(**{"min_length": 4, **settings}).filter_conversations(conversations_of(turns))
+    cleaned = DataCleaner(CleanSettings(**{"min_length": 4, **settings})).filter_conversations(conversations_of(turns))
     return preferences_of(turns, cleaned.fit)
 
 

@@ -159,7 +159,7 @@ def holds_contact(text: str) -> bool:
 def test_cleaning_scrubs_every_contact_and_keeps_every_turn_and_fact(
     turns: list[Turn], conversations: list[Conversation], key_facts: dict[str, str]
 ) -> None:
-    cleaned = DataCleaner(min_length=10, max_length=1000).filter_conversations(conversations)
+    cleaned = DataCleaner().filter_conversations(conversations)
     kept = [turn for conversation in cleaned.conversations for turn in conversation.turns]
     assert cleaned.drops == []
     assert [turn.id for turn in kept] == [turn.id for turn in turns]
@@ -169,7 +169,7 @@ def test_cleaning_scrubs_every_contact_and_keeps_every_turn_and_fact(
 
 
 def test_cleaning_alters_nothing_but_the_contacts(turns: list[Turn], conversations: list[Conversation]) -> None:
-    cleaned = DataCleaner(min_length=10, max_length=1000).filter_conversations(conversations)
+    cleaned = DataCleaner().filter_conversations(conversations)
     after = {turn.id: turn for conversation in cleaned.conversations for turn in conversation.turns}
     plain = [turn for turn in turns if not holds_contact(turn.user_message) and not holds_contact(turn.bot_response)]
     assert [after[turn.id].messages() for turn in plain] == [turn.messages() for turn in plain]
