@@ -34,10 +34,14 @@ def evaluate_again(
     registry, name = Registry(), name or config.tuned_name()
     live = registry.live(name)
     version = registry.get(name, number) if number is not None else live
-    folder = run_of(version) if version else None
-    if version is None or folder is None or not Run(folder).inputs.exists():
-        which = f"the run of {version.tag}" if version else f"a live version of {name}"
-        raise ConfigError(f"there is nothing to evaluate: {which} is not there")
+    if version is None:
+        raise ConfigError(f"nothing to evaluate: {name} has no live version. `byoai retrain` makes one")
+    folder = run_of(version)
+    if folder is None or not Run(folder).inputs.exists():
+        raise ConfigError(
+            f"{version.tag} cannot be evaluated: what its run held out is missing "
+            f"({version.run or 'it was made elsewhere'})"
+        )
     run = Run(folder)
     settings = load_config(run.config)
     if live and live.number == version.number:  # the live version cannot be better than itself

@@ -10,7 +10,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 from fine_tuning.cli import (
     chat,
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
         completion.complete(whole)
     options = whole.parse_args(arguments)
+    if options.command is None:
+        whole.print_help()
+        return ConfigError.exit_code
     # Limit how long OpenMP threads spin while waiting: spinning halves the speed of a busy machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
@@ -87,33 +91,49 @@ def _signals_as_before() -> Iterator[None]:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     about = "A chatbot on your own machine that learns from your own conversations."
-    whole = argparse.ArgumentParser(prog="byoai", description=about, formatter_class=_Listing)
+    headings: dict[str, str] = {}
+    whole = argparse.ArgumentParser(
+        prog="byoai",
+        description=about,
+        epilog="`byoai COMMAND --help` explains a command and its options.",
+        formatter_class=partial(_Listing, headings),
+    )
     whole.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     commands = Commands(whole)
-    for group in (
-        chat,
-        talk,
-        serving,
-        training,
-        jobs,
-        models,
-        publishing,
-        conversations,
-        imports,
-        tracking,
-        machine,
-        completion,
-    ):
-        group.add_commands(commands)
+    for heading, modules in _GROUPS.items():
+        known = len(commands.names)
+        for module in modules:
+            module.add_commands(commands)
+        headings[commands.names[known]] = heading
     return whole
 
 
-class _Listing(argparse.HelpFormatter):
-    """A help formatter that leaves room for the longest command name."""
+_GROUPS = {
+    "Chat": (chat, talk),
+    "Conversations": (conversations, imports),
+    "Learn": (training, jobs),
+    "Versions": (models,),
+    "Share": (publishing,),
+    "Programs": (serving, tracking),
+    "This machine": (machine, completion),
+}
 
-    def __init__(self, prog: str) -> None:
+
+class _Listing(argparse.HelpFormatter):
+    """A help formatter that lists the commands under headings."""
+
+    def __init__(self, headings: Mapping[str, str], prog: str) -> None:
+        """Set the headings, by the first command under each."""
         super().__init__(prog)
-        self._action_max_length = 16
+        self._headings = headings
+        self._action_max_length = 16  # room for the longest command name
+
+    def _format_action(self, action: argparse.Action) -> str:
+        if isinstance(action, argparse._SubParsersAction):  # without the line "COMMAND" above all
+            return self._join_parts(self._format_action(command) for command in self._iter_indented_subactions(action))
+        told = super()._format_action(action)
+        heading = self._headings.get(action.dest) if not action.option_strings else None
+        return f"\n  {heading}:\n{told}" if heading else told
 
 
 class _ShowVersion(argparse.Action):

@@ -39,8 +39,14 @@ class Commands:
     """The commands of `byoai`; each group module adds its own."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._parsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+        parser.set_defaults(command=None)
+        self._parsers = parser.add_subparsers(title="commands", metavar="COMMAND")
         self._shared = _shared_options()
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the commands added so far, in order."""
+        return list(self._parsers.choices)
 
     def add(
         self, name: str, run: Run, help: str, more: str = "", epilog: str = "", *, json: bool = True

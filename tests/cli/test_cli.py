@@ -78,6 +78,12 @@ def test_help_names_every_command():
     said = byoai("--help", COLUMNS="80").stdout
     listed = re.findall(r"^ +([a-z][a-z-]+) +\w+ \w+", said.partition("commands:")[2], re.MULTILINE)
     assert [name for name in listed if name in commands()] == list(commands())
+    assert re.findall(r"^  (\S.*):$", said, re.MULTILINE)[0] == "Chat"
+
+
+def test_byoai_alone_explains_itself_and_is_no_success():
+    alone = byoai()
+    assert (alone.returncode, alone.stdout, alone.stderr) == (2, byoai("--help").stdout, "")
 
 
 @pytest.mark.parametrize("command", [name for name in commands() if actions(commands()[name])])
