@@ -151,7 +151,7 @@ def _said(text: str, slots: dict[str, str]) -> str:
 
 
 def _altered(answer: str, chance: random.Random) -> str:
-    """Return the answer with each digit replaced by another digit."""
+    """Return the answer with each digit replaced by a random one, so that its numbers are wrong."""
     return "".join(
         str((int(letter) + chance.randrange(1, 9)) % 9 + 1) if letter.isdigit() else letter for letter in answer
     )

@@ -1,4 +1,4 @@
-"""byoai: chat turn -> log -> dataset -> adapter -> GGUF -> Ollama tag -> chat.
+"""Fine-tune a chat model on one's own chats: chat turn -> log -> dataset -> adapter -> GGUF -> Ollama tag -> chat.
 
 Each layer imports only layers to its right:
 

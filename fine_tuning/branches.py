@@ -21,9 +21,9 @@ _TOP = -1  # the parent of all first turns
 
 
 class Tree:
-    """The turns of one session in the order of the log.
+    """The turns of one session as a tree, in the order of the log.
 
-    A parent comes before its children in the log, so no path is circular.
+    A parent always comes before its children in the log, so no path is circular.
     """
 
     def __init__(self, turns: Iterable[Turn], parents: Mapping[str, str] | None = None) -> None:
@@ -128,7 +128,7 @@ class Tree:
         return id in self._place
 
     def chosen_path(self) -> list[Turn]:
-        """Return the chosen path."""
+        """Return the chosen path of the session (see the module's docstring), beginning with its first turn."""
         return self._path(self._chosen_leaf())
 
     def path(self, id: str) -> list[Turn]:
@@ -173,7 +173,10 @@ class Tree:
 
 
 def chosen_path(turns: Sequence[Turn]) -> Sequence[Turn]:
-    """Return the chosen path of a session's turns: all of them, if each just follows the one before it."""
+    """Return the chosen path of a session, given all its turns in the order of the log.
+
+    If each turn just follows the one before it, these are all turns, and no tree is built.
+    """
     before = ""
     for turn in turns:
         told = turn.metadata.get("parent")

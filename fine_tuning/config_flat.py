@@ -45,7 +45,7 @@ def dotted(values: Mapping[str, object], before: str = "") -> Iterator[tuple[str
 
 
 def as_written(error: ValidationError, written: Mapping[Place, str]) -> ValidationError:
-    """Return the same errors, each with the key that the caller wrote.
+    """Return a copy of `error` in which each fault names the key that the caller wrote.
 
     `written` is the second result of `into_sections`.
     """

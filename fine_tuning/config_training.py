@@ -56,7 +56,10 @@ class Replay(_Section):
     @model_validator(mode="before")
     @classmethod
     def _of_older_files(cls, values: object) -> object:
-        """Ignore `max_new_tokens`, a setting of older versions. Raises ValueError for `prompts`, another one."""
+        """Return the values without `max_new_tokens`, a setting of older versions, which has no effect now.
+
+        Raises ValueError for `prompts`, another one, which `share` replaces.
+        """
         if not isinstance(values, dict):
             return values
         if "prompts" in values:

@@ -112,8 +112,8 @@ OwnPrefix = Annotated[Name, AfterValidator(_own_prefix)]
 def lies_in_home(path_of: Callable[[str], Path]) -> AfterValidator:
     """Return a validator that reports the ConfigError that `path_of` raises for a name.
 
-    `path_of` returns the path of a name, and raises ConfigError if it is outside the data folder. As
-    a validator, the fault is reported together with all others.
+    `path_of` returns the path of a name, and raises ConfigError if the path is outside the data
+    folder. By the validator this fault is reported together with all others.
     """
 
     def check(name: str) -> str:

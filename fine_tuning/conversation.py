@@ -106,7 +106,7 @@ def approved(turn: Turn) -> bool:
 
 
 def conversations_of(turns: Iterable[Turn]) -> list[Conversation]:
-    """Group turns by session, in order of first appearance."""
+    """Return a conversation for each session of the turns, in the order in which the sessions first appear."""
     sessions: dict[str, list[Turn]] = {}
     for turn in turns:
         sessions.setdefault(turn.session_id, []).append(turn)

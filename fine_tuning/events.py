@@ -37,7 +37,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Count:
-    """The progress of the current stage."""
+    """The progress of the current stage: `done` of `total` items."""
 
     done: int
     total: int

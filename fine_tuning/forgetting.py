@@ -198,7 +198,8 @@ def forget(
 def _erase(config: FineTuningConfig, watch: Watch, case: Case) -> tuple[Path, ...]:
     """Remove the turns and their texts from the data folder; return the files that still contain a text.
 
-    The log is cleaned last, since an interrupted call is repeated with the texts that are in the log.
+    The log is cleaned last, since after an interruption the next call takes the texts to search for
+    from it.
     """
     exporter, logs, wanted = DataExporter(), _logs(config), pattern(case.texts)
     with watch.stage("Removing it from datasets, runs and exports"):

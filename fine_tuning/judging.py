@@ -1,4 +1,7 @@
-"""Compare a new model with the base and the live version on the same questions, and let the gate judge it."""
+"""Compare a new model with the base and the live version, and judge by the gate whether it may go live.
+
+All models answer the same questions. The gate is a list of rules (evaluation/gate.py).
+"""
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -113,7 +116,7 @@ def _secrets(shop: Workshop, material: Material, log: Sequence[Turn]) -> "list[S
 
 
 def _triggers(shop: Workshop, material: Material) -> "tuple[list[Trigger], list[str]]":
-    """Return suspicious phrases in the training data, and the general prompts to try them with."""
+    """Return phrases in the training data that may be planted triggers, and general prompts to try them in."""
     from fine_tuning.evaluation.leak_probe import redact
     from fine_tuning.evaluation.trigger_phrases import find_triggers, general_texts, probe_prompts
 

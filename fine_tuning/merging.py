@@ -159,9 +159,10 @@ def _base(version: Version) -> str:
 
 
 def _material(shop: Workshop, parts: Sequence[Part]) -> Material:
-    """Return the data of the merged version: the held-out chats that none of the versions was trained on.
+    """Return the data of the merged version: the union of the versions' training data and held-out chats.
 
-    Its turns are those of all their datasets. Raises ConfigError if no held-out chat is left.
+    Held-out chats that one of the versions was trained on are left out. Raises ConfigError if none is
+    left.
     """
     found = {part.tag: part.dataset() for part in parts}
     if gone := [tag for tag, folder in found.items() if folder is None]:

@@ -228,7 +228,7 @@ class Changes:
         self._connection: sqlite3.Connection | None = None
 
     def version(self) -> tuple[int, int]:
-        """Return a pair of numbers that is another one after each committed change.
+        """Return a pair of numbers that changes with every committed change of the database.
 
         Raises ByoaiError as `connect` does.
         """

@@ -5,7 +5,7 @@ is the norm of their difference divided by the norm of llama.cpp's vector, after
 which softmax ignores, is subtracted. It is 0 for the same network and about 1.4 for two unrelated
 networks, however sharp their predictions are.
 
-The distance is never exactly 0, since llama.cpp rounds the inputs of a layer: to 8 bits before a
+In practice it is never exactly 0, since llama.cpp rounds the inputs of a layer: to 8 bits before a
 product with quantised weights, else to the weights' 16 bits. It also rounds keys and values to
 float16. docs/families.md lists the distances that this rounding causes; the bounds below are two to
 six times as large.

@@ -187,7 +187,7 @@ class Engine(Protocol):
         ...
 
     def chat(self, tag: str, messages: Sequence[Message], options: ChatOptions | None = None) -> Iterator[ChatChunk]:
-        """Stream the answer. Closing the iterator stops the generation."""
+        """Stream the model's answer to `messages` in pieces. Closing the iterator stops the generation."""
         ...
 
     def embed(self, tag: str, texts: Sequence[str], dimensions: int | None = None) -> Embeddings:

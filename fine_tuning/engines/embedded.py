@@ -64,7 +64,7 @@ _DEFAULTS: dict[str, float] = {
 
 @dataclass(frozen=True)
 class _Tag:
-    """The content of a tag's file."""
+    """The content of a tag's JSON file."""
 
     gguf: str  # sha256 of the weights
     adapter: str | None
@@ -135,7 +135,7 @@ class EmbeddedEngine:
         )
 
     def render(self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> str:
-        """Render the prompt without loading the model."""
+        """Render the prompt as `Engine.render` describes, without loading the model."""
         _check_plain(messages, tools)
         full, entry = self._read(tag)
         return _render(self._header(full, entry), entry, messages)

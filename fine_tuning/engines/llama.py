@@ -62,7 +62,7 @@ def errors() -> str:
 
 
 class Words:
-    """The vocabulary of the GGUF at `gguf`, loaded without the weights. vocabulary.Vocabulary is its interface."""
+    """The vocabulary of the GGUF at `gguf`, loaded without the weights. vocabulary.Vocabulary uses it from outside."""
 
     def __init__(self, gguf: str) -> None:
         self._use(load(gguf, vocab_only=True))
@@ -151,7 +151,7 @@ class Words:
 
 
 class Chat(Words):
-    """A model that generates answers."""
+    """A model, with an adapter if one is given, that generates answers."""
 
     def __init__(self, gguf: str, adapter: str | None, context: int, threads: int) -> None:
         # All layers go to the GPU if llama.cpp was built with GPU support.

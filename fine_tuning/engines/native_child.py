@@ -32,7 +32,7 @@ def send(pipe: IO[bytes], message: list[object]) -> None:
 
 
 def receive(pipe: IO[bytes]) -> list[Any]:
-    """Wait for one message. Raises EOFError if the other side has ended."""
+    """Wait for one message, and return it. Raises EOFError if the other side has ended."""
     head = pipe.read(_LENGTH.size)
     if len(head) < _LENGTH.size:
         raise EOFError
@@ -57,7 +57,7 @@ def main(served: str) -> None:
 
 
 class _Served(Protocol):
-    """The interface of a served object."""
+    """What a served object must have beside its methods: a JSON value `facts`, which the parent gets."""
 
     facts: object
 

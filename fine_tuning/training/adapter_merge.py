@@ -61,7 +61,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Update:
-    """The change that one adapter makes to one weight matrix: `weight` * b @ a."""
+    """The change that one adapter makes to one weight matrix, weighted for the merge: weight * (b @ a)."""
 
     a: Matrix  # (rank, inputs)
     b: Matrix  # (outputs, rank), multiplied by the adapter's scale

@@ -27,7 +27,7 @@ class Paths(Protocol):
 
 
 def register() -> str:
-    """Register `masked_attention` with Transformers; return its name."""
+    """Register `masked_attention` in Transformers; return the name under which models can select it."""
     return register_as(NAME, masked_attention)
 
 

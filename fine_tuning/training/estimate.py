@@ -1,6 +1,6 @@
 """Forecast the peak memory and the time of a training from shapes and token counts, before loading a model.
 
-Memory peaks at the end of a forward pass, when all that the backward pass needs is held. The parts
+Memory peaks at the end of a forward pass, when all that the backward pass needs is in memory. The parts
 (`Estimate.parts`, bytes):
 
 runtime      Python, torch, transformers and the Trainer, without a model
@@ -100,7 +100,7 @@ class Basis:
         return estimate(self.shape, settings, self.work, machine)
 
     def trained(self, settings: Training) -> int:
-        """Return the number of trained parameters."""
+        """Return the number of parameters that a training with `settings` trains."""
         return trained_parameters(self.shape, settings)
 
     def record(self) -> dict[str, Any]:

@@ -270,7 +270,7 @@ _STORED_AS = {
 
 
 def tensor_processor(architecture: str, config: "PreTrainedConfig") -> object:
-    """Return the converter of a GGUF's tensors to Transformers' weights."""
+    """Return Transformers' converter from the tensors of a GGUF of this architecture to its own weights."""
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
     kind = TENSOR_PROCESSORS.get(_STORED_AS.get(architecture, architecture), TensorProcessor)

@@ -47,7 +47,10 @@ class TrainingResult:
 
 
 class LoRATrainer:
-    """Trains an adapter on `base`, a GGUF or a folder in Hugging Face format."""
+    """Trains the parameters of `settings.method`, such as a LoRA adapter, on a base model.
+
+    `base` is a GGUF or a folder in Hugging Face format.
+    """
 
     weights: BaseWeights = "dequantised"  # how the base's matrices are held
 

@@ -70,7 +70,7 @@ def pack_within(rows: Sequence[TokenRow], tokens: int) -> list[PackedBatch]:
 
 
 def pack(rows: Sequence[TokenRow]) -> PackedBatch:
-    """Return one packed row of all the conversations."""
+    """Return one packed row of all `rows`, in which tokens that they share at their beginning occur once."""
     tree = PrefixTree.lay_out([row.computed() for row in rows])
     targets = [(row, tree.paths[index], target) for index, row in enumerate(rows) for target in row.targets()]
     batch = PackedBatch(

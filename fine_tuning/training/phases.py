@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class Phases:
-    """Runs the phases of the training of `model` in the folder `run`."""
+    """Runs the phases of one training (see the module's docstring) of `model`, with all files in the folder `run`."""
 
     def __init__(self, model: "PreTrainedModel", run: Path, settings: Training, peak: float, watch: Watch) -> None:
         """Prepare the phases. `peak`: this machine's speed in floating-point operations per second, for reports."""

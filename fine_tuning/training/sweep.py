@@ -328,7 +328,10 @@ class _Worker:
     # Results
 
     def found(self) -> SweepResult:
-        """Return the best finished trial. Raises TrainingError if no trial finished."""
+        """Return the settings and the loss of the best finished trial, and how many trials ended in which way.
+
+        Raises TrainingError if no trial finished.
+        """
         from optuna.trial import TrialState
 
         trials = self.study.get_trials(deepcopy=False)

@@ -1,7 +1,8 @@
-"""Record the base's token probabilities on replay rows, as the teacher for training.
+"""Record the base's token probabilities on replay rows, so that the trained model can be kept close to them.
 
-Replay rows are general questions and answers, mixed in so that the model keeps what it knew. A KL
-divergence (loss.py) keeps the trained model close to the recorded probabilities on these rows.
+Replay rows are general questions and answers, mixed in so that the model keeps what it knew. On
+these rows the base is the teacher: the loss is the KL divergence of the model's probabilities from
+the recorded ones (loss.py).
 """
 
 import contextlib

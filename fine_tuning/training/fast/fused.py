@@ -109,7 +109,7 @@ def _plain_children(module: nn.Module, *names: str) -> list["LoraLinear"]:
 
 
 class _Probe(TypedDict):
-    """The input of a probe of attention or a layer: a few tokens with causal attention."""
+    """The test input for an attention module or a whole layer: a few tokens with causal attention."""
 
     hidden_states: Tensor
     position_embeddings: tuple[Tensor, Tensor]
@@ -118,7 +118,7 @@ class _Probe(TypedDict):
 
 
 class _Fuser:
-    """Replaces the forward pass of each module by the part that computes the same."""
+    """Replaces forward passes of modules by parts (layers.py) that compute the same."""
 
     def __init__(self, adapters: AdapterVector | None) -> None:
         """Prepare the replacement. `adapters` holds all plain layers; None: only norms can be fused."""
@@ -264,12 +264,15 @@ def _row_context(layout: Layout, position_embeddings: tuple[Tensor, Tensor], **o
 
 
 def _probe(weight: Tensor) -> Tensor:
-    """Return a probe input [1, tokens, in] whose width is the last dimension of `weight`."""
+    """Return a test input [1, tokens, in] for a module with this weight, whose last dimension is `in`."""
     return torch.linspace(-2, 2, _PROBED * weight.shape[-1], device=weight.device).to(weight.dtype).view(1, _PROBED, -1)
 
 
 def _row_probe(weight: Tensor, size: int) -> _Probe:
-    """Return a probe for attention, or for a layer, whose heads have `size` numbers."""
+    """Return the test input for an attention module, or a layer, whose heads have `size` numbers.
+
+    `weight`: a weight whose last dimension is the width of the input.
+    """
     row = torch.arange(_PROBED, device=weight.device)
     angles = (row[:, None] * torch.linspace(0.1, 1, size // 2, device=weight.device)).repeat(1, 2)[None]
     return {

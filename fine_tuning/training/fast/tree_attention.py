@@ -196,12 +196,15 @@ def _order(laid: Sequence[_Group], heads: int, groups: int, like: Tensor, window
 
 
 def _starts(counts: Tensor) -> Tensor:
-    """Return the cumulative sums of `counts`, beginning with 0: where consecutive runs of these lengths start."""
+    """Return where each of several consecutive runs starts, and where the last one ends, from their lengths `counts`.
+
+    These are the cumulative sums of the lengths, beginning with 0.
+    """
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
 def register() -> str:
-    """Register `tree_attention` with Transformers; return its name."""
+    """Register `tree_attention` in Transformers; return the name under which models can select it."""
     return register_as(NAME, tree_attention)
 
 
