@@ -2,8 +2,8 @@
 
     OLLAMA_HOST=http://127.0.0.1:11434 python benchmarks/evidence.py
 
-Uses a temporary data folder. In the engine it creates two versions of the model fine_tuned_evidence,
-and deletes them at the end.
+Uses a temporary data folder. In the engine it creates two versions of the model
+fine_tuned_evidence, and deletes them at the end.
 """
 
 import os

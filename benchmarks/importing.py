@@ -3,10 +3,11 @@
     python benchmarks/importing.py                           # 100,000 conversations of each format, about five minutes
     python benchmarks/importing.py --conversations 5000 --shapes whatsapp
 
-Files in the formats of FineTome (JSON Lines), ChatGPT's export (one JSON array) and WhatsApp's export
-(text) are generated. Each is imported in a child process with an empty data folder, to measure turns
-per second, with the update of the log's index, and peak memory. Then the file is imported again,
-which must add nothing, and the import is undone, which must leave the log as it was before.
+Files in the formats of FineTome (JSON Lines), ChatGPT's export (one JSON array) and WhatsApp's
+export (text) are generated. Each is imported in a child process with an empty data folder, to
+measure turns per second, with the update of the log's index, and peak memory. Then the file is
+imported again, which must add nothing, and the import is undone, which must leave the log as it was
+before.
 """
 
 import argparse

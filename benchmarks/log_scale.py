@@ -4,8 +4,8 @@
     python benchmarks/log_scale.py --turns 1000
 
 For a generated log of each size, prints the median times of running the chat page (by Streamlit's
-AppTest, without a browser), of the work between a question and the call of the engine, of a rating, of
-a search and of opening an old chat, and the speed at which the index is built. The engine is the
+AppTest, without a browser), of the work between a question and the call of the engine, of a rating,
+of a search and of opening an old chat, and the speed at which the index is built. The engine is the
 embedded one, without a model.
 """
 

@@ -7,10 +7,10 @@ The rows are random tokens, since only their lengths matter here.
 
 To calibrate the forecast again, after a change of the training or of torch: first correct
 `estimate._saved` until tests/training/test_estimate.py passes, which counts exactly what a layer
-saves. Then solve for the measured constants, on a machine where nothing else runs. `_RUNTIME` is the
-measured peak of the setting `short` minus all other parts of its estimate. `_HOLES` is the factor on
-the activations with which the estimate of `long` equals its measured peak. `_EFFICIENCY` and
-`_LAYER_OPERATIONS` follow from the seconds per step of `long` and `short`.
+saves. Then solve for the measured constants, on a machine where nothing else runs. `_RUNTIME` is
+the measured peak of the setting `short` minus all other parts of its estimate. `_HOLES` is the
+factor on the activations with which the estimate of `long` equals its measured peak. `_EFFICIENCY`
+and `_LAYER_OPERATIONS` follow from the seconds per step of `long` and `short`.
 """
 
 import argparse

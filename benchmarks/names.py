@@ -5,9 +5,9 @@
 
 Names and addresses are made by Faker. They are put into sentences that announce them ("told": "My
 name is ..."), and names also into sentences that do not ("mentioned"), where patterns cannot find
-them. A find counts if it contains the whole detail and no more than a title before it. For false finds,
-texts without personal names are searched: chatterbot-corpus, and the handbook that this project
-ships. Needs the extra byoai[presidio].
+them. A find counts if it contains the whole detail and no more than a title before it. For false
+finds, texts without personal names are searched: chatterbot-corpus, and the handbook that this
+project ships. Needs the extra byoai[presidio].
 """
 
 import argparse

@@ -102,8 +102,8 @@ def in_sentences(split: str, seed: int, show: bool = False) -> Scores:
 def _filled(sentence: str, kind: str, makers: dict[str, Callable[[], str]]) -> tuple[str, set[Find]]:
     """Return the sentence with its gaps filled, and the private details in it.
 
-    A gap `{}` gets a detail of the kind `kind`, a gap `{name}` one that `makers[name]` makes. It is private
-    if its name is a kind of private detail.
+    A gap `{}` gets a detail of the kind `kind`, a gap `{name}` one that `makers[name]` makes. It is
+    private if its name is a kind of private detail.
     """
     text, planted = "", set()
     for index, piece in enumerate(re.split(r"\{(\w*)\}", sentence)):
@@ -206,9 +206,9 @@ def is_real(kind: PII, detail: str, line: str) -> bool:
     """Return whether `detail`, a find in a line of code, is really of its kind.
 
     The check is independent of the search. A URL is real if it has a scheme and a host; an e-mail
-    address if it is complete, has a well-known top-level domain and is not an operand; an IP address
-    unless the word "version" is in the line; a secret if it is the block of a private key. All other
-    finds count as false, even a phone number in a test.
+    address if it is complete, has a well-known top-level domain and is not an operand; an IP
+    address unless the word "version" is in the line; a secret if it is the block of a private key.
+    All other finds count as false, even a phone number in a test.
     """
     if kind is PII.URL:
         return re.match(r"(?:\w+://(?:[^/@]*@)?[\w\[]|www\.)", detail) is not None or detail.startswith("file:///")

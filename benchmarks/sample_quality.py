@@ -5,8 +5,8 @@
 
 The questions are asked through the engine; answers are greedy, of at most 60 tokens. A held-out
 question (held_out.jsonl) is answered correctly if its key fact is in the answer as whole words,
-ignoring case. The same is measured on held_out_validation.jsonl, by which the profile's settings were
-chosen, so that this figure is too optimistic. General questions are those of
+ignoring case. The same is measured on held_out_validation.jsonl, by which the profile's settings
+were chosen, so that this figure is too optimistic. General questions are those of
 general_questions.jsonl that the base answers correctly (`"base": true`).
 """
 

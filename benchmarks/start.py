@@ -3,9 +3,9 @@
     python benchmarks/start.py             # on the shipped sample; the engine is chosen as for `byoai retrain`
     python benchmarks/start.py --rounds 7
 
-The time includes the imports of PyTorch. Each round is a new process and a new run, which is stopped
-after its first step and removed. The first round is not counted, since it cleans and tokenizes the
-data.
+The time includes the imports of PyTorch. Each round is a new process and a new run, which is
+stopped after its first step and removed. The first round is not counted, since it cleans and
+tokenizes the data.
 """
 
 import argparse

@@ -183,9 +183,9 @@ class _Clock:
     def gemm_share(self) -> float:
         """Return the speed of the median step as a share of the speed of matrix products alone.
 
-        The time of a step is that since the end of the previous one, without the measurement between
-        them. The median leaves out the first steps, which are slower since memory is still being
-        allocated. Return NaN for fewer than two steps.
+        The time of a step is that since the end of the previous one, without the measurement
+        between them. The median leaves out the first steps, which are slower since memory is still
+        being allocated. Return NaN for fewer than two steps.
         """
         shares = []
         for before in range(len(self.steps) - 1):

@@ -4,7 +4,8 @@ The chat may continue from any of these answers. `metadata["parent"]` of a turn 
 turn before it in its path, "" for a first turn. A turn without it, as in old logs and imports,
 follows the chosen path (see below) of the turns before it in the log. So do the children of a
 deleted turn, all of them at the same place. `metadata["regenerates"]` is the id of an older turn
-whose question was answered again by this turn: the two are siblings, even if their questions differ.
+whose question was answered again by this turn: the two are siblings, even if their questions
+differ.
 
 The *chosen path* is the path that is shown first, trained on and exported. It leads to the newest
 turn. But where an answer on it is not approved, and another answer to the same question is, it
@@ -77,8 +78,8 @@ class Tree:
     def _move_leaf(self, here: int) -> None:
         """Update the end of the chosen path after the turn `here` was added.
 
-        If the turn only follows or replaces the current end, the new end is known at once. Otherwise
-        it is marked as not computed.
+        If the turn only follows or replaces the current end, the new end is known at once.
+        Otherwise it is marked as not computed.
         """
         parent, leaf = self._parents[here], self._leaf
         if leaf is not None and parent == leaf:

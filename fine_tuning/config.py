@@ -49,8 +49,8 @@ _NULLS = ("null", "Null", "NULL", "~")
 class DatasetFormat(StrEnum):
     """The format of training data.
 
-    The first three are written as text for other trainers (`format_type`); the others are formats of
-    a user's own files (`dataset.format`).
+    The first three are written as text for other trainers (`format_type`); the others are formats
+    of a user's own files (`dataset.format`).
     """
 
     CHATML = "chatml"
@@ -312,10 +312,10 @@ def load_config(
 ) -> FineTuningConfig:
     """Return the configuration in the file `path`, or in the default file.
 
-    Its values are overridden by, in this order: for the default file, the settings that were changed
-    through the API (config_overlay.py); the profile, or several (`a,b`, later ones override earlier
-    ones); `overrides` by dotted keys (`{"training.num_epochs": 5}`). Raises ConfigError that lists
-    every fault: unreadable file, unknown key, wrong value, contradiction.
+    Its values are overridden by, in this order: for the default file, the settings that were
+    changed through the API (config_overlay.py); the profile, or several (`a,b`, later ones override
+    earlier ones); `overrides` by dotted keys (`{"training.num_epochs": 5}`). Raises ConfigError
+    that lists every fault: unreadable file, unknown key, wrong value, contradiction.
     """
     profiles, own = _profiles(profile), config_overlay.read() if path is None else {}
     merged = _override(_read(Path(path or paths.DEFAULT_CONFIG)), own)

@@ -1,8 +1,8 @@
 """Read YAML configuration files with every value as text.
 
 Numbers and bools are converted later, by the settings (config.py). So a setting that is a text gets
-exactly the text in the file, even `off`, `1e3`, `0042` and `2024`, which are bools and numbers in YAML 1.1
-(https://yaml.org/type/bool.html). Only an unquoted null or an empty value becomes None.
+exactly the text in the file, even `off`, `1e3`, `0042` and `2024`, which are bools and numbers in
+YAML 1.1 (https://yaml.org/type/bool.html). Only an unquoted null or an empty value becomes None.
 """
 
 import copy

@@ -1,7 +1,7 @@
 """Define the sections `notify` and `tracking` of the configuration.
 
-`notify` sets which command is run, or which URL is called, when a job has ended; `tracking` where the
-figures of runs are stored.
+`notify` sets which command is run, or which URL is called, when a job has ended; `tracking` where
+the figures of runs are stored.
 """
 
 import ipaddress

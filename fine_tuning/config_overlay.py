@@ -1,9 +1,9 @@
 """Read and write data/settings.yaml: the settings that were changed through the API and the pages.
 
-They override config/fine_tuning_config.yaml. byoai never changes that file itself: it belongs to the
-repository, its comments explain every key, and an update replaces it. data/settings.yaml contains
-one line per changed key (`training.num_epochs: 5`), and users may edit or delete it. It is not used
-with another configuration file (`--config`).
+They override config/fine_tuning_config.yaml. byoai never changes that file itself: it belongs to
+the repository, its comments explain every key, and an update replaces it. data/settings.yaml
+contains one line per changed key (`training.num_epochs: 5`), and users may edit or delete it. It is
+not used with another configuration file (`--config`).
 """
 
 from collections.abc import Iterator, Mapping

@@ -46,8 +46,8 @@ def runs_dir(name: str) -> Path:
 class Replay(_Section):
     """Replay: general questions and answers, mixed in so that the model keeps what it knew.
 
-    On their tokens the loss is the divergence of the model's probabilities from the base's (Learning
-    without Forgetting, arXiv 1606.09282).
+    On their tokens the loss is the divergence of the model's probabilities from the base's
+    (Learning without Forgetting, arXiv 1606.09282).
     """
 
     share: Annotated[float, Field(ge=0, lt=1)] = 0.3  # of an epoch's conversations; fewer if byoai has too few prompts

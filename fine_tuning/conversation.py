@@ -1,7 +1,7 @@
 """Define Message, Turn and Conversation, the records that all stages use.
 
-A *turn* is a user's message and the model's answer. A *conversation* is the turns of one session, in
-order.
+A *turn* is a user's message and the model's answer. A *conversation* is the turns of one session,
+in order.
 """
 
 import hashlib
@@ -130,8 +130,8 @@ def parse_conversations(records: Sequence[Conversation | dict[str, object]]) -> 
     """Return a Conversation for each of `records`, which callers of the Python API pass in.
 
     A record is a Conversation, or a dict of a whole conversation or of a single turn. The dict of a
-    turn needs only `user_message` and `bot_response`. Raises DataError that lists every bad record by
-    its index.
+    turn needs only `user_message` and `bot_response`. Raises DataError that lists every bad record
+    by its index.
     """
     found: list[Conversation] = []
     faults: list[str] = []

@@ -103,8 +103,8 @@ class Around:
 def keep_forecast(run: Run, config: FineTuningConfig, times: Times, pace: Mapping[str, float]) -> None:
     """Write the forecast of a run, before its correction by `pace`, to the run's folder, for `paces`.
 
-    The forecast of a training with early stopping is left out, since its duration says nothing about
-    a whole training.
+    The forecast of a training with early stopping is left out, since its duration says nothing
+    about a whole training.
     """
     parts = {part: seconds / pace.get(part, 1.0) for part, seconds in times.parts.items()}
     if config.training.early_stop:

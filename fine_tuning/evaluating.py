@@ -28,10 +28,10 @@ def evaluate_again(
 ) -> "tuple[Version, Comparison, Verdict]":
     """Evaluate a version again on the chats that its run held out; return it, the comparison and the verdict.
 
-    `number`: the version's number; None: the live version. `name`: the fine-tuned model's name; None:
-    the configured one. The report and the evaluation in the version's run are rewritten; the live
-    version and the recorded verdict of the gate do not change. Raises ConfigError if the version's
-    run or data is missing.
+    `number`: the version's number; None: the live version. `name`: the fine-tuned model's name;
+    None: the configured one. The report and the evaluation in the version's run are rewritten; the
+    live version and the recorded verdict of the gate do not change. Raises ConfigError if the
+    version's run or data is missing.
     """
     registry, name = Registry(), name or config.tuned_name()
     live = registry.live(name)

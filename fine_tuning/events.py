@@ -48,8 +48,9 @@ class Count:
 class Step:
     """One optimiser step.
 
-    `part` is the phase of the training; each phase counts its own steps and tokens. For preferences,
-    `loss` is the preference loss, and `accuracy` the share of preferences on which the model agrees.
+    `part` is the phase of the training; each phase counts its own steps and tokens. For
+    preferences, `loss` is the preference loss, and `accuracy` the share of preferences on which the
+    model agrees.
     """
 
     part: Part

@@ -167,11 +167,11 @@ def forget(
 ) -> Forgotten:
     """Delete the turns of `case` permanently, and the versions that were trained on them.
 
-    With `teach_again`, a new version is trained without the turns. The old versions are removed once
-    it is live. They are removed at once with `now`, without `teach_again`, or if too little training
-    data is left; then the previous version becomes live if it was not trained on the turns, else
-    the base answers. Raises Busy while a retrain runs, and whatever a retrain raises; the next call
-    continues from there.
+    With `teach_again`, a new version is trained without the turns. The old versions are removed
+    once it is live. They are removed at once with `now`, without `teach_again`, or if too little
+    training data is left; then the previous version becomes live if it was not trained on the
+    turns, else the base answers. Raises Busy while a retrain runs, and whatever a retrain raises;
+    the next call continues from there.
     """
     with only_one():
         paths.write_json(_journal(), list(case.turns))
@@ -308,8 +308,8 @@ def _telling(logs: Collection[ConversationLogger], turns: Collection[str]) -> se
 def _logs(config: FineTuningConfig) -> list[ConversationLogger]:
     """Return the configured log first, then all other logs in the folder of logs.
 
-    The others were used with an earlier configuration, or were moved aside. Files that are no log are
-    skipped.
+    The others were used with an earlier configuration, or were moved aside. Files that are no log
+    are skipped.
     """
     log = ConversationLogger(config.log_path)
     others = {paths.real(path) for path in paths.conversations_dir().glob("*.jsonl")} - {log.path}

@@ -33,8 +33,8 @@ def evaluate(
 ) -> "tuple[Comparison, Verdict]":
     """Evaluate base, live and new model on the same test set; return the comparison and the gate's verdict.
 
-    Each model is evaluated in the form in which it is served. The report and the figures are written
-    to the run's folder.
+    Each model is evaluated in the form in which it is served. The report and the figures are
+    written to the run's folder.
 
     Args:
         material: the data that the new model was trained on and is tested on.

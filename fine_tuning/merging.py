@@ -95,9 +95,9 @@ def merge_versions(
     """Merge versions into a new version of `name`, and make it live if it is accepted.
 
     `name`: None means the common name of the versions, or the configured name if they have several.
-    `promote`: make the version live even if the gate refuses it. Raises ConfigError for versions that
-    cannot be merged: of different bases, without a LoRA adapter, or without a test chat that none
-    was trained on; otherwise what `retrain` raises.
+    `promote`: make the version live even if the gate refuses it. Raises ConfigError for versions
+    that cannot be merged: of different bases, without a LoRA adapter, or without a test chat that
+    none was trained on; otherwise what `retrain` raises.
     """
     check_parts(parts)
     with only_one():
@@ -161,8 +161,8 @@ def _base(version: Version) -> str:
 def _material(shop: Workshop, parts: Sequence[Part]) -> Material:
     """Return the data of the merged version: the union of the versions' training data and held-out chats.
 
-    Held-out chats that one of the versions was trained on are left out. Raises ConfigError if none is
-    left.
+    Held-out chats that one of the versions was trained on are left out. Raises ConfigError if none
+    is left.
     """
     found = {part.tag: part.dataset() for part in parts}
     if gone := [tag for tag, folder in found.items() if folder is None]:
@@ -185,8 +185,8 @@ def _material(shop: Workshop, parts: Sequence[Part]) -> Material:
 def _taught(shop: Workshop, parts: Sequence[Part], material: Material) -> Material:
     """Return `material` with the turns to register as the merged version's training data.
 
-    If the training data of one part is unknown, no turns are registered, so that `forget` treats the
-    merged version as trained on unknown data too.
+    If the training data of one part is unknown, no turns are registered, so that `forget` treats
+    the merged version as trained on unknown data too.
     """
     known = all(shop.registry.turns_of(part.version.name, part.version.number) for part in parts)
     return material if known else replace(material, turn_ids=())
@@ -226,8 +226,8 @@ def _inputs(shop: Workshop, material: Material, parts: Sequence[Part]) -> dict[s
 def _seen(known: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the state hash of each turn that one of the versions has seen, by id.
 
-    `known`: the inputs of the versions' runs, oldest first; the newest one that has seen a turn counts.
-    A state hash is "" if it was not recorded.
+    `known`: the inputs of the versions' runs, oldest first; the newest one that has seen a turn
+    counts. A state hash is "" if it was not recorded.
     """
     seen: dict[str, str] = {}
     for inputs in known:

@@ -32,8 +32,8 @@ _SAFE = re.compile(SAFE_NAME)
 def home() -> Path:
     """Return the data folder: `BYOAI_HOME`, else `data/` in the repository. It may be a link, or not exist yet.
 
-    Raises ConfigError if the path is a file, or the root of the file system, in which `forget` would
-    search every file.
+    Raises ConfigError if the path is a file, or the root of the file system, in which `forget`
+    would search every file.
     """
     named = os.environ.get("BYOAI_HOME")
     try:
@@ -177,8 +177,8 @@ def fsync_dir(folder: Path) -> None:
 def atomic_write(path: Path, content: str | bytes | Iterable[bytes]) -> None:
     """Write `content`, given as a whole or in pieces, to `path`, completely or not at all.
 
-    Even after a crash, `path` has either the complete old or the complete new content. The folder is
-    created if needed.
+    Even after a crash, `path` has either the complete old or the complete new content. The folder
+    is created if needed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = content.encode("utf-8") if isinstance(content, str) else content

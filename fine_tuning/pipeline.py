@@ -53,9 +53,9 @@ def retrain(
     """Train a new version of the model on the log, evaluate and register it, and make it live.
 
     The live model changes only in the last step, and only if the gate accepts the new version.
-    `runner` (training/runner.py) does the training; None: in a child process. Raises Busy if another
-    retrain runs, Cancelled if `watch` asks to stop, and whatever a stage raises. Finished work is
-    kept, and the next retrain resumes it.
+    `runner` (training/runner.py) does the training; None: in a child process. Raises Busy if
+    another retrain runs, Cancelled if `watch` asks to stop, and whatever a stage raises. Finished
+    work is kept, and the next retrain resumes it.
     """
     watch = watch or Watch()
     with only_one():
@@ -244,8 +244,8 @@ def register_version(
 ) -> int:
     """Register the version and create its tag in the engine; return its number.
 
-    If the run was interrupted here before, it keeps its number. `lineage` is given for a version made
-    from others.
+    If the run was interrupted here before, it keeps its number. `lineage` is given for a version
+    made from others.
     """
     if not run.version.exists():
         paths.write_json(run.version, shop.registry.next_number(shop.name))

@@ -314,8 +314,8 @@ def _unseen(turns: Iterable[tuple[str, str]], seen: Mapping[str, str]) -> list[s
 def _seen(config: FineTuningConfig, registry: Registry) -> tuple[Mapping[str, str], Mark | None]:
     """Return the state hash of each turn that a version has seen, by id, and a mark in the log's index.
 
-    A state hash is "" if it was not recorded. The mark is from the plan of the newest version; None if
-    it was not recorded.
+    A state hash is "" if it was not recorded. The mark is from the plan of the newest version; None
+    if it was not recorded.
     """
     seen: ChainMap[str, str] = ChainMap()
     mark = None
@@ -352,9 +352,11 @@ def check_folders(shop: Workshop) -> None:
 
 
 def check_deployment(shop: Workshop) -> None:
-    """Check before the training that its result can be deployed; tell the user if it will be in another way than set.
+    """Check before the training that its result can be deployed.
 
-    Raises ByoaiError if the result cannot be exported, described in a Modelfile, or named.
+    If the configured way (deployment.mode) is not possible with the training method, tell the user
+    how it will be deployed instead. Raises ByoaiError if the result cannot be exported, described
+    in a Modelfile, or named.
     """
     from fine_tuning.model_management.gguf_export import SAME, check_exportable
 
@@ -387,8 +389,8 @@ def check_engine(shop: Workshop) -> None:
 def check_plan(shop: Workshop, plan: Plan) -> None:
     """Raise an error if the plan cannot succeed, and tell the user its warnings and needs.
 
-    Raises TooLittleData if there are too few pairs, unless `--force` is given, and NotEnoughMemory if
-    the training does not fit.
+    Raises TooLittleData if there are too few pairs, unless `--force` is given, and NotEnoughMemory
+    if the training does not fit.
     """
     from fine_tuning.training.estimate import require
 

@@ -81,8 +81,8 @@ def run_behind(version: Version, done: str) -> Run:
 def check_shop(shop: Workshop) -> None:
     """Check folders, deployment and engine before a version is made from others.
 
-    Differences between registry and engine are repaired, and the user is told about them. Raises what
-    the checks in planning.py raise.
+    Differences between registry and engine are repaired, and the user is told about them. Raises
+    what the checks in planning.py raise.
     """
     for finding in reconcile(shop.engine, shop.registry, shop.name):
         shop.watch.note(finding.text)
@@ -112,7 +112,7 @@ def fresh_run(shop: Workshop, label: str, inputs: dict[str, Any]) -> Iterator[Ru
 
 
 def _resumable(shop: Workshop, plan: Plan, run: Run, resolved: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the fields of `plan` to replace in order to resume `run`; None if it cannot be resumed.
+    """Return new values for fields of `plan`, with which `run` is resumed; None if it cannot be resumed.
 
     `resolved` is the configuration. The user is told whether the run is resumed, and if not, why.
     """
@@ -149,7 +149,7 @@ def plan_of_run(plan: Plan, run: Run) -> Plan:
 
 
 def _data_of(plan: Plan, before: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of `plan` to replace by those of a run's data. `before`: the run's recorded inputs."""
+    """Return new values for the fields of `plan` that describe its data, from `before`, a run's recorded inputs."""
     rows = paths.datasets_dir() / before["dataset"] / before["rows"]
     preferences = read_preference_data(paths.datasets_dir() / before["preferences"])
     counts = paths.read_json(rows / MANIFEST)["splits"]

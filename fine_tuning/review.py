@@ -49,8 +49,8 @@ def worth_reviewing(
     """Return the `count` turns that are most worth reviewing, the best one first.
 
     `turns` are those of the log. Rated, edited and incomplete turns are left out. `live` and `base`
-    are tags of the engine; they are equal if no version is live. Raises EngineError if a model cannot
-    be loaded.
+    are tags of the engine; they are equal if no version is live. Raises EngineError if a model
+    cannot be loaded.
     """
     open_turns = unjudged(turns)[-NEWEST:]
     rows = _rows(engine, base, turns, open_turns)

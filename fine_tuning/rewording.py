@@ -25,8 +25,8 @@ _LONGEST = 96  # maximum tokens of a reworded question
 def rewording(shop: Workshop) -> Iterator[Rewording | None]:
     """Yield the Rewording for the configured augmentation; None if no questions are to be reworded.
 
-    The models are loaded when the first question is reworded. Raises ModelNotFound if the engine does
-    not have the configured model. The Rewording raises Cancelled if `shop.watch` asks to stop.
+    The models are loaded when the first question is reworded. Raises ModelNotFound if the engine
+    does not have the configured model. The Rewording raises Cancelled if `shop.watch` asks to stop.
     """
     settings = shop.config.augmentation
     if not settings.rewords:

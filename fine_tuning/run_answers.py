@@ -26,8 +26,8 @@ def through_transformers(
 ) -> Answers:
     """Return for each of `texts`, as a prompt, the answers of the base and of the fine-tuned model in `run`.
 
-    `config`: the configuration of the run. `limit`: maximum tokens of an answer; None: as configured.
-    Raises TrainingError if the base cannot be loaded.
+    `config`: the configuration of the run. `limit`: maximum tokens of an answer; None: as
+    configured. Raises TrainingError if the base cannot be loaded.
     """
     from fine_tuning.training.generate import answer_both
 

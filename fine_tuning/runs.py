@@ -96,7 +96,8 @@ class Run:
 def all_runs(folder: Path) -> list[Run]:
     """Return the runs in `folder`, newest first.
 
-    A subfolder is a run if it has a file of a run, or is empty, as after a run that was killed at once.
+    A subfolder is a run if it has a file of a run, or is empty, as after a run that was killed at
+    once.
     """
     return [Run(each) for each in sorted(folder.glob("*"), reverse=True) if _is_run(each)]
 

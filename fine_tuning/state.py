@@ -192,8 +192,8 @@ JOB_TEXTS = {"jobs": ("request", "reason", "origin")}  # columns that may contai
 def connect(path: Path | None = None) -> Iterator[sqlite3.Connection]:
     """Yield an open connection to the database `path` (None: data/state.db), created and migrated if needed.
 
-    Rows are sqlite3.Row. Statements outside of `transaction` are committed at once. Each thread must
-    open a connection of its own, which takes a millisecond. Raises NoRoom if the disk is full;
+    Rows are sqlite3.Row. Statements outside of `transaction` are committed at once. Each thread
+    must open a connection of its own, which takes a millisecond. Raises NoRoom if the disk is full;
     ByoaiError if the file cannot be read or written, is not a database, or was written by a newer
     byoai; sqlite3.IntegrityError if a statement in the `with` block violates the schema.
     """

@@ -1,7 +1,7 @@
 """Count the data that the next retrain would be trained on, from the turns alone.
 
-`survey` returns the counts; it uses no engine, and tokenizes and writes nothing. `look_through` also
-stores for each turn whether it is kept or dropped (data_collection/outcomes.py).
+`survey` returns the counts; it uses no engine, and tokenizes and writes nothing. `look_through`
+also stores for each turn whether it is kept or dropped (data_collection/outcomes.py).
 `planning.make_plan` adds tokens, memory and time. All three read and clean the turns by the same
 functions, so that their figures match the training.
 """

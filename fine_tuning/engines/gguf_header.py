@@ -250,7 +250,8 @@ class _Array:
 class GgufReader:
     """Reads values from a GGUF one after the other: every method reads at `position`, and moves it past the value.
 
-    Methods raise struct.error or ValueError at the end of the file, and ValueError for invalid data.
+    Methods raise struct.error or ValueError at the end of the file, and ValueError for invalid
+    data.
     """
 
     def __init__(self, content: mmap.mmap, position: int = 0) -> None:

@@ -28,9 +28,9 @@ _CHILD = Path(__file__).with_name("jinja_child.py")
 def render_chat(template: str, messages: Sequence[Message], *, bos_token: str, eos_token: str) -> str:
     """Return the prompt text for the next answer to `messages`.
 
-    `bos_token` and `eos_token` are the texts of the model's begin and end tokens, which the template
-    may use. Raises EngineError, with the template's own message, if it rejects the messages or
-    fails.
+    `bos_token` and `eos_token` are the texts of the model's begin and end tokens, which the
+    template may use. Raises EngineError, with the template's own message, if it rejects the
+    messages or fails.
     """
     variables = {
         "messages": [message.model_dump() for message in messages],

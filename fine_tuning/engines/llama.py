@@ -80,8 +80,8 @@ class Words:
     def encode(self, text: str, special: bool, bos: bool) -> list[int]:
         """Return the token ids of `text`.
 
-        `special`: parse control tokens in the text; `bos`: add the begin token if the model uses one.
-        The pieces that a text shares with the previous text are not tokenized again, since the
+        `special`: parse control tokens in the text; `bos`: add the begin token if the model uses
+        one. The pieces that a text shares with the previous text are not tokenized again, since the
         prompts of one conversation begin with the same messages.
         """
         if bos or not special:
@@ -114,8 +114,8 @@ class Words:
     def _cuts(self) -> re.Pattern[str]:
         """A pattern of the control tokens before which a text can be cut without changing its tokens.
 
-        llama.cpp (`tokenizer_st_partition` in llama-vocab.cpp) first cuts structural tokens out of a
-        text, the longest first, and then tokenizes each remaining part separately. The pattern
+        llama.cpp (`tokenizer_st_partition` in llama-vocab.cpp) first cuts structural tokens out of
+        a text, the longest first, and then tokenizes each remaining part separately. The pattern
         leaves out tokens that also remove the white space before them, and tokens that another
         token could overlap.
         """

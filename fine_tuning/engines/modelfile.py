@@ -21,8 +21,8 @@ _VALUE = re.compile(rf'[ \t]*+(?:"""(.*?)"""{_END}|"(?!"")(.*?)"{_END}|(?!")([^\
 def parse_modelfile(text: str, folder: Path | None = None) -> ModelSpec:
     """Return the definition of a model from the text of a Modelfile.
 
-    Relative paths in it are relative to `folder`; None: to the working directory. Raises ConfigError,
-    with the line number, for invalid or unsupported commands.
+    Relative paths in it are relative to `folder`; None: to the working directory. Raises
+    ConfigError, with the line number, for invalid or unsupported commands.
     """
     values: dict[str, Any] = {"parameters": {}}
     for line, name, argument in commands(text):
@@ -47,9 +47,9 @@ def parse_modelfile(text: str, folder: Path | None = None) -> ModelSpec:
 def commands(text: str, before: Collection[str] = ()) -> Iterator[tuple[int, str, str]]:
     """Yield each command of a Modelfile: its line number, its name, and its argument without quotes.
 
-    The name is in lower case and includes the parameter: `parameter stop`. Parsing ends at the first
-    command whose first word is in `before`. Raises ConfigError at the first line that is not a
-    command, or whose quotes are not closed.
+    The name is in lower case and includes the parameter: `parameter stop`. Parsing ends at the
+    first command whose first word is in `before`. Raises ConfigError at the first line that is not
+    a command, or whose quotes are not closed.
     """
     position = _skip(text, 0)
     while position < len(text):

@@ -1,10 +1,10 @@
 """Serve the methods of one object until the parent process ends: the child's side of native.py.
 
-Messages are sent over two pipes. A message is its length (4 bytes, big-endian) followed by that many
-bytes of JSON. The parent sends [number, method, arguments], where the number identifies the call; a
-null method stops the stream with that number. The child sends [number, kind, content]; the kinds
-are READY (llama.cpp is imported), VALUE (a method's result), ITEM (an item of a stream), END (of a
-stream) and ERROR (a message).
+Messages are sent over two pipes. A message is its length (4 bytes, big-endian) followed by that
+many bytes of JSON. The parent sends [number, method, arguments], where the number identifies the
+call; a null method stops the stream with that number. The child sends [number, kind, content]; the
+kinds are READY (llama.cpp is imported), VALUE (a method's result), ITEM (an item of a stream), END
+(of a stream) and ERROR (a message).
 """
 
 import importlib

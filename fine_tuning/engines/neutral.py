@@ -126,7 +126,8 @@ def _fold(text: str) -> str:
 def _break(folded: str, start: int, end: int) -> int:
     """Return the position at which to insert a space into the marker from `start` to `end`.
 
-    It is after the opening bracket, or before the last character of a marker without one (`USER :`).
+    It is after the opening bracket, or before the last character of a marker without one (`USER
+    :`).
     """
     return end - 1 if folded[start].isalnum() or folded[start] in "#*" else start + 1
 

@@ -225,8 +225,8 @@ class OllamaEngine:
     def pull(self, tag: str) -> Iterator[Pulled]:
         """Pull the model `tag` from Ollama's library, and yield the progress.
 
-        Closing the iterator stops the pull; the next pull of the model resumes it. Raises EngineError
-        if the pull does not succeed.
+        Closing the iterator stops the pull; the next pull of the model resumes it. Raises
+        EngineError if the pull does not succeed.
         """
         json_body([full_tag(tag)])
         with self._mapped():

@@ -1,7 +1,7 @@
 """Compute the number of chats in a batch, and the chunks in which a batch's logits are computed.
 
-The trainer uses these functions, and so does the memory forecast (workload.py). This module does not
-import torch, so that a forecast need not wait for the import.
+The trainer uses these functions, and so does the memory forecast (workload.py). This module does
+not import torch, so that a forecast need not wait for the import.
 """
 
 from collections.abc import Iterator

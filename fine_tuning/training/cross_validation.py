@@ -70,8 +70,8 @@ def best_epochs(
 def _parts(rows: Sequence[TokenRow], count: int) -> list[list[TokenRow]]:
     """Divide the rows into at most `count` parts, none of them empty.
 
-    Equal conversations, and variants of the same conversation, are put into the same part. Otherwise
-    the model would be trained on a conversation that is also held out.
+    Equal conversations, and variants of the same conversation, are put into the same part.
+    Otherwise the model would be trained on a conversation that is also held out.
     """
     numbers: dict[Hashable, int] = {}
     parts: list[list[TokenRow]] = [[] for _ in range(count)]

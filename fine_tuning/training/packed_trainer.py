@@ -115,7 +115,8 @@ class PackedTrainer(ResumableTrainer):
     def validation_loss(self) -> float:
         """Return the mean loss (nats) over the supervised tokens of the validation rows.
 
-        Also set `validation_accuracy`, the share of these tokens that the model predicted correctly.
+        Also set `validation_accuracy`, the share of these tokens that the model predicted
+        correctly.
         """
         self.model.eval()
         total, hits, count = 0.0, 0, 0

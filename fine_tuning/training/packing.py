@@ -63,7 +63,8 @@ class PackedBatch(TypedDict):
 def pack_within(rows: Sequence[TokenRow], tokens: int) -> list[PackedBatch]:
     """Return packed rows of at most `tokens` tokens each; a longer conversation gets a packed row of its own.
 
-    `rows` are sorted by their tokens first, so that those with a common beginning are packed together.
+    `rows` are sorted by their tokens first, so that those with a common beginning are packed
+    together.
     """
     ordered = sorted(rows, key=lambda row: row.computed())
     return [pack(ordered[part]) for part in divide([row.computed() for row in ordered], tokens)]

@@ -79,8 +79,9 @@ class Phases:
 
         `replayed` is the number of replay rows. They are left out here, since they take most of the
         time and do not show after how many epochs the chats are learned. A batch has as many chats
-        as it will have on average beside replay rows. With more chats per batch there would be fewer
-        steps in an epoch, and a step changes the weights about as much for one chat as for eight.
+        as it will have on average beside replay rows. With more chats per batch there would be
+        fewer steps in an epoch, and a step changes the weights about as much for one chat as for
+        eight.
         """
         size = chats_in_a_batch(self.settings, len(chats), len(chats) + replayed)
         settings = self.settings.model_copy(update={"batch_size": size})

@@ -150,8 +150,8 @@ def preference_loss(
 ) -> tuple[Tensor, Tensor]:
     """Return the mean loss over the batch, and the reward of each answer [R], without gradient.
 
-    A reward is `beta` times the answer's log-ratio: its log-probability (nats) under the model minus
-    that under the reference model. `head`: see `loss.plain_head`.
+    A reward is `beta` times the answer's log-ratio: its log-probability (nats) under the model
+    minus that under the reference model. `head`: see `loss.plain_head`.
     """
     moved = _sums(model, batch, head) - batch["reference"]
     wanted = batch.get("wanted")
@@ -162,7 +162,8 @@ def preference_loss(
 def dpo(margin: Tensor, beta: float) -> Tensor:
     """Return DPO's loss (equation 7).
 
-    `margin` [pairs]: log-ratio (`preference_loss`) of the chosen answer minus that of the rejected one.
+    `margin` [pairs]: log-ratio (`preference_loss`) of the chosen answer minus that of the rejected
+    one.
     """
     return -logsigmoid(beta * margin).mean()
 

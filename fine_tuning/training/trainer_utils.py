@@ -129,7 +129,8 @@ class StepReporter:
 def last_steps(file: Path) -> dict[Part, Step]:
     """Return the last step of each phase in `file`, a run's progress.jsonl; {} if there is no such file.
 
-    Incomplete lines are ignored. A resumed run takes the results of finished phases from these steps.
+    Incomplete lines are ignored. A resumed run takes the results of finished phases from these
+    steps.
     """
     last: dict[Part, Step] = {}
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:

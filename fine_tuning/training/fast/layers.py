@@ -55,8 +55,8 @@ class Part(Protocol):
         """Add to the adapters' gradients, and return the gradient of the input [T, in].
 
         `grad_y` [T, out] is the gradient of y; `kept` holds the other tensors that `forward`
-        returned, and may be overwritten. `deeper`: whether the input needs a gradient; if not, return
-        None.
+        returned, and may be overwritten. `deeper`: whether the input needs a gradient; if not,
+        return None.
         """
 
 

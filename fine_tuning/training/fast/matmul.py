@@ -176,7 +176,8 @@ def _has_onednn() -> bool:
 def few_kernels() -> Iterator[None]:
     """Set environment variables, within the `with` block, that limit the number of kernels that oneDNN caches.
 
-    oneDNN reads them at its first product in the process, so they count only if that is in the block.
+    oneDNN reads them at its first product in the process, so they count only if that is in the
+    block.
     """
     added = [name for name in _KERNEL_CACHES if name not in os.environ]
     os.environ.update(dict.fromkeys(added, str(_KERNELS)))
