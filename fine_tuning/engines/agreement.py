@@ -154,9 +154,10 @@ def of_format(in_bfloat: bool, weights: BaseWeights) -> float:
 
 
 def distance(one: Sequence[Logits], served: Sequence[Logits]) -> float:
-    """Return the mean distance over the places of a text, for the text where it is largest.
+    """Return the distance (see the module's docstring) between two sets of logits for the same texts.
 
-    `one` and `served` have one array for each text. Return infinity if a logit is not a number.
+    It is averaged over the places of a text; the text with the largest average counts. `one` and
+    `served` have one array for each text. Return infinity if a logit is not a number.
     """
     found = [_apart(ours, theirs) for ours, theirs in zip(one, served, strict=True)]
     return max(found) if np.isfinite(found).all() else float("inf")

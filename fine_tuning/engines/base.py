@@ -208,7 +208,7 @@ class Engine(Protocol):
     def delete(self, tag: str) -> None: ...
 
     def warm(self, tag: str) -> None:
-        """Load the model, so that the first answer starts without delay."""
+        """Load the model of `tag` into memory, so that its first answer starts without delay."""
         ...
 
     def unload(self, tag: str | None = None) -> list[str]:

@@ -26,7 +26,7 @@ _TENSORS, _STATE = "state.safetensors", "state.json"
 
 
 def seal(folder: Path) -> None:
-    """Sync every file of `folder`, then write the manifest that marks the checkpoint complete."""
+    """Sync every file in `folder` to the disk, then write the manifest that marks the checkpoint as complete."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     for path in files:
         with path.open("rb+") as file:

@@ -136,8 +136,8 @@ class Forecast:
 def estimate_training(settings: Training, base: Path, rows: Path, replay: Path | None) -> Forecast:
     """Return the forecast for a training on this machine.
 
-    `base` is a GGUF, `rows` a folder with train.jsonl, `replay` a file of replay rows.
-    Raises TrainingError for a base of an unknown shape and for bad rows.
+    `base` is a GGUF, `rows` a folder whose train.jsonl has the token rows, `replay` a file of replay
+    rows. Raises TrainingError for a base of an unknown shape and for bad rows.
     """
     from fine_tuning.engines.gguf_file import read_gguf
 
@@ -266,7 +266,7 @@ def _attention_weights(shape: Shape, batch: BatchSize) -> int:
 
 
 def trained_parameters(shape: Shape, settings: Training) -> int:
-    """Return the number of trained parameters.
+    """Return the number of parameters that a training with `settings` trains.
 
     For prefix and prompt tuning, return that of a LoRA adapter of rank `lora_r`, an upper bound.
     """

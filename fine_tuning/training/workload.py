@@ -118,7 +118,7 @@ def _passes(rows: Sequence[ComputedRow], settings: Training) -> list[BatchSize]:
 
 
 def _size(ordered: Sequence[ComputedRow]) -> BatchSize:
-    """Return the size of one pass over sorted rows."""
+    """Return the size of one forward and backward pass over rows that are sorted by their tokens."""
     ids = [row.ids for row in ordered]
     own = tree_branches(ids)
     targets, replayed = sum(row.targets for row in ordered), sum(row.targets for row in ordered if row.replayed)
