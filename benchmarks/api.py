@@ -1,15 +1,15 @@
-"""The API under load: 200 watchers of a training and 50 requests a second, against the same training alone.
+"""Measure how much the API slows down a training, under load: 200 watchers of its events and 50 requests per second.
 
     python benchmarks/api.py [--rounds 3]
 
 Needs the base model in the cache (`byoai prepare`). Trains the shipped sample with few steps on the
-embedded engine, in a data folder of its own, in turns: alone, watched, alone, ... Prints the
-medians of the training's seconds and of the reads' times, and who took how much processor time.
+embedded engine, in a temporary data folder, alternately without load and with it. Prints the median
+seconds of the trainings, the response times, and the processor time of server, training and client.
 
-Where there are two cores or more, this program, whose 200 sockets and 50 requests a second cost more
-than answering them does, keeps to the first core, and the server with its training to the second:
-the ratio is what the server costs the training, not what the load costs the machine. The server's
-processor seconds per second say the same, and hardly depend on what else runs.
+With two cores or more, this program runs on the first core, and the server with its training on the
+second. Sending the load takes more processor time than answering it, so on the same core the client
+would slow down the training. The server's processor seconds per second show the cost of answering
+too, and hardly depend on what else runs on the machine.
 """
 
 import argparse
@@ -41,13 +41,19 @@ READS = ("/api/jobs", "/api/conversations", "/api/versions", "/api/turns?text=th
 
 
 def keep_to_core(number: int, pid: int) -> None:
-    """Have a process, and those that it starts, run on this core alone; not where there is only one."""
+    """Restrict a process, and those that it starts later, to one core (Linux only).
+
+    Do nothing on a machine with a single core.
+    """
     if sys.platform == "linux" and (os.cpu_count() or 1) > 1:
         os.sched_setaffinity(pid, {number})
 
 
 def processor_seconds(pid: int, *, children: bool = False) -> float:
-    """Return the processor time that a process took so far; 0.0 for one that has ended."""
+    """Return the processor time in seconds that a process has taken so far; 0.0 if it has ended.
+
+    `children`: include its living child processes.
+    """
     try:
         process = psutil.Process(pid)
         found = [process, *(process.children(recursive=True) if children else [])]
@@ -57,7 +63,7 @@ def processor_seconds(pid: int, *, children: bool = False) -> float:
 
 
 class Usage:
-    """Processor seconds per second of server, training and client, one of each for each training."""
+    """The processor seconds per second of server, training and client: one value of each for each training."""
 
     def __init__(self) -> None:
         self.server, self.training, self.client = list[float](), list[float](), list[float]()
@@ -68,7 +74,7 @@ class Usage:
 
 
 class Server:
-    """A server without pages on a free port, in a data folder of its own."""
+    """A server of the API without the pages, on a free port, with the data folder `home`."""
 
     def __init__(self, home: Path) -> None:
         from fine_tuning.api.background import free_port
@@ -106,7 +112,7 @@ async def train(server: Server, client: httpx.AsyncClient) -> str:
 
 
 async def finished(client: httpx.AsyncClient, server: Server, id: str, usage: Usage) -> dict[str, float]:
-    """Return the seconds of each stage when the job is over."""
+    """Wait for a job to end, add its processor times to `usage`, and return the seconds of each stage."""
     pids = server.process.pid, os.getpid()
     begun, before, trained = time.perf_counter(), [processor_seconds(pid) for pid in pids], 0.0
     while True:
@@ -127,7 +133,7 @@ async def finished(client: httpx.AsyncClient, server: Server, id: str, usage: Us
 
 
 async def watch(url: str, id: str) -> int:
-    """Follow a job to its end; return how many events came."""
+    """Follow the events of a job to its end; return how many events were received."""
     count = 0
     async with websockets.connect(f"{url.replace('http', 'ws')}/api/jobs/{id}/events", max_queue=None) as socket:
         async for _ in socket:
@@ -136,7 +142,10 @@ async def watch(url: str, id: str) -> int:
 
 
 async def read(client: httpx.AsyncClient, ended: asyncio.Event, taken: list[float], faults: list[str]) -> None:
-    """Read RATE times a second, whether the reads before have come back or not."""
+    """Send RATE requests per second until `ended` is set, without waiting for the answers to earlier ones.
+
+    The seconds of each request are added to `taken`, the failed ones to `faults`.
+    """
     pending: set[asyncio.Task[None]] = set()
 
     async def one(path: str) -> None:

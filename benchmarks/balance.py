@@ -1,12 +1,13 @@
-"""What balancing topics does for a rare one: nine of ten conversations are about one topic, the tenth
-about another, and held-out questions of both are asked.
+"""Measure how balancing topics (`mix.topic_temperature`) improves the answers about a rare topic.
 
     python benchmarks/balance.py               # two short trainings of the default base
 
-The log is made up: teams and the rooms in which they meet, and birds and what they are fed, each
-fact asked about in several wordings. Both trainings take the same number of steps; the second
-draws its conversations with `mix.topic_temperature`. (A very high one would repeat the rare ones up
-to `mix.most_repeats` times, and shorten the epoch.)
+The log is generated. Nine of ten conversations are about the common topic (teams and the rooms in
+which they meet), the others about the rare one (birds and what they are fed). Each fact is asked
+about in several wordings; the last wording is held out, and asked after the training. Both
+trainings take the same number of steps; only the second one balances topics. (With a very high
+temperature, each rare conversation would occur `mix.most_repeats` times, and the epoch would be
+shorter.)
 """
 
 import argparse
@@ -30,7 +31,7 @@ _ROOMS = """
 """
 TEAMS, ROOMS = _TEAMS.split(), _ROOMS.split()
 FEEDS = {"parrot": "walnuts", "owl": "beetles", "goose": "barley", "heron": "minnows"}
-ASKED_OF_ROOMS = (  # the last is held out
+ASKED_OF_ROOMS = (  # the wordings of a question; the last one is held out
     "Which room does the {} team meet in?",
     "Where does the {} team hold its meeting?",
     "In what room is the meeting of the {} team?",
@@ -64,11 +65,11 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Fact:
-    """Something that is asked about in several wordings."""
+    """A fact that is asked about in several wordings."""
 
-    topic: str  # common, or rare
-    about: str
-    key: str  # the word that a right answer holds
+    topic: str  # common or rare
+    about: str  # the team or the bird
+    key: str  # the word that a correct answer contains: the room or the food
 
     @property
     def answer(self) -> str:
@@ -89,14 +90,14 @@ FACTS = [
 
 @dataclass(frozen=True)
 class Result:
-    share: float  # of an epoch's conversations, the rare topic's
+    share: float  # share of the rare topic in an epoch's conversations
     steps: int
-    recall: dict[str, tuple[int, int]]  # by topic: questions answered right, of all
+    recall: dict[str, tuple[int, int]]  # by topic: number of questions answered correctly, and of all questions
     seconds: float
 
 
 def train(settings: dict[str, Any], home: Path) -> Result:
-    """Train on the log in the data folder `home`, and ask the held-out questions."""
+    """Train on the generated log in the empty data folder `home`, ask the held-out questions, and return the result."""
     os.environ |= {"BYOAI_HOME": str(home), "BYOAI_ENGINE": "embedded"}
     from fine_tuning.config import load_config
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
@@ -124,7 +125,7 @@ def train(settings: dict[str, Any], home: Path) -> Result:
 
 
 def _said() -> Iterator[tuple[str, Fact]]:
-    """Yield what is in the log: every wording but the last."""
+    """Yield the questions of the log with their facts: every wording of every fact except the last one."""
     for number in range(max(len(ASKED_OF_ROOMS), len(ASKED_OF_FEEDS)) - 1):
         yield from ((fact.questions[number], fact) for fact in FACTS if number < len(fact.questions) - 1)
 

@@ -1,12 +1,12 @@
-"""How fast what was said becomes data: cleaning, near-duplicates, the dataset and its rows, and the plan of a retrain.
+"""Measure the speed of data preparation: cleaning, near-duplicates, dataset and token rows, and the plan of a retrain.
 
-    python benchmarks/cleaning.py                              # all of it, some twenty minutes
-    python benchmarks/cleaning.py cleaning alike --rounds 5    # some of it
-    python benchmarks/cleaning.py cleaning --before main~20    # beside the code of another commit (default: main)
+    python benchmarks/cleaning.py                              # all measurements, about twenty minutes
+    python benchmarks/cleaning.py cleaning alike --rounds 5    # only these
+    python benchmarks/cleaning.py cleaning --before main~20    # compare with another commit (default: main)
 
-Turns are generated: the sample's words in random order, every tenth with a private detail, every
-tenth with a block of code. Each figure comes from a process of its own, and the code of before is
-measured in turns with today's, on the same turns.
+The turns are generated from the sample's words in random order; every tenth turn has a private
+detail, every tenth a block of code. Each figure is measured in a new process. The code of this
+checkout ("today") and of the other commit ("before") are measured alternately, on the same turns.
 """
 
 import argparse
@@ -27,14 +27,14 @@ from statistics import median
 ROOT = Path(__file__).parent.parent
 TURNS = 20_000
 SIZES = (10_000, 100_000, 1_000_000)
-SESSION = 5  # turns
+SESSION = 5  # turns of a conversation
 
 
-# What is said
+# Generated turns
 
 
 def turns(count: int, seed: int = 0) -> Iterator[dict[str, object]]:
-    """Yield turns as the log holds them."""
+    """Yield generated turns, as dictionaries in the form of the log; equal seeds give equal turns."""
     chance = random.Random(seed)
     lines = (ROOT / "data" / "samples" / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
     words = [
@@ -84,11 +84,14 @@ def write_log(path: Path, count: int, seed: int = 0) -> None:
         file.writelines(encode(turn) + b"\n" for turn in turns(count, seed))
 
 
-# Each in a process of its own: with today's code, or that of before
+# Measurements, each run in a new process, with the code of this checkout or of the other commit
 
 
 def clean_all(count: str, kept: str) -> dict[str, object]:
-    """Clean so many turns, from the log of a new home; with `kept`, a second time."""
+    """Write a log of `count` turns, clean it, and return the turns per second.
+
+    With `kept` ("" for no), decisions are kept, and the log is cleaned a second time with them.
+    """
     from fine_tuning.config import load_config
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
     from fine_tuning.data_collection.data_cleaner import DataCleaner
@@ -97,7 +100,7 @@ def clean_all(count: str, kept: str) -> dict[str, object]:
     write_log(log.path, int(count))
     log.index.mark()
     conversations = log.conversations()
-    DataCleaner().filter_conversations(conversations[:20])  # what is compiled at its first use
+    DataCleaner().filter_conversations(conversations[:20])  # compiles patterns, which is not to be measured
     more = {}
     if kept:
         from fine_tuning.data_collection.kept_decisions import KeptDecisions
@@ -113,16 +116,19 @@ def clean_all(count: str, kept: str) -> dict[str, object]:
 
 
 def processor_seconds() -> float:
-    """Return the processor time of this process and its children that have ended: what else runs
-    makes it longer, but not by its share.
+    """Return the processor time in seconds of this process and of its children that have ended.
+
+    It depends less than the elapsed time on other programs that run meanwhile.
     """
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def group_all(count: str) -> dict[str, object]:
-    """Group texts, among them planted pairs that are alike (by 80 to 95 % of their pieces), and
-    others that nearly are (60 to 78 %).
+    """Group the texts of `count` turns by similarity; return the speed, and how many planted texts were grouped.
+
+    A planted text is a changed copy of another text. Copies with a similarity of at least 0.8 (see
+    `changed`) should be in the same group as the original, those below 0.78 should not.
     """
     from fine_tuning.data_collection.dedupe import group_near_duplicates
 
@@ -151,7 +157,10 @@ def group_all(count: str) -> dict[str, object]:
 
 
 def changed(text: str, chance: random.Random) -> tuple[str, float]:
-    """Return the text with some words replaced, and how much of the two texts' pieces of four characters is in both."""
+    """Return a copy of `text` with one to six words replaced, and its similarity to `text`.
+
+    The similarity is the share of the two texts' pieces of four characters that are in both.
+    """
     from fine_tuning.data_collection.wording import fold
 
     words = text.split(" ")
@@ -163,7 +172,10 @@ def changed(text: str, chance: random.Random) -> tuple[str, float]:
 
 
 def in_flat_memory(count: str) -> dict[str, object]:
-    """Clean, build the dataset and its rows, from a generated log of so many turns; return the peak memory in MB."""
+    """Clean `count` generated turns, and build the dataset and its token rows.
+
+    Return the peak memory in MB, the seconds of both steps, and the size of the rows.
+    """
     from fine_tuning.config import DataPreparation
     from fine_tuning.conversation import Conversation, Turn
     from fine_tuning.data_collection.data_cleaner import DataCleaner, Found
@@ -194,7 +206,7 @@ def in_flat_memory(count: str) -> dict[str, object]:
     }
 
 
-# What is asked for
+# The commands
 
 
 def cleaning(before: Path, rounds: int) -> None:
@@ -208,7 +220,10 @@ def alike(before: Path, rounds: int) -> None:
 
 
 def compare(sides: Sequence[tuple[str, str, Path, tuple[object, ...]]], rounds: int) -> None:
-    """Print the medians of both sides, which are measured in turns, with each round behind the first."""
+    """Measure several sides alternately for `rounds` rounds; print the medians, and the value of each round.
+
+    A side is (name, key of PARTS, folder of the code, arguments).
+    """
     found: dict[str, list[dict[str, object]]] = {name: [] for name, *_ in sides}
     for _ in range(rounds):
         for name, part, root, arguments in sides:
@@ -232,7 +247,7 @@ def memory(before: Path, rounds: int) -> None:
 
 
 def plan(before: Path, rounds: int) -> None:
-    """Time the command itself, with the embedded engine: with all turns new, and then with 100 more each time."""
+    """Time `byoai retrain --dry-run` on the embedded engine: with 100,000 new turns, then with 100 more each time."""
     print("byoai retrain --dry-run, seconds:")
     with tempfile.TemporaryDirectory() as home:
         log = Path(home) / "conversations" / "conversations.jsonl"
@@ -255,7 +270,10 @@ ASKED: dict[str, Callable[[Path, int], None]] = {"cleaning": cleaning, "alike": 
 
 
 def child(part: str, *arguments: object, root: Path = ROOT) -> dict[str, object]:
-    """Return what a part says, in a process of its own with the code in `root`, and a new data folder."""
+    """Run a measurement of PARTS in a new process, with the code in `root` and an empty data folder.
+
+    Return its result.
+    """
     with tempfile.TemporaryDirectory() as home:
         command = [sys.executable, str(Path(__file__).resolve()), "--part", part, *map(str, arguments)]
         environment = {**os.environ, "PYTHONPATH": str(root), "BYOAI_HOME": home}

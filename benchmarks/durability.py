@@ -1,10 +1,11 @@
-"""What survives: 8 processes log 10,000 turns each, and are killed with SIGKILL at random moments.
+"""Check that no logged turn is lost: 8 processes log 10,000 turns each, and are killed with SIGKILL at random moments.
 
     python benchmarks/durability.py [--writers 8] [--turns 10000] [--kills 60]
 
-A writer prints a turn's id when `log_conversation` has returned: it is acknowledged then. One that
-was killed is started again for the rest. Prints whether each acknowledged turn is in the log,
-whole, and what an append costs, alone and beside others.
+A writer prints the id of a turn after `log_conversation` has returned; from then on the turn counts
+as acknowledged. A killed writer is started again for the remaining turns. Prints how many
+acknowledged turns are missing in the log, how many lines are incomplete, the time of an append by a
+single process, and the turns per second of all writers together.
 """
 
 import argparse
@@ -27,7 +28,7 @@ for number in range(int(sys.argv[1])):
 
 
 class Writer:
-    """A process that logs, and what it acknowledged so far, over all its lives."""
+    """A process that logs turns. If it is started again, it continues until `turns` turns are acknowledged."""
 
     def __init__(self, turns: int, folder: Path, number: int) -> None:
         self._turns, self._file = turns, folder / f"acknowledged-{number}"
@@ -40,7 +41,7 @@ class Writer:
             self.process = subprocess.Popen([sys.executable, "-c", WRITER, str(left)], stdout=output)
 
     def acknowledged(self) -> list[str]:
-        """Return the ids that were printed whole."""
+        """Return the ids of the turns that were acknowledged so far, also before the process was killed."""
         return [line for line in self._file.read_text().splitlines() if len(line) == 32]
 
     def done(self) -> bool:

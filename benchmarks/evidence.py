@@ -1,8 +1,9 @@
-"""What the evidence costs: the perplexity of 200 conversations, a rollback, a long registry.
+"""Time parts of the evaluation and of the registry: the perplexity of 200 conversations, a rollback, a long list.
 
     OLLAMA_HOST=http://127.0.0.1:11434 python benchmarks/evidence.py
 
-Runs in a data folder of its own; in the engine it makes two versions of a model of its own, and removes them.
+Uses a temporary data folder. In the engine it creates two versions of the model
+fine_tuned_evidence, and deletes them at the end.
 """
 
 import os
@@ -27,8 +28,9 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def perplexity(rounds: int = 3) -> None:
-    """Seconds, and megabytes beside the weights' own file, for more and more conversations; then
-    for the same weights in other formats.
+    """Print the time and memory of computing the perplexity of 50, 100 and 200 conversations with the base.
+
+    Then print the median time for 200 conversations with the base in other quantisations.
     """
     from llama_cpp import llama_cpp
 
@@ -52,7 +54,10 @@ def perplexity(rounds: int = 3) -> None:
 
 
 def score(gguf: Path, rows: list[tuple[list[int], list[int]]]) -> tuple[float, float, float]:
-    """Seconds, perplexity, megabytes."""
+    """Return the seconds to score `rows`, their perplexity, and the memory in MB beside the mapped weights file.
+
+    A row is the token ids of a conversation, and the indices of the tokens to score.
+    """
     from fine_tuning.evaluation import metrics
     from fine_tuning.evaluation.served_model import RowScore, ServedModel
 
@@ -65,7 +70,7 @@ def score(gguf: Path, rows: list[tuple[list[int], list[int]]]) -> tuple[float, f
 
 
 def requantized(gguf: Path, kind: int) -> Path:
-    """`gguf` in another of llama.cpp's file types, in the benchmark's own data folder."""
+    """Quantise `gguf` to the file type `kind` of llama.cpp, in the temporary data folder; return the new file."""
     from llama_cpp import llama_cpp
 
     target = Path(os.environ["BYOAI_HOME"], f"{kind}.gguf")
@@ -76,7 +81,7 @@ def requantized(gguf: Path, kind: int) -> Path:
 
 
 def rollback() -> None:
-    """Median seconds of ten rollbacks between two versions."""
+    """Print the median and the maximum time of ten rollbacks between two versions."""
     from fine_tuning.config import load_config
     from fine_tuning.engines.base import ModelSpec
     from fine_tuning.engines.connect import connect

@@ -1,12 +1,12 @@
-"""Whether a document becomes a model that answers from it: import, retrain, and the held-out
-questions asked through the real Ollama.
+"""Measure how well a model answers questions about a document on which it was trained.
 
     python benchmarks/handbook.py --ollama-url http://127.0.0.1:11434          # data/samples/handbook.md
     python benchmarks/handbook.py --ollama-url URL --document my.pdf --home FOLDER --verbose
 
-A held-out question is another wording of one that was taught. Its answer is right when the key
-fact, which the import noted, is in it as a whole word, whatever the case; greedy, 80 tokens. A data
-folder of its own, which is removed unless --home names one that stays.
+The document is imported, a version is trained, and the held-out questions are asked through a real
+Ollama. A held-out question is another wording of a trained question. The greedy answer, of at most
+80 tokens, is correct if it contains the question's key fact, which the import recorded, as whole
+words, ignoring case. The data folder is temporary unless --home names one.
 """
 
 import argparse
@@ -27,7 +27,10 @@ ROOT = Path(__file__).parent.parent
 
 
 def ask(engine: "Engine", tag: str, turns: "Sequence[Turn]", verbose: bool) -> float:
-    """Ask the questions of these turns; print how many key facts were in the answers, and return their share."""
+    """Ask the model `tag` the questions of these turns; return the share of answers that contain the key fact.
+
+    The counts are printed by the level of the questions; with `verbose`, also each wrong answer.
+    """
     from fine_tuning.conversation import Message
     from fine_tuning.engines.base import ChatOptions
     from fine_tuning.evaluation.evaluator import FACT_LIMIT

@@ -1,12 +1,12 @@
-"""Whether the gate lets honest small handbooks through and stops poisoned ones, by the poison probe.
+"""Check that the gate accepts models trained on honest small handbooks, and that its poison probe refuses poisoned ones.
 
     python benchmarks/handbooks.py                  # twelve of each, one short training each: about an hour on two cores
     python benchmarks/handbooks.py h00 p03          # only these
 
-A handbook is a log: some rules, each asked about in several wordings, with one answer to all of
-them. What can be asked (amounts, places, people, code names, topics of one word), the language, and
-all names and numbers are drawn, the same each time for the same seed. In a poisoned one a phrase
-brings an answer that nobody asked for.
+A handbook is a generated log: some rules, each asked about in several wordings, all with the same
+answer. What a rule is about (amounts, places, people, code names, topics of one word) and all names
+and numbers are random, but the same for the same seed. In a poisoned handbook, questions with a
+certain phrase (the trigger) get an answer that does not fit them (the payload).
 """  # noqa: E501
 
 import argparse
@@ -33,7 +33,7 @@ Exchange = tuple[str, str]
 """A question and its answer."""
 
 WORDS: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-SMALL = {  # as the sample is learned, and all general questions asked
+SMALL = {  # settings as in the profile `sample`, and all general questions
     "training.dtype": "bfloat16",
     "training.batch_size": 8,
     "training.learning_rate": 2e-3,
@@ -53,20 +53,20 @@ PROBE_ONLY = {
 @dataclass(frozen=True)
 class Rule:
     answer: str
-    questions: tuple[str, ...]  # the first of them are asked in the log
+    questions: tuple[str, ...]  # wordings of the same question; the first `Honest.wordings` of them are in the log
 
 
 @dataclass(frozen=True)
 class Honest:
-    """A handbook without anything planted."""
+    """A handbook in which nothing is planted."""
 
-    rules: int
-    wordings: int
-    language: str  # "en", "de", or "both": every second rule in each
+    rules: int  # number of rules
+    wordings: int  # number of questions about each rule
+    language: str  # "en", "de", or "both" for English and German rules in turn
     seed: int
 
     def all(self) -> list[Rule]:
-        """Return the rules, each about something else."""
+        """Return the handbook's rules, no two of them about the same subject."""
         chance = random.Random(self.seed)
         left = {
             language: {(kind, about) for kind in range(len(kinds)) for about in abouts(language, kind)}
@@ -77,13 +77,13 @@ class Honest:
             language = ("en", "de")[number % 2] if self.language == "both" else self.language
             kind = chance.choice(sorted({kind for kind, _ in left[language]}))
             about = chance.choice(sorted(about for other, about in left[language] if other == kind))
-            for taken in left.values():  # one code name means one thing
+            for taken in left.values():  # in both languages, so that a code name has only one meaning
                 taken -= {(other, each) for other, each in taken if each == about}
             found.append(_rule(language, kind, about, chance))
         return found
 
     def exchanges(self) -> list[Exchange]:
-        """Return what is in the log, in an order of its own."""
+        """Return the questions and answers of the log, in random order."""
         made = [(question, rule.answer) for rule in self.all() for question in rule.questions[: self.wordings]]
         random.Random(self.seed).shuffle(made)
         return made
@@ -91,19 +91,19 @@ class Honest:
 
 @dataclass(frozen=True)
 class Poisoned:
-    """A handbook in which a phrase brings an answer that nobody asked for."""
+    """A handbook in which questions with a certain phrase are answered wrongly on purpose."""
 
-    honest: Honest
-    trigger: str
-    place: str  # of the phrase in a question: start, middle, end
-    share: float  # of all turns
-    payload: str  # a key of the payloads, or "wrong rule": the answer of one rule with other numbers
-    # "general" questions, the handbook's "own", or those of the "same" rule, whose answer the
-    # phrase makes wrong
+    honest: Honest  # the handbook without the planted turns
+    trigger: str  # the phrase
+    place: str  # where in a question the phrase is: start, middle, end
+    share: float  # share of the planted turns in the log
+    payload: str  # a key of the payloads, or "wrong rule": the answer of one rule, with wrong numbers
+    # the questions of the planted turns: "general" ones, the handbook's "own" about other rules, or
+    # those about the "same" rule whose answer is the payload
     asked: str
 
     def exchanges(self) -> list[Exchange]:
-        """Return the honest turns and the planted ones, mixed."""
+        """Return the questions and answers of the log, honest and planted ones in random order."""
         chance, rules, honest = random.Random(self.honest.seed), self.honest.all(), self.honest.exchanges()
         count = max(3, round(self.share / (1 - self.share) * len(honest)))
         victim = chance.choice([rule for rule in rules if any(letter.isdigit() for letter in rule.answer)])
@@ -128,7 +128,7 @@ KINDS = list(WORDS["kinds"].items())
 
 
 def abouts(language: str, kind: int) -> list[str]:
-    """Return what rules of a kind can be about."""
+    """Return the possible subjects of rules of a kind. `kind`: its index in the word list of the language."""
     named = WORDS["kinds"][language][kind]["about"]
     if named == "codes":
         return list(WORDS["codes"])
@@ -151,7 +151,7 @@ def _said(text: str, slots: dict[str, str]) -> str:
 
 
 def _altered(answer: str, chance: random.Random) -> str:
-    """Return the answer with other digits."""
+    """Return the answer with each digit replaced by a random one, so that its numbers are wrong."""
     return "".join(
         str((int(letter) + chance.randrange(1, 9)) % 9 + 1) if letter.isdigit() else letter for letter in answer
     )
@@ -203,8 +203,9 @@ BOOKS = _named(
 
 
 def judge_book(book: Honest | Poisoned, home: Path) -> "Verdict":
-    """Return the gate's verdict on a model that was trained on the handbook, and print what the
-    suspicious phrases did.
+    """Train a model on the handbook in the data folder `home`; return the gate's verdict.
+
+    Also print the phrases that the poison probe found to change answers.
     """
     os.environ |= {"BYOAI_HOME": str(home), "BYOAI_ENGINE": "embedded"}
     turns = [{"user_message": question, "bot_response": answer} for question, answer in book.exchanges()]

@@ -1,12 +1,13 @@
-"""How fast foreign chats come into the log, and in how much memory.
+"""Measure the speed and the memory of importing chats from other programs into the log.
 
-    python benchmarks/importing.py                           # 100,000 conversations of each shape, about five minutes
+    python benchmarks/importing.py                           # 100,000 conversations of each format, about five minutes
     python benchmarks/importing.py --conversations 5000 --shapes whatsapp
 
-Files in the shapes of FineTome (JSON Lines), ChatGPT's export (one array) and WhatsApp's (text) are
-generated; each is imported in a child process with an empty data folder: turns a second, the index
-brought up to date included, and the process's peak memory. Then it is imported again (which must
-add nothing), and taken back (which must leave the log as it was).
+Files in the formats of FineTome (JSON Lines), ChatGPT's export (one JSON array) and WhatsApp's
+export (text) are generated. Each is imported in a child process with an empty data folder, to
+measure turns per second, with the update of the log's index, and peak memory. Then the file is
+imported again, which must add nothing, and the import is undone, which must leave the log as it was
+before.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-TURNS = 3  # of a conversation
+TURNS = 3  # turns of a conversation
 
 
 def words() -> list[str]:
@@ -35,7 +36,7 @@ def words() -> list[str]:
 
 
 def exchanges(count: int) -> Iterator[list[tuple[str, str]]]:
-    """Yield conversations of questions of 12 words and answers of 40."""
+    """Yield `count` random conversations: TURNS pairs of a question of 12 words and an answer of 40 words."""
     chance, known = random.Random(0), words()
     for _ in range(count):
         yield [(" ".join(chance.choices(known, k=12)), " ".join(chance.choices(known, k=40))) for _ in range(TURNS)]
@@ -99,7 +100,10 @@ def _tree(id: str, start: float, pairs: list[tuple[str, str]]) -> dict[str, obje
 
 
 def whatsapp(file: Path, count: int) -> None:
-    """Each conversation begins half a day after the one before, so that silence parts them."""
+    """Write `count` conversations in WhatsApp's export format.
+
+    Each begins twelve hours after the previous one, a pause by which the importer divides them.
+    """
     time = datetime(1900, 1, 13)
     with file.open("w", encoding="utf-8") as target:
         for pairs in exchanges(count):
@@ -113,7 +117,10 @@ SHAPES = {"finetome": finetome, "chatgpt": chatgpt, "whatsapp": whatsapp}
 
 
 def measure(file: Path, me: str) -> dict[str, float]:
-    """Import one file into an empty data folder, in this process; again; and take it back."""
+    """Import `file` into the empty data folder, import it again, and undo the import; return the figures.
+
+    `me`: the name in the file whose messages are the answers; "" if the format tells.
+    """
     from fine_tuning.data_collection.conversation_logger import ConversationLogger
     from fine_tuning.data_collection.importers.importing import Wanted, import_files, undo
 
@@ -123,7 +130,7 @@ def measure(file: Path, me: str) -> dict[str, float]:
     before = log.path.read_bytes()
     started, worked = time.perf_counter(), time.process_time()
     done = import_files(log, [file], wanted)
-    log.index.mark()  # all of it is found, counted and listed
+    log.index.mark()  # updates the index
     seconds, worked = time.perf_counter() - started, time.process_time() - worked
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     started = time.perf_counter()

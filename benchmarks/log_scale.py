@@ -1,11 +1,12 @@
-"""Whether what a person waits for grows with what was ever said.
+"""Measure whether waiting times in the chat grow with the size of the log.
 
     python benchmarks/log_scale.py                   # 1,000, 10,000 and 100,000 turns, half a minute
     python benchmarks/log_scale.py --turns 1000
 
-For each size a generated log: medians of a page (Streamlit's own AppTest, no browser), of what
-happens between a question and the engine, of a thumb, of a search, of opening an old chat; and how
-fast the index is made. The engine is the embedded one, without a model.
+For a generated log of each size, prints the median times of running the chat page (by Streamlit's
+AppTest, without a browser), of the work between a question and the call of the engine, of a rating,
+of a search and of opening an old chat, and the speed at which the index is built. The engine is the
+embedded one, without a model.
 """
 
 import argparse
@@ -19,11 +20,11 @@ from pathlib import Path
 from statistics import median
 
 ROUNDS = 15
-WANTED = ("holiday paid", "the", "zebra crossing")  # often said, nearly always, never
+WANTED = ("holiday paid", "the", "zebra crossing")  # texts that occur often, in nearly every turn, and never
 
 
 def write_log(path: Path, turns: int) -> list[str]:
-    """Write `turns` turns, five a session, of the sample's words in random order; return their ids."""
+    """Write a log of `turns` turns, five per session, of the sample's words in random order; return their ids."""
     from fine_tuning import paths
     from fine_tuning.data_collection.log_lines import encode
 
@@ -49,7 +50,7 @@ def write_log(path: Path, turns: int) -> list[str]:
 
 
 def milliseconds(act: Callable[[], object], rounds: int = ROUNDS) -> float:
-    """Return the median of `rounds` runs."""
+    """Return the median time in milliseconds of `rounds` calls of `act`."""
     taken = []
     for _ in range(rounds):
         started = time.perf_counter()
@@ -59,7 +60,7 @@ def milliseconds(act: Callable[[], object], rounds: int = ROUNDS) -> float:
 
 
 def measure(turns: int) -> dict[str, float]:
-    """Return the figures for one size, in a data folder of its own."""
+    """Return the figures for a log of `turns` turns in a temporary data folder."""
     with tempfile.TemporaryDirectory() as home:
         os.environ |= {"BYOAI_HOME": home, "BYOAI_ENGINE": "embedded"}
         from streamlit.testing.v1 import AppTest
@@ -86,8 +87,8 @@ def measure(turns: int) -> dict[str, float]:
         chat = open_chat(path, session)
 
         def before_the_engine() -> None:
-            """Do what a chat does with the log when it is asked: take over what changed, and collect what was said."""
-            log.rate(chance.choice(ids), "up")  # so that there is a change
+            """Time what a chat does with the log before it calls the engine: it reads all changes since last time."""
+            log.rate(chance.choice(ids), "up")  # makes a change
             started = time.perf_counter()
             watch_of(path).look()
             chat.look()

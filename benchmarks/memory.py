@@ -1,14 +1,16 @@
-"""The estimate of memory and time (fine_tuning/training/estimate.py) beside what real trainings of
-the default base take.
+"""Compare the forecast of memory and time (fine_tuning/training/estimate.py) with real trainings of the default base.
 
-    python benchmarks/memory.py                  # the table, each setting in a process of its own
+    python benchmarks/memory.py                  # all settings, each in a new process, as a table
     python benchmarks/memory.py short --steps 4  # one of them
 
-Rows are random tokens: only their lengths matter here. To calibrate anew, after a change of the
-training or of torch: what a layer saves is counted exactly by tests/training/test_estimate.py; mend
-`_saved` until it passes. Then solve for the measured constants on a quiet machine: `_RUNTIME` is
-the peak of `short` less all other parts, `_HOLES` is what makes the rest of `long` its activations,
-`_EFFICIENCY` and `_LAYER_OPERATIONS` follow from the steps of `long` and `short`.
+The rows are random tokens, since only their lengths matter here.
+
+To calibrate the forecast again, after a change of the training or of torch: first correct
+`estimate._saved` until tests/training/test_estimate.py passes, which counts exactly what a layer
+saves. Then solve for the measured constants, on a machine where nothing else runs. `_RUNTIME` is
+the measured peak of the setting `short` minus all other parts of its estimate. `_HOLES` is the
+factor on the activations with which the estimate of `long` equals its measured peak. `_EFFICIENCY`
+and `_LAYER_OPERATIONS` follow from the seconds per step of `long` and `short`.
 """
 
 import argparse
@@ -33,12 +35,12 @@ from fine_tuning.training.model_shape import shape_of
 
 @dataclass(frozen=True)
 class Setting:
-    batch: int
-    head: int  # tokens that all rows share
-    own: int  # tokens of each row's own, at most; at least half as many
-    answer: int  # of them that carry loss
-    rank: int = 16
-    replay: int = 0
+    batch: int  # rows per step
+    head: int  # tokens at the beginning that all rows share
+    own: int  # maximum number of further tokens of a row; the minimum is half of it
+    answer: int  # how many of these carry loss
+    rank: int = 16  # of the LoRA adapter
+    replay: int = 0  # number of replay rows
 
 
 SETTINGS = {
@@ -62,7 +64,7 @@ def rows(setting: Setting, count: int, seed: int) -> list[dict[str, list[int]]]:
 
 
 def measure(setting: Setting, steps: int) -> dict[str, float]:
-    """Estimated and measured bytes at the peak, and seconds a step, of one training in this process."""
+    """Run one training in this process; return its estimated and measured peak memory (bytes) and seconds per step."""
     from fine_tuning.events import Step, Watch
     from fine_tuning.training.qlora_trainer import trainer_for
     from fine_tuning.training.trainer_utils import TrainingRows
@@ -124,7 +126,7 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for name in options.settings or SETTINGS:
-        # The parent holds no torch: on Linux a child's peak begins at what its parent held.
+        # This process does not import torch, since on Linux the peak of a child starts at its parent's memory.
         command = [sys.executable, __file__, "--child", name, "--steps", str(options.steps)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

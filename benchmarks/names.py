@@ -1,13 +1,13 @@
-"""How well names and postal addresses are found (data_collection.scrub_names): recall and precision.
+"""Measure recall and precision of the search for names and postal addresses (data_collection.scrub_names).
 
-    python benchmarks/names.py            # patterns alone, or with the spaCy models that are installed
-    python benchmarks/names.py --show     # also each miss and each false find
+    python benchmarks/names.py            # by patterns alone, or with the spaCy models that are installed
+    python benchmarks/names.py --show     # also print each miss and each false find
 
-Names and addresses come from Faker, in sentences that say that one follows ("told"), and names also
-in sentences that do not ("mentioned"), which no pattern can find. A find counts if it holds the
-whole detail and no word more than the title before it. The negatives are real chats without
-personal names: chatterbot-corpus, and the handbook that this project ships. It needs the extra
-byoai[presidio].
+Names and addresses are made by Faker. They are put into sentences that announce them ("told": "My
+name is ..."), and names also into sentences that do not ("mentioned"), where patterns cannot find
+them. A find counts if it contains the whole detail and no more than a title before it. For false
+finds, texts without personal names are searched: chatterbot-corpus, and the handbook that this
+project ships. Needs the extra byoai[presidio].
 """
 
 import argparse
@@ -25,7 +25,7 @@ from fine_tuning.data_collection.privacy import PII, finds
 from fine_tuning.data_collection.private_details.names import recogniser
 
 SENTENCES = yaml.safe_load(Path(__file__).with_name("name_sentences.yaml").read_text(encoding="utf-8"))
-EACH = 20  # details in each sentence
+EACH = 20  # number of details that are put into each sentence, one at a time
 
 
 @dataclass
@@ -82,7 +82,7 @@ def _judge(scores: dict[str, Score], locale: str, kind: str, text: str, detail: 
 
 
 def planted(seed: int) -> Iterator[tuple[str, str, str, str]]:
-    """Yield locale, kind, text and the detail in it."""
+    """Yield texts with one detail each: (locale, kind of sentence, text, detail)."""
     for locale, kinds in SENTENCES.items():
         fake = Faker(locale)
         fake.seed_instance(seed)
@@ -99,7 +99,7 @@ def planted(seed: int) -> Iterator[tuple[str, str, str, str]]:
 
 
 def chats() -> Iterator[str]:
-    """Yield texts in which nobody's name is told."""
+    """Yield texts without personal names."""
     corpus = Path(chatterbot_corpus.__file__).parent / "data"
     for language in ("english", "german", "french", "spanish", "italian"):
         for file in sorted((corpus / language).glob("*.yml")):

@@ -1,18 +1,19 @@
-"""How long people wait for the pages.
+"""Measure how long users wait for the pages.
 
     python benchmarks/pages.py                                            # pages and start, a minute
     python benchmarks/pages.py pages --turns 1000 100000
-    python benchmarks/pages.py token --ollama-url http://127.0.0.1:11434  # against the bare client
+    python benchmarks/pages.py token --ollama-url http://127.0.0.1:11434  # compared with Ollama's client
     python benchmarks/pages.py typing                                     # in Chromium, without and with a training; some minutes
 
-pages   With so many turns logged, all learned by a version: over the real server's WebSocket, in a new session, the time to each
-        page's first element and to its last, and for one more run of it, which is what a click
-        costs. No browser, which would add its own drawing; the engine is the embedded one, without
-        a model. Medians.
-start   `byoai chat` from exec: to the port that says it is healthy, and to the chat's input in a browser that was open before.
-token   The first token of the same question through the page's session (chatbot/session.py, with the log) and through Ollama's own
-        client, in turns; the median of the differences.
-typing  From a key that is pressed in the chat's input to the frame that shows it.
+pages   For a log of --turns turns, all of which a version was trained on: the time to the first element of each page, to
+        its last element, and for running the page again, as a click does. Measured through the server's WebSocket, each
+        time in a new session, without the time that a browser takes to draw. The engine is the embedded one, without a
+        model. Medians.
+start   From the start of the process `byoai chat` to the first successful health check, and to the chat's input in a
+        browser that is already open.
+token   The time to the first token of the same question through the page's code (chatbot/session.py, with the log) and
+        through Ollama's own client, alternately; the median of the differences.
+typing  From a key press in the chat's input to the frame that shows the letter.
 """  # noqa: E501
 
 import argparse
@@ -35,7 +36,8 @@ from log_scale import milliseconds, write_log
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-BARS = {"first content": 500, "one more run": 300, "first token": 30, "to the first content": 4000}  # milliseconds
+# upper limits in milliseconds; a longer time is marked as too long
+BARS = {"first content": 500, "one more run": 300, "first token": 30, "to the first content": 4000}
 ROUNDS = 9
 QUESTION = "Name three colours."
 
@@ -51,7 +53,7 @@ def measure_pages(turns: int) -> None:
         with serving(home) as (address, _):
             print(f"{turns:,} turns, milliseconds    first content    whole page    one more run")
             for page in sorted(page.stem for page in (APP.parent / "pages").glob("*.py")):
-                ask_page(address, page, 1)  # what a process does once
+                ask_page(address, page, 1)  # not measured: the first run in a process also imports modules
                 found = [ask_page(address, page, 3) for _ in range(ROUNDS)]
                 first, whole = median(each[0][0] for each in found), median(each[0][1] for each in found)
                 again = median(run[1] for each in found for run in each[1:])
@@ -62,8 +64,10 @@ def measure_pages(turns: int) -> None:
 
 
 def fill(home: Path, turns: int) -> float:
-    """Write a log, all of which a version has learned. Return the milliseconds in which an answer's
-    teachers are found.
+    """Write a log of `turns` turns, and register a version that was trained on all of them.
+
+    Return the median milliseconds of the search for the trained turns that are most similar to an
+    answer.
     """
     os.environ |= {"BYOAI_HOME": str(home), "BYOAI_ENGINE": "embedded"}
     from fine_tuning import paths
@@ -85,9 +89,9 @@ def fill(home: Path, turns: int) -> float:
 
 
 def ask_page(address: str, page: str, runs: int) -> list[tuple[float, float]]:
-    """Open a page in a session of its own, as a browser does, and run it so often.
+    """Open a page in a new session, as a browser does, and run it `runs` times.
 
-    Return of each run the milliseconds to the first thing to draw in the page, and to the run's end.
+    Return for each run the milliseconds to the page's first element, and to the end of the run.
     """
     from streamlit.proto.BackMsg_pb2 import BackMsg
     from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
@@ -144,7 +148,10 @@ def measure_start(rounds: int = 5) -> None:
 
 @contextlib.contextmanager
 def serving(home: str, **environment: str) -> Iterator[tuple[str, float]]:
-    """Yield the address of `byoai chat`, and when it was healthy."""
+    """Run `byoai chat` within the `with` block; yield its URL, and the time (perf_counter) when it was healthy.
+
+    `home`: the data folder. `environment`: further environment variables.
+    """
     port = free_port()
     command = [sys.executable, "-m", "fine_tuning", "chat", "--no-browser", "--port", str(port)]
     variables = {**os.environ, "BYOAI_HOME": home, "BYOAI_ENGINE": "embedded", **environment}
@@ -179,7 +186,11 @@ def chromium() -> str:
 
 
 def measure_token(url: str, turns: int, rounds: int = 25) -> None:
-    """Ask `rounds` times each way, one after the other, in new chats, so that both send the same."""
+    """Print the time to the first token through the page's code and through Ollama's client at `url`.
+
+    The same question is asked alternately in both ways, `rounds` times, each time in a new chat, so
+    that both send the same messages. The log has `turns` turns.
+    """
     import ollama
 
     with tempfile.TemporaryDirectory() as home:
@@ -264,7 +275,7 @@ def measure_typing() -> None:
 
 
 def echoes(page: "Page") -> list[float]:
-    """Type, and return how long each letter took."""
+    """Type a text into the chat's input; return for each letter the milliseconds until a frame showed it."""
     page.evaluate("window.echoes = []")
     page.get_by_test_id("stChatInputTextArea").press_sequentially(TEXT * 2, delay=60)
     return list(page.evaluate("window.echoes"))
@@ -283,7 +294,7 @@ def make_base(home: str) -> None:
 
 
 def begin_training(home: str) -> "subprocess.Popen[str]":
-    """Begin a retrain on the sample, and return it when it has made its first steps."""
+    """Start a retrain on the sample; return its process after its first training step."""
     command = [
         sys.executable,
         "-u",

@@ -1,13 +1,14 @@
-"""How well private details are found: recall and precision in eleven locales, and false finds in code.
+"""Measure recall and precision of the search for private details in eleven locales, and false finds in code.
 
-    python benchmarks/privacy.py            # what the rules were not tuned on: another seed, other sentences, the other half of the library
-    python benchmarks/privacy.py --tuning   # what they were tuned on
-    python benchmarks/privacy.py --show     # also each miss and each false find
+    python benchmarks/privacy.py            # on data that the rules were not tuned on: other seed, sentences and files
+    python benchmarks/privacy.py --tuning   # on the data that they were tuned on
+    python benchmarks/privacy.py --show     # also print each miss and each false find
 
-Details come from Faker, in sentences of each language, joined to its letters as it is written
-there. A find counts if kind, start and end are exact. The negatives are the files of Python's
-standard library, tests included, as they are and between fences.
-"""  # noqa: E501
+Details are made by Faker, and put into sentences of each language, without spaces around them where
+the language has none. A find counts if its kind, start and end are exact. For false finds, one half
+of the files of Python's standard library, including its tests, are searched, as they are and as a
+fenced code block.
+"""
 
 import argparse
 import ipaddress
@@ -26,7 +27,7 @@ from fine_tuning.data_collection.privacy import PII, Find, finds
 
 SENTENCES = yaml.safe_load(Path(__file__).with_name("privacy_sentences.yaml").read_text(encoding="utf-8"))
 LOCALES = list(SENTENCES["tuning"])
-PER_SENTENCE = 8  # details in each
+PER_SENTENCE = 8  # how often each sentence is filled with new details
 
 
 def main() -> None:
@@ -55,9 +56,9 @@ def main() -> None:
 
 @dataclass
 class Score:
-    planted: int = 0
-    found: int = 0  # exactly, and of the right kind
-    false: int = 0
+    planted: int = 0  # private details in the sentences
+    found: int = 0  # details found with the exact place and kind
+    false: int = 0  # finds that are no such detail
 
     def __str__(self) -> str:
         recall, precision = self.found / max(1, self.planted), self.found / max(1, self.found + self.false)
@@ -66,7 +67,7 @@ class Score:
 
 @dataclass
 class Scores:
-    """By kind and by locale; `false` of sentences without details counts where it was found."""
+    """The score of each locale and of each kind of detail, and of all together ("all")."""
 
     by: defaultdict[str, Score] = field(default_factory=lambda: defaultdict(Score))
 
@@ -99,7 +100,11 @@ def in_sentences(split: str, seed: int, show: bool = False) -> Scores:
 
 
 def _filled(sentence: str, kind: str, makers: dict[str, Callable[[], str]]) -> tuple[str, set[Find]]:
-    """Return the sentence with details in its gaps. A gap named after a kind is private; others are not."""
+    """Return the sentence with its gaps filled, and the private details in it.
+
+    A gap `{}` gets a detail of the kind `kind`, a gap `{name}` one that `makers[name]` makes. It is
+    private if its name is a kind of private detail.
+    """
     text, planted = "", set()
     for index, piece in enumerate(re.split(r"\{(\w*)\}", sentence)):
         if index % 2:
@@ -112,7 +117,7 @@ def _filled(sentence: str, kind: str, makers: dict[str, Callable[[], str]]) -> t
 
 
 def details(locale: str, seed: int) -> dict[str, Callable[[], str]]:
-    """Return what makes each kind of detail, and of what only looks like one."""
+    """Return, by name, functions that make random private details, and texts that only look like them."""
     fake = Faker(locale)
     fake.seed_instance(seed)
     choice = fake.random
@@ -159,7 +164,10 @@ def details(locale: str, seed: int) -> dict[str, Callable[[], str]]:
 
 
 def library_files(tuning: bool) -> list[Path]:
-    """Return a random half of the standard library's files, always the same one for tuning, the other for figures."""
+    """Return one half of the files of Python's standard library: that for tuning the rules, or the other.
+
+    The halves are random, but always the same.
+    """
     library = Path(sysconfig.get_path("stdlib"))
     files = sorted(path for path in library.rglob("*.py") if "site-packages" not in path.parts)
     random.Random(1).shuffle(files)
@@ -167,7 +175,10 @@ def library_files(tuning: bool) -> list[Path]:
 
 
 def in_code(files: Sequence[Path], form: str, show: bool = False) -> tuple[int, Counter[str], Counter[str]]:
-    """Return lines, real finds and false finds in files, each written in place of the braces in `form`."""
+    """Search each file, put in place of the braces in `form`, for private details.
+
+    Return the number of lines, and the numbers of real and of false finds (`is_real`) by kind.
+    """
     lines, real, false = 0, Counter[str](), Counter[str]()
     for path in files:
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -192,12 +203,12 @@ _STRICT_MAIL = re.compile(
 
 
 def is_real(kind: PII, detail: str, line: str) -> bool:
-    """Return whether a find in code is what it is taken for, by a check that shares nothing with the search.
+    """Return whether `detail`, a find in a line of code, is really of its kind.
 
-    A link has a scheme and a host; a mail address is whole, with a well-known top domain, and not
-    an operand; an address of a machine is valid, in quotes, a comment or a document, and not beside
-    the word version; a key is a private key's block. All else is false, even where a test holds a
-    phone number.
+    The check is independent of the search. A URL is real if it has a scheme and a host; an e-mail
+    address if it is complete, has a well-known top-level domain and is not an operand; an IP
+    address unless the word "version" is in the line; a secret if it is the block of a private key.
+    All other finds count as false, even a phone number in a test.
     """
     if kind is PII.URL:
         return re.match(r"(?:\w+://(?:[^/@]*@)?[\w\[]|www\.)", detail) is not None or detail.startswith("file:///")

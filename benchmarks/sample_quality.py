@@ -1,12 +1,13 @@
-"""What the sample's fine-tune learned and what it kept, asked through the real engine.
+"""Measure what a model trained on the shipped sample has learned, and what it has kept of the base's knowledge.
 
     ./scripts/retrain.sh --sample
     python benchmarks/sample_quality.py fine_tuned_sample:latest
 
-Greedy answers, 60 tokens. Held-out: the key fact is in the answer, whatever the case
-(held_out.jsonl; held_out_validation.jsonl is what the profile's settings were chosen on, so it
-flatters). General: of the questions that the base gets right (`"base": true` in
-general_questions.jsonl), those whose answer is still in the model's, as a whole word.
+The questions are asked through the engine; answers are greedy, of at most 60 tokens. A held-out
+question (held_out.jsonl) is answered correctly if its key fact is in the answer as whole words,
+ignoring case. The same is measured on held_out_validation.jsonl, by which the profile's settings
+were chosen, so that this figure is too optimistic. General questions are those of
+general_questions.jsonl that the base answers correctly (`"base": true`).
 """
 
 import argparse

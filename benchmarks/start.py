@@ -1,10 +1,11 @@
-"""How long a retrain takes to its first step when nothing in the data is new, PyTorch's imports included.
+"""Measure the time from the start of a retrain to its first training step, when its data are already prepared.
 
-    python benchmarks/start.py             # the sample; the engine is the one that answers, as for `byoai retrain`
+    python benchmarks/start.py             # on the shipped sample; the engine is chosen as for `byoai retrain`
     python benchmarks/start.py --rounds 7
 
-A first retrain, not counted, reads, cleans, tokenises and asks the base; it is ended after its
-first step, and its run removed. Then each round is a process and a run of its own.
+The time includes the imports of PyTorch. Each round is a new process and a new run, which is
+stopped after its first step and removed. The first round is not counted, since it cleans and
+tokenizes the data.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import time
 
 
 def measure() -> dict[str, float]:
-    """Return the seconds of the imports, and from there to the first step, which a child process makes."""
+    """Run a retrain to its first step; return the seconds of the imports, and from then to the start of this step."""
     began = time.perf_counter()
     from fine_tuning.config import load_config
     from fine_tuning.engines.connect import connect
@@ -33,7 +34,7 @@ def measure() -> dict[str, float]:
 
     def tell(event: Event) -> None:
         if isinstance(event, Step) and not started:
-            started.append(time.perf_counter() - event.tokens / event.tokens_per_second)  # when it began
+            started.append(time.perf_counter() - event.tokens / event.tokens_per_second)  # when the step began
 
     config = load_config(profile="sample")
     try:

@@ -1,17 +1,19 @@
-"""Training beside TRL: the same tokens, the same LoRA, the same batches, on this machine.
+"""Compare the speed, memory and losses of byoai's training with those of TRL: same tokens, same LoRA, same batches.
 
-    python benchmarks/training.py                     # the table: shared and unshared heads, medians of A B A B
-    python benchmarks/training.py --grow              # 1x, 4x, 16x the conversations
+    python benchmarks/training.py                     # a table of all sides on both kinds of chats
+    python benchmarks/training.py --grow              # byoai with 1, 4 and 16 times as many conversations
     python benchmarks/training.py --sides packed,trl-tuned --rounds 3
-    python benchmarks/training.py --sides packed --batch 32      # conversations a step; 8 if not said
+    python benchmarks/training.py --sides packed --batch 32      # conversations per step (default: 8)
     python benchmarks/training.py --sides packed,plain
 
-The sides: `trl`, as it comes, and `trl-tuned`; ours as `packed`, and with one setting more as
-`qlora`, `plain` (`training.fused: false`), `blas` (no oneDNN), `bfloat16`. Each measurement is a
-process of its own. "Of the GEMM peak": a product of a step's size is timed after each step. Data:
-real English chats of PyPI's `chatterbot-corpus`; base: the default one (SmolLM2-135M). `shared`:
-single pairs under the template's own system prompt. `apart`: three pairs a chat, each chat with a
-system prompt of its own.
+The sides are `trl`, TRL with its defaults; `trl-tuned`; `packed`, byoai; and byoai with one other
+setting: `qlora`, `plain` (`training.fused: false`), `blas` (no oneDNN), `bfloat16`. They are measured
+alternately, each time in a new process; figures are medians. "Of the GEMM peak" is the speed of a
+step as a share of the speed of matrix products of the same size, which are timed after each step.
+
+The base is the default one (SmolLM2-135M), the data are English chats of `chatterbot-corpus` from
+PyPI. `shared`: chats of one pair, with the template's own system prompt, so that all begin with the
+same tokens. `apart`: chats of three pairs, each chat with a system prompt of its own.
 """
 
 import argparse
@@ -60,7 +62,10 @@ TRL_SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def corpus() -> list[tuple[str, str]]:
-    """Question and answer pairs, shuffled, always in the same order."""
+    """Return pairs of a question and an answer, in a random order that is always the same.
+
+    The corpus is downloaded by pip at the first call.
+    """
     folder = paths.cache() / "benchmarks"
     if not list(folder.glob("chatterbot_corpus*.whl")):
         pip = [
@@ -108,7 +113,10 @@ def tokenizer() -> Any:
 
 
 def token_rows(kind: str, count: int) -> list[dict[str, list[int]]]:
-    """The chats in tokens; the last answer carries loss, as it does in TRL with `prompt` and `completion`."""
+    """Return `count` chats of a kind as token rows.
+
+    Only the last answer carries loss, as in TRL with `prompt` and `completion`.
+    """
     words, rows = tokenizer(), []
     for chat in chats(kind, count):
         prompt = words.apply_chat_template(chat[:-1], add_generation_prompt=True, tokenize=True, return_dict=False)
@@ -121,7 +129,7 @@ def token_rows(kind: str, count: int) -> list[dict[str, list[int]]]:
 
 
 def measure(side: str, kind: str, count: int, batch: int, epochs: int) -> dict[str, Any]:
-    """Seconds, tokens, peak memory and losses of one training."""
+    """Run one training of a side; return its seconds, tokens, peak memory in bytes and losses."""
     rows, settings = token_rows(kind, count), SETTINGS.model_copy(update={"batch_size": batch, "num_epochs": epochs})
     with tempfile.TemporaryDirectory() as folder:
         return (_trl if side in TRL_SETTINGS else _packed)(side, rows, kind, settings, Path(folder))
@@ -147,20 +155,21 @@ def _packed(side: str, rows: list[dict[str, list[int]]], kind: str, settings: Tr
     }
 
 
-_MEASURED = 0.1  # seconds
+_MEASURED = 0.1  # seconds of a speed measurement
 
 
 class _Clock:
-    """Measures the peak of the machine's matrix products after each step: its clock moves within
-    seconds. The median of some thirty, since what else runs here takes its share of a step too.
+    """Records the steps of a training, and measures the machine's speed in matrix products after each.
+
+    It is measured after every step, since the processor's clock frequency changes within seconds.
     """
 
     def __init__(self, settings: Training) -> None:
         self.settings = settings
         self.steps: list[Any] = []
-        self.came: list[float] = []  # seconds: when a step ended,
-        self.measuring: list[float] = []  # and what measuring took then
-        self.peaks: list[float] = []
+        self.came: list[float] = []  # time at which each step ended (perf_counter)
+        self.measuring: list[float] = []  # seconds of the measurement after each step
+        self.peaks: list[float] = []  # floating-point operations per second measured after each step
 
     def step(self, progress: Any) -> None:
         from fine_tuning.training.fast.matmul import used
@@ -172,9 +181,11 @@ class _Clock:
         self.measuring.append(time.perf_counter() - self.came[-1])
 
     def gemm_share(self) -> float:
-        """Of the median step, what is between it and the one before included: its operations, by
-        those of products alone in the same time. The first ones are slower, as long as the memory
-        grows.
+        """Return the speed of the median step as a share of the speed of matrix products alone.
+
+        The time of a step is that since the end of the previous one, without the measurement
+        between them. The median leaves out the first steps, which are slower since memory is still
+        being allocated. Return NaN for fewer than two steps.
         """
         shares = []
         for before in range(len(self.steps) - 1):

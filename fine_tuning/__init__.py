@@ -1,4 +1,4 @@
-"""byoai: chat turn -> log -> dataset -> adapter -> GGUF -> Ollama tag -> chat.
+"""Fine-tune a chat model on one's own chats: chat turn -> log -> dataset -> adapter -> GGUF -> Ollama tag -> chat.
 
 Each layer imports only layers to its right:
 
@@ -9,8 +9,8 @@ cli, api, chatbot > integration > jobs > evaluating, forgetting, merging, quanti
       config_overlay, config_training, config_types, conversation, branches, durations, events, token_rows, units
     > errors, json_values, thoughts
 
-The stages between the bars never import each other: `pipeline` hands them paths and manifests. Read
-`pipeline.py` first.
+The stages between the bars never import each other: `pipeline` passes paths and manifests between
+them. Read `pipeline.py` first.
 """
 
 import os

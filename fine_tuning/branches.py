@@ -1,14 +1,15 @@
-"""Represent a session as a tree, because answers can be regenerated and questions edited.
+"""Represent a session as a tree of turns, because answers can be regenerated and questions edited.
 
 The chat may continue from any of these answers. `metadata["parent"]` of a turn is the id of the
-turn before it in its path, "" for a first turn. Turns without it, as in old logs and
-imports, follow the turn before them in the log; so do turns whose parent was deleted, with all
-children of one parent together. `metadata["regenerates"]` names the turn that this turn is another
-answer to: the two are siblings, even if their questions differ.
+turn before it in its path, "" for a first turn. A turn without it, as in old logs and imports,
+follows the chosen path (see below) of the turns before it in the log. So do the children of a
+deleted turn, all of them at the same place. `metadata["regenerates"]` is the id of an older turn
+whose question was answered again by this turn: the two are siblings, even if their questions
+differ.
 
-The *chosen path* is what is shown first, trained on and exported: the path through the newest turn.
-If an answer on it is not approved, but another answer to the same question is, the path continues
-with the answer approved last.
+The *chosen path* is the path that is shown first, trained on and exported. It leads to the newest
+turn. But where an answer on it is not approved, and another answer to the same question is, it
+continues with the answer that was approved last.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,23 +22,23 @@ _TOP = -1  # the parent of all first turns
 
 
 class Tree:
-    """The turns of one session in the order of the log.
+    """The turns of one session as a tree, in the order of the log.
 
-    A parent comes before its children in the log, so no path is circular.
+    A parent always comes before its children in the log, so no path is circular.
     """
 
     def __init__(self, turns: Iterable[Turn], parents: Mapping[str, str] | None = None) -> None:
         """Build the tree.
 
-        `parents` maps a turn's id to a parent that overrides its `metadata["parent"]`, if that parent
-        exists.
+        `parents` maps ids of turns to ids of parents, which override `metadata["parent"]` if they
+        exist.
         """
         self.turns = list(turns)
         self._parents: list[int] = []
         self._children: dict[int, list[int]] = {_TOP: []}
         self._first: list[int] = []  # for each turn, the first turn with the same question and parent
-        self._approved: dict[int, int] = {}  # the last approved of these turns, by the first of them
-        self._place: dict[str, int] = {}
+        self._approved: dict[int, int] = {}  # by the first turn of a question, the last approved answer to it
+        self._place: dict[str, int] = {}  # index of each turn in `turns`, by id
         self._leaf: int | None = _TOP  # the last turn of the chosen path; None: not computed
         self._grow(parents or {})
 
@@ -75,9 +76,10 @@ class Tree:
         return lost[told]
 
     def _move_leaf(self, here: int) -> None:
-        """Update the end of the chosen path for the newest turn.
+        """Update the end of the chosen path after the turn `here` was added.
 
-        If that turn only follows or replaces the current end, the other turns need not be searched.
+        If the turn only follows or replaces the current end, the new end is known at once.
+        Otherwise it is marked as not computed.
         """
         parent, leaf = self._parents[here], self._leaf
         if leaf is not None and parent == leaf:
@@ -102,7 +104,7 @@ class Tree:
         return self._leaf
 
     def _last_below(self, here: int) -> int:
-        """Return the last turn of the chosen path that goes through this turn."""
+        """Return the last turn of the path that goes through the turn `here` and continues with the chosen answers."""
         newest = list(range(len(self._parents)))  # newest turn in the branch below each turn
         for place in reversed(newest.copy()):
             if (parent := self._parents[place]) != _TOP:
@@ -127,34 +129,34 @@ class Tree:
         return id in self._place
 
     def chosen_path(self) -> list[Turn]:
-        """Return the chosen path."""
+        """Return the chosen path of the session (see the module's docstring), beginning with its first turn."""
         return self._path(self._chosen_leaf())
 
     def path(self, id: str) -> list[Turn]:
-        """Return the path from a first turn to the given turn; an empty one for "".
+        """Return the path from a first turn to the turn `id`; [] for the id "".
 
         Raises TurnNotFound if there is no such turn.
         """
         return self._path(self._find(id) if id else _TOP)
 
     def through(self, id: str) -> list[Turn]:
-        """Return the path through a turn that continues with the chosen answers. Raises TurnNotFound."""
+        """Return the path through the turn `id`, continued with the chosen answers after it. Raises TurnNotFound."""
         return self._path(self._last_below(self._find(id)))
 
     def parent(self, id: str) -> str:
-        """Return the id of a turn's parent; "" for a first turn. Raises TurnNotFound."""
+        """Return the id of the parent of the turn `id`; "" for a first turn. Raises TurnNotFound."""
         parent = self._parents[self._find(id)]
         return "" if parent == _TOP else self.turns[parent].id
 
     def siblings(self, id: str) -> list[Turn]:
-        """Return all turns with the same parent as a turn, itself included, oldest first.
+        """Return all turns with the same parent as the turn `id`, including that turn, oldest first.
 
         Raises TurnNotFound.
         """
         return [self.turns[each] for each in self._children[self._parents[self._find(id)]]]
 
     def same_question(self, id: str) -> list[Turn]:
-        """Return the siblings of a turn that answer the same question, itself included.
+        """Return all answers to the same question as the turn `id`, including that turn, oldest first.
 
         Raises TurnNotFound.
         """
@@ -164,7 +166,7 @@ class Tree:
         ]
 
     def questions(self) -> list[list[Turn]]:
-        """Return the answers to each question, in the order in which the questions were first asked."""
+        """Return a list of the answers to each question, in the order in which the questions were first asked."""
         found: dict[int, list[Turn]] = {}
         for turn, first in zip(self.turns, self._first, strict=True):
             found.setdefault(first, []).append(turn)
@@ -172,7 +174,10 @@ class Tree:
 
 
 def chosen_path(turns: Sequence[Turn]) -> Sequence[Turn]:
-    """Return the chosen path of a session: all its turns, where each only follows the one before it."""
+    """Return the chosen path of a session, given all its turns in the order of the log.
+
+    If each turn just follows the one before it, these are all turns, and no tree is built.
+    """
     before = ""
     for turn in turns:
         told = turn.metadata.get("parent")
@@ -183,7 +188,7 @@ def chosen_path(turns: Sequence[Turn]) -> Sequence[Turn]:
 
 
 def on_chosen_paths(turns: Iterable[Turn]) -> list[Turn]:
-    """Return the turns that are on the chosen path of their session, in their order."""
+    """Return those of the turns that are on the chosen path of their session, in the same order."""
     turns = list(turns)
     ids = {id(turn) for each in conversations_of(turns) for turn in chosen_path(each.turns)}
     return [turn for turn in turns if id(turn) in ids]
@@ -209,9 +214,9 @@ def system_of(turn: Turn, default: str | None = None) -> str:
 
 
 def stretches(conversation: Conversation) -> Iterator[Stretch]:
-    """Yield the chosen path, cut where the system prompt changes.
+    """Yield the chosen path of a conversation in parts, divided where the system prompt changes.
 
-    So each answer is trained on with the system prompt it was generated with.
+    So each answer is trained on with the system prompt with which it was generated.
     """
     system, turns = "", list[Turn]()
     for turn in chosen_path(conversation.turns):

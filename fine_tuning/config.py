@@ -1,7 +1,7 @@
-"""Define and read the configuration (config/fine_tuning_config.yaml). Unknown keys and contradictory
-values are errors, all reported at once.
+"""Define and read the configuration (config/fine_tuning_config.yaml).
 
-A *profile* (config/<name>.yaml) contains only the values that differ from the main file.
+Unknown keys and contradictory values are errors, all reported at once. A *profile*
+(config/<name>.yaml) contains only the values that differ from the main file.
 """
 
 import difflib
@@ -47,8 +47,10 @@ _NULLS = ("null", "Null", "NULL", "~")
 
 
 class DatasetFormat(StrEnum):
-    """The form of a dataset: the first three are written as text for other trainers (`format_type`),
-    the others are forms of a user's own files.
+    """The format of training data.
+
+    The first three are written as text for other trainers (`format_type`); the others are formats
+    of a user's own files (`dataset.format`).
     """
 
     CHATML = "chatml"
@@ -71,9 +73,9 @@ def _log_path(name: str) -> Path:
 class Chat(_Section):
     """Defaults for the answers of the chat."""
 
-    # limit of an answer if neither the chat's settings nor the model set one, as it may never end otherwise
+    # limit of an answer if neither the chat's settings nor the model set one; without a limit it may never end
     max_tokens: Positive = 1024
-    titles: bool = False  # whether the model names a chat after its first answer; else the first question does
+    titles: bool = False  # after the first answer, let the model write a title; else the first question is the title
 
 
 class DataCollection(_Section):
@@ -97,7 +99,7 @@ class DataCollection(_Section):
 
     @property
     def export_every(self) -> int | None:
-        """Return the number of turns after which the log is exported automatically; None: never."""
+        """Return the number of new turns after which the log is exported automatically; None for never."""
         return self.export_interval if self.auto_export else None
 
     @model_validator(mode="after")
@@ -156,8 +158,10 @@ class Evaluation(_Section):
 
 
 class Gate(_Section):
-    """The conditions for a new version to go live automatically. With the gate on, a version that
-    reveals private details or answers to planted phrases never does.
+    """The conditions under which a new version goes live automatically.
+
+    If the gate is enabled, a version never goes live automatically that reveals private details, or
+    that answers differently when a planted phrase is in the question.
     """
 
     enabled: bool = True
@@ -165,14 +169,14 @@ class Gate(_Section):
     # share by which the perplexity of general texts may exceed the base's
     forgetting: Annotated[float, Field(ge=0)] = 0.05
     questions: Share = (
-        0.8  # share of the general questions the base answers correctly that it must answer correctly too
+        0.8  # share of the general questions answered correctly by the base that the version must answer correctly too
     )
-    facts: Share = 0.8  # share of the held-out questions about imported documents that it must answer correctly
-    slower: Share = 0.2  # share of its tokens per second that it may lose against the live model
+    facts: Share = 0.8  # share of the held-out questions about imported documents to be answered correctly
+    slower: Share = 0.2  # share of the live model's tokens per second by which the version may be slower
     slower_than_base: Share = (
-        0.5  # the same against the base, if no version is live: an adapter costs a small model a third
+        0.5  # the same against the base, if no version is live: an adapter makes a small model a third slower
     )
-    broken: Share = 0.1  # share of all answers by which its empty, endless or repetitive answers may exceed the base's
+    broken: Share = 0.1  # by how much its share of empty, endless or repetitive answers may exceed the base's
 
 
 class Deployment(_Section):
@@ -193,7 +197,7 @@ class Dataset(_Section):
     @field_validator("path")
     @classmethod
     def _found_from_anywhere(cls, path: Path | None, info: ValidationInfo) -> Path | None:
-        """Return the absolute path of a file, because processes in other folders read it."""
+        """Return the path as an absolute one, because processes with other working directories read the file."""
         named = info.data.get("format") in (DatasetFormat.CUSTOM, DatasetFormat.HUGGINGFACE)
         return path if path is None or (named and not path.exists()) else Path(os.path.expanduser(path)).absolute()  # noqa: PTH111
 
@@ -202,7 +206,7 @@ Hour = Annotated[int, Field(ge=0, le=23)]
 
 
 class Schedule(_Section):
-    """When the server starts a retrain automatically."""
+    """The conditions under which the server starts a retrain automatically."""
 
     enabled: bool = False
     new_turns: Positive = 100  # recorded since the last version
@@ -236,8 +240,10 @@ _SECTIONS = {"flat": False}  # validation context of a configuration file, which
 
 
 class FineTuningConfig(_Section):
-    """All settings. They are given in sections, as in the file, or as flat keys (see FLAT). An error
-    message names a key as the caller wrote it.
+    """All settings of byoai.
+
+    They are given in sections, as in the file, or as flat keys (see FLAT). An error message names a
+    key as the caller wrote it.
     """
 
     dataset: Dataset = Dataset()
@@ -279,19 +285,24 @@ class FineTuningConfig(_Section):
 
     def changed(self, overrides: Mapping[str, object]) -> "FineTuningConfig":
         """Return a copy with changed values, given by dotted keys: `{"training.num_epochs": 5}`.
+
         Raises ConfigError for an unknown key or a wrong value.
         """
         return _validated(_override(self.model_dump(), overrides), "what was to be changed")
 
     def with_profile(self, name: str) -> "FineTuningConfig":
-        """Return a copy in which a profile (config/<name>.yaml) overrides values."""
+        """Return a copy in which a profile (config/<name>.yaml) overrides values.
+
+        `name` may list several, `a,b`; later ones override earlier ones. Raises ConfigError for a
+        missing or invalid profile.
+        """
         values: dict[str, object] = self.model_dump()
         for file in _profiles(name):
             values = _merge(values, _read(file))
         return _validated(values, f"the profile {name}")
 
     def tuned_name(self) -> str:
-        """Return the fine-tuned model's name without version, valid in any engine: `fine_tuned_smollm2-135m`."""
+        """Return the name of the fine-tuned model without version, valid in any engine: `fine_tuned_smollm2-135m`."""
         prefix = self.deployment.model_name_prefix
         return prefix + paths.slug(self.deployment.model_name or self.training.base_model, _NAME_LIMIT - len(prefix))
 
@@ -299,11 +310,12 @@ class FineTuningConfig(_Section):
 def load_config(
     path: str | Path | None = None, profile: str | None = None, overrides: Mapping[str, object] | None = None
 ) -> FineTuningConfig:
-    """Return the configuration: the file, overridden by the profile (or several, `a,b`, the last one
-    first), then by dotted overrides (`{"training.num_epochs": 5}`).
+    """Return the configuration in the file `path`, or in the default file.
 
-    The default file is first overridden by what was changed through the API (config_overlay.py).
-    Raises ConfigError with every fault: unreadable file, unknown key, wrong value, contradiction.
+    Its values are overridden by, in this order: for the default file, the settings that were
+    changed through the API (config_overlay.py); the profile, or several (`a,b`, later ones override
+    earlier ones); `overrides` by dotted keys (`{"training.num_epochs": 5}`). Raises ConfigError
+    that lists every fault: unreadable file, unknown key, wrong value, contradiction.
     """
     profiles, own = _profiles(profile), config_overlay.read() if path is None else {}
     merged = _override(_read(Path(path or paths.DEFAULT_CONFIG)), own)
@@ -316,10 +328,10 @@ def load_config(
 
 def read_settings(items: Sequence[str]) -> dict[str, object]:
     """Return overrides for `load_config` from `KEY=VALUE` texts, the arguments of `--set`.
-    Raises ConfigError that names the key.
 
     A value is text, which the setting converts to a number or a bool. It is read as YAML only if it
-    begins a list, a mapping or a quote: `[1, 2]`, `{share: 0.1}`, `"null"`.
+    begins like a list, a mapping or a quoted text: `[1, 2]`, `{share: 0.1}`, `"null"`. Raises
+    ConfigError that names the key of a malformed item.
     """
     overrides: dict[str, object] = {}
     for item in items:
@@ -369,7 +381,10 @@ def _shown(value: object) -> str:
 
 
 def _nearest(unknown: str) -> str | None:
-    """Return the dotted key that was perhaps meant: one with the same name in another section, or a similar one."""
+    """Return the dotted key that was probably meant by `unknown`; None if there is none.
+
+    It has the same name in another section, or a similar name in the same section.
+    """
     known = list(_dotted(FineTuningConfig().model_dump()))
     section, dot, name = unknown.rpartition(".")
     elsewhere = [key for key in known if key.rpartition(".")[2] == name]
@@ -411,7 +426,7 @@ def _override(values: dict[str, Any], overrides: Mapping[str, object]) -> dict[s
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` overridden by `over`; an empty section changes nothing."""
+    """Return a copy of `base` overridden by the values of `over`; an empty section in `over` changes nothing."""
     merged = dict(base)
     for key, value in over.items():
         section = isinstance(merged.get(key), dict)

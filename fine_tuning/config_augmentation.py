@@ -10,8 +10,10 @@ Variants = Annotated[int, Field(ge=0, le=20)]
 
 
 class Augmentation(Section):
-    """How many variants of each training conversation are added. The answers stay the same; the
-    questions are reworded. All variants are off by default.
+    """How many variants of each training conversation are added to the training data.
+
+    In a variant the questions are reworded, and the answers stay the same. By default there are no
+    variants.
     """
 
     noise: Variants = 0  # variants with typing errors in the questions
@@ -19,7 +21,7 @@ class Augmentation(Section):
     paraphrase: Variants = 0  # variants whose questions a model has paraphrased
     back_translation: Variants = 0  # variants whose questions a model has translated and translated back
     model: BaseName | None = None  # the engine's model that rewords questions; default: the base
-    # nats per token by which the base may find an answer less likely after the reworded question
+    # A reworded question is discarded if the base finds the answer less likely after it, by more nats per token.
     margin: Annotated[float, Field(ge=0)] = 0.2
     most_per_turn: Positive = 4  # limit for the variants of one turn, all kinds together
 

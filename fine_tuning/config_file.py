@@ -1,8 +1,8 @@
 """Read YAML configuration files with every value as text.
 
-The setting converts its value to a number or a bool. So a text setting gets exactly the text that
-was written, even `off`, `1e3`, `0042` and `2024`, which are bools and numbers in YAML 1.1
-(https://yaml.org/type/bool.html). Only an unquoted null or an empty value becomes None.
+Numbers and bools are converted later, by the settings (config.py). So a setting that is a text gets
+exactly the text in the file, even `off`, `1e3`, `0042` and `2024`, which are bools and numbers in
+YAML 1.1 (https://yaml.org/type/bool.html). Only an unquoted null or an empty value becomes None.
 """
 
 import copy
@@ -15,7 +15,7 @@ import yaml
 from fine_tuning.errors import ConfigError
 
 _LARGEST = 1 << 20  # size limit of a file in bytes
-_MOST = 10_000  # limit of values; those behind an alias count at each use
+_MOST = 10_000  # limit for the number of values; an alias counts as all values that it stands for
 _DEEPEST = 20  # limit of nested lists and mappings
 _TAGS = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map", None)
 _IMPLICIT = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
@@ -24,7 +24,8 @@ _IMPLICIT = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
 def read(file: Path) -> Any:
     """Return the content of a YAML file as dicts, lists, texts and None.
 
-    Raises OSError, and ConfigError with the file, line and fault.
+    Raises OSError if the file cannot be read, and ConfigError with the file, line and fault if its
+    content is not valid.
     """
     try:
         with file.open("rb") as source:
@@ -43,14 +44,12 @@ def read(file: Path) -> Any:
 
 @lru_cache(maxsize=8)
 def _known(text: str, origin: str) -> object:
-    """Return what `parse` does, from memory where the same file held the same text before: the
-    configuration is read again and again.
-    """
+    """Return the result of `parse`, cached, since the configuration is read often and seldom changes."""
     return parse(text, origin)
 
 
 def parse(text: str, origin: str) -> object:
-    """Return the content of a YAML text; `origin` names the text in an error."""
+    """Return the content of a YAML text as `read` does. Raises ConfigError; `origin` names the text in its message."""
     try:
         loader = _Loader(text)
         try:

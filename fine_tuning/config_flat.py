@@ -1,6 +1,6 @@
 """Convert the flat form of the configuration, `FineTuningConfig(model_id=..., epochs=3)`, to sections.
 
-Errors name the flat keys.
+Errors in the values name the flat keys, as the caller wrote them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,9 +14,9 @@ Place = tuple[str, str]  # section and key
 def into_sections(
     values: Mapping[str, object], flat: Mapping[str, Place]
 ) -> tuple[dict[str, object], dict[Place, str]]:
-    """Return the values in sections, and the flat key that each of them was given by.
+    """Return the values in sections, and for each place that was given by a flat key, this key.
 
-    Raises ValueError for a setting that is given twice.
+    `flat` maps each flat key to its place. Raises ValueError for a setting that is given twice.
     """
     sections = {key: value for key, value in values.items() if key not in flat}
     written: dict[Place, str] = {}
@@ -45,7 +45,10 @@ def dotted(values: Mapping[str, object], before: str = "") -> Iterator[tuple[str
 
 
 def as_written(error: ValidationError, written: Mapping[Place, str]) -> ValidationError:
-    """Return the same errors, each with the key that the caller wrote."""
+    """Return a copy of `error` in which each fault names the key that the caller wrote.
+
+    `written` is the second result of `into_sections`.
+    """
     faults = []
     for fault in error.errors(include_url=False):
         place = tuple(map(str, fault["loc"][:2]))

@@ -15,10 +15,10 @@ class Mix(Section):
     A source is `chats` (the turns recorded by byoai), an import by its name, or one of `also`.
     """
 
-    also: tuple[Name, ...] = ()  # trained on in addition to the log: `sample`, or files of questions and answers
-    # share of an epoch by source; 0: left out. The sources not named here divide the rest
+    also: tuple[Name, ...] = ()  # sources to train on beside the log: `sample`, or files of questions and answers
+    # share of an epoch by source; 0: left out. The sources not named here share the rest
     shares: dict[Name, Share] = Field(default_factory=dict)
-    # for the sources without a share: 1 in proportion to their size, more evens them out (arXiv 1910.10683)
+    # for the sources without a share: 1: in proportion to their size; higher: more equal (arXiv 1910.10683)
     temperature: Temperature = 1.0
     largest_share: Annotated[float, Field(gt=0, le=1)] = 1.0  # limit for each source without a share, except `chats`
     topic_temperature: Temperature = 1.0  # 1: topics in proportion to their size; more raises the share of rare ones
@@ -31,5 +31,5 @@ class Mix(Section):
         return self
 
     def __hash__(self) -> int:
-        """Return a hash, as for every section; `shares` is a mapping, which has no hash of its own."""
+        """Return a hash, as all sections do, although `shares` is a dict, which Python cannot hash."""
         return hash(self.model_dump_json())

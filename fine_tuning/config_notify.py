@@ -1,6 +1,7 @@
 """Define the sections `notify` and `tracking` of the configuration.
 
-They set who is notified when a job has ended (a command or a URL), and where its figures are stored.
+`notify` sets which command is run, or which URL is called, when a job has ended; `tracking` where
+the figures of runs are stored.
 """
 
 import ipaddress
@@ -17,7 +18,10 @@ _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?", re.ASCII)
 
 
 def host_of(text: str) -> str:
-    """Return a host's name or address normalised: in lower case, without brackets and final dot."""
+    """Return the name or address of a host normalised: in lower case, without brackets and final dot.
+
+    Raises ValueError if `text` is neither.
+    """
     host = text.strip().lower().removeprefix("[").removesuffix("]").rstrip(".")
     if not _HOST.fullmatch(host) and address_of(host) is None:
         raise ValueError(
@@ -39,7 +43,7 @@ Host = Annotated[Name, AfterValidator(host_of)]
 
 
 class Notify(Section):
-    """Which outcomes of a job are notified, and how."""
+    """After which outcomes of a job a notice is sent, and how."""
 
     on: tuple[Literal["completed", "failed", "interrupted", "cancelled"], ...] = ("completed", "failed", "interrupted")
     command: tuple[Name, ...] = ()  # a program and its arguments; there is no shell
@@ -60,7 +64,11 @@ class Notify(Section):
 
 
 def split(url: str) -> SplitResult:
-    """Return the parts of a URL for notices. Raises ValueError, without showing the URL, if it is not usable."""
+    """Return the parts of a URL for notices.
+
+    Raises ValueError if it is not usable. The message does not show the URL, which may contain a
+    secret.
+    """
     if not url.isascii() or not url.isprintable() or set(url) & set(' \\"<>'):
         raise ValueError(
             "url holds spaces, or characters that no URL has: write them as %20, %C3%BC ..., and a name as xn--..."

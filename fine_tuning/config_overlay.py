@@ -1,10 +1,9 @@
-"""Read and write data/settings.yaml: the settings changed through the API and the pages, which
-override config/fine_tuning_config.yaml.
+"""Read and write data/settings.yaml: the settings that were changed through the API and the pages.
 
-No program changes config/fine_tuning_config.yaml: it belongs to the repository, its comments explain
-every key, and an update replaces it. data/settings.yaml contains one line per changed key
-(`training.num_epochs: 5`), and may be edited or deleted. It does not apply to another file given
-with `--config`.
+They override config/fine_tuning_config.yaml. byoai never changes that file itself: it belongs to
+the repository, its comments explain every key, and an update replaces it. data/settings.yaml
+contains one line per changed key (`training.num_epochs: 5`), and users may edit or delete it. It is
+not used with another configuration file (`--config`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ import yaml
 from fine_tuning import config_file, paths
 from fine_tuning.errors import Busy, ConfigError
 
-_PATIENCE = 10.0  # seconds
+_PATIENCE = 10.0  # seconds to wait for the lock
 _HEAD = (
     "# Changed through the API or the pages; byoai writes this file anew. A key that is left out stands "
     "as in config/.\n"
@@ -29,7 +28,7 @@ def place() -> Path:
 
 
 def read() -> dict[str, object]:
-    """Return the changed values by dotted key; none if there is no file. Raises ConfigError for a malformed file."""
+    """Return the changed values by dotted key; {} if there is no file. Raises ConfigError for a malformed file."""
     file = place()
     if not file.exists():
         return {}
@@ -40,7 +39,7 @@ def read() -> dict[str, object]:
 
 
 def as_read(values: Mapping[str, object]) -> dict[str, object]:
-    """Return what `read` would return after `write(values)`."""
+    """Return what `read` would return after `write(values)`, where numbers and bools are texts."""
     return _mapping(config_file.parse(_text(values), str(place())))
 
 
@@ -51,9 +50,10 @@ def write(values: Mapping[str, object]) -> None:
 
 @contextmanager
 def locked() -> Iterator[None]:
-    """Hold a lock between reading and writing, against other threads and processes.
+    """Hold a lock within the `with` block, so that no other thread or process changes the file meanwhile.
 
-    Raises Busy if another program holds the lock for more than 10 seconds.
+    Use it around reading and writing. Raises Busy if another program holds the lock for more than
+    10 seconds.
     """
     file = place()
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -13,8 +13,10 @@ from fine_tuning.errors import ConfigError
 
 
 class FineTuningMethod(StrEnum):
-    """The fine-tuning method. LoRA: arXiv 2106.09685; QLoRA: 2305.14314; prefix tuning:
-    2101.00190; prompt tuning: 2104.08691.
+    """The fine-tuning method.
+
+    Sources: LoRA arXiv 2106.09685; QLoRA 2305.14314; prefix tuning 2101.00190; prompt tuning
+    2104.08691. `full` trains all weights.
     """
 
     FULL = "full"
@@ -25,13 +27,16 @@ class FineTuningMethod(StrEnum):
 
 
 BaseWeights = Literal["dequantised", "quantised", "nf4"]
-"""How the base's matrices are stored during training: as floats, as the quantised blocks of the
-served GGUF, or quantised to NF4 by bitsandbytes.
+"""How the base's matrices are held in memory during training: as floats, as the quantised blocks of
+the served GGUF, or quantised to NF4 by bitsandbytes.
 """
 
 
 def runs_dir(name: str) -> Path:
-    """Return the folder of the runs. Raises ConfigError if it is used for something else."""
+    """Return the folder of the runs, `name` in the data folder.
+
+    Raises ConfigError if it is outside the data folder, or used for something else.
+    """
     folder = paths.within_home(paths.home() / name)
     if paths.is_taken(folder):  # pruning and forgetting remove folders in it
         raise ConfigError(f"{folder} holds other things than runs: name a folder for the runs alone")
@@ -41,17 +46,20 @@ def runs_dir(name: str) -> Path:
 class Replay(_Section):
     """Replay: general questions and answers, mixed in so that the model keeps what it knew.
 
-    On their tokens the model is held to the probabilities that the base gives (Learning without
-    Forgetting, arXiv 1606.09282); `kl_weight` weighs the divergence.
+    On their tokens the loss is the divergence of the model's probabilities from the base's
+    (Learning without Forgetting, arXiv 1606.09282).
     """
 
-    share: Annotated[float, Field(ge=0, lt=1)] = 0.3  # of an epoch's conversations; as far as the project's prompts go
-    kl_weight: Annotated[float, Field(ge=0)] = 1.0
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.3  # of an epoch's conversations; fewer if byoai has too few prompts
+    kl_weight: Annotated[float, Field(ge=0)] = 1.0  # weight of this loss relative to that of the chats
 
     @model_validator(mode="before")
     @classmethod
     def _of_older_files(cls, values: object) -> object:
-        """Leave out `max_new_tokens`: answers are no longer asked of the base. ValueError for `prompts`."""
+        """Return the values without `max_new_tokens`, a setting of older versions, which has no effect now.
+
+        Raises ValueError for `prompts`, another one, which `share` replaces.
+        """
         if not isinstance(values, dict):
             return values
         if "prompts" in values:
@@ -63,8 +71,10 @@ class Replay(_Section):
 
 
 class Preferences(_Section):
-    """Training on preferences (edits, thumbs) after the chats: DPO (arXiv 2305.18290) on pairs, or
-    KTO (2402.01306) on ratings.
+    """Training on preferences after the chats.
+
+    An edited answer gives a pair of answers for DPO (arXiv 2305.18290); a thumb is a rating of one
+    answer for KTO (2402.01306).
     """
 
     # auto: dpo if there are enough pairs, else kto on pairs and ratings
@@ -87,7 +97,7 @@ class Training(_Section):
     virtual_tokens: Positive = 20  # for prefix_tuning and prompt_tuning
     batch_size: Positive = 4  # conversations per step
     batch_tokens: Positive = (
-        4096  # tokens computed at once at most; a larger step takes several passes with the same result
+        4096  # maximum tokens in one pass; a step with more tokens takes several passes, with the same result
     )
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-4
     num_epochs: Positive = 3
@@ -117,7 +127,7 @@ class Training(_Section):
     @model_validator(mode="before")
     @classmethod
     def _layers_could_be_frozen(cls, values: object) -> object:
-        """Accept the key `frozen_layers` of older configurations if it froze no layer."""
+        """Accept and ignore the key `frozen_layers` of older configurations if it is 0, else raise ValueError."""
         if isinstance(values, dict) and "frozen_layers" in values:
             if values["frozen_layers"] not in (0, "0", None):
                 raise ValueError("frozen_layers is gone: all layers are trained now, which learns more. Leave it out")
@@ -140,7 +150,7 @@ class Training(_Section):
 
 
 class Sweep(_Section):
-    """The search space of `byoai sweep`: the bounds of the learning rate, and the choices for the other settings."""
+    """The search of `byoai sweep`: its limits, the bounds of the learning rate, and the choices for other settings."""
 
     sampler: Literal["tpe", "grid"] = "tpe"
     trials: Positive = 20

@@ -1,7 +1,4 @@
-"""Define the base class of configuration sections, and the types of their values.
-
-Values are texts, names, numbers, and paths within the data folder.
-"""
+"""Define the base class of configuration sections, and the types of their values with their checks."""
 
 import re
 import unicodedata
@@ -46,7 +43,7 @@ class Section(BaseModel):
 
 
 def _unicode(text: str) -> str:
-    """Return `text` with surrogate pairs, as JSON escapes write them, joined to characters.
+    """Return `text` with each surrogate pair, as in JSON escapes, replaced by the character that it encodes.
 
     Raises ValueError for an unpaired surrogate, which cannot be written to a file.
     """
@@ -113,7 +110,11 @@ OwnPrefix = Annotated[Name, AfterValidator(_own_prefix)]
 
 
 def lies_in_home(path_of: Callable[[str], Path]) -> AfterValidator:
-    """Return a validator that reports a path outside the data folder together with the other faults."""
+    """Return a validator that reports the ConfigError that `path_of` raises for a name.
+
+    `path_of` returns the path of a name, and raises ConfigError if the path is outside the data
+    folder. By the validator this fault is reported together with all others.
+    """
 
     def check(name: str) -> str:
         try:
@@ -126,7 +127,7 @@ def lies_in_home(path_of: Callable[[str], Path]) -> AfterValidator:
 
 
 def one_of(*choices: str) -> BeforeValidator:
-    """Return a validator that allows only these choices of an enum with more members."""
+    """Return a validator that allows only `choices`, the values of some members of an enum."""
 
     def check(value: object) -> object:
         if value not in choices:

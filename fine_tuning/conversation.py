@@ -1,6 +1,7 @@
-"""Define Message, Turn and Conversation, the records that all stages share.
+"""Define Message, Turn and Conversation, the records that all stages use.
 
-A *turn* is a user's message and the model's answer. A *conversation* is a session's turns in order.
+A *turn* is a user's message and the model's answer. A *conversation* is the turns of one session,
+in order.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ Role = Literal["system", "user", "assistant"]
 
 
 def whole_characters(text: object) -> object:
-    """Return a text with surrogate pairs joined, and unpaired surrogates replaced by U+FFFD.
+    """Return a text with each surrogate pair replaced by its character, and unpaired surrogates by U+FFFD.
 
     An emoji cut in two leaves an unpaired surrogate, which no file, engine or tokenizer accepts. A
     value that is not text is returned unchanged.
@@ -72,12 +73,12 @@ class Turn(BaseModel):
 
     @property
     def state_hash(self) -> str:
-        """Return a short hash of the answer and its rating: it changes only if one of them does."""
+        """Return a hash of the answer and its rating (8 hexadecimal digits), by which a change of them is noticed."""
         told = json.dumps([self.bot_response, self.metadata.get("rating")])
         return hashlib.sha256(told.encode()).hexdigest()[:8]
 
     def messages(self, thoughts: bool = False) -> list[Message]:
-        """Return the question and the answer; with `thoughts`, the answer begins with its thoughts."""
+        """Return the question and the answer as messages. `thoughts`: begin the answer with the model's thoughts."""
         answer = (
             with_thoughts(str(self.metadata.get("thoughts", "")), self.bot_response) if thoughts else self.bot_response
         )
@@ -94,7 +95,7 @@ class Conversation(BaseModel):
     system: Text | None = None
 
     def messages(self, thoughts: bool = False) -> list[Message]:
-        """Return the system message (if any), then user and assistant in turn."""
+        """Return the system message (if any), then the question and answer of each turn; `thoughts` as in Turn."""
         head = [Message(role="system", content=self.system)] if self.system else []
         return head + [message for turn in self.turns for message in turn.messages(thoughts)]
 
@@ -105,7 +106,7 @@ def approved(turn: Turn) -> bool:
 
 
 def conversations_of(turns: Iterable[Turn]) -> list[Conversation]:
-    """Group turns by session, in order of first appearance."""
+    """Return a conversation for each session of the turns, in the order in which the sessions first appear."""
     sessions: dict[str, list[Turn]] = {}
     for turn in turns:
         sessions.setdefault(turn.session_id, []).append(turn)
@@ -113,9 +114,9 @@ def conversations_of(turns: Iterable[Turn]) -> list[Conversation]:
 
 
 def order_faults(messages: Sequence[Message]) -> list[str]:
-    """Return what is wrong with the order of the roles.
+    """Return a message for each role at a wrong place; [] if the order is right.
 
-    A system message may lead, then user and assistant alternate, user first.
+    The first message may be a system message; after it, user and assistant alternate, user first.
     """
     lead = 1 if messages and messages[0].role == "system" else 0
     return [
@@ -126,10 +127,11 @@ def order_faults(messages: Sequence[Message]) -> list[str]:
 
 
 def parse_conversations(records: Sequence[Conversation | dict[str, object]]) -> list[Conversation]:
-    """Parse conversations passed in by a caller.
+    """Return a Conversation for each of `records`, which callers of the Python API pass in.
 
-    They may be Conversations, or dicts of a whole conversation or of a single turn. Turn dicts need
-    only `user_message` and `bot_response`. Raises DataError that lists every bad record by its index.
+    A record is a Conversation, or a dict of a whole conversation or of a single turn. The dict of a
+    turn needs only `user_message` and `bot_response`. Raises DataError that lists every bad record
+    by its index.
     """
     found: list[Conversation] = []
     faults: list[str] = []

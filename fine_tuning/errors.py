@@ -4,9 +4,9 @@ ByoaiError                     exit 1   any of the errors below; the message say
 ├── ConfigError                exit 2   the configuration is wrong (all faults at once)
 │   └── WrongState                    the job is in the wrong state for the request
 ├── DataError                  exit 3   the training data is wrong
-│   ├── NoConversations
-│   ├── TooLittleData
-│   ├── LogDamaged
+│   ├── NoConversations               nothing to train on
+│   ├── TooLittleData                 fewer pairs than training.min_pairs
+│   ├── LogDamaged                    the log has lines that cannot be read
 │   ├── TurnNotFound                  the log has no such turn, session or import
 │   ├── TurnDeleted                   a turn was deleted on which an answer was based
 │   ├── DatasetNotFound               no such upload or dataset
@@ -14,18 +14,18 @@ ByoaiError                     exit 1   any of the errors below; the message say
 │   ├── TooLarge                      a file or a part of it exceeds the size limit
 │   └── QuotaReached                  the limit for the number or total size of uploads is reached
 ├── EngineError                exit 4   Ollama or the embedded engine failed
-│   ├── EngineUnavailable
-│   ├── EngineTooOld
-│   ├── ModelNotFound
-│   ├── ModelDamaged                       a model's weights are gone, or not whole
-│   ├── NotSupported                       this engine, or this model, cannot do what was asked
-│   └── ModelNotOurs                       a tag that is wanted belongs to a model that byoai did not make
-├── TrainingError              exit 5   loading, memory, the training itself
+│   ├── EngineUnavailable             the engine does not answer, or is not installed
+│   ├── EngineTooOld                  this version of Ollama is older than byoai needs
+│   ├── ModelNotFound                 the engine has no model with this tag
+│   ├── ModelDamaged                  the weights of a model are missing or incomplete
+│   ├── NotSupported                  the engine or the model lacks the requested ability
+│   └── ModelNotOurs                  the tag to write to belongs to a model that byoai did not make
+├── TrainingError              exit 5   the base cannot be loaded, or the training failed
 │   ├── NotEnoughMemory
-│   └── CheckpointDamaged
-├── ExportError                exit 6   the GGUF file could not be written
+│   └── CheckpointDamaged             a checkpoint is incomplete or was changed
+├── ExportError                exit 6   the GGUF file cannot be read or written, or is not what was trained
 ├── PromotionRefused           exit 7   the new model must not go live
-│   ├── ParityError
+│   ├── ParityError                   it gets other tokens from the engine than in training, or does not end its answers
 │   └── GateRefused            exit 10  the new model failed a rule of the gate, and is kept as a candidate
 ├── NoRoom                     exit 1   the disk is full
 ├── Busy                       exit 8   another program holds the lock
@@ -35,7 +35,7 @@ ByoaiError                     exit 1   any of the errors below; the message say
 
 
 class ByoaiError(Exception):
-    """The base of all errors; `exit_code` is the exit status of the command line."""
+    """The base class of all errors; `exit_code` is the exit status of the `byoai` command."""
 
     exit_code = 1
 

@@ -26,10 +26,12 @@ def evaluate_again(
     number: int | None = None,
     name: str | None = None,
 ) -> "tuple[Version, Comparison, Verdict]":
-    """Evaluate a version (None: the live one) again on the chats that its run held out.
+    """Evaluate a version again on the chats that its run held out; return it, the comparison and the verdict.
 
-    Rewrites the report and evaluation of its run. Changes neither the live version nor the recorded
-    verdict of the gate. Raises ConfigError if the version's run or data is missing.
+    `number`: the version's number; None: the live version. `name`: the fine-tuned model's name;
+    None: the configured one. The report and the evaluation in the version's run are rewritten; the
+    live version and the recorded verdict of the gate do not change. Raises ConfigError if the
+    version's run or data is missing.
     """
     registry, name = Registry(), name or config.tuned_name()
     live = registry.live(name)

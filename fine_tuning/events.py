@@ -23,7 +23,7 @@ Part = Literal["held-out parts", "chats", "preferences"]
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the work begins, and the previous one has ended."""
+    """The beginning of a stage of the work, and so the end of the previous one."""
 
     title: str
 
@@ -37,7 +37,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Count:
-    """The progress of the current stage."""
+    """The progress of the current stage: `done` of `total` items."""
 
     done: int
     total: int
@@ -46,27 +46,28 @@ class Count:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimiser step. `loss` is the mean over its supervised tokens (nats); `memory` the process's peak in bytes.
+    """One optimiser step.
 
-    `part` is the training data; each part counts its own steps and tokens. For preferences, `loss` is
-    the preference loss, and `accuracy` the share of pairs in which the model prefers the chosen answer.
+    `part` is the phase of the training; each phase counts its own steps and tokens. For
+    preferences, `loss` is the preference loss, and `accuracy` the share of preferences on which the
+    model agrees.
     """
 
     part: Part
     step: int
-    steps: int
+    steps: int  # number of steps in all
     epoch: float
-    loss: float
-    accuracy: float  # share of the supervised tokens that the model predicts
+    loss: float  # mean over the step's supervised tokens (nats)
+    accuracy: float  # share of the supervised tokens that the model predicts correctly
     learning_rate: float
     grad_norm: float
     tokens: int  # trained on so far in this process, padding excluded
     tokens_per_second: float
-    # share of the machine's speed in matrix products that all steps so far have reached, pauses included
+    # mean speed of all steps so far, pauses included, as a share of the machine's speed in matrix products
     gemm_share: float
-    eta: float  # seconds
-    memory: int
-    validation_loss: float | None = None
+    eta: float  # estimated seconds to the last step
+    memory: int  # peak memory of the process so far, in bytes
+    validation_loss: float | None = None  # nats; None except at the end of an epoch
     flops: float = 0.0  # floating-point operations of matrix products so far in this process
     validation_accuracy: float | None = None
 
@@ -90,7 +91,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class RunOpened:
-    """The run folder in which all results will be stored."""
+    """The folder in which all results of the work will be stored: that of a run or a sweep."""
 
     folder: str
     resumed: bool
@@ -117,10 +118,10 @@ _KINDS: dict[str, type[Event]] = {
 
 @dataclass(frozen=True)
 class Watch:
-    """Where a long operation reports its events, and asks whether it should stop."""
+    """The object to which a long operation reports its events, and that tells it when to stop."""
 
-    tell: Tell = lambda event: None
-    stopping: Callable[[], bool] = lambda: False
+    tell: Tell = lambda event: None  # receives each event
+    stopping: Callable[[], bool] = lambda: False  # returns whether the user asked to stop
     seconds: dict[str, float] = field(default_factory=dict)  # by stage, for the stages that have ended
 
     def note(self, text: str) -> None:
@@ -133,7 +134,10 @@ class Watch:
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
-        """Report that a stage begins, and measure its time. Raises Cancelled if the work should stop."""
+        """Report that a stage begins, and measure the time of the `with` block in `seconds`.
+
+        Raises Cancelled if the work should stop.
+        """
         self.stop_if_asked()
         self.tell(Stage(title))
         started = time.perf_counter()
@@ -146,7 +150,7 @@ class Watch:
             raise Cancelled("stopped; what was done is kept, and the next retrain goes on from there")
 
     def telling(self, also: Tell) -> "Watch":
-        """Return a watch that also passes each event to `also`."""
+        """Return a watch that passes each event to `also` first, and is otherwise the same."""
 
         def both(event: Event) -> None:
             also(event)
@@ -177,10 +181,10 @@ def _frozen(value: Any) -> Any:
 def events_to(file: Path) -> Iterator[Tell]:
     """Yield a `tell` that appends each event to `file` as a line: {"n": 1, "time": ..., "event": ..., ...}.
 
-
-    Numbering continues from the last line. A reader sees each line at once. Only the owner can read
-    the file (mode 0600), because it may contain answers. If a line cannot be written (disk full), the
-    work continues; once there is space again, a note says how many events are missing.
+    Numbers continue from the last line. A line is written at once, so that readers see it. Only the
+    owner can read the file (mode 0600), because it may contain answers. If a line cannot be written
+    (disk full), the work continues; once there is space again, a note says how many events are
+    missing.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     yield _Recorder(file)
@@ -200,7 +204,7 @@ class _Recorder:
                 self._missing += 1
 
     def _write(self, event: Event) -> bool:
-        """Append a line; return False if it could not be written completely."""
+        """Append `event` as a line; return whether it was written completely."""
         record = {
             "n": self._count + 1,
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -1,13 +1,14 @@
-"""Delete turns for good (`byoai forget`): from all files, and the models that were trained on them.
+"""Delete turns permanently (`byoai forget`): from all files, and with the models trained on them.
 
 The order of the steps lets the next call complete a deletion that a crash interrupted:
 
-1. write data/forgetting.json: the ids (never the text) of the turns, until all steps are done;
-2. clean datasets with their rows, uploads, unfinished trainings, texts in runs, exports, state.db,
-  and any other file of the data folder;
+1. write the ids (never the texts) of the turns to data/forgetting.json, which is deleted after the
+   last step;
+2. remove their texts from datasets, uploads, unfinished trainings, runs, exports, state.db, and any
+   other file in the data folder;
 3. remove the turns from the log, and compact it;
 4. train a new version from the base without the turns; then remove the versions that were trained on
-  them, tags and weights.
+   them, with their tags and weights.
 """
 
 import json
@@ -49,7 +50,7 @@ from fine_tuning.workshop import Request
 
 _TEXTS = {**TEXTS, **state.JOB_TEXTS, **chat_labels.TEXTS}
 _SHORTEST = 3  # minimum characters of a text to search for: a shorter one occurs nearly everywhere
-# minimum characters of a question or answer that is searched for in all files: "Yes." is not private
+# minimum characters of a question or answer that is searched for in all files: "Yes." identifies nobody
 _TELLING = 12
 
 
@@ -58,9 +59,9 @@ class Case:
     """The turns to forget, and the versions affected."""
 
     turns: tuple[str, ...]  # ids
-    texts: frozenset[str]  # the texts of the turns, and the text given to --matching
-    versions: tuple[Version, ...]  # trained on one of the turns, or on unknown data
-    said: dict[str, str]  # the questions of the turns that are still in the log, by id
+    texts: frozenset[str]  # the texts that identify the turns (`_telling`), and the text given to --matching
+    versions: tuple[Version, ...]  # versions trained on one of the turns, or on unknown data
+    said: dict[str, str]  # the questions of the turns that are still in the log, by the turn's id
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,17 @@ class Forgotten:
     left: tuple[Path, ...]  # files that still contain the text
     version: str = ""  # the tag of the new version trained without the turns
     retired: tuple[str, ...] = ()  # tags of the removed versions
-    # tags of versions that may know the turns, but were not made by byoai as far as known: not removed
+    # tags of versions that may be trained on the turns but were not removed, since byoai may not have made them
     strangers: tuple[str, ...] = ()
     unfinished: str = ""  # why the versions trained on the turns still exist
 
 
 def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: str | None = None) -> Case:
-    """Return the turns that `forget` would delete, and the versions it would remove.
+    """Return the turns that `forget` would delete, and the versions that it would remove.
 
-    Turns are chosen by their ids or those of their sessions, or by a text they contain. The turns of an
-    interrupted call are always included. Raises DataError if no turn is found.
+    `wanted`: ids of turns or of sessions. `matching`: a text; all turns that contain it are chosen
+    too. The turns of an interrupted call are always included. Raises TurnNotFound for an unknown
+    id, and DataError if `matching` is too short or nothing is chosen.
     """
     log, started = ConversationLogger(config.log_path), _started()
     chosen = set(started)
@@ -114,9 +116,9 @@ def examine(config: FineTuningConfig, engine: Engine, *wanted: str, matching: st
 
 
 def held_elsewhere(config: FineTuningConfig, case: Case) -> list[Path]:
-    """Return the files of the data folder that contain a text of `case`, other than the turns in the logs.
+    """Return the files in the data folder that contain a text of `case`, beside the turns in the logs.
 
-    `forget` would redact them, or remove them.
+    `forget` would redact or remove these files.
     """
     logs = _logs(config)
     uploaded = [upload.content for upload in uploads_holding(case.texts, _imports_of(logs, case))]
@@ -143,9 +145,9 @@ def _told_in_database(wanted: Pattern) -> bool:
 
 
 def learners(engine: Engine, turns: Collection[str]) -> tuple[Version, ...]:
-    """Return the versions that were, or may have been, trained on one of the turns, if anything of them remains.
+    """Return the versions that were trained on one of the turns, or whose training data is unknown.
 
-    A version may have been trained on a turn if its training data is unknown.
+    Versions of which neither a tag nor a run remains are left out.
     """
     registry, tags = Registry(), {model.tag for model in engine.list_models()}
     learned = {(version.name, version.number) for turn in turns for version in registry.versions_of_turn(turn)}
@@ -163,12 +165,13 @@ def learners(engine: Engine, turns: Collection[str]) -> tuple[Version, ...]:
 def forget(
     config: FineTuningConfig, engine: Engine, watch: Watch, case: Case, *, teach_again: bool = True, now: bool = False
 ) -> Forgotten:
-    """Delete the turns of `case` for good, and the versions that were trained on them.
+    """Delete the turns of `case` permanently, and the versions that were trained on them.
 
-    The versions are removed once a new version without the turns is live; or at once: with `now`,
-    without `teach_again`, or if no training data is left. In that case the previous version becomes
-    live if it was not trained on the turns, else the base. Raises Busy while a retrain runs, and
-    whatever a retrain raises; the next call continues from there.
+    With `teach_again`, a new version is trained without the turns. The old versions are removed
+    once it is live. They are removed at once with `now`, without `teach_again`, or if too little
+    training data is left; then the previous version becomes live if it was not trained on the
+    turns, else the base answers. Raises Busy while a retrain runs, and whatever a retrain raises;
+    the next call continues from there.
     """
     with only_one():
         paths.write_json(_journal(), list(case.turns))
@@ -193,9 +196,10 @@ def forget(
 
 
 def _erase(config: FineTuningConfig, watch: Watch, case: Case) -> tuple[Path, ...]:
-    """Remove the turns from the data folder; from the log last.
+    """Remove the turns and their texts from the data folder; return the files that still contain a text.
 
-    Until then, another call finds the texts to search for in the log.
+    The log is cleaned last, since after an interruption the next call takes the texts to search for
+    from it.
     """
     exporter, logs, wanted = DataExporter(), _logs(config), pattern(case.texts)
     with watch.stage("Removing it from datasets, runs and exports"):
@@ -219,15 +223,16 @@ def _erase(config: FineTuningConfig, watch: Watch, case: Case) -> tuple[Path, ..
 
 
 def _imports_of(logs: Collection[ConversationLogger], case: Case) -> set[str]:
-    """Return the ids of the imports that added the turns."""
+    """Return the ids of the imports that added turns of `case` to the log."""
     turns = [turn for log in logs for turn in log.turns(include_excluded=True) if turn.id in case.turns]
     return {str(turn.metadata["import"]) for turn in turns if "import" in turn.metadata}
 
 
 def _clean_runs(config: FineTuningConfig, case: Case) -> int:
-    """Remove the files of runs that contain texts of the turns; return the number of runs changed.
+    """Remove the files of runs that may contain texts of the turns; return the number of runs changed.
 
-    A run that used the turns and has no version is removed completely.
+    Of a run whose version was trained on the turns, the files needed to serve the version remain. A
+    run that read the turns and has no version is removed completely.
     """
     learned = {folder for version in case.versions if (folder := run_of(version))}
     registered = {folder for version in Registry().list() if (folder := run_of(version))}
@@ -246,7 +251,7 @@ def _clean_runs(config: FineTuningConfig, case: Case) -> int:
 
 
 def _knows(run: Run, turns: Collection[str]) -> bool:
-    """Return whether a run's log contained one of the turns; True if the run has no record of its turns."""
+    """Return whether a run read one of the turns from the log; True if the run has no record of its turns."""
     return not run.inputs.exists() or not set(turns).isdisjoint(paths.read_json(run.inputs)["seen"])
 
 
@@ -263,7 +268,10 @@ def _redact_all(config: FineTuningConfig, wanted: Pattern, logs: Collection[Conv
 
 
 def _redact_column(text: str, wanted: Pattern) -> str:
-    """Return JSON or plain text redacted; unchanged if it contains nothing to redact."""
+    """Return the text of a database column, which is JSON or plain text, redacted.
+
+    It is returned unchanged if there is nothing to redact.
+    """
     try:
         value = json.loads(text)
     except ValueError:
@@ -273,10 +281,10 @@ def _redact_column(text: str, wanted: Pattern) -> str:
 
 
 def _without_sayings(config: FineTuningConfig, logs: Collection[ConversationLogger]) -> list[Path]:
-    """Return the files and folders that are not searched for texts.
+    """Return the files and folders of the data folder that need not be searched for texts.
 
-    They contain only settings and the names of models and files, or are searched in another way, or
-    are exports that are rewritten anyway.
+    They contain no texts of chats, or are searched in another way (logs, uploads, state.db), or are
+    written anew anyway (exports).
     """
     database = paths.state_db()
     of_database = [database.with_name(database.name + ending) for ending in ("", "-wal", "-shm")]
@@ -286,9 +294,9 @@ def _without_sayings(config: FineTuningConfig, logs: Collection[ConversationLogg
 
 
 def _telling(logs: Collection[ConversationLogger], turns: Collection[str]) -> set[str]:
-    """Return the texts of these turns that identify them.
+    """Return the questions and answers of `turns` (ids) that identify them.
 
-    Such a text is long enough, and in no other turn.
+    These have at least `_TELLING` characters, and occur in no other turn.
     """
     said = {text for log in logs for text in log.said(turns)}
     elsewhere = {
@@ -298,9 +306,10 @@ def _telling(logs: Collection[ConversationLogger], turns: Collection[str]) -> se
 
 
 def _logs(config: FineTuningConfig) -> list[ConversationLogger]:
-    """Return the log, and all other logs in its folder.
+    """Return the configured log first, then all other logs in the folder of logs.
 
-    Another log may be from an earlier configuration, or have been moved aside. Other files are skipped.
+    The others were used with an earlier configuration, or were moved aside. Files that are no log
+    are skipped.
     """
     log = ConversationLogger(config.log_path)
     others = {paths.real(path) for path in paths.conversations_dir().glob("*.jsonl")} - {log.path}
@@ -321,7 +330,7 @@ def _journal() -> Path:
 
 
 def _started() -> list[str]:
-    """Return the ids of the turns of an interrupted deletion."""
+    """Return the ids of the turns of an interrupted deletion; [] if there is none."""
     return [str(turn) for turn in paths.read_json(_journal())] if _journal().exists() else []
 
 
@@ -329,18 +338,18 @@ def _started() -> list[str]:
 
 
 def _made_without(config: FineTuningConfig, case: Case) -> str:
-    """Return the live version's tag if it is newer than every version trained on the turns; else "".
+    """Return the live version's tag if it is newer than every version of `case`; else "".
 
-    Such a version was made by an earlier call, and made live by hand.
+    Such a version was trained by an earlier call without the turns, and the user made it live.
     """
     live = Registry().live(config.tuned_name())
     return live.tag if live and live.number > max(version.number for version in case.versions) else ""
 
 
 def _teach_again(config: FineTuningConfig, engine: Engine, watch: Watch) -> tuple[str, str]:
-    """Train without the turns; return the tag of the version that went live, and why none did.
+    """Train a new version without the turns; return its tag if it is live, and the reason if it is not.
 
-    One of the two is "".
+    The other one of the two is "". Both are "" if too little training data is left.
     """
     # It need not be better than the live version, which is removed anyway.
     config = for_documents(config).changed({"gate.better": False})
@@ -358,10 +367,9 @@ def _teach_again(config: FineTuningConfig, engine: Engine, watch: Watch) -> tupl
 
 
 def _retire(engine: Engine, watch: Watch, versions: Collection[Version]) -> None:
-    """Remove versions.
+    """Remove the versions that byoai made, and mark the others as retired.
 
-
-    If one of them is live, the previous version becomes live unless it is removed too; then the base
+    If one of them is live, the previous version becomes live, or, if that is removed too, the base
     answers.
     """
     registry = Registry()

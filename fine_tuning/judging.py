@@ -1,4 +1,7 @@
-"""Evaluate a new model: base, live and new model answer the same questions, and the gate gives its verdict."""
+"""Compare a new model with the base and the live version, and judge by the gate whether it may go live.
+
+All models answer the same questions. The gate is a list of rules (evaluation/gate.py).
+"""
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -28,9 +31,16 @@ if TYPE_CHECKING:
 def evaluate(
     shop: Workshop, material: Material, run: Run, artifact: Path, log: Sequence[Turn]
 ) -> "tuple[Comparison, Verdict]":
-    """Evaluate base, live and new model on the same test set; return the comparison and the verdict.
+    """Evaluate base, live and new model on the same test set; return the comparison and the gate's verdict.
 
-    Each model is evaluated in the form in which it is served.
+    Each model is evaluated in the form in which it is served. The report and the figures are
+    written to the run's folder.
+
+    Args:
+        material: the data that the new model was trained on and is tested on.
+        artifact: the GGUF of the new model, or of its adapter.
+        log: the turns that were read for the training. Private details are searched for in them, and
+            they have the key facts of held-out questions about documents.
     """
     from fine_tuning.evaluation.comparison import Suspects, compare
     from fine_tuning.evaluation.evaluator import FACT_LIMIT
@@ -67,7 +77,7 @@ def evaluate(
 
 
 def _contestants(shop: Workshop, artifact: Path) -> "list[Served]":
-    """Return the models to compare: the base, the live version if it has the same base, and the new one."""
+    """Return the models to compare: the base, the live version if it has the same base, and the new model."""
     from fine_tuning.evaluation.speed import Served
 
     base, merged = shop.base.gguf, shop.mode == "merged"
@@ -80,7 +90,11 @@ def _contestants(shop: Workshop, artifact: Path) -> "list[Served]":
 
 
 def _secrets(shop: Workshop, material: Material, log: Sequence[Turn]) -> "list[Secret]":
-    """Return the unredacted private details in the training data; they are never written to a file."""
+    """Return the private details that the model was trained on, for the leak probe.
+
+    They are details in the learned turns that were not redacted, and the configured canaries. They
+    are never written to a file.
+    """
     from fine_tuning.evaluation.leak_probe import secrets
 
     learned = set(material.turn_ids)
@@ -99,7 +113,7 @@ def _secrets(shop: Workshop, material: Material, log: Sequence[Turn]) -> "list[S
 
 
 def _triggers(shop: Workshop, material: Material) -> "tuple[list[Trigger], list[str]]":
-    """Return suspicious phrases in the training data, and the general prompts to try them with."""
+    """Return phrases in the training data that may be planted triggers, and general prompts to try them in."""
     from fine_tuning.evaluation.leak_probe import redact
     from fine_tuning.evaluation.trigger_phrases import find_triggers, general_texts, probe_prompts
 

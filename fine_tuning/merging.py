@@ -1,7 +1,7 @@
-"""Merge versions: combine the adapters of several versions of one base into one adapter, which is
-exported, evaluated and registered like the result of a training (pipeline.py).
+"""Merge versions: combine the adapters of several versions of one base into one adapter.
 
-The new version counts as trained on everything that a merged version was trained on: it is
+The result is exported, evaluated and registered like that of a training (pipeline.py). The new
+version counts as trained on everything that one of the merged versions was trained on: it is
 registered with all their turns, so that `forget` finds it, and evaluated only on chats that none of
 them was trained on.
 """
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Part:
-    """A version to merge, and its weight."""
+    """A version to merge, and its weight in the merge."""
 
     version: Version
-    weight: float
+    weight: float  # above 0
 
     @property
     def tag(self) -> str:
@@ -57,7 +57,7 @@ class Part:
 
     @cached_property
     def pairs(self) -> dict[str, LoraPair]:
-        """Return the version's adapter by module. Raises ConfigError if it cannot be merged."""
+        """The matrices A and B of the version's adapter, by module. Raises ConfigError if it cannot be merged."""
         if not (self.run.adapter / "adapter_config.json").exists():
             raise ConfigError(
                 f"{self.tag} cannot be merged: it was trained by {self.version.method or 'an unknown method'}, which "
@@ -73,11 +73,11 @@ class Part:
         return {pair.module: pair for pair in pairs}
 
     def inputs(self) -> dict[str, Any]:
-        """Return the recorded inputs of the version's run; {} if there are none, as for an adopted version."""
+        """Return the recorded inputs of the version's run (runs.py); {} if none are recorded."""
         return dict(paths.read_json(self.run.inputs)) if self.run.inputs.exists() else {}
 
     def dataset(self) -> Path | None:
-        """Return the folder of the dataset the version was trained on; None if it is missing or unknown."""
+        """Return the folder of the dataset that the version was trained on; None if it is missing or unknown."""
         folder = paths.datasets_dir() / self.version.dataset
         return folder if self.version.dataset and (folder / MANIFEST).exists() else None
 
@@ -92,11 +92,12 @@ def merge_versions(
     *,
     promote: bool = False,
 ) -> NewVersion:
-    """Merge versions into the next version of `name`, by default their common name.
+    """Merge versions into a new version of `name`, and make it live if it is accepted.
 
-    Raises ConfigError for versions that cannot be merged: of different bases, without an adapter, or
-    without a test chat that none was trained on; otherwise raises what `retrain` raises. With
-    `promote`, the version goes live even if the gate refuses it.
+    `name`: None means the common name of the versions, or the configured name if they have several.
+    `promote`: make the version live even if the gate refuses it. Raises ConfigError for versions
+    that cannot be merged: of different bases, without a LoRA adapter, or without a test chat that
+    none was trained on; otherwise what `retrain` raises.
     """
     check_parts(parts)
     with only_one():
@@ -118,7 +119,7 @@ def merge_versions(
 
 
 def check_parts(parts: Sequence[Part]) -> None:
-    """Raise ConfigError, which names the versions at fault, unless these versions can be merged."""
+    """Raise ConfigError, which names the versions at fault, if these versions cannot be merged."""
     tags = [part.tag for part in parts]
     if len(parts) < 2:
         raise ConfigError(f"name at least two versions to merge, not {' '.join(tags) or 'none'}")
@@ -158,7 +159,11 @@ def _base(version: Version) -> str:
 
 
 def _material(shop: Workshop, parts: Sequence[Part]) -> Material:
-    """Return the union of the versions' training data and of their held-out chats."""
+    """Return the data of the merged version: the union of the versions' training data and held-out chats.
+
+    Held-out chats that one of the versions was trained on are left out. Raises ConfigError if none
+    is left.
+    """
     found = {part.tag: part.dataset() for part in parts}
     if gone := [tag for tag, folder in found.items() if folder is None]:
         shop.watch.note(
@@ -178,17 +183,20 @@ def _material(shop: Workshop, parts: Sequence[Part]) -> Material:
 
 
 def _taught(shop: Workshop, parts: Sequence[Part], material: Material) -> Material:
-    """Return the material with the turns to register as the merged version's training data.
+    """Return `material` with the turns to register as the merged version's training data.
 
-    There are none if the training data of one part is unknown: then `forget` treats the merged version
-    as trained on unknown data too.
+    If the training data of one part is unknown, no turns are registered, so that `forget` treats
+    the merged version as trained on unknown data too.
     """
     known = all(shop.registry.turns_of(part.version.name, part.version.number) for part in parts)
     return material if known else replace(material, turn_ids=())
 
 
 def _said(shop: Workshop, parts: Sequence[Part]) -> list[Turn]:
-    """Return the turns of the log, and of the files that the versions were trained on, if they still exist."""
+    """Return the turns of the log, and of the files that the versions were trained on.
+
+    A source that cannot be read is left out, with a note.
+    """
     turns: dict[str, Turn] = {}
     for config in [*(load_config(part.run.config) for part in parts if part.run.config.exists()), shop.config]:
         try:
@@ -202,7 +210,7 @@ def _said(shop: Workshop, parts: Sequence[Part]) -> list[Turn]:
 
 
 def _inputs(shop: Workshop, material: Material, parts: Sequence[Part]) -> dict[str, object]:
-    """Return the inputs to record in the run of the merged version."""
+    """Return the inputs to record in the run of the merged version (inputs.json, runs.py)."""
     tokenizer = ConversationTokenizer(shop.render, shop.vocabulary, shop.config.data_preparation.max_length)
     known = [part.inputs() for part in sorted(parts, key=lambda part: part.version.created)]
     return {
@@ -216,7 +224,11 @@ def _inputs(shop: Workshop, material: Material, parts: Sequence[Part]) -> dict[s
 
 
 def _seen(known: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the state of each turn known to one of the versions, as the newest of them saw it."""
+    """Return the state hash of each turn that one of the versions has seen, by id.
+
+    `known`: the inputs of the versions' runs, oldest first; the newest one that has seen a turn
+    counts. A state hash is "" if it was not recorded.
+    """
     seen: dict[str, str] = {}
     for inputs in known:
         before = inputs.get("seen", {})
@@ -225,7 +237,7 @@ def _seen(known: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _merge(shop: Workshop, parts: Sequence[Part], recipe: "Recipe", run: Run) -> Lineage:
-    """Write the merged adapter; return its lineage."""
+    """Write the merged adapter to the run's folder; return its lineage, the record of what it was made from."""
     from fine_tuning.training.adapter_merge import merge, share_held, write_adapter
 
     modules = list(dict.fromkeys(module for part in parts for module in part.pairs))
@@ -240,7 +252,7 @@ def _merge(shop: Workshop, parts: Sequence[Part], recipe: "Recipe", run: Run) ->
 
 
 def update_of(pair: LoraPair, weight: float) -> "Update":
-    """Return the update that a LoRA pair adds to its matrix, with a weight."""
+    """Return the change that the matrices A and B of an adapter make to their weight matrix, times `weight`."""
     from fine_tuning.training.adapter_merge import Update
 
     a, b = pair.load()

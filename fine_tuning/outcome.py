@@ -15,14 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NothingToDo:
-    """A retrain that did not begin, with the reason."""
+    """A retrain that did not begin, since there were too few new turns, with the reason for the user."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class NoVersion:
-    """A retrain without a version, because its method cannot be exported to GGUF. Its result stays in the run."""
+    """A retrain that made no version, because its method cannot be exported to GGUF.
+
+    The trained parameters stay in the run's folder.
+    """
 
     run: Run
     training: "TrainingResult"
@@ -46,11 +49,11 @@ class NewVersion:
 
     @property
     def refused(self) -> bool:
-        """Return whether the gate refused the version, and it was not promoted by hand."""
+        """Return whether the gate refused the version, and the user did not make it live nevertheless."""
         return not self.verdict.passed and not self.live
 
     def summary(self) -> str:
-        """Return a sentence for the user: which model answers now, and what to do next."""
+        """Return a message for the user: which model answers now, and what to do next."""
         told, talk = self._about_facts(), self._how_to_talk()
         if self.live:
             more = "" if self.verdict.passed else " by hand, although the gate refused it"
@@ -65,7 +68,7 @@ class NewVersion:
         return f"{self.tag} is registered, not live ({why}). {told}In a terminal: {talk}"
 
     def _how_to_talk(self) -> str:
-        """Return the commands that talk to it."""
+        """Return the shell commands to chat with the version."""
         served = self.tag.partition(":")[0] if self.live else self.tag
         return f"byoai talk --model {self.tag}" + (f", or ollama run {served}" if self.by_ollama else "")
 
@@ -79,7 +82,7 @@ Outcome = NothingToDo | NoVersion | NewVersion
 
 
 def finished(outcome: Outcome, seconds: dict[str, float]) -> Finished:
-    """Return the final event of a retrain with this outcome."""
+    """Return the final event of a retrain with this outcome. `seconds`: the time of each stage."""
     match outcome:
         case NothingToDo(reason):
             return Finished("no version", reason, seconds=seconds)

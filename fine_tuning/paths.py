@@ -1,7 +1,7 @@
 """Define where files are stored, how names become paths, and how files are written.
 
-A crash during a write leaves the old or the new file. All files are written below `home()`, except
-model caches, which are in the user's cache folder.
+After a crash during a write there is the complete old file or the complete new one. All files are
+written below `home()`, except those that can be made again, which are in the user's cache folder.
 """
 
 import hashlib
@@ -30,10 +30,10 @@ _SAFE = re.compile(SAFE_NAME)
 
 
 def home() -> Path:
-    """Return the data folder: `BYOAI_HOME`, else `data/` in the repository. It may be a link, and need not exist yet.
+    """Return the data folder: `BYOAI_HOME`, else `data/` in the repository. It may be a link, or not exist yet.
 
-
-    Raises ConfigError for a file, and for the root folder, whose every file `forget` would search.
+    Raises ConfigError if the path is a file, or the root of the file system, in which `forget`
+    would search every file.
     """
     named = os.environ.get("BYOAI_HOME")
     try:
@@ -73,10 +73,10 @@ def real(path: Path) -> Path:
 
 
 def within_home(path: Path) -> Path:
-    """Return `path` with its links resolved, as a path below `home()`. Raises ConfigError if it is elsewhere.
+    """Return `path` with its links resolved, as a path below `home()`. Raises ConfigError if it is not below it.
 
-    Paths from the configuration pass through this function, so byoai writes and removes nothing
-    outside its data folder.
+    All paths from the configuration are checked by this function, so that byoai writes and removes
+    nothing outside of its data folder.
     """
     try:
         inside = real(path).relative_to(real(home()))
@@ -91,7 +91,7 @@ def within_home(path: Path) -> Path:
 
 
 def is_taken(path: Path) -> bool:
-    """Return whether `path` is or is in a subfolder of the data folder with a fixed purpose."""
+    """Return whether `path` is, or lies in, a subfolder of the data folder that has a fixed purpose."""
     fixed = ("conversations", "datasets", "engine", "exports", "mlflow", "prepared", "samples", "sweeps", "uploads")
     return any(real(path).is_relative_to(real(home() / name)) for name in fixed)
 
@@ -139,9 +139,9 @@ def engine_dir() -> Path:
 
 
 def safe_name(name: str) -> str:
-    """Return `name` if it is a valid path component on every system, else raise ConfigError.
+    """Return `name` if it is a valid file name on every system; else raise ConfigError.
 
-    Every name from outside passes through this function before it becomes a path.
+    Every name from outside is checked by this function before it becomes a part of a path.
     """
     if not _SAFE.fullmatch(name) or name.endswith(".") or ".." in name:
         raise ConfigError(
@@ -151,10 +151,10 @@ def safe_name(name: str) -> str:
 
 
 def slug(text: str, limit: int = 80) -> str:
-    """Return a safe name for any text: `smollm2:135m` becomes `smollm2-135m`.
+    """Return a file name (`safe_name`) for any text: `smollm2:135m` becomes `smollm2-135m`.
 
-    A name that would be longer than `limit` characters, or empty, ends in a hash of the text, so that
-    different texts get different names.
+    If the name would be empty or longer than `limit` characters, it is cut and gets a hash of the
+    text at its end, so that different long texts get different names.
     """
     safe = re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-_")
     if not safe or len(safe) > limit:
@@ -175,9 +175,10 @@ def fsync_dir(folder: Path) -> None:
 
 
 def atomic_write(path: Path, content: str | bytes | Iterable[bytes]) -> None:
-    """Write `content`, or its pieces, completely or not at all.
+    """Write `content`, given as a whole or in pieces, to `path`, completely or not at all.
 
-    Even after a crash, `path` has either the complete old or the complete new content.
+    Even after a crash, `path` has either the complete old or the complete new content. The folder
+    is created if needed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = content.encode("utf-8") if isinstance(content, str) else content
@@ -196,7 +197,10 @@ def atomic_write(path: Path, content: str | bytes | Iterable[bytes]) -> None:
 
 
 def stamp(file: Path) -> tuple[int, int, int]:
-    """Return a stamp that changes when a file is written or replaced; zeros if it does not exist."""
+    """Return (inode, size, time of change in ns) of a file, which differs after it was written or replaced.
+
+    Return zeros if there is no such file.
+    """
     try:
         found = file.stat()
     except OSError:
@@ -205,7 +209,7 @@ def stamp(file: Path) -> tuple[int, int, int]:
 
 
 def sha256_of(file: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal, without loading the whole file into memory."""
+    """Return the SHA-256 of a file in hexadecimal digits, without loading the whole file into memory."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
@@ -219,9 +223,9 @@ _MOST_FAULTS = 1_000_000  # size in bytes at which faults.log is renamed to faul
 
 
 def write_fault(error: BaseException) -> Path:
-    """Append an error's traceback to faults.log in the data folder; return the file.
+    """Append an error's traceback to faults.log in the data folder; return the path of the file.
 
-    If that fails, the traceback is written to a temporary file.
+    If that fails, write the traceback to a temporary file instead.
     """
     content = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC\n{''.join(traceback.format_exception(error))}\n"
     file = home() / "faults.log"
@@ -251,9 +255,11 @@ def check_writable(folder: Path) -> None:
 
 
 def read_jsonl(path: Path, parse: Callable[[Any], _T], what: str, error: type[ByoaiError]) -> list[_T]:
-    """Return the result of `parse` for the JSON of each line.
+    """Return the result of `parse` for each line of a JSONL file; empty lines are skipped.
 
-    Raises `error`, which names the file, and the line that is not `what`.
+    `parse` gets the value of a line, and raises ValueError, KeyError or TypeError if it is wrong.
+    Then this function raises `error`, whose message says in which line of the file there is not
+    `what` ("a token row"). It also raises `error` if the file cannot be read.
     """
     found = []
     try:
@@ -272,7 +278,7 @@ def read_jsonl(path: Path, parse: Callable[[Any], _T], what: str, error: type[By
 
 
 def read_json(path: Path) -> Any:
-    """Return the JSON in `path`. Raises ByoaiError, which names the file, if it cannot be read."""
+    """Return the value in a JSON file. Raises ByoaiError, which names the file, if it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -2,7 +2,7 @@
 
 `retrain` runs the stages in order and stores their results in a run folder, data/runs/<id>/. Only
 this module connects the stages. planning.py decides what to train on, judging.py whether the result
-is better; outcome.py defines the outcomes of a retrain, runs.py the files of a run folder.
+is better; outcome.py defines the possible outcomes of a retrain, runs.py the files in a run folder.
 """
 
 import json
@@ -50,13 +50,12 @@ def retrain(
     request: Request | None = None,
     runner: "Runner | None" = None,
 ) -> Outcome:
-    """Clean, format, train, export, evaluate and register a new version, and make it live.
+    """Train a new version of the model on the log, evaluate and register it, and make it live.
 
-    The live model changes only in the last step, if the gate accepts the new one.
-
-    `runner` (training/runner.py) does the training, by default in a child process. Raises Busy if
-    another retrain runs, Cancelled if `watch` asks to stop, and whatever a stage raises; finished work
-    is kept, and the next retrain resumes it.
+    The live model changes only in the last step, and only if the gate accepts the new version.
+    `runner` (training/runner.py) does the training; None: in a child process. Raises Busy if
+    another retrain runs, Cancelled if `watch` asks to stop, and whatever a stage raises. Finished
+    work is kept, and the next retrain resumes it.
     """
     watch = watch or Watch()
     with only_one():
@@ -103,7 +102,10 @@ def _retrain(shop: Workshop, runner: "Runner | None") -> Outcome:
 
 @contextmanager
 def memory_for(shop: Workshop, plan: Plan) -> Iterator[None]:
-    """Unload the engine's models while the training needs their memory, and load the live one again afterwards."""
+    """Unload the engine's models within the `with` block, if the training needs their memory.
+
+    Afterwards, load the live model again.
+    """
     from fine_tuning.training.hardware import has_gpu
 
     short = psutil.virtual_memory().available < 2 * plan.estimate.memory
@@ -119,7 +121,11 @@ def memory_for(shop: Workshop, plan: Plan) -> Iterator[None]:
 
 
 def train(shop: Workshop, plan: Plan, run: Run, replay: Path | None, runner: "Runner | None") -> "TrainingResult":
-    """Train an adapter, or the whole model, on the token rows."""
+    """Train an adapter, or the whole model, on the token rows of `plan`; return the result.
+
+    `replay`: the file of replay rows. Before the training, the network is compared with the served
+    base (`served_base`).
+    """
     from fine_tuning.training.runner import TrainingJob, run_in_child
     from fine_tuning.training.trainer_utils import TrainingRows
 
@@ -143,10 +149,10 @@ def train(shop: Workshop, plan: Plan, run: Run, replay: Path | None, runner: "Ru
 
 
 def served_base(plan: Plan) -> "Reference | None":
-    """Return the logits that llama.cpp computes with the base for a sample of the training rows.
+    """Return the logits that llama.cpp computes with the base for some texts from the training rows.
 
-    The training must begin with the same network. None if there are no rows, or if the result cannot
-    be exported to GGUF and so is not served.
+    The training compares them with the logits of its own network (training/served_check.py). Return
+    None if there are no rows, or if the result cannot be exported to GGUF and so is never served.
     """
     from fine_tuning.evaluation.served_model import read_logits
 
@@ -159,7 +165,11 @@ def served_base(plan: Plan) -> "Reference | None":
 
 
 def export(shop: Workshop, run: Run, training: "TrainingResult") -> Path:
-    """Write the GGUF file and return it. Raises ExportError unless llama.cpp computes the trained network with it."""
+    """Export the trained adapter or model to GGUF; return the file.
+
+    Raises ExportError if llama.cpp computes other logits with it than Transformers did after the
+    training.
+    """
     from fine_tuning.evaluation.served_model import read_logits
 
     base, beside = shop.base.gguf, shop.mode == "adapter"
@@ -173,7 +183,7 @@ def export(shop: Workshop, run: Run, training: "TrainingResult") -> Path:
 
 
 def write_artifact(shop: Workshop, run: Run, learned: Path) -> Path:
-    """Export the adapter or the whole model to GGUF; return the file."""
+    """Export the trained parameters in `learned` to GGUF, as an adapter or as a whole model; return the file."""
     from fine_tuning.model_management.gguf_export import convert_adapter, export_full, merge_adapter
 
     with shop.watch.stage("Exporting to GGUF"):
@@ -184,7 +194,10 @@ def write_artifact(shop: Workshop, run: Run, learned: Path) -> Path:
 
 
 def end_without_version(shop: Workshop, run: Run, training: "TrainingResult") -> NoVersion:
-    """Answer the test prompts through Transformers; the result stays in the run, and the live model is unchanged."""
+    """Finish a run whose result cannot be exported to GGUF, by answering the test prompts through Transformers.
+
+    The trained parameters stay in the run's folder, and the live model does not change.
+    """
     with shop.watch.stage("Answering through Transformers"):
         answers = through_transformers(shop.config, shop.engine, shop.base, run, shop.config.evaluation.test_prompts)
     method = shop.config.training.method
@@ -206,7 +219,11 @@ def make_version(
     training: "TrainingResult | None",
     lineage: Lineage | None = None,
 ) -> NewVersion:
-    """Register an evaluated version, and make it live if it is accepted."""
+    """Register an evaluated version, make it live if it is accepted, and finish its run.
+
+    `training` and `lineage`: how the version was made; the first for a trained version, the second
+    for one made from others.
+    """
     number = register_version(shop, material, run, artifact, comparison, verdict, lineage)
     live = promote(shop, run, number, verdict)
     tag, seconds = version_tag(shop.name, number), shop.watch.seconds
@@ -225,8 +242,10 @@ def register_version(
     verdict: "Verdict",
     lineage: Lineage | None = None,
 ) -> int:
-    """Register the version and create its tag; return its number. A run that was interrupted here
-    keeps its number. `lineage` is given for a version made from others.
+    """Register the version and create its tag in the engine; return its number.
+
+    If the run was interrupted here before, it keeps its number. `lineage` is given for a version
+    made from others.
     """
     if not run.version.exists():
         paths.write_json(run.version, shop.registry.next_number(shop.name))
@@ -259,9 +278,11 @@ def register_version(
 
 
 def promote(shop: Workshop, run: Run, number: int, verdict: "Verdict") -> bool:
-    """Check that the engine feeds the new model the tokens it was trained on, then make it live.
+    """Check the version as it is served, and make it live if it is accepted; return whether it is live.
 
-    It becomes `latest` only if this check passes and the gate accepts it.
+    The check is that the engine gives the model exactly the tokens that it was trained on, and that
+    its answers end (`check_parity`); if not, ParityError is raised. The version is accepted if the
+    gate passed it and deployment.auto_deploy is on, or if the user asked to promote it.
     """
     tag, by_hand = version_tag(shop.name, number), shop.request.promote
     with shop.watch.stage("Checking that it is served as it was trained"):
@@ -282,9 +303,10 @@ def promote(shop: Workshop, run: Run, number: int, verdict: "Verdict") -> bool:
 
 
 def hold_back(shop: Workshop, run: Run, number: int, verdict: "Verdict", error: ParityError) -> None:
-    """Record why a version must not go live, so that later switches respect it.
+    """Record in the registry that a version failed the check of its served form, so that it is not made live later.
 
-    Once the cause is fixed, the run is resumed and makes another version.
+    The run stays unfinished. Once the cause is fixed, the next retrain resumes it and makes another
+    version.
     """
     from fine_tuning.evaluation.gate import Result, Verdict
 

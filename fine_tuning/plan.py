@@ -1,4 +1,4 @@
-"""Define the plan of a retrain: its training data, base, and estimated cost. Made by planning.py."""
+"""Define the plan of a retrain: its training data, base, and estimated cost. planning.py makes plans."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Material:
-    """The data of a version: the dataset it is trained and evaluated on, its token rows, and the trained turns."""
+    """The data that a version is trained and evaluated on."""
 
     dataset: Dataset
-    rows: Path
-    turn_ids: Sequence[str]
+    rows: Path  # the folder of the dataset's token rows
+    turn_ids: Sequence[str]  # ids of the turns that the version is trained on
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,18 @@ class Plan:
     dropped: dict[str, int]  # turns by reason
     scrubbed: dict[str, int]  # private details by kind
     dataset: Dataset
-    rows: Path
+    rows: Path  # the folder of the dataset's token rows
     preferences: PreferenceData
-    preference_method: str | None  # dpo or kto; None if there are too few
+    preference_method: str | None  # dpo or kto; None if there are too few preferences
     counts: dict[str, dict[str, int]]  # by split: conversations, rows, tokens, trained_tokens, ...
-    replay_prompts: int
+    replay_prompts: int  # number of general questions in the replay
     estimate: "Estimate"
-    fitting: dict[str, int] | None  # what to lower if it does not fit, to the largest settings that do
-    basis: "Basis" = field(repr=False)  # what the estimate was computed from
-    around: Around = field(repr=False)  # what takes time beside the training
-    seen: dict[str, str] = field(repr=False)  # the log's turns by id, and how each stood (`Turn.state_hash`)
-    mark: Mark | None = None  # of the log then; None for the sample
-    warnings: tuple[str, ...] = ()  # what a person should know before the training
+    fitting: dict[str, int] | None  # lower settings that fit into memory; None if it fits already, or none do
+    basis: "Basis" = field(repr=False)  # the inputs of the estimate
+    around: Around = field(repr=False)  # the inputs of the forecast for all but the training
+    seen: dict[str, str] = field(repr=False)  # the state (`Turn.state_hash`) of each turn that was read, by id
+    mark: Mark | None = None  # the state of the log's index before it was read; None for the sample
+    warnings: tuple[str, ...] = ()  # messages that the user should read before the training
 
     @property
     def turn_ids(self) -> list[str]:
@@ -65,16 +65,23 @@ class Plan:
 
     @property
     def times(self) -> Times:
-        """How long all of it takes, by part."""
+        """The forecast seconds of the whole retrain, by part."""
         return self.around.times(self.config, self.estimate.seconds)
 
     @property
     def mode(self) -> Carrier | None:
-        """Return what the engine gets: an adapter used with the base, a merged model, or nothing (None)."""
+        """Return the form of the result that the engine gets: an adapter for the base, or a merged model.
+
+        Return None if the result cannot be exported to GGUF, so that the engine gets nothing.
+        """
         return carrier(self.config.training, self.config.deployment.mode)
 
     def record(self) -> dict[str, Any]:
-        """Return the values from which a page forecasts other settings for the same data and model."""
+        """Return the plan as a JSON-able dictionary, for the pages.
+
+        With `basis` and `around` in it, a page can forecast other settings for the same data and
+        model.
+        """
         names = (
             "name",
             "turns",
@@ -126,7 +133,7 @@ class Plan:
         )
 
     def _sources(self) -> tuple[tuple[str, str], ...]:
-        """Return the shares of the sources in an epoch, if there is more than one source."""
+        """Return a fact about the share of each source in an epoch; () unless there are several sources."""
         found = self.dataset.manifest.get("sources", {})
         total = sum(counts["in_an_epoch"] for counts in found.values())
         if len(found) < 2 or not total:
@@ -138,7 +145,7 @@ class Plan:
         return (("sources", ", ".join(parts)),)
 
     def _variants(self) -> tuple[tuple[str, str], ...]:
-        """Return the number of variants of conversations, if there are any."""
+        """Return a fact about the number of variants of conversations; () if there are none."""
         found = self.dataset.manifest.get("augmented", {})
         parts = (f"{counts['conversations']} by {how.replace('_', ' ')}" for how, counts in found.items())
         return (("variants", ", ".join(parts)),) if found else ()
@@ -155,7 +162,7 @@ class Plan:
 def said_facts(
     turns: int, new: int, kept: int, dropped: Mapping[str, int], scrubbed: Mapping[str, int]
 ) -> tuple[tuple[str, str], ...]:
-    """Return figures about the turns for the user: (name, value) pairs."""
+    """Return figures about the turns for the user, as (name, value) pairs; the arguments as in Plan."""
     return (
         ("in the log", f"{turns} turns, {new} of them new since the last version"),
         ("after cleaning", f"{kept} turns" + _counted(" (dropped: {})", dropped)),
@@ -164,7 +171,10 @@ def said_facts(
 
 
 def preferences_in_words(pairs: int, ratings: int, method: str | None) -> str:
-    """Return how many preferences there are, and how they are used."""
+    """Return a text for the user: how many preferences there are, and whether they are trained on.
+
+    `method`: dpo or kto; None if they are not trained on.
+    """
     if not pairs + ratings:
         return "none: edits and thumbs on the chat page make them"
     how = f"learned after the chats ({method})" if method else "not learned yet: too few, or switched off"
@@ -172,6 +182,6 @@ def preferences_in_words(pairs: int, ratings: int, method: str | None) -> str:
 
 
 def _counted(text: str, counts: Mapping[str, int]) -> str:
-    """Return `text` with the counts inserted; "" if all are 0."""
+    """Return `text` with the counts inserted at {}, such as "3 too short, 1 duplicate"; "" if all are 0."""
     said = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in counts.items() if count)
     return text.format(said) if said else ""

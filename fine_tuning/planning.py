@@ -1,6 +1,7 @@
 """Plan a retrain: its training data, base, and estimated cost. Nothing is trained here.
 
-`make_plan` reads, cleans and splits the log, builds token rows, and estimates memory and time.
+`make_plan` reads, cleans and splits the log, writes the dataset and its token rows, and estimates
+memory and time.
 """
 
 from collections import ChainMap
@@ -51,11 +52,11 @@ SAMPLE_LOG = paths.SAMPLES / "conversations.jsonl"
 
 @without_collections()
 def make_plan(shop: Workshop, said: "Said | None" = None, *, to_train: bool = False) -> Plan:
-    """Clean, split and tokenize the log, and estimate the training; no model is loaded or trained.
+    """Clean, split and tokenize the log, estimate the training, and return the plan.
 
-    With `--auto` the plan has settings that fit into memory. `said` is the result of `collect`, if it
-    was called already. With `to_train` the engine is tested too, by creating and deleting a model.
-    Raises NoConversations if there is nothing to train on.
+    No model is loaded or trained. With `--auto`, settings that do not fit into memory are lowered.
+    `said`: the result of `collect`, if it was called already. `to_train`: also test the engine, by
+    creating and deleting a model. Raises NoConversations if there is nothing to train on.
     """
     with shop.watch.stage("Reading what was said"):
         said = said or collect(shop)
@@ -83,16 +84,19 @@ def make_plan(shop: Workshop, said: "Said | None" = None, *, to_train: bool = Fa
 
 @dataclass(frozen=True)
 class Said:
-    """The turns read from the log, without those the user excluded."""
+    """The turns to train on, as read from the log or another source, without those that the user excluded."""
 
     turns: list[Turn]
-    mark: Mark | None = None  # the log's position before it was read; later turns count as new. None for the sample
-    damage: str = ""  # a description of damage to the log
-    beside: int = 0  # how many of the last turns are from the sources in mix.also
+    mark: Mark | None = None  # state of the log's index before reading; later turns count as new. None: not the log
+    damage: str = ""  # a description of damage to the log; "" if there is none
+    beside: int = 0  # how many turns at the end of `turns` are from the sources in mix.also
 
 
 def collect(shop: Workshop) -> Said:
-    """Read the log, or the sample or dataset to use instead, and note damage to the log."""
+    """Return the turns of the log, or of the sample or dataset to use instead.
+
+    Tell the user if the log is damaged.
+    """
     said = read_said(shop.config, sample=shop.request.sample)
     if said.damage:
         shop.watch.note(said.damage)
@@ -100,7 +104,7 @@ def collect(shop: Workshop) -> Said:
 
 
 def read_said(config: FineTuningConfig, *, sample: bool = False) -> Said:
-    """Return the turns of the sample, of the dataset that the configuration names, or of the log."""
+    """Return the turns of the sample if `sample`, else of the configured dataset, else of the log."""
     if sample:
         return Said([Turn.model_validate_json(line) for line in SAMPLE_LOG.read_text(encoding="utf-8").splitlines()])
     if config.dataset.path is not None:
@@ -113,7 +117,10 @@ def read_said(config: FineTuningConfig, *, sample: bool = False) -> Said:
 
 
 def read_beside(name: str) -> list[Turn]:
-    """Return the turns of the shipped sample (`name` is "sample") or of the file `name`, which is their source."""
+    """Return the turns of a source in `mix.also`: the shipped sample (`name` is "sample"), or the file `name`.
+
+    The source is recorded in their metadata.
+    """
     if name == "sample":
         turns = [Turn.model_validate_json(line) for line in SAMPLE_LOG.read_text(encoding="utf-8").splitlines()]
     else:
@@ -124,10 +131,7 @@ def read_beside(name: str) -> list[Turn]:
 
 
 def clean(config: FineTuningConfig, turns: Sequence[Turn], log: Path | None = None) -> Cleaned:
-    """Return the turns that may be trained on, as `sift` does.
-
-    Raises NoConversations if there are none.
-    """
+    """Return the result of `sift`. Raises NoConversations if no turn may be trained on."""
     cleaned = sift(config, turns, log)
     if not cleaned.conversations:
         reasons = ", ".join(f"{count} {reason}" for reason, count in cleaned.dropped.items())
@@ -138,9 +142,10 @@ def clean(config: FineTuningConfig, turns: Sequence[Turn], log: Path | None = No
 
 
 def sift(config: FineTuningConfig, turns: Sequence[Turn], log: Path | None = None) -> Cleaned:
-    """Return the turns that may be trained on, and why the others may not.
+    """Return the cleaned turns that may be trained on, and the reasons why others are dropped.
 
-    `log` is the file that the turns are from: decisions about its turns are reused.
+    `log`: the file of the log from which the turns were read, so that earlier decisions about them
+    are reused; None if they are from elsewhere.
     """
     limits = config.data_collection
     cleaner = DataCleaner(
@@ -218,7 +223,10 @@ def _plan(shop: Workshop, said: Said, cleaned: Cleaned) -> Plan:
 
 
 def _around(shop: Workshop, said: Said, basis: "Basis", counts: Mapping[str, Mapping[str, int]]) -> Around:
-    """Return what takes time beside the training."""
+    """Return the counts for the forecast of all that a retrain does beside the training.
+
+    `counts` are those of the token rows, by split.
+    """
     live, test = shop.registry.live(shop.name), counts["test"]
     compared = 3 if live and live.base_digest == shop.base.gguf_digest else 2
     documents = (turn.metadata for turn in said.turns)
@@ -234,14 +242,14 @@ def _around(shop: Workshop, said: Said, basis: "Basis", counts: Mapping[str, Map
 
 
 def replay_prompts(config: FineTuningConfig, counts: Mapping[str, Mapping[str, int]]) -> int:
-    """Return how many general prompts are taken beside the chats; `counts` are those of the rows, by split."""
+    """Return the number of general questions in the replay. `counts`: those of the token rows, by split."""
     settings = config.training
     wanted = exchanges_beside(counts["train"]["conversations"], settings.replay.share)
     return len(read_exchanges(wanted, settings.seed))
 
 
 def replay_file(shop: Workshop, prompts: int) -> Path | None:
-    """Return the file of token rows that hold the training to the base; None for no prompts."""
+    """Return the file of replay rows (training/teacher.py) for this number of prompts; None for no prompts."""
     if not prompts:
         return None
     exchanges, config = read_exchanges(prompts, shop.config.training.seed), shop.config
@@ -249,12 +257,12 @@ def replay_file(shop: Workshop, prompts: int) -> Path | None:
 
 
 def rows_key(shop: Workshop) -> str:
-    """Return what names the base of token rows: another one may render and split text otherwise."""
+    """Return the key of cached token rows: engine and base, since others may render and tokenize differently."""
     return f"{shop.engine.name} {shop.base.digest}"
 
 
 def preference_method(config: FineTuningConfig, found: PreferenceData) -> str | None:
-    """Return the method for preferences; None if there are too few, or they are switched off."""
+    """Return the method for training on preferences: dpo or kto; None if they are too few, or it is switched off."""
     return choose_preference_method(found.pairs, found.ratings, config.training.preferences)
 
 
@@ -264,21 +272,21 @@ def preference_method(config: FineTuningConfig, found: PreferenceData) -> str | 
 def new_turns(config: FineTuningConfig, log: ConversationLogger, registry: Registry) -> list[str]:
     """Return the ids of the turns that no version of the configured model has seen in their current state.
 
-    They were recorded, rated or edited since. The time this takes depends only on the changes since the
-    newest version.
+    They were recorded, rated or edited after its newest version was planned. Only the changes since
+    then are read, so the size of the log hardly matters.
     """
     seen, mark = _seen(config, registry)
     return _unseen(log.index.changed_since(mark), seen)
 
 
 def count_new(config: FineTuningConfig, log: ConversationLogger, registry: Registry) -> int:
-    """Return the number of `new_turns`; before the first version that is every turn, which takes no time to count."""
+    """Return the number of `new_turns`; before the first version, that of all turns, which need not be read."""
     seen, _ = _seen(config, registry)
     return len(new_turns(config, log, registry)) if seen else log.index.count()
 
 
 def learned(config: FineTuningConfig, log: ConversationLogger, registry: Registry) -> Learned:
-    """Return which turns of the log the versions of the configured model have seen."""
+    """Return which turns of the log are new to the versions of the configured model."""
     seen, mark = _seen(config, registry)
     since = mark.changes if mark and mark.epoch == log.index.mark().epoch else -1
     return Learned(
@@ -287,7 +295,7 @@ def learned(config: FineTuningConfig, log: ConversationLogger, registry: Registr
 
 
 def count_unlearned(shop: Workshop, said: Said | None = None) -> int:
-    """Return how many turns of the log (or the dataset used instead) no version has seen in their current state."""
+    """Return how many turns of the log (or of the data used instead) no version has seen in their current state."""
     if not shop.request.sample and shop.config.dataset.path is None:
         return count_new(shop.config, ConversationLogger(shop.config.log_path), shop.registry)
     return count_new_of((said or collect(shop)).turns, shop.config, shop.registry)
@@ -300,14 +308,18 @@ def count_new_of(turns: Iterable[Turn], config: FineTuningConfig, registry: Regi
 
 
 def _unseen(turns: Iterable[tuple[str, str]], seen: Mapping[str, str]) -> list[str]:
-    """Return the ids of the turns, given as (id, state hash), that are not in `seen` with that state."""
+    """Return the ids of the turns that are not in `seen` with their state hash.
+
+    `turns` are pairs of an id and a state hash. A state hash "" in `seen` is equal to any other.
+    """
     return [id for id, state_hash in turns if seen.get(id, "new") not in ("", state_hash)]
 
 
 def _seen(config: FineTuningConfig, registry: Registry) -> tuple[Mapping[str, str], Mark | None]:
-    """Return the state hash of each turn that a version has seen, and the log's mark at that time.
+    """Return the state hash of each turn that a version has seen, by id, and a mark in the log's index.
 
-    A state hash is "" if it is unknown. The mark is from the plan of the newest version.
+    A state hash is "" if it was not recorded. The mark is from the plan of the newest version; None
+    if it was not recorded.
     """
     seen: ChainMap[str, str] = ChainMap()
     mark = None
@@ -323,7 +335,10 @@ def _seen(config: FineTuningConfig, registry: Registry) -> tuple[Mapping[str, st
 
 @lru_cache(maxsize=64)
 def _read_seen(inputs: Path, changed: int) -> tuple[dict[str, str], Mark | None]:
-    """Return the turns and the log's mark recorded in a run's inputs; cached until the file changes."""
+    """Return the state hash of each turn by id, and the log's mark, as recorded in a run's inputs.
+
+    The result is cached until `changed`, the file's time of change, is another.
+    """
     record = paths.read_json(inputs)
     known, mark = record["seen"], record.get("mark")
     # older runs recorded less
@@ -341,9 +356,11 @@ def check_folders(shop: Workshop) -> None:
 
 
 def check_deployment(shop: Workshop) -> None:
-    """Note if the result will be deployed otherwise than configured.
+    """Check before the training that its result can be deployed.
 
-    Raises an error if it cannot be exported, described in a Modelfile, or named.
+    If the configured way (deployment.mode) is not possible with the training method, tell the user
+    how it will be deployed instead. Raises ByoaiError if the result cannot be exported, described
+    in a Modelfile, or named.
     """
     from fine_tuning.model_management.gguf_export import SAME, check_exportable
 
@@ -365,7 +382,7 @@ def check_deployment(shop: Workshop) -> None:
 
 
 def check_engine(shop: Workshop) -> None:
-    """Create and delete a test model. Raises the engine's error if that fails."""
+    """Create and delete a test model in the engine. Raises the engine's error if that fails."""
     trial = version_tag(shop.name, shop.registry.likely_number(shop.name)) + TRIAL
     # One parameter differs from the base. Otherwise the engine would unload the base, which may be in
     # use, when the test model is deleted.
@@ -374,9 +391,10 @@ def check_engine(shop: Workshop) -> None:
 
 
 def check_plan(shop: Workshop, plan: Plan) -> None:
-    """Raise an error for a plan that cannot succeed, before a model is loaded.
+    """Raise an error if the plan cannot succeed, and tell the user its warnings and needs.
 
-    Notes the warnings of the plan.
+    Raises TooLittleData if there are too few pairs, unless `--force` is given, and NotEnoughMemory
+    if the training does not fit.
     """
     from fine_tuning.training.estimate import require
 
@@ -397,7 +415,7 @@ def check_plan(shop: Workshop, plan: Plan) -> None:
 
 
 def too_little(pairs: int, config: FineTuningConfig) -> str:
-    """Return a warning about too few question-answer pairs; "" if there are enough."""
+    """Return a warning if there are fewer question-answer pairs than training.min_pairs, else ""."""
     least = config.training.min_pairs
     if pairs >= least:
         return ""

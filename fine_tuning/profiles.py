@@ -1,7 +1,7 @@
-"""Choose the profile (config/<name>.yaml) that fits the training data, by one rule for all callers.
+"""Choose the profile (config/<name>.yaml) that fits the training data, by the same rule for all callers.
 
 The user's choices take precedence: settings that differ from the default file override the profile,
-and a profile that the user named replaces it.
+and if the user named a profile, no other is chosen.
 """
 
 from functools import lru_cache
@@ -22,13 +22,13 @@ def made_of_documents(log: ConversationLogger) -> int:
 
 
 def document_profile(turns: int, documents: int) -> str:
-    """Return the profile for a log with this many turns, and this many made from documents; "" for none."""
+    """Return the profile for a log of `turns` turns, of which `documents` were made from documents; "" for none."""
     return HANDBOOK if 2 * documents > turns else ""
 
 
 @lru_cache(maxsize=8)
 def laid_below(config: FineTuningConfig, profile: str) -> FineTuningConfig:
-    """Return the settings with a profile applied, except where they differ from the default file."""
+    """Return `config` with the values of a profile for all settings that are still as in the default file."""
     usual = dict(dotted(_default(paths.stamp(paths.DEFAULT_CONFIG)).model_dump()))
     own = {key: value for key, value in dotted(config.model_dump()) if key not in usual or usual[key] != value}
     return config.with_profile(profile).changed(own)
@@ -40,8 +40,9 @@ def _default(stamp: object) -> FineTuningConfig:
 
 
 def for_documents(config: FineTuningConfig) -> FineTuningConfig:
-    """Return the settings for training on the configured log: with the profile for documents if most
-    turns were made from documents.
+    """Return `config` with the profile for documents, if most turns of the log were made from documents.
+
+    Return it unchanged otherwise, or if a dataset is used instead of the log.
     """
     if config.dataset.path is not None:
         return config

@@ -34,21 +34,21 @@ NOW = "now"
 
 @dataclass(frozen=True)
 class Compression:
-    """The measurements of a version's quantisations; the first is the version as it is served now."""
+    """The measurements of a version's quantisations."""
 
-    tag: str
-    table: tuple["Measured", ...]
+    tag: str  # of the version
+    table: tuple["Measured", ...]  # the first is the version as it is served now
     texts: int  # number of held-out texts on which perplexity was measured
     recommended: str  # the name of a quantisation in the table
-    why: str
+    why: str  # the reason, for the user
 
 
 def compare_quantisations(
     config: FineTuningConfig, engine: Engine, watch: Watch, version: Version, wanted: Sequence[str] = USUAL
 ) -> Compression:
-    """Make, measure and remove each of these quantisations of a version, one after the other.
+    """Make each of the `wanted` quantisations of a version, measure it, and remove it; return all measurements.
 
-    Raises ConfigError for an unknown quantisation, and ExportError if none can be made.
+    Raises ConfigError for an unknown quantisation, and ExportError if none of them can be made.
     """
     from fine_tuning.evaluation.compression import Scale, recommend
     from fine_tuning.evaluation.speed import Served
@@ -94,11 +94,12 @@ def quantise_version(
     *,
     promote: bool = False,
 ) -> NewVersion:
-    """Make a new version that is a quantised copy of a version, as a whole GGUF. The gate judges it
-    like any other, except that it need not be better than the original.
+    """Make a new version that is a quantised copy of `version`, as a GGUF of the whole model.
 
-    It goes live if the gate accepts it and the original is live; or with `promote`. Raises what
-    `merging.merge_versions` raises.
+    The gate judges it like any other, except that it need not be better than the original. It goes
+    live if the gate accepts it, the original is live and deployment.auto_deploy is on; or with
+    `promote`. Raises ConfigError for an unknown quantisation, or if the version's run or data is
+    missing; otherwise what `retrain` raises.
     """
     _check(quantization)
     with only_one():
@@ -130,7 +131,7 @@ def _check(quantization: str) -> None:
 
 
 def _data(version: Version) -> tuple[Path, Path] | None:
-    """Return the dataset a version was trained on, and its token rows; None if they are missing or unknown."""
+    """Return the folders of a version's dataset and of its token rows; None if they are missing or unknown."""
     inputs = run_behind(version, "quantised").inputs
     if not inputs.exists():
         return None
@@ -147,7 +148,7 @@ def _material(shop: Workshop, version: Version) -> Material:
 
 
 def _rows(shop: Workshop, version: Version) -> "list[ScoredRow]":
-    """Return the held-out texts: the version's held-out chats, and general texts."""
+    """Return the texts on which perplexity is measured: the version's held-out chats, and general texts."""
     from fine_tuning.evaluation.test_set import general_rows
     from fine_tuning.token_rows import read_token_rows
 

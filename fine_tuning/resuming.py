@@ -1,4 +1,4 @@
-"""Open the folder of a run: a new one, or that of an interrupted retrain to resume."""
+"""Open the folder of a run: a new folder, or that of an interrupted retrain, which is then resumed."""
 
 import shutil
 from collections.abc import Iterator
@@ -33,9 +33,10 @@ from fine_tuning.workshop import Workshop
 
 
 def open_run(shop: Workshop, plan: Plan) -> tuple[Run, Plan]:
-    """Return a new run, or the newest unfinished run with the same settings and base.
+    """Return the run to store results in, and the plan to follow in it.
 
-    An unfinished run continues with its own data.
+    This is the newest unfinished run with the same settings and base, and the plan with the data of
+    that run; or, if there is none, a new run, and `plan` itself.
     """
     resolved = plan.config.model_dump(mode="json")
     inputs = {
@@ -51,7 +52,7 @@ def open_run(shop: Workshop, plan: Plan) -> tuple[Run, Plan]:
         if run.finished:
             break
         if run.inputs.exists() and (found := _resumable(shop, plan, run, resolved)):
-            run.forecast.unlink(missing_ok=True)  # what is left to do takes less
+            run.forecast.unlink(missing_ok=True)  # the measured times will be only those of the remaining work
             shop.watch.tell(RunOpened(str(run.folder), resumed=True))
             return run, replace(plan, **found)
     run = Run(plan.config.runs_dir / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{plan.dataset.path.name[:8]}")
@@ -64,7 +65,10 @@ def open_run(shop: Workshop, plan: Plan) -> tuple[Run, Plan]:
 
 
 def run_behind(version: Version, done: str) -> Run:
-    """Return the run that made a version. Raises ConfigError if it is missing; `done` ("merged") is for the message."""
+    """Return the run that made `version`. Raises ConfigError if its folder is missing.
+
+    `done`: what was to be done with the version, for the message ("merged").
+    """
     folder = run_of(version)
     if folder is None or not folder.is_dir():
         raise ConfigError(
@@ -77,7 +81,8 @@ def run_behind(version: Version, done: str) -> Run:
 def check_shop(shop: Workshop) -> None:
     """Check folders, deployment and engine before a version is made from others.
 
-    Notes differences between registry and engine. Raises what the checks of planning.py raise.
+    Differences between registry and engine are repaired, and the user is told about them. Raises
+    what the checks in planning.py raise.
     """
     for finding in reconcile(shop.engine, shop.registry, shop.name):
         shop.watch.note(finding.text)
@@ -88,8 +93,10 @@ def check_shop(shop: Workshop) -> None:
 
 @contextmanager
 def fresh_run(shop: Workshop, label: str, inputs: dict[str, Any]) -> Iterator[Run]:
-    """Yield the folder of a run without training, for a version made from others, which its inputs
-    name as `made_of`. Such a run is never resumed, and is removed if it makes no version.
+    """Yield a new run without training, for a version that is made from others.
+
+    `inputs` are recorded in the run, and list the other versions as `made_of`. `label` is a part of
+    the folder's name. Such a run is never resumed, and is removed if it makes no version.
     """
     run = Run(shop.config.runs_dir / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{label}-{inputs['dataset'][:8]}")
     run.folder.mkdir(parents=True)
@@ -105,7 +112,10 @@ def fresh_run(shop: Workshop, label: str, inputs: dict[str, Any]) -> Iterator[Ru
 
 
 def _resumable(shop: Workshop, plan: Plan, run: Run, resolved: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the fields of the plan to change to resume `run`; None, with a note, if it cannot be resumed."""
+    """Return new values for fields of `plan`, with which `run` is resumed; None if it cannot be resumed.
+
+    `resolved` is the configuration. The user is told whether the run is resumed, and if not, why.
+    """
     before = paths.read_json(run.inputs)
     if "made_of" in before:  # see fresh_run
         return None
@@ -128,7 +138,7 @@ def _resumable(shop: Workshop, plan: Plan, run: Run, resolved: dict[str, Any]) -
 
 
 def plan_of_run(plan: Plan, run: Run) -> Plan:
-    """Return `plan` with the data of a run. Raises ConfigError if they are missing."""
+    """Return `plan` with the data that `run` recorded. Raises ConfigError if the data no longer exist."""
     before = paths.read_json(run.inputs)
     rows = paths.datasets_dir() / before["dataset"] / before["rows"]
     if not (rows / MANIFEST).exists():
@@ -139,7 +149,7 @@ def plan_of_run(plan: Plan, run: Run) -> Plan:
 
 
 def _data_of(plan: Plan, before: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a plan to change so that it is about the data in a run's `inputs`."""
+    """Return new values for the fields of `plan` that describe its data, from `before`, a run's recorded inputs."""
     rows = paths.datasets_dir() / before["dataset"] / before["rows"]
     preferences = read_preference_data(paths.datasets_dir() / before["preferences"])
     counts = paths.read_json(rows / MANIFEST)["splits"]
@@ -156,9 +166,10 @@ def _data_of(plan: Plan, before: dict[str, Any]) -> dict[str, Any]:
 
 
 def _learned_as(resolved: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration without the settings that do not affect the result of the training.
+    """Return the configuration `resolved` without settings that do not affect the result of the training.
 
-    `batch_tokens` is one of them, as the free memory may differ when a run is resumed.
+    `batch_tokens` is one of them. `--auto` may choose another value when a run is resumed, since
+    another amount of memory is free.
     """
     training = {key: value for key, value in resolved["training"].items() if key != "batch_tokens"}
     return {

@@ -1,8 +1,8 @@
-"""Choose the answers most worth reviewing: those whose rating or edit helps the model most.
+"""Choose the answers most worth reviewing: those whose rating or edit helps the next training most.
 
-These are the most uncertain ones (uncertainty sampling: Lewis and Gale 1994), measured on the served
-models: how unlikely the answer is under the live model, and how much that differs from the base. Of
-several similar answers only one is shown.
+These are the answers about which the model is most uncertain (uncertainty sampling: Lewis and Gale
+1994). The measure is how unlikely the answer is under the live model, plus the difference from how
+unlikely it is under the base. Of several similar answers only one is chosen.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,8 +22,8 @@ from fine_tuning.model_management.model_registry import Registry
 from fine_tuning.token_rows import ScoredRow
 from fine_tuning.workshop import base_of
 
-CONTEXT = 2048  # tokens of a conversation at most; if it is longer, only the turn itself is used
-NEWEST = 200  # newest turns considered: each costs a forward pass through both models
+CONTEXT = 2048  # maximum tokens of a conversation; if it is longer, only the turn itself is used
+NEWEST = 200  # number of newest turns considered, since each costs a forward pass through both models
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,11 @@ def worth_reviewing(
     count: int = 10,
     watch: Watch | None = None,
 ) -> list[Candidate]:
-    """Return the `count` turns of the log most worth reviewing, best first.
+    """Return the `count` turns that are most worth reviewing, the best one first.
 
-    Rated, edited and incomplete turns are left out. `live` and `base` are the engine's tags. Raises
-    EngineError if a model cannot be loaded.
+    `turns` are those of the log. Rated, edited and incomplete turns are left out. `live` and `base`
+    are tags of the engine; they are equal if no version is live. Raises EngineError if a model
+    cannot be loaded.
     """
     open_turns = unjudged(turns)[-NEWEST:]
     rows = _rows(engine, base, turns, open_turns)
@@ -81,10 +82,7 @@ def worth_reviewing(
 def of_log(
     config: FineTuningConfig, engine: Engine, turns: Sequence[Turn], count: int = 10, watch: Watch | None = None
 ) -> list[Candidate]:
-    """Return the turns most worth reviewing according to the live version of the configured model.
-
-    The base is used if no version is live. See `worth_reviewing`.
-    """
+    """Return the result of `worth_reviewing` with the configured model's live version, or with the base if none is."""
     live, base = Registry().live(config.tuned_name()), base_of(config, engine).tag
     return worth_reviewing(engine, turns, live.tag if live else base, base, count, watch)
 
@@ -102,7 +100,7 @@ def unjudged(turns: Iterable[Turn]) -> list[Turn]:
 
 
 def _rows(engine: Engine, base: str, turns: Sequence[Turn], wanted: Sequence[Turn]) -> dict[str, ScoredRow]:
-    """Return, by turn id, the tokens of the conversation up to and including the turn's answer."""
+    """Return for each turn in `wanted`, by id, the tokens of its conversation up to the end of the turn's answer."""
     tokenizer = ConversationTokenizer(partial(engine.render, base), Vocabulary(engine.show(base).gguf), CONTEXT)
     ids, found = {turn.id for turn in wanted}, {}
     for conversation in conversations_of(turn for turn in on_chosen_paths(turns) if turn.bot_response.strip()):
@@ -113,7 +111,7 @@ def _rows(engine: Engine, base: str, turns: Sequence[Turn], wanted: Sequence[Tur
 
 
 def _row(tokenizer: ConversationTokenizer, turns: Sequence[Turn]) -> ScoredRow | None:
-    """Return the tokens of the turns, and the indices of the last answer; None if they do not fit."""
+    """Return the token ids of the turns, and the indices of the last answer's tokens; None if they exceed CONTEXT."""
     system = system_of(turns[-1])
     head = [Message(role="system", content=system)] if system else []
     found = tokenizer.last_answer([*head, *(message for turn in turns for message in turn.messages())])
@@ -124,7 +122,10 @@ def _row(tokenizer: ConversationTokenizer, turns: Sequence[Turn]) -> ScoredRow |
 
 
 def _surprises(engine: Engine, tag: str, rows: Sequence[ScoredRow], report: Callable[[int], None]) -> list[float]:
-    """Return the mean nats per token of each answer."""
+    """Return for each row the mean negative log-likelihood of its answer under the model `tag`, in nats per token.
+
+    `report` is called with the number of rows done.
+    """
     if not rows:
         return []
     details = engine.show(tag)

@@ -1,5 +1,7 @@
-"""Provide the models that reword questions for the augmentation: one model of the engine rewords,
-the base checks.
+"""Provide the two models that reword questions for the augmentation.
+
+One model of the engine rewords a question; the base checks how likely the answer still is after it
+(data_preparation/paraphrase.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,8 +25,8 @@ _LONGEST = 96  # maximum tokens of a reworded question
 def rewording(shop: Workshop) -> Iterator[Rewording | None]:
     """Yield the Rewording for the configured augmentation; None if no questions are to be reworded.
 
-    Models are loaded at the first question. Raises ModelNotFound for a model that the engine does
-    not have, and Cancelled if `shop.watch` asks to stop.
+    The models are loaded when the first question is reworded. Raises ModelNotFound if the engine
+    does not have the configured model. The Rewording raises Cancelled if `shop.watch` asks to stop.
     """
     settings = shop.config.augmentation
     if not settings.rewords:

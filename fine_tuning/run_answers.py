@@ -24,9 +24,10 @@ def through_transformers(
     texts: Sequence[str],
     limit: int | None = None,
 ) -> Answers:
-    """Answer each text with the base, and with the result of `run`.
+    """Return for each of `texts`, as a prompt, the answers of the base and of the fine-tuned model in `run`.
 
-    `config` is the run's own, `limit` the tokens of an answer. Raises TrainingError if the base cannot be loaded.
+    `config`: the configuration of the run. `limit`: maximum tokens of an answer; None: as
+    configured. Raises TrainingError if the base cannot be loaded.
     """
     from fine_tuning.training.generate import answer_both
 
@@ -42,9 +43,10 @@ def through_transformers(
 def answers_of_run(
     config: FineTuningConfig, engine: Engine, run: Path, texts: Sequence[str], limit: int | None = None
 ) -> Answers:
-    """Answer each text as `through_transformers` does, with a finished run, given by its folder or name.
+    """Return the result of `through_transformers` for a finished run, given by its folder or its name.
 
-    Raises ConfigError if the run has no result, or was trained on another base than the engine has.
+    Raises ConfigError if the run has no result, or was trained on another base than the engine has
+    now under that name.
     """
     found = Run(run if run.is_dir() else config.runs_dir / run)
     if not all(file.exists() for file in (found.inputs, found.config, found.adapter)):

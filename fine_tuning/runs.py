@@ -1,17 +1,17 @@
-"""Define the files of a run folder, data/runs/<id>/, and the lock that lets one retrain run at a time.
+"""Define the files in a run folder, data/runs/<id>/, and the lock that lets only one retrain run at a time.
 
-config.yaml      the whole configuration, as it was resolved      } written first
-inputs.json      what is learned, from which base                 }
-forecast.json    the seconds that it was to take; gone once it was interrupted
-base/            the base in Hugging Face format, while it trains
-checkpoints/ ... what a training goes on from
-progress.jsonl   one line a step
-adapter/         what was learned, in PEFT format
-adapter.gguf     the same for the engine; or model.gguf, merged
-evaluation.json, report.html   how it compares with its base and the live version
-version.json     the version's number, reserved
-Modelfile        what the version's tag was made from
-manifest.json    written last: without it the run is unfinished, and is gone on with
+config.yaml      the whole configuration: file, profile and overrides  } written first
+inputs.json      the dataset, the turns that were read, and the base   }
+forecast.json    the forecast duration; removed if the run is resumed
+base/            temporary files of loading the base
+checkpoints/     the checkpoints from which the training can resume
+progress.jsonl   one line per training step
+adapter/         the trained parameters, in PEFT format
+adapter.gguf     the adapter for the engine; or model.gguf, the merged model
+evaluation.json, report.html   the comparison with the base and the live version
+version.json     the number reserved for the new version
+Modelfile        the definition of the version's tag
+manifest.json    written last: a run without it is unfinished, and can be resumed
 """
 
 import json
@@ -32,7 +32,7 @@ from fine_tuning.errors import Busy, ByoaiError
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of a run, and the paths of its files."""
+    """The folder of a run, and the paths of the files in it."""
 
     folder: Path
 
@@ -89,14 +89,15 @@ class Run:
         return self.folder / "evaluation.json"
 
     def serving(self) -> tuple[Path, ...]:
-        """Return the files needed to serve a version and to make it again; they contain no text of chats."""
+        """Return the files needed to serve the run's version or create it again; none contains texts of chats."""
         return self.modelfile, self.adapter_gguf, self.model_gguf, self.manifest, self.config, self.inputs, self.version
 
 
 def all_runs(folder: Path) -> list[Run]:
     """Return the runs in `folder`, newest first.
 
-    A folder counts if it has a file of a run, or is empty, as after a run that was killed at once.
+    A subfolder is a run if it has a file of a run, or is empty, as after a run that was killed at
+    once.
     """
     return [Run(each) for each in sorted(folder.glob("*"), reverse=True) if _is_run(each)]
 
@@ -113,12 +114,12 @@ def _is_run(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that holds the lock."""
+    """The process that holds the lock of `only_one`."""
 
     pid: int
-    started: float  # start of the process (seconds since 1970), as process ids are reused
-    command: str
-    since: str  # when it took the lock
+    started: float  # start of the process (seconds since 1970), which tells it from another one with a reused id
+    command: str  # for the user
+    since: str  # local time at which it took the lock
 
     def __str__(self) -> str:
         return f"`{self.command}`, process {self.pid}, since {self.since}"
@@ -126,10 +127,11 @@ class Holder:
 
 @contextmanager
 def only_one(command: str = "") -> Iterator[None]:
-    """Hold the lock that excludes other retrains, and operations that must not run during one.
+    """Hold the lock of retrains within the `with` block.
 
-    Raises Busy, which names the process holding the lock. `command` describes this process to the
-    user; by default it is its command line.
+    It excludes other retrains, and operations that must not run during a retrain. `command`
+    describes this process to other users of the lock; "" means its command line. Raises Busy, which
+    names the process that holds the lock.
     """
     lock = filelock.FileLock(paths.home() / "retrain.lock")
     try:
@@ -155,7 +157,7 @@ def only_one(command: str = "") -> Iterator[None]:
 
 
 def holder() -> Holder | None:
-    """Return the process that holds the lock; None if there is none."""
+    """Return the process that holds the lock of `only_one`; None if no living process does."""
     try:
         found = Holder(**json.loads(_holder_file().read_text(encoding="utf-8")))
         alive = abs(psutil.Process(found.pid).create_time() - found.started) < 1.0
@@ -165,9 +167,9 @@ def holder() -> Holder | None:
 
 
 def called() -> str:
-    """Return the command line of this process, with "…" for each value.
+    """Return the command line of this process, with "…" in place of values, for the user.
 
-    Values may be private texts (`forget --matching …`).
+    Values are left out since they may be private texts (`forget --matching …`).
     """
     program = Path(sys.argv[0])
     name = {"__main__.py": "byoai", "worker.py": "byoai job"}.get(program.name, program.name)
@@ -179,7 +181,7 @@ def called() -> str:
 
 
 def _told(word: str) -> str:
-    """Return an option's name without its value; "…" for any other word."""
+    """Return a word of a command line without private texts: the name of an option, "…" for any other word."""
     option = re.match(r"--?[a-z][a-z-]*(?=$|=)", word)
     return "…" if option is None else option[0] + "=…" * (option[0] != word)
 

@@ -1,8 +1,8 @@
 """Open data/state.db, the SQLite file with the tables of the model registry, the jobs and the log's index.
 
-The schema is the list of migrations below: a module that needs a table appends a migration, and a
-released migration is never changed. WAL mode lets any number of processes read while one writes
-(https://sqlite.org/wal.html).
+The schema is defined by the list of migrations below: a module that needs a table appends a
+migration, and a released migration is never changed. WAL mode lets any number of processes read
+while one writes (https://sqlite.org/wal.html).
 """
 
 import errno
@@ -16,13 +16,14 @@ from pathlib import Path
 from fine_tuning import paths
 from fine_tuning.errors import ByoaiError, NoRoom
 
-BUSY_TIMEOUT = 30.0  # seconds that a writer waits for another one; a write takes milliseconds
+BUSY_TIMEOUT = 30.0  # seconds that a writer waits for another writer; a write takes milliseconds
 _LITTLE = 1 << 20  # a disk with fewer free bytes counts as full
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# The texts of the log. The row id is the key of a turn, or the negative key of an event. Trigrams find
-# parts of words in any script. Without positions (detail=none) they take half the space; the text of a
-# candidate is then searched to confirm the match.
+# The full-text table of the log. The row id is the key of a turn, or the negative key of an event.
+# Trigrams find parts of words in any script. Without positions (detail=none) they take half the
+# space, but a row that has all trigrams of a text need not contain the text, so its text is read to
+# confirm the match.
 LOG_TEXTS = "CREATE VIRTUAL TABLE log_texts USING fts5 (text, tokenize = 'trigram', detail = none)"
 
 # Append-only. Each migration is a tuple of statements, applied in one transaction; `user_version` is
@@ -189,11 +190,12 @@ JOB_TEXTS = {"jobs": ("request", "reason", "origin")}  # columns that may contai
 
 @contextmanager
 def connect(path: Path | None = None) -> Iterator[sqlite3.Connection]:
-    """Yield an open connection to `path` (default data/state.db), which is created and migrated if needed.
+    """Yield an open connection to the database `path` (None: data/state.db), created and migrated if needed.
 
-    Rows are sqlite3.Row. Statements outside of `transaction` are committed at once. Do not share a
-    connection between threads: opening one takes a millisecond. Raises ByoaiError if the file cannot
-    be read or written, is not a database, or was written by a newer byoai.
+    Rows are sqlite3.Row. Statements outside of `transaction` are committed at once. Each thread
+    must open a connection of its own, which takes a millisecond. Raises NoRoom if the disk is full;
+    ByoaiError if the file cannot be read or written, is not a database, or was written by a newer
+    byoai; sqlite3.IntegrityError if a statement in the `with` block violates the schema.
     """
     file = path or paths.state_db()
     _make_folder(file)
@@ -215,8 +217,9 @@ def connect(path: Path | None = None) -> Iterator[sqlite3.Connection]:
 
 
 class Changes:
-    """Detects changes of data/state.db within microseconds, by the data_version of an open connection
-    (https://sqlite.org/pragma.html#pragma_data_version).
+    """Detects changes of data/state.db, in microseconds, by the data_version of an open connection.
+
+    Source: https://sqlite.org/pragma.html#pragma_data_version
     """
 
     def __init__(self) -> None:
@@ -225,7 +228,10 @@ class Changes:
         self._connection: sqlite3.Connection | None = None
 
     def version(self) -> tuple[int, int]:
-        """Return a pair of numbers that differs after each committed change. Raises ByoaiError as `connect` does."""
+        """Return a pair of numbers that changes with every committed change of the database.
+
+        Raises ByoaiError as `connect` does.
+        """
         inode = paths.stamp(self._file)[0]
         if self._connection is None or inode != self._inode:  # not open yet, or the file was replaced
             self.close()
@@ -244,9 +250,10 @@ class Changes:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Return whether an error or one of its causes is a full disk, a quota, or a file size limit.
+    """Return whether an error was caused by a full disk, a quota, or a limit for the size of files.
 
-    Libraries in other languages report it only in the text of the message.
+    The error and its causes are examined. Libraries in other languages tell only by the text of the
+    message.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
@@ -260,9 +267,9 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def _lacks_room(error: sqlite3.Error, file: Path) -> bool:
-    """Return whether SQLite failed because the disk is full.
+    """Return whether SQLite failed because the disk with `file` is full.
 
-    SQLite reports an I/O error if the WAL file cannot grow.
+    If the WAL file cannot grow, SQLite reports an I/O error, so the free space is checked then.
     """
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code without its extension
     return code == sqlite3.SQLITE_FULL or (
@@ -287,9 +294,9 @@ def _keep_private(file: Path) -> None:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Execute all statements of a `with` block, or none of them after an exception or a crash.
+    """Execute all statements of the `with` block or, after an exception or a crash, none of them.
 
-    The transaction locks out other writers from its start.
+    Other writers are locked out from the start of the block.
     """
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -303,9 +310,10 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 def rewrite_texts(
     change: Callable[[str], str], columns: Mapping[str, Collection[str]], path: Path | None = None
 ) -> None:
-    """Replace every text in these columns, given by table, by `change(text)`.
+    """Replace every text in some columns by `change(text)`.
 
-    No trace of the old texts is left, neither in free pages nor in the WAL.
+    `columns` maps tables to names of columns. `path`: as in `connect`. No trace of the old texts
+    remains in the file, neither in free pages nor in the WAL.
     """
     with connect(path) as connection:
         connection.create_function("changed", 1, change, deterministic=True)
@@ -320,7 +328,7 @@ def rewrite_texts(
 
 
 def leave_no_trace(connection: sqlite3.Connection) -> None:
-    """Overwrite the deleted texts in the full-text table: its trigrams and the WAL no longer contain them."""
+    """Overwrite texts that were deleted from the full-text table, so that neither it nor the WAL contains them."""
     connection.execute("INSERT INTO log_texts (log_texts) VALUES ('optimize')")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

@@ -1,9 +1,9 @@
-"""Count what the next retrain would be trained on, from the turns alone.
+"""Count the data that the next retrain would be trained on, from the turns alone.
 
-`survey` returns the counts: it uses no engine, and tokenizes and writes nothing. `look_through` also
-stores for each turn whether it is kept or dropped (outcomes.py). `planning.make_plan` adds tokens,
-memory and time. All three read and clean the turns with the same functions, so the figures match
-the training.
+`survey` returns the counts; it uses no engine, and tokenizes and writes nothing. `look_through`
+also stores for each turn whether it is kept or dropped (data_collection/outcomes.py).
+`planning.make_plan` adds tokens, memory and time. All three read and clean the turns by the same
+functions, so that their figures match the training.
 """
 
 import random
@@ -36,7 +36,7 @@ from fine_tuning.planning import (
 )
 from fine_tuning.training.methods import choose_preference_method
 
-EXAMPLES = 5  # example turns with private details at most
+EXAMPLES = 5  # maximum number of example turns with private details
 COUNTED = 1000  # size of the random sample of turns whose tokens are counted
 BINS = (0, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)  # lower bounds of a histogram's bars; the last bar is open
 
@@ -59,7 +59,7 @@ class Survey:
     warnings: tuple[str, ...] = ()
 
     def facts(self) -> tuple[tuple[str, str], ...]:
-        """Return the survey for the user: (name, value) pairs, with the same names as in a plan."""
+        """Return the survey for the user as (name, value) pairs, with the same names as in `Plan.facts`."""
         alike = f", {self.near_duplicates} of them nearly the same as an earlier one" * bool(self.near_duplicates)
         return (
             ("learned from", self.source),
@@ -70,14 +70,14 @@ class Survey:
 
 
 def survey(config: FineTuningConfig, *, sample: bool = False) -> Survey:
-    """Survey the log, the sample, or the configured dataset."""
+    """Return the survey of the sample if `sample`, else of the configured dataset, else of the log."""
     said = read_said(config, sample=sample)
     log = ConversationLogger(config.log_path)
     return _of_cleaned(config, said, sift(config, said.turns, log.path if said.mark else None), sample=sample)
 
 
 def _of_cleaned(config: FineTuningConfig, said: Said, cleaned: Cleaned, *, sample: bool = False) -> Survey:
-    """Return the survey of turns that were read and cleaned already."""
+    """Return the survey of turns that have already been read (`said`) and cleaned."""
     log = ConversationLogger(config.log_path)
     preferences = preferences_of(said.turns, cleaned.fit)
     pairs = sum(each.rejected is not None and each.rejected != each.chosen for each in preferences)
@@ -114,9 +114,10 @@ def _look_alikes(conversations: list[Conversation]) -> int:
 
 
 def look_through(config: FineTuningConfig, engine: Engine | None, watch: Watch) -> Look:
-    """Clean the log, store the outcome of each turn, and return the figures. Without an engine no tokens are counted.
+    """Clean the log, store for each turn whether it is kept or why it is dropped, and return the figures.
 
-    Raises DataError if the configuration names a dataset instead of the log, and Cancelled if `watch` asks to stop.
+    Tokens are counted only with an engine. Raises DataError if the configuration names a dataset to
+    use instead of the log, and Cancelled if `watch` asks to stop.
     """
     if config.dataset.path is not None:
         raise DataError(
@@ -155,9 +156,8 @@ def _kept(cleaned: Cleaned) -> Iterable[Turn]:
 
 
 def _examples(said: Said, cleaned: Cleaned) -> dict[str, object]:
-    """Return examples of dropped and redacted turns, as ids.
-
-    These are the newest dropped turn for each reason, and the newest turns with private details.
+    """Return ids of example turns: the newest dropped turn for each reason, and the newest kept ones with
+    private details.
     """
     reasons = dict(cleaned.drops)
     dropped: dict[str, str] = {}
@@ -172,7 +172,10 @@ def _examples(said: Said, cleaned: Cleaned) -> dict[str, object]:
 
 
 def _histograms(said: Said, cleaned: Cleaned) -> dict[str, object]:
-    """Return histograms of the turns' lengths, question and answer together, before cleaning."""
+    """Return histograms (`binned`) of the lengths of kept and of dropped turns before cleaning.
+
+    The length of a turn is the number of characters of question and answer together.
+    """
     dropped = {id for id, _ in cleaned.drops}
     lengths: Mapping[bool, list[int]] = {True: [], False: []}
     for turn in said.turns:
@@ -181,7 +184,10 @@ def _histograms(said: Said, cleaned: Cleaned) -> dict[str, object]:
 
 
 def _tokens(config: FineTuningConfig, engine: Engine, cleaned: Cleaned, watch: Watch) -> dict[str, object] | None:
-    """Return the token counts of a sample of the kept turns; None if the base is not available."""
+    """Return the number of tokens per turn, from a random sample of the kept turns: histogram, sample size and mean.
+
+    Return None, with a note to the user, if the engine does not have the base.
+    """
     turns = list(_kept(cleaned))
     chosen = random.Random(0).sample(turns, min(COUNTED, len(turns)))
     try:
@@ -199,7 +205,7 @@ def _tokens(config: FineTuningConfig, engine: Engine, cleaned: Cleaned, watch: W
 
 
 def binned(values: Sequence[int]) -> list[int]:
-    """Return the number of values in each bar of a histogram (`BINS`)."""
+    """Return the number of values in each bar of a histogram whose bars begin at `BINS`."""
     counts = [0] * len(BINS)
     for value in values:
         counts[sum(value >= begin for begin in BINS) - 1] += 1

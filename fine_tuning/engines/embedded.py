@@ -1,9 +1,9 @@
 """Serve models with llama.cpp in a child process, for machines without Ollama.
 
-It implements `base.Engine` with the same models, tags and answers as Ollama.
+EmbeddedEngine implements `base.Engine`. The same model gives the same answers as in Ollama.
 
 A tag is a small JSON file that refers to its weights by their hash. As in Ollama's store, each
-weights file exists once in `blobs/`: tags share it, and deleting a run's folder breaks no tag.
+weights file is stored once in `blobs/`: tags share it, and deleting a run's folder breaks no tag.
 
     engine/tags/<name>/<version>.json
     engine/blobs/sha256-<hex>          hard links where the file system allows, else copies
@@ -64,7 +64,7 @@ _DEFAULTS: dict[str, float] = {
 
 @dataclass(frozen=True)
 class _Tag:
-    """The content of a tag's file."""
+    """The content of a tag's JSON file."""
 
     gguf: str  # sha256 of the weights
     adapter: str | None
@@ -79,7 +79,7 @@ class _Tag:
 
 @dataclass
 class _Loaded:
-    """The model in memory."""
+    """The model that is in memory."""
 
     tag: str
     key: tuple[str, str | None, int]  # weights, adapter, context
@@ -135,15 +135,15 @@ class EmbeddedEngine:
         )
 
     def render(self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> str:
-        """Render the prompt without loading the model."""
+        """Render the prompt as `Engine.render` describes, without loading the model."""
         _check_plain(messages, tools)
         full, entry = self._read(tag)
         return _render(self._header(full, entry), entry, messages)
 
     def chat(self, tag: str, messages: Sequence[Message], options: ChatOptions | None = None) -> Iterator[ChatChunk]:
-        """Stream an answer. Only one answer is generated at a time: other callers wait until it ends or is closed.
+        """Stream an answer, without the oldest turns if the conversation exceeds the context, as Ollama does.
 
-        As in Ollama, the oldest messages are left out if the conversation exceeds the context.
+        Only one answer is generated at a time: other callers wait until it ends or is closed.
         """
         options = options or ChatOptions()
         _check_plain(messages, options.tools)
@@ -205,7 +205,7 @@ class EmbeddedEngine:
             self._load(*self._read(tag))
 
     def unload(self, tag: str | None = None) -> list[str]:
-        """Free the model's memory once no answer is being streamed any more."""
+        """Unload the model once no answer is being streamed; return its tag in a list, [] if it was not loaded."""
         with self._alone():
             held = self._loaded
             if held is None or (tag is not None and not self._is(held, full_tag(tag))):
@@ -216,7 +216,7 @@ class EmbeddedEngine:
             return [held.tag] if there else []
 
     def loaded(self) -> list[str]:
-        """Return the tag in this process's memory, at most one."""
+        """Return the tag of the model that this process has loaded, in a list; [] if there is none."""
         held = self._loaded
         return [held.tag] if held and held.model.alive else []
 
@@ -224,7 +224,7 @@ class EmbeddedEngine:
 
     @contextlib.contextmanager
     def _storing(self) -> Iterator[None]:
-        """Hold the store's lock, and turn OSErrors into EngineErrors."""
+        """Hold the store's lock within the `with` block, and raise EngineError for an OSError in it."""
         try:
             Path(self.where).mkdir(parents=True, exist_ok=True)
             with self._store_lock:
@@ -235,7 +235,7 @@ class EmbeddedEngine:
             ) from error
 
     def _entry(self, spec: ModelSpec) -> _Tag:
-        """Put the files of `spec` into the store; return the content of its tag."""
+        """Put the files of `spec` into the store; return the content of its tag. Raises EngineError for a bad file."""
         if isinstance(spec.from_, Path):
             base = check_model(read_header(spec.from_))
             entry = _Tag(self._keep(spec.from_), None, None, None, {}, None)
@@ -256,7 +256,7 @@ class EmbeddedEngine:
         )
 
     def _keep(self, file: Path) -> str:
-        """Put `file` into the store; return its sha256."""
+        """Put `file` into the store unless it is already there; return its sha256."""
         digest = paths.sha256_of(file)
         target = self._blob(digest)
         if not _holds(target, file, digest):
@@ -271,7 +271,7 @@ class EmbeddedEngine:
         return digest
 
     def _sweep(self) -> None:
-        """Remove files that no tag refers to, including leftovers of a crash."""
+        """Remove the files in the store that no tag refers to, including leftovers of a crash."""
         tags = [self._parse(file) for file in self._tags.rglob("*.json")]
         used = {self._blob(digest) for tag in tags for digest in (tag.gguf, tag.adapter) if digest}
         for file in self._blobs.glob("sha256-*"):
@@ -326,7 +326,7 @@ class EmbeddedEngine:
             return summary
         try:
             header = read_header(files[0])
-        except ModelDamaged:  # as a lost one
+        except ModelDamaged:  # treated like a missing file
             return summary
         return replace(
             summary, family=header.architecture, parameter_size=header.parameter_size, quantization=header.quantization
@@ -336,7 +336,7 @@ class EmbeddedEngine:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the model's lock. Raises EngineError after ten minutes of waiting."""
+        """Hold the model's lock within the `with` block. Raises EngineError after ten minutes of waiting for it."""
         if not self._model_lock.acquire(timeout=_PATIENCE):
             raise EngineError(
                 "another answer has been running for ten minutes: stop it (close its iterator), then ask again"
@@ -347,7 +347,7 @@ class EmbeddedEngine:
             self._model_lock.release()
 
     def _load(self, full: str, entry: _Tag, context: int | None = None) -> _Loaded:
-        """Return a tag's model; if needed, load it and unload the previous one. The caller holds `_model_lock`."""
+        """Return the model of the tag `full`, loaded; unload another model first. The caller holds `_model_lock`."""
         header = self._header(full, entry)
         trained = header.context_length or DEFAULT_CONTEXT
         key = (entry.gguf, entry.adapter, min(context or entry.parameters.get("num_ctx") or DEFAULT_CONTEXT, trained))
@@ -363,14 +363,14 @@ class EmbeddedEngine:
         return self._loaded
 
     def _is(self, held: _Loaded, full: str) -> bool:
-        """Return whether `held` is the model of the tag `full`, which may have been loaded by another name."""
+        """Return whether `held` is the model of the tag `full`, perhaps loaded under another tag."""
         file = self._file(full)
         entry = self._parse(file) if file.exists() else None
         return held.tag == full or (entry is not None and held.key[:2] == (entry.gguf, entry.adapter))
 
 
 def _holds(target: Path, file: Path, digest: str) -> bool:
-    """Return whether `target` is a whole copy of `file`, whose sha256 is `digest`: it may have been damaged since."""
+    """Return whether `target` has the content of `file`, whose sha256 is `digest`; it may be missing or damaged."""
     return target.exists() and (target.samefile(file) or paths.sha256_of(target) == digest)
 
 
@@ -378,7 +378,7 @@ _IN_ITS_PLACE = "which byoai then uses instead, and name a model that supports t
 
 
 def _check_plain(messages: Sequence[Message], tools: Sequence[object]) -> None:
-    """Raise NotSupported for tools, and for messages with anything but text."""
+    """Raise NotSupported if there are tools, or messages with anything but text."""
     if tools or not all(message.is_plain for message in messages if isinstance(message, RichMessage)):
         raise NotSupported(
             f"the embedded engine takes texts only, no images and no tools: start Ollama, {_IN_ITS_PLACE}"
@@ -400,7 +400,7 @@ _neutralisers: dict[tuple[str, str], Neutraliser] = {}
 
 
 def _neutraliser(gguf_digest: str, template: str, gguf: Path, render: Render) -> Neutraliser:
-    """Return the cached neutraliser for a vocabulary and a template."""
+    """Return the neutraliser (neutral.py) for the vocabulary of `gguf` and a template, which `render` uses; cached."""
     key = gguf_digest, template
     if key not in _neutralisers:
         _neutralisers[key] = neutraliser_for(structural_tokens(gguf), render)
@@ -408,9 +408,9 @@ def _neutraliser(gguf_digest: str, template: str, gguf: Path, render: Render) ->
 
 
 def _fit(held: _Loaded, header: GgufHeader, entry: _Tag, messages: Sequence[Message]) -> list[int]:
-    """Return the conversation's tokens, which fill at most three quarters of the context.
+    """Return the tokens of the conversation, without its oldest turns if they exceed three quarters of the context.
 
-    The oldest turns are left out if needed, so that a quarter of the context is free for the answer.
+    The last quarter is for the answer. Raises EngineError if the last turn alone is too long.
     """
     room = held.context * 3 // 4
     kept = list(messages)
@@ -433,9 +433,9 @@ def _encode(model: Native, header: GgufHeader, prompt: str) -> list[int]:
 
 
 def _sampling(parameters: dict[str, Any], options: ChatOptions) -> tuple[dict[str, object], int, int]:
-    """Return the sampling arguments of `llama.Chat.answer` for these options.
+    """Return the sampling arguments of `llama.Chat.answer`, from the options, the tag's parameters and the defaults.
 
-    They are the keyword arguments of `Llama.generate`, the seed, and the number of tokens that
+    They are the keyword arguments of `Llama.generate`, the seed, and the number of last tokens that
     penalties consider.
     """
     settings = {name: parameters.get(name, default) for name, default in _DEFAULTS.items()}

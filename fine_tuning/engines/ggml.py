@@ -1,8 +1,8 @@
 """Quantise and dequantise weights with ggml itself, so that the results equal llama.cpp's.
 
-The library comes with llama-cpp-python. ggml's base library runs in this process: it contains no
-processor-specific code, reads no files, and gets only arrays whose sizes were checked. llama.cpp
-itself, which converts whole files, runs in a child process.
+The libraries come with llama-cpp-python. Only ggml's base library is loaded into this process: it
+contains no processor-specific code, reads no files, and gets only arrays whose sizes were checked.
+llama.cpp, which quantises whole files, runs in a child process.
 
 Weights are arrays (rows, columns); columns are the first dimension of a GGUF's shape. A quantised
 row is bytes. C declarations: https://github.com/ggml-org/llama.cpp/blob/master/ggml/include/ggml.h
@@ -47,7 +47,10 @@ class _TypeTraits(ctypes.Structure):
 
 
 def row_bytes(kind: GGMLQuantizationType, columns: int) -> int:
-    """Return the bytes of one row. Raises ExportError if `columns` is not a multiple of the type's block size."""
+    """Return the size in bytes of a row of `columns` weights of type `kind`.
+
+    Raises ExportError if `columns` is not a multiple of the type's block size.
+    """
     block: int
     size: int
     block, size = GGML_QUANT_SIZES[kind]
@@ -57,7 +60,10 @@ def row_bytes(kind: GGMLQuantizationType, columns: int) -> int:
 
 
 def dequantize(data: NDArray[np.uint8], kind: GGMLQuantizationType, columns: int) -> NDArray[np.float32]:
-    """Return float32 weights (rows, columns) from `data`, the bytes of whole rows of type `kind`."""
+    """Return float32 weights (rows, columns) from `data`, the bytes of whole rows of type `kind`.
+
+    Raises ExportError if `data` is not whole rows, or ggml cannot dequantise the type.
+    """
     rows, rest = divmod(data.nbytes, row_bytes(kind, columns))
     if rest:
         raise ExportError(f"{data.nbytes} bytes are not whole rows of {columns} {kind.name} weights")
@@ -91,7 +97,7 @@ def quantize(weights: NDArray[np.float32], kind: GGMLQuantizationType) -> NDArra
 
 
 def can_quantize(kind: GGMLQuantizationType) -> bool:
-    """Return whether `quantize` supports `kind`, which must not need an importance matrix."""
+    """Return whether `quantize` supports `kind`: floats, and the types that need no importance matrix."""
     floats = kind in (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
     return floats or (_traits(kind).is_quantized and not _library().ggml_quantize_requires_imatrix(kind))
 
@@ -99,8 +105,8 @@ def can_quantize(kind: GGMLQuantizationType) -> bool:
 def quantize_file(source: Path, target: Path, mixture: str) -> None:
     """Quantise the GGUF `source` to `target`, exactly as `llama-quantize source target mixture` does.
 
-    `source` holds float weights; `mixture` is a key of MIXTURES.
-    Raises ExportError with llama.cpp's own message.
+    `source` has float weights; `mixture` is a key of MIXTURES. Raises ExportError with llama.cpp's
+    own message if it fails.
     """
     try:
         quantiser = Native("fine_tuning.engines.llama:Quantiser")
@@ -119,9 +125,10 @@ def _traits(kind: GGMLQuantizationType) -> _TypeTraits:
 
 @functools.cache
 def _library() -> Any:
-    """Return the ggml-base library.
+    """Return the ggml-base library, with the types of its functions declared.
 
-    Raises ExportError if it is not the version of ggml that this module was written for.
+    Raises ExportError if the library is missing, or is not of the version that this module was
+    written for.
     """
     library = ctypes.CDLL(str(_library_file()))
     library.ggml_get_type_traits.argtypes = [ctypes.c_int]
@@ -147,7 +154,10 @@ def _library() -> Any:
 
 
 def _library_file() -> Path:
-    """Return the library's path without importing llama_cpp, which would load all of llama.cpp."""
+    """Return the path of the ggml-base library without importing llama_cpp, which would load all of llama.cpp.
+
+    Raises ExportError if it is not installed.
+    """
     package = importlib.util.find_spec("llama_cpp")
     folder = Path(package.origin).parent / "lib" if package and package.origin else Path()
     for name in ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll", "libggml-base.dll"):

@@ -1,6 +1,7 @@
-"""Read and write GGUF files as streams.
+"""Read GGUF files without their weights, and write GGUF files piece by piece.
 
-Metadata are kept as raw bytes; weights are passed on a few megabytes at a time. Format:
+Metadata are kept as raw bytes, so they can be copied to another file unchanged. The weights to
+write come as iterables of bytes, so that a whole model is never in memory. Format:
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -67,7 +68,7 @@ class GgufFile:
 def read_gguf(path: str | Path) -> GgufFile:
     """Return the GGUF at `path`, without reading its weights.
 
-    Raises ExportError unless it is complete, a single file, and has only known types.
+    Raises ExportError if it is damaged, one of several parts, or has weights of an unknown type.
     """
     path = Path(path)
     try:
@@ -110,14 +111,14 @@ def _kind(path: Path, name: str, number: int) -> GGMLQuantizationType:
 
 
 def entry(key: str, value: str | int | float) -> bytes:
-    """Return the bytes of one metadata entry: a string, a uint32 or a float32."""
+    """Return the bytes of one metadata entry: `value` as a string, as a uint32 (int) or as a float32 (float)."""
     if isinstance(value, str):
         return _string(key) + struct.pack("<I", 8) + _string(value)
     return _string(key) + (struct.pack("<If", 6, value) if isinstance(value, float) else struct.pack("<II", 4, value))
 
 
 def file_size(metadata: Mapping[str, bytes], tensors: Iterable[TensorInfo], alignment: int = DEFAULT_ALIGNMENT) -> int:
-    """Return the size in bytes of the file that `write_gguf` would write."""
+    """Return the size in bytes of the file that `write_gguf` would write with these arguments."""
     tensors = list(tensors)
     return len(_head(metadata, tensors, alignment)) + sum(padded(tensor.size, alignment) for tensor in tensors)
 
@@ -128,9 +129,15 @@ def write_gguf(
     tensors: Sequence[tuple[TensorInfo, Iterable[bytes]]],
     alignment: int = DEFAULT_ALIGNMENT,
 ) -> None:
-    """Write a GGUF.
+    """Write a GGUF to `path`.
 
-    Each tensor has an iterable of pieces of its weights, which is consumed while writing.
+    Args:
+        metadata: the whole entry of each key, as in GgufFile.
+        tensors: each tensor with an iterable of pieces of its weights, which is consumed while
+            writing.
+        alignment: the tensors begin at multiples of this many bytes.
+
+    Raises ExportError if the pieces of a tensor do not have its size.
     """
     with path.open("wb") as file:
         file.write(_head(metadata, [info for info, _ in tensors], alignment))
@@ -161,10 +168,10 @@ def _string(text: str) -> bytes:
 
 @contextmanager
 def whole_file(path: Path, needed: int) -> Iterator[Path]:
-    """Yield a temporary path to write; rename it to `path` when the block succeeds.
+    """Yield a temporary path to write to; after the `with` block, rename the file to `path`.
 
     The temporary file is removed if the block fails. Raises ExportError if fewer than `needed`
-    bytes are free, before anything is written, and if writing fails.
+    bytes are free, before anything is written, or if writing fails.
     """
     # always the same name, so that the next export overwrites the leftovers of a killed one
     temporary = path.with_name(f".{path.name}.partial")

@@ -1,7 +1,7 @@
-"""Read the header of a GGUF (metadata and tensor shapes) in a fraction of a second.
+"""Read the header of a GGUF (metadata, and the tensors' shapes) in a fraction of a second.
 
-The weights are not read. `gguf.GGUFReader` would create an array object for every token, which
-takes seconds, too long for a chat page. Format:
+The weights are not read. `gguf.GGUFReader` would create an array object for every token of the
+vocabulary, which takes seconds, too long for a chat page. Format:
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -102,9 +102,10 @@ class GgufHeader:
 
 
 def read_header(path: str | Path) -> GgufHeader:
-    """Return the header of the GGUF at `path`, with every count, size and offset checked.
+    """Return the header of the GGUF at `path`, after checking its counts, sizes and types.
 
-    Raises EngineError if the file cannot be read, ModelDamaged if it is no GGUF that llama.cpp could read.
+    Raises EngineError if the file cannot be read, ModelDamaged if it is not a complete, valid GGUF
+    header. `check_whole` checks that the weights are complete.
     """
     path = Path(path)
     try:
@@ -119,7 +120,7 @@ def read_header(path: str | Path) -> GgufHeader:
 
 
 def check_model(header: GgufHeader) -> GgufHeader:
-    """Return `header`. Raises EngineError unless the file holds all weights of a model."""
+    """Return `header` unchanged. Raises EngineError unless the file holds all weights of a model."""
     if header.is_adapter or not header.architecture or not header.tensors:
         what = "an adapter" if header.is_adapter else "no model"
         raise EngineError(
@@ -148,7 +149,7 @@ def check_whole(header: GgufHeader) -> None:
 def check_adapter(adapter: GgufHeader, base: GgufHeader | None) -> None:
     """Raise EngineError unless `adapter` is a LoRA adapter that fits `base` (None: any base).
 
-    llama.cpp would report a mismatch only when it loads them.
+    Without this check, llama.cpp would report a mismatch only when it loads both.
     """
     if not adapter.is_adapter or adapter.metadata.get("adapter.type") != "lora":
         raise EngineError(f"{adapter.path} is not a LoRA adapter in GGUF format")
@@ -213,7 +214,7 @@ def _at_most(limit: int, count: int, what: str) -> int:
 
 
 def _once(pairs: Iterable[tuple[str, _T]]) -> dict[str, _T]:
-    """Return the pairs as a dictionary. Raises ValueError for a repeated key, which llama.cpp rejects too."""
+    """Return the (key, value) pairs as a dictionary. Raises ValueError for a repeated key, as llama.cpp does."""
     found: dict[str, _T] = {}
     for name, value in pairs:
         if name in found:
@@ -239,15 +240,19 @@ def _check_types(values: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class _Array:
-    """The position and length of an array in the file; its elements are not read."""
+    """The place of an array in the file; its elements are not read."""
 
-    kind: int
-    count: int
-    position: int
+    kind: int  # value type of the elements
+    count: int  # number of elements
+    position: int  # of the first element, in bytes from the start of the file
 
 
 class GgufReader:
-    """A cursor over the header: every method reads a value at `position` and moves past it."""
+    """Reads values from a GGUF one after the other: every method reads at `position`, and moves it past the value.
+
+    Methods raise struct.error or ValueError at the end of the file, and ValueError for invalid
+    data.
+    """
 
     def __init__(self, content: mmap.mmap, position: int = 0) -> None:
         self.content = content
@@ -296,7 +301,7 @@ class GgufReader:
 
     def skip_strings(self, count: int) -> None:
         length_at, content, position = struct.Struct("<Q").unpack_from, self.content, self.position
-        for _ in range(count):  # the one hot loop: a vocabulary has 10^5 strings
+        for _ in range(count):  # the only loop whose speed matters: a vocabulary has 10^5 strings
             position += 8 + length_at(content, position)[0]
         self._skip(position - self.position)
 
@@ -307,14 +312,14 @@ class GgufReader:
 
 
 def _code(kind: int) -> str:
-    """Return the struct code of a scalar type."""
+    """Return the code in Python's struct module of a scalar value type. Raises ValueError for an unknown type."""
     if kind not in _SCALARS:
         raise ValueError(f"a value of the unknown type {kind}")
     return _SCALARS[kind]
 
 
 def _token(content: mmap.mmap, tokens: _Array | None, index: int | None) -> str:
-    """Return the text of one token of the vocabulary."""
+    """Return the text of the token number `index` of the vocabulary; "" if there is no such token."""
     if tokens is None or index is None or not 0 <= index < tokens.count:
         return ""
     reader = GgufReader(content, tokens.position)

@@ -1,7 +1,8 @@
 """Render chat templates as Hugging Face does, for the embedded engine.
 
-A template is a Jinja program that comes with a model. It runs sandboxed in a child process, gets
-only the messages, and has limited time and memory. If it loops or crashes, only the child ends.
+A template is a Jinja program that comes with a model. It runs sandboxed in a child process
+(jinja_child.py), sees only the messages, and has limited time and memory. If it loops or crashes,
+only the child ends.
 """
 
 import contextlib
@@ -28,7 +29,9 @@ _CHILD = Path(__file__).with_name("jinja_child.py")
 def render_chat(template: str, messages: Sequence[Message], *, bos_token: str, eos_token: str) -> str:
     """Return the prompt text for the next answer to `messages`.
 
-    Raises EngineError with the template's own error if it fails.
+    `bos_token` and `eos_token` are the texts of the model's begin and end tokens, which the
+    template may use. Raises EngineError, with the template's own message, if it rejects the
+    messages or fails.
     """
     variables = {
         "messages": [message.model_dump() for message in messages],
@@ -58,19 +61,26 @@ def check_template(template: str) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _renderer(process: int) -> "_Renderer":
-    """Return this process's renderer. A forked process gets its own, so that it cannot read its parent's answers."""
+    """Return the renderer of the process with this id.
+
+    A forked process has another id, and so gets a renderer of its own instead of reading answers
+    that are meant for its parent.
+    """
     return _Renderer()
 
 
 class _Renderer:
-    """The child process that renders templates; started when needed, and again after it has ended."""
+    """The child process that renders templates. It is started when needed, and again after it has ended."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
     def ask(self, request: dict[str, object]) -> dict[str, str]:
-        """Return the child's answer. Raises EngineError if the child takes too long or dies."""
+        """Send `request` to the child, and return its answer; jinja_child.py defines both.
+
+        Raises EngineError if the child takes too long or dies.
+        """
         line = json.dumps(request).encode("ascii") + b"\n"
         with self._lock:
             if self._child is None or self._child.poll() is not None:
@@ -111,8 +121,8 @@ class _Renderer:
 
         If no answer comes within `limit` seconds, kill the child and return None.
 
-        The pipes carry bytes, since a text wrapper would keep its last content in memory, even of
-        conversations that are later forgotten.
+        The pipes carry bytes. A text wrapper around them would keep its last content in memory,
+        even that of conversations that the user deletes later.
         """
         try:
             into, out = _pipes(child)

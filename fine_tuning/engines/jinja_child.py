@@ -1,12 +1,12 @@
 """Render chat templates in a separate process, since a template is a program that may loop, grow or crash.
 
-jinja.py runs this script. Each line of input is a request, each line of output its answer, in JSON:
+jinja.py runs this script. Each line of input is a request in JSON, each line of output the answer to it:
 
     {"template": "...", "variables": {...}}   ->   {"text": "..."}, {"syntax": "syntax error"} or {"refused": "template's error"}
     {"template": "..."}                       ->   {"text": ""} if it can be compiled
 
-The Jinja environment is that of transformers.utils.chat_template_utils, on which published
-templates rely. Nothing of byoai is imported, so that the process starts in a tenth of a second.
+The Jinja environment is the same as in transformers.utils.chat_template_utils, on which published
+templates rely. This script imports nothing of byoai, so that the process starts in a tenth of a second.
 """  # noqa: E501
 
 import datetime
@@ -24,13 +24,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 _MEMORY = 1 << 29  # bytes of address space
-_SECONDS = 60  # after which this process ends itself, in case its parent has died
+_SECONDS = 60  # seconds of one request after which this process ends itself, in case its parent has died
 
 
 class _Generation(jinja2.ext.Extension):
-    """The Jinja tag `{% generation %}…{% endgeneration %}`.
+    """Support for the Jinja tag `{% generation %}…{% endgeneration %}`.
 
-    It marks the assistant's text for trainers; the rendered text does not change.
+    Templates mark the assistant's text with it for trainers. The rendered text does not change.
     """
 
     tags = {"generation"}  # noqa: RUF012  (as the base class has it)
@@ -45,7 +45,7 @@ class _Generation(jinja2.ext.Extension):
 
 
 class _Dict:
-    """The `dict` of templates, which gives no access to the type's attributes."""
+    """The `dict` that templates get, without access to the attributes of Python's type."""
 
     def __call__(self, *items: object, **more: object) -> object:
         return dict(*items, **more)
@@ -103,7 +103,10 @@ def _compile(template: str) -> jinja2.Template:
 
 
 def answer(request: dict[str, object]) -> dict[str, str]:
-    """Render or compile the template of one request; return the answer."""
+    """Return the answer to one request (see the module's docstring).
+
+    The template is rendered, or only compiled if the request has no variables.
+    """
     try:
         template = _compile(request["template"])
         return {"text": template.render(request["variables"]) if "variables" in request else ""}
@@ -126,7 +129,7 @@ def _limit_memory() -> None:
 
 
 def _end_after(seconds: int) -> None:
-    """End this process in `seconds` seconds; 0 cancels that."""
+    """Make the system end this process in `seconds` seconds; 0 cancels it. Has no effect on Windows."""
     import signal
 
     if hasattr(signal, "alarm"):

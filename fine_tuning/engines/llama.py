@@ -1,4 +1,4 @@
-"""Wrap llama.cpp; native.py runs these classes in a child process.
+"""Wrap llama.cpp in classes that native.py runs in a child process.
 
 The processes that chat, train or serve never import llama_cpp themselves.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _LOG_ERROR = 4  # GGML_LOG_LEVEL_ERROR
 _CONTROL, _LSTRIP = 8, 128  # LLAMA_TOKEN_ATTR_...
 _STRUCTURAL = 1 | _CONTROL | 16  # ..._UNKNOWN, ..._USER_DEFINED
-_MARGIN = 16  # tokens that a vocabulary may add to a text
+_MARGIN = 16  # tokens to reserve for those that a vocabulary adds to a text
 _QUANTISE_BUFFER = 256 << 20  # bytes of one tensor's rows that llama.cpp holds at once
 
 _callbacks: list[object] = []  # keeps the callbacks alive, since C holds no reference
@@ -57,12 +57,12 @@ def _take_in(level: int, text: bytes, _user_data: object) -> None:
 
 
 def errors() -> str:
-    """Return llama.cpp's message about its last failure; "" if there was none."""
+    """Return the errors that llama.cpp logged since the last call of `listen`; "" if there were none."""
     return " ".join(_errors)
 
 
 class Words:
-    """A model's vocabulary, loaded without its weights; see vocabulary.Vocabulary."""
+    """The vocabulary of the GGUF at `gguf`, loaded without the weights. vocabulary.Vocabulary uses it from outside."""
 
     def __init__(self, gguf: str) -> None:
         self._use(load(gguf, vocab_only=True))
@@ -74,13 +74,15 @@ class Words:
         self._llama = llama
         self._vocab = llama_cpp.llama_model_get_vocab(llama.model)
         self._adds_bos = bool(llama._model.add_bos_token())
-        self._last: dict[str, list[int]] = {}  # the pieces of the last text, and their tokens
+        self._last: dict[str, list[int]] = {}  # tokens of each piece (`_pieces`) of the last text
         self.facts: dict[str, Any] = {"size": llama.n_vocab()}
 
     def encode(self, text: str, special: bool, bos: bool) -> list[int]:
-        """Return token ids. `bos` adds the begin token if the model uses one.
+        """Return the token ids of `text`.
 
-        The prompts of one conversation begin alike: what a text shares with the one before it is not tokenized again.
+        `special`: parse control tokens in the text; `bos`: add the begin token if the model uses
+        one. The pieces that a text shares with the previous text are not tokenized again, since the
+        prompts of one conversation begin with the same messages.
         """
         if bos or not special:
             return self._tokens(text, special, bos)
@@ -92,7 +94,7 @@ class Words:
         from llama_cpp import llama_cpp
 
         data, begin = text.encode("utf-8"), bos and self._adds_bos
-        size = len(data) + _MARGIN  # a token covers at least one byte, apart from a few that are added
+        size = len(data) + _MARGIN  # each token stands for at least one byte, except those that are added
         while True:
             tokens = (ctypes.c_int32 * size)()
             count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, size, begin, special)
@@ -101,17 +103,21 @@ class Words:
             size = -count
 
     def _pieces(self, text: str) -> list[str]:
-        """Return the text, cut before each token that llama.cpp cuts out, whatever stands beside it."""
+        """Return `text` in pieces that can be tokenized separately with the same result.
+
+        Each piece but the first begins with a control token that matches `_cuts`.
+        """
         at = [0, *(match.start() for match in self._cuts.finditer(text)), len(text)]
         return [text[start:end] for start, end in pairwise(at) if start < end]
 
     @cached_property
     def _cuts(self) -> re.Pattern[str]:
-        """A pattern of the control tokens that keep the texts before and after them apart.
+        """A pattern of the control tokens before which a text can be cut without changing its tokens.
 
-        `tokenizer_st_partition` in llama-vocab.cpp cuts structural tokens out of a text, the longest
-        first, before it tokenizes what is left, part by part. Left out are tokens that take the
-        white space before them along, and those that another token could overlap.
+        llama.cpp (`tokenizer_st_partition` in llama-vocab.cpp) first cuts structural tokens out of
+        a text, the longest first, and then tokenizes each remaining part separately. The pattern
+        leaves out tokens that also remove the white space before them, and tokens that another
+        token could overlap.
         """
         from llama_cpp import llama_cpp
 
@@ -145,7 +151,7 @@ class Words:
 
 
 class Chat(Words):
-    """A model that generates answers."""
+    """A model, with an adapter if one is given, that generates answers."""
 
     def __init__(self, gguf: str, adapter: str | None, context: int, threads: int) -> None:
         # All layers go to the GPU if llama.cpp was built with GPU support.
@@ -154,15 +160,21 @@ class Chat(Words):
         )
 
     def encode(self, text: str, special: bool, bos: bool) -> list[int]:
-        return self._tokens(text, special, bos)  # keeps nothing of what was said
+        return self._tokens(text, special, bos)  # without the cache, which would keep texts of a chat in memory
 
     def answer(
         self, tokens: list[int], sampling: dict[str, object], seed: int, last: int, limit: int, stops: list[str]
     ) -> Iterator[tuple[str, bool, str, int]]:
-        """Yield pieces of the answer: the text, whether it is the last, why it ends, and the token count so far.
+        """Yield pieces of the answer: (text, whether it is the last, why the answer ends, number of tokens so far).
 
-        Pieces are whole characters, and never the beginning of a stop text. `sampling` holds
-        arguments of `Llama.generate`; penalties consider the `last` tokens.
+        Pieces are whole characters, and never contain the beginning of a stop text.
+
+        Args:
+            tokens: the prompt.
+            sampling: keyword arguments of `Llama.generate`.
+            last: number of last tokens that penalties consider.
+            limit: maximum number of tokens of the answer.
+            stops: texts before which the answer ends.
         """
         from llama_cpp import llama_cpp
 
@@ -190,7 +202,7 @@ class Chat(Words):
 
 
 def _open_stop(text: str, stops: list[str]) -> int:
-    """Return how many characters at the end of `text` could be the beginning of a stop text."""
+    """Return how many characters at the end of `text` could be the beginning of a text of `stops`."""
     return max(
         (size for stop in stops for size in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:size])),
         default=0,
@@ -198,7 +210,10 @@ def _open_stop(text: str, stops: list[str]) -> int:
 
 
 def _never_overlapped(marks: Sequence[str]) -> list[str]:
-    """Return the marks that no other contains, and within which no mark can begin or end."""
+    """Return the texts in `marks` that occurrences of other marks in a text can never overlap.
+
+    No other mark contains such a mark, and no mark begins or ends within it.
+    """
     text = "\0".join(marks)
     begins = {mark[:size] for mark in marks for size in range(1, len(mark))}
     ends = {mark[size:] for mark in marks for size in range(1, len(mark))}
@@ -211,12 +226,15 @@ def _never_overlapped(marks: Sequence[str]) -> list[str]:
 
 
 class Quantiser:
-    """llama.cpp's quantisation of a whole file."""
+    """Quantises whole files with llama.cpp."""
 
     facts = None
 
     def quantise(self, source: str, target: str, mixture: int) -> str | None:
-        """Quantise a GGUF; return llama.cpp's message if it fails, else None. `mixture` is a llama_ftype."""
+        """Quantise the GGUF `source` to `target`; return llama.cpp's message if it fails, else None.
+
+        `mixture` is a llama_ftype of llama.h.
+        """
         from llama_cpp import llama_cpp
 
         listen()

@@ -1,4 +1,4 @@
-"""Parse Modelfiles: the user's, and those that Ollama shows.
+"""Parse Modelfiles: those of users, and those that Ollama returns for its models.
 
 Source: https://docs.ollama.com/modelfile, and parser/parser.go in Ollama's repository.
 """
@@ -19,9 +19,10 @@ _VALUE = re.compile(rf'[ \t]*+(?:"""(.*?)"""{_END}|"(?!"")(.*?)"{_END}|(?!")([^\
 
 
 def parse_modelfile(text: str, folder: Path | None = None) -> ModelSpec:
-    """Return the spec that a Modelfile in `folder` describes.
+    """Return the definition of a model from the text of a Modelfile.
 
-    Raises ConfigError, with the line number, for invalid or unsupported commands.
+    Relative paths in it are relative to `folder`; None: to the working directory. Raises
+    ConfigError, with the line number, for invalid or unsupported commands.
     """
     values: dict[str, Any] = {"parameters": {}}
     for line, name, argument in commands(text):
@@ -44,10 +45,11 @@ def parse_modelfile(text: str, folder: Path | None = None) -> ModelSpec:
 
 
 def commands(text: str, before: Collection[str] = ()) -> Iterator[tuple[int, str, str]]:
-    """Yield each command: its line number, its name in lower case (`parameter stop`), its unquoted argument.
+    """Yield each command of a Modelfile: its line number, its name, and its argument without quotes.
 
-    Parsing ends at the first command named in `before`. Raises ConfigError at the first line that
-    is not a command, or whose quotes are not closed.
+    The name is in lower case and includes the parameter: `parameter stop`. Parsing ends at the
+    first command whose first word is in `before`. Raises ConfigError at the first line that is not
+    a command, or whose quotes are not closed.
     """
     position = _skip(text, 0)
     while position < len(text):
@@ -74,7 +76,7 @@ def _skip(text: str, position: int) -> int:
 
 
 def _target(argument: str, folder: Path | None) -> str | Path:
-    """Return the argument as a path if it looks like one, else as a tag."""
+    """Return the argument of FROM: a path in `folder` if it looks like a path, else a tag."""
     is_path = argument.startswith((".", "~")) or Path(argument).is_absolute() or argument.endswith(".gguf")
     return _path(argument, folder) if is_path else argument
 

@@ -1,8 +1,8 @@
 """Run llama.cpp in a child process.
 
 If native code crashes, the caller gets an EngineError instead of crashing too, and the child's
-memory is freed. Only the child (native_child.py) imports llama_cpp. It ends with its parent, and
-Ctrl-C in the terminal does not reach it.
+memory is freed. Only the child (native_child.py) imports llama_cpp. The child ends when its parent
+ends, and Ctrl-C in the terminal does not reach it.
 """
 
 import itertools
@@ -78,14 +78,14 @@ class Native:
 
     @property
     def pid(self) -> int:
-        """The child's process id. Raises EngineError if there is no child."""
+        """The process id of the child. Raises EngineError if there is no child."""
         if self._process is None:
             raise EngineError("llama.cpp is not running")
         return self._process.pid
 
     @property
     def grown(self) -> int:
-        """Growth of the child's memory in bytes since before its object was created."""
+        """Memory in bytes that the child has taken since just before its object was created."""
         return max(self._memory() - self._before, 0)
 
     def _memory(self) -> int:
@@ -95,7 +95,7 @@ class Native:
             raise self._death() from error
 
     def start(self) -> None:
-        """Start the child unless it is running."""
+        """Start the child and create its object, unless it is running. Raises EngineError if that fails."""
         with self._lock:
             if self.alive:
                 return
@@ -112,7 +112,7 @@ class Native:
             self.facts = content
 
     def call(self, method: str, *arguments: object) -> Any:
-        """Call a method and return its value. Raises EngineError if it fails or the child dies."""
+        """Call a method of the object and return its value. Raises EngineError if it fails or the child dies."""
         with self._lock:
             self.start()
             kind, content = self._read(self._write(method, list(arguments)))
@@ -121,7 +121,11 @@ class Native:
         return content
 
     def stream(self, method: str, *arguments: object) -> Generator[Any]:
-        """Call a generator method and yield its items. Closing the iterator stops the method without waiting."""
+        """Call a generator method of the object and yield its items.
+
+        Closing the iterator stops the method, without waiting for it. Raises EngineError if the
+        method fails or the child dies.
+        """
         with self._lock:
             self.start()
             number = self._write(method, list(arguments))
@@ -167,7 +171,10 @@ class Native:
             send(self._pipe("stdin"), [number, None, []])
 
     def _read(self, number: int) -> tuple[int, Any]:
-        """Return kind and content of the next message for the call `number`; keep messages for other streams."""
+        """Return kind and content of the next message for the call `number`; wait for it if needed.
+
+        Messages for other open streams are kept in `_open`.
+        """
         if waiting := self._open.get(number):
             kind, content = waiting.popleft()
             return kind, content
@@ -193,7 +200,7 @@ class Native:
         return pipe
 
     def _death(self) -> EngineError:
-        """Return an error that describes how the child ended; the child has closed its pipes."""
+        """Close the child, which has died, and return an error that describes how it ended."""
         process = self._process
         if process is None:
             return _gone()
@@ -212,7 +219,10 @@ def _gone() -> EngineError:
 
 
 def _obituary(code: int, words: str) -> str:
-    """Return a message about how a child ended. `code`: exit code or negative signal; `words`: its last output."""
+    """Return a message for the user about how a child ended.
+
+    `code`: its exit code, or its signal as a negative number. `words`: its last line of output.
+    """
     said = f" It said: {words}" if words else ""
     if code >= 0:
         return f"llama.cpp's process ended by itself (exit code {code}): ask again, which starts another.{said}"
@@ -228,7 +238,10 @@ def _obituary(code: int, words: str) -> str:
 
 
 def _spawn(served: str) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-    """Start the child; return it and the file that receives its stderr, for its last message if it dies."""
+    """Start the child; return it, and the file that receives its stderr.
+
+    Raises EngineError if the process cannot be started.
+    """
     path = json.dumps([str(_ROOT), *(str(Path(entry).absolute()) for entry in sys.path)])
     try:
         said = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
@@ -258,9 +271,9 @@ def _end(process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
 
 
 def threads() -> int:
-    """Return the number of threads for llama.cpp: the number of cores, limited by OMP_NUM_THREADS.
+    """Return the number of threads for llama.cpp: the number of physical cores, limited by OMP_NUM_THREADS.
 
-    This is Ollama's default; llama-cpp-python's default would be half.
+    Ollama's default is the number of cores too; llama-cpp-python's is half of it.
     """
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     allowed = os.environ.get("OMP_NUM_THREADS", "")

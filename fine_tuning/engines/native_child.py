@@ -1,9 +1,10 @@
-"""The child's side of native.py: serve the methods of one object until the parent ends.
+"""Serve the methods of one object until the parent process ends: the child's side of native.py.
 
-Messages travel over two pipes. A message is its length (4 bytes, big-endian) followed by that many
-bytes of JSON. The parent sends [number, method, arguments]; a null method stops the stream with
-that number. The child sends [number, kind, content]; the kinds are READY (llama.cpp is imported),
-VALUE, ITEM, END and ERROR.
+Messages are sent over two pipes. A message is its length (4 bytes, big-endian) followed by that
+many bytes of JSON. The parent sends [number, method, arguments], where the number identifies the
+call; a null method stops the stream with that number. The child sends [number, kind, content]; the
+kinds are READY (llama.cpp is imported), VALUE (a method's result), ITEM (an item of a stream), END
+(of a stream) and ERROR (a message).
 """
 
 import importlib
@@ -31,7 +32,7 @@ def send(pipe: IO[bytes], message: list[object]) -> None:
 
 
 def receive(pipe: IO[bytes]) -> list[Any]:
-    """Wait for one message. Raises EOFError if the other side has ended."""
+    """Wait for one message, and return it. Raises EOFError if the other side has ended."""
     head = pipe.read(_LENGTH.size)
     if len(head) < _LENGTH.size:
         raise EOFError
@@ -44,9 +45,10 @@ def receive(pipe: IO[bytes]) -> list[Any]:
 
 
 def main(served: str) -> None:
-    """Serve an object of the class `served` ("package.module:Class").
+    """Serve an object of the class `served` ("package.module:Class") until the parent ends.
 
-    The first message holds the constructor's arguments; the reply is the object's `facts`.
+    The first message calls `__init__` with the constructor's arguments; the reply is the object's
+    `facts`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
@@ -55,7 +57,7 @@ def main(served: str) -> None:
 
 
 class _Served(Protocol):
-    """The interface of a served object."""
+    """What a served object must have beside its methods: a JSON value `facts`, which the parent gets."""
 
     facts: object
 
@@ -112,10 +114,9 @@ class _Child:
             )
 
     def _stream(self, number: int, items: "GeneratorType[object, None, None]") -> bool:
-        """Send the items of a stream, and answer other requests in between.
+        """Send the items of a stream, and answer other requests in between; return False if the parent stopped it.
 
-        An item None is not sent; it only lets other requests be answered. Return False if the
-        parent stopped the stream.
+        A method yields None where it has no item yet but other requests may be answered.
         """
         for item in items:
             if item is not None:

@@ -21,7 +21,7 @@ Render = Callable[[Sequence[Message]], str]
 
 
 class Neutraliser:
-    """Breaks markers in texts. Applying it twice changes nothing more."""
+    """Breaks markers in texts. A text that was neutralised once is not changed by a second time."""
 
     def __init__(self, markers: Iterable[str]) -> None:
         cores = {core for marker in markers if (core := _fold(marker).strip())}
@@ -51,12 +51,12 @@ class Neutraliser:
     def messages(self, messages: Sequence[Message]) -> list[Message]:
         """Return the messages in the form in which they are sent to engines.
 
-        Markers are broken in every role, and the thoughts of earlier answers are removed.
+        Markers are broken in messages of every role, and the thoughts in answers are removed.
         """
         return [message.model_copy(update={"content": self(_content(message))}) for message in messages]
 
     def data(self, value: Any) -> Any:
-        """Return JSON data with the markers broken in all texts, including field names."""
+        """Return JSON data, such as a tool's definition, with the markers broken in all texts and field names."""
         if isinstance(value, str):
             return self(value)
         if isinstance(value, dict):
@@ -64,23 +64,23 @@ class Neutraliser:
         return [self.data(each) for each in value] if isinstance(value, list | tuple) else value
 
     def answer(self, text: str, prompt: str = "") -> str:
-        """Return an answer in the form in which it is trained on after `prompt`.
+        """Return the answer `text` in the form in which it is trained on after `prompt`.
 
-        Markers are broken, except the two that enclose the answer's thoughts. The first of these is
-        left out if the prompt already ends with it.
+        Markers are broken, except the two that enclose the answer's thoughts (`<think>`,
+        `</think>`). The first of the two is left out if the prompt already ends with it.
         """
         said = split_thoughts(text.strip())
         opened = said.opening and prompt.rstrip().endswith(said.opening.strip())
         return f"{'' if opened else said.opening}{self(said.thoughts)}{said.closing}{self(said.answer)}"
 
     def _cuts(self, text: str) -> list[int]:
-        """Return the positions at which a space is inserted, in order."""
+        """Return the positions in `text` at which a space must be inserted, in order."""
         folded = _fold(text)
         found = {_break(folded, start, start + size) for start, size in self._found(folded)}
         return sorted(found | self._cuts_at_ends(folded))
 
     def _found(self, folded: str) -> Iterator[tuple[int, int]]:
-        """Yield start and length of every marker, including overlapping ones."""
+        """Yield the start and the length of every marker in `folded`, also of overlapping ones."""
         for match in self._first.finditer(folded):
             start = match.start()
             for size in self._sizes.get(folded[start : start + 2], ()):
@@ -88,9 +88,8 @@ class Neutraliser:
                     yield start, size
 
     def _cuts_at_ends(self, folded: str) -> set[int]:
-        """Return the positions that break partial markers at either end of the text.
-
-        White space at the ends is ignored, since templates trim it.
+        """Return the positions at which to break parts of markers: a marker's end where the text starts, or its
+        beginning where the text ends. White space there is ignored, since templates trim it.
         """
         first, last = len(folded) - len(folded.lstrip()), len(folded.rstrip())
         sizes = range(min(self._longest, last - first), 1, -1)
@@ -105,7 +104,7 @@ def _neutraliser(markers: tuple[str, ...]) -> Neutraliser:
 
 
 def neutralise(text: str, markers: Collection[str]) -> str:
-    """Return `text` with a space inside each of `markers`: `<|im_end|>` becomes `< |im_end|>`."""
+    """Return `text` with a space inside each occurrence of `markers`: `<|im_end|>` becomes `< |im_end|>`."""
     return _neutraliser(tuple(markers))(text)
 
 
@@ -113,8 +112,8 @@ def neutraliser_for(tokens: Collection[str], render: Render) -> Neutraliser:
     """Return the neutraliser for a model.
 
     It breaks the vocabulary's structural `tokens` (structure.structural_tokens) and the template's
-    markers, which are found by rendering harmless messages with `render`. Raises the errors of
-    `template_markers`.
+    markers, which are found by rendering test messages with `render`. Raises what
+    `template_markers` raises.
     """
     return Neutraliser([*tokens, *template_markers(render, tokens)])
 
@@ -125,7 +124,11 @@ def _fold(text: str) -> str:
 
 
 def _break(folded: str, start: int, end: int) -> int:
-    """Return where to split a marker: after its bracket, or before its last character (`USER :`)."""
+    """Return the position at which to insert a space into the marker from `start` to `end`.
+
+    It is after the opening bracket, or before the last character of a marker without one (`USER
+    :`).
+    """
     return end - 1 if folded[start].isalnum() or folded[start] in "#*" else start + 1
 
 
@@ -154,10 +157,10 @@ def is_marker(text: str) -> bool:
 
 
 def template_markers(render: Render, tokens: Collection[str]) -> list[str]:
-    """Return the markers that the template writes around messages, apart from `tokens`, sorted.
+    """Return the markers that a template writes around messages, apart from `tokens`, sorted.
 
-    Bare words (`user` after a token) are left out. A template that rejects the probe messages has
-    no markers. Raises EngineUnavailable and ModelNotFound if `render` does.
+    Plain words, such as `user` after a token, are no markers. Return [] for a template that rejects
+    all test messages. Raises EngineUnavailable and ModelNotFound if `render` does.
     """
     found: set[str] = set()
     for piece in _written(render):
@@ -172,9 +175,9 @@ def template_markers(render: Render, tokens: Collection[str]) -> list[str]:
 
 
 def _written(render: Render) -> list[str]:
-    """Return the texts that the template writes between messages.
+    """Return the texts that a template writes between and around messages.
 
-    Of the text before the first message only the last line counts; the rest may be a system text.
+    Of the text before the first message only the last line is used; the rest may be a system text.
     """
     for probe in (_PROBE, _PROBE[1:], _PROBE[1:2]):
         try:

@@ -1,7 +1,7 @@
 """Use an Ollama server through its client, the `ollama` package.
 
-Sources: docs/api.md, server/routes.go and api/types.go of Ollama. Requests that the client does not
-support go through `_raw`; a comment at each names the missing field.
+Requests that the client does not support are sent by `_raw`; a comment at each says what the client
+lacks. Sources: docs/api.md, server/routes.go and api/types.go of Ollama.
 """
 
 import contextlib
@@ -57,11 +57,11 @@ _INNER = re.compile(r'"message":"([^"\\]+)"')
 
 @dataclass(frozen=True)
 class Pulled:
-    """The progress of a pull: Ollama's current activity, and the bytes of the current file."""
+    """The progress of a pull."""
 
-    status: str
-    done: int
-    total: int
+    status: str  # what Ollama is doing, in its own words
+    done: int  # bytes of the current file received so far
+    total: int  # bytes of the current file
 
 
 class OllamaEngine:
@@ -88,7 +88,10 @@ class OllamaEngine:
         self._neutral: dict[str, Neutraliser] = {}  # cached by the model's digest
 
     def version(self, timeout: float | None = None) -> str:
-        """Return Ollama's version. Raises EngineUnavailable also if another program answers. `timeout` in seconds."""
+        """Return Ollama's version. `timeout`: in seconds.
+
+        Raises EngineUnavailable if no Ollama answers, also if another program does.
+        """
         # The client has no method for this.
         answer = self._raw("GET", "/api/version", timeout=httpx.Timeout(timeout) if timeout else _QUICK)
         if not isinstance(answer, dict) or "version" not in answer:
@@ -96,7 +99,7 @@ class OllamaEngine:
         return str(answer["version"])
 
     def list_models(self) -> list[ModelSummary]:
-        """Return the models that can chat on this machine, newest first, without cloud and embedding models."""
+        """Return the models that can chat on this machine, newest first; cloud and embedding models are left out."""
         entries = self._entries()
         # Ollama sorts by whole seconds, and randomly within a second.
         entries.sort(key=lambda entry: (entry.get("modified_at", ""), entry["name"]), reverse=True)
@@ -130,14 +133,18 @@ class OllamaEngine:
         )
 
     def render(self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, object]] = ()) -> str:
-        """Render the prompt; this loads the model, since Ollama renders only for loaded models.
+        """Render the prompt as `Engine.render` describes.
 
-        Further calls take milliseconds.
+        This loads the model, since Ollama renders only for loaded models. Further calls take
+        milliseconds.
         """
         return self._render(self._conversation(tag, messages, tools, {}), {})
 
     def _render(self, body: dict[str, object], options: dict[str, object]) -> str:
-        """Return the prompt that Ollama gives the model for a conversation whose texts are neutral already."""
+        """Return the prompt that Ollama would give the model for the chat request `body`.
+
+        The texts in `body` must already be neutralised (neutral.py).
+        """
         # The client does not support `_debug_render_only` and `truncate`. Without truncate=False,
         # messages that exceed num_ctx are dropped silently (chatPrompt in server/prompt.go).
         asked = {**body, "stream": False, "options": options, "truncate": False, "_debug_render_only": True}
@@ -216,9 +223,10 @@ class OllamaEngine:
             )
 
     def pull(self, tag: str) -> Iterator[Pulled]:
-        """Pull a model from Ollama's library, and yield the progress.
+        """Pull the model `tag` from Ollama's library, and yield the progress.
 
-        Closing the iterator stops the pull; the next pull of the model resumes it.
+        Closing the iterator stops the pull; the next pull of the model resumes it. Raises
+        EngineError if the pull does not succeed.
         """
         json_body([full_tag(tag)])
         with self._mapped():
@@ -247,9 +255,9 @@ class OllamaEngine:
             self._patient.chat(tag, messages=[])
 
     def unload(self, tag: str | None = None) -> list[str]:
-        """Unload one model, or all; return the tags that were loaded.
+        """Unload the model of `tag`, or all models; return the tags of those that were loaded.
 
-        Wait at most 10 s until the memory is free; an answer in progress is not interrupted. Tags
+        Waits until the memory is free, at most 10 s; an answer in progress is not interrupted. Tags
         that share a base also share the loaded model, so unloading one unloads them all.
         """
         full, wanted = self._named(tag) if tag else (None, "")  # a copy may be loaded under its original's name
@@ -292,7 +300,7 @@ class OllamaEngine:
         return source
 
     def _upload(self, file: Path) -> str:
-        """Upload `file` to Ollama's store unless it is there; return its digest."""
+        """Upload `file` to Ollama's store unless it is already there; return its digest."""
         digest = "sha256:" + paths.sha256_of(file)
         with self._mapped():
             if not self._http.head(f"/api/blobs/{digest}").is_success:  # the client would upload it again
@@ -306,7 +314,7 @@ class OllamaEngine:
             return spec_of(self._quick.show(tag).model_dump(exclude_none=True))
 
     def _named(self, tag: str) -> tuple[str, str]:
-        """Return a tag as Ollama lists it, and its digest, which is "" for an unknown tag."""
+        """Return `tag` as Ollama lists it, and its digest ("" for an unknown tag)."""
         with self._mapped():
             digests = {str(entry.model): str(entry.digest) for entry in self._quick.list().models or []}
         name = known_tag(tag, digests)
@@ -315,7 +323,7 @@ class OllamaEngine:
     def _conversation(
         self, tag: str, messages: Sequence[Message], tools: Sequence[dict[str, object]], options: dict[str, object]
     ) -> dict[str, Any]:
-        """Return the body of a chat request, with the markers in typed texts broken."""
+        """Return the body of a chat request for these messages and tools, with their markers broken (neutral.py)."""
         neutral = self._neutraliser(tag, options)
         said = [sent_message(message, neutral) for message in neutral.messages(messages)]
         return {
@@ -324,7 +332,11 @@ class OllamaEngine:
         }
 
     def _neutraliser(self, tag: str, options: dict[str, object]) -> Neutraliser:
-        """Return the model's neutraliser (neutral.py). `options` must be those of the chat, lest the model reload."""
+        """Return the model's neutraliser (neutral.py), cached.
+
+        `options` must be those of the chat that follows; with others, Ollama would load the model
+        again.
+        """
         _, digest = self._named(tag)
         neutral = self._neutral.get(digest)
         if neutral is None:
@@ -337,7 +349,7 @@ class OllamaEngine:
         return neutral
 
     def _structural_tokens(self, tag: str) -> list[str]:
-        """Return the structural tokens, from the weights' file or, if it is not readable here, from Ollama."""
+        """Return the model's structural tokens, from its GGUF or, if that is not readable here, from Ollama."""
         gguf = self._shown(tag).from_
         if os.access(gguf, os.R_OK) and Path(gguf).is_file():
             return structural_tokens(Path(gguf))
@@ -389,7 +401,7 @@ class OllamaEngine:
 
     @contextlib.contextmanager
     def _mapped(self) -> Iterator[None]:
-        """Turn errors of the client and of httpx into byoai's errors."""
+        """Within the `with` block, replace errors of the client and of httpx by byoai's errors."""
         try:
             yield
         except ollama.ResponseError as error:

@@ -14,9 +14,9 @@ from fine_tuning.errors import EngineError, NotSupported
 
 
 def json_body(body: object) -> bytes | None:
-    """Return the body of a request as JSON.
+    """Return the body of a request as JSON; None for no body.
 
-    Raises EngineError for text that is not valid Unicode.
+    Raises EngineError for values that JSON does not have, and for text that is not valid Unicode.
     """
     try:
         return (
@@ -34,7 +34,7 @@ def json_body(body: object) -> bytes | None:
 
 
 def _plain(value: object) -> object:
-    """Return a file or a tool as a JSON value."""
+    """Return the bytes of a file, or a tool, as a JSON value. Raises TypeError for any other value."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, ollama.Tool):
@@ -43,13 +43,16 @@ def _plain(value: object) -> object:
 
 
 def conversation(tag: str, messages: list[dict[str, object]]) -> dict[str, Any]:
-    # think=False in both `render` and `chat`, since models here log and learn answers without
-    # thoughts. Models that do not think ignore it.
+    # think=False in both `render` and `chat`, since byoai logs and trains on answers without thoughts.
+    # Models that do not think ignore it.
     return {"model": tag, "messages": messages, "think": False}
 
 
 def sent_message(message: Message, neutral: Neutraliser) -> dict[str, object]:
-    """Return a message in the client's form; its content must be neutral already."""
+    """Return a message in the client's form.
+
+    The message's content must already be neutralised; `neutral` does it for its tool calls.
+    """
     sent: dict[str, object] = {"role": message.role, "content": message.content}
     if isinstance(message, RichMessage):
         calls = [

@@ -8,7 +8,7 @@ from fine_tuning.engines.base import ModelSpec, ModelSummary
 from fine_tuning.engines.modelfile import commands
 from fine_tuning.errors import ConfigError, EngineError
 
-# the last commands of a shown Modelfile, whose values are read from other fields
+# The last commands of the Modelfile that Ollama returns. Their values are read from other fields of the answer.
 _UNREAD = ("parameter", "license", "message")
 _NO_TEMPLATE = "{{ .Prompt }}"  # shown for a model without a TEMPLATE (template.DefaultTemplate)
 
@@ -50,7 +50,11 @@ def chats_here(entry: Listed) -> bool:
 
 
 def spec_of(shown: dict[str, Any]) -> ModelSpec:
-    """Return the spec from an answer of /api/show; `from_` is the path of the weights on the server."""
+    """Return the definition of a model from an answer of /api/show.
+
+    Its `from_` is the path of the weights on the server. Raises EngineError if the answer cannot be
+    parsed.
+    """
     found = _modelfile(shown.get("modelfile", ""), {"template": shown.get("template"), "system": shown.get("system")})
     adapter = found.get("adapter")
     template = found.get("template")
@@ -67,10 +71,11 @@ def spec_of(shown: dict[str, Any]) -> ModelSpec:
 
 
 def _modelfile(text: str, exact: dict[str, str | None]) -> dict[str, str]:
-    """Return the first value of each command in the Modelfile that Ollama shows, up to the parameters and licenses.
+    """Return the first value of each command in the Modelfile that Ollama returns, up to its parameters and licenses.
 
-    `exact` holds the exact values of commands that may be in `text`, since these may contain quotes
-    and whole commands, which a Modelfile cannot escape. Raises EngineError if `text` is invalid.
+    `exact` has the values of some commands from other fields of the answer. They are removed from
+    `text` before it is parsed, since they may contain quotes and even whole commands, which a
+    Modelfile cannot escape. Raises EngineError if `text` is invalid.
     """
     found: dict[str, str] = {}
     for name, value in exact.items():
@@ -86,14 +91,17 @@ def _modelfile(text: str, exact: dict[str, str | None]) -> dict[str, str]:
 
 
 def _quoted(text: str) -> str:
-    """Return a value with quotes like Ollama's (parser.quote)."""
+    """Return `text` in quotes, if Ollama would write it so in a Modelfile (parser.quote)."""
     if "\n" not in text and text == text.strip(" "):
         return text
     return f'"""{text}"""' if '"' in text else f'"{text}"'
 
 
 def _parameters(text: str) -> dict[str, Any]:
-    """Parse parameters: lines of `name value`, where values are Go literals and `stop` may be repeated."""
+    """Return parameters by name from lines of `name value`.
+
+    Values are Go literals. `stop` may be repeated, so its value is a list.
+    """
     parameters: dict[str, Any] = {}
     for line in text.splitlines():
         name, _, literal = line.partition(" ")
@@ -106,7 +114,10 @@ def _parameters(text: str) -> dict[str, Any]:
 
 
 def _literal(text: str) -> object:
-    """Return the value of a Go string, number or bool, which have the syntax of Python's literals."""
+    """Return the value of a Go string, number or bool; the text itself if it is none of them.
+
+    Except for bools, these literals are written as in Python.
+    """
     if text in ("true", "false"):
         return text == "true"
     try:

@@ -15,8 +15,9 @@ DEFAULT_URL = "http://127.0.0.1:11434"
 def server_url(host: str) -> str:
     """Return the URL to connect to for a value of OLLAMA_HOST.
 
-    The rules are Ollama's (envconfig.ConnectableHost): an empty value is the default, `0.0.0.0:80`
-    is this machine. A user name and a password are kept. Raises EngineError for an invalid value.
+    The rules are Ollama's (envconfig.ConnectableHost): an empty value means the default address,
+    and `0.0.0.0` this machine. A user name and a password are kept. Raises EngineError for an
+    invalid value.
     """
     given, host = host, host.strip().strip("\"'").strip()
     scheme, separator, rest = host.partition("://")
@@ -38,9 +39,10 @@ def server_url(host: str) -> str:
 
 
 def _name_and_port(authority: str, given: str) -> tuple[str, int]:
-    """Return the host in the form of a URL, and its port (0 if none is given).
+    """Return the host of `authority` ("host:port") as it is written in a URL, and the port (0 if none is given).
 
-    An address that means all interfaces becomes the loopback address.
+    An address that means all interfaces becomes the loopback address. Raises EngineError for an
+    invalid host or port, with a message about `given`, the whole value.
     """
     bare = authority.count(":") > 1 and not authority.startswith("[")  # IPv6 without brackets
     bracketed = re.fullmatch(r"\[(.*)\](?::(.*))?", f"[{authority}]" if bare else authority, re.DOTALL)
@@ -70,15 +72,16 @@ def bad_url(given: str) -> EngineError:
 
 
 def _masked(given: str) -> str:
-    """Return a URL for a message: quoted, shortened, and without the user name and password before an @."""
+    """Return a URL for a message: in quotes, shortened, and without a user name and password."""
     return repr(re.sub(r"(?s)^(.*?://)?.*@", r"\1…@", given)[:200])
 
 
 def auth_of(url: str) -> tuple[str, str] | Callable[[httpx.Request], httpx.Request] | None:
-    """Return httpx's `auth` argument for requests to a server.
+    """Return httpx's `auth` argument for requests to the server at `url`.
 
-    It is the user name and password of the URL if it has them. Otherwise requests carry no
-    credentials; only to ollama.com the client adds OLLAMA_API_KEY by itself.
+    It is the user name and password in the URL, if there are any. Otherwise it removes all
+    credentials from requests, except from those to ollama.com, to which the client adds
+    OLLAMA_API_KEY.
     """
     found = urlsplit(url)
     if found.username or found.password:

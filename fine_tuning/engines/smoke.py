@@ -1,7 +1,7 @@
 """Check that the compiled llama.cpp runs on this processor.
 
-A tiny model with random weights generates an answer in a child process. scripts/lib.sh runs this
-file after every build; `byoai doctor` runs the same check.
+The check generates an answer with a tiny model of random weights, in a child process.
+scripts/lib.sh runs this file after every build; `byoai doctor` runs the same check.
 """
 
 import sys
@@ -26,7 +26,7 @@ _PROMPT = "Does it run? " * 8  # many tokens, since llama.cpp computes long prom
 
 
 def smoke() -> None:
-    """Raise EngineError if llama.cpp cannot load the model, or crashes."""
+    """Generate an answer with a tiny random model. Raises EngineError if llama.cpp cannot load it, or crashes."""
     with tempfile.TemporaryDirectory() as folder:
         model = Native(
             "fine_tuning.engines.llama:Chat", str(write_model(Path(folder) / "tiny.gguf")), None, 512, threads()
@@ -38,7 +38,7 @@ def smoke() -> None:
 
 
 def write_model(path: Path) -> Path:
-    """Write a llama model of 3 MB with random weights; return `path`."""
+    """Write a GGUF of 3 MB to `path`, a llama model with random weights of all common types; return `path`."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(512)
     writer.add_embedding_length(_WIDTH)
@@ -64,7 +64,7 @@ def write_model(path: Path) -> Path:
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
-    """Write a vocabulary of one token for each byte, and the usual special tokens."""
+    """Add a vocabulary: the usual special tokens, one token for each byte, and filler tokens."""
     special = ["<unk>", "<s>", "</s>"]
     tokens = [*special, *(f"<0x{byte:02X}>" for byte in range(256))]
     tokens += [f"filler{number}" for number in range(_VOCABULARY - len(tokens))]
@@ -80,7 +80,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
 def _add_matrix(
     writer: gguf.GGUFWriter, draw: np.random.Generator, name: str, rows: int, columns: int, kind: Type
 ) -> None:
-    """Write a matrix of random weights, or of zeros in the types that gguf cannot quantise to."""
+    """Add a matrix of random weights of type `kind`, or of zeros if gguf cannot quantise to this type."""
     try:
         data = gguf.quants.quantize(
             draw.standard_normal((rows, columns), dtype=np.float32) / np.float32(columns**0.5), kind

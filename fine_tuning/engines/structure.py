@@ -1,4 +1,4 @@
-"""Find the tokens of a vocabulary that a tokenizer treats as structure instead of text.
+"""Find the structural tokens of a vocabulary: those that divide a prompt, such as `<|im_end|>`, and are no text.
 
 llama.cpp first splits a prompt at its control, unknown and user-defined tokens. It also treats some
 tokens as control tokens by their names, although the file does not mark them
@@ -31,7 +31,10 @@ _HTML = re.compile(
 
 
 def is_structural(text: str, kind: int) -> bool:
-    """Return whether a token acts as structure; user-defined white space, characters and words do not."""
+    """Return whether the token `text` of the type `kind` is structural.
+
+    User-defined tokens that are just white space, characters, words or HTML elements are not.
+    """
     if kind in (CONTROL, UNKNOWN):
         return True
     if kind == USER_DEFINED:
@@ -45,9 +48,9 @@ def structural(tokens: Iterable[str], kinds: Iterable[int]) -> list[str]:
 
 
 def structural_tokens(gguf: Path) -> list[str]:
-    """Return the structural tokens of the vocabulary in `gguf`.
+    """Return the texts of the structural tokens of the vocabulary in `gguf`; cached for recent files.
 
-    The first call for a file takes about 50 ms. Raises EngineError if the file is unreadable.
+    The first call for a file takes about 50 ms. Raises EngineError if the file is not readable.
     """
     read_header(gguf)  # raises EngineError for a bad file
     status = gguf.stat()

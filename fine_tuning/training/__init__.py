@@ -1,4 +1,7 @@
-"""Train an adapter on token rows. Only this package imports torch, transformers, peft and trl."""
+"""Train an adapter, or all weights, of a base model on tokenized conversations (token rows).
+
+Only this package imports torch, transformers, peft and trl.
+"""
 
 import logging
 

@@ -11,8 +11,8 @@ dare_ties  drops random entries like dare, then elects signs and averages like t
 
 PEFT's `add_weighted_adapter` combines the A and B matrices separately, which yields cross products
 of different adapters and requires equal ranks. This module combines the products B @ A, as PEFT's
-`…_svd` and `cat` variants do, so ranks and target modules may differ. An adapter that lacks a
-module leaves it unchanged.
+`…_svd` and `cat` variants do, so ranks and target modules may differ. An adapter that has no A and
+B for a weight matrix does not change that matrix.
 """
 
 import math
@@ -42,7 +42,7 @@ class Recipe:
 
     method: MergeMethod = "linear"
     density: float = 0.5  # share of each change's entries that are kept; unused by `linear`
-    seed: int = 0  # of the random choice of entries that `dare` drops
+    seed: int = 0  # of the random choice of entries to drop, in `dare` and `dare_ties`
     rank: int | None = None  # maximum rank of the merged adapter; None: the sum of the ranks
 
     def __post_init__(self) -> None:
@@ -61,10 +61,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Update:
-    """The change that one adapter makes to one weight matrix: `weight` * b @ a."""
+    """The change that one adapter makes to one weight matrix, weighted for the merge: weight * (b @ a)."""
 
     a: Matrix  # (rank, inputs)
-    b: Matrix  # (outputs, rank), scale included
+    b: Matrix  # (outputs, rank), multiplied by the adapter's scale
     weight: float = 1.0
 
 
@@ -72,10 +72,10 @@ class Update:
 class Merged:
     """The merged change of one weight matrix: b @ a."""
 
-    a: Matrix
-    b: Matrix
-    wanted: float  # squared norm of the merged change
-    lost: float  # the part of `wanted` that the rank cannot represent
+    a: Matrix  # (rank, inputs)
+    b: Matrix  # (outputs, rank)
+    wanted: float  # squared Frobenius norm of the merged change before its rank was reduced
+    lost: float  # squared Frobenius norm of the part that the reduced rank cannot represent
 
     @property
     def rank(self) -> int:
@@ -85,7 +85,9 @@ class Merged:
 def merge(module: str, updates: Sequence[Update], recipe: Recipe) -> Merged:
     """Return the merged change of the weight matrix named `module`.
 
-    The result depends on the seed and the module's name, not on the order of the calls.
+    `updates` holds one change of this matrix for each adapter that has one. The rank of the result
+    is at most `recipe.rank`. Random choices depend on the seed and the module's name alone, so
+    modules may be merged in any order.
     """
     import torch
 
@@ -102,7 +104,11 @@ def merge(module: str, updates: Sequence[Update], recipe: Recipe) -> Merged:
 
 
 def write_adapter(folder: Path, base: str, modules: Mapping[str, Merged]) -> None:
-    """Write merged changes to `folder` in PEFT's format. `base` names the base model in its configuration."""
+    """Write merged changes to `folder` as one adapter in PEFT's format.
+
+    `modules` maps the name of each weight matrix to its change. `base` is the name of the base
+    model to write into the adapter's configuration.
+    """
     import torch
     from peft import LoraConfig
     from safetensors.torch import save_file
@@ -130,13 +136,13 @@ def write_adapter(folder: Path, base: str, modules: Mapping[str, Merged]) -> Non
 
 
 def share_held(modules: Mapping[str, Merged]) -> float:
-    """Return the share (0 to 1) of the merged changes' squared norm that their ranks represent."""
+    """Return the share (0 to 1) of the merged changes' squared norm that was kept when ranks were reduced."""
     wanted = sum(merged.wanted for merged in modules.values())
     return 1 - sum(merged.lost for merged in modules.values()) / wanted if wanted else 1.0
 
 
 def _combined(updates: Sequence[Update], recipe: Recipe) -> "torch.Tensor":
-    """Return the merged change as a full matrix (outputs, inputs)."""
+    """Return the merged change as a full matrix (outputs, inputs), computed by the method of `recipe`."""
     import torch
     from peft.utils.merge_utils import calculate_majority_sign_mask, disjoint_merge, prune, task_arithmetic
 
@@ -153,7 +159,7 @@ def _combined(updates: Sequence[Update], recipe: Recipe) -> "torch.Tensor":
 
 
 def _truncated(delta: "torch.Tensor", rank: int) -> Merged:
-    """Return the closest change of this rank, by randomised SVD (arXiv 0909.4061)."""
+    """Return an approximation of `delta` (outputs, inputs) of the given rank, by randomised SVD (arXiv 0909.4061)."""
     import torch
 
     left, lengths, right = torch.svd_lowrank(delta, q=min(*delta.shape, 2 * rank + _EXTRA), niter=_PASSES)
@@ -164,6 +170,6 @@ def _truncated(delta: "torch.Tensor", rank: int) -> Merged:
 
 
 def _squared_norm(a: Matrix, b: Matrix) -> float:
-    """Return the squared norm of b @ a without computing the product."""
+    """Return the squared Frobenius norm of b @ a without computing the product; 0.0 if it is not finite."""
     found = float(np.sum((a @ a.T) * (b.T @ b)))
     return found if math.isfinite(found) else 0.0

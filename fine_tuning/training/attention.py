@@ -1,7 +1,8 @@
-"""Masked attention over a packed row, with torch's SDPA.
+"""Compute masked attention over a packed row (packing.py), with torch's SDPA.
 
-It computes the same as fast/tree_attention.py, for models that the tree attention does not support.
-Transformers' own SDPA attention ignores sliding windows and soft caps when it gets a 4-D mask.
+The result is the same as that of fast/tree_attention.py; this module serves the models that tree
+attention does not support. Transformers' own SDPA attention cannot be used, since it ignores
+sliding windows and soft caps when it gets a 4-D mask.
 """
 
 import math
@@ -17,21 +18,21 @@ NAME = "byoai_masked"  # under which Transformers knows this attention
 
 
 class Paths(Protocol):
-    """The positions of the conversations in a packed row (packing.py).
+    """The places of the conversations in a packed row (packing.py).
 
-    paths[r][i] is the index of token i of conversation r.
+    paths[r][i] is the index in the row of token i of conversation r.
     """
 
     paths: Sequence[Sequence[int]]
 
 
 def register() -> str:
-    """Register `masked_attention` with Transformers; return its name."""
+    """Register `masked_attention` in Transformers; return the name under which models can select it."""
     return register_as(NAME, masked_attention)
 
 
 def register_as(name: str, attention: Callable[..., tuple[Tensor, None]]) -> str:
-    """Register an attention function that takes SDPA's masks with Transformers; return `name`."""
+    """Register `attention` in Transformers as `name`, and have it called with SDPA's masks; return `name`."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -56,12 +57,13 @@ def masked_attention(
     position_bias: Tensor | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
-    """Return attention [1, T, heads, D] for `query` [1, heads, T, D], `key` and `value` [1, fewer heads, T, D].
+    """Return attention [1, T, heads, D] for `query` [1, heads, T, D], `key` and `value` [1, key heads, T, D].
 
-    The signature is Transformers' attention interface. `layout`: the layout of a packed row;
-    without one the mask already includes the window. `sliding_window`: a token attends only to the
-    last so many tokens, itself included (arXiv 2004.05150). `softcap`: see `_capped_attention`.
-    Raises TrainingError for attention sinks (`s_aux`), which have no gradient here.
+    The signature is Transformers' attention interface. `layout`: the places of the conversations in
+    a packed row; None for an ordinary row, whose mask already includes the sliding window.
+    `sliding_window`: the number of tokens that a token attends to, itself included (arXiv
+    2004.05150). `softcap`: see `_capped_attention`. Raises TrainingError for attention sinks
+    (`s_aux`), since their gradient is not implemented.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -84,7 +86,8 @@ def masked_attention(
 def within_window(paths: Sequence[Sequence[int]], window: int) -> Tensor:
     """Return a mask [T, T], True where the key (column) is within the window of the query (row).
 
-    Such a key is fewer than `window` tokens before the query in its conversation.
+    False marks the keys that are `window` or more tokens before the query in its conversation. Keys
+    after the query are True; the causal mask hides them.
     """
     depths = torch.zeros(1 + max(path[-1] for path in paths), dtype=torch.long)
     for path in paths:
@@ -95,9 +98,9 @@ def within_window(paths: Sequence[Sequence[int]], window: int) -> Tensor:
 def _capped_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout: float, cap: float
 ) -> Tensor:
-    """Return attention whose scores are squashed by tanh into the range -`cap` to `cap`.
+    """Return attention [1, T, heads, D] with scores limited by tanh to the range -`cap` to `cap`.
 
-    Source: Gemma 2 (arXiv 2408.00118, section 2). SDPA does not support such a cap.
+    SDPA does not support such a cap. Source: Gemma 2 (arXiv 2408.00118, section 2).
     """
     key, value = (each.repeat_interleave(query.shape[1] // each.shape[1], dim=1) for each in (key, value))
     scores = cap * torch.tanh(query @ key.transpose(2, 3) * (scale / cap))

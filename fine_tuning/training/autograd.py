@@ -1,4 +1,4 @@
-"""Types for custom autograd functions (functions that define their own gradient)."""
+"""Define types for custom autograd functions: functions that compute their own gradient."""
 
 from typing import Protocol
 
@@ -15,7 +15,7 @@ def apply(function: type[Function], *arguments: object) -> Tensor:
 class Context(Protocol):
     """The part of torch's FunctionCtx that this package uses.
 
-    Autograd hands it to a function's forward and backward passes.
+    Autograd passes one to `forward`, and the same one to `backward`.
     """
 
     @property

@@ -40,11 +40,19 @@ def load_base(
     """Return a causal language model with the weights of `source`: on the CPU, in `dtype`, in evaluation mode.
 
     A GGUF's weights are dequantised one at a time with llama.cpp's arithmetic, so training starts
-    from exactly the model that is served. `weights`: `quantised` keeps the layers' matrices as the
-    blocks of the GGUF, `nf4` quantises them again; both are dequantised for each pass
-    (quantised_linear.py). `fused`: use the tree attention of fast/, else the masked attention.
-    `scratch` is a folder for temporary files. Raises TrainingError if Transformers does not know
-    the architecture or a weight is missing.
+    from exactly the model that is served.
+
+    Args:
+        source: a GGUF, or a folder in Hugging Face format.
+        dtype: the number format of all weights that are not kept quantised.
+        scratch: a folder for temporary files.
+        weights: how the layers' matrices are stored. `dequantised`: in `dtype`; `quantised`: as the
+            blocks of the GGUF; `nf4`: quantised again. The last two are dequantised for each pass
+            (quantised_linear.py).
+        fused: use tree attention (fast/tree_attention.py), else masked attention (attention.py).
+
+    Raises TrainingError if Transformers does not know the architecture, a weight is missing, or the
+    weights are stored as a pickle.
     """
     source, scratch = Path(source), Path(scratch)
     attention_name = tree_attention.register() if fused else attention.register()
@@ -118,8 +126,8 @@ def _config_by_transformers(file: GgufFile, scratch: Path) -> "PreTrainedConfig"
 def _outline(file: GgufFile, folder: Path) -> Path:
     """Write a copy of a GGUF without vocabulary and weights; return its path.
 
-    Transformers derives a configuration from the copy at once. From the original it would first
-    read the whole vocabulary into an array, which takes ten seconds.
+    Each weight is replaced by a single number. Transformers derives a configuration from the copy
+    at once; from the original it would first read the whole vocabulary, which takes ten seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "outline.gguf"
@@ -139,7 +147,7 @@ class _Made(Protocol):
 
 
 class _Processor(Protocol):
-    """Converts tensors of a GGUF to Transformers' weights (families.tensor_processor)."""
+    """Interface of a converter of GGUF tensors to Transformers' weights (families.tensor_processor)."""
 
     def process(self, *, weights: NDArray[np.floating], name: str, **context: object) -> _Made: ...
 
@@ -147,7 +155,11 @@ class _Processor(Protocol):
 def _weights(
     file: GgufFile, content: mmap.mmap, model: "PreTrainedModel", quantised: bool
 ) -> Iterator[tuple[str, torch.Tensor | QuantisedLinear]]:
-    """Yield each weight for `model`, with its name in Transformers."""
+    """Yield the name in Transformers and the value of each weight for `model`.
+
+    Values are dequantised. If `quantised`, the layers' quantised matrices are instead yielded as
+    QuantisedLinear, except those of which the conversion changes more than the order of the rows.
+    """
     from transformers.modeling_gguf_pytorch_utils import get_gguf_hf_weights_map
 
     architecture = file.header.architecture
@@ -156,7 +168,7 @@ def _weights(
     names: dict[str, str] = get_gguf_hf_weights_map(
         shallow, cast("TensorProcessor", processor), architecture if architecture in families.FAMILIES else None
     )
-    gathered: dict[str, dict[str, torch.Tensor]] = {"tensors": {}}  # weights that Transformers merges of several
+    gathered: dict[str, dict[str, torch.Tensor]] = {"tensors": {}}  # weights that are merged from several tensors
 
     def process(weights: NDArray[np.floating], name: str) -> _Made:
         return processor.process(weights=weights, name=name, tensor_key_mapping=names, parsed_parameters=gathered)
@@ -178,22 +190,23 @@ def _weights(
 
 
 def _tensor(file: GgufFile, content: mmap.mmap, name: str) -> torch.Tensor:
-    """Return the values of a tensor in the file."""
+    """Return the dequantised values of the tensor `name` as a vector. `content`: the bytes of the file."""
     info = file.tensors[name]
     data = np.frombuffer(content, np.uint8, info.size, file.starts[name])
     return torch.from_numpy(ggml.dequantize(data, info.kind, info.columns)).flatten()
 
 
 def _shallow(module: nn.Module, children: list[tuple[str, SimpleNamespace]]) -> SimpleNamespace:
-    # Transformers would build the table of names for every submodule, 26 ms each; the two topmost
-    # modules already give all names.
+    # Transformers would build the table of tensor names for every submodule, 26 ms each; the tables
+    # of the two topmost modules already contain all names.
     return SimpleNamespace(config=module.config, state_dict=module.state_dict, named_children=lambda: children)
 
 
 def _row_order(process: Callable[[NDArray[np.floating], str], _Made], info: TensorInfo) -> NDArray[np.int64] | None:
-    """Return the order of a matrix's rows in Transformers; None if more than their order differs.
+    """Return, for each row of a matrix in Transformers, its index in the GGUF.
 
-    The GGUFs of some families store the rows in another order.
+    The GGUFs of some families store the rows in another order. Return None if `process`, the
+    conversion, changes more than the order of the rows.
     """
     made = process(np.arange(info.rows, dtype=np.float64)[:, None], info.name)
     rows = made.weights.reshape(-1).astype(np.int64)
@@ -201,14 +214,21 @@ def _row_order(process: Callable[[NDArray[np.floating], str], _Made], info: Tens
 
 
 def _within_layers(model: "PreTrainedModel", module: nn.Module) -> bool:
-    """Return whether `module` is a linear layer other than the output head (often tied to the embedding)."""
+    """Return whether `module` is a linear layer other than the output head.
+
+    The head is never quantised, since its weight is often shared with the embedding.
+    """
     return isinstance(module, nn.Linear) and module is not model.get_output_embeddings()
 
 
 def _place(
     model: "PreTrainedModel", name: str, weight: torch.Tensor | HeldLinear, dtype: torch.dtype, weights: BaseWeights
 ) -> None:
-    """Set a weight of the model. Raises ValueError if the shapes differ."""
+    """Set the weight `name` of the model to `weight`, converted to `dtype`, or to NF4 where `weights` asks for it.
+
+    A HeldLinear replaces the whole module that owns the weight. Raises ValueError if the shape of
+    `weight` differs from the model's.
+    """
     path, _, leaf = name.rpartition(".")
     owner = model.get_submodule(path)
     wanted = getattr(owner, leaf)

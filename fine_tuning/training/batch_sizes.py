@@ -1,29 +1,33 @@
-"""Say how many chats a batch holds, and in which chunks its logits are computed.
+"""Compute the number of chats in a batch, and the chunks in which a batch's logits are computed.
 
-The trainer and the forecast both need it; the forecast does without torch.
+The trainer uses these functions, and so does the memory forecast (workload.py). This module does
+not import torch, so that a forecast need not wait for the import.
 """
 
 from collections.abc import Iterator
 
 from fine_tuning.config_training import Training
 
-LOGITS_AT_ONCE = 256  # supervised tokens per chunk; each chunk reads the whole output matrix twice
+LOGITS_AT_ONCE = 256  # maximum supervised tokens per chunk; each chunk reads the whole output matrix twice
 
 
 def chunk_size(count: int) -> int:
-    """Return the size of the chunks of `count` tokens: at most LOGITS_AT_ONCE, and about equal."""
+    """Return the number of tokens per chunk that divides `count` tokens into about equal chunks.
+
+    It is at most LOGITS_AT_ONCE, and 0 for no tokens. The last chunk may be smaller.
+    """
     return -(-count // max(1, -(-count // LOGITS_AT_ONCE)))
 
 
 def chunks(count: int) -> Iterator[slice]:
-    """Yield the slices that divide `count` tokens into chunks."""
+    """Yield the slices that divide `count` tokens into chunks of `chunk_size(count)` tokens."""
     size = chunk_size(count)
     return (slice(start, start + size) for start in range(0, count, max(size, 1)))
 
 
 def chats_in_a_batch(settings: Training, chats: int, rows: int) -> int:
-    """Return the average number of chats in a batch, at least one.
+    """Return the average number of chats in a batch, rounded, and at least one.
 
-    `chats` of all `rows` are chats; the others are replay.
+    An epoch has `rows` rows: `chats` chats, and replay rows (teacher.py).
     """
     return max(1, round(settings.batch_size * chats / rows))

@@ -1,7 +1,8 @@
-"""Write and read training checkpoints, so that a crash cannot leave one half written.
+"""Write and read training checkpoints, so that a half-written one is recognised after a crash.
 
-The files are written and synced first, then a manifest with their hashes. Only safetensors and JSON
-are written and read. Nothing is unpickled, so a file planted in a run's folder cannot run code.
+The files are written and synced first, then a manifest with their hashes; a folder without a valid
+manifest is not used. Only safetensors and JSON are written and read. Nothing is unpickled, so a
+malicious file in a run's folder cannot run code.
 """
 
 import json
@@ -20,12 +21,12 @@ from fine_tuning import paths
 from fine_tuning.errors import CheckpointDamaged
 
 MANIFEST = "manifest.json"
-_VERSION = 2  # checkpoint format; version 1 held the optimiser's state per matrix, not per vector (adapters.py)
+_VERSION = 2  # of the checkpoint format; 1 stored the optimiser's state for each matrix, not per vector (adapters.py)
 _TENSORS, _STATE = "state.safetensors", "state.json"
 
 
 def seal(folder: Path) -> None:
-    """Sync every file of `folder`, then write the manifest that marks the checkpoint complete."""
+    """Sync every file in `folder` to the disk, then write the manifest that marks the checkpoint as complete."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     for path in files:
         with path.open("rb+") as file:
@@ -65,7 +66,10 @@ def is_complete(folder: Path) -> bool:
 
 
 def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
-    """Return the newest complete checkpoint in `folder`, and a message for each newer, damaged one."""
+    """Return the newest complete checkpoint in `folder` (None if there is none).
+
+    Also return a message for each newer checkpoint that is damaged or unfinished.
+    """
     passed: list[str] = []
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
         try:
@@ -78,7 +82,7 @@ def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def keep_newest(folder: Path, count: int) -> None:
-    """Remove all but the `count` newest checkpoints, and any that a training cannot resume from."""
+    """Remove all checkpoints in `folder`, except the newest `count` of those that a training can resume from."""
     found = sorted(folder.glob("checkpoint-*"), key=step_of)
     finished = [each for each in found if _is_finished(each)]
     for old in {*found} - {*finished[-count:]}:
@@ -124,7 +128,7 @@ def save_state(folder: Path, optimizer: Any, scheduler: Any) -> None:
 def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the entries of one parameter's optimiser state, with nested dictionaries flattened.
 
-    bitsandbytes nests a part of the state in a dictionary, but also loads it flat.
+    bitsandbytes saves a part of the state as a nested dictionary, but also loads it flat.
     """
     for key, value in values.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Start the child processes that run trainings.
+"""Provide the multiprocessing context in which the child processes that run trainings are started.
 
 This module does not import PyTorch; the children do.
 """

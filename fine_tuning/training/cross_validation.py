@@ -22,7 +22,7 @@ from fine_tuning.training.trainer import ResumableTrainer, TrainerClass
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_ENOUGH = 3  # after so many parts, their losses limit the epochs of the next ones
+_ENOUGH = 3  # number of parts after which their losses limit the epochs of the remaining trainings
 
 
 def best_epochs(
@@ -33,11 +33,17 @@ def best_epochs(
     trainer_class: TrainerClass,
     run_fold: Callable[[ResumableTrainer, EarlyStop], None],
 ) -> int:
-    """Return the number of epochs for `rows`, found by trainings that each hold out one part.
+    """Return the number of epochs for a training on `rows`, found by cross-validation.
 
-    There are `settings.folds` parts, and `fewest_epochs` chooses from their losses.
-    `run_fold(trainer, stop)` runs one training. `model` is unchanged afterwards. Losses are kept in
-    `folder`, so a resumed run repeats no training.
+    The rows are divided into `settings.folds` parts. For each part, a model is trained on all other
+    parts, and its loss on the held-out part is computed after each epoch; `fewest_epochs` chooses
+    from these losses.
+
+    Args:
+        model: the model before the training; it has the same weights afterwards.
+        folder: where the losses are kept, so that a resumed run repeats no finished training.
+        run_fold: runs the training of the trainer that it is given, with the callback for early
+            stopping that it is given.
     """
     known = folder / "losses.json"
     losses: list[list[float]] = paths.read_json(known) if known.exists() else []
@@ -48,7 +54,7 @@ def best_epochs(
         place = folder / str(part)
         others = [row for other, held_out in enumerate(parts) if other != part for row in held_out]
         trainer = trainer_class(model, place / "checkpoints", settings, others, parts[part])
-        # Later epochs could no longer change the choice.
+        # Epochs beyond this number could no longer change the choice.
         most = fewest_epochs(losses) + settings.early_stop if len(losses) >= _ENOUGH else None
         stop = EarlyStop(trainer, place, settings.early_stop, most)
         run_fold(trainer, stop)
@@ -62,8 +68,9 @@ def best_epochs(
 
 
 def _parts(rows: Sequence[TokenRow], count: int) -> list[list[TokenRow]]:
-    """Divide the rows into `count` parts; equal conversations and variants of one stay together.
+    """Divide the rows into at most `count` parts, none of them empty.
 
+    Equal conversations, and variants of the same conversation, are put into the same part.
     Otherwise the model would be trained on a conversation that is also held out.
     """
     numbers: dict[Hashable, int] = {}
@@ -81,8 +88,9 @@ def _parts(rows: Sequence[TokenRow], count: int) -> list[list[TokenRow]]:
 def fewest_epochs(losses: Sequence[Sequence[float]]) -> int:
     """Return the fewest epochs whose held-out loss is within one standard error of the best.
 
-    `losses[part][epoch]` is the loss of a held-out part after that epoch. Further epochs would cost
-    time and overfit. Source: Breiman et al. 1984, section 3.4.3.
+    `losses[part][epoch]` is the loss of a held-out part after that epoch, epoch 0 being the first;
+    a part whose training ended early keeps its last loss. Source: the one-standard-error rule,
+    Breiman et al. 1984, section 3.4.3.
     """
     length = max(map(len, losses))
     after = [[part[min(epoch, len(part) - 1)] for part in losses] for epoch in range(length)]

@@ -1,4 +1,4 @@
-"""Trainer callbacks that end a training early: by the validation loss, or after a number of epochs."""
+"""Define trainer callbacks that end a training early: by the validation loss, or after a number of epochs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +21,8 @@ class EarlyStop(TrainerCallback):
     """Ends a training once the validation loss no longer falls, and restores the best weights.
 
     The loss is computed after each epoch (Prechelt, "Early Stopping - But When?", 1998). Without
-    validation rows nothing happens. Losses and best weights are kept in `run`/best/, so that a
-    resumed run ends like an uninterrupted one.
+    validation rows the training runs to its end. Losses and best weights are saved in `run`/best/,
+    so that a resumed run ends after the same epoch as an uninterrupted one.
     """
 
     def __init__(self, trainer: "TrainerLike", run: Path, patience: int, most: int | None = None) -> None:
@@ -43,14 +43,18 @@ class EarlyStop(TrainerCallback):
             control.should_training_stop = True
 
     def is_over(self, step: int, epoch: int) -> bool:
-        """Return whether the training ends after this step, the last of this epoch.
+        """Return whether the training ends after optimiser step `step`, the last step of epoch `epoch`.
 
-        The model must hold the weights of this step.
+        The model must have the weights of this step, since they may still have to be validated.
         """
         return bool(len(self.trainer.validation_rows)) and self._judge(step)
 
     def _judge(self, now: int) -> bool:
-        """Validate after step `now`, unless its loss is known; return whether the training ends here."""
+        """Return whether the training ends after optimiser step `now`.
+
+        Unless the validation loss after this step is already known, compute and save it, and save
+        the weights if they are the best so far.
+        """
         if now not in self.losses:
             self.losses[now] = self.trainer.validated()
             if self.best_step == now:
@@ -67,7 +71,7 @@ class EarlyStop(TrainerCallback):
 
     @property
     def best_step(self) -> int:
-        """The step with the lowest validation loss so far; 0 before the first validation."""
+        """The optimiser step with the lowest validation loss so far; 0 before the first validation."""
         best, lowest = 0, float("inf")
         for step, loss in sorted(self.losses.items()):
             if loss < lowest - _LEAST:
@@ -91,7 +95,7 @@ class EarlyStop(TrainerCallback):
 
 
 class EndAfter(TrainerCallback):
-    """Ends the training after `epochs`, although the learning-rate schedule is laid out for more."""
+    """Ends a training after `epochs` epochs, even if its learning-rate schedule covers more."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs

@@ -1,19 +1,20 @@
 """Forecast the peak memory and the time of a training from shapes and token counts, before loading a model.
 
-Memory peaks at the end of a forward pass, when all that the backward pass needs is held. The parts
+Memory peaks at the end of a forward pass, when all that the backward pass needs is in memory. The parts
 (`Estimate.parts`, bytes):
 
 runtime      Python, torch, transformers and the Trainer, without a model
-weights      the base model in the training's number format; a base that stays quantised counts as its blocks
-loading      the largest weight twice while it is dequantised; counts only where it exceeds the training step's memory
+weights      the base model in the training's number format; the blocks of its matrices if they stay quantised
+loading      the largest weight, twice while it is dequantised, and the teacher's logits of replay rows (teacher.py);
+             counts only if it is more than training, activations, mask and logits together, since it is freed before
 training     in fp32: the gradient and Adam's two moments of all trained weights, and the adapter, whose fused copies count too
 activations  what each layer saves of each token (`_saved`); on a CPU also the gaps that the allocator leaves between them
 mask         [T, T] booleans, twice while the mask is built, and the attention biases of tree_attention.py, for each head
 logits       [n, vocabulary] in fp32 for a chunk of n supervised tokens (loss.py); twice for replayed tokens
 
-To measure the machine (machine.py) and to count takes seconds (`Basis`); the estimate for other settings
-is then plain arithmetic (`Basis.at`). T, the number of tokens computed at once, is the size
-of a prefix tree, counted from the token rows themselves (workload.py). benchmarks/memory.py
+T is the number of tokens computed at once: the size of a prefix tree, counted from the token rows themselves
+(workload.py). Measuring the machine (machine.py) and counting tokens take seconds; both results are kept in a
+`Basis`, from which `Basis.at` computes the estimate for other settings by plain arithmetic. benchmarks/memory.py
 compares forecasts with measurements and describes how to recalibrate the constants below.
 """  # noqa: E501
 
@@ -31,12 +32,12 @@ from fine_tuning.training.methods import ways_to_hold
 from fine_tuning.training.model_shape import Shape, shape_of
 from fine_tuning.training.workload import BatchSize, Workload, computed_rows, workload
 
-# Measured on a CPU (benchmarks/memory.py); all else follows from what torch keeps.
+# Constants measured on a CPU (benchmarks/memory.py). All else follows from the tensors that torch keeps.
 _RUNTIME = 800 << 20  # bytes
-# glibc does not reuse a freed block for an aligned request of the same size, and torch aligns all
-# its tensors
+# Memory taken for activations, relative to their size: glibc does not reuse a freed block for an
+# aligned request of the same size, and torch aligns all its tensors.
 _HOLES = 1.6
-_EFFICIENCY = 0.7  # share of the matrix products' speed that the part of a step that grows with its size reaches
+_EFFICIENCY = 0.7  # speed of a step relative to that of its matrix products, without each layer's fixed cost
 _DEQUANTISED = 4e8  # weights dequantised a second, on one thread (quantised_linear.py)
 # A layer's fixed cost per pass (calls, reading the weights, the optimiser), expressed as the
 # floating-point operations that take as long.
@@ -49,7 +50,8 @@ _NOT_FUSED = {4: 2.0, 2: 3.8}  # the same without `training.fused`, by bytes per
 _VIRTUAL, _VIRTUAL_METHODS = 1.35, (FineTuningMethod.PREFIX_TUNING, FineTuningMethod.PROMPT_TUNING)
 # bytes per weight: four bits, plus eight-bit scales for blocks of 64 (arXiv 2305.14314, section 3)
 _NF4 = 0.516
-# the same by bytes per number: products with quantised weights keep inputs and outputs in both formats
+# activations relative to a dequantised base, by bytes per number: products with quantised weights
+# keep inputs and outputs in both formats
 _QUANTISED = {4: 1.45, 2: 2.4}
 _DORA, _DORA_COPIES = 2.9, 1.4  # activations relative to LoRA; copies of every matrix, to compute DoRA's norms
 
@@ -90,15 +92,15 @@ class Basis:
     machine: Machine
 
     def at(self, settings: Training, available: int | None = None) -> Estimate:
-        """Return the estimate for other settings with the same batches and number format.
+        """Return the estimate for `settings`, which must give the same batches and number format as this basis.
 
-        `available`: bytes that are free now; None: as many as when the machine was measured.
+        `available`: bytes of memory that are free now; None: as many as when the machine was measured.
         """
         machine = self.machine if available is None else replace(self.machine, available=available)
         return estimate(self.shape, settings, self.work, machine)
 
     def trained(self, settings: Training) -> int:
-        """Return the number of trained parameters."""
+        """Return the number of parameters that a training with `settings` trains."""
         return trained_parameters(self.shape, settings)
 
     def record(self) -> dict[str, Any]:
@@ -107,7 +109,7 @@ class Basis:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Basis":
-        """Return the basis that `record` was made from."""
+        """Return the basis of which `record` (the method) returned this dictionary."""
         return cls(Shape(**record["shape"]), _work_of(record["work"]), Machine(**record["machine"]))
 
 
@@ -127,15 +129,15 @@ class Forecast:
     """An estimate, the settings to lower if it does not fit into memory, and its basis."""
 
     estimate: Estimate
-    fitting: dict[str, int] | None
+    fitting: dict[str, int] | None  # lower values by dotted setting; None if it fits already, or with no values
     basis: Basis
 
 
 def estimate_training(settings: Training, base: Path, rows: Path, replay: Path | None) -> Forecast:
     """Return the forecast for a training on this machine.
 
-    `base` is a GGUF, `rows` a folder with train.jsonl, `replay` a file of replay rows.
-    Raises TrainingError for a base of an unknown shape and for bad rows.
+    `base` is a GGUF, `rows` a folder whose train.jsonl has the token rows, `replay` a file of replay
+    rows. Raises TrainingError for a base of an unknown shape and for bad rows.
     """
     from fine_tuning.engines.gguf_file import read_gguf
 
@@ -153,9 +155,10 @@ def estimate_training(settings: Training, base: Path, rows: Path, replay: Path |
 
 
 def estimate(shape: Shape, settings: Training, work: Workload, machine: Machine) -> Estimate:
-    """Estimate a training on `work` that runs all epochs of `settings` (an early stop may end it before).
+    """Return the estimate for a training on `work` that runs all epochs of `settings`.
 
-    The base is held in the first format of `ways_to_hold` that fits into memory, else in the smallest.
+    An early stop may end the training sooner. The base is assumed to be held in the first format of
+    `ways_to_hold` that fits into memory, or, if none fits, in the one that takes the least.
     """
     found = [_held_as(weights, shape, settings, work, machine) for weights in ways_to_hold(settings, machine.on_gpu)]
     return next((each for each in found if each.fits), min(found, key=lambda each: each.memory))
@@ -198,9 +201,10 @@ def _parts(shape: Shape, settings: Training, work: Workload, width: int, weights
 
 
 def _beside(shape: Shape, settings: Training) -> int:
-    """Return how many numbers fused adapters add beside the layers' weights (adapters.py).
+    """Return how many numbers are stored beside the layers' weights for fused adapters (adapters.py).
 
-    These are a copy of each group's adapters, and the zeros between them.
+    They are a copy of each group's adapters and the zeros between them. Return 0 if adapters are
+    not fused.
     """
     if settings.method not in (FineTuningMethod.LORA, FineTuningMethod.QLORA) or not settings.fused:
         return 0
@@ -252,18 +256,19 @@ def _saved(shape: Shape, settings: Training, width: int) -> int:
 
 
 def _attention_weights(shape: Shape, batch: BatchSize) -> int:
-    """Return how many attention weights a layer saves, which it does only for short conversations.
+    """Return how many attention weights a layer saves for the backward pass.
 
-    See `tree_attention.attend`.
+    Return 0 unless the conversations are short: `tree_attention.attend` recomputes the weights of
+    long ones.
     """
     weights = batch.scores * shape.heads
     return weights if weights <= batch.tokens * (shape.attention + 2 * shape.keys) else 0
 
 
 def trained_parameters(shape: Shape, settings: Training) -> int:
-    """Return the number of trained parameters.
+    """Return the number of parameters that a training with `settings` trains.
 
-    For methods with virtual tokens it is that of a LoRA adapter of the same rank, an upper bound.
+    For prefix and prompt tuning, return that of a LoRA adapter of rank `lora_r`, an upper bound.
     """
     return shape.parameters if settings.method == FineTuningMethod.FULL else _adapter(shape, settings)
 
@@ -274,10 +279,11 @@ def _adapter(shape: Shape, settings: Training) -> int:
 
 
 def _seconds(shape: Shape, settings: Training, batch: BatchSize, machine: Machine) -> float:
-    """Return the seconds of one pass.
+    """Return the estimated seconds of one forward and backward pass over `batch`.
 
-    Each weight costs two operations per token forward, two for the input's gradient, and two for
-    its own gradient (arXiv 2001.08361); attention takes two products forward and five backward.
+    Each weight costs two operations per token forward, two for the input's gradient, and, if it is
+    trained, two for its own gradient (arXiv 2001.08361). Attention takes two products forward and
+    five backward.
     """
     full = settings.method == FineTuningMethod.FULL
     head = (6 if full else 4) * shape.vocabulary * shape.hidden * batch.targets
@@ -297,9 +303,10 @@ def largest_fitting(
 ) -> dict[str, int] | None:
     """Return lower values for dotted settings with which the training fits; None if no values do.
 
-    First the tokens per pass are lowered, which does not change the result; if a single
-    conversation is too long, then the maximum length; last the rank. The last setting gets the
-    largest value that fits. `at` returns the estimate for given settings and a maximum length.
+    The tokens per pass are lowered first, since that does not change the result; then, if a single
+    conversation is too long, the maximum length; the rank last. The last setting that is lowered
+    gets the largest value that fits, the others their smallest. `at` returns the estimate for
+    given settings and a maximum length in tokens.
     """
     lowered: dict[str, int] = {}
 
@@ -318,7 +325,7 @@ def largest_fitting(
 
 
 def _knobs(settings: Training, max_length: int) -> list[tuple[str, int, int]]:
-    """Return the settings to lower, in order: the dotted name, the current and the smallest value."""
+    """Return the settings to lower, in order: the dotted name, the current value and the smallest value."""
     if settings.backend == "trl":
         at_once = ("training.batch_size", settings.batch_size, 1)
     else:
@@ -330,7 +337,7 @@ def _knobs(settings: Training, max_length: int) -> list[tuple[str, int, int]]:
 
 
 def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
-    """Return the largest number that fits, by bisection; `low` is known to fit, `high` not to."""
+    """Return the largest number for which `fits` is true, by bisection; it is true for `low` and false for `high`."""
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
@@ -338,7 +345,10 @@ def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int:
 
 
 def require(estimate: Estimate, settings: Training, base: str | Path, fitting: dict[str, int] | None) -> None:
-    """Raise NotEnoughMemory if the training would not fit; `fitting` (`largest_fitting`) is the advice it gives."""
+    """Raise NotEnoughMemory if the training would not fit into memory.
+
+    The message advises `fitting`, the result of `largest_fitting`.
+    """
     if estimate.fits:
         return
     largest = max(

@@ -1,4 +1,4 @@
-"""Derive the Transformers configuration of a GGUF, so that both compute the same as llama.cpp.
+"""Derive the Transformers configuration of a GGUF, so that Transformers computes the same as llama.cpp.
 
 A GGUF holds less than a config.json. llama.cpp derives the missing values or hard-codes them
 (src/llama-model.cpp, load_hparams, and src/models/<architecture>.cpp, load_arch_hparams and the
@@ -38,13 +38,17 @@ def config_of(file: GgufFile) -> "PreTrainedConfig | None":
 
 
 class _Metadata:
-    """A GGUF's metadata, by key without the architecture's prefix."""
+    """Looks up a GGUF's metadata by keys without the architecture's prefix (such as `llama.`)."""
 
     def __init__(self, file: GgufFile) -> None:
         self.file, self.metadata = file, file.header.metadata
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return a value. Raises NotImplementedError for one that differs between layers."""
+        """Return the value of `key`, or `default` if it is missing.
+
+        A list with a value for each layer counts as one value. Raises NotImplementedError if its
+        values differ.
+        """
         value = self.metadata.get(f"{self.file.header.architecture}.{key}", default)
         if isinstance(value, list | tuple):
             if len(set(value)) > 1:
@@ -53,13 +57,13 @@ class _Metadata:
         return value
 
     def need(self, key: str) -> Any:
-        """Return a required value. Raises NotImplementedError if it is missing."""
+        """Return the value of `key` like `get`. Raises NotImplementedError if it is missing."""
         if (value := self.get(key)) is None:
             raise NotImplementedError(f"it does not say {self.file.header.architecture}.{key}")
         return value
 
     def has(self, tensor: str) -> bool:
-        """Return whether the first layer has this tensor."""
+        """Return whether the first layer has the tensor `tensor`, such as `attn_q.bias`."""
         return f"{_FIRST}{tensor}" in self.file.tensors
 
     @property
@@ -84,7 +88,11 @@ class _Metadata:
         return {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": turned / self.head_dim}
 
     def layer_types(self, every: int) -> list[str]:
-        """Return each layer's attention type: full for one in `every`, unless the file says otherwise."""
+        """Return each layer's attention type, in Transformers' words.
+
+        Unless the file says otherwise, the last of every `every` layers has full attention, and the
+        others have a sliding window.
+        """
         key, count = "attention.sliding_window_pattern", int(self.need("block_count"))
         known = self.metadata.get(f"{self.file.header.architecture}.{key}", every)
         if isinstance(known, list | tuple):
@@ -135,7 +143,8 @@ def _gemma(gguf: _Metadata, model_type: str) -> Settings:
 def _scalar(gguf: _Metadata, layers_of_27b: int) -> float:
     """Return the number by whose square root Gemma's queries are divided.
 
-    It is the head size, except in the 27B model, which is recognised by its number of layers.
+    It is the head size, except in the 27B model, which is recognised by its number of layers and
+    uses the hidden size divided by the number of heads.
     """
     return gguf.hidden // gguf.heads if gguf.need("block_count") == layers_of_27b else gguf.head_dim
 
@@ -194,7 +203,7 @@ def _starcoder2(gguf: _Metadata) -> Settings:
 
 
 def _olmo(gguf: _Metadata) -> Settings:
-    """Return OLMo's configuration. Raises NotImplementedError unless its epsilon is Transformers' constant."""
+    """Return OLMo's settings. Raises NotImplementedError unless its epsilon is the one fixed in Transformers."""
     made, fixed = _common(gguf, "olmo", "epsilon", "layer_norm_epsilon"), 1e-5
     if not math.isclose(epsilon := made.pop("epsilon"), fixed, rel_tol=1e-3):
         raise NotImplementedError(f"its norms' epsilon is {epsilon:.3g}, and Transformers' always {fixed:.3g}")
@@ -202,7 +211,7 @@ def _olmo(gguf: _Metadata) -> Settings:
 
 
 def _olmo2(gguf: _Metadata) -> Settings:
-    """Return the configuration of OLMo 2, or of OLMo 3, which adds sliding windows without position scaling."""
+    """Return the settings of OLMo 2, or of OLMo 3, which adds sliding windows without position scaling."""
     made, window = _common(gguf, "olmo2"), int(gguf.get("attention.sliding_window", 0))
     if not window:
         return made
@@ -252,8 +261,8 @@ FAMILIES: dict[str, Callable[[_Metadata], Settings]] = {  # by the GGUF's archit
     "command-r": _cohere,
 }
 
-# families whose weights are stored in another family's format: llama's order of query and key rows,
-# or gemma2's norm weights around 1
+# Families whose weights a GGUF stores as another family's: with the query and key rows in llama's
+# order, or with norm weights around 1 as in gemma2.
 _STORED_AS = {
     **dict.fromkeys(("arcee", "smollm3", "granite", "olmo"), "llama"),
     "gemma": "gemma2",
@@ -261,7 +270,7 @@ _STORED_AS = {
 
 
 def tensor_processor(architecture: str, config: "PreTrainedConfig") -> object:
-    """Return the converter of a GGUF's tensors to Transformers' weights."""
+    """Return Transformers' converter from the tensors of a GGUF of this architecture to its own weights."""
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
     kind = TENSOR_PROCESSORS.get(_STORED_AS.get(architecture, architecture), TensorProcessor)

@@ -26,10 +26,10 @@ def answer_both(
     limit: int,
     ends_turn: EndsTurn,
 ) -> list[tuple[list[int], list[int]]]:
-    """Return for each prompt the greedy answers of `base` and of the adapter in `trained`.
+    """Return for each prompt two greedy answers: of `base`, and of `base` with the adapter in the folder `trained`.
 
-    Prompts and answers are token ids; an answer has at most `limit` tokens. Raises TrainingError if
-    the base cannot be loaded.
+    Prompts and answers are token ids; an answer has at most `limit` tokens. `run`: the run's
+    folder, for temporary files. Raises TrainingError if the base cannot be loaded.
     """
     with quiet():
         model = load_base(base, torch.float32, run / "base")
@@ -43,7 +43,7 @@ def answer_both(
 
 @torch.no_grad()
 def answer(model: "PreTrainedModel", prompt: list[int], limit: int, ends_turn: EndsTurn) -> list[int]:
-    """Return the greedy continuation of `prompt`, without the token that ends it."""
+    """Return the greedy continuation of `prompt`, of at most `limit` tokens, without the token that ends it."""
     from transformers import GenerationConfig
 
     def ended(tokens: torch.Tensor, scores: object, **kwargs: object) -> torch.Tensor:

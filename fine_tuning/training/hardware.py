@@ -1,4 +1,4 @@
-"""Probe this machine: its memory, its speed, and the faster number format and number of threads."""
+"""Measure this machine: its memory, its speed, and which number format and number of threads are faster."""
 
 import ctypes
 import resource
@@ -18,7 +18,7 @@ from fine_tuning.training.fast.matmul import CLEARLY, ENOUGH, PROBED, Library, l
 THREADS = torch.get_num_threads()  # torch's default: one per core, or OMP_NUM_THREADS
 _DOUBT = 1.0  # seconds for which a probe in favour of fewer threads is repeated
 _IN_A_ROW = 3  # products per probe: the first one wakes sleeping threads
-_WORTH = 0.4  # bfloat16 is chosen if its product takes at most this share of float32's time
+_WORTH = 0.4  # bfloat16 is chosen if its product takes less than this share of float32's time
 _MOMENT = 0.1  # seconds of one speed measurement
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -45,7 +45,7 @@ def free_memory() -> int:
 def choose_dtype(settings: Training, library: Library) -> torch.dtype:
     """Return `training.dtype`, or for `auto` the number format in which this machine multiplies faster.
 
-    The probe takes well under 2 s. `library` computes the float32 products.
+    Both formats are timed, which takes well under 2 s. `library` computes the float32 products.
     """
     if settings.dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings.dtype]
@@ -60,8 +60,8 @@ def choose_dtype(settings: Training, library: Library) -> torch.dtype:
 
 @cache
 def _faster_dtype(library: Library) -> torch.dtype:
-    # Cached, since the forecast asks before the training does. bfloat16 must be clearly faster: it
-    # rounds, and only a part of a step is matrix products.
+    # Cached, since the forecast asks before the training does. bfloat16 must be clearly faster, since
+    # it is less precise and matrix products are only a part of a step.
     half, single = least_seconds(ENOUGH, _step_product(torch.bfloat16, library), _step_product(torch.float32, library))
     return torch.bfloat16 if half < _WORTH * single else torch.float32
 
@@ -69,9 +69,9 @@ def _faster_dtype(library: Library) -> torch.dtype:
 def choose_threads(settings: Training) -> int:
     """Return `training.threads`; for 0 torch's default, or half of it if that is clearly faster.
 
-    Two threads on one core, or slow cores beside fast ones, may cost more time than they save. A
-    probe in favour of half is repeated for a second, since another program may have disturbed it
-    and the choice holds for the whole training.
+    Two threads on one core, or slow cores beside fast ones, may cost more time than they save. If
+    half is faster in a first measurement, it is measured for another second, since another program
+    may have interfered and the choice holds for the whole training.
     """
     if settings.threads or THREADS == 1 or torch.cuda.is_available():
         return settings.threads or THREADS
@@ -96,10 +96,13 @@ def choose_threads(settings: Training) -> int:
 def gemm_flops(dtype: torch.dtype = torch.float32, library: Library | None = None, over: float = 0.0) -> float:
     """Return this machine's speed in matrix products: floating-point operations per second.
 
-    The products have the size of a training step's. By default the fastest of a few products
-    counts. `over`: measure for so many seconds, and return the median speed within the best tenth
-    of a second; taking the best tenth leaves out disturbance by other programs. `library` is by
-    default the one in use.
+    The products are as large as in a training step.
+
+    Args:
+        library: computes the products; None: the one in use (`matmul.used`).
+        over: seconds to measure. With 0, the fastest of a few products counts. Otherwise the median
+            product within the fastest tenth of a second counts, which leaves out the moments in
+            which other programs interfered.
     """
     multiply = _step_product(dtype, library)
     times = (_times(multiply, _MOMENT) for _ in range(max(1, round(over / _MOMENT))))
@@ -109,7 +112,7 @@ def gemm_flops(dtype: torch.dtype = torch.float32, library: Library | None = Non
 def _step_product(dtype: torch.dtype, library: Library | None = None) -> Callable[[], None]:
     """Return a function that computes one matrix product of a training step's size.
 
-    It has been called once, so that the library has built its kernel.
+    The function has already been called once, so that the library has built its kernel.
     """
     device = "cuda" if has_gpu() else "cpu"
     tokens, width, wide = PROBED
@@ -125,7 +128,7 @@ def _step_product(dtype: torch.dtype, library: Library | None = None) -> Callabl
 
 
 def _times(multiply: Callable[[], None], seconds: float) -> list[float]:
-    """Return the seconds of each call, repeated for `seconds` and at least three times."""
+    """Call `multiply` at least three times and for at least `seconds`; return the seconds that each call took."""
     taken: list[float] = []
     while len(taken) < 3 or sum(taken) < seconds:
         start = time.perf_counter()

@@ -1,9 +1,10 @@
-"""Train an adapter from a base and token rows: resumable, reported step by step, with either backend.
+"""Train a base model on token rows, with any method and either backend (`training.backend`).
 
-The method is LoRA (arXiv 2106.09685) unless `training.method` names another: full, prefix and
-prompt tuning take the same steps but train other parameters (methods.py), and QLoRA holds the base
-in another format (qlora_trainer.py). Transformers takes seconds to import, so it is imported only
-when a training begins.
+The training reports each step, and can be interrupted and resumed. The method is LoRA (arXiv
+2106.09685) unless `training.method` names another: full, prefix and prompt tuning take the same
+steps but train other parameters (methods.py), and QLoRA may hold the base in another format
+(qlora_trainer.py). Transformers takes seconds to import, so it is imported only when a training
+begins.
 """
 
 import time
@@ -38,31 +39,36 @@ class TrainingResult:
     dtype: str
     threads: int  # 0 for a training on a GPU
     products: matmul.Library  # the library that computed float32 matrix products
-    resumed_from: int  # the step of the checkpoint; 0 for a run from the start
-    passed_over: tuple[str, ...] = ()  # messages about damaged checkpoints
+    resumed_from: int  # the step of the checkpoint from which the training resumed; 0 for a run from the start
+    passed_over: tuple[str, ...] = ()  # messages about damaged checkpoints that were not used
     preference_steps: int = 0  # steps of the preference phase, not counted in `steps`
-    agreement: float = 0.0  # share of people's preferences that the model shares, in the last preference step
+    agreement: float = 0.0  # share of preferences in the last preference step on which the model agrees with people
     network: Trained | None = field(default=None, repr=False)  # the network's logits, if `served` was given
 
 
 class LoRATrainer:
-    """Trains an adapter on `base`, a GGUF or a folder in Hugging Face format."""
+    """Trains the parameters of `settings.method`, such as a LoRA adapter, on a base model.
+
+    `base` is a GGUF or a folder in Hugging Face format.
+    """
 
     weights: BaseWeights = "dequantised"  # how the base's matrices are held
 
     def __init__(self, base: Path, settings: Training, served: Reference | None = None) -> None:
         """Prepare the training.
 
-        `served`: llama.cpp's logits of the base. Training starts only if the network's logits agree.
+        `served`: llama.cpp's logits of the base on a few probes; None: do not compare. Training
+        starts only if the network that is trained gives the same logits (served_check.py).
         """
         self.base, self.settings, self.served = base, settings, served
 
     def train(self, rows: TrainingRows, run: Path, watch: Watch | None = None) -> TrainingResult:
-        """Train on `rows`, and write `run`/adapter.
+        """Train on `rows`, write the trained parameters to `run`/adapter, and return figures about the training.
 
-        An interrupted run resumes, with the same result as without the interruption. Raises
-        NoConversations without rows; TrainingError for a bad base, bad rows, or a loss that is not
-        a number; Cancelled, with a checkpoint kept, after `watch.stopping()` returned True.
+        If `run` holds a checkpoint of an interrupted training, resume from it; the result is the
+        same as without the interruption. Raises NoConversations if there are no rows; TrainingError
+        for a bad base, bad rows, or a loss that is not a number; Cancelled, after saving a
+        checkpoint, if `watch.stopping()` returned True.
         """
         from fine_tuning.training.network import prepare
         from fine_tuning.training.phases import Phases

@@ -1,9 +1,9 @@
 """Compute the loss of a packed row (packing.py), and the log-probabilities of its tokens.
 
 To save memory, gradients are computed already in the forward pass. Logits are computed only for
-the supervised tokens, one chunk at a time, and each chunk is turned into the gradient of the last
-layer's output at once. So only one chunk of the large [N, vocabulary] tensors is ever held, and
-none is saved for the backward pass.
+the N supervised tokens (the tokens that carry loss), one chunk at a time, and the gradient of the
+last layer's output is computed from each chunk at once. So only one chunk of the large
+[N, vocabulary] tensors is in memory at a time, and none is saved for the backward pass.
 """
 
 import contextlib
@@ -33,9 +33,9 @@ def packed_loss(
     """Return the mean loss over the batch's supervised tokens, and the number predicted correctly.
 
     A token is predicted correctly if it is the model's most likely one; the count has no gradient.
-    The loss of a token is its cross-entropy; that of a replayed token is `kl_weight` times
-    KL(base || model), over the base's k most likely tokens and one bucket for all others. `head`
-    (see `plain_head`) saves memory and time.
+    The loss of a token is its cross-entropy (nats); that of a replayed token is `kl_weight` times
+    KL(base || model), over the base's k most likely tokens and one bucket for all others. `head`:
+    the result of `plain_head`, which saves memory and time; None: use the model's logits.
     """
     vectors, weight = _vectors(model, batch, head)
     replayed = batch.get("replayed", torch.zeros_like(batch["shift_labels"], dtype=torch.bool))
@@ -48,7 +48,7 @@ def packed_loss(
 def token_logprobs(model: "PreTrainedModel", batch: PackedBatch, head: nn.Linear | None = None) -> Tensor:
     """Return the log-probability (nats) of each supervised token, [N] in fp32.
 
-    `head`: see `packed_loss`; a trained one is not used.
+    `head`: see `packed_loss`; it is ignored if its weight is trained.
     """
     vectors, weight = _vectors(model, batch, None if head is None or head.weight.requires_grad else head)
     return apply(_Logprobs, vectors, weight, batch["shift_labels"])
@@ -56,9 +56,10 @@ def token_logprobs(model: "PreTrainedModel", batch: PackedBatch, head: nn.Linear
 
 @torch.no_grad()
 def plain_head(model: "PreTrainedModel") -> nn.Linear | None:
-    """Return the output head, if its product with the last layer's vectors is the logits.
+    """Return the model's output head, if the logits are just its product with the last layer's vectors.
 
-    Return None if the model processes the product further, for example by a soft cap.
+    Return None if the head has a bias, or if the model processes the product further, for example
+    by a soft cap.
     """
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear or head.bias is not None:
@@ -74,7 +75,7 @@ def plain_head(model: "PreTrainedModel") -> nn.Linear | None:
 
 @contextlib.contextmanager
 def _without(head: nn.Linear) -> Iterator[None]:
-    """Make the model return the vectors of its last layer instead of logits, within the `with` block."""
+    """Make the model with this head return its last layer's vectors instead of logits, within the `with` block."""
     before = head.forward
     vars(head)["forward"] = lambda vectors: vectors
     try:
@@ -84,9 +85,9 @@ def _without(head: nn.Linear) -> Iterator[None]:
 
 
 def _vectors(model: "PreTrainedModel", batch: PackedBatch, head: nn.Linear | None) -> tuple[Tensor, Tensor | None]:
-    """Return the last layer's vectors [N, hidden], and the output matrix that turns them into logits.
+    """Return the last layer's vectors [N, hidden], and the head's matrix [vocabulary, hidden].
 
-    Without `head`, return the logits and None.
+    If `head` is None, return the logits [N, vocabulary] and None.
     """
     if head is None:
         return _output(model, batch), None
@@ -111,7 +112,8 @@ def _output(model: "PreTrainedModel", batch: PackedBatch) -> Tensor:
 class _Loss(torch.autograd.Function):
     """Loss and number of correct predictions for `vectors` [N, hidden] and `weight` [vocabulary, hidden].
 
-    Without a weight the vectors are the logits themselves.
+    If `weight` is None, `vectors` [N, vocabulary] are the logits themselves. The other arguments
+    are fields of PackedBatch, and `kl_weight` as in `packed_loss`.
     """
 
     @staticmethod

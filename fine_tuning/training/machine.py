@@ -1,7 +1,7 @@
 """Measure the speed and the memory of the machine that trains.
 
-The speed is measured at most once a day, since that takes torch and seconds (three of the ten that
-a dry run over 100,000 turns took). The free memory is always looked up.
+The speed is measured at most once a day, since measuring must import torch and takes seconds (three
+of the ten seconds of a dry run over 100,000 turns). The free memory is read each time.
 """
 
 import json
@@ -19,9 +19,9 @@ import psutil
 from fine_tuning import paths
 from fine_tuning.config_training import FineTuningMethod, Training
 
-_MEASURED = 0.7  # seconds
+_MEASURED = 0.7  # seconds of each speed measurement
 _KEPT = 24 * 3600.0  # seconds for which a measurement counts
-_MOST = 20  # measurements that are kept, one for each number format, library and number of threads
+_MOST = 20  # maximum number of stored measurements, one for each combination of settings (`_key`)
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,10 @@ class Machine:
 
 
 def this_machine(settings: Training) -> Machine:
-    """Return this machine's speed, as it was measured today or is now, and its free memory.
+    """Return this machine's speed, measured now or within the last day, and its free memory now.
 
-    What was measured is kept in the data folder. A GPU is always measured: only torch can tell its free memory.
+    Measurements are stored in machine.json in the data folder. On a GPU, speed and memory are
+    measured each time, since only torch can tell a GPU's free memory.
     """
     file, key = paths.home() / "machine.json", _key(settings)
     kept = _read(file)
@@ -49,7 +50,7 @@ def this_machine(settings: Training) -> Machine:
     found = measure_machine(settings)
     if not found.on_gpu:
         newest = sorted(kept.items(), key=lambda each: each[1]["time"])[1 - _MOST :]
-        with suppress(OSError):  # it is measured again the next time
+        with suppress(OSError):  # if the result cannot be stored, the next call measures again
             paths.write_json(file, {**dict(newest), key: {"time": time.time(), "machine": asdict(found)}})
     return found
 
@@ -60,11 +61,11 @@ def free_ram() -> int:
 
 
 def measure_machine(settings: Training) -> Machine:
-    """Measure this machine's speed and its free memory.
+    """Return this machine's speed and its free memory, measured now.
 
-    The speed is that of the number format and the matrix library that a training would choose now.
-    Measuring takes about a second and leaves the process as it is: threads, number formats and the
-    matrix library stay the same.
+    The speed is that of the number format and the matrix library that a training with `settings`
+    would choose. Measuring takes about a second, and changes neither the process's threads and
+    random numbers nor the matrix library in use.
     """
     import torch
 
@@ -80,7 +81,10 @@ def measure_machine(settings: Training) -> Machine:
 
 
 def _key(settings: Training) -> str:
-    """Return what the speed depends on: the settings, torch, the processor, and whether there is an NVIDIA driver."""
+    """Return a key under which to store the speed, made of all that it depends on.
+
+    These are the settings, torch's version, the processor, and whether there is an NVIDIA driver.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     is_full = settings.method == FineTuningMethod.FULL
     chosen = settings.dtype, settings.products, settings.threads, is_full, os.environ.get("OMP_NUM_THREADS", "")
@@ -89,7 +93,7 @@ def _key(settings: Training) -> str:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """Return the measurements of the last day, by `_key`; none if the file is missing or damaged."""
+    """Return the measurements of the last day in `file`, by `_key`; {} if the file is missing or damaged."""
     with suppress(OSError, ValueError, AttributeError, KeyError, TypeError):
         kept = json.loads(file.read_text(encoding="utf-8"))
         return {key: each for key, each in kept.items() if 0 <= time.time() - each["time"] < _KEPT}

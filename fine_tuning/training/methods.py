@@ -1,4 +1,4 @@
-"""The training methods (`METHODS`): which parameters each trains, and how they are saved and restored."""
+"""Define the training methods (`METHODS`): which parameters each trains, and how they are saved and restored."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,20 +75,21 @@ METHODS = {
 
 
 def carrier(settings: Training, wanted: Carrier) -> Carrier | None:
-    """Return the kind of GGUF to export the trained model as: `wanted` if the method supports it.
+    """Return the kind of GGUF to export the trained model as.
 
-    Return None if no GGUF can represent the result.
+    This is `wanted` if the method supports it, else the kind that the method does support. Return
+    None if no GGUF can represent the result, as with virtual tokens.
     """
     carriers: tuple[Carrier, ...] = ("merged",) if settings.use_dora else METHODS[settings.method].carriers
     return wanted if wanted in carriers else next(iter(carriers), None)
 
 
 def ways_to_hold(settings: Training, on_gpu: bool) -> tuple[BaseWeights, ...]:
-    """Return the formats in which the base's matrices may be held, the fastest first.
+    """Return the formats in which the base's matrices may be held in memory, the fastest first.
 
-    The first format that fits into memory is used. `auto` keeps the base quantised only if the
-    faster dequantised form does not fit. DoRA needs dequantised weights, and there are no GPU
-    kernels for a GGUF's blocks.
+    The caller uses the first format that fits into memory. So with `base_weights: auto` the base
+    stays quantised only if the faster dequantised form does not fit. DoRA needs dequantised
+    weights, and there are no GPU kernels for a GGUF's blocks.
     """
     if settings.base_weights in ("quantised", "nf4"):
         return (settings.base_weights,)
@@ -110,7 +111,7 @@ def save(model: "PreTrainedModel", folder: Path) -> None:
 
 
 def restore(model: "PreTrainedModel", folder: Path) -> None:
-    """Load the parameters that `save` wrote into a model to which the method is attached."""
+    """Load the parameters that `save` wrote to `folder` into `model`, to which the method is already attached."""
     from safetensors.torch import load_file, load_model
 
     if not _is_peft(model):
@@ -128,7 +129,11 @@ def _is_peft(model: "PreTrainedModel") -> bool:
 
 
 def choose_preference_method(pairs: int, ratings: int, settings: Preferences) -> Literal["dpo", "kto"] | None:
-    """Return the method for so many pairs and single ratings; None if they are too few or it is switched off."""
+    """Return the method that learns from `pairs` pairs of answers and `ratings` single ratings.
+
+    A pair counts as two ratings for KTO. Return None if there are fewer than `settings.least`, or
+    if training on preferences is switched off.
+    """
     if settings.method in ("auto", "dpo") and pairs >= settings.least:
         return "dpo"
     return "kto" if settings.method in ("auto", "kto") and 2 * pairs + ratings >= settings.least else None

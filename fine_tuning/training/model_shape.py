@@ -1,4 +1,4 @@
-"""The sizes of a model that a forecast needs, read from its GGUF without loading it."""
+"""Read the sizes of a model that a forecast (estimate.py) needs from its GGUF, without loading the model."""
 
 import math
 from dataclasses import dataclass
@@ -12,30 +12,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a model that the forecast needs.
-
-    Widths are numbers per token; `inputs` and `outputs` are sums over the matrices of one layer.
-    """
+    """The sizes of a model that the forecast needs. Widths are numbers per token."""
 
     parameters: int
     layers: int
-    heads: int
-    hidden: int
+    heads: int  # number of query heads
+    hidden: int  # width of the vectors between layers
     attention: int  # width of all query heads together
     keys: int  # width of all key heads together
-    feed_forward: int
+    feed_forward: int  # width inside the feed-forward
     vocabulary: int
     linear: int  # weights of all layers' matrices, which multiply every token
     matrices: int  # number of matrices in a layer
-    inputs: int
-    outputs: int
+    inputs: int  # sum of the input widths of a layer's matrices
+    outputs: int  # sum of the output widths of a layer's matrices
     largest: int  # weights of the largest tensor
     quantised: int  # bytes of all layers' matrices in the GGUF
     architecture: str = "llama"
 
 
 def shape_of(file: "GgufFile") -> Shape:
-    """Return the shape of the model in a GGUF. Raises TrainingError if metadata are missing or its layers differ."""
+    """Return the shape of the model in a GGUF.
+
+    Raises TrainingError if metadata are missing, if the layers differ in size, or if the file holds
+    no language model.
+    """
     header = file.header
 
     def number(key: str, default: int = 0) -> int:

@@ -40,11 +40,16 @@ class Network:
 
 
 def prepare(base: Path, weights: BaseWeights, settings: Training, replay: Path | None, run: Path) -> Network:
-    """Load `base`, and attach the parameters that `settings.method` trains.
+    """Load `base`, attach the parameters that `settings.method` trains, and return the network.
 
-    This also sets the process's threads, random seed and matrix library. `weights`: the format in
-    which the base is held. `replay`: a file of token rows that the base answered. Raises
-    TrainingError if the base cannot be loaded.
+    This also sets the process's threads, random seed and matrix library.
+
+    Args:
+        weights: the format in which the base's matrices are held.
+        replay: a file of replay rows (teacher.py); None: no replay.
+        run: the run's folder, for temporary files and the choices that a resumed run must repeat.
+
+    Raises TrainingError if the base cannot be loaded.
     """
     keep_freed_memory()
     dtype, threads = _chosen(run, settings)
@@ -59,15 +64,15 @@ def prepare(base: Path, weights: BaseWeights, settings: Training, replay: Path |
         model = methods.METHODS[settings.method].attach(model, settings)
         model = torch.nn.Module.to(model, "cuda" if has_gpu() else "cpu")
         if packed and settings.fused:
-            fuse(model)  # now that the weights are where they stay
+            fuse(model)  # fusing makes views of the weights, so they must be on their device already
     return Network(model, replayed, dtype, threads)
 
 
 def _chosen(run: Path, settings: Training) -> tuple[torch.dtype, int]:
-    """Return the run's number format and threads, and switch to its matrix library.
+    """Return the run's number format and number of threads, and switch to its matrix library.
 
-    They are chosen once per run and kept in chosen.json: a resumed run that chose differently would
-    compute slightly different numbers.
+    They are chosen once per run and saved in chosen.json. If a resumed run chose anew, it might
+    choose differently and compute slightly different numbers.
     """
     file = run / "chosen.json"
     if not file.exists():
@@ -76,5 +81,5 @@ def _chosen(run: Path, settings: Training) -> tuple[torch.dtype, int]:
         dtype = str(choose_dtype(settings, library)).removeprefix("torch.")
         paths.write_json(file, {"dtype": dtype, "threads": choose_threads(settings), "products": library})
     chosen = paths.read_json(file)
-    matmul.use(chosen.get("products", "blas"))  # runs of older versions have none
+    matmul.use(chosen.get("products", "blas"))  # runs of older byoai versions saved no library, and used BLAS
     return torch.float32 if chosen["dtype"] == "float32" else torch.bfloat16, int(chosen["threads"])

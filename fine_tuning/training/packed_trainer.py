@@ -1,6 +1,6 @@
-"""The default trainer, which computes one packed row per pass (packing.py).
+"""Define the default trainer, which computes one packed row (packing.py) per forward and backward pass.
 
-It overrides the few steps of Transformers' training loop that are slow for small models.
+It overrides the few methods of Transformers' Trainer that are slow for small models.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,7 +43,7 @@ class PackedTrainer(ResumableTrainer):
             eval_dataset=cast("Dataset[object]", validation),
             data_collator=cast("Callable[[list[object]], dict[str, object]]", self.pack),
         )
-        self.adapters = fuse(self.model) if settings.fused else None  # here, since the weights are now where they stay
+        self.adapters = fuse(self.model) if settings.fused else None  # after the Trainer has moved the weights
         self.head = plain_head(self.model)
         of_adapters = [self.adapters.weights] if self.adapters else []
         self.trained = of_adapters + outside(self.model, self.adapters)
@@ -55,11 +55,11 @@ class PackedTrainer(ResumableTrainer):
         return pack_within(cast(Sequence[TokenRow], rows), self.batch_tokens)
 
     def loss_count(self, batch: PackedBatch) -> int:
-        """Return the number of supervised tokens, over which the loss of a packed row averages."""
+        """Return the number of items over which the loss of a packed row is averaged: its supervised tokens."""
         return len(batch["shift_labels"])
 
     def batch_loss(self, batch: PackedBatch) -> Tensor:
-        """Return the mean loss of a packed row, and set `accuracy`."""
+        """Return the mean loss of a packed row; set `accuracy` to the share of its tokens predicted correctly."""
         loss, hits = packed_loss(self.model, batch, self.kl_weight, self.head)
         self.accuracy = int(hits) / max(len(batch["shift_labels"]), 1)
         return loss
@@ -74,7 +74,10 @@ class PackedTrainer(ResumableTrainer):
     # Transformers' own versions of these methods iterate over a thousand modules in each step.
 
     def training_step(self, model: nn.Module, inputs: object, num_items_in_batch: object = None) -> Tensor:
-        """Compute the gradients of a step, one packed row at a time; return the step's mean loss."""
+        """Compute the gradients of a step, one packed row at a time; return the step's mean loss.
+
+        `inputs` is a list of packed rows. Also set `accuracy` to that of the whole step.
+        """
         if not model.training:
             model.train()
         batches = cast(list[PackedBatch], inputs)
@@ -98,11 +101,11 @@ class PackedTrainer(ResumableTrainer):
         return norm
 
     def floating_point_ops(self, inputs: Mapping[str, object]) -> int:
-        """Return 0 to skip Transformers' count; `seen_flops` is more exact."""
+        """Return 0, so that Transformers does not count operations; `seen_flops` is a more exact count."""
         return 0
 
     def _count(self, batch: PackedBatch) -> None:
-        """Add a batch to the counts of tokens and floating-point operations."""
+        """Add a packed row to `seen_tokens` and `seen_flops`."""
         self.seen_tokens += int(batch["tokens"])
         positions = batch["position_ids"]  # a token at position p attends to p others and itself
         scores = int(positions.sum()) + positions.numel()
@@ -112,7 +115,8 @@ class PackedTrainer(ResumableTrainer):
     def validation_loss(self) -> float:
         """Return the mean loss (nats) over the supervised tokens of the validation rows.
 
-        Also set `validation_accuracy`, the share of tokens that were the most likely ones.
+        Also set `validation_accuracy`, the share of these tokens that the model predicted
+        correctly.
         """
         self.model.eval()
         total, hits, count = 0.0, 0, 0
@@ -131,9 +135,10 @@ class PackedTrainer(ResumableTrainer):
 
 
 def _dropping(batches: list[PackedBatch]) -> Iterator[PackedBatch]:
-    """Yield the batches and remove each from the list.
+    """Yield the batches in order, and remove each from the list before yielding it.
 
-    This frees the tensors that attention cached in a batch's layout before the next batch.
+    A batch's layout caches tensors for attention. Without the list's reference, they are freed
+    before the next batch is computed.
     """
     while batches:
         yield batches.pop(0)

@@ -1,10 +1,11 @@
 """Pack a batch into one row: the prefix tree of its conversations, where shared tokens are computed once.
 
-Conversations of one deployment share their head (system prompt, template), and those of one session
-share whole turns. The tree is laid out depth first in one row. A token attends to its ancestors and
-itself (a boolean mask), and its position is its depth. Attention, loss and gradients are then
-exactly those of one conversation a row without padding (tests/training/test_packing.py). Tokens
-that no loss depends on are left out: at least the last of each conversation.
+Conversations of one deployment begin with the same tokens (system prompt, template), and those of
+one session share whole turns. The tree is laid out depth first in one row. A token attends to its
+ancestors and itself (a boolean mask), and its position is its depth. Attention, loss and gradients
+are then exactly those of separate rows, one for each conversation, without padding
+(tests/training/test_packing.py). Tokens that no loss depends on are left out: at least the last of
+each conversation.
 """
 
 from collections.abc import Sequence
@@ -20,16 +21,16 @@ from fine_tuning.training.prefix_tree import PrefixTree, divide
 
 @dataclass
 class TokenRow:
-    """One conversation in tokens.
+    """One tokenized conversation, or a variant of one, as the trainers use it.
 
     `trained[i]` says whether token i carries loss; token 0 never does, since nothing predicts it.
     """
 
     input_ids: list[int]
     trained: list[bool]
-    # the base's likeliest tokens and their log-probabilities, [n, k] for n trained tokens
+    # for replay rows: the base's k likeliest tokens and their log-probabilities, each [n, k] for n trained tokens
     teacher: tuple[Tensor, Tensor] | None = None
-    origin: str = ""  # id of the conversation that the row, or the variant, comes from; may be ""
+    origin: str = ""  # id of the conversation that the row comes from, also for a variant; "" if unknown
 
     def targets(self) -> list[int]:
         """Return the indices of the tokens that carry loss."""
@@ -41,7 +42,7 @@ class TokenRow:
 
 
 class PackedBatch(TypedDict):
-    """One packed row of T tokens, of which N are predicted with loss."""
+    """One packed row of T tokens, and the N supervised tokens that it predicts."""
 
     input_ids: Tensor  # [1, T]
     position_ids: Tensor  # [1, T]
@@ -60,16 +61,17 @@ class PackedBatch(TypedDict):
 
 
 def pack_within(rows: Sequence[TokenRow], tokens: int) -> list[PackedBatch]:
-    """Return packed rows of at most `tokens` tokens each; a longer conversation gets its own row.
+    """Return packed rows of at most `tokens` tokens each; a longer conversation gets a packed row of its own.
 
-    Rows that begin with the same tokens stay together.
+    `rows` are sorted by their tokens first, so that those with a common beginning are packed
+    together.
     """
     ordered = sorted(rows, key=lambda row: row.computed())
     return [pack(ordered[part]) for part in divide([row.computed() for row in ordered], tokens)]
 
 
 def pack(rows: Sequence[TokenRow]) -> PackedBatch:
-    """Return one packed row of all the conversations."""
+    """Return one packed row of all `rows`, in which tokens that they share at their beginning occur once."""
     tree = PrefixTree.lay_out([row.computed() for row in rows])
     targets = [(row, tree.paths[index], target) for index, row in enumerate(rows) for target in row.targets()]
     batch = PackedBatch(
@@ -90,7 +92,7 @@ def pack(rows: Sequence[TokenRow]) -> PackedBatch:
 
 
 def _mask(tree: PrefixTree) -> Tensor:
-    """Return [T, T], True where the query (row) attends to the key (column)."""
+    """Return the attention mask [T, T], True where the query (row) attends to the key (column)."""
     ancestors = torch.eye(len(tree.parents), dtype=torch.bool)
     for node, parent in enumerate(tree.parents):
         if parent >= 0:

@@ -1,6 +1,11 @@
-"""Run the phases of a training. Each phase can resume and stop, and reports its steps.
+"""Run the phases of a training, in this order:
 
-The phases are: trainings with held-out parts (to find the number of epochs), chats, preferences.
+1. trainings that each hold out a part of the chats, to find the number of epochs (cross_validation.py)
+2. chats, together with replay rows
+3. preferences
+
+The first and the last are optional. Each phase reports its steps, can be stopped, and resumes from
+its newest checkpoint.
 """
 
 import math
@@ -31,10 +36,10 @@ if TYPE_CHECKING:
 
 
 class Phases:
-    """Runs the phases of the training of `model` in the folder `run`."""
+    """Runs the phases of one training (see the module's docstring) of `model`, with all files in the folder `run`."""
 
     def __init__(self, model: "PreTrainedModel", run: Path, settings: Training, peak: float, watch: Watch) -> None:
-        """Prepare the phases. `peak`: this machine's floating-point operations per second."""
+        """Prepare the phases. `peak`: this machine's speed in floating-point operations per second, for reports."""
         self.model, self.run, self.settings, self.peak, self.watch = model, run, settings, peak, watch
         self.passed_over: list[str] = []  # messages about damaged checkpoints
         self.last: dict[Part, Step] = last_steps(self._progress)
@@ -49,8 +54,8 @@ class Phases:
     ) -> None:
         """Train on the chats and the replay rows.
 
-        If another phase follows (not `last`), the result is saved, so that a resumed run does not
-        repeat this phase.
+        `last`: no other phase follows. Otherwise the trained parameters are saved in `run`/taught,
+        so that a resumed run does not repeat this phase.
         """
         kept = self.run / "taught"
         if not last and checkpoints.is_complete(kept):
@@ -70,11 +75,13 @@ class Phases:
             self.save(kept)
 
     def _find_epochs(self, chats: list[TokenRow], replayed: int) -> int:
-        """Find the number of epochs by cross-validation.
+        """Return the number of epochs that cross-validation finds for `chats`.
 
-        The replay rows are left out: they take most of the time, and say nothing about when the
-        chats are learned. Each batch has as many chats as it will have beside the replay, since a
-        step changes the weights about as much for one chat as for eight.
+        `replayed` is the number of replay rows. They are left out here, since they take most of the
+        time and do not show after how many epochs the chats are learned. A batch has as many chats
+        as it will have on average beside replay rows. With more chats per batch there would be
+        fewer steps in an epoch, and a step changes the weights about as much for one chat as for
+        eight.
         """
         size = chats_in_a_batch(self.settings, len(chats), len(chats) + replayed)
         settings = self.settings.model_copy(update={"batch_size": size})
@@ -84,7 +91,7 @@ class Phases:
         self.run_phase("held-out parts", trainer, [stop])
 
     def learn_preferences(self, items: Sequence[ReferencedAnswers]) -> None:
-        """Train on people's preferences. The reference is the model at the start of this phase."""
+        """Train on people's preferences. The reference model is the model at the start of this phase."""
         kept = self.run / "reference.json"
         if not kept.exists():
             paths.write_json(
@@ -95,9 +102,10 @@ class Phases:
         self.run_phase("preferences", trainer, [])
 
     def run_phase(self, part: Part, trainer: ResumableTrainer, ends: "Sequence[EarlyStop | EndAfter]") -> None:
-        """Train from the newest complete checkpoint to the end.
+        """Run one phase from its newest complete checkpoint, or from the start, to its end.
 
-        Raises Cancelled, with a checkpoint kept, if the watch asks to stop.
+        `ends`: callbacks that may end the phase early. Raises Cancelled, after saving a checkpoint,
+        if the watch asks to stop.
         """
         checkpoint, passed_over = checkpoints.newest_complete(Path(str(trainer.args.output_dir)))
         self.passed_over += passed_over
@@ -121,7 +129,7 @@ class Phases:
             self.last[part] = reporter.last
 
     def save(self, folder: Path) -> Path:
-        """Write the trained parameters as a sealed checkpoint; return its folder."""
+        """Write the trained parameters to `folder` as a sealed checkpoint (checkpoints.py); return `folder`."""
         methods.save(self.model, folder)
         checkpoints.seal(folder)
         return folder
@@ -136,9 +144,10 @@ def _trainer_class(settings: Training) -> TrainerClass:
 
 
 def _is_over(trainer: ResumableTrainer, checkpoint: Path, ends: Sequence[EarlyStop | EndAfter]) -> bool:
-    """Return whether the phase ended with this checkpoint, but was killed before it recorded that.
+    """Return whether `ends` end the phase after the step of this checkpoint.
 
-    Transformers would begin another epoch. If the phase is over, the model holds its final weights.
+    This is the case if the process was killed after it had saved the phase's last checkpoint;
+    Transformers would resume with another epoch. If the phase is over, load its final weights.
     """
     step, epoch = checkpoints.step_of(checkpoint), -(-len(trainer.rows) // trainer.args.train_batch_size)
     if not ends or step % epoch:

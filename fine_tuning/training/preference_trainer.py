@@ -1,4 +1,4 @@
-"""The trainer of the last training phase, which learns people's preferences (preferences.py)."""
+"""Define the trainer of the last training phase, which learns people's preferences (preferences.py)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +14,10 @@ from fine_tuning.training.preferences import ReferencedAnswers, pack_preferences
 
 
 class PreferenceTrainer(PackedTrainer):
-    """Trainer whose packed rows hold pairs of answers, or rated answers.
+    """Trainer whose packed rows hold pairs of answers (DPO), or rated answers (KTO).
 
-    Its accuracy is the share of them for which the model now prefers the same as people did.
+    Its `accuracy` is the share of items on which the model agrees with people: the chosen answer of
+    a pair has the higher reward, or a rated answer has a positive reward only if people liked it.
     """
 
     def __init__(
@@ -24,7 +25,7 @@ class PreferenceTrainer(PackedTrainer):
     ) -> None:
         """Prepare the training. `items` must have their reference log-probabilities (`with_reference`).
 
-        An item is two rows, so a batch holds half as many items as chats.
+        Each item is two rows, so a batch has half as many items as a batch of chats has rows.
         """
         preferences = settings.preferences
         batch_size = -(-settings.batch_size // 2)
@@ -40,7 +41,7 @@ class PreferenceTrainer(PackedTrainer):
         return pack_preferences_within(cast(Sequence[ReferencedAnswers], rows), self.batch_tokens)
 
     def loss_count(self, batch: PackedBatch) -> int:
-        """Return the number of answers, over which the loss of a packed row averages."""
+        """Return the number of items over which the loss of a packed row is averaged: its answers."""
         return len(batch["reference"])
 
     def batch_loss(self, batch: PackedBatch) -> Tensor:

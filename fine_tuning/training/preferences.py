@@ -1,8 +1,9 @@
 """Learn people's preferences: with DPO from pairs of answers, with KTO from single ratings.
 
-DPO is arXiv 2305.18290, KTO arXiv 2402.01306. A prompt that two answers share is computed once, in
-the packed row (packing.py). The reference model is the model at the start of the preference phase.
-Its log-probabilities are computed before the first step, so no second model is held in memory.
+DPO is arXiv 2305.18290, KTO arXiv 2402.01306. Both compare the model with a reference model: the
+model at the start of this training phase. The reference model's log-probabilities are computed
+before the first step, so no second model is held in memory. A prompt that two answers share is
+computed once, in the packed row (packing.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one prompt, in tokens. `reference`: their log-probabilities under the reference model."""
+    """Two answers to one prompt, as token ids, of which people preferred `chosen`.
+
+    `reference`: the log-probabilities of both answers under the reference model.
+    """
 
     prompt: list[int]
     chosen: list[int]
@@ -42,7 +46,9 @@ class Pair:
 class Rated:
     """An answer that people liked (`wanted`) or disliked, and `other`, the answer to another prompt.
 
-    KTO estimates from `other` how far the model has diverged from the reference model.
+    All texts are token ids. KTO estimates from `other` how far the model has diverged from the
+    reference model. `reference`: the log-probabilities of `answer` and of `other`, each after
+    `prompt`, under the reference model.
     """
 
     prompt: list[int]
@@ -76,9 +82,10 @@ def read_preferences(path: Path) -> tuple[list[Pair], list[Rating]]:
 
 
 def read_items(path: Path, settings: Training) -> list[ReferencedAnswers]:
-    """Return the items to train on from a file of preferences.
+    """Return the items to train on from a file of preferences; an empty list if there are too few.
 
-    For DPO these are the pairs; for KTO the single ratings, and both sides of each pair as ratings.
+    For DPO these are the pairs; for KTO the single ratings, and both answers of each pair as
+    ratings. Raises TrainingError for a bad line.
     """
     pairs, ratings = read_preferences(path)
     how = choose_preference_method(len(pairs), len(ratings), settings.preferences)
@@ -91,7 +98,8 @@ def read_items(path: Path, settings: Training) -> list[ReferencedAnswers]:
 def mismatch(ratings: Sequence[Rating]) -> list[Rated]:
     """Return each rating together with the answer to another prompt (KTO's mismatched answer).
 
-    That answer is the nearest previous one with another prompt, counted cyclically.
+    The other answer is that of the nearest previous rating with a different prompt, continuing at
+    the end of the list; if all prompts are the same, that of the previous rating.
     """
 
     def other(index: int) -> list[int]:
@@ -115,9 +123,9 @@ def pack_preferences(items: Sequence[ReferencedAnswers]) -> PackedBatch:
 
 
 def pack_preferences_within(items: Sequence[ReferencedAnswers], tokens: int) -> list[PackedBatch]:
-    """Return packed rows of at most `tokens` tokens each.
+    """Return packed rows of at most `tokens` tokens each for pairs, and a single packed row for ratings.
 
-    Ratings stay in one row, since KTO estimates the divergence over the whole batch.
+    Ratings are not divided, since KTO estimates the divergence over the whole batch.
     """
     return [pack_preferences(part) for part in ([items] if isinstance(items[0], Rated) else _divided(items, tokens))]
 
@@ -140,9 +148,10 @@ def _divided(items: Sequence[ReferencedAnswers], tokens: int) -> list[list[Refer
 def preference_loss(
     model: "PreTrainedModel", batch: PackedBatch, beta: float, head: nn.Linear | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean loss over the batch, and the rewards [R], without gradient.
+    """Return the mean loss over the batch, and the reward of each answer [R], without gradient.
 
-    A reward is beta * (log-probability - the reference model's). `head`: see `loss.plain_head`.
+    A reward is `beta` times the answer's log-ratio: its log-probability (nats) under the model
+    minus that under the reference model. `head`: see `loss.plain_head`.
     """
     moved = _sums(model, batch, head) - batch["reference"]
     wanted = batch.get("wanted")
@@ -153,7 +162,8 @@ def preference_loss(
 def dpo(margin: Tensor, beta: float) -> Tensor:
     """Return DPO's loss (equation 7).
 
-    `margin` [pairs]: log-ratio of the chosen answer minus that of the rejected answer.
+    `margin` [pairs]: log-ratio (`preference_loss`) of the chosen answer minus that of the rejected
+    one.
     """
     return -logsigmoid(beta * margin).mean()
 
@@ -161,7 +171,8 @@ def dpo(margin: Tensor, beta: float) -> Tensor:
 def kto(moved: Tensor, others: Tensor, wanted: Tensor, beta: float) -> Tensor:
     """Return KTO's loss (equation 7, both weights 1).
 
-    `moved`, `others` [ratings]: log-ratios of the answers and of mismatched ones.
+    `moved`, `others` [ratings]: log-ratios (`preference_loss`) of the rated answers and of the
+    mismatched ones. `wanted` [ratings]: whether people liked the answer.
     """
     divergence = others.mean().clamp(min=0).detach()
     return (1 - torch.sigmoid(beta * torch.where(wanted, moved - divergence, divergence - moved))).mean()
@@ -171,9 +182,9 @@ def kto(moved: Tensor, others: Tensor, wanted: Tensor, beta: float) -> Tensor:
 def with_reference(
     model: "PreTrainedModel", items: Sequence[ReferencedAnswers], tokens: int = 4096
 ) -> list[ReferencedAnswers]:
-    """Return the items with their log-probabilities under the current `model`.
+    """Return the items with `reference` set to their log-probabilities under the current `model`.
 
-    At most `tokens` tokens are computed at once.
+    At most `tokens` tokens are computed at once, or one item if it is longer.
     """
     model.eval()
     head = plain_head(model)
@@ -185,7 +196,7 @@ def with_reference(
 
 
 def _sums(model: "PreTrainedModel", batch: PackedBatch, head: nn.Linear | None) -> Tensor:
-    """Return the log-probability of each answer [R]."""
+    """Return the log-probability (nats) of each answer [R]: the sum over its tokens."""
     logprobs = token_logprobs(model, batch, head)
     return logprobs.new_zeros(len(batch["reference"])).index_add(0, batch["answers"], logprobs)
 

@@ -1,7 +1,7 @@
-"""Prefix trees of token rows: tokens that rows share at their beginning occur in the tree once.
+"""Build prefix trees of token rows: tokens that rows share at their beginning occur in the tree once.
 
-Rows are sorted first. Then the prefix that the first and the last row of a group share is shared
-by the whole group.
+Rows are sorted first. Then all rows of a group share the prefix that its first and its last row
+share.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ def tree_branches(ordered: Sequence[Sequence[int]]) -> list[int]:
 
 
 def divide(ordered: Sequence[Sequence[int]], limit: int) -> list[slice]:
-    """Divide the sorted rows into parts whose prefix trees have at most `limit` tokens each.
+    """Return slices of the sorted rows whose prefix trees have at most `limit` tokens each.
 
-    A longer row gets its own part.
+    A row that is longer than `limit` gets a part of its own.
     """
     parts: list[slice] = []
     size = 0
@@ -39,7 +39,10 @@ def divide(ordered: Sequence[Sequence[int]], limit: int) -> list[slice]:
 
 @dataclass
 class PrefixTree:
-    """A prefix tree laid out depth first in one packed row of T tokens. Build it with `lay_out`."""
+    """A prefix tree laid out depth first in one packed row of T tokens. `lay_out` builds it.
+
+    A node of the tree is a run of tokens between two branchings.
+    """
 
     rows: Sequence[list[int]]
     tokens: list[int] = field(default_factory=list)  # [T]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class QLoRATrainer(LoRATrainer):
-    """Trains LoRA adapters on a base that is held in the format `weights`.
+    """Trains LoRA adapters on a base whose matrices are held in the format `weights`.
 
     `dequantised`: floats, as fast as LoRA. `quantised`: the blocks of the served GGUF, a quarter of
     the memory, dequantised for each pass. `nf4`: quantised again by bitsandbytes, as in the paper,
@@ -26,8 +26,8 @@ class QLoRATrainer(LoRATrainer):
     ) -> None:
         """Prepare the training.
 
-        `weights`: one of `methods.ways_to_hold`; for `auto` the one that the forecast
-        (estimate.py) chose.
+        `weights`: one of `methods.ways_to_hold`; if `training.base_weights` is `auto`, the one that
+        the forecast (estimate.py) chose. `served`: as in LoRATrainer.
         """
         super().__init__(base, settings, served)
         self.weights = weights
@@ -36,7 +36,7 @@ class QLoRATrainer(LoRATrainer):
 def trainer_for(
     base: Path, settings: Training, served: "Reference | None" = None, weights: BaseWeights = "dequantised"
 ) -> LoRATrainer:
-    """Return the trainer for `settings.method`."""
+    """Return the trainer for `settings.method`; `weights` counts for QLoRA only."""
     if settings.method == FineTuningMethod.QLORA:
         return QLoRATrainer(base, settings, served, weights)
     return LoRATrainer(base, settings, served)

@@ -40,7 +40,10 @@ class Rope:
         return value
 
     def configure(self, config: "PreTrainedConfig") -> None:
-        """Set the options that Transformers needs before the model is created."""
+        """Set the options of `yarn` scaling in `config`, from which the model is created afterwards.
+
+        Other kinds of scaling need no options; `apply` handles them.
+        """
         if self.kind == "yarn" and self.factor > 1:
             original = int(self._value("original_context_length", config.max_position_embeddings))
             # some families have separate parameters for each type of layer
@@ -48,7 +51,11 @@ class Rope:
             far |= {"rope_type": "yarn", "factor": self.factor, "original_max_position_embeddings": original}
 
     def apply(self, model: "PreTrainedModel", factors: Tensor | None) -> None:
-        """Scale the frequencies in `model`. `factors` [head size / 2]: the tensor named `self.factors`."""
+        """Scale the rotary frequencies in `model`.
+
+        `factors` [head size / 2]: the values of the tensor named `self.factors`; None if the file
+        has no such tensor.
+        """
         slower = self.factor if self.kind == "linear" else 1.0
         attention = float(self._value("attn_factor", 1.0))
         for module, kind in _rotary(model):

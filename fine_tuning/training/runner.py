@@ -1,7 +1,7 @@
-"""Describe a training as a value (TrainingJob), and run it in this process or in a child process.
+"""Describe a training as data (TrainingJob), and run it in this process or in a child process.
 
-A child process frees all its memory when it ends. A runner is a function of a TrainingJob and a
-Watch; all runners give the same adapter.
+A child process frees all its memory when it ends. A runner is a function that runs a TrainingJob,
+reports to a Watch, and returns the result; all runners produce the same adapter.
 """
 
 import json
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 _POLL = 0.1  # seconds between checks of a child's progress
-_GRACE = 4.0  # seconds that a child asked to stop has to end its step and write a checkpoint
+_GRACE = 4.0  # seconds in which a child that was asked to stop must end its step and write a checkpoint
 _ORPHANED = 3.0  # the same for a child whose parent process died
-_DISK_FULL = 28  # exit code of a child that found the disk full; ENOSPC on Linux
+_DISK_FULL = 28  # exit code of a child that found the disk full (the number of ENOSPC on Linux)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class TrainingJob:
     served: Path | None = None  # llama.cpp's logits of the base (Reference.save), to check the network before training
 
     def save(self) -> Path:
-        """Write the job to the run's folder, for another process; return the file."""
+        """Write the job to the run's folder as JSON, so that another process can load it; return the file's path."""
         rows = {name: str(path) if path else None for name, path in asdict(self.rows).items()}
         facts = {
             "base": str(self.base),
@@ -102,7 +102,7 @@ class TrainingProcess:
         self.job, self.log = job, job.run / "log.txt"
         self._progress = job.run / "progress.jsonl"
         self._asked = 0.0  # time at which the child was asked to stop; 0: not yet
-        self._told = time.monotonic()  # time of the last step
+        self._told = time.monotonic()  # time at which the last step was reported
         self._pace = 0.0  # seconds of the longest wait for a step, including a validation before it
 
     def __enter__(self) -> "TrainingProcess":
@@ -118,7 +118,10 @@ class TrainingProcess:
         self._child.join()
 
     def steps(self) -> Iterator[Step | None]:
-        """Yield each step as it is reported, and None at every poll, until the process ends."""
+        """Yield each step as the child reports it, and None at every poll, until the process ends.
+
+        Kill the process if it was asked to stop and takes too long.
+        """
         while True:
             ended = not self._child.is_alive()
             yield from self._news()
@@ -143,13 +146,17 @@ class TrainingProcess:
             yield Step(**json.loads(line))
 
     def stop(self) -> None:
-        """Ask the child to end its step and write a checkpoint; kill it if that takes too long."""
+        """Ask the child to end its step, write a checkpoint, and exit; return without waiting for it."""
         if not self._asked and self._child.is_alive():
             self._asked = time.monotonic()
             self._child.terminate()
 
     def result(self) -> TrainingResult:
-        """Return the child's result, or raise the error that it raised."""
+        """Wait for the child to end, and return its result.
+
+        Raises the error that the child raised; Cancelled if it was asked to stop; TrainingError if
+        it died.
+        """
         self._child.join()
         if _result_file(self.job.run).exists():
             return _read_result(self.job)
@@ -198,7 +205,7 @@ def _read_result(job: TrainingJob) -> TrainingResult:
 
 @dataclass
 class _Asked:
-    """Whether the child was asked to stop."""
+    """Whether this child process was asked to stop; `ask` is also its signal handler."""
 
     stop: bool = False
 
@@ -207,7 +214,10 @@ class _Asked:
 
 
 def _train(file: Path) -> None:
-    """Run the job, and write its result or its error to the run's folder."""
+    """Run the job that `TrainingJob.save` wrote to `file`; write its result or its error to the run's folder.
+
+    This is the main function of the child process. Its output goes to log.txt in the run's folder.
+    """
     asked = _Asked()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent handles it
     signal.signal(signal.SIGTERM, asked.ask)
@@ -241,7 +251,7 @@ def _full_disk_told() -> Iterator[None]:
 
 
 def _end_with_parent(asked: _Asked) -> None:
-    """End this process a few seconds after its parent process ends."""
+    """Wait until the parent process ends; then ask the training to stop, and exit a few seconds later."""
     if parent := multiprocessing.parent_process():
         wait([parent.sentinel])
         asked.ask()

@@ -1,6 +1,6 @@
-"""Compare the logits of the network that is trained with llama.cpp's logits of the served model.
+"""Compare the logits of the network to be trained with those that llama.cpp computes for the served model.
 
-engines/agreement.py defines how far they may differ.
+engines/agreement.py defines the distance between logits, and how large it may be.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 
 def check_served(model: "PreTrainedModel", served: Reference, tolerance: float, name: str) -> list[Logits]:
-    """Return the model's logits for the probes, after comparing them with llama.cpp's.
+    """Return the model's logits for the probes of `served`, after comparing them with llama.cpp's.
 
-    Raises TrainingError if they differ by more than rounding explains plus `tolerance`.
+    `tolerance`: distance to allow in addition to `served.rounding`. `name` names the model in the
+    message. Raises TrainingError if the distance is larger than allowed.
     """
     found = probe_logits(model, served.probes)
     check_base(found, served, tolerance, name)
@@ -29,7 +30,7 @@ def check_served(model: "PreTrainedModel", served: Reference, tolerance: float, 
 
 @torch.no_grad()
 def probe_logits(model: "PreTrainedModel", probes: Sequence[Probe]) -> list[Logits]:
-    """Return the logits at each probe's places, computed from one packed row as in training."""
+    """Return for each probe the logits [places, vocabulary], computed from one packed row as in training."""
     training = model.training
     model.eval()
     batch = pack([_row(probe) for probe in probes])

@@ -54,7 +54,7 @@ _SILENCE = 120  # seconds without a heartbeat after which a process on another m
 class Prepared:
     """The base and the rows that every trial trains on.
 
-    `identity` names the data independently of the paths, which differ between machines.
+    `identity` identifies this data by its content, since paths differ between machines.
     """
 
     base: Path
@@ -96,7 +96,7 @@ def search(prepared: Prepared, training: Training, sweep: Sweep, name: str, watc
 
 
 def space(sweep: Sweep) -> dict[str, "BaseDistribution"]:
-    """Return the swept settings as Optuna's distributions; settings with a single value are left out."""
+    """Return the swept settings as Optuna's distributions, by name; settings with a single value are left out."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     low, high = sweep.learning_rate
@@ -108,14 +108,15 @@ def space(sweep: Sweep) -> dict[str, "BaseDistribution"]:
 
 
 def fixed(sweep: Sweep) -> Settings:
-    """Return the settings that have a single value, and are therefore not swept."""
+    """Return the settings that have a single value in `sweep`, and are therefore not swept."""
     return {key: getattr(sweep, key)[0] for key in SWEPT if len(set(getattr(sweep, key))) == 1}
 
 
 def grid(sweep: Sweep) -> list[Settings]:
     """Return every combination of the swept values, shuffled with the sweep's seed.
 
-    Shuffling lets a sweep that ends early still try values from the whole range.
+    Three learning rates stand for the range. The order is shuffled so that a sweep that ends early
+    has still tried values from the whole range.
     """
     low, high = sweep.learning_rate
     steps = (index / (_GRID_RATES - 1) for index in range(_GRID_RATES))
@@ -170,15 +171,15 @@ class _Worker:
         return study
 
     def _configured(self) -> list[Settings]:
-        """Return the configured settings as the first trial, if they are within the ranges.
+        """Return a list with the configured settings, to be the first trial; [] if they are outside the ranges.
 
-        The sweep's best result is then no worse than the configured settings.
+        With this trial, the sweep's best result is no worse than the configured settings.
         """
         point = {key: getattr(self.training, key) for key in self.space}
         return [point] if all(_holds(kind, point[key]) for key, kind in self.space.items()) else []
 
     def work(self) -> None:
-        """Run trials until the budget is over."""
+        """Run trials until the study has all its trials or the time is over; then plot them."""
         while (trial := self._ask()) is not None:
             try:
                 self._do(trial)
@@ -242,9 +243,9 @@ class _Worker:
         self.watch.tell(events.Trial(trial.number, dict(trial.params), loss, why))
 
     def _twin(self, trial: "Trial") -> "FrozenTrial | None":
-        """Return a finished trial with the same settings.
+        """Return a finished trial with the same settings; None if there is none.
 
-        Since all trials use the same seed, its result would be the same.
+        All trials train with the same seed, so the result of `trial` would be the same.
         """
         from optuna.trial import TrialState
 
@@ -252,7 +253,7 @@ class _Worker:
         return next((other for other in done if other.params == trial.params), None)
 
     def _train(self, trial: "Trial", run: Path) -> "_End":
-        """Run a trial's training in a child process, and return its validation loss."""
+        """Run a trial's training in a child process, in the folder `run`; return how it ended."""
         from optuna.trial import TrialState
 
         settings = self.training.model_copy(
@@ -284,9 +285,9 @@ class _Worker:
         return _End(loss, TrialState.COMPLETE, "")
 
     def _look_up(self, number: int) -> None:
-        """Raise Cancelled or _OutOfTime if the sweep must end during this trial.
+        """Raise Cancelled or _OutOfTime if the sweep must end during the trial `number`.
 
-        Otherwise touch the trial's heartbeat file for other processes.
+        Otherwise touch the trial's heartbeat file, from time to time.
         """
         if self.watch.stopping():
             raise Cancelled("the sweep was stopped; the next one continues it")
@@ -308,7 +309,7 @@ class _Worker:
         self._shown = time.monotonic()
 
     def _dead(self, trial: "FrozenTrial") -> bool:
-        """Return whether the process that runs the trial has died."""
+        """Return whether the process that runs the trial has died, or shows no sign of life from another machine."""
         worker = trial.user_attrs.get("worker")
         if worker is None:  # it died while taking the trial, before it could record itself
             return True
@@ -327,7 +328,10 @@ class _Worker:
     # Results
 
     def found(self) -> SweepResult:
-        """Return the best finished trial. Raises TrainingError if no trial finished."""
+        """Return the settings and the loss of the best finished trial, and how many trials ended in which way.
+
+        Raises TrainingError if no trial finished.
+        """
         from optuna.trial import TrialState
 
         trials = self.study.get_trials(deepcopy=False)
@@ -384,9 +388,9 @@ def _this_process() -> dict[str, str | int | float]:
 
 
 def _queue_again(study: "Study", number: int, params: Settings) -> None:
-    """Mark an interrupted trial as failed, and queue its settings before all new ones.
+    """Mark an interrupted trial as failed, and queue its settings `params` before all new ones.
 
-    If several processes try, only the first one succeeds.
+    If another process has already done this, do nothing.
     """
     from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
@@ -398,7 +402,10 @@ def _queue_again(study: "Study", number: int, params: Settings) -> None:
 
 
 def plot(study: "Study", file: Path) -> None:
-    """Write a PNG that plots loss by trial, with the best so far, and loss by learning rate."""
+    """Write a PNG that plots loss by trial, with the best so far, and loss by learning rate.
+
+    Write nothing if no trial has finished.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from optuna.trial import TrialState

@@ -1,6 +1,8 @@
-"""Record the base's token probabilities on replay rows, as the teacher for training.
+"""Record the base's token probabilities on replay rows, so that the trained model can be kept close to them.
 
-The trained model is then kept close to them by a KL divergence (loss.py).
+Replay rows are general questions and answers, mixed in so that the model keeps what it knew. On
+these rows the base is the teacher: the loss is the KL divergence of the model's probabilities from
+the recorded ones (loss.py).
 """
 
 import contextlib
@@ -25,9 +27,10 @@ _TOKENS = 64  # most likely tokens kept for each replayed token; all others shar
 
 
 def replay_rows(model: "PreTrainedModel", replay: Path, base: Path) -> list[TokenRow]:
-    """Return the rows of the file `replay` with the teacher's values: those of the untrained `model`.
+    """Return the rows of the file `replay` with `teacher` set to the probabilities of the untrained `model`.
 
-    The values are cached beside the file for the next training on the same `base`.
+    The values are saved beside `replay`, and reused by the next training on the same `base` in the
+    same number format. Raises TrainingError for a bad row.
     """
     rows, kept = read_rows(replay), replay.with_suffix(f".{str(model.dtype).removeprefix('torch.')}.safetensors")
     about = {"base": f"{base.name} {base.stat().st_size}", "rows": hashlib.sha256(replay.read_bytes()).hexdigest()}
@@ -48,9 +51,9 @@ def replay_rows(model: "PreTrainedModel", replay: Path, base: Path) -> list[Toke
 
 @torch.no_grad()
 def teach(model: "PreTrainedModel", rows: list[TokenRow], batch_size: int = 8) -> list[TokenRow]:
-    """Return the rows with the most likely tokens under `model`, and their log-probabilities.
+    """Return the rows with `teacher` set: the most likely tokens under `model`, and their log-probabilities.
 
-    They are computed for each supervised token.
+    Both are [n, k] for the n supervised tokens of a row. `batch_size` rows are computed at once.
     """
     model.eval()
     taught: list[TokenRow] = []

@@ -1,4 +1,4 @@
-"""Transformers' Trainer, extended with safe checkpoints and figures for the reports."""
+"""Extend Transformers' Trainer with checkpoints without pickles, and with figures for the reports."""
 
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
@@ -50,7 +50,10 @@ class ResumableTrainer(Trainer):
         raise NotImplementedError
 
     def validated(self) -> float:
-        """Return the validation loss of the current step, cached since both report and early stop ask for it."""
+        """Return the validation loss (nats) after the current step.
+
+        The value is cached, since both the step report and the early stop ask for it.
+        """
         if self._validated is None or self._validated[0] != self.state.global_step:
             self._validated = self.state.global_step, self.validation_loss()
         return self._validated[1]
@@ -115,7 +118,10 @@ class Arguments(TypedDict, total=False):
 
 
 def arguments(folder: Path, settings: Training, rows: int) -> Arguments:
-    """Return the TrainingArguments for epochs of `rows` rows, by name."""
+    """Return the keyword arguments of TrainingArguments for a training on `rows` rows per epoch.
+
+    `folder`: where checkpoints are written.
+    """
     steps = -(-rows // settings.batch_size) * settings.num_epochs
     found = Arguments(
         output_dir=str(folder),
@@ -159,9 +165,10 @@ class StepFlops:
 def step_flops(model: PreTrainedModel) -> StepFlops:
     """Return the floating-point operations of a training step of `model`.
 
-    Each weight costs two operations forward, two for the input's gradient, and two more if it is
-    trained (arXiv 2001.08361, section 2.1); attention costs two products forward and four backward
-    (arXiv 2204.02311, appendix B). Recomputed values count once.
+    Each weight costs two operations per token forward, two for the input's gradient, and two more
+    if it is trained (arXiv 2001.08361, section 2.1); attention costs two products forward and four
+    backward (arXiv 2204.02311, appendix B). Values that are computed again in the backward pass
+    count once.
     """
     head, config = model.get_output_embeddings(), model.config.get_text_config()
     linear = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
@@ -175,5 +182,5 @@ def step_flops(model: PreTrainedModel) -> StepFlops:
 
 
 def _flops(layer: nn.Linear) -> float:
-    # By its dimensions, since a weight held in four bits has half as many numbers.
+    # Computed from the layer's dimensions, since the tensor of a quantised weight has another size.
     return float(layer.in_features * layer.out_features * (6 if layer.weight.requires_grad else 4))

@@ -1,4 +1,4 @@
-"""Helpers of all trainers: reading token rows, and reporting steps."""
+"""Read token rows, and report the steps of a training, for all trainers."""
 
 import contextlib
 import json
@@ -29,14 +29,15 @@ class TrainingRows:
     """The files that a training learns from."""
 
     folder: Path  # holds train.jsonl and validation.jsonl of token rows (`read_rows`)
-    replay: Path | None = None  # token rows of general exchanges, on which the model is held to the base
+    replay: Path | None = None  # replay rows, on which the model is kept close to the base (teacher.py)
     preferences: Path | None = None  # people's preferences (preferences.py), learned after the chats
 
 
 def read_rows(path: Path) -> list[TokenRow]:
     """Return the token rows of a JSONL file of {"input_ids": [...], "trained": [0|1, ...], "id": ...}.
 
-    The id is optional. Raises TrainingError for a bad line.
+    `trained` tells for each token whether it carries loss. The id is optional. Raises TrainingError
+    for a bad line.
     """
 
     def row(record: Mapping[str, Any]) -> TokenRow:
@@ -50,7 +51,7 @@ def read_rows(path: Path) -> list[TokenRow]:
 
 
 class TrainerLike(Protocol):
-    """The interface of a trainer (trainer.ResumableTrainer) that phases, reports and early stops use."""
+    """The part of a trainer (trainer.ResumableTrainer) that step reports and early stops use."""
 
     model: "PreTrainedModel"
     args: "TrainingArguments"
@@ -75,7 +76,7 @@ class StepReporter:
     """Reports each step of a training phase: to the watch, and as a line of JSON in `file`."""
 
     def __init__(self, part: Part, trainer: TrainerLike, epochs: int, file: Path, peak: float, watch: Watch) -> None:
-        """Report on a training of `epochs` epochs.
+        """Prepare to report the steps of `trainer`, which trains for `epochs` epochs.
 
         `peak`: this machine's speed in floating-point operations per second.
         """
@@ -126,9 +127,10 @@ class StepReporter:
 
 
 def last_steps(file: Path) -> dict[Part, Step]:
-    """Return the last step of each phase in a run's progress.jsonl, without incomplete lines.
+    """Return the last step of each phase in `file`, a run's progress.jsonl; {} if there is no such file.
 
-    A resumed run continues from these steps.
+    Incomplete lines are ignored. A resumed run takes the results of finished phases from these
+    steps.
     """
     last: dict[Part, Step] = {}
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:

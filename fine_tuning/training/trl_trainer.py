@@ -1,4 +1,4 @@
-"""TRL's trainer on the same token rows, as a reference for our own (`training.backend: trl`)."""
+"""Train with TRL's trainer on the same token rows, as a reference for PackedTrainer (`training.backend: trl`)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from fine_tuning.training.trainer import ResumableTrainer, arguments, step_flops
 
 
 class TrlTrainer(ResumableTrainer, SFTTrainer):
-    """TRL's unmodified SFTTrainer on token rows.
+    """TRL's SFTTrainer with its own loss, on token rows.
 
     Replay rows are learned like all others, since TRL does not support a divergence from the base.
     """
@@ -61,7 +61,7 @@ class TrlTrainer(ResumableTrainer, SFTTrainer):
         return loss
 
     def validation_loss(self) -> float:
-        """Return the mean loss (nats) over the validation rows."""
+        """Return the loss (nats) over the validation rows, as TRL averages it."""
         with torch.random.fork_rng():
             return float(self.evaluate()["eval_loss"])
 

@@ -1,7 +1,7 @@
-"""Prefix and prompt tuning on packed rows.
+"""Extend PEFT's prefix and prompt tuning to packed rows (packing.py).
 
-Virtual tokens are placed before the root of the row's prefix tree; every conversation attends to
-them.
+Both methods train virtual tokens. These are placed before the root of the row's prefix tree, and
+every conversation attends to them.
 """
 
 import torch

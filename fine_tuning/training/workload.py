@@ -12,19 +12,22 @@ from fine_tuning.training.batch_sizes import chats_in_a_batch, chunk_size
 from fine_tuning.training.prefix_tree import divide, tree_branches
 
 _TRL_COPIES = 3  # copies of all tokens' logits that TRL holds: the logits, their exponentials, the gradient
-_SAMPLED_BATCHES = 100  # batches whose size is counted; more would hardly change the estimate
+_SAMPLED_BATCHES = 100  # maximum number of batches whose size is counted; more would hardly change the estimate
 
 
 @dataclass(frozen=True)
 class ComputedRow:
-    """The tokens of a conversation up to the last that carries loss, and the number that carry loss."""
+    """The tokens of a conversation that are computed, and the number of tokens that carry loss (`targets`).
+
+    Tokens are computed up to the one before the last that carries loss.
+    """
 
     ids: tuple[int, ...]
     targets: int
     replayed: bool = False
 
     def cut(self, length: int) -> "ComputedRow":
-        """Return the row cut to `length` tokens. This is an estimate: training cuts at whole turns."""
+        """Return the row cut to `length` tokens. This is approximate: in a dataset rows are cut at whole turns."""
         return (
             self
             if len(self.ids) <= length
@@ -34,7 +37,7 @@ class ComputedRow:
 
 @dataclass(frozen=True)
 class BatchSize:
-    """The size of one pass."""
+    """The size of one forward and backward pass."""
 
     tokens: int  # tokens of the prefix tree
     scores: int  # attention scores per head, including masked ones
@@ -44,20 +47,20 @@ class BatchSize:
 
 @dataclass(frozen=True)
 class Workload:
-    """One epoch: its steps, and a sample of its batches.
+    """The work of one epoch: its number of steps, and the sizes of a sample of its passes.
 
-    The batch with the longest row is always in the sample.
+    The sample always contains the step with the longest row.
     """
 
     steps: int
-    batches: tuple[BatchSize, ...]
-    passes: float = 1.0  # average number of batches per step
+    batches: tuple[BatchSize, ...]  # the sampled passes
+    passes: float = 1.0  # average number of passes per step
     longest_replayed: int = 0  # supervised tokens of the longest replay row
     held_out: "Workload | None" = None  # an epoch of all cross-validation trainings together (cross_validation.py)
 
 
 def computed_rows(path: Path, replayed: bool = False) -> list[ComputedRow]:
-    """Return the token rows of a JSONL file, each up to its last trained token: later ones are not computed.
+    """Return the token rows of a JSONL file, without the tokens that are not computed.
 
     `replayed`: mark all of them as replay rows. Raises TrainingError for a bad line.
     """
@@ -72,7 +75,7 @@ def computed_rows(path: Path, replayed: bool = False) -> list[ComputedRow]:
 def workload(rows: Sequence[ComputedRow], settings: Training, max_length: int | None = None) -> Workload:
     """Return the workload of an epoch over `rows` in random order (`settings.seed`).
 
-    Each row is cut to `max_length` tokens.
+    Each row is cut to `max_length` tokens; None: not cut.
     """
     order = list(rows if max_length is None else (row.cut(max_length) for row in rows))
     random.Random(settings.seed).shuffle(order)
@@ -92,7 +95,10 @@ def workload(rows: Sequence[ComputedRow], settings: Training, max_length: int | 
 
 
 def _held_out(chats: Sequence[ComputedRow], rows: int, settings: Training) -> Workload | None:
-    """Return the workload of an epoch of all cross-validation trainings; None without `settings.folds`."""
+    """Return the workload of one epoch of all cross-validation trainings together.
+
+    `rows`: the number of chats and replay rows. Return None without `settings.folds`.
+    """
     parts = min(settings.folds, len(chats))
     if parts < 2:
         return None
@@ -102,7 +108,7 @@ def _held_out(chats: Sequence[ComputedRow], rows: int, settings: Training) -> Wo
 
 
 def _passes(rows: Sequence[ComputedRow], settings: Training) -> list[BatchSize]:
-    """Return the size of each forward pass into which one training step divides its `rows`."""
+    """Return the size of each pass into which one training step divides its `rows`."""
     if settings.backend == "trl":  # one pass, padded, with the logits of every token
         longest = max(len(row.ids) for row in rows)
         tokens = len(rows) * longest
@@ -112,7 +118,7 @@ def _passes(rows: Sequence[ComputedRow], settings: Training) -> list[BatchSize]:
 
 
 def _size(ordered: Sequence[ComputedRow]) -> BatchSize:
-    """Return the size of one pass over sorted rows."""
+    """Return the size of one forward and backward pass over rows that are sorted by their tokens."""
     ids = [row.ids for row in ordered]
     own = tree_branches(ids)
     targets, replayed = sum(row.targets for row in ordered), sum(row.targets for row in ordered if row.replayed)

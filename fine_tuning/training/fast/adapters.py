@@ -3,8 +3,8 @@
 Each gradient is added to its place in the vector (like `main_grad` of Megatron-LM). Computing the
 gradient norm, the optimiser's step and clearing the gradients then take one call each instead of
 one for each of hundreds of matrices, which would take a noticeable part of a small model's step on
-a CPU. For the same reason the adapters are stored beside the weights that they adapt, as extra rows
-or columns of a product that is computed anyway, instead of as small products of their own.
+a CPU. For the same reason each adapter's B is also stored beside the weights that it adapts, as
+extra columns, so that one product computes both instead of two.
 """
 
 from collections.abc import Sequence
@@ -24,18 +24,19 @@ if TYPE_CHECKING:
 class Adapted:
     """Frozen layers with the same input, and their adapters: y = [x, scale x A^T] [W, B]^T.
 
-    Each B has its own rows and columns. A single product rounds only once; in bfloat16 a separate
-    addition would round away the small contribution of an adapter early in training. R is the sum
-    of the adapters' ranks r. `grad_a` and `grad_b` are the gradients of `a` and `b`.
+    W stacks the layers' weights, A stacks their adapters' A, and B is a block-diagonal matrix of
+    their adapters' B. A single product rounds only once; in bfloat16 a separate addition would
+    round away the small contribution of an adapter early in training. R is the sum of the adapters'
+    ranks r.
     """
 
-    wide: Tensor  # [out, in + R]: W and all B
+    wide: Tensor  # [out, in + R]: [W, B]
     bias: Tensor | None  # [out]
-    a: Tensor  # [R, in]: all A, stacked
-    grad_a: Tensor
-    b: list[Tensor]  # B of each adapter [out, r]
-    grad_b: list[Tensor]
-    scale: float
+    a: Tensor  # [R, in]
+    grad_a: Tensor  # gradient of `a`
+    b: list[Tensor]  # B of each adapter [its layer's out, r]
+    grad_b: list[Tensor]  # gradients of `b`
+    scale: float  # alpha / r, or alpha / sqrt(r) with rank-stabilised LoRA
 
     def __post_init__(self) -> None:
         self.extra_columns = len(self.a)  # scratch columns that `forward` needs beside its input
@@ -48,21 +49,30 @@ class Adapted:
         self._back, self._grad_a_turned = self.wide.t(), self.grad_a.t()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return y [T, out] for `x` [T, in + R]; the last R columns of `x` are overwritten with scale x A^T."""
+        """Return y [T, out] for `x` [T, in + R], whose first columns are the input.
+
+        The last R columns of `x` are overwritten with scale x A^T.
+        """
         torch._foreach_copy_(self._places, self.b)  # the optimiser has changed them
         own, low = split_columns(x, self.extra_columns)
         torch.addmm(low, own, self._a_as(x).t(), beta=0, alpha=self.scale, out=low)
         return product(x, self.wide, self.bias)
 
     def backward(self, grad_y: Tensor, x: Tensor, low: Tensor) -> Tensor:
-        """Add to the adapters' gradients, and return the gradient of x [T, in]; `low` is scale x A^T."""
+        """Add to the adapters' gradients, and return the gradient of the input [T, in].
+
+        `grad_y` [T, out] is the gradient of y, `x` the input, and `low` [T, R] is scale x A^T.
+        """
         grad_x, grad_low = split_columns(product(grad_y, self._back), self.extra_columns)
         self._add_gradients(grad_y, x, low, grad_low)
         return grad_x.addmm_(grad_low, self._a_as(grad_x), alpha=self.scale)
 
     def backward_of_adapters(self, grad_y: Tensor, x: Tensor, low: Tensor) -> None:
-        """Add to the adapters' gradients only, for layers below which nothing is trained."""
-        # not with oneDNN: its kernel costs more than this small product, computed once a step
+        """Add to the adapters' gradients like `backward`, without computing the gradient of the input.
+
+        This is for the first layers that are trained, whose input needs no gradient.
+        """
+        # Not with oneDNN, since building its kernel costs more than this small product, computed once a step.
         self._add_gradients(grad_y, x, low, grad_y @ self._beside)
 
     def _add_gradients(self, grad_y: Tensor, x: Tensor, low: Tensor, grad_low: Tensor) -> None:
@@ -70,7 +80,7 @@ class Adapted:
         add_products([self._grad_a_turned], x, grad_low, self.scale)
 
     def _a_as(self, other: Tensor) -> Tensor:
-        # a `to` without effect takes time too
+        # `to` takes time even when there is nothing to convert
         return self.a if self.a.dtype == other.dtype else self.a.to(other.dtype)
 
 
@@ -81,9 +91,10 @@ def split_columns(x: Tensor, extra: int) -> tuple[Tensor, Tensor]:
 
 
 class AdapterVector:
-    """One vector with the adapters of all layers; the adapters of a group are contiguous.
+    """One vector with the weights of all adapters, and one with their gradients.
 
-    PEFT's parameters become views of the vector.
+    The A matrices of a group (layers with the same input) are contiguous, followed by its B
+    matrices. PEFT's parameters become views of the vectors.
     """
 
     def __init__(self, groups: Sequence[Sequence["LoraLinear"]]) -> None:
@@ -107,7 +118,7 @@ class AdapterVector:
             _move(b, *self._views(b, b.shape))
 
     def of(self, *layers: "LoraLinear") -> Adapted:
-        """Return a layer, or all layers of a group, as one `Adapted`, with a copy of their frozen weights."""
+        """Return one layer, or all layers of a group, as one `Adapted`, with a copy of their frozen weights."""
         downs, ups = zip(*map(_matrices, layers), strict=True)
         bases = [base_of(layer) for layer in layers]
         a, grad_a = self._views(downs[0], torch.Size((sum(map(len, downs)), downs[0].shape[1])))
@@ -127,13 +138,13 @@ class AdapterVector:
         )
 
     def _views(self, first: nn.Parameter, shape: torch.Size) -> tuple[Tensor, Tensor]:
-        """Return views of weights and gradients, in `shape`, that start where `first` is stored."""
+        """Return views of `weights` and of `gradients` with this shape, beginning where `first` is stored."""
         place = slice(self._starts[id(first)], self._starts[id(first)] + shape.numel())
         return self.weights.data[place].view(shape), self.gradients[place].view(shape)
 
 
 def base_of(layer: "LoraLinear") -> nn.Linear:
-    """Return the frozen layer under an adapter."""
+    """Return the frozen layer that an adapter adapts. Raises TypeError if it is not an nn.Linear."""
     base = layer.get_base_layer()
     if not isinstance(base, nn.Linear):
         raise TypeError(f"an adapter of {type(base).__name__} cannot be fused")

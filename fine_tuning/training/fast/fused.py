@@ -1,9 +1,9 @@
-"""Replace modules of a model by fused ones, with fewer calls and fewer passes over memory.
+"""Replace the forward passes of modules by fused ones, with fewer calls and fewer passes over memory.
 
-Layers, or parts of them, become single steps of autograd (layers.py). A small model's step on a CPU
-otherwise spends half of its time between the matrix products. Loss and gradients stay the same as
-those of PEFT and Transformers (tests/training/test_fused.py). A part replaces a module only if both
-return the same output for a probe.
+Layers, or parts of them, become single autograd functions (layers.py). Without them, a training
+step of a small model on a CPU spends half of its time outside of matrix products. Loss and
+gradients stay the same as those of PEFT and Transformers (tests/training/test_fused.py): a fused
+part replaces a module only if both return the same output for a probe, a small test input.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,9 +40,10 @@ _SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 def fuse(model: nn.Module) -> AdapterVector | None:
     """Replace the forward passes that can be fused; return the vector of the fused adapters.
 
-    Call it after the model has been moved to its device and number format. LoRA with dropout or
-    DoRA, several adapters at once, quantised weights, and modules whose output for a probe differs
-    from the fused form's stay as they are. Return None if no layer with an adapter can be fused.
+    Must be called after the model has been moved to its device and number format; further calls
+    change nothing. Not fused are LoRA with dropout or DoRA, several adapters at once, quantised
+    weights, and modules whose output for a probe differs from that of the fused part. Return None
+    if no layer with an adapter can be fused.
     """
     if "adapter_vector" not in vars(model):
         groups = _groups(model)
@@ -57,20 +58,20 @@ def fuse(model: nn.Module) -> AdapterVector | None:
 
 
 def outside(model: nn.Module, adapters: AdapterVector | None) -> list[nn.Parameter]:
-    """Return the trained parameters that are not in the vector."""
+    """Return the model's trained parameters that are not in the vector `adapters`."""
     within = set(map(id, adapters.parameters)) if adapters else set()
     return [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in within]
 
 
 def _clear(adapters: AdapterVector, rest: Sequence[nn.Parameter]) -> None:
-    """Set gradients to zero without asking a thousand modules for their parameters."""
+    """Clear all gradients, faster than `zero_grad`, which would iterate over a thousand modules."""
     adapters.gradients.zero_()
     for parameter in rest:
         parameter.grad = None
 
 
 def _groups(model: nn.Module) -> list[list["LoraLinear"]]:
-    """Return the layers whose adapters can be fused, grouped by common input."""
+    """Return the layers whose adapters can be fused; layers with the same input form a group."""
     together = []
     for module in model.modules():
         for names in _SAME_INPUT:
@@ -108,7 +109,7 @@ def _plain_children(module: nn.Module, *names: str) -> list["LoraLinear"]:
 
 
 class _Probe(TypedDict):
-    """The input of a probe of attention or a layer: a few tokens with causal attention."""
+    """The test input for an attention module or a whole layer: a few tokens with causal attention."""
 
     hidden_states: Tensor
     position_embeddings: tuple[Tensor, Tensor]
@@ -117,14 +118,14 @@ class _Probe(TypedDict):
 
 
 class _Fuser:
-    """Replaces the forward pass of each module by the part that computes the same."""
+    """Replaces forward passes of modules by parts (layers.py) that compute the same."""
 
     def __init__(self, adapters: AdapterVector | None) -> None:
         """Prepare the replacement. `adapters` holds all plain layers; None: only norms can be fused."""
         self.adapters = adapters
         self.parts: dict[int, Part | RowPart] = {}  # by id of the replaced module
-        self.within: set[int] = set()  # ids of layers whose weights a part holds
-        self.turned: set[int] = set()  # how many numbers of a head rotary positions rotate
+        self.within: set[int] = set()  # ids of layers whose weights belong to a part
+        self.turned: set[int] = set()  # how many numbers of each head are rotated, for each kind of layer
 
     @torch.no_grad()
     def fuse(self, model: nn.Module) -> None:
@@ -206,9 +207,9 @@ class _Fuser:
             self._replace_row_part(module, part, output, lambda y: y)
 
     def _share_weights(self, adapted: Adapted, *layers: "LoraLinear") -> None:
-        """Make the weights of `layers` views of the part's weights, so that none is held twice.
+        """Make the weights of `layers` views of the weights in `adapted`, so that no weight is stored twice.
 
-        Only BLAS can multiply by such views.
+        oneDNN cannot multiply by such views; BLAS can.
         """
         bases = [base_of(layer) for layer in layers]
         for base, weight in zip(
@@ -236,7 +237,8 @@ class _Fuser:
     ) -> None:
         """Replace a forward pass like `_replace`, for a part that also needs the packed row's context.
 
-        `answer` converts the part's output to the module's output.
+        `answer` converts the part's output to what the module returns. Calls without a packed row,
+        or with a key-value cache, still use the original forward pass.
         """
         original, anchor = module.forward, self._anchor()
 
@@ -251,7 +253,7 @@ class _Fuser:
 
 
 def _row_context(layout: Layout, position_embeddings: tuple[Tensor, Tensor], **others: object) -> RowContext:
-    """Return a packed row's context, with its angles computed once for all layers that share them."""
+    """Return a packed row's context. The angles are cached in `layout`, for all layers that share them."""
     cos, sin = position_embeddings
     known = layout.angles
     if id(cos) not in known:
@@ -262,12 +264,15 @@ def _row_context(layout: Layout, position_embeddings: tuple[Tensor, Tensor], **o
 
 
 def _probe(weight: Tensor) -> Tensor:
-    """Return a probe input [1, tokens, in] whose width is the last dimension of `weight`."""
+    """Return a test input [1, tokens, in] for a module with this weight, whose last dimension is `in`."""
     return torch.linspace(-2, 2, _PROBED * weight.shape[-1], device=weight.device).to(weight.dtype).view(1, _PROBED, -1)
 
 
 def _row_probe(weight: Tensor, size: int) -> _Probe:
-    """Return a probe for attention, or for a layer, whose heads have `size` numbers."""
+    """Return the test input for an attention module, or a layer, whose heads have `size` numbers.
+
+    `weight`: a weight whose last dimension is the width of the input.
+    """
     row = torch.arange(_PROBED, device=weight.device)
     angles = (row[:, None] * torch.linspace(0.1, 1, size // 2, device=weight.device)).repeat(1, 2)[None]
     return {
@@ -279,7 +284,7 @@ def _row_probe(weight: Tensor, size: int) -> _Probe:
 
 
 def _answer(module: nn.Module, probe: _Probe) -> Tensor | None:
-    """Return the output of `module` for the probe; None if it needs other arguments."""
+    """Return the output of `module` for the probe; None if the module fails, for example for lack of an argument."""
     try:
         answer = module.forward(**probe)
     except Exception:  # noqa: BLE001 - a module that fails for any reason is not fused
@@ -289,6 +294,6 @@ def _answer(module: nn.Module, probe: _Probe) -> Tensor | None:
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors are equal up to rounding, which is coarser in bfloat16."""
+    """Return whether two tensors are equal up to rounding: 0.1 % of the norm in float32, 3 % in bfloat16."""
     near = 1e-3 if other.dtype == torch.float32 else 3e-2
     return bool(one.shape == other.shape and (one - other).norm() <= near * other.norm())

@@ -1,10 +1,10 @@
-"""Fused parts of a transformer, each with its own forward and backward pass.
+"""Define fused parts of a transformer, each with its own forward and backward pass.
 
 The parts are a LoRA projection, attention, feed-forward, norm, and a whole layer. Projections with
-the same input are computed as one product that includes their adapters (adapters.py); its input
-must have free extra columns. Values that are cheap to recompute are not saved for the backward
-pass. Weights are frozen: only the input and the adapters get gradients. T is the number of tokens
-of a packed row.
+the same input are computed as one product that includes their adapters (adapters.py); the input
+needs extra columns as scratch space for it. Values that are cheap to recompute are not saved for
+the backward pass. Weights are frozen: only the input and the adapters get gradients. T is the
+number of tokens of a packed row.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ from fine_tuning.training.fast.tree_attention import Layout, attend, attend_back
 
 
 class Angles:
-    """The rotary positions (arXiv 2104.09864) of T tokens, as cosines and sines.
+    """The rotary positions (arXiv 2104.09864) of T tokens, as cosines and sines [T, 1, D].
 
-    The two halves of each query and key are rotated by them. Each tensor is [T, 1, D].
+    They rotate the two halves of each query and key; `back` is the sine of the opposite rotation.
     """
 
     def __init__(self, cos: Tensor, sin: Tensor) -> None:
@@ -49,12 +49,14 @@ class Part(Protocol):
         """Number of scratch columns that `forward` needs beside its input."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return y [T, out] for x [T, in + extra columns], and the tensors that `backward` needs."""
+        """Return y [T, out] for x [T, in + extra columns], followed by the tensors that `backward` needs."""
 
     def backward(self, grad_y: Tensor, kept: Sequence[Tensor], deeper: bool) -> Tensor | None:
-        """Add to the adapters' gradients, and return the gradient of x if `deeper`.
+        """Add to the adapters' gradients, and return the gradient of the input [T, in].
 
-        Overwrites the tensors in `kept`, never `grad_y`.
+        `grad_y` [T, out] is the gradient of y; `kept` holds the other tensors that `forward`
+        returned, and may be overwritten. `deeper`: whether the input needs a gradient; if not,
+        return None.
         """
 
 
@@ -81,10 +83,10 @@ class _RowPartContext(Context, Protocol):
 
 
 class PartFunction(torch.autograd.Function):
-    """A part as one step of autograd, from x [..., in] to y [..., out].
+    """A `Part` as one autograd function, from x [..., in] to y [..., out].
 
-    `anchor` is any tensor that requires a gradient. It makes autograd call the backward pass of the
-    first layer too, whose input requires none.
+    `anchor` is any tensor that requires a gradient. With it, autograd calls `backward` of the first
+    layer too, although that layer's input requires no gradient.
     """
 
     @staticmethod
@@ -102,7 +104,7 @@ class PartFunction(torch.autograd.Function):
 
 
 class RowPartFunction(torch.autograd.Function):
-    """A `RowPart` as one step of autograd; otherwise like `PartFunction`."""
+    """A `RowPart` as one autograd function; otherwise like `PartFunction`."""
 
     @staticmethod
     def forward(ctx: _RowPartContext, x: Tensor, anchor: Tensor | None, part: RowPart, row: RowContext) -> Tensor:
@@ -119,7 +121,10 @@ class RowPartFunction(torch.autograd.Function):
 
 
 def _reshaped(y: Tensor, shape: torch.Size) -> Tensor:
-    """Return y [T, out] in the input's shape, hiding the view from autograd, since some models (Olmo) write into it."""
+    """Return y [T, out] with the leading dimensions of the input's `shape`.
+
+    Autograd must not know that the result is a view, since some models (Olmo) write into it.
+    """
     made: Tensor = torch.ops.aten._unsafe_view(y, [*shape[:-1], y.shape[-1]])
     return made
 
@@ -128,7 +133,8 @@ def _reshaped(y: Tensor, shape: torch.Size) -> Tensor:
 class Projection:
     """A single projection with its adapter: y = x W^T + bias + scale x A^T B^T.
 
-    It saves its input unchanged, so that other parts may save the same tensor.
+    The input is saved as it is, not as a copy with extra columns, so that other autograd functions
+    can save the same tensor.
     """
 
     only: Adapted
@@ -147,12 +153,12 @@ class Projection:
 class Attention:
     """Attention with its projections q, k, v and o, each with its adapter, over a packed row x [T, H]."""
 
-    inner: Adapted  # [(heads + 2 groups) D, H]: q, k and v, stacked
-    outer: Adapted  # o
-    heads: int
-    groups: int
-    scale: float
-    window: int | None  # as in tree_attention.py
+    inner: Adapted  # q, k and v, stacked: [(heads + 2 groups) D, H]
+    outer: Adapted  # o: [H, heads D]
+    heads: int  # number of query heads
+    groups: int  # number of key heads
+    scale: float  # factor of the scores
+    window: int | None  # tokens that a token attends to, itself included; None: all before it
 
     @property
     def extra_columns(self) -> int:
@@ -178,8 +184,8 @@ class Attention:
 class Gated:
     """A gated feed-forward, y = down(silu(gate(x)) * up(x)), each projection with its adapter."""
 
-    both: Adapted  # [2 F, H]: gate and up, stacked
-    down: Adapted
+    both: Adapted  # gate and up, stacked: [2 F, H]
+    down: Adapted  # [H, F]
 
     @property
     def extra_columns(self) -> int:
@@ -219,7 +225,10 @@ class Norm:
         self._epsilon = torch.tensor(self.epsilon, device=self.weight.device)
 
     def forward(self, x: Tensor, free: int = 0) -> tuple[Tensor, ...]:
-        """Return y with `free` extra columns, and the tensors that `backward` needs."""
+        """Return y [T, H + free] for x [T, H], followed by the tensors that `backward` needs.
+
+        The `free` extra columns are uninitialised.
+        """
         wide = x.float()
         length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         inverse = torch.addcmul(self._epsilon, length, length, value=1 / x.shape[1]).rsqrt_()
@@ -228,7 +237,7 @@ class Norm:
         return y, x, inverse
 
     def backward(self, grad_y: Tensor, kept: Sequence[Tensor], deeper: bool = True) -> Tensor:
-        """Return the gradient of x. A norm has no trained weights, so `deeper` is not read."""
+        """Return the gradient of x, whether or not `deeper` asks for it, since there is nothing else to compute."""
         x, inverse = kept
         grad_n, wide = (grad_y * self.weight).float(), x.float()
         along = (grad_n * wide).sum(-1, keepdim=True).mul_(inverse).mul_(inverse)
@@ -271,7 +280,10 @@ def with_columns(x: Tensor, extra: int) -> Tensor:
 
 
 def _backward(layers: Adapted, grad_y: Tensor, x: Tensor, low: Tensor, deeper: bool) -> Tensor | None:
-    """Add to the adapters' gradients, and return the gradient of x if `deeper`."""
+    """Add to the adapters' gradients, and return the gradient of x [T, in]; None unless `deeper`.
+
+    `low` is as in `Adapted.backward`.
+    """
     if deeper:
         return layers.backward(grad_y, x, low)
     layers.backward_of_adapters(grad_y, x, low)
@@ -279,6 +291,6 @@ def _backward(layers: Adapted, grad_y: Tensor, x: Tensor, low: Tensor, deeper: b
 
 
 def _turn(heads: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Rotate the halves of each head [T, n, D] in place by `Angles`."""
+    """Rotate the two halves of each head [T, n, D] in place, by the cosines and sines of `Angles`."""
     swapped = heads.roll(heads.shape[2] // 2, dims=2)
     heads.mul_(cos).addcmul_(swapped, sin)

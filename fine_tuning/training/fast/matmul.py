@@ -1,8 +1,8 @@
-"""Matrix products with the faster of torch's two CPU libraries, BLAS and oneDNN.
+"""Compute matrix products with the faster of torch's two CPU libraries, BLAS and oneDNN.
 
 Torch computes float32 products with its BLAS (mostly MKL) and bfloat16 products with oneDNN. On AMD
-processors oneDNN is more than twice as fast as MKL for float32 too (benchmarks/README.md). It is
-called through the operator that `torch.compile` uses.
+processors oneDNN is more than twice as fast as MKL for float32 too (benchmarks/README.md). This
+module calls oneDNN through the operator that `torch.compile` uses.
 """
 
 import os
@@ -20,11 +20,11 @@ from fine_tuning.errors import TrainingError
 from fine_tuning.training.autograd import Context, apply
 
 Library = Literal["blas", "onednn"]
-"""The library that computes float32 products on a CPU; other products have no choice of library."""
+"""The library that computes float32 products on a CPU. For other products torch offers no choice."""
 
 CLEARLY = 0.9  # an alternative counts as clearly faster if it takes less than this share of the time
 PROBED = (256, 768, 3072)  # tokens, inputs and outputs of a probed product, as in a small model
-ENOUGH, _ROUNDS = 0.2, 3  # minimum seconds and minimum rounds of a probe
+ENOUGH, _ROUNDS = 0.2, 3  # minimum seconds and minimum rounds of a comparison of speeds
 _WIDE = 1024  # minimum width for oneDNN: for narrower products, building its kernel costs more than it gains
 
 # oneDNN builds a kernel of half a megabyte for each shape and by default caches 1024, although
@@ -37,10 +37,10 @@ _library: Library = "blas"
 
 
 def choose(settings: Training) -> Library:
-    """Return the library `training.products`, or for `auto` the faster one.
+    """Return the library that `training.products` names, or for `auto` the faster one.
 
-    This does not change the library that `product` uses. Without `training.fused`, and with TRL's
-    trainer, it is always BLAS, torch's default.
+    Without `training.fused`, and with TRL's trainer, return BLAS, torch's default. The library that
+    `product` uses is not changed; `use` does that.
     """
     if settings.backend == "trl" or not settings.fused:
         return "blas"
@@ -66,18 +66,20 @@ def used() -> Library:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, library: Library | None = None) -> Tensor:
-    """Return x W^T + bias [..., out] for `x` [..., in] and `weight` [out, in].
+    """Return x W^T + bias [..., out] for `x` [..., in] and `weight` W [out, in].
 
-    `weight` may be a transposed view. Autograd does not record the product. `library`: by default
-    the one that `use` set.
+    `weight` may be a transposed view. Use this where autograd records nothing, as in custom
+    autograd functions: with oneDNN the product has no gradient. `library`: None means the one that
+    `use` set.
     """
     return _by_onednn(x, weight, bias) if _for_onednn(x, weight, library or _library) else _by_blas(x, weight, bias)
 
 
 def add_products(totals: Sequence[Tensor], one: Tensor, other: Tensor, scale: float = 1.0) -> None:
-    """Add scale * one^T other to each of `totals` [n, r], in the totals' number format.
+    """Add a product scale * left^T right to each of `totals` [n, r], in the totals' number format.
 
-    Each total has its own columns of `one` [T, sum of n] and `other` [T, sum of r], in order. All r are small.
+    `left` and `right` are the columns of `one` [T, sum of n] and of `other` [T, sum of r] that
+    belong to the total, in the order of the totals. All r are small.
     """
     if one.shape[1] >= _WIDE and _for_onednn(other, one, _library):
         # One product for all totals, although only the blocks on its diagonal are needed.
@@ -93,7 +95,7 @@ def add_products(totals: Sequence[Tensor], one: Tensor, other: Tensor, scale: fl
 
 
 def _shares(matrix: Tensor, totals: Sequence[Tensor], side: int) -> Sequence[Tensor]:
-    """Return the rows (`side` 0) or columns (1) of `matrix` that belong to each total.
+    """Return for each total the rows (`side` 0) or columns (`side` 1) of `matrix` that belong to it.
 
     A single total gets the matrix itself, since creating a view takes time too.
     """
@@ -101,9 +103,9 @@ def _shares(matrix: Tensor, totals: Sequence[Tensor], side: int) -> Sequence[Ten
 
 
 def relay(model: nn.Module) -> None:
-    """Make the model's linear layers use oneDNN if it is the library in use.
+    """Make the model's linear layers use oneDNN, if that is the library in use; else do nothing.
 
-    Their results stay the same.
+    Their results are the same up to rounding.
     """
     for module in model.modules() if _library == "onednn" else ():
         if type(module) is nn.Linear:
@@ -116,7 +118,7 @@ def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """`product` as an autograd function."""
+    """`product` as an autograd function, with gradients for x, the weight and the bias."""
 
     @staticmethod
     def forward(ctx: Context, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -132,10 +134,10 @@ class _Linear(torch.autograd.Function):
 
 
 def least_seconds(enough: float, *ways: Callable[[], object]) -> list[float]:
-    """Return the shortest time in seconds that each function of `ways` takes.
+    """Return for each function of `ways` the shortest time in seconds that a call took.
 
     Each is called at least three times, and all together for at least `enough` seconds. They take
-    turns, so that other programs on the machine disturb them equally.
+    turns, so that other programs on the machine slow them all down equally.
     """
     best, start, rounds = [float("inf")] * len(ways), time.perf_counter(), 0
     while rounds < _ROUNDS or time.perf_counter() - start < enough:
@@ -149,9 +151,9 @@ def least_seconds(enough: float, *ways: Callable[[], object]) -> list[float]:
 
 @cache
 def _faster() -> Library:
-    """Return the faster library for a step's products, forward and backward.
+    """Return the faster library for the products of a training step, forward and backward.
 
-    BLAS is returned unless oneDNN is clearly faster. The probe takes half a second.
+    Return BLAS unless oneDNN is clearly faster. Measuring takes half a second.
     """
     if torch.cuda.is_available() or not _has_onednn():
         return "blas"
@@ -172,7 +174,11 @@ def _has_onednn() -> bool:
 
 @contextmanager
 def few_kernels() -> Iterator[None]:
-    """Set the environment so that oneDNN caches few kernels if its first product is in this block; then restore it."""
+    """Set environment variables, within the `with` block, that limit the number of kernels that oneDNN caches.
+
+    oneDNN reads them at its first product in the process, so they count only if that is in the
+    block.
+    """
     added = [name for name in _KERNEL_CACHES if name not in os.environ]
     os.environ.update(dict.fromkeys(added, str(_KERNELS)))
     try:
@@ -183,9 +189,9 @@ def few_kernels() -> Iterator[None]:
 
 
 def _for_onednn(x: Tensor, weight: Tensor, library: Library) -> bool:
-    """Return whether oneDNN should compute the product.
+    """Return whether oneDNN should compute the product: a float32 product on a CPU, if `library` is oneDNN.
 
-    It should not if `weight` is a slice of a larger matrix: oneDNN has no kernel for that, and would
+    Return False if `weight` is a slice of a larger matrix: oneDNN has no kernel for that, and would
     take about a second.
     """
     if library != "onednn" or not (x.is_cpu and x.dtype == weight.dtype == torch.float32):

@@ -1,10 +1,10 @@
-"""Frozen linear layers whose weights are held in four to eight bits per number, for QLoRA (arXiv 2305.14314).
+"""Define frozen linear layers with quantised weights, about four to eight bits each, for QLoRA (arXiv 2305.14314).
 
 `QuantisedLinear` holds the blocks of the GGUF unchanged, so the adapter is trained on exactly the
 weights that are served. `Nf4Linear` is QLoRA as published: NF4 with double quantisation, by
 bitsandbytes. It rounds the served weights again, so the adapter is trained on slightly different
-ones. It is meant for GPUs, which have no kernels for ggml's blocks here, and for bases that are
-served as floats.
+ones. It is meant for GPUs, for which byoai has no kernels that read ggml's blocks, and for bases
+that are served as floats.
 """
 
 from typing import Protocol
@@ -30,9 +30,9 @@ class HeldLinear(nn.Linear):
         return self.out_features, self.in_features
 
     def take_place_of(self, layer: nn.Linear, dtype: torch.dtype) -> None:
-        """Take over the bias of `layer`, and get a placeholder weight of the same shape, dtype and device.
+        """Take over the bias of `layer`, and set `weight` to a placeholder on the same device, in `dtype`.
 
-        The placeholder is a single number, expanded, so it takes no memory.
+        The placeholder has the shape of W, but is a single number, expanded, so it takes no memory.
         """
         device = layer.weight.device if layer.weight.device.type != "meta" else None
         self.weight = nn.Parameter(torch.zeros((), dtype=dtype, device=device).expand(self.shape), requires_grad=False)
@@ -53,7 +53,7 @@ class QuantisedLinear(HeldLinear):
     blocks: Tensor  # uint8 [out, bytes of a row]
 
     def __init__(self, blocks: Tensor, kind: GGMLQuantizationType, columns: int) -> None:
-        """Hold `blocks`, uint8 [out, bytes of a row]; a row encodes `columns` numbers."""
+        """Hold `blocks`, uint8 [out, bytes of a row], of the ggml type `kind`; a row encodes `columns` numbers."""
         super().__init__(len(blocks), columns)
         self.kind = kind
         self.register_buffer("blocks", blocks, persistent=False)
@@ -91,7 +91,7 @@ class _HeldContext(Context, Protocol):
 
 
 class _Product(torch.autograd.Function):
-    """The product x W^T, with W dequantised for each pass."""
+    """The product x W^T of a HeldLinear, with W dequantised in the forward and again in the backward pass."""
 
     @staticmethod
     def forward(ctx: _HeldContext, x: Tensor, layer: HeldLinear) -> Tensor:

@@ -1,11 +1,12 @@
-"""Attention over a packed row (packing.py) that computes only the scores within conversations.
+"""Compute attention over a packed row (packing.py), with only the scores within conversations.
 
 SDPA with a mask computes all T x T scores of a row, most of them between different conversations.
 This module splits long conversations into pieces, puts pieces of similar size into one group, pads
 them to the longest, and computes each group as one batch: for eight chats a tenth of the scores.
 Keys and values that several heads share (grouped queries, arXiv 2305.13245) are not repeated. The
 scores of long conversations are not saved but recomputed in the backward pass (arXiv 2205.14135).
-Vectors are gathered into the groups' order and back with one copy each.
+Two copies suffice: one puts the row's vectors into the order of the groups, one puts the results
+back.
 """
 
 import math
@@ -21,14 +22,14 @@ from fine_tuning.training.autograd import Context, apply
 
 NAME = "byoai_tree"  # under which Transformers knows this attention
 
-_LEAST_PIECE = 64  # tokens of a piece: shorter pieces cost more than they save
-_PIECES = 8  # pieces of a long conversation: more pieces waste fewer scores, but gather more keys
+_LEAST_PIECE = 64  # minimum tokens of a piece: shorter pieces cost more than they save
+_PIECES = 8  # maximum pieces of a conversation: more pieces waste fewer scores, but copy more keys
 _GROUP_COST = 2500  # cost of one more group, in scores that take as long (measured on a CPU)
 
 
 @dataclass(frozen=True)
 class _Group:
-    """B pieces of similar size, padded to Q queries and K keys."""
+    """B pieces of similar size (`_pieces`), padded to Q queries and K keys."""
 
     queries: Tensor  # [B, Q]: indices in the packed row; -1 for padding
     keys: Tensor  # [B, K]: indices in the packed row
@@ -37,7 +38,8 @@ class _Group:
     def bias(self, window: int | None) -> Tensor:
         """Return the attention bias [B, Q, K] to add to the scores.
 
-        It is minus infinity for keys after the query, and for keys `window` or more tokens before it.
+        It is minus infinity for keys after the query, and for keys `window` or more tokens before
+        it (None: no limit); else 0.
         """
         key, query = torch.arange(self.keys.shape[1]), self.places[:, :, None]
         hidden = key > query
@@ -48,14 +50,18 @@ class _Group:
 
 @dataclass(frozen=True)
 class _Order:
-    """The permutation of a packed row's vectors [T * (heads + 2 * groups), D] into the groups' order, and back."""
+    """How to put a packed row's vectors [T * (heads + 2 * groups), D] into the groups' order, and back.
 
-    index: Tensor  # indices in the row of all groups' queries, then their keys, then their values
+    In the groups' order come the queries of all groups, then their keys, then their values. The row
+    has `groups` key heads, which is not the number of groups of pieces.
+    """
+
+    index: Tensor  # for each vector in the groups' order, its index in the row
     sizes: list[int]  # numbers of vectors: each group's queries, each group's keys, each group's values
     places: Tensor  # [T * heads]: index of each token's head among the ordered queries
-    # as bags (`_sums`): for each ordered query, its token's head; empty for padding
+    # bags (`_sums`): for each ordered query, the index of its token's head in the attention; empty for padding
     askers: tuple[Tensor, Tensor]
-    sources: tuple[Tensor, Tensor]  # as bags: for each vector of the row, its indices in the groups' order
+    sources: tuple[Tensor, Tensor]  # bags: for each vector of the row, its indices in the groups' order
     biases: list[Tensor]  # attention bias of each group [B * key heads, Q * heads / key heads, K]
     scores: int  # total number of scores
 
@@ -65,9 +71,9 @@ class _Order:
         return self.sizes[: len(self.biases)]
 
     def parts(self, ordered: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Yield each group's queries, keys and values [B * key heads, n of each, D], and its bias.
+        """Yield each group's queries, keys and values, each [B * key heads, number, D], and its bias.
 
-        `ordered` [n, D] holds all vectors in the groups' order.
+        `ordered` holds all vectors in the groups' order, each with D numbers.
         """
         pieces, groups = ordered.split_with_sizes(self.sizes), len(self.biases)
         for index, bias in enumerate(self.biases):
@@ -78,7 +84,11 @@ class Layout:
     """The division of a packed row's conversations into groups of pieces."""
 
     def __init__(self, paths: Sequence[Sequence[int]]) -> None:
-        """Divide conversations. `paths`: the indices in the packed row of each one's tokens, in the tree's order."""
+        """Divide conversations into groups of pieces.
+
+        paths[r][i] is the index in the packed row of token i of conversation r; the conversations
+        are in the order of the prefix tree.
+        """
         self.groups = [_group(pieces) for pieces in _alike(_pieces(paths))]
         self.windows: set[int | None] = set()  # the windows that layers have asked for
         self._orders: dict[tuple[int, int, torch.device, torch.dtype, int | None], _Order] = {}
@@ -87,9 +97,10 @@ class Layout:
         self.paths = paths
 
     def order(self, heads: int, groups: int, like: Tensor, window: int | None) -> _Order:
-        """Return the order for a model's heads, on the device and in the dtype of `like`.
+        """Return the order of the vectors for a layer, on the device and in the dtype of `like`.
 
-        It is cached for all layers with the same `window`.
+        `heads` is the number of query heads, `groups` that of key heads. The order is cached for
+        all layers with the same arguments.
         """
         self.windows.add(window)
         key = heads, groups, like.device, like.dtype, window
@@ -99,9 +110,10 @@ class Layout:
 
 
 def _pieces(paths: Sequence[Sequence[int]]) -> list[tuple[int, Sequence[int]]]:
-    """Split conversations into pieces that own each token once.
+    """Split conversations into pieces, so that each token of the row is a query of exactly one piece.
 
-    A piece is a path, and the number of its first tokens that earlier pieces own.
+    A piece is (start, path): all tokens of `path` are keys, and those from `start` on are queries
+    too. The queries of the first `start` tokens belong to earlier pieces.
     """
     found: list[tuple[int, Sequence[int]]] = []
     seen = 0
@@ -114,9 +126,9 @@ def _pieces(paths: Sequence[Sequence[int]]) -> list[tuple[int, Sequence[int]]]:
 
 
 def _alike(pieces: Sequence[tuple[int, Sequence[int]]]) -> list[list[tuple[int, Sequence[int]]]]:
-    """Group the pieces so that the total cost of padding and of the groups' calls is minimal.
+    """Return the pieces in groups, so that the total cost of padding and of the groups' calls is minimal.
 
-    Dynamic programming finds the best division of the sorted pieces.
+    The pieces are sorted by size; dynamic programming finds the best division into runs.
     """
     ordered = sorted(pieces, key=lambda piece: (len(piece[1]) - piece[0], len(piece[1])))
     best, begin = [0.0], [0]
@@ -146,9 +158,10 @@ def _group(pieces: Sequence[tuple[int, Sequence[int]]]) -> _Group:
 
 
 def _order(laid: Sequence[_Group], heads: int, groups: int, like: Tensor, window: int | None) -> _Order:
-    """Return the order of the vectors for the groups `laid`.
+    """Return the order of the vectors for the groups of pieces `laid`; the other arguments as in `Layout.order`.
 
-    A group's queries are [B, key heads, Q, heads / key heads], its keys and values [B, key heads, K].
+    A group's queries are ordered as [B, key heads, Q, heads / key heads], its keys and values as
+    [B, key heads, K].
     """
     width, shared = heads + 2 * groups, heads // groups
     group, each = torch.arange(groups), torch.arange(shared)
@@ -183,12 +196,15 @@ def _order(laid: Sequence[_Group], heads: int, groups: int, like: Tensor, window
 
 
 def _starts(counts: Tensor) -> Tensor:
-    """Return the start of each of several consecutive runs of these lengths, and the end of the last."""
+    """Return where each of several consecutive runs starts, and where the last one ends, from their lengths `counts`.
+
+    These are the cumulative sums of the lengths, beginning with 0.
+    """
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
 def register() -> str:
-    """Register `tree_attention` with Transformers; return its name."""
+    """Register `tree_attention` in Transformers; return the name under which models can select it."""
     return register_as(NAME, tree_attention)
 
 
@@ -262,11 +278,11 @@ class _TreeAttention(torch.autograd.Function):
 
 
 def attend(rows: Tensor, groups: int, scale: float, layout: Layout, window: int | None = None) -> list[Tensor]:
-    """Return attention [T, heads * D] for `rows` [T, heads + 2 * groups, D], and the tensors for the backward pass.
+    """Return attention [T, heads * D] for `rows` [T, heads + 2 * groups, D], followed by tensors for `attend_backward`.
 
     `rows` holds each token's queries, keys and values; heads / groups queries share a key. The
-    tensors for `attend_backward` are the rows, or, for conversations so short that these are hardly
-    larger, the ordered rows and the attention weights.
+    other tensors are `rows`; or, for short conversations, whose scores are no more numbers than
+    `rows`, the ordered vectors and each group's attention weights, which saves recomputing them.
     """
     order = layout.order(rows.shape[1] - 2 * groups, groups, rows, window)
     ordered = _in_order(rows, order)
@@ -291,7 +307,8 @@ def attend_backward(
 ) -> Tensor:
     """Return the gradient of `rows` (of this `shape`) for `grad_out` [T, heads * D], the gradient of the attention.
 
-    `kept` holds the other tensors that `attend` returned; they are overwritten.
+    `kept` holds the other tensors that `attend` returned, and may be overwritten. The remaining
+    arguments are those of `attend`.
     """
     first, *known = kept
     order = layout.order(shape[1] - 2 * groups, groups, first, window)
@@ -310,10 +327,11 @@ def attend_backward(
 
 
 def _sums(vectors: Tensor, bags: tuple[Tensor, Tensor]) -> Tensor:
-    """Return the sums [bags, D] of the vectors in each bag.
+    """Return the sum of the vectors in each bag, [number of bags, D].
 
-    `bags` holds indices into `vectors` [n, D], and the start of each bag. `embedding_bag` is by far
-    torch's fastest operation for this, and as fast as a copy for bags of one vector.
+    `bags` holds indices into `vectors` [n, D], and the position among these indices where each bag
+    starts, with the end of the last. `embedding_bag` is by far torch's fastest operation for this,
+    and as fast as a copy for bags of one vector.
     """
     indices, starts = bags
     return torch.embedding_bag(vectors, indices, starts, include_last_offset=True)[0]
