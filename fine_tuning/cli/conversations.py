@@ -1,4 +1,4 @@
-"""The commands find, review, forget, lineage, why, stats, data and export, for the log."""
+"""The commands about the log: find, review, forget, lineage, why, stats, data and export."""
 
 import argparse
 import sys
@@ -281,7 +281,7 @@ def _why(options: argparse.Namespace) -> None:
 
 
 def _list_teachers(tag: str, taught: set[str], said: "Mapping[str, Turn]") -> None:
-    """List the turns that a version learned: first those in the log, in its order, then the others."""
+    """Print the turns that a version was trained on: those in the log, in its order, then those no longer there."""
     for id in [*(id for id in said if id in taught), *sorted(taught - said.keys())]:
         print(f"{id}  {_first_words(said[id]) if id in said else '(no longer in the log)'}")
     print(f"{len(taught)} turn(s) taught {tag}")

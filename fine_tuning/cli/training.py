@@ -1,4 +1,4 @@
-"""The commands retrain, train, sweep and evaluate."""
+"""The commands retrain, train, sweep and evaluate: make versions, search for settings, and measure a version."""
 
 import argparse
 from pathlib import Path
@@ -179,7 +179,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _format_of(dataset: str) -> str:
-    """Return the format of a dataset, detected from its name and files."""
+    """Return the format of a dataset, which is detected from its name and from whether it is a file or a folder."""
     path = Path(dataset)
     if not path.exists():
         return "custom" if ":" in dataset else "jsonl" if path.suffix else "huggingface"
@@ -260,7 +260,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _ended(options: argparse.Namespace, outcome: "Outcome") -> int:
-    """Show the outcome of a retrain; return the exit code."""
+    """Show the outcome of a retrain; return the exit code, which is not 0 if the gate refused the version."""
     from fine_tuning.cli.show import show_outcome
     from fine_tuning.jobs.version_kinds import result_of
     from fine_tuning.outcome import NewVersion
