@@ -1,6 +1,4 @@
-"""Read a whole log without its index: every turn in its current state, and what is wrong with the
-lines.
-"""
+"""Read a whole log without its index: every turn in its current state, and what is wrong with the lines."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -78,7 +76,7 @@ class WholeLog:
         return [turn for turn in self.turns.values() if include_excluded or not turn.metadata.get("excluded")]
 
     def _take(self, line: bytes) -> bool:
-        """Take in a line. Return whether it is a record, and not a second turn with the same id."""
+        """Add a line. Return False if it is not a record, or a second turn with the same id."""
         try:
             record = decode(line)
         except ValueError:

@@ -68,21 +68,17 @@ def build_dataset(
 ) -> Dataset:
     """Split cleaned conversations, and write them as a dataset unless the same dataset exists; return it.
 
-    Conversations of one session go to the same split, and so do near-duplicates. A conversation
-    whose turns name a split in `metadata["split"]` goes to that split.
+    Sessions and near-duplicates stay in one split. A conversation whose turns name a split in
+    `metadata["split"]` goes to that split. Raises NoConversations if there are none, and DataError,
+    which names every invalid conversation.
 
     Args:
-        conversations: The cleaned conversations. They are read one by one and not kept in memory.
+        conversations: Cleaned conversations; they are read one by one and not kept in memory.
         settings: The section `data_preparation` of the configuration.
-        dropped: The number of turns that the cleaning dropped, by reason, for the manifest. It is
-            read after the last conversation, so it may be filled meanwhile.
-        mix: How often the conversations of each source are in the train split. A source with a
-            share of 0 is in no split.
+        dropped: Number of dropped turns by reason, for the manifest; read after the last conversation.
+        mix: The share of each source in the train split; with a share of 0 it is in no split.
         augmentation: How many variants of each conversation are added to the train split.
         reword: Rewords the questions of variants with a model.
-
-    Raises NoConversations if there are none, and DataError, which names every conversation that
-    cannot be trained on.
     """
     if isinstance(conversations, Sequence):
         conversations = parse_conversations(conversations)

@@ -82,10 +82,7 @@ def check_name(engine: Engine, registry: Registry, name: str, base_tag: str) -> 
 
 
 def check_latest(engine: Engine, registry: Registry, name: str) -> None:
-    """Raise ModelNotOurs if the tag `<name>:latest` exists but is none of the versions of `name`.
-
-    Such a tag may be the only copy of another person's model.
-    """
+    """Raise ModelNotOurs if the tag `<name>:latest` exists but is none of the versions of `name`."""
     latest = latest_tag(name)
     if latest not in _digests(engine):
         _check_free(engine, latest)
@@ -109,10 +106,7 @@ def is_latest_ours(engine: Engine, registry: Registry, name: str) -> bool:
 
 
 def _check_free(engine: Engine, tag: str) -> None:
-    """Raise ModelNotOurs if the engine has a model `tag`, which `list_models` did not list.
-
-    Such a model's name differs in case, or it is a model that cannot chat.
-    """
+    """Raise ModelNotOurs if the engine has a model `tag` that is not listed: in another case, or unable to chat."""
     try:
         engine.show(tag)
     except ModelNotFound:
@@ -191,10 +185,9 @@ def _cases() -> dict[str, list[Message]]:
 def _compare(
     engine: Engine, tag: str, case: str, messages: list[Message], expected_render: Render, encode: Encode
 ) -> int:
-    """Compare the engine's prompt for `messages` with the training's; return the number of equal tokens.
+    """Compare the engine's prompt with the training's; return its number of tokens, 0 if both reject the messages.
 
-    Return 0 if both templates reject a conversation with a system message. Raises ParityError if
-    the prompts differ, or only one template rejects the messages.
+    Only messages with a system message may be rejected. Raises ParityError if the prompts differ.
     """
     optional = messages[0].role == "system"
     expected = _rendered(expected_render, messages, optional)
@@ -223,11 +216,10 @@ def _compare(
 
 
 def _check_typed(engine: Engine, tag: str, encode: Encode, structure: Sequence[str]) -> None:
-    """Raise ParityError if the text of a message can produce tokens of `structure` in the prompt.
+    """Raise ParityError if the text of a message can produce tokens of `structure`, which mark turns and roles.
 
-    `structure` holds the texts of tokens that mark turns and roles. With such a token a person could
-    forge a turn. The prompt for a message that contains their texts must contain exactly the
-    structural tokens of the prompt for a harmless message.
+    With such a token a person could forge a turn. So the prompt for a message that contains their
+    texts must contain the same structural tokens as that for a harmless message.
     """
     acting = {tokens[0]: text for text in structure if len(tokens := encode(text)) == 1}
     typed = " ".join([TYPED, *structure[:100]])
@@ -256,10 +248,7 @@ def _first_difference(left: Sequence[object], right: Sequence[object]) -> int:
 
 
 def _rendered(render: Render, messages: list[Message], optional: bool) -> str | None:
-    """Return the rendered prompt; None if the template rejects the messages and `optional` is true.
-
-    Raises EngineError if it rejects messages that are not optional.
-    """
+    """Return the rendered prompt; if the template rejects the messages, None if `optional`, else raise EngineError."""
     try:
         return render(messages)
     except (EngineUnavailable, ModelNotFound):
@@ -450,10 +439,7 @@ def _has_weights(engine: Engine, tag: str) -> bool:
 
 
 def version_digests(digests: dict[str, str], name: str) -> dict[int, str]:
-    """Return the digests of the versions of `name` by number, in ascending order.
-
-    `digests` holds the digests of all of the engine's models by tag.
-    """
+    """Return the digests of the versions of `name` by number, given those of all of the engine's models by tag."""
     pattern = re.compile(re.escape(name) + r":v([1-9]\d*)", re.ASCII)
     found = {int(match[1]): digest for tag, digest in digests.items() if (match := pattern.fullmatch(tag))}
     return dict(sorted(found.items()))
