@@ -1,4 +1,4 @@
-"""Draw the review on the data page: the answers most worth a person's time, one at a time."""
+"""Draw the review on the page Data: the answers that are most worth a judgement, one at a time."""
 
 import streamlit as st
 
