@@ -51,7 +51,7 @@ def add_commands(commands: Commands) -> None:
 
     lineage = commands.add("lineage", _lineage, "show which versions learned a turn, or which turns taught a version")
     lineage.add_argument("turn", nargs="?", metavar="TURN|SESSION", help="the id of a turn or a session")
-    lineage.add_argument("--version", type=count, metavar="N", help="the number of a version")
+    lineage.add_argument("--version", type=count, metavar="N", help="list the turns that version N was trained on")
     add_model_name(lineage)
 
     _add_why(commands)
@@ -113,7 +113,8 @@ def _add_forget(commands: Commands) -> None:
     forget.add_argument(
         "--now",
         action="store_true",
-        help="remove these versions before the new one is trained; the base model answers in the meantime",
+        help="remove the versions that learned the turns before the new one is trained; the base model answers in the "
+        "meantime",
     )
     add_dry_run(forget)
 

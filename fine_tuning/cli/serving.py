@@ -42,7 +42,7 @@ def add_commands(commands: Commands) -> None:
         "token",
         _token,
         "show the token that programs send with each change",
-        "Whoever has the token can do in byoai all that you can.",
+        "Anyone who has the token can do everything in byoai that you can.",
     )
     token.add_argument("--new", action="store_true", help="make a new token; the old one stops working at once")
 
@@ -52,7 +52,7 @@ def add_server_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--port", type=port, metavar="N", help="port of the server (default: 8501, or the next free port)"
     )
-    group = command.add_argument_group("over the network (without --lan, only this machine is answered)")
+    group = command.add_argument_group("over the network (without --lan, only this machine can connect)")
     group.add_argument(
         "--lan", action="store_true", help="also answer other machines, which need the token (`byoai token`)"
     )

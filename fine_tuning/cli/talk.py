@@ -266,7 +266,7 @@ class Talk:
         if not text:
             raise ConfigError("say what the answer should have been: /edit TEXT")
         self._chat.edit(last.id, text)
-        _note("(saved: this text is learned in its place)")
+        _note("(saved: your text is learned instead of the model's answer)")
 
     def _again(self, _: str) -> None:
         from fine_tuning.conversation import approved

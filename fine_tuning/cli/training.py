@@ -125,7 +125,9 @@ def _add_train(commands: Commands) -> None:
         "dataset", metavar="DATASET", help="a file or folder, owner/name of the Hugging Face hub, or module:function"
     )
     train.add_argument(
-        "--format", choices=("jsonl", "csv", "text", "huggingface", "custom"), help="default: detected from DATASET"
+        "--format",
+        choices=("jsonl", "csv", "text", "huggingface", "custom"),
+        help="the format of the dataset, see below (default: detected from DATASET)",
     )
     train.add_argument("--auto", action="store_true", help=AUTO)
     train.add_argument(

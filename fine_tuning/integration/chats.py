@@ -248,7 +248,7 @@ def export(index: LogIndex, id: str, format: str) -> bytes:
     """
     turns = exportable(index, id)
     if not turns:
-        raise NoConversations("there is nothing to export: this chat has no turn that is not excluded")
+        raise NoConversations("there is nothing to export: this chat has no turns, or all of them are excluded")
     return b"".join(data_export.render(conversations_of(turns), format))
 
 

@@ -146,7 +146,8 @@ def _check_unused(place: Path, id: str, queue: Queue) -> None:
     for job in queue.jobs((State.QUEUED, *ACTIVE), limit=500):
         if _reads(job, place, id):
             raise Busy(
-                f"the job {job.id} ({job.kind}) is {job.state} and reads it: cancel the job, or wait until it is over"
+                f"the job {job.id} ({job.kind}) is {job.state} and uses this dataset: cancel the job, or wait until "
+                "it is over"
             )
 
 

@@ -159,9 +159,10 @@ def may_change(key: str) -> bool:
 
 def _allowed(service: Service, key: str, value: object) -> object:
     if not may_change(key):
-        why = REFUSED.get(key, "it reaches beyond this work, or takes in a whole section")
+        why = REFUSED.get(key, "GET /api/settings does not list it as changeable")
         raise ConfigError(
-            f"settings.{key[:80]}: a request may not change it, as {why}: change it in config/fine_tuning_config.yaml"
+            f"settings.{key[:80]}: a request may not change it, because {why}. Change it in "
+            "config/fine_tuning_config.yaml"
         )
     if key == "dataset.path" and value is not None:
         return str(_dataset(str(value)))

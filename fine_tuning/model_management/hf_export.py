@@ -125,7 +125,10 @@ def install_converter() -> Path:
             if not target.exists():
                 _install(target)
     except OSError as error:
-        raise ExportError(f"cannot keep the converter in {target}: {error.strerror or error}") from error
+        raise ExportError(
+            f"cannot install the converter in {target}: {error.strerror or error}. Check that the folder is writable, "
+            "and that the disk has room"
+        ) from error
     return target
 
 

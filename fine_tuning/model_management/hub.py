@@ -134,7 +134,8 @@ def _hub(repository: str) -> "Iterator[HfApi]":
         raise ConfigError("nobody is logged in to Hugging Face: run `hf auth login`, or set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
         raise ExportError(
-            f"Hugging Face has no {repository}, or you may not see it: check the name, and `hf auth whoami`"
+            f"Hugging Face has no {repository}, or your account has no access to it: check the name, and "
+            "`hf auth whoami`"
         ) from error
     except HfHubHTTPError as error:
         hint = " Log in with `hf auth login`, with a token that may write" if _is_denied(error) else ""
