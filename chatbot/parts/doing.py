@@ -1,4 +1,4 @@
-"""Call what a button does, and show an error."""
+"""Call the function of a button, and show its error if it fails."""
 
 from collections.abc import Callable
 

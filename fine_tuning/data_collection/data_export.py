@@ -37,7 +37,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 class DataExporter:
-    """Writes exports of conversations to `folder`, by default data/exports/: one file for each format."""
+    """Exports conversations to `folder` (by default data/exports/), into one file for each format."""
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = Path(folder) if folder else paths.home() / "exports"
@@ -181,7 +181,7 @@ def _csv(conversations: list[Conversation]) -> Iterator[str]:
 
 
 def _markdown(conversations: list[Conversation]) -> Iterator[str]:
-    """Yield the chosen paths, with one answer to each question, as Markdown.
+    """Yield each conversation as Markdown, along its chosen path, which has one answer to each question.
 
     Messages are Markdown already, so they stay unchanged.
     """

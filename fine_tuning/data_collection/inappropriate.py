@@ -179,7 +179,7 @@ def _once(text: str) -> str:
 
 @cache
 def _shortened(words: str) -> dict[str, list[str]]:
-    """Return the words grouped by their form in which no letter is repeated in a row."""
+    """Return the words by their shortened form, in which a letter never follows itself ("hello": "helo")."""
     found: dict[str, list[str]] = {}
     for word in words.split():
         found.setdefault(_once(word), []).append(word)

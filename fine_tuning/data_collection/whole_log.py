@@ -50,7 +50,8 @@ class LogHealth:
 class WholeLog:
     """The parsed lines of a log.
 
-    Events are applied once all turns are known, so a repaired turn may come after its events.
+    Events are applied only when all turns have been read, since a turn that was repaired may be
+    written after its events.
     """
 
     def __init__(self, lines: Iterable[bytes], tail: bytes) -> None:

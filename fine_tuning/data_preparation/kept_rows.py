@@ -44,7 +44,7 @@ class Kept(NamedTuple):
 
 
 class Index:
-    """The index of a split whose rows are being written."""
+    """Builds the index of a split: for each conversation a hash of its record, and the size and counts of its rows."""
 
     def __init__(self) -> None:
         self._entries = bytearray()

@@ -140,7 +140,7 @@ def evaluate(
 
 
 def _recalled(model: ServedModel, facts: Sequence[Question], count: "_Counter") -> list[Recalled]:
-    """Ask the model the questions about documents; return its answers, checked for their keys."""
+    """Ask the model the questions about documents; return each answer, and whether it contains the expected words."""
     answers = count(model.answers([Ask(fact.tokens, FACT_LIMIT) for fact in facts])) if facts else ()
     said = [model.text(answer.tokens).strip() for answer in answers]
     return [

@@ -87,7 +87,7 @@ def room(context: int | None, length: int = 0) -> int:
 
 
 def read(name: str, content: bytes, limit: int) -> str:
-    """Return the text of a file. Of a PDF, little more than the first `limit` characters are returned.
+    """Return the text of a file. The text of a PDF is cut soon after its first `limit` characters.
 
     Raises DataError if the file has no text, or too many bytes.
     """

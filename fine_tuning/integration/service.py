@@ -21,7 +21,10 @@ _logger = logging.getLogger(__name__)
 
 
 class Current:
-    """The settings of the default file and of the API's changes. They are read again whenever either has changed."""
+    """A function that returns the current settings: those of the default file, with the changes made through the API.
+
+    Both files are read again only if one of them has changed.
+    """
 
     def __init__(self) -> None:
         self._read: tuple[object, FineTuningConfig] | None = None

@@ -171,7 +171,7 @@ def undo(log: ConversationLogger, id: str) -> int:
 
 @dataclass
 class _Progress:
-    """Reports the percentage of all bytes that have been read to a watch."""
+    """Tells a watch which percentage of all bytes has been read."""
 
     watch: Watch
     total: int = 0
