@@ -206,7 +206,7 @@ def _draw_answer_draft(turn: Turn) -> None:
 
 
 def footnote(turn: Turn) -> str:
-    """Return a line about an answer: which model gave it, how fast, and what is special about it."""
+    """Return a line about an answer: the model, the speed, and whether it was cut, edited, rated or not recorded."""
     facts = [state.models.title(turn.metadata.get("model", "")).removesuffix(" · live").removesuffix(" · refused")]
     seconds, tokens = turn.metadata.get("seconds"), turn.metadata.get("tokens")
     if seconds:

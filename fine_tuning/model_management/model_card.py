@@ -108,7 +108,7 @@ def _data(version: Version) -> list[tuple[str, str]]:
 
 
 def _scores(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return for each metric that both have (name, the base's value, the version's value)."""
+    """Return (name, the base's value, the version's value) of each metric that was measured on both models."""
     base, tuned = metrics.get("base", {}), metrics.get("tuned", {})
     return [
         (_WORDS.get(name, name.replace("_", " ")), f"{base[name]:.2f}", f"{tuned[name]:.2f}")
